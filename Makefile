@@ -1,0 +1,57 @@
+# make demo: set up, build, train on real images and show the result.   make test: set up, build, run the tests.
+# The first run installs pinned packages into .venv; later runs need no network. PYTHON=python3.12 picks another Python.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml hardmine/_version.py
+CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test lint format bench test-cpp build clean
+
+demo: build
+	$(PY) -m hardmine train
+
+test: build
+	$(PY) -m pytest tests
+
+lint: .venv/dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
+
+format: .venv/dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+	.venv/bin/clang-format -i $(CPP_FILES)
+
+# The C++ tests need no torch. They run under AddressSanitizer and UBSan.
+test-cpp: .venv/dev
+	.venv/bin/cmake -S . -B build/sanitized -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DHARDMINE_TORCH=OFF -DHARDMINE_TESTS=ON -DHARDMINE_WERROR=ON -DHARDMINE_SANITIZE=address,undefined
+	.venv/bin/cmake --build build/sanitized
+	.venv/bin/ctest --test-dir build/sanitized --output-on-failure
+
+bench: build .venv/bench
+	$(PY) bench/report.py
+
+build: .venv/built
+
+.venv/created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hardmine needs Python 3.10 or later: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/dev: requirements/dev.txt .venv/created
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements/dev.txt
+	touch $@
+
+.venv/bench: requirements/bench.txt .venv/dev
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements/dev.txt -r requirements/bench.txt
+	touch $@
+
+.venv/built: $(SOURCES) .venv/dev
+	$(PY) -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info hardmine/_C.so

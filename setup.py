@@ -1,0 +1,72 @@
+"""Drives CMakeLists.txt, the one description of the build. Environment: HARDMINE_WERROR=1 makes warnings errors."""
+
+import importlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+def tool(name: str, folder_attribute: str) -> str:
+    """The path of a build tool: from its Python package where that is installed, else from PATH."""
+    if find_spec(name):
+        return str(Path(getattr(importlib.import_module(name), folder_attribute)) / name)
+    path = shutil.which(name)
+    if path is None:
+        raise SystemExit(f"building hardmine needs {name}, which was not found: pip install {name}")
+    return path
+
+
+def torch_folder() -> Path:
+    """The installed torch package, found without importing it."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise SystemExit("building hardmine needs torch >= 2.11: install it, then pip install --no-build-isolation .")
+    return Path(spec.origin).parent
+
+
+class CMakeBuild(build_ext):
+    """Builds hardmine/_C.so, which is no Python extension module: torch loads it, whatever the Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        build = ROOT / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower()
+        cmake = tool("cmake", "CMAKE_BIN_DIR")
+        configure = [
+            *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja', 'BIN_DIR')}",
+            f"-DHARDMINE_TORCH_DIR={torch_folder()}",
+            f"-DHARDMINE_WERROR={'ON' if os.environ.get('HARDMINE_WERROR') == '1' else 'OFF'}",
+        ]
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        # --fresh forgets the tools and the torch of an earlier environment; objects that are up to date stay.
+        subprocess.run([*configure, "--fresh"], check=True, stdout=sys.stderr)
+        subprocess.run([cmake, "--build", str(build), "--target", "_C"], check=True, stdout=sys.stderr)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A new file, not new contents: a process that has the old one loaded keeps it.
+        target.unlink(missing_ok=True)
+        shutil.copy2(build / "_C.so", target)
+
+
+class AnyPythonWheel(bdist_wheel):
+    """Tags the wheel for every Python 3: _C.so uses torch's stable ABI and no Python ABI at all."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[Extension("hardmine._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
+)
