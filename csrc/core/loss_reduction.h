@@ -1,0 +1,83 @@
+// From one term an anchor to the loss, and back: who counts, and with which weight. Runs over [B] numbers only.
+//
+// Contract: an anchor without a positive or a negative is left out of the loss and of its mean; without any valid
+// anchor the loss is 0. The presets of SCT differ in the mean: over all valid anchors, or over each part's own count.
+#pragma once
+
+#include <cstdint>
+
+#include "triplet_terms.h"
+
+namespace hardmine {
+
+enum class Reduction { kMean, kSum, kNone };
+
+// The selected pairs of [B] anchors.
+template <class T>
+struct SelectedPairs {
+  const int64_t* positive_index;  // [B], -1: none
+  const int64_t* negative_index;  // [B], -1: none
+  const T* positive_similarity;   // [B]
+  const T* negative_similarity;   // [B]
+  int64_t count;
+};
+
+template <class T>
+HARDMINE_HD TripletTerm<T> term_of(const TermRule& rule, const SelectedPairs<T>& pairs, int64_t i) {
+  if (pairs.positive_index[i] < 0 || pairs.negative_index[i] < 0) return {T(0), T(0), T(0), Part::kNone};
+  return triplet_term(rule, pairs.positive_similarity[i], pairs.negative_similarity[i]);
+}
+
+// The weight of an anchor's term in the loss, by its part.
+struct PartWeights {
+  double easy = 1;
+  double hard = 1;
+  HARDMINE_HD double of(Part part) const { return part == Part::kNone ? 0 : part == Part::kEasy ? easy : hard; }
+};
+
+template <class T>
+PartWeights part_weights(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs) {
+  if (reduction != Reduction::kMean) return {};
+  int64_t easy = 0, hard = 0;
+  for (int64_t i = 0; i < pairs.count; ++i) {
+    const Part part = term_of(rule, pairs, i).part;
+    easy += part == Part::kEasy;
+    hard += part == Part::kHard;
+  }
+  const auto share = [](int64_t count) { return count ? 1.0 / static_cast<double>(count) : 0.0; };
+  return rule.separate_means ? PartWeights{share(easy), share(hard)}
+                             : PartWeights{share(easy + hard), share(easy + hard)};
+}
+
+// loss: one number, or [B] without reduction. Summed in double, in the order of the anchors.
+template <class T>
+void reduce_loss(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, T* loss) {
+  if (reduction == Reduction::kNone) {
+    for (int64_t i = 0; i < pairs.count; ++i) loss[i] = term_of(rule, pairs, i).value;
+    return;
+  }
+  const PartWeights weights = part_weights(rule, reduction, pairs);
+  double easy = 0, hard = 0;
+  for (int64_t i = 0; i < pairs.count; ++i) {
+    const TripletTerm<T> term = term_of(rule, pairs, i);
+    (term.part == Part::kHard ? hard : easy) += static_cast<double>(term.value);
+  }
+  *loss = T(easy * weights.easy + hard * weights.hard);
+}
+
+// d_positive[i] = d loss / d s_ap of anchor i, times grad_loss: one number, or [B] without reduction. Likewise
+// d_negative.
+template <class T>
+void reduce_loss_backward(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, const T* grad_loss,
+                          T* d_positive, T* d_negative) {
+  const PartWeights weights = part_weights(rule, reduction, pairs);
+  for (int64_t i = 0; i < pairs.count; ++i) {
+    const TripletTerm<T> term = term_of(rule, pairs, i);
+    const T weight =
+        term.part == Part::kNone ? T(0) : T(weights.of(term.part)) * grad_loss[reduction == Reduction::kNone ? i : 0];
+    d_positive[i] = weight * term.d_positive;
+    d_negative[i] = weight * term.d_negative;
+  }
+}
+
+}  // namespace hardmine

@@ -1,0 +1,96 @@
+// Which pair may be an anchor's positive or negative, and which one wins: rules as data.
+//
+// Sources: Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (easiest and
+// hardest positive, hardest and semi-hard negative); Schroff et al., "FaceNet", CVPR 2015, section 3.2 (semi-hard
+// within the margin).
+//
+// Every rule is "the largest key within [lower, upper]". A key is a similarity, or its negative where the least similar
+// wins; for the Euclidean similarity -|a - b| the key is -|a - b|^2, which orders pairs alike and needs no square root.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "candidate.h"
+
+namespace hardmine {
+
+enum class Similarity { kCosine, kDot, kEuclidean };
+enum class Positive { kEasiest, kHardest };
+enum class Negative { kHardest, kEasiest, kSemihard };
+enum class Fallback { kNone, kHardest, kEasiest };  // when an anchor has no semi-hard negative
+
+struct SelectionRule {
+  Similarity similarity = Similarity::kCosine;
+  Positive positive = Positive::kEasiest;
+  Negative negative = Negative::kHardest;
+  Fallback semihard_fallback = Fallback::kNone;
+  bool semihard_keeps_ties = false;                                      // s_an == s_ap still counts as semi-hard
+  double semihard_margin = std::numeric_limits<double>::infinity();      // s_an > s_ap - margin
+  double duplicate_threshold = std::numeric_limits<double>::infinity();  // positives with s_ap above it are dropped
+};
+
+// True if the least similar candidate wins, so that keys are negated.
+HARDMINE_HD bool prefers_least_similar(Positive positive) { return positive == Positive::kHardest; }
+HARDMINE_HD bool prefers_least_similar(Negative negative) { return negative == Negative::kEasiest; }
+
+// The order-preserving number in which pairs are compared, from the similarity that users see, and back.
+template <class T>
+HARDMINE_HD T order_from_similarity(Similarity kind, T similarity) {
+  if (kind != Similarity::kEuclidean) return similarity;
+  return similarity > T(0) ? similarity : -(similarity * similarity);
+}
+template <class T>
+HARDMINE_HD T similarity_from_order(Similarity kind, T order) {
+  return kind == Similarity::kEuclidean ? -std::sqrt(-order) : order;
+}
+
+// The largest number below `x`, so that "key < x" can be asked as "key <= below(x)".
+template <class T>
+HARDMINE_HD T below(T x) {
+  return std::nextafter(x, -std::numeric_limits<T>::infinity());
+}
+
+// An anchor's admissible keys: what the running best starts from, and the largest key allowed.
+template <class T>
+struct KeyRange {
+  T start_key;
+  Index start_index;
+  T upper;
+};
+
+template <class T>
+HARDMINE_HD KeyRange<T> unlimited_range() {
+  return {-std::numeric_limits<T>::infinity(), kBelowRange, std::numeric_limits<T>::infinity()};
+}
+
+// Positives: s_ap <= duplicate_threshold. Negated keys (hardest positive) turn the upper bound into a lower one.
+template <class T>
+HARDMINE_HD KeyRange<T> positive_range(const SelectionRule& rule) {
+  KeyRange<T> range = unlimited_range<T>();
+  const T limit = order_from_similarity(rule.similarity, T(rule.duplicate_threshold));
+  if (!(limit < range.upper)) return range;
+  if (prefers_least_similar(rule.positive)) {
+    range.start_key = -limit;
+    range.start_index = kAtLowerBound;
+  } else {
+    range.upper = limit;
+  }
+  return range;
+}
+
+// Semi-hard negatives of an anchor: s_ap - margin < s_an < s_ap (or <= with ties kept). `positive_order` is NaN for an
+// anchor without a positive; nothing is at most NaN, so such an anchor has no semi-hard negative either.
+template <class T>
+HARDMINE_HD KeyRange<T> semihard_range(const SelectionRule& rule, T positive_order) {
+  KeyRange<T> range = unlimited_range<T>();
+  range.upper = rule.semihard_keeps_ties ? positive_order : below(positive_order);
+  if (rule.semihard_margin < std::numeric_limits<double>::infinity()) {
+    const T positive_similarity = similarity_from_order(rule.similarity, positive_order);
+    range.start_key = order_from_similarity(rule.similarity, positive_similarity - T(rule.semihard_margin));
+    range.start_index = kBelowRange;
+  }
+  return range;
+}
+
+}  // namespace hardmine

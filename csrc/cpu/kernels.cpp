@@ -1,0 +1,40 @@
+// The source of every SIMD level: compiled once each, with HARDMINE_LEVEL naming the level and its namespace.
+//
+// Nothing of the standard library that could leave an out-of-line copy may be used under this file: the linker would be
+// free to call that copy, made for this level, on CPUs that lack it. tests/test_build.py looks for such copies.
+
+#define HARDMINE_CONCAT_(a, b) a##b
+#define HARDMINE_CONCAT(a, b) HARDMINE_CONCAT_(a, b)
+#define HARDMINE_VEC_HEADER_(level) HARDMINE_STRING_(vec_##level.h)
+#define HARDMINE_STRING_(x) #x
+#define HARDMINE_VEC_HEADER(level) HARDMINE_VEC_HEADER_(level)
+#include HARDMINE_VEC_HEADER(HARDMINE_LEVEL)
+
+#include "row_kernels.h"
+#include "select_visitor.h"
+
+namespace hardmine::cpu {
+namespace HARDMINE_LEVEL {
+
+template <class T>
+constexpr Kernels<T> kTable = {
+    .row_group = kRowGroup,
+    .column_panel = kPanel<T>,
+    .row_norms = row_norms<T>,
+    .pack = pack<T>,
+    .select_block = select_block<T>,
+    .add_scaled = add_scaled<T>,
+    .add_scaled_difference = add_scaled_difference<T>,
+    .distance = distance<T>,
+    .dot = dot<T>,
+    .project = project<T>,
+};
+
+}  // namespace HARDMINE_LEVEL
+
+extern const Kernels<float> HARDMINE_CONCAT(kFloatKernels_, HARDMINE_LEVEL);
+extern const Kernels<double> HARDMINE_CONCAT(kDoubleKernels_, HARDMINE_LEVEL);
+const Kernels<float> HARDMINE_CONCAT(kFloatKernels_, HARDMINE_LEVEL) = HARDMINE_LEVEL::kTable<float>;
+const Kernels<double> HARDMINE_CONCAT(kDoubleKernels_, HARDMINE_LEVEL) = HARDMINE_LEVEL::kTable<double>;
+
+}  // namespace hardmine::cpu

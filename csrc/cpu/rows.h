@@ -1,0 +1,93 @@
+// A matrix of labelled embeddings made ready for the tile engine: sorted by label, scaled, packed.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "buffer.h"
+#include "select.h"
+#include "simd.h"
+
+namespace hardmine::cpu {
+
+// Multiply-adds, or elements of a memory-bound loop, that cost about as much as starting a thread.
+inline constexpr double kMultiplyAddGrain = 1 << 20;
+inline constexpr double kElementGrain = 1 << 15;
+
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// |x_i|, at least the epsilon of torch.nn.functional.normalize.
+template <class T>
+struct Norms {
+  Buffer<T> norm;  // [count]
+  bool finite = true;
+
+  Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
+    std::atomic<bool> all_finite{true};
+    const int64_t threads =
+        workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
+    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+      if (!kernels<T>().row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
+      for (int64_t i = begin; i < end; ++i) norm[i] = std::max(norm[i], kSmallestNorm);
+    });
+    finite = all_finite;
+  }
+
+  static constexpr T kSmallestNorm = T(1e-12);
+};
+
+template <class T>
+class SortedRows {
+ public:
+  // `subset`: the rows to take, ascending by (label, number); null for all of them, which are then sorted here.
+  SortedRows(const LabelledRows<T>& rows, int64_t depth, const T* norm, const std::vector<Index>* subset, bool as_rows,
+             bool as_columns, const Workers& workers)
+      : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
+    const Kernels<T>& kernel = kernels<T>();
+    const int64_t padded = round_up(count_, std::max(kernel.row_group, kernel.column_panel));
+    order_ = subset ? *subset : sorted_order(rows);
+    order_.resize(padded, order_.empty() ? 0 : order_.back());
+    label_.resize(padded);
+    for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[order_[i]];
+    if (as_rows) groups_ = packed(rows.x, depth, norm, kernel.row_group, workers);
+    if (as_columns) panels_ = packed(rows.x, depth, norm, kernel.column_panel, workers);
+  }
+
+  PackedRows<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
+  int64_t count() const { return count_; }
+  int64_t padded() const { return static_cast<int64_t>(order_.size()); }
+  const std::vector<Index>& order() const { return order_; }
+  const std::vector<int64_t>& label() const { return label_; }
+
+ private:
+  static std::vector<Index> sorted_order(const LabelledRows<T>& rows) {
+    std::vector<Index> order(rows.count);
+    std::iota(order.begin(), order.end(), 0);
+    // Batches of class-balanced samplers often come sorted.
+    if (!std::is_sorted(rows.label, rows.label + rows.count)) {
+      std::sort(order.begin(), order.end(), [&](Index a, Index b) {
+        return rows.label[a] != rows.label[b] ? rows.label[a] < rows.label[b] : a < b;
+      });
+    }
+    return order;
+  }
+
+  Buffer<T> packed(const T* x, int64_t depth, const T* norm, int64_t group, const Workers& workers) const {
+    Buffer<T> out(round_up(count_, group) * depth);
+    const int64_t threads =
+        workers_for(workers, static_cast<double>(count_) * static_cast<double>(depth), kElementGrain);
+    parallel_range(workers, threads, count_, group, [&](int64_t begin, int64_t end) {
+      kernels<T>().pack(x, depth, order_.data(), norm, count_, begin, end, group, out.get());
+    });
+    return out;
+  }
+
+  int64_t count_;
+  std::vector<Index> order_;    // [padded]: the user's row at each sorted position
+  std::vector<int64_t> label_;  // [padded]
+  Buffer<T> groups_, panels_;
+};
+
+}  // namespace hardmine::cpu

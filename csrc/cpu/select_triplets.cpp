@@ -1,0 +1,131 @@
+#include "pair_gradient.h"
+#include "simd.h"
+#include "torch_bridge.h"
+
+namespace hardmine::cpu {
+
+SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                                 const std::optional<Tensor>& ref_y)
+    : type(compute_type(x)) {
+  check_matrix("embeddings", x, -1);
+  check_vector("labels", y, x.size(0), ScalarType::Long);
+  check(ref_x.has_value() == ref_y.has_value(), "ref_embeddings and ref_labels must be given together");
+  embeddings = as_array(x, type);
+  labels = torch::stable::contiguous(y);
+  if (!ref_x) return;
+  check_matrix("ref_embeddings", *ref_x, x.size(1));
+  check(ref_x->scalar_type() == x.scalar_type(), "ref_embeddings must have the dtype of embeddings");
+  check_vector("ref_labels", *ref_y, ref_x->size(0), ScalarType::Long);
+  ref_embeddings = as_array(*ref_x, type);
+  ref_labels = torch::stable::contiguous(*ref_y);
+}
+
+SelectionRule selection_rule(const std::string& positive, const std::string& negative, const std::string& similarity,
+                             double duplicate_threshold, const std::string& semihard_fallback, const std::string& tie,
+                             double semihard_margin) {
+  SelectionRule rule;
+  rule.similarity = parse_similarity(similarity);
+  rule.positive = parse_positive(positive);
+  rule.negative = parse_negative(negative);
+  rule.semihard_fallback = parse_fallback(semihard_fallback);
+  rule.semihard_keeps_ties = parse_tie(tie);
+  rule.semihard_margin = semihard_margin;
+  rule.duplicate_threshold = duplicate_threshold;
+  return rule;
+}
+
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs) {
+  const int64_t count = inputs.embeddings.size(0), depth = inputs.embeddings.size(1);
+  SelectionTensors out{
+      new_array(inputs.labels, {count}, ScalarType::Long), new_array(inputs.labels, {count}, ScalarType::Long),
+      new_array(inputs.embeddings, {count}, inputs.type), new_array(inputs.embeddings, {count}, inputs.type), true};
+  dispatch(inputs.type, [&](auto zero) {
+    using T = decltype(zero);
+    const LabelledRows<T> anchors = inputs.anchors<T>();
+    const LabelledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabelledRows<T>{};
+    out.finite =
+        select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, TorchWorkers(),
+                           {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
+                            mutable_data<T>(out.positive_similarity), mutable_data<T>(out.negative_similarity)});
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> pair_gradient_tensors(const Tensor& grad_positive, const Tensor& grad_negative,
+                                                 const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
+                                                 const Tensor& positive_index, const Tensor& negative_index,
+                                                 Similarity similarity, bool need_embeddings, bool need_ref_embeddings,
+                                                 bool nan_if_not_finite) {
+  check_matrix("embeddings", embeddings, -1);
+  const int64_t count = embeddings.size(0), depth = embeddings.size(1);
+  if (ref_embeddings) check_matrix("ref_embeddings", *ref_embeddings, depth);
+  const int64_t ref_count = ref_embeddings ? ref_embeddings->size(0) : 0;
+  check_indices("positive_index", positive_index, count, ref_embeddings ? ref_count : count);
+  check_indices("negative_index", negative_index, count, ref_embeddings ? ref_count : count);
+  const ScalarType type = compute_type(embeddings);
+  check_vector("grad_positive", grad_positive, count, type);
+  check_vector("grad_negative", grad_negative, count, type);
+  need_ref_embeddings &= ref_embeddings.has_value();
+
+  const Tensor x = as_array(embeddings, type);
+  const Tensor refs = ref_embeddings ? as_array(*ref_embeddings, type) : x;
+  const Tensor d_positive = torch::stable::contiguous(grad_positive),
+               d_negative = torch::stable::contiguous(grad_negative);
+  const auto new_gradient = [&](bool need, int64_t rows) {
+    return need ? new_array(x, {rows, depth}, type) : new_array(x, {0}, type);
+  };
+  const Tensor grad_x = new_gradient(need_embeddings, count), grad_refs = new_gradient(need_ref_embeddings, ref_count);
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    const TorchWorkers workers;
+    const bool poisoned =
+        nan_if_not_finite && !(all_finite(data<T>(x), count, depth, workers) &&
+                               (!ref_embeddings || all_finite(data<T>(refs), ref_count, depth, workers)));
+    if (poisoned) {
+      for (const Tensor& grad : {grad_x, grad_refs}) {
+        Tensor target = grad;
+        torch::stable::fill_(target, std::numeric_limits<double>::quiet_NaN());
+      }
+      return;
+    }
+    pair_gradient<T>(similarity, data<T>(x), count, ref_embeddings ? data<T>(refs) : nullptr, ref_count, depth,
+                     {data<int64_t>(positive_index), data<T>(d_positive)},
+                     {data<int64_t>(negative_index), data<T>(d_negative)}, workers,
+                     need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+                     need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
+  });
+  return {as_array(grad_x, embeddings.scalar_type()), as_array(grad_refs, embeddings.scalar_type())};
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cpu(
+    Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
+    std::string positive, std::string negative, std::string similarity, double duplicate_threshold,
+    std::string semihard_fallback, std::string tie, double semihard_margin) {
+  const SelectionRule rule =
+      selection_rule(positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin);
+  const SelectionTensors selected = select_triplets_tensors(rule, {embeddings, labels, ref_embeddings, ref_labels});
+  return {selected.positive_similarity, selected.negative_similarity, selected.positive_index, selected.negative_index};
+}
+
+std::tuple<Tensor, Tensor> select_triplets_backward_cpu(Tensor grad_positive, Tensor grad_negative, Tensor embeddings,
+                                                        std::optional<Tensor> ref_embeddings, Tensor positive_index,
+                                                        Tensor negative_index, std::string similarity,
+                                                        bool need_embeddings, bool need_ref_embeddings) {
+  return pair_gradient_tensors(grad_positive, grad_negative, embeddings, ref_embeddings, positive_index, negative_index,
+                               parse_similarity(similarity), need_embeddings, need_ref_embeddings, false);
+}
+
+std::string simd_level_op() { return simd_level_name(); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
+  m.impl("select_triplets", TORCH_BOX(&select_triplets_cpu));
+  m.impl("select_triplets_backward", TORCH_BOX(&select_triplets_backward_cpu));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, CompositeExplicitAutograd, m) { m.impl("simd_level", TORCH_BOX(&simd_level_op)); }
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,128 @@
+// The tile engine: streams the similarities of row blocks and column blocks through a visitor, a tile at a time.
+//
+// For each panel of columns the micro-kernel fills a strip of the block, rows x kPanel numbers that stay in the
+// first-level cache, and the visitor consumes it there. A tile is one row group x one panel of it. Rows and columns are
+// sorted by label, so two comparisons tell whether all of a tile's pairs are candidates, none is, or some are; only the
+// last kind looks at each pair, and it merely overwrites the others with NaN, which no visitor takes for a candidate.
+//
+// Each number of a tile is a sum over depth in the same order at every SIMD level: fused multiply-adds over chunks of
+// kDepthChunk, the chunks' sums added in turn. So all levels agree bit for bit, and equal rows give equal similarities
+// wherever they lie.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "simd.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+// Depth of one run of the micro-kernel: a panel's and a row group's share of it stay in the first-level cache (16 KiB +
+// 6 KiB with AVX2), and a sum over a large depth is made of short sums, which keeps its rounding error small.
+inline constexpr int64_t kDepthChunk = 256;
+
+template <class T>
+inline constexpr int64_t kPanel = kColumnVecs * Vec<T>::kLanes;
+
+enum class TileKind : uint8_t { kSkip, kAll, kSome };
+
+// One row group against one panel, `depth` deep: inner products, or squared distances.
+template <bool kEuclidean, class T>
+inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* columns, int64_t depth, bool accumulate,
+                                                        T* tile) {
+  using V = Vec<T>;
+  V acc[kRowGroup][kColumnVecs];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRowGroup; ++r)
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) acc[r][v] = V::zero();
+  for (int64_t k = 0; k < depth; ++k) {
+    V column[kColumnVecs];
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) column[v] = V::load(columns + k * kPanel<T> + v * V::kLanes);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRowGroup; ++r) {
+      const V row = V::broadcast(rows + k * kRowGroup + r);
+#pragma GCC unroll 16
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        if constexpr (kEuclidean) {
+          const V difference = row - column[v];
+          acc[r][v] = fma(difference, difference, acc[r][v]);
+        } else {
+          acc[r][v] = fma(row, column[v], acc[r][v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRowGroup; ++r)
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) {
+      T* out = tile + r * kPanel<T> + v * V::kLanes;
+      (accumulate ? V::load(out) + acc[r][v] : acc[r][v]).store(out);
+    }
+}
+
+// Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.
+template <class T>
+inline TileKind classify(const PairPass<T>& pass, int64_t row, int64_t row_end, int64_t column) {
+  const int64_t column_end = column + kPanel<T>;
+  if (pass.symmetric && column_end - 1 <= row) return TileKind::kSkip;  // every pair is (i, i) or was visited as (j, i)
+  const int64_t row_low = pass.rows.label[row], row_high = pass.rows.label[row_end - 1];
+  const int64_t column_low = pass.columns.label[column], column_high = pass.columns.label[column_end - 1];
+  const bool disjoint = row_high < column_low || column_high < row_low;
+  const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
+  if (pass.same_class ? disjoint : single) return TileKind::kSkip;
+  const bool whole = column_end <= pass.columns.count && !(pass.symmetric && column < row_end);
+  return whole && (pass.same_class ? single : disjoint) ? TileKind::kAll : TileKind::kSome;
+}
+
+// Overwrites the pairs of a tile that are no candidates with NaN.
+template <class T>
+inline void blank_non_candidates(const PairPass<T>& pass, int64_t row, int64_t row_end, int64_t column, T* tile) {
+  const int64_t column_end = column + kPanel<T> < pass.columns.count ? column + kPanel<T> : pass.columns.count;
+  for (int64_t i = row; i < row_end; ++i) {
+    T* line = tile + (i - row) * kPanel<T>;
+    const int64_t label = pass.rows.label[i];
+    const int64_t first =
+        pass.symmetric && i + 1 > column ? i + 1 : column;  // each unordered pair once, and never (i, i)
+    for (int64_t j = column; j < column + kPanel<T>; ++j) {
+      const bool candidate = j >= first && j < column_end && (pass.columns.label[j] == label) == pass.same_class;
+      line[j - column] = candidate ? line[j - column] : std::numeric_limits<T>::quiet_NaN();
+    }
+  }
+}
+
+// Streams the block's tiles through visitor(tile, row, row_end, column), candidates only.
+template <bool kEuclidean, class T, class Visitor>
+inline void visit_block(const PairPass<T>& pass, int64_t row_begin, int64_t row_end, int64_t column_begin,
+                        int64_t column_end, const Visitor& visitor) {
+  alignas(64) T strip[kMaxBlockRows * kPanel<T>];
+  TileKind kind[kMaxBlockRows / kRowGroup + 1];
+  const auto group_end = [&](int64_t row) { return row + kRowGroup < row_end ? row + kRowGroup : row_end; };
+  for (int64_t column = column_begin; column < column_end; column += kPanel<T>) {
+    bool any = false;
+    for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+      kind[g] = classify(pass, row, group_end(row), column);
+      any |= kind[g] != TileKind::kSkip;
+    }
+    if (!any) continue;
+    const T* panel = pass.columns.panels + column * pass.depth;
+    for (int64_t k = 0; k < pass.depth; k += kDepthChunk) {
+      const int64_t chunk = pass.depth - k < kDepthChunk ? pass.depth - k : kDepthChunk;
+      for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+        if (kind[g] == TileKind::kSkip) continue;
+        micro_kernel<kEuclidean>(pass.rows.groups + row * pass.depth + k * kRowGroup, panel + k * kPanel<T>, chunk,
+                                 k > 0, strip + g * kRowGroup * kPanel<T>);
+      }
+    }
+    for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+      if (kind[g] == TileKind::kSkip) continue;
+      T* tile = strip + g * kRowGroup * kPanel<T>;
+      if (kind[g] == TileKind::kSome) blank_non_candidates(pass, row, group_end(row), column, tile);
+      visitor(tile, row, group_end(row), column);
+    }
+  }
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

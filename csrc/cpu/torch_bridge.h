@@ -1,0 +1,137 @@
+// What every CPU op's wrapper needs: torch's threads as Workers, and tensors as checked, contiguous arrays.
+//
+// The Python faces check arguments and explain errors; the checks here keep a direct call of torch.ops.hardmine.* from
+// reading out of bounds.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "../core/options.h"
+#include "select.h"
+
+namespace hardmine::cpu {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+class TorchWorkers : public Workers {
+ public:
+  int64_t count() const override { return static_cast<int64_t>(torch::stable::get_num_threads()); }
+  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
+    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) body(worker);
+    });
+  }
+};
+
+inline void check(bool ok, const std::string& message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+inline std::string shape_of(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
+  return text + "]";
+}
+
+// The type that the engine computes in: float64 stays, everything else accumulates in float32.
+inline ScalarType compute_type(const Tensor& embeddings) {
+  const ScalarType type = embeddings.scalar_type();
+  check(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+            type == ScalarType::BFloat16,
+        "embeddings must be float32, float64, float16 or bfloat16");
+  return type == ScalarType::Double ? type : ScalarType::Float;
+}
+
+inline Tensor as_array(const Tensor& t, ScalarType type) {
+  return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type));
+}
+
+inline Tensor new_array(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), type);
+}
+
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+inline void check_matrix(const char* name, const Tensor& t, int64_t depth) {
+  check(t.is_cpu(), std::string(name) + " must be on the CPU, as embeddings are");
+  check(t.dim() == 2 && t.size(1) >= 1 && (depth < 0 || t.size(1) == depth),
+        std::string(name) + " must be [rows, D] with D = " + (depth < 0 ? "1 or more" : std::to_string(depth)) +
+            ", got " + shape_of(t));
+  check(t.size(0) < kAtLowerBound, std::string(name) + " must have fewer than 2^31 - 1 rows, got " + shape_of(t));
+}
+
+inline void check_vector(const char* name, const Tensor& t, int64_t count, ScalarType type) {
+  check(
+      t.is_cpu() && t.scalar_type() == type && t.dim() == 1 && t.size(0) == count,
+      std::string(name) + " must be a CPU tensor [" + std::to_string(count) + "] of its op's type, got " + shape_of(t));
+}
+
+inline void check_indices(const char* name, const Tensor& t, int64_t count, int64_t rows) {
+  check_vector(name, t, count, ScalarType::Long);
+  check(t.is_contiguous(), std::string(name) + " must be contiguous");
+  const int64_t* index = data<int64_t>(t);
+  for (int64_t i = 0; i < count; ++i)
+    check(index[i] >= -1 && index[i] < rows,
+          std::string(name) + " must lie in [-1, " + std::to_string(rows) + "), got " + std::to_string(index[i]));
+}
+
+// Calls body(T{}) with the C++ type of a compute type.
+template <class Body>
+auto dispatch(ScalarType type, const Body& body) {
+  return type == ScalarType::Double ? body(double{}) : body(float{});
+}
+
+// Rows and labels of an op's inputs, as arrays that live as long as this object.
+struct SelectionInputs {
+  Tensor embeddings, labels;
+  std::optional<Tensor> ref_embeddings, ref_labels;
+  ScalarType type;
+
+  SelectionInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                  const std::optional<Tensor>& ref_y);
+
+  template <class T>
+  LabelledRows<T> anchors() const {
+    return {data<T>(embeddings), data<int64_t>(labels), embeddings.size(0)};
+  }
+  template <class T>
+  LabelledRows<T> refs() const {
+    return {data<T>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
+  }
+};
+
+SelectionRule selection_rule(const std::string& positive, const std::string& negative, const std::string& similarity,
+                             double duplicate_threshold, const std::string& semihard_fallback, const std::string& tie,
+                             double semihard_margin);
+
+// The four tensors of a selection, and whether every input was finite.
+struct SelectionTensors {
+  Tensor positive_index, negative_index, positive_similarity, negative_similarity;
+  bool finite;
+};
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs);
+
+// Gradients of the embeddings, in their own types, from [B] gradients of the selected similarities in the compute type.
+// `poisoned`: fill the gradients with NaN, since the loss was.
+std::tuple<Tensor, Tensor> pair_gradient_tensors(const Tensor& grad_positive, const Tensor& grad_negative,
+                                                 const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
+                                                 const Tensor& positive_index, const Tensor& negative_index,
+                                                 Similarity similarity, bool need_embeddings, bool need_ref_embeddings,
+                                                 bool nan_if_not_finite);
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,68 @@
+// NEON of AArch64: 128 bits, 32 registers, of which 6 x 4 accumulate.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+template <class T>
+struct Vec;
+
+template <>
+struct Vec<float> {
+  static constexpr int64_t kLanes = 4;
+  using Mask = uint32x4_t;
+  float32x4_t v;
+
+  static Vec zero() { return {vdupq_n_f32(0)}; }
+  static Vec load(const float* p) { return {vld1q_f32(p)}; }
+  static Vec broadcast(const float* p) { return {vld1q_dup_f32(p)}; }
+  void store(float* p) const { vst1q_f32(p, v); }
+  friend Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+  Vec negated() const { return {vnegq_f32(v)}; }
+  friend Mask at_least(Vec a, Vec b) { return vcgeq_f32(a.v, b.v); }
+  friend Mask at_most(Vec a, Vec b) { return vcleq_f32(a.v, b.v); }
+  static Mask both(Mask a, Mask b) { return vandq_u32(a, b); }
+  static Mask either(Mask a, Mask b) { return vorrq_u32(a, b); }
+  static uint32_t bits(Mask mask) {
+    const uint32x4_t lane_bit = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(mask, lane_bit));
+  }
+};
+
+template <>
+struct Vec<double> {
+  static constexpr int64_t kLanes = 2;
+  using Mask = uint64x2_t;
+  float64x2_t v;
+
+  static Vec zero() { return {vdupq_n_f64(0)}; }
+  static Vec load(const double* p) { return {vld1q_f64(p)}; }
+  static Vec broadcast(const double* p) { return {vld1q_dup_f64(p)}; }
+  void store(double* p) const { vst1q_f64(p, v); }
+  friend Vec operator+(Vec a, Vec b) { return {vaddq_f64(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {vsubq_f64(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {vmulq_f64(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {vdivq_f64(a.v, b.v)}; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
+  Vec negated() const { return {vnegq_f64(v)}; }
+  friend Mask at_least(Vec a, Vec b) { return vcgeq_f64(a.v, b.v); }
+  friend Mask at_most(Vec a, Vec b) { return vcleq_f64(a.v, b.v); }
+  static Mask both(Mask a, Mask b) { return vandq_u64(a, b); }
+  static Mask either(Mask a, Mask b) { return vorrq_u64(a, b); }
+  static uint32_t bits(Mask mask) {
+    const uint64x2_t lane_bit = {1, 2};
+    return static_cast<uint32_t>(vaddvq_u64(vandq_u64(mask, lane_bit)));
+  }
+};
+
+inline constexpr int64_t kRowGroup = 6;
+inline constexpr int64_t kColumnVecs = 4;
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -1,0 +1,35 @@
+// One lane: the plain C++ that every other level must agree with, bit for bit.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+template <class T>
+struct Vec {
+  static constexpr int64_t kLanes = 1;
+  using Mask = uint32_t;
+  T v;
+
+  static Vec zero() { return {T(0)}; }
+  static Vec load(const T* p) { return {*p}; }
+  static Vec broadcast(const T* p) { return {*p}; }
+  void store(T* p) const { *p = v; }
+  friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+  friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+  friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+  friend Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
+  friend Vec fma(Vec a, Vec b, Vec c) { return {std::fma(a.v, b.v, c.v)}; }
+  Vec negated() const { return {-v}; }
+  friend Mask at_least(Vec a, Vec b) { return a.v >= b.v; }  // false where either is NaN
+  friend Mask at_most(Vec a, Vec b) { return a.v <= b.v; }
+  static Mask both(Mask a, Mask b) { return a & b; }
+  static Mask either(Mask a, Mask b) { return a | b; }
+  static uint32_t bits(Mask mask) { return mask; }  // one bit a lane
+};
+
+inline constexpr int64_t kRowGroup = 4;
+inline constexpr int64_t kColumnVecs = 4;
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL
