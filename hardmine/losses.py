@@ -1,0 +1,102 @@
+"""Losses as modules, named as the papers name them. They only delegate to :mod:`hardmine.ops`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hardmine import ops
+from hardmine.ops import Selection
+
+__all__ = ["EPHNLoss", "EPSHNLoss", "HNLoss", "HPHNLoss", "SCTLoss", "SHNLoss", "TripletLoss"]
+
+
+class _Loss(nn.Module):
+    """Keeps an op's options, and applies the op with them.
+
+    Raises:
+        TypeError: On making it, if the op has no such option or an option has the wrong type.
+        ValueError: On making it, if an option has the wrong value.
+    """
+
+    def __init__(self, op: Any, options: dict[str, Any]) -> None:
+        super().__init__()
+        # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
+        inspect.unwrap(op)(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), **options)
+        self._op = op
+        self.options = options
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: bool = False,
+    ) -> Tensor | tuple[Tensor, Selection]:
+        """The loss of embeddings [B, D] with labels [B], selected among themselves or among refs [M, D], [M]."""
+        return self._op(
+            embeddings, labels, ref_embeddings, ref_labels, return_selection=return_selection, **self.options
+        )
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class TripletLoss(_Loss):
+    """:func:`hardmine.ops.triplet_loss` with the options given, all of which that function documents."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ops.triplet_loss, options)
+
+
+class SCTLoss(_Loss):
+    """Selectively Contrastive Triplet loss (ECCV 2020, eq. 13): :func:`hardmine.ops.sct_loss` with these options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ops.sct_loss, options)
+
+
+class HNLoss(TripletLoss):
+    """HN (ECCV 2020, section 5): NCA on the easiest positive and the hardest negative.
+
+    With two images a class, as in that paper, the positive is the only one there is; with more, this is EPHN.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
+
+
+class SHNLoss(TripletLoss):
+    """SHN (ECCV 2020, section 5): NCA on the easiest positive and the semi-hard negative.
+
+    With two images a class, as in that paper, the positive is the only one there is; with more, this is EPSHN.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
+
+
+class EPHNLoss(TripletLoss):
+    """EPHN (WACV 2020, section 4): NCA on the easiest positive and the hardest negative."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
+
+
+class EPSHNLoss(TripletLoss):
+    """EPSHN (WACV 2020, section 4): NCA on the easiest positive and the semi-hard negative."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
+
+
+class HPHNLoss(TripletLoss):
+    """HPHN, batch-hard (WACV 2020, section 3): NCA on the hardest positive and the hardest negative."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "hardest", "negative": "hardest", "term": "nca", **options})

@@ -1,0 +1,7 @@
+"""hardmine's ops: functional, differentiable, fused. Importing this module needs the compiled library."""
+
+from hardmine.ops.sct_loss import sct_loss
+from hardmine.ops.select_triplets import Selection, select_triplets
+from hardmine.ops.triplet_loss import triplet_loss
+
+__all__ = ["Selection", "sct_loss", "select_triplets", "triplet_loss"]

@@ -1,0 +1,127 @@
+"""Checks of the arguments that ops share. Each error names the argument, what it must be, and what came."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+INTEGER_DTYPES = (
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
+
+SIMILARITIES = ("cosine", "dot", "euclidean")
+POSITIVES = ("easiest", "hardest")
+NEGATIVES = ("hardest", "easiest", "semihard")
+FALLBACKS = (None, "hardest", "easiest")
+TIES = ("exclude", "include")
+REDUCTIONS = ("mean", "sum", "none")
+TERMS = ("nca", "hinge", "soft_margin", "sct")
+
+
+def check_choice(name: str, value: Any, choices: tuple) -> None:
+    """``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf) -> float:
+    """``value`` is a number (not NaN) greater than ``above`` and no less than ``at_least``; returned as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (value > above or above == -math.inf) or not value >= at_least:
+        limit = f" > {above:g}" if above > -math.inf else f" >= {at_least:g}" if at_least > -math.inf else ""
+        raise ValueError(f"{name} must be a number{limit}, got {value}")
+    return float(value)
+
+
+def optional_number(name: str, value: Any, default: float, **limits: float) -> float:
+    """As :func:`check_number`, where None stands for ``default``."""
+    return default if value is None else check_number(name, value, **limits)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "[" + ", ".join(str(int(n)) for n in tensor.shape) + "]"
+
+
+def _check_rows(name: str, tensor: Any, like: Tensor | None) -> None:
+    """``tensor`` is a floating-point matrix, with the depth, dtype and device of ``like``."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
+    if tensor.dim() != 2:
+        raise ValueError(f"{name} must be [rows, D], got {_shape(tensor)}")
+    if tensor.shape[1] == 0:
+        raise ValueError(f"{name} must be [rows, D] with D >= 1, got {_shape(tensor)}")
+    if like is None:
+        if tensor.device.type not in ("cpu", "meta"):
+            raise NotImplementedError(f"{name} must be on the CPU, the only backend of this build, got {tensor.device}")
+        return
+    if tensor.shape[1] != like.shape[1]:
+        raise ValueError(f"{name} must be [M, D] with the D = {int(like.shape[1])} of embeddings, got {_shape(tensor)}")
+    if tensor.dtype != like.dtype:
+        raise TypeError(f"{name} must have the dtype of embeddings, {like.dtype}, got {tensor.dtype}")
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on the device of embeddings, {like.device}, got {tensor.device}")
+
+
+def _check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
+    """``labels`` is one integer a row; returned as int64."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(labels).__name__}")
+    if labels.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"{name} must have an integer dtype, got {labels.dtype}")
+    if labels.dim() != 1 or labels.shape[0] != rows.shape[0]:
+        raise ValueError(f"{name} must be [{size}] = [{int(rows.shape[0])}], got {_shape(labels)}")
+    if labels.device != rows.device:
+        raise ValueError(f"{name} must be on the device of its embeddings, {rows.device}, got {labels.device}")
+    return labels.to(torch.int64)
+
+
+def check_labelled_rows(
+    embeddings: Any, labels: Any, ref_embeddings: Any, ref_labels: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Checks the four tensors that every op takes; returns ``labels`` and ``ref_labels`` as int64."""
+    _check_rows("embeddings", embeddings, None)
+    labels = _check_labels("labels", labels, embeddings, "B")
+    if (ref_embeddings is None) != (ref_labels is None):
+        missing, given = ("ref_labels", "ref_embeddings") if ref_labels is None else ("ref_embeddings", "ref_labels")
+        raise ValueError(f"{missing} must be given together with {given}, got None")
+    if ref_embeddings is None:
+        return labels, None
+    _check_rows("ref_embeddings", ref_embeddings, embeddings)
+    return labels, _check_labels("ref_labels", ref_labels, ref_embeddings, "M")
+
+
+def check_selection(
+    positive: str,
+    negative: str,
+    similarity: str,
+    duplicate_threshold: float | None,
+    semihard_fallback: str | None,
+    tie: str,
+    semihard_margin: float | None,
+) -> tuple[str, str, str, float, str, str, float]:
+    """Checks the options of a selection; returns them as the compiled op takes them, in its order."""
+    check_choice("positive", positive, POSITIVES)
+    check_choice("negative", negative, NEGATIVES)
+    check_choice("similarity", similarity, SIMILARITIES)
+    threshold = optional_number("duplicate_threshold", duplicate_threshold, math.inf)
+    check_choice("semihard_fallback", semihard_fallback, FALLBACKS)
+    check_choice("tie", tie, TIES)
+    margin = optional_number("semihard_margin", semihard_margin, math.inf, above=0.0)
+    return positive, negative, similarity, threshold, semihard_fallback or "none", tie, margin

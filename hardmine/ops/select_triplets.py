@@ -1,0 +1,179 @@
+"""Selection of the hardest, easiest or semi-hard positive and negative of every anchor."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine import _library, _verification
+from hardmine.ops._arguments import check_labelled_rows, check_selection
+
+_library.load()
+
+
+class Selection(NamedTuple):
+    """The selected pairs of [B] anchors. Index -1 and similarity NaN stand for "no candidate".
+
+    The similarities are differentiable with respect to the embeddings; the choice of indices is not.
+    """
+
+    positive_index: Tensor
+    negative_index: Tensor
+    positive_similarity: Tensor
+    negative_similarity: Tensor
+
+
+@_verification.verified("select_triplets")
+def select_triplets(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    positive: str = "easiest",
+    negative: str = "hardest",
+    similarity: str = "cosine",
+    duplicate_threshold: float | None = None,
+    semihard_fallback: str | None = None,
+    tie: str = "exclude",
+    semihard_margin: float | None = None,
+) -> Selection:
+    """Selects one positive and one negative for every anchor, without the matrix of similarities.
+
+    Replaces, with ``x = F.normalize(embeddings)`` and its masks::
+
+        s = x @ x.T
+        positive_similarity, positive_index = s.masked_fill(~same_class | self, -inf).max(1)
+        negative_similarity, negative_index = s.masked_fill(same_class, -inf).max(1)
+
+    Args:
+        embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
+        labels: Their classes, [B], any integer dtype.
+        ref_embeddings: What to select from, such as a gallery or a memory bank: [M, D], dtype and device of
+            ``embeddings``. None selects among the anchors themselves, where a sample is never its own positive. With
+            refs, nothing is left out: a copy of the anchor in the bank is a candidate (see ``duplicate_threshold``).
+        ref_labels: Their classes, [M], any integer dtype.
+        positive: ``"easiest"`` (most similar sample of the class) or ``"hardest"`` (least similar).
+        negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), or
+            ``"semihard"``: the most similar one that is less similar than the selected positive.
+        similarity: ``"cosine"`` (normalises inside; rows shorter than 1e-12 are divided by that), ``"dot"``, or
+            ``"euclidean"``: the negative distance, ``-|a - b|``, computed from differences, so that close pairs far
+            from the origin keep their digits.
+        duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
+        semihard_fallback: What an anchor without a semi-hard negative gets: None (no candidate), ``"hardest"`` or
+            ``"easiest"``.
+        tie: Whether a negative exactly as similar as the positive counts as semi-hard: ``"exclude"`` (the papers) or
+            ``"include"`` (the SCT authors' code).
+        semihard_margin: Semi-hard negatives must also have ``s_an > s_ap - semihard_margin`` (FaceNet). None: no such
+            limit.
+
+    Returns:
+        A :class:`Selection`: two int64 and two floating-point tensors, each [B]; rows of ``embeddings``, or of
+        ``ref_embeddings`` where given. Similarities are float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: An argument of the wrong shape or value.
+
+    Note:
+        Ties go to the lowest index. NaN similarities are no candidates. Memory is O((B + M) D). Results are bitwise
+        equal on every repeat, for any number of threads and at every SIMD level.
+
+    Reference:
+        Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (whose bound on
+        semi-hard negatives, printed as d(x_a, x_n), means d(x_a, x_p)); Schroff et al., "FaceNet", CVPR 2015, section
+        3.2.
+    """
+    labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    options = check_selection(
+        positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
+    )
+    selected = torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, *options)
+    return as_selection(*selected)
+
+
+def as_selection(
+    positive_similarity: Tensor, negative_similarity: Tensor, positive_index: Tensor, negative_index: Tensor
+) -> Selection:
+    """The compiled ops' outputs, differentiable ones first, as users see them."""
+    return Selection(positive_index, negative_index, positive_similarity, negative_similarity)
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of similarities and losses: what the ops accumulate in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def fake_selection(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shapes and dtypes of a selection."""
+    index = embeddings.new_empty(embeddings.shape[0], dtype=torch.int64)
+    values = embeddings.new_empty(embeddings.shape[0], dtype=accumulate_dtype(embeddings.dtype))
+    return values, torch.empty_like(values), index, torch.empty_like(index)
+
+
+def fake_gradients(
+    embeddings: Tensor, ref_embeddings: Tensor | None, need_embeddings: bool, need_ref_embeddings: bool
+) -> tuple[Tensor, Tensor]:
+    """Shapes and dtypes of the gradients of embeddings and refs; one that is not needed is empty."""
+
+    def like(rows: Tensor | None, need: bool) -> Tensor:
+        return embeddings.new_empty(rows.shape if need and rows is not None else (0,))
+
+    return like(embeddings, need_embeddings), like(ref_embeddings, need_ref_embeddings)
+
+
+def forbid_double_backward(op: str) -> None:
+    """Makes a second derivative through ``op``, a backward op, an error that says so, instead of a silent zero."""
+
+    def backward(ctx, *grads):
+        raise NotImplementedError(f"hardmine::{op.removesuffix('_backward')} has no second derivative")
+
+    torch.library.register_autograd(f"hardmine::{op}", backward)
+
+
+@torch.library.register_fake("hardmine::select_triplets")
+def _(embeddings, labels, ref_embeddings, ref_labels, *options):
+    return fake_selection(embeddings)
+
+
+@torch.library.register_fake("hardmine::select_triplets_backward")
+def _(
+    grad_positive,
+    grad_negative,
+    embeddings,
+    ref_embeddings,
+    positive_index,
+    negative_index,
+    similarity,
+    need_embeddings,
+    need_ref_embeddings,
+):
+    return fake_gradients(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings)
+
+
+def _setup_context(ctx, inputs, output):
+    embeddings, _, ref_embeddings, _, _, _, ctx.similarity, *_ = inputs
+    ctx.save_for_backward(embeddings, ref_embeddings, output[2], output[3])
+
+
+def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
+    embeddings, ref_embeddings, positive_index, negative_index = ctx.saved_tensors
+    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    grad, grad_ref = torch.ops.hardmine.select_triplets_backward(
+        grad_positive,
+        grad_negative,
+        embeddings,
+        ref_embeddings,
+        positive_index,
+        negative_index,
+        ctx.similarity,
+        need,
+        need_ref,
+    )
+    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 8)
+
+
+torch.library.register_autograd("hardmine::select_triplets", _backward, setup_context=_setup_context)
+forbid_double_backward("select_triplets_backward")

@@ -1,0 +1,73 @@
+"""The obvious PyTorch of :func:`hardmine.ops.sct_loss`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.reference.select_triplets import Selection, select_triplets
+from hardmine.reference.triplet_loss import poison, reduce_terms, valid_pairs
+
+
+def loss_of_selection(
+    selection: Selection,
+    *,
+    lam: float = 1.0,
+    temperature: float = 0.1,
+    preset: str = "paper",
+    hard_cutoff: float | None = None,
+    min_similarity: float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss of pairs already selected."""
+    valid, s_ap, s_an = valid_pairs(selection, min_similarity)
+    if preset == "paper":
+        hard = s_an > s_ap
+        easy = ~hard
+    elif preset == "code2020":
+        hard = (s_an > s_ap) & (s_an > (0.5 if hard_cutoff is None else hard_cutoff))
+        easy = ~hard
+    else:
+        cutoff = 0.8 if hard_cutoff is None else hard_cutoff
+        hard = (s_an > s_ap) | (s_an > cutoff)
+        easy = (s_an < s_ap) & (s_an < cutoff)
+    value = torch.where(hard, lam * s_an, -F.logsigmoid((s_ap - s_an) / temperature))
+    return reduce_terms(value, easy & valid, hard & valid, reduction, separate_means=preset == "code2020")
+
+
+def sct_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    lam: float = 1.0,
+    temperature: float = 0.1,
+    preset: str = "paper",
+    reduction: str = "mean",
+    hard_cutoff: float | None = None,
+    duplicate_threshold: float | None = None,
+    min_similarity: float | None = None,
+    return_selection: bool = False,
+    **selection_options: Any,
+) -> Tensor | tuple[Tensor, Selection]:
+    """As :func:`hardmine.ops.sct_loss`, from the whole matrix."""
+    if duplicate_threshold is None and preset != "paper":
+        duplicate_threshold = 0.9999
+    selection = select_triplets(
+        embeddings, labels, ref_embeddings, ref_labels, duplicate_threshold=duplicate_threshold, **selection_options
+    )
+    loss = loss_of_selection(
+        selection,
+        lam=lam,
+        temperature=temperature,
+        preset=preset,
+        hard_cutoff=hard_cutoff,
+        min_similarity=min_similarity,
+        reduction=reduction,
+    )
+    loss = poison(loss, embeddings, ref_embeddings)
+    return (loss, selection) if return_selection else loss

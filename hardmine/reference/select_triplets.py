@@ -1,0 +1,78 @@
+"""The obvious PyTorch of :func:`hardmine.ops.select_triplets`."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Selection(NamedTuple):
+    """As :class:`hardmine.ops.Selection`."""
+
+    positive_index: Tensor
+    negative_index: Tensor
+    positive_similarity: Tensor
+    negative_similarity: Tensor
+
+
+def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
+    """Similarities of all rows of ``a`` and ``b``, [B, M], in float32 or, for float64 inputs, float64."""
+    a, b = (rows if rows.dtype == torch.float64 else rows.float() for rows in (a, b))
+    if similarity == "cosine":
+        return F.normalize(a) @ F.normalize(b).T
+    if similarity == "dot":
+        return a @ b.T
+    return -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _most_similar(s: Tensor, candidates: Tensor, least: bool = False) -> tuple[Tensor, Tensor]:
+    """Index and similarity of each row's most (or least) similar candidate; -1 and NaN where there is none."""
+    if s.shape[1] == 0:
+        return s.new_full((len(s),), -1, dtype=torch.int64), s.new_full((len(s),), math.nan)
+    key = -s if least else s
+    value, index = key.masked_fill(~candidates | s.isnan(), -math.inf).max(1)
+    found = value > -math.inf
+    return torch.where(found, index, -1), torch.where(found, -value if least else value, math.nan)
+
+
+def select_triplets(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    positive: str = "easiest",
+    negative: str = "hardest",
+    similarity: str = "cosine",
+    duplicate_threshold: float | None = None,
+    semihard_fallback: str | None = None,
+    tie: str = "exclude",
+    semihard_margin: float | None = None,
+) -> Selection:
+    """As :func:`hardmine.ops.select_triplets`, from the whole matrix."""
+    s = similarity_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, similarity)
+    same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
+    positives, negatives = same, ~same
+    if ref_embeddings is None:
+        positives = same & ~torch.eye(len(s), dtype=torch.bool, device=s.device)
+    if duplicate_threshold is not None:
+        positives = positives & (s <= duplicate_threshold)
+    positive_index, s_ap = _most_similar(s, positives, least=positive == "hardest")
+
+    if negative != "semihard":
+        negative_index, s_an = _most_similar(s, negatives, least=negative == "easiest")
+        return Selection(positive_index, negative_index, s_ap, s_an)
+    bound = s_ap.detach()[:, None]
+    semihard = negatives & (s <= bound if tie == "include" else s < bound)
+    if semihard_margin is not None:
+        semihard = semihard & (s > bound - semihard_margin)
+    negative_index, s_an = _most_similar(s, semihard)
+    if semihard_fallback is not None:
+        index, value = _most_similar(s, negatives, least=semihard_fallback == "easiest")
+        s_an = torch.where(negative_index < 0, value, s_an)
+        negative_index = torch.where(negative_index < 0, index, negative_index)
+    return Selection(positive_index, negative_index, s_ap, s_an)

@@ -1,0 +1,96 @@
+"""The obvious PyTorch of :func:`hardmine.ops.triplet_loss`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.reference.select_triplets import Selection, select_triplets
+
+
+def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, separate_means: bool = False) -> Tensor:
+    """Sums or averages the values of the anchors that are ``easy`` or ``hard``; others count for nothing."""
+    value = torch.where(easy | hard, value, 0.0)
+    if reduction == "none":
+        return value
+    if reduction == "sum":
+        return value.sum()
+    parts = (easy, hard) if separate_means else (easy | hard,)
+    return sum(torch.where(part, value, 0.0).sum() / part.sum().clamp(min=1) for part in parts)
+
+
+def valid_pairs(selection: Selection, min_similarity: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The anchors that count, and both their similarities (0 for the others)."""
+    valid = (selection.positive_index >= 0) & (selection.negative_index >= 0)
+    s_ap = torch.where(valid, selection.positive_similarity, 0.0)
+    s_an = torch.where(valid, selection.negative_similarity, 0.0)
+    if min_similarity is not None:
+        valid = valid & (s_ap > min_similarity) & (s_an > min_similarity)
+    return valid, s_ap, s_an
+
+
+def poison(loss: Tensor, *rows: Tensor | None) -> Tensor:
+    """NaN if any element of ``rows`` is not finite, else the loss as it is."""
+    finite = torch.stack([r.isfinite().all() for r in rows if r is not None]).all()
+    return loss * torch.where(finite, 1.0, math.nan)
+
+
+def loss_of_selection(
+    selection: Selection,
+    *,
+    term: str,
+    temperature: float = 0.1,
+    margin: float = 0.2,
+    lam: float = 1.0,
+    min_similarity: float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss of pairs already selected."""
+    valid, s_ap, s_an = valid_pairs(selection, min_similarity)
+    if term == "hinge":
+        value = F.relu(s_an - s_ap + margin)
+    elif term == "soft_margin":
+        value = -F.logsigmoid(s_ap - s_an)
+    else:
+        value = -F.logsigmoid((s_ap - s_an) / temperature)
+        if term == "sct":
+            value = torch.where(s_an > s_ap, lam * s_an, value)
+    return reduce_terms(value, valid, torch.zeros_like(valid), reduction)
+
+
+def triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    positive: str = "easiest",
+    negative: str = "semihard",
+    term: str = "nca",
+    temperature: float = 0.1,
+    margin: float = 0.2,
+    lam: float = 1.0,
+    reduction: str = "mean",
+    min_similarity: float | None = None,
+    return_selection: bool = False,
+    **selection_options: Any,
+) -> Tensor | tuple[Tensor, Selection]:
+    """As :func:`hardmine.ops.triplet_loss`, from the whole matrix."""
+    selection = select_triplets(
+        embeddings, labels, ref_embeddings, ref_labels, positive=positive, negative=negative, **selection_options
+    )
+    loss = loss_of_selection(
+        selection,
+        term=term,
+        temperature=temperature,
+        margin=margin,
+        lam=lam,
+        min_similarity=min_similarity,
+        reduction=reduction,
+    )
+    loss = poison(loss, embeddings, ref_embeddings)
+    return (loss, selection) if return_selection else loss
