@@ -1,0 +1,58 @@
+"""Options and the one fixture of the pytest-benchmark suites.
+
+    pytest bench/bench_sct_loss.py --bench-sizes 512 2048 --benchmark-group-by=group
+
+These suites time one callable after another: use them to explore one op, and to compare a commit with an earlier one
+(`--benchmark-autosave`, `--benchmark-compare`). For a ratio between rivals use `python bench/report.py`, which times
+them in the same rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import paired
+import rivals
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("hardmine benchmarks")
+    group.addoption("--bench-sizes", nargs="+", type=int, default=[128, 512, 2048], help="batch sizes N")
+    group.addoption("--bench-dims", nargs="+", type=int, default=[128], help="embedding sizes D")
+    group.addoption("--bench-rivals", nargs="+", default=list(rivals.RIVALS), choices=rivals.RIVALS)
+    group.addoption("--bench-images-per-class", type=int, default=4)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for argument, option in (("rival", "--bench-rivals"), ("d", "--bench-dims"), ("n", "--bench-sizes")):
+        if argument in metafunc.fixturenames:
+            values = metafunc.config.getoption(option)
+            metafunc.parametrize(
+                argument, values, ids=[str(v) if argument == "rival" else f"{argument.upper()}={v}" for v in values]
+            )
+
+
+@pytest.fixture
+def time_case(benchmark: Callable, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`time_case(case, n, d, rival, phase)` checks the rival against the reference, then times that phase."""
+
+    def time_it(case: str, n: int, d: int, rival_name: str, phase: str = "forward") -> None:
+        assert phase in paired.PHASES
+        try:
+            rival = rivals.setup(case, n, d, rival_name, request.config.getoption("--bench-images-per-class"))
+        except rivals.SkippedRivalError as reason:
+            pytest.skip(f"{rival_name}: {reason}")
+        if phase != "forward" and rival.backward is None:
+            pytest.skip(f"{rival_name} has no backward")
+        benchmark.group = f"{case} {phase} N={n} D={d}"
+        benchmark.extra_info.update(case=case, n=n, d=d, rival=rival_name, phase=phase)
+        if phase == "forward":
+            benchmark(rival.forward)
+        elif phase == "both":
+            benchmark(lambda: rival.backward(rival.forward()))
+        else:  # a graph serves one backward, so every round gets a forward that is not timed
+            benchmark.pedantic(rival.backward, setup=lambda: ((rival.forward(),), {}), rounds=20, warmup_rounds=2)
+
+    return time_it

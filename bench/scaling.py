@@ -1,0 +1,77 @@
+"""How the cost of a step grows: the exponents a and b of time ~ N^a D^b, with all sizes timed in the same rounds.
+
+`python bench/scaling.py` prints them. N^2 D is the arithmetic of the similarities; an exponent above 2 in N, or above 1
+in D, would mean that something else grows faster. Work that does not depend on D (masks, comparisons) pulls b below 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+import paired
+import rivals
+
+SIZES = (2048, 4096, 8192, 16384)  # at D = 128
+DIMS = (64, 128, 256, 512, 1024)  # at N = 4096
+
+
+def fit_exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """The least-squares slope of log time over log size."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def measure_scaling(
+    case: str,
+    axis: str,
+    rival_name: str = "hardmine",
+    sizes: Sequence[int] | None = None,
+    fixed: int | None = None,
+    seconds_per_size: float = 5.0,
+) -> dict:
+    """Fits the exponent in `axis`, "N" or "D", of forward + backward.
+
+    The steps are not checked here: the largest is beyond what the reference has memory for. The report checks the same
+    case at smaller sizes.
+    """
+    sizes = sizes or (SIZES if axis == "N" else DIMS)
+    fixed = fixed or (128 if axis == "N" else 4096)
+    steps = {
+        size: rivals.build(case, rival_name, rivals.make_inputs(*((size, fixed) if axis == "N" else (fixed, size))))
+        for size in sizes
+    }
+    samples = paired.measure(steps, seconds_per_size, description=f"{case} scaling in {axis}")
+    medians = [float(np.nanmedian(samples[size].both)) for size in sizes]
+    return {
+        "case": case,
+        "rival": rival_name,
+        "axis": axis,
+        "sizes": list(sizes),
+        "fixed": fixed,
+        "relative_time": [median / medians[0] for median in medians],
+        "exponent": fit_exponent(sizes, medians),
+        "last_exponent": fit_exponent(sizes[-2:], medians[-2:]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs="*", default=["sct_loss", "EPSHN"], choices=list(rivals.CASES))
+    parser.add_argument("--sizes", nargs="*", type=int, default=SIZES)
+    parser.add_argument("--dims", nargs="*", type=int, default=DIMS)
+    parser.add_argument("--seconds", type=float, default=5.0, help="time for each size")
+    args = parser.parse_args()
+    for case in args.case:
+        for axis, sizes in (("N", args.sizes), ("D", args.dims)):
+            for rival in ("hardmine", "matmul_out"):
+                fit = measure_scaling(case, axis, rival, sizes, seconds_per_size=args.seconds)
+                growth = ", ".join(
+                    f"{size}: {time:.2f}" for size, time in zip(sizes, fit["relative_time"], strict=True)
+                )
+                print(f"{case:10s} {rival:10s} {axis}^{fit['exponent']:.2f}  time relative to the smallest: {growth}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Turns the numbers of report.py into Markdown: ratios and peak memory only, a time says more about the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RIVALS = {"pytorch": "plain PyTorch", "torch.compile": "torch.compile", "pytorch-metric-learning": "PML"}
+FLOORS = {"matmul": "of matmul", "matmul_out": "of matmul, preallocated"}
+LARGE_N = 2048  # from here on the N x N work dominates
+
+HOW = """\
+Each ratio is one of medians, over rounds in which every rival ran once, in shuffled order. "of matmul" is hardmine's
+time divided by that of a bare `torch.mm(X, X.T)` of the same X: smaller is better, and 1 is what the N x N approach has
+paid before it looks at a similarity. In brackets the quartiles of the ratio within a round. "preallocated" is the same
+against a matmul into a matrix that was allocated once, so without the page faults of new memory. "faster than" is the
+rival's time divided by hardmine's. PML is pytorch-metric-learning's miner and TripletMarginLoss; it has no SCT, so its
+NCA on the same triplets stands in. Before it is timed, every rival is asserted to give the reference's loss and
+gradient on the timed inputs (PML: those of the reference at the temperature that PML has, 1)."""
+
+Size = dict[str, Any]  # one case, N and D: what report.measure_size returns
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ratio(size: Size, rival: str, phase: str) -> float | None:
+    """The ratio of medians; None for a rival that was not measured."""
+    found = size["ratios"].get(rival, {}).get(phase)
+    return found["of_medians"] if found else None
+
+
+def share_cell(size: Size, floor: str, phase: str) -> str:
+    value = ratio(size, floor, phase)
+    if value is None:
+        return "-"
+    spread = size["ratios"][floor][phase]
+    return f"{value:.2f} ({spread['quartile_1']:.2f}-{spread['quartile_3']:.2f})"
+
+
+def speed_up_cell(size: Size, rival: str, phase: str) -> str:
+    value = ratio(size, rival, phase)
+    return "-" if value is None else f"{value:.1f}x"
+
+
+def has_backward(size: Size) -> bool:
+    return "both" in size["median_ms"]["hardmine"]
+
+
+def speed_table(sizes: list[Size], phase: str) -> str:
+    header = ["N", "D", *FLOORS.values(), *(f"faster than {title}" for title in RIVALS.values())]
+    rows = []
+    for size in sizes:
+        shares = [share_cell(size, floor, phase) for floor in FLOORS]
+        speed_ups = [speed_up_cell(size, rival, phase) for rival in RIVALS]
+        rows.append([str(size["n"]), str(size["d"]), *shares, *speed_ups])
+    return table(header, rows)
+
+
+def worst(sizes: list[Size], phase: str) -> str:
+    """One sentence with the worst of each column: no average hides a bad row."""
+    parts = []
+    for floor, title in FLOORS.items():
+        shares = [value for size in sizes if (value := ratio(size, floor, phase)) is not None]
+        parts += [f"{max(shares):.2f} {title}"] if shares else []
+    for rival, title in RIVALS.items():
+        speed_ups = [value for size in sizes if (value := ratio(size, rival, phase)) is not None]
+        parts += [f"{min(speed_ups):.1f}x faster than {title}"] if speed_ups else []
+    return "; ".join(parts)
+
+
+def summary(sizes: list[Size], phase: str) -> str:
+    """The worst of the large sizes, and of the smallest."""
+    smallest = min(size["n"] for size in sizes)
+    groups = {
+        f"N >= {LARGE_N}": [size for size in sizes if size["n"] >= LARGE_N],
+        f"N = {smallest}": [size for size in sizes if size["n"] == smallest < LARGE_N],
+    }
+    return "\n".join(f"- worst of {title}: {worst(group, phase)}" for title, group in groups.items() if group)
+
+
+def skipped_list(sizes: list[Size]) -> str:
+    lines = [
+        f"- not measured: {rival} at N = {size['n']}, D = {size['d']}: {reason}"
+        for size in sizes
+        for rival, reason in size["skipped"].items()
+    ]
+    return "\n".join(lines)
+
+
+def speed_section(case: str, sizes: list[Size]) -> list[str]:
+    if not has_backward(sizes[0]):
+        return [f"## {case}", speed_table(sizes, "forward"), summary(sizes, "forward"), skipped_list(sizes)]
+    section = [
+        f"## {case}, forward + backward",
+        speed_table(sizes, "both"),
+        summary(sizes, "both"),
+        skipped_list(sizes),
+    ]
+    for phase in ("forward", "backward"):
+        section += [f"### {case}, {phase} alone", speed_table(sizes, phase)]
+    return section
+
+
+def memory_table(peaks: list[dict[str, Any]]) -> str:
+    header = ["op", "by", "N", "D", "peak beyond the inputs", "one N x N matrix"]
+    rows = []
+    for peak in peaks:
+        row = [peak["case"], peak["rival"], str(peak["n"]), str(peak["d"])]
+        if "skipped" in peak:
+            rows.append([*row, f"not measured: {peak['skipped']}", "-"])
+        else:
+            rows.append([*row, f"{peak['peak_extra_mib']:,.0f} MiB", f"{peak['matrix_mib']:,.0f} MiB"])
+    return table(header, rows)
+
+
+def scaling_table(fits: list[dict[str, Any]]) -> str:
+    header = ["op", "by", "in", "exponent", "over the last step", "time relative to the smallest size"]
+    rows = []
+    for fit in fits:
+        axis = f"{fit['axis']} at {'D' if fit['axis'] == 'N' else 'N'} = {fit['fixed']}"
+        exponents = [f"{fit['exponent']:.2f}", f"{fit['last_exponent']:.2f}"]
+        growth = ", ".join(f"{n}: {t:.2f}" for n, t in zip(fit["sizes"], fit["relative_time"], strict=True))
+        op = "bare matmul" if fit["rival"] in FLOORS else fit["case"]
+        rows.append([op, fit["rival"], axis, *exponents, growth])
+    return table(header, rows)
+
+
+def render(results: dict[str, Any]) -> str:
+    parts = ["# hardmine against its rivals, on CPU"]
+    if not results["complete"]:
+        parts.append("**Stopped before the end: what is missing was not measured.**")
+    parts.append(table(["", ""], [[name, value] for name, value in results["about"].items()]))
+    parts.append(f"Made by `{results['command']}`. float32, {results['images_per_class']} images a class.")
+    parts.append(HOW)
+    for case in dict.fromkeys(size["case"] for size in results["speed"]):
+        parts += speed_section(case, [size for size in results["speed"] if size["case"] == case])
+    if results["memory"]:
+        parts += ["## Peak memory of one forward + backward", memory_table(results["memory"])]
+    if results["scaling"]:
+        parts += ["## Growth of forward + backward: time ~ N^a D^b", scaling_table(results["scaling"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
