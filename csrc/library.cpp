@@ -1,6 +1,10 @@
 // Every op of hardmine, in one place. Shapes: embeddings [B, D], labels [B] int64, ref_embeddings [M, D], ref_labels
-// [M] int64. "No limit" is an infinity. Implementations: cpu/<op>.cpp, cuda/<op>.cu. Python faces:
-// hardmine/ops/<op>.py.
+// [M] int64. Lists of options, enums as codes (core/options.h):
+//   selection_modes   [similarity, positive, negative, semihard_fallback, tie]
+//   selection_limits  [duplicate_threshold, semihard_margin], infinity where there is none
+//   loss_modes        [term, hard_rule, separate_means, reduction]
+//   loss_numbers      [temperature, margin, lam, hard_cutoff, min_similarity]
+// Implementations: cpu/<op>.cpp, cuda/<op>.cu. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
 
@@ -8,29 +12,26 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
   // -> positive_similarity [B], negative_similarity [B], positive_index [B], negative_index [B]
   m.def(
       "select_triplets(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
-      "str positive, str negative, str similarity, float duplicate_threshold, str semihard_fallback, str tie, "
-      "float semihard_margin) -> (Tensor, Tensor, Tensor, Tensor)");
+      "int[] selection_modes, float[] selection_limits) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the selected similarities -> grad_embeddings [B, D], grad_ref_embeddings [M, D]; one that is not
   // needed is empty.
   m.def(
       "select_triplets_backward(Tensor grad_positive, Tensor grad_negative, Tensor embeddings, Tensor? ref_embeddings, "
-      "Tensor positive_index, Tensor negative_index, str similarity, bool need_embeddings, bool need_ref_embeddings) "
+      "Tensor positive_index, Tensor negative_index, int similarity, bool need_embeddings, bool need_ref_embeddings) "
       "-> (Tensor, Tensor)");
 
-  // -> loss [] or [B], and what select_triplets returns. sct_loss is this op with term='sct' and a preset's hard_rule.
+  // -> loss [] or [B], and what select_triplets returns. sct_loss is this op with its own term and hard rules.
   m.def(
       "triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
-      "str positive, str negative, str similarity, float duplicate_threshold, str semihard_fallback, str tie, "
-      "float semihard_margin, str term, float temperature, float margin, float lam, str hard_rule, float hard_cutoff, "
-      "bool separate_means, float min_similarity, str reduction) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "int[] selection_modes, float[] selection_limits, int[] loss_modes, float[] loss_numbers) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the loss and of the selected similarities -> as select_triplets_backward.
   m.def(
       "triplet_loss_backward(Tensor grad_loss, Tensor? grad_positive, Tensor? grad_negative, Tensor embeddings, "
       "Tensor? ref_embeddings, Tensor positive_similarity, Tensor negative_similarity, Tensor positive_index, "
-      "Tensor negative_index, str similarity, str term, float temperature, float margin, float lam, str hard_rule, "
-      "float hard_cutoff, bool separate_means, float min_similarity, str reduction, bool need_embeddings, "
+      "Tensor negative_index, int similarity, int[] loss_modes, float[] loss_numbers, bool need_embeddings, "
       "bool need_ref_embeddings) -> (Tensor, Tensor)");
 
   // The SIMD level that the CPU ops run at: 'scalar', 'avx2', 'avx512' or 'neon'.

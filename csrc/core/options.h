@@ -1,72 +1,76 @@
-// Names of options, as they stand in the ops' schemas, to the enums of core.
+// Options as they arrive in an op's schema: enums as their codes, the positions of their names in
+// hardmine/ops/_arguments.py.
+//
+// Codes, and lists of them, for two reasons. The stable ABI's conversion of a string argument (torch 2.11 to 2.13)
+// leaks a std::string a call, which a training loop would feel; and the autograd machinery around an op takes a time
+// that is quadratic in its number of arguments.
 #pragma once
 
-#include <array>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <string_view>
-#include <utility>
+#include <vector>
 
 #include "loss_reduction.h"
 #include "selection.h"
 
 namespace hardmine {
 
-template <class Enum, size_t N>
-Enum parse_option(const char* argument, std::string_view name,
-                  const std::array<std::pair<std::string_view, Enum>, N>& options) {
-  for (const auto& [option, value] : options)
-    if (option == name) return value;
-  std::string message(argument);
-  message.append(" must be one of ");
-  for (const auto& [option, value] : options) message.append("'").append(option).append("', ");
-  throw std::invalid_argument(message.append("got '").append(name).append("'"));
+template <class Enum>
+Enum enum_from_code(const char* name, int64_t code, Enum last) {
+  if (code < 0 || code > static_cast<int64_t>(last)) {
+    std::string message(name);
+    message.append(" must be a code from 0 to ").append(std::to_string(static_cast<int64_t>(last)));
+    throw std::invalid_argument(message.append(", got ").append(std::to_string(code)));
+  }
+  return static_cast<Enum>(code);
 }
 
-template <class Enum, size_t N>
-using Options = std::array<std::pair<std::string_view, Enum>, N>;
+inline void check_option_count(const char* name, size_t count, size_t expected) {
+  if (count == expected) return;
+  std::string message(name);
+  message.append(" must hold ").append(std::to_string(expected)).append(" numbers, got ");
+  throw std::invalid_argument(message.append(std::to_string(count)));
+}
 
-inline Similarity parse_similarity(std::string_view name) {
-  return parse_option(
-      "similarity", name,
-      Options<Similarity, 3>{
-          {{"cosine", Similarity::kCosine}, {"dot", Similarity::kDot}, {"euclidean", Similarity::kEuclidean}}});
+inline Similarity similarity_from_code(int64_t code) {
+  return enum_from_code("similarity", code, Similarity::kEuclidean);
 }
-inline Positive parse_positive(std::string_view name) {
-  return parse_option("positive", name,
-                      Options<Positive, 2>{{{"easiest", Positive::kEasiest}, {"hardest", Positive::kHardest}}});
+
+// modes = [similarity, positive, negative, semihard_fallback, tie], limits = [duplicate_threshold, semihard_margin].
+inline SelectionRule selection_rule(const std::vector<int64_t>& modes, const std::vector<double>& limits) {
+  check_option_count("selection_modes", modes.size(), 5);
+  check_option_count("selection_limits", limits.size(), 2);
+  SelectionRule rule;
+  rule.similarity = similarity_from_code(modes[0]);
+  rule.positive = enum_from_code("positive", modes[1], Positive::kHardest);
+  rule.negative = enum_from_code("negative", modes[2], Negative::kSemihard);
+  rule.semihard_fallback = enum_from_code("semihard_fallback", modes[3], Fallback::kEasiest);
+  rule.semihard_keeps_ties = enum_from_code("tie", modes[4], Tie::kInclude) == Tie::kInclude;
+  rule.duplicate_threshold = limits[0];
+  rule.semihard_margin = limits[1];
+  return rule;
 }
-inline Negative parse_negative(std::string_view name) {
-  return parse_option(
-      "negative", name,
-      Options<Negative, 3>{
-          {{"hardest", Negative::kHardest}, {"easiest", Negative::kEasiest}, {"semihard", Negative::kSemihard}}});
-}
-inline Fallback parse_fallback(std::string_view name) {
-  return parse_option(
-      "semihard_fallback", name,
-      Options<Fallback, 3>{
-          {{"none", Fallback::kNone}, {"hardest", Fallback::kHardest}, {"easiest", Fallback::kEasiest}}});
-}
-inline bool parse_tie(std::string_view name) {
-  return parse_option("tie", name, Options<bool, 2>{{{"exclude", false}, {"include", true}}});
-}
-inline Term parse_term(std::string_view name) {
-  return parse_option(
-      "term", name,
-      Options<Term, 4>{
-          {{"nca", Term::kNca}, {"hinge", Term::kHinge}, {"soft_margin", Term::kSoftMargin}, {"sct", Term::kSct}}});
-}
-inline HardRule parse_hard_rule(std::string_view name) {
-  return parse_option("hard_rule", name,
-                      Options<HardRule, 3>{{{"above", HardRule::kAbove},
-                                            {"above_and_cutoff", HardRule::kAboveAndCutoff},
-                                            {"above_or_cutoff", HardRule::kAboveOrCutoff}}});
-}
-inline Reduction parse_reduction(std::string_view name) {
-  return parse_option(
-      "reduction", name,
-      Options<Reduction, 3>{{{"mean", Reduction::kMean}, {"sum", Reduction::kSum}, {"none", Reduction::kNone}}});
-}
+
+// modes = [term, hard_rule, separate_means, reduction], numbers = [temperature, margin, lam, hard_cutoff,
+// min_similarity].
+struct LossRule {
+  TermRule term;
+  Reduction reduction;
+
+  LossRule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
+    check_option_count("loss_modes", modes.size(), 4);
+    check_option_count("loss_numbers", numbers.size(), 5);
+    term.term = enum_from_code("term", modes[0], Term::kSct);
+    term.hard_rule = enum_from_code("hard_rule", modes[1], HardRule::kAboveOrCutoff);
+    term.separate_means = modes[2] != 0;
+    reduction = enum_from_code("reduction", modes[3], Reduction::kNone);
+    term.temperature = numbers[0];
+    term.margin = numbers[1];
+    term.lam = numbers[2];
+    term.hard_cutoff = numbers[3];
+    term.min_similarity = numbers[4];
+  }
+};
 
 }  // namespace hardmine

@@ -15,10 +15,12 @@
 
 namespace hardmine {
 
+// The order of the enumerators is that of the names in hardmine/ops/_arguments.py.
 enum class Similarity { kCosine, kDot, kEuclidean };
 enum class Positive { kEasiest, kHardest };
 enum class Negative { kHardest, kEasiest, kSemihard };
 enum class Fallback { kNone, kHardest, kEasiest };  // when an anchor has no semi-hard negative
+enum class Tie { kExclude, kInclude };              // is a negative as similar as the positive semi-hard?
 
 struct SelectionRule {
   Similarity similarity = Similarity::kCosine;

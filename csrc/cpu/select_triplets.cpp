@@ -20,20 +20,6 @@ SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::op
   ref_labels = torch::stable::contiguous(*ref_y);
 }
 
-SelectionRule selection_rule(const std::string& positive, const std::string& negative, const std::string& similarity,
-                             double duplicate_threshold, const std::string& semihard_fallback, const std::string& tie,
-                             double semihard_margin) {
-  SelectionRule rule;
-  rule.similarity = parse_similarity(similarity);
-  rule.positive = parse_positive(positive);
-  rule.negative = parse_negative(negative);
-  rule.semihard_fallback = parse_fallback(semihard_fallback);
-  rule.semihard_keeps_ties = parse_tie(tie);
-  rule.semihard_margin = semihard_margin;
-  rule.duplicate_threshold = duplicate_threshold;
-  return rule;
-}
-
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs) {
   const int64_t count = inputs.embeddings.size(0), depth = inputs.embeddings.size(1);
   SelectionTensors out{
@@ -99,22 +85,21 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const Tensor& grad_positive, co
 
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cpu(
-    Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::string positive, std::string negative, std::string similarity, double duplicate_threshold,
-    std::string semihard_fallback, std::string tie, double semihard_margin) {
-  const SelectionRule rule =
-      selection_rule(positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin);
-  const SelectionTensors selected = select_triplets_tensors(rule, {embeddings, labels, ref_embeddings, ref_labels});
+std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cpu(Tensor embeddings, Tensor labels,
+                                                               std::optional<Tensor> ref_embeddings,
+                                                               std::optional<Tensor> ref_labels,
+                                                               std::vector<int64_t> modes, std::vector<double> limits) {
+  const SelectionTensors selected =
+      select_triplets_tensors(selection_rule(modes, limits), {embeddings, labels, ref_embeddings, ref_labels});
   return {selected.positive_similarity, selected.negative_similarity, selected.positive_index, selected.negative_index};
 }
 
 std::tuple<Tensor, Tensor> select_triplets_backward_cpu(Tensor grad_positive, Tensor grad_negative, Tensor embeddings,
                                                         std::optional<Tensor> ref_embeddings, Tensor positive_index,
-                                                        Tensor negative_index, std::string similarity,
-                                                        bool need_embeddings, bool need_ref_embeddings) {
+                                                        Tensor negative_index, int64_t similarity, bool need_embeddings,
+                                                        bool need_ref_embeddings) {
   return pair_gradient_tensors(grad_positive, grad_negative, embeddings, ref_embeddings, positive_index, negative_index,
-                               parse_similarity(similarity), need_embeddings, need_ref_embeddings, false);
+                               similarity_from_code(similarity), need_embeddings, need_ref_embeddings, false);
 }
 
 std::string simd_level_op() { return simd_level_name(); }

@@ -115,10 +115,6 @@ struct SelectionInputs {
   }
 };
 
-SelectionRule selection_rule(const std::string& positive, const std::string& negative, const std::string& similarity,
-                             double duplicate_threshold, const std::string& semihard_fallback, const std::string& tie,
-                             double semihard_margin);
-
 // The four tensors of a selection, and whether every input was finite.
 struct SelectionTensors {
   Tensor positive_index, negative_index, positive_similarity, negative_similarity;

@@ -4,20 +4,6 @@
 namespace hardmine::cpu {
 namespace {
 
-TermRule term_rule(const std::string& term, double temperature, double margin, double lam, const std::string& hard_rule,
-                   double hard_cutoff, bool separate_means, double min_similarity) {
-  TermRule rule;
-  rule.term = parse_term(term);
-  rule.temperature = temperature;
-  rule.margin = margin;
-  rule.lam = lam;
-  rule.hard_rule = parse_hard_rule(hard_rule);
-  rule.hard_cutoff = hard_cutoff;
-  rule.separate_means = separate_means;
-  rule.min_similarity = min_similarity;
-  return rule;
-}
-
 template <class T>
 SelectedPairs<T> selected_pairs(const Tensor& positive_index, const Tensor& negative_index,
                                 const Tensor& positive_similarity, const Tensor& negative_similarity) {
@@ -27,24 +13,20 @@ SelectedPairs<T> selected_pairs(const Tensor& positive_index, const Tensor& nega
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::string positive, std::string negative, std::string similarity, double duplicate_threshold,
-    std::string semihard_fallback, std::string tie, double semihard_margin, std::string term, double temperature,
-    double margin, double lam, std::string hard_rule, double hard_cutoff, bool separate_means, double min_similarity,
-    std::string reduction) {
-  const SelectionRule selection =
-      selection_rule(positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin);
-  const TermRule rule =
-      term_rule(term, temperature, margin, lam, hard_rule, hard_cutoff, separate_means, min_similarity);
-  const Reduction how = parse_reduction(reduction);
+    std::vector<int64_t> selection_modes, std::vector<double> selection_limits, std::vector<int64_t> loss_modes,
+    std::vector<double> loss_numbers) {
+  const SelectionRule selection = selection_rule(selection_modes, selection_limits);
+  const LossRule rule(loss_modes, loss_numbers);
   const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const SelectionTensors s = select_triplets_tensors(selection, inputs);
-  const Tensor loss = how == Reduction::kNone ? new_array(inputs.embeddings, {embeddings.size(0)}, inputs.type)
-                                              : new_array(inputs.embeddings, {}, inputs.type);
+  const Tensor loss = rule.reduction == Reduction::kNone
+                          ? new_array(inputs.embeddings, {embeddings.size(0)}, inputs.type)
+                          : new_array(inputs.embeddings, {}, inputs.type);
   dispatch(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     if (s.finite) {
       reduce_loss<T>(
-          rule, how,
+          rule.term, rule.reduction,
           selected_pairs<T>(s.positive_index, s.negative_index, s.positive_similarity, s.negative_similarity),
           mutable_data<T>(loss));
     } else {  // divergence is never hidden
@@ -54,15 +36,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
   return {loss, s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};
 }
 
-std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
-    Tensor grad_loss, std::optional<Tensor> grad_positive, std::optional<Tensor> grad_negative, Tensor embeddings,
-    std::optional<Tensor> ref_embeddings, Tensor positive_similarity, Tensor negative_similarity, Tensor positive_index,
-    Tensor negative_index, std::string similarity, std::string term, double temperature, double margin, double lam,
-    std::string hard_rule, double hard_cutoff, bool separate_means, double min_similarity, std::string reduction,
-    bool need_embeddings, bool need_ref_embeddings) {
-  const TermRule rule =
-      term_rule(term, temperature, margin, lam, hard_rule, hard_cutoff, separate_means, min_similarity);
-  const Reduction how = parse_reduction(reduction);
+std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(Tensor grad_loss, std::optional<Tensor> grad_positive,
+                                                     std::optional<Tensor> grad_negative, Tensor embeddings,
+                                                     std::optional<Tensor> ref_embeddings, Tensor positive_similarity,
+                                                     Tensor negative_similarity, Tensor positive_index,
+                                                     Tensor negative_index, int64_t similarity,
+                                                     std::vector<int64_t> loss_modes, std::vector<double> loss_numbers,
+                                                     bool need_embeddings, bool need_ref_embeddings) {
+  const LossRule rule(loss_modes, loss_numbers);
   const ScalarType type = compute_type(embeddings);
   check_matrix("embeddings", embeddings, -1);
   const int64_t count = embeddings.size(0);
@@ -70,7 +51,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
     check_vector("positive_index, negative_index", *index, count, ScalarType::Long);
   for (const Tensor* s : {&positive_similarity, &negative_similarity})
     check_vector("positive_similarity, negative_similarity", *s, count, type);
-  check(grad_loss.scalar_type() == type && grad_loss.numel() == (how == Reduction::kNone ? count : 1),
+  check(grad_loss.scalar_type() == type && grad_loss.numel() == (rule.reduction == Reduction::kNone ? count : 1),
         "grad_loss must have the shape and dtype of the loss, got " + shape_of(grad_loss));
   const Tensor p_index = torch::stable::contiguous(positive_index), n_index = torch::stable::contiguous(negative_index);
   const Tensor p_sim = torch::stable::contiguous(positive_similarity),
@@ -79,7 +60,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
   const Tensor d_positive = new_array(p_sim, {count}, type), d_negative = new_array(p_sim, {count}, type);
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    reduce_loss_backward<T>(rule, how, selected_pairs<T>(p_index, n_index, p_sim, n_sim), data<T>(grad),
+    reduce_loss_backward<T>(rule.term, rule.reduction, selected_pairs<T>(p_index, n_index, p_sim, n_sim), data<T>(grad),
                             mutable_data<T>(d_positive), mutable_data<T>(d_negative));
     const auto add = [&](const std::optional<Tensor>& extra, const Tensor& target) {
       if (!extra) return;
@@ -91,7 +72,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
     add(grad_negative, d_negative);
   });
   return pair_gradient_tensors(d_positive, d_negative, embeddings, ref_embeddings, p_index, n_index,
-                               parse_similarity(similarity), need_embeddings, need_ref_embeddings, true);
+                               similarity_from_code(similarity), need_embeddings, need_ref_embeddings, true);
 }
 
 }  // namespace

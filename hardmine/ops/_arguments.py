@@ -21,6 +21,7 @@ INTEGER_DTYPES = (
     torch.uint64,
 )
 
+# The position of a name is its code in the compiled ops: the order of the enumerators in csrc/core.
 SIMILARITIES = ("cosine", "dot", "euclidean")
 POSITIVES = ("easiest", "hardest")
 NEGATIVES = ("hardest", "easiest", "semihard")
@@ -28,12 +29,14 @@ FALLBACKS = (None, "hardest", "easiest")
 TIES = ("exclude", "include")
 REDUCTIONS = ("mean", "sum", "none")
 TERMS = ("nca", "hinge", "soft_margin", "sct")
+HARD_RULES = ("above", "above_and_cutoff", "above_or_cutoff")
 
 
-def check_choice(name: str, value: Any, choices: tuple) -> None:
-    """``value`` is one of ``choices``."""
+def check_choice(name: str, value: Any, choices: tuple) -> int:
+    """``value`` is one of ``choices``; its position is returned."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return choices.index(value)
 
 
 def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf) -> float:
@@ -115,13 +118,46 @@ def check_selection(
     semihard_fallback: str | None,
     tie: str,
     semihard_margin: float | None,
-) -> tuple[str, str, str, float, str, str, float]:
-    """Checks the options of a selection; returns them as the compiled op takes them, in its order."""
-    check_choice("positive", positive, POSITIVES)
-    check_choice("negative", negative, NEGATIVES)
-    check_choice("similarity", similarity, SIMILARITIES)
-    threshold = optional_number("duplicate_threshold", duplicate_threshold, math.inf)
-    check_choice("semihard_fallback", semihard_fallback, FALLBACKS)
-    check_choice("tie", tie, TIES)
-    margin = optional_number("semihard_margin", semihard_margin, math.inf, above=0.0)
-    return positive, negative, similarity, threshold, semihard_fallback or "none", tie, margin
+) -> tuple[list[int], list[float]]:
+    """Checks the options of a selection; returns them as the compiled ops take them: modes and limits."""
+    modes = [
+        check_choice("similarity", similarity, SIMILARITIES),
+        check_choice("positive", positive, POSITIVES),
+        check_choice("negative", negative, NEGATIVES),
+        check_choice("semihard_fallback", semihard_fallback, FALLBACKS),
+        check_choice("tie", tie, TIES),
+    ]
+    limits = [
+        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
+        optional_number("semihard_margin", semihard_margin, math.inf, above=0.0),
+    ]
+    return modes, limits
+
+
+def check_loss(
+    *,
+    term: str,
+    temperature: float,
+    lam: float,
+    reduction: str,
+    min_similarity: float | None,
+    margin: float = 0.0,
+    hard_rule: str = "above",
+    hard_cutoff: float = 0.0,
+    separate_means: bool = False,
+) -> tuple[list[int], list[float]]:
+    """Checks the options of a triplet loss; returns them as the compiled ops take them: modes and numbers."""
+    modes = [
+        check_choice("term", term, TERMS),
+        check_choice("hard_rule", hard_rule, HARD_RULES),
+        int(separate_means),
+        check_choice("reduction", reduction, REDUCTIONS),
+    ]
+    numbers = [
+        check_number("temperature", temperature, above=0.0),
+        check_number("margin", margin),
+        check_number("lam", lam),
+        check_number("hard_cutoff", hard_cutoff),
+        optional_number("min_similarity", min_similarity, -math.inf),
+    ]
+    return modes, numbers

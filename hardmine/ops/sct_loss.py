@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hardmine import _verification
-from hardmine.ops._arguments import (
-    REDUCTIONS,
-    check_choice,
-    check_labelled_rows,
-    check_number,
-    check_selection,
-    optional_number,
-)
+from hardmine.ops._arguments import check_choice, check_labelled_rows, check_loss, check_number, check_selection
 from hardmine.ops.select_triplets import Selection, as_selection
 
 
@@ -125,21 +117,17 @@ def sct_loss(
     options = check_selection(
         positive, negative, similarity, values.duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
-    check_choice("reduction", reduction, REDUCTIONS)
+    loss_options = check_loss(
+        term="sct",
+        temperature=temperature,
+        lam=lam,
+        reduction=reduction,
+        min_similarity=min_similarity,
+        hard_rule=values.hard_rule,
+        hard_cutoff=values.hard_cutoff or 0.0,
+        separate_means=values.separate_means,
+    )
     loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings,
-        labels,
-        ref_embeddings,
-        ref_labels,
-        *options,
-        "sct",
-        check_number("temperature", temperature, above=0.0),
-        0.0,
-        check_number("lam", lam),
-        values.hard_rule,
-        values.hard_cutoff or 0.0,
-        values.separate_means,
-        optional_number("min_similarity", min_similarity, -math.inf),
-        reduction,
+        embeddings, labels, ref_embeddings, ref_labels, *options, *loss_options
     )
     return (loss, as_selection(*selected)) if return_selection else loss

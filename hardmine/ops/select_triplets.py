@@ -154,7 +154,8 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, _, _, ctx.similarity, *_ = inputs
+    embeddings, _, ref_embeddings, _, modes, _ = inputs
+    ctx.similarity = modes[0]
     ctx.save_for_backward(embeddings, ref_embeddings, output[2], output[3])
 
 
@@ -172,7 +173,7 @@ def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_neg
         need,
         need_ref,
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 8)
+    return (grad if need else None, None, grad_ref if need_ref else None, None, None, None)
 
 
 torch.library.register_autograd("hardmine::select_triplets", _backward, setup_context=_setup_context)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from hardmine import _verification
-from hardmine.ops._arguments import (
-    REDUCTIONS,
-    TERMS,
-    check_choice,
-    check_labelled_rows,
-    check_number,
-    check_selection,
-    optional_number,
-)
+from hardmine.ops._arguments import REDUCTIONS, check_labelled_rows, check_loss, check_selection
 from hardmine.ops.select_triplets import Selection, as_selection, fake_gradients, fake_selection, forbid_double_backward
 
 
@@ -90,32 +80,29 @@ def triplet_loss(
     options = check_selection(
         positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
-    check_choice("term", term, TERMS)
-    check_choice("reduction", reduction, REDUCTIONS)
+    loss_options = check_loss(
+        term=term,
+        temperature=temperature,
+        margin=margin,
+        lam=lam,
+        reduction=reduction,
+        min_similarity=min_similarity,
+    )
     loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings,
-        labels,
-        ref_embeddings,
-        ref_labels,
-        *options,
-        term,
-        check_number("temperature", temperature, above=0.0),
-        check_number("margin", margin),
-        check_number("lam", lam),
-        "above",
-        0.0,
-        False,
-        optional_number("min_similarity", min_similarity, -math.inf),
-        reduction,
+        embeddings, labels, ref_embeddings, ref_labels, *options, *loss_options
     )
     return (loss, as_selection(*selected)) if return_selection else loss
 
 
+def _is_unreduced(loss_modes: list[int]) -> bool:
+    return REDUCTIONS[loss_modes[-1]] == "none"
+
+
 @torch.library.register_fake("hardmine::triplet_loss")
-def _(embeddings, labels, ref_embeddings, ref_labels, *options):
+def _(embeddings, labels, ref_embeddings, ref_labels, selection_modes, selection_limits, loss_modes, loss_numbers):
     selection = fake_selection(embeddings)
     values = selection[0]
-    return torch.empty_like(values) if options[-1] == "none" else values.new_empty(()), *selection
+    return torch.empty_like(values) if _is_unreduced(loss_modes) else values.new_empty(()), *selection
 
 
 @torch.library.register_fake("hardmine::triplet_loss_backward")
@@ -124,8 +111,8 @@ def _(grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *opti
 
 
 def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, _, _, similarity, _, _, _, _, *term_options = inputs
-    ctx.options = (similarity, *term_options)
+    embeddings, _, ref_embeddings, _, selection_modes, _, loss_modes, loss_numbers = inputs
+    ctx.options = (selection_modes[0], loss_modes, loss_numbers)
     ctx.save_for_backward(embeddings, ref_embeddings, *output[1:])
     ctx.set_materialize_grads(False)
 
@@ -134,12 +121,12 @@ def _backward(ctx, grad_loss, grad_positive, grad_negative, _grad_positive_index
     embeddings, ref_embeddings, *selected = ctx.saved_tensors
     if grad_loss is None:  # only the returned similarities were used
         values = selected[0]
-        grad_loss = torch.zeros_like(values) if ctx.options[-1] == "none" else values.new_zeros(())
+        grad_loss = torch.zeros_like(values) if _is_unreduced(ctx.options[1]) else values.new_zeros(())
     need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
     grad, grad_ref = torch.ops.hardmine.triplet_loss_backward(
         grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *selected, *ctx.options, need, need_ref
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 17)
+    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 5)
 
 
 torch.library.register_autograd("hardmine::triplet_loss", _backward, setup_context=_setup_context)
