@@ -85,9 +85,11 @@ inline void check_indices(const char* name, const Tensor& t, int64_t count, int6
   check_vector(name, t, count, ScalarType::Long);
   check(t.is_contiguous(), std::string(name) + " must be contiguous");
   const int64_t* index = data<int64_t>(t);
-  for (int64_t i = 0; i < count; ++i)
-    check(index[i] >= -1 && index[i] < rows,
+  for (int64_t i = 0; i < count; ++i) {
+    if (index[i] >= -1 && index[i] < rows) continue;
+    check(false,
           std::string(name) + " must lie in [-1, " + std::to_string(rows) + "), got " + std::to_string(index[i]));
+  }
 }
 
 // Calls body(T{}) with the C++ type of a compute type.
