@@ -26,10 +26,10 @@ format: .venv/dev
 
 # The C++ tests need no torch. They run under AddressSanitizer and UBSan.
 test-cpp: .venv/dev
-	.venv/bin/cmake -S . -B build/sanitized -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	.venv/bin/cmake -S . -B build/sanitized -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS='-O1 -fno-var-tracking' \
 	  -DHARDMINE_TORCH=OFF -DHARDMINE_TESTS=ON -DHARDMINE_WERROR=ON -DHARDMINE_SANITIZE=address,undefined
 	.venv/bin/cmake --build build/sanitized
-	.venv/bin/ctest --test-dir build/sanitized --output-on-failure
+	.venv/bin/ctest --test-dir build/sanitized -j2 --output-on-failure
 
 bench: build .venv/bench
 	$(PY) bench/report.py

@@ -62,14 +62,23 @@ class SortedRows {
   const std::vector<int64_t>& label() const { return label_; }
 
  private:
+  // The rows by (label, number).
   static std::vector<Index> sorted_order(const LabelledRows<T>& rows) {
     std::vector<Index> order(rows.count);
     std::iota(order.begin(), order.end(), 0);
+    const int64_t* end = rows.label + rows.count;
     // Batches of class-balanced samplers often come sorted.
-    if (!std::is_sorted(rows.label, rows.label + rows.count)) {
-      std::sort(order.begin(), order.end(), [&](Index a, Index b) {
-        return rows.label[a] != rows.label[b] ? rows.label[a] < rows.label[b] : a < b;
-      });
+    if (std::is_sorted(rows.label, end)) return order;
+    // Labels usually number the classes: then counting them sorts, stably. The range of wild labels may overflow int64.
+    const auto [low, high] = std::minmax_element(rows.label, end);
+    const uint64_t range = static_cast<uint64_t>(*high) - static_cast<uint64_t>(*low);
+    if (range < 4 * static_cast<uint64_t>(rows.count) + 1024) {
+      std::vector<Index> next(range + 2, 0);
+      for (int64_t i = 0; i < rows.count; ++i) ++next[rows.label[i] - *low + 1];
+      std::partial_sum(next.begin(), next.end(), next.begin());
+      for (int64_t i = 0; i < rows.count; ++i) order[next[rows.label[i] - *low]++] = static_cast<Index>(i);
+    } else {
+      std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return rows.label[a] < rows.label[b]; });
     }
     return order;
   }

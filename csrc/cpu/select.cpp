@@ -1,10 +1,13 @@
-// Selection in two passes over the tiles: positives first, which touch only tiles that hold same-class pairs, then
-// negatives, which touch only tiles that hold others. So a semi-hard negative can be bounded by its anchor's positive,
-// and yet each pair's similarity is computed once, but for the few tiles that hold both kinds.
+// Selection in one pass over the tiles, or in two where a semi-hard negative is bounded by its anchor's positive: then
+// positives come first, and touch only tiles that hold same-class pairs, and negatives second, and touch only tiles
+// that hold others. So each similarity is computed once, but for the few tiles that hold both kinds.
 
 #include "select.h"
 
+#include <functional>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "rows.h"
 
@@ -36,62 +39,98 @@ double same_class_pairs(const SortedRows<T>& rows, const SortedRows<T>& columns)
   return pairs;
 }
 
-// Runs one pass. range(row) is the KeyRange that sorted row starts from; `bounded` says whether any has an upper bound.
-template <class T, class Range>
-Winners<T> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairPass<T> pass, bool bounded,
-                    const Workers& workers, const Range& range) {
+// A selection that a pass is to make. range(row) is the KeyRange that a sorted row starts from.
+template <class T>
+struct Request {
+  bool same_class;
+  bool least_similar;
+  bool bounded;  // some range has an upper bound
+  std::function<KeyRange<T>(int64_t row)> range;
+};
+
+// What a worker starts from: all rows at the beginning of their ranges. Rows that fill up the last panel are never
+// candidates' owners, but are read along with it.
+template <class T>
+void start(const Request<T>& request, const SortedRows<T>& rows, T* key, Index* index, T* upper) {
+  for (int64_t i = 0; i < rows.padded(); ++i) {
+    const KeyRange<T> range = request.range(std::min(i, rows.count() - 1));
+    key[i] = range.start_key;
+    index[i] = range.start_index;
+    if (upper) upper[i] = range.upper;
+  }
+}
+
+// Makes 1 or 2 selections in one pass.
+template <class T>
+std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairPass<T> pass,
+                                 const std::vector<Request<T>>& requests, const Workers& workers) {
   const Kernels<T>& kernel = kernels<T>();
   pass.rows = rows.view();
   pass.columns = columns.view();
   const double same = same_class_pairs(rows, columns);
-  const double pairs =
-      pass.same_class ? same : static_cast<double>(rows.count()) * static_cast<double>(columns.count()) - same;
+  const double different = static_cast<double>(rows.count()) * static_cast<double>(columns.count()) - same;
+  double pairs = 0;
+  bool only_same_class = true;
+  for (const Request<T>& request : requests) {
+    pairs += request.same_class ? same : different;
+    only_same_class &= request.same_class;
+  }
   const int64_t threads =
       workers_for(workers, pairs * static_cast<double>(pass.depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
 
-  // Small blocks where there are few, so that every thread gets some; at least one row group, at most the tile buffer.
+  // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
   const int64_t column_block = round_up(256, kernel.column_panel);
   const int64_t column_blocks = (columns.count() + column_block - 1) / column_block;
   int64_t row_block = kMaxBlockRows;
-  while (row_block > 24 && (rows.count() + row_block - 1) / row_block * column_blocks < 8 * threads) row_block /= 2;
+  while (row_block > 24 && (rows.count() + row_block - 1) / row_block * column_blocks < 64 * threads) row_block /= 2;
   const int64_t row_blocks = (rows.count() + row_block - 1) / row_block;
 
   // Every worker keeps winners of its own; the order of candidates is total, so how they are merged changes nothing.
   const int64_t stride = round_up(rows.padded(), 16);
-  Winners<T> all{Buffer<T>(threads * stride), Buffer<Index>(threads * stride)};
-  Buffer<T> upper(bounded ? stride : 0);
-  for (int64_t i = 0; i < rows.padded(); ++i) {
-    const KeyRange<T> r = range(i < rows.count() ? i : rows.count() - 1);
+  std::vector<Winners<T>> winners(requests.size());
+  std::vector<Buffer<T>> upper(requests.size());
+  std::vector<std::vector<Selecting<T>>> selecting(threads);
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const Request<T>& request = requests[r];
+    winners[r] = {Buffer<T>(threads * stride), Buffer<Index>(threads * stride)};
+    if (request.bounded) upper[r] = Buffer<T>(stride);
+    start(request, rows, winners[r].key.get(), winners[r].index.get(), upper[r].get());
     for (int64_t t = 0; t < threads; ++t) {
-      all.key[t * stride + i] = r.start_key;
-      all.index[t * stride + i] = r.start_index;
+      const BestPairs<T> best{winners[r].key.get() + t * stride, winners[r].index.get() + t * stride, upper[r].get()};
+      if (t > 0) {
+        std::copy_n(winners[r].key.get(), rows.padded(), best.key);
+        std::copy_n(winners[r].index.get(), rows.padded(), best.index);
+      }
+      // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
+      selecting[t].push_back({request.same_class, request.least_similar == pass.euclidean, best});
     }
-    if (bounded) upper[i] = r.upper;
   }
 
   parallel_tasks(workers, threads, row_blocks * column_blocks, [&](int64_t worker, int64_t task) {
     const int64_t row = task / column_blocks * row_block, column = task % column_blocks * column_block;
-    const int64_t row_end = std::min(row + row_block, rows.count()),
-                  column_end = std::min(column + column_block, columns.count());
+    const int64_t row_end = std::min(row + row_block, rows.count());
+    const int64_t column_end = std::min(column + column_block, columns.count());
     if (pass.symmetric && column_end - 1 <= row) return;
     const auto &row_label = rows.label(), &column_label = columns.label();
-    if (pass.same_class &&
-        (row_label[row_end - 1] < column_label[column] || column_label[column_end - 1] < row_label[row]))
+    if (only_same_class &&
+        (row_label[row_end - 1] < column_label[column] || column_label[column_end - 1] < row_label[row])) {
       return;
-    kernel.select_block(
-        pass, row, row_end, column, column_end,
-        {all.key.get() + worker * stride, all.index.get() + worker * stride, bounded ? upper.get() : nullptr});
+    }
+    kernel.select_block(pass, selecting[worker].data(), static_cast<int64_t>(requests.size()), row, row_end, column,
+                        column_end);
   });
 
-  for (int64_t t = 1; t < threads; ++t) {
-    for (int64_t i = 0; i < rows.count(); ++i) {
-      const int64_t other = t * stride + i;
-      if (!beats(all.key[other], all.index[other], all.key[i], all.index[i])) continue;
-      all.key[i] = all.key[other];
-      all.index[i] = all.index[other];
+  for (const Winners<T>& all : winners) {
+    for (int64_t t = 1; t < threads; ++t) {
+      for (int64_t i = 0; i < rows.count(); ++i) {
+        const int64_t other = t * stride + i;
+        if (!beats(all.key[other], all.index[other], all.key[i], all.index[i])) continue;
+        all.key[i] = all.key[other];
+        all.index[i] = all.index[other];
+      }
     }
   }
-  return all;
+  return winners;
 }
 
 }  // namespace
@@ -121,45 +160,46 @@ bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, 
            : nullptr;
   const SortedRows<T>& columns = refs ? *ref_rows : rows;
 
-  // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
-  const auto pass_for = [&](bool same_class, bool least_similar) {
-    PairPass<T> pass{};
-    pass.depth = depth;
-    pass.symmetric = symmetric;
-    pass.same_class = same_class;
-    pass.euclidean = euclidean;
-    pass.largest_wins = least_similar == euclidean;
-    return pass;
-  };
-  const auto write = [&](int64_t anchor, T order, Index index, int64_t* indices, T* similarities) {
+  PairPass<T> pass{};
+  pass.depth = depth;
+  pass.symmetric = symmetric;
+  pass.euclidean = euclidean;
+  const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities) {
     indices[anchor] = index;
-    similarities[anchor] = similarity_from_order(rule.similarity, order);
+    similarities[anchor] = similarity_from_order(rule.similarity, least_similar ? -key : key);
   };
 
   const bool hardest_positive = prefers_least_similar(rule.positive);
+  const bool easiest_negative = prefers_least_similar(rule.negative);
+  const bool semihard = rule.negative == Negative::kSemihard;
   const KeyRange<T> positives = positive_range<T>(rule);
-  const Winners<T> positive =
-      run_pass(rows, columns, pass_for(true, hardest_positive), positives.upper < std::numeric_limits<T>::infinity(),
-               workers, [&](int64_t) { return positives; });
+  const Request<T> for_positives{true, hardest_positive, positives.upper < std::numeric_limits<T>::infinity(),
+                                 [&](int64_t) { return positives; }};
+  const auto any_negative = [](bool least_similar) {
+    return Request<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
+  };
+
+  std::vector<Winners<T>> winners =
+      semihard ? run_pass(rows, columns, pass, {for_positives}, workers)
+               : run_pass(rows, columns, pass, {for_positives, any_negative(easiest_negative)}, workers);
   Buffer<T> positive_order(rows.count());
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const bool found = is_candidate(positive.index[i]);
-    positive_order[i] = found ? (hardest_positive ? -positive.key[i] : positive.key[i]) : nan;
-    if (found)
-      write(rows.order()[i], positive_order[i], positive.index[i], out.positive_index, out.positive_similarity);
+    const T key = winners[0].key[i];
+    const Index index = winners[0].index[i];
+    positive_order[i] = !is_candidate(index) ? nan : hardest_positive ? -key : key;
+    if (!is_candidate(index)) continue;
+    write(rows.order()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity);
   }
 
-  const bool semihard = rule.negative == Negative::kSemihard;
-  const bool easiest_negative = prefers_least_similar(rule.negative);
-  const Winners<T> negative =
-      run_pass(rows, columns, pass_for(false, easiest_negative), semihard, workers,
-               [&](int64_t i) { return semihard ? semihard_range<T>(rule, positive_order[i]) : unlimited_range<T>(); });
+  if (semihard) {
+    const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_order[i]); };
+    winners.push_back(std::move(run_pass(rows, columns, pass, {{false, false, true, range}}, workers).front()));
+  }
   std::vector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const Index anchor = rows.order()[i];
-    if (is_candidate(negative.index[i])) {
-      write(anchor, easiest_negative ? -negative.key[i] : negative.key[i], negative.index[i], out.negative_index,
-            out.negative_similarity);
+    const Index anchor = rows.order()[i], index = winners[1].index[i];
+    if (is_candidate(index)) {
+      write(anchor, easiest_negative, winners[1].key[i], index, out.negative_index, out.negative_similarity);
     } else {
       without.push_back(anchor);
     }
@@ -169,14 +209,11 @@ bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, 
   if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
     const SortedRows<T> rest(anchors, depth, scale, &without, true, false, workers);
-    PairPass<T> pass = pass_for(false, easiest);
     pass.symmetric = false;
-    const Winners<T> fallback =
-        run_pass(rest, columns, pass, false, workers, [&](int64_t) { return unlimited_range<T>(); });
+    const Winners<T> fallback = std::move(run_pass(rest, columns, pass, {any_negative(easiest)}, workers).front());
     for (int64_t i = 0; i < rest.count(); ++i) {
       if (!is_candidate(fallback.index[i])) continue;
-      write(rest.order()[i], easiest ? -fallback.key[i] : fallback.key[i], fallback.index[i], out.negative_index,
-            out.negative_similarity);
+      write(rest.order()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index, out.negative_similarity);
     }
   }
   return finite;

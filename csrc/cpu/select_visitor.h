@@ -68,29 +68,41 @@ struct SelectVisitor {
   }
 };
 
+// What a SelectVisitor works on.
+template <class T>
+struct SelectState {
+  const PairPass<T>* pass;
+  const BestPairs<T>* best;
+};
+
 template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
-void select_block_as(const PairPass<T>& pass, int64_t row_begin, int64_t row_end, int64_t column_begin,
-                     int64_t column_end, const BestPairs<T>& best) {
-  const SelectVisitor<T, kLargestWins, kBounded, kSymmetric> visitor{pass, best};
-  if (pass.euclidean) {
-    visit_block<true>(pass, row_begin, row_end, column_begin, column_end, visitor);
-  } else {
-    visit_block<false>(pass, row_begin, row_end, column_begin, column_end, visitor);
-  }
+void visit_select(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column) {
+  const SelectState<T>& state = *static_cast<const SelectState<T>*>(self);
+  SelectVisitor<T, kLargestWins, kBounded, kSymmetric>{*state.pass, *state.best}(tile, row, row_end, column);
 }
 
-// Run-time flags to compile-time ones.
 template <class T>
-void select_block(const PairPass<T>& pass, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
-                  const BestPairs<T>& best) {
-  using Block = void (*)(const PairPass<T>&, int64_t, int64_t, int64_t, int64_t, const BestPairs<T>&);
-  static constexpr Block kBlocks[2][2][2] = {
-      {{select_block_as<T, false, false, false>, select_block_as<T, false, false, true>},
-       {select_block_as<T, false, true, false>, select_block_as<T, false, true, true>}},
-      {{select_block_as<T, true, false, false>, select_block_as<T, true, false, true>},
-       {select_block_as<T, true, true, false>, select_block_as<T, true, true, true>}}};
-  kBlocks[pass.largest_wins][best.upper != nullptr][pass.symmetric](pass, row_begin, row_end, column_begin, column_end,
-                                                                    best);
+void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64_t selection_count, int64_t row_begin,
+                  int64_t row_end, int64_t column_begin, int64_t column_end) {
+  using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
+  static constexpr Visit kVisits[2][2][2] = {
+      {{visit_select<T, false, false, false>, visit_select<T, false, false, true>},
+       {visit_select<T, false, true, false>, visit_select<T, false, true, true>}},
+      {{visit_select<T, true, false, false>, visit_select<T, true, false, true>},
+       {visit_select<T, true, true, false>, visit_select<T, true, true, true>}}};
+  SelectState<T> states[kMaxSelections];
+  TileVisitor<T> visitors[kMaxSelections];
+  for (int64_t v = 0; v < selection_count; ++v) {
+    const Selecting<T>& selection = selections[v];
+    states[v] = {&pass, &selection.best};
+    const Visit visit = kVisits[selection.largest_wins][selection.best.upper != nullptr][pass.symmetric];
+    visitors[v] = {selection.same_class, visit, &states[v]};
+  }
+  if (pass.euclidean) {
+    visit_block<true>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);
+  } else {
+    visit_block<false>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);
+  }
 }
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

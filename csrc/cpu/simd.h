@@ -26,16 +26,22 @@ struct PackedRows {
   int64_t count;
 };
 
-// One pass over pairs (row, column): which pairs there are and which of them are candidates.
+// The pairs (row, column) of a pass over the tiles, and what a tile holds.
 template <class T>
 struct PairPass {
   PackedRows<T> rows;
   PackedRows<T> columns;
   int64_t depth;
-  bool symmetric;     // columns are the rows: each unordered pair is visited once and serves both its ends
+  bool symmetric;  // columns are the rows: each unordered pair is visited once and serves both its ends
+  bool euclidean;  // tiles hold squared distances instead of inner products
+};
+
+// One of the selections that a pass serves: which pairs are its candidates, and the best of them so far.
+template <class T>
+struct Selecting {
   bool same_class;    // candidates have equal labels (positives), or different ones (negatives)
-  bool euclidean;     // tiles hold squared distances instead of inner products
   bool largest_wins;  // in terms of the tile: the key is the tile's number, or its negative
+  BestPairs<T> best;
 };
 
 // What one SIMD level provides. T is float or double.
@@ -52,10 +58,11 @@ struct Kernels {
   void (*pack)(const T* x, int64_t depth, const Index* order, const T* scale, int64_t count, int64_t begin, int64_t end,
                int64_t group, T* out);
 
-  // Visits the pairs of rows [row_begin, row_end) and columns [column_begin, column_end), both on group boundaries, and
-  // updates the best of every row, and of every column where the pass is symmetric.
-  void (*select_block)(const PairPass<T>& pass, int64_t row_begin, int64_t row_end, int64_t column_begin,
-                       int64_t column_end, const BestPairs<T>& best);
+  // Visits the pairs of rows [row_begin, row_end) and columns [column_begin, column_end), both beginning on group
+  // boundaries, and updates the best of every row, and of every column where the pass is symmetric, in each of 1 or 2
+  // selections.
+  void (*select_block)(const PairPass<T>& pass, const Selecting<T>* selections, int64_t selection_count,
+                       int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 
   // acc += weight * y, acc += weight * (y - x), |y - x|, and x . y, over `depth` elements.
   void (*add_scaled)(T* acc, T weight, const T* y, int64_t depth);
@@ -67,8 +74,9 @@ struct Kernels {
   void (*project)(T* acc, const T* x, T norm, T along, int64_t depth);
 };
 
-// The most rows that a block of select_block may have: what the tile buffer on its stack holds.
+// The most rows that a block of select_block may have: what the tile buffer on its stack holds. The most selections.
 inline constexpr int64_t kMaxBlockRows = 96;
+inline constexpr int64_t kMaxSelections = 2;
 
 enum class SimdLevel { kScalar, kAvx2, kAvx512, kNeon };
 

@@ -65,62 +65,94 @@ inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* 
 
 // Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.
 template <class T>
-inline TileKind classify(const PairPass<T>& pass, int64_t row, int64_t row_end, int64_t column) {
+inline TileKind classify(const PairPass<T>& pass, bool same_class, int64_t row, int64_t row_end, int64_t column) {
   const int64_t column_end = column + kPanel<T>;
   if (pass.symmetric && column_end - 1 <= row) return TileKind::kSkip;  // every pair is (i, i) or was visited as (j, i)
   const int64_t row_low = pass.rows.label[row], row_high = pass.rows.label[row_end - 1];
   const int64_t column_low = pass.columns.label[column], column_high = pass.columns.label[column_end - 1];
   const bool disjoint = row_high < column_low || column_high < row_low;
   const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
-  if (pass.same_class ? disjoint : single) return TileKind::kSkip;
+  if (same_class ? disjoint : single) return TileKind::kSkip;
   const bool whole = column_end <= pass.columns.count && !(pass.symmetric && column < row_end);
-  return whole && (pass.same_class ? single : disjoint) ? TileKind::kAll : TileKind::kSome;
+  return whole && (same_class ? single : disjoint) ? TileKind::kAll : TileKind::kSome;
 }
 
-// Overwrites the pairs of a tile that are no candidates with NaN.
+// Copies a tile, with NaN for the pairs that are no candidates. Labels ascend, so a row's own class is a run of
+// columns, which only moves forward from row to row.
 template <class T>
-inline void blank_non_candidates(const PairPass<T>& pass, int64_t row, int64_t row_end, int64_t column, T* tile) {
-  const int64_t column_end = column + kPanel<T> < pass.columns.count ? column + kPanel<T> : pass.columns.count;
+inline void copy_candidates(const PairPass<T>& pass, bool same_class, int64_t row, int64_t row_end, int64_t column,
+                            const T* tile, T* out) {
+  constexpr int32_t kColumns = kPanel<T>;
+  const int64_t* label = pass.columns.label + column;
+  const int64_t left = pass.columns.count - column;
+  const int32_t end = left < kColumns ? static_cast<int32_t>(left) : kColumns;
+  int32_t class_begin = 0, class_end = 0;
   for (int64_t i = row; i < row_end; ++i) {
-    T* line = tile + (i - row) * kPanel<T>;
-    const int64_t label = pass.rows.label[i];
-    const int64_t first =
-        pass.symmetric && i + 1 > column ? i + 1 : column;  // each unordered pair once, and never (i, i)
-    for (int64_t j = column; j < column + kPanel<T>; ++j) {
-      const bool candidate = j >= first && j < column_end && (pass.columns.label[j] == label) == pass.same_class;
-      line[j - column] = candidate ? line[j - column] : std::numeric_limits<T>::quiet_NaN();
+    while (class_begin < end && label[class_begin] < pass.rows.label[i]) ++class_begin;
+    if (class_end < class_begin) class_end = class_begin;
+    while (class_end < end && label[class_end] == pass.rows.label[i]) ++class_end;
+    // Each unordered pair once, and never (i, i).
+    const int64_t behind = i + 1 - column;
+    const int32_t first = !pass.symmetric || behind < 0 ? 0
+                          : behind < kColumns           ? static_cast<int32_t>(behind)
+                                                        : kColumns;
+    const T* line = tile + (i - row) * kPanel<T>;
+    T* out_line = out + (i - row) * kPanel<T>;
+    for (int32_t c = 0; c < kColumns; ++c) {
+      const bool in_class = (c >= class_begin) & (c < class_end);
+      const bool candidate = (c >= first) & (c < end) & (in_class == same_class);
+      out_line[c] = candidate ? line[c] : std::numeric_limits<T>::quiet_NaN();
     }
   }
 }
 
-// Streams the block's tiles through visitor(tile, row, row_end, column), candidates only.
-template <bool kEuclidean, class T, class Visitor>
-inline void visit_block(const PairPass<T>& pass, int64_t row_begin, int64_t row_end, int64_t column_begin,
-                        int64_t column_end, const Visitor& visitor) {
+// A visitor of tiles: which pairs it wants, and a function that consumes a tile of them. Called through a pointer,
+// which a tile's arithmetic hides, so that the engine is compiled once and not once a combination of visitors.
+template <class T>
+struct TileVisitor {
+  bool same_class;
+  void (*visit)(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column);
+  const void* self;
+};
+
+// Streams the block's tiles through the visitors.
+template <bool kEuclidean, class T>
+inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors, int64_t visitor_count,
+                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
+  constexpr int64_t kTile = kRowGroup * kPanel<T>;
   alignas(64) T strip[kMaxBlockRows * kPanel<T>];
-  TileKind kind[kMaxBlockRows / kRowGroup + 1];
+  alignas(64) T candidates[kTile];
+  TileKind kinds[kMaxBlockRows / kRowGroup][kMaxSelections];
+  bool needed[kMaxBlockRows / kRowGroup];
   const auto group_end = [&](int64_t row) { return row + kRowGroup < row_end ? row + kRowGroup : row_end; };
   for (int64_t column = column_begin; column < column_end; column += kPanel<T>) {
-    bool any = false;
     for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
-      kind[g] = classify(pass, row, group_end(row), column);
-      any |= kind[g] != TileKind::kSkip;
+      needed[g] = false;
+      for (int64_t v = 0; v < visitor_count; ++v) {
+        kinds[g][v] = classify(pass, visitors[v].same_class, row, group_end(row), column);
+        needed[g] |= kinds[g][v] != TileKind::kSkip;
+      }
     }
-    if (!any) continue;
     const T* panel = pass.columns.panels + column * pass.depth;
     for (int64_t k = 0; k < pass.depth; k += kDepthChunk) {
       const int64_t chunk = pass.depth - k < kDepthChunk ? pass.depth - k : kDepthChunk;
       for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
-        if (kind[g] == TileKind::kSkip) continue;
+        if (!needed[g]) continue;
         micro_kernel<kEuclidean>(pass.rows.groups + row * pass.depth + k * kRowGroup, panel + k * kPanel<T>, chunk,
-                                 k > 0, strip + g * kRowGroup * kPanel<T>);
+                                 k > 0, strip + g * kTile);
       }
     }
     for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
-      if (kind[g] == TileKind::kSkip) continue;
-      T* tile = strip + g * kRowGroup * kPanel<T>;
-      if (kind[g] == TileKind::kSome) blank_non_candidates(pass, row, group_end(row), column, tile);
-      visitor(tile, row, group_end(row), column);
+      for (int64_t v = 0; v < visitor_count; ++v) {
+        const TileVisitor<T>& visitor = visitors[v];
+        const T* tile = strip + g * kTile;
+        if (kinds[g][v] == TileKind::kSkip) continue;
+        if (kinds[g][v] == TileKind::kSome) {
+          copy_candidates(pass, visitor.same_class, row, group_end(row), column, tile, candidates);
+          tile = candidates;
+        }
+        visitor.visit(visitor.self, tile, row, group_end(row), column);
+      }
     }
   }
 }

@@ -1,0 +1,59 @@
+// Workers of every temper, for tests that a result depends on none of them.
+#pragma once
+
+#include <barrier>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "../../csrc/cpu/workers.h"
+
+namespace hardmine::test {
+
+class SerialWorkers final : public cpu::Workers {
+ public:
+  int64_t count() const override { return 1; }
+  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
+    for (int64_t worker = 0; worker < workers; ++worker) body(worker);
+  }
+};
+
+// Claims many workers and runs them one after the other, the last one first.
+class ReverseWorkers final : public cpu::Workers {
+ public:
+  int64_t count() const override { return 64; }
+  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
+    for (int64_t worker = workers; worker-- > 0;) body(worker);
+  }
+};
+
+// Real threads, which all start at once, so that even short tasks are spread over them.
+class ThreadWorkers final : public cpu::Workers {
+ public:
+  explicit ThreadWorkers(int64_t count) : count_(count) {}
+  int64_t count() const override { return count_; }
+  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
+    std::barrier start(workers);
+    std::vector<std::thread> threads;
+    for (int64_t worker = 0; worker < workers; ++worker) {
+      threads.emplace_back([&body, &start, worker] {
+        start.arrive_and_wait();
+        body(worker);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+ private:
+  int64_t count_;
+};
+
+// All but the serial one.
+inline std::vector<std::unique_ptr<cpu::Workers>> parallel_pools() {
+  std::vector<std::unique_ptr<cpu::Workers>> pools;
+  for (const int64_t threads : {2, 3, 8}) pools.push_back(std::make_unique<ThreadWorkers>(threads));
+  pools.push_back(std::make_unique<ReverseWorkers>());
+  return pools;
+}
+
+}  // namespace hardmine::test

@@ -1,0 +1,119 @@
+// Inputs of the engine tests: embeddings whose similarities are exact in every type, and labels of every shape.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "../../csrc/cpu/select.h"
+
+namespace hardmine::test {
+
+// Row and column counts around the sizes of micro-tiles, panels and blocks of every SIMD level, and depths likewise.
+inline const std::vector<int64_t> kCounts = {0,  1,  2,  3,  5,  6,  7,  11,  12,  13, 16,
+                                             17, 31, 32, 33, 95, 96, 97, 255, 256, 257};
+inline const std::vector<int64_t> kDepths = {1, 2, 15, 16, 17, 255, 256, 257, 513};
+
+// SplitMix64: the same numbers on every platform, which the standard distributions do not promise.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint64_t bits() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  }
+  int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
+  double unit() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
+  template <class Values>
+  void shuffle(Values& values) {
+    for (size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[below(static_cast<int64_t>(i))]);
+  }
+
+ private:
+  uint64_t state_;
+};
+
+enum class Values {
+  kIntegers,    // -2 .. 2: inner products and squared distances are exact, and ties are everywhere
+  kExactNorms,  // rows whose norm is a power of two or zero, so that cosine similarities are exact as well
+  kReals,       // (-1, 1)
+};
+
+template <class T>
+std::vector<T> make_rows(Values values, int64_t count, int64_t depth, Random& random) {
+  std::vector<T> x(count * depth);
+  if (values != Values::kExactNorms) {
+    for (T& value : x) value = values == Values::kIntegers ? T(random.below(5) - 2) : T(2 * random.unit() - 1);
+    return x;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    // 1, 4 or 16 entries of +-1, times 1, 2 or 4. One row in sixteen is zero: its cosine similarities are 0.
+    if (random.below(16) == 0) continue;
+    const int64_t choices = depth >= 16 ? 3 : depth >= 4 ? 2 : 1;
+    const int64_t entries = int64_t{1} << (2 * random.below(choices));
+    const T scale = T(int64_t{1} << random.below(3));
+    for (int64_t placed = 0; placed < entries;) {
+      // Mostly among few places, or rows of a large depth would all be orthogonal.
+      T& value = x[i * depth + random.below(random.below(4) ? std::min<int64_t>(depth, entries + 3) : depth)];
+      if (value != T(0)) continue;
+      value = random.below(2) ? scale : -scale;
+      ++placed;
+    }
+  }
+  return x;
+}
+
+enum class Labels { kRandom, kPairsSorted, kDescending, kOneClass, kAllDistinct, kExtreme };
+inline constexpr int64_t kLabelKinds = 6;
+
+inline std::vector<int64_t> make_labels(Labels kind, int64_t count, Random& random) {
+  constexpr int64_t low = std::numeric_limits<int64_t>::min(), high = std::numeric_limits<int64_t>::max();
+  const int64_t extremes[] = {low, -1, 0, high};
+  std::vector<int64_t> label(count);
+  for (int64_t i = 0; i < count; ++i) {
+    switch (kind) {
+      case Labels::kRandom:
+        label[i] = random.below(count / 5 + 2);
+        break;
+      case Labels::kPairsSorted:
+        label[i] = i / 2;
+        break;
+      case Labels::kDescending:
+        label[i] = (count - i) / 7;
+        break;
+      case Labels::kOneClass:
+        label[i] = 3;
+        break;
+      case Labels::kAllDistinct:
+        label[i] = i;
+        break;
+      case Labels::kExtreme:
+        label[i] = extremes[random.below(4)];
+        break;
+    }
+  }
+  if (kind == Labels::kAllDistinct) random.shuffle(label);
+  return label;
+}
+
+template <class T>
+struct Batch {
+  int64_t count, depth;
+  std::vector<T> x;            // [count, depth]
+  std::vector<int64_t> label;  // [count]
+
+  Batch(Values values, Labels labels, int64_t count, int64_t depth, Random& random)
+      : count(count),
+        depth(depth),
+        x(make_rows<T>(values, count, depth, random)),
+        label(make_labels(labels, count, random)) {}
+  cpu::LabelledRows<T> view() const { return {x.data(), label.data(), count}; }
+  T* row(int64_t i) { return x.data() + i * depth; }
+};
+
+}  // namespace hardmine::test

@@ -1,0 +1,88 @@
+#include "../../csrc/core/candidate.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "check.h"
+
+using namespace hardmine;
+
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+struct Candidate {
+  double key;
+  Index index;
+};
+bool wins(const Candidate& a, const Candidate& b) { return beats(a.key, a.index, b.key, b.index); }
+
+// Every key with every index, so that ties, zeros of both signs and infinities all meet.
+std::vector<Candidate> all_candidates() {
+  std::vector<Candidate> all;
+  for (const double key : {-kInf, -1.0, -0.0, 0.0, 5e-324, 1.0, kInf})
+    for (const Index index : {0, 1, 7, INT32_MAX - 1}) all.push_back({key, index});
+  return all;
+}
+
+}  // namespace
+
+TEST(larger_key_wins_and_lower_index_wins_a_tie) {
+  CHECK(beats(1.0, 9, 0.5, 0));
+  CHECK(!beats(0.5, 0, 1.0, 9));
+  CHECK(beats(1.0, 3, 1.0, 4));
+  CHECK(!beats(1.0, 4, 1.0, 3));
+  CHECK(!beats(1.0, 3, 1.0, 3));
+  CHECK(beats(-0.0, 3, 0.0, 4));  // the zeros tie
+  CHECK(beats(1.0F, 3, 1.0F, 4));
+}
+
+TEST(order_is_total_over_distinct_indices) {
+  const std::vector<Candidate> all = all_candidates();
+  for (const Candidate& a : all) {
+    for (const Candidate& b : all) {
+      if (a.index != b.index) CHECK_EQ(wins(a, b) + wins(b, a), 1);
+      for (const Candidate& c : all)
+        if (wins(a, b) && wins(b, c)) CHECK(wins(a, c));
+    }
+  }
+}
+
+TEST(nan_never_wins) {
+  for (const Candidate& b : all_candidates()) CHECK(!beats(kNan, 0, b.key, b.index));
+  CHECK(!beats(kNan, 0, -kInf, kAtLowerBound));
+  CHECK(!beats(kNan, 0, -kInf, kBelowRange));
+}
+
+TEST(starting_marks_are_no_candidates) {
+  CHECK(!is_candidate(kAtLowerBound));
+  CHECK(!is_candidate(kBelowRange));
+  CHECK(is_candidate(0));
+  CHECK(is_candidate(INT32_MAX - 1));
+  // At an equal key every real index beats kAtLowerBound, and none beats kBelowRange.
+  for (const Index index : {0, 5, INT32_MAX - 1}) {
+    CHECK(beats(2.0, index, 2.0, kAtLowerBound));
+    CHECK(!beats(2.0, index, 2.0, kBelowRange));
+    CHECK(!beats(-kInf, index, -kInf, kBelowRange));
+    CHECK(beats(-1e308, index, -kInf, kBelowRange));
+    CHECK(!beats(1.9, index, 2.0, kAtLowerBound));
+  }
+}
+
+TEST(maximum_of_any_split_in_any_order_is_the_same) {
+  // A permutation of eight candidates with ties, cut in two, each part reduced and the two merged.
+  const std::vector<double> key = {0, 1, 1, -1, 1, 0, -kInf, kNan};
+  std::vector<Index> order = {0, 1, 2, 3, 4, 5, 6, 7};
+  do {
+    for (size_t cut = 0; cut <= order.size(); cut += 3) {
+      Candidate best[2] = {{-kInf, kBelowRange}, {-kInf, kBelowRange}};
+      for (size_t i = 0; i < order.size(); ++i) {
+        const Candidate c{key[order[i]], order[i]};
+        if (wins(c, best[i < cut])) best[i < cut] = c;
+      }
+      CHECK_EQ(wins(best[1], best[0]) ? best[1].index : best[0].index, 1);
+    }
+  } while (std::next_permutation(order.begin(), order.end()));
+}

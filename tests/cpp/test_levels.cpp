@@ -1,0 +1,195 @@
+// Every SIMD level that this CPU has against the scalar one, bit for bit, on numbers that do round.
+
+#include <bit>
+#include <stdexcept>
+
+#include "check.h"
+#include "levels.h"
+#include "tiles.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+// Equal bits; any NaN equals any other, since no rule says which of two operands' NaNs a sum keeps.
+template <class T>
+bool same_bits(T a, T b) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  return std::bit_cast<Bits>(a) == std::bit_cast<Bits>(b) || (a != a && b != b);
+}
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() &&
+         std::equal(a.begin(), a.end(), b.begin(), [](const T& x, const T& y) { return same_bits(x, y); });
+}
+
+// Calls body(level, scalar kernels, the level's kernels) for each level above scalar that this CPU has.
+template <class T, class Body>
+void for_each_level(const Body& body) {
+  const std::vector<BuiltLevel> levels = built_levels();
+  for (const BuiltLevel& level : levels)
+    if (level.available && level.name != "scalar") body(level, levels[0].table<T>(), level.table<T>());
+}
+
+// Reals over many magnitudes, with some zeros and, if asked for, a few numbers that are not finite or overflow.
+template <class T>
+std::vector<T> rough_rows(int64_t count, int64_t depth, bool special, Random& random) {
+  std::vector<T> x = make_rows<T>(Values::kReals, count, depth, random);
+  const T specials[] = {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity(),
+                        -std::numeric_limits<T>::infinity(), std::numeric_limits<T>::max(),
+                        std::numeric_limits<T>::denorm_min()};
+  for (T& value : x) {
+    value *= std::ldexp(T(1), static_cast<int>(random.below(12)) - 6);
+    if (random.below(16) == 0) value = T(0);
+    if (special && random.below(64) == 0) value = specials[random.below(5)];
+  }
+  return x;
+}
+
+template <class T>
+void check_row_kernels() {
+  for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+    for (const int64_t depth : kDepths) {
+      for (const bool special : {false, true}) {
+        context = level.name + ", depth " + std::to_string(depth) + (special ? ", specials" : "");
+        Random random(depth);
+        const std::vector<T> x = rough_rows<T>(5, depth, special, random), y = rough_rows<T>(5, depth, special, random);
+        std::vector<T> scalar_norm(5), simd_norm(5);
+        CHECK_EQ(simd.row_norms(x.data(), 5, depth, simd_norm.data()),
+                 scalar.row_norms(x.data(), 5, depth, scalar_norm.data()));
+        CHECK(same_bits(simd_norm, scalar_norm));
+        for (int64_t i = 0; i < 5; ++i) {
+          const T *a = x.data() + i * depth, *b = y.data() + i * depth;
+          CHECK(same_bits(simd.dot(a, b, depth), scalar.dot(a, b, depth)));
+          CHECK(same_bits(simd.distance(a, b, depth), scalar.distance(a, b, depth)));
+          const T weight = T(2 * random.unit() - 1), norm = T(0.1 + random.unit());
+          const std::vector<T> acc = rough_rows<T>(1, depth, false, random);
+          const auto both = [&](const auto& call) {
+            std::vector<T> with_simd = acc, with_scalar = acc;
+            call(simd, with_simd.data());
+            call(scalar, with_scalar.data());
+            CHECK(same_bits(with_simd, with_scalar));
+            CHECK(!same_bits(with_simd, acc));
+          };
+          both([&](const cpu::Kernels<T>& k, T* out) { k.add_scaled(out, weight, b, depth); });
+          both([&](const cpu::Kernels<T>& k, T* out) { k.add_scaled_difference(out, weight, b, a, depth); });
+          both([&](const cpu::Kernels<T>& k, T* out) { k.project(out, a, norm, weight, depth); });
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void check_pack() {
+  for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+    for (const int64_t depth : kDepths) {
+      for (const int64_t count : {1, 13, 33}) {
+        Random random(depth + count);
+        const std::vector<T> x = rough_rows<T>(count, depth, true, random);
+        std::vector<T> norm(count);
+        scalar.row_norms(x.data(), count, depth, norm.data());
+        std::vector<Index> order(count);
+        std::iota(order.begin(), order.end(), 0);
+        random.shuffle(order);
+        for (const int64_t group : {scalar.row_group, simd.row_group, simd.column_panel}) {
+          for (const T* scale : {static_cast<const T*>(nullptr), static_cast<const T*>(norm.data())}) {
+            context = level.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count);
+            std::vector<T> a(round_up_to(count, group) * depth, T(7)), b = a;
+            simd.pack(x.data(), depth, order.data(), scale, count, 0, count, group, a.data());
+            scalar.pack(x.data(), depth, order.data(), scale, count, 0, count, group, b.data());
+            CHECK(same_bits(a, b));
+          }
+        }
+      }
+    }
+  });
+}
+
+// Levels tile the pairs differently, so whole passes are compared.
+template <class T>
+void check_select_block() {
+  const T inf = std::numeric_limits<T>::infinity();
+  for_each_level<T>([&](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+    int64_t selected = 0;
+    for (const int64_t depth : kDepths) {
+      for (const int64_t count : {7, 50}) {
+        Random random(depth + count);
+        Batch<T> rows(Values::kReals, Labels::kRandom, count, depth, random);
+        Batch<T> columns(Values::kReals, Labels::kRandom, count + 17, depth, random);
+        rows.x = rough_rows<T>(count, depth, depth < 20, random);
+        const PackedBatch<T> scalar_rows(scalar, rows), simd_rows(simd, rows);
+        const PackedBatch<T> scalar_columns(scalar, columns), simd_columns(simd, columns);
+        for (int flags = 0; flags < 32; ++flags) {
+          const bool symmetric = flags & 1, same_class = flags & 2, euclidean = flags & 4, largest = flags & 8,
+                     bounded = flags & 16;
+          context = level.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count) + ", flags " +
+                    std::to_string(flags);
+          const auto pass = [&](const PackedBatch<T>& r, const PackedBatch<T>& c) {
+            return cpu::PairPass<T>{r.view(), symmetric ? r.view() : c.view(), depth, symmetric, euclidean};
+          };
+          const KeyRange<T> range{-inf, kBelowRange, bounded ? T(euclidean ? -0.5 : 0.5) : inf};
+          const PassResult<T> got =
+              run_pass(simd, pass(simd_rows, simd_columns), same_class, largest, range, bounded, 24, 2);
+          const PassResult<T> want =
+              run_pass(scalar, pass(scalar_rows, scalar_columns), same_class, largest, range, bounded, 96, 3);
+          CHECK(got.index == want.index);
+          CHECK(same_bits(got.key, want.key));
+          for (const Index index : got.index) selected += is_candidate(index);
+        }
+      }
+    }
+    CHECK(selected > 1000);
+  });
+}
+
+}  // namespace
+
+TEST(levels_of_this_cpu) {
+  for (const BuiltLevel& level : built_levels()) {
+    std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
+    // The tile engine's block and strip sizes ask for this.
+    for (const int64_t row_group : {level.for_float.row_group, level.for_double.row_group}) {
+      CHECK_EQ(cpu::kMaxBlockRows % row_group, 0);
+      CHECK_EQ(24 % row_group, 0);
+    }
+  }
+}
+
+TEST(unknown_level_is_an_error_and_the_best_one_is_the_default) {
+  // The level is decided by the first call that succeeds, so the failing one comes first.
+  setenv("HARDMINE_SIMD", "mmx", 1);
+  std::string message;
+  try {
+    cpu::simd_level();
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+  }
+  CHECK(message.starts_with("HARDMINE_SIMD must be one of 'scalar'"));
+  CHECK(message.ends_with("got 'mmx'"));
+  unsetenv("HARDMINE_SIMD");
+  std::string best;
+  for (const BuiltLevel& level : built_levels())
+    if (level.available) best = level.name;
+  CHECK_EQ(std::string(cpu::simd_level_name()), best);
+  for (const BuiltLevel& level : built_levels()) {
+    CHECK_EQ(&cpu::kernels<float>() == &level.for_float, level.name == best);
+    CHECK_EQ(&cpu::kernels<double>() == &level.for_double, level.name == best);
+  }
+}
+
+TEST(row_kernels_agree) {
+  check_row_kernels<float>();
+  check_row_kernels<double>();
+}
+
+TEST(packing_agrees) {
+  check_pack<float>();
+  check_pack<double>();
+}
+
+TEST(selection_agrees) {
+  check_select_block<float>();
+  check_select_block<double>();
+}

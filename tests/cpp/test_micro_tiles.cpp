@@ -1,0 +1,207 @@
+// The kernels of the active level one by one: row kernels, packing, and select_block over whole passes.
+
+#include "check.h"
+#include "levels.h"
+#include "oracle.h"
+#include "tiles.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+// Integers are exact, so a kernel must agree with a plain loop to the last bit.
+template <class T>
+void check_row_kernels() {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  for (const int64_t depth : kDepths) {
+    context = "depth " + std::to_string(depth);
+    Random random(depth);
+    const std::vector<T> x = make_rows<T>(Values::kIntegers, 1, depth, random);
+    const std::vector<T> y = make_rows<T>(Values::kIntegers, 1, depth, random);
+    const std::vector<T> acc = make_rows<T>(Values::kIntegers, 1, depth, random);
+    double dot = 0, squares = 0, sq_dist = 0;
+    for (int64_t k = 0; k < depth; ++k) {
+      dot += double(x[k]) * y[k];
+      squares += double(x[k]) * x[k];
+      sq_dist += (double(x[k]) - y[k]) * (double(x[k]) - y[k]);
+    }
+    CHECK_EQ(kernel.dot(x.data(), y.data(), depth), T(dot));
+    CHECK_EQ(kernel.distance(x.data(), y.data(), depth), T(std::sqrt(sq_dist)));
+    CHECK_EQ(kernel.distance(x.data(), x.data(), depth), T(0));
+    T norm = T(-1);
+    CHECK(kernel.row_norms(x.data(), 1, depth, &norm));
+    CHECK_EQ(norm, T(std::sqrt(squares)));
+
+    std::vector<T> scaled = acc, difference = acc, projected = acc;
+    kernel.add_scaled(scaled.data(), T(3), y.data(), depth);
+    kernel.add_scaled_difference(difference.data(), T(3), y.data(), x.data(), depth);
+    kernel.project(projected.data(), x.data(), T(2), T(6), depth);
+    for (int64_t k = 0; k < depth; ++k) {
+      CHECK_EQ(scaled[k], acc[k] + 3 * y[k]);
+      CHECK_EQ(difference[k], acc[k] + 3 * (y[k] - x[k]));
+      CHECK_EQ(projected[k], (acc[k] - x[k] / 2 * 6) / 2);
+    }
+  }
+}
+
+template <class T>
+void check_finiteness() {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const T huge = std::numeric_limits<T>::max(), inf = std::numeric_limits<T>::infinity();
+  for (const int64_t depth : {1, 16, 17, 33}) {
+    std::vector<T> norm(3), x(3 * depth, T(1));
+    CHECK(kernel.row_norms(x.data(), 3, depth, norm.data()));
+    for (int64_t at = 0; at < 3 * depth; ++at) {
+      context = "depth " + std::to_string(depth) + ", element " + std::to_string(at);
+      for (const T bad : {inf, -inf, std::numeric_limits<T>::quiet_NaN()}) {
+        x[at] = bad;
+        CHECK(!kernel.row_norms(x.data(), 3, depth, norm.data()));
+      }
+      x[at] = huge;  // finite, though its square is not
+      CHECK(kernel.row_norms(x.data(), 3, depth, norm.data()));
+      x[at] = T(1);
+    }
+  }
+  CHECK(kernel.row_norms(nullptr, 0, 4, nullptr));
+}
+
+// Element (row r, depth k) of groups of g is at [r / g][k][r % g]; rows that fill up the last group are zero.
+template <class T>
+void check_pack(int64_t group, int64_t count, int64_t depth, bool scaled) {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  Random random(count + depth);
+  const int64_t sources = count + 3;
+  const std::vector<T> x = make_rows<T>(Values::kReals, sources, depth, random);
+  std::vector<Index> order(sources);
+  std::iota(order.begin(), order.end(), 0);
+  random.shuffle(order);
+  order.resize(count);
+  std::vector<T> scale(sources);
+  for (T& s : scale) s = T(0.5 + random.unit());  // a quotient rounds once, everywhere alike
+
+  const int64_t padded = round_up_to(count, group);
+  std::vector<T> packed(padded * depth, T(99));
+  // In two parts, as two threads would; the first must leave the second's memory alone.
+  const int64_t middle = padded / group / 2 * group;
+  const T* norm = scaled ? scale.data() : nullptr;
+  kernel.pack(x.data(), depth, order.data(), norm, count, 0, middle, group, packed.data());
+  for (int64_t e = middle * depth; e < padded * depth; ++e) CHECK_EQ(packed[e], T(99));
+  kernel.pack(x.data(), depth, order.data(), norm, count, middle, count, group, packed.data());
+  for (int64_t r = 0; r < padded; ++r) {
+    for (int64_t k = 0; k < depth; ++k) {
+      const T want = r < count ? x[order[r] * depth + k] / (scaled ? scale[order[r]] : T(1)) : T(0);
+      CHECK_EQ(packed[(r / group * depth + k) * group + r % group], want);
+    }
+  }
+}
+
+template <class T>
+void check_packing() {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  for (const int64_t group : {kernel.row_group, kernel.column_panel}) {
+    for (const int64_t count : {1, 5, 6, 7, 12, 13, 31, 32, 33, 97}) {
+      for (const int64_t depth : {1, 2, 15, 16, 17, 33}) {
+        for (const bool scaled : {false, true}) {
+          context = "group " + std::to_string(group) + ", count " + std::to_string(count) + ", depth " +
+                    std::to_string(depth) + ", scaled " + std::to_string(scaled);
+          check_pack<T>(group, count, depth, scaled);
+        }
+      }
+    }
+  }
+}
+
+int64_t improved = 0, left = 0;  // rows whose best a pass changed, and did not
+
+// One pass of select_block against a double loop; all its flags.
+template <class T>
+void check_pass(const Batch<T>& row_batch, const Batch<T>& column_batch, bool symmetric, bool euclidean,
+                int64_t row_block, int64_t column_panels, size_t turn) {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const PackedBatch<T> rows(kernel, row_batch), columns(kernel, column_batch);
+  const std::vector<double> s =
+      similarity_matrix(euclidean ? Similarity::kEuclidean : Similarity::kDot, row_batch, column_batch);
+  const T inf = std::numeric_limits<T>::infinity();
+  const KeyRange<T> ranges[] = {{-inf, kBelowRange, inf}, {T(0), kAtLowerBound, T(2)}, {T(-6), kBelowRange, T(-1)}};
+  const auto number = [](auto value) { return std::to_string(value); };
+  for (int flags = 0; flags < 8; ++flags) {
+    const bool same_class = flags & 1, largest_wins = flags & 2, bounded = flags & 4;
+    const KeyRange<T>& range = ranges[bounded ? 1 + turn++ % 2 : turn++ % 3];
+    context = "rows " + number(row_batch.count) + ", columns " + number(column_batch.count) + ", depth " +
+              number(row_batch.depth) + ", symmetric " + number(symmetric) + ", euclidean " + number(euclidean) +
+              ", same class " + number(same_class) + ", largest wins " + number(largest_wins) + ", bounded " +
+              number(bounded) + ", start " + number(range.start_key);
+    const cpu::PairPass<T> pass{rows.view(), columns.view(), row_batch.depth, symmetric, euclidean};
+    const PassResult<T> got =
+        run_pass(kernel, pass, same_class, largest_wins, range, bounded, row_block, column_panels);
+    for (int64_t r = 0; r < rows.count; ++r) {
+      const Index i = rows.id[r];
+      T key = range.start_key;
+      Index index = range.start_index;
+      for (Index j = 0; j < column_batch.count; ++j) {
+        if ((row_batch.label[i] == column_batch.label[j]) != same_class || (symmetric && i == j)) continue;
+        const double similarity = s[i * column_batch.count + j];
+        const T tile = T(euclidean ? std::round(similarity * similarity) : similarity);
+        const T candidate = largest_wins ? tile : -tile;
+        if (bounded && candidate > range.upper) continue;
+        if (candidate > key || (candidate == key && j < index)) {
+          key = candidate;
+          index = j;
+        }
+      }
+      CHECK_EQ(got.key[r], key);
+      CHECK_EQ(got.index[r], index);
+      ++(index == range.start_index ? left : improved);
+    }
+  }
+}
+
+template <class T>
+void check_passes() {
+  size_t turn = 0;
+  for (const int64_t count : kCounts) {
+    Random random(count);
+    const bool euclidean = turn % 2;
+    const Batch<T> rows(Values::kIntegers, static_cast<Labels>(turn % kLabelKinds), count, 3, random);
+    check_pass(rows, rows, true, euclidean, turn % 3 ? 24 : cpu::kMaxBlockRows, 1 + turn % 3, turn);
+    for (const int64_t column_count : {int64_t{1}, int64_t{13}, int64_t{33}, count + 1}) {
+      const Batch<T> columns(Values::kIntegers, static_cast<Labels>(turn % kLabelKinds), column_count, 3, random);
+      check_pass(rows, columns, false, !euclidean, turn % 2 ? 24 : cpu::kMaxBlockRows, 1 + turn % 4, turn);
+    }
+    ++turn;
+  }
+  for (const int64_t depth : kDepths) {
+    for (const bool euclidean : {false, true}) {
+      Random random(depth);
+      const Batch<T> rows(Values::kIntegers, Labels::kRandom, 35, depth, random);
+      check_pass(rows, rows, true, euclidean, 24, 1, turn++);
+    }
+  }
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TEST(row_kernels_are_exact_on_integers) {
+  check_row_kernels<float>();
+  check_row_kernels<double>();
+}
+
+TEST(row_norms_finds_every_non_finite_element) {
+  check_finiteness<float>();
+  check_finiteness<double>();
+}
+
+TEST(pack_interleaves_scales_and_pads) {
+  check_packing<float>();
+  check_packing<double>();
+}
+
+TEST(select_block_visits_every_candidate_once) {
+  check_passes<float>();
+  check_passes<double>();
+  CHECK(improved > 10000);
+  CHECK(left > 10000);
+}

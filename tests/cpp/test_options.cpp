@@ -1,0 +1,72 @@
+#include "../../csrc/core/options.h"
+
+#include "check.h"
+
+using namespace hardmine;
+
+namespace {
+
+template <class Call>
+std::string error_of(const Call& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST(codes_give_selection_rules) {
+  const SelectionRule first = selection_rule({0, 0, 0, 0, 0}, {0.5, 0.25});
+  CHECK(first.similarity == Similarity::kCosine);
+  CHECK(first.positive == Positive::kEasiest);
+  CHECK(first.negative == Negative::kHardest);
+  CHECK(first.semihard_fallback == Fallback::kNone);
+  CHECK(!first.semihard_keeps_ties);
+  CHECK_EQ(first.duplicate_threshold, 0.5);
+  CHECK_EQ(first.semihard_margin, 0.25);
+  const SelectionRule last = selection_rule({2, 1, 2, 2, 1}, {0.5, 0.25});
+  CHECK(last.similarity == Similarity::kEuclidean);
+  CHECK(last.positive == Positive::kHardest);
+  CHECK(last.negative == Negative::kSemihard);
+  CHECK(last.semihard_fallback == Fallback::kEasiest);
+  CHECK(last.semihard_keeps_ties);
+}
+
+TEST(codes_give_loss_rules) {
+  const LossRule first({0, 0, 0, 0}, {1, 2, 3, 4, 5});
+  CHECK(first.term.term == Term::kNca);
+  CHECK(first.term.hard_rule == HardRule::kAbove);
+  CHECK(!first.term.separate_means);
+  CHECK(first.reduction == Reduction::kMean);
+  CHECK_EQ(first.term.temperature, 1);
+  CHECK_EQ(first.term.margin, 2);
+  CHECK_EQ(first.term.lam, 3);
+  CHECK_EQ(first.term.hard_cutoff, 4);
+  CHECK_EQ(first.term.min_similarity, 5);
+  const LossRule last({3, 2, 1, 2}, {1, 2, 3, 4, 5});
+  CHECK(last.term.term == Term::kSct);
+  CHECK(last.term.hard_rule == HardRule::kAboveOrCutoff);
+  CHECK(last.term.separate_means);
+  CHECK(last.reduction == Reduction::kNone);
+}
+
+TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
+  const auto selection = [](std::vector<int64_t> modes, std::vector<double> limits) {
+    return error_of([&] { selection_rule(modes, limits); });
+  };
+  CHECK_EQ(selection({3, 0, 0, 0, 0}, {1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
+  CHECK_EQ(selection({0, -1, 0, 0, 0}, {1, 1}), std::string("positive must be a code from 0 to 1, got -1"));
+  CHECK_EQ(selection({0, 0, 0, 0, 2}, {1, 1}), std::string("tie must be a code from 0 to 1, got 2"));
+  CHECK_EQ(selection({0, 0, 0, 0}, {1, 1}), std::string("selection_modes must hold 5 numbers, got 4"));
+  CHECK_EQ(selection({0, 0, 0, 0, 0}, {}), std::string("selection_limits must hold 2 numbers, got 0"));
+  const auto loss = [](std::vector<int64_t> modes, std::vector<double> numbers) {
+    return error_of([&] { LossRule(modes, numbers); });
+  };
+  CHECK_EQ(loss({4, 0, 0, 0}, {1, 1, 1, 1, 1}), std::string("term must be a code from 0 to 3, got 4"));
+  CHECK_EQ(loss({0, 0, 0, 3}, {1, 1, 1, 1, 1}), std::string("reduction must be a code from 0 to 2, got 3"));
+  CHECK_EQ(loss({0, 0, 0}, {1, 1, 1, 1, 1}), std::string("loss_modes must hold 4 numbers, got 3"));
+  CHECK_EQ(loss({0, 0, 0, 0}, {1, 1, 1, 1}), std::string("loss_numbers must hold 5 numbers, got 4"));
+}

@@ -1,0 +1,313 @@
+// The whole selection against a double loop over all pairs, at every awkward shape, rule, kind of label and worker.
+
+#include "../../csrc/cpu/select.h"
+
+#include <cstring>
+
+#include "check.h"
+#include "levels.h"
+#include "oracle.h"
+#include "pools.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
+
+Values exact_values(Similarity similarity) {
+  return similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
+}
+
+template <class T>
+struct Selection {
+  std::vector<int64_t> positive_index, negative_index;
+  std::vector<T> positive_similarity, negative_similarity;
+  bool finite;
+
+  Selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs, const cpu::Workers& workers)
+      : positive_index(anchors.count, -7),
+        negative_index(anchors.count, -7),
+        positive_similarity(anchors.count),
+        negative_similarity(anchors.count) {
+    const cpu::LabelledRows<T> ref_view = refs ? refs->view() : cpu::LabelledRows<T>{};
+    finite = cpu::select_triplets<T>(
+        rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, workers,
+        {positive_index.data(), negative_index.data(), positive_similarity.data(), negative_similarity.data()});
+  }
+  bool same_bits(const Selection& other) const {
+    const auto same = [](const std::vector<T>& a, const std::vector<T>& b) {
+      return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+    };
+    return positive_index == other.positive_index && negative_index == other.negative_index && finite == other.finite &&
+           same(positive_similarity, other.positive_similarity) && same(negative_similarity, other.negative_similarity);
+  }
+};
+
+// How often the branches of the rules were taken, so that a sweep cannot pass by testing nothing.
+struct Coverage {
+  int64_t anchors = 0, positives = 0, negatives = 0, semihard = 0, no_semihard = 0;
+} coverage;
+
+template <class T>
+void check_equal(const Chosen& want, int64_t index, T similarity) {
+  CHECK_EQ(index, want.index);
+  if (want.index < 0) {
+    CHECK(std::isnan(similarity));
+  } else {
+    CHECK_EQ(similarity, T(want.similarity));
+  }
+}
+
+std::string describe(const SelectionRule& rule, int64_t rows, int64_t columns, int64_t depth, Labels labels) {
+  const auto number = [](auto value) { return std::to_string(static_cast<int>(value)); };
+  return "rows " + std::to_string(rows) + ", columns " + std::to_string(columns) + ", depth " + std::to_string(depth) +
+         ", labels " + number(labels) + ", similarity " + number(rule.similarity) + ", positive " +
+         number(rule.positive) + ", negative " + number(rule.negative) + ", fallback " +
+         number(rule.semihard_fallback) + ", ties " + number(rule.semihard_keeps_ties) + ", margin " +
+         std::to_string(rule.semihard_margin) + ", duplicates above " + std::to_string(rule.duplicate_threshold);
+}
+
+// `s`: the similarity matrix that the oracle reads.
+template <class T>
+void check_selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs,
+                     const std::vector<double>& s) {
+  const Selection<T> got(rule, anchors, refs, SerialWorkers());
+  const Batch<T>& columns = refs ? *refs : anchors;
+  for (int64_t i = 0; i < anchors.count; ++i) {
+    const ChosenPair want =
+        choose_pair(rule, s.data() + i * columns.count, columns.count, refs ? -1 : i, anchors.label[i], columns.label);
+    check_equal(want.positive, got.positive_index[i], got.positive_similarity[i]);
+    check_equal(want.negative, got.negative_index[i], got.negative_similarity[i]);
+    ++coverage.anchors;
+    coverage.positives += want.positive.index >= 0;
+    coverage.negatives += want.negative.index >= 0;
+    if (rule.negative != Negative::kSemihard || want.positive.index < 0) continue;
+    const bool semihard = want.negative.index >= 0 && want.negative.similarity <= want.positive.similarity;
+    ++(semihard ? coverage.semihard : coverage.no_semihard);
+  }
+}
+
+// Symmetric selections of one shape: `stride` 1 tries every rule, more of it every so many, from `first` on.
+template <class T>
+void check_symmetric(Similarity similarity, Labels labels, int64_t count, int64_t depth, size_t first, size_t stride) {
+  Random random(count * 1000 + depth);
+  const Batch<T> anchors(exact_values(similarity), labels, count, depth, random);
+  const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
+  const std::vector<SelectionRule> rules = all_rules(similarity);
+  for (size_t r = first % stride; r < rules.size(); r += stride) {
+    context = describe(rules[r], count, count, depth, labels);
+    check_selection<T>(rules[r], anchors, nullptr, s);
+  }
+}
+
+template <class T>
+void check_counts() {
+  size_t turn = 0;
+  for (const int64_t count : kCounts) {
+    for (int64_t labels = 0; labels < kLabelKinds; ++labels) {
+      // Every rule at small sizes; at large ones they take turns.
+      for (const Similarity similarity : kSimilarities)
+        check_symmetric<T>(similarity, static_cast<Labels>(labels), count, 5, turn++, count < 40 ? 1 : 19);
+    }
+  }
+}
+
+template <class T>
+void check_depths() {
+  size_t turn = 0;
+  for (const int64_t depth : kDepths)
+    for (const int64_t count : {5, 17, 97})
+      for (const Similarity similarity : kSimilarities)
+        check_symmetric<T>(similarity, turn % 2 ? Labels::kRandom : Labels::kPairsSorted, count, depth, turn, 13),
+            ++turn;
+}
+
+template <class T>
+void check_refs() {
+  size_t turn = 0;
+  for (const int64_t rows : kCounts) {
+    for (const int64_t columns : kCounts) {
+      Random random(rows * 1000 + columns);
+      const Similarity similarity = kSimilarities[turn % 3];
+      const Labels labels = static_cast<Labels>(turn / 3 % kLabelKinds);
+      const int64_t depth = turn % 4 ? 3 : 17;
+      const Batch<T> anchors(exact_values(similarity), labels, rows, depth, random);
+      const Batch<T> refs(exact_values(similarity), labels, columns, depth, random);
+      const std::vector<double> s = similarity_matrix(similarity, anchors, refs);
+      const std::vector<SelectionRule> rules = all_rules(similarity);
+      for (size_t r = turn % 23; r < rules.size(); r += 23) {
+        context = describe(rules[r], rows, columns, depth, labels);
+        check_selection(rules[r], anchors, &refs, s);
+      }
+      ++turn;
+    }
+  }
+}
+
+// NaN and infinite rows: the oracle's similarities to them follow from IEEE arithmetic, as the engine's do.
+template <class T>
+void check_non_finite() {
+  const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
+  for (const Similarity similarity : kSimilarities) {
+    Random random(11);
+    Batch<T> anchors(exact_values(similarity), Labels::kRandom, 41, 19, random);
+    anchors.row(3)[0] = nan;
+    anchors.row(17)[18] = nan;  // in the last, partial vector
+    anchors.row(20)[16] = inf;
+    anchors.row(40)[5] = -inf;
+    for (int64_t k = 0; k < 19; ++k) anchors.row(29)[k] = nan;
+    const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
+    const Batch<T> refs = anchors;
+    const Batch<T> clean(exact_values(similarity), Labels::kRandom, 41, 19, random);
+    const std::vector<double> clean_s = similarity_matrix(similarity, clean, refs);
+    const std::vector<double> other_s = similarity_matrix(similarity, refs, clean);
+    for (const SelectionRule& rule : all_rules(similarity)) {
+      context = "non-finite, " + describe(rule, 41, 41, 19, Labels::kRandom);
+      check_selection<T>(rule, anchors, nullptr, s);
+      check_selection(rule, clean, &refs, clean_s);
+      check_selection(rule, refs, &clean, other_s);
+      CHECK(!Selection<T>(rule, anchors, nullptr, SerialWorkers()).finite);
+      CHECK(!Selection<T>(rule, clean, &refs, SerialWorkers()).finite);
+      CHECK(!Selection<T>(rule, refs, &clean, SerialWorkers()).finite);
+      CHECK(Selection<T>(rule, clean, nullptr, SerialWorkers()).finite);
+    }
+  }
+}
+
+// Among equal rows every similarity ties: the lowest admissible index wins, wherever it lies among the tiles.
+template <class T>
+void check_all_equal() {
+  Random random(3);
+  for (const int64_t count : {2, 33, 97, 300}) {
+    Batch<T> anchors(Values::kIntegers, Labels::kRandom, count, 4, random);
+    std::fill(anchors.x.begin(), anchors.x.end(), T(1));
+    for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
+      for (const Negative negative : {Negative::kHardest, Negative::kEasiest, Negative::kSemihard}) {
+        for (const Similarity similarity : kSimilarities) {
+          SelectionRule rule;
+          rule.similarity = similarity;
+          rule.positive = positive;
+          rule.negative = negative;
+          rule.semihard_keeps_ties = true;
+          context = describe(rule, count, count, 4, Labels::kRandom);
+          const Selection<T> got(rule, anchors, nullptr, SerialWorkers());
+          for (int64_t i = 0; i < count; ++i) {
+            int64_t first_positive = -1, first_negative = -1;
+            for (int64_t j = count; j-- > 0;) {
+              if (anchors.label[j] != anchors.label[i]) first_negative = j;
+              if (anchors.label[j] == anchors.label[i] && j != i) first_positive = j;
+            }
+            CHECK_EQ(got.positive_index[i], first_positive);
+            const bool has_bound = negative != Negative::kSemihard || first_positive >= 0;
+            CHECK_EQ(got.negative_index[i], has_bound ? first_negative : -1);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Real numbers: what is chosen must be as good as the best, up to rounding, and be reported as it is.
+template <class T>
+void check_reals() {
+  for (const Similarity similarity : kSimilarities) {
+    for (const int64_t depth : {1, 64, 257}) {
+      Random random(depth);
+      const Batch<T> anchors(Values::kReals, Labels::kRandom, 97, depth, random);
+      const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
+      // |x . y| <= depth; a squared distance is at most 4 depth, and its root loses half the digits near 0.
+      const double eps = std::numeric_limits<T>::epsilon();
+      const double tolerance = similarity == Similarity::kCosine ? 8 * eps : eps * static_cast<double>(depth);
+      for (const SelectionRule& rule : all_rules(similarity)) {
+        if (rule.negative == Negative::kSemihard) continue;  // rounding may move a candidate over its bound
+        SelectionRule unbounded = rule;
+        unbounded.duplicate_threshold = kInfinity;
+        context = describe(unbounded, 97, 97, depth, Labels::kRandom);
+        const Selection<T> got(unbounded, anchors, nullptr, SerialWorkers());
+        for (int64_t i = 0; i < 97; ++i) {
+          const double* line = s.data() + i * 97;
+          const ChosenPair want = choose_pair(unbounded, line, 97, i, anchors.label[i], anchors.label);
+          CHECK_EQ(got.positive_index[i] >= 0, want.positive.index >= 0);
+          if (want.positive.index >= 0) {
+            CHECK_NEAR(got.positive_similarity[i], line[got.positive_index[i]], tolerance);
+            CHECK_NEAR(got.positive_similarity[i], want.positive.similarity, tolerance);
+          }
+          CHECK_NEAR(got.negative_similarity[i], line[got.negative_index[i]], tolerance);
+          CHECK_NEAR(got.negative_similarity[i], want.negative.similarity, tolerance);
+        }
+      }
+    }
+  }
+}
+
+// Enough work for eight workers in either pass, and ties between them.
+template <class T>
+void check_workers(Values values, Labels labels) {
+  Random random(5);
+  const int64_t count = 257, depth = 257;
+  const Batch<T> anchors(values, labels, count, depth, random), refs(values, labels, count, depth, random);
+  const SelectionRule easy_hard;
+  const SelectionRule hard_semihard{Similarity::kCosine, Positive::kHardest, Negative::kSemihard, Fallback::kHardest};
+  for (const Similarity similarity : kSimilarities) {
+    for (SelectionRule rule : {easy_hard, hard_semihard}) {
+      rule.similarity = similarity;
+      for (const Batch<T>* others : {static_cast<const Batch<T>*>(nullptr), &refs}) {
+        const Selection<T> serial(rule, anchors, others, SerialWorkers());
+        for (const auto& pool : parallel_pools()) {
+          context = std::to_string(pool->count()) + " workers, " + describe(rule, count, count, depth, labels);
+          CHECK(serial.same_bits(Selection<T>(rule, anchors, others, *pool)));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TEST(every_count_rule_and_kind_of_label) {
+  coverage = {};
+  check_counts<float>();
+  check_counts<double>();
+  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
+  CHECK(coverage.negatives > coverage.anchors / 4 && coverage.negatives < coverage.anchors);
+  CHECK(coverage.semihard > coverage.anchors / 10);
+  CHECK(coverage.no_semihard > coverage.anchors / 10);
+}
+
+TEST(every_depth) {
+  check_depths<float>();
+  check_depths<double>();
+}
+
+TEST(every_pair_of_anchor_and_reference_counts) {
+  coverage = {};
+  check_refs<float>();
+  check_refs<double>();
+  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
+  CHECK(coverage.semihard > 1000 && coverage.no_semihard > 1000);
+}
+
+TEST(nan_similarities_are_no_candidates) {
+  check_non_finite<float>();
+  check_non_finite<double>();
+}
+
+TEST(ties_go_to_the_lowest_index) {
+  check_all_equal<float>();
+  check_all_equal<double>();
+}
+
+TEST(real_numbers_within_rounding) {
+  check_reals<float>();
+  check_reals<double>();
+}
+
+TEST(any_workers_give_the_same_bits) {
+  check_workers<float>(Values::kIntegers, Labels::kOneClass);
+  check_workers<float>(Values::kIntegers, Labels::kRandom);
+  check_workers<double>(Values::kReals, Labels::kDescending);
+}

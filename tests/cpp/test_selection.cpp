@@ -1,0 +1,157 @@
+#include "../../csrc/core/selection.h"
+
+#include <vector>
+
+#include "check.h"
+
+using namespace hardmine;
+
+namespace {
+
+template <class T>
+constexpr T kInf = std::numeric_limits<T>::infinity();
+template <class T>
+constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
+
+// What a visitor does with one key: true if it would be taken as the first candidate of its anchor.
+template <class T>
+bool admits(const KeyRange<T>& range, T key) {
+  return key <= range.upper && beats(key, 5, range.start_key, range.start_index);
+}
+
+template <class T>
+std::vector<T> similarities(Similarity kind) {
+  std::vector<T> s;
+  for (T value = kind == Similarity::kEuclidean ? T(-9) : T(-4);
+       value <= (kind == Similarity::kEuclidean ? T(0) : T(4)); value += T(0.25))
+    s.push_back(value);
+  return s;
+}
+
+template <class T>
+void check_positive_range() {
+  for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
+    for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
+      for (const double threshold : {-3.0, -0.25, 0.0, 0.75, 1e9, double(kInf<double>)}) {
+        SelectionRule rule;
+        rule.similarity = kind;
+        rule.positive = positive;
+        rule.duplicate_threshold = threshold;
+        const KeyRange<T> range = positive_range<T>(rule);
+        for (const T s : similarities<T>(kind)) {
+          const T order = order_from_similarity(kind, s);
+          CHECK_EQ(admits(range, prefers_least_similar(positive) ? -order : order), s <= T(threshold));
+        }
+        CHECK(!admits(range, kNan<T>));
+      }
+    }
+  }
+}
+
+template <class T>
+void check_semihard_range() {
+  for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
+    for (const bool keeps_ties : {false, true}) {
+      for (const double margin : {-1.0, 0.0, 0.25, 2.0, double(kInf<double>)}) {
+        SelectionRule rule;
+        rule.similarity = kind;
+        rule.negative = Negative::kSemihard;
+        rule.semihard_keeps_ties = keeps_ties;
+        rule.semihard_margin = margin;
+        for (const T s_ap : similarities<T>(kind)) {
+          const KeyRange<T> range = semihard_range(rule, order_from_similarity(kind, s_ap));
+          for (const T s_an : similarities<T>(kind)) {
+            const bool want = (keeps_ties ? s_an <= s_ap : s_an < s_ap) && s_an > s_ap - T(margin);
+            CHECK_EQ(admits(range, order_from_similarity(kind, s_an)), want);
+          }
+        }
+        // Without a positive nothing is semi-hard.
+        const KeyRange<T> none = semihard_range(rule, kNan<T>);
+        for (const T s_an : similarities<T>(kind)) CHECK(!admits(none, order_from_similarity(kind, s_an)));
+      }
+    }
+  }
+}
+
+template <class T>
+void check_below() {
+  const T eps = std::numeric_limits<T>::epsilon(), tiny = std::numeric_limits<T>::denorm_min();
+  CHECK_EQ(below(T(1)), T(1) - eps / 2);
+  CHECK_EQ(below(T(-1)), T(-1) - eps);
+  CHECK_EQ(below(T(0)), -tiny);
+  CHECK_EQ(below(T(-0.0)), -tiny);
+  CHECK_EQ(below(tiny), T(0));
+  CHECK_EQ(below(kInf<T>), std::numeric_limits<T>::max());
+  CHECK_EQ(below(-std::numeric_limits<T>::max()), -kInf<T>);
+  CHECK_EQ(below(-kInf<T>), -kInf<T>);
+  CHECK(std::isnan(below(kNan<T>)));
+  // "key < x" and "key <= below(x)" agree around x.
+  for (const T x : {T(-2), T(0), T(0.9999), T(1)})
+    for (const T key : {below(below(x)), below(x), x, std::nextafter(x, kInf<T>)}) CHECK_EQ(key <= below(x), key < x);
+}
+
+template <class T>
+void check_orders() {
+  for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
+    const std::vector<T> all = similarities<T>(kind);
+    for (size_t i = 0; i < all.size(); ++i) {
+      CHECK_EQ(similarity_from_order(kind, order_from_similarity(kind, all[i])), all[i]);
+      if (i) CHECK(order_from_similarity(kind, all[i - 1]) < order_from_similarity(kind, all[i]));
+    }
+    CHECK_EQ(order_from_similarity(kind, -kInf<T>), -kInf<T>);
+    CHECK_EQ(order_from_similarity(kind, kInf<T>), kInf<T>);
+    CHECK(std::isnan(similarity_from_order(kind, kNan<T>)));
+  }
+  // -|a - b| = -3 is ordered by -|a - b|^2 = -9; a positive bound, which no distance reaches, stays above all of them.
+  CHECK_EQ(order_from_similarity(Similarity::kEuclidean, T(-3)), T(-9));
+  CHECK_EQ(order_from_similarity(Similarity::kEuclidean, T(0)), T(0));
+  CHECK_EQ(order_from_similarity(Similarity::kEuclidean, T(2)), T(2));
+  CHECK_EQ(similarity_from_order(Similarity::kEuclidean, T(-9)), T(-3));
+  CHECK_EQ(order_from_similarity(Similarity::kCosine, T(-0.5)), T(-0.5));
+  CHECK_EQ(similarity_from_order(Similarity::kDot, T(-9)), T(-9));
+}
+
+}  // namespace
+
+TEST(below_is_the_next_smaller_number) {
+  check_below<float>();
+  check_below<double>();
+}
+
+TEST(orders_follow_similarities_and_back) {
+  check_orders<float>();
+  check_orders<double>();
+}
+
+TEST(unlimited_range_admits_every_finite_key) {
+  const KeyRange<float> range = unlimited_range<float>();
+  for (const float key : {-3e38F, -1.0F, 0.0F, 3e38F, kInf<float>}) CHECK(admits(range, key));
+  CHECK(!admits(range, -kInf<float>));
+  CHECK(!admits(range, kNan<float>));
+}
+
+TEST(positives_above_the_duplicate_threshold_are_dropped) {
+  check_positive_range<float>();
+  check_positive_range<double>();
+  // The threshold is rounded to the type it is compared in: a similarity equal to it stays.
+  SelectionRule rule;
+  rule.duplicate_threshold = 0.9999;
+  CHECK(admits(positive_range<float>(rule), 0.9999F));
+  CHECK(!admits(positive_range<float>(rule), std::nextafter(0.9999F, 1.0F)));
+  // A NaN threshold bounds nothing, rather than everything.
+  rule.duplicate_threshold = kNan<double>;
+  CHECK(admits(positive_range<float>(rule), 1.0F));
+}
+
+TEST(semihard_negatives_lie_between_margin_and_positive) {
+  check_semihard_range<float>();
+  check_semihard_range<double>();
+}
+
+TEST(least_similar_wins_for_hardest_positive_and_easiest_negative) {
+  CHECK(prefers_least_similar(Positive::kHardest));
+  CHECK(!prefers_least_similar(Positive::kEasiest));
+  CHECK(prefers_least_similar(Negative::kEasiest));
+  CHECK(!prefers_least_similar(Negative::kHardest));
+  CHECK(!prefers_least_similar(Negative::kSemihard));
+}

@@ -1,0 +1,52 @@
+#include "../../csrc/cpu/workers.h"
+
+#include <atomic>
+#include <vector>
+
+#include "check.h"
+#include "pools.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+TEST(parallel_range_covers_every_number_once_on_step_boundaries) {
+  std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
+  pools.push_back(std::make_unique<SerialWorkers>());
+  for (const auto& pool : pools) {
+    for (const int64_t count : {0, 1, 5, 6, 7, 12, 97}) {
+      for (const int64_t step : {1, 6, 16}) {
+        std::vector<std::atomic<int>> visits(count);
+        std::atomic<bool> aligned{true};
+        cpu::parallel_range(*pool, pool->count(), count, step, [&](int64_t begin, int64_t end) {
+          if (begin % step != 0 || (end % step != 0 && end != count) || begin >= end) aligned = false;
+          for (int64_t i = begin; i < end; ++i) ++visits[i];
+        });
+        CHECK(aligned);
+        for (const auto& visit : visits) CHECK_EQ(visit.load(), 1);
+      }
+    }
+  }
+}
+
+TEST(parallel_tasks_hands_out_every_task_once) {
+  for (const auto& pool : parallel_pools()) {
+    for (const int64_t tasks : {0, 1, 7, 100}) {
+      std::vector<std::atomic<int>> visits(tasks);
+      std::atomic<bool> known_worker{true};
+      cpu::parallel_tasks(*pool, pool->count(), tasks, [&](int64_t worker, int64_t task) {
+        if (worker < 0 || worker >= pool->count()) known_worker = false;
+        ++visits[task];
+      });
+      CHECK(known_worker);
+      for (const auto& visit : visits) CHECK_EQ(visit.load(), 1);
+    }
+  }
+}
+
+TEST(small_jobs_get_one_worker_and_none_gets_more_than_there_are) {
+  const ThreadWorkers eight(8);
+  CHECK_EQ(cpu::workers_for(eight, 0, 100), 1);
+  CHECK_EQ(cpu::workers_for(eight, 199, 100), 1);
+  CHECK_EQ(cpu::workers_for(eight, 300, 100), 3);
+  CHECK_EQ(cpu::workers_for(eight, 1e15, 100), 8);
+}
