@@ -44,7 +44,7 @@ class Comparison:
         self.name, self.op, self.record = name, op, record
         self.reference = importlib.import_module(f"hardmine.reference.{name}")
         self.select = importlib.import_module("hardmine.reference.select_triplets")
-        self.arguments = {key: a.detach() if isinstance(a, Tensor) else a for key, a in arguments.items()}
+        self.arguments = {key: a.detach().clone() if isinstance(a, Tensor) else a for key, a in arguments.items()}
         self.options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
         self.x, self.refs = self.arguments["embeddings"], self.arguments["ref_embeddings"]
         self.outputs: dict[str, Any] = {}
@@ -184,7 +184,12 @@ class Comparison:
         self.record.record("loss", deviation.max().item() if len(deviation.reshape(-1)) else 0.0)
         if (deviation > self.tolerance).any() or deviation.isnan().any():
             return f"the loss deviates by {deviation.max().item():.2e}, more than {self.tolerance:.2e}"
-        references = torch.autograd.grad(self._scalar(expected), leaves, allow_unused=True)
+        references = [None] * len(leaves)
+        usual = 0.0
+        if expected.requires_grad:
+            scalar = self._scalar(expected)
+            usual = self._usual_gradient(scalar, pairs)
+            references = torch.autograd.grad(scalar, leaves, allow_unused=True)
         limits = torch.finfo(self.x.dtype)
         smallest = limits.smallest_normal * limits.eps  # what rounds to zero, which float16 does early
         for gradient, leaf, reference in zip(gradients, leaves, references, strict=True):
@@ -192,11 +197,29 @@ class Comparison:
                 continue
             reference = torch.zeros_like(leaf) if reference is None else reference
             error = ((gradient.double() - reference).abs() - smallest).clamp(min=0.0).max().item()
-            deviation = error / max(reference.abs().max().item(), 1e-20)
+            deviation = error / max(reference.abs().max().item(), usual, 1e-20)
             self.record.record("gradient", deviation)
             if not deviation <= self.gradient_tolerance:
                 return f"the gradient deviates by {deviation:.2e}, more than {self.gradient_tolerance:.2e}"
         return None
+
+    def _usual_gradient(self, scalar: Tensor, pairs: Any) -> float:
+        """The size of an element of the gradient that one pair gives its rows, were nothing to cancel.
+
+        Rows that point the same way have a cosine gradient of 0, of which both sides compute only rounding errors.
+        """
+        refs = self.x if self.refs is None else self.refs
+        norms, ref_norms = (rows.double().norm(dim=1).clamp(min=1e-12) for rows in (self.x, refs))
+        slopes = torch.autograd.grad(scalar, pairs[2:], retain_graph=True, allow_unused=True)
+        largest = 0.0
+        for index, slope in zip(pairs[:2], slopes, strict=True):
+            if slope is None or not len(norms) or not len(ref_norms):
+                continue
+            both = torch.stack([norms, ref_norms[index.clamp(min=0)]])
+            similarity = self.options["similarity"]
+            sizes = {"cosine": 1 / both.amin(0), "dot": both.amax(0), "euclidean": torch.ones_like(norms)}
+            largest = max(largest, torch.where(index >= 0, slope.abs() * sizes[similarity], 0.0).max().item())
+        return largest / self.x.shape[1] ** 0.5
 
     def _pairs(self, leaves: list[Tensor], selection: Any) -> Any:
         """The op's own selection, its similarities differentiable through float64 copies of the embeddings.

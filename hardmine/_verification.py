@@ -46,8 +46,9 @@ class OpReport:
 class Report:
     """What :class:`verify` has seen so far.
 
-    Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size
-    or 1 if it is smaller, of a gradient to the largest element of the reference's gradient.
+    Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size or
+    to 1 if that is larger, of a gradient to its largest element, or to what one pair alone would give where gradients
+    cancel.
     """
 
     ops: dict[str, OpReport] = field(default_factory=dict)
@@ -139,8 +140,8 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
             return
         bound = inspect.signature(op).bind(*args, **kwargs)
         bound.apply_defaults()
-        comparison = Comparison(name, op, dict(bound.arguments), self.tolerance, record)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            comparison = Comparison(name, op, dict(bound.arguments), self.tolerance, record)
             disagreement = comparison.run()
         record.checks += 1
         if disagreement:

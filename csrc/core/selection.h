@@ -47,10 +47,13 @@ HARDMINE_HD T similarity_from_order(Similarity kind, T order) {
   return kind == Similarity::kEuclidean ? -std::sqrt(-order) : order;
 }
 
-// The largest number below `x`, so that "key < x" can be asked as "key <= below(x)".
+// The largest number below `x`, so that "key < x" can be asked as "key <= below(x)". Subnormal numbers are stepped
+// over: where the CPU is told to flush them, they compare equal to 0, and 0 would pass for a number below 0.
 template <class T>
 HARDMINE_HD T below(T x) {
-  return std::nextafter(x, -std::numeric_limits<T>::infinity());
+  const T next = std::nextafter(x, -std::numeric_limits<T>::infinity());
+  if (!(std::fabs(next) < std::numeric_limits<T>::min())) return next;
+  return x > T(0) ? T(0) : -std::numeric_limits<T>::min();
 }
 
 // An anchor's admissible keys: what the running best starts from, and the largest key allowed.

@@ -25,11 +25,12 @@ struct Norms {
   bool finite = true;
 
   Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
+    const Kernels<T>& kernel = kernels<T>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
     std::atomic<bool> all_finite{true};
     const int64_t threads =
         workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
     parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
-      if (!kernels<T>().row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
+      if (!kernel.row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
       for (int64_t i = begin; i < end; ++i) norm[i] = std::max(norm[i], kSmallestNorm);
     });
     finite = all_finite;
@@ -51,8 +52,8 @@ class SortedRows {
     order_.resize(padded, order_.empty() ? 0 : order_.back());
     label_.resize(padded);
     for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[order_[i]];
-    if (as_rows) groups_ = packed(rows.x, depth, norm, kernel.row_group, workers);
-    if (as_columns) panels_ = packed(rows.x, depth, norm, kernel.column_panel, workers);
+    if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.row_group, workers);
+    if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.column_panel, workers);
   }
 
   PackedRows<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
@@ -83,12 +84,13 @@ class SortedRows {
     return order;
   }
 
-  Buffer<T> packed(const T* x, int64_t depth, const T* norm, int64_t group, const Workers& workers) const {
+  Buffer<T> packed(const Kernels<T>& kernel, const T* x, int64_t depth, const T* norm, int64_t group,
+                   const Workers& workers) const {
     Buffer<T> out(round_up(count_, group) * depth);
     const int64_t threads =
         workers_for(workers, static_cast<double>(count_) * static_cast<double>(depth), kElementGrain);
     parallel_range(workers, threads, count_, group, [&](int64_t begin, int64_t end) {
-      kernels<T>().pack(x, depth, order_.data(), norm, count_, begin, end, group, out.get());
+      kernel.pack(x, depth, order_.data(), norm, count_, begin, end, group, out.get());
     });
     return out;
   }

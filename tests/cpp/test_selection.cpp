@@ -75,11 +75,14 @@ void check_semihard_range() {
 
 template <class T>
 void check_below() {
-  const T eps = std::numeric_limits<T>::epsilon(), tiny = std::numeric_limits<T>::denorm_min();
+  const T eps = std::numeric_limits<T>::epsilon(), smallest = std::numeric_limits<T>::min();
+  const T tiny = std::numeric_limits<T>::denorm_min();
   CHECK_EQ(below(T(1)), T(1) - eps / 2);
   CHECK_EQ(below(T(-1)), T(-1) - eps);
-  CHECK_EQ(below(T(0)), -tiny);
-  CHECK_EQ(below(T(-0.0)), -tiny);
+  CHECK_EQ(below(T(0)), -smallest);  // subnormal numbers are stepped over
+  CHECK_EQ(below(smallest), T(0));
+  CHECK_EQ(below(-tiny), -smallest);
+  CHECK_EQ(below(T(-0.0)), -smallest);
   CHECK_EQ(below(tiny), T(0));
   CHECK_EQ(below(kInf<T>), std::numeric_limits<T>::max());
   CHECK_EQ(below(-std::numeric_limits<T>::max()), -kInf<T>);

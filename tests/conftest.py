@@ -1,0 +1,17 @@
+"""Settings and fixtures of all tests."""
+
+import os
+
+# Idle OpenMP threads spin, which takes the cores from whoever else is working on them: ten times the time of this suite
+# on a busy machine. Must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+
+from helpers import DEVICES
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Every device that the ops can run on."""
+    return request.param

@@ -1,0 +1,220 @@
+"""Wrong arguments: each error says which argument, what it must be, and what came."""
+
+import math
+import re
+
+import numpy
+import pytest
+import torch
+
+from hardmine import ops
+from helpers import LOSSES, OPS, random_inputs, seeded
+
+each_op = pytest.mark.parametrize("name", OPS)
+
+X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
+REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
+SPARSE = torch.eye(4, 3).to_sparse()
+
+
+def tensors(**changes):
+    """Good tensors, but for those named."""
+    return {"embeddings": X, "labels": Y, "ref_embeddings": REFS, "ref_labels": REF_LABELS, **changes}
+
+
+WRONG_TENSORS = [
+    # what is wrong, the error and all of its message
+    ({"embeddings": X.tolist()}, TypeError, "embeddings must be a torch.Tensor, got list"),
+    ({"embeddings": X.numpy()}, TypeError, "embeddings must be a torch.Tensor, got ndarray"),
+    ({"embeddings": None}, TypeError, "embeddings must be a torch.Tensor, got NoneType"),
+    ({"embeddings": SPARSE}, TypeError, "embeddings must be a dense tensor, got layout torch.sparse_coo"),
+    ({"embeddings": X.int()}, TypeError, "embeddings must be float32, float64, float16 or bfloat16, got torch.int32"),
+    (
+        {"embeddings": X.cfloat()},
+        TypeError,
+        "embeddings must be float32, float64, float16 or bfloat16, got torch.complex64",
+    ),
+    ({"embeddings": X[0]}, ValueError, "embeddings must be [rows, D], got [3]"),
+    ({"embeddings": X[None]}, ValueError, "embeddings must be [rows, D], got [1, 4, 3]"),
+    ({"embeddings": X[:, :0]}, ValueError, "embeddings must be [rows, D] with D >= 1, got [4, 0]"),
+    ({"labels": Y.tolist()}, TypeError, "labels must be a torch.Tensor, got list"),
+    ({"labels": Y.float()}, TypeError, "labels must have an integer dtype, got torch.float32"),
+    ({"labels": Y.bool()}, TypeError, "labels must have an integer dtype, got torch.bool"),
+    ({"labels": Y[:3]}, ValueError, "labels must be [B] = [4], got [3]"),
+    ({"labels": Y[:, None]}, ValueError, "labels must be [B] = [4], got [4, 1]"),
+    ({"labels": Y.to("meta")}, ValueError, "labels must be on the device of its embeddings, cpu, got meta"),
+    ({"ref_embeddings": None}, ValueError, "ref_embeddings must be given together with ref_labels, got None"),
+    ({"ref_labels": None}, ValueError, "ref_labels must be given together with ref_embeddings, got None"),
+    ({"ref_embeddings": 3}, TypeError, "ref_embeddings must be a torch.Tensor, got int"),
+    ({"ref_embeddings": REFS[:, 0]}, ValueError, "ref_embeddings must be [rows, D], got [5]"),
+    (
+        {"ref_embeddings": REFS[:, :2]},
+        ValueError,
+        "ref_embeddings must be [M, D] with the D = 3 of embeddings, got [5, 2]",
+    ),
+    (
+        {"ref_embeddings": REFS.double()},
+        TypeError,
+        "ref_embeddings must have the dtype of embeddings, torch.float32, got torch.float64",
+    ),
+    (
+        {"ref_embeddings": REFS.to("meta")},
+        ValueError,
+        "ref_embeddings must be on the device of embeddings, cpu, got meta",
+    ),
+    ({"ref_labels": REF_LABELS[:4]}, ValueError, "ref_labels must be [M] = [5], got [4]"),
+    ({"ref_labels": REF_LABELS.double()}, TypeError, "ref_labels must have an integer dtype, got torch.float64"),
+]
+
+
+@each_op
+@pytest.mark.parametrize(("changes", "error", "message"), WRONG_TENSORS, ids=[wrong[2] for wrong in WRONG_TENSORS])
+def test_wrong_tensors(name, changes, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        getattr(ops, name)(**tensors(**changes))
+
+
+WRONG_OPTIONS = [
+    # of which ops, what is wrong, the error and all of its message
+    (OPS, {"positive": "semihard"}, ValueError, "positive must be one of 'easiest', 'hardest', got 'semihard'"),
+    (OPS, {"negative": "hard"}, ValueError, "negative must be one of 'hardest', 'easiest', 'semihard', got 'hard'"),
+    (OPS, {"negative": None}, ValueError, "negative must be one of 'hardest', 'easiest', 'semihard', got None"),
+    (OPS, {"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
+    (
+        OPS,
+        {"semihard_fallback": "none"},
+        ValueError,
+        "semihard_fallback must be one of None, 'hardest', 'easiest', got 'none'",
+    ),
+    (OPS, {"tie": True}, ValueError, "tie must be one of 'exclude', 'include', got True"),
+    (OPS, {"duplicate_threshold": "1"}, TypeError, "duplicate_threshold must be a number, got str"),
+    (OPS, {"duplicate_threshold": math.nan}, ValueError, "duplicate_threshold must be a number, got nan"),
+    (OPS, {"semihard_margin": 0}, ValueError, "semihard_margin must be a number > 0, got 0"),
+    (OPS, {"semihard_margin": -0.1}, ValueError, "semihard_margin must be a number > 0, got -0.1"),
+    (OPS, {"semihard_margin": math.nan}, ValueError, "semihard_margin must be a number > 0, got nan"),
+    (LOSSES, {"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
+    (LOSSES, {"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got None"),
+    (LOSSES, {"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
+    (LOSSES, {"temperature": -1}, ValueError, "temperature must be a number > 0, got -1"),
+    (LOSSES, {"temperature": math.nan}, ValueError, "temperature must be a number > 0, got nan"),
+    (LOSSES, {"temperature": None}, TypeError, "temperature must be a number, got NoneType"),
+    (LOSSES, {"temperature": torch.tensor(0.1)}, TypeError, "temperature must be a number, got Tensor"),
+    (LOSSES, {"temperature": True}, TypeError, "temperature must be a number, got bool"),
+    (LOSSES, {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
+    (LOSSES, {"lam": "1"}, TypeError, "lam must be a number, got str"),
+    (LOSSES, {"min_similarity": math.nan}, ValueError, "min_similarity must be a number, got nan"),
+    (["triplet_loss"], {"margin": math.nan}, ValueError, "margin must be a number, got nan"),
+    (["triplet_loss"], {"margin": None}, TypeError, "margin must be a number, got NoneType"),
+    (
+        ["triplet_loss"],
+        {"term": "triplet"},
+        ValueError,
+        "term must be one of 'nca', 'hinge', 'soft_margin', 'sct', got 'triplet'",
+    ),
+    (
+        ["sct_loss"],
+        {"preset": "code"},
+        ValueError,
+        "preset must be one of 'paper', 'code2020', 'code2021', got 'code'",
+    ),
+    (
+        ["sct_loss"],
+        {"hard_cutoff": 0.5},
+        ValueError,
+        "hard_cutoff must be None with preset 'paper', which has no cutoff, got 0.5",
+    ),
+    (
+        ["sct_loss"],
+        {"preset": "code2020", "hard_cutoff": math.nan},
+        ValueError,
+        "hard_cutoff must be a number, got nan",
+    ),
+    (["sct_loss"], {"preset": "code2021", "hard_cutoff": "0.5"}, TypeError, "hard_cutoff must be a number, got str"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [pytest.param(name, *wrong, id=f"{name}: {wrong[2]}") for names, *wrong in WRONG_OPTIONS for name in names],
+)
+def test_wrong_options(name, options, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        getattr(ops, name)(X, Y, **options)
+
+
+@each_op
+def test_unknown_options_are_named(name):
+    with pytest.raises(TypeError, match="'marginn'"):
+        getattr(ops, name)(X, Y, marginn=0.1)
+    with pytest.raises(TypeError, match="positional"):
+        getattr(ops, name)(X, Y, None, None, "hardest")
+
+
+@each_op
+def test_integers_infinities_and_numpy_s_numbers_are_numbers(name):
+    options = {"duplicate_threshold": math.inf, "semihard_margin": numpy.float32(0.5)}
+    if name in LOSSES:
+        options |= {"temperature": 1, "lam": numpy.int64(2), "min_similarity": -math.inf}
+    getattr(ops, name)(*random_inputs(), negative="semihard", **options)
+
+
+@each_op
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_tensors_on_different_devices(name):
+    with pytest.raises((ValueError, NotImplementedError), match="must be on the"):
+        getattr(ops, name)(X, Y.cuda())
+    with pytest.raises((ValueError, NotImplementedError), match="must be on the"):
+        getattr(ops, name)(X, Y, REFS.cuda(), REF_LABELS.cuda())
+
+
+# Direct calls of the compiled ops, which users may make, skip the checks above. They must not read out of bounds.
+
+
+def compiled_arguments(monkeypatch, name, *, backward=False):
+    """A compiled op and the arguments with which the Python face calls it."""
+    compiled = {"select_triplets": "select_triplets"}.get(name, "triplet_loss") + "_backward" * backward
+    calls = []
+    packet = getattr(torch.ops.hardmine, compiled)
+    monkeypatch.setattr(torch.ops.hardmine, compiled, lambda *arguments: calls.append(arguments) or packet(*arguments))
+    x = X.clone().requires_grad_()
+    result = getattr(ops, name)(x, Y, REFS, REF_LABELS)
+    (result[2] if name == "select_triplets" else result).sum().backward()
+    monkeypatch.undo()
+    return packet, list(calls[0])
+
+
+@each_op
+@pytest.mark.parametrize(
+    ("position", "wrong", "message"),
+    [
+        (0, X[0], "embeddings must be"),
+        (0, X.int(), "embeddings must be float32"),
+        (1, Y[:3], "labels must be"),
+        (1, Y.int(), "labels must be"),
+        (2, None, "given together"),
+        (2, REFS[:, :2], "ref_embeddings must be"),
+        (2, REFS.double(), "ref_embeddings must have the dtype"),
+        (3, REF_LABELS[:4], "ref_labels must be"),
+    ],
+)
+def test_direct_calls_of_the_compiled_forward(name, position, wrong, message, monkeypatch):
+    packet, arguments = compiled_arguments(monkeypatch, name)
+    arguments[position] = wrong
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        packet(*arguments)
+
+
+@each_op
+@pytest.mark.parametrize("bad_index", [-2, 5, 2**40])
+def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
+    packet, arguments = compiled_arguments(monkeypatch, name, backward=True)
+    indices = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.dtype == torch.int64]
+    assert len(indices) == 2
+    for position in indices:
+        wrong = arguments[position].clone()
+        wrong[2] = bad_index
+        with pytest.raises((ValueError, RuntimeError), match=rf"_index must lie in \[-1, 5\), got {bad_index}"):
+            packet(*(wrong if i == position else a for i, a in enumerate(arguments)))
+    for position in indices:
+        with pytest.raises((ValueError, RuntimeError), match="_index must be"):
+            packet(*(arguments[position][:3] if i == position else a for i, a in enumerate(arguments)))

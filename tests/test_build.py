@@ -1,0 +1,134 @@
+"""The compiled library: errors when it is missing or broken, the choice of the SIMD level, what the levels export."""
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import hardmine
+from helpers import output_of, run_python, simd_levels
+
+PACKAGE = Path(hardmine.__file__).parent
+OBJECTS = PACKAGE.parent / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower() / "CMakeFiles"
+
+
+@pytest.fixture
+def package_copy(tmp_path):
+    """A copy of the package without its compiled library."""
+    copy = tmp_path / "hardmine"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return copy
+
+
+def import_errors(package_copy: Path) -> list[str]:
+    """The ImportErrors of everything that needs the library, in a process which imports the copy."""
+    script = f"""
+import hardmine
+assert hardmine.__file__.startswith({str(package_copy)!r}), hardmine.__file__
+for statement in ("import hardmine.ops", "import hardmine.losses", "hardmine.simd_level()"):
+    try:
+        exec(statement)
+    except ImportError as error:
+        print(repr(str(error)))
+"""
+    errors = output_of(run_python("-c", script, package_root=package_copy.parent)).splitlines()
+    assert len(errors) == 3
+    return errors
+
+
+HOW_TO_BUILD = "pip install --no-build-isolation ."
+
+
+def test_a_missing_library_says_how_to_build_it(package_copy):
+    for message in import_errors(package_copy):
+        assert "is missing" in message
+        assert str(package_copy / "_C.so") in message
+        assert HOW_TO_BUILD in message
+
+
+@pytest.mark.parametrize("content", [b"", b"not a library"], ids=["empty", "text"])
+def test_an_unloadable_library_says_how_to_build_it(package_copy, content):
+    (package_copy / "_C.so").write_bytes(content)
+    for message in import_errors(package_copy):
+        assert "cannot be loaded with torch" in message
+        assert str(package_copy / "_C.so") in message
+        assert HOW_TO_BUILD in message
+
+
+def test_the_references_need_no_library(package_copy):
+    script = """
+import torch, hardmine, hardmine.reference
+x, y = torch.eye(4), torch.tensor([0, 0, 1, 1])
+assert hardmine.reference.select_triplets(x, y).negative_index.tolist() == [2, 2, 0, 0]
+with hardmine.verify() as report:
+    pass
+print(hardmine.__version__, hardmine.__file__, report)
+"""
+    output = output_of(run_python("-c", script, package_root=package_copy.parent))
+    assert output.startswith(f"{hardmine.__version__} {package_copy}")
+    assert output.endswith("nothing was checked (no op was called in eager mode)")
+
+
+# The SIMD level
+
+LARGE_STEP = """
+import torch
+from hardmine import ops
+torch.set_num_threads(4)
+try:
+    ops.triplet_loss(torch.randn(ROWS, 64), torch.arange(ROWS) % 50)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def level_in_force(**environment: str) -> str:
+    return output_of(run_python("-c", "import hardmine; print(hardmine.simd_level())", **environment))
+
+
+def test_the_level_can_be_chosen():
+    assert [level_in_force(HARDMINE_SIMD=level) for level in simd_levels()] == list(simd_levels())
+    best = simd_levels()[-1]
+    assert level_in_force() == level_in_force(HARDMINE_SIMD="") == best
+
+
+@pytest.mark.parametrize("rows", [8, 20_000], ids=["one thread", "many threads"])
+def test_an_unknown_level_is_an_error_of_the_first_op(rows):
+    names = ", ".join(f"'{level}'" for level in simd_levels())
+    message = f"HARDMINE_SIMD must be one of {names} on this CPU, got 'sse9'"
+    script = LARGE_STEP.replace("ROWS", str(rows))
+    assert message in output_of(run_python("-c", script, HARDMINE_SIMD="sse9"))
+
+
+def test_an_unknown_level_is_an_error_of_simd_level():
+    process = run_python("-c", "import hardmine; hardmine.simd_level()", HARDMINE_SIMD="AVX2")
+    assert process.returncode == 1, "an exception, no abort"
+    assert re.search(r"RuntimeError: HARDMINE_SIMD must be one of '.*' on this CPU, got 'AVX2'", process.stderr)
+
+
+# What the levels export
+
+
+@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "neon"])
+def test_no_code_of_a_level_can_be_called_by_others(level):
+    """Whatever a level's object defines lies in that level's namespace, but for the two tables of its kernels.
+
+    Anything else, such as an out-of-line copy of an inline function of the standard library, would have a twin in other
+    objects. The linker keeps one of them, and if it is this one, CPUs without the level crash in unrelated code.
+    """
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("nm is not installed")
+    objects = list((OBJECTS / f"hardmine_{level}.dir").rglob("kernels.cpp.o"))
+    if not objects:
+        pytest.skip(f"no object of this level under {OBJECTS}: not built from source, or for another CPU")
+    listing = subprocess.run([nm, "-C", "--defined-only", *objects], capture_output=True, text=True, check=True).stdout
+    symbols = re.findall(r"^[0-9a-f]* +(\w) (.+)$", listing, re.MULTILINE)
+    exported = [name for kind, name in symbols if kind.isupper() or kind == "u"]
+    tables = [f"hardmine::cpu::{kernels}_{level}" for kernels in ("kFloatKernels", "kDoubleKernels")]
+    assert set(tables) <= set(exported)
+    foreign = [name for name in exported if name not in tables and f"hardmine::cpu::{level}::" not in name]
+    assert not foreign

@@ -1,0 +1,263 @@
+"""The gradients of every op: against finite differences, in their dtypes, and only where they are asked for."""
+
+import pytest
+import torch
+
+from hardmine import ops
+from helpers import (
+    FLOAT_DTYPES,
+    LOSSES,
+    OPS,
+    PRESETS,
+    REDUCTIONS,
+    SIMILARITIES,
+    TERMS,
+    Inputs,
+    assert_bitwise_equal,
+    exact_inputs,
+    leaves_of,
+    loss_of,
+    random_inputs,
+    run,
+)
+
+each_op = pytest.mark.parametrize("name", OPS)
+each_loss = pytest.mark.parametrize("name", LOSSES)
+each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
+with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
+
+
+# Finite differences. Inputs are asserted to lie away from every kink and jump, and away from ties by their spread: no
+# finite difference below comes near another selection.
+
+
+def gradcheck(op, inputs, **options):
+    """Compares the gradients of embeddings and refs, which must not be all zero, with finite differences."""
+    leaves = leaves_of(inputs)
+
+    def function(x, refs=None):
+        return op(x, inputs.labels, refs, inputs.ref_labels, **options)
+
+    assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-6, rtol=1e-5)
+    for leaf in leaves:
+        (gradient,) = torch.autograd.grad(function(*leaves).sum(), leaf)
+        assert gradient.any(), "no gradient, nothing checked"
+
+
+def assert_far(values, *, gap=1e-3):
+    """No number is close to 0, and both signs occur."""
+    assert values.abs().min() > gap
+    assert (values > 0).any()
+    assert (values < 0).any()
+
+
+def in_widest_gap(values):
+    """A number amid those given, far from each."""
+    values = values.sort().values
+    gap = values.diff().argmax()
+    middle = (values[gap] + values[gap + 1]).item() / 2
+    assert_far(values - middle)
+    return middle
+
+
+def similarities_of(inputs, **options):
+    """s_ap and s_an of the anchors that have both."""
+    selection = ops.select_triplets(*inputs, **options)
+    valid = (selection.positive_index >= 0) & (selection.negative_index >= 0)
+    assert valid.sum() > 4
+    return selection.positive_similarity[valid].detach(), selection.negative_similarity[valid].detach()
+
+
+@each_similarity
+@with_and_without_refs
+@pytest.mark.parametrize("positive", ["easiest", "hardest"])
+@pytest.mark.parametrize("negative", ["hardest", "easiest", "semihard"])
+def test_gradcheck_of_the_selected_similarities(similarity, refs, positive, negative, device):
+    inputs = random_inputs(10, 4, 3, refs, dtype=torch.float64).to(device)
+    options = {"similarity": similarity, "positive": positive, "negative": negative}
+    for quantity in ("positive_index", "negative_index"):
+
+        def similarities(*arguments, quantity=quantity, **options):
+            selection = ops.select_triplets(*arguments, **options)
+            chosen = getattr(selection, quantity.replace("index", "similarity"))
+            return chosen[getattr(selection, quantity) >= 0]  # gradcheck cannot compare NaN
+
+        gradcheck(similarities, inputs, **options)
+
+
+@each_similarity
+@with_and_without_refs
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
+    inputs = random_inputs(12, 4, 3, refs, spread=1.2, dtype=torch.float64, seed=1).to(device)
+    options = {"similarity": similarity, "negative": "hardest"}
+    s_ap, s_an = similarities_of(inputs, **options)
+    if term == "sct":
+        assert_far(s_an - s_ap)
+    if term == "hinge":
+        assert_far(s_an - s_ap + 0.2)
+    gradcheck(ops.triplet_loss, inputs, **options, term=term, reduction=reduction, temperature=0.5, lam=0.7)
+
+
+@each_similarity
+@with_and_without_refs
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradcheck_of_sct_loss(similarity, refs, preset, reduction, device):
+    inputs = random_inputs(12, 4, 3, refs, spread=1.2, dtype=torch.float64, seed=1).to(device)
+    s_ap, s_an = similarities_of(inputs, similarity=similarity)
+    assert_far(s_an - s_ap)
+    options = {"similarity": similarity, "lam": 0.7, "temperature": 0.5}
+    if preset != "paper":
+        # A cutoff that tells hard triplets apart; no positive is dropped.
+        options |= {"hard_cutoff": in_widest_gap(s_an[s_an > s_ap]), "duplicate_threshold": float("inf")}
+        assert_far(s_an - options["hard_cutoff"])
+    gradcheck(ops.sct_loss, inputs, **options, preset=preset, reduction=reduction)
+
+
+@each_loss
+@each_similarity
+def test_gradcheck_of_losses_with_a_least_similarity(name, similarity, device):
+    inputs = random_inputs(12, 4, 3, dtype=torch.float64, spread=1.2, seed=1).to(device)
+    s_ap, s_an = similarities_of(inputs, similarity=similarity, negative="hardest")
+    least = in_widest_gap(torch.minimum(s_ap, s_an))
+    gradcheck(getattr(ops, name), inputs, similarity=similarity, negative="hardest", min_similarity=least)
+
+
+@pytest.mark.parametrize("name", ["select_triplets", "triplet_loss"])
+def test_a_gradient_worked_by_hand(name):
+    """a.n - a.p of one anchor: its gradient is n - p in a, -a in p, a in n, and nothing in the rest."""
+    a, p, n, other = [1.0, 2.0], [3.0, 1.0], [2.0, 2.0], [-1.0, -1.0]
+    inputs = Inputs(torch.tensor([a]), torch.tensor([0]), torch.tensor([other, n, p]), torch.tensor([1, 1, 0]))
+    leaves = leaves_of(inputs)
+    if name == "select_triplets":
+        selection = ops.select_triplets(*inputs, similarity="dot")
+        value = selection.negative_similarity - selection.positive_similarity
+    else:
+        value = ops.triplet_loss(*inputs, similarity="dot", negative="hardest", term="hinge", margin=0.0)
+    assert value.item() == 6 - 5
+    grad, ref_grad = torch.autograd.grad(value, leaves)
+    assert grad.tolist() == [[-1.0, 1.0]]
+    assert ref_grad.tolist() == [[0.0, 0.0], [1.0, 2.0], [-1.0, -2.0]]
+
+
+@with_and_without_refs
+def test_the_gradient_of_a_cosine_is_orthogonal_to_its_row(refs, device):
+    result = run(ops.select_triplets, random_inputs(refs=refs, dtype=torch.float64).to(device))
+    inputs = random_inputs(refs=refs, dtype=torch.float64).to(device)
+    for rows, grad in ((inputs.embeddings, result.grad), (inputs.ref_embeddings, result.ref_grad)):
+        if rows is not None:
+            assert grad.abs().max() > 0.1
+            assert (rows * grad).sum(1).abs().max() < 1e-13
+
+
+def test_the_distance_of_equal_points_has_gradient_0():
+    """The subgradient that PyTorch's norm takes, too. Both anchors equal ref 0, and lie at distance 1 of ref 1."""
+    refs = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    inputs = Inputs(torch.ones(2, 3), torch.tensor([0, 0]), refs, torch.tensor([0, 1]))
+    result = run(ops.select_triplets, inputs, similarity="euclidean")
+    assert result.selection[2].tolist() == [0.0, 0.0]
+    assert result.ref_grad[0].tolist() == [0.0, 0.0, 0.0]
+    assert result.ref_grad[1].tolist() == [-4.0, 0.0, 0.0]  # two anchors, with weights 2 * 0.5 and 2 * 1.5
+    assert result.grad.tolist() == [[1.0, 0.0, 0.0], [3.0, 0.0, 0.0]]
+
+
+# Who gets a gradient, and which
+
+
+@each_op
+@with_and_without_refs
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_dtypes_of_outputs_and_gradients(name, refs, dtype, device):
+    inputs = exact_inputs("dot", refs=refs, dtype=dtype).to(device)
+    result = run(getattr(ops, name), inputs, similarity="dot")
+    computed_in = torch.float64 if dtype == torch.float64 else torch.float32
+    assert [t.dtype for t in result.selection] == [torch.int64, torch.int64, computed_in, computed_in]
+    assert result.loss.dtype == computed_in
+    assert all(grad.dtype == dtype and grad.any() for grad in (result.grad, result.ref_grad) if grad is not None)
+
+
+@each_op
+def test_only_what_requires_a_gradient_gets_one(name):
+    inputs = random_inputs(refs=30)
+    both = run(getattr(ops, name), inputs)
+
+    def outputs(x_requires: bool, refs_require: bool) -> tuple:
+        x = inputs.embeddings.clone().requires_grad_(x_requires)
+        refs = inputs.ref_embeddings.clone().requires_grad_(refs_require)
+        result = loss_of(name, Inputs(x, inputs.labels, refs, inputs.ref_labels))
+        if result.requires_grad:
+            result.backward()
+        return result.requires_grad, x.grad, refs.grad
+
+    required, grad, ref_grad = outputs(True, False)
+    assert required
+    assert ref_grad is None
+    assert_bitwise_equal(grad, both.grad)
+    required, grad, ref_grad = outputs(False, True)
+    assert required
+    assert grad is None
+    assert_bitwise_equal(ref_grad, both.ref_grad)
+    assert outputs(False, False) == (False, None, None)
+
+
+@each_op
+def test_indices_carry_no_gradient_and_no_grad_is_respected(name):
+    inputs = random_inputs()
+    leaves_of(inputs)
+    options = {"return_selection": True} if name in LOSSES else {}
+    output = getattr(ops, name)(*inputs, **options)
+    selection = output[1] if name in LOSSES else output
+    assert [t.requires_grad for t in selection] == [False, False, True, True]
+    with torch.no_grad():
+        output = getattr(ops, name)(*inputs, **options)
+    assert not any(t.requires_grad for t in (output[1] if name in LOSSES else output))
+    with torch.inference_mode():
+        getattr(ops, name)(*inputs, **options)
+
+
+@each_op
+def test_a_second_derivative_is_a_clear_error(name):
+    inputs = random_inputs()
+    (x,) = leaves_of(inputs)
+    loss = loss_of(name, inputs)
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"hardmine::\w+ has no second derivative"):
+        grad.square().sum().backward()
+
+
+@each_loss
+@with_and_without_refs
+def test_gradients_flow_through_the_returned_similarities(name, refs, device):
+    """Those of the similarities alone are those of select_triplets; those of the loss add to them."""
+    inputs = random_inputs(refs=refs, dtype=torch.float64).to(device)
+    leaves = leaves_of(inputs)
+    options = {"positive": "hardest", "negative": "hardest"}
+    loss, selection = getattr(ops, name)(*inputs, return_selection=True, **options)
+    weights = torch.linspace(1, 2, len(inputs.labels), dtype=torch.float64, device=device)
+
+    def gradients(*outputs):
+        upstream = [weights if output.dim() else torch.ones_like(output) for output in outputs]
+        return torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
+
+    chosen = ops.select_triplets(*inputs, **options)
+    of_loss = gradients(loss)
+    for quantity in ("positive_similarity", "negative_similarity"):
+        alone, expected = gradients(getattr(selection, quantity)), gradients(getattr(chosen, quantity))
+        assert all(g.any() for g in alone)
+        torch.testing.assert_close(alone, expected)
+        together = gradients(loss, getattr(selection, quantity))
+        torch.testing.assert_close(together, tuple(a + b for a, b in zip(of_loss, alone, strict=True)))
+
+
+@each_loss
+def test_non_contiguous_upstream_gradients(name, device):
+    inputs = random_inputs(40, 9).to(device)
+    (x,) = leaves_of(inputs)
+    loss, selection = getattr(ops, name)(*inputs, reduction="none", return_selection=True)
+    outputs = [loss, selection.positive_similarity, selection.negative_similarity]
+    upstream = torch.randn(3, 40, 2, device=device).unbind(0)
+    (expected,) = torch.autograd.grad(outputs, x, [g[:, 0].contiguous() for g in upstream], retain_graph=True)
+    (actual,) = torch.autograd.grad(outputs, x, [g[:, 0] for g in upstream])
+    assert_bitwise_equal(actual, expected)

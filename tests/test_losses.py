@@ -1,0 +1,130 @@
+"""The named modules: each is its op with the options of its paper."""
+
+import copy
+import inspect
+import math
+import pickle
+
+import pytest
+import torch
+
+from hardmine import losses, ops
+from helpers import HAND_POINTS, assert_bitwise_equal, random_inputs
+
+
+def nca(*differences: float) -> float:
+    """The mean of softplus(x / 0.1)."""
+    return sum(math.log1p(math.exp(x / 0.1)) for x in differences) / len(differences)
+
+
+# Of HAND_POINTS (see helpers): s_ap = 0.6 0.8 -0.8 0.8 -0.8 easiest, 0 0.6 -0.8 0 -0.8 hardest;
+# s_an = 0.8 0.96 0.96 0.6 0 hardest, -1 -0.6 none 0.6 -1 semi-hard of the easiest positive.
+HARDEST = nca(0.2, 0.16, 1.76, -0.2, 0.8)
+SEMIHARD = nca(-1.6, -1.4, -0.2, -0.2)
+MODULES = {
+    # module, the op and options it stands for, its value by hand
+    "HNLoss": (ops.triplet_loss, {"positive": "easiest", "negative": "hardest", "term": "nca"}, HARDEST),
+    "SHNLoss": (ops.triplet_loss, {"positive": "easiest", "negative": "semihard", "term": "nca"}, SEMIHARD),
+    "EPHNLoss": (ops.triplet_loss, {"positive": "easiest", "negative": "hardest", "term": "nca"}, HARDEST),
+    "EPSHNLoss": (ops.triplet_loss, {"positive": "easiest", "negative": "semihard", "term": "nca"}, SEMIHARD),
+    "HPHNLoss": (
+        ops.triplet_loss,
+        {"positive": "hardest", "negative": "hardest", "term": "nca"},
+        nca(0.8, 0.36, 1.76, 0.6, 0.8),
+    ),
+    "TripletLoss": (ops.triplet_loss, {}, SEMIHARD),
+    # lam * s_an of all but anchor 3, softplus(-2) of that
+    "SCTLoss": (ops.sct_loss, {}, (0.8 + 0.96 + 0.96 + 0.0 + nca(-0.2)) / 5),
+}
+each_module = pytest.mark.parametrize("name", MODULES)
+
+
+def test_every_module_is_here():
+    assert sorted(losses.__all__) == sorted(MODULES)
+
+
+@each_module
+def test_worked_by_hand(name):
+    module = getattr(losses, name)()
+    assert isinstance(module, torch.nn.Module)
+    assert module(*HAND_POINTS).item() == pytest.approx(MODULES[name][2], abs=1e-6)
+
+
+@each_module
+@pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
+def test_modules_delegate_to_their_op(name, refs):
+    op, options, _ = MODULES[name]
+    inputs = random_inputs(refs=refs)
+    inputs.embeddings.requires_grad_()
+    more = {"lam": 0.3, "temperature": 0.4, "similarity": "euclidean", "reduction": "sum"}
+    for given in ({}, more):
+        module = getattr(losses, name)(**given)
+        loss, expected = module(*inputs), op(*inputs, **options, **given)
+        assert_bitwise_equal(loss, expected)
+        assert_bitwise_equal(*(torch.autograd.grad(value, inputs.embeddings)[0] for value in (loss, expected)))
+        loss, selection = module(*inputs, return_selection=True)
+        assert isinstance(selection, ops.Selection)
+        assert_bitwise_equal(loss, expected)
+
+
+@each_module
+def test_options_of_the_user_come_first(name):
+    module = getattr(losses, name)(positive="hardest", negative="easiest")
+    expected = MODULES[name][0](*HAND_POINTS, positive="hardest", negative="easiest")
+    assert_bitwise_equal(module(*HAND_POINTS), expected)
+
+
+@each_module
+def test_refs_are_taken_by_name_too(name):
+    inputs = random_inputs(refs=30)
+    module = getattr(losses, name)()
+    assert_bitwise_equal(module(**inputs._asdict()), module(*inputs))
+
+
+@each_module
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"temperatur": 0.1}, TypeError, "temperatur"),
+        ({"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
+        ({"positive": "easy"}, ValueError, "positive must be one of 'easiest', 'hardest', got 'easy'"),
+    ],
+)
+def test_bad_options_are_errors(name, options, error, message):
+    """At the latest when the module is first called."""
+    with pytest.raises(error, match=message):
+        getattr(losses, name)(**options)(*HAND_POINTS)
+
+
+@each_module
+def test_modules_are_written_out_with_their_options(name):
+    text = repr(getattr(losses, name)(temperature=0.25))
+    assert text.startswith(f"{name}(")
+    assert "temperature=0.25" in text
+
+
+@each_module
+def test_modules_hold_no_state_and_can_be_copied_and_pickled(name):
+    module = getattr(losses, name)(temperature=0.25)
+    assert not module.state_dict()
+    assert not list(module.parameters())
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert_bitwise_equal(twin(*HAND_POINTS), module(*HAND_POINTS))
+
+
+def test_defaults_of_ops_are_those_the_design_fixes():
+    """Names and defaults of the public API; adding is fine, changing is not."""
+    select = {"positive": "easiest", "negative": "hardest", "similarity": "cosine", "duplicate_threshold": None}
+    fixed = {
+        ops.select_triplets: select,
+        ops.sct_loss: {"lam": 1.0, "temperature": 0.1, "preset": "paper"},
+        ops.triplet_loss: {
+            **{"positive": "easiest", "negative": "semihard", "term": "nca", "temperature": 0.1, "margin": 0.2},
+            **{"similarity": "cosine", "reduction": "mean", "semihard_fallback": None},
+        },
+    }
+    for op, expected in fixed.items():
+        parameters = inspect.signature(op).parameters
+        assert list(parameters)[:4] == ["embeddings", "labels", "ref_embeddings", "ref_labels"]
+        assert {name: parameters[name].default for name in expected} == expected
+        assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in expected)

@@ -1,0 +1,104 @@
+"""Every SIMD level of this machine gives the bits of the scalar one, forward and backward, in a process of its own."""
+
+import sys
+
+import pytest
+import torch
+
+import hardmine
+from hardmine import ops
+from helpers import (
+    OPS,
+    SIMILARITIES,
+    Inputs,
+    Result,
+    assert_results_bitwise_equal,
+    exact_inputs,
+    output_of,
+    random_inputs,
+    run,
+    run_python,
+    selection_options,
+    simd_levels,
+)
+
+# Rows on both sides of every level's groups, panels and blocks; depths on both sides of vectors and chunks.
+SHAPES = [(1, 1), (2, 7), (13, 16), (33, 17), (97, 31), (257, 8), (40, 256), (41, 257), (30, 513), (300, 40)]
+
+
+def cases() -> dict[str, tuple[str, Inputs, dict]]:
+    """Name of the case: op, inputs and options."""
+    found = {}
+
+    def add(name: str, inputs: Inputs, what: str, **options) -> None:
+        found[f"{name}, {what}, {options}"] = (name, inputs, options)
+
+    for dtype in (torch.float32, torch.float64):
+        for similarity in SIMILARITIES:
+            for rows, depth in SHAPES:
+                for refs in (None, rows + 5):
+                    inputs = random_inputs(rows, depth, 3, refs, spread=1.5, dtype=dtype, seed=depth)
+                    what = f"{dtype}, {rows} x {depth}, {refs} refs"
+                    for name in OPS:
+                        add(name, inputs, what, similarity=similarity)
+            add(
+                "select_triplets",
+                exact_inputs(similarity, 300, 16, dtype=dtype),
+                f"{dtype}, ties",
+                similarity=similarity,
+            )
+        for options in selection_options():
+            add("triplet_loss", random_inputs(150, 20, dtype=dtype), f"{dtype}", **options)
+    bad = random_inputs(50, 20)
+    bad.embeddings[3, 5] = float("inf")
+    bad.embeddings[8] = 0.0
+    add("select_triplets", bad, "not finite", similarity="dot")
+    for dtype in (torch.float16, torch.bfloat16):
+        add("sct_loss", random_inputs(150, 20, dtype=dtype), f"{dtype}")
+    return found
+
+
+def save_results(path: str) -> None:
+    """Runs every case at the level that HARDMINE_SIMD names, prints that level and saves the results."""
+    results = {
+        case: tuple(run(getattr(ops, name), inputs, **options)) for case, (name, inputs, options) in cases().items()
+    }
+    torch.save(results, path)
+    print(hardmine.simd_level())  # noqa: T201
+
+
+@pytest.fixture(scope="module")
+def results_at(tmp_path_factory):
+    """The results at a SIMD level, computed once."""
+    folder = tmp_path_factory.mktemp("simd")
+
+    def results(level: str) -> dict[str, Result]:
+        path = folder / f"{level}.pt"
+        if not path.exists():
+            assert output_of(run_python(__file__, str(path), HARDMINE_SIMD=level)) == level
+        return {case: Result(*tensors) for case, tensors in torch.load(path).items()}
+
+    return results
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
+def test_levels_agree_bit_for_bit(level, results_at):
+    if level not in simd_levels():
+        pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")
+    scalar, results = results_at("scalar"), results_at(level)
+    assert scalar.keys() == results.keys()
+    assert any(result.grad.any() for result in scalar.values())
+    for case, expected in scalar.items():
+        try:
+            assert_results_bitwise_equal(results[case], expected)
+        except AssertionError as error:
+            raise AssertionError(f"{level} differs from scalar: {case}") from error
+
+
+def test_this_process_runs_one_of_the_levels():
+    assert hardmine.simd_level() in simd_levels()
+    assert "scalar" in simd_levels()
+
+
+if __name__ == "__main__":
+    save_results(sys.argv[1])
