@@ -46,8 +46,8 @@ class OpReport:
 class Report:
     """What :class:`verify` has seen so far.
 
-    Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size or
-    to 1 if that is larger, of a gradient to its largest element, or to what one pair alone would give where gradients
+    Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size
+    or to 1 if that is larger, of a gradient to its largest element, or to what one pair alone would give where gradients
     cancel.
     """
 
