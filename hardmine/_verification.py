@@ -47,8 +47,8 @@ class Report:
     """What :class:`verify` has seen so far.
 
     Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size
-    or to 1 if that is larger, of a gradient to its largest element, or to what one pair alone would give where gradients
-    cancel.
+    or to 1 if that is larger, of a gradient to its largest element, or to what one pair alone would give where
+    gradients cancel.
     """
 
     ops: dict[str, OpReport] = field(default_factory=dict)
