@@ -34,7 +34,7 @@ test-cpp: .venv/dev
 bench: build .venv/bench
 	$(PY) bench/report.py
 
-build: .venv/built
+build: hardmine/_C.so
 
 .venv/created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hardmine needs Python 3.10 or later: make PYTHON=python3.12 ...")'
@@ -49,7 +49,7 @@ build: .venv/built
 	$(PY) -m pip install --disable-pip-version-check -q -r requirements/dev.txt -r requirements/bench.txt
 	touch $@
 
-.venv/built: $(SOURCES) .venv/dev
+hardmine/_C.so: $(SOURCES) .venv/dev
 	$(PY) -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
 	touch $@
 

@@ -4,7 +4,7 @@
 //   selection_limits  [duplicate_threshold, semihard_margin], infinity where there is none
 //   loss_modes        [term, hard_rule, separate_means, reduction]
 //   loss_numbers      [temperature, margin, lam, hard_cutoff, min_similarity]
-// Implementations: cpu/<op>.cpp, cuda/<op>.cu. Python faces: hardmine/ops/<op>.py.
+// Implementations: cpu/<op>.cpp. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
 

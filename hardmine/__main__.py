@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hardmine import VerificationError, datasets, diagram, train
+from hardmine._extras import require
 
 RESULT_FIELDS = [
     field.name for field in dataclasses.fields(train.MethodResult) if not field.name.startswith("triplets_")
@@ -125,6 +126,8 @@ def _train(command: argparse.ArgumentParser, options: argparse.Namespace) -> int
     shared = {field.name for field in dataclasses.fields(train.TrainSettings)} & given.keys()
     settings = dataclasses.replace(train.PRESETS[options.data], **{name: given[name] for name in shared})
     _check_writable(command, options.output)
+    for module in ("matplotlib.figure", "tqdm"):  # needed at the end, or late
+        require(module)
     split = _load(command, options)
     try:
         comparison = train.Comparison(split, settings, save_dir=options.output)
@@ -138,12 +141,17 @@ def _train(command: argparse.ArgumentParser, options: argparse.Namespace) -> int
     status = 0
     try:
         for method in options.methods:
-            results.append(comparison.run(method))
+            try:
+                results.append(comparison.run(method))
+            except FloatingPointError as error:  # the other methods may do better
+                print(f"hardmine train: {error}", file=sys.stderr)
+                status = 1
+                continue
             _save_tables(options.output, split, settings, results)
     except KeyboardInterrupt:
         print(f"interrupted: {len(results)} of {len(options.methods)} methods are finished and kept", file=sys.stderr)
         status = 130
-    except (FloatingPointError, VerificationError) as error:
+    except VerificationError as error:
         print(f"hardmine train: {error}", file=sys.stderr)
         status = 1
     if results:

@@ -45,6 +45,9 @@ class Comparison:
         self.reference = importlib.import_module(f"hardmine.reference.{name}")
         self.select = importlib.import_module("hardmine.reference.select_triplets")
         self.arguments = {key: a.detach().clone() if isinstance(a, Tensor) else a for key, a in arguments.items()}
+        for labels in ("labels", "ref_labels"):
+            if self.arguments[labels] is not None:
+                self.arguments[labels] = self.arguments[labels].long()
         self.options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
         self.x, self.refs = self.arguments["embeddings"], self.arguments["ref_embeddings"]
         self.outputs: dict[str, Any] = {}
@@ -84,12 +87,21 @@ class Comparison:
     @staticmethod
     def _scalar(loss: Tensor) -> Tensor:
         """One number from a loss of any reduction, with a different weight for every anchor."""
-        return loss if loss.dim() == 0 else (loss * torch.linspace(0.5, 1.5, len(loss), dtype=loss.dtype)).sum()
+        return (
+            loss
+            if loss.dim() == 0
+            else (loss * torch.linspace(0.5, 1.5, len(loss), dtype=loss.dtype, device=loss.device)).sum()
+        )
 
     def _check_selection(self, selection: Any) -> str | None:
         options, labels, ref_labels = self.options, self.arguments["labels"], self.arguments["ref_labels"]
         x, refs = self.x.double(), self.x.double() if self.refs is None else self.refs.double()
         similarity = options["similarity"]
+        if any(r.isfinite().all() and not _in_range(r) for r in (self.x, self.refs) if r is not None):
+            return None  # squares overflow where they are added up, though not in float64
+        own = self.select.select_triplets(
+            x, labels, None if self.refs is None else refs, ref_labels, **self._selection_options()
+        )
         if not len(x) or not len(refs):
             return (
                 None
@@ -106,17 +118,19 @@ class Comparison:
         positives, negatives = same & known, ~same & known
         if self.refs is None:
             positives.fill_diagonal_(False)
-        threshold = self._duplicate_threshold()
-        wrong, ties = _disagreements(
+        threshold = self._selection_options()["duplicate_threshold"]
+        threshold = torch.inf if threshold is None else threshold
+        wrong = _not_best(
             selection.positive_index,
             -s if options["positive"] == "hardest" else s,
             positives & (s <= threshold - slack),
             positives & (s <= threshold + slack),
             slack,
         )
-        if wrong.any():
-            return self._describe("positive", wrong, selection.positive_index)
-        self.record.ties += int(ties.sum())
+        different = selection.positive_index != own.positive_index
+        if (wrong & different).any():
+            return self._describe("positive", wrong & different, selection.positive_index, own.positive_index)
+        self.record.ties += int(different.sum())
 
         kind, index = options["negative"], selection.negative_index
         if kind == "semihard":
@@ -125,18 +139,19 @@ class Comparison:
             lower = -torch.inf if margin is None else bound - margin
             tight = negatives & (s < bound - slack) & (s > lower + slack)
             loose = negatives & (s <= bound + slack) & (s > lower - slack)
-            wrong, ties = _disagreements(index, s, tight, loose, slack)
+            wrong = _not_best(index, s, tight, loose, slack)
             fallback = options["semihard_fallback"]
             if fallback is not None:
                 key = -s if fallback == "easiest" else s
-                not_fallback, _ = _disagreements(index, key, negatives, negatives, slack)
+                not_fallback = _not_best(index, key, negatives, negatives, slack)
                 wrong &= tight.any(1) | not_fallback
                 wrong |= (index < 0) & negatives.any(1)
         else:
-            wrong, ties = _disagreements(index, -s if kind == "easiest" else s, negatives, negatives, slack)
-        if wrong.any():
-            return self._describe("negative", wrong, index)
-        self.record.ties += int(ties.sum())
+            wrong = _not_best(index, -s if kind == "easiest" else s, negatives, negatives, slack)
+        different = index != own.negative_index
+        if (wrong & different).any():
+            return self._describe("negative", wrong & different, index, own.negative_index)
+        self.record.ties += int(different.sum())
 
         for name, index, value in (
             ("positive", selection.positive_index, selection.positive_similarity),
@@ -151,22 +166,24 @@ class Comparison:
                 return f"{name}_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
         return None
 
-    def _duplicate_threshold(self) -> float:
-        threshold = self.options["duplicate_threshold"]
-        if threshold is None and self.options.get("preset", "paper") != "paper":
-            threshold = 0.9999
-        return torch.inf if threshold is None else threshold
+    def _selection_options(self) -> dict[str, Any]:
+        """The options of the op's selection, as the reference of select_triplets takes them."""
+        accepted = inspect.signature(self.select.select_triplets).parameters
+        options = {key: value for key, value in self.options.items() if key in accepted}
+        if "preset" in self.options:
+            options.update(importlib.import_module("hardmine.reference.sct_loss").preset_selection(**self.options))
+        return {key: value for key, value in options.items() if key not in ("ref_embeddings", "ref_labels")}
 
-    def _describe(self, which: str, wrong: Tensor, index: Tensor) -> str:
+    def _describe(self, which: str, wrong: Tensor, index: Tensor, own: Tensor) -> str:
         anchor = int(wrong.nonzero()[0])
         return (
             f"{which}_index is not the best candidate of {int(wrong.sum())} anchors, "
-            f"first at anchor {anchor}, which got {int(index[anchor])}"
+            f"first at anchor {anchor}, which got {int(index[anchor])} where the reference has {int(own[anchor])}"
         )
 
     def _check_loss(self, loss: Tensor, gradients: Any, selection: Any) -> str | None:
         rows = [rows for rows in (self.x, self.refs) if rows is not None]
-        if not all(r.isfinite().all() for r in rows):
+        if not all(_in_range(r) for r in rows):
             if self.name == "select_triplets":
                 return None
             if not loss.isnan().all() or not all(g.isnan().all() for g in gradients):
@@ -234,10 +251,10 @@ class Comparison:
 
         def pair(index: Tensor, value: Tensor) -> Tensor:
             if not len(b):
-                return value.detach()
+                return value.detach().double()
             other = b[index.clamp(min=0)]
             s = -(a - other).norm(dim=1) if similarity == "euclidean" else (a * other).sum(1)
-            return _AtValue.apply(s, value.detach())
+            return _AtValue.apply(s, value.detach().double())
 
         return self.select.Selection(
             selection.positive_index,
@@ -252,13 +269,17 @@ def _at(s: Tensor, index: Tensor) -> Tensor:
     return torch.where(index >= 0, s.gather(1, index.clamp(min=0)[:, None]).squeeze(1), torch.nan)
 
 
-def _disagreements(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: float) -> tuple[Tensor, Tensor]:
-    """Which anchors chose wrongly, and which differ from the best only by a tie.
+def _in_range(rows: Tensor) -> bool:
+    """Whether rows and their norms are finite in the type that the ops compute in."""
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    return bool(rows.square().sum(1).isfinite().all())
+
+
+def _not_best(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: float) -> Tensor:
+    """Which anchors chose a pair that is no candidate, or that another candidate beats by more than a tie.
 
     ``tight`` are the candidates for certain, ``loose`` those that are candidates within rounding.
     """
-    best, best_index = key.masked_fill(~tight, -torch.inf).max(1)
-    chosen = _at(key, index)
+    best = key.masked_fill(~tight, -torch.inf).amax(1)
     allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
-    wrong = torch.where(index >= 0, ~allowed | (best > chosen + slack), best > -torch.inf)
-    return wrong, ~wrong & (index >= 0) & (best > -torch.inf) & (index != best_index)
+    return torch.where(index >= 0, ~allowed | (best > _at(key, index) + slack), best > -torch.inf)

@@ -22,7 +22,13 @@ def load() -> None:
     """
     path = Path(__file__).with_name("_C.so")
     if not path.exists():
-        raise ImportError(f"hardmine's compiled library is missing: there is no {path}. {_HOW_TO_BUILD}")
+        hint = ""
+        if path.parents[1].joinpath("setup.py").exists():
+            hint = (
+                " This is the source folder, whose hardmine/ hides an installed one: run from elsewhere, "
+                "or install with `pip install --no-build-isolation -e .`."
+            )
+        raise ImportError(f"hardmine's compiled library is missing: there is no {path}. {_HOW_TO_BUILD}{hint}")
     try:
         torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:

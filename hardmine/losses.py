@@ -24,6 +24,9 @@ class _Loss(nn.Module):
 
     def __init__(self, op: Any, options: dict[str, Any]) -> None:
         super().__init__()
+        reserved = {"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection"} & options.keys()
+        if reserved:
+            raise TypeError(f"{', '.join(sorted(reserved))} belong to the call of the loss, not to its options")
         # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
         inspect.unwrap(op)(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), **options)
         self._op = op

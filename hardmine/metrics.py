@@ -33,7 +33,7 @@ def recall_at_1(
             an argument has the wrong shape, dtype or device.
 
     Note:
-        A query without any positive cannot score and is left out of the mean. Between equal similarities the lowest
+        A query without any positive in the gallery counts as a miss. Between equal similarities the lowest
         gallery index is the nearest. Memory is O((B + M) D).
 
     Reference:
@@ -52,4 +52,4 @@ def recall_at_1(
         positive, negative = selection.positive_similarity, selection.negative_similarity
         tie_won = (positive == negative) & (selection.positive_index < selection.negative_index)
         found = (positive > negative) | tie_won | (selection.negative_index < 0)
-        return found[has_positive].double().mean().item()
+        return (found & has_positive).double().mean().item()

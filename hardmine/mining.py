@@ -80,7 +80,7 @@ class ClassBalancedSampler(torch.utils.data.Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of one epoch: lists of image indices, the images of a class side by side."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         self.epoch += 1
         for _ in range(self.batches_per_epoch):
             batch: list[int] = []

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from hardmine import ops
+import hardmine
+from hardmine import ops, reference
 from helpers import (
     LOSSES,
     OPS,
@@ -220,3 +221,18 @@ def test_divergence_is_never_hidden(name, similarity, bad, where, device):
         assert result.loss.isnan().all()
         assert result.grad.isnan().all()
         assert result.ref_grad.isnan().all()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_norm_that_overflows_is_no_silent_0(similarity, dtype):
+    """Finite rows whose squares overflow: without a check, no pair would be a candidate, and the loss 0."""
+    embeddings = (torch.ones(8, 4) * 3e19).to(dtype).requires_grad_()
+    loss = ops.triplet_loss(embeddings, torch.arange(8) // 2, negative="hardest", similarity=similarity)
+    loss.backward()
+    assert loss.isnan()
+    assert embeddings.grad.isnan().all()
+    assert reference.triplet_loss(embeddings, torch.arange(8) // 2, negative="hardest", similarity=similarity).isnan()
+    with hardmine.verify(every=1) as report:
+        ops.triplet_loss(embeddings, torch.arange(8) // 2, negative="hardest", similarity=similarity)
+    assert report.checks == 1

@@ -128,3 +128,9 @@ def test_defaults_of_ops_are_those_the_design_fixes():
         assert list(parameters)[:4] == ["embeddings", "labels", "ref_embeddings", "ref_labels"]
         assert {name: parameters[name].default for name in expected} == expected
         assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in expected)
+
+
+@pytest.mark.parametrize("name", ["ref_embeddings", "return_selection"])
+def test_what_belongs_to_the_call_is_no_option(name):
+    with pytest.raises(TypeError, match=f"{name} belong to the call of the loss"):
+        losses.SCTLoss(**{name: None})

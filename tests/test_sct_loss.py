@@ -232,3 +232,17 @@ def sct_problems(draw):
 def test_random_inputs_and_options_match_the_reference(problem):
     inputs, options = problem
     assert_results_close(*run_both("sct_loss", inputs, **options), 1e-10)
+
+
+def test_published_code_keeps_ties_of_semihard_negatives():
+    """s_ap = s_an = 0.6 for anchor 0: semi-hard in the code's presets, not in the paper's."""
+    embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
+    labels = torch.tensor([0, 0, 1])
+    for implementation in (ops.sct_loss, reference.sct_loss):
+        chosen = {
+            preset: implementation(embeddings, labels, preset=preset, negative="semihard", return_selection=True)[1]
+            for preset in PRESETS
+        }
+        assert chosen["paper"].negative_index[0] == -1
+        assert chosen["code2020"].negative_index[0] == 2
+        assert chosen["code2021"].negative_index[0] == 2

@@ -24,7 +24,7 @@ void pair_gradient(Similarity similarity, const T* x, int64_t count, const T* re
                    const PairGradients<T>& positive, const PairGradients<T>& negative, const Workers& workers,
                    T* grad_x, T* grad_refs);
 
-// True if every element of x [size] is finite.
+// True if every row of x [count, depth], and its norm, is finite.
 template <class T>
 bool all_finite(const T* x, int64_t count, int64_t depth, const Workers& workers);
 

@@ -72,9 +72,7 @@ bool row_norms(const T* x, int64_t count, int64_t depth, T* out) {
   for (int64_t i = 0; i < count; ++i) {
     const T* row = x + i * depth;
     out[i] = std::sqrt(dot(row, row, depth));
-    if (out[i] - out[i] == T(0)) continue;
-    // Squares may overflow where the row itself does not.
-    for (int64_t k = 0; k < depth; ++k) finite &= row[k] - row[k] == T(0);
+    finite &= out[i] - out[i] == T(0);
   }
   return finite;
 }

@@ -26,7 +26,8 @@ struct SelectionOut {
 };
 
 // Selects among `refs`, or among the anchors themselves (never the anchor) where `refs` is null. Returns true if every
-// element is finite. O(N depth) memory; the result does not depend on the number of workers. Throws std::bad_alloc.
+// row and its norm are finite. O(N depth) memory; the result does not depend on the number of workers. Throws
+// std::bad_alloc.
 template <class T>
 bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs,
                      int64_t depth, const Workers& workers, const SelectionOut<T>& out);

@@ -50,7 +50,7 @@ struct Kernels {
   int64_t row_group;     // rows of a micro-tile
   int64_t column_panel;  // columns of a micro-tile
 
-  // out[i] = |x_i|_2 (x is [count, depth], contiguous). Returns false if an element is not finite.
+  // out[i] = |x_i|_2 (x is [count, depth], contiguous). Returns false if one is not finite.
   bool (*row_norms)(const T* x, int64_t count, int64_t depth, T* out);
 
   // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedRows); row r is x[order[r]] /

@@ -125,7 +125,7 @@ struct SelectionTensors {
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs);
 
 // Gradients of the embeddings, in their own types, from [B] gradients of the selected similarities in the compute type.
-// `poisoned`: fill the gradients with NaN, since the loss was.
+// nan_if_not_finite: fill the gradients with NaN where the loss was NaN.
 std::tuple<Tensor, Tensor> pair_gradient_tensors(const Tensor& grad_positive, const Tensor& grad_negative,
                                                  const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
                                                  const Tensor& positive_index, const Tensor& negative_index,

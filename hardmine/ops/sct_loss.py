@@ -19,17 +19,20 @@ class Preset(NamedTuple):
     hard_cutoff: float | None
     separate_means: bool
     duplicate_threshold: float | None
+    tie: str
 
 
 PRESETS = {
-    "paper": Preset("above", None, False, None),
-    "code2020": Preset("above_and_cutoff", 0.5, True, 0.9999),
-    "code2021": Preset("above_or_cutoff", 0.8, False, 0.9999),
+    "paper": Preset("above", None, False, None, "exclude"),
+    "code2020": Preset("above_and_cutoff", 0.5, True, 0.9999, "include"),
+    "code2021": Preset("above_or_cutoff", 0.8, False, 0.9999, "include"),
 }
 
 
-def resolve_preset(preset: str, hard_cutoff: float | None, duplicate_threshold: float | None) -> Preset:
-    """The preset with the user's own cutoff and threshold in it, where given.
+def resolve_preset(
+    preset: str, hard_cutoff: float | None, duplicate_threshold: float | None, tie: str | None
+) -> Preset:
+    """The preset with the user's own cutoff, threshold and tie rule in it, where given.
 
     Raises:
         ValueError: If the preset is unknown, or the cutoff is given to one that has none.
@@ -42,6 +45,8 @@ def resolve_preset(preset: str, hard_cutoff: float | None, duplicate_threshold: 
         values = values._replace(hard_cutoff=check_number("hard_cutoff", hard_cutoff))
     if duplicate_threshold is not None:
         values = values._replace(duplicate_threshold=duplicate_threshold)
+    if tie is not None:
+        values = values._replace(tie=tie)
     return values
 
 
@@ -61,7 +66,7 @@ def sct_loss(
     reduction: str = "mean",
     hard_cutoff: float | None = None,
     semihard_fallback: str | None = None,
-    tie: str = "exclude",
+    tie: str | None = None,
     semihard_margin: float | None = None,
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
@@ -87,11 +92,11 @@ def sct_loss(
             `code2021`: hard if ``s_an > s_ap`` or ``s_an > 0.8``, easy if ``s_an < s_ap`` and ``s_an < 0.8``, so that
             ties count in neither; mean over the anchors of both parts.
 
-            The two versions of the code also drop positives above 0.9999, and keep ties of semi-hard negatives, which
-            takes ``tie="include"`` here.
+            Both versions of the code drop positives above 0.9999 and keep ties of semi-hard negatives.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
-            ``semihard_fallback``, ``tie`` and ``semihard_margin``.
-        reduction: ``"mean"`` as in the table, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
+            ``semihard_fallback`` and ``semihard_margin``.
+        tie: Instead of the preset's: ``"exclude"`` (`paper`) or ``"include"``.
+        reduction: ``"mean"`` as the preset says, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
         hard_cutoff: Instead of the preset's 0.5 or 0.8.
         duplicate_threshold: Instead of the preset's (none in `paper`); infinity turns it off.
         min_similarity: Anchors count only if both their similarities exceed it. None: all count.
@@ -113,9 +118,9 @@ def sct_loss(
         Xuan et al., "Hard negative examples are hard, but useful", ECCV 2020, eq. 13, and the authors' published code.
     """
     labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    values = resolve_preset(preset, hard_cutoff, duplicate_threshold)
+    values = resolve_preset(preset, hard_cutoff, duplicate_threshold, tie)
     options = check_selection(
-        positive, negative, similarity, values.duplicate_threshold, semihard_fallback, tie, semihard_margin
+        positive, negative, similarity, values.duplicate_threshold, semihard_fallback, values.tie, semihard_margin
     )
     loss_options = check_loss(
         term="sct",

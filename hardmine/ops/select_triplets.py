@@ -78,8 +78,9 @@ def select_triplets(
         ValueError: An argument of the wrong shape or value.
 
     Note:
-        Ties go to the lowest index. NaN similarities are no candidates. Memory is O((B + M) D). Results are bitwise
-        equal on every repeat, for any number of threads and at every SIMD level.
+        Ties go to the lowest index; those of the Euclidean similarity are decided on squared distances. Similarities
+        of NaN are no candidates, nor are infinite ones that every number would beat. Memory is O((B + M) D). Results
+        are bitwise equal on every repeat, for any number of threads and at every SIMD level.
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (whose bound on

@@ -68,9 +68,10 @@ def triplet_loss(
 
     Note:
         An anchor without a positive or a negative is left out of the loss and of its mean; without any valid anchor
-        the loss and its gradient are 0. A non-finite element makes the loss and all gradients NaN. At exactly equal
-        similarities the hinge and the Euclidean distance take the subgradient 0. Memory is O((B + M) D), forward and
-        backward. Bitwise equal on every repeat, for any number of threads and at every SIMD level.
+        the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
+        gradients NaN. At exactly equal similarities the hinge and the Euclidean distance take the subgradient 0.
+        Memory is O((B + M) D), forward and backward. Bitwise equal on every repeat, for any number of threads and at
+        every SIMD level.
 
     Reference:
         nca: Xuan et al., WACV 2020, section 4, and ECCV 2020, eq. 1; hinge: WACV 2020, section 2.1; soft margin:

@@ -38,6 +38,17 @@ def loss_of_selection(
     return reduce_terms(value, easy & valid, hard & valid, reduction, separate_means=preset == "code2020")
 
 
+def preset_selection(
+    preset: str, duplicate_threshold: float | None = None, tie: str | None = None, **_: Any
+) -> dict[str, Any]:
+    """What a preset says about selection, where the user says nothing."""
+    published = {"duplicate_threshold": None, "tie": "exclude"}
+    if preset != "paper":
+        published = {"duplicate_threshold": 0.9999, "tie": "include"}
+    given = {"duplicate_threshold": duplicate_threshold, "tie": tie}
+    return {key: published[key] if given[key] is None else given[key] for key in published}
+
+
 def sct_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -50,16 +61,14 @@ def sct_loss(
     reduction: str = "mean",
     hard_cutoff: float | None = None,
     duplicate_threshold: float | None = None,
+    tie: str | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
     **selection_options: Any,
 ) -> Tensor | tuple[Tensor, Selection]:
     """As :func:`hardmine.ops.sct_loss`, from the whole matrix."""
-    if duplicate_threshold is None and preset != "paper":
-        duplicate_threshold = 0.9999
-    selection = select_triplets(
-        embeddings, labels, ref_embeddings, ref_labels, duplicate_threshold=duplicate_threshold, **selection_options
-    )
+    selection_options.update(preset_selection(preset, duplicate_threshold, tie))
+    selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
     loss = loss_of_selection(
         selection,
         lam=lam,

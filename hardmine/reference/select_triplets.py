@@ -55,6 +55,7 @@ def select_triplets(
 ) -> Selection:
     """As :func:`hardmine.ops.select_triplets`, from the whole matrix."""
     s = similarity_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, similarity)
+    labels, ref_labels = (y if y is None else y.long() for y in (labels, ref_labels))
     same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
     positives, negatives = same, ~same
     if ref_embeddings is None:

@@ -34,8 +34,9 @@ def valid_pairs(selection: Selection, min_similarity: float | None) -> tuple[Ten
 
 
 def poison(loss: Tensor, *rows: Tensor | None) -> Tensor:
-    """NaN if any element of ``rows`` is not finite, else the loss as it is."""
-    finite = torch.stack([r.isfinite().all() for r in rows if r is not None]).all()
+    """NaN if any element of ``rows``, or the norm of one, is not finite, else the loss as it is."""
+    rows = [r if r.dtype == torch.float64 else r.float() for r in rows if r is not None]
+    finite = torch.stack([r.detach().square().sum(1).isfinite().all() for r in rows]).all()
     return loss * torch.where(finite, 1.0, math.nan)
 
 

@@ -251,8 +251,8 @@ void check_all_finite() {
         x[at] = T(bad);
         CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
       }
-      x[at] = std::numeric_limits<T>::max();  // its square overflows
-      CHECK(cpu::all_finite(x.data(), count, depth, *workers));
+      x[at] = std::numeric_limits<T>::max();  // its square, and so the norm, overflows
+      CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
       x[at] = T(1);
     }
   }
