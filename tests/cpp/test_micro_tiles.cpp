@@ -58,8 +58,8 @@ void check_finiteness() {
         x[at] = bad;
         CHECK(!kernel.row_norms(x.data(), 3, depth, norm.data()));
       }
-      x[at] = huge;  // finite, though its square is not
-      CHECK(kernel.row_norms(x.data(), 3, depth, norm.data()));
+      x[at] = huge;  // finite, but its square is not, and so neither is the norm
+      CHECK(!kernel.row_norms(x.data(), 3, depth, norm.data()));
       x[at] = T(1);
     }
   }
