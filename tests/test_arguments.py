@@ -218,3 +218,27 @@ def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
     for position in indices:
         with pytest.raises((ValueError, RuntimeError), match="_index must be"):
             packet(*(arguments[position][:3] if i == position else a for i, a in enumerate(arguments)))
+
+
+@each_op
+def test_direct_calls_with_wrong_lists_of_options(name, monkeypatch):
+    """Every list of modes and numbers must have its length, and every mode a code that stands for something."""
+    packet, arguments = compiled_arguments(monkeypatch, name)
+    lists = [position for position, argument in enumerate(arguments) if isinstance(argument, list)]
+    assert len(lists) == (2 if name == "select_triplets" else 4)
+
+    def call(position, options):
+        return packet(*arguments[:position], options, *arguments[position + 1 :])
+
+    for position in lists:
+        for options in (arguments[position][:-1], [*arguments[position], 0]):
+            with pytest.raises((ValueError, RuntimeError), match=r"must hold \d numbers, got"):
+                call(position, options)
+    for position in lists[::2]:
+        for mode in range(len(arguments[position])):
+            if position == 6 and mode == 2:
+                continue  # separate_means: not a code
+            for code in (-1, 7):
+                options = [code if i == mode else c for i, c in enumerate(arguments[position])]
+                with pytest.raises((ValueError, RuntimeError), match=rf"must be a code from 0 to \d, got {code}"):
+                    call(position, options)

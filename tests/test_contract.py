@@ -91,8 +91,9 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs) -> list[tuple]:
 @ignore_warnings_of_torch
 @each_op
 @with_and_without_refs
-def test_opcheck(name, refs, monkeypatch):
-    calls = recorded_calls(monkeypatch, name, random_inputs(refs=refs))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_opcheck(name, refs, dtype, monkeypatch):
+    calls = recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype))
     assert len(calls) == 2, "forward and backward"
     for compiled, arguments in calls:
         backward = compiled.name().endswith("_backward")

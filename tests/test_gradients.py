@@ -251,13 +251,17 @@ def test_gradients_flow_through_the_returned_similarities(name, refs, device):
         torch.testing.assert_close(together, tuple(a + b for a, b in zip(of_loss, alone, strict=True)))
 
 
-@each_loss
+@each_op
 def test_non_contiguous_upstream_gradients(name, device):
     inputs = random_inputs(40, 9).to(device)
     (x,) = leaves_of(inputs)
-    loss, selection = getattr(ops, name)(*inputs, reduction="none", return_selection=True)
-    outputs = [loss, selection.positive_similarity, selection.negative_similarity]
-    upstream = torch.randn(3, 40, 2, device=device).unbind(0)
-    (expected,) = torch.autograd.grad(outputs, x, [g[:, 0].contiguous() for g in upstream], retain_graph=True)
-    (actual,) = torch.autograd.grad(outputs, x, [g[:, 0] for g in upstream])
+    if name == "select_triplets":
+        outputs = ops.select_triplets(*inputs)[2:]
+    else:
+        loss, selection = getattr(ops, name)(*inputs, reduction="none", return_selection=True)
+        outputs = [loss, *selection[2:]]
+    upstream = [torch.linspace(-1, step, 80, device=device).reshape(40, 2)[:, 0] for step in range(1, len(outputs) + 1)]
+    assert not any(gradient.is_contiguous() for gradient in upstream)
+    (expected,) = torch.autograd.grad(outputs, x, [gradient.contiguous() for gradient in upstream], retain_graph=True)
+    (actual,) = torch.autograd.grad(outputs, x, upstream)
     assert_bitwise_equal(actual, expected)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -221,7 +222,10 @@ def test_interrupt_keeps_the_finished_methods(tmp_path, capsys, monkeypatch, fin
 def test_ctrl_c_while_training(tmp_path):
     words = ["--methods", "SCT", "--steps", "1000000", "--output", tmp_path]
     command = [sys.executable, "-m", "hardmine", "train", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+    # A job that a script started in the background passes on to its children that SIGINT is ignored.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as process:
         seen = b""
         while b"step/s" not in seen:  # training is under way
             seen += process.stderr.read(256)

@@ -96,6 +96,18 @@ def test_at_its_kink_the_hinge_has_gradient_0(device):
     assert result.grad[1].any()
 
 
+@IMPLEMENTATIONS
+def test_both_similarities_must_exceed_the_least(loss, device):
+    """0.25 does not exceed 0.25, neither as s_ap nor as s_an."""
+    inputs = anchors_with([0.25, 0.75, 0.26, 0.75], [0.5, 0.25, 0.5, 0.26]).to(device)
+    options = {"similarity": "dot", "negative": "hardest", "term": "hinge", "margin": 1.0}
+    values = [1.25, 0.5, 1.24, 0.51]
+    assert loss(*inputs, **options, reduction="none").tolist() == pytest.approx(values)
+    limited = {**options, "min_similarity": 0.25}
+    assert loss(*inputs, **limited, reduction="none").tolist() == pytest.approx([0.0, 0.0, 1.24, 0.51])
+    assert loss(*inputs, **limited).item() == pytest.approx((1.24 + 0.51) / 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_softplus_neither_overflows_nor_loses_its_tail(dtype, device):
     """X / temperature = 5e4, -5e4 and -20: the loss is 5e4, 0 and exp(-20), the slopes 1, 0 and exp(-20)."""
