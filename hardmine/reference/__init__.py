@@ -3,8 +3,21 @@
 These build the whole [B, M] matrix, check no arguments and need no compiled library.
 """
 
+from hardmine.reference.batch_all_triplet_loss import TripletCounts, batch_all_triplet_loss
+from hardmine.reference.knn import Neighbours, knn
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.triplet_loss import triplet_loss
+from hardmine.reference.tuplet_loss import TupletTerms, tuplet_loss
 
-__all__ = ["sct_loss", "select_triplets", "triplet_loss"]
+__all__ = [
+    "Neighbours",
+    "TripletCounts",
+    "TupletTerms",
+    "batch_all_triplet_loss",
+    "knn",
+    "sct_loss",
+    "select_triplets",
+    "triplet_loss",
+    "tuplet_loss",
+]

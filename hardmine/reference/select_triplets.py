@@ -29,7 +29,7 @@ def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
     return -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _most_similar(s: Tensor, candidates: Tensor, least: bool = False) -> tuple[Tensor, Tensor]:
+def most_similar(s: Tensor, candidates: Tensor, least: bool = False) -> tuple[Tensor, Tensor]:
     """Index and similarity of each row's most (or least) similar candidate; -1 and NaN where there is none."""
     if s.shape[1] == 0:
         return s.new_full((len(s),), -1, dtype=torch.int64), s.new_full((len(s),), math.nan)
@@ -37,6 +37,26 @@ def _most_similar(s: Tensor, candidates: Tensor, least: bool = False) -> tuple[T
     value, index = key.masked_fill(~candidates | s.isnan(), -math.inf).max(1)
     found = value > -math.inf
     return torch.where(found, index, -1), torch.where(found, -value if least else value, math.nan)
+
+
+def candidate_pairs(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    similarity: str = "cosine",
+    duplicate_threshold: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All similarities, and which pairs may be positives and negatives, each [B, M]."""
+    s = similarity_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, similarity)
+    labels, ref_labels = (y if y is None else y.long() for y in (labels, ref_labels))
+    same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
+    positives, negatives = same, ~same
+    if ref_embeddings is None:
+        positives = same & ~torch.eye(len(s), dtype=torch.bool, device=s.device)
+    if duplicate_threshold is not None:
+        positives = positives & (s <= duplicate_threshold)
+    return s, positives, negatives
 
 
 def select_triplets(
@@ -54,26 +74,21 @@ def select_triplets(
     semihard_margin: float | None = None,
 ) -> Selection:
     """As :func:`hardmine.ops.select_triplets`, from the whole matrix."""
-    s = similarity_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, similarity)
-    labels, ref_labels = (y if y is None else y.long() for y in (labels, ref_labels))
-    same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
-    positives, negatives = same, ~same
-    if ref_embeddings is None:
-        positives = same & ~torch.eye(len(s), dtype=torch.bool, device=s.device)
-    if duplicate_threshold is not None:
-        positives = positives & (s <= duplicate_threshold)
-    positive_index, s_ap = _most_similar(s, positives, least=positive == "hardest")
+    s, positives, negatives = candidate_pairs(
+        embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
+    )
+    positive_index, s_ap = most_similar(s, positives, least=positive == "hardest")
 
     if negative != "semihard":
-        negative_index, s_an = _most_similar(s, negatives, least=negative == "easiest")
+        negative_index, s_an = most_similar(s, negatives, least=negative == "easiest")
         return Selection(positive_index, negative_index, s_ap, s_an)
     bound = s_ap.detach()[:, None]
     semihard = negatives & (s <= bound if tie == "include" else s < bound)
     if semihard_margin is not None:
         semihard = semihard & (s > bound - semihard_margin)
-    negative_index, s_an = _most_similar(s, semihard)
+    negative_index, s_an = most_similar(s, semihard)
     if semihard_fallback is not None:
-        index, value = _most_similar(s, negatives, least=semihard_fallback == "easiest")
+        index, value = most_similar(s, negatives, least=semihard_fallback == "easiest")
         s_an = torch.where(negative_index < 0, value, s_an)
         negative_index = torch.where(negative_index < 0, index, negative_index)
     return Selection(positive_index, negative_index, s_ap, s_an)

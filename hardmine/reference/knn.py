@@ -1,0 +1,40 @@
+"""The obvious PyTorch of :func:`hardmine.ops.knn`."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.reference.select_triplets import similarity_matrix
+
+
+class Neighbours(NamedTuple):
+    """As :class:`hardmine.ops.Neighbours`."""
+
+    similarity: Tensor
+    index: Tensor
+
+
+def knn(
+    queries: Tensor,
+    refs: Tensor | None = None,
+    k: int = 10,
+    *,
+    exclude_self: bool | None = None,
+    similarity: str = "cosine",
+) -> Neighbours:
+    """As :func:`hardmine.ops.knn`, from the whole matrix, sorted."""
+    s = similarity_matrix(queries, queries if refs is None else refs, similarity)
+    key = s.detach().masked_fill(s.isnan(), -math.inf)
+    if refs is None and exclude_self is not False:
+        key = key.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -math.inf)
+    key, index = key.sort(dim=1, descending=True, stable=True)
+    key, index = key[:, :k], index[:, :k]
+    value = torch.where(key > -math.inf, s.gather(1, index), math.nan)
+    index = torch.where(key > -math.inf, index, -1)
+    missing = (0, k - index.shape[1])
+    return Neighbours(F.pad(value, missing, value=math.nan), F.pad(index, missing, value=-1))

@@ -1,0 +1,55 @@
+"""The obvious PyTorch of :func:`hardmine.ops.tuplet_loss`."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.reference.select_triplets import candidate_pairs, most_similar
+from hardmine.reference.triplet_loss import poison, reduce_terms
+
+
+class TupletTerms(NamedTuple):
+    """As :class:`hardmine.ops.TupletTerms`."""
+
+    positive_index: Tensor
+    positive_similarity: Tensor
+    negative_logsumexp: Tensor
+
+
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    positive: str = "easiest",
+    temperature: float = 0.1,
+    similarity: str = "cosine",
+    duplicate_threshold: float | None = None,
+    reduction: str = "mean",
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, TupletTerms]:
+    """As :func:`hardmine.ops.tuplet_loss`, from the whole matrix."""
+    s, positives, negatives = candidate_pairs(
+        embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
+    )
+    logsumexp = (s / temperature).masked_fill(~negatives | s.isnan(), -math.inf).logsumexp(1)
+    if positive == "all":
+        positives = positives & ~s.isnan()
+        each = torch.where(positives, -F.logsigmoid(s / temperature - logsumexp[:, None]), 0.0)
+        value = each.sum(1) / positives.sum(1).clamp(min=1)
+        index, s_ap = most_similar(s[:, :0], positives[:, :0])  # -1 and NaN
+        valid = positives.any(1)
+    else:
+        index, s_ap = most_similar(s, positives, least=positive == "hardest")
+        valid = index >= 0
+        value = -F.logsigmoid(torch.where(valid, s_ap, 0.0) / temperature - logsumexp)
+    valid = valid & (logsumexp > -math.inf)
+    loss = reduce_terms(value, valid, torch.zeros_like(valid), reduction)
+    loss = poison(loss, embeddings, ref_embeddings)
+    return (loss, TupletTerms(index, s_ap.detach(), logsumexp.detach())) if return_terms else loss
