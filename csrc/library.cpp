@@ -4,6 +4,8 @@
 //   selection_limits  [duplicate_threshold, semihard_margin], infinity where there is none
 //   loss_modes        [term, hard_rule, separate_means, reduction]
 //   loss_numbers      [temperature, margin, lam, hard_cutoff, min_similarity]
+//   tuplet_modes      [similarity, positive, reduction]
+//   tuplet_numbers    [temperature, duplicate_threshold]
 // Implementations: cpu/<op>.cpp. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
@@ -33,6 +35,19 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor? ref_embeddings, Tensor positive_similarity, Tensor negative_similarity, Tensor positive_index, "
       "Tensor negative_index, int similarity, int[] loss_modes, float[] loss_numbers, bool need_embeddings, "
       "bool need_ref_embeddings) -> (Tensor, Tensor)");
+
+  // -> loss [] or [B]; negative_logsumexp, positive_similarity, slope (of the anchor's term in negative_logsumexp),
+  // positive_index, positive_count, each [B].
+  m.def(
+      "tuplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, int[] tuplet_modes, "
+      "float[] tuplet_numbers) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // The gradient of the loss -> as select_triplets_backward.
+  m.def(
+      "tuplet_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor labels, Tensor? ref_embeddings, "
+      "Tensor? ref_labels, Tensor negative_logsumexp, Tensor slope, Tensor positive_index, Tensor positive_count, "
+      "int[] tuplet_modes, float[] tuplet_numbers, bool need_embeddings, bool need_ref_embeddings) "
+      "-> (Tensor, Tensor)");
 
   // The SIMD level that the CPU ops run at: 'scalar', 'avx2', 'avx512' or 'neon'.
   m.def("simd_level() -> str");

@@ -13,6 +13,7 @@
 
 #include "loss_reduction.h"
 #include "selection.h"
+#include "tuplet_terms.h"
 
 namespace hardmine {
 
@@ -72,5 +73,18 @@ struct LossRule {
     term.min_similarity = numbers[4];
   }
 };
+
+// modes = [similarity, positive, reduction], numbers = [temperature, duplicate_threshold].
+inline TupletRule tuplet_rule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
+  check_option_count("tuplet_modes", modes.size(), 3);
+  check_option_count("tuplet_numbers", numbers.size(), 2);
+  TupletRule rule;
+  rule.similarity = similarity_from_code(modes[0]);
+  rule.positive = enum_from_code("positive", modes[1], TupletPositive::kAll);
+  rule.reduction = enum_from_code("reduction", modes[2], Reduction::kNone);
+  rule.temperature = numbers[0];
+  rule.duplicate_threshold = numbers[1];
+  return rule;
+}
 
 }  // namespace hardmine

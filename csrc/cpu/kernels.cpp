@@ -10,8 +10,11 @@
 #define HARDMINE_VEC_HEADER(level) HARDMINE_VEC_HEADER_(level)
 #include HARDMINE_VEC_HEADER(HARDMINE_LEVEL)
 
+#include "accumulate.h"
+#include "block.h"
 #include "row_kernels.h"
 #include "select_visitor.h"
+#include "tuplet_block.h"
 
 namespace hardmine::cpu {
 namespace HARDMINE_LEVEL {
@@ -23,6 +26,12 @@ constexpr Kernels<T> kTable = {
     .row_norms = row_norms<T>,
     .pack = pack<T>,
     .select_block = select_block<T>,
+    .fill_block = fill_block<T>,
+    .exponential_sums = exponential_sums<T>,
+    .softplus_sums = softplus_sums<T>,
+    .tuplet_weights = tuplet_weights<T>,
+    .pack_depth = pack_depth<T>,
+    .accumulate = accumulate<T>,
     .add_scaled = add_scaled<T>,
     .add_scaled_difference = add_scaled_difference<T>,
     .distance = distance<T>,

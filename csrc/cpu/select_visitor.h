@@ -96,7 +96,7 @@ void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64
     const Selecting<T>& selection = selections[v];
     states[v] = {&pass, &selection.best};
     const Visit visit = kVisits[selection.largest_wins][selection.best.upper != nullptr][pass.symmetric];
-    visitors[v] = {selection.same_class, visit, &states[v]};
+    visitors[v] = {selection.same_class ? PairKind::kSameClass : PairKind::kOtherClass, visit, &states[v]};
   }
   if (pass.euclidean) {
     visit_block<true>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);

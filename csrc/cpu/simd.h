@@ -44,6 +44,75 @@ struct Selecting {
   BestPairs<T> best;
 };
 
+// Which pairs a pass wants.
+enum class PairKind : uint8_t { kSameClass, kOtherClass, kAny };
+
+// A block of a pass: rows [row_begin, row_end) and columns [column_begin, column_end), at most kMaxBlockRows and
+// kMaxBlockColumns of them, both beginning at multiples of kBlockStep.
+struct Block {
+  int64_t row_begin, row_end, column_begin, column_end;
+  HARDMINE_HD int64_t rows() const { return row_end - row_begin; }
+  HARDMINE_HD int64_t columns() const { return column_end - column_begin; }
+};
+inline constexpr int64_t kBlockStep = 96;  // a multiple of every level's row group and column panel
+inline constexpr int64_t kMaxBlockRows = 96;
+inline constexpr int64_t kMaxBlockColumns = 192;
+
+// The sums that a log-sum-exp over the pairs of a pass needs: exp2((s - shift) scale) of every pair, added up for its
+// row and, where column_sum is not null, for its column. s is the similarity, `scale` log2(e) / temperature.
+template <class T>
+struct ExponentialSums {
+  T scale;
+  T shift;                // of all rows and columns, if row_shift is null
+  const T* row_shift;     // one a row
+  const T* column_shift;  // one a column
+  double* row_sum;
+  double* column_sum;
+};
+
+// softplus(level - s / temperature) of every pair of equal labels and s <= limit, added up likewise, with its slope
+// sigmoid(level - s / temperature), and the number of pairs.
+template <class T>
+struct SoftplusSums {
+  T inverse_temperature;
+  T limit;  // largest admissible number in the order of similarities (core/selection.h)
+  const T* row_level;
+  const T* column_level;
+  double* row_sum;
+  double* column_sum;  // null, like the other two: not wanted
+  double* row_slope;
+  double* column_slope;
+  int64_t* row_count;
+  int64_t* column_count;
+};
+
+// What one side of a pair, its row or its column, contributes to the derivative of the tuplet losses with respect to
+// the pair's similarity s, if it is the anchor.
+template <class T>
+struct TupletAnchors {
+  // If the other side is a negative: negative_weight exp2((s - negative_shift) scale).
+  const T* negative_weight;
+  const T* negative_shift;  // null: TupletWeights::shift
+  // If it is a positive: -positive_weight sigmoid(level - s / temperature) with all positives, else -positive_weight
+  // if it is the selected one.
+  const T* positive_weight;
+  const T* level;
+  const Index* positive;  // the selected one's number, or null
+};
+
+template <class T>
+struct TupletWeights {
+  T scale;
+  T inverse_temperature;
+  T shift;
+  T limit;
+  TupletAnchors<T> rows;
+  TupletAnchors<T> columns;  // used where the pass is symmetric
+  // Euclidean: sums of the weights / distance, for the rows and columns of the pass.
+  double* row_total;
+  double* column_total;
+};
+
 // What one SIMD level provides. T is float or double.
 template <class T>
 struct Kernels {
@@ -64,6 +133,28 @@ struct Kernels {
   void (*select_block)(const PairPass<T>& pass, const Selecting<T>* selections, int64_t selection_count,
                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 
+  // numbers [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
+  // others, up to a width that is the next multiple of 32.
+  void (*fill_block)(const PairPass<T>& pass, PairKind kind, const Block& block, T* numbers);
+
+  // What becomes of a filled block (of other-class pairs, of same-class pairs, and of all pairs, in turn).
+  // tuplet_weights replaces each number by the derivative of the loss with respect to the pair's similarity - divided
+  // by the distance where the pass is Euclidean - and fills up with zeros what `accumulate` reads.
+  void (*exponential_sums)(const PairPass<T>& pass, const Block& block, const T* numbers,
+                           const ExponentialSums<T>& sums);
+  void (*softplus_sums)(const PairPass<T>& pass, const Block& block, const T* numbers, const SoftplusSums<T>& sums);
+  void (*tuplet_weights)(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& weights, T* numbers);
+
+  // Packs sorted rows [begin, end), scaled as by `pack` and less `origin` (null: 0), into panels of depth: element (row
+  // r, depth k) is at out[k / column_panel][r][k % column_panel], with `padded` rows a panel.
+  void (*pack_depth)(const T* x, int64_t depth, const Index* order, const T* scale, const T* origin, int64_t padded,
+                     int64_t begin, int64_t end, T* out);
+
+  // grad[row] += sum over columns of weights[row][column] value[column], or with `transposed` grad[column] += sum over
+  // rows of weights[row][column] value[row]. value and grad are in panels of depth, and point at the block's first row.
+  void (*accumulate)(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
+                     int64_t value_padded, T* grad, int64_t grad_padded);
+
   // acc += weight * y, acc += weight * (y - x), |y - x|, and x . y, over `depth` elements.
   void (*add_scaled)(T* acc, T weight, const T* y, int64_t depth);
   void (*add_scaled_difference)(T* acc, T weight, const T* y, const T* x, int64_t depth);
@@ -74,8 +165,7 @@ struct Kernels {
   void (*project)(T* acc, const T* x, T norm, T along, int64_t depth);
 };
 
-// The most rows that a block of select_block may have: what the tile buffer on its stack holds. The most selections.
-inline constexpr int64_t kMaxBlockRows = 96;
+// The most selections that select_block serves.
 inline constexpr int64_t kMaxSelections = 2;
 
 enum class SimdLevel { kScalar, kAvx2, kAvx512, kNeon };

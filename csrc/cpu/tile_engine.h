@@ -65,24 +65,26 @@ inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* 
 
 // Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.
 template <class T>
-inline TileKind classify(const PairPass<T>& pass, bool same_class, int64_t row, int64_t row_end, int64_t column) {
+inline TileKind classify(const PairPass<T>& pass, PairKind kind, int64_t row, int64_t row_end, int64_t column) {
   const int64_t column_end = column + kPanel<T>;
   if (pass.symmetric && column_end - 1 <= row) return TileKind::kSkip;  // every pair is (i, i) or was visited as (j, i)
   const int64_t row_low = pass.rows.label[row], row_high = pass.rows.label[row_end - 1];
   const int64_t column_low = pass.columns.label[column], column_high = pass.columns.label[column_end - 1];
   const bool disjoint = row_high < column_low || column_high < row_low;
   const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
-  if (same_class ? disjoint : single) return TileKind::kSkip;
+  if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return TileKind::kSkip;
   const bool whole = column_end <= pass.columns.count && !(pass.symmetric && column < row_end);
-  return whole && (same_class ? single : disjoint) ? TileKind::kAll : TileKind::kSome;
+  const bool uniform = kind == PairKind::kAny || (kind == PairKind::kSameClass ? single : disjoint);
+  return whole && uniform ? TileKind::kAll : TileKind::kSome;
 }
 
 // Copies a tile, with NaN for the pairs that are no candidates. Labels ascend, so a row's own class is a run of
 // columns, which only moves forward from row to row.
 template <class T>
-inline void copy_candidates(const PairPass<T>& pass, bool same_class, int64_t row, int64_t row_end, int64_t column,
+inline void copy_candidates(const PairPass<T>& pass, PairKind kind, int64_t row, int64_t row_end, int64_t column,
                             const T* tile, T* out) {
   constexpr int32_t kColumns = kPanel<T>;
+  const bool any = kind == PairKind::kAny, same_class = kind == PairKind::kSameClass;
   const int64_t* label = pass.columns.label + column;
   const int64_t left = pass.columns.count - column;
   const int32_t end = left < kColumns ? static_cast<int32_t>(left) : kColumns;
@@ -100,7 +102,7 @@ inline void copy_candidates(const PairPass<T>& pass, bool same_class, int64_t ro
     T* out_line = out + (i - row) * kPanel<T>;
     for (int32_t c = 0; c < kColumns; ++c) {
       const bool in_class = (c >= class_begin) & (c < class_end);
-      const bool candidate = (c >= first) & (c < end) & (in_class == same_class);
+      const bool candidate = (c >= first) & (c < end) & (any | (in_class == same_class));
       out_line[c] = candidate ? line[c] : std::numeric_limits<T>::quiet_NaN();
     }
   }
@@ -110,7 +112,7 @@ inline void copy_candidates(const PairPass<T>& pass, bool same_class, int64_t ro
 // which a tile's arithmetic hides, so that the engine is compiled once and not once a combination of visitors.
 template <class T>
 struct TileVisitor {
-  bool same_class;
+  PairKind kind;
   void (*visit)(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column);
   const void* self;
 };
@@ -129,7 +131,7 @@ inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors,
     for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
       needed[g] = false;
       for (int64_t v = 0; v < visitor_count; ++v) {
-        kinds[g][v] = classify(pass, visitors[v].same_class, row, group_end(row), column);
+        kinds[g][v] = classify(pass, visitors[v].kind, row, group_end(row), column);
         needed[g] |= kinds[g][v] != TileKind::kSkip;
       }
     }
@@ -148,7 +150,7 @@ inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors,
         const T* tile = strip + g * kTile;
         if (kinds[g][v] == TileKind::kSkip) continue;
         if (kinds[g][v] == TileKind::kSome) {
-          copy_candidates(pass, visitor.same_class, row, group_end(row), column, tile, candidates);
+          copy_candidates(pass, visitor.kind, row, group_end(row), column, tile, candidates);
           tile = candidates;
         }
         visitor.visit(visitor.self, tile, row, group_end(row), column);

@@ -7,6 +7,9 @@
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
 
+// The zero-masking forms of some intrinsics are the plain ones, without GCC 12's false warning that they read an
+// uninitialized register.
+
 template <class T>
 struct Vec;
 
@@ -32,6 +35,12 @@ struct Vec<float> {
   friend Mask at_most(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
   static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
   static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_ps(mask, b.v, a.v)}; }
+  Vec root() const { return {_mm512_maskz_sqrt_ps(0xFFFF, v)}; }
+  Vec times_power(Vec shifted) const {
+    return {_mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(v), _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(shifted.v), 23)))};
+  }
   static uint32_t bits(Mask mask) { return mask; }
 };
 
@@ -57,6 +66,12 @@ struct Vec<double> {
   friend Mask at_most(Vec a, Vec b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ); }
   static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
   static Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+  static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_blend_pd(mask, b.v, a.v)}; }
+  Vec root() const { return {_mm512_maskz_sqrt_pd(0xFF, v)}; }
+  Vec times_power(Vec shifted) const {
+    return {_mm512_castsi512_pd(
+        _mm512_add_epi64(_mm512_castpd_si512(v), _mm512_maskz_slli_epi64(0xFF, _mm512_castpd_si512(shifted.v), 52)))};
+  }
   static uint32_t bits(Mask mask) { return mask; }
 };
 

@@ -30,6 +30,12 @@ struct Vec<float> {
   friend Mask at_most(Vec a, Vec b) { return vcleq_f32(a.v, b.v); }
   static Mask both(Mask a, Mask b) { return vandq_u32(a, b); }
   static Mask either(Mask a, Mask b) { return vorrq_u32(a, b); }
+  static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f32(mask, a.v, b.v)}; }
+  Vec root() const { return {vsqrtq_f32(v)}; }
+  Vec times_power(Vec shifted) const {
+    return {
+        vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(vreinterpretq_s32_f32(shifted.v), 23)))};
+  }
   static uint32_t bits(Mask mask) {
     const uint32x4_t lane_bit = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(mask, lane_bit));
@@ -56,6 +62,12 @@ struct Vec<double> {
   friend Mask at_most(Vec a, Vec b) { return vcleq_f64(a.v, b.v); }
   static Mask both(Mask a, Mask b) { return vandq_u64(a, b); }
   static Mask either(Mask a, Mask b) { return vorrq_u64(a, b); }
+  static Vec select(Mask mask, Vec a, Vec b) { return {vbslq_f64(mask, a.v, b.v)}; }
+  Vec root() const { return {vsqrtq_f64(v)}; }
+  Vec times_power(Vec shifted) const {
+    return {
+        vreinterpretq_f64_s64(vaddq_s64(vreinterpretq_s64_f64(v), vshlq_n_s64(vreinterpretq_s64_f64(shifted.v), 52)))};
+  }
   static uint32_t bits(Mask mask) {
     const uint64x2_t lane_bit = {1, 2};
     return static_cast<uint32_t>(vaddvq_u64(vandq_u64(mask, lane_bit)));

@@ -26,6 +26,19 @@ struct Vec {
   friend Mask at_most(Vec a, Vec b) { return a.v <= b.v; }
   static Mask both(Mask a, Mask b) { return a & b; }
   static Mask either(Mask a, Mask b) { return a | b; }
+  static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
+  Vec root() const { return {std::sqrt(v)}; }
+  // v 2^n, where `shifted` is n + 1.5 * 2^(its bits of mantissa), so that the low bits of its mantissa are n; for
+  // normal results only.
+  Vec times_power(Vec shifted) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const uint32_t power = __builtin_bit_cast(uint32_t, shifted.v) << 23;
+      return {__builtin_bit_cast(T, __builtin_bit_cast(uint32_t, v) + power)};
+    } else {
+      const uint64_t power = __builtin_bit_cast(uint64_t, shifted.v) << 52;
+      return {__builtin_bit_cast(T, __builtin_bit_cast(uint64_t, v) + power)};
+    }
+  }
   static uint32_t bits(Mask mask) { return mask; }  // one bit a lane
 };
 

@@ -1,0 +1,88 @@
+// The tuplet losses of one anchor: its positives against all its negatives at once.
+//
+// Source: Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4:
+//   -log( exp(s_ap / t) / (exp(s_ap / t) + sum_n exp(s_an / t)) ) = softplus(L - s_ap / t),
+//   L = log sum_n exp(s_an / t), temperature t.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "loss_reduction.h"
+#include "selection.h"
+#include "triplet_terms.h"
+
+namespace hardmine {
+
+// The order of the enumerators is that of the names in hardmine/ops/tuplet_loss.py.
+enum class TupletPositive { kEasiest, kHardest, kAll };
+
+struct TupletRule {
+  Similarity similarity = Similarity::kCosine;
+  TupletPositive positive = TupletPositive::kEasiest;
+  Reduction reduction = Reduction::kMean;
+  double temperature = 0.1;
+  double duplicate_threshold = std::numeric_limits<double>::infinity();  // positives with s_ap above it are dropped
+};
+
+// Similarities span at most 2 where rows have unit length. If the exponentials of such a span stay within 2^64, one
+// shift for all anchors keeps every sum of them well inside the range of a float, and a pair needs one exponential, not
+// two.
+HARDMINE_HD bool one_shift_suffices(const TupletRule& rule) {
+  constexpr double kLog2E = 1.44269504088896340736;
+  return rule.similarity == Similarity::kCosine && 2 * kLog2E / rule.temperature <= 64;
+}
+
+// L of a sum of exp((s_an - shift) / t). Without a negative the sum is 0 and L is -infinity.
+HARDMINE_HD double negative_logsumexp(double sum, double shift, double temperature) {
+  return sum > 0 ? shift / temperature + std::log(sum) : -std::numeric_limits<double>::infinity();
+}
+
+// An anchor's term and its slope d value / d L. The rest follows by the chain rule:
+//   d value / d s_an = slope / t exp(s_an / t - L),
+//   d value / d s_ap = -slope / t, or with all of P positives -sigmoid(L - s_ap / t) / (t P).
+struct TupletTerm {
+  double value = 0;
+  double slope = 0;
+};
+
+// With one positive.
+HARDMINE_HD TupletTerm tuplet_term(double level, double positive_similarity, double temperature) {
+  const double x = level - positive_similarity / temperature;
+  return {softplus(x), sigmoid(x)};
+}
+
+// An anchor counts if it has a positive and a negative.
+HARDMINE_HD bool is_valid_tuplet(int64_t positives, double level) {
+  return positives > 0 && level > -std::numeric_limits<double>::infinity();
+}
+
+// The share of an anchor's term in the loss: the mean is over the anchors that count.
+inline double tuplet_share(Reduction reduction, const int64_t* positive_count, int64_t anchors) {
+  if (reduction != Reduction::kMean) return 1;
+  int64_t valid = 0;
+  for (int64_t i = 0; i < anchors; ++i) valid += positive_count[i] > 0;
+  return valid ? 1.0 / static_cast<double>(valid) : 0.0;
+}
+
+// The loss, of kMean or kSum. Summed in double, in the order of the anchors.
+template <class T>
+T reduce_tuplets(Reduction reduction, const T* value, const int64_t* positive_count, int64_t anchors) {
+  double sum = 0;
+  for (int64_t i = 0; i < anchors; ++i) sum += static_cast<double>(value[i]);
+  return static_cast<T>(sum * tuplet_share(reduction, positive_count, anchors));
+}
+
+// The gradient that arrives at each anchor's term, from that of the loss: one number, or [anchors] without reduction.
+template <class T>
+std::vector<T> tuplet_gradients(Reduction reduction, const T* grad_loss, const int64_t* positive_count,
+                                int64_t anchors) {
+  const double share = tuplet_share(reduction, positive_count, anchors);
+  std::vector<T> gradient(anchors);
+  for (int64_t i = 0; i < anchors; ++i)
+    gradient[i] = static_cast<T>(share * static_cast<double>(grad_loss[reduction == Reduction::kNone ? i : 0]));
+  return gradient;
+}
+
+}  // namespace hardmine

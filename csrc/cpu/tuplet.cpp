@@ -1,0 +1,218 @@
+// Forward: the positive of every anchor and, where one shift does not suffice for all anchors, its hardest negative, by
+// a pass of selection; then the sums of exponentials; with all positives, then the sums of softplus over same-class
+// pairs. Backward: one pass, which computes the similarities again, turns them into weights and adds up the gradient.
+
+#include "tuplet.h"
+
+#include <cmath>
+#include <vector>
+
+#include "block_gradient.h"
+#include "pair_schedule.h"
+#include "selection_pass.h"
+
+namespace hardmine::cpu {
+namespace {
+
+constexpr double kLog2E = 1.44269504088896340736;
+
+// One number a row or column of a pass, as far as blocks read: in the order of the sorted rows.
+template <class T>
+struct SideArrays {
+  std::vector<T> row, column;  // `column` is empty where the pass is symmetric
+
+  SideArrays(const LabelledSides<T>& sides, T fill)
+      : row(round_up(sides.rows().count(), kBlockStep), fill),
+        column(sides.symmetric() ? 0 : round_up(sides.columns().count(), kBlockStep), fill) {}
+  const T* columns() const { return column.empty() ? row.data() : column.data(); }
+};
+
+// Calls visit(block, numbers) for every block of the pass that may hold pairs of that kind.
+template <class T, class Visit>
+void for_each_block(const LabelledSides<T>& sides, PairKind kind, double cost, const Workers& workers,
+                    const Visit& visit) {
+  const Kernels<T>& kernel = kernels<T>();
+  const PairPass<T>& pass = sides.pass();
+  const int64_t rows = sides.rows().count(), columns = sides.columns().count();
+  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(sides.depth());
+  const int64_t threads = workers_for(workers, cost * work / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+  std::vector<Buffer<T>> numbers;
+  for (int64_t t = 0; t < threads; ++t) numbers.emplace_back(kMaxBlockRows * kMaxBlockColumns);
+  const PairSchedule schedule(rows, columns, pass.symmetric);
+  const auto &row_label = sides.rows().label(), &column_label = sides.columns().label();
+  schedule.run(workers, threads, [&](int64_t worker, const Block& block) {
+    const int64_t row_low = row_label[block.row_begin], row_high = row_label[block.row_end - 1];
+    const int64_t column_low = column_label[block.column_begin], column_high = column_label[block.column_end - 1];
+    const bool disjoint = row_high < column_low || column_high < row_low;
+    const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
+    if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return;
+    kernel.fill_block(pass, kind, block, numbers[worker].get());
+    visit(block, numbers[worker].get());
+  });
+}
+
+}  // namespace
+
+template <class T>
+bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
+                    const Workers& workers, const TupletOut<T>& out) {
+  const Kernels<T>& kernel = kernels<T>();
+  const T infinity = std::numeric_limits<T>::infinity();
+  std::fill_n(out.value, anchors.count, T(0));
+  std::fill_n(out.level, anchors.count, -infinity);
+  std::fill_n(out.slope, anchors.count, T(0));
+  std::fill_n(out.positive_similarity, anchors.count, T(0));
+  std::fill_n(out.positive_index, anchors.count, int64_t{-1});
+  std::fill_n(out.positive_count, anchors.count, int64_t{0});
+  const LabelledSides<T> sides(rule.similarity, anchors, refs, depth, workers);
+  if (sides.empty()) return sides.finite();
+
+  const SortedRows<T>& rows = sides.rows();
+  const PairPass<T>& pass = sides.pass();
+  const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
+  SelectionRule selection;
+  selection.similarity = rule.similarity;
+  selection.positive = rule.positive == TupletPositive::kHardest ? Positive::kHardest : Positive::kEasiest;
+  selection.duplicate_threshold = rule.duplicate_threshold;
+  const KeyRange<T> admissible = positive_range<T>(selection);
+  const bool least_similar = prefers_least_similar(selection.positive);
+  std::vector<Request<T>> requests;
+  if (!all) requests.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
+  if (!one_shift) requests.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
+  std::vector<Winners<T>> winners;
+  if (!requests.empty()) winners = run_pass(rows, sides.columns(), pass, requests, workers);
+  if (!all) {
+    for (int64_t i = 0; i < rows.count(); ++i) {
+      if (!is_candidate(winners[0].index[i])) continue;
+      const Index anchor = rows.order()[i];
+      const T key = winners[0].key[i];
+      out.positive_index[anchor] = winners[0].index[i];
+      out.positive_similarity[anchor] = similarity_from_order(rule.similarity, least_similar ? -key : key);
+    }
+  }
+
+  ExponentialSums<T> exponentials{};
+  exponentials.scale = static_cast<T>(kLog2E / rule.temperature);
+  exponentials.shift = T(1);
+  SideArrays<T> shift(sides, T(0));
+  if (!one_shift) {
+    for (int64_t i = 0; i < rows.count(); ++i)
+      if (is_candidate(winners.back().index[i]))
+        shift.row[i] = similarity_from_order(rule.similarity, winners.back().key[i]);
+    exponentials.row_shift = shift.row.data();
+    exponentials.column_shift = shift.columns();
+  }
+  std::vector<double> sum(rows.count(), 0.0);
+  exponentials.row_sum = sum.data();
+  exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
+  for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](const Block& block, const T* numbers) {
+    kernel.exponential_sums(pass, block, numbers, exponentials);
+  });
+  SideArrays<T> level(sides, -infinity);
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const T used = one_shift ? exponentials.shift : shift.row[i];
+    level.row[i] = static_cast<T>(negative_logsumexp(sum[i], static_cast<double>(used), rule.temperature));
+    out.level[rows.order()[i]] = level.row[i];
+  }
+
+  if (!all) {
+    for (int64_t i = 0; i < anchors.count; ++i) {
+      if (!is_valid_tuplet(out.positive_index[i] >= 0, out.level[i])) continue;
+      const TupletTerm term = tuplet_term(out.level[i], out.positive_similarity[i], rule.temperature);
+      out.value[i] = static_cast<T>(term.value);
+      out.slope[i] = static_cast<T>(term.slope);
+      out.positive_count[i] = 1;
+    }
+    return sides.finite();
+  }
+  std::vector<double> value(rows.count(), 0.0), slope(rows.count(), 0.0);
+  std::vector<int64_t> count(rows.count(), 0);
+  SoftplusSums<T> softplus{};
+  softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
+  softplus.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  softplus.row_level = level.row.data();
+  softplus.row_sum = value.data();
+  softplus.row_slope = slope.data();
+  softplus.row_count = count.data();
+  if (pass.symmetric) {
+    softplus.column_level = level.row.data();
+    softplus.column_sum = value.data();
+    softplus.column_slope = slope.data();
+    softplus.column_count = count.data();
+  }
+  for_each_block(sides, PairKind::kSameClass, 1, workers,
+                 [&](const Block& block, const T* numbers) { kernel.softplus_sums(pass, block, numbers, softplus); });
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    if (!is_valid_tuplet(count[i], level.row[i])) continue;
+    const Index anchor = rows.order()[i];
+    out.value[anchor] = static_cast<T>(value[i] / static_cast<double>(count[i]));
+    out.slope[anchor] = static_cast<T>(slope[i] / static_cast<double>(count[i]));
+    out.positive_count[anchor] = count[i];
+  }
+  return sides.finite();
+}
+
+template <class T>
+bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
+                     const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs) {
+  const Kernels<T>& kernel = kernels<T>();
+  const LabelledSides<T> sides(rule.similarity, anchors, refs, depth, workers);
+  if (!sides.finite()) return false;
+  if (sides.empty()) {
+    if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
+    if (grad_refs) std::fill_n(grad_refs, refs->count * depth, T(0));
+    return true;
+  }
+  const SortedRows<T>& rows = sides.rows();
+  const PairPass<T>& pass = sides.pass();
+  const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
+
+  TupletWeights<T> weights{};
+  weights.scale = static_cast<T>(kLog2E / rule.temperature);
+  weights.inverse_temperature = static_cast<T>(1 / rule.temperature);
+  weights.shift = T(1);
+  weights.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  // An anchor that does not count has weights 0, and levels that make no NaN of them.
+  SideArrays<T> negative_weight(sides, T(0)), shift(sides, T(0)), positive_weight(sides, T(0)), level(sides, T(0));
+  std::vector<Index> positive(negative_weight.row.size(), kBelowRange);
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const Index anchor = rows.order()[i];
+    const int64_t count = saved.positive_count[anchor];
+    if (count == 0) {
+      shift.row[i] = std::numeric_limits<T>::infinity();
+      continue;
+    }
+    const double gradient = static_cast<double>(saved.gradient[anchor]) / rule.temperature;
+    const double slope = static_cast<double>(saved.slope[anchor]), own_level = static_cast<double>(saved.level[anchor]);
+    const double spread = one_shift ? std::exp(static_cast<double>(weights.shift) / rule.temperature - own_level) : 1.0;
+    negative_weight.row[i] = static_cast<T>(gradient * slope * spread);
+    shift.row[i] = static_cast<T>(own_level * rule.temperature);
+    positive_weight.row[i] = static_cast<T>(all ? gradient / static_cast<double>(count) : gradient * slope);
+    level.row[i] = saved.level[anchor];
+    if (!all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
+  }
+  weights.rows = {negative_weight.row.data(), one_shift ? nullptr : shift.row.data(), positive_weight.row.data(),
+                  level.row.data(), all ? nullptr : positive.data()};
+  weights.columns = weights.rows;
+
+  BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, workers);
+  weights.row_total = gradient.row_total();
+  weights.column_total = gradient.column_total();
+  for_each_block(sides, PairKind::kAny, 3, workers, [&](const Block& block, T* numbers) {
+    kernel.tuplet_weights(pass, block, weights, numbers);
+    gradient.add(block, numbers);
+  });
+  gradient.finish(grad_x, grad_refs);
+  return true;
+}
+
+#define HARDMINE_INSTANTIATE(T)                                                                             \
+  template bool tuplet_forward(const TupletRule&, const LabelledRows<T>&, const LabelledRows<T>*, int64_t,  \
+                               const Workers&, const TupletOut<T>&);                                        \
+  template bool tuplet_backward(const TupletRule&, const LabelledRows<T>&, const LabelledRows<T>*, int64_t, \
+                                const TupletSaved<T>&, const Workers&, T*, T*);
+HARDMINE_INSTANTIATE(float)
+HARDMINE_INSTANTIATE(double)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,143 @@
+"""The tuplet losses: an anchor's positive, or all its positives, against all its negatives."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine import _verification
+from hardmine.ops._arguments import (
+    REDUCTIONS,
+    SIMILARITIES,
+    check_choice,
+    check_labelled_rows,
+    check_number,
+    optional_number,
+)
+from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
+
+# The position of a name is its code in the compiled op: TupletPositive in csrc/core/tuplet_terms.h.
+POSITIVES = ("easiest", "hardest", "all")
+
+
+class TupletTerms(NamedTuple):
+    """What the loss of each of [B] anchors was made of. Not differentiable."""
+
+    positive_index: Tensor
+    positive_similarity: Tensor
+    negative_logsumexp: Tensor
+
+
+@_verification.verified("tuplet_loss")
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    positive: str = "easiest",
+    temperature: float = 0.1,
+    similarity: str = "cosine",
+    duplicate_threshold: float | None = None,
+    reduction: str = "mean",
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, TupletTerms]:
+    """A softmax loss of each anchor's positive against all its negatives, without the matrix of similarities.
+
+    Replaces, with ``x = F.normalize(embeddings)`` and its masks::
+
+        s = x @ x.T / temperature
+        level = s.masked_fill(same_class, -inf).logsumexp(1)
+        loss = F.softplus(level - s[anchors, positive_index]).mean()
+
+    Args:
+        embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
+        labels: Their classes, [B], any integer dtype.
+        ref_embeddings: What to compare with, such as a memory bank: [M, D], dtype and device of ``embeddings``. None
+            compares the anchors among themselves, where a sample is never its own positive. Gets a gradient if it
+            requires one.
+        ref_labels: Their classes, [M], any integer dtype.
+        positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
+            positive of the anchor. With two samples a class all three are N-pair.
+        temperature: > 0.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
+        duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
+        reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
+        return_terms: Also return the :class:`TupletTerms`, at no further cost: the selected positives (index -1 and
+            similarity NaN where there is none, and with ``"all"``), and the log-sum-exp of ``s_an / temperature`` over
+            all negatives (-infinity where there is none).
+
+    Returns:
+        The loss, float64 for float64 inputs, else float32; with ``return_terms``, and the terms.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: An argument of the wrong shape or value.
+        NotImplementedError: On a second derivative.
+
+    Note:
+        An anchor without a positive or a negative is left out of the loss and of its mean; without any valid anchor
+        the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
+        gradients NaN. Ties between positives go to the lowest index. Equal Euclidean embeddings take the subgradient 0.
+        Memory is O((B + M) D): the backward pass computes the similarities again. Bitwise equal on every repeat, for
+        any number of threads and at every SIMD level. Fastest with the cosine similarity and a temperature of 0.0451
+        or more, where one pass over the similarities suffices.
+
+    Reference:
+        Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4.
+    """
+    labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    modes = [
+        check_choice("similarity", similarity, SIMILARITIES),
+        check_choice("positive", positive, POSITIVES),
+        check_choice("reduction", reduction, REDUCTIONS),
+    ]
+    numbers = [
+        check_number("temperature", temperature, above=0.0),
+        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
+    ]
+    loss, level, s_ap, _, index, _ = torch.ops.hardmine.tuplet_loss(
+        embeddings, labels, ref_embeddings, ref_labels, modes, numbers
+    )
+    if not return_terms:
+        return loss
+    # The compiled op gives 0 for a missing similarity: opcheck, for one, cannot compare NaN.
+    return loss, TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
+
+
+@torch.library.register_fake("hardmine::tuplet_loss")
+def _(embeddings, labels, ref_embeddings, ref_labels, modes, numbers):
+    values = embeddings.new_empty(embeddings.shape[0], dtype=accumulate_dtype(embeddings.dtype))
+    index = labels.new_empty(embeddings.shape[0])
+    loss = torch.empty_like(values) if REDUCTIONS[modes[2]] == "none" else values.new_empty(())
+    return loss, *(torch.empty_like(values) for _ in range(3)), index, torch.empty_like(index)
+
+
+@torch.library.register_fake("hardmine::tuplet_loss_backward")
+def _(grad_loss, embeddings, labels, ref_embeddings, *options):
+    return fake_gradients(embeddings, ref_embeddings, *options[-2:])
+
+
+def _setup_context(ctx, inputs, output):
+    embeddings, labels, ref_embeddings, ref_labels, *ctx.options = inputs
+    _, level, s_ap, slope, index, count = output
+    ctx.mark_non_differentiable(level, s_ap, slope, index, count)
+    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, level, slope, index, count)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_loss, *_):
+    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    if grad_loss is None:
+        return (None,) * 6
+    grad, grad_ref = torch.ops.hardmine.tuplet_loss_backward(
+        grad_loss, *ctx.saved_tensors, *ctx.options, need, need_ref
+    )
+    return (grad if need else None, None, grad_ref if need_ref else None, None, None, None)
+
+
+torch.library.register_autograd("hardmine::tuplet_loss", _backward, setup_context=_setup_context)
+forbid_double_backward("tuplet_loss_backward")
