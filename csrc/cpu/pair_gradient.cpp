@@ -1,49 +1,93 @@
-// With y the other row of a pair and w the gradient that arrives at its similarity, the pair adds to the gradient of
-// row x
-//   dot:        w y
-//   cosine:     (w / |y|) y, before the projection through x / |x| (see `project`)
-//   euclidean:  (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its subgradient.
-// The three are symmetric in x and y, so an anchor's own pairs and those that selected it are summed alike.
+// With y the other row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row x
+//   inner product:              w y
+//   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
+//                               subgradient
+//   negative squared distance:  2 w (y - x).
+// All are symmetric in x and y, so the pairs that a row is first of and those that it is second of are summed alike.
+// Where rows are normalised, x and y are x / |x| and y / |y|, and the sum is projected through x / |x| (see `project`).
 
 #include "pair_gradient.h"
 
-#include <memory>
+#include <optional>
 #include <vector>
 
-#include "rows.h"
+#include "measured_rows.h"
 
 namespace hardmine::cpu {
 namespace {
 
-// For every row, the anchors that selected it, ascending; an anchor's positive before its negative.
-struct IncomingPairs {
-  std::vector<int64_t> begin;     // [rows + 1]
-  std::vector<int64_t> anchor;    // [pairs]
-  std::vector<uint8_t> negative;  // [pairs]
+enum class End { kFirst, kSecond };
 
-  template <class T>
-  IncomingPairs(int64_t rows, int64_t anchors, const PairGradients<T>& positive_pairs,
-                const PairGradients<T>& negative_pairs)
-      : begin(rows + 1, 0) {
-    const auto for_each = [&](const auto& use) {
-      for (int64_t i = 0; i < anchors; ++i) {
-        if (positive_pairs.index[i] >= 0 && positive_pairs.gradient[i] != T(0))
-          use(i, positive_pairs.index[i], uint8_t{0});
-        if (negative_pairs.index[i] >= 0 && negative_pairs.gradient[i] != T(0))
-          use(i, negative_pairs.index[i], uint8_t{1});
-      }
-    };
-    for_each([&](int64_t, int64_t row, uint8_t) { ++begin[row + 1]; });
-    for (int64_t r = 0; r < rows; ++r) begin[r + 1] += begin[r];
-    anchor.resize(begin[rows]);
-    negative.resize(begin[rows]);
-    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
-    for_each([&](int64_t i, int64_t row, uint8_t is_negative) {
-      anchor[next[row]] = i;
-      negative[next[row]++] = is_negative;
+// For every row, the pairs that it is at one end of, in the order of the list.
+template <class T>
+class PairsByRow {
+ public:
+  PairsByRow(End end, const PairList<T>& pairs, int64_t rows)
+      : pairs_(pairs), sorted_(end == End::kSecond || pairs.first) {
+    if (!sorted_) return;
+    const auto row_of = [end](int64_t first, int64_t second) { return end == End::kFirst ? first : second; };
+    begin_.resize(rows + 1, 0);
+    for_each_listed([&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
+    for (int64_t r = 0; r < rows; ++r) begin_[r + 1] += begin_[r];
+    pair_ = Buffer<Pair>(begin_[rows]);
+    std::vector<int64_t> next(begin_.begin(), begin_.end() - 1);
+    for_each_listed([&](int64_t first, int64_t second, T gradient) {
+      pair_[next[row_of(first, second)]++] = {static_cast<Index>(row_of(second, first)), gradient};
     });
   }
+
+  // Calls use(row at the other end, gradient).
+  template <class Use>
+  void for_each(int64_t row, const Use& use) const {
+    if (sorted_) {
+      for (int64_t p = begin_[row]; p < begin_[row + 1]; ++p) use(pair_[p].other, pair_[p].gradient);
+    } else if (row < pairs_.count) {
+      for_each_of_entry(row, [&](int64_t, int64_t second, T gradient) { use(second, gradient); });
+    }
+  }
+
+ private:
+  struct Pair {
+    Index other;
+    T gradient;
+  };
+
+  template <class Use>
+  void for_each_of_entry(int64_t e, const Use& use) const {
+    const int64_t first = pairs_.first ? pairs_.first[e] : e;
+    for (int64_t p = e * pairs_.partners; p < (e + 1) * pairs_.partners; ++p)
+      if (pairs_.second[p] >= 0 && pairs_.gradient[p] != T(0)) use(first, pairs_.second[p], pairs_.gradient[p]);
+  }
+  template <class Use>
+  void for_each_listed(const Use& use) const {
+    for (int64_t e = 0; e < pairs_.count; ++e) for_each_of_entry(e, use);
+  }
+
+  const PairList<T>& pairs_;
+  const bool sorted_;
+  std::vector<int64_t> begin_;  // [rows + 1]
+  Buffer<Pair> pair_;
 };
+
+// acc += the gradient that a pair gives to the row `self`, before its projection.
+template <class T>
+void add_pair(const Kernels<T>& kernel, const PairMeasure& measure, const MeasuredRows<T>& rows, int64_t self,
+              const MeasuredRows<T>& others, int64_t other, T weight, int64_t depth, T* acc) {
+  const T *x = rows.row(self), *y = others.row(other);
+  switch (measure.quantity) {
+    case PairQuantity::kInnerProduct:
+      kernel.add_scaled(acc, measure.normalised ? weight / others.norm(other) : weight, others.raw(other), depth);
+      return;
+    case PairQuantity::kNegativeDistance: {
+      const T d = kernel.distance(x, y, depth);
+      if (d != T(0)) kernel.add_scaled_difference(acc, weight / d, y, x, depth);
+      return;
+    }
+    case PairQuantity::kNegativeSquaredDistance:
+      kernel.add_scaled_difference(acc, 2 * weight, y, x, depth);
+      return;
+  }
+}
 
 }  // namespace
 
@@ -53,81 +97,66 @@ bool all_finite(const T* x, int64_t count, int64_t depth, const Workers& workers
 }
 
 template <class T>
-void pair_gradient(Similarity similarity, const T* x, int64_t count, const T* refs, int64_t ref_count, int64_t depth,
-                   const PairGradients<T>& positive, const PairGradients<T>& negative, const Workers& workers,
-                   T* grad_x, T* grad_refs) {
+void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
+                   const Workers& workers, T* grad_x, T* grad_refs) {
+  if (!grad_x && !grad_refs) return;
   const Kernels<T>& kernel = kernels<T>();
-  const bool cosine = similarity == Similarity::kCosine, euclidean = similarity == Similarity::kEuclidean;
-  const T* other = refs ? refs : x;
-  const std::unique_ptr<Norms<T>> norms = cosine ? std::make_unique<Norms<T>>(x, count, depth, workers) : nullptr;
-  const std::unique_ptr<Norms<T>> ref_norms =
-      cosine && refs ? std::make_unique<Norms<T>>(refs, ref_count, depth, workers) : nullptr;
-  const T* x_norm = cosine ? norms->norm.get() : nullptr;
-  const T* other_norm = refs && cosine ? ref_norms->norm.get() : x_norm;
+  const int64_t depth = rows.depth;
+  const bool want_unit = measure.quantity != PairQuantity::kInnerProduct;
+  const MeasuredRows<T> x(measure, rows.x, rows.count, depth, want_unit, workers);
+  std::optional<MeasuredRows<T>> refs;
+  if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, workers);
+  const MeasuredRows<T>& seconds = refs ? *refs : x;
 
-  const auto add_pair = [&](T* acc, T weight, const T* self, const T* y, const T* y_norm) {
-    if (euclidean) {
-      const T d = kernel.distance(self, y, depth);
-      if (d != T(0)) kernel.add_scaled_difference(acc, weight / d, y, self, depth);
-    } else {
-      kernel.add_scaled(acc, cosine ? weight / *y_norm : weight, y, depth);
-    }
-  };
-  // `own`: the row's pairs as an anchor; `incoming`: the pairs of anchors that selected it.
-  const auto gather = [&](const T* rows, const T* norm, int64_t row_count, bool own, const IncomingPairs* incoming,
-                          T* grad) {
-    const int64_t threads =
-        workers_for(workers, 4.0 * static_cast<double>(row_count) * static_cast<double>(depth), kElementGrain);
-    parallel_range(workers, threads, row_count, 1, [&](int64_t begin, int64_t end) {
+  // `own`: the pairs that a row is first of; `incoming`: those that it is second of.
+  const auto gather = [&](const MeasuredRows<T>& selves, int64_t count, const PairsByRow<T>* own,
+                          const PairsByRow<T>* incoming, T* grad) {
+    // As if each pair had one end here: the shares need not be exact.
+    const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
+    const int64_t threads = workers_for(workers, ends * static_cast<double>(depth), kElementGrain);
+    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         T* acc = grad + r * depth;
-        const T* self = rows + r * depth;
         std::fill_n(acc, depth, T(0));
         bool any = false;
-        if (own) {
-          for (const PairGradients<T>* pairs : {&positive, &negative}) {
-            const int64_t y = pairs->index[r];
-            if (y < 0 || pairs->gradient[r] == T(0)) continue;
+        const auto add_from = [&](const MeasuredRows<T>& others) {
+          return [&](int64_t other, T gradient) {
             any = true;
-            add_pair(acc, pairs->gradient[r], self, other + y * depth, cosine ? other_norm + y : nullptr);
-          }
-        }
-        if (incoming) {
-          for (int64_t p = incoming->begin[r]; p < incoming->begin[r + 1]; ++p) {
-            const int64_t y = incoming->anchor[p];
-            any = true;
-            add_pair(acc, (incoming->negative[p] ? negative : positive).gradient[y], self, x + y * depth,
-                     cosine ? x_norm + y : nullptr);
-          }
-        }
+            add_pair(kernel, measure, selves, r, others, other, gradient, depth, acc);
+          };
+        };
+        if (own) own->for_each(r, add_from(seconds));
+        if (incoming) incoming->for_each(r, add_from(x));
         // A row without pairs has gradient 0, even if it is not finite.
-        if (!cosine || !any) continue;
+        if (!measure.normalised || !any) continue;
         // Below the smallest norm, normalize divides by a constant: there is no projection.
-        const bool clamped = norm[r] <= Norms<T>::kSmallestNorm;
-        kernel.project(acc, self, norm[r], clamped ? T(0) : kernel.dot(acc, self, depth) / norm[r], depth);
+        const T norm = selves.norm(r), *self = selves.raw(r);
+        const bool clamped = norm <= Norms<T>::kSmallestNorm;
+        kernel.project(acc, self, norm, clamped ? T(0) : kernel.dot(acc, self, depth) / norm, depth);
       }
     });
   };
 
-  if (!refs) {
-    if (!grad_x) return;
-    const IncomingPairs incoming(count, count, positive, negative);
-    gather(x, x_norm, count, true, &incoming, grad_x);
-    return;
+  if (grad_x) {
+    const PairsByRow<T> own(End::kFirst, pairs, rows.count);
+    if (refs) {
+      gather(x, rows.count, &own, nullptr, grad_x);
+    } else {
+      const PairsByRow<T> incoming(End::kSecond, pairs, rows.count);
+      gather(x, rows.count, &own, &incoming, grad_x);
+    }
   }
-  if (grad_x) gather(x, x_norm, count, true, nullptr, grad_x);
-  if (grad_refs) {
-    const IncomingPairs incoming(ref_count, count, positive, negative);
-    gather(refs, other_norm, ref_count, false, &incoming, grad_refs);
+  if (grad_refs && refs) {
+    const PairsByRow<T> incoming(End::kSecond, pairs, rows.ref_count);
+    gather(*refs, rows.ref_count, nullptr, &incoming, grad_refs);
   }
 }
 
 template bool all_finite(const float*, int64_t, int64_t, const Workers&);
 template bool all_finite(const double*, int64_t, int64_t, const Workers&);
-template void pair_gradient(Similarity, const float*, int64_t, const float*, int64_t, int64_t,
-                            const PairGradients<float>&, const PairGradients<float>&, const Workers&, float*, float*);
-template void pair_gradient(Similarity, const double*, int64_t, const double*, int64_t, int64_t,
-                            const PairGradients<double>&, const PairGradients<double>&, const Workers&, double*,
-                            double*);
+template void pair_gradient(const PairMeasure&, const PairedRows<float>&, const PairList<float>&, const Workers&,
+                            float*, float*);
+template void pair_gradient(const PairMeasure&, const PairedRows<double>&, const PairList<double>&, const Workers&,
+                            double*, double*);
 
 }  // namespace hardmine::cpu

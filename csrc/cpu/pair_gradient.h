@@ -1,28 +1,41 @@
-// The gradient of functions of the selected similarities, with respect to the embeddings; torch-free.
+// The gradient of functions of the measures of listed pairs, with respect to the embeddings; torch-free.
 #pragma once
 
 #include <cstdint>
 
-#include "../core/selection.h"
+#include "../core/pair_measure.h"
 #include "workers.h"
 
 namespace hardmine::cpu {
 
-// One selected pair an anchor: the row it was paired with (-1: none) and the gradient that arrives at their similarity.
+// The rows that pairs are made of: the first row of a pair is one of x, the second one of refs or, where those are
+// null, of x as well.
 template <class T>
-struct PairGradients {
-  const int64_t* index;  // [anchors]
-  const T* gradient;     // [anchors]
+struct PairedRows {
+  const T* x;  // [count, depth]
+  int64_t count;
+  const T* refs;  // [ref_count, depth]
+  int64_t ref_count;
+  int64_t depth;
+};
+
+// Entries of one first row and some partners of it, and the gradient that arrives at the measure of each such pair.
+template <class T>
+struct PairList {
+  const int64_t* first;   // [count]; null: entry e is of row e
+  const int64_t* second;  // [count, partners], -1: no pair
+  const T* gradient;      // [count, partners]
+  int64_t count;
+  int64_t partners;
 };
 
 // Writes grad_x [count, depth] and, where refs are given, grad_refs [ref_count, depth]; a null output is not computed.
-// Without refs (null) the pairs are among the rows of x. Every output row gathers its contributions in a fixed order
-// (its own pairs, then those of the anchors that selected it, ascending), so that the result does not depend on the
-// number of workers.
+// Every output row gathers its contributions in a fixed order (the pairs that it is first of, in the order of the list,
+// then those that it is second of, likewise), so that the result does not depend on the number of workers.
+// O(rows depth + pairs) memory.
 template <class T>
-void pair_gradient(Similarity similarity, const T* x, int64_t count, const T* refs, int64_t ref_count, int64_t depth,
-                   const PairGradients<T>& positive, const PairGradients<T>& negative, const Workers& workers,
-                   T* grad_x, T* grad_refs);
+void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
+                   const Workers& workers, T* grad_x, T* grad_refs);
 
 // True if every row of x [count, depth], and its norm, is finite.
 template <class T>

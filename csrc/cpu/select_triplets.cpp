@@ -11,13 +11,13 @@ SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::op
   check_vector("labels", y, x.size(0), ScalarType::Long);
   check(ref_x.has_value() == ref_y.has_value(), "ref_embeddings and ref_labels must be given together");
   embeddings = as_array(x, type);
-  labels = torch::stable::contiguous(y);
+  labels = contiguous_array(y);
   if (!ref_x) return;
   check_matrix("ref_embeddings", *ref_x, x.size(1));
   check(ref_x->scalar_type() == x.scalar_type(), "ref_embeddings must have the dtype of embeddings");
   check_vector("ref_labels", *ref_y, ref_x->size(0), ScalarType::Long);
   ref_embeddings = as_array(*ref_x, type);
-  ref_labels = torch::stable::contiguous(*ref_y);
+  ref_labels = contiguous_array(*ref_y);
 }
 
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs) {
@@ -37,26 +37,27 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
   return out;
 }
 
-std::tuple<Tensor, Tensor> pair_gradient_tensors(const Tensor& grad_positive, const Tensor& grad_negative,
+std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, const PairTensors& pairs,
                                                  const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
-                                                 const Tensor& positive_index, const Tensor& negative_index,
-                                                 Similarity similarity, bool need_embeddings, bool need_ref_embeddings,
+                                                 bool need_embeddings, bool need_ref_embeddings,
                                                  bool nan_if_not_finite) {
   check_matrix("embeddings", embeddings, -1);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   if (ref_embeddings) check_matrix("ref_embeddings", *ref_embeddings, depth);
   const int64_t ref_count = ref_embeddings ? ref_embeddings->size(0) : 0;
-  check_indices("positive_index", positive_index, count, ref_embeddings ? ref_count : count);
-  check_indices("negative_index", negative_index, count, ref_embeddings ? ref_count : count);
   const ScalarType type = compute_type(embeddings);
-  check_vector("grad_positive", grad_positive, count, type);
-  check_vector("grad_negative", grad_negative, count, type);
+  const int64_t entries = pairs.first ? pairs.first->numel() : count;
+  check_pairs("the indices of pairs", pairs.second, entries, ScalarType::Long);
+  check_pairs("the gradients of pairs", pairs.gradient, entries, type);
+  check(pairs.gradient.size(1) == pairs.second.size(1), "pairs must have as many gradients as indices");
+  const Tensor second = checked_indices("the indices of pairs", pairs.second, -1, ref_embeddings ? ref_count : count);
+  std::optional<Tensor> first;
+  if (pairs.first) first = checked_indices("the anchors of pairs", *pairs.first, 0, count);
   need_ref_embeddings &= ref_embeddings.has_value();
 
   const Tensor x = as_array(embeddings, type);
   const Tensor refs = ref_embeddings ? as_array(*ref_embeddings, type) : x;
-  const Tensor d_positive = torch::stable::contiguous(grad_positive),
-               d_negative = torch::stable::contiguous(grad_negative);
+  const Tensor gradient = contiguous_array(pairs.gradient);
   const auto new_gradient = [&](bool need, int64_t rows) {
     return need ? new_array(x, {rows, depth}, type) : new_array(x, {0}, type);
   };
@@ -74,13 +75,36 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const Tensor& grad_positive, co
       }
       return;
     }
-    pair_gradient<T>(similarity, data<T>(x), count, ref_embeddings ? data<T>(refs) : nullptr, ref_count, depth,
-                     {data<int64_t>(positive_index), data<T>(d_positive)},
-                     {data<int64_t>(negative_index), data<T>(d_negative)}, workers,
-                     need_embeddings ? mutable_data<T>(grad_x) : nullptr,
-                     need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
+    pair_gradient<T>(
+        measure, {data<T>(x), count, ref_embeddings ? data<T>(refs) : nullptr, ref_count, depth},
+        {first ? data<int64_t>(*first) : nullptr, data<int64_t>(second), data<T>(gradient), entries, second.size(1)},
+        workers, need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+        need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
   });
   return {as_array(grad_x, embeddings.scalar_type()), as_array(grad_refs, embeddings.scalar_type())};
+}
+
+PairTensors selected_pair_tensors(const Tensor& positive_index, const Tensor& negative_index,
+                                  const Tensor& grad_positive, const Tensor& grad_negative, int64_t count,
+                                  ScalarType type) {
+  check_vector("positive_index", positive_index, count, ScalarType::Long);
+  check_vector("negative_index", negative_index, count, ScalarType::Long);
+  check_vector("grad_positive", grad_positive, count, type);
+  check_vector("grad_negative", grad_negative, count, type);
+  const auto interleaved = [&](const Tensor& positive, const Tensor& negative, auto zero) {
+    using T = decltype(zero);
+    const Tensor p = contiguous_array(positive), n = contiguous_array(negative);
+    const Tensor both = new_array(p, {count, 2}, p.scalar_type());
+    const T *from_p = data<T>(p), *from_n = data<T>(n);
+    T* out = mutable_data<T>(both);
+    for (int64_t i = 0; i < count; ++i) {
+      out[2 * i] = from_p[i];
+      out[2 * i + 1] = from_n[i];
+    }
+    return both;
+  };
+  return {std::nullopt, interleaved(positive_index, negative_index, int64_t{}),
+          dispatch(type, [&](auto zero) { return interleaved(grad_positive, grad_negative, zero); })};
 }
 
 namespace {
@@ -98,8 +122,11 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cpu(Tensor grad_positive, Te
                                                         std::optional<Tensor> ref_embeddings, Tensor positive_index,
                                                         Tensor negative_index, int64_t similarity, bool need_embeddings,
                                                         bool need_ref_embeddings) {
-  return pair_gradient_tensors(grad_positive, grad_negative, embeddings, ref_embeddings, positive_index, negative_index,
-                               similarity_from_code(similarity), need_embeddings, need_ref_embeddings, false);
+  check_matrix("embeddings", embeddings, -1);
+  const PairTensors pairs = selected_pair_tensors(positive_index, negative_index, grad_positive, grad_negative,
+                                                  embeddings.size(0), compute_type(embeddings));
+  return pair_gradient_tensors(measure_of(similarity_from_code(similarity)), pairs, embeddings, ref_embeddings,
+                               need_embeddings, need_ref_embeddings, false);
 }
 
 std::string simd_level_op() { return simd_level_name(); }

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "../core/options.h"
+#include "../core/pair_measure.h"
 #include "select.h"
 
 namespace hardmine::cpu {
@@ -50,8 +51,11 @@ inline ScalarType compute_type(const Tensor& embeddings) {
   return type == ScalarType::Double ? type : ScalarType::Float;
 }
 
+// Most tensors are contiguous already, which costs less to ask than to have the dispatcher find out.
+inline Tensor contiguous_array(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 inline Tensor as_array(const Tensor& t, ScalarType type) {
-  return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type));
+  return contiguous_array(t.scalar_type() == type ? t : torch::stable::to(t, type));
 }
 
 inline Tensor new_array(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
@@ -68,28 +72,38 @@ T* mutable_data(const Tensor& t) {
 }
 
 inline void check_matrix(const char* name, const Tensor& t, int64_t depth) {
-  check(t.is_cpu(), std::string(name) + " must be on the CPU, as embeddings are");
-  check(t.dim() == 2 && t.size(1) >= 1 && (depth < 0 || t.size(1) == depth),
-        std::string(name) + " must be [rows, D] with D = " + (depth < 0 ? "1 or more" : std::to_string(depth)) +
-            ", got " + shape_of(t));
-  check(t.size(0) < kAtLowerBound, std::string(name) + " must have fewer than 2^31 - 1 rows, got " + shape_of(t));
+  if (!t.is_cpu()) check(false, std::string(name) + " must be on the CPU, as embeddings are");
+  if (t.dim() != 2 || t.size(1) < 1 || (depth >= 0 && t.size(1) != depth))
+    check(false, std::string(name) + " must be [rows, D] with D = " +
+                     (depth < 0 ? "1 or more" : std::to_string(depth)) + ", got " + shape_of(t));
+  if (t.size(0) >= kAtLowerBound)
+    check(false, std::string(name) + " must have fewer than 2^31 - 1 rows, got " + shape_of(t));
 }
 
 inline void check_vector(const char* name, const Tensor& t, int64_t count, ScalarType type) {
-  check(
-      t.is_cpu() && t.scalar_type() == type && t.dim() == 1 && t.size(0) == count,
-      std::string(name) + " must be a CPU tensor [" + std::to_string(count) + "] of its op's type, got " + shape_of(t));
+  if (t.is_cpu() && t.scalar_type() == type && t.dim() == 1 && t.size(0) == count) return;
+  check(false, std::string(name) + " must be a CPU tensor [" + std::to_string(count) + "] of its op's type, got " +
+                   shape_of(t));
 }
 
-inline void check_indices(const char* name, const Tensor& t, int64_t count, int64_t rows) {
-  check_vector(name, t, count, ScalarType::Long);
-  check(t.is_contiguous(), std::string(name) + " must be contiguous");
-  const int64_t* index = data<int64_t>(t);
+inline void check_pairs(const char* name, const Tensor& t, int64_t count, ScalarType type) {
+  if (t.is_cpu() && t.scalar_type() == type && t.dim() == 2 && t.size(0) == count) return;
+  check(false, std::string(name) + " must be a CPU tensor [" + std::to_string(count) + ", K] of its op's type, got " +
+                   shape_of(t));
+}
+
+// A contiguous copy of an int64 tensor with all its numbers in [least, rows).
+inline Tensor checked_indices(const char* name, const Tensor& t, int64_t least, int64_t rows) {
+  check(t.is_cpu() && t.scalar_type() == ScalarType::Long, std::string(name) + " must be an int64 CPU tensor");
+  const Tensor indices = contiguous_array(t);
+  const int64_t* index = data<int64_t>(indices);
+  const int64_t count = indices.numel();
   for (int64_t i = 0; i < count; ++i) {
-    if (index[i] >= -1 && index[i] < rows) continue;
-    check(false,
-          std::string(name) + " must lie in [-1, " + std::to_string(rows) + "), got " + std::to_string(index[i]));
+    if (index[i] >= least && index[i] < rows) continue;
+    check(false, std::string(name) + " must lie in [" + std::to_string(least) + ", " + std::to_string(rows) +
+                     "), got " + std::to_string(index[i]));
   }
+  return indices;
 }
 
 // Calls body(T{}) with the C++ type of a compute type.
@@ -124,12 +138,23 @@ struct SelectionTensors {
 };
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs);
 
-// Gradients of the embeddings, in their own types, from [B] gradients of the selected similarities in the compute type.
+// The pairs that gradients arrive at, as a PairList takes them.
+struct PairTensors {
+  std::optional<Tensor> first;  // [entries] int64; none: one entry for every row of embeddings, in their order
+  Tensor second;                // [entries, partners] int64, -1: no pair
+  Tensor gradient;              // [entries, partners], compute type
+};
+
+// Gradients of the embeddings and refs, in their own types; one that is not needed is empty.
 // nan_if_not_finite: fill the gradients with NaN where the loss was NaN.
-std::tuple<Tensor, Tensor> pair_gradient_tensors(const Tensor& grad_positive, const Tensor& grad_negative,
+std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, const PairTensors& pairs,
                                                  const Tensor& embeddings, const std::optional<Tensor>& ref_embeddings,
-                                                 const Tensor& positive_index, const Tensor& negative_index,
-                                                 Similarity similarity, bool need_embeddings, bool need_ref_embeddings,
+                                                 bool need_embeddings, bool need_ref_embeddings,
                                                  bool nan_if_not_finite);
+
+// The pairs of a selection, from [B] indices and gradients of positives and negatives.
+PairTensors selected_pair_tensors(const Tensor& positive_index, const Tensor& negative_index,
+                                  const Tensor& grad_positive, const Tensor& grad_negative, int64_t count,
+                                  ScalarType type);
 
 }  // namespace hardmine::cpu

@@ -53,10 +53,9 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(Tensor grad_loss, std::opti
     check_vector("positive_similarity, negative_similarity", *s, count, type);
   check(grad_loss.scalar_type() == type && grad_loss.numel() == (rule.reduction == Reduction::kNone ? count : 1),
         "grad_loss must have the shape and dtype of the loss, got " + shape_of(grad_loss));
-  const Tensor p_index = torch::stable::contiguous(positive_index), n_index = torch::stable::contiguous(negative_index);
-  const Tensor p_sim = torch::stable::contiguous(positive_similarity),
-               n_sim = torch::stable::contiguous(negative_similarity);
-  const Tensor grad = torch::stable::contiguous(grad_loss);
+  const Tensor p_index = contiguous_array(positive_index), n_index = contiguous_array(negative_index);
+  const Tensor p_sim = contiguous_array(positive_similarity), n_sim = contiguous_array(negative_similarity);
+  const Tensor grad = contiguous_array(grad_loss);
   const Tensor d_positive = new_array(p_sim, {count}, type), d_negative = new_array(p_sim, {count}, type);
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
@@ -65,14 +64,15 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(Tensor grad_loss, std::opti
     const auto add = [&](const std::optional<Tensor>& extra, const Tensor& target) {
       if (!extra) return;
       check_vector("grad_positive, grad_negative", *extra, count, type);
-      const Tensor values = torch::stable::contiguous(*extra);
+      const Tensor values = contiguous_array(*extra);
       for (int64_t i = 0; i < count; ++i) mutable_data<T>(target)[i] += data<T>(values)[i];
     };
     add(grad_positive, d_positive);
     add(grad_negative, d_negative);
   });
-  return pair_gradient_tensors(d_positive, d_negative, embeddings, ref_embeddings, p_index, n_index,
-                               similarity_from_code(similarity), need_embeddings, need_ref_embeddings, true);
+  return pair_gradient_tensors(measure_of(similarity_from_code(similarity)),
+                               selected_pair_tensors(p_index, n_index, d_positive, d_negative, count, type), embeddings,
+                               ref_embeddings, need_embeddings, need_ref_embeddings, true);
 }
 
 }  // namespace

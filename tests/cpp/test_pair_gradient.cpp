@@ -16,33 +16,60 @@ using namespace hardmine::test;
 
 namespace {
 
-constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
+constexpr PairMeasure kMeasures[] = {
+    {PairQuantity::kInnerProduct, true},
+    {PairQuantity::kInnerProduct, false},
+    {PairQuantity::kNegativeDistance, true},
+    {PairQuantity::kNegativeDistance, false},
+    {PairQuantity::kNegativeSquaredDistance, true},
+    {PairQuantity::kNegativeSquaredDistance, false},
+};
+constexpr PairMeasure kDot = kMeasures[1];
+std::string text_of(const PairMeasure& measure) {
+  return "quantity " + std::to_string(static_cast<int>(measure.quantity)) + (measure.normalised ? " of unit rows" : "");
+}
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// How entries are listed: two partners for each row, as a selection has; or entries of any rows, in any order, some of
+// them often, with fewer or more partners.
+struct Listing {
+  bool every_row;
+  int64_t entries;
+  int64_t partners;
+};
+constexpr Listing kSelection{true, 0, 2};
 
 template <class T>
 struct Problem {
-  int64_t count, ref_count, depth;
+  int64_t count, ref_count, depth, partners;
   std::vector<T> x, refs;
-  std::vector<int64_t> index[2];  // positive, negative
-  std::vector<T> gradient[2];
+  std::vector<int64_t> first;   // [entries]; empty: entry e is of row e
+  std::vector<int64_t> second;  // [entries, partners]
+  std::vector<T> gradient;      // [entries, partners]
+  bool every_row;
 
   // Partners among `ref_count` refs or, where that is negative, among the rows themselves.
-  Problem(Values values, int64_t count, int64_t ref_count, int64_t depth, Random& random)
-      : count(count), ref_count(ref_count), depth(depth), x(make_rows<T>(values, count, depth, random)) {
+  Problem(Values values, int64_t count, int64_t ref_count, int64_t depth, Random& random, Listing listing = kSelection)
+      : count(count), ref_count(ref_count), depth(depth), partners(listing.partners), every_row(listing.every_row) {
+    x = make_rows<T>(values, count, depth, random);
     if (has_refs()) refs = make_rows<T>(values, ref_count, depth, random);
-    for (int side = 0; side < 2; ++side) {
-      for (int64_t i = 0; i < count; ++i) {
-        // One anchor in six has no partner, and one gradient in six is zero.
-        const bool none = partners() == 0 || random.below(6) == 0;
-        index[side].push_back(none ? -1 : random.below(partners()));
+    const int64_t entries = every_row ? count : count == 0 ? 0 : listing.entries;
+    for (int64_t e = 0; e < entries; ++e) {
+      if (!every_row) first.push_back(random.below(count));
+      for (int64_t k = 0; k < partners; ++k) {
+        // One pair in six is missing, and one gradient in six is zero.
+        const bool none = choices() == 0 || random.below(6) == 0;
+        second.push_back(none ? -1 : random.below(choices()));
         const T g = values == Values::kReals ? T(2 * random.unit() - 1) : T(random.below(7) - 3);
-        gradient[side].push_back(none ? T(kNaN) : random.below(6) == 0 ? T(0) : g);
+        gradient.push_back(none ? T(kNaN) : random.below(6) == 0 ? T(0) : g);
       }
     }
   }
   bool has_refs() const { return ref_count >= 0; }
-  int64_t partners() const { return has_refs() ? ref_count : count; }
+  int64_t choices() const { return has_refs() ? ref_count : count; }
   const std::vector<T>& other() const { return has_refs() ? refs : x; }
+  int64_t pairs() const { return static_cast<int64_t>(second.size()); }
+  int64_t first_of(int64_t pair) const { return every_row ? pair / partners : first[pair / partners]; }
 };
 
 template <class T>
@@ -51,7 +78,7 @@ struct Gradients {
 };
 
 template <class T>
-Gradients<T> engine(Similarity similarity, const Problem<T>& p, const cpu::Workers& workers, bool want_x = true,
+Gradients<T> engine(const PairMeasure& measure, const Problem<T>& p, const cpu::Workers& workers, bool want_x = true,
                     bool want_refs = true) {
   // Outputs hold garbage at first: every element must be written.
   Gradients<T> grad{std::vector<T>(want_x ? p.x.size() : 0, T(kNaN)),
@@ -59,73 +86,80 @@ Gradients<T> engine(Similarity similarity, const Problem<T>& p, const cpu::Worke
   // An empty gallery is still a gallery: only a null pointer means that there is none.
   const T empty[1] = {};
   const T* refs = !p.has_refs() ? nullptr : p.refs.empty() ? empty : p.refs.data();
-  cpu::pair_gradient<T>(similarity, p.x.data(), p.count, refs, p.has_refs() ? p.ref_count : 0, p.depth,
-                        {p.index[0].data(), p.gradient[0].data()}, {p.index[1].data(), p.gradient[1].data()}, workers,
+  const int64_t entries = p.partners ? p.pairs() / p.partners : p.count;
+  const int64_t nobody[1] = {};
+  const int64_t* first = p.every_row ? nullptr : p.first.empty() ? nobody : p.first.data();
+  cpu::pair_gradient<T>(measure, {p.x.data(), p.count, refs, p.has_refs() ? p.ref_count : 0, p.depth},
+                        {first, p.second.data(), p.gradient.data(), entries, p.partners}, workers,
                         want_x ? grad.x.data() : nullptr, want_refs && p.has_refs() ? grad.refs.data() : nullptr);
   return grad;
 }
 
-// d s(a, b) / d a, dense.
-std::vector<double> slope(Similarity similarity, const std::vector<double>& a, const std::vector<double>& b) {
+double norm_of(const std::vector<double>& v) {
+  double squares = 0;
+  for (const double value : v) squares += value * value;
+  return std::sqrt(squares);
+}
+
+// d measure(a, b) / d a, dense.
+std::vector<double> slope(const PairMeasure& measure, std::vector<double> a, std::vector<double> b) {
   const size_t depth = a.size();
-  std::vector<double> out(depth, 0);
-  const auto norm = [](const std::vector<double>& v) {
-    double squares = 0;
-    for (const double value : v) squares += value * value;
-    return std::sqrt(squares);
-  };
-  if (similarity == Similarity::kDot) return b;
-  if (similarity == Similarity::kEuclidean) {
-    std::vector<double> difference(depth);
-    for (size_t k = 0; k < depth; ++k) difference[k] = b[k] - a[k];
-    const double d = norm(difference);
-    for (size_t k = 0; k < depth; ++k) out[k] = d == 0 ? 0 : difference[k] / d;
-    return out;
+  const double eps = 1e-12, length = norm_of(a);
+  const double scale = measure.normalised ? std::fmax(length, eps) : 1;
+  const double other_scale = measure.normalised ? std::fmax(norm_of(b), eps) : 1;
+  std::vector<double> difference(depth), out(depth, 0);
+  for (size_t k = 0; k < depth; ++k) difference[k] = (b[k] /= other_scale) - (a[k] /= scale);
+  const double d = norm_of(difference);
+  for (size_t k = 0; k < depth; ++k) {
+    if (measure.quantity == PairQuantity::kInnerProduct) out[k] = b[k];
+    if (measure.quantity == PairQuantity::kNegativeDistance) out[k] = d == 0 ? 0 : difference[k] / d;
+    if (measure.quantity == PairQuantity::kNegativeSquaredDistance) out[k] = 2 * difference[k];
   }
+  if (!measure.normalised) return out;
   // u = a / max(|a|, eps): du/da = (I - u u^T) / |a|, or I / eps below eps.
-  const double eps = 1e-12, length = norm(a), other_length = std::fmax(norm(b), eps);
   double along = 0;
-  for (size_t k = 0; k < depth; ++k) along += length > eps ? a[k] / length * (b[k] / other_length) : 0;
-  for (size_t k = 0; k < depth; ++k)
-    out[k] = (b[k] / other_length - (length > eps ? along * a[k] / length : 0)) / std::fmax(length, eps);
+  for (size_t k = 0; k < depth && length > eps; ++k) along += out[k] * a[k];
+  for (size_t k = 0; k < depth; ++k) out[k] = (out[k] - along * a[k]) / scale;
   return out;
 }
 
 template <class T>
-void check_against_scatter(Similarity similarity, const Problem<T>& p) {
+void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
   const auto row = [&](const std::vector<T>& rows, int64_t i) {
     return std::vector<double>(rows.begin() + i * p.depth, rows.begin() + (i + 1) * p.depth);
   };
   // The sum of the magnitudes beside the sum itself: rounding errors are relative to it.
   std::vector<double> x(p.x.size()), refs(p.refs.size()), x_size(p.x.size()), refs_size(p.refs.size());
-  for (int side = 0; side < 2; ++side) {
-    for (int64_t i = 0; i < p.count; ++i) {
-      const int64_t j = p.index[side][i];
-      if (j < 0 || p.gradient[side][i] == T(0)) continue;
-      const double g = p.gradient[side][i];
-      const std::vector<double> a = row(p.x, i), b = row(p.other(), j);
-      const std::vector<double> to_a = slope(similarity, a, b), to_b = slope(similarity, b, a);
-      for (int64_t k = 0; k < p.depth; ++k) {
-        x[i * p.depth + k] += g * to_a[k];
-        (p.has_refs() ? refs : x)[j * p.depth + k] += g * to_b[k];
-        double scale_a = 1, scale_b = 1;
-        if (similarity == Similarity::kCosine) {
-          const auto inverse_norm = [](const std::vector<double>& v) {
-            double squares = 0;
-            for (const double value : v) squares += value * value;
-            return 1 / std::fmax(std::sqrt(squares), 1e-12);
-          };
-          scale_a = inverse_norm(a);
-          scale_b = inverse_norm(b);
-        } else if (similarity == Similarity::kDot) {
-          scale_a = scale_b = 2;
-        }
-        x_size[i * p.depth + k] += std::fabs(g) * scale_a;
-        (p.has_refs() ? refs_size : x_size)[j * p.depth + k] += std::fabs(g) * scale_b;
-      }
+  for (int64_t pair = 0; pair < p.pairs(); ++pair) {
+    const int64_t i = p.first_of(pair), j = p.second[pair];
+    if (j < 0 || p.gradient[pair] == T(0)) continue;
+    const double g = p.gradient[pair];
+    const std::vector<double> a = row(p.x, i), b = row(p.other(), j);
+    const std::vector<double> to_a = slope(measure, a, b), to_b = slope(measure, b, a);
+    // Differences of unit rows lose digits where these nearly coincide, which the quotient by the distance magnifies.
+    double gap = 1;
+    if (measure.normalised && measure.quantity == PairQuantity::kNegativeDistance) {
+      double squares = 0;
+      const double a_norm = std::fmax(norm_of(a), 1e-12), b_norm = std::fmax(norm_of(b), 1e-12);
+      for (int64_t k = 0; k < p.depth; ++k)
+        squares += (a[k] / a_norm - b[k] / b_norm) * (a[k] / a_norm - b[k] / b_norm);
+      gap = std::fmin(1, std::sqrt(squares));
+      if (gap == 0) continue;
+    }
+    const double size = measure.normalised ? (measure.quantity == PairQuantity::kInnerProduct ? 1 : 4 / gap)
+                        : measure.quantity == PairQuantity::kNegativeDistance ? 1
+                        : measure.quantity == PairQuantity::kInnerProduct     ? 2
+                                                                              : 8;
+    const double a_scale = measure.normalised ? 1 / std::fmax(norm_of(a), 1e-12) : 1;
+    const double b_scale = measure.normalised ? 1 / std::fmax(norm_of(b), 1e-12) : 1;
+    for (int64_t k = 0; k < p.depth; ++k) {
+      x[i * p.depth + k] += g * to_a[k];
+      (p.has_refs() ? refs : x)[j * p.depth + k] += g * to_b[k];
+      x_size[i * p.depth + k] += std::fabs(g) * size * a_scale;
+      (p.has_refs() ? refs_size : x_size)[j * p.depth + k] += std::fabs(g) * size * b_scale;
     }
   }
-  const Gradients<T> got = engine(similarity, p, SerialWorkers());
+  const Gradients<T> got = engine(measure, p, SerialWorkers());
   const double eps = 16 * std::numeric_limits<T>::epsilon();
   for (size_t e = 0; e < x.size(); ++e) CHECK_NEAR(got.x[e], x[e], eps * x_size[e]);
   for (size_t e = 0; e < refs.size(); ++e) CHECK_NEAR(got.refs[e], refs[e], eps * refs_size[e]);
@@ -138,15 +172,30 @@ void check_shapes() {
       for (const int64_t depth : kDepths) {
         if (std::max(count, ref_count) > 50 && depth > 20 && depth != 257) continue;
         if (std::max(count, ref_count) > 100 && depth > 17) continue;
-        for (const Similarity similarity : kSimilarities) {
+        for (const PairMeasure& measure : kMeasures) {
           for (const Values values : {Values::kIntegers, Values::kReals}) {  // integers: coinciding rows, zero rows
             Random random(count * 1000 + depth);
             context = "rows " + std::to_string(count) + ", refs " + std::to_string(ref_count) + ", depth " +
-                      std::to_string(depth) + ", similarity " + std::to_string(static_cast<int>(similarity)) +
-                      ", values " + std::to_string(static_cast<int>(values));
-            check_against_scatter(similarity, Problem<T>(values, count, ref_count, depth, random));
+                      std::to_string(depth) + ", " + text_of(measure) + ", values " +
+                      std::to_string(static_cast<int>(values));
+            check_against_scatter(measure, Problem<T>(values, count, ref_count, depth, random));
           }
         }
+      }
+    }
+  }
+}
+
+template <class T>
+void check_listings() {
+  for (const Listing& listing : {Listing{true, 0, 0}, Listing{true, 0, 1}, Listing{true, 0, 7}, Listing{false, 0, 2},
+                                 Listing{false, 1, 1}, Listing{false, 9, 3}, Listing{false, 200, 2}}) {
+    for (const int64_t ref_count : {-1, 0, 13}) {
+      for (const PairMeasure& measure : kMeasures) {
+        context = std::to_string(listing.every_row ? -1 : listing.entries) + " entries of " +
+                  std::to_string(listing.partners) + ", refs " + std::to_string(ref_count) + ", " + text_of(measure);
+        Random random(listing.entries + 31);
+        check_against_scatter(measure, Problem<T>(Values::kReals, 23, ref_count, 17, random, listing));
       }
     }
   }
@@ -157,11 +206,9 @@ template <class T>
 Problem<T> hub(int64_t count, int64_t depth, Values values) {
   Random random(count);
   Problem<T> p(values, count, -1, depth, random);
-  for (int side = 0; side < 2; ++side) {
-    for (int64_t i = 0; i < count; ++i) {
-      p.index[side][i] = count / 2;
-      if (std::isnan(p.gradient[side][i])) p.gradient[side][i] = T(1);
-    }
+  for (int64_t pair = 0; pair < p.pairs(); ++pair) {
+    p.second[pair] = count / 2;
+    if (std::isnan(p.gradient[pair])) p.gradient[pair] = T(1);
   }
   return p;
 }
@@ -177,13 +224,11 @@ void check_zeros() {
     p.x[2 * depth + k] = p.x[1 * depth + k];
     p.x[6 * depth + k] = T(2e-13);
   }
-  p.index[0] = {1, 2, 1, 6, 4, 0, 3};
-  p.index[1] = {5, 3, 0, 3, -1, 4, 4};
-  p.gradient[0] = {1, 2, -1, T(0.5), 3, 1, 2};
-  p.gradient[1] = {1, T(-0.5), 2, 1, 1, 1, -1};
-  for (const Similarity similarity : kSimilarities) {
-    context = "zeros, similarity " + std::to_string(static_cast<int>(similarity));
-    check_against_scatter(similarity, p);
+  p.second = {1, 5, 2, 3, 1, 0, 6, 3, 4, -1, 0, 4, 3, 4};
+  p.gradient = {1, 1, 2, T(-0.5), -1, 2, T(0.5), 1, 3, 1, 1, 1, 2, -1};
+  for (const PairMeasure& measure : kMeasures) {
+    context = "zeros, " + text_of(measure);
+    check_against_scatter(measure, p);
   }
 }
 
@@ -193,21 +238,20 @@ void check_unused_rows() {
   Random random(2);
   Problem<T> p(Values::kReals, 5, -1, 17, random);
   for (int64_t k = 0; k < 17; ++k) p.x[3 * 17 + k] = T(kNaN);
-  p.index[0] = {1, 0, 3, 2, -1};
-  p.index[1] = {2, 4, 1, -1, 0};
-  p.gradient[0] = {1, 1, 0, 0, T(kNaN)};
-  p.gradient[1] = {1, 1, 1, T(kNaN), 1};
-  for (const Similarity similarity : kSimilarities) {
-    context = "unused, similarity " + std::to_string(static_cast<int>(similarity));
-    const Gradients<T> got = engine(similarity, p, SerialWorkers());
+  p.second = {1, 2, 0, 4, 3, 1, 2, -1, -1, 0};
+  p.gradient = {1, 1, 1, 1, 0, 1, 0, T(kNaN), T(kNaN), 1};
+  for (const PairMeasure& measure : kMeasures) {
+    context = "unused, " + text_of(measure);
+    const Gradients<T> got = engine(measure, p, SerialWorkers());
     for (int64_t i = 0; i < 5; ++i)
       for (int64_t k = 0; k < 17; ++k) CHECK(i == 3 ? got.x[i * 17 + k] == T(0) : std::isfinite(got.x[i * 17 + k]));
     Problem<T> used = p;
-    used.gradient[0][2] = T(1);
-    const Gradients<T> poisoned = engine(similarity, used, SerialWorkers());
+    used.gradient[2 * 2] = T(1);
+    const Gradients<T> poisoned = engine(measure, used, SerialWorkers());
     CHECK(std::isnan(poisoned.x[2 * 17]) && std::isfinite(poisoned.x[0]));
     // What an inner product passes to the row itself is only its partner, which is finite.
-    CHECK_EQ(std::isnan(poisoned.x[3 * 17]), similarity != Similarity::kDot);
+    const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalised;
+    CHECK_EQ(std::isnan(poisoned.x[3 * 17]), !dot);
   }
 }
 
@@ -220,15 +264,16 @@ template <class T>
 void check_workers() {
   const int64_t count = 300, depth = 257;  // enough for eight workers
   Random random(7);
-  const Problem<T> problems[] = {Problem<T>(Values::kReals, count, -1, depth, random),
-                                 Problem<T>(Values::kReals, count, 251, depth, random),
-                                 hub<T>(count, depth, Values::kReals)};
+  const Problem<T> problems[] = {
+      Problem<T>(Values::kReals, count, -1, depth, random), Problem<T>(Values::kReals, count, 251, depth, random),
+      Problem<T>(Values::kReals, count, -1, depth, random, Listing{false, 500, 2}),
+      Problem<T>(Values::kReals, count, 251, depth, random, Listing{true, 0, 9}), hub<T>(count, depth, Values::kReals)};
   for (const Problem<T>& p : problems) {
-    for (const Similarity similarity : kSimilarities) {
-      const Gradients<T> serial = engine(similarity, p, SerialWorkers());
+    for (const PairMeasure& measure : kMeasures) {
+      const Gradients<T> serial = engine(measure, p, SerialWorkers());
       for (const auto& pool : parallel_pools()) {
         context = std::to_string(pool->count()) + " workers, refs " + std::to_string(p.ref_count);
-        const Gradients<T> parallel = engine(similarity, p, *pool);
+        const Gradients<T> parallel = engine(measure, p, *pool);
         CHECK(same_bits(parallel.x, serial.x));
         CHECK(same_bits(parallel.refs, serial.refs));
         CHECK(cpu::all_finite(p.x.data(), count, depth, *pool));
@@ -268,59 +313,71 @@ TEST(every_shape_matches_a_dense_scatter) {
   check_shapes<double>();
 }
 
+TEST(entries_of_any_rows_with_any_number_of_partners) {
+  check_listings<float>();
+  check_listings<double>();
+}
+
+TEST(rows_behind_the_last_entry_are_first_of_no_pair) {
+  Random random(3);
+  Problem<double> p(Values::kReals, 23, -1, 17, random);
+  for (const int64_t entries : {22, 5, 0}) {
+    p.second.resize(2 * entries), p.second.shrink_to_fit();
+    p.gradient.resize(2 * entries), p.gradient.shrink_to_fit();
+    for (const PairMeasure& measure : kMeasures) check_against_scatter(measure, p);
+  }
+}
+
 TEST(inner_products_of_integers_are_exact) {
   Random random(9);
   const Problem<float> p(Values::kIntegers, 97, 31, 33, random);
   std::vector<float> x(p.x.size(), 0), refs(p.refs.size(), 0);
-  for (int side = 0; side < 2; ++side) {
-    for (int64_t i = 0; i < p.count; ++i) {
-      for (int64_t k = 0; k < p.depth && p.index[side][i] >= 0; ++k) {
-        x[i * p.depth + k] += p.gradient[side][i] * p.refs[p.index[side][i] * p.depth + k];
-        refs[p.index[side][i] * p.depth + k] += p.gradient[side][i] * p.x[i * p.depth + k];
-      }
+  for (int64_t pair = 0; pair < p.pairs(); ++pair) {
+    const int64_t i = p.first_of(pair), j = p.second[pair];
+    for (int64_t k = 0; k < p.depth && j >= 0; ++k) {
+      x[i * p.depth + k] += p.gradient[pair] * p.refs[j * p.depth + k];
+      refs[j * p.depth + k] += p.gradient[pair] * p.x[i * p.depth + k];
     }
   }
-  const Gradients<float> got = engine(Similarity::kDot, p, SerialWorkers());
+  const Gradients<float> got = engine(kDot, p, SerialWorkers());
   for (size_t e = 0; e < x.size(); ++e) CHECK_EQ(got.x[e], x[e]);
   for (size_t e = 0; e < refs.size(); ++e) CHECK_EQ(got.refs[e], refs[e]);
 }
 
 TEST(finite_differences_of_the_weighted_similarities) {
-  const auto value = [](Similarity similarity, const Problem<double>& p) {
+  const auto value = [](const PairMeasure& measure, const Problem<double>& p) {
     double sum = 0;
-    for (int side = 0; side < 2; ++side) {
-      for (int64_t i = 0; i < p.count; ++i) {
-        if (p.index[side][i] < 0) continue;
-        const double *a = p.x.data() + i * p.depth, *b = p.other().data() + p.index[side][i] * p.depth;
-        double ab = 0, aa = 0, bb = 0;
-        for (int64_t k = 0; k < p.depth; ++k) ab += a[k] * b[k], aa += a[k] * a[k], bb += b[k] * b[k];
-        const double s = similarity == Similarity::kDot      ? ab
-                         : similarity == Similarity::kCosine ? ab / std::sqrt(aa * bb)
-                                                             : -std::sqrt(std::fmax(aa + bb - 2 * ab, 0));
-        sum += p.gradient[side][i] * s;
-      }
+    for (int64_t pair = 0; pair < p.pairs(); ++pair) {
+      if (p.second[pair] < 0) continue;
+      const double *a = p.x.data() + p.first_of(pair) * p.depth, *b = p.other().data() + p.second[pair] * p.depth;
+      double ab = 0, aa = 0, bb = 0;
+      for (int64_t k = 0; k < p.depth; ++k) ab += a[k] * b[k], aa += a[k] * a[k], bb += b[k] * b[k];
+      if (measure.normalised) ab /= std::sqrt(aa * bb), aa = bb = 1;
+      const double squared = std::fmax(aa + bb - 2 * ab, 0);
+      sum += p.gradient[pair] * (measure.quantity == PairQuantity::kInnerProduct       ? ab
+                                 : measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(squared)
+                                                                                       : -squared);
     }
     return sum;
   };
   for (const int64_t ref_count : {-1, 7}) {
     Random random(12);
     Problem<double> p(Values::kReals, 9, ref_count, 5, random);
-    for (int64_t i = 0; i < 9; ++i)  // a row paired with itself has no Euclidean derivative
-      for (std::vector<int64_t>& index : p.index)
-        if (ref_count < 0 && index[i] == i) index[i] = (i + 1) % 9;
-    for (int side = 0; side < 2; ++side)
-      for (double& g : p.gradient[side])
-        if (std::isnan(g)) g = 0.5;
-    for (const Similarity similarity : kSimilarities) {
-      context = "refs " + std::to_string(ref_count) + ", similarity " + std::to_string(static_cast<int>(similarity));
-      const Gradients<double> got = engine(similarity, p, SerialWorkers());
+    for (int64_t pair = 0; pair < p.pairs(); ++pair) {
+      // A row paired with itself has no derivative of its distance.
+      if (ref_count < 0 && p.second[pair] == p.first_of(pair)) p.second[pair] = (p.second[pair] + 1) % 9;
+      if (std::isnan(p.gradient[pair])) p.gradient[pair] = 0.5;
+    }
+    for (const PairMeasure& measure : kMeasures) {
+      context = "refs " + std::to_string(ref_count) + ", " + text_of(measure);
+      const Gradients<double> got = engine(measure, p, SerialWorkers());
       const auto check = [&](std::vector<double>& input, const std::vector<double>& grad) {
         for (size_t e = 0; e < input.size(); ++e) {
           const double at = input[e], step = 1e-6;
           input[e] = at + step;
-          const double up = value(similarity, p);
+          const double up = value(measure, p);
           input[e] = at - step;
-          const double down = value(similarity, p);
+          const double down = value(measure, p);
           input[e] = at;
           CHECK_NEAR(grad[e], (up - down) / (2 * step), 1e-7);
         }
@@ -332,10 +389,10 @@ TEST(finite_differences_of_the_weighted_similarities) {
 }
 
 TEST(hubs_gather_from_everybody) {
-  for (const Similarity similarity : kSimilarities) {
-    context = "similarity " + std::to_string(static_cast<int>(similarity));
-    check_against_scatter(similarity, hub<float>(257, 17, Values::kReals));
-    check_against_scatter(similarity, hub<double>(97, 3, Values::kIntegers));
+  for (const PairMeasure& measure : kMeasures) {
+    context = text_of(measure);
+    check_against_scatter(measure, hub<float>(257, 17, Values::kReals));
+    check_against_scatter(measure, hub<double>(97, 3, Values::kIntegers));
   }
 }
 
@@ -352,12 +409,13 @@ TEST(rows_that_no_gradient_reaches_stay_zero) {
 TEST(null_outputs_are_not_computed_and_change_nothing) {
   Random random(4);
   const Problem<float> p(Values::kReals, 33, 20, 17, random), without_refs(Values::kReals, 33, -1, 17, random);
-  for (const Similarity similarity : kSimilarities) {
-    const Gradients<float> both = engine(similarity, p, SerialWorkers());
-    CHECK(same_bits(engine(similarity, p, SerialWorkers(), true, false).x, both.x));
-    CHECK(same_bits(engine(similarity, p, SerialWorkers(), false, true).refs, both.refs));
-    engine(similarity, p, SerialWorkers(), false, false);
-    engine(similarity, without_refs, SerialWorkers(), false, false);
+  for (const PairMeasure& measure : kMeasures) {
+    context = text_of(measure);
+    const Gradients<float> both = engine(measure, p, SerialWorkers());
+    CHECK(same_bits(engine(measure, p, SerialWorkers(), true, false).x, both.x));
+    CHECK(same_bits(engine(measure, p, SerialWorkers(), false, true).refs, both.refs));
+    engine(measure, p, SerialWorkers(), false, false);
+    engine(measure, without_refs, SerialWorkers(), false, false);
   }
 }
 
