@@ -49,6 +49,14 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "int[] tuplet_modes, float[] tuplet_numbers, bool need_embeddings, bool need_ref_embeddings) "
       "-> (Tensor, Tensor)");
 
+  // The k nearest of refs [M, D], or among the queries [Q, D] themselves -> similarity [Q, k], index [Q, k].
+  m.def("knn(Tensor queries, Tensor? refs, int k, bool exclude_self, int similarity) -> (Tensor, Tensor)");
+
+  // The gradient of the similarities -> grad_queries [Q, D], grad_refs [M, D]; one that is not needed is empty.
+  m.def(
+      "knn_backward(Tensor grad_similarity, Tensor index, Tensor queries, Tensor? refs, int similarity, "
+      "bool need_queries, bool need_refs) -> (Tensor, Tensor)");
+
   // The SIMD level that the CPU ops run at: 'scalar', 'avx2', 'avx512' or 'neon'.
   m.def("simd_level() -> str");
 }

@@ -12,6 +12,7 @@
 
 #include "accumulate.h"
 #include "block.h"
+#include "knn_visitor.h"
 #include "row_kernels.h"
 #include "select_visitor.h"
 #include "tuplet_block.h"
@@ -26,6 +27,7 @@ constexpr Kernels<T> kTable = {
     .row_norms = row_norms<T>,
     .pack = pack<T>,
     .select_block = select_block<T>,
+    .knn_block = knn_block<T>,
     .fill_block = fill_block<T>,
     .exponential_sums = exponential_sums<T>,
     .softplus_sums = softplus_sums<T>,

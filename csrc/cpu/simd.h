@@ -113,6 +113,24 @@ struct TupletWeights {
   double* column_total;
 };
 
+// The best candidates of every row so far, each row's in a pool of its own: the k best of all that it has seen are
+// among them. A full pool is compacted to its k best; the k-th of them, `worst`, is what a later candidate has to beat.
+template <class T>
+struct Neighbour {
+  T key;
+  Index index;
+};
+template <class T>
+struct NeighbourPools {
+  int64_t k;
+  int64_t capacity;    // > k
+  Neighbour<T>* pool;  // [rows][capacity]
+  int32_t* size;
+  T* worst_key;  // -infinity until the first compaction
+  Index* worst_index;
+  void (*compact)(const NeighbourPools& pools, int64_t row);
+};
+
 // What one SIMD level provides. T is float or double.
 template <class T>
 struct Kernels {
@@ -132,6 +150,9 @@ struct Kernels {
   // selections.
   void (*select_block)(const PairPass<T>& pass, const Selecting<T>* selections, int64_t selection_count,
                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
+
+  // Offers the block's pairs to their rows and, where the pass is symmetric, to their columns.
+  void (*knn_block)(const PairPass<T>& pass, const Block& block, const NeighbourPools<T>& pools);
 
   // numbers [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
   // others, up to a width that is the next multiple of 32.

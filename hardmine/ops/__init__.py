@@ -1,8 +1,18 @@
 """hardmine's ops: functional, differentiable, fused. Importing this module needs the compiled library."""
 
+from hardmine.ops.knn import Neighbours, knn
 from hardmine.ops.sct_loss import sct_loss
 from hardmine.ops.select_triplets import Selection, select_triplets
 from hardmine.ops.triplet_loss import triplet_loss
 from hardmine.ops.tuplet_loss import TupletTerms, tuplet_loss
 
-__all__ = ["Selection", "TupletTerms", "sct_loss", "select_triplets", "triplet_loss", "tuplet_loss"]
+__all__ = [
+    "Neighbours",
+    "Selection",
+    "TupletTerms",
+    "knn",
+    "sct_loss",
+    "select_triplets",
+    "triplet_loss",
+    "tuplet_loss",
+]

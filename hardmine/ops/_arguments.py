@@ -58,7 +58,7 @@ def _shape(tensor: Tensor) -> str:
     return "[" + ", ".join(str(int(n)) for n in tensor.shape) + "]"
 
 
-def _check_rows(name: str, tensor: Any, like: Tensor | None) -> None:
+def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "embeddings") -> None:
     """``tensor`` is a floating-point matrix, with the depth, dtype and device of ``like``."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
@@ -75,11 +75,13 @@ def _check_rows(name: str, tensor: Any, like: Tensor | None) -> None:
             raise NotImplementedError(f"{name} must be on the CPU, the only backend of this build, got {tensor.device}")
         return
     if tensor.shape[1] != like.shape[1]:
-        raise ValueError(f"{name} must be [M, D] with the D = {int(like.shape[1])} of embeddings, got {_shape(tensor)}")
+        raise ValueError(
+            f"{name} must be [M, D] with the D = {int(like.shape[1])} of {like_name}, got {_shape(tensor)}"
+        )
     if tensor.dtype != like.dtype:
-        raise TypeError(f"{name} must have the dtype of embeddings, {like.dtype}, got {tensor.dtype}")
+        raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {tensor.dtype}")
     if tensor.device != like.device:
-        raise ValueError(f"{name} must be on the device of embeddings, {like.device}, got {tensor.device}")
+        raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {tensor.device}")
 
 
 def _check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
@@ -99,14 +101,14 @@ def check_labelled_rows(
     embeddings: Any, labels: Any, ref_embeddings: Any, ref_labels: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Checks the four tensors that every op takes; returns ``labels`` and ``ref_labels`` as int64."""
-    _check_rows("embeddings", embeddings, None)
+    check_rows("embeddings", embeddings, None)
     labels = _check_labels("labels", labels, embeddings, "B")
     if (ref_embeddings is None) != (ref_labels is None):
         missing, given = ("ref_labels", "ref_embeddings") if ref_labels is None else ("ref_embeddings", "ref_labels")
         raise ValueError(f"{missing} must be given together with {given}, got None")
     if ref_embeddings is None:
         return labels, None
-    _check_rows("ref_embeddings", ref_embeddings, embeddings)
+    check_rows("ref_embeddings", ref_embeddings, embeddings)
     return labels, _check_labels("ref_labels", ref_labels, ref_embeddings, "M")
 
 

@@ -1,0 +1,44 @@
+#include "nearest.h"
+#include "torch_bridge.h"
+
+namespace hardmine::cpu {
+namespace {
+
+std::tuple<Tensor, Tensor> knn_cpu(Tensor queries, std::optional<Tensor> refs, int64_t k, bool exclude_self,
+                                   int64_t similarity) {
+  const Similarity kind = similarity_from_code(similarity);
+  const ScalarType type = compute_type(queries);
+  check_matrix("queries", queries, -1);
+  const int64_t count = queries.size(0), depth = queries.size(1);
+  if (refs) {
+    check_matrix("refs", *refs, depth);
+    check(refs->scalar_type() == queries.scalar_type(), "refs must have the dtype of queries");
+    check(!exclude_self, "exclude_self must be false with refs");
+  }
+  check(k >= 1 && k <= kMostNeighbours,
+        "k must be from 1 to " + std::to_string(kMostNeighbours) + ", got " + std::to_string(k));
+  const Tensor x = as_array(queries, type), y = refs ? as_array(*refs, type) : x;
+  const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
+  dispatch(type, [&](auto zero) {
+    using T = decltype(zero);
+    nearest<T>(kind, data<T>(x), count, refs ? data<T>(y) : nullptr, refs ? y.size(0) : 0, depth, k, exclude_self,
+               TorchWorkers(), mutable_data<T>(values), mutable_data<int64_t>(indices));
+  });
+  return {values, indices};
+}
+
+std::tuple<Tensor, Tensor> knn_backward_cpu(Tensor grad_similarity, Tensor index, Tensor queries,
+                                            std::optional<Tensor> refs, int64_t similarity, bool need_queries,
+                                            bool need_refs) {
+  return pair_gradient_tensors(measure_of(similarity_from_code(similarity)), {std::nullopt, index, grad_similarity},
+                               queries, refs, need_queries, need_refs, false);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
+  m.impl("knn", TORCH_BOX(&knn_cpu));
+  m.impl("knn_backward", TORCH_BOX(&knn_backward_cpu));
+}
+
+}  // namespace hardmine::cpu

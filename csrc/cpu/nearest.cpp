@@ -1,0 +1,136 @@
+// All against all, the pairs of row groups are visited as PairSchedule lists them, each unordered pair once, and each
+// row has one pool of candidates. Queries against refs, every task has a group of queries and a share of the refs;
+// where there are fewer groups than threads there are several shares, each with its own pools, which are then merged.
+// The order of candidates is total, so which pool saw which candidate, and when, changes nothing.
+
+#include "nearest.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "labelled_sides.h"
+#include "pair_schedule.h"
+
+namespace hardmine::cpu {
+namespace {
+
+template <class T>
+bool is_better(const Neighbour<T>& a, const Neighbour<T>& b) {
+  return beats(a.key, a.index, b.key, b.index);
+}
+
+template <class T>
+void compact(const NeighbourPools<T>& pools, int64_t row) {
+  Neighbour<T>* pool = pools.pool + row * pools.capacity;
+  std::nth_element(pool, pool + pools.k - 1, pool + pools.size[row], is_better<T>);
+  pools.size[row] = static_cast<int32_t>(pools.k);
+  pools.worst_key[row] = pool[pools.k - 1].key;
+  pools.worst_index[row] = pool[pools.k - 1].index;
+}
+
+// `shares` pools a row; share s of row i is pool s * padded + i.
+template <class T>
+class Pools {
+ public:
+  Pools(int64_t k, int64_t padded, int64_t shares)
+      : k_(k),
+        capacity_(k + std::clamp<int64_t>(k, 16, 256)),
+        padded_(padded),
+        pool_(shares * padded * capacity_),
+        size_(shares * padded, 0),
+        worst_key_(shares * padded, -std::numeric_limits<T>::infinity()),
+        // Nothing beats an index of -1 at an equal key: a similarity of -infinity is no candidate.
+        worst_index_(shares * padded, kBelowRange) {}
+
+  NeighbourPools<T> view(int64_t share) {
+    const int64_t first = share * padded_;
+    return {k_,
+            capacity_,
+            pool_.get() + first * capacity_,
+            size_.data() + first,
+            worst_key_.data() + first,
+            worst_index_.data() + first,
+            compact<T>};
+  }
+
+  // The k best of row i, sorted, into `best`.
+  void gather(int64_t row, int64_t shares, std::vector<Neighbour<T>>& best) const {
+    best.clear();
+    for (int64_t s = 0; s < shares; ++s) {
+      const Neighbour<T>* pool = pool_.get() + (s * padded_ + row) * capacity_;
+      best.insert(best.end(), pool, pool + size_[s * padded_ + row]);
+    }
+    const auto middle = best.begin() + std::min<int64_t>(k_, static_cast<int64_t>(best.size()));
+    std::partial_sort(best.begin(), middle, best.end(), is_better<T>);
+    best.erase(middle, best.end());
+  }
+
+ private:
+  int64_t k_, capacity_, padded_;
+  Buffer<Neighbour<T>> pool_;
+  std::vector<int32_t> size_;
+  std::vector<T> worst_key_;
+  std::vector<Index> worst_index_;
+};
+
+}  // namespace
+
+template <class T>
+void nearest(Similarity kind, const T* x, int64_t count, const T* refs, int64_t ref_count, int64_t depth, int64_t k,
+             bool exclude_self, const Workers& workers, T* similarity, int64_t* index) {
+  const Kernels<T>& kernel = kernels<T>();
+  std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
+  std::fill_n(index, count * k, int64_t{-1});
+  if (!refs && !exclude_self) {  // a row against itself is a pair like any other: no symmetric pass has it
+    refs = x;
+    ref_count = count;
+  }
+  // Neighbours have no classes; with one label for all, the engine keeps the rows' order.
+  const std::vector<int64_t> label(std::max(count, ref_count), 0);
+  const LabelledRows<T> columns{refs, label.data(), ref_count};
+  const LabelledSides<T> sides(kind, {x, label.data(), count}, refs ? &columns : nullptr, depth, workers);
+  if (sides.empty()) return;
+  const PairPass<T>& pass = sides.pass();
+  const double pairs = static_cast<double>(count) * static_cast<double>(sides.columns().count());
+  const int64_t threads =
+      workers_for(workers, pairs * static_cast<double>(depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+
+  const int64_t row_blocks = (count + kMaxBlockRows - 1) / kMaxBlockRows;
+  const int64_t column_blocks = (ref_count + kMaxBlockColumns - 1) / kMaxBlockColumns;
+  const int64_t shares = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
+  Pools<T> pools(k, round_up(count, kBlockStep), shares);
+  if (pass.symmetric) {
+    const NeighbourPools<T> view = pools.view(0);
+    const PairSchedule schedule(count, count, true);
+    schedule.run(workers, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
+  } else {
+    parallel_tasks(workers, threads, row_blocks * shares, [&](int64_t, int64_t task) {
+      const int64_t row = task / shares * kMaxBlockRows, share = task % shares;
+      const NeighbourPools<T> view = pools.view(share);
+      for (int64_t b = column_blocks * share / shares; b < column_blocks * (share + 1) / shares; ++b) {
+        kernel.knn_block(pass,
+                         {row, std::min(row + kMaxBlockRows, count), b * kMaxBlockColumns,
+                          std::min((b + 1) * kMaxBlockColumns, ref_count)},
+                         view);
+      }
+    });
+  }
+
+  parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+    std::vector<Neighbour<T>> best;
+    for (int64_t i = begin; i < end; ++i) {
+      pools.gather(i, shares, best);
+      for (size_t n = 0; n < best.size(); ++n) {
+        similarity[i * k + n] = similarity_from_order(kind, best[n].key);
+        index[i * k + n] = best[n].index;
+      }
+    }
+  });
+}
+
+template void nearest(Similarity, const float*, int64_t, const float*, int64_t, int64_t, int64_t, bool, const Workers&,
+                      float*, int64_t*);
+template void nearest(Similarity, const double*, int64_t, const double*, int64_t, int64_t, int64_t, bool,
+                      const Workers&, double*, int64_t*);
+
+}  // namespace hardmine::cpu

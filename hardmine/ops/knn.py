@@ -1,0 +1,108 @@
+"""Exact nearest neighbours."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine import _verification
+from hardmine.ops._arguments import SIMILARITIES, check_choice, check_rows
+from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
+
+MOST_NEIGHBOURS = 1024
+
+
+class Neighbours(NamedTuple):
+    """The nearest neighbours of [Q] queries, [Q, k], most similar first; index -1, similarity NaN where there is none.
+
+    The similarities are differentiable with respect to queries and refs; the choice of indices is not.
+    """
+
+    similarity: Tensor
+    index: Tensor
+
+
+@_verification.verified("knn")
+def knn(
+    queries: Tensor,
+    refs: Tensor | None = None,
+    k: int = 10,
+    *,
+    exclude_self: bool | None = None,
+    similarity: str = "cosine",
+) -> Neighbours:
+    """The exact ``k`` nearest neighbours of every query, without the matrix of similarities.
+
+    Replaces ``(F.normalize(queries) @ F.normalize(refs).T).topk(k)``; without refs, the queries are compared with each
+    other, each unordered pair once: half the arithmetic.
+
+    Args:
+        queries: [Q, D], float32, float64, float16 or bfloat16.
+        refs: The gallery, [M, D], dtype and device of ``queries``. None: the queries themselves.
+        k: Neighbours a query, 1 to 1024.
+        exclude_self: Leave out the pair of a query with itself, by its index: copies of it are neighbours. None: as
+            far as there is such a pair, without refs. True with refs is an error.
+        similarity: ``"cosine"`` (normalises inside), ``"dot"``, or ``"euclidean"``: the negative distance,
+            ``-|a - b|``.
+
+    Returns:
+        :class:`Neighbours`: similarity [Q, k], float64 for float64 inputs, else float32, and index [Q, k], int64; rows
+        of ``refs``, or of ``queries`` without refs. Sorted, most similar first. Where there are fewer than ``k``
+        candidates, the end is filled up with similarity NaN and index -1.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: An argument of the wrong shape or value.
+        NotImplementedError: On a second derivative.
+
+    Note:
+        Ties go to the lowest index; those of the Euclidean similarity are decided on squared distances. Similarities
+        of NaN are no candidates, nor are those of minus infinity. Memory is O((Q + M) D + Q k). Results are bitwise
+        equal on every repeat, for any number of threads and at every SIMD level. Equal Euclidean embeddings take the
+        subgradient 0.
+    """
+    check_rows("queries", queries, None)
+    if refs is not None:
+        check_rows("refs", refs, queries, like_name="queries")
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"k must be an integer, got {type(k).__name__}")
+    if not 1 <= k <= MOST_NEIGHBOURS:
+        raise ValueError(f"k must be from 1 to {MOST_NEIGHBOURS}, got {k}")
+    if exclude_self not in (None, False, True):
+        raise TypeError(f"exclude_self must be True, False or None, got {exclude_self!r}")
+    if exclude_self and refs is not None:
+        raise ValueError("exclude_self must be False or None with refs, which hold no query itself, got True")
+    if exclude_self is None:
+        exclude_self = refs is None
+    kind = check_choice("similarity", similarity, SIMILARITIES)
+    return Neighbours(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind))
+
+
+@torch.library.register_fake("hardmine::knn")
+def _(queries, refs, k, exclude_self, similarity):
+    values = queries.new_empty(queries.shape[0], k, dtype=accumulate_dtype(queries.dtype))
+    return values, torch.empty_like(values, dtype=torch.int64)
+
+
+@torch.library.register_fake("hardmine::knn_backward")
+def _(grad_similarity, index, queries, refs, similarity, need_queries, need_refs):
+    return fake_gradients(queries, refs, need_queries, need_refs)
+
+
+def _setup_context(ctx, inputs, output):
+    queries, refs, _, _, ctx.similarity = inputs
+    ctx.save_for_backward(output[1], queries, refs)
+
+
+def _backward(ctx, grad_similarity, _):
+    need, need_refs = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+    grad, grad_refs = torch.ops.hardmine.knn_backward(
+        grad_similarity, *ctx.saved_tensors, ctx.similarity, need, need_refs
+    )
+    return grad if need else None, grad_refs if need_refs else None, None, None, None
+
+
+torch.library.register_autograd("hardmine::knn", _backward, setup_context=_setup_context)
+forbid_double_backward("knn_backward")
