@@ -21,8 +21,9 @@ std::tuple<Tensor, Tensor> knn_cpu(Tensor queries, std::optional<Tensor> refs, i
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    nearest<T>(kind, data<T>(x), count, refs ? data<T>(y) : nullptr, refs ? y.size(0) : 0, depth, k, exclude_self,
-               TorchWorkers(), mutable_data<T>(values), mutable_data<int64_t>(indices));
+    const Points<T> gallery{data<T>(y), y.size(0)};
+    nearest<T>(kind, {data<T>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self, TorchWorkers(),
+               mutable_data<T>(values), mutable_data<int64_t>(indices));
   });
   return {values, indices};
 }

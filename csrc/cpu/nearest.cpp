@@ -76,19 +76,20 @@ class Pools {
 }  // namespace
 
 template <class T>
-void nearest(Similarity kind, const T* x, int64_t count, const T* refs, int64_t ref_count, int64_t depth, int64_t k,
+void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
              bool exclude_self, const Workers& workers, T* similarity, int64_t* index) {
   const Kernels<T>& kernel = kernels<T>();
+  const int64_t count = queries.count;
   std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
   std::fill_n(index, count * k, int64_t{-1});
-  if (!refs && !exclude_self) {  // a row against itself is a pair like any other: no symmetric pass has it
-    refs = x;
-    ref_count = count;
-  }
+  // A query against itself is a pair like any other: no symmetric pass has it.
+  if (!refs && !exclude_self) refs = &queries;
+  const int64_t ref_count = refs ? refs->count : count;
   // Neighbours have no classes; with one label for all, the engine keeps the rows' order.
   const std::vector<int64_t> label(std::max(count, ref_count), 0);
-  const LabelledRows<T> columns{refs, label.data(), ref_count};
-  const LabelledSides<T> sides(kind, {x, label.data(), count}, refs ? &columns : nullptr, depth, workers);
+  const LabelledRows<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
+  const LabelledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
+                               workers);
   if (sides.empty()) return;
   const PairPass<T>& pass = sides.pass();
   const double pairs = static_cast<double>(count) * static_cast<double>(sides.columns().count());
@@ -128,9 +129,9 @@ void nearest(Similarity kind, const T* x, int64_t count, const T* refs, int64_t 
   });
 }
 
-template void nearest(Similarity, const float*, int64_t, const float*, int64_t, int64_t, int64_t, bool, const Workers&,
+template void nearest(Similarity, const Points<float>&, const Points<float>*, int64_t, int64_t, bool, const Workers&,
                       float*, int64_t*);
-template void nearest(Similarity, const double*, int64_t, const double*, int64_t, int64_t, int64_t, bool,
-                      const Workers&, double*, int64_t*);
+template void nearest(Similarity, const Points<double>&, const Points<double>*, int64_t, int64_t, bool, const Workers&,
+                      double*, int64_t*);
 
 }  // namespace hardmine::cpu

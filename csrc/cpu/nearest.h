@@ -10,12 +10,19 @@ namespace hardmine::cpu {
 
 inline constexpr int64_t kMostNeighbours = 1024;
 
-// The k most similar rows of refs [ref_count, depth] for each of x [count, depth], most similar first, ties to the
-// lowest index: similarity and index [count, k], NaN and -1 beyond the candidates. Without refs (null) the rows of x
-// are compared with each other, each with itself only if not exclude_self. O((count + ref_count) depth + count k)
-// memory; the result does not depend on the number of workers.
+// Rows to find, or to find among.
 template <class T>
-void nearest(Similarity kind, const T* x, int64_t count, const T* refs, int64_t ref_count, int64_t depth, int64_t k,
+struct Points {
+  const T* x;  // [count, depth]
+  int64_t count;
+};
+
+// The k most similar rows of refs for each query, most similar first, ties to the lowest index: similarity and index
+// [queries, k], NaN and -1 beyond the candidates. Without refs (null) the queries are compared with each other, each
+// with itself only if not exclude_self. O(depth) memory a row, and O(k) a query; the result does not depend on the
+// number of workers.
+template <class T>
+void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
              bool exclude_self, const Workers& workers, T* similarity, int64_t* index);
 
 }  // namespace hardmine::cpu
