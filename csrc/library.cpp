@@ -6,6 +6,8 @@
 //   loss_numbers      [temperature, margin, lam, hard_cutoff, min_similarity]
 //   tuplet_modes      [similarity, positive, reduction]
 //   tuplet_numbers    [temperature, duplicate_threshold]
+//   batch_all_modes   [similarity, reduction, squared]
+//   batch_all_numbers [margin]
 // Implementations: cpu/<op>.cpp. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
@@ -48,6 +50,14 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor? ref_labels, Tensor negative_logsumexp, Tensor slope, Tensor positive_index, Tensor positive_count, "
       "int[] tuplet_modes, float[] tuplet_numbers, bool need_embeddings, bool need_ref_embeddings) "
       "-> (Tensor, Tensor)");
+
+  // -> loss []; grad_embeddings [B, D], or empty unless need_grad; the numbers of active triplets and of all, [] int64.
+  // The loss of all triplets determines its gradient up to grad_loss, so backward only multiplies.
+  m.def(
+      "batch_all_triplet_loss(Tensor embeddings, Tensor labels, Tensor? margin_table, Tensor? table_row, "
+      "int[] batch_all_modes, float[] batch_all_numbers, bool need_grad) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  m.def("batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings) -> Tensor");
 
   // The k nearest of refs [M, D], or among the queries [Q, D] themselves -> similarity [Q, k], index [Q, k].
   m.def("knn(Tensor queries, Tensor? refs, int k, bool exclude_self, int similarity) -> (Tensor, Tensor)");

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "batch_all.h"
 #include "loss_reduction.h"
 #include "selection.h"
 #include "tuplet_terms.h"
@@ -84,6 +85,19 @@ inline TupletRule tuplet_rule(const std::vector<int64_t>& modes, const std::vect
   rule.reduction = enum_from_code("reduction", modes[2], Reduction::kNone);
   rule.temperature = numbers[0];
   rule.duplicate_threshold = numbers[1];
+  return rule;
+}
+
+// modes = [similarity, reduction, squared], numbers = [margin].
+inline BatchAllRule batch_all_rule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
+  check_option_count("batch_all_modes", modes.size(), 3);
+  check_option_count("batch_all_numbers", numbers.size(), 1);
+  BatchAllRule rule;
+  rule.similarity = similarity_from_code(modes[0]);
+  if (rule.similarity == Similarity::kDot) throw std::invalid_argument("similarity must be a distance, got dot");
+  rule.reduction = enum_from_code("reduction", modes[1], BatchAllReduction::kSum);
+  rule.squared = modes[2] != 0;
+  rule.margin = numbers[0];
   return rule;
 }
 

@@ -2,9 +2,9 @@
 // `accumulate`. With y the other row of a pair and w its weight, the pair adds to the gradient of row x
 //   dot:        w y
 //   cosine:     w y / |y|, before the projection through x / |x| (see `project`)
-//   euclidean:  w / d (y - x): the sum of w / d y, less x times the sum of w / d. Rows are taken relative to their
-//   mean, so
-//               that the difference of the two keeps its digits far from the origin.
+//   euclidean:  w (y - x), where the weight includes 1 / d or what else the function of the distance gives: the sum of
+//               w y, less x times the sum of w. Rows are taken relative to their mean, so that the difference of the
+//               two keeps its digits far from the origin. With normalised rows the projection comes last, too.
 #pragma once
 
 #include <vector>
@@ -35,7 +35,7 @@ class BlockGradient {
     if (!sides.symmetric()) column_total_.resize(column_padded_);
   }
 
-  // Sums of the weights / distance, which a Euclidean pass keeps.
+  // Sums of the weights, which a Euclidean pass keeps.
   double* row_total() { return row_total_.data(); }
   double* column_total() { return sides_.symmetric() ? row_total_.data() : column_total_.data(); }
 
@@ -54,22 +54,25 @@ class BlockGradient {
     }
   }
 
-  // Writes the gradients [count, depth] of those sides that were needed.
-  void finish(T* grad_rows, T* grad_columns) const {
+  // Writes the gradients [count, depth] of those sides that were needed, times `factor`.
+  void finish(T factor, T* grad_rows, T* grad_columns) const {
     if (need_rows_)
-      unpack(sides_.rows(), sides_.anchors().x, sides_.row_scale(), row_grad_.get(), row_padded_, row_total_,
+      unpack(sides_.rows(), sides_.anchors().x, sides_.row_scale(), row_grad_.get(), row_padded_, row_total_, factor,
              grad_rows);
     if (!sides_.symmetric() && need_columns_)
       unpack(sides_.columns(), sides_.refs().x, sides_.column_scale(), column_grad_.get(), column_padded_,
-             column_total_, grad_columns);
+             column_total_, factor, grad_columns);
   }
 
  private:
   std::vector<T> mean_row() const {
     const LabelledRows<T>& anchors = sides_.anchors();
     std::vector<double> sum(sides_.depth(), 0.0);
-    for (int64_t i = 0; i < anchors.count; ++i)
-      for (int64_t k = 0; k < sides_.depth(); ++k) sum[k] += static_cast<double>(anchors.x[i * sides_.depth() + k]);
+    for (int64_t i = 0; i < anchors.count; ++i) {
+      const T norm = sides_.row_scale() ? sides_.row_scale()[i] : T(1);
+      for (int64_t k = 0; k < sides_.depth(); ++k)
+        sum[k] += static_cast<double>(anchors.x[i * sides_.depth() + k] / norm);
+    }
     std::vector<T> mean(sides_.depth());
     for (int64_t k = 0; k < sides_.depth(); ++k) mean[k] = static_cast<T>(sum[k] / static_cast<double>(anchors.count));
     return mean;
@@ -97,7 +100,7 @@ class BlockGradient {
   }
 
   void unpack(const SortedRows<T>& rows, const T* x, const T* scale, const T* packed, int64_t padded,
-              const std::vector<double>& total, T* grad) const {
+              const std::vector<double>& total, T factor, T* grad) const {
     const int64_t depth = sides_.depth(), panel = kernel_.column_panel;
     parallel_range(workers_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -107,9 +110,11 @@ class BlockGradient {
         for (int64_t k = 0; k < depth; k += panel)
           std::copy_n(packed + k * padded + r * panel, std::min(panel, depth - k), out + k);
         if (!origin_.empty()) {
-          const T sum = static_cast<T>(total[r]);
-          for (int64_t k = 0; k < depth; ++k) out[k] -= sum * (self[k] - origin_[k]);
+          const T sum = static_cast<T>(total[r]), norm = scale ? scale[source] : T(1);
+          for (int64_t k = 0; k < depth; ++k) out[k] -= sum * (self[k] / norm - origin_[k]);
         }
+        if (factor != T(1))
+          for (int64_t k = 0; k < depth; ++k) out[k] *= factor;
         if (!scale) continue;
         // Below the smallest norm, normalize divides by a constant: there is no projection.
         const T norm = scale[source];

@@ -11,6 +11,7 @@
 #include HARDMINE_VEC_HEADER(HARDMINE_LEVEL)
 
 #include "accumulate.h"
+#include "batch_all_block.h"
 #include "block.h"
 #include "knn_visitor.h"
 #include "row_kernels.h"
@@ -32,6 +33,8 @@ constexpr Kernels<T> kTable = {
     .exponential_sums = exponential_sums<T>,
     .softplus_sums = softplus_sums<T>,
     .tuplet_weights = tuplet_weights<T>,
+    .batch_all_negatives = batch_all_negatives<T>,
+    .batch_all_positives = batch_all_positives<T>,
     .pack_depth = pack_depth<T>,
     .accumulate = accumulate<T>,
     .add_scaled = add_scaled<T>,

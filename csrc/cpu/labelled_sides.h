@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "../core/pair_measure.h"
 #include "rows.h"
 
 namespace hardmine::cpu {
@@ -10,16 +11,15 @@ namespace hardmine::cpu {
 template <class T>
 class LabelledSides {
  public:
-  // refs: null for the anchors themselves. as_rows: also in the layout of a tile's rows, as every pass needs.
-  LabelledSides(Similarity similarity, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
+  // refs: null for the anchors themselves.
+  LabelledSides(const PairMeasure& measure, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
                 const Workers& workers)
       : anchors_(anchors), refs_(refs ? *refs : anchors), symmetric_(refs == nullptr), depth_(depth) {
-    const bool cosine = similarity == Similarity::kCosine;
     row_norms_ = std::make_unique<Norms<T>>(anchors.x, anchors.count, depth, workers);
     if (refs) column_norms_ = std::make_unique<Norms<T>>(refs->x, refs->count, depth, workers);
     finite_ = row_norms_->finite && (!refs || column_norms_->finite);
-    row_scale_ = cosine ? row_norms_->norm.get() : nullptr;
-    column_scale_ = cosine ? (refs ? column_norms_ : row_norms_)->norm.get() : nullptr;
+    row_scale_ = measure.normalised ? row_norms_->norm.get() : nullptr;
+    column_scale_ = measure.normalised ? (refs ? column_norms_ : row_norms_)->norm.get() : nullptr;
     if (empty()) return;
     rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_scale_, nullptr, true, !refs, workers);
     if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_scale_, nullptr, false, true, workers);
@@ -27,7 +27,7 @@ class LabelledSides {
     pass_.columns = columns().view();
     pass_.depth = depth;
     pass_.symmetric = symmetric_;
-    pass_.euclidean = similarity == Similarity::kEuclidean;
+    pass_.euclidean = measure.quantity != PairQuantity::kInnerProduct;
   }
 
   bool empty() const { return anchors_.count == 0 || refs_.count == 0; }
@@ -36,7 +36,7 @@ class LabelledSides {
   int64_t depth() const { return depth_; }
   const LabelledRows<T>& anchors() const { return anchors_; }
   const LabelledRows<T>& refs() const { return refs_; }
-  const T* row_scale() const { return row_scale_; }  // norms for cosine, else null
+  const T* row_scale() const { return row_scale_; }  // norms, if rows are normalised, else null
   const T* column_scale() const { return column_scale_; }
   // The rest is there unless a side is empty.
   const SortedRows<T>& rows() const { return *rows_; }

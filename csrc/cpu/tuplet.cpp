@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "block_gradient.h"
-#include "pair_schedule.h"
+#include "block_pass.h"
 #include "selection_pass.h"
 
 namespace hardmine::cpu {
@@ -27,30 +27,6 @@ struct SideArrays {
   const T* columns() const { return column.empty() ? row.data() : column.data(); }
 };
 
-// Calls visit(block, numbers) for every block of the pass that may hold pairs of that kind.
-template <class T, class Visit>
-void for_each_block(const LabelledSides<T>& sides, PairKind kind, double cost, const Workers& workers,
-                    const Visit& visit) {
-  const Kernels<T>& kernel = kernels<T>();
-  const PairPass<T>& pass = sides.pass();
-  const int64_t rows = sides.rows().count(), columns = sides.columns().count();
-  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(sides.depth());
-  const int64_t threads = workers_for(workers, cost * work / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
-  std::vector<Buffer<T>> numbers;
-  for (int64_t t = 0; t < threads; ++t) numbers.emplace_back(kMaxBlockRows * kMaxBlockColumns);
-  const PairSchedule schedule(rows, columns, pass.symmetric);
-  const auto &row_label = sides.rows().label(), &column_label = sides.columns().label();
-  schedule.run(workers, threads, [&](int64_t worker, const Block& block) {
-    const int64_t row_low = row_label[block.row_begin], row_high = row_label[block.row_end - 1];
-    const int64_t column_low = column_label[block.column_begin], column_high = column_label[block.column_end - 1];
-    const bool disjoint = row_high < column_low || column_high < row_low;
-    const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
-    if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return;
-    kernel.fill_block(pass, kind, block, numbers[worker].get());
-    visit(block, numbers[worker].get());
-  });
-}
-
 }  // namespace
 
 template <class T>
@@ -64,7 +40,7 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   std::fill_n(out.positive_similarity, anchors.count, T(0));
   std::fill_n(out.positive_index, anchors.count, int64_t{-1});
   std::fill_n(out.positive_count, anchors.count, int64_t{0});
-  const LabelledSides<T> sides(rule.similarity, anchors, refs, depth, workers);
+  const LabelledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
   if (sides.empty()) return sides.finite();
 
   const SortedRows<T>& rows = sides.rows();
@@ -105,7 +81,7 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   std::vector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
   exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
-  for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](const Block& block, const T* numbers) {
+  for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
     kernel.exponential_sums(pass, block, numbers, exponentials);
   });
   SideArrays<T> level(sides, -infinity);
@@ -140,8 +116,9 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
     softplus.column_slope = slope.data();
     softplus.column_count = count.data();
   }
-  for_each_block(sides, PairKind::kSameClass, 1, workers,
-                 [&](const Block& block, const T* numbers) { kernel.softplus_sums(pass, block, numbers, softplus); });
+  for_each_block(sides, PairKind::kSameClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
+    kernel.softplus_sums(pass, block, numbers, softplus);
+  });
   for (int64_t i = 0; i < rows.count(); ++i) {
     if (!is_valid_tuplet(count[i], level.row[i])) continue;
     const Index anchor = rows.order()[i];
@@ -156,7 +133,7 @@ template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
                      const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs) {
   const Kernels<T>& kernel = kernels<T>();
-  const LabelledSides<T> sides(rule.similarity, anchors, refs, depth, workers);
+  const LabelledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
   if (!sides.finite()) return false;
   if (sides.empty()) {
     if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
@@ -198,11 +175,11 @@ bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, con
   BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, workers);
   weights.row_total = gradient.row_total();
   weights.column_total = gradient.column_total();
-  for_each_block(sides, PairKind::kAny, 3, workers, [&](const Block& block, T* numbers) {
+  for_each_block(sides, PairKind::kAny, 3, workers, [&](int64_t, const Block& block, T* numbers) {
     kernel.tuplet_weights(pass, block, weights, numbers);
     gradient.add(block, numbers);
   });
-  gradient.finish(grad_x, grad_refs);
+  gradient.finish(T(1), grad_x, grad_refs);
   return true;
 }
 

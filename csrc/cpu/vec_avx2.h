@@ -28,6 +28,7 @@ struct Vec<float> {
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   Vec negated() const { return {_mm256_xor_ps(v, _mm256_set1_ps(-0.0F))}; }
   friend Mask at_least(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ); }
+  friend Mask greater(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ); }
   friend Mask at_most(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ); }
   static Mask both(Mask a, Mask b) { return _mm256_and_ps(a, b); }
   static Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
@@ -57,6 +58,7 @@ struct Vec<double> {
   friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
   Vec negated() const { return {_mm256_xor_pd(v, _mm256_set1_pd(-0.0))}; }
   friend Mask at_least(Vec a, Vec b) { return _mm256_cmp_pd(a.v, b.v, _CMP_GE_OQ); }
+  friend Mask greater(Vec a, Vec b) { return _mm256_cmp_pd(a.v, b.v, _CMP_GT_OQ); }
   friend Mask at_most(Vec a, Vec b) { return _mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ); }
   static Mask both(Mask a, Mask b) { return _mm256_and_pd(a, b); }
   static Mask either(Mask a, Mask b) { return _mm256_or_pd(a, b); }

@@ -27,6 +27,7 @@ struct Vec<float> {
   friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
   Vec negated() const { return {vnegq_f32(v)}; }
   friend Mask at_least(Vec a, Vec b) { return vcgeq_f32(a.v, b.v); }
+  friend Mask greater(Vec a, Vec b) { return vcgtq_f32(a.v, b.v); }
   friend Mask at_most(Vec a, Vec b) { return vcleq_f32(a.v, b.v); }
   static Mask both(Mask a, Mask b) { return vandq_u32(a, b); }
   static Mask either(Mask a, Mask b) { return vorrq_u32(a, b); }
@@ -59,6 +60,7 @@ struct Vec<double> {
   friend Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
   Vec negated() const { return {vnegq_f64(v)}; }
   friend Mask at_least(Vec a, Vec b) { return vcgeq_f64(a.v, b.v); }
+  friend Mask greater(Vec a, Vec b) { return vcgtq_f64(a.v, b.v); }
   friend Mask at_most(Vec a, Vec b) { return vcleq_f64(a.v, b.v); }
   static Mask both(Mask a, Mask b) { return vandq_u64(a, b); }
   static Mask either(Mask a, Mask b) { return vorrq_u64(a, b); }

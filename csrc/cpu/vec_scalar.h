@@ -23,6 +23,7 @@ struct Vec {
   friend Vec fma(Vec a, Vec b, Vec c) { return {std::fma(a.v, b.v, c.v)}; }
   Vec negated() const { return {-v}; }
   friend Mask at_least(Vec a, Vec b) { return a.v >= b.v; }  // false where either is NaN
+  friend Mask greater(Vec a, Vec b) { return a.v > b.v; }
   friend Mask at_most(Vec a, Vec b) { return a.v <= b.v; }
   static Mask both(Mask a, Mask b) { return a & b; }
   static Mask either(Mask a, Mask b) { return a | b; }

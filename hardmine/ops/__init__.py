@@ -1,5 +1,6 @@
 """hardmine's ops: functional, differentiable, fused. Importing this module needs the compiled library."""
 
+from hardmine.ops.batch_all_triplet_loss import TripletCounts, batch_all_triplet_loss
 from hardmine.ops.knn import Neighbours, knn
 from hardmine.ops.sct_loss import sct_loss
 from hardmine.ops.select_triplets import Selection, select_triplets
@@ -9,7 +10,9 @@ from hardmine.ops.tuplet_loss import TupletTerms, tuplet_loss
 __all__ = [
     "Neighbours",
     "Selection",
+    "TripletCounts",
     "TupletTerms",
+    "batch_all_triplet_loss",
     "knn",
     "sct_loss",
     "select_triplets",

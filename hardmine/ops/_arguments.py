@@ -54,7 +54,8 @@ def optional_number(name: str, value: Any, default: float, **limits: float) -> f
     return default if value is None else check_number(name, value, **limits)
 
 
-def _shape(tensor: Tensor) -> str:
+def shape_of(tensor: Tensor) -> str:
+    """A shape as errors print it."""
     return "[" + ", ".join(str(int(n)) for n in tensor.shape) + "]"
 
 
@@ -67,16 +68,16 @@ def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "em
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     if tensor.dim() != 2:
-        raise ValueError(f"{name} must be [rows, D], got {_shape(tensor)}")
+        raise ValueError(f"{name} must be [rows, D], got {shape_of(tensor)}")
     if tensor.shape[1] == 0:
-        raise ValueError(f"{name} must be [rows, D] with D >= 1, got {_shape(tensor)}")
+        raise ValueError(f"{name} must be [rows, D] with D >= 1, got {shape_of(tensor)}")
     if like is None:
         if tensor.device.type not in ("cpu", "meta"):
             raise NotImplementedError(f"{name} must be on the CPU, the only backend of this build, got {tensor.device}")
         return
     if tensor.shape[1] != like.shape[1]:
         raise ValueError(
-            f"{name} must be [M, D] with the D = {int(like.shape[1])} of {like_name}, got {_shape(tensor)}"
+            f"{name} must be [M, D] with the D = {int(like.shape[1])} of {like_name}, got {shape_of(tensor)}"
         )
     if tensor.dtype != like.dtype:
         raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {tensor.dtype}")
@@ -91,7 +92,7 @@ def _check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
     if labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must have an integer dtype, got {labels.dtype}")
     if labels.dim() != 1 or labels.shape[0] != rows.shape[0]:
-        raise ValueError(f"{name} must be [{size}] = [{int(rows.shape[0])}], got {_shape(labels)}")
+        raise ValueError(f"{name} must be [{size}] = [{int(rows.shape[0])}], got {shape_of(labels)}")
     if labels.device != rows.device:
         raise ValueError(f"{name} must be on the device of its embeddings, {rows.device}, got {labels.device}")
     return labels.to(torch.int64)

@@ -1,0 +1,37 @@
+// The triplet loss over every (anchor, positive, negative) of a batch.
+//
+// Source: Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, sections 3 and 4.2:
+//   1/2 [ |x_a - x_p|^2 - |x_a - x_n|^2 + margin ]_+, where the margin may depend on the classes of a and n.
+#pragma once
+
+#include <cstdint>
+
+#include "pair_measure.h"
+
+namespace hardmine {
+
+// The order of the enumerators is that of the names in hardmine/ops/batch_all_triplet_loss.py.
+enum class BatchAllReduction { kMean, kMeanActive, kSum };
+
+struct BatchAllRule {
+  Similarity similarity = Similarity::kCosine;  // kCosine: rows are normalised first; kEuclidean: they are not
+  BatchAllReduction reduction = BatchAllReduction::kMean;
+  bool squared = true;
+  double margin = 0.2;
+};
+
+// What the tiles hold. |a - b|^2 / 2 = 1 - s for unit rows, so squared distances of those need only inner products.
+HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule) {
+  const bool normalised = rule.similarity == Similarity::kCosine;
+  const PairQuantity distance = rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance;
+  return {normalised && rule.squared ? PairQuantity::kInnerProduct : distance, normalised};
+}
+
+// What the sum of all triplets' values is multiplied with.
+HARDMINE_HD double batch_all_share(BatchAllReduction reduction, int64_t active, int64_t total) {
+  const int64_t count = reduction == BatchAllReduction::kMean ? total : active;
+  if (reduction == BatchAllReduction::kSum) return 1;
+  return count ? 1 / static_cast<double>(count) : 0;
+}
+
+}  // namespace hardmine

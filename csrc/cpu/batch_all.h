@@ -1,0 +1,30 @@
+// The batch-all triplet loss, torch-free.
+#pragma once
+
+#include "../core/batch_all.h"
+#include "select.h"
+
+namespace hardmine::cpu {
+
+// Margins by classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
+template <class T>
+struct MarginTable {
+  const T* margin;     // [rows, rows]; null: BatchAllRule::margin for all
+  const int64_t* row;  // [count]: the row of every sample's class
+  int64_t rows;
+};
+
+template <class T>
+struct BatchAllResult {
+  T loss;
+  int64_t active, total;
+  bool finite;  // every row and its norm; if not, the rest is not to be used
+};
+
+// Also writes the loss's gradient [count, depth], unless null: it is known up to the share of a triplet when all have
+// been seen, so there is no backward pass. O(count depth) memory.
+template <class T>
+BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& rows, int64_t depth,
+                            const MarginTable<T>& table, const Workers& workers, T* grad);
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,178 @@
+"""The triplet loss over every triplet of a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine import _verification
+from hardmine.ops._arguments import (
+    FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    SIMILARITIES,
+    check_choice,
+    check_labelled_rows,
+    check_number,
+    shape_of,
+)
+from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backward
+
+# The position of a name is its code in the compiled op: BatchAllReduction in csrc/core/batch_all.h.
+REDUCTIONS = ("mean", "mean_active", "sum")
+
+
+class TripletCounts(NamedTuple):
+    """How many triplets of a batch have a loss above 0, and how many there are: int64, each []."""
+
+    active: Tensor
+    total: Tensor
+
+
+@_verification.verified("batch_all_triplet_loss")
+def batch_all_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float | Tensor = 0.2,
+    margin_labels: Tensor | None = None,
+    squared: bool = True,
+    similarity: str = "cosine",
+    reduction: str = "mean",
+    return_counts: bool = False,
+) -> Tensor | tuple[Tensor, TripletCounts]:
+    """The hinge on every (anchor, positive, negative) of the batch, in O(B D) memory.
+
+    Replaces, with ``x = F.normalize(embeddings)`` and every triplet (a, p, n) of the batch::
+
+        d = (x[:, None] - x[None, :]).square().sum(2)
+        loss = 0.5 * F.relu(d[a, p] - d[a, n] + margin).mean()
+
+    Args:
+        embeddings: [B, D], float32, float64, float16 or bfloat16.
+        labels: Their classes, [B], any integer dtype.
+        margin: alpha, in units of the distance (squared, if ``squared``). A number, or a table [C, C] of finite
+            floating-point numbers: ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. A
+            table gets no gradient.
+        margin_labels: [C] distinct integers, the classes of the table's rows (and columns). None: classes are the rows
+            themselves, 0 to C - 1.
+        squared: Squared distances, or distances.
+        similarity: ``"cosine"`` normalises the embeddings first; ``"euclidean"`` takes them as they are.
+        reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
+        return_counts: Also return the :class:`TripletCounts`, at no further cost.
+
+    Returns:
+        The loss, float64 for float64 inputs, else float32; with ``return_counts``, and the counts.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: An argument of the wrong shape or value; a label without a row in the table.
+        NotImplementedError: On a second derivative.
+
+    Note:
+        A batch without a triplet has loss 0 and gradient 0. A non-finite element, or a row whose norm overflows, makes
+        the loss and all gradients NaN. A triplet exactly at the margin takes the subgradient 0, as do equal embeddings
+        with unsquared distances. The gradient is computed along with the loss. Memory is O(B D); time is that of the
+        similarities, plus a comparison a triplet for classes of at most 32 samples, and a binary search a pair for
+        larger ones. Bitwise equal on every repeat, for any number of threads and at every SIMD level.
+        ``torch.compile`` cannot look at labels: there, one without a row is the compiled op's error.
+
+    Reference:
+        Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the
+        margin by classes. Its formula prints unsquared norms where its text squares them.
+    """
+    labels, _ = check_labelled_rows(embeddings, labels, None, None)
+    table, table_row = None, None
+    if isinstance(margin, Tensor):
+        table, table_row = margin.detach(), _table_rows(labels, margin, margin_labels)
+    elif margin_labels is not None:
+        raise ValueError("margin_labels must be None where margin is a number, got a tensor")
+    if not isinstance(squared, bool):
+        raise TypeError(f"squared must be True or False, got {squared!r}")
+    kind = check_choice("similarity", similarity, SIMILARITIES)
+    if similarity == "dot":
+        raise ValueError("similarity must be 'cosine' or 'euclidean', which have distances, got 'dot'")
+    modes = [kind, check_choice("reduction", reduction, REDUCTIONS), int(squared)]
+    numbers = [0.0 if table is not None else check_number("margin", margin)]
+    need_grad = embeddings.requires_grad and torch.is_grad_enabled()
+    loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
+        embeddings, labels, table, table_row, modes, numbers, need_grad
+    )
+    return (loss, TripletCounts(active, total)) if return_counts else loss
+
+
+def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) -> Tensor:
+    """The row of the table for every label, [B]. Values are only looked at outside of ``torch.compile``."""
+    if margin.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"margin must be float32, float64, float16 or bfloat16, got {margin.dtype}")
+    if margin.dim() != 2 or margin.shape[0] != margin.shape[1] or margin.shape[0] == 0:
+        raise ValueError(f"margin must be a number or [C, C], got {shape_of(margin)}")
+    if margin.device != labels.device:
+        raise ValueError(f"margin must be on the device of embeddings, {labels.device}, got {margin.device}")
+    look = not torch.compiler.is_compiling()
+    if look and not margin.isfinite().all():
+        row, column = (~margin.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"margin must be finite, got {margin[row, column].item()} at [{row}, {column}]")
+    classes = margin.shape[0]
+    if margin_labels is None:
+        rows, known = labels, (labels >= 0) & (labels < classes)
+        wanted = f"from 0 to {classes - 1}, the rows of margin"
+    else:
+        if not isinstance(margin_labels, Tensor):
+            raise TypeError(f"margin_labels must be a torch.Tensor, got {type(margin_labels).__name__}")
+        if margin_labels.dtype not in INTEGER_DTYPES:
+            raise TypeError(f"margin_labels must have an integer dtype, got {margin_labels.dtype}")
+        if margin_labels.shape != (classes,):
+            raise ValueError(f"margin_labels must be [C] = [{int(classes)}], got {shape_of(margin_labels)}")
+        if margin_labels.device != labels.device:
+            raise ValueError(
+                f"margin_labels must be on the device of embeddings, {labels.device}, got {margin_labels.device}"
+            )
+        ascending, order = margin_labels.long().sort()
+        if look and (ascending[1:] == ascending[:-1]).any():
+            double = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
+            raise ValueError(f"margin_labels must be distinct, got {double} twice")
+        place = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
+        known = ascending[place] == labels
+        rows = torch.where(known, order[place], -1)  # -1 is out of the table: the compiled op's error
+        wanted = "among margin_labels"
+    if look and not known.all():
+        sample = (~known).nonzero()[0].item()
+        raise ValueError(f"labels must be {wanted}, got {labels[sample].item()} at {sample}")
+    return rows
+
+
+@torch.library.register_fake("hardmine::batch_all_triplet_loss")
+def _(embeddings, labels, margin_table, table_row, modes, numbers, need_grad):
+    dtype = accumulate_dtype(embeddings.dtype)
+    loss = embeddings.new_empty((), dtype=dtype)
+    grad = embeddings.new_empty(embeddings.shape if need_grad else (0,), dtype=dtype)
+    return loss, grad, labels.new_empty(()), labels.new_empty(())
+
+
+@torch.library.register_fake("hardmine::batch_all_triplet_loss_backward")
+def _(grad_loss, grad_embeddings):
+    return torch.empty_like(grad_embeddings)
+
+
+def _setup_context(ctx, inputs, output):
+    embeddings, *_, need_grad = inputs
+    _, grad, active, total = output
+    ctx.need_grad, ctx.dtype = need_grad, embeddings.dtype
+    ctx.mark_non_differentiable(grad, active, total)
+    ctx.save_for_backward(grad)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_loss, *_):
+    if grad_loss is None:
+        return (None,) * 7
+    if not ctx.need_grad:
+        raise RuntimeError("hardmine::batch_all_triplet_loss was called with need_grad=False")
+    grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, ctx.saved_tensors[0])
+    return grad.to(ctx.dtype), *[None] * 6
+
+
+torch.library.register_autograd("hardmine::batch_all_triplet_loss", _backward, setup_context=_setup_context)
+forbid_double_backward("batch_all_triplet_loss_backward")
