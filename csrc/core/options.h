@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "global_loss.h"
 #include "loss_reduction.h"
+#include "pair_measure.h"
 #include "selection.h"
 #include "tuplet_terms.h"
 
@@ -86,5 +88,51 @@ inline TupletRule tuplet_rule(const std::vector<int64_t>& modes, const std::vect
   rule.duplicate_threshold = numbers[1];
   return rule;
 }
+
+// The losses of distances know no inner product.
+inline Similarity distance_similarity(int64_t code, const char* loss) {
+  const Similarity similarity = similarity_from_code(code);
+  if (similarity == Similarity::kDot)
+    throw std::invalid_argument(std::string("similarity must not be dot with ").append(loss));
+  return similarity;
+}
+
+// modes = [similarity, term, reduction], numbers = [temperature, margin, lam].
+struct IndexedLossRule {
+  PairMeasure measure;
+  TermRule term;
+  Reduction reduction;
+
+  IndexedLossRule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
+    check_option_count("modes", modes.size(), 3);
+    check_option_count("numbers", numbers.size(), 3);
+    term.term = enum_from_code("term", modes[1], Term::kRatio);
+    reduction = enum_from_code("reduction", modes[2], Reduction::kNone);
+    term.temperature = numbers[0];
+    term.margin = numbers[1];
+    term.lam = numbers[2];
+    if (term.term == Term::kRatio) {
+      measure = {PairQuantity::kNegativeDistance, distance_similarity(modes[0], "term ratio") == Similarity::kCosine};
+      if (!(term.margin > 0)) throw std::invalid_argument("margin must be > 0 with term ratio");
+    } else {
+      measure = measure_of(similarity_from_code(modes[0]));
+    }
+  }
+};
+
+// modes = [similarity], numbers = [lam, threshold].
+struct GlobalLossRule {
+  PairMeasure measure;
+  GlobalRule rule;
+
+  GlobalLossRule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
+    check_option_count("modes", modes.size(), 1);
+    check_option_count("numbers", numbers.size(), 2);
+    measure = {PairQuantity::kNegativeSquaredDistance,
+               distance_similarity(modes[0], "global_loss") == Similarity::kCosine};
+    rule.lam = numbers[0];
+    rule.threshold = numbers[1];
+  }
+};
 
 }  // namespace hardmine
