@@ -57,7 +57,7 @@ T global_loss(const GlobalRule& rule, const T* positive, const T* negative, int6
   if (count == 0) return T(0);
   const Moments p = moments_of(positive, count), n = moments_of(negative, count);
   const double gap = global_gap(rule, p, n);
-  return T(p.variance + n.variance + rule.lam * (gap <= 0 ? 0 : gap));  // NaN stays NaN
+  return T(p.variance + n.variance + rule.lam * (gap > 0 ? gap : 0));
 }
 
 // d loss / d d+_i = (2 (d+_i - mu+) + lam [gap > 0]) / N: what the mean inside the variance adds, -2 (mean of the
@@ -66,7 +66,7 @@ template <class T>
 void global_loss_backward(const GlobalRule& rule, const T* positive, const T* negative, int64_t count, T grad_loss,
                           T* d_positive, T* d_negative) {
   const Moments p = moments_of(positive, count), n = moments_of(negative, count);
-  const double slope = global_gap(rule, p, n) <= 0 ? 0 : rule.lam;
+  const double slope = global_gap(rule, p, n) > 0 ? rule.lam : 0;
   const double share = count ? static_cast<double>(grad_loss) / static_cast<double>(count) : 0;
   for (int64_t i = 0; i < count; ++i) {
     d_positive[i] = T(share * (2 * (static_cast<double>(positive[i]) - p.mean) + slope));
