@@ -8,6 +8,7 @@
 //   tuplet_numbers    [temperature, duplicate_threshold]
 //   batch_all_modes   [similarity, reduction, squared]
 //   batch_all_numbers [margin]
+// The losses of given triplets [T, 3] (int64, rows of embeddings) have modes and numbers of their own, named there.
 // Implementations: cpu/<op>.cpp. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
@@ -66,6 +67,26 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
   m.def(
       "knn_backward(Tensor grad_similarity, Tensor index, Tensor queries, Tensor? refs, int similarity, "
       "bool need_queries, bool need_refs) -> (Tensor, Tensor)");
+
+  // modes [similarity, term, reduction], numbers [temperature, margin, lam]
+  // -> loss [] or [T], similarities of the pairs (a, p) and (a, n), each [T]; with term ratio, negative distances.
+  m.def(
+      "indexed_triplet_loss(Tensor embeddings, Tensor triplets, int[] modes, float[] numbers) "
+      "-> (Tensor, Tensor, Tensor)");
+
+  // The gradients of the loss and of the similarities -> grad_embeddings [B, D].
+  m.def(
+      "indexed_triplet_loss_backward(Tensor grad_loss, Tensor? grad_positive, Tensor? grad_negative, "
+      "Tensor embeddings, Tensor triplets, Tensor positive_similarity, Tensor negative_similarity, int[] modes, "
+      "float[] numbers) -> Tensor");
+
+  // modes [similarity], numbers [lam, threshold] -> loss [], |f_a - f_p|^2 / 4 and |f_a - f_n|^2 / 4, each [T].
+  m.def("global_loss(Tensor embeddings, Tensor triplets, int[] modes, float[] numbers) -> (Tensor, Tensor, Tensor)");
+
+  // The gradients of the loss and of the distances -> grad_embeddings [B, D].
+  m.def(
+      "global_loss_backward(Tensor grad_loss, Tensor? grad_positive, Tensor? grad_negative, Tensor embeddings, "
+      "Tensor triplets, Tensor positive_distance, Tensor negative_distance, int[] modes, float[] numbers) -> Tensor");
 
   // The SIMD level that the CPU ops run at: 'scalar', 'avx2', 'avx512' or 'neon'.
   m.def("simd_level() -> str");

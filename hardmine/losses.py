@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from hardmine import ops
 from hardmine.ops import Selection
 
-__all__ = ["EPHNLoss", "EPSHNLoss", "HNLoss", "HPHNLoss", "SCTLoss", "SHNLoss", "TripletLoss"]
+__all__ = [
+    "EPHNLoss",
+    "EPSHNLoss",
+    "GlobalLoss",
+    "HNLoss",
+    "HPHNLoss",
+    "RatioTripletLoss",
+    "SCTLoss",
+    "SHNLoss",
+    "TripletLoss",
+]
 
 
 class _Loss(nn.Module):
@@ -22,13 +32,17 @@ class _Loss(nn.Module):
         ValueError: On making it, if an option has the wrong value.
     """
 
+    # What is given to a call, and the labels or triplets of an empty batch.
+    _of_the_call = frozenset({"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection"})
+    _nothing = (0,)
+
     def __init__(self, op: Any, options: dict[str, Any]) -> None:
         super().__init__()
-        reserved = {"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection"} & options.keys()
+        reserved = self._of_the_call & options.keys()
         if reserved:
             raise TypeError(f"{', '.join(sorted(reserved))} belong to the call of the loss, not to its options")
         # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
-        inspect.unwrap(op)(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), **options)
+        inspect.unwrap(op)(torch.empty(0, 1), torch.empty(self._nothing, dtype=torch.int64), **options)
         self._op = op
         self.options = options
 
@@ -103,3 +117,28 @@ class HPHNLoss(TripletLoss):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"positive": "hardest", "negative": "hardest", "term": "nca", **options})
+
+
+class _GivenTripletsLoss(_Loss):
+    """As :class:`_Loss`, of an op on given triplets."""
+
+    _of_the_call = frozenset({"embeddings", "triplets", "labels"})
+    _nothing = (0, 3)
+
+    def forward(self, embeddings: Tensor, triplets: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss of embeddings [B, D] on triplets [T, 3] of their rows, which fit the labels [B] where given."""
+        return self._op(embeddings, triplets, labels=labels, **self.options)
+
+
+class RatioTripletLoss(_GivenTripletsLoss):
+    """Ratio loss on mined triplets (Smart Mining, eq. 2): :func:`hardmine.ops.indexed_triplet_loss`, term ratio."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ops.indexed_triplet_loss, {"term": "ratio", **options})
+
+
+class GlobalLoss(_GivenTripletsLoss):
+    """Global loss on mined triplets (Smart Mining, eq. 3): :func:`hardmine.ops.global_loss` with these options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ops.global_loss, options)

@@ -12,7 +12,7 @@ namespace hardmine {
 
 enum class Reduction { kMean, kSum, kNone };
 
-// The selected pairs of [B] anchors.
+// The pairs of [B] anchors; without indices (null) all are there.
 template <class T>
 struct SelectedPairs {
   const int64_t* positive_index;  // [B], -1: none
@@ -24,7 +24,9 @@ struct SelectedPairs {
 
 template <class T>
 HARDMINE_HD TripletTerm<T> term_of(const TermRule& rule, const SelectedPairs<T>& pairs, int64_t i) {
-  if (pairs.positive_index[i] < 0 || pairs.negative_index[i] < 0) return {T(0), T(0), T(0), Part::kNone};
+  const bool has_positive = !pairs.positive_index || pairs.positive_index[i] >= 0;
+  const bool has_negative = !pairs.negative_index || pairs.negative_index[i] >= 0;
+  if (!has_positive || !has_negative) return {T(0), T(0), T(0), Part::kNone};
   return triplet_term(rule, pairs.positive_similarity[i], pairs.negative_similarity[i]);
 }
 

@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "batch_all.h"
+#include "global_loss.h"
 #include "loss_reduction.h"
+#include "pair_measure.h"
 #include "selection.h"
 #include "tuplet_terms.h"
 
@@ -88,17 +90,62 @@ inline TupletRule tuplet_rule(const std::vector<int64_t>& modes, const std::vect
   return rule;
 }
 
+// The losses of distances know no inner product.
+inline Similarity distance_similarity(int64_t code, const char* loss) {
+  const Similarity similarity = similarity_from_code(code);
+  if (similarity == Similarity::kDot)
+    throw std::invalid_argument(std::string("similarity must not be dot with ").append(loss));
+  return similarity;
+}
+
 // modes = [similarity, reduction, squared], numbers = [margin].
 inline BatchAllRule batch_all_rule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
   check_option_count("batch_all_modes", modes.size(), 3);
   check_option_count("batch_all_numbers", numbers.size(), 1);
   BatchAllRule rule;
-  rule.similarity = similarity_from_code(modes[0]);
-  if (rule.similarity == Similarity::kDot) throw std::invalid_argument("similarity must be a distance, got dot");
+  rule.similarity = distance_similarity(modes[0], "batch_all_triplet_loss");
   rule.reduction = enum_from_code("reduction", modes[1], BatchAllReduction::kSum);
   rule.squared = modes[2] != 0;
   rule.margin = numbers[0];
   return rule;
 }
+
+// modes = [similarity, term, reduction], numbers = [temperature, margin, lam].
+struct IndexedLossRule {
+  PairMeasure measure;
+  TermRule term;
+  Reduction reduction;
+
+  IndexedLossRule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
+    check_option_count("modes", modes.size(), 3);
+    check_option_count("numbers", numbers.size(), 3);
+    term.term = enum_from_code("term", modes[1], Term::kRatio);
+    reduction = enum_from_code("reduction", modes[2], Reduction::kNone);
+    term.temperature = numbers[0];
+    term.margin = numbers[1];
+    term.lam = numbers[2];
+    if (term.term == Term::kRatio) {
+      measure = {PairQuantity::kNegativeDistance, distance_similarity(modes[0], "term ratio") == Similarity::kCosine};
+      if (!(term.margin > 0)) throw std::invalid_argument("margin must be > 0 with term ratio");
+    } else {
+      measure = measure_of(similarity_from_code(modes[0]));
+    }
+  }
+};
+
+// modes = [similarity], numbers = [lam, threshold].
+struct GlobalLossRule {
+  PairMeasure measure;
+  GlobalRule rule;
+
+  GlobalLossRule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
+    check_option_count("modes", modes.size(), 1);
+    check_option_count("numbers", numbers.size(), 2);
+    measure = {PairQuantity::kNegativeSquaredDistance,
+               distance_similarity(modes[0], "global_loss") == Similarity::kCosine};
+    rule.lam = numbers[0];
+    rule.threshold = numbers[1];
+  }
+};
 
 }  // namespace hardmine

@@ -1,7 +1,8 @@
 // The loss of one anchor with one positive and one negative, f(s_ap, s_an), and both its derivatives.
 //
 // Sources: nca, Xuan et al., WACV 2020, section 4, and ECCV 2020 ("Hard negative examples are hard, but useful"), eq.
-// 1; hinge, WACV 2020, section 2.1; soft margin, Hermans et al., arXiv:1703.07737; sct, ECCV 2020, eq. 13.
+// 1; hinge, WACV 2020, section 2.1; soft margin, Hermans et al., arXiv:1703.07737; sct, ECCV 2020, eq. 13; ratio,
+// Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 2.
 #pragma once
 
 #include <cmath>
@@ -12,7 +13,7 @@
 namespace hardmine {
 
 // The order of the enumerators is that of the names in hardmine/ops/_arguments.py.
-enum class Term { kNca, kHinge, kSoftMargin, kSct };
+enum class Term { kNca, kHinge, kSoftMargin, kSct, kRatio };
 
 // When an SCT triplet counts as hard. kAbove is the paper; the other two are the authors' published code of 2020 and
 // 2021.
@@ -65,6 +66,16 @@ HARDMINE_HD TripletTerm<T> softplus_term(T positive, T negative, T scale) {
   return {softplus(x), -slope, slope, Part::kEasy};
 }
 
+// 1 - d_an / (d_ap + margin), where that is above 0, of distances d = -s. With r = d_ap + margin, its slope in s_an is
+// 1 / r, and in s_ap -d_an / r^2; r > 0, since the margin is.
+template <class T>
+HARDMINE_HD TripletTerm<T> ratio_term(T positive, T negative, T margin) {
+  const T r = margin - positive, quotient = -negative / r;
+  const T value = T(1) - quotient;
+  if (value <= T(0)) return {T(0), T(0), T(0), Part::kEasy};  // NaN goes on
+  return {value, -quotient / r, T(1) / r, Part::kEasy};
+}
+
 template <class T>
 HARDMINE_HD Part sct_part(const TermRule& rule, T positive, T negative) {
   const T cutoff = T(rule.hard_cutoff);
@@ -94,7 +105,7 @@ HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T nega
       return softplus_term(positive, negative, T(1));
     case Term::kHinge: {
       const T x = negative - positive + T(rule.margin);
-      if (!(x > T(0))) return {T(0), T(0), T(0), Part::kEasy};
+      if (x <= T(0)) return {T(0), T(0), T(0), Part::kEasy};  // NaN goes on
       return {x, T(-1), T(1), Part::kEasy};
     }
     case Term::kSct: {
@@ -104,6 +115,8 @@ HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T nega
       if (part == Part::kHard) return {T(rule.lam) * negative, T(0), T(rule.lam), part};
       return softplus_term(positive, negative, T(rule.temperature));
     }
+    case Term::kRatio:
+      return ratio_term(positive, negative, T(rule.margin));
   }
   return nothing;
 }

@@ -40,6 +40,7 @@ constexpr Kernels<T> kTable = {
     .add_scaled = add_scaled<T>,
     .add_scaled_difference = add_scaled_difference<T>,
     .distance = distance<T>,
+    .squared_distance = squared_distance<T>,
     .dot = dot<T>,
     .project = project<T>,
 };

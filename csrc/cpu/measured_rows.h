@@ -31,8 +31,9 @@ class MeasuredRows {
   // The row as the user gave it, and as it is measured (where unit rows were wanted).
   const T* raw(int64_t i) const { return x_ + i * depth_; }
   const T* row(int64_t i) const { return unit_.get() ? unit_.get() + i * depth_ : raw(i); }
-  // What the row is divided by; only where the measure normalises.
+  // What the row is divided by, and whether every row and its norm are finite; only where the measure normalises.
   T norm(int64_t i) const { return norms_->norm[i]; }
+  bool finite() const { return norms_->finite; }
 
  private:
   const T* x_;

@@ -53,7 +53,7 @@ T dot(const T* x, const T* y, int64_t depth) {
 }
 
 template <class T>
-T distance(const T* x, const T* y, int64_t depth) {
+T squared_distance(const T* x, const T* y, int64_t depth) {
   using V = Vec<T>;
   const auto vec_term = [&](int64_t k, V acc) {
     const V difference = V::load(x + k) - V::load(y + k);
@@ -63,7 +63,12 @@ T distance(const T* x, const T* y, int64_t depth) {
     const T difference = x[k] - y[k];
     return difference * difference;
   };
-  return std::sqrt(reduce<T>(depth, vec_term, tail_term));
+  return reduce<T>(depth, vec_term, tail_term);
+}
+
+template <class T>
+T distance(const T* x, const T* y, int64_t depth) {
+  return std::sqrt(squared_distance(x, y, depth));
 }
 
 template <class T>

@@ -212,10 +212,11 @@ struct Kernels {
   void (*accumulate)(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
                      int64_t value_padded, T* grad, int64_t grad_padded);
 
-  // acc += weight * y, acc += weight * (y - x), |y - x|, and x . y, over `depth` elements.
+  // acc += weight * y, acc += weight * (y - x), |y - x|, its square, and x . y, over `depth` elements.
   void (*add_scaled)(T* acc, T weight, const T* y, int64_t depth);
   void (*add_scaled_difference)(T* acc, T weight, const T* y, const T* x, int64_t depth);
   T (*distance)(const T* x, const T* y, int64_t depth);
+  T (*squared_distance)(const T* x, const T* y, int64_t depth);
   T (*dot)(const T* x, const T* y, int64_t depth);
 
   // acc[k] = (acc[k] - x[k] / norm * along) / norm: the gradient through x / |x|, `along` = acc . x / norm.

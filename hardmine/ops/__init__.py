@@ -1,6 +1,8 @@
 """hardmine's ops: functional, differentiable, fused. Importing this module needs the compiled library."""
 
 from hardmine.ops.batch_all_triplet_loss import TripletCounts, batch_all_triplet_loss
+from hardmine.ops.global_loss import global_loss
+from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.ops.knn import Neighbours, knn
 from hardmine.ops.sct_loss import sct_loss
 from hardmine.ops.select_triplets import Selection, select_triplets
@@ -13,6 +15,8 @@ __all__ = [
     "TripletCounts",
     "TupletTerms",
     "batch_all_triplet_loss",
+    "global_loss",
+    "indexed_triplet_loss",
     "knn",
     "sct_loss",
     "select_triplets",

@@ -29,6 +29,7 @@ FALLBACKS = (None, "hardest", "easiest")
 TIES = ("exclude", "include")
 REDUCTIONS = ("mean", "sum", "none")
 TERMS = ("nca", "hinge", "soft_margin", "sct")
+INDEXED_TERMS = (*TERMS, "ratio")
 HARD_RULES = ("above", "above_and_cutoff", "above_or_cutoff")
 
 
@@ -111,6 +112,36 @@ def check_labelled_rows(
         return labels, None
     check_rows("ref_embeddings", ref_embeddings, embeddings)
     return labels, _check_labels("ref_labels", ref_labels, ref_embeddings, "M")
+
+
+def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
+    """Checks the tensors of the losses on given triplets; returns ``triplets`` and ``labels`` as int64.
+
+    The indices themselves are checked by the compiled ops, which read them anyway.
+    """
+    check_rows("embeddings", embeddings, None)
+    if not isinstance(triplets, Tensor):
+        raise TypeError(f"triplets must be a torch.Tensor, got {type(triplets).__name__}")
+    if triplets.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"triplets must have an integer dtype, got {triplets.dtype}")
+    if triplets.dim() != 2 or triplets.shape[1] != 3:
+        raise ValueError(f"triplets must be [T, 3], got {shape_of(triplets)}")
+    if triplets.device != embeddings.device:
+        raise ValueError(f"triplets must be on the device of embeddings, {embeddings.device}, got {triplets.device}")
+    labels = None if labels is None else _check_labels("labels", labels, embeddings, "B")
+    return triplets.to(torch.int64), labels
+
+
+def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
+    """Every triplet is of an anchor, a positive of its class, and a negative of another."""
+    anchor, positive, negative = labels[triplets].unbind(1)
+    wrong = (anchor != positive) | (anchor == negative)
+    if wrong.any():
+        t = int(wrong.int().argmax())
+        raise ValueError(
+            "triplets must be of an anchor, a positive of its class and a negative of another, "
+            f"got {triplets[t].tolist()} of classes {labels[triplets[t]].tolist()} at [{t}]"
+        )
 
 
 def check_selection(

@@ -4,6 +4,8 @@ These build the whole [B, M] matrix, check no arguments and need no compiled lib
 """
 
 from hardmine.reference.batch_all_triplet_loss import TripletCounts, batch_all_triplet_loss
+from hardmine.reference.global_loss import global_loss
+from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.reference.knn import Neighbours, knn
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
@@ -15,6 +17,8 @@ __all__ = [
     "TripletCounts",
     "TupletTerms",
     "batch_all_triplet_loss",
+    "global_loss",
+    "indexed_triplet_loss",
     "knn",
     "sct_loss",
     "select_triplets",

@@ -63,6 +63,7 @@ void check_row_kernels() {
           const T *a = x.data() + i * depth, *b = y.data() + i * depth;
           CHECK(same_bits(simd.dot(a, b, depth), scalar.dot(a, b, depth)));
           CHECK(same_bits(simd.distance(a, b, depth), scalar.distance(a, b, depth)));
+          CHECK(same_bits(simd.squared_distance(a, b, depth), scalar.squared_distance(a, b, depth)));
           const T weight = T(2 * random.unit() - 1), norm = T(0.1 + random.unit());
           const std::vector<T> acc = rough_rows<T>(1, depth, false, random);
           const auto both = [&](const auto& call) {

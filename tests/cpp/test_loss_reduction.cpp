@@ -162,3 +162,24 @@ TEST(backward_matches_finite_differences) {
   }
   CHECK(non_zero >= 30);
 }
+
+TEST(without_indices_every_pair_is_there) {
+  Pairs<double> pairs = mixed_pairs<double>(), complete;
+  for (const size_t i : {0, 1, 3, 5, 6}) complete.add(0, 0, pairs.positive[i], pairs.negative[i]);
+  const SelectedPairs<double> listed{nullptr, nullptr, complete.positive.data(), complete.negative.data(), 5};
+  for (const Reduction reduction : {Reduction::kMean, Reduction::kSum}) {
+    double loss = -1, want = -1;
+    reduce_loss(sct(), reduction, listed, &loss);
+    reduce_loss(sct(), reduction, pairs.view(), &want);
+    CHECK_EQ(loss, want);
+    CHECK(loss > 0);
+    const double one = 1;
+    std::vector<double> d_positive(5), d_negative(5), want_positive(7), want_negative(7);
+    reduce_loss_backward(sct(), reduction, listed, &one, d_positive.data(), d_negative.data());
+    reduce_loss_backward(sct(), reduction, pairs.view(), &one, want_positive.data(), want_negative.data());
+    for (size_t at = 0; const size_t i : {0, 1, 3, 5, 6}) {
+      CHECK_EQ(d_positive[at], want_positive[i]);
+      CHECK_EQ(d_negative[at++], want_negative[i]);
+    }
+  }
+}

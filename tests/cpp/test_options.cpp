@@ -53,6 +53,32 @@ TEST(codes_give_loss_rules) {
   CHECK(last.reduction == Reduction::kNone);
 }
 
+TEST(codes_give_rules_of_given_triplets) {
+  const IndexedLossRule first({0, 0, 0}, {1, 2, 3});
+  CHECK(first.term.term == Term::kNca);
+  CHECK(first.reduction == Reduction::kMean);
+  CHECK_EQ(first.term.temperature, 1);
+  CHECK_EQ(first.term.margin, 2);
+  CHECK_EQ(first.term.lam, 3);
+  CHECK(first.measure.quantity == PairQuantity::kInnerProduct && first.measure.normalised);
+  const IndexedLossRule dot({1, 1, 1}, {1, -2, 3}), euclidean({2, 3, 2}, {1, 2, 3});
+  CHECK(dot.measure.quantity == PairQuantity::kInnerProduct && !dot.measure.normalised);
+  CHECK(dot.reduction == Reduction::kSum);
+  CHECK(euclidean.measure.quantity == PairQuantity::kNegativeDistance && !euclidean.measure.normalised);
+  CHECK(euclidean.term.term == Term::kSct);
+  CHECK(euclidean.reduction == Reduction::kNone);
+  const IndexedLossRule ratio({0, 4, 0}, {1, 2, 3}), plain_ratio({2, 4, 0}, {1, 2, 3});
+  CHECK(ratio.term.term == Term::kRatio);
+  CHECK(ratio.measure.quantity == PairQuantity::kNegativeDistance && ratio.measure.normalised);
+  CHECK(plain_ratio.measure.quantity == PairQuantity::kNegativeDistance && !plain_ratio.measure.normalised);
+
+  const GlobalLossRule global({0}, {1, 2}), plain_global({2}, {1, 2});
+  CHECK_EQ(global.rule.lam, 1);
+  CHECK_EQ(global.rule.threshold, 2);
+  CHECK(global.measure.quantity == PairQuantity::kNegativeSquaredDistance && global.measure.normalised);
+  CHECK(plain_global.measure.quantity == PairQuantity::kNegativeSquaredDistance && !plain_global.measure.normalised);
+}
+
 TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
   const auto selection = [](std::vector<int64_t> modes, std::vector<double> limits) {
     return error_of([&] { selection_rule(modes, limits); });
@@ -69,4 +95,20 @@ TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
   CHECK_EQ(loss({0, 0, 0, 3}, {1, 1, 1, 1, 1}), std::string("reduction must be a code from 0 to 2, got 3"));
   CHECK_EQ(loss({0, 0, 0}, {1, 1, 1, 1, 1}), std::string("loss_modes must hold 4 numbers, got 3"));
   CHECK_EQ(loss({0, 0, 0, 0}, {1, 1, 1, 1}), std::string("loss_numbers must hold 5 numbers, got 4"));
+  const auto indexed = [](std::vector<int64_t> modes, std::vector<double> numbers) {
+    return error_of([&] { IndexedLossRule(modes, numbers); });
+  };
+  CHECK_EQ(indexed({0, 5, 0}, {1, 1, 1}), std::string("term must be a code from 0 to 4, got 5"));
+  CHECK_EQ(indexed({3, 0, 0}, {1, 1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
+  CHECK_EQ(indexed({0, 0, -1}, {1, 1, 1}), std::string("reduction must be a code from 0 to 2, got -1"));
+  CHECK_EQ(indexed({0, 0}, {1, 1, 1}), std::string("modes must hold 3 numbers, got 2"));
+  CHECK_EQ(indexed({0, 0, 0}, {1}), std::string("numbers must hold 3 numbers, got 1"));
+  CHECK_EQ(indexed({1, 4, 0}, {1, 1, 1}), std::string("similarity must not be dot with term ratio"));
+  CHECK_EQ(indexed({0, 4, 0}, {1, 0, 1}), std::string("margin must be > 0 with term ratio"));
+  const auto global = [](std::vector<int64_t> modes, std::vector<double> numbers) {
+    return error_of([&] { GlobalLossRule(modes, numbers); });
+  };
+  CHECK_EQ(global({1}, {1, 1}), std::string("similarity must not be dot with global_loss"));
+  CHECK_EQ(global({0, 0}, {1, 1}), std::string("modes must hold 1 numbers, got 2"));
+  CHECK_EQ(global({0}, {1}), std::string("numbers must hold 2 numbers, got 1"));
 }

@@ -18,7 +18,8 @@ TermRule rule_of(Term term, HardRule hard_rule = HardRule::kAbove, double cutoff
   rule.hard_cutoff = cutoff;
   return rule;
 }
-const TermRule kNca = rule_of(Term::kNca), kHinge = rule_of(Term::kHinge), kSoftMargin = rule_of(Term::kSoftMargin);
+const TermRule kRatio = rule_of(Term::kRatio), kNca = rule_of(Term::kNca), kHinge = rule_of(Term::kHinge),
+               kSoftMargin = rule_of(Term::kSoftMargin);
 const TermRule kPaper = rule_of(Term::kSct), kCode2020 = rule_of(Term::kSct, HardRule::kAboveAndCutoff, 0.5),
                kCode2021 = rule_of(Term::kSct, HardRule::kAboveOrCutoff, 0.8);
 
@@ -51,6 +52,15 @@ void check_hand_worked() {
   TermRule kink = kHinge;
   kink.margin = 0.25;
   check_term<T>(kink, 0.75, 0.5, 0, 0, 0, easy);
+  // The ratio, margin 0.25, of distances d = -s: 1 - 0.5 / (0.75 + 0.25), and its slopes 0.5 / 1 and 1 / 1; then
+  // 1 - 1 / (1.75 + 0.25), slopes 1 / 4 and 1 / 2. At its kink, and behind it, the subgradient is 0.
+  TermRule ratio = kRatio;
+  ratio.margin = 0.25;
+  check_term<T>(ratio, -0.75, -0.5, 0.5, -0.5, 1, easy);
+  check_term<T>(ratio, -1.75, -1, 0.5, -0.25, 0.5, easy);
+  check_term<T>(ratio, 0, 0, 1, 0, 4, easy);
+  check_term<T>(ratio, -0.75, -1, 0, 0, 0, easy);
+  check_term<T>(ratio, -0.25, -1, 0, 0, 0, easy);
   // SCT of the paper: above the diagonal the value is lam s_an and nothing reaches the positive pair.
   TermRule tenth = kPaper;
   tenth.lam = 0.1;
@@ -129,6 +139,27 @@ void check_extremes() {
   CHECK_NEAR(sigmoid(T(-40)) / std::exp(T(-40)), 1, 1e-6);
 }
 
+TEST(derivatives_of_the_ratio_match_finite_differences) {
+  const double step = 1e-6;
+  int64_t active = 0, flat = 0;
+  for (double positive = -1.97; positive < 0; positive += 0.1) {
+    for (double negative = -1.93; negative < 0; negative += 0.1) {
+      if (std::fabs(positive - negative - kRatio.margin) < 1e-3) continue;  // the kink
+      const TripletTerm<double> term = triplet_term(kRatio, positive, negative);
+      const auto value = [&](double p, double n) { return triplet_term(kRatio, p, n).value; };
+      CHECK_NEAR(term.d_positive, (value(positive + step, negative) - value(positive - step, negative)) / (2 * step),
+                 1e-8);
+      CHECK_NEAR(term.d_negative, (value(positive, negative + step) - value(positive, negative - step)) / (2 * step),
+                 1e-8);
+      CHECK(term.value >= 0 && term.value < 1);
+      active += term.value > 0;
+      flat += term.value == 0;
+    }
+  }
+  CHECK(active > 100);
+  CHECK(flat > 100);
+}
+
 TEST(extreme_inputs_neither_overflow_nor_give_nan) {
   check_extremes<float>();
   check_extremes<double>();
@@ -136,7 +167,7 @@ TEST(extreme_inputs_neither_overflow_nor_give_nan) {
 
 TEST(nan_similarities_give_nan) {
   // Divergence is never hidden, except where a rule leaves the anchor out.
-  for (const TermRule& rule : {kNca, kSoftMargin, kPaper}) {
+  for (const TermRule& rule : {kNca, kSoftMargin, kPaper, kHinge, kRatio}) {
     CHECK(std::isnan(triplet_term(rule, std::nan(""), 0.5).value));
     CHECK(std::isnan(triplet_term(rule, 0.5, std::nan("")).value));
   }

@@ -1,0 +1,82 @@
+"""The global loss on given triplets: means and variances of their distances."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hardmine import _verification
+from hardmine.ops._arguments import SIMILARITIES, check_choice, check_number, check_triplets
+from hardmine.ops.indexed_triplet_loss import (
+    check_distance_similarity,
+    fake_triplet_loss,
+    loss_of_triplets,
+    register_triplet_loss,
+)
+
+
+@_verification.verified("global_loss")
+def global_loss(
+    embeddings: Tensor,
+    triplets: Tensor,
+    *,
+    lam: float = 0.8,
+    threshold: float = 0.01,
+    similarity: str = "cosine",
+    labels: Tensor | None = None,
+) -> Tensor:
+    """The global loss of Smart Mining on given triplets, forward and backward.
+
+    Replaces, with ``x = F.normalize(embeddings)``::
+
+        a, p, n = x[triplets].unbind(1)
+        d_ap, d_an = (a - p).square().sum(1) / 4, (a - n).square().sum(1) / 4
+        variances = d_ap.var(correction=0) + d_an.var(correction=0)
+        variances + lam * F.relu(d_ap.mean() - d_an.mean() + threshold)
+
+    Args:
+        embeddings: [B, D], float32, float64, float16 or bfloat16.
+        triplets: [T, 3], any integer dtype: the rows of anchor, positive and negative, three different ones of
+            ``embeddings``.
+        lam: Weight of the hinge on the means. The paper names no value; 0.8 is this library's default.
+        threshold: The margin t between the means, in units of d, which is between 0 and 1 with cosine; 0.01 in the
+            paper.
+        similarity: ``"cosine"`` (distances of the normalised rows, as in the paper), or ``"euclidean"`` (of the rows
+            as they are).
+        labels: [B], any integer dtype. Where given, every triplet must fit them: an anchor, a positive of its class,
+            a negative of another. They do not enter the loss.
+
+    Returns:
+        The loss, float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: An argument of the wrong shape or value; of triplets, the first bad one and its position. That they
+            fit the labels is not checked under ``torch.compile``.
+        NotImplementedError: On a second derivative.
+
+    Note:
+        The paper prints the distance of the positive pair without its square; its own bound ``0 <= d <= 1`` needs it.
+        Variances are over T, not T - 1, so that one triplet has variance 0. Without triplets the loss and its gradient
+        are 0. A non-finite element, or a row whose norm overflows, makes the loss and all gradients NaN, even if the
+        row is in no triplet. At its kink the hinge takes the subgradient 0. Means and variances are summed in float64.
+        Memory is O(B D + T). Bitwise equal on every repeat, for any number of threads and at every SIMD level.
+
+    Reference:
+        Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 3, after Kumar et al., "Learning Local
+        Image Descriptors with Deep Siamese and Triplet Convolutional Networks by Minimising Global Loss Functions",
+        CVPR 2016.
+    """
+    triplets, labels = check_triplets(embeddings, triplets, labels)
+    modes = [check_choice("similarity", similarity, SIMILARITIES)]
+    check_distance_similarity(similarity, "global_loss")
+    numbers = [check_number("lam", lam), check_number("threshold", threshold)]
+    return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, modes, numbers)
+
+
+@torch.library.register_fake("hardmine::global_loss")
+def _(embeddings, triplets, modes, numbers):
+    return fake_triplet_loss(embeddings, triplets, reduced=True)
+
+
+register_triplet_loss("global_loss")

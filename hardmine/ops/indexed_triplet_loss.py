@@ -1,0 +1,156 @@
+"""Triplet losses on triplets that the user gives, such as mined ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hardmine import _library, _verification
+from hardmine.ops._arguments import (
+    INDEXED_TERMS,
+    REDUCTIONS,
+    SIMILARITIES,
+    check_choice,
+    check_number,
+    check_triplet_classes,
+    check_triplets,
+)
+from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backward
+
+_library.load()
+
+
+@_verification.verified("indexed_triplet_loss")
+def indexed_triplet_loss(
+    embeddings: Tensor,
+    triplets: Tensor,
+    *,
+    term: str = "ratio",
+    temperature: float = 0.1,
+    margin: float = 0.2,
+    lam: float = 1.0,
+    similarity: str = "cosine",
+    reduction: str = "mean",
+    labels: Tensor | None = None,
+) -> Tensor:
+    """A triplet loss on given triplets, forward and backward.
+
+    Replaces, for the ratio loss, with ``x = F.normalize(embeddings)``::
+
+        a, p, n = x[triplets].unbind(1)
+        F.relu(1 - (a - n).norm(dim=1) / ((a - p).norm(dim=1) + margin)).mean()
+
+    Args:
+        embeddings: [B, D], float32, float64, float16 or bfloat16.
+        triplets: [T, 3], any integer dtype: the rows of anchor, positive and negative, three different ones of
+            ``embeddings``. A row may be in many triplets, and a triplet may be listed again.
+        term: The loss of one triplet:
+            ``"ratio"``: ``max(0, 1 - d_an / (d_ap + margin))`` of the distances d, those of the normalised rows with
+            ``similarity="cosine"``, and of the rows as they are with ``"euclidean"``;
+            ``"nca"``, ``"hinge"``, ``"soft_margin"``, ``"sct"``: f(s_ap, s_an) as in
+            :func:`hardmine.ops.triplet_loss`.
+        temperature: Of nca and sct, > 0.
+        margin: Of ratio, in units of the distance and > 0, and of hinge, in units of the similarity.
+        lam: Weight of the hard part of sct.
+        similarity: ``"cosine"``, ``"dot"`` (not with ratio) or ``"euclidean"``, as in
+            :func:`hardmine.ops.select_triplets`.
+        reduction: ``"mean"`` over the T triplets, ``"sum"``, or ``"none"``: [T].
+        labels: [B], any integer dtype. Where given, every triplet must fit them: an anchor, a positive of its class,
+            a negative of another. They do not enter the loss.
+
+    Returns:
+        The loss, float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: An argument of the wrong shape or value; of triplets, the first bad one and its position. That they
+            fit the labels is not checked under ``torch.compile``.
+        NotImplementedError: On a second derivative.
+
+    Note:
+        Without triplets the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes
+        the loss and all gradients NaN, even if the row is in no triplet. At their kinks hinge and ratio, and the
+        distance of equal rows, take the subgradient 0. Memory is O(B D + T). Bitwise equal on every repeat, for any
+        number of threads and at every SIMD level.
+
+    Reference:
+        ratio: Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 2, where margin is 0.2; the
+        others: see :func:`hardmine.ops.triplet_loss`.
+    """
+    triplets, labels = check_triplets(embeddings, triplets, labels)
+    modes = [
+        check_choice("similarity", similarity, SIMILARITIES),
+        check_choice("term", term, INDEXED_TERMS),
+        check_choice("reduction", reduction, REDUCTIONS),
+    ]
+    if term == "ratio":
+        check_distance_similarity(similarity, "term 'ratio'")
+    numbers = [
+        check_number("temperature", temperature, above=0.0),
+        check_number("margin", margin, above=0.0 if term == "ratio" else -math.inf),
+        check_number("lam", lam),
+    ]
+    return loss_of_triplets(torch.ops.hardmine.indexed_triplet_loss, embeddings, triplets, labels, modes, numbers)
+
+
+def check_distance_similarity(similarity: str, loss: str) -> None:
+    """A loss of distances has no use for an inner product."""
+    if similarity == "dot":
+        raise ValueError(f"similarity must be 'cosine' or 'euclidean' with {loss}, got 'dot'")
+
+
+def loss_of_triplets(
+    op: torch._ops.OpOverloadPacket,
+    embeddings: Tensor,
+    triplets: Tensor,
+    labels: Tensor | None,
+    modes: list[int],
+    numbers: list[float],
+) -> Tensor:
+    """The loss that ``op`` computes, after its check of the indices; then the labels can be looked up safely."""
+    loss, _, _ = op(embeddings, triplets, modes, numbers)
+    if labels is not None and triplets.device.type != "meta" and not torch.compiler.is_compiling():
+        check_triplet_classes(triplets, labels)
+    return loss
+
+
+def fake_triplet_loss(embeddings: Tensor, triplets: Tensor, reduced: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Shapes and dtypes of a loss on given triplets, and of the measures of their pairs."""
+    values = embeddings.new_empty(triplets.shape[0], dtype=accumulate_dtype(embeddings.dtype))
+    loss = values.new_empty(()) if reduced else torch.empty_like(values)
+    return loss, torch.empty_like(values), torch.empty_like(values)
+
+
+def register_triplet_loss(name: str) -> None:
+    """Registers fake backward and autograd of an op ``(embeddings, triplets, modes, numbers) -> (loss, [T], [T])``."""
+    packet = getattr(torch.ops.hardmine, f"{name}_backward")
+
+    @torch.library.register_fake(f"hardmine::{name}_backward")
+    def _(grad_loss, grad_positive, grad_negative, embeddings, *rest):
+        return embeddings.new_empty(embeddings.shape)
+
+    def setup_context(ctx, inputs, output):
+        embeddings, triplets, *ctx.options = inputs
+        ctx.save_for_backward(embeddings, triplets, *output[1:])
+        ctx.loss_shape = output[0].shape
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx, grad_loss, grad_positive, grad_negative):
+        embeddings, triplets, positive, negative = ctx.saved_tensors
+        if grad_loss is None:  # only the measures were used
+            grad_loss = positive.new_zeros(ctx.loss_shape)
+        grad = packet(grad_loss, grad_positive, grad_negative, embeddings, triplets, positive, negative, *ctx.options)
+        return grad, None, None, None
+
+    torch.library.register_autograd(f"hardmine::{name}", backward, setup_context=setup_context)
+    forbid_double_backward(f"{name}_backward")
+
+
+@torch.library.register_fake("hardmine::indexed_triplet_loss")
+def _(embeddings, triplets, modes, numbers):
+    return fake_triplet_loss(embeddings, triplets, REDUCTIONS[modes[-1]] != "none")
+
+
+register_triplet_loss("indexed_triplet_loss")

@@ -1,0 +1,27 @@
+"""The obvious PyTorch of :func:`hardmine.ops.global_loss`."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.reference.indexed_triplet_loss import rows_of_triplets
+from hardmine.reference.triplet_loss import poison
+
+
+def global_loss(
+    embeddings: Tensor,
+    triplets: Tensor,
+    *,
+    lam: float = 0.8,
+    threshold: float = 0.01,
+    similarity: str = "cosine",
+    labels: Tensor | None = None,
+) -> Tensor:
+    """As :func:`hardmine.ops.global_loss`, from the rows of every triplet."""
+    a, p, n = rows_of_triplets(embeddings, triplets, similarity)
+    d_ap, d_an = (a - p).square().sum(1) / 4, (a - n).square().sum(1) / 4
+    if not len(triplets):
+        return poison(d_ap.sum(), embeddings)
+    variances = d_ap.var(correction=0) + d_an.var(correction=0)
+    return poison(variances + lam * F.relu(d_ap.mean() - d_an.mean() + threshold), embeddings)

@@ -1,0 +1,158 @@
+// Triplets given as rows: what is wrong with them, and the measures of their pairs, dense in double.
+
+#include "../../csrc/cpu/triplet_list.h"
+
+#include <cstring>
+
+#include "check.h"
+#include "levels.h"
+#include "pools.h"
+#include "samples.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr PairQuantity kQuantities[] = {PairQuantity::kInnerProduct, PairQuantity::kNegativeDistance,
+                                        PairQuantity::kNegativeSquaredDistance};
+
+std::vector<int64_t> random_triplets(int64_t count, int64_t rows, Random& random) {
+  std::vector<int64_t> triplets;
+  for (int64_t t = 0; t < count; ++t) {
+    std::vector<int64_t> order(rows);
+    std::iota(order.begin(), order.end(), 0);
+    random.shuffle(order);
+    triplets.insert(triplets.end(), order.begin(), order.begin() + 3);
+  }
+  return triplets;
+}
+
+template <class T>
+struct Measures {
+  std::vector<T> positive, negative;
+  bool finite;
+};
+
+template <class T>
+Measures<T> engine(const PairMeasure& measure, const std::vector<T>& x, int64_t depth,
+                   const std::vector<int64_t>& triplets, const cpu::Workers& workers = SerialWorkers()) {
+  const int64_t count = static_cast<int64_t>(triplets.size()) / 3;
+  Measures<T> out{std::vector<T>(count, T(7)), std::vector<T>(count, T(7)), false};
+  out.finite = cpu::measure_triplets<T>(measure, x.data(), static_cast<int64_t>(x.size()) / depth, depth,
+                                        {triplets.data(), count}, workers, out.positive.data(), out.negative.data());
+  return out;
+}
+
+// Summed in long double: a plain sum in double would err more than the engine's.
+double dense(const PairMeasure& measure, const auto* x, const auto* y, int64_t depth) {
+  const auto square = [](long double v) { return v * v; };
+  long double xx = 0, yy = 0, inner = 0, squares = 0;
+  for (int64_t k = 0; k < depth; ++k) xx += square(x[k]), yy += square(y[k]);
+  const long double x_scale = measure.normalised ? std::fmax(std::sqrt(xx), 1e-12L) : 1;
+  const long double y_scale = measure.normalised ? std::fmax(std::sqrt(yy), 1e-12L) : 1;
+  for (int64_t k = 0; k < depth; ++k) {
+    const long double a = x[k] / x_scale, b = y[k] / y_scale;
+    inner += a * b;
+    squares += square(a - b);
+  }
+  if (measure.quantity == PairQuantity::kInnerProduct) return static_cast<double>(inner);
+  return static_cast<double>(measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(squares) : -squares);
+}
+
+template <class T>
+void check_measures() {
+  for (const int64_t depth : kDepths) {
+    for (const bool normalised : {false, true}) {
+      for (const PairQuantity quantity : kQuantities) {
+        context = "depth " + std::to_string(depth) + ", quantity " + std::to_string(static_cast<int>(quantity));
+        const PairMeasure measure{quantity, normalised};
+        Random random(depth);
+        for (const Values values : {Values::kIntegers, Values::kExactNorms, Values::kReals}) {
+          const std::vector<T> x = make_rows<T>(values, 19, depth, random);
+          const std::vector<int64_t> triplets = random_triplets(40, 19, random);
+          const Measures<T> got = engine(measure, x, depth, triplets);
+          CHECK(got.finite);
+          const bool exact = quantity != PairQuantity::kNegativeDistance &&
+                             ((values == Values::kIntegers && !normalised) || values == Values::kExactNorms);
+          const double scale = normalised ? 4 : values == Values::kExactNorms ? 300 : 4.0 * static_cast<double>(depth);
+          const double tolerance = exact ? 0 : 8 * std::numeric_limits<T>::epsilon() * scale;
+          for (size_t t = 0; t < 40; ++t) {
+            const T *a = &x[triplets[3 * t] * depth], *p = &x[triplets[3 * t + 1] * depth],
+                    *n = &x[triplets[3 * t + 2] * depth];
+            CHECK_NEAR(got.positive[t], dense(measure, a, p, depth), tolerance);
+            CHECK_NEAR(got.negative[t], dense(measure, a, n, depth), tolerance);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void check_workers() {
+  Random random(5);
+  const int64_t depth = 257;
+  const std::vector<T> x = make_rows<T>(Values::kReals, 300, depth, random);
+  const std::vector<int64_t> triplets = random_triplets(700, 300, random);
+  for (const bool normalised : {false, true}) {
+    for (const PairQuantity quantity : kQuantities) {
+      const Measures<T> serial = engine({quantity, normalised}, x, depth, triplets);
+      for (const auto& pool : parallel_pools()) {
+        context = std::to_string(pool->count()) + " workers";
+        const Measures<T> parallel = engine({quantity, normalised}, x, depth, triplets, *pool);
+        CHECK(std::memcmp(parallel.positive.data(), serial.positive.data(), 700 * sizeof(T)) == 0);
+        CHECK(std::memcmp(parallel.negative.data(), serial.negative.data(), 700 * sizeof(T)) == 0);
+      }
+    }
+  }
+}
+
+std::string fault(std::vector<int64_t> triplets, int64_t rows) {
+  return cpu::fault_of({triplets.data(), static_cast<int64_t>(triplets.size()) / 3}, rows);
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TEST(faults_name_the_value_and_where_it_is) {
+  CHECK_EQ(fault({}, 0), std::string());
+  CHECK_EQ(fault({0, 1, 2, 9, 4, 0}, 10), std::string());
+  CHECK_EQ(fault({0, 1, 2, 3, 10, 2}, 10), std::string("triplets must lie in [0, B) = [0, 10), got 10 at [1, 1]"));
+  CHECK_EQ(fault({0, 1, -1}, 10), std::string("triplets must lie in [0, B) = [0, 10), got -1 at [0, 2]"));
+  const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
+  CHECK(fault({least, 1, 2}, 10).ends_with("got -9223372036854775808 at [0, 0]"));
+  CHECK(fault({0, 1, most}, 10).ends_with("got 9223372036854775807 at [0, 2]"));
+  CHECK_EQ(fault({0, 1, 2}, 0), std::string("triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"));
+  for (const std::vector<int64_t>& same : {std::vector<int64_t>{4, 4, 2}, {4, 2, 4}, {2, 4, 4}, {4, 4, 4}}) {
+    std::string want = "triplets must be of three different rows each, got [";
+    for (size_t k = 0; k < 3; ++k) want += std::to_string(same[k]) + (k < 2 ? ", " : "] at [0]");
+    CHECK_EQ(fault(same, 10), want);
+  }
+}
+
+TEST(every_measure_matches_a_dense_one) {
+  check_measures<float>();
+  check_measures<double>();
+}
+
+TEST(any_workers_give_the_same_bits) {
+  check_workers<float>();
+  check_workers<double>();
+}
+
+TEST(a_row_that_is_not_finite_is_noticed_wherever_it_is) {
+  Random random(6);
+  for (const bool normalised : {false, true}) {
+    for (const PairQuantity quantity : kQuantities) {
+      for (const float bad : {std::nanf(""), INFINITY, -INFINITY, 3e38f}) {  // the square of the last one overflows
+        std::vector<float> x = make_rows<float>(Values::kReals, 10, 17, random);
+        CHECK(engine({quantity, normalised}, x, 17, {0, 1, 2}).finite);
+        x[7 * 17 + 3] = bad;
+        CHECK(!engine({quantity, normalised}, x, 17, {0, 1, 2}).finite);
+        CHECK(!engine({quantity, normalised}, x, 17, {}).finite);
+      }
+    }
+  }
+}

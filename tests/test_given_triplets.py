@@ -1,0 +1,550 @@
+"""The contract of the losses on given triplets: edges, errors, dtypes, the same bits everywhere, torch's own checks."""
+
+import inspect
+import math
+import re
+import sys
+
+import pytest
+import torch
+
+import hardmine
+from hardmine import losses, ops, reference
+from helpers import FLOAT_DTYPES, assert_bitwise_equal, output_of, run_python, simd_levels, threads
+from triplets import (
+    CASES,
+    GIVEN,
+    Batch,
+    Outcome,
+    assert_outcomes_close,
+    assert_outcomes_equal,
+    case_id,
+    random_batch,
+    random_triplets,
+    run_given,
+    run_given_both,
+)
+
+each_op = pytest.mark.parametrize("name", GIVEN)
+each_case = pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
+ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+NO_TRIPLETS = torch.empty(0, 3, dtype=torch.int64)
+
+
+# Edges
+
+
+@each_case
+@pytest.mark.parametrize(
+    ("rows", "depth", "count"),
+    [(0, 5, 0), (1, 5, 0), (2, 1, 0), (3, 1, 1), (3, 5, 1), (3, 1, 9), (4, 2, 200), (12, 20_000, 20), (300, 3, 2)],
+)
+def test_shapes_at_the_edges(name, options, rows, depth, count, device):
+    batch = random_batch(rows, depth, count, dtype=torch.float64, seed=5).to(device)
+    result, expected = run_given_both(name, batch, **options)
+    assert result.grad.shape == (rows, depth)
+    assert_outcomes_close(result, expected, 1e-12)
+
+
+@each_op
+@pytest.mark.parametrize("depth", [1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 255, 256, 257])
+def test_depths_beside_those_of_vectors(name, depth, device):
+    batch = random_batch(23, depth, 30, dtype=torch.float64, seed=depth).to(device)
+    for similarity in ("cosine", "euclidean"):
+        assert_outcomes_close(*run_given_both(name, batch, similarity=similarity), 1e-12)
+
+
+@each_case
+def test_without_triplets_loss_and_gradient_are_0(name, options, device):
+    batch = Batch(random_batch().embeddings, NO_TRIPLETS).to(device)
+    outcome = run_given(getattr(ops, name), batch, **options)
+    assert outcome.loss.item() == 0.0
+    assert outcome.loss.shape == ()
+    assert not outcome.grad.any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_shapes_of_the_unreduced_loss(count, device):
+    batch = random_batch(count=count).to(device)
+    assert ops.indexed_triplet_loss(*batch, reduction="none").shape == (count,)
+    assert ops.indexed_triplet_loss(*batch, reduction="sum").shape == ()
+
+
+@each_case
+def test_rows_in_many_triplets_and_in_none(name, options, device):
+    """Row 0 is in every triplet, in every place; rows 20 and up are in none."""
+    batch = random_batch(30, 8, 0, dtype=torch.float64)
+    triplets = torch.tensor([[0, 1 + i % 19, 1 + (i + 7) % 19] for i in range(60)])
+    for t, triplet in enumerate(triplets):
+        triplets[t] = triplet.roll(t % 3)
+    result, expected = run_given_both(name, batch._replace(triplets=triplets).to(device), **options)
+    assert expected.grad[0].any()
+    assert not result.grad[20:].any()
+    assert_outcomes_close(result, expected, 1e-12)
+
+
+@each_op
+def test_non_contiguous_inputs_and_upstream_gradients(name, device):
+    batch = random_batch(depth=9).to(device)
+    strided = Batch(*(torch.stack([t, t.neg()], -1)[..., 0] for t in batch))
+    transposed = Batch(*(t.T.contiguous().T for t in batch))
+    expected = run_given(getattr(ops, name), batch)
+    assert expected.grad.any()
+    for variant in (strided, transposed):
+        assert not variant.embeddings.is_contiguous()
+        assert not variant.triplets.is_contiguous()
+        assert_outcomes_equal(run_given(getattr(ops, name), variant), expected)
+    if name == "indexed_triplet_loss":
+        x = batch.embeddings.requires_grad_()
+        loss = ops.indexed_triplet_loss(x, batch.triplets, reduction="none")
+        upstream = torch.linspace(-1, 1, 120, device=device).reshape(60, 2)[:, 0]
+        (strided,) = torch.autograd.grad(loss, x, upstream, retain_graph=True)
+        (straight,) = torch.autograd.grad(loss, x, upstream.contiguous())
+        assert_bitwise_equal(strided, straight)
+
+
+@each_op
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64],
+    ids=str,
+)
+def test_triplets_of_every_integer_dtype(name, dtype):
+    batch = random_batch()
+    expected = run_given(getattr(ops, name), batch)
+    assert_outcomes_equal(run_given(getattr(ops, name), batch._replace(triplets=batch.triplets.to(dtype))), expected)
+
+
+@each_op
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_dtypes_of_losses_and_gradients(name, dtype, device):
+    outcome = run_given(getattr(ops, name), random_batch(dtype=dtype).to(device))
+    assert outcome.loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert outcome.grad.dtype == dtype
+    assert outcome.grad.any()
+
+
+# Numbers that are not numbers, or hardly
+
+
+@each_case
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 3e19], ids=["nan", "inf", "overflow"])
+@pytest.mark.parametrize("row", [0, 39], ids=["in a triplet", "in none"])
+def test_divergence_is_never_hidden(name, options, bad, row, device):
+    batch = random_batch()
+    batch.triplets[0] = torch.tensor([0, 1, 2])
+    batch.triplets[batch.triplets == 39] = 38
+    batch = batch._replace(triplets=batch.triplets[batch.triplets.sort().values.diff().ne(0).all(1)])
+    batch.embeddings[row, 4] = bad
+    outcome = run_given(getattr(ops, name), batch.to(device), **options)
+    assert outcome.loss.isnan().all()
+    assert outcome.grad.isnan().all()
+    assert getattr(reference, name)(*batch, **options).isnan().all()
+    nothing = run_given(getattr(ops, name), batch._replace(triplets=NO_TRIPLETS).to(device), **options)
+    assert nothing.loss.isnan()
+    assert nothing.grad.isnan().all()
+
+
+@each_case
+def test_rows_of_zeros_and_equal_rows(name, options, device):
+    batch = random_batch(24, 5, 80, dtype=torch.float64)
+    batch.embeddings[::5] = 0.0
+    batch.embeddings[1::5] = batch.embeddings[1]
+    result, expected = run_given_both(name, batch.to(device), **options)
+    assert result.grad.isfinite().all()
+    assert result.grad.any()
+    if not (options.get("similarity") == "cosine" and options.get("term") in (None, "ratio")):
+        assert_outcomes_close(result, expected, 1e-12)
+    else:  # gradients of zero rows are 1e12 times those of others
+        scale = expected.grad.abs().max(1).values.clamp(min=1.0)
+        assert_outcomes_close(*(Outcome(o.loss, o.grad / scale[:, None]) for o in (result, expected)), 1e-12)
+
+
+# Errors
+
+X, TRIPLETS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 1, 2], [3, 4, 0]])
+LABELS = torch.tensor([0, 0, 1, 1, 1])
+WRONG_TENSORS = [
+    # what is wrong, the error and all of its message
+    ({"embeddings": X.tolist()}, TypeError, "embeddings must be a torch.Tensor, got list"),
+    ({"embeddings": X.int()}, TypeError, "embeddings must be float32, float64, float16 or bfloat16, got torch.int32"),
+    ({"embeddings": X[0]}, ValueError, "embeddings must be [rows, D], got [3]"),
+    ({"embeddings": X[:, :0]}, ValueError, "embeddings must be [rows, D] with D >= 1, got [5, 0]"),
+    ({"triplets": TRIPLETS.tolist()}, TypeError, "triplets must be a torch.Tensor, got list"),
+    ({"triplets": TRIPLETS.float()}, TypeError, "triplets must have an integer dtype, got torch.float32"),
+    ({"triplets": TRIPLETS.bool()}, TypeError, "triplets must have an integer dtype, got torch.bool"),
+    ({"triplets": TRIPLETS[0]}, ValueError, "triplets must be [T, 3], got [3]"),
+    ({"triplets": TRIPLETS[:, :2]}, ValueError, "triplets must be [T, 3], got [2, 2]"),
+    ({"triplets": TRIPLETS[None]}, ValueError, "triplets must be [T, 3], got [1, 2, 3]"),
+    (
+        {"triplets": TRIPLETS.to("meta")},
+        ValueError,
+        "triplets must be on the device of embeddings, cpu, got meta",
+    ),
+    (
+        {"triplets": torch.tensor([[0, 1, 2], [3, 5, 0]])},
+        ValueError,
+        "triplets must lie in [0, B) = [0, 5), got 5 at [1, 1]",
+    ),
+    ({"triplets": torch.tensor([[0, 1, -1]])}, ValueError, "triplets must lie in [0, B) = [0, 5), got -1 at [0, 2]"),
+    (
+        {"triplets": torch.tensor([[2**62, 1, 2]])},
+        ValueError,
+        "triplets must lie in [0, B) = [0, 5), got 4611686018427387904 at [0, 0]",
+    ),
+    ({"embeddings": X[:0]}, ValueError, "triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"),
+    *(
+        (
+            {"triplets": torch.tensor([[0, 1, 2], same])},
+            ValueError,
+            f"triplets must be of three different rows each, got {same} at [1]",
+        )
+        for same in ([1, 1, 2], [1, 2, 1], [2, 1, 1])
+    ),
+    ({"labels": LABELS.tolist()}, TypeError, "labels must be a torch.Tensor, got list"),
+    ({"labels": LABELS.float()}, TypeError, "labels must have an integer dtype, got torch.float32"),
+    ({"labels": LABELS[:3]}, ValueError, "labels must be [B] = [5], got [3]"),
+    (
+        {"labels": torch.tensor([0, 1, 1, 2, 2])},
+        ValueError,
+        "triplets must be of an anchor, a positive of its class and a negative of another, "
+        "got [0, 1, 2] of classes [0, 1, 1] at [0]",
+    ),
+    (
+        {"labels": torch.tensor([2, 2, 1, 2, 2])},
+        ValueError,
+        "triplets must be of an anchor, a positive of its class and a negative of another, "
+        "got [3, 4, 0] of classes [2, 2, 2] at [1]",
+    ),
+    # The index is what is wrong first, and is not used to look up a class.
+    (
+        {"triplets": torch.tensor([[0, 1, 7]]), "labels": LABELS},
+        ValueError,
+        "triplets must lie in [0, B) = [0, 5), got 7 at [0, 2]",
+    ),
+]
+
+
+@each_op
+@pytest.mark.parametrize(("changes", "error", "message"), WRONG_TENSORS, ids=[wrong[2] for wrong in WRONG_TENSORS])
+def test_wrong_tensors(name, changes, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        getattr(ops, name)(**{"embeddings": X, "triplets": TRIPLETS, **changes})
+
+
+INDEXED, GLOBAL = GIVEN
+WRONG_OPTIONS = [
+    # of which op, what is wrong, the error and all of its message
+    (
+        INDEXED,
+        {"term": "ration"},
+        ValueError,
+        "term must be one of 'nca', 'hinge', 'soft_margin', 'sct', 'ratio', got 'ration'",
+    ),
+    (INDEXED, {"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
+    (
+        INDEXED,
+        {"similarity": "dot"},
+        ValueError,
+        "similarity must be 'cosine' or 'euclidean' with term 'ratio', got 'dot'",
+    ),
+    (INDEXED, {"reduction": "max"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'max'"),
+    (INDEXED, {"margin": 0.0}, ValueError, "margin must be a number > 0, got 0.0"),
+    (INDEXED, {"margin": math.nan}, ValueError, "margin must be a number > 0, got nan"),
+    (INDEXED, {"term": "hinge", "margin": math.nan}, ValueError, "margin must be a number, got nan"),
+    (INDEXED, {"margin": "0.2"}, TypeError, "margin must be a number, got str"),
+    (INDEXED, {"temperature": 0}, ValueError, "temperature must be a number > 0, got 0"),
+    (INDEXED, {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
+    (GLOBAL, {"lam": None}, TypeError, "lam must be a number, got NoneType"),
+    (GLOBAL, {"threshold": math.nan}, ValueError, "threshold must be a number, got nan"),
+    (GLOBAL, {"similarity": "l2"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'l2'"),
+    (
+        GLOBAL,
+        {"similarity": "dot"},
+        ValueError,
+        "similarity must be 'cosine' or 'euclidean' with global_loss, got 'dot'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "error", "message"), WRONG_OPTIONS, ids=[w[3] for w in WRONG_OPTIONS])
+def test_wrong_options(name, changes, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        getattr(ops, name)(X, TRIPLETS, **changes)
+
+
+def compiled_arguments(name, batch):
+    """What torch.ops.hardmine.<name> takes with the op's default options."""
+    options = ([0, 4, 0], [0.1, 0.2, 1.0]) if name == INDEXED else ([0], [0.8, 0.01])
+    return (*batch, *options)
+
+
+@each_op
+@pytest.mark.parametrize(
+    "triplets",
+    [[[0, 1, 40]], [[0, 1, 2], [-1, 2, 3]], [[0, 2**62, 1]], [[-(2**63), 1, 2]], [[1, 1, 0]]],
+    ids=str,
+)
+def test_the_compiled_ops_read_no_row_that_is_not_there(name, triplets):
+    """Forward and backward, called directly."""
+    x, *options = (a for i, a in enumerate(compiled_arguments(name, random_batch())) if i != 1)
+    bad = torch.tensor(triplets)
+    with pytest.raises(ValueError, match="triplets must"):
+        getattr(torch.ops.hardmine, name)(x, bad, *options)
+    values = torch.ones(len(bad))
+    with pytest.raises(ValueError, match="triplets must"):
+        getattr(torch.ops.hardmine, f"{name}_backward")(torch.tensor(1.0), None, None, x, bad, values, values, *options)
+
+
+@each_op
+def test_the_compiled_ops_check_shapes_and_types(name):
+    x, triplets, *options = compiled_arguments(name, random_batch())
+    op, backward = getattr(torch.ops.hardmine, name), getattr(torch.ops.hardmine, f"{name}_backward")
+    for wrong in (triplets.int(), triplets[:, :2], triplets[0], triplets.float()):
+        with pytest.raises(ValueError, match=r"triplets must be an int64 CPU tensor \[T, 3\]"):
+            op(x, wrong, *options)
+    good = {"grad_loss": torch.tensor(1.0), "grad_positive": None, "grad_negative": None}
+    s = torch.zeros(60)
+    kind = "similarity" if name == INDEXED else "distance"
+    names = (f"positive_{kind}", f"negative_{kind}")
+    arguments = {**good, "embeddings": x, "triplets": triplets, names[0]: s, names[1]: s}
+    arguments |= {"modes": options[0], "numbers": options[1]}
+    assert backward(**arguments).shape == x.shape
+    for argument, wrong in (
+        ("grad_loss", torch.ones(2)),
+        ("grad_loss", torch.tensor(1.0).double()),
+        ("grad_positive", torch.ones(59)),
+        ("grad_negative", torch.ones(61)),
+        (names[0], s[1:]),
+        (names[1], s.double()),
+    ):
+        with pytest.raises(ValueError, match=argument):
+            backward(**{**arguments, argument: wrong})
+
+
+@each_op
+def test_labels_that_fit_change_nothing(name):
+    x, labels = random_batch(12).embeddings, torch.arange(12) // 4 * 7 - 7
+    triplets = torch.tensor([[a, a // 4 * 4 + (a + 1) % 4, (a + 5) % 12] for a in range(12)])
+    assert (labels[triplets[:, 0]] != labels[triplets[:, 2]]).all()
+    expected = run_given(getattr(ops, name), Batch(x, triplets))
+    assert_outcomes_equal(run_given(getattr(ops, name), Batch(x, triplets), labels=labels), expected)
+    for dtype in (torch.int8, torch.int32):
+        assert_outcomes_equal(run_given(getattr(ops, name), Batch(x, triplets), labels=labels.to(dtype)), expected)
+    getattr(ops, name)(x, NO_TRIPLETS, labels=labels)
+
+
+# Modules
+
+
+@pytest.mark.parametrize(("name", "module"), [(INDEXED, losses.RatioTripletLoss), (GLOBAL, losses.GlobalLoss)])
+def test_modules_delegate_to_their_op(name, module):
+    batch, op = random_batch(), getattr(ops, name)
+    for options in ({}, {"lam": 0.3, "similarity": "euclidean"}):
+        assert_bitwise_equal(module(**options)(*batch), op(*batch, **options))
+    assert_bitwise_equal(module()(embeddings=batch.embeddings, triplets=batch.triplets, labels=None), op(*batch))
+    with pytest.raises(ValueError, match="a positive of its class"):
+        module()(*batch, torch.arange(40))
+    text = repr(module(lam=0.25))
+    assert text.startswith(f"{module.__name__}(")
+    assert "lam=0.25" in text
+
+
+@pytest.mark.parametrize("module", [losses.RatioTripletLoss, losses.GlobalLoss])
+def test_modules_check_their_options_when_they_are_made(module):
+    with pytest.raises(ValueError, match="similarity must be one of"):
+        module(similarity="l2")
+    with pytest.raises(TypeError, match="lamb"):
+        module(lamb=1.0)
+    for name in ("embeddings", "triplets", "labels"):
+        with pytest.raises(TypeError, match=f"{name} belong to the call of the loss"):
+            module(**{name: None})
+
+
+def test_signatures_are_those_the_design_fixes():
+    for op in (ops.indexed_triplet_loss, ops.global_loss):
+        parameters = inspect.signature(op).parameters
+        assert list(parameters)[:2] == ["embeddings", "triplets"]
+        assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in list(parameters.values())[2:])
+    assert inspect.signature(ops.indexed_triplet_loss).parameters["term"].default == "ratio"
+
+
+# Autograd
+
+
+@each_op
+def test_a_second_derivative_is_a_clear_error(name):
+    batch = random_batch()
+    x = batch.embeddings.requires_grad_()
+    (grad,) = torch.autograd.grad(getattr(ops, name)(x, batch.triplets), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=rf"hardmine::{name} has no second derivative"):
+        grad.square().sum().backward()
+
+
+@each_op
+def test_gradients_only_where_they_are_asked_for(name):
+    batch = random_batch()
+    assert not getattr(ops, name)(*batch).requires_grad
+    batch.embeddings.requires_grad_()
+    assert getattr(ops, name)(*batch).requires_grad
+    with torch.no_grad():
+        assert not getattr(ops, name)(*batch).requires_grad
+    with torch.inference_mode():
+        getattr(ops, name)(*batch)
+
+
+# The same bits everywhere
+
+
+@each_case
+def test_any_number_of_threads_gives_the_same_bits(name, options):
+    """Large enough for every loop to be shared by 5 threads; rows are in many triplets."""
+    batch = random_batch(2000, 64, 100)
+    batch = batch._replace(triplets=torch.cat([batch.triplets + 19 * i for i in range(60)]) % 2000)
+    with threads(1):
+        expected = run_given(getattr(ops, name), batch, **options)
+    assert expected.grad.any(1).sum() > 1000
+    for count in (1, 2, 3, 5, 5):
+        with threads(count):
+            assert_outcomes_equal(run_given(getattr(ops, name), batch, **options), expected)
+
+
+SHAPES = [(3, 1, 1), (7, 16, 5), (33, 17, 40), (60, 257, 90), (300, 40, 500)]
+
+
+def save_outcomes(path: str) -> None:
+    """Runs every case at the level that HARDMINE_SIMD names, prints that level and saves the outcomes."""
+    outcomes = {
+        f"{name}, {options}, {dtype}, {shape}": tuple(
+            run_given(getattr(ops, name), random_batch(*shape, dtype=dtype, seed=1), **options)
+        )
+        for name, options in CASES
+        for dtype in FLOAT_DTYPES
+        for shape in SHAPES
+    }
+    torch.save(outcomes, path)
+    print(hardmine.simd_level())  # noqa: T201
+
+
+@pytest.fixture(scope="module")
+def outcomes_at(tmp_path_factory):
+    """The outcomes at a SIMD level, computed once."""
+    folder = tmp_path_factory.mktemp("simd")
+
+    def outcomes(level: str) -> dict[str, tuple]:
+        path = folder / f"{level}.pt"
+        if not path.exists():
+            assert output_of(run_python(__file__, str(path), HARDMINE_SIMD=level)) == level
+        return torch.load(path)
+
+    return outcomes
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
+def test_simd_levels_agree_bit_for_bit(level, outcomes_at):
+    if level not in simd_levels():
+        pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")
+    scalar, outcomes = outcomes_at("scalar"), outcomes_at(level)
+    assert scalar.keys() == outcomes.keys()
+    assert sum(bool(grad.any()) for _, grad in scalar.values()) > len(scalar) / 2
+    for case, expected in scalar.items():
+        try:
+            assert_outcomes_equal(Outcome(*outcomes[case]), Outcome(*expected))
+        except AssertionError as error:
+            raise AssertionError(f"{level} differs from scalar: {case}") from error
+
+
+MEMORY_SCRIPT = """
+import re, sys, torch
+from hardmine import ops
+from triplets import random_triplets
+
+def peak_mib():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
+
+def step(count):
+    x = torch.randn(2000, 256, requires_grad=True)
+    triplets = (random_triplets(2000, 100).repeat(count // 100, 1) + 7 * (torch.arange(count)[:, None] // 100)) % 2000
+    getattr(ops, sys.argv[1])(x, triplets).backward()
+    assert x.grad.any(1).sum() > 100
+
+step(100)
+before = peak_mib()
+step(100_000)
+print(peak_mib() - before)
+"""
+
+
+@each_op
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+def test_memory_does_not_grow_with_triplets_times_depth(name):
+    """The rows of 100,000 triplets alone would take 293 MiB."""
+    assert float(output_of(run_python("-c", MEMORY_SCRIPT, name))) < 40
+
+
+# torch's own checks
+
+
+@ignore_warnings_of_torch
+@each_op
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("count", [0, 30])
+def test_opcheck(name, dtype, count):
+    x, *rest = compiled_arguments(name, random_batch(count=count, dtype=dtype))
+    op, backward = (getattr(torch.ops.hardmine, f"{name}{suffix}").default for suffix in ("", "_backward"))
+    torch.library.opcheck(op, (x.requires_grad_(), *rest))
+    x = x.detach()
+    loss, positive, negative = op(x, *rest)
+    for extra in (None, torch.ones_like(positive)):
+        torch.library.opcheck(backward, (torch.ones_like(loss), extra, None, x, rest[0], positive, negative, *rest[1:]))
+
+
+@each_op
+def test_meta_tensors_give_shapes_and_dtypes(name):
+    batch = random_batch(dtype=torch.float16)
+    on_cpu, on_meta = (run_given(getattr(ops, name), b) for b in (batch, batch.to("meta")))
+    for a, b in zip(on_meta, on_cpu, strict=True):
+        assert (a.device.type, a.shape, a.dtype) == ("meta", b.shape, b.dtype)
+    getattr(ops, name)(*batch.to("meta"), labels=torch.arange(40, device="meta"))
+
+
+@ignore_warnings_of_torch
+@each_op
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_by_torch_without_a_graph_break(name, backend):
+    """Forward and backward, for any batch size and number of triplets from the second one on, and with labels."""
+    labels = torch.arange(48)
+
+    def loss(x, triplets, labels):
+        return getattr(ops, name)(x, triplets, labels=labels)
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    for rows, count in ((48, 60), (37, 21), (21, 44)):
+        batch = random_batch(rows, count=count, seed=rows)
+        x = batch.embeddings.requires_grad_()
+        eager = getattr(ops, name)(x, batch.triplets)
+        fused = compiled(x, batch.triplets, labels[:rows])
+        assert_bitwise_equal(fused, eager)
+        (expected,) = torch.autograd.grad(eager, x)
+        assert expected.any()
+        assert_bitwise_equal(torch.autograd.grad(fused, x)[0], expected)
+
+
+@ignore_warnings_of_torch
+@each_op
+def test_compiled_by_torch_bad_indices_are_still_errors(name):
+    torch.compiler.reset()
+    compiled = torch.compile(getattr(ops, name), fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"triplets must lie in \[0, B\) = \[0, 5\), got 5 at \[0, 2\]"):
+        compiled(X, torch.tensor([[0, 1, 5]]))
+
+
+def test_random_triplets_are_of_three_different_rows():
+    triplets = random_triplets(7, 200)
+    assert triplets.sort().values.diff().gt(0).all()
+    assert triplets.unique().tolist() == list(range(7))
+
+
+if __name__ == "__main__":
+    save_outcomes(sys.argv[1])

@@ -1,0 +1,116 @@
+"""What the tests of the losses on given triplets share: triplets, runs of an op and its reference, checks of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine import ops, reference
+from helpers import SIMILARITIES, TERMS, assert_bitwise_equal, largest_error, random_inputs, seeded
+
+GIVEN = ("indexed_triplet_loss", "global_loss")
+INDEXED_TERMS = ("ratio", *TERMS)
+
+
+class Batch(NamedTuple):
+    """Embeddings [B, D] and triplets [T, 3] of their rows."""
+
+    embeddings: Tensor
+    triplets: Tensor
+
+    def to(self, target: torch.device | torch.dtype | str) -> Batch:
+        """On another device, or with embeddings of another dtype."""
+        if isinstance(target, torch.dtype):
+            return self._replace(embeddings=self.embeddings.to(target))
+        return Batch(self.embeddings.to(target), self.triplets.to(target))
+
+
+class Outcome(NamedTuple):
+    """What forward and backward gave."""
+
+    loss: Tensor
+    grad: Tensor
+
+
+def random_triplets(rows: int, count: int, seed: int = 0) -> Tensor:
+    """Triplets of three different rows, in no order; some anchors are in many, some rows in none."""
+    generator = seeded(seed)
+    return torch.stack([torch.randperm(rows, generator=generator)[:3] for _ in range(count)]).reshape(count, 3)
+
+
+def random_batch(
+    rows: int = 40,
+    depth: int = 8,
+    count: int = 60,
+    *,
+    spread: float = 0.7,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Batch:
+    """Clusters and triplets that pay no heed to them: some are easy, some hard."""
+    triplets = random_triplets(rows, count, seed) if count else torch.empty(0, 3, dtype=torch.int64)
+    return Batch(random_inputs(rows, depth, spread=spread, dtype=dtype, seed=seed).embeddings, triplets)
+
+
+def run_given(op: Callable, batch: Batch, **options: Any) -> Outcome:
+    """Forward and backward on a fresh leaf; unreduced losses get a different upstream gradient for every triplet."""
+    x = batch.embeddings.detach().clone().requires_grad_()
+    loss = op(x, batch.triplets, **options)
+    upstream = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype, device=loss.device).reshape(loss.shape)
+    loss.backward(upstream)
+    return Outcome(loss.detach(), x.grad)
+
+
+def run_given_both(name: str, batch: Batch, **options: Any) -> tuple[Outcome, Outcome]:
+    """Forward and backward of the op called ``name`` and of its reference."""
+    return run_given(getattr(ops, name), batch, **options), run_given(getattr(reference, name), batch, **options)
+
+
+def assert_outcomes_equal(actual: Outcome, expected: Outcome) -> None:
+    """Bit for bit."""
+    assert_bitwise_equal(actual.loss, expected.loss)
+    assert_bitwise_equal(actual.grad, expected.grad)
+
+
+def assert_outcomes_close(actual: Outcome, expected: Outcome, tolerance: float) -> None:
+    """Within ``tolerance``, relative to the largest number of each, or to 1."""
+    for a, b in zip(actual, expected, strict=True):
+        scale = max(1.0, b.double().abs().nan_to_num(0.0).max().item()) if b.numel() else 1.0
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale, equal_nan=True)
+
+
+def assert_given_as_accurate_as_plain_torch(name: str, batch: Batch, **options: Any) -> Outcome:
+    """Neither loss nor gradient errs more than twice as much as the reference in the same dtype; the last bit is free.
+
+    Returns:
+        The exact outcome, from the reference in float64.
+    """
+    fused, plain = run_given_both(name, batch, **options)
+    exact = run_given(getattr(reference, name), batch.to(torch.float64), **options)
+    for f, p, e in zip(fused, plain, exact, strict=True):
+        last_bit = torch.finfo(f.dtype).eps * e.abs().max().item()
+        assert largest_error(f, e) <= 2 * largest_error(p, e) + last_bit
+    return exact
+
+
+def options_of(name: str) -> list[dict[str, Any]]:
+    """Every kind of loss that the op called ``name`` has."""
+    if name == "global_loss":
+        return [{"similarity": "cosine"}, {"similarity": "euclidean", "threshold": 0.5, "lam": 0.3}]
+    return [
+        {"term": term, "similarity": similarity, "temperature": 0.7}
+        for term in INDEXED_TERMS
+        for similarity in SIMILARITIES
+        if (term, similarity) != ("ratio", "dot")
+    ]
+
+
+CASES = [(name, options) for name in GIVEN for options in options_of(name)]
+
+
+def case_id(case: Any) -> str:
+    """The options of a case, in short."""
+    return case if isinstance(case, str) else "-".join(str(value) for value in case.values())
