@@ -1,4 +1,4 @@
-"""Selection of the hardest, easiest or semi-hard positive and negative of every anchor."""
+"""Selection of the hardest, easiest, semi-hard or a random positive and negative of every anchor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardmine import _library, _verification
-from hardmine.ops._arguments import check_labelled_rows, check_selection
+from hardmine.ops._arguments import check_labelled_rows, check_selection, draw_random
 
 _library.load()
 
@@ -39,6 +39,7 @@ def select_triplets(
     semihard_fallback: str | None = None,
     tie: str = "exclude",
     semihard_margin: float | None = None,
+    generator: torch.Generator | None = None,
 ) -> Selection:
     """Selects one positive and one negative for every anchor, without the matrix of similarities.
 
@@ -91,7 +92,8 @@ def select_triplets(
     options = check_selection(
         positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
-    selected = torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, *options)
+    random = draw_random(embeddings, positive, negative, generator)
+    selected = torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, random, *options)
     return as_selection(*selected)
 
 
@@ -155,7 +157,7 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, modes, _ = inputs
+    embeddings, _, ref_embeddings, _, _, modes, _ = inputs
     ctx.similarity = modes[0]
     ctx.save_for_backward(embeddings, ref_embeddings, output[2], output[3])
 
@@ -174,7 +176,7 @@ def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_neg
         need,
         need_ref,
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, None, None, None)
+    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 4)
 
 
 torch.library.register_autograd("hardmine::select_triplets", _backward, setup_context=_setup_context)
