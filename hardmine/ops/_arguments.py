@@ -159,7 +159,8 @@ def draw_random(embeddings: Tensor, positive: str, negative: str, generator: tor
     rows = (positive == "random") + (negative == "random")
     if not rows:
         return None
-    return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, generator=generator)
+    drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at sizes that vary
+    return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, **drawn_by)
 
 
 def check_loss(

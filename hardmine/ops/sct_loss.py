@@ -109,13 +109,15 @@ def sct_loss(
         duplicate_threshold: Instead of the preset's (none in `paper`); infinity turns it off.
         min_similarity: Anchors count only if both their similarities exceed it. None: all count.
         return_selection: Also return the :class:`Selection`, at no further cost.
+        generator: What a random ``positive`` or ``negative`` is drawn from, as in
+            :func:`hardmine.ops.select_triplets`.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_selection``, and the selection.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value.
+        ValueError: An argument of the wrong shape or value, or on the wrong device.
         NotImplementedError: On a second derivative.
 
     Note:
