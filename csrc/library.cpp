@@ -1,5 +1,8 @@
 // Every op of hardmine, in one place. Shapes: embeddings [B, D], labels [B] int64, ref_embeddings [M, D], ref_labels
-// [M] int64. Lists of options, enums as codes (core/options.h):
+// [M] int64. Further arguments, of options the enums as codes (core/options.h):
+//   random            [1 or 2, B] float64, uniform in [0, 1): the numbers that a random positive, then a random
+//   negative
+//                     is picked by (core/random_pick.h); None if neither is random
 //   selection_modes   [similarity, positive, negative, semihard_fallback, tie]
 //   selection_limits  [duplicate_threshold, semihard_margin], infinity where there is none
 //   loss_modes        [term, hard_rule, separate_means, reduction]
@@ -17,7 +20,7 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
   // -> positive_similarity [B], negative_similarity [B], positive_index [B], negative_index [B]
   m.def(
       "select_triplets(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
-      "int[] selection_modes, float[] selection_limits) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? random, int[] selection_modes, float[] selection_limits) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the selected similarities -> grad_embeddings [B, D], grad_ref_embeddings [M, D]; one that is not
   // needed is empty.
@@ -27,10 +30,10 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "-> (Tensor, Tensor)");
 
   // -> loss [] or [B], and what select_triplets returns. sct_loss is this op with its own term and hard rules.
+  // modes: selection_modes, then loss_modes; numbers: selection_limits, then loss_numbers.
   m.def(
       "triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
-      "int[] selection_modes, float[] selection_limits, int[] loss_modes, float[] loss_numbers) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? random, int[] modes, float[] numbers) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the loss and of the selected similarities -> as select_triplets_backward.
   m.def(

@@ -58,7 +58,7 @@ class Comparison:
         """What disagrees, or None."""
         leaves = [rows.clone().requires_grad_() for rows in (self.x, self.refs) if rows is not None]
         tensors = dict(zip(("embeddings", "ref_embeddings"), leaves, strict=False))
-        loss, selection = self._fused({**self.arguments, **tensors})
+        loss, selection = self._fused({**self.arguments, **tensors, **self._same_numbers()})
         gradients = torch.autograd.grad(self._scalar(loss), leaves)
         self.outputs = {
             "loss": loss.detach(),
@@ -67,6 +67,11 @@ class Comparison:
         }
         self.record.anchors += len(self.x)
         return self._check_selection(selection) or self._check_loss(loss.detach(), gradients, selection)
+
+    def _same_numbers(self) -> dict[str, torch.Generator]:
+        """A generator that draws the numbers of the call that is checked, for the op and its reference each; if any."""
+        generator = self.arguments.get("generator")
+        return {} if generator is None else {"generator": generator.clone_state()}
 
     def _fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
         if self.name == "select_triplets":
@@ -120,13 +125,12 @@ class Comparison:
             positives.fill_diagonal_(False)
         threshold = self._selection_options()["duplicate_threshold"]
         threshold = torch.inf if threshold is None else threshold
-        wrong = _not_best(
-            selection.positive_index,
-            -s if options["positive"] == "hardest" else s,
-            positives & (s <= threshold - slack),
-            positives & (s <= threshold + slack),
-            slack,
-        )
+        tight, loose = positives & (s <= threshold - slack), positives & (s <= threshold + slack)
+        if options["positive"] == "random":
+            wrong = _not_drawn(selection.positive_index, own.positive_index, tight, loose)
+        else:
+            key = -s if options["positive"] == "hardest" else s
+            wrong = _not_best(selection.positive_index, key, tight, loose, slack)
         different = selection.positive_index != own.positive_index
         if (wrong & different).any():
             return self._describe("positive", wrong & different, selection.positive_index, own.positive_index)
@@ -146,6 +150,8 @@ class Comparison:
                 not_fallback = _not_best(index, key, negatives, negatives, slack)
                 wrong &= tight.any(1) | not_fallback
                 wrong |= (index < 0) & negatives.any(1)
+        elif kind == "random":
+            wrong = _not_drawn(index, own.negative_index, negatives, negatives)
         else:
             wrong = _not_best(index, -s if kind == "easiest" else s, negatives, negatives, slack)
         different = index != own.negative_index
@@ -172,12 +178,14 @@ class Comparison:
         options = {key: value for key, value in self.options.items() if key in accepted}
         if "preset" in self.options:
             options.update(importlib.import_module("hardmine.reference.sct_loss").preset_selection(**self.options))
+        options.update(self._same_numbers())
         return {key: value for key, value in options.items() if key not in ("ref_embeddings", "ref_labels")}
 
     def _describe(self, which: str, wrong: Tensor, index: Tensor, own: Tensor) -> str:
         anchor = int(wrong.nonzero()[0])
+        wanted = "candidate drawn" if self.options[which] == "random" else "best candidate"
         return (
-            f"{which}_index is not the best candidate of {int(wrong.sum())} anchors, "
+            f"{which}_index is not the {wanted} of {int(wrong.sum())} anchors, "
             f"first at anchor {anchor}, which got {int(index[anchor])} where the reference has {int(own[anchor])}"
         )
 
@@ -283,3 +291,13 @@ def _not_best(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: f
     best = key.masked_fill(~tight, -torch.inf).amax(1)
     allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
     return torch.where(index >= 0, ~allowed | (best > _at(key, index) + slack), best > -torch.inf)
+
+
+def _not_drawn(index: Tensor, own: Tensor, tight: Tensor, loose: Tensor) -> Tensor:
+    """Which anchors got another candidate than the reference drew with the same numbers.
+
+    Where rounding decides whether some pair is a candidate, any candidate will do. ``tight`` and ``loose`` as above.
+    """
+    allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
+    possible = torch.where(index >= 0, allowed, ~tight.any(1))
+    return (index != own) & ((tight == loose).all(1) | ~possible)

@@ -20,7 +20,9 @@ class VerificationError(AssertionError):
     """A fused op and its reference disagree beyond tolerance.
 
     Attributes:
-        path: Where the op's inputs, options and outputs lie; ``torch.load(path)`` gives them as a dict.
+        path: Where the op's inputs, options and outputs lie; ``torch.load(path)`` gives them as a dict. Of a random
+            selection, ``"random_state"`` in it is the state of the generator before the call: after
+            ``torch.set_rng_state`` of it, the op draws the same numbers again.
     """
 
     def __init__(self, message: str, path: Path | None = None) -> None:
@@ -89,8 +91,9 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair is a candidate and no
     other candidate is better by more than the tolerance (so that ties may fall either way), the selected
     similarities, the loss, and the gradients, which the reference takes at the op's own selection. The training
-    itself is not touched: the op's result is returned as without ``verify``, and no random number is drawn. A check
-    costs the reference's time and B x M memory.
+    itself is not touched: the op's result is returned as without ``verify``, and no random number is drawn; to check a
+    random selection, the op's own numbers are drawn again, from a copy of its generator. A check costs the reference's
+    time and B x M memory.
 
     Ops that ``torch.compile`` has captured are not checked; the report's number of checks shows it.
 
@@ -132,7 +135,9 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     def __exit__(self, *exception: object) -> None:
         _active.remove(self)
 
-    def _observe(self, name: str, op: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _observe(
+        self, name: str, op: Callable, args: tuple, kwargs: dict[str, Any], generator: torch.Generator | None
+    ) -> None:
         record = self.report.ops.setdefault(name, OpReport())
         due = record.calls % self.every == 0
         record.calls += 1
@@ -140,8 +145,11 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
             return
         bound = inspect.signature(op).bind(*args, **kwargs)
         bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        if "generator" in arguments:
+            arguments["generator"] = generator  # the user's own draws nothing here
         with torch.inference_mode(False), torch.enable_grad():
-            comparison = Comparison(name, op, dict(bound.arguments), self.tolerance, record)
+            comparison = Comparison(name, op, arguments, self.tolerance, record)
             disagreement = comparison.run()
         record.checks += 1
         if disagreement:
@@ -159,9 +167,25 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
             if not path.exists():
                 break
             path = self.save_dir / f"{name}-call{call}-{number}.pt"
-        saved = {"op": name, "disagreement": disagreement}
-        torch.save({**saved, "arguments": comparison.arguments, "outputs": comparison.outputs}, path)
+        arguments = dict(comparison.arguments)
+        saved = {"op": name, "disagreement": disagreement, "arguments": arguments, "outputs": comparison.outputs}
+        if arguments.get("generator") is not None:  # of which torch.load takes the state only
+            saved["random_state"] = arguments["generator"].get_state()
+            arguments["generator"] = None
+        torch.save(saved, path)
         return path
+
+
+def _generator_before(args: tuple, kwargs: dict[str, Any]) -> torch.Generator | None:
+    """A copy of the generator that an op is about to draw from; None if its selection is not random."""
+    if "random" not in (kwargs.get("positive"), kwargs.get("negative")):
+        return None
+    generator = kwargs.get("generator")
+    if generator is None:
+        embeddings = args[0] if args else kwargs.get("embeddings")
+        on_cuda = isinstance(embeddings, torch.Tensor) and embeddings.is_cuda
+        generator = torch.cuda.default_generators[embeddings.device.index] if on_cuda else torch.default_generator
+    return generator.clone_state() if isinstance(generator, torch.Generator) else None
 
 
 def verified(name: str) -> Callable[[Callable], Callable]:
@@ -170,9 +194,11 @@ def verified(name: str) -> Callable[[Callable], Callable]:
     def decorate(op: Callable) -> Callable:
         @functools.wraps(op)
         def run(*args: Any, **kwargs: Any) -> Any:
+            if not _active or torch.compiler.is_compiling():
+                return op(*args, **kwargs)
+            generator = _generator_before(args, kwargs)
             result = op(*args, **kwargs)  # first, so that bad arguments get the op's own error
-            if _active and not torch.compiler.is_compiling():
-                _active[-1]._observe(name, op, args, kwargs)
+            _active[-1]._observe(name, op, args, kwargs, generator)
             return result
 
         return run

@@ -1,4 +1,9 @@
-"""Losses as modules, named as the papers name them. They only delegate to :mod:`hardmine.ops`."""
+"""Losses as modules, named as the papers name them. They only delegate to :mod:`hardmine.ops`.
+
+A ``generator`` among the options is no part of a module's ``state_dict``: save its ``get_state()`` too, to resume a
+training. A copy or a pickle of the module has a generator of its own, which goes on from where the original stood, so
+that both draw the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +47,9 @@ class _Loss(nn.Module):
         if reserved:
             raise TypeError(f"{', '.join(sorted(reserved))} belong to the call of the loss, not to its options")
         # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
-        inspect.unwrap(op)(torch.empty(0, 1), torch.empty(self._nothing, dtype=torch.int64), **options)
+        device = getattr(options.get("generator"), "device", None)
+        empty = torch.empty(0, 1, device=device), torch.empty(self._nothing, dtype=torch.int64, device=device)
+        inspect.unwrap(op)(*empty, **options)
         self._op = op
         self.options = options
 

@@ -83,8 +83,16 @@ def selected_sum(selection: Any) -> Tensor:
     return ((s_ap - 2 * s_an) * anchor_weights(s_ap)).sum()
 
 
+def with_numbers(options: dict[str, Any], device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Any]:
+    """The options; where their selection is random, with a generator that draws the same numbers for every call."""
+    if "random" not in (options.get("positive"), options.get("negative")):
+        return options
+    return {"generator": torch.Generator(device).manual_seed(seed), **options}
+
+
 def run(op: Callable, inputs: Inputs, **options: Any) -> Result:
-    """Forward and backward of an op, or of its reference, on fresh leaves."""
+    """Forward and backward of an op, or of its reference, on fresh leaves. Random selections are always the same."""
+    options = with_numbers(options, inputs.embeddings.device)
     x = inputs.embeddings.detach().clone().requires_grad_()
     refs = None if inputs.ref_embeddings is None else inputs.ref_embeddings.detach().clone().requires_grad_()
     arguments = (x, inputs.labels, refs, inputs.ref_labels)
@@ -206,8 +214,8 @@ def selection_options() -> list[dict[str, Any]]:
     """Every kind of selection, and options that matter to some: what all ops share."""
     kinds = [
         {"positive": positive, "negative": negative}
-        for positive in ("easiest", "hardest")
-        for negative in ("hardest", "easiest", "semihard")
+        for positive in ("easiest", "hardest", "random")
+        for negative in ("hardest", "easiest", "semihard", "random")
     ]
     return [
         *kinds,
@@ -215,6 +223,7 @@ def selection_options() -> list[dict[str, Any]]:
         *({"negative": "semihard", "semihard_fallback": fallback} for fallback in ("hardest", "easiest")),
         {"negative": "semihard", "semihard_margin": 0.1, "tie": "include"},
         {"negative": "hardest", "duplicate_threshold": 0.5},
+        {"positive": "random", "negative": "hardest", "duplicate_threshold": 0.5},
     ]
 
 

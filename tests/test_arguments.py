@@ -76,9 +76,31 @@ def test_wrong_tensors(name, changes, error, message):
 
 WRONG_OPTIONS = [
     # of which ops, what is wrong, the error and all of its message
-    (OPS, {"positive": "semihard"}, ValueError, "positive must be one of 'easiest', 'hardest', got 'semihard'"),
-    (OPS, {"negative": "hard"}, ValueError, "negative must be one of 'hardest', 'easiest', 'semihard', got 'hard'"),
-    (OPS, {"negative": None}, ValueError, "negative must be one of 'hardest', 'easiest', 'semihard', got None"),
+    (
+        OPS,
+        {"positive": "semihard"},
+        ValueError,
+        "positive must be one of 'easiest', 'hardest', 'random', got 'semihard'",
+    ),
+    (
+        OPS,
+        {"negative": "hard"},
+        ValueError,
+        "negative must be one of 'hardest', 'easiest', 'semihard', 'random', got 'hard'",
+    ),
+    (
+        OPS,
+        {"negative": None},
+        ValueError,
+        "negative must be one of 'hardest', 'easiest', 'semihard', 'random', got None",
+    ),
+    (OPS, {"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
+    (
+        OPS,
+        {"positive": "random", "generator": torch},
+        TypeError,
+        "generator must be a torch.Generator or None, got module",
+    ),
     (OPS, {"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
     (
         OPS,
@@ -143,6 +165,13 @@ def test_wrong_options(name, options, error, message):
 
 
 @each_op
+def test_a_generator_of_another_device(name):
+    inputs = random_inputs(refs=5).to("meta")
+    with pytest.raises(ValueError, match=r"^generator must be on the device of embeddings, meta, got one on cpu$"):
+        getattr(ops, name)(*inputs, positive="random", generator=seeded(0))
+
+
+@each_op
 def test_unknown_options_are_named(name):
     with pytest.raises(TypeError, match="'marginn'"):
         getattr(ops, name)(X, Y, marginn=0.1)
@@ -170,14 +199,14 @@ def test_tensors_on_different_devices(name):
 # Direct calls of the compiled ops, which users may make, skip the checks above. They must not read out of bounds.
 
 
-def compiled_arguments(monkeypatch, name, *, backward=False):
+def compiled_arguments(monkeypatch, name, *, backward=False, **options):
     """A compiled op and the arguments with which the Python face calls it."""
     compiled = {"select_triplets": "select_triplets"}.get(name, "triplet_loss") + "_backward" * backward
     calls = []
     packet = getattr(torch.ops.hardmine, compiled)
     monkeypatch.setattr(torch.ops.hardmine, compiled, lambda *arguments: calls.append(arguments) or packet(*arguments))
     x = X.clone().requires_grad_()
-    result = getattr(ops, name)(x, Y, REFS, REF_LABELS)
+    result = getattr(ops, name)(x, Y, REFS, REF_LABELS, **options)
     (result[2] if name == "select_triplets" else result).sum().backward()
     monkeypatch.undo()
     return packet, list(calls[0])
@@ -195,6 +224,7 @@ def compiled_arguments(monkeypatch, name, *, backward=False):
         (2, REFS[:, :2], "ref_embeddings must be"),
         (2, REFS.double(), "ref_embeddings must have the dtype"),
         (3, REF_LABELS[:4], "ref_labels must be"),
+        (4, X[:1].double(), "random must be None where no selection is random"),
     ],
 )
 def test_direct_calls_of_the_compiled_forward(name, position, wrong, message, monkeypatch):
@@ -202,6 +232,26 @@ def test_direct_calls_of_the_compiled_forward(name, position, wrong, message, mo
     arguments[position] = wrong
     with pytest.raises((ValueError, RuntimeError), match=message):
         packet(*arguments)
+
+
+@each_op
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [({"positive": "random"}, 1), ({"negative": "random"}, 1), ({"positive": "random", "negative": "random"}, 2)],
+    ids=str,
+)
+def test_direct_calls_with_wrong_numbers_of_a_random_selection(name, options, rows, monkeypatch):
+    packet, arguments = compiled_arguments(monkeypatch, name, **options)
+    assert arguments[4].shape == (rows, 4)
+    right = torch.zeros(rows, 4, dtype=torch.float64)
+    for wrong in (None, right.float(), right.long(), right[:, :3], right[0], right[:, :, None]):
+        with pytest.raises((ValueError, RuntimeError), match=rf"random must be a CPU tensor \[{rows}, 4\] of float64"):
+            packet(*(wrong if i == 4 else a for i, a in enumerate(arguments)))
+    # Numbers beyond [0, 1) pick some candidate all the same.
+    for number in (1.0, -1.0, 1e300, math.inf, -math.inf, math.nan):
+        *_, positive, negative = packet(*(right + number if i == 4 else a for i, a in enumerate(arguments)))
+        assert (REF_LABELS[positive] == Y).all()
+        assert (REF_LABELS[negative] != Y).all()
 
 
 @each_op
@@ -225,7 +275,7 @@ def test_direct_calls_with_wrong_lists_of_options(name, monkeypatch):
     """Every list of modes and numbers must have its length, and every mode a code that stands for something."""
     packet, arguments = compiled_arguments(monkeypatch, name)
     lists = [position for position, argument in enumerate(arguments) if isinstance(argument, list)]
-    assert len(lists) == (2 if name == "select_triplets" else 4)
+    assert len(lists) == 2
 
     def call(position, options):
         return packet(*arguments[:position], options, *arguments[position + 1 :])
@@ -234,11 +284,11 @@ def test_direct_calls_with_wrong_lists_of_options(name, monkeypatch):
         for options in (arguments[position][:-1], [*arguments[position], 0]):
             with pytest.raises((ValueError, RuntimeError), match=r"must hold \d numbers, got"):
                 call(position, options)
-    for position in lists[::2]:
-        for mode in range(len(arguments[position])):
-            if position == 6 and mode == 2:
-                continue  # separate_means: not a code
-            for code in (-1, 7):
-                options = [code if i == mode else c for i, c in enumerate(arguments[position])]
-                with pytest.raises((ValueError, RuntimeError), match=rf"must be a code from 0 to \d, got {code}"):
-                    call(position, options)
+    modes = arguments[lists[0]]
+    for mode in range(len(modes)):
+        if mode == 7:
+            continue  # separate_means: not a code
+        for code in (-1, 7):
+            options = [code if i == mode else c for i, c in enumerate(modes)]
+            with pytest.raises((ValueError, RuntimeError), match=rf"must be a code from 0 to \d, got {code}"):
+                call(lists[0], options)

@@ -72,7 +72,7 @@ def test_memory_is_linear_in_the_batch(name):
     assert peak_mib < 32
 
 
-def recorded_calls(monkeypatch, name: str, inputs: Inputs) -> list[tuple]:
+def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tuple]:
     """The calls of torch.ops.hardmine that forward and backward of an op make: (compiled op, arguments)."""
     calls = []
     for compiled in ("select_triplets", "triplet_loss", "select_triplets_backward", "triplet_loss_backward"):
@@ -83,7 +83,7 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs) -> list[tuple]:
             return packet(*arguments)
 
         monkeypatch.setattr(torch.ops.hardmine, compiled, record)
-    run(getattr(ops, name), inputs)
+    run(getattr(ops, name), inputs, **options)
     monkeypatch.undo()
     return calls
 
@@ -92,16 +92,16 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs) -> list[tuple]:
 @each_op
 @with_and_without_refs
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_opcheck(name, refs, dtype, monkeypatch):
-    calls = recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype))
+@pytest.mark.parametrize("options", [{}, {"positive": "random"}, {"positive": "random", "negative": "random"}], ids=str)
+def test_opcheck(name, refs, dtype, options, monkeypatch):
+    calls = recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype), **options)
     assert len(calls) == 2, "forward and backward"
     for compiled, arguments in calls:
         backward = compiled.name().endswith("_backward")
         tensors = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
         if not backward:
             tensors = [
-                a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
-                for a in tensors
+                a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.dtype == dtype else a for a in tensors
             ]
             assert not any(t.isnan().any() for t in compiled(*tensors)), "opcheck cannot compare NaN"
         torch.library.opcheck(compiled, tuple(tensors))

@@ -194,7 +194,12 @@ def test_selection_takes_nan_similarities_for_no_candidates(similarity, refs, ba
     inputs.embeddings[3, 2] = bad
     if refs:
         inputs.ref_embeddings[7, 1] = bad
-    for options in ({}, {"positive": "hardest", "negative": "easiest"}, {"negative": "semihard"}):
+    for options in (
+        {},
+        {"positive": "hardest", "negative": "easiest"},
+        {"negative": "semihard"},
+        {"positive": "random", "negative": "random"},
+    ):
         result, expected = run_both("select_triplets", inputs.to(device), similarity=similarity, **options)
         for actual, wanted in zip(result.selection, expected.selection, strict=True):
             torch.testing.assert_close(actual, wanted, equal_nan=True)

@@ -19,6 +19,7 @@ from helpers import (
     loss_of,
     random_inputs,
     run,
+    with_numbers,
 )
 
 each_op = pytest.mark.parametrize("name", OPS)
@@ -36,7 +37,7 @@ def gradcheck(op, inputs, **options):
     leaves = leaves_of(inputs)
 
     def function(x, refs=None):
-        return op(x, inputs.labels, refs, inputs.ref_labels, **options)
+        return op(x, inputs.labels, refs, inputs.ref_labels, **with_numbers(options, x.device))
 
     assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-6, rtol=1e-5)
     for leaf in leaves:
@@ -70,8 +71,8 @@ def similarities_of(inputs, **options):
 
 @each_similarity
 @with_and_without_refs
-@pytest.mark.parametrize("positive", ["easiest", "hardest"])
-@pytest.mark.parametrize("negative", ["hardest", "easiest", "semihard"])
+@pytest.mark.parametrize("positive", ["easiest", "hardest", "random"])
+@pytest.mark.parametrize("negative", ["hardest", "easiest", "semihard", "random"])
 def test_gradcheck_of_the_selected_similarities(similarity, refs, positive, negative, device):
     inputs = random_inputs(10, 4, 3, refs, dtype=torch.float64).to(device)
     options = {"similarity": similarity, "positive": positive, "negative": negative}

@@ -91,7 +91,7 @@ def test_refs_are_taken_by_name_too(name):
     [
         ({"temperatur": 0.1}, TypeError, "temperatur"),
         ({"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
-        ({"positive": "easy"}, ValueError, "positive must be one of 'easiest', 'hardest', got 'easy'"),
+        ({"positive": "easy"}, ValueError, "positive must be one of 'easiest', 'hardest', 'random', got 'easy'"),
     ],
 )
 def test_bad_options_are_errors(name, options, error, message):

@@ -20,6 +20,7 @@ from helpers import (
     random_inputs,
     seeded,
     threads,
+    with_numbers,
 )
 
 IMPLEMENTATIONS = pytest.mark.parametrize("select", [ops.select_triplets, reference.select_triplets], ids=["op", "ref"])
@@ -119,11 +120,11 @@ def test_worked_by_hand_with_refs(select, device):
 # Every rule, with limits that lie among the similarities of exact_inputs.
 RULES = [
     {"positive": positive, "negative": negative}
-    for positive in ("easiest", "hardest")
-    for negative in ("hardest", "easiest")
+    for positive in ("easiest", "hardest", "random")
+    for negative in ("hardest", "easiest", "random")
 ] + [
     {"positive": positive, "negative": "semihard", "semihard_fallback": fallback, "tie": tie, "semihard_margin": margin}
-    for positive in ("easiest", "hardest")
+    for positive in ("easiest", "hardest", "random")
     for fallback in (None, "hardest", "easiest")
     for tie in ("exclude", "include")
     for margin in (None, "limited")
@@ -131,6 +132,15 @@ RULES = [
 SEMIHARD_MARGIN = {"cosine": 0.25, "dot": 2.0, "euclidean": 0.2}
 # One among the easiest positives, one among the hardest.
 DUPLICATE_THRESHOLDS = {"cosine": (0.25, -0.5), "dot": (6.0, -12.0), "euclidean": (-5.0, -9.0)}
+
+
+def assert_matches_reference(inputs: Inputs, **options) -> None:
+    """The op and its reference select the same, exactly; if at random, by the same numbers."""
+    selections = (
+        select(*inputs, **with_numbers(options, inputs.embeddings.device))
+        for select in (ops.select_triplets, reference.select_triplets)
+    )
+    assert_same_selection(*selections)
 
 
 def rule_id(rule: dict) -> str:
@@ -146,7 +156,7 @@ def test_small_integers_match_the_reference_exactly(rule, similarity, refs, devi
         rule = {**rule, "semihard_margin": SEMIHARD_MARGIN[similarity]}
     for threshold in (None, *DUPLICATE_THRESHOLDS[similarity]):
         options = {**rule, "similarity": similarity, "duplicate_threshold": threshold}
-        assert_same_selection(ops.select_triplets(*inputs, **options), reference.select_triplets(*inputs, **options))
+        assert_matches_reference(inputs, **options)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -217,9 +227,11 @@ def test_duplicates_across_tiles_match_the_reference_exactly(similarity, refs, d
         {"positive": "hardest", "negative": "semihard"},
         {"negative": "semihard", "tie": "include", "semihard_fallback": "easiest"},
         {"negative": "semihard", "duplicate_threshold": DUPLICATE_THRESHOLDS[similarity][0]},
+        {"positive": "random", "negative": "random"},
+        {"positive": "random", "negative": "random", "duplicate_threshold": DUPLICATE_THRESHOLDS[similarity][0]},
     ):
         options = {**rule, "similarity": similarity}
-        assert_same_selection(ops.select_triplets(*inputs, **options), reference.select_triplets(*inputs, **options))
+        assert_matches_reference(inputs, **options)
 
 
 # Limits, at the very last bit
@@ -324,8 +336,8 @@ def selection_problems(draw):
     )
     options = {
         "similarity": similarity,
-        "positive": draw(st.sampled_from(["easiest", "hardest"])),
-        "negative": draw(st.sampled_from(["hardest", "easiest", "semihard"])),
+        "positive": draw(st.sampled_from(["easiest", "hardest", "random"])),
+        "negative": draw(st.sampled_from(["hardest", "easiest", "semihard", "random"])),
         "semihard_fallback": draw(st.sampled_from([None, "hardest", "easiest"])),
         "tie": draw(st.sampled_from(["exclude", "include"])),
         "semihard_margin": draw(st.none() | st.sampled_from([0.25, 1.0, 3.0])),
@@ -338,4 +350,4 @@ def selection_problems(draw):
 @given(selection_problems())
 def test_random_shapes_labels_and_options_match_the_reference_exactly(problem):
     inputs, options = problem
-    assert_same_selection(ops.select_triplets(*inputs, **options), reference.select_triplets(*inputs, **options))
+    assert_matches_reference(inputs, **options)

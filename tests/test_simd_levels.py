@@ -52,7 +52,8 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
     bad = random_inputs(50, 20)
     bad.embeddings[3, 5] = float("inf")
     bad.embeddings[8] = 0.0
-    add("select_triplets", bad, "not finite", similarity="dot")
+    for kind in ({}, {"positive": "random", "negative": "random"}):
+        add("select_triplets", bad, "not finite", similarity="dot", **kind)
     for dtype in (torch.float16, torch.bfloat16):
         add("sct_loss", random_inputs(150, 20, dtype=dtype), f"{dtype}")
     return found

@@ -22,6 +22,7 @@ from helpers import (
     run,
     run_both,
     selection_options,
+    with_numbers,
 )
 
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.triplet_loss, reference.triplet_loss], ids=["op", "ref"])
@@ -124,11 +125,17 @@ def test_softplus_neither_overflows_nor_loses_its_tail(dtype, device):
 def test_the_selection_comes_back_when_asked_for(device):
     inputs = random_inputs(refs=30).to(device)
     for options in selection_options():
-        loss = ops.triplet_loss(*inputs, **options)
-        same_loss, selection = ops.triplet_loss(*inputs, **options, return_selection=True)
+        loss, (same_loss, selection), alone = (
+            op(*inputs, **with_numbers({**options, **more}, device))
+            for op, more in (
+                (ops.triplet_loss, {}),
+                (ops.triplet_loss, {"return_selection": True}),
+                (ops.select_triplets, {}),
+            )
+        )
         assert isinstance(selection, ops.Selection)
         assert_bitwise_equal(loss, same_loss)
-        for actual, expected in zip(selection, ops.select_triplets(*inputs, **options), strict=True):
+        for actual, expected in zip(selection, alone, strict=True):
             assert_bitwise_equal(actual, expected)
 
 
@@ -168,8 +175,8 @@ def loss_problems(draw):
     )
     options = {
         "similarity": draw(st.sampled_from(SIMILARITIES)),
-        "positive": draw(st.sampled_from(["easiest", "hardest"])),
-        "negative": draw(st.sampled_from(["hardest", "easiest", "semihard"])),
+        "positive": draw(st.sampled_from(["easiest", "hardest", "random"])),
+        "negative": draw(st.sampled_from(["hardest", "easiest", "semihard", "random"])),
         "term": draw(st.sampled_from(TERMS)),
         "temperature": draw(st.sampled_from([0.05, 1.0])),
         "margin": draw(st.sampled_from([0.0, 0.3])),

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "batch_all.h"
@@ -41,19 +42,30 @@ inline Similarity similarity_from_code(int64_t code) {
   return enum_from_code("similarity", code, Similarity::kEuclidean);
 }
 
+inline constexpr size_t kSelectionModes = 5, kSelectionLimits = 2, kLossModes = 4, kLossNumbers = 5;
+
 // modes = [similarity, positive, negative, semihard_fallback, tie], limits = [duplicate_threshold, semihard_margin].
 inline SelectionRule selection_rule(const std::vector<int64_t>& modes, const std::vector<double>& limits) {
-  check_option_count("selection_modes", modes.size(), 5);
-  check_option_count("selection_limits", limits.size(), 2);
+  check_option_count("selection_modes", modes.size(), kSelectionModes);
+  check_option_count("selection_limits", limits.size(), kSelectionLimits);
   SelectionRule rule;
   rule.similarity = similarity_from_code(modes[0]);
-  rule.positive = enum_from_code("positive", modes[1], Positive::kHardest);
-  rule.negative = enum_from_code("negative", modes[2], Negative::kSemihard);
+  rule.positive = enum_from_code("positive", modes[1], Positive::kRandom);
+  rule.negative = enum_from_code("negative", modes[2], Negative::kRandom);
   rule.semihard_fallback = enum_from_code("semihard_fallback", modes[3], Fallback::kEasiest);
   rule.semihard_keeps_ties = enum_from_code("tie", modes[4], Tie::kInclude) == Tie::kInclude;
   rule.duplicate_threshold = limits[0];
   rule.semihard_margin = limits[1];
   return rule;
+}
+
+// The lists of an op with several rules, one after the other, in two: the first `count` options and the others.
+template <class T>
+std::pair<std::vector<T>, std::vector<T>> split_options(const char* name, const std::vector<T>& options, size_t count,
+                                                        size_t others) {
+  check_option_count(name, options.size(), count + others);
+  const auto middle = options.begin() + static_cast<std::ptrdiff_t>(count);
+  return {std::vector<T>(options.begin(), middle), std::vector<T>(middle, options.end())};
 }
 
 // modes = [term, hard_rule, separate_means, reduction], numbers = [temperature, margin, lam, hard_cutoff,
@@ -63,8 +75,8 @@ struct LossRule {
   Reduction reduction;
 
   LossRule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
-    check_option_count("loss_modes", modes.size(), 4);
-    check_option_count("loss_numbers", numbers.size(), 5);
+    check_option_count("loss_modes", modes.size(), kLossModes);
+    check_option_count("loss_numbers", numbers.size(), kLossNumbers);
     term.term = enum_from_code("term", modes[0], Term::kSct);
     term.hard_rule = enum_from_code("hard_rule", modes[1], HardRule::kAboveOrCutoff);
     term.separate_means = modes[2] != 0;

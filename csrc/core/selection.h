@@ -4,8 +4,9 @@
 // hardest positive, hardest and semi-hard negative); Schroff et al., "FaceNet", CVPR 2015, section 3.2 (semi-hard
 // within the margin).
 //
-// Every rule is "the largest key within [lower, upper]". A key is a similarity, or its negative where the least similar
-// wins; for the Euclidean similarity -|a - b| the key is -|a - b|^2, which orders pairs alike and needs no square root.
+// Every rule but the random ones (random_pick.h) is "the largest key within [lower, upper]". A key is a similarity, or
+// its negative where the least similar wins; for the Euclidean similarity -|a - b| the key is -|a - b|^2, which orders
+// pairs alike and needs no square root.
 #pragma once
 
 #include <cmath>
@@ -17,8 +18,8 @@ namespace hardmine {
 
 // The order of the enumerators is that of the names in hardmine/ops/_arguments.py.
 enum class Similarity { kCosine, kDot, kEuclidean };
-enum class Positive { kEasiest, kHardest };
-enum class Negative { kHardest, kEasiest, kSemihard };
+enum class Positive { kEasiest, kHardest, kRandom };
+enum class Negative { kHardest, kEasiest, kSemihard, kRandom };
 enum class Fallback { kNone, kHardest, kEasiest };  // when an anchor has no semi-hard negative
 enum class Tie { kExclude, kInclude };              // is a negative as similar as the positive semi-hard?
 

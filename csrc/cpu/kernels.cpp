@@ -37,6 +37,7 @@ constexpr Kernels<T> kTable = {
     .batch_all_positives = batch_all_positives<T>,
     .pack_depth = pack_depth<T>,
     .accumulate = accumulate<T>,
+    .tile_number = tile_number<T>,
     .add_scaled = add_scaled<T>,
     .add_scaled_difference = add_scaled_difference<T>,
     .distance = distance<T>,

@@ -1,6 +1,7 @@
 // Selection in one pass over the tiles, or in two where a semi-hard negative is bounded by its anchor's positive: then
 // positives come first, and touch only tiles that hold same-class pairs, and negatives second, and touch only tiles
-// that hold others. So each similarity is computed once, but for the few tiles that hold both kinds.
+// that hold others. So each similarity is computed once, but for the few tiles that hold both kinds. A selection that
+// is random takes no part in the passes (random_pick.h).
 
 #include "select.h"
 
@@ -8,13 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "random_pick.h"
 #include "selection_pass.h"
 
 namespace hardmine::cpu {
 
 template <class T>
 bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs,
-                     int64_t depth, const Workers& workers, const SelectionOut<T>& out) {
+                     int64_t depth, const RandomNumbers& random, const Workers& workers, const SelectionOut<T>& out) {
   const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
   const bool euclidean = rule.similarity == Similarity::kEuclidean;
   const T nan = std::numeric_limits<T>::quiet_NaN();
@@ -29,12 +31,18 @@ bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, 
   const bool finite = norms.finite && (!refs || ref_norms->finite);
   if (anchors.count == 0 || (refs && refs->count == 0)) return finite;
 
+  const KeyRange<T> positives = positive_range<T>(rule);
+  const bool bounded_positives = positives.upper < std::numeric_limits<T>::infinity();
+  const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
+  const bool semihard = rule.negative == Negative::kSemihard;
+  // Labels tell the candidates of a random selection, unless similarities may be NaN or beyond a bound.
+  const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite;
+
   const T* scale = cosine ? norms.norm.get() : nullptr;
-  const SortedRows<T> rows(anchors, depth, scale, nullptr, true, symmetric, workers);
+  const T* ref_scale = cosine && refs ? ref_norms->norm.get() : nullptr;
+  const SortedRows<T> rows(anchors, depth, scale, nullptr, needs_tiles, needs_tiles && symmetric, workers);
   const std::unique_ptr<SortedRows<T>> ref_rows =
-      refs ? std::make_unique<SortedRows<T>>(*refs, depth, cosine ? ref_norms->norm.get() : nullptr, nullptr, false,
-                                             true, workers)
-           : nullptr;
+      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_scale, nullptr, false, needs_tiles, workers) : nullptr;
   const SortedRows<T>& columns = refs ? *ref_rows : rows;
 
   PairPass<T> pass{};
@@ -48,17 +56,27 @@ bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, 
 
   const bool hardest_positive = prefers_least_similar(rule.positive);
   const bool easiest_negative = prefers_least_similar(rule.negative);
-  const bool semihard = rule.negative == Negative::kSemihard;
-  const KeyRange<T> positives = positive_range<T>(rule);
-  const Request<T> for_positives{true, hardest_positive, positives.upper < std::numeric_limits<T>::infinity(),
-                                 [&](int64_t) { return positives; }};
   const auto any_negative = [](bool least_similar) {
     return Request<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
   };
+  const auto picked = [&](const double* number, bool same_class, bool by_similarity, T upper) {
+    const PairSide<T> row_side{anchors.x, scale, rows};
+    const PairSide<T> column_side = refs ? PairSide<T>{refs->x, ref_scale, columns} : row_side;
+    return pick_random<T>({number, same_class, symmetric, euclidean, by_similarity, upper, depth}, row_side,
+                          column_side, workers);
+  };
 
-  std::vector<Winners<T>> winners =
-      semihard ? run_pass(rows, columns, pass, {for_positives}, workers)
-               : run_pass(rows, columns, pass, {for_positives, any_negative(easiest_negative)}, workers);
+  // One pass for what can be had in one: of `winners`, the positives come first, then the negatives.
+  std::vector<Request<T>> requests;
+  if (!random_positive)
+    requests.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
+  if (!random_negative && !semihard) requests.push_back(any_negative(easiest_negative));
+  std::vector<Winners<T>> winners;
+  if (!requests.empty()) winners = run_pass(rows, columns, pass, requests, workers);
+  if (random_positive)
+    winners.insert(winners.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
+  if (random_negative) winners.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
+
   Buffer<T> positive_order(rows.count());
   for (int64_t i = 0; i < rows.count(); ++i) {
     const T key = winners[0].key[i];
@@ -97,8 +115,8 @@ bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, 
 }
 
 template bool select_triplets(const SelectionRule&, const LabelledRows<float>&, const LabelledRows<float>*, int64_t,
-                              const Workers&, const SelectionOut<float>&);
+                              const RandomNumbers&, const Workers&, const SelectionOut<float>&);
 template bool select_triplets(const SelectionRule&, const LabelledRows<double>&, const LabelledRows<double>*, int64_t,
-                              const Workers&, const SelectionOut<double>&);
+                              const RandomNumbers&, const Workers&, const SelectionOut<double>&);
 
 }  // namespace hardmine::cpu

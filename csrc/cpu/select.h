@@ -25,11 +25,18 @@ struct SelectionOut {
   T* negative_similarity;
 };
 
+// The uniform numbers in [0, 1), one an anchor, that a random selection picks by (core/random_pick.h); null for a
+// selection that is not random.
+struct RandomNumbers {
+  const double* positive = nullptr;
+  const double* negative = nullptr;
+};
+
 // Selects among `refs`, or among the anchors themselves (never the anchor) where `refs` is null. Returns true if every
 // row and its norm are finite. O(N depth) memory; the result does not depend on the number of workers. Throws
 // std::bad_alloc.
 template <class T>
 bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs,
-                     int64_t depth, const Workers& workers, const SelectionOut<T>& out);
+                     int64_t depth, const RandomNumbers& random, const Workers& workers, const SelectionOut<T>& out);
 
 }  // namespace hardmine::cpu

@@ -20,8 +20,28 @@ SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::op
   ref_labels = contiguous_array(*ref_y);
 }
 
-SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs) {
+namespace {
+
+void check_random(const std::optional<Tensor>& random, int64_t rows, int64_t count) {
+  if (!random && rows == 0) return;
+  check(!random || rows > 0, "random must be None where no selection is random");
+  check(random && random->is_cpu() && random->scalar_type() == ScalarType::Double && random->dim() == 2 &&
+            random->size(0) == rows && random->size(1) == count,
+        "random must be a CPU tensor [" + std::to_string(rows) + ", " + std::to_string(count) +
+            "] of float64, a row for every selection that is random, got " + (random ? shape_of(*random) : "None"));
+}
+
+}  // namespace
+
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs,
+                                         const std::optional<Tensor>& random) {
   const int64_t count = inputs.embeddings.size(0), depth = inputs.embeddings.size(1);
+  const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
+  check_random(random, random_positive + random_negative, count);
+  RandomNumbers numbers;
+  const Tensor contiguous_random = random ? torch::stable::contiguous(*random) : inputs.labels;
+  if (random_positive) numbers.positive = data<double>(contiguous_random);
+  if (random_negative) numbers.negative = data<double>(contiguous_random) + (random_positive ? count : 0);
   SelectionTensors out{
       new_array(inputs.labels, {count}, ScalarType::Long), new_array(inputs.labels, {count}, ScalarType::Long),
       new_array(inputs.embeddings, {count}, inputs.type), new_array(inputs.embeddings, {count}, inputs.type), true};
@@ -30,7 +50,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
     const LabelledRows<T> anchors = inputs.anchors<T>();
     const LabelledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabelledRows<T>{};
     out.finite =
-        select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, TorchWorkers(),
+        select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, numbers, TorchWorkers(),
                            {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
                             mutable_data<T>(out.positive_similarity), mutable_data<T>(out.negative_similarity)});
   });
@@ -112,9 +132,10 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cpu(Tensor embeddings, Tensor labels,
                                                                std::optional<Tensor> ref_embeddings,
                                                                std::optional<Tensor> ref_labels,
-                                                               std::vector<int64_t> modes, std::vector<double> limits) {
+                                                               std::optional<Tensor> random, std::vector<int64_t> modes,
+                                                               std::vector<double> limits) {
   const SelectionTensors selected =
-      select_triplets_tensors(selection_rule(modes, limits), {embeddings, labels, ref_embeddings, ref_labels});
+      select_triplets_tensors(selection_rule(modes, limits), {embeddings, labels, ref_embeddings, ref_labels}, random);
   return {selected.positive_similarity, selected.negative_similarity, selected.positive_index, selected.negative_index};
 }
 

@@ -212,6 +212,10 @@ struct Kernels {
   void (*accumulate)(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
                      int64_t value_padded, T* grad, int64_t grad_padded);
 
+  // The number that tiles hold for the pair of rows a and b, to the bit. Their norms: null where tiles are made of the
+  // rows as they are.
+  T (*tile_number)(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean);
+
   // acc += weight * y, acc += weight * (y - x), |y - x|, its square, and x . y, over `depth` elements.
   void (*add_scaled)(T* acc, T weight, const T* y, int64_t depth);
   void (*add_scaled_difference)(T* acc, T weight, const T* y, const T* x, int64_t depth);

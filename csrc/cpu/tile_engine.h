@@ -10,6 +10,7 @@
 // wherever they lie.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -61,6 +62,41 @@ inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* 
       T* out = tile + r * kPanel<T> + v * V::kLanes;
       (accumulate ? V::load(out) + acc[r][v] : acc[r][v]).store(out);
     }
+}
+
+// One number of a tile, from the rows as they are given: what packing and micro-kernel do to it, and in their order.
+template <bool kEuclidean, class T>
+inline T number_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth) {
+  constexpr int64_t kBlock = 16;
+  static_assert(kDepthChunk % kBlock == 0);
+  alignas(64) T x[kBlock], y[kBlock];
+  T total = T(0), sum = T(0);
+  for (int64_t k = 0; k < depth; k += kBlock) {
+    const int64_t width = depth - k < kBlock ? depth - k : kBlock;
+    if (a_norm) {  // scaled a block at a time, so that the divisions are vectors of them
+      for (int64_t c = 0; c < width; ++c) x[c] = a[k + c] / *a_norm;
+      for (int64_t c = 0; c < width; ++c) y[c] = b[k + c] / *b_norm;
+    }
+    const T *u = a_norm ? x : a + k, *v = a_norm ? y : b + k;
+    for (int64_t c = 0; c < width; ++c) {
+      if constexpr (kEuclidean) {
+        const T difference = u[c] - v[c];
+        sum = std::fma(difference, difference, sum);
+      } else {
+        sum = std::fma(u[c], v[c], sum);
+      }
+    }
+    if ((k + kBlock) % kDepthChunk != 0 && k + kBlock < depth) continue;
+    total = k < kDepthChunk ? sum : total + sum;
+    sum = T(0);
+  }
+  return total;
+}
+
+template <class T>
+T tile_number(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean) {
+  return euclidean ? number_of_pair<true>(a, b, a_norm, b_norm, depth)
+                   : number_of_pair<false>(a, b, a_norm, b_norm, depth);
 }
 
 // Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.

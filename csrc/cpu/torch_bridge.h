@@ -136,7 +136,9 @@ struct SelectionTensors {
   Tensor positive_index, negative_index, positive_similarity, negative_similarity;
   bool finite;
 };
-SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs);
+// `random`: as csrc/library.cpp says.
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs,
+                                         const std::optional<Tensor>& random);
 
 // The pairs that gradients arrive at, as a PairList takes them.
 struct PairTensors {

@@ -13,12 +13,13 @@ SelectedPairs<T> selected_pairs(const Tensor& positive_index, const Tensor& nega
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::vector<int64_t> selection_modes, std::vector<double> selection_limits, std::vector<int64_t> loss_modes,
-    std::vector<double> loss_numbers) {
+    std::optional<Tensor> random, std::vector<int64_t> modes, std::vector<double> numbers) {
+  const auto [selection_modes, loss_modes] = split_options("modes", modes, kSelectionModes, kLossModes);
+  const auto [selection_limits, loss_numbers] = split_options("numbers", numbers, kSelectionLimits, kLossNumbers);
   const SelectionRule selection = selection_rule(selection_modes, selection_limits);
   const LossRule rule(loss_modes, loss_numbers);
   const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
-  const SelectionTensors s = select_triplets_tensors(selection, inputs);
+  const SelectionTensors s = select_triplets_tensors(selection, inputs, random);
   const Tensor loss = rule.reduction == Reduction::kNone
                           ? new_array(inputs.embeddings, {embeddings.size(0)}, inputs.type)
                           : new_array(inputs.embeddings, {}, inputs.type);

@@ -23,14 +23,16 @@ INTEGER_DTYPES = (
 
 # The position of a name is its code in the compiled ops: the order of the enumerators in csrc/core.
 SIMILARITIES = ("cosine", "dot", "euclidean")
-POSITIVES = ("easiest", "hardest")
-NEGATIVES = ("hardest", "easiest", "semihard")
+POSITIVES = ("easiest", "hardest", "random")
+NEGATIVES = ("hardest", "easiest", "semihard", "random")
 FALLBACKS = (None, "hardest", "easiest")
 TIES = ("exclude", "include")
 REDUCTIONS = ("mean", "sum", "none")
 TERMS = ("nca", "hinge", "soft_margin", "sct")
 INDEXED_TERMS = (*TERMS, "ratio")
 HARD_RULES = ("above", "above_and_cutoff", "above_or_cutoff")
+# How many modes and limits of a selection come before those of a loss, in the lists of an op that takes both.
+SELECTION_MODES, SELECTION_LIMITS = 5, 2
 
 
 def check_choice(name: str, value: Any, choices: tuple) -> int:
@@ -166,6 +168,31 @@ def check_selection(
         optional_number("semihard_margin", semihard_margin, math.inf, above=0.0),
     ]
     return modes, limits
+
+
+def check_generator(generator: Any, embeddings: Tensor) -> None:
+    """``generator`` is None, or a generator that can draw on the device of ``embeddings``."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+    if generator.device != embeddings.device:
+        raise ValueError(
+            f"generator must be on the device of embeddings, {embeddings.device}, got one on {generator.device}"
+        )
+
+
+def draw_random(embeddings: Tensor, positive: str, negative: str, generator: torch.Generator | None) -> Tensor | None:
+    """The numbers that random selections are picked by: uniform in [0, 1), a row each, [1 or 2, B]; None if none is.
+
+    float64, whatever the embeddings: with fewer bits some of many candidates would be picked more often than others.
+    """
+    check_generator(generator, embeddings)
+    rows = (positive == "random") + (negative == "random")
+    if not rows:
+        return None
+    drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at sizes that vary
+    return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, **drawn_by)
 
 
 def check_loss(

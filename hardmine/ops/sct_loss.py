@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from hardmine import _verification
-from hardmine.ops._arguments import check_choice, check_labelled_rows, check_loss, check_number, check_selection
+from hardmine.ops._arguments import (
+    check_choice,
+    check_labelled_rows,
+    check_loss,
+    check_number,
+    check_selection,
+    draw_random,
+)
 from hardmine.ops.select_triplets import Selection, as_selection
 
 
@@ -71,6 +78,7 @@ def sct_loss(
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
+    generator: torch.Generator | None = None,
 ) -> Tensor | tuple[Tensor, Selection]:
     """The Selectively Contrastive Triplet loss, forward and backward, without the matrix of similarities.
 
@@ -101,13 +109,15 @@ def sct_loss(
         duplicate_threshold: Instead of the preset's (none in `paper`); infinity turns it off.
         min_similarity: Anchors count only if both their similarities exceed it. None: all count.
         return_selection: Also return the :class:`Selection`, at no further cost.
+        generator: What a random ``positive`` or ``negative`` is drawn from, as in
+            :func:`hardmine.ops.select_triplets`.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_selection``, and the selection.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value.
+        ValueError: An argument of the wrong shape or value, or on the wrong device.
         NotImplementedError: On a second derivative.
 
     Note:
@@ -119,10 +129,10 @@ def sct_loss(
     """
     labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
     values = resolve_preset(preset, hard_cutoff, duplicate_threshold, tie)
-    options = check_selection(
+    selection_modes, selection_limits = check_selection(
         positive, negative, similarity, values.duplicate_threshold, semihard_fallback, values.tie, semihard_margin
     )
-    loss_options = check_loss(
+    loss_modes, loss_numbers = check_loss(
         term="sct",
         temperature=temperature,
         lam=lam,
@@ -132,7 +142,14 @@ def sct_loss(
         hard_cutoff=values.hard_cutoff or 0.0,
         separate_means=values.separate_means,
     )
+    random = draw_random(embeddings, positive, negative, generator)
     loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings, labels, ref_embeddings, ref_labels, *options, *loss_options
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
+        random,
+        selection_modes + loss_modes,
+        selection_limits + loss_numbers,
     )
     return (loss, as_selection(*selected)) if return_selection else loss

@@ -1,4 +1,4 @@
-"""Selection of the hardest, easiest or semi-hard positive and negative of every anchor."""
+"""Selection of the hardest, easiest, semi-hard or a random positive and negative of every anchor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardmine import _library, _verification
-from hardmine.ops._arguments import check_labelled_rows, check_selection
+from hardmine.ops._arguments import check_labelled_rows, check_selection, draw_random
 
 _library.load()
 
@@ -39,6 +39,7 @@ def select_triplets(
     semihard_fallback: str | None = None,
     tie: str = "exclude",
     semihard_margin: float | None = None,
+    generator: torch.Generator | None = None,
 ) -> Selection:
     """Selects one positive and one negative for every anchor, without the matrix of similarities.
 
@@ -48,6 +49,8 @@ def select_triplets(
         positive_similarity, positive_index = s.masked_fill(~same_class | self, -inf).max(1)
         negative_similarity, negative_index = s.masked_fill(same_class, -inf).max(1)
 
+    and, for a random positive, ``torch.multinomial((same_class & ~self).float(), 1)``.
+
     Args:
         embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
         labels: Their classes, [B], any integer dtype.
@@ -55,8 +58,9 @@ def select_triplets(
             ``embeddings``. None selects among the anchors themselves, where a sample is never its own positive. With
             refs, nothing is left out: a copy of the anchor in the bank is a candidate (see ``duplicate_threshold``).
         ref_labels: Their classes, [M], any integer dtype.
-        positive: ``"easiest"`` (most similar sample of the class) or ``"hardest"`` (least similar).
-        negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), or
+        positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``: each
+            candidate with the same chance.
+        negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
             ``"semihard"``: the most similar one that is less similar than the selected positive.
         similarity: ``"cosine"`` (normalises inside; rows shorter than 1e-12 are divided by that), ``"dot"``, or
             ``"euclidean"``: the negative distance, ``-|a - b|``, computed from differences, so that close pairs far
@@ -68,6 +72,8 @@ def select_triplets(
             ``"include"`` (the SCT authors' code).
         semihard_margin: Semi-hard negatives must also have ``s_an > s_ap - semihard_margin`` (FaceNet). None: no such
             limit.
+        generator: What random selections draw from, on the device of ``embeddings``. None: the device's own, which
+            :func:`torch.manual_seed` seeds. Without a random selection it is left alone.
 
     Returns:
         A :class:`Selection`: two int64 and two floating-point tensors, each [B]; rows of ``embeddings``, or of
@@ -75,12 +81,18 @@ def select_triplets(
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value.
+        ValueError: An argument of the wrong shape or value, or on the wrong device.
 
     Note:
         Ties go to the lowest index; those of the Euclidean similarity are decided on squared distances. Similarities
         of NaN are no candidates, nor are infinite ones that every number would beat. Memory is O((B + M) D). Results
         are bitwise equal on every repeat, for any number of threads and at every SIMD level.
+
+        A random selection draws one float64 number u in [0, 1) an anchor, those of the positives first, and picks the
+        floor(u n)-th of the anchor's n candidates in ascending order of index: equal states of the generator give equal
+        picks. It computes the similarities of its picks only, unless ``duplicate_threshold`` asks for all. Compiled by
+        inductor, it draws other numbers than in eager mode, as ``torch.rand`` does; ``torch.manual_seed`` fixes them
+        too. torch cannot trace a ``generator``: it breaks the graph, which ``fullgraph=True`` makes an error.
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (whose bound on
@@ -91,7 +103,8 @@ def select_triplets(
     options = check_selection(
         positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
-    selected = torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, *options)
+    random = draw_random(embeddings, positive, negative, generator)
+    selected = torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, random, *options)
     return as_selection(*selected)
 
 
@@ -155,7 +168,7 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, modes, _ = inputs
+    embeddings, _, ref_embeddings, _, _, modes, _ = inputs
     ctx.similarity = modes[0]
     ctx.save_for_backward(embeddings, ref_embeddings, output[2], output[3])
 
@@ -174,7 +187,7 @@ def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_neg
         need,
         need_ref,
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, None, None, None)
+    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 4)
 
 
 torch.library.register_autograd("hardmine::select_triplets", _backward, setup_context=_setup_context)

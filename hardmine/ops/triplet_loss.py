@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from hardmine import _verification
-from hardmine.ops._arguments import REDUCTIONS, check_labelled_rows, check_loss, check_selection
+from hardmine.ops._arguments import (
+    REDUCTIONS,
+    SELECTION_LIMITS,
+    SELECTION_MODES,
+    check_labelled_rows,
+    check_loss,
+    check_selection,
+    draw_random,
+)
 from hardmine.ops.select_triplets import Selection, as_selection, fake_gradients, fake_selection, forbid_double_backward
 
 
@@ -31,6 +39,7 @@ def triplet_loss(
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
+    generator: torch.Generator | None = None,
 ) -> Tensor | tuple[Tensor, Selection]:
     """A triplet loss on the selected pairs, forward and backward, without the matrix of similarities.
 
@@ -57,13 +66,15 @@ def triplet_loss(
         min_similarity: Anchors count only if both their similarities exceed it (0 in the EP authors' code). None: all
             count.
         return_selection: Also return the :class:`Selection`, at no further cost.
+        generator: What a random ``positive`` or ``negative`` is drawn from, as in
+            :func:`hardmine.ops.select_triplets`.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_selection``, and the selection.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value.
+        ValueError: An argument of the wrong shape or value, or on the wrong device.
         NotImplementedError: On a second derivative.
 
     Note:
@@ -78,10 +89,10 @@ def triplet_loss(
         Hermans et al., arXiv:1703.07737; sct: ECCV 2020, eq. 13.
     """
     labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    options = check_selection(
+    selection_modes, selection_limits = check_selection(
         positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
-    loss_options = check_loss(
+    loss_modes, loss_numbers = check_loss(
         term=term,
         temperature=temperature,
         margin=margin,
@@ -89,21 +100,28 @@ def triplet_loss(
         reduction=reduction,
         min_similarity=min_similarity,
     )
+    random = draw_random(embeddings, positive, negative, generator)
     loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings, labels, ref_embeddings, ref_labels, *options, *loss_options
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
+        random,
+        selection_modes + loss_modes,
+        selection_limits + loss_numbers,
     )
     return (loss, as_selection(*selected)) if return_selection else loss
 
 
-def _is_unreduced(loss_modes: list[int]) -> bool:
-    return REDUCTIONS[loss_modes[-1]] == "none"
+def _is_unreduced(modes: list[int]) -> bool:
+    return REDUCTIONS[modes[-1]] == "none"
 
 
 @torch.library.register_fake("hardmine::triplet_loss")
-def _(embeddings, labels, ref_embeddings, ref_labels, selection_modes, selection_limits, loss_modes, loss_numbers):
+def _(embeddings, labels, ref_embeddings, ref_labels, random, modes, numbers):
     selection = fake_selection(embeddings)
     values = selection[0]
-    return torch.empty_like(values) if _is_unreduced(loss_modes) else values.new_empty(()), *selection
+    return torch.empty_like(values) if _is_unreduced(modes) else values.new_empty(()), *selection
 
 
 @torch.library.register_fake("hardmine::triplet_loss_backward")
@@ -112,8 +130,8 @@ def _(grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *opti
 
 
 def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, selection_modes, _, loss_modes, loss_numbers = inputs
-    ctx.options = (selection_modes[0], loss_modes, loss_numbers)
+    embeddings, _, ref_embeddings, _, _, modes, numbers = inputs
+    ctx.options = (modes[0], modes[SELECTION_MODES:], numbers[SELECTION_LIMITS:])
     ctx.save_for_backward(embeddings, ref_embeddings, *output[1:])
     ctx.set_materialize_grads(False)
 
@@ -127,7 +145,7 @@ def _backward(ctx, grad_loss, grad_positive, grad_negative, _grad_positive_index
     grad, grad_ref = torch.ops.hardmine.triplet_loss_backward(
         grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *selected, *ctx.options, need, need_ref
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 5)
+    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 4)
 
 
 torch.library.register_autograd("hardmine::triplet_loss", _backward, setup_context=_setup_context)

@@ -59,6 +59,20 @@ def candidate_pairs(
     return s, positives, negatives
 
 
+def random_pick(s: Tensor, candidates: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Index and similarity of each row's floor(u * count)-th candidate; -1 and NaN where there is none."""
+    if s.shape[1] == 0:
+        return most_similar(s, candidates)
+    candidates = candidates & ~s.isnan()
+    count = candidates.sum(1)
+    rank = (u * count).long().clamp(max=(count - 1).clamp(min=0))
+    index = (candidates & (candidates.cumsum(1) == rank[:, None] + 1)).int().argmax(1)
+    return (
+        torch.where(count > 0, index, -1),
+        torch.where(count > 0, s.gather(1, index[:, None]).squeeze(1), math.nan),
+    )
+
+
 def select_triplets(
     embeddings: Tensor,
     labels: Tensor,
@@ -72,13 +86,23 @@ def select_triplets(
     semihard_fallback: str | None = None,
     tie: str = "exclude",
     semihard_margin: float | None = None,
+    generator: torch.Generator | None = None,
 ) -> Selection:
     """As :func:`hardmine.ops.select_triplets`, from the whole matrix."""
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
     )
-    positive_index, s_ap = most_similar(s, positives, least=positive == "hardest")
+    rows = (positive == "random") + (negative == "random")
+    if rows:
+        u = torch.rand(rows, len(s), dtype=torch.float64, device=s.device, generator=generator)
+    if positive == "random":
+        positive_index, s_ap = random_pick(s, positives, u[0])
+    else:
+        positive_index, s_ap = most_similar(s, positives, least=positive == "hardest")
 
+    if negative == "random":
+        negative_index, s_an = random_pick(s, negatives, u[-1])
+        return Selection(positive_index, negative_index, s_ap, s_an)
     if negative != "semihard":
         negative_index, s_an = most_similar(s, negatives, least=negative == "easiest")
         return Selection(positive_index, negative_index, s_ap, s_an)

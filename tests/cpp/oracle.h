@@ -63,13 +63,33 @@ Chosen choose(const double* s, int64_t columns, bool least, const Admits& admits
   return best;
 }
 
+// The floor(u count)-th of the columns that `admits`. A NaN is no candidate.
+template <class Admits>
+Chosen draw(const double* s, int64_t columns, double u, const Admits& admits) {
+  std::vector<int64_t> candidates;
+  for (int64_t j = 0; j < columns; ++j)
+    if (!std::isnan(s[j]) && admits(j)) candidates.push_back(j);
+  if (candidates.empty()) return {};
+  const int64_t j = candidates[static_cast<size_t>(u * static_cast<double>(candidates.size()))];
+  return {j, s[j]};
+}
+
+// `u_positive` and `u_negative`, in [0, 1): what random selections are drawn by.
 inline ChosenPair choose_pair(const SelectionRule& rule, const double* s, int64_t columns, int64_t own_column,
-                              int64_t own_label, const std::vector<int64_t>& label) {
+                              int64_t own_label, const std::vector<int64_t>& label, double u_positive,
+                              double u_negative) {
   ChosenPair chosen;
-  chosen.positive = choose(s, columns, rule.positive == Positive::kHardest, [&](int64_t j) {
+  const auto is_positive = [&](int64_t j) {
     return label[j] == own_label && j != own_column && s[j] <= rule.duplicate_threshold;
-  });
+  };
   const auto is_negative = [&](int64_t j) { return label[j] != own_label; };
+  chosen.positive = rule.positive == Positive::kRandom
+                        ? draw(s, columns, u_positive, is_positive)
+                        : choose(s, columns, rule.positive == Positive::kHardest, is_positive);
+  if (rule.negative == Negative::kRandom) {
+    chosen.negative = draw(s, columns, u_negative, is_negative);
+    return chosen;
+  }
   if (rule.negative != Negative::kSemihard) {
     chosen.negative = choose(s, columns, rule.negative == Negative::kEasiest, is_negative);
     return chosen;
@@ -89,13 +109,14 @@ inline std::vector<SelectionRule> all_rules(Similarity similarity) {
   const double margin = similarity == Similarity::kCosine ? 0.5 : 2;
   const double threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;
   std::vector<SelectionRule> rules;
-  for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
+  for (const Positive positive : {Positive::kEasiest, Positive::kHardest, Positive::kRandom}) {
     for (const double duplicate_threshold : {kInfinity, threshold}) {
       const auto add = [&](Negative negative, Fallback fallback, bool keeps_ties, double semihard_margin) {
         rules.push_back({similarity, positive, negative, fallback, keeps_ties, semihard_margin, duplicate_threshold});
       };
       add(Negative::kHardest, Fallback::kNone, false, kInfinity);
       add(Negative::kEasiest, Fallback::kNone, false, kInfinity);
+      add(Negative::kRandom, Fallback::kNone, false, kInfinity);
       for (const Fallback fallback : {Fallback::kNone, Fallback::kHardest, Fallback::kEasiest})
         for (const bool keeps_ties : {false, true})
           for (const double semihard_margin : {kInfinity, margin})

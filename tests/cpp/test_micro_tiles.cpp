@@ -180,6 +180,35 @@ void check_passes() {
   }
 }
 
+// tile_number against the numbers of tiles, bit for bit, on rows that do round. A pass whose only same-class column is
+// j leaves the tile's number of (i, j) as the best key of row i.
+template <class T>
+void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  context = "depth " + std::to_string(depth) + ", euclidean " + std::to_string(euclidean) + ", scaled " +
+            std::to_string(scaled);
+  Random random(depth);
+  const Batch<T> row_batch(Values::kReals, Labels::kOneClass, 13, depth, random);
+  Batch<T> column_batch(Values::kReals, Labels::kOneClass, 37, depth, random);
+  std::vector<T> row_norm(row_batch.count), column_norm(column_batch.count);
+  kernel.row_norms(row_batch.x.data(), row_batch.count, depth, row_norm.data());
+  kernel.row_norms(column_batch.x.data(), column_batch.count, depth, column_norm.data());
+  const PackedBatch<T> rows(kernel, row_batch, scaled ? row_norm.data() : nullptr);
+  for (int64_t j = 0; j < column_batch.count; j += 4) {
+    for (int64_t c = 0; c < column_batch.count; ++c) column_batch.label[c] = row_batch.label[0] + c - j;
+    const PackedBatch<T> columns(kernel, column_batch, scaled ? column_norm.data() : nullptr);
+    const cpu::PairPass<T> pass{rows.view(), columns.view(), depth, false, euclidean};
+    const PassResult<T> tile = run_pass(kernel, pass, true, true, unlimited_range<T>(), false, 24, 1);
+    for (int64_t i = 0; i < row_batch.count; ++i) {
+      const T number = kernel.tile_number(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
+                                          scaled ? row_norm.data() + i : nullptr,
+                                          scaled ? column_norm.data() + j : nullptr, depth, euclidean);
+      CHECK_EQ(tile.index[i], j);
+      CHECK_EQ(number, tile.key[i]);
+    }
+  }
+}
+
 }  // namespace
 
 TEST(runs_at_the_forced_level) { check_forced_level(); }
@@ -204,4 +233,13 @@ TEST(select_block_visits_every_candidate_once) {
   check_passes<double>();
   CHECK(improved > 10000);
   CHECK(left > 10000);
+}
+
+TEST(tile_number_is_that_of_a_tile) {
+  for (const int64_t depth : {1, 2, 15, 16, 17, 31, 255, 256, 257, 272, 513, 600}) {
+    for (int flags = 0; flags < 4; ++flags) {
+      check_tile_number<float>(depth, flags & 1, flags & 2);
+      check_tile_number<double>(depth, flags & 1, flags & 2);
+    }
+  }
 }

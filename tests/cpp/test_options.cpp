@@ -27,10 +27,10 @@ TEST(codes_give_selection_rules) {
   CHECK(!first.semihard_keeps_ties);
   CHECK_EQ(first.duplicate_threshold, 0.5);
   CHECK_EQ(first.semihard_margin, 0.25);
-  const SelectionRule last = selection_rule({2, 1, 2, 2, 1}, {0.5, 0.25});
+  const SelectionRule last = selection_rule({2, 2, 3, 2, 1}, {0.5, 0.25});
   CHECK(last.similarity == Similarity::kEuclidean);
-  CHECK(last.positive == Positive::kHardest);
-  CHECK(last.negative == Negative::kSemihard);
+  CHECK(last.positive == Positive::kRandom);
+  CHECK(last.negative == Negative::kRandom);
   CHECK(last.semihard_fallback == Fallback::kEasiest);
   CHECK(last.semihard_keeps_ties);
 }
@@ -79,12 +79,22 @@ TEST(codes_give_rules_of_given_triplets) {
   CHECK(plain_global.measure.quantity == PairQuantity::kNegativeSquaredDistance && !plain_global.measure.normalised);
 }
 
+TEST(lists_of_two_rules_come_apart) {
+  const auto [first, second] = split_options<int64_t>("modes", {5, 6, 7}, 2, 1);
+  CHECK(first == (std::vector<int64_t>{5, 6}));
+  CHECK(second == std::vector<int64_t>{7});
+  for (const std::vector<double>& wrong : {std::vector<double>{}, {1, 2}, {1, 2, 3, 4}}) {
+    CHECK_EQ(error_of([&] { split_options("numbers", wrong, 2, 1); }),
+             "numbers must hold 3 numbers, got " + std::to_string(wrong.size()));
+  }
+}
+
 TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
   const auto selection = [](std::vector<int64_t> modes, std::vector<double> limits) {
     return error_of([&] { selection_rule(modes, limits); });
   };
   CHECK_EQ(selection({3, 0, 0, 0, 0}, {1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
-  CHECK_EQ(selection({0, -1, 0, 0, 0}, {1, 1}), std::string("positive must be a code from 0 to 1, got -1"));
+  CHECK_EQ(selection({0, -1, 0, 0, 0}, {1, 1}), std::string("positive must be a code from 0 to 2, got -1"));
   CHECK_EQ(selection({0, 0, 0, 0, 2}, {1, 1}), std::string("tie must be a code from 0 to 1, got 2"));
   CHECK_EQ(selection({0, 0, 0, 0}, {1, 1}), std::string("selection_modes must hold 5 numbers, got 4"));
   CHECK_EQ(selection({0, 0, 0, 0, 0}, {}), std::string("selection_limits must hold 2 numbers, got 0"));

@@ -24,16 +24,25 @@ template <class T>
 struct Selection {
   std::vector<int64_t> positive_index, negative_index;
   std::vector<T> positive_similarity, negative_similarity;
+  std::vector<double> u_positive, u_negative;  // what random selections are drawn by
   bool finite;
 
   Selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs, const cpu::Workers& workers)
       : positive_index(anchors.count, -7),
         negative_index(anchors.count, -7),
         positive_similarity(anchors.count),
-        negative_similarity(anchors.count) {
+        negative_similarity(anchors.count),
+        u_positive(anchors.count),
+        u_negative(anchors.count) {
+    Random random(anchors.count);
+    for (int64_t i = 0; i < anchors.count; ++i) {
+      u_positive[i] = random.unit();
+      u_negative[i] = random.unit();
+    }
     const cpu::LabelledRows<T> ref_view = refs ? refs->view() : cpu::LabelledRows<T>{};
     finite = cpu::select_triplets<T>(
-        rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, workers,
+        rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
+        workers,
         {positive_index.data(), negative_index.data(), positive_similarity.data(), negative_similarity.data()});
   }
   bool same_bits(const Selection& other) const {
@@ -76,8 +85,8 @@ void check_selection(const SelectionRule& rule, const Batch<T>& anchors, const B
   const Selection<T> got(rule, anchors, refs, SerialWorkers());
   const Batch<T>& columns = refs ? *refs : anchors;
   for (int64_t i = 0; i < anchors.count; ++i) {
-    const ChosenPair want =
-        choose_pair(rule, s.data() + i * columns.count, columns.count, refs ? -1 : i, anchors.label[i], columns.label);
+    const ChosenPair want = choose_pair(rule, s.data() + i * columns.count, columns.count, refs ? -1 : i,
+                                        anchors.label[i], columns.label, got.u_positive[i], got.u_negative[i]);
     check_equal(want.positive, got.positive_index[i], got.positive_similarity[i]);
     check_equal(want.negative, got.negative_index[i], got.negative_similarity[i]);
     ++coverage.anchors;
@@ -228,7 +237,8 @@ void check_reals() {
         const Selection<T> got(unbounded, anchors, nullptr, SerialWorkers());
         for (int64_t i = 0; i < 97; ++i) {
           const double* line = s.data() + i * 97;
-          const ChosenPair want = choose_pair(unbounded, line, 97, i, anchors.label[i], anchors.label);
+          const ChosenPair want = choose_pair(unbounded, line, 97, i, anchors.label[i], anchors.label,
+                                              got.u_positive[i], got.u_negative[i]);
           CHECK_EQ(got.positive_index[i] >= 0, want.positive.index >= 0);
           if (want.positive.index >= 0) {
             CHECK_NEAR(got.positive_similarity[i], line[got.positive_index[i]], tolerance);
@@ -249,9 +259,12 @@ void check_workers(Values values, Labels labels) {
   const int64_t count = 257, depth = 257;
   const Batch<T> anchors(values, labels, count, depth, random), refs(values, labels, count, depth, random);
   const SelectionRule easy_hard;
+  const SelectionRule all_random{Similarity::kCosine, Positive::kRandom, Negative::kRandom};
+  SelectionRule random_among_marked = all_random;
+  random_among_marked.duplicate_threshold = 0.5;
   const SelectionRule hard_semihard{Similarity::kCosine, Positive::kHardest, Negative::kSemihard, Fallback::kHardest};
   for (const Similarity similarity : kSimilarities) {
-    for (SelectionRule rule : {easy_hard, hard_semihard}) {
+    for (SelectionRule rule : {easy_hard, hard_semihard, all_random, random_among_marked}) {
       rule.similarity = similarity;
       for (const Batch<T>* others : {static_cast<const Batch<T>*>(nullptr), &refs}) {
         const Selection<T> serial(rule, anchors, others, SerialWorkers());

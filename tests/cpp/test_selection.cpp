@@ -154,7 +154,9 @@ TEST(semihard_negatives_lie_between_margin_and_positive) {
 TEST(least_similar_wins_for_hardest_positive_and_easiest_negative) {
   CHECK(prefers_least_similar(Positive::kHardest));
   CHECK(!prefers_least_similar(Positive::kEasiest));
+  CHECK(!prefers_least_similar(Positive::kRandom));
   CHECK(prefers_least_similar(Negative::kEasiest));
   CHECK(!prefers_least_similar(Negative::kHardest));
   CHECK(!prefers_least_similar(Negative::kSemihard));
+  CHECK(!prefers_least_similar(Negative::kRandom));
 }
