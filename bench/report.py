@@ -32,6 +32,7 @@ import plans
 import rivals
 import scaling
 import tables
+import verdicts
 
 PARTS = ("speed", "memory", "scaling")
 
@@ -123,10 +124,15 @@ def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
             keep("scaling", scaling.measure_scaling(case, axis, rival, values, seconds_per_size=args.seconds))
 
 
+def render(results: dict[str, Any]) -> str:
+    return tables.render(results, [verdict.line() for verdict in verdicts.judge(results)])
+
+
 def save(results: dict[str, Any], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(tables.render(results))
-    output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    output.write_text(render(results))
+    kept = {name: value for name, value in results.items() if name != "baseline"}  # it has a file of its own
+    output.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -140,6 +146,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dims", nargs="+", type=int, help="embedding sizes D, where the data has no D of its own")
     parser.add_argument("--images-per-class", type=int, default=4)
     parser.add_argument("--seconds", type=float, help="time for each rival at each size; the plan's rounds at least")
+    parser.add_argument("--baseline", type=Path, help="an earlier JSON file of this machine, to compare hardmine with")
     parser.add_argument("--threads", type=int, help="torch.set_num_threads; the machine's default otherwise")
     args = parser.parse_args()
     if args.seconds is None:
@@ -163,6 +170,7 @@ def main() -> None:
         "command": shlex.join(["python", "bench/report.py", *sys.argv[1:]]),
         "images_per_class": args.images_per_class,
         "notes": {case: rivals.CASES[case].note for case in args.cases},
+        "baseline": json.loads(args.baseline.read_text()) if args.baseline else None,
         "complete": False,
         "speed": [],
         "memory": [],
@@ -174,7 +182,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nStopped; what was measured so far is kept.")
     save(results, args.output)
-    print(tables.render(results))
+    print(render(results))
     print(f"Written to {args.output} and {args.output.with_suffix('.json').name}")
 
 

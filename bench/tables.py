@@ -157,12 +157,14 @@ def scaling_table(fits: list[dict[str, Any]]) -> str:
     return table(header, rows)
 
 
-def render(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any], verdict_lines: list[str]) -> str:
     parts = ["# hardmine against its rivals, on CPU"]
     if not results["complete"]:
         parts.append("**Stopped before the end: what is missing was not measured.**")
     parts.append(table(["", ""], [[name, value] for name, value in results["about"].items()]))
     parts.append(f"Made by `{results['command']}`. float32, {results['images_per_class']} images a class.")
+    if verdict_lines:
+        parts += ["## Targets", "\n".join(verdict_lines)]
     parts += ["## How to read the tables", HOW]
     for case in dict.fromkeys(size["case"] for size in results["speed"]):
         sizes = [size for size in results["speed"] if size["case"] == case]
