@@ -4,7 +4,9 @@ import pytest
 
 import paired
 
+CASES = ("sct_loss",)
+
 
 @pytest.mark.parametrize("phase", paired.PHASES)
-def test_sct_loss(time_case, n, d, rival, phase):
-    time_case("sct_loss", n, d, rival, phase)
+def test_sct_loss(time_case, case, n, d, rival, phase):
+    time_case(case, n, d, rival, phase)

@@ -4,8 +4,9 @@ import pytest
 
 import paired
 
+CASES = ("EPSHN", "HPHN")
+
 
 @pytest.mark.parametrize("phase", paired.PHASES)
-@pytest.mark.parametrize("case", ["EPSHN", "HPHN"])
 def test_triplet_loss(time_case, case, n, d, rival, phase):
     time_case(case, n, d, rival, phase)

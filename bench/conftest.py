@@ -26,19 +26,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for argument, option in (("rival", "--bench-rivals"), ("d", "--bench-dims"), ("n", "--bench-sizes")):
-        if argument in metafunc.fixturenames:
-            values = metafunc.config.getoption(option)
-            metafunc.parametrize(
-                argument, values, ids=[str(v) if argument == "rival" else f"{argument.upper()}={v}" for v in values]
-            )
+    if "time_case" not in metafunc.fixturenames:
+        return
+    chosen = metafunc.config.getoption("--bench-rivals")
+    cases = metafunc.module.CASES
+    pairs = [(case, rival) for case in cases for rival in rivals.CASES[case].rivals if rival in chosen]
+    metafunc.parametrize(("case", "rival"), pairs)
+    fixed = {rivals.CASES[case].fixed_d for case in cases}
+    dims = metafunc.config.getoption("--bench-dims") if None in fixed else [None]  # None: what the data has
+    metafunc.parametrize("d", dims, ids=lambda d: f"D={d}")
+    metafunc.parametrize("n", metafunc.config.getoption("--bench-sizes"), ids=lambda n: f"N={n}")
 
 
 @pytest.fixture
 def time_case(benchmark: Callable, request: pytest.FixtureRequest) -> Callable[..., None]:
     """`time_case(case, n, d, rival, phase)` checks the rival against the reference, then times that phase."""
 
-    def time_it(case: str, n: int, d: int, rival_name: str, phase: str = "forward") -> None:
+    def time_it(case: str, n: int, d: int | None, rival_name: str, phase: str = "forward") -> None:
         assert phase in paired.PHASES
         try:
             rival = rivals.setup(case, n, d, rival_name, request.config.getoption("--bench-images-per-class"))
@@ -46,6 +50,7 @@ def time_case(benchmark: Callable, request: pytest.FixtureRequest) -> Callable[.
             pytest.skip(f"{rival_name}: {reason}")
         if phase != "forward" and rival.backward is None:
             pytest.skip(f"{rival_name} has no backward")
+        d = rival.inputs.embeddings.shape[1]
         benchmark.group = f"{case} {phase} N={n} D={d}"
         benchmark.extra_info.update(case=case, n=n, d=d, rival=rival_name, phase=phase)
         if phase == "forward":

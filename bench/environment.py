@@ -68,7 +68,7 @@ def describe() -> dict[str, str]:
         "SIMD level of torch": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
-        "pytorch-metric-learning": version("pytorch-metric-learning"),
+        **{package: version(package) for package in ("pytorch-metric-learning", "faiss-cpu", "hnswlib")},
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}, transparent huge pages: {transparent_huge_pages()}",
     }

@@ -55,8 +55,8 @@ def peak_of_step(case: str, rival_name: str, n: int, d: int, images_per_class: i
             rival.backward(output)
 
     # Loads libraries, starts threads, allocates the scratch that BLAS keeps: none of it belongs to the step.
-    step(rivals.build(case, rival_name, rivals.make_inputs(256, d, images_per_class)))
-    rival = rivals.build(case, rival_name, rivals.make_inputs(n, d, images_per_class))
+    step(rivals.build(case, rival_name, rivals.make_inputs(case, 256, d, images_per_class)))
+    rival = rivals.build(case, rival_name, rivals.make_inputs(case, n, d, images_per_class))
     return_free_memory()
     if reset_high_water_mark():
         source = "VmHWM"
@@ -103,7 +103,8 @@ def measure_peak(case: str, rival: str, n: int, d: int, images_per_class: int = 
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with status {done.returncode}"
-    return {"case": case, "rival": rival, "n": n, "d": d, "skipped": reason.removeprefix("rivals.SkippedRivalError: ")}
+    # The last line of a traceback is the error's dotted name and message.
+    return {"case": case, "rival": rival, "n": n, "d": d, "skipped": reason.rpartition("SkippedRivalError: ")[2]}
 
 
 def main() -> None:

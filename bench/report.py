@@ -1,6 +1,6 @@
 """Measures hardmine against its rivals and writes one Markdown file, and the numbers behind it as JSON.
 
-    python bench/report.py [--quick] [--output bench/results/NAME.md]
+    python bench/report.py [--quick] [--cases EP knn_words] [--output bench/results/NAME.md]
 
 Why not pytest-benchmark for this table? It times one callable after another, and on a noisy machine a ratio of two such
 numbers carries the drift of the minutes between them. Every ratio here is paired: all rivals of a size are timed in the
@@ -17,7 +17,7 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,42 +28,33 @@ from tqdm import tqdm
 import environment
 import memory
 import paired
+import plans
 import rivals
 import scaling
 import tables
+import verdicts
 
-FULL = {
-    "sizes": [128, 512, 2048, 4096, 8192],
-    "dims": [128, 512],
-    "seconds": 5.0,
-    "memory_n": 16384,
-    "large_n": 65536,
-    "scaling_sizes": scaling.SIZES,
-    "scaling_dims": scaling.DIMS,
-}
-QUICK = {
-    "sizes": [128, 512, 2048],
-    "dims": [128],
-    "seconds": 0.5,
-    "memory_n": 4096,
-    "large_n": None,
-    "scaling_sizes": (512, 1024, 2048),
-    "scaling_dims": (64, 128, 256),
-}
+PARTS = ("speed", "memory", "scaling")
 
 
-def measure_size(case: str, n: int, d: int, args: argparse.Namespace) -> dict[str, Any]:
+def measure_size(case: str, n: int, d: int, min_rounds: int, args: argparse.Namespace) -> dict[str, Any]:
     """All rivals at one size: their median seconds, their ratios, and why one is missing."""
     steps, skipped = {}, {}
-    for name in args.rivals:
+    for name in rivals.CASES[case].rivals:
+        if name not in args.rivals:
+            continue
         try:
             steps[name] = rivals.setup(case, n, d, name, args.images_per_class)
         except rivals.SkippedRivalError as reason:
             skipped[name] = str(reason)
-    samples = paired.measure(steps, args.seconds, description=f"{case} N={n} D={d}")
+    size = {"case": case, "n": n, "d": d, "ratios": {}, "skipped": skipped, "median_ms": {}}
+    if "hardmine" not in steps:  # the data is not at hand
+        return size
+    size["inputs"] = steps["hardmine"].inputs.source
+    size["details"] = {name: rival.details for name, rival in steps.items() if rival.details}
+    samples = paired.measure(steps, args.seconds, min_rounds, description=f"{case} N={n} D={d}")
     phases = paired.PHASES if steps["hardmine"].backward is not None else ("forward",)
     ours = samples["hardmine"]
-    ratios: dict[str, dict[str, Any]] = {}
     for name, theirs in samples.items():
         if name == "hardmine":
             continue
@@ -71,24 +62,50 @@ def measure_size(case: str, n: int, d: int, args: argparse.Namespace) -> dict[st
             compared = {phase: paired.ratio(getattr(ours, phase), theirs.forward) for phase in phases}
         else:  # hardmine's speed-up over it
             compared = {phase: paired.ratio(getattr(theirs, phase), getattr(ours, phase)) for phase in phases}
-        ratios[name] = {phase: asdict(result) for phase, result in compared.items()}
-    median_ms = {
+        size["ratios"][name] = {phase: asdict(result) for phase, result in compared.items()}
+    size["median_ms"] = {
         name: {phase: float(np.nanmedian(getattr(times, phase))) * 1e3 for phase in phases}
         for name, times in samples.items()
     }
-    return {"case": case, "n": n, "d": d, "ratios": ratios, "skipped": skipped, "median_ms": median_ms}
+    return size
+
+
+def plan_of(case: str, args: argparse.Namespace) -> plans.Plan:
+    """The case's plan with what the command line changes."""
+    plan = plans.PLANS.get(case, plans.DEFAULT)
+    plan = plan.quick() if args.quick else plan
+    if args.sizes:
+        plan = replace(plan, sizes=tuple(args.sizes))
+    if rivals.CASES[case].fixed_d:
+        return replace(plan, dims=(rivals.CASES[case].fixed_d,))
+    return replace(plan, dims=tuple(args.dims)) if args.dims else plan
+
+
+def memory_steps(case: str, plan: plans.Plan, args: argparse.Namespace) -> list[tuple[str, str, int, int]]:
+    """(case, rival, N, D) of every peak."""
+    measured = [
+        name
+        for name in rivals.CASES[case].rivals
+        if name in args.rivals and name not in tables.FLOORS and name not in rivals.SEARCHES_SETTINGS
+    ]
+    steps = [(case, name, n, plan.dims[0]) for n in plan.memory_sizes for name in measured]
+    return steps + [(case, "hardmine", n, plan.dims[0]) for n in plan.large_sizes]
 
 
 def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
     """Fills `results`, saving after every step."""
-    sizes = [(case, n, d) for case in args.cases for n in args.sizes for d in args.dims]
-    with_steps = [name for name in args.rivals if name not in tables.FLOORS]
-    peaks = [(case, name, args.memory_n) for case in args.cases for name in with_steps]
-    if args.large_n:
-        peaks += [(case, "hardmine", args.large_n) for case in args.cases]
-    axes = (("N", args.scaling_sizes), ("D", args.scaling_dims))
-    fits = [(case, "hardmine", *axis) for case in args.cases for axis in axes]
-    fits += [(args.cases[0], "matmul_out", *axis) for axis in axes]  # no op in it: what growth this machine has anyway
+    case_plans = {case: plan_of(case, args) for case in args.cases}
+    sizes, peaks, fits = [], [], []
+    for case, plan in case_plans.items():
+        sizes += [(case, n, d, plan.min_rounds) for n in plan.sizes for d in plan.dims]
+        peaks += memory_steps(case, plan, args)
+        axes = (("N", plan.scaling_sizes), ("D", plan.scaling_dims))
+        fits += [(case, "hardmine", axis, values) for axis, values in axes if values]
+    # No op in it: what growth this machine has anyway.
+    fits += [(case, "matmul_out", axis, values) for case, _, axis, values in fits if case == fits[0][0]]
+    sizes, peaks, fits = (
+        steps if part in args.parts else [] for part, steps in zip(PARTS, (sizes, peaks, fits), strict=True)
+    )
     with tqdm(total=len(sizes) + len(peaks) + len(fits), unit="step") as progress:
 
         def keep(kind: str, result: dict[str, Any]) -> None:
@@ -96,41 +113,46 @@ def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
             save(results, args.output)
             progress.update()
 
-        for case, n, d in sizes:
+        for case, n, d, min_rounds in sizes:
             progress.set_description(f"{case} N={n} D={d}")
-            keep("speed", measure_size(case, n, d, args))
-        for case, name, n in peaks:
+            keep("speed", measure_size(case, n, d, min_rounds, args))
+        for case, name, n, d in peaks:
             progress.set_description(f"memory of {case} by {name} at N={n}")
-            keep("memory", memory.measure_peak(case, name, n, 128, args.images_per_class))
+            keep("memory", memory.measure_peak(case, name, n, d, args.images_per_class))
         for case, rival, axis, values in fits:
             progress.set_description(f"{case} scaling in {axis}")
             keep("scaling", scaling.measure_scaling(case, axis, rival, values, seconds_per_size=args.seconds))
 
 
+def render(results: dict[str, Any]) -> str:
+    return tables.render(results, [verdict.line() for verdict in verdicts.judge(results)])
+
+
 def save(results: dict[str, Any], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(tables.render(results))
-    output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    output.write_text(render(results))
+    kept = {name: value for name, value in results.items() if name != "baseline"}  # it has a file of its own
+    output.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, about two minutes: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="small sizes, a few minutes: to see that it works")
     parser.add_argument("--output", type=Path, help="the Markdown file; the JSON goes beside it")
-    parser.add_argument("--cases", nargs="+", default=["sct_loss", "EPSHN"], choices=list(rivals.CASES))
+    parser.add_argument("--cases", nargs="+", default=list(plans.PLANS), choices=list(rivals.CASES))
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure of them")
     parser.add_argument("--rivals", nargs="+", default=list(rivals.RIVALS), choices=rivals.RIVALS)
-    parser.add_argument("--sizes", nargs="*", type=int, help="batch sizes N")
-    parser.add_argument("--dims", nargs="*", type=int, help="embedding sizes D")
+    parser.add_argument("--sizes", nargs="+", type=int, help="batch sizes N, instead of those of plans.py")
+    parser.add_argument("--dims", nargs="+", type=int, help="embedding sizes D, where the data has no D of its own")
     parser.add_argument("--images-per-class", type=int, default=4)
-    parser.add_argument("--seconds", type=float, help="time for each rival at each size; 5 rounds at least")
+    parser.add_argument("--seconds", type=float, help="time for each rival at each size; the plan's rounds at least")
+    parser.add_argument("--baseline", type=Path, help="an earlier JSON file of this machine, to compare hardmine with")
     parser.add_argument("--threads", type=int, help="torch.set_num_threads; the machine's default otherwise")
     args = parser.parse_args()
-    for name, value in (QUICK if args.quick else FULL).items():
-        if getattr(args, name, None) is None:
-            setattr(args, name, value)
+    if args.seconds is None:
+        args.seconds = 0.5 if args.quick else 5.0
     if "hardmine" not in args.rivals:
         parser.error("--rivals must name hardmine, which the others are compared with")
-    args.rivals.sort(key=rivals.RIVALS.index)  # hardmine first: it takes part in every round
     return args
 
 
@@ -147,6 +169,8 @@ def main() -> None:
         "about": about,
         "command": shlex.join(["python", "bench/report.py", *sys.argv[1:]]),
         "images_per_class": args.images_per_class,
+        "notes": {case: rivals.CASES[case].note for case in args.cases},
+        "baseline": json.loads(args.baseline.read_text()) if args.baseline else None,
         "complete": False,
         "speed": [],
         "memory": [],
@@ -158,7 +182,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nStopped; what was measured so far is kept.")
     save(results, args.output)
-    print(tables.render(results))
+    print(render(results))
     print(f"Written to {args.output} and {args.output.with_suffix('.json').name}")
 
 

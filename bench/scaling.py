@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import paired
+import plans
 import rivals
-
-SIZES = (2048, 4096, 8192, 16384)  # at D = 128
-DIMS = (64, 128, 256, 512, 1024)  # at N = 4096
 
 
 def fit_exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
@@ -36,10 +34,12 @@ def measure_scaling(
     The steps are not checked here: the largest is beyond what the reference has memory for. The report checks the same
     case at smaller sizes.
     """
-    sizes = sizes or (SIZES if axis == "N" else DIMS)
+    sizes = sizes or (plans.SCALING_SIZES if axis == "N" else plans.SCALING_DIMS)
     fixed = fixed or (128 if axis == "N" else 4096)
     steps = {
-        size: rivals.build(case, rival_name, rivals.make_inputs(*((size, fixed) if axis == "N" else (fixed, size))))
+        size: rivals.build(
+            case, rival_name, rivals.make_inputs(case, *((size, fixed) if axis == "N" else (fixed, size)))
+        )
         for size in sizes
     }
     samples = paired.measure(steps, seconds_per_size, description=f"{case} scaling in {axis}")
@@ -59,8 +59,8 @@ def measure_scaling(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", nargs="*", default=["sct_loss", "EPSHN"], choices=list(rivals.CASES))
-    parser.add_argument("--sizes", nargs="*", type=int, default=SIZES)
-    parser.add_argument("--dims", nargs="*", type=int, default=DIMS)
+    parser.add_argument("--sizes", nargs="*", type=int, default=plans.SCALING_SIZES)
+    parser.add_argument("--dims", nargs="*", type=int, default=plans.SCALING_DIMS)
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each size")
     args = parser.parse_args()
     for case in args.case:

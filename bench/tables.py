@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-RIVALS = {"pytorch": "plain PyTorch", "torch.compile": "torch.compile", "pytorch-metric-learning": "PML"}
-FLOORS = {"matmul": "of matmul", "matmul_out": "of matmul, preallocated"}
+RIVALS = {
+    "pytorch": "plain PyTorch",
+    "torch.compile": "torch.compile",
+    "pytorch-chunks": "PyTorch in chunks",
+    "pytorch-metric-learning": "PML",
+    "NTXentLoss": "PML NTXentLoss",
+    "SupConLoss": "PML SupConLoss",
+    "faiss": "faiss",
+    "hnswlib": "hnswlib",
+}
+FLOORS = {
+    "matmul": "of matmul",
+    "matmul_out": "of matmul, preallocated",
+    "matmul-chunks": "of matmul, in chunks",
+}
 LARGE_N = 2048  # from here on the N x N work dominates
 
 HOW = """\
 Each ratio is one of medians, over rounds in which every rival ran once, in shuffled order. "of matmul" is hardmine's
 time divided by that of a bare `torch.mm(X, X.T)` of the same X: smaller is better, and 1 is what the N x N approach has
 paid before it looks at a similarity. In brackets the quartiles of the ratio within a round. "preallocated" is the same
-against a matmul into a matrix that was allocated once, so without the page faults of new memory. "faster than" is the
-rival's time divided by hardmine's. PML is pytorch-metric-learning's miner and TripletMarginLoss; it has no SCT, so its
-NCA on the same triplets stands in. Before it is timed, every rival is asserted to give the reference's loss and
-gradient on the timed inputs (PML: those of the reference at the temperature that PML has, 1)."""
+against a matmul into a matrix that was allocated once, so without the page faults of new memory; "in chunks" is the
+same into a block of rows that is used again and again, where no N x N matrix fits. "faster than" is the rival's time
+divided by hardmine's. PML is pytorch-metric-learning. Before it is timed, every rival is asserted to give the
+reference's result, and gradient, on the timed inputs; where its formula is another, the text beside its table says when
+the two agree, and that is asserted."""
 
 Size = dict[str, Any]  # one case, N and D: what report.measure_size returns
 
@@ -45,15 +59,25 @@ def speed_up_cell(size: Size, rival: str, phase: str) -> str:
 
 
 def has_backward(size: Size) -> bool:
-    return "both" in size["median_ms"]["hardmine"]
+    return "both" in size["median_ms"].get("hardmine", {})
+
+
+def took_part(sizes: list[Size], names: dict[str, str]) -> dict[str, str]:
+    """Those of `names` that were measured, or could not be, at any of the sizes."""
+    return {
+        name: title
+        for name, title in names.items()
+        if any(name in size["ratios"] or name in size["skipped"] for size in sizes)
+    }
 
 
 def speed_table(sizes: list[Size], phase: str) -> str:
-    header = ["N", "D", *FLOORS.values(), *(f"faster than {title}" for title in RIVALS.values())]
+    floors, others = took_part(sizes, FLOORS), took_part(sizes, RIVALS)
+    header = ["N", "D", *floors.values(), *(f"faster than {title}" for title in others.values())]
     rows = []
     for size in sizes:
-        shares = [share_cell(size, floor, phase) for floor in FLOORS]
-        speed_ups = [speed_up_cell(size, rival, phase) for rival in RIVALS]
+        shares = [share_cell(size, floor, phase) for floor in floors]
+        speed_ups = [speed_up_cell(size, rival, phase) for rival in others]
         rows.append([str(size["n"]), str(size["d"]), *shares, *speed_ups])
     return table(header, rows)
 
@@ -71,7 +95,9 @@ def worst(sizes: list[Size], phase: str) -> str:
 
 
 def summary(sizes: list[Size], phase: str) -> str:
-    """The worst of the large sizes, and of the smallest."""
+    """The worst of the large sizes, and of the smallest; nothing where one row says it all."""
+    if len(sizes) == 1:
+        return ""
     smallest = min(size["n"] for size in sizes)
     groups = {
         f"N >= {LARGE_N}": [size for size in sizes if size["n"] >= LARGE_N],
@@ -80,23 +106,29 @@ def summary(sizes: list[Size], phase: str) -> str:
     return "\n".join(f"- worst of {title}: {worst(group, phase)}" for title, group in groups.items() if group)
 
 
-def skipped_list(sizes: list[Size]) -> str:
-    lines = [
-        f"- not measured: {rival} at N = {size['n']}, D = {size['d']}: {reason}"
-        for size in sizes
-        for rival, reason in size["skipped"].items()
-    ]
+def remarks(sizes: list[Size]) -> str:
+    """What the data was, which settings a rival ran with, and which one did not run."""
+    lines = []
+    for size in sizes:
+        where = f"at N = {size['n']}, D = {size['d']}"
+        lines += [f"- inputs {where}: {size['inputs']}"] if size.get("inputs") else []
+        lines += [f"- {rival} {where}: {text}" for rival, text in size.get("details", {}).items()]
+        lines += [f"- not measured: {rival} {where}: {reason}" for rival, reason in size["skipped"].items()]
     return "\n".join(lines)
 
 
-def speed_section(case: str, sizes: list[Size]) -> list[str]:
-    if not has_backward(sizes[0]):
-        return [f"## {case}", speed_table(sizes, "forward"), summary(sizes, "forward"), skipped_list(sizes)]
+def speed_section(case: str, sizes: list[Size], note: str) -> list[str]:
+    if not any(has_backward(size) for size in sizes):
+        section = [f"## {case}", note]
+        if any(size["ratios"] for size in sizes):
+            section += [speed_table(sizes, "forward"), summary(sizes, "forward")]
+        return [*section, remarks(sizes)]
     section = [
         f"## {case}, forward + backward",
+        note,
         speed_table(sizes, "both"),
         summary(sizes, "both"),
-        skipped_list(sizes),
+        remarks(sizes),
     ]
     for phase in ("forward", "backward"):
         section += [f"### {case}, {phase} alone", speed_table(sizes, phase)]
@@ -108,10 +140,8 @@ def memory_table(peaks: list[dict[str, Any]]) -> str:
     rows = []
     for peak in peaks:
         row = [peak["case"], peak["rival"], str(peak["n"]), str(peak["d"])]
-        if "skipped" in peak:
-            rows.append([*row, f"not measured: {peak['skipped']}", "-"])
-        else:
-            rows.append([*row, f"{peak['peak_extra_mib']:,.0f} MiB", f"{peak['matrix_mib']:,.0f} MiB"])
+        found = f"not measured: {peak['skipped']}" if "skipped" in peak else f"{peak['peak_extra_mib']:,.0f} MiB"
+        rows.append([*row, found, f"{4 * peak['n'] ** 2 / 2**20:,.0f} MiB"])
     return table(header, rows)
 
 
@@ -127,17 +157,20 @@ def scaling_table(fits: list[dict[str, Any]]) -> str:
     return table(header, rows)
 
 
-def render(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any], verdict_lines: list[str]) -> str:
     parts = ["# hardmine against its rivals, on CPU"]
     if not results["complete"]:
         parts.append("**Stopped before the end: what is missing was not measured.**")
     parts.append(table(["", ""], [[name, value] for name, value in results["about"].items()]))
     parts.append(f"Made by `{results['command']}`. float32, {results['images_per_class']} images a class.")
-    parts.append(HOW)
+    if verdict_lines:
+        parts += ["## Targets", "\n".join(verdict_lines)]
+    parts += ["## How to read the tables", HOW]
     for case in dict.fromkeys(size["case"] for size in results["speed"]):
-        parts += speed_section(case, [size for size in results["speed"] if size["case"] == case])
+        sizes = [size for size in results["speed"] if size["case"] == case]
+        parts += speed_section(case, sizes, results["notes"][case])
     if results["memory"]:
-        parts += ["## Peak memory of one forward + backward", memory_table(results["memory"])]
+        parts += ["## Peak memory of one step, forward + backward", memory_table(results["memory"])]
     if results["scaling"]:
         parts += ["## Growth of forward + backward: time ~ N^a D^b", scaling_table(results["scaling"])]
     return "\n\n".join(part for part in parts if part) + "\n"

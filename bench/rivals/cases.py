@@ -1,0 +1,198 @@
+"""The cases: an op with its options, its inputs, and what other libraries offer in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from rivals import inputs, neighbours, pml
+from rivals.common import Inputs, Rival
+
+Bytes = Callable[[int, int], float]  # (N, images a class) -> peak memory of a step, rounded up from bench/memory.py
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """What another library computes where ours is the case's op, and which op of ours must give the same."""
+
+    build: Callable[[Inputs], Rival]
+    bytes_needed: Bytes = lambda n, per_class: 0
+    equals: tuple[str, dict[str, Any]] | None = None  # our op and its options; None: those of the case
+    scale: float = 1.0  # its loss is so many times ours
+    equal_at: int | None = None  # images a class for which that holds; None: any number, the same for every class
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op with its options, and its rivals beside those that every op has."""
+
+    op: str
+    options: dict[str, Any]
+    counterparts: dict[str, Counterpart] = field(default_factory=dict)
+    make_inputs: Callable[[int, int, int], Inputs] = inputs.class_samples
+    reference_bytes: Bytes = lambda n, per_class: 24 * n**2
+    fixed_d: int | None = None  # where the data has one
+    note: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What the op returns: "loss", "selection" or "neighbours"."""
+        return {"select_triplets": "selection", "knn": "neighbours"}.get(self.op, "loss")
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Every rival of this case, hardmine first."""
+        compiled = () if self.kind == "neighbours" else ("torch.compile",)
+        return ("hardmine", "pytorch", *compiled, *self.counterparts, "matmul", "matmul_out")
+
+
+# --- one positive and one negative an anchor -----------------------------------------------------------------------
+
+
+def mined(positive: str, negative: str, ours: tuple[str, dict[str, Any]] | None, **loss: Any) -> dict[str, Counterpart]:
+    names = {"easiest": "easy", "hardest": "hard", "semihard": "semihard"}
+    build = partial(pml.build_miner, positive=names[positive], negative=names[negative], loss=loss or None)
+    return {"pytorch-metric-learning": Counterpart(build, lambda n, per_class: 40 * n**2, ours)}
+
+
+def selection_case(positive: str, negative: str) -> Case:
+    return Case("select_triplets", {"positive": positive, "negative": negative}, mined(positive, negative, None))
+
+
+# PML's TripletMarginLoss(margin=0, smooth_loss=True) on cosine similarities is softplus(s_an - s_ap), which is our NCA
+# term at temperature 1. It has no temperature, so it is checked at 1; a temperature costs nothing, so nobody gains.
+PML_NCA = {"margin": 0.0, "smooth_loss": True}
+NCA_AT_1 = {"term": "nca", "temperature": 1.0}
+EPSHN = {"positive": "easiest", "negative": "semihard"}
+EPHN = {"positive": "easiest", "negative": "hardest"}
+HPHN = {"positive": "hardest", "negative": "hardest"}
+MINED_NOTE = "PML is its miner with its TripletMarginLoss, asserted to equal ours at the temperature that it has, 1."
+
+# --- all negatives of an anchor ------------------------------------------------------------------------------------
+
+TEMPERATURE = 0.1
+ALL_POSITIVES = {"positive": "all", "temperature": TEMPERATURE}  # what both losses of PML compute where they agree
+
+
+def pairs_by_triples(n: int, per_class: int) -> float:
+    """NTXentLoss holds matrices of all positive pairs against all negative pairs of the batch."""
+    return 18 * n * (per_class - 1) * n * (n - per_class)
+
+
+ALL_PAIRS = {
+    "NTXentLoss": Counterpart(
+        partial(pml.build_all_pairs, loss="NTXentLoss", temperature=TEMPERATURE),
+        pairs_by_triples,
+        ("tuplet_loss", ALL_POSITIVES),
+    ),
+    "SupConLoss": Counterpart(
+        partial(pml.build_all_pairs, loss="SupConLoss", temperature=TEMPERATURE),
+        lambda n, per_class: 50 * n**2,
+        ("tuplet_loss", ALL_POSITIVES),
+        equal_at=2,
+    ),
+}
+ALL_PAIRS_NOTE = """\
+EP takes the easiest positive of each anchor, BatchAll (positive="all") the mean over all of them; PML's NTXentLoss and
+SupConLoss, both with all positives, are what people use in their place, all at temperature 0.1. NTXentLoss averages
+-log(e^(s_ap/t) / (e^(s_ap/t) + sum_n e^(s_an/t))) over the positive *pairs*, BatchAll over anchors and within one over
+its positives: equal when every anchor has as many, as here, and asserted on the timed inputs. SupConLoss also puts the
+anchor's other positives into the denominator: equal when classes have 2 samples, and asserted on such a batch."""
+
+
+def tuplet_case(positive: str) -> Case:
+    return Case(
+        "tuplet_loss",
+        {"positive": positive, "temperature": TEMPERATURE},
+        ALL_PAIRS,
+        reference_bytes=lambda n, per_class: 40 * n**2,
+        note=ALL_PAIRS_NOTE,
+    )
+
+
+# --- all triplets --------------------------------------------------------------------------------------------------
+
+MARGIN = 0.2
+
+
+def triplet_bytes(n: int, per_class: int) -> float:
+    """TripletMarginLoss: a byte for each of N^3 (beyond 2^31 a loop instead), and indices and terms of Z triplets."""
+    cube = n**3 if n**3 < 2**31 else 0
+    return cube + 50 * n * (per_class - 1) * (n - per_class)
+
+
+def all_triplets_case(reduction: str) -> Case:
+    build = partial(pml.build_all_triplets, margin=MARGIN, active_only=reduction == "mean_active")
+    return Case(
+        "batch_all_triplet_loss",
+        {"margin": MARGIN, "reduction": reduction},
+        {"pytorch-metric-learning": Counterpart(build, triplet_bytes, scale=2.0)},
+        reference_bytes=lambda n, per_class: 26 * n * (per_class - 1) * n,  # all negatives of every positive pair
+        note=(
+            "PML is TripletMarginLoss without a miner on LpDistance(normalize_embeddings=True, power=2), with "
+            f"{'AvgNonZeroReducer' if reduction == 'mean_active' else 'MeanReducer'}: every triplet of the batch. It "
+            "lacks HTL's factor 1/2, so its loss is asserted to be twice ours."
+        ),
+    )
+
+
+# --- neighbours ----------------------------------------------------------------------------------------------------
+
+K = 50
+
+
+def neighbours_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> Case:
+    others = {
+        "pytorch-chunks": Counterpart(partial(neighbours.build_chunks, k=K)),
+        "faiss": Counterpart(partial(neighbours.build_faiss, k=K)),
+        "hnswlib": Counterpart(partial(neighbours.build_hnswlib, k=K)),
+        "matmul-chunks": Counterpart(neighbours.build_matmul_chunks),
+    }
+    return Case(
+        "knn",
+        {"k": K},
+        others,
+        make_inputs,
+        reference_bytes=lambda n, per_class: 21 * n**2,  # sorts whole rows
+        fixed_d=d,
+        note=f"""\
+The {K} nearest of all others for every vector, by cosine similarity. faiss is IndexFlatIP, exact as ours is; like the
+chunks of PyTorch it computes both s_ij and s_ji, ours one of them. hnswlib is approximate: build and query, at the
+quickest setting of a small grid with a recall of at least {neighbours.WANTED_RECALL}. Exact lists are asserted to be
+faiss's but for near-ties.""",
+    )
+
+
+CASES = {
+    # PML has no SCT loss: NCA on the same triplets stands in. It differs in N scalars, not in any N x N pass.
+    "sct_loss": Case(
+        "sct_loss",
+        {},
+        mined("easiest", "hardest", ("triplet_loss", {**EPHN, **NCA_AT_1}), **PML_NCA),
+        note="PML has no SCT: NCA on the same triplets stands in. " + MINED_NOTE,
+    ),
+    "EPSHN": Case(
+        "triplet_loss",
+        {**EPSHN, "term": "nca"},
+        mined("easiest", "semihard", ("triplet_loss", {**EPSHN, **NCA_AT_1}), **PML_NCA),
+        note=MINED_NOTE,
+    ),
+    # BatchHardMiner, and the hinge that it is used with.
+    "HPHN": Case(
+        "triplet_loss",
+        {**HPHN, "term": "hinge", "margin": MARGIN},
+        mined("hardest", "hardest", None, margin=MARGIN),
+        note="PML is BatchHardMiner with TripletMarginLoss on cosine similarities.",
+    ),
+    "select_EPHN": selection_case("easiest", "hardest"),
+    "select_EPSHN": selection_case("easiest", "semihard"),
+    "select_HPHN": selection_case("hardest", "hardest"),
+    "EP": tuplet_case("easiest"),
+    "BatchAll": tuplet_case("all"),
+    "BatchAllTriplet": all_triplets_case("mean"),
+    "BatchAllTriplet_active": all_triplets_case("mean_active"),
+    "knn_words": neighbours_case(inputs.word_vectors, 50),
+    "knn_sift": neighbours_case(inputs.sift, 128),
+}

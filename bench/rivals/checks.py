@@ -1,0 +1,105 @@
+"""Correctness, asserted before anything is timed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from hardmine import reference
+from rivals import inputs, neighbours
+from rivals.cases import EPHN, Case
+from rivals.common import Inputs, Rival, gradient_of
+
+UNCHECKED = ("pytorch", "matmul", "matmul_out", "matmul-chunks")  # the reference, and floors, which compute no op
+Size = tuple[int, int, int]  # N, D, images a class
+
+
+@lru_cache(maxsize=4)  # a case's own result, and those of its counterparts' equivalents
+def expected(op: str, options: tuple[tuple[str, Any], ...], size: Size) -> Any:
+    """What the reference gives: a selection, or (loss, gradient)."""
+    batch = inputs.cached(inputs.class_samples, *size)
+    if op == "sct_loss":
+        assert_both_branches(batch)
+    output = getattr(reference, op)(batch.embeddings, batch.labels, **dict(options))
+    return output if op == "select_triplets" else (output.detach(), gradient_of(batch)(output))
+
+
+def assert_both_branches(batch: Inputs) -> None:
+    """SCT treats hard and other triplets differently: inputs with one kind only would time and check half of it."""
+    selection = reference.select_triplets(batch.embeddings.detach(), batch.labels, **EPHN)
+    hard_share = (selection.negative_similarity > selection.positive_similarity).float().mean().item()
+    assert 0.05 < hard_share < 0.95, f"{hard_share:.0%} of the triplets are hard"
+
+
+def assert_same_selection(actual: Any, wanted: Any) -> None:
+    """Indices agree but for near-ties: sums in another order may swap similarities that are equal to seven digits."""
+    allowed = max(2, len(wanted.positive_index) // 200)
+    for kind in ("positive", "negative"):
+        index, wanted_index = getattr(actual, f"{kind}_index"), getattr(wanted, f"{kind}_index")
+        differing = int((index != wanted_index).sum())
+        assert differing <= allowed, f"{differing} {kind} indices differ from the reference"
+        same = (index == wanted_index) & (index >= 0)
+        similarity, wanted_similarity = getattr(actual, f"{kind}_similarity"), getattr(wanted, f"{kind}_similarity")
+        torch.testing.assert_close(similarity[same], wanted_similarity[same], rtol=1e-4, atol=1e-5)
+
+
+def assert_same_miner_output(mined: tuple[torch.Tensor, ...], wanted: Any) -> None:
+    """PML's (anchors, positives, negatives) or (anchors, positives, anchors, negatives), against a selection."""
+    anchors, positives, negatives = mined[0], mined[1], mined[-1]
+    valid = ((wanted.positive_index >= 0) & (wanted.negative_index >= 0)).nonzero().squeeze(1)
+    allowed = max(2, len(valid) // 200)
+    assert torch.equal(anchors, valid), f"PML keeps {len(anchors)} anchors, the reference {len(valid)}"
+    differing = (positives != wanted.positive_index[valid]) | (negatives != wanted.negative_index[valid])
+    assert int(differing.sum()) <= allowed, f"{int(differing.sum())} triplets of PML differ from the reference"
+
+
+def assert_same_loss(loss: torch.Tensor, gradient: torch.Tensor, wanted: tuple[torch.Tensor, torch.Tensor]) -> None:
+    wanted_loss, wanted_gradient = wanted
+    assert wanted_gradient.abs().max() > 0, "a zero gradient would prove nothing"
+    torch.testing.assert_close(loss.detach(), wanted_loss, rtol=1e-4, atol=1e-6)
+    # A near-tie that falls the other way moves the gradient of a handful of rows; every other row has to agree.
+    row_error = (gradient - wanted_gradient).abs().amax(1) / wanted_gradient.abs().max()
+    differing = int((row_error > 1e-3).sum())
+    assert differing <= max(8, len(row_error) // 50), f"the gradients of {differing} rows differ from the reference"
+
+
+def check(case: Case, rival: Rival, size: Size) -> None:
+    """Asserts that the rival computes what the reference does (another library's: what it claims, see `Counterpart`).
+
+    `size` says which of the cached batches the rival was built on.
+    """
+    if rival.name in UNCHECKED:
+        return
+    op, options, scale = case.op, case.options, 1.0
+    counterpart = case.counterparts.get(rival.name)
+    if counterpart is not None:
+        op, options = counterpart.equals or (op, options)
+        scale = counterpart.scale
+    wanted = expected(op, tuple(options.items()), size)
+    output = rival.forward()
+    if rival.backward is not None:
+        assert_same_loss(output / scale, rival.backward(output) / scale, wanted)
+    elif counterpart is not None:
+        assert_same_miner_output(output, wanted)
+    else:
+        assert_same_selection(output, wanted)
+
+
+def check_neighbours(rival: Rival, k: int) -> None:
+    """Exact rivals: the lists of faiss. The approximate one: its recall."""
+    if rival.name.startswith("matmul"):
+        return
+    wanted = neighbours.exact(rival.inputs, k)
+    similarity, index = rival.forward()
+    assert not (index == torch.arange(len(index))[:, None]).any(), "a vector is its own neighbour"
+    found = neighbours.found_share(index, wanted.index)
+    if rival.name == "hnswlib":
+        # Its graph depends on which thread comes first, so it is allowed a little less than in its search of settings.
+        assert found > neighbours.WANTED_RECALL - 0.002, f"recall is {found:.4f}"
+        return
+    # Where the k-th and the next neighbour are about equally far, either may be in the list: similarities have to agree
+    # everywhere, indices nearly.
+    torch.testing.assert_close(similarity, wanted.similarity, rtol=0, atol=2e-6)
+    assert found > 0.999, f"{found:.3%} of the neighbours are those of the exact search"

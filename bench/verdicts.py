@@ -1,0 +1,147 @@
+"""The targets that the library set itself, and whether a run of report.py meets them: a line each, with the number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import tables
+from tables import Size
+
+Results = dict[str, Any]
+
+BASELINE_TOLERANCE = 1.1  # two runs, minutes or weeks apart: their ratios to the matmul of the time agree no better
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a target is met; None where the run did not measure it."""
+
+    target: str
+    met: bool | None
+    found: str = "not measured"
+
+    def line(self) -> str:
+        word = {True: "**met**", False: "**missed**", None: "open"}[self.met]
+        return f"- {word}: {self.target}: {self.found}"
+
+
+def sizes_of(results: Results, *cases: str, n_from: int = 0) -> list[Size]:
+    return [size for size in results["speed"] if size["case"] in cases and size["n"] >= n_from]
+
+
+def ratio(size: Size, rival: str) -> float | None:
+    """Of medians, forward + backward where there is a backward."""
+    return tables.ratio(size, rival, "both" if tables.has_backward(size) else "forward")
+
+
+def worst_speed_up(target: str, sizes: Iterable[Size], rival: str, wanted: float) -> Verdict:
+    """Whether hardmine is at least `wanted` times faster than the rival, wherever both were measured."""
+    found = [(value, size) for size in sizes if (value := ratio(size, rival)) is not None]
+    if not found:
+        return Verdict(target, None)
+    value, size = min(found, key=lambda pair: pair[0])
+    where = f"{size['case']}, N = {size['n']:,}, D = {size['d']}"
+    return Verdict(target, value >= wanted, f"{value:.2f}x at worst ({where})")
+
+
+def tuplet_never_slower(results: Results) -> Verdict:
+    target = "tuplet_loss forward + backward is nowhere slower than plain PyTorch"
+    return worst_speed_up(target, sizes_of(results, "EP", "BatchAll"), "pytorch", 1.0)
+
+
+def tuplet_twice_as_fast(results: Results) -> Verdict:
+    target = "tuplet_loss forward + backward is at least 2x faster than plain PyTorch from N = 2,048 on"
+    return worst_speed_up(target, sizes_of(results, "EP", "BatchAll", n_from=2048), "pytorch", 2.0)
+
+
+def all_triplets_faster(results: Results) -> Verdict:
+    target = "batch_all_triplet_loss forward + backward at N = 1,024 is at least 100x faster than PML's"
+    sizes = [size for size in sizes_of(results, "BatchAllTriplet", "BatchAllTriplet_active") if size["n"] == 1024]
+    return worst_speed_up(target, sizes, "pytorch-metric-learning", 100.0)
+
+
+def knn_share(results: Results, rival: str) -> float | None:
+    """The share of the rival's time that hardmine takes, on the 100,000 word vectors."""
+    found = [ratio(size, rival) for size in sizes_of(results, "knn_words", n_from=100_000)]
+    return 1 / found[0] if found and found[0] else None
+
+
+def knn_against_faiss(results: Results) -> Verdict:
+    target = "knn of 100,000 word vectors takes at most 0.35 of the time of faiss IndexFlatIP"
+    share = knn_share(results, "faiss")
+    return Verdict(target, None) if share is None else Verdict(target, share <= 0.35, f"{share:.2f}")
+
+
+def knn_against_hnswlib(results: Results) -> Verdict:
+    target = "knn of 100,000 word vectors takes less than hnswlib needs to build and query at a recall of 0.99"
+    share = knn_share(results, "hnswlib")
+    return Verdict(target, None) if share is None else Verdict(target, share < 1, f"{share:.2f} of its time")
+
+
+def linear_memory(op: str, cases: tuple[str, ...], least_n: int) -> Callable[[Results], Verdict]:
+    """Memory is O(N D): beyond the inputs a small multiple of their size, the same however large N is."""
+
+    def judge(results: Results) -> Verdict:
+        target = f"{op} takes O(N D) memory, up to N = {least_n:,} at least"
+        peaks = [
+            peak
+            for peak in results["memory"]
+            if peak["case"] in cases and peak["rival"] == "hardmine" and peak["n"] >= least_n
+        ]
+        if not peaks:
+            return Verdict(target, None)
+        if any("skipped" in peak for peak in peaks):
+            return Verdict(target, False, next(peak["skipped"] for peak in peaks if "skipped" in peak))
+        # In sizes of the inputs, at most 16: the gradient is one, panels and partial results of threads are others. An
+        # N x N matrix would be N / D of them, 128 at N = 16,384 and D = 128.
+        multiples: dict[int, float] = {}
+        for peak in peaks:
+            multiple = peak["peak_extra_mib"] * 2**20 / (4 * peak["n"] * peak["d"])
+            multiples[peak["n"]] = max(multiples.get(peak["n"], 0.0), multiple)
+        found = ", ".join(f"{multiple:.1f} times the inputs at N = {n:,}" for n, multiple in multiples.items())
+        return Verdict(target, max(multiples.values()) <= 16, found)
+
+    return judge
+
+
+def as_fast_as_before(results: Results) -> Verdict:
+    baseline = results.get("baseline")
+    target = "what was there before is as fast as it was, measured against the matmul of its own run"
+    if baseline is None:
+        return Verdict(target, None, "no baseline was given")
+    before = {(size["case"], size["n"], size["d"]): ratio(size, "matmul_out") for size in baseline["speed"]}
+    found = []
+    for size in results["speed"]:
+        then, now = before.get((size["case"], size["n"], size["d"])), ratio(size, "matmul_out")
+        if then and now:
+            found.append((now / then, size))
+    if not found:
+        return Verdict(target, None)
+    growth, size = max(found, key=lambda pair: pair[0])
+    where = f"{size['case']}, N = {size['n']:,}, D = {size['d']}"
+    middle = sorted(growth for growth, _ in found)[len(found) // 2]
+    text = f"{growth:.2f} of the time before at worst ({where}), {middle:.2f} in the median, of {len(found)} sizes"
+    return Verdict(target, growth <= BASELINE_TOLERANCE, f"{text}; before is {baseline['about']['commit']}")
+
+
+TARGETS: dict[Callable[[Results], Verdict], tuple[str, ...]] = {
+    tuplet_never_slower: ("EP", "BatchAll"),
+    tuplet_twice_as_fast: ("EP", "BatchAll"),
+    linear_memory("tuplet_loss", ("EP", "BatchAll"), 16384): ("EP", "BatchAll"),
+    all_triplets_faster: ("BatchAllTriplet", "BatchAllTriplet_active"),
+    linear_memory("batch_all_triplet_loss", ("BatchAllTriplet", "BatchAllTriplet_active"), 16384): (
+        "BatchAllTriplet",
+        "BatchAllTriplet_active",
+    ),
+    knn_against_faiss: ("knn_words",),
+    knn_against_hnswlib: ("knn_words",),
+    as_fast_as_before: ("sct_loss", "EPSHN"),
+}
+
+
+def judge(results: Results) -> list[Verdict]:
+    """The targets of every case that the run was asked for."""
+    asked = set(results["notes"])
+    return [target(results) for target, cases in TARGETS.items() if asked & set(cases)]
