@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hardmine._comparison import Comparison
+from hardmine._comparison import COMPARISONS, OpComparison
 
 
 class VerificationError(AssertionError):
@@ -30,12 +30,17 @@ class VerificationError(AssertionError):
 
 @dataclass
 class OpReport:
-    """What was seen of one op: numbers of calls, checks and ties, and the largest deviation of each quantity."""
+    """What was seen of one op: how often it was called and checked, and the largest deviation of each quantity.
+
+    An op that chooses (a pair, a neighbour, which triplets are active) and its reference may differ within rounding:
+    ``ties`` of the ``choices`` did. ``choice`` says what they are.
+    """
 
     calls: int = 0
     checks: int = 0
-    anchors: int = 0
+    choices: int = 0
     ties: int = 0
+    choice: str = ""
     deviation: dict[str, float] = field(default_factory=dict)
 
     def record(self, quantity: str, deviation: float) -> None:
@@ -70,10 +75,10 @@ class Report:
         lines = []
         for name, op in self.ops.items():
             deviations = ", ".join(f"{quantity} {value:.1e}" for quantity, value in op.deviation.items())
-            lines.append(
-                f"{name}: {op.checks} of {op.calls} calls checked; largest deviation: {deviations}; "
-                f"selections that differ by a tie: {op.ties} of {2 * op.anchors}"
-            )
+            line = f"{name}: {op.checks} of {op.calls} calls checked; largest deviation: {deviations}"
+            if op.choices:
+                line += f"; {op.choice} that differ by a tie: {op.ties} of {op.choices}"
+            lines.append(line)
         return "\n".join(lines)
 
     __str__ = summary
@@ -141,7 +146,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         bound = inspect.signature(op).bind(*args, **kwargs)
         bound.apply_defaults()
         with torch.inference_mode(False), torch.enable_grad():
-            comparison = Comparison(name, op, dict(bound.arguments), self.tolerance, record)
+            comparison = COMPARISONS[name](name, op, dict(bound.arguments), self.tolerance, record)
             disagreement = comparison.run()
         record.checks += 1
         if disagreement:
@@ -152,7 +157,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
                 path,
             )
 
-    def _save(self, name: str, call: int, comparison: Comparison, disagreement: str) -> Path:
+    def _save(self, name: str, call: int, comparison: OpComparison, disagreement: str) -> Path:
         self.save_dir.mkdir(parents=True, exist_ok=True)
         path = self.save_dir / f"{name}-call{call}.pt"
         for number in itertools.count(2):
