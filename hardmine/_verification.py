@@ -52,8 +52,9 @@ class Report:
     """What :class:`verify` has seen so far.
 
     Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size
-    or to 1 if that is larger, of a gradient to its largest element, or to what one pair alone would give where
-    gradients cancel.
+    or to 1 if that is larger, of a gradient to its largest element, or to what the pairs alone would give where
+    gradients cancel. Losses that are steep in their similarities, as those of low temperatures are, are compared
+    relative to what so large an error of a similarity makes of them.
     """
 
     ops: dict[str, OpReport] = field(default_factory=dict)
@@ -91,11 +92,12 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     """Context manager in which the fused ops also run their references.
 
     Every ``every``-th call of each op, the first included, is repeated on detached copies of its inputs and compared
-    with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair is a candidate and no
-    other candidate is better by more than the tolerance (so that ties may fall either way), the selected
-    similarities, the loss, and the gradients, which the reference takes at the op's own selection. The training
-    itself is not touched: the op's result is returned as without ``verify``, and no random number is drawn. A check
-    costs the reference's time and B x M memory.
+    with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair or neighbour is a
+    candidate and no other candidate is better by more than the tolerance (so that ties may fall either way), the
+    similarities, the counts, the loss, and the gradients, which the reference takes at the op's own selection.
+    Triplets within the tolerance of a hinge's kink may count as active or not. The training itself is not touched:
+    the op's result is returned as without ``verify``, and no random number is drawn. A check costs the reference's
+    time and B x M memory, that of ``batch_all_triplet_loss`` B times the number of pairs of a class.
 
     Ops that ``torch.compile`` has captured are not checked; the report's number of checks shows it.
 
