@@ -130,7 +130,8 @@ def neighbour_sum(neighbours: Any) -> Tensor:
     """A number with another gradient through every neighbour's similarity; missing ones count for nothing."""
     similarity, index = neighbours
     ranks = torch.linspace(1, 2, similarity.shape[1], dtype=similarity.dtype, device=similarity.device)
-    return (torch.where(index >= 0, similarity, 0.0) * anchor_weights(similarity)[:, None] * ranks).sum()
+    # Row by row, since a sum of many numbers rounds by the number of threads that torch takes for it.
+    return ((torch.where(index >= 0, similarity, 0.0) * ranks).sum(1) * anchor_weights(similarity)).sum()
 
 
 def arguments_of(name: str, inputs: Inputs) -> tuple[Tensor | None, ...]:

@@ -44,15 +44,16 @@ BATCH_SIZES = [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 15, 16, 17, 31, 32, 33, 95, 96, 
 @each_with_similarity(OPS)
 @pytest.mark.parametrize("rows", BATCH_SIZES)
 def test_batch_sizes_beside_those_of_tiles(name, similarity, rows, device):
-    for refs in (None, rows - 1, rows + 1):
-        inputs = random_inputs(rows, 5, 3, refs, dtype=torch.float64, seed=rows).to(device)
+    classes = 3 if rows < 100 else 12
+    for refs in (None,) if name in OPS_WITHOUT_REFS else (None, rows - 1, rows + 1):
+        inputs = random_inputs(rows, 5, classes, refs, dtype=torch.float64, seed=rows).to(device)
         assert_results_close(*run_both(name, inputs, similarity=similarity), 1e-12)
 
 
 @each_with_similarity(OPS)
 @pytest.mark.parametrize("depth", [1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513, 5000])
 def test_depths_beside_those_of_chunks(name, similarity, depth, device):
-    for refs in (None, 19):
+    for refs in (None,) if name in OPS_WITHOUT_REFS else (None, 19):
         inputs = random_inputs(23, depth, 3, refs, dtype=torch.float64, seed=depth).to(device)
         options = mild(name, depth, similarity)
         assert_results_close(*run_both(name, inputs, similarity=similarity, **options), 1e-12)
@@ -83,15 +84,23 @@ def test_labels_of_every_integer_dtype(name, dtype, device):
     assert_results_bitwise_equal(run(getattr(ops, name), shifted), expected)
 
 
+def assert_same_of_other_labels(name, actual, expected):
+    """Sums over many pairs go by the order of the labels, and round by it."""
+    if name in SELECTING_OPS:
+        assert_results_bitwise_equal(actual, expected)
+    else:
+        assert_results_close(actual, expected, 1e-6)
+
+
 @each_of(OPS_WITH_LABELS)
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64], ids=str)
 def test_labels_that_use_the_whole_range_of_unsigned_dtypes(name, dtype):
     inputs = random_inputs(classes=2)
     expected = run(getattr(ops, name), inputs)
-    low, high = 0, torch.iinfo(dtype).max
+    low, high = 0, torch.iinfo(dtype).max  # which as int64 may be -1
     labels = torch.tensor([low if label == inputs.labels.min() else high for label in inputs.labels], dtype=dtype)
     assert len(inputs.labels.unique()) == 2
-    assert_results_bitwise_equal(run(getattr(ops, name), inputs._replace(labels=labels)), expected)
+    assert_same_of_other_labels(name, run(getattr(ops, name), inputs._replace(labels=labels)), expected)
 
 
 @each_of(OPS_WITH_LABELS)
@@ -103,10 +112,10 @@ def test_labels_anywhere_in_int64(name):
     for wild in ([least, -(2**40), -1, 0, 2**50, most], [most, 5, least, 7, 6, 4], [2**40 + i for i in range(6)]):
         labels, ref_labels = (torch.tensor(wild)[(t + 4) // 3] for t in (inputs.labels, inputs.ref_labels))
         relabelled = inputs._replace(labels=labels, ref_labels=ref_labels)
-        assert_results_bitwise_equal(run(getattr(ops, name), relabelled), expected)
+        assert_same_of_other_labels(name, run(getattr(ops, name), relabelled), expected)
         alone = run(getattr(ops, name), inputs._replace(ref_embeddings=None, ref_labels=None))
         relabelled = relabelled._replace(ref_embeddings=None, ref_labels=None)
-        assert_results_bitwise_equal(run(getattr(ops, name), relabelled), alone)
+        assert_same_of_other_labels(name, run(getattr(ops, name), relabelled), alone)
 
 
 # No candidates
