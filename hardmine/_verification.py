@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hardmine._comparison import Comparison
+from hardmine._comparison import COMPARISONS, OpComparison
 
 
 class VerificationError(AssertionError):
@@ -32,12 +32,17 @@ class VerificationError(AssertionError):
 
 @dataclass
 class OpReport:
-    """What was seen of one op: numbers of calls, checks and ties, and the largest deviation of each quantity."""
+    """What was seen of one op: how often it was called and checked, and the largest deviation of each quantity.
+
+    An op that chooses (a pair, a neighbour, which triplets are active) and its reference may differ within rounding:
+    ``ties`` of the ``choices`` did. ``choice`` says what they are.
+    """
 
     calls: int = 0
     checks: int = 0
-    anchors: int = 0
+    choices: int = 0
     ties: int = 0
+    choice: str = ""
     deviation: dict[str, float] = field(default_factory=dict)
 
     def record(self, quantity: str, deviation: float) -> None:
@@ -49,8 +54,9 @@ class Report:
     """What :class:`verify` has seen so far.
 
     Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size
-    or to 1 if that is larger, of a gradient to its largest element, or to what one pair alone would give where
-    gradients cancel.
+    or to 1 if that is larger, of a gradient to its largest element, or to what the pairs alone would give where
+    gradients cancel. Losses that are steep in their similarities, as those of low temperatures are, are compared
+    relative to what so large an error of a similarity makes of them.
     """
 
     ops: dict[str, OpReport] = field(default_factory=dict)
@@ -72,10 +78,10 @@ class Report:
         lines = []
         for name, op in self.ops.items():
             deviations = ", ".join(f"{quantity} {value:.1e}" for quantity, value in op.deviation.items())
-            lines.append(
-                f"{name}: {op.checks} of {op.calls} calls checked; largest deviation: {deviations}; "
-                f"selections that differ by a tie: {op.ties} of {2 * op.anchors}"
-            )
+            line = f"{name}: {op.checks} of {op.calls} calls checked; largest deviation: {deviations}"
+            if op.choices:
+                line += f"; {op.choice} that differ by a tie: {op.ties} of {op.choices}"
+            lines.append(line)
         return "\n".join(lines)
 
     __str__ = summary
@@ -88,12 +94,13 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     """Context manager in which the fused ops also run their references.
 
     Every ``every``-th call of each op, the first included, is repeated on detached copies of its inputs and compared
-    with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair is a candidate and no
-    other candidate is better by more than the tolerance (so that ties may fall either way), the selected
-    similarities, the loss, and the gradients, which the reference takes at the op's own selection. The training
-    itself is not touched: the op's result is returned as without ``verify``, and no random number is drawn; to check a
-    random selection, the op's own numbers are drawn again, from a copy of its generator. A check costs the reference's
-    time and B x M memory.
+    with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair or neighbour is a
+    candidate and no other candidate is better by more than the tolerance (so that ties may fall either way), the
+    similarities, the counts, the loss, and the gradients, which the reference takes at the op's own selection.
+    Triplets within the tolerance of a hinge's kink may count as active or not. The training itself is not touched:
+    the op's result is returned as without ``verify``, and no random number is drawn; to check a random selection, the
+    op's own numbers are drawn again, from a copy of its generator. A check costs the reference's time and B x M
+    memory, that of ``batch_all_triplet_loss`` B times the number of pairs of a class.
 
     Ops that ``torch.compile`` has captured are not checked; the report's number of checks shows it.
 
@@ -149,7 +156,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         if "generator" in arguments:
             arguments["generator"] = generator  # the user's own draws nothing here
         with torch.inference_mode(False), torch.enable_grad():
-            comparison = Comparison(name, op, arguments, self.tolerance, record)
+            comparison = COMPARISONS[name](name, op, arguments, self.tolerance, record)
             disagreement = comparison.run()
         record.checks += 1
         if disagreement:
@@ -160,7 +167,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
                 path,
             )
 
-    def _save(self, name: str, call: int, comparison: Comparison, disagreement: str) -> Path:
+    def _save(self, name: str, call: int, comparison: OpComparison, disagreement: str) -> Path:
         self.save_dir.mkdir(parents=True, exist_ok=True)
         path = self.save_dir / f"{name}-call{call}.pt"
         for number in itertools.count(2):

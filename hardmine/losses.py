@@ -14,18 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from hardmine import ops
-from hardmine.ops import Selection
+from hardmine.ops import Selection, TripletCounts, TupletTerms
 
 __all__ = [
+    "BatchAllLoss",
+    "BatchAllTripletLoss",
     "EPHNLoss",
+    "EPLoss",
     "EPSHNLoss",
     "GlobalLoss",
     "HNLoss",
     "HPHNLoss",
+    "HPLoss",
+    "NPairLoss",
     "RatioTripletLoss",
     "SCTLoss",
     "SHNLoss",
     "TripletLoss",
+    "TupletLoss",
 ]
 
 
@@ -38,7 +44,9 @@ class _Loss(nn.Module):
     """
 
     # What is given to a call, and the labels or triplets of an empty batch.
-    _of_the_call = frozenset({"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection"})
+    _of_the_call = frozenset(
+        {"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection", "return_terms", "return_counts"}
+    )
     _nothing = (0,)
 
     def __init__(self, op: Any, options: dict[str, Any]) -> None:
@@ -124,6 +132,112 @@ class HPHNLoss(TripletLoss):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"positive": "hardest", "negative": "hardest", "term": "nca", **options})
+
+
+class TupletLoss(_Loss):
+    """:func:`hardmine.ops.tuplet_loss` with the options given, all of which that function documents."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(ops.tuplet_loss, options)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: bool = False,
+    ) -> Tensor | tuple[Tensor, TupletTerms]:
+        """The loss of embeddings [B, D] with labels [B], compared among themselves or with refs [M, D], [M]."""
+        return self._op(embeddings, labels, ref_embeddings, ref_labels, return_terms=return_terms, **self.options)
+
+
+class EPLoss(TupletLoss):
+    """EP (WACV 2020, section 4): the easiest positive against all negatives."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", **options})
+
+
+class HPLoss(TupletLoss):
+    """HP (WACV 2020, section 4): the hardest positive against all negatives."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "hardest", **options})
+
+
+class NPairLoss(TupletLoss):
+    """N-pair (WACV 2020, section 2.2): the one positive of a batch with two images a class, against all negatives.
+
+    Its batches have two images a class, where the positive is the only one there is. With more it is the easiest one,
+    and this is EP. The paper prints no temperature, which is ``temperature=1.0``, and trains with 0.1 (section 5.1).
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", **options})
+
+
+class BatchAllLoss(TupletLoss):
+    """Batch All (WACV 2020, section 6.1): each positive against all negatives, then the mean over the positives."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "all", **options})
+
+
+class BatchAllTripletLoss(_Loss):
+    """The hinge of every triplet of the batch (HTL, ECCV 2018, section 3): :func:`ops.batch_all_triplet_loss`.
+
+    Args:
+        margin: As in :func:`hardmine.ops.batch_all_triplet_loss`, like all options. A table of margins, [C, C], and
+            ``margin_labels`` are buffers: they move with ``to`` and are part of ``state_dict``.
+        margin_labels: The labels that the rows of the table stand for, [C].
+        options: The other options of the op.
+
+    Attributes:
+        margin: The margin in use; :meth:`set_margin` replaces it, as HTL does every epoch.
+        margin_labels: The labels of its rows, or None.
+    """
+
+    def __init__(self, margin: float | Tensor = 0.2, margin_labels: Tensor | None = None, **options: Any) -> None:
+        super().__init__(ops.batch_all_triplet_loss, options)
+        self.set_margin(margin, margin_labels)
+
+    def set_margin(self, margin: float | Tensor, margin_labels: Tensor | None = None) -> None:
+        """Replaces the margin: a number, or a table with the labels of its rows.
+
+        Raises:
+            TypeError: As the op does.
+            ValueError: As the op does.
+        """
+        device = margin.device if isinstance(margin, Tensor) else None
+        nothing = torch.empty(0, 1, device=device), torch.empty(0, dtype=torch.int64, device=device)
+        inspect.unwrap(self._op)(*nothing, margin=margin, margin_labels=margin_labels, **self.options)
+        for name, value in (("margin", margin), ("margin_labels", margin_labels)):
+            if hasattr(self, name):
+                delattr(self, name)
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value.detach().clone())
+            else:
+                setattr(self, name, value)
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, return_counts: bool = False
+    ) -> Tensor | tuple[Tensor, TripletCounts]:
+        """The loss of embeddings [B, D] with labels [B]."""
+        margins = {"margin": self.margin, "margin_labels": self.margin_labels}
+        return self._op(embeddings, labels, return_counts=return_counts, **margins, **self.options)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A table may be loaded over a number, or over a table of other classes: the place for it is made first.
+        table, labels = (state_dict.get(prefix + name) for name in ("margin", "margin_labels"))
+        if table is not None:
+            self.set_margin(table, labels)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        margin = list(self.margin.shape) if isinstance(self.margin, Tensor) else self.margin
+        return ", ".join([f"margin={margin}", *filter(None, [super().extra_repr()])])
 
 
 class _GivenTripletsLoss(_Loss):

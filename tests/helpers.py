@@ -24,8 +24,47 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 PRESETS = ("paper", "code2020", "code2021")
 TERMS = ("nca", "hinge", "soft_margin", "sct")
 REDUCTIONS = ("mean", "sum", "none")
-LOSSES = ("triplet_loss", "sct_loss")
-OPS = ("select_triplets", *LOSSES)
+SELECTED_LOSSES = ("triplet_loss", "sct_loss")  # on one selected positive and negative an anchor
+SELECTING_OPS = ("select_triplets", *SELECTED_LOSSES)
+LOSSES = (*SELECTED_LOSSES, "tuplet_loss", "batch_all_triplet_loss")
+OPS = ("select_triplets", *LOSSES, "knn")
+OPS_WITH_LABELS = ("select_triplets", *LOSSES)
+OPS_WITHOUT_REFS = ("batch_all_triplet_loss",)
+
+# The option that makes a loss return more, which then comes second.
+RETURNS_MORE = {
+    "triplet_loss": "return_selection",
+    "sct_loss": "return_selection",
+    "tuplet_loss": "return_terms",
+    "batch_all_triplet_loss": "return_counts",
+}
+
+
+def similarities_of_op(name: str) -> tuple[str, ...]:
+    """The similarities that an op takes."""
+    return tuple(s for s in SIMILARITIES if name != "batch_all_triplet_loss" or s != "dot")
+
+
+def reductions_of(name: str) -> tuple[str, ...]:
+    """The reductions that a loss takes."""
+    return ("mean", "sum", "mean_active") if name == "batch_all_triplet_loss" else REDUCTIONS
+
+
+def each_of(names: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Parametrizes a test by the op's name."""
+    return pytest.mark.parametrize("name", names)
+
+
+def each_with_similarity(names: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Parametrizes a test by the op's name and the similarities that it takes."""
+    pairs = [(name, similarity) for name in names for similarity in similarities_of_op(name)]
+    return pytest.mark.parametrize(("name", "similarity"), pairs)
+
+
+def each_with_refs(names: tuple[str, ...], refs: int = 30) -> pytest.MarkDecorator:
+    """Parametrizes a test by the op's name and the number of refs: None, and, if it takes any, ``refs``."""
+    cases = [(name, count) for name in names for count in (None, refs) if not count or name not in OPS_WITHOUT_REFS]
+    return pytest.mark.parametrize(("name", "refs"), cases, ids=[f"{n}-{'refs' if r else 'self'}" for n, r in cases])
 
 
 def _has_cuda_ops() -> bool:
@@ -59,7 +98,11 @@ class Inputs(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What forward and backward of an op gave. ``loss`` of select_triplets is a weighted sum of its similarities."""
+    """What forward and backward of an op gave.
+
+    ``loss`` of select_triplets and knn is a weighted sum of their similarities; ``selection`` is what they return, and
+    what a loss returns beside itself: a selection, terms or counts.
+    """
 
     loss: Tensor
     selection: tuple[Tensor, ...]
@@ -90,18 +133,39 @@ def with_numbers(options: dict[str, Any], device: torch.device | str = "cpu", se
     return {"generator": torch.Generator(device).manual_seed(seed), **options}
 
 
+def neighbour_sum(neighbours: Any) -> Tensor:
+    """A number with another gradient through every neighbour's similarity; missing ones count for nothing."""
+    similarity, index = neighbours
+    ranks = torch.linspace(1, 2, similarity.shape[1], dtype=similarity.dtype, device=similarity.device)
+    # Row by row, since a sum of many numbers rounds by the number of threads that torch takes for it.
+    return ((torch.where(index >= 0, similarity, 0.0) * ranks).sum(1) * anchor_weights(similarity)).sum()
+
+
+def arguments_of(name: str, inputs: Inputs) -> tuple[Tensor | None, ...]:
+    """What the op takes of the inputs, in its order."""
+    if name == "knn":
+        return inputs.embeddings, inputs.ref_embeddings
+    return inputs[:2] if name in OPS_WITHOUT_REFS else inputs
+
+
+def evaluate(op: Callable, inputs: Inputs, **options: Any) -> tuple[Tensor, Any]:
+    """The loss of an op, or the weighted sum of its similarities, and what it returns beside."""
+    name = op.__name__
+    arguments = arguments_of(name, inputs)
+    if name in RETURNS_MORE:
+        return op(*arguments, **{RETURNS_MORE[name]: True}, **options)
+    returned = op(*arguments, **options)
+    return (neighbour_sum if name == "knn" else selected_sum)(returned), returned
+
+
 def run(op: Callable, inputs: Inputs, **options: Any) -> Result:
     """Forward and backward of an op, or of its reference, on fresh leaves. Random selections are always the same."""
     options = with_numbers(options, inputs.embeddings.device)
     x = inputs.embeddings.detach().clone().requires_grad_()
     refs = None if inputs.ref_embeddings is None else inputs.ref_embeddings.detach().clone().requires_grad_()
-    arguments = (x, inputs.labels, refs, inputs.ref_labels)
-    if op.__name__ == "select_triplets":
-        selection = op(*arguments, **options)
-        loss = scalar = selected_sum(selection)
-    else:
-        loss, selection = op(*arguments, return_selection=True, **options)
-        scalar = loss if loss.dim() == 0 else (loss * anchor_weights(loss)).sum()
+    refs = None if op.__name__ in OPS_WITHOUT_REFS else refs
+    loss, selection = evaluate(op, Inputs(x, inputs.labels, refs, inputs.ref_labels), **options)
+    scalar = loss if loss.dim() == 0 else (loss * anchor_weights(loss)).sum()
     if scalar.requires_grad:  # the reference's loss of an empty batch is a constant
         scalar.backward()
     grad, ref_grad = (None if t is None else torch.zeros_like(t) if t.grad is None else t.grad for t in (x, refs))
@@ -119,9 +183,16 @@ def leaves_of(inputs: Inputs) -> list[Tensor]:
 
 
 def loss_of(name: str, inputs: Inputs) -> Tensor:
-    """The loss of an op, or the sum of its selected similarities as ``run`` weighs them."""
-    result = getattr(ops, name)(*inputs)
-    return selected_sum(result) if name == "select_triplets" else result
+    """The loss of an op, or the sum of its similarities as ``run`` weighs them."""
+    return evaluate(getattr(ops, name), inputs)[0]
+
+
+def differentiable_outputs(name: str, inputs: Inputs, **options: Any) -> list[Tensor]:
+    """The outputs of an op that have gradients."""
+    outputs = getattr(ops, name)(*arguments_of(name, inputs), **options)
+    if name == "select_triplets":
+        return [outputs.positive_similarity, outputs.negative_similarity]
+    return [outputs.similarity] if name == "knn" else [outputs]
 
 
 # Sample inputs
@@ -254,7 +325,7 @@ def assert_same_selection(actual: Any, expected: Any) -> None:
 def assert_results_close(actual: Result, expected: Result, tolerance: float) -> None:
     """Equal indices; similarities, losses and gradients within ``tolerance``, relative to the largest of each."""
     for a, b in zip(actual.tensors(), expected.tensors(), strict=True):
-        scale = b.double().abs().nan_to_num(0.0).max().item() if b.numel() else 0.0
+        scale = b.double().abs().nan_to_num(0.0, 0.0).max().item() if b.numel() else 0.0
         exact = not b.is_floating_point()
         atol = 0.0 if exact else tolerance * max(1.0, scale)
         torch.testing.assert_close(a, b, rtol=0, atol=atol, equal_nan=True)
@@ -276,7 +347,7 @@ def assert_as_accurate_as_plain_torch(name: str, inputs: Inputs, **options: Any)
     exact = run(getattr(reference, name), inputs.to(torch.float64), **options)
     for f, p, e in zip(fused.tensors(), plain.tensors(), exact.tensors(), strict=True):
         if f.is_floating_point():
-            last_bit = torch.finfo(f.dtype).eps * e.abs().nan_to_num(0.0).max().item()
+            last_bit = torch.finfo(f.dtype).eps * e.abs().nan_to_num(0.0, 0.0).max().item()
             assert largest_error(f, e) <= 2 * largest_error(p, e) + last_bit
         else:
             assert torch.equal(f, e), "an index differs: the rest cannot be compared"

@@ -7,34 +7,54 @@ import torch
 
 from hardmine import ops
 from helpers import (
-    LOSSES,
     OPS,
-    SIMILARITIES,
+    OPS_WITHOUT_REFS,
+    SELECTED_LOSSES,
     Inputs,
     assert_bitwise_equal,
     assert_results_bitwise_equal,
+    differentiable_outputs,
+    each_of,
+    each_with_refs,
     exact_inputs,
     leaves_of,
     output_of,
     random_inputs,
     run,
     run_python,
+    similarities_of_op,
     threads,
 )
 
-each_op = pytest.mark.parametrize("name", OPS)
-with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
 
-@each_op
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-@pytest.mark.parametrize("refs", [None, 2600], ids=["self", "refs"])
-def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs):
+THREADED_OPTIONS = {
+    "select_triplets": [{"negative": "semihard", "semihard_fallback": "hardest"}],
+    **{name: [{"negative": "semihard", "semihard_fallback": "hardest"}] for name in SELECTED_LOSSES},
+    # one shift of the exponents for all anchors, and one for each
+    "tuplet_loss": [{"positive": p, "temperature": t} for p, t in (("easiest", 0.02), ("all", 0.1), ("all", 0.02))],
+    "batch_all_triplet_loss": [{"squared": squared, "margin": 0.3} for squared in (True, False)],
+    "knn": [{"k": 50}],
+}
+THREADED_CASES = [
+    (name, similarity, refs, options)
+    for name in OPS
+    for similarity in similarities_of_op(name)
+    for refs in (None, 2600)
+    if not refs or name not in OPS_WITHOUT_REFS
+    for options in THREADED_OPTIONS[name]
+]
+
+
+@pytest.mark.parametrize(("name", "similarity", "refs", "options"), THREADED_CASES, ids=str)
+def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, options):
     """Large enough for every loop to be shared by 5 threads, and with ties."""
     inputs = exact_inputs(similarity, 3000, 64, 40, refs)
-    options = {"similarity": similarity, "negative": "semihard", "semihard_fallback": "hardest"}
-    if name in LOSSES:
+    options = {"similarity": similarity, **options}
+    if name == "tuplet_loss" and similarity != "cosine":
+        options["temperature"] *= 50  # or one negative has all the weight, and most have no gradient
+    if name in SELECTED_LOSSES:
         options["temperature"] = 0.7
     with threads(1):
         expected = run(getattr(ops, name), inputs, **options)
@@ -47,14 +67,16 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs):
 MEMORY_SCRIPT = """
 import re, sys, torch
 from hardmine import ops
+from helpers import Inputs, differentiable_outputs
 
 def peak_mib():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
 
 def step(rows):
     x = torch.randn(rows, 8, requires_grad=True)
-    result = getattr(ops, sys.argv[1])(x, torch.arange(rows) % 100, similarity=sys.argv[2])
-    (result[2] - result[3] if isinstance(result, tuple) else result).sum().backward()
+    labels = torch.arange(rows) % int(sys.argv[2])
+    outputs = differentiable_outputs(sys.argv[1], Inputs(x, labels), similarity="cosine")
+    (outputs[0] - 2 * outputs[-1]).sum().backward()
     assert x.grad.any(1).all()
 
 step(500)
@@ -64,18 +86,24 @@ print(peak_mib() - before)
 """
 
 
-@each_op
+@each_of(OPS)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_memory_is_linear_in_the_batch(name):
-    """The matrix of 20,000 rows alone would take 1.5 GiB."""
-    peak_mib = float(output_of(run_python("-c", MEMORY_SCRIPT, name, "cosine")))
+    """The matrix of 20,000 rows alone would take 1.5 GiB, the triplets of classes of 4 as many times 12."""
+    classes = 5000 if name == "batch_all_triplet_loss" else 100
+    peak_mib = float(output_of(run_python("-c", MEMORY_SCRIPT, name, str(classes))))
     assert peak_mib < 32
+
+
+# The compiled ops beneath the functional ones
+COMPILED_OPS = ("select_triplets", "triplet_loss", "tuplet_loss", "batch_all_triplet_loss", "knn")
 
 
 def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tuple]:
     """The calls of torch.ops.hardmine that forward and backward of an op make: (compiled op, arguments)."""
     calls = []
-    for compiled in ("select_triplets", "triplet_loss", "select_triplets_backward", "triplet_loss_backward"):
+    names = [n for op in COMPILED_OPS for n in (op, f"{op}_backward") if hasattr(torch.ops.hardmine, n)]
+    for compiled in names:
         packet = getattr(torch.ops.hardmine, compiled)
 
         def record(*arguments, packet=packet):
@@ -89,12 +117,21 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
 
 
 @ignore_warnings_of_torch
-@each_op
-@with_and_without_refs
+@each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("options", [{}, {"positive": "random"}, {"positive": "random", "negative": "random"}], ids=str)
-def test_opcheck(name, refs, dtype, options, monkeypatch):
-    calls = recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype), **options)
+def test_opcheck(name, refs, dtype, monkeypatch):
+    check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype)), dtype)
+
+
+@ignore_warnings_of_torch
+@each_with_refs(("select_triplets", "triplet_loss"))
+@pytest.mark.parametrize("options", [{"positive": "random"}, {"positive": "random", "negative": "random"}], ids=str)
+def test_opcheck_of_random_selections(name, refs, options, monkeypatch):
+    check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs), **options), torch.float32)
+
+
+def check_compiled_ops(calls: list[tuple], dtype: torch.dtype) -> None:
+    """Opcheck of the compiled ops with the arguments that they were called with, embeddings of ``dtype``."""
     assert len(calls) == 2, "forward and backward"
     for compiled, arguments in calls:
         backward = compiled.name().endswith("_backward")
@@ -107,8 +144,7 @@ def test_opcheck(name, refs, dtype, options, monkeypatch):
         torch.library.opcheck(compiled, tuple(tensors))
 
 
-@each_op
-@with_and_without_refs
+@each_with_refs(OPS)
 def test_meta_tensors_give_shapes_and_dtypes(name, refs):
     inputs = random_inputs(refs=refs, dtype=torch.float16)
     on_cpu, on_meta = (run(getattr(ops, name), i) for i in (inputs, inputs.to("meta")))
@@ -117,19 +153,18 @@ def test_meta_tensors_give_shapes_and_dtypes(name, refs):
 
 
 @ignore_warnings_of_torch
-@each_op
+@each_of(OPS)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_by_torch_without_a_graph_break(name, backend):
     """Forward and backward, compiled for any batch size at the second one, equal eager mode bit for bit."""
 
-    def outputs(x, labels, refs, ref_labels):
-        result = getattr(ops, name)(x, labels, refs, ref_labels)
-        return result[2:] if name == "select_triplets" else (result,)
+    def outputs(*inputs):
+        return differentiable_outputs(name, Inputs(*inputs))
 
     torch.compiler.reset()
     compiled = torch.compile(outputs, fullgraph=True, backend=backend)
     for rows in (48, 37, 21):
-        inputs = random_inputs(rows, refs=30, seed=rows)
+        inputs = random_inputs(rows, refs=None if name in OPS_WITHOUT_REFS else 30, seed=rows)
         leaves = leaves_of(inputs)
         results = []
         for function in (compiled, outputs):

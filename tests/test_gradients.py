@@ -6,14 +6,19 @@ import torch
 from hardmine import ops
 from helpers import (
     FLOAT_DTYPES,
-    LOSSES,
     OPS,
+    OPS_WITHOUT_REFS,
     PRESETS,
     REDUCTIONS,
+    SELECTED_LOSSES,
     SIMILARITIES,
     TERMS,
     Inputs,
     assert_bitwise_equal,
+    differentiable_outputs,
+    each_of,
+    each_with_refs,
+    evaluate,
     exact_inputs,
     leaves_of,
     loss_of,
@@ -22,8 +27,6 @@ from helpers import (
     with_numbers,
 )
 
-each_op = pytest.mark.parametrize("name", OPS)
-each_loss = pytest.mark.parametrize("name", LOSSES)
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 
@@ -117,7 +120,7 @@ def test_gradcheck_of_sct_loss(similarity, refs, preset, reduction, device):
     gradcheck(ops.sct_loss, inputs, **options, preset=preset, reduction=reduction)
 
 
-@each_loss
+@each_of(SELECTED_LOSSES)
 @each_similarity
 def test_gradcheck_of_losses_with_a_least_similarity(name, similarity, device):
     inputs = random_inputs(12, 4, 3, dtype=torch.float64, spread=1.2, seed=1).to(device)
@@ -167,19 +170,27 @@ def test_the_distance_of_equal_points_has_gradient_0():
 # Who gets a gradient, and which
 
 
-@each_op
-@with_and_without_refs
+def dtypes_of_returned(name, values):
+    """The dtypes of what an op returns beside its loss; ``values`` is that of losses and similarities."""
+    if name == "knn":
+        return [values, torch.int64]
+    if name == "tuplet_loss":
+        return [torch.int64, values, values]
+    return [torch.int64, torch.int64] + ([] if name == "batch_all_triplet_loss" else [values, values])
+
+
+@each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 def test_dtypes_of_outputs_and_gradients(name, refs, dtype, device):
-    inputs = exact_inputs("dot", refs=refs, dtype=dtype).to(device)
-    result = run(getattr(ops, name), inputs, similarity="dot")
+    inputs = exact_inputs("euclidean", refs=refs, dtype=dtype).to(device)
+    result = run(getattr(ops, name), inputs, similarity="euclidean")
     computed_in = torch.float64 if dtype == torch.float64 else torch.float32
-    assert [t.dtype for t in result.selection] == [torch.int64, torch.int64, computed_in, computed_in]
+    assert [t.dtype for t in result.selection] == dtypes_of_returned(name, computed_in)
     assert result.loss.dtype == computed_in
     assert all(grad.dtype == dtype and grad.any() for grad in (result.grad, result.ref_grad) if grad is not None)
 
 
-@each_op
+@each_of(tuple(name for name in OPS if name not in OPS_WITHOUT_REFS))
 def test_only_what_requires_a_gradient_gets_one(name):
     inputs = random_inputs(refs=30)
     both = run(getattr(ops, name), inputs)
@@ -203,22 +214,23 @@ def test_only_what_requires_a_gradient_gets_one(name):
     assert outputs(False, False) == (False, None, None)
 
 
-@each_op
-def test_indices_carry_no_gradient_and_no_grad_is_respected(name):
+@each_of(OPS)
+def test_only_similarities_and_losses_carry_a_gradient_and_no_grad_is_respected(name):
     inputs = random_inputs()
     leaves_of(inputs)
-    options = {"return_selection": True} if name in LOSSES else {}
-    output = getattr(ops, name)(*inputs, **options)
-    selection = output[1] if name in LOSSES else output
-    assert [t.requires_grad for t in selection] == [False, False, True, True]
+    loss, returned = evaluate(getattr(ops, name), inputs)
+    assert loss.requires_grad
+    differentiable = {"tuplet_loss": [False, False, False], "batch_all_triplet_loss": [False, False]}
+    expected = differentiable.get(name, [True, False] if name == "knn" else [False, False, True, True])
+    assert [t.requires_grad for t in returned] == expected
     with torch.no_grad():
-        output = getattr(ops, name)(*inputs, **options)
-    assert not any(t.requires_grad for t in (output[1] if name in LOSSES else output))
+        loss, returned = evaluate(getattr(ops, name), inputs)
+    assert not any(t.requires_grad for t in (loss, *returned))
     with torch.inference_mode():
-        getattr(ops, name)(*inputs, **options)
+        evaluate(getattr(ops, name), inputs)
 
 
-@each_op
+@each_of(OPS)
 def test_a_second_derivative_is_a_clear_error(name):
     inputs = random_inputs()
     (x,) = leaves_of(inputs)
@@ -228,7 +240,7 @@ def test_a_second_derivative_is_a_clear_error(name):
         grad.square().sum().backward()
 
 
-@each_loss
+@each_of(SELECTED_LOSSES)
 @with_and_without_refs
 def test_gradients_flow_through_the_returned_similarities(name, refs, device):
     """Those of the similarities alone are those of select_triplets; those of the loss add to them."""
@@ -252,17 +264,22 @@ def test_gradients_flow_through_the_returned_similarities(name, refs, device):
         torch.testing.assert_close(together, tuple(a + b for a, b in zip(of_loss, alone, strict=True)))
 
 
-@each_op
+@each_of(OPS)
 def test_non_contiguous_upstream_gradients(name, device):
     inputs = random_inputs(40, 9).to(device)
     (x,) = leaves_of(inputs)
-    if name == "select_triplets":
-        outputs = ops.select_triplets(*inputs)[2:]
-    else:
+    if name in SELECTED_LOSSES:
         loss, selection = getattr(ops, name)(*inputs, reduction="none", return_selection=True)
         outputs = [loss, *selection[2:]]
-    upstream = [torch.linspace(-1, step, 80, device=device).reshape(40, 2)[:, 0] for step in range(1, len(outputs) + 1)]
-    assert not any(gradient.is_contiguous() for gradient in upstream)
+    else:
+        options = {"reduction": "none"} if name == "tuplet_loss" else {}
+        outputs = differentiable_outputs(name, inputs, **options)
+    upstream = [
+        torch.linspace(-1, step, 2 * output.numel(), device=device).reshape(*output.shape, 2)[..., 0]
+        for step, output in enumerate(outputs, 1)
+    ]
+    assert name == "batch_all_triplet_loss" or not any(gradient.is_contiguous() for gradient in upstream)
     (expected,) = torch.autograd.grad(outputs, x, [gradient.contiguous() for gradient in upstream], retain_graph=True)
     (actual,) = torch.autograd.grad(outputs, x, upstream)
+    assert expected.any()
     assert_bitwise_equal(actual, expected)

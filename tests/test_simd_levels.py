@@ -9,6 +9,7 @@ import hardmine
 from hardmine import ops
 from helpers import (
     OPS,
+    OPS_WITHOUT_REFS,
     SIMILARITIES,
     Inputs,
     Result,
@@ -20,6 +21,7 @@ from helpers import (
     run_python,
     selection_options,
     simd_levels,
+    similarities_of_op,
 )
 
 # Rows on both sides of every level's groups, panels and blocks; depths on both sides of vectors and chunks.
@@ -40,13 +42,21 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
                     inputs = random_inputs(rows, depth, 3, refs, spread=1.5, dtype=dtype, seed=depth)
                     what = f"{dtype}, {rows} x {depth}, {refs} refs"
                     for name in OPS:
-                        add(name, inputs, what, similarity=similarity)
-            add(
-                "select_triplets",
-                exact_inputs(similarity, 300, 16, dtype=dtype),
-                f"{dtype}, ties",
-                similarity=similarity,
-            )
+                        if similarity in similarities_of_op(name) and not (refs and name in OPS_WITHOUT_REFS):
+                            add(name, inputs, what, similarity=similarity)
+            ties = exact_inputs(similarity, 300, 16, dtype=dtype)
+            add("select_triplets", ties, f"{dtype}, ties", similarity=similarity)
+            add("knn", ties, f"{dtype}, ties", similarity=similarity, k=70)
+            add("knn", random_inputs(90, 20, refs=2000, dtype=dtype), f"{dtype}", similarity=similarity, k=200)
+            for positive in ("easiest", "hardest", "all"):
+                for temperature in (0.01, 0.05, 1.0):
+                    inputs = random_inputs(250, 20, 4, spread=1.5, dtype=dtype)
+                    options = {"positive": positive, "temperature": temperature, "similarity": similarity}
+                    add("tuplet_loss", inputs, f"{dtype}", **options)
+        for similarity in ("cosine", "euclidean"):
+            for squared in (True, False):
+                inputs = random_inputs(250, 20, 4, spread=1.5, dtype=dtype)
+                add("batch_all_triplet_loss", inputs, f"{dtype}", similarity=similarity, squared=squared, margin=0.4)
         for options in selection_options():
             add("triplet_loss", random_inputs(150, 20, dtype=dtype), f"{dtype}", **options)
     bad = random_inputs(50, 20)

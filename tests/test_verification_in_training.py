@@ -103,7 +103,7 @@ def test_one_call_in_so_many_of_each_op_is_checked(every, checks, save_dir):
         "sct_loss": (7, checks),
     }
     assert report.checks == 2 * checks
-    assert report.ops["sct_loss"].anchors == checks * len(inputs.labels)
+    assert report.ops["sct_loss"].choices == checks * 2 * len(inputs.labels)
 
 
 def test_calls_that_are_not_due_are_not_checked(save_dir, monkeypatch):

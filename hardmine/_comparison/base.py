@@ -1,0 +1,182 @@
+"""What the comparisons of all ops share: how the op is run, and how losses and gradients are compared."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Record(Protocol):
+    """Where a comparison notes what it saw."""
+
+    choices: int
+    ties: int
+    choice: str
+
+    def record(self, quantity: str, deviation: float) -> None:
+        """Notes a deviation."""
+
+
+class AtValue(torch.autograd.Function):
+    """A differentiable number moved to another value: forward gives ``value``, backward is the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.to(ctx.dtype), None
+
+
+class OpComparison:
+    """One comparison of a fused op with its reference; a subclass for every kind of op.
+
+    Attributes:
+        row_names: The arguments that are embeddings and get gradients.
+        returned: What the op returns beside its loss, and is asked for by ``return_<returned>=True``.
+        choice: What the op chooses, in the plural, for the report.
+    """
+
+    row_names: tuple[str, ...] = ("embeddings", "ref_embeddings")
+    returned: str = ""
+    choice: str = ""
+
+    def __init__(
+        self, name: str, op: Callable, arguments: dict[str, Any], tolerance: float | None, record: Record
+    ) -> None:
+        self.name, self.op, self.record = name, op, record
+        self.record.choice = self.choice
+        self.reference = importlib.import_module(f"hardmine.reference.{name}")
+        self.select = importlib.import_module("hardmine.reference.select_triplets")
+        self.arguments = {key: a.detach().clone() if isinstance(a, Tensor) else a for key, a in arguments.items()}
+        for labels in ("labels", "ref_labels"):
+            if self.arguments.get(labels) is not None:
+                self.arguments[labels] = self.arguments[labels].long()
+        self.options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
+        self.names = [key for key in self.row_names if self.arguments.get(key) is not None]
+        self.rows = [self.arguments[key] for key in self.names]
+        self.outputs: dict[str, Any] = {}
+        self.tolerance = tolerance or (1e-12 if self.rows[0].dtype == torch.float64 else 1e-5)
+        self.gradient_tolerance = 10 * self.tolerance + 2 * torch.finfo(self.rows[0].dtype).eps
+
+    def run(self) -> str | None:
+        """What disagrees, or None."""
+        leaves = [rows.clone().requires_grad_() for rows in self.rows]
+        loss, returned = self.fused({**self.arguments, **dict(zip(self.names, leaves, strict=True))})
+        gradients = torch.autograd.grad(self.scalar(loss), leaves)
+        self.outputs = {"loss": loss.detach(), "gradients": gradients}
+        if self.returned:
+            self.outputs[self.returned] = tuple(t.detach() for t in returned)
+        return self.disagreement(loss.detach(), returned, gradients)
+
+    def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
+        """The op's loss, or a number with a gradient through whatever it returns, and what it chose."""
+        if not self.returned:
+            return self.op(**arguments), None
+        return self.op(**{**arguments, f"return_{self.returned}": True})
+
+    def disagreement(self, loss: Tensor, returned: Any, gradients: Sequence[Tensor]) -> str | None:
+        """What disagrees, or None."""
+        raise NotImplementedError
+
+    @staticmethod
+    def scalar(loss: Tensor) -> Tensor:
+        """One number from a loss of any reduction, with a different weight for every anchor."""
+        return (
+            loss
+            if loss.dim() == 0
+            else (loss * torch.linspace(0.5, 1.5, len(loss), dtype=loss.dtype, device=loss.device)).sum()
+        )
+
+    def double_leaves(self) -> list[Tensor]:
+        """The embeddings in float64, for the reference."""
+        return [rows.double().requires_grad_() for rows in self.rows]
+
+    def in_range(self) -> bool:
+        """Whether all rows and their norms are finite in the type that the ops compute in."""
+        return all(in_range(rows) for rows in self.rows)
+
+    def check_divergence(self, loss: Tensor, gradients: Sequence[Tensor]) -> str | None:
+        """Embeddings that are not finite must show."""
+        if not loss.isnan().all() or not all(g.isnan().all() for g in gradients):
+            return "the loss and its gradients must be NaN where an embedding is not finite"
+        return None
+
+    def check_loss(self, loss: Tensor, expected: Tensor, scale: Tensor | float = 1.0) -> str | None:
+        """The loss must be as expected, relative to its size or ``scale``, whichever is larger."""
+        scale = torch.as_tensor(scale, dtype=torch.float64, device=loss.device)
+        deviation = ((loss - expected).abs() / torch.maximum(expected.abs(), scale)).double().detach()
+        self.record.record("loss", deviation.max().item() if len(deviation.reshape(-1)) else 0.0)
+        if (deviation > self.tolerance).any() or deviation.isnan().any():
+            return f"the loss deviates by {deviation.max().item():.2e}, more than {self.tolerance:.2e}"
+        return None
+
+    def check_gradients(
+        self,
+        gradients: Sequence[Tensor],
+        leaves: Sequence[Tensor],
+        references: Sequence[Tensor | None],
+        usual: float,
+        allowance: Tensor | float = 0.0,
+        conditioning: float = 1.0,
+    ) -> str | None:
+        """The gradients must be those of the reference, relative to their largest element or to ``usual``.
+
+        ``usual`` is the size of an element of the gradient were nothing to cancel; ``allowance`` how far each element
+        may be off for a reason of its own; ``conditioning`` how many times as much as others these gradients suffer
+        from rounded similarities.
+        """
+        limits = torch.finfo(self.rows[0].dtype)
+        smallest = limits.smallest_normal * limits.eps  # what rounds to zero, which float16 does early
+        for gradient, leaf, reference in zip(gradients, leaves, references, strict=True):
+            if not leaf.numel():
+                continue
+            reference = torch.zeros_like(leaf) if reference is None else reference
+            error = ((gradient.double() - reference).abs() - allowance - smallest).clamp(min=0.0).max().item()
+            deviation = error / max(reference.abs().max().item(), usual, 1e-20) / max(conditioning, 1.0)
+            self.record.record("gradient", deviation)
+            if not deviation <= self.gradient_tolerance:
+                return f"the gradient deviates by {deviation:.2e}, more than {self.gradient_tolerance:.2e}"
+        return None
+
+
+def similarity_scale(rows: Tensor, refs: Tensor, similarity: str) -> float:
+    """The largest similarity that the norms allow."""
+    norms = [r.norm(dim=1).nan_to_num(0.0, 0.0).max().item() if len(r) else 0.0 for r in (rows, refs)]
+    return max({"cosine": 1.0, "dot": norms[0] * norms[1], "euclidean": sum(norms)}[similarity], 1e-30)
+
+
+def at(s: Tensor, index: Tensor) -> Tensor:
+    """s[i, index[i]], NaN where the index is -1."""
+    return torch.where(index >= 0, s.gather(1, index.clamp(min=0)[:, None]).squeeze(1), torch.nan)
+
+
+def in_range(rows: Tensor) -> bool:
+    """Whether rows and their norms are finite in the type that the ops compute in."""
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    return bool(rows.square().sum(1).isfinite().all())
+
+
+def not_best(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: float) -> Tensor:
+    """Which anchors chose a pair that is no candidate, or that another candidate beats by more than a tie.
+
+    ``tight`` are the candidates for certain, ``loose`` those that are candidates within rounding.
+    """
+    best = key.masked_fill(~tight, -torch.inf).amax(1)
+    allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
+    return torch.where(index >= 0, ~allowed | (best > at(key, index) + slack), best > -torch.inf)
+
+
+def describe_worse(which: str, wrong: Tensor, index: Tensor, own: Tensor, wanted: str = "best candidate") -> str:
+    """The anchors that ``wrong`` marks got worse pairs than the reference's own."""
+    anchor = int(wrong.nonzero()[0])
+    return (
+        f"{which}_index is not the {wanted} of {int(wrong.sum())} anchors, "
+        f"first at anchor {anchor}, which got {int(index[anchor])} where the reference has {int(own[anchor])}"
+    )
