@@ -21,10 +21,11 @@ struct BatchAllRule {
 };
 
 // What the tiles hold. |a - b|^2 / 2 = 1 - s for unit rows, so squared distances of those need only inner products.
-HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule) {
+// Rows too short to be normalised are no unit rows.
+HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule, bool unit_rows) {
   const bool normalised = rule.similarity == Similarity::kCosine;
   const PairQuantity distance = rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance;
-  return {normalised && rule.squared ? PairQuantity::kInnerProduct : distance, normalised};
+  return {normalised && rule.squared && unit_rows ? PairQuantity::kInnerProduct : distance, normalised};
 }
 
 // What the sum of all triplets' values is multiplied with.

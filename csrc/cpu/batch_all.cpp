@@ -91,15 +91,12 @@ class AnchorLists {
       const int64_t column_end = class_end[row_end - 1];
       for (int64_t column = class_begin[row_begin] / kBlockStep * kBlockStep; column < column_end;
            column += kMaxBlockColumns) {
-        const Block block{row_begin, row_end, column,
-                          std::min(column + kMaxBlockColumns, round_up(column_end, kBlockStep))};
-        Block inside = block;
-        inside.column_end = std::min(block.column_end, sides.rows().count());
-        kernel.fill_block(pass, PairKind::kSameClass, inside, numbers[worker].get());
+        const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
+        kernel.fill_block(pass, PairKind::kSameClass, block, numbers[worker].get());
         for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i) {
           if (!is_anchor(i)) continue;
           const T* line = numbers[worker].get() + (i - row_begin) * kMaxBlockColumns;
-          for (int64_t c = std::max(class_begin[i], column); c < std::min(class_end[i], inside.column_end); ++c) {
+          for (int64_t c = std::max(class_begin[i], column); c < std::min(class_end[i], block.column_end); ++c) {
             const T number = line[c - column];
             if (c == i || !(number == number)) continue;
             const T v = !pass.euclidean ? number : T(-0.5) * (squared ? number : std::sqrt(number));
@@ -142,7 +139,12 @@ template <class T>
 BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& samples, int64_t depth,
                             const MarginTable<T>& table, const Workers& workers, T* grad) {
   const Kernels<T>& kernel = kernels<T>();
-  const LabelledSides<T> sides(batch_all_measure(rule), samples, nullptr, depth, workers);
+  const auto make_sides = [&](bool unit_rows) {
+    return std::make_unique<LabelledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, workers);
+  };
+  std::unique_ptr<LabelledSides<T>> made = make_sides(true);
+  if (made->clamped() && !made->pass().euclidean) made = make_sides(false);
+  const LabelledSides<T>& sides = *made;
   BatchAllResult<T> result{T(0), 0, 0, sides.finite()};
   if (grad) std::fill_n(grad, samples.count * depth, T(0));
   if (!result.finite || sides.empty()) return result;

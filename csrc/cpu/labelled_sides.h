@@ -32,6 +32,7 @@ class LabelledSides {
 
   bool empty() const { return anchors_.count == 0 || refs_.count == 0; }
   bool finite() const { return finite_; }  // every row and its norm
+  bool clamped() const { return row_norms_->clamped || (column_norms_ && column_norms_->clamped); }  // see Norms
   bool symmetric() const { return symmetric_; }
   int64_t depth() const { return depth_; }
   const LabelledRows<T>& anchors() const { return anchors_; }

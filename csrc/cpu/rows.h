@@ -23,17 +23,23 @@ template <class T>
 struct Norms {
   Buffer<T> norm;  // [count]
   bool finite = true;
+  bool clamped = false;  // some norm is that epsilon: x_i / norm is no unit row then
 
   Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
     const Kernels<T>& kernel = kernels<T>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
-    std::atomic<bool> all_finite{true};
+    std::atomic<bool> all_finite{true}, any_clamped{false};
     const int64_t threads =
         workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
     parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
       if (!kernel.row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
-      for (int64_t i = begin; i < end; ++i) norm[i] = std::max(norm[i], kSmallestNorm);
+      for (int64_t i = begin; i < end; ++i) {
+        if (!(norm[i] <= kSmallestNorm)) continue;  // NaN stays NaN
+        norm[i] = kSmallestNorm;
+        any_clamped = true;
+      }
     });
     finite = all_finite;
+    clamped = any_clamped;
   }
 
   static constexpr T kSmallestNorm = T(1e-12);
