@@ -39,7 +39,7 @@ MODULES = {
 each_module = pytest.mark.parametrize("name", MODULES)
 
 
-# Of given triplets, and so with a call of their own: see tests/test_given_triplets.py.
+# Of given triplets, and so with a call of their own: see tests/test_given_triplets_arguments.py.
 ON_GIVEN_TRIPLETS = ["GlobalLoss", "RatioTripletLoss"]
 
 

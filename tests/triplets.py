@@ -13,6 +13,7 @@ from helpers import SIMILARITIES, TERMS, assert_bitwise_equal, largest_error, ra
 
 GIVEN = ("indexed_triplet_loss", "global_loss")
 INDEXED_TERMS = ("ratio", *TERMS)
+NO_TRIPLETS = torch.empty(0, 3, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
@@ -51,7 +52,7 @@ def random_batch(
     seed: int = 0,
 ) -> Batch:
     """Clusters and triplets that pay no heed to them: some are easy, some hard."""
-    triplets = random_triplets(rows, count, seed) if count else torch.empty(0, 3, dtype=torch.int64)
+    triplets = random_triplets(rows, count, seed) if count else NO_TRIPLETS
     return Batch(random_inputs(rows, depth, spread=spread, dtype=dtype, seed=seed).embeddings, triplets)
 
 
@@ -114,3 +115,9 @@ CASES = [(name, options) for name in GIVEN for options in options_of(name)]
 def case_id(case: Any) -> str:
     """The options of a case, in short."""
     return case if isinstance(case, str) else "-".join(str(value) for value in case.values())
+
+
+def compiled_arguments(name: str, batch: Batch) -> tuple:
+    """What torch.ops.hardmine.<name> takes with the op's default options."""
+    options = ([0, 4, 0], [0.1, 0.2, 1.0]) if name == "indexed_triplet_loss" else ([0], [0.8, 0.01])
+    return (*batch, *options)
