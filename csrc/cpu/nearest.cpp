@@ -6,6 +6,7 @@
 #include "nearest.h"
 
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "labelled_sides.h"
@@ -19,10 +20,67 @@ bool is_better(const Neighbour<T>& a, const Neighbour<T>& b) {
   return beats(a.key, a.index, b.key, b.index);
 }
 
+// A candidate as an integer, larger for a better one: its key's bits, made to ascend, over its index, to descend.
+inline uint64_t rank_of(const Neighbour<float>& candidate) {
+  const uint32_t bits = std::bit_cast<uint32_t>(candidate.key + 0.0F);  // -0 equals 0
+  const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000U;
+  return uint64_t{ascending} << 32 | ~static_cast<uint32_t>(candidate.index);
+}
+inline Neighbour<float> candidate_of(uint64_t rank) {
+  const auto ascending = static_cast<uint32_t>(rank >> 32);
+  const uint32_t bits = ascending >> 31 ? ascending & 0x7FFFFFFFU : ~ascending;
+  return {std::bit_cast<float>(bits), static_cast<Index>(~static_cast<uint32_t>(rank))};
+}
+
+// Moves the k largest to the front, the k-th to place k - 1: quickselect. Which side of a pivot a number belongs to is
+// anybody's guess, and a wrong guess of the CPU costs more than the comparison: so each number is written to both
+// sides, and only the ends move. Three to four times as fast as std::nth_element.
+inline void select_largest(uint64_t* __restrict numbers, uint64_t* __restrict smaller, int64_t count, int64_t k) {
+  for (int64_t begin = 0, end = count; end - begin > 1;) {
+    uint64_t &first = numbers[begin], &middle = numbers[begin + (end - begin) / 2], &last = numbers[end - 1];
+    if (end - begin == 2) {
+      if (first < last) std::swap(first, last);
+      return;
+    }
+    const uint64_t low = std::min({first, middle, last}), high = std::max({first, middle, last});
+    const uint64_t pivot = first ^ middle ^ last ^ low ^ high;  // the median
+    first = high;
+    middle = low;
+    last = pivot;
+    int64_t larger_end = begin, smaller_end = 0;
+    for (int64_t i = begin; i < end - 1; ++i) {
+      const uint64_t number = numbers[i];
+      numbers[larger_end] = smaller[smaller_end] = number;
+      larger_end += number > pivot;
+      smaller_end += number < pivot;
+    }
+    numbers[larger_end] = pivot;
+    std::copy_n(smaller, smaller_end, numbers + larger_end + 1);
+    if (larger_end == k - 1) return;
+    if (larger_end < k - 1) {
+      begin = larger_end + 1;
+    } else {
+      end = larger_end;
+    }
+  }
+}
+
+constexpr int64_t kMostSlack = 256;  // room in a pool beyond its k best
+
+void select_best(Neighbour<float>* pool, int64_t size, int64_t k) {
+  uint64_t rank[kMostNeighbours + kMostSlack], smaller[kMostNeighbours + kMostSlack];
+  std::transform(pool, pool + size, rank, rank_of);
+  select_largest(rank, smaller, size, k);
+  std::transform(rank, rank + k, pool, candidate_of);
+}
+void select_best(Neighbour<double>* pool, int64_t size, int64_t k) {
+  std::nth_element(pool, pool + k - 1, pool + size, is_better<double>);
+}
+
 template <class T>
 void compact(const NeighbourPools<T>& pools, int64_t row) {
   Neighbour<T>* pool = pools.pool + row * pools.capacity;
-  std::nth_element(pool, pool + pools.k - 1, pool + pools.size[row], is_better<T>);
+  select_best(pool, pools.size[row], pools.k);
   pools.size[row] = static_cast<int32_t>(pools.k);
   pools.worst_key[row] = pool[pools.k - 1].key;
   pools.worst_index[row] = pool[pools.k - 1].index;
@@ -34,7 +92,7 @@ class Pools {
  public:
   Pools(int64_t k, int64_t padded, int64_t shares)
       : k_(k),
-        capacity_(k + std::clamp<int64_t>(k, 16, 256)),
+        capacity_(k + std::clamp<int64_t>(k, 16, kMostSlack)),
         padded_(padded),
         pool_(shares * padded * capacity_),
         size_(shares * padded, 0),
@@ -122,7 +180,8 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
     for (int64_t i = begin; i < end; ++i) {
       pools.gather(i, shares, best);
       for (size_t n = 0; n < best.size(); ++n) {
-        similarity[i * k + n] = similarity_from_order(kind, best[n].key);
+        // A key that has been a rank has lost the sign of its zero: no zero has one.
+        similarity[i * k + n] = similarity_from_order(kind, best[n].key + T(0));
         index[i * k + n] = best[n].index;
       }
     }
