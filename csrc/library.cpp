@@ -42,16 +42,16 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "Tensor negative_index, int similarity, int[] loss_modes, float[] loss_numbers, bool need_embeddings, "
       "bool need_ref_embeddings) -> (Tensor, Tensor)");
 
-  // -> loss [] or [B]; negative_logsumexp, positive_similarity, slope (of the anchor's term in negative_logsumexp),
-  // positive_index, positive_count, each [B].
+  // -> loss [] or [B]; negative_logsumexp = shift / temperature + log(sum), positive_similarity, shift, sum, slope (of
+  // the anchor's term in negative_logsumexp), positive_index, positive_count, each [B].
   m.def(
       "tuplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, int[] tuplet_modes, "
-      "float[] tuplet_numbers) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float[] tuplet_numbers) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The gradient of the loss -> as select_triplets_backward.
   m.def(
       "tuplet_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor labels, Tensor? ref_embeddings, "
-      "Tensor? ref_labels, Tensor negative_logsumexp, Tensor slope, Tensor positive_index, Tensor positive_count, "
+      "Tensor? ref_labels, Tensor shift, Tensor sum, Tensor slope, Tensor positive_index, Tensor positive_count, "
       "int[] tuplet_modes, float[] tuplet_numbers, bool need_embeddings, bool need_ref_embeddings) "
       "-> (Tensor, Tensor)");
 

@@ -34,10 +34,10 @@ HARDMINE_HD bool one_shift_suffices(const TupletRule& rule) {
   return rule.similarity == Similarity::kCosine && 2 * kLog2E / rule.temperature <= 64;
 }
 
-// L of a sum of exp((s_an - shift) / t). Without a negative the sum is 0 and L is -infinity.
-HARDMINE_HD double negative_logsumexp(double sum, double shift, double temperature) {
-  return sum > 0 ? shift / temperature + std::log(sum) : -std::numeric_limits<double>::infinity();
-}
+// L is kept as a shift, which is a similarity, and the logarithm of the sum of exp((s_an - shift) / t): the difference
+// of L and a similarity is (shift - s) / t + log_sum, which loses no digits where s / t is large. Without a negative
+// the sum is 0 and its logarithm -infinity.
+HARDMINE_HD double log_of_sum(double sum) { return sum > 0 ? std::log(sum) : -std::numeric_limits<double>::infinity(); }
 
 // An anchor's term and its slope d value / d L. The rest follows by the chain rule:
 //   d value / d s_an = slope / t exp(s_an / t - L),
@@ -48,15 +48,13 @@ struct TupletTerm {
 };
 
 // With one positive.
-HARDMINE_HD TupletTerm tuplet_term(double level, double positive_similarity, double temperature) {
-  const double x = level - positive_similarity / temperature;
+HARDMINE_HD TupletTerm tuplet_term(double shift, double log_sum, double positive_similarity, double temperature) {
+  const double x = (shift - positive_similarity) / temperature + log_sum;
   return {softplus(x), sigmoid(x)};
 }
 
 // An anchor counts if it has a positive and a negative.
-HARDMINE_HD bool is_valid_tuplet(int64_t positives, double level) {
-  return positives > 0 && level > -std::numeric_limits<double>::infinity();
-}
+HARDMINE_HD bool is_valid_tuplet(int64_t positives, double sum) { return positives > 0 && sum > 0; }
 
 // The share of an anchor's term in the loss: the mean is over the anchors that count.
 inline double tuplet_share(Reduction reduction, const int64_t* positive_count, int64_t anchors) {

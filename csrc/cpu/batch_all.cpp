@@ -163,7 +163,8 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& sam
   BatchAllState<T> state{};
   state.class_begin = class_begin.data();
   state.squared = rule.squared;
-  state.half_margin = static_cast<T>(0.5 * rule.margin);
+  state.exact_half_margin = 0.5 * rule.margin;
+  state.half_margin = static_cast<T>(state.exact_half_margin);
   std::vector<T> half_table;
   std::vector<int32_t> table_row;
   if (table.margin) {

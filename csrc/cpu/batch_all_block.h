@@ -30,9 +30,12 @@ inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t o
   for (int64_t c = count; c < width; ++c) x[c] = std::numeric_limits<T>::quiet_NaN();
 }
 
-// One anchor with few positives: each against the whole line. weight[c] += active triplets of negative c.
+// One anchor with few positives: each against the whole line. weight[c] += active triplets of negative c. Whether a
+// triplet is active is decided by x. What it adds is v_an - v_ap, and half the margin later: rounded to the size of v,
+// the margin would bias every triplet alike.
 template <class T>
-inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* x, T* weight) {
+inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
+                         T* weight) {
   using V = Vec<T>;
   const int64_t first = state.first[anchor];
   const V one = constant<T>(1);
@@ -41,11 +44,10 @@ inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t 
     const V positive = V::broadcast(state.positive + first + p);
     int32_t active = 0;
     const T total = line_sum<T>(width, [&](int64_t c) {
-      const V hinge = V::load(x + c) - positive;
-      const auto is_active = greater(hinge, V::zero());  // false for NaN
+      const auto is_active = greater(V::load(x + c), positive);  // false for NaN
       active += __builtin_popcount(V::bits(is_active));
       (V::load(weight + c) + V::select(is_active, one, V::zero())).store(weight + c);
-      return V::select(is_active, hinge, V::zero());
+      return V::select(is_active, V::load(v + c) - positive, V::zero());
     });
     value += static_cast<double>(total);
     state.active[first + p] += active;
@@ -55,7 +57,8 @@ inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t 
 
 // One anchor with many positives: the active ones of a negative are the first so many in ascending order.
 template <class T>
-inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* x, T* weight) {
+inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
+                        T* weight) {
   const int64_t first = state.first[anchor];
   const T* ascending = state.ascending + first;
   double value = 0;
@@ -70,11 +73,24 @@ inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t w
         end = middle;
       }
     }
-    value += static_cast<double>(begin) * static_cast<double>(x[c]) - state.sum_before[first + begin];
+    value += static_cast<double>(begin) * static_cast<double>(v[c]) - state.sum_before[first + begin];
     weight[c] += static_cast<T>(begin);
     ++state.active[first + begin - 1];
   }
   return value;
+}
+
+// Half the margin of every active triplet of a line.
+template <class T>
+inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count,
+                             const T* weight) {
+  const T* table = state.half_table ? state.half_table + state.table_row[anchor] * state.table_rows : nullptr;
+  double active = 0, margins = 0;
+  for (int64_t c = 0; c < count; ++c) {
+    active += static_cast<double>(weight[c]);
+    if (table) margins += static_cast<double>(weight[c]) * static_cast<double>(table[state.table_row[other + c]]);
+  }
+  return table ? margins : active * state.exact_half_margin;
 }
 
 // Replaces the v of an anchor's line by weights; returns false if all are 0. `count` of the `width` are real.
@@ -92,8 +108,9 @@ inline bool visit_anchor(const PairPass<T>& pass, const BatchAllState<T>& state,
     any = V::bits(active) != 0;
   }
   if (any) {
-    state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, x, weight)
-                                                            : long_list(state, anchor, width, x, weight);
+    state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, line, x, weight)
+                                                            : long_list(state, anchor, width, line, x, weight);
+    state.value[anchor] += active_margins(state, anchor, other, count, weight);
     // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
     if (pass.euclidean && !state.squared)
       for (int64_t c = 0; c < count; ++c) weight[c] = line[c] < T(0) ? weight[c] / (T(-4) * line[c]) : T(0);

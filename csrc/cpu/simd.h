@@ -70,14 +70,16 @@ struct ExponentialSums {
   double* column_sum;
 };
 
-// softplus(level - s / temperature) of every pair of equal labels and s <= limit, added up likewise, with its slope
-// sigmoid(level - s / temperature), and the number of pairs.
+// softplus(x), x = (shift - s) / temperature + log_sum, of every pair of equal labels and s <= limit, added up
+// likewise, with its slope sigmoid(x), and the number of pairs.
 template <class T>
 struct SoftplusSums {
   T inverse_temperature;
   T limit;  // largest admissible number in the order of similarities (core/selection.h)
-  const T* row_level;
-  const T* column_level;
+  const T* row_shift;
+  const T* column_shift;
+  const T* row_log_sum;
+  const T* column_log_sum;
   double* row_sum;
   double* column_sum;  // null, like the other two: not wanted
   double* row_slope;
@@ -90,13 +92,13 @@ struct SoftplusSums {
 // the pair's similarity s, if it is the anchor.
 template <class T>
 struct TupletAnchors {
-  // If the other side is a negative: negative_weight exp2((s - negative_shift) scale).
+  // If the other side is a negative: negative_weight exp2((s - shift) scale).
   const T* negative_weight;
-  const T* negative_shift;  // null: TupletWeights::shift
-  // If it is a positive: -positive_weight sigmoid(level - s / temperature) with all positives, else -positive_weight
-  // if it is the selected one.
+  const T* shift;
+  // If it is a positive: -positive_weight sigmoid((shift - s) / temperature + log_sum) with all positives, else
+  // -positive_weight if it is the selected one.
   const T* positive_weight;
-  const T* level;
+  const T* log_sum;
   const Index* positive;  // the selected one's number, or null
 };
 
@@ -104,6 +106,7 @@ template <class T>
 struct TupletWeights {
   T scale;
   T inverse_temperature;
+  bool one_shift;  // all shifts are this one
   T shift;
   T limit;
   TupletAnchors<T> rows;
@@ -149,7 +152,8 @@ struct BatchAllState {
   // active positives are the first e + 1 in ascending order.
   int32_t* active;
 
-  T half_margin;             // or half_table[table_row[anchor] * table_rows + table_row[negative]]
+  T half_margin;  // or half_table[table_row[anchor] * table_rows + table_row[negative]]
+  double exact_half_margin;
   const T* half_table;       // null: one margin for all
   const int32_t* table_row;  // [rows]
   int64_t table_rows;

@@ -36,6 +36,8 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   const T infinity = std::numeric_limits<T>::infinity();
   std::fill_n(out.value, anchors.count, T(0));
   std::fill_n(out.level, anchors.count, -infinity);
+  std::fill_n(out.shift, anchors.count, T(0));
+  std::fill_n(out.sum, anchors.count, T(0));
   std::fill_n(out.slope, anchors.count, T(0));
   std::fill_n(out.positive_similarity, anchors.count, T(0));
   std::fill_n(out.positive_index, anchors.count, int64_t{-1});
@@ -70,7 +72,7 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   ExponentialSums<T> exponentials{};
   exponentials.scale = static_cast<T>(kLog2E / rule.temperature);
   exponentials.shift = T(1);
-  SideArrays<T> shift(sides, T(0));
+  SideArrays<T> shift(sides, exponentials.shift);
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
       if (is_candidate(winners.back().index[i]))
@@ -84,17 +86,20 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
     kernel.exponential_sums(pass, block, numbers, exponentials);
   });
-  SideArrays<T> level(sides, -infinity);
+  SideArrays<T> log_sum(sides, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const T used = one_shift ? exponentials.shift : shift.row[i];
-    level.row[i] = static_cast<T>(negative_logsumexp(sum[i], static_cast<double>(used), rule.temperature));
-    out.level[rows.order()[i]] = level.row[i];
+    const Index anchor = rows.order()[i];
+    log_sum.row[i] = static_cast<T>(log_of_sum(sum[i]));
+    out.shift[anchor] = shift.row[i];
+    out.sum[anchor] = static_cast<T>(sum[i]);
+    out.level[anchor] = static_cast<T>(static_cast<double>(shift.row[i]) / rule.temperature + log_of_sum(sum[i]));
   }
 
   if (!all) {
     for (int64_t i = 0; i < anchors.count; ++i) {
-      if (!is_valid_tuplet(out.positive_index[i] >= 0, out.level[i])) continue;
-      const TupletTerm term = tuplet_term(out.level[i], out.positive_similarity[i], rule.temperature);
+      if (!is_valid_tuplet(out.positive_index[i] >= 0, out.sum[i])) continue;
+      const TupletTerm term =
+          tuplet_term(out.shift[i], log_of_sum(out.sum[i]), out.positive_similarity[i], rule.temperature);
       out.value[i] = static_cast<T>(term.value);
       out.slope[i] = static_cast<T>(term.slope);
       out.positive_count[i] = 1;
@@ -106,12 +111,14 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   SoftplusSums<T> softplus{};
   softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
   softplus.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
-  softplus.row_level = level.row.data();
+  softplus.row_shift = shift.row.data();
+  softplus.row_log_sum = log_sum.row.data();
   softplus.row_sum = value.data();
   softplus.row_slope = slope.data();
   softplus.row_count = count.data();
   if (pass.symmetric) {
-    softplus.column_level = level.row.data();
+    softplus.column_shift = shift.row.data();
+    softplus.column_log_sum = log_sum.row.data();
     softplus.column_sum = value.data();
     softplus.column_slope = slope.data();
     softplus.column_count = count.data();
@@ -120,7 +127,7 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
     kernel.softplus_sums(pass, block, numbers, softplus);
   });
   for (int64_t i = 0; i < rows.count(); ++i) {
-    if (!is_valid_tuplet(count[i], level.row[i])) continue;
+    if (!is_valid_tuplet(count[i], sum[i])) continue;
     const Index anchor = rows.order()[i];
     out.value[anchor] = static_cast<T>(value[i] / static_cast<double>(count[i]));
     out.slope[anchor] = static_cast<T>(slope[i] / static_cast<double>(count[i]));
@@ -142,34 +149,32 @@ bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, con
   }
   const SortedRows<T>& rows = sides.rows();
   const PairPass<T>& pass = sides.pass();
-  const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
+  const bool all = rule.positive == TupletPositive::kAll;
 
   TupletWeights<T> weights{};
   weights.scale = static_cast<T>(kLog2E / rule.temperature);
   weights.inverse_temperature = static_cast<T>(1 / rule.temperature);
   weights.shift = T(1);
   weights.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
-  // An anchor that does not count has weights 0, and levels that make no NaN of them.
-  SideArrays<T> negative_weight(sides, T(0)), shift(sides, T(0)), positive_weight(sides, T(0)), level(sides, T(0));
+  weights.one_shift = one_shift_suffices(rule);
+  // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
+  SideArrays<T> negative_weight(sides, T(0)), shift(sides, std::numeric_limits<T>::infinity());
+  SideArrays<T> positive_weight(sides, T(0)), log_sum(sides, T(0));
   std::vector<Index> positive(negative_weight.row.size(), kBelowRange);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.order()[i];
     const int64_t count = saved.positive_count[anchor];
-    if (count == 0) {
-      shift.row[i] = std::numeric_limits<T>::infinity();
-      continue;
-    }
+    if (count == 0) continue;
     const double gradient = static_cast<double>(saved.gradient[anchor]) / rule.temperature;
-    const double slope = static_cast<double>(saved.slope[anchor]), own_level = static_cast<double>(saved.level[anchor]);
-    const double spread = one_shift ? std::exp(static_cast<double>(weights.shift) / rule.temperature - own_level) : 1.0;
-    negative_weight.row[i] = static_cast<T>(gradient * slope * spread);
-    shift.row[i] = static_cast<T>(own_level * rule.temperature);
+    const double slope = static_cast<double>(saved.slope[anchor]), sum = static_cast<double>(saved.sum[anchor]);
+    negative_weight.row[i] = static_cast<T>(gradient * slope / sum);
     positive_weight.row[i] = static_cast<T>(all ? gradient / static_cast<double>(count) : gradient * slope);
-    level.row[i] = saved.level[anchor];
+    shift.row[i] = saved.shift[anchor];
+    log_sum.row[i] = static_cast<T>(log_of_sum(sum));
     if (!all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
   }
-  weights.rows = {negative_weight.row.data(), one_shift ? nullptr : shift.row.data(), positive_weight.row.data(),
-                  level.row.data(), all ? nullptr : positive.data()};
+  weights.rows = {negative_weight.row.data(), shift.row.data(), positive_weight.row.data(), log_sum.row.data(),
+                  all ? nullptr : positive.data()};
   weights.columns = weights.rows;
 
   BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, workers);

@@ -9,10 +9,12 @@ namespace hardmine::cpu {
 // What forward gives, one entry an anchor, and backward takes.
 template <class T>
 struct TupletOut {
-  T* value;                 // the anchor's term; 0 for an anchor that does not count
-  T* level;                 // log-sum-exp over its negatives; -infinity without any
-  T* slope;                 // d value / d level
-  T* positive_similarity;   // 0: none, or all
+  T* value;                // the anchor's term; 0 for an anchor that does not count
+  T* level;                // log-sum-exp over its negatives; -infinity without any
+  T* shift;                // its two parts, from which backward loses no digits: level = shift / temperature + log(sum)
+  T* sum;                  // 0 without any
+  T* slope;                // d value / d level
+  T* positive_similarity;  // 0: none, or all
   int64_t* positive_index;  // -1: none, or all
   int64_t* positive_count;  // positives that the term is the mean over; 0 for an anchor that does not count
 };
@@ -26,7 +28,8 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
 template <class T>
 struct TupletSaved {
   const T* gradient;
-  const T* level;
+  const T* shift;
+  const T* sum;
   const T* slope;
   const int64_t* positive_index;
   const int64_t* positive_count;

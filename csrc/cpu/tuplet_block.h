@@ -63,18 +63,20 @@ void softplus_sums_of(const PairPass<T>& pass, const Block& block, const T* numb
       if (kColumns && keep) ++sums.column_count[block.column_begin + c];
     }
     sums.row_count[row] += count;
-    const V level = V::broadcast(sums.row_level + row);
+    const V shift = V::broadcast(sums.row_shift + row), log_sum = V::broadcast(sums.row_log_sum + row);
     alignas(64) T slopes[kMaxBlockColumns];
     const T total = line_sum<T>(width, [&](int64_t offset) {
       const int64_t c = first + offset;
-      const V s = similarity_of<kEuclidean>(V::load(kept + c)) * scale;
+      const V s = similarity_of<kEuclidean>(V::load(kept + c));
       const auto known = at_least(s, s);
       if constexpr (kColumns) {
-        const V x = V::load(sums.column_level + block.column_begin + c) - s, e = decay(x);
+        const int64_t column = block.column_begin + c;
+        const V x = fma(V::load(sums.column_shift + column) - s, scale, V::load(sums.column_log_sum + column));
+        const V e = decay(x);
         column_sums.add(c, V::select(known, softplus(x, e), V::zero()));
         column_slopes.add(c, V::select(known, sigmoid(x, e), V::zero()));
       }
-      const V x = level - s, e = decay(x);
+      const V x = fma(shift - s, scale, log_sum), e = decay(x);
       V::select(known, sigmoid(x, e), V::zero()).store(slopes + offset);
       return V::select(known, softplus(x, e), V::zero());
     });
@@ -100,14 +102,14 @@ template <bool kEuclidean, bool kOneShift, bool kSymmetric, class T>
 inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t column, int64_t width, T* line) {
   using V = Vec<T>;
   const V scale = V::broadcast(&w.scale);
-  const V row_shift = V::broadcast(kOneShift ? &w.shift : w.rows.negative_shift + row);
+  const V row_shift = V::broadcast(kOneShift ? &w.shift : w.rows.shift + row);
   const V row_weight = V::broadcast(w.rows.negative_weight + row);
   for (int64_t c = 0; c < width; c += V::kLanes) {
     const V s = similarity_of<kEuclidean>(V::load(line + c));
     const V of_row = exp2((s - row_shift) * scale);
     V weight = row_weight * of_row;
     if constexpr (kSymmetric) {
-      const V of_column = kOneShift ? of_row : exp2((s - V::load(w.columns.negative_shift + column + c)) * scale);
+      const V of_column = kOneShift ? of_row : exp2((s - V::load(w.columns.shift + column + c)) * scale);
       weight = fma(V::load(w.columns.negative_weight + column + c), of_column, weight);
     }
     weight.store(line + c);
@@ -133,14 +135,16 @@ inline void positive_weights(const PairPass<T>& pass, const TupletWeights<T>& w,
   }
   alignas(64) T weights[kMaxBlockColumns];
   const V scale = V::broadcast(&w.inverse_temperature);
-  const V level = V::broadcast(w.rows.level + row), row_weight = V::broadcast(w.rows.positive_weight + row);
+  const V shift = V::broadcast(w.rows.shift + row), log_sum = V::broadcast(w.rows.log_sum + row);
+  const V row_weight = V::broadcast(w.rows.positive_weight + row);
   const V limit = V::broadcast(&w.limit);
   for (int64_t c = run.begin / V::kLanes * V::kLanes; c < run.end; c += V::kLanes) {
     const V number = V::load(original + c);
-    const V x = similarity_of<kEuclidean>(number) * scale;
-    V weight = row_weight * sigmoid(level - x, decay(level - x));
+    const V s = similarity_of<kEuclidean>(number), of_row = fma(shift - s, scale, log_sum);
+    V weight = row_weight * sigmoid(of_row, decay(of_row));
     if constexpr (kSymmetric) {
-      const V of_column = V::load(w.columns.level + column + c) - x;
+      const V of_column =
+          fma(V::load(w.columns.shift + column + c) - s, scale, V::load(w.columns.log_sum + column + c));
       weight = fma(V::load(w.columns.positive_weight + column + c), sigmoid(of_column, decay(of_column)), weight);
     }
     const auto counts = at_most(kEuclidean ? number.negated() : number, limit);  // false for NaN
@@ -189,7 +193,7 @@ void tuplet_weights(const PairPass<T>& pass, const Block& block, const TupletWei
        {tuplet_weights_of<false, true, false, T>, tuplet_weights_of<false, true, true, T>}},
       {{tuplet_weights_of<true, false, false, T>, tuplet_weights_of<true, false, true, T>},
        {tuplet_weights_of<true, true, false, T>, tuplet_weights_of<true, true, true, T>}}};
-  kFunctions[pass.euclidean][weights.rows.negative_shift == nullptr][pass.symmetric](pass, block, weights, numbers);
+  kFunctions[pass.euclidean][weights.one_shift][pass.symmetric](pass, block, weights, numbers);
 }
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -99,7 +99,7 @@ def tuplet_loss(
         check_number("temperature", temperature, above=0.0),
         optional_number("duplicate_threshold", duplicate_threshold, math.inf),
     ]
-    loss, level, s_ap, _, index, _ = torch.ops.hardmine.tuplet_loss(
+    loss, level, s_ap, _, _, _, index, _ = torch.ops.hardmine.tuplet_loss(
         embeddings, labels, ref_embeddings, ref_labels, modes, numbers
     )
     if not return_terms:
@@ -113,7 +113,7 @@ def _(embeddings, labels, ref_embeddings, ref_labels, modes, numbers):
     values = embeddings.new_empty(embeddings.shape[0], dtype=accumulate_dtype(embeddings.dtype))
     index = labels.new_empty(embeddings.shape[0])
     loss = torch.empty_like(values) if REDUCTIONS[modes[2]] == "none" else values.new_empty(())
-    return loss, *(torch.empty_like(values) for _ in range(3)), index, torch.empty_like(index)
+    return loss, *(torch.empty_like(values) for _ in range(5)), index, torch.empty_like(index)
 
 
 @torch.library.register_fake("hardmine::tuplet_loss_backward")
@@ -123,9 +123,8 @@ def _(grad_loss, embeddings, labels, ref_embeddings, *options):
 
 def _setup_context(ctx, inputs, output):
     embeddings, labels, ref_embeddings, ref_labels, *ctx.options = inputs
-    _, level, s_ap, slope, index, count = output
-    ctx.mark_non_differentiable(level, s_ap, slope, index, count)
-    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, level, slope, index, count)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, *output[3:])
     ctx.set_materialize_grads(False)
 
 
