@@ -11,10 +11,11 @@
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
 
-// out[r] += sum over k of weight(r, k) value[k], for one group of rows and one panel of depth; weight(r, k) is at
-// weights[r * row_step + k * term_step].
-template <int64_t kRowStep, int64_t kTermStep, class T>
-inline __attribute__((always_inline)) void accumulate_group(const T* weights, const T* value, int64_t terms, T* out) {
+// out[r] += sum over k of weight(r, k) value[k], or weight(r, k) (value[k] - own[r]), for one group of rows and one
+// panel of depth; weight(r, k) is at weights[r * row_step + k * term_step].
+template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
+inline __attribute__((always_inline)) void accumulate_group(const T* weights, const T* value, int64_t terms,
+                                                            const T* own, T* out) {
   using V = Vec<T>;
   V acc[kRowGroup][kColumnVecs];
 #pragma GCC unroll 16
@@ -29,7 +30,13 @@ inline __attribute__((always_inline)) void accumulate_group(const T* weights, co
     for (int64_t r = 0; r < kRowGroup; ++r) {
       const V weight = V::broadcast(weights + r * kRowStep + k * kTermStep);
 #pragma GCC unroll 16
-      for (int64_t v = 0; v < kColumnVecs; ++v) acc[r][v] = fma(weight, column[v], acc[r][v]);
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        if constexpr (kDifference) {
+          acc[r][v] = fma(weight, column[v] - V::load(own + r * kPanel<T> + v * V::kLanes), acc[r][v]);
+        } else {
+          acc[r][v] = fma(weight, column[v], acc[r][v]);
+        }
+      }
     }
   }
 #pragma GCC unroll 16
@@ -41,21 +48,29 @@ inline __attribute__((always_inline)) void accumulate_group(const T* weights, co
     }
 }
 
-template <class T>
-void accumulate(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
-                int64_t value_padded, T* grad, int64_t grad_padded) {
-  const int64_t rows = transposed ? block.columns() : block.rows(), terms = transposed ? block.rows() : block.columns();
+template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
+void accumulate_panels(const T* weights, int64_t rows, int64_t terms, int64_t depth, const T* value,
+                       int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
   for (int64_t k = 0; k < depth; k += kPanel<T>) {
-    for (int64_t r = 0; r < rows; r += kRowGroup) {
-      if (transposed) {
-        accumulate_group<1, kMaxBlockColumns>(weights + r, value, terms, grad + r * kPanel<T>);
-      } else {
-        accumulate_group<kMaxBlockColumns, 1>(weights + r * kMaxBlockColumns, value, terms, grad + r * kPanel<T>);
-      }
-    }
+    for (int64_t r = 0; r < rows; r += kRowGroup)
+      accumulate_group<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms, own + r * kPanel<T>,
+                                                         grad + r * kPanel<T>);
     value += value_padded * kPanel<T>;
     grad += grad_padded * kPanel<T>;
+    if constexpr (kDifference) own += grad_padded * kPanel<T>;
   }
+}
+
+template <class T>
+void accumulate(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
+                int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
+  using Function = void (*)(const T*, int64_t, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t);
+  static constexpr Function kFunctions[2][2] = {
+      {accumulate_panels<kMaxBlockColumns, 1, false, T>, accumulate_panels<kMaxBlockColumns, 1, true, T>},
+      {accumulate_panels<1, kMaxBlockColumns, false, T>, accumulate_panels<1, kMaxBlockColumns, true, T>}};
+  const int64_t rows = transposed ? block.columns() : block.rows(), terms = transposed ? block.rows() : block.columns();
+  kFunctions[transposed][own != nullptr](weights, rows, terms, depth, value, value_padded, own ? own : value, grad,
+                                         grad_padded);
 }
 
 // A block's weights are read in whole row groups, along either side: zeros beyond its last row and column.

@@ -180,7 +180,6 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& sam
   std::unique_ptr<BlockGradient<T>> gradient;
   if (grad) {
     gradient = std::make_unique<BlockGradient<T>>(sides, true, false, workers);
-    state.weight_total = gradient->row_total();
     state.need_weights = true;
   }
   std::vector<Buffer<T>> scratch;

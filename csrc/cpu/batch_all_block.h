@@ -120,21 +120,6 @@ inline bool visit_anchor(const PairPass<T>& pass, const BatchAllState<T>& state,
 }
 
 template <class T>
-inline void add_weight_totals(const Block& block, const T* weights, double* total) {
-  using V = Vec<T>;
-  ColumnSums<T> columns;
-  for (int64_t i = 0; i < block.rows(); ++i) {
-    const T* line = weights + i * kMaxBlockColumns;
-    total[block.row_begin + i] += static_cast<double>(line_sum<T>(line_width(block), [&](int64_t c) {
-      const V weight = V::load(line + c);
-      columns.add(c, weight);
-      return weight;
-    }));
-  }
-  columns.flush(block, total);
-}
-
-template <class T>
 bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers,
                          T* scratch) {
   const int64_t rows = block.rows(), columns = block.columns(), width = line_width(block);
@@ -160,7 +145,6 @@ bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const Batc
   if (any_column)
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t c = 0; c < columns; ++c) numbers[i * kMaxBlockColumns + c] += scratch[c * kMaxBlockRows + i];
-  if (pass.euclidean) add_weight_totals(block, numbers, state.weight_total);
   pad_weights(block, numbers);
   return true;
 }
@@ -190,7 +174,6 @@ void batch_all_positives(const PairPass<T>& pass, const Block& block, const Batc
       line[c] = weight;
     }
   }
-  if (pass.euclidean) add_weight_totals(block, numbers, state.weight_total);
   pad_weights(block, numbers);
 }
 

@@ -115,8 +115,8 @@ void pack(const T* x, int64_t depth, const Index* order, const T* scale, int64_t
 }
 
 template <class T>
-void pack_depth(const T* x, int64_t depth, const Index* order, const T* scale, const T* origin, int64_t padded,
-                int64_t begin, int64_t end, T* out) {
+void pack_depth(const T* x, int64_t depth, const Index* order, const T* scale, int64_t padded, int64_t begin,
+                int64_t end, T* out) {
   const int64_t width = kColumnVecs * Vec<T>::kLanes;
   for (int64_t r = begin; r < end; ++r) {
     const int64_t source = order[r];
@@ -127,8 +127,6 @@ void pack_depth(const T* x, int64_t depth, const Index* order, const T* scale, c
       for (int64_t c = 0; c < count; ++c) packed[c] = row[k + c];
       if (scale)
         for (int64_t c = 0; c < count; ++c) packed[c] /= scale[source];
-      if (origin)
-        for (int64_t c = 0; c < count; ++c) packed[c] -= origin[k + c];
       for (int64_t c = count; c < width; ++c) packed[c] = T(0);
     }
   }

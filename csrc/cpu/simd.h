@@ -111,9 +111,6 @@ struct TupletWeights {
   T limit;
   TupletAnchors<T> rows;
   TupletAnchors<T> columns;  // used where the pass is symmetric
-  // Euclidean: sums of the weights / distance, for the rows and columns of the pass.
-  double* row_total;
-  double* column_total;
 };
 
 // The best candidates of every row so far, each row's in a pool of its own: the k best of all that it has seen are
@@ -160,7 +157,6 @@ struct BatchAllState {
   bool squared;
   double* value;  // sum of every anchor's triplets
   bool need_weights;
-  double* weight_total;  // Euclidean: of every row
 };
 inline constexpr int32_t kShortList = 32;
 
@@ -206,15 +202,16 @@ struct Kernels {
   // Likewise those of a block of same-class pairs, from the numbers of active triplets of each.
   void (*batch_all_positives)(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers);
 
-  // Packs sorted rows [begin, end), scaled as by `pack` and less `origin` (null: 0), into panels of depth: element (row
-  // r, depth k) is at out[k / column_panel][r][k % column_panel], with `padded` rows a panel.
-  void (*pack_depth)(const T* x, int64_t depth, const Index* order, const T* scale, const T* origin, int64_t padded,
-                     int64_t begin, int64_t end, T* out);
+  // Packs sorted rows [begin, end), scaled as by `pack`, into panels of depth: element (row r, depth k) is at out[k /
+  // column_panel][r][k % column_panel], with `padded` rows a panel.
+  void (*pack_depth)(const T* x, int64_t depth, const Index* order, const T* scale, int64_t padded, int64_t begin,
+                     int64_t end, T* out);
 
   // grad[row] += sum over columns of weights[row][column] value[column], or with `transposed` grad[column] += sum over
-  // rows of weights[row][column] value[row]. value and grad are in panels of depth, and point at the block's first row.
+  // rows of weights[row][column] value[row]; with `own`, of differences to that instead, value[column] - own[row]. All
+  // are in panels of depth, and point at the block's first row; `own` is laid out as grad.
   void (*accumulate)(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
-                     int64_t value_padded, T* grad, int64_t grad_padded);
+                     int64_t value_padded, const T* own, T* grad, int64_t grad_padded);
 
   // The number that tiles hold for the pair of rows a and b, to the bit. Their norms: null where tiles are made of the
   // rows as they are.

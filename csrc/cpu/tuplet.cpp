@@ -178,8 +178,6 @@ bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, con
   weights.columns = weights.rows;
 
   BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, workers);
-  weights.row_total = gradient.row_total();
-  weights.column_total = gradient.column_total();
   for_each_block(sides, PairKind::kAny, 3, workers, [&](int64_t, const Block& block, T* numbers) {
     kernel.tuplet_weights(pass, block, weights, numbers);
     gradient.add(block, numbers);

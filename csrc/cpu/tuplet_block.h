@@ -157,7 +157,6 @@ template <bool kEuclidean, bool kOneShift, bool kSymmetric, class T>
 void tuplet_weights_of(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& w, T* numbers) {
   using V = Vec<T>;
   const int64_t width = line_width(block);
-  ColumnSums<T> column_totals;
   for (int64_t i = 0; i < block.rows(); ++i) {
     T* line = numbers + i * kMaxBlockColumns;
     const int64_t row = block.row_begin + i;
@@ -171,17 +170,12 @@ void tuplet_weights_of(const PairPass<T>& pass, const Block& block, const Tuplet
     if constexpr (kEuclidean) {
       // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
       const V least = constant<T>(std::numeric_limits<T>::min());
-      const T total = line_sum<T>(width, [&](int64_t c) {
+      for (int64_t c = 0; c < width; c += V::kLanes) {
         const V square = V::load(original + c);
-        const V weight = V::select(at_least(square, least), V::load(line + c) / square.root(), V::zero());
-        weight.store(line + c);
-        column_totals.add(c, weight);
-        return weight;
-      });
-      w.row_total[row] += static_cast<double>(total);
+        V::select(at_least(square, least), V::load(line + c) / square.root(), V::zero()).store(line + c);
+      }
     }
   }
-  if constexpr (kEuclidean) column_totals.flush(block, w.column_total);
   pad_weights(block, numbers);
 }
 
