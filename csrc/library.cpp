@@ -61,7 +61,7 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "batch_all_triplet_loss(Tensor embeddings, Tensor labels, Tensor? margin_table, Tensor? table_row, "
       "int[] batch_all_modes, float[] batch_all_numbers, bool need_grad) -> (Tensor, Tensor, Tensor, Tensor)");
 
-  m.def("batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings) -> Tensor");
+  m.def("batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor embeddings) -> Tensor");
 
   // The k nearest of refs [M, D], or among the queries [Q, D] themselves -> similarity [Q, k], index [Q, k].
   m.def("knn(Tensor queries, Tensor? refs, int k, bool exclude_self, int similarity) -> (Tensor, Tensor)");

@@ -98,6 +98,8 @@ inline TupletRule tuplet_rule(const std::vector<int64_t>& modes, const std::vect
   rule.positive = enum_from_code("positive", modes[1], TupletPositive::kAll);
   rule.reduction = enum_from_code("reduction", modes[2], Reduction::kNone);
   rule.temperature = numbers[0];
+  // 1 / temperature is a factor of similarities, and must be a number in float.
+  if (!(rule.temperature >= 1e-30)) throw std::invalid_argument("temperature must be at least 1e-30");
   rule.duplicate_threshold = numbers[1];
   return rule;
 }

@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "constants.h"
 #include "loss_reduction.h"
 #include "selection.h"
 #include "triplet_terms.h"
@@ -30,7 +31,6 @@ struct TupletRule {
 // shift for all anchors keeps every sum of them well inside the range of a float, and a pair needs one exponential, not
 // two.
 HARDMINE_HD bool one_shift_suffices(const TupletRule& rule) {
-  constexpr double kLog2E = 1.44269504088896340736;
   return rule.similarity == Similarity::kCosine && 2 * kLog2E / rule.temperature <= 64;
 }
 

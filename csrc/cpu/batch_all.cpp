@@ -165,13 +165,10 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& sam
   state.squared = rule.squared;
   state.exact_half_margin = 0.5 * rule.margin;
   state.half_margin = static_cast<T>(state.exact_half_margin);
-  std::vector<T> half_table;
   std::vector<int32_t> table_row;
   if (table.margin) {
-    half_table.resize(table.rows * table.rows);
-    for (size_t i = 0; i < half_table.size(); ++i) half_table[i] = T(0.5) * table.margin[i];
     for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(table.row[rows.order()[i]]));
-    state.half_table = half_table.data();
+    state.margin_table = table.margin;
     state.table_row = table_row.data();
     state.table_rows = table.rows;
   }
@@ -185,8 +182,9 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& sam
   std::vector<Buffer<T>> scratch;
   for (int64_t t = 0; t < workers.count(); ++t) scratch.emplace_back(kMaxBlockColumns * kMaxBlockRows);
 
-  // Entries of the lists that are held at a time: about as much memory as the packed rows.
-  const int64_t most_entries = count * std::max<int64_t>(depth / 4, 16);
+  // Entries of the lists that are held at a time: O(depth) a row, and no fewer than the rows of a block need, lest
+  // blocks be visited many times.
+  const int64_t most_entries = count * std::max(depth, kMaxBlockColumns);
   for (int64_t begin = 0, end; begin < count; begin = end) {
     int64_t entries = 0;
     for (end = begin; end < count && (end == begin || entries + class_end[end] - class_begin[end] <= most_entries);

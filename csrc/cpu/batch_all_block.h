@@ -20,13 +20,13 @@ template <class T>
 inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count, int64_t width,
                         const T* v, T* x) {
   using V = Vec<T>;
-  if (!state.half_table) {
+  if (!state.margin_table) {
     const V half = V::broadcast(&state.half_margin);
     for (int64_t c = 0; c < width; c += V::kLanes) (V::load(v + c) + half).store(x + c);
     return;
   }
-  const T* table = state.half_table + state.table_row[anchor] * state.table_rows;
-  for (int64_t c = 0; c < count; ++c) x[c] = v[c] + table[state.table_row[other + c]];
+  const T* table = state.margin_table + state.table_row[anchor] * state.table_rows;
+  for (int64_t c = 0; c < count; ++c) x[c] = v[c] + T(0.5) * table[state.table_row[other + c]];
   for (int64_t c = count; c < width; ++c) x[c] = std::numeric_limits<T>::quiet_NaN();
 }
 
@@ -84,11 +84,12 @@ inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t w
 template <class T>
 inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count,
                              const T* weight) {
-  const T* table = state.half_table ? state.half_table + state.table_row[anchor] * state.table_rows : nullptr;
+  const T* table = state.margin_table ? state.margin_table + state.table_row[anchor] * state.table_rows : nullptr;
   double active = 0, margins = 0;
   for (int64_t c = 0; c < count; ++c) {
     active += static_cast<double>(weight[c]);
-    if (table) margins += static_cast<double>(weight[c]) * static_cast<double>(table[state.table_row[other + c]]);
+    if (table)
+      margins += static_cast<double>(weight[c]) * (0.5 * static_cast<double>(table[state.table_row[other + c]]));
   }
   return table ? margins : active * state.exact_half_margin;
 }

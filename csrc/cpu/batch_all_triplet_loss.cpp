@@ -1,13 +1,40 @@
 #include "batch_all.h"
+
+#include <algorithm>
+#include <cmath>
+
 #include "torch_bridge.h"
 
 namespace hardmine::cpu {
 namespace {
 
-// table_row as an array of rows of the table, checked.
-Tensor checked_table_row(const Tensor& table_row, int64_t count, int64_t rows) {
-  check_vector("table_row", table_row, count, ScalarType::Long);
-  return checked_indices("table_row", table_row, 0, rows);
+// The margins are numbers for every pair of classes in the batch, in the type that the loss is computed in. Here, and
+// not in Python, since it must hold under torch.compile, too, and costs no pass over the rest of a large table.
+template <class T>
+void check_margins(const BatchAllRule& rule, const MarginTable<T>& table, const std::vector<int64_t>& rows) {
+  const auto check_finite = [](T margin, const std::string& place) {
+    if (!(std::fabs(margin) <= std::numeric_limits<T>::max()))
+      check(false, "margin must be finite, got " + std::to_string(margin) + place);
+  };
+  if (!table.margin) return check_finite(static_cast<T>(rule.margin), "");
+  for (const int64_t r : rows)
+    for (const int64_t c : rows)
+      check_finite(table.margin[r * table.rows + c], " at [" + std::to_string(r) + ", " + std::to_string(c) + "]");
+}
+
+// The distinct rows of the table that the batch's labels have; each must have one.
+std::vector<int64_t> rows_in_use(const Tensor& table_row, const Tensor& labels, int64_t table_rows) {
+  check_vector("table_row", table_row, labels.size(0), ScalarType::Long);
+  const Tensor row = contiguous_array(table_row);
+  std::vector<int64_t> rows(data<int64_t>(row), data<int64_t>(row) + row.numel());
+  for (size_t i = 0; i < rows.size(); ++i)
+    if (rows[i] < 0 || rows[i] >= table_rows)
+      check(false, "labels must have a row in margin, [" + std::to_string(table_rows) + ", " +
+                       std::to_string(table_rows) + "], got " + std::to_string(data<int64_t>(labels)[i]) + " at " +
+                       std::to_string(i));
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  return rows;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(Tensor embeddings, Tensor labels,
@@ -20,10 +47,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(Tensor emb
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   check(margin_table.has_value() == table_row.has_value(), "margin_table and table_row must be given together");
   Tensor margins = inputs.embeddings, row = inputs.labels;
+  std::vector<int64_t> rows;
   if (margin_table) {
+    check_matrix("margin_table", *margin_table, -1);
     check_matrix("margin_table", *margin_table, margin_table->size(0));
     margins = as_array(*margin_table, inputs.type);
-    row = checked_table_row(*table_row, count, margins.size(0));
+    rows = rows_in_use(*table_row, inputs.labels, margins.size(0));
+    row = contiguous_array(*table_row);
   }
   const Tensor loss = new_array(inputs.embeddings, {}, inputs.type),
                active = new_array(inputs.labels, {}, ScalarType::Long),
@@ -35,6 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(Tensor emb
     const T nan = std::numeric_limits<T>::quiet_NaN();
     MarginTable<T> table{};
     if (margin_table) table = {data<T>(margins), data<int64_t>(row), margins.size(0)};
+    check_margins(rule, table, rows);
     BatchAllResult<T> result = batch_all<T>(rule, inputs.anchors<T>(), depth, table, TorchWorkers(),
                                             need_grad ? mutable_data<T>(grad) : nullptr);
     if (!result.finite) {  // divergence is never hidden
@@ -48,7 +79,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(Tensor emb
   return {loss, grad, active, total};
 }
 
-Tensor batch_all_triplet_loss_backward_cpu(Tensor grad_loss, Tensor grad_embeddings) {
+// The embeddings are only there for autograd, which is to know that a second derivative is asked for.
+Tensor batch_all_triplet_loss_backward_cpu(Tensor grad_loss, Tensor grad_embeddings, Tensor) {
   const ScalarType type = grad_embeddings.scalar_type();
   check(grad_loss.is_cpu() && grad_loss.numel() == 1 && grad_loss.scalar_type() == type,
         "grad_loss must be one number of the type of grad_embeddings, got " + shape_of(grad_loss));

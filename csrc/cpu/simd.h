@@ -149,9 +149,9 @@ struct BatchAllState {
   // active positives are the first e + 1 in ascending order.
   int32_t* active;
 
-  T half_margin;  // or half_table[table_row[anchor] * table_rows + table_row[negative]]
+  T half_margin;
   double exact_half_margin;
-  const T* half_table;       // null: one margin for all
+  const T* margin_table;     // margin_table[table_row[anchor] * table_rows + table_row[negative]] instead, if not null
   const int32_t* table_row;  // [rows]
   int64_t table_rows;
   bool squared;

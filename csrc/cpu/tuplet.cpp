@@ -14,18 +14,11 @@
 namespace hardmine::cpu {
 namespace {
 
-constexpr double kLog2E = 1.44269504088896340736;
-
-// One number a row or column of a pass, as far as blocks read: in the order of the sorted rows.
+// One number a sorted row, as far as blocks read.
 template <class T>
-struct SideArrays {
-  std::vector<T> row, column;  // `column` is empty where the pass is symmetric
-
-  SideArrays(const LabelledSides<T>& sides, T fill)
-      : row(round_up(sides.rows().count(), kBlockStep), fill),
-        column(sides.symmetric() ? 0 : round_up(sides.columns().count(), kBlockStep), fill) {}
-  const T* columns() const { return column.empty() ? row.data() : column.data(); }
-};
+std::vector<T> one_a_row(const LabelledSides<T>& sides, T fill) {
+  return std::vector<T>(round_up(sides.rows().count(), kBlockStep), fill);
+}
 
 }  // namespace
 
@@ -72,13 +65,13 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   ExponentialSums<T> exponentials{};
   exponentials.scale = static_cast<T>(kLog2E / rule.temperature);
   exponentials.shift = T(1);
-  SideArrays<T> shift(sides, exponentials.shift);
+  std::vector<T> shift = one_a_row(sides, exponentials.shift);
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
       if (is_candidate(winners.back().index[i]))
-        shift.row[i] = similarity_from_order(rule.similarity, winners.back().key[i]);
-    exponentials.row_shift = shift.row.data();
-    exponentials.column_shift = shift.columns();
+        shift[i] = similarity_from_order(rule.similarity, winners.back().key[i]);
+    exponentials.row_shift = shift.data();
+    exponentials.column_shift = shift.data();  // used where the pass is symmetric
   }
   std::vector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
@@ -86,13 +79,13 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
     kernel.exponential_sums(pass, block, numbers, exponentials);
   });
-  SideArrays<T> log_sum(sides, -infinity);
+  std::vector<T> log_sum = one_a_row(sides, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.order()[i];
-    log_sum.row[i] = static_cast<T>(log_of_sum(sum[i]));
-    out.shift[anchor] = shift.row[i];
+    log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
+    out.shift[anchor] = shift[i];
     out.sum[anchor] = static_cast<T>(sum[i]);
-    out.level[anchor] = static_cast<T>(static_cast<double>(shift.row[i]) / rule.temperature + log_of_sum(sum[i]));
+    out.level[anchor] = static_cast<T>(static_cast<double>(shift[i]) / rule.temperature + log_of_sum(sum[i]));
   }
 
   if (!all) {
@@ -111,14 +104,14 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   SoftplusSums<T> softplus{};
   softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
   softplus.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
-  softplus.row_shift = shift.row.data();
-  softplus.row_log_sum = log_sum.row.data();
+  softplus.row_shift = shift.data();
+  softplus.row_log_sum = log_sum.data();
   softplus.row_sum = value.data();
   softplus.row_slope = slope.data();
   softplus.row_count = count.data();
   if (pass.symmetric) {
-    softplus.column_shift = shift.row.data();
-    softplus.column_log_sum = log_sum.row.data();
+    softplus.column_shift = shift.data();
+    softplus.column_log_sum = log_sum.data();
     softplus.column_sum = value.data();
     softplus.column_slope = slope.data();
     softplus.column_count = count.data();
@@ -158,22 +151,22 @@ bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, con
   weights.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
   // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
-  SideArrays<T> negative_weight(sides, T(0)), shift(sides, std::numeric_limits<T>::infinity());
-  SideArrays<T> positive_weight(sides, T(0)), log_sum(sides, T(0));
-  std::vector<Index> positive(negative_weight.row.size(), kBelowRange);
+  std::vector<T> negative_weight = one_a_row(sides, T(0)), shift = one_a_row(sides, std::numeric_limits<T>::infinity());
+  std::vector<T> positive_weight = one_a_row(sides, T(0)), log_sum = one_a_row(sides, T(0));
+  std::vector<Index> positive(negative_weight.size(), kBelowRange);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.order()[i];
     const int64_t count = saved.positive_count[anchor];
     if (count == 0) continue;
     const double gradient = static_cast<double>(saved.gradient[anchor]) / rule.temperature;
     const double slope = static_cast<double>(saved.slope[anchor]), sum = static_cast<double>(saved.sum[anchor]);
-    negative_weight.row[i] = static_cast<T>(gradient * slope / sum);
-    positive_weight.row[i] = static_cast<T>(all ? gradient / static_cast<double>(count) : gradient * slope);
-    shift.row[i] = saved.shift[anchor];
-    log_sum.row[i] = static_cast<T>(log_of_sum(sum));
+    negative_weight[i] = static_cast<T>(gradient * slope / sum);
+    positive_weight[i] = static_cast<T>(all ? gradient / static_cast<double>(count) : gradient * slope);
+    shift[i] = saved.shift[anchor];
+    log_sum[i] = static_cast<T>(log_of_sum(sum));
     if (!all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
   }
-  weights.rows = {negative_weight.row.data(), shift.row.data(), positive_weight.row.data(), log_sum.row.data(),
+  weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
                   all ? nullptr : positive.data()};
   weights.columns = weights.rows;
 

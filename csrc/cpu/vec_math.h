@@ -4,12 +4,10 @@
 #include <cstdint>
 #include <limits>
 
+#include "../core/constants.h"
 #include "simd.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
-
-inline constexpr double kLog2E = 1.44269504088896340736;
-inline constexpr double kLn2 = 0.69314718055994530942;
 
 template <class T>
 inline Vec<T> constant(double value) {

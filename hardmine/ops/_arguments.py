@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGER_DTYPES = (
@@ -57,6 +59,19 @@ def optional_number(name: str, value: Any, default: float, **limits: float) -> f
     return default if value is None else check_number(name, value, **limits)
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether a check may look at the values of ``tensor``: not where it only stands for one."""
+    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def forbid_forward_mode(name: str, tensor: Tensor) -> None:
+    """A forward-mode derivative through an op is an error that says so, instead of a silent zero."""
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+        return
+    if forward_ad.unpack_dual(tensor).tangent is not None:
+        raise NotImplementedError(f"{name} must have no tangent: hardmine's ops have no forward-mode derivative")
+
+
 def shape_of(tensor: Tensor) -> str:
     """A shape as errors print it."""
     return "[" + ", ".join(str(int(n)) for n in tensor.shape) + "]"
@@ -66,6 +81,7 @@ def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "em
     """``tensor`` is a floating-point matrix, with the depth, dtype and device of ``like``."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    forbid_forward_mode(name, tensor)
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
     if tensor.dtype not in FLOAT_DTYPES:

@@ -15,6 +15,7 @@ from hardmine.ops._arguments import (
     check_choice,
     check_labelled_rows,
     check_number,
+    has_values,
     shape_of,
 )
 from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backward
@@ -76,7 +77,8 @@ def batch_all_triplet_loss(
         with unsquared distances. The gradient is computed along with the loss. Memory is O(B D); time is that of the
         similarities, plus a comparison a triplet for classes of at most 32 samples, and a binary search a pair for
         larger ones. Bitwise equal on every repeat, for any number of threads and at every SIMD level.
-        ``torch.compile`` cannot look at labels: there, one without a row is the compiled op's error.
+        Of a table, what is read and checked are the entries for the classes of the batch. ``torch.compile`` does not
+        look whether ``margin_labels`` are distinct: there the first of two counts.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the
@@ -87,7 +89,7 @@ def batch_all_triplet_loss(
     if isinstance(margin, Tensor):
         table, table_row = margin.detach(), _table_rows(labels, margin, margin_labels)
     elif margin_labels is not None:
-        raise ValueError("margin_labels must be None where margin is a number, got a tensor")
+        raise ValueError(f"margin_labels must be None where margin is a number, got {type(margin_labels).__name__}")
     if not isinstance(squared, bool):
         raise TypeError(f"squared must be True or False, got {squared!r}")
     kind = check_choice("similarity", similarity, SIMILARITIES)
@@ -103,44 +105,32 @@ def batch_all_triplet_loss(
 
 
 def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) -> Tensor:
-    """The row of the table for every label, [B]. Values are only looked at outside of ``torch.compile``."""
+    """The row of the table for every label, [B]; a label without one gets a number that the compiled op refuses."""
     if margin.dtype not in FLOAT_DTYPES:
         raise TypeError(f"margin must be float32, float64, float16 or bfloat16, got {margin.dtype}")
     if margin.dim() != 2 or margin.shape[0] != margin.shape[1] or margin.shape[0] == 0:
         raise ValueError(f"margin must be a number or [C, C], got {shape_of(margin)}")
     if margin.device != labels.device:
         raise ValueError(f"margin must be on the device of embeddings, {labels.device}, got {margin.device}")
-    look = not torch.compiler.is_compiling()
-    if look and not margin.isfinite().all():
-        row, column = (~margin.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"margin must be finite, got {margin[row, column].item()} at [{row}, {column}]")
     classes = margin.shape[0]
     if margin_labels is None:
-        rows, known = labels, (labels >= 0) & (labels < classes)
-        wanted = f"from 0 to {classes - 1}, the rows of margin"
-    else:
-        if not isinstance(margin_labels, Tensor):
-            raise TypeError(f"margin_labels must be a torch.Tensor, got {type(margin_labels).__name__}")
-        if margin_labels.dtype not in INTEGER_DTYPES:
-            raise TypeError(f"margin_labels must have an integer dtype, got {margin_labels.dtype}")
-        if margin_labels.shape != (classes,):
-            raise ValueError(f"margin_labels must be [C] = [{int(classes)}], got {shape_of(margin_labels)}")
-        if margin_labels.device != labels.device:
-            raise ValueError(
-                f"margin_labels must be on the device of embeddings, {labels.device}, got {margin_labels.device}"
-            )
-        ascending, order = margin_labels.long().sort()
-        if look and (ascending[1:] == ascending[:-1]).any():
-            double = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
-            raise ValueError(f"margin_labels must be distinct, got {double} twice")
-        place = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
-        known = ascending[place] == labels
-        rows = torch.where(known, order[place], -1)  # -1 is out of the table: the compiled op's error
-        wanted = "among margin_labels"
-    if look and not known.all():
-        sample = (~known).nonzero()[0].item()
-        raise ValueError(f"labels must be {wanted}, got {labels[sample].item()} at {sample}")
-    return rows
+        return labels
+    if not isinstance(margin_labels, Tensor):
+        raise TypeError(f"margin_labels must be a torch.Tensor, got {type(margin_labels).__name__}")
+    if margin_labels.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"margin_labels must have an integer dtype, got {margin_labels.dtype}")
+    if margin_labels.shape != (classes,):
+        raise ValueError(f"margin_labels must be [C] = [{int(classes)}], got {shape_of(margin_labels)}")
+    if margin_labels.device != labels.device:
+        raise ValueError(
+            f"margin_labels must be on the device of embeddings, {labels.device}, got {margin_labels.device}"
+        )
+    ascending, order = margin_labels.long().sort()
+    if has_values(margin_labels) and (ascending[1:] == ascending[:-1]).any():
+        double = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
+        raise ValueError(f"margin_labels must be distinct, got {double} twice")
+    place = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
+    return torch.where(ascending[place] == labels, order[place], -1)
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss")
@@ -152,7 +142,7 @@ def _(embeddings, labels, margin_table, table_row, modes, numbers, need_grad):
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss_backward")
-def _(grad_loss, grad_embeddings):
+def _(grad_loss, grad_embeddings, embeddings):
     return torch.empty_like(grad_embeddings)
 
 
@@ -161,7 +151,7 @@ def _setup_context(ctx, inputs, output):
     _, grad, active, total = output
     ctx.need_grad, ctx.dtype = need_grad, embeddings.dtype
     ctx.mark_non_differentiable(grad, active, total)
-    ctx.save_for_backward(grad)
+    ctx.save_for_backward(grad, embeddings)
     ctx.set_materialize_grads(False)
 
 
@@ -170,7 +160,7 @@ def _backward(ctx, grad_loss, *_):
         return (None,) * 7
     if not ctx.need_grad:
         raise RuntimeError("hardmine::batch_all_triplet_loss was called with need_grad=False")
-    grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, ctx.saved_tensors[0])
+    grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *ctx.saved_tensors)
     return grad.to(ctx.dtype), *[None] * 6
 
 

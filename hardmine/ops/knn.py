@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -66,18 +67,18 @@ def knn(
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
-    if not isinstance(k, int) or isinstance(k, bool):
+    if not isinstance(k, Integral) or isinstance(k, bool):
         raise TypeError(f"k must be an integer, got {type(k).__name__}")
     if not 1 <= k <= MOST_NEIGHBOURS:
         raise ValueError(f"k must be from 1 to {MOST_NEIGHBOURS}, got {k}")
-    if exclude_self not in (None, False, True):
-        raise TypeError(f"exclude_self must be True, False or None, got {exclude_self!r}")
+    if exclude_self is not None and not isinstance(exclude_self, bool):
+        raise TypeError(f"exclude_self must be True, False or None, got {type(exclude_self).__name__}")
     if exclude_self and refs is not None:
         raise ValueError("exclude_self must be False or None with refs, which hold no query itself, got True")
     if exclude_self is None:
         exclude_self = refs is None
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbours(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind))
+    return Neighbours(*torch.ops.hardmine.knn(queries, refs, int(k), exclude_self, kind))
 
 
 @torch.library.register_fake("hardmine::knn")

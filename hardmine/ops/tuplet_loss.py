@@ -62,7 +62,7 @@ def tuplet_loss(
         ref_labels: Their classes, [M], any integer dtype.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples a class all three are N-pair.
-        temperature: > 0.
+        temperature: At least 1e-30.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
@@ -96,7 +96,7 @@ def tuplet_loss(
         check_choice("reduction", reduction, REDUCTIONS),
     ]
     numbers = [
-        check_number("temperature", temperature, above=0.0),
+        check_number("temperature", temperature, at_least=1e-30),
         optional_number("duplicate_threshold", duplicate_threshold, math.inf),
     ]
     loss, level, s_ap, _, _, _, index, _ = torch.ops.hardmine.tuplet_loss(
