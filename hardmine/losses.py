@@ -8,7 +8,7 @@ that both draw the same numbers.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +48,17 @@ class _Loss(nn.Module):
         {"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection", "return_terms", "return_counts"}
     )
     _nothing = (0,)
+    # The options that make the loss the one that its name says.
+    _meant: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, op: Any, options: dict[str, Any]) -> None:
         super().__init__()
         reserved = self._of_the_call & options.keys()
         if reserved:
             raise TypeError(f"{', '.join(sorted(reserved))} belong to the call of the loss, not to its options")
+        for name, value in self._meant.items():
+            if options.setdefault(name, value) != value:
+                raise ValueError(f"{name} must be {value!r} in {type(self).__name__}, got {options[name]!r}")
         # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
         device = getattr(options.get("generator"), "device", None)
         empty = torch.empty(0, 1, device=device), torch.empty(self._nothing, dtype=torch.int64, device=device)
@@ -99,8 +104,7 @@ class HNLoss(TripletLoss):
     With two images a class, as in that paper, the positive is the only one there is; with more, this is EPHN.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "hardest", "term": "nca"}
 
 
 class SHNLoss(TripletLoss):
@@ -109,29 +113,25 @@ class SHNLoss(TripletLoss):
     With two images a class, as in that paper, the positive is the only one there is; with more, this is EPSHN.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "semihard", "term": "nca"}
 
 
 class EPHNLoss(TripletLoss):
     """EPHN (WACV 2020, section 4): NCA on the easiest positive and the hardest negative."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "hardest", "term": "nca"}
 
 
 class EPSHNLoss(TripletLoss):
     """EPSHN (WACV 2020, section 4): NCA on the easiest positive and the semi-hard negative."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "semihard", "term": "nca"}
 
 
 class HPHNLoss(TripletLoss):
     """HPHN, batch-hard (WACV 2020, section 3): NCA on the hardest positive and the hardest negative."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "hardest", "negative": "hardest", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "hardest", "negative": "hardest", "term": "nca"}
 
 
 class TupletLoss(_Loss):
@@ -156,15 +156,13 @@ class TupletLoss(_Loss):
 class EPLoss(TupletLoss):
     """EP (WACV 2020, section 4): the easiest positive against all negatives."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest"}
 
 
 class HPLoss(TupletLoss):
     """HP (WACV 2020, section 4): the hardest positive against all negatives."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "hardest", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "hardest"}
 
 
 class NPairLoss(TupletLoss):
@@ -174,15 +172,13 @@ class NPairLoss(TupletLoss):
     and this is EP. The paper prints no temperature, which is ``temperature=1.0``, and trains with 0.1 (section 5.1).
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest"}
 
 
 class BatchAllLoss(TupletLoss):
     """Batch All (WACV 2020, section 6.1): each positive against all negatives, then the mean over the positives."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "all", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "all"}
 
 
 class BatchAllTripletLoss(_Loss):
@@ -195,7 +191,7 @@ class BatchAllTripletLoss(_Loss):
         options: The other options of the op.
 
     Attributes:
-        margin: The margin in use; :meth:`set_margin` replaces it, as HTL does every epoch.
+        margin: The margin in use. Only :meth:`set_margin` replaces it, as HTL does every epoch.
         margin_labels: The labels of its rows, or None.
     """
 
@@ -229,10 +225,14 @@ class BatchAllTripletLoss(_Loss):
         return self._op(embeddings, labels, return_counts=return_counts, **margins, **self.options)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A table may be loaded over a number, or over a table of other classes: the place for it is made first.
-        table, labels = (state_dict.get(prefix + name) for name in ("margin", "margin_labels"))
-        if table is not None:
-            self.set_margin(table, labels)
+        # A table may be loaded over a number, or over one of other classes: the place for it is made first, with the dtype
+        # and device of what was there.
+        for name in ("margin", "margin_labels"):
+            loaded, present = state_dict.get(prefix + name), getattr(self, name)
+            if isinstance(loaded, Tensor) and (not isinstance(present, Tensor) or present.shape != loaded.shape):
+                place = torch.empty_like(loaded) if not isinstance(present, Tensor) else present.new_empty(loaded.shape)
+                delattr(self, name)
+                self.register_buffer(name, place)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -254,8 +254,10 @@ class _GivenTripletsLoss(_Loss):
 class RatioTripletLoss(_GivenTripletsLoss):
     """Ratio loss on mined triplets (Smart Mining, eq. 2): :func:`hardmine.ops.indexed_triplet_loss`, term ratio."""
 
+    _meant: ClassVar[dict[str, Any]] = {"term": "ratio"}
+
     def __init__(self, **options: Any) -> None:
-        super().__init__(ops.indexed_triplet_loss, {"term": "ratio", **options})
+        super().__init__(ops.indexed_triplet_loss, options)
 
 
 class GlobalLoss(_GivenTripletsLoss):
