@@ -15,8 +15,8 @@ from hardmine import losses, ops, reference
 from helpers import (
     FLOAT_DTYPES,
     HAND_POINTS,
-    LOSSES,
-    OPS,
+    SELECTED_LOSSES,
+    SELECTING_OPS,
     SIMILARITIES,
     Inputs,
     assert_bitwise_equal,
@@ -31,7 +31,7 @@ from helpers import (
 )
 from test_verification import break_output, verify  # noqa: F401 (a fixture)
 
-each_op = pytest.mark.parametrize("name", OPS)
+each_op = pytest.mark.parametrize("name", SELECTING_OPS)
 IMPLEMENTATIONS = pytest.mark.parametrize("select", [ops.select_triplets, reference.select_triplets], ids=["op", "ref"])
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 BOTH = {"positive": "random", "negative": "random"}
@@ -55,9 +55,9 @@ def draw(monkeypatch):
     return make
 
 
-def pick(op, inputs: Inputs, **options):
+def pick(op, inputs: Inputs, *, seed: int = 0, **options):
     """A selection, by the same numbers in every call."""
-    return op(*inputs, **with_numbers(options, inputs.embeddings.device))
+    return op(*inputs, **with_numbers(options, inputs.embeddings.device, seed))
 
 
 # Which candidate a number picks
@@ -279,12 +279,12 @@ def test_anchors_without_candidates(name, similarity, labels, device):
         assert torch.equal(index == -1, value.isnan())
     assert (result.selection[0] >= 0).all() == (labels.count(labels[0]) > 1 if labels else True)
     assert (result.selection[1] >= 0).all() == (len(set(labels)) > 1 or not labels)
-    if name in LOSSES:
+    if name in SELECTED_LOSSES:
         assert result.loss.item() == 0.0
         assert not result.grad.any()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SELECTED_LOSSES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_divergence_is_never_hidden(name, bad, device):
     inputs = random_inputs(24, 5, 3, 30)
@@ -313,11 +313,11 @@ def test_a_generator_repeats_the_draws(name):
 @each_op
 def test_without_a_generator_manual_seed_rules(name):
     inputs = random_inputs(60, classes=3)
-    options = {**BOTH, **({"return_selection": True} if name in LOSSES else {})}
+    options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}
 
     def indices(**more):
         result = getattr(ops, name)(*inputs, **options, **more)
-        return torch.stack((result[1] if name in LOSSES else result)[:2])
+        return torch.stack((result[1] if name in SELECTED_LOSSES else result)[:2])
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -373,11 +373,11 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_by_torch(name, backend):
     """One graph. aot_eager draws what eager mode draws; inductor draws its own numbers, which manual_seed fixes."""
-    options = {**BOTH, **({"return_selection": True} if name in LOSSES else {})}
+    options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}
 
     def selection(*inputs):
         result = getattr(ops, name)(*inputs, **options)
-        return tuple(result[1] if name in LOSSES else result)
+        return tuple(result[1] if name in SELECTED_LOSSES else result)
 
     torch.compiler.reset()
     compiled = torch.compile(selection, fullgraph=True, backend=backend)
@@ -471,23 +471,37 @@ def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
                 ops.select_triplets(*inputs, **BOTH)
 
 
+def rows_at_the_threshold() -> Inputs:
+    """Classes of 80, of which half are equal rows: rounding puts their cosines on either side of 1."""
+    equal = random_inputs(3, 40, 1).embeddings.repeat(40, 1)
+    return Inputs(torch.cat([equal, random_inputs(120, 40, 1, seed=1).embeddings]), torch.arange(240) % 3)
+
+
 def test_verify_lets_rounding_decide_at_the_threshold(verify, device):  # noqa: F811
-    """Cosines of equal rows are 1 but for rounding: which of them exceed 1 differs between float32 and float64."""
-    x = random_inputs(3, 40, 1).embeddings.repeat(40, 1).to(device)
-    inputs = Inputs(x, torch.arange(120, device=device) % 3)
+    """Candidates, and so the counts that numbers pick by, differ between float32 and float64."""
+    inputs = rows_at_the_threshold().to(device)
     with verify() as report:
         for seed in range(5):
-            selection = ops.select_triplets(
-                *inputs, **BOTH, duplicate_threshold=1.0, generator=torch.Generator(device).manual_seed(seed)
-            )
+            pick(ops.select_triplets, inputs, **BOTH, duplicate_threshold=1.0, seed=seed)
     assert report.checks == 5
-    assert (selection.positive_index >= 0).any()
+    assert report.ops["select_triplets"].ties > 50, "of picks that no rounding moved, little can be said"
+
+
+@pytest.mark.parametrize("wrong", [-1, 1], ids=["none where there are some", "one of another class"])
+def test_verify_finds_a_wrong_pick_where_rounding_decides_on_others(wrong, verify, monkeypatch):  # noqa: F811
+    inputs = rows_at_the_threshold()
+    assert inputs.labels[0] != inputs.labels[1]
+    break_output(monkeypatch, "select_triplets", 2, lambda t: t.index_fill(0, torch.tensor([0]), wrong))
+    with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
+        ops.select_triplets(*inputs, **BOTH, duplicate_threshold=1.0)
 
 
 def test_the_numbers_of_a_disagreement_are_saved(verify, monkeypatch):  # noqa: F811
     inputs = random_inputs()
     for generator in (None, seeded(4)):
         torch.rand(3, generator=generator)
+        drawn_by = torch.default_generator if generator is None else generator
+        expected = ops.select_triplets(*inputs, **BOTH, generator=drawn_by.clone_state())
         with monkeypatch.context() as context:
             break_output(context, "select_triplets", 0, lambda s: s + 0.1)
             with verify(), pytest.raises(hardmine.VerificationError) as caught:
@@ -497,7 +511,8 @@ def test_the_numbers_of_a_disagreement_are_saved(verify, monkeypatch):  # noqa: 
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(saved["random_state"])
             again = ops.select_triplets(**saved["arguments"])
-        assert_same_selection(again[:2], saved["outputs"]["selection"][:2])
+        assert_same_selection(again, expected)
+        assert_same_selection(saved["outputs"]["selection"][:2], expected[:2])
 
 
 # Modules
