@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import LOSSES, OPS, random_inputs, seeded
+from helpers import SELECTED_LOSSES, SELECTING_OPS, random_inputs, seeded
 
-each_op = pytest.mark.parametrize("name", OPS)
+each_op = pytest.mark.parametrize("name", SELECTING_OPS)
 
 X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
@@ -77,54 +77,59 @@ def test_wrong_tensors(name, changes, error, message):
 WRONG_OPTIONS = [
     # of which ops, what is wrong, the error and all of its message
     (
-        OPS,
+        SELECTING_OPS,
         {"positive": "semihard"},
         ValueError,
         "positive must be one of 'easiest', 'hardest', 'random', got 'semihard'",
     ),
     (
-        OPS,
+        SELECTING_OPS,
         {"negative": "hard"},
         ValueError,
         "negative must be one of 'hardest', 'easiest', 'semihard', 'random', got 'hard'",
     ),
     (
-        OPS,
+        SELECTING_OPS,
         {"negative": None},
         ValueError,
         "negative must be one of 'hardest', 'easiest', 'semihard', 'random', got None",
     ),
-    (OPS, {"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
+    (SELECTING_OPS, {"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
     (
-        OPS,
+        SELECTING_OPS,
         {"positive": "random", "generator": torch},
         TypeError,
         "generator must be a torch.Generator or None, got module",
     ),
-    (OPS, {"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
     (
-        OPS,
+        SELECTING_OPS,
+        {"similarity": "cos"},
+        ValueError,
+        "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'",
+    ),
+    (
+        SELECTING_OPS,
         {"semihard_fallback": "none"},
         ValueError,
         "semihard_fallback must be one of None, 'hardest', 'easiest', got 'none'",
     ),
-    (OPS, {"tie": True}, ValueError, "tie must be one of 'exclude', 'include', got True"),
-    (OPS, {"duplicate_threshold": "1"}, TypeError, "duplicate_threshold must be a number, got str"),
-    (OPS, {"duplicate_threshold": math.nan}, ValueError, "duplicate_threshold must be a number, got nan"),
-    (OPS, {"semihard_margin": 0}, ValueError, "semihard_margin must be a number > 0, got 0"),
-    (OPS, {"semihard_margin": -0.1}, ValueError, "semihard_margin must be a number > 0, got -0.1"),
-    (OPS, {"semihard_margin": math.nan}, ValueError, "semihard_margin must be a number > 0, got nan"),
-    (LOSSES, {"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
-    (LOSSES, {"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got None"),
-    (LOSSES, {"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
-    (LOSSES, {"temperature": -1}, ValueError, "temperature must be a number > 0, got -1"),
-    (LOSSES, {"temperature": math.nan}, ValueError, "temperature must be a number > 0, got nan"),
-    (LOSSES, {"temperature": None}, TypeError, "temperature must be a number, got NoneType"),
-    (LOSSES, {"temperature": torch.tensor(0.1)}, TypeError, "temperature must be a number, got Tensor"),
-    (LOSSES, {"temperature": True}, TypeError, "temperature must be a number, got bool"),
-    (LOSSES, {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
-    (LOSSES, {"lam": "1"}, TypeError, "lam must be a number, got str"),
-    (LOSSES, {"min_similarity": math.nan}, ValueError, "min_similarity must be a number, got nan"),
+    (SELECTING_OPS, {"tie": True}, ValueError, "tie must be one of 'exclude', 'include', got True"),
+    (SELECTING_OPS, {"duplicate_threshold": "1"}, TypeError, "duplicate_threshold must be a number, got str"),
+    (SELECTING_OPS, {"duplicate_threshold": math.nan}, ValueError, "duplicate_threshold must be a number, got nan"),
+    (SELECTING_OPS, {"semihard_margin": 0}, ValueError, "semihard_margin must be a number > 0, got 0"),
+    (SELECTING_OPS, {"semihard_margin": -0.1}, ValueError, "semihard_margin must be a number > 0, got -0.1"),
+    (SELECTING_OPS, {"semihard_margin": math.nan}, ValueError, "semihard_margin must be a number > 0, got nan"),
+    (SELECTED_LOSSES, {"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
+    (SELECTED_LOSSES, {"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got None"),
+    (SELECTED_LOSSES, {"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
+    (SELECTED_LOSSES, {"temperature": -1}, ValueError, "temperature must be a number > 0, got -1"),
+    (SELECTED_LOSSES, {"temperature": math.nan}, ValueError, "temperature must be a number > 0, got nan"),
+    (SELECTED_LOSSES, {"temperature": None}, TypeError, "temperature must be a number, got NoneType"),
+    (SELECTED_LOSSES, {"temperature": torch.tensor(0.1)}, TypeError, "temperature must be a number, got Tensor"),
+    (SELECTED_LOSSES, {"temperature": True}, TypeError, "temperature must be a number, got bool"),
+    (SELECTED_LOSSES, {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
+    (SELECTED_LOSSES, {"lam": "1"}, TypeError, "lam must be a number, got str"),
+    (SELECTED_LOSSES, {"min_similarity": math.nan}, ValueError, "min_similarity must be a number, got nan"),
     (["triplet_loss"], {"margin": math.nan}, ValueError, "margin must be a number, got nan"),
     (["triplet_loss"], {"margin": None}, TypeError, "margin must be a number, got NoneType"),
     (
@@ -182,7 +187,7 @@ def test_unknown_options_are_named(name):
 @each_op
 def test_integers_infinities_and_numpy_s_numbers_are_numbers(name):
     options = {"duplicate_threshold": math.inf, "semihard_margin": numpy.float32(0.5)}
-    if name in LOSSES:
+    if name in SELECTED_LOSSES:
         options |= {"temperature": 1, "lam": numpy.int64(2), "min_similarity": -math.inf}
     getattr(ops, name)(*random_inputs(), negative="semihard", **options)
 
@@ -263,7 +268,7 @@ def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
     for position in indices:
         wrong = arguments[position].clone()
         wrong[2] = bad_index
-        with pytest.raises((ValueError, RuntimeError), match=rf"_index must lie in \[-1, 5\), got {bad_index}"):
+        with pytest.raises((ValueError, RuntimeError), match=rf"must lie in \[-1, 5\), got {bad_index}"):
             packet(*(wrong if i == position else a for i, a in enumerate(arguments)))
     for position in indices:
         with pytest.raises((ValueError, RuntimeError), match="_index must be"):
