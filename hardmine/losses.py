@@ -225,8 +225,8 @@ class BatchAllTripletLoss(_Loss):
         return self._op(embeddings, labels, return_counts=return_counts, **margins, **self.options)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A table may be loaded over a number, or over one of other classes: the place for it is made first, with the dtype
-        # and device of what was there.
+        # A table may be loaded over a number, or over one of other classes: the place for it is made first, with the
+        # dtype and device of what was there.
         for name in ("margin", "margin_labels"):
             loaded, present = state_dict.get(prefix + name), getattr(self, name)
             if isinstance(loaded, Tensor) and (not isinstance(present, Tensor) or present.shape != loaded.shape):

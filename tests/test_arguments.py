@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import SELECTED_LOSSES, SELECTING_OPS, random_inputs, seeded
+from helpers import OPS, SELECTED_LOSSES, SELECTING_OPS, each_of, random_inputs, seeded
 
 each_op = pytest.mark.parametrize("name", SELECTING_OPS)
+
+# The other ops' options, and what only they take, are in their own tests.
+OPS_WITH_REF_LABELS = (*SELECTING_OPS, "tuplet_loss")
+SOFTPLUS_LOSSES = (*SELECTED_LOSSES, "tuplet_loss")
 
 X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
@@ -67,11 +71,22 @@ WRONG_TENSORS = [
 ]
 
 
-@each_op
+@each_of(OPS_WITH_REF_LABELS)
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG_TENSORS, ids=[wrong[2] for wrong in WRONG_TENSORS])
 def test_wrong_tensors(name, changes, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         getattr(ops, name)(**tensors(**changes))
+
+
+WRONG_WITHOUT_REFS = [wrong for wrong in WRONG_TENSORS if not wrong[2].startswith("ref_")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"), WRONG_WITHOUT_REFS, ids=[wrong[2] for wrong in WRONG_WITHOUT_REFS]
+)
+def test_wrong_tensors_of_an_op_without_refs(changes, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        ops.batch_all_triplet_loss(**{"embeddings": X, "labels": Y, **changes})
 
 
 WRONG_OPTIONS = [
@@ -102,7 +117,7 @@ WRONG_OPTIONS = [
         "generator must be a torch.Generator or None, got module",
     ),
     (
-        SELECTING_OPS,
+        OPS,
         {"similarity": "cos"},
         ValueError,
         "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'",
@@ -114,22 +129,33 @@ WRONG_OPTIONS = [
         "semihard_fallback must be one of None, 'hardest', 'easiest', got 'none'",
     ),
     (SELECTING_OPS, {"tie": True}, ValueError, "tie must be one of 'exclude', 'include', got True"),
-    (SELECTING_OPS, {"duplicate_threshold": "1"}, TypeError, "duplicate_threshold must be a number, got str"),
-    (SELECTING_OPS, {"duplicate_threshold": math.nan}, ValueError, "duplicate_threshold must be a number, got nan"),
+    (OPS_WITH_REF_LABELS, {"duplicate_threshold": "1"}, TypeError, "duplicate_threshold must be a number, got str"),
+    (
+        OPS_WITH_REF_LABELS,
+        {"duplicate_threshold": math.nan},
+        ValueError,
+        "duplicate_threshold must be a number, got nan",
+    ),
     (SELECTING_OPS, {"semihard_margin": 0}, ValueError, "semihard_margin must be a number > 0, got 0"),
     (SELECTING_OPS, {"semihard_margin": -0.1}, ValueError, "semihard_margin must be a number > 0, got -0.1"),
     (SELECTING_OPS, {"semihard_margin": math.nan}, ValueError, "semihard_margin must be a number > 0, got nan"),
-    (SELECTED_LOSSES, {"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
-    (SELECTED_LOSSES, {"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got None"),
-    (SELECTED_LOSSES, {"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
-    (SELECTED_LOSSES, {"temperature": -1}, ValueError, "temperature must be a number > 0, got -1"),
-    (SELECTED_LOSSES, {"temperature": math.nan}, ValueError, "temperature must be a number > 0, got nan"),
-    (SELECTED_LOSSES, {"temperature": None}, TypeError, "temperature must be a number, got NoneType"),
-    (SELECTED_LOSSES, {"temperature": torch.tensor(0.1)}, TypeError, "temperature must be a number, got Tensor"),
-    (SELECTED_LOSSES, {"temperature": True}, TypeError, "temperature must be a number, got bool"),
+    (SOFTPLUS_LOSSES, {"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
+    (SOFTPLUS_LOSSES, {"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got None"),
+    (SOFTPLUS_LOSSES, {"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
+    (SOFTPLUS_LOSSES, {"temperature": -1}, ValueError, "temperature must be a number > 0, got -1"),
+    (SOFTPLUS_LOSSES, {"temperature": math.nan}, ValueError, "temperature must be a number > 0, got nan"),
+    (SOFTPLUS_LOSSES, {"temperature": None}, TypeError, "temperature must be a number, got NoneType"),
+    (SOFTPLUS_LOSSES, {"temperature": torch.tensor(0.1)}, TypeError, "temperature must be a number, got Tensor"),
+    (SOFTPLUS_LOSSES, {"temperature": True}, TypeError, "temperature must be a number, got bool"),
     (SELECTED_LOSSES, {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
     (SELECTED_LOSSES, {"lam": "1"}, TypeError, "lam must be a number, got str"),
     (SELECTED_LOSSES, {"min_similarity": math.nan}, ValueError, "min_similarity must be a number, got nan"),
+    (
+        ["tuplet_loss"],
+        {"positive": "random"},
+        ValueError,
+        "positive must be one of 'easiest', 'hardest', 'all', got 'random'",
+    ),
     (["triplet_loss"], {"margin": math.nan}, ValueError, "margin must be a number, got nan"),
     (["triplet_loss"], {"margin": None}, TypeError, "margin must be a number, got NoneType"),
     (
@@ -166,7 +192,7 @@ WRONG_OPTIONS = [
 )
 def test_wrong_options(name, options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        getattr(ops, name)(X, Y, **options)
+        getattr(ops, name)(*((X,) if name == "knn" else (X, Y)), **options)
 
 
 @each_op
@@ -176,10 +202,10 @@ def test_a_generator_of_another_device(name):
         getattr(ops, name)(*inputs, positive="random", generator=seeded(0))
 
 
-@each_op
+@each_of(OPS)
 def test_unknown_options_are_named(name):
     with pytest.raises(TypeError, match="'marginn'"):
-        getattr(ops, name)(X, Y, marginn=0.1)
+        getattr(ops, name)(*((X,) if name == "knn" else (X, Y)), marginn=0.1)
     with pytest.raises(TypeError, match="positional"):
         getattr(ops, name)(X, Y, None, None, "hardest")
 
@@ -192,7 +218,12 @@ def test_integers_infinities_and_numpy_s_numbers_are_numbers(name):
     getattr(ops, name)(*random_inputs(), negative="semihard", **options)
 
 
-@each_op
+def test_infinities_and_numpy_s_numbers_are_numbers_to_tuplet_loss():
+    numbers = {"temperature": numpy.float32(0.5), "duplicate_threshold": math.inf}
+    assert torch.equal(ops.tuplet_loss(*random_inputs(), **numbers), ops.tuplet_loss(*random_inputs(), temperature=0.5))
+
+
+@each_of(OPS_WITH_REF_LABELS)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tensors_on_different_devices(name):
     with pytest.raises((ValueError, NotImplementedError), match="must be on the"):

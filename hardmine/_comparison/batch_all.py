@@ -47,7 +47,8 @@ class BatchAllComparison(OpComparison):
         squared, normalise = self.options["squared"], self.options["similarity"] == "cosine"
         largest_norm = 1.0 if normalise else max(x.norm(dim=1).max().item() if len(x) else 0.0, 1e-30)
         scale = (2 * largest_norm) ** 2 if squared else 2 * largest_norm
-        census = self._census(x, self.tolerance * scale)
+        margin = torch.as_tensor(self.arguments["margin"]).abs().max().item()
+        census = self._census(x, self.tolerance * (scale + margin))
         if int(returned.total) != int(counts.total):
             return f"total must be {int(counts.total)}, got {int(returned.total)}"
         difference = abs(int(returned.active) - int(counts.active))
@@ -62,7 +63,7 @@ class BatchAllComparison(OpComparison):
         averaged = {"sum": 1, "mean": counts.total, "mean_active": returned.active}[self.options["reduction"]]
         factor = 1 / max(int(averaged), 1)
         expected = factor * total_loss
-        wrong = self.check_loss(loss, expected, max(1.0, 0.5 * factor * census.triplets_active * scale))
+        wrong = self.check_loss(loss, expected, max(1.0, 0.5 * factor * census.triplets_active * (scale + margin)))
         if wrong:
             return wrong
         references = torch.autograd.grad(expected, leaves, allow_unused=True)

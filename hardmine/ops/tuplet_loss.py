@@ -96,9 +96,11 @@ def tuplet_loss(
         check_choice("reduction", reduction, REDUCTIONS),
     ]
     numbers = [
-        check_number("temperature", temperature, at_least=1e-30),
+        check_number("temperature", temperature, above=0.0),
         optional_number("duplicate_threshold", duplicate_threshold, math.inf),
     ]
+    if numbers[0] < 1e-30:
+        raise ValueError(f"temperature must be at least 1e-30, got {temperature}")
     loss, level, s_ap, _, _, _, index, _ = torch.ops.hardmine.tuplet_loss(
         embeddings, labels, ref_embeddings, ref_labels, modes, numbers
     )

@@ -1,0 +1,499 @@
+"""The loss over every triplet: values worked by hand, exact counts, tables of margins, both kinds of list, accuracy."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hardmine import ops, reference
+from helpers import (
+    HAND_POINTS,
+    Inputs,
+    assert_as_accurate_as_plain_torch,
+    assert_bitwise_equal,
+    assert_results_bitwise_equal,
+    assert_results_close,
+    exact_inputs,
+    random_inputs,
+    run,
+    run_both,
+    seeded,
+)
+
+REDUCTIONS = ("mean", "mean_active", "sum")
+IMPLEMENTATIONS = pytest.mark.parametrize(
+    "loss", [ops.batch_all_triplet_loss, reference.batch_all_triplet_loss], ids=["op", "ref"]
+)
+each_similarity = pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+squared_or_not = pytest.mark.parametrize("squared", [True, False], ids=["squared", "unsquared"])
+
+
+def labels_of_sizes(sizes: list[int], *, shuffled: bool = True) -> Tensor:
+    """A label for every sample of classes of these sizes, 0, 1, ..., in no order."""
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
+    return labels[torch.randperm(len(labels), generator=seeded(0))] if shuffled else labels
+
+
+def inputs_of_sizes(sizes: list[int], depth: int = 5, dtype: torch.dtype = torch.float64, seed: int = 1) -> Inputs:
+    """Overlapping clusters of these sizes."""
+    labels = labels_of_sizes(sizes)
+    x = torch.randn(len(labels), depth, generator=seeded(seed), dtype=torch.float64)
+    x += torch.randn(len(sizes), depth, generator=seeded(seed + 1), dtype=torch.float64)[labels]
+    return Inputs(x.to(dtype), labels)
+
+
+def roots_less(*pairs: tuple[float, float]) -> float:
+    """The sum of half the difference of distances, from squared ones."""
+    return sum(math.sqrt(positive) - math.sqrt(negative) for positive, negative in pairs) / 2
+
+
+# Of HAND_POINTS (labels 0 0 1 0 1), squared distances; positives on the left, negatives on the right:
+#   0: 1, 3: 20   2   | 2, 4:    18   4          3: 0, 1:  2  18   | 2, 4:    20   2
+#   1: 0, 3: 20  18   | 2, 4:     2  32          4: 2:    34       | 0, 1, 3:  4  32   2
+#   2: 4:    34       | 0, 1, 3: 18   2  20
+# The cosine's are 2 - 2 s:
+#   0: 1, 3: 0.8  2   | 2, 4:    0.4  4          3: 0, 1:  2  0.4  | 2, 4:    0.8  2
+#   1: 0, 3: 0.8  0.4 | 2, 4:    0.08 3.2        4: 2:    3.6      | 0, 1, 3: 4    3.2  2
+#   2: 4:    3.6      | 0, 1, 3: 0.4  0.08 0.8
+# Options, the sum of the loss, the number of triplets with a positive value; there are 4 * 3 + 3 * 2 = 18.
+HAND_WORKED = {
+    # 1/2 of (20 - 18) (20 - 4) | (20 - 2) (18 - 2) | (34 - 18) (34 - 2) (34 - 20) | (18 - 2) |
+    # (34 - 4) (34 - 32) (34 - 2); the difference is 0 for 2 - 2 of anchor 3
+    "squared": (
+        {"similarity": "euclidean", "margin": 0.0},
+        (2 + 16 + 18 + 16 + 16 + 32 + 14 + 16 + 30 + 2 + 32) / 2,
+        11,
+    ),
+    # With margin 3 each of those has 3 more; others: 2 + 3 - 4 = 1 of anchor 0, 2 + 3 - 2 = 3 and 18 + 3 - 20 = 1 of 3
+    "squared, margin 3": (
+        {"similarity": "euclidean", "margin": 3.0},
+        (194 + 11 * 3 + 1 + 3 + 1) / 2,
+        14,
+    ),
+    # A negative margin takes away the values up to 4
+    "squared, negative margin": (
+        {"similarity": "euclidean", "margin": -4.0},
+        (12 + 14 + 12 + 12 + 28 + 10 + 12 + 26 + 28) / 2,
+        9,
+    ),
+    "unsquared": (
+        {"similarity": "euclidean", "margin": 0.0, "squared": False},
+        roots_less(
+            (20, 18), (20, 4), (20, 2), (18, 2), (34, 18), (34, 2), (34, 20), (18, 2), (34, 4), (34, 32), (34, 2)
+        ),
+        11,
+    ),
+    # 0.8 - 0.4, 2 - 0.4 | 0.8 - 0.08, 0.4 - 0.08 | 3.6 less 0.4, 0.08, 0.8 | 2 - 0.8 and 2 - 2 = 0 | 3.6 less 3.2, 2;
+    # margin 0.1 adds a value of 0.1 for the tie, and 11 times 0.1; else 0.4 - 0.8 and less
+    "cosine": (
+        {"margin": 0.1},
+        (0.4 + 1.6 + 0.72 + 0.32 + 3.2 + 3.52 + 2.8 + 1.2 + 0.4 + 1.6 + 11 * 0.1) / 2,
+        11,
+    ),
+    "cosine, unsquared": (
+        {"margin": 0.0, "squared": False},
+        roots_less(
+            *[(0.8, 0.4), (2, 0.4), (0.8, 0.08), (0.4, 0.08), (3.6, 0.4), (3.6, 0.08), (3.6, 0.8)],
+            *[(2, 0.8), (3.6, 3.2), (3.6, 2)],
+        ),
+        None,  # 2 - 2, a tie, may round either way
+    ),
+}
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize(("options", "total", "active"), HAND_WORKED.values(), ids=HAND_WORKED)
+def test_worked_by_hand(loss, device, options, total, active):
+    points = HAND_POINTS.to(device)[:2]
+    value, counts = loss(*points, **options, reduction="sum", return_counts=True)
+    assert value.item() == pytest.approx(total, rel=1e-6)
+    assert int(counts.total) == 18
+    assert loss(*points, **options).item() == pytest.approx(total / 18, rel=1e-6)
+    if active is not None:
+        assert int(counts.active) == active
+        assert loss(*points, **options, reduction="mean_active").item() == pytest.approx(total / active, rel=1e-6)
+
+
+@IMPLEMENTATIONS
+def test_a_table_worked_by_hand(loss, device):
+    """Anchors of class 0 have alpha(0, 1) = 5, those of class 1 have alpha(1, 0) = -30; the diagonal is not used.
+
+    1/2 of 20 + 5 less 18, 4; 2 + 5 less 4 | 20 + 5 less 2; 18 + 5 less 2 | 34 - 30 less 2 | 2 + 5 less 2;
+    18 + 5 less 20, 2 | 34 - 30 less 2, and exactly 0 for 4.
+    """
+    total = (7 + 21 + 3 + 23 + 21 + 2 + 5 + 3 + 21 + 2) / 2
+    table = torch.tensor([[99.0, 5.0], [-30.0, 99.0]], device=device)
+    points = HAND_POINTS.to(device)[:2]
+    options = {"similarity": "euclidean", "reduction": "sum", "return_counts": True}
+    value, counts = loss(*points, margin=table, **options)
+    assert value.item() == total
+    assert counts == (10, 18)
+    # The same by other labels, whose rows lie in another order: 7 in row 2, -3 in row 0
+    other_labels = torch.tensor([7, 7, -3, 7, -3], device=device)
+    wide = torch.full((3, 3), 77.0, device=device)
+    wide[2, 0], wide[0, 2] = 5.0, -30.0
+    value, counts = loss(
+        points[0], other_labels, margin=wide, margin_labels=torch.tensor([-3, 0, 7]).to(device), **options
+    )
+    assert value.item() == total
+    assert counts == (10, 18)
+
+
+def test_defaults(device):
+    """Squared distances of normalised rows, margin 0.2, mean over all triplets: HTL before its first epoch."""
+    total = (0.4 + 1.6 + 0.72 + 0.32 + 3.2 + 3.52 + 2.8 + 1.2 + 0.4 + 1.6 + 11 * 0.2) / 2
+    assert ops.batch_all_triplet_loss(*HAND_POINTS[:2]).item() == pytest.approx(total / 18, rel=1e-6)
+
+
+# Exact on small integers
+
+
+@each_similarity
+@each_reduction
+@pytest.mark.parametrize("sizes", [[4] * 15, [70, 3, 1, 33], [64] * 3], ids=str)
+def test_counts_and_sums_of_small_integers_are_exact(similarity, reduction, sizes, device):
+    """Lists of up to 32 positives, and longer ones; with margin 0 many triplets are at the kink, and not active."""
+    labels = labels_of_sizes(sizes)
+    x = exact_inputs(similarity, len(labels), 16).embeddings
+    for margin in (0.0, 0.25, -0.25):
+        result, expected = run_both(
+            "batch_all_triplet_loss",
+            Inputs(x, labels).to(device),
+            similarity=similarity,
+            margin=margin,
+            reduction=reduction,
+        )
+        assert 0 < int(expected.selection[0]) < int(expected.selection[1])
+        for actual, wanted in zip(result.selection, expected.selection, strict=True):
+            assert_bitwise_equal(actual, wanted)
+        torch.testing.assert_close(result.loss, expected.loss, rtol=2**-22, atol=0)
+        if similarity == "euclidean" and reduction == "sum":
+            atol = 2**-22 * expected.grad.abs().max().item()  # differences from the mean row are no integers
+            torch.testing.assert_close(result.grad, expected.grad, rtol=0, atol=atol)
+
+
+def test_at_the_kink_a_triplet_is_not_active_and_has_no_gradient(device):
+    """d_ap = 4, d_an = 9: with margin 5 the hinge is exactly 0; with a little more it is not."""
+    inputs = Inputs(torch.tensor([[0.0], [2.0], [-3.0]]), torch.tensor([0, 0, 1])).to(device)
+    for margin, active in ((5.0, 0), (5.0 + 2**-20, 1)):
+        result = run(ops.batch_all_triplet_loss, inputs, similarity="euclidean", margin=margin, reduction="sum")
+        assert [int(count) for count in result.selection] == [active, 2]
+        assert result.grad.any() == bool(active)
+
+
+def test_equal_rows(device):
+    """Every distance is 0: each triplet is worth half the margin, and the gradient is 0, unsquared too."""
+    inputs = Inputs(torch.tensor([[3.0, 4.0]]).expand(100, 2), labels_of_sizes([60, 30, 10])).to(device)
+    total = 60 * 59 * 40 + 30 * 29 * 70 + 10 * 9 * 90
+    for squared in (True, False):
+        for similarity in ("cosine", "euclidean"):
+            options = {"squared": squared, "similarity": similarity}
+            result = run(ops.batch_all_triplet_loss, inputs, margin=0.5, **options)
+            assert result.loss.item() == pytest.approx(0.25, rel=1e-6)
+            assert [int(count) for count in result.selection] == [total, total]
+            assert result.grad.abs().max() < 1e-6
+            if similarity == "euclidean":
+                assert not result.grad.any()
+                inactive = run(ops.batch_all_triplet_loss, inputs, margin=0.0, **options)
+                assert inactive.loss.item() == 0.0
+                assert int(inactive.selection[0]) == 0
+
+
+@each_similarity
+def test_batches_without_a_triplet(similarity, device):
+    for labels in ([], [3], [2, 2, 2], [1, 2, 3]):
+        inputs = Inputs(torch.ones(len(labels), 3), torch.tensor(labels, dtype=torch.int64)).to(device)
+        for reduction in REDUCTIONS:
+            result = run(ops.batch_all_triplet_loss, inputs, similarity=similarity, reduction=reduction)
+            assert result.loss.item() == 0.0
+            assert [int(count) for count in result.selection] == [0, 0]
+            assert not result.grad.any()
+    # And one whose triplets are all inactive
+    inputs = Inputs(torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]]), torch.tensor([0, 0, 1])).to(device)
+    for reduction in REDUCTIONS:
+        result = run(ops.batch_all_triplet_loss, inputs, similarity=similarity, reduction=reduction)
+        assert (result.loss.item(), int(result.selection[0]), int(result.selection[1])) == (0.0, 0, 2)
+        assert not result.grad.any()
+
+
+# Tables of margins
+
+
+def random_table(classes: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Margins of both signs, not symmetric."""
+    return (torch.rand(classes, classes, generator=seeded(seed), dtype=torch.float64) - 0.3).to(dtype)
+
+
+@each_similarity
+@squared_or_not
+@each_reduction
+@pytest.mark.parametrize("sizes", [[3] * 20, [40, 2, 1, 35, 7], [100, 90]], ids=str)
+def test_tables_match_the_reference(similarity, squared, reduction, sizes, device):
+    inputs = inputs_of_sizes(sizes).to(device)
+    options = {"similarity": similarity, "squared": squared, "reduction": reduction}
+    table = random_table(len(sizes)).to(device)
+    result, expected = run_both("batch_all_triplet_loss", inputs, margin=table, **options)
+    assert 0 < int(expected.selection[0]) < int(expected.selection[1])
+    assert_results_close(result, expected, 1e-12)
+    transposed = run(ops.batch_all_triplet_loss, inputs, margin=table.T, **options)
+    assert (transposed.loss - result.loss).abs() > 1e-4 * result.loss, "rows are anchors, columns negatives"
+    uniform = run(ops.batch_all_triplet_loss, inputs, margin=torch.full_like(table, 0.25), **options)
+    assert_results_bitwise_equal(uniform, run(ops.batch_all_triplet_loss, inputs, margin=0.25, **options))
+
+
+def test_labels_are_mapped_to_the_rows_of_the_table(device):
+    """By unsorted margin_labels of another dtype, more than the batch has; the rows can be permuted freely."""
+    sizes = [5, 9, 2, 1, 40]
+    inputs = inputs_of_sizes(sizes).to(device)
+    table = random_table(5).to(device)
+    expected = run(ops.batch_all_triplet_loss, inputs, margin=table)
+    names = torch.tensor([-(2**40), 7, 2**62, -1, 0], device=device)
+    order = torch.tensor([3, 0, 4, 1, 2], device=device)
+    renamed = inputs._replace(labels=names[inputs.labels])
+    assert_results_close(
+        run(ops.batch_all_triplet_loss, renamed, margin=table[order][:, order], margin_labels=names[order]),
+        expected,
+        1e-13,
+    )
+    wide = torch.full((7, 7), 1e3, dtype=torch.float64, device=device)
+    rows = torch.tensor([6, 2, 0, 5, 3], device=device)
+    wide[rows[:, None], rows[None, :]] = table
+    wide_labels = torch.tensor([100, 101, 102, 103, 104, 105, 106], dtype=torch.int16, device=device)
+    wide_labels[rows] = torch.arange(5, dtype=torch.int16, device=device)
+    assert_results_bitwise_equal(
+        run(ops.batch_all_triplet_loss, inputs, margin=wide, margin_labels=wide_labels), expected
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_tables_of_any_dtype(dtype, device):
+    """Converted to the type that the op computes in: 0.25 is 0.25 in all."""
+    inputs = inputs_of_sizes([5, 6, 40], dtype=torch.float32).to(device)
+    table = torch.tensor([[0, 0.25, 0.5], [-0.125, 0, 1], [0.75, 0.5, 0]], device=device)
+    expected = run(ops.batch_all_triplet_loss, inputs, margin=table)
+    assert_results_bitwise_equal(run(ops.batch_all_triplet_loss, inputs, margin=table.to(dtype)), expected)
+    table.requires_grad_()
+    loss = ops.batch_all_triplet_loss(inputs.embeddings.requires_grad_(), inputs.labels, margin=table)
+    loss.backward()
+    assert table.grad is None, "the table gets no gradient"
+
+
+X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
+TABLE = torch.zeros(2, 2)
+WRONG = [
+    ({"margin": math.nan}, ValueError, "margin must be a number, got nan"),
+    ({"margin": "0.2"}, TypeError, "margin must be a number, got str"),
+    ({"margin": None}, TypeError, "margin must be a number, got NoneType"),
+    ({"margin": torch.tensor(0.2)}, ValueError, "margin must be a number or [C, C], got []"),
+    ({"margin": torch.zeros(2, 3)}, ValueError, "margin must be a number or [C, C], got [2, 3]"),
+    ({"margin": torch.zeros(0, 0)}, ValueError, "margin must be a number or [C, C], got [0, 0]"),
+    ({"margin": TABLE.int()}, TypeError, "margin must be float32, float64, float16 or bfloat16, got torch.int32"),
+    (
+        {"margin": torch.tensor([[0.0, 1.0], [math.nan, 0.0]])},
+        ValueError,
+        "margin must be finite, got nan at [1, 0]",
+    ),
+    ({"margin": torch.tensor([[0.0, math.inf], [0, 0]])}, ValueError, "margin must be finite, got inf at [0, 1]"),
+    ({"margin": TABLE.to("meta")}, ValueError, "margin must be on the device of embeddings, cpu, got meta"),
+    ({"margin_labels": Y[:2]}, ValueError, "margin_labels must be None where margin is a number, got a tensor"),
+    ({"margin": TABLE, "margin_labels": [0, 1]}, TypeError, "margin_labels must be a torch.Tensor, got list"),
+    (
+        {"margin": TABLE, "margin_labels": torch.zeros(2)},
+        TypeError,
+        "margin_labels must have an integer dtype, got torch.float32",
+    ),
+    ({"margin": TABLE, "margin_labels": Y[:1]}, ValueError, "margin_labels must be [C] = [2], got [1]"),
+    ({"margin": TABLE, "margin_labels": Y[:2]}, ValueError, "margin_labels must be distinct, got 0 twice"),
+    (
+        {"margin": TABLE, "margin_labels": torch.tensor([0, 2])},
+        ValueError,
+        "labels must be among margin_labels, got 1 at 2",
+    ),
+    ({"margin": torch.zeros(1, 1)}, ValueError, "labels must be from 0 to 0, the rows of margin, got 1 at 2"),
+    ({"labels": Y - 1, "margin": TABLE}, ValueError, "labels must be from 0 to 1, the rows of margin, got -1 at 0"),
+    ({"squared": 1}, TypeError, "squared must be True or False, got 1"),
+    (
+        {"similarity": "dot"},
+        ValueError,
+        "similarity must be 'cosine' or 'euclidean', which have distances, got 'dot'",
+    ),
+    ({"similarity": "l2"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'l2'"),
+    ({"reduction": "none"}, ValueError, "reduction must be one of 'mean', 'mean_active', 'sum', got 'none'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
+def test_wrong_arguments(changes, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        ops.batch_all_triplet_loss(**{"embeddings": X, "labels": Y, **changes})
+
+
+# Sizes: lists of up to 32 positives are gone through, longer ones searched; of classes this size, the lists of some
+# anchors are held at a time.
+
+
+CLASS_SIZES = {
+    "of every size": [1, 2, 3, 5, 8, 13, 21, 31, 32, 33, 34, 35, 63, 64, 65, 66, 90],
+    "at the change of method": [32, 33, 34],
+    "two huge": [140, 110],
+    "one huge, many small": [120, *[2] * 30, *[1] * 20],
+    "all but one": [150, 1],
+    "blocks of one class each": [96, 96, 96],
+    "pairs": [2] * 97,
+}
+
+
+@pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
+@each_similarity
+@squared_or_not
+def test_class_sizes(sizes, similarity, squared, device):
+    inputs = inputs_of_sizes(sizes, 6).to(device)
+    for margin in (0.2, -0.4):
+        options = {"similarity": similarity, "squared": squared, "margin": margin}
+        result, expected = run_both("batch_all_triplet_loss", inputs, **options)
+        assert 0 < int(expected.selection[0]) < int(expected.selection[1])
+        assert_results_close(result, expected, 1e-11)
+
+
+def test_many_classes_and_depths_from_1_to_huge(device):
+    for rows, depth, classes in ((500, 1, 100), (40, 3000, 5), (600, 3, 200)):
+        inputs = random_inputs(rows, depth, classes, dtype=torch.float64, seed=rows).to(device)
+        for squared in (True, False):
+            options = {"similarity": "euclidean", "squared": squared, "margin": 0.5}
+            assert_results_close(*run_both("batch_all_triplet_loss", inputs, **options), 1e-11)
+
+
+def test_counts_beyond_32_bits():
+    """Two classes of 1300: 2 * 1300 * 1299 * 1300 = 4.4e9 triplets; with a large margin all are active."""
+    labels = torch.arange(2600) % 2
+    x = torch.randn(2600, 2, generator=seeded(0))
+    loss, counts = ops.batch_all_triplet_loss(x, labels, margin=10.0, return_counts=True)
+    assert counts == (2 * 1300 * 1299 * 1300, 2 * 1300 * 1299 * 1300)
+    # All active, the mean is 1/2 of the mean distance to positives less that to negatives, plus half the margin
+    f = torch.nn.functional.normalize(x.double())
+    d = 2 - 2 * f @ f.T
+    same = labels[:, None] == labels
+    positive = d.masked_fill(~same, 0.0).sum(1) / 1299
+    negative = d.masked_fill(same, 0.0).sum(1) / 1300
+    assert loss.item() == pytest.approx(5 + (positive - negative).mean().item() / 2, rel=1e-6)
+
+
+# Accuracy and gradients
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@each_similarity
+@squared_or_not
+@pytest.mark.parametrize("sizes", [[4] * 30, [70, 50]], ids=str)
+def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, squared, sizes, device):
+    """The margin is far from every difference of distances, so that the counts are equal."""
+    inputs = inputs_of_sizes(sizes, 40, dtype).to(device)
+    options = {"similarity": similarity, "squared": squared, "reduction": "mean_active"}
+    margin = margin_in_widest_gap(inputs, **options)
+    exact = assert_as_accurate_as_plain_torch("batch_all_triplet_loss", inputs, margin=margin, **options)
+    assert int(exact.selection[1]) > int(exact.selection[0]) > 1000
+    assert exact.grad.any(1).all()
+
+
+def margin_in_widest_gap(inputs: Inputs, *, squared: bool, similarity: str, **_) -> float:
+    """A margin near 0.2 at which no triplet is at the kink, by the exact distances."""
+    d = distances(inputs.embeddings.double(), squared, similarity)
+    same = inputs.labels[:, None] == inputs.labels
+    a, p = (same & ~torch.eye(len(d), dtype=torch.bool, device=d.device)).nonzero(as_tuple=True)
+    kinks = (d[a] - d[a, p][:, None])[~same[a]]
+    near = kinks[(kinks - 0.2).abs() < 0.05].sort().values
+    gap = near.diff().argmax()
+    assert near.diff()[gap] > 1e-5
+    return (near[gap] + near[gap + 1]).item() / 2
+
+
+def distances(x: Tensor, squared: bool, similarity: str) -> Tensor:
+    """All distances, or squared ones."""
+    f = torch.nn.functional.normalize(x) if similarity == "cosine" else x
+    d = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist")
+    return d.square() if squared else d
+
+
+@each_similarity
+@squared_or_not
+@each_reduction
+@pytest.mark.parametrize("sizes", [[3, 4, 5], [36, 2, 3]], ids=str)
+def test_gradcheck(similarity, squared, reduction, sizes, device):
+    inputs = inputs_of_sizes(sizes, 4).to(device)
+    d = distances(inputs.embeddings, squared, similarity)
+    table = random_table(len(sizes)).to(device)
+    same = inputs.labels[:, None] == inputs.labels
+    argument = d[:, :, None] - d[:, None, :] + table[inputs.labels][:, inputs.labels][:, None, :]
+    triplets = (same & ~torch.eye(len(d), dtype=torch.bool, device=device))[:, :, None] & ~same[:, None, :]
+    argument = argument[triplets]
+    assert argument.abs().min() > 1e-5, "every triplet is far from the kink, for steps of 1e-7"
+    assert (argument > 0).any()
+    assert (argument < 0).any()
+
+    def function(x):
+        return ops.batch_all_triplet_loss(
+            x, inputs.labels, margin=table, similarity=similarity, squared=squared, reduction=reduction
+        )
+
+    x = inputs.embeddings.requires_grad_()
+    assert torch.autograd.gradcheck(function, [x], eps=1e-7, atol=1e-5, rtol=1e-5)
+    assert torch.autograd.grad(function(x), x)[0].any(1).all()
+
+
+def test_a_gradient_worked_by_hand(device):
+    """In one dimension a = 0, p = 2, n = 1: 1/2 [4 - 1 + 1]+ = 2 and, anchored at p, 1/2 [4 - 1 + 1]+ = 2.
+
+    The first has the gradient -2 + 1 in a, 2 in p, -1 in n; the second -2 in a, 2 - 1 in p, 1 in n.
+    """
+    inputs = Inputs(torch.tensor([[0.0], [2.0], [1.0]]), torch.tensor([0, 0, 1])).to(device)
+    result = run(ops.batch_all_triplet_loss, inputs, similarity="euclidean", margin=1.0, reduction="sum")
+    assert result.loss.item() == 4.0
+    assert result.grad.tolist() == [[-3.0], [3.0], [0.0]]
+    # Unsquared, 1/2 [2 - 1 + 1]+ = 1 each; gradients -1/2 + 1/2, 1/2, -1/2 and -1/2, 1/2 - 1/2, 1/2
+    result = run(ops.batch_all_triplet_loss, inputs, similarity="euclidean", margin=1.0, reduction="sum", squared=False)
+    assert result.loss.item() == 2.0
+    assert result.grad.tolist() == [[-0.5], [0.5], [0.0]]
+
+
+def test_only_a_needed_gradient_is_computed(device):
+    """Without one the loss is the same; a scaled loss has a scaled gradient."""
+    inputs = random_inputs().to(device)
+    x = inputs.embeddings.clone().requires_grad_()
+    loss = ops.batch_all_triplet_loss(x, inputs.labels)
+    with torch.no_grad():
+        assert_bitwise_equal(ops.batch_all_triplet_loss(x, inputs.labels), loss.detach())
+    assert_bitwise_equal(ops.batch_all_triplet_loss(inputs.embeddings, inputs.labels), loss.detach())
+    (grad,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (scaled,) = torch.autograd.grad(4 * loss, x)
+    assert_bitwise_equal(scaled, 4 * grad)
+
+
+# Random inputs and options
+
+
+@st.composite
+def problems(draw):
+    sizes = draw(st.lists(st.sampled_from([1, 2, 3, 4, 6, 33, 40]), min_size=0, max_size=6))
+    inputs = inputs_of_sizes(sizes, draw(st.integers(1, 20)), seed=draw(st.integers(0, 10_000)))
+    table = draw(st.booleans())
+    options = {
+        "similarity": draw(st.sampled_from(["cosine", "euclidean"])),
+        "squared": draw(st.booleans()),
+        "margin": random_table(max(len(sizes), 1)) if table else draw(st.sampled_from([-0.5, 0.0, 0.2, 3.0])),
+        "reduction": draw(st.sampled_from(REDUCTIONS)),
+    }
+    return inputs, options
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(problems())
+def test_random_inputs_and_options_match_the_reference(problem):
+    inputs, options = problem[0], dict(problem[1])
+    if inputs.embeddings.shape[1] == 1:
+        options["similarity"] = "euclidean"  # cosines would be 1 and -1, and triplets at the kink for some margins
+    assert_results_close(*run_both("batch_all_triplet_loss", inputs, **options), 1e-10)

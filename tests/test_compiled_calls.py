@@ -1,0 +1,132 @@
+"""Direct calls of the compiled ops, which users may make: they skip Python's checks, and must not read out of bounds.
+
+Those of the ops that select are in test_arguments.py.
+"""
+
+import pytest
+import torch
+
+from hardmine import ops
+from helpers import seeded
+
+X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
+REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
+TABLE = torch.zeros(2, 2)
+
+# Good arguments: [similarity, positive, reduction] and [temperature, duplicate_threshold] of tuplet_loss;
+# [similarity, reduction, squared] and [margin] of batch_all_triplet_loss; k, exclude_self and similarity of knn.
+GOOD = {
+    "tuplet_loss": [X, Y, REFS, REF_LABELS, [0, 0, 0], [0.1, 0.9]],
+    "batch_all_triplet_loss": [X, Y, None, None, [0, 0, 1], [0.2], True],
+    "knn": [X, REFS, 3, False, 0],
+}
+CODES = "must be a code from 0 to 2, got"
+WRONG = [
+    ("tuplet_loss", {0: X[0]}, "embeddings must be"),
+    ("tuplet_loss", {0: X.int()}, "embeddings must be float32"),
+    ("tuplet_loss", {1: Y[:3]}, "labels must be"),
+    ("tuplet_loss", {1: Y.int()}, "labels must be"),
+    ("tuplet_loss", {2: None}, "given together"),
+    ("tuplet_loss", {2: REFS[:, :2]}, "ref_embeddings must be"),
+    ("tuplet_loss", {2: REFS.double()}, "ref_embeddings must have the dtype"),
+    ("tuplet_loss", {3: REF_LABELS[:4]}, "ref_labels must be"),
+    *(("tuplet_loss", {4: codes}, r"must hold 3 numbers, got") for codes in ([], [0, 0], [0, 0, 0, 0])),
+    *(("tuplet_loss", {4: codes}, f"{CODES} 3") for codes in ([3, 0, 0], [0, 3, 0], [0, 0, 3])),
+    *(("tuplet_loss", {4: codes}, f"{CODES} -1") for codes in ([-1, 0, 0], [0, -1, 0], [0, 0, -1])),
+    *(("tuplet_loss", {5: numbers}, r"must hold 2 numbers, got") for numbers in ([], [0.1], [0.1, 0.9, 0.0])),
+    ("batch_all_triplet_loss", {0: X[0]}, "embeddings must be"),
+    ("batch_all_triplet_loss", {0: X.int()}, "embeddings must be float32"),
+    ("batch_all_triplet_loss", {1: Y[:3]}, "labels must be"),
+    ("batch_all_triplet_loss", {1: Y.int()}, "labels must be"),
+    ("batch_all_triplet_loss", {2: TABLE}, "given together"),
+    ("batch_all_triplet_loss", {3: Y}, "given together"),
+    ("batch_all_triplet_loss", {2: torch.zeros(2, 3), 3: Y}, "margin_table must be"),
+    ("batch_all_triplet_loss", {2: torch.zeros(3, 2), 3: Y}, "margin_table must be"),
+    ("batch_all_triplet_loss", {2: TABLE[0], 3: Y}, "margin_table must be"),
+    ("batch_all_triplet_loss", {2: TABLE, 3: Y[:3]}, "table_row must be"),
+    ("batch_all_triplet_loss", {2: TABLE, 3: Y.int()}, "table_row must be"),
+    ("batch_all_triplet_loss", {2: TABLE, 3: Y - 1}, "table_row must lie in|labels must"),
+    ("batch_all_triplet_loss", {2: TABLE, 3: Y + 1}, "table_row must lie in|labels must"),
+    ("batch_all_triplet_loss", {2: TABLE, 3: Y + 2**40}, "table_row must lie in|labels must"),
+    *(("batch_all_triplet_loss", {4: codes}, r"must hold 3 numbers, got") for codes in ([], [0, 0], [0, 0, 1, 0])),
+    *(("batch_all_triplet_loss", {4: codes}, f"{CODES} 3") for codes in ([3, 0, 1], [0, 3, 1])),
+    *(("batch_all_triplet_loss", {4: codes}, f"{CODES} -1") for codes in ([-1, 0, 1], [0, -1, 1])),
+    ("batch_all_triplet_loss", {4: [1, 0, 1]}, "dot"),
+    *(("batch_all_triplet_loss", {5: numbers}, r"must hold 1 numbers, got") for numbers in ([], [0.2, 0.3])),
+    ("knn", {0: X[0]}, "queries must be"),
+    ("knn", {0: X.int()}, "queries must be float32|must be float32"),
+    ("knn", {1: REFS[:, :2]}, "refs must be"),
+    ("knn", {1: REFS.double()}, "refs must have the dtype"),
+    ("knn", {2: 0}, "k must be from 1 to 1024, got 0"),
+    ("knn", {2: -1}, "k must be from 1 to 1024, got -1"),
+    ("knn", {2: 2**40}, "k must be from 1 to 1024, got"),
+    ("knn", {3: True}, "exclude_self must be false with refs"),
+    ("knn", {4: 3}, f"{CODES} 3"),
+    ("knn", {4: -1}, f"{CODES} -1"),
+]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_arguments(name):
+    getattr(torch.ops.hardmine, name)(*GOOD[name])
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), WRONG, ids=[f"{name}, {list(c)}: {m}" for name, c, m in WRONG])
+def test_wrong_arguments_of_the_forward(name, changes, message):
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        getattr(torch.ops.hardmine, name)(*(changes.get(i, a) for i, a in enumerate(GOOD[name])))
+
+
+def backward_call(name, monkeypatch):
+    """The compiled backward op of ``name``, and the arguments that autograd gives it."""
+    calls = []
+    packet = getattr(torch.ops.hardmine, f"{name}_backward")
+    monkeypatch.setattr(torch.ops.hardmine, f"{name}_backward", lambda *given: calls.append(given) or packet(*given))
+    x, refs = (rows.clone().requires_grad_() for rows in (X, REFS))
+    if name == "knn":
+        ops.knn(x, refs, k=3).similarity.sum().backward()
+    elif name == "tuplet_loss":
+        ops.tuplet_loss(x, Y, refs, REF_LABELS).backward()
+    else:
+        ops.batch_all_triplet_loss(x, Y).backward()
+    monkeypatch.undo()
+    return packet, list(calls[0])
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_wrong_shapes_of_the_backward(name, monkeypatch):
+    """Any tensor that lacks its last row, or has another dtype, is an error, not a read beyond its end."""
+    packet, arguments = backward_call(name, monkeypatch)
+    tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.dim()]
+    assert len(tensors) >= (1 if name == "batch_all_triplet_loss" else 3)
+    if name != "batch_all_triplet_loss":  # whose gradient may have any number of rows
+        for position in tensors:
+            given = [a[:-1] if i == position else a for i, a in enumerate(arguments)]
+            if name == "knn" and arguments[position].shape == REFS.shape:
+                given = [a[:, :2] if i == position else a for i, a in enumerate(arguments)]
+            with pytest.raises((ValueError, RuntimeError), match=r"must be|must have|must lie"):
+                packet(*given)
+    for position in tensors:
+        if name == "knn" and arguments[position].shape == REFS.shape:
+            continue  # refs of any type are converted
+        with pytest.raises((ValueError, RuntimeError), match=r"must be|must have"):
+            packet(*(a.short() if i == position else a for i, a in enumerate(arguments)))
+
+
+@pytest.mark.parametrize("name", ["knn", "tuplet_loss"])
+@pytest.mark.parametrize("bad_index", [-2, 5, 2**40])
+def test_wrong_indices_of_the_backward(name, bad_index, monkeypatch):
+    packet, arguments = backward_call(name, monkeypatch)
+    indices = [
+        i
+        for i, a in enumerate(arguments)
+        if isinstance(a, torch.Tensor) and a.dtype == torch.int64 and (name == "knn" or i > 4)
+    ]
+    wrong = arguments[indices[0]].clone()
+    wrong.view(-1)[2] = bad_index
+    given = [wrong if i == indices[0] else a for i, a in enumerate(arguments)]
+    if name == "knn":
+        with pytest.raises((ValueError, RuntimeError), match=rf"must lie in \[-1, 5\), got {bad_index}"):
+            packet(*given)
+    else:  # it compares indices with those of the pairs it visits, and never reads at them
+        assert all(gradient.isfinite().all() for gradient in packet(*given))

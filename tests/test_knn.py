@@ -1,0 +1,383 @@
+"""Exact nearest neighbours: by hand, ties, both ways to visit pairs, every k, and against a stable sort."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardmine import ops, reference
+from helpers import (
+    HAND_POINTS,
+    SIMILARITIES,
+    assert_as_accurate_as_plain_torch,
+    assert_bitwise_equal,
+    assert_results_close,
+    assert_same_selection,
+    exact_inputs,
+    leaves_of,
+    random_inputs,
+    run,
+    run_both,
+    seeded,
+)
+
+IMPLEMENTATIONS = pytest.mark.parametrize("knn", [ops.knn, reference.knn], ids=["op", "ref"])
+each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
+with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
+
+# Of HAND_POINTS (see helpers), the neighbours of each point, the nearest first, and their similarities.
+HAND_WORKED = {
+    "cosine": (
+        [[2, 1, 3, 4], [2, 3, 0, 4], [1, 0, 3, 4], [1, 2, 0, 4], [3, 1, 2, 0]],
+        [[0.8, 0.6, 0, -1], [0.96, 0.8, 0.6, -0.6], [0.96, 0.8, 0.6, -0.8], [0.8, 0.6, 0, 0], [0, -0.6, -0.8, -1]],
+    ),
+    "dot": (
+        [[2, 1, 3, 4], [2, 3, 0, 4], [1, 0, 3, 4], [1, 2, 0, 4], [3, 0, 1, 2]],
+        [[4, 3, 0, -1], [24, 4, 3, -3], [24, 4, 3, -4], [4, 3, 0, 0], [0, -1, -3, -4]],
+    ),
+    "euclidean": (
+        [[3, 4, 2, 1], [2, 3, 0, 4], [1, 0, 3, 4], [0, 4, 1, 2], [3, 0, 1, 2]],
+        [[-math.sqrt(d) for d in row] for row in ([2, 4, 18, 20], [2, 18, 20, 32], [2, 18, 20, 34], [2, 2, 18, 20])]
+        + [[-math.sqrt(d) for d in (2, 4, 32, 34)]],
+    ),
+}
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize(("similarity", "worked"), HAND_WORKED.items(), ids=HAND_WORKED)
+@pytest.mark.parametrize("k", [1, 2, 4, 6])
+def test_worked_by_hand(knn, similarity, worked, k, device):
+    neighbours = knn(HAND_POINTS.embeddings.to(device), k=k, similarity=similarity)
+    for query, (index, s) in enumerate(zip(*worked, strict=True)):
+        missing = max(k - 4, 0)
+        assert neighbours.index[query].tolist() == index[:k] + [-1] * missing
+        expected = s[:k] + [math.nan] * missing
+        assert neighbours.similarity[query].tolist() == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+@IMPLEMENTATIONS
+def test_defaults(knn, device):
+    """The 10 nearest by cosine, of others without refs and of all refs with them."""
+    x = random_inputs(30).embeddings.to(device)
+    similarity, index = knn(x)
+    assert (similarity.shape, index.shape) == ((30, 10), (30, 10))
+    assert not (index == torch.arange(30, device=device)[:, None]).any()
+    assert similarity.max() < 1 - 1e-6
+    similarity, index = knn(x, x)
+    assert index[:, 0].tolist() == list(range(30))
+    assert similarity[:, 0].tolist() == pytest.approx([1.0] * 30)
+
+
+@IMPLEMENTATIONS
+def test_a_query_itself_may_be_a_neighbour(knn, device):
+    x = random_inputs(30).embeddings.to(device)
+    assert_same_selection(knn(x, exclude_self=False), knn(x, x))
+    assert_same_selection(knn(x, exclude_self=True), knn(x))
+    assert_same_selection(knn(x, x, exclude_self=False), knn(x, x))
+
+
+# Ties
+
+
+@each_similarity
+@with_and_without_refs
+@pytest.mark.parametrize("k", [1, 7, 200])
+def test_small_integers_are_exact(similarity, refs, k, device):
+    """Indices as of a stable sort, similarities to the bit."""
+    inputs = exact_inputs(similarity, 180, 4, refs=refs).to(device)
+    result, expected = run_both("knn", inputs, similarity=similarity, k=k)
+    assert_same_selection(result.selection, expected.selection)
+    s = expected.selection[0]
+    if k > 1:
+        assert (s[:, 1:] == s[:, :-1]).sum() > 100, "many ties"
+    assert_results_close(result, expected, 1e-5)
+
+
+@each_similarity
+@pytest.mark.parametrize("rows", [5, 97, 500])
+def test_equal_rows(similarity, rows, device):
+    """All similarities tie: the neighbours are the first others, in order."""
+    x = torch.tensor([[3.0, 4.0]], device=device).expand(rows, 2)
+    for k in (1, 3, 40, rows + 2):
+        neighbours = ops.knn(x, k=k, similarity=similarity)
+        others = torch.arange(rows).expand(rows, rows)[~torch.eye(rows, dtype=torch.bool)].reshape(rows, rows - 1)
+        expected = torch.nn.functional.pad(others, (0, max(k - rows + 1, 0)), value=-1)[:, :k]
+        assert neighbours.index.tolist() == expected.tolist()
+        among_all = ops.knn(x, x, k=min(k, rows), similarity=similarity)
+        assert among_all.index.tolist() == [list(range(min(k, rows)))] * rows
+
+
+@each_similarity
+def test_blocks_of_equal_rows(similarity, device):
+    """A hundred copies of each of six rows, mixed: the k-th neighbour is amid a tie."""
+    rows = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0], [3, 4], [-4, 3]])
+    x = rows[torch.randperm(600, generator=seeded(0)) % 6].to(device)
+    for k in (1, 50, 99, 100, 101, 350, 599, 700):
+        assert_same_selection(ops.knn(x, k=k, similarity=similarity), reference.knn(x, k=k, similarity=similarity))
+
+
+# Both ways to visit pairs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@each_similarity
+@pytest.mark.parametrize("rows", [2, 95, 96, 97, 191, 192, 193, 400])
+def test_refs_that_are_the_queries_give_the_same_lists(dtype, similarity, rows, device):
+    """Without refs each unordered pair is visited once. With them, leaving out the query itself gives the rest."""
+    x = random_inputs(rows, 9, dtype=dtype, seed=rows).embeddings.to(device)
+    k = min(60, rows - 1)
+    alone = ops.knn(x, k=k, similarity=similarity)
+    whole = ops.knn(x, x.clone(), k=k + 1, similarity=similarity)
+    keep = whole.index != torch.arange(rows, device=device)[:, None]
+    keep[:, -1] &= ~keep.all(1)
+    for actual, expected in zip(alone, whole, strict=True):
+        assert_bitwise_equal(actual, expected[keep].reshape(rows, k))
+    for actual, expected in zip(ops.knn(x, k=k + 1, exclude_self=False, similarity=similarity), whole, strict=True):
+        assert_bitwise_equal(actual, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 94, 95, 96, 97, 98, 191, 192, 193, 288, 383, 384, 385, 577, 1000])
+@each_similarity
+def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
+    for k in (1, 5, 33):
+        inputs = random_inputs(rows, 3, dtype=torch.float64, seed=rows).to(device)
+        assert_results_close(*run_both("knn", inputs, similarity=similarity, k=k), 1e-12)
+
+
+@pytest.mark.parametrize(("rows", "refs"), [(1, 1), (1, 5000), (2, 3001), (5, 191), (97, 193), (3000, 1), (1000, 7)])
+@each_similarity
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_few_queries_and_many_refs_and_the_other_way_round(rows, refs, similarity, k, device):
+    inputs = random_inputs(rows, 4, 4, refs, dtype=torch.float64, seed=1).to(device)
+    assert_results_close(*run_both("knn", inputs, similarity=similarity, k=k), 1e-12)
+
+
+@each_similarity
+def test_no_queries_and_no_refs(similarity, device):
+    for rows, refs in ((0, None), (0, 4), (4, 0), (1, None)):
+        inputs = random_inputs(rows, 3, refs=refs).to(device)
+        result = run(ops.knn, inputs, similarity=similarity, k=3)
+        assert result.selection[1].tolist() == [[-1] * 3] * rows
+        assert result.selection[0].shape == (rows, 3)
+        assert result.selection[0].isnan().all()
+        assert not result.grad.any()
+
+
+@each_similarity
+@with_and_without_refs
+def test_every_k_is_the_start_of_the_whole_list(similarity, refs, device):
+    inputs = random_inputs(140, 6, refs=refs).to(device)
+    x, y = inputs.embeddings, inputs.ref_embeddings
+    candidates = refs or 139
+    whole = ops.knn(x, y, k=candidates, similarity=similarity)
+    assert (whole.index >= 0).all()
+    assert (whole.index.sort(1).values.diff(dim=1) > 0).all(), "no repeats"
+    assert (whole.similarity[:, 1:] <= whole.similarity[:, :-1]).all()
+    for k in (1, 2, 3, 15, 16, 17, 31, 32, 33, 100, candidates - 1):
+        for actual, expected in zip(ops.knn(x, y, k=k, similarity=similarity), whole, strict=True):
+            assert_bitwise_equal(actual, expected[:, :k].contiguous())
+
+
+@pytest.mark.parametrize("refs", [None, 2500], ids=["self", "refs"])
+@each_similarity
+def test_the_largest_k(refs, similarity, device):
+    for rows in (700, 1024, 1025, 1500) if refs is None else (40,):
+        inputs = random_inputs(rows, 6, refs=refs, dtype=torch.float64).to(device)
+        assert_results_close(*run_both("knn", inputs, similarity=similarity, k=1024), 1e-12)
+
+
+@pytest.mark.parametrize("order", ["best first", "best last"])
+def test_candidates_in_sorted_order(order, device):
+    """The best pools are never, or always, improved by what comes next."""
+    angles = torch.linspace(0, 3, 2000, dtype=torch.float64)
+    angles = angles if order == "best first" else angles.flip(0)
+    refs = torch.stack([angles.cos(), angles.sin()], 1).to(device)
+    queries = torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64, device=device)
+    for k in (1, 17, 500):
+        index = torch.arange(k) if order == "best first" else 1999 - torch.arange(k)
+        assert ops.knn(queries, refs, k=k).index.tolist() == [index.tolist()] * 3
+
+
+@each_similarity
+def test_depth_1_and_huge(similarity, device):
+    for rows, depth in ((300, 1), (60, 4000)):
+        inputs = random_inputs(rows, depth, dtype=torch.float64).to(device)
+        result, expected = run_both("knn", inputs, similarity=similarity, k=20)
+        if depth == 1 and similarity == "cosine":  # 1 and -1: all ties
+            assert_same_selection(result.selection, expected.selection)
+        else:
+            assert_results_close(result, expected, 1e-12)
+
+
+def test_close_points_far_from_the_origin_keep_their_distances(device):
+    """-|a - b| from differences: by |a|^2 + |b|^2 - 2 a.b all of these distances would round to 0 or to 1."""
+    steps = torch.tensor([0.0, 1.0, 3.0, 7.0]) / 4
+    x = (1e5 + steps)[:, None].expand(4, 16).to(device)
+    neighbours = ops.knn(x, k=3, similarity="euclidean")
+    assert neighbours.index.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
+    assert neighbours.similarity[0].tolist() == [-1.0, -3.0, -7.0]
+
+
+# Not finite
+
+
+def test_similarities_that_are_no_candidates(device):
+    """NaN, and minus infinity, which every number would beat."""
+    queries = torch.tensor([[1.0, 0.0], [math.nan, 1.0], [-math.inf, 0.5]], device=device)
+    refs = torch.tensor([[1.0, 2.0], [math.inf, 1.0], [2.0, math.nan], [3.0, 0.0]], device=device)
+    neighbours = ops.knn(queries, refs, k=4, similarity="dot")
+    # s of query 0: 1, inf, NaN, 3; of query 2: -inf, -inf, NaN, -inf
+    assert neighbours.index.tolist() == [[1, 3, 0, -1], [-1] * 4, [-1] * 4]
+    assert neighbours.similarity[0].tolist() == pytest.approx([math.inf, 3.0, 1.0, math.nan], nan_ok=True)
+    assert neighbours.similarity[1:].isnan().all()
+
+
+@each_similarity
+@with_and_without_refs
+def test_the_others_are_not_harmed_by_a_row_of_nan(similarity, refs, device):
+    inputs = random_inputs(50, 5, refs=refs).to(device)
+    clean = run(ops.knn, inputs, similarity=similarity, k=9)
+    rows = inputs.embeddings if refs is None else inputs.ref_embeddings
+    bad = int(clean.selection[1][0, 0])
+    rows[bad] = math.nan
+    result = run(ops.knn, inputs, similarity=similarity, k=9)
+    assert not (result.selection[1] == bad).any()
+    same = ~(clean.selection[1] == bad).any(1)
+    if refs is None:
+        assert (result.selection[1][bad] == -1).all()
+        same[bad] = False
+    assert 10 < same.sum() < 50
+    for actual, expected in zip(result.selection, clean.selection, strict=True):
+        assert_bitwise_equal(actual[same], expected[same])
+
+
+# Accuracy and gradients
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@each_similarity
+@with_and_without_refs
+def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, refs, device):
+    inputs = random_inputs(120, 40, refs=refs, dtype=dtype, spread=2.5, seed=2).to(device)
+    exact = assert_as_accurate_as_plain_torch("knn", inputs, similarity=similarity, k=5)
+    assert exact.grad.any(1).all()
+
+
+@each_similarity
+@with_and_without_refs
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_gradcheck(similarity, refs, k, device):
+    inputs = random_inputs(12, 4, 3, refs and 20, spread=1.2, dtype=torch.float64, seed=1).to(device)
+    leaves = leaves_of(inputs)
+
+    def similarities(x, y=None):
+        neighbours = ops.knn(x, y, k=k, similarity=similarity)
+        return neighbours.similarity[neighbours.index >= 0]  # gradcheck cannot compare NaN
+
+    assert torch.autograd.gradcheck(similarities, leaves, eps=1e-6, atol=1e-6, rtol=1e-5)
+    upstream = torch.linspace(1, 2, len(similarities(*leaves)), dtype=torch.float64, device=device)
+    assert all(g.any() for g in torch.autograd.grad(similarities(*leaves), leaves, upstream))
+
+
+def test_a_gradient_worked_by_hand(device):
+    """Query (1, 2) against (3, 1), (2, 2), (-1, -1): by dot product 6 of ref 1, then 5 of ref 0, without ref 2.
+
+    With upstream gradients 2 and 10: 2 (2, 2) + 10 (3, 1) for the query, 10 (1, 2) for ref 0, 2 (1, 2) for ref 1.
+    """
+    x = torch.tensor([[1.0, 2.0]], device=device, requires_grad=True)
+    refs = torch.tensor([[3.0, 1.0], [2.0, 2.0], [-1.0, -1.0]], device=device, requires_grad=True)
+    neighbours = ops.knn(x, refs, k=2, similarity="dot")
+    assert neighbours.index.tolist() == [[1, 0]]
+    assert neighbours.similarity.tolist() == [[6.0, 5.0]]
+    neighbours.similarity.backward(torch.tensor([[2.0, 10.0]], device=device))
+    assert x.grad.tolist() == [[34.0, 14.0]]
+    assert refs.grad.tolist() == [[10.0, 20.0], [2.0, 4.0], [0.0, 0.0]]
+
+
+@each_similarity
+def test_equal_points_and_missing_neighbours_have_no_gradient_of_nan(similarity, device):
+    x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 0.0]], device=device, requires_grad=True)
+    neighbours = ops.knn(x, k=4, similarity=similarity)
+    neighbours.similarity.backward(torch.ones_like(neighbours.similarity))  # also where the index is -1
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
+@each_similarity
+def test_the_gradient_is_that_of_selections(similarity, device):
+    """The first neighbour among refs of another class is the hardest negative."""
+    inputs = random_inputs(40, 6, refs=60).to(device)
+    strangers = inputs._replace(ref_labels=inputs.ref_labels + 1000)
+    leaves = leaves_of(strangers)
+    by_knn = ops.knn(strangers.embeddings, strangers.ref_embeddings, k=1, similarity=similarity)
+    selected = ops.select_triplets(*strangers, negative="hardest", similarity=similarity)
+    assert torch.equal(by_knn.index[:, 0], selected.negative_index)
+    assert_bitwise_equal(by_knn.similarity[:, 0], selected.negative_similarity)
+    upstream = torch.linspace(1, 2, 40, device=device)
+    one = torch.autograd.grad(by_knn.similarity[:, 0], leaves, upstream)
+    two = torch.autograd.grad(selected.negative_similarity, leaves, upstream)
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * b.abs().max().item())
+
+
+# Errors
+
+
+X, REFS = torch.randn(4, 3, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1))
+WRONG = [
+    ({"queries": X.tolist()}, TypeError, "queries must be a torch.Tensor, got list"),
+    ({"queries": X[0]}, ValueError, r"queries must be \[rows, D\], got \[3\]"),
+    ({"queries": X[:, :0]}, ValueError, r"queries must be \[rows, D\] with D >= 1, got \[4, 0\]"),
+    ({"queries": X.int()}, TypeError, "queries must be float32, float64, float16 or bfloat16, got torch.int32"),
+    ({"refs": 3}, TypeError, "refs must be a torch.Tensor, got int"),
+    ({"refs": REFS[:, :2]}, ValueError, r"refs must be \[M, D\] with the D = 3 of queries, got \[5, 2\]"),
+    ({"refs": REFS.double()}, TypeError, "refs must have the dtype of queries, torch.float32, got torch.float64"),
+    ({"refs": REFS.to("meta")}, ValueError, "refs must be on the device of queries, cpu, got meta"),
+    ({"k": 0}, ValueError, "k must be from 1 to 1024, got 0"),
+    ({"k": -3}, ValueError, "k must be from 1 to 1024, got -3"),
+    ({"k": 1025}, ValueError, "k must be from 1 to 1024, got 1025"),
+    ({"k": 2.0}, TypeError, "k must be an integer, got float"),
+    ({"k": True}, TypeError, "k must be an integer, got bool"),
+    ({"k": None}, TypeError, "k must be an integer, got NoneType"),
+    ({"refs": REFS, "exclude_self": True}, ValueError, "exclude_self must be False or None with refs"),
+    ({"exclude_self": 2}, TypeError, "exclude_self must be True, False or None, got 2"),
+    ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
+def test_wrong_arguments(changes, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        ops.knn(**{"queries": X, **changes})
+
+
+# Random inputs and options
+
+
+@st.composite
+def problems(draw):
+    inputs = random_inputs(
+        rows=draw(st.integers(0, 60)),
+        depth=draw(st.integers(2, 20)),
+        refs=draw(st.none() | st.integers(0, 60)),
+        dtype=torch.float64,
+        seed=draw(st.integers(0, 10_000)),
+    )
+    alone = inputs.ref_embeddings is None
+    options = {
+        "similarity": draw(st.sampled_from(SIMILARITIES)),
+        "k": draw(st.integers(1, 70)),
+        "exclude_self": draw(st.sampled_from([None, True, False] if alone else [None, False])),
+    }
+    return inputs, options
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(problems())
+def test_random_inputs_and_options_match_the_reference(problem):
+    inputs, options = problem
+    if options["exclude_self"] is False and options["similarity"] == "euclidean" and inputs.ref_embeddings is None:
+        options = {**options, "similarity": "dot"}  # each query at distance 0 of itself: a kink of the gradient
+    assert_results_close(*run_both("knn", inputs, **options), 1e-10)
