@@ -225,7 +225,7 @@ void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t tur
 }
 
 template <class T>
-bool same_bits(const Run<T>& a, const Run<T>& b) {
+bool same_run(const Run<T>& a, const Run<T>& b) {
   return a.result.loss == b.result.loss && a.result.active == b.result.active && a.result.total == b.result.total &&
          a.grad.size() == b.grad.size() &&
          (a.grad.empty() || std::memcmp(a.grad.data(), b.grad.data(), a.grad.size() * sizeof(T)) == 0);
@@ -243,10 +243,10 @@ void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const Batch
   const std::string what = text_of(rule, p.batch.count, depth, depth % 2);
   for (const int64_t threads : {2, 7}) {
     context = what + ", " + std::to_string(threads) + " workers";
-    CHECK(same_bits(Run<T>(p, ThreadWorkers(threads)), serial));
+    CHECK(same_run(Run<T>(p, ThreadWorkers(threads)), serial));
   }
   context = what + ", reverse workers";
-  CHECK(same_bits(Run<T>(p, ReverseWorkers()), serial));
+  CHECK(same_run(Run<T>(p, ReverseWorkers()), serial));
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 // The tuplet losses and their gradients against plain loops in double, and against finite differences.
 
-#include <cstring>
-
 #include "check.h"
 #include "levels.h"
 #include "pools.h"
@@ -102,11 +100,7 @@ void check_refs() {
 }
 
 template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-template <class T>
-bool same_bits(const TupletRun<T>& a, const TupletRun<T>& b) {
+bool same_run(const TupletRun<T>& a, const TupletRun<T>& b) {
   return same_bits(a.value, b.value) && same_bits(a.level, b.level) && same_bits(a.slope, b.slope) &&
          same_bits(a.positive_similarity, b.positive_similarity) && a.positive_index == b.positive_index &&
          a.positive_count == b.positive_count && same_bits(a.grad_x, b.grad_x) && same_bits(a.grad_refs, b.grad_refs);
@@ -127,10 +121,10 @@ void check_workers(Similarity similarity, TupletPositive positive, double temper
   const TupletRun<T> serial(p, SerialWorkers());
   for (const int64_t threads : {2, 7}) {
     context = std::to_string(threads) + " workers, " + text_of(rule, count, ref_count, depth);
-    CHECK(same_bits(TupletRun<T>(p, ThreadWorkers(threads)), serial));
+    CHECK(same_run(TupletRun<T>(p, ThreadWorkers(threads)), serial));
   }
   context = "reverse workers, " + text_of(rule, count, ref_count, depth);
-  CHECK(same_bits(TupletRun<T>(p, ReverseWorkers()), serial));
+  CHECK(same_run(TupletRun<T>(p, ReverseWorkers()), serial));
 }
 
 double loss_of(const TupletProblem<double>& p) {
