@@ -69,7 +69,9 @@ class DenseGradient {
     Bounded& to_columns = columns ? to_others : to_rows;
     const double epsilon = std::numeric_limits<T>::epsilon();
     const int64_t depth = rows.depth;
-    std::vector<double> slope(depth);
+    std::vector<double> origin(depth, 0.0);  // or a bound of it
+    for (int64_t e = 0; e < rows.count * depth; ++e)
+      origin[e % depth] += std::fabs(rows.x[e]) / static_cast<double>(rows.count);
     for (int64_t i = 0; i < rows.count; ++i) {
       for (int64_t j = 0; j < others.count; ++j) {
         const double w = weight[i * others.count + j], off = error[i * others.count + j];
@@ -87,7 +89,7 @@ class DenseGradient {
           if (measure.quantity == PairQuantity::kNegativeDistance) to_b = -(to_a = difference / d);
           if (measure.quantity == PairQuantity::kNegativeSquaredDistance) to_b = -(to_a = 2 * difference);
           // The engine takes sums of w b and of w apart, relative to the rows' mean.
-          const double size = (std::fabs(a[k]) + std::fabs(b[k]) + 1e-3) *
+          const double size = (std::fabs(a[k]) + std::fabs(b[k]) + origin[k]) *
                                   (measure.quantity == PairQuantity::kNegativeDistance ? 1 / d : 2) +
                               lost;
           const double bound = std::fabs(w) * size * 8 * epsilon + off * (size + std::fabs(to_a) + std::fabs(to_b));
