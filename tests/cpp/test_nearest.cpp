@@ -3,7 +3,6 @@
 #include "../../csrc/cpu/nearest.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "check.h"
 #include "levels.h"
@@ -40,8 +39,7 @@ struct Neighbours {
                     similarity.data(), index.data());
   }
   bool same_bits(const Neighbours& other) const {
-    return index == other.index && (similarity.empty() || std::memcmp(similarity.data(), other.similarity.data(),
-                                                                      similarity.size() * sizeof(T)) == 0);
+    return index == other.index && hardmine::test::same_bits(similarity, other.similarity);
   }
 };
 
@@ -70,7 +68,8 @@ void check_neighbours(const Neighbours<T>& got, const std::vector<double>& s, in
     std::vector<bool> seen(columns, false);
     for (int64_t n = 0; n < found; ++n) {
       if (tolerance == 0) {
-        right &= index[n] == want[n] && similarity[n] == T(line[want[n]]);
+        right &= index[n] == want[n] && similarity[n] == T(line[want[n]]) &&
+                 !(similarity[n] == T(0) && std::signbit(similarity[n]));  // no zero has a sign
         continue;
       }
       right &= index[n] >= 0 && index[n] < columns && !(exclude_self && index[n] == i) && !seen[index[n]] &&
