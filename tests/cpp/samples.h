@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <numeric>
@@ -64,6 +65,21 @@ std::vector<T> make_rows(Values values, int64_t count, int64_t depth, Random& ra
       value = random.below(2) ? scale : -scale;
       ++placed;
     }
+  }
+  return x;
+}
+
+// Reals over many magnitudes, with some zeros and, if asked for, a few numbers that are not finite or overflow.
+template <class T>
+std::vector<T> rough_rows(int64_t count, int64_t depth, bool special, Random& random) {
+  std::vector<T> x = make_rows<T>(Values::kReals, count, depth, random);
+  const T specials[] = {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity(),
+                        -std::numeric_limits<T>::infinity(), std::numeric_limits<T>::max(),
+                        std::numeric_limits<T>::denorm_min()};
+  for (T& value : x) {
+    value *= std::ldexp(T(1), static_cast<int>(random.below(12)) - 6);
+    if (random.below(16) == 0) value = T(0);
+    if (special && random.below(64) == 0) value = specials[random.below(5)];
   }
   return x;
 }

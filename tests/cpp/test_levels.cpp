@@ -1,6 +1,5 @@
 // Every SIMD level that this CPU has against the scalar one, bit for bit, on numbers that do round.
 
-#include <bit>
 #include <stdexcept>
 
 #include "check.h"
@@ -11,41 +10,6 @@ using namespace hardmine;
 using namespace hardmine::test;
 
 namespace {
-
-// Equal bits; any NaN equals any other, since no rule says which of two operands' NaNs a sum keeps.
-template <class T>
-bool same_bits(T a, T b) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  return std::bit_cast<Bits>(a) == std::bit_cast<Bits>(b) || (a != a && b != b);
-}
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() &&
-         std::equal(a.begin(), a.end(), b.begin(), [](const T& x, const T& y) { return same_bits(x, y); });
-}
-
-// Calls body(level, scalar kernels, the level's kernels) for each level above scalar that this CPU has.
-template <class T, class Body>
-void for_each_level(const Body& body) {
-  const std::vector<BuiltLevel> levels = built_levels();
-  for (const BuiltLevel& level : levels)
-    if (level.available && level.name != "scalar") body(level, levels[0].table<T>(), level.table<T>());
-}
-
-// Reals over many magnitudes, with some zeros and, if asked for, a few numbers that are not finite or overflow.
-template <class T>
-std::vector<T> rough_rows(int64_t count, int64_t depth, bool special, Random& random) {
-  std::vector<T> x = make_rows<T>(Values::kReals, count, depth, random);
-  const T specials[] = {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity(),
-                        -std::numeric_limits<T>::infinity(), std::numeric_limits<T>::max(),
-                        std::numeric_limits<T>::denorm_min()};
-  for (T& value : x) {
-    value *= std::ldexp(T(1), static_cast<int>(random.below(12)) - 6);
-    if (random.below(16) == 0) value = T(0);
-    if (special && random.below(64) == 0) value = specials[random.below(5)];
-  }
-  return x;
-}
 
 template <class T>
 void check_row_kernels() {

@@ -3,7 +3,6 @@
 #include "../../csrc/cpu/pair_gradient.h"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 
 #include "check.h"
@@ -253,11 +252,6 @@ void check_unused_rows() {
     const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalised;
     CHECK_EQ(std::isnan(poisoned.x[3 * 17]), !dot);
   }
-}
-
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 template <class T>

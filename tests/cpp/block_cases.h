@@ -1,0 +1,111 @@
+// Passes of many kinds as two SIMD levels pack them, and their blocks, to compare what the levels make of these. Arrays
+// are exactly as long as the kernels may read: what they read along columns, in whole vectors, is padded, and no more.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "levels.h"
+#include "tiles.h"
+
+namespace hardmine::test {
+
+inline constexpr int64_t kLine = 32;  // lines of a filled block are whole multiples of this
+
+// A pass as a level packs it: inner products of unit rows, or squared distances of rows as they are.
+template <class T>
+struct LevelPass {
+  PackedBatch<T> rows, columns;
+  cpu::PairPass<T> pass;
+
+  LevelPass(const cpu::Kernels<T>& kernel, const Batch<T>& row_batch, const Batch<T>* column_batch, bool euclidean)
+      : rows(kernel, row_batch, euclidean ? nullptr : norms(kernel, row_batch).data()),
+        columns(kernel, column_batch ? *column_batch : row_batch,
+                euclidean ? nullptr : norms(kernel, column_batch ? *column_batch : row_batch).data()) {
+    pass = {rows.view(), column_batch ? columns.view() : rows.view(), row_batch.depth, !column_batch, euclidean};
+  }
+  static std::vector<T> norms(const cpu::Kernels<T>& kernel, const Batch<T>& batch) {
+    std::vector<T> norm(batch.count);
+    kernel.row_norms(batch.x.data(), batch.count, batch.depth, norm.data());
+    return norm;
+  }
+};
+
+// What one comparison is about.
+template <class T>
+struct Case {
+  const cpu::Kernels<T>&scalar, &simd;
+  const cpu::PairPass<T>&scalar_pass, &simd_pass;
+  std::vector<cpu::Block> blocks;  // that may hold pairs
+  Random random;
+  int64_t half;  // 0 or 1: of the variants of a check, the half to look at
+
+  const cpu::PairPass<T>& pass_of(const cpu::Kernels<T>& kernel) const {
+    return &kernel == &scalar ? scalar_pass : simd_pass;
+  }
+  int64_t rows() const { return scalar_pass.rows.count; }
+  int64_t columns() const { return scalar_pass.columns.count; }
+  // One number a column, and what fills up a vector or line.
+  std::vector<T> numbers(int64_t count, int64_t step, double low, double high) {
+    std::vector<T> out(round_up_to(count, step));
+    for (T& value : out) value = T(low + (high - low) * random.unit());
+    return out;
+  }
+};
+
+template <class T>
+void for_each_case(const std::function<void(Case<T>&)>& body) {
+  for_each_level<T>([&](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+    int64_t turn = 0;
+    for (const int64_t depth : {3, 257}) {
+      for (const int64_t count : {1, 31, 97, 193}) {
+        for (const Labels labels : {Labels::kRandom, Labels::kOneClass, Labels::kAllDistinct}) {
+          for (int flags = 0; flags < 4; ++flags) {
+            if (depth > 200 && (count != 97 || labels != Labels::kRandom)) continue;
+            const bool symmetric = flags & 1, euclidean = flags & 2;
+            if (count > 100 && labels == (symmetric ? Labels::kAllDistinct : Labels::kOneClass)) continue;
+            context = level.name + ", count " + std::to_string(count) + ", depth " + std::to_string(depth) +
+                      ", labels " + std::to_string(static_cast<int>(labels)) + (symmetric ? ", symmetric" : "") +
+                      (euclidean ? ", euclidean" : "");
+            Random random(depth + count);
+            const Batch<T> rows(Values::kReals, labels, count, depth, random);
+            const Batch<T> columns(Values::kReals, labels, count + 16, depth, random);
+            const LevelPass<T> a(scalar, rows, symmetric ? nullptr : &columns, euclidean);
+            const LevelPass<T> b(simd, rows, symmetric ? nullptr : &columns, euclidean);
+            Case<T> one{scalar, simd, a.pass, b.pass, {}, random, (turn + turn / 4) % 2};
+            ++turn;
+            for (int64_t row = 0; row < one.rows(); row += cpu::kMaxBlockRows)
+              for (int64_t column = 0; column < one.columns(); column += cpu::kMaxBlockColumns)
+                one.blocks.push_back({row, std::min(row + cpu::kMaxBlockRows, one.rows()), column,
+                                      std::min(column + cpu::kMaxBlockColumns, one.columns())});
+            body(one);
+          }
+        }
+      }
+    }
+  });
+}
+
+// A filled block: lines are kMaxBlockColumns apart, and the buffer ends with the last one.
+template <class T>
+std::vector<T> filled(const Case<T>& c, const cpu::Kernels<T>& kernel, cpu::PairKind kind, const cpu::Block& block) {
+  std::vector<T> numbers((block.rows() - 1) * cpu::kMaxBlockColumns + round_up_to(block.columns(), kLine), T(7));
+  kernel.fill_block(c.pass_of(kernel), kind, block, numbers.data());
+  return numbers;
+}
+
+// As the scalar level fills it, with room for the weights that `kernel` makes of it, in whole groups of rows.
+template <class T>
+std::vector<T> filled_for_weights(const Case<T>& c, const cpu::Kernels<T>& kernel, cpu::PairKind kind,
+                                  const cpu::Block& block) {
+  std::vector<T> numbers = filled(c, c.scalar, kind, block);
+  const int64_t lines = round_up_to(block.rows(), kernel.row_group);
+  const int64_t width = std::max(round_up_to(block.columns(), kLine), round_up_to(block.columns(), kernel.row_group));
+  numbers.resize((lines - 1) * cpu::kMaxBlockColumns + width, T(7));
+  numbers.shrink_to_fit();
+  return numbers;
+}
+
+}  // namespace hardmine::test

@@ -1,0 +1,149 @@
+// The gradient of a function of all pairs' measures, from its derivatives with respect to these, as plain sums in
+// double.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "../../csrc/core/pair_measure.h"
+#include "check.h"
+#include "samples.h"
+
+namespace hardmine::test {
+
+// Rows as a measure takes them, in double.
+template <class T>
+struct MeasuredSide {
+  int64_t count, depth;
+  std::vector<double> x;      // [count, depth]
+  std::vector<double> scale;  // what they were divided by
+  bool normalised;
+
+  MeasuredSide(const PairMeasure& measure, const Batch<T>& batch)
+      : count(batch.count), depth(batch.depth), x(batch.x.begin(), batch.x.end()), normalised(measure.normalised) {
+    for (int64_t i = 0; i < count; ++i) {
+      double squares = 0;
+      for (int64_t k = 0; k < depth; ++k) squares += row(i)[k] * row(i)[k];
+      scale.push_back(normalised ? std::fmax(std::sqrt(squares), 1e-12) : 1);
+      for (int64_t k = 0; k < depth; ++k) x[i * depth + k] /= scale[i];
+    }
+  }
+  const double* row(int64_t i) const { return x.data() + i * depth; }
+};
+
+// [rows, columns]
+template <class T>
+std::vector<double> measure_matrix(const PairMeasure& measure, const MeasuredSide<T>& rows,
+                                   const MeasuredSide<T>& columns) {
+  std::vector<double> s(rows.count * columns.count);
+  for (int64_t i = 0; i < rows.count; ++i) {
+    for (int64_t j = 0; j < columns.count; ++j) {
+      const double *a = rows.row(i), *b = columns.row(j);
+      double product = 0, sq_dist = 0;
+      for (int64_t k = 0; k < rows.depth; ++k) {
+        product += a[k] * b[k];
+        sq_dist += (a[k] - b[k]) * (a[k] - b[k]);
+      }
+      s[i * columns.count + j] = measure.quantity == PairQuantity::kInnerProduct       ? product
+                                 : measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(sq_dist)
+                                                                                       : -sq_dist;
+    }
+  }
+  return s;
+}
+
+// A gradient, and a bound of how far off rounding may take a computed one.
+struct Bounded {
+  std::vector<double> value, bound;  // [count, depth]
+};
+
+// weight [rows, columns]: the derivative with respect to the measure of (row i, column j). `error`: how far off the
+// weight itself may be. Where `columns` is null they are the rows, and every weight goes to both its ends.
+template <class T>
+class DenseGradient {
+ public:
+  DenseGradient(const PairMeasure& measure, const MeasuredSide<T>& rows, const MeasuredSide<T>* columns,
+                const std::vector<double>& weight, const std::vector<double>& error) {
+    const MeasuredSide<T>& others = columns ? *columns : rows;
+    Bounded to_rows = zeros(rows), to_others = zeros(others);
+    Bounded& to_columns = columns ? to_others : to_rows;
+    const double epsilon = std::numeric_limits<T>::epsilon();
+    const int64_t depth = rows.depth;
+    std::vector<double> origin(depth, 0.0);  // or a bound of it
+    for (int64_t e = 0; e < rows.count * depth; ++e)
+      origin[e % depth] += std::fabs(rows.x[e]) / static_cast<double>(rows.count);
+    for (int64_t i = 0; i < rows.count; ++i) {
+      for (int64_t j = 0; j < others.count; ++j) {
+        const double w = weight[i * others.count + j], off = error[i * others.count + j];
+        if (w == 0 && off == 0) continue;
+        const double *a = rows.row(i), *b = others.row(j);
+        double sq_dist = 0;
+        for (int64_t k = 0; k < depth; ++k) sq_dist += (b[k] - a[k]) * (b[k] - a[k]);
+        const double d = std::sqrt(sq_dist);
+        if (measure.quantity == PairQuantity::kNegativeDistance && d == 0) continue;  // the subgradient 0
+        // Unit rows are rounded, so what is off in their differences grows with 1 / d.
+        const double lost = rows.normalised && measure.quantity == PairQuantity::kNegativeDistance ? 2 / d : 0;
+        for (int64_t k = 0; k < depth; ++k) {
+          const double difference = b[k] - a[k];
+          double to_a = b[k], to_b = a[k];
+          if (measure.quantity == PairQuantity::kNegativeDistance) to_b = -(to_a = difference / d);
+          if (measure.quantity == PairQuantity::kNegativeSquaredDistance) to_b = -(to_a = 2 * difference);
+          // The engine takes sums of w b and of w apart, relative to the rows' mean.
+          const double size = (std::fabs(a[k]) + std::fabs(b[k]) + origin[k]) *
+                                  (measure.quantity == PairQuantity::kNegativeDistance ? 1 / d : 2) +
+                              lost;
+          const double bound = std::fabs(w) * size * 8 * epsilon + off * (size + std::fabs(to_a) + std::fabs(to_b));
+          to_rows.value[i * depth + k] += w * to_a;
+          to_rows.bound[i * depth + k] += bound;
+          to_columns.value[j * depth + k] += w * to_b;
+          to_columns.bound[j * depth + k] += bound;
+        }
+      }
+    }
+    rows_ = projected(rows, to_rows);
+    if (columns) columns_ = projected(others, to_others);
+  }
+
+  void check(const std::vector<T>& to_rows, const std::vector<T>& to_columns) const {
+    check_one(to_rows, rows_);
+    check_one(to_columns, columns_);
+  }
+
+ private:
+  static Bounded zeros(const MeasuredSide<T>& side) {
+    return {std::vector<double>(side.x.size(), 0.0), std::vector<double>(side.x.size(), 0.0)};
+  }
+
+  // u = x / max(|x|, 1e-12): du/dx = (I - u u^T) / |x|, or I / 1e-12 below that.
+  static Bounded projected(const MeasuredSide<T>& side, Bounded g) {
+    for (int64_t i = 0; i < side.count && side.normalised; ++i) {
+      double *value = g.value.data() + i * side.depth, *bound = g.bound.data() + i * side.depth;
+      double along = 0, along_bound = 0, size = 0;
+      const double* u = side.row(i);
+      for (int64_t k = 0; k < side.depth; ++k) {
+        along += value[k] * u[k];
+        along_bound += bound[k] * std::fabs(u[k]);
+        size += std::fabs(value[k] * u[k]);
+      }
+      if (side.scale[i] == 1e-12) along = along_bound = size = 0;
+      along_bound += 8 * std::numeric_limits<T>::epsilon() * size;
+      for (int64_t k = 0; k < side.depth; ++k) {
+        bound[k] =
+            (bound[k] + along_bound * std::fabs(u[k]) + 8 * std::numeric_limits<T>::epsilon() * std::fabs(value[k])) /
+            side.scale[i];
+        value[k] = (value[k] - along * u[k]) / side.scale[i];
+      }
+    }
+    return g;
+  }
+
+  static void check_one(const std::vector<T>& got, const Bounded& want) {
+    CHECK_EQ(got.size(), want.value.size());
+    const double least = std::numeric_limits<T>::min();
+    for (size_t e = 0; e < got.size(); ++e) CHECK_NEAR(got[e], want.value[e], want.bound[e] + least);
+  }
+
+  Bounded rows_, columns_;
+};
+
+}  // namespace hardmine::test

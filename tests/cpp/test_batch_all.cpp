@@ -1,0 +1,362 @@
+// The batch-all triplet loss and its gradient against the triple loop, and against finite differences.
+
+#include "../../csrc/cpu/batch_all.h"
+
+#include "check.h"
+#include "dense_gradient.h"
+#include "levels.h"
+#include "oracle.h"
+#include "pools.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
+
+template <class T>
+struct Problem {
+  BatchAllRule rule;
+  Batch<T> batch;
+  std::vector<T> margins;     // [rows, rows]; empty: rule.margin for all
+  std::vector<int64_t> rows;  // of every sample's class
+  int64_t table_rows = 0;
+
+  double margin(int64_t anchor, int64_t negative) const {
+    return margins.empty() ? rule.margin : double(margins[rows[anchor] * table_rows + rows[negative]]);
+  }
+  // A margin for every pair of classes, k / 4 for integers k from -2 to 5, and rows that no class has.
+  void make_table(Random& random) {
+    std::vector<int64_t> classes = batch.label;
+    std::sort(classes.begin(), classes.end());
+    classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
+    table_rows = static_cast<int64_t>(classes.size()) + 2;
+    std::vector<int64_t> place(table_rows);
+    std::iota(place.begin(), place.end(), 0);
+    random.shuffle(place);
+    rows.clear();
+    for (const int64_t label : batch.label)
+      rows.push_back(place[std::lower_bound(classes.begin(), classes.end(), label) - classes.begin()]);
+    margins.resize(table_rows * table_rows);
+    for (T& margin : margins) margin = T(random.below(8) - 2) / 4;
+  }
+};
+
+template <class T>
+struct Run {
+  cpu::BatchAllResult<T> result;
+  std::vector<T> grad;
+
+  Run(const Problem<T>& p, const cpu::Workers& workers, bool want_gradient = true) {
+    if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // garbage: every element must be written
+    T nothing[1];
+    const cpu::MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
+    result = cpu::batch_all<T>(p.rule, p.batch.view(), p.batch.depth, table, workers,
+                               !want_gradient ? nullptr
+                               : grad.empty() ? nothing
+                                              : grad.data());
+  }
+};
+
+struct Coverage {
+  int64_t active = 0, total = 0, ties = 0;
+};
+
+// `exact`: every triplet's value is, so that the loss and the counts must be as well.
+template <class T>
+void check_run(const Problem<T>& p, const Run<T>& run, bool exact, Coverage& coverage) {
+  // 1/2 (|a - p|^2 - |a - n|^2 + margin) or with distances, from the rows themselves.
+  const bool normalised = p.rule.similarity == Similarity::kCosine;
+  const PairMeasure measure{p.rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance,
+                            normalised};
+  const MeasuredSide<T> side(measure, p.batch);
+  const std::vector<double> s = measure_matrix(measure, side, side);
+  const int64_t count = p.batch.count;
+  const double epsilon = std::numeric_limits<T>::epsilon();
+  double largest = 1;
+  for (const double number : s) largest = std::fmax(largest, std::fabs(number));
+  const double slack = exact ? 0 : 8 * epsilon * largest;  // of a triplet's value
+
+  std::vector<double> weight(count * count, 0.0), error(count * count, 0.0);
+  long double triplets = 0;
+  int64_t active = 0, total = 0, unsure = 0;
+  for (int64_t a = 0; a < count; ++a) {
+    const double* line = s.data() + a * count;
+    for (int64_t b = 0; b < count; ++b) {
+      if (b == a || p.batch.label[b] != p.batch.label[a]) continue;
+      int64_t of_positive = 0;
+      for (int64_t n = 0; n < count; ++n) {
+        if (p.batch.label[n] == p.batch.label[a]) continue;
+        ++total;
+        const double value = 0.5 * (line[n] - line[b] + p.margin(a, n));
+        coverage.ties += value == 0;
+        if (std::fabs(value) <= slack && !exact) {
+          ++unsure;
+          error[a * count + n] += 0.5;
+          error[a * count + b] += 0.5;
+        }
+        if (!(value > 0)) continue;
+        triplets += value;
+        ++of_positive;
+        weight[a * count + n] += 0.5;
+      }
+      weight[a * count + b] -= 0.5 * static_cast<double>(of_positive);
+      active += of_positive;
+    }
+  }
+  const double sum = static_cast<double>(triplets);
+  coverage.active += active;
+  coverage.total += total;
+  const auto& result = run.result;
+  CHECK(result.finite);
+  CHECK_EQ(result.total, total);
+  CHECK(std::llabs(result.active - active) <= unsure);
+  const double counted = p.rule.reduction == BatchAllReduction::kSum    ? 1
+                         : p.rule.reduction == BatchAllReduction::kMean ? static_cast<double>(total)
+                                                                        : static_cast<double>(result.active);
+  const double share = counted > 0 ? 1 / counted : 0;
+  if (exact) {
+    CHECK_EQ(result.active, active);
+    CHECK_EQ(result.loss, T(share * sum));
+  } else {
+    CHECK_NEAR(result.loss, share * sum, share * (slack * static_cast<double>(active + unsure) + 4 * epsilon * sum));
+  }
+  if (run.grad.empty()) return;
+  for (double& w : weight) w *= share;
+  for (double& e : error) e *= share;
+  for (int64_t e = 0; e < count * count; ++e) error[e] += 4 * epsilon * std::fabs(weight[e]);
+  DenseGradient<T>(measure, side, nullptr, weight, error).check(run.grad, {});
+}
+
+std::string text_of(const BatchAllRule& rule, int64_t count, int64_t depth, bool table) {
+  return std::to_string(count) + " rows, depth " + std::to_string(depth) +
+         (rule.similarity == Similarity::kCosine ? ", cosine" : ", euclidean") + (rule.squared ? ", squared" : "") +
+         ", reduction " + std::to_string(static_cast<int>(rule.reduction)) + ", margin " +
+         (table ? "table" : std::to_string(rule.margin));
+}
+
+// A batch of unit rows takes squared distances from inner products, one with zero rows does not.
+template <class T>
+void fill_zero_rows(Batch<T>& batch) {
+  for (int64_t i = 0; i < batch.count; ++i)
+    if (std::all_of(batch.row(i), batch.row(i) + batch.depth, [](T x) { return x == T(0); })) batch.row(i)[0] = T(1);
+}
+
+template <class T>
+void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Coverage& coverage) {
+  BatchAllRule rule;
+  rule.similarity = turn % 2 ? Similarity::kCosine : Similarity::kEuclidean;
+  rule.squared = turn / 2 % 2 == 0;
+  rule.reduction = static_cast<BatchAllReduction>(turn % 3);
+  rule.margin = turn % 5 == 0 ? 0 : turn % 5 == 1 ? -0.5 : turn % 5 == 2 ? 2 : 0.25;
+  // Exact: distances of integers, and inner products of rows with exact norms; roots and differences of unit rows are
+  // no integers.
+  const bool exact = rule.squared && turn / 4 % 2;
+  Random random(1000 * count + turn);
+  Problem<T> p{rule,
+               Batch<T>(!exact                                   ? Values::kReals
+                        : rule.similarity == Similarity::kCosine ? Values::kExactNorms
+                                                                 : Values::kIntegers,
+                        labels, count, depth, random),
+               {},
+               {}};
+  if (random.below(2)) fill_zero_rows(p.batch);
+  if (turn % 7 < 3 && count > 0) p.make_table(random);
+  context = text_of(rule, count, depth, !p.margins.empty()) + ", labels " + std::to_string(static_cast<int>(labels)) +
+            (exact ? ", exact" : "");
+  check_run(p, Run<T>(p, SerialWorkers()), exact, coverage);
+}
+
+template <class T>
+void check_counts() {
+  Coverage coverage;
+  constexpr int64_t depths[] = {17, 3, 1, 16, 33, 2, 15};
+  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
+  for (const int64_t count : kEdges)
+    for (int64_t n = 0; n < (count > 40 ? 8 : 25); ++n, ++turn)
+      check_case<T>(turn, count, depths[turn % 7], static_cast<Labels>(turn % 11 % kLabelKinds), coverage);
+  CHECK(coverage.active > coverage.total / 8 && coverage.active < coverage.total - coverage.total / 8);
+  CHECK(coverage.ties > 1000);
+}
+
+std::vector<int64_t> classes_of(const std::vector<int64_t>& sizes, Random& random) {
+  std::vector<int64_t> label;
+  for (size_t c = 0; c < sizes.size(); ++c) label.insert(label.end(), sizes[c], static_cast<int64_t>(c) - 1);
+  random.shuffle(label);
+  return label;
+}
+
+// Classes of chosen sizes: about the lengths from which lists are sorted, and so large that the lists of all anchors
+// are more than the engine holds at a time.
+template <class T>
+void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t turns) {
+  for (int64_t turn = 0; turn < turns; ++turn) {
+    Random random(sizes.size() + depth);
+    const std::vector<int64_t> label = classes_of(sizes, random);
+    const int64_t count = static_cast<int64_t>(label.size());
+    const bool exact = turn % 2 == 0, cosine = turn / 2 % 2;
+    Problem<T> p{BatchAllRule{},
+                 Batch<T>(!exact   ? Values::kReals
+                          : cosine ? Values::kExactNorms
+                                   : Values::kIntegers,
+                          Labels::kOneClass, count, depth, random),
+                 {},
+                 {}};
+    p.batch.label = label;
+    if (cosine) fill_zero_rows(p.batch);
+    p.rule.similarity = cosine ? Similarity::kCosine : Similarity::kEuclidean;
+    p.rule.squared = exact || turn % 4 == 3;
+    p.rule.reduction = static_cast<BatchAllReduction>(turn % 3);
+    p.rule.margin = 0.5;
+    if (turn % 3 == 1) p.make_table(random);
+    context = "classes of " + std::to_string(sizes[0]) + ", ..., " + text_of(p.rule, count, depth, !p.margins.empty()) +
+              (exact ? ", exact" : "");
+    Coverage coverage;
+    const Run<T> run(p, SerialWorkers());
+    check_run(p, run, exact, coverage);
+    CHECK(coverage.active > coverage.total / 50);
+    const Run<T> loss_alone(p, SerialWorkers(), false);
+    CHECK_EQ(loss_alone.result.loss, run.result.loss);
+    CHECK_EQ(loss_alone.result.active, run.result.active);
+  }
+}
+
+template <class T>
+bool same_run(const Run<T>& a, const Run<T>& b) {
+  return a.result.loss == b.result.loss && a.result.active == b.result.active && a.result.total == b.result.total &&
+         same_bits(a.grad, b.grad);
+}
+
+template <class T>
+void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const BatchAllRule& rule) {
+  Random random(5);
+  const std::vector<int64_t> label = classes_of(sizes, random);
+  Problem<T> p{
+      rule, Batch<T>(Values::kReals, Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random), {}, {}};
+  p.batch.label = label;
+  if (depth % 2) p.make_table(random);
+  const Run<T> serial(p, SerialWorkers());
+  const std::string what = text_of(rule, p.batch.count, depth, depth % 2);
+  for (const int64_t threads : {2, 7}) {
+    context = what + ", " + std::to_string(threads) + " workers";
+    CHECK(same_run(Run<T>(p, ThreadWorkers(threads)), serial));
+  }
+  context = what + ", reverse workers";
+  CHECK(same_run(Run<T>(p, ReverseWorkers()), serial));
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+// Rows 0, 1, 3 on a line, the last one of another class: 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2 of
+// anchor 0 and (margin - 3) / 2 of anchor 1.
+TEST(three_points_by_hand) {
+  for (const bool sorted : {true, false}) {
+    Random random(1);
+    Problem<double> p{BatchAllRule{Similarity::kEuclidean, BatchAllReduction::kSum, true, 2},
+                      Batch<double>(Values::kIntegers, Labels::kOneClass, 3, 1, *std::make_unique<Random>(1)),
+                      {},
+                      {}};
+    p.batch.x = {0, 1, 3};
+    p.batch.label = sorted ? std::vector<int64_t>{0, 0, 1} : std::vector<int64_t>{1, 1, 0};
+    const Run<double> none(p, SerialWorkers());
+    CHECK_EQ(none.result.loss, 0);
+    CHECK_EQ(none.result.active, 0);
+    CHECK_EQ(none.result.total, 2);
+    for (const double grad : none.grad) CHECK_EQ(grad, 0);
+    p.rule.margin = 9;
+    const Run<double> both(p, SerialWorkers());
+    CHECK_EQ(both.result.loss, 3.5);
+    CHECK_EQ(both.result.active, 2);
+    // 1/2 |a - p|^2 twice: x_0 - x_1 = -1 each; -1/2 |a - n|^2: x_n - x_a.
+    const double want[] = {-2 + 3, 2 + 2, -3 - 2};
+    for (int64_t e = 0; e < 3; ++e) CHECK_NEAR(both.grad[e], want[e], 1e-15);
+    p.rule.reduction = BatchAllReduction::kMeanActive;
+    p.rule.margin = 8;  // 1/2 (1 - 9 + 8) = 0 is not active
+    const Run<double> one(p, SerialWorkers());
+    CHECK_EQ(one.result.loss, 2.5);
+    CHECK_EQ(one.result.active, 1);
+  }
+}
+
+// |a - b|^2 / 2 = 1 - s is of unit rows only: here 1/2 (1 - 0 + 0.2) of anchor 0 and 1/2 (1 - 1 + 0.2) of anchor 1.
+TEST(zero_rows_are_rows_of_length_zero) {
+  Random random(1);
+  Problem<float> p{BatchAllRule{}, Batch<float>(Values::kIntegers, Labels::kOneClass, 3, 2, random), {}, {}};
+  p.rule.reduction = BatchAllReduction::kSum;
+  p.batch.x = {1, 0, 0, 0, 1, 0};
+  p.batch.label = {0, 0, 1};
+  CHECK_NEAR(Run<float>(p, SerialWorkers()).result.loss, 0.7, 1e-6);
+}
+
+TEST(every_count_rule_and_kind_of_label) {
+  check_counts<float>();
+  check_counts<double>();
+}
+
+TEST(lists_about_the_length_from_which_they_are_sorted) {
+  check_classes<float>({32, 1, 33, 31, 7, 2, 40}, 17, 6);
+  check_classes<double>({32, 1, 33, 31, 7, 2, 40}, 16, 6);
+}
+
+TEST(classes_too_large_for_all_lists_at_once) {
+  check_classes<float>({150, 140}, 2, 4);
+  check_classes<double>({130, 160}, 4, 4);
+  check_classes<float>({1, 170, 97, 3}, 3, 2);
+}
+
+TEST(large_depths) {
+  check_classes<float>({20, 9, 4}, 257, 4);
+  check_classes<double>({20, 9, 4}, 513, 4);
+}
+
+TEST(finite_differences) {
+  for (const Similarity similarity : {Similarity::kCosine, Similarity::kEuclidean}) {
+    for (const bool squared : {false, true}) {
+      for (const BatchAllReduction reduction : {BatchAllReduction::kMean, BatchAllReduction::kMeanActive}) {
+        Random random(13);
+        Problem<double> p{BatchAllRule{similarity, reduction, squared, 0.3},
+                          Batch<double>(Values::kReals, Labels::kRandom, 13, 5, random),
+                          {},
+                          {}};
+        if (squared) p.make_table(random);
+        context = text_of(p.rule, 13, 5, squared);
+        const Run<double> run(p, SerialWorkers());
+        double size = 0;
+        for (size_t e = 0; e < run.grad.size(); ++e) {
+          const double at = p.batch.x[e], step = 1e-6;
+          p.batch.x[e] = at + step;
+          const double up = Run<double>(p, SerialWorkers(), false).result.loss;
+          p.batch.x[e] = at - step;
+          const double down = Run<double>(p, SerialWorkers(), false).result.loss;
+          p.batch.x[e] = at;
+          CHECK_NEAR(run.grad[e], (up - down) / (2 * step), 1e-7);
+          size = std::fmax(size, std::fabs(run.grad[e]));
+        }
+        CHECK(size > 0.01);
+      }
+    }
+  }
+}
+
+TEST(rows_that_are_not_finite_are_told) {
+  Random random(3);
+  Problem<float> p{BatchAllRule{}, Batch<float>(Values::kReals, Labels::kRandom, 33, 17, random), {}, {}};
+  CHECK(Run<float>(p, SerialWorkers()).result.finite);
+  for (const double bad : {kNaN, kInfinity, 1e30}) {
+    p.batch.row(20)[16] = static_cast<float>(bad);
+    CHECK(!Run<float>(p, SerialWorkers()).result.finite);
+  }
+}
+
+TEST(any_workers_give_the_same_bits) {
+  const std::vector<int64_t> small(70, 4), large = {90, 80, 70, 5, 5};
+  for (const bool squared : {true, false}) {
+    const BatchAllRule cosine{Similarity::kCosine, BatchAllReduction::kMean, squared, 0.2};
+    const BatchAllRule euclidean{Similarity::kEuclidean, BatchAllReduction::kMeanActive, squared, 0.2};
+    check_workers<float>(small, 64, squared ? cosine : euclidean);
+    check_workers<double>(large, 33 + squared, squared ? euclidean : cosine);
+  }
+}

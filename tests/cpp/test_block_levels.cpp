@@ -1,0 +1,433 @@
+// What every SIMD level that this CPU has makes of blocks of pairs, against the scalar one, bit for bit.
+
+#include <numeric>
+
+#include "block_cases.h"
+#include "check.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+template <class T>
+bool is_wanted(const cpu::PairPass<T>& pass, cpu::PairKind kind, int64_t row, int64_t column) {
+  if (column >= pass.columns.count || (pass.symmetric && column <= row)) return false;
+  const bool same = pass.rows.label[row] == pass.columns.label[column];
+  return kind == cpu::PairKind::kAny || same == (kind == cpu::PairKind::kSameClass);
+}
+
+template <class T>
+void check_fill() {
+  for_each_case<T>([](Case<T>& c) {
+    for (const cpu::PairKind kind : {cpu::PairKind::kSameClass, cpu::PairKind::kOtherClass, cpu::PairKind::kAny}) {
+      for (const cpu::Block& block : c.blocks) {
+        const std::vector<T> want = filled(c, c.scalar, kind, block);
+        CHECK(same_bits(filled(c, c.simd, kind, block), want));
+        bool right = true;
+        for (int64_t i = 0; i < block.rows(); ++i)
+          for (int64_t k = 0; k < round_up_to(block.columns(), kLine); ++k)
+            right &= std::isnan(want[i * cpu::kMaxBlockColumns + k]) !=
+                     is_wanted(c.scalar_pass, kind, block.row_begin + i, block.column_begin + k);
+        CHECK(right);
+      }
+    }
+  });
+}
+
+template <class T>
+void check_exponential_sums() {
+  for_each_case<T>([](Case<T>& c) {
+    for (int flags = c.half; flags < 4; flags += 2) {
+      const bool one_shift = (flags & 1) == (flags >> 1), for_columns = flags & 2;
+      const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1),
+                           column_shift = c.numbers(c.columns(), kLine, -1, 1);
+      const auto sums_of = [&](const cpu::Kernels<T>& kernel) {
+        std::vector<double> row(c.rows(), 0.5), column(c.columns(), 0.25);
+        const cpu::ExponentialSums<T> sums{T(14.4),
+                                           T(1),
+                                           one_shift ? nullptr : row_shift.data(),
+                                           one_shift ? nullptr : column_shift.data(),
+                                           row.data(),
+                                           for_columns ? column.data() : nullptr};
+        for (const cpu::Block& block : c.blocks)
+          kernel.exponential_sums(c.pass_of(kernel), block,
+                                  filled(c, c.scalar, cpu::PairKind::kOtherClass, block).data(), sums);
+        row.insert(row.end(), column.begin(), column.end());
+        return row;
+      };
+      CHECK(same_bits(sums_of(c.simd), sums_of(c.scalar)));
+    }
+  });
+}
+
+template <class T>
+void check_softplus_sums() {
+  int64_t counted = 0;
+  for_each_case<T>([&](Case<T>& c) {
+    for (const bool for_columns : {false, true}) {
+      const std::vector<T> row_level = c.numbers(c.rows(), 1, -9, 9), column_level = c.numbers(c.columns(), 16, -9, 9);
+      const auto sums_of = [&](const cpu::Kernels<T>& kernel, std::vector<int64_t>& count) {
+        std::vector<double> sum(c.rows(), 0.5), slope(c.rows(), 0.0), column_sum(c.columns(), 0.25),
+            column_slope(c.columns(), 0.0);
+        count.assign(c.rows(), 0);
+        std::vector<int64_t> column_count(c.columns(), 0);
+        cpu::SoftplusSums<T> sums{};
+        sums.inverse_temperature = T(10);
+        sums.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
+        sums.row_level = row_level.data();
+        sums.row_sum = sum.data();
+        sums.row_slope = slope.data();
+        sums.row_count = count.data();
+        if (for_columns) {
+          sums.column_level = column_level.data();
+          sums.column_sum = column_sum.data();
+          sums.column_slope = column_slope.data();
+          sums.column_count = column_count.data();
+        }
+        for (const cpu::Block& block : c.blocks)
+          kernel.softplus_sums(c.pass_of(kernel), block, filled(c, c.scalar, cpu::PairKind::kSameClass, block).data(),
+                               sums);
+        for (const std::vector<double>* more : {&slope, &column_sum, &column_slope})
+          sum.insert(sum.end(), more->begin(), more->end());
+        count.insert(count.end(), column_count.begin(), column_count.end());
+        return sum;
+      };
+      std::vector<int64_t> got_count, want_count;
+      CHECK(same_bits(sums_of(c.simd, got_count), sums_of(c.scalar, want_count)));
+      CHECK(got_count == want_count);
+      counted += std::accumulate(want_count.begin(), want_count.end(), int64_t{0});
+    }
+  });
+  CHECK(counted > 1000);
+}
+
+// The weights of a block, and zeros where `accumulate` reads on.
+template <class T>
+std::vector<T> inside(const cpu::Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
+  std::vector<T> cells;
+  bool zeros = true;
+  for (int64_t i = 0; i < round_up_to(block.rows(), kernel.row_group); ++i) {
+    for (int64_t k = 0; k < round_up_to(block.columns(), kernel.row_group); ++k) {
+      const T weight = numbers[i * cpu::kMaxBlockColumns + k];
+      if (i < block.rows() && k < block.columns()) {
+        cells.push_back(weight);
+      } else {
+        zeros &= weight == T(0);
+      }
+    }
+  }
+  CHECK(zeros);
+  return cells;
+}
+
+template <class T>
+void check_tuplet_weights() {
+  for_each_case<T>([](Case<T>& c) {
+    const bool symmetric = c.scalar_pass.symmetric;
+    for (int flags = c.half; flags < 4; flags += 2) {
+      const bool one_shift = (flags & 1) == (flags >> 1), all = flags & 2;
+      // Rows are read one by one, columns in whole lines; only where they are the rows are they anchors.
+      const int64_t step = symmetric ? kLine : 1;
+      const std::vector<T> negative_weight = c.numbers(c.rows(), step, -1, 1), shift = c.numbers(c.rows(), step, 0, 1),
+                           positive_weight = c.numbers(c.rows(), step, -1, 1), level = c.numbers(c.rows(), step, -9, 9);
+      std::vector<Index> positive(c.rows());
+      for (Index& index : positive) index = static_cast<Index>(c.random.below(c.columns()));
+      cpu::TupletWeights<T> weights{};
+      weights.scale = T(14.4);
+      weights.inverse_temperature = T(10);
+      weights.shift = T(1);
+      weights.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
+      weights.rows = {negative_weight.data(), one_shift ? nullptr : shift.data(), positive_weight.data(), level.data(),
+                      all ? nullptr : positive.data()};
+      if (symmetric) weights.columns = weights.rows;
+      const auto weigh = [&](const cpu::Kernels<T>& kernel, std::vector<double>& totals) {
+        std::vector<double> row_total(c.rows(), 0.5), column_total(symmetric ? 0 : c.columns(), 0.25);
+        cpu::TupletWeights<T> own = weights;
+        own.row_total = row_total.data();
+        own.column_total = symmetric ? row_total.data() : column_total.data();
+        std::vector<T> all_cells;
+        for (const cpu::Block& block : c.blocks) {
+          std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
+          kernel.tuplet_weights(c.pass_of(kernel), block, own, numbers.data());
+          const std::vector<T> cells = inside(kernel, block, numbers);
+          all_cells.insert(all_cells.end(), cells.begin(), cells.end());
+        }
+        totals = row_total;
+        totals.insert(totals.end(), column_total.begin(), column_total.end());
+        return all_cells;
+      };
+      std::vector<double> got_totals, want_totals;
+      const std::vector<T> got = weigh(c.simd, got_totals), want = weigh(c.scalar, want_totals);
+      CHECK(same_bits(got, want));
+      CHECK(same_bits(got_totals, want_totals));
+      CHECK(std::none_of(want.begin(), want.end(), [](T weight) { return std::isnan(weight); }));
+    }
+  });
+}
+
+// Some state of the batch-all pass: positives of all classes, which need not be the similarities of anything.
+template <class T>
+struct AnyBatchAll {
+  std::vector<int64_t> first, class_begin;
+  std::vector<int32_t> size, active, table_row;
+  std::vector<T> positive, least, ascending, half_table;
+  std::vector<double> sum_before, value, weight_total;
+  cpu::BatchAllState<T> state{};
+
+  // `counted`: as after the negatives.
+  AnyBatchAll(const cpu::PairPass<T>& pass, bool squared, bool table, bool counted, uint64_t seed)
+      : first(pass.rows.count), class_begin(pass.rows.count), size(pass.rows.count), least(pass.rows.count) {
+    Random random(seed);
+    const int64_t count = pass.rows.count;
+    const int64_t* label = pass.rows.label;
+    for (int64_t i = 0; i < count; ++i) {
+      class_begin[i] = i > 0 && label[i - 1] == label[i] ? class_begin[i - 1] : i;
+      int64_t end = i;
+      while (end < count && label[end] == label[i]) ++end;
+      first[i] = static_cast<int64_t>(positive.size());
+      least[i] = std::numeric_limits<T>::infinity();
+      if (end - class_begin[i] < 2 || random.below(5) == 0) continue;  // an anchor of another pass
+      size[i] = static_cast<int32_t>(end - class_begin[i]);
+      for (int64_t j = class_begin[i]; j < end; ++j) {
+        const T v = T(pass.euclidean ? -random.unit() : 2 * random.unit() - 1);
+        positive.push_back(j == i ? std::numeric_limits<T>::infinity() : v);
+        least[i] = std::min(least[i], positive.back());
+        active.push_back(counted ? static_cast<int32_t>(random.below(4)) : 0);
+      }
+      ascending = positive;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      std::sort(ascending.begin() + first[i], ascending.begin() + first[i] + size[i]);
+      double sum = 0;
+      for (int32_t r = 0; r < size[i]; ++r) {
+        sum_before.push_back(sum);
+        sum += static_cast<double>(ascending[first[i] + r]);
+      }
+    }
+    value.assign(count, 0.0);
+    weight_total.assign(count, 0.0);
+    state.squared = squared;
+    state.half_margin = T(0.1);
+    if (table) {
+      state.table_rows = 3;
+      for (int k = 0; k < 9; ++k) half_table.push_back(T(random.unit()));
+      for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(random.below(3)));
+      state.half_table = half_table.data();
+      state.table_row = table_row.data();
+    }
+    state.first = first.data();
+    state.size = size.data();
+    state.class_begin = class_begin.data();
+    state.positive = positive.data();
+    state.least = least.data();
+    state.ascending = ascending.data();
+    state.sum_before = sum_before.data();
+    state.active = active.data();
+    state.value = value.data();
+    state.need_weights = true;
+    state.weight_total = weight_total.data();
+  }
+  bool same(const AnyBatchAll& other) const {
+    return active == other.active && same_bits(value, other.value) && same_bits(weight_total, other.weight_total);
+  }
+};
+
+template <class T>
+void check_batch_all(bool negatives) {
+  int64_t active = 0, weighed = 0, rows_of_long_lists = 0;
+  for_each_case<T>([&](Case<T>& c) {
+    if (!c.scalar_pass.symmetric) return;
+    for (int flags = c.half; flags < 4; flags += 2) {
+      const bool squared = (flags & 1) == (flags >> 1), table = flags & 2;
+      if (table && !negatives) continue;
+      const auto weigh = [&](const cpu::Kernels<T>& kernel, AnyBatchAll<T>& any) {
+        std::vector<T> all_cells;
+        for (const cpu::Block& block : c.blocks) {
+          const cpu::PairKind kind = negatives ? cpu::PairKind::kOtherClass : cpu::PairKind::kSameClass;
+          std::vector<T> numbers = filled_for_weights(c, kernel, kind, block);
+          std::vector<T> scratch((block.columns() - 1) * cpu::kMaxBlockRows + round_up_to(block.rows(), kLine), T(7));
+          bool any_weight = true;
+          if (negatives) {
+            any_weight =
+                kernel.batch_all_negatives(c.pass_of(kernel), block, any.state, numbers.data(), scratch.data());
+          } else {
+            kernel.batch_all_positives(c.pass_of(kernel), block, any.state, numbers.data());
+          }
+          all_cells.push_back(T(any_weight));
+          if (!any_weight) continue;
+          const std::vector<T> cells = inside(kernel, block, numbers);
+          all_cells.insert(all_cells.end(), cells.begin(), cells.end());
+        }
+        return all_cells;
+      };
+      const uint64_t seed = c.random.bits();
+      AnyBatchAll<T> got(c.scalar_pass, squared, table, !negatives, seed);
+      AnyBatchAll<T> want(c.scalar_pass, squared, table, !negatives, seed);
+      const std::vector<T> got_cells = weigh(c.simd, got), want_cells = weigh(c.scalar, want);
+      CHECK(same_bits(got_cells, want_cells));
+      CHECK(got.same(want));
+      for (const T cell : want_cells) weighed += cell != T(0);
+      for (const int32_t count : want.active) active += count;
+      for (const int32_t size : want.size) rows_of_long_lists += size > cpu::kShortList;
+    }
+  });
+  CHECK(active > 1000 && weighed > 1000 && rows_of_long_lists > 100);
+}
+
+// Weights times rows of the other side, from packing to sum; also against a plain loop.
+template <class T>
+void check_accumulate() {
+  for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+    for (const int64_t depth : {1, 7, 16, 33, 65}) {
+      for (const cpu::Block& block : {cpu::Block{0, 1, 0, 1}, cpu::Block{0, 96, 0, 192}, cpu::Block{96, 127, 192, 289},
+                                      cpu::Block{0, 95, 96, 97}}) {
+        for (int flags = 0; flags < 8; ++flags) {
+          const bool transposed = flags & 1, scaled = flags & 2, moved = flags & 4;
+          context = level.name + ", depth " + std::to_string(depth) + ", rows to " + std::to_string(block.row_end) +
+                    ", columns to " + std::to_string(block.column_end) + ", flags " + std::to_string(flags);
+          Random random(depth + flags);
+          const int64_t from = transposed ? block.row_end : block.column_end;
+          const int64_t to = transposed ? block.column_end : block.row_end;
+          const int64_t from_begin = transposed ? block.row_begin : block.column_begin;
+          const int64_t to_begin = transposed ? block.column_begin : block.row_begin;
+          const std::vector<T> x = rough_rows<T>(from, depth, false, random);
+          const std::vector<T> origin = make_rows<T>(Values::kReals, 1, depth, random);
+          std::vector<T> norm(from);
+          for (T& value : norm) value = T(0.5 + random.unit());
+          std::vector<Index> order(from);
+          std::iota(order.begin(), order.end(), 0);
+          random.shuffle(order);
+          std::vector<T> cells(block.rows() * block.columns());
+          for (T& weight : cells) weight = random.below(3) ? T(2 * random.unit() - 1) : T(0);
+
+          const auto sums = [&](const cpu::Kernels<T>& kernel) {
+            const int64_t panel = kernel.column_panel, panels = round_up_to(depth, panel) / panel;
+            const int64_t group = kernel.row_group, to_padded = round_up_to(to, group);
+            std::vector<T> value(panels * from * panel, T(7)), grad(panels * to_padded * panel, T(0.5));
+            kernel.pack_depth(x.data(), depth, order.data(), scaled ? norm.data() : nullptr,
+                              moved ? origin.data() : nullptr, from, 0, from / 2, value.data());
+            kernel.pack_depth(x.data(), depth, order.data(), scaled ? norm.data() : nullptr,
+                              moved ? origin.data() : nullptr, from, from / 2, from, value.data());
+            // Zeros where whole groups of rows, or with `transposed` of columns, read on.
+            const int64_t lines = transposed ? block.rows() : round_up_to(block.rows(), group);
+            const int64_t width = transposed ? round_up_to(block.columns(), group) : block.columns();
+            std::vector<T> weights((lines - 1) * cpu::kMaxBlockColumns + width, T(0));
+            for (int64_t i = 0; i < block.rows(); ++i)
+              for (int64_t k = 0; k < block.columns(); ++k)
+                weights[i * cpu::kMaxBlockColumns + k] = cells[i * block.columns() + k];
+            kernel.accumulate(block, weights.data(), transposed, depth, value.data() + from_begin * panel, from,
+                              grad.data() + to_begin * panel, to_padded);
+            std::vector<T> out(to * depth);
+            for (int64_t r = 0; r < to; ++r)
+              for (int64_t k = 0; k < depth; ++k)
+                out[r * depth + k] = grad[k / panel * to_padded * panel + r * panel + k % panel];
+            return out;
+          };
+          const std::vector<T> want = sums(scalar);
+          CHECK(same_bits(sums(simd), want));
+          for (int64_t r = 0; r < to && depth < 10; ++r) {
+            for (int64_t k = 0; k < depth; ++k) {
+              double sum = 0.5, size = 0.5;
+              for (int64_t j = from_begin; j < from && r >= to_begin; ++j) {
+                const int64_t i = r - to_begin, o = j - from_begin;
+                const double weight = transposed ? cells[o * block.columns() + i] : cells[i * block.columns() + o];
+                const double y =
+                    double(x[order[j] * depth + k]) / (scaled ? norm[order[j]] : 1) - (moved ? origin[k] : 0);
+                sum += weight * y;
+                size += std::fabs(weight) * (std::fabs(y) + 1);
+              }
+              CHECK_NEAR(want[r * depth + k], sum, 8 * std::numeric_limits<T>::epsilon() * size);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void compact(const cpu::NeighbourPools<T>& pools, int64_t row) {
+  cpu::Neighbour<T>* pool = pools.pool + row * pools.capacity;
+  std::sort(pool, pool + pools.size[row],
+            [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); });
+  if (pools.size[row] < pools.k) return;
+  pools.size[row] = static_cast<int32_t>(pools.k);
+  pools.worst_key[row] = pool[pools.k - 1].key;
+  pools.worst_index[row] = pool[pools.k - 1].index;
+}
+
+template <class T>
+void check_knn() {
+  for_each_case<T>([](Case<T>& c) {
+    for (const int64_t k : {1, 6}) {
+      // Levels see the candidates in different orders, so their best are compared.
+      const auto best = [&](const cpu::Kernels<T>& kernel, std::vector<Index>& indices) {
+        const int64_t capacity = k + 3;
+        std::vector<cpu::Neighbour<T>> pool(c.rows() * capacity);
+        std::vector<int32_t> size(c.rows(), 0);
+        const int64_t padded = c.scalar_pass.symmetric ? round_up_to(c.rows(), kernel.column_panel) : c.rows();
+        std::vector<T> worst_key(padded, -std::numeric_limits<T>::infinity()), keys;
+        std::vector<Index> worst_index(c.rows(), kBelowRange);
+        const cpu::NeighbourPools<T> pools{
+            k, capacity, pool.data(), size.data(), worst_key.data(), worst_index.data(), compact<T>};
+        for (const cpu::Block& block : c.blocks) kernel.knn_block(c.pass_of(kernel), block, pools);
+        for (int64_t i = 0; i < c.rows(); ++i) {
+          compact(pools, i);
+          for (int32_t n = 0; n < size[i]; ++n) {
+            keys.push_back(pool[i * capacity + n].key);
+            indices.push_back(pool[i * capacity + n].index);
+          }
+        }
+        return keys;
+      };
+      std::vector<Index> got, want;
+      CHECK(same_bits(best(c.simd, got), best(c.scalar, want)));
+      CHECK(got == want);
+      const int64_t candidates = c.columns() - c.scalar_pass.symmetric;
+      CHECK_EQ(static_cast<int64_t>(want.size()), c.rows() * std::min(k, candidates));
+    }
+  });
+}
+
+}  // namespace
+
+TEST(filled_blocks_agree) {
+  check_fill<float>();
+  check_fill<double>();
+}
+
+TEST(exponential_sums_agree) {
+  check_exponential_sums<float>();
+  check_exponential_sums<double>();
+}
+
+TEST(softplus_sums_agree) {
+  check_softplus_sums<float>();
+  check_softplus_sums<double>();
+}
+
+TEST(tuplet_weights_agree) {
+  check_tuplet_weights<float>();
+  check_tuplet_weights<double>();
+}
+
+TEST(batch_all_negatives_agree) {
+  check_batch_all<float>(true);
+  check_batch_all<double>(true);
+}
+
+TEST(batch_all_positives_agree) {
+  check_batch_all<float>(false);
+  check_batch_all<double>(false);
+}
+
+TEST(accumulated_gradients_agree) {
+  check_accumulate<float>();
+  check_accumulate<double>();
+}
+
+TEST(neighbours_agree) {
+  check_knn<float>();
+  check_knn<double>();
+}

@@ -1,0 +1,242 @@
+// Nearest neighbours against a sort of all candidates.
+
+#include "../../csrc/cpu/nearest.h"
+
+#include <algorithm>
+
+#include "check.h"
+#include "levels.h"
+#include "oracle.h"
+#include "pools.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
+constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
+// A pool holds k + 16 up to k = 16, then 2 k, then k + 256.
+constexpr int64_t kKs[] = {1, 2, 5, 16, 17, 100, 255, 257, cpu::kMostNeighbours};
+
+Values exact_values(Similarity similarity) {
+  return similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
+}
+
+enum class Self { kAllowed, kExcluded };
+
+template <class T>
+struct Neighbours {
+  std::vector<T> similarity;
+  std::vector<int64_t> index;
+
+  Neighbours(Similarity kind, const Batch<T>& queries, const Batch<T>* refs, int64_t k, Self self,
+             const cpu::Workers& workers)
+      : similarity(queries.count * k, T(5)), index(queries.count * k, 77) {
+    const cpu::Points<T> points{queries.x.data(), queries.count};
+    const cpu::Points<T> others{refs ? refs->x.data() : nullptr, refs ? refs->count : 0};
+    cpu::nearest<T>(kind, points, refs ? &others : nullptr, queries.depth, k, self == Self::kExcluded, workers,
+                    similarity.data(), index.data());
+  }
+  bool same_bits(const Neighbours& other) const {
+    return index == other.index && hardmine::test::same_bits(similarity, other.similarity);
+  }
+};
+
+// Candidates of a query by (similarity, index), as the contract orders them.
+std::vector<int64_t> ordered(const double* s, int64_t columns, int64_t own) {
+  std::vector<int64_t> order;
+  for (int64_t j = 0; j < columns; ++j)
+    if (j != own && s[j] > -kInfinity) order.push_back(j);  // neither NaN nor -infinity
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return s[a] > s[b]; });
+  return order;
+}
+
+// `tolerance` 0: similarities are exact, and so must the order be.
+template <class T>
+void check_neighbours(const Neighbours<T>& got, const std::vector<double>& s, int64_t rows, int64_t columns, int64_t k,
+                      bool exclude_self, double tolerance) {
+  const std::string outer = context;
+  for (int64_t i = 0; i < rows; ++i) {
+    context = outer + ", row " + std::to_string(i);
+    const double* line = s.data() + i * columns;
+    const std::vector<int64_t> want = ordered(line, columns, exclude_self ? i : -1);
+    const T* similarity = got.similarity.data() + i * k;
+    const int64_t* index = got.index.data() + i * k;
+    const int64_t found = std::min(k, static_cast<int64_t>(want.size()));
+    bool right = true, ends = true;
+    std::vector<bool> seen(columns, false);
+    for (int64_t n = 0; n < found; ++n) {
+      if (tolerance == 0) {
+        right &= index[n] == want[n] && similarity[n] == T(line[want[n]]) &&
+                 !(similarity[n] == T(0) && std::signbit(similarity[n]));  // no zero has a sign
+        continue;
+      }
+      right &= index[n] >= 0 && index[n] < columns && !(exclude_self && index[n] == i) && !seen[index[n]] &&
+               std::fabs(similarity[n] - line[index[n]]) <= tolerance &&
+               std::fabs(similarity[n] - line[want[n]]) <= tolerance && (n == 0 || similarity[n - 1] >= similarity[n]);
+      if (!right) break;
+      seen[index[n]] = true;
+    }
+    for (int64_t n = found; n < k; ++n) ends &= index[n] == -1 && std::isnan(similarity[n]);
+    CHECK(right);
+    CHECK(ends);
+  }
+  context = outer;
+}
+
+template <class T>
+void check_case(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int64_t k, Self self) {
+  Random random(rows * 1000 + refs + depth);
+  const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, depth, random);
+  const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), depth, random);
+  context = std::to_string(rows) + " queries, " + std::to_string(refs) + " refs, depth " + std::to_string(depth) +
+            ", k " + std::to_string(k) + ", similarity " + std::to_string(static_cast<int>(kind)) +
+            (self == Self::kExcluded ? "" : ", itself too");
+  const Batch<T>& columns = refs < 0 ? queries : others;
+  const Neighbours<T> got(kind, queries, refs < 0 ? nullptr : &others, k, self, SerialWorkers());
+  check_neighbours(got, similarity_matrix(kind, queries, columns), rows, columns.count, k, self == Self::kExcluded, 0);
+}
+
+template <class T>
+void check_counts() {
+  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
+  constexpr int64_t depths[] = {3, 17, 1, 16, 33};
+  const auto next_k = [&](int64_t candidates) {
+    const int64_t k = kKs[turn % 9];
+    return candidates < 90 && k > 300 ? int64_t{40} : k;
+  };
+  for (const int64_t rows : kEdges) {
+    for (int64_t n = 0; n < 9; ++n, ++turn)
+      check_case<T>(kSimilarities[turn / 2 % 3], rows, -1, depths[turn % 5], next_k(rows),
+                    turn % 4 ? Self::kExcluded : Self::kAllowed);
+    for (const int64_t refs : kEdges) {
+      check_case<T>(kSimilarities[turn % 3], rows, refs, depths[turn % 5], next_k(refs), Self::kAllowed);
+      ++turn;
+    }
+  }
+  // More groups of columns than a block has.
+  check_case<T>(Similarity::kDot, 7, 800, 5, 20, Self::kAllowed);
+  check_case<T>(Similarity::kEuclidean, 500, -1, 5, 20, Self::kExcluded);
+}
+
+template <class T>
+void check_reals() {
+  for (const Similarity kind : kSimilarities) {
+    for (const int64_t depth : {1, 64, 257}) {
+      for (const bool with_refs : {false, true}) {
+        Random random(depth);
+        const Batch<T> queries(Values::kReals, Labels::kOneClass, 97, depth, random);
+        const Batch<T> refs(Values::kReals, Labels::kOneClass, 113, depth, random);
+        const Batch<T>& columns = with_refs ? refs : queries;
+        const double epsilon = std::numeric_limits<T>::epsilon();
+        context = "reals, depth " + std::to_string(depth) + ", similarity " + std::to_string(static_cast<int>(kind));
+        const Neighbours<T> got(kind, queries, with_refs ? &refs : nullptr, 9,
+                                with_refs ? Self::kAllowed : Self::kExcluded, SerialWorkers());
+        check_neighbours(got, similarity_matrix(kind, queries, columns), 97, columns.count, 9, !with_refs,
+                         kind == Similarity::kCosine ? 8 * epsilon : epsilon * static_cast<double>(depth));
+      }
+    }
+  }
+}
+
+template <class T>
+void check_non_finite() {
+  const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
+  for (const Similarity kind : kSimilarities) {
+    Random random(11);
+    Batch<T> queries(exact_values(kind), Labels::kOneClass, 41, 19, random);
+    const Batch<T> clean(exact_values(kind), Labels::kOneClass, 45, 19, random);
+    queries.row(3)[0] = nan;
+    queries.row(17)[18] = nan;
+    queries.row(20)[16] = inf;
+    queries.row(40)[5] = -inf;
+    context = "non-finite, similarity " + std::to_string(static_cast<int>(kind));
+    const SerialWorkers workers;
+    const Batch<T> refs = queries;
+    check_neighbours(Neighbours<T>(kind, queries, nullptr, 41, Self::kExcluded, workers),
+                     similarity_matrix(kind, queries, queries), 41, 41, 41, true, 0);
+    check_neighbours(Neighbours<T>(kind, queries, nullptr, 41, Self::kAllowed, workers),
+                     similarity_matrix(kind, queries, queries), 41, 41, 41, false, 0);
+    check_neighbours(Neighbours<T>(kind, clean, &refs, 41, Self::kAllowed, workers),
+                     similarity_matrix(kind, clean, refs), 45, 41, 41, false, 0);
+    check_neighbours(Neighbours<T>(kind, refs, &clean, 5, Self::kAllowed, workers),
+                     similarity_matrix(kind, refs, clean), 41, 45, 5, false, 0);
+  }
+}
+
+// Candidates that come in ascending, descending and equal similarity: every one is offered, or none after the first k.
+template <class T>
+void check_arrivals() {
+  Random random(2);
+  for (const int64_t k : {1, 7, 16, 20, 300}) {
+    for (const int slope : {1, -1, 0}) {
+      Batch<T> queries(Values::kIntegers, Labels::kOneClass, 3, 1, random);
+      Batch<T> refs(Values::kIntegers, Labels::kOneClass, 700, 1, random);
+      queries.x = {T(1), T(2), T(-1)};
+      for (int64_t j = 0; j < refs.count; ++j) refs.x[j] = T(slope * j);
+      for (const Similarity kind : {Similarity::kDot, Similarity::kEuclidean}) {
+        context = "arrivals, slope " + std::to_string(slope) + ", k " + std::to_string(k);
+        check_neighbours(Neighbours<T>(kind, queries, &refs, k, Self::kAllowed, SerialWorkers()),
+                         similarity_matrix(kind, queries, refs), 3, 700, k, false, 0);
+        refs.count = 200;
+        check_neighbours(Neighbours<T>(kind, refs, nullptr, k, Self::kExcluded, SerialWorkers()),
+                         similarity_matrix(kind, refs, refs), 200, 200, k, true, 0);
+        refs.count = 700;
+      }
+    }
+  }
+}
+
+// Enough work for three workers or more; ties everywhere.
+template <class T>
+void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int64_t k, Self self) {
+  Random random(5);
+  const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, depth, random);
+  const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), depth, random);
+  const Batch<T>* columns = refs < 0 ? nullptr : &others;
+  const Neighbours<T> serial(kind, queries, columns, k, self, SerialWorkers());
+  const std::string what = std::to_string(rows) + " queries, " + std::to_string(refs) + " refs, k " + std::to_string(k);
+  context = what;
+  check_neighbours(serial, similarity_matrix(kind, queries, columns ? others : queries), rows, columns ? refs : rows, k,
+                   self == Self::kExcluded, 0);
+  for (const int64_t threads : {2, 7}) {
+    context = what + ", " + std::to_string(threads) + " workers";
+    CHECK(serial.same_bits(Neighbours<T>(kind, queries, columns, k, self, ThreadWorkers(threads))));
+  }
+  context = what + ", reverse workers";
+  CHECK(serial.same_bits(Neighbours<T>(kind, queries, columns, k, self, ReverseWorkers())));
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TEST(every_count_and_k) {
+  check_counts<float>();
+  check_counts<double>();
+}
+
+TEST(real_numbers_within_rounding) {
+  check_reals<float>();
+  check_reals<double>();
+}
+
+TEST(nan_and_minus_infinity_are_no_candidates) {
+  check_non_finite<float>();
+  check_non_finite<double>();
+}
+
+TEST(any_order_of_arrival) {
+  check_arrivals<float>();
+  check_arrivals<double>();
+}
+
+TEST(any_workers_give_the_same_bits) {
+  check_workers<float>(Similarity::kCosine, 289, -1, 200, 10, Self::kExcluded);
+  check_workers<double>(Similarity::kEuclidean, 289, -1, 90, 33, Self::kAllowed);
+  // Few queries against many refs, in shares; the last has fewer candidates in a share than neighbours.
+  check_workers<float>(Similarity::kDot, 3, 9600, 250, 10, Self::kAllowed);
+  check_workers<double>(Similarity::kEuclidean, 97, 769, 100, 20, Self::kAllowed);
+  check_workers<float>(Similarity::kCosine, 1, 2500, 1500, 700, Self::kAllowed);
+}

@@ -1,0 +1,150 @@
+// Which blocks a schedule visits, which of them at the same time, and in which order each row meets the others.
+
+#include "../../csrc/cpu/pair_schedule.h"
+
+#include <array>
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "pools.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+// Around the block step, even and odd numbers of groups, and past 64 groups, where groups get longer.
+constexpr int64_t kSizes[] = {0, 1, 2, 95, 96, 97, 191, 192, 193, 289, 481, 1000, 6143, 6144, 6145, 12289};
+
+// A cell is kBlockStep rows or columns: blocks, and so groups of them, begin and end between cells.
+constexpr int64_t kStep = cpu::kBlockStep;
+int64_t cells(int64_t count) { return (count + kStep - 1) / kStep; }
+
+using Corners = std::array<int64_t, 4>;  // of a block
+
+struct Course {
+  std::vector<int> visits;                        // of every pair of cells
+  std::vector<std::vector<Corners>> row, column;  // the blocks that each cell was in, in order; symmetric: row alone
+  bool sound = true, alone = true, known = true;  // blocks are as promised; nobody else was there; workers exist
+};
+
+bool is_sound(const cpu::Block& block, int64_t rows, int64_t columns, bool symmetric) {
+  const auto fits = [](int64_t begin, int64_t end, int64_t most, int64_t count) {
+    return begin >= 0 && begin < end && end <= count && end - begin <= most && begin % kStep == 0 &&
+           (end % kStep == 0 || end == count);
+  };
+  return fits(block.row_begin, block.row_end, cpu::kMaxBlockRows, rows) &&
+         fits(block.column_begin, block.column_end, cpu::kMaxBlockColumns, columns) &&
+         // Some pair of it has to be neither (i, i) nor one that is also met as (j, i).
+         !(symmetric && block.column_end - 1 <= block.row_begin);
+}
+
+Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::Workers& workers, int64_t threads) {
+  const cpu::PairSchedule schedule(rows, columns, symmetric);
+  std::vector<std::atomic<int>> visits(cells(rows) * cells(columns));
+  Course course{{},
+                std::vector<std::vector<Corners>>(cells(rows)),
+                std::vector<std::vector<Corners>>(symmetric ? 0 : cells(columns))};
+  std::vector<std::atomic<bool>> row_busy(cells(rows)), column_busy(symmetric ? 0 : cells(columns));
+  std::atomic<bool> sound{true}, alone{true}, known{true};
+  schedule.run(workers, threads, [&](int64_t worker, const cpu::Block& block) {
+    if (worker < 0 || worker >= threads) known = false;
+    if (!is_sound(block, rows, columns, symmetric)) {
+      sound = false;
+      return;
+    }
+    const int64_t row = block.row_begin / kStep, row_end = cells(block.row_end);
+    const int64_t column = block.column_begin / kStep, column_end = cells(block.column_end);
+    const auto each_cell = [&](const auto& use) {
+      for (int64_t r = row; r < row_end; ++r) use(row_busy[r], course.row[r]);
+      for (int64_t c = column; c < column_end; ++c) {
+        if (!symmetric) use(column_busy[c], course.column[c]);
+        if (symmetric && (c < row || c >= row_end)) use(row_busy[c], course.row[c]);
+      }
+    };
+    each_cell([&](std::atomic<bool>& busy, std::vector<Corners>& blocks) {
+      if (busy.exchange(true)) alone = false;
+      blocks.push_back({block.row_begin, block.row_end, block.column_begin, block.column_end});
+    });
+    for (int64_t r = row; r < row_end; ++r)
+      for (int64_t c = column; c < column_end; ++c) ++visits[r * cells(columns) + c];
+    if ((row + column) % 3 == 0) std::this_thread::yield();  // now and then let another worker come in between
+    each_cell([&](std::atomic<bool>& busy, std::vector<Corners>&) { busy = false; });
+  });
+  course.visits.assign(visits.begin(), visits.end());
+  course.sound = sound;
+  course.alone = alone;
+  course.known = known;
+  return course;
+}
+
+void check_cover(const Course& course, int64_t rows, int64_t columns, bool symmetric) {
+  CHECK(course.sound);
+  for (int64_t r = 0; r < cells(rows); ++r) {
+    for (int64_t c = 0; c < cells(columns); ++c) {
+      const int visits = course.visits[r * cells(columns) + c];
+      if (symmetric && c < r) {
+        CHECK(visits <= 1);  // beside a pair of cells that is wanted: the engine skips those pairs
+      } else {
+        // A last cell of one row has no pair of its own.
+        CHECK(visits == 1 || (visits == 0 && symmetric && r == c && r * kStep == rows - 1));
+      }
+    }
+  }
+}
+
+void check_schedules(bool symmetric) {
+  for (const int64_t rows : kSizes) {
+    for (const int64_t columns : kSizes) {
+      if (symmetric && columns != rows) continue;
+      if (rows + columns > 20000 && !symmetric) continue;
+      const auto say = [&](int64_t threads) {
+        context = std::to_string(rows) + " x " + std::to_string(columns) + (symmetric ? " symmetric" : "") + ", " +
+                  std::to_string(threads) + " threads";
+      };
+      say(1);
+      const Course serial = run(rows, columns, symmetric, SerialWorkers(), 1);
+      check_cover(serial, rows, columns, symmetric);
+      const bool small = cells(rows) * cells(columns) < 4000;
+      for (const int64_t threads : {2, 7}) {
+        if (!small && !symmetric && threads == 2) continue;
+        say(threads);
+        const Course parallel = run(rows, columns, symmetric, ThreadWorkers(threads), threads);
+        CHECK(parallel.alone);
+        CHECK(parallel.known);
+        CHECK(parallel.visits == serial.visits);
+        CHECK(parallel.row == serial.row);
+        CHECK(parallel.column == serial.column);
+      }
+      say(64);
+      const Course reverse = run(rows, columns, symmetric, ReverseWorkers(), 64);
+      CHECK(reverse.row == serial.row && reverse.column == serial.column);
+    }
+  }
+}
+
+}  // namespace
+
+TEST(groups_of_rows_against_groups_of_columns) { check_schedules(false); }
+TEST(groups_of_rows_against_each_other) { check_schedules(true); }
+
+// Each waits a while for the others within a block, so that on any machine they meet if the schedule lets them.
+TEST(pairs_without_a_common_group_are_visited_at_the_same_time) {
+  for (const bool symmetric : {false, true}) {
+    context = symmetric ? "symmetric" : "rows and columns";
+    const int64_t threads = 4, count = 8 * kStep;
+    std::atomic<int64_t> inside{0}, together{0};
+    cpu::PairSchedule(count, count, symmetric).run(ThreadWorkers(threads), threads, [&](int64_t, const cpu::Block&) {
+      ++inside;
+      // Late in the course some wait for their groups, so only the most that were ever inside counts.
+      for (int spins = 0; spins < 2000 && inside < threads && together < threads; ++spins) std::this_thread::yield();
+      for (int64_t most = together, now = inside; most < now && !together.compare_exchange_weak(most, now);) {
+      }
+      --inside;
+    });
+    CHECK_EQ(together.load(), threads);
+  }
+}

@@ -1,0 +1,323 @@
+// The tuplet losses and their gradients against plain loops in double, and against finite differences.
+
+#include "check.h"
+#include "levels.h"
+#include "pools.h"
+#include "tuplet_oracle.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
+constexpr TupletPositive kPositives[] = {TupletPositive::kEasiest, TupletPositive::kHardest, TupletPositive::kAll};
+// Below 0.04508 one shift does not suffice for all anchors.
+constexpr double kTemperatures[] = {0.1, 0.01, 1, 0.045, 0.0451};
+constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
+
+template <class T>
+std::vector<T> gradients(int64_t count, Random& random) {
+  std::vector<T> g(count);
+  for (T& value : g) value = random.below(8) ? T(2 * random.unit() - 1) : T(0);
+  return g;
+}
+
+// Whatever changes from one case to the next, so that few cases go through all of it.
+struct Choice {
+  Similarity similarity;
+  TupletPositive positive;
+  double temperature;
+  bool bounded, exact;
+  Labels labels;
+  int64_t depth;
+
+  explicit Choice(int64_t turn) {
+    constexpr int64_t depths[] = {17, 1, 16, 3, 33, 15, 2};
+    similarity = kSimilarities[turn % 3];
+    positive = kPositives[turn / 3 % 3];
+    temperature = kTemperatures[turn % 5];
+    exact = turn / 2 % 2;
+    bounded = turn % 4 == 1;
+    labels = static_cast<Labels>(turn % 11 % kLabelKinds);
+    depth = depths[turn % 7];
+  }
+  TupletRule rule() const {
+    TupletRule rule;
+    rule.similarity = similarity;
+    rule.positive = positive;
+    rule.temperature = temperature;
+    // Numbers that similarities of the exact samples take.
+    if (bounded)
+      rule.duplicate_threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;
+    return rule;
+  }
+  Values values() const {
+    return !exact ? Values::kReals : similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
+  }
+};
+
+std::string text_of(const TupletRule& rule, int64_t rows, int64_t refs, int64_t depth) {
+  return std::to_string(rows) + " rows, " + std::to_string(refs) + " refs, depth " + std::to_string(depth) + ", " +
+         name_of(rule.similarity) + ", positive " + std::to_string(static_cast<int>(rule.positive)) + ", temperature " +
+         std::to_string(rule.temperature) + ", threshold " + std::to_string(rule.duplicate_threshold);
+}
+
+// refs < 0: none.
+template <class T>
+void check_case(const Choice& choice, int64_t rows, int64_t refs, TupletCoverage& coverage) {
+  Random random(1000 * rows + refs + choice.depth);
+  const Batch<T> anchors(choice.values(), choice.labels, rows, choice.depth, random);
+  const Batch<T> others(choice.values(), choice.labels, std::max<int64_t>(refs, 0), choice.depth, random);
+  const TupletProblem<T> p{choice.rule(), anchors, refs < 0 ? nullptr : &others, gradients<T>(rows, random)};
+  context = text_of(p.rule, rows, refs, choice.depth) + ", labels " + std::to_string(static_cast<int>(choice.labels)) +
+            (choice.exact ? ", exact" : "");
+  const TupletRun<T> run(p, SerialWorkers());
+  CHECK(run.finite);
+  check_tuplets(p, run, choice.exact, coverage);
+}
+
+template <class T>
+void check_counts() {
+  TupletCoverage coverage;
+  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 7;
+  for (const int64_t rows : kEdges)
+    for (int64_t n = 0; n < (rows > 40 ? 9 : 30); ++n) check_case<T>(Choice(turn++), rows, -1, coverage);
+  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
+  CHECK(coverage.many_positives > coverage.anchors / 8);
+  CHECK(coverage.dropped > 1000);
+}
+
+template <class T>
+void check_refs() {
+  TupletCoverage coverage;
+  int64_t turn = sizeof(T) == sizeof(float) ? 3 : 11;
+  for (const int64_t rows : kEdges)
+    for (const int64_t refs : kEdges)
+      if (rows * refs < 10000 || (rows + refs) % 2) check_case<T>(Choice(turn++), rows, refs, coverage);
+  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
+  CHECK(coverage.many_positives > coverage.anchors / 8);
+}
+
+template <class T>
+bool same_run(const TupletRun<T>& a, const TupletRun<T>& b) {
+  return same_bits(a.value, b.value) && same_bits(a.level, b.level) && same_bits(a.slope, b.slope) &&
+         same_bits(a.positive_similarity, b.positive_similarity) && a.positive_index == b.positive_index &&
+         a.positive_count == b.positive_count && same_bits(a.grad_x, b.grad_x) && same_bits(a.grad_refs, b.grad_refs);
+}
+
+// Enough work for two workers or more in every pass.
+template <class T>
+void check_workers(Similarity similarity, TupletPositive positive, double temperature, int64_t ref_count) {
+  Random random(5);
+  const int64_t count = 289, depth = 56;
+  const Batch<T> anchors(Values::kReals, Labels::kRandom, count, depth, random);
+  const Batch<T> refs(Values::kReals, Labels::kRandom, std::max<int64_t>(ref_count, 0), depth, random);
+  TupletRule rule;
+  rule.similarity = similarity;
+  rule.positive = positive;
+  rule.temperature = temperature;
+  const TupletProblem<T> p{rule, anchors, ref_count < 0 ? nullptr : &refs, gradients<T>(count, random)};
+  const TupletRun<T> serial(p, SerialWorkers());
+  for (const int64_t threads : {2, 7}) {
+    context = std::to_string(threads) + " workers, " + text_of(rule, count, ref_count, depth);
+    CHECK(same_run(TupletRun<T>(p, ThreadWorkers(threads)), serial));
+  }
+  context = "reverse workers, " + text_of(rule, count, ref_count, depth);
+  CHECK(same_run(TupletRun<T>(p, ReverseWorkers()), serial));
+}
+
+double loss_of(const TupletProblem<double>& p) {
+  std::vector<double> value(p.anchors.count), other[3];
+  std::vector<int64_t> index(p.anchors.count), counts(p.anchors.count);
+  for (std::vector<double>& numbers : other) numbers.resize(p.anchors.count);
+  const cpu::LabelledRows<double> refs = p.others().view();
+  cpu::tuplet_forward<double>(
+      p.rule, p.anchors.view(), p.refs ? &refs : nullptr, p.anchors.depth, SerialWorkers(),
+      {value.data(), other[0].data(), other[1].data(), other[2].data(), index.data(), counts.data()});
+  double sum = 0;
+  for (int64_t i = 0; i < p.anchors.count; ++i) sum += p.gradient[i] * value[i];
+  return sum;
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TEST(every_count_among_themselves) {
+  check_counts<float>();
+  check_counts<double>();
+}
+
+TEST(every_pair_of_anchor_and_reference_counts) {
+  check_refs<float>();
+  check_refs<double>();
+}
+
+TEST(large_depths) {
+  TupletCoverage coverage;
+  for (const int64_t depth : {255, 257, 513}) {
+    for (int64_t turn = 0; turn < 9; ++turn) {
+      Choice choice(turn);
+      choice.depth = depth;
+      choice.exact = choice.bounded = false;
+      choice.labels = Labels::kRandom;
+      turn % 2 ? check_case<double>(choice, 33, turn % 4 == 1 ? -1 : 41, coverage)
+               : check_case<float>(choice, 33, turn % 4 == 0 ? -1 : 41, coverage);
+    }
+  }
+  CHECK(coverage.valid > 100);
+}
+
+// Worked by hand: s_ap = 1 and two negatives with s_an = 0.
+TEST(one_anchor_by_hand) {
+  Random random(1);
+  Batch<double> batch(Values::kIntegers, Labels::kOneClass, 4, 3, random);
+  batch.x = {1, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4};
+  batch.label = {5, 5, 7, -1};
+  for (const TupletPositive positive : kPositives) {
+    TupletProblem<double> p{TupletRule{}, batch, nullptr, {1, 0, 0, 0}};
+    p.rule.positive = positive;
+    p.rule.temperature = 0.5;
+    const TupletRun<double> run(p, SerialWorkers());
+    const double ratio = 2 * std::exp(-2.0);  // sum of exp(s_an / t) over exp(s_ap / t)
+    CHECK_NEAR(run.level[0], std::log(2.0), 1e-15);
+    CHECK_NEAR(run.value[0], std::log(1 + ratio), 1e-15);
+    CHECK_NEAR(run.slope[0], ratio / (1 + ratio), 1e-15);
+    CHECK_EQ(run.positive_count[0], 1);
+    CHECK_EQ(run.positive_count[2], 0);
+    // d / d s_an = slope / (2 t) for both negatives; of the positive, which is parallel to the anchor, nothing is left.
+    const double to_negative = ratio / (1 + ratio);
+    const std::vector<double> want = {0, to_negative, to_negative,     0, 0, 0, to_negative / 3,
+                                      0, 0,           to_negative / 4, 0, 0};
+    for (size_t e = 0; e < want.size(); ++e) CHECK_NEAR(run.grad_x[e], want[e], 1e-15);
+  }
+}
+
+TEST(finite_differences) {
+  for (const bool with_refs : {false, true}) {
+    for (const Similarity similarity : kSimilarities) {
+      for (const TupletPositive positive : kPositives) {
+        for (const double temperature : {0.04, 0.5}) {
+          Random random(12);
+          Batch<double> refs(Values::kReals, Labels::kRandom, 8, 5, random);
+          TupletProblem<double> p{TupletRule{}, Batch<double>(Values::kReals, Labels::kRandom, 9, 5, random),
+                                  with_refs ? &refs : nullptr, gradients<double>(9, random)};
+          p.rule.similarity = similarity;
+          p.rule.positive = positive;
+          p.rule.temperature = temperature;
+          context = text_of(p.rule, 9, with_refs ? 8 : -1, 5);
+          const TupletRun<double> run(p, SerialWorkers());
+          double size = 0;
+          const auto check = [&](std::vector<double>& input, const std::vector<double>& grad) {
+            for (size_t e = 0; e < grad.size(); ++e) {
+              const double at = input[e], step = 1e-6;
+              input[e] = at + step;
+              const double up = loss_of(p);
+              input[e] = at - step;
+              const double down = loss_of(p);
+              input[e] = at;
+              CHECK_NEAR(grad[e], (up - down) / (2 * step), 2e-6 / temperature);
+              size = std::fmax(size, std::fabs(grad[e]));
+            }
+          };
+          check(p.anchors.x, run.grad_x);
+          check(refs.x, run.grad_refs);
+          CHECK(size > 0.1);
+        }
+      }
+    }
+  }
+}
+
+// Similarities the exponentials of which no type holds.
+TEST(large_similarities_overflow_nowhere) {
+  for (const TupletPositive positive : kPositives) {
+    for (const bool with_refs : {false, true}) {
+      Random random(8);
+      Batch<float> anchors(Values::kReals, Labels::kRandom, 97, 5, random), refs = anchors;
+      for (float& x : anchors.x) x *= 10;
+      for (float& x : refs.x) x *= -10;
+      for (const Similarity similarity : {Similarity::kDot, Similarity::kEuclidean}) {
+        TupletProblem<float> p{TupletRule{}, anchors, with_refs ? &refs : nullptr, gradients<float>(97, random)};
+        p.rule.similarity = similarity;
+        p.rule.positive = positive;
+        p.rule.temperature = 0.1;
+        context = text_of(p.rule, 97, with_refs ? 97 : -1, 5);
+        TupletCoverage coverage;
+        check_tuplets(p, TupletRun<float>(p, SerialWorkers()), false, coverage);
+        CHECK(coverage.valid > 90);
+        p.rule.temperature = 1e-5;
+        const TupletRun<float> extreme(p, SerialWorkers());
+        for (const float value : extreme.value) CHECK(std::isfinite(value));
+        for (const float grad : extreme.grad_x) CHECK(std::isfinite(grad));
+      }
+    }
+  }
+}
+
+// Distances do not depend on the origin, and the gradient keeps its digits far from it: the offset is exact.
+TEST(euclidean_gradients_far_from_the_origin) {
+  for (const bool with_refs : {false, true}) {
+    Random random(9);
+    Batch<float> near(Values::kReals, Labels::kRandom, 50, 16, random), far = near;
+    Batch<float> near_refs(Values::kReals, Labels::kRandom, 40, 16, random), far_refs = near_refs;
+    const auto move = [](Batch<float>& from, Batch<float>& to) {
+      for (size_t e = 0; e < from.x.size(); ++e) {
+        from.x[e] = std::round(from.x[e] * 64) / 64;
+        to.x[e] = from.x[e] + 4096;
+      }
+    };
+    move(near, far);
+    move(near_refs, far_refs);
+    TupletRule rule;
+    rule.similarity = Similarity::kEuclidean;
+    rule.positive = TupletPositive::kAll;
+    const std::vector<float> g = gradients<float>(50, random);
+    const TupletRun<float> a(TupletProblem<float>{rule, near, with_refs ? &near_refs : nullptr, g}, SerialWorkers());
+    const TupletRun<float> b(TupletProblem<float>{rule, far, with_refs ? &far_refs : nullptr, g}, SerialWorkers());
+    CHECK(a.value == b.value);
+    for (size_t e = 0; e < a.grad_x.size(); ++e) CHECK_NEAR(a.grad_x[e], b.grad_x[e], 1e-4);
+    for (size_t e = 0; e < a.grad_refs.size(); ++e) CHECK_NEAR(a.grad_refs[e], b.grad_refs[e], 1e-4);
+  }
+}
+
+TEST(rows_that_are_not_finite_are_told) {
+  for (const bool in_refs : {false, true}) {
+    Random random(3);
+    Batch<double> anchors(Values::kReals, Labels::kRandom, 33, 17, random), refs = anchors;
+    (in_refs ? refs : anchors).row(20)[16] = kNaN;
+    for (const TupletPositive positive : kPositives) {
+      TupletProblem<double> p{TupletRule{}, anchors, &refs, gradients<double>(33, random)};
+      p.rule.positive = positive;
+      const TupletRun<double> run(p, SerialWorkers());
+      CHECK(!run.finite);
+      for (const double grad : run.grad_x) CHECK(std::isnan(grad));  // as they came
+      if (!in_refs) continue;
+      p.refs = nullptr;
+      CHECK(TupletRun<double>(p, SerialWorkers()).finite);
+    }
+  }
+}
+
+TEST(null_outputs_are_not_computed_and_change_nothing) {
+  Random random(4);
+  const Batch<float> anchors(Values::kReals, Labels::kRandom, 97, 17, random);
+  const Batch<float> refs(Values::kReals, Labels::kRandom, 33, 17, random);
+  for (const Similarity similarity : kSimilarities) {
+    TupletProblem<float> p{TupletRule{}, anchors, &refs, gradients<float>(97, random)};
+    p.rule.similarity = similarity;
+    const TupletRun<float> both(p, SerialWorkers());
+    CHECK(same_bits(TupletRun<float>(p, SerialWorkers(), true, false).grad_x, both.grad_x));
+    CHECK(same_bits(TupletRun<float>(p, SerialWorkers(), false, true).grad_refs, both.grad_refs));
+    TupletRun<float>(p, SerialWorkers(), false, false);
+  }
+}
+
+TEST(any_workers_give_the_same_bits) {
+  check_workers<float>(Similarity::kCosine, TupletPositive::kEasiest, 0.1, -1);
+  check_workers<double>(Similarity::kCosine, TupletPositive::kAll, 0.01, -1);
+  check_workers<float>(Similarity::kEuclidean, TupletPositive::kAll, 0.1, -1);
+  check_workers<float>(Similarity::kEuclidean, TupletPositive::kAll, 0.1, 130);
+  check_workers<double>(Similarity::kDot, TupletPositive::kHardest, 0.1, 193);
+}

@@ -1,0 +1,161 @@
+// The tuplet losses as double loops over all pairs, straight from their definition.
+#pragma once
+
+#include <vector>
+
+#include "../../csrc/cpu/tuplet.h"
+#include "dense_gradient.h"
+#include "oracle.h"
+
+namespace hardmine::test {
+
+inline const char* name_of(Similarity similarity) {
+  return similarity == Similarity::kCosine ? "cosine" : similarity == Similarity::kDot ? "dot" : "euclidean";
+}
+
+template <class T>
+struct TupletProblem {
+  TupletRule rule;
+  Batch<T> anchors;
+  const Batch<T>* refs;     // null: the anchors themselves
+  std::vector<T> gradient;  // that arrives at each anchor's term
+
+  const Batch<T>& others() const { return refs ? *refs : anchors; }
+};
+
+// What the engine made of a problem. Everything holds garbage at first: all of it must be written.
+template <class T>
+struct TupletRun {
+  bool finite;
+  std::vector<T> value, level, slope, positive_similarity;
+  std::vector<int64_t> positive_index, positive_count;
+  std::vector<T> grad_x, grad_refs;
+
+  TupletRun(const TupletProblem<T>& p, const cpu::Workers& workers, bool want_x = true, bool want_refs = true) {
+    const size_t count = p.anchors.count;
+    for (std::vector<T>* numbers : {&value, &level, &slope, &positive_similarity}) numbers->assign(count, T(kNaN));
+    positive_index.assign(count, 77);
+    positive_count.assign(count, 77);
+    const cpu::LabelledRows<T> refs = p.others().view();
+    const cpu::LabelledRows<T>* others = p.refs ? &refs : nullptr;
+    finite = cpu::tuplet_forward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, workers,
+                                    {value.data(), level.data(), slope.data(), positive_similarity.data(),
+                                     positive_index.data(), positive_count.data()});
+    if (want_x) grad_x.assign(p.anchors.x.size(), T(kNaN));
+    if (want_refs && p.refs) grad_refs.assign(p.refs->x.size(), T(kNaN));
+    const cpu::TupletSaved<T> saved{p.gradient.data(), level.data(), slope.data(), positive_index.data(),
+                                    positive_count.data()};
+    // Also with no elements, a gradient that is wanted is not null.
+    T nothing[1];
+    const auto data = [&](std::vector<T>& grad, bool wanted) {
+      return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
+    };
+    const bool backward_finite =
+        cpu::tuplet_backward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, saved, workers, data(grad_x, want_x),
+                                data(grad_refs, want_refs && p.refs));
+    CHECK_EQ(backward_finite, finite);
+  }
+};
+
+struct TupletCoverage {
+  int64_t anchors = 0, valid = 0, many_positives = 0, dropped = 0;
+};
+
+// Checks a run against the definition. `exact`: similarities are, so that the selected positives must be as well.
+template <class T>
+void check_tuplets(const TupletProblem<T>& p, const TupletRun<T>& run, bool exact, TupletCoverage& coverage) {
+  const PairMeasure measure = measure_of(p.rule.similarity);
+  const MeasuredSide<T> rows(measure, p.anchors), columns(measure, p.others());
+  const std::vector<double> s = measure_matrix(measure, rows, columns);
+  const int64_t count = rows.count, others = columns.count;
+  const double t = p.rule.temperature, epsilon = std::numeric_limits<T>::epsilon();
+
+  // How far off a similarity may be: |a| |b| bounds an inner product and its partial sums.
+  double largest = 1;
+  const auto norm = [](const MeasuredSide<T>& side, int64_t i) {
+    double squares = 0;
+    for (int64_t k = 0; k < side.depth; ++k) squares += side.row(i)[k] * side.row(i)[k];
+    return std::sqrt(squares);
+  };
+  double row_most = 0, column_most = 0;
+  for (int64_t i = 0; i < count; ++i) row_most = std::fmax(row_most, norm(rows, i));
+  for (int64_t j = 0; j < others; ++j) column_most = std::fmax(column_most, norm(columns, j));
+  largest =
+      std::fmax(largest, p.rule.similarity == Similarity::kEuclidean ? row_most + column_most : row_most * column_most);
+  const double s_error = 4 * epsilon * largest;
+
+  std::vector<double> weight(count * others, 0.0), weight_error(count * others, 0.0);
+  for (int64_t i = 0; i < count; ++i) {
+    const double* line = s.data() + i * others;
+    const auto is_positive = [&](int64_t j) {
+      return p.others().label[j] == p.anchors.label[i] && (p.refs || j != i) && line[j] <= p.rule.duplicate_threshold;
+    };
+    const auto is_negative = [&](int64_t j) { return p.others().label[j] != p.anchors.label[i]; };
+    double most = -kInfinity, sum = 0;
+    std::vector<int64_t> positives;
+    for (int64_t j = 0; j < others; ++j) {
+      if (is_negative(j)) most = std::fmax(most, line[j]);
+      if (is_positive(j)) positives.push_back(j);
+      coverage.dropped += line[j] > p.rule.duplicate_threshold;
+    }
+    for (int64_t j = 0; j < others; ++j)
+      if (is_negative(j)) sum += std::exp((line[j] - most) / t);
+    const double level = sum > 0 ? most / t + std::log(sum) : -kInfinity;
+    const double x_error = 4 * (s_error / t + epsilon * (sum > 0 ? std::fabs(level) : 0) + epsilon);
+    if (sum > 0) {
+      CHECK_NEAR(run.level[i], level, x_error);
+    } else {
+      CHECK_EQ(run.level[i], T(-kInfinity));
+    }
+
+    const bool all = p.rule.positive == TupletPositive::kAll;
+    const Chosen chosen =
+        choose(line, others, p.rule.positive == TupletPositive::kHardest, [&](int64_t j) { return is_positive(j); });
+    if (all || chosen.index < 0) {
+      CHECK_EQ(run.positive_index[i], -1);
+      CHECK_EQ(run.positive_similarity[i], T(0));
+    } else if (exact) {
+      CHECK_EQ(run.positive_index[i], chosen.index);
+      CHECK_EQ(run.positive_similarity[i], T(chosen.similarity));
+    } else {
+      const int64_t index = run.positive_index[i];
+      CHECK(index >= 0 && index < others && is_positive(index));
+      if (!(index >= 0 && index < others)) continue;
+      CHECK_NEAR(line[index], chosen.similarity, s_error);
+      CHECK_NEAR(run.positive_similarity[i], line[index], s_error);
+    }
+
+    ++coverage.anchors;
+    const bool valid = !positives.empty() && sum > 0;
+    CHECK_EQ(run.positive_count[i], !valid ? 0 : all ? static_cast<int64_t>(positives.size()) : 1);
+    if (!valid) {
+      CHECK_EQ(run.value[i], T(0));
+      CHECK_EQ(run.slope[i], T(0));
+      continue;
+    }
+    ++coverage.valid;
+    coverage.many_positives += positives.size() > 1;
+    if (!all) positives = {run.positive_index[i]};
+    // The mean over the positives of softplus(level - s / t).
+    const double share = 1 / static_cast<double>(positives.size()), g = p.gradient[i];
+    double value = 0, slope = 0;
+    for (const int64_t j : positives) {
+      const double x = level - line[j] / t, e = std::exp(-std::fabs(x)), sigmoid = (x < 0 ? e : 1) / (1 + e);
+      value += share * (std::fmax(x, 0) + std::log1p(e));
+      slope += share * sigmoid;
+      weight[i * others + j] -= g * share * sigmoid / t;
+    }
+    // A float's exponentials end at 2^-125.
+    const double least = 1e-36;
+    CHECK_NEAR(run.value[i], value, value * epsilon + std::fmin(2 * x_error, 1) * (value + 2 * x_error) + least);
+    CHECK_NEAR(run.slope[i], slope, slope * 2 * x_error + least);
+    for (int64_t j = 0; j < others; ++j)
+      if (is_negative(j)) weight[i * others + j] += g * slope * std::exp(line[j] / t - level) / t;
+    for (int64_t j = 0; j < others; ++j)
+      weight_error[i * others + j] = std::fabs(weight[i * others + j]) * 4 * x_error + least * std::fabs(g) / t;
+  }
+  if (!run.grad_x.empty() || !run.grad_refs.empty())
+    DenseGradient<T>(measure, rows, p.refs ? &columns : nullptr, weight, weight_error).check(run.grad_x, run.grad_refs);
+}
+
+}  // namespace hardmine::test

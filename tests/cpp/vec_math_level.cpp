@@ -1,0 +1,45 @@
+// The functions of csrc/cpu/vec_math.h at one SIMD level, over arrays; compiled once a level, as csrc/cpu/kernels.cpp
+// is, and under its rule: nothing of the standard library that could leave an out-of-line copy.
+
+#define HARDMINE_STRING_(x) #x
+#define HARDMINE_VEC_HEADER_(level) HARDMINE_STRING_(vec_##level.h)
+#define HARDMINE_VEC_HEADER(level) HARDMINE_VEC_HEADER_(level)
+#include HARDMINE_VEC_HEADER(HARDMINE_LEVEL)
+
+#include "../../csrc/cpu/vec_math.h"
+#include "vec_math_levels.h"
+
+namespace hardmine::test {
+namespace {
+
+using namespace cpu::HARDMINE_LEVEL;
+
+template <class T>
+using V = Vec<T>;
+
+template <class T, V<T> (*kFunction)(V<T>)>
+void map(const T* x, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; i += V<T>::kLanes) kFunction(V<T>::load(x + i)).store(out + i);
+}
+
+template <class T>
+V<T> softplus_of(V<T> x) {
+  return softplus(x, decay(x));
+}
+template <class T>
+V<T> sigmoid_of(V<T> x) {
+  return sigmoid(x, decay(x));
+}
+
+template <class T>
+constexpr VecMath<T> kTable = {map<T, exp2<T>>, map<T, log1p<T>>, map<T, decay<T>>, map<T, softplus_of<T>>,
+                               map<T, sigmoid_of<T>>};
+
+}  // namespace
+
+#define HARDMINE_CONCAT_(a, b) a##b
+#define HARDMINE_CONCAT(a, b) HARDMINE_CONCAT_(a, b)
+const VecMath<float> HARDMINE_CONCAT(kFloatMath_, HARDMINE_LEVEL) = kTable<float>;
+const VecMath<double> HARDMINE_CONCAT(kDoubleMath_, HARDMINE_LEVEL) = kTable<double>;
+
+}  // namespace hardmine::test
