@@ -69,9 +69,6 @@ class DenseGradient {
     Bounded& to_columns = columns ? to_others : to_rows;
     const double epsilon = std::numeric_limits<T>::epsilon();
     const int64_t depth = rows.depth;
-    std::vector<double> origin(depth, 0.0);  // or a bound of it
-    for (int64_t e = 0; e < rows.count * depth; ++e)
-      origin[e % depth] += std::fabs(rows.x[e]) / static_cast<double>(rows.count);
     for (int64_t i = 0; i < rows.count; ++i) {
       for (int64_t j = 0; j < others.count; ++j) {
         const double w = weight[i * others.count + j], off = error[i * others.count + j];
@@ -81,18 +78,17 @@ class DenseGradient {
         for (int64_t k = 0; k < depth; ++k) sq_dist += (b[k] - a[k]) * (b[k] - a[k]);
         const double d = std::sqrt(sq_dist);
         if (measure.quantity == PairQuantity::kNegativeDistance && d == 0) continue;  // the subgradient 0
-        // Unit rows are rounded, so what is off in their differences grows with 1 / d.
-        const double lost = rows.normalised && measure.quantity == PairQuantity::kNegativeDistance ? 2 / d : 0;
         for (int64_t k = 0; k < depth; ++k) {
           const double difference = b[k] - a[k];
           double to_a = b[k], to_b = a[k];
           if (measure.quantity == PairQuantity::kNegativeDistance) to_b = -(to_a = difference / d);
           if (measure.quantity == PairQuantity::kNegativeSquaredDistance) to_b = -(to_a = 2 * difference);
-          // The engine takes sums of w b and of w apart, relative to the rows' mean.
-          const double size = (std::fabs(a[k]) + std::fabs(b[k]) + origin[k]) *
-                                  (measure.quantity == PairQuantity::kNegativeDistance ? 1 / d : 2) +
-                              lost;
-          const double bound = std::fabs(w) * size * 8 * epsilon + off * (size + std::fabs(to_a) + std::fabs(to_b));
+          // Unit rows are rounded, which differences of them magnify; those of other rows are exact, or nearly.
+          double size = std::fabs(a[k]) + std::fabs(b[k]);
+          if (measure.quantity != PairQuantity::kInnerProduct && !rows.normalised) size = std::fabs(difference);
+          if (measure.quantity == PairQuantity::kNegativeDistance) size /= d;
+          if (measure.quantity == PairQuantity::kNegativeSquaredDistance) size *= 2;
+          const double bound = std::fabs(w) * size * 8 * epsilon + off * (std::fabs(to_a) + std::fabs(to_b));
           to_rows.value[i * depth + k] += w * to_a;
           to_rows.bound[i * depth + k] += bound;
           to_columns.value[j * depth + k] += w * to_b;

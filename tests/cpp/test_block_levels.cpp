@@ -66,7 +66,8 @@ void check_softplus_sums() {
   int64_t counted = 0;
   for_each_case<T>([&](Case<T>& c) {
     for (const bool for_columns : {false, true}) {
-      const std::vector<T> row_level = c.numbers(c.rows(), 1, -9, 9), column_level = c.numbers(c.columns(), 16, -9, 9);
+      const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1), column_shift = c.numbers(c.columns(), 16, -1, 1),
+                           row_log = c.numbers(c.rows(), 1, -9, 9), column_log = c.numbers(c.columns(), 16, -9, 9);
       const auto sums_of = [&](const cpu::Kernels<T>& kernel, std::vector<int64_t>& count) {
         std::vector<double> sum(c.rows(), 0.5), slope(c.rows(), 0.0), column_sum(c.columns(), 0.25),
             column_slope(c.columns(), 0.0);
@@ -75,12 +76,14 @@ void check_softplus_sums() {
         cpu::SoftplusSums<T> sums{};
         sums.inverse_temperature = T(10);
         sums.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
-        sums.row_level = row_level.data();
+        sums.row_shift = row_shift.data();
+        sums.row_log_sum = row_log.data();
         sums.row_sum = sum.data();
         sums.row_slope = slope.data();
         sums.row_count = count.data();
         if (for_columns) {
-          sums.column_level = column_level.data();
+          sums.column_shift = column_shift.data();
+          sums.column_log_sum = column_log.data();
           sums.column_sum = column_sum.data();
           sums.column_slope = column_slope.data();
           sums.column_count = column_count.data();
@@ -130,7 +133,8 @@ void check_tuplet_weights() {
       // Rows are read one by one, columns in whole lines; only where they are the rows are they anchors.
       const int64_t step = symmetric ? kLine : 1;
       const std::vector<T> negative_weight = c.numbers(c.rows(), step, -1, 1), shift = c.numbers(c.rows(), step, 0, 1),
-                           positive_weight = c.numbers(c.rows(), step, -1, 1), level = c.numbers(c.rows(), step, -9, 9);
+                           positive_weight = c.numbers(c.rows(), step, -1, 1),
+                           log_sum = c.numbers(c.rows(), step, -9, 9);
       std::vector<Index> positive(c.rows());
       for (Index& index : positive) index = static_cast<Index>(c.random.below(c.columns()));
       cpu::TupletWeights<T> weights{};
@@ -138,29 +142,22 @@ void check_tuplet_weights() {
       weights.inverse_temperature = T(10);
       weights.shift = T(1);
       weights.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
-      weights.rows = {negative_weight.data(), one_shift ? nullptr : shift.data(), positive_weight.data(), level.data(),
+      weights.one_shift = one_shift;
+      weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
                       all ? nullptr : positive.data()};
       if (symmetric) weights.columns = weights.rows;
-      const auto weigh = [&](const cpu::Kernels<T>& kernel, std::vector<double>& totals) {
-        std::vector<double> row_total(c.rows(), 0.5), column_total(symmetric ? 0 : c.columns(), 0.25);
-        cpu::TupletWeights<T> own = weights;
-        own.row_total = row_total.data();
-        own.column_total = symmetric ? row_total.data() : column_total.data();
+      const auto weigh = [&](const cpu::Kernels<T>& kernel) {
         std::vector<T> all_cells;
         for (const cpu::Block& block : c.blocks) {
           std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
-          kernel.tuplet_weights(c.pass_of(kernel), block, own, numbers.data());
+          kernel.tuplet_weights(c.pass_of(kernel), block, weights, numbers.data());
           const std::vector<T> cells = inside(kernel, block, numbers);
           all_cells.insert(all_cells.end(), cells.begin(), cells.end());
         }
-        totals = row_total;
-        totals.insert(totals.end(), column_total.begin(), column_total.end());
         return all_cells;
       };
-      std::vector<double> got_totals, want_totals;
-      const std::vector<T> got = weigh(c.simd, got_totals), want = weigh(c.scalar, want_totals);
-      CHECK(same_bits(got, want));
-      CHECK(same_bits(got_totals, want_totals));
+      const std::vector<T> want = weigh(c.scalar);
+      CHECK(same_bits(weigh(c.simd), want));
       CHECK(std::none_of(want.begin(), want.end(), [](T weight) { return std::isnan(weight); }));
     }
   });
@@ -172,7 +169,7 @@ struct AnyBatchAll {
   std::vector<int64_t> first, class_begin;
   std::vector<int32_t> size, active, table_row;
   std::vector<T> positive, least, ascending, half_table;
-  std::vector<double> sum_before, value, weight_total;
+  std::vector<double> sum_before, value;
   cpu::BatchAllState<T> state{};
 
   // `counted`: as after the negatives.
@@ -206,8 +203,8 @@ struct AnyBatchAll {
       }
     }
     value.assign(count, 0.0);
-    weight_total.assign(count, 0.0);
     state.squared = squared;
+    state.exact_half_margin = 0.1;
     state.half_margin = T(0.1);
     if (table) {
       state.table_rows = 3;
@@ -226,11 +223,8 @@ struct AnyBatchAll {
     state.active = active.data();
     state.value = value.data();
     state.need_weights = true;
-    state.weight_total = weight_total.data();
   }
-  bool same(const AnyBatchAll& other) const {
-    return active == other.active && same_bits(value, other.value) && same_bits(weight_total, other.weight_total);
-  }
+  bool same(const AnyBatchAll& other) const { return active == other.active && same_bits(value, other.value); }
 };
 
 template <class T>
@@ -283,7 +277,7 @@ void check_accumulate() {
       for (const cpu::Block& block : {cpu::Block{0, 1, 0, 1}, cpu::Block{0, 96, 0, 192}, cpu::Block{96, 127, 192, 289},
                                       cpu::Block{0, 95, 96, 97}}) {
         for (int flags = 0; flags < 8; ++flags) {
-          const bool transposed = flags & 1, scaled = flags & 2, moved = flags & 4;
+          const bool transposed = flags & 1, scaled = flags & 2, differences = flags & 4;
           context = level.name + ", depth " + std::to_string(depth) + ", rows to " + std::to_string(block.row_end) +
                     ", columns to " + std::to_string(block.column_end) + ", flags " + std::to_string(flags);
           Random random(depth + flags);
@@ -292,7 +286,7 @@ void check_accumulate() {
           const int64_t from_begin = transposed ? block.row_begin : block.column_begin;
           const int64_t to_begin = transposed ? block.column_begin : block.row_begin;
           const std::vector<T> x = rough_rows<T>(from, depth, false, random);
-          const std::vector<T> origin = make_rows<T>(Values::kReals, 1, depth, random);
+          const std::vector<T> own = rough_rows<T>(to, depth, false, random);
           std::vector<T> norm(from);
           for (T& value : norm) value = T(0.5 + random.unit());
           std::vector<Index> order(from);
@@ -305,10 +299,14 @@ void check_accumulate() {
             const int64_t panel = kernel.column_panel, panels = round_up_to(depth, panel) / panel;
             const int64_t group = kernel.row_group, to_padded = round_up_to(to, group);
             std::vector<T> value(panels * from * panel, T(7)), grad(panels * to_padded * panel, T(0.5));
-            kernel.pack_depth(x.data(), depth, order.data(), scaled ? norm.data() : nullptr,
-                              moved ? origin.data() : nullptr, from, 0, from / 2, value.data());
-            kernel.pack_depth(x.data(), depth, order.data(), scaled ? norm.data() : nullptr,
-                              moved ? origin.data() : nullptr, from, from / 2, from, value.data());
+            for (const auto& [begin, end] : {std::pair{int64_t{0}, from / 2}, {from / 2, from}})
+              kernel.pack_depth(x.data(), depth, order.data(), scaled ? norm.data() : nullptr, from, begin, end,
+                                value.data());
+            // Where a gradient is read in whole groups of rows, so are its rows.
+            std::vector<T> own_value(panels * to_padded * panel, T(0));
+            std::vector<Index> in_order(to);
+            std::iota(in_order.begin(), in_order.end(), 0);
+            kernel.pack_depth(own.data(), depth, in_order.data(), nullptr, to_padded, 0, to, own_value.data());
             // Zeros where whole groups of rows, or with `transposed` of columns, read on.
             const int64_t lines = transposed ? block.rows() : round_up_to(block.rows(), group);
             const int64_t width = transposed ? round_up_to(block.columns(), group) : block.columns();
@@ -317,6 +315,7 @@ void check_accumulate() {
               for (int64_t k = 0; k < block.columns(); ++k)
                 weights[i * cpu::kMaxBlockColumns + k] = cells[i * block.columns() + k];
             kernel.accumulate(block, weights.data(), transposed, depth, value.data() + from_begin * panel, from,
+                              differences ? own_value.data() + to_begin * panel : nullptr,
                               grad.data() + to_begin * panel, to_padded);
             std::vector<T> out(to * depth);
             for (int64_t r = 0; r < to; ++r)
@@ -332,10 +331,10 @@ void check_accumulate() {
               for (int64_t j = from_begin; j < from && r >= to_begin; ++j) {
                 const int64_t i = r - to_begin, o = j - from_begin;
                 const double weight = transposed ? cells[o * block.columns() + i] : cells[i * block.columns() + o];
-                const double y =
-                    double(x[order[j] * depth + k]) / (scaled ? norm[order[j]] : 1) - (moved ? origin[k] : 0);
+                const double y = double(x[order[j] * depth + k]) / (scaled ? norm[order[j]] : 1) -
+                                 (differences ? own[r * depth + k] : 0);
                 sum += weight * y;
-                size += std::fabs(weight) * (std::fabs(y) + 1);
+                size += std::fabs(weight) * (std::fabs(y) + 2 * std::fabs(own[r * depth + k]));
               }
               CHECK_NEAR(want[r * depth + k], sum, 8 * std::numeric_limits<T>::epsilon() * size);
             }

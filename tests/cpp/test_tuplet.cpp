@@ -101,7 +101,8 @@ void check_refs() {
 
 template <class T>
 bool same_run(const TupletRun<T>& a, const TupletRun<T>& b) {
-  return same_bits(a.value, b.value) && same_bits(a.level, b.level) && same_bits(a.slope, b.slope) &&
+  return same_bits(a.value, b.value) && same_bits(a.level, b.level) && same_bits(a.shift, b.shift) &&
+         same_bits(a.sum, b.sum) && same_bits(a.slope, b.slope) &&
          same_bits(a.positive_similarity, b.positive_similarity) && a.positive_index == b.positive_index &&
          a.positive_count == b.positive_count && same_bits(a.grad_x, b.grad_x) && same_bits(a.grad_refs, b.grad_refs);
 }
@@ -128,13 +129,13 @@ void check_workers(Similarity similarity, TupletPositive positive, double temper
 }
 
 double loss_of(const TupletProblem<double>& p) {
-  std::vector<double> value(p.anchors.count), other[3];
+  std::vector<double> value(p.anchors.count), other[5];
   std::vector<int64_t> index(p.anchors.count), counts(p.anchors.count);
   for (std::vector<double>& numbers : other) numbers.resize(p.anchors.count);
   const cpu::LabelledRows<double> refs = p.others().view();
-  cpu::tuplet_forward<double>(
-      p.rule, p.anchors.view(), p.refs ? &refs : nullptr, p.anchors.depth, SerialWorkers(),
-      {value.data(), other[0].data(), other[1].data(), other[2].data(), index.data(), counts.data()});
+  cpu::tuplet_forward<double>(p.rule, p.anchors.view(), p.refs ? &refs : nullptr, p.anchors.depth, SerialWorkers(),
+                              {value.data(), other[0].data(), other[1].data(), other[2].data(), other[3].data(),
+                               other[4].data(), index.data(), counts.data()});
   double sum = 0;
   for (int64_t i = 0; i < p.anchors.count; ++i) sum += p.gradient[i] * value[i];
   return sum;
@@ -230,33 +231,36 @@ TEST(finite_differences) {
   }
 }
 
-// Similarities the exponentials of which no type holds.
-TEST(large_similarities_overflow_nowhere) {
+// Similarities the exponentials of which no type holds; where they are exact, so is all but the last digits.
+TEST(large_similarities_lose_no_digits) {
   for (const TupletPositive positive : kPositives) {
     for (const bool with_refs : {false, true}) {
-      Random random(8);
-      Batch<float> anchors(Values::kReals, Labels::kRandom, 97, 5, random), refs = anchors;
-      for (float& x : anchors.x) x *= 10;
-      for (float& x : refs.x) x *= -10;
-      for (const Similarity similarity : {Similarity::kDot, Similarity::kEuclidean}) {
-        TupletProblem<float> p{TupletRule{}, anchors, with_refs ? &refs : nullptr, gradients<float>(97, random)};
-        p.rule.similarity = similarity;
-        p.rule.positive = positive;
-        p.rule.temperature = 0.1;
-        context = text_of(p.rule, 97, with_refs ? 97 : -1, 5);
-        TupletCoverage coverage;
-        check_tuplets(p, TupletRun<float>(p, SerialWorkers()), false, coverage);
-        CHECK(coverage.valid > 90);
-        p.rule.temperature = 1e-5;
-        const TupletRun<float> extreme(p, SerialWorkers());
-        for (const float value : extreme.value) CHECK(std::isfinite(value));
-        for (const float grad : extreme.grad_x) CHECK(std::isfinite(grad));
+      for (const bool exact : {false, true}) {
+        for (const Similarity similarity : {Similarity::kDot, Similarity::kEuclidean}) {
+          Random random(8);
+          const Values values = exact ? Values::kIntegers : Values::kReals;
+          Batch<float> anchors(values, Labels::kRandom, 97, 5, random), refs(values, Labels::kRandom, 97, 5, random);
+          for (float& x : anchors.x) x *= 16;
+          for (float& x : refs.x) x *= 16;
+          TupletProblem<float> p{TupletRule{}, anchors, with_refs ? &refs : nullptr, gradients<float>(97, random)};
+          p.rule.similarity = similarity;
+          p.rule.positive = positive;
+          p.rule.temperature = exact ? 1e-4 : 0.1;
+          context = text_of(p.rule, 97, with_refs ? 97 : -1, 5) + (exact ? ", exact" : "");
+          TupletCoverage coverage;
+          check_tuplets(p, TupletRun<float>(p, SerialWorkers()), exact, coverage);
+          CHECK(coverage.valid > 90);
+          p.rule.temperature = 1e-6;
+          const TupletRun<float> extreme(p, SerialWorkers());
+          for (const float value : extreme.value) CHECK(std::isfinite(value));
+          for (const float grad : extreme.grad_x) CHECK(std::isfinite(grad));
+        }
       }
     }
   }
 }
 
-// Distances do not depend on the origin, and the gradient keeps its digits far from it: the offset is exact.
+// Neither distances nor gradients depend on the origin, to the bit: the offset is exact.
 TEST(euclidean_gradients_far_from_the_origin) {
   for (const bool with_refs : {false, true}) {
     Random random(9);
@@ -277,8 +281,8 @@ TEST(euclidean_gradients_far_from_the_origin) {
     const TupletRun<float> a(TupletProblem<float>{rule, near, with_refs ? &near_refs : nullptr, g}, SerialWorkers());
     const TupletRun<float> b(TupletProblem<float>{rule, far, with_refs ? &far_refs : nullptr, g}, SerialWorkers());
     CHECK(a.value == b.value);
-    for (size_t e = 0; e < a.grad_x.size(); ++e) CHECK_NEAR(a.grad_x[e], b.grad_x[e], 1e-4);
-    for (size_t e = 0; e < a.grad_refs.size(); ++e) CHECK_NEAR(a.grad_refs[e], b.grad_refs[e], 1e-4);
+    CHECK(same_bits(a.grad_x, b.grad_x));
+    CHECK(same_bits(a.grad_refs, b.grad_refs));
   }
 }
 

@@ -27,24 +27,25 @@ struct TupletProblem {
 template <class T>
 struct TupletRun {
   bool finite;
-  std::vector<T> value, level, slope, positive_similarity;
+  std::vector<T> value, level, shift, sum, slope, positive_similarity;
   std::vector<int64_t> positive_index, positive_count;
   std::vector<T> grad_x, grad_refs;
 
   TupletRun(const TupletProblem<T>& p, const cpu::Workers& workers, bool want_x = true, bool want_refs = true) {
     const size_t count = p.anchors.count;
-    for (std::vector<T>* numbers : {&value, &level, &slope, &positive_similarity}) numbers->assign(count, T(kNaN));
+    for (std::vector<T>* numbers : {&value, &level, &shift, &sum, &slope, &positive_similarity})
+      numbers->assign(count, T(kNaN));
     positive_index.assign(count, 77);
     positive_count.assign(count, 77);
     const cpu::LabelledRows<T> refs = p.others().view();
     const cpu::LabelledRows<T>* others = p.refs ? &refs : nullptr;
     finite = cpu::tuplet_forward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, workers,
-                                    {value.data(), level.data(), slope.data(), positive_similarity.data(),
-                                     positive_index.data(), positive_count.data()});
+                                    {value.data(), level.data(), shift.data(), sum.data(), slope.data(),
+                                     positive_similarity.data(), positive_index.data(), positive_count.data()});
     if (want_x) grad_x.assign(p.anchors.x.size(), T(kNaN));
     if (want_refs && p.refs) grad_refs.assign(p.refs->x.size(), T(kNaN));
-    const cpu::TupletSaved<T> saved{p.gradient.data(), level.data(), slope.data(), positive_index.data(),
-                                    positive_count.data()};
+    const cpu::TupletSaved<T> saved{p.gradient.data(), shift.data(),          sum.data(),
+                                    slope.data(),      positive_index.data(), positive_count.data()};
     // Also with no elements, a gradient that is wanted is not null.
     T nothing[1];
     const auto data = [&](std::vector<T>& grad, bool wanted) {
@@ -82,7 +83,8 @@ void check_tuplets(const TupletProblem<T>& p, const TupletRun<T>& run, bool exac
   for (int64_t j = 0; j < others; ++j) column_most = std::fmax(column_most, norm(columns, j));
   largest =
       std::fmax(largest, p.rule.similarity == Similarity::kEuclidean ? row_most + column_most : row_most * column_most);
-  const double s_error = 4 * epsilon * largest;
+  const bool no_error = exact && p.rule.similarity != Similarity::kEuclidean;  // roots are rounded
+  const double s_error = no_error ? 0 : 4 * epsilon * largest;
 
   std::vector<double> weight(count * others, 0.0), weight_error(count * others, 0.0);
   for (int64_t i = 0; i < count; ++i) {
@@ -101,11 +103,15 @@ void check_tuplets(const TupletProblem<T>& p, const TupletRun<T>& run, bool exac
     for (int64_t j = 0; j < others; ++j)
       if (is_negative(j)) sum += std::exp((line[j] - most) / t);
     const double level = sum > 0 ? most / t + std::log(sum) : -kInfinity;
-    const double x_error = 4 * (s_error / t + epsilon * (sum > 0 ? std::fabs(level) : 0) + epsilon);
+    // Of level - s / t: what similarities are off by, and roundings of differences up to 90, where exponentials end.
+    const double x_error = 4 * (s_error / t + 90 * epsilon);
     if (sum > 0) {
-      CHECK_NEAR(run.level[i], level, x_error);
+      const double level_error = x_error + 4 * epsilon * std::fabs(level);
+      CHECK_NEAR(run.level[i], level, level_error);
+      CHECK_NEAR(run.shift[i] / t + std::log(double(run.sum[i])), level, level_error);
     } else {
       CHECK_EQ(run.level[i], T(-kInfinity));
+      CHECK_EQ(run.sum[i], T(0));
     }
 
     const bool all = p.rule.positive == TupletPositive::kAll;
@@ -140,7 +146,8 @@ void check_tuplets(const TupletProblem<T>& p, const TupletRun<T>& run, bool exac
     const double share = 1 / static_cast<double>(positives.size()), g = p.gradient[i];
     double value = 0, slope = 0;
     for (const int64_t j : positives) {
-      const double x = level - line[j] / t, e = std::exp(-std::fabs(x)), sigmoid = (x < 0 ? e : 1) / (1 + e);
+      const double x = (most - line[j]) / t + std::log(sum), e = std::exp(-std::fabs(x)),
+                   sigmoid = (x < 0 ? e : 1) / (1 + e);
       value += share * (std::fmax(x, 0) + std::log1p(e));
       slope += share * sigmoid;
       weight[i * others + j] -= g * share * sigmoid / t;
@@ -150,7 +157,7 @@ void check_tuplets(const TupletProblem<T>& p, const TupletRun<T>& run, bool exac
     CHECK_NEAR(run.value[i], value, value * epsilon + std::fmin(2 * x_error, 1) * (value + 2 * x_error) + least);
     CHECK_NEAR(run.slope[i], slope, slope * 2 * x_error + least);
     for (int64_t j = 0; j < others; ++j)
-      if (is_negative(j)) weight[i * others + j] += g * slope * std::exp(line[j] / t - level) / t;
+      if (is_negative(j)) weight[i * others + j] += g * slope * std::exp((line[j] - most) / t) / (sum * t);
     for (int64_t j = 0; j < others; ++j)
       weight_error[i * others + j] = std::fabs(weight[i * others + j]) * 4 * x_error + least * std::fabs(g) / t;
   }
