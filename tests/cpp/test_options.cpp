@@ -79,6 +79,35 @@ TEST(codes_give_rules_of_given_triplets) {
   CHECK(plain_global.measure.quantity == PairQuantity::kNegativeSquaredDistance && !plain_global.measure.normalised);
 }
 
+TEST(codes_give_rules_of_all_negatives) {
+  const TupletRule first = tuplet_rule({0, 0, 0}, {0.25, 0.5});
+  CHECK(first.similarity == Similarity::kCosine);
+  CHECK(first.positive == TupletPositive::kEasiest);
+  CHECK(first.reduction == Reduction::kMean);
+  CHECK_EQ(first.temperature, 0.25);
+  CHECK_EQ(first.duplicate_threshold, 0.5);
+  const TupletRule middle = tuplet_rule({1, 1, 1}, {1, 2}), last = tuplet_rule({2, 2, 2}, {1, 2});
+  CHECK(middle.similarity == Similarity::kDot);
+  CHECK(middle.positive == TupletPositive::kHardest);
+  CHECK(middle.reduction == Reduction::kSum);
+  CHECK(last.similarity == Similarity::kEuclidean);
+  CHECK(last.positive == TupletPositive::kAll);
+  CHECK(last.reduction == Reduction::kNone);
+}
+
+TEST(codes_give_rules_of_all_triplets) {
+  const BatchAllRule first = batch_all_rule({0, 0, 0}, {0.25}), last = batch_all_rule({2, 2, 1}, {-1});
+  CHECK(first.similarity == Similarity::kCosine);
+  CHECK(first.reduction == BatchAllReduction::kMean);
+  CHECK(!first.squared);
+  CHECK_EQ(first.margin, 0.25);
+  CHECK(last.similarity == Similarity::kEuclidean);
+  CHECK(last.reduction == BatchAllReduction::kSum);
+  CHECK(last.squared);
+  CHECK_EQ(last.margin, -1);
+  CHECK(batch_all_rule({0, 1, 0}, {0}).reduction == BatchAllReduction::kMeanActive);
+}
+
 TEST(lists_of_two_rules_come_apart) {
   const auto [first, second] = split_options<int64_t>("modes", {5, 6, 7}, 2, 1);
   CHECK(first == (std::vector<int64_t>{5, 6}));
@@ -121,4 +150,20 @@ TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
   CHECK_EQ(global({1}, {1, 1}), std::string("similarity must not be dot with global_loss"));
   CHECK_EQ(global({0, 0}, {1, 1}), std::string("modes must hold 1 numbers, got 2"));
   CHECK_EQ(global({0}, {1}), std::string("numbers must hold 2 numbers, got 1"));
+  const auto tuplet = [](std::vector<int64_t> modes, std::vector<double> numbers) {
+    return error_of([&] { tuplet_rule(modes, numbers); });
+  };
+  CHECK_EQ(tuplet({3, 0, 0}, {1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
+  CHECK_EQ(tuplet({0, 3, 0}, {1, 1}), std::string("positive must be a code from 0 to 2, got 3"));
+  CHECK_EQ(tuplet({0, 0, -1}, {1, 1}), std::string("reduction must be a code from 0 to 2, got -1"));
+  CHECK_EQ(tuplet({0, 0, 0, 0}, {1, 1}), std::string("tuplet_modes must hold 3 numbers, got 4"));
+  CHECK_EQ(tuplet({0, 0, 0}, {1}), std::string("tuplet_numbers must hold 2 numbers, got 1"));
+  const auto batch_all = [](std::vector<int64_t> modes, std::vector<double> numbers) {
+    return error_of([&] { batch_all_rule(modes, numbers); });
+  };
+  CHECK_EQ(batch_all({1, 0, 0}, {1}), std::string("similarity must not be dot with batch_all_triplet_loss"));
+  CHECK_EQ(batch_all({-1, 0, 0}, {1}), std::string("similarity must be a code from 0 to 2, got -1"));
+  CHECK_EQ(batch_all({0, 3, 0}, {1}), std::string("reduction must be a code from 0 to 2, got 3"));
+  CHECK_EQ(batch_all({0, 0}, {1}), std::string("batch_all_modes must hold 3 numbers, got 2"));
+  CHECK_EQ(batch_all({0, 0, 0}, {1, 1}), std::string("batch_all_numbers must hold 1 numbers, got 2"));
 }

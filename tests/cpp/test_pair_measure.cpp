@@ -1,0 +1,46 @@
+// What is measured between two rows, and what the losses of all triplets make of it.
+
+#include "../../csrc/core/pair_measure.h"
+
+#include "../../csrc/core/batch_all.h"
+#include "check.h"
+
+using namespace hardmine;
+
+namespace {
+
+bool is(const PairMeasure& measure, PairQuantity quantity, bool normalised) {
+  return measure.quantity == quantity && measure.normalised == normalised;
+}
+
+}  // namespace
+
+TEST(similarities_that_users_see) {
+  CHECK(is(measure_of(Similarity::kCosine), PairQuantity::kInnerProduct, true));
+  CHECK(is(measure_of(Similarity::kDot), PairQuantity::kInnerProduct, false));
+  CHECK(is(measure_of(Similarity::kEuclidean), PairQuantity::kNegativeDistance, false));
+}
+
+TEST(inner_products_replace_squared_distances_of_unit_rows_alone) {
+  const auto measure = [](Similarity similarity, bool squared, bool unit_rows) {
+    BatchAllRule rule;
+    rule.similarity = similarity;
+    rule.squared = squared;
+    return batch_all_measure(rule, unit_rows);
+  };
+  CHECK(is(measure(Similarity::kCosine, true, true), PairQuantity::kInnerProduct, true));
+  CHECK(is(measure(Similarity::kCosine, true, false), PairQuantity::kNegativeSquaredDistance, true));
+  for (const bool unit_rows : {false, true}) {
+    CHECK(is(measure(Similarity::kCosine, false, unit_rows), PairQuantity::kNegativeDistance, true));
+    CHECK(is(measure(Similarity::kEuclidean, true, unit_rows), PairQuantity::kNegativeSquaredDistance, false));
+    CHECK(is(measure(Similarity::kEuclidean, false, unit_rows), PairQuantity::kNegativeDistance, false));
+  }
+}
+
+TEST(share_of_a_triplet) {
+  CHECK_EQ(batch_all_share(BatchAllReduction::kMean, 2, 8), 0.125);
+  CHECK_EQ(batch_all_share(BatchAllReduction::kMeanActive, 2, 8), 0.5);
+  CHECK_EQ(batch_all_share(BatchAllReduction::kSum, 2, 8), 1);
+  CHECK_EQ(batch_all_share(BatchAllReduction::kMeanActive, 0, 8), 0);
+  CHECK_EQ(batch_all_share(BatchAllReduction::kMean, 0, 0), 0);
+}
