@@ -10,20 +10,22 @@ from hardmine import ops
 from helpers import (
     FLOAT_DTYPES,
     HAND_POINTS,
-    LOSSES,
     OPS,
     PRESETS,
     REDUCTIONS,
-    SIMILARITIES,
+    SELECTED_LOSSES,
+    SELECTING_OPS,
     TERMS,
     Inputs,
+    each_of,
+    each_with_similarity,
     exact_inputs,
     random_inputs,
     run,
     selection_options,
 )
 
-each_op = pytest.mark.parametrize("name", OPS)
+each_op = each_of(SELECTING_OPS)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 
 
@@ -68,10 +70,9 @@ def at_anchor(value, anchor: int = 0):
 # No false alarms
 
 
-@each_op
+@each_with_similarity(OPS)
 @with_and_without_refs
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
-@pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_right_results_of_every_dtype_pass(name, refs, dtype, similarity, verify):
     with verify() as report:
         for seed in range(3):
@@ -121,8 +122,7 @@ def edge_cases() -> dict[str, Inputs]:
     return cases
 
 
-@each_op
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@each_with_similarity(OPS)
 @pytest.mark.parametrize("case", edge_cases())
 def test_right_results_at_the_edges_pass(name, similarity, case, verify):
     with verify() as report:
@@ -213,7 +213,7 @@ def test_a_wrong_similarity_is_found(name, which, error, verify, monkeypatch):
         getattr(ops, name)(*random_inputs(), negative="hardest")
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SELECTED_LOSSES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("factor", [1.001, 0.0, math.nan])
 def test_a_wrong_loss_is_found(name, reduction, factor, verify, monkeypatch):
@@ -246,7 +246,7 @@ WRONG_GRADIENTS = {
 @pytest.mark.parametrize("change", WRONG_GRADIENTS.values(), ids=WRONG_GRADIENTS)
 def test_a_wrong_gradient_is_found(name, reduction, of, change, verify, monkeypatch):
     break_output(monkeypatch, f"{compiled(name)}_backward", ["embeddings", "refs"].index(of), change)
-    options = {"reduction": reduction} if name in LOSSES else {}
+    options = {"reduction": reduction} if name in SELECTED_LOSSES else {}
     with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
         getattr(ops, name)(*random_inputs(20, refs=20, spread=2.0), negative="hardest", **options)
 

@@ -7,10 +7,33 @@ import torch
 
 import hardmine
 from hardmine import losses, ops
-from helpers import OPS, Inputs, assert_bitwise_equal, assert_results_bitwise_equal, leaves_of, random_inputs, run
+from helpers import (
+    OPS,
+    SELECTED_LOSSES,
+    SELECTING_OPS,
+    Inputs,
+    arguments_of,
+    assert_bitwise_equal,
+    assert_results_bitwise_equal,
+    differentiable_outputs,
+    each_of,
+    evaluate,
+    leaves_of,
+    random_inputs,
+    run,
+)
 from test_verification import break_output
 
-each_op = pytest.mark.parametrize("name", OPS)
+each_op = each_of(OPS)
+
+# The compiled op beneath each, and an output of it that verify looks at.
+BREAKABLE = {
+    **dict.fromkeys(SELECTED_LOSSES, ("triplet_loss", -4)),
+    "select_triplets": ("select_triplets", -4),
+    "tuplet_loss": ("tuplet_loss", 0),
+    "batch_all_triplet_loss": ("batch_all_triplet_loss", 0),
+    "knn": ("knn", 0),
+}
 
 
 @pytest.fixture
@@ -58,8 +81,8 @@ def test_inputs_and_their_gradients_are_left_alone(name, save_dir):
     copies = [t.clone() for t in inputs]
     leaves = leaves_of(inputs)
     with hardmine.verify(every=1, save_dir=save_dir):
-        getattr(ops, name)(*inputs)
-    assert [leaf.grad for leaf in leaves] == [None, None]
+        getattr(ops, name)(*arguments_of(name, inputs))
+    assert not any(leaf.grad is not None for leaf in leaves)
     assert all(torch.equal(a, b) for a, b in zip(inputs, copies, strict=True))
 
 
@@ -68,14 +91,13 @@ def test_inputs_and_their_gradients_are_left_alone(name, save_dir):
 def test_calls_without_gradients_are_checked_too(name, mode, save_dir, monkeypatch):
     with mode(), hardmine.verify(every=1, save_dir=save_dir) as report:
         inputs = random_inputs(refs=30)
-        getattr(ops, name)(*inputs)
+        getattr(ops, name)(*arguments_of(name, inputs))
         assert not torch.is_grad_enabled()
     assert report.checks == 1
     assert "gradient" in report.ops[name].deviation
-    outputs = "select_triplets" if name == "select_triplets" else "triplet_loss"
-    break_output(monkeypatch, outputs, -4, lambda s: s + 0.1)
+    break_output(monkeypatch, *BREAKABLE[name], lambda s: s + 0.1)
     with mode(), hardmine.verify(every=1, save_dir=save_dir), pytest.raises(hardmine.VerificationError):
-        getattr(ops, name)(*inputs)
+        getattr(ops, name)(*arguments_of(name, inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -170,6 +192,30 @@ def test_the_summary(save_dir):
     assert report.largest_deviation == max(deviations) > 0
 
 
+def test_the_summary_of_every_kind_of_op(save_dir):
+    inputs = random_inputs()
+    triplets = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    with hardmine.verify(every=1, save_dir=save_dir) as report:
+        ops.tuplet_loss(*inputs)
+        ops.batch_all_triplet_loss(*inputs[:2])
+        ops.knn(inputs.embeddings, k=5)
+        ops.indexed_triplet_loss(inputs.embeddings, triplets)
+        ops.global_loss(inputs.embeddings, triplets)
+    same = (inputs.labels[:, None] == inputs.labels).sum(1)
+    total = int(((same - 1) * (48 - same)).sum())
+    n = r"\d\.\de[-+]\d\d"
+    lines = [
+        f"tuplet_loss: {{}}logsumexp {n}, similarity {n}, loss {n}, gradient {n}; "
+        "positives that differ by a tie: 0 of 48",
+        f"batch_all_triplet_loss: {{}}loss {n}, gradient {n}; active triplets that differ by a tie: 0 of {total}",
+        f"knn: {{}}similarity {n}, loss {n}, gradient {n}; neighbours that differ by a tie: 0 of 240",
+        f"indexed_triplet_loss: {{}}loss {n}, gradient {n}",
+        f"global_loss: {{}}loss {n}, gradient {n}",
+    ]
+    checked = "1 of 1 calls checked; largest deviation: "
+    assert re.fullmatch("\n".join(line.format(checked) for line in lines), report.summary())
+
+
 def test_nothing_checked_is_said(save_dir):
     with hardmine.verify(save_dir=save_dir) as report:
         pass
@@ -181,8 +227,7 @@ def test_nothing_checked_is_said(save_dir):
 @each_op
 def test_compiled_calls_work_inside_but_are_not_checked(name, save_dir):
     def first_output(*inputs):
-        result = getattr(ops, name)(*inputs)
-        return result[2] if name == "select_triplets" else result
+        return differentiable_outputs(name, Inputs(*inputs))[0]
 
     torch.compiler.reset()
     compiled = torch.compile(first_output, fullgraph=True, backend="aot_eager")
@@ -204,14 +249,13 @@ def test_compiled_calls_work_inside_but_are_not_checked(name, save_dir):
 def disagreement(name: str, inputs: Inputs, save_dir, monkeypatch, **options) -> hardmine.VerificationError:
     """The error of an op that gives wrong similarities."""
     with monkeypatch.context() as context:
-        outputs = "select_triplets" if name == "select_triplets" else "triplet_loss"
-        break_output(context, outputs, -4, lambda s: s + 0.1)
+        break_output(context, *BREAKABLE[name], lambda s: s + 0.1)
         with hardmine.verify(every=1, save_dir=save_dir), pytest.raises(hardmine.VerificationError) as caught:
-            getattr(ops, name)(*inputs, **options)
+            getattr(ops, name)(*arguments_of(name, inputs), **options)
     return caught.value
 
 
-@each_op
+@each_of(SELECTING_OPS)
 def test_the_inputs_of_a_disagreement_are_saved(name, save_dir, monkeypatch):
     inputs = random_inputs(refs=30)
     leaves_of(inputs)
@@ -235,6 +279,32 @@ def test_the_inputs_of_a_disagreement_are_saved(name, save_dir, monkeypatch):
     assert outputs["loss"].shape == ((48,) if name == "select_triplets" else ())
     assert [gradient.shape for gradient in outputs["gradients"]] == [(48, 8), (30, 8)]
     getattr(ops, name)(**saved["arguments"])  # runs again as it was
+
+
+@pytest.mark.parametrize(
+    ("name", "returned", "options", "message"),
+    [
+        ("tuplet_loss", "terms", {"positive": "all"}, "the loss deviates by "),
+        ("batch_all_triplet_loss", "counts", {"margin": torch.full((6, 6), 0.3)}, "the loss deviates by "),
+        ("knn", "neighbours", {"k": 3}, "similarity deviates by "),
+    ],
+)
+def test_what_other_ops_return_is_saved_too(name, returned, options, message, save_dir, monkeypatch):
+    inputs = random_inputs(refs=None if name == "batch_all_triplet_loss" else 30)
+    inputs = inputs._replace(labels=(inputs.labels + 4) // 3)
+    error = disagreement(name, inputs, save_dir, monkeypatch, **options)
+    assert str(error).startswith(f"{name} (call 1) disagrees with its reference: {message}")
+    saved = torch.load(error.path)
+    for key, value in options.items():
+        kept = saved["arguments"][key]
+        assert torch.equal(kept, value) if isinstance(value, torch.Tensor) else kept == value
+    right = evaluate(getattr(ops, name), inputs, **options)[1]
+    assert len(saved["outputs"][returned]) == len(right)
+    assert all(not t.requires_grad for t in saved["outputs"][returned])
+    assert [gradient.shape for gradient in saved["outputs"]["gradients"]] == [(48, 8), (30, 8)][
+        : len(leaves_of(inputs))
+    ]
+    getattr(ops, name)(**saved["arguments"])
 
 
 def test_a_second_disagreement_overwrites_nothing(save_dir, monkeypatch):
