@@ -8,7 +8,7 @@ that both draw the same numbers.
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,17 +48,12 @@ class _Loss(nn.Module):
         {"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection", "return_terms", "return_counts"}
     )
     _nothing = (0,)
-    # The options that make the loss the one that its name says.
-    _meant: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, op: Any, options: dict[str, Any]) -> None:
         super().__init__()
         reserved = self._of_the_call & options.keys()
         if reserved:
             raise TypeError(f"{', '.join(sorted(reserved))} belong to the call of the loss, not to its options")
-        for name, value in self._meant.items():
-            if options.setdefault(name, value) != value:
-                raise ValueError(f"{name} must be {value!r} in {type(self).__name__}, got {options[name]!r}")
         # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
         device = getattr(options.get("generator"), "device", None)
         empty = torch.empty(0, 1, device=device), torch.empty(self._nothing, dtype=torch.int64, device=device)
@@ -104,7 +99,8 @@ class HNLoss(TripletLoss):
     With two images a class, as in that paper, the positive is the only one there is; with more, this is EPHN.
     """
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "hardest", "term": "nca"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
 
 
 class SHNLoss(TripletLoss):
@@ -113,25 +109,29 @@ class SHNLoss(TripletLoss):
     With two images a class, as in that paper, the positive is the only one there is; with more, this is EPSHN.
     """
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "semihard", "term": "nca"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
 
 
 class EPHNLoss(TripletLoss):
     """EPHN (WACV 2020, section 4): NCA on the easiest positive and the hardest negative."""
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "hardest", "term": "nca"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
 
 
 class EPSHNLoss(TripletLoss):
     """EPSHN (WACV 2020, section 4): NCA on the easiest positive and the semi-hard negative."""
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "semihard", "term": "nca"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
 
 
 class HPHNLoss(TripletLoss):
     """HPHN, batch-hard (WACV 2020, section 3): NCA on the hardest positive and the hardest negative."""
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "hardest", "negative": "hardest", "term": "nca"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "hardest", "negative": "hardest", "term": "nca", **options})
 
 
 class TupletLoss(_Loss):
@@ -156,13 +156,15 @@ class TupletLoss(_Loss):
 class EPLoss(TupletLoss):
     """EP (WACV 2020, section 4): the easiest positive against all negatives."""
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", **options})
 
 
 class HPLoss(TupletLoss):
     """HP (WACV 2020, section 4): the hardest positive against all negatives."""
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "hardest"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "hardest", **options})
 
 
 class NPairLoss(TupletLoss):
@@ -172,13 +174,15 @@ class NPairLoss(TupletLoss):
     and this is EP. The paper prints no temperature, which is ``temperature=1.0``, and trains with 0.1 (section 5.1).
     """
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "easiest", **options})
 
 
 class BatchAllLoss(TupletLoss):
     """Batch All (WACV 2020, section 6.1): each positive against all negatives, then the mean over the positives."""
 
-    _meant: ClassVar[dict[str, Any]] = {"positive": "all"}
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"positive": "all", **options})
 
 
 class BatchAllTripletLoss(_Loss):
@@ -254,10 +258,8 @@ class _GivenTripletsLoss(_Loss):
 class RatioTripletLoss(_GivenTripletsLoss):
     """Ratio loss on mined triplets (Smart Mining, eq. 2): :func:`hardmine.ops.indexed_triplet_loss`, term ratio."""
 
-    _meant: ClassVar[dict[str, Any]] = {"term": "ratio"}
-
     def __init__(self, **options: Any) -> None:
-        super().__init__(ops.indexed_triplet_loss, options)
+        super().__init__(ops.indexed_triplet_loss, {"term": "ratio", **options})
 
 
 class GlobalLoss(_GivenTripletsLoss):
