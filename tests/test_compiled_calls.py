@@ -109,6 +109,8 @@ def test_wrong_shapes_of_the_backward(name, monkeypatch):
     for position in tensors:
         if name == "knn" and arguments[position].shape == REFS.shape:
             continue  # refs of any type are converted
+        if name == "batch_all_triplet_loss" and position == 2:
+            continue  # the embeddings, which are only there for autograd
         with pytest.raises((ValueError, RuntimeError), match=r"must be|must have"):
             packet(*(a.short() if i == position else a for i, a in enumerate(arguments)))
 

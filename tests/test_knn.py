@@ -342,7 +342,7 @@ WRONG = [
     ({"k": True}, TypeError, "k must be an integer, got bool"),
     ({"k": None}, TypeError, "k must be an integer, got NoneType"),
     ({"refs": REFS, "exclude_self": True}, ValueError, "exclude_self must be False or None with refs"),
-    ({"exclude_self": 2}, TypeError, "exclude_self must be True, False or None, got 2"),
+    ({"exclude_self": 2}, TypeError, "exclude_self must be True, False or None, got int"),
     ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
 ]
 

@@ -179,7 +179,7 @@ def test_small_integers_give_exact_positives(similarity, refs, positive, device)
     if positive != "all" and refs is None:
         s, positives, _ = candidate_pairs(*inputs, similarity=similarity)
         ties = (s == expected.selection[1][:, None]) & positives
-        assert (ties.sum(1) > 1).sum() > 5, "ties are what the lowest index decides"
+        assert (ties.sum(1) > 1).sum() > 2, "ties are what the lowest index decides"
 
 
 def test_a_threshold_at_a_similarity_keeps_it(device):
