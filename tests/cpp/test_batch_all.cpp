@@ -302,9 +302,9 @@ TEST(lists_about_the_length_from_which_they_are_sorted) {
 }
 
 TEST(classes_too_large_for_all_lists_at_once) {
-  check_classes<float>({150, 140}, 2, 4);
-  check_classes<double>({130, 160}, 4, 4);
-  check_classes<float>({1, 170, 97, 3}, 3, 2);
+  check_classes<float>({230, 220}, 2, 3);
+  check_classes<double>({210, 240}, 4, 4);
+  check_classes<float>({1, 550, 20, 3}, 3, 2);
 }
 
 TEST(large_depths) {
@@ -352,7 +352,7 @@ TEST(rows_that_are_not_finite_are_told) {
 }
 
 TEST(any_workers_give_the_same_bits) {
-  const std::vector<int64_t> small(70, 4), large = {90, 80, 70, 5, 5};
+  const std::vector<int64_t> small(70, 4), large = {230, 220};
   for (const bool squared : {true, false}) {
     const BatchAllRule cosine{Similarity::kCosine, BatchAllReduction::kMean, squared, 0.2};
     const BatchAllRule euclidean{Similarity::kEuclidean, BatchAllReduction::kMeanActive, squared, 0.2};

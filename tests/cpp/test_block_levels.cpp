@@ -168,7 +168,7 @@ template <class T>
 struct AnyBatchAll {
   std::vector<int64_t> first, class_begin;
   std::vector<int32_t> size, active, table_row;
-  std::vector<T> positive, least, ascending, half_table;
+  std::vector<T> positive, least, ascending, margin_table;
   std::vector<double> sum_before, value;
   cpu::BatchAllState<T> state{};
 
@@ -208,9 +208,9 @@ struct AnyBatchAll {
     state.half_margin = T(0.1);
     if (table) {
       state.table_rows = 3;
-      for (int k = 0; k < 9; ++k) half_table.push_back(T(random.unit()));
+      for (int k = 0; k < 9; ++k) margin_table.push_back(T(random.unit()));
       for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(random.below(3)));
-      state.half_table = half_table.data();
+      state.margin_table = margin_table.data();
       state.table_row = table_row.data();
     }
     state.first = first.data();

@@ -158,6 +158,9 @@ TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
   CHECK_EQ(tuplet({0, 0, -1}, {1, 1}), std::string("reduction must be a code from 0 to 2, got -1"));
   CHECK_EQ(tuplet({0, 0, 0, 0}, {1, 1}), std::string("tuplet_modes must hold 3 numbers, got 4"));
   CHECK_EQ(tuplet({0, 0, 0}, {1}), std::string("tuplet_numbers must hold 2 numbers, got 1"));
+  for (const double temperature : {0.0, -1.0, 1e-31, std::numeric_limits<double>::quiet_NaN()})
+    CHECK_EQ(tuplet({0, 0, 0}, {temperature, 1}), std::string("temperature must be at least 1e-30"));
+  CHECK_EQ(tuplet({0, 0, 0}, {1e-30, 1}), std::string("no error"));
   const auto batch_all = [](std::vector<int64_t> modes, std::vector<double> numbers) {
     return error_of([&] { batch_all_rule(modes, numbers); });
   };
