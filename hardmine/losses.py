@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hardmine import ops
 from hardmine.ops import Selection, TripletCounts, TupletTerms
+from hardmine.ops._arguments import has_values
 
 __all__ = [
     "BatchAllLoss",
@@ -209,6 +210,10 @@ class BatchAllTripletLoss(_Loss):
         device = margin.device if isinstance(margin, Tensor) else None
         nothing = torch.empty(0, 1, device=device), torch.empty(0, dtype=torch.int64, device=device)
         inspect.unwrap(self._op)(*nothing, margin=margin, margin_labels=margin_labels, **self.options)
+        # The op looks at the entries for the classes of a batch: a bad one would show late in an epoch.
+        if isinstance(margin, Tensor) and has_values(margin) and not margin.isfinite().all():
+            row, column = (~margin.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"margin must be finite, got {margin[row, column].item()} at [{row}, {column}]")
         for name, value in (("margin", margin), ("margin_labels", margin_labels)):
             if hasattr(self, name):
                 delattr(self, name)

@@ -18,12 +18,12 @@ from helpers import (
     assert_bitwise_equal,
     assert_results_close,
     exact_inputs,
+    inputs_of_sizes,
     largest_error,
     leaves_of,
     random_inputs,
     run,
     run_both,
-    seeded,
 )
 
 POSITIVES = ("easiest", "hardest", "all")
@@ -179,7 +179,7 @@ def test_small_integers_give_exact_positives(similarity, refs, positive, device)
     if positive != "all" and refs is None:
         s, positives, _ = candidate_pairs(*inputs, similarity=similarity)
         ties = (s == expected.selection[1][:, None]) & positives
-        assert (ties.sum(1) > 1).sum() > 5, "ties are what the lowest index decides"
+        assert (ties.sum(1) > 1).sum() > 3, "ties are what the lowest index decides"
 
 
 def test_a_threshold_at_a_similarity_keeps_it(device):
@@ -332,13 +332,10 @@ CLASS_SIZES = {
 @each_similarity
 @each_positive
 def test_classes_of_very_different_sizes(sizes, similarity, positive, device):
-    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    labels = labels[torch.randperm(len(labels), generator=seeded(0))]
-    x = torch.randn(len(labels), 6, generator=seeded(1), dtype=torch.float64)
-    x += torch.randn(len(sizes), 6, generator=seeded(2), dtype=torch.float64)[labels]
+    inputs = inputs_of_sizes(sizes, 6).to(device)
     for temperature in (0.02, 0.2):
         options = {"similarity": similarity, "positive": positive, "temperature": temperature}
-        assert_results_close(*run_both("tuplet_loss", Inputs(x, labels).to(device), **options), 1e-10)
+        assert_results_close(*run_both("tuplet_loss", inputs, **options), 1e-10)
 
 
 @each_positive
