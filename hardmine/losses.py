@@ -8,13 +8,14 @@ that both draw the same numbers.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hardmine import ops
 from hardmine.ops import Selection, TripletCounts, TupletTerms
+from hardmine.ops._arguments import has_values
 
 __all__ = [
     "BatchAllLoss",
@@ -48,12 +49,17 @@ class _Loss(nn.Module):
         {"embeddings", "labels", "ref_embeddings", "ref_labels", "return_selection", "return_terms", "return_counts"}
     )
     _nothing = (0,)
+    # The options that make the loss the one that its name says.
+    _meant: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, op: Any, options: dict[str, Any]) -> None:
         super().__init__()
         reserved = self._of_the_call & options.keys()
         if reserved:
             raise TypeError(f"{', '.join(sorted(reserved))} belong to the call of the loss, not to its options")
+        for name, value in self._meant.items():
+            if options.setdefault(name, value) != value:
+                raise ValueError(f"{name} must be {value!r} in {type(self).__name__}, got {options[name]!r}")
         # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
         device = getattr(options.get("generator"), "device", None)
         empty = torch.empty(0, 1, device=device), torch.empty(self._nothing, dtype=torch.int64, device=device)
@@ -99,8 +105,7 @@ class HNLoss(TripletLoss):
     With two images a class, as in that paper, the positive is the only one there is; with more, this is EPHN.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "hardest", "term": "nca"}
 
 
 class SHNLoss(TripletLoss):
@@ -109,29 +114,25 @@ class SHNLoss(TripletLoss):
     With two images a class, as in that paper, the positive is the only one there is; with more, this is EPSHN.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "semihard", "term": "nca"}
 
 
 class EPHNLoss(TripletLoss):
     """EPHN (WACV 2020, section 4): NCA on the easiest positive and the hardest negative."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "hardest", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "hardest", "term": "nca"}
 
 
 class EPSHNLoss(TripletLoss):
     """EPSHN (WACV 2020, section 4): NCA on the easiest positive and the semi-hard negative."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", "negative": "semihard", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest", "negative": "semihard", "term": "nca"}
 
 
 class HPHNLoss(TripletLoss):
     """HPHN, batch-hard (WACV 2020, section 3): NCA on the hardest positive and the hardest negative."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "hardest", "negative": "hardest", "term": "nca", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "hardest", "negative": "hardest", "term": "nca"}
 
 
 class TupletLoss(_Loss):
@@ -156,15 +157,13 @@ class TupletLoss(_Loss):
 class EPLoss(TupletLoss):
     """EP (WACV 2020, section 4): the easiest positive against all negatives."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest"}
 
 
 class HPLoss(TupletLoss):
     """HP (WACV 2020, section 4): the hardest positive against all negatives."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "hardest", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "hardest"}
 
 
 class NPairLoss(TupletLoss):
@@ -174,15 +173,13 @@ class NPairLoss(TupletLoss):
     and this is EP. The paper prints no temperature, which is ``temperature=1.0``, and trains with 0.1 (section 5.1).
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "easiest", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "easiest"}
 
 
 class BatchAllLoss(TupletLoss):
     """Batch All (WACV 2020, section 6.1): each positive against all negatives, then the mean over the positives."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"positive": "all", **options})
+    _meant: ClassVar[dict[str, Any]] = {"positive": "all"}
 
 
 class BatchAllTripletLoss(_Loss):
@@ -213,6 +210,10 @@ class BatchAllTripletLoss(_Loss):
         device = margin.device if isinstance(margin, Tensor) else None
         nothing = torch.empty(0, 1, device=device), torch.empty(0, dtype=torch.int64, device=device)
         inspect.unwrap(self._op)(*nothing, margin=margin, margin_labels=margin_labels, **self.options)
+        # The op looks at the entries for the classes of a batch: a bad one would show late in an epoch.
+        if isinstance(margin, Tensor) and has_values(margin) and not margin.isfinite().all():
+            row, column = (~margin.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"margin must be finite, got {margin[row, column].item()} at [{row}, {column}]")
         for name, value in (("margin", margin), ("margin_labels", margin_labels)):
             if hasattr(self, name):
                 delattr(self, name)
@@ -258,8 +259,10 @@ class _GivenTripletsLoss(_Loss):
 class RatioTripletLoss(_GivenTripletsLoss):
     """Ratio loss on mined triplets (Smart Mining, eq. 2): :func:`hardmine.ops.indexed_triplet_loss`, term ratio."""
 
+    _meant: ClassVar[dict[str, Any]] = {"term": "ratio"}
+
     def __init__(self, **options: Any) -> None:
-        super().__init__(ops.indexed_triplet_loss, {"term": "ratio", **options})
+        super().__init__(ops.indexed_triplet_loss, options)
 
 
 class GlobalLoss(_GivenTripletsLoss):

@@ -257,6 +257,25 @@ def exact_inputs(
     return Inputs(*draw(rows), *(draw(refs) if refs is not None else ()))
 
 
+def labels_of_sizes(sizes: list[int], *, shuffled: bool = True) -> Tensor:
+    """A label for every sample of classes of these sizes, 0, 1, ..., in no order."""
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
+    return labels[torch.randperm(len(labels), generator=seeded(0))] if shuffled else labels
+
+
+def inputs_of_sizes(sizes: list[int], depth: int = 5, dtype: torch.dtype = torch.float64, seed: int = 1) -> Inputs:
+    """Overlapping clusters of these sizes."""
+    labels = labels_of_sizes(sizes)
+    x = torch.randn(len(labels), depth, generator=seeded(seed), dtype=torch.float64)
+    x += torch.randn(len(sizes), depth, generator=seeded(seed + 1), dtype=torch.float64)[labels]
+    return Inputs(x.to(dtype), labels)
+
+
+def random_table(classes: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Margins of both signs, not symmetric."""
+    return (torch.rand(classes, classes, generator=seeded(seed), dtype=torch.float64) - 0.3).to(dtype)
+
+
 # Five points whose cosines can be worked out in the head; labels 0 0 1 0 1.
 #
 #   cosine    0     1     2     3     4         dot   0   1   2   3   4     |a - b|^2   0   1   2   3   4

@@ -38,13 +38,13 @@ MODULES = {
 }
 each_module = pytest.mark.parametrize("name", MODULES)
 
-
-# Of given triplets, and so with a call of their own: see tests/test_given_triplets_arguments.py.
+# Of other ops, with a call of their own: see tests/test_losses_of_all_pairs.py and test_given_triplets_arguments.py.
+ON_ALL_PAIRS = ["BatchAllLoss", "BatchAllTripletLoss", "EPLoss", "HPLoss", "NPairLoss", "TupletLoss"]
 ON_GIVEN_TRIPLETS = ["GlobalLoss", "RatioTripletLoss"]
 
 
 def test_every_module_is_here():
-    assert sorted(losses.__all__) == sorted([*MODULES, *ON_GIVEN_TRIPLETS])
+    assert sorted(losses.__all__) == sorted([*MODULES, *ON_ALL_PAIRS, *ON_GIVEN_TRIPLETS])
 
 
 @each_module
@@ -71,11 +71,22 @@ def test_modules_delegate_to_their_op(name, refs):
         assert_bitwise_equal(loss, expected)
 
 
-@each_module
+@pytest.mark.parametrize("name", ["TripletLoss", "SCTLoss"])
 def test_options_of_the_user_come_first(name):
     module = getattr(losses, name)(positive="hardest", negative="easiest")
     expected = MODULES[name][0](*HAND_POINTS, positive="hardest", negative="easiest")
     assert_bitwise_equal(module(*HAND_POINTS), expected)
+
+
+@pytest.mark.parametrize("name", ["HNLoss", "SHNLoss", "EPHNLoss", "EPSHNLoss", "HPHNLoss"])
+def test_a_module_is_what_its_name_says(name):
+    """The options in its name can be given, but not changed."""
+    meant = MODULES[name][1]
+    assert_bitwise_equal(getattr(losses, name)(**meant)(*HAND_POINTS), getattr(losses, name)()(*HAND_POINTS))
+    for option, other in (("positive", "random"), ("negative", "easiest"), ("term", "hinge")):
+        message = f"^{option} must be {meant[option]!r} in {name}, got {other!r}$"
+        with pytest.raises(ValueError, match=message):
+            getattr(losses, name)(**{option: other})
 
 
 @each_module
@@ -91,7 +102,7 @@ def test_refs_are_taken_by_name_too(name):
     [
         ({"temperatur": 0.1}, TypeError, "temperatur"),
         ({"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
-        ({"positive": "easy"}, ValueError, "positive must be one of 'easiest', 'hardest', 'random', got 'easy'"),
+        ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
     ],
 )
 def test_bad_options_are_errors(name, options, error, message):

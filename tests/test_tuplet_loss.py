@@ -18,12 +18,12 @@ from helpers import (
     assert_bitwise_equal,
     assert_results_close,
     exact_inputs,
+    inputs_of_sizes,
     largest_error,
     leaves_of,
     random_inputs,
     run,
     run_both,
-    seeded,
 )
 
 POSITIVES = ("easiest", "hardest", "all")
@@ -332,13 +332,10 @@ CLASS_SIZES = {
 @each_similarity
 @each_positive
 def test_classes_of_very_different_sizes(sizes, similarity, positive, device):
-    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    labels = labels[torch.randperm(len(labels), generator=seeded(0))]
-    x = torch.randn(len(labels), 6, generator=seeded(1), dtype=torch.float64)
-    x += torch.randn(len(sizes), 6, generator=seeded(2), dtype=torch.float64)[labels]
+    inputs = inputs_of_sizes(sizes, 6).to(device)
     for temperature in (0.02, 0.2):
         options = {"similarity": similarity, "positive": positive, "temperature": temperature}
-        assert_results_close(*run_both("tuplet_loss", Inputs(x, labels).to(device), **options), 1e-10)
+        assert_results_close(*run_both("tuplet_loss", inputs, **options), 1e-10)
 
 
 @each_positive

@@ -1,0 +1,348 @@
+"""Recall@K: by hand, against a ranking one query at a time, in one call and in chunks, and what it refuses."""
+
+import math
+import re
+import sys
+import weakref
+from typing import ClassVar
+
+import numpy
+import pytest
+import torch
+
+import hardmine
+from hardmine import metrics, ops
+from hardmine.metrics import recall_at_1, recall_at_k
+from helpers import Inputs, random_inputs, seeded
+
+
+def obvious_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:
+    """Ranks the gallery of one query after another: by similarity, then by index."""
+    x, labels, refs, ref_labels = inputs
+    alone = refs is None
+    refs, ref_labels = (x, labels) if alone else (refs, ref_labels)
+    x, refs = (torch.nn.functional.normalize(rows.double()) for rows in (x, refs))
+    hits = dict.fromkeys(sizes, 0)
+    for query in range(len(x)):
+        s = (refs @ x[query]).tolist()
+        ranking = sorted((r for r in range(len(refs)) if not (alone and r == query)), key=lambda r: (-s[r], r))
+        for size in sizes:
+            hits[size] += any(ref_labels[r] == labels[query] for r in ranking[:size])
+    return {size: count / len(x) for size, count in hits.items()}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of knn from here on: numbers of queries and of refs, and k."""
+    made = []
+    right = ops.knn
+
+    def record(queries, refs=None, k=10, **options):
+        made.append((len(queries), None if refs is None else len(refs), k))
+        return right(queries, refs, k, **options)
+
+    monkeypatch.setattr(ops, "knn", record)
+    return made
+
+
+@pytest.fixture
+def in_chunks(monkeypatch):
+    """Makes all work long: it goes by chunks of so many queries."""
+
+    def of(rows: int) -> None:
+        monkeypatch.setattr(metrics, "_WORK_OF_A_CALL", 1)
+        monkeypatch.setattr(metrics, "_LEAST_ROWS_OF_A_CALL", rows)
+
+    return of
+
+
+def on_a_circle(*angles_deg: float) -> torch.Tensor:
+    """Unit vectors at these angles."""
+    angles = torch.tensor(angles_deg, dtype=torch.float64).deg2rad()
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+# By hand
+
+
+def test_by_hand():
+    """The order of the others by angle, and the classes met:
+
+    0 (0 deg, a): 1 b, 2 a, 3 c, 4 b -> found from K = 2 on         3 (40, c): 4 b, 2 a, 1 b, 0 a -> none of its class
+    1 (10, b): 0 a (10), 2 a (12), 3 c, 4 b -> from K = 4 on          4 (70, b): 3 c, 2 a, 1 b, 0 a -> from K = 3 on
+    2 (22, a): 1 b (12), 3 c (18), 0 a (22), 4 b -> from K = 3 on
+    """
+    embeddings, labels = on_a_circle(0, 10, 22, 40, 70), torch.tensor([0, 1, 0, 2, 1])
+    expected = {1: 0.0, 2: 1 / 5, 3: 3 / 5, 4: 4 / 5, 100: 4 / 5}
+    assert recall_at_k(embeddings, labels, k=(1, 2, 3, 4, 100)) == pytest.approx(expected)
+    assert list(recall_at_k(embeddings, labels, k=(4, 1))) == [4, 1], "in the order given"
+    assert recall_at_k(embeddings, labels, k=3) == {3: pytest.approx(3 / 5)}
+
+
+def test_a_gallery_by_hand():
+    """The gallery has, by its angle from the query at 0, classes 1 1 0, and from the one at 50, classes 0 1 1.
+
+    The first, of class 0, is found from K = 3 on, the second, of class 1, from K = 2 on.
+    """
+    gallery, classes = on_a_circle(1, 20, 45), torch.tensor([1, 1, 0])
+    recall = recall_at_k(on_a_circle(0, 50), torch.tensor([0, 1]), gallery, classes, k=[1, 2, 3, 4])
+    assert recall == {1: 0.0, 2: 0.5, 3: 1.0, 4: 1.0}
+
+
+def test_the_default_sizes():
+    assert list(recall_at_k(*random_inputs()[:2])) == [1, 2, 4, 8]
+
+
+def test_similarity_is_cosine():
+    embeddings = torch.tensor([[1.0, 0.0], [0.1, 0.01], [9.0, 10.0], [0.0, 1.0]])
+    assert recall_at_k(embeddings, torch.tensor([0, 0, 1, 1]), k=1) == {1: 1.0}
+
+
+def test_equal_similarities_go_to_the_lowest_index():
+    query, label = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    gallery = torch.ones(5, 2)
+    for position in range(5):
+        classes = torch.ones(5, dtype=torch.int64)
+        classes[position] = 0
+        recall = recall_at_k(query, label, gallery, classes, k=range(1, 6))
+        assert recall == {size: float(size > position) for size in range(1, 6)}
+
+
+def test_queries_without_positives_are_misses():
+    embeddings, labels = on_a_circle(0, 1, 2, 3), torch.tensor([0, 0, 7, 8])
+    assert recall_at_k(embeddings, labels, k=100) == {100: 0.5}
+
+
+# Against a ranking of one query at a time
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("refs", [None, 90], ids=["self", "gallery"])
+@pytest.mark.parametrize("rows", [None, 1, 7, 50], ids=["one call", "chunks of 1", "chunks of 7", "chunks of 50"])
+def test_agrees_with_the_obvious(dtype, refs, rows, in_chunks, calls):
+    inputs = random_inputs(120, 16, 30, refs, spread=1.5, dtype=dtype)
+    sizes = (1, 2, 5, 10, 89, 200)
+    expected = obvious_recall(inputs, sizes)
+    assert 0.05 < expected[1] < expected[5] < 0.95
+    if rows:
+        in_chunks(rows)
+    assert recall_at_k(*inputs, k=sizes) == pytest.approx(expected, abs=1e-12)
+    if rows:
+        chunks = [rows] * (120 // rows) + [120 % rows] * (120 % rows > 0)
+        assert calls == [(chunk, refs or 120, 201 if refs is None else 200) for chunk in chunks]
+
+
+@pytest.mark.parametrize("rows", [None, 1, 3, 10])
+def test_ties_in_masses(rows, in_chunks):
+    """Copies of a query with lower indices come before the query itself, which is then not among its k + 1 nearest."""
+    x = on_a_circle(0, 30, 200)[torch.randperm(60, generator=seeded(0)) % 3].float()
+    labels = torch.randint(8, (60,), generator=seeded(1))
+    sizes = (1, 2, 3, 15, 30, 59)
+    expected = obvious_recall(Inputs(x, labels), sizes)
+    if rows:
+        in_chunks(rows)
+    assert recall_at_k(x, labels, k=sizes) == pytest.approx(expected)
+    assert expected[1] < expected[3] < expected[15]
+
+
+@pytest.mark.parametrize("refs", [None, 80], ids=["self", "gallery"])
+def test_recall_at_1_is_that_of_k_1(refs):
+    for seed in range(5):
+        inputs = random_inputs(150, 8, 40, refs, spread=1.0, seed=seed)
+        assert recall_at_k(*inputs, k=1)[1] == recall_at_1(*inputs)
+    collapsed = Inputs(*(t if t is None or t.dim() == 1 else torch.ones_like(t) for t in inputs))
+    assert recall_at_k(*collapsed, k=1)[1] == recall_at_1(*collapsed)
+
+
+def test_the_largest_k_without_a_gallery(in_chunks, calls):
+    """1025 neighbours, to leave out the query, are more than knn gives: all queries go in one call."""
+    inputs = random_inputs(1200, 4, 600, seed=3)
+    expected = obvious_recall(inputs, (1024,))
+    assert expected[1024] < 1
+    in_chunks(100)
+    assert recall_at_k(*inputs, k=1024) == pytest.approx(expected)
+    assert calls == [(1200, None, 1024)]
+
+
+def test_small_sets_take_one_call(calls):
+    """Without a gallery one that visits each pair once."""
+    inputs = random_inputs(200, refs=300)
+    recall_at_k(*inputs[:2], k=(1, 9))
+    recall_at_k(*inputs, k=(1, 9))
+    assert calls == [(200, None, 9), (200, 300, 9)]
+    assert 2**30 < metrics._WORK_OF_A_CALL < 2**40, "a second, not an hour"
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+def test_divergence_is_not_hidden(value):
+    """Also of a row whose norm overflows."""
+    embeddings, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
+    embeddings[2, 1] = value
+    for recall in (recall_at_k(embeddings, labels), recall_at_k(torch.eye(4), labels, embeddings, labels)):
+        assert list(recall) == [1, 2, 4, 8]
+        assert all(math.isnan(share) for share in recall.values())
+    assert math.isnan(recall_at_1(embeddings, labels))
+
+
+def test_no_gradient_is_kept():
+    x, labels, _, _ = random_inputs()
+    assert all(type(share) is float for share in recall_at_k(x.requires_grad_(), labels).values())
+
+
+# Long work
+
+
+class Bar:
+    """Stands in for tqdm."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, **options):
+        self.options, self.done, self.closed = options, 0, False
+        Bar.made.append(self)
+
+    def update(self, count):
+        self.done += count
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed = True
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The progress bars that are made, on stand-ins for tqdm."""
+    monkeypatch.setattr(Bar, "made", [])
+    monkeypatch.setattr(metrics, "require", lambda name: type("module", (), {"tqdm": Bar}))
+    return Bar.made
+
+
+@pytest.mark.parametrize(
+    ("rows", "progress", "shown"),
+    [(None, None, 0), (None, True, 1), (None, False, 0), (40, None, 0), (40, True, 1), (10, None, 1), (10, False, 0)],
+)
+def test_the_progress_bar(rows, progress, shown, bars, in_chunks):
+    """By itself for work of five chunks or more."""
+    if rows:
+        in_chunks(rows)
+    recall_at_k(*random_inputs(100)[:2], progress=progress)
+    assert len(bars) == shown
+    for bar in bars:
+        assert (bar.options["total"], bar.done, bar.closed) == (100, 100, True)
+
+
+def test_a_real_progress_bar(in_chunks, capsys):
+    pytest.importorskip("tqdm")
+    in_chunks(10)
+    recall_at_k(*random_inputs(100)[:2], progress=True)
+    assert "100/100" in capsys.readouterr().err
+
+
+def test_without_tqdm(monkeypatch, in_chunks):
+    """A bar that was asked for is missed, with the command that installs it; one that was not is left out."""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    in_chunks(10)
+    x, labels, _, _ = random_inputs(100)
+    recall_at_k(x, labels)
+    recall_at_k(x, labels, progress=False)
+    with pytest.raises(ModuleNotFoundError, match=re.escape("tqdm is not installed and is needed here: pip install")):
+        recall_at_k(x, labels, progress=True)
+
+
+def test_ctrl_c_between_chunks(bars, in_chunks, calls, monkeypatch):
+    """The third chunk is never looked for, and the bar is closed."""
+    in_chunks(10)
+    search = ops.knn
+
+    def interrupted(*given, **options):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return search(*given, **options)
+
+    monkeypatch.setattr(ops, "knn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recall_at_k(*random_inputs(100)[:2])
+    assert len(calls) == 2
+    (bar,) = bars
+    assert (bar.done, bar.closed) == (20, True)
+
+
+def test_chunks_hold_their_own_lists_only(in_chunks, monkeypatch):
+    """No more than two lists of neighbours are alive at a time: the last one and the one that is made."""
+    in_chunks(10)
+    search, alive = ops.knn, weakref.WeakSet()
+    most = 0
+
+    def watched(*given, **options):
+        nonlocal most
+        neighbours = search(*given, **options)
+        alive.add(neighbours.index)
+        most = max(most, len(alive))
+        return neighbours
+
+    monkeypatch.setattr(ops, "knn", watched)
+    recall_at_k(*random_inputs(200)[:2])
+    assert most <= 2
+
+
+def test_verify_checks_the_search(tmp_path):
+    with hardmine.verify(every=1, save_dir=tmp_path) as report:
+        recall_at_k(*random_inputs(50)[:2])
+    assert report.ops["knn"].checks == 1
+
+
+# What it refuses
+
+
+X, Y = random_inputs(6)[:2]
+WRONG = [
+    ({"k": ()}, ValueError, "k must be one or more integers from 1 to 1024, got []"),
+    ({"k": 0}, ValueError, "k must be one or more integers from 1 to 1024, got [0]"),
+    ({"k": (1, -2)}, ValueError, "k must be one or more integers from 1 to 1024, got [1, -2]"),
+    ({"k": [4, 1025]}, ValueError, "k must be one or more integers from 1 to 1024, got [4, 1025]"),
+    ({"k": 1.0}, TypeError, "k must be an integer or several, got 1.0"),
+    ({"k": (1, "2")}, TypeError, "k must be an integer or several, got '2'"),
+    ({"k": True}, TypeError, "k must be an integer or several, got True"),
+    ({"k": None}, TypeError, "k must be an integer or several, got None"),
+    ({"k": torch.tensor([1, 2])}, TypeError, "k must be an integer or several, got tensor(1)"),
+    ({"progress": "yes"}, TypeError, "progress must be None, True or False, got 'yes'"),
+    ({"labels": Y[:3]}, ValueError, "labels must be [B] = [6], got [3]"),
+    ({"embeddings": X.tolist()}, TypeError, "embeddings must be a torch.Tensor, got list"),
+    ({"ref_embeddings": X}, ValueError, "ref_labels must be given together with ref_embeddings, got None"),
+    ({"labels": torch.arange(6)}, ValueError, "labels: none of the 6 queries has a gallery sample of its class"),
+    (
+        {"ref_embeddings": X[:0], "ref_labels": Y[:0]},
+        ValueError,
+        "labels: none of the 6 queries has a gallery sample of its class",
+    ),
+    (
+        {"embeddings": X[:0], "labels": Y[:0]},
+        ValueError,
+        "labels: none of the 0 queries has a gallery sample of its class",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
+def test_wrong_arguments(changes, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        recall_at_k(**{"embeddings": X, "labels": Y, **changes})
+
+
+def test_integers_of_numpy_and_generators_are_sizes():
+    assert recall_at_k(X, Y, k=numpy.int64(2)) == recall_at_k(X, Y, k=2)
+    assert recall_at_k(X, Y, k=(size for size in (2, 1))) == recall_at_k(X, Y, k=(2, 1))
+    assert recall_at_k(X, Y, k=numpy.array([1, 2])) == recall_at_k(X, Y, k=(1, 2))
+    assert all(type(size) is int for size in recall_at_k(X, Y, k=numpy.array([1, 2])))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint64], ids=str)
+def test_labels_of_any_integer_dtype(dtype):
+    labels = Y - Y.min()
+    assert recall_at_k(X, labels.to(dtype)) == recall_at_k(X, labels)
+    assert recall_at_k(X, labels.to(dtype), X, labels.to(torch.int16)) == recall_at_k(X, labels, X, labels)
