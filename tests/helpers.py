@@ -357,7 +357,7 @@ def largest_error(actual: Tensor, exact: Tensor) -> float:
 
 
 def assert_as_accurate_as_plain_torch(name: str, inputs: Inputs, **options: Any) -> Result:
-    """No result errs more than twice as much as that of the reference in the same dtype; the last bit is free.
+    """No result errs more than twice as much as that of the reference in the same dtype; the last bit is free, as are two of a loss.
 
     Returns:
         The exact result, from the reference in float64, for the test to tell whether it says anything.
@@ -367,7 +367,8 @@ def assert_as_accurate_as_plain_torch(name: str, inputs: Inputs, **options: Any)
     for f, p, e in zip(fused.tensors(), plain.tensors(), exact.tensors(), strict=True):
         if f.is_floating_point():
             last_bit = torch.finfo(f.dtype).eps * e.abs().nan_to_num(0.0, 0.0).max().item()
-            assert largest_error(f, e) <= 2 * largest_error(p, e) + last_bit
+            # Of a single number, plain PyTorch's error may be next to nothing by luck.
+            assert largest_error(f, e) <= 2 * largest_error(p, e) + (4 if f.dim() == 0 else 1) * last_bit
         else:
             assert torch.equal(f, e), "an index differs: the rest cannot be compared"
             assert torch.equal(p, e)
