@@ -357,7 +357,7 @@ def largest_error(actual: Tensor, exact: Tensor) -> float:
 
 
 def assert_as_accurate_as_plain_torch(name: str, inputs: Inputs, **options: Any) -> Result:
-    """No result errs more than twice as much as that of the reference in the same dtype; the last bit is free, as are two of a loss.
+    """No result errs more than twice as much as that of the reference in the same dtype; the last bits are free.
 
     Returns:
         The exact result, from the reference in float64, for the test to tell whether it says anything.
