@@ -72,7 +72,7 @@ Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::Workers& wo
     });
     for (int64_t r = row; r < row_end; ++r)
       for (int64_t c = column; c < column_end; ++c) ++visits[r * cells(columns) + c];
-    if ((row + column) % 3 == 0) std::this_thread::yield();  // now and then let another worker come in between
+    if ((row + 3 * column) % 32 == 0) std::this_thread::yield();  // now and then let another worker come in between
     each_cell([&](std::atomic<bool>& busy, std::vector<Corners>&) { busy = false; });
   });
   course.visits.assign(visits.begin(), visits.end());
@@ -131,6 +131,36 @@ void check_schedules(bool symmetric) {
 
 TEST(groups_of_rows_against_groups_of_columns) { check_schedules(false); }
 TEST(groups_of_rows_against_each_other) { check_schedules(true); }
+
+// A tournament: in each round every group plays at most once, and as many pairs play as can.
+TEST(rounds_keep_all_groups_busy) {
+  for (const bool symmetric : {false, true}) {
+    for (const int64_t rows : {1, 2, 3, 8, 9, 64}) {
+      for (const int64_t columns : {1, 2, 3, 8, 9, 64}) {
+        if (symmetric && columns != rows) continue;
+        context = std::to_string(rows) + " x " + std::to_string(columns) + (symmetric ? " symmetric" : "");
+        std::vector<std::array<int64_t, 2>> pairs;
+        cpu::PairSchedule(rows * kStep, columns * kStep, symmetric)
+            .run(SerialWorkers(), 1, [&](int64_t, const cpu::Block& block) {
+              pairs.push_back({block.row_begin / kStep, block.column_begin / kStep});
+            });
+        // Each group with itself comes first.
+        for (int64_t g = 0; symmetric && g < rows; ++g) CHECK(pairs[g][0] == g && pairs[g][1] == g);
+        const size_t first = symmetric ? rows : 0, round = symmetric ? rows / 2 : std::min(rows, columns);
+        for (size_t begin = first; begin < pairs.size(); begin += round) {
+          std::vector<bool> row_plays(rows, false), column_plays(columns, false);
+          for (size_t p = begin; p < begin + round; ++p) {
+            CHECK(!row_plays[pairs[p][0]]);
+            row_plays[pairs[p][0]] = true;
+            std::vector<bool>& plays = symmetric ? row_plays : column_plays;
+            CHECK(!plays[pairs[p][1]]);
+            plays[pairs[p][1]] = true;
+          }
+        }
+      }
+    }
+  }
+}
 
 // Each waits a while for the others within a block, so that on any machine they meet if the schedule lets them.
 TEST(pairs_without_a_common_group_are_visited_at_the_same_time) {

@@ -37,7 +37,7 @@ struct Choice {
     similarity = kSimilarities[turn % 3];
     positive = kPositives[turn / 3 % 3];
     temperature = kTemperatures[turn % 5];
-    exact = turn / 2 % 2;
+    exact = turn / 4 % 2;
     bounded = turn % 4 == 1;
     labels = static_cast<Labels>(turn % 11 % kLabelKinds);
     depth = depths[turn % 7];
