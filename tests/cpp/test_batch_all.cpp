@@ -291,6 +291,20 @@ TEST(zero_rows_are_rows_of_length_zero) {
   CHECK_NEAR(Run<float>(p, SerialWorkers()).result.loss, 0.7, 1e-6);
 }
 
+// Nor are rows below the smallest norm, the gradients of which are not projected.
+TEST(rows_too_short_to_be_normalised) {
+  for (const bool squared : {false, true}) {
+    Random random(2);
+    Problem<double> p{BatchAllRule{}, Batch<double>(Values::kReals, Labels::kRandom, 20, 9, random), {}, {}};
+    p.rule.squared = squared;
+    for (int64_t k = 0; k < 9; ++k) p.batch.row(3)[k] *= 1e-13;
+    context = text_of(p.rule, 20, 9, false);
+    Coverage coverage;
+    check_run(p, Run<double>(p, SerialWorkers()), false, coverage);
+    CHECK(coverage.active > 100);
+  }
+}
+
 TEST(every_count_rule_and_kind_of_label) {
   check_counts<float>();
   check_counts<double>();

@@ -105,7 +105,9 @@ TEST(codes_give_rules_of_all_triplets) {
   CHECK(last.reduction == BatchAllReduction::kSum);
   CHECK(last.squared);
   CHECK_EQ(last.margin, -1);
-  CHECK(batch_all_rule({0, 1, 0}, {0}).reduction == BatchAllReduction::kMeanActive);
+  const BatchAllRule middle = batch_all_rule({0, 1, 0}, {0});
+  CHECK(middle.reduction == BatchAllReduction::kMeanActive);
+  CHECK(!middle.squared);
 }
 
 TEST(lists_of_two_rules_come_apart) {

@@ -260,6 +260,27 @@ TEST(large_similarities_lose_no_digits) {
   }
 }
 
+// Rows below the smallest norm are divided by that: they are no unit rows, and their gradients are not projected.
+TEST(rows_too_short_to_be_normalised) {
+  for (const TupletPositive positive : kPositives) {
+    for (const bool with_refs : {false, true}) {
+      Random random(6);
+      Batch<double> anchors(Values::kReals, Labels::kRandom, 20, 9, random), refs = anchors;
+      for (int64_t k = 0; k < 9; ++k) {
+        anchors.row(3)[k] *= 1e-13;
+        anchors.row(5)[k] = refs.row(2)[k] = 0;
+        refs.row(4)[k] *= 1e-13;
+      }
+      TupletProblem<double> p{TupletRule{}, anchors, with_refs ? &refs : nullptr, gradients<double>(20, random)};
+      p.rule.positive = positive;
+      context = text_of(p.rule, 20, with_refs ? 20 : -1, 9);
+      TupletCoverage coverage;
+      check_tuplets(p, TupletRun<double>(p, SerialWorkers()), false, coverage);
+      CHECK(coverage.valid > 15);
+    }
+  }
+}
+
 // Neither distances nor gradients depend on the origin, to the bit: the offset is exact.
 TEST(euclidean_gradients_far_from_the_origin) {
   for (const bool with_refs : {false, true}) {
