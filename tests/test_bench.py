@@ -148,6 +148,7 @@ def results():
         "speed": [
             speed("EP", 512, 128, phases, pytorch=1.5, matmul=0.9),
             speed("EP", 2048, 128, phases, pytorch=1.9, matmul=0.5),
+            speed("EP", 8192, 128, phases, pytorch=2.5, matmul=0.5),
             speed("BatchAllTriplet", 1024, 128, phases, pytorch_metric_learning=120.0),
             speed("knn_words", 100_000, 50, ("forward",), faiss=4.0, hnswlib=0.8),
         ],
@@ -173,6 +174,13 @@ def test_verdicts(results):
     assert lines[2].endswith("2.1 times the inputs at N = 16,384, 2.2 times the inputs at N = 65,536")
     assert lines[5].endswith(": 0.25")
     assert lines[6].endswith(": 1.25 of its time")
+
+
+def test_verdicts_are_open_where_a_size_is_missing(results):
+    without = [size for size in results["speed"] if size["n"] != 8192]
+    first, second, *_ = verdicts.judge({**results, "speed": without})
+    assert first.met is second.met is None
+    assert first.line().endswith("not measured at N = 8,192")
 
 
 def test_verdicts_are_open_where_nothing_was_measured(results):
