@@ -155,6 +155,18 @@ TEST(every_pair_of_anchor_and_reference_counts) {
   check_refs<double>();
 }
 
+// From 6145 rows on, blocks are two steps wide.
+TEST(more_references_than_narrow_blocks_hold) {
+  TupletCoverage coverage;
+  for (int64_t turn = 0; turn < 9; turn += 4) {
+    Choice choice(turn);
+    choice.depth = 2;
+    choice.labels = Labels::kRandom;
+    check_case<double>(choice, 35, 6200, coverage);
+  }
+  CHECK(coverage.valid > 30);
+}
+
 TEST(large_depths) {
   TupletCoverage coverage;
   for (const int64_t depth : {255, 257, 513}) {
