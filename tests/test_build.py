@@ -4,6 +4,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ print(hardmine.__version__, hardmine.__file__, report)
     output = output_of(run_python("-c", script, package_root=package_copy.parent))
     assert output.startswith(f"{hardmine.__version__} {package_copy}")
     assert output.endswith("nothing was checked (no op was called in eager mode)")
+
+
+def test_an_installed_package_has_every_module(tmp_path):
+    """Editable installs and the tests import from the source folder, and would not miss a package left out."""
+    root = PACKAGE.parent
+    if not (root / "setup.py").exists():
+        pytest.skip("not run from the source folder")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", "-e", tmp_path, "build_py", "--build-lib", tmp_path / "lib"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
+    modules = {path.relative_to(root) for path in PACKAGE.rglob("*.py")}
+    assert len(modules) > 20
+    assert {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib").rglob("*.py")} == modules
 
 
 # The SIMD level
