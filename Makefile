@@ -27,7 +27,7 @@ format: .venv/dev
 # The C++ tests need no torch. They run under AddressSanitizer and UBSan.
 test-cpp: .venv/dev
 	.venv/bin/cmake -S . -B build/sanitized -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS='-O1 -fno-var-tracking' \
-	  -DHARDMINE_TORCH=OFF -DHARDMINE_TESTS=ON -DHARDMINE_WERROR=ON -DHARDMINE_SANITIZE=address,undefined
+	  -DHARDMINE_TORCH=OFF -DHARDMINE_PYTHON=OFF -DHARDMINE_TESTS=ON -DHARDMINE_WERROR=ON -DHARDMINE_SANITIZE=address,undefined
 	.venv/bin/cmake --build build/sanitized
 	.venv/bin/ctest --test-dir build/sanitized -j2 --output-on-failure
 
@@ -54,4 +54,4 @@ hardmine/_C.so: $(SOURCES) .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info hardmine/_C.so
+	rm -rf .venv build *.egg-info hardmine/*.so

@@ -9,8 +9,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pybind11
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -35,38 +35,41 @@ def torch_folder() -> Path:
 
 
 class CMakeBuild(build_ext):
-    """Builds hardmine/_C.so, which is no Python extension module: torch loads it, whatever the Python."""
+    """Builds hardmine/_C.so, which is no Python module - torch loads it - and hardmine/_fanng, which is one."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return str(Path(*fullname.split("."))) + ".so"
+        if fullname == "hardmine._C":
+            return str(Path("hardmine", "_C.so"))
+        return super().get_ext_filename(fullname)
 
     def build_extension(self, ext: Extension) -> None:
         build = ROOT / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower()
         cmake = tool("cmake", "CMAKE_BIN_DIR")
-        configure = [
-            *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-            f"-DCMAKE_MAKE_PROGRAM={tool('ninja', 'BIN_DIR')}",
-            f"-DHARDMINE_TORCH_DIR={torch_folder()}",
-            f"-DHARDMINE_WERROR={'ON' if os.environ.get('HARDMINE_WERROR') == '1' else 'OFF'}",
-        ]
+        if not self.configured:
+            configure = [
+                *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+                f"-DCMAKE_MAKE_PROGRAM={tool('ninja', 'BIN_DIR')}",
+                f"-DHARDMINE_TORCH_DIR={torch_folder()}",
+                f"-DHARDMINE_WERROR={'ON' if os.environ.get('HARDMINE_WERROR') == '1' else 'OFF'}",
+                f"-DPython_EXECUTABLE={sys.executable}",
+                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            ]
+            # --fresh forgets the tools and the torch of an earlier environment; objects that are up to date stay.
+            subprocess.run([*configure, "--fresh"], check=True, stdout=sys.stderr)
+            self.configured = True
+        name = ext.name.rpartition(".")[2]
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        # --fresh forgets the tools and the torch of an earlier environment; objects that are up to date stay.
-        subprocess.run([*configure, "--fresh"], check=True, stdout=sys.stderr)
-        subprocess.run([cmake, "--build", str(build), "--target", "_C"], check=True, stdout=sys.stderr)
+        subprocess.run([cmake, "--build", str(build), "--target", name], check=True, stdout=sys.stderr)
+        (built,) = build.glob(f"{name}.*so")
         target.parent.mkdir(parents=True, exist_ok=True)
         # A new file, not new contents: a process that has the old one loaded keeps it.
         target.unlink(missing_ok=True)
-        shutil.copy2(build / "_C.so", target)
+        shutil.copy2(built, target)
 
-
-class AnyPythonWheel(bdist_wheel):
-    """Tags the wheel for every Python 3: _C.so uses torch's stable ABI and no Python ABI at all."""
-
-    def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+    configured = False
 
 
 setup(
-    ext_modules=[Extension("hardmine._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
+    ext_modules=[Extension("hardmine._C", sources=[]), Extension("hardmine._fanng", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
 )

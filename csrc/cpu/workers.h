@@ -16,6 +16,8 @@ class Workers {
   // Calls body(worker) once for every worker in [0, workers), in parallel as far as there are threads. `body` must not
   // throw.
   virtual void run(int64_t workers, const std::function<void(int64_t worker)>& body) const = 0;
+  // Nobody wants the result any more: tasks may end without having done their work.
+  virtual bool cancelled() const { return false; }
 };
 
 // How many workers a job of `work` units is worth: starting a thread costs about as much as `grain` units.

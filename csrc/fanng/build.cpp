@@ -1,0 +1,234 @@
+#include "build.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <deque>
+
+#include "../cpu/nearest.h"
+#include "threads.h"
+
+namespace hardmine::fanng {
+namespace {
+
+constexpr int64_t kVerticesAPiece = 64;
+
+// A stateless generator: number `i` of the sequence of `seed` (splitmix64).
+uint64_t random_bits(uint64_t seed, uint64_t i) {
+  uint64_t z = seed * 0xD1342543DE82EF95 + (i + 1) * 0x9E3779B97F4A7C15;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+  return z ^ (z >> 31);
+}
+
+// A number in [0, count): the upper half of a 32 x 32-bit product.
+Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
+
+// FANNG's Alg. 2: from `start` to the neighbour nearest the target while that is nearer than where one is.
+Ranked downhill(const DraftGraph& graph, const Distances& distances, Vertex start, Vertex target, int64_t& computed) {
+  Ranked here = ranked(distances.between(start, target), start);
+  ++computed;
+  while (vertex_of(here) != target) {
+    const Vertex v = vertex_of(here);
+    Ranked nearest = here;
+    for (const Ranked* edge = graph.begin(v); edge != graph.end(v); ++edge) {
+      const Vertex u = vertex_of(*edge);
+      nearest = std::min(nearest, ranked(distances.between(u, target), u));
+    }
+    computed += graph.degree(v);
+    // Strictly nearer: equal distances would let it walk in circles.
+    if (!(sq_dist_of(nearest) < sq_dist_of(here))) break;
+    here = nearest;
+  }
+  return here;
+}
+
+struct MissedTarget {
+  Vertex from;
+  Vertex target;
+  float sq_dist;
+};
+
+// Sorts, drops duplicates, and makes the survivors the edges of p.
+int64_t assign_pruned(Vertex p, std::vector<Ranked>& candidates, const Distances& distances, DraftGraph& graph) {
+  std::sort(candidates.begin(), candidates.end());
+  candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
+  return graph.assign(p, candidates, distances);
+}
+
+}  // namespace
+
+void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats) {
+  const Distances distances(points);
+  const int64_t count = points.vertices();
+  std::vector<std::vector<Ranked>> others(workers.count());
+  std::atomic<int64_t> computed{0};
+  parallel_pieces(workers, count, 1, [&](int64_t worker, int64_t p, int64_t) {
+    std::vector<Ranked>& candidates = others[worker];
+    candidates.clear();
+    for (int64_t q = 0; q < count; ++q) {
+      if (q == p) continue;
+      const auto v = static_cast<Vertex>(q);
+      candidates.push_back(ranked(distances.between(static_cast<Vertex>(p), v), v));
+    }
+    computed += count - 1 + assign_pruned(static_cast<Vertex>(p), candidates, distances, graph);
+  });
+  stats.distance_computations += computed;
+}
+
+void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers& workers, DraftGraph& graph,
+                          BuildStats& stats) {
+  const Distances distances(points);
+  const int64_t count = points.vertices();
+  k = std::min(k, count - 1);
+  if (k < 1) return;
+  std::vector<int64_t> index(count * k);
+  {
+    std::vector<float> similarity(count * k);
+    // Stored rows are unit rows under the cosine metric: their inner products order as their distances do.
+    const Similarity kind = points.metric() == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean;
+    cpu::nearest<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, workers, similarity.data(),
+                        index.data());
+    if (workers.cancelled()) return;
+  }
+  std::atomic<int64_t> computed{count * (count - 1) / 2};
+  const auto assign = [&](const std::function<void(Vertex, std::vector<Ranked>&)>& collect) {
+    parallel_pieces(workers, count, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+      std::vector<Ranked> candidates;
+      int64_t own = 0;
+      for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
+        candidates.clear();
+        collect(p, candidates);
+        own += assign_pruned(p, candidates, distances, graph);
+      }
+      computed += own;
+    });
+  };
+  assign([&](Vertex p, std::vector<Ranked>& candidates) {
+    for (int64_t n = 0; n < k; ++n) {
+      const int64_t q = index[p * k + n];
+      if (q < 0) break;
+      candidates.push_back(ranked(distances.between(p, static_cast<Vertex>(q)), static_cast<Vertex>(q)));
+    }
+  });
+  // Nearness is not mutual: rows far from all others are in nobody's list, and no edge would lead to them.
+  std::vector<int64_t> first_reverse(count + 1, 0);
+  for (int64_t p = 0; p < count; ++p)
+    for (const Ranked* e = graph.begin(static_cast<Vertex>(p)); e != graph.end(static_cast<Vertex>(p)); ++e)
+      ++first_reverse[vertex_of(*e) + 1];
+  for (int64_t v = 0; v < count; ++v) first_reverse[v + 1] += first_reverse[v];
+  std::vector<Ranked> reverse(first_reverse.back());
+  std::vector<int64_t> next(first_reverse.begin(), first_reverse.end() - 1);
+  for (int64_t p = 0; p < count; ++p)
+    for (const Ranked* e = graph.begin(static_cast<Vertex>(p)); e != graph.end(static_cast<Vertex>(p)); ++e)
+      reverse[next[vertex_of(*e)]++] = ranked(sq_dist_of(*e), static_cast<Vertex>(p));
+  assign([&](Vertex p, std::vector<Ranked>& candidates) {
+    candidates.assign(graph.begin(p), graph.end(p));
+    candidates.insert(candidates.end(), reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
+  });
+  stats.distance_computations += computed;
+}
+
+void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::Workers& workers,
+                  DraftGraph& graph, BuildStats& stats) {
+  const Distances distances(points);
+  const int64_t count = points.vertices();
+  std::atomic<int64_t> computed{0};
+  parallel_pieces(workers, count, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+    std::vector<Vertex> targets;
+    std::vector<Ranked> candidates;
+    int64_t own = 0;
+    for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
+      targets.clear();
+      // Rows that are copies of each other now may not have been, and the other way round.
+      for (const int64_t* row = points.copies_begin(p); row != points.copies_end(p); ++row) {
+        const Vertex old = other_points.vertex_of(*row);
+        for (const int64_t* copy = other_points.copies_begin(old); copy != other_points.copies_end(old); ++copy)
+          targets.push_back(points.vertex_of(*copy));
+        for (const Vertex* edge = other.begin(old); edge != other.end(old); ++edge)
+          for (const int64_t* copy = other_points.copies_begin(*edge); copy != other_points.copies_end(*edge); ++copy)
+            targets.push_back(points.vertex_of(*copy));
+      }
+      std::sort(targets.begin(), targets.end());
+      targets.erase(std::unique(targets.begin(), targets.end()), targets.end());
+      candidates.clear();
+      for (const Vertex q : targets)
+        if (q != p) candidates.push_back(ranked(distances.between(p, q), q));
+      own += static_cast<int64_t>(candidates.size()) + assign_pruned(p, candidates, distances, graph);
+    }
+    computed += own;
+  });
+  stats.distance_computations += computed;
+}
+
+void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::Workers& workers,
+                  const BuildProgress& progress, DraftGraph& graph, BuildStats& stats) {
+  const Distances distances(points);
+  const int64_t count = points.vertices();
+  if (count < 2) {
+    stats.success_rate = 1;  // nowhere to go
+    return;
+  }
+  const int64_t most = options.max_traversals > 0 ? options.max_traversals : std::max<int64_t>(50 * count, 4000);
+  const int64_t round_size = std::max<int64_t>(64, count / 8);
+  const int64_t window = std::max<int64_t>(1000, count / 4);
+  struct Round {
+    int64_t traversals, missed;
+  };
+  std::deque<Round> recent;
+  Round total{0, 0};  // of the recent rounds
+  std::vector<MissedTarget> outcome;
+  std::atomic<int64_t> computed{0};
+  while (stats.traversals < most) {
+    const int64_t first = stats.traversals, size = std::min(round_size, most - first);
+    outcome.resize(size);
+    parallel_pieces(workers, size, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+      int64_t own = 0;
+      for (int64_t t = begin; t < end; ++t) {
+        const uint64_t draw = 2 * static_cast<uint64_t>(first + t);
+        const Vertex start = random_below(random_bits(options.seed, draw), count);
+        Vertex target = random_below(random_bits(options.seed, draw + 1), count - 1);
+        target += target >= start;
+        const Ranked last = downhill(graph, distances, start, target, own);
+        outcome[t] = {vertex_of(last), target, sq_dist_of(last)};
+      }
+      computed += own;
+    });
+
+    std::erase_if(outcome, [](const MissedTarget& missed) { return missed.from == missed.target; });
+    const auto missed = static_cast<int64_t>(outcome.size());
+    std::stable_sort(outcome.begin(), outcome.end(),
+                     [](const MissedTarget& a, const MissedTarget& b) { return a.from < b.from; });
+    std::vector<int64_t> group = {0};  // where those of one vertex begin
+    for (int64_t i = 1; i <= missed; ++i)
+      if (i == missed || outcome[i].from != outcome[i - 1].from) group.push_back(i);
+    if (missed == 0) group.clear();
+    parallel_pieces(workers, std::max<int64_t>(static_cast<int64_t>(group.size()) - 1, 0), kVerticesAPiece,
+                    [&](int64_t, int64_t begin, int64_t end) {
+                      int64_t own = 0;
+                      for (int64_t g = begin; g < end; ++g) {
+                        for (int64_t i = group[g]; i < group[g + 1]; ++i) {
+                          const MissedTarget& add = outcome[i];
+                          // The traversal ended at a local minimum, so no edge occludes the new one - but those that
+                          // were added since may.
+                          own += graph.add(add.from, ranked(add.sq_dist, add.target), i > group[g], distances);
+                        }
+                      }
+                      computed += own;
+                    });
+
+    stats.traversals += size;
+    recent.push_back({size, missed});
+    total = {total.traversals + size, total.missed + missed};
+    while (total.traversals - recent.front().traversals >= window) {
+      total = {total.traversals - recent.front().traversals, total.missed - recent.front().missed};
+      recent.pop_front();
+    }
+    stats.success_rate = 1 - static_cast<double>(total.missed) / static_cast<double>(total.traversals);
+    progress(stats.success_rate, stats.traversals);
+    if (total.traversals >= std::min(window, most) && stats.success_rate >= options.success_rate) break;
+  }
+  stats.distance_computations += computed;
+}
+
+}  // namespace hardmine::fanng

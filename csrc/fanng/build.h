@@ -1,0 +1,51 @@
+// Building the graph: FANNG's traverse-add (Harwood and Drummond, CVPR 2016, Alg. 4), from nothing or repairing a
+// graph that is there, and the naive build (Alg. 1). What is reconstructed rather than read in the paper:
+// docs/fanng.md.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "../cpu/workers.h"
+#include "draft_graph.h"
+
+namespace hardmine::fanng {
+
+struct BuildOptions {
+  double success_rate = 0.98;
+  int64_t max_degree = 30;
+  uint64_t seed = 0;
+  int64_t max_traversals = 0;  // 0: 50 for every vertex, as in the paper
+};
+
+struct BuildStats {
+  int64_t traversals = 0;
+  double success_rate = 0;  // of the last traversals
+  int64_t distance_computations = 0;
+};
+
+// Called on the calling thread between rounds: the share of recent traversals that succeeded. May throw to stop.
+using BuildProgress = std::function<void(double success_rate, int64_t traversals)>;
+
+// The edges of the naive build: for every vertex all others by ascending distance, each added unless occluded.
+// O(n^2 log n) time and O(n) memory a worker.
+void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats);
+
+// The edges that survive occlusion among every vertex's `k` nearest, found exactly, and among their reverses.
+void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers& workers, DraftGraph& graph,
+                          BuildStats& stats);
+
+// The edges of another graph, over another set of points: row i of one is row i of the other. Measured and pruned anew.
+void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::Workers& workers,
+                  DraftGraph& graph, BuildStats& stats);
+
+// Traversals between random vertices, adding an edge where one ends short of its target, until the wanted share of the
+// recent ones arrives.
+//
+// Traversals run in rounds, each over the graph as the round found it, so that the result does not depend on the
+// number of workers; what they add is added by start vertex, in the order of the traversals.
+void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::Workers& workers,
+                  const BuildProgress& progress, DraftGraph& graph, BuildStats& stats);
+
+}  // namespace hardmine::fanng

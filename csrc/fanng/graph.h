@@ -1,0 +1,28 @@
+// The graph that a search walks: of every vertex the vertices its edges lead to, nearest first.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "point_set.h"
+
+namespace hardmine::fanng {
+
+// A vertex at a squared distance from some point, as an integer that orders by distance and then by vertex: the bits
+// of floats that are not negative ascend with them.
+using Ranked = uint64_t;
+inline Ranked ranked(float sq_dist, Vertex v) { return uint64_t{std::bit_cast<uint32_t>(sq_dist)} << 32 | v; }
+inline float sq_dist_of(Ranked r) { return std::bit_cast<float>(static_cast<uint32_t>(r >> 32)); }
+inline Vertex vertex_of(Ranked r) { return static_cast<Vertex>(r); }
+
+struct Graph {
+  std::vector<int64_t> first_edge = {0};  // [vertices + 1]
+  std::vector<Vertex> target;             // ascending by distance within a vertex
+
+  int64_t vertices() const { return static_cast<int64_t>(first_edge.size()) - 1; }
+  const Vertex* begin(Vertex v) const { return target.data() + first_edge[v]; }
+  const Vertex* end(Vertex v) const { return target.data() + first_edge[v + 1]; }
+};
+
+}  // namespace hardmine::fanng

@@ -1,0 +1,154 @@
+#include "index.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "../cpu/nearest.h"
+#include "threads.h"
+
+namespace hardmine::fanng {
+namespace {
+
+constexpr int64_t kQueriesAPiece = 32;
+constexpr int64_t kCandidatesAnEdge = 2;  // exact neighbours to choose from, for every edge that may be left
+constexpr int64_t kDraftRoom = 2;         // edges of a draft, for every edge that is kept in the end
+
+Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
+            const cpu::Workers& workers, const BuildProgress& progress, BuildStats& stats) {
+  const int64_t count = points.vertices();
+  const int64_t room = seeding == Seeding::kAllEdges ? count : std::min(kDraftRoom * options.max_degree, count);
+  DraftGraph draft(count, std::max<int64_t>(room, 1));
+  if (warm) {
+    add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
+  } else if (seeding == Seeding::kNearest) {
+    const int64_t k = std::min(kCandidatesAnEdge * options.max_degree, cpu::kMostNeighbours);
+    add_edges_to_nearest(points, k, workers, draft, stats);
+  } else if (seeding == Seeding::kAllEdges) {
+    add_all_edges(points, workers, draft, stats);
+  }
+  traverse_add(points, options, workers, progress, draft, stats);
+  return draft.truncated(options.max_degree);
+}
+
+void check_graph(const Graph& graph, int64_t vertices) {
+  const auto edges = static_cast<int64_t>(graph.target.size());
+  if (graph.vertices() != vertices || graph.first_edge.front() != 0 || graph.first_edge.back() != edges ||
+      !std::is_sorted(graph.first_edge.begin(), graph.first_edge.end()))
+    throw std::invalid_argument("graph: the edges of " + std::to_string(graph.vertices()) + " vertices do not fit to " +
+                                std::to_string(vertices) + " distinct rows and " + std::to_string(edges) + " edges");
+  for (Vertex v = 0; v < static_cast<Vertex>(vertices); ++v)
+    for (const Vertex* edge = graph.begin(v); edge != graph.end(v); ++edge)
+      if (*edge >= static_cast<uint64_t>(vertices) || *edge == v)
+        throw std::invalid_argument("graph: vertex " + std::to_string(v) + " of " + std::to_string(vertices) +
+                                    " has an edge to " + std::to_string(*edge));
+}
+
+}  // namespace
+
+Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, const BuildOptions& options,
+             Seeding seeding, const Index* warm, const cpu::Workers& workers, const BuildProgress& progress)
+    : points_(vectors, count, depth, metric) {
+  if (warm && warm->points().rows() != count)
+    throw std::invalid_argument("init must be an index of as many rows, " + std::to_string(count) + ", got one of " +
+                                std::to_string(warm->points().rows()));
+  graph_ = build(points_, options, seeding, warm, workers, progress, stats_);
+  central_ = central_vertex();
+}
+
+Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, const BuildStats& stats)
+    : points_(vectors, count, depth, metric), graph_(std::move(graph)), stats_(stats) {
+  check_graph(graph_, points_.vertices());
+  central_ = central_vertex();
+}
+
+Vertex Index::central_vertex() const {
+  const int64_t count = points_.vertices(), stride = points_.stride();
+  if (count == 0) return kNoVertex;
+  std::vector<double> sum(stride, 0);
+  for (int64_t i = 0; i < count * stride; ++i) sum[i % stride] += static_cast<double>(points_.data()[i]);
+  std::vector<float> mean(stride);
+  for (int64_t k = 0; k < stride; ++k) mean[k] = static_cast<float>(sum[k] / static_cast<double>(count));
+  const Distances distances(points_);
+  Ranked nearest = ranked(distances.to(mean.data(), 0), 0);
+  for (Vertex v = 1; v < static_cast<Vertex>(count); ++v)
+    nearest = std::min(nearest, ranked(distances.to(mean.data(), v), v));
+  return vertex_of(nearest);
+}
+
+template <class Body>
+void Index::with_spaces(const cpu::Workers& workers, int64_t count, const Body& body) const {
+  parallel_pieces(workers, count, kQueriesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+    std::unique_ptr<SearchSpace> space;
+    {
+      const std::lock_guard lock(spaces_mutex_);
+      if (!spaces_.empty()) {
+        space = std::move(spaces_.back());
+        spaces_.pop_back();
+      }
+    }
+    if (!space) space = std::make_unique<SearchSpace>(points_.vertices());
+    for (int64_t i = begin; i < end; ++i) body(*space, i);
+    const std::lock_guard lock(spaces_mutex_);
+    spaces_.push_back(std::move(space));
+  });
+}
+
+void Index::report(std::vector<Ranked>& measured, int64_t own, float offset, int64_t query,
+                   const Results& results) const {
+  float* const distance = results.distance + query * results.k;
+  int64_t* const index = results.index + query * results.k;
+  // A vertex stands for one row at least; `own` takes one place more.
+  const auto wanted = std::min(static_cast<int64_t>(measured.size()), results.k + (own >= 0));
+  std::partial_sort(measured.begin(), measured.begin() + wanted, measured.end());
+  int64_t n = 0;
+  for (int64_t i = 0; i < wanted && n < results.k; ++i) {
+    const Vertex v = vertex_of(measured[i]);
+    for (const int64_t* row = points_.copies_begin(v); row != points_.copies_end(v) && n < results.k; ++row) {
+      if (*row == own) continue;
+      distance[n] = points_.reported(sq_dist_of(measured[i]) + offset);
+      index[n++] = *row;
+    }
+  }
+  std::fill(distance + n, distance + results.k, std::numeric_limits<float>::quiet_NaN());
+  std::fill(index + n, index + results.k, int64_t{-1});
+}
+
+void Index::search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::Workers& workers,
+                   const Results& results) const {
+  const int64_t depth = points_.depth(), stride = points_.stride();
+  cpu::Buffer<float> prepared(count * stride);
+  for (int64_t i = 0; i < count; ++i) {
+    if (!points_.prepare(queries + i * depth, prepared.get() + i * stride))
+      throw std::invalid_argument("queries must be finite, with finite squared distances, got row " +
+                                  std::to_string(i) + " that is not");
+    if (start && (start[i] < 0 || start[i] >= points_.rows()))
+      throw std::invalid_argument("start must be rows of the index, 0 to " + std::to_string(points_.rows() - 1) +
+                                  ", got " + std::to_string(start[i]));
+  }
+  with_spaces(workers, count, [&](SearchSpace& space, int64_t i) {
+    const float* query = prepared.get() + i * stride;
+    std::vector<Ranked> none;
+    std::vector<Ranked>* measured = &none;
+    if (points_.rows() > 0) {
+      const Vertex first = start ? points_.vertex_of(start[i]) : central_;
+      measured = &space.search(graph_, points_, query, first, most);
+    }
+    // A zero query is at squared distance 1 of every unit row, though like a stored zero row it should be at 2.
+    const bool directionless =
+        points_.metric() == Metric::kCosine && std::all_of(query, query + stride, [](float x) { return x == 0; });
+    report(*measured, -1, directionless ? 1.0F : 0.0F, i, results);
+  });
+}
+
+void Index::neighbours(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers,
+                       const Results& results) const {
+  with_spaces(workers, last - first, [&](SearchSpace& space, int64_t i) {
+    const Vertex v = points_.vertex_of(first + i);
+    report(space.search(graph_, points_, points_.vector(v), v, most), first + i, 0.0F, i, results);
+  });
+}
+
+}  // namespace hardmine::fanng

@@ -1,0 +1,121 @@
+#include "point_set.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace hardmine::fanng {
+namespace {
+
+constexpr int64_t kStrideStep = 16;  // distances are summed in 16 partial sums at every SIMD level
+constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
+
+// Squared distances of two such rows are at most the largest float.
+const double kLargestNorm = std::sqrt(static_cast<double>(std::numeric_limits<float>::max())) / 2;
+
+double norm_of(const float* x, int64_t depth) {
+  double sum = 0;
+  for (int64_t k = 0; k < depth; ++k) sum += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+  return std::sqrt(sum);
+}
+
+uint64_t hash_of(const float* x, int64_t count) {
+  uint64_t hash = 0x9E3779B97F4A7C15;
+  for (int64_t k = 0; k < count; k += 2) {  // the stride is even
+    uint64_t word;
+    std::memcpy(&word, x + k, sizeof(word));
+    hash = (hash ^ word) * 0xFF51AFD7ED558CCD;
+    hash ^= hash >> 32;
+  }
+  return hash;
+}
+
+}  // namespace
+
+PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric metric) : metric_(metric), depth_(depth) {
+  if (count > kMostRows)
+    throw std::invalid_argument("vectors must have at most " + std::to_string(kMostRows) + " rows, got " +
+                                std::to_string(count));
+  bool any_zero = false;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* x = vectors + i * depth;
+    const double norm = norm_of(x, depth);
+    if (!std::isfinite(norm))
+      throw std::invalid_argument("vectors must be finite, got " + [&] {
+        const int64_t k = std::find_if(x, x + depth, [](float value) { return !std::isfinite(value); }) - x;
+        return std::to_string(x[k]) + " in row " + std::to_string(i) + ", column " + std::to_string(k);
+      }());
+    if (metric == Metric::kEuclidean && norm > kLargestNorm)
+      throw std::invalid_argument("vectors must have norms up to 9.2e18, so that squared distances are finite, got " +
+                                  std::to_string(norm) + " in row " + std::to_string(i));
+    any_zero |= norm == 0;
+  }
+  const bool own_dimension = any_zero && metric == Metric::kCosine;
+  stride_ = cpu::round_up(depth + own_dimension, kStrideStep);
+
+  cpu::Buffer<float> rows(count * stride_);
+  std::vector<std::pair<uint64_t, int64_t>> hashed(count);
+  for (int64_t i = 0; i < count; ++i) {
+    float* row = rows.get() + i * stride_;
+    prepare(vectors + i * depth, row);
+    if (own_dimension && norm_of(row, depth) == 0) row[depth] = 1;
+    hashed[i] = {hash_of(row, stride_), i};
+  }
+  std::sort(hashed.begin(), hashed.end());
+
+  // The first copy of every row: among those of one hash that come before it, which are nearly always its copies.
+  std::vector<int64_t> first(count);
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    std::vector<int64_t> distinct;
+    for (end = begin; end < count && hashed[end].first == hashed[begin].first; ++end) {
+      const int64_t i = hashed[end].second;
+      const auto same = std::find_if(distinct.begin(), distinct.end(), [&](int64_t j) {
+        return std::equal(rows.get() + i * stride_, rows.get() + (i + 1) * stride_, rows.get() + j * stride_);
+      });
+      first[i] = same == distinct.end() ? i : *same;
+      if (same == distinct.end()) distinct.push_back(i);
+    }
+  }
+
+  vertex_of_.resize(count);
+  first_copy_.assign(1, 0);
+  for (int64_t i = 0; i < count; ++i) {
+    if (first[i] == i) {
+      vertex_of_[i] = static_cast<Vertex>(first_copy_.size() - 1);
+      first_copy_.push_back(0);
+    } else {
+      vertex_of_[i] = vertex_of_[first[i]];
+    }
+    ++first_copy_[vertex_of_[i] + 1];
+  }
+  for (size_t v = 1; v < first_copy_.size(); ++v) first_copy_[v] += first_copy_[v - 1];
+  std::vector<int64_t> next(first_copy_.begin(), first_copy_.end() - 1);
+  copies_.resize(count);
+  for (int64_t i = 0; i < count; ++i) copies_[next[vertex_of_[i]]++] = i;
+
+  if (vertices() == count) {
+    data_ = std::move(rows);
+    return;
+  }
+  data_ = cpu::Buffer<float>(vertices() * stride_);
+  for (int64_t i = 0; i < count; ++i)
+    if (first[i] == i) std::copy_n(rows.get() + i * stride_, stride_, data_.get() + vertex_of_[i] * stride_);
+}
+
+bool PointSet::prepare(const float* query, float* out) const {
+  const double norm = norm_of(query, depth_);
+  if (!std::isfinite(norm) || (metric_ == Metric::kEuclidean && norm > kLargestNorm)) return false;
+  const double scale = metric_ == Metric::kCosine && norm > 0 ? 1 / norm : 1;
+  // + 0: there is one zero, so that equal rows have equal bits.
+  for (int64_t k = 0; k < depth_; ++k) out[k] = static_cast<float>(static_cast<double>(query[k]) * scale) + 0.0F;
+  std::fill(out + depth_, out + stride_, 0.0F);
+  return true;
+}
+
+float PointSet::reported(float sq_dist) const { return metric_ == Metric::kCosine ? sq_dist / 2 : std::sqrt(sq_dist); }
+
+}  // namespace hardmine::fanng

@@ -1,0 +1,38 @@
+// FANNG's backtrack search (Harwood and Drummond, CVPR 2016, Alg. 3).
+//
+// A priority queue holds the vertices that were seen and have edges left, keyed by their distance to the query; each
+// has its edges in ascending order of length. The search looks along the next edge of the nearest such vertex: an
+// unseen vertex there is measured and queued in turn. It ends after a number of distance computations; its result are
+// the nearest of all that it measured.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "draft_graph.h"
+
+namespace hardmine::fanng {
+
+// What one search at a time needs, for any number of searches after each other.
+class SearchSpace {
+ public:
+  explicit SearchSpace(int64_t vertices) : seen_(static_cast<size_t>(vertices), 0) {}
+
+  // Measures up to `most` vertices, beginning with `start`, unless there are no more to reach. Returns them, in no
+  // order; valid until the next search.
+  std::vector<Ranked>& search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
+                              int64_t most);
+
+ private:
+  struct Queued {
+    Ranked vertex;
+    const Vertex* next_edge;
+  };
+
+  std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex
+  uint32_t search_ = 0;
+  std::vector<Queued> queue_;  // a heap, nearest first
+  std::vector<Ranked> measured_;
+};
+
+}  // namespace hardmine::fanng
