@@ -14,22 +14,25 @@ namespace {
 
 constexpr int64_t kQueriesAPiece = 32;
 constexpr int64_t kCandidatesAnEdge = 2;  // exact neighbours to choose from, for every edge that may be left
+constexpr int64_t kEffortACandidate = 5;  // distances computed to find one
 constexpr int64_t kDraftRoom = 2;         // edges of a draft, for every edge that is kept in the end
 
 Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
             const cpu::Workers& workers, const BuildProgress& progress, BuildStats& stats) {
   const int64_t count = points.vertices();
   const int64_t room = seeding == Seeding::kAllEdges ? count : std::min(kDraftRoom * options.max_degree, count);
+  const int64_t candidates = kCandidatesAnEdge * options.max_degree;
   DraftGraph draft(count, std::max<int64_t>(room, 1));
   if (warm) {
     add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
   } else if (seeding == Seeding::kNearest) {
-    const int64_t k = std::min(kCandidatesAnEdge * options.max_degree, cpu::kMostNeighbours);
-    add_edges_to_nearest(points, k, workers, draft, stats);
+    add_edges_to_nearest(points, std::min(candidates, cpu::kMostNeighbours), workers, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, workers, draft, stats);
   }
   traverse_add(points, options, workers, progress, draft, stats);
+  for (int64_t i = 0; i < options.refinements; ++i)
+    add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
   return draft.truncated(options.max_degree);
 }
 
@@ -145,9 +148,15 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
 
 void Index::neighbours(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers,
                        const Results& results) const {
+  std::vector<int64_t> rows;
+  rows.reserve(last - first);
+  for (const Vertex v : nearby_order(graph_))
+    std::copy_if(points_.copies_begin(v), points_.copies_end(v), std::back_inserter(rows),
+                 [&](int64_t row) { return row >= first && row < last; });
   with_spaces(workers, last - first, [&](SearchSpace& space, int64_t i) {
-    const Vertex v = points_.vertex_of(first + i);
-    report(space.search(graph_, points_, points_.vector(v), v, most), first + i, 0.0F, i, results);
+    const int64_t row = rows[i];
+    const Vertex v = points_.vertex_of(row);
+    report(space.search(graph_, points_, points_.vector(v), v, most), row, 0.0F, row - first, results);
   });
 }
 
