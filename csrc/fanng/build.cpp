@@ -224,6 +224,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     stats.success_rate = 1;  // nowhere to go
     return;
   }
+  if (options.success_rate <= 0) return;
   const int64_t most = options.max_traversals > 0 ? options.max_traversals : std::max<int64_t>(50 * count, 4000);
   const int64_t round_size = std::max<int64_t>(64, count / 8);
   const int64_t window = std::max<int64_t>(1000, count / 4);
