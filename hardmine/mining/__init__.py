@@ -1,5 +1,6 @@
 """Choosing which images meet: in a batch, and in a triplet."""
 
 from hardmine.mining.sampler import ClassBalancedSampler
+from hardmine.mining.smart_triplets import MinedTriplets, random_triplets, smart_triplets
 
-__all__ = ["ClassBalancedSampler"]
+__all__ = ["ClassBalancedSampler", "MinedTriplets", "random_triplets", "smart_triplets"]
