@@ -1,6 +1,7 @@
 """Choosing which images meet: in a batch, and in a triplet."""
 
+from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.sampler import ClassBalancedSampler
 from hardmine.mining.smart_triplets import MinedTriplets, random_triplets, smart_triplets
 
-__all__ = ["ClassBalancedSampler", "MinedTriplets", "random_triplets", "smart_triplets"]
+__all__ = ["AdaptiveKappa", "ClassBalancedSampler", "MinedTriplets", "random_triplets", "smart_triplets"]

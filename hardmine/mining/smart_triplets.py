@@ -71,12 +71,14 @@ def smart_triplets(
             column.
 
     Note:
-        Of an anchor's negatives, the t-th triplet has the t-th nearest; each serves the anchor once. Where they run out,
-        as they do at a large `kappa`, the rest of its triplets are random: a positive and a negative drawn uniformly
-        from the whole set. A negative without a farther positive in the list gets one drawn uniformly from the class,
-        without those of the list that are not nearer than the bound and the nearest one, all of which are nearer than
-        the negative (Algorithm 1, line 21; the paper's text has :math:`T \\setminus N_i`, with N_i undefined). If that
-        leaves none, it gets the farthest of those.
+        Of an anchor's triplets, the t-th has the t-th nearest of its negatives; each negative serves an anchor once.
+        Where they run out, as they do at a large `kappa`, the rest are random triplets: a positive and a negative drawn
+        uniformly from the whole set, the same ones again perhaps.
+
+        Where the list has no positive after the negative, one is drawn uniformly from the anchor's other positives:
+        from all that are not in Algorithm 1's list `pos`, whose members, the nearest positive and those beyond the
+        bound, are nearer than the negative. (Line 21 has it so; the paper's text draws from T without N_i, which it
+        does not define.) If `pos` has the whole class, the farthest of it is taken.
 
         A negative exactly at the bound is taken (Algorithm 1, line 11; eq. 6 leaves it out). Equal distances count by
         their order in the list. Products with `kappa` are float64.
@@ -129,7 +131,7 @@ def draw_seed(generator: torch.Generator | None) -> int:
 
 
 def _check_lists(neighbour_lists: Any, distances: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The three tensors, contiguous, int64 and float32 or float64; the lists' values are checked where they are read."""
+    """The three tensors, contiguous, int64 and float32 or float64. The compiled code checks the lists' values."""
     kinds = {
         "neighbour_lists": (neighbour_lists, INTEGER_DTYPES, "an integer dtype"),
         "distances": (distances, FLOAT_DTYPES, "a floating dtype"),
