@@ -65,12 +65,12 @@ def test_mined_triplets_are_those_of_smart_triplets():
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 4), (0.5, 8), (0.6, 10), (1.0, 16)])
 def test_the_share_of_mined_triplets_is_exact_where_there_are_enough(share, count):
-    miner = miner_of(mined_share=share, per_anchor=4, batches_per_epoch=6)
+    miner = miner_of(mined_share=share, per_anchor=4, batches_per_epoch=20)
     batches = batches_of(miner)
-    assert [int(batch.mined.sum()) for batch in batches] == [count] * 6
+    assert [int(batch.mined.sum()) for batch in batches] == [count] * 20
     assert miner.history[0].mined_share == count / 16
     mined = original_triplets(batches)[torch.cat([batch.mined for batch in batches])]
-    assert len(mined.unique(dim=0)) == 6 * count, "a mined triplet is used twice"
+    assert len(mined.unique(dim=0)) == 20 * count, "a mined triplet is used twice"
 
 
 def test_where_too_few_are_mined_all_batches_get_as_many():
@@ -80,6 +80,16 @@ def test_where_too_few_are_mined_all_batches_get_as_many():
     assert 0 < sum(counts) < 20 * 16
     assert max(counts) - min(counts) <= 1
     assert miner.history[0].mined_share == sum(counts) / (20 * 16)
+
+
+def test_which_mined_triplets_are_used_is_drawn():
+    miner = miner_of(mined_share=0.25, batches_per_epoch=6)
+    epochs = [original_triplets(batches_of(miner)).view(6, 16, 3)[:, :4, 0].flatten() for _ in range(2)]
+    assert not torch.equal(*epochs)
+    for anchors in epochs:
+        assert anchors.min() < 40
+        assert anchors.max() >= 80, "only the first anchors are used"
+        assert not torch.equal(anchors, anchors.sort().values), "batches hold neighbouring anchors"
 
 
 def test_random_triplets_use_every_anchor_before_any_again():
