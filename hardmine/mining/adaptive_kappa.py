@@ -130,7 +130,7 @@ class AdaptiveKappa:
         if self.kappa is None:
             if kappa is not None:
                 raise ValueError(
-                    f"kappa must be None in the first {self.random_epochs} epochs, whose triplets are random, got {kappa}"
+                    f"kappa must be None in the first {self.random_epochs} epochs, which mine nothing, got {kappa}"
                 )
             if self.epoch == self.random_epochs:
                 self._start(error)

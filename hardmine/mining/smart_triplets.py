@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hardmine import _verification
 from hardmine.fanng import _fanng
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_number, shape_of
 
@@ -29,6 +30,7 @@ class MinedTriplets(NamedTuple):
     mined_positive: Tensor
 
 
+@_verification.verified("smart_triplets", always_draws=True)
 def smart_triplets(
     neighbour_lists: Tensor,
     distances: Tensor,

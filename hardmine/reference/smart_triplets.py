@@ -24,9 +24,10 @@ def random_unit(seed: int, i: int) -> float:
     return ((z ^ z >> 31) >> 11) * 2.0**-53
 
 
-def pick(candidates: list[int], u: float) -> int:
-    """The floor(u * count)-th candidate."""
-    return candidates[min(int(u * len(candidates)), len(candidates) - 1)]
+def pick(candidates: Tensor, u: float) -> int:
+    """The floor(u * count)-th of the indices that ``candidates``, bool [N], marks."""
+    index = candidates.nonzero().flatten()
+    return int(index[min(int(u * len(index)), len(index) - 1)])
 
 
 def smart_triplets(
@@ -45,10 +46,9 @@ def smart_triplets(
     classes = labels.tolist()
     triplets, mined, mined_positive = [], [], []
     for i, (neighbours, lengths) in enumerate(zip(neighbour_lists.tolist(), distances.tolist(), strict=True)):
-        own = classes[i]
-        positives = [p for p in (labels == own).nonzero().flatten().tolist() if p != i]
-        negatives = (labels != own).nonzero().flatten().tolist()
-        if not positives or not negatives:
+        positives, negatives = labels == classes[i], labels != classes[i]
+        positives[i] = False
+        if not positives.any() or not negatives.any():
             continue
 
         neg: list[int] = []
@@ -57,36 +57,34 @@ def smart_triplets(
             if neighbour in (i, -1):
                 continue
             if not pos:
-                if classes[neighbour] != own:
+                if negatives[neighbour]:
                     continue
                 bound = kappa * distance
                 pos.append((neighbour, []))
                 continue
             if distance < bound:
                 continue
-            if classes[neighbour] != own:
+            if negatives[neighbour]:
                 neg.append(neighbour)
             else:
                 pos.append((neighbour, list(neg)))
 
+        listed = [positive for positive, _ in pos]
         for j in range(per_anchor):
             draw = 2 * (i * per_anchor + j)
+            u, v = random_unit(seed, draw), random_unit(seed, draw + 1)
             mined.append(bool(neg))
             if not neg:
+                triplets.append((i, pick(positives, u), pick(negatives, v)))
                 mined_positive.append(False)
-                random_pair = pick(positives, random_unit(seed, draw)), pick(negatives, random_unit(seed, draw + 1))
-                triplets.append((i, *random_pair))
                 continue
-            valid = [p for p, valid_range in pos if neg[0] in valid_range]
-            others = [p for p in positives if p not in [listed for listed, _ in pos]]
-            if valid:
-                positive = valid[0]
-            elif others:
-                positive = pick(others, random_unit(seed, draw))
-            else:
-                positive = pos[-1][0]
-            mined_positive.append(bool(valid) or not others)
-            triplets.append((i, positive, neg.pop(0)))
+            others = positives.clone()
+            others[listed] = False
+            valid = [positive for positive, valid_range in pos if neg[0] in valid_range]
+            if not valid and not others.any():
+                valid = listed[-1:]
+            triplets.append((i, valid[0] if valid else pick(others, u), neg.pop(0)))
+            mined_positive.append(bool(valid))
     return MinedTriplets(
         torch.tensor(triplets, dtype=torch.int64).reshape(-1, 3),
         torch.tensor(mined, dtype=torch.bool),
