@@ -85,7 +85,7 @@ def _add_train_arguments(command: argparse.ArgumentParser) -> None:
 
     add_setting(command, "--batch-size", whole(1), "images in a batch; with --method smart, triplets")
     add_setting(command, "--embedding-dim", whole(1), "dimensions of the embedding")
-    add_setting(command, "--lr", positive, "learning rate of SGD", metavar="X")
+    add_setting(command, "--lr", positive, "learning rate of SGD; momentum is 0, with --method smart 0.9", metavar="X")
     add_setting(command, "--verify-every", whole(0), "check every N-th loss call against its reference, 0 for none")
     add_setting(command, "--seed", whole(0), "seed of weights, batches and angles, or of weights and triplets")
 
