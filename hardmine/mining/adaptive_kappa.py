@@ -37,8 +37,8 @@ class AdaptiveKappa:
             nearest positive is ever taken.
         max_kappa: The largest kappa.
         max_step: Kappa changes by no more than this factor from one epoch to the next; above 1.
-        min_gain: How much kappa must answer to a deviation of the error, relative to itself: ``alpha`` is at most
-            ``-min_gain * kappa``; at least 0.
+        gain: How strongly kappa answers to an error off the target, at least and at most, relative to itself: ``alpha``
+            is kept from ``-gain[1] * kappa`` to ``-gain[0] * kappa``; at least 0.
 
     Attributes:
         epoch: Number of the epoch to come, or under way, from 1.
@@ -61,14 +61,14 @@ class AdaptiveKappa:
 
         *A slope that says nothing*: with one epoch to fit, or equal errors, or a line that rises (as noise and the
         embedding's own progress can make it; the true one falls), the last slope stays, and the line goes through the
-        epochs' mean. Errors are noisy, which makes least squares underestimate how steeply kappa depends on them, down
-        to a kappa that never moves again, such as where all kappas are equal; `min_gain` bounds that.
+        epochs' mean. Even one that falls is a poor guess: of noisy errors, least squares make it too flat, up to a
+        kappa that never moves again, as where all kappas are equal; and of almost equal errors, too steep. `gain`
+        bounds it on both sides.
 
-        *Bounds*: `max_step` limits what a line through almost equal errors extrapolates to; `min_kappa` and
-        `max_kappa` apply after it.
+        *Bounds*: `max_step`, and then `min_kappa` and `max_kappa`, apply to what the line says.
 
-        In simulations (tests/test_adaptive_kappa.py) a window of 3 and a `min_gain` of 1.5 followed embeddings that
-        change while they train better than longer windows and smaller gains, and no worse under noise.
+        On simulated training (tests/test_adaptive_kappa.py) a window of 3 and a `gain` of 2 to 4 followed embeddings
+        that change while they train better than longer windows and wider bounds, and were no worse under noise.
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.4, eq. 7 and 8.
@@ -84,7 +84,7 @@ class AdaptiveKappa:
         min_kappa: float = 1.0,
         max_kappa: float = 64.0,
         max_step: float = 2.0,
-        min_gain: float = 1.5,
+        gain: tuple[float, float] = (2.0, 4.0),
     ) -> None:
         self.target_error = target_error
         self.window = _check_count("window", window, 1)
@@ -93,7 +93,10 @@ class AdaptiveKappa:
         self.min_kappa = _check_finite("min_kappa", min_kappa, at_least=0.0)
         self.max_kappa = _check_finite("max_kappa", max_kappa, above=0.0, at_least=self.min_kappa)
         self.max_step = _check_finite("max_step", max_step, above=1.0)
-        self.min_gain = _check_finite("min_gain", min_gain, at_least=0.0)
+        if not isinstance(gain, tuple) or len(gain) != 2:
+            raise TypeError(f"gain must be a tuple of two numbers, got {gain!r}")
+        least = _check_finite("gain[0]", gain[0], at_least=0.0)
+        self.gain = least, _check_finite("gain[1]", gain[1], above=0.0, at_least=least)
         self.epoch = 1
         self.kappa: float | None = None
         self.alpha: float | None = None
@@ -183,7 +186,8 @@ class AdaptiveKappa:
         if max(errors) - min(errors) > _SAME_ERROR:
             slope = statistics.linear_regression(errors, kappas).slope
             self.alpha = slope if slope < 0 else self.alpha
-        self.alpha = min(self.alpha, -self.min_gain * mean_kappa)
+        least, most = (gain * mean_kappa for gain in self.gain)
+        self.alpha = -min(max(-self.alpha, least), most)
         self.beta = mean_kappa - self.alpha * mean_error
 
     def _at_target(self) -> float:

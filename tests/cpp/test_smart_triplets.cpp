@@ -41,9 +41,9 @@ struct Lists {
     return out;
   }
 
-  std::string fault(const cpu::Workers& workers = SerialWorkers()) const {
+  std::string fault(const cpu::Workers& workers = SerialWorkers(), int64_t per_anchor = 1) const {
     try {
-      mine({1.0, 1, 0}, workers);
+      mine({1.0, per_anchor, 0}, workers);
     } catch (const std::invalid_argument& error) {
       return error.what();
     }
@@ -110,9 +110,18 @@ TEST(no_worker_changes_anything) {
   CHECK(std::count(serial.mined.begin(), serial.mined.end(), 1) > kCount);
   CHECK(std::count(serial.mined.begin(), serial.mined.end(), 0) > 10);
   for (const auto& pool : hardmine::test::parallel_pools()) CHECK(lists.mine(options, *pool) == serial);
-  for (int64_t row : {499, 300, 77}) lists.index[row * kLength + 3] = kCount;
-  for (const auto& pool : hardmine::test::parallel_pools()) CHECK_EQ(lists.fault(*pool), lists.fault());
-  CHECK(lists.fault().ends_with("got 500 at [77, 3]"));
+}
+
+TEST(the_first_fault_is_named_even_if_it_is_found_last) {
+  // Lists are handed out 64 at a time: row 64 is reached long before row 63, behind many triplets.
+  Lists<float> lists;
+  for (int64_t i = 0; i < 200; ++i) {
+    lists.label.push_back(i % 3);
+    lists.index.push_back(i == 63 || i == 64 ? 200 : -1);
+    lists.distance.push_back(0);
+  }
+  CHECK(lists.fault().ends_with("got 200 at [63, 0]"));
+  for (const auto& pool : hardmine::test::parallel_pools()) CHECK_EQ(lists.fault(*pool, 1000), lists.fault());
 }
 
 TEST(faults_are_named_and_nothing_beyond_the_samples_is_read) {
