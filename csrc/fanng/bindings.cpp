@@ -1,44 +1,21 @@
 // hardmine._fanng: the index as numpy sees it. Checks of types and shapes, and their messages, are in
 // hardmine/fanng.py.
 #include <pybind11/functional.h>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <string>
 #include <tuple>
 
 #include "index.h"
-#include "threads.h"
+#include "python_threads.h"
 
 namespace py = pybind11;
 
 namespace hardmine::fanng {
+
+void bind_mining(py::module_& module);  // bind_mining.cpp
+
 namespace {
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-void poll_signals() {
-  const py::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
-// Runs on the calling thread where there is little to do: starting a thread would cost more.
-class CallingThread final : public cpu::Workers {
- public:
-  int64_t count() const override { return 1; }
-  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
-    for (int64_t worker = 0; worker < workers; ++worker) body(worker);
-  }
-};
-constexpr int64_t kLittle = 1 << 16;  // distances
-
-template <class Body>
-void on_threads(int64_t threads, double work, const Body& body) {
-  const py::gil_scoped_release nogil;
-  work < kLittle ? body(CallingThread()) : body(Threads(threads, poll_signals));
-}
 
 using Found = std::tuple<py::array_t<float>, py::array_t<int64_t>>;
 
@@ -81,6 +58,7 @@ std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, cons
 
 PYBIND11_MODULE(_fanng, module) {
   module.doc() = "The FANNG index and what is mined with it; hardmine.fanng and hardmine.mining are its faces.";
+  bind_mining(module);
   py::enum_<Metric>(module, "Metric").value("euclidean", Metric::kEuclidean).value("cosine", Metric::kCosine);
   py::enum_<Seeding>(module, "Seeding")
       .value("nothing", Seeding::kNothing)
