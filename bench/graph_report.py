@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
@@ -113,7 +112,6 @@ def about() -> dict[str, str]:
 
 def main() -> None:
     args = parse_arguments()
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     torch.set_num_threads(args.threads)
     described = about()
     if args.output is None:

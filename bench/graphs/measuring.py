@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -83,6 +84,10 @@ class Sample:
     query_s: list[float] = field(default_factory=list)
     recall: list[float] = field(default_factory=list)
 
+    def total_s(self) -> float:
+        """Median seconds of build and lists."""
+        return float(np.median(np.add(self.build_s, self.query_s)))
+
     def point(self) -> Point:
         """Medians, ready for JSON."""
         build_s, query_s = float(np.median(self.build_s)), float(np.median(self.query_s))
@@ -94,17 +99,20 @@ class Sample:
             "recall": float(np.median(self.recall)),
             "build_s": build_s,
             "query_s": query_s,
-            "total_s": float(np.median(np.add(self.build_s, self.query_s))),
+            "total_s": self.total_s(),
             "passes": len(self.build_s),
             "facts": self.facts,
         }
 
 
 def timed(call: Any, *arguments: Any) -> tuple[Any, float]:
-    gc.collect()  # so that none falls into the time by chance
-    start = time.perf_counter()
-    result = call(*arguments)
-    return result, time.perf_counter() - start
+    gc.disable()  # a collection would land in one contestant's time by chance
+    try:
+        start = time.perf_counter()
+        result = call(*arguments)
+        return result, time.perf_counter() - start
+    finally:
+        gc.enable()
 
 
 def warm_up(data: DataSet, contestants: list[Contestant], k: int) -> None:
@@ -124,12 +132,14 @@ def sweep(
     passes: int,
     seconds: float,
     stop_recall: float,
+    most_times_first: float = math.inf,
     always: tuple[int, ...] = (),
 ) -> Iterator[list[Sample]]:
     """Times every contestant at its efforts: once, and again, up to `passes` times, while there are `seconds` left.
 
     In every pass each contestant builds once, from the second on in shuffled order, and makes its lists at every
-    effort. The first pass leaves out the efforts beyond the one that reaches `stop_recall`, but for those in `always`.
+    effort. The first pass leaves out the efforts beyond one that reaches `stop_recall` or takes longer than
+    `most_times_first` times the first contestant, but for those in `always`.
 
     Yields:
         What is measured so far, after every contestant of the first pass and after every later pass.
@@ -166,7 +176,8 @@ def sweep(
                 sample.query_s.append(query_s)
                 if turn == 0 or not contestant.repeatable:
                     sample.recall.append(truth.recall(lists))
-                done = done or sample.recall[0] >= stop_recall
+                too_long = build_s + query_s > most_times_first * samples[0][0].total_s()
+                done = done or too_long or sample.recall[0] >= stop_recall
             del graph
             if turn == 0:
                 yield [sample for number in sorted(samples) for sample in samples[number]]
@@ -176,8 +187,8 @@ def sweep(
 
 def quickest(samples: Iterable[Sample], wanted_recall: float) -> Sample | None:
     """The one of least time among those that reach the recall."""
-    good = [sample for sample in samples if sample.point()["recall"] >= wanted_recall]
-    return min(good, key=lambda sample: sample.point()["total_s"]) if good else None
+    good = [sample for sample in samples if np.median(sample.recall) >= wanted_recall]
+    return min(good, key=Sample.total_s) if good else None
 
 
 def duel(data: DataSet, truth: Truth, finalists: list[Sample], rounds: int) -> list[Point]:

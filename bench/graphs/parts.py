@@ -64,15 +64,23 @@ def curve(name: str, plan: Plan) -> Iterator[Result]:
     candidates, missing = installed(grids.contestants(name))
     result = {**about(data, whole), "missing": missing, "points": [], "duel": []}
     samples: list[Sample] = []
-    steps = sweep(data, truth, candidates, passes=plan.passes, seconds=plan.seconds, stop_recall=0.995)
+    steps = sweep(
+        data,
+        truth,
+        candidates,
+        passes=plan.passes,
+        seconds=plan.seconds,
+        stop_recall=grids.STOP_RECALL[name],
+        most_times_first=grids.MOST_TIMES_EXACT,
+    )
     with tqdm(total=len(candidates) + plan.passes - 1, desc=f"curve of {name}", unit="step", leave=False) as bar:
         for samples in steps:
             result["points"] = [sample.point() for sample in samples]
             bar.update()
             yield result
     finalists = finalists_of(samples)
-    slowest_s = sum(sample.point()["total_s"] for sample in finalists)
-    rounds = max(min(3, plan.rounds), min(plan.rounds, int(plan.seconds / slowest_s)))
+    round_s = sum(sample.total_s() for sample in finalists)
+    rounds = max(min(3, plan.rounds), min(plan.rounds, int(plan.seconds / round_s)))
     result["duel"] = duel(data, truth, finalists, rounds)
     yield result
 

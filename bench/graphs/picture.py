@@ -12,13 +12,14 @@ from graphs.measuring import Point
 
 # Okabe and Ito's colours, told apart by the colour-blind; the markers tell the lines apart in grey, too.
 STYLES = {
-    TRAVERSE_ADD: ("#0072B2", "o", "hardmine,\ntraverse-add alone"),
-    SEEDED: ("#D55E00", "s", "hardmine,\nseeded with exact lists"),
+    TRAVERSE_ADD: ("#0072B2", "o", "hardmine,\ntraverse-add\nalone"),
+    SEEDED: ("#D55E00", "s", "hardmine,\nseeded with\nexact lists"),
     "hnswlib": ("#009E73", "^", "hnswlib"),
     "faiss HNSW": ("#CC79A7", "D", "faiss HNSW"),
 }
 GREY = "#555555"
 LEAST_RECALL, MOST_RECALL = 0.8, 0.998
+LINE_HEIGHT = 0.045  # of the axes
 TICKS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
@@ -46,7 +47,7 @@ def draw(results: dict[str, Any], output: Path) -> bool:
         from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
     except ImportError:
         return False
-    figure = Figure(figsize=(4.6 * len(curves) + 0.6, 4.9), dpi=150, layout="constrained")
+    figure = Figure(figsize=(4.9 * len(curves) + 0.4, 4.7), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, curve in zip(panels, curves, strict=True):
         draw_panel(axes, curve)
@@ -64,7 +65,7 @@ def draw(results: dict[str, Any], output: Path) -> bool:
 
 def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
     unit = next(point["total_s"] for point in curve["points"] if point["family"] == "exact knn")
-    axes.set_title(f"{curve['title']}, N = {curve['n']:,}", fontsize=10)
+    axes.set_title(f"{curve['title']}, N = {curve['n']:,}", fontsize=10, loc="left")
     axes.set_yscale("log")
     axes.set_xlim(missed(LEAST_RECALL), missed(MOST_RECALL))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -72,47 +73,48 @@ def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
     axes.axhline(1, color="black", linewidth=1.2)
     axes.axvline(missed(WANTED_RECALL), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel("recall (log of what is missed)")
-    shown, ends = [1.0], []
+    heights, ends = [1.0], [(missed(MOST_RECALL), 1.0, "black", "exact knn")]
     for family, (colour, marker, label) in STYLES.items():
-        points = [point for point in curve["points"] if point["family"] == family]
-        points = [point for point in points if point["recall"] >= LEAST_RECALL]
-        inside = [point for point in points if point["recall"] <= MOST_RECALL]
-        axes.plot(
-            [missed(point["recall"]) for point in inside],
-            [point["total_s"] / unit for point in inside],
-            marker,
-            color=colour,
-            markersize=3,
-            alpha=0.3,
-            markeredgewidth=0,
-        )
-        best = frontier(points)
-        if not best:
+        shown = [
+            (missed(point["recall"]), point["total_s"] / unit, point)
+            for point in curve["points"]
+            if point["family"] == family and LEAST_RECALL <= point["recall"] <= MOST_RECALL
+        ]
+        if not shown:
             continue
+        x, y, points = zip(*shown, strict=True)
+        axes.plot(x, y, marker, color=colour, markersize=3, alpha=0.3, markeredgewidth=0)
+        best = frontier(list(points))
         x, y = [missed(point["recall"]) for point in best], [point["total_s"] / unit for point in best]
-        axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4.5, clip_on=True)
-        shown += [value for position, value in zip(x, y, strict=True) if position <= missed(MOST_RECALL)]
-        ends.append((x, y, colour, label))
-    low, high = min(shown), max(shown)
-    axes.set_ylim(low / 1.6, high * 1.8)
-    axes.text(missed(LEAST_RECALL) + 0.02, 1.04, "exact knn", fontsize=8.5, va="bottom")
+        axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4.5)
+        heights += y
+        ends.append((x[-1], y[-1], colour, label))
+    axes.set_ylim(min(heights) / 1.3, max(heights) * 1.3)
     label_lines(axes, ends)
 
 
-def label_lines(axes: Any, ends: list[tuple[list[float], list[float], str, str]]) -> None:
-    """Names every line where it begins, pushed apart where two begin at the same height."""
+def spread_out(wanted: list[float], sizes: list[float], low: float, high: float) -> list[float]:
+    """Middles near the `wanted` ones, ascending, so that labels of these sizes fit between low and high and apart."""
+    found, floor = [], low
+    for middle, size in zip(wanted, sizes, strict=True):
+        found.append(max(middle, floor + size / 2))
+        floor = found[-1] + size / 2
+    ceiling = high
+    for i in reversed(range(len(found))):  # what was pushed out at the top goes down again, and pushes others
+        found[i] = min(found[i], ceiling - sizes[i] / 2)
+        ceiling = found[i] - sizes[i] / 2
+    return found
+
+
+def label_lines(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
+    """Names every line (x, y, colour, label) at its right end, in the margin."""
+    ends = sorted(ends, key=lambda end: end[1])
     low, high = (math.log(limit) for limit in axes.get_ylim())
-    gap = (high - low) * 0.085
-    placed = sorted(((math.log(y[0]), x[0], colour, label) for x, y, colour, label in ends), key=lambda end: end[0])
-    height = -math.inf
-    for y, x, colour, label in placed:
-        height = max(y, height + gap * (1 + label.count("\n")))
-        axes.annotate(
-            label,
-            (x, math.exp(y)),
-            (missed(LEAST_RECALL) + 0.03, math.exp(height)),
-            color=colour,
-            fontsize=8.5,
-            va="bottom",
-            linespacing=0.95,
-        )
+    line = (high - low) * LINE_HEIGHT
+    sizes = [line * (1.3 + label.count("\n")) for *_, label in ends]
+    middles = spread_out([math.log(y) for _, y, _, _ in ends], sizes, low, high)
+    edge = missed(MOST_RECALL)
+    for (x, y, colour, label), middle in zip(ends, middles, strict=True):
+        place = (edge + 0.09, math.exp(middle))
+        axes.annotate(label, place, color=colour, fontsize=8.5, va="center", linespacing=1.0, annotation_clip=False)
+        axes.plot([x, edge, edge + 0.07], [y, y, place[1]], color=colour, linewidth=0.6, linestyle=":", clip_on=False)
