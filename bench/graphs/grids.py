@@ -11,6 +11,7 @@ WANTED_RECALL = 0.98
 DEFAULT_EFFORT = 20 * K  # hardmine's own default
 MOVES_KEEP = (0.95, 0.80)  # shares of the 10-neighbour lists that a small move leaves
 WARM_TARGET = 0.3
+SMALL_MOVE_KEEPS = 0.75  # a move that leaves less is not small, and shown only
 GROWTH_SIZES = (10_000, 20_000, 50_000, 100_000)
 
 # hardmine's efforts are distance computations a search. Words take many, and long: fewer of them are tried.
@@ -19,8 +20,8 @@ FANNG_FEW_EFFORTS = (400, 700, DEFAULT_EFFORT, 1500, 2000, 3000, 4500)
 EFS = (51, 60, 70, 85, 100, 125, 150, 200, 250, 300, 400, 500)
 FEW_EFS = (70, 100, 125, 150, 200, 250, 300, 400, 500)
 
-# (M, ef_construction). Of a grid of M = 8, 12, 16, 24 by ef_construction = 40, 60, 100, 200 these were the quickest
-# that reach the recall, by processor time.
+# (M, ef_construction). Of a grid of M = 8, 12, 16, 24 by ef_construction = 40, 60, 100, 200, and of M = 32 up to 100,
+# these were the quickest that reach the recall, by processor time.
 HNSWLIB = {
     "sift": ((12, 60), (16, 40), (24, 60)),
     "cars": ((12, 40), (16, 40), (24, 40)),
@@ -29,7 +30,7 @@ HNSWLIB = {
 FAISS = {
     "sift": ((8, 40), (12, 60), (16, 40)),
     "cars": ((12, 40), (16, 60), (24, 40)),
-    "words": ((12, 60), (16, 100)),
+    "words": ((16, 60), (24, 40)),
 }
 # No effort is tried beyond this recall, or where one took so many times as long as exact search.
 STOP_RECALL = {"sift": 0.995, "cars": 0.995, "words": 0.985}

@@ -55,6 +55,7 @@ def warm_start(results: Results, name: str) -> Verdict:
     """Every small move: the build's share of a fresh one, at recalls that are as good."""
     target = f"warm start on {name} after a small move: at most {grids.WARM_TARGET} of a fresh build, at equal recall"
     moves = [move for move in results["warm"] if move["data"] == name and move["whole"]]
+    moves = [move for move in moves if move["kept"] >= grids.SMALL_MOVE_KEEPS]
     if not moves:
         return Verdict(target, None)
     found, met = [], True
