@@ -43,6 +43,7 @@ constexpr Kernels<T> kTable = {
     .distance = distance<T>,
     .squared_distance = squared_distance<T>,
     .dot = dot<T>,
+    .squared_distances = squared_distances<T>,
     .project = project<T>,
 };
 

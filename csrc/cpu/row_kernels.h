@@ -66,6 +66,33 @@ T squared_distance(const T* x, const T* y, int64_t depth) {
   return reduce<T>(depth, vec_term, tail_term);
 }
 
+// The same number as squared_distance gives, where no tail is left over.
+template <class T>
+void squared_distances(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out) {
+  using V = Vec<T>;
+  constexpr int64_t kAhead = 3, kLine = 64 / sizeof(T), kMostLines = 8;
+  const int64_t lines = stride / kLine < kMostLines ? stride / kLine : kMostLines;
+  for (int64_t i = 0; i < count; ++i) {
+    // Rows lie anywhere in memory: fetching them early is most of the speed.
+    if (i + kAhead < count)
+      for (int64_t l = 0; l < lines; ++l) __builtin_prefetch(x + rows[i + kAhead] * stride + l * kLine);
+    const T* row = x + rows[i] * stride;
+    Partials<T> partials;
+    for (int64_t k = 0; k < stride; k += kPartials)
+      for (int64_t v = 0; v < Partials<T>::kVecs; ++v) {
+        const int64_t at = k + v * V::kLanes;
+        const V difference = V::load(query + at) - V::load(row + at);
+        partials.sum[v] = fma(difference, difference, partials.sum[v]);
+      }
+    if constexpr (requires { V::partials_sum(partials.sum); }) {
+      out[i] = V::partials_sum(partials.sum);
+    } else {
+      const T no_tail[kPartials] = {};
+      out[i] = partials.total(no_tail);
+    }
+  }
+}
+
 template <class T>
 T distance(const T* x, const T* y, int64_t depth) {
   return std::sqrt(squared_distance(x, y, depth));

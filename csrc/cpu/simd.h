@@ -224,6 +224,10 @@ struct Kernels {
   T (*squared_distance)(const T* x, const T* y, int64_t depth);
   T (*dot)(const T* x, const T* y, int64_t depth);
 
+  // out[i] = the squared distance between the query and row rows[i] of x, whose rows have `stride` elements, a multiple
+  // of 16.
+  void (*squared_distances)(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out);
+
   // acc[k] = (acc[k] - x[k] / norm * along) / norm: the gradient through x / |x|, `along` = acc . x / norm.
   void (*project)(T* acc, const T* x, T norm, T along, int64_t depth);
 };

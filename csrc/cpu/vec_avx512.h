@@ -43,6 +43,15 @@ struct Vec<float> {
         _mm512_add_epi32(_mm512_castps_si512(v), _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(shifted.v), 23)))};
   }
   static uint32_t bits(Mask mask) { return mask; }
+  // The sum of 16 lanes as Partials adds them up: lane p with p + 8, then with p + 4, p + 2, p + 1.
+  static float partials_sum(const Vec* sum) {
+    const __m512d lanes = _mm512_castps_pd(sum[0].v);
+    const __m256 eight = _mm256_add_ps(_mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xF, lanes, 0)),
+                                       _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xF, lanes, 1)));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
 };
 
 template <>

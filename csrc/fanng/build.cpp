@@ -24,24 +24,41 @@ uint64_t random_bits(uint64_t seed, uint64_t i) {
 // A number in [0, count): the upper half of a 32 x 32-bit product.
 Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
 
-// FANNG's Alg. 2: from `start` to the neighbour nearest the target while that is nearer than where one is.
-Ranked downhill(const DraftGraph& graph, const Distances& distances, Vertex start, Vertex target, int64_t& computed) {
-  Ranked here = ranked(distances.between(start, target), start);
-  ++computed;
-  while (vertex_of(here) != target) {
-    const Vertex v = vertex_of(here);
-    Ranked nearest = here;
-    for (const Ranked* edge = graph.begin(v); edge != graph.end(v); ++edge) {
-      const Vertex u = vertex_of(*edge);
-      nearest = std::min(nearest, ranked(distances.between(u, target), u));
+// Walks over a draft, with room for what it measures.
+class Walker {
+ public:
+  Walker(const DraftGraph& graph, const PointSet& points)
+      : graph_(graph), points_(points), distances_(points), sq_dist_(graph.capacity()), neighbour_(graph.capacity()) {}
+
+  // FANNG's Alg. 2: from `start` to the neighbour nearest the target while that is nearer than where one is.
+  Ranked downhill(Vertex start, Vertex target) {
+    const float* const query = points_.vector(target);
+    Ranked here = ranked(distances_.to(query, start), start);
+    ++computed;
+    while (vertex_of(here) != target) {
+      const Vertex v = vertex_of(here);
+      const int64_t degree = graph_.degree(v);
+      std::transform(graph_.begin(v), graph_.end(v), neighbour_.begin(), vertex_of);
+      distances_.to(query, neighbour_.data(), degree, sq_dist_.data());
+      computed += degree;
+      Ranked nearest = here;
+      for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, ranked(sq_dist_[e], neighbour_[e]));
+      // Strictly nearer: equal distances would let it walk in circles.
+      if (!(sq_dist_of(nearest) < sq_dist_of(here))) break;
+      here = nearest;
     }
-    computed += graph.degree(v);
-    // Strictly nearer: equal distances would let it walk in circles.
-    if (!(sq_dist_of(nearest) < sq_dist_of(here))) break;
-    here = nearest;
+    return here;
   }
-  return here;
-}
+
+  int64_t computed = 0;
+
+ private:
+  const DraftGraph& graph_;
+  const PointSet& points_;
+  const Distances distances_;
+  std::vector<float> sq_dist_;
+  std::vector<Vertex> neighbour_;
+};
 
 struct MissedTarget {
   Vertex from;
@@ -183,16 +200,16 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     const int64_t first = stats.traversals, size = std::min(round_size, most - first);
     outcome.resize(size);
     parallel_pieces(workers, size, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
-      int64_t own = 0;
+      Walker walker(graph, points);
       for (int64_t t = begin; t < end; ++t) {
         const uint64_t draw = 2 * static_cast<uint64_t>(first + t);
         const Vertex start = random_below(random_bits(options.seed, draw), count);
         Vertex target = random_below(random_bits(options.seed, draw + 1), count - 1);
         target += target >= start;
-        const Ranked last = downhill(graph, distances, start, target, own);
+        const Ranked last = walker.downhill(start, target);
         outcome[t] = {vertex_of(last), target, sq_dist_of(last)};
       }
-      computed += own;
+      computed += walker.computed;
     });
 
     std::erase_if(outcome, [](const MissedTarget& missed) { return missed.from == missed.target; });

@@ -19,6 +19,9 @@ class Distances {
   float to(const float* query, Vertex v) const {
     return kernel_.squared_distance(query, points_.vector(v), points_.stride());
   }
+  void to(const float* query, const Vertex* vertices, int64_t count, float* sq_dist) const {
+    kernel_.squared_distances(query, points_.data(), points_.stride(), vertices, count, sq_dist);
+  }
 
  private:
   const PointSet& points_;
@@ -35,6 +38,7 @@ class DraftGraph {
       : capacity_(capacity), edges_(static_cast<size_t>(vertices * capacity)), degree_(vertices, 0) {}
 
   int64_t vertices() const { return static_cast<int64_t>(degree_.size()); }
+  int64_t capacity() const { return capacity_; }
   int64_t degree(Vertex v) const { return degree_[v]; }
   const Ranked* begin(Vertex v) const { return edges_.data() + static_cast<int64_t>(v) * capacity_; }
   const Ranked* end(Vertex v) const { return begin(v) + degree_[v]; }
