@@ -149,7 +149,10 @@ TEST(distinct_rows_of_one_hash_are_distinct) {
     if (!usable(pair[0]) || !usable(pair[1])) continue;
     if (x.empty()) x.insert(x.end(), first, first + 4);
     x.insert(x.end(), {other[0], other[1], pair[0], pair[1]});
-    if (x.size() % 3 == 0) x.insert(x.end(), x.begin(), x.begin() + 4);  // a copy of the first, among them
+    // Copies among them, of the first and of others.
+    const std::vector<float> first_row(x.begin(), x.begin() + 4), last_row(x.end() - 4, x.end());
+    if (x.size() % 3 == 0) x.insert(x.end(), first_row.begin(), first_row.end());
+    if (x.size() % 5 == 0) x.insert(x.end(), last_row.begin(), last_row.end());
   }
   check_copies({static_cast<int64_t>(x.size()) / 4, 4, Metric::kEuclidean, x});
 }
