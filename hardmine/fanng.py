@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -16,7 +17,7 @@ from hardmine.ops._arguments import check_choice, check_number, check_rows, shap
 from hardmine.ops.knn import MOST_NEIGHBOURS
 
 try:
-    from hardmine import _fanng
+    from hardmine import _fanng, _fanng_file
 except ImportError as error:
     raise ImportError(
         f"hardmine's compiled graph index cannot be imported: {error}. Build it for this Python, in the "
@@ -281,6 +282,39 @@ class Index:
             furthest = self._distances(row, exact.index[i]).topk(count, largest=False).values[-1]
             right += int((self._distances(row, found.index[i])[:count] <= furthest * (1 + 1e-6) + 1e-12).sum())
         return right / (count * len(rows))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file, for :meth:`load`.
+
+        The file holds vectors, graph, settings and a checksum, as safetensors; docs/fanng.md describes it. It is
+        complete or not there: a file of that name is replaced once the new one is on the disk.
+
+        Args:
+            path: Name of the file.
+
+        Raises:
+            OSError: The file cannot be written, or its name is taken by something that is no file.
+            ModuleNotFoundError: safetensors is not installed.
+        """
+        _fanng_file.write(path, _fanng_file.taken_apart(self._core, self._vectors, self._settings))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Index:
+        """Read an index from a file that :meth:`save` wrote.
+
+        Args:
+            path: Name of the file.
+
+        Returns:
+            An index whose results are bitwise those of the saved one.
+
+        Raises:
+            OSError: The file cannot be read; FileNotFoundError if there is none.
+            ValueError: The file holds no index, one of a later format, or one that is cut short or altered. The message
+                names the file and what is wrong.
+            ModuleNotFoundError: safetensors is not installed.
+        """
+        return cls(*_fanng_file.read(path, _fanng_file.put_together))
 
     def _distances(self, row: int, others: Tensor) -> Tensor:
         """Distances from a row to other rows, itself and -1 left out, in float64."""
