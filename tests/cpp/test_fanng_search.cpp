@@ -161,7 +161,8 @@ TEST(a_search_measures_what_the_papers_rule_says) {
       const Cloud cloud = exact ? exact_cloud(metric, 200, 3, random) : real_cloud(metric, 200, 9, random);
       const Index index = built(cloud, {.max_degree = 5});
       const PointSet& points = index.points();
-      const Cloud queries = real_cloud(metric, 12, cloud.depth, random);
+      // Equally near vertices are taken in the order of their numbers.
+      const Cloud queries = exact ? exact_cloud(metric, 12, 3, random) : real_cloud(metric, 12, 9, random);
       for (const int64_t most : {1, 2, 7, 30, 90, 1000}) {
         std::vector<int64_t> start;
         for (int64_t i = 0; i < 12; ++i) start.push_back(random.below(200));
@@ -169,12 +170,14 @@ TEST(a_search_measures_what_the_papers_rule_says) {
         for (int64_t i = 0; i < 12; ++i) {
           context = name_of(metric) + ", effort " + std::to_string(most) + ", query " + std::to_string(i);
           const std::vector<float> form = stored_form(points, queries.row(i));
+          const bool zero = std::all_of(form.begin(), form.end(), [](float value) { return value == 0; });
+          const float offset = zero && metric == Metric::kCosine ? 1.0F : 0.0F;  // of a query without direction
           const Edges want = measured_plainly(index, form.data(), points.vertex_of(start[i]), most);
           std::vector<std::pair<float, int64_t>> rows, got;
           for (const Ranked vertex : want)
             for (const int64_t* row = points.copies_begin(vertex_of(vertex));
                  row != points.copies_end(vertex_of(vertex)); ++row)
-              rows.emplace_back(points.reported(sq_dist_of(vertex)), *row);
+              rows.emplace_back(points.reported(sq_dist_of(vertex) + offset), *row);
           for (int64_t n = 0; n < 250 && found.row(i)[n] >= 0; ++n)
             got.emplace_back(found.distance[i * 250 + n], found.row(i)[n]);
           CHECK(std::is_sorted(got.begin(), got.end(), [](auto& a, auto& b) { return a.first < b.first; }));
