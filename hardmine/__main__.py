@@ -1,24 +1,25 @@
-"""The command line: `python -m hardmine train` trains on real images with HN, SHN and SCT and compares them."""
+"""The command line: `python -m hardmine train` trains on real images and compares what the losses, or mining, do."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import json
-import math
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from hardmine import VerificationError, datasets, diagram, train
-from hardmine._extras import require
+from hardmine import train, train_smart
+from hardmine._commands import train_losses
+from hardmine._commands import train_smart as smart_command
+from hardmine._commands.common import between_0_and_1, check_writable, defaults_of, positive, share, whole
+from hardmine.mining.lists import METHODS as LISTS
 
-RESULT_FIELDS = [
-    field.name for field in dataclasses.fields(train.MethodResult) if not field.name.startswith("triplets_")
-]
+# What the two kinds of training may be set to, beside --data, --root and --output.
+SETTINGS = {
+    None: {field.name for field in dataclasses.fields(train.TrainSettings)} | {"methods"},
+    "smart": {field.name for field in dataclasses.fields(train_smart.SmartSettings)},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "train",
-        help="train an embedding network with each method and compare them",
-        description="Train an embedding network on real images, once with each method from the same start and on the "
+        help="train embedding networks and compare them: with each loss, or on mined and on random triplets",
+        description="Train an embedding network on real images, once with each loss from the same start and on the "
         "same batches, with the fused losses checked against their references. Prints a table; saves it as results.csv "
-        "and results.json, and the triplet diagrams as triplet_diagram.png.",
+        "and results.json, and the triplet diagrams as triplet_diagram.png. With --method smart, train one on triplets "
+        "that are mined from the whole training set each epoch, beside one on random triplets. Prints a line an epoch; "
+        "saves smart_epochs.csv, smart_results.json and smart_mining.png.",
     )
     _add_train_arguments(command)
     options = parser.parse_args(arguments)
@@ -52,17 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_train_arguments(command: argparse.ArgumentParser) -> None:
-    def add_setting(flag: str, kind: Callable[[str], object], text: str, metavar: str = "N") -> None:
-        """A field of TrainSettings, whose default is that of the preset of the chosen data."""
-        name = flag.removeprefix("--").replace("-", "_")
-        values = {data: getattr(preset, name) for data, preset in train.PRESETS.items()}
-        default = ", ".join(f"{value} for {data}" for data, value in values.items())
-        if len(set(values.values())) == 1:
-            default = str(next(iter(values.values())))
-        command.add_argument(
-            flag, type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} (default: {default})"
-        )
-
     command.add_argument(
         "--data", choices=sorted(train.PRESETS), default="digits", help="images to train on (default: digits)"
     )
@@ -79,158 +71,61 @@ def _add_train_arguments(command: argparse.ArgumentParser) -> None:
         help="folder for the results, made if missing (default: runs/train)",
     )
     command.add_argument(
+        "--method", choices=["smart"], help="smart: train on mined and on random triplets, instead of with --methods"
+    )
+
+    def add_setting(to: Any, flag: str, kind: Callable[[str], object], text: str, metavar: str | None = "N") -> None:
+        """A field of the settings, whose default is that of the preset of the chosen data."""
+        name = flag.removeprefix("--").replace("-", "_")
+        presets = [kind for kind in (train.PRESETS, train_smart.PRESETS) if hasattr(kind["digits"], name)]
+        default = "; with --method smart: ".join(dict.fromkeys(defaults_of(kind, name) for kind in presets))
+        to.add_argument(
+            flag, type=kind, default=argparse.SUPPRESS, metavar=metavar, help=f"{text} (default: {default})"
+        )
+
+    add_setting(command, "--batch-size", whole(1), "images in a batch; with --method smart, triplets")
+    add_setting(command, "--embedding-dim", whole(1), "dimensions of the embedding")
+    add_setting(command, "--lr", positive, "learning rate of SGD; momentum is 0, with --method smart 0.9", metavar="X")
+    add_setting(command, "--verify-every", whole(0), "check every N-th loss call against its reference, 0 for none")
+    add_setting(command, "--seed", whole(0), "seed of weights, batches and angles, or of weights and triplets")
+
+    losses = command.add_argument_group("without --method")
+    losses.add_argument(
         "--methods",
-        type=_methods,
+        type=train_losses.methods,
         metavar="NAMES",
-        default=list(train.METHODS),
+        default=argparse.SUPPRESS,
         help=f"which methods, in which order (default: {','.join(train.METHODS)})",
     )
-    add_setting("--steps", _whole(1), "gradient steps of each method")
-    add_setting("--batch-size", _whole(4), "images in a batch")
-    add_setting("--images-per-class", _whole(2), "images of each class in a batch")
-    add_setting("--embedding-dim", _whole(1), "dimensions of the embedding")
-    add_setting("--lr", _positive, "learning rate of SGD with momentum 0", metavar="X")
-    add_setting("--verify-every", _whole(0), "check every N-th loss call against its reference, 0 for none")
-    add_setting("--seed", _whole(0), "seed of weights, batches and angles")
+    add_setting(losses, "--steps", whole(1), "gradient steps of each method")
+    add_setting(losses, "--images-per-class", whole(2), "images of each class in a batch")
+
+    smart = command.add_argument_group("with --method smart")
+    add_setting(smart, "--epochs", whole(1), "epochs")
+    add_setting(smart, "--batches-per-epoch", whole(1), "batches of an epoch")
+    add_setting(smart, "--mined-share", share, "share of mined triplets in a batch", metavar="X")
+    add_setting(smart, "--target-error", between_0_and_1, "share of triplets that should have a loss", metavar="X")
+    add_setting(smart, "--neighbours", whole(1), "neighbours of an image among which triplets are mined")
+    add_setting(smart, "--lists", _lists, f"how neighbours are found: {', '.join(LISTS)}", metavar="HOW")
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        if not (text.isdecimal() and least <= int(text) < 2**31):
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {2**31 - 1}, got {text!r}")
-        return int(text)
-
-    return convert
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
-
-
-def _methods(text: str) -> list[str]:
-    names = text.split(",")
-    if len(set(names)) < len(names) or not set(names) <= set(train.METHODS):
-        raise argparse.ArgumentTypeError(f"must be some of {','.join(train.METHODS)}, each once, got {text!r}")
-    return names
+def _lists(text: str) -> str:
+    if text not in LISTS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(LISTS)}, got {text!r}")
+    return text
 
 
 def _train(command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Check everything that can be checked, then train; keep each method's result as soon as it is there."""
     given = vars(options)
-    shared = {field.name for field in dataclasses.fields(train.TrainSettings)} & given.keys()
-    settings = dataclasses.replace(train.PRESETS[options.data], **{name: given[name] for name in shared})
-    _check_writable(command, options.output)
-    for module in ("matplotlib.figure", "tqdm"):  # needed at the end, or late
-        require(module)
-    split = _load(command, options)
-    try:
-        comparison = train.Comparison(split, settings, save_dir=options.output)
-    except ValueError as error:
-        command.error(
-            f"argument --batch-size: {settings.batch_size} images with --images-per-class "
-            f"{settings.images_per_class} do not suit {split.name}: {error}"
-        )
-
-    results: list[train.MethodResult] = []
-    status = 0
-    try:
-        for method in options.methods:
-            try:
-                results.append(comparison.run(method))
-            except FloatingPointError as error:  # the other methods may do better
-                print(f"hardmine train: {error}", file=sys.stderr)
-                status = 1
-                continue
-            _save_tables(options.output, split, settings, results)
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(results)} of {len(options.methods)} methods are finished and kept", file=sys.stderr)
-        status = 130
-    except VerificationError as error:
-        print(f"hardmine train: {error}", file=sys.stderr)
-        status = 1
-    if results:
-        print(_table(split, settings, results), flush=True)
-        _save_tables(options.output, split, settings, results)  # again, in case the interrupt came while saving
-        _save_diagram(options.output, split, results)
-        print(f"saved results.csv, results.json and triplet_diagram.png in {options.output}")
-    return status
-
-
-def _check_writable(command: argparse.ArgumentParser, output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    except OSError as error:
-        command.error(f"argument --output: cannot write into {str(output)!r}: {error.strerror}")
-
-
-def _load(command: argparse.ArgumentParser, options: argparse.Namespace) -> datasets.RetrievalSplit:
-    if options.data == "digits":
-        if options.root is not None:
-            command.error(f"argument --root: digits come with scikit-learn and need no folder, got {options.root!r}")
-        return datasets.load_digits()
-    root = options.root or os.environ.get("HARDMINE_DATA")
-    if not root:
-        command.error("argument --root: needed for --data omniglot, unless HARDMINE_DATA names the folder")
-    try:
-        return datasets.load_omniglot(root)
-    except (OSError, ValueError) as error:
-        command.error(f"argument --root: {error}")
-
-
-def _save_tables(
-    output: Path,
-    split: datasets.RetrievalSplit,
-    settings: train.TrainSettings,
-    results: list[train.MethodResult],
-) -> None:
-    """Write results.csv and results.json, each whole or not at all, whenever the process ends."""
-    rows = [{name: getattr(result, name) for name in RESULT_FIELDS} for result in results]
-
-    def write_csv(file) -> None:
-        writer = csv.DictWriter(file, RESULT_FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-    def write_json(file) -> None:
-        json.dump({"data": split.name, "settings": dataclasses.asdict(settings), "results": rows}, file, indent=2)
-
-    for name, write in {"results.csv": write_csv, "results.json": write_json}.items():
-        part = output / f"{name}.part"
-        with part.open("w", newline="", encoding="utf-8") as file:
-            write(file)
-        part.replace(output / name)
-
-
-def _save_diagram(output: Path, split: datasets.RetrievalSplit, results: list[train.MethodResult]) -> None:
-    panels = {"before training": results[0].triplets_before}  # the same for every method: same weights, same probe
-    panels |= {result.method: result.triplets_after for result in results}
-    title = f"Triplets of the training classes, {split.name}"
-    diagram.plot_triplet_diagram(panels, output / "triplet_diagram.png", title=title)
-
-
-def _table(split: datasets.RetrievalSplit, settings: train.TrainSettings, results: list[train.MethodResult]) -> str:
-    train_classes, test_classes = len(split.train_labels.unique()), len(split.test_labels.unique())
-    classes = f"{train_classes} classes train, {test_classes} others are retrieved"
-    work = f"{settings.steps} steps of {settings.batch_size} images, {settings.embedding_dim} dimensions"
-    lines = [
-        f"\n{split.name}: {classes}; {work}\n",
-        f"{'':<8}{'Recall@1':>10}{'Recall@1':>10}{'s_ap':>8}{'s_an':>8}{'hard':>10}{'deviation from':>16}",
-        f"{'method':<8}{'before':>10}{'after':>10}{'':>16}{'triplets':>10}{'reference':>16}",
-    ]
-    for result in results:
-        deviation = "not verified" if result.largest_deviation is None else f"{result.largest_deviation:.1e}"
-        lines.append(
-            f"{result.method:<8}{result.recall_before:>10.3f}{result.recall_after:>10.3f}{result.s_ap:>8.2f}"
-            f"{result.s_an:>8.2f}{result.hard_share:>10.1%}{deviation:>16}"
-        )
-    return "\n".join([*lines, ""])
+    for name in sorted((SETTINGS[None] | SETTINGS["smart"]) - SETTINGS[options.method]):
+        if name in given:
+            flag = "--" + name.replace("_", "-")
+            command.error(f"argument {flag}: {'not' if options.method else 'only'} with --method smart")
+    presets = train_smart.PRESETS if options.method else train.PRESETS
+    chosen = {name: given[name] for name in SETTINGS[options.method] - {"methods"} if name in given}
+    settings = dataclasses.replace(presets[options.data], **chosen)
+    check_writable(command, options.output)
+    return (smart_command if options.method else train_losses).run(command, options, settings)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair or neighbour is a
     candidate and no other candidate is better by more than the tolerance (so that ties may fall either way), the
     similarities, the counts, the loss, and the gradients, which the reference takes at the op's own selection.
-    Triplets within the tolerance of a hinge's kink may count as active or not. The training itself is not touched:
+    Triplets within the tolerance of a hinge's kink may count as active or not. ``smart_triplets`` must give the very
+    triplets of its reference. The training itself is not touched:
     the op's result is returned as without ``verify``, and no random number is drawn; to check a random selection, the
     op's own numbers are drawn again, from a copy of its generator. A check costs the reference's time and B x M
     memory, that of ``batch_all_triplet_loss`` B times the number of pairs of a class.
@@ -183,11 +184,9 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         return path
 
 
-def _generator_before(args: tuple, kwargs: dict[str, Any]) -> torch.Generator | None:
-    """A copy of the generator that an op is about to draw from; None if its selection is not random."""
-    if "random" not in (kwargs.get("positive"), kwargs.get("negative")):
-        return None
-    generator = kwargs.get("generator")
+def _generator_before(op: Callable, args: tuple, kwargs: dict[str, Any]) -> torch.Generator | None:
+    """A copy of the generator that an op is about to draw from."""
+    generator = inspect.signature(op).bind_partial(*args, **kwargs).arguments.get("generator")
     if generator is None:
         embeddings = args[0] if args else kwargs.get("embeddings")
         on_cuda = isinstance(embeddings, torch.Tensor) and embeddings.is_cuda
@@ -195,15 +194,16 @@ def _generator_before(args: tuple, kwargs: dict[str, Any]) -> torch.Generator | 
     return generator.clone_state() if isinstance(generator, torch.Generator) else None
 
 
-def verified(name: str) -> Callable[[Callable], Callable]:
-    """Makes an op subject to :class:`verify`."""
+def verified(name: str, always_draws: bool = False) -> Callable[[Callable], Callable]:
+    """Makes an op subject to :class:`verify`. It draws random numbers if it is told to select at random, or always."""
 
     def decorate(op: Callable) -> Callable:
         @functools.wraps(op)
         def run(*args: Any, **kwargs: Any) -> Any:
             if not _active or torch.compiler.is_compiling():
                 return op(*args, **kwargs)
-            generator = _generator_before(args, kwargs)
+            draws = always_draws or "random" in (kwargs.get("positive"), kwargs.get("negative"))
+            generator = _generator_before(op, args, kwargs) if draws else None
             result = op(*args, **kwargs)  # first, so that bad arguments get the op's own error
             _active[-1]._observe(name, op, args, kwargs, generator)
             return result

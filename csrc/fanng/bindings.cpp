@@ -1,44 +1,21 @@
 // hardmine._fanng: the index as numpy sees it. Checks of types and shapes, and their messages, are in
 // hardmine/fanng.py.
 #include <pybind11/functional.h>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <string>
 #include <tuple>
 
 #include "index.h"
-#include "threads.h"
+#include "python_threads.h"
 
 namespace py = pybind11;
 
 namespace hardmine::fanng {
+
+void bind_mining(py::module_& module);  // bind_mining.cpp
+
 namespace {
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-void poll_signals() {
-  const py::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
-// Runs on the calling thread where there is little to do: starting a thread would cost more.
-class CallingThread final : public cpu::Workers {
- public:
-  int64_t count() const override { return 1; }
-  void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
-    for (int64_t worker = 0; worker < workers; ++worker) body(worker);
-  }
-};
-constexpr int64_t kLittle = 1 << 16;  // distances
-
-template <class Body>
-void on_threads(int64_t threads, double work, const Body& body) {
-  const py::gil_scoped_release nogil;
-  work < kLittle ? body(CallingThread()) : body(Threads(threads, poll_signals));
-}
 
 using Found = std::tuple<py::array_t<float>, py::array_t<int64_t>>;
 
@@ -53,9 +30,9 @@ Found search_into(int64_t queries, int64_t k, int64_t most, int64_t threads, con
 }
 
 std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double success_rate, int64_t max_degree,
-                             uint64_t seed, int64_t max_traversals, int64_t threads, Seeding seeding, const Index* warm,
-                             const std::function<void(double, int64_t)>& progress) {
-  const BuildOptions options{success_rate, max_degree, seed, max_traversals};
+                             uint64_t seed, int64_t max_traversals, int64_t refinements, int64_t threads,
+                             Seeding seeding, const Index* warm, const std::function<void(double, int64_t)>& progress) {
+  const BuildOptions options{success_rate, max_degree, seed, max_traversals, refinements};
   const auto report = [&](double success, int64_t traversals) {
     if (!progress) return;
     const py::gil_scoped_acquire gil;
@@ -81,6 +58,7 @@ std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, cons
 
 PYBIND11_MODULE(_fanng, module) {
   module.doc() = "The FANNG index and what is mined with it; hardmine.fanng and hardmine.mining are its faces.";
+  bind_mining(module);
   py::enum_<Metric>(module, "Metric").value("euclidean", Metric::kEuclidean).value("cosine", Metric::kCosine);
   py::enum_<Seeding>(module, "Seeding")
       .value("nothing", Seeding::kNothing)
@@ -88,8 +66,8 @@ PYBIND11_MODULE(_fanng, module) {
       .value("exact", Seeding::kNearest);
   py::class_<Index>(module, "Index")
       .def_static("build", &build, py::arg("vectors"), py::arg("metric"), py::arg("success_rate"),
-                  py::arg("max_degree"), py::arg("seed"), py::arg("max_traversals"), py::arg("threads"),
-                  py::arg("seeding"), py::arg("warm").none(true), py::arg("progress"))
+                  py::arg("max_degree"), py::arg("seed"), py::arg("max_traversals"), py::arg("refinements"),
+                  py::arg("threads"), py::arg("seeding"), py::arg("warm").none(true), py::arg("progress"))
       .def_static("assemble", &assemble)
       .def_property_readonly("rows", [](const Index& self) { return self.points().rows(); })
       .def_property_readonly("vertices", [](const Index& self) { return self.points().vertices(); })

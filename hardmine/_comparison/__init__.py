@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hardmine._comparison.base import OpComparison
 from hardmine._comparison.batch_all import BatchAllComparison
+from hardmine._comparison.mining import MiningComparison
 from hardmine._comparison.neighbours import NeighbourComparison
 from hardmine._comparison.selection import SelectionComparison
 from hardmine._comparison.triplets import GlobalComparison, TripletComparison
@@ -18,6 +19,7 @@ COMPARISONS: dict[str, type[OpComparison]] = {
     "knn": NeighbourComparison,
     "indexed_triplet_loss": TripletComparison,
     "global_loss": GlobalComparison,
+    "smart_triplets": MiningComparison,
 }
 
 __all__ = ["COMPARISONS", "OpComparison"]

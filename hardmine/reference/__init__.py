@@ -9,10 +9,12 @@ from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
 from hardmine.reference.knn import Neighbours, knn
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
+from hardmine.reference.smart_triplets import MinedTriplets, smart_triplets
 from hardmine.reference.triplet_loss import triplet_loss
 from hardmine.reference.tuplet_loss import TupletTerms, tuplet_loss
 
 __all__ = [
+    "MinedTriplets",
     "Neighbours",
     "TripletCounts",
     "TupletTerms",
@@ -22,6 +24,7 @@ __all__ = [
     "knn",
     "sct_loss",
     "select_triplets",
+    "smart_triplets",
     "triplet_loss",
     "tuplet_loss",
 ]

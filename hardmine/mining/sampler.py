@@ -1,4 +1,4 @@
-"""Choosing which images meet in a batch."""
+"""Batches in which every class has the same number of images."""
 
 from __future__ import annotations
 

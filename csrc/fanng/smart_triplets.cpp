@@ -1,0 +1,243 @@
+#include "smart_triplets.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <numeric>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+
+#include "../core/random_bits.h"
+#include "../core/random_pick.h"
+#include "threads.h"
+
+namespace hardmine::fanng {
+
+Classes::Classes(const int64_t* label, int64_t count) : class_of_(count), order_(count), place_(count) {
+  std::iota(order_.begin(), order_.end(), 0);
+  std::sort(order_.begin(), order_.end(),
+            [&](Index a, Index b) { return label[a] != label[b] ? label[a] < label[b] : a < b; });
+  for (Index i = 0; i < count; ++i) {
+    if (i > 0 && label[order_[i]] != label[order_[i - 1]]) begin_.push_back(i);
+    class_of_[order_[i]] = static_cast<Index>(begin_.size()) - 1;
+    place_[order_[i]] = i - begin_.back();
+  }
+  if (count > 0) begin_.push_back(static_cast<Index>(count));
+  for (Index i = 0; i < count; ++i) anchors_before_.push_back(anchors_before_.back() + is_anchor(i));
+}
+
+bool Classes::is_anchor(int64_t sample) const {
+  const Index own = size(class_of(sample));
+  return own > 1 && own < count();
+}
+
+namespace {
+
+constexpr int64_t kListsAPiece = 64;
+
+template <class T>
+class Miner {
+ public:
+  Miner(const NeighbourLists<T>& lists, const Classes& classes, const MiningOptions& options, const MinedTriplets& out)
+      : lists_(lists), classes_(classes), options_(options), out_(out), last_list_(lists.count, -1) {}
+
+  // Whether the list is one. It must be called before mine, once a list.
+  bool is_valid(int64_t row) { return find_fault(row).kind == kNone; }
+
+  // What is wrong with the list of a row whose list is not valid.
+  std::string describe(int64_t row);
+
+  void mine(int64_t anchor);
+
+ private:
+  enum FaultKind { kNone, kOutOfRange, kAfterEnd, kRepeated, kDistance, kOrder };
+  struct Fault {
+    FaultKind kind = kNone;
+    int64_t column = 0;
+  };
+  struct Positive {
+    Index sample;
+    Index valid_negatives;  // those before it in the list: the first so many
+  };
+
+  Fault find_fault(int64_t row);
+  void split(int64_t anchor);
+  Index draw_positive(int64_t anchor, std::span<const Index> excluded, uint64_t number) const;
+  Index draw_negative(int64_t anchor, uint64_t number) const;
+
+  const int64_t* list(int64_t row) const { return lists_.index + row * lists_.length; }
+  const T* distances(int64_t row) const { return lists_.distance + row * lists_.length; }
+
+  const NeighbourLists<T>& lists_;
+  const Classes& classes_;
+  const MiningOptions& options_;
+  const MinedTriplets& out_;
+  std::vector<Index> last_list_;  // [count]: the last list that each sample was seen in
+  std::vector<Index> negatives_;  // of the anchor at hand, by ascending distance, as the positives
+  std::vector<Positive> positives_;
+  std::vector<Index> excluded_;  // places of the anchor and its positives, ascending
+};
+
+template <class T>
+typename Miner<T>::Fault Miner<T>::find_fault(int64_t row) {
+  const int64_t* index = list(row);
+  const T* distance = distances(row);
+  bool ended = false;
+  for (int64_t j = 0; j < lists_.length; ++j) {
+    if (index[j] < -1 || index[j] >= lists_.count) return {kOutOfRange, j};
+    if (index[j] == -1) {
+      ended = true;
+      continue;
+    }
+    if (ended) return {kAfterEnd, j};
+    if (last_list_[index[j]] == row) return {kRepeated, j};
+    last_list_[index[j]] = static_cast<Index>(row);
+    if (!std::isfinite(distance[j]) || distance[j] < 0) return {kDistance, j};
+    if (j > 0 && distance[j] < distance[j - 1]) return {kOrder, j};
+  }
+  return {};
+}
+
+template <class T>
+std::string Miner<T>::describe(int64_t row) {
+  std::fill(last_list_.begin(), last_list_.end(), -1);
+  const Fault fault = find_fault(row);
+  const int64_t column = fault.column, index = list(row)[column];
+  const T* distance = distances(row) + column;
+  std::ostringstream text;
+  text.precision(9);
+  switch (fault.kind) {
+    case kOutOfRange:
+      text << "neighbour_lists must be from 0 to N - 1 = " << lists_.count - 1 << ", or -1 where a list ends, got "
+           << index;
+      break;
+    case kAfterEnd:
+      text << "neighbour_lists must be -1 from where a list ends, got " << index << " after -1";
+      break;
+    case kRepeated:
+      text << "neighbour_lists must hold a sample once in a list, got " << index << " again";
+      break;
+    case kDistance:
+      text << "distances must be finite numbers >= 0 as far as the list goes, got " << *distance;
+      break;
+    case kOrder:
+      text << "distances must be ascending, got " << *distance << " after " << distance[-1];
+      break;
+    case kNone:
+      return "";
+  }
+  text << " at [" << row << ", " << column << "]";
+  return text.str();
+}
+
+// Lines 2 to 16 of Algorithm 1.
+template <class T>
+void Miner<T>::split(int64_t anchor) {
+  negatives_.clear();
+  positives_.clear();
+  const int64_t* index = list(anchor);
+  const T* distance = distances(anchor);
+  double bound = 0;
+  for (int64_t j = 0; j < lists_.length && index[j] >= 0; ++j) {
+    if (index[j] == anchor) continue;  // a search that starts at a sample finds the sample
+    const auto sample = static_cast<Index>(index[j]);
+    const bool positive = classes_.class_of(sample) == classes_.class_of(anchor);
+    if (positives_.empty()) {
+      if (!positive) continue;
+      bound = options_.kappa * static_cast<double>(distance[j]);
+      positives_.push_back({sample, 0});
+    } else if (static_cast<double>(distance[j]) < bound) {
+      continue;
+    } else if (positive) {
+      positives_.push_back({sample, static_cast<Index>(negatives_.size())});
+    } else {
+      negatives_.push_back(sample);
+    }
+  }
+}
+
+// Uniform among the anchor's class without `excluded`, places in ascending order.
+template <class T>
+Index Miner<T>::draw_positive(int64_t anchor, std::span<const Index> excluded, uint64_t number) const {
+  const Index own = classes_.class_of(anchor), count = static_cast<Index>(excluded.size());
+  const Index rank = drawn_rank(random_unit(options_.seed, number), classes_.size(own) - count);
+  return classes_.members(own)[ranked_negative(excluded.data(), count, rank)];
+}
+
+template <class T>
+Index Miner<T>::draw_negative(int64_t anchor, uint64_t number) const {
+  const Index own = classes_.class_of(anchor), size = classes_.size(own);
+  const Index rank = drawn_rank(random_unit(options_.seed, number), static_cast<Index>(classes_.count()) - size);
+  return ranked_negative(classes_.members(own), size, rank);
+}
+
+// Lines 17 to 27. The ranges of valid negatives grow along the positives: a positive whose range lacks one negative
+// lacks all later ones, and neither list is gone through twice.
+template <class T>
+void Miner<T>::mine(int64_t anchor) {
+  split(anchor);
+  const Index own = classes_.class_of(anchor), place = classes_.place(static_cast<Index>(anchor));
+  excluded_.clear();
+  size_t k = 0;
+  for (int64_t t = 0; t < options_.per_anchor; ++t) {
+    const uint64_t number = 2 * static_cast<uint64_t>(anchor * options_.per_anchor + t);
+    const bool mined = t < static_cast<int64_t>(negatives_.size());
+    const Index negative = mined ? negatives_[t] : draw_negative(anchor, number + 1);
+    Index positive;
+    bool mined_positive = false;
+    if (!mined) {
+      positive = draw_positive(anchor, {&place, 1}, number);
+    } else {
+      while (k < positives_.size() && positives_[k].valid_negatives <= t) ++k;
+      if (k == positives_.size() && excluded_.empty()) {
+        excluded_.push_back(place);
+        for (const Positive& listed : positives_) excluded_.push_back(classes_.place(listed.sample));
+        std::sort(excluded_.begin(), excluded_.end());
+      }
+      const bool all_listed = static_cast<Index>(excluded_.size()) == classes_.size(own);
+      mined_positive = k < positives_.size() || all_listed;
+      positive = k < positives_.size() ? positives_[k].sample
+                 : all_listed          ? positives_.back().sample
+                                       : draw_positive(anchor, excluded_, number);
+    }
+    const int64_t at = classes_.anchors_before(anchor) * options_.per_anchor + t;
+    int64_t* triplet = out_.triplet + 3 * at;
+    triplet[0] = anchor;
+    triplet[1] = positive;
+    triplet[2] = negative;
+    out_.mined[at] = mined;
+    out_.mined_positive[at] = mined_positive;
+  }
+}
+
+}  // namespace
+
+template <class T>
+void smart_triplets(const NeighbourLists<T>& lists, const Classes& classes, const MiningOptions& options,
+                    const cpu::Workers& workers, const MinedTriplets& out) {
+  std::vector<Miner<T>> miners(workers.count(), Miner<T>(lists, classes, options, out));
+  std::atomic<int64_t> first_fault{lists.count};
+  parallel_pieces(workers, lists.count, kListsAPiece, [&](int64_t worker, int64_t begin, int64_t end) {
+    Miner<T>& miner = miners[worker];
+    for (int64_t row = begin; row < end; ++row) {
+      if (miner.is_valid(row)) {
+        if (classes.is_anchor(row)) miner.mine(row);
+        continue;
+      }
+      // The first of all faults, whichever thread comes upon one first.
+      int64_t first = first_fault.load();
+      while (row < first && !first_fault.compare_exchange_weak(first, row)) {
+      }
+      return;
+    }
+  });
+  if (first_fault < lists.count) throw std::invalid_argument(miners[0].describe(first_fault));
+}
+
+template void smart_triplets(const NeighbourLists<float>&, const Classes&, const MiningOptions&, const cpu::Workers&,
+                             const MinedTriplets&);
+template void smart_triplets(const NeighbourLists<double>&, const Classes&, const MiningOptions&, const cpu::Workers&,
+                             const MinedTriplets&);
+
+}  // namespace hardmine::fanng

@@ -1,0 +1,1 @@
+"""What `python -m hardmine` does, a module a command."""

@@ -1,0 +1,20 @@
+"""Choosing which images meet: in a batch, and in a triplet."""
+
+from hardmine.mining.adaptive_kappa import AdaptiveKappa
+from hardmine.mining.batches import TripletBatch
+from hardmine.mining.epoch import EpochRecord, MinedEpoch
+from hardmine.mining.miner import SmartMiner
+from hardmine.mining.sampler import ClassBalancedSampler
+from hardmine.mining.smart_triplets import MinedTriplets, random_triplets, smart_triplets
+
+__all__ = [
+    "AdaptiveKappa",
+    "ClassBalancedSampler",
+    "EpochRecord",
+    "MinedEpoch",
+    "MinedTriplets",
+    "SmartMiner",
+    "TripletBatch",
+    "random_triplets",
+    "smart_triplets",
+]

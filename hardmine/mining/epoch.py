@@ -1,0 +1,138 @@
+"""One epoch of Smart Mining: its batches, and what it was like."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine.fanng import Index
+from hardmine.mining.batches import TripletBatch
+from hardmine.ops._arguments import shape_of
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch of mining and training was like.
+
+    Attributes:
+        epoch: Its number, from 1.
+        kappa: The kappa that its triplets were mined with; None in an epoch of random triplets only.
+        error: Share of the observed triplets, mined and random ones, whose loss was not zero: what the controller
+            learns. NaN if no triplet was observed.
+        mined_error: The same of the mined ones alone; NaN if none was observed.
+        mined_share: Share of mined triplets among all of the epoch's.
+        method: How the neighbours were listed, ``"exact"`` or ``"fanng"``; None where they were not.
+        embedding_seconds: Time of embedding the whole set.
+        list_seconds: Time of listing the neighbours.
+        triplet_seconds: Time of making triplets and batches of them.
+        epoch_seconds: Time of the whole epoch, mining included.
+    """
+
+    epoch: int
+    kappa: float | None
+    error: float
+    mined_error: float
+    mined_share: float
+    method: str | None
+    embedding_seconds: float
+    list_seconds: float
+    triplet_seconds: float
+    epoch_seconds: float
+
+    @property
+    def mining_share(self) -> float:
+        """Share of the epoch's time that lists and triplets took: what the paper says is below 1 %."""
+        return (self.list_seconds + self.triplet_seconds) / self.epoch_seconds
+
+    @property
+    def embedding_share(self) -> float:
+        """Share of the epoch's time that embedding the whole set took."""
+        return self.embedding_seconds / self.epoch_seconds
+
+
+class MinedEpoch(Sequence[TripletBatch]):
+    """The batches of one epoch, made by :meth:`SmartMiner.epoch`; a context manager, whose clean end ends the epoch.
+
+    Attributes:
+        number: Number of the epoch, from 1.
+        kappa: The kappa that its triplets were mined with, or None.
+        mined_share: Share of mined triplets among all.
+    """
+
+    def __init__(
+        self,
+        end: Callable[[EpochRecord, Index | None], None],
+        batches: list[TripletBatch],
+        graph: Index | None,
+        measured: dict[str, Any],
+        start: float,
+    ) -> None:
+        """For :meth:`SmartMiner.epoch`."""
+        self._end, self._batches, self._graph, self._measured, self._start = end, batches, graph, measured, start
+        self.number: int = measured["epoch"]
+        self.kappa: float | None = measured["kappa"]
+        self.mined_share: float = measured["mined_share"]
+        # Of all triplets and of the mined ones: how many were observed, and how many of them had a loss.
+        self._observed, self._nonzero = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._batches)
+
+    def __getitem__(self, batch: int) -> TripletBatch:  # type: ignore[override]
+        """One batch."""
+        return self._batches[batch]
+
+    @property
+    def image_rows(self) -> list[list[int]]:
+        """The image numbers of every batch: the ``batch_sampler`` of a ``DataLoader`` that reads them in this order."""
+        return [batch.rows.tolist() for batch in self._batches]
+
+    def observe(self, batch: TripletBatch, losses: Tensor) -> float:
+        """Count the triplets of a batch that the loss still acts on.
+
+        Args:
+            batch: A batch of this epoch.
+            losses: [T], the loss of each triplet, with ``reduction="none"``; or bool, whether it is not zero.
+
+        Returns:
+            The error so far, as in :attr:`error`.
+
+        Raises:
+            ValueError: ``losses`` are not [T].
+            FloatingPointError: A loss is NaN.
+        """
+        if losses.shape != batch.mined.shape:
+            raise ValueError(f"losses must be [T] = [{len(batch.mined)}], got {shape_of(losses)}")
+        losses = losses.detach().cpu()
+        if losses.isnan().any():
+            raise FloatingPointError(f"a loss is NaN in epoch {self.number}: has training diverged?")
+        nonzero = losses != 0
+        self._observed += torch.stack([torch.tensor(len(losses)), batch.mined.sum()])
+        self._nonzero += torch.stack([nonzero.sum(), (nonzero & batch.mined).sum()])
+        return self.error
+
+    @property
+    def error(self) -> float:
+        """Share of the observed triplets with a loss that is not zero; NaN before the first."""
+        return (self._nonzero[0] / self._observed[0]).item()
+
+    @property
+    def mined_error(self) -> float:
+        """Share of the observed mined triplets with a loss that is not zero; NaN before the first."""
+        return (self._nonzero[1] / self._observed[1]).item()
+
+    def __enter__(self) -> MinedEpoch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        # After an error or Ctrl-C the miner stands where it stood before the epoch, and can begin it again.
+        if kind is None:
+            errors = {"error": self.error, "mined_error": self.mined_error}
+            record = EpochRecord(**self._measured, **errors, epoch_seconds=time.perf_counter() - self._start)
+            self._end(record, self._graph)

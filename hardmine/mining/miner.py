@@ -1,0 +1,279 @@
+"""The epochs of Smart Mining: from the embeddings of the whole training set to batches of triplets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hardmine.fanng import Index
+from hardmine.mining.adaptive_kappa import AdaptiveKappa
+from hardmine.mining.batches import mixed_batches
+from hardmine.mining.embedding import embed_all
+from hardmine.mining.epoch import EpochRecord, MinedEpoch
+from hardmine.mining.lists import METHODS, neighbour_lists
+from hardmine.mining.smart_triplets import smart_triplets
+from hardmine.ops._arguments import check_choice, shape_of
+from hardmine.ops.knn import MOST_NEIGHBOURS
+
+
+class SmartMiner:
+    """Mines triplets from the whole training set, each epoch with the network as it then is.
+
+    An epoch embeds all images, lists the nearest neighbours of each, makes triplets of the lists with
+    :func:`smart_triplets` at the controller's kappa, and mixes them with random ones into batches, in which each image
+    stands once. The epochs before the controller starts are of random triplets only, and embed nothing::
+
+        miner = SmartMiner(network, images, labels, batch_size=64)
+        ratio, spread = RatioTripletLoss(reduction="none"), GlobalLoss()
+        for _ in range(20):
+            with miner.epoch() as epoch:
+                for batch in epoch:
+                    embeddings = network(images[batch.rows])
+                    losses = ratio(embeddings, batch.triplets)
+                    loss = losses.mean() + spread(embeddings, batch.triplets)
+                    optimizer.zero_grad(); loss.backward(); optimizer.step()
+                    epoch.observe(batch, losses)
+            print(miner.history[-1])
+
+    Images that a ``DataLoader`` reads come in the same order::
+
+        loader = DataLoader(data, batch_sampler=epoch.image_rows, num_workers=4)
+        for batch, (some_images, _) in zip(epoch, loader): ...
+
+    Args:
+        model: The network that is being trained, or any function that embeds n images as [n, D].
+        images: A tensor [N, ...], or a map-style data set whose items are images or tuples that begin with one.
+        labels: Integers [N], the class of every image.
+        batch_size: Triplets in a batch.
+        batches_per_epoch: By default so many that every image is an anchor about once, and at least one.
+        mined_share: Share of mined triplets wanted in each batch, 0 to 1, rounded to whole triplets; the rest are
+            random. Where fewer are mined, all batches get equally many, give or take one. 0 never mines. The paper
+            finds 0.5 to 1 best.
+        neighbours: Length of the lists, 1 to 1024: so long that most hold positives and negatives.
+        per_anchor: Triplets mined of an anchor, at most.
+        kappa: The controller, by default ``AdaptiveKappa()``; or a number, to mine with from the first epoch on.
+        method: How neighbours are listed: ``"exact"``, ``"fanng"``, or ``"auto"``, the one that should be quicker
+            (:func:`hardmine.mining.cost.quicker_method`).
+        fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches. Where
+            it has no ``init``, an epoch's graph is warm-started from the last epoch's.
+        embed_chunk: Images embedded at once.
+        num_workers: Of the ``DataLoader`` that reads a data set to embed it.
+        seed: Seed of the triplets, the batches and, where ``fanng`` has none, the graph.
+        progress: Show progress bars on stderr, which needs tqdm.
+
+    Attributes:
+        history: The :class:`EpochRecord` of every epoch that has ended.
+
+    Raises:
+        TypeError: An argument of the wrong type.
+        ValueError: An argument of the wrong shape or value, or there is no triplet among the labels.
+
+    Note:
+        The same model, images, labels, settings and seed give the same batches, for any number of threads. Memory is
+        that of the embeddings and lists, O(N (D + neighbours)), and of one chunk's activations.
+
+        :meth:`state_dict` does not hold the graph. With exact lists a run that is resumed after an epoch goes on bit
+        for bit; with ``"fanng"``, the first graph after resuming is built from nothing, and approximates the same
+        neighbours by other edges: some lists may differ. ``fanng={"init": None}`` builds each from nothing and so
+        makes that exact too.
+
+    Reference:
+        Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[Tensor], Tensor],
+        images: Tensor | torch.utils.data.Dataset,
+        labels: Tensor | Sequence[int],
+        *,
+        batch_size: int = 64,
+        batches_per_epoch: int | None = None,
+        mined_share: float = 1.0,
+        neighbours: int = 50,
+        per_anchor: int = 1,
+        kappa: AdaptiveKappa | float | None = None,
+        method: str = "auto",
+        fanng: Mapping[str, Any] | None = None,
+        embed_chunk: int = 256,
+        num_workers: int = 0,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
+        self.labels = _check_labels(labels)
+        if len(images) != len(self.labels):
+            raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {len(images)}")
+        _check_triplets_exist(self.labels)
+        self.batch_size = _whole("batch_size", batch_size)
+        if batches_per_epoch is None:
+            batches_per_epoch = max(1, len(self.labels) // self.batch_size)
+        self.batches_per_epoch = _whole("batches_per_epoch", batches_per_epoch)
+        if not isinstance(mined_share, Real) or not 0 <= mined_share <= 1:
+            raise ValueError(f"mined_share must be from 0 to 1, got {mined_share!r}")
+        self.mined_share = float(mined_share)
+        self.neighbours = _whole("neighbours", neighbours, most=MOST_NEIGHBOURS)
+        self.per_anchor = _whole("per_anchor", per_anchor)
+        if isinstance(kappa, Real) and not 0 <= kappa < math.inf:
+            raise ValueError(f"kappa must be a number from 0, an AdaptiveKappa or None, got {kappa}")
+        if kappa is not None and not isinstance(kappa, (Real, AdaptiveKappa)):
+            raise TypeError(f"kappa must be a number, an AdaptiveKappa or None, got {type(kappa).__name__}")
+        self.kappa = AdaptiveKappa() if kappa is None else kappa
+        check_choice("method", method, METHODS)
+        self.method = method
+        self.fanng = {"seed": seed} | dict(fanng or {})
+        self.embed_chunk = _whole("embed_chunk", embed_chunk)
+        self.num_workers = _whole("num_workers", num_workers, least=0)
+        self.seed = _whole("seed", seed, least=0, most=2**62)
+        self.model, self.images, self.progress = model, images, progress
+        self.history: list[EpochRecord] = []
+        self._graph: Index | None = None
+
+    def epoch(self) -> MinedEpoch:
+        """Mine the next epoch's triplets with the model as it is now.
+
+        Returns:
+            The epoch. Use it in a ``with`` statement: at its end the epoch is recorded and the controller learns its
+            error; if it ends by an error or by Ctrl-C, nothing has happened, and the next call begins the same epoch.
+
+        Raises:
+            FloatingPointError: An embedding is not finite; the message names the image.
+            Exception: What ``model`` or ``images`` raise.
+        """
+        start = time.perf_counter()
+        number = len(self.history) + 1
+        kappa = self.kappa.kappa if isinstance(self.kappa, AdaptiveKappa) else float(self.kappa)
+        if self.mined_share == 0:
+            kappa = None
+        # Far enough apart that no two epochs of two small seeds are the same.
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * number)
+        mined = torch.empty(0, 3, dtype=torch.int64)
+        method = graph = None
+        clock = [time.perf_counter()]
+        if kappa is not None:
+            embeddings = self._embed()
+            clock.append(time.perf_counter())
+            lists = neighbour_lists(
+                embeddings,
+                self.neighbours,
+                method=self.method,
+                previous=self._graph,
+                fanng=self.fanng,
+                progress=self.progress,
+            )
+            method, graph = lists.method, lists.graph
+            clock.append(time.perf_counter())
+            found = smart_triplets(
+                lists.index, lists.sq_dist, self.labels, kappa, per_anchor=self.per_anchor, generator=generator
+            )
+            mined = found.triplets[found.mined]
+        else:
+            clock *= 3
+        batches = mixed_batches(
+            self.labels,
+            mined,
+            batches=self.batches_per_epoch,
+            batch_size=self.batch_size,
+            mined_share=self.mined_share,
+            generator=generator,
+        )
+        clock.append(time.perf_counter())
+        measured = {
+            "epoch": number,
+            "kappa": kappa,
+            "mined_share": sum(int(batch.mined.sum()) for batch in batches) / (len(batches) * self.batch_size),
+            "method": method,
+            "embedding_seconds": clock[1] - clock[0],
+            "list_seconds": clock[2] - clock[1],
+            "triplet_seconds": clock[3] - clock[2],
+        }
+        return MinedEpoch(self._end, batches, graph, measured, start)
+
+    def _embed(self) -> Tensor:
+        return embed_all(
+            self.model, self.images, chunk=self.embed_chunk, num_workers=self.num_workers, progress=self.progress
+        )
+
+    def _end(self, record: EpochRecord, graph: Index | None) -> None:
+        """Keep what an epoch led to."""
+        if record.epoch != len(self.history) + 1:
+            raise RuntimeError(f"epoch {record.epoch} has ended before, and epoch {len(self.history) + 1} is next")
+        if isinstance(self.kappa, AdaptiveKappa):
+            if math.isnan(record.error):
+                raise RuntimeError(f"epoch {record.epoch} tells no error: call observe(batch, losses) after its steps")
+            self.kappa.update(record.error)
+        self._graph = graph
+        self.history.append(record)
+
+    def __iter__(self) -> Iterator[MinedEpoch]:
+        raise TypeError("a SmartMiner is not iterable: iterate over the batches of `with miner.epoch() as epoch:`")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs beside the model and the same settings: the history and the controller's state.
+
+        During an epoch it is the state before it. Holds plain numbers and text only, so that
+        ``torch.load(weights_only=True)`` and JSON take it.
+        """
+        adaptive = isinstance(self.kappa, AdaptiveKappa)
+        return {
+            "images": len(self.labels),
+            "seed": self.seed,
+            "kappa": self.kappa.state_dict() if adaptive else float(self.kappa),
+            "history": [dataclasses.asdict(record) for record in self.history],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the last epoch of a saved run; what holds then is in the notes on the class.
+
+        Raises:
+            ValueError: ``state`` is of another number of images, another seed or another kind of kappa; or it is no
+                state of a miner.
+        """
+        missing = {"images", "seed", "kappa", "history"} - set(state)
+        if missing:
+            raise ValueError(f"state must be a SmartMiner's state_dict, got none of {', '.join(sorted(missing))}")
+        adaptive = isinstance(self.kappa, AdaptiveKappa)
+        for name, own in {"images": len(self.labels), "seed": self.seed}.items():
+            if state[name] != own:
+                raise ValueError(f"state must be of a miner with {name} = {own}, got {state[name]}")
+        if isinstance(state["kappa"], Mapping) != adaptive:
+            raise ValueError(f"state must be of a miner with {'an adaptive' if adaptive else 'a fixed'} kappa")
+        history = [EpochRecord(**record) for record in state["history"]]
+        if adaptive:
+            self.kappa.load_state_dict(state["kappa"])
+        elif state["kappa"] != float(self.kappa):
+            raise ValueError(f"state must be of a miner with kappa = {float(self.kappa)}, got {state['kappa']}")
+        self.history, self._graph = history, None
+
+
+def _whole(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
+    return int(value)
+
+
+def _check_labels(labels: Tensor | Sequence[int]) -> Tensor:
+    """Labels as int64 [N] on the CPU."""
+    labels = torch.as_tensor(labels)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers [N], got {labels.dtype} {shape_of(labels)}")
+    return labels.cpu().to(torch.int64)
+
+
+def _check_triplets_exist(labels: Tensor) -> None:
+    classes, sizes = labels.unique(return_counts=True)
+    if len(classes) < 2 or sizes.max() < 2:
+        raise ValueError(
+            "labels must have two classes, one of them with two images, for there to be a triplet, got "
+            f"{len(labels)} images of {len(classes)} classes"
+        )

@@ -1,0 +1,51 @@
+#include "../../csrc/core/random_bits.h"
+
+#include <bit>
+#include <set>
+
+#include "check.h"
+
+using namespace hardmine;
+
+TEST(it_is_splitmix64) {
+  // With seed 0, the published sequence of its first numbers.
+  CHECK_EQ(random_bits(0, 0), 0xE220A8397B1DCDAFu);
+  CHECK_EQ(random_bits(0, 1), 0x6E789E6AA1B965F4u);
+  CHECK_EQ(random_bits(0, 2), 0x06C45D188009454Fu);
+}
+
+TEST(every_bit_is_set_half_of_the_time_and_numbers_differ) {
+  constexpr int kNumbers = 4096;
+  for (const uint64_t seed : {0ull, 1ull, 2ull, 1ull << 63, ~0ull}) {
+    int set[64] = {};
+    std::set<uint64_t> seen;
+    for (int i = 0; i < kNumbers; ++i) {
+      const uint64_t bits = random_bits(seed, i);
+      seen.insert(bits);
+      for (int b = 0; b < 64; ++b) set[b] += bits >> b & 1;
+    }
+    CHECK_EQ(seen.size(), size_t{kNumbers});
+    // 5 standard deviations.
+    for (const int times : set) CHECK_NEAR(times, kNumbers / 2, 5 * 32);
+  }
+}
+
+TEST(neighbouring_seeds_share_no_bits) {
+  int set = 0;
+  for (uint64_t seed = 0; seed < 1000; ++seed) set += std::popcount(random_bits(seed, 7) ^ random_bits(seed + 1, 7));
+  CHECK_NEAR(set, 32000, 5 * 127);
+}
+
+TEST(units_are_below_1) {
+  double sum = 0, least = 1, most = 0;
+  for (uint64_t i = 0; i < 10000; ++i) {
+    const double u = random_unit(3, i);
+    sum += u;
+    least = std::min(least, u);
+    most = std::max(most, u);
+    CHECK_EQ(u * 0x1p53, static_cast<double>(random_bits(3, i) >> 11));
+  }
+  CHECK_NEAR(sum / 10000, 0.5, 5 * 0.29 / 100);
+  CHECK(least >= 0 && least < 0.001);
+  CHECK(most < 1 && most > 0.999);
+}

@@ -1,0 +1,67 @@
+"""What SmartMiner refuses, by its message."""
+
+import math
+
+import pytest
+import torch
+
+from miners import LABELS, images_of, miner_of
+
+
+@pytest.mark.parametrize("labels", [[0] * 120, list(range(120))])
+def test_labels_without_a_triplet_are_refused(labels):
+    with pytest.raises(ValueError, match="labels must have two classes, one of them with two images"):
+        miner_of(labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"labels": LABELS[:7]}, ValueError, "images must be N = 7, as many as labels, got 120"),
+        ({"labels": LABELS.float()}, ValueError, r"labels must be integers \[N\], got torch.float32 \[120\]"),
+        ({"model": 3}, TypeError, "model must be a module or a function, got int"),
+        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647, got 0"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be an integer, got float"),
+        ({"batches_per_epoch": 0}, ValueError, "batches_per_epoch must be from 1"),
+        ({"mined_share": 1.5}, ValueError, r"mined_share must be from 0 to 1, got 1\.5"),
+        ({"mined_share": math.nan}, ValueError, "mined_share must be from 0 to 1, got nan"),
+        ({"neighbours": 1025}, ValueError, "neighbours must be from 1 to 1024, got 1025"),
+        ({"per_anchor": 0}, ValueError, "per_anchor must be from 1"),
+        ({"kappa": -1.0}, ValueError, r"kappa must be a number from 0, an AdaptiveKappa or None, got -1\.0"),
+        ({"kappa": math.inf}, ValueError, "kappa must be a number from 0"),
+        ({"kappa": "soft"}, TypeError, "kappa must be a number, an AdaptiveKappa or None, got str"),
+        ({"method": "hnsw"}, ValueError, "method must be one of 'auto', 'exact', 'fanng', got 'hnsw'"),
+        ({"embed_chunk": 0}, ValueError, "embed_chunk must be from 1"),
+        ({"num_workers": -1}, ValueError, "num_workers must be from 0"),
+        ({"seed": -1}, ValueError, "seed must be from 0"),
+    ],
+)
+def test_bad_arguments_are_named(settings, error, message):
+    with pytest.raises(error, match=message):
+        miner_of(**settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (lambda x: x.long(), TypeError, "model must return a floating-point tensor, got torch.int64"),
+        (lambda x: None, TypeError, "model must return a floating-point tensor, got NoneType"),
+        (lambda x: x[0], ValueError, r"model must embed 50 images as \[50, D\], got \[6\]"),
+        (lambda x: x[1:], ValueError, r"model must embed 50 images as \[50, D\], got \[49, 6\]"),
+        (lambda x: torch.where(x == images_of()[60, 2], math.nan, x), FloatingPointError, "embedding of image 60 is"),
+        (lambda x: x * 1e30, FloatingPointError, "embedding of image 0 is not finite"),
+    ],
+)
+def test_bad_embeddings_are_named(model, error, message):
+    with pytest.raises(error, match=message):
+        miner_of(model, embed_chunk=50).epoch()
+
+
+def test_bad_observations_are_named():
+    epoch = miner_of().epoch()
+    with pytest.raises(ValueError, match=r"losses must be \[T\] = \[16\], got \[\]"):
+        epoch.observe(epoch[0], torch.tensor(1.0))
+    with pytest.raises(FloatingPointError, match="a loss is NaN in epoch 1"):
+        epoch.observe(epoch[0], torch.full((16,), math.nan))
+    with pytest.raises(RuntimeError, match="epoch 1 tells no error: call observe"), miner_of(kappa=None).epoch():
+        pass

@@ -1,0 +1,182 @@
+"""The arguments of smart_triplets: every dtype and layout, every error."""
+
+import math
+
+import pytest
+import torch
+
+from hardmine.mining import random_triplets, smart_triplets
+from helpers import seeded
+from lists import listed, random_lists
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint32, torch.uint64])
+def test_labels_and_lists_of_every_integer_dtype(dtype):
+    lists, sq_dist, labels = random_lists(30, 20, 5, seed=1)
+    labels = (labels + 4).to(dtype)
+    expected = smart_triplets(lists, sq_dist, labels.long(), 1.0, 2, seeded(0))
+    for value, wanted in zip(smart_triplets(lists, sq_dist, labels, 1.0, 2, seeded(0)), expected, strict=True):
+        assert torch.equal(value, wanted)
+    if dtype.is_signed:
+        found = smart_triplets(lists.to(dtype), sq_dist, labels, 1.0, 2, seeded(0))
+        assert torch.equal(found.triplets, expected.triplets)
+
+
+def test_labels_of_any_value():
+    extreme = torch.tensor([2**63 - 1, -(2**63), 0, -1, 2**31])
+    lists, sq_dist, labels = random_lists(30, 20, 5, seed=2)
+    numbers = (labels + 4) // 3
+    # In the order of the labels' values, classes are as before.
+    expected = smart_triplets(lists, sq_dist, labels, 1.0, 2, seeded(0))
+    assert torch.equal(smart_triplets(lists, sq_dist, extreme[numbers], 1.0, 2, seeded(0)).triplets, expected.triplets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_distances_of_every_floating_dtype(dtype):
+    lists, sq_dist, labels = random_lists(30, 20, 5, seed=3)
+    sq_dist = (sq_dist * 64).round() / 64  # exact in all of them
+    expected = smart_triplets(lists, sq_dist, labels, 1.5, 2, seeded(0))
+    assert torch.equal(smart_triplets(lists, sq_dist.to(dtype), labels, 1.5, 2, seeded(0)).triplets, expected.triplets)
+
+
+def test_float64_distances_are_compared_as_they_are():
+    lists, sq_dist, labels = listed("p1 n2 p3")
+    sq_dist = sq_dist.double()
+    sq_dist[0, 1] = 2 - 1e-12  # 2, as a float32
+    assert not smart_triplets(lists, sq_dist, labels, 2.0).mined[0]
+    assert smart_triplets(lists, sq_dist.float(), labels, 2.0).mined[0]
+
+
+def test_views_are_read_in_their_own_order():
+    lists, sq_dist, labels = random_lists(30, 20, 5, seed=4)
+    expected = smart_triplets(lists, sq_dist, labels, 1.0, 2, seeded(0))
+    views = lists.T.contiguous().T, torch.stack([sq_dist, sq_dist], 2)[:, :, 0], torch.stack([labels, labels], 1)[:, 0]
+    assert not any(view.is_contiguous() for view in views)
+    assert torch.equal(smart_triplets(*views, 1.0, 2, seeded(0)).triplets, expected.triplets)
+
+
+def test_distances_with_a_gradient_are_fine():
+    lists, sq_dist, labels = listed("p1 n2 p3")
+    assert smart_triplets(lists, sq_dist.requires_grad_(), labels, 1.0).triplets[0].tolist() == [0, 3, 2]
+
+
+# Errors
+
+
+GOOD = {
+    "neighbour_lists": torch.tensor([[1, 2, 3], [0, 2, -1], [-1, -1, -1], [2, 1, 0]]),
+    "distances": torch.tensor([[1.0, 2, 3], [1, 2, math.nan], [5, math.nan, -1], [0, 0, 7]]),
+    "labels": torch.tensor([0, 0, 1, 1]),
+    "kappa": 1.5,
+}
+
+
+def changed(name: str, row: int, column: int, value: float) -> dict[str, torch.Tensor]:
+    """The good argument with one entry changed."""
+    tensor = GOOD[name].clone()
+    tensor[row, column] = value
+    return {name: tensor}
+
+
+def test_the_arguments_that_the_errors_change_are_good():
+    assert len(smart_triplets(**GOOD).triplets) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            changed("neighbour_lists", 3, 1, 4),
+            r"neighbour_lists must be from 0 to N - 1 = 3, or -1 where a list ends, got 4 at \[3, 1\]",
+        ),
+        (changed("neighbour_lists", 0, 2, -2), r"neighbour_lists must be from 0 to .*, got -2 at \[0, 2\]"),
+        (changed("neighbour_lists", 1, 0, 2**62), r"neighbour_lists must be from 0 to .* got 4611686018427387904 at"),
+        (
+            changed("neighbour_lists", 0, 1, -1),
+            r"neighbour_lists must be -1 from where a list ends, got 3 after -1 at \[0, 2\]",
+        ),
+        (
+            changed("neighbour_lists", 3, 2, 2),
+            r"neighbour_lists must hold a sample once in a list, got 2 again at \[3, 2\]",
+        ),
+        (
+            changed("distances", 0, 1, math.nan),
+            r"distances must be finite numbers >= 0 as far as the list goes, got nan at \[0, 1\]",
+        ),
+        (changed("distances", 3, 2, math.inf), r"distances must be finite .*, got inf at \[3, 2\]"),
+        (
+            changed("distances", 3, 0, -1e-3),
+            r"distances must be finite numbers >= 0 .*, got -0.00100000005 at \[3, 0\]",
+        ),
+        (changed("distances", 0, 2, 1.5), r"distances must be ascending, got 1.5 after 2 at \[0, 2\]"),
+        (
+            {"neighbour_lists": GOOD["neighbour_lists"][:3]},
+            r"neighbour_lists must be \[N, K\] with N = 4, got \[3, 3\]",
+        ),
+        ({"neighbour_lists": torch.arange(4)}, r"neighbour_lists must be \[N, K\] with N = 4, got \[4\]"),
+        (
+            {"distances": GOOD["distances"][:, :2]},
+            r"distances must be \[N, K\] = \[4, 3\], as neighbour_lists, got \[4, 2\]",
+        ),
+        ({"labels": torch.zeros(4, 1, dtype=torch.int64)}, r"labels must be \[N\], got \[4, 1\]"),
+        ({"labels": torch.zeros(4, dtype=torch.int64, device="meta")}, "labels must be on the CPU, got it on meta"),
+        ({"distances": GOOD["distances"].to("meta")}, "distances must be on the CPU, got it on meta"),
+        ({"kappa": -0.1}, "kappa must be a number >= 0, got -0.1"),
+        ({"kappa": math.nan}, "kappa must be a number >= 0, got nan"),
+        ({"kappa": math.inf}, "kappa must be a finite number, got inf"),
+        ({"per_anchor": 0}, "per_anchor must be from 1 to 2147483647, got 0"),
+        ({"per_anchor": 2**31}, "per_anchor must be from 1 to 2147483647, got 2147483648"),
+        ({"threads": 0}, "threads must be from 1 to 1024, got 0"),
+        (
+            {
+                "labels": torch.zeros(1, dtype=torch.int64).expand(2**31),
+                "neighbour_lists": torch.empty(2**31, 0, dtype=torch.int64),
+                "distances": torch.empty(2**31, 0),
+            },
+            "labels must be at most 2147483647, got 2147483648",
+        ),
+    ],
+)
+def test_wrong_values_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        smart_triplets(**GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"neighbour_lists": GOOD["distances"]}, "neighbour_lists must have an integer dtype, got torch.float32"),
+        ({"distances": GOOD["neighbour_lists"]}, "distances must have a floating dtype, got torch.int64"),
+        ({"labels": GOOD["labels"].bool()}, "labels must have an integer dtype, got torch.bool"),
+        ({"labels": [0, 0, 1, 1]}, "labels must be a torch.Tensor, got list"),
+        ({"kappa": None}, "kappa must be a number, got NoneType"),
+        ({"per_anchor": 1.0}, "per_anchor must be an integer, got float"),
+        ({"per_anchor": True}, "per_anchor must be an integer, got bool"),
+        ({"generator": 3}, "generator must be a torch.Generator or None, got int"),
+        ({"threads": "2"}, "threads must be an integer, got str"),
+    ],
+)
+def test_wrong_types_are_refused(changes, message):
+    with pytest.raises(TypeError, match=message):
+        smart_triplets(**GOOD | changes)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], torch.zeros(2, 2, dtype=torch.int64), torch.tensor(3), torch.rand(4)])
+def test_random_triplets_refuse_what_are_no_labels(labels):
+    with pytest.raises((TypeError, ValueError), match="labels must"):
+        random_triplets(labels)
+
+
+def test_the_first_fault_is_named_whatever_the_threads():
+    lists, sq_dist, labels = random_lists(3000, 30, 15, seed=6)
+    for row in (2900, 1700, 350):
+        lists[row, 0] = 3000
+    for threads in (1, 2, 16):
+        with pytest.raises(ValueError, match=r"got 3000 at \[350, 0\]"):
+            smart_triplets(lists, sq_dist, labels, 1.0, threads=threads)
+
+
+def test_faults_in_lists_that_get_no_triplet_are_found_too():
+    lists, sq_dist, labels = listed("p1 n2 p3")
+    with pytest.raises(ValueError, match="distances must be ascending"):
+        smart_triplets(lists, sq_dist.flip(1), torch.zeros_like(labels), 1.0)
