@@ -90,6 +90,8 @@ def test_vectors_whose_distances_overflow():
         ({"threads": "2"}, TypeError, "threads must be an integer, got str"),
         ({"max_traversals": 0}, ValueError, "max_traversals must be from 1 to 4611686018427387904, got 0"),
         ({"max_traversals": 1e6}, TypeError, "max_traversals must be an integer, got float"),
+        ({"refinements": -1}, ValueError, "refinements must be from 0 to 1000, got -1"),
+        ({"refinements": 1.0}, TypeError, "refinements must be an integer, got float"),
         ({"init": "random"}, ValueError, "init must be one of 'exact', 'naive', got 'random'"),
         ({"init": 3}, ValueError, "init must be one of 'exact', 'naive', got 3"),
         ({"progress": "bar"}, TypeError, "progress must be True, False, None or a function, got 'bar'"),

@@ -81,7 +81,8 @@ TEST(any_workers_build_the_same_graph) {
       for (const Seeding seeding : kSeedings) {
         for (const Index* warm : {static_cast<const Index*>(nullptr), &before}) {
           if (warm && seeding != Seeding::kNothing) continue;
-          const BuildOptions options = {.max_degree = 9, .seed = 5, .max_traversals = 6000};
+          const BuildOptions options = {
+              .max_degree = 9, .seed = 5, .max_traversals = 6000, .refinements = exact ? 2 : 0};
           const Index serial = built(cloud, options, seeding, warm);
           check_edges(serial, 9);
           for (const auto& workers : parallel_pools()) {
@@ -156,6 +157,41 @@ TEST(copies_alone_are_one_vertex_without_edges) {
     CHECK_EQ(index.graph().vertices(), int64_t{1});
     CHECK(index.graph().target.empty());
     CHECK_EQ(index.stats().success_rate, 1.0);
+  }
+}
+
+TEST(a_success_rate_of_0_adds_nothing) {
+  Random random(3);
+  const Cloud cloud = real_cloud(Metric::kEuclidean, 300, 6, random);
+  const Index none = built(cloud, {.success_rate = 0});
+  CHECK(none.graph().target.empty());
+  CHECK_EQ(none.stats().traversals, int64_t{0});
+  const Index before = built(cloud, {.max_degree = kAll});
+  CHECK(same_graph(built(cloud, {.success_rate = 0, .max_degree = kAll}, Seeding::kNothing, &before).graph(),
+                   before.graph()));
+}
+
+TEST(refinement_finds_more_for_the_same_effort) {
+  for (const Metric metric : kMetrics) {
+    Random random(3);
+    const Cloud cloud = real_cloud(metric, 1000, 12, random);
+    const Found exact = listed(naive_index(cloud), 10, 1 << 20);
+    const auto found_of = [&](int64_t refinements) {
+      const Index index = built(cloud, {.max_traversals = 5000, .refinements = refinements});
+      check_edges(index, 30);
+      const Found found = listed(index, 10, 150);
+      int64_t right = 0;
+      for (int64_t i = 0; i < 1000; ++i)
+        for (const int64_t row : found.row(i)) {
+          const std::vector<int64_t> want = exact.row(i);
+          right += std::find(want.begin(), want.end(), row) != want.end();
+        }
+      return right;
+    };
+    context = name_of(metric);
+    const int64_t none = found_of(0), one = found_of(1), two = found_of(2);
+    CHECK(one > none + 500);
+    CHECK(two > one - 200);
   }
 }
 

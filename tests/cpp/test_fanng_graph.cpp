@@ -2,6 +2,7 @@
 // coordinates, so that distances are exact and tie everywhere.
 
 #include "../../csrc/cpu/nearest.h"
+#include "../../csrc/fanng/search.h"
 #include "graphs.h"
 
 using namespace hardmine;
@@ -299,4 +300,58 @@ TEST(edges_of_the_same_points_are_the_same) {
     add_edges_of(naive.truncated(points.vertices()), points, points, SerialWorkers(), graph, stats);
     CHECK(all_edges(graph) == all_edges(naive));
   });
+}
+
+TEST(edges_among_the_found_and_their_reverses) {
+  int64_t changed = 0;
+  for_exact_clouds([&](const Cloud& cloud, Random& random) {
+    const PointSet points = cloud.points();
+    const int64_t count = points.vertices();
+    DraftGraph sparse(count, 3);
+    for (Vertex p = 0; p < count; ++p) sparse.assign(p, random_candidates(points, p, random), Distances(points));
+    for (const int64_t effort : {2, 10, 1000}) {
+      for (const int64_t k : {1, 4, 100}) {
+        // What a search finds: of a graph of as many edges, in an index over the same points.
+        const fanng::Index index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric, sparse.truncated(3), {});
+        fanng::SearchSpace space(count);
+        std::vector<Edges> want(count), both;
+        for (Vertex p = 0; p < count; ++p) {
+          Edges found = space.search(index.graph(), points, points.vector(p), p, effort);
+          std::erase_if(found, [&](Ranked q) { return vertex_of(q) == p; });
+          std::sort(found.begin(), found.end());
+          if (static_cast<int64_t>(found.size()) > k) found.resize(k);
+          const Edges before = edges_of(sparse, p);
+          found.insert(found.end(), before.begin(), before.end());
+          want[p] = pruned(points, p, found, 3);
+        }
+        both = want;
+        for (Vertex p = 0; p < count; ++p)
+          for (const Ranked q : want[p]) both[vertex_of(q)].push_back(ranked(sq_dist_of(q), p));
+        for (Vertex p = 0; p < count; ++p) both[p] = pruned(points, p, both[p], 3);
+        for (const auto& workers : parallel_pools()) {
+          DraftGraph graph = sparse;
+          BuildStats stats;
+          add_edges_to_found(points, k, effort, *workers, graph, stats);
+          CHECK(all_edges(graph) == both);
+          CHECK(stats.distance_computations >= count);
+          changed += all_edges(graph) != all_edges(sparse);
+        }
+      }
+    }
+  });
+  CHECK(changed > 100);
+}
+
+TEST(nearby_order_is_an_order_of_all_vertices) {
+  for_exact_clouds([](const Cloud& cloud, Random& random) {
+    const PointSet points = cloud.points();
+    DraftGraph draft(points.vertices(), 2);
+    for (Vertex p = 0; p < points.vertices(); p += 2)
+      draft.assign(p, random_candidates(points, p, random), Distances(points));
+    std::vector<Vertex> order = nearby_order(draft.truncated(2));
+    CHECK_EQ(static_cast<int64_t>(order.size()), points.vertices());
+    std::sort(order.begin(), order.end());
+    for (Vertex v = 0; v < order.size(); ++v) CHECK_EQ(order[v], v);
+  });
+  CHECK(fanng::nearby_order(Graph()).empty());
 }

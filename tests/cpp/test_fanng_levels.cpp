@@ -50,7 +50,8 @@ std::map<std::string, uint64_t> build_hashes() {
       const Index traversed = built(cloud, {.seed = 3, .max_traversals = 4000});
       hashes[name + "traversed"] = hash_of(traversed);
       hashes[name + "naive"] = hash_of(built(cloud, {.success_rate = 0}, Seeding::kAllEdges));
-      hashes[name + "nearest"] = hash_of(built(cloud, {.max_degree = 6, .max_traversals = 1000}, Seeding::kNearest));
+      hashes[name + "nearest"] =
+          hash_of(built(cloud, {.max_degree = 6, .max_traversals = 1000, .refinements = 1}, Seeding::kNearest));
       const Cloud other = real_cloud(metric, 300, depth, random);
       hashes[name + "warm"] = hash_of(built(other, {.max_traversals = 1000}, Seeding::kNothing, &traversed));
     }
