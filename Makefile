@@ -6,7 +6,7 @@ PY := .venv/bin/python
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml hardmine/_version.py
 CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test lint format bench test-cpp build clean
+.PHONY: demo test lint format bench bench-graph test-cpp build clean
 
 demo: build
 	$(PY) -m hardmine train
@@ -33,6 +33,10 @@ test-cpp: .venv/dev
 
 bench: build .venv/bench
 	$(PY) bench/report.py
+
+# The graph index; HARDMINE_DATA=FOLDER has it measured on real data.
+bench-graph: build .venv/bench
+	$(PY) bench/graph_report.py
 
 build: hardmine/_C.so
 

@@ -59,6 +59,44 @@ def test_an_unloadable_library_says_how_to_build_it(package_copy, content):
         assert HOW_TO_BUILD in message
 
 
+# The graph index is a library of its own
+
+
+@pytest.fixture
+def package_without_index(package_copy):
+    """A copy of the package that lacks only the library of the graph index."""
+    (package_copy / "_C.so").symlink_to(PACKAGE / "_C.so")
+    return package_copy
+
+
+def test_the_ops_need_no_library_of_the_index(package_without_index):
+    script = """
+import torch, hardmine.ops, hardmine.losses
+print(hardmine.ops.knn(torch.eye(3), k=1).index.tolist(), hardmine.ops.__file__)
+"""
+    output = output_of(run_python("-c", script, package_root=package_without_index.parent))
+    assert output == f"[[1], [0], [0]] {package_without_index / 'ops' / '__init__.py'}"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a library"], ids=["missing", "empty", "text"])
+def test_an_index_without_its_library_says_how_to_build_it(package_without_index, content):
+    if content is not None:
+        name = next(PACKAGE.glob("_fanng*.so")).name
+        (package_without_index / name).write_bytes(content)
+    script = """
+import sys
+# The finder of an editable install would find the library of the original.
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "").lower()]
+try:
+    import hardmine.fanng
+except ImportError as error:
+    print(error)
+"""
+    message = output_of(run_python("-c", script, package_root=package_without_index.parent))
+    assert message.startswith("hardmine's compiled graph index cannot be imported: ")
+    assert HOW_TO_BUILD in message
+
+
 def test_the_references_need_no_library(package_copy):
     script = """
 import torch, hardmine, hardmine.reference

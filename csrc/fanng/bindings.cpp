@@ -30,9 +30,9 @@ Found search_into(int64_t queries, int64_t k, int64_t most, int64_t threads, con
 }
 
 std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double success_rate, int64_t max_degree,
-                             uint64_t seed, int64_t max_traversals, int64_t threads, Seeding seeding, const Index* warm,
-                             const std::function<void(double, int64_t)>& progress) {
-  const BuildOptions options{success_rate, max_degree, seed, max_traversals};
+                             uint64_t seed, int64_t max_traversals, int64_t refinements, int64_t threads,
+                             Seeding seeding, const Index* warm, const std::function<void(double, int64_t)>& progress) {
+  const BuildOptions options{success_rate, max_degree, seed, max_traversals, refinements};
   const auto report = [&](double success, int64_t traversals) {
     if (!progress) return;
     const py::gil_scoped_acquire gil;
@@ -66,8 +66,8 @@ PYBIND11_MODULE(_fanng, module) {
       .value("exact", Seeding::kNearest);
   py::class_<Index>(module, "Index")
       .def_static("build", &build, py::arg("vectors"), py::arg("metric"), py::arg("success_rate"),
-                  py::arg("max_degree"), py::arg("seed"), py::arg("max_traversals"), py::arg("threads"),
-                  py::arg("seeding"), py::arg("warm").none(true), py::arg("progress"))
+                  py::arg("max_degree"), py::arg("seed"), py::arg("max_traversals"), py::arg("refinements"),
+                  py::arg("threads"), py::arg("seeding"), py::arg("warm").none(true), py::arg("progress"))
       .def_static("assemble", &assemble)
       .def_property_readonly("rows", [](const Index& self) { return self.points().rows(); })
       .def_property_readonly("vertices", [](const Index& self) { return self.points().vertices(); })

@@ -4,8 +4,11 @@
 #include <atomic>
 #include <cmath>
 #include <deque>
+#include <memory>
+#include <numeric>
 
 #include "../cpu/nearest.h"
+#include "search.h"
 #include "threads.h"
 
 namespace hardmine::fanng {
@@ -73,6 +76,46 @@ int64_t assign_pruned(Vertex p, std::vector<Ranked>& candidates, const Distances
   return graph.assign(p, candidates, distances);
 }
 
+// Makes of every vertex those its edges that survive occlusion among `collect(worker, vertex, candidates)`, which
+// returns how many distances it computed, and then among these and the reverses of others' edges. Nearness is not
+// mutual: to rows that are in nobody's list no edge would lead.
+template <class Collect>
+void connect_both_ways(const PointSet& points, const std::vector<Vertex>& order, const cpu::Workers& workers,
+                       DraftGraph& graph, BuildStats& stats, const Collect& collect) {
+  const Distances distances(points);
+  std::atomic<int64_t> computed{0};
+  const auto assign = [&](const auto& candidates_of) {
+    parallel_pieces(workers, static_cast<int64_t>(order.size()), kVerticesAPiece,
+                    [&](int64_t worker, int64_t begin, int64_t end) {
+                      std::vector<Ranked> candidates;
+                      int64_t own = 0;
+                      for (int64_t i = begin; i < end; ++i) {
+                        candidates.clear();
+                        own += candidates_of(worker, order[i], candidates);
+                        own += assign_pruned(order[i], candidates, distances, graph);
+                      }
+                      computed += own;
+                    });
+  };
+  assign(collect);
+
+  std::vector<int64_t> first_reverse(order.size() + 1, 0);
+  for (const Vertex p : order)
+    for (const Ranked* edge = graph.begin(p); edge != graph.end(p); ++edge) ++first_reverse[vertex_of(*edge) + 1];
+  std::partial_sum(first_reverse.begin(), first_reverse.end(), first_reverse.begin());
+  std::vector<Ranked> reverse(first_reverse.back());
+  std::vector<int64_t> next(first_reverse.begin(), first_reverse.end() - 1);
+  for (const Vertex p : order)
+    for (const Ranked* edge = graph.begin(p); edge != graph.end(p); ++edge)
+      reverse[next[vertex_of(*edge)]++] = ranked(sq_dist_of(*edge), p);
+  assign([&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
+    candidates.assign(graph.begin(p), graph.end(p));
+    candidates.insert(candidates.end(), reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
+    return int64_t{0};
+  });
+  stats.distance_computations += computed;
+}
+
 }  // namespace
 
 void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats) {
@@ -108,42 +151,37 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers&
                         index.data());
     if (workers.cancelled()) return;
   }
-  std::atomic<int64_t> computed{count * (count - 1) / 2};
-  const auto assign = [&](const std::function<void(Vertex, std::vector<Ranked>&)>& collect) {
-    parallel_pieces(workers, count, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
-      std::vector<Ranked> candidates;
-      int64_t own = 0;
-      for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
-        candidates.clear();
-        collect(p, candidates);
-        own += assign_pruned(p, candidates, distances, graph);
-      }
-      computed += own;
-    });
-  };
-  assign([&](Vertex p, std::vector<Ranked>& candidates) {
+  stats.distance_computations += count * (count - 1) / 2;
+  std::vector<Vertex> order(count);
+  std::iota(order.begin(), order.end(), Vertex{0});
+  connect_both_ways(points, order, workers, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
     for (int64_t n = 0; n < k; ++n) {
       const int64_t q = index[p * k + n];
       if (q < 0) break;
       candidates.push_back(ranked(distances.between(p, static_cast<Vertex>(q)), static_cast<Vertex>(q)));
     }
+    return static_cast<int64_t>(candidates.size());
   });
-  // Nearness is not mutual: rows far from all others are in nobody's list, and no edge would lead to them.
-  std::vector<int64_t> first_reverse(count + 1, 0);
-  for (int64_t p = 0; p < count; ++p)
-    for (const Ranked* e = graph.begin(static_cast<Vertex>(p)); e != graph.end(static_cast<Vertex>(p)); ++e)
-      ++first_reverse[vertex_of(*e) + 1];
-  for (int64_t v = 0; v < count; ++v) first_reverse[v + 1] += first_reverse[v];
-  std::vector<Ranked> reverse(first_reverse.back());
-  std::vector<int64_t> next(first_reverse.begin(), first_reverse.end() - 1);
-  for (int64_t p = 0; p < count; ++p)
-    for (const Ranked* e = graph.begin(static_cast<Vertex>(p)); e != graph.end(static_cast<Vertex>(p)); ++e)
-      reverse[next[vertex_of(*e)]++] = ranked(sq_dist_of(*e), static_cast<Vertex>(p));
-  assign([&](Vertex p, std::vector<Ranked>& candidates) {
-    candidates.assign(graph.begin(p), graph.end(p));
-    candidates.insert(candidates.end(), reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
-  });
-  stats.distance_computations += computed;
+}
+
+void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::Workers& workers,
+                        DraftGraph& graph, BuildStats& stats) {
+  const Graph before = graph.truncated(graph.capacity());
+  std::vector<std::unique_ptr<SearchSpace>> spaces(workers.count());
+  connect_both_ways(points, nearby_order(before), workers, graph, stats,
+                    [&](int64_t worker, Vertex p, std::vector<Ranked>& candidates) {
+                      if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(before.vertices());
+                      std::vector<Ranked>& found = spaces[worker]->search(before, points, points.vector(p), p, effort);
+                      const auto computed = static_cast<int64_t>(found.size());
+                      std::erase_if(found, [&](Ranked other) { return vertex_of(other) == p; });
+                      if (static_cast<int64_t>(found.size()) > k) {
+                        std::nth_element(found.begin(), found.begin() + k, found.end());
+                        found.resize(k);
+                      }
+                      candidates.assign(graph.begin(p), graph.end(p));
+                      candidates.insert(candidates.end(), found.begin(), found.end());
+                      return computed;
+                    });
 }
 
 void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::Workers& workers,
@@ -186,6 +224,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     stats.success_rate = 1;  // nowhere to go
     return;
   }
+  if (options.success_rate <= 0) return;
   const int64_t most = options.max_traversals > 0 ? options.max_traversals : std::max<int64_t>(50 * count, 4000);
   const int64_t round_size = std::max<int64_t>(64, count / 8);
   const int64_t window = std::max<int64_t>(1000, count / 4);

@@ -17,6 +17,7 @@ struct BuildOptions {
   int64_t max_degree = 30;
   uint64_t seed = 0;
   int64_t max_traversals = 0;  // 0: 50 for every vertex, as in the paper
+  int64_t refinements = 0;     // passes of add_edges_to_found in the end
 };
 
 struct BuildStats {
@@ -35,6 +36,13 @@ void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGra
 // The edges that survive occlusion among every vertex's `k` nearest, found exactly, and among their reverses.
 void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers& workers, DraftGraph& graph,
                           BuildStats& stats);
+
+// Refines a graph: of every vertex the `k` nearest that a backtrack search begun there finds with `effort` distance
+// computations, and their reverses, join its edges as far as none occludes them. Traversals add edges only where one
+// ends short of its target; near vertices that they reach over a detour have no edge, which costs a search among
+// neighbours more than it costs them.
+void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::Workers& workers,
+                        DraftGraph& graph, BuildStats& stats);
 
 // The edges of another graph, over another set of points: row i of one is row i of the other. Measured and pruned anew.
 void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::Workers& workers,

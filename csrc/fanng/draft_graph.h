@@ -34,48 +34,47 @@ class Distances {
 // closer through r. Vertices at distance 0 occlude nothing (distinct rows whose distance underflows).
 class DraftGraph {
  public:
-  DraftGraph(int64_t vertices, int64_t capacity)
-      : capacity_(capacity), edges_(static_cast<size_t>(vertices * capacity)), degree_(vertices, 0) {}
+  DraftGraph(int64_t vertices, int64_t capacity) : capacity_(capacity), edges_(vertices) {}
 
-  int64_t vertices() const { return static_cast<int64_t>(degree_.size()); }
+  int64_t vertices() const { return static_cast<int64_t>(edges_.size()); }
   int64_t capacity() const { return capacity_; }
-  int64_t degree(Vertex v) const { return degree_[v]; }
-  const Ranked* begin(Vertex v) const { return edges_.data() + static_cast<int64_t>(v) * capacity_; }
-  const Ranked* end(Vertex v) const { return begin(v) + degree_[v]; }
+  int64_t degree(Vertex v) const { return static_cast<int64_t>(edges_[v].size()); }
+  const Ranked* begin(Vertex v) const { return edges_[v].data(); }
+  const Ranked* end(Vertex v) const { return begin(v) + degree(v); }
 
   // Replaces the edges of p by those of `candidates` that none before them occludes. `candidates` ascend, without
   // duplicates and without p. Returns how many distances were computed.
   int64_t assign(Vertex p, const std::vector<Ranked>& candidates, const Distances& distances) {
-    Ranked* const first = edges_.data() + static_cast<int64_t>(p) * capacity_;
-    int64_t computed = 0, kept = 0;
+    std::vector<Ranked>& edges = edges_[p];
+    edges.clear();
+    int64_t computed = 0;
     for (const Ranked candidate : candidates) {
-      if (kept == capacity_) break;
-      if (!occluded(candidate, first, first + kept, distances, computed)) first[kept++] = candidate;
+      if (degree(p) == capacity_) break;
+      if (!occluded(candidate, begin(p), end(p), distances, computed)) edges.push_back(candidate);
     }
-    degree_[p] = static_cast<int32_t>(kept);
     return computed;
   }
 
   // Adds p -> q and drops the longer edges that q occludes. If p has no room, its longest edge makes it. `fresh`: no
   // edge of p is known not to occlude the new one, so that this is to be seen first.
   int64_t add(Vertex p, Ranked q, bool fresh, const Distances& distances) {
-    Ranked* const first = edges_.data() + static_cast<int64_t>(p) * capacity_;
-    Ranked* const last = first + degree_[p];
-    Ranked* const place = std::lower_bound(first, last, q);
+    std::vector<Ranked>& edges = edges_[p];
+    const int64_t count = degree(p), place = std::lower_bound(edges.begin(), edges.end(), q) - edges.begin();
     int64_t computed = 0;
-    if (place != last && *place == q) return computed;
-    if (fresh && occluded(q, first, place, distances, computed)) return computed;
+    if (place < count && edges[place] == q) return computed;
+    if (fresh && occluded(q, begin(p), begin(p) + place, distances, computed)) return computed;
+    edges.push_back(0);
     // Longer edges move up by one, over those that q occludes.
-    Ranked* out = place;
+    int64_t out = place;
     Ranked moving = q;
-    for (Ranked* edge = place; edge != last; ++edge) {
-      const Ranked longer = *edge;
+    for (int64_t i = place; i < count; ++i) {
+      const Ranked longer = edges[i];
       if (occludes(q, longer, distances, computed)) continue;
-      *out++ = moving;
+      edges[out++] = moving;
       moving = longer;
     }
-    if (out != first + capacity_) *out++ = moving;
-    degree_[p] = static_cast<int32_t>(out - first);
+    edges[out++] = moving;
+    edges.resize(std::min(out, capacity_));
     return computed;
   }
 
@@ -104,8 +103,7 @@ class DraftGraph {
   }
 
   int64_t capacity_;
-  std::vector<Ranked> edges_;
-  std::vector<int32_t> degree_;
+  std::vector<std::vector<Ranked>> edges_;
 };
 
 }  // namespace hardmine::fanng

@@ -14,22 +14,25 @@ namespace {
 
 constexpr int64_t kQueriesAPiece = 32;
 constexpr int64_t kCandidatesAnEdge = 2;  // exact neighbours to choose from, for every edge that may be left
+constexpr int64_t kEffortACandidate = 5;  // distances computed to find one
 constexpr int64_t kDraftRoom = 2;         // edges of a draft, for every edge that is kept in the end
 
 Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
             const cpu::Workers& workers, const BuildProgress& progress, BuildStats& stats) {
   const int64_t count = points.vertices();
   const int64_t room = seeding == Seeding::kAllEdges ? count : std::min(kDraftRoom * options.max_degree, count);
+  const int64_t candidates = kCandidatesAnEdge * options.max_degree;
   DraftGraph draft(count, std::max<int64_t>(room, 1));
   if (warm) {
     add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
   } else if (seeding == Seeding::kNearest) {
-    const int64_t k = std::min(kCandidatesAnEdge * options.max_degree, cpu::kMostNeighbours);
-    add_edges_to_nearest(points, k, workers, draft, stats);
+    add_edges_to_nearest(points, std::min(candidates, cpu::kMostNeighbours), workers, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, workers, draft, stats);
   }
   traverse_add(points, options, workers, progress, draft, stats);
+  for (int64_t i = 0; i < options.refinements; ++i)
+    add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
   return draft.truncated(options.max_degree);
 }
 
@@ -98,22 +101,36 @@ void Index::with_spaces(const cpu::Workers& workers, int64_t count, const Body& 
 
 void Index::report(std::vector<Ranked>& measured, int64_t own, float offset, int64_t query,
                    const Results& results) const {
-  float* const distance = results.distance + query * results.k;
-  int64_t* const index = results.index + query * results.k;
-  // A vertex stands for one row at least; `own` takes one place more.
-  const auto wanted = std::min(static_cast<int64_t>(measured.size()), results.k + (own >= 0));
+  const int64_t k = results.k;
+  // A vertex stands for one row at least; `own` takes one place more. Vertices are numbered by their first rows, so
+  // those that tie with the last of these have no lower row.
+  const auto wanted = std::min(static_cast<int64_t>(measured.size()), k + (own >= 0));
   std::partial_sort(measured.begin(), measured.begin() + wanted, measured.end());
-  int64_t n = 0;
-  for (int64_t i = 0; i < wanted && n < results.k; ++i) {
-    const Vertex v = vertex_of(measured[i]);
-    for (const int64_t* row = points_.copies_begin(v); row != points_.copies_end(v) && n < results.k; ++row) {
-      if (*row == own) continue;
-      distance[n] = points_.reported(sq_dist_of(measured[i]) + offset);
-      index[n++] = *row;
+  measured.resize(wanted);
+  if (points_.vertices() < points_.rows()) {
+    std::vector<Ranked> rows;
+    for (int64_t i = 0; i < wanted; ++i) {
+      const bool tie = i > 0 && sq_dist_of(measured[i]) == sq_dist_of(measured[i - 1]);
+      if (static_cast<int64_t>(rows.size()) > k && !tie) break;
+      const int64_t* const first = points_.copies_begin(vertex_of(measured[i]));
+      const int64_t* const last = std::min(points_.copies_end(vertex_of(measured[i])), first + k + 1);
+      for (const int64_t* row = first; row != last; ++row)
+        rows.push_back(ranked(sq_dist_of(measured[i]), static_cast<uint32_t>(*row)));
     }
+    std::sort(rows.begin(), rows.end());
+    measured.swap(rows);
   }
-  std::fill(distance + n, distance + results.k, std::numeric_limits<float>::quiet_NaN());
-  std::fill(index + n, index + results.k, int64_t{-1});
+  float* const distance = results.distance + query * k;
+  int64_t* const index = results.index + query * k;
+  int64_t n = 0;
+  for (size_t i = 0; i < measured.size() && n < k; ++i) {
+    const int64_t row = vertex_of(measured[i]);  // without copies, a vertex is its row
+    if (row == own) continue;
+    distance[n] = points_.reported(sq_dist_of(measured[i]) + offset);
+    index[n++] = row;
+  }
+  std::fill(distance + n, distance + k, std::numeric_limits<float>::quiet_NaN());
+  std::fill(index + n, index + k, int64_t{-1});
 }
 
 void Index::search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::Workers& workers,
@@ -145,9 +162,15 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
 
 void Index::neighbours(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers,
                        const Results& results) const {
+  std::vector<int64_t> rows;
+  rows.reserve(last - first);
+  for (const Vertex v : nearby_order(graph_))
+    std::copy_if(points_.copies_begin(v), points_.copies_end(v), std::back_inserter(rows),
+                 [&](int64_t row) { return row >= first && row < last; });
   with_spaces(workers, last - first, [&](SearchSpace& space, int64_t i) {
-    const Vertex v = points_.vertex_of(first + i);
-    report(space.search(graph_, points_, points_.vector(v), v, most), first + i, 0.0F, i, results);
+    const int64_t row = rows[i];
+    const Vertex v = points_.vertex_of(row);
+    report(space.search(graph_, points_, points_.vector(v), v, most), row, 0.0F, row - first, results);
   });
 }
 

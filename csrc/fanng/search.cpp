@@ -11,30 +11,35 @@ std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& poi
     search_ = 1;
   }
   const Distances distances(points);
-  const auto further = [](const Queued& a, const Queued& b) { return a.vertex > b.vertex; };
   queue_.clear();
   measured_.clear();
-  const auto measure = [&](Vertex v) {
-    seen_[v] = search_;
-    const Ranked vertex = ranked(distances.to(query, v), v);
-    measured_.push_back(vertex);
-    if (graph.begin(v) == graph.end(v)) return;
-    queue_.push_back({vertex, graph.begin(v)});
-    std::push_heap(queue_.begin(), queue_.end(), further);
-  };
-  measure(start);
-  while (!queue_.empty() && static_cast<int64_t>(measured_.size()) < most) {
-    Queued& nearest = queue_.front();
-    const Vertex* const last = graph.end(vertex_of(nearest.vertex));
-    const Vertex* edge = nearest.next_edge;
-    while (edge != last && seen_[*edge] == search_) ++edge;
-    if (edge == last) {
-      std::pop_heap(queue_.begin(), queue_.end(), further);
-      queue_.pop_back();
-      continue;
+  int64_t found = 0;
+  const auto measure = [&] {
+    sq_dist_.resize(batch_.size());
+    distances.to(query, batch_.data(), batch_.size(), sq_dist_.data());
+    for (size_t i = 0; i < batch_.size(); ++i) {
+      const Ranked vertex = ranked(sq_dist_[i], batch_[i]);
+      measured_.push_back(vertex);
+      queue_.push_back(vertex);
+      std::push_heap(queue_.begin(), queue_.end(), std::greater<>());
     }
-    nearest.next_edge = edge + 1;
-    measure(*edge);
+    found += batch_.size();
+  };
+  batch_.assign(1, start);
+  seen_[start] = search_;
+  measure();
+  while (!queue_.empty() && found < most) {
+    const Vertex nearest = vertex_of(queue_.front());
+    std::pop_heap(queue_.begin(), queue_.end(), std::greater<>());
+    queue_.pop_back();
+    batch_.clear();
+    for (const Vertex* edge = graph.begin(nearest); edge != graph.end(nearest); ++edge) {
+      if (seen_[*edge] == search_) continue;
+      seen_[*edge] = search_;
+      batch_.push_back(*edge);
+    }
+    if (static_cast<int64_t>(batch_.size()) > most - found) batch_.resize(most - found);
+    measure();
   }
   return measured_;
 }

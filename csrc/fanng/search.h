@@ -24,14 +24,11 @@ class SearchSpace {
                               int64_t most);
 
  private:
-  struct Queued {
-    Ranked vertex;
-    const Vertex* next_edge;
-  };
-
   std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex
   uint32_t search_ = 0;
-  std::vector<Queued> queue_;  // a heap, nearest first
+  std::vector<Ranked> queue_;  // a heap, nearest first
+  std::vector<Vertex> batch_;
+  std::vector<float> sq_dist_;
   std::vector<Ranked> measured_;
 };
 

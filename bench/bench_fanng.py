@@ -1,0 +1,71 @@
+"""The graph index, step by step: building it in each way, and the lists of it. `graph_report.py` has the rivals.
+
+pytest bench/bench_fanng.py --bench-sizes 2048 8192 --bench-dims 64
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from graphs.data import clusters
+from graphs.grids import DEFAULT_EFFORT, K
+from hardmine.fanng import Index
+
+LEAST_RECALL = 0.95  # of a graph that is worth timing, at the default effort
+MOVE = 0.05  # of a row's length: how far rows move between the graph that is there and the one that is built
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    option = metafunc.config.getoption
+    sizes = [(n, d) for n in option("--bench-sizes") for d in option("--bench-dims")]
+    metafunc.parametrize(("n", "d"), sizes, ids=[f"N={n}-D={d}" for n, d in sizes])
+
+
+def rows_of(n: int, d: int) -> torch.Tensor:
+    return torch.from_numpy(clusters(n, d).astype(np.float32))
+
+
+def check(graph: Index, k: int, effort: int) -> float:
+    recall = graph.recall(k, 500, max_distance_computations=effort)
+    assert recall >= LEAST_RECALL, f"recall is {recall:.4f}"
+    return recall
+
+
+@pytest.mark.parametrize("init", [None, "exact", "warm"])
+def test_build(benchmark, n, d, init):
+    rows = rows_of(n, d)
+    before = None
+    if init == "warm":
+        before = Index.build(rows)
+        noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)) / d**0.5
+        rows = rows + MOVE * rows.norm(dim=1, keepdim=True) * noise
+    graph = Index.build(rows, init=before or init)
+    benchmark.group = f"build N={n} D={d}"
+    recall = check(graph, min(K, n - 1), DEFAULT_EFFORT)
+    benchmark.extra_info.update(n=n, d=d, init=str(init), recall=recall, **graph.stats())
+    benchmark(lambda: Index.build(rows, init=before or init))
+
+
+@pytest.mark.parametrize("effort", [400, DEFAULT_EFFORT, 2000])
+def test_neighbours(benchmark, n, d, effort):
+    graph = Index.build(rows_of(n, d))
+    k = min(K, n - 1)
+    benchmark.group = f"neighbours({k}) N={n} D={d}"
+    recall = graph.recall(k, 500, max_distance_computations=effort)
+    if effort >= DEFAULT_EFFORT:
+        check(graph, k, effort)
+    benchmark.extra_info.update(n=n, d=d, effort=effort, recall=recall)
+    benchmark(lambda: graph.neighbours(k, max_distance_computations=effort))
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_search_of_one_query(benchmark, n, d, k):
+    rows = rows_of(n, d)
+    graph = Index.build(rows)
+    benchmark.group = f"search for one query N={n} D={d}"
+    benchmark.extra_info.update(n=n, d=d, k=k)
+    found = graph.search(rows[:1], k)
+    assert found.index[0, 0] == 0, "a row's nearest is the row itself"
+    benchmark(lambda: graph.search(rows[:1], k))

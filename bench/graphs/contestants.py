@@ -1,0 +1,202 @@
+"""Everything that makes neighbour lists, behind one face: build a graph, then the lists at some effort.
+
+All get the same rows, as many threads as torch has, and have to leave each row out of its own list. faiss and hnswlib
+have no option for that, so they look for one neighbour more and drop the row; that takes about one percent of their
+time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from graphs.data import DataSet
+from hardmine import ops
+from hardmine.fanng import Index
+from rivals.common import SkippedRivalError
+
+
+class Contestant(Protocol):
+    """One library at one setting of its build."""
+
+    library: str  # what it is called in tables
+    family: str  # what it is one line of the plot with
+    setting: str
+    efforts: tuple[int, ...]  # of the lists, ascending; what they count differs from library to library
+    repeatable: bool  # whether the same build gives the same graph
+
+    def build(self, data: DataSet) -> Any:
+        """The graph; nothing for a search without one."""
+
+    def lists(self, graph: Any, data: DataSet, k: int, effort: int) -> np.ndarray:
+        """Row numbers [N, k], each row's nearest others; -1 where it found no more."""
+
+    def facts(self, graph: Any) -> dict[str, float]:
+        """What is worth to be said of the graph, beside its times."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """`hardmine.ops.knn`: no graph, all pairs."""
+
+    library: str = "exact knn"
+    family: str = "exact knn"
+    setting: str = "all pairs"
+    efforts: tuple[int, ...] = (0,)
+    repeatable: bool = True
+
+    def build(self, data: DataSet) -> None:
+        pass
+
+    def lists(self, graph: None, data: DataSet, k: int, effort: int) -> np.ndarray:
+        return ops.knn(torch.from_numpy(data.rows), k=k, similarity=data.metric).index.numpy()
+
+    def facts(self, graph: None) -> dict[str, float]:
+        return {}
+
+
+TRAVERSE_ADD = "hardmine, traverse-add alone"
+SEEDED = "hardmine, seeded with exact lists"
+WARM = "hardmine, from the graph before"
+
+
+@dataclass(frozen=True)
+class Fanng:
+    """`hardmine.fanng.Index`. Efforts are distance computations a search."""
+
+    efforts: tuple[int, ...]
+    init: str | Index | None = None
+    success_rate: float = 0.98
+    traversals_a_row: int | None = None  # at most; None: the library's default
+    max_degree: int = 30
+    library: str = field(default="hardmine", init=False)
+    repeatable: bool = field(default=True, init=False)
+
+    @property
+    def family(self) -> str:
+        if isinstance(self.init, Index):
+            return WARM
+        return TRAVERSE_ADD if self.init is None else SEEDED
+
+    @property
+    def setting(self) -> str:
+        seed = "the graph before" if isinstance(self.init, Index) else self.init
+        parts = [f"init = {seed}", f"success_rate = {self.success_rate:g}"]
+        if self.traversals_a_row is not None:
+            parts.append(f"max_traversals = {self.traversals_a_row} N")
+        if self.max_degree != 30:
+            parts.append(f"max_degree = {self.max_degree}")
+        return ", ".join(parts)
+
+    def build(self, data: DataSet) -> Index:
+        return Index.build(
+            torch.from_numpy(data.rows),
+            metric=data.metric,
+            init=self.init,
+            success_rate=self.success_rate,
+            max_degree=self.max_degree,
+            max_traversals=None if self.traversals_a_row is None else self.traversals_a_row * len(data.rows),
+        )
+
+    def lists(self, graph: Index, data: DataSet, k: int, effort: int) -> np.ndarray:
+        return graph.neighbours(k, max_distance_computations=effort).index.numpy()
+
+    def facts(self, graph: Index) -> dict[str, float]:
+        stats = graph.stats()
+        rows = max(stats["rows"], 1)
+        return {
+            "degree_mean": stats["degree_mean"],
+            "degree_max": stats["degree_max"],
+            "success_rate": stats["success_rate"],
+            "traversals_a_row": stats["traversals"] / rows,
+            "distances_a_row": stats["distance_computations"] / rows,
+        }
+
+
+def without_self(index: np.ndarray) -> np.ndarray:
+    """Drops each row from its own list [N, k + 1]; the last entry where the row is not in it."""
+    keep = index != np.arange(len(index))[:, None]
+    keep[keep.all(1), -1] = False
+    return index[keep].reshape(len(index), index.shape[1] - 1)
+
+
+@dataclass(frozen=True)
+class Hnswlib:
+    """hnswlib's Index. Efforts are its ef."""
+
+    m: int
+    ef_construction: int
+    efforts: tuple[int, ...]
+    library: str = field(default="hnswlib", init=False)
+    family: str = field(default="hnswlib", init=False)
+    repeatable: bool = field(default=False, init=False)  # it depends on which thread comes first
+
+    @property
+    def setting(self) -> str:
+        return f"M = {self.m}, ef_construction = {self.ef_construction}"
+
+    def build(self, data: DataSet) -> Any:
+        import hnswlib
+
+        graph = hnswlib.Index("ip" if data.metric == "cosine" else "l2", data.rows.shape[1])
+        graph.init_index(len(data.rows), M=self.m, ef_construction=self.ef_construction, random_seed=0)
+        graph.set_num_threads(torch.get_num_threads())
+        graph.add_items(data.rows)
+        return graph
+
+    def lists(self, graph: Any, data: DataSet, k: int, effort: int) -> np.ndarray:
+        graph.set_ef(max(effort, k + 1))
+        return without_self(graph.knn_query(data.rows, k + 1)[0].astype(np.int64))
+
+    def facts(self, graph: Any) -> dict[str, float]:
+        return {}
+
+
+@dataclass(frozen=True)
+class FaissHnsw:
+    """faiss' IndexHNSWFlat. Efforts are its efSearch."""
+
+    m: int
+    ef_construction: int
+    efforts: tuple[int, ...]
+    library: str = field(default="faiss HNSW", init=False)
+    family: str = field(default="faiss HNSW", init=False)
+    repeatable: bool = field(default=False, init=False)
+
+    @property
+    def setting(self) -> str:
+        return f"M = {self.m}, efConstruction = {self.ef_construction}"
+
+    def build(self, data: DataSet) -> Any:
+        import faiss
+
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        metric = faiss.METRIC_INNER_PRODUCT if data.metric == "cosine" else faiss.METRIC_L2
+        graph = faiss.IndexHNSWFlat(data.rows.shape[1], self.m, metric)
+        graph.hnsw.efConstruction = self.ef_construction
+        graph.add(data.rows)
+        return graph
+
+    def lists(self, graph: Any, data: DataSet, k: int, effort: int) -> np.ndarray:
+        graph.hnsw.efSearch = max(effort, k + 1)
+        return without_self(graph.search(data.rows, k + 1)[1])
+
+    def facts(self, graph: Any) -> dict[str, float]:
+        return {}
+
+
+MODULES = {"hnswlib": "hnswlib", "faiss HNSW": "faiss"}
+
+
+def require(contestant: Contestant) -> None:
+    """Raises SkippedRivalError where the contestant's library is not installed."""
+    module = MODULES.get(contestant.library)
+    if module is None:
+        return
+    try:
+        __import__(module)
+    except ImportError as error:
+        raise SkippedRivalError(f"{module} is not installed") from error

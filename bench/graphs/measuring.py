@@ -1,0 +1,218 @@
+"""Recall of lists, and times of builds and lists: of every setting (a sweep), and of the best of each (a duel)."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+import paired
+from graphs.contestants import Contestant
+from graphs.data import DataSet
+from hardmine import ops
+from hardmine.fanng import Index
+
+Point = dict[str, Any]  # one contestant at one effort: what `Sample.point` returns
+
+SLACK = 1e-6  # relative: two roundings of one distance
+ROWS_AT_ONCE = 8192
+
+
+class Truth:
+    """The exact lists of a data set, and how far their last entries are."""
+
+    def __init__(self, data: DataSet, k: int) -> None:
+        """Finds them by `hardmine.ops.knn`, whose own tests and benchmark compare it with float64 and with faiss."""
+        self.rows, self.metric, self.k = data.rows, data.metric, k
+        self.index = ops.knn(torch.from_numpy(data.rows), k=k, similarity=data.metric).index.numpy()
+        own, last = np.arange(len(data.rows)), self.index[:, -1]
+        self.furthest = self.distances(own, last)  # [N]
+
+    def distances(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Distances in float64 between rows `a` and rows `b`, [P] each; squared if euclidean."""
+        out = np.empty(len(a))
+        for first in range(0, len(a), 50 * ROWS_AT_ONCE):
+            some = slice(first, first + 50 * ROWS_AT_ONCE)
+            x, y = self.rows[a[some]].astype(np.float64), self.rows[b[some]].astype(np.float64)
+            if self.metric == "euclidean":
+                out[some] = np.square(x - y).sum(1)
+            else:
+                out[some] = 1 - (x * y).sum(1)
+        return out
+
+    def recall(self, index: np.ndarray) -> float:
+        """The share of the lists [N, k] that is no further than the k-th exact neighbour.
+
+        Which of equally near rows is in a list is arbitrary, so distances decide, not row numbers.
+
+        Raises:
+            AssertionError: a list holds its own row, or a row twice.
+        """
+        n = len(self.rows)
+        assert index.shape == (n, self.k), f"lists must be {[n, self.k]}, got {list(index.shape)}"
+        right = 0
+        for first in range(0, n, ROWS_AT_ONCE):
+            own = np.arange(first, min(first + ROWS_AT_ONCE, n))
+            lists, wanted = np.sort(index[own], 1), np.sort(self.index[own], 1)
+            assert not (lists == own[:, None]).any(), "a row is its own neighbour"
+            assert not ((lists[:, 1:] == lists[:, :-1]) & (lists[:, 1:] >= 0)).any(), "a list holds a row twice"
+            position = torch.searchsorted(torch.from_numpy(wanted), torch.from_numpy(lists)).clamp_(max=self.k - 1)
+            exact = np.take_along_axis(wanted, position.numpy(), 1) == lists
+            right += int((exact & (lists >= 0)).sum())
+            row, column = np.nonzero(~exact & (lists >= 0))
+            limit = self.furthest[own[row]]
+            limit = limit + SLACK * np.maximum(limit, 1e-3)
+            right += int((self.distances(own[row], lists[row, column]) <= limit).sum())
+        return right / (n * self.k)
+
+
+@dataclass
+class Sample:
+    """What was measured of one contestant at one effort, a number a pass."""
+
+    contestant: Contestant
+    effort: int
+    facts: dict[str, float]
+    build_s: list[float] = field(default_factory=list)
+    query_s: list[float] = field(default_factory=list)
+    recall: list[float] = field(default_factory=list)
+
+    def total_s(self) -> float:
+        """Median seconds of build and lists."""
+        return float(np.median(np.add(self.build_s, self.query_s)))
+
+    def point(self) -> Point:
+        """Medians, ready for JSON."""
+        build_s, query_s = float(np.median(self.build_s)), float(np.median(self.query_s))
+        return {
+            "library": self.contestant.library,
+            "family": self.contestant.family,
+            "setting": self.contestant.setting,
+            "effort": self.effort,
+            "recall": float(np.median(self.recall)),
+            "build_s": build_s,
+            "query_s": query_s,
+            "total_s": self.total_s(),
+            "passes": len(self.build_s),
+            "facts": self.facts,
+        }
+
+
+def timed(call: Any, *arguments: Any) -> tuple[Any, float]:
+    gc.disable()  # a collection would land in one contestant's time by chance
+    try:
+        start = time.perf_counter()
+        result = call(*arguments)
+        return result, time.perf_counter() - start
+    finally:
+        gc.enable()
+
+
+def warm_up(data: DataSet, contestants: list[Contestant], k: int) -> None:
+    """One small build of each library: the first starts threads and loads code."""
+    few = data.first(4 * k)
+    firsts = {contestant.library: contestant for contestant in reversed(contestants)}
+    for contestant in firsts.values():
+        if not isinstance(getattr(contestant, "init", None), Index):  # which is a graph of all rows
+            contestant.lists(contestant.build(few), few, k, contestant.efforts[0])
+
+
+def sweep(
+    data: DataSet,
+    truth: Truth,
+    contestants: Iterable[Contestant],
+    *,
+    passes: int,
+    seconds: float,
+    stop_recall: float,
+    most_times_first: float = math.inf,
+    always: tuple[int, ...] = (),
+) -> Iterator[list[Sample]]:
+    """Times every contestant at its efforts: once, and again, up to `passes` times, while there are `seconds` left.
+
+    In every pass each contestant builds once, from the second on in shuffled order, and makes its lists at every
+    effort. The first pass leaves out the efforts beyond one that reaches `stop_recall` or takes longer than
+    `most_times_first` times the first contestant, but for those in `always`.
+
+    Yields:
+        What is measured so far, after every contestant of the first pass and after every later pass.
+    """
+    contestants = list(contestants)
+    warm_up(data, contestants, truth.k)
+    started = time.perf_counter()
+    shuffler = random.Random(0)
+    samples: dict[int, list[Sample]] = {}
+    for turn in range(passes):
+        if turn > 0 and time.perf_counter() - started >= seconds * turn / (turn + 1):  # another one would not fit
+            break
+        order = list(enumerate(contestants))
+        if turn > 0:  # the first pass keeps to the order given, so that what comes first can be compared with soon
+            shuffler.shuffle(order)
+        for number, contestant in order:
+            graph, build_s = timed(contestant.build, data)
+            if turn == 0:
+                samples[number] = []
+                efforts = iter(contestant.efforts)
+            else:
+                efforts = iter([sample.effort for sample in samples[number]])
+            done = False
+            for position, effort in enumerate(efforts):
+                if turn == 0 and done and effort not in always:
+                    continue
+                lists, query_s = timed(contestant.lists, graph, data, truth.k, effort)
+                if turn == 0:
+                    samples[number].append(Sample(contestant, effort, contestant.facts(graph)))
+                    sample = samples[number][-1]
+                else:
+                    sample = samples[number][position]
+                sample.build_s.append(build_s)
+                sample.query_s.append(query_s)
+                if turn == 0 or not contestant.repeatable:
+                    sample.recall.append(truth.recall(lists))
+                too_long = build_s + query_s > most_times_first * samples[0][0].total_s()
+                done = done or too_long or sample.recall[0] >= stop_recall
+            del graph
+            if turn == 0:
+                yield [sample for number in sorted(samples) for sample in samples[number]]
+        if turn > 0:
+            yield [sample for number in sorted(samples) for sample in samples[number]]
+
+
+def quickest(samples: Iterable[Sample], wanted_recall: float) -> Sample | None:
+    """The one of least time among those that reach the recall."""
+    good = [sample for sample in samples if np.median(sample.recall) >= wanted_recall]
+    return min(good, key=Sample.total_s) if good else None
+
+
+def duel(data: DataSet, truth: Truth, finalists: list[Sample], rounds: int) -> list[Point]:
+    """Times build and lists of the finalists anew, each once a round, in shuffled order.
+
+    The sweep's quickest is quickest partly by luck; here all stand on the same rounds. `of_first` of a point is its
+    time divided by that of the first finalist.
+    """
+    timings = [Sample(finalist.contestant, finalist.effort, finalist.facts) for finalist in finalists]
+    shuffler = random.Random(1)
+    totals = np.zeros((len(timings), rounds))
+    for turn in range(rounds):
+        order = list(enumerate(timings))
+        shuffler.shuffle(order)
+        for number, sample in order:
+            graph, build_s = timed(sample.contestant.build, data)
+            lists, query_s = timed(sample.contestant.lists, graph, data, truth.k, sample.effort)
+            totals[number, turn] = build_s + query_s
+            sample.build_s.append(build_s)
+            sample.query_s.append(query_s)
+            sample.recall.append(truth.recall(lists))
+            del graph, lists
+    points = [sample.point() for sample in timings]
+    for number, point in enumerate(points):
+        found = paired.ratio(totals[number], totals[0])
+        point["of_first"] = {"of_medians": found.of_medians, "quartiles": [found.quartile_1, found.quartile_3]}
+    return points

@@ -1,0 +1,120 @@
+"""The plot: what recall costs, one panel a data set."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from graphs.contestants import SEEDED, TRAVERSE_ADD
+from graphs.grids import WANTED_RECALL, K
+from graphs.measuring import Point
+
+# Okabe and Ito's colours, told apart by the colour-blind; the markers tell the lines apart in grey, too.
+STYLES = {
+    TRAVERSE_ADD: ("#0072B2", "o", "hardmine,\ntraverse-add\nalone"),
+    SEEDED: ("#D55E00", "s", "hardmine,\nseeded with\nexact lists"),
+    "hnswlib": ("#009E73", "^", "hnswlib"),
+    "faiss HNSW": ("#CC79A7", "D", "faiss HNSW"),
+}
+GREY = "#555555"
+LEAST_RECALL, MOST_RECALL = 0.8, 0.998
+LINE_HEIGHT = 0.045  # of the axes
+TICKS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+
+
+def missed(recall: float) -> float:
+    """The x axis: each step of 1 is a tenth of the misses."""
+    return -math.log10(max(1 - recall, 1e-6))
+
+
+def frontier(points: list[Point]) -> list[Point]:
+    """The points that nothing of the same family beats in both recall and time, by ascending recall."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (-point["recall"], point["total_s"])):
+        if not best or point["total_s"] < best[-1]["total_s"]:
+            best.append(point)
+    return best[::-1]
+
+
+def draw(results: dict[str, Any], output: Path) -> bool:
+    """Writes the plot; False where there is nothing to draw or matplotlib is not installed."""
+    curves = [curve for curve in results["curve"] if len({point["family"] for point in curve["points"]}) > 1]
+    if not curves:
+        return False
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    except ImportError:
+        return False
+    figure = Figure(figsize=(4.9 * len(curves) + 0.4, 4.7), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, curve in zip(panels, curves, strict=True):
+        draw_panel(axes, curve)
+        axes.xaxis.set_major_locator(FixedLocator([missed(tick) for tick in TICKS]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{1 - 10**-x:.3f}".rstrip("0")))
+        axes.yaxis.set_major_locator(FixedLocator([0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    panels[0].set_ylabel("build + all lists, relative to exact knn (log)")
+    figure.suptitle(f"Each row's {K} nearest others, from nothing: time against recall; lower right is better")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output)
+    return True
+
+
+def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
+    unit = next(point["total_s"] for point in curve["points"] if point["family"] == "exact knn")
+    axes.set_title(f"{curve['title']}, N = {curve['n']:,}", fontsize=10, loc="left")
+    axes.set_yscale("log")
+    axes.set_xlim(missed(LEAST_RECALL), missed(MOST_RECALL))
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.axhline(1, color="black", linewidth=1.2)
+    axes.axvline(missed(WANTED_RECALL), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xlabel("recall (log of what is missed)")
+    heights, ends = [1.0], [(missed(MOST_RECALL), 1.0, "black", "exact knn")]
+    for family, (colour, marker, label) in STYLES.items():
+        shown = [
+            (missed(point["recall"]), point["total_s"] / unit, point)
+            for point in curve["points"]
+            if point["family"] == family and LEAST_RECALL <= point["recall"] <= MOST_RECALL
+        ]
+        if not shown:
+            continue
+        x, y, points = zip(*shown, strict=True)
+        axes.plot(x, y, marker, color=colour, markersize=3, alpha=0.3, markeredgewidth=0)
+        best = frontier(list(points))
+        x, y = [missed(point["recall"]) for point in best], [point["total_s"] / unit for point in best]
+        axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4.5)
+        heights += y
+        ends.append((x[-1], y[-1], colour, label))
+    axes.set_ylim(min(heights) / 1.3, max(heights) * 1.3)
+    label_lines(axes, ends)
+
+
+def spread_out(wanted: list[float], sizes: list[float], low: float, high: float) -> list[float]:
+    """Middles near the `wanted` ones, ascending, so that labels of these sizes fit between low and high and apart."""
+    found, floor = [], low
+    for middle, size in zip(wanted, sizes, strict=True):
+        found.append(max(middle, floor + size / 2))
+        floor = found[-1] + size / 2
+    ceiling = high
+    for i in reversed(range(len(found))):  # what was pushed out at the top goes down again, and pushes others
+        found[i] = min(found[i], ceiling - sizes[i] / 2)
+        ceiling = found[i] - sizes[i] / 2
+    return found
+
+
+def label_lines(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
+    """Names every line (x, y, colour, label) at its right end, in the margin."""
+    ends = sorted(ends, key=lambda end: end[1])
+    low, high = (math.log(limit) for limit in axes.get_ylim())
+    line = (high - low) * LINE_HEIGHT
+    sizes = [line * (1.3 + label.count("\n")) for *_, label in ends]
+    middles = spread_out([math.log(y) for _, y, _, _ in ends], sizes, low, high)
+    edge = missed(MOST_RECALL)
+    for (x, y, colour, label), middle in zip(ends, middles, strict=True):
+        place = (edge + 0.09, math.exp(middle))
+        axes.annotate(label, place, color=colour, fontsize=8.5, va="center", linespacing=1.0, annotation_clip=False)
+        axes.plot([x, edge, edge + 0.07], [y, y, place[1]], color=colour, linewidth=0.6, linestyle=":", clip_on=False)

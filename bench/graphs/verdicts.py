@@ -1,0 +1,112 @@
+"""The targets that the graph index set itself, and whether a run meets them; verdicts.py beside has the form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphs import grids
+from graphs.contestants import SEEDED, TRAVERSE_ADD, WARM
+from graphs.grids import WANTED_RECALL, K
+from graphs.measuring import Point
+from verdicts import Verdict
+
+Results = dict[str, Any]
+
+RIVALS = ("hnswlib", "faiss HNSW")
+EQUAL_RECALL = 0.005  # how much less a warm graph may find at the effort of a fresh one
+DEGREES = (15, 30)  # Smart Mining section 3.2
+
+
+def curve_of(results: Results, name: str) -> dict[str, Any] | None:
+    """The data set's curve if targets are judged on it: all of the real rows."""
+    return next((curve for curve in results["curve"] if curve["data"] == name and curve["whole"]), None)
+
+
+def best_of(points: list[Point], families: tuple[str, ...]) -> Point | None:
+    """The quickest of the duel among these families."""
+    good = [point for point in points if point["family"] in families]
+    return min(good, key=lambda point: point["total_s"]) if good else None
+
+
+def against(results: Results, name: str, families: tuple[str, ...], what: str, others: tuple[str, ...]) -> Verdict:
+    """Whether the quickest of `families` takes at most the time of the quickest of `others`, at the wanted recall."""
+    than = "exact knn" if others == ("exact knn",) else "the better of hnswlib and faiss HNSW"
+    target = f"{what}: neighbours({K}) of {name} at recall {WANTED_RECALL} in at most the time of {than}"
+    curve = curve_of(results, name)
+    if curve is None:
+        return Verdict(target, None)
+    if not curve["duel"]:
+        return Verdict(target, None, "the run was stopped before")
+    missing = [other for other in others if other in curve["missing"]]
+    if missing:
+        return Verdict(target, None, f"{' and '.join(missing)} not measured")
+    ours, theirs = best_of(curve["duel"], families), best_of(curve["duel"], others)
+    if ours is None:
+        best = max((point["recall"] for point in curve["points"] if point["family"] in families), default=0.0)
+        return Verdict(target, False, f"no setting reaches the recall, the best {best:.4f}")
+    if theirs is None:
+        return Verdict(target, None, "no setting of theirs reaches the recall")
+    share = ours["total_s"] / theirs["total_s"]
+    text = f"{share:.2f} of the time of {theirs['library']} (recall {ours['recall']:.4f} and {theirs['recall']:.4f})"
+    return Verdict(target, share <= 1, text)
+
+
+def warm_start(results: Results, name: str) -> Verdict:
+    """Every small move: the build's share of a fresh one, at recalls that are as good."""
+    target = f"warm start on {name} after a small move: at most {grids.WARM_TARGET} of a fresh build, at equal recall"
+    moves = [move for move in results["warm"] if move["data"] == name and move["whole"]]
+    moves = [move for move in moves if move["kept"] >= grids.SMALL_MOVE_KEEPS]
+    if not moves:
+        return Verdict(target, None)
+    found, met = [], True
+    for move in moves:
+        graphs = {graph["family"]: graph for graph in move["graphs"]}
+        fresh, again = graphs[TRAVERSE_ADD], graphs[WARM]
+        share = again["build_s"] / fresh["build_s"]
+        recalls = again["default_recall"], fresh["default_recall"]
+        met &= share <= grids.WARM_TARGET and recalls[0] >= recalls[1] - EQUAL_RECALL
+        found.append(
+            f"{share:.2f} with {move['kept']:.0%} of the lists kept (recall {recalls[0]:.4f}, fresh {recalls[1]:.4f})"
+        )
+    return Verdict(target, met, "; ".join(found))
+
+
+def degree_stays(results: Results, family: str, what: str) -> Verdict:
+    low, high = DEGREES
+    first, last = grids.GROWTH_SIZES[0], grids.GROWTH_SIZES[-1]
+    target = f"{what}: mean degree within {low} to {high} from {first:,} to {last:,} word vectors"
+    growth = results["growth"]
+    if not growth or not growth["whole"] or [size["n"] for size in growth["sizes"]] != list(grids.GROWTH_SIZES):
+        return Verdict(target, None)
+    degrees = [
+        graph["facts"]["degree_mean"]
+        for size in growth["sizes"]
+        for graph in size["graphs"]
+        if graph["family"] == family
+    ]
+    text = ", ".join(f"{degree:.1f}" for degree in degrees)
+    return Verdict(target, low <= min(degrees) and max(degrees) <= high, text)
+
+
+ALONE = "traverse-add alone"
+ANY = "the graph at its best setting"
+
+
+def judge(results: Results) -> list[Verdict]:
+    """The targets of every part and data set that the run was asked for."""
+    found: list[Verdict] = []
+    if "curve" in results["parts"]:
+        for name in results["data"]:
+            found += [
+                against(results, name, (TRAVERSE_ADD, SEEDED), ANY, RIVALS),
+                against(results, name, (TRAVERSE_ADD,), ALONE, RIVALS),
+                against(results, name, (TRAVERSE_ADD, SEEDED), ANY, ("exact knn",)),
+            ]
+    if "warm" in results["parts"]:
+        found += [warm_start(results, name) for name in results["data"]]
+    if "growth" in results["parts"]:
+        found += [
+            degree_stays(results, TRAVERSE_ADD, ALONE),
+            degree_stays(results, SEEDED, "seeded with exact lists"),
+        ]
+    return found

@@ -1,0 +1,158 @@
+// What the tests of the graph index share: sets of points, the plain definitions that they are held to, comparisons.
+#pragma once
+
+#include <algorithm>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "../../csrc/fanng/index.h"
+#include "check.h"
+#include "pools.h"
+#include "samples.h"
+
+namespace hardmine::test {
+
+using fanng::DraftGraph;
+using fanng::Graph;
+using fanng::Metric;
+using fanng::PointSet;
+using fanng::Ranked;
+using fanng::ranked;
+using fanng::sq_dist_of;
+using fanng::Vertex;
+using fanng::vertex_of;
+
+inline constexpr Metric kMetrics[] = {Metric::kEuclidean, Metric::kCosine};
+inline std::string name_of(Metric metric) { return metric == Metric::kCosine ? "cosine" : "euclidean"; }
+
+inline const fanng::BuildProgress kNobodyAsks = [](double, int64_t) {};
+
+struct Cloud {
+  int64_t count, depth;
+  Metric metric;
+  std::vector<float> x;  // [count, depth]
+
+  PointSet points() const { return {x.data(), count, depth, metric}; }
+  const float* row(int64_t i) const { return x.data() + i * depth; }
+};
+
+// Points whose squared distances are exact in float, in the stored form too, and tie everywhere. Some are copies.
+inline Cloud exact_cloud(Metric metric, int64_t count, int64_t depth, Random& random) {
+  const Values values = metric == Metric::kCosine ? Values::kExactNorms : Values::kIntegers;
+  return {count, depth, metric, make_rows<float>(values, count, depth, random)};
+}
+
+inline Cloud real_cloud(Metric metric, int64_t count, int64_t depth, Random& random) {
+  return {count, depth, metric, make_rows<float>(Values::kReals, count, depth, random)};
+}
+
+inline fanng::Index built(const Cloud& cloud, const fanng::BuildOptions& options = {},
+                          fanng::Seeding seeding = fanng::Seeding::kNothing, const fanng::Index* warm = nullptr,
+                          const cpu::Workers& workers = SerialWorkers()) {
+  return {cloud.x.data(), cloud.count, cloud.depth, cloud.metric, options, seeding, warm, workers, kNobodyAsks};
+}
+
+// Every edge that the naive build makes, so that every walk arrives.
+inline fanng::Index naive_index(const Cloud& cloud) {
+  return built(cloud, {.success_rate = 0, .max_degree = 65535}, fanng::Seeding::kAllEdges);
+}
+
+// Squared distance of stored rows, as exact as double is.
+inline double exact_sq_dist(const PointSet& points, Vertex a, Vertex b) {
+  double sum = 0;
+  for (int64_t k = 0; k < points.stride(); ++k) {
+    const double difference = static_cast<double>(points.vector(a)[k]) - static_cast<double>(points.vector(b)[k]);
+    sum += difference * difference;
+  }
+  return sum;
+}
+inline Ranked edge_between(const PointSet& points, Vertex from, Vertex to) {
+  return ranked(static_cast<float>(exact_sq_dist(points, from, to)), to);
+}
+
+using Edges = std::vector<Ranked>;
+inline Edges edges_of(const DraftGraph& graph, Vertex v) { return {graph.begin(v), graph.end(v)}; }
+
+// The definition: r, an edge of p, hides q from it.
+inline bool hides(const PointSet& points, Vertex p, Vertex r, Vertex q) {
+  const double far = exact_sq_dist(points, p, q), near = exact_sq_dist(points, p, r);
+  return near > 0 && near < far && exact_sq_dist(points, r, q) < far;
+}
+inline bool hidden(const PointSet& points, Vertex p, const Edges& edges, Ranked q) {
+  return std::any_of(edges.begin(), edges.end(),
+                     [&](Ranked r) { return hides(points, p, vertex_of(r), vertex_of(q)); });
+}
+
+// The candidates, nearest first, each kept unless one that was kept hides it; at most `room`.
+inline Edges pruned(const PointSet& points, Vertex p, Edges candidates, int64_t room) {
+  std::sort(candidates.begin(), candidates.end());
+  candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
+  Edges kept;
+  for (const Ranked q : candidates)
+    if (static_cast<int64_t>(kept.size()) < room && vertex_of(q) != p && !hidden(points, p, kept, q)) kept.push_back(q);
+  return kept;
+}
+
+inline std::vector<Edges> all_edges(const DraftGraph& graph) {
+  std::vector<Edges> edges;
+  for (Vertex v = 0; v < graph.vertices(); ++v) edges.push_back(edges_of(graph, v));
+  return edges;
+}
+
+// Downhill search, as the paper has it: to the neighbour nearest the target while that is nearer.
+template <class NeighboursOf>
+Vertex walk_downhill(const PointSet& points, Vertex start, Vertex target, const NeighboursOf& neighbours_of) {
+  for (Vertex here = start;;) {
+    Vertex next = here;
+    for (const Vertex u : neighbours_of(here))
+      if (exact_sq_dist(points, u, target) < exact_sq_dist(points, next, target)) next = u;
+    if (next == here) return here;
+    here = next;
+  }
+}
+inline std::vector<Vertex> targets_of(const Graph& graph, Vertex v) { return {graph.begin(v), graph.end(v)}; }
+
+inline bool same_graph(const Graph& a, const Graph& b) { return a.first_edge == b.first_edge && a.target == b.target; }
+
+// What `body` throws, or "nothing was thrown".
+template <class Body>
+std::string error_of(const Body& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+// Results of searches, and the plain way to them.
+struct Found {
+  int64_t k;
+  std::vector<float> distance;
+  std::vector<int64_t> index;
+
+  Found(int64_t queries, int64_t k) : k(k), distance(queries * k, 5.0F), index(queries * k, 77) {}
+  fanng::Results view() { return {k, distance.data(), index.data()}; }
+  std::vector<int64_t> row(int64_t query) const { return {index.begin() + query * k, index.begin() + (query + 1) * k}; }
+  bool same(const Found& other) const {
+    return index == other.index && std::equal(distance.begin(), distance.end(), other.distance.begin(),
+                                              [](float a, float b) { return a == b || (a != a && b != b); });
+  }
+};
+
+inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t most,
+                      const std::vector<int64_t>* start = nullptr, const cpu::Workers& workers = SerialWorkers()) {
+  const auto count = static_cast<int64_t>(queries.size()) / index.points().depth();
+  Found found(count, k);
+  index.search(queries.data(), count, start ? start->data() : nullptr, most, workers, found.view());
+  return found;
+}
+inline Found listed(const fanng::Index& index, int64_t k, int64_t most, const cpu::Workers& workers = SerialWorkers()) {
+  Found found(index.points().rows(), k);
+  index.neighbours(0, index.points().rows(), most, workers, found.view());
+  return found;
+}
+
+}  // namespace hardmine::test

@@ -1,0 +1,316 @@
+// Builds of a graph: the same whoever works on them, as good as asked for, and stopped when they are to stop.
+
+#include <chrono>
+#include <stdexcept>
+
+#include "../../csrc/fanng/threads.h"
+#include "graphs.h"
+
+namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number
+using namespace hardmine::test;
+using fanng::BuildOptions;
+using fanng::Index;
+using fanng::Seeding;
+
+namespace {
+
+constexpr Seeding kSeedings[] = {Seeding::kNothing, Seeding::kAllEdges, Seeding::kNearest};
+constexpr int64_t kAll = 65535;  // edges a vertex: nothing is cut off
+
+struct Stop : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+void never() {}
+
+bool same(const Index& a, const Index& b) {
+  return same_graph(a.graph(), b.graph()) && a.stats().traversals == b.stats().traversals &&
+         a.stats().success_rate == b.stats().success_rate &&
+         a.stats().distance_computations == b.stats().distance_computations;
+}
+
+Cloud moved(const Cloud& cloud, float distance, Random& random) {
+  Cloud out = cloud;
+  for (float& x : out.x) x += distance * static_cast<float>(2 * random.unit() - 1);
+  return out;
+}
+
+// No edge to itself, none twice, ascending by (distance, vertex), none hidden by a shorter one, at most `most`.
+void check_edges(const Index& index, int64_t most) {
+  const PointSet& points = index.points();
+  CHECK_EQ(index.graph().vertices(), points.vertices());
+  for (Vertex p = 0; p < points.vertices(); ++p) {
+    Edges edges;
+    const fanng::Distances distances(points);
+    for (const Vertex q : targets_of(index.graph(), p)) {
+      CHECK(q < points.vertices() && q != p);
+      edges.push_back(ranked(distances.between(p, q), q));
+    }
+    CHECK(static_cast<int64_t>(edges.size()) <= most);
+    for (size_t e = 0; e < edges.size(); ++e) {
+      CHECK(e == 0 || edges[e - 1] < edges[e]);
+      for (size_t s = 0; s < e; ++s) {
+        const bool shorter = sq_dist_of(edges[s]) < sq_dist_of(edges[e]) && sq_dist_of(edges[s]) > 0;
+        CHECK(!shorter || distances.between(vertex_of(edges[s]), vertex_of(edges[e])) >= sq_dist_of(edges[e]));
+      }
+    }
+  }
+}
+
+// Of walks between random vertices, the share that arrives.
+double arriving(const Index& index, int64_t walks) {
+  Random random(77);
+  int64_t arrived = 0;
+  const auto neighbours_of = [&](Vertex v) { return targets_of(index.graph(), v); };
+  for (int64_t n = 0; n < walks; ++n) {
+    const auto start = static_cast<Vertex>(random.below(index.points().vertices()));
+    const auto target = static_cast<Vertex>(random.below(index.points().vertices()));
+    arrived += walk_downhill(index.points(), start, target, neighbours_of) == target;
+  }
+  return static_cast<double>(arrived) / static_cast<double>(walks);
+}
+
+}  // namespace
+
+TEST(any_workers_build_the_same_graph) {
+  for (const Metric metric : kMetrics) {
+    for (const bool exact : {true, false}) {
+      Random random(3);
+      const Cloud cloud = exact ? exact_cloud(metric, 400, 3, random) : real_cloud(metric, 400, 8, random);
+      const Index before = built(moved(cloud, 0.2F, random));
+      for (const Seeding seeding : kSeedings) {
+        for (const Index* warm : {static_cast<const Index*>(nullptr), &before}) {
+          if (warm && seeding != Seeding::kNothing) continue;
+          const BuildOptions options = {.max_degree = 9, .seed = 5, .max_traversals = 6000};
+          const Index serial = built(cloud, options, seeding, warm);
+          check_edges(serial, 9);
+          for (const auto& workers : parallel_pools()) {
+            context = name_of(metric) + ", " + std::to_string(workers->count()) + " workers";
+            CHECK(same(built(cloud, options, seeding, warm, *workers), serial));
+          }
+          for (const int64_t threads : {1, 4, 5, 6, 7})
+            CHECK(same(built(cloud, options, seeding, warm, fanng::Threads(threads, never)), serial));
+        }
+      }
+    }
+  }
+}
+
+TEST(walks_arrive_as_often_as_asked_for) {
+  for (const Metric metric : kMetrics) {
+    Random random(3);
+    const Cloud cloud = real_cloud(metric, 500, 6, random);
+    for (const double wanted : {0.5, 0.9, 0.98}) {
+      const Index index = built(cloud, {.success_rate = wanted, .max_degree = kAll});
+      context = name_of(metric) + ", success rate " + std::to_string(wanted);
+      CHECK(index.stats().success_rate >= wanted);
+      CHECK(index.stats().traversals < 50 * 500);
+      // The rate is that of traversals before the last edges: it can only be better now, but for chance.
+      CHECK(arriving(index, 1000) > wanted - 0.03);
+      CHECK(wanted > 0.6 || arriving(index, 1000) < 0.9);
+      check_edges(index, kAll);
+    }
+  }
+}
+
+TEST(more_is_not_traversed_than_allowed) {
+  Random random(3);
+  const Cloud cloud = real_cloud(Metric::kCosine, 800, 20, random);
+  for (const int64_t most : {1, 63, 64, 65, 100, 999, 1001, 2500}) {
+    const Index index = built(cloud, {.success_rate = 1, .max_traversals = most});
+    context = "at most " + std::to_string(most);
+    CHECK_EQ(index.stats().traversals, most);
+    CHECK(static_cast<int64_t>(index.graph().target.size()) <= most);
+    CHECK(!index.graph().target.empty());
+  }
+  // By default 50 a vertex.
+  const Cloud small = real_cloud(Metric::kCosine, 120, 30, random);
+  CHECK(built(small, {.success_rate = 1}).stats().traversals <= 50 * 120);
+}
+
+TEST(sets_of_a_few_points) {
+  for (const Metric metric : kMetrics) {
+    for (const Seeding seeding : kSeedings) {
+      for (const int64_t count : {0, 1, 2, 3, 5}) {
+        Random random(static_cast<uint64_t>(count));
+        const Cloud cloud = real_cloud(metric, count, 2, random);
+        const Index index = built(cloud, {}, seeding);
+        context = name_of(metric) + ", " + std::to_string(count) + " points, seeding " +
+                  std::to_string(static_cast<int>(seeding));
+        CHECK_EQ(index.stats().success_rate, 1.0);
+        check_edges(index, 30);
+        // Walks between all pairs were traversed many times.
+        const auto neighbours_of = [&](Vertex v) { return targets_of(index.graph(), v); };
+        for (Vertex a = 0; a < index.points().vertices(); ++a)
+          for (Vertex b = 0; b < index.points().vertices(); ++b)
+            CHECK_EQ(walk_downhill(index.points(), a, b, neighbours_of), b);
+        CHECK(same_graph(built(cloud, {}, Seeding::kNothing, &index).graph(), index.graph()));
+      }
+    }
+  }
+}
+
+TEST(copies_alone_are_one_vertex_without_edges) {
+  for (const Metric metric : kMetrics) {
+    const Index index = built({50, 2, metric, std::vector<float>(100, 0.5F)});
+    CHECK_EQ(index.graph().vertices(), int64_t{1});
+    CHECK(index.graph().target.empty());
+    CHECK_EQ(index.stats().success_rate, 1.0);
+  }
+}
+
+TEST(seeds_differ_and_repeat) {
+  Random random(3);
+  const Cloud cloud = real_cloud(Metric::kEuclidean, 300, 10, random);
+  const auto with_seed = [&](uint64_t seed) { return built(cloud, {.seed = seed}); };
+  const Index first = with_seed(1);
+  CHECK(same(first, with_seed(1)));
+  for (const uint64_t seed : {uint64_t{0}, uint64_t{2}, uint64_t{1} << 32 | 1, ~uint64_t{0}})
+    CHECK(!same_graph(first.graph(), with_seed(seed).graph()));
+}
+
+TEST(degrees_are_cut_to_the_shortest_edges) {
+  Random random(3);
+  const Cloud cloud = real_cloud(Metric::kEuclidean, 200, 8, random);
+  const Index whole = naive_index(cloud);
+  for (const int64_t most : {1, 3, 6}) {
+    const Index cut = built(cloud, {.success_rate = 0, .max_degree = most}, Seeding::kAllEdges);
+    check_edges(cut, most);
+    for (Vertex v = 0; v < 200; ++v) {
+      std::vector<Vertex> want = targets_of(whole.graph(), v);
+      want.resize(std::min<size_t>(want.size(), most));
+      CHECK(targets_of(cut.graph(), v) == want);
+    }
+  }
+}
+
+TEST(a_warm_start_after_a_small_move_is_short) {
+  for (const Metric metric : kMetrics) {
+    Random random(3);
+    const Cloud cloud = real_cloud(metric, 600, 8, random), next = moved(cloud, 0.01F, random);
+    const Index before = built(cloud), fresh = built(next), warm = built(next, {}, Seeding::kNothing, &before);
+    context = name_of(metric);
+    CHECK(warm.stats().traversals * 3 < fresh.stats().traversals);
+    CHECK(warm.stats().success_rate >= 0.98);
+    check_edges(warm, 30);
+  }
+}
+
+TEST(a_warm_start_needs_as_many_rows) {
+  Random random(3);
+  const Index before = built(real_cloud(Metric::kCosine, 10, 3, random));
+  const Cloud other = real_cloud(Metric::kCosine, 11, 3, random);
+  CHECK_EQ(error_of([&] { built(other, {}, Seeding::kNothing, &before); }),
+           std::string("init must be an index of as many rows, 11, got one of 10"));
+  // The depth and the metric may be others.
+  check_edges(built(real_cloud(Metric::kEuclidean, 10, 5, random), {}, Seeding::kNothing, &before), 30);
+}
+
+// Progress and stopping
+
+TEST(progress_is_reported_on_the_calling_thread) {
+  Random random(3);
+  const Cloud cloud = real_cloud(Metric::kCosine, 500, 8, random);
+  const std::thread::id caller = std::this_thread::get_id();
+  std::vector<std::pair<double, int64_t>> reports;
+  const Index index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric, {}, Seeding::kNothing, nullptr,
+                    fanng::Threads(3, never), [&](double rate, int64_t traversals) {
+                      CHECK(std::this_thread::get_id() == caller);
+                      reports.emplace_back(rate, traversals);
+                    });
+  CHECK(reports.size() > 2);
+  for (size_t i = 0; i < reports.size(); ++i) {
+    CHECK(reports[i].first >= 0 && reports[i].first <= 1);
+    CHECK(i == 0 || reports[i].second > reports[i - 1].second);
+  }
+  CHECK_EQ(reports.back().first, index.stats().success_rate);
+  CHECK_EQ(reports.back().second, index.stats().traversals);
+}
+
+TEST(what_progress_throws_ends_the_build) {
+  Random random(3);
+  const Cloud cloud = real_cloud(Metric::kCosine, 500, 8, random);
+  for (const int64_t threads : {1, 3}) {
+    int reports = 0;
+    const auto report = [&](double, int64_t) {
+      if (++reports == 2) throw Stop("enough");
+    };
+    const auto build = [&] {
+      Index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric, {.success_rate = 1}, Seeding::kNothing, nullptr,
+            fanng::Threads(threads, never), report);
+    };
+    CHECK_EQ(error_of(build), std::string("enough"));
+    CHECK_EQ(reports, 2);
+  }
+}
+
+TEST(what_the_poll_throws_ends_the_work) {
+  for (const int64_t threads : {1, 4}) {
+    std::atomic<int64_t> pieces{0};
+    const fanng::Threads workers(threads, [] { throw Stop("stopped"); });
+    const auto work = [&] {
+      fanng::parallel_pieces(workers, 100'000, 10, [&](int64_t, int64_t, int64_t) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        ++pieces;
+      });
+    };
+    context = std::to_string(threads) + " threads";
+    CHECK_EQ(error_of(work), std::string("stopped"));
+    CHECK(workers.cancelled());
+    CHECK(pieces < 9000);  // of 10,000, which take seconds
+  }
+}
+
+TEST(short_work_is_polled_between) {
+  for (const int64_t threads : {1, 3}) {
+    int64_t polls = 0;
+    const fanng::Threads workers(threads, [&] { ++polls; });
+    const auto begin = std::chrono::steady_clock::now();
+    while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(550))
+      fanng::parallel_pieces(
+          workers, 6, 1, [](int64_t, int64_t, int64_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
+    CHECK(polls >= 1 && polls <= 6);
+  }
+}
+
+TEST(what_a_worker_throws_ends_the_work) {
+  std::atomic<int64_t> pieces{0};
+  const fanng::Threads workers(3, never);
+  const auto work = [&] {
+    fanng::parallel_pieces(workers, 100'000, 1, [&](int64_t, int64_t begin, int64_t) {
+      if (begin == 50) throw std::bad_alloc();
+      ++pieces;
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    });
+  };
+  CHECK(contains(error_of(work), "bad_alloc"));
+  CHECK(pieces < 90'000);
+}
+
+// Every kind of build runs for longer than until the first poll, and stops at it.
+TEST(every_build_can_be_stopped) {
+  Random random(3);
+  const Cloud cloud = real_cloud(Metric::kCosine, 4000, 64, random);
+  const Index before = built(cloud, {.max_traversals = 2000});
+  for (const int64_t threads : {1, 2}) {
+    for (const Seeding seeding : kSeedings) {
+      for (const Index* warm : {static_cast<const Index*>(nullptr), &before}) {
+        if (warm && seeding != Seeding::kNothing) continue;
+        int64_t polls = 0, traversals = 0;
+        const fanng::Threads workers(threads, [&] {
+          ++polls;
+          throw Stop("stopped");
+        });
+        const auto build = [&] {
+          Index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric,
+                {.success_rate = 1, .max_traversals = int64_t{1} << 60}, seeding, warm, workers,
+                [&](double, int64_t count) { traversals = count; });
+        };
+        context = std::to_string(threads) + " threads, seeding " + std::to_string(static_cast<int>(seeding));
+        CHECK_EQ(error_of(build), std::string("stopped"));
+        CHECK_EQ(polls, int64_t{1});
+        CHECK(traversals < 200'000);
+      }
+    }
+  }
+}

@@ -1,0 +1,302 @@
+// The edges of a graph under construction, against the occlusion rule written out plainly. Points have small integer
+// coordinates, so that distances are exact and tie everywhere.
+
+#include "../../csrc/cpu/nearest.h"
+#include "graphs.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+using fanng::BuildStats;
+using fanng::Distances;
+
+namespace {
+
+// Random candidates for the edges of p, ascending, without duplicates and without p.
+Edges random_candidates(const PointSet& points, Vertex p, Random& random) {
+  Edges candidates;
+  for (Vertex q = 0; q < points.vertices(); ++q)
+    if (q != p && random.below(3) > 0) candidates.push_back(edge_between(points, p, q));
+  std::sort(candidates.begin(), candidates.end());
+  return candidates;
+}
+
+// Draft edges after q was offered to p.
+Edges with_edge(const PointSet& points, Vertex p, Edges edges, Ranked q, bool fresh, int64_t room) {
+  if (std::find(edges.begin(), edges.end(), q) != edges.end()) return edges;
+  if (fresh && hidden(points, p, edges, q)) return edges;
+  std::erase_if(edges, [&](Ranked longer) { return hides(points, p, vertex_of(q), vertex_of(longer)); });
+  edges.insert(std::lower_bound(edges.begin(), edges.end(), q), q);
+  if (static_cast<int64_t>(edges.size()) > room) edges.pop_back();
+  return edges;
+}
+
+template <class Body>
+void for_exact_clouds(const Body& body) {
+  for (const Metric metric : kMetrics) {
+    for (const int64_t count : {2, 3, 20, 60}) {
+      for (const int64_t depth : {1, 2, 3, 17}) {
+        Random random(static_cast<uint64_t>(1000 * depth + count));
+        context = name_of(metric) + ", " + std::to_string(count) + " x " + std::to_string(depth);
+        body(exact_cloud(metric, count, depth, random), random);
+      }
+    }
+  }
+}
+
+std::vector<Edges> naive_edges(const PointSet& points) {
+  std::vector<Edges> edges;
+  for (Vertex p = 0; p < points.vertices(); ++p) {
+    Edges others;
+    for (Vertex q = 0; q < points.vertices(); ++q)
+      if (q != p) others.push_back(edge_between(points, p, q));
+    edges.push_back(pruned(points, p, others, points.vertices()));
+  }
+  return edges;
+}
+
+DraftGraph naive_draft(const PointSet& points, const cpu::Workers& workers = SerialWorkers()) {
+  DraftGraph graph(points.vertices(), std::max<int64_t>(points.vertices(), 1));
+  BuildStats stats;
+  add_all_edges(points, workers, graph, stats);
+  return graph;
+}
+
+}  // namespace
+
+TEST(distances_of_stored_rows) {
+  for_exact_clouds([](const Cloud& cloud, Random& random) {
+    const PointSet points = cloud.points();
+    const Distances distances(points);
+    const auto v = static_cast<Vertex>(random.below(points.vertices()));
+    for (Vertex u = 0; u < points.vertices(); ++u) {
+      CHECK_EQ(distances.between(v, u), static_cast<float>(exact_sq_dist(points, v, u)));
+      CHECK_EQ(distances.to(points.vector(v), u), distances.between(u, v));
+    }
+  });
+}
+
+TEST(assigned_edges_are_those_that_none_before_them_hides) {
+  int64_t dropped = 0;
+  for_exact_clouds([&](const Cloud& cloud, Random& random) {
+    const PointSet points = cloud.points();
+    const Distances distances(points);
+    for (const int64_t room : {1, 2, 5, 64}) {
+      DraftGraph graph(points.vertices(), room);
+      CHECK_EQ(graph.vertices(), points.vertices());
+      std::vector<Edges> want(points.vertices());
+      for (Vertex p = 0; p < points.vertices(); ++p) {
+        const Edges candidates = random_candidates(points, p, random);
+        want[p] = pruned(points, p, candidates, room);
+        graph.assign(p, candidates, distances);
+        CHECK_EQ(graph.degree(p), static_cast<int64_t>(want[p].size()));
+        dropped += static_cast<int64_t>(candidates.size() - want[p].size());
+      }
+      CHECK(all_edges(graph) == want);  // and none overwrote another's
+      graph.assign(0, {}, distances);
+      want[0].clear();
+      CHECK(all_edges(graph) == want);
+    }
+  });
+  CHECK(dropped > 1000);
+}
+
+TEST(an_added_edge_displaces_those_that_it_hides) {
+  int64_t refused = 0, displaced = 0, out_of_room = 0;
+  for_exact_clouds([&](const Cloud& cloud, Random& random) {
+    const PointSet points = cloud.points();
+    const Distances distances(points);
+    for (const int64_t room : {1, 2, 4, 64}) {
+      DraftGraph graph(points.vertices(), room);
+      std::vector<Edges> want(points.vertices());
+      for (int64_t n = 0; n < 300; ++n) {
+        const auto p = static_cast<Vertex>(random.below(points.vertices()));
+        const auto other = static_cast<Vertex>(random.below(points.vertices()));
+        if (p == other) continue;
+        const Ranked q = edge_between(points, p, other);
+        // It need not be looked whether an edge hides the new one where none does.
+        const bool fresh = hidden(points, p, want[p], q) || random.below(2);
+        const Edges before = want[p];
+        want[p] = with_edge(points, p, before, q, fresh, room);
+        graph.add(p, q, fresh, distances);
+        CHECK(edges_of(graph, p) == want[p]);
+        const bool there = std::find(before.begin(), before.end(), q) != before.end();
+        refused += want[p] == before && !there;
+        displaced += want[p].size() < before.size();
+        out_of_room += static_cast<int64_t>(before.size()) == room && !there;
+      }
+      CHECK(all_edges(graph) == want);
+    }
+  });
+  CHECK(refused > 100);
+  CHECK(displaced > 10);
+  CHECK(out_of_room > 100);
+}
+
+TEST(an_edge_that_is_said_to_be_hidden_by_none_is_added) {
+  const std::vector<float> x = {0, 1, 2};
+  const PointSet points(x.data(), 3, 1, Metric::kEuclidean);
+  const Distances distances(points);
+  DraftGraph graph(3, 2);
+  graph.add(0, ranked(1, 1), true, distances);
+  graph.add(0, ranked(4, 2), true, distances);
+  CHECK((edges_of(graph, 0) == Edges{ranked(1, 1)}));
+  graph.add(0, ranked(4, 2), false, distances);
+  CHECK((edges_of(graph, 0) == Edges{ranked(1, 1), ranked(4, 2)}));
+}
+
+TEST(vertices_at_distance_0_hide_nothing) {
+  // Squares of such numbers are 0, one and three times the smallest float.
+  const std::vector<float> x = {0, 2e-23F, 6e-23F};
+  const PointSet points(x.data(), 3, 1, Metric::kEuclidean);
+  const Distances distances(points);
+  CHECK_EQ(points.vertices(), 3);
+  CHECK_EQ(distances.between(0, 1), 0.0F);
+  CHECK(distances.between(1, 2) < distances.between(0, 2));
+  const Edges both = {ranked(0, 1), ranked(distances.between(0, 2), 2)};
+  CHECK(edges_of(naive_draft(points), 0) == both);
+  DraftGraph graph(3, 2);
+  graph.assign(0, both, distances);
+  CHECK(edges_of(graph, 0) == both);
+  for (const bool nearest_first : {true, false}) {
+    DraftGraph added(3, 2);
+    added.add(0, both[!nearest_first], true, distances);
+    added.add(0, both[nearest_first], true, distances);
+    CHECK(edges_of(added, 0) == both);
+  }
+}
+
+TEST(a_truncated_graph_has_the_shortest_edges) {
+  Random random(5);
+  const Cloud cloud = exact_cloud(Metric::kEuclidean, 50, 3, random);
+  const PointSet points = cloud.points();
+  const DraftGraph draft = naive_draft(points);
+  int64_t cut = 0;
+  for (const int64_t most : {1, 2, 4, 100}) {
+    const Graph graph = draft.truncated(most);
+    CHECK_EQ(graph.vertices(), points.vertices());
+    CHECK_EQ(graph.first_edge.back(), static_cast<int64_t>(graph.target.size()));
+    for (Vertex v = 0; v < points.vertices(); ++v) {
+      const Edges edges = edges_of(draft, v);
+      std::vector<Vertex> want;
+      for (const Ranked edge : edges)
+        if (static_cast<int64_t>(want.size()) < most) want.push_back(vertex_of(edge));
+      CHECK(targets_of(graph, v) == want);
+      cut += want.size() < edges.size();
+    }
+  }
+  CHECK(cut > 20);
+  CHECK_EQ(DraftGraph(0, 1).truncated(3).vertices(), int64_t{0});
+}
+
+TEST(the_naive_build_is_the_rule_applied_to_all_pairs) {
+  for_exact_clouds([](const Cloud& cloud, Random&) {
+    const PointSet points = cloud.points();
+    const std::vector<Edges> want = naive_edges(points);
+    CHECK(all_edges(naive_draft(points)) == want);
+    for (const auto& workers : parallel_pools()) CHECK(all_edges(naive_draft(points, *workers)) == want);
+  });
+}
+
+TEST(every_walk_over_the_naive_graph_arrives) {
+  for_exact_clouds([](const Cloud& cloud, Random&) {
+    const PointSet points = cloud.points();
+    const Graph graph = naive_draft(points).truncated(points.vertices());
+    const auto neighbours_of = [&](Vertex v) { return targets_of(graph, v); };
+    for (Vertex start = 0; start < points.vertices(); start += 3)
+      for (Vertex target = 0; target < points.vertices(); ++target)
+        CHECK_EQ(walk_downhill(points, start, target, neighbours_of), target);
+  });
+}
+
+TEST(traversals_of_the_naive_graph_add_nothing) {
+  for_exact_clouds([](const Cloud& cloud, Random&) {
+    const PointSet points = cloud.points();
+    DraftGraph graph = naive_draft(points);
+    const std::vector<Edges> before = all_edges(graph);
+    BuildStats stats;
+    traverse_add(points, {.success_rate = 1}, SerialWorkers(), kNobodyAsks, graph, stats);
+    CHECK_EQ(stats.success_rate, 1.0);
+    CHECK(all_edges(graph) == before);
+  });
+}
+
+TEST(edges_among_the_nearest_and_their_reverses) {
+  for_exact_clouds([](const Cloud& cloud, Random&) {
+    const PointSet points = cloud.points();
+    const int64_t count = points.vertices();
+    for (const int64_t k : {1, 3, 7, 100}) {
+      for (const int64_t room : {2, 100}) {
+        std::vector<Edges> want(count);
+        for (Vertex p = 0; p < count; ++p) {
+          for (Vertex q = 0; q < count; ++q)
+            if (q != p) want[p].push_back(edge_between(points, p, q));
+          std::sort(want[p].begin(), want[p].end());
+          if (static_cast<int64_t>(want[p].size()) > k) want[p].resize(k);
+          want[p] = pruned(points, p, want[p], room);
+        }
+        std::vector<Edges> both = want;
+        for (Vertex p = 0; p < count; ++p)
+          for (const Ranked q : want[p]) both[vertex_of(q)].push_back(ranked(sq_dist_of(q), p));
+        for (Vertex p = 0; p < count; ++p) both[p] = pruned(points, p, both[p], room);
+        DraftGraph graph(count, room);
+        BuildStats stats;
+        add_edges_to_nearest(points, k, SerialWorkers(), graph, stats);
+        CHECK(all_edges(graph) == both);
+        CHECK(count < 2 || stats.distance_computations > 0);
+      }
+    }
+  });
+}
+
+TEST(edges_of_another_graph_are_measured_and_pruned_anew) {
+  int64_t changed = 0;
+  for_exact_clouds([&](const Cloud& cloud, Random& random) {
+    Cloud moved = cloud;
+    if (cloud.metric == Metric::kCosine) {
+      // Some rows become copies, others stop being some.
+      for (int64_t i = 0; i < cloud.count / 2; ++i) {
+        const float* const from = cloud.row(random.below(cloud.count));
+        std::copy_n(from, cloud.depth, moved.x.begin() + random.below(cloud.count) * cloud.depth);
+      }
+    } else {
+      for (float& x : moved.x) x += static_cast<float>(random.below(3) == 0);
+    }
+    const PointSet before = cloud.points(), after = moved.points();
+    const Graph old = naive_draft(before).truncated(4);
+
+    // By rows: those that were one vertex, or one with an edge between them, are candidates.
+    std::vector<Edges> want(after.vertices());
+    for (int64_t i = 0; i < cloud.count; ++i) {
+      for (int64_t j = 0; j < cloud.count; ++j) {
+        const std::vector<Vertex> targets = targets_of(old, before.vertex_of(i));
+        const bool linked = before.vertex_of(i) == before.vertex_of(j) ||
+                            std::find(targets.begin(), targets.end(), before.vertex_of(j)) != targets.end();
+        const Vertex p = after.vertex_of(i), q = after.vertex_of(j);
+        if (linked && p != q) want[p].push_back(edge_between(after, p, q));
+      }
+    }
+    for (const int64_t room : {3, 100}) {
+      std::vector<Edges> kept;
+      for (Vertex p = 0; p < after.vertices(); ++p) kept.push_back(pruned(after, p, want[p], room));
+      for (const auto& workers : parallel_pools()) {
+        DraftGraph graph(after.vertices(), room);
+        BuildStats stats;
+        add_edges_of(old, before, after, *workers, graph, stats);
+        CHECK(all_edges(graph) == kept);
+      }
+    }
+    changed += before.vertices() != after.vertices();
+  });
+  CHECK(changed > 5);
+}
+
+TEST(edges_of_the_same_points_are_the_same) {
+  for_exact_clouds([](const Cloud& cloud, Random&) {
+    const PointSet points = cloud.points();
+    const DraftGraph naive = naive_draft(points);
+    DraftGraph graph(points.vertices(), points.vertices());
+    BuildStats stats;
+    add_edges_of(naive.truncated(points.vertices()), points, points, SerialWorkers(), graph, stats);
+    CHECK(all_edges(graph) == all_edges(naive));
+  });
+}

@@ -1,0 +1,226 @@
+// The vertices of a graph: which rows are copies, in which form they are stored, and which rows are refused.
+
+#include <cstring>
+#include <limits>
+
+#include "graphs.h"
+
+using namespace hardmine;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+
+std::string error_of_rows(const std::vector<float>& x, int64_t depth, Metric metric) {
+  return error_of([&] { PointSet(x.data(), static_cast<int64_t>(x.size()) / depth, depth, metric); });
+}
+
+// Vertices against a comparison of each row with all before it. `x` are exact in the stored form.
+void check_copies(const Cloud& cloud) {
+  const PointSet points = cloud.points();
+  CHECK_EQ(points.rows(), cloud.count);
+  CHECK_EQ(points.depth(), cloud.depth);
+  std::vector<std::vector<float>> distinct;  // stored form of each vertex, without padding
+  std::vector<std::vector<int64_t>> copies;
+  std::vector<float> form(points.stride());
+  for (int64_t i = 0; i < cloud.count; ++i) {
+    CHECK(points.prepare(cloud.row(i), form.data()));
+    const auto known = std::find(distinct.begin(), distinct.end(), form);
+    const auto v = static_cast<size_t>(known - distinct.begin());
+    if (known == distinct.end()) {
+      distinct.push_back(form);
+      copies.emplace_back();
+    }
+    copies[v].push_back(i);
+    CHECK_EQ(points.vertex_of(i), static_cast<Vertex>(v));
+  }
+  CHECK_EQ(points.vertices(), static_cast<int64_t>(distinct.size()));
+  for (Vertex v = 0; v < distinct.size(); ++v) {
+    CHECK(std::equal(points.copies_begin(v), points.copies_end(v), copies[v].begin(), copies[v].end()));
+    std::vector<float> want = distinct[v];
+    const bool zero = std::all_of(want.begin(), want.end(), [](float value) { return value == 0; });
+    if (zero && cloud.metric == Metric::kCosine) want[cloud.depth] = 1;  // a dimension of its own
+    CHECK(std::equal(want.begin(), want.end(), points.vector(v)));
+  }
+}
+
+}  // namespace
+
+TEST(copies_are_one_vertex_in_the_order_of_first_appearance) {
+  for (const Metric metric : kMetrics) {
+    for (const int64_t count : {0, 1, 2, 3, 17, 200}) {
+      for (const int64_t depth : {1, 2, 3, 16, 17}) {
+        Random random(static_cast<uint64_t>(100 * count + depth));
+        context = name_of(metric) + ", " + std::to_string(count) + " x " + std::to_string(depth);
+        check_copies(exact_cloud(metric, count, depth, random));
+      }
+    }
+  }
+  Random random(1);
+  const PointSet points = exact_cloud(Metric::kEuclidean, 200, 2, random).points();
+  CHECK_EQ(points.vertices(), 25);  // 5 x 5: the test above saw many copies
+}
+
+TEST(rows_of_one_direction_are_copies_under_cosine_alone) {
+  const std::vector<float> x = {3, 4, 6, 8, -3, -4, 0.75F, 1, 3, 4.5F};
+  const PointSet cosine(x.data(), 5, 2, Metric::kCosine);
+  CHECK_EQ(cosine.vertices(), 3);
+  CHECK_EQ(cosine.vertex_of(0), cosine.vertex_of(1));
+  CHECK_EQ(cosine.vertex_of(0), cosine.vertex_of(3));
+  CHECK_EQ(PointSet(x.data(), 5, 2, Metric::kEuclidean).vertices(), 5);
+}
+
+TEST(rows_are_padded_with_zeros) {
+  for (const Metric metric : kMetrics) {
+    for (const int64_t depth : {1, 15, 16, 17, 64}) {
+      Random random(static_cast<uint64_t>(depth));
+      const PointSet points = real_cloud(metric, 9, depth, random).points();
+      CHECK_EQ(points.stride(), (depth + 15) / 16 * 16);
+      for (Vertex v = 0; v < points.vertices(); ++v) {
+        const float* const x = points.vector(v);
+        CHECK_EQ(x, points.data() + v * points.stride());
+        CHECK(std::all_of(x + depth, x + points.stride(), [](float value) { return value == 0; }));
+        double norm = 0;
+        for (int64_t k = 0; k < depth; ++k) norm += double(x[k]) * double(x[k]);
+        if (metric == Metric::kCosine) CHECK_NEAR(norm, 1, 1e-6);
+      }
+    }
+  }
+}
+
+TEST(a_zero_row_is_at_cosine_distance_1_from_all_others) {
+  for (const int64_t depth : {2, 15, 16, 31, 32}) {
+    Random random(3);
+    Cloud cloud = real_cloud(Metric::kCosine, 12, depth, random);
+    for (const int64_t zero : {4, 9}) std::fill_n(cloud.x.begin() + zero * depth, depth, zero == 9 ? -0.0F : 0.0F);
+    const PointSet points = cloud.points();
+    context = "depth " + std::to_string(depth);
+    CHECK_EQ(points.vertices(), 11);
+    CHECK_EQ(points.vertex_of(9), points.vertex_of(4));
+    CHECK_EQ(points.stride(), (depth + 16) / 16 * 16);  // one dimension more
+    for (Vertex v = 0; v < 11; ++v)
+      if (v != points.vertex_of(4)) CHECK_NEAR(exact_sq_dist(points, points.vertex_of(4), v), 2, 1e-6);
+  }
+  const float zeros[4] = {};
+  CHECK_EQ(PointSet(zeros, 2, 2, Metric::kCosine).vertices(), 1);
+  CHECK_EQ(PointSet(zeros, 2, 2, Metric::kEuclidean).stride(), 16);
+}
+
+TEST(minus_zero_is_zero) {
+  for (const Metric metric : kMetrics) {
+    const std::vector<float> x = {0.0F, 1, -0.0F, 1, 0.0F, 0.0F, -0.0F, 0.0F};
+    const PointSet points(x.data(), 4, 2, metric);
+    context = name_of(metric);
+    CHECK_EQ(points.vertices(), 2);
+    CHECK_EQ(points.vertex_of(0), points.vertex_of(1));
+    CHECK_EQ(points.vertex_of(2), points.vertex_of(3));
+    float form[16];
+    const float query[2] = {-0.0F, 2};
+    CHECK(points.prepare(query, form));
+    CHECK(!std::signbit(form[0]));
+  }
+}
+
+TEST(distinct_rows_of_one_hash_are_distinct) {
+  // The hash of csrc/fanng/point_set.cpp mixes in 64 bits at a time. For any first words of two rows there are second
+  // words after which their hashes agree; most of these are finite floats.
+  constexpr uint64_t kStart = 0x9E3779B97F4A7C15, kFactor = 0xFF51AFD7ED558CCD;
+  const auto mixed = [](uint64_t hash, uint64_t word) {
+    hash = (hash ^ word) * kFactor;
+    return hash ^ hash >> 32;
+  };
+  const auto word_of = [](float a, float b) {
+    const float pair[2] = {a, b};
+    uint64_t word;
+    std::memcpy(&word, pair, sizeof(word));
+    return word;
+  };
+  Random random(7);
+  std::vector<float> x;
+  while (x.size() < 4 * 30) {
+    const float first[4] = {1, 2, 3, 4};
+    const float other[2] = {static_cast<float>(random.unit()), static_cast<float>(random.unit())};
+    const uint64_t word = word_of(first[2], first[3]) ^ mixed(kStart, word_of(first[0], first[1])) ^
+                          mixed(kStart, word_of(other[0], other[1]));
+    float pair[2];
+    std::memcpy(pair, &word, sizeof(word));
+    const auto usable = [](float value) { return std::isfinite(value) && std::fabs(value) < 1e18F && value != 0; };
+    if (!usable(pair[0]) || !usable(pair[1])) continue;
+    if (x.empty()) x.insert(x.end(), first, first + 4);
+    x.insert(x.end(), {other[0], other[1], pair[0], pair[1]});
+    // Copies among them, of the first and of others.
+    const std::vector<float> first_row(x.begin(), x.begin() + 4), last_row(x.end() - 4, x.end());
+    if (x.size() % 3 == 0) x.insert(x.end(), first_row.begin(), first_row.end());
+    if (x.size() % 5 == 0) x.insert(x.end(), last_row.begin(), last_row.end());
+  }
+  check_copies({static_cast<int64_t>(x.size()) / 4, 4, Metric::kEuclidean, x});
+}
+
+TEST(rows_that_are_not_finite_are_named) {
+  for (const Metric metric : kMetrics) {
+    context = name_of(metric);
+    std::vector<float> x(6 * 3, 1.0F);
+    x[4 * 3 + 2] = kNan;
+    CHECK_EQ(error_of_rows(x, 3, metric), std::string("vectors must be finite, got nan in row 4, column 2"));
+    x[2 * 3] = kInf;
+    CHECK_EQ(error_of_rows(x, 3, metric), std::string("vectors must be finite, got inf in row 2, column 0"));
+    x[0] = -kInf;
+    CHECK_EQ(error_of_rows(x, 3, metric), std::string("vectors must be finite, got -inf in row 0, column 0"));
+  }
+}
+
+TEST(rows_whose_distances_overflow_are_refused_where_lengths_count) {
+  const std::vector<float> x = {1, 0, 0, 1e19F, 3, 4};
+  CHECK(contains(error_of_rows(x, 2, Metric::kEuclidean), "vectors must have norms up to 9.2e18"));
+  CHECK(contains(error_of_rows(x, 2, Metric::kEuclidean), "in row 1"));
+  CHECK_EQ(error_of_rows(x, 2, Metric::kCosine), std::string("nothing was thrown"));
+  // The largest that are taken are at finite distances from each other.
+  const std::vector<float> far = {9.2e18F, -9.2e18F};
+  const PointSet points(far.data(), 2, 1, Metric::kEuclidean);
+  CHECK(std::isfinite(fanng::Distances(points).between(0, 1)));
+}
+
+TEST(tiny_and_huge_rows_have_a_direction) {
+  constexpr float kTiny = std::numeric_limits<float>::denorm_min(), kHuge = std::numeric_limits<float>::max();
+  const std::vector<float> x = {kTiny, 0, kHuge, 0, 0, kHuge, -kTiny, 0, kHuge, kHuge, kTiny, kTiny};
+  const PointSet points(x.data(), 6, 2, Metric::kCosine);
+  CHECK_EQ(points.vertices(), 4);
+  CHECK_EQ(points.vertex_of(0), points.vertex_of(1));
+  CHECK_EQ(points.vertex_of(4), points.vertex_of(5));
+  CHECK_NEAR(exact_sq_dist(points, points.vertex_of(0), points.vertex_of(2)), 2, 1e-6);
+  CHECK_NEAR(exact_sq_dist(points, points.vertex_of(0), points.vertex_of(3)), 4, 1e-6);
+}
+
+TEST(queries_are_checked_like_rows) {
+  const float x[2] = {1, 2};
+  float form[16];
+  for (const Metric metric : kMetrics) {
+    const PointSet points(x, 1, 2, metric);
+    const auto takes = [&](float a, float b) {
+      const float query[2] = {a, b};
+      return points.prepare(query, form);
+    };
+    CHECK(takes(3, 4));
+    CHECK_EQ(form[0], metric == Metric::kCosine ? 0.6F : 3.0F);
+    CHECK_EQ(form[1], metric == Metric::kCosine ? 0.8F : 4.0F);
+    CHECK(std::all_of(form + 2, form + 16, [](float value) { return value == 0; }));
+    CHECK(!takes(kNan, 1));
+    CHECK(!takes(1, -kInf));
+    CHECK_EQ(takes(1e19F, 0), metric == Metric::kCosine);
+    CHECK(takes(0, 0));
+  }
+}
+
+TEST(users_are_told_distances_of_their_metric) {
+  const float x[1] = {1};
+  CHECK_EQ(PointSet(x, 1, 1, Metric::kEuclidean).reported(9), 3.0F);
+  CHECK_EQ(PointSet(x, 1, 1, Metric::kCosine).reported(3), 1.5F);
+}
+
+TEST(more_rows_than_an_index_may_have) {
+  for (const Metric metric : kMetrics) {
+    const auto too_many = [&] { PointSet(nullptr, int64_t{1} << 31, 1, metric); };
+    CHECK(contains(error_of(too_many), "vectors must have at most 2147483647 rows, got 2147483648"));
+  }
+}

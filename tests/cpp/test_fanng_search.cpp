@@ -1,0 +1,316 @@
+// Searches over a graph: exact where the effort allows it, never more than the effort, the paper's rule written
+// plainly.
+
+#include <limits>
+#include <queue>
+#include <set>
+#include <thread>
+
+#include "graphs.h"
+
+namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number
+using namespace hardmine::test;
+using fanng::Index;
+
+namespace {
+
+constexpr int64_t kEnough = 1 << 20;
+
+// Rows by (squared distance, number), as exact as double is; `own`: the row to leave out.
+std::vector<std::pair<double, int64_t>> exact_order(const PointSet& points, const float* query, int64_t own) {
+  std::vector<std::pair<double, int64_t>> order;
+  for (int64_t i = 0; i < points.rows(); ++i) {
+    if (i == own) continue;
+    double sum = 0;
+    const float* const x = points.vector(points.vertex_of(i));
+    for (int64_t k = 0; k < points.stride(); ++k) sum += (double(query[k]) - double(x[k])) * (double(query[k]) - x[k]);
+    order.emplace_back(sum, i);
+  }
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+// Distances of `found` against those of the exact order, and each row against its own distance; the end is filled up.
+// Which of equally distant rows come first is not looked at here.
+void check_exact(const Index& index, const Found& found, int64_t query, const float* x, int64_t own) {
+  const PointSet& points = index.points();
+  const auto order = exact_order(points, x, own);
+  const std::vector<int64_t> rows = found.row(query);
+  std::set<int64_t> seen;
+  for (int64_t n = 0; n < found.k; ++n) {
+    const float distance = found.distance[query * found.k + n];
+    if (n >= static_cast<int64_t>(order.size())) {
+      CHECK_EQ(rows[n], int64_t{-1});
+      CHECK(std::isnan(distance));
+      continue;
+    }
+    CHECK_EQ(distance, points.reported(static_cast<float>(order[n].first)));
+    const auto itself =
+        std::find_if(order.begin(), order.end(), [&](const auto& row) { return row.second == rows[n]; });
+    CHECK(itself != order.end() && itself->first == order[n].first);
+    CHECK(seen.insert(rows[n]).second);
+  }
+}
+
+// The paper's Alg. 3, written plainly: what the search measures, by distance.
+Edges measured_plainly(const Index& index, const float* query, Vertex start, int64_t most) {
+  const PointSet& points = index.points();
+  const fanng::Distances distances(points);
+  using Entry = std::pair<Ranked, size_t>;  // a vertex, and the next of its edges
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
+  std::vector<bool> visited(points.vertices(), false);
+  Edges measured;
+  const auto visit = [&](Vertex v) {
+    visited[v] = true;
+    measured.push_back(ranked(distances.to(query, v), v));
+    queue.push({measured.back(), 0});
+  };
+  visit(start);
+  while (!queue.empty() && static_cast<int64_t>(measured.size()) < most) {
+    const auto [vertex, edge] = queue.top();
+    queue.pop();
+    const std::vector<Vertex> targets = targets_of(index.graph(), vertex_of(vertex));
+    if (edge == targets.size()) continue;
+    queue.push({vertex, edge + 1});
+    if (!visited[targets[edge]]) visit(targets[edge]);
+  }
+  std::sort(measured.begin(), measured.end());
+  return measured;
+}
+
+std::vector<float> stored_form(const PointSet& points, const float* query) {
+  std::vector<float> form(points.stride());
+  CHECK(points.prepare(query, form.data()));
+  return form;
+}
+
+}  // namespace
+
+TEST(with_enough_effort_neighbours_are_exact) {
+  for (const Metric metric : kMetrics) {
+    for (const int64_t count : {1, 2, 3, 40, 150}) {
+      for (const int64_t depth : {1, 3, 20}) {
+        for (const int64_t k : {1, 5, 200}) {
+          Random random(static_cast<uint64_t>(count + depth + k));
+          const Cloud cloud = exact_cloud(metric, count, depth, random);
+          const Index index = naive_index(cloud);
+          context = name_of(metric) + ", " + std::to_string(count) + " x " + std::to_string(depth) + ", k " +
+                    std::to_string(k);
+          const Found lists = listed(index, k, kEnough);
+          for (int64_t i = 0; i < count; ++i)
+            check_exact(index, lists, i, index.points().vector(index.points().vertex_of(i)), i);
+          const Cloud queries = exact_cloud(metric, 9, depth, random);
+          const Found found = searched(index, queries.x, k, kEnough);
+          for (int64_t i = 0; i < 9; ++i) {
+            const std::vector<float> form = stored_form(index.points(), queries.row(i));
+            const bool zero = std::all_of(form.begin(), form.end(), [](float value) { return value == 0; });
+            // Under the cosine metric a query without a direction: below.
+            if (!zero || metric == Metric::kEuclidean) check_exact(index, found, i, form.data(), -1);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(equally_near_rows_come_in_the_order_of_their_numbers) {
+  Random random(8);
+  const Cloud cloud = exact_cloud(Metric::kEuclidean, 60, 12, random);  // hardly any copies
+  const Index index = naive_index(cloud);
+  CHECK_EQ(index.points().vertices(), int64_t{60});
+  const Found found = listed(index, 59, kEnough);
+  int64_t ties = 0;
+  for (int64_t i = 0; i < 60; ++i) {
+    const auto order = exact_order(index.points(), index.points().vector(static_cast<Vertex>(i)), i);
+    for (int64_t n = 0; n < 59; ++n) {
+      CHECK_EQ(found.index[i * 59 + n], order[n].second);
+      ties += n > 0 && order[n].first == order[n - 1].first;
+    }
+  }
+  CHECK(ties > 500);
+}
+
+TEST(no_more_is_measured_than_the_effort) {
+  for (const Metric metric : kMetrics) {
+    Random random(4);
+    const Cloud cloud = real_cloud(metric, 300, 6, random);
+    const Index index = naive_index(cloud);
+    CHECK_EQ(index.points().vertices(), int64_t{300});
+    const Cloud queries = real_cloud(metric, 5, 6, random);
+    for (const int64_t most : {1, 2, 10, 150, 299, 300, 301, 5000}) {
+      context = name_of(metric) + ", effort " + std::to_string(most);
+      // Every vertex that was measured is reported, where k allows it.
+      for (const Found& found : {searched(index, queries.x, 400, most), listed(index, 400, most)}) {
+        const int64_t queried = static_cast<int64_t>(found.index.size()) / 400;
+        for (int64_t i = 0; i < queried; ++i) {
+          const std::vector<int64_t> row = found.row(i);
+          const int64_t reported = std::count_if(row.begin(), row.end(), [](int64_t j) { return j >= 0; });
+          // The own row is measured, not reported.
+          CHECK_EQ(reported, std::min<int64_t>(most, 300) - (queried == 300));
+        }
+      }
+    }
+  }
+}
+
+TEST(a_search_measures_what_the_papers_rule_says) {
+  int64_t partial = 0;
+  for (const Metric metric : kMetrics) {
+    for (const bool exact : {true, false}) {
+      Random random(6);
+      const Cloud cloud = exact ? exact_cloud(metric, 200, 3, random) : real_cloud(metric, 200, 9, random);
+      const Index index = built(cloud, {.max_degree = 5});
+      const PointSet& points = index.points();
+      const Cloud queries = real_cloud(metric, 12, cloud.depth, random);
+      for (const int64_t most : {1, 2, 7, 30, 90, 1000}) {
+        std::vector<int64_t> start;
+        for (int64_t i = 0; i < 12; ++i) start.push_back(random.below(200));
+        const Found found = searched(index, queries.x, 250, most, &start);
+        for (int64_t i = 0; i < 12; ++i) {
+          context = name_of(metric) + ", effort " + std::to_string(most) + ", query " + std::to_string(i);
+          const std::vector<float> form = stored_form(points, queries.row(i));
+          const Edges want = measured_plainly(index, form.data(), points.vertex_of(start[i]), most);
+          std::vector<std::pair<float, int64_t>> rows, got;
+          for (const Ranked vertex : want)
+            for (const int64_t* row = points.copies_begin(vertex_of(vertex));
+                 row != points.copies_end(vertex_of(vertex)); ++row)
+              rows.emplace_back(points.reported(sq_dist_of(vertex)), *row);
+          for (int64_t n = 0; n < 250 && found.row(i)[n] >= 0; ++n)
+            got.emplace_back(found.distance[i * 250 + n], found.row(i)[n]);
+          CHECK(std::is_sorted(got.begin(), got.end(), [](auto& a, auto& b) { return a.first < b.first; }));
+          std::sort(rows.begin(), rows.end());
+          std::sort(got.begin(), got.end());
+          CHECK(got == rows);
+          partial += static_cast<int64_t>(want.size()) < points.vertices();
+        }
+      }
+    }
+  }
+  CHECK(partial > 100);
+}
+
+TEST(a_search_of_one_distance_finds_its_start) {
+  Random random(2);
+  const Cloud cloud = real_cloud(Metric::kEuclidean, 50, 4, random);
+  const Index index = built(cloud);
+  std::vector<int64_t> start(50);
+  for (int64_t i = 0; i < 50; ++i) start[i] = (i * 7 + 3) % 50;
+  const Found found = searched(index, cloud.x, 2, 1, &start);
+  for (int64_t i = 0; i < 50; ++i) CHECK((found.row(i) == std::vector<int64_t>{start[i], -1}));
+  // Without one, the row nearest to the mean.
+  std::vector<float> mean(index.points().stride(), 0.0F);
+  for (int64_t i = 0; i < 50; ++i)
+    for (int64_t k = 0; k < 4; ++k) mean[k] += cloud.row(i)[k] / 50;
+  CHECK_EQ(searched(index, cloud.x, 2, 1).index[0], exact_order(index.points(), mean.data(), -1)[0].second);
+}
+
+TEST(copies_are_reported_all_and_the_own_row_is_not) {
+  std::vector<float> x;
+  for (int64_t i = 0; i < 40; ++i) x.insert(x.end(), {static_cast<float>(i % 4), 1});
+  for (const Metric metric : kMetrics) {
+    const Index index = built({40, 2, metric, x});
+    context = name_of(metric);
+    CHECK_EQ(index.points().vertices(), int64_t{4});
+    const Found found = listed(index, 12, kEnough);
+    for (int64_t i = 0; i < 40; ++i) {
+      std::vector<int64_t> want;
+      for (int64_t j = i % 4; j < 40; j += 4)
+        if (j != i) want.push_back(j);
+      const std::vector<int64_t> row = found.row(i);
+      CHECK(std::equal(want.begin(), want.end(), row.begin()));
+      for (int64_t n = 0; n < 12; ++n) CHECK_EQ(found.distance[i * 12 + n] == 0, n < 9);
+      CHECK(row[9] % 4 != i % 4);
+    }
+    // A k that ends amid the copies.
+    CHECK((listed(index, 3, kEnough).row(4) == std::vector<int64_t>{0, 8, 12}));
+    CHECK((searched(index, {2, 1}, 3, kEnough).row(0) == std::vector<int64_t>{2, 6, 10}));
+  }
+}
+
+TEST(a_query_without_direction_is_at_distance_1_from_all) {
+  Random random(2);
+  for (const bool zero_row : {false, true}) {
+    Cloud cloud = real_cloud(Metric::kCosine, 20, 4, random);
+    if (zero_row) std::fill_n(cloud.x.begin() + 4 * 7, 4, 0.0F);
+    const Found found = searched(naive_index(cloud), {0, 0, -0.0F, 0}, 20, kEnough);
+    std::vector<int64_t> rows = found.row(0);
+    for (int64_t n = 0; n < 20; ++n) CHECK_NEAR(found.distance[n], 1, 1e-6);
+    std::sort(rows.begin(), rows.end());
+    for (int64_t n = 0; n < 20; ++n) CHECK_EQ(rows[n], n);
+  }
+}
+
+TEST(empty_indices_and_no_queries) {
+  for (const Metric metric : kMetrics) {
+    const Index empty = built({0, 3, metric, {}});
+    CHECK_EQ(empty.points().vertices(), int64_t{0});
+    CHECK((searched(empty, {1, 2, 3}, 2, 10).row(0) == std::vector<int64_t>{-1, -1}));
+    CHECK(std::isnan(searched(empty, {1, 2, 3}, 2, 10).distance[1]));
+    CHECK(listed(empty, 2, 10).index.empty());
+    const Index one = built({1, 3, metric, {1, 2, 3}});
+    CHECK((searched(one, {1, 2, 4}, 2, 10).row(0) == std::vector<int64_t>{0, -1}));
+    CHECK((listed(one, 2, 10).row(0) == std::vector<int64_t>{-1, -1}));
+    CHECK(searched(one, {}, 2, 10).index.empty());
+  }
+}
+
+TEST(bad_queries_and_starts_are_named) {
+  for (const Metric metric : kMetrics) {
+    Random random(2);
+    const Index index = built(real_cloud(metric, 9, 2, random));
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+    for (const float bad : {kNan, kInf, -kInf}) {
+      const std::string error = error_of([&] { searched(index, {1, 2, 3, 4, bad, 5}, 2, 10); });
+      CHECK(contains(error, "queries must be finite"));
+      CHECK(contains(error, "row 2"));
+    }
+    for (const int64_t bad : {int64_t{-1}, int64_t{9}, std::numeric_limits<int64_t>::max()}) {
+      const std::vector<int64_t> start = {3, bad};
+      const std::string error = error_of([&] { searched(index, {1, 2, 3, 4}, 2, 10, &start); });
+      CHECK_EQ(error, "start must be rows of the index, 0 to 8, got " + std::to_string(bad));
+    }
+    const Index empty = built({0, 2, metric, {}});
+    const std::vector<int64_t> start = {0};
+    CHECK(contains(error_of([&] { searched(empty, {1, 2}, 2, 10, &start); }), "start must be rows of the index"));
+  }
+}
+
+TEST(any_workers_find_the_same) {
+  for (const Metric metric : kMetrics) {
+    Random random(2);
+    const Cloud cloud = real_cloud(metric, 700, 5, random);
+    const Index index = built(cloud);
+    const Found lists = listed(index, 9, 60), found = searched(index, cloud.x, 9, 60);
+    for (const auto& workers : parallel_pools()) {
+      CHECK(listed(index, 9, 60, *workers).same(lists));
+      CHECK(searched(index, cloud.x, 9, 60, nullptr, *workers).same(found));
+    }
+  }
+}
+
+TEST(searches_at_the_same_time_do_not_disturb_each_other) {
+  Random random(2);
+  const Cloud cloud = real_cloud(Metric::kEuclidean, 400, 5, random);
+  const Index index = built(cloud);
+  const Found lists = listed(index, 9, 60);
+  std::vector<int> same(6, 0);
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 6; ++t) {
+      threads.emplace_back([&, t] {
+        for (int n = 0; n < 5; ++n) same[t] += listed(index, 9, 60, *parallel_pools()[t % 4]).same(lists);
+      });
+    }
+  }
+  for (const int count : same) CHECK_EQ(count, 5);
+}
+
+TEST(part_of_the_rows_can_be_asked_for) {
+  Random random(2);
+  const Index index = built(real_cloud(Metric::kCosine, 100, 5, random));
+  const Found all = listed(index, 4, 60);
+  Found part(30, 4);
+  index.neighbours(50, 80, 60, SerialWorkers(), part.view());
+  CHECK(std::equal(part.index.begin(), part.index.end(), all.index.begin() + 50 * 4));
+  CHECK(std::equal(part.distance.begin(), part.distance.end(), all.distance.begin() + 50 * 4));
+}

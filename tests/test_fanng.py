@@ -1,0 +1,378 @@
+"""The graph index: what it finds, beside the exact neighbours, and the graph it builds, beside the plain definition."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fanng_cases import METRICS, assert_same_index, exact_rows, plain_distances, plain_edges, sample_rows
+from hardmine import ops
+from hardmine.fanng import Index
+from helpers import FLOAT_DTYPES, assert_bitwise_equal, seeded
+
+ALL = {"max_distance_computations": 10**6}  # effort enough to measure every row that can be reached
+each_metric = pytest.mark.parametrize("metric", METRICS)
+
+
+def naive(x: Tensor, metric: str, **options) -> Index:
+    """An index whose searches reach every row."""
+    return Index.build(x, metric=metric, init="naive", max_degree=65535, **options)
+
+
+def edges_of(index: Index) -> list[list[int]]:
+    """Of each distinct row those that its edges lead to."""
+    first, target = index._core.graph
+    return [target[a:b].tolist() for a, b in pairwise(first)]
+
+
+def assert_exact(found, distance: Tensor, own: Tensor | None = None, tolerance: float = 0.0) -> None:
+    """``found`` are the nearest by ``distance`` [Q, N], of which row ``own[q]`` is left out, the end filled up."""
+    distance, k = distance.clone(), found.index.shape[1]
+    if own is not None:
+        distance[torch.arange(len(own)), own] = math.inf
+    queries, rows = distance.shape
+    count = min(k, rows - (own is not None)) if rows else 0
+    want = distance.sort(dim=1).values[:, :count]
+    assert found.distance.dtype == torch.float32
+    assert found.index.dtype == torch.int64
+    assert found.distance.shape == found.index.shape == (queries, k)
+    torch.testing.assert_close(found.distance[:, :count], want.float(), rtol=tolerance, atol=tolerance)
+    assert (found.index[:, count:] == -1).all()
+    assert found.distance[:, count:].isnan().all()
+    # Each row is at the distance that is said of it, and is there once.
+    index = found.index[:, :count]
+    torch.testing.assert_close(distance.gather(1, index), want, rtol=tolerance, atol=tolerance)
+    assert (index.sort(dim=1).values.diff(dim=1) > 0).all()
+
+
+# By hand
+
+POINTS = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [6.0, 8.0], [0.0, -2.0]])
+
+
+def test_a_table_worked_by_hand():
+    index = Index.build(POINTS, metric="euclidean")
+    found = index.neighbours(2)
+    assert found.index.tolist() == [[2, 4], [2, 0], [0, 4], [1, 2], [0, 2]]
+    squares = torch.tensor([[1.0, 4.0], [18.0, 25.0], [1.0, 9.0], [25.0, 85.0], [4.0, 9.0]])
+    assert_bitwise_equal(found.distance, squares.sqrt())
+    found = index.search(torch.tensor([[0.0, -1.0], [60.0, 80.0]]), 3)
+    assert found.index.tolist() == [[0, 4, 2], [3, 1, 2]]
+    assert found.distance[0].tolist() == [1.0, 1.0, 2.0]
+
+
+def test_a_table_of_cosines_worked_by_hand():
+    index = Index.build(POINTS, metric="cosine")
+    found = index.neighbours(4)
+    # Rows 1 and 3 have one direction; row 0 has none.
+    assert found.index[1].tolist() == [3, 2, 0, 4]
+    torch.testing.assert_close(found.distance[1], torch.tensor([0.0, 0.2, 1.0, 1.8]))
+    assert found.index[4].tolist() == [0, 1, 3, 2]
+    torch.testing.assert_close(found.distance[4], torch.tensor([1.0, 1.8, 1.8, 2.0]))
+    assert found.distance[0].tolist() == pytest.approx([1.0] * 4)
+    assert found.index[0].tolist() == [1, 3, 2, 4]
+    assert index.search(torch.tensor([[0.0, 5.0]]), 1).index.tolist() == [[2]]
+
+
+def test_size_and_metric():
+    index = Index.build(sample_rows(), metric="euclidean", max_traversals=10**6)
+    assert (len(index), index.depth, index.metric) == (300, 12, "euclidean")
+    assert repr(index) == "Index(300 rows of depth 12, metric='euclidean')"
+    assert_bitwise_equal(index.vectors, sample_rows())
+    stats = index.stats()
+    assert (stats["rows"], stats["vertices"]) == (300, 296)
+    assert stats["degree_mean"] == stats["edges"] / 296
+    assert 0 < stats["degree_mean"] < stats["degree_max"] <= 30
+    assert 0.98 <= stats["success_rate"] <= 1
+    assert 0 < stats["traversals"] <= 10**6
+    assert stats["distance_computations"] > stats["traversals"]
+
+
+# Exact neighbours
+
+
+@each_metric
+@pytest.mark.parametrize("init", [None, "exact", "naive"])
+def test_full_effort_finds_the_exact_neighbours(metric, init):
+    x = torch.randn(400, 10, generator=seeded(1))
+    queries = torch.randn(50, 10, generator=seeded(2))
+    index = Index.build(x, metric=metric, init=init)
+    assert_exact(index.neighbours(20, **ALL), plain_distances(x, x, metric), torch.arange(400), 1e-5)
+    assert_exact(index.search(queries, 20, **ALL), plain_distances(queries, x, metric), None, 1e-5)
+    exact = ops.knn(x, k=20, similarity=metric)
+    assert (index.neighbours(20, **ALL).index == exact.index).double().mean() > 0.999, "but for rounding"
+    exact = ops.knn(queries, x, 20, similarity=metric)
+    assert (index.search(queries, 20, **ALL).index == exact.index).double().mean() > 0.999
+
+
+@each_metric
+def test_ties_and_copies_are_exact(metric):
+    x = exact_rows(metric, 200, 4)
+    index = naive(x, metric)
+    assert index.stats()["vertices"] < 200
+    for k in (1, 5, 60, 250):
+        assert_exact(index.neighbours(k, **ALL), plain_distances(x, x, metric), torch.arange(200))
+    queries = exact_rows(metric, 30, 4, seed=5)
+    assert_exact(index.search(queries, 70, **ALL), plain_distances(queries, x, metric))
+
+
+@each_metric
+def test_close_rows_have_exact_distances(metric):
+    """1 - cos of neighbouring directions has no cancellation."""
+    x = torch.nn.functional.normalize(torch.randn(1, 64, generator=seeded(1)), dim=1)
+    x = x + 1e-4 * torch.randn(100, 64, generator=seeded(2))
+    found = naive(x, metric).neighbours(5, **ALL)
+    want = plain_distances(x, x, metric).gather(1, found.index)
+    assert want.max() < 1e-2
+    torch.testing.assert_close(found.distance.double(), want, rtol=1e-3, atol=0)
+
+
+@each_metric
+@pytest.mark.parametrize("k", [1, 3, 10])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_few_rows(metric, rows, k):
+    x = torch.randn(rows, 5, generator=seeded(3))
+    queries = torch.randn(4, 5, generator=seeded(4))
+    for init in (None, "exact", "naive"):
+        index = Index.build(x, metric=metric, init=init)
+        assert len(index) == rows
+        assert_exact(index.neighbours(k), plain_distances(x, x, metric), torch.arange(rows), 1e-5)
+        assert_exact(index.search(queries, k), plain_distances(queries, x, metric), None, 1e-5)
+        assert index.search(queries[:0], k).index.shape == (0, k)
+        assert index.stats()["success_rate"] == 1
+        assert Index.build(x, metric=metric, init=index).stats()["edges"] == index.stats()["edges"]
+
+
+@each_metric
+def test_recall_is_1_with_full_effort_and_nan_without_neighbours(metric):
+    assert Index.build(sample_rows(), metric=metric).recall(20, None, **ALL) == 1
+    assert math.isnan(Index.build(sample_rows(1), metric=metric).recall())
+    assert math.isnan(Index.build(sample_rows(0), metric=metric).recall())
+    assert Index.build(sample_rows(2), metric=metric).recall() == 1
+    assert Index.build(torch.randn(30, 3)[:1].repeat(30, 1), metric="euclidean").recall(5) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="the tolerance is relative, of distances that round to either side of 0")
+def test_recall_of_copies_is_1():
+    assert Index.build(torch.ones(30, 3), metric="cosine").recall(5) == 1
+
+
+@each_metric
+def test_recall_is_the_share_of_exact_neighbours_that_are_found(metric):
+    x = torch.randn(1500, 16, generator=seeded(1))
+    index = Index.build(x, metric=metric)
+    effort = {"max_distance_computations": 60}
+    distance = plain_distances(x, x, metric).fill_diagonal_(math.inf)
+    furthest = distance.sort(dim=1).values[:, 9:10]
+    found = index.neighbours(10, **effort).index
+    right = (found >= 0) & (distance.gather(1, found.clamp(min=0)) <= furthest * (1 + 1e-6))
+    share = right.double().mean().item()
+    assert 0.2 < share < 0.95, "or this test says nothing"
+    assert index.recall(10, None, **effort) == pytest.approx(share, abs=1e-4)
+    assert index.recall(10, 10**6, **effort) == pytest.approx(share, abs=1e-4)
+    assert index.recall(10, 700, **effort) == pytest.approx(share, abs=0.05)
+    assert index.recall(10, 50, seed=1, **effort) != index.recall(10, 50, seed=2, **effort)
+    assert index.recall(10) > share
+
+
+def test_recall_of_the_defaults():
+    """What a build and a search with nothing chosen reach, on clusters of images' features."""
+    centers = torch.randn(60, 24, generator=seeded(5))
+    x = centers.repeat_interleave(50, 0) + 0.4 * torch.randn(3000, 24, generator=seeded(6))
+    assert Index.build(x).recall(20) > 0.95
+
+
+# Effort and start
+
+
+@each_metric
+def test_effort_bounds_what_is_found(metric):
+    x = torch.randn(300, 6, generator=seeded(1))
+    index = naive(x, metric)
+    for most in (1, 7, 100, 300, 301):
+        found = index.search(x[:9], 400, max_distance_computations=most)
+        assert ((found.index >= 0).sum(1) == min(most, 300)).all()
+        assert ((index.neighbours(400, max_distance_computations=most).index >= 0).sum(1) == min(most, 300) - 1).all()
+
+
+def test_the_default_effort_is_20_k_and_at_least_400():
+    x = torch.randn(900, 6, generator=seeded(1))
+    index = naive(x, "euclidean")
+    for k, most in ((1, 400), (20, 400), (21, 420), (500, 10_000)):
+        for a, b in zip(index.search(x, k), index.search(x, k, max_distance_computations=most), strict=True):
+            assert_bitwise_equal(a, b)
+        assert (index.neighbours(k).index == index.neighbours(k, max_distance_computations=most).index).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_searches_begin_at_their_start(dtype):
+    index = Index.build(torch.randn(100, 6, generator=seeded(1)))
+    start = torch.tensor([5, 99, 0], dtype=dtype)
+    queries = torch.randn(3, 6, generator=seeded(2))
+    assert index.search(queries, 1, max_distance_computations=1, start=start).index.tolist() == [[5], [99], [0]]
+    assert index.search(queries, 1, max_distance_computations=1, start=7).index.tolist() == [[7], [7], [7]]
+    # In every second place of another tensor.
+    spread = torch.stack([start, start + 1], 1)[:, 0]
+    assert index.search(queries, 1, max_distance_computations=1, start=spread).index.tolist() == [[5], [99], [0]]
+
+
+# Inputs of every kind
+
+
+@each_metric
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_dtypes(dtype, metric):
+    x = sample_rows().to(dtype)
+    index = Index.build(x, metric=metric)
+    assert index.vectors.dtype == torch.float32
+    assert_same_index(index, Index.build(x.float(), metric=metric))
+    found, again = index.search(x[:20], 4), index.search(x[:20].float(), 4)
+    assert_bitwise_equal(found.distance, again.distance)
+    assert_bitwise_equal(found.index, again.index)
+
+
+@each_metric
+def test_inputs_that_are_not_contiguous_or_require_gradients(metric):
+    x = sample_rows()
+    expected = Index.build(x, metric=metric)
+    for other in (
+        x.t().contiguous().t(),
+        torch.cat([x, x + 1], 1)[:, :12],
+        x.repeat_interleave(2, 0)[::2],
+        x.clone().requires_grad_(),
+        torch.nn.Parameter(x.t().contiguous()).t(),
+        x.flip(0).flip(0),
+    ):
+        index = Index.build(other, metric=metric)
+        assert_same_index(index, expected)
+        assert not index.vectors.requires_grad
+        assert_bitwise_equal(expected.search(other, 3).index, expected.search(x, 3).index)
+
+
+def test_inputs_are_left_alone():
+    x = sample_rows()
+    before = x.clone()
+    index = Index.build(x)
+    index.search(x, 3)
+    index.neighbours(3)
+    index.recall(3)
+    assert_bitwise_equal(x, before)
+
+
+@each_metric
+def test_many_copies_hide_nothing(metric):
+    """More copies than a vertex has edges, of a row amid others."""
+    x = torch.randn(200, 4, generator=seeded(1))
+    x[::2] = x[0]
+    index = Index.build(x, metric=metric, max_degree=5)
+    assert index.stats()["vertices"] == 101
+    found = index.neighbours(120, **ALL)
+    assert (found.distance[0, :99] == 0).all()
+    assert found.index[0, :99].tolist() == list(range(2, 200, 2))
+    assert (found.distance[0, 99:] > 0).all()
+    assert_exact(found, plain_distances(x, x, metric), torch.arange(200), 2e-5)
+
+
+@each_metric
+def test_only_copies(metric):
+    index = Index.build(torch.full((7, 3), 0.25), metric=metric)
+    assert index.neighbours(8).index[2].tolist() == [0, 1, 3, 4, 5, 6, -1, -1]
+    assert index.stats()["edges"] == 0
+
+
+def test_zero_rows():
+    x = torch.randn(20, 3, generator=seeded(1))
+    x[4] = x[9] = 0
+    found = Index.build(x).neighbours(19)
+    assert found.index[4, 0] == 9
+    assert found.distance[4, 0] == 0
+    torch.testing.assert_close(found.distance[4, 1:], torch.ones(18))
+    # As the ops see it: no similarity to anything that has a direction.
+    distance = 1 - ops.knn(x, k=19).similarity
+    others = [i for i in range(20) if i not in (4, 9)]
+    torch.testing.assert_close(found.distance[others], distance[others])
+
+
+# The graph
+
+
+@each_metric
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_the_naive_graph_is_the_rule_applied_to_all_pairs(metric, depth):
+    x = exact_rows(metric, 60, 4 if metric == "cosine" else depth)
+    x = x[: 60 if metric == "euclidean" else 20 * depth]
+    index = naive(x, metric)
+    graph = edges_of(index)
+    assert graph == plain_edges(x, metric)
+    for most in (1, 3):
+        cut = edges_of(Index.build(x, metric=metric, init="naive", max_degree=most))
+        assert cut == [edges[:most] for edges in graph]
+
+
+@each_metric
+def test_seeds_differ_and_repeat(metric):
+    x = sample_rows()
+    first, again, other = (Index.build(x, metric=metric, seed=seed) for seed in (1, 1, 2**64 - 1))
+    assert_same_index(first, again)
+    assert first._core.graph[1].tolist() != other._core.graph[1].tolist()
+
+
+@each_metric
+def test_a_warm_start_after_a_small_move(metric):
+    x = torch.randn(1500, 5, generator=seeded(1))
+    before = Index.build(x, metric=metric)
+    moved = x + 0.02 * torch.randn(x.shape, generator=seeded(2))
+    fresh, warm = Index.build(moved, metric=metric), Index.build(moved, metric=metric, init=before)
+    assert warm.stats()["traversals"] < 0.4 * fresh.stats()["traversals"]
+    assert warm.recall(10, None) > fresh.recall(10, None) - 0.01
+    assert before.recall(10, None) > 0.9, "the one it began with is as it was"
+    # The rows may have another depth, metric and copies.
+    other = Index.build(moved[:, :3].round(), metric="euclidean", init=before)
+    assert other.stats()["vertices"] < 1500
+    assert other.recall(10, **ALL) > 0.99
+
+
+@each_metric
+def test_degrees_and_traversals_are_limited(metric):
+    x = torch.randn(500, 20, generator=seeded(1))
+    assert Index.build(x, metric=metric, max_degree=4).stats()["degree_max"] == 4
+    assert Index.build(x, metric=metric, success_rate=1, max_traversals=123).stats()["traversals"] == 123
+    few, many = (Index.build(x, metric=metric, success_rate=r, max_traversals=10**6).stats() for r in (0.5, 0.99))
+    by_default = Index.build(x, metric=metric, success_rate=1).stats()
+    assert by_default["traversals"] == 50 * 500
+    assert by_default["success_rate"] < 1
+    assert few["success_rate"] >= 0.5
+    assert many["success_rate"] >= 0.99
+    assert few["traversals"] < many["traversals"]
+
+
+@given(
+    rows=st.integers(0, 40),
+    depth=st.integers(1, 20),
+    k=st.integers(1, 50),
+    metric=st.sampled_from(METRICS),
+    max_degree=st.integers(1, 40),
+    init=st.sampled_from([None, "exact", "naive"]),
+    seed=st.integers(0, 2**64 - 1),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_shape(rows, depth, k, metric, max_degree, init, seed):
+    x = torch.randint(-2, 3, (rows, depth), generator=seeded(seed % 1000)).float()
+    index = Index.build(x, metric=metric, max_degree=max_degree, init=init, seed=seed)
+    assert index.stats()["degree_max"] <= max_degree
+    distance = plain_distances(x, x, metric)
+    found = index.neighbours(k)
+    assert ((found.index >= -1) & (found.index < rows)).all()
+    assert (found.index != torch.arange(rows)[:, None]).all()
+    for i in range(rows):
+        row = found.index[i][found.index[i] >= 0]
+        assert len(row) == len(row.unique()) <= max(rows - 1, 0)
+        assert (found.index[i, len(row) :] == -1).all()
+        torch.testing.assert_close(found.distance[i, : len(row)].double(), distance[i, row], rtol=1e-5, atol=1e-5)
+        assert (found.distance[i, : len(row)].diff() >= 0).all()
+    if init == "naive" and max_degree >= 40:
+        assert_exact(found, distance, torch.arange(rows), 1e-5)

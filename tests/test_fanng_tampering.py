@@ -1,0 +1,232 @@
+"""Files of a graph index whose checksum fits, though their contents do not: the graph's own checks must hold."""
+
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from fanng_cases import assert_unloadable, parts_of, sample_rows, write_parts
+from hardmine.fanng import Index
+from helpers import seeded
+
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture
+def tampered(tmp_path):
+    """A function that saves an index, changes its parts, and returns the file of these."""
+
+    def tamper(rows=40, metric="euclidean", metadata=None, **tensors):
+        path = tmp_path / "graph.index"
+        Index.build(sample_rows(rows, 3), metric=metric).save(path)
+        parts, saved = parts_of(path)
+        for name, change in tensors.items():
+            parts[name] = np.ascontiguousarray(change(parts[name].copy()) if callable(change) else change)
+        write_parts(path, parts, {**saved, **(metadata or {})})
+        return path
+
+    return tamper
+
+
+def with_item(at, value):
+    """A change of one element."""
+
+    def change(tensor):
+        tensor[at] = value
+        return tensor
+
+    return change
+
+
+def test_without_changes_the_file_loads(tampered):
+    path = tampered()
+    assert Index.load(path).neighbours(3).index.shape == (40, 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite(tampered, value):
+    path = tampered(vectors=with_item((5, 2), value))
+    assert_unloadable(path, f"vectors must be finite, got -?{abs(value):f} in row 5, column 2")
+
+
+def test_vectors_that_overflow(tampered):
+    assert_unloadable(tampered(vectors=with_item((5, 2), 1e30)), "vectors must have norms up to 9.2e18")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("vectors", lambda x: x.astype(np.float64), r"vectors must be F32 with 2 dimensions, got F64 \[40, 3\]"),
+        ("vectors", lambda x: x.astype(np.float16), r"vectors must be F32 with 2 dimensions, got F16"),
+        ("vectors", lambda x: x.reshape(-1), r"vectors must be F32 with 2 dimensions, got F32 \[120\]"),
+        ("vectors", lambda x: x[:, :0], r"vectors must be \[N, D\] with N < 2\*\*31 and 1 <= D < 2\*\*31"),
+        ("first_edge", lambda x: x.astype(np.int32), "first_edge must be I64 with 1 dimension, got I32"),
+        ("first_edge", lambda x: x[None], "first_edge must be I64 with 1 dimension, got I64"),
+        ("target", lambda x: x.astype(np.int32), "target must be U32 with 1 dimension, got I32"),
+        ("target", lambda x: x.astype(np.uint64), "target must be U32 with 1 dimension, got U64"),
+    ],
+)
+def test_dtypes_and_shapes(tampered, name, change, problem):
+    assert_unloadable(tampered(**{name: change}), problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("target", with_item(0, 10**6), "vertex 0 of 36 has an edge to 1000000"),
+        ("target", with_item(0, 36), "vertex 0 of 36 has an edge to 36"),
+        ("target", with_item(-1, 2**32 - 1), "vertex 35 of 36 has an edge to 4294967295"),
+        ("target", with_item(0, 0), "vertex 0 of 36 has an edge to 0"),
+        ("target", lambda x: x[:-1], "do not fit to 36 distinct rows"),
+        ("target", lambda x: np.append(x, x[:1]), "do not fit to 36 distinct rows"),
+        ("target", lambda x: x[:0], "do not fit to 36 distinct rows and 0 edges"),
+        ("first_edge", with_item(0, 1), "do not fit"),
+        ("first_edge", with_item(0, -1), "do not fit"),
+        ("first_edge", with_item(5, -1), "do not fit"),
+        ("first_edge", with_item(5, 2**62), "do not fit"),
+        ("first_edge", with_item(5, -(2**63)), "do not fit"),
+        ("first_edge", with_item(-1, 2**40), "do not fit"),
+        ("first_edge", with_item(-1, 0), "do not fit"),
+        ("first_edge", lambda x: x[::-1], "do not fit"),
+        ("first_edge", lambda x: x[:-1], "the edges of 35 vertices do not fit to 36 distinct rows"),
+        ("first_edge", lambda x: np.append(x, x[-1]), "the edges of 37 vertices do not fit to 36 distinct rows"),
+        ("first_edge", lambda x: x[:1], "the edges of 0 vertices do not fit"),
+        ("first_edge", lambda x: x[:0], "first_edge must not be empty"),
+        # The graph fits to other rows than these.
+        ("vectors", lambda x: x[:-1], "the edges of 36 vertices do not fit to 35 distinct rows"),
+        ("vectors", lambda x: x[:0], "the edges of 36 vertices do not fit to 0 distinct rows"),
+        ("vectors", lambda x: x * 0, "the edges of 36 vertices do not fit to 1 distinct rows"),
+    ],
+)
+def test_graphs_that_are_none(tampered, name, change, problem):
+    assert_unloadable(tampered(**{name: change}), problem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"format": "hardmine.graph"}, "must have the format 'hardmine.fanng', got 'hardmine.graph'"),
+        (
+            {"format_version": "2", "library_version": "7.1"},
+            "its format version is 2, written by hardmine 7.1; hardmine",
+        ),
+        ({"format_version": "999999999"}, "its format version is 999999999"),
+        ({"format_version": "9" * 5000}, "format_version must be a positive integer"),
+        ({"format_version": "0"}, "format_version must be a positive integer, got '0'"),
+        ({"format_version": "-1"}, "format_version must be a positive integer, got '-1'"),
+        ({"format_version": "one"}, "format_version must be a positive integer, got 'one'"),
+        ({"format_version": ""}, "format_version must be a positive integer, got ''"),
+        ({"format_version": "\u0663"}, "format_version must be a positive integer"),
+        ({"metric": "dot"}, "metric must be one of 'cosine', 'euclidean', got 'dot'"),
+        ({"metric": "__class__"}, "metric must be one of"),
+        ({"build": "{"}, r"build must be JSON, got '{'"),
+        ({"build": "[" * 100_000}, r"build must be JSON, got '\[\["),
+        ({"build": "3"}, "build must be a JSON object, got '3'"),
+        ({"stats": "[]"}, "stats must be a JSON object"),
+        ({"stats": "{}"}, "stats must have a success_rate from 0 to 1, got None"),
+    ],
+)
+def test_metadata(tampered, changes, problem):
+    assert_unloadable(tampered(metadata=changes), problem)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("success_rate", float("nan")),
+        ("success_rate", 1.5),
+        ("success_rate", -0.1),
+        ("success_rate", "1"),
+        ("success_rate", True),
+        ("traversals", -1),
+        ("traversals", 2**63),
+        ("traversals", 10**400),
+        ("traversals", 1.0),
+        ("distance_computations", None),
+    ],
+)
+def test_stats(tampered, key, value):
+    stats = {"success_rate": 1.0, "traversals": 5, "distance_computations": 6}
+    Index.load(tampered(metadata={"stats": json.dumps(stats)}))
+    path = tampered(metadata={"stats": json.dumps({**stats, key: value})})
+    assert_unloadable(path, f"stats must have (a )?{key} from 0 to")
+
+
+def test_missing_and_foreign_tensors(tampered, tmp_path):
+    path = tampered()
+    parts, metadata = parts_of(path)
+    write_parts(path, {**parts, "more": parts["target"]}, metadata)
+    assert_unloadable(path, "must hold the tensors vectors, first_edge, target, got first_edge, more, target, vectors")
+    for name in list(parts):
+        write_parts(path, {other: tensor for other, tensor in parts.items() if other != name}, metadata)
+        assert_unloadable(path, "must hold the tensors vectors, first_edge, target, got")
+
+
+@pytest.mark.parametrize("key", ["format", "format_version", "library_version", "metric", "build", "stats", "sha256"])
+def test_metadata_that_is_altered_under_an_old_checksum(tampered, key):
+    """The checksum covers every entry, and is needed itself."""
+    from safetensors.numpy import save_file
+
+    path = tampered()
+    parts, metadata = parts_of(path)
+    save_file(parts, path, {**metadata, key: metadata[key] + " "})
+    assert_unloadable(path, "checksum|format")
+    save_file(parts, path, {other: value for other, value in metadata.items() if other != key})
+    assert_unloadable(path, "checksum|format")
+
+
+def test_tensors_that_are_altered_under_an_old_checksum(tampered):
+    from safetensors.numpy import save_file
+
+    path = tampered()
+    parts, metadata = parts_of(path)
+    for name, tensor in parts.items():
+        changed = tensor.copy()
+        changed.reshape(-1)[-1] += 1
+        save_file({**parts, name: changed}, path, metadata)
+        assert_unloadable(path, "its checksum does not fit its contents: it was altered after it was written")
+    save_file({**parts, "vectors": parts["vectors"].reshape(20, 6)}, path, metadata)
+    assert_unloadable(path, "checksum")
+
+
+def test_random_graphs_load_or_are_errors(tampered):
+    """Whatever the integers are: an error about the graph, or an index whose searches end and answer in range."""
+    path = tampered(rows=30)
+    parts, metadata = parts_of(path)
+    draw, loaded, problems = random.Random(1), 0, set()
+    queries = torch.randn(5, 3, generator=seeded(0))
+    vertices, edges = len(parts["first_edge"]) - 1, len(parts["target"])
+    for _ in range(300):
+        first, target = parts["first_edge"].copy(), parts["target"].copy()
+        for _ in range(draw.choice([0, 1, 1, 5])):
+            first[draw.randrange(vertices + 1)] += draw.choice([-1, 1, 3, 2**40, -(2**50)])
+        if draw.random() < 0.4:
+            first = np.sort(np.array([0, *(draw.randrange(edges + 1) for _ in range(vertices - 1)), edges]))
+        for _ in range(draw.choice([0, 1, edges])):
+            target[draw.randrange(edges)] = draw.randrange(vertices + draw.choice([0, 0, 1, 2**31]))
+        write_parts(path, {**parts, "first_edge": first, "target": target}, metadata)
+        try:
+            index = Index.load(path)
+        except ValueError as error:
+            problems.add(str(error))
+            continue
+        loaded += 1
+        for found in (index.neighbours(7), index.search(queries, 7, max_distance_computations=1000)):
+            assert ((found.index >= -1) & (found.index < 30)).all()
+            assert torch.equal(found.index < 0, found.distance.isnan())
+            ascending = found.distance.nan_to_num(float("inf"))
+            assert (ascending.diff(dim=1).nan_to_num(0.0) >= 0).all()
+    assert 20 < loaded < 280
+    assert all(re.search("do not fit to|has an edge to", problem) for problem in problems)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_a_graph_without_edges_is_one(tampered, metric):
+    """Searches then find the row that they begin at, and its copies."""
+    path = tampered(metric=metric, first_edge=lambda x: x * 0, target=lambda x: x[:0])
+    index = Index.load(path)
+    assert index.search(index.vectors[:4], 2, start=torch.arange(4)).index[:3].tolist() == [[0, -1], [1, -1], [2, -1]]
+    assert index.search(index.vectors[3:4], 5, start=3).index.tolist() == [[3, 7, 11, 12, 13]]
