@@ -185,7 +185,8 @@ def test_a_graph_is_warm_started_from_the_last_epochs(monkeypatch):
 
 
 def test_auto_takes_what_should_be_quicker():
-    assert seconds_of_exact_lists(2000, 64) < seconds_of_exact_lists(4000, 64) < seconds_of_exact_lists(4000, 128)
+    assert seconds_of_exact_lists(2000, 64, 50) < seconds_of_exact_lists(4000, 64, 50)
+    assert seconds_of_exact_lists(4000, 64, 50) < seconds_of_exact_lists(4000, 128, 50)
     assert seconds_of_fanng_lists(2000, 64, 50) < seconds_of_fanng_lists(4000, 64, 50)
     assert seconds_of_fanng_lists(4000, 64, 50) < seconds_of_fanng_lists(4000, 64, 100)
     assert quicker_method(120, DEPTH, 30) == "exact"
