@@ -77,28 +77,36 @@ int64_t assign_pruned(Vertex p, std::vector<Ranked>& candidates, const Distances
 }
 
 // Makes of every vertex those its edges that survive occlusion among `collect(worker, vertex, candidates)`, which
-// returns how many distances it computed, and then among these and the reverses of others' edges. Nearness is not
-// mutual: to rows that are in nobody's list no edge would lead.
+// returns how many distances it computed.
 template <class Collect>
-void connect_both_ways(const PointSet& points, const std::vector<Vertex>& order, const cpu::Workers& workers,
-                       DraftGraph& graph, BuildStats& stats, const Collect& collect) {
+void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu::Workers& workers, DraftGraph& graph,
+             BuildStats& stats, const Collect& collect) {
   const Distances distances(points);
   std::atomic<int64_t> computed{0};
-  const auto assign = [&](const auto& candidates_of) {
-    parallel_pieces(workers, static_cast<int64_t>(order.size()), kVerticesAPiece,
-                    [&](int64_t worker, int64_t begin, int64_t end) {
-                      std::vector<Ranked> candidates;
-                      int64_t own = 0;
-                      for (int64_t i = begin; i < end; ++i) {
-                        candidates.clear();
-                        own += candidates_of(worker, order[i], candidates);
-                        own += assign_pruned(order[i], candidates, distances, graph);
-                      }
-                      computed += own;
-                    });
-  };
-  assign(collect);
+  parallel_pieces(workers, static_cast<int64_t>(order.size()), kVerticesAPiece,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    std::vector<Ranked> candidates;
+                    int64_t own = 0;
+                    for (int64_t i = begin; i < end; ++i) {
+                      candidates.clear();
+                      own += collect(worker, order[i], candidates);
+                      own += assign_pruned(order[i], candidates, distances, graph);
+                    }
+                    computed += own;
+                  });
+  stats.distance_computations += computed;
+}
 
+std::vector<Vertex> in_order(int64_t count) {
+  std::vector<Vertex> order(count);
+  std::iota(order.begin(), order.end(), Vertex{0});
+  return order;
+}
+
+}  // namespace
+
+void add_reverse_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats) {
+  const std::vector<Vertex> order = in_order(graph.vertices());
   std::vector<int64_t> first_reverse(order.size() + 1, 0);
   for (const Vertex p : order)
     for (const Ranked* edge = graph.begin(p); edge != graph.end(p); ++edge) ++first_reverse[vertex_of(*edge) + 1];
@@ -108,15 +116,12 @@ void connect_both_ways(const PointSet& points, const std::vector<Vertex>& order,
   for (const Vertex p : order)
     for (const Ranked* edge = graph.begin(p); edge != graph.end(p); ++edge)
       reverse[next[vertex_of(*edge)]++] = ranked(sq_dist_of(*edge), p);
-  assign([&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
+  connect(points, order, workers, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
     candidates.assign(graph.begin(p), graph.end(p));
     candidates.insert(candidates.end(), reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
     return int64_t{0};
   });
-  stats.distance_computations += computed;
 }
-
-}  // namespace
 
 void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats) {
   const Distances distances(points);
@@ -147,14 +152,16 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers&
     std::vector<float> similarity(count * k);
     // Stored rows are unit rows under the cosine metric: their inner products order as their distances do.
     const Similarity kind = points.metric() == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean;
-    cpu::nearest<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, workers, similarity.data(),
-                        index.data());
+    const auto find = [&](int64_t) {
+      cpu::nearest<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, workers, similarity.data(),
+                          index.data());
+    };
+    // One worker alone would run on the calling thread, which is to look whether it should stop.
+    workers.count() == 1 ? workers.run(1, find) : find(0);
     if (workers.cancelled()) return;
   }
   stats.distance_computations += count * (count - 1) / 2;
-  std::vector<Vertex> order(count);
-  std::iota(order.begin(), order.end(), Vertex{0});
-  connect_both_ways(points, order, workers, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
+  connect(points, in_order(count), workers, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
     for (int64_t n = 0; n < k; ++n) {
       const int64_t q = index[p * k + n];
       if (q < 0) break;
@@ -162,26 +169,28 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers&
     }
     return static_cast<int64_t>(candidates.size());
   });
+  add_reverse_edges(points, workers, graph, stats);
 }
 
 void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::Workers& workers,
                         DraftGraph& graph, BuildStats& stats) {
   const Graph before = graph.truncated(graph.capacity());
   std::vector<std::unique_ptr<SearchSpace>> spaces(workers.count());
-  connect_both_ways(points, nearby_order(before), workers, graph, stats,
-                    [&](int64_t worker, Vertex p, std::vector<Ranked>& candidates) {
-                      if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(before.vertices());
-                      std::vector<Ranked>& found = spaces[worker]->search(before, points, points.vector(p), p, effort);
-                      const auto computed = static_cast<int64_t>(found.size());
-                      std::erase_if(found, [&](Ranked other) { return vertex_of(other) == p; });
-                      if (static_cast<int64_t>(found.size()) > k) {
-                        std::nth_element(found.begin(), found.begin() + k, found.end());
-                        found.resize(k);
-                      }
-                      candidates.assign(graph.begin(p), graph.end(p));
-                      candidates.insert(candidates.end(), found.begin(), found.end());
-                      return computed;
-                    });
+  connect(points, nearby_order(before), workers, graph, stats,
+          [&](int64_t worker, Vertex p, std::vector<Ranked>& candidates) {
+            if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(before.vertices());
+            std::vector<Ranked>& found = spaces[worker]->search(before, points, points.vector(p), p, effort);
+            const auto computed = static_cast<int64_t>(found.size());
+            std::erase_if(found, [&](Ranked other) { return vertex_of(other) == p; });
+            if (static_cast<int64_t>(found.size()) > k) {
+              std::nth_element(found.begin(), found.begin() + k, found.end());
+              found.resize(k);
+            }
+            candidates.assign(graph.begin(p), graph.end(p));
+            candidates.insert(candidates.end(), found.begin(), found.end());
+            return computed;
+          });
+  add_reverse_edges(points, workers, graph, stats);
 }
 
 void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::Workers& workers,

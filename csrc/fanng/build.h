@@ -33,6 +33,10 @@ using BuildProgress = std::function<void(double success_rate, int64_t traversals
 // O(n^2 log n) time and O(n) memory a worker.
 void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats);
 
+// Of every edge the reverse joins the edges of its end, as far as none occludes it. Nearness is not mutual, and neither
+// is what traversals find: to some vertices few edges lead.
+void add_reverse_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats);
+
 // The edges that survive occlusion among every vertex's `k` nearest, found exactly, and among their reverses.
 void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers& workers, DraftGraph& graph,
                           BuildStats& stats);

@@ -15,8 +15,8 @@ std::vector<Vertex> nearby_order(const Graph& graph) {
       seen[v] = true;
       order.push_back(v);
       // The nearest on top.
-      for (const Vertex* edge = graph.end(v); edge-- != graph.begin(v);)
-        if (!seen[*edge]) stack.push_back(*edge);
+      for (const Vertex* edge = graph.end(v); edge != graph.begin(v);)
+        if (const Vertex u = *--edge; !seen[u]) stack.push_back(u);
     }
   }
   return order;

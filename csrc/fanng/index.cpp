@@ -25,12 +25,17 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   DraftGraph draft(count, std::max<int64_t>(room, 1));
   if (warm) {
     add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
+    add_reverse_edges(points, workers, draft, stats);
   } else if (seeding == Seeding::kNearest) {
     add_edges_to_nearest(points, std::min(candidates, cpu::kMostNeighbours), workers, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, workers, draft, stats);
   }
-  traverse_add(points, options, workers, progress, draft, stats);
+  // What the points let a graph reach, the last one has shown: traversals only have to make good what the move spoilt.
+  BuildOptions aim = options;
+  if (warm) aim.success_rate = std::min(options.success_rate, warm->stats().success_rate);
+  traverse_add(points, aim, workers, progress, draft, stats);
+  if (stats.traversals > 0) add_reverse_edges(points, workers, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
   return draft.truncated(options.max_degree);
