@@ -76,7 +76,7 @@ def test_a_table_of_cosines_worked_by_hand():
     assert found.index[4].tolist() == [0, 1, 3, 2]
     torch.testing.assert_close(found.distance[4], torch.tensor([1.0, 1.8, 1.8, 2.0]))
     assert found.distance[0].tolist() == pytest.approx([1.0] * 4)
-    assert found.index[0].tolist() == [1, 3, 2, 4]
+    assert found.index[0].tolist() == [1, 2, 3, 4]
     assert index.search(torch.tensor([[0.0, 5.0]]), 1).index.tolist() == [[2]]
 
 
