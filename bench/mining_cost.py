@@ -20,8 +20,15 @@ from hardmine.fanng import Index
 from hardmine.mining import cost
 
 NEIGHBOURS = 50
-EXACT_SIZES = [(5_000, 64), (20_000, 64), (20_000, 256), (40_000, 64), (10_000, 512)]
-FANNG_SIZES = [(5_000, 64), (20_000, 64), (20_000, 256), (40_000, 64), (10_000, 512)]
+SIZES = [  # N, D, k: both methods are timed at all of them
+    (10_000, 64, 50),
+    (20_000, 64, 50),
+    (20_000, 64, 300),
+    (20_000, 512, 50),
+    (40_000, 128, 50),
+    (40_000, 64, 300),
+    (100_000, 64, 50),
+]
 LATENT_DEPTH = 16  # an embedding's rows fill fewer dimensions than it has
 IMAGES_A_CLASS = 20
 
@@ -46,68 +53,81 @@ def best_seconds(work: Callable[[], object], rounds: int) -> float:
     return min(taken)
 
 
-def linear_in_depth(measured: list[tuple[int, float]]) -> tuple[float, float]:
-    """Least squares of relative deviations: nanoseconds = fixed + a_column * depth, both at least 0."""
-    depth, ns = np.array(measured).T
-    design = np.stack([1 / ns, depth / ns], axis=1)
-    fixed, a_column = np.linalg.lstsq(design, np.ones(len(ns)), rcond=None)[0]
-    if fixed < 0:
-        return 0.0, float(np.mean(ns / depth))
-    return float(fixed), float(a_column)
+def nonnegative_fit(parts: list[tuple[float, ...]], seconds: list[float]) -> list[float]:
+    """Least squares of relative deviations: seconds = the sum of parts times constants, none of them below 0."""
+    design = np.array(parts) / np.array(seconds)[:, None]
+    kept = list(range(design.shape[1]))
+    while True:
+        found = np.linalg.lstsq(design[:, kept], np.ones(len(seconds)), rcond=None)[0]
+        if found.min() >= 0:
+            return [float(found[kept.index(part)]) if part in kept else 0.0 for part in range(design.shape[1])]
+        del kept[int(found.argmin())]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="times of each size, of which the best counts")
+    parser.add_argument("--rounds", type=int, default=3, help="times of each exact list, of which the best counts")
     rounds = parser.parse_args().rounds
     for name, value in environment.describe().items():
         print(f"{name}: {value}")
 
-    print(f"\n| N | D | exact, k = {NEIGHBOURS} | ns a pair |\n|---|---|---|---|")
-    pairs = []
-    for rows, depth in EXACT_SIZES:
-        x = embedding_like(rows, depth)
-        seconds = best_seconds(lambda x=x: ops.knn(x, k=NEIGHBOURS), rounds)
-        pairs.append((depth, seconds / (rows * (rows - 1) / 2) * 1e9))
-        print(f"| {rows:,} | {depth} | {seconds:.2f} s | {pairs[-1][1]:.2f} |", flush=True)
-
-    print("\n| N | D | FANNG build | warm build | lists | recall | degree | distances a row | ns a distance |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    distances, build_distances = [], []
-    for rows, depth in FANNG_SIZES:
+    header = [
+        "N",
+        "D",
+        "k",
+        "exact",
+        "FANNG",
+        "its build",
+        "its lists",
+        "recall",
+        "degree",
+        "distances a row",
+        "warm build",
+    ]
+    print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    exact_parts, exact_seconds, fanng_parts, fanng_seconds, build_distances = [], [], [], [], []
+    for rows, depth, k in SIZES:
         x = embedding_like(rows, depth)
         moved = x + 0.02 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-        build = best_seconds(lambda x=x: Index.build(x), 1)
+        ops.knn(x[:1000], k=k)  # threads are awake
+        exact = best_seconds(lambda x=x, k=k: ops.knn(x, k=k), rounds)
+        start = time.perf_counter()
         index = Index.build(x)
+        build = time.perf_counter() - start
+        lists = best_seconds(lambda index=index, k=k: index.neighbours(k), 1)
         warm = best_seconds(lambda index=index, moved=moved: Index.build(moved, init=index), 1)
-        lists = best_seconds(lambda index=index: index.neighbours(NEIGHBOURS), 1)
         stats = index.stats()
         build_distances.append(stats["distance_computations"] / rows)
-        a_row = build_distances[-1] + max(400, 20 * NEIGHBOURS)
-        distances.append((depth, (build + lists) / (rows * a_row) * 1e9))
+        a_row = build_distances[-1] + cost.distances_of_a_list(k)
+        pairs = rows * (rows - 1) / 2
+        exact_parts.append((1e-9 * pairs, 1e-9 * pairs * depth, 1e-9 * rows * k))
+        exact_seconds.append(exact)
+        fanng_parts.append((1e-9 * rows * a_row, 1e-9 * rows * a_row * depth))
+        fanng_seconds.append(build + lists)
         print(
-            f"| {rows:,} | {depth} | {build:.2f} s | {warm:.2f} s | {lists:.2f} s | {index.recall(NEIGHBOURS):.3f} | "
-            f"{stats['degree_mean']:.1f} | {a_row:,.0f} | {distances[-1][1]:.0f} |",
+            f"| {rows:,} | {depth} | {k} | {exact:.2f} s | {build + lists:.2f} s | {build:.2f} s | {lists:.2f} s | "
+            f"{index.recall(k):.3f} | {stats['degree_mean']:.1f} | {a_row:,.0f} | {warm:.2f} s |",
             flush=True,
         )
 
-    exact, walk = linear_in_depth(pairs), linear_in_depth(distances)
+    exact, fanng = nonnegative_fit(exact_parts, exact_seconds), nonnegative_fit(fanng_parts, fanng_seconds)
     constants = {
         "EXACT_NS_A_PAIR": exact[0],
         "EXACT_NS_A_PAIR_AND_COLUMN": exact[1],
-        "FANNG_NS_A_DISTANCE": walk[0],
-        "FANNG_NS_A_DISTANCE_AND_COLUMN": walk[1],
+        "EXACT_NS_A_LISTED_NEIGHBOUR": exact[2],
+        "FANNG_NS_A_DISTANCE": fanng[0],
+        "FANNG_NS_A_DISTANCE_AND_COLUMN": fanng[1],
         "FANNG_BUILD_DISTANCES": float(np.median(build_distances)),
     }
     print("\nThe constants of hardmine/mining/cost.py:\n")
     for name, value in constants.items():
         setattr(cost, name, float(f"{value:.3g}"))
         print(f"{name} = {getattr(cost, name)}")
-    print(f"\n| D | exact is quicker below N (k = {NEIGHBOURS}) | at that N | k = 200 |\n|---|---|---|---|")
+    print(f"\n| D | exact is quicker below N (k = {NEIGHBOURS}) | where both take | k = 300 |\n|---|---|---|---|")
     for depth in (32, 64, 128, 256, 512):
         crossing = crossover(depth, NEIGHBOURS)
-        seconds = cost.seconds_of_exact_lists(crossing, depth)
-        print(f"| {depth} | {crossing:,} | {seconds:.0f} s | {crossover(depth, 200):,} |")
+        seconds = cost.seconds_of_exact_lists(crossing, depth, NEIGHBOURS)
+        print(f"| {depth} | {crossing:,} | {seconds:.0f} s | {crossover(depth, 300):,} |")
 
 
 def crossover(depth: int, k: int) -> int:

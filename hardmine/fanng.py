@@ -235,7 +235,7 @@ class Index:
         step = _ROWS_OF_A_CALL if progress else max(len(self), 1)
         starts = range(0, len(self), step)
         if progress:
-            starts = require("tqdm").tqdm(starts, desc="neighbours", unit="chunk")
+            starts = require("tqdm", "mining").tqdm(starts, desc="neighbours", unit="chunk")
         for first in starts:
             rows = slice(first, min(first + step, len(self)))
             found = self._core.neighbours(rows.start, rows.stop, k, most, threads)
@@ -396,7 +396,7 @@ def _build_progress(progress: Any, success_rate: float) -> Iterator[Callable[[fl
     elif progress is not True:
         raise TypeError(f"progress must be True, False, None or a function, got {progress!r}")
     else:
-        with require("tqdm").tqdm(total=round(100 * success_rate), desc="graph", unit="%") as bar:
+        with require("tqdm", "mining").tqdm(total=round(100 * success_rate), desc="graph", unit="%") as bar:
 
             def show(success: float, traversals: int) -> None:
                 bar.set_postfix(traversals=traversals, refresh=False)

@@ -185,7 +185,8 @@ def test_a_graph_is_warm_started_from_the_last_epochs(monkeypatch):
 
 
 def test_auto_takes_what_should_be_quicker():
-    assert seconds_of_exact_lists(2000, 64) < seconds_of_exact_lists(4000, 64) < seconds_of_exact_lists(4000, 128)
+    assert seconds_of_exact_lists(2000, 64, 50) < seconds_of_exact_lists(4000, 64, 50)
+    assert seconds_of_exact_lists(4000, 64, 50) < seconds_of_exact_lists(4000, 128, 50)
     assert seconds_of_fanng_lists(2000, 64, 50) < seconds_of_fanng_lists(4000, 64, 50)
     assert seconds_of_fanng_lists(4000, 64, 50) < seconds_of_fanng_lists(4000, 64, 100)
     assert quicker_method(120, DEPTH, 30) == "exact"
@@ -286,9 +287,13 @@ def test_records_tell_errors_and_times():
         losses[:3], losses[8:9] = 0.25, 0.5  # mined triplets come first: 3 of 8, and 1 of 8 random ones
         assert epoch.observe(epoch[0], losses) == 4 / 16
         assert epoch.observe(epoch[1], losses > 0) == 8 / 32
+        assert epoch.observe(epoch[2], torch.zeros(16)) == 8 / 48, "rounded to float32"
+        epoch.observe(epoch[3], losses)
+        assert epoch.observe(epoch[4], losses) == 16 / 80
+        assert epoch.observe(epoch[5], torch.ones(16)) == 32 / 96
     record = miner.history[0]
     assert (record.epoch, record.kappa, record.method) == (1, 1.0, "exact")
-    assert (record.error, record.mined_error, record.mined_share) == (0.25, 0.375, 0.5)
+    assert (record.error, record.mined_error, record.mined_share) == (32 / 96, 20 / 48, 0.5)
     parts = (record.embedding_seconds, record.list_seconds, record.triplet_seconds)
     assert min(parts) > 0
     assert sum(parts) <= record.epoch_seconds

