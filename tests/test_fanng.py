@@ -328,7 +328,7 @@ def test_a_warm_start_after_a_small_move(metric):
     before = Index.build(x, metric=metric)
     moved = x + 0.02 * torch.randn(x.shape, generator=seeded(2))
     fresh, warm = Index.build(moved, metric=metric), Index.build(moved, metric=metric, init=before)
-    assert warm.stats()["traversals"] < 0.4 * fresh.stats()["traversals"]
+    assert warm.stats()["traversals"] < 0.5 * fresh.stats()["traversals"]
     assert warm.recall(10, None) > fresh.recall(10, None) - 0.01
     assert before.recall(10, None) > 0.9, "the one it began with is as it was"
     # The rows may have another depth, metric and copies.

@@ -71,6 +71,7 @@ class Fanng:
     init: str | Index | None = None
     success_rate: float = 0.98
     traversals_a_row: int | None = None  # at most; None: the library's default
+    refinements: int = 0
     max_degree: int = 30
     library: str = field(default="hardmine", init=False)
     repeatable: bool = field(default=True, init=False)
@@ -87,6 +88,8 @@ class Fanng:
         parts = [f"init = {seed}", f"success_rate = {self.success_rate:g}"]
         if self.traversals_a_row is not None:
             parts.append(f"max_traversals = {self.traversals_a_row} N")
+        if self.refinements:
+            parts.append(f"refinements = {self.refinements}")
         if self.max_degree != 30:
             parts.append(f"max_degree = {self.max_degree}")
         return ", ".join(parts)
@@ -99,6 +102,7 @@ class Fanng:
             success_rate=self.success_rate,
             max_degree=self.max_degree,
             max_traversals=None if self.traversals_a_row is None else self.traversals_a_row * len(data.rows),
+            refinements=self.refinements,
         )
 
     def lists(self, graph: Index, data: DataSet, k: int, effort: int) -> np.ndarray:

@@ -16,7 +16,7 @@ GROWTH_SIZES = (10_000, 20_000, 50_000, 100_000)
 
 # hardmine's efforts are distance computations a search. Words take many, and long: fewer of them are tried.
 FANNG_EFFORTS = (200, 300, 400, 500, 600, 700, 800, 900, DEFAULT_EFFORT, 1200, 1500, 2000, 3000, 4500, 6000)
-FANNG_FEW_EFFORTS = (400, 700, DEFAULT_EFFORT, 1500, 2000, 3000, 4500)
+FANNG_FEW_EFFORTS = (400, 700, DEFAULT_EFFORT, 1200, 1350, 1500, 2000, 3000, 4500)
 EFS = (51, 60, 70, 85, 100, 125, 150, 200, 250, 300, 400, 500)
 FEW_EFS = (70, 100, 125, 150, 200, 250, 300, 400, 500)
 
@@ -58,15 +58,15 @@ def fanng_settings(name: str) -> list[Fanng]:
     if name == "words":
         return [
             Fanng(FANNG_FEW_EFFORTS),
+            Fanng(FANNG_FEW_EFFORTS, traversals_a_row=20, refinements=2),
             Fanng(FANNG_FEW_EFFORTS, init="exact"),
             Fanng(FANNG_FEW_EFFORTS, init="exact", success_rate=0.0),
         ]
     return [
         Fanng(FANNG_EFFORTS),
-        Fanng(FANNG_EFFORTS, success_rate=0.9),  # the original paper's
+        Fanng(FANNG_EFFORTS, traversals_a_row=10, refinements=1),
         Fanng(FANNG_EFFORTS, traversals_a_row=10),
         Fanng(FANNG_EFFORTS, init="exact"),
-        Fanng(FANNG_EFFORTS, init="exact", success_rate=0.9),
         Fanng(FANNG_EFFORTS, init="exact", success_rate=0.0),  # the pruned lists alone
     ]
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 
+#include "../core/random_bits.h"
 #include "../cpu/nearest.h"
 #include "search.h"
 #include "threads.h"
@@ -15,14 +16,6 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kVerticesAPiece = 64;
-
-// A stateless generator: number `i` of the sequence of `seed` (splitmix64).
-uint64_t random_bits(uint64_t seed, uint64_t i) {
-  uint64_t z = seed * 0xD1342543DE82EF95 + (i + 1) * 0x9E3779B97F4A7C15;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-  return z ^ (z >> 31);
-}
 
 // A number in [0, count): the upper half of a 32 x 32-bit product.
 Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }

@@ -28,7 +28,9 @@ uint64_t hash_of(const float* x, int64_t count) {
   for (int64_t k = 0; k < count; k += 2) {  // the stride is even
     uint64_t word;
     std::memcpy(&word, x + k, sizeof(word));
-    hash = (hash ^ word) * 0xFF51AFD7ED558CCD;
+    hash ^= word;
+    hash ^= hash >> 29;  // signs, too, change more than the top bits of the product
+    hash *= 0xFF51AFD7ED558CCD;
     hash ^= hash >> 32;
   }
   return hash;

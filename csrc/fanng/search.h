@@ -1,8 +1,8 @@
 // FANNG's backtrack search (Harwood and Drummond, CVPR 2016, Alg. 3).
 //
 // A priority queue holds the vertices that were measured, keyed by their distance to the query. The search takes the
-// nearest of them out and looks along its edges, shortest first: vertices that were not seen yet are measured and queued
-// in turn. It ends after a number of distance computations; its result are the nearest of all that it measured.
+// nearest of them out and looks along its edges, shortest first: vertices that were not seen yet are measured and
+// queued in turn. It ends after a number of distance computations; its result are the nearest of all that it measured.
 #pragma once
 
 #include <cstdint>
