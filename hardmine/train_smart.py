@@ -66,7 +66,7 @@ class SmartSettings:
 
 
 # Digits are few and turned by any angle, so that triplets stay hard. Of Omniglot's 964 characters many look alike, some
-# across alphabets the same: batches of such triplets alone undo what a network that starts from nothing has learnt.
+# across alphabets the same: batches of mined triplets alone cost a network that starts from nothing Recall@1 in trials.
 PRESETS = {
     "digits": SmartSettings(
         epochs=30, batch_size=32, batches_per_epoch=28, embedding_dim=8, lr=0.05, max_turn_deg=180.0, neighbours=200
