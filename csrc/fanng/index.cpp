@@ -7,6 +7,7 @@
 #include <string>
 
 #include "../cpu/nearest.h"
+#include "../cpu/quickselect.h"
 #include "threads.h"
 
 namespace hardmine::fanng {
@@ -39,6 +40,19 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
   return draft.truncated(options.max_degree);
+}
+
+// Leaves the `wanted` nearest, in ascending order.
+void select_nearest(std::vector<Ranked>& measured, int64_t wanted) {
+  const auto count = static_cast<int64_t>(measured.size());
+  if (wanted < count) {
+    std::vector<Ranked> room(count);
+    for (Ranked& vertex : measured) vertex = ~vertex;
+    cpu::select_largest(measured.data(), room.data(), count, wanted);
+    measured.resize(wanted);
+    for (Ranked& vertex : measured) vertex = ~vertex;
+  }
+  std::sort(measured.begin(), measured.end());
 }
 
 void check_graph(const Graph& graph, int64_t vertices) {
@@ -110,8 +124,7 @@ void Index::report(std::vector<Ranked>& measured, int64_t own, float offset, int
   // A vertex stands for one row at least; `own` takes one place more. Vertices are numbered by their first rows, so
   // those that tie with the last of these have no lower row.
   const auto wanted = std::min(static_cast<int64_t>(measured.size()), k + (own >= 0));
-  std::partial_sort(measured.begin(), measured.begin() + wanted, measured.end());
-  measured.resize(wanted);
+  select_nearest(measured, wanted);
   if (points_.vertices() < points_.rows()) {
     std::vector<Ranked> rows;
     for (int64_t i = 0; i < wanted; ++i) {

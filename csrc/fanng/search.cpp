@@ -4,6 +4,23 @@
 
 namespace hardmine::fanng {
 
+void Frontier::clear() {
+  size_ = 0;
+  limit_ = ~Ranked{0};
+  far_.clear();
+}
+
+void Frontier::refill() {
+  const auto count = std::min(static_cast<int64_t>(far_.size()), kNear);
+  if (count == 0) return;
+  std::nth_element(far_.begin(), far_.begin() + (count - 1), far_.end());
+  std::copy_n(far_.begin(), count, near_);
+  std::sort(near_, near_ + count, std::greater<>());
+  far_.erase(far_.begin(), far_.begin() + count);
+  size_ = count;
+  limit_ = far_.empty() ? ~Ranked{0} : near_[0];
+}
+
 std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
                                          int64_t most) {
   if (++search_ == 0) {  // after 2^32 searches the numbers begin again
@@ -11,36 +28,40 @@ std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& poi
     search_ = 1;
   }
   const Distances distances(points);
-  queue_.clear();
-  measured_.clear();
+  frontier_.clear();
+  most = std::min(most, graph.vertices());
+  measured_.resize(most);
   int64_t found = 0;
-  const auto measure = [&] {
-    sq_dist_.resize(batch_.size());
-    distances.to(query, batch_.data(), batch_.size(), sq_dist_.data());
-    for (size_t i = 0; i < batch_.size(); ++i) {
+  const auto measure = [&](int64_t count) {
+    distances.to(query, batch_.data(), count, sq_dist_.data());
+    for (int64_t i = 0; i < count; ++i) {
       const Ranked vertex = ranked(sq_dist_[i], batch_[i]);
-      measured_.push_back(vertex);
-      queue_.push_back(vertex);
-      std::push_heap(queue_.begin(), queue_.end(), std::greater<>());
+      measured_[found++] = vertex;
+      frontier_.push(vertex);
     }
-    found += batch_.size();
   };
-  batch_.assign(1, start);
+  batch_.resize(std::max<size_t>(batch_.size(), 1));
+  sq_dist_.resize(batch_.size());
+  batch_[0] = start;
   seen_[start] = search_;
-  measure();
-  while (!queue_.empty() && found < most) {
-    const Vertex nearest = vertex_of(queue_.front());
-    std::pop_heap(queue_.begin(), queue_.end(), std::greater<>());
-    queue_.pop_back();
-    batch_.clear();
-    for (const Vertex* edge = graph.begin(nearest); edge != graph.end(nearest); ++edge) {
-      if (seen_[*edge] == search_) continue;
-      seen_[*edge] = search_;
-      batch_.push_back(*edge);
+  measure(1);
+  while (found < most && !frontier_.empty()) {
+    const Vertex nearest = frontier_.pop();
+    const int64_t degree = graph.end(nearest) - graph.begin(nearest);
+    if (degree > static_cast<int64_t>(batch_.size())) {
+      batch_.resize(degree);
+      sq_dist_.resize(degree);
     }
-    if (static_cast<int64_t>(batch_.size()) > most - found) batch_.resize(most - found);
-    measure();
+    // Half of the vertices were seen before, which ones is anybody's guess: no branch.
+    int64_t fresh = 0;
+    for (const Vertex* edge = graph.begin(nearest); edge != graph.end(nearest); ++edge) {
+      batch_[fresh] = *edge;
+      fresh += seen_[*edge] != search_;
+      seen_[*edge] = search_;
+    }
+    measure(std::min(fresh, most - found));
   }
+  measured_.resize(found);
   return measured_;
 }
 

@@ -5,12 +5,57 @@
 // queued in turn. It ends after a number of distance computations; its result are the nearest of all that it measured.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "draft_graph.h"
 
 namespace hardmine::fanng {
+
+// The vertices that were measured and not taken out, the nearest of which is taken out next.
+//
+// A search takes out a small share of what it measures, nearly always among the nearest. So those are kept in order,
+// and the others, all of them further, in none: most vertices cost one comparison, and the nearest is at hand. With a
+// heap of all, its upkeep took most of the time of a search.
+class Frontier {
+ public:
+  void clear();
+  void push(Ranked vertex) {
+    if (vertex > limit_) {
+      far_.push_back(vertex);
+      return;
+    }
+    if (size_ == kNear) {  // the furthest of the near makes room
+      far_.push_back(near_[0]);
+      Ranked* const place = std::lower_bound(near_ + 1, near_ + kNear, vertex, std::greater<>());
+      std::copy(near_ + 1, place, near_);
+      place[-1] = vertex;
+      limit_ = near_[0];
+      return;
+    }
+    Ranked* const last = near_ + size_++;
+    Ranked* const place = std::lower_bound(near_, last, vertex, std::greater<>());
+    std::copy_backward(place, last, last + 1);
+    *place = vertex;
+  }
+  bool empty() {
+    if (size_ == 0) refill();
+    return size_ == 0;
+  }
+  Vertex pop() { return vertex_of(near_[--size_]); }  // not of an empty one
+
+ private:
+  static constexpr int64_t kNear = 64;
+
+  void refill();
+
+  Ranked near_[kNear];  // descending
+  int64_t size_ = 0;
+  Ranked limit_ = ~Ranked{0};  // none of far_ is nearer
+  std::vector<Ranked> far_;
+};
 
 // What one search at a time needs, for any number of searches after each other.
 class SearchSpace {
@@ -25,7 +70,7 @@ class SearchSpace {
  private:
   std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex
   uint32_t search_ = 0;
-  std::vector<Ranked> queue_;  // a heap, nearest first
+  Frontier frontier_;
   std::vector<Vertex> batch_;
   std::vector<float> sq_dist_;
   std::vector<Ranked> measured_;
