@@ -59,6 +59,7 @@ class Exact:
 
 
 TRAVERSE_ADD = "hardmine, traverse-add alone"
+REFINED = "hardmine, traverse-add and refinement"
 SEEDED = "hardmine, seeded with exact lists"
 WARM = "hardmine, from the graph before"
 
@@ -80,7 +81,9 @@ class Fanng:
     def family(self) -> str:
         if isinstance(self.init, Index):
             return WARM
-        return TRAVERSE_ADD if self.init is None else SEEDED
+        if self.init is not None:
+            return SEEDED
+        return REFINED if self.refinements else TRAVERSE_ADD
 
     @property
     def setting(self) -> str:

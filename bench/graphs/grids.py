@@ -65,7 +65,7 @@ def fanng_settings(name: str) -> list[Fanng]:
     return [
         Fanng(FANNG_EFFORTS),
         Fanng(FANNG_EFFORTS, traversals_a_row=10, refinements=1),
-        Fanng(FANNG_EFFORTS, traversals_a_row=10),
+        Fanng(FANNG_EFFORTS, traversals_a_row=20),
         Fanng(FANNG_EFFORTS, init="exact"),
         Fanng(FANNG_EFFORTS, init="exact", success_rate=0.0),  # the pruned lists alone
     ]

@@ -6,13 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from graphs.contestants import SEEDED, TRAVERSE_ADD
+from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD
 from graphs.grids import WANTED_RECALL, K
 from graphs.measuring import Point
 
 # Okabe and Ito's colours, told apart by the colour-blind; the markers tell the lines apart in grey, too.
 STYLES = {
     TRAVERSE_ADD: ("#0072B2", "o", "hardmine,\ntraverse-add\nalone"),
+    REFINED: ("#56B4E9", "v", "hardmine,\ntraverse-add,\nrefined"),
     SEEDED: ("#D55E00", "s", "hardmine,\nseeded with\nexact lists"),
     "hnswlib": ("#009E73", "^", "hnswlib"),
     "faiss HNSW": ("#CC79A7", "D", "faiss HNSW"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphs import grids
-from graphs.contestants import SEEDED, TRAVERSE_ADD, WARM
+from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD, WARM
 from graphs.grids import WANTED_RECALL, K
 from graphs.measuring import Point
 from verdicts import Verdict
@@ -98,9 +98,9 @@ def judge(results: Results) -> list[Verdict]:
     if "curve" in results["parts"]:
         for name in results["data"]:
             found += [
-                against(results, name, (TRAVERSE_ADD, SEEDED), ANY, RIVALS),
+                against(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, RIVALS),
                 against(results, name, (TRAVERSE_ADD,), ALONE, RIVALS),
-                against(results, name, (TRAVERSE_ADD, SEEDED), ANY, ("exact knn",)),
+                against(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, ("exact knn",)),
             ]
     if "warm" in results["parts"]:
         found += [warm_start(results, name) for name in results["data"]]
