@@ -38,8 +38,8 @@ class CMakeBuild(build_ext):
     """Builds hardmine/_C.so, which is no Python module - torch loads it - and hardmine/_fanng, which is one."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname == "hardmine._C":
-            return str(Path("hardmine", "_C.so"))
+        if fullname.rpartition(".")[2] == "_C":  # setuptools asks with the package, and without
+            return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
 
     def build_extension(self, ext: Extension) -> None:
@@ -60,7 +60,7 @@ class CMakeBuild(build_ext):
         name = ext.name.rpartition(".")[2]
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         subprocess.run([cmake, "--build", str(build), "--target", name], check=True, stdout=sys.stderr)
-        (built,) = build.glob(f"{name}.*so")
+        built = build / Path(self.get_ext_filename(name)).name
         target.parent.mkdir(parents=True, exist_ok=True)
         # A new file, not new contents: a process that has the old one loaded keeps it.
         target.unlink(missing_ok=True)

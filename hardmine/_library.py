@@ -9,7 +9,7 @@ import torch
 
 _HOW_TO_BUILD = (
     "Build it in the environment that has torch, from the project's folder: `pip install --no-build-isolation .` "
-    "(needs a C++20 compiler, and cmake and ninja, which pip can install too)."
+    "(needs a C++20 compiler, and pybind11, cmake and ninja, which pip can install too)."
 )
 
 

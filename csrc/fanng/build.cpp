@@ -16,6 +16,7 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kVerticesAPiece = 64;
+constexpr int64_t kCopies = 64;  // of a vertex of the graph before, that a warm start looks at
 
 // A number in [0, count): the upper half of a 32 x 32-bit product.
 Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
@@ -195,16 +196,21 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
     std::vector<Vertex> targets;
     std::vector<Ranked> candidates;
     int64_t own = 0;
+    // Some copies of v, from `row` on. All of them would take quadratic time after a collapse, when all rows were
+    // copies.
+    const auto add_copies = [&](const PointSet& before, Vertex v, int64_t row) {
+      const int64_t* const last = before.copies_end(v);
+      const int64_t* copy = std::lower_bound(before.copies_begin(v), last, row);
+      for (const int64_t* end = last - copy > kCopies ? copy + kCopies : last; copy != end; ++copy)
+        targets.push_back(points.vertex_of(*copy));
+    };
     for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
       targets.clear();
       // Rows that are copies of each other now may not have been, and the other way round.
       for (const int64_t* row = points.copies_begin(p); row != points.copies_end(p); ++row) {
         const Vertex old = other_points.vertex_of(*row);
-        for (const int64_t* copy = other_points.copies_begin(old); copy != other_points.copies_end(old); ++copy)
-          targets.push_back(points.vertex_of(*copy));
-        for (const Vertex* edge = other.begin(old); edge != other.end(old); ++edge)
-          for (const int64_t* copy = other_points.copies_begin(*edge); copy != other_points.copies_end(*edge); ++copy)
-            targets.push_back(points.vertex_of(*copy));
+        add_copies(other_points, old, *row);
+        for (const Vertex* edge = other.begin(old); edge != other.end(old); ++edge) add_copies(other_points, *edge, 0);
       }
       std::sort(targets.begin(), targets.end());
       targets.erase(std::unique(targets.begin(), targets.end()), targets.end());
@@ -227,7 +233,8 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     return;
   }
   if (options.success_rate <= 0) return;
-  const int64_t most = options.max_traversals > 0 ? options.max_traversals : std::max<int64_t>(50 * count, 4000);
+  const int64_t most =
+      options.max_traversals > 0 ? options.max_traversals : std::max<int64_t>(kDefaultTraversals * count, 4000);
   const int64_t round_size = std::max<int64_t>(64, count / 8);
   const int64_t window = std::max<int64_t>(1000, count / 4);
   struct Round {

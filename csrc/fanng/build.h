@@ -12,11 +12,13 @@
 
 namespace hardmine::fanng {
 
+inline constexpr int64_t kDefaultTraversals = 50;  // at most, for every vertex, as is said of the paper
+
 struct BuildOptions {
   double success_rate = 0.98;
   int64_t max_degree = 30;
   uint64_t seed = 0;
-  int64_t max_traversals = 0;  // 0: 50 for every vertex, as in the paper
+  int64_t max_traversals = 0;  // 0: kDefaultTraversals for every vertex, and at least 4,000
   int64_t refinements = 0;     // passes of add_edges_to_found in the end
 };
 
@@ -24,6 +26,9 @@ struct BuildStats {
   int64_t traversals = 0;
   double success_rate = 0;  // of the last traversals
   int64_t distance_computations = 0;
+  // What the points let traversals reach: 1 unless a build from them, or the one that it was warm-started from, made
+  // its 50 traversals a vertex and was short of its aim still.
+  double reachable = 1;
 };
 
 // Called on the calling thread between rounds: the share of recent traversals that succeeded. May throw to stop.

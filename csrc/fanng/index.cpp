@@ -34,8 +34,13 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   }
   // What the points let a graph reach, the last one has shown: traversals only have to make good what the move spoilt.
   BuildOptions aim = options;
-  if (warm) aim.success_rate = std::min(options.success_rate, warm->stats().success_rate);
+  if (warm) {
+    stats.reachable = warm->stats().reachable;
+    aim.success_rate = std::min(options.success_rate, stats.reachable);
+  }
   traverse_add(points, aim, workers, progress, draft, stats);
+  if (stats.success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
+    stats.reachable = stats.success_rate;
   if (stats.traversals > 0) add_reverse_edges(points, workers, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
@@ -82,6 +87,7 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
 
 Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, const BuildStats& stats)
     : points_(vectors, count, depth, metric), graph_(std::move(graph)), stats_(stats) {
+  if (stats_.traversals >= kDefaultTraversals * points_.vertices()) stats_.reachable = stats_.success_rate;
   check_graph(graph_, points_.vertices());
   central_ = central_vertex();
 }

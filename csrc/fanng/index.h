@@ -4,10 +4,10 @@
 // Mining (Harwood et al., ICCV 2017) section 3.2. docs/fanng.md says what of it is reconstructed rather than read.
 //
 // Complexity, for n rows of depth D and M distance computations a search: traverse_add takes about 50 n traversals of
-// O(path length x degree x D); a search takes O(M (D + log M)) time, and O(n) memory for every search that runs at the
-// same time; an index takes O(n (D + degree)) memory. An Index is immutable: any number of threads may search it at
-// the same time. Constructors and searches throw std::invalid_argument on bad input, before any long work, and what
-// the poll of their Threads throws.
+// O(path length x degree x D); a search takes O(M D) time and more for its queue, and O(n) memory for every search that
+// runs at the same time; an index takes O(n (D + degree)) memory. An Index is immutable: any number of threads may
+// search it at the same time. Constructors and searches throw std::invalid_argument on bad input, before any long work,
+// and what the poll of their Threads throws.
 #pragma once
 
 #include <cstdint>

@@ -23,6 +23,7 @@ class Frontier {
  public:
   void clear();
   void push(Ranked vertex) {
+    if (size_ == kNear) limit_ = near_[0];  // that one or the new one will be far
     if (vertex > limit_) {
       far_.push_back(vertex);
       return;

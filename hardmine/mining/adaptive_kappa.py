@@ -136,7 +136,7 @@ class AdaptiveKappa:
                 raise ValueError(
                     f"kappa must be None in the first {self.random_epochs} epochs, which mine nothing, got {kappa}"
                 )
-            if self.epoch == self.random_epochs:
+            if self.epoch >= self.random_epochs:  # a state that was loaded may be beyond it
                 self._start(error)
         else:
             kappa = self.kappa if kappa is None else _check_finite("kappa", kappa, above=0.0)

@@ -64,7 +64,9 @@ def shuffled_random_triplets(labels: Tensor, count: int, generator: torch.Genera
     """Random triplets [count, 3] in random order, in which each anchor stands once before any stands again."""
     if count == 0:
         return torch.empty(0, 3, dtype=torch.int64)
-    anchors = len(random_triplets(labels, 1, torch.Generator()))
+    _, which, sizes = labels.unique(return_inverse=True, return_counts=True)
+    own = sizes[which]
+    anchors = int(((own > 1) & (own < len(labels))).sum())
     rounds = -(-count // anchors)
     triplets = random_triplets(labels, rounds, generator).view(anchors, rounds, 3)
     order = [torch.randperm(anchors, generator=generator) for _ in range(rounds)]

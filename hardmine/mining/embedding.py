@@ -44,7 +44,7 @@ def embed_all(
     """
     chunks = _chunks(images, chunk, num_workers)
     if progress:
-        chunks = require("tqdm").tqdm(
+        chunks = require("tqdm", "mining").tqdm(
             chunks, total=-(-len(images) // chunk), desc="embedding", unit="chunk", leave=False
         )
     device = _device(model)

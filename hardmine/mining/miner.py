@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from hardmine.mining.lists import METHODS, neighbour_lists
 from hardmine.mining.smart_triplets import smart_triplets
 from hardmine.ops._arguments import check_choice, shape_of
 from hardmine.ops.knn import MOST_NEIGHBOURS
+
+_GRAPH_OPTIONS = {"max_distance_computations", *inspect.signature(Index.build).parameters} - {"vectors", "metric"}
 
 
 class SmartMiner:
@@ -130,6 +133,10 @@ class SmartMiner:
         check_choice("method", method, METHODS)
         self.method = method
         self.fanng = {"seed": seed} | dict(fanng or {})
+        if unknown := set(self.fanng) - _GRAPH_OPTIONS:
+            raise ValueError(
+                f"fanng must have keys out of {', '.join(sorted(_GRAPH_OPTIONS))}, got {', '.join(sorted(unknown))}"
+            )
         self.embed_chunk = _whole("embed_chunk", embed_chunk)
         self.num_workers = _whole("num_workers", num_workers, least=0)
         self.seed = _whole("seed", seed, least=0, most=2**62)
@@ -149,6 +156,8 @@ class SmartMiner:
             Exception: What ``model`` or ``images`` raise.
         """
         start = time.perf_counter()
+        if len(self.images) != len(self.labels):  # they may have been replaced
+            raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {len(self.images)}")
         number = len(self.history) + 1
         kappa = self.kappa.kappa if isinstance(self.kappa, AdaptiveKappa) else float(self.kappa)
         if self.mined_share == 0:
@@ -246,7 +255,12 @@ class SmartMiner:
                 raise ValueError(f"state must be of a miner with {name} = {own}, got {state[name]}")
         if isinstance(state["kappa"], Mapping) != adaptive:
             raise ValueError(f"state must be of a miner with {'an adaptive' if adaptive else 'a fixed'} kappa")
-        history = [EpochRecord(**record) for record in state["history"]]
+        try:
+            history = [EpochRecord(**record) for record in state["history"]]
+        except TypeError as error:
+            raise ValueError(
+                f"state must be a SmartMiner's state_dict, got a history of other records: {error}"
+            ) from error
         if adaptive:
             self.kappa.load_state_dict(state["kappa"])
         elif state["kappa"] != float(self.kappa):
@@ -267,7 +281,7 @@ def _check_labels(labels: Tensor | Sequence[int]) -> Tensor:
     labels = torch.as_tensor(labels)
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers [N], got {labels.dtype} {shape_of(labels)}")
-    return labels.cpu().to(torch.int64)
+    return labels.to("cpu", torch.int64, copy=True)  # the caller's may change
 
 
 def _check_triplets_exist(labels: Tensor) -> None:

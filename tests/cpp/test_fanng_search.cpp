@@ -83,6 +83,34 @@ std::vector<float> stored_form(const PointSet& points, const float* query) {
 
 }  // namespace
 
+TEST(a_frontier_gives_the_nearest_whatever_came_before) {
+  Random random(5);
+  for (const int64_t pushes : {3, 64, 65, 70, 200, 1000}) {
+    for (const int64_t pops_in_ten : {0, 1, 4, 9}) {
+      context = std::to_string(pushes) + " pushes, " + std::to_string(pops_in_ten) + " pops in ten";
+      fanng::Frontier frontier;
+      std::priority_queue<Ranked, std::vector<Ranked>, std::greater<>> plain;
+      const auto pop = [&] {
+        CHECK_EQ(frontier.pop(), vertex_of(plain.top()));
+        plain.pop();
+      };
+      for (int round = 0; round < 3; ++round) {
+        frontier.clear();
+        while (!plain.empty()) plain.pop();
+        for (int64_t i = 0; i < pushes; ++i) {
+          // Ascending at first: each is further than all that are near.
+          const auto distance = static_cast<float>(i < 100 ? static_cast<double>(i) : 100 * random.unit());
+          frontier.push(fanng::ranked(distance, static_cast<Vertex>(i)));
+          plain.push(fanng::ranked(distance, static_cast<Vertex>(i)));
+          if (10 * random.unit() < static_cast<double>(pops_in_ten) && !frontier.empty()) pop();
+        }
+        while (!frontier.empty()) pop();
+        CHECK(plain.empty());
+      }
+    }
+  }
+}
+
 TEST(with_enough_effort_neighbours_are_exact) {
   for (const Metric metric : kMetrics) {
     for (const int64_t count : {1, 2, 3, 40, 150}) {
