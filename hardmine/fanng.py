@@ -390,7 +390,9 @@ def _check_start(start: Any, queries: int, rows: int) -> Any:
         if start.shape != (queries,):
             raise ValueError(f"start must be [Q] = [{queries}], got {shape_of(start)}")
         return start.to("cpu", torch.int64).numpy()
-    return torch.full((queries,), _check_integer("start", start, 0, max(rows - 1, 0))).numpy()
+    if rows == 0:
+        raise ValueError(f"start must be None, the index has no rows, got {start}")
+    return torch.full((queries,), _check_integer("start", start, 0, rows - 1)).numpy()
 
 
 @contextmanager

@@ -371,3 +371,13 @@ def test_a_target_set_later_is_checked():
     with pytest.raises(ValueError, match="target_error must be"):
         controller.target_error = math.nan
     assert controller.target_error == 0.5
+
+
+def test_a_state_of_more_random_epochs_starts_at_once():
+    late = AdaptiveKappa(random_epochs=5)
+    for _ in range(4):
+        late.update(0.9)
+    early = AdaptiveKappa(random_epochs=2)
+    early.load_state_dict(late.state_dict())
+    early.update(0.9)
+    assert early.kappa is not None

@@ -396,3 +396,27 @@ def test_any_shape(rows, depth, k, metric, max_degree, init, seed):
         assert (found.distance[i, : len(row)].diff() >= 0).all()
     if init == "naive" and max_degree >= 40:
         assert_exact(found, distance, torch.arange(rows), 1e-5)
+
+
+def test_a_warm_start_aims_as_asked_where_the_last_build_shows_nothing():
+    x = sample_rows()
+    wanted = Index.build(x).stats()["success_rate"]
+    for idle in (Index.build(x, init="exact", success_rate=0), Index.build(x, max_traversals=100)):
+        assert Index.build(x, init=idle).stats()["success_rate"] >= min(wanted, 0.98) - 0.02
+
+
+def test_a_warm_start_from_copies_alone():
+    x = sample_rows()
+    collapsed = Index.build(torch.ones(len(x), 2), metric="euclidean")
+    index = Index.build(x, metric="euclidean", init=collapsed)
+    assert index.recall(5, None) > 0.95
+    assert (
+        index.stats()["distance_computations"] < 2 * Index.build(x, metric="euclidean").stats()["distance_computations"]
+    )
+
+
+def test_recall_of_short_rows_is_that_of_long_ones():
+    x = torch.randn(800, 30, generator=seeded(4))
+    recalls = [Index.build(x * scale).recall(10, None, max_distance_computations=40) for scale in (1, 1e-15)]
+    assert recalls[0] < 0.9
+    assert recalls[1] == pytest.approx(recalls[0], abs=0.02)

@@ -203,3 +203,15 @@ def test_options_are_keywords(index):
 def test_vectors_on_a_device():
     with pytest.raises(NotImplementedError, match="vectors must be on the CPU"):
         Index.build(X.cuda())
+
+
+def test_a_search_of_no_rows_begins_nowhere():
+    empty = Index.build(X[:0])
+    assert empty.search(X, 3).index.eq(-1).all()
+    with pytest.raises(ValueError, match="start must be None, the index has no rows, got 0"):
+        empty.search(X, 3, start=0)
+
+
+def test_rows_without_data_are_refused():
+    with pytest.raises(ValueError, match="vectors must be on the CPU, got it on meta"):
+        Index.build(torch.empty(5, 3, device="meta"))

@@ -191,6 +191,8 @@ def test_auto_takes_what_should_be_quicker():
     assert seconds_of_fanng_lists(4000, 64, 50) < seconds_of_fanng_lists(4000, 64, 100)
     assert quicker_method(120, DEPTH, 30) == "exact"
     assert quicker_method(10**9, 64, 50) == "fanng"
+    assert quicker_method(10**6, 64, 50) == "fanng"
+    assert quicker_method(10**6, 64, 50, effort=10**6) == "exact"
     miner = miner_of(method="auto")
     batches_of(miner)
     assert miner.history[0].method == "exact"

@@ -34,6 +34,8 @@ def test_labels_without_a_triplet_are_refused(labels):
         ({"embed_chunk": 0}, ValueError, "embed_chunk must be from 1"),
         ({"num_workers": -1}, ValueError, "num_workers must be from 0"),
         ({"seed": -1}, ValueError, "seed must be from 0"),
+        ({"fanng": {"max_degre": 3}}, ValueError, "fanng must have keys out of init, max_degree, .* got max_degre$"),
+        ({"fanng": {"metric": "cosine"}}, ValueError, "fanng must have keys out of .* got metric$"),
     ],
 )
 def test_bad_arguments_are_named(settings, error, message):
@@ -65,3 +67,20 @@ def test_bad_observations_are_named():
         epoch.observe(epoch[0], torch.full((16,), math.nan))
     with pytest.raises(RuntimeError, match="epoch 1 tells no error: call observe"), miner_of(kappa=None).epoch():
         pass
+
+
+def test_replaced_images_and_foreign_states_are_refused():
+    miner = miner_of()
+    state = miner.state_dict()
+    with pytest.raises(ValueError, match="state must be a SmartMiner's state_dict, got a history of other records"):
+        miner.load_state_dict({**state, "history": [{"colour": 1}]})
+    miner.images = miner.images[:100]
+    with pytest.raises(ValueError, match="images must be N = 120, as many as labels, got 100"):
+        miner.epoch()
+
+
+def test_labels_are_the_miners_own():
+    labels = LABELS.clone()
+    miner = miner_of(labels=labels)
+    labels.zero_()
+    assert miner.labels.equal(LABELS.long())

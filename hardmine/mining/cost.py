@@ -30,14 +30,17 @@ def seconds_of_exact_lists(rows: int, depth: int, k: int) -> float:
     return (of_pairs + rows * k * EXACT_NS_A_LISTED_NEIGHBOUR) * 1e-9
 
 
-def seconds_of_fanng_lists(rows: int, depth: int, k: int) -> float:
-    """Estimated time of building an index from nothing and searching it for the lists of all rows."""
-    distances = FANNG_BUILD_DISTANCES + distances_of_a_list(k)
+def seconds_of_fanng_lists(rows: int, depth: int, k: int, effort: int | None = None) -> float:
+    """Estimated time of building an index from nothing and searching it for the lists of all rows.
+
+    ``effort`` is the number of distance computations a search, by default that of `Index.neighbours`.
+    """
+    distances = FANNG_BUILD_DISTANCES + (distances_of_a_list(k) if effort is None else effort)
     return rows * distances * (FANNG_NS_A_DISTANCE + FANNG_NS_A_DISTANCE_AND_COLUMN * depth) * 1e-9
 
 
-def quicker_method(rows: int, depth: int, k: int) -> str:
+def quicker_method(rows: int, depth: int, k: int, effort: int | None = None) -> str:
     """``"exact"`` or ``"fanng"``, whichever should list the ``k`` neighbours of all rows [N, D] sooner."""
-    if seconds_of_exact_lists(rows, depth, k) <= seconds_of_fanng_lists(rows, depth, k):
+    if seconds_of_exact_lists(rows, depth, k) <= seconds_of_fanng_lists(rows, depth, k, effort):
         return "exact"
     return "fanng"

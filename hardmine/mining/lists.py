@@ -59,7 +59,8 @@ def neighbour_lists(
         call of the engine, after which Ctrl-C is noticed.
     """
     if method == "auto":
-        method = quicker_method(len(embeddings), embeddings.shape[1], k)
+        effort = (fanng or {}).get("max_distance_computations")
+        method = quicker_method(len(embeddings), embeddings.shape[1], k, effort)
     if method == "exact":
         found = ops.knn(embeddings, k=k)
         return NeighbourLists(found.index, (2 - 2 * found.similarity).clamp_(0, 4), method, None)
