@@ -196,11 +196,12 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
     std::vector<Vertex> targets;
     std::vector<Ranked> candidates;
     int64_t own = 0;
-    // Some copies of v, from `row` on. All of them would take quadratic time after a collapse, when all rows were
-    // copies.
+    // The copies of v, or if there are many some, from `row` on. All of them would take quadratic time after a
+    // collapse, when all rows were copies.
     const auto add_copies = [&](const PointSet& before, Vertex v, int64_t row) {
       const int64_t* const last = before.copies_end(v);
-      const int64_t* copy = std::lower_bound(before.copies_begin(v), last, row);
+      const int64_t* copy = before.copies_begin(v);
+      if (last - copy > kCopies) copy = std::lower_bound(copy, last, row);
       for (const int64_t* end = last - copy > kCopies ? copy + kCopies : last; copy != end; ++copy)
         targets.push_back(points.vertex_of(*copy));
     };

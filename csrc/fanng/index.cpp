@@ -41,7 +41,11 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   traverse_add(points, aim, workers, progress, draft, stats);
   if (stats.success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
     stats.reachable = stats.success_rate;
-  if (stats.traversals > 0) add_reverse_edges(points, workers, draft, stats);
+  if (stats.traversals > 0) {
+    add_reverse_edges(points, workers, draft, stats);
+    // They occlude others, over which some traversals came.
+    if (stats.success_rate >= aim.success_rate) traverse_add(points, aim, workers, progress, draft, stats);
+  }
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
   return draft.truncated(options.max_degree);

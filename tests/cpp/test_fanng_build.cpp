@@ -227,7 +227,7 @@ TEST(a_warm_start_after_a_small_move_is_short) {
     const Index before = built(cloud), fresh = built(next), warm = built(next, {}, Seeding::kNothing, &before);
     context = name_of(metric);
     CHECK(warm.stats().traversals * 3 < fresh.stats().traversals);
-    CHECK(warm.stats().success_rate >= 0.98);
+    CHECK(warm.stats().success_rate >= std::min(0.98, before.stats().reachable));
     check_edges(warm, 30);
   }
 }
