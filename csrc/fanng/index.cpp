@@ -26,7 +26,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   DraftGraph draft(count, std::max<int64_t>(room, 1));
   if (warm) {
     add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
-    add_reverse_edges(points, workers, draft, stats);
+    if (options.success_rate > 0) add_reverse_edges(points, workers, draft, stats);
   } else if (seeding == Seeding::kNearest) {
     add_edges_to_nearest(points, std::min(candidates, cpu::kMostNeighbours), workers, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
@@ -41,11 +41,10 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   traverse_add(points, aim, workers, progress, draft, stats);
   if (stats.success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
     stats.reachable = stats.success_rate;
-  if (stats.traversals > 0) {
+  // Reverse edges occlude others, over which some traversals arrive: they are left out where enough do. Where the limit
+  // ended the build, they find more of the neighbours for the same effort.
+  if (stats.traversals > 0 && stats.success_rate < options.success_rate)
     add_reverse_edges(points, workers, draft, stats);
-    // They occlude others, over which some traversals came.
-    if (stats.success_rate >= aim.success_rate) traverse_add(points, aim, workers, progress, draft, stats);
-  }
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
   return draft.truncated(options.max_degree);
