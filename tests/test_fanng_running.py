@@ -166,6 +166,8 @@ works = {
     "search on one thread": lambda: index.search(x, 5, threads=1, **all_rows),
     "neighbours": lambda: index.neighbours(5, **all_rows),
 }
+# A job that a script started in the background is born with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name, work in works.items():
     timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
     sent = time.monotonic() + 0.4
