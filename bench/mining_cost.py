@@ -16,7 +16,7 @@ from torch import Tensor
 
 import environment
 from hardmine import ops
-from hardmine.fanng import Index
+from hardmine.fanng import Index, default_effort
 from hardmine.mining import cost
 
 NEIGHBOURS = 50
@@ -98,7 +98,7 @@ def main() -> None:
         warm = best_seconds(lambda index=index, moved=moved: Index.build(moved, init=index), 1)
         stats = index.stats()
         build_distances.append(stats["distance_computations"] / rows)
-        a_row = build_distances[-1] + cost.distances_of_a_list(k)
+        a_row = build_distances[-1] + default_effort(k)
         pairs = rows * (rows - 1) / 2
         exact_parts.append((1e-9 * pairs, 1e-9 * pairs * depth, 1e-9 * rows * k))
         exact_seconds.append(exact)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
-from hardmine.ops._arguments import check_choice, check_number, check_rows, shape_of
+from hardmine.ops._arguments import check_choice, check_integer, check_number, check_rows, shape_of
 from hardmine.ops.knn import MOST_NEIGHBOURS
 
 try:
@@ -24,7 +23,6 @@ except ImportError as error:
         "environment that has torch, from the project's folder: `pip install --no-build-isolation .`"
     ) from error
 
-METRICS = ("cosine", "euclidean")
 _ROWS_OF_A_CALL = 8192  # between which neighbours() shows progress
 
 
@@ -113,15 +111,15 @@ class Index:
         rows = _as_rows("vectors", vectors)
         if rows.data_ptr() == vectors.data_ptr():
             rows = rows.clone()  # the caller may fill a buffer of embeddings anew, and the index would not notice
-        check_choice("metric", metric, METRICS)
+        check_choice("metric", metric, _fanng_file.METRICS)
         settings = {
             "success_rate": check_number("success_rate", success_rate, at_least=0.0),
-            "max_degree": _check_integer("max_degree", max_degree, 1, 65535),
-            "seed": _check_integer("seed", seed, 0, 2**64 - 1),
+            "max_degree": check_integer("max_degree", max_degree, 1, 65535),
+            "seed": check_integer("seed", seed, 0, 2**64 - 1),
         }
         if success_rate > 1:
             raise ValueError(f"success_rate must be from 0 to 1, got {success_rate}")
-        most = 0 if max_traversals is None else _check_integer("max_traversals", max_traversals, 1, 2**62)
+        most = 0 if max_traversals is None else check_integer("max_traversals", max_traversals, 1, 2**62)
         warm, seeding = None, _fanng.Seeding.nothing
         if isinstance(init, Index):
             warm = init._core
@@ -136,7 +134,7 @@ class Index:
                 metric=getattr(_fanng.Metric, metric),
                 **settings,
                 max_traversals=most,
-                refinements=_check_integer("refinements", refinements, 0, 1000),
+                refinements=check_integer("refinements", refinements, 0, 1000),
                 threads=_check_threads(threads),
                 seeding=seeding,
                 warm=warm,
@@ -269,12 +267,12 @@ class Index:
         Returns:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.
         """
-        k = _check_integer("k", k, 1, MOST_NEIGHBOURS - 1)
+        k = check_integer("k", k, 1, MOST_NEIGHBOURS - 1)
         if len(self) < 2:
             return float("nan")
         rows = torch.arange(len(self))
         if sample is not None:
-            size = min(_check_integer("sample", sample, 1, 2**31 - 1), len(self))
+            size = min(check_integer("sample", sample, 1, 2**31 - 1), len(self))
             rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:size].sort().values
         count = min(k, len(self) - 1)
         most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
@@ -352,6 +350,11 @@ class Index:
         }
 
 
+def default_effort(k: int) -> int:
+    """Distance computations of a search for `k` neighbours, where none are asked for."""
+    return max(400, 20 * k)
+
+
 def _as_rows(name: str, rows: Any) -> Tensor:
     """A checked matrix as contiguous float32 on the CPU."""
     check_rows(name, rows, None)
@@ -360,26 +363,18 @@ def _as_rows(name: str, rows: Any) -> Tensor:
     return rows.detach().to(torch.float32).contiguous()
 
 
-def _check_integer(name: str, value: Any, least: int, most: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
-    return int(value)
-
-
 def _check_k(k: Any) -> int:
-    return _check_integer("k", k, 1, 2**31 - 1)
+    return check_integer("k", k, 1, 2**31 - 1)
 
 
 def _check_effort(max_distance_computations: Any, k: int) -> int:
     if max_distance_computations is None:
-        return max(400, 20 * k)
-    return _check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1)
+        return default_effort(k)
+    return check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1)
 
 
 def _check_threads(threads: Any) -> int:
-    return torch.get_num_threads() if threads is None else _check_integer("threads", threads, 1, 1024)
+    return torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
 
 
 def _check_start(start: Any, queries: int, rows: int) -> Any:
@@ -392,7 +387,7 @@ def _check_start(start: Any, queries: int, rows: int) -> Any:
         return start.to("cpu", torch.int64).numpy()
     if rows == 0:
         raise ValueError(f"start must be None, the index has no rows, got {start}")
-    return torch.full((queries,), _check_integer("start", start, 0, rows - 1)).numpy()
+    return torch.full((queries,), check_integer("start", start, 0, rows - 1)).numpy()
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphs.contestants import Contestant, Exact, FaissHnsw, Fanng, Hnswlib
+from hardmine.fanng import default_effort
 
 K = 50
 WANTED_RECALL = 0.98
-DEFAULT_EFFORT = 20 * K  # hardmine's own default
+DEFAULT_EFFORT = default_effort(K)
 MOVES_KEEP = (0.95, 0.80)  # shares of the 10-neighbour lists that a small move leaves
 WARM_TARGET = 0.3
 SMALL_MOVE_KEEPS = 0.75  # a move that leaves less is not small, and shown only

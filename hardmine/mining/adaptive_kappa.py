@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from numbers import Integral
 from typing import Any
+
+from hardmine.ops._arguments import check_integer
 
 _SAME_ERROR = 1e-6  # errors that differ by less say nothing about a slope: it would be that of their rounding
 
@@ -88,8 +89,8 @@ class AdaptiveKappa:
         gain: tuple[float, float] = (1.0, 4.0),
     ) -> None:
         self.target_error = target_error
-        self.window = _check_count("window", window, 1)
-        self.random_epochs = _check_count("random_epochs", random_epochs, 0)
+        self.window = check_integer("window", window, 1)
+        self.random_epochs = check_integer("random_epochs", random_epochs, 0)
         self.soft_kappa = _check_finite("soft_kappa", soft_kappa, above=1.0)
         self.min_kappa = _check_finite("min_kappa", min_kappa, at_least=0.0)
         self.max_kappa = _check_finite("max_kappa", max_kappa, above=0.0, at_least=self.min_kappa)
@@ -210,6 +211,8 @@ def _check_finite(
 ) -> float:
     """A finite number within all of the limits, as a float. Whatever float() takes, such as a tensor of one number."""
     try:
+        if isinstance(value, str):
+            raise TypeError("a string is no number")
         number = float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error
@@ -221,11 +224,3 @@ def _check_finite(
         ]
         raise ValueError(f"{name} must be a number {' and '.join(limits)}, got {number:g}")
     return number
-
-
-def _check_count(name: str, value: Any, least: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)

@@ -6,6 +6,8 @@ has the table behind them. Only their ratio decides, so that a machine which is 
 
 from __future__ import annotations
 
+from hardmine.fanng import default_effort
+
 # A pair of rows: its comparison with both lists, and its similarity, a column at a time. And an entry of a list.
 EXACT_NS_A_PAIR = 0.00138
 EXACT_NS_A_PAIR_AND_COLUMN = 0.00617
@@ -16,11 +18,6 @@ FANNG_NS_A_DISTANCE_AND_COLUMN = 0.144
 # Distance computations a row of building the graph from nothing. A warm start is not counted: what it saves depends on
 # how far the embedding has moved.
 FANNG_BUILD_DISTANCES = 2420.0
-
-
-def distances_of_a_list(k: int) -> int:
-    """Distance computations a row of searching a graph: the bound that `Index.neighbours` has by default."""
-    return max(400, 20 * k)
 
 
 def seconds_of_exact_lists(rows: int, depth: int, k: int) -> float:
@@ -35,7 +32,7 @@ def seconds_of_fanng_lists(rows: int, depth: int, k: int, effort: int | None = N
 
     ``effort`` is the number of distance computations a search, by default that of `Index.neighbours`.
     """
-    distances = FANNG_BUILD_DISTANCES + (distances_of_a_list(k) if effort is None else effort)
+    distances = FANNG_BUILD_DISTANCES + (default_effort(k) if effort is None else effort)
     return rows * distances * (FANNG_NS_A_DISTANCE + FANNG_NS_A_DISTANCE_AND_COLUMN * depth) * 1e-9
 
 

@@ -7,7 +7,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from hardmine.mining.embedding import embed_all
 from hardmine.mining.epoch import EpochRecord, MinedEpoch
 from hardmine.mining.lists import METHODS, neighbour_lists
 from hardmine.mining.smart_triplets import smart_triplets
-from hardmine.ops._arguments import check_choice, shape_of
+from hardmine.ops._arguments import check_choice, check_integer, shape_of
 from hardmine.ops.knn import MOST_NEIGHBOURS
 
+_MOST = 2**31 - 1
 _GRAPH_OPTIONS = {"max_distance_computations", *inspect.signature(Index.build).parameters} - {"vectors", "metric"}
 
 
@@ -116,15 +117,15 @@ class SmartMiner:
         if len(images) != len(self.labels):
             raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {len(images)}")
         _check_triplets_exist(self.labels)
-        self.batch_size = _whole("batch_size", batch_size)
+        self.batch_size = check_integer("batch_size", batch_size, 1, _MOST)
         if batches_per_epoch is None:
             batches_per_epoch = max(1, len(self.labels) // self.batch_size)
-        self.batches_per_epoch = _whole("batches_per_epoch", batches_per_epoch)
+        self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1, _MOST)
         if not isinstance(mined_share, Real) or not 0 <= mined_share <= 1:
             raise ValueError(f"mined_share must be from 0 to 1, got {mined_share!r}")
         self.mined_share = float(mined_share)
-        self.neighbours = _whole("neighbours", neighbours, most=MOST_NEIGHBOURS)
-        self.per_anchor = _whole("per_anchor", per_anchor)
+        self.neighbours = check_integer("neighbours", neighbours, 1, MOST_NEIGHBOURS)
+        self.per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
         if isinstance(kappa, Real) and not 0 <= kappa < math.inf:
             raise ValueError(f"kappa must be a number from 0, an AdaptiveKappa or None, got {kappa}")
         if kappa is not None and not isinstance(kappa, (Real, AdaptiveKappa)):
@@ -137,9 +138,9 @@ class SmartMiner:
             raise ValueError(
                 f"fanng must have keys out of {', '.join(sorted(_GRAPH_OPTIONS))}, got {', '.join(sorted(unknown))}"
             )
-        self.embed_chunk = _whole("embed_chunk", embed_chunk)
-        self.num_workers = _whole("num_workers", num_workers, least=0)
-        self.seed = _whole("seed", seed, least=0, most=2**62)
+        self.embed_chunk = check_integer("embed_chunk", embed_chunk, 1, _MOST)
+        self.num_workers = check_integer("num_workers", num_workers, 0, _MOST)
+        self.seed = check_integer("seed", seed, 0, 2**62)
         self.model, self.images, self.progress = model, images, progress
         self.history: list[EpochRecord] = []
         self._graph: Index | None = None
@@ -266,14 +267,6 @@ class SmartMiner:
         elif state["kappa"] != float(self.kappa):
             raise ValueError(f"state must be of a miner with kappa = {float(self.kappa)}, got {state['kappa']}")
         self.history, self._graph = history, None
-
-
-def _whole(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
-    return int(value)
 
 
 def _check_labels(labels: Tensor | Sequence[int]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from hardmine import _verification
 from hardmine.fanng import _fanng
-from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_number, shape_of
+from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_integer, check_number, shape_of
 
 _MOST = 2**31 - 1  # samples, triplets an anchor
 
@@ -95,8 +94,8 @@ def smart_triplets(
     kappa = check_number("kappa", kappa, at_least=0.0)
     if kappa == torch.inf:
         raise ValueError("kappa must be a finite number, got inf")
-    per_anchor = _check_count("per_anchor", per_anchor, _MOST)
-    threads = torch.get_num_threads() if threads is None else _check_count("threads", threads, 1024)
+    per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
+    threads = torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
     seed = draw_seed(generator)
     mined = _fanng.smart_triplets(lists.numpy(), distances.numpy(), labels.numpy(), kappa, per_anchor, seed, threads)
     return MinedTriplets(*map(torch.from_numpy, mined))
@@ -160,11 +159,3 @@ def _check_lists(neighbour_lists: Any, distances: Any, labels: Any) -> tuple[Ten
     if distances.dtype != torch.float64:
         distances = distances.to(torch.float32)
     return neighbour_lists.to(torch.int64).contiguous(), distances.contiguous(), labels.to(torch.int64).contiguous()
-
-
-def _check_count(name: str, value: Any, most: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} must be from 1 to {most}, got {value}")
-    return int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -52,6 +52,17 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: f
         limit = f" > {above:g}" if above > -math.inf else f" >= {at_least:g}" if at_least > -math.inf else ""
         raise ValueError(f"{name} must be a number{limit}, got {value}")
     return float(value)
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """``value`` is an integer from ``least`` to ``most``; returned as an int."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if most is None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if most is not None and not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
+    return int(value)
 
 
 def optional_number(name: str, value: Any, default: float, **limits: float) -> float:

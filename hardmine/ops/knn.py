@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hardmine import _verification
-from hardmine.ops._arguments import SIMILARITIES, check_choice, check_rows
+from hardmine.ops._arguments import SIMILARITIES, check_choice, check_integer, check_rows
 from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
 
 MOST_NEIGHBOURS = 1024
@@ -67,10 +66,7 @@ def knn(
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
-    if not isinstance(k, Integral) or isinstance(k, bool):
-        raise TypeError(f"k must be an integer, got {type(k).__name__}")
-    if not 1 <= k <= MOST_NEIGHBOURS:
-        raise ValueError(f"k must be from 1 to {MOST_NEIGHBOURS}, got {k}")
+    k = check_integer("k", k, 1, MOST_NEIGHBOURS)
     if exclude_self is not None and not isinstance(exclude_self, bool):
         raise TypeError(f"exclude_self must be True, False or None, got {type(exclude_self).__name__}")
     if exclude_self and refs is not None:
@@ -78,7 +74,7 @@ def knn(
     if exclude_self is None:
         exclude_self = refs is None
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbours(*torch.ops.hardmine.knn(queries, refs, int(k), exclude_self, kind))
+    return Neighbours(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind))
 
 
 @torch.library.register_fake("hardmine::knn")
