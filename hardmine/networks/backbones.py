@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from hardmine._extras import require
 from hardmine._torchvision import torchvision_module
 from hardmine.networks.convnet import convnet_layers
-from hardmine.ops._arguments import check_choice, check_integer, check_number, shape_of
+from hardmine.ops._arguments import check_choice, check_integer, check_number, has_values, shape_of
 
 IMAGENET = "imagenet"
 # ResNet50 has several weights in torchvision. These are the ones that PyTorch had when SCT and EP were written.
 _TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
+
+# Beyond what resizing makes of images from 0 to 1 that are not normalised: it may overshoot at edges.
+_LEAST, _MOST = -0.4, 1.4
 
 
 class Backbone(nn.Module):
@@ -64,7 +67,8 @@ class Backbone(nn.Module):
 
         Raises:
             TypeError: The images are neither uint8 nor floating.
-            ValueError: They do not have the shape.
+            ValueError: They do not have the shape; or floating ones, on the CPU, are clearly not from 0 to 1: they were
+                normalised before, or are from 0 to 255.
         """
         channels = len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:
@@ -73,6 +77,15 @@ class Backbone(nn.Module):
             images = images.to(self.mean.dtype) / 255
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 or floating-point, got {images.dtype}")
+        elif (
+            images.device.type == "cpu" and has_values(images) and images.numel()
+        ):  # elsewhere a look would synchronise
+            least, most = (bound.item() for bound in images.detach().aminmax())
+            if least < _LEAST or most > _MOST:
+                raise ValueError(
+                    "images must be from 0 to 1 and not normalised, since the backbone does that itself, "
+                    f"got values from {least:g} to {most:g}"
+                )
         return self.trunk((images.to(self.mean.dtype) - self.mean) / self.std)
 
 
