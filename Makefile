@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml hardmine/_version.py
-CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+CPP_FILES := $(shell find csrc tests/cpp tests/cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: demo test lint format bench bench-graph test-cpp build clean
 

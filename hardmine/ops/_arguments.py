@@ -34,7 +34,7 @@ TERMS = ("nca", "hinge", "soft_margin", "sct")
 INDEXED_TERMS = (*TERMS, "ratio")
 HARD_RULES = ("above", "above_and_cutoff", "above_or_cutoff")
 # How many modes and limits of a selection come before those of a loss, in the lists of an op that takes both.
-SELECTION_MODES, SELECTION_LIMITS = 5, 2
+SELECTION_MODES, SELECTION_LIMITS = 6, 2
 
 
 def check_choice(name: str, value: Any, choices: tuple) -> int:
@@ -173,7 +173,18 @@ def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
         )
 
 
+@torch.compiler.assume_constant_result  # a compiled graph is guarded by this setting of torch's anyway
+def _tf32_is_allowed() -> bool:
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def allow_tf32(embeddings: Tensor) -> int:
+    """1 if products of float32 embeddings may be rounded as torch's own matrix products are on their device, else 0."""
+    return int(embeddings.is_cuda and embeddings.dtype == torch.float32 and _tf32_is_allowed())
+
+
 def check_selection(
+    embeddings: Tensor,
     positive: str,
     negative: str,
     similarity: str,
@@ -189,6 +200,7 @@ def check_selection(
         check_choice("negative", negative, NEGATIVES),
         check_choice("semihard_fallback", semihard_fallback, FALLBACKS),
         check_choice("tie", tie, TIES),
+        allow_tf32(embeddings),
     ]
     limits = [
         optional_number("duplicate_threshold", duplicate_threshold, math.inf),
