@@ -2,6 +2,7 @@
 
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.batches import TripletBatch
+from hardmine.mining.class_distances import ClassDistances, class_distances
 from hardmine.mining.epoch import EpochRecord, MinedEpoch
 from hardmine.mining.miner import SmartMiner
 from hardmine.mining.sampler import ClassBalancedSampler
@@ -10,11 +11,13 @@ from hardmine.mining.smart_triplets import MinedTriplets, random_triplets, smart
 __all__ = [
     "AdaptiveKappa",
     "ClassBalancedSampler",
+    "ClassDistances",
     "EpochRecord",
     "MinedEpoch",
     "MinedTriplets",
     "SmartMiner",
     "TripletBatch",
+    "class_distances",
     "random_triplets",
     "smart_triplets",
 ]
