@@ -3,6 +3,7 @@
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.batches import TripletBatch
 from hardmine.mining.class_distances import ClassDistances, class_distances
+from hardmine.mining.class_tree import ClassTree
 from hardmine.mining.epoch import EpochRecord, MinedEpoch
 from hardmine.mining.miner import SmartMiner
 from hardmine.mining.sampler import ClassBalancedSampler
@@ -12,6 +13,7 @@ __all__ = [
     "AdaptiveKappa",
     "ClassBalancedSampler",
     "ClassDistances",
+    "ClassTree",
     "EpochRecord",
     "MinedEpoch",
     "MinedTriplets",
