@@ -137,11 +137,13 @@ def test_a_tree_and_its_distances_give_the_same_batches():
 
 def test_classes_that_the_sampler_does_not_use_are_passed_over():
     """Those of the tree that have too few images, or none at all."""
-    wide = on_a_line([-5, *(10 * c for c in range(12)), 120, 500], [0.1, *(c / 4 for c in range(12)), 2.9, 3.0])
+    wide = random_distances([-5, *(10 * c for c in range(6)), 55, *(10 * c for c in range(6, 13)), 500])
+    used = torch.tensor([*range(1, 7), *range(8, 14)])
+    narrow = ClassDistances(wide.classes[used], wide.sq_dist[used][:, used])
     sampler, expected = (sampler_of(t=3) for _ in range(2))  # leaves out class 120
     sampler.update(wide)
-    expected.update(LINE)
-    assert sampler.classes.tolist() == LINE.classes.tolist()
+    expected.update(narrow)
+    assert sampler.classes.tolist() == narrow.classes.tolist()
     assert list(sampler) == list(expected)
 
 

@@ -110,7 +110,7 @@ def test_it_delegates_to_the_op():
 @pytest.mark.parametrize("present", [[], [COLLAPSED]], ids=["into none", "into one"])
 def test_it_is_saved_and_loaded(trees, present):
     """Through a file, as a part of a network, into a module before or after its first tree."""
-    saved, other = (torch.nn.ModuleDict({"loss": HierarchicalTripletLoss()}) for _ in range(2))
+    saved, other = (torch.nn.ModuleDict({"loss": HierarchicalTripletLoss(0.3)}) for _ in range(2))
     for module, some in ((saved["loss"], trees), (other["loss"], present)):
         for tree in some:
             module.update(tree)
