@@ -54,6 +54,14 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: f
     return float(value)
 
 
+def check_finite(name: str, value: Any, **limits: float) -> float:
+    """As :func:`check_number`, and not infinite."""
+    number = check_number(name, value, **limits)
+    if math.isinf(number):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+    return number
+
+
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """``value`` is an integer from ``least`` to ``most``; returned as an int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
