@@ -36,6 +36,9 @@ HARDMINE_DEVICE void sync_block() { __syncthreads(); }
 // A barrier that tells every thread whether `condition` holds for any of them.
 HARDMINE_DEVICE bool sync_block_any(bool condition) { return __syncthreads_or(condition) != 0; }
 
+// A barrier of the 32 lanes of a warp; what they wrote before is seen by them after.
+HARDMINE_DEVICE void sync_warp() { __syncwarp(); }
+
 // Exchanges within a warp; all 32 lanes take part.
 template <class T>
 HARDMINE_DEVICE T shuffle_xor(T value, int mask) {

@@ -4,9 +4,8 @@
 
 #include <limits>
 
-#include "packed_rows.h"
+#include "make_tile.h"
 #include "ranked.h"
-#include "tile_engine.h"
 
 namespace hardmine::cuda {
 
@@ -58,9 +57,7 @@ class SelectTile {
     const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
     const bool positives = pass_.positive.best && any_same_class;
     if (!positives && !pass_.negative.best) return;
-    multiply_panels<Arithmetic>(pass_.rows.panel(row_panel), pass_.columns.panel(column_panel),
-                                stages_of<Arithmetic>(pass_.rows.depth), shared_memory(), share_);
-    if (pass_.rows.scale) scale();
+    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
     if (pass_.negative.best) {
       if (pass_.bounded) {
         offer_all<false, true, true>(pass_.negative);
@@ -95,22 +92,6 @@ class SelectTile {
       for (int c = 0; c < columns; ++c) same |= column_label_[c] == own;
     }
     return sync_block_any(same);
-  }
-
-  HARDMINE_DEVICE void scale() {
-    Number row_scale[kRows];
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int64_t row = first_row_ + Arithmetic::row(r);
-      row_scale[r] = row < pass_.rows.count ? pass_.rows.scale[row] : Number(0);
-    }
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int64_t column = first_column_ + Arithmetic::column(c);
-      const Number column_scale = column < pass_.columns.count ? pass_.columns.scale[column] : Number(0);
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) share_.at[r][c] = share_.at[r][c] * row_scale[r] * column_scale;
-    }
   }
 
   static HARDMINE_DEVICE Number upper_of(const SelectRequest<Number>& request, int64_t anchor, int64_t count) {

@@ -40,7 +40,7 @@ struct Place {
 };
 const Place& place();
 
-enum class Barrier { kBlock, kBlockAny, kShuffle, kBallot, kMultiply };
+enum class Barrier { kBlock, kBlockAny, kWarp, kShuffle, kBallot, kMultiply };
 // Waits for the block's threads, or the warp's.
 void wait_for_block(Barrier kind);
 void wait_for_warp(Barrier kind);
@@ -68,6 +68,8 @@ inline char* shared_memory() { return emulation::place().shared; }
 
 inline void sync_block() { emulation::wait_for_block(emulation::Barrier::kBlock); }
 inline bool sync_block_any(bool condition) { return emulation::wait_for_block_any(condition); }
+
+inline void sync_warp() { emulation::wait_for_warp(emulation::Barrier::kWarp); }
 
 // The value of lane `source`.
 template <class T>
