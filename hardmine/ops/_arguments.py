@@ -11,6 +11,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
+from hardmine import _library
+
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGER_DTYPES = (
     torch.int64,
@@ -96,6 +98,16 @@ def shape_of(tensor: Tensor) -> str:
     return "[" + ", ".join(str(int(n)) for n in tensor.shape) + "]"
 
 
+def _check_device(name: str, device: torch.device) -> None:
+    """``device`` is one that the ops have kernels for."""
+    if device.type == "cuda":
+        problem = _library.cuda_problem(device.index)
+        if problem is not None:
+            raise RuntimeError(f"{name} must be on the CPU, got {device}: {problem}")
+    elif device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"{name} must be on the CPU or on a CUDA device, got {device}")
+
+
 def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "embeddings") -> None:
     """``tensor`` is a floating-point matrix, with the depth, dtype and device of ``like``."""
     if not isinstance(tensor, Tensor):
@@ -110,8 +122,7 @@ def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "em
     if tensor.shape[1] == 0:
         raise ValueError(f"{name} must be [rows, D] with D >= 1, got {shape_of(tensor)}")
     if like is None:
-        if tensor.device.type not in ("cpu", "meta"):
-            raise NotImplementedError(f"{name} must be on the CPU, the only backend of this build, got {tensor.device}")
+        _check_device(name, tensor.device)
         return
     if tensor.shape[1] != like.shape[1]:
         raise ValueError(
