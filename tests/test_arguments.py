@@ -318,7 +318,7 @@ def test_direct_calls_with_wrong_lists_of_options(name, monkeypatch):
 
     for position in lists:
         for options in (arguments[position][:-1], [*arguments[position], 0]):
-            with pytest.raises((ValueError, RuntimeError), match=r"must hold \d numbers, got"):
+            with pytest.raises((ValueError, RuntimeError), match=r"must hold \d+ numbers, got"):
                 call(position, options)
     modes = arguments[lists[0]]
     for mode in range(len(modes)):
