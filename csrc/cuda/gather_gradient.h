@@ -36,8 +36,8 @@ struct GatherPass {
   bool at_first, at_second;  // which ends of pairs rows of `selves` are at
   EndsByRow by_row;          // of those ends, but for firsts that are entries: they are known without
   int64_t depth;
-  const int32_t* finite[2];  // all gradients are NaN if one of these is 0
-  int64_t groups[2];
+  const int32_t* finite[3];  // all gradients are NaN if one of these is 0; null ones are not looked at
+  int64_t groups[3];
   Scalar* grad;  // [count, depth]
 };
 

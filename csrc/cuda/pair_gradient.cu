@@ -3,21 +3,12 @@
 #include <optional>
 
 #include "gather_gradient.h"
+#include "measured_rows.h"
 
 namespace hardmine::cuda {
 namespace {
 
 constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountBlocks = 256;
-
-// A matrix, and what is found out about its rows.
-template <class Scalar, class Number>
-struct MeasuredRows {
-  const Scalar* x;
-  int64_t count, depth;
-  Number* divisor;  // [count], null: not wanted
-  int32_t* finite;  // [row_groups(count)]
-  int64_t* ends;    // [count], set to 0; null: not wanted
-};
 
 // The pairs of a triplet loss as a list of one positive and one negative an anchor.
 template <class Number>
@@ -92,24 +83,6 @@ HARDMINE_DEVICE void list_loss_pairs(const LossPairs<Number>& list, double* shar
 }
 
 template <class Scalar, class Number>
-HARDMINE_DEVICE void measure_rows(const MeasuredRows<Scalar, Number>& rows) {
-  constexpr int kWarps = kGatherThreads / 32;
-  for (int64_t group = block_index(); group < row_groups(rows.count); group += grid_size()) {
-    bool infinite = false;
-    for (int r = warp_index(); r < kRowGroup; r += kWarps) {
-      const int64_t row = group * kRowGroup + r;
-      if (row >= rows.count) continue;
-      const Number norm = norm_of_row<Number>(rows.x + row * rows.depth, rows.depth);
-      infinite |= !is_finite(norm);
-      if (lane_index() == 0 && rows.divisor) rows.divisor[row] = divisor_of_norm(norm);
-      if (lane_index() == 0 && rows.ends) rows.ends[row] = 0;
-    }
-    infinite = sync_block_any(infinite);
-    if (thread_index() == 0) rows.finite[group] = !infinite;
-  }
-}
-
-template <class Scalar, class Number>
 HARDMINE_KERNEL(kGatherThreads, 4)
 measure_pairs_kernel(MeasuredRows<Scalar, Number> rows, MeasuredRows<Scalar, Number> refs, bool has_loss,
                      LossPairs<Number> list) {
@@ -181,17 +154,18 @@ place_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, const in
 
 // One number for many: whether all are not 0.
 HARDMINE_KERNEL(kScanThreads, 1)
-all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups, int32_t* all) {
+all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
+                  const int32_t* sound, int32_t* all) {
   bool infinite = block_finds_infinite(finite, groups);
   infinite |= block_finds_infinite(others, other_groups);
-  if (thread_index() == 0) *all = !infinite;
+  if (thread_index() == 0) *all = !infinite && (!sound || *sound != 0);
 }
 
 template <class Scalar, class Number>
 HARDMINE_KERNEL(kGatherThreads, 4)
 gather_gradient_kernel(GatherPass<Scalar, Number> pass) {
   bool poisoned = false;
-  for (int side = 0; side < 2; ++side)
+  for (int side = 0; side < 3; ++side)
     if (pass.finite[side]) poisoned |= block_finds_infinite(pass.finite[side], pass.groups[side]);
   for (int64_t row = block_index(); row < pass.selves.count; row += grid_size())
     GatherRow<Scalar, Number>(pass, row).run(poisoned);
@@ -234,7 +208,8 @@ class PairGradient {
     if (poisons_ && indexed) {
       auto* all = workspace_.array<int32_t>(1);
       launch("all_finite", all_finite_kernel, {1, kScanThreads}, stream_, static_cast<const int32_t*>(x_.finite),
-             row_groups(x_.count), static_cast<const int32_t*>(refs_.finite), row_groups(refs_.count), all);
+             row_groups(x_.count), static_cast<const int32_t*>(refs_.finite), row_groups(refs_.count), pairs.sound,
+             all);
       all_finite_ = all;
     }
     const PairEnds<Number> ends{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
@@ -279,6 +254,8 @@ class PairGradient {
       pass.groups[0] = row_groups(x_.count);
       pass.finite[1] = refs_.finite;
       pass.groups[1] = row_groups(refs_.count);
+      pass.finite[2] = ends.pairs.sound;
+      pass.groups[2] = 1;
     }
     const bool firsts = at_first && ends.pairs.first;
     if (indexed && (firsts || at_second)) {

@@ -29,6 +29,8 @@ struct PairList {
   const Number* gradient;  // [count, partners]
   int64_t count;
   int64_t partners;
+  const int32_t* sound =
+      nullptr;  // [1], 0: the list is not to be trusted, and poisons as a row that is not finite does
 };
 
 // The selected pairs of a triplet loss, and the gradients that arrive at the loss and at the similarities.

@@ -81,8 +81,8 @@ def optional_number(name: str, value: Any, default: float, **limits: float) -> f
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a check may look at the values of ``tensor``: not where it only stands for one."""
-    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+    """Whether a check may look at the values of ``tensor``: where it has any, and none to wait for."""
+    return tensor.is_cpu and not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
 
 
 def forbid_forward_mode(name: str, tensor: Tensor) -> None:
@@ -165,7 +165,8 @@ def check_labelled_rows(
 def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
     """Checks the tensors of the losses on given triplets; returns ``triplets`` and ``labels`` as int64.
 
-    The indices themselves are checked by the compiled ops, which read them anyway.
+    The indices themselves are checked by the compiled ops, which read them anyway: on the CPU a bad one is an error; on
+    a GPU, which the host does not wait for, it makes the loss NaN.
     """
     check_rows("embeddings", embeddings, None)
     if not isinstance(triplets, Tensor):
