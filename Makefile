@@ -4,9 +4,15 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml hardmine/_version.py
-CPP_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp')
+CPP_FILES := $(shell find csrc tests/cpp tests/cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: demo test lint format bench bench-graph test-cpp build clean
+TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
+# Of the tests of the ops, those that a minute or two of emulation can run. Not depths of several hundred: plain PyTorch
+# on the CPU, which errors are measured by, adds up in shorter sums than a GPU does.
+EMULATED_TESTS := tests/test_select_triplets.py tests/test_triplet_loss.py tests/test_sct_loss.py \
+  -k 'not cuda and not 700' -q -p no:cacheprovider
+
+.PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
 
 demo: build
 	$(PY) -m hardmine train
@@ -30,6 +36,21 @@ test-cpp: .venv/dev
 	  -DHARDMINE_TORCH=OFF -DHARDMINE_PYTHON=OFF -DHARDMINE_TESTS=ON -DHARDMINE_WERROR=ON -DHARDMINE_SANITIZE=address,undefined
 	.venv/bin/cmake --build build/sanitized
 	.venv/bin/ctest --test-dir build/sanitized -j2 --output-on-failure
+
+# The CUDA ops, compiled for every architecture; no GPU is needed, nor a torch that has CUDA. Says which kernels keep
+# registers in memory.
+build-cuda: .venv/dev
+	.venv/bin/cmake -S . -B build/cuda -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DHARDMINE_CUDA=ON -DHARDMINE_PYTHON=OFF \
+	  -DHARDMINE_WERROR=ON -DHARDMINE_TORCH_DIR=$(TORCH)
+	.venv/bin/cmake --build build/cuda --target _C_cuda > build/cuda/kernels.log 2>&1 || (cat build/cuda/kernels.log; exit 1)
+	$(PY) bench/gpu/spills.py build/cuda/kernels.log
+
+# The tests of the ops, on CUDA kernels that an emulation of a GPU runs on the CPU.
+test-emulated: build
+	.venv/bin/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DHARDMINE_CUDA=OFF -DHARDMINE_EMULATION=ON -DHARDMINE_PYTHON=OFF \
+	  -DHARDMINE_WERROR=ON -DHARDMINE_TORCH_DIR=$(TORCH)
+	.venv/bin/cmake --build build/emulated --target _C_emulated
+	HARDMINE_EMULATED_CUDA=$(abspath build/emulated/_C_emulated.so) $(PY) -m pytest $(EMULATED_TESTS)
 
 bench: build .venv/bench
 	$(PY) bench/report.py

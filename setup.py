@@ -1,8 +1,13 @@
-"""Drives CMakeLists.txt, the one description of the build. Environment: HARDMINE_WERROR=1 makes warnings errors."""
+"""Drives CMakeLists.txt, the one description of the build.
+
+Environment: HARDMINE_CUDA=auto|on|off, whether to build the CUDA ops (auto: where nvcc is and torch is one with CUDA);
+HARDMINE_WERROR=1 makes warnings errors.
+"""
 
 import importlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +19,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+BUILD = ROOT / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower()
+TORCH_LIBRARIES = ("_C", "_C_cuda")  # torch loads them; Python imports the others
 
 
 def tool(name: str, folder_attribute: str) -> str:
@@ -34,42 +41,60 @@ def torch_folder() -> Path:
     return Path(spec.origin).parent
 
 
+def cuda_choice() -> str:
+    """HARDMINE_CUDA as CMake takes it."""
+    choice = os.environ.get("HARDMINE_CUDA") or "auto"
+    if choice.lower() not in ("auto", "on", "off"):
+        raise SystemExit(f"HARDMINE_CUDA must be auto, on or off, got {choice!r}")
+    return choice.upper()
+
+
 class CMakeBuild(build_ext):
-    """Builds hardmine/_C.so, which is no Python module - torch loads it - and hardmine/_fanng, which is one."""
+    """Builds hardmine/_C.so and, optionally, hardmine/_C_cuda.so, which torch loads, and the module hardmine/_fanng."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.rpartition(".")[2] == "_C":  # setuptools asks with the package, and without
+        if fullname.rpartition(".")[2] in TORCH_LIBRARIES:  # setuptools asks with the package, and without
             return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
 
-    def build_extension(self, ext: Extension) -> None:
-        build = ROOT / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower()
+    def run(self) -> None:
         cmake = tool("cmake", "CMAKE_BIN_DIR")
-        if not self.configured:
-            configure = [
-                *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-                f"-DCMAKE_MAKE_PROGRAM={tool('ninja', 'BIN_DIR')}",
-                f"-DHARDMINE_TORCH_DIR={torch_folder()}",
-                f"-DHARDMINE_WERROR={'ON' if os.environ.get('HARDMINE_WERROR') == '1' else 'OFF'}",
-                f"-DPython_EXECUTABLE={sys.executable}",
-                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            ]
-            # --fresh forgets the tools and the torch of an earlier environment; objects that are up to date stay.
-            subprocess.run([*configure, "--fresh"], check=True, stdout=sys.stderr)
-            self.configured = True
+        configure = [
+            *(cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja', 'BIN_DIR')}",
+            f"-DHARDMINE_TORCH_DIR={torch_folder()}",
+            f"-DHARDMINE_CUDA={cuda_choice()}",
+            f"-DHARDMINE_WERROR={'ON' if os.environ.get('HARDMINE_WERROR') == '1' else 'OFF'}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]
+        # --fresh forgets the tools and the torch of an earlier environment; objects that are up to date stay.
+        subprocess.run([*configure, "--fresh"], check=True, stdout=sys.stderr)
+        targets = subprocess.run([cmake, "--build", str(BUILD), "--target", "help"], check=True, stdout=subprocess.PIPE)
+        if not re.search(r"^_C_cuda:", targets.stdout.decode(), re.MULTILINE):
+            self.leave_out("hardmine._C_cuda")
+        super().run()
+
+    def leave_out(self, name: str) -> None:
+        """No such library in this build, nor one of an earlier build in its place."""
+        self.extensions = [ext for ext in self.extensions if ext.name != name]
+        places = [Path(self.build_lib)] + [ROOT] * self.inplace
+        for place in places:
+            (place / self.get_ext_filename(name)).unlink(missing_ok=True)
+
+    def build_extension(self, ext: Extension) -> None:
+        cmake = tool("cmake", "CMAKE_BIN_DIR")
         name = ext.name.rpartition(".")[2]
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        subprocess.run([cmake, "--build", str(build), "--target", name], check=True, stdout=sys.stderr)
-        built = build / Path(self.get_ext_filename(name)).name
+        subprocess.run([cmake, "--build", str(BUILD), "--target", name], check=True, stdout=sys.stderr)
+        built = BUILD / Path(self.get_ext_filename(name)).name
         target.parent.mkdir(parents=True, exist_ok=True)
         # A new file, not new contents: a process that has the old one loaded keeps it.
         target.unlink(missing_ok=True)
         shutil.copy2(built, target)
 
-    configured = False
-
 
 setup(
-    ext_modules=[Extension("hardmine._C", sources=[]), Extension("hardmine._fanng", sources=[])],
+    ext_modules=[Extension(f"hardmine.{name}", sources=[]) for name in (*TORCH_LIBRARIES, "_fanng")],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -3,16 +3,17 @@
 //   random            [1 or 2, B] float64, uniform in [0, 1): the numbers that a random positive, then a random
 //   negative
 //                     is picked by (core/random_pick.h); None if neither is random
-//   selection_modes   [similarity, positive, negative, semihard_fallback, tie]
+//   selection_modes   [similarity, positive, negative, semihard_fallback, tie, allow_tf32]
 //   selection_limits  [duplicate_threshold, semihard_margin], infinity where there is none
 //   loss_modes        [term, hard_rule, separate_means, reduction]
 //   loss_numbers      [temperature, margin, lam, hard_cutoff, min_similarity]
-//   tuplet_modes      [similarity, positive, reduction]
+//   tuplet_modes      [similarity, positive, reduction, allow_tf32]
 //   tuplet_numbers    [temperature, duplicate_threshold]
-//   batch_all_modes   [similarity, reduction, squared]
+//   batch_all_modes   [similarity, reduction, squared, allow_tf32]
 //   batch_all_numbers [margin]
 // The losses of given triplets [T, 3] (int64, rows of embeddings) have modes and numbers of their own, named there.
-// Implementations: cpu/<op>.cpp. Python faces: hardmine/ops/<op>.py.
+// allow_tf32: whether CUDA may round float32 factors of products to TF32.
+// Implementations: cpu/<op>.cpp, cuda/<op>.cu. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
 
@@ -64,7 +65,9 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
   m.def("batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor embeddings) -> Tensor");
 
   // The k nearest of refs [M, D], or among the queries [Q, D] themselves -> similarity [Q, k], index [Q, k].
-  m.def("knn(Tensor queries, Tensor? refs, int k, bool exclude_self, int similarity) -> (Tensor, Tensor)");
+  m.def(
+      "knn(Tensor queries, Tensor? refs, int k, bool exclude_self, int similarity, bool allow_tf32) "
+      "-> (Tensor, Tensor)");
 
   // The gradient of the similarities -> grad_queries [Q, D], grad_refs [M, D]; one that is not needed is empty.
   m.def(

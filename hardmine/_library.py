@@ -1,4 +1,4 @@
-"""Loading of the compiled library that holds hardmine's torch ops."""
+"""Loading of the compiled libraries that hold hardmine's torch ops."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ _HOW_TO_BUILD = (
     "Build it in the environment that has torch, from the project's folder: `pip install --no-build-isolation .` "
     "(needs a C++20 compiler, and pybind11, cmake and ninja, which pip can install too)."
 )
+_HOW_TO_BUILD_CUDA = (
+    "Build them from the project's folder, in an environment that has nvcc and a torch with CUDA: "
+    "`HARDMINE_CUDA=on pip install --no-build-isolation .`"
+)
+_OLDEST_CAPABILITY = (8, 0)  # the kernels use asynchronous copies and matrix instructions of bfloat16 and TF32
+
+
+def _reason(error: Exception) -> str:
+    """What the loader said; torch's own error names the file only."""
+    return str(error.__cause__ or error)
 
 
 @cache
 def load() -> None:
-    """Loads ``_C`` and so registers ``torch.ops.hardmine``.
+    """Loads ``_C``, and so registers ``torch.ops.hardmine``; and ``_C_cuda``, its CUDA kernels, where that can be.
 
     Raises:
         ImportError: If the library is missing or cannot be loaded; says why and how to build it.
@@ -34,8 +44,49 @@ def load() -> None:
     except (OSError, RuntimeError) as error:
         raise ImportError(
             f"hardmine's compiled library {path} cannot be loaded with torch {torch.__version__} "
-            f"(2.11 or later is needed): {error}. {_HOW_TO_BUILD}"
+            f"(2.11 or later is needed): {_reason(error)}. {_HOW_TO_BUILD}"
         ) from error
+    _cuda_library_problem()
+
+
+@cache
+def _cuda_library_problem() -> str | None:
+    """Loads ``_C_cuda``, which is optional; returns why there are no CUDA ops, or None where there are.
+
+    Remembered for the first CUDA tensor: whoever uses the CPU has no use for the message.
+    """
+    path = Path(__file__).with_name("_C_cuda.so")
+    if not path.exists():
+        return f"are not built: there is no {path}. {_HOW_TO_BUILD_CUDA}"
+    try:
+        torch.ops.load_library(path)
+    except Exception as error:  # whatever ails it, the CPU ops work
+        return f"failed to load with torch {torch.__version__}, from {path}: {_reason(error)}. {_HOW_TO_BUILD_CUDA}"
+    return None
+
+
+@torch.compiler.assume_constant_result  # neither the library nor a GPU changes while a process runs
+def cuda_problem(index: int | None) -> str | None:
+    """Why hardmine's CUDA ops cannot run on the CUDA device ``index``; None where they can."""
+    return _cuda_device_problem(index)
+
+
+@cache
+def _cuda_device_problem(index: int | None) -> str | None:
+    """As :func:`cuda_problem`, found out once a device: asking for its capability waits for no work on it."""
+    problem = _cuda_library_problem()
+    if problem is not None:
+        return f"CUDA tensors need hardmine's CUDA ops, which {problem}"
+    if not torch.cuda.is_available():  # a tensor that only stands for one on a GPU
+        return None
+    capability = torch.cuda.get_device_capability(index)
+    if capability < _OLDEST_CAPABILITY:
+        found, needed = (".".join(map(str, version)) for version in (capability, _OLDEST_CAPABILITY))
+        return (
+            f"hardmine's CUDA ops need a GPU of compute capability {needed} or later, and "
+            f"{torch.cuda.get_device_name(index)} has {found}"
+        )
+    return None
 
 
 def simd_level() -> str:

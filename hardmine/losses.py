@@ -8,14 +8,17 @@ that both draw the same numbers.
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hardmine import ops
 from hardmine.ops import Selection, TripletCounts, TupletTerms
-from hardmine.ops._arguments import has_values
+from hardmine.ops._arguments import check_finite, has_values
+
+if TYPE_CHECKING:
+    from hardmine.mining import ClassTree
 
 __all__ = [
     "BatchAllLoss",
@@ -27,6 +30,7 @@ __all__ = [
     "HNLoss",
     "HPHNLoss",
     "HPLoss",
+    "HierarchicalTripletLoss",
     "NPairLoss",
     "RatioTripletLoss",
     "SCTLoss",
@@ -243,6 +247,78 @@ class BatchAllTripletLoss(_Loss):
     def extra_repr(self) -> str:
         margin = list(self.margin.shape) if isinstance(self.margin, Tensor) else self.margin
         return ", ".join([f"margin={margin}", *filter(None, [super().extra_repr()])])
+
+
+class HierarchicalTripletLoss(BatchAllTripletLoss):
+    """The hinge of every triplet, with margins by the classes of anchor and negative (HTL, ECCV 2018, section 4.2).
+
+    ``alpha(y_a, y_n) = beta + d_H(y_a, y_n) - s_{y_a}``, from the class tree of the embeddings, which is made anew
+    every epoch; before the first tree one margin for all. The tree's distances are those of unit vectors, so that
+    ``similarity`` is cosine::
+
+        loss_of = HierarchicalTripletLoss()
+        for epoch in range(30):
+            for rows in sampler:  # an AnchorNeighbourSampler
+                loss = loss_of(network(images[rows]), labels[rows])
+                optimizer.zero_grad(); loss.backward(); optimizer.step()
+            tree = ClassTree.from_embeddings(embed_all(network, images), labels)
+            loss_of.update(tree)
+            sampler.update(tree)
+
+    Args:
+        margin: alpha of every pair of classes before the first tree, a number.
+        beta: By how much classes should become farther apart than they were, in units of the squared distance.
+        options: The other options of :func:`hardmine.ops.batch_all_triplet_loss`.
+
+    Attributes:
+        margin: The margin in use: the number, or the tree's table [C, C].
+        margin_labels: The classes of its rows, or None.
+        trees: int64 [], the number of trees so far.
+
+    Raises:
+        TypeError: ``margin`` or ``beta`` is no number, or as for all modules.
+        ValueError: It is not finite, or as for all modules.
+
+    Note:
+        ``state_dict`` holds the table, its classes and the number of trees, so that a training resumes bit for bit with
+        the same arguments. It may be loaded into a module before or after its first tree.
+        The paper prints the loss with unsquared distances, which is ``squared=False``; its margins are squared ones.
+    """
+
+    _meant: ClassVar[dict[str, Any]] = {"similarity": "cosine"}
+
+    def __init__(self, margin: float = 0.2, *, beta: float = 0.1, **options: Any) -> None:
+        margin = check_finite("margin", margin)
+        super().__init__(margin, **options)
+        self.beta = check_finite("beta", beta)
+        self._first_margin = margin
+        self.register_buffer("trees", torch.zeros((), dtype=torch.int64))
+
+    def update(self, tree: ClassTree) -> None:
+        """Takes the margins of a tree, whose classes must be all that the batches have.
+
+        Raises:
+            TypeError: ``tree`` is no :class:`hardmine.mining.ClassTree`.
+        """
+        from hardmine.mining import ClassTree  # only who trains with a tree needs what mining needs
+
+        if not isinstance(tree, ClassTree):
+            raise TypeError(f"tree must be a ClassTree, got {type(tree).__name__}")
+        dtype = self.margin.dtype if isinstance(self.margin, Tensor) else torch.float32
+        device = self.trees.device
+        self.set_margin(tree.margin_table(self.beta, dtype=dtype).to(device), tree.classes.to(device))
+        self.trees = self.trees + 1  # a new one: a state_dict that was taken before keeps its number
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if prefix + "trees" in state_dict and prefix + "margin" not in state_dict:  # from before the first tree
+            self.set_margin(self._first_margin)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for name in ("margin", "margin_labels"):  # the place that was made may be on the device of what was loaded
+            if isinstance(getattr(self, name), Tensor):
+                setattr(self, name, getattr(self, name).to(self.trees.device))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, beta={self.beta}"
 
 
 class _GivenTripletsLoss(_Loss):

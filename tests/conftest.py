@@ -7,6 +7,14 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
+import torch
+
+from hardmine import _library
+
+# The CUDA ops on an emulated GPU (CMake's HARDMINE_EMULATION), whose tensors are on the CPU, in place of the CPU ops.
+if emulated := os.environ.get("HARDMINE_EMULATED_CUDA"):
+    torch.ops.load_library(emulated)
+    _library.load = lambda: None
 
 from helpers import DEVICES
 

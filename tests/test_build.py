@@ -2,12 +2,14 @@
 
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setuptools
 
 import hardmine
 from helpers import output_of, run_python, simd_levels
@@ -125,6 +127,86 @@ def test_an_installed_package_has_every_module(tmp_path):
     modules = {path.relative_to(root) for path in PACKAGE.rglob("*.py")}
     assert len(modules) > 20
     assert {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib").rglob("*.py")} == modules
+
+
+# The build of the CUDA ops
+
+
+def builder(monkeypatch, tmp_path, *, offers_cuda: bool, **environment: str):
+    """setup.py's build command over a CMake that is none, and the command lines that it got."""
+    script = PACKAGE.parent / "setup.py"
+    if not script.exists():
+        pytest.skip("not run from the source folder")
+    made, lines = {}, []
+    monkeypatch.delenv("HARDMINE_CUDA", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: made.update(arguments))
+    module = runpy.run_path(str(script))
+    shared = module["CMakeBuild"].run.__globals__
+    monkeypatch.setitem(shared, "BUILD", tmp_path / "cmake")
+    monkeypatch.setitem(shared, "ROOT", tmp_path / "source")
+    monkeypatch.setitem(shared, "tool", lambda name, attribute: name)
+
+    def cmake(command, **options):
+        lines.append(" ".join(map(str, command)))
+        if command[-1] == "help":
+            targets = "all: phony\n_C: phony\n" + "_C_cuda: phony\n" * offers_cuda
+            return subprocess.CompletedProcess(command, 0, targets.encode())
+        if "--build" in command:
+            (tmp_path / "cmake").mkdir(exist_ok=True)
+            files = {"_fanng": command_line.get_ext_filename("_fanng")}
+            (tmp_path / "cmake" / files.get(command[-1], f"{command[-1]}.so")).write_text(command[-1])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(shared["subprocess"], "run", cmake)
+    distribution = setuptools.Distribution({"name": "hardmine", "ext_modules": made["ext_modules"]})
+    command_line = made["cmdclass"]["build_ext"](distribution)
+    command_line.build_lib, command_line.build_temp = str(tmp_path / "lib"), str(tmp_path / "temp")
+    command_line.ensure_finalized()
+    return command_line, lines
+
+
+@pytest.mark.parametrize(
+    ("choice", "handed"), [(None, "AUTO"), ("", "AUTO"), ("auto", "AUTO"), ("on", "ON"), ("OFF", "OFF")]
+)
+def test_the_choice_of_cuda_is_handed_to_cmake(choice, handed, monkeypatch, tmp_path):
+    environment = {} if choice is None else {"HARDMINE_CUDA": choice}
+    command, lines = builder(monkeypatch, tmp_path, offers_cuda=False, **environment)
+    command.run()
+    assert f" -DHARDMINE_CUDA={handed} " in lines[0]
+
+
+def test_an_unknown_choice_of_cuda_is_an_error(monkeypatch, tmp_path):
+    command, lines = builder(monkeypatch, tmp_path, offers_cuda=True, HARDMINE_CUDA="yes")
+    with pytest.raises(SystemExit, match="HARDMINE_CUDA must be auto, on or off, got 'yes'"):
+        command.run()
+    assert not lines
+
+
+@pytest.mark.parametrize("offers_cuda", [True, False], ids=["with", "without"])
+def test_the_cuda_ops_are_packaged_where_cmake_builds_them(offers_cuda, monkeypatch, tmp_path):
+    command, lines = builder(monkeypatch, tmp_path, offers_cuda=offers_cuda)
+    folder = tmp_path / "lib" / "hardmine"
+    folder.mkdir(parents=True)
+    (folder / "_C_cuda.so").write_text("of an earlier build")
+    command.run()
+    names = {"_C.so", command.get_ext_filename("_fanng")} | ({"_C_cuda.so"} if offers_cuda else set())
+    assert {path.name for path in folder.iterdir()} == names
+    assert {Path(path) for path in command.get_outputs()} == {folder / name for name in names}
+    assert all((folder / name).read_text() != "of an earlier build" for name in names)
+    assert any(line.endswith("--target _C_cuda") for line in lines) == offers_cuda
+
+
+def test_a_build_in_place_leaves_no_cuda_ops_of_an_earlier_one(monkeypatch, tmp_path):
+    command, _ = builder(monkeypatch, tmp_path, offers_cuda=False)
+    old = tmp_path / "source" / "hardmine" / "_C_cuda.so"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    command.inplace = True
+    monkeypatch.setattr(command, "copy_extensions_to_source", lambda: None)
+    command.run()
+    assert not old.exists()
 
 
 # The SIMD level

@@ -19,6 +19,7 @@ from triplets import (
     assert_outcomes_equal,
     case_id,
     compiled_arguments,
+    only_where_triplets_are_checked,
     random_batch,
     random_triplets,
     run_given,
@@ -329,6 +330,7 @@ def test_compiled_by_torch_without_a_graph_break(name, backend):
 
 @ignore_warnings_of_torch
 @each_op
+@only_where_triplets_are_checked
 def test_compiled_by_torch_bad_indices_are_still_errors(name):
     torch.compiler.reset()
     compiled = torch.compile(getattr(ops, name), fullgraph=True, backend="aot_eager")

@@ -9,7 +9,17 @@ import torch
 
 from hardmine import losses, ops
 from helpers import assert_bitwise_equal, seeded
-from triplets import GIVEN, NO_TRIPLETS, Batch, assert_outcomes_equal, compiled_arguments, random_batch, run_given
+from triplets import (
+    EMULATED,
+    GIVEN,
+    NO_TRIPLETS,
+    Batch,
+    assert_outcomes_equal,
+    compiled_arguments,
+    only_where_triplets_are_checked,
+    random_batch,
+    run_given,
+)
 
 each_op = pytest.mark.parametrize("name", GIVEN)
 
@@ -79,6 +89,8 @@ WRONG_TENSORS = [
 @each_op
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG_TENSORS, ids=[wrong[2] for wrong in WRONG_TENSORS])
 def test_wrong_tensors(name, changes, error, message):
+    if EMULATED and message.startswith(("triplets must lie", "triplets must be of three")):
+        pytest.skip("a GPU's ops raise no errors about values")
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         getattr(ops, name)(**{"embeddings": X, "triplets": TRIPLETS, **changes})
 
@@ -124,12 +136,16 @@ def test_wrong_options(name, changes, error, message):
         getattr(ops, name)(X, TRIPLETS, **changes)
 
 
-@each_op
-@pytest.mark.parametrize(
+each_bad_list = pytest.mark.parametrize(
     "triplets",
     [[[0, 1, 40]], [[0, 1, 2], [-1, 2, 3]], [[0, 2**62, 1]], [[-(2**63), 1, 2]], [[1, 1, 0]]],
     ids=str,
 )
+
+
+@each_op
+@each_bad_list
+@only_where_triplets_are_checked
 def test_the_compiled_ops_read_no_row_that_is_not_there(name, triplets):
     """Forward and backward, called directly."""
     x, *options = (a for i, a in enumerate(compiled_arguments(name, random_batch())) if i != 1)
@@ -139,6 +155,22 @@ def test_the_compiled_ops_read_no_row_that_is_not_there(name, triplets):
     values = torch.ones(len(bad))
     with pytest.raises(ValueError, match="triplets must"):
         getattr(torch.ops.hardmine, f"{name}_backward")(torch.tensor(1.0), None, None, x, bad, values, values, *options)
+
+
+@each_op
+@each_bad_list
+@pytest.mark.parametrize("good", [0, 1, 1500])
+def test_on_a_gpu_bad_triplets_make_the_loss_and_all_gradients_nan(name, triplets, good, device):
+    """Nothing waits for a check there; the rows that are in good triplets, or in none, are told as well."""
+    if torch.device(device).type == "cpu" and not EMULATED:
+        pytest.skip("on the CPU they are errors")
+    batch = random_batch()
+    many = batch.triplets.repeat(good // 60 + 1, 1)[:good]
+    listed = torch.cat([many[: good // 2], torch.tensor(triplets), many[good // 2 :]])
+    for options in ({}, {"reduction": "none", "term": "hinge"})[: 1 if name == "global_loss" else 2]:
+        outcome = run_given(getattr(ops, name), Batch(batch.embeddings, listed).to(device), **options)
+        assert outcome.loss.isnan().all()
+        assert outcome.grad.isnan().all()
 
 
 @each_op

@@ -38,8 +38,17 @@ MODULES = {
 }
 each_module = pytest.mark.parametrize("name", MODULES)
 
-# Of other ops, with a call of their own: see tests/test_losses_of_all_pairs.py and test_given_triplets_arguments.py.
-ON_ALL_PAIRS = ["BatchAllLoss", "BatchAllTripletLoss", "EPLoss", "HPLoss", "NPairLoss", "TupletLoss"]
+# Of other ops, with a call of their own: see tests/test_losses_of_all_pairs.py, test_hierarchical_triplet_loss.py and
+# test_given_triplets_arguments.py.
+ON_ALL_PAIRS = [
+    "BatchAllLoss",
+    "BatchAllTripletLoss",
+    "EPLoss",
+    "HPLoss",
+    "HierarchicalTripletLoss",
+    "NPairLoss",
+    "TupletLoss",
+]
 ON_GIVEN_TRIPLETS = ["GlobalLoss", "RatioTripletLoss"]
 
 

@@ -1,5 +1,7 @@
 """Class-balanced batches: their make-up, their chances, their repeatability, their errors."""
 
+import re
+
 import pytest
 import torch
 
@@ -85,4 +87,160 @@ def test_it_is_a_batch_sampler_for_the_data_loader():
 )
 def test_impossible_sizes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
+        ClassBalancedSampler(**{"labels": LABELS, "classes_per_batch": 2, "images_per_class": 2} | changes)
+
+
+def test_the_draws_stay_as_they_are():
+    """Batches of a seed are part of what a seed fixes: one permutation for the classes, and then one for each class."""
+    sampler = ClassBalancedSampler(LABELS, 3, 2, batches_per_epoch=5, seed=7)
+    sampler.epoch = 2
+    generator = torch.Generator().manual_seed(7 + 2 * 1_000_003)
+    expected = []
+    for _ in range(5):
+        batch = []
+        for position in torch.randperm(5, generator=generator)[:3].tolist():
+            images = LABELS.eq([1, 3, 5, 7, 9][position]).nonzero()[:, 0]
+            batch += images[torch.randperm(len(images), generator=generator)[:2]].tolist()
+        expected.append(batch)
+    assert list(sampler) == expected
+    assert list(ClassBalancedSampler(LABELS, images_per_class=2, batch_size=6, batches_per_epoch=5, seed=7)) == list(
+        ClassBalancedSampler(LABELS, 3, 2, batches_per_epoch=5, seed=7)
+    )
+
+
+# Classes smaller than asked for, and batches of a given size (EP section 5.1)
+
+# Classes 0 to 4 of 6, 1, 3, 2 and 5 images.
+UNEVEN = torch.tensor([0] * 6 + [1] + [2] * 3 + [3] * 2 + [4] * 5)
+
+
+def runs_of(batch: list[int]) -> list[tuple[int, int]]:
+    """The classes of a batch of UNEVEN in their order, each with its number of images, which must be different ones."""
+    assert len(set(batch)) == len(batch), "an image is drawn twice"
+    classes, counts = UNEVEN[batch].unique_consecutive(return_counts=True)
+    assert len(set(classes.tolist())) == len(classes), "a class is drawn twice"
+    return list(zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+def test_small_classes_are_used_whole():
+    sampler = ClassBalancedSampler(UNEVEN, 3, 4, small_classes="use_all", batches_per_epoch=200)
+    assert sampler.classes.tolist() == [0, 1, 2, 3, 4]
+    assert sampler.batch_size is None
+    seen = set()
+    for batch in sampler:
+        runs = runs_of(batch)
+        assert len(runs) == 3
+        assert all(count == [4, 1, 3, 2, 4][y] for y, count in runs)
+        seen.update(runs)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 8, 13, 14])
+def test_the_last_class_is_cut_to_fill_the_batch(batch_size):
+    sampler = ClassBalancedSampler(
+        UNEVEN, batch_size=batch_size, images_per_class=4, small_classes="use_all", batches_per_epoch=200
+    )
+    assert sampler.batch_size == batch_size
+    assert sampler.classes_per_batch is None
+    cut = 0
+    for batch in sampler:
+        assert len(batch) == batch_size
+        runs = runs_of(batch)
+        assert all(count == [4, 1, 3, 2, 4][y] for y, count in runs[:-1])
+        last, count = runs[-1]
+        assert count <= [4, 1, 3, 2, 4][last]
+        cut += count < [4, 1, 3, 2, 4][last]
+    assert (cut > 0) == (batch_size < 14), "14 images are all there are"
+
+
+def test_a_batch_size_that_is_no_multiple_without_small_classes():
+    """128 is no multiple of 5: 25 classes of 5 images, and 3 of another one."""
+    labels = torch.arange(40).repeat(6)
+    for batch in ClassBalancedSampler(labels, batch_size=128, images_per_class=5, batches_per_epoch=5):
+        counts = labels[batch].unique_consecutive(return_counts=True)[1]
+        assert counts.tolist() == [5] * 25 + [3]
+        assert len(set(batch)) == 128
+    sampler = ClassBalancedSampler(UNEVEN, batch_size=9, images_per_class=5)  # leaves out those of 1, 2 and 3
+    assert sampler.classes.tolist() == [0, 4]
+    assert sorted(len(set(UNEVEN[batch].tolist())) for batch in sampler) == [2]
+
+
+def test_every_class_has_the_same_chance_in_batches_of_a_given_size():
+    sampler = ClassBalancedSampler(
+        UNEVEN, batch_size=4, images_per_class=4, small_classes="use_all", batches_per_epoch=4000
+    )
+    firsts = torch.tensor([runs_of(batch)[0][0] for batch in sampler]).bincount()
+    assert (firsts - 800).abs().max() < 130  # the deviation is 25
+    cut = [batch[-1] for batch in sampler if runs_of(batch) == [(3, 2), (0, 2)]]
+    assert set(cut) == set(range(6)), "which images of the last class are taken is random, too"
+
+
+def test_an_epoch_draws_as_many_images_as_there_are_in_every_mode():
+    use_all = {"small_classes": "use_all"}
+    assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=2, **use_all)) == 17 // 4
+    assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=3)) == 14 // 4
+    assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=2, **use_all, world_size=3)) == 17 // 12
+    # 2 of 5 classes with at most 2 images are 2 / 5 * (2 + 1 + 2 + 2 + 2) = 3.6 images on average
+    assert len(ClassBalancedSampler(UNEVEN, 2, 2, **use_all)) == int(17 / 3.6)
+    assert len(ClassBalancedSampler(UNEVEN, 2, 2, **use_all, world_size=2)) == int(17 / 7.2)
+    assert len(ClassBalancedSampler(UNEVEN, 5, 2, **use_all, world_size=4)) == 1
+
+
+@pytest.mark.parametrize("sizes", [{"classes_per_batch": 2}, {"batch_size": 5, "small_classes": "use_all"}], ids=str)
+def test_ranks_share_out_one_plan(sizes):
+    """Together they draw what one process draws, and each of them equally many batches."""
+    plan = ClassBalancedSampler(LABELS, images_per_class=2, batches_per_epoch=12, seed=5, **sizes)
+    ranks = [
+        ClassBalancedSampler(LABELS, images_per_class=2, batches_per_epoch=4, seed=5, rank=rank, world_size=3, **sizes)
+        for rank in range(3)
+    ]
+    for _ in range(2):
+        batches = list(plan)
+        for rank, sampler in enumerate(ranks):
+            assert len(sampler) == 4
+            assert list(sampler) == batches[rank::3]
+    assert [sampler.epoch for sampler in ranks] == [2, 2, 2]
+
+
+def test_ranks_of_the_default_length_are_equally_long():
+    lengths = {len(list(ClassBalancedSampler(LABELS, 2, 2, rank=rank, world_size=4))) for rank in range(4)}
+    assert lengths == {26 // 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"classes_per_batch": None},
+            ValueError,
+            "either classes_per_batch or batch_size must be given, got classes_per_batch None and batch_size None",
+        ),
+        (
+            {"batch_size": 4},
+            ValueError,
+            "either classes_per_batch or batch_size must be given, got classes_per_batch 2 and batch_size 4",
+        ),
+        ({"classes_per_batch": None, "batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        (
+            {"classes_per_batch": None, "batch_size": 11},
+            ValueError,
+            "batch_size must be at most 10, what the 5 classes in use give with images_per_class = 2, got 11",
+        ),
+        (
+            {"classes_per_batch": 6, "small_classes": "use_all"},
+            ValueError,
+            "classes_per_batch must be at most 5, the number of classes, got 6",
+        ),
+        ({"small_classes": None}, ValueError, "small_classes must be one of 'leave_out', 'use_all', got None"),
+        ({"classes_per_batch": 2.0}, TypeError, "classes_per_batch must be an integer, got float"),
+        ({"images_per_class": None}, TypeError, "images_per_class must be an integer, got NoneType"),
+        ({"batches_per_epoch": 1.5}, TypeError, "batches_per_epoch must be an integer, got float"),
+        ({"seed": None}, TypeError, "seed must be an integer, got NoneType"),
+        ({"world_size": 0}, ValueError, "world_size must be from 1 to 2147483647, got 0"),
+        ({"rank": 1}, ValueError, "rank must be from 0 to 0, got 1"),
+        ({"rank": -1, "world_size": 2}, ValueError, "rank must be from 0 to 1, got -1"),
+    ],
+)
+def test_bad_arguments_are_named(changes, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
         ClassBalancedSampler(**{"labels": LABELS, "classes_per_batch": 2, "images_per_class": 2} | changes)

@@ -18,6 +18,7 @@ struct BatchAllRule {
   BatchAllReduction reduction = BatchAllReduction::kMean;
   bool squared = true;
   double margin = 0.2;
+  bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
 // What the tiles hold. |a - b|^2 / 2 = 1 - s for unit rows, so squared distances of those need only inner products.

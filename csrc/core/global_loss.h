@@ -47,8 +47,13 @@ Moments moments_of(const T* d, int64_t count) {
 }
 
 // What max(0, .) is taken of. Where it is not above 0, its derivative is 0.
-inline double global_gap(const GlobalRule& rule, const Moments& positive, const Moments& negative) {
+HARDMINE_HD double global_gap(const GlobalRule& rule, const Moments& positive, const Moments& negative) {
   return positive.mean - negative.mean + rule.threshold;
+}
+
+HARDMINE_HD double global_loss_of(const GlobalRule& rule, const Moments& positive, const Moments& negative) {
+  const double gap = global_gap(rule, positive, negative);
+  return positive.variance + negative.variance + rule.lam * (gap > 0 ? gap : 0);
 }
 
 // The loss of d+ and d-, both [count]; 0 without triplets.
@@ -56,22 +61,28 @@ template <class T>
 T global_loss(const GlobalRule& rule, const T* positive, const T* negative, int64_t count) {
   if (count == 0) return T(0);
   const Moments p = moments_of(positive, count), n = moments_of(negative, count);
-  const double gap = global_gap(rule, p, n);
-  return T(p.variance + n.variance + rule.lam * (gap > 0 ? gap : 0));
+  return T(global_loss_of(rule, p, n));
 }
 
 // d loss / d d+_i = (2 (d+_i - mu+) + lam [gap > 0]) / N: what the mean inside the variance adds, -2 (mean of the
-// deviations) / N, is 0. d loss / d d-_i likewise, with -lam. Times grad_loss.
+// deviations) / N, is 0. d loss / d d-_i likewise, with -lam. share: grad_loss / N; of the moments only the means
+// count.
+template <class T>
+HARDMINE_HD void global_term_backward(const GlobalRule& rule, const Moments& p, const Moments& n, double share,
+                                      T positive, T negative, T* d_positive, T* d_negative) {
+  const double slope = global_gap(rule, p, n) > 0 ? rule.lam : 0;
+  *d_positive = T(share * (2 * (static_cast<double>(positive) - p.mean) + slope));
+  *d_negative = T(share * (2 * (static_cast<double>(negative) - n.mean) - slope));
+}
+
+// The same of all triplets.
 template <class T>
 void global_loss_backward(const GlobalRule& rule, const T* positive, const T* negative, int64_t count, T grad_loss,
                           T* d_positive, T* d_negative) {
   const Moments p = moments_of(positive, count), n = moments_of(negative, count);
-  const double slope = global_gap(rule, p, n) > 0 ? rule.lam : 0;
   const double share = count ? static_cast<double>(grad_loss) / static_cast<double>(count) : 0;
-  for (int64_t i = 0; i < count; ++i) {
-    d_positive[i] = T(share * (2 * (static_cast<double>(positive[i]) - p.mean) + slope));
-    d_negative[i] = T(share * (2 * (static_cast<double>(negative[i]) - n.mean) - slope));
-  }
+  for (int64_t i = 0; i < count; ++i)
+    global_term_backward(rule, p, n, share, positive[i], negative[i], d_positive + i, d_negative + i);
 }
 
 }  // namespace hardmine

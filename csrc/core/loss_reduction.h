@@ -37,6 +37,13 @@ struct PartWeights {
   HARDMINE_HD double of(Part part) const { return part == Part::kNone ? 0 : part == Part::kEasy ? easy : hard; }
 };
 
+// From the numbers of terms in each part.
+HARDMINE_HD PartWeights part_weights(const TermRule& rule, Reduction reduction, int64_t easy, int64_t hard) {
+  if (reduction != Reduction::kMean) return {};
+  if (!rule.separate_means) easy = hard = easy + hard;
+  return {easy ? 1.0 / static_cast<double>(easy) : 0.0, hard ? 1.0 / static_cast<double>(hard) : 0.0};
+}
+
 template <class T>
 PartWeights part_weights(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs) {
   if (reduction != Reduction::kMean) return {};
@@ -46,9 +53,7 @@ PartWeights part_weights(const TermRule& rule, Reduction reduction, const Select
     easy += part == Part::kEasy;
     hard += part == Part::kHard;
   }
-  const auto share = [](int64_t count) { return count ? 1.0 / static_cast<double>(count) : 0.0; };
-  return rule.separate_means ? PartWeights{share(easy), share(hard)}
-                             : PartWeights{share(easy + hard), share(easy + hard)};
+  return part_weights(rule, reduction, easy, hard);
 }
 
 // loss: one number, or [B] without reduction. Summed in double, in the order of the anchors.
@@ -67,19 +72,25 @@ void reduce_loss(const TermRule& rule, Reduction reduction, const SelectedPairs<
   *loss = T(easy * weights.easy + hard * weights.hard);
 }
 
+// The derivatives of the loss by s_ap and s_an of one anchor, of which grad_term is the gradient that arrives at the
+// loss.
+template <class T>
+HARDMINE_HD void term_backward(const PartWeights& weights, const TripletTerm<T>& term, T grad_term, T* d_positive,
+                               T* d_negative) {
+  const T weight = term.part == Part::kNone ? T(0) : T(weights.of(term.part)) * grad_term;
+  *d_positive = weight * term.d_positive;
+  *d_negative = weight * term.d_negative;
+}
+
 // d_positive[i] = d loss / d s_ap of anchor i, times grad_loss: one number, or [B] without reduction. Likewise
 // d_negative.
 template <class T>
 void reduce_loss_backward(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, const T* grad_loss,
                           T* d_positive, T* d_negative) {
   const PartWeights weights = part_weights(rule, reduction, pairs);
-  for (int64_t i = 0; i < pairs.count; ++i) {
-    const TripletTerm<T> term = term_of(rule, pairs, i);
-    const T weight =
-        term.part == Part::kNone ? T(0) : T(weights.of(term.part)) * grad_loss[reduction == Reduction::kNone ? i : 0];
-    d_positive[i] = weight * term.d_positive;
-    d_negative[i] = weight * term.d_negative;
-  }
+  for (int64_t i = 0; i < pairs.count; ++i)
+    term_backward(weights, term_of(rule, pairs, i), grad_loss[reduction == Reduction::kNone ? i : 0], d_positive + i,
+                  d_negative + i);
 }
 
 }  // namespace hardmine

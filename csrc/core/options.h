@@ -42,9 +42,10 @@ inline Similarity similarity_from_code(int64_t code) {
   return enum_from_code("similarity", code, Similarity::kEuclidean);
 }
 
-inline constexpr size_t kSelectionModes = 5, kSelectionLimits = 2, kLossModes = 4, kLossNumbers = 5;
+inline constexpr size_t kSelectionModes = 6, kSelectionLimits = 2, kLossModes = 4, kLossNumbers = 5;
 
-// modes = [similarity, positive, negative, semihard_fallback, tie], limits = [duplicate_threshold, semihard_margin].
+// modes = [similarity, positive, negative, semihard_fallback, tie, allow_tf32], limits = [duplicate_threshold,
+// semihard_margin].
 inline SelectionRule selection_rule(const std::vector<int64_t>& modes, const std::vector<double>& limits) {
   check_option_count("selection_modes", modes.size(), kSelectionModes);
   check_option_count("selection_limits", limits.size(), kSelectionLimits);
@@ -54,6 +55,7 @@ inline SelectionRule selection_rule(const std::vector<int64_t>& modes, const std
   rule.negative = enum_from_code("negative", modes[2], Negative::kRandom);
   rule.semihard_fallback = enum_from_code("semihard_fallback", modes[3], Fallback::kEasiest);
   rule.semihard_keeps_ties = enum_from_code("tie", modes[4], Tie::kInclude) == Tie::kInclude;
+  rule.allow_tf32 = modes[5] != 0;
   rule.duplicate_threshold = limits[0];
   rule.semihard_margin = limits[1];
   return rule;
@@ -89,14 +91,15 @@ struct LossRule {
   }
 };
 
-// modes = [similarity, positive, reduction], numbers = [temperature, duplicate_threshold].
+// modes = [similarity, positive, reduction, allow_tf32], numbers = [temperature, duplicate_threshold].
 inline TupletRule tuplet_rule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
-  check_option_count("tuplet_modes", modes.size(), 3);
+  check_option_count("tuplet_modes", modes.size(), 4);
   check_option_count("tuplet_numbers", numbers.size(), 2);
   TupletRule rule;
   rule.similarity = similarity_from_code(modes[0]);
   rule.positive = enum_from_code("positive", modes[1], TupletPositive::kAll);
   rule.reduction = enum_from_code("reduction", modes[2], Reduction::kNone);
+  rule.allow_tf32 = modes[3] != 0;
   rule.temperature = numbers[0];
   // 1 / temperature is a factor of similarities, and must be a number in float.
   if (!(rule.temperature >= 1e-30)) throw std::invalid_argument("temperature must be at least 1e-30");
@@ -112,14 +115,15 @@ inline Similarity distance_similarity(int64_t code, const char* loss) {
   return similarity;
 }
 
-// modes = [similarity, reduction, squared], numbers = [margin].
+// modes = [similarity, reduction, squared, allow_tf32], numbers = [margin].
 inline BatchAllRule batch_all_rule(const std::vector<int64_t>& modes, const std::vector<double>& numbers) {
-  check_option_count("batch_all_modes", modes.size(), 3);
+  check_option_count("batch_all_modes", modes.size(), 4);
   check_option_count("batch_all_numbers", numbers.size(), 1);
   BatchAllRule rule;
   rule.similarity = distance_similarity(modes[0], "batch_all_triplet_loss");
   rule.reduction = enum_from_code("reduction", modes[1], BatchAllReduction::kSum);
   rule.squared = modes[2] != 0;
+  rule.allow_tf32 = modes[3] != 0;
   rule.margin = numbers[0];
   return rule;
 }

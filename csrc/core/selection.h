@@ -31,6 +31,7 @@ struct SelectionRule {
   bool semihard_keeps_ties = false;                                      // s_an == s_ap still counts as semi-hard
   double semihard_margin = std::numeric_limits<double>::infinity();      // s_an > s_ap - margin
   double duplicate_threshold = std::numeric_limits<double>::infinity();  // positives with s_ap above it are dropped
+  bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
 // True if the least similar candidate wins, so that keys are negated.

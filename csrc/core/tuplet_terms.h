@@ -25,6 +25,7 @@ struct TupletRule {
   Reduction reduction = Reduction::kMean;
   double temperature = 0.1;
   double duplicate_threshold = std::numeric_limits<double>::infinity();  // positives with s_ap above it are dropped
+  bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
 // Similarities span at most 2 where rows have unit length. If the exponentials of such a span stay within 2^64, one

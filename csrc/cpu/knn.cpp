@@ -5,7 +5,7 @@ namespace hardmine::cpu {
 namespace {
 
 std::tuple<Tensor, Tensor> knn_cpu(Tensor queries, std::optional<Tensor> refs, int64_t k, bool exclude_self,
-                                   int64_t similarity) {
+                                   int64_t similarity, bool) {
   const Similarity kind = similarity_from_code(similarity);
   const ScalarType type = compute_type(queries);
   check_matrix("queries", queries, -1);

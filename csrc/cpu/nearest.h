@@ -8,8 +8,6 @@
 
 namespace hardmine::cpu {
 
-inline constexpr int64_t kMostNeighbours = 1024;
-
 // Rows to find, or to find among.
 template <class T>
 struct Points {

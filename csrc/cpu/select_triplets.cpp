@@ -20,26 +20,12 @@ SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::op
   ref_labels = contiguous_array(*ref_y);
 }
 
-namespace {
-
-void check_random(const std::optional<Tensor>& random, int64_t rows, int64_t count) {
-  if (!random && rows == 0) return;
-  check(!random || rows > 0, "random must be None where no selection is random");
-  check(random && random->is_cpu() && random->scalar_type() == ScalarType::Double && random->dim() == 2 &&
-            random->size(0) == rows && random->size(1) == count,
-        "random must be a CPU tensor [" + std::to_string(rows) + ", " + std::to_string(count) +
-            "] of float64, a row for every selection that is random, got " + (random ? shape_of(*random) : "None"));
-}
-
-}  // namespace
-
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const SelectionInputs& inputs,
                                          const std::optional<Tensor>& random) {
   const int64_t count = inputs.embeddings.size(0), depth = inputs.embeddings.size(1);
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
-  check_random(random, random_positive + random_negative, count);
+  const Tensor contiguous_random = checked_random(random, random_positive + random_negative, count, inputs.labels);
   RandomNumbers numbers;
-  const Tensor contiguous_random = random ? torch::stable::contiguous(*random) : inputs.labels;
   if (random_positive) numbers.positive = data<double>(contiguous_random);
   if (random_negative) numbers.negative = data<double>(contiguous_random) + (random_positive ? count : 0);
   SelectionTensors out{

@@ -1,26 +1,11 @@
-// What every CPU op's wrapper needs: torch's threads as Workers, and tensors as checked, contiguous arrays.
-//
-// The Python faces check arguments and explain errors; the checks here keep a direct call of torch.ops.hardmine.* from
-// reading out of bounds.
+// What every CPU op's wrapper needs: torch's threads as Workers, and an op's inputs as arrays.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <optional>
-#include <stdexcept>
-#include <string>
-
-#include "../core/options.h"
 #include "../core/pair_measure.h"
+#include "../torch_bridge.h"
 #include "select.h"
 
 namespace hardmine::cpu {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 class TorchWorkers : public Workers {
  public:
@@ -31,66 +16,6 @@ class TorchWorkers : public Workers {
     });
   }
 };
-
-inline void check(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument(message);
-}
-
-inline std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
-  return text + "]";
-}
-
-// The type that the engine computes in: float64 stays, everything else accumulates in float32.
-inline ScalarType compute_type(const Tensor& embeddings) {
-  const ScalarType type = embeddings.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-            type == ScalarType::BFloat16,
-        "embeddings must be float32, float64, float16 or bfloat16");
-  return type == ScalarType::Double ? type : ScalarType::Float;
-}
-
-// Most tensors are contiguous already, which costs less to ask than to have the dispatcher find out.
-inline Tensor contiguous_array(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
-inline Tensor as_array(const Tensor& t, ScalarType type) {
-  return contiguous_array(t.scalar_type() == type ? t : torch::stable::to(t, type));
-}
-
-inline Tensor new_array(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), type);
-}
-
-template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-inline void check_matrix(const char* name, const Tensor& t, int64_t depth) {
-  if (!t.is_cpu()) check(false, std::string(name) + " must be on the CPU, as embeddings are");
-  if (t.dim() != 2 || t.size(1) < 1 || (depth >= 0 && t.size(1) != depth))
-    check(false, std::string(name) + " must be [rows, D] with D = " +
-                     (depth < 0 ? "1 or more" : std::to_string(depth)) + ", got " + shape_of(t));
-  if (t.size(0) >= kAtLowerBound)
-    check(false, std::string(name) + " must have fewer than 2^31 - 1 rows, got " + shape_of(t));
-}
-
-inline void check_vector(const char* name, const Tensor& t, int64_t count, ScalarType type) {
-  if (t.is_cpu() && t.scalar_type() == type && t.dim() == 1 && t.size(0) == count) return;
-  check(false, std::string(name) + " must be a CPU tensor [" + std::to_string(count) + "] of its op's type, got " +
-                   shape_of(t));
-}
-
-inline void check_pairs(const char* name, const Tensor& t, int64_t count, ScalarType type) {
-  if (t.is_cpu() && t.scalar_type() == type && t.dim() == 2 && t.size(0) == count) return;
-  check(false, std::string(name) + " must be a CPU tensor [" + std::to_string(count) + ", K] of its op's type, got " +
-                   shape_of(t));
-}
 
 // A contiguous copy of an int64 tensor with all its numbers in [least, rows).
 inline Tensor checked_indices(const char* name, const Tensor& t, int64_t least, int64_t rows) {

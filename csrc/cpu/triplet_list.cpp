@@ -1,5 +1,6 @@
 #include "triplet_list.h"
 
+#include "../core/given_triplet.h"
 #include "measured_rows.h"
 #include "pair_gradient.h"
 
@@ -18,12 +19,12 @@ T measure_pair(const Kernels<T>& kernel, PairQuantity quantity, const T* x, cons
 std::string fault_of(const TripletList& triplets, int64_t row_count) {
   for (int64_t t = 0; t < triplets.count; ++t) {
     const int64_t* row = triplets.rows + 3 * t;
+    if (is_triplet(row, row_count)) continue;
     for (int64_t k = 0; k < 3; ++k) {
       if (row[k] >= 0 && row[k] < row_count) continue;
       return "triplets must lie in [0, B) = [0, " + std::to_string(row_count) + "), got " + std::to_string(row[k]) +
              " at [" + std::to_string(t) + ", " + std::to_string(k) + "]";
     }
-    if (row[0] != row[1] && row[0] != row[2] && row[1] != row[2]) continue;
     return "triplets must be of three different rows each, got [" + std::to_string(row[0]) + ", " +
            std::to_string(row[1]) + ", " + std::to_string(row[2]) + "] at [" + std::to_string(t) + "]";
   }

@@ -52,8 +52,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(Tensor grad_loss, std::opti
     check_vector("positive_index, negative_index", *index, count, ScalarType::Long);
   for (const Tensor* s : {&positive_similarity, &negative_similarity})
     check_vector("positive_similarity, negative_similarity", *s, count, type);
-  check(grad_loss.scalar_type() == type && grad_loss.numel() == (rule.reduction == Reduction::kNone ? count : 1),
-        "grad_loss must have the shape and dtype of the loss, got " + shape_of(grad_loss));
+  check_loss_gradient(grad_loss, embeddings, type, rule.reduction == Reduction::kNone ? count : 1);
   const Tensor p_index = contiguous_array(positive_index), n_index = contiguous_array(negative_index);
   const Tensor p_sim = contiguous_array(positive_similarity), n_sim = contiguous_array(negative_similarity);
   const Tensor grad = contiguous_array(grad_loss);

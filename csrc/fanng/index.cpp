@@ -28,7 +28,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
     add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
     if (options.success_rate > 0) add_reverse_edges(points, workers, draft, stats);
   } else if (seeding == Seeding::kNearest) {
-    add_edges_to_nearest(points, std::min(candidates, cpu::kMostNeighbours), workers, draft, stats);
+    add_edges_to_nearest(points, std::min(candidates, kMostNeighbours), workers, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, workers, draft, stats);
   }

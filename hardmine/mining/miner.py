@@ -18,9 +18,10 @@ from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.batches import mixed_batches
 from hardmine.mining.embedding import embed_all
 from hardmine.mining.epoch import EpochRecord, MinedEpoch
+from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbour_lists
 from hardmine.mining.smart_triplets import smart_triplets
-from hardmine.ops._arguments import check_choice, check_integer, shape_of
+from hardmine.ops._arguments import check_choice, check_integer
 from hardmine.ops.knn import MOST_NEIGHBOURS
 
 _MOST = 2**31 - 1
@@ -113,7 +114,7 @@ class SmartMiner:
     ) -> None:
         if not callable(model):
             raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
-        self.labels = _check_labels(labels)
+        self.labels = check_labels(labels)
         if len(images) != len(self.labels):
             raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {len(images)}")
         _check_triplets_exist(self.labels)
@@ -267,14 +268,6 @@ class SmartMiner:
         elif state["kappa"] != float(self.kappa):
             raise ValueError(f"state must be of a miner with kappa = {float(self.kappa)}, got {state['kappa']}")
         self.history, self._graph = history, None
-
-
-def _check_labels(labels: Tensor | Sequence[int]) -> Tensor:
-    """Labels as int64 [N] on the CPU."""
-    labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers [N], got {labels.dtype} {shape_of(labels)}")
-    return labels.to("cpu", torch.int64, copy=True)  # the caller's may change
 
 
 def _check_triplets_exist(labels: Tensor) -> None:

@@ -2,90 +2,196 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
+
+from hardmine.mining.labels import check_labels
+from hardmine.ops._arguments import check_choice, check_integer
+
+SMALL_CLASSES = ("leave_out", "use_all")
+_MOST = 2**31 - 1
 
 
-class ClassBalancedSampler(torch.utils.data.Sampler[list[int]]):
-    """Batches of a fixed number of images from each of a fixed number of classes.
+class ClassSampler(torch.utils.data.Sampler[list[int]]):
+    """What the samplers of this package share: the images of every class, and a plan that ranks take their shares of.
 
-    Every anchor then has `images_per_class - 1` positives in its batch, which plain shuffling does not give when there
-    are many classes. Each batch draws its classes without repetition, each with the same chance, and then its images
-    without repetition from each class. Pass it to `torch.utils.data.DataLoader` as `batch_sampler`, or iterate over
-    it.
-
-    A class with fewer than `images_per_class` images is left out: repeating an image would make an anchor its own
-    positive, at similarity 1, which is exactly the positive that easiest-positive mining then picks.
-
-    Args:
-        labels: Integers [N], the class of every image; a tensor of any integer dtype or a sequence.
-        classes_per_batch: Number of classes in a batch, at least 1.
-        images_per_class: Number of images of each class in a batch, at least 1.
-        batches_per_epoch: Number of batches in one pass. By default so many that an epoch draws as many images as
-            the classes in use have, rounded down, and at least one.
-        seed: Seed of the draws. The same labels, sizes, seed and epoch give the same batches on every machine.
-
-    Attributes:
-        classes: int64 [C], the classes in use, sorted.
-        epoch: Number of the next epoch. It grows by one whenever an iteration starts, so epochs differ; set it to
-            repeat an epoch or to resume at one.
-
-    Raises:
-        ValueError: An argument is out of range, or fewer than `classes_per_batch` classes have enough images.
-
-    Reference:
-        SCT section 5 and EP section 5.1 train with 2 and with 4 or 16 images a class.
+    A sampler says which classes a batch has (:meth:`_chooser`), and sets ``batch_size`` and ``batches_per_epoch``.
     """
 
     def __init__(
         self,
-        labels: torch.Tensor | Sequence[int],
-        classes_per_batch: int,
+        labels: Tensor | Sequence[int],
         images_per_class: int,
         *,
-        batches_per_epoch: int | None = None,
-        seed: int = 0,
+        small_classes: str,
+        seed: int,
+        rank: int,
+        world_size: int,
     ) -> None:
-        labels = torch.as_tensor(labels)
-        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(f"labels must be integers [N], got {labels.dtype} {list(labels.shape)}")
-        sizes = {"classes_per_batch": classes_per_batch, "images_per_class": images_per_class}
-        if batches_per_epoch is not None:
-            sizes["batches_per_epoch"] = batches_per_epoch
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-
-        classes, counts = labels.cpu().unique(return_counts=True)
-        enough = counts >= images_per_class
-        self.classes = classes[enough].to(torch.int64)
-        if classes_per_batch > len(self.classes):
-            raise ValueError(
-                f"classes_per_batch must be at most {len(self.classes)}, the number of classes with at least "
-                f"images_per_class = {images_per_class} images, got {classes_per_batch}"
-            )
-        by_class = labels.cpu().argsort(stable=True).split(counts.tolist())
-        self._members = [members for members, used in zip(by_class, enough.tolist(), strict=True) if used]
-        self.classes_per_batch = classes_per_batch
-        self.images_per_class = images_per_class
-        batch_size = classes_per_batch * images_per_class
-        self.batches_per_epoch = batches_per_epoch or max(1, int(counts[enough].sum()) // batch_size)
-        self.seed = seed
+        labels = check_labels(labels)
+        self.images_per_class = check_integer("images_per_class", images_per_class, 1)
+        check_choice("small_classes", small_classes, SMALL_CLASSES)
+        self.small_classes = small_classes
+        self.seed = check_integer("seed", seed, -_MOST, 2**62)
+        self.world_size = check_integer("world_size", world_size, 1, _MOST)
+        self.rank = check_integer("rank", rank, 0, self.world_size - 1)
+        classes, counts = labels.unique(return_counts=True)
+        used = counts >= (self.images_per_class if small_classes == "leave_out" else 1)
+        self.classes, self._sizes = classes[used], counts[used]
+        by_class = labels.argsort(stable=True).split(counts.tolist())
+        self._members = [members for members, kept in zip(by_class, used.tolist(), strict=True) if kept]
+        self.batch_size: int | None = None
+        self.batches_per_epoch = 1
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Number of batches in an epoch."""
+        """Number of batches in an epoch of this rank."""
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the batches of one epoch: lists of image indices, the images of a class side by side."""
+        """Yield this rank's batches of one epoch: lists of image indices, the images of a class side by side."""
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         self.epoch += 1
-        for _ in range(self.batches_per_epoch):
-            batch: list[int] = []
-            for chosen in torch.randperm(len(self._members), generator=generator)[: self.classes_per_batch].tolist():
-                members = self._members[chosen]
-                drawn = torch.randperm(len(members), generator=generator)[: self.images_per_class]
-                batch.extend(members[drawn].tolist())
-            yield batch
+        choose = self._chooser()
+        for number in range(self.batches_per_epoch * self.world_size):
+            batch = self._draw_images(choose(generator), generator)
+            if number % self.world_size == self.rank:
+                yield batch
+
+    def _chooser(self) -> Callable[[torch.Generator], list[int]]:
+        """What draws the classes of a batch, as positions in ``classes``, through one epoch."""
+        raise NotImplementedError
+
+    def _draw_images(self, chosen: list[int], generator: torch.Generator) -> list[int]:
+        """Images of each of the classes in turn, without repetition, until the batch is full or there are no more."""
+        batch: list[int] = []
+        for position in chosen:
+            room = self.images_per_class if self.batch_size is None else self.batch_size - len(batch)
+            if room == 0:
+                break
+            members = self._members[position]
+            drawn = torch.randperm(len(members), generator=generator)[: min(room, self.images_per_class)]
+            batch.extend(members[drawn].tolist())
+        return batch
+
+    def _check_number_of_classes(self, name: str, number: int) -> None:
+        """There are so many classes in use."""
+        if number > len(self.classes):
+            which = "the number of classes"
+            if self.small_classes == "leave_out":
+                which += f" with at least images_per_class = {self.images_per_class} images"
+            raise ValueError(f"{name} must be at most {len(self.classes)}, {which}, got {number}")
+
+    def _images_of_all_classes(self) -> int:
+        """What a batch of all classes in use would hold."""
+        return int(self._sizes.clamp(max=self.images_per_class).sum())
+
+    def _set_batches_per_epoch(self, given: int | None, classes_per_batch: int | None) -> None:
+        """``given``, or so many that an epoch of all ranks draws as many images as the classes in use have."""
+        if given is not None:
+            self.batches_per_epoch = check_integer("batches_per_epoch", given, 1)
+            return
+        images = int(self._sizes.sum())
+        if self.batch_size is None:  # then it varies: classes_per_batch / classes of the images of all, on average
+            images *= len(self.classes)
+            a_batch = classes_per_batch * self._images_of_all_classes()
+        else:
+            a_batch = self.batch_size
+        self.batches_per_epoch = max(1, images // (a_batch * self.world_size))
+
+
+class ClassBalancedSampler(ClassSampler):
+    """Batches of a fixed number of images from each class in them.
+
+    Every anchor then has `images_per_class - 1` positives in its batch, which plain shuffling does not give when there
+    are many classes. Each batch draws its classes without repetition, each with the same chance, and then its images
+    without repetition from each class. Pass it to `torch.utils.data.DataLoader` as `batch_sampler`, or iterate over
+    it::
+
+        ClassBalancedSampler(labels, 64, 2)  # 64 classes, 2 images of each
+        ClassBalancedSampler(labels, batch_size=128, images_per_class=16, small_classes="use_all")  # as EP section 5.1
+
+    Args:
+        labels: Integers [N], the class of every image; a tensor of any integer dtype or a sequence.
+        classes_per_batch: Number of classes in a batch, at least 1. Either this or `batch_size` is given.
+        images_per_class: Number of images of each class in a batch, at least 1.
+        batch_size: Number of images in a batch, at least 1. Classes are added until the batch is full; of the last one
+            only as many images are drawn as there is room for.
+        small_classes: What becomes of a class with fewer than `images_per_class` images. `"leave_out"`: it is not used.
+            `"use_all"`: a batch that draws it has all of its images, never one twice. Repeating an image would make an
+            anchor its own positive, at similarity 1, which is exactly the positive that easiest-positive mining picks.
+        batches_per_epoch: Number of batches in one pass, on each rank. By default so many that an epoch of all ranks
+            draws about as many images as the classes in use have, rounded down, and at least one.
+        seed: Seed of the draws. The same labels, sizes, seed and epoch give the same batches on every machine.
+        rank: Number of this process among those that train together, from 0.
+        world_size: Number of those processes. Every rank draws the same plan of `world_size * batches_per_epoch`
+            batches, and takes those numbered `rank`, `rank + world_size`, ...: the ranks share no batch, have equally
+            many, and a step of all of them has the batches that one process would have in `world_size` steps.
+
+    Attributes:
+        classes: int64 [C], the classes in use, sorted.
+        batch_size: Images in every batch; None where it varies, with `classes_per_batch` and `"use_all"`.
+        epoch: Number of the next epoch. It grows by one whenever an iteration starts, so epochs differ; set it to
+            repeat an epoch or to resume at one.
+
+    Raises:
+        TypeError: A number is not an integer.
+        ValueError: An argument is out of range, the classes in use are too few or too small for a batch, or not one of
+            `classes_per_batch` and `batch_size` is given.
+
+    Note:
+        A class may be alone in its batch with one image, and so without a positive: where it has no other, or where the
+        batch had no room for more. The losses leave out such anchors; the image still serves as a negative.
+
+    Reference:
+        SCT section 5 and EP section 5.1 train with 2 and with 4 or 16 images a class. EP section 5.1 fills batches of
+        128: "when a class has fewer than n examples, we use all", and if the last class "does not have space for n
+        images, we just include enough images to fill the batch".
+    """
+
+    def __init__(
+        self,
+        labels: Tensor | Sequence[int],
+        classes_per_batch: int | None = None,
+        images_per_class: int = 2,
+        *,
+        batch_size: int | None = None,
+        small_classes: str = "leave_out",
+        batches_per_epoch: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(
+            labels, images_per_class, small_classes=small_classes, seed=seed, rank=rank, world_size=world_size
+        )
+        if (classes_per_batch is None) == (batch_size is None):
+            raise ValueError(
+                "either classes_per_batch or batch_size must be given, got "
+                f"classes_per_batch {classes_per_batch} and batch_size {batch_size}"
+            )
+        self.classes_per_batch = classes_per_batch
+        if classes_per_batch is not None:
+            self.classes_per_batch = check_integer("classes_per_batch", classes_per_batch, 1)
+            self._check_number_of_classes("classes_per_batch", classes_per_batch)
+            if small_classes == "leave_out":
+                self.batch_size = self.classes_per_batch * self.images_per_class
+        else:
+            self.batch_size = check_integer("batch_size", batch_size, 1)
+            most = self._images_of_all_classes()
+            if batch_size > most:
+                raise ValueError(
+                    f"batch_size must be at most {most}, what the {len(self.classes)} classes in use give with "
+                    f"images_per_class = {self.images_per_class}, got {batch_size}"
+                )
+        self._set_batches_per_epoch(batches_per_epoch, self.classes_per_batch)
+
+    def _chooser(self) -> Callable[[torch.Generator], list[int]]:
+        """Classes in random order; without `classes_per_batch` all of them, of which the batch takes what it needs."""
+
+        def choose(generator: torch.Generator) -> list[int]:
+            return torch.randperm(len(self.classes), generator=generator)[: self.classes_per_batch].tolist()
+
+        return choose

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardmine import _verification
 from hardmine.fanng import _fanng
-from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_integer, check_number, shape_of
+from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_finite, check_integer, shape_of
 
 _MOST = 2**31 - 1  # samples, triplets an anchor
 
@@ -91,9 +91,7 @@ def smart_triplets(
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.2, Algorithm 1.
     """
     lists, distances, labels = _check_lists(neighbour_lists, distances, labels)
-    kappa = check_number("kappa", kappa, at_least=0.0)
-    if kappa == torch.inf:
-        raise ValueError("kappa must be a finite number, got inf")
+    kappa = check_finite("kappa", kappa, at_least=0.0)
     per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
     threads = torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
     seed = draw_seed(generator)

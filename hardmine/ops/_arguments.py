@@ -11,6 +11,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
+from hardmine import _library
+
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGER_DTYPES = (
     torch.int64,
@@ -34,7 +36,7 @@ TERMS = ("nca", "hinge", "soft_margin", "sct")
 INDEXED_TERMS = (*TERMS, "ratio")
 HARD_RULES = ("above", "above_and_cutoff", "above_or_cutoff")
 # How many modes and limits of a selection come before those of a loss, in the lists of an op that takes both.
-SELECTION_MODES, SELECTION_LIMITS = 5, 2
+SELECTION_MODES, SELECTION_LIMITS = 6, 2
 
 
 def check_choice(name: str, value: Any, choices: tuple) -> int:
@@ -54,6 +56,14 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: f
     return float(value)
 
 
+def check_finite(name: str, value: Any, **limits: float) -> float:
+    """As :func:`check_number`, and not infinite."""
+    number = check_number(name, value, **limits)
+    if math.isinf(number):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+    return number
+
+
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """``value`` is an integer from ``least`` to ``most``; returned as an int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
@@ -71,8 +81,8 @@ def optional_number(name: str, value: Any, default: float, **limits: float) -> f
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a check may look at the values of ``tensor``: not where it only stands for one."""
-    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+    """Whether a check may look at the values of ``tensor``: where it has any, and none to wait for."""
+    return tensor.is_cpu and not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
 
 
 def forbid_forward_mode(name: str, tensor: Tensor) -> None:
@@ -86,6 +96,16 @@ def forbid_forward_mode(name: str, tensor: Tensor) -> None:
 def shape_of(tensor: Tensor) -> str:
     """A shape as errors print it."""
     return "[" + ", ".join(str(int(n)) for n in tensor.shape) + "]"
+
+
+def _check_device(name: str, device: torch.device) -> None:
+    """``device`` is one that the ops have kernels for."""
+    if device.type == "cuda":
+        problem = _library.cuda_problem(device.index)
+        if problem is not None:
+            raise RuntimeError(f"{name} must be on the CPU, got {device}: {problem}")
+    elif device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"{name} must be on the CPU or on a CUDA device, got {device}")
 
 
 def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "embeddings") -> None:
@@ -102,8 +122,7 @@ def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "em
     if tensor.shape[1] == 0:
         raise ValueError(f"{name} must be [rows, D] with D >= 1, got {shape_of(tensor)}")
     if like is None:
-        if tensor.device.type not in ("cpu", "meta"):
-            raise NotImplementedError(f"{name} must be on the CPU, the only backend of this build, got {tensor.device}")
+        _check_device(name, tensor.device)
         return
     if tensor.shape[1] != like.shape[1]:
         raise ValueError(
@@ -146,7 +165,8 @@ def check_labelled_rows(
 def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
     """Checks the tensors of the losses on given triplets; returns ``triplets`` and ``labels`` as int64.
 
-    The indices themselves are checked by the compiled ops, which read them anyway.
+    The indices themselves are checked by the compiled ops, which read them anyway: on the CPU a bad one is an error; on
+    a GPU, which the host does not wait for, it makes the loss NaN.
     """
     check_rows("embeddings", embeddings, None)
     if not isinstance(triplets, Tensor):
@@ -173,7 +193,18 @@ def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
         )
 
 
+@torch.compiler.assume_constant_result  # a compiled graph is guarded by this setting of torch's anyway
+def _tf32_is_allowed() -> bool:
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def allow_tf32(embeddings: Tensor) -> int:
+    """1 if products of float32 embeddings may be rounded as torch's own matrix products are on their device, else 0."""
+    return int(embeddings.is_cuda and embeddings.dtype == torch.float32 and _tf32_is_allowed())
+
+
 def check_selection(
+    embeddings: Tensor,
     positive: str,
     negative: str,
     similarity: str,
@@ -189,6 +220,7 @@ def check_selection(
         check_choice("negative", negative, NEGATIVES),
         check_choice("semihard_fallback", semihard_fallback, FALLBACKS),
         check_choice("tie", tie, TIES),
+        allow_tf32(embeddings),
     ]
     limits = [
         optional_number("duplicate_threshold", duplicate_threshold, math.inf),

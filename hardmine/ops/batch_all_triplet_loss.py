@@ -12,6 +12,7 @@ from hardmine.ops._arguments import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
     SIMILARITIES,
+    allow_tf32,
     check_choice,
     check_labelled_rows,
     check_number,
@@ -95,7 +96,7 @@ def batch_all_triplet_loss(
     kind = check_choice("similarity", similarity, SIMILARITIES)
     if similarity == "dot":
         raise ValueError("similarity must be 'cosine' or 'euclidean', which have distances, got 'dot'")
-    modes = [kind, check_choice("reduction", reduction, REDUCTIONS), int(squared)]
+    modes = [kind, check_choice("reduction", reduction, REDUCTIONS), int(squared), allow_tf32(embeddings)]
     numbers = [0.0 if table is not None else check_number("margin", margin)]
     need_grad = embeddings.requires_grad and torch.is_grad_enabled()
     loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(

@@ -51,16 +51,18 @@ def global_loss(
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value; of triplets, the first bad one and its position. That they
-            fit the labels is not checked under ``torch.compile``.
+        ValueError: An argument of the wrong shape or value; of triplets on the CPU, the first bad one and its position.
+            That they fit the labels is checked on the CPU only, and not under ``torch.compile``.
         NotImplementedError: On a second derivative.
 
     Note:
         The paper prints the distance of the positive pair without its square; its own bound ``0 <= d <= 1`` needs it.
         Variances are over T, not T - 1, so that one triplet has variance 0. Without triplets the loss and its gradient
         are 0. A non-finite element, or a row whose norm overflows, makes the loss and all gradients NaN, even if the
-        row is in no triplet. At its kink the hinge takes the subgradient 0. Means and variances are summed in float64.
-        Memory is O(B D + T). Bitwise equal on every repeat, for any number of threads and at every SIMD level.
+        row is in no triplet; on a GPU, where nothing waits for a check of the triplets, so does a triplet that is not
+        of three different rows of ``embeddings``. At its kink the hinge takes the subgradient 0. Means and variances
+        are summed in float64. Memory is O(B D + T). Bitwise equal on every repeat, for any number of threads and at
+        every SIMD level.
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 3, after Kumar et al., "Learning Local

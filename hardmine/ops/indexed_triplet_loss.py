@@ -66,15 +66,16 @@ def indexed_triplet_loss(
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value; of triplets, the first bad one and its position. That they
-            fit the labels is not checked under ``torch.compile``.
+        ValueError: An argument of the wrong shape or value; of triplets on the CPU, the first bad one and its position.
+            That they fit the labels is checked on the CPU only, and not under ``torch.compile``.
         NotImplementedError: On a second derivative.
 
     Note:
-        Without triplets the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes
-        the loss and all gradients NaN, even if the row is in no triplet. At their kinks hinge and ratio, and the
-        distance of equal rows, take the subgradient 0. Memory is O(B D + T). Bitwise equal on every repeat, for any
-        number of threads and at every SIMD level.
+        Without triplets the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the
+        loss and all gradients NaN, even if the row is in no triplet; on a GPU, where nothing waits for a check of the
+        triplets, so does a triplet that is not of three different rows of ``embeddings``. At their kinks hinge and
+        ratio, and the distance of equal rows, take the subgradient 0. Memory is O(B D + T). Bitwise equal on every
+        repeat, for any number of threads and at every SIMD level.
 
     Reference:
         ratio: Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 2, where margin is 0.2; the
@@ -110,7 +111,10 @@ def loss_of_triplets(
     modes: list[int],
     numbers: list[float],
 ) -> Tensor:
-    """The loss that ``op`` computes, after its check of the indices; then the labels can be looked up safely."""
+    """The loss that ``op`` computes, after its check of the indices; then the labels can be looked up safely.
+
+    On the CPU, that is: elsewhere indices are not checked by then, and labels are not looked up.
+    """
     loss, _, _ = op(embeddings, triplets, modes, numbers)
     if labels is not None and has_values(triplets):
         check_triplet_classes(triplets, labels)

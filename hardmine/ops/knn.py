@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardmine import _verification
-from hardmine.ops._arguments import SIMILARITIES, check_choice, check_integer, check_rows
+from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_integer, check_rows
 from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
 
 MOST_NEIGHBOURS = 1024
@@ -74,11 +74,11 @@ def knn(
     if exclude_self is None:
         exclude_self = refs is None
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbours(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind))
+    return Neighbours(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, bool(allow_tf32(queries))))
 
 
 @torch.library.register_fake("hardmine::knn")
-def _(queries, refs, k, exclude_self, similarity):
+def _(queries, refs, k, exclude_self, similarity, allow_tf32):
     values = queries.new_empty(queries.shape[0], k, dtype=accumulate_dtype(queries.dtype))
     return values, torch.empty_like(values, dtype=torch.int64)
 
@@ -89,7 +89,7 @@ def _(grad_similarity, index, queries, refs, similarity, need_queries, need_refs
 
 
 def _setup_context(ctx, inputs, output):
-    queries, refs, _, _, ctx.similarity = inputs
+    queries, refs, _, _, ctx.similarity, _ = inputs
     ctx.save_for_backward(output[1], queries, refs)
 
 
@@ -98,7 +98,7 @@ def _backward(ctx, grad_similarity, _):
     grad, grad_refs = torch.ops.hardmine.knn_backward(
         grad_similarity, *ctx.saved_tensors, ctx.similarity, need, need_refs
     )
-    return grad if need else None, grad_refs if need_refs else None, None, None, None
+    return (grad if need else None, grad_refs if need_refs else None, *[None] * 4)
 
 
 torch.library.register_autograd("hardmine::knn", _backward, setup_context=_setup_context)

@@ -130,7 +130,14 @@ def sct_loss(
     labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
     values = resolve_preset(preset, hard_cutoff, duplicate_threshold, tie)
     selection_modes, selection_limits = check_selection(
-        positive, negative, similarity, values.duplicate_threshold, semihard_fallback, values.tie, semihard_margin
+        embeddings,
+        positive,
+        negative,
+        similarity,
+        values.duplicate_threshold,
+        semihard_fallback,
+        values.tie,
+        semihard_margin,
     )
     loss_modes, loss_numbers = check_loss(
         term="sct",

@@ -101,7 +101,7 @@ def select_triplets(
     """
     labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
     options = check_selection(
-        positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
+        embeddings, positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
     random = draw_random(embeddings, positive, negative, generator)
     selected = torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, random, *options)

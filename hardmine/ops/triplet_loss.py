@@ -90,7 +90,7 @@ def triplet_loss(
     """
     labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
     selection_modes, selection_limits = check_selection(
-        positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
+        embeddings, positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
     loss_modes, loss_numbers = check_loss(
         term=term,

@@ -12,6 +12,7 @@ from hardmine import _verification
 from hardmine.ops._arguments import (
     REDUCTIONS,
     SIMILARITIES,
+    allow_tf32,
     check_choice,
     check_labelled_rows,
     check_number,
@@ -94,6 +95,7 @@ def tuplet_loss(
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("positive", positive, POSITIVES),
         check_choice("reduction", reduction, REDUCTIONS),
+        allow_tf32(embeddings),
     ]
     numbers = [
         check_number("temperature", temperature, above=0.0),

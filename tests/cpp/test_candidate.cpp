@@ -86,3 +86,40 @@ TEST(maximum_of_any_split_in_any_order_is_the_same) {
     }
   } while (std::next_permutation(order.begin(), order.end()));
 }
+
+TEST(packed_candidates_are_ordered_as_candidates_are) {
+  std::vector<float> keys = {0.0F,
+                             1.0F,
+                             1.5F,
+                             3e38F,
+                             1e-30F,
+                             std::numeric_limits<float>::denorm_min(),
+                             std::numeric_limits<float>::infinity()};
+  for (size_t i = keys.size(); i > 0; --i) keys.push_back(-keys[i - 1]);
+  const std::vector<Index> indices = {0, 1, 7, 1 << 20, INT32_MAX - 1, kAtLowerBound};
+  for (const float key : keys) {
+    for (const Index index : indices) {
+      const uint64_t packed = packed_candidate(key, index);
+      CHECK_EQ(key_of_packed(packed), key);
+      CHECK_EQ(index_of_packed(packed), index);
+      for (const float other_key : keys)
+        for (const Index other : indices)
+          CHECK_EQ(packed > packed_candidate(other_key, other), beats(key, index, other_key, other));
+    }
+  }
+}
+
+TEST(packed_zeros_tie) { CHECK_EQ(packed_candidate(-0.0F, 3), packed_candidate(0.0F, 3)); }
+
+TEST(packed_starting_marks_keep_their_places) {
+  for (const float key : {-std::numeric_limits<float>::infinity(), -1.0F, 0.0F, 2.0F}) {
+    const uint64_t start = packed_candidate(key, kBelowRange), bound = packed_candidate(key, kAtLowerBound);
+    CHECK_EQ(index_of_packed(start), kBelowRange);
+    CHECK_EQ(index_of_packed(bound), kAtLowerBound);
+    for (const Index index : {0, 5, INT32_MAX - 1}) {
+      CHECK(packed_candidate(key, index) > bound);  // the key itself may be selected
+      CHECK(packed_candidate(key, index) < start);  // only larger ones may
+      CHECK(packed_candidate(key + 1, index) > start || std::isinf(key));
+    }
+  }
+}

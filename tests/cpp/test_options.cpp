@@ -19,20 +19,22 @@ std::string error_of(const Call& call) {
 }  // namespace
 
 TEST(codes_give_selection_rules) {
-  const SelectionRule first = selection_rule({0, 0, 0, 0, 0}, {0.5, 0.25});
+  const SelectionRule first = selection_rule({0, 0, 0, 0, 0, 0}, {0.5, 0.25});
   CHECK(first.similarity == Similarity::kCosine);
   CHECK(first.positive == Positive::kEasiest);
   CHECK(first.negative == Negative::kHardest);
   CHECK(first.semihard_fallback == Fallback::kNone);
   CHECK(!first.semihard_keeps_ties);
+  CHECK(!first.allow_tf32);
   CHECK_EQ(first.duplicate_threshold, 0.5);
   CHECK_EQ(first.semihard_margin, 0.25);
-  const SelectionRule last = selection_rule({2, 2, 3, 2, 1}, {0.5, 0.25});
+  const SelectionRule last = selection_rule({2, 2, 3, 2, 1, 1}, {0.5, 0.25});
   CHECK(last.similarity == Similarity::kEuclidean);
   CHECK(last.positive == Positive::kRandom);
   CHECK(last.negative == Negative::kRandom);
   CHECK(last.semihard_fallback == Fallback::kEasiest);
   CHECK(last.semihard_keeps_ties);
+  CHECK(last.allow_tf32);
 }
 
 TEST(codes_give_loss_rules) {
@@ -80,23 +82,25 @@ TEST(codes_give_rules_of_given_triplets) {
 }
 
 TEST(codes_give_rules_of_all_negatives) {
-  const TupletRule first = tuplet_rule({0, 0, 0}, {0.25, 0.5});
+  const TupletRule first = tuplet_rule({0, 0, 0, 0}, {0.25, 0.5});
   CHECK(first.similarity == Similarity::kCosine);
   CHECK(first.positive == TupletPositive::kEasiest);
   CHECK(first.reduction == Reduction::kMean);
   CHECK_EQ(first.temperature, 0.25);
   CHECK_EQ(first.duplicate_threshold, 0.5);
-  const TupletRule middle = tuplet_rule({1, 1, 1}, {1, 2}), last = tuplet_rule({2, 2, 2}, {1, 2});
+  CHECK(!first.allow_tf32);
+  const TupletRule middle = tuplet_rule({1, 1, 1, 0}, {1, 2}), last = tuplet_rule({2, 2, 2, 1}, {1, 2});
   CHECK(middle.similarity == Similarity::kDot);
   CHECK(middle.positive == TupletPositive::kHardest);
   CHECK(middle.reduction == Reduction::kSum);
   CHECK(last.similarity == Similarity::kEuclidean);
   CHECK(last.positive == TupletPositive::kAll);
+  CHECK(!middle.allow_tf32 && last.allow_tf32);
   CHECK(last.reduction == Reduction::kNone);
 }
 
 TEST(codes_give_rules_of_all_triplets) {
-  const BatchAllRule first = batch_all_rule({0, 0, 0}, {0.25}), last = batch_all_rule({2, 2, 1}, {-1});
+  const BatchAllRule first = batch_all_rule({0, 0, 0, 0}, {0.25}), last = batch_all_rule({2, 2, 1, 1}, {-1});
   CHECK(first.similarity == Similarity::kCosine);
   CHECK(first.reduction == BatchAllReduction::kMean);
   CHECK(!first.squared);
@@ -104,8 +108,9 @@ TEST(codes_give_rules_of_all_triplets) {
   CHECK(last.similarity == Similarity::kEuclidean);
   CHECK(last.reduction == BatchAllReduction::kSum);
   CHECK(last.squared);
+  CHECK(!first.allow_tf32 && last.allow_tf32);
   CHECK_EQ(last.margin, -1);
-  const BatchAllRule middle = batch_all_rule({0, 1, 0}, {0});
+  const BatchAllRule middle = batch_all_rule({0, 1, 0, 0}, {0});
   CHECK(middle.reduction == BatchAllReduction::kMeanActive);
   CHECK(!middle.squared);
 }
@@ -124,11 +129,11 @@ TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
   const auto selection = [](std::vector<int64_t> modes, std::vector<double> limits) {
     return error_of([&] { selection_rule(modes, limits); });
   };
-  CHECK_EQ(selection({3, 0, 0, 0, 0}, {1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
-  CHECK_EQ(selection({0, -1, 0, 0, 0}, {1, 1}), std::string("positive must be a code from 0 to 2, got -1"));
-  CHECK_EQ(selection({0, 0, 0, 0, 2}, {1, 1}), std::string("tie must be a code from 0 to 1, got 2"));
-  CHECK_EQ(selection({0, 0, 0, 0}, {1, 1}), std::string("selection_modes must hold 5 numbers, got 4"));
-  CHECK_EQ(selection({0, 0, 0, 0, 0}, {}), std::string("selection_limits must hold 2 numbers, got 0"));
+  CHECK_EQ(selection({3, 0, 0, 0, 0, 0}, {1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
+  CHECK_EQ(selection({0, -1, 0, 0, 0, 0}, {1, 1}), std::string("positive must be a code from 0 to 2, got -1"));
+  CHECK_EQ(selection({0, 0, 0, 0, 2, 0}, {1, 1}), std::string("tie must be a code from 0 to 1, got 2"));
+  CHECK_EQ(selection({0, 0, 0, 0, 0}, {1, 1}), std::string("selection_modes must hold 6 numbers, got 5"));
+  CHECK_EQ(selection({0, 0, 0, 0, 0, 0}, {}), std::string("selection_limits must hold 2 numbers, got 0"));
   const auto loss = [](std::vector<int64_t> modes, std::vector<double> numbers) {
     return error_of([&] { LossRule(modes, numbers); });
   };
@@ -155,20 +160,20 @@ TEST(unknown_codes_and_wrong_counts_are_errors_that_say_what_came) {
   const auto tuplet = [](std::vector<int64_t> modes, std::vector<double> numbers) {
     return error_of([&] { tuplet_rule(modes, numbers); });
   };
-  CHECK_EQ(tuplet({3, 0, 0}, {1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
-  CHECK_EQ(tuplet({0, 3, 0}, {1, 1}), std::string("positive must be a code from 0 to 2, got 3"));
-  CHECK_EQ(tuplet({0, 0, -1}, {1, 1}), std::string("reduction must be a code from 0 to 2, got -1"));
-  CHECK_EQ(tuplet({0, 0, 0, 0}, {1, 1}), std::string("tuplet_modes must hold 3 numbers, got 4"));
-  CHECK_EQ(tuplet({0, 0, 0}, {1}), std::string("tuplet_numbers must hold 2 numbers, got 1"));
+  CHECK_EQ(tuplet({3, 0, 0, 0}, {1, 1}), std::string("similarity must be a code from 0 to 2, got 3"));
+  CHECK_EQ(tuplet({0, 3, 0, 0}, {1, 1}), std::string("positive must be a code from 0 to 2, got 3"));
+  CHECK_EQ(tuplet({0, 0, -1, 0}, {1, 1}), std::string("reduction must be a code from 0 to 2, got -1"));
+  CHECK_EQ(tuplet({0, 0, 0, 0, 0}, {1, 1}), std::string("tuplet_modes must hold 4 numbers, got 5"));
+  CHECK_EQ(tuplet({0, 0, 0, 0}, {1}), std::string("tuplet_numbers must hold 2 numbers, got 1"));
   for (const double temperature : {0.0, -1.0, 1e-31, std::numeric_limits<double>::quiet_NaN()})
-    CHECK_EQ(tuplet({0, 0, 0}, {temperature, 1}), std::string("temperature must be at least 1e-30"));
-  CHECK_EQ(tuplet({0, 0, 0}, {1e-30, 1}), std::string("no error"));
+    CHECK_EQ(tuplet({0, 0, 0, 0}, {temperature, 1}), std::string("temperature must be at least 1e-30"));
+  CHECK_EQ(tuplet({0, 0, 0, 0}, {1e-30, 1}), std::string("no error"));
   const auto batch_all = [](std::vector<int64_t> modes, std::vector<double> numbers) {
     return error_of([&] { batch_all_rule(modes, numbers); });
   };
-  CHECK_EQ(batch_all({1, 0, 0}, {1}), std::string("similarity must not be dot with batch_all_triplet_loss"));
-  CHECK_EQ(batch_all({-1, 0, 0}, {1}), std::string("similarity must be a code from 0 to 2, got -1"));
-  CHECK_EQ(batch_all({0, 3, 0}, {1}), std::string("reduction must be a code from 0 to 2, got 3"));
-  CHECK_EQ(batch_all({0, 0}, {1}), std::string("batch_all_modes must hold 3 numbers, got 2"));
-  CHECK_EQ(batch_all({0, 0, 0}, {1, 1}), std::string("batch_all_numbers must hold 1 numbers, got 2"));
+  CHECK_EQ(batch_all({1, 0, 0, 0}, {1}), std::string("similarity must not be dot with batch_all_triplet_loss"));
+  CHECK_EQ(batch_all({-1, 0, 0, 0}, {1}), std::string("similarity must be a code from 0 to 2, got -1"));
+  CHECK_EQ(batch_all({0, 3, 0, 0}, {1}), std::string("reduction must be a code from 0 to 2, got 3"));
+  CHECK_EQ(batch_all({0, 0, 0}, {1}), std::string("batch_all_modes must hold 4 numbers, got 3"));
+  CHECK_EQ(batch_all({0, 0, 0, 0}, {1, 1}), std::string("batch_all_numbers must hold 1 numbers, got 2"));
 }

@@ -1,0 +1,98 @@
+"""What HTL's class trees cost at the sizes of the papers' training sets, and what trees of real images look like.
+
+`python bench/class_trees.py` prints both tables; it writes nothing. The second needs HARDMINE_DATA to name a folder
+with the features and the archive of the cars. docs/htl.md has a run of it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import environment
+from graphs.data import car_features, car_labels
+from hardmine.mining import AnchorNeighbourSampler, ClassTree, class_distances
+from mining_cost import best_seconds, embedding_like
+
+SIZES = [  # classes and images a class, about as in CAR (half), In-shop and SOP
+    (98, 41),
+    (3_997, 6),
+    (11_318, 5),
+]
+DEPTH = 128
+ROUNDS = 3
+ROWS_AT_ONCE = 1024
+
+
+def distances_of_all_pairs(rows: Tensor, labels: Tensor) -> Tensor:
+    """The paper's sum over all pairs of samples, [C, C], a few rows at a time; on the diagonal with those of i = j."""
+    rows, classes = F.normalize(rows), int(labels.max()) + 1
+    total = torch.zeros(classes, classes)
+    for some, chunk in zip(rows.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
+        of_classes = torch.zeros(len(some), classes).index_add_(1, labels, 2 - 2 * some @ rows.T)
+        total.index_add_(0, chunk, of_classes)
+    sizes = labels.bincount().float()
+    return total / (sizes[:, None] * sizes[None, :])
+
+
+def print_costs() -> None:
+    header = [
+        "C",
+        "N",
+        "every pair of samples",
+        "class_distances",
+        "tree, single",
+        "average",
+        "margin table",
+        "sampler",
+    ]
+    print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    for classes, images in SIZES:
+        rows = embedding_like(classes * images, DEPTH)
+        labels = torch.arange(classes).repeat_interleave(images)
+        distances = class_distances(rows, labels)
+        off = ~torch.eye(classes, dtype=torch.bool)
+        assert (distances_of_all_pairs(rows, labels) - distances.sq_dist)[off].abs().max() < 1e-4
+        tree = ClassTree(distances)
+        sampler = AnchorNeighbourSampler(labels, 8, 6, 5)
+        works = [
+            lambda rows=rows, labels=labels: distances_of_all_pairs(rows, labels),
+            lambda rows=rows, labels=labels: class_distances(rows, labels),
+            lambda distances=distances: ClassTree(distances),
+            lambda distances=distances: ClassTree(distances, linkage="average"),
+            tree.margin_table,
+            lambda sampler=sampler, tree=tree: sampler.update(tree),
+        ]
+        seconds = [f"{best_seconds(work, ROUNDS):.3f} s" for work in works]
+        print(f"| {classes:,} | {len(rows):,} | {' | '.join(seconds)} |", flush=True)
+
+
+def print_trees() -> None:
+    features, labels = car_features(), car_labels()
+    if features is None or labels is None:
+        print("\nHARDMINE_DATA names no folder with the features and the archive of the cars: no trees of them")
+        return
+    trains = torch.from_numpy(labels) <= 98
+    rows, labels = torch.from_numpy(features).float()[trains], torch.from_numpy(labels)[trains]
+    print(f"\n{len(rows):,} cars of 98 classes (CAR, training half), standardised ImageNet features\n")
+    print("| linkage | d_0 | nodes after level 0, 1, 2, ... | margins |\n|---|---|---|---|")
+    for linkage in ("single", "average"):
+        tree = ClassTree.from_embeddings(rows, labels, linkage=linkage)
+        nodes = tree.node_counts.tolist()
+        margins = tree.margin_table()[~torch.eye(98, dtype=torch.bool)]
+        print(
+            f"| {linkage} | {tree.thresholds[0]:.2f} | {', '.join(map(str, nodes[: nodes.index(1) + 1]))} | "
+            f"{margins.min():.2f} to {margins.max():.2f} |"
+        )
+
+
+def main() -> None:
+    for name, value in environment.describe().items():
+        print(f"{name}: {value}")
+    print_costs()
+    print_trees()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+#include "triplet_tensors.h"
+
+namespace hardmine::cuda {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor> global_loss_cuda(Tensor embeddings, Tensor triplets, std::vector<int64_t> modes,
+                                                    std::vector<double> numbers) {
+  const GlobalLossRule options(modes, numbers);
+  return triplet_loss_tensors(options.measure, options.rule, embeddings, triplets, false);
+}
+
+Tensor global_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_positive,
+                                 std::optional<Tensor> grad_negative, Tensor embeddings, Tensor triplets,
+                                 Tensor positive_distance, Tensor negative_distance, std::vector<int64_t> modes,
+                                 std::vector<double> numbers) {
+  const GlobalLossRule options(modes, numbers);
+  return triplet_gradient_tensor(options.measure, options.rule, embeddings, triplets,
+                                 {grad_loss, grad_positive, grad_negative, "positive_distance", "negative_distance",
+                                  positive_distance, negative_distance},
+                                 false);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
+  m.impl("global_loss", TORCH_BOX(&global_loss_cuda));
+  m.impl("global_loss_backward", TORCH_BOX(&global_loss_backward_cuda));
+}
+
+}  // namespace hardmine::cuda

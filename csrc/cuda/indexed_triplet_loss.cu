@@ -1,0 +1,31 @@
+#include "triplet_tensors.h"
+
+namespace hardmine::cuda {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor> indexed_triplet_loss_cuda(Tensor embeddings, Tensor triplets,
+                                                             std::vector<int64_t> modes, std::vector<double> numbers) {
+  const IndexedLossRule rule(modes, numbers);
+  return triplet_loss_tensors(rule.measure, IndexedLoss{rule.term, rule.reduction}, embeddings, triplets,
+                              rule.reduction == Reduction::kNone);
+}
+
+Tensor indexed_triplet_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_positive,
+                                          std::optional<Tensor> grad_negative, Tensor embeddings, Tensor triplets,
+                                          Tensor positive_similarity, Tensor negative_similarity,
+                                          std::vector<int64_t> modes, std::vector<double> numbers) {
+  const IndexedLossRule rule(modes, numbers);
+  return triplet_gradient_tensor(rule.measure, IndexedLoss{rule.term, rule.reduction}, embeddings, triplets,
+                                 {grad_loss, grad_positive, grad_negative, "positive_similarity", "negative_similarity",
+                                  positive_similarity, negative_similarity},
+                                 rule.reduction == Reduction::kNone);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
+  m.impl("indexed_triplet_loss", TORCH_BOX(&indexed_triplet_loss_cuda));
+  m.impl("indexed_triplet_loss_backward", TORCH_BOX(&indexed_triplet_loss_backward_cuda));
+}
+
+}  // namespace hardmine::cuda

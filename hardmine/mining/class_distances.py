@@ -1,0 +1,147 @@
+"""How far apart classes are: mean squared distances between their samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.mining.labels import check_labels
+from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_rows, shape_of
+
+MOST_SQ_DIST = 4.0  # of two points of the unit sphere
+
+_ROWS_AT_ONCE = 65_536  # embeddings in float64 at any time; bounds the memory
+_CLASSES_AT_ONCE = 1024  # classes whose neighbours are sorted at any time
+_ROUNDING = 1e-4  # what distances that were computed elsewhere, in float32 perhaps, may be off
+
+
+class ClassDistances(NamedTuple):
+    """Mean squared distances between the samples of classes, on the unit sphere.
+
+    Attributes:
+        classes: int64 [C], the classes, ascending.
+        sq_dist: float64 [C, C], symmetric, 0 to 4. Entry p, q is the mean over all pairs of two different samples, one
+            of class p and one of class q. So the diagonal has each class's own mean, s_y in the paper; NaN where a
+            class has one sample.
+    """
+
+    classes: Tensor
+    sq_dist: Tensor
+
+
+def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> ClassDistances:
+    """The mean squared distance between the samples of every two classes, in O(N D + C^2 D) time.
+
+    Replaces, with ``x = F.normalize(embeddings)``, for all classes p and q, in O(N^2 D)::
+
+        d = (x[labels == p][:, None] - x[labels == q][None, :]).square().sum(2)
+        d.mean() if p != q else d.sum() / (len(d) * (len(d) - 1))
+
+    by ``E|x|^2_p + E|x|^2_q - 2 mu_p . mu_q`` and ``2 n / (n - 1) (E|x|^2_p - |mu_p|^2)``, where E is the mean over the
+    n samples of a class, and mu their mean.
+
+    Args:
+        embeddings: [N, D], float32, float64, float16 or bfloat16. They are normalised to unit length first.
+        labels: Integers [N], the class of every row.
+
+    Returns:
+        :class:`ClassDistances`, on the CPU.
+
+    Raises:
+        TypeError: An argument of the wrong type or dtype.
+        ValueError: An argument of the wrong shape.
+        FloatingPointError: An embedding is not finite; the message names the row.
+
+    Note:
+        Sums are float64, whatever the embeddings. Memory is O(C (C + D)), and that of 65,536 rows in float64. Equal on
+        every repeat; with another number of threads the last bits of ``torch.mm`` may differ.
+
+    Reference:
+        Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1: d(p, q), and the terms
+        of d_0.
+    """
+    check_rows("embeddings", embeddings, None)
+    labels = check_labels(labels)
+    if len(labels) != len(embeddings):
+        raise ValueError(f"labels must be [N] = [{len(embeddings)}], got {shape_of(labels)}")
+    classes, which, sizes = labels.unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(classes), embeddings.shape[1], dtype=torch.float64)
+    sq_norms = torch.zeros(len(classes), dtype=torch.float64)
+    for first in range(0, len(labels), _ROWS_AT_ONCE):
+        some = slice(first, first + _ROWS_AT_ONCE)
+        rows = _unit_rows(embeddings.detach()[some], first)
+        sums.index_add_(0, which[some], rows)
+        sq_norms.index_add_(0, which[some], rows.square().sum(1))
+    sizes = sizes.double()
+    means, mean_sq_norms = sums / sizes[:, None], sq_norms / sizes
+    products = means @ means.T
+    sq_dist = mean_sq_norms[:, None] + mean_sq_norms[None, :] - (products + products.T)  # symmetric to the last bit
+    within = 2 * sizes / (sizes - 1) * (mean_sq_norms - means.square().sum(1))
+    sq_dist.diagonal().copy_(torch.where(sizes > 1, within, math.nan))
+    return ClassDistances(classes, sq_dist.clamp_(0, MOST_SQ_DIST))
+
+
+def check_class_distances(distances: Any) -> ClassDistances:
+    """``distances`` are what :func:`class_distances` returns, or were made elsewhere and could be; on the CPU."""
+    if not isinstance(distances, ClassDistances):
+        raise TypeError(f"distances must be ClassDistances, got {type(distances).__name__}")
+    for name, tensor, dtypes in (
+        ("classes", distances.classes, INTEGER_DTYPES),
+        ("sq_dist", distances.sq_dist, FLOAT_DTYPES),
+    ):
+        if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
+            kind = "integers" if dtypes is INTEGER_DTYPES else "floating-point numbers"
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"distances.{name} must be a tensor of {kind}, got {got}")
+    classes, sq_dist = distances.classes.to("cpu", torch.int64), distances.sq_dist.detach().to("cpu", torch.float64)
+    if classes.dim() != 1:
+        raise ValueError(f"distances.classes must be [C], got {shape_of(classes)}")
+    if sq_dist.shape != (len(classes), len(classes)):
+        raise ValueError(f"distances.sq_dist must be [C, C] with C = {len(classes)}, got {shape_of(sq_dist)}")
+    falls = (classes[1:] <= classes[:-1]).nonzero()
+    if len(falls):
+        before, after = classes[falls[0, 0] :][:2].tolist()
+        raise ValueError(f"distances.classes must be ascending, got {after} after {before}")
+    itself = torch.eye(len(classes), dtype=torch.bool)
+    inside = (sq_dist >= -_ROUNDING) & (sq_dist <= MOST_SQ_DIST + _ROUNDING)
+    for row, column in (~inside & ~(itself & sq_dist.isnan())).nonzero()[:1].tolist():
+        raise ValueError(
+            "distances.sq_dist must be from 0 to 4, those of unit vectors, "
+            f"got {sq_dist[row, column].item():g} at [{row}, {column}]"
+        )
+    for row, column in ((sq_dist - sq_dist.T).abs() > _ROUNDING).nonzero()[:1].tolist():
+        raise ValueError(
+            f"distances.sq_dist must be symmetric, got {sq_dist[row, column].item():g} at [{row}, {column}] "
+            f"and {sq_dist[column, row].item():g} at [{column}, {row}]"
+        )
+    return ClassDistances(classes, ((sq_dist + sq_dist.T) / 2).clamp_(0, MOST_SQ_DIST))
+
+
+def nearest_classes(sq_dist: Tensor, k: int) -> Tensor:
+    """The k nearest other classes of every class, nearest first, int32 [C, k]; ties go to the lowest position.
+
+    Args:
+        sq_dist: float64 [C, C], finite but for the diagonal, which does not matter.
+        k: From 0 to C - 1.
+    """
+    nearest = torch.empty(len(sq_dist), k, dtype=torch.int32)
+    for first in range(0, len(sq_dist), _CLASSES_AT_ONCE):
+        some = sq_dist[first : first + _CLASSES_AT_ONCE].clone()
+        some.diagonal(first).fill_(math.inf)  # a class is no neighbour of itself
+        nearest[first : first + len(some)] = some.argsort(dim=1, stable=True)[:, :k]
+    return nearest
+
+
+def _unit_rows(rows: Tensor, first: int) -> Tensor:
+    """The rows in float64, normalised; ``first`` is the number of the first."""
+    rows = rows.to("cpu", torch.float64)
+    finite = rows.square().sum(1).isfinite()
+    if not finite.all():
+        row = first + int(finite.logical_not().nonzero()[0])
+        raise FloatingPointError(f"the embedding of row {row} is not finite: has training diverged?")
+    return F.normalize(rows)

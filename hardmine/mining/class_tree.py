@@ -1,0 +1,161 @@
+"""HTL's class tree: at which level classes become one, and the margins that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hardmine._extras import require
+from hardmine.mining.class_distances import MOST_SQ_DIST, ClassDistances, check_class_distances, class_distances
+from hardmine.ops._arguments import FLOAT_DTYPES, check_choice, check_finite, check_integer
+
+LINKAGES = ("single", "average")
+
+
+class ClassTree:
+    """A hierarchy of classes: the nearer two of them are, the lower the level at which they join.
+
+    Level l has the threshold ``d_l = l (4 - d_0) / L + d_0``, from d_0, the mean over the classes of the mean squared
+    distance inside a class, to 4, the largest that there is on the unit sphere. Two classes join at the lowest level
+    whose threshold is above the height at which the linkage merges them. Made anew every epoch::
+
+        tree = ClassTree.from_embeddings(embed_all(network, images), labels)
+        loss_of.update(tree)  # a HierarchicalTripletLoss
+        sampler.update(tree)  # an AnchorNeighbourSampler
+
+    Args:
+        distances: As :func:`class_distances` returns them, of at least 2 classes.
+        levels: L, the number of the highest level, 1 to 32,767. The paper's 16 is the best of 1, 8, 16 and 32.
+        linkage: ``"single"``: the height is the smallest for which a chain of classes leads from one to the other, each
+            step at most as long. So at every level two classes nearer than its threshold are one, and so is what they
+            have joined with. ``"average"``: the mean distance between the classes of the two nodes, when they are the
+            nearest two.
+
+    Attributes:
+        distances: The distances that were given.
+        classes: int64 [C], the classes, ascending.
+        levels: L.
+        linkage: As given.
+        thresholds: float64 [L + 1]: d_0, ..., d_L = 4.
+        within_sq_dist: float64 [C], s_y, the mean squared distance between two samples of each class; d_0 where a class
+            has one sample, which is never an anchor.
+        join_levels: int16 [C, C], 0 to L: the level at which two classes join. A class is one with itself at level 0.
+        node_counts: int64 [L + 1], how many nodes there are once a level has joined what is nearer than its threshold.
+
+    Raises:
+        TypeError: An argument of the wrong type.
+        ValueError: ``levels`` or ``linkage`` is none that there is; the distances are of fewer than 2 classes, of
+            classes of one sample each (there is no d_0 then), not finite, or none of unit vectors.
+        ModuleNotFoundError: SciPy is not installed.
+
+    Note:
+        The paper names the level H(y_a, y_n) at whose threshold the classes merge "in the next level": the leaves are
+        its level 0, and d_0 merges them. Here that is the level at which they join, 0 to L.
+        Joining takes a height *below* the threshold. Whatever does not join below the last one joins at level L all the
+        same: the paper's tree ends in one node. Only points that are opposite to each other are that far.
+        Where every class has collapsed to a point, d_0 is 0, nothing joins at level 0, and the other levels are as
+        they always are.
+        Equal on every repeat. Time and memory are O(C^2).
+
+    Reference:
+        Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1. Whether joining is
+        transitive the paper does not say.
+    """
+
+    def __init__(self, distances: ClassDistances, *, levels: int = 16, linkage: str = "single") -> None:
+        self.levels = check_integer("levels", levels, 1, 2**15 - 1)
+        check_choice("linkage", linkage, LINKAGES)
+        self.linkage = linkage
+        self.distances = check_class_distances(distances)
+        self.classes, sq_dist = self.distances
+        if len(self.classes) < 2:
+            raise ValueError(f"distances must be of at least 2 classes, got {len(self.classes)}")
+        own = sq_dist.diagonal()
+        if own.isnan().all():
+            raise ValueError(
+                "distances must be of a class with at least two samples, for there to be a distance inside a class, "
+                f"got {len(own)} classes of one"
+            )
+        d_0 = own.nanmean()
+        self.within_sq_dist = own.where(~own.isnan(), d_0)
+        level = torch.arange(self.levels + 1, dtype=torch.float64)
+        self.thresholds = level * (MOST_SQ_DIST - d_0) / self.levels + d_0
+        self.thresholds[-1] = MOST_SQ_DIST  # not a bit less
+        self.join_levels, self.node_counts = self._join(sq_dist)
+
+    @classmethod
+    def from_embeddings(
+        cls, embeddings: Tensor, labels: Tensor | Sequence[int], *, levels: int = 16, linkage: str = "single"
+    ) -> ClassTree:
+        """The tree of the classes of embeddings [N, D] with labels [N], as :func:`class_distances` takes them.
+
+        Raises:
+            FloatingPointError: An embedding is not finite; the message names the row.
+        """
+        return cls(class_distances(embeddings, labels), levels=levels, linkage=linkage)
+
+    def _join(self, sq_dist: Tensor) -> tuple[Tensor, Tensor]:
+        """The level at which every two classes join, and the number of nodes after every level."""
+        hierarchy = require("scipy.cluster.hierarchy")
+        squareform = require("scipy.spatial.distance").squareform  # between [C, C] and [C (C - 1) / 2]
+        merges = hierarchy.linkage(squareform(sq_dist.numpy(), checks=False), method=self.linkage)
+        heights = torch.from_numpy(hierarchy.cophenet(merges))
+        # The number of thresholds that are not above the height is the number of the first that is.
+        levels = torch.searchsorted(self.thresholds, heights, right=True, out_int32=True).clamp_(max=self.levels)
+        join_levels = torch.from_numpy(squareform(levels.to(torch.int16).numpy()))
+        ascending = torch.from_numpy(merges[:, 2].copy()).sort().values
+        node_counts = len(self.classes) - torch.searchsorted(ascending, self.thresholds)
+        node_counts[-1] = 1
+        return join_levels, node_counts
+
+    def join_level(self, first: int, second: int) -> int:
+        """The level at which two classes, given by their labels, become one node.
+
+        Raises:
+            TypeError: A label is not an integer.
+            ValueError: It is of no class of the tree.
+        """
+        row, column = (self._position(name, label) for name, label in (("first", first), ("second", second)))
+        return int(self.join_levels[row, column])
+
+    def _position(self, name: str, label: int) -> int:
+        label = check_integer(name, label, -(2**63), 2**63 - 1)
+        position = int(torch.searchsorted(self.classes, label))
+        if position == len(self.classes) or self.classes[position] != label:
+            raise ValueError(f"{name} must be one of the tree's {len(self.classes)} classes, got {label}")
+        return position
+
+    def margin_table(self, beta: float = 0.1, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """alpha(y_a, y_n) = beta + d_H(y_a, y_n) - s_{y_a}, for every class of an anchor and every other class.
+
+        ::
+
+            ops.batch_all_triplet_loss(x, y, margin=tree.margin_table(), margin_labels=tree.classes)
+
+        Args:
+            beta: By how much classes should become farther apart than they were, in units of the squared distance.
+            dtype: float32, float64, float16 or bfloat16, of the result.
+
+        Returns:
+            [C, C], rows for the anchors' classes, columns for the negatives', both in the order of ``classes``. The
+            diagonal, for which there are no triplets, has beta + d_0 - s_y.
+
+        Raises:
+            TypeError: ``beta`` is no number.
+            ValueError: It is not finite, or ``dtype`` is none of these.
+
+        Note:
+            A margin is negative where a class is wider than its neighbours are far, by more than beta.
+
+        Reference:
+            ECCV 2018, section 4.2, with beta = 0.1.
+        """
+        beta = check_finite("beta", beta)
+        check_choice("dtype", dtype, FLOAT_DTYPES)
+        return (beta + self.thresholds[self.join_levels.int()] - self.within_sq_dist[:, None]).to(dtype)
+
+    def __repr__(self) -> str:
+        """The number of classes, and the options."""
+        return f"ClassTree({len(self.classes)} classes, levels={self.levels}, linkage={self.linkage!r})"

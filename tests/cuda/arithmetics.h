@@ -1,0 +1,79 @@
+// Every way in which tiles are computed, with every type of rows that it takes.
+#pragma once
+
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "check.h"
+#include "cuda/arithmetic.h"
+#include "cuda/launch.h"
+#include "samples.h"
+
+namespace hardmine::test {
+
+template <class Arithmetic_, class Scalar_>
+struct Way {
+  using Arithmetic = Arithmetic_;
+  using Scalar = Scalar_;
+  using Number = typename Arithmetic::Number;
+  const char* name;
+};
+
+template <class Use>
+void for_products(const Use& use) {
+  use(Way<cuda::FloatProducts, float>{"float"});
+  use(Way<cuda::DoubleProducts, double>{"double"});
+  use(Way<cuda::Tf32Products, float>{"tf32"});
+  use(Way<cuda::Bfloat16Products, cuda::BFloat16>{"bfloat16"});
+  use(Way<cuda::Float16Products, cuda::Float16>{"float16"});
+}
+
+template <class Use>
+void for_squares(const Use& use) {
+  use(Way<cuda::FloatSquares, float>{"squares of float"});
+  use(Way<cuda::DoubleSquares, double>{"squares of double"});
+  use(Way<cuda::FloatSquares, cuda::BFloat16>{"squares of bfloat16"});
+  use(Way<cuda::FloatSquares, cuda::Float16>{"squares of float16"});
+}
+
+template <class Scalar>
+std::vector<Scalar> converted(const std::vector<double>& x) {
+  std::vector<Scalar> y;
+  for (const double value : x) {
+    if constexpr (std::is_same_v<Scalar, double>) {
+      y.push_back(value);
+    } else {
+      y.push_back(cuda::from_number<Scalar>(static_cast<float>(value)));
+    }
+  }
+  return y;
+}
+
+// How blocks and threads may run: whatever it is, results must have the same bits.
+struct Running {
+  cuda::emulation::Order order;
+  int64_t most_blocks;
+};
+inline constexpr Running kRunnings[] = {{cuda::emulation::Order::kAscending, cuda::kMostBlocks},
+                                        {cuda::emulation::Order::kDescending, cuda::kMostBlocks},
+                                        {cuda::emulation::Order::kShuffled, 3},
+                                        {cuda::emulation::Order::kShuffled, 1},
+                                        {cuda::emulation::Order::kDescending, 3}};
+
+// Sets the order of threads while it lives.
+class WithOrder {
+ public:
+  explicit WithOrder(cuda::emulation::Order order) { cuda::emulation::set_order(order, 5); }
+  ~WithOrder() { cuda::emulation::set_order(cuda::emulation::Order::kAscending); }
+  WithOrder(const WithOrder&) = delete;
+  WithOrder& operator=(const WithOrder&) = delete;
+};
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+}  // namespace hardmine::test

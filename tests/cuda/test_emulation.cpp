@@ -1,0 +1,395 @@
+// The emulation itself: what a kernel may rely on works, and what it must not do is found.
+
+#include "emulation.h"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "cuda/launch.h"
+#include "samples.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+using namespace hardmine;
+using namespace hardmine::cuda;
+using emulation::Order;
+
+namespace {
+
+constexpr Order kOrders[] = {Order::kAscending, Order::kDescending, Order::kShuffled};
+
+// What a kernel of one block is told off for, without its name.
+template <class Kernel>
+std::string error_of(int threads, const Kernel& kernel, size_t shared = 1024) {
+  try {
+    emulation::run("kernel", 1, threads, shared, kernel);
+  } catch (const std::runtime_error& error) {
+    const std::string message = error.what();
+    CHECK_EQ(message.substr(0, 8), std::string("kernel: "));
+    return message.substr(8);
+  }
+  return "no error";
+}
+
+const std::string kWaits = "threads wait for others that ended, or that wait elsewhere";
+
+// The sums that threads make of what their neighbours wrote; `waits`: as they must.
+std::vector<int> read_neighbours(bool waits) {
+  std::vector<int> read(96);
+  emulation::run("neighbours", 1, 96, 96 * sizeof(int), [&] {
+    auto* shared = reinterpret_cast<int*>(shared_memory());
+    for (int round = 0; round < 3; ++round) {
+      shared[thread_index()] = 10 * round + thread_index();
+      if (waits) sync_block();
+      read[thread_index()] += shared[(thread_index() + 95) % 96];
+      if (waits) sync_block();
+    }
+  });
+  return read;
+}
+
+struct AscendingAfterwards {
+  ~AscendingAfterwards() { emulation::set_order(Order::kAscending); }
+};
+
+template <class T>
+uint32_t bits_of(float x) {
+  return from_number<T>(x).bits;
+}
+uint32_t tf32_of(float x) { return round_to_tf32(x); }
+
+}  // namespace
+
+TEST(threads_know_where_they_are) {
+  std::vector<int> visits(5 * 64);
+  emulation::run("places", 5, 64, 0, [&] {
+    CHECK_EQ(block_size(), 64);
+    CHECK_EQ(grid_size(), 5);
+    CHECK_EQ(lane_index() + 32 * warp_index(), thread_index());
+    ++visits[block_index() * 64 + thread_index()];
+  });
+  CHECK(visits == std::vector<int>(5 * 64, 1));
+}
+
+TEST(a_barrier_shows_what_others_wrote) {
+  const AscendingAfterwards afterwards;
+  std::vector<int> want(96);
+  for (int t = 0; t < 96; ++t) want[t] = 30 + 3 * ((t + 95) % 96);
+  for (const Order order : kOrders) {
+    emulation::set_order(order, 1);
+    CHECK(read_neighbours(true) == want);
+  }
+}
+
+TEST(a_missing_barrier_shows_as_a_result_that_depends_on_the_order) {
+  const AscendingAfterwards afterwards;
+  const std::vector<int> ascending = read_neighbours(false);
+  CHECK(read_neighbours(false) == ascending);
+  emulation::set_order(Order::kDescending);
+  CHECK(read_neighbours(false) != ascending);
+}
+
+TEST(orders_are_what_they_are_called) {
+  const AscendingAfterwards afterwards;
+  const auto turns = [](Order order, uint64_t seed, bool blocks) {
+    emulation::set_order(order, seed);
+    std::vector<int64_t> turn;
+    if (blocks) {
+      emulation::run("turns", 64, 32, 0, [&] {
+        if (thread_index() == 0) turn.push_back(block_index());
+      });
+    } else {
+      emulation::run("turns", 1, 64, 0, [&] { turn.push_back(thread_index()); });
+    }
+    return turn;
+  };
+  std::vector<int64_t> ascending(64);
+  std::iota(ascending.begin(), ascending.end(), 0);
+  const std::vector<int64_t> descending(ascending.rbegin(), ascending.rend());
+  for (const bool blocks : {false, true}) {
+    CHECK(turns(Order::kAscending, 0, blocks) == ascending);
+    CHECK(turns(Order::kDescending, 0, blocks) == descending);
+    std::vector<int64_t> shuffled = turns(Order::kShuffled, 1, blocks);
+    CHECK(shuffled != ascending && shuffled != descending);
+    CHECK(turns(Order::kShuffled, 1, blocks) == shuffled);
+    CHECK(turns(Order::kShuffled, 2, blocks) != shuffled);
+    std::sort(shuffled.begin(), shuffled.end());
+    CHECK(shuffled == ascending);
+  }
+}
+
+TEST(divergence_is_an_error) {
+  const auto some_end = [] {
+    if (thread_index() != 40) sync_block();
+  };
+  const auto other_barrier = [] {
+    if (warp_index() == 0) {
+      sync_block();
+    } else {
+      sync_block_any(false);
+    }
+  };
+  const auto half_a_warp = [] {
+    if (lane_index() < 16) shuffle_xor(1, 1);
+  };
+  const auto other_exchange = [] {
+    if (lane_index() < 16) {
+      shuffle_xor(1, 1);
+    } else {
+      ballot(true);
+    }
+  };
+  const auto block_or_warp = [] {
+    if (lane_index() < 16) {
+      shuffle_xor(1, 1);
+    } else {
+      sync_block();
+    }
+  };
+  CHECK_EQ(error_of(64, some_end), kWaits);
+  CHECK_EQ(error_of(64, other_barrier), kWaits);
+  CHECK_EQ(error_of(64, half_a_warp), kWaits);
+  CHECK_EQ(error_of(64, other_exchange), kWaits);
+  CHECK_EQ(error_of(64, block_or_warp), kWaits);
+  // A warp may exchange what others do not, and the emulation goes on after an error.
+  CHECK_EQ(error_of(64,
+                    [] {
+                      if (warp_index() == 1) CHECK_EQ(shuffle_xor(lane_index(), 3), lane_index() ^ 3);
+                      sync_block();
+                    }),
+           std::string("no error"));
+}
+
+TEST(blocks_have_whole_warps) {
+  for (const int threads : {0, 31, 33, 1056}) {
+    try {
+      emulation::run("odd", 1, threads, 0, [] {});
+      CHECK(false);
+    } catch (const std::runtime_error& error) {
+      CHECK_EQ(std::string(error.what()), std::string("odd: a block must have 32 to 1024 threads, a multiple of 32"));
+    }
+  }
+  CHECK_EQ(error_of(1024, [] { sync_block(); }), std::string("no error"));
+}
+
+TEST(exchanges_of_a_warp) {
+  const AscendingAfterwards afterwards;
+  for (const Order order : kOrders) {
+    emulation::set_order(order, 2);
+    emulation::run("exchanges", 1, 64, 0, [] {
+      const int lane = lane_index(), own = 100 * warp_index() + lane;
+      for (int mask = 1; mask < 32; ++mask) {  // many in a row: what one writes, the next must not overwrite
+        CHECK_EQ(shuffle_xor(own + mask, mask), 100 * warp_index() + (lane ^ mask) + mask);
+        CHECK_EQ(shuffle_up(1.5 * own, mask), 1.5 * (lane >= mask ? own - mask : own));
+      }
+      CHECK_EQ(ballot(lane % 3 == 0), 0x49249249u);
+      CHECK_EQ(ballot(lane == 31 && warp_index() == 1), warp_index() == 1 ? 0x80000000u : 0u);
+      CHECK_EQ(count_bits(0x49249249u), 11);
+    });
+  }
+}
+
+TEST(a_barrier_tells_whether_a_condition_holds_for_any) {
+  const AscendingAfterwards afterwards;
+  for (const Order order : kOrders) {
+    emulation::set_order(order, 3);
+    emulation::run("any", 1, 64, 0, [] {
+      for (int round = 0; round < 64; ++round) {
+        CHECK(sync_block_any(thread_index() == round));
+        CHECK(!sync_block_any(false));
+      }
+    });
+  }
+}
+
+TEST(copies_arrive_when_they_are_waited_for_and_no_sooner) {
+  alignas(16) static const int source[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  emulation::run("copies", 1, 32, 32, [] {
+    const auto* shared = reinterpret_cast<const int*>(shared_memory());
+    if (thread_index() == 0) {
+      copy_async(shared_memory(), source);
+      close_copy_group();
+      copy_async(shared_memory() + 16, source + 4);
+      CHECK_EQ(shared[0], -1);  // what shared memory starts as
+      wait_for_copies<1>();     // one group is closed: none must have arrived
+      CHECK_EQ(shared[0], -1);
+      close_copy_group();
+      wait_for_copies<2>();
+      CHECK_EQ(shared[0], -1);
+      wait_for_copies<1>();
+      for (int i = 0; i < 4; ++i) CHECK_EQ(shared[i], source[i]);
+      CHECK_EQ(shared[4], -1);
+      wait_for_copies<0>();
+      for (int i = 4; i < 8; ++i) CHECK_EQ(shared[i], source[i]);
+    }
+  });
+}
+
+TEST(copies_that_nobody_waits_for_are_an_error) {
+  alignas(16) static const int source[8] = {};
+  const std::string message = "a thread ended before its copies arrived";
+  CHECK_EQ(error_of(32, [] { copy_async(shared_memory() + 16 * thread_index(), source); }), message);
+  CHECK_EQ(error_of(32,
+                    [] {
+                      copy_async(shared_memory() + 16 * thread_index(), source);
+                      close_copy_group();
+                      close_copy_group();
+                      wait_for_copies<2>();
+                    }),
+           message);
+  CHECK_EQ(error_of(32,
+                    [] {
+                      copy_async(shared_memory() + 16 * thread_index(), source);
+                      close_copy_group();
+                      wait_for_copies<0>();
+                    }),
+           std::string("no error"));
+}
+
+TEST(misaligned_copies_and_loads_are_errors) {
+  alignas(16) static const int source[12] = {};
+  const std::string message = "a copy of 16 bytes is not aligned to 16";
+  CHECK_EQ(error_of(32, [] { copy_async(shared_memory() + 8, source); }), message);
+  CHECK_EQ(error_of(32, [] { copy_async(shared_memory(), source + 1); }), message);
+  CHECK_EQ(error_of(32, [] { load_words(shared_memory() + 4); }),
+           std::string("a load of 16 bytes is not aligned to 16"));
+}
+
+TEST(shared_memory_is_of_the_exact_size_and_of_nans) {
+  for (const size_t size : {size_t{8}, size_t{40}, size_t{128}, size_t{50000}}) {
+    emulation::run("shared", 3, 32, size, [size] {
+      for (size_t i = 0; i < size; ++i) CHECK_EQ(shared_memory()[i], '\xff');
+      sync_block();
+      if (thread_index() == 0) std::memset(shared_memory(), 0, size);  // the next block sees NaNs again
+#if defined(__SANITIZE_ADDRESS__)
+      CHECK(!__asan_address_is_poisoned(shared_memory() + size - 1));
+      CHECK(__asan_address_is_poisoned(shared_memory() + size));
+      CHECK(__asan_address_is_poisoned(shared_memory() - 1));
+#endif
+    });
+  }
+}
+
+TEST(launches_are_counted_and_of_at_most_so_many_blocks) {
+  static int64_t blocks;
+  const auto run = [](int64_t asked, int64_t most) {
+    blocks = 0;
+    launch(
+        "grid", +[](int64_t threads) { blocks += thread_index() == 0 && block_size() == threads; }, {asked, 32},
+        Stream{most}, int64_t{32});
+    return blocks;
+  };
+  emulation::take_launch_count();
+  CHECK_EQ(run(7, kMostBlocks), 7);
+  CHECK_EQ(run(7, 3), 3);
+  CHECK_EQ(run(0, 3), 0);
+  CHECK_EQ(emulation::take_launch_count(), 2);
+  CHECK_EQ(emulation::take_launch_count(), 0);
+}
+
+TEST(bfloat16) {
+  CHECK_EQ(bits_of<BFloat16>(1), 0x3f80u);
+  CHECK_EQ(bits_of<BFloat16>(-2), 0xc000u);
+  CHECK_EQ(bits_of<BFloat16>(-0.0F), 0x8000u);
+  CHECK_EQ(bits_of<BFloat16>(1 + 0x1p-8F), 0x3f80u);  // a tie goes to the even
+  CHECK_EQ(bits_of<BFloat16>(1 + 3 * 0x1p-8F), 0x3f82u);
+  CHECK_EQ(bits_of<BFloat16>(1 + 0x1p-8F + 0x1p-20F), 0x3f81u);
+  CHECK_EQ(bits_of<BFloat16>(std::numeric_limits<float>::max()), 0x7f80u);
+  CHECK_EQ(bits_of<BFloat16>(0x1p-133F), 0x0001u);
+  CHECK(std::isnan(to_number(from_number<BFloat16>(std::nanf("")))));
+  CHECK_EQ(to_number(BFloat16{0x4049}), 3.140625F);
+}
+
+TEST(float16) {
+  CHECK_EQ(bits_of<Float16>(1), 0x3c00u);
+  CHECK_EQ(bits_of<Float16>(-2), 0xc000u);
+  CHECK_EQ(bits_of<Float16>(-0.0F), 0x8000u);
+  CHECK_EQ(bits_of<Float16>(1 + 0x1p-11F), 0x3c00u);  // a tie goes to the even
+  CHECK_EQ(bits_of<Float16>(1 + 3 * 0x1p-11F), 0x3c02u);
+  CHECK_EQ(bits_of<Float16>(2 - 0x1p-11F), 0x4000u);
+  CHECK_EQ(bits_of<Float16>(65504), 0x7bffu);
+  CHECK_EQ(bits_of<Float16>(65519), 0x7bffu);
+  CHECK_EQ(bits_of<Float16>(65520), 0x7c00u);
+  CHECK_EQ(bits_of<Float16>(-1e30F), 0xfc00u);
+  CHECK_EQ(bits_of<Float16>(0x1p-14F), 0x0400u);
+  CHECK_EQ(bits_of<Float16>(0x1p-14F - 0x1p-24F), 0x03ffu);
+  CHECK_EQ(bits_of<Float16>(0x1p-14F - 0x1p-26F), 0x0400u);
+  CHECK_EQ(bits_of<Float16>(0x1p-24F), 0x0001u);
+  CHECK_EQ(bits_of<Float16>(0x1p-25F), 0x0000u);
+  CHECK_EQ(bits_of<Float16>(3 * 0x1p-25F), 0x0002u);
+  CHECK(std::isnan(to_number(from_number<Float16>(std::nanf("")))));
+  CHECK_EQ(to_number(Float16{0x3555}), 0.333251953125F);
+  CHECK_EQ(to_number(Float16{0xfc00}), -std::numeric_limits<float>::infinity());
+}
+
+TEST(every_number_of_16_bits_comes_back) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const BFloat16 b{static_cast<uint16_t>(bits)};
+    const Float16 f{static_cast<uint16_t>(bits)};
+    if (!std::isnan(to_number(b))) CHECK_EQ(bits_of<BFloat16>(to_number(b)), bits);
+    if (!std::isnan(to_number(f))) CHECK_EQ(bits_of<Float16>(to_number(f)), bits);
+  }
+}
+
+TEST(tf32) {
+  CHECK_EQ(tf32_of(1), 0x3f800000u);
+  CHECK_EQ(tf32_of(1 + 0x1p-10F), 0x3f802000u);
+  CHECK_EQ(tf32_of(1 + 0x1p-11F), 0x3f802000u);  // a tie goes away from zero
+  CHECK_EQ(tf32_of(-1 - 0x1p-11F), 0xbf802000u);
+  CHECK_EQ(tf32_of(1 + 3 * 0x1p-11F), 0x3f804000u);
+  CHECK_EQ(tf32_of(1 + 0x1p-11F - 0x1p-23F), 0x3f800000u);
+  CHECK_EQ(tf32_of(2 - 0x1p-20F), 0x40000000u);
+  CHECK_EQ(tf32_of(-std::numeric_limits<float>::infinity()), 0xff800000u);
+}
+
+namespace {
+
+// One instruction of a warp, with fragments as device.h describes them, against the product.
+template <int kNumbers, class Encode, class Multiply>
+void check_product(const Encode& encode, const Multiply& multiply) {
+  constexpr int kDepth = 8 * kNumbers;
+  test::Random random(7);
+  float a[16][kDepth], b[kDepth][8], d[16][8], want[16][8];
+  for (auto& row : a)
+    for (float& x : row) x = static_cast<float>(random.below(9) - 4);
+  for (auto& row : b)
+    for (float& x : row) x = static_cast<float>(random.below(9) - 4);
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 8; ++j) {
+      d[i][j] = want[i][j] = static_cast<float>(random.below(100));
+      for (int k = 0; k < kDepth; ++k) want[i][j] += a[i][k] * b[k][j];
+    }
+  // The numbers of a word of depth lie from its lowest bits on.
+  const auto word = [&](const auto& at, int w) {
+    uint32_t bits = 0;
+    for (int n = 0; n < kNumbers; ++n) bits |= encode(at(w * kNumbers + n)) << (32 / kNumbers * n);
+    return bits;
+  };
+  emulation::run("product", 1, 32, 0, [&] {
+    const int g = lane_index() / 4, t = lane_index() % 4;
+    Words words;
+    uint32_t columns[2];
+    for (int i = 0; i < 2; ++i) {
+      for (int h = 0; h < 2; ++h) words.at[h + 2 * i] = word([&](int k) { return a[g + 8 * h][k]; }, t + 4 * i);
+      columns[i] = word([&](int k) { return b[k][g]; }, t + 4 * i);
+    }
+    multiply(d[g][2 * t], d[g][2 * t + 1], d[g + 8][2 * t], d[g + 8][2 * t + 1], words, columns[0], columns[1]);
+  });
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 8; ++j) CHECK_EQ(d[i][j], want[i][j]);
+}
+
+}  // namespace
+
+TEST(matrix_units_multiply) {
+  check_product<2>([](float x) { return bits_of<BFloat16>(x); }, multiply_add_bfloat16);
+  check_product<2>([](float x) { return bits_of<Float16>(x); }, multiply_add_float16);
+  // What lies below the ten digits that the units read changes nothing.
+  check_product<1>([](float x) { return tf32_of(x) | 0x1fff; }, multiply_add_tf32);
+}

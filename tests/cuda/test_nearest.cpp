@@ -1,0 +1,180 @@
+// Nearest neighbours against a sort of all pairs, on embeddings of small integers, whose similarities are exact in
+// every arithmetic and tie often.
+
+#include "cuda/nearest.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "check.h"
+#include "cuda/arithmetic.h"
+#include "host_workspace.h"
+
+using namespace hardmine;
+using namespace hardmine::cuda;
+using hardmine::test::context;
+
+namespace {
+
+enum class Rows { kMixed, kEqual, kAscending, kDescending };
+
+struct Problem {
+  int64_t queries, refs, depth, k;  // refs 0: the queries themselves
+  bool exclude_self;
+  Rows rows = Rows::kMixed;
+  int64_t most_blocks = kMostBlocks;
+};
+
+std::vector<float> numbers(int64_t count, int64_t depth, Rows rows, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<float> x(count * depth);
+  for (int64_t i = 0; i < count * depth; ++i) {
+    const int64_t row = i / depth;
+    x[i] = rows == Rows::kMixed       ? static_cast<float>(static_cast<int64_t>(random() % 7) - 3)
+           : rows == Rows::kEqual     ? 2.0f
+           : rows == Rows::kAscending ? static_cast<float>(row / 8)
+                                      : static_cast<float>((count - row) / 8);
+  }
+  return x;
+}
+
+template <class Arithmetic, class Scalar>
+void check_nearest(const Problem& p) {
+  using Number = typename Arithmetic::Number;
+  const Similarity kind = Arithmetic::kSquares ? Similarity::kEuclidean : Similarity::kDot;
+  const std::vector<float> x = numbers(p.queries, p.depth, Rows::kMixed, 1),
+                           y = p.refs ? numbers(p.refs, p.depth, p.rows, 2) : x;
+  const auto scalars = [](const std::vector<float>& from) {
+    std::vector<Scalar> to;
+    for (const typename Arithmetic::Number number : from) to.push_back(from_number<Scalar>(number));
+    return to;
+  };
+  const std::vector<Scalar> queries = scalars(x), refs = scalars(y);
+  const int64_t ref_count = static_cast<int64_t>(refs.size()) / p.depth;
+  const Points<Scalar> gallery{refs.data(), ref_count};
+  std::vector<Number> similarity(p.queries * p.k, Number(77));
+  std::vector<int64_t> index(p.queries * p.k, 77);
+  HostWorkspace workspace;
+  Stream stream;
+  stream.most_blocks = p.most_blocks;
+  nearest<Arithmetic>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
+                      p.exclude_self, NearestOut<Number>{similarity.data(), index.data()}, workspace, stream);
+
+  for (int64_t i = 0; i < p.queries; ++i) {
+    std::vector<double> order(ref_count);
+    std::vector<int64_t> candidates;
+    for (int64_t j = 0; j < ref_count; ++j) {
+      for (int64_t d = 0; d < p.depth; ++d) {
+        const double a = x[i * p.depth + d], b = y[j * p.depth + d];
+        order[j] += Arithmetic::kSquares ? -(a - b) * (a - b) : a * b;
+      }
+      if (p.refs || !p.exclude_self || i != j) candidates.push_back(j);
+    }
+    std::stable_sort(candidates.begin(), candidates.end(), [&](int64_t a, int64_t b) { return order[a] > order[b]; });
+    for (int64_t n = 0; n < p.k; ++n) {
+      const bool found = n < static_cast<int64_t>(candidates.size());
+      CHECK_EQ(index[i * p.k + n], found ? candidates[n] : -1);
+      const Number got = similarity[i * p.k + n];
+      if (found) {
+        CHECK_EQ(got, similarity_from_order(kind, static_cast<Number>(order[candidates[n]])));
+      } else {
+        CHECK(std::isnan(got));
+      }
+    }
+  }
+}
+
+// Calls check for every arithmetic and order of threads.
+void check_all(const std::string& what, const Problem& p) {
+  using emulation::Order;
+  int number = 0;
+  for (const Order order : {Order::kAscending, Order::kDescending, Order::kShuffled}) {
+    emulation::set_order(order, 3);
+    context = what + ", order of threads " + std::to_string(number++) + ": ";
+    const std::string before = context;
+    const auto with = [&](const char* arithmetic) { context = before + arithmetic; };
+    with("float products");
+    check_nearest<FloatProducts, float>(p);
+    with("double squares");
+    check_nearest<DoubleSquares, double>(p);
+    if (order != Order::kShuffled) continue;
+    with("float squares");
+    check_nearest<FloatSquares, float>(p);
+    with("squares of bfloat16");
+    check_nearest<FloatSquares, BFloat16>(p);
+    with("double products");
+    check_nearest<DoubleProducts, double>(p);
+    with("TF32 products");
+    check_nearest<Tf32Products, float>(p);
+    with("bfloat16 products");
+    check_nearest<Bfloat16Products, BFloat16>(p);
+    with("float16 products");
+    check_nearest<Float16Products, Float16>(p);
+  }
+  emulation::set_order(Order::kAscending);
+}
+
+}  // namespace
+
+TEST(sizes_beside_those_of_panels) {
+  for (const int64_t rows : {1, 2, 127, 129}) check_all("rows " + std::to_string(rows), {rows, 0, 3, 5, true});
+  check_all("with itself", {70, 0, 3, 71, false});
+}
+
+TEST(pools_overflow_and_shares_are_merged) {
+  // 700 refs: 2 shares of 3 panels of 128, 5 of 2 or 3 of 64.
+  for (const int64_t k : {1, 20, 130}) check_all("k " + std::to_string(k), {3, 700, 2, k, false});
+}
+
+TEST(candidates_that_get_better_or_worse_or_tie) {
+  for (const Rows rows : {Rows::kEqual, Rows::kAscending, Rows::kDescending})
+    check_all("rows " + std::to_string(static_cast<int>(rows)), {2, 650, 2, 9, false, rows});
+}
+
+TEST(lists_of_the_largest_k) {
+  context = "largest k";
+  check_nearest<FloatProducts, float>({2, 1500, 2, kMostNeighbours, false});
+  check_nearest<DoubleSquares, double>({2, 1300, 2, kMostNeighbours, false});
+}
+
+TEST(few_blocks_do_all) {
+  Problem p{140, 600, 2, 4, false};
+  p.most_blocks = 2;
+  context = "two blocks";
+  check_nearest<FloatProducts, float>(p);
+  check_nearest<DoubleProducts, double>(p);
+}
+
+TEST(no_refs_and_no_queries) {
+  context = "none";
+  check_nearest<FloatProducts, float>({0, 4, 2, 3, false});
+  HostWorkspace workspace;
+  const float query[] = {1, 2}, none[] = {0};
+  const Points<float> gallery{none, 0};
+  float similarity[2] = {};
+  int64_t index[2] = {};
+  nearest<FloatProducts>(Similarity::kDot, Points<float>{query, 1}, &gallery, 2, 2, false,
+                         NearestOut<float>{similarity, index}, workspace, Stream{});
+  CHECK(std::isnan(similarity[0]) && std::isnan(similarity[1]));
+  CHECK(index[0] == -1 && index[1] == -1);
+}
+
+TEST(memory_is_that_of_pools_and_not_of_all_pairs) {
+  std::vector<float> x = numbers(40, 1, Rows::kMixed, 5), y = numbers(3000, 1, Rows::kMixed, 6);
+  const Points<float> gallery{y.data(), 3000};
+  std::vector<float> similarity(40);
+  std::vector<int64_t> index(40);
+  HostWorkspace few, many;
+  nearest<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 1}, &gallery, 1, 1, false,
+                         NearestOut<float>{similarity.data(), index.data()}, few, Stream{});
+  nearest<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 40}, &gallery, 1, 1, false,
+                         NearestOut<float>{similarity.data(), index.data()}, many, Stream{});
+  // For a query more, a pool of up to 256 candidates a share, of which 24 panels make 12; and marks of row groups.
+  CHECK(many.bytes() - few.bytes() <= 39 * 12 * (256 * 8 + 4) + 2 * 4);
+}

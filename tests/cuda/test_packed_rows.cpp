@@ -1,0 +1,233 @@
+// Layouts, and what the packing writes: numbers where kernels look for them, zeros around them, norms, finite flags.
+
+#include "cuda/packed_rows.h"
+
+#include <utility>
+
+#include "arithmetics.h"
+#include "host_workspace.h"
+
+using namespace hardmine;
+using namespace hardmine::cuda;
+using namespace hardmine::test;
+
+namespace {
+
+template <class Use>
+void for_ways(const Use& use) {
+  for_products(use);
+  for_squares(use);
+}
+
+// The number that a panel holds.
+template <class Arithmetic>
+double number_at(const char* bytes) {
+  typename Arithmetic::Packed packed;
+  std::memcpy(&packed, bytes, sizeof packed);
+  return static_cast<double>(to_number(packed));
+}
+
+template <class Way>
+struct Packed {
+  using Arithmetic = typename Way::Arithmetic;
+  using Number = typename Way::Number;
+  int64_t count, depth;
+  std::vector<char> panels;
+  std::vector<int32_t> finite;
+  std::vector<Number> scale;
+  bool has_scale;
+
+  Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalised,
+         const Running& running = kRunnings[0], const SelectionStart<Number>& start = {})
+      : count(count), depth(depth) {
+    const WithOrder order(running.order);
+    HostWorkspace workspace;
+    const PackedRows<Arithmetic> rows =
+        pack_rows<Arithmetic>(x.data(), count, depth, normalised, start, workspace, Stream{running.most_blocks});
+    CHECK_EQ(rows.count, count);
+    CHECK_EQ(rows.depth, depth);
+    const int64_t all = panels_of<Arithmetic>(count);
+    panels.assign(rows.panels, rows.panels + all * panel_bytes<Arithmetic>(depth));
+    finite.assign(rows.finite, rows.finite + row_groups(count));
+    has_scale = rows.scale != nullptr;
+    if (has_scale) scale.assign(rows.scale, rows.scale + count);
+    if (all > 1) CHECK_EQ(rows.panel(1) - rows.panels, panel_bytes<Arithmetic>(depth));
+  }
+
+  double at(int64_t row, int64_t k) const {
+    return number_at<Arithmetic>(panels.data() + row / Arithmetic::kTile * panel_bytes<Arithmetic>(depth) +
+                                 Arithmetic::offset(static_cast<int>(row % Arithmetic::kTile), k));
+  }
+  int64_t padded_count() const { return panels_of<Arithmetic>(count) * Arithmetic::kTile; }
+  int64_t padded_depth() const { return stages_of<Arithmetic>(depth) * Arithmetic::kStageDepth; }
+  bool same(const Packed& other) const {
+    return same_bits(panels, other.panels) && finite == other.finite && same_bits(scale, other.scale);
+  }
+};
+
+template <class Arithmetic>
+double rounded(double x) {  // as it is packed
+  if constexpr (std::is_same_v<Arithmetic, Tf32Products>) {
+    const uint32_t bits = round_to_tf32(static_cast<float>(x));
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+  return x;
+}
+
+}  // namespace
+
+TEST(every_number_of_a_panel_has_a_place_of_its_own) {
+  for_ways([](auto way) {
+    using Arithmetic = typename decltype(way)::Arithmetic;
+    context = way.name;
+    constexpr int64_t kSize = sizeof(typename Arithmetic::Packed), kStages = 3;
+    std::vector<int> used(kStages * Arithmetic::kStageBytes / kSize);
+    for (int64_t k = 0; k < kStages * Arithmetic::kStageDepth; ++k) {
+      for (int row = 0; row < Arithmetic::kTile; ++row) {
+        const int64_t offset = Arithmetic::offset(row, k);
+        CHECK_EQ(offset % kSize, 0);
+        CHECK_EQ(offset / Arithmetic::kStageBytes, k / Arithmetic::kStageDepth);  // so that a stage is a whole
+        ++used.at(offset / kSize);
+      }
+    }
+    CHECK(used == std::vector<int>(used.size(), 1));
+  });
+}
+
+TEST(every_number_of_a_tile_belongs_to_one_thread) {
+  for_ways([](auto way) {
+    using Arithmetic = typename decltype(way)::Arithmetic;
+    context = way.name;
+    std::vector<int> owners(Arithmetic::kTile * Arithmetic::kTile);
+    emulation::run("owners", 1, kTileThreads, 0, [&] {
+      for (int r = 0; r < Arithmetic::kRows; ++r) {
+        if (r > 0) CHECK(Arithmetic::row(r) > Arithmetic::row(r - 1));  // ties rely on it
+        for (int c = 0; c < Arithmetic::kColumns; ++c) {
+          if (c > 0) CHECK(Arithmetic::column(c) > Arithmetic::column(c - 1));
+          ++owners.at(Arithmetic::row(r) * Arithmetic::kTile + Arithmetic::column(c));
+        }
+      }
+    });
+    CHECK(owners == std::vector<int>(owners.size(), 1));
+  });
+}
+
+TEST(rows_lie_where_offsets_say_and_zeros_around_them) {
+  for_ways([](auto way) {
+    using Arithmetic = typename decltype(way)::Arithmetic;
+    using Scalar = typename decltype(way)::Scalar;
+    constexpr int64_t kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
+    const int64_t counts[] = {1, 16, 17, kTile - 1, kTile + 1}, depths[] = {1, kDepth, kDepth + 1, 7, 2 * kDepth - 1};
+    for (int i = 0; i < 5; ++i) {
+      const int64_t count = counts[i], depth = depths[i];
+      context = std::string(way.name) + ", count " + std::to_string(count) + ", depth " + std::to_string(depth);
+      Random random(count + depth);
+      const std::vector<Scalar> x = converted<Scalar>(make_rows<double>(Values::kReals, count, depth, random));
+      const Packed<decltype(way)> packed(x, count, depth, false);
+      CHECK(!packed.has_scale);
+      for (int64_t row = 0; row < packed.padded_count(); ++row)
+        for (int64_t k = 0; k < packed.padded_depth(); ++k)
+          CHECK_EQ(packed.at(row, k),
+                   row < count && k < depth ? rounded<Arithmetic>(to_number(x[row * depth + k])) : 0.0);
+      CHECK(packed.finite == std::vector<int32_t>((count + 15) / 16, 1));
+      for (const Running& running : kRunnings)
+        CHECK(packed.same(Packed<decltype(way)>(x, count, depth, false, running)));
+    }
+  });
+}
+
+TEST(nothing_is_packed_of_no_rows_or_of_no_depth) {
+  for_ways([](auto way) {
+    context = way.name;
+    using Scalar = typename decltype(way)::Scalar;
+    CHECK(Packed<decltype(way)>(std::vector<Scalar>{}, 0, 5, true).finite.empty());
+    const Packed<decltype(way)> packed(std::vector<Scalar>{}, 17, 0, false);
+    CHECK(packed.panels.empty());
+    CHECK(packed.finite == std::vector<int32_t>(2, 1));
+  });
+}
+
+TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
+  for_products([](auto way) {
+    using Arithmetic = typename decltype(way)::Arithmetic;
+    using Scalar = typename decltype(way)::Scalar;
+    using Number = typename decltype(way)::Number;
+    context = way.name;
+    constexpr bool kScales = sizeof(Scalar) == 2;
+    constexpr int64_t kCount = 45, kDepth = 37;
+    Random random(3);
+    std::vector<double> numbers = make_rows<double>(Values::kReals, kCount, kDepth, random);
+    for (int64_t k = 0; k < kDepth; ++k) numbers[5 * kDepth + k] = 0;                  // of no direction
+    for (int64_t k = 0; k < kDepth; ++k) numbers[6 * kDepth + k] = k == 7 ? 3e-6 : 0;  // small, and above 1e-12
+    numbers[7 * kDepth] = -1000;
+    const std::vector<Scalar> x = converted<Scalar>(numbers);
+    const Packed<decltype(way)> packed(x, kCount, kDepth, true);
+    CHECK_EQ(packed.has_scale, kScales);
+    // TF32 keeps 11 digits of a number.
+    const double tolerance =
+        std::is_same_v<Arithmetic, Tf32Products> ? 0x1p-11 : 8 * double(std::numeric_limits<Number>::epsilon());
+    for (int64_t row = 0; row < kCount; ++row) {
+      double squares = 0;
+      for (int64_t k = 0; k < kDepth; ++k) squares += std::pow(double(to_number(x[row * kDepth + k])), 2);
+      const double norm = std::fmax(std::sqrt(squares), 1e-12);
+      if (kScales) CHECK_NEAR(double(packed.scale[row]) * norm, 1, 1e-6);
+      for (int64_t k = 0; k < kDepth; ++k) {
+        const double number = to_number(x[row * kDepth + k]);
+        CHECK_NEAR(packed.at(row, k), kScales ? number : number / norm, kScales ? 0 : tolerance);
+      }
+    }
+    for (const Running& running : kRunnings)
+      CHECK(packed.same(Packed<decltype(way)>(x, kCount, kDepth, true, running)));
+  });
+}
+
+TEST(groups_of_rows_with_a_number_that_is_not_finite_are_known) {
+  for_ways([](auto way) {
+    using Scalar = typename decltype(way)::Scalar;
+    context = way.name;
+    constexpr int64_t kCount = 150, kDepth = 40;
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+    // A row of each kind of trouble, the last group's last row among them; a norm that overflows is no number either.
+    const double large = std::is_same_v<Scalar, double> ? 1e200 : std::is_same_v<Scalar, Float16> ? 1e30 : 1e25;
+    const std::pair<int64_t, double> troubles[] = {{0, nan}, {31, infinity}, {64, -infinity}, {95, large}, {149, nan}};
+    Random random(4);
+    std::vector<double> numbers = make_rows<double>(Values::kReals, kCount, kDepth, random);
+    std::vector<int32_t> want(10, 1);
+    for (const auto& [row, value] : troubles) {
+      numbers[row * kDepth + row % kDepth] = value;
+      want[row / 16] = 0;
+    }
+    const std::vector<Scalar> x = converted<Scalar>(numbers);
+    for (const bool normalised : {false, true})
+      for (const Running& running : kRunnings)
+        CHECK(Packed<decltype(way)>(x, kCount, kDepth, normalised, running).finite == want);
+  });
+}
+
+TEST(selections_start_where_they_are_told_to) {
+  for_ways([](auto way) {
+    using Scalar = typename decltype(way)::Scalar;
+    using Number = typename decltype(way)::Number;
+    context = way.name;
+    constexpr int64_t kCount = 37;
+    std::vector<Ranked<Number>> first(kCount + 1, Ranked<Number>::of(9, 9)), third = first;
+    int32_t blocks_done = 77;
+    SelectionStart<Number> start;
+    start.best[0] = first.data();
+    start.value[0] = Ranked<Number>::of(Number(0.5), kAtLowerBound);
+    start.best[2] = third.data();
+    start.value[2] = Ranked<Number>::of(Number(-2), kBelowRange);
+    start.blocks_done = &blocks_done;
+    const Packed<decltype(way)> packed(std::vector<Scalar>(kCount), kCount, 1, false, kRunnings[2], start);
+    for (int64_t i = 0; i < kCount; ++i) {
+      CHECK_EQ(first[i].key(), Number(0.5));
+      CHECK_EQ(first[i].index(), kAtLowerBound);
+      CHECK_EQ(third[i].key(), Number(-2));
+      CHECK_EQ(third[i].index(), kBelowRange);
+    }
+    CHECK_EQ(first[kCount].index(), 9);
+    CHECK_EQ(blocks_done, 0);
+  });
+}
