@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hardmine._extras import require
 EASY_COLOUR, HARD_COLOUR = "#0072B2", "#D55E00"
 PANELS_A_ROW = 4
 PANEL_INCHES = 3.1
+TITLE_LETTERS = 26  # that fit beside each other above a panel
 
 
 def hard_share(positive_similarity: torch.Tensor, negative_similarity: torch.Tensor) -> float:
@@ -113,7 +115,7 @@ def draw_frame(axes: Any, name: str, subtitle: str, low: float) -> None:
     high = 1 + 0.03 * (1 - low)  # room for whole dots at (1, 1), where a collapsed embedding puts all of them
     axes.fill_between([low, high], [low, high], high, color=HARD_COLOUR, alpha=0.06, linewidth=0)
     axes.plot([low, high], [low, high], color="0.45", linewidth=1, zorder=1)
-    axes.set_title(name, fontweight="bold", pad=20)
+    axes.set_title(textwrap.fill(name, TITLE_LETTERS), fontweight="bold", pad=20 + 12 * subtitle.count("\n"))
     axes.annotate(subtitle, (0.5, 1), (0, 6), "axes fraction", "offset points", ha="center", fontsize="medium")
     axes.set_xlabel(r"anchor-positive similarity  $s_{ap}$")
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
