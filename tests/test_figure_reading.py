@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from hardmine.figures import (
+    Diagrams,
+    Triplets,
     read_diagrams,
     read_embeddings,
     read_groups,
@@ -45,6 +47,9 @@ def test_diagrams(tmp_path):
 def test_the_last_moment_is_after_the_step(tmp_path):
     text = DIAGRAMS + "2,train,after,0,0.5,0.6\n2,train,before,0,0.3,0.4\n0,train,after,0,0,0\n"
     assert read_diagrams(written(tmp_path, text)).last("train").s_ap.tolist() == [0.5]
+    one, other = (Triplets(torch.zeros(1), torch.ones(1), torch.ones(1)) for _ in range(2))
+    for order in ((("before", one), ("after", other)), (("after", other), ("before", one))):
+        assert Diagrams({(2, "train", moment): found for moment, found in order}).last("train") is other
 
 
 def test_histories(tmp_path):
@@ -92,7 +97,7 @@ def test_what_a_spreadsheet_makes_of_a_table_is_read(tmp_path):
         (read_histories, EPOCHS + "1,-2,,,,a\n", "line 2, column step: must be a whole number from 0, got '-2'"),
         (read_histories, EPOCHS + "1,1.0,,,,a\n", "line 2, column step: must be a whole number from 0, got '1.0'"),
         (read_histories, EPOCHS + "1,,,,,a\n", "line 2, column step: must be a whole number from 0, got ''"),
-        (read_histories, EPOCHS + "1,²,,,,a\n", "line 2, column step: must be a whole number from 0, got '²'"),
+        (read_histories, EPOCHS + "1,٣,,,,a\n", "line 2, column step: must be a whole number from 0, got '٣'"),
         (read_histories, EPOCHS + "1,2,2,,,a\n", "column recall_at_1: must be a number from 0 to 1 or empty, got '2'"),
         (
             read_histories,
@@ -173,6 +178,7 @@ def test_a_row_that_was_cut_short_is_left_out_with_a_warning(tmp_path):
     path = written(tmp_path, EPOCHS + "1,10,0.5,,,SCT\n2,20,0.5,,,SC")
     with pytest.warns(UserWarning, match=r"table\.csv, line 3: cut short, it has no line end; left out"):
         found = read_histories(path)
+    assert list(found) == ["SCT"]
     assert found["SCT"].step.tolist() == [10]
 
 

@@ -116,7 +116,7 @@ def test_a_thin_tail_is_left_of_the_axis_and_a_collapse_is_in_view(tmp_path, sav
 
 def test_tsne_maps_training_rows_alone_and_both_together(tmp_path, saved_figures):
     pytest.importorskip("sklearn")
-    run = random_set(train=30, test=20, classes=3)
+    run = random_set(train=30, test=20, classes=3, depth=64)
     path = figures.plot_tsne({"EP": run}, tmp_path / "tsne.png", perplexity=5, title="digits")
     alone, both = saved_figures[0].axes
     assert [alone.get_title(), both.get_title()] == ["EP, training classes", "EP, with other classes"]
@@ -156,3 +156,17 @@ def test_tsne_draws_a_choice_of_many(tmp_path, capsys):
     pytest.importorskip("tqdm")
     figures.plot_tsne({"EP": run}, path, perplexity=4, most=25, progress=True)
     assert "2/2" in capsys.readouterr().err
+
+
+def test_tsne_has_the_settings_that_were_asked_for(tmp_path, monkeypatch):
+    manifold = pytest.importorskip("sklearn.manifold")
+    settings = []
+
+    class Recorded(manifold.TSNE):
+        def __init__(self, perplexity=30.0, init="pca", random_state=None):
+            settings.append((perplexity, init, random_state))
+            super().__init__(perplexity=perplexity, init=init, random_state=random_state)
+
+    monkeypatch.setattr(manifold, "TSNE", Recorded)
+    figures.plot_tsne({"EP": random_set(train=12, test=10)}, tmp_path / "tsne.png", perplexity=3.5, seed=4)
+    assert settings == [(3.5, "pca", 4)]

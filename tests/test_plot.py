@@ -72,12 +72,13 @@ def data(stem):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_figure(runs, capsys, kind):
+def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
     words = {"vector-field": [], "tsne": ["a", "--perplexity", 5]}.get(kind, ["a"])
     status, out, err = plot(kind, *words, "--output", "new/here/it.png", "--title", "digits", capsys=capsys)
     assert status == 0
     assert (runs / "new/here/it.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((runs / "new/here").iterdir())) == 2
+    assert saved_figures[0].get_suptitle() == "digits"
     saved = next(path.name for path in (runs / "new/here").iterdir() if path.suffix != ".png")
     assert out == f"saved new/here/it.png and {saved}\n"
     assert ("t-SNE" in err) == (kind == "tsne"), "a progress bar where it takes long"
