@@ -234,6 +234,29 @@ def test_duplicates_across_tiles_match_the_reference_exactly(similarity, refs, d
         assert_matches_reference(inputs, **options)
 
 
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("positive", ["easiest", "random"])
+def test_equal_rows_are_equally_similar_wherever_they_are(positive, similarity, dtype, device):
+    """An anchor between a row and its copy, so that a symmetric pass meets one of them above and one below it."""
+    generator = seeded(6)
+    rows, anchors = torch.randn(2, 128, 24, generator=generator).to(dtype)
+    numbers = torch.arange(128)
+    # Each anchor has the class of one row, its only positive; the copies have classes of their own.
+    labels = torch.cat([numbers, numbers, numbers + 128])
+    inputs = Inputs(torch.cat([rows, anchors, rows]), labels).to(device)
+    of_anchors = slice(128, 256)
+    selection = ops.select_triplets(*inputs, positive=positive, similarity=similarity)
+    assert selection.positive_index[of_anchors].tolist() == numbers.tolist()
+    negatives = selection.negative_index[of_anchors].cpu()
+    copies = negatives >= 256
+    assert torch.equal(negatives[copies], numbers[copies] + 256), "of equal rows the first is selected"
+    selection = ops.select_triplets(*inputs, positive=positive, negative="semihard", similarity=similarity)
+    assert not (selection.negative_index[of_anchors].cpu() == numbers + 256).any(), (
+        "a copy of the positive ties with it"
+    )
+
+
 # Limits, at the very last bit
 
 

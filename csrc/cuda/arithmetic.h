@@ -73,7 +73,36 @@ struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
     }
   }
 
+  // The sums of one row and 32 columns from a multiple of 32 on, one a lane, with the bits that tiles have. All lanes
+  // of a warp call it; `line` is 32 numbers of shared memory that only they use.
+  static HARDMINE_DEVICE float row_sum(const char* rows, int row, const char* columns, int first_column, int64_t depth,
+                                       float* line) {
+    float d[4][4] = {};
+    rows += row / 16 * 512 + lane_index() * 16;
+    columns += first_column / 16 * 512 + lane_index() * 16;
+    const int64_t steps = stages_of_depth(depth) * kSteps;
+    for (int64_t step = 0; step < steps; ++step) {
+      const Words a = load_words(rows + step * kStepBytes);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const Words b = load_words(columns + step * kStepBytes + j / 2 * 512);
+        multiply_add(Operand{}, d[j][0], d[j][1], d[j][2], d[j][3], a, b.at[j % 2], b.at[j % 2 + 2]);
+      }
+    }
+    sync_warp();  // before the line is used again
+    if (lane_index() / 4 == row % 8) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) line[8 * j + lane_index() % 4 * 2 + i] = row / 8 % 2 ? d[j][2 + i] : d[j][i];
+    }
+    sync_warp();
+    return line[lane_index()];
+  }
+
  private:
+  static HARDMINE_HD int64_t stages_of_depth(int64_t depth) { return (depth + kStageDepth - 1) / kStageDepth; }
+
   static HARDMINE_DEVICE void multiply_add(BFloat16, float& d0, float& d1, float& d2, float& d3, const Words& a,
                                            uint32_t b0, uint32_t b1) {
     multiply_add_bfloat16(d0, d1, d2, d3, a, b0, b1);
@@ -128,16 +157,25 @@ struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-          const Number x = a[r / 4].at[r % 4], y = b[c / 4].at[c % 4];
-          if constexpr (kSquares) {
-            const Number difference = x - y;
-            sum.at[r][c] = fma(difference, difference, sum.at[r][c]);
-          } else {
-            sum.at[r][c] = fma(x, y, sum.at[r][c]);
-          }
-        }
+        for (int c = 0; c < kColumns; ++c)
+          sum.at[r][c] = multiply_add(a[r / 4].at[r % 4], b[c / 4].at[c % 4], sum.at[r][c]);
     }
+  }
+
+  // As that of MatrixUnits.
+  static HARDMINE_DEVICE Number row_sum(const char* rows, int row, const char* columns, int first_column, int64_t depth,
+                                        Number*) {
+    const Number* x = reinterpret_cast<const Number*>(rows) + row;
+    const Number* y = reinterpret_cast<const Number*>(columns) + first_column + lane_index();
+    Number sum = 0;
+    for (int64_t k = 0; k < depth; ++k) sum = multiply_add(x[k * Shape::kTile], y[k * Shape::kTile], sum);
+    return sum;
+  }
+
+ private:
+  static HARDMINE_DEVICE Number multiply_add(Number x, Number y, Number sum) {
+    if constexpr (!kSquares) return fma(x, y, sum);
+    return fma(x - y, x - y, sum);
   }
 };
 

@@ -6,6 +6,13 @@
 
 namespace hardmine::cuda {
 
+// A product of two rows, scaled. The scales are multiplied first: a pair then has the same number whichever of its rows
+// is the tile's row.
+template <class Number>
+HARDMINE_DEVICE Number scaled(Number product, Number row_scale, Number column_scale) {
+  return product * (row_scale * column_scale);
+}
+
 namespace tile_engine {
 
 template <class Arithmetic>
@@ -23,7 +30,7 @@ HARDMINE_DEVICE void scale(const PackedRows<Arithmetic>& rows, const PackedRows<
     const int64_t column = first_column + Arithmetic::column(c);
     const Number column_scale = column < columns.count ? columns.scale[column] : Number(0);
 #pragma unroll
-    for (int r = 0; r < Arithmetic::kRows; ++r) share.at[r][c] = share.at[r][c] * row_scale[r] * column_scale;
+    for (int r = 0; r < Arithmetic::kRows; ++r) share.at[r][c] = scaled(share.at[r][c], row_scale[r], column_scale);
   }
 }
 
@@ -38,6 +45,20 @@ HARDMINE_DEVICE void make_tile(const PackedRows<Arithmetic>& rows, const PackedR
                               shared_memory(), share);
   if (rows.scale)
     tile_engine::scale(rows, columns, row_panel * Arithmetic::kTile, column_panel * Arithmetic::kTile, share);
+}
+
+// The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
+// have. All lanes of a warp call it; `line` is 32 numbers of shared memory that only they use.
+template <class Arithmetic>
+HARDMINE_DEVICE typename Arithmetic::Number make_row(const PackedRows<Arithmetic>& rows,
+                                                     const PackedRows<Arithmetic>& columns, int64_t row,
+                                                     int64_t first_column, typename Arithmetic::Number* line) {
+  constexpr int64_t kTile = Arithmetic::kTile;
+  const auto sum =
+      Arithmetic::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),
+                          static_cast<int>(first_column % kTile), rows.depth, line);
+  const int64_t column = first_column + lane_index();
+  return rows.scale && column < columns.count ? scaled(sum, rows.scale[row], columns.scale[column]) : sum;
 }
 
 }  // namespace hardmine::cuda

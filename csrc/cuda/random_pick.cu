@@ -3,86 +3,84 @@
 #include <limits>
 
 #include "block_sum.h"
+#include "make_tile.h"
 
 namespace hardmine::cuda {
 namespace {
 
 constexpr int kPickThreads = 128;
+constexpr int64_t kPickWarps = kPickThreads / 32;
 
-// The order of a pair, computed by a warp from the rows as they are given; the same bits in every lane.
-template <class Number, class Scalar>
-HARDMINE_DEVICE Number order_of_pair(const PickPass<Scalar>& pass, int64_t row, int64_t column, Number row_divisor) {
-  const Scalar *x = pass.rows.x + row * pass.depth, *y = pass.columns.x + column * pass.depth;
-  const Number column_divisor = pass.normalised ? divisor_of_norm(norm_of_row<Number>(y, pass.depth)) : Number(1);
-  Number sum = 0;
-  for (int64_t k = lane_index(); k < pass.depth; k += 32) {
-    Number a = to_number(x[k]), b = to_number(y[k]);
-    if (pass.normalised) {
-      a /= row_divisor;
-      b /= column_divisor;
-    }
-    sum = pass.squares ? fma(a - b, a - b, sum) : fma(a, b, sum);
-  }
-  sum = sum_of_warp(sum);
-  return pass.squares ? -sum : sum;
-}
-
-template <class Scalar, class Number>
+template <class Arithmetic>
 HARDMINE_KERNEL(kPickThreads, 4)
-pick_random_kernel(PickPass<Scalar> pass, const double* number, Number upper, Ranked<Number>* best) {
+pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Arithmetic::Number upper,
+                   Ranked<typename Arithmetic::Number>* best) {
+  using Number = typename Arithmetic::Number;
+  constexpr Number kInfinity = std::numeric_limits<Number>::infinity();
+  const PackedRows<Arithmetic>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
+  Number* line = reinterpret_cast<Number*>(shared_memory()) + 32 * warp_index();
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
-  const bool infinite = block_finds_infinite(pass.rows.finite, row_groups(pass.rows.count)) ||
-                        block_finds_infinite(pass.columns.finite, row_groups(pass.columns.count));
-  const bool by_order = infinite || upper < std::numeric_limits<Number>::infinity();
-  const int64_t warps = block_size() / 32;
-  for (int64_t row = block_index() * warps + warp_index(); row < pass.rows.count; row += grid_size() * warps) {
-    const int64_t label = pass.rows.label[row];
-    const Number divisor =
-        pass.normalised ? divisor_of_norm(norm_of_row<Number>(pass.rows.x + row * pass.depth, pass.depth)) : Number(1);
+  const bool infinite = block_finds_infinite(rows.finite, row_groups(rows.count)) ||
+                        block_finds_infinite(columns.finite, row_groups(columns.count));
+  const bool by_order = infinite || upper < kInfinity;
+  for (int64_t row = block_index() * kPickWarps + warp_index(); row < rows.count; row += grid_size() * kPickWarps) {
+    const int64_t label = pass.anchors.label[row];
+    // The number that a tile would have, so that the order of a pick compares with those of other candidates.
+    const auto order_from = [&](int64_t first) {
+      const Number found = make_row(rows, columns, row, first, line);
+      return Arithmetic::kSquares ? -found : found;
+    };
     // The candidates among 32 columns, as the bits of a word.
     const auto candidates_from = [&](int64_t first) {
       const int64_t column = first + lane_index();
-      const bool candidate = column < pass.columns.count && (pass.columns.label[column] == label) == pass.same_class &&
+      const bool candidate = column < columns.count && (pass.candidates.label[column] == label) == pass.same_class &&
                              !(pass.symmetric && column == row);
-      uint32_t bits = ballot(candidate);
-      if (!by_order) return bits;
-      uint32_t kept = 0;
-      for (int lane = 0; lane < 32; ++lane)
-        if (bits >> lane & 1 && order_of_pair<Number>(pass, row, first + lane, divisor) <= upper) kept |= 1u << lane;
-      return kept;
+      const uint32_t bits = ballot(candidate);
+      if (!by_order || bits == 0) return bits;
+      const Number order = order_from(first);  // by all lanes
+      return ballot(candidate && order <= upper);
     };
     Index count = 0;
-    for (int64_t first = 0; first < pass.columns.count; first += 32) count += count_bits(candidates_from(first));
-    Ranked<Number> picked = Ranked<Number>::of(-std::numeric_limits<Number>::infinity(), kBelowRange);
-    if (count > 0) {
-      Index rank = drawn_rank(number[row], count);
-      int64_t first = 0;
-      uint32_t bits = candidates_from(first);
-      for (; count_bits(bits) <= rank; bits = candidates_from(first)) {
-        rank -= count_bits(bits);
-        first += 32;
-      }
-      for (; rank > 0; --rank) bits &= bits - 1;
-      const int64_t column = first + count_bits((bits & (0u - bits)) - 1);
-      picked = Ranked<Number>::of(order_of_pair<Number>(pass, row, column, divisor), static_cast<Index>(column));
+    for (int64_t first = 0; first < columns.count; first += 32) count += count_bits(candidates_from(first));
+    if (count == 0) {
+      if (lane_index() == 0) best[row] = Ranked<Number>::of(-kInfinity, kBelowRange);
+      continue;
     }
-    if (lane_index() == 0) best[row] = picked;
+    Index rank = drawn_rank(number[row], count);
+    int64_t first = 0;
+    uint32_t bits = candidates_from(first);
+    for (; count_bits(bits) <= rank; bits = candidates_from(first)) {
+      rank -= count_bits(bits);
+      first += 32;
+    }
+    for (; rank > 0; --rank) bits &= bits - 1;
+    const int lane = count_bits((bits & (0u - bits)) - 1);
+    const Number order = order_from(first);
+    if (lane_index() == lane) best[row] = Ranked<Number>::of(order, static_cast<Index>(first + lane));
   }
 }
 
 }  // namespace
 
-template <class Scalar, class Number>
-void pick_random(const PickPass<Scalar>& pass, const double* number, Number upper, Ranked<Number>* best,
-                 const Stream& stream) {
-  constexpr int64_t kWarps = kPickThreads / 32;
-  launch("pick_random", pick_random_kernel<Scalar, Number>, {(pass.rows.count + kWarps - 1) / kWarps, kPickThreads},
+template <class Arithmetic>
+void pick_random(const PickPass<Arithmetic>& pass, const double* number, typename Arithmetic::Number upper,
+                 Ranked<typename Arithmetic::Number>* best, const Stream& stream) {
+  launch("pick_random", pick_random_kernel<Arithmetic>,
+         {(pass.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
+          kPickThreads * sizeof(typename Arithmetic::Number)},
          stream, pass, number, upper, best);
 }
 
-template void pick_random(const PickPass<BFloat16>&, const double*, float, Ranked<float>*, const Stream&);
-template void pick_random(const PickPass<Float16>&, const double*, float, Ranked<float>*, const Stream&);
-template void pick_random(const PickPass<float>&, const double*, float, Ranked<float>*, const Stream&);
-template void pick_random(const PickPass<double>&, const double*, double, Ranked<double>*, const Stream&);
+#define HARDMINE_INSTANTIATE(Arithmetic)                                                                         \
+  template void pick_random<Arithmetic>(const PickPass<Arithmetic>&, const double*, typename Arithmetic::Number, \
+                                        Ranked<typename Arithmetic::Number>*, const Stream&);
+HARDMINE_INSTANTIATE(Bfloat16Products)
+HARDMINE_INSTANTIATE(Float16Products)
+HARDMINE_INSTANTIATE(Tf32Products)
+HARDMINE_INSTANTIATE(FloatProducts)
+HARDMINE_INSTANTIATE(FloatSquares)
+HARDMINE_INSTANTIATE(DoubleProducts)
+HARDMINE_INSTANTIATE(DoubleSquares)
+#undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

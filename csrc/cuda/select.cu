@@ -137,11 +137,9 @@ void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anch
   if (!semihard && !random_negative) negative = request(start.best[1], end.negative_is_least, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
   const auto pick = [&](const double* number, bool same_class, Number upper, Ranked<Number>* best) {
-    const PickSide<Scalar> row_side{anchors.x, anchors.label, rows.finite, count};
-    const PickSide<Scalar> column_side =
-        refs ? PickSide<Scalar>{refs->x, refs->label, columns.finite, refs->count} : row_side;
-    pick_random<Scalar, Number>({row_side, column_side, depth, symmetric, same_class, cosine, Arithmetic::kSquares},
-                                number, upper, best, stream);
+    pick_random<Arithmetic>(
+        {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, number, upper,
+        best, stream);
   };
   if (random_positive && has_tiles) pick(random.positive, true, positives.upper, start.best[0]);
   if (random_negative && has_tiles) pick(random.negative, false, kInfinity, start.best[1]);
