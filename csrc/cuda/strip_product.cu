@@ -46,13 +46,28 @@ HARDMINE_DEVICE void pack_stages(char* panels, int64_t count, int64_t depth, con
   }
 }
 
+// A divisor as m 2^e, 1/2 <= m < 1. Rows of 2 bytes are divided by 2^e, which rounds nothing, and their weights by m:
+// so that neither rows nor weights differ in size for what norms do, and a row without a direction, of which the norm
+// is next to 0, takes no range from the others' weights.
+struct DivisorParts {
+  float mantissa;
+  int exponent;
+};
+HARDMINE_DEVICE DivisorParts parts_of(float divisor) {
+  DivisorParts parts;
+  parts.mantissa = std::frexp(divisor, &parts.exponent);
+  return parts;
+}
+
 template <class Arithmetic, class Scalar>
 HARDMINE_KERNEL(kTileThreads, 4)
 pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
   using Number = typename Arithmetic::Number;
   pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     Number x = to_number(rows.x[i * rows.depth + d]);
-    if constexpr (!kTwoBytes<Arithmetic>) {
+    if constexpr (kTwoBytes<Arithmetic>) {
+      if (rows.divisor) x = std::ldexp(x, -parts_of(rows.divisor[i]).exponent);
+    } else {
       if (rows.divisor) x /= rows.divisor[i];
       if (rows.centre) x -= rows.centre[d];
     }
@@ -71,9 +86,12 @@ struct ProductWeights {
 
   HARDMINE_DEVICE Number at(int64_t row, int64_t k) const {
     const Number w = weight[row * row_step + k * depth_step];
-    return divisor ? w / divisor[k] : w;
+    return divisor ? w / parts_of(divisor[k]).mantissa : w;
   }
 };
+
+// The largest weight of a row is brought just below 2^15: the range of Float16 ends at 2^16, and most of it lies below.
+constexpr int kTopExponent = 15;
 
 // The exponents of the largest weights of rows: a warp a row.
 template <class Number>
@@ -93,7 +111,7 @@ weight_exponents_kernel(ProductWeights<Number> weights) {
     }
     int exponent = 0;
     std::frexp(most, &exponent);
-    if (lane_index() == 0) weights.exponent[row] = exponent;
+    if (lane_index() == 0) weights.exponent[row] = exponent - kTopExponent;
   }
 }
 

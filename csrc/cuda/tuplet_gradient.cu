@@ -2,7 +2,10 @@
 // similarity of the strip, whose product with all columns is the gradient of the strip's rows. Where the batch is its
 // own candidates a derivative is of both its anchors; with refs, those get a pass of their own.
 
+#include <type_traits>
+
 #include "block_sum.h"
+#include "difference_product.h"
 #include "measured_rows.h"
 #include "strip_product.h"
 #include "tuplet.h"
@@ -14,20 +17,6 @@ namespace {
 constexpr int kStartThreads = 256, kFinishThreads = 256;
 constexpr int64_t kStripWeights = int64_t{1} << 23;  // that a strip has at least, to occupy a GPU
 constexpr int64_t kFinishBlocks = 2048;
-
-// Inner products of weights and rows, whatever the similarities are made of.
-template <class Arithmetic>
-struct ProductsOf {
-  using type = Arithmetic;
-};
-template <>
-struct ProductsOf<FloatSquares> {
-  using type = FloatProducts;
-};
-template <>
-struct ProductsOf<DoubleSquares> {
-  using type = DoubleProducts;
-};
 
 // What every anchor does to its pairs. Each block counts the anchors that count.
 template <class Number>
@@ -69,16 +58,13 @@ struct TupletStart {
   }
 };
 
-// centre: [depth], the first anchor; null: not wanted.
 template <class Scalar, class Number>
 HARDMINE_KERNEL(kStartThreads, 2)
 start_tuplet_gradient_kernel(TupletStart<Number> start, MeasuredRows<Scalar, Number> rows,
-                             MeasuredRows<Scalar, Number> refs, Number* centre) {
+                             MeasuredRows<Scalar, Number> refs) {
   start.run(reinterpret_cast<double*>(shared_memory()));
   measure_rows(rows);
   measure_rows(refs);
-  if (centre && block_index() == 0)
-    for (int64_t k = thread_index(); k < rows.depth; k += block_size()) centre[k] = to_number(rows.x[k]);
 }
 
 template <class Arithmetic>
@@ -95,11 +81,9 @@ template <class Scalar, class Number>
 struct StripEnd {
   const Scalar* x;        // of all rows
   const Number* divisor;  // of normalised rows; null: they are not
-  const Number* centre;   // of differences; null: the weights are of inner products
   int64_t first_row, last_row, depth;
-  const Number* product;  // [rows of the strip, depth]
-  const Number* weight;   // [rows of the strip, columns]
-  int64_t columns;
+  const Number* product;  // [shares, rows of the strip, depth]
+  int64_t shares;
   const int32_t* finite[2];  // all gradients are NaN if one of these is 0
   int64_t groups[2];
   Scalar* grad;  // of all rows
@@ -115,23 +99,22 @@ end_strip_kernel(StripEnd<Scalar, Number> end) {
   for (int64_t row = end.first_row + block_index() * kWarps + warp_index(); row < end.last_row;
        row += grid_size() * kWarps) {
     const Scalar* self = end.x + row * end.depth;
-    const Number* sum = end.product + (row - end.first_row) * end.depth;
+    const Number* product = end.product + (row - end.first_row) * end.depth;
+    const auto sum = [&](int64_t k) {
+      Number value = product[k];
+      for (int64_t share = 1; share < end.shares; ++share)
+        value += product[share * (end.last_row - end.first_row) * end.depth + k];
+      return value;
+    };
     const Number divisor = end.divisor ? end.divisor[row] : Number(1);
-    Number along = 0, weights = 0;
+    Number along = 0;
     if (end.divisor && divisor != Number(kSmallestNorm)) {  // that is a constant, not a norm
-      for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum[k], to_number(self[k]) / divisor, along);
+      for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum(k), to_number(self[k]) / divisor, along);
       along = sum_of_warp(along);
     }
-    if (end.centre) {
-      const Number* line = end.weight + (row - end.first_row) * end.columns;
-      for (int64_t c = lane_index(); c < end.columns; c += 32) weights += line[c];
-      weights = sum_of_warp(weights);
-    }
     for (int64_t k = lane_index(); k < end.depth; k += 32) {
-      const Number own = to_number(self[k]);
-      Number value = sum[k];
-      if (end.divisor) value = (value - own / divisor * along) / divisor;
-      if (end.centre) value -= weights * (own - end.centre[k]);
+      Number value = sum(k);
+      if (end.divisor) value = (value - to_number(self[k]) / divisor * along) / divisor;
       end.grad[row * end.depth + k] = from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
     }
   }
@@ -150,7 +133,6 @@ struct GradientSide {
 template <class Arithmetic, class Scalar>
 class TupletGradient {
   using Number = typename Arithmetic::Number;
-  using Products = typename ProductsOf<Arithmetic>::type;
   using Side = GradientSide<Arithmetic, Scalar>;
 
  public:
@@ -177,12 +159,11 @@ class TupletGradient {
     anchors.anchors = {workspace_.array<Number>(count), workspace_.array<Number>(count),
                        workspace_.array<Number>(count), workspace_.array<Number>(count),
                        workspace_.array<Index>(count)};
-    if (Arithmetic::kSquares) centre_ = workspace_.array<Number>(depth_);
     const int64_t blocks = std::max<int64_t>(
         {1, (count + kStartThreads - 1) / kStartThreads, row_groups(count), row_groups(refs.rows.count)});
     launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, Number>,
            {std::min<int64_t>(blocks, 4096), kStartThreads, kMostWarps * sizeof(double)}, stream_,
-           TupletStart<Number>{rule_, saved, count, anchors.anchors}, anchors.measured, refs.measured, centre_);
+           TupletStart<Number>{rule_, saved, count, anchors.anchors}, anchors.measured, refs.measured);
   }
 
   // The gradient of `rows`, from all their pairs with `columns`.
@@ -204,28 +185,23 @@ class TupletGradient {
     pass.limit = order_from_similarity(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
 
     const int64_t most = std::max(2 * depth_, kStripWeights / std::max<int64_t>(others, 1));
-    const int64_t strip = std::min(round_up(most), round_up(count));
-    pass.weight = workspace_.array<Number>(std::min(strip, count) * others);
-    auto* product = workspace_.array<Number>(std::min(strip, count) * depth_);
-    const auto products = strip_products<Products>(
-        ProductRows<Scalar, Number>{columns.rows.x, others, depth_, columns.measured.divisor, centre_},
-        std::min(strip, count), true, 0, workspace_, stream_);
+    const int64_t strip = std::min(std::min(round_up(most), round_up(count)), count);
+    pass.weight = workspace_.array<Number>(strip * others);
+    StripSums sums(*this, strip, columns);
     for (int64_t first = 0; first < count; first += strip) {
       pass.first_row = first;
       pass.last_row = std::min(first + strip, count);
       const int64_t tiles = panels_of<Arithmetic>(pass.last_row - first) * panels_of<Arithmetic>(others);
       launch("tuplet_weights", tuplet_weights_kernel<Arithmetic>,
              {tiles, kTileThreads, Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes}, stream_, pass);
-      strip_product<Products>(products, {pass.weight, pass.last_row - first, others}, product, stream_);
+      sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
       const StripEnd<Scalar, Number> end{rows.rows.x,
                                          rows.measured.divisor,
-                                         centre_,
                                          first,
                                          pass.last_row,
                                          depth_,
-                                         product,
-                                         pass.weight,
-                                         others,
+                                         sums.out,
+                                         sums.shares,
                                          {rows.measured.finite, columns.measured.finite},
                                          {row_groups(count), symmetric ? 0 : row_groups(others)},
                                          grad};
@@ -236,13 +212,43 @@ class TupletGradient {
   }
 
  private:
+  // The weighted sums of what the similarities of a strip's rows have for derivatives: the other rows, or, of
+  // distances, differences from them.
+  struct StripSums {
+    const TupletGradient& gradient;
+    const Scalar* column;
+    int64_t shares = 1;
+    Number* out;  // [shares, rows of a strip, depth]
+    std::conditional_t<Arithmetic::kSquares, std::nullptr_t, StripProducts<Arithmetic>> products{};
+
+    StripSums(const TupletGradient& of, int64_t strip, const Side& columns) : gradient(of), column(columns.rows.x) {
+      const int64_t others = columns.rows.count, depth = of.depth_;
+      if constexpr (Arithmetic::kSquares) {
+        shares = difference_shares(strip, others, depth);
+      } else {
+        products = strip_products<Arithmetic>(
+            ProductRows<Scalar, Number>{column, others, depth, columns.measured.divisor, nullptr}, strip, true, 0,
+            of.workspace_, of.stream_);
+      }
+      out = of.workspace_.template array<Number>(shares * strip * depth);
+    }
+
+    void add_up(const Scalar* row, const WeightStrip<Number>& strip) const {
+      if constexpr (Arithmetic::kSquares) {
+        difference_product(DifferenceProduct<Scalar, Number>{row, column, gradient.depth_, strip, shares, out},
+                           gradient.stream_);
+      } else {
+        strip_product<Arithmetic>(products, strip, out, gradient.stream_);
+      }
+    }
+  };
+
   static int64_t round_up(int64_t rows) { return (rows + kStripStep - 1) / kStripStep * kStripStep; }
 
   const TupletRule rule_;
   const int64_t depth_;
   Workspace& workspace_;
   const Stream& stream_;
-  Number* centre_ = nullptr;  // [depth], what differences are taken from first
 };
 
 }  // namespace
