@@ -37,10 +37,14 @@ struct TupletSaved {
   const int64_t* positive_count;
 };
 
+// Derivatives by similarities that are there at a time, at least: enough to occupy a GPU. Lowered by tests only.
+inline constexpr int64_t kStripWeights = int64_t{1} << 23;
+
 // All gradients are NaN where some row, or its norm, is not finite. O(N depth) memory.
 template <class Arithmetic, class Scalar>
 void tuplet_loss_gradient(const TupletRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
                           int64_t depth, const TupletSaved<typename Arithmetic::Number>& saved,
-                          const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream);
+                          const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
+                          int64_t strip_weights = kStripWeights);
 
 }  // namespace hardmine::cuda

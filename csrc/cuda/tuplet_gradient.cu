@@ -15,7 +15,6 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kStartThreads = 256, kFinishThreads = 256;
-constexpr int64_t kStripWeights = int64_t{1} << 23;  // that a strip has at least, to occupy a GPU
 constexpr int64_t kFinishBlocks = 2048;
 
 // What every anchor does to its pairs. Each block counts the anchors that count.
@@ -136,8 +135,9 @@ class TupletGradient {
   using Side = GradientSide<Arithmetic, Scalar>;
 
  public:
-  TupletGradient(const TupletRule& rule, int64_t depth, Workspace& workspace, const Stream& stream)
-      : rule_(rule), depth_(depth), workspace_(workspace), stream_(stream) {}
+  TupletGradient(const TupletRule& rule, int64_t depth, int64_t strip_weights, Workspace& workspace,
+                 const Stream& stream)
+      : rule_(rule), depth_(depth), strip_weights_(strip_weights), workspace_(workspace), stream_(stream) {}
 
   Side side(const LabelledRows<Scalar>& rows) {
     const bool cosine = rule_.similarity == Similarity::kCosine;
@@ -184,7 +184,7 @@ class TupletGradient {
     pass.inverse_temperature = static_cast<Number>(1 / rule_.temperature);
     pass.limit = order_from_similarity(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
 
-    const int64_t most = std::max(2 * depth_, kStripWeights / std::max<int64_t>(others, 1));
+    const int64_t most = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
     const int64_t strip = std::min(std::min(round_up(most), round_up(count)), count);
     pass.weight = workspace_.array<Number>(strip * others);
     StripSums sums(*this, strip, columns);
@@ -246,7 +246,7 @@ class TupletGradient {
   static int64_t round_up(int64_t rows) { return (rows + kStripStep - 1) / kStripStep * kStripStep; }
 
   const TupletRule rule_;
-  const int64_t depth_;
+  const int64_t depth_, strip_weights_;
   Workspace& workspace_;
   const Stream& stream_;
 };
@@ -256,8 +256,9 @@ class TupletGradient {
 template <class Arithmetic, class Scalar>
 void tuplet_loss_gradient(const TupletRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
                           int64_t depth, const TupletSaved<typename Arithmetic::Number>& saved,
-                          const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream) {
-  TupletGradient<Arithmetic, Scalar> gradient(rule, depth, workspace, stream);
+                          const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
+                          int64_t strip_weights) {
+  TupletGradient<Arithmetic, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
   auto x = gradient.side(anchors);
   const auto y = refs ? gradient.side(*refs) : GradientSide<Arithmetic, Scalar>{};
   gradient.start(saved, x, y);
@@ -265,10 +266,11 @@ void tuplet_loss_gradient(const TupletRule& rule, const LabelledRows<Scalar>& an
   if (refs && out.refs) gradient.run(y, x, false, out.refs);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                            \
-  template void tuplet_loss_gradient<Arithmetic, Scalar>(                                   \
-      const TupletRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t, \
-      const TupletSaved<typename Arithmetic::Number>&, const GradientOut<Scalar>&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                              \
+  template void tuplet_loss_gradient<Arithmetic, Scalar>(                                                     \
+      const TupletRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t,                   \
+      const TupletSaved<typename Arithmetic::Number>&, const GradientOut<Scalar>&, Workspace&, const Stream&, \
+      int64_t);
 HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
 HARDMINE_INSTANTIATE(Float16Products, Float16)
 HARDMINE_INSTANTIATE(Tf32Products, float)

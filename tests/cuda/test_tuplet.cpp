@@ -48,7 +48,7 @@ struct CudaRun {
 
   // With a reduction the gradient that arrives is the first of the problem's.
   explicit CudaRun(const TupletProblem<Number>& p, const Running& running = kRunnings[0], bool want_x = true,
-                   bool want_refs = true) {
+                   bool want_refs = true, int64_t strip_weights = kStripWeights) {
     const WithOrder order(running.order);
     const size_t count = p.anchors.count;
     const Number garbage = Number(77);
@@ -78,7 +78,7 @@ struct CudaRun {
     tuplet_loss_gradient<Arithmetic>(
         p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
         {p.gradient.data(), shift.data(), sum.data(), slope.data(), positive_index.data(), positive_count.data()},
-        GradientOut<Scalar>{data(to_x, want_x), data(to_refs, want_refs && p.refs)}, workspace, stream);
+        GradientOut<Scalar>{data(to_x, want_x), data(to_refs, want_refs && p.refs)}, workspace, stream, strip_weights);
     bytes = workspace.bytes();
     for (const Scalar g : to_x) grad_x.push_back(to_number(g));
     for (const Scalar g : to_refs) grad_refs.push_back(to_number(g));
@@ -221,6 +221,18 @@ TEST(nothing_depends_on_the_order_of_threads_and_blocks) {
       context = std::string(way.name) + ", order " + std::to_string(static_cast<int>(running.order)) + ", blocks " +
                 std::to_string(running.most_blocks);
       CHECK(first.same(CudaRun<Way>(p, running)));
+    }
+  });
+}
+
+TEST(strips_of_rows_put_together_are_the_gradient) {
+  for_similarities([](auto way, Similarity similarity) {
+    using Way = decltype(way);
+    context = way.name;
+    Mixed<Way> mixed(similarity, TupletPositive::kHardest, 0.1, 200, 3);  // strips of 128 rows and of 72
+    for (const bool with_refs : {false, true}) {
+      const auto p = mixed.problem(with_refs);
+      CHECK(CudaRun<Way>(p).same(CudaRun<Way>(p, kRunnings[0], true, true, 1)));
     }
   });
 }
