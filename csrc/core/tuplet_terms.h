@@ -58,11 +58,14 @@ HARDMINE_HD TupletTerm tuplet_term(double shift, double log_sum, double positive
 HARDMINE_HD bool is_valid_tuplet(int64_t positives, double sum) { return positives > 0 && sum > 0; }
 
 // The share of an anchor's term in the loss: the mean is over the anchors that count.
+HARDMINE_HD double tuplet_share(Reduction reduction, int64_t valid) {
+  return reduction != Reduction::kMean ? 1.0 : valid > 0 ? 1.0 / static_cast<double>(valid) : 0.0;
+}
 inline double tuplet_share(Reduction reduction, const int64_t* positive_count, int64_t anchors) {
   if (reduction != Reduction::kMean) return 1;
   int64_t valid = 0;
   for (int64_t i = 0; i < anchors; ++i) valid += positive_count[i] > 0;
-  return valid ? 1.0 / static_cast<double>(valid) : 0.0;
+  return tuplet_share(reduction, valid);
 }
 
 // The loss, of kMean or kSum. Summed in double, in the order of the anchors.

@@ -6,6 +6,7 @@
 
 #include "make_tile.h"
 #include "ranked.h"
+#include "tile_labels.h"
 
 namespace hardmine::cuda {
 
@@ -32,7 +33,7 @@ struct SelectPass {
 // Shared memory of a block: the engine's, which serves the exchange between warps as well, and the tile's labels.
 template <class Arithmetic>
 constexpr size_t select_shared_bytes() {
-  return Arithmetic::kSharedBytes + 2 * Arithmetic::kTile * sizeof(int64_t);
+  return Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes;
 }
 
 template <class Arithmetic>
@@ -43,16 +44,15 @@ class SelectTile {
 
  public:
   HARDMINE_DEVICE explicit SelectTile(const SelectPass<Arithmetic>& pass)
-      : pass_(pass),
-        row_label_(reinterpret_cast<int64_t*>(shared_memory() + Arithmetic::kSharedBytes)),
-        column_label_(row_label_ + kTile) {}
+      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
 
   // Makes and consumes one tile. `both_sides`: its pairs serve their columns, too.
   HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
     first_row_ = row_panel * kTile;
     first_column_ = column_panel * kTile;
     both_sides_ = both_sides && row_panel != column_panel;
-    const bool any_same_class = read_labels();
+    const bool any_same_class = labels_.read(pass_.row_label, first_row_, pass_.rows.count, pass_.column_label,
+                                             first_column_, pass_.columns.count);
     const bool whole = first_row_ + kTile <= pass_.rows.count && first_column_ + kTile <= pass_.columns.count;
     const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
     const bool positives = pass_.positive.best && any_same_class;
@@ -77,23 +77,6 @@ class SelectTile {
   }
 
  private:
-  // Labels of the tile to shared memory; true if some row and some column have the same one.
-  HARDMINE_DEVICE bool read_labels() {
-    if (thread_index() < kTile) {
-      const int64_t row = first_row_ + thread_index(), column = first_column_ + thread_index();
-      row_label_[thread_index()] = row < pass_.rows.count ? pass_.row_label[row] : 0;
-      column_label_[thread_index()] = column < pass_.columns.count ? pass_.column_label[column] : 0;
-    }
-    sync_block();
-    bool same = false;
-    if (thread_index() < kTile && first_row_ + thread_index() < pass_.rows.count) {
-      const int64_t own = row_label_[thread_index()], left = pass_.columns.count - first_column_;
-      const int columns = left < kTile ? static_cast<int>(left) : kTile;
-      for (int c = 0; c < columns; ++c) same |= column_label_[c] == own;
-    }
-    return sync_block_any(same);
-  }
-
   static HARDMINE_DEVICE Number upper_of(const SelectRequest<Number>& request, int64_t anchor, int64_t count) {
     if (!request.upper) return request.limit;
     return anchor < count ? request.upper[anchor] : request.limit;
@@ -111,7 +94,7 @@ class SelectTile {
     for (int r = 0; r < kRows; ++r) {
       row_key[r] = kWorst;
       row_best[r] = kBelowRange;
-      if constexpr (kSome) row_label[r] = row_label_[Arithmetic::row(r)];
+      if constexpr (kSome) row_label[r] = labels_.row[Arithmetic::row(r)];
       if constexpr (kBounded) row_upper[r] = upper_of(request, first_row_ + Arithmetic::row(r), pass_.rows.count);
     }
 #pragma unroll
@@ -123,7 +106,7 @@ class SelectTile {
         Number column_key = kWorst;
         Index column_best = kBelowRange;
         const int64_t column = first_column_ + Arithmetic::column(c);
-        const int64_t label = kSome ? column_label_[Arithmetic::column(c)] : 0;
+        const int64_t label = kSome ? labels_.column[Arithmetic::column(c)] : 0;
         Number column_upper = 0;
         if constexpr (kBounded)  // columns are anchors in a symmetric pass only
           column_upper = pass_.symmetric ? upper_of(request, column, pass_.columns.count) : request.limit;
@@ -180,7 +163,7 @@ class SelectTile {
   }
 
   const SelectPass<Arithmetic>& pass_;
-  int64_t *row_label_, *column_label_;
+  const TileLabels<Arithmetic> labels_;
   int64_t first_row_ = 0, first_column_ = 0;
   bool both_sides_ = false;
   Share<Arithmetic> share_;

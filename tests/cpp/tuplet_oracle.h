@@ -62,9 +62,12 @@ struct TupletCoverage {
   int64_t anchors = 0, valid = 0, many_positives = 0, dropped = 0;
 };
 
-// Checks a run against the definition. `exact`: similarities are, so that the selected positives must be as well.
-template <class T>
-void check_tuplets(const TupletProblem<T>& p, const TupletRun<T>& run, bool exact, TupletCoverage& coverage) {
+// Checks a run, of whatever engine, against the definition. `exact`: similarities are, so that the selected positives
+// must be as well. The derivatives by similarities may be off by `weight_rounding` of themselves, and by
+// `least_weight`.
+template <class T, class Run>
+void check_tuplets(const TupletProblem<T>& p, const Run& run, bool exact, TupletCoverage& coverage,
+                   double weight_rounding = 0, double least_weight = 0) {
   const PairMeasure measure = measure_of(p.rule.similarity);
   const MeasuredSide<T> rows(measure, p.anchors), columns(measure, p.others());
   const std::vector<double> s = measure_matrix(measure, rows, columns);
@@ -159,7 +162,8 @@ void check_tuplets(const TupletProblem<T>& p, const TupletRun<T>& run, bool exac
     for (int64_t j = 0; j < others; ++j)
       if (is_negative(j)) weight[i * others + j] += g * slope * std::exp((line[j] - most) / t) / (sum * t);
     for (int64_t j = 0; j < others; ++j)
-      weight_error[i * others + j] = std::fabs(weight[i * others + j]) * 4 * x_error + least * std::fabs(g) / t;
+      weight_error[i * others + j] =
+          std::fabs(weight[i * others + j]) * (4 * x_error + weight_rounding) + least * std::fabs(g) / t + least_weight;
   }
   if (!run.grad_x.empty() || !run.grad_refs.empty())
     DenseGradient<T>(measure, rows, p.refs ? &columns : nullptr, weight, weight_error).check(run.grad_x, run.grad_refs);

@@ -1,0 +1,389 @@
+// The tuplet losses and their gradients against plain loops in double, in every arithmetic, and bit for bit the same
+// whatever the order of threads and blocks.
+
+#include "cuda/tuplet.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "arithmetics.h"
+#include "host_workspace.h"
+#include "tuplet_oracle.h"
+
+using namespace hardmine;
+using namespace hardmine::cuda;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr TupletPositive kPositives[] = {TupletPositive::kEasiest, TupletPositive::kHardest, TupletPositive::kAll};
+// Below 0.04508 one shift does not suffice for all anchors.
+constexpr double kTemperatures[] = {0.1, 0.02, 1, 0.045, 0.0451};
+
+// A batch whose numbers are those of a scalar type.
+template <class Way>
+Batch<typename Way::Number> rounded_batch(Values values, Labels labels, int64_t count, int64_t depth, Random& random) {
+  using Number = typename Way::Number;
+  Batch<Number> batch(values, labels, count, depth, random);
+  for (Number& x : batch.x) x = to_number(from_number<typename Way::Scalar>(x));
+  // The gradients of rows without a direction are larger than numbers of Float16.
+  for (int64_t i = 0; i < count && std::is_same_v<typename Way::Scalar, Float16>; ++i)
+    if (std::all_of(batch.row(i), batch.row(i) + depth, [](Number x) { return x == 0; })) *batch.row(i) = 1;
+  return batch;
+}
+
+// What the kernels make of a problem. Everything holds garbage at first: all of it must be written.
+template <class Way>
+struct CudaRun {
+  using Arithmetic = typename Way::Arithmetic;
+  using Scalar = typename Way::Scalar;
+  using Number = typename Way::Number;
+  std::vector<Number> value, level, shift, sum, slope, positive_similarity;  // value: the loss
+  std::vector<int64_t> positive_index, positive_count;
+  std::vector<Number> grad_x, grad_refs;
+  int64_t bytes = 0, launches = 0;
+
+  // With a reduction the gradient that arrives is the first of the problem's.
+  explicit CudaRun(const TupletProblem<Number>& p, const Running& running = kRunnings[0], bool want_x = true,
+                   bool want_refs = true, int64_t strip_weights = kStripWeights) {
+    const WithOrder order(running.order);
+    const size_t count = p.anchors.count;
+    const Number garbage = Number(77);
+    for (std::vector<Number>* numbers : {&level, &shift, &sum, &slope, &positive_similarity})
+      numbers->assign(count, garbage);
+    value.assign(p.rule.reduction == Reduction::kNone ? count : 1, garbage);
+    positive_index.assign(count, 77);
+    positive_count.assign(count, 77);
+    const std::vector<Scalar> x = scalars(p.anchors.x), y = scalars(p.others().x);
+    const LabelledRows<Scalar> anchors{x.data(), p.anchors.label.data(), p.anchors.count},
+        refs{y.data(), p.others().label.data(), p.others().count};
+    HostWorkspace workspace;
+    const Stream stream{running.most_blocks};
+    emulation::take_launch_count();
+    tuplet_loss<Arithmetic>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
+                            {value.data(), level.data(), positive_similarity.data(), shift.data(), sum.data(),
+                             slope.data(), positive_index.data(), positive_count.data()},
+                            workspace, stream);
+    launches = emulation::take_launch_count();
+    std::vector<Scalar> to_x(want_x ? x.size() : 0), to_refs(want_refs && p.refs ? y.size() : 0);
+    for (std::vector<Scalar>* grad : {&to_x, &to_refs})
+      std::fill(grad->begin(), grad->end(), from_number<Scalar>(garbage));
+    Scalar nothing[1];
+    const auto data = [&](std::vector<Scalar>& grad, bool wanted) {
+      return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
+    };
+    tuplet_loss_gradient<Arithmetic>(
+        p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
+        {p.gradient.data(), shift.data(), sum.data(), slope.data(), positive_index.data(), positive_count.data()},
+        GradientOut<Scalar>{data(to_x, want_x), data(to_refs, want_refs && p.refs)}, workspace, stream, strip_weights);
+    bytes = workspace.bytes();
+    for (const Scalar g : to_x) grad_x.push_back(to_number(g));
+    for (const Scalar g : to_refs) grad_refs.push_back(to_number(g));
+  }
+
+  bool same(const CudaRun& other) const {
+    return same_bits(value, other.value) && same_bits(level, other.level) && same_bits(shift, other.shift) &&
+           same_bits(sum, other.sum) && same_bits(slope, other.slope) &&
+           same_bits(positive_similarity, other.positive_similarity) && positive_index == other.positive_index &&
+           positive_count == other.positive_count && same_bits(grad_x, other.grad_x) &&
+           same_bits(grad_refs, other.grad_refs);
+  }
+
+ private:
+  static std::vector<Scalar> scalars(const std::vector<Number>& from) {
+    std::vector<Scalar> to;
+    for (const Number number : from) to.push_back(from_number<Scalar>(number));
+    return to;
+  }
+};
+
+// What the derivatives by similarities lose: rounded as factors of products, and as gradients in the type of the rows.
+template <class Way>
+double weight_rounding() {
+  using Scalar = typename Way::Scalar;
+  if (std::is_same_v<Scalar, BFloat16>) return 0x1p-7;
+  if (std::is_same_v<Scalar, Float16>) return 0x1p-9;
+  if (std::is_same_v<typename Way::Arithmetic, Tf32Products>) return 0x1p-9;
+  // Sums of many numbers of either sign, and differences from a common row.
+  return 64 * static_cast<double>(std::numeric_limits<typename Way::Number>::epsilon());
+}
+
+// Everything that changes from one case to the next, so that few cases go through all of it.
+struct Case {
+  int64_t rows, refs, depth;  // refs < 0: none
+  int64_t turn;
+};
+
+template <class Way>
+void check_case(Way way, Similarity similarity, const Case& c, TupletCoverage& coverage) {
+  using Number = typename Way::Number;
+  constexpr bool kTf32 = std::is_same_v<typename Way::Arithmetic, Tf32Products>;
+  const bool exact = kTf32 || c.turn % 2;
+  const Values values = !exact                              ? Values::kReals
+                        : similarity == Similarity::kCosine ? Values::kExactNorms
+                                                            : Values::kIntegers;
+  const Labels labels = static_cast<Labels>(c.turn % 7 % kLabelKinds);
+  Random random(100 * c.rows + c.refs + c.depth);
+  const auto anchors = rounded_batch<Way>(values, labels, c.rows, c.depth, random);
+  const auto others = rounded_batch<Way>(values, labels, std::max<int64_t>(c.refs, 0), c.depth, random);
+  TupletRule rule;
+  rule.similarity = similarity;
+  rule.positive = kPositives[c.turn % 3];
+  rule.reduction = Reduction::kNone;
+  rule.temperature = kTemperatures[c.turn % 5] * (similarity == Similarity::kCosine ? 1 : 4);
+  if (c.turn % 4 == 1)
+    rule.duplicate_threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;
+  std::vector<Number> gradient(c.rows);
+  for (Number& g : gradient) g = random.below(8) ? Number(16 * random.unit() - 8) : Number(0);
+  const TupletProblem<Number> p{rule, anchors, c.refs < 0 ? nullptr : &others, gradient};
+  context = std::string(way.name) + " " + name_of(similarity) + ", " + std::to_string(c.rows) + " rows, " +
+            std::to_string(c.refs) + " refs, depth " + std::to_string(c.depth) + ", turn " + std::to_string(c.turn);
+  const CudaRun<Way> run(p);
+  const double least = std::is_same_v<typename Way::Scalar, Float16> ? 1e-6 : 0;  // its subnormal numbers
+  check_tuplets(p, run, exact, coverage, weight_rounding<Way>(), least);
+}
+
+template <class Use>
+void for_similarities(const Use& use) {
+  for_products([&](auto way) {
+    use(way, Similarity::kCosine);
+    use(way, Similarity::kDot);
+  });
+  for_squares([&](auto way) { use(way, Similarity::kEuclidean); });
+}
+
+// A problem with some of everything, of three panels of rows or more in every arithmetic.
+template <class Way>
+struct Mixed {
+  using Number = typename Way::Number;
+  Random random{8};
+  Batch<Number> anchors, refs;
+  TupletRule rule;
+
+  Mixed(Similarity similarity, TupletPositive positive, double temperature, int64_t count = 150, int64_t depth = 9)
+      : anchors(rounded_batch<Way>(Values::kReals, Labels::kRandom, count, depth, random)),
+        refs(rounded_batch<Way>(Values::kReals, Labels::kRandom, 140, depth, random)) {
+    rule.similarity = similarity;
+    rule.positive = positive;
+    rule.temperature = temperature;
+    rule.reduction = Reduction::kNone;
+  }
+  TupletProblem<Number> problem(bool with_refs) {
+    std::vector<Number> gradient;
+    for (int64_t i = 0; i < anchors.count; ++i) gradient.push_back(Number(2 * random.unit() - 1));
+    return {rule, anchors, with_refs ? &refs : nullptr, gradient};
+  }
+};
+
+}  // namespace
+
+TEST(batches_among_themselves) {
+  TupletCoverage coverage;
+  int64_t turn = 0;
+  for_similarities([&](auto way, Similarity similarity) {
+    constexpr int64_t kTile = decltype(way)::Arithmetic::kTile;
+    for (const Case& c : {Case{2, -1, 3, turn + 5}, Case{33, -1, 17, turn}, Case{kTile, -1, 5, turn + 1},
+                          Case{turn % 4 ? kTile + 1 : 2 * kTile + 22, -1, 2, turn + 2}})
+      check_case(way, similarity, c, coverage);
+    ++turn;
+  });
+  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
+  CHECK(coverage.many_positives > coverage.anchors / 8);
+  CHECK(coverage.dropped > 1000);
+}
+
+TEST(against_refs) {
+  TupletCoverage coverage;
+  int64_t turn = 0;
+  for_similarities([&](auto way, Similarity similarity) {
+    constexpr int64_t kTile = decltype(way)::Arithmetic::kTile;
+    for (const Case& c : {Case{3, 1, 7, turn + 2}, Case{1, 2 * kTile + 1, 3, turn}, Case{kTile + 3, 20, 4, turn + 1}})
+      check_case(way, similarity, c, coverage);
+    ++turn;
+  });
+  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
+  CHECK(coverage.many_positives > coverage.anchors / 8);
+}
+
+TEST(nothing_depends_on_the_order_of_threads_and_blocks) {
+  int turn = 0;
+  for_similarities([&](auto way, Similarity similarity) {
+    using Way = decltype(way);
+    ++turn;
+    Mixed<Way> mixed(similarity, kPositives[turn % 3], turn % 2 ? 0.02 : 0.1, Way::Arithmetic::kTile + 12, 3);
+    const auto p = mixed.problem(turn % 4 == 0);
+    const CudaRun<Way> first(p);
+    for (int n = 1; n < 4; ++n) {
+      const Running& running = kRunnings[n];
+      context = std::string(way.name) + ", order " + std::to_string(static_cast<int>(running.order)) + ", blocks " +
+                std::to_string(running.most_blocks);
+      CHECK(first.same(CudaRun<Way>(p, running)));
+    }
+  });
+}
+
+TEST(strips_of_rows_put_together_are_the_gradient) {
+  for_similarities([](auto way, Similarity similarity) {
+    using Way = decltype(way);
+    context = way.name;
+    Mixed<Way> mixed(similarity, TupletPositive::kHardest, 0.1, 200, 3);  // strips of 128 rows and of 72
+    for (const bool with_refs : {false, true}) {
+      const auto p = mixed.problem(with_refs);
+      CHECK(CudaRun<Way>(p).same(CudaRun<Way>(p, kRunnings[0], true, true, 1)));
+    }
+  });
+}
+
+TEST(a_gradient_that_nobody_wants_changes_nothing) {
+  using Way = Way<FloatProducts, float>;
+  Mixed<Way> mixed(Similarity::kCosine, TupletPositive::kAll, 0.1, 40);
+  const auto p = mixed.problem(true);
+  const CudaRun<Way> both(p), rows(p, kRunnings[0], true, false), refs(p, kRunnings[0], false, true);
+  CHECK(same_bits(rows.grad_x, both.grad_x) && rows.grad_refs.empty());
+  CHECK(same_bits(refs.grad_refs, both.grad_refs) && refs.grad_x.empty());
+}
+
+TEST(reductions_are_of_the_terms) {
+  for_similarities([](auto way, Similarity similarity) {
+    using Way = decltype(way);
+    using Number = typename Way::Number;
+    context = way.name;
+    Mixed<Way> mixed(similarity, TupletPositive::kEasiest, 0.3, 40);
+    mixed.anchors.label[5] = 1000;  // one without a positive
+    auto p = mixed.problem(false);
+    const Number arriving = p.gradient[0] = Number(0.75);
+    const CudaRun<Way> each(p);
+    double sum = 0, valid = 0;
+    for (const Number value : each.value) sum += static_cast<double>(value);
+    for (const int64_t count : each.positive_count) valid += count > 0;
+    CHECK(valid < 40 && valid > 20);
+    for (const Reduction reduction : {Reduction::kMean, Reduction::kSum}) {
+      p.rule.reduction = reduction;
+      const double share = reduction == Reduction::kMean ? 1 / valid : 1;
+      const CudaRun<Way> run(p);
+      CHECK_EQ(run.value.size(), 1u);
+      CHECK_NEAR(run.value[0], sum * share, sum * share * 1e-7);
+      // The gradient is that of terms which as much arrives at.
+      auto terms = p;
+      terms.rule.reduction = Reduction::kNone;
+      std::fill(terms.gradient.begin(), terms.gradient.end(), static_cast<Number>(share * double(arriving)));
+      CHECK(same_bits(run.grad_x, CudaRun<Way>(terms).grad_x));
+    }
+  });
+}
+
+TEST(without_rows_or_refs_the_loss_is_zero) {
+  int turn = 0;
+  for_similarities([&](auto way, Similarity similarity) {
+    using Way = decltype(way);
+    for (const auto& [rows, refs] : {std::pair{0, -1}, {1, -1}, {0, 3}, {3, 0}}) {
+      for (const Reduction reduction : {Reduction::kMean, Reduction::kNone}) {
+        Random random(1);
+        const auto x = rounded_batch<Way>(Values::kReals, Labels::kOneClass, rows, 4, random);
+        const auto y = rounded_batch<Way>(Values::kReals, Labels::kOneClass, std::max(refs, 0), 4, random);
+        TupletProblem<typename Way::Number> p{{}, x, refs < 0 ? nullptr : &y, {1, 1, 1}};
+        p.rule.similarity = similarity;
+        p.rule.positive = kPositives[++turn % 3];
+        p.rule.reduction = reduction;
+        context = std::string(way.name) + ", " + std::to_string(rows) + " rows, " + std::to_string(refs) + " refs";
+        const CudaRun<Way> run(p);
+        for (const auto& numbers : {run.value, run.sum, run.slope, run.positive_similarity, run.grad_x, run.grad_refs})
+          CHECK(std::all_of(numbers.begin(), numbers.end(), [](auto v) { return v == 0; }));
+        CHECK(run.positive_count == std::vector<int64_t>(rows, 0));
+        CHECK(run.positive_index == std::vector<int64_t>(rows, -1));
+        for (const auto level : run.level) CHECK(std::isinf(level) && level < 0);
+      }
+    }
+  });
+}
+
+TEST(a_row_that_is_not_finite_poisons_the_loss_and_no_other_anchor_s_terms) {
+  for_similarities([](auto way, Similarity similarity) {
+    using Way = decltype(way);
+    using Number = typename Way::Number;
+    for (const Reduction reduction : {Reduction::kMean, Reduction::kNone}) {
+      for (const bool in_refs : {false, true}) {
+        context = std::string(way.name) + (in_refs ? ", in refs" : "");
+        Mixed<Way> mixed(similarity, in_refs ? TupletPositive::kAll : TupletPositive::kEasiest, 0.02, 20);
+        mixed.rule.reduction = reduction;
+        auto p = mixed.problem(in_refs);
+        const CudaRun<Way> sound(p);
+        (in_refs ? mixed.refs : p.anchors).x[7 * 9 + 2] = std::numeric_limits<Number>::quiet_NaN();
+        const CudaRun<Way> run(p);
+        for (const auto& numbers : {run.value, run.grad_x, run.grad_refs})
+          CHECK(std::all_of(numbers.begin(), numbers.end(), [](auto v) { return std::isnan(v); }));
+        for (int64_t i = 0; i < 20; ++i) CHECK((!in_refs && i == 7) || std::isfinite(run.level[i]));
+        CHECK(in_refs || std::isinf(run.level[7]));
+      }
+    }
+  });
+}
+
+TEST(a_row_without_a_direction_takes_no_digits_from_other_rows_gradients) {
+  for_products([](auto way) {
+    using Way = decltype(way);
+    context = way.name;
+    Mixed<Way> mixed(Similarity::kCosine, TupletPositive::kAll, 0.1, 40);
+    auto p = mixed.problem(false);
+    std::fill(p.anchors.row(3), p.anchors.row(4), 0);
+    // Gradients of pairs with it are 0 in the others, whatever it weighs; so are they with a row across all of them.
+    const CudaRun<Way> got(p);
+    auto wide = p;
+    const int64_t depth = p.anchors.depth + 1;
+    wide.anchors.depth = depth;
+    wide.anchors.x.assign(40 * depth, 0);
+    for (int64_t i = 0; i < 40; ++i) std::copy(p.anchors.row(i), p.anchors.row(i + 1), wide.anchors.row(i));
+    wide.anchors.row(3)[depth - 1] = 1;
+    const CudaRun<Way> want(wide);
+    CHECK(got.positive_count == want.positive_count);
+    for (int64_t i = 0; i < 40; ++i) {
+      if (i == 3) continue;
+      double largest = 0;
+      for (int64_t k = 0; k < depth - 1; ++k) largest = std::fmax(largest, std::fabs(want.grad_x[i * depth + k]));
+      CHECK(largest > 1e-3);
+      for (int64_t k = 0; k < depth - 1; ++k)
+        CHECK_NEAR(got.grad_x[i * (depth - 1) + k], want.grad_x[i * depth + k], largest * weight_rounding<Way>());
+    }
+  });
+}
+
+TEST(close_rows_far_from_the_origin_keep_their_gradients) {
+  using Way = Way<FloatSquares, float>;
+  Mixed<Way> near(Similarity::kEuclidean, TupletPositive::kAll, 0.5, 40);
+  for (float& x : near.anchors.x) x = std::round(x * 1024) / 1024;
+  auto p = near.problem(false);
+  const CudaRun<Way> want(p);
+  for (float& x : p.anchors.x) x += 4096;  // exactly
+  const CudaRun<Way> got(p);
+  CHECK(same_bits(got.value, want.value));
+  CHECK(same_bits(got.grad_x, want.grad_x));
+}
+
+// Temperatures at which exponentials of similarities would overflow, or vanish, without their shifts.
+TEST(extreme_temperatures) {
+  int turn = 0;
+  for (const double temperature : {1e-30, 1e-5, 1e5}) {
+    for_similarities([&](auto way, Similarity similarity) {
+      using Way = decltype(way);
+      context = std::string(way.name) + ", temperature " + std::to_string(temperature);
+      Mixed<Way> mixed(similarity, kPositives[++turn % 3], temperature, 20);
+      mixed.refs.count = 30;
+      const CudaRun<Way> run(mixed.problem(true));
+      CHECK(std::all_of(run.sum.begin(), run.sum.end(), [](auto sum) { return sum > 1e-20; }));
+      CHECK(std::none_of(run.level.begin(), run.level.end(), [](auto v) { return std::isnan(v); }));
+      CHECK(std::none_of(run.value.begin(), run.value.end(), [](auto v) { return std::isnan(v); }));
+      // Derivatives are of the size of 1 / temperature.
+      if (temperature > (std::is_same_v<typename Way::Scalar, Float16> ? 1 : 1e-10))
+        CHECK(std::all_of(run.grad_x.begin(), run.grad_x.end(), [](auto v) { return std::isfinite(v); }));
+    });
+  }
+}
+
+TEST(a_step_of_a_small_batch_takes_few_launches) {
+  using Way = Way<FloatProducts, float>;
+  Mixed<Way> small(Similarity::kCosine, TupletPositive::kEasiest, 0.1, 128);
+  CHECK_EQ(CudaRun<Way>(small.problem(false)).launches, 3);
+}
