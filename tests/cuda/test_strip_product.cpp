@@ -1,0 +1,237 @@
+// Products of strips against plain sums in double.
+
+#include "cuda/strip_product.h"
+
+#include <cmath>
+#include <limits>
+
+#include "arithmetics.h"
+#include "host_workspace.h"
+
+using namespace hardmine;
+using namespace hardmine::cuda;
+using namespace hardmine::test;
+
+namespace {
+
+struct Problem {
+  int64_t rows, count, depth;  // of the strip; of the rows, which are the strip's columns
+  bool divides = false, centred = false;
+  double weight_size = 1;
+};
+
+std::vector<double> numbers(int64_t count, uint64_t seed) {
+  Random random(seed);
+  return make_rows<double>(Values::kReals, count, 1, random);
+}
+
+template <class Use>
+void for_ways(const Use& use) {
+  for_products(use);
+  use(Way<FloatProducts, BFloat16>{"float of bfloat16"});
+  use(Way<FloatProducts, Float16>{"float of float16"});
+}
+
+// Of what is rounded before it is multiplied.
+template <class Arithmetic>
+double rounding() {
+  using Packed = typename Arithmetic::Packed;
+  if (std::is_same_v<Packed, double>) return 1e-14;
+  if (!Arithmetic::kMatrixUnits) return 1e-6;
+  return std::is_same_v<Packed, BFloat16> ? 4e-3 : std::is_same_v<Packed, Float16> ? 5e-4 : 1e-3;  // TF32: both factors
+}
+
+template <class Way>
+struct Case {
+  using Arithmetic = typename Way::Arithmetic;
+  using Scalar = typename Way::Scalar;
+  using Number = typename Way::Number;
+  Problem p;
+  std::vector<Scalar> x;
+  std::vector<Number> weight, divisor, centre;
+
+  explicit Case(const Problem& p) : p(p), x(converted<Scalar>(numbers(p.count * p.depth, 1))) {
+    // Rows and columns of very different sizes; the sizes of rows are powers of two, as those of weights are.
+    const std::vector<double> sizes = numbers(p.rows * p.count, 2);
+    for (int64_t r = 0; r < p.rows; ++r)
+      for (int64_t c = 0; c < p.count; ++c)
+        weight.push_back(static_cast<Number>(sizes[r * p.count + c] * std::ldexp(p.weight_size, r % 5 * 3)));
+    for (int64_t c = 0; c < p.count; ++c)
+      divisor.push_back(static_cast<Number>(0.5 + 0.25 * static_cast<double>(c % 7)));
+    for (int64_t d = 0; d < p.depth; ++d) centre.push_back(static_cast<Number>(0.125 * static_cast<double>(d % 5)));
+  }
+
+  bool centred() const { return p.centred && sizeof(typename Arithmetic::Packed) > 2; }
+  ProductRows<Scalar, Number> rows() const {
+    return {x.data(), p.count, p.depth, p.divides ? divisor.data() : nullptr, centred() ? centre.data() : nullptr};
+  }
+  double row(int64_t i, int64_t d) const {
+    double value = static_cast<double>(to_number(x[i * p.depth + d]));
+    if (p.divides) value /= static_cast<double>(divisor[i]);
+    return centred() ? value - static_cast<double>(centre[d]) : value;
+  }
+  double w(int64_t r, int64_t c) const { return static_cast<double>(weight[r * p.count + c]); }
+};
+
+// Compares out with the sum over n of term(i, d, n), whose rounding errors are relative to the terms.
+template <class Arithmetic, class Term>
+void check_sums(const std::vector<typename Arithmetic::Number>& out, int64_t count, int64_t depth, int64_t terms,
+                double start, const Term& term) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t d = 0; d < depth; ++d) {
+      double sum = start, size = std::fabs(start);
+      for (int64_t n = 0; n < terms; ++n) {
+        sum += term(i, d, n);
+        size += std::fabs(term(i, d, n));
+      }
+      CHECK_NEAR(static_cast<double>(out[i * depth + d]), sum, size * rounding<Arithmetic>() + 1e-300);
+    }
+}
+
+template <class Way>
+void check_straight(const Problem& p) {
+  using Arithmetic = typename Way::Arithmetic;
+  using Number = typename Way::Number;
+  const Case<Way> c(p);
+  std::vector<Number> first;
+  for (const Running& running : kRunnings) {
+    const WithOrder order(running.order);
+    const Stream stream{running.most_blocks};
+    HostWorkspace workspace;
+    const auto products = strip_products<Arithmetic>(c.rows(), p.rows, true, 0, workspace, stream);
+    std::vector<Number> out(p.rows * p.depth, std::numeric_limits<Number>::quiet_NaN());
+    strip_product<Arithmetic>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
+    if (first.empty()) {
+      first = out;
+      check_sums<Arithmetic>(out, p.rows, p.depth, p.count, 0,
+                             [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+    }
+    CHECK(same_bits(out, first));
+  }
+}
+
+// The strip's columns get what its rows, which are the rows from `first_row` on, are weighted with.
+template <class Way>
+void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count) {
+  using Arithmetic = typename Way::Arithmetic;
+  using Number = typename Way::Number;
+  const Case<Way> weights(strip);
+  Problem of_rows = strip;
+  of_rows.rows = 0;
+  of_rows.count = row_count;
+  const Case<Way> c(of_rows);
+  std::vector<Number> first;
+  for (const Running& running : kRunnings) {
+    const WithOrder order(running.order);
+    const Stream stream{running.most_blocks};
+    HostWorkspace workspace;
+    const auto products = strip_products<Arithmetic>(c.rows(), strip.rows, false, strip.count, workspace, stream);
+    std::vector<Number> out(strip.count * strip.depth, Number(0.5));
+    add_transposed_strip_product<Arithmetic>(products, {weights.weight.data(), strip.rows, strip.count}, first_row,
+                                             out.data(), stream);
+    if (first.empty()) {
+      first = out;
+      check_sums<Arithmetic>(out, strip.count, strip.depth, strip.rows, 0.5, [&](int64_t i, int64_t d, int64_t r) {
+        return weights.w(r, i) * c.row(first_row + r, d);
+      });
+    }
+    CHECK(same_bits(out, first));
+  }
+}
+
+}  // namespace
+
+TEST(products_of_every_arithmetic) {
+  for_ways([](auto way) {
+    using Way = decltype(way);
+    context = way.name;
+    check_straight<Way>({1, 1, 1});
+    check_straight<Way>({5, 130, 3});
+    check_straight<Way>({129, 33, 5, true});
+    check_straight<Way>({3, 40, 131, true, true});
+    check_straight<Way>({3, 40, 5, false, true});
+  });
+}
+
+TEST(products_in_shares) {
+  // 16 stages or more, of 64 columns at most: several shares, the last one not full.
+  for_ways([](auto way) {
+    context = way.name;
+    check_straight<decltype(way)>({3, 1100, 2, true});
+  });
+}
+
+TEST(transposed_products_are_added) {
+  for_ways([](auto way) {
+    using Way = decltype(way);
+    context = way.name;
+    check_transposed<Way>({1, 1, 1}, 0, 1);
+    check_transposed<Way>({128, 20, 3, true, true}, 0, 300);
+    check_transposed<Way>({128, 131, 2}, 128, 300);
+    check_transposed<Way>({44, 7, 3, true, true}, 256, 300);
+  });
+}
+
+TEST(weights_of_any_size) {
+  // Float16 alone would hold none of these.
+  for (const double size : {1e-30, 1e-9, 1e9, 1e30}) {
+    context = "size " + std::to_string(size);
+    check_straight<Way<Float16Products, Float16>>({6, 30, 3, true, false, size});
+    check_straight<Way<Bfloat16Products, BFloat16>>({6, 30, 3, true, false, size});
+    check_straight<Way<Tf32Products, float>>({6, 30, 3, true, false, size});
+    check_transposed<Way<Float16Products, Float16>>({6, 30, 3, true, false, size}, 0, 6);
+  }
+}
+
+TEST(one_memory_serves_strips_of_any_height) {
+  for_ways([](auto way) {
+    using Way = decltype(way);
+    using Arithmetic = typename Way::Arithmetic;
+    using Number = typename Way::Number;
+    context = way.name;
+    const Problem p{260, 1030, 2};  // the lower strips are multiplied in more shares
+    const Case<Way> c(p);
+    HostWorkspace workspace;
+    const auto products = strip_products<Arithmetic>(c.rows(), p.rows, true, p.count, workspace, Stream{});
+    const int64_t bytes = workspace.bytes();
+    for (const int64_t rows : {260, 3, 130}) {
+      std::vector<Number> out(rows * p.depth), sum(p.count * p.depth, Number(0));
+      strip_product<Arithmetic>(products, {c.weight.data(), rows, p.count}, out.data(), Stream{});
+      add_transposed_strip_product<Arithmetic>(products, {c.weight.data(), rows, p.count}, 0, sum.data(), Stream{});
+      check_sums<Arithmetic>(out, rows, p.depth, p.count, 0,
+                             [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+      check_sums<Arithmetic>(sum, p.count, p.depth, rows, 0,
+                             [&](int64_t i, int64_t d, int64_t r) { return c.w(r, i) * c.row(r, d); });
+    }
+    CHECK_EQ(workspace.bytes(), bytes);
+  });
+}
+
+TEST(zeros_and_what_is_not_finite) {
+  for_ways([](auto way) {
+    using Way = decltype(way);
+    using Arithmetic = typename Way::Arithmetic;
+    using Number = typename Way::Number;
+    context = way.name;
+    Case<Way> c({4, 40, 3});
+    std::fill_n(c.weight.begin(), 40, Number(0));
+    c.weight[40 + 7] = std::numeric_limits<Number>::quiet_NaN();
+    c.weight[80 + 39] = std::numeric_limits<Number>::infinity();
+    HostWorkspace workspace;
+    const auto products = strip_products<Arithmetic>(c.rows(), 4, true, 0, workspace, Stream{});
+    std::vector<Number> out(12);
+    strip_product<Arithmetic>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
+    for (int d = 0; d < 3; ++d) {
+      CHECK_EQ(out[d], Number(0));
+      CHECK(std::isnan(out[3 + d]));
+      CHECK(!std::isfinite(out[6 + d]));
+      CHECK(std::isfinite(out[9 + d]));
+    }
+    // Nothing to do, and nothing done.
+    strip_product<Arithmetic>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
+  });
+  HostWorkspace workspace;
+  const float x[1] = {1};
+  const auto none = strip_products<FloatProducts, float>({x, 5, 0, nullptr, nullptr}, 5, true, 5, workspace, Stream{});
+  strip_product<FloatProducts>(none, {x, 5, 5}, nullptr, Stream{});
+}
