@@ -209,6 +209,12 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
          {(weights.count * products.depth + kFinishThreads - 1) / kFinishThreads, kFinishThreads}, stream, target);
 }
 
+template <class Arithmetic>
+ProductWeights<typename Arithmetic::Number> straight_weights(const StripProducts<Arithmetic>& products,
+                                                             const WeightStrip<typename Arithmetic::Number>& strip) {
+  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent};
+}
+
 }  // namespace
 
 template <class Arithmetic, class Scalar>
@@ -248,9 +254,13 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
 template <class Arithmetic>
 void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
                    typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products,
-                      {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent},
-                      0, false, out, stream);
+  product<Arithmetic>(products, straight_weights(products, strip), 0, false, out, stream);
+}
+
+template <class Arithmetic>
+void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
+                       typename Arithmetic::Number* out, const Stream& stream) {
+  product<Arithmetic>(products, straight_weights(products, strip), 0, true, out, stream);
 }
 
 template <class Arithmetic>
@@ -279,6 +289,9 @@ HARDMINE_INSTANTIATE(DoubleProducts, double)
   template void strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                        \
                                           const WeightStrip<typename Arithmetic::Number>&,                         \
                                           typename Arithmetic::Number*, const Stream&);                            \
+  template void add_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                    \
+                                              const WeightStrip<typename Arithmetic::Number>&,                     \
+                                              typename Arithmetic::Number*, const Stream&);                        \
   template void add_transposed_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                         \
                                                          const WeightStrip<typename Arithmetic::Number>&, int64_t, \
                                                          typename Arithmetic::Number*, const Stream&);
