@@ -13,8 +13,7 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int64_t kCentreRows = 512;                 // that the centre is the mean of
+constexpr int kThreads = 128;
 constexpr int64_t kStripEntries = int64_t{1} << 22;  // of a strip, whatever the depth
 
 // How rows are weighted where pairs measure distances: by products, too.
@@ -65,15 +64,16 @@ start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<
   }
 }
 
-// The mean of some rows: near all of them, if they are near each other.
+// A number of some row at every depth, the median of three: near all rows where they are near each other, and
+// differences from it are as exact as those of rows.
 template <class Scalar, class Number>
 HARDMINE_KERNEL(kThreads, 4)
 centre_kernel(BatchAllGradient<Scalar, Number> gradient, Number* centre) {
-  const int64_t rows = gradient.count < kCentreRows ? gradient.count : kCentreRows;
   for (int64_t k = block_index() * kThreads + thread_index(); k < gradient.depth; k += grid_size() * kThreads) {
-    double sum = 0;
-    for (int64_t n = 0; n < rows; ++n) sum += static_cast<double>(gradient.row(n * gradient.count / rows, k));
-    centre[k] = static_cast<Number>(sum / static_cast<double>(rows));
+    const Number a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
+                 c = gradient.row(gradient.count - 1, k);
+    const Number low = a < b ? a : b, high = a < b ? b : a;
+    centre[k] = c < low ? low : c > high ? high : c;
   }
 }
 
@@ -225,7 +225,7 @@ int64_t rows_of_strip(int64_t count, int64_t depth) {
 template <class Arithmetic, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64_t depth,
                const MarginTable<typename Arithmetic::Number>& table,
-               const BatchAllOut<typename Arithmetic::Number>& out, int64_t strip_rows, Workspace& workspace,
+               const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
                const Stream& stream) {
   using Number = typename Arithmetic::Number;
   using Products = ProductsFor<Arithmetic>;
@@ -254,15 +254,15 @@ void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64
   Number* const shift = Arithmetic::kSquares ? nullptr : workspace.array<Number>(count);
   measures.shift = shift;
 
+  int64_t strip_rows = 0;
   if (count > 0) {
     launch("start_batch_all", start_kernel<Scalar, Number>,
            {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
            shift, gradient);
     measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalised, {}, workspace, stream);
-    if (strip_rows == 0) strip_rows = rows_of_strip(count, depth);
-    strip_rows = std::min(strip_rows, count);
+    strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
     anchors.pairs = measures.pairs = workspace.array<Number>(strip_rows * count);
-    anchors.positives = power_of_two_from(std::min<int64_t>(count, kMostPositives));
+    anchors.positives = power_of_two_from(std::min(count, parts.positives));
     if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
   }
   StripProducts<Products> products{};
@@ -283,7 +283,7 @@ void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64
            {panels_of<Arithmetic>(strip.rows) * panels_of<Arithmetic>(count), kTileThreads, Arithmetic::kSharedBytes},
            stream, measures);
     launch("batch_all_anchors", anchors_kernel<Number>,
-           {strip.rows, kAnchorThreads, anchor_shared_bytes<Number>(anchors.positives)}, stream, anchors);
+           {strip.rows, anchor_threads(count), anchor_shared_bytes<Number>(anchors.positives)}, stream, anchors);
     if (!out.grad) continue;
     add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
     add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
@@ -314,7 +314,7 @@ void scale_gradient(const Number* grad, const Number* factor, int64_t size, Numb
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                         \
   template void batch_all<Arithmetic, Scalar>(                                                           \
       const BatchAllRule&, const LabelledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::Number>&, \
-      const BatchAllOut<Arithmetic::Number>&, int64_t, Workspace&, const Stream&);
+      const BatchAllOut<Arithmetic::Number>&, const BatchAllParts&, Workspace&, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
 HARDMINE_INSTANTIATE(Float16Products, Float16)
 HARDMINE_INSTANTIATE(Tf32Products, float)

@@ -27,12 +27,18 @@ struct BatchAllOut {
   Number* grad;     // [count, depth]: the gradient of the loss; null: not wanted
 };
 
+// What is in memory at a time; other than by default in tests only.
+struct BatchAllParts {
+  int64_t strip_rows = 0;    // anchors, a multiple of kStripStep; 0: as many as O(count depth) memory allows
+  int64_t positives = 1024;  // of an anchor, a power of two
+};
+
 // The gradient is known up to the share of a triplet when all have been seen, so there is no backward pass. O(count
-// depth) memory, or some MiB. `strip_rows`: anchors at a time, a multiple of kStripStep; 0: as many as that leaves.
+// depth) memory, or some MiB.
 template <class Arithmetic, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64_t depth,
                const MarginTable<typename Arithmetic::Number>& table,
-               const BatchAllOut<typename Arithmetic::Number>& out, int64_t strip_rows, Workspace& workspace,
+               const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
                const Stream& stream);
 
 // grad * *factor.

@@ -14,8 +14,7 @@
 
 namespace hardmine::cuda {
 
-inline constexpr int kAnchorThreads = 256;
-inline constexpr int kMostPositives = 1024;  // at a time
+inline constexpr int kAnchorThreads = 256;  // at most; as many as there are columns, in whole warps
 
 template <class Number>
 struct AnchorPass {
@@ -35,6 +34,10 @@ struct AnchorPass {
   int32_t* margins_are_finite;  // null without a table
 };
 
+HARDMINE_HD int anchor_threads(int64_t columns) {
+  return columns < kAnchorThreads ? static_cast<int>((columns + 31) / 32 * 32) : kAnchorThreads;
+}
+
 template <class Number>
 struct AnchorShared {
   double exchange[2 * kMostWarps];
@@ -51,7 +54,6 @@ HARDMINE_HD size_t anchor_shared_bytes(int positives) {
 template <class Number>
 class Anchor {
   using Positive = Ranked<Number>;  // its key is -v
-  static constexpr int kWarps = kAnchorThreads / 32;
 
  public:
   HARDMINE_DEVICE Anchor(const AnchorPass<Number>& pass, int64_t place)
@@ -71,7 +73,7 @@ class Anchor {
     const int64_t negatives = pass_.count - 1 - positives_;
     if (positives_ == 0 || negatives == 0) {
       if (pass_.need_weights)
-        for (int64_t c = thread_index(); c < pass_.count; c += kAnchorThreads) pairs_[c] = 0;
+        for (int64_t c = thread_index(); c < pass_.count; c += block_size()) pairs_[c] = 0;
     } else {
       for (first_ = 0; first_ < positives_; first_ += size_) {
         size_ = static_cast<int>(positives_ - first_ < pass_.positives ? positives_ - first_ : pass_.positives);
@@ -99,7 +101,7 @@ class Anchor {
   // lanes take part in it.
   template <class Use>
   HARDMINE_DEVICE int32_t for_positives(int32_t place, const Use& use) const {
-    const int64_t part = (pass_.count + kAnchorThreads - 1) / kAnchorThreads * 32;
+    const int64_t part = (pass_.count + block_size() - 1) / block_size() * 32;
     const int64_t begin = warp_index() * part, end = begin + part < pass_.count ? begin + part : pass_.count;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
@@ -116,7 +118,7 @@ class Anchor {
     if (lane_index() == 0) shared_.warp_count[warp_index()] = found;
     sync_block();
     positives_ = first_of_warp_ = 0;
-    for (int w = 0; w < kWarps; ++w) {
+    for (int w = 0; w < block_size() / 32; ++w) {
       if (w < warp_index()) first_of_warp_ += shared_.warp_count[w];
       positives_ += shared_.warp_count[w];
     }
@@ -134,7 +136,7 @@ class Anchor {
 
   HARDMINE_DEVICE void check_margins() {
     bool bad = false;
-    for (int64_t c = thread_index(); c < pass_.count; c += kAnchorThreads) bad |= !is_finite(margin(c));
+    for (int64_t c = thread_index(); c < pass_.count; c += block_size()) bad |= !is_finite(margin(c));
     bad = sync_block_any(bad);
     if (thread_index() == 0) pass_.margins_are_finite[row_] = !bad;
   }
@@ -147,7 +149,7 @@ class Anchor {
       list_[place - first_] =
           Positive::of(v == v ? -v : -std::numeric_limits<Number>::max(), static_cast<Index>(column));
     });
-    for (int i = thread_index(); i < size_; i += kAnchorThreads) active_[i] = 0;
+    for (int i = thread_index(); i < size_; i += block_size()) active_[i] = 0;
     sync_block();
     if (warp_index() == 0) {
       sort_list(list_, size_);
@@ -199,7 +201,7 @@ class Anchor {
   HARDMINE_DEVICE void visit_negatives() {
     const bool last = first_ + size_ == positives_;
     int32_t with_all = 0;  // negatives: these would all count at one place
-    for (int64_t c = thread_index(); c < pass_.count; c += kAnchorThreads) {
+    for (int64_t c = thread_index(); c < pass_.count; c += block_size()) {
       if (same_class(c)) continue;
       // Whether a triplet is active is decided in the type of v. What it adds is v_an - v_ap, and half the margin
       // apart: rounded to the size of v, the margin would bias every triplet alike.

@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(Tensor em
     batch_all<Arithmetic>(rule, inputs.anchors<Scalar>(), inputs.depth, table,
                           {mutable_data<Number>(loss), mutable_data<int64_t>(active), mutable_data<int64_t>(total),
                            need_grad ? mutable_data<Number>(grad) : nullptr},
-                          0, context, context.stream());
+                          {}, context, context.stream());
   });
   return {loss, grad, active, total};
 }

@@ -48,11 +48,19 @@ HARDMINE_DEVICE void pack_stages(char* panels, int64_t count, int64_t depth, con
 
 template <class Arithmetic, class Scalar>
 HARDMINE_KERNEL(kTileThreads, 4)
-pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
+pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows,
+                            typename Arithmetic::Number* fraction, char* panels) {
   using Number = typename Arithmetic::Number;
   pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     Number x = to_number(rows.x[i * rows.depth + d]);
-    if constexpr (!kTwoBytes<Arithmetic>) {
+    if constexpr (kTwoBytes<Arithmetic>) {
+      if (rows.divisor) {
+        int exponent = 0;
+        const Number rest = std::frexp(rows.divisor[i], &exponent);
+        x = std::ldexp(x, -exponent);
+        if (d == 0) fraction[i] = rest;
+      }
+    } else {
       if (rows.divisor) x /= rows.divisor[i];
       if (rows.centre) x -= rows.centre[d];
     }
@@ -226,11 +234,13 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
   StripProducts<Arithmetic> out{};
   out.count = rows.count;
   out.depth = rows.depth;
-  char* panels = workspace.array<char>(panels_of<Arithmetic>(rows.depth) * panel_bytes<Arithmetic>(rows.count));
+  char* const panels = workspace.array<char>(panels_of<Arithmetic>(rows.depth) * panel_bytes<Arithmetic>(rows.count));
+  Number* const fraction = kTwoBytes<Arithmetic> && rows.divisor ? workspace.array<Number>(rows.count) : nullptr;
   launch("pack_transposed_rows", pack_transposed_rows_kernel<Arithmetic, Scalar>,
-         {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, panels);
+         {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, fraction,
+         panels);
   out.rows = panels;
-  if (kTwoBytes<Arithmetic>) out.divisor = rows.divisor;
+  out.divisor = fraction;
   // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more shares.
   int64_t most_rows = 0, weight_bytes = 0, partials = 0;
   const auto plan = [&](int64_t most, int64_t depth) {
