@@ -46,20 +46,27 @@ HARDMINE_DEVICE void pack_stages(char* panels, int64_t count, int64_t depth, con
   }
 }
 
+// A divisor as m 2^e, 1/2 <= m < 1. Rows of 2 bytes are divided by 2^e, which rounds nothing, and their weights by m:
+// so that neither rows nor weights differ in size for what norms do, and a row without a direction, of which the norm
+// is next to 0, takes no range from the others' weights.
+struct DivisorParts {
+  float mantissa;
+  int exponent;
+};
+HARDMINE_DEVICE DivisorParts parts_of(float divisor) {
+  DivisorParts parts;
+  parts.mantissa = std::frexp(divisor, &parts.exponent);
+  return parts;
+}
+
 template <class Arithmetic, class Scalar>
 HARDMINE_KERNEL(kTileThreads, 4)
-pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows,
-                            typename Arithmetic::Number* fraction, char* panels) {
+pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
   using Number = typename Arithmetic::Number;
   pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     Number x = to_number(rows.x[i * rows.depth + d]);
     if constexpr (kTwoBytes<Arithmetic>) {
-      if (rows.divisor) {
-        int exponent = 0;
-        const Number rest = std::frexp(rows.divisor[i], &exponent);
-        x = std::ldexp(x, -exponent);
-        if (d == 0) fraction[i] = rest;
-      }
+      if (rows.divisor) x = std::ldexp(x, -parts_of(rows.divisor[i]).exponent);
     } else {
       if (rows.divisor) x /= rows.divisor[i];
       if (rows.centre) x -= rows.centre[d];
@@ -79,9 +86,12 @@ struct ProductWeights {
 
   HARDMINE_DEVICE Number at(int64_t row, int64_t k) const {
     const Number w = weight[row * row_step + k * depth_step];
-    return divisor ? w / divisor[k] : w;
+    return divisor ? w / parts_of(divisor[k]).mantissa : w;
   }
 };
+
+// The largest weight of a row is brought just below 2^15: the range of Float16 ends at 2^16, and most of it lies below.
+constexpr int kTopExponent = 15;
 
 // The exponents of the largest weights of rows: a warp a row.
 template <class Number>
@@ -101,7 +111,7 @@ weight_exponents_kernel(ProductWeights<Number> weights) {
     }
     int exponent = 0;
     std::frexp(most, &exponent);
-    if (lane_index() == 0) weights.exponent[row] = exponent;
+    if (lane_index() == 0) weights.exponent[row] = exponent - kTopExponent;
   }
 }
 
@@ -217,12 +227,6 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
          {(weights.count * products.depth + kFinishThreads - 1) / kFinishThreads, kFinishThreads}, stream, target);
 }
 
-template <class Arithmetic>
-ProductWeights<typename Arithmetic::Number> straight_weights(const StripProducts<Arithmetic>& products,
-                                                             const WeightStrip<typename Arithmetic::Number>& strip) {
-  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent};
-}
-
 }  // namespace
 
 template <class Arithmetic, class Scalar>
@@ -234,13 +238,11 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
   StripProducts<Arithmetic> out{};
   out.count = rows.count;
   out.depth = rows.depth;
-  char* const panels = workspace.array<char>(panels_of<Arithmetic>(rows.depth) * panel_bytes<Arithmetic>(rows.count));
-  Number* const fraction = kTwoBytes<Arithmetic> && rows.divisor ? workspace.array<Number>(rows.count) : nullptr;
+  char* panels = workspace.array<char>(panels_of<Arithmetic>(rows.depth) * panel_bytes<Arithmetic>(rows.count));
   launch("pack_transposed_rows", pack_transposed_rows_kernel<Arithmetic, Scalar>,
-         {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, fraction,
-         panels);
+         {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, panels);
   out.rows = panels;
-  out.divisor = fraction;
+  if (kTwoBytes<Arithmetic>) out.divisor = rows.divisor;
   // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more shares.
   int64_t most_rows = 0, weight_bytes = 0, partials = 0;
   const auto plan = [&](int64_t most, int64_t depth) {
@@ -264,13 +266,17 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
 template <class Arithmetic>
 void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
                    typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products, straight_weights(products, strip), 0, false, out, stream);
+  product<Arithmetic>(products,
+                      {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent},
+                      0, false, out, stream);
 }
 
 template <class Arithmetic>
 void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
                        typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products, straight_weights(products, strip), 0, true, out, stream);
+  product<Arithmetic>(products,
+                      {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent},
+                      0, true, out, stream);
 }
 
 template <class Arithmetic>

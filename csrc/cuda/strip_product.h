@@ -17,7 +17,7 @@ template <class Scalar, class Number>
 struct ProductRows {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* divisor;  // [count]; null: 1. Numbers of 2 bytes are divided by its power of two, weights by the rest
+  const Number* divisor;  // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
   const Number* centre;   // [depth]; null: 0; not for numbers of 2 bytes
 };
 
