@@ -8,6 +8,7 @@ import torch
 
 from hardmine import ops
 from helpers import (
+    Inputs,
     assert_results_bitwise_equal,
     assert_results_close,
     inputs_of_sizes,
@@ -16,6 +17,7 @@ from helpers import (
     run_both,
     seeded,
 )
+from triplets import EMULATED
 
 each_similarity = pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 each_reduction = pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
@@ -124,5 +126,31 @@ WRONG = [
 
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
 def test_wrong_arguments(changes, error, message):
+    if EMULATED and (message.startswith("labels must have") or " at [" in message):
+        pytest.skip("a GPU's ops raise no errors about values")
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         ops.batch_all_triplet_loss(**{"embeddings": X, "labels": Y, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [changes for changes, _, message in WRONG if message.startswith("labels must have") or " at [" in message],
+    ids=str,
+)
+def test_on_a_gpu_bad_tables_make_the_loss_and_all_gradients_nan(changes, device):
+    """Nothing waits for a check there."""
+    if torch.device(device).type == "cpu" and not EMULATED:
+        pytest.skip("on the CPU they are errors")
+    changes = {name: value.to(device) for name, value in changes.items()}
+    inputs = Inputs(X, changes.pop("labels", Y)).to(device)
+    result = run(ops.batch_all_triplet_loss, inputs, **changes)
+    assert result.loss.isnan()
+    assert result.grad.isnan().all()
+
+
+def test_entries_that_the_batch_does_not_use_are_not_looked_at(device):
+    table = torch.full((4, 4), math.nan)
+    table[:2, :2] = 0.3
+    inputs = Inputs(X, Y).to(device)
+    expected = run(ops.batch_all_triplet_loss, inputs, margin=0.3)
+    torch.testing.assert_close(run(ops.batch_all_triplet_loss, inputs, margin=table.to(device)).loss, expected.loss)

@@ -272,6 +272,14 @@ void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<
 }
 
 template <class Arithmetic>
+void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
+                       typename Arithmetic::Number* out, const Stream& stream) {
+  product<Arithmetic>(products,
+                      {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent},
+                      0, true, out, stream);
+}
+
+template <class Arithmetic>
 void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
                                   const WeightStrip<typename Arithmetic::Number>& strip, int64_t first_row,
                                   typename Arithmetic::Number* out, const Stream& stream) {
@@ -297,6 +305,9 @@ HARDMINE_INSTANTIATE(DoubleProducts, double)
   template void strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                        \
                                           const WeightStrip<typename Arithmetic::Number>&,                         \
                                           typename Arithmetic::Number*, const Stream&);                            \
+  template void add_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                    \
+                                              const WeightStrip<typename Arithmetic::Number>&,                     \
+                                              typename Arithmetic::Number*, const Stream&);                        \
   template void add_transposed_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                         \
                                                          const WeightStrip<typename Arithmetic::Number>&, int64_t, \
                                                          typename Arithmetic::Number*, const Stream&);

@@ -55,6 +55,11 @@ template <class Arithmetic>
 void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
                    typename Arithmetic::Number* out, const Stream& stream);
 
+// Adds that to out.
+template <class Arithmetic>
+void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
+                       typename Arithmetic::Number* out, const Stream& stream);
+
 // out[c, :] += sum over r of weight[r, c] rows[first_row + r, :]; first_row is a multiple of kStripStep.
 template <class Arithmetic>
 void add_transposed_strip_product(const StripProducts<Arithmetic>& products,

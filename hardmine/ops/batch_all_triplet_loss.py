@@ -69,7 +69,7 @@ def batch_all_triplet_loss(
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value; a label without a row in the table.
+        ValueError: An argument of the wrong shape or value; on the CPU, a label without a row in the table.
         NotImplementedError: On a second derivative.
 
     Note:
@@ -78,8 +78,9 @@ def batch_all_triplet_loss(
         with unsquared distances. The gradient is computed along with the loss. Memory is O(B D); time is that of the
         similarities, plus a comparison a triplet for classes of at most 32 samples, and a binary search a pair for
         larger ones. Bitwise equal on every repeat, for any number of threads and at every SIMD level.
-        Of a table, what is read and checked are the entries for the classes of the batch. ``torch.compile`` does not
-        look whether ``margin_labels`` are distinct: there the first of two counts.
+        Of a table, what is read and checked are the entries for the classes of the batch; on a GPU, where nothing waits
+        for a check, one that is not finite makes the loss and all gradients NaN, and so does a label without a row.
+        Neither a GPU nor ``torch.compile`` looks whether ``margin_labels`` are distinct: there one of the two counts.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the

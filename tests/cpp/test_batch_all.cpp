@@ -2,10 +2,9 @@
 
 #include "../../csrc/cpu/batch_all.h"
 
+#include "batch_all_oracle.h"
 #include "check.h"
-#include "dense_gradient.h"
 #include "levels.h"
-#include "oracle.h"
 #include "pools.h"
 
 using namespace hardmine;
@@ -16,39 +15,11 @@ namespace {
 constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 
 template <class T>
-struct Problem {
-  BatchAllRule rule;
-  Batch<T> batch;
-  std::vector<T> margins;     // [rows, rows]; empty: rule.margin for all
-  std::vector<int64_t> rows;  // of every sample's class
-  int64_t table_rows = 0;
-
-  double margin(int64_t anchor, int64_t negative) const {
-    return margins.empty() ? rule.margin : double(margins[rows[anchor] * table_rows + rows[negative]]);
-  }
-  // A margin for every pair of classes, k / 4 for integers k from -2 to 5, and rows that no class has.
-  void make_table(Random& random) {
-    std::vector<int64_t> classes = batch.label;
-    std::sort(classes.begin(), classes.end());
-    classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
-    table_rows = static_cast<int64_t>(classes.size()) + 2;
-    std::vector<int64_t> place(table_rows);
-    std::iota(place.begin(), place.end(), 0);
-    random.shuffle(place);
-    rows.clear();
-    for (const int64_t label : batch.label)
-      rows.push_back(place[std::lower_bound(classes.begin(), classes.end(), label) - classes.begin()]);
-    margins.resize(table_rows * table_rows);
-    for (T& margin : margins) margin = T(random.below(8) - 2) / 4;
-  }
-};
-
-template <class T>
 struct Run {
   cpu::BatchAllResult<T> result;
   std::vector<T> grad;
 
-  Run(const Problem<T>& p, const cpu::Workers& workers, bool want_gradient = true) {
+  Run(const BatchAllProblem<T>& p, const cpu::Workers& workers, bool want_gradient = true) {
     if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // garbage: every element must be written
     T nothing[1];
     const cpu::MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
@@ -59,88 +30,10 @@ struct Run {
   }
 };
 
-struct Coverage {
-  int64_t active = 0, total = 0, ties = 0;
-};
-
-// `exact`: every triplet's value is, so that the loss and the counts must be as well.
 template <class T>
-void check_run(const Problem<T>& p, const Run<T>& run, bool exact, Coverage& coverage) {
-  // 1/2 (|a - p|^2 - |a - n|^2 + margin) or with distances, from the rows themselves.
-  const bool normalised = p.rule.similarity == Similarity::kCosine;
-  const PairMeasure measure{p.rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance,
-                            normalised};
-  const MeasuredSide<T> side(measure, p.batch);
-  const std::vector<double> s = measure_matrix(measure, side, side);
-  const int64_t count = p.batch.count;
-  const double epsilon = std::numeric_limits<T>::epsilon();
-  double largest = 1;
-  for (const double number : s) largest = std::fmax(largest, std::fabs(number));
-  const double slack = exact ? 0 : 8 * epsilon * largest;  // of a triplet's value
-
-  std::vector<double> weight(count * count, 0.0), error(count * count, 0.0);
-  long double triplets = 0;
-  int64_t active = 0, total = 0, unsure = 0;
-  for (int64_t a = 0; a < count; ++a) {
-    const double* line = s.data() + a * count;
-    for (int64_t b = 0; b < count; ++b) {
-      if (b == a || p.batch.label[b] != p.batch.label[a]) continue;
-      int64_t of_positive = 0;
-      for (int64_t n = 0; n < count; ++n) {
-        if (p.batch.label[n] == p.batch.label[a]) continue;
-        ++total;
-        const double value = 0.5 * (line[n] - line[b] + p.margin(a, n));
-        coverage.ties += value == 0;
-        if (std::fabs(value) <= slack && !exact) {
-          ++unsure;
-          error[a * count + n] += 0.5;
-          error[a * count + b] += 0.5;
-        }
-        if (!(value > 0)) continue;
-        triplets += value;
-        ++of_positive;
-        weight[a * count + n] += 0.5;
-      }
-      weight[a * count + b] -= 0.5 * static_cast<double>(of_positive);
-      active += of_positive;
-    }
-  }
-  const double sum = static_cast<double>(triplets);
-  coverage.active += active;
-  coverage.total += total;
-  const auto& result = run.result;
-  CHECK(result.finite);
-  CHECK_EQ(result.total, total);
-  CHECK(std::llabs(result.active - active) <= unsure);
-  const double counted = p.rule.reduction == BatchAllReduction::kSum    ? 1
-                         : p.rule.reduction == BatchAllReduction::kMean ? static_cast<double>(total)
-                                                                        : static_cast<double>(result.active);
-  const double share = counted > 0 ? 1 / counted : 0;
-  if (exact) {
-    CHECK_EQ(result.active, active);
-    CHECK_EQ(result.loss, T(share * sum));
-  } else {
-    CHECK_NEAR(result.loss, share * sum, share * (slack * static_cast<double>(active + unsure) + 4 * epsilon * sum));
-  }
-  if (run.grad.empty()) return;
-  for (double& w : weight) w *= share;
-  for (double& e : error) e *= share;
-  for (int64_t e = 0; e < count * count; ++e) error[e] += 4 * epsilon * std::fabs(weight[e]);
-  DenseGradient<T>(measure, side, nullptr, weight, error).check(run.grad, {});
-}
-
-std::string text_of(const BatchAllRule& rule, int64_t count, int64_t depth, bool table) {
-  return std::to_string(count) + " rows, depth " + std::to_string(depth) +
-         (rule.similarity == Similarity::kCosine ? ", cosine" : ", euclidean") + (rule.squared ? ", squared" : "") +
-         ", reduction " + std::to_string(static_cast<int>(rule.reduction)) + ", margin " +
-         (table ? "table" : std::to_string(rule.margin));
-}
-
-// A batch of unit rows takes squared distances from inner products, one with zero rows does not.
-template <class T>
-void fill_zero_rows(Batch<T>& batch) {
-  for (int64_t i = 0; i < batch.count; ++i)
-    if (std::all_of(batch.row(i), batch.row(i) + batch.depth, [](T x) { return x == T(0); })) batch.row(i)[0] = T(1);
+void check_run(const BatchAllProblem<T>& p, const Run<T>& run, bool exact, Coverage& coverage) {
+  CHECK(run.result.finite);
+  check_batch_all(p, BatchAllFound<T>{run.result.loss, run.result.active, run.result.total, run.grad}, exact, coverage);
 }
 
 template <class T>
@@ -154,13 +47,13 @@ void check_case(int64_t turn, int64_t count, int64_t depth, Labels labels, Cover
   // no integers.
   const bool exact = rule.squared && turn / 4 % 2;
   Random random(1000 * count + turn);
-  Problem<T> p{rule,
-               Batch<T>(!exact                                   ? Values::kReals
-                        : rule.similarity == Similarity::kCosine ? Values::kExactNorms
-                                                                 : Values::kIntegers,
-                        labels, count, depth, random),
-               {},
-               {}};
+  BatchAllProblem<T> p{rule,
+                       Batch<T>(!exact                                   ? Values::kReals
+                                : rule.similarity == Similarity::kCosine ? Values::kExactNorms
+                                                                         : Values::kIntegers,
+                                labels, count, depth, random),
+                       {},
+                       {}};
   if (random.below(2)) fill_zero_rows(p.batch);
   if (turn % 7 < 3 && count > 0) p.make_table(random);
   context = text_of(rule, count, depth, !p.margins.empty()) + ", labels " + std::to_string(static_cast<int>(labels)) +
@@ -180,13 +73,6 @@ void check_counts() {
   CHECK(coverage.ties > 1000);
 }
 
-std::vector<int64_t> classes_of(const std::vector<int64_t>& sizes, Random& random) {
-  std::vector<int64_t> label;
-  for (size_t c = 0; c < sizes.size(); ++c) label.insert(label.end(), sizes[c], static_cast<int64_t>(c) - 1);
-  random.shuffle(label);
-  return label;
-}
-
 // Classes of chosen sizes: about the lengths from which lists are sorted, and so large that the lists of all anchors
 // are more than the engine holds at a time.
 template <class T>
@@ -196,13 +82,13 @@ void check_classes(const std::vector<int64_t>& sizes, int64_t depth, int64_t tur
     const std::vector<int64_t> label = classes_of(sizes, random);
     const int64_t count = static_cast<int64_t>(label.size());
     const bool exact = turn % 2 == 0, cosine = turn / 2 % 2;
-    Problem<T> p{BatchAllRule{},
-                 Batch<T>(!exact   ? Values::kReals
-                          : cosine ? Values::kExactNorms
-                                   : Values::kIntegers,
-                          Labels::kOneClass, count, depth, random),
-                 {},
-                 {}};
+    BatchAllProblem<T> p{BatchAllRule{},
+                         Batch<T>(!exact   ? Values::kReals
+                                  : cosine ? Values::kExactNorms
+                                           : Values::kIntegers,
+                                  Labels::kOneClass, count, depth, random),
+                         {},
+                         {}};
     p.batch.label = label;
     if (cosine) fill_zero_rows(p.batch);
     p.rule.similarity = cosine ? Similarity::kCosine : Similarity::kEuclidean;
@@ -232,7 +118,7 @@ template <class T>
 void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const BatchAllRule& rule) {
   Random random(5);
   const std::vector<int64_t> label = classes_of(sizes, random);
-  Problem<T> p{
+  BatchAllProblem<T> p{
       rule, Batch<T>(Values::kReals, Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random), {}, {}};
   p.batch.label = label;
   if (depth % 2) p.make_table(random);
@@ -255,10 +141,10 @@ TEST(runs_at_the_forced_level) { check_forced_level(); }
 TEST(three_points_by_hand) {
   for (const bool sorted : {true, false}) {
     Random random(1);
-    Problem<double> p{BatchAllRule{Similarity::kEuclidean, BatchAllReduction::kSum, true, 2},
-                      Batch<double>(Values::kIntegers, Labels::kOneClass, 3, 1, *std::make_unique<Random>(1)),
-                      {},
-                      {}};
+    BatchAllProblem<double> p{BatchAllRule{Similarity::kEuclidean, BatchAllReduction::kSum, true, 2},
+                              Batch<double>(Values::kIntegers, Labels::kOneClass, 3, 1, *std::make_unique<Random>(1)),
+                              {},
+                              {}};
     p.batch.x = {0, 1, 3};
     p.batch.label = sorted ? std::vector<int64_t>{0, 0, 1} : std::vector<int64_t>{1, 1, 0};
     const Run<double> none(p, SerialWorkers());
@@ -284,7 +170,7 @@ TEST(three_points_by_hand) {
 // |a - b|^2 / 2 = 1 - s is of unit rows only: here 1/2 (1 - 0 + 0.2) of anchor 0 and 1/2 (1 - 1 + 0.2) of anchor 1.
 TEST(zero_rows_are_rows_of_length_zero) {
   Random random(1);
-  Problem<float> p{BatchAllRule{}, Batch<float>(Values::kIntegers, Labels::kOneClass, 3, 2, random), {}, {}};
+  BatchAllProblem<float> p{BatchAllRule{}, Batch<float>(Values::kIntegers, Labels::kOneClass, 3, 2, random), {}, {}};
   p.rule.reduction = BatchAllReduction::kSum;
   p.batch.x = {1, 0, 0, 0, 1, 0};
   p.batch.label = {0, 0, 1};
@@ -295,7 +181,7 @@ TEST(zero_rows_are_rows_of_length_zero) {
 TEST(rows_too_short_to_be_normalised) {
   for (const bool squared : {false, true}) {
     Random random(2);
-    Problem<double> p{BatchAllRule{}, Batch<double>(Values::kReals, Labels::kRandom, 20, 9, random), {}, {}};
+    BatchAllProblem<double> p{BatchAllRule{}, Batch<double>(Values::kReals, Labels::kRandom, 20, 9, random), {}, {}};
     p.rule.squared = squared;
     for (int64_t k = 0; k < 9; ++k) p.batch.row(3)[k] *= 1e-13;
     context = text_of(p.rule, 20, 9, false);
@@ -331,10 +217,10 @@ TEST(finite_differences) {
     for (const bool squared : {false, true}) {
       for (const BatchAllReduction reduction : {BatchAllReduction::kMean, BatchAllReduction::kMeanActive}) {
         Random random(13);
-        Problem<double> p{BatchAllRule{similarity, reduction, squared, 0.3},
-                          Batch<double>(Values::kReals, Labels::kRandom, 13, 5, random),
-                          {},
-                          {}};
+        BatchAllProblem<double> p{BatchAllRule{similarity, reduction, squared, 0.3},
+                                  Batch<double>(Values::kReals, Labels::kRandom, 13, 5, random),
+                                  {},
+                                  {}};
         if (squared) p.make_table(random);
         context = text_of(p.rule, 13, 5, squared);
         const Run<double> run(p, SerialWorkers());
@@ -357,7 +243,7 @@ TEST(finite_differences) {
 
 TEST(rows_that_are_not_finite_are_told) {
   Random random(3);
-  Problem<float> p{BatchAllRule{}, Batch<float>(Values::kReals, Labels::kRandom, 33, 17, random), {}, {}};
+  BatchAllProblem<float> p{BatchAllRule{}, Batch<float>(Values::kReals, Labels::kRandom, 33, 17, random), {}, {}};
   CHECK(Run<float>(p, SerialWorkers()).result.finite);
   for (const double bad : {kNaN, kInfinity, 1e30}) {
     p.batch.row(20)[16] = static_cast<float>(bad);

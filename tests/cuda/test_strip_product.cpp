@@ -183,6 +183,31 @@ TEST(weights_of_any_size) {
   }
 }
 
+// Of two bytes, what is divided by the smallest norm must not push other weights out of their range.
+TEST(rows_with_divisors_of_any_size) {
+  for_ways([](auto way) {
+    using Way = decltype(way);
+    using Arithmetic = typename Way::Arithmetic;
+    using Number = typename Way::Number;
+    context = way.name;
+    Case<Way> c({3, 20, 4, true});
+    for (int64_t i = 0; i < 20; ++i) {
+      const int exponent = i % 3 == 0 ? -12 : i % 3 == 1 ? 0 : 8;
+      c.divisor[i] = static_cast<Number>(std::ldexp(0.8, exponent));
+      for (int64_t d = 0; d < 4; ++d)
+        c.x[i * 4 + d] = from_number<typename Way::Scalar>(
+            static_cast<Number>(std::ldexp(static_cast<double>(to_number(c.x[i * 4 + d])), exponent)));
+    }
+    c.divisor[7] = Number(1e-12);
+    for (int64_t d = 0; d < 4; ++d) c.x[7 * 4 + d] = {};
+    HostWorkspace workspace;
+    const auto products = strip_products<Arithmetic>(c.rows(), 3, true, 0, workspace, Stream{});
+    std::vector<Number> out(12);
+    strip_product<Arithmetic>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
+    check_sums<Arithmetic>(out, 3, 4, 20, 0, [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+  });
+}
+
 TEST(one_memory_serves_strips_of_any_height) {
   for_ways([](auto way) {
     using Way = decltype(way);

@@ -1,0 +1,140 @@
+// Batches for the batch-all triplet loss, and the triple loop that says what it must be.
+#pragma once
+
+#include <numeric>
+
+#include "../../csrc/core/batch_all.h"
+#include "check.h"
+#include "dense_gradient.h"
+#include "oracle.h"
+
+namespace hardmine::test {
+
+template <class T>
+struct BatchAllProblem {
+  BatchAllRule rule;
+  Batch<T> batch;
+  std::vector<T> margins;     // [rows, rows]; empty: rule.margin for all
+  std::vector<int64_t> rows;  // of every sample's class
+  int64_t table_rows = 0;
+
+  double margin(int64_t anchor, int64_t negative) const {
+    return margins.empty() ? rule.margin : double(margins[rows[anchor] * table_rows + rows[negative]]);
+  }
+  // A margin for every pair of classes, k / 4 for integers k from -2 to 5, and rows that no class has.
+  void make_table(Random& random) {
+    std::vector<int64_t> classes = batch.label;
+    std::sort(classes.begin(), classes.end());
+    classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
+    table_rows = static_cast<int64_t>(classes.size()) + 2;
+    std::vector<int64_t> place(table_rows);
+    std::iota(place.begin(), place.end(), 0);
+    random.shuffle(place);
+    rows.clear();
+    for (const int64_t label : batch.label)
+      rows.push_back(place[std::lower_bound(classes.begin(), classes.end(), label) - classes.begin()]);
+    margins.resize(table_rows * table_rows);
+    for (T& margin : margins) margin = T(random.below(8) - 2) / 4;
+  }
+};
+
+// What the loss was found to be.
+template <class T>
+struct BatchAllFound {
+  T loss;
+  int64_t active, total;
+  const std::vector<T>& grad;  // empty: not asked for
+};
+
+struct Coverage {
+  int64_t active = 0, total = 0, ties = 0;
+};
+
+// `exact`: every triplet's value is, so that the loss and the counts must be as well.
+// `rounding`: of a weight in the gradient.
+template <class T>
+void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found, bool exact, Coverage& coverage,
+                     double rounding = 0) {
+  // 1/2 (|a - p|^2 - |a - n|^2 + margin) or with distances, from the rows themselves.
+  const bool normalised = p.rule.similarity == Similarity::kCosine;
+  const PairMeasure measure{p.rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance,
+                            normalised};
+  const MeasuredSide<T> side(measure, p.batch);
+  const std::vector<double> s = measure_matrix(measure, side, side);
+  const int64_t count = p.batch.count;
+  const double epsilon = std::numeric_limits<T>::epsilon();
+  double largest = 1;
+  for (const double number : s) largest = std::fmax(largest, std::fabs(number));
+  const double slack = exact ? 0 : 8 * epsilon * largest;  // of a triplet's value
+
+  std::vector<double> weight(count * count, 0.0), error(count * count, 0.0);
+  long double triplets = 0;
+  int64_t active = 0, total = 0, unsure = 0;
+  for (int64_t a = 0; a < count; ++a) {
+    const double* line = s.data() + a * count;
+    for (int64_t b = 0; b < count; ++b) {
+      if (b == a || p.batch.label[b] != p.batch.label[a]) continue;
+      int64_t of_positive = 0;
+      for (int64_t n = 0; n < count; ++n) {
+        if (p.batch.label[n] == p.batch.label[a]) continue;
+        ++total;
+        const double value = 0.5 * (line[n] - line[b] + p.margin(a, n));
+        coverage.ties += value == 0;
+        if (std::fabs(value) <= slack && !exact) {
+          ++unsure;
+          error[a * count + n] += 0.5;
+          error[a * count + b] += 0.5;
+        }
+        if (!(value > 0)) continue;
+        triplets += value;
+        ++of_positive;
+        weight[a * count + n] += 0.5;
+      }
+      weight[a * count + b] -= 0.5 * static_cast<double>(of_positive);
+      active += of_positive;
+    }
+  }
+  const double sum = static_cast<double>(triplets);
+  coverage.active += active;
+  coverage.total += total;
+  CHECK_EQ(found.total, total);
+  CHECK(std::llabs(found.active - active) <= unsure);
+  const double counted = p.rule.reduction == BatchAllReduction::kSum    ? 1
+                         : p.rule.reduction == BatchAllReduction::kMean ? static_cast<double>(total)
+                                                                        : static_cast<double>(found.active);
+  const double share = counted > 0 ? 1 / counted : 0;
+  if (exact) {
+    CHECK_EQ(found.active, active);
+    CHECK_EQ(found.loss, T(share * sum));
+  } else {
+    CHECK_NEAR(found.loss, share * sum, share * (slack * static_cast<double>(active + unsure) + 4 * epsilon * sum));
+  }
+  if (found.grad.empty()) return;
+  for (double& w : weight) w *= share;
+  for (double& e : error) e *= share;
+  for (int64_t e = 0; e < count * count; ++e) error[e] += (4 * epsilon + rounding) * std::fabs(weight[e]);
+  DenseGradient<T>(measure, side, nullptr, weight, error).check(found.grad, {});
+}
+
+inline std::string text_of(const BatchAllRule& rule, int64_t count, int64_t depth, bool table) {
+  return std::to_string(count) + " rows, depth " + std::to_string(depth) +
+         (rule.similarity == Similarity::kCosine ? ", cosine" : ", euclidean") + (rule.squared ? ", squared" : "") +
+         ", reduction " + std::to_string(static_cast<int>(rule.reduction)) + ", margin " +
+         (table ? "table" : std::to_string(rule.margin));
+}
+
+// A batch of unit rows takes squared distances from inner products, one with zero rows does not.
+template <class T>
+void fill_zero_rows(Batch<T>& batch) {
+  for (int64_t i = 0; i < batch.count; ++i)
+    if (std::all_of(batch.row(i), batch.row(i) + batch.depth, [](T x) { return x == T(0); })) batch.row(i)[0] = T(1);
+}
+
+inline std::vector<int64_t> classes_of(const std::vector<int64_t>& sizes, Random& random) {
+  std::vector<int64_t> label;
+  for (size_t c = 0; c < sizes.size(); ++c) label.insert(label.end(), sizes[c], static_cast<int64_t>(c) - 1);
+  random.shuffle(label);
+  return label;
+}
+
+}  // namespace hardmine::test
