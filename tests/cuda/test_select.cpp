@@ -156,7 +156,7 @@ TEST(every_rule_in_a_small_batch) {
 TEST(sizes_around_those_of_tiles) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
-    for (const int64_t count : {0, 1, 2, 127, 128, 129, 300})
+    for (const int64_t count : {0, 1, 2, 63, 65, 127, 128, 129, 257})
       check_rules(way, similarity, count % 3 ? Labels::kRandom : Labels::kPairsSorted, count, -1, 7, ++turn * 7, 90);
     for (const auto& [rows, columns] : {std::pair{0, 5}, {5, 0}, {1, 129}, {129, 1}})
       check_rules(way, similarity, Labels::kRandom, rows, columns, 7, ++turn * 7, 90);
@@ -166,7 +166,7 @@ TEST(sizes_around_those_of_tiles) {
 TEST(depths_around_those_of_stages) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
-    for (const int64_t depth : {1, 7, 64, 65, 300})
+    for (const int64_t depth : {1, 31, 64, 65, 130, 300})
       check_rules(way, similarity, Labels::kPairsSorted, 33, depth % 2 ? -1 : 40, depth, ++turn * 7, 90);
   });
 }
@@ -218,6 +218,43 @@ TEST(large_batches_end_in_a_pass_of_their_own) {
   rule.similarity = Similarity::kDot;
   const Way<FloatProducts, float> way{"float"};
   for (const Running& running : {kRunnings[0], kRunnings[2]}) check_selection(way, rule, anchors, &refs, s, running);
+}
+
+// Without reduction, and with means of the easy and of the hard part: by one block, by blocks that share the anchors,
+// and after passes that end by themselves.
+TEST(losses_of_the_selected_pairs) {
+  for (const int64_t count : {1, 40, 2049}) {
+    Random random(count);
+    const Batch<double> anchors(Values::kExactNorms, Labels::kRandom, count, 4, random);
+    const Batch<double> refs(Values::kExactNorms, Labels::kRandom, 50, 4, random);
+    const std::vector<float> x = converted<float>(anchors.x), y = converted<float>(refs.x);
+    const cuda::LabelledRows<float> rows{x.data(), anchors.label.data(), count},
+        others{y.data(), refs.label.data(), 50};
+    for (const bool separate : {false, true}) {
+      for (const Reduction reduction : {Reduction::kMean, Reduction::kSum, Reduction::kNone}) {
+        std::vector<int64_t> positive(count), negative(count);
+        std::vector<float> to_positive(count), to_negative(count);
+        std::vector<float> got(reduction == Reduction::kNone ? count : 1, -7), want = got;
+        LossOut<float> loss;
+        loss.term.term = Term::kSct;
+        loss.term.separate_means = separate;
+        loss.reduction = reduction;
+        loss.loss = got.data();
+        const WithOrder order(kRunnings[2].order);
+        HostWorkspace workspace;
+        cuda::select_triplets<FloatProducts, float>(
+            {}, rows, &others, 4, {}, {positive.data(), negative.data(), to_positive.data(), to_negative.data()}, loss,
+            workspace, Stream{separate ? kMostBlocks : 3});
+        reduce_loss(
+            loss.term, reduction,
+            SelectedPairs<float>{positive.data(), negative.data(), to_positive.data(), to_negative.data(), count},
+            want.data());
+        context = "anchors " + std::to_string(count) + ", reduction " + std::to_string(static_cast<int>(reduction));
+        for (size_t i = 0; i < want.size(); ++i) CHECK_NEAR(got[i], want[i], 2e-7 * std::fabs(want[i]));
+        if (reduction == Reduction::kNone) CHECK(same_bits(got, want));
+      }
+    }
+  }
 }
 
 TEST(both_sides_of_the_rules_were_tried) {
