@@ -132,19 +132,42 @@ void prepare(Fiber& fiber) {
   prepare_context(fiber.context, fiber.stack.get(), kStack, fiber_main);
 }
 
+// Gives each of the threads [begin, end) a turn; true if some thread took it.
+bool take_turns(int begin, int end) {
+  bool ran = false;
+  for (const int64_t turn : turns(end - begin)) {
+    const int t = begin + static_cast<int>(turn);
+    if (state.fibers[t]->done || state.fibers[t]->waits) continue;
+    resume(t);
+    ran = true;
+    if (!state.failure.empty()) return true;
+  }
+  return ran;
+}
+
+bool release_warps(int begin, int end) {
+  bool freed = false;
+  for (int warp = begin; warp < end; warp += kWarp) freed |= release(warp, std::min(warp + kWarp, end), false);
+  return freed;
+}
+
 void run_block(int threads) {
   for (int t = 0; t < threads; ++t) prepare(*state.fibers[t]);
   for (;;) {
     bool ran = false;
-    for (const int64_t t : turns(threads)) {
-      if (state.fibers[t]->done || state.fibers[t]->waits) continue;
-      resume(static_cast<int>(t));
-      ran = true;
-      if (!state.failure.empty()) return;
+    if (state.order == Order::kShuffled) {
+      ran = take_turns(0, threads);
+      if (release_warps(0, threads)) ran = true;
+    } else {
+      // A warp goes as far as it can before the next one starts: it may be ahead by all that no barrier forbids.
+      for (const int64_t turn : turns((threads + kWarp - 1) / kWarp)) {
+        const int first = static_cast<int>(turn) * kWarp;
+        while (state.failure.empty() && (take_turns(first, first + kWarp) | release_warps(first, first + kWarp)))
+          ran = true;
+      }
     }
-    bool freed = release(0, threads, true);
-    for (int warp = 0; warp < threads; warp += kWarp) freed |= release(warp, std::min(warp + kWarp, threads), false);
-    if (freed || ran) continue;
+    if (!state.failure.empty()) return;
+    if (release(0, threads, true) || ran) continue;
     for (int t = 0; t < threads; ++t)
       if (!state.fibers[t]->done) state.failure = "threads wait for others that ended, or that wait elsewhere";
     return;
