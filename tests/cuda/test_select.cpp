@@ -206,6 +206,9 @@ TEST(rows_that_are_not_numbers_are_no_candidates) {
     const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
     const std::vector<SelectionRule> rules = all_rules(similarity);
     for (size_t r = ++turn % 30; r < rules.size(); r += 30) check_selection(way, rules[r], anchors, nullptr, s);
+    // A loss is NaN even if only a row of refs is.
+    const Batch<double> finite(exact_values(similarity), Labels::kRandom, 20, 5, random);
+    check_selection(way, rules[turn], finite, &anchors, similarity_matrix(similarity, finite, anchors), kRunnings[2]);
   });
 }
 
