@@ -119,6 +119,23 @@ TEST(rows_with_an_index_of_their_pairs) {
   check_all<float>(30, kLooksThrough / 4 + 1, 4, 3, -1);
 }
 
+// An index begins at sums over 8192 rows at a time. Small integers: sums are exact in any order.
+TEST(rows_beyond_what_an_index_adds_up_at_once) {
+  constexpr int64_t kRows = 8200;
+  Random random(9);
+  const Batch<double> x(Values::kIntegers, Labels::kRandom, kRows, 1, random);
+  const Pairs<double> pairs = make_pairs<double>(kRows, kRows, kLooksThrough + 1, 1, true, kRows - 2, random);
+  std::vector<double> want(kRows);
+  for (int64_t p = 0; p < pairs.count; ++p) {
+    const int64_t i = pairs.first[p], j = pairs.second[p];
+    if (i < 0 || i >= kRows || j < 0 || j >= kRows) continue;
+    want[i] += pairs.gradient[p] * x.x[j];
+    want[j] += pairs.gradient[p] * x.x[i];
+  }
+  const Running running{emulation::Order::kDescending, 64};
+  CHECK(Gradient<double>(kMeasures[0], x, nullptr, pairs, false, running).x == want);
+}
+
 TEST(hubs_have_more_contributions_than_are_listed_at_once) {
   check_all<double>(12, 1000, 2, 2, 5);
   check_all<double>(12, 1500, 2, 2, 11);
