@@ -8,11 +8,11 @@ CPP_FILES := $(shell find csrc tests/cpp tests/cuda -name '*.h' -o -name '*.cpp'
 
 TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
 # Of the tests of the ops, those that a few minutes of emulation can run. Left out: what is of the CPU or of a process of
-# its own (threads, memory, compiled calls), batches of many tiles, the largest depths and lists, and most gradchecks. The
+# its own (threads, SIMD levels, memory, compiled calls), batches of many tiles, the largest depths and lists, and most gradchecks. The
 # ops that CUDA has not: tuplet_loss and batch_all_triplet_loss.
 EMULATED_TESTS := tests/test_select_triplets.py tests/test_triplet_loss.py tests/test_sct_loss.py tests/test_edges.py \
   tests/test_gradients.py tests/test_knn.py tests/test_given_triplets.py tests/test_indexed_triplet_loss.py tests/test_global_loss.py \
-  -k 'not cuda and not threads and not tuplet and not batch_all and not 5000 and not 577 and not 1000 and not largest_k and not few_queries and not gradcheck_of_triplet_loss and not gradcheck_of_sct_loss' \
+  -k 'not cuda and not threads and not simd and not tuplet and not batch_all and not 5000 and not 577 and not 1000 and not largest_k and not few_queries and not gradcheck_of_triplet_loss and not gradcheck_of_sct_loss' \
   -q -p no:cacheprovider
 
 .PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
