@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,12 +10,10 @@ import torch
 from torch import Tensor
 
 from hardmine import ops, reference
-from helpers import SIMILARITIES, TERMS, assert_bitwise_equal, largest_error, random_inputs, seeded
+from helpers import EMULATED, SIMILARITIES, TERMS, assert_bitwise_equal, largest_error, random_inputs, seeded
 
 GIVEN = ("indexed_triplet_loss", "global_loss")
 INDEXED_TERMS = ("ratio", *TERMS)
-# The CUDA ops on an emulated GPU take tensors on the CPU, but do what they do on a GPU.
-EMULATED = "HARDMINE_EMULATED_CUDA" in os.environ
 only_where_triplets_are_checked = pytest.mark.skipif(EMULATED, reason="a GPU's ops raise no errors about values")
 NO_TRIPLETS = torch.empty(0, 3, dtype=torch.int64)
 

@@ -240,8 +240,7 @@ class GatherRow {
         if (inner_product || weight != Number(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
     }
-    sync_block();
-    listed_ = 0;
+    listed_ = 0;  // who lists again meets the others first
   }
 
   // By a warp.

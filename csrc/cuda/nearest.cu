@@ -167,8 +167,7 @@ class NearestPanel {
     const Candidate* list = sorted(row);
     Candidate* pool = pass_.pools.at(share_index_, query(row));
     for (int i = lane_index(); i < pass_.end.k; i += 32) pool[i] = list[i];
-    sync_warp();  // all have read the size
-    if (lane_index() == 0) {
+    if (lane_index() == 0) {  // all have read the size before they sorted
       worst_key_[row] = list[pass_.end.k - 1].key();
       size_[row] = pass_.end.k;
     }

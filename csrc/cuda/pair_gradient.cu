@@ -8,15 +8,16 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountBlocks = 256;
+constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountParts = 256;
 
 // The pairs of a triplet loss as a list of one positive and one negative an anchor.
 template <class Number>
 struct LossPairs {
   LossGradient<Number> loss;
-  const int64_t* counted;  // [kCountBlocks, 2]: easy and hard terms that blocks counted; null: each block counts itself
-  int64_t* second;         // [count, 2]
-  Number* gradient;        // [count, 2]
+  const int64_t*
+      counted;       // [kCountParts, 2]: easy and hard terms of parts of the batch; null: each block counts itself
+  int64_t* second;   // [count, 2]
+  Number* gradient;  // [count, 2]
 };
 
 // The numbers of easy and hard terms, by all threads of a block.
@@ -35,12 +36,14 @@ HARDMINE_DEVICE void count_parts(const LossGradient<Number>& loss, int64_t begin
 template <class Number>
 HARDMINE_KERNEL(kListThreads, 2)
 count_parts_kernel(LossGradient<Number> loss, int64_t* counted) {
-  double easy_hard[2];
-  count_parts(loss, block_index() * block_size() + thread_index(), grid_size() * block_size(),
-              reinterpret_cast<double*>(shared_memory()), easy_hard);
-  if (thread_index() != 0) return;
-  counted[2 * block_index()] = static_cast<int64_t>(easy_hard[0]);
-  counted[2 * block_index() + 1] = static_cast<int64_t>(easy_hard[1]);
+  for (int64_t part = block_index(); part < kCountParts; part += grid_size()) {
+    double easy_hard[2];
+    count_parts(loss, part * block_size() + thread_index(), kCountParts * block_size(),
+                reinterpret_cast<double*>(shared_memory()), easy_hard);
+    if (thread_index() != 0) continue;
+    counted[2 * part] = static_cast<int64_t>(easy_hard[0]);
+    counted[2 * part + 1] = static_cast<int64_t>(easy_hard[1]);
+  }
 }
 
 template <class Number>
@@ -49,7 +52,7 @@ HARDMINE_DEVICE void list_loss_pairs(const LossPairs<Number>& list, double* shar
   double easy_hard[2] = {0, 0};
   if (loss.grad_loss && loss.reduction == Reduction::kMean) {
     if (list.counted) {
-      for (int64_t b = thread_index(); b < kCountBlocks; b += block_size()) {
+      for (int64_t b = thread_index(); b < kCountParts; b += block_size()) {
         easy_hard[0] += static_cast<double>(list.counted[2 * b]);
         easy_hard[1] += static_cast<double>(list.counted[2 * b + 1]);
       }
@@ -191,8 +194,8 @@ class PairGradient {
       list.gradient = workspace_.array<Number>(2 * loss->pairs.count);
       pairs = {nullptr, list.second, list.gradient, loss->pairs.count, 2};
       if (2 * pairs.count > kLooksThrough && loss->grad_loss && loss->reduction == Reduction::kMean) {
-        auto* counted = workspace_.array<int64_t>(2 * kCountBlocks);
-        launch("count_parts", count_parts_kernel<Number>, {kCountBlocks, kListThreads, kSumBytes}, stream_, *loss,
+        auto* counted = workspace_.array<int64_t>(2 * kCountParts);
+        launch("count_parts", count_parts_kernel<Number>, {kCountParts, kListThreads, kSumBytes}, stream_, *loss,
                counted);
         list.counted = counted;
       }

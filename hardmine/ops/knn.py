@@ -36,7 +36,7 @@ def knn(
     """The exact ``k`` nearest neighbours of every query, without the matrix of similarities.
 
     Replaces ``(F.normalize(queries) @ F.normalize(refs).T).topk(k)``; without refs, the queries are compared with each
-    other, each unordered pair once: half the arithmetic.
+    other. On the CPU each unordered pair of them is compared once, half the arithmetic; on CUDA, in both directions.
 
     Args:
         queries: [Q, D], float32, float64, float16 or bfloat16.

@@ -1,7 +1,5 @@
 #include "emulation.h"
 
-#include <ucontext.h>
-
 #include <algorithm>
 #include <deque>
 #include <memory>
@@ -12,7 +10,10 @@
 #include <utility>
 #include <vector>
 
+#include "stack_switch.h"
+
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define HARDMINE_FIBERS_OF_ASAN
 #endif
@@ -30,7 +31,7 @@ struct Copy {
 };
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack{new char[kStack]};
   bool done = false;
   bool waits = false;  // at a barrier of the block or of the warp
@@ -43,7 +44,7 @@ struct Fiber {
 };
 
 struct State {
-  ucontext_t scheduler;
+  Context scheduler;
   void* scheduler_fake_stack = nullptr;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
@@ -67,7 +68,7 @@ void to_scheduler(bool ends) {
 #else
   static_cast<void>(ends);
 #endif
-  swapcontext(&self.context, &state.scheduler);
+  switch_context(self.context, state.scheduler);
 #ifdef HARDMINE_FIBERS_OF_ASAN
   __sanitizer_finish_switch_fiber(self.fake_stack, &state.scheduler_stack, &state.scheduler_stack_size);
 #endif
@@ -91,7 +92,7 @@ void resume(int thread) {
 #ifdef HARDMINE_FIBERS_OF_ASAN
   __sanitizer_start_switch_fiber(&state.scheduler_fake_stack, fiber.stack.get(), kStack);
 #endif
-  swapcontext(&state.scheduler, &fiber.context);
+  switch_context(state.scheduler, fiber.context);
 #ifdef HARDMINE_FIBERS_OF_ASAN
   __sanitizer_finish_switch_fiber(state.scheduler_fake_stack, nullptr, nullptr);
 #endif
@@ -124,26 +125,49 @@ bool release(int begin, int end, bool block) {
 void prepare(Fiber& fiber) {
   fiber.done = fiber.waits = false;
   fiber.exchanges = 0;
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.get();
-  fiber.context.uc_stack.ss_size = kStack;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, fiber_main, 0);
+#ifdef HARDMINE_FIBERS_OF_ASAN
+  // What ran there before never returned, and left the guards of its frames.
+  __asan_unpoison_memory_region(fiber.stack.get(), kStack);
+#endif
+  prepare_context(fiber.context, fiber.stack.get(), kStack, fiber_main);
+}
+
+// Gives each of the threads [begin, end) a turn; true if some thread took it.
+bool take_turns(int begin, int end) {
+  bool ran = false;
+  for (const int64_t turn : turns(end - begin)) {
+    const int t = begin + static_cast<int>(turn);
+    if (state.fibers[t]->done || state.fibers[t]->waits) continue;
+    resume(t);
+    ran = true;
+    if (!state.failure.empty()) return true;
+  }
+  return ran;
+}
+
+bool release_warps(int begin, int end) {
+  bool freed = false;
+  for (int warp = begin; warp < end; warp += kWarp) freed |= release(warp, std::min(warp + kWarp, end), false);
+  return freed;
 }
 
 void run_block(int threads) {
   for (int t = 0; t < threads; ++t) prepare(*state.fibers[t]);
   for (;;) {
     bool ran = false;
-    for (const int64_t t : turns(threads)) {
-      if (state.fibers[t]->done || state.fibers[t]->waits) continue;
-      resume(static_cast<int>(t));
-      ran = true;
-      if (!state.failure.empty()) return;
+    if (state.order == Order::kShuffled) {
+      ran = take_turns(0, threads);
+      if (release_warps(0, threads)) ran = true;
+    } else {
+      // A warp goes as far as it can before the next one starts: it may be ahead by all that no barrier forbids.
+      for (const int64_t turn : turns((threads + kWarp - 1) / kWarp)) {
+        const int first = static_cast<int>(turn) * kWarp;
+        while (state.failure.empty() && (take_turns(first, first + kWarp) | release_warps(first, first + kWarp)))
+          ran = true;
+      }
     }
-    bool freed = release(0, threads, true);
-    for (int warp = 0; warp < threads; warp += kWarp) freed |= release(warp, std::min(warp + kWarp, threads), false);
-    if (freed || ran) continue;
+    if (!state.failure.empty()) return;
+    if (release(0, threads, true) || ran) continue;
     for (int t = 0; t < threads; ++t)
       if (!state.fibers[t]->done) state.failure = "threads wait for others that ended, or that wait elsewhere";
     return;

@@ -4,8 +4,8 @@
 // It is strict where a GPU is silent. Shared memory starts as NaNs, and is an allocation of exactly the size asked for,
 // so that AddressSanitizer sees what lies outside. Asynchronous copies arrive when they are waited for, and no sooner.
 // Threads that meet different barriers, or that end while others wait, are an error, and so are copies that nobody
-// waits for and misaligned ones. The order in which fibers run can be chosen: a missing barrier shows as a result that
-// depends on it.
+// waits for and misaligned ones. The order in which fibers run can be chosen, and how far warps get ahead of each
+// other: a missing barrier shows as a result that depends on it.
 #pragma once
 
 #include <cmath>
@@ -24,7 +24,8 @@ namespace emulation {
 
 enum class Order { kAscending, kDescending, kShuffled };
 
-// How threads take turns from now on, and what the blocks of a grid do likewise.
+// How threads take turns from now on, and what the blocks of a grid do likewise. Shuffled, all threads of a block run
+// up to their next barrier or exchange; else warp after warp runs up to the block's next barrier.
 void set_order(Order order, uint64_t seed = 0);
 
 // The number of kernels that ran since the last call.

@@ -124,6 +124,26 @@ TEST(orders_are_what_they_are_called) {
   }
 }
 
+TEST(a_warp_gets_ahead_as_far_as_barriers_let_it) {
+  const AscendingAfterwards ascending;
+  for (const Order order : {Order::kAscending, Order::kDescending}) {
+    emulation::set_order(order);
+    std::vector<int> warps;
+    emulation::run("ahead", 1, 64, 0, [&] {
+      for (int round = 0; round < 4; ++round) {
+        if (lane_index() == 0) warps.push_back(warp_index());
+        if (round == 1) {
+          sync_block();
+        } else {
+          sync_warp();
+        }
+      }
+    });
+    const bool up = order == Order::kAscending;
+    CHECK(warps == (up ? std::vector<int>{0, 0, 1, 1, 0, 0, 1, 1} : std::vector<int>{1, 1, 0, 0, 1, 1, 0, 0}));
+  }
+}
+
 TEST(divergence_is_an_error) {
   const auto some_end = [] {
     if (thread_index() != 40) sync_block();

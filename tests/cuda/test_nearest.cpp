@@ -29,6 +29,7 @@ struct Problem {
   bool exclude_self;
   Rows rows = Rows::kMixed;
   int64_t most_blocks = kMostBlocks;
+  int64_t nan_ref = -1;  // the row of refs that is of no query's list
 };
 
 std::vector<float> numbers(int64_t count, int64_t depth, Rows rows, uint64_t seed) {
@@ -44,12 +45,18 @@ std::vector<float> numbers(int64_t count, int64_t depth, Rows rows, uint64_t see
   return x;
 }
 
+std::vector<float> refs_of(const Problem& p, const std::vector<float>& queries) {
+  if (!p.refs) return queries;
+  std::vector<float> refs = numbers(p.refs, p.depth, p.rows, 2);
+  if (p.nan_ref >= 0) refs[p.nan_ref * p.depth] = std::numeric_limits<float>::quiet_NaN();
+  return refs;
+}
+
 template <class Arithmetic, class Scalar>
 void check_nearest(const Problem& p) {
   using Number = typename Arithmetic::Number;
   const Similarity kind = Arithmetic::kSquares ? Similarity::kEuclidean : Similarity::kDot;
-  const std::vector<float> x = numbers(p.queries, p.depth, Rows::kMixed, 1),
-                           y = p.refs ? numbers(p.refs, p.depth, p.rows, 2) : x;
+  const std::vector<float> x = numbers(p.queries, p.depth, Rows::kMixed, 1), y = refs_of(p, x);
   const auto scalars = [](const std::vector<float>& from) {
     std::vector<Scalar> to;
     for (const typename Arithmetic::Number number : from) to.push_back(from_number<Scalar>(number));
@@ -74,7 +81,7 @@ void check_nearest(const Problem& p) {
         const double a = x[i * p.depth + d], b = y[j * p.depth + d];
         order[j] += Arithmetic::kSquares ? -(a - b) * (a - b) : a * b;
       }
-      if (p.refs || !p.exclude_self || i != j) candidates.push_back(j);
+      if ((p.refs || !p.exclude_self || i != j) && j != p.nan_ref) candidates.push_back(j);
     }
     std::stable_sort(candidates.begin(), candidates.end(), [&](int64_t a, int64_t b) { return order[a] > order[b]; });
     for (int64_t n = 0; n < p.k; ++n) {
@@ -134,7 +141,7 @@ TEST(pools_overflow_and_shares_are_merged) {
 
 TEST(candidates_that_get_better_or_worse_or_tie) {
   for (const Rows rows : {Rows::kEqual, Rows::kAscending, Rows::kDescending})
-    check_all("rows " + std::to_string(static_cast<int>(rows)), {2, 650, 2, 9, false, rows});
+    check_all("rows " + std::to_string(static_cast<int>(rows)), {6, 650, 2, 9, false, rows});  // two rows a warp
 }
 
 TEST(lists_of_the_largest_k) {
@@ -149,6 +156,20 @@ TEST(few_blocks_do_all) {
   context = "two blocks";
   check_nearest<FloatProducts, float>(p);
   check_nearest<DoubleProducts, double>(p);
+}
+
+// Warps take query after query, whose lists of the first share end at odd places.
+TEST(lists_of_several_queries_in_turn) {
+  Problem p{9, 700, 2, 300, false};
+  p.most_blocks = 1;
+  p.nan_ref = 7;
+  for (const emulation::Order order : {emulation::Order::kAscending, emulation::Order::kDescending}) {
+    emulation::set_order(order);
+    context = "in turn";
+    check_nearest<FloatProducts, float>(p);
+    check_nearest<DoubleSquares, double>(p);
+  }
+  emulation::set_order(emulation::Order::kAscending);
 }
 
 TEST(no_refs_and_no_queries) {

@@ -1,0 +1,296 @@
+// Gradients of pairs on the emulation against plain sums in double: both ways of finding a row's pairs, hubs, large
+// depths, bad indices, and whatever order blocks and threads run in.
+
+#include "cuda/pair_gradient.h"
+
+#include "arithmetics.h"
+#include "cuda/gather_gradient.h"
+#include "dense_gradient.h"
+#include "host_workspace.h"
+
+using namespace hardmine;
+using namespace hardmine::cuda;
+using namespace hardmine::test;
+
+namespace {
+
+constexpr PairMeasure kMeasures[] = {{PairQuantity::kInnerProduct, false},
+                                     {PairQuantity::kInnerProduct, true},
+                                     {PairQuantity::kNegativeDistance, false},
+                                     {PairQuantity::kNegativeDistance, true},
+                                     {PairQuantity::kNegativeSquaredDistance, false},
+                                     {PairQuantity::kNegativeSquaredDistance, true}};
+
+template <class T>
+struct Pairs {
+  std::vector<int64_t> first, second;  // first: empty where entry e is of row e
+  std::vector<T> gradient;
+  int64_t count, partners;
+
+  PairList<T> view() const {
+    return {first.empty() ? nullptr : first.data(), second.data(), gradient.data(), count, partners};
+  }
+  int64_t first_of(int64_t p) const { return first.empty() ? p / partners : first[p / partners]; }
+};
+
+// `hub`: a third of all pairs meet in this row; -1: in none. Some pairs are none.
+template <class T>
+Pairs<T> make_pairs(int64_t rows, int64_t others, int64_t count, int64_t partners, bool has_first, int64_t hub,
+                    Random& random) {
+  Pairs<T> pairs{{}, {}, {}, count, partners};
+  for (int64_t e = 0; e < count && has_first; ++e) {
+    pairs.first.push_back(random.below(rows));
+    if (hub >= 0 && random.below(6) == 0) pairs.first.back() = hub;
+    if (random.below(20) == 0) pairs.first.back() = random.below(2) ? -1 : rows + random.below(2);
+  }
+  for (int64_t p = 0; p < count * partners; ++p) {
+    pairs.second.push_back(random.below(others));
+    if (hub >= 0 && random.below(6) == 0) pairs.second.back() = hub;
+    if (random.below(20) == 0) pairs.second.back() = random.below(2) ? -1 : others + random.below(2);
+    pairs.gradient.push_back(random.below(10) ? T(random.below(9) - 4) / T(4) : T(0));
+  }
+  return pairs;
+}
+
+template <class T>
+struct Gradient {
+  std::vector<T> x, refs;
+
+  Gradient(const PairMeasure& measure, const Batch<T>& rows, const Batch<T>* others, const Pairs<T>& pairs,
+           bool nan_if_not_finite = false, const Running& running = kRunnings[0])
+      : x(rows.x.size(), T(-7)), refs(others ? others->x.size() : 0, T(-7)) {
+    const WithOrder order(running.order);
+    HostWorkspace workspace;
+    const PairedRows<T> paired{rows.x.data(), rows.count, others ? others->x.data() : nullptr,
+                               others ? others->count : 0, rows.depth};
+    pair_gradient<T, T>(measure, paired, pairs.view(), nan_if_not_finite, {x.data(), others ? refs.data() : nullptr},
+                        workspace, Stream{running.most_blocks});
+  }
+  bool same(const Gradient& other) const { return same_bits(x, other.x) && same_bits(refs, other.refs); }
+};
+
+template <class T>
+void check_gradient(const PairMeasure& measure, const Batch<T>& rows, const Batch<T>* others, const Pairs<T>& pairs) {
+  context = "quantity " + std::to_string(static_cast<int>(measure.quantity)) + ", normalised " +
+            std::to_string(measure.normalised) + ", rows " + std::to_string(rows.count) + ", depth " +
+            std::to_string(rows.depth) + ", pairs " + std::to_string(pairs.count * pairs.partners) + ", refs " +
+            std::to_string(others != nullptr);
+  const Batch<T>& columns = others ? *others : rows;
+  std::vector<double> weight(rows.count * columns.count), error(weight.size());
+  for (int64_t p = 0; p < pairs.count * pairs.partners; ++p) {
+    const int64_t i = pairs.first_of(p), j = pairs.second[p];
+    if (i < 0 || i >= rows.count || j < 0 || j >= columns.count) continue;
+    weight[i * columns.count + j] += pairs.gradient[p];
+    // Repeated pairs may cancel, but not their roundings.
+    error[i * columns.count + j] += 8 * std::numeric_limits<T>::epsilon() * std::fabs(pairs.gradient[p]);
+  }
+  const MeasuredSide<T> a(measure, rows), b(measure, columns);
+  const DenseGradient<T> want(measure, a, others ? &b : nullptr, weight, error);
+  const Gradient<T> got(measure, rows, others, pairs);
+  want.check(got.x, got.refs);
+}
+
+// Of one type: with and without lists of first rows and refs, in as many pairs as asked for.
+template <class T>
+void check_all(int64_t rows, int64_t count, int64_t partners, int64_t depth, int64_t hub) {
+  Random random(rows + count + depth);
+  const Batch<T> x(Values::kReals, Labels::kRandom, rows, depth, random);
+  const Batch<T> refs(Values::kReals, Labels::kRandom, rows + 5, depth, random);
+  for (const PairMeasure& measure : kMeasures) {
+    for (const bool has_refs : {false, true}) {
+      for (const bool has_first : {false, true}) {
+        const Pairs<T> pairs = make_pairs<T>(rows, has_refs ? refs.count : rows, has_first ? count : rows, partners,
+                                             has_first, hub, random);
+        check_gradient(measure, x, has_refs ? &refs : nullptr, pairs);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST(rows_that_look_through_all_pairs) {
+  check_all<double>(20, 31, 3, 5, -1);
+  check_all<float>(33, 70, 2, 9, -1);
+}
+
+TEST(rows_with_an_index_of_their_pairs) {
+  check_all<double>(40, kLooksThrough + 1, 1, 3, -1);
+  check_all<float>(30, kLooksThrough / 4 + 1, 4, 3, -1);
+}
+
+// An index begins at sums over 8192 rows at a time. Small integers: sums are exact in any order.
+TEST(rows_beyond_what_an_index_adds_up_at_once) {
+  constexpr int64_t kRows = 8200;
+  Random random(9);
+  const Batch<double> x(Values::kIntegers, Labels::kRandom, kRows, 1, random);
+  const Pairs<double> pairs = make_pairs<double>(kRows, kRows, kLooksThrough + 1, 1, true, kRows - 2, random);
+  std::vector<double> want(kRows);
+  for (int64_t p = 0; p < pairs.count; ++p) {
+    const int64_t i = pairs.first[p], j = pairs.second[p];
+    if (i < 0 || i >= kRows || j < 0 || j >= kRows) continue;
+    want[i] += pairs.gradient[p] * x.x[j];
+    want[j] += pairs.gradient[p] * x.x[i];
+  }
+  const Running running{emulation::Order::kDescending, 64};
+  CHECK(Gradient<double>(kMeasures[0], x, nullptr, pairs, false, running).x == want);
+}
+
+TEST(hubs_have_more_contributions_than_are_listed_at_once) {
+  check_all<double>(12, 1000, 2, 2, 5);
+  check_all<double>(12, 1500, 2, 2, 11);
+}
+
+TEST(depths_beyond_what_a_block_adds_up_at_once) {
+  check_all<double>(5, 9, 2, kGatherDepth + 1, -1);
+  check_all<float>(5, 9, 2, 2 * kGatherDepth, -1);
+}
+
+TEST(no_rows_no_pairs_and_no_depth) {
+  for (const auto& [rows, depth] : {std::pair{0, 3}, {4, 0}, {1, 1}, {3, 2}}) {
+    Random random(1);
+    const Batch<double> x(Values::kReals, Labels::kRandom, rows, depth, random);
+    for (const PairMeasure& measure : kMeasures) {
+      const Gradient<double> got(measure, x, nullptr, {{}, {}, {}, 0, 1});
+      for (const double g : got.x) CHECK_EQ(g, 0.0);
+    }
+  }
+}
+
+TEST(the_same_bits_in_any_order_and_however_pairs_are_found) {
+  Random random(3);
+  constexpr int64_t kRows = 25, kCount = 1000;
+  const Batch<float> x(Values::kReals, Labels::kRandom, kRows, 7, random);
+  const Batch<float> refs(Values::kReals, Labels::kRandom, kRows, 7, random);
+  const Pairs<float> few = make_pairs<float>(kRows, kRows, kCount, 2, true, 4, random);
+  // The same pairs, and more that are none: then there is an index.
+  Pairs<float> many = few;
+  many.count = kLooksThrough;
+  many.first.resize(many.count, 0);
+  many.second.resize(2 * many.count, -1);
+  many.gradient.resize(2 * many.count, 1);
+  size_t turn = 0;
+  for (const PairMeasure& measure : kMeasures) {
+    for (const Batch<float>* others : {static_cast<const Batch<float>*>(nullptr), &refs}) {
+      const Gradient<float> first(measure, x, others, few);
+      CHECK(first.same(Gradient<float>(measure, x, others, few, false, kRunnings[1 + ++turn % 4])));
+      CHECK(first.same(Gradient<float>(measure, x, others, many, false, kRunnings[turn % 5])));
+    }
+  }
+}
+
+TEST(rows_that_are_not_numbers_poison_all_or_their_partners) {
+  for (const int64_t count : {int64_t{40}, kLooksThrough + 1}) {
+    Random random(5);
+    Batch<double> x(Values::kReals, Labels::kRandom, 20, 3, random);
+    x.row(18)[1] = std::numeric_limits<double>::quiet_NaN();
+    Pairs<double> pairs = make_pairs<double>(16, 16, count, 1, true, -1, random);
+    pairs.first[0] = 2;
+    pairs.second[0] = 18;
+    pairs.gradient[0] = 1;
+    pairs.first[1] = 3;
+    pairs.second[1] = 18;
+    pairs.gradient[1] = 0;  // adds nothing, not even a NaN
+    for (const PairMeasure& measure : kMeasures) {
+      const Gradient<double> all(measure, x, nullptr, pairs, true), own(measure, x, nullptr, pairs);
+      for (const double g : all.x) CHECK(std::isnan(g));
+      for (int64_t row = 0; row < x.count; ++row) {
+        context = "row " + std::to_string(row) + ", pairs " + std::to_string(count);
+        if (row == 2) CHECK(std::isnan(own.x[3 * row + 1]));
+        if (row != 2 && row != 18)
+          for (int64_t k = 0; k < 3; ++k) CHECK(std::isfinite(own.x[3 * row + k]));
+        if (row > 18)
+          for (int64_t k = 0; k < 3; ++k) CHECK_EQ(own.x[3 * row + k], 0.0);
+      }
+      const Batch<double> finite(Values::kReals, Labels::kRandom, 20, 3, random);
+      const Gradient<double> by_refs(measure, finite, &x, pairs, true);
+      for (const double g : by_refs.x) CHECK(std::isnan(g));
+      for (const double g : by_refs.refs) CHECK(std::isnan(g));
+      const Gradient<double> none(measure, finite, nullptr, pairs, true);
+      for (const double g : none.x) CHECK(std::isfinite(g));
+    }
+  }
+}
+
+TEST(equal_rows_have_no_direction_between_them) {
+  Random random(6);
+  Batch<double> x(Values::kReals, Labels::kRandom, 2, 4, random);
+  for (int64_t k = 0; k < 4; ++k) x.row(1)[k] = x.row(0)[k];
+  const Gradient<double> got({PairQuantity::kNegativeDistance, false}, x, nullptr, {{}, {1, 0}, {1, 2}, 2, 1});
+  for (const double g : got.x) CHECK_EQ(g, 0.0);
+}
+
+TEST(numbers_of_16_bits_are_those_of_float_rounded) {
+  Random random(7);
+  const Batch<float> x(Values::kIntegers, Labels::kRandom, 20, 9, random);
+  const Pairs<float> pairs = make_pairs<float>(20, 20, 60, 2, true, 4, random);
+  for (const PairMeasure& measure : kMeasures) {
+    const Gradient<float> want(measure, x, nullptr, pairs);
+    const auto check = [&](auto scalar) {
+      using Scalar = decltype(scalar);
+      std::vector<Scalar> rows, got(x.x.size()), rounded;
+      for (const float value : x.x) rows.push_back(from_number<Scalar>(value));
+      for (const float value : want.x) rounded.push_back(from_number<Scalar>(value));
+      HostWorkspace workspace;
+      pair_gradient<Scalar, float>(measure, {rows.data(), 20, nullptr, 0, 9}, pairs.view(), false,
+                                   {got.data(), nullptr}, workspace, Stream{3});
+      CHECK(same_bits(got, rounded));
+    };
+    check(BFloat16{});
+    check(Float16{});
+  }
+}
+
+// Its gradient is that of the pairs that core's loops weigh. Anchors enough that blocks count the terms in a launch of
+// their own, and few enough that none is needed.
+TEST(a_triplet_loss_weighs_the_pairs_of_its_anchors) {
+  for (const int64_t count : {int64_t{21}, kLooksThrough / 2 + 1}) {
+    Random random(8);
+    const Batch<double> x(Values::kReals, Labels::kRandom, count, 2, random);
+    const Batch<double> refs(Values::kReals, Labels::kRandom, 30, 2, random);
+    for (int turn = 0; turn < 9; ++turn) {
+      const Batch<double>* others = turn % 2 ? &refs : nullptr;
+      std::vector<int64_t> positive, negative;
+      std::vector<double> to_positive, to_negative, arriving[3];
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t columns = others ? refs.count : count;
+        positive.push_back(random.below(9) ? random.below(columns) : -1);
+        negative.push_back(random.below(9) ? random.below(columns) : -1);
+        to_positive.push_back(2 * random.unit() - 1);
+        to_negative.push_back(2 * random.unit() - 1);
+        for (auto& gradient : arriving) gradient.push_back(2 * random.unit() - 1);
+      }
+      LossGradient<double> loss;
+      loss.term.term = turn % 3 == 0 ? Term::kSct : turn % 3 == 1 ? Term::kHinge : Term::kNca;
+      loss.term.separate_means = turn != 6;
+      loss.reduction = turn < 4 ? Reduction::kMean : turn < 6 ? Reduction::kSum : Reduction::kNone;
+      if (turn >= 6 && turn < 8) loss.reduction = Reduction::kMean;
+      loss.pairs = {positive.data(), negative.data(), to_positive.data(), to_negative.data(), count};
+      loss.grad_loss = turn == 7 ? nullptr : arriving[0].data();
+      loss.grad_positive = turn == 1 || turn == 7 ? arriving[1].data() : nullptr;
+      loss.grad_negative = turn == 2 || turn == 7 ? arriving[2].data() : nullptr;
+      std::vector<double> d_positive(count), d_negative(count);
+      if (loss.grad_loss)
+        reduce_loss_backward(loss.term, loss.reduction, loss.pairs, loss.grad_loss, d_positive.data(),
+                             d_negative.data());
+      Pairs<double> pairs{{}, {}, {}, count, 2};
+      for (int64_t i = 0; i < count; ++i) {
+        pairs.second.insert(pairs.second.end(), {positive[i], negative[i]});
+        pairs.gradient.push_back(d_positive[i] + (loss.grad_positive ? loss.grad_positive[i] : 0));
+        pairs.gradient.push_back(d_negative[i] + (loss.grad_negative ? loss.grad_negative[i] : 0));
+      }
+      const PairMeasure& measure = kMeasures[turn % 6];
+      const Gradient<double> want(measure, x, others, pairs);
+      const Running& running = kRunnings[turn % 5];
+      const WithOrder order(running.order);
+      std::vector<double> to_x(x.x.size(), -7), to_refs(refs.x.size(), -7);
+      HostWorkspace workspace;
+      triplet_loss_gradient<double, double>(
+          measure, {x.x.data(), count, others ? refs.x.data() : nullptr, refs.count, 2}, loss, false,
+          {to_x.data(), others ? to_refs.data() : nullptr}, workspace, Stream{running.most_blocks});
+      context = "anchors " + std::to_string(count) + ", turn " + std::to_string(turn);
+      CHECK(same_bits(to_x, want.x));
+      if (others) CHECK(same_bits(to_refs, want.refs));
+    }
+  }
+}
