@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,6 +12,7 @@ from torch import Tensor
 
 from hardmine import _fanng
 from hardmine._extras import require
+from hardmine._tensor_file import CHECKSUM, checksum, write_tensors
 from hardmine._version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ EXTRA = "mining"
 METRICS = ("cosine", "euclidean")
 _TENSORS = {"vectors": ("F32", 2), "first_edge": ("I64", 1), "target": ("U32", 1)}  # safetensors' dtype, dimensions
 _STATS = ("success_rate", "traversals", "distance_computations")  # as _fanng.Index.assemble takes them
-_CHECKSUM = "sha256"
 _MOST_ROWS = _MOST_COLUMNS = 2**31 - 1
 
 
@@ -68,10 +65,6 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         OSError: The file cannot be written, or its name is taken by something that is no file.
         ModuleNotFoundError: safetensors is not installed.
     """
-    safetensors = require("safetensors.numpy", EXTRA)
-    name = Path(os.path.realpath(path))  # a link goes on leading to the file
-    if name.exists() and not name.is_file():
-        raise FileExistsError(f"{path} must be the name of a file, got something else that is there: nothing was saved")
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -80,23 +73,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         "build": json.dumps(contents.build, allow_nan=False),
         "stats": json.dumps(contents.stats, allow_nan=False),
     }
-    tensors = {tensor: getattr(contents, tensor) for tensor in _TENSORS}
-    metadata[_CHECKSUM] = checksum(metadata, tensors)
-    draft = name.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the longest names have room for it
-    try:
-        # Opened here first: the errors are Python's own, and the file gets the permissions that any other would.
-        with open(draft, "xb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
-        try:
-            safetensors.save_file(tensors, draft, metadata)
-        except require("safetensors", EXTRA).SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
-        draft.chmod(mode)
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, name)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_tensors(path, {tensor: getattr(contents, tensor) for tensor in _TENSORS}, metadata, extra=EXTRA)
 
 
 def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
@@ -129,16 +106,6 @@ def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
     raise ValueError(f"{path} cannot be loaded as an index: {problem}")
 
 
-def checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
-    """SHA-256 of metadata and tensors, in hexadecimal digits; docs/fanng.md says of which bytes."""
-    covered = {key: value for key, value in metadata.items() if key != _CHECKSUM}
-    shapes = {name: [tensor.dtype.str, list(tensor.shape)] for name, tensor in tensors.items()}
-    digest = hashlib.sha256(json.dumps([covered, shapes], sort_keys=True, separators=(",", ":")).encode())
-    for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view("uint8"))
-    return digest.hexdigest()
-
-
 def _contents(file: Any) -> Contents:
     """What an opened file holds, checked as far as that is possible without the graph's meaning."""
     metadata = file.metadata() or {}
@@ -160,7 +127,7 @@ def _contents(file: Any) -> Contents:
     if rows > _MOST_ROWS or not 1 <= columns <= _MOST_COLUMNS:
         raise ValueError(f"vectors must be [N, D] with N < 2**31 and 1 <= D < 2**31, got {[rows, columns]}")
     tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    if metadata.get(_CHECKSUM) != checksum(metadata, tensors):
+    if metadata.get(CHECKSUM) != checksum(metadata, tensors):
         raise ValueError("its checksum does not fit its contents: it was altered after it was written")
     if metadata.get("metric") not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metadata.get('metric')!r}")

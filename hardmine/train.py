@@ -18,6 +18,7 @@ from hardmine.diagram import hard_share
 from hardmine.losses import HNLoss, SCTLoss, SHNLoss
 from hardmine.metrics import recall_at_1
 from hardmine.mining import ClassBalancedSampler
+from hardmine.networks import EmbeddingNet
 
 METHODS: dict[str, type[nn.Module]] = {"HN": HNLoss, "SHN": SHNLoss, "SCT": SCTLoss}
 PROBE_ANCHORS = 2000  # about as many triplets as a diagram can show as dots
@@ -87,41 +88,6 @@ class MethodResult:
     verified_calls: int
     triplets_before: tuple[torch.Tensor, torch.Tensor] = field(repr=False)
     triplets_after: tuple[torch.Tensor, torch.Tensor] = field(repr=False)
-
-
-class EmbeddingNet(nn.Module):
-    """Four 3 x 3 convolutions with ReLU and max pooling, then a linear layer to the embedding.
-
-    The small convnet that the field uses on Omniglot (Vinyals et al., Matching Networks, NeurIPS 2016), but without
-    batch normalisation: that spreads a batch out whatever the loss does, and so would hide a collapse.
-
-    Args:
-        image_size: Height and width of the images, in pixels, at least 8.
-        embedding_dim: Dimensions of the embedding.
-        mean: Mean grey value of the training images.
-        std: Standard deviation of the training images' grey values.
-    """
-
-    def __init__(self, image_size: int, embedding_dim: int, mean: float, std: float) -> None:
-        super().__init__()
-        self.mean, self.std = mean, std
-        pooled_layers = (1, 3) if image_size < 16 else (0, 1, 2)  # 8 -> 4 -> 2, or 28 -> 14 -> 7 -> 3
-        layers: list[nn.Module] = []
-        channels, size = 1, image_size
-        for layer, width in enumerate((32, 32, 64, 64)):
-            convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1)
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            nn.init.zeros_(convolution.bias)
-            layers += [convolution, nn.ReLU()]
-            channels = width
-            if layer in pooled_layers:
-                layers.append(nn.MaxPool2d(2))
-                size //= 2
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, embedding_dim))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed float32 [B, 1, H, W] as [B, D]; the losses normalise."""
-        return self.layers((images - self.mean) / self.std)
 
 
 def turn(images: torch.Tensor, max_turn_deg: float, generator: torch.Generator) -> torch.Tensor:

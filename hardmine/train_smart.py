@@ -20,7 +20,8 @@ from hardmine.losses import GlobalLoss, RatioTripletLoss
 from hardmine.metrics import recall_at_1
 from hardmine.mining import AdaptiveKappa, EpochRecord, MinedEpoch, SmartMiner
 from hardmine.mining.embedding import embed_all
-from hardmine.train import EmbeddingNet, turn
+from hardmine.networks import EmbeddingNet
+from hardmine.train import turn
 
 # The references of mining hold the matrix of similarities: half a gigabyte for so many images, in float64.
 VERIFIED_LISTS = 8192

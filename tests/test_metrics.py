@@ -1,11 +1,12 @@
-"""Recall@1 against cases worked by hand and against the obvious argmax."""
+"""Recall@1 and the share of hard triplets, against cases worked by hand and against the obvious."""
 
 import math
 
 import pytest
 import torch
 
-from hardmine.metrics import recall_at_1
+from hardmine.metrics import hard_triplet_share, recall_at_1
+from helpers import random_inputs
 
 
 def obvious_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):
@@ -86,3 +87,59 @@ def test_divergence_is_not_hidden(value):
 def test_no_gradient_is_kept():
     embeddings = torch.eye(4, requires_grad=True)
     assert isinstance(recall_at_1(embeddings, torch.tensor([0, 0, 1, 1])), float)
+
+
+# The share of hard triplets
+
+
+def test_hard_share_by_hand():
+    """At 0 a, 10 a, 15 b, 100 b degrees: 0 (10 < 15) is easy, 1 (10 > 5) hard, 2 (85 > 5) hard, 3 (85 < 90) easy."""
+    angles = torch.tensor([0.0, 10.0, 15.0, 100.0]).deg2rad()
+    embeddings = torch.stack([angles.cos(), angles.sin()], 1)
+    labels = torch.tensor([0, 0, 1, 1])
+    assert hard_triplet_share(embeddings, labels) == 0.5
+    # A fifth at 16 degrees, of a class of its own: it has no triplet, and makes that of 3 hard (85 > 84).
+    embeddings = torch.cat([embeddings, torch.tensor([[0.96126, 0.27564]])])
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    assert hard_triplet_share(embeddings, labels) == 0.75
+    assert hard_triplet_share(embeddings, labels, negative="easiest") == 0.25, "that of 2 (85 > 15)"
+    assert hard_triplet_share(embeddings[:1], labels[:1], embeddings[1:], labels[1:]) == 0
+    assert hard_triplet_share(embeddings[1:2], labels[1:2], embeddings[:3], labels[:3], positive="hardest") == 1
+
+
+def obvious_hard_share(embeddings, labels):
+    """One anchor after another."""
+    x = torch.nn.functional.normalize(embeddings.double())
+    hard = []
+    for a in range(len(x)):
+        s = (x @ x[a]).tolist()
+        positives = [s[i] for i in range(len(x)) if i != a and labels[i] == labels[a]]
+        negatives = [s[i] for i in range(len(x)) if labels[i] != labels[a]]
+        if positives and negatives:
+            hard.append(max(negatives) > max(positives))
+    return sum(hard) / len(hard)
+
+
+def test_hard_share_agrees_with_the_obvious():
+    embeddings, labels = random_inputs(150, 8, 60, spread=1.0)[:2]
+    expected = obvious_hard_share(embeddings, labels)
+    assert 0.1 < expected < 0.9
+    assert hard_triplet_share(embeddings, labels) == pytest.approx(expected)
+
+
+def test_hard_share_without_triplets():
+    assert math.isnan(hard_triplet_share(torch.eye(3), torch.arange(3)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_hard_share_does_not_hide_divergence(value):
+    embeddings = torch.eye(5)
+    embeddings[4, 1] = value
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    assert math.isnan(hard_triplet_share(embeddings, labels))
+    assert math.isnan(hard_triplet_share(torch.eye(5), labels, embeddings, labels))
+
+
+def test_hard_share_refuses_what_the_selection_refuses():
+    with pytest.raises(ValueError, match="positive must be one of"):
+        hard_triplet_share(torch.eye(3), torch.zeros(3, dtype=torch.int64), positive="best")

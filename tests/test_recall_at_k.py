@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import hardmine
-from hardmine import metrics, ops
-from hardmine.metrics import recall_at_1, recall_at_k
+from hardmine import ops
+from hardmine.metrics import _search, recall_at_1, recall_at_k
 from helpers import Inputs, random_inputs, seeded
 
 
@@ -50,8 +50,8 @@ def in_chunks(monkeypatch):
     """Makes all work long: it goes by chunks of so many queries."""
 
     def of(rows: int) -> None:
-        monkeypatch.setattr(metrics, "_WORK_OF_A_CALL", 1)
-        monkeypatch.setattr(metrics, "_LEAST_ROWS_OF_A_CALL", rows)
+        monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
+        monkeypatch.setattr(_search, "LEAST_ROWS_OF_A_CALL", rows)
 
     return of
 
@@ -170,7 +170,7 @@ def test_small_sets_take_one_call(calls):
     recall_at_k(*inputs[:2], k=(1, 9))
     recall_at_k(*inputs, k=(1, 9))
     assert calls == [(200, None, 9), (200, 300, 9)]
-    assert 2**30 < metrics._WORK_OF_A_CALL < 2**40, "a second, not an hour"
+    assert 2**30 < _search.WORK_OF_A_CALL < 2**40, "a second, not an hour"
 
 
 # Divergence
@@ -218,7 +218,7 @@ class Bar:
 def bars(monkeypatch):
     """The progress bars that are made, on stand-ins for tqdm."""
     monkeypatch.setattr(Bar, "made", [])
-    monkeypatch.setattr(metrics, "require", lambda name: type("module", (), {"tqdm": Bar}))
+    monkeypatch.setattr(_search, "require", lambda name: type("module", (), {"tqdm": Bar}))
     return Bar.made
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -42,25 +42,45 @@ def embed_all(
         FloatingPointError: An embedding is not finite; the message names the first such image.
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
     """
-    chunks = _chunks(images, chunk, num_workers)
-    if progress:
-        chunks = require("tqdm", "mining").tqdm(
-            chunks, total=-(-len(images) // chunk), desc="embedding", unit="chunk", leave=False
-        )
+    chunks = embed_chunks(model, images, chunk=chunk, num_workers=num_workers)
+    with closing(chunks):
+        if progress:
+            bar = require("tqdm", "mining").tqdm
+            chunks = bar(chunks, total=-(-len(images) // chunk), desc="embedding", unit="chunk", leave=False)
+        return torch.cat(list(chunks))
+
+
+def embed_chunks(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    images: Tensor | torch.utils.data.Dataset,
+    *,
+    chunk: int = 256,
+    num_workers: int = 0,
+    first: int = 0,
+) -> Generator[Tensor, None, None]:
+    """The embeddings of all images from the one numbered ``first``, some at a time, in order.
+
+    As :func:`embed_all`, for those who keep each chunk as soon as it is there. The model is in evaluation mode from the
+    first chunk until the generator ends or is closed; use :func:`contextlib.closing`, so that it is closed after an
+    error, too.
+
+    Yields:
+        float32 [n, D] on the CPU, for at most ``chunk`` images.
+    """
     device = _device(model)
-    embedded: list[Tensor] = []
-    first = 0
-    with torch.no_grad(), _evaluating(model):
-        for some in chunks:
-            embeddings = _checked(model(some if device is None else some.to(device)), len(some), first)
-            embedded.append(embeddings)
+    with _evaluating(model):
+        for some in _chunks(images, chunk, num_workers, first):
+            with torch.no_grad():
+                embeddings = model(some if device is None else some.to(device))
+            yield _checked(embeddings, len(some), first)
             first += len(some)
-    return torch.cat(embedded)
 
 
-def _chunks(images: Tensor | torch.utils.data.Dataset, chunk: int, num_workers: int) -> Any:
+def _chunks(images: Tensor | torch.utils.data.Dataset, chunk: int, num_workers: int, first: int) -> Any:
     if isinstance(images, Tensor):
-        return images.split(chunk)
+        return images[first:].split(chunk)
+    if first:
+        images = torch.utils.data.Subset(images, range(first, len(images)))
     loader = torch.utils.data.DataLoader(images, batch_size=chunk, num_workers=num_workers)
     return (some[0] if isinstance(some, (list, tuple)) else some for some in loader)
 

@@ -1,25 +1,18 @@
-"""Scores of an embedding: how well classes are found again."""
+"""Recall@K: whether classes are found again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hardmine import ops
-from hardmine._extras import require
-from hardmine.ops._arguments import check_labelled_rows
-
-_MOST_K = 1024  # of hardmine.ops.knn
-
-# The pairs of rows times their depth that one call of knn may take: a second or so, after which Ctrl-C is noticed.
-_WORK_OF_A_CALL = 2**36
-_CALLS_OF_LONG_WORK = 5
-_LEAST_ROWS_OF_A_CALL = 256
+from hardmine.metrics._search import all_finite, check_progress, neighbours
+from hardmine.ops._arguments import _check_labels, check_labelled_rows, check_rows
+from hardmine.ops.knn import MOST_NEIGHBOURS
 
 
 def recall_at_1(
@@ -58,7 +51,7 @@ def recall_at_1(
         selection = ops.select_triplets(
             embeddings, labels, ref_embeddings, ref_labels, positive="easiest", negative="hardest"
         )
-        if not _all_finite(embeddings, ref_embeddings):
+        if not all_finite(embeddings, ref_embeddings):
             return float("nan")
         has_positive = selection.positive_index >= 0
         _check_any_positive(has_positive)
@@ -113,93 +106,117 @@ def recall_at_k(
         Recall@K as in SCT section 5.2, EP section 5.1 and Smart Mining section 4.1.
     """
     sizes = _check_k(k)
-    if progress is not None and not isinstance(progress, bool):
-        raise TypeError(f"progress must be None, True or False, got {progress!r}")
+    check_progress(progress)
     labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
     gallery_labels = labels if ref_labels is None else ref_labels
     with torch.no_grad():
-        if not _all_finite(embeddings, ref_embeddings):
+        if not all_finite(embeddings, ref_embeddings):
             return dict.fromkeys(sizes, float("nan"))
         classes, count = gallery_labels.unique(return_counts=True)
         _check_any_positive(torch.isin(labels, classes[count >= 2] if ref_labels is None else classes))
         hits = dict.fromkeys(sizes, 0)
-        for queries, index in _neighbours(embeddings, ref_embeddings, max(sizes), progress):
-            match = (gallery_labels[index] == labels[queries, None]) & (index >= 0)
-            for size in sizes:
-                hits[size] += int(match[:, :size].any(1).sum())
+        for queries, found in neighbours(embeddings, ref_embeddings, max(sizes), progress, "recall"):
+            _add_hits(hits, labels[queries], gallery_labels, found.index)
     return {size: hits[size] / len(labels) for size in sizes}
 
 
-def _neighbours(
-    embeddings: Tensor, ref_embeddings: Tensor | None, k: int, progress: bool | None
-) -> Iterator[tuple[slice, Tensor]]:
-    """Some queries and the indices of their k nearest gallery rows, -1 where there are no more; then the next."""
-    count, depth = embeddings.shape
-    gallery = embeddings if ref_embeddings is None else ref_embeddings
-    rows = max(_LEAST_ROWS_OF_A_CALL, _WORK_OF_A_CALL // max(len(gallery) * depth, 1))
-    alone = ref_embeddings is None
-    # Among themselves, in one call: each pair is then visited once. Chunks would need k + 1, which knn may not have.
-    if alone and (rows >= count or k == _MOST_K):
-        rows = count
-    starts = range(0, count, rows)
-    with _progress_bar(count, progress, long=len(starts) >= _CALLS_OF_LONG_WORK) as bar:
-        for start in starts:
-            queries = slice(start, min(start + rows, count))
-            if alone and rows == count:
-                yield queries, ops.knn(embeddings, k=k).index
-            elif alone:
-                found = ops.knn(embeddings[queries], embeddings, k=k + 1).index
-                yield queries, _without_self(found, start)
-            else:
-                yield queries, ops.knn(embeddings[queries], ref_embeddings, k=k).index
-            if bar is not None:
-                bar.update(queries.stop - start)
+class HotelRecall(NamedTuple):
+    """Recall@K on Hotels-50K, a dictionary from K to recall each."""
+
+    instance: dict[int, float]
+    chain: dict[int, float]
 
 
-def _without_self(index: Tensor, start: int) -> Tensor:
-    """The k nearest others [Q, k] of queries start, start + 1, ... from their k + 1 nearest, themselves included.
+def hotel_recall(
+    embeddings: Tensor,
+    instances: Tensor,
+    chains: Tensor,
+    ref_embeddings: Tensor,
+    ref_instances: Tensor,
+    ref_chains: Tensor,
+    *,
+    instance_k: int | Iterable[int] = (1, 10, 100),
+    chain_k: int | Iterable[int] = (1, 3, 5),
+    progress: bool | None = None,
+) -> HotelRecall:
+    """Recall@K of the hotel and of its chain, by one search of the gallery.
 
-    Neighbours are in a total order (similarity, then index), so that leaving a row out of the gallery moves up those
-    behind it and changes nothing else: the first k others are among the first k + 1 of all. Where the query itself
-    is not (k + 1 copies of it, with lower indices, can be before it), these are all others, and the last is too many.
+    Args:
+        embeddings: Queries [B, D], the test set; float32, float64, float16 or bfloat16.
+        instances: Their hotels [B], any integer dtype.
+        chains: Their chains [B], any signed integer dtype; negative where a hotel belongs to none that is known.
+        ref_embeddings: Gallery [M, D], the training set.
+        ref_instances: Its hotels [M].
+        ref_chains: Its chains [M].
+        instance_k: The K for hotels, integers from 1 to 1024, or one.
+        chain_k: The K for chains.
+        progress: As in :func:`recall_at_k`.
+
+    Returns:
+        :class:`HotelRecall`; NaN everywhere if an embedding is not finite.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value; no query has its hotel in the gallery, or none of known
+            chain has its chain there.
+        ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+
+    Note:
+        Queries of an unknown chain do not count for chains, as in the evaluation that the authors of Hotels-50K have
+        published (their ``evaluate/retrieval.py``); neither does a gallery sample of an unknown chain ever match.
+        Otherwise as :func:`recall_at_k`.
+
+    Reference:
+        SCT section 5.2 and Table 1, EP section 5.1 and Table 3; Stylianou et al., "Hotels-50K", AAAI 2019.
     """
-    itself = torch.arange(start, start + len(index), device=index.device)[:, None]
-    keep = index != itself
-    keep[:, -1] &= ~keep.all(1)
-    return index[keep].reshape(len(index), -1)
+    sizes, chain_sizes = _check_k(instance_k, "instance_k"), _check_k(chain_k, "chain_k")
+    check_progress(progress)
+    check_rows("embeddings", embeddings, None)
+    check_rows("ref_embeddings", ref_embeddings, embeddings)
+    instances, chains = (
+        _check_labels(name, labels, embeddings, "B") for name, labels in (("instances", instances), ("chains", chains))
+    )
+    ref_instances, ref_chains = (
+        _check_labels(name, labels, ref_embeddings, "M")
+        for name, labels in (("ref_instances", ref_instances), ("ref_chains", ref_chains))
+    )
+    known = chains >= 0
+    # Unknown chains of queries and of the gallery get labels that differ, so that they never match.
+    chains, ref_chains = chains.clamp_min(-1), torch.where(ref_chains < 0, -2, ref_chains)
+    with torch.no_grad():
+        if not all_finite(embeddings, ref_embeddings):
+            return HotelRecall(dict.fromkeys(sizes, float("nan")), dict.fromkeys(chain_sizes, float("nan")))
+        _check_any_positive(torch.isin(instances, ref_instances), "instances")
+        _check_any_positive(torch.isin(chains, ref_chains), "chains")
+        hits, chain_hits = dict.fromkeys(sizes, 0), dict.fromkeys(chain_sizes, 0)
+        for queries, found in neighbours(embeddings, ref_embeddings, max(sizes + chain_sizes), progress, "recall"):
+            _add_hits(hits, instances[queries], ref_instances, found.index)
+            _add_hits(chain_hits, chains[queries], ref_chains, found.index)
+    return HotelRecall(
+        {size: hits[size] / len(instances) for size in sizes},
+        {size: chain_hits[size] / int(known.sum()) for size in chain_sizes},
+    )
 
 
-def _progress_bar(queries: int, progress: bool | None, *, long: bool) -> Any:
-    """A tqdm bar, or None, as a context manager."""
-    if progress is False or (progress is None and not long):
-        return nullcontext()
-    try:
-        tqdm = require("tqdm")
-    except ModuleNotFoundError:
-        if progress:
-            raise
-        return nullcontext()
-    return tqdm.tqdm(total=queries, desc="recall", unit="query")
+def _add_hits(hits: dict[int, int], labels: Tensor, gallery_labels: Tensor, index: Tensor) -> None:
+    """Count the queries with labels [Q] that have one of their class among the first of index [Q, k], for every K."""
+    match = (gallery_labels[index] == labels[:, None]) & (index >= 0)
+    for size in hits:
+        hits[size] += int(match[:, :size].any(1).sum())
 
 
-def _check_k(k: Any) -> list[int]:
+def _check_k(k: Any, name: str = "k") -> list[int]:
     """``k`` is an integer or some, from 1 to 1024; returned as a list."""
     sizes = list(k) if isinstance(k, Iterable) else [k]
     for size in sizes:
         if not isinstance(size, Integral) or isinstance(size, bool):
-            raise TypeError(f"k must be an integer or several, got {size!r}")
-    if not sizes or min(sizes) < 1 or max(sizes) > _MOST_K:
-        raise ValueError(f"k must be one or more integers from 1 to {_MOST_K}, got {sizes}")
+            raise TypeError(f"{name} must be an integer or several, got {size!r}")
+    if not sizes or min(sizes) < 1 or max(sizes) > MOST_NEIGHBOURS:
+        raise ValueError(f"{name} must be one or more integers from 1 to {MOST_NEIGHBOURS}, got {sizes}")
     return [int(size) for size in sizes]
 
 
-def _all_finite(*given: Tensor | None) -> bool:
-    """Whether all rows and their norms are finite, in the type that the ops compute in."""
-    rows = [r if r.dtype == torch.float64 else r.float() for r in given if r is not None]
-    return all(bool(r.square().sum(1).isfinite().all()) for r in rows)
-
-
-def _check_any_positive(has_positive: Tensor) -> None:
-    """``labels`` give at least one query something to find."""
+def _check_any_positive(has_positive: Tensor, name: str = "labels") -> None:
+    """Labels give at least one query something to find."""
     if not has_positive.any():
-        raise ValueError(f"labels: none of the {len(has_positive)} queries has a gallery sample of its class")
+        raise ValueError(f"{name}: none of the {len(has_positive)} queries has a gallery sample of its class")

@@ -1,0 +1,66 @@
+"""Files of tensors that are either there, whole, or not there, with a checksum that tells whether one was altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hardmine._extras import require
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHECKSUM = "sha256"
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str], *, extra: str
+) -> None:
+    """Write a safetensors file with a checksum, so that it is either there, whole, or not there.
+
+    A file of that name is replaced once the new one is complete and on the disk; until then it stays as it is.
+
+    Args:
+        path: Name of the file. A symbolic link is followed.
+        tensors: What it holds.
+        metadata: What it says of them. The checksum is added to it, as `sha256`.
+        extra: Name of the extra of hardmine that installs safetensors.
+
+    Raises:
+        OSError: The file cannot be written, or its name is taken by something that is no file.
+        ModuleNotFoundError: safetensors is not installed.
+    """
+    safetensors = require("safetensors.numpy", extra)
+    name = Path(os.path.realpath(path))  # a link goes on leading to the file
+    if name.exists() and not name.is_file():
+        raise FileExistsError(f"{path} must be the name of a file, got something else that is there: nothing was saved")
+    metadata = {**metadata, CHECKSUM: checksum(metadata, tensors)}
+    draft = name.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the longest names have room for it
+    try:
+        # Opened here first: the errors are Python's own, and the file gets the permissions that any other would.
+        with open(draft, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+        try:
+            safetensors.save_file(tensors, draft, metadata)
+        except require("safetensors", extra).SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+        draft.chmod(mode)
+        with open(draft, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, name)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
+    """SHA-256 of metadata and tensors, in hexadecimal digits; docs/fanng.md says of which bytes."""
+    covered = {key: value for key, value in metadata.items() if key != CHECKSUM}
+    shapes = {name: [tensor.dtype.str, list(tensor.shape)] for name, tensor in tensors.items()}
+    digest = hashlib.sha256(json.dumps([covered, shapes], sort_keys=True, separators=(",", ":")).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view("uint8"))
+    return digest.hexdigest()

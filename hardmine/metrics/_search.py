@@ -1,0 +1,88 @@
+"""Searching a gallery some queries at a time, so that memory stays small and Ctrl-C is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine import ops
+from hardmine._extras import require
+from hardmine.ops.knn import MOST_NEIGHBOURS, Neighbours
+
+# The pairs of rows times their depth that one call of knn may take: a second or so, after which Ctrl-C is noticed.
+WORK_OF_A_CALL = 2**36
+CALLS_OF_LONG_WORK = 5
+LEAST_ROWS_OF_A_CALL = 256
+
+
+def neighbours(
+    embeddings: Tensor, ref_embeddings: Tensor | None, k: int, progress: bool | None, title: str
+) -> Iterator[tuple[slice, Neighbours]]:
+    """Some queries and their k nearest gallery rows, index -1 where there are no more; then the next."""
+    count, depth = embeddings.shape
+    gallery = embeddings if ref_embeddings is None else ref_embeddings
+    rows = max(LEAST_ROWS_OF_A_CALL, WORK_OF_A_CALL // max(len(gallery) * depth, 1))
+    alone = ref_embeddings is None
+    # Among themselves, in one call: each pair is then visited once. Chunks would need k + 1, which knn may not have.
+    if alone and (rows >= count or k == MOST_NEIGHBOURS):
+        rows = count
+    starts = range(0, count, rows)
+    with progress_bar(count, progress, title, "query", long=len(starts) >= CALLS_OF_LONG_WORK) as bar:
+        for start in starts:
+            queries = slice(start, min(start + rows, count))
+            if alone and rows == count:
+                yield queries, ops.knn(embeddings, k=k)
+            elif alone:
+                yield queries, _without_self(ops.knn(embeddings[queries], embeddings, k=k + 1), start)
+            else:
+                yield queries, ops.knn(embeddings[queries], ref_embeddings, k=k)
+            if bar is not None:
+                bar.update(queries.stop - start)
+
+
+def _without_self(found: Neighbours, start: int) -> Neighbours:
+    """The k nearest others [Q, k] of queries start, start + 1, ... from their k + 1 nearest, themselves included.
+
+    Neighbours are in a total order (similarity, then index), so that leaving a row out of the gallery moves up those
+    behind it and changes nothing else: the first k others are among the first k + 1 of all. Where the query itself
+    is not (k + 1 copies of it, with lower indices, can be before it), these are all others, and the last is too many.
+    """
+    similarity, index = found
+    itself = torch.arange(start, start + len(index), device=index.device)[:, None]
+    keep = index != itself
+    keep[:, -1] &= ~keep.all(1)
+    return Neighbours(*(part[keep].reshape(len(index), -1) for part in (similarity, index)))
+
+
+def check_progress(progress: bool | None) -> None:
+    """``progress`` is True, False, or None: a bar if the work is long."""
+    if progress is not None and not isinstance(progress, bool):
+        raise TypeError(f"progress must be None, True or False, got {progress!r}")
+
+
+def progress_bar(total: int, progress: bool | None, title: str, unit: str, *, long: bool) -> Any:
+    """A tqdm bar, or None, as a context manager."""
+    if progress is False or (progress is None and not long):
+        return nullcontext()
+    try:
+        tqdm = require("tqdm")
+    except ModuleNotFoundError:
+        if progress:
+            raise
+        return nullcontext()
+    return tqdm.tqdm(total=total, desc=title, unit=unit)
+
+
+def all_finite(*given: Tensor | None) -> bool:
+    """Whether all rows and their norms are finite, in the type that the ops compute in."""
+    return all(bool(finite_rows(rows).all()) for rows in given if rows is not None)
+
+
+def finite_rows(rows: Tensor) -> Tensor:
+    """Which rows, and their norms, are finite, in the type that the ops compute in: bool [B]."""
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    return rows.square().sum(1).isfinite()

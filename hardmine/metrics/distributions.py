@@ -1,0 +1,192 @@
+"""Distributions of similarities, counted while they stream by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hardmine import ops
+from hardmine.metrics._search import (
+    CALLS_OF_LONG_WORK,
+    WORK_OF_A_CALL,
+    check_progress,
+    finite_rows,
+    neighbours,
+    progress_bar,
+)
+from hardmine.ops._arguments import check_integer, check_labelled_rows, check_rows
+
+_BLOCK = 1024  # rows whose similarities to as many others are held at a time: what knn gives in one call
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How often similarities are how large.
+
+    Attributes:
+        edges: float64 [bins + 1], from -1 to 1 in equal steps: the bounds of the bins. The upper bound of a bin belongs
+            to the next bin, but 1 to the last. The same for all distributions with as many bins, so that they can be
+            drawn over each other.
+        counts: int64 [bins], similarities in each bin. Those that rounding has put beyond -1 or 1 count as -1 or 1.
+        mean: Mean of the similarities themselves; NaN if there is none.
+        std: Their population standard deviation.
+        least: The lowest one.
+        most: The highest one.
+    """
+
+    edges: Tensor
+    counts: Tensor
+    mean: float
+    std: float
+    least: float
+    most: float
+
+    @property
+    def total(self) -> int:
+        """How many similarities there are."""
+        return int(self.counts.sum())
+
+    @property
+    def density(self) -> Tensor:
+        """The density in each bin, float64 [bins]: its integral over [-1, 1] is 1."""
+        return self.counts.double() / (self.total * self.edges.diff())
+
+
+def within_class_similarities(
+    embeddings: Tensor, labels: Tensor, *, bins: int = 200, progress: bool | None = None
+) -> Distribution:
+    """The distribution of the cosine similarities of all pairs of samples of one class.
+
+    Replaces, where the matrix of similarities fits::
+
+        same = labels[:, None] == labels
+        torch.histogram(similarities[same.triu(1)], bins, range=(-1, 1))
+
+    Args:
+        embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        labels: Classes [N], any integer dtype.
+        bins: Number of bins.
+        progress: Show a progress bar on stderr, which needs tqdm: True or False, or None: if the work is long and
+            tqdm is there.
+
+    Returns:
+        :class:`Distribution` over each unordered pair once.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value.
+        FloatingPointError: An embedding is not finite; the message names the first such row.
+        ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+
+    Note:
+        Memory is O(N D), whatever the size of the classes: of a large class, 1024 rows meet 1024 others at a time.
+        Counts are equal on every repeat and for any number of threads.
+
+    Reference:
+        EP figure 2, over the training set.
+    """
+    labels, _ = check_labelled_rows(embeddings, labels, None, None)
+    bins = check_integer("bins", bins, 1)
+    check_progress(progress)
+    _check_finite("embeddings", embeddings)
+    counter = _Counter(bins)
+    order, sizes = labels.argsort(stable=True), labels.unique(return_counts=True)[1].tolist()
+    work = sum(size**2 for size in sizes) * embeddings.shape[1]
+    long = work >= CALLS_OF_LONG_WORK * WORK_OF_A_CALL
+    with torch.no_grad(), progress_bar(len(labels), progress, "similarities", "row", long=long) as bar:
+        for members in order.split(sizes):
+            blocks = embeddings[members].split(_BLOCK)
+            for number, block in enumerate(blocks):
+                if len(block) > 1:  # each pair is found from both its ends
+                    counter.add(ops.knn(block, k=len(block) - 1).similarity, 1)
+                for other in blocks[number + 1 :]:
+                    counter.add(ops.knn(block, other, k=len(other)).similarity, 2)
+                if bar is not None:
+                    bar.update(len(block))
+    return counter.distribution(2)
+
+
+def nearest_train_similarities(
+    test_embeddings: Tensor, train_embeddings: Tensor, *, bins: int = 200, progress: bool | None = None
+) -> Distribution:
+    """The distribution of the cosine similarity of every test sample to the training sample most similar to it.
+
+    Where training has pulled its own classes tightly together, new classes often fall close to one of them: the
+    embedding does not tell what it was not trained to tell.
+
+    Args:
+        test_embeddings: [Q, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        train_embeddings: [M, D], dtype and device of the test embeddings, at least one row.
+        bins: Number of bins.
+        progress: As in :func:`within_class_similarities`.
+
+    Returns:
+        :class:`Distribution` over the Q test samples.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value.
+        FloatingPointError: An embedding is not finite; the message names the first such row.
+        ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+
+    Note:
+        One :func:`hardmine.ops.knn` with k = 1, in chunks, between which Ctrl-C interrupts it. Memory is O((Q + M) D).
+
+    Reference:
+        EP figure 3.
+    """
+    check_rows("test_embeddings", test_embeddings, None)
+    check_rows("train_embeddings", train_embeddings, test_embeddings, like_name="test_embeddings")
+    bins = check_integer("bins", bins, 1)
+    check_progress(progress)
+    if len(train_embeddings) == 0:
+        raise ValueError("train_embeddings must have at least one row, got none")
+    _check_finite("test_embeddings", test_embeddings)
+    _check_finite("train_embeddings", train_embeddings)
+    counter = _Counter(bins)
+    with torch.no_grad():
+        for _, found in neighbours(test_embeddings, train_embeddings, 1, progress, "similarities"):
+            counter.add(found.similarity, 1)
+    return counter.distribution(1)
+
+
+class _Counter:
+    """Counts similarities, each with a weight."""
+
+    def __init__(self, bins: int) -> None:
+        self._edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64)
+        self._counts = torch.zeros(bins, dtype=torch.int64)
+        self._sum = self._sum_of_squares = 0.0
+        self._least, self._most = math.inf, -math.inf
+
+    def add(self, similarities: Tensor, weight: int) -> None:
+        if similarities.numel() == 0:
+            return
+        values = similarities.detach().cpu().double().flatten().clamp(-1, 1)
+        # The last bin has its upper bound, too.
+        bins = torch.bucketize(values, self._edges, right=True).clamp_max(len(self._counts)) - 1
+        self._counts += weight * bins.bincount(minlength=len(self._counts))
+        self._sum += weight * values.sum().item()
+        self._sum_of_squares += weight * values.square().sum().item()
+        self._least = min(self._least, values.min().item())
+        self._most = max(self._most, values.max().item())
+
+    def distribution(self, weight: int) -> Distribution:
+        """What was counted, for a weight of `weight` each."""
+        total = int(self._counts.sum())
+        if total == 0:
+            return Distribution(self._edges, self._counts, *[math.nan] * 4)
+        mean = self._sum / total
+        std = math.sqrt(max(self._sum_of_squares / total - mean**2, 0.0))
+        return Distribution(self._edges, self._counts // weight, mean, std, self._least, self._most)
+
+
+def _check_finite(name: str, rows: Tensor) -> None:
+    """No row, and no norm of a row, is NaN or infinite."""
+    finite = finite_rows(rows)
+    if not finite.all():
+        row = int(finite.logical_not().nonzero()[0])
+        raise FloatingPointError(f"{name}: row {row} is not finite: has training diverged?")

@@ -1,0 +1,51 @@
+"""How many triplets are hard."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hardmine import ops
+from hardmine.diagram import hard_share
+from hardmine.metrics._search import all_finite
+
+
+def hard_triplet_share(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    positive: str = "easiest",
+    negative: str = "hardest",
+) -> float:
+    """Share of anchors whose triplet is hard: its negative is more similar to the anchor than its positive.
+
+    Args:
+        embeddings: Anchors [B, D], of a batch or of a whole set; float32, float64, float16 or bfloat16.
+        labels: Their classes [B], any integer dtype.
+        ref_embeddings: What positives and negatives are selected from, [M, D]. None: the anchors themselves.
+        ref_labels: Its classes [M].
+        positive: As in :func:`hardmine.ops.select_triplets`.
+        negative: As there.
+
+    Returns:
+        The share in [0, 1], of the anchors that have both; NaN if none has, or if an embedding is not finite.
+
+    Raises:
+        TypeError: As in :func:`hardmine.ops.select_triplets`.
+        ValueError: As there.
+
+    Note:
+        Memory is O((B + M) D). Of similarities that are there already, :func:`hardmine.diagram.hard_share` gives it.
+
+    Reference:
+        SCT section 3 and figure 6, for the easiest positive and the hardest negative in a batch.
+    """
+    with torch.no_grad():
+        selection = ops.select_triplets(
+            embeddings, labels, ref_embeddings, ref_labels, positive=positive, negative=negative
+        )
+        if not all_finite(embeddings, ref_embeddings):
+            return float("nan")
+        return hard_share(selection.positive_similarity, selection.negative_similarity)

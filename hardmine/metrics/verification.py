@@ -1,0 +1,134 @@
+"""Whether two images are of the same class, told by their similarity: face verification."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine.metrics._search import all_finite
+from hardmine.ops._arguments import INTEGER_DTYPES, check_integer, check_rows, shape_of
+
+_PAIRS_AT_ONCE = 2**14
+
+
+class Verification(NamedTuple):
+    """Accuracy of verification by a threshold, over folds.
+
+    Attributes:
+        accuracy: Mean of the folds' accuracies, in [0, 1].
+        std_error: Standard error of that mean.
+        accuracies: Accuracy in each fold.
+        thresholds: Cosine similarity from which a pair of that fold is called the same.
+    """
+
+    accuracy: float
+    std_error: float
+    accuracies: tuple[float, ...]
+    thresholds: tuple[float, ...]
+
+
+def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, folds: int | Tensor = 10) -> Verification:
+    """Accuracy of telling pairs of one class from pairs of two, by a threshold on their cosine similarity.
+
+    The pairs of each fold are judged by the threshold that judges most pairs of all other folds rightly.
+
+    Args:
+        embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        pairs: Rows of the embeddings, [P, 2], any integer dtype.
+        same: Whether each pair is of one class, bool [P].
+        folds: The fold of each pair, [P], any integer dtype; or a number of folds, at least 2, for pairs that come a
+            fold after the other, of as many pairs each, as in LFW's ``pairs.txt``.
+
+    Returns:
+        :class:`Verification`; NaN everywhere if an embedding is not finite, so that divergence is not hidden.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value.
+
+    Note:
+        A threshold is in the middle between two neighbouring similarities of the other folds, or infinite: all of their
+        pairs, or none, are called the same. Of thresholds that judge as many pairs rightly the lowest is taken.
+        Similarities are computed in float64. Memory is O(N D + P). The standard error is that of LFW: the folds'
+        standard deviation (with one less than the number of folds below) by the root of their number.
+
+    Reference:
+        HTL section 5.4; Huang et al., "Labeled Faces in the Wild", 2007, "View 2".
+    """
+    check_rows("embeddings", embeddings, None)
+    pairs = _check_integers("pairs", pairs, "[P, 2]", lambda shape: len(shape) == 2 and shape[1] == 2)
+    count = len(pairs)
+    if not isinstance(same, Tensor) or same.dtype != torch.bool:
+        raise TypeError(f"same must be a bool tensor, got {_kind(same)}")
+    if same.shape != (count,):
+        raise ValueError(f"same must be [P] = [{count}], got {shape_of(same)}")
+    if count and not 0 <= pairs.min() <= pairs.max() < len(embeddings):
+        wrong = int(pairs.min() if pairs.min() < 0 else pairs.max())
+        raise ValueError(f"pairs must be rows of embeddings, from 0 to {len(embeddings) - 1}, got {wrong}")
+    members = _members_of_folds(folds, count)
+    if not all_finite(embeddings):
+        nothing = (math.nan,) * len(members)
+        return Verification(math.nan, math.nan, nothing, nothing)
+    similarities, same = _similarities(embeddings.detach(), pairs), same.cpu()
+    accuracies, thresholds = [], []
+    for fold in members:
+        threshold = _best_threshold(similarities[~fold], same[~fold])
+        thresholds.append(threshold)
+        accuracies.append(((similarities[fold] >= threshold) == same[fold]).double().mean().item())
+    scores = torch.tensor(accuracies, dtype=torch.float64)
+    std_error = (scores.std() / math.sqrt(len(scores))).item()
+    return Verification(scores.mean().item(), std_error, tuple(accuracies), tuple(thresholds))
+
+
+def _members_of_folds(folds: Any, count: int) -> list[Tensor]:
+    """Which pairs are in each fold: bool [P] a fold."""
+    if isinstance(folds, Tensor):
+        folds = _check_integers("folds", folds, f"[P] = [{count}]", lambda shape: shape == (count,)).cpu()
+        numbers = folds.unique()
+        if len(numbers) < 2:
+            raise ValueError(f"folds must be at least 2, got {len(numbers)}")
+        return [folds == number for number in numbers]
+    folds = check_integer("folds", folds, 2)
+    if count == 0 or count % folds:
+        raise ValueError(f"folds must divide the number of pairs, {count}, got {folds}")
+    return [torch.arange(count) // (count // folds) == fold for fold in range(folds)]
+
+
+def _similarities(embeddings: Tensor, pairs: Tensor) -> Tensor:
+    """The cosine similarity of every pair, float64 [P] on the CPU."""
+    parts = []
+    for some in pairs.to(embeddings.device).split(_PAIRS_AT_ONCE):
+        first, second = (torch.nn.functional.normalize(embeddings[rows].double()) for rows in some.unbind(1))
+        parts.append((first * second).sum(1).cpu())
+    return torch.cat(parts)
+
+
+def _best_threshold(similarities: Tensor, same: Tensor) -> float:
+    """The similarity from which to call pairs the same, so that most are judged rightly."""
+    similarities, order = similarities.sort(descending=True)
+    # The most similar n pairs are called the same, n from 0 on: the threshold is between the n-th and the next.
+    gain = torch.cat([torch.zeros(1, dtype=torch.int64), torch.where(same[order], 1, -1).cumsum(0)])
+    bound = torch.tensor([math.inf], dtype=torch.float64)
+    upper, lower = torch.cat([bound, similarities]), torch.cat([similarities, -bound])
+    apart = lower < upper  # of pairs that are as similar all are called the same, or none
+    middle = (upper + lower) / 2
+    # There may be no number in the middle: it is the lower one then, which would be called the same, too.
+    threshold = torch.where((middle == lower) & lower.isfinite(), upper, middle)
+    best = gain[apart].max()
+    return threshold[apart & (gain == best)][-1].item()
+
+
+def _check_integers(name: str, tensor: Any, wanted: str, fits: Any) -> Tensor:
+    """``tensor`` is of integers and of a shape; returned as int64."""
+    if not isinstance(tensor, Tensor) or tensor.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"{name} must be a tensor of integers, got {_kind(tensor)}")
+    if not fits(tensor.shape):
+        raise ValueError(f"{name} must be {wanted}, got {shape_of(tensor)}")
+    return tensor.to(torch.int64)
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,64 @@
+"""Embedding a set some images at a time: what comes, from where on, and the model's modes meanwhile."""
+
+from contextlib import closing
+
+import pytest
+import torch
+from torch import nn
+
+from hardmine.mining.embedding import embed_all, embed_chunks
+from helpers import seeded
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """A model whose dropout tells training from evaluation."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+
+
+IMAGES = torch.randn(11, 4, generator=seeded(0))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "data set", "data set with labels"])
+@pytest.mark.parametrize("first", [0, 3, 10])
+def test_chunks_are_those_of_the_whole(model, kind, first):
+    data = {
+        "tensor": IMAGES,
+        "data set": list(IMAGES),
+        "data set with labels": torch.utils.data.TensorDataset(IMAGES, torch.arange(11)),
+    }[kind]
+    with torch.no_grad():
+        expected = model[0](IMAGES)
+    chunks = list(embed_chunks(model, data, chunk=4, first=first))
+    assert [len(chunk) for chunk in chunks[:-1]] == [4] * (len(chunks) - 1)
+    torch.testing.assert_close(torch.cat(chunks), expected[first:])
+    assert not chunks[0].requires_grad
+    torch.testing.assert_close(embed_all(model, data, chunk=4), expected)
+
+
+def test_modes_come_back_when_it_is_closed(model):
+    model[1].eval()
+    model[0].weight.requires_grad_()
+    chunks = embed_chunks(model, IMAGES, chunk=4)
+    assert model.training, "nothing happens before the first chunk"
+    with closing(chunks):
+        next(chunks)
+        assert not model.training
+        assert torch.is_grad_enabled(), "gradients are off within a chunk only"
+    assert [part.training for part in model.modules()] == [True, True, False]
+
+
+def test_modes_come_back_after_an_error(model):
+    broken = nn.Sequential(model, nn.Linear(5, 2))
+    for function in (embed_all, lambda *given: list(embed_chunks(*given))):
+        with pytest.raises(RuntimeError):
+            function(broken, IMAGES)
+        assert all(part.training for part in broken.modules())
+
+
+def test_rows_are_numbered_from_the_first_image(model):
+    images = IMAGES.clone()
+    images[7] = float("nan")
+    with pytest.raises(FloatingPointError, match="the embedding of image 7 is not finite"):
+        list(embed_chunks(model, images, chunk=2, first=5))
