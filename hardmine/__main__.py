@@ -1,4 +1,4 @@
-"""The command line: `python -m hardmine train` trains on real images and compares what the losses, or mining, do."""
+"""The command line: `train` trains on real images and compares what the losses, or mining, do; `plot` draws figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardmine import train, train_smart
-from hardmine._commands import train_losses
+from hardmine._commands import plot, train_losses
 from hardmine._commands import train_smart as smart_command
 from hardmine._commands.common import between_0_and_1, check_writable, defaults_of, positive, share, whole
 from hardmine.mining.lists import METHODS as LISTS
@@ -43,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "saves smart_epochs.csv, smart_results.json and smart_mining.png.",
     )
     _add_train_arguments(command)
+    plot.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
-        return _train(command, options)
+        return plot.run(options) if options.command == "plot" else _train(command, options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        print(f"hardmine train: {error}", file=sys.stderr)
+        print(f"hardmine {options.command}: {error}", file=sys.stderr)
         return 1
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from hardmine._extras import require
 EASY_COLOUR, HARD_COLOUR = "#0072B2", "#D55E00"
 PANELS_A_ROW = 4
 PANEL_INCHES = 3.1
+TITLE_LETTERS = 26  # that fit beside each other above a panel
 
 
 def hard_share(positive_similarity: torch.Tensor, negative_similarity: torch.Tensor) -> float:
@@ -74,18 +77,16 @@ def plot_triplet_diagram(
     figure = figure_module.Figure(figsize=size, layout="compressed")
     figure.get_layout_engine().set(wspace=0.06)  # the last tick of a panel and the first of the next stay apart
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    lowest = min(similarity.min().item() for pair in dots.values() for similarity in pair)
-    low = max(-1.0, math.floor(lowest * 4 - 0.2) / 4)  # a quarter's multiple, so that the ticks are round
+    low = lowest_shown(similarity for pair in dots.values() for similarity in pair)
     for axes, (name, (s_ap, s_an)) in zip(grid.flat, dots.items(), strict=False):
-        _draw_panel(axes, name, s_ap, s_an, low)
+        mean = f"mean ({s_ap.mean().item():.2f}, {s_an.mean().item():.2f})"
+        draw_frame(axes, name, f"{hard_share(s_ap, s_an):.0%} hard, {mean}", low)
+        draw_triplets(axes, s_ap, s_an)
     for axes in list(grid.flat)[len(dots) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel(r"anchor-negative similarity  $s_{an}$")
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    legend = figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, markerscale=2)
-    for handle in legend.legend_handles[:2]:
-        handle.set_alpha(1)
+    draw_legend(figure, grid[0, 0])
     if title:
         figure.suptitle(title)
     figure.savefig(path, dpi=160, bbox_inches="tight")
@@ -103,25 +104,18 @@ def _triplets(name: str, s_ap: torch.Tensor, s_an: torch.Tensor) -> tuple[torch.
     return s_ap[valid], s_an[valid]
 
 
-def _draw_panel(axes, name: str, s_ap: torch.Tensor, s_an: torch.Tensor, low: float) -> None:
-    """One diagram on `axes`, from `low` to 1 both ways."""
+def lowest_shown(similarities: Iterable[torch.Tensor]) -> float:
+    """Where the axes of a diagram of these similarities begin: a quarter's multiple, so that the ticks are round."""
+    lowest = min(similarity.min().item() for similarity in similarities)
+    return max(-1.0, math.floor(lowest * 4 - 0.2) / 4)
+
+
+def draw_frame(axes: Any, name: str, subtitle: str, low: float) -> None:
+    """An empty diagram, from `low` to 1 both ways: title, axes, the diagonal, and the hard side tinted."""
     high = 1 + 0.03 * (1 - low)  # room for whole dots at (1, 1), where a collapsed embedding puts all of them
     axes.fill_between([low, high], [low, high], high, color=HARD_COLOUR, alpha=0.06, linewidth=0)
     axes.plot([low, high], [low, high], color="0.45", linewidth=1, zorder=1)
-    hard = s_an > s_ap
-    kinds = {
-        r"easy: $s_{an} \leq s_{ap}$": (~hard, EASY_COLOUR),
-        r"hard: $s_{an} > s_{ap}$": (hard, HARD_COLOUR),
-    }
-    for label, (chosen, colour) in kinds.items():
-        axes.scatter(s_ap[chosen], s_an[chosen], s=9, color=colour, alpha=0.45, linewidths=0, label=label)
-    mean_ap, mean_an = s_ap.mean().item(), s_an.mean().item()
-    # A ring, so that the dots of a collapsed embedding, all in one place, can be seen inside it.
-    ring = {"linestyle": "none", "marker": "o", "markersize": 6, "fillstyle": "none", "clip_on": False}
-    axes.plot(mean_ap, mean_an, **ring, color="white", markeredgewidth=3.5, zorder=3)
-    axes.plot(mean_ap, mean_an, **ring, color="black", markeredgewidth=1.5, zorder=3, label="mean")
-    axes.set_title(name, fontweight="bold", pad=20)
-    subtitle = f"{hard_share(s_ap, s_an):.0%} hard, mean ({mean_ap:.2f}, {mean_an:.2f})"
+    axes.set_title(textwrap.fill(name, TITLE_LETTERS), fontweight="bold", pad=20 + 12 * subtitle.count("\n"))
     axes.annotate(subtitle, (0.5, 1), (0, 6), "axes fraction", "offset points", ha="center", fontsize="medium")
     axes.set_xlabel(r"anchor-positive similarity  $s_{ap}$")
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
@@ -129,3 +123,27 @@ def _draw_panel(axes, name: str, s_ap: torch.Tensor, s_an: torch.Tensor, low: fl
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def draw_triplets(axes: Any, s_ap: torch.Tensor, s_an: torch.Tensor, mean: tuple[float, float] | None = None) -> None:
+    """A dot for each triplet, and a ring at their mean, or at that of more than are drawn."""
+    hard = s_an > s_ap
+    kinds = {
+        r"easy: $s_{an} \leq s_{ap}$": (~hard, EASY_COLOUR),
+        r"hard: $s_{an} > s_{ap}$": (hard, HARD_COLOUR),
+    }
+    for label, (chosen, colour) in kinds.items():
+        axes.scatter(s_ap[chosen], s_an[chosen], s=9, color=colour, alpha=0.45, linewidths=0, label=label)
+    mean_ap, mean_an = mean or (s_ap.mean().item(), s_an.mean().item())
+    # A ring, so that the dots of a collapsed embedding, all in one place, can be seen inside it.
+    ring = {"linestyle": "none", "marker": "o", "markersize": 6, "fillstyle": "none", "clip_on": False}
+    axes.plot(mean_ap, mean_an, **ring, color="white", markeredgewidth=3.5, zorder=3)
+    axes.plot(mean_ap, mean_an, **ring, color="black", markeredgewidth=1.5, zorder=3, label="mean")
+
+
+def draw_legend(figure: Any, axes: Any) -> None:
+    """What the dots of `axes` are, below all panels; in full colour, though the dots are faint."""
+    handles, names = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, markerscale=2)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)

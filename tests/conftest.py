@@ -23,3 +23,17 @@ from helpers import DEVICES
 def device(request):
     """Every device that the ops can run on."""
     return request.param
+
+
+@pytest.fixture
+def saved_figures(monkeypatch):
+    """The matplotlib figures that are saved, for a look at what they hold."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    saved, save = [], figure.savefig
+
+    def keep(figure, *arguments, **options):
+        saved.append(figure)
+        return save(figure, *arguments, **options)
+
+    monkeypatch.setattr(figure, "savefig", keep)
+    return saved

@@ -15,22 +15,6 @@ S_AP = torch.tensor([0.9, 0.2, 0.5, 0.6, math.nan, 0.1])
 S_AN = torch.tensor([0.1, 0.8, 0.5, 0.72, 0.7, math.nan])
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, for a look at what they hold."""
-    from matplotlib.figure import Figure
-
-    saved = []
-    save = Figure.savefig
-
-    def keep(figure, *arguments, **options):
-        saved.append(figure)
-        return save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
-
-
 def dots(axes):
     """The offsets of the easy and of the hard dots, by colour."""
     from matplotlib.collections import PathCollection
@@ -45,17 +29,17 @@ def test_hard_share_leaves_out_anchors_without_a_triplet_and_counts_ties_easy():
     assert math.isnan(hard_share(S_AP[4:], S_AN[4:]))
 
 
-def test_every_triplet_is_one_dot_in_its_colour(tmp_path, figures):
+def test_every_triplet_is_one_dot_in_its_colour(tmp_path, saved_figures):
     plot_triplet_diagram({"SCT": (S_AP, S_AN)}, tmp_path / "one.png")
-    drawn = dots(figures[0].axes[0])
+    drawn = dots(saved_figures[0].axes[0])
     assert drawn[EASY_COLOUR] == [pytest.approx([0.9, 0.1]), pytest.approx([0.5, 0.5])]
     assert drawn[HARD_COLOUR] == [pytest.approx([0.2, 0.8]), pytest.approx([0.6, 0.72])]
 
 
-def test_panels_are_named_and_share_their_axes(tmp_path, figures):
+def test_panels_are_named_and_share_their_axes(tmp_path, saved_figures):
     panels = {"before": (S_AP, S_AN), "after": (S_AP.clamp(min=0.4), S_AN - 0.5)}
     plot_triplet_diagram(panels, tmp_path / "two.png", title="digits")
-    figure = figures[0]
+    figure = saved_figures[0]
     first, second = figure.axes
     assert [axes.get_title() for axes in (first, second)] == ["before", "after"]
     assert "50% hard, mean (0.55, 0.53)" in [text.get_text() for text in first.texts]
@@ -68,9 +52,9 @@ def test_panels_are_named_and_share_their_axes(tmp_path, figures):
 
 
 @pytest.mark.parametrize(("panels", "visible"), [(1, 1), (4, 4), (6, 6)])
-def test_many_panels_wrap(tmp_path, figures, panels, visible):
+def test_many_panels_wrap(tmp_path, saved_figures, panels, visible):
     path = plot_triplet_diagram({f"step {k}": (S_AP, S_AN) for k in range(panels)}, tmp_path / "many.png")
-    shown = [axes for axes in figures[0].axes if axes.get_visible()]
+    shown = [axes for axes in saved_figures[0].axes if axes.get_visible()]
     assert len(shown) == visible
     with Image.open(path) as image:
         image.load()
@@ -78,10 +62,10 @@ def test_many_panels_wrap(tmp_path, figures, panels, visible):
         assert (image.width > image.height) == (panels > 1)
 
 
-def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, figures):
+def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, saved_figures):
     ones = torch.ones(50)
     plot_triplet_diagram({"HN": (ones, ones)}, tmp_path / "collapse.png")
-    axes = figures[0].axes[0]
+    axes = saved_figures[0].axes[0]
     assert axes.get_xlim()[0] < 0.9
     assert axes.get_xlim()[1] > 1
 

@@ -1,14 +1,12 @@
-"""What the commands share: kinds of arguments, the images, files that are whole or not there."""
+"""What the commands share: kinds of arguments, the images."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,26 +91,3 @@ def classes_line(split: datasets.RetrievalSplit) -> str:
     """How many classes are trained on and retrieved."""
     train_classes, test_classes = len(split.train_labels.unique()), len(split.test_labels.unique())
     return f"{split.name}: {train_classes} classes train, {test_classes} others are retrieved"
-
-
-def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table, whole or not at all, whenever the process ends."""
-
-    def write(file: Any) -> None:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-    _save(path, write)
-
-
-def save_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all, whenever the process ends."""
-    _save(path, lambda file: json.dump(content, file, indent=2))
-
-
-def _save(path: Path, write: Callable[[Any], None]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        write(file)
-    part.replace(path)

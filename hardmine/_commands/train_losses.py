@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from hardmine import VerificationError, datasets, diagram, train
-from hardmine._commands.common import classes_line, load_split, save_csv, save_json
+from hardmine._commands.common import classes_line, load_split
 from hardmine._extras import require
+from hardmine._files import save_csv, save_json
 
 RESULT_FIELDS = [
     field.name for field in dataclasses.fields(train.MethodResult) if not field.name.startswith("triplets_")

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from hardmine import VerificationError, curves, train_smart
-from hardmine._commands.common import classes_line, load_split, save_csv, save_json
+from hardmine._commands.common import classes_line, load_split
 from hardmine._extras import require
+from hardmine._files import save_csv, save_json
 
 FILES = ("smart_epochs.csv", "smart_results.json", "smart_mining.png")
 HEADER = f"""\

@@ -1,0 +1,103 @@
+"""The dynamics of one triplet: what a gradient step does to its two similarities, in closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine.ops._arguments import check_number, shape_of
+
+_ROUNDING = 1e-6  # how far similarities may be outside what unit vectors can have, as float32 rounds them
+
+
+def similarity_change(
+    s_ap: Tensor,
+    s_an: Tensor,
+    *,
+    lr: float = 0.1,
+    temperature: float = 1.0,
+    s_pn: Tensor | None = None,
+    entanglement: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """How much one step down the gradient of the NCA loss changes a triplet's similarities.
+
+    The step moves the three unit vectors themselves, as if they were free; then they are normalised again. Replaces,
+    for f_a, f_p, f_n of those similarities and ``beta = lr / temperature * sigmoid((s_an - s_ap) / temperature)``::
+
+        a, p, n = f_a + beta * (f_p - f_n), f_p + beta * f_a, f_n - beta * f_a
+        cosine_similarity(a, p) - f_a @ f_p, cosine_similarity(a, n) - f_a @ f_n
+
+    A network's step moves near points alike. The entanglement p models that: each change carries over to the other
+    similarity, times ``p * s_ap * s_an``.
+
+    Args:
+        s_ap: Anchor-positive similarities in [-1, 1], floating, any shape.
+        s_an: Anchor-negative similarities, of the same shape.
+        lr: Learning rate alpha, above 0.
+        temperature: Of the loss, above 0; 1 in SCT.
+        s_pn: Positive-negative similarities, of the same shape. By default ``s_ap * s_an``: the mean of what three unit
+            vectors can have, so that there is always such a triplet.
+        entanglement: p, 0 for none to 1 for complete.
+
+    Returns:
+        ``(delta_s_ap, delta_s_an)``, float64, of the shape of ``s_ap``. NaN where the step leads a vector into the
+        origin exactly, which needs ``beta >= 1/2``.
+
+    Raises:
+        TypeError: A similarity is no floating-point tensor, or a number is none.
+        ValueError: Shapes differ, a similarity is outside [-1, 1] or NaN, no three unit vectors have these
+            similarities, or a number is out of range.
+
+    Note:
+        Deterministic, element by element. Above ``beta = 1/2`` a step can pass the origin, where the picture ends.
+
+    Reference:
+        SCT section 4: eq. 4 to 6 (the step), 7 and 8 (the new products), 9 and 10 (normalised), 11 and 12
+        (entanglement). Eq. 10 is printed with the norm of f_n alone; as in eq. 9, both norms are meant. SCT does not
+        say what s_pn is in its figure 2: the default is ours.
+    """
+    s_ap, s_an, s_pn = _checked(s_ap, s_an, s_pn)
+    lr = check_number("lr", lr, above=0.0)
+    temperature = check_number("temperature", temperature, above=0.0)
+    entanglement = check_number("entanglement", entanglement, at_least=0.0)
+    if entanglement > 1:
+        raise ValueError(f"entanglement must be from 0 to 1, got {entanglement}")
+
+    beta = lr / temperature * torch.sigmoid((s_an - s_ap) / temperature)
+    # (f_a + beta f_p - beta f_n) . (f_p + beta f_a) and (f_a + beta f_p - beta f_n) . (f_n - beta f_a), multiplied out
+    product_ap = (1 + beta**2) * s_ap + 2 * beta - beta * s_pn - beta**2 * s_an
+    product_an = (1 + beta**2) * s_an - 2 * beta + beta * s_pn - beta**2 * s_ap
+    sq_norm_a = 1 + 2 * beta * (s_ap - s_an) + 2 * beta**2 * (1 - s_pn)
+    sq_norm_p = 1 + 2 * beta * s_ap + beta**2
+    sq_norm_n = 1 - 2 * beta * s_an + beta**2
+    delta_s_ap = product_ap / (sq_norm_a * sq_norm_p).sqrt() - s_ap
+    delta_s_an = product_an / (sq_norm_a * sq_norm_n).sqrt() - s_an
+    pq = entanglement * s_ap * s_an
+    return delta_s_ap + pq * delta_s_an, delta_s_an + pq * delta_s_ap
+
+
+def _checked(s_ap: Any, s_an: Any, s_pn: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The three similarities as float64, of unit vectors that exist."""
+    for name, similarity in {"s_ap": s_ap, "s_an": s_an, "s_pn": s_pn}.items():
+        if name == "s_pn" and similarity is None:
+            continue
+        if not isinstance(similarity, Tensor) or not similarity.is_floating_point():
+            kind = str(similarity.dtype) if isinstance(similarity, Tensor) else type(similarity).__name__
+            raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
+        if similarity.shape != s_ap.shape:
+            raise ValueError(f"{name} must have the shape of s_ap, {shape_of(s_ap)}, got {shape_of(similarity)}")
+        outside = ~(similarity.abs() <= 1 + _ROUNDING)
+        if outside.any():
+            raise ValueError(f"{name} must be in [-1, 1], got {similarity[outside][0].item():g}")
+    s_ap, s_an = s_ap.double().clamp(-1, 1), s_an.double().clamp(-1, 1)
+    if s_pn is None:
+        return s_ap, s_an, s_ap * s_an
+    s_pn = s_pn.double().clamp(-1, 1)
+    # Three unit vectors with these products exist where their Gram matrix has no negative determinant.
+    impossible = 1 + 2 * s_ap * s_an * s_pn - s_ap**2 - s_an**2 - s_pn**2 < -_ROUNDING
+    if impossible.any():
+        at = tuple(similarity[impossible][0].item() for similarity in (s_pn, s_ap, s_an))
+        raise ValueError("s_pn must suit s_ap and s_an, got {:g} with {:g} and {:g}".format(*at))
+    return s_ap, s_an, s_pn
