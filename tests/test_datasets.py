@@ -1,13 +1,14 @@
 """Loading digits and Omniglot: shapes, splits, order, and what is said when something is wrong."""
 
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from hardmine.datasets import load_digits, load_omniglot
+from hardmine.datasets import IMAGE_SPLITS, load_digits, load_omniglot, load_omniglot_images
+from hardmine.datasets import omniglot as omniglot_module
+from image_trees import unpack
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
@@ -141,17 +142,65 @@ def test_omniglot_corrupt_image_is_named(omniglot, damage):
 
 
 @pytest.fixture
-def complete_omniglot(tmp_path):
+def counts(monkeypatch):
+    """The published counts of the small Omniglot."""
+    published = omniglot_module.PUBLISHED
+    monkeypatch.setattr(omniglot_module, "PUBLISHED", {"training": 6, "test": 4})
+    return published
+
+
+@pytest.mark.parametrize("inside", ["", "omniglot-py"])
+def test_omniglot_images(omniglot, counts, inside):
+    split = load_omniglot_images(omniglot / inside)
+    assert split.name == split.train.name == split.test.name == "Omniglot"
+    tensors = load_omniglot(omniglot, size=105, progress=False)
+    for part, images, labels in (
+        (split.train, tensors.train_images, tensors.train_labels),
+        (split.test, tensors.test_images, tensors.test_labels),
+    ):
+        assert torch.equal(part.labels, labels)
+        for (image, label), expected, number in zip(part, images, labels, strict=True):
+            assert (image.mode, image.size, label) == ("L", (105, 105), number)
+            ink = [1 - value / 255 for value in image.tobytes()]
+            assert torch.equal(torch.tensor(ink).view(105, 105), expected[0])
+    assert split.train.class_names == (
+        "Greek/character01",
+        "Greek/character02",
+        "Latin/character01",
+        "Tengwar/character01",
+        "Tengwar/character02",
+    )
+    assert split.query is split.gallery
+
+
+def test_some_omniglot_images(omniglot, counts):
+    assert counts == {"training": 19280, "test": 13180}
+    (omniglot / "omniglot-py/images_background/Latin/character01/0001_02.png").unlink()
+    message = r"all of Omniglot: .*omniglot-py has 5 training images \(6 published\), 4 test images \(4 published\)"
+    with pytest.raises(ValueError, match=message):
+        load_omniglot_images(omniglot)
+    split = load_omniglot_images(omniglot, partial=True)
+    assert split.name == split.train.name == split.gallery.name == "Omniglot, partial"
+    assert split.train.labels.tolist() == [0, 0, 1, 2, 2]
+    with pytest.raises(FileNotFoundError, match=r"root must hold Omniglot .* has no such folder"):
+        load_omniglot_images(omniglot / "omniglot-py/images_background/Latin")
+
+
+def test_loaders_by_name(omniglot, counts):
+    assert sorted(IMAGE_SPLITS) == ["cars", "cub", "hotels", "in_shop", "omniglot", "online_products"]
+    assert IMAGE_SPLITS["omniglot"](omniglot, partial=True).name == "Omniglot"
+    for loader in IMAGE_SPLITS.values():
+        with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+            loader(omniglot / "nowhere", partial=True)
+
+
+@pytest.fixture(scope="module")
+def complete_omniglot(tmp_path_factory):
     """The real Omniglot, unpacked where HARDMINE_DATA has only the archive."""
     root = Path(os.environ.get("HARDMINE_DATA") or "nowhere")
     if any((root / home / "images_background").is_dir() for home in ("", "omniglot-py")):
         return root
-    if not (root / "omniglot.tar.xz").is_file():
-        pytest.skip("HARDMINE_DATA names no folder with Omniglot")
-    with tarfile.open(root / "omniglot.tar.xz") as archive:
-        # Later Pythons warn without a filter, which the first releases of 3.10 and 3.11 do not know.
-        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
-    return tmp_path
+    return unpack("omniglot.tar.xz", tmp_path_factory.mktemp("omniglot"))
 
 
 def test_omniglot_complete(complete_omniglot):
@@ -163,3 +212,12 @@ def test_omniglot_complete(complete_omniglot):
     assert split.test_labels.bincount()[964:].eq(20).all()
     ink = split.train_images.mean()
     assert 0.02 < ink < 0.2, f"strokes cover a few percent of the paper, got {ink}"
+
+
+def test_omniglot_images_complete(complete_omniglot):
+    split = load_omniglot_images(complete_omniglot)
+    assert split.name == "Omniglot"
+    assert (len(split.train), len(split.test)) == (19280, 13180)
+    assert (split.train.labels.max(), split.test.labels.min(), split.test.labels.max()) == (963, 964, 1622)
+    assert split.train.small_classes(20) == split.test.small_classes(20) == {}
+    assert split.train[0][0].size == (105, 105)

@@ -1,0 +1,55 @@
+"""Image sets for retrieval: some classes are trained on, the others are only retrieved.
+
+Scoring retrieval on classes that training never saw is the protocol of deep metric learning (SCT section 5, EP section
+5): it asks whether the embedding carries over, not whether it remembers.
+"""
+
+from collections.abc import Callable, Mapping
+
+from hardmine.datasets.cars import load_cars
+from hardmine.datasets.check import CorruptImage, check_images
+from hardmine.datasets.cub import load_cub
+from hardmine.datasets.digits import RetrievalSplit, load_digits
+from hardmine.datasets.folder import load_image_folder
+from hardmine.datasets.hotels import load_hotels
+from hardmine.datasets.images import ImageDataset, ImageSplit
+from hardmine.datasets.in_shop import load_in_shop
+from hardmine.datasets.lfw import VerificationPairs, load_lfw_pairs
+from hardmine.datasets.omniglot import OMNIGLOT_HALVES, OMNIGLOT_TREE, load_omniglot, load_omniglot_images
+from hardmine.datasets.online_products import load_online_products
+from hardmine.datasets.transforms import NORMALIZATIONS, SeededTransform, Transforms
+
+# The published sets to train on and retrieve from, by the names that commands use: `loader(root, partial=...)`.
+IMAGE_SPLITS: Mapping[str, Callable[..., ImageSplit]] = {
+    "cub": load_cub,
+    "cars": load_cars,
+    "online_products": load_online_products,
+    "in_shop": load_in_shop,
+    "hotels": load_hotels,
+    "omniglot": load_omniglot_images,
+}
+
+__all__ = [
+    "IMAGE_SPLITS",
+    "NORMALIZATIONS",
+    "OMNIGLOT_HALVES",
+    "OMNIGLOT_TREE",
+    "CorruptImage",
+    "ImageDataset",
+    "ImageSplit",
+    "RetrievalSplit",
+    "SeededTransform",
+    "Transforms",
+    "VerificationPairs",
+    "check_images",
+    "load_cars",
+    "load_cub",
+    "load_digits",
+    "load_hotels",
+    "load_image_folder",
+    "load_in_shop",
+    "load_lfw_pairs",
+    "load_omniglot",
+    "load_omniglot_images",
+    "load_online_products",
+]
