@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardmine import train, train_smart
-from hardmine._commands import plot, train_losses, train_recipe
+from hardmine._commands import experiment, plot, train_losses, train_recipe
 from hardmine._commands import train_smart as smart_command
 from hardmine._commands.common import between_0_and_1, check_writable, defaults_of, positive, share, whole
 from hardmine.mining.lists import METHODS as LISTS
@@ -46,9 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "saves smart_epochs.csv, smart_results.json and smart_mining.png.",
     )
     _add_train_arguments(command)
+    experiment.add_parser(commands)
     plot.add_parser(commands)
     options = parser.parse_args(words)
-    runs = {"plot": lambda: plot.run(options), "train": lambda: _train(command, options)}
+    runs = {
+        "experiment": lambda: experiment.run(options),
+        "plot": lambda: plot.run(options),
+        "train": lambda: _train(command, options),
+    }
     return _guarded(options.command, runs[options.command])
 
 

@@ -89,7 +89,7 @@ def parse_loss(recipe: str, table: Any) -> Loss:
         raise RecipeError(f"{recipe}: loss.name must be one of {', '.join(LOSSES)}, got {got}")
     options = {key: value for key, value in table.items() if key != "name"}
     loss = Loss(table["name"], options)
-    check_keys(recipe, "loss", options, _option_names(loss.name))
+    check_keys(recipe, "loss", options, option_names(loss.name))
     try:
         make_loss(loss)
     except (TypeError, ValueError) as error:
@@ -104,7 +104,8 @@ def make_loss(loss: Loss) -> nn.Module:
     return SmartTripletLoss(**loss.options) if loss.name == SMART else _BATCH[loss.name][0](**loss.options)
 
 
-def _option_names(name: str) -> list[str]:
+def option_names(name: str) -> list[str]:
+    """The options that a recipe may give a loss."""
     if name == SMART:
         return list(_SMART_OPTIONS)
     _, op = _BATCH[name]

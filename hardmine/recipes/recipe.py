@@ -13,7 +13,7 @@ from typing import Any
 
 from hardmine._extras import require
 from hardmine.recipes.fields import RecipeError, check_keys, parse_section, shown
-from hardmine.recipes.losses import SMART, Loss, parse_loss
+from hardmine.recipes.losses import LOSSES, SMART, Loss, option_names, parse_loss
 from hardmine.recipes.sections import (
     SAMPLERS,
     TENSOR_SETS,
@@ -129,8 +129,8 @@ def apply_overrides(name: str, table: Mapping[str, Any], overrides: Sequence[str
 
 
 def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the table with some values set, by dotted key. A section that gets another `kind` or loss loses the
-    other keys of the old one, which are not its own.
+    """A copy of the table with some values set, by dotted key. A section that gets another sampler or loss keeps of the
+    other keys those that the new one has, too.
     """
     changed = copy.deepcopy(dict(table))
     for key in sorted(values, key=lambda key: not key.endswith((".kind", "loss.name"))):
@@ -140,10 +140,20 @@ def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise RecipeError(f"{name}: {key} = {shown(values[key])}: {section} is a value, not a section")
-        if key in ("sampler.kind", "loss.name") and place.get(last) != values[key]:
-            place.clear()
         place[last] = values[key]
+        known = _known_keys(key, values[key])
+        if known is not None:
+            changed[sections[0]] = {own: value for own, value in place.items() if own in known}
     return changed
+
+
+def _known_keys(key: str, value: Any) -> set[str] | None:
+    """The keys of the section that `key` = `value` makes of what it is in; None if of no other kind."""
+    if key == "sampler.kind" and isinstance(value, str) and value in SAMPLERS:
+        return {field.name for field in dataclasses.fields(SAMPLERS[value])}
+    if key == "loss.name" and value in LOSSES:
+        return {"name", *option_names(value)}
+    return None
 
 
 def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:

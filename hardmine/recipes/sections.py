@@ -57,7 +57,7 @@ class Network:
         backbone: resnet18, resnet50, googlenet, efficientnet_lite0, or convnet4.
         weights: imagenet, random, or a file of weights.
         embedding_dim: Dimensions of the embedding.
-        hidden_dim: Width of a layer between features and embedding; without it there is none.
+        hidden_dim: Width of a layer between features and embedding; 0: there is none.
         frozen: Train the head alone, on features that are computed once.
         standardize: Scale the features of a frozen backbone to mean 0 and standard deviation 1.
     """
@@ -65,7 +65,7 @@ class Network:
     backbone: str = one_of(*NETWORKS)
     weights: str = "imagenet"
     embedding_dim: int = number(1, default=64)
-    hidden_dim: int | None = number(1, default=None)
+    hidden_dim: int = number(0, default=0)
     frozen: bool = False
     standardize: bool = True
 

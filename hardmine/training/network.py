@@ -15,7 +15,7 @@ def make_network(recipe: Recipe, data: TrainingData) -> nn.Module:
     """The network, its new layers drawn from torch's global generator; on features it is the head alone."""
     section = recipe.network
     images = data.train.images
-    sizes = {"hidden_dim": section.hidden_dim}
+    sizes = {"hidden_dim": section.hidden_dim or None}
     if data.feature_dim is not None:
         standardize = Standardize.of(images) if section.standardize else None
         return EmbeddingHead(data.feature_dim, section.embedding_dim, standardize=standardize, **sizes)

@@ -64,9 +64,9 @@ def save_result(folder: Path, content: Mapping[str, Any]) -> None:
     save_json(folder / FILE, content)
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path, name: str = FILE) -> dict[str, Any] | None:
     """The result in a folder; None where no run has ended there."""
-    path = folder / FILE
+    path = folder / name
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
