@@ -151,6 +151,15 @@ def test_a_test_half_without_its_list_or_its_images_is_partial(devkit, tmp_path)
         check_split(load_cars(copy, partial=True), "CAR, training half")
 
 
+def test_the_test_half_alone_is_not_the_training_half(tmp_path):
+    write_devkit(tmp_path)
+    for image in (tmp_path / "stanford_cars/cars_train").iterdir():
+        image.unlink()
+    split = load_cars(tmp_path, partial=True)
+    check_split(split, "CAR, partial")
+    assert len(split.train) == len(split.test) == 2 * 98
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(
         FileNotFoundError,

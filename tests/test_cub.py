@@ -1,5 +1,7 @@
 """CUB-200-2011: its lists, its split by class, whole and partial copies."""
 
+import re
+
 import pytest
 import torch
 
@@ -38,6 +40,14 @@ def test_the_first_100_classes_train(whole, counts, inside, partial):
     assert split.test.paths[4].endswith("CUB_200_2011/images/102.Bird_102/Bird_102_0001.png")
     assert split.train.class_names[0] == "001.Bird_1"
     assert split.test.class_names[199] == "200.Bird_200"
+
+
+def test_the_home_folder_of_a_user(whole, counts, monkeypatch):
+    monkeypatch.setenv("HOME", str(whole))
+    monkeypatch.setenv("USERPROFILE", str(whole))
+    assert load_cub("~").name == load_cub("~/CUB_200_2011").name == "CUB"
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(whole / 'nowhere'))} does not exist"):
+        load_cub("~/nowhere")
 
 
 def test_classes_cut_off_at_the_end(tmp_path, counts):
@@ -203,6 +213,15 @@ def test_images_need_a_class_with_a_name(tmp_path):
     write_lines(home / "image_class_labels.txt", "1 201")
     with pytest.raises(ValueError, match="got class 201"):
         load_cub(tmp_path)
+
+
+def test_a_file_in_the_place_of_a_folder_holds_no_images(tmp_path, counts):
+    root = write_cub(tmp_path, dict.fromkeys(range(2, 201), 3) | {1: 0})
+    lines = (root / "CUB_200_2011/images.txt").read_text()
+    write_lines(root / "CUB_200_2011/images.txt", "1 001.Bird_1/Bird_1_0000.png", lines)
+    write_lines(root / "CUB_200_2011/images/001.Bird_1", "no folder")
+    with pytest.raises(ValueError, match=r"1 files that its lists name are missing, the first is .*Bird_1_0000\.png"):
+        load_cub(root)
 
 
 def test_files_that_no_list_names_are_left_out(tmp_path, counts):

@@ -73,6 +73,13 @@ def test_some_products(products):
     ]
 
 
+def test_all_missing_products_are_counted(products):
+    for file in ("1_1", "3_6", "3_7"):
+        (products / f"Stanford_Online_Products/kind1_final/{file}.png").unlink()
+    with pytest.raises(ValueError, match=r"3 files that its lists name are missing, the first is .*1_1\.png"):
+        load_online_products(products)
+
+
 def test_products_of_one_list_only(products):
     for file in (products / "Stanford_Online_Products").glob("*/[34]_*.png"):
         file.unlink()
@@ -165,6 +172,14 @@ def test_some_clothes(clothes):
     (clothes / "Img" / CLOTHES[5][0]).unlink()
     with pytest.raises(FileNotFoundError, match="no query image is there"):
         load_in_shop(clothes, partial=True)
+
+
+def test_all_missing_clothes_are_counted(clothes):
+    write_clothes(clothes)
+    for k in (0, 1, 3, 4):
+        (clothes / "Img" / CLOTHES[k][0]).unlink()
+    with pytest.raises(ValueError, match="4 files that its lists name are missing"):
+        load_in_shop(clothes)
 
 
 def test_list_of_clothes(clothes):
@@ -272,6 +287,14 @@ def test_some_rooms(rooms):
     split = load_hotels(rooms, partial=True, progress=False)
     assert colours(split.train) == [((13, 0, 0), 0), ((14, 0, 0), 2)]
     assert split.train.class_names == ("7", "30", "100", "555")
+
+
+def test_all_missing_rooms_are_counted(rooms):
+    for file in ("train/-1/30/travel_website/11.png", "train/4/7/traffickcam/12.png"):
+        (rooms / "images" / file).unlink()
+    (rooms / "images/test/unoccluded/4/7/traffickcam/21.png").unlink()
+    with pytest.raises(ValueError, match="3 files that its lists name are missing"):
+        load_hotels(rooms, progress=False)
 
 
 def test_no_test_rooms(rooms):

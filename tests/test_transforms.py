@@ -14,6 +14,7 @@ Image = pytest.importorskip("PIL.Image")
 need_torchvision()
 
 SIZE = 24
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def place(image, crop: torch.Tensor, padding: int) -> tuple[int, int, bool]:
 
 
 def test_training_crops_the_padded_image_at_any_place_and_mirrors_half(image):
-    transform = Transforms(size=SIZE, padding=2, normalization=None).train
+    transform = Transforms(size=SIZE, padding=2).train
     places = [place(image, transform(image, 0, index), 2) for index in range(1000)]
     tops, lefts, flips = (collections.Counter(values) for values in zip(*places, strict=True))
     assert sorted(tops) == sorted(lefts) == [0, 1, 2, 3, 4]
@@ -51,7 +52,7 @@ def test_training_crops_the_padded_image_at_any_place_and_mirrors_half(image):
 
 
 def test_training_crops_smaller_than_the_image(image):
-    transform = Transforms(size=SIZE, crop=20, padding=0, normalization=None).train
+    transform = Transforms(size=SIZE, crop=20, padding=0).train
     places = {place(image, transform(image, 0, index), 0) for index in range(500)}
     assert {top for top, _, _ in places} == {left for _, left, _ in places} == {0, 1, 2, 3, 4}
 
@@ -59,6 +60,7 @@ def test_training_crops_smaller_than_the_image(image):
 def test_the_papers_defaults():
     options = Transforms()
     assert (options.size, options.crop_size, options.padding, options.flip) == (256, 256, 10, True)
+    assert options.normalization is None
     image = Image.new("RGB", (300, 200), (124, 116, 104))
     tops, lefts = set(), set()
     for index in range(60):
@@ -66,7 +68,7 @@ def test_the_papers_defaults():
         assert crop.shape == (3, 256, 256)
         assert crop.dtype == torch.float32
         assert type(crop) is torch.Tensor
-        inside = crop[0] > -1  # black is (0 - 0.485) / 0.229 = -2.1, the image about 0
+        inside = crop[0] > 0.1  # the padding is black, the image 124 / 255
         rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
         tops.add(int(rows[0]) or int(rows[-1]) - 255)
         lefts.add(int(columns[0]) or int(columns[-1]) - 255)
@@ -77,8 +79,8 @@ def test_the_papers_defaults():
 
 
 def test_flip_can_be_switched_off_without_moving_the_crops(image):
-    mirrored = Transforms(size=SIZE, padding=2, normalization=None).train
-    upright = Transforms(size=SIZE, padding=2, normalization=None, flip=False).train
+    mirrored = Transforms(size=SIZE, padding=2).train
+    upright = Transforms(size=SIZE, padding=2, flip=False).train
     flips = 0
     for index in range(50):
         one, other = (place(image, transform(image, 3, index), 2) for transform in (mirrored, upright))
@@ -89,14 +91,14 @@ def test_flip_can_be_switched_off_without_moving_the_crops(image):
 
 
 def test_draws_depend_on_seed_epoch_and_number_alone(image):
-    options = Transforms(size=SIZE, normalization=None)
+    options = Transforms(size=SIZE)
     first = [options.train(image, epoch, index) for epoch in range(3) for index in range(5)]
     torch.manual_seed(1)
     again = [options.train(image, epoch, index) for epoch in (2, 1, 0) for index in (4, 3, 2, 1, 0)][::-1]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     drawn = {place(image, crop, 10) for crop in first}
     assert len(drawn) > 10, "epochs and images must differ"
-    seeded = [Transforms(size=SIZE, normalization=None, seed=1).train(image, 0, index) for index in range(5)]
+    seeded = [Transforms(size=SIZE, seed=1).train(image, 0, index) for index in range(5)]
     assert not all(torch.equal(one, other) for one, other in zip(first[:5], seeded, strict=True))
     # Not the sum of the three: the next image of this epoch is not this image of the next.
     shifted = [
@@ -108,7 +110,7 @@ def test_draws_depend_on_seed_epoch_and_number_alone(image):
 
 def test_draws_of_this_release(image):
     """A training that is resumed with a later release must see the same crops."""
-    transform = Transforms(size=SIZE, normalization=None).train
+    transform = Transforms(size=SIZE).train
     places = [place(image, transform(image, 2, index), 10) for index in range(4)]
     assert places == [(1, 8, False), (11, 6, False), (19, 11, False), (1, 17, True)]
 
@@ -139,9 +141,9 @@ def test_a_resumed_loader_goes_on_bit_for_bit(tmp_path, num_workers):
 
 
 def test_testing_takes_the_middle(image):
-    crop = Transforms(size=SIZE, crop=20, normalization=None).test(image)
+    crop = Transforms(size=SIZE, crop=20).test(image)
     assert place(image, crop, 0) == (2, 2, False)
-    assert place(image, Transforms(size=SIZE, normalization=None).test(image), 0) == (0, 0, False)
+    assert place(image, Transforms(size=SIZE).test(image), 0) == (0, 0, False)
 
 
 @pytest.mark.parametrize("kind", ["train", "test"])
@@ -149,7 +151,7 @@ def test_resize_is_bilinear_antialiased_and_square(kind):
     rng = np.random.default_rng(1)
     image = Image.fromarray(rng.integers(0, 256, (50, 80, 3), dtype=np.uint8))
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
-    options = Transforms(size=32, padding=0, flip=False, normalization=None)
+    options = Transforms(size=32, padding=0, flip=False)
     crop = options.test(image) if kind == "test" else options.train(image, 0, 0)
     assert np.array_equal((crop * 255).round().permute(1, 2, 0).numpy(), expected)
 
@@ -158,7 +160,7 @@ def test_keep_aspect_resizes_the_shorter_side():
     rng = np.random.default_rng(2)
     image = Image.fromarray(rng.integers(0, 256, (40, 80, 3), dtype=np.uint8))
     resized = np.asarray(image.resize((40, 20), Image.Resampling.BILINEAR))
-    options = Transforms(size=20, crop=16, padding=0, flip=False, keep_aspect=True, normalization=None)
+    options = Transforms(size=20, crop=16, padding=0, flip=False, keep_aspect=True)
     tested = (options.test(image) * 255).round().permute(1, 2, 0).numpy()
     assert np.array_equal(tested, resized[2:18, 12:28])
     lefts = set()
@@ -178,8 +180,7 @@ def test_normalizations(image):
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).double()
     for normalization, expected in {
         None: pixels / 255,
-        "imagenet": (pixels / 255 - torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-        / torch.tensor([0.229, 0.224, 0.225])[:, None, None],
+        IMAGENET: (pixels / 255 - torch.tensor(IMAGENET[0])[:, None, None]) / torch.tensor(IMAGENET[1])[:, None, None],
         ((0.5,), (0.25,)): pixels / 255 * 4 - 2,
         ((0.5, 0, 1), (0.25, 1, 0.5)): torch.stack([pixels[0] / 255 * 4 - 2, pixels[1] / 255, pixels[2] / 255 * 2 - 2]),
     }.items():
@@ -187,19 +188,19 @@ def test_normalizations(image):
             Transforms(size=SIZE, normalization=normalization).test(image).double(), expected, rtol=0, atol=2e-6
         )
     # EfficientNet-lite's is exact, since features of published weights are compared bit by bit.
-    lite = Transforms(size=SIZE, normalization="efficientnet_lite").test(image)
+    lite = Transforms(size=SIZE, normalization=((127 / 255,), (128 / 255,))).test(image)
     assert torch.equal(lite, ((pixels - 127) / 128).float())
 
 
 def test_grey_images_and_channels(image):
     grey = image.convert("L")
-    assert Transforms(size=SIZE, normalization=None).test(grey).shape == (1, SIZE, SIZE)
+    assert Transforms(size=SIZE).test(grey).shape == (1, SIZE, SIZE)
     assert Transforms(size=SIZE, normalization=((0.5,), (0.5,))).train(grey, 0, 0).shape == (1, SIZE, SIZE)
     message = "normalization must have as many channels as the image, 1, or 1, got 3 means"
     with pytest.raises(ValueError, match=message):
-        Transforms(size=SIZE).test(grey)
+        Transforms(size=SIZE, normalization=IMAGENET).test(grey)
     with pytest.raises(ValueError, match=message):
-        Transforms(size=SIZE).train(grey, 0, 0)
+        Transforms(size=SIZE, normalization=IMAGENET).train(grey, 0, 0)
 
 
 def test_a_split_gets_both(tmp_path):
@@ -240,13 +241,14 @@ def test_copies_in_other_processes_do_not_import_torchvision_by_themselves():
         ({"flip": 1}, TypeError, "flip must be True or False, got 1"),
         ({"keep_aspect": "no"}, TypeError, "keep_aspect must be True or False, got 'no'"),
         (
-            {"normalization": "inception"},
-            ValueError,
-            "normalization must be one of 'imagenet', 'efficientnet_lite', got 'inception'",
+            {"normalization": "imagenet"},
+            TypeError,
+            "normalization must be None, or a pair of means and standard deviations, got 'imagenet'",
         ),
-        ({"normalization": (0.5, 0.5)}, TypeError, "normalization must be a name, None, or a pair of means and"),
+        ({"normalization": (0.5, 0.5)}, TypeError, "normalization must be None, or a pair of means and"),
         ({"normalization": ((0.5,), (1.0, 1.0))}, ValueError, "as many standard deviations as means"),
         ({"normalization": ((), ())}, ValueError, "as many standard deviations as means"),
+        ({"normalization": ((float("nan"),), (1.0,))}, ValueError, "means of normalization must be a number, got nan"),
         ({"normalization": ((0.5,), (0.0,))}, ValueError, "standard deviations of normalization must be a number > 0"),
     ],
 )

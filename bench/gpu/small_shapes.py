@@ -1,4 +1,4 @@
-"""Small and awkward shapes through the losses that have CUDA kernels, for compute-sanitizer to watch.
+"""Small and awkward shapes through the ops that have CUDA kernels, for compute-sanitizer to watch.
 
     PYTHONPATH=.:bench compute-sanitizer --tool racecheck python -m gpu.small_shapes [--few]
 
@@ -16,7 +16,15 @@ from torch import Tensor
 from hardmine import ops
 from rivals.inputs import class_samples
 
-LOSSES = ("triplet_loss", "sct_loss", "tuplet_loss", "batch_all_triplet_loss")
+OPS = (
+    "triplet_loss",
+    "sct_loss",
+    "tuplet_loss",
+    "batch_all_triplet_loss",
+    "indexed_triplet_loss",
+    "global_loss",
+    "knn",
+)
 COMPILED = {"sct_loss": "triplet_loss"}  # an op that is another op with other options
 SHAPES = ((2, 1), (5, 3), (31, 8), (64, 32), (65, 33), (129, 7), (200, 128))  # N, D: around the sizes of tiles
 FEW = ((5, 3), (65, 33), (129, 128))
@@ -30,20 +38,30 @@ def has_kernel(op: str, device: str) -> bool:
 
 def cases(shapes: tuple, device: str) -> Iterator[tuple[str, int, int, torch.dtype, dict]]:
     """Op, N, D, dtype and options."""
-    for name in LOSSES:
+    for name in OPS:
         if not has_kernel(name, device):
             continue
         for n, d in shapes:
             for dtype in DTYPES:
                 for similarity in ("cosine", "euclidean"):
+                    if n < 3 and name in ("indexed_triplet_loss", "global_loss"):
+                        continue  # a triplet is three rows
                     yield name, n, d, dtype, {"similarity": similarity}
 
 
 def step(name: str, n: int, d: int, dtype: torch.dtype, options: dict, device: str) -> tuple[Tensor, Tensor]:
-    """The loss and the gradient."""
+    """The loss and the gradient, or the similarities and the indices of neighbours."""
     batch = class_samples(n, d)
     x = batch.embeddings.detach().to(device, dtype).requires_grad_()
-    loss = getattr(ops, name)(x, batch.labels.to(device), **options)
+    op = getattr(ops, name)
+    if name == "knn":
+        found = op(x.detach(), k=min(n - 1, 20), **options)
+        return found.similarity, found.index
+    if name in ("indexed_triplet_loss", "global_loss"):
+        rows = torch.arange(n, device=device)
+        loss = op(x, torch.stack([rows, (rows + 1) % n, (rows + 2) % n], 1), **options)
+    else:
+        loss = op(x, batch.labels.to(device), **options)
     return loss.detach(), torch.autograd.grad(loss, x)[0]
 
 

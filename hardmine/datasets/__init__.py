@@ -17,7 +17,7 @@ from hardmine.datasets.in_shop import load_in_shop
 from hardmine.datasets.lfw import VerificationPairs, load_lfw_pairs
 from hardmine.datasets.omniglot import OMNIGLOT_HALVES, OMNIGLOT_TREE, load_omniglot, load_omniglot_images
 from hardmine.datasets.online_products import load_online_products
-from hardmine.datasets.transforms import NORMALIZATIONS, SeededTransform, Transforms
+from hardmine.datasets.transforms import SeededTransform, Transforms
 
 # The published sets to train on and retrieve from, by the names that commands use: `loader(root, partial=...)`.
 IMAGE_SPLITS: Mapping[str, Callable[..., ImageSplit]] = {
@@ -31,7 +31,6 @@ IMAGE_SPLITS: Mapping[str, Callable[..., ImageSplit]] = {
 
 __all__ = [
     "IMAGE_SPLITS",
-    "NORMALIZATIONS",
     "OMNIGLOT_HALVES",
     "OMNIGLOT_TREE",
     "CorruptImage",

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from hardmine._torchvision import torchvision_module
-from hardmine.ops._arguments import check_choice, check_integer, check_number
-
-# Mean and standard deviation of each channel, of values in [0, 1]: what pretrained networks were trained with.
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "efficientnet_lite": ((127 / 255,) * 3, (128 / 255,) * 3),
-}
+from hardmine.ops._arguments import check_integer, check_number
 
 
 class SeededTransform(ABC):
@@ -38,7 +32,7 @@ class Transforms:
     """The transforms of the papers, for training and for testing.
 
     Training: resize, a crop at a random place of the image padded with black, and a flip of every other image.
-    Testing: the same resize, and a crop from the middle. Both then turn the image into a tensor and normalise it.
+    Testing: the same resize, and a crop from the middle. Both then turn the image into a tensor.
     Defaults are those of SCT and EP; HTL's are `Transforms(size=256, crop=224, padding=0)`.
 
     Args:
@@ -47,8 +41,9 @@ class Transforms:
         padding: Pixels of black on every side of the image that a training crop is taken from.
         flip: Whether training mirrors an image left to right, with probability 1/2.
         keep_aspect: Resize the shorter side to `size` and keep the shape; otherwise the image becomes square.
-        normalization: `"imagenet"`, `"efficientnet_lite"`, a pair of means and standard deviations, one a channel or
-            one for all, of values in [0, 1]; or None, which leaves values in [0, 1].
+        normalization: None leaves values in [0, 1], as :class:`hardmine.networks.Backbone` takes them, which scales
+            them itself. For networks that do not: means and standard deviations of these values, a pair of tuples with
+            a number for each channel or one for all.
         seed: Seed of the draws; the same seed, epoch and image number give the same crop and flip everywhere.
 
     Attributes:
@@ -59,8 +54,8 @@ class Transforms:
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: A number is out of range, `crop` is larger than `size`, or the normalisation is not known; from the
-            transforms: it has another number of channels than the image.
+        ValueError: A number is out of range, or `crop` is larger than `size`; from the transforms: `normalization` has
+            another number of channels than the image.
         ModuleNotFoundError: From the transforms: torchvision is not installed.
 
     Note:
@@ -78,7 +73,7 @@ class Transforms:
     padding: int = 10
     flip: bool = True
     keep_aspect: bool = False
-    normalization: str | tuple[Sequence[float], Sequence[float]] | None = "imagenet"
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -186,17 +181,16 @@ def _channel_statistics(normalization: Any) -> tuple[tuple[float, ...], tuple[fl
     """The means and standard deviations that `normalization` stands for; None if for nothing."""
     if normalization is None:
         return None
-    if isinstance(normalization, str):
-        check_choice("normalization", normalization, tuple(NORMALIZATIONS))
-        return NORMALIZATIONS[normalization]
     try:
         mean, std = (tuple(map(float, values)) for values in normalization)
     except (TypeError, ValueError):
         raise TypeError(
-            f"normalization must be a name, None, or a pair of means and standard deviations, got {normalization!r}"
+            f"normalization must be None, or a pair of means and standard deviations, got {normalization!r}"
         ) from None
     if not mean or len(mean) != len(std):
         raise ValueError(f"normalization must have as many standard deviations as means, got {normalization!r}")
+    for value in mean:
+        check_number("the means of normalization", value)
     for value in std:
         check_number("the standard deviations of normalization", value, above=0.0)
     return mean, std
