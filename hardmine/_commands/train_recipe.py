@@ -18,6 +18,7 @@ from hardmine._extras import require
 from hardmine.recipes import load_recipe, recipe_names
 
 PROG = "python -m hardmine train"
+_OWN_CELLS = ("epoch", "step", "seconds")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     run_options = prepare(options)
     try:
         data = training.load_data(recipe, options.data, options.cache, progress=True)
-        print(f"\n{recipe.name}: {recipe.title} on {'; '.join(data.notes) or data.name}", flush=True)
+        print("\n".join([f"\n{recipe.name}: {recipe.title} on {data.name}", *data.notes]), flush=True)
         trainer = training.Trainer(
             recipe, data, output, run_options, resume=options.resume, report=lambda row: print(line(row), flush=True)
         )
@@ -117,7 +118,7 @@ def prepare(options: argparse.Namespace) -> training.RunOptions:
 
 def line(row: Mapping[str, Any]) -> str:
     """The scores of an epoch, in a line."""
-    measured = {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
+    measured = {name: value for name, value in row.items() if name not in _OWN_CELLS and value is not None}
     cells = [f"{name.replace('recall_at_', 'R@')} {value:.3f}" for name, value in measured.items()]
     return f"epoch {row['epoch']:>3}  step {row['step']:>6}  {row['seconds']:>7.1f} s  {'  '.join(cells)}"
 

@@ -33,8 +33,8 @@ class Logs:
         if tensorboard:
             require("tensorboard")
             writer = require("torch.utils.tensorboard").SummaryWriter
-            # Events of steps after a checkpoint will come again, and replace those that are there.
-            self._events = writer(folder / "tensorboard", purge_step=max(epochs, 0) + 1 if epochs >= 0 else None)
+            # Events of epochs after the checkpoint will come again: those that are there are hidden.
+            self._events = writer(folder / "tensorboard", purge_step=epochs + 1)
         self._epochs = Records(folder / EPOCHS.file, EPOCHS, keep=lambda row: int(row["epoch"]) <= epochs)
         self._diagrams = None
         if diagrams:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ class Trainer:
         self._measures = EpochMeasures()
         self.epoch, self._batch, self.step = 0, 0, 0
         self.rows: list[dict[str, Any]] = []  # the scores of every epoch so far, the first from before training
-        self._seconds = 0.0
+        self._seconds = 0.0  # of training, in epochs that have ended; evaluation is not counted
+        self._started: float | None = None
         self._verify = None
         if self.options.verify_every:
             self._verify = hardmine.verify(every=self.options.verify_every, save_dir=folder / "verify")
@@ -136,9 +137,10 @@ class Trainer:
                 self._log(self._scores(last=False))
                 self._save()
             while self.epoch < schedule.epochs:
-                with self._timed():
-                    self._train_epoch(stop, bar)
-                    logged = self._feed.end()
+                self._started = time.perf_counter()
+                self._train_epoch(stop, bar)
+                logged = self._feed.end()
+                self._seconds, self._started = self._elapsed(), None
                 self.epoch, self._batch = self.epoch + 1, 0
                 self._finish_epoch(logged)
                 self._save()
@@ -240,7 +242,8 @@ class Trainer:
         )
 
     def _log(self, measured: Mapping[str, float]) -> None:
-        row = {"epoch": self.epoch, "step": self.step, "seconds": self._seconds, **measured}
+        there = {name: None if math.isnan(value) else value for name, value in measured.items()}
+        row = {"epoch": self.epoch, "step": self.step, "seconds": self._seconds, **there}
         self.rows.append(row)
         self._logs.epoch(row)
         if self._report is not None:
@@ -286,7 +289,7 @@ class Trainer:
             "epoch": self.epoch,
             "batch": self._batch,
             "step": self.step,
-            "seconds": self._seconds,
+            "seconds": self._elapsed(),
             "rows": self.rows,
             "measures": self._measures.state_dict(),
             "network": self.network.state_dict(),
@@ -323,10 +326,6 @@ class Trainer:
             desc=self.recipe.title, unit="step", initial=self.step, disable=not self.options.progress, leave=False
         )
 
-    @contextmanager
-    def _timed(self) -> Any:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds += time.perf_counter() - start
+    def _elapsed(self) -> float:
+        """Seconds of training so far."""
+        return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
