@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"] and len(words) > 1 and not words[1].startswith("-"):
         return _guarded("train", lambda: train_recipe.run(words[1:]))
+    if words[:1] == ["experiment"]:
+        return _guarded("experiment", lambda: experiment.run(words[1:]))
     parser = argparse.ArgumentParser(prog="python -m hardmine", description="Deep metric learning on fused loss ops.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
@@ -46,14 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "saves smart_epochs.csv, smart_results.json and smart_mining.png.",
     )
     _add_train_arguments(command)
-    experiment.add_parser(commands)
+    commands.add_parser("experiment", help="run the trainings of an experiment; make a table and figures of them")
     plot.add_parser(commands)
     options = parser.parse_args(words)
-    runs = {
-        "experiment": lambda: experiment.run(options),
-        "plot": lambda: plot.run(options),
-        "train": lambda: _train(command, options),
-    }
+    runs = {"plot": lambda: plot.run(options), "train": lambda: _train(command, options)}
     return _guarded(options.command, runs[options.command])
 
 

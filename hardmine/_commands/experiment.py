@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hardmine import VerificationError, training
 from hardmine._commands.common import check_writable
@@ -17,33 +17,18 @@ from hardmine.recipes import load_experiment, recipe_names
 TABLE = "README.md"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    names = [name.removeprefix("experiments/") for name in recipe_names() if name.startswith("experiments/")]
-    command = commands.add_parser(
-        "experiment",
-        help="run the trainings of an experiment; make a table and figures of them",
-        description="Train every variant of an experiment with every seed. Trainings that have ended are not repeated, "
-        "and one that was interrupted goes on, so that the same command can always be given again. Then write "
-        f"{TABLE}, with a table, and figures.",
-        epilog=f"Experiments that come with hardmine: {', '.join(names)}.",
-    )
-    command.add_argument("experiment", metavar="EXPERIMENT", help="one of those below, or a TOML file")
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="other values, for all trainings")
-    command.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for the results (default: runs/experiments/EXPERIMENT)"
-    )
-    command.add_argument("--on", metavar="NAMES", type=_names, help="which of its data (default: the first)")
-    command.add_argument("--variants", metavar="NAMES", type=_names, help="which of its variants (default: all)")
-    command.add_argument("--seeds", metavar="N,N,...", type=_seeds, help="which seeds (default: its own)")
-    add_run_arguments(command)
-    command.set_defaults(parser=command)
+def run(arguments: Sequence[str]) -> int:
+    """Check everything that can be checked, then train, then draw.
 
+    Args:
+        arguments: The words after `experiment`.
 
-def run(options: argparse.Namespace) -> int:
-    """Check everything that can be checked, then train, then draw."""
+    Returns:
+        The exit status.
+    """
+    command = _parser()
+    options = command.parse_intermixed_args(arguments)
     require("matplotlib.figure")
-    command = options.parser
     try:
         experiment = load_experiment(
             options.experiment, options.overrides, datasets=options.on, variants=options.variants, seeds=options.seeds
@@ -73,6 +58,32 @@ def run(options: argparse.Namespace) -> int:
     made = training.draw(experiment, done, output)
     print(f"saved {TABLE} and {len(made)} figures in {output}")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = [name.removeprefix("experiments/") for name in recipe_names() if name.startswith("experiments/")]
+    command = argparse.ArgumentParser(
+        prog="python -m hardmine experiment",
+        description="Train every variant of an experiment with every seed. Trainings that have ended are not repeated, "
+        "and one that was interrupted goes on, so that the same command can always be given again. Then write "
+        f"{TABLE}, with a table, and figures.",
+        epilog=f"Experiments that come with hardmine: {', '.join(names)}.",
+    )
+    command.add_argument("experiment", metavar="EXPERIMENT", help="one of those below, or a TOML file")
+    command.add_argument(
+        "overrides",
+        metavar="[DATA:]section.key=value",
+        nargs="*",
+        help="other values, for all trainings, or on one data set",
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the results (default: runs/experiments/EXPERIMENT)"
+    )
+    command.add_argument("--on", metavar="NAMES", type=_names, help="which of its data (default: the first)")
+    command.add_argument("--variants", metavar="NAMES", type=_names, help="which of its variants (default: all)")
+    command.add_argument("--seeds", metavar="N,N,...", type=_seeds, help="which seeds (default: its own)")
+    add_run_arguments(command)
+    return command
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -92,7 +92,8 @@ def load_experiment(
 
     Args:
         source: Name of one that comes with hardmine, without `experiments/`, or a TOML file.
-        overrides: Values that replace those of every recipe, `"schedule.epochs=20"`.
+        overrides: Values that replace those of every recipe, `"schedule.epochs=20"`; of those on one data set alone
+            with its name before them, `"cars:data.features=cars.npy"`.
         datasets: Which of its data; by default the first.
         variants: Which of its variants; by default all.
         seeds: Which seeds; by default its own.
@@ -116,6 +117,8 @@ def load_experiment(
         raise RecipeError(f"{name}: experiment.reach must be one of {', '.join(kinds)}, got {about.reach!r}")
     if (about.axis is None) != (not about.values):
         raise RecipeError(f"{name}: experiment.axis and experiment.values go together, got one of them")
+    for each in overrides:
+        _chosen(name, "names before an override", places, [each.partition(":")[0]] if _has_dataset(each) else [])
     chosen_places = _chosen(name, "datasets", places, datasets or list(places)[:1])
     chosen_kinds = _chosen(name, "variants", kinds, variants or list(kinds))
     runs = [
@@ -126,6 +129,21 @@ def load_experiment(
         for run in _runs_of(name, table, about, place, places[place], kind, kinds[kind], seed, overrides)
     ]
     return Experiment(name, about.claim, about.axis, about.reach, about.figures, tuple(runs))
+
+
+def overrides_on(dataset: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides for all data, and those for this one, without its name."""
+    found = []
+    for each in overrides:
+        if not _has_dataset(each):
+            found.append(each)
+        elif each.startswith(f"{dataset}:"):
+            found.append(each.partition(":")[2])
+    return found
+
+
+def _has_dataset(override: str) -> bool:
+    return ":" in override.partition("=")[0]
 
 
 def _runs_of(
@@ -148,7 +166,7 @@ def _runs_of(
         changed = set_values(name, changed, {key: each for key, each in kind.items() if key != "only"})
         if value is not None:
             changed = set_values(name, changed, {about.axis: value})
-        changed = apply_overrides(name, changed, overrides)
+        changed = apply_overrides(name, changed, overrides_on(dataset, overrides))
         title = variant if value is None else f"{variant}, {value}"
         changed |= {"seed": seed, "title": title}
         yield Run(dataset, variant, value, seed, parse_recipe(f"{name} ({dataset}, {title})", changed))
