@@ -131,6 +131,14 @@ def test_the_selection_of_smart_triplets_belongs_to_batches_without_triplets():
         recipe_of(**values)
 
 
+def test_a_frozen_backbone_has_been_trained():
+    frozen = {"backbone": "resnet18", "weights": "random", "frozen": True}
+    with pytest.raises(
+        RecipeError, match=r"network\.weights must be of a trained network with network\.frozen, got 'ra"
+    ):
+        recipe_of(data={"name": "cub"}, network=frozen)
+
+
 def test_schedules():
     steps = Schedule(40, milestones=(20, 30), factor=0.1)
     assert [steps.lr_factor(epoch) for epoch in (0, 19, 20, 29)] == [1, 1, 0.1, 0.1]

@@ -204,6 +204,8 @@ def _check_whole(recipe: Recipe) -> None:
         )
     if convnet and recipe.network.frozen:
         raise RecipeError(f"{name}: network.frozen must be false with convnet4, whose weights are random")
+    if recipe.network.frozen and recipe.network.weights == "random":
+        raise RecipeError(f"{name}: network.weights must be of a trained network with network.frozen, got 'random'")
     if recipe.data.features is not None and not recipe.network.frozen:
         raise RecipeError(f"{name}: network.frozen must be true with data.features, got false")
     if recipe.data.crop is not None and recipe.data.crop > recipe.data.size:

@@ -95,7 +95,7 @@ def load_data(
     normalization = None  # backbones scale images themselves
     transforms = Transforms(data.size, data.crop, data.padding, data.flip, data.keep_aspect, normalization, recipe.seed)
     split = split.with_transforms(transforms)
-    if not recipe.network.frozen:
+    if not frozen:
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
         return _data(split.name, parts, split.query is split.gallery, notes, None)
     features = _given_features(recipe, split, root) if data.features else _features(recipe, split, cache, progress)
