@@ -91,9 +91,10 @@ def load_data(
     if recipe.data.on_corrupt != "unchecked":
         split, corrupt = check_images(split, recipe.data.on_corrupt, progress=progress)
         notes += [f"skipped: {path}: {reason}" for path, reason in corrupt]
-    data = recipe.data
-    normalization = None  # backbones scale images themselves
-    transforms = Transforms(data.size, data.crop, data.padding, data.flip, data.keep_aspect, normalization, recipe.seed)
+    data, frozen = recipe.data, recipe.network.frozen
+    # Backbones scale images themselves. Features are those of images as they are tested, the same for every seed.
+    options = {"normalization": None, "seed": 0 if frozen else recipe.seed}
+    transforms = Transforms(data.size, data.crop, data.padding, data.flip, data.keep_aspect, **options)
     split = split.with_transforms(transforms)
     if not frozen:
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
