@@ -1,9 +1,11 @@
 """Corrupt images are named, counted, refused or skipped, before a training begins."""
 
+import threading
+
 import pytest
 import torch
 
-from hardmine.datasets import CorruptImage, ImageDataset, ImageSplit, VerificationPairs, check_images
+from hardmine.datasets import CorruptImage, ImageDataset, ImageSplit, VerificationPairs, check, check_images
 from hardmine.datasets.transforms import SeededTransform
 from image_trees import write_image
 
@@ -42,6 +44,23 @@ def test_corrupt_images_are_named_and_counted(paths, workers):
     first, *named = str(error.value).splitlines()
     assert first == "2 of 40 images of toy cannot be read; on_corrupt='skip' leaves them out:"
     assert [line.split(" is not a readable image: ")[0] for line in named] == [f"    {paths[k]}" for k in (3, 17)]
+
+
+def test_threads_that_finish_out_of_order(paths, monkeypatch):
+    last_is_read = threading.Event()
+    read = check.read_image
+
+    def later(path, mode):
+        if path == paths[0]:
+            assert last_is_read.wait(60)
+        if path == paths[-1]:
+            last_is_read.set()
+        return read(path, mode)
+
+    spoil(paths[2])
+    monkeypatch.setattr(check, "read_image", later)
+    _, corrupt = check_images(dataset(paths), "skip", workers=3, progress=False)
+    assert [one.path for one in corrupt] == [paths[2]]
 
 
 def test_an_error_names_ten_at_most(paths):

@@ -154,12 +154,20 @@ def test_other_wrong_arguments(images):
         images.set_epoch(-1)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut short", "foreign"])
+@pytest.mark.parametrize("damage", ["empty", "cut short", "foreign", "a wrong length", "no number"])
 def test_a_corrupt_image_is_named(paths, damage):
     with open(paths[2], "rb") as file:
         whole = file.read()
     with open(paths[2], "wb") as file:
-        file.write({"empty": b"", "cut short": whole[: len(whole) // 2], "foreign": b"not an image"}[damage])
+        file.write(
+            {
+                "empty": b"",
+                "cut short": whole[: len(whole) // 2],
+                "foreign": b"not an image",
+                "a wrong length": whole[:36] + bytes([whole[36] // 2]) + whole[37:],  # of the pixels: a SyntaxError
+                "no number": b"P6 6 x 255 ",  # for the height: a ValueError
+            }[damage]
+        )
     with pytest.raises(ValueError, match=r"2\.png is not a readable image: "):
         ImageDataset(paths, [0] * 5, name="damaged")[2]
 
