@@ -1,4 +1,6 @@
-"""The command line: `train` trains on real images and compares what the losses, or mining, do; `plot` draws figures."""
+"""The command line: `train` compares losses, or mining, on real images, or runs a recipe; `experiment` runs many of them;
+`plot` draws figures.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "train",
-        help="train embedding networks and compare them: with each loss, or on mined and on random triplets",
+        help="train embedding networks and compare them: with each loss, or on mined and on random triplets; or, as "
+        "`train RECIPE`, train one as a recipe says",
         description="Train an embedding network on real images, once with each loss from the same start and on the "
         "same batches, with the fused losses checked against their references. Prints a table; saves it as results.csv "
         "and results.json, and the triplet diagrams as triplet_diagram.png. With --method smart, train one on triplets "
         "that are mined from the whole training set each epoch, beside one on random triplets. Prints a line an epoch; "
-        "saves smart_epochs.csv, smart_results.json and smart_mining.png.",
+        "saves smart_epochs.csv, smart_results.json and smart_mining.png. `train RECIPE --help` is on recipes.",
     )
     _add_train_arguments(command)
     commands.add_parser("experiment", help="run the trainings of an experiment; make a table and figures of them")

@@ -28,9 +28,14 @@ for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
     pytest.importorskip(needed)
 
 SMART = {"global_weight": 0.5}
+# With 2 images a class there is but one positive to draw.
+FIVE_A_CLASS = {"kind": "class_balanced", "batch_size": 10, "images_per_class": 5, "batches_per_epoch": 4}
 KINDS = {
     "SHN": {},
-    "random positives": {"loss": {"name": "Triplet", "positive": "random", "negative": "semihard"}},
+    "random positives": {
+        "loss": {"name": "Triplet", "positive": "random", "negative": "semihard"},
+        "sampler": FIVE_A_CLASS,
+    },
     "adam": {"optimizer": {"name": "adam", "lr": 0.01}},
     "HTL": {
         "loss": {"name": "HTL"},
@@ -48,7 +53,10 @@ KINDS = {
         "schedule": {"epochs": 5},
         "evaluation": {},
     },
-    "selected triplets": {"loss": {"name": "SmartTriplet", "positive": "random", "negative": "semihard", **SMART}},
+    "selected triplets": {
+        "loss": {"name": "SmartTriplet", "positive": "random", "negative": "semihard", **SMART},
+        "sampler": FIVE_A_CLASS,
+    },
 }
 
 

@@ -19,7 +19,8 @@ for needed in ("matplotlib", "sklearn", "tqdm"):
 if sys.version_info < (3, 11):
     pytest.importorskip("tomli")
 
-LONG = ["sampler.batches_per_epoch=40", "schedule.epochs=3", "loss={name='Triplet', positive='random'}"]
+LONG = ["sampler.batches_per_epoch=40", "sampler.images_per_class=5", "schedule.epochs=3"]
+LONG += ["loss={name='Triplet', positive='random'}"]
 
 
 def command(folder, *words):
