@@ -1,4 +1,6 @@
-"""The command line: `train` trains on real images and compares what the losses, or mining, do; `plot` draws figures."""
+"""The command line: `train` compares losses, or mining, on real images, or runs a recipe; `experiment` runs many of them;
+`plot` draws figures.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hardmine import train, train_smart
-from hardmine._commands import plot, train_losses
+from hardmine._commands import experiment, plot, train_losses, train_recipe
 from hardmine._commands import train_smart as smart_command
 from hardmine._commands.common import between_0_and_1, check_writable, defaults_of, positive, share, whole
 from hardmine.mining.lists import METHODS as LISTS
@@ -31,27 +33,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 when all is done, 1 after a failure, 130 after Ctrl-C. Wrong arguments exit with 2.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"] and len(words) > 1 and not words[1].startswith("-"):
+        return _guarded("train", lambda: train_recipe.run(words[1:]))
+    if words[:1] == ["experiment"]:
+        return _guarded("experiment", lambda: experiment.run(words[1:]))
     parser = argparse.ArgumentParser(prog="python -m hardmine", description="Deep metric learning on fused loss ops.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "train",
-        help="train embedding networks and compare them: with each loss, or on mined and on random triplets",
+        help="train embedding networks and compare them: with each loss, or on mined and on random triplets; or, as "
+        "`train RECIPE`, train one as a recipe says",
         description="Train an embedding network on real images, once with each loss from the same start and on the "
         "same batches, with the fused losses checked against their references. Prints a table; saves it as results.csv "
         "and results.json, and the triplet diagrams as triplet_diagram.png. With --method smart, train one on triplets "
         "that are mined from the whole training set each epoch, beside one on random triplets. Prints a line an epoch; "
-        "saves smart_epochs.csv, smart_results.json and smart_mining.png.",
+        "saves smart_epochs.csv, smart_results.json and smart_mining.png. `train RECIPE --help` is on recipes.",
     )
     _add_train_arguments(command)
+    commands.add_parser("experiment", help="run the trainings of an experiment; make a table and figures of them")
     plot.add_parser(commands)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
+    runs = {"plot": lambda: plot.run(options), "train": lambda: _train(command, options)}
+    return _guarded(options.command, runs[options.command])
+
+
+def _guarded(name: str, run: Callable[[], int]) -> int:
+    """Run a command; Ctrl-C and packages that are not installed end it with a line that says so."""
     try:
-        return plot.run(options) if options.command == "plot" else _train(command, options)
+        return run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        print(f"hardmine {options.command}: {error}", file=sys.stderr)
+        print(f"hardmine {name}: {error}", file=sys.stderr)
         return 1
 
 

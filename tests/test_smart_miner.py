@@ -410,3 +410,29 @@ def test_progress_bars(capsys):
     shown = capsys.readouterr().err
     assert "embedding" in shown
     assert "neighbours" in shown
+
+
+def test_an_epoch_goes_on_in_its_middle():
+    network, miner = network_of(), miner_of(network_of(), kappa=AdaptiveKappa(), batches_per_epoch=6)
+    train(miner, network, 2)
+    losses = torch.arange(16.0) % 3
+    with miner.epoch() as epoch:
+        for batch in list(epoch)[:2]:
+            epoch.observe(batch, losses)
+        saved = {"miner": miner.state_dict(), "epoch": epoch.state_dict()}
+        for batch in list(epoch)[2:]:
+            epoch.observe(batch, losses * 0)
+    other = miner_of(network_of(seed=1), kappa=AdaptiveKappa(), batches_per_epoch=6)
+    other.load_state_dict(saved["miner"])
+    with other.resumed_epoch(saved["epoch"]) as resumed:
+        assert_same_batches(resumed, epoch)
+        assert (resumed.number, resumed.kappa, resumed.mined_share) == (3, epoch.kappa, epoch.mined_share)
+        assert resumed.error == (losses != 0).double().mean()
+        for batch in list(resumed)[2:]:
+            resumed.observe(batch, losses * 0)
+    assert (other.history[-1].error, other.history[-1].kappa) == (miner.history[-1].error, miner.history[-1].kappa)
+    assert other.kappa.kappa == miner.kappa.kappa
+    with pytest.raises(ValueError, match="state must be of epoch 4, which is next, got epoch 3"):
+        other.resumed_epoch(saved["epoch"])
+    with pytest.raises(ValueError, match="state must be a MinedEpoch's state_dict, got none of batches, measured"):
+        other.resumed_epoch({"observed": 0, "nonzero": 0, "seconds": 0})

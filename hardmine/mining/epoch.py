@@ -127,6 +127,20 @@ class MinedEpoch(Sequence[TripletBatch]):
         """Share of the observed mined triplets with a loss that is not zero; NaN before the first."""
         return (self._nonzero[1].double() / self._observed[1]).item()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What going on in the middle of the epoch needs: its batches, and what was observed so far.
+
+        Holds tensors, plain numbers and text only, so that ``torch.load(weights_only=True)`` takes it.
+        :meth:`SmartMiner.resumed_epoch` makes the epoch of it again.
+        """
+        return {
+            "batches": [tuple(batch) for batch in self._batches],
+            "measured": dict(self._measured),
+            "observed": self._observed.clone(),
+            "nonzero": self._nonzero.clone(),
+            "seconds": time.perf_counter() - self._start,
+        }
+
     def __enter__(self) -> MinedEpoch:
         return self
 

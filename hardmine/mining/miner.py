@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hardmine.fanng import Index
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
-from hardmine.mining.batches import mixed_batches
+from hardmine.mining.batches import TripletBatch, mixed_batches
 from hardmine.mining.embedding import embed_all
 from hardmine.mining.epoch import EpochRecord, MinedEpoch
 from hardmine.mining.labels import check_labels
@@ -207,6 +207,26 @@ class SmartMiner:
             "triplet_seconds": clock[3] - clock[2],
         }
         return MinedEpoch(self._end, batches, graph, measured, start)
+
+    def resumed_epoch(self, state: Mapping[str, Any]) -> MinedEpoch:
+        """The epoch that was under way when :meth:`MinedEpoch.state_dict` was taken, with its batches as they were.
+
+        Load the miner's own state of the same moment first. The epoch's graph is not kept: the next one is built from
+        nothing.
+
+        Raises:
+            ValueError: ``state`` is no such state, or of another epoch than the next one.
+        """
+        missing = {"batches", "measured", "observed", "nonzero", "seconds"} - set(state)
+        if missing:
+            raise ValueError(f"state must be a MinedEpoch's state_dict, got none of {', '.join(sorted(missing))}")
+        number = state["measured"]["epoch"]
+        if number != len(self.history) + 1:
+            raise ValueError(f"state must be of epoch {len(self.history) + 1}, which is next, got epoch {number}")
+        batches = [TripletBatch(*batch) for batch in state["batches"]]
+        epoch = MinedEpoch(self._end, batches, None, dict(state["measured"]), time.perf_counter() - state["seconds"])
+        epoch._observed, epoch._nonzero = state["observed"].clone(), state["nonzero"].clone()
+        return epoch
 
     def _embed(self) -> Tensor:
         return embed_all(

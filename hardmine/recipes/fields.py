@@ -1,0 +1,129 @@
+"""Turning TOML tables into dataclasses, strictly: what a section may hold, and the errors for what it may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Section = TypeVar("Section")
+
+
+class RecipeError(ValueError):
+    """A recipe, or an override of it, is of no use; the message names recipe, key and value, and what it could be."""
+
+
+def number(least: float | None = None, *, above: float | None = None, most: float | None = None, **default: Any) -> Any:
+    """A field that is a number, an integer where its annotation says so, within bounds."""
+    bounds = {"least": least, "above": above, "most": most}
+    return dataclasses.field(metadata={k: v for k, v in bounds.items() if v is not None}, **default)
+
+
+def one_of(*choices: str, **default: Any) -> Any:
+    """A field that is one of some names."""
+    return dataclasses.field(metadata={"choices": choices}, **default)
+
+
+def parse_section(recipe: str, section: str, kind: type[Section], table: Any) -> Section:
+    """A section of a recipe as its dataclass.
+
+    Args:
+        recipe: What errors call the recipe.
+        section: Name of the section.
+        kind: A dataclass, whose fields are annotated with int, float, str, bool, tuples of them, or one of them and
+            None, which stands for a key that is left out.
+        table: What the TOML has.
+
+    Raises:
+        RecipeError: Keys are unknown or missing, or a value has the wrong type or is out of range.
+    """
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{recipe}: {section} must be a section, [{section}], got {table!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    check_keys(recipe, section, table, fields)
+    annotations = typing.get_type_hints(kind)
+    values = {}
+    for name, field in fields.items():
+        if name in table:
+            values[name] = _checked(recipe, f"{section}.{name}", table[name], annotations[name], field.metadata)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise RecipeError(
+                f"{recipe}: {section}.{name} is missing: it must be {_wanted(annotations[name], field.metadata)}"
+            )
+    return kind(**values)
+
+
+def check_keys(recipe: str, section: str, table: Mapping[str, Any], known: typing.Iterable[str]) -> None:
+    """All keys of a table are known; the error names the nearest, and all that are."""
+    known = list(known)
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            place = f"{section}.{key}" if section else str(key)
+            raise RecipeError(
+                f"{recipe}: unknown key {place} = {shown(table[key])}{hint}; "
+                f"{f'[{section}]' if section else 'a recipe'} may have {', '.join(known)}"
+            )
+
+
+def shown(value: Any) -> str:
+    """A value as errors show it, sections by their keys alone."""
+    return f"{{{', '.join(map(str, value))}}}" if isinstance(value, Mapping) else repr(value)
+
+
+def _checked(recipe: str, key: str, value: Any, annotation: Any, metadata: Mapping[str, Any]) -> Any:
+    converted = _converted(value, _without_none(annotation), metadata)
+    if converted is None:
+        raise RecipeError(f"{recipe}: {key} must be {_wanted(annotation, metadata)}, got {shown(value)}")
+    return converted
+
+
+def _converted(value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
+    """The value as its field has it; None if it is not what the field may hold."""
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            return None
+        each = typing.get_args(kind)[0]
+        items = tuple(_converted(item, each, metadata) for item in value)
+        return None if None in items else items
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if kind is str:
+        valid = isinstance(value, str) and value and value in metadata.get("choices", (value,))
+        return value if valid else None
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        return None
+    inside = (
+        metadata.get("least", -math.inf) <= value <= metadata.get("most", math.inf)
+        and metadata.get("above", -math.inf) < value
+        and math.isfinite(value)
+    )
+    return kind(value) if inside else None
+
+
+def _wanted(annotation: Any, metadata: Mapping[str, Any]) -> str:
+    kind = _without_none(annotation)
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each of its items {_wanted(typing.get_args(kind)[0], metadata)}"
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        choices = metadata.get("choices")
+        return f"one of {', '.join(choices)}" if choices else "a text"
+    bounds = [
+        text.format(metadata[name])
+        for name, text in {"above": "above {:g}", "least": "from {:g}", "most": "up to {:g}"}.items()
+        if name in metadata
+    ]
+    return " ".join(["a whole number" if kind is int else "a number", *bounds])
+
+
+def _without_none(annotation: Any) -> Any:
+    if isinstance(annotation, types.UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation

@@ -1,0 +1,113 @@
+"""Running experiments: many trainings, each of which is done once, and what they say together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardmine._files import save_json
+from hardmine.recipes.experiment import Experiment, Run
+from hardmine.training import checkpoint, result
+from hardmine.training.data import TrainingData, load_data
+from hardmine.training.trainer import RunOptions, Trainer
+
+FAILED = "failed.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended.
+
+    Attributes:
+        run: Which.
+        folder: Where its files are.
+        result: What `result.json` holds; None where training has diverged.
+        error: Why it has no result.
+    """
+
+    run: Run
+    folder: Path
+    result: Mapping[str, Any] | None
+    error: str | None = None
+
+
+def run_experiment(
+    experiment: Experiment,
+    root: str | os.PathLike[str] | None,
+    output: Path,
+    cache: Path,
+    options: RunOptions,
+    *,
+    say: Callable[[str], None],
+) -> list[Finished]:
+    """Train what is not trained yet; interrupted trainings go on.
+
+    Args:
+        experiment: The experiment.
+        root: Folder of the data.
+        output: For the results, a folder a run.
+        cache: Folder of kept features.
+        options: How trainings are run.
+        say: Called with a line when a run begins or ends.
+
+    Returns:
+        All runs.
+
+    Raises:
+        ValueError: A folder has a run of another recipe; the message names the differences.
+        KeyboardInterrupt: What is done is kept, and so is the run under way.
+        hardmine.VerificationError: A fused op disagrees with its reference.
+    """
+    loaded: dict[str, TrainingData] = {}
+    done = []
+    for number, run in enumerate(experiment.runs, 1):
+        folder = output / run.folder
+        head = f"[{number}/{len(experiment.runs)}] {run.folder}"
+        ended = finished(run, folder)
+        if ended is None:
+            key = repr((run.recipe.data, run.recipe.network.backbone, run.recipe.network.frozen, run.seed))
+            if run.recipe.network.frozen or run.recipe.network.backbone == "convnet4":  # no seed in these
+                key = repr((run.recipe.data, run.recipe.network.backbone, run.recipe.network.weights))
+            if key not in loaded:
+                loaded.clear()
+                loaded[key] = load_data(run.recipe, root, cache, progress=options.progress)
+                say("\n".join(loaded[key].notes) or loaded[key].name)
+            folder.mkdir(parents=True, exist_ok=True)
+            trainer = Trainer(run.recipe, loaded[key], folder, options, resume=True)
+            try:
+                ended = Finished(run, folder, trainer.run())
+            except FloatingPointError as error:  # a result, too
+                save_json(folder / FAILED, {"recipe": run.recipe.as_dict(), "error": str(error)})
+                ended = Finished(run, folder, None, str(error))
+            say(f"{head}: {_outcome(ended)}")
+        else:
+            say(f"{head}: {_outcome(ended)} (done before)")
+        done.append(ended)
+    return done
+
+
+def finished(run: Run, folder: Path) -> Finished | None:
+    """What a run led to; None where it has not ended.
+
+    Raises:
+        ValueError: The folder has a run of another recipe.
+    """
+    found = result.read_result(folder)
+    failed = result.read_result(folder, FAILED) if found is None else None
+    for content in (found, failed):
+        if content is not None:
+            same = {"recipe": content["recipe"], "data": {}}
+            checkpoint.check_same_run(folder, same, run.recipe.as_dict(), {})
+    if found is None and failed is None:
+        return None
+    return Finished(run, folder, found, None if failed is None else failed["error"])
+
+
+def _outcome(ended: Finished) -> str:
+    if ended.result is None:
+        return f"diverged: {ended.error}"
+    last, best = ended.result["last"], ended.result["best"]
+    return f"Recall@1 {last['recall_at_1']:.3f} in the end, {best['recall_at_1']:.3f} at best, {last['seconds']:.0f} s"

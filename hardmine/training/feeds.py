@@ -1,0 +1,199 @@
+"""Where the batches of an epoch come from: samplers, and Smart Mining; with a state that resumes in mid-epoch."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hardmine.mining import (
+    AdaptiveKappa,
+    AnchorNeighbourSampler,
+    ClassBalancedSampler,
+    ClassTree,
+    MinedEpoch,
+    SmartMiner,
+    TripletBatch,
+)
+from hardmine.mining.embedding import embed_all
+from hardmine.recipes import Recipe, RecipeError
+from hardmine.recipes.sections import AnchorNeighbour, ClassBalanced, Triplets
+from hardmine.training.data import Images, TrainingData, plain_train_images
+
+
+class Batch(NamedTuple):
+    """A batch.
+
+    Attributes:
+        rows: The numbers of its images, a list.
+        triplets: The triplets to train on, with positions in `rows`; None where the loss selects its own.
+    """
+
+    rows: list[int]
+    triplets: TripletBatch | None = None
+
+
+class Feed(Protocol):
+    """Plans epochs."""
+
+    def begin(self, epoch: int) -> list[Batch]:
+        """The batches of an epoch, counted from 0."""
+
+    def observe(self, batch: Batch, losses: Tensor | None) -> None:
+        """Learn what a step on a batch gave."""
+
+    def end(self) -> dict[str, float]:
+        """The epoch has ended; returns what there is to log of it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming in the middle of the epoch needs."""
+
+    def resume(self, epoch: int, state: Mapping[str, Any]) -> list[Batch]:
+        """The batches of the epoch in which the state was taken."""
+
+
+def make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.Module, workers: int) -> Feed:
+    """The feed of a recipe.
+
+    Raises:
+        RecipeError: The sampler does not suit the classes, as when a batch has more classes than there are.
+    """
+    section, labels = recipe.sampler, data.train.labels
+    try:
+        if isinstance(section, Triplets):
+            return MinedFeed(section, recipe.seed, data, network, workers)
+        shared = {
+            "small_classes": section.small_classes,
+            "batches_per_epoch": section.batches_per_epoch,
+            "seed": recipe.seed,
+        }
+        if isinstance(section, ClassBalanced):
+            sampler: Any = ClassBalancedSampler(
+                labels, images_per_class=section.images_per_class, batch_size=section.batch_size, **shared
+            )
+        else:
+            sizes = (section.anchors_per_batch, section.classes_per_anchor, section.images_per_class)
+            sampler = AnchorNeighbourSampler(labels, *sizes, **shared)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.name}: [sampler] does not suit {data.name}: {error}") from error
+    return SampledFeed(recipe, sampler, data, network, loss, workers)
+
+
+class SampledFeed:
+    """Batches from a sampler of classes; HTL's tree is made anew after every epoch where sampler or loss wants one."""
+
+    def __init__(
+        self, recipe: Recipe, sampler: Any, data: TrainingData, network: nn.Module, loss: nn.Module, workers: int
+    ) -> None:
+        self._sampler, self._data, self._network, self._loss = sampler, data, network, loss
+        self._tree, self._workers = recipe.tree, workers
+        # What learns from the tree: the loss HTL, and a sampler of neighbours, which batches of one class do not need.
+        self._learners = [loss] if recipe.loss.name == "HTL" else []
+        if isinstance(recipe.sampler, AnchorNeighbour):
+            self._learners.append(sampler)
+
+    def begin(self, epoch: int) -> list[Batch]:
+        self._sampler.epoch = epoch
+        return [Batch(rows) for rows in self._sampler]
+
+    def observe(self, batch: Batch, losses: Tensor | None) -> None:
+        """A sampler learns nothing from steps."""
+
+    def end(self) -> dict[str, float]:
+        if not self._learners:
+            return {}
+        embeddings = embed_all(self._network, plain_train_images(self._data), num_workers=self._workers)
+        tree = ClassTree.from_embeddings(
+            embeddings, self._data.train.labels, levels=self._tree.levels, linkage=self._tree.linkage
+        )
+        for learner in self._learners:
+            learner.update(tree)
+        return {"tree_nodes_mid": float(tree.node_counts[len(tree.node_counts) // 2])}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._sampler.state_dict() if isinstance(self._sampler, AnchorNeighbourSampler) else {}
+
+    def resume(self, epoch: int, state: Mapping[str, Any]) -> list[Batch]:
+        if isinstance(self._sampler, AnchorNeighbourSampler):
+            self._sampler.load_state_dict(state)
+        return self.begin(epoch)
+
+
+class MinedFeed:
+    """Batches of triplets that Smart Mining finds in the whole training set."""
+
+    def __init__(self, section: Triplets, seed: int, data: TrainingData, network: nn.Module, workers: int) -> None:
+        self._miner = SmartMiner(
+            network,
+            plain_train_images(data),
+            data.train.labels,
+            batch_size=section.batch_size,
+            batches_per_epoch=section.batches_per_epoch,
+            mined_share=section.mined_share,
+            neighbours=section.neighbours,
+            per_anchor=section.per_anchor,
+            kappa=AdaptiveKappa(target_error=section.target_error),
+            method=section.lists,
+            fanng={"init": None},  # a graph that is built from nothing is the same after resuming
+            num_workers=workers,
+            seed=seed,
+        )
+        self._epoch: MinedEpoch | None = None
+
+    def begin(self, epoch: int) -> list[Batch]:
+        self._epoch = self._miner.epoch()
+        return self._batches()
+
+    def observe(self, batch: Batch, losses: Tensor | None) -> None:
+        self._epoch.observe(batch.triplets, losses)
+
+    def end(self) -> dict[str, float]:
+        with self._epoch:
+            pass
+        self._epoch = None
+        record = self._miner.history[-1]
+        logged = {
+            "training_error": record.error,
+            "kappa": record.kappa,
+            "mined_share": record.mined_share,
+            "embedding_seconds": record.embedding_seconds,
+            "mining_seconds": record.list_seconds + record.triplet_seconds,
+        }
+        return {name: value for name, value in logged.items() if value is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"miner": self._miner.state_dict(), "epoch": None if self._epoch is None else self._epoch.state_dict()}
+
+    def resume(self, epoch: int, state: Mapping[str, Any]) -> list[Batch]:
+        self._miner.load_state_dict(state["miner"])
+        if state["epoch"] is None:
+            return self.begin(epoch)
+        self._epoch = self._miner.resumed_epoch(state["epoch"])
+        return self._batches()
+
+    def _batches(self) -> list[Batch]:
+        return [Batch(batch.rows.tolist(), batch) for batch in self._epoch]
+
+
+def images_of(images: Images, batches: list[Batch], workers: int) -> Iterator[Tensor]:
+    """The images of the batches, one after the other."""
+    rows = [batch.rows for batch in batches]
+    if isinstance(images, Tensor):
+        return (images[some] for some in rows)
+    # A generator of its own, so that a loader draws nothing from torch's: a resumed epoch makes one more.
+    loader = torch.utils.data.DataLoader(
+        images,
+        batch_sampler=rows,
+        num_workers=workers,
+        generator=torch.Generator(),
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+    return (some for some, _ in loader)
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: the parent finishes its step and writes a checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,257 @@
+"""The commands that run recipes and experiments: what they print and write, and every refusal."""
+
+import os
+import re
+import signal
+import sys
+
+import pytest
+import torch
+
+from hardmine.__main__ import main
+from hardmine.recipes import RecipeError, load_experiment
+from hardmine.training import read_result
+from hardmine.training.trainer import Trainer
+from training_cases import TOML
+
+for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
+    pytest.importorskip(needed)
+if sys.version_info < (3, 11):
+    pytest.importorskip("tomli")
+
+EXPERIMENT = (
+    TOML
+    + """
+evaluation = { diagrams = [0, 5], embeddings = true }
+[experiment]
+claim = "SHN beats HN."
+seeds = [0, 1]
+reach = "HN"
+figures = ["training", "triplet-steps", "train-test", "within-class", "nearest-train"]
+[experiment.variants]
+HN = { loss.name = "HN" }
+SHN = { loss.name = "SHN", optimizer.lr = 0.05 }
+[experiment.datasets.digits]
+[experiment.datasets.more]
+schedule.epochs = 2
+"""
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TOML)
+    (tmp_path / "many.toml").write_text(EXPERIMENT)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_train_a_recipe(folder, capsys):
+    words = ["train", "tiny.toml", "loss.name=SCT", "--output", "out/run", "--verify-every", "4", "loss.lam=0.5"]
+    assert main([*words, "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny: SHN on digits" not in out
+    assert "tiny: SCT on digits" in out
+    assert re.search(r"^epoch   3  step     12 .* R@1 0\.\d{3}  R@2 .* loss \d\.\d{3} ", out, re.MULTILINE)
+    assert re.search(r"SCT on digits: Recall@1 0\.\d{3} in the end, 0\.\d{3} at best \(epoch \d\)", out)
+    assert "sct_loss: 3 of 12 calls checked; largest deviation: similarity" in out
+    assert "saved result.json and epochs.csv in out/run" in out
+    result = read_result(folder / "out/run")
+    assert result["recipe"]["loss"] == {"name": "SCT", "lam": 0.5}
+    assert (result["threads"], result["verified"]["every"]) == (1, 4)
+
+
+def test_the_folder_of_a_recipe_is_named_after_it(folder):
+    assert main(["train", "tiny.toml", "schedule.epochs=1"]) == 0
+    assert (folder / "runs/tiny/result.json").exists()
+
+
+def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
+    words = ["train", "tiny.toml", "schedule.epochs=1", "--output", "run"]
+    assert main(words) == 0
+    assert main(words) == 1
+    assert "run/checkpoint.pt is there already: resume that run, or choose another folder" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    assert main([*words, "--resume", "optimizer.lr=0.2"]) == 1
+    assert "optimizer.lr was 0.1, is 0.2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tiny.toml", "optimizer.lr=0"], "tiny: optimizer.lr must be a number above 0, got 0"),
+        (["no-such"], "recipe must be a TOML file or one of epshn-cars"),
+        (["tiny.toml", "--output", "tiny.toml/x"], "argument --output: cannot write into 'tiny.toml/x'"),
+        (["tiny.toml", "--verify-every", "-1"], "argument --verify-every: must be a whole number from 0"),
+        (["tiny.toml", "--threads", "0"], "argument --threads: must be a whole number from 1"),
+        (["tiny.toml", "--checkpoint-minutes", "0"], "argument --checkpoint-minutes: must be a positive number"),
+    ],
+)
+def test_refused_before_any_work(folder, capsys, monkeypatch, words, message):
+    monkeypatch.setattr("hardmine.training.load_data", lambda *a, **k: pytest.fail("data were loaded"))
+    assert message in refused(capsys, "train", *words)
+
+
+def test_data_that_are_not_there(folder, capsys, monkeypatch):
+    monkeypatch.delenv("HARDMINE_DATA", raising=False)
+    assert main(["train", "sct-cub", "--output", "run"]) == 1
+    message = "hardmine train: root must be the folder of cub, got none: give --data, or set HARDMINE_DATA"
+    assert message in capsys.readouterr().err
+    assert main(["train", "sct-cub", "--output", "run", "--data", "nowhere"]) == 1
+    assert "root must hold CUB-200-2011 in its official layout: nowhere does not exist" in capsys.readouterr().err
+
+
+def test_failures_of_a_training_are_a_line(folder, capsys):
+    words = ["optimizer.lr=1e30", "loss.similarity=dot", "--output", "run"]
+    assert main(["train", "tiny.toml", *words]) == 1
+    assert "hardmine train: the loss is nan in epoch 1, step" in capsys.readouterr().err
+
+
+def test_train_without_a_recipe_is_the_comparison(folder, capsys):
+    assert main(["train", "--steps", "2", "--output", "out", "--methods", "SCT"]) == 0
+    assert "method" in capsys.readouterr().out
+    assert "unrecognized arguments: tiny.toml" in refused(capsys, "train", "--steps", "2", "tiny.toml")
+
+
+def test_help_lists_the_recipes(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "sct-cub", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "sct-cub, sct-hotels" in text
+    with pytest.raises(SystemExit):
+        main(["experiment", "--help"])
+    assert "collapse, group-size, htl, smart-mining" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
+    words = ["experiment", "many.toml", "--output", "out", "--verify-every", "6"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^\[1/4\] digits/HN/seed-0: Recall@1 0\.\d{3} in the end", out, re.MULTILINE)
+    assert re.search(r"^\[2/4\] digits/SHN/seed-0: ", out, re.MULTILINE)
+    assert re.search(r"^\[3/4\] digits/HN/seed-1: ", out, re.MULTILINE)
+    table = (folder / "out/README.md").read_text()
+    assert table in out
+    assert table.startswith("# many\n\nSHN beats HN.\n\n    python -m hardmine experiment many.toml --verify-every 6")
+    assert "**digits**: 891 images of 5 classes train, 906 of 5 others are retrieved; 3 epochs, seeds 0, 1;" in table
+    results = {
+        (loss, seed): read_result(folder / f"out/digits/{loss}/seed-{seed}")
+        for loss in ("HN", "SHN")
+        for seed in (0, 1)
+    }
+    ends = [results["HN", seed]["last"]["recall_at_1"] for seed in (0, 1)]
+    mean, spread = sum(ends) / 2, abs(ends[0] - ends[1]) / 2**0.5
+    largest = max(results["HN", seed]["verified"]["largest_deviation"] for seed in (0, 1))
+    row = next(line for line in table.splitlines() if line.startswith("| HN |"))
+    assert row.startswith(f"| HN | {mean:.3f} ± {spread:.3f} | ")
+    assert row.endswith(f" | {largest:.1e} |")
+    assert f"epochs to {mean:.3f}" in table
+    assert results["SHN", 1]["recipe"]["optimizer"]["lr"] == 0.05
+    assert (results["SHN", 1]["seed"], results["SHN", 1]["title"]) == (1, "SHN")
+    figures = {path.name for path in (folder / "out/digits/figures").glob("*.png")}
+    names = ("training", "triplet-steps", "train-test", "within-class", "nearest-train")
+    assert figures == {f"{name}.png" for name in names}
+
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("(done before)") == 4
+    assert (folder / "out/README.md").read_text() == table
+
+
+def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypatch):
+    words = ["experiment", "many.toml", "--output", "out", "--variants", "SHN", "--seeds", "5"]
+    take = Trainer._take_step
+
+    def interrupt(self, *arguments):
+        take(self, *arguments)
+        if self.step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_take_step", interrupt)
+        assert main(words) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    first = []
+    monkeypatch.setattr(Trainer, "_take_step", lambda self, *a: (first.append(self.step), take(self, *a)))
+    assert main(words) == 0
+    assert first[0] == 7
+    assert main([*words, "optimizer.lr=0.3"]) == 1
+    assert "optimizer.lr was 0.05, is 0.3" in capsys.readouterr().err
+
+
+def test_runs_that_diverge_are_results(folder, capsys):
+    words = ["--seeds", "0", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[]"]
+    assert main(["experiment", "many.toml", "--output", "out", *words]) == 0
+    out = capsys.readouterr().out
+    assert "digits/HN/seed-0: diverged: the loss is nan" in out
+    assert "No run ended." in out
+    assert "| HN (1 of 1 diverged) | - |" in out
+    assert main(["experiment", "many.toml", "--output", "out", *words]) == 0
+    assert (
+        "diverged: the loss is nan in epoch 1, step 1; optimizer.lr = 1e+30 may be too large (done"
+        in capsys.readouterr().out
+    )
+
+
+def test_variants_axes_and_data(folder):
+    text = EXPERIMENT.replace('reach = "HN"', 'axis = "sampler.images_per_class"\nvalues = [2, 5]')
+    text = text.replace('HN = { loss.name = "HN" }', 'HN = { loss.name = "HN", only = [5] }', 1)
+    (folder / "many.toml").write_text(text)
+    runs = load_experiment("many.toml", ["more:optimizer.lr=7"], datasets=["digits", "more"], seeds=[3]).runs
+    assert [(run.dataset, run.variant, run.value, run.seed) for run in runs] == [
+        (dataset, *run) for dataset in ("digits", "more") for run in (("HN", 5, 3), ("SHN", 2, 3), ("SHN", 5, 3))
+    ]
+    assert [run.recipe.sampler.images_per_class for run in runs] == [5, 2, 5] * 2
+    assert [run.recipe.optimizer.lr for run in runs] == [0.1, 0.05, 0.05, 7, 7, 7]
+    assert [run.recipe.schedule.epochs for run in runs] == [3, 3, 3, 2, 2, 2]
+    assert (runs[0].folder, runs[0].recipe.title) == ("digits/HN-5/seed-3", "HN, 5")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "[experiment.variants]\n",
+            "[experiment.variant]\n",
+            "experiment.variants must be tables, [experiment.variants.NAME], got {}",
+        ),
+        ('HN = { loss.name = "HN" }\n', "HN = 3\n", "experiment.variants.HN must be a table, got 3"),
+        ("seeds = [0, 1]", "seeds = [-1]", "experiment.seeds must be a list, each of its items a whole number from 0"),
+        ('reach = "HN"', 'reach = "EP"', "experiment.reach must be one of HN, SHN, got 'EP'"),
+        ('reach = "HN"', "values = [2]", "experiment.axis and experiment.values go together, got one of them"),
+        ('"training",', '"tea",', "experiment.figures must be a list, each of its items one of training,"),
+        ('claim = "SHN beats HN."', "", "experiment.claim is missing: it must be a text"),
+        ('loss.name = "HN"', "seed = 3", "experiment.variants.HN must have values as section.key, got seed = 3"),
+        ('loss.name = "HN"', "loss.nam = 3", "many (digits, HN): unknown key loss.nam = 3"),
+        ("schedule.epochs = 2", "only = [2]", "experiment.datasets.more must have values as section.key, got only"),
+    ],
+)
+def test_experiments_of_no_use_are_refused_by_name(folder, capsys, old, new, message):
+    assert old in EXPERIMENT
+    (folder / "many.toml").write_text(EXPERIMENT.replace(old, new, 1))
+    assert message in refused(capsys, "experiment", "many.toml")
+
+
+def test_what_is_chosen_must_be_there(folder, capsys):
+    for flag, message in {
+        "--on": "datasets must be some of digits, more, got 'cub'",
+        "--variants": "variants must be some of HN, SHN, got 'cub'",
+    }.items():
+        assert message in refused(capsys, "experiment", "many.toml", flag, "cub")
+    assert "must be whole numbers between commas, got 'cub'" in refused(
+        capsys, "experiment", "many.toml", "--seeds", "cub"
+    )
+    assert "the section [experiment] is missing" in refused(capsys, "experiment", "tiny.toml")
+    with pytest.raises(RecipeError, match="names before an override must be some of digits, more, got 'cub'"):
+        load_experiment("many.toml", ["cub:optimizer.lr=1"])
+    with pytest.raises(FileNotFoundError, match="got 'no-such'"):
+        load_experiment("no-such")

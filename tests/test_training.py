@@ -1,0 +1,443 @@
+"""Trainings by recipes: what they leave, and that they go on bit for bit wherever they are interrupted."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import sys
+
+import pytest
+import torch
+
+import hardmine
+from hardmine import losses
+from hardmine.figures import read_diagrams, read_embeddings, read_histories
+from hardmine.recipes import RecipeError, load_recipe, make_loss, recipe_names
+from hardmine.recipes.sections import Triplets
+from hardmine.training import RunOptions, Trainer, load_data, read_result
+from hardmine.training import trainer as trainer_module
+from hardmine.training.checkpoint import load_checkpoint
+from hardmine.training.data import Part, TrainingData
+from hardmine.training.feeds import make_feed
+from hardmine.training.network import make_network, make_optimizer
+from training_cases import DIGITS, QUIET, few_digits, final_state, recipe_of, same, trained
+
+for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
+    pytest.importorskip(needed)
+
+SMART = {"global_weight": 0.5}
+# With 2 images a class there is but one positive to draw.
+FIVE_A_CLASS = {"kind": "class_balanced", "batch_size": 10, "images_per_class": 5, "batches_per_epoch": 4}
+KINDS = {
+    "SHN": {},
+    "random positives": {
+        "loss": {"name": "Triplet", "positive": "random", "negative": "semihard"},
+        "sampler": FIVE_A_CLASS,
+    },
+    "adam": {"optimizer": {"name": "adam", "lr": 0.01}},
+    "HTL": {
+        "loss": {"name": "HTL"},
+        "sampler": {
+            "kind": "anchor_neighbour",
+            "anchors_per_batch": 2,
+            "classes_per_anchor": 2,
+            "images_per_class": 3,
+            "batches_per_epoch": 4,
+        },
+    },
+    "mined triplets": {
+        "loss": {"name": "SmartTriplet", **SMART},
+        "sampler": {"kind": "triplets", "batch_size": 12, "batches_per_epoch": 4, "mined_share": 0.75},
+        "schedule": {"epochs": 5},
+        "evaluation": {},
+    },
+    "selected triplets": {
+        "loss": {"name": "SmartTriplet", "positive": "random", "negative": "semihard", **SMART},
+        "sampler": FIVE_A_CLASS,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return few_digits()
+
+
+def stop_at(step, monkeypatch, how):
+    """Have the step with this number end in `how()`."""
+    take = Trainer._take_step
+
+    def take_step(self, *arguments):
+        take(self, *arguments)
+        if self.step == step:
+            how()
+
+    monkeypatch.setattr(Trainer, "_take_step", take_step)
+
+
+def test_what_a_training_leaves(tmp_path, data):
+    reported = []
+    folder = tmp_path / "run"
+    folder.mkdir()
+    content = Trainer(recipe_of(), data, folder, QUIET, report=reported.append).run()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.pt",
+        "diagrams.csv",
+        "embeddings.safetensors",
+        "epochs.csv",
+        "result.json",
+    ]
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(content)) == read_result(folder)
+    assert [row["epoch"] for row in reported] == [0, 1, 2, 3]
+    assert [row["step"] for row in reported] == [0, 4, 8, 12]
+    assert content["epochs"] == reported
+    assert content["last"] == reported[-1]
+    assert content["best"]["recall_at_1"] == max(row["recall_at_1"] for row in reported)
+    assert content["recipe"] == recipe_of().as_dict()
+    assert (content["title"], content["seed"], content["data"]["name"]) == ("SHN", 3, "digits")
+    assert content["data"]["train"] == {"images": 100, "classes": 5}
+    assert content["versions"]["hardmine"] == hardmine.__version__
+
+    # 12 losses, and as many selections for the logs, of which calls 1, 6 and 11 are checked.
+    verified = content["verified"]
+    loss = verified["ops"]["triplet_loss"]
+    assert (loss["calls"], loss["checks"], verified["every"]) == (12, 3, 5)
+    assert loss["deviation"].keys() == {"similarity", "loss", "gradient"}
+    assert loss["choices"] == 3 * 20  # which positive and which negative each of 10 anchors has
+    deviations = [value for op in verified["ops"].values() for value in op["deviation"].values()]
+    assert verified["largest_deviation"] == max(deviations)
+    assert 0 < verified["largest_deviation"] < 1e-5
+
+    with (folder / "epochs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["SHN"] * 4
+    assert [float(row["loss"] or -1) for row in rows] == pytest.approx([-1, *(row["loss"] for row in reported[1:])])
+    history = read_histories(folder / "epochs.csv")["SHN"]
+    assert len(history.epoch) == 4
+    diagrams = read_diagrams(folder / "diagrams.csv")
+    assert diagrams.steps().keys() == {0, 5}
+    assert len(diagrams.steps()[5].before.anchor) == 10
+    assert not torch.equal(diagrams.steps()[5].before.s_ap, diagrams.steps()[5].after.s_ap)
+    assert (len(diagrams.last("train").anchor), len(diagrams.last("test").anchor)) == (100, 100)
+    assert read_embeddings(folder / "embeddings.safetensors").test_embeddings.shape == (100, 8)
+
+
+def test_measures_of_an_epoch_are_means_over_its_steps(tmp_path, data):
+    """With a learning rate of next to nothing each epoch can be measured afterwards."""
+    recipe = recipe_of(optimizer={"lr": 1e-30}, schedule={"epochs": 1})
+    found = trained(recipe, data, tmp_path)
+    loss_of = losses.SHNLoss()
+    values, s_ap, s_an = [], [], []
+    with torch.no_grad():
+        for batch in make_feed(recipe, data, found.network, loss_of, 0).begin(0):
+            rows, labels = found.network(data.train.images[batch.rows]), data.train.labels[batch.rows]
+            values.append(loss_of(rows, labels))
+            similarity = torch.nn.functional.normalize(rows.double())
+            similarity = similarity @ similarity.T
+            alike = labels[:, None] == labels
+            s_ap.append(similarity.masked_fill(~alike | torch.eye(10, dtype=torch.bool), -2).amax(1))
+            s_an.append(similarity.masked_fill(alike, -2).amax(1))
+    last = found.rows[-1]
+    s_ap, s_an = torch.cat(s_ap), torch.cat(s_an)
+    assert last["loss"] == pytest.approx(torch.stack(values).mean().item(), rel=1e-6)
+    assert last["s_ap"] == pytest.approx(s_ap.mean().item(), rel=1e-6)
+    assert last["s_an"] == pytest.approx(s_an.mean().item(), rel=1e-6)
+    assert last["hard_share"] == pytest.approx((s_an > s_ap).double().mean().item())
+
+
+def test_the_learning_rate_falls_as_the_schedule_says(tmp_path, data, monkeypatch):
+    seen = []
+    take = Trainer._take_step
+    monkeypatch.setattr(
+        Trainer, "_take_step", lambda self, *a: (seen.append(self._optimizer.param_groups[0]["lr"]), take(self, *a))
+    )
+    trained(recipe_of(), data, tmp_path)
+    assert seen == [0.1] * 4 + [0.05] * 8
+
+
+def test_the_last_layer_may_learn_faster(data):
+    network = make_network(recipe_of(), data)
+    section = dataclasses.replace(recipe_of().optimizer, last_layer_factor=10.0, weight_decay=0.25)
+    slow, fast = make_optimizer(network, section).param_groups
+    assert (slow["initial_lr"], fast["initial_lr"], fast["lr"]) == pytest.approx((0.1, 1.0, 1.0))
+    assert {id(parameter) for parameter in fast["params"]} == {id(p) for p in network.head.parameters()}
+    assert (slow["momentum"], slow["weight_decay"]) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 3, 9])
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch, kind, step):
+    recipe = recipe_of(**KINDS[kind])
+    undisturbed = trained(recipe, data, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(step, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match=r"a checkpoint of epoch \d, step \d+ is in "):
+            trained(recipe, data, tmp_path / "cut")
+    torch.rand(3)  # what was drawn in the meantime does not matter
+    resumed = trained(recipe, data, tmp_path / "cut", resume=True)
+    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert resumed.report == undisturbed.report
+    for name in ("epochs.csv", "diagrams.csv", "embeddings.safetensors"):
+        if (tmp_path / "whole" / name).exists():
+            assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_smart_mining_mines_and_adapts(tmp_path, data):
+    """The kind of training whose state is the largest is not resumed in vain: it does mine."""
+    found = trained(recipe_of(**KINDS["mined triplets"]), data, tmp_path)
+    assert "kappa" not in found.rows[2]
+    assert all(row["kappa"] > 0 and row["mined_share"] == 0.75 for row in found.rows[3:])
+    assert {"knn", "smart_triplets", "indexed_triplet_loss", "global_loss"} <= found.report.ops.keys()
+
+
+def test_htl_learns_a_tree_every_epoch(tmp_path, data):
+    found = trained(recipe_of(**KINDS["HTL"]), data, tmp_path)
+    assert found.loss.trees == 3
+    assert found.loss.margin.shape == (5, 5)
+    assert found._feed._sampler._neighbours.shape == (5, 3)
+
+
+def test_a_crash_costs_the_steps_since_the_checkpoint_only(tmp_path, data, monkeypatch):
+    recipe = recipe_of()
+    trained(recipe, data, tmp_path / "whole")
+    options = dataclasses.replace(QUIET, checkpoint_steps=3)
+
+    def crash():
+        raise RuntimeError("the machine is on fire")
+
+    with monkeypatch.context() as patch:
+        stop_at(10, patch, crash)
+        with pytest.raises(RuntimeError, match="on fire"):
+            trained(recipe, data, tmp_path / "cut", options)
+    saved = load_checkpoint(tmp_path / "cut/checkpoint.pt")
+    assert (saved["epoch"], saved["batch"], saved["step"]) == (2, 1, 9)
+    with (tmp_path / "cut/epochs.csv").open("a") as file:
+        file.write("3,12,0.5,0.5,0.5,SHN\n2,")  # of steps after the checkpoint, and cut short
+    trained(recipe, data, tmp_path / "cut", resume=True)
+    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    for name in ("epochs.csv", "diagrams.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_checkpoints_by_the_clock(tmp_path, data, monkeypatch):
+    saves = []
+    save = Trainer._save
+    monkeypatch.setattr(Trainer, "_save", lambda self: (saves.append(self.step), save(self)))
+    trained(recipe_of(), data, tmp_path / "often", dataclasses.replace(QUIET, checkpoint_minutes=1e-9))
+    assert saves == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    saves.clear()
+    trained(recipe_of(), data, tmp_path / "seldom", dataclasses.replace(QUIET, checkpoint_minutes=60))
+    assert saves == [0, 4, 8, 12]
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, data, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("unreachable")
+
+    before = signal.getsignal(signal.SIGINT)
+    stop_at(5, monkeypatch, twice)
+    with pytest.raises(KeyboardInterrupt):
+        trained(recipe_of(), data, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 4
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_kill_that_can_be_caught_leaves_a_checkpoint(tmp_path, data, monkeypatch):
+    stop_at(5, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt, match=re.escape("a checkpoint of epoch 2, step 6 is in")):
+        trained(recipe_of(), data, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, data, monkeypatch):
+    first = trained(recipe_of(), data, tmp_path)
+    stop_at(0, monkeypatch, pytest.fail)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = trained(recipe_of(), data, tmp_path, resume=True)
+    assert same(first.network.state_dict(), again.network.state_dict())
+    assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_resuming_where_nothing_was_begun_begins(tmp_path, data):
+    (tmp_path / "epochs.csv").write_text("epoch,step,recall_at_1,hard_share,loss,run\n0,0,0.5,,,old\n")
+    trained(recipe_of(), data, tmp_path, resume=True)
+    assert read_histories(tmp_path / "epochs.csv").keys() == {"SHN"}
+
+
+def test_what_cannot_be_resumed_is_refused_by_its_differences(tmp_path, data):
+    trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=r"checkpoint\.pt is there already: resume that run, or choose another"):
+        Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET)
+    other = recipe_of(schedule={"epochs": 2}, loss={"name": "SCT", "lam": 0.5}, seed=4)
+    message = "loss.lam was not given, is 0.5; loss.name was 'SHN', is 'SCT'; schedule.epochs was 1, is 2; seed was 3"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Trainer(other, data, tmp_path, QUIET, resume=True)
+    fewer = dataclasses.replace(data, fingerprint="another")
+    with pytest.raises(ValueError, match=r"resumed with these: data\.fingerprint was '\w+', is 'another'$"):
+        Trainer(recipe_of(schedule={"epochs": 1}), fewer, tmp_path, QUIET, resume=True)
+    assert kept == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_data_of_other_images_or_labels_have_another_fingerprint(monkeypatch):
+    def fingerprint(**changes):
+        digits = load_data(recipe_of(), None, None)
+        split = load_digits()
+        monkeypatch.setattr("hardmine.training.data.load_digits", lambda: dataclasses.replace(split, **changes))
+        return load_data(recipe_of(), None, None).fingerprint, digits.fingerprint
+
+    from hardmine.datasets import load_digits
+
+    split = load_digits()
+    new, old = fingerprint()
+    assert new == old
+    new, old = fingerprint(train_images=split.train_images.flip(0))
+    assert new != old
+    monkeypatch.undo()
+    new, old = fingerprint(test_labels=split.test_labels.flip(0))
+    assert new != old
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
+def test_damaged_checkpoints_are_named(tmp_path, data, content):
+    trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint: "):
+        Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
+
+
+def test_other_files_are_no_checkpoints(tmp_path, data):
+    torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="must be a checkpoint of hardmine, got something else"):
+        Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
+    torch.save({"format": "hardmine.checkpoint", "format_version": 99}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"has the format version 99, hardmine .* reads 1"):
+        Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
+
+
+def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data, monkeypatch):
+    options = dataclasses.replace(QUIET, checkpoint_steps=1)
+    save, calls = torch.save, []
+
+    def full_disk(state, file):
+        calls.append(1)
+        if len(calls) == 4:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        trained(recipe_of(), data, tmp_path, options)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 2
+    assert not list(tmp_path.glob("*.part"))
+    trained(recipe_of(), data, tmp_path / "whole")
+    trained(recipe_of(), data, tmp_path, resume=True)
+    assert same(final_state(tmp_path), final_state(tmp_path / "whole"))
+
+
+def test_a_broken_op_is_caught(tmp_path, data, monkeypatch):
+    """A loss that is off by a thousandth ends the training, and its inputs are kept."""
+    undecorated = torch.ops.hardmine.triplet_loss
+
+    class Broken:
+        def triplet_loss(self, *arguments):
+            loss, *rest = undecorated(*arguments)
+            return (loss * 1.001, *rest)
+
+        def __getattr__(self, name):
+            return getattr(torch.ops.hardmine, name)
+
+    class Torch:
+        ops = type("ops", (), {"hardmine": Broken()})()
+
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+    monkeypatch.setitem(vars(sys.modules["hardmine.ops.triplet_loss"]), "torch", Torch())
+    with pytest.raises(hardmine.VerificationError, match="triplet_loss"):
+        trained(recipe_of(), data, tmp_path)
+    assert list((tmp_path / "verify").glob("triplet_loss-call1*.pt"))
+    assert read_result(tmp_path) is None
+
+
+def test_nothing_is_verified_unless_asked_for(tmp_path, data):
+    found = trained(recipe_of(), data, tmp_path, dataclasses.replace(QUIET, verify_every=0))
+    assert found.report is None
+    assert read_result(tmp_path)["verified"] == {"every": 0, "largest_deviation": None, "ops": {}}
+    again = trained(recipe_of(), data, tmp_path / "verified")
+    assert same(found.network.state_dict(), again.network.state_dict())  # verification changes nothing
+
+
+def test_divergence_ends_a_training(tmp_path, data):
+    recipe = recipe_of(loss={"name": "SHN", "similarity": "dot"}, optimizer={"lr": 1e30}, evaluation={})
+    with pytest.raises(FloatingPointError, match=r"in epoch 1, step \d; optimizer\.lr = 1e\+30 may be too large"):
+        trained(recipe, data, tmp_path)
+
+
+def test_evaluation_every_few_epochs_and_at_the_end(tmp_path, data):
+    evaluation = {"every": 2, "recall_at": [3], "nmi": True}
+    found = trained(recipe_of(evaluation=evaluation), data, tmp_path)
+    assert [sorted(key for key in row if "recall" in key or key == "nmi") for row in found.rows] == [
+        ["recall_at_1", "recall_at_3"],
+        [],
+        ["recall_at_1", "recall_at_3"],
+        ["nmi", "recall_at_1", "recall_at_3"],
+    ]
+
+
+def test_events_for_tensorboard(tmp_path, data):
+    pytest.importorskip("tensorboard")
+    trained(recipe_of(), data, tmp_path, dataclasses.replace(QUIET, tensorboard=True))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("recall_at_1")] == [0, 1, 2, 3]
+    written = [event.value for event in events.Scalars("recall_at_1")]
+    assert written == pytest.approx([row["recall_at_1"] for row in read_result(tmp_path)["epochs"]])
+
+
+def test_a_sampler_that_does_not_suit_the_classes_is_refused_before_any_work(tmp_path, data):
+    with pytest.raises(RecipeError, match=r"tiny: \[sampler\] does not suit digits: batch_size must be at most 10"):
+        Trainer(recipe_of(sampler__batch_size=12), data, tmp_path, QUIET)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
+    """Their loss, their sampler and a head, on made features of enough classes."""
+    recipe = load_recipe(name)
+    classes = 300
+    images = torch.randn(classes * 8, 5, generator=torch.Generator().manual_seed(0))
+    part = Part(images, torch.arange(classes).repeat_interleave(8))
+    made = TrainingData("made", part, part, part, (), 5, "")
+    network, loss_of = make_network(recipe, made), make_loss(recipe.loss)
+    make_optimizer(network, recipe.optimizer)
+    feed = make_feed(recipe, made, network, loss_of, 0)
+    batch = feed.begin(0)[0]
+    rows = network(images[batch.rows])
+    assert rows.shape == (len(batch.rows), recipe.network.embedding_dim)
+    if isinstance(recipe.sampler, Triplets):
+        assert len(batch.triplets.triplets) == recipe.sampler.batch_size
+        loss, _ = loss_of(rows, batch.triplets.triplets)
+    else:
+        sampler = recipe.sampler
+        size = getattr(sampler, "batch_size", None)
+        size = size or sampler.anchors_per_batch * sampler.classes_per_anchor * sampler.images_per_class
+        assert len(batch.rows) == size
+        loss = loss_of(rows, part.labels[batch.rows])
+    loss.backward()
+    assert any(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+def test_options_are_as_documented():
+    assert RunOptions() == RunOptions(100, 5.0, 0, False, True, 0)
+    assert trainer_module.VERIFIED_LISTS == 8192
+    assert DIGITS["loss"]["name"] == "SHN"

@@ -1,0 +1,83 @@
+"""Small trainings that tests run."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from hardmine.recipes.recipe import parse_recipe, set_values
+from hardmine.training import RunOptions, Trainer, load_data
+from hardmine.training.checkpoint import FILE, load_checkpoint
+
+QUIET = RunOptions(verify_every=5, progress=False)
+
+# A convnet on digits, in a second.
+DIGITS = {
+    "seed": 3,
+    "data": {"name": "digits"},
+    "network": {"backbone": "convnet4", "embedding_dim": 8},
+    "sampler": {"kind": "class_balanced", "batch_size": 10, "images_per_class": 2, "batches_per_epoch": 4},
+    "loss": {"name": "SHN"},
+    "optimizer": {"lr": 0.1, "momentum": 0.5},
+    "schedule": {"epochs": 3, "milestones": [1], "factor": 0.5},
+    "evaluation": {"diagrams": [0, 5], "embeddings": True},
+}
+
+TOML = """\
+seed = 3
+data.name = "digits"
+network = { backbone = "convnet4", embedding_dim = 8 }
+sampler = { kind = "class_balanced", batch_size = 10, images_per_class = 2, batches_per_epoch = 4 }
+loss.name = "SHN"
+optimizer = { lr = 0.1, momentum = 0.5 }
+schedule = { epochs = 3, milestones = [1], factor = 0.5 }
+"""
+
+
+def recipe_of(table=DIGITS, **values):
+    """The recipe of a table with other values; `loss__name` stands for `loss.name`."""
+    return parse_recipe("tiny", set_values("tiny", table, {key.replace("__", "."): v for key, v in values.items()}))
+
+
+def few_digits(recipe=None):
+    """The data of digits, the images of each class that come first: enough to learn from, and quick."""
+    data = load_data(recipe or recipe_of(), None, Path("nowhere"), progress=False)
+
+    def first(part, count=20):
+        rows = torch.cat([(part.labels == label).nonzero()[:count, 0] for label in part.labels.unique()])
+        return dataclasses.replace(part, images=part.images[rows], labels=part.labels[rows])
+
+    train, query = first(data.train), first(data.query)
+    return dataclasses.replace(data, train=train, query=query, gallery=query)
+
+
+def trained(recipe, data, folder, options=QUIET, **arguments):
+    """The trainer after a run in a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(recipe, data, folder, options, **arguments)
+    trainer.run()
+    return trainer
+
+
+def final_state(folder):
+    """What the last checkpoint of a folder holds, without the times."""
+    state = load_checkpoint(folder / FILE)
+    state.pop("seconds")
+    for row in state["rows"]:
+        for name in [name for name in row if name.endswith("seconds")]:
+            row.pop(name)
+    for record in state["feed"].get("miner", {}).get("history", []):
+        for name in [name for name in record if name.endswith("seconds")]:
+            record.pop(name)
+    return state
+
+
+def same(first, second):
+    """Whether two nested states are equal bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second or (first != first and second != second)  # NaN, too
