@@ -1,5 +1,5 @@
-"""The command line: `train` compares losses, or mining, on real images, or runs a recipe; `experiment` runs many of them;
-`plot` draws figures.
+"""The command line: `train` compares losses, or mining, on real images, or runs a recipe; `experiment` runs many of
+them; `plot` draws figures.
 """
 
 from __future__ import annotations
