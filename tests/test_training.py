@@ -190,6 +190,9 @@ def test_the_last_layer_may_learn_faster(data):
     assert (slow["initial_lr"], fast["initial_lr"], fast["lr"]) == pytest.approx((0.1, 1.0, 1.0))
     assert {id(parameter) for parameter in fast["params"]} == {id(p) for p in network.head.parameters()}
     assert (slow["momentum"], slow["weight_decay"]) == (0.5, 0.25)
+    adam = make_optimizer(network, dataclasses.replace(section, name="adam"))
+    assert isinstance(adam, torch.optim.Adam)
+    assert [(group["lr"], group["weight_decay"]) for group in adam.param_groups] == [(0.1, 0.25), (1.0, 0.25)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
