@@ -1,6 +1,4 @@
-"""The command line: `train` compares losses, or mining, on real images, or runs a recipe; `experiment` runs many of
-them; `plot` draws figures.
-"""
+"""The command line: `train` compares losses or mining, or runs a recipe, `experiment` many; `plot` draws figures."""
 
 from __future__ import annotations
 

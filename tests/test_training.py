@@ -125,13 +125,13 @@ def test_what_a_training_leaves(tmp_path, data):
 
 
 def test_measures_of_an_epoch_are_means_over_its_steps(tmp_path, data):
-    """With a learning rate of next to nothing each epoch can be measured afterwards."""
-    recipe = recipe_of(optimizer={"lr": 1e-30}, schedule={"epochs": 1})
+    """With a learning rate of next to nothing an epoch, the second one, can be measured afterwards."""
+    recipe = recipe_of(optimizer={"lr": 1e-30}, schedule={"epochs": 2})
     found = trained(recipe, data, tmp_path)
     loss_of = losses.SHNLoss()
     values, s_ap, s_an = [], [], []
     with torch.no_grad():
-        for batch in make_feed(recipe, data, found.network, loss_of, 0).begin(0):
+        for batch in make_feed(recipe, data, found.network, loss_of, 0).begin(1):
             rows, labels = found.network(data.train.images[batch.rows]), data.train.labels[batch.rows]
             values.append(loss_of(rows, labels))
             similarity = torch.nn.functional.normalize(rows.double())
@@ -145,6 +145,32 @@ def test_measures_of_an_epoch_are_means_over_its_steps(tmp_path, data):
     assert last["s_ap"] == pytest.approx(s_ap.mean().item(), rel=1e-6)
     assert last["s_an"] == pytest.approx(s_an.mean().item(), rel=1e-6)
     assert last["hard_share"] == pytest.approx((s_an > s_ap).double().mean().item())
+
+
+def test_diagrams_follow_the_triplets_of_a_step(tmp_path, data):
+    """The first step, taken by hand."""
+    recipe = recipe_of(schedule={"epochs": 1}, evaluation={"diagrams": [0]})
+    trained(recipe, data, tmp_path)
+    shown = read_diagrams(tmp_path / "diagrams.csv").steps()[0]
+    torch.manual_seed(recipe.seed)
+    network, loss_of = make_network(recipe, data), losses.SHNLoss()
+    rows = make_feed(recipe, data, network, loss_of, 0).begin(0)[0].rows
+    images, labels = data.train.images[rows], data.train.labels[rows]
+    before = torch.nn.functional.normalize(network(images))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    loss_of(before, labels).backward()
+    optimizer.step()
+    after = torch.nn.functional.normalize(network(images))
+    alike = labels[:, None] == labels
+    similarity = before @ before.T
+    positive = similarity.masked_fill(~alike | torch.eye(10, dtype=torch.bool), -2).argmax(1)
+    negative = similarity.masked_fill(alike, -2).argmax(1)
+    for moment, embeddings in {"before": before, "after": after}.items():
+        found = getattr(shown, moment)
+        for other, values in ((positive, found.s_ap), (negative, found.s_an)):
+            torch.testing.assert_close(
+                values.float(), (embeddings * embeddings[other]).sum(1).detach(), atol=1e-5, rtol=1e-5
+            )
 
 
 def test_the_learning_rate_falls_as_the_schedule_says(tmp_path, data, monkeypatch):
@@ -164,6 +190,9 @@ def test_the_last_layer_may_learn_faster(data):
     assert (slow["initial_lr"], fast["initial_lr"], fast["lr"]) == pytest.approx((0.1, 1.0, 1.0))
     assert {id(parameter) for parameter in fast["params"]} == {id(p) for p in network.head.parameters()}
     assert (slow["momentum"], slow["weight_decay"]) == (0.5, 0.25)
+    adam = make_optimizer(network, dataclasses.replace(section, name="adam"))
+    assert isinstance(adam, torch.optim.Adam)
+    assert [(group["lr"], group["weight_decay"]) for group in adam.param_groups] == [(0.1, 0.25), (1.0, 0.25)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -92,6 +92,7 @@ def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatc
     options = dataclasses.replace(QUIET, workers=2)  # how many read the images makes no difference either
     trained(recipe(), loaded(recipe(), root), tmp_path / "cut", options, resume=True)
     assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert data.train.images.epoch == 1  # crops were those of the second epoch
     assert whole.network.backbone.trunk[1].num_batches_tracked == 8
     assert whole.network.backbone.training
 

@@ -133,7 +133,7 @@ def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -
     other keys those that the new one has, too.
     """
     changed = copy.deepcopy(dict(table))
-    for key in sorted(values, key=lambda key: not key.endswith((".kind", "loss.name"))):
+    for key in values:
         *sections, last = key.split(".")
         place = changed
         for section in sections:
