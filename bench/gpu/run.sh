@@ -35,7 +35,7 @@ stage() {
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
   stages+=("$name")
-  timeout --signal=INT --kill-after=5 "$limit" "$@" >"$results/$name.log" 2>&1
+  timeout --signal=INT --kill-after=10 "$limit" "$@" >"$results/$name.log" 2>&1
   status=$?
   if ((status == 0)); then
     say "passed: $name, $((SECONDS - start)) s"

@@ -16,13 +16,12 @@ constexpr int kWarps = kTileThreads / 32;
 constexpr int64_t kEnoughBlocks = 256;     // to occupy a GPU
 constexpr int64_t kLeastColumnPanels = 2;  // of a share
 // Of a block's shared memory, of which the GPUs that have least give 99 KiB.
-constexpr int64_t kMostListBytes = 96 * 1024;
+constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
 
 // Warps of a block that sort at a time, each a list with room for `capacity` candidates.
 template <class Number>
 int sorting_warps(int capacity) {
-  const auto bytes = static_cast<int64_t>(capacity * sizeof(Ranked<Number>));
-  return static_cast<int>(std::clamp<int64_t>(kMostListBytes / bytes, 1, kWarps));
+  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(Ranked<Number>)), 1, kWarps));
 }
 
 template <class Number>
@@ -63,8 +62,9 @@ int capacity_of(int64_t k, int64_t columns, int64_t tile) {
 template <class Arithmetic>
 size_t nearest_shared_bytes(int capacity, int warps) {
   using Number = typename Arithmetic::Number;
-  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<Number>)) +
-         Arithmetic::kTile * (sizeof(Number) + sizeof(int32_t));
+  constexpr size_t kRowBytes = Arithmetic::kTile * (sizeof(Number) + sizeof(int32_t));
+  static_assert(std::max(Arithmetic::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
+  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<Number>)) + kRowBytes;
 }
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
