@@ -1,6 +1,6 @@
 """Drives CMakeLists.txt, the one description of the build.
 
-Environment: HARDMINE_CUDA=auto|on|off, whether to build the CUDA ops (auto: where nvcc is and torch is one with CUDA);
+Environment: HARDMINE_CUDA=auto|on|off, whether to build the CUDA ops (auto: where CMake, nvcc and torch can);
 HARDMINE_WERROR=1 makes warnings errors.
 """
 
@@ -68,8 +68,11 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
-        # --fresh forgets the tools and the torch of an earlier environment; objects that are up to date stay.
-        subprocess.run([*configure, "--fresh"], check=True, stdout=sys.stderr)
+        # Forgets the tools and the torch of an earlier environment; objects that are up to date stay.
+        (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
+        for folder in (BUILD / "CMakeFiles").glob("[0-9]*"):
+            shutil.rmtree(folder)
+        subprocess.run(configure, check=True, stdout=sys.stderr)
         targets = subprocess.run([cmake, "--build", str(BUILD), "--target", "help"], check=True, stdout=subprocess.PIPE)
         if not re.search(r"^_C_cuda:", targets.stdout.decode(), re.MULTILINE):
             self.leave_out("hardmine._C_cuda")

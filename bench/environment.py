@@ -34,10 +34,13 @@ def git(*arguments: str) -> str | None:
 
 
 def commit() -> str:
-    """The commit that is measured; "+ changes" when sources differ from it (results do not count)."""
+    """The commit that is measured; "+ changes" when sources differ from it (results do not count).
+
+    A copy of the sources without their .git has it from the environment variable HARDMINE_COMMIT.
+    """
     name = git("rev-parse", "--short=12", "HEAD")
     if name is None:
-        return "unknown"
+        return os.environ.get("HARDMINE_COMMIT") or "unknown"
     return name + (" + changes" if git("status", "--porcelain", "--", ":/", ":!/bench/results") else "")
 
 

@@ -16,12 +16,18 @@ if emulated := os.environ.get("HARDMINE_EMULATED_CUDA"):
     torch.ops.load_library(emulated)
     _library.load = lambda: None
 
-from helpers import DEVICES
+from helpers import DEVICES, OPS, has_cuda_kernel
+from triplets import GIVEN
 
 
 @pytest.fixture(params=DEVICES)
 def device(request):
-    """Every device that the ops can run on."""
+    """Every device that the op of the test can run on: the op that a parameter names, or the file, else selection."""
+    if request.param == "cuda":
+        named = (request.node.callspec.params.get("name"), request.path.stem.removeprefix("test_"))
+        op = next((name for name in named if name in (*OPS, *GIVEN)), "select_triplets")
+        if not has_cuda_kernel(op):
+            pytest.skip(f"{op} has no CUDA kernels in this build")
     return request.param
 
 

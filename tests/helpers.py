@@ -70,16 +70,16 @@ def each_with_refs(names: tuple[str, ...], refs: int = 30) -> pytest.MarkDecorat
     return pytest.mark.parametrize(("name", "refs"), cases, ids=[f"{n}-{'refs' if r else 'self'}" for n, r in cases])
 
 
-def _has_cuda_ops() -> bool:
-    return torch.cuda.is_available() and torch._C._dispatch_has_kernel_for_dispatch_key(
-        "hardmine::select_triplets", "CUDA"
-    )
-
-
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not _has_cuda_ops(), reason="no CUDA device, or no CUDA ops built")),
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
 ]
+
+
+def has_cuda_kernel(name: str) -> bool:
+    """Whether the op, called ``name`` in ``hardmine.ops``, can run on CUDA devices in this build."""
+    compiled = "triplet_loss" if name == "sct_loss" else name
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"hardmine::{compiled}", "CUDA")
 
 
 class Inputs(NamedTuple):

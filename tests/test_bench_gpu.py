@@ -1,13 +1,17 @@
 """The GPU benchmark's own code, without a GPU: what it computes from its numbers, and a dry run of all of it."""
 
 import json
+import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
+import environment
 import rivals
 from gpu import figures, report, small_shapes
 
@@ -118,7 +122,7 @@ def test_cases_without_time_are_named(tmp_path):
 def test_the_plan_is_the_issues():
     cases = report.plan(False)
     assert len(set(cases)) == len(cases) == 5 * 2 * 2
-    assert [n for n, *_ in cases[::4]] == [128, 65536, 16384, 4096, 1024]
+    assert [n for n, *_ in cases[::4]] == [128, 4096, 16384, 65536, 1024]
 
 
 def test_a_rival_without_room_says_so():
@@ -148,21 +152,171 @@ def test_results_that_do_not_repeat_are_an_error(monkeypatch):
         small_shapes.run(((5, 3),), "cpu")
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_the_script_says_on_a_machine_without_a_gpu_what_it_did_not_run(tmp_path):
-    assert subprocess.run(["bash", "-n", SCRIPT], check=False).returncode == 0
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho no GPU >&2\nexit 1\n")
-    python.chmod(0o755)
+def test_a_steps_backward_fills_no_gradient_of_the_loss():
+    inputs = report.Copies(16, 8, "float32", report.DryRun())[0]
+    rival = report.maker("hardmine", 16, "float32", report.DryRun())(inputs)
+    report.full_step(rival)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        report.full_step(rival)
+    assert not {event.name for event in profile.events()} & {"aten::ones_like", "aten::fill_", "aten::ones"}
+
+
+def test_a_rival_is_left_out_by_how_long_its_last_build_took():
+    gpu, builds = report.DryRun(), {"pytorch": 1e6}
+    case = report.measure_case(16, 8, "float32", gpu, time.monotonic() + 60, builds)
+    assert case["skipped"]["pytorch"].startswith("no time was left")
+    assert "pytorch" not in case["median_ms"]
+    assert builds["pytorch"] == 1e6
+    assert builds["matmul"] < 60
+    builds = {"matmul": 50.0}
+    report.measure_case(16, 8, "float32", gpu, time.monotonic() + 60, builds)
+    assert builds["matmul"] < 50, "the last one, not the slowest"
+
+
+@pytest.mark.parametrize(("git", "said", "commit"), [(None, "abc", "abc"), (None, "", "unknown"), ("12", "abc", "12")])
+def test_the_commit_of_sources_without_git(git, said, commit, monkeypatch):
+    monkeypatch.setattr(environment, "git", lambda *arguments: git if arguments[0] == "rev-parse" else "")
+    monkeypatch.setenv("HARDMINE_COMMIT", said)
+    assert environment.commit() == commit
+
+
+# The script, in a copy of the source folder whose tools are not there, or stand-ins that write down what they are told
+
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+
+PYTHON = """#!/bin/bash
+echo "python $*" >>"$CALLS"
+echo "PYTHONPATH $PYTHONPATH" >>"$CALLS"
+for module in $MISSING; do
+  case "$*" in "-c import $module" | "-m $module "*) exit 1 ;; esac
+done
+case "$*" in
+  *"import cmake"* | *"import ninja"*) exit 1 ;;
+  *find_spec*) echo /torch ;;
+  *%d%d*) echo 90 ;;
+  "-m pybind11"*) echo /pybind11 ;;
+  "-m pytest"*) echo "$TESTED" ;;
+esac
+"""
+CMAKE = """#!/bin/bash
+echo "cmake $*" >>"$CALLS"
+mkdir -p build/gpu
+[[ $1 == --build ]] && touch build/gpu/_C.so build/gpu/_C_cuda.so build/gpu/_fanng.cpython-311.so
+exit 0
+"""
+SANITIZER = """#!/bin/bash
+[[ $1 == --help ]] && echo "  --kernel-regex arg" && exit
+echo "sanitizer $*" >>"$CALLS"
+"""
+
+
+class Ran(NamedTuple):
+    """What became of a run of the script in a folder."""
+
+    status: int
+    summary: str
+    calls: list[str]
+    folder: Path
+    results: Path
+
+
+def run_script(folder, *arguments, tools=True, results="results", tested="5 passed in 1 s", **environment) -> Ran:
+    source = folder / "source"
+    for place in ("bench/gpu", "hardmine", "tests"):
+        (source / place).mkdir(parents=True)
+    shutil.copy(SCRIPT, source / "bench/gpu/run.sh")
+    for name in ("test_knn.py", "test_contract.py", "test_cuda_library.py", "test_build.py", "test_margin_tables.py"):
+        shutil.copy(Path(__file__).with_name(name), source / "tests")
+    contents = {"python": PYTHON, "cmake": CMAKE, "ninja": "", "compute-sanitizer": SANITIZER}
+    (folder / "bin").mkdir()
+    for name, content in contents.items() if tools else [("python", "#!/bin/sh\necho no GPU >&2\nexit 1\n")]:
+        (folder / "bin" / name).write_text(content)
+        (folder / "bin" / name).chmod(0o755)
+    calls = folder / "calls"
+    calls.touch()
+    variables = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "PYTHON": "bin/python", "CALLS": calls, "TESTED": tested}
     done = subprocess.run(
-        ["bash", SCRIPT, tmp_path / "results"],
-        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)},
+        ["bash", "source/bench/gpu/run.sh", *arguments],
+        cwd=folder,
+        env={**variables, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
-    summary = (tmp_path / "results" / "summary.txt").read_text()
-    assert done.returncode == 1, done.stderr
-    assert "FAILED: gpu, status 1" in summary
-    assert "not run: build, tests, memcheck, racecheck, report: there is no GPU" in summary
-    assert (tmp_path / "results" / "about.txt").read_text().startswith("date: ")
+    written = folder / results
+    assert (written / "summary.txt").exists(), done.stderr
+    return Ran(done.returncode, (written / "summary.txt").read_text(), calls.read_text().splitlines(), folder, written)
+
+
+def call_of(ran: Ran, text: str) -> str:
+    return next(call for call in ran.calls if text in call)
+
+
+@needs_bash
+def test_the_script_says_on_a_machine_without_a_gpu_what_it_did_not_run(tmp_path):
+    assert subprocess.run(["bash", "-n", SCRIPT], check=False).returncode == 0
+    ran = run_script(tmp_path, "results", tools=False)
+    assert ran.status == 1
+    assert "FAILED: gpu, status 1" in ran.summary
+    assert "not run: build, tests, memcheck, racecheck, report: there is no GPU" in ran.summary
+    assert (ran.results / "about.txt").read_text().startswith("date: ")
+    assert (ran.results / "logs.txt").read_text() == "==== gpu\nno GPU\n"
+
+
+@needs_bash
+def test_the_script_where_all_is_there(tmp_path):
+    ran = run_script(tmp_path, "results", PYTHONPATH="/of/the/caller", HARDMINE_COMMIT="abc", GIT_DIR="/nowhere")
+    assert ran.status == 0, ran.summary
+    assert [line.split(",")[0] for line in ran.summary.splitlines() if line.startswith("passed")] == [
+        f"passed: {name}" for name in ("gpu", "build", "tests", "memcheck", "racecheck", "report")
+    ]
+    assert "  5 passed in 1 s" in ran.summary
+    assert "commit: abc" in (ran.results / "about.txt").read_text()
+    assert {path.name for path in ran.results.iterdir()} == {"about.txt", "summary.txt", "logs.txt"}
+    assert (ran.results / "logs.txt").read_text().count("====") == 6
+    assert {path.name for path in (tmp_path / "source/hardmine").iterdir()} == {
+        "_C.so",
+        "_C_cuda.so",
+        "_fanng.cpython-311.so",
+    }
+    assert f"PYTHONPATH {tmp_path}/source:{tmp_path}/source/bench:/of/the/caller" in ran.calls
+    assert f"-DCMAKE_MAKE_PROGRAM={tmp_path}/bin/ninja" in call_of(ran, "cmake -S")
+    assert f"-DPython_EXECUTABLE={tmp_path}/bin/python -Dpybind11_DIR=/pybind11" in call_of(ran, "cmake -S")
+    assert call_of(ran, "cmake --build").endswith("--target _C _C_cuda _fanng")
+    assert call_of(ran, "python -m pytest").startswith(
+        "python -m pytest tests/test_knn.py tests/test_margin_tables.py -k cuda -n 8 "
+    )
+    for tool, more in (("memcheck", " --report-api-errors no"), ("racecheck", "")):
+        assert call_of(ran, f"--tool {tool}") == (
+            f"sanitizer --tool {tool} --error-exitcode 9 --kernel-regex kns=hardmine{more} "
+            f"{tmp_path}/bin/python -m gpu.small_shapes"
+        )
+    seconds = int(re.search(r"--seconds (\d+)", call_of(ran, "gpu.report"))[1])
+    assert 300 < seconds <= 450, "what is left of the 470 s"
+
+
+@needs_bash
+def test_the_script_without_what_only_some_of_it_needs(tmp_path):
+    ran = run_script(tmp_path, MISSING="pybind11 xdist hypothesis numpy", OUT="some/results", results="some/results")
+    assert ran.status == 1
+    assert "-DHARDMINE_PYTHON=OFF" in call_of(ran, "cmake -S")
+    assert call_of(ran, "cmake --build").endswith("--target _C _C_cuda")
+    assert {path.name for path in (tmp_path / "source/hardmine").iterdir()} == {"_C.so", "_C_cuda.so"}
+    assert "FAILED: tests, not run for want of hypothesis: tests/test_knn.py" in ran.summary
+    assert "python -m pytest tests/test_margin_tables.py -k cuda -q" in call_of(ran, "python -m pytest")
+    assert "passed: report" in ran.summary
+
+
+@needs_bash
+def test_the_script_measures_where_there_is_no_pytest(tmp_path):
+    ran = run_script(tmp_path, MISSING="pytest", results="source/build/gpu-results")
+    assert ran.status == 1
+    assert "FAILED: tests, not run: there is no pytest" in ran.summary
+    assert "passed: report" in ran.summary
+
+
+@needs_bash
+def test_tests_that_all_skipped_themselves_fail_the_script(tmp_path):
+    ran = run_script(tmp_path, "results", tested="7 skipped in 1 s")
+    assert ran.status == 1
+    assert "FAILED: tests, all of which skipped themselves" in ran.summary

@@ -209,6 +209,89 @@ def test_a_build_in_place_leaves_no_cuda_ops_of_an_earlier_one(monkeypatch, tmp_
     assert not old.exists()
 
 
+def test_a_build_forgets_the_tools_of_an_earlier_one_but_keeps_its_objects(monkeypatch, tmp_path):
+    command, lines = builder(monkeypatch, tmp_path, offers_cuda=False)
+    cmake = tmp_path / "cmake"
+    kept = cmake / "CMakeFiles" / "_C.dir" / "library.cpp.o"
+    forgotten = [cmake / "CMakeCache.txt", cmake / "CMakeFiles" / "3.31.6" / "CMakeCXXCompiler.cmake"]
+    for path in (kept, *forgotten):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    command.run()
+    assert kept.exists()
+    assert not any(path.exists() for path in forgotten)
+    assert "--fresh" not in lines[0], "which CMake 3.22 does not know"
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """Has CMake decide on the CUDA ops, with the releases of torch's CUDA and of nvcc given; returns what it says."""
+    script = PACKAGE.parent / "CMakeLists.txt"
+    if not script.exists():
+        pytest.skip("not run from the source folder")
+    cmake = Path(pytest.importorskip("cmake").CMAKE_BIN_DIR) / "cmake"
+
+    def run(choice: str, cuda_of_torch: str | None, nvcc: str | None) -> str:
+        torch_folder = tmp_path / "torch"
+        torch_folder.mkdir()
+        (torch_folder / "version.py").write_text(f"cuda: Optional[str] = {cuda_of_torch!r}\n")
+        compiler = tmp_path / "nvcc"
+        if nvcc is not None:
+            compiler.write_text(f"#!/bin/sh\necho Cuda compilation tools, release {nvcc}, V{nvcc}.99\n")
+            compiler.chmod(0o755)
+        # The part of the script that decides, alone.
+        text = script.read_text()
+        start, end = (
+            text.index("# Why _C_cuda cannot be built"),
+            text.index("if(hardmine_builds_cuda)\n  enable_language"),
+        )
+        (tmp_path / "decide.cmake").write_text(
+            f"""
+set(HARDMINE_TORCH ON)
+set(HARDMINE_CUDA {choice})
+set(HARDMINE_TORCH_DIR "{torch_folder}")
+# What check_language would find, which is not known to a script.
+function(check_language)
+  set(CMAKE_CUDA_COMPILER "{compiler if nvcc else "NOTFOUND"}" CACHE FILEPATH "")
+endfunction()
+macro(include)
+endmacro()
+{text[start:end]}
+"""
+        )
+        done = subprocess.run([cmake, "-P", tmp_path / "decide.cmake"], capture_output=True, text=True, check=False)
+        return " ".join((done.stdout + done.stderr).split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("choice", "cuda_of_torch", "nvcc", "said"),
+    [
+        ("AUTO", "13.0", "13.0", "CUDA ops: built"),
+        ("AUTO", "12.8", "12.0", "CUDA ops: built"),
+        ("AUTO", None, "13.0", "CUDA ops: left out, torch is one without CUDA"),
+        ("AUTO", "13.0", None, "CUDA ops: left out, no nvcc that works was found"),
+        ("AUTO", "13.0", "11.8", "CUDA ops: left out, nvcc 11.8 is too old, 12.0 or later is needed"),
+        ("AUTO", "12.8", "13.0", "CUDA ops: left out, nvcc is of CUDA 13, torch of CUDA 12"),
+        ("OFF", "13.0", "13.0", "CUDA ops: left out, as HARDMINE_CUDA says"),
+        ("ON", None, "13.0", "CUDA ops: built"),
+        ("ON", "12.8", "13.0", "CUDA ops: built"),
+        ("ON", "13.0", None, "HARDMINE_CUDA is ON, and the CUDA ops cannot be built: no nvcc that works was found"),
+        ("ON", "13.0", "11.8", "HARDMINE_CUDA is ON, and the CUDA ops cannot be built: nvcc 11.8 is too old"),
+    ],
+)
+def test_cuda_ops_are_built_where_they_can_be(choice, cuda_of_torch, nvcc, said, configure):
+    assert said in configure(choice, cuda_of_torch, nvcc)
+
+
+@pytest.mark.parametrize("choice", ["AUTO", "ON"])
+def test_an_old_cmake_builds_no_cuda_ops(choice, configure, monkeypatch):
+    old = "CMake 3.25.1 knows no C++20 for CUDA, 3.26 or later is needed"
+    said = configure(f"{choice})\nset(CMAKE_VERSION 3.25.1", "13.0", "13.0")
+    assert (f"CUDA ops: left out, {old}" if choice == "AUTO" else f"cannot be built: {old}") in said
+
+
 # The SIMD level
 
 LARGE_STEP = """

@@ -119,15 +119,16 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
 @ignore_warnings_of_torch
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_opcheck(name, refs, dtype, monkeypatch):
-    check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype)), dtype)
+def test_opcheck(name, refs, dtype, device, monkeypatch):
+    check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype).to(device)), dtype)
 
 
 @ignore_warnings_of_torch
 @each_with_refs(("select_triplets", "triplet_loss"))
 @pytest.mark.parametrize("options", [{"positive": "random"}, {"positive": "random", "negative": "random"}], ids=str)
-def test_opcheck_of_random_selections(name, refs, options, monkeypatch):
-    check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs), **options), torch.float32)
+def test_opcheck_of_random_selections(name, refs, options, device, monkeypatch):
+    inputs = random_inputs(refs=refs).to(device)
+    check_compiled_ops(recorded_calls(monkeypatch, name, inputs, **options), torch.float32)
 
 
 def check_compiled_ops(calls: list[tuple], dtype: torch.dtype) -> None:
@@ -155,7 +156,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name, refs):
 @ignore_warnings_of_torch
 @each_of(OPS)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled_by_torch_without_a_graph_break(name, backend):
+def test_compiled_by_torch_without_a_graph_break(name, backend, device):
     """Forward and backward, compiled for any batch size at the second one, equal eager mode bit for bit."""
 
     def outputs(*inputs):
@@ -164,12 +165,12 @@ def test_compiled_by_torch_without_a_graph_break(name, backend):
     torch.compiler.reset()
     compiled = torch.compile(outputs, fullgraph=True, backend=backend)
     for rows in (48, 37, 21):
-        inputs = random_inputs(rows, refs=None if name in OPS_WITHOUT_REFS else 30, seed=rows)
+        inputs = random_inputs(rows, refs=None if name in OPS_WITHOUT_REFS else 30, seed=rows).to(device)
         leaves = leaves_of(inputs)
         results = []
         for function in (compiled, outputs):
             values = function(*inputs)
-            upstream = [torch.linspace(1, 2, v.numel()).reshape(v.shape) for v in values]
+            upstream = [torch.linspace(1, 2, v.numel(), device=device).reshape(v.shape) for v in values]
             results.append([*values, *torch.autograd.grad(values, leaves, upstream)])
         assert all(t.any() for t in results[1])
         for actual, expected in zip(*results, strict=True):

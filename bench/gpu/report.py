@@ -28,7 +28,8 @@ from hardmine import ops, reference
 from rivals.checks import assert_both_branches, assert_same_loss
 from rivals.common import GIB, Inputs, Rival, SkippedRivalError
 
-SIZES, DIMS, DTYPES = (128, 1024, 4096, 16384, 65536), (128, 512), ("bfloat16", "float32")
+# In the order in which time may run out: what has an aim, then from what is quickly built to what is not.
+SIZES, DIMS, DTYPES = (128, 4096, 16384, 65536, 1024), (128, 512), ("bfloat16", "float32")
 SCT = rivals.CASES["sct_loss"]
 PML = SCT.counterparts["pytorch-metric-learning"]
 NAMES = ("hardmine", *figures.RIVALS, "matmul")
@@ -211,8 +212,20 @@ def check(n: int, d: int, dtype: str, gpu: Gpu) -> str:
     return "" if checked_n == n else f"checked against the reference at N = {checked_n:,}, which fits"
 
 
-def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, slowest_build: dict[str, float]) -> dict:
-    """All rivals at one size: median times, peaks, launches, and why one is missing."""
+def warm_up_compiler(gpu: Gpu) -> None:
+    """The first build of a process takes several times as long as those that come after it."""
+    inputs = Copies(16, 8, "float32", gpu)[0]
+    try:
+        full_step(maker("torch.compile", 16, "float32", gpu)(inputs))
+    except Exception as error:  # no compiler, say; each case will name it, too
+        print(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}", flush=True)
+
+
+def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, last_build: dict[str, float]) -> dict:
+    """All rivals at one size: median times, peaks, launches, and why one is missing.
+
+    `last_build`: the seconds that each rival's last build and warm-up took, by which it is left out where less is left.
+    """
     case = {"n": n, "d": d, "dtype": dtype, "median_ms": {}, "peak_bytes": {}, "launches": {}}
     case |= {"skipped": {}, "remarks": []}
     try:
@@ -226,7 +239,7 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, slowest_
         start = time.monotonic()
         left = deadline - start
         try:
-            if name != "hardmine" and slowest_build.get(name, 0.0) > left:
+            if name != "hardmine" and last_build.get(name, 0.0) > left:
                 raise SkippedRivalError(f"no time was left, {max(left, 0):.0f} s")
             build = maker(name, n, dtype, gpu)
             for _ in range(3):  # compiles, and warms up
@@ -239,7 +252,8 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, slowest_
         except Exception as error:  # out of memory, no compiler for torch.compile: many types, one meaning
             case["skipped"][name] = f"failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
             made.pop(name, None)
-        slowest_build[name] = max(slowest_build.get(name, 0.0), time.monotonic() - start)
+        else:
+            last_build[name] = time.monotonic() - start
     times = {name: [] for name in made}
 
     def time_round() -> float:
@@ -262,11 +276,9 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, slowest_
 
 
 def plan(dry_run: bool) -> list[tuple[int, int, str]]:
-    """N, D and dtype of every case: the smallest, which has an aim of its own, then from the largest down."""
+    """N, D and dtype of every case, in the order in which they are measured."""
     sizes, dims = ((16, 64), (8,)) if dry_run else (SIZES, DIMS)
-    smallest = min(sizes)
-    order = [smallest, *sorted((n for n in sizes if n != smallest), reverse=True)]
-    return [(n, d, dtype) for n in order for d in dims for dtype in DTYPES]
+    return [(n, d, dtype) for n in sizes for d in dims for dtype in DTYPES]
 
 
 def unmeasured(n: int, d: int, dtype: str, why: str) -> dict:
@@ -294,14 +306,16 @@ def main(arguments: list[str] | None = None) -> int:
     gpu = DryRun() if args.dry_run else Gpu()
     about = {**environment.describe(), **gpu.about()}
     results: dict[str, Any] = {"dry_run": gpu.dry_run, "about": about, "rates": measure_rates(gpu), "cases": []}
-    cases, slowest_build = plan(gpu.dry_run), {}
+    cases, last_build = plan(gpu.dry_run), {}
+    if time.monotonic() < end:
+        warm_up_compiler(gpu)
     for done, (n, d, dtype) in enumerate(cases):
         now = time.monotonic()
         if now >= end:
             results["cases"].append(unmeasured(n, d, dtype, f"the {args.seconds:g} s were over"))
         else:
             deadline = now + (end - now) / (len(cases) - done)
-            results["cases"].append(measure_case(n, d, dtype, gpu, deadline, slowest_build))
+            results["cases"].append(measure_case(n, d, dtype, gpu, deadline, last_build))
         save(results, args.output)
         print(figures.speed_table(results["cases"][-1:], results["rates"]).splitlines()[-1], flush=True)
     failed = [case for case in results["cases"] if "error" in case or "failed" in case["skipped"].get("hardmine", "")]

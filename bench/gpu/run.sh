@@ -2,36 +2,47 @@
 # Everything that only a GPU can show, in under 8 minutes: builds hardmine with its CUDA ops, runs their tests on the
 # GPU, runs small shapes under compute-sanitizer, and measures.
 #
-#   bench/gpu/run.sh [FOLDER]    writes FOLDER, or $OUT, or build/gpu-results: about.txt, summary.txt, a log a stage,
+#   bench/gpu/run.sh [FOLDER]    writes FOLDER, or $OUT, or build/gpu-results: about.txt, summary.txt, logs.txt,
 #                                report.md and report.json
 #
-# Needs python3 (or PYTHON) with torch >= 2.11 with CUDA, pybind11, pytest, hypothesis and numpy; nvcc, a C++20 compiler,
-# cmake and ninja; compute-sanitizer where there is one. Needs no network. Builds into this clone. A stage that fails or
-# runs out of time is named, the others run all the same; the exit status is 1 if any did, 0 if none.
+# Needs python3 (or PYTHON) with torch >= 2.11 with CUDA, nvcc >= 12.0, a C++20 compiler, cmake >= 3.26 and ninja; the
+# tests need pytest, hypothesis and numpy, and take less time with pytest-xdist. compute-sanitizer where there is one.
+# Needs no network. Builds into this clone; HARDMINE_COMMIT names its commit where it has no .git. A stage that fails,
+# runs out of time or lacks what it needs is named, the others run all the same; the exit status is 1 if any did, 0 if
+# none.
 set -uo pipefail
-cd "$(dirname "$0")/../.." || exit 1
+absolute() { [[ $1 == /* ]] && echo "$1" || echo "$PWD/$1"; }
 python=${PYTHON:-python3}
-results=${1:-${OUT:-build/gpu-results}}
+if ! python=$(command -v "$python"); then
+  echo "there is no ${PYTHON:-python3}" >&2
+  exit 1
+fi
+python=$(absolute "$python") # a path of the caller's folder
+results=${1:-${OUT:-}}
+[[ -z $results ]] || results=$(absolute "$results")
+cd "$(dirname "$0")/../.." || exit 1
+results=${results:-$PWD/build/gpu-results}
 mkdir -p "$results" || exit 1
-results=$(cd "$results" && pwd) || exit 1
 : >"$results/summary.txt"
 failed=0
-export PYTHONPATH=$PWD:$PWD/bench PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive
+export PYTHONPATH=$PWD:$PWD/bench${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive
 
 say() { echo "$*" | tee -a "$results/summary.txt"; }
 
-# stage NAME SECONDS COMMAND...: its output goes to NAME.log, what became of it to summary.txt.
+# stage NAME SECONDS COMMAND...: its output goes to NAME.log, what became of it to summary.txt. Interrupted as by Ctrl-C
+# when its time is over, for pytest to say what it found until then.
 stage() {
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
-  timeout --kill-after=5 "$limit" "$@" >"$results/$name.log" 2>&1
+  stages+=("$name")
+  timeout --signal=INT --kill-after=10 "$limit" "$@" >"$results/$name.log" 2>&1
   status=$?
   if ((status == 0)); then
     say "passed: $name, $((SECONDS - start)) s"
   else
     failed=1
     if ((status == 124 || status == 137)); then
-      say "FAILED: $name, stopped after its $limit s"
+      say "FAILED: $name, stopped after its $limit s; the end of its log:"
     else
       say "FAILED: $name, status $status after $((SECONDS - start)) s; the end of its log:"
     fi
@@ -41,10 +52,26 @@ stage() {
 }
 
 skip() { say "not run: $*"; }
+fail() {
+  failed=1
+  say "FAILED: $*"
+}
+
+# The logs of all stages in one file: some machines hand back only a few.
+gather_logs() {
+  local name
+  for name in "${stages[@]}"; do
+    echo "==== $name"
+    cat "$results/$name.log"
+  done >"$results/logs.txt"
+  for name in "${stages[@]}"; do rm -f "$results/$name.log"; done
+}
+stages=()
+trap gather_logs EXIT
 
 about() {
   echo "date: $(date -u '+%Y-%m-%d %H:%M UTC')"
-  echo "commit: $(git describe --always --abbrev=12 --dirty=' + changes' 2>/dev/null || echo unknown)"
+  echo "commit: $(git describe --always --abbrev=12 --dirty=' + changes' 2>/dev/null || echo "${HARDMINE_COMMIT:-unknown}")"
   echo "GPU, driver: $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo unknown)"
   echo "nvcc: $(nvcc --version 2>/dev/null | sed -n 's/.*release/release/p' || echo none)"
   "$python" -c 'import torch, sys
@@ -61,25 +88,65 @@ print(torch.cuda.get_device_name(), major, minor)
 assert major >= 8, f"compute capability {major}.{minor}, 8.0 or later is needed"'
 }
 
+has_module() { "$python" -c "import $1" 2>/dev/null; }
+
+# tool NAME ATTRIBUTE: a build tool from its Python package where that is installed, else from PATH, as in setup.py.
+tool() {
+  "$python" -c "import $1; print($1.$2 + '/$1')" 2>/dev/null || command -v "$1" || {
+    echo "there is no $1" >&2
+    return 1
+  }
+}
+
 # Only for this GPU: half the time, and the code is the same that the packages hold for it. Ends with the libraries in
-# hardmine/, as `pip install -e .` would leave them.
+# hardmine/, as `pip install -e .` would leave them; without the graph index where there is no pybind11.
 build() {
-  local folder=build/gpu torch pybind architecture library
+  local folder=build/gpu cmake ninja torch pybind architecture library python_module=OFF targets=(_C _C_cuda)
+  cmake=$(tool cmake CMAKE_BIN_DIR) && ninja=$(tool ninja BIN_DIR) || return 1
   torch=$("$python" -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("torch").origin).parent)') ||
     return 1
-  pybind=$("$python" -m pybind11 --cmakedir) || return 1
   architecture=$("$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())') || return 1
-  cmake -S . -B "$folder" -G Ninja --fresh -DCMAKE_BUILD_TYPE=Release -DHARDMINE_CUDA=ON \
+  if pybind=$("$python" -m pybind11 --cmakedir); then
+    python_module=ON
+    targets+=(_fanng)
+  fi
+  # Forgets the tools of an earlier environment; objects that are up to date stay.
+  rm -rf "$folder/CMakeCache.txt" "$folder"/CMakeFiles/[0-9]*
+  "$cmake" -S . -B "$folder" -G Ninja -DCMAKE_MAKE_PROGRAM="$ninja" -DCMAKE_BUILD_TYPE=Release -DHARDMINE_CUDA=ON \
     -DHARDMINE_CUDA_ARCHITECTURES="$architecture-real" -DHARDMINE_TORCH_DIR="$torch" \
-    -DPython_EXECUTABLE="$(command -v "$python")" -Dpybind11_DIR="$pybind" || return 1
-  cmake --build "$folder" --target _C _C_cuda _fanng || return 1
-  for library in "$folder"/_C.so "$folder"/_C_cuda.so "$folder"/_fanng*.so; do
-    cp --remove-destination "$library" hardmine/ || return 1
+    -DHARDMINE_PYTHON=$python_module -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$pybind" || return 1
+  "$cmake" --build "$folder" --target "${targets[@]}" || return 1
+  for library in "${targets[@]}"; do
+    cp --remove-destination "$folder/$library".*so hardmine/ || return 1
   done
   "$python" -c 'from hardmine import _library
 _library.load()
 problem = _library.cuda_problem(0)
 assert problem is None, problem'
+}
+
+# The files that have tests on CUDA devices, whose names all have "cuda" in them, but for those that need no GPU.
+run_tests() {
+  local files module without parallel=()
+  if ! has_module pytest; then
+    fail "tests, not run: there is no pytest"
+    return
+  fi
+  files=$(grep -lE '^def test_.*(\bdevice\b|cuda)' tests/test_*.py | grep -vE '/test_(cuda_library|build)\.py$')
+  for module in hypothesis numpy; do
+    has_module $module && continue
+    without=$(grep -lE "^(import|from) $module\b" $files | tr '\n' ' ')
+    [[ -z $without ]] && continue
+    files=$(grep -LE "^(import|from) $module\b" $files)
+    fail "tests, not run for want of $module: $without"
+  done
+  # Most of a test's time is Python's and the reference's, not the GPU's.
+  has_module xdist && parallel=(-n 8)
+  if stage tests 120 env OMP_NUM_THREADS=2 "$python" -m pytest $files -k cuda "${parallel[@]}" -q -rfE \
+    -p no:cacheprovider --durations=10 --continue-on-collection-errors; then
+    say "  $(tail -n 1 "$results/tests.log")"
+    grep -Eq '[1-9][0-9]* passed' "$results/tests.log" || fail "tests, all of which skipped themselves"
+  fi
 }
 
 # compute-sanitizer beside nvcc where PATH lacks it.
@@ -91,36 +158,43 @@ sanitizer() {
   [[ -x $nvcc ]] && echo "$nvcc"
 }
 
+run_sanitizers() {
+  local tool name options only_ours=()
+  if ! tool=$(sanitizer); then
+    fail "memcheck, racecheck, not run: compute-sanitizer was not found"
+    return
+  fi
+  # Kernels of ours, whose mangled names begin with their namespace; torch's are not watched, which would take long.
+  "$tool" --help 2>&1 | grep -q -e --kernel-regex && only_ours=(--kernel-regex kns=hardmine)
+  for name in memcheck racecheck; do
+    options=("${only_ours[@]}")
+    # Of calls that torch makes and expects to fail.
+    [[ $name == memcheck ]] && options+=(--report-api-errors no)
+    # PyTorch's caching allocator would hide an access beyond an array: each array gets memory of its own.
+    stage "$name" 30 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$tool" --tool "$name" --error-exitcode 9 "${options[@]}" \
+      "$python" -m gpu.small_shapes
+  done
+}
+
+# Takes the time that the others left of 470 s: of their limits' sum, 330 s, they need a part.
+run_report() {
+  local left=$((470 - SECONDS))
+  stage report "$left" "$python" -m gpu.report --seconds $((left - 20)) --output "$results/report"
+}
+
 export python
-export -f check_gpu build
+export -f check_gpu build tool
 about >"$results/about.txt" 2>&1
 cat "$results/about.txt"
 
-# Seconds of each stage: 470 in all.
 if ! stage gpu 20 bash -c check_gpu; then
   skip "build, tests, memcheck, racecheck, report: there is no GPU that they could run on"
 elif ! stage build 130 bash -c build; then
   skip "tests, memcheck, racecheck, report: the build failed"
 else
-  if stage tests 90 "$python" -m pytest tests -k "cuda and not test_cuda_library and not test_build" -q -rf \
-    -p no:cacheprovider --durations=10; then
-    say "  $(tail -n 1 "$results/tests.log")"
-    if ! grep -Eq '[1-9][0-9]* passed' "$results/tests.log"; then
-      failed=1
-      say "FAILED: tests, all of which skipped themselves"
-    fi
-  fi
-  if tool=$(sanitizer); then
-    # PyTorch's caching allocator would hide an access beyond an array: each array gets memory of its own.
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage memcheck 35 "$tool" --tool memcheck --error-exitcode 9 \
-      "$python" -m gpu.small_shapes || true
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage racecheck 35 "$tool" --tool racecheck --error-exitcode 9 \
-      "$python" -m gpu.small_shapes --few || true
-  else
-    failed=1
-    skip "memcheck, racecheck: compute-sanitizer was not found"
-  fi
-  stage report 160 "$python" -m gpu.report --seconds 140 --output "$results/report" || true
+  run_tests
+  run_sanitizers
+  run_report
 fi
 say "in all $SECONDS s, results in $results"
 exit "$failed"

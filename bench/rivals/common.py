@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -33,9 +34,15 @@ class Rival:
     details: str = ""  # settings that were searched for and found, to be said beside its numbers
 
 
+@cache
+def _one(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.ones((), dtype=dtype, device=device)
+
+
 def gradient_of(inputs: Inputs) -> Callable[[torch.Tensor], torch.Tensor]:
-    # autograd.grad, not loss.backward(): no accumulation into .grad, which is nobody's work here.
-    return lambda loss: torch.autograd.grad(loss, inputs.embeddings)[0]
+    # autograd.grad, not loss.backward(): no accumulation into .grad, which is nobody's work here. Nor is filling the
+    # gradient of the loss, which a warm-up leaves ready.
+    return lambda loss: torch.autograd.grad(loss, inputs.embeddings, _one(loss.dtype, loss.device))[0]
 
 
 def available_memory() -> int:

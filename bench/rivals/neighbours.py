@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import time
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from rivals.common import Inputs, Rival, SkippedRivalError
+
+if TYPE_CHECKING:  # other rivals run without
+    import numpy as np
 
 CHUNK = 256  # rows; the quickest of 256, 1,024 and 4,096 on 100,000 word vectors
 WANTED_RECALL = 0.99
@@ -60,7 +62,7 @@ def build_matmul_chunks(inputs: Inputs) -> Rival:
 
 def without_self(similarity: np.ndarray, index: np.ndarray) -> Lists:
     """Drops each query from its own list [N, k + 1]; the last entry where the query is not in it."""
-    keep = index != np.arange(len(index))[:, None]
+    keep = index != torch.arange(len(index)).numpy()[:, None]
     keep[keep.all(1), -1] = False
     shape = (len(index), index.shape[1] - 1)
     return Lists(torch.from_numpy(similarity[keep].reshape(shape)), torch.from_numpy(index[keep].reshape(shape)))
@@ -125,7 +127,7 @@ def hnsw_graph(hnswlib: Any, rows: np.ndarray, m: int, ef_construction: int) -> 
 def hnsw_lists(graph: Any, rows: np.ndarray, k: int, ef: int) -> Lists:
     graph.set_ef(max(ef, k + 1))
     index, distance = graph.knn_query(rows, k + 1)
-    return without_self(1 - distance, index.astype(np.int64))
+    return without_self(1 - distance, index.astype("int64"))
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,7 @@ struct Stream {
 
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // forgets the error, which the next launch would take for its own
   throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error));
 }
 

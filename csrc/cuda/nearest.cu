@@ -15,12 +15,20 @@ namespace {
 constexpr int kWarps = kTileThreads / 32;
 constexpr int64_t kEnoughBlocks = 256;     // to occupy a GPU
 constexpr int64_t kLeastColumnPanels = 2;  // of a share
+// Of a block's shared memory, of which the GPUs that have least give 99 KiB.
+constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
+
+// Warps of a block that sort at a time, each a list with room for `capacity` candidates.
+template <class Number>
+int sorting_warps(int capacity) {
+  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(Ranked<Number>)), 1, kWarps));
+}
 
 template <class Number>
 struct NearestPools {
   Ranked<Number>* pool;  // [shares, queries, capacity]
   int32_t* size;         // [shares, queries], of the sorted lists
-  int capacity;
+  int capacity, sorting_warps;
   int64_t shares, queries;
 
   HARDMINE_DEVICE Ranked<Number>* at(int64_t share, int64_t query) const {
@@ -52,10 +60,11 @@ int capacity_of(int64_t k, int64_t columns, int64_t tile) {
 }
 
 template <class Arithmetic>
-size_t nearest_shared_bytes(int capacity) {
+size_t nearest_shared_bytes(int capacity, int warps) {
   using Number = typename Arithmetic::Number;
-  return std::max(Arithmetic::kSharedBytes, kWarps * capacity * sizeof(Ranked<Number>)) +
-         Arithmetic::kTile * (sizeof(Number) + sizeof(int32_t));
+  constexpr size_t kRowBytes = Arithmetic::kTile * (sizeof(Number) + sizeof(int32_t));
+  static_assert(std::max(Arithmetic::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
+  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<Number>)) + kRowBytes;
 }
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
@@ -80,7 +89,7 @@ class NearestPanel {
  public:
   HARDMINE_DEVICE NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
       : pass_(pass), row_panel_(row_panel), share_index_(share) {
-    const size_t lists = kWarps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
+    const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
     worst_key_ = reinterpret_cast<Number*>(shared_memory() +
                                            (lists > Arithmetic::kSharedBytes ? lists : Arithmetic::kSharedBytes));
     size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
@@ -114,10 +123,12 @@ class NearestPanel {
 
   HARDMINE_DEVICE int64_t query(int row) const { return row_panel_ * kTile + row; }
 
-  // Rows of the panel, a share of them each warp.
+  // Rows of the panel, a share of them each warp that sorts.
   template <class Use>
   HARDMINE_DEVICE void for_each_row(const Use& use) {
-    for (int row = warp_index(); row < kTile && query(row) < pass_.rows.count; row += kWarps) use(row);
+    const int warps = pass_.pools.sorting_warps;
+    if (warp_index() >= warps) return;
+    for (int row = warp_index(); row < kTile && query(row) < pass_.rows.count; row += warps) use(row);
   }
 
   // Appends what beats its row's worst; true if some pool is too full for a tile more.
@@ -202,7 +213,8 @@ template <class Number>
 HARDMINE_KERNEL(kTileThreads, 2)
 merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int room) {
   Ranked<Number>* list = reinterpret_cast<Ranked<Number>*>(shared_memory()) + warp_index() * room;
-  for (int64_t query = block_index() * kWarps + warp_index(); query < pools.queries; query += grid_size() * kWarps) {
+  const int warps = block_size() / 32;
+  for (int64_t query = block_index() * warps + warp_index(); query < pools.queries; query += grid_size() * warps) {
     int size = 0;
     for (int64_t share = 0; share < pools.shares; ++share) {
       const int more = pools.size[share * pools.queries + query];
@@ -244,15 +256,18 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   const int64_t share_columns =
       std::min(pass.columns.count, (column_panels + pools.shares - 1) / pools.shares * Arithmetic::kTile);
   pools.capacity = capacity_of(k, share_columns, Arithmetic::kTile);
+  pools.sorting_warps = sorting_warps<Number>(pools.capacity);
   pools.pool = workspace.array<Ranked<Number>>(pools.shares * pools.queries * pools.capacity);
   pools.size = workspace.array<int32_t>(pools.shares * pools.queries);
   pass.may_overflow = share_columns > pools.capacity;
-  launch("nearest", nearest_kernel<Arithmetic>,
-         {row_panels * pools.shares, kTileThreads, nearest_shared_bytes<Arithmetic>(pools.capacity)}, stream, pass);
+  launch(
+      "nearest", nearest_kernel<Arithmetic>,
+      {row_panels * pools.shares, kTileThreads, nearest_shared_bytes<Arithmetic>(pools.capacity, pools.sorting_warps)},
+      stream, pass);
   if (pools.shares == 1) return;
-  const int room = std::max(2 * power_of_two_from(k), 64);
+  const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<Number>(room);
   launch("merge_nearest", merge_nearest_kernel<Number>,
-         {(queries.count + kWarps - 1) / kWarps, kTileThreads, kWarps * room * sizeof(Ranked<Number>)}, stream, pools,
+         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<Number>)}, stream, pools,
          pass.end, room);
 }
 
