@@ -57,7 +57,7 @@ def refused(capsys, *words):
 
 def test_train_a_recipe(folder, capsys):
     words = ["train", "tiny.toml", "loss.name=SCT", "--output", "out/run", "--verify-every", "4", "loss.lam=0.5"]
-    assert main([*words, "--threads", "1"]) == 0
+    assert main([*words, "--threads", "2"]) == 0
     out = capsys.readouterr().out
     assert "tiny: SHN on digits" not in out
     assert "tiny: SCT on digits" in out
@@ -67,7 +67,7 @@ def test_train_a_recipe(folder, capsys):
     assert "saved result.json and epochs.csv in out/run" in out
     result = read_result(folder / "out/run")
     assert result["recipe"]["loss"] == {"name": "SCT", "lam": 0.5}
-    assert (result["threads"], result["verified"]["every"]) == (1, 4)
+    assert (result["threads"], result["verified"]["every"]) == (2, 4)
 
 
 def test_the_folder_of_a_recipe_is_named_after_it(folder):
