@@ -93,6 +93,8 @@ def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
         (["tiny.toml", "--output", "tiny.toml/x"], "argument --output: cannot write into 'tiny.toml/x'"),
         (["tiny.toml", "--verify-every", "-1"], "argument --verify-every: must be a whole number from 0"),
         (["tiny.toml", "--threads", "0"], "argument --threads: must be a whole number from 1"),
+        (["tiny.toml", "--device", "tpu"], "argument --device: must be cpu or cuda, perhaps with a number, got 'tpu'"),
+        (["tiny.toml", "--device", "cuda:99"], "argument --device: there is no cuda:99: torch finds"),
         (["tiny.toml", "--checkpoint-minutes", "0"], "argument --checkpoint-minutes: must be a positive number"),
     ],
 )

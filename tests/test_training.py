@@ -213,6 +213,19 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch
             assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_training_runs_and_resumes_on_every_device(tmp_path, data, monkeypatch, kind, device):
+    recipe, options = recipe_of(**KINDS[kind]), dataclasses.replace(QUIET, device=device)
+    with monkeypatch.context() as patch:
+        stop_at(3, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, data, tmp_path, options)
+    found = trained(recipe, data, tmp_path, options, resume=True)
+    assert {parameter.device.type for parameter in found.network.parameters()} == {device}
+    assert found.epoch == recipe.schedule.epochs
+    assert found.report.ops
+
+
 def test_smart_mining_mines_and_adapts(tmp_path, data):
     """The kind of training whose state is the largest is not resumed in vain: it does mine."""
     found = trained(recipe_of(**KINDS["mined triplets"]), data, tmp_path)
@@ -467,6 +480,6 @@ def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
 
 
 def test_options_are_as_documented():
-    assert RunOptions() == RunOptions(100, 5.0, 0, False, True, 0)
+    assert RunOptions() == RunOptions(100, 5.0, 0, False, True, 0, "cpu")
     assert trainer_module.VERIFIED_LISTS == 8192
     assert DIGITS["loss"]["name"] == "SHN"

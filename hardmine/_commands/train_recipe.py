@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     check_writable(command, output)
     run_options = prepare(options)
     try:
-        data = training.load_data(recipe, options.data, options.cache, progress=True)
+        data = training.load_data(recipe, options.data, options.cache, progress=True, device=run_options.device)
         print("\n".join([f"\n{recipe.name}: {recipe.title} on {data.name}", *data.notes]), flush=True)
         trainer = training.Trainer(
             recipe, data, output, run_options, resume=options.resume, report=lambda row: print(line(row), flush=True)
@@ -85,6 +85,9 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
         metavar="K",
         help="check every K-th call of each op against its reference, 0 for none (default: %(default)s)",
     )
+    command.add_argument(
+        "--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda or cuda:1 ... (default: %(default)s)"
+    )
     command.add_argument("--threads", type=whole(1), metavar="N", help="threads to compute with (default: torch's)")
     command.add_argument(
         "--workers", type=whole(0), default=0, metavar="N", help="processes that read images (default: none beside)"
@@ -113,7 +116,21 @@ def prepare(options: argparse.Namespace) -> training.RunOptions:
         checkpoint_steps=options.checkpoint_steps,
         tensorboard=options.tensorboard,
         workers=options.workers,
+        device=options.device,
     )
+
+
+def _device(name: str) -> str:
+    """A device that is there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu or cuda, perhaps with a number, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"there is no {name}: torch finds {torch.cuda.device_count()} GPUs")
+    return name
 
 
 def line(row: Mapping[str, Any]) -> str:

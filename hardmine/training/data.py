@@ -69,7 +69,12 @@ class TrainingData:
 
 
 def load_data(
-    recipe: Recipe, root: str | os.PathLike[str] | None, cache: Path, *, progress: bool = True
+    recipe: Recipe,
+    root: str | os.PathLike[str] | None,
+    cache: Path,
+    *,
+    progress: bool = True,
+    device: str = "cpu",
 ) -> TrainingData:
     """The data of a recipe; features of a frozen backbone are computed if need be, and kept.
 
@@ -78,6 +83,7 @@ def load_data(
         root: Folder of the data; digits need none.
         cache: Folder of kept features.
         progress: Show progress bars on stderr.
+        device: What a frozen backbone computes features on; they are kept on the CPU.
 
     Raises:
         OSError: A part of the data is missing; the message shows the tree that is expected.
@@ -99,7 +105,9 @@ def load_data(
     if not frozen:
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
         return _data(split.name, parts, split.query is split.gallery, notes, None)
-    features = _given_features(recipe, split, root) if data.features else _features(recipe, split, cache, progress)
+    features = (
+        _given_features(recipe, split, root) if data.features else _features(recipe, split, cache, progress, device)
+    )
     parts = [
         Part(rows, part.labels, part.coarse_labels)
         for rows, part in zip(features, (split.train, split.query, split.gallery), strict=True)
@@ -161,9 +169,9 @@ def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[s
     return [rows[[row_of[image] for image in part.paths]] for part in parts]
 
 
-def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool) -> list[Tensor]:
+def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, device: str) -> list[Tensor]:
     """The features of train, query and gallery, from files in the folder, or computed."""
-    network = make_backbone(recipe)
+    network = make_backbone(recipe).to(device)
     test_transform = split.query.transform
     # The gallery may be the query, or the training set: each is computed once.
     known: dict[tuple[str, ...], Tensor] = {}

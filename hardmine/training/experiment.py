@@ -73,7 +73,7 @@ def run_experiment(
                 key = repr((run.recipe.data, run.recipe.network.backbone, run.recipe.network.weights))
             if key not in loaded:
                 loaded.clear()
-                loaded[key] = load_data(run.recipe, root, cache, progress=options.progress)
+                loaded[key] = load_data(run.recipe, root, cache, progress=options.progress, device=options.device)
                 say("\n".join(loaded[key].notes) or loaded[key].name)
             folder.mkdir(parents=True, exist_ok=True)
             trainer = Trainer(run.recipe, loaded[key], folder, options, resume=True)

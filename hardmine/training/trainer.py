@@ -36,7 +36,7 @@ VERIFIED_LISTS = 8192
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a recipe is run; nothing of it changes what comes out.
+    """How a recipe is run; on one device nothing of it changes what comes out.
 
     Attributes:
         verify_every: Each so many calls of an op are checked against its reference; 0: none.
@@ -45,6 +45,8 @@ class RunOptions:
         tensorboard: Write events for TensorBoard.
         progress: Show a progress bar on stderr.
         workers: Processes that read images.
+        device: What the network trains on, such as "cuda"; another one rounds otherwise. On a GPU, resuming goes on
+            with the same state, but is bit for bit only where PyTorch's own operations are.
     """
 
     verify_every: int = 100
@@ -53,6 +55,7 @@ class RunOptions:
     tensorboard: bool = False
     progress: bool = True
     workers: int = 0
+    device: str = "cpu"
 
 
 class Trainer:
@@ -89,8 +92,10 @@ class Trainer:
         self._about = {"name": data.name, "fingerprint": data.fingerprint}
         saved = self._saved(resume)
         torch.manual_seed(recipe.seed)
-        self.network = make_network(recipe, data)
-        self.loss = make_loss(recipe.loss)
+        self._device = torch.device(self.options.device)
+        # Drawn on the CPU, so that every device starts from the same weights.
+        self.network = make_network(recipe, data).to(self._device)
+        self.loss = make_loss(recipe.loss).to(self._device)
         self._optimizer = make_optimizer(self.network, recipe.optimizer)
         self._feed = make_feed(recipe, data, self.network, self.loss, self.options.workers)
         self._measures = EpochMeasures()
@@ -181,7 +186,8 @@ class Trainer:
         labels = self.data.train.labels[batch.rows]
         shown = self.step in self.recipe.evaluation.diagrams
         if shown:
-            before = embed_all(self.network, images)
+            before, shown_images, shown_labels = embed_all(self.network, images), images, labels
+        images, labels = images.to(self._device), labels.to(self._device)
         embeddings = self.network(images)
         loss, each, triplets = self._loss(embeddings, labels, batch)
         value = loss.item()
@@ -193,7 +199,7 @@ class Trainer:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        self._feed.observe(batch, each)
+        self._feed.observe(batch, None if each is None else each.cpu())
         detached = embeddings.detach()
         if triplets is None:
             chosen = ops.select_triplets(detached, labels)
@@ -202,8 +208,8 @@ class Trainer:
             self._measures.add(value, *triplet_similarities(detached, triplets))
         if shown:
             with torch.no_grad():
-                chosen = ops.select_triplets(before, labels)
-                after = similarities(embed_all(self.network, images), chosen)
+                chosen = ops.select_triplets(before, shown_labels)
+                after = similarities(embed_all(self.network, shown_images), chosen)
                 self._logs.diagram(
                     diagram_rows(self.step, "before", *similarities(before, chosen))
                     + diagram_rows(self.step, "after", *after)
@@ -214,9 +220,10 @@ class Trainer:
         if not isinstance(self.loss, SmartTripletLoss):
             return self.loss(embeddings, labels), None, None
         if batch.triplets is not None:
-            return *self.loss(embeddings, batch.triplets.triplets), batch.triplets.triplets
+            triplets = batch.triplets.triplets.to(self._device)
+            return *self.loss(embeddings, triplets), triplets
         chosen = ops.select_triplets(embeddings.detach(), labels, **self.loss.selection)
-        columns = [torch.arange(len(labels)), chosen.positive_index, chosen.negative_index]
+        columns = [torch.arange(len(labels), device=self._device), chosen.positive_index, chosen.negative_index]
         triplets = torch.stack(columns, dim=1)
         triplets = triplets[(triplets >= 0).all(1)]
         if not len(triplets):  # no anchor has both: nothing to learn from this batch
