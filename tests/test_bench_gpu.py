@@ -140,7 +140,8 @@ def test_every_step_reads_another_copy():
 
 
 def test_small_shapes_run(monkeypatch):
-    assert small_shapes.run(((5, 3),), "cpu") >= 4 * 4
+    count = small_shapes.run(((5, 3),), "cpu")
+    assert count == 2 * 4 * len(small_shapes.OPS), "of one shape both similarities"
     monkeypatch.setattr(small_shapes, "has_kernel", lambda op, device: False)
     with pytest.raises(AssertionError, match="no op has kernels for cpu"):
         small_shapes.run(((5, 3),), "cpu")
@@ -159,6 +160,17 @@ def test_a_steps_backward_fills_no_gradient_of_the_loss():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         report.full_step(rival)
     assert not {event.name for event in profile.events()} & {"aten::ones_like", "aten::fill_", "aten::ones"}
+
+
+def test_the_compiler_is_warm_before_the_first_case(tmp_path, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(report, "warm_up_compiler", warmed.append)
+    monkeypatch.setattr(
+        report, "measure_case", lambda n, d, dtype, *_: report.unmeasured(n, d, dtype, str(len(warmed)))
+    )
+    report.main(["--dry-run", "--output", str(tmp_path / "report")])
+    cases = json.loads((tmp_path / "report.json").read_text())["cases"]
+    assert {why for case in cases for why in case["skipped"].values()} == {"1"}
 
 
 def test_a_rival_is_left_out_by_how_long_its_last_build_took():
@@ -204,6 +216,13 @@ mkdir -p build/gpu
 [[ $1 == --build ]] && touch build/gpu/_C.so build/gpu/_C_cuda.so build/gpu/_fanng.cpython-311.so
 exit 0
 """
+TESTS = {
+    "test_build.py": "def test_cuda():",
+    "test_cuda_library.py": "def test_of_cuda():",
+    "test_knn.py": "from hypothesis import given\n\ndef test_knn(k, device):",
+    "test_lists.py": "import torch\n\ndef test_lists(k):\n    device = 1",
+    "test_margin_tables.py": "def test_tables(device):",
+}
 SANITIZER = """#!/bin/bash
 [[ $1 == --help ]] && echo "  --kernel-regex arg" && exit
 echo "sanitizer $*" >>"$CALLS"
@@ -225,8 +244,8 @@ def run_script(folder, *arguments, tools=True, results="results", tested="5 pass
     for place in ("bench/gpu", "hardmine", "tests"):
         (source / place).mkdir(parents=True)
     shutil.copy(SCRIPT, source / "bench/gpu/run.sh")
-    for name in ("test_knn.py", "test_contract.py", "test_cuda_library.py", "test_build.py", "test_margin_tables.py"):
-        shutil.copy(Path(__file__).with_name(name), source / "tests")
+    for name, content in TESTS.items():
+        (source / "tests" / name).write_text(content)
     contents = {"python": PYTHON, "cmake": CMAKE, "ninja": "", "compute-sanitizer": SANITIZER}
     (folder / "bin").mkdir()
     for name, content in contents.items() if tools else [("python", "#!/bin/sh\necho no GPU >&2\nexit 1\n")]:
@@ -265,7 +284,17 @@ def test_the_script_says_on_a_machine_without_a_gpu_what_it_did_not_run(tmp_path
 
 @needs_bash
 def test_the_script_where_all_is_there(tmp_path):
+    folder = tmp_path / "source/build/gpu"
+    kept, forgotten = (
+        folder / "CMakeFiles/_C.dir/library.o",
+        [folder / "CMakeCache.txt", folder / "CMakeFiles/3.31.6/x"],
+    )
+    for path in (kept, *forgotten):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     ran = run_script(tmp_path, "results", PYTHONPATH="/of/the/caller", HARDMINE_COMMIT="abc", GIT_DIR="/nowhere")
+    assert kept.exists()
+    assert not any(path.exists() for path in forgotten)
     assert ran.status == 0, ran.summary
     assert [line.split(",")[0] for line in ran.summary.splitlines() if line.startswith("passed")] == [
         f"passed: {name}" for name in ("gpu", "build", "tests", "memcheck", "racecheck", "report")
