@@ -176,6 +176,7 @@ def test_published_settings():
     assert (sct.sampler.batch_size, sct.sampler.images_per_class, sct.loss.options["lam"]) == (128, 2, 1.0)
     assert (hotels.sampler.batch_size, hotels.network.embedding_dim, hotels.loss.options["lam"]) == (512, 256, 0.1)
     cub, shop = load_recipe("epshn-cub"), load_recipe("epshn-inshop")
+    assert (cub.network.embedding_dim, load_recipe("epshn-hotels").network.embedding_dim) == (512, 256)
     assert (cub.optimizer.lr, cub.sampler.images_per_class, cub.loss.options["temperature"]) == (1e-4, 16, 0.1)
     assert (shop.optimizer.lr, shop.sampler.images_per_class, shop.schedule.milestones) == (5e-4, 4, (20, 30))
     smart = load_recipe("smart-mining-cub")
