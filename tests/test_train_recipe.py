@@ -216,6 +216,9 @@ def test_variants_axes_and_data(folder):
     assert [run.recipe.optimizer.lr for run in runs] == [0.1, 0.05, 0.05, 7, 7, 7]
     assert [run.recipe.schedule.epochs for run in runs] == [3, 3, 3, 2, 2, 2]
     assert (runs[0].folder, runs[0].recipe.title) == ("digits/HN-5/seed-3", "HN, 5")
+    (folder / "many.toml").write_text(text.replace("only = [5]", "only = [5, 5]"))
+    with pytest.raises(RecipeError, match=r"many: experiment\.variants\.HN\.only must be distinct, got 5 more than"):
+        load_experiment("many.toml")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +231,12 @@ def test_variants_axes_and_data(folder):
         ),
         ('HN = { loss.name = "HN" }\n', "HN = 3\n", "experiment.variants.HN must be a table, got 3"),
         ("seeds = [0, 1]", "seeds = [-1]", "experiment.seeds must be a list, each of its items a whole number from 0"),
+        ("seeds = [0, 1]", "seeds = [0, 1, 0]", "many: experiment.seeds must be distinct, got 0 more than once"),
+        (
+            'reach = "HN"',
+            'axis = "sampler.images_per_class"\nvalues = [5, 2, 2]',
+            "many: experiment.values must be distinct, got 2 more than once",
+        ),
         ('reach = "HN"', 'reach = "EP"', "experiment.reach must be one of HN, SHN, got 'EP'"),
         ('reach = "HN"', "values = [2]", "experiment.axis and experiment.values go together, got one of them"),
         ('"training",', '"tea",', "experiment.figures must be a list, each of its items one of training,"),
@@ -241,6 +250,15 @@ def test_experiments_of_no_use_are_refused_by_name(folder, capsys, old, new, mes
     assert old in EXPERIMENT
     (folder / "many.toml").write_text(EXPERIMENT.replace(old, new, 1))
     assert message in refused(capsys, "experiment", "many.toml")
+
+
+def test_nothing_is_chosen_twice(folder, capsys):
+    for flag, words, message in (
+        ("--on", "digits,more,digits", "many: datasets must be distinct, got 'digits' more than once"),
+        ("--variants", "SHN,SHN", "many: variants must be distinct, got 'SHN' more than once"),
+        ("--seeds", "0,3,00", "many: seeds must be distinct, got 0 more than once"),
+    ):
+        assert message in refused(capsys, "experiment", "many.toml", flag, words)
 
 
 def test_what_is_chosen_must_be_there(folder, capsys):

@@ -117,14 +117,17 @@ def load_experiment(
         raise RecipeError(f"{name}: experiment.reach must be one of {', '.join(kinds)}, got {about.reach!r}")
     if (about.axis is None) != (not about.values):
         raise RecipeError(f"{name}: experiment.axis and experiment.values go together, got one of them")
+    _check_distinct(name, "experiment.values", about.values)
     for each in overrides:
         _chosen(name, "names before an override", places, [each.partition(":")[0]] if _has_dataset(each) else [])
     chosen_places = _chosen(name, "datasets", places, datasets or list(places)[:1])
     chosen_kinds = _chosen(name, "variants", kinds, variants or list(kinds))
+    chosen_seeds = seeds or about.seeds
+    _check_distinct(name, "seeds" if seeds else "experiment.seeds", chosen_seeds)
     runs = [
         run
         for place in chosen_places
-        for seed in seeds or about.seeds
+        for seed in chosen_seeds
         for kind in chosen_kinds
         for run in _runs_of(name, table, about, place, places[place], kind, kinds[kind], seed, overrides)
     ]
@@ -159,6 +162,7 @@ def _runs_of(
 ) -> Iterator[Run]:
     """A variant on some data with a seed, for every value of the axis that it takes."""
     values: Sequence[Any] = kind.get("only", about.values) if about.values else [None]
+    _check_distinct(name, f"experiment.variants.{variant}.only", values)
     for value in values:
         if value is not None and value not in about.values:
             raise RecipeError(f"{name}: experiment.variants.{variant}.only must be among {list(about.values)}")
@@ -198,4 +202,12 @@ def _chosen(name: str, key: str, known: Mapping[str, Any], chosen: Sequence[str]
     for each in chosen:
         if each not in known:
             raise RecipeError(f"{name}: {key} must be some of {', '.join(known)}, got {each!r}")
+    _check_distinct(name, key, chosen)
     return list(chosen)
+
+
+def _check_distinct(name: str, key: str, values: Sequence[Any]) -> None:
+    """A run that is there twice would count twice in means, and make their deviations too small."""
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise RecipeError(f"{name}: {key} must be distinct, got {value!r} more than once")
