@@ -191,7 +191,7 @@ def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypa
 
 
 def test_runs_that_diverge_are_results(folder, capsys):
-    words = ["--seeds", "0", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[]"]
+    words = ["--seeds", "0", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[5]"]
     assert main(["experiment", "many.toml", "--output", "out", *words]) == 0
     out = capsys.readouterr().out
     assert "digits/HN/seed-0: diverged: the loss is nan" in out
@@ -202,6 +202,47 @@ def test_runs_that_diverge_are_results(folder, capsys):
         "diverged: the loss is nan in epoch 1, step 1; optimizer.lr = 1e+30 may be too large (done"
         in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "figure", "message"),
+    [
+        (
+            "evaluation.diagrams=[]",
+            "triplet-steps",
+            "evaluation.diagrams must name a step for the figure triplet-steps",
+        ),
+        ("evaluation.diagrams=[]", "train-test", "evaluation.diagrams must name a step for the figure train-test"),
+        ("evaluation.embeddings=false", "within-class", "evaluation.embeddings must be true for the figure within-"),
+        ("evaluation.embeddings=false", "nearest-train", "evaluation.embeddings must be true for the figure nearest-"),
+    ],
+)
+def test_figures_that_would_have_no_data_are_refused(folder, override, figure, message):
+    every = '"training", "triplet-steps", "train-test", "within-class", "nearest-train"'
+    (folder / "many.toml").write_text(EXPERIMENT.replace(every, f'"training", "{figure}"'))
+    assert load_experiment("many.toml").figures == ("training", figure)
+    with pytest.raises(RecipeError, match=re.escape(f"many (more, HN): {message}")):
+        load_experiment("many.toml", [f"more:{override}"], datasets=["digits", "more"])
+    (folder / "many.toml").write_text(EXPERIMENT.replace(every, '"training"'))
+    assert load_experiment("many.toml", [override]).runs
+
+
+def test_group_size_is_a_figure_of_images_per_class(folder):
+    text = EXPERIMENT.replace('"training",', '"group-size",')
+    (folder / "many.toml").write_text(text)
+    with pytest.raises(RecipeError, match=r"many: experiment\.axis must be sampler\.images_per_class for .* got None"):
+        load_experiment("many.toml")
+    (folder / "many.toml").write_text(text.replace('reach = "HN"', 'axis = "schedule.epochs"\nvalues = [2, 3]'))
+    with pytest.raises(RecipeError, match=r"sampler\.images_per_class for the figure group-size, got 'schedule\.epoch"):
+        load_experiment("many.toml")
+
+
+def test_failures_of_a_figure_are_a_line(folder, capsys):
+    words = ["experiment", "many.toml", "--output", "out", "--variants", "HN", "--seeds", "0"]
+    assert main(words) == 0
+    (folder / "out/digits/HN/seed-0/epochs.csv").write_text("epoch\n1\n")
+    assert main(words) == 1
+    assert "hardmine experiment: out/digits/HN/seed-0/epochs.csv" in capsys.readouterr().err
 
 
 def test_variants_axes_and_data(folder):

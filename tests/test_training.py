@@ -77,6 +77,15 @@ def stop_at(step, monkeypatch, how):
     monkeypatch.setattr(Trainer, "_take_step", take_step)
 
 
+@pytest.mark.parametrize("kind", ["SHN", "HTL", "mined triplets"])
+def test_diagrams_are_of_steps_that_are_reached(tmp_path, data, kind):
+    values = KINDS[kind] | {"schedule": {"epochs": 3}}
+    for diagrams in ([11], [12, 0]):  # 3 epochs of 4 batches
+        Trainer(recipe_of(**values | {"evaluation": {"diagrams": diagrams}}), data, tmp_path, QUIET)
+    with pytest.raises(RecipeError, match=r"evaluation\.diagrams must name a step before 12, .*, got \[13, 12\]"):
+        Trainer(recipe_of(**values | {"evaluation": {"diagrams": [13, 12]}}), data, tmp_path, QUIET)
+
+
 def test_what_a_training_leaves(tmp_path, data):
     reported = []
     folder = tmp_path / "run"

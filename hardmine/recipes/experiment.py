@@ -11,6 +11,9 @@ from hardmine.recipes.fields import RecipeError, number, one_of, parse_section, 
 from hardmine.recipes.recipe import EXPERIMENT, Recipe, apply_overrides, parse_recipe, read_table, set_values
 
 FIGURES = ("training", "triplet-steps", "train-test", "within-class", "nearest-train", "group-size")
+_OF_DIAGRAMS = ("triplet-steps", "train-test")
+_OF_EMBEDDINGS = ("within-class", "nearest-train")
+_GROUPS = "sampler.images_per_class"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,24 @@ def load_experiment(
         for kind in chosen_kinds
         for run in _runs_of(name, table, about, place, places[place], kind, kinds[kind], seed, overrides)
     ]
+    _check_figures(name, about, runs)
     return Experiment(name, about.claim, about.axis, about.reach, about.figures, tuple(runs))
+
+
+def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
+    """Trainings leave what the figures are drawn from."""
+    for figure in about.figures:
+        if figure == "group-size" and about.axis != _GROUPS:
+            raise RecipeError(f"{name}: experiment.axis must be {_GROUPS} for the figure {figure}, got {about.axis!r}")
+        for run in runs:
+            if figure in _OF_DIAGRAMS and not run.recipe.evaluation.diagrams:
+                raise RecipeError(
+                    f"{run.recipe.name}: evaluation.diagrams must name a step for the figure {figure}, got []"
+                )
+            if figure in _OF_EMBEDDINGS and not run.recipe.evaluation.embeddings:
+                raise RecipeError(
+                    f"{run.recipe.name}: evaluation.embeddings must be true for the figure {figure}, got False"
+                )
 
 
 def overrides_on(dataset: str, overrides: Sequence[str]) -> list[str]:
@@ -208,6 +228,6 @@ def _chosen(name: str, key: str, known: Mapping[str, Any], chosen: Sequence[str]
 
 def _check_distinct(name: str, key: str, values: Sequence[Any]) -> None:
     """A run that is there twice would count twice in means, and make their deviations too small."""
-    for number, value in enumerate(values):
-        if value in values[:number]:
+    for place, value in enumerate(values):
+        if value in values[:place]:
             raise RecipeError(f"{name}: {key} must be distinct, got {value!r} more than once")
