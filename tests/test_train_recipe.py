@@ -1,5 +1,7 @@
 """The commands that run recipes and experiments: what they print and write, and every refusal."""
 
+import dataclasses
+import json
 import os
 import re
 import signal
@@ -10,7 +12,7 @@ import torch
 
 from hardmine.__main__ import main
 from hardmine.recipes import RecipeError, load_experiment
-from hardmine.training import read_result
+from hardmine.training import experiment, read_result
 from hardmine.training.trainer import Trainer
 from training_cases import TOML
 
@@ -188,6 +190,68 @@ def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypa
     assert first[0] == 7
     assert main([*words, "optimizer.lr=0.3"]) == 1
     assert "optimizer.lr was 0.05, is 0.3" in capsys.readouterr().err
+
+
+ONE = ["experiment", "many.toml", "--output", "out", "--variants", "HN", "--verify-every"]
+
+
+def test_runs_on_different_data_are_not_averaged(folder, capsys, monkeypatch):
+    load = experiment.load_data
+    changed = lambda *a, **k: dataclasses.replace(load(*a, **k), fingerprint="other")  # noqa: E731
+    assert main([*ONE, "6", "--seeds", "0"]) == 0
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained"))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "load_data", changed)
+        assert main([*ONE, "6"]) == 1
+    found = read_result(folder / "out/digits/HN/seed-0")
+    print_of = found["data"]["fingerprint"]
+    message = (
+        f"runs of digits must be on the same data, got digits ({print_of}) in out/digits/HN/seed-0 and digits (other) "
+        "in out/digits/HN/seed-1"
+    )
+    assert message in capsys.readouterr().err
+    other = folder / "out/digits/HN/seed-1"
+    other.mkdir()
+    found["data"]["name"], found["recipe"]["seed"] = "digits, half", 1
+    (other / "result.json").write_text(json.dumps(found))
+    assert main([*ONE, "6"]) == 1
+    assert f"and digits, half ({print_of}) in out/digits/HN/seed-1" in capsys.readouterr().err
+
+
+def test_runs_that_diverge_remember_their_data(folder, capsys):
+    words = [*ONE, "6", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[5]"]
+    assert main([*words, "--seeds", "0,1"]) == 0
+    path = folder / "out/digits/HN/seed-1/failed.json"
+    failed = json.loads(path.read_text())
+    assert set(failed["data"]) == {"name", "fingerprint"}
+    failed["data"]["fingerprint"] = "other"
+    path.write_text(json.dumps(failed))
+    assert main([*words, "--seeds", "0,1"]) == 1
+    assert "and digits (other) in out/digits/HN/seed-1" in capsys.readouterr().err
+
+
+def test_the_table_says_how_often_each_run_was_checked(folder):
+    table = folder / "out/README.md"
+    assert main([*ONE, "0", "--seeds", "0"]) == 0
+    assert ", not checked against the references\n" in table.read_text()
+    assert main([*ONE, "6", "--seeds", "0,1"]) == 0
+    assert ", checked against the references every 6 calls, some runs not verified\n" in table.read_text()
+    assert main([*ONE, "4", "--seeds", "2,1"]) == 0
+    assert ", checked against the references every 4 or 6 calls\n" in table.read_text()
+
+
+def test_every_folder_is_looked_at_before_the_first_training(folder, capsys, monkeypatch):
+    assert main([*ONE, "6", "--seeds", "1"]) == 0
+    run = folder / "out/digits/HN/seed-1"
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained"))
+    assert main([*ONE, "6", "optimizer.lr=0.2"]) == 1
+    assert "optimizer.lr was 0.1, is 0.2" in capsys.readouterr().err
+    (run / "result.json").unlink()
+    assert main([*ONE, "6", "optimizer.lr=0.2"]) == 1
+    assert "optimizer.lr was 0.1, is 0.2" in capsys.readouterr().err
+    (run / "checkpoint.pt").write_bytes(b"PK")
+    assert main([*ONE, "6"]) == 1
+    assert "out/digits/HN/seed-1/checkpoint.pt is not a readable checkpoint" in capsys.readouterr().err
 
 
 def test_runs_that_diverge_are_results(folder, capsys):
