@@ -240,6 +240,13 @@ def test_the_table_says_how_often_each_run_was_checked(folder):
     assert ", checked against the references every 4 or 6 calls\n" in table.read_text()
 
 
+def test_the_table_says_how_many_threads_computed(folder):
+    assert main([*ONE, "6", "--seeds", "0", "--threads", "2"]) == 0
+    assert ", threads 2, checked " in (folder / "out/README.md").read_text()
+    assert main([*ONE, "6", "--seeds", "0,1", "--threads", "1"]) == 0
+    assert ", threads 2, 1, checked " in (folder / "out/README.md").read_text()
+
+
 def test_every_folder_is_looked_at_before_the_first_training(folder, capsys, monkeypatch):
     assert main([*ONE, "6", "--seeds", "1"]) == 0
     run = folder / "out/digits/HN/seed-1"
