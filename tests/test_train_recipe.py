@@ -120,6 +120,28 @@ def test_failures_of_a_training_are_a_line(folder, capsys):
     assert "hardmine train: the loss is nan in epoch 1, step" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("3.png is not a readable image")])
+@pytest.mark.parametrize("words", [["train", "tiny.toml"], ["experiment", "many.toml", "--seeds", "0"]])
+def test_what_fails_in_mid_training_is_a_line(folder, capsys, monkeypatch, words, error):
+    def fail(self, *arguments):
+        raise error
+
+    monkeypatch.setattr(Trainer, "_take_step", fail)
+    assert main([*words, "--output", "run"]) == 1
+    assert f"hardmine {words[0]}: {error}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train", "tiny.toml"], ["experiment", "many.toml"]])
+def test_features_that_are_not_finite_are_a_line(folder, capsys, monkeypatch, words):
+    def fail(*arguments, **options):
+        raise FloatingPointError("feature of image 7")
+
+    monkeypatch.setattr("hardmine.training.load_data", fail)
+    monkeypatch.setattr("hardmine.training.experiment.load_data", fail)
+    assert main([*words, "--output", "run"]) == 1
+    assert capsys.readouterr().err == f"hardmine {words[0]}: feature of image 7\n"
+
+
 def test_train_without_a_recipe_is_the_comparison(folder, capsys):
     assert main(["train", "--steps", "2", "--output", "out", "--methods", "SCT"]) == 0
     assert "method" in capsys.readouterr().out

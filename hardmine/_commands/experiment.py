@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {interrupt or 'what has ended is kept'}; the same command goes on", file=sys.stderr)
         return 130
-    except (OSError, ValueError, VerificationError) as error:
+    except (OSError, ValueError, FloatingPointError, VerificationError) as error:
         print(f"hardmine experiment: {error}", file=sys.stderr)
         return 1
     try:

@@ -19,13 +19,13 @@ from hardmine.datasets import (
     check_images,
     load_digits,
     load_image_folder,
-    load_omniglot,
 )
+from hardmine.datasets.omniglot import OMNIGLOT_HALVES, SIZE, read_drawings
 from hardmine.networks import Backbone, backbone, cache_features
 from hardmine.ops._arguments import shape_of
 from hardmine.recipes.fields import RecipeError
 from hardmine.recipes.recipe import Recipe
-from hardmine.recipes.sections import TENSOR_SETS, Data
+from hardmine.recipes.sections import Data
 
 Images = Tensor | ImageDataset
 
@@ -88,15 +88,17 @@ def load_data(
     Raises:
         OSError: A part of the data is missing; the message shows the tree that is expected.
         ValueError: The data are not whole and `data.partial` is false, or images cannot be read and `data.on_corrupt`
-            is refuse; `root` is None; `data.features` do not fit the images.
+            is refuse; `root` is None; `data.features` do not fit the images; the rest of `[data]` is given for digits.
     """
-    if recipe.data.name in TENSOR_SETS:
-        return _tensors(recipe, root, progress)
+    if recipe.data.name == "digits":
+        return _digits(recipe)
     split = _split(recipe.data, _root(recipe, root))
     notes = split.summary(getattr(recipe.sampler, "images_per_class", 2)).split("\n")
     if recipe.data.on_corrupt != "unchecked":
         split, corrupt = check_images(split, recipe.data.on_corrupt, progress=progress)
         notes += [f"skipped: {path}: {reason}" for path, reason in corrupt]
+    if recipe.data.name == "omniglot":
+        return _omniglot(split, notes, progress)
     data, frozen = recipe.data, recipe.network.frozen
     # Backbones scale images themselves. Features are those of images as they are tested, the same for every seed.
     options = {"normalization": None, "seed": 0 if frozen else recipe.seed}
@@ -139,12 +141,26 @@ def _split(data: Data, root: Path) -> ImageSplit:
     return IMAGE_SPLITS[data.name](root, partial=data.partial)
 
 
-def _tensors(recipe: Recipe, root: str | os.PathLike[str] | None, progress: bool) -> TrainingData:
-    """Small images, held as tensors."""
-    split = load_digits() if recipe.data.name == "digits" else load_omniglot(_root(recipe, root), progress=progress)
+def _digits(recipe: Recipe) -> TrainingData:
+    """Those of scikit-learn, which are always whole and as they are."""
+    for key, default in vars(Data("digits")).items():
+        given = getattr(recipe.data, key)
+        if given != default:
+            raise RecipeError(
+                f"{recipe.name}: data.{key} must be left out for digits, which come as they are, got {given!r}"
+            )
+    split = load_digits()
     test = Part(split.test_images, split.test_labels)
-    name = {"digits": "digits", "omniglot": "Omniglot"}[split.name]
-    return _data(name, [Part(split.train_images, split.train_labels), test, test], True, [], None)
+    return _data("digits", [Part(split.train_images, split.train_labels), test, test], True, [], None)
+
+
+def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingData:
+    """Drawings, which are small enough to be held as tensors."""
+    train, test = (
+        Part(read_drawings(part.paths, SIZE, title, progress), part.labels)
+        for part, title in zip((split.train, split.test), OMNIGLOT_HALVES, strict=True)
+    )
+    return _data(split.name, [train, test, test], True, notes, None)
 
 
 def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
