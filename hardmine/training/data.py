@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from hardmine.recipes.recipe import Recipe
 from hardmine.recipes.sections import Data
 
 Images = Tensor | ImageDataset
+_SKIPPED = "skipped: "
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainingData:
         notes: Lines on classes that training or retrieval can do nothing with, and images that were skipped.
         feature_dim: Of features that are given instead of images, their number; else None.
         fingerprint: Tells data apart: a digest of the name, the labels and the features, or files' names.
+        split: The image files; None of digits.
     """
 
     name: str
@@ -66,6 +68,14 @@ class TrainingData:
     notes: tuple[str, ...]
     feature_dim: int | None
     fingerprint: str
+    split: ImageSplit | None = None
+
+    def with_notes_for(self, recipe: Recipe) -> TrainingData:
+        """The same data with the notes of a recipe whose batches may have another number of images of a class."""
+        if self.split is None:
+            return self
+        skipped = [note for note in self.notes if note.startswith(_SKIPPED)]
+        return replace(self, notes=(*_summary(recipe, self.split), *skipped))
 
 
 def load_data(
@@ -93,10 +103,10 @@ def load_data(
     if recipe.data.name == "digits":
         return _digits(recipe)
     split = _split(recipe.data, _root(recipe, root))
-    notes = split.summary(getattr(recipe.sampler, "images_per_class", 2)).split("\n")
+    notes = _summary(recipe, split)
     if recipe.data.on_corrupt != "unchecked":
         split, corrupt = check_images(split, recipe.data.on_corrupt, progress=progress)
-        notes += [f"skipped: {path}: {reason}" for path, reason in corrupt]
+        notes += [f"{_SKIPPED}{path}: {reason}" for path, reason in corrupt]
     if recipe.data.name == "omniglot":
         return _omniglot(split, notes, progress)
     data, frozen = recipe.data, recipe.network.frozen
@@ -106,7 +116,7 @@ def load_data(
     split = split.with_transforms(transforms)
     if not frozen:
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
-        return _data(split.name, parts, split.query is split.gallery, notes, None)
+        return _data(split.name, parts, split.query is split.gallery, notes, None, split)
     features = (
         _given_features(recipe, split, root) if data.features else _features(recipe, split, cache, progress, device)
     )
@@ -114,7 +124,7 @@ def load_data(
         Part(rows, part.labels, part.coarse_labels)
         for rows, part in zip(features, (split.train, split.query, split.gallery), strict=True)
     ]
-    return _data(split.name, parts, split.query is split.gallery, notes, features[0].shape[1])
+    return _data(split.name, parts, split.query is split.gallery, notes, features[0].shape[1], split)
 
 
 def plain_train_images(data: TrainingData) -> Images:
@@ -133,6 +143,10 @@ def _root(recipe: Recipe, root: str | os.PathLike[str] | None) -> Path:
     if root is None:
         raise ValueError(f"root must be the folder of {recipe.data.name}, got none: give --data, or set HARDMINE_DATA")
     return Path(root)
+
+
+def _summary(recipe: Recipe, split: ImageSplit) -> list[str]:
+    return split.summary(getattr(recipe.sampler, "images_per_class", 2)).split("\n")
 
 
 def _split(data: Data, root: Path) -> ImageSplit:
@@ -160,7 +174,7 @@ def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingDa
         Part(read_drawings(part.paths, SIZE, title, progress), part.labels)
         for part, title in zip((split.train, split.test), OMNIGLOT_HALVES, strict=True)
     )
-    return _data(split.name, [train, test, test], True, notes, None)
+    return _data(split.name, [train, test, test], True, notes, None, split)
 
 
 def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
@@ -204,7 +218,12 @@ def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, de
 
 
 def _data(
-    name: str, parts: list[Part], gallery_is_query: bool, notes: list[str], feature_dim: int | None
+    name: str,
+    parts: list[Part],
+    gallery_is_query: bool,
+    notes: list[str],
+    feature_dim: int | None,
+    split: ImageSplit | None = None,
 ) -> TrainingData:
     train, query, gallery = parts
     if gallery_is_query:
@@ -216,4 +235,4 @@ def _data(
             digest.update(part.images.contiguous().numpy().tobytes())
         else:
             digest.update("\0".join(os.path.basename(path) for path in part.images.paths).encode())
-    return TrainingData(name, train, query, gallery, tuple(notes), feature_dim, digest.hexdigest()[:16])
+    return TrainingData(name, train, query, gallery, tuple(notes), feature_dim, digest.hexdigest()[:16], split)

@@ -70,7 +70,7 @@ def run_experiment(
         if ended is not None and ended.data is not None:
             same.check(ended.run, ended.folder, ended.data)
     loaded: dict[str, TrainingData] = {}
-    done = []
+    done, said = [], ""
     for number, (run, ended) in enumerate(zip(experiment.runs, before, strict=True), 1):
         folder = output / run.folder
         head = f"[{number}/{len(experiment.runs)}] {run.folder}"
@@ -81,8 +81,11 @@ def run_experiment(
             if key not in loaded:
                 loaded.clear()
                 loaded[key] = load_data(run.recipe, root, cache, progress=options.progress, device=options.device)
-                say("\n".join(loaded[key].notes) or loaded[key].name)
-            data = loaded[key]
+            data = loaded[key].with_notes_for(run.recipe)
+            lines = "\n".join(data.notes) or data.name
+            if lines != said:
+                say(lines)
+                said = lines
             about = {"name": data.name, "fingerprint": data.fingerprint}
             same.check(run, folder, about)
             folder.mkdir(parents=True, exist_ok=True)

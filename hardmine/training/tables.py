@@ -31,13 +31,14 @@ def _heading(done: Sequence[Finished]) -> str:
     train, query = data["train"], data["query"]
     seeds = _distinct(ended.run.seed for ended in done)
     results = [ended.result for ended in done if ended.result is not None]
+    every = [result["verified"]["every"] for result in results]
     threads = _distinct(result["threads"] for result in results)
     commits = _distinct(str(result["versions"]["commit"]) for result in results)
     return (
         f"**{data['name']}**: {train['images']:,} images of {train['classes']} classes train, {query['images']:,} of "
         f"{query['classes']} others are retrieved; {first['last']['epoch']} epochs, seeds "
         f"{', '.join(map(str, seeds))}; hardmine {versions['hardmine']} ({', '.join(commits)}), torch "
-        f"{versions['torch']}, threads {', '.join(map(str, threads))}, {_checked([result['verified']['every'] for result in results])}"
+        f"{versions['torch']}, threads {', '.join(map(str, threads))}, {_checked(every)}"
     )
 
 
