@@ -85,6 +85,7 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
             "tiny: unknown key sampler.image_per_class = 4 (did you mean images_per_class?);",
         ),
         ("sampler.kind=anchor_neighbour", "tiny: sampler.anchors_per_batch is missing: it must be a whole number from"),
+        ("sampler.images_per_class=1", "tiny: sampler.images_per_class must be a whole number from 2, got 1"),
         ("sampler.kind=triplets", "tiny: loss.name must be SmartTriplet with sampler.kind = 'triplets', got 'SHN'"),
         ("loss.name=SmartTriplet", "tiny: loss.positive and loss.negative must say which triplets of a batch"),
         ("loss.name=shn", "tiny: loss.name must be one of SCT, HN, SHN,"),
@@ -105,6 +106,22 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
 def test_what_is_of_no_use_is_refused_by_name(file, override, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe(file, [override])
+
+
+@pytest.mark.parametrize("weight", [-1, -1e-9, float("inf")])
+def test_weights_of_losses_are_not_negative(weight):
+    with pytest.raises(RecipeError, match=rf"\[loss\] SCT: lam must be .* number.*, got .* \(loss\.lam = {weight}\)"):
+        recipe_of(loss={"name": "SCT", "lam": weight})
+    smart = {"name": "SmartTriplet", "positive": "random", "negative": "semihard", "global_lam": weight}
+    with pytest.raises(RecipeError, match=rf"SmartTriplet: global_lam must be .* \(loss\.global_lam = {weight}\)"):
+        recipe_of(loss=smart)
+    assert recipe_of(loss={"name": "SCT", "lam": 0}).loss.options["lam"] == 0
+
+
+def test_neighbours_have_positives_too():
+    sampler = {"kind": "anchor_neighbour", "anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 1}
+    with pytest.raises(RecipeError, match=r"sampler\.images_per_class must be a whole number from 2, got 1"):
+        recipe_of(sampler=sampler)
 
 
 @pytest.mark.parametrize("section", ["data", "network", "sampler", "loss", "optimizer", "schedule"])
@@ -176,6 +193,7 @@ def test_published_settings():
     assert (sct.sampler.batch_size, sct.sampler.images_per_class, sct.loss.options["lam"]) == (128, 2, 1.0)
     assert (hotels.sampler.batch_size, hotels.network.embedding_dim, hotels.loss.options["lam"]) == (512, 256, 0.1)
     cub, shop = load_recipe("epshn-cub"), load_recipe("epshn-inshop")
+    assert (cub.network.embedding_dim, load_recipe("epshn-hotels").network.embedding_dim) == (512, 256)
     assert (cub.optimizer.lr, cub.sampler.images_per_class, cub.loss.options["temperature"]) == (1e-4, 16, 0.1)
     assert (shop.optimizer.lr, shop.sampler.images_per_class, shop.schedule.milestones) == (5e-4, 4, (20, 30))
     smart = load_recipe("smart-mining-cub")

@@ -1,5 +1,7 @@
 """The commands that run recipes and experiments: what they print and write, and every refusal."""
 
+import dataclasses
+import json
 import os
 import re
 import signal
@@ -10,7 +12,7 @@ import torch
 
 from hardmine.__main__ import main
 from hardmine.recipes import RecipeError, load_experiment
-from hardmine.training import read_result
+from hardmine.training import experiment, read_result
 from hardmine.training.trainer import Trainer
 from training_cases import TOML
 
@@ -118,6 +120,28 @@ def test_failures_of_a_training_are_a_line(folder, capsys):
     assert "hardmine train: the loss is nan in epoch 1, step" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("3.png is not a readable image")])
+@pytest.mark.parametrize("words", [["train", "tiny.toml"], ["experiment", "many.toml", "--seeds", "0"]])
+def test_what_fails_in_mid_training_is_a_line(folder, capsys, monkeypatch, words, error):
+    def fail(self, *arguments):
+        raise error
+
+    monkeypatch.setattr(Trainer, "_take_step", fail)
+    assert main([*words, "--output", "run"]) == 1
+    assert f"hardmine {words[0]}: {error}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train", "tiny.toml"], ["experiment", "many.toml"]])
+def test_features_that_are_not_finite_are_a_line(folder, capsys, monkeypatch, words):
+    def fail(*arguments, **options):
+        raise FloatingPointError("feature of image 7")
+
+    monkeypatch.setattr("hardmine.training.load_data", fail)
+    monkeypatch.setattr("hardmine.training.experiment.load_data", fail)
+    assert main([*words, "--output", "run"]) == 1
+    assert capsys.readouterr().err == f"hardmine {words[0]}: feature of image 7\n"
+
+
 def test_train_without_a_recipe_is_the_comparison(folder, capsys):
     assert main(["train", "--steps", "2", "--output", "out", "--methods", "SCT"]) == 0
     assert "method" in capsys.readouterr().out
@@ -190,8 +214,77 @@ def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypa
     assert "optimizer.lr was 0.05, is 0.3" in capsys.readouterr().err
 
 
+ONE = ["experiment", "many.toml", "--output", "out", "--variants", "HN", "--verify-every"]
+
+
+def test_runs_on_different_data_are_not_averaged(folder, capsys, monkeypatch):
+    load = experiment.load_data
+    changed = lambda *a, **k: dataclasses.replace(load(*a, **k), fingerprint="other")  # noqa: E731
+    assert main([*ONE, "6", "--seeds", "0"]) == 0
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained"))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "load_data", changed)
+        assert main([*ONE, "6"]) == 1
+    found = read_result(folder / "out/digits/HN/seed-0")
+    print_of = found["data"]["fingerprint"]
+    message = (
+        f"runs of digits must be on the same data, got digits ({print_of}) in out/digits/HN/seed-0 and digits (other) "
+        "in out/digits/HN/seed-1"
+    )
+    assert message in capsys.readouterr().err
+    other = folder / "out/digits/HN/seed-1"
+    other.mkdir()
+    found["data"]["name"], found["recipe"]["seed"] = "digits, half", 1
+    (other / "result.json").write_text(json.dumps(found))
+    assert main([*ONE, "6"]) == 1
+    assert f"and digits, half ({print_of}) in out/digits/HN/seed-1" in capsys.readouterr().err
+
+
+def test_runs_that_diverge_remember_their_data(folder, capsys):
+    words = [*ONE, "6", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[5]"]
+    assert main([*words, "--seeds", "0,1"]) == 0
+    path = folder / "out/digits/HN/seed-1/failed.json"
+    failed = json.loads(path.read_text())
+    assert set(failed["data"]) == {"name", "fingerprint"}
+    failed["data"]["fingerprint"] = "other"
+    path.write_text(json.dumps(failed))
+    assert main([*words, "--seeds", "0,1"]) == 1
+    assert "and digits (other) in out/digits/HN/seed-1" in capsys.readouterr().err
+
+
+def test_the_table_says_how_often_each_run_was_checked(folder):
+    table = folder / "out/README.md"
+    assert main([*ONE, "0", "--seeds", "0"]) == 0
+    assert ", not checked against the references\n" in table.read_text()
+    assert main([*ONE, "6", "--seeds", "0,1"]) == 0
+    assert ", checked against the references every 6 calls, some runs not verified\n" in table.read_text()
+    assert main([*ONE, "4", "--seeds", "2,1"]) == 0
+    assert ", checked against the references every 4 or 6 calls\n" in table.read_text()
+
+
+def test_the_table_says_how_many_threads_computed(folder):
+    assert main([*ONE, "6", "--seeds", "0", "--threads", "2"]) == 0
+    assert ", threads 2, checked " in (folder / "out/README.md").read_text()
+    assert main([*ONE, "6", "--seeds", "0,1", "--threads", "1"]) == 0
+    assert ", threads 2, 1, checked " in (folder / "out/README.md").read_text()
+
+
+def test_every_folder_is_looked_at_before_the_first_training(folder, capsys, monkeypatch):
+    assert main([*ONE, "6", "--seeds", "1"]) == 0
+    run = folder / "out/digits/HN/seed-1"
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained"))
+    assert main([*ONE, "6", "optimizer.lr=0.2"]) == 1
+    assert "optimizer.lr was 0.1, is 0.2" in capsys.readouterr().err
+    (run / "result.json").unlink()
+    assert main([*ONE, "6", "optimizer.lr=0.2"]) == 1
+    assert "optimizer.lr was 0.1, is 0.2" in capsys.readouterr().err
+    (run / "checkpoint.pt").write_bytes(b"PK")
+    assert main([*ONE, "6"]) == 1
+    assert "out/digits/HN/seed-1/checkpoint.pt is not a readable checkpoint" in capsys.readouterr().err
+
+
 def test_runs_that_diverge_are_results(folder, capsys):
-    words = ["--seeds", "0", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[]"]
+    words = ["--seeds", "0", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[5]"]
     assert main(["experiment", "many.toml", "--output", "out", *words]) == 0
     out = capsys.readouterr().out
     assert "digits/HN/seed-0: diverged: the loss is nan" in out
@@ -202,6 +295,47 @@ def test_runs_that_diverge_are_results(folder, capsys):
         "diverged: the loss is nan in epoch 1, step 1; optimizer.lr = 1e+30 may be too large (done"
         in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "figure", "message"),
+    [
+        (
+            "evaluation.diagrams=[]",
+            "triplet-steps",
+            "evaluation.diagrams must name a step for the figure triplet-steps",
+        ),
+        ("evaluation.diagrams=[]", "train-test", "evaluation.diagrams must name a step for the figure train-test"),
+        ("evaluation.embeddings=false", "within-class", "evaluation.embeddings must be true for the figure within-"),
+        ("evaluation.embeddings=false", "nearest-train", "evaluation.embeddings must be true for the figure nearest-"),
+    ],
+)
+def test_figures_that_would_have_no_data_are_refused(folder, override, figure, message):
+    every = '"training", "triplet-steps", "train-test", "within-class", "nearest-train"'
+    (folder / "many.toml").write_text(EXPERIMENT.replace(every, f'"training", "{figure}"'))
+    assert load_experiment("many.toml").figures == ("training", figure)
+    with pytest.raises(RecipeError, match=re.escape(f"many (more, HN): {message}")):
+        load_experiment("many.toml", [f"more:{override}"], datasets=["digits", "more"])
+    (folder / "many.toml").write_text(EXPERIMENT.replace(every, '"training"'))
+    assert load_experiment("many.toml", [override]).runs
+
+
+def test_group_size_is_a_figure_of_images_per_class(folder):
+    text = EXPERIMENT.replace('"training",', '"group-size",')
+    (folder / "many.toml").write_text(text)
+    with pytest.raises(RecipeError, match=r"many: experiment\.axis must be sampler\.images_per_class for .* got None"):
+        load_experiment("many.toml")
+    (folder / "many.toml").write_text(text.replace('reach = "HN"', 'axis = "schedule.epochs"\nvalues = [2, 3]'))
+    with pytest.raises(RecipeError, match=r"sampler\.images_per_class for the figure group-size, got 'schedule\.epoch"):
+        load_experiment("many.toml")
+
+
+def test_failures_of_a_figure_are_a_line(folder, capsys):
+    words = ["experiment", "many.toml", "--output", "out", "--variants", "HN", "--seeds", "0"]
+    assert main(words) == 0
+    (folder / "out/digits/HN/seed-0/epochs.csv").write_text("epoch\n1\n")
+    assert main(words) == 1
+    assert "hardmine experiment: out/digits/HN/seed-0/epochs.csv" in capsys.readouterr().err
 
 
 def test_variants_axes_and_data(folder):
@@ -216,6 +350,9 @@ def test_variants_axes_and_data(folder):
     assert [run.recipe.optimizer.lr for run in runs] == [0.1, 0.05, 0.05, 7, 7, 7]
     assert [run.recipe.schedule.epochs for run in runs] == [3, 3, 3, 2, 2, 2]
     assert (runs[0].folder, runs[0].recipe.title) == ("digits/HN-5/seed-3", "HN, 5")
+    (folder / "many.toml").write_text(text.replace("only = [5]", "only = [5, 5]"))
+    with pytest.raises(RecipeError, match=r"many: experiment\.variants\.HN\.only must be distinct, got 5 more than"):
+        load_experiment("many.toml")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +365,12 @@ def test_variants_axes_and_data(folder):
         ),
         ('HN = { loss.name = "HN" }\n', "HN = 3\n", "experiment.variants.HN must be a table, got 3"),
         ("seeds = [0, 1]", "seeds = [-1]", "experiment.seeds must be a list, each of its items a whole number from 0"),
+        ("seeds = [0, 1]", "seeds = [0, 1, 0]", "many: experiment.seeds must be distinct, got 0 more than once"),
+        (
+            'reach = "HN"',
+            'axis = "sampler.images_per_class"\nvalues = [5, 2, 2]',
+            "many: experiment.values must be distinct, got 2 more than once",
+        ),
         ('reach = "HN"', 'reach = "EP"', "experiment.reach must be one of HN, SHN, got 'EP'"),
         ('reach = "HN"', "values = [2]", "experiment.axis and experiment.values go together, got one of them"),
         ('"training",', '"tea",', "experiment.figures must be a list, each of its items one of training,"),
@@ -241,6 +384,15 @@ def test_experiments_of_no_use_are_refused_by_name(folder, capsys, old, new, mes
     assert old in EXPERIMENT
     (folder / "many.toml").write_text(EXPERIMENT.replace(old, new, 1))
     assert message in refused(capsys, "experiment", "many.toml")
+
+
+def test_nothing_is_chosen_twice(folder, capsys):
+    for flag, words, message in (
+        ("--on", "digits,more,digits", "many: datasets must be distinct, got 'digits' more than once"),
+        ("--variants", "SHN,SHN", "many: variants must be distinct, got 'SHN' more than once"),
+        ("--seeds", "0,3,00", "many: seeds must be distinct, got 0 more than once"),
+    ):
+        assert message in refused(capsys, "experiment", "many.toml", flag, words)
 
 
 def test_what_is_chosen_must_be_there(folder, capsys):

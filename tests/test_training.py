@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -21,6 +22,7 @@ from hardmine.training import trainer as trainer_module
 from hardmine.training.checkpoint import load_checkpoint
 from hardmine.training.data import Part, TrainingData
 from hardmine.training.feeds import make_feed
+from hardmine.training.folder import FolderLock
 from hardmine.training.network import make_network, make_optimizer
 from training_cases import DIGITS, QUIET, few_digits, final_state, recipe_of, same, trained
 
@@ -77,12 +79,22 @@ def stop_at(step, monkeypatch, how):
     monkeypatch.setattr(Trainer, "_take_step", take_step)
 
 
+@pytest.mark.parametrize("kind", ["SHN", "HTL", "mined triplets"])
+def test_diagrams_are_of_steps_that_are_reached(tmp_path, data, kind):
+    values = KINDS[kind] | {"schedule": {"epochs": 3}}
+    for diagrams in ([11], [12, 0]):  # 3 epochs of 4 batches
+        Trainer(recipe_of(**values | {"evaluation": {"diagrams": diagrams}}), data, tmp_path, QUIET)
+    with pytest.raises(RecipeError, match=r"evaluation\.diagrams must name a step before 12, .*, got \[13, 12\]"):
+        Trainer(recipe_of(**values | {"evaluation": {"diagrams": [13, 12]}}), data, tmp_path, QUIET)
+
+
 def test_what_a_training_leaves(tmp_path, data):
     reported = []
     folder = tmp_path / "run"
     folder.mkdir()
     content = Trainer(recipe_of(), data, folder, QUIET, report=reported.append).run()
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "checkpoint.pt",
         "diagrams.csv",
         "embeddings.safetensors",
@@ -364,25 +376,81 @@ def test_other_files_are_no_checkpoints(tmp_path, data):
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data, monkeypatch):
+    resource = pytest.importorskip("resource")
     options = dataclasses.replace(QUIET, checkpoint_steps=1)
-    save, calls = torch.save, []
+    recipe = recipe_of(network__embedding_dim=512)  # larger than what is written to a file in one go
+    save = Trainer._save
 
-    def full_disk(state, file):
-        calls.append(1)
-        if len(calls) == 4:
-            file.write(b"half")
-            raise OSError(28, "No space left on device")
-        save(state, file)
+    def full_disk(self):
+        """A limit on files that the checkpoint of step 3 does not go into whole; the system's own error."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if self.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self._path.stat().st_size * 7 // 10, limits[1]))
+        try:
+            save(self)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        trained(recipe_of(), data, tmp_path, options)
+    monkeypatch.setattr(Trainer, "_save", full_disk)
+    with pytest.raises(OSError, match="File too large"):
+        trained(recipe, data, tmp_path, options)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 2
     assert not list(tmp_path.glob("*.part"))
-    trained(recipe_of(), data, tmp_path / "whole")
-    trained(recipe_of(), data, tmp_path, resume=True)
+    trained(recipe, data, tmp_path / "whole")
+    trained(recipe, data, tmp_path, resume=True)
     assert same(final_state(tmp_path), final_state(tmp_path / "whole"))
+
+
+def test_one_training_at_a_time_has_a_folder(tmp_path, data):
+    pytest.importorskip("fcntl")
+    first = Trainer(recipe_of(), data, tmp_path, QUIET)
+    with pytest.raises(FileExistsError, match=f"another process trains in {re.escape(str(tmp_path))}: wait until"):
+        Trainer(recipe_of(), data, tmp_path, QUIET)
+    lock = "import sys; from pathlib import Path; from hardmine.training.folder import FolderLock as L; "
+    other = [sys.executable, "-c", lock + "L(Path(sys.argv[1]))", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    refused = subprocess.run(other, env=environment, capture_output=True, text=True, check=False)
+    assert "FileExistsError: another process trains in" in refused.stderr
+    first.run()  # it is over then, though `first` is still there
+    Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)  # garbage at once: lets others in
+    trained(recipe_of(), data, tmp_path, resume=True)
+    subprocess.run(other, env=environment, check=True)
+
+
+def test_a_training_that_ends_early_lets_others_into_its_folder(tmp_path, data, monkeypatch):
+    pytest.importorskip("fcntl")
+    kept = Trainer(recipe_of(), data, tmp_path, QUIET)
+    with monkeypatch.context() as patch:
+        stop_at(1, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            kept.run()
+    trained(recipe_of(), data, tmp_path, resume=True)
+
+
+def test_the_processes_that_read_images_do_not_keep_the_lock(tmp_path):
+    """They have copies of the open file while they end."""
+    pytest.importorskip("fcntl")
+    lock = FolderLock(tmp_path)
+    copy = os.dup(lock._file.fileno())
+    lock.release()
+    FolderLock(tmp_path).release()
+    lock.release()  # again: nothing happens
+    os.close(copy)
+
+
+@pytest.mark.parametrize("missing", ["module", "support of the disk"])
+def test_without_locks_nothing_is_locked(tmp_path, monkeypatch, missing):
+    class Unsupported:
+        LOCK_EX = LOCK_NB = LOCK_UN = 0
+
+        def flock(self, *arguments):
+            raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("hardmine.training.folder.fcntl", None if missing == "module" else Unsupported())
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.release()
+    second.release()
 
 
 def test_a_broken_op_is_caught(tmp_path, data, monkeypatch):

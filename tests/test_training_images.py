@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+import sys
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from torch import nn
 
 from hardmine.metrics import recall_at_1
 from hardmine.networks import Backbone
-from hardmine.recipes import RecipeError
-from hardmine.training import Trainer, load_data
+from hardmine.recipes import RecipeError, load_experiment
+from hardmine.training import Trainer, experiment, load_data
 from hardmine.training.data import Part, TrainingData
 from hardmine.training.evaluate import evaluate
 from hardmine.training.feeds import images_of, make_feed
@@ -211,3 +212,40 @@ def test_queries_are_looked_for_in_the_gallery(tmp_path):
     expected = recall_at_1(query.images, chains[20:], gallery.images, chains[:20])
     assert scores["chain_recall_at_1"] == pytest.approx(expected)
     assert scores["recall_at_1"] == recall_at_1(query.images, query.labels, gallery.images, gallery.labels)
+
+
+def test_each_run_of_an_experiment_has_the_notes_of_its_own_batches(tmp_path, root, monkeypatch):
+    """The images are read once for all of them."""
+    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    for number in (0, 1, 2):
+        (root / "train/a" / f"{number}.png").unlink()
+    (root / "test/x/0.png").write_bytes(b"no image")
+    (tmp_path / "sizes.toml").write_text("""
+seed = 1
+data = { name = "folder", size = 16, on_corrupt = "skip" }
+network = { backbone = "resnet18", weights = "random", embedding_dim = 4 }
+sampler = { kind = "class_balanced", batch_size = 6, batches_per_epoch = 1 }
+loss.name = "SCT"
+optimizer.lr = 0.1
+schedule.epochs = 1
+[experiment]
+claim = "More images are better."
+seeds = [1]
+axis = "sampler.images_per_class"
+values = [2, 3]
+[experiment.variants.SCT]
+[experiment.datasets.folder]
+""")
+    calls, said = [], []
+    monkeypatch.setattr(experiment, "load_data", lambda *a, **k: calls.append(a) or load_data(*a, **k))
+    many = load_experiment(tmp_path / "sizes.toml")
+    two, three = (
+        ended.result["data"]["notes"]
+        for ended in experiment.run_experiment(many, root, tmp_path / "out", tmp_path, QUIET, say=said.append)
+    )
+    few = "training classes with too few images for batches with 3 of each: 1 of 4: a (2)"
+    assert len(calls) == 1
+    assert (few in three, [note for note in two if "too few" in note]) == (True, [])
+    assert [note for note in three if note != few] == two
+    assert [note for note in two if re.match(r"skipped: .*test/x/0\.png: ", note)]
+    assert said[::2] == ["\n".join(two), "\n".join(three)]

@@ -49,13 +49,17 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {interrupt or 'what has ended is kept'}; the same command goes on", file=sys.stderr)
         return 130
-    except (OSError, ValueError, VerificationError) as error:
+    except (OSError, ValueError, FloatingPointError, VerificationError) as error:
         print(f"hardmine experiment: {error}", file=sys.stderr)
         return 1
-    content = training.markdown(experiment, done, _command(options))
-    save_whole(output / TABLE, lambda part: part.write_text(content, encoding="utf-8"))
-    print(f"\n{content}")
-    made = training.draw(experiment, done, output)
+    try:
+        content = training.markdown(experiment, done, _command(options))
+        save_whole(output / TABLE, lambda part: part.write_text(content, encoding="utf-8"))
+        print(f"\n{content}")
+        made = training.draw(experiment, done, output)
+    except (OSError, ValueError) as error:
+        print(f"hardmine experiment: {error}", file=sys.stderr)
+        return 1
     print(f"saved {TABLE} and {len(made)} figures in {output}")
     return 0
 

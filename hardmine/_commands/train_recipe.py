@@ -18,6 +18,8 @@ from hardmine._extras import require
 from hardmine.recipes import load_recipe, recipe_names
 
 PROG = "python -m hardmine train"
+# What may become of a training that began well: a full disk, an image that is gone or damaged, numbers that overflow.
+FAILURES = (OSError, ValueError, FloatingPointError, VerificationError)
 _OWN_CELLS = ("epoch", "step", "seconds")
 
 
@@ -45,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         trainer = training.Trainer(
             recipe, data, output, run_options, resume=options.resume, report=lambda row: print(line(row), flush=True)
         )
-    except (OSError, ValueError) as error:
+    except FAILURES as error:
         print(f"hardmine train: {error}", file=sys.stderr)
         return 1
     try:
@@ -55,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         words = [*arguments, *([] if options.resume else ["--resume"])]
         print(f"go on with: {PROG} {shlex.join(words)}", file=sys.stderr)
         return 130
-    except (FloatingPointError, VerificationError) as error:
+    except FAILURES as error:
         print(f"hardmine train: {error}", file=sys.stderr)
         return 1
     print(summary(result, trainer.report))

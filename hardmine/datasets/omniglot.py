@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +20,12 @@ OMNIGLOT_TREE = """\
 (the folder omniglot-py may be left out)"""
 PUBLISHED = {"training": 964 * 20, "test": 659 * 20}
 
+SIZE = 28  # pixels
+
 _LAYOUT = Layout("Omniglot", OMNIGLOT_TREE, OMNIGLOT_HALVES, ("", "omniglot-py"), ("omniglot", "images_"))
 
 
-def load_omniglot(root: str | Path, size: int = 28, progress: bool = True) -> RetrievalSplit:
+def load_omniglot(root: str | Path, size: int = SIZE, progress: bool = True) -> RetrievalSplit:
     """Load Omniglot from its official layout: `images_background` trains, `images_evaluation` is only retrieved.
 
     The drawings, 105 x 105 pixels of one bit, are scaled to `size` with antialiasing. 28 is the size that the field
@@ -48,9 +51,12 @@ def load_omniglot(root: str | Path, size: int = 28, progress: bool = True) -> Re
     home = _LAYOUT.home(root)
     # Both halves are listed before the first image is read, so that a missing folder is told at once.
     train_files, test_files = (_characters(home / half) for half in OMNIGLOT_HALVES)
-    train_images, train_labels = _read_drawings(train_files, 0, size, "images_background", progress)
-    test_images, test_labels = _read_drawings(test_files, len(train_files), size, "images_evaluation", progress)
-    return RetrievalSplit(train_images, train_labels, test_images, test_labels, "omniglot")
+    train, train_labels = _flat(train_files, 0)
+    test, test_labels = _flat(test_files, len(train_files))
+    train_images, test_images = (
+        read_drawings(paths, size, half, progress) for paths, half in zip((train, test), OMNIGLOT_HALVES, strict=True)
+    )
+    return RetrievalSplit(train_images, torch.tensor(train_labels), test_images, torch.tensor(test_labels), "omniglot")
 
 
 def load_omniglot_images(root: str | Path, *, partial: bool = False) -> ImageSplit:
@@ -78,8 +84,7 @@ def load_omniglot_images(root: str | Path, *, partial: bool = False) -> ImageSpl
     class_names = [f"{drawings[0].parent.parent.name}/{drawings[0].parent.name}" for drawings in characters]
     parts, first_label = [], 0
     for half in halves:
-        files = [(label, str(path)) for label, drawings in enumerate(half, first_label) for path in drawings]
-        labels, paths = zip(*files, strict=True)
+        paths, labels = _flat(half, first_label)
         parts.append(ImageDataset(paths, labels, name=name, class_names=class_names, mode="L"))
         first_label += len(half)
     return ImageSplit(name, parts[0], parts[1], parts[1])
@@ -103,19 +108,21 @@ def _characters(half: Path) -> list[list[Path]]:
     return characters
 
 
-def _read_drawings(
-    characters: list[list[Path]], first_label: int, size: int, title: str, progress: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All drawings of a half as float32 [N, 1, size, size], ink 1 on paper 0, with labels int64 [N]."""
-    files = [(label, path) for label, drawings in enumerate(characters, first_label) for path in drawings]
-    images = torch.empty(len(files), 1, size, size)
-    bar = require("tqdm").tqdm(files, desc=title, unit="image", disable=not progress)
-    for row, (_, path) in enumerate(bar):
+def _flat(characters: list[list[Path]], first_label: int) -> tuple[list[str], list[int]]:
+    """All drawings of a half, and the label of each."""
+    files = [(str(path), label) for label, drawings in enumerate(characters, first_label) for path in drawings]
+    return [path for path, _ in files], [label for _, label in files]
+
+
+def read_drawings(paths: Sequence[str], size: int, title: str, progress: bool) -> torch.Tensor:
+    """Drawings as float32 [N, 1, size, size], ink 1 on paper 0; `title` is that of the progress bar."""
+    images = torch.empty(len(paths), 1, size, size)
+    for row, path in enumerate(require("tqdm").tqdm(paths, desc=title, unit="image", disable=not progress)):
         images[row, 0] = 1 - _read_grey(path, size) / 255
-    return images, torch.tensor([label for label, _ in files], dtype=torch.int64)
+    return images
 
 
-def _read_grey(path: Path, size: int) -> torch.Tensor:
+def _read_grey(path: str, size: int) -> torch.Tensor:
     """One image file as grey values 0 to 255, float32 [size, size]."""
-    grey = read_image(str(path), "L").resize((size, size), require("PIL.Image").Resampling.BILINEAR)
+    grey = read_image(path, "L").resize((size, size), require("PIL.Image").Resampling.BILINEAR)
     return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(size, size).to(torch.float32)

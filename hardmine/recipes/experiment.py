@@ -11,6 +11,9 @@ from hardmine.recipes.fields import RecipeError, number, one_of, parse_section, 
 from hardmine.recipes.recipe import EXPERIMENT, Recipe, apply_overrides, parse_recipe, read_table, set_values
 
 FIGURES = ("training", "triplet-steps", "train-test", "within-class", "nearest-train", "group-size")
+_OF_DIAGRAMS = ("triplet-steps", "train-test")
+_OF_EMBEDDINGS = ("within-class", "nearest-train")
+_GROUPS = "sampler.images_per_class"
 
 
 @dataclass(frozen=True)
@@ -117,18 +120,38 @@ def load_experiment(
         raise RecipeError(f"{name}: experiment.reach must be one of {', '.join(kinds)}, got {about.reach!r}")
     if (about.axis is None) != (not about.values):
         raise RecipeError(f"{name}: experiment.axis and experiment.values go together, got one of them")
+    _check_distinct(name, "experiment.values", about.values)
     for each in overrides:
         _chosen(name, "names before an override", places, [each.partition(":")[0]] if _has_dataset(each) else [])
     chosen_places = _chosen(name, "datasets", places, datasets or list(places)[:1])
     chosen_kinds = _chosen(name, "variants", kinds, variants or list(kinds))
+    chosen_seeds = seeds or about.seeds
+    _check_distinct(name, "seeds" if seeds else "experiment.seeds", chosen_seeds)
     runs = [
         run
         for place in chosen_places
-        for seed in seeds or about.seeds
+        for seed in chosen_seeds
         for kind in chosen_kinds
         for run in _runs_of(name, table, about, place, places[place], kind, kinds[kind], seed, overrides)
     ]
+    _check_figures(name, about, runs)
     return Experiment(name, about.claim, about.axis, about.reach, about.figures, tuple(runs))
+
+
+def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
+    """Trainings leave what the figures are drawn from."""
+    for figure in about.figures:
+        if figure == "group-size" and about.axis != _GROUPS:
+            raise RecipeError(f"{name}: experiment.axis must be {_GROUPS} for the figure {figure}, got {about.axis!r}")
+        for run in runs:
+            if figure in _OF_DIAGRAMS and not run.recipe.evaluation.diagrams:
+                raise RecipeError(
+                    f"{run.recipe.name}: evaluation.diagrams must name a step for the figure {figure}, got []"
+                )
+            if figure in _OF_EMBEDDINGS and not run.recipe.evaluation.embeddings:
+                raise RecipeError(
+                    f"{run.recipe.name}: evaluation.embeddings must be true for the figure {figure}, got False"
+                )
 
 
 def overrides_on(dataset: str, overrides: Sequence[str]) -> list[str]:
@@ -159,6 +182,7 @@ def _runs_of(
 ) -> Iterator[Run]:
     """A variant on some data with a seed, for every value of the axis that it takes."""
     values: Sequence[Any] = kind.get("only", about.values) if about.values else [None]
+    _check_distinct(name, f"experiment.variants.{variant}.only", values)
     for value in values:
         if value is not None and value not in about.values:
             raise RecipeError(f"{name}: experiment.variants.{variant}.only must be among {list(about.values)}")
@@ -198,4 +222,12 @@ def _chosen(name: str, key: str, known: Mapping[str, Any], chosen: Sequence[str]
     for each in chosen:
         if each not in known:
             raise RecipeError(f"{name}: {key} must be some of {', '.join(known)}, got {each!r}")
+    _check_distinct(name, key, chosen)
     return list(chosen)
+
+
+def _check_distinct(name: str, key: str, values: Sequence[Any]) -> None:
+    """A run that is there twice would count twice in means, and make their deviations too small."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise RecipeError(f"{name}: {key} must be distinct, got {value!r} more than once")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from hardmine import losses, ops
-from hardmine.ops._arguments import check_number
+from hardmine.ops._arguments import check_finite, check_number
 from hardmine.recipes.fields import RecipeError, check_keys
 
 _BATCH = {
@@ -33,6 +33,7 @@ LOSSES = (*_BATCH, SMART)
 # What only Python can give.
 _OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "triplets", "generator", "margin_labels"}
 _OWN = {"HTL": ("beta",)}
+_WEIGHTS = ("lam", "global_lam")  # a negative one would reward what the loss is to avoid
 _SMART_OPTIONS = {
     "margin": 0.2,
     "global_weight": 1.0,
@@ -92,6 +93,9 @@ def parse_loss(recipe: str, table: Any) -> Loss:
     check_keys(recipe, "loss", options, option_names(loss.name))
     try:
         make_loss(loss)
+        for weight in _WEIGHTS:
+            if weight in options:
+                check_finite(weight, options[weight], at_least=0.0)
     except (TypeError, ValueError) as error:
         key = str(error).partition(" ")[0]
         given = f" (loss.{key} = {options[key]!r})" if key in options else ""

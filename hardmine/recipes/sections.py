@@ -76,7 +76,7 @@ class ClassBalanced:
 
     kind: str
     batch_size: int = number(2, default=128)
-    images_per_class: int = number(1, default=2)
+    images_per_class: int = number(2, default=2)  # with one, no anchor has a positive
     small_classes: str = one_of(*SMALL_CLASSES, default="leave_out")
     batches_per_epoch: int | None = number(1, default=None)
 
@@ -88,7 +88,7 @@ class AnchorNeighbour:
     kind: str
     anchors_per_batch: int = number(1)
     classes_per_anchor: int = number(1)
-    images_per_class: int = number(1)
+    images_per_class: int = number(2)
     small_classes: str = one_of(*SMALL_CLASSES, default="leave_out")
     batches_per_epoch: int | None = number(1, default=None)
 

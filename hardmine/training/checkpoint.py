@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -18,11 +19,18 @@ FILE = "checkpoint.pt"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the one that is there stays until the new one is on the disk."""
+    """Write a checkpoint; the one that is there stays until the new one is on the disk.
+
+    Raises:
+        OSError: It cannot be written, as when the disk is full.
+    """
+    # Given a file, torch.save would tell of a full disk by a RuntimeError that does not say so.
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, **state}, content)
 
     def write(part: Path) -> None:
         with part.open("wb") as file:
-            torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, **state}, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,15 +19,16 @@ from hardmine.datasets import (
     check_images,
     load_digits,
     load_image_folder,
-    load_omniglot,
 )
+from hardmine.datasets.omniglot import OMNIGLOT_HALVES, SIZE, read_drawings
 from hardmine.networks import Backbone, backbone, cache_features
 from hardmine.ops._arguments import shape_of
 from hardmine.recipes.fields import RecipeError
 from hardmine.recipes.recipe import Recipe
-from hardmine.recipes.sections import TENSOR_SETS, Data
+from hardmine.recipes.sections import Data
 
 Images = Tensor | ImageDataset
+_SKIPPED = "skipped: "
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainingData:
         notes: Lines on classes that training or retrieval can do nothing with, and images that were skipped.
         feature_dim: Of features that are given instead of images, their number; else None.
         fingerprint: Tells data apart: a digest of the name, the labels and the features, or files' names.
+        split: The image files; None of digits.
     """
 
     name: str
@@ -66,6 +68,14 @@ class TrainingData:
     notes: tuple[str, ...]
     feature_dim: int | None
     fingerprint: str
+    split: ImageSplit | None = None
+
+    def with_notes_for(self, recipe: Recipe) -> TrainingData:
+        """The same data with the notes of a recipe whose batches may have another number of images of a class."""
+        if self.split is None:
+            return self
+        skipped = [note for note in self.notes if note.startswith(_SKIPPED)]
+        return replace(self, notes=(*_summary(recipe, self.split), *skipped))
 
 
 def load_data(
@@ -88,15 +98,17 @@ def load_data(
     Raises:
         OSError: A part of the data is missing; the message shows the tree that is expected.
         ValueError: The data are not whole and `data.partial` is false, or images cannot be read and `data.on_corrupt`
-            is refuse; `root` is None; `data.features` do not fit the images.
+            is refuse; `root` is None; `data.features` do not fit the images; the rest of `[data]` is given for digits.
     """
-    if recipe.data.name in TENSOR_SETS:
-        return _tensors(recipe, root, progress)
+    if recipe.data.name == "digits":
+        return _digits(recipe)
     split = _split(recipe.data, _root(recipe, root))
-    notes = split.summary(getattr(recipe.sampler, "images_per_class", 2)).split("\n")
+    notes = _summary(recipe, split)
     if recipe.data.on_corrupt != "unchecked":
         split, corrupt = check_images(split, recipe.data.on_corrupt, progress=progress)
-        notes += [f"skipped: {path}: {reason}" for path, reason in corrupt]
+        notes += [f"{_SKIPPED}{path}: {reason}" for path, reason in corrupt]
+    if recipe.data.name == "omniglot":
+        return _omniglot(split, notes, progress)
     data, frozen = recipe.data, recipe.network.frozen
     # Backbones scale images themselves. Features are those of images as they are tested, the same for every seed.
     options = {"normalization": None, "seed": 0 if frozen else recipe.seed}
@@ -104,7 +116,7 @@ def load_data(
     split = split.with_transforms(transforms)
     if not frozen:
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
-        return _data(split.name, parts, split.query is split.gallery, notes, None)
+        return _data(split.name, parts, split.query is split.gallery, notes, None, split)
     features = (
         _given_features(recipe, split, root) if data.features else _features(recipe, split, cache, progress, device)
     )
@@ -112,7 +124,7 @@ def load_data(
         Part(rows, part.labels, part.coarse_labels)
         for rows, part in zip(features, (split.train, split.query, split.gallery), strict=True)
     ]
-    return _data(split.name, parts, split.query is split.gallery, notes, features[0].shape[1])
+    return _data(split.name, parts, split.query is split.gallery, notes, features[0].shape[1], split)
 
 
 def plain_train_images(data: TrainingData) -> Images:
@@ -133,18 +145,36 @@ def _root(recipe: Recipe, root: str | os.PathLike[str] | None) -> Path:
     return Path(root)
 
 
+def _summary(recipe: Recipe, split: ImageSplit) -> list[str]:
+    return split.summary(getattr(recipe.sampler, "images_per_class", 2)).split("\n")
+
+
 def _split(data: Data, root: Path) -> ImageSplit:
     if data.name == "folder":
         return load_image_folder(root, train_classes=data.train_classes)
     return IMAGE_SPLITS[data.name](root, partial=data.partial)
 
 
-def _tensors(recipe: Recipe, root: str | os.PathLike[str] | None, progress: bool) -> TrainingData:
-    """Small images, held as tensors."""
-    split = load_digits() if recipe.data.name == "digits" else load_omniglot(_root(recipe, root), progress=progress)
+def _digits(recipe: Recipe) -> TrainingData:
+    """Those of scikit-learn, which are always whole and as they are."""
+    for key, default in vars(Data("digits")).items():
+        given = getattr(recipe.data, key)
+        if given != default:
+            raise RecipeError(
+                f"{recipe.name}: data.{key} must be left out for digits, which come as they are, got {given!r}"
+            )
+    split = load_digits()
     test = Part(split.test_images, split.test_labels)
-    name = {"digits": "digits", "omniglot": "Omniglot"}[split.name]
-    return _data(name, [Part(split.train_images, split.train_labels), test, test], True, [], None)
+    return _data("digits", [Part(split.train_images, split.train_labels), test, test], True, [], None)
+
+
+def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingData:
+    """Drawings, which are small enough to be held as tensors."""
+    train, test = (
+        Part(read_drawings(part.paths, SIZE, title, progress), part.labels)
+        for part, title in zip((split.train, split.test), OMNIGLOT_HALVES, strict=True)
+    )
+    return _data(split.name, [train, test, test], True, notes, None, split)
 
 
 def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
@@ -188,7 +218,12 @@ def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, de
 
 
 def _data(
-    name: str, parts: list[Part], gallery_is_query: bool, notes: list[str], feature_dim: int | None
+    name: str,
+    parts: list[Part],
+    gallery_is_query: bool,
+    notes: list[str],
+    feature_dim: int | None,
+    split: ImageSplit | None = None,
 ) -> TrainingData:
     train, query, gallery = parts
     if gallery_is_query:
@@ -200,4 +235,4 @@ def _data(
             digest.update(part.images.contiguous().numpy().tobytes())
         else:
             digest.update("\0".join(os.path.basename(path) for path in part.images.paths).encode())
-    return TrainingData(name, train, query, gallery, tuple(notes), feature_dim, digest.hexdigest()[:16])
+    return TrainingData(name, train, query, gallery, tuple(notes), feature_dim, digest.hexdigest()[:16], split)

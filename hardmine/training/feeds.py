@@ -39,6 +39,9 @@ class Batch(NamedTuple):
 class Feed(Protocol):
     """Plans epochs."""
 
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+
     def begin(self, epoch: int) -> list[Batch]:
         """The batches of an epoch, counted from 0."""
 
@@ -59,8 +62,20 @@ def make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.M
     """The feed of a recipe.
 
     Raises:
-        RecipeError: The sampler does not suit the classes, as when a batch has more classes than there are.
+        RecipeError: The sampler does not suit the classes, as when a batch has more classes than there are; or the
+            training ends before the first step of `evaluation.diagrams`.
     """
+    feed = _make_feed(recipe, data, network, loss, workers)
+    steps, diagrams = recipe.schedule.epochs * len(feed), recipe.evaluation.diagrams
+    if diagrams and min(diagrams) >= steps:
+        raise RecipeError(
+            f"{recipe.name}: evaluation.diagrams must name a step before {steps}, where the training ends, "
+            f"got {list(diagrams)}"
+        )
+    return feed
+
+
+def _make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.Module, workers: int) -> Feed:
     section, labels = recipe.sampler, data.train.labels
     try:
         if isinstance(section, Triplets):
@@ -94,6 +109,9 @@ class SampledFeed:
         self._learners = [loss] if recipe.loss.name == "HTL" else []
         if isinstance(recipe.sampler, AnchorNeighbour):
             self._learners.append(sampler)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
 
     def begin(self, epoch: int) -> list[Batch]:
         self._sampler.epoch = epoch
@@ -142,6 +160,9 @@ class MinedFeed:
             seed=seed,
         )
         self._epoch: MinedEpoch | None = None
+
+    def __len__(self) -> int:
+        return self._miner.batches_per_epoch
 
     def begin(self, epoch: int) -> list[Batch]:
         self._epoch = self._miner.epoch()

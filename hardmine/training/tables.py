@@ -30,13 +30,25 @@ def _heading(done: Sequence[Finished]) -> str:
     data, versions = first["data"], first["versions"]
     train, query = data["train"], data["query"]
     seeds = _distinct(ended.run.seed for ended in done)
-    commits = _distinct(str(ended.result["versions"]["commit"]) for ended in done if ended.result is not None)
+    results = [ended.result for ended in done if ended.result is not None]
+    every = [result["verified"]["every"] for result in results]
+    threads = _distinct(result["threads"] for result in results)
+    commits = _distinct(str(result["versions"]["commit"]) for result in results)
     return (
         f"**{data['name']}**: {train['images']:,} images of {train['classes']} classes train, {query['images']:,} of "
         f"{query['classes']} others are retrieved; {first['last']['epoch']} epochs, seeds "
         f"{', '.join(map(str, seeds))}; hardmine {versions['hardmine']} ({', '.join(commits)}), torch "
-        f"{versions['torch']}, checked against the references every {first['verified']['every']} calls"
+        f"{versions['torch']}, threads {', '.join(map(str, threads))}, {_checked(every)}"
     )
+
+
+def _checked(every: Sequence[int]) -> str:
+    """How often the calls of the runs were checked."""
+    often = sorted({each for each in every if each})
+    if not often:
+        return "not checked against the references"
+    some = ", some runs not verified" if 0 in every else ""
+    return f"checked against the references every {' or '.join(map(str, often))} calls{some}"
 
 
 def _table(experiment: Experiment, done: Sequence[Finished]) -> str:

@@ -25,6 +25,7 @@ from hardmine.training import checkpoint, result
 from hardmine.training.data import TrainingData, plain_train_images
 from hardmine.training.evaluate import evaluate
 from hardmine.training.feeds import Batch, images_of, make_feed
+from hardmine.training.folder import FolderLock
 from hardmine.training.logs import Logs
 from hardmine.training.measures import EpochMeasures, triplet_similarities
 from hardmine.training.network import make_network, make_optimizer
@@ -61,6 +62,8 @@ class RunOptions:
 class Trainer:
     """Trains as a recipe says, in a folder of its own, where it can be interrupted at any time and goes on bit for bit.
 
+    From when it is made to the end of its run no other one, of this process or another, can be made in the folder.
+
     Args:
         recipe: The recipe.
         data: Its data, from :func:`hardmine.training.load_data`.
@@ -70,7 +73,7 @@ class Trainer:
         report: Called with the scores after every epoch.
 
     Raises:
-        FileExistsError: The folder has a checkpoint, and `resume` is False.
+        FileExistsError: The folder has a checkpoint, and `resume` is False; or another process trains in it.
         ValueError: The checkpoint is damaged, or of another recipe or other data; the message names the differences.
         RecipeError: The recipe does not suit the data.
     """
@@ -90,6 +93,7 @@ class Trainer:
         self._report = report
         self._path = folder / checkpoint.FILE
         self._about = {"name": data.name, "fingerprint": data.fingerprint}
+        self._lock = FolderLock(folder)
         saved = self._saved(resume)
         torch.manual_seed(recipe.seed)
         self._device = torch.device(self.options.device)
@@ -136,6 +140,7 @@ class Trainer:
         """
         schedule = self.recipe.schedule
         with StopRequests() as stop, ExitStack() as stack:
+            stack.callback(self._lock.release)
             stack.callback(self._logs.close)
             bar = stack.enter_context(self._bar())
             if not self.rows:
