@@ -13,6 +13,7 @@ from torch import nn
 from hardmine.metrics import recall_at_1
 from hardmine.networks import Backbone
 from hardmine.recipes import RecipeError, load_experiment
+from hardmine.recipes.experiment import Run
 from hardmine.training import Trainer, experiment, load_data
 from hardmine.training.data import Part, TrainingData
 from hardmine.training.evaluate import evaluate
@@ -249,3 +250,15 @@ values = [2, 3]
     assert [note for note in three if note != few] == two
     assert [note for note in two if re.match(r"skipped: .*test/x/0\.png: ", note)]
     assert said[::2] == ["\n".join(two), "\n".join(three)]
+
+
+def test_features_of_another_backbone_are_other_data_on_purpose(tmp_path):
+    runs = [
+        Run("folder", name, None, 1, recipe(data__name="folder", network={"backbone": name, "frozen": True}))
+        for name in ("resnet18", "resnet50", "resnet18")
+    ]
+    same_data = experiment._SameData()
+    for run, fingerprint in zip(runs[:2], "ab", strict=True):
+        same_data.check(run, tmp_path, {"name": "images", "fingerprint": fingerprint})
+    with pytest.raises(ValueError, match=r"got images \(a\) in .* and images \(x\) in "):
+        same_data.check(runs[2], tmp_path, {"name": "images", "fingerprint": "x"})

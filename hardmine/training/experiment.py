@@ -60,7 +60,8 @@ def run_experiment(
 
     Raises:
         ValueError: A folder has a run of another recipe; the message names the differences. Or runs that are to be
-            averaged are on different data; the message names their folders. Both are told before any training.
+            averaged are on different data; the message names their folders. All folders are looked at before the
+            first training, data when they are loaded.
         KeyboardInterrupt: What is done is kept, and so is the run under way.
         hardmine.VerificationError: A fused op disagrees with its reference.
     """
