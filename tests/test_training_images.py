@@ -176,6 +176,30 @@ def test_corrupt_images_are_refused_or_skipped_by_choice(tmp_path, root):
     assert content["data"]["notes"] == list(data.notes)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sampler__batch_size": 10}, r"tiny: \[sampler\] does not suit images: batch_size must be at most 8"),
+        (
+            {"network__weights": "no.pt"},
+            r"tiny: network\.weights must be imagenet, random or a file, got 'no\.pt': no such file",
+        ),
+        ({**FROZEN, "network__weights": "no.pt"}, r"network\.weights must be imagenet, random or a file, got 'no\.pt'"),
+        ({**FROZEN, "data__features": "no.npy"}, r"tiny: data\.features must be a file, got .*no\.npy: no such file"),
+    ],
+)
+def test_what_no_image_tells_is_refused_before_any_is_read(root, monkeypatch, values, message):
+    monkeypatch.setattr("hardmine.training.data.check_images", lambda *a, **k: pytest.fail("images were read"))
+    with pytest.raises((RecipeError, FileNotFoundError), match=message):
+        loaded(recipe(**values), root)
+
+
+def test_given_features_need_no_weights(root):
+    numpy.save(root / "features.npy", numpy.zeros((35, 3), dtype=numpy.float32))
+    chosen = recipe(**FROZEN, data__features="features.npy", network__weights="no.pt")
+    assert loaded(chosen, root).feature_dim == 3
+
+
 def test_classes_with_one_image_are_told(root):
     for number in range(1, 5):
         (root / f"train/a/{number}.png").unlink()
