@@ -144,6 +144,8 @@ def test_given_features_are_rows_in_the_order_of_paths(root):
     [
         (None, r"tiny: data\.features must be a file, got .*features\.npy: no such file"),
         (b"text", r"tiny: data\.features must be an \.npy file, got .*features\.npy: "),
+        (b"", r"tiny: data\.features must be an \.npy file, got .*features\.npy: No data left"),
+        ("npz", r"tiny: data\.features must be an \.npy file, got .*features\.npy: .*NpzFile"),
         (
             torch.zeros(34, 3),
             r"must be floating \[N, F\] with N = 35, the images of images, got .* torch.float32 \[34, 3",
@@ -155,6 +157,9 @@ def test_given_features_are_rows_in_the_order_of_paths(root):
 def test_features_of_no_use(root, content, message):
     if isinstance(content, bytes):
         (root / "features.npy").write_bytes(content)
+    elif isinstance(content, str):
+        with (root / "features.npy").open("wb") as file:
+            numpy.savez(file, rows=numpy.zeros((35, 3)))
     elif content is not None:
         numpy.save(root / "features.npy", content.numpy())
     with pytest.raises((RecipeError, FileNotFoundError), match=message):

@@ -187,7 +187,7 @@ def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[s
     path = _root(recipe, root) / recipe.data.features
     try:
         rows = torch.from_numpy(require("numpy").load(path, allow_pickle=False))
-    except ValueError as error:
+    except (ValueError, EOFError, TypeError) as error:  # text, an empty file, an .npz file
         raise RecipeError(f"{recipe.name}: data.features must be an .npy file, got {path}: {error}") from error
     parts = (split.train, split.query, split.gallery)
     row_of = {image: row for row, image in enumerate(sorted({image for part in parts for image in part.paths}))}
