@@ -13,6 +13,7 @@ import torch
 from hardmine.__main__ import main
 from hardmine.recipes import RecipeError, load_experiment
 from hardmine.training import experiment, read_result
+from hardmine.training.folder import FolderLock
 from hardmine.training.trainer import Trainer
 from training_cases import TOML
 
@@ -85,6 +86,31 @@ def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
     assert main([*words, "--resume"]) == 0
     assert main([*words, "--resume", "optimizer.lr=0.2"]) == 1
     assert "optimizer.lr was 0.1, is 0.2" in capsys.readouterr().err
+    (folder / "run/checkpoint.pt").unlink()
+    kept = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
+    assert main(words) == 1
+    assert "run/result.json is there already, of a run that has ended: choose another" in capsys.readouterr().err
+    assert kept == {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
+
+
+def test_folders_of_no_use_are_refused_before_the_data_are_read(folder, capsys, monkeypatch):
+    words = ["train", "tiny.toml", "schedule.epochs=1", "--output", "run"]
+    assert main(words) == 0
+    monkeypatch.setattr("hardmine.training.load_data", lambda *a, **k: pytest.fail("data were loaded"))
+    assert main(words) == 1
+    assert "run/checkpoint.pt is there already" in capsys.readouterr().err
+    assert main([*words, "--resume", "seed=4"]) == 1
+    assert "seed was 3, is 4" in capsys.readouterr().err
+    lock = FolderLock(folder / "run")
+    assert main([*words, "--resume"]) == 1
+    assert "hardmine train: another process trains in run: wait" in capsys.readouterr().err
+    lock.release()
+    (folder / "run/checkpoint.pt").write_bytes(b"")
+    assert main([*words, "--resume"]) == 1
+    assert "checkpoint.pt is not a readable checkpoint" in capsys.readouterr().err
+    (folder / "run/checkpoint.pt").unlink()
+    assert main(words) == 1
+    assert "run/result.json is there already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -362,17 +362,40 @@ def test_damaged_checkpoints_are_named(tmp_path, data, content):
     path = tmp_path / "checkpoint.pt"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint: "):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint: ") as refusal:
         Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
+    assert "weights" not in str(refusal.value)  # torch advises to execute what is in the file
+    if content == b"not a checkpoint":
+        assert str(refusal.value).endswith(
+            "checkpoint.pt is not a readable checkpoint: it is damaged, or something else"
+        )
 
 
 def test_other_files_are_no_checkpoints(tmp_path, data):
     torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="must be a checkpoint of hardmine, got something else"):
         Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
-    torch.save({"format": "hardmine.checkpoint", "format_version": 99}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"has the format version 99, hardmine .* reads 1"):
-        Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
+    for version, shown in ({"format_version": 99}, "99"), ({}, "None"):
+        torch.save({"format": "hardmine.checkpoint", **version}, tmp_path / "checkpoint.pt")
+        with pytest.raises(ValueError, match=f"has the format version {shown}, hardmine .* reads 1"):
+            Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
+
+
+@pytest.mark.parametrize("name", ["result.json", "failed.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"recipe": ', r" is damaged: Expecting value: .*; without it, the run is done again"),
+        (b"\xff\xfe", r" is damaged: 'utf-8' codec"),
+        (b"", r" is damaged: Expecting value"),
+        (b"[]", r" must be the result of a run, got something else"),
+        (b"{}", r" must be the result of a run, got something else"),
+    ],
+)
+def test_damaged_results_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / name)) + message):
+        read_result(tmp_path, name)
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data, monkeypatch):

@@ -146,6 +146,8 @@ def test_given_features_are_rows_in_the_order_of_paths(root):
     [
         (None, r"tiny: data\.features must be a file, got .*features\.npy: no such file"),
         (b"text", r"tiny: data\.features must be an \.npy file, got .*features\.npy: "),
+        (b"", r"tiny: data\.features must be an \.npy file, got .*features\.npy: No data left"),
+        ("npz", r"tiny: data\.features must be an \.npy file, got .*features\.npy: .*NpzFile"),
         (
             torch.zeros(34, 3),
             r"must be floating \[N, F\] with N = 35, the images of images, got .* torch.float32 \[34, 3",
@@ -157,6 +159,9 @@ def test_given_features_are_rows_in_the_order_of_paths(root):
 def test_features_of_no_use(root, content, message):
     if isinstance(content, bytes):
         (root / "features.npy").write_bytes(content)
+    elif isinstance(content, str):
+        with (root / "features.npy").open("wb") as file:
+            numpy.savez(file, rows=numpy.zeros((35, 3)))
     elif content is not None:
         numpy.save(root / "features.npy", content.numpy())
     with pytest.raises((RecipeError, FileNotFoundError), match=message):
@@ -176,6 +181,30 @@ def test_corrupt_images_are_refused_or_skipped_by_choice(tmp_path, root):
     content = Trainer(skipped, data, tmp_path, QUIET).run()
     assert content["data"]["name"] == data.name
     assert content["data"]["notes"] == list(data.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sampler__batch_size": 10}, r"tiny: \[sampler\] does not suit images: batch_size must be at most 8"),
+        (
+            {"network__weights": "no.pt"},
+            r"tiny: network\.weights must be imagenet, random or a file, got 'no\.pt': no such file",
+        ),
+        ({**FROZEN, "network__weights": "no.pt"}, r"network\.weights must be imagenet, random or a file, got 'no\.pt'"),
+        ({**FROZEN, "data__features": "no.npy"}, r"tiny: data\.features must be a file, got .*no\.npy: no such file"),
+    ],
+)
+def test_what_no_image_tells_is_refused_before_any_is_read(root, monkeypatch, values, message):
+    monkeypatch.setattr("hardmine.training.data.check_images", lambda *a, **k: pytest.fail("images were read"))
+    with pytest.raises((RecipeError, FileNotFoundError), match=message):
+        loaded(recipe(**values), root)
+
+
+def test_given_features_need_no_weights(root):
+    numpy.save(root / "features.npy", numpy.zeros((35, 3), dtype=numpy.float32))
+    chosen = recipe(**FROZEN, data__features="features.npy", network__weights="no.pt")
+    assert loaded(chosen, root).feature_dim == 3
 
 
 def test_classes_with_one_image_are_told(root):

@@ -29,7 +29,8 @@ def root(tmp_path, monkeypatch):
 
 
 def loaded(root, **values):
-    return load_data(recipe_of(data={"name": "omniglot", **values}), root, root / "cache", progress=False)
+    recipe = recipe_of(data={"name": "omniglot", **values}, sampler__batch_size=4)
+    return load_data(recipe, root, root / "cache", progress=False)
 
 
 @pytest.mark.parametrize("on_corrupt", ["refuse", "skip", "unchecked"])

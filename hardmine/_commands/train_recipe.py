@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     check_writable(command, output)
     run_options = prepare(options)
     try:
+        training.check_folder(recipe, output, options.resume)
         data = training.load_data(recipe, options.data, options.cache, progress=True, device=run_options.device)
         print("\n".join([f"\n{recipe.name}: {recipe.title} on {data.name}", *data.notes]), flush=True)
         trainer = training.Trainer(

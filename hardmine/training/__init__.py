@@ -2,6 +2,7 @@
 
 from hardmine.training.data import TrainingData, load_data
 from hardmine.training.experiment import Finished, run_experiment
+from hardmine.training.folder import check_folder
 from hardmine.training.result import read_result
 from hardmine.training.tables import draw, markdown
 from hardmine.training.trainer import RunOptions, Trainer
@@ -11,6 +12,7 @@ __all__ = [
     "RunOptions",
     "Trainer",
     "TrainingData",
+    "check_folder",
     "draw",
     "load_data",
     "markdown",

@@ -47,15 +47,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError as error:  # torch's message advises to execute what is in the file
+        raise ValueError(f"{path} is not a readable checkpoint: it is damaged, or something else") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} must be a checkpoint of hardmine, got something else")
-    if state["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has the format version {state['format_version']}, hardmine {__version__} reads {FORMAT_VERSION}"
-        )
+    version = state.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has the format version {version}, hardmine {__version__} reads {FORMAT_VERSION}")
     return state
 
 

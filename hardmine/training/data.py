@@ -25,7 +25,8 @@ from hardmine.networks import Backbone, backbone, cache_features
 from hardmine.ops._arguments import shape_of
 from hardmine.recipes.fields import RecipeError
 from hardmine.recipes.recipe import Recipe
-from hardmine.recipes.sections import Data
+from hardmine.recipes.sections import Data, Triplets
+from hardmine.training.samplers import make_sampler
 
 Images = Tensor | ImageDataset
 _SKIPPED = "skipped: "
@@ -96,13 +97,18 @@ def load_data(
         device: What a frozen backbone computes features on; they are kept on the CPU.
 
     Raises:
-        OSError: A part of the data is missing; the message shows the tree that is expected.
+        OSError: A part of the data is missing; the message shows the tree that is expected. Or `network.weights` or
+            `data.features` is no file.
         ValueError: The data are not whole and `data.partial` is false, or images cannot be read and `data.on_corrupt`
-            is refuse; `root` is None; `data.features` do not fit the images; the rest of `[data]` is given for digits.
+            is refuse; `root` is None; `data.features` do not fit the images; the rest of `[data]` is given for digits;
+            the sampler does not suit the classes.
     """
     if recipe.data.name == "digits":
         return _digits(recipe)
+    _check_files(recipe, root)
     split = _split(recipe.data, _root(recipe, root))
+    if not isinstance(recipe.sampler, Triplets):  # told now, not after all images were read
+        make_sampler(recipe, split.train.labels, split.name)
     notes = _summary(recipe, split)
     if recipe.data.on_corrupt != "unchecked":
         split, corrupt = check_images(split, recipe.data.on_corrupt, progress=progress)
@@ -149,6 +155,19 @@ def _summary(recipe: Recipe, split: ImageSplit) -> list[str]:
     return split.summary(getattr(recipe.sampler, "images_per_class", 2)).split("\n")
 
 
+def _check_files(recipe: Recipe, root: str | os.PathLike[str] | None) -> None:
+    """The files that a recipe names are there."""
+    weights, features = recipe.network.weights, recipe.data.features
+    if features is not None:
+        path = _root(recipe, root) / features
+        if not path.is_file():
+            raise FileNotFoundError(f"{recipe.name}: data.features must be a file, got {path}: no such file")
+    elif weights not in ("imagenet", "random") and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"{recipe.name}: network.weights must be imagenet, random or a file, got {weights!r}: no such file"
+        )
+
+
 def _split(data: Data, root: Path) -> ImageSplit:
     if data.name == "folder":
         return load_image_folder(root, train_classes=data.train_classes)
@@ -180,11 +199,9 @@ def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingDa
 def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
     """The features of a file, for train, query and gallery."""
     path = _root(recipe, root) / recipe.data.features
-    if not path.is_file():
-        raise FileNotFoundError(f"{recipe.name}: data.features must be a file, got {path}: no such file")
     try:
         rows = torch.from_numpy(require("numpy").load(path, allow_pickle=False))
-    except ValueError as error:
+    except (ValueError, EOFError, TypeError) as error:  # text, an empty file, an .npz file
         raise RecipeError(f"{recipe.name}: data.features must be an .npy file, got {path}: {error}") from error
     parts = (split.train, split.query, split.gallery)
     row_of = {image: row for row, image in enumerate(sorted({image for part in parts for image in part.paths}))}

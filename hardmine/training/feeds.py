@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from hardmine.mining import (
     AdaptiveKappa,
     AnchorNeighbourSampler,
-    ClassBalancedSampler,
     ClassTree,
     MinedEpoch,
     SmartMiner,
@@ -20,8 +19,9 @@ from hardmine.mining import (
 )
 from hardmine.mining.embedding import embed_all
 from hardmine.recipes import Recipe, RecipeError
-from hardmine.recipes.sections import AnchorNeighbour, ClassBalanced, Triplets
+from hardmine.recipes.sections import AnchorNeighbour, Triplets
 from hardmine.training.data import Images, TrainingData, plain_train_images
+from hardmine.training.samplers import make_sampler
 
 
 class Batch(NamedTuple):
@@ -76,24 +76,12 @@ def make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.M
 
 
 def _make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.Module, workers: int) -> Feed:
-    section, labels = recipe.sampler, data.train.labels
-    try:
-        if isinstance(section, Triplets):
-            return MinedFeed(section, recipe.seed, data, network, workers)
-        shared = {
-            "small_classes": section.small_classes,
-            "batches_per_epoch": section.batches_per_epoch,
-            "seed": recipe.seed,
-        }
-        if isinstance(section, ClassBalanced):
-            sampler: Any = ClassBalancedSampler(
-                labels, images_per_class=section.images_per_class, batch_size=section.batch_size, **shared
-            )
-        else:
-            sizes = (section.anchors_per_batch, section.classes_per_anchor, section.images_per_class)
-            sampler = AnchorNeighbourSampler(labels, *sizes, **shared)
-    except ValueError as error:
-        raise RecipeError(f"{recipe.name}: [sampler] does not suit {data.name}: {error}") from error
+    if isinstance(recipe.sampler, Triplets):
+        try:
+            return MinedFeed(recipe.sampler, recipe.seed, data, network, workers)
+        except ValueError as error:
+            raise RecipeError(f"{recipe.name}: [sampler] does not suit {data.name}: {error}") from error
+    sampler = make_sampler(recipe, data.train.labels, data.name)
     return SampledFeed(recipe, sampler, data, network, loss, workers)
 
 

@@ -65,9 +65,22 @@ def save_result(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_result(folder: Path, name: str = FILE) -> dict[str, Any] | None:
-    """The result in a folder; None where no run has ended there."""
+    """The result in a folder; None where no run has ended there.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged, or something else.
+    """
     path = folder / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; without it, the run is done again") from error
+    if not isinstance(content, dict) or "recipe" not in content:
+        raise ValueError(f"{path} must be the result of a run, got something else; without it, the run is done again")
+    return content
 
 
 def _sizes(labels: torch.Tensor) -> dict[str, int]:

@@ -25,7 +25,7 @@ from hardmine.training import checkpoint, result
 from hardmine.training.data import TrainingData, plain_train_images
 from hardmine.training.evaluate import evaluate
 from hardmine.training.feeds import Batch, images_of, make_feed
-from hardmine.training.folder import FolderLock
+from hardmine.training.folder import FolderLock, saved_run
 from hardmine.training.logs import Logs
 from hardmine.training.measures import EpochMeasures, triplet_similarities
 from hardmine.training.network import make_network, make_optimizer
@@ -73,7 +73,7 @@ class Trainer:
         report: Called with the scores after every epoch.
 
     Raises:
-        FileExistsError: The folder has a checkpoint, and `resume` is False; or another process trains in it.
+        FileExistsError: The folder has a run, and `resume` is False; or another process trains in it.
         ValueError: The checkpoint is damaged, or of another recipe or other data; the message names the differences.
         RecipeError: The recipe does not suit the data.
     """
@@ -94,7 +94,7 @@ class Trainer:
         self._path = folder / checkpoint.FILE
         self._about = {"name": data.name, "fingerprint": data.fingerprint}
         self._lock = FolderLock(folder)
-        saved = self._saved(resume)
+        saved = saved_run(recipe, folder, resume, self._about)
         torch.manual_seed(recipe.seed)
         self._device = torch.device(self.options.device)
         # Drawn on the CPU, so that every device starts from the same weights.
@@ -283,16 +283,6 @@ class Trainer:
         content = result.make_result(self.recipe, self.data, self.rows, self.report, self.options.verify_every)
         result.save_result(self.folder, content)
         return content
-
-    def _saved(self, resume: bool) -> dict[str, Any] | None:
-        """The checkpoint to go on from."""
-        if not self._path.exists():
-            return None
-        if not resume:
-            raise FileExistsError(f"{self._path} is there already: resume that run, or choose another folder")
-        saved = checkpoint.load_checkpoint(self._path)
-        checkpoint.check_same_run(self._path, saved, self.recipe.as_dict(), self._about)
-        return saved
 
     def _save(self) -> None:
         state = {
