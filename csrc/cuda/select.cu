@@ -160,15 +160,7 @@ void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anch
       const SelectionRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t, const RandomNumbers&, \
       const SelectionOut<typename Arithmetic::Number>&, const LossOut<typename Arithmetic::Number>&, Workspace&,     \
       const Stream&);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

@@ -225,15 +225,7 @@ void tuplet_loss(const TupletRule& rule, const LabelledRows<Scalar>& anchors, co
   template void tuplet_loss<Arithmetic, Scalar>(                                            \
       const TupletRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t, \
       const TupletOut<typename Arithmetic::Number>&, Workspace&, const Stream&);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda
