@@ -121,8 +121,8 @@ void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anch
   const auto run = [&](const SelectRequest<Number>& positive, const SelectRequest<Number>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
-    const SelectPass<Arithmetic> pass{rows,      columns, anchors.label, refs ? refs->label : anchors.label,
-                                      symmetric, bounded, positive,      negative};
+    const SelectPass<Arithmetic> pass{
+        {rows, columns, anchors.label, refs ? refs->label : anchors.label, symmetric}, bounded, positive, negative};
     ended = is_last && count <= kEndsInPass;
     launch("select_tiles", select_tiles_kernel<Arithmetic>,
            {kAtomic<Arithmetic> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<Arithmetic>()}, stream,
