@@ -173,10 +173,7 @@ void tuplet_loss(const TupletRule& rule, const LabelledRows<Scalar>& anchors, co
     pass.shares = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
   const int64_t parts = pass.shares * count;
 
-  SelectionRule selection;
-  selection.similarity = rule.similarity;
-  selection.positive = rule.positive == TupletPositive::kHardest ? Positive::kHardest : Positive::kEasiest;
-  selection.duplicate_threshold = rule.duplicate_threshold;
+  const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<Number> range = positive_range<Number>(selection);
   const bool least = prefers_least_similar(selection.positive);
   pass.selects = !all;

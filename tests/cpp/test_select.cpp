@@ -39,7 +39,7 @@ struct Selection {
       u_positive[i] = random.unit();
       u_negative[i] = random.unit();
     }
-    const cpu::LabelledRows<T> ref_view = refs ? refs->view() : cpu::LabelledRows<T>{};
+    const LabelledRows<T> ref_view = refs ? refs->view() : LabelledRows<T>{};
     finite = cpu::select_triplets<T>(
         rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
         workers,
