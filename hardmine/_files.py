@@ -22,8 +22,22 @@ def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all, whenever the process ends."""
-    save_whole(path, lambda part: part.write_text(json.dumps(content, indent=2), encoding="utf-8"))
+    """Write JSON with keys of text, whole or not at all, whenever the process ends; a list of numbers is a line."""
+    save_whole(path, lambda part: part.write_text(_json(content) + "\n", encoding="utf-8"))
+
+
+def _json(content: Any, indent: str = "") -> str:
+    deeper = indent + "  "
+    if isinstance(content, Mapping):
+        entries = [f"{json.dumps(key)}: {_json(value, deeper)}" for key, value in content.items()]
+        opening, closing = "{}"
+    elif isinstance(content, list | tuple) and any(isinstance(value, list | tuple | Mapping) for value in content):
+        entries = [_json(value, deeper) for value in content]
+        opening, closing = "[]"
+    else:
+        return json.dumps(content)
+    lines = f",\n{deeper}".join(entries)
+    return f"{opening}\n{deeper}{lines}\n{indent}{closing}" if entries else opening + closing
 
 
 def save_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -21,6 +21,14 @@ struct BatchAllRule {
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
+// Margins by classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
+template <class T>
+struct MarginTable {
+  const T* margin;     // [rows, rows]; null: BatchAllRule::margin for all
+  const int64_t* row;  // [count]: the row of every sample's class
+  int64_t rows;
+};
+
 // What the tiles hold. |a - b|^2 / 2 = 1 - s for unit rows, so squared distances of those need only inner products.
 // Rows too short to be normalised are no unit rows.
 HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule, bool unit_rows) {

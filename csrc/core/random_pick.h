@@ -9,6 +9,12 @@
 
 namespace hardmine {
 
+// The uniform numbers in [0, 1), one an anchor, that a random selection picks by; null for one that is not random.
+struct RandomNumbers {
+  const double* positive = nullptr;
+  const double* negative = nullptr;
+};
+
 // floor(u count), within [0, count) for any `u`: u = 1, which rounding may produce, picks the last of the candidates.
 HARDMINE_HD Index drawn_rank(double u, Index count) {
   const double rank = u * static_cast<double>(count);

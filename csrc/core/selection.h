@@ -34,6 +34,15 @@ struct SelectionRule {
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
+// One entry an anchor; index -1 and similarity NaN where there is no candidate.
+template <class T>
+struct SelectionOut {
+  int64_t* positive_index;
+  int64_t* negative_index;
+  T* positive_similarity;
+  T* negative_similarity;
+};
+
 // True if the least similar candidate wins, so that keys are negated.
 HARDMINE_HD bool prefers_least_similar(Positive positive) { return positive == Positive::kHardest; }
 HARDMINE_HD bool prefers_least_similar(Negative negative) { return negative == Negative::kEasiest; }

@@ -28,6 +28,15 @@ struct TupletRule {
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
+// The rule by which its one positive is selected.
+inline SelectionRule tuplet_selection(const TupletRule& rule) {
+  SelectionRule selection;
+  selection.similarity = rule.similarity;
+  selection.positive = rule.positive == TupletPositive::kHardest ? Positive::kHardest : Positive::kEasiest;
+  selection.duplicate_threshold = rule.duplicate_threshold;
+  return selection;
+}
+
 // Similarities span at most 2 where rows have unit length. If the exponentials of such a span stay within 2^64, one
 // shift for all anchors keeps every sum of them well inside the range of a float, and a pair needs one exponential, not
 // two.

@@ -6,14 +6,6 @@
 
 namespace hardmine::cpu {
 
-// Margins by classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
-template <class T>
-struct MarginTable {
-  const T* margin;     // [rows, rows]; null: BatchAllRule::margin for all
-  const int64_t* row;  // [count]: the row of every sample's class
-  int64_t rows;
-};
-
 template <class T>
 struct BatchAllResult {
   T loss;

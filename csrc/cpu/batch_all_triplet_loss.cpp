@@ -23,9 +23,7 @@ void check_margins(const BatchAllRule& rule, const MarginTable<T>& table, const 
 }
 
 // The distinct rows of the table that the batch's labels have; each must have one.
-std::vector<int64_t> rows_in_use(const Tensor& table_row, const Tensor& labels, int64_t table_rows) {
-  check_vector("table_row", table_row, labels.size(0), ScalarType::Long);
-  const Tensor row = contiguous_array(table_row);
+std::vector<int64_t> rows_in_use(const Tensor& row, const Tensor& labels, int64_t table_rows) {
   std::vector<int64_t> rows(data<int64_t>(row), data<int64_t>(row) + row.numel());
   for (size_t i = 0; i < rows.size(); ++i)
     if (rows[i] < 0 || rows[i] >= table_rows)
@@ -44,49 +42,34 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(Tensor emb
                                                                       std::vector<double> numbers, bool need_grad) {
   const BatchAllRule rule = batch_all_rule(modes, numbers);
   const SelectionInputs inputs(embeddings, labels, std::nullopt, std::nullopt);
-  const int64_t count = embeddings.size(0), depth = embeddings.size(1);
-  check(margin_table.has_value() == table_row.has_value(), "margin_table and table_row must be given together");
-  Tensor margins = inputs.embeddings, row = inputs.labels;
+  const int64_t depth = embeddings.size(1);
+  const MarginTensors margins(margin_table, table_row, inputs.embeddings, inputs.type);
   std::vector<int64_t> rows;
-  if (margin_table) {
-    check_matrix("margin_table", *margin_table, -1);
-    check_matrix("margin_table", *margin_table, margin_table->size(0));
-    margins = as_array(*margin_table, inputs.type);
-    rows = rows_in_use(*table_row, inputs.labels, margins.size(0));
-    row = contiguous_array(*table_row);
-  }
-  const Tensor loss = new_array(inputs.embeddings, {}, inputs.type),
-               active = new_array(inputs.labels, {}, ScalarType::Long),
-               total = new_array(inputs.labels, {}, ScalarType::Long);
-  const Tensor grad = need_grad ? new_array(inputs.embeddings, {count, depth}, inputs.type)
-                                : new_array(inputs.embeddings, {0}, inputs.type);
+  if (margin_table) rows = rows_in_use(*margins.row, inputs.labels, margins.margin->size(0));
+  const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);
   dispatch(inputs.type, [&](auto zero) {
     using T = decltype(zero);
     const T nan = std::numeric_limits<T>::quiet_NaN();
-    MarginTable<T> table{};
-    if (margin_table) table = {data<T>(margins), data<int64_t>(row), margins.size(0)};
+    const MarginTable<T> table = margins.table<T>();
     check_margins(rule, table, rows);
     BatchAllResult<T> result = batch_all<T>(rule, inputs.anchors<T>(), depth, table, TorchWorkers(),
-                                            need_grad ? mutable_data<T>(grad) : nullptr);
+                                            need_grad ? mutable_data<T>(out.gradient) : nullptr);
     if (!result.finite) {  // divergence is never hidden
       result.loss = nan;
-      std::fill_n(mutable_data<T>(grad), grad.numel(), nan);
+      std::fill_n(mutable_data<T>(out.gradient), out.gradient.numel(), nan);
     }
-    *mutable_data<T>(loss) = result.loss;
-    *mutable_data<int64_t>(active) = result.active;
-    *mutable_data<int64_t>(total) = result.total;
+    *mutable_data<T>(out.loss) = result.loss;
+    *mutable_data<int64_t>(out.active) = result.active;
+    *mutable_data<int64_t>(out.total) = result.total;
   });
-  return {loss, grad, active, total};
+  return {out.loss, out.gradient, out.active, out.total};
 }
 
 // The embeddings are only there for autograd, which is to know that a second derivative is asked for.
 Tensor batch_all_triplet_loss_backward_cpu(Tensor grad_loss, Tensor grad_embeddings, Tensor) {
   const ScalarType type = grad_embeddings.scalar_type();
-  check(grad_loss.is_cpu() && grad_loss.numel() == 1 && grad_loss.scalar_type() == type,
-        "grad_loss must be one number of the type of grad_embeddings, got " + shape_of(grad_loss));
-  check(type == ScalarType::Float || type == ScalarType::Double, "grad_embeddings must be float32 or float64");
+  check_scaled_gradient(grad_loss, grad_embeddings);
   const Tensor grad = torch::stable::contiguous(grad_embeddings);
-  check_matrix("grad_embeddings", grad, -1);
   const Tensor out = new_array(grad, {grad.size(0), grad.size(1)}, type);
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);

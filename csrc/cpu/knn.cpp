@@ -8,15 +8,8 @@ std::tuple<Tensor, Tensor> knn_cpu(Tensor queries, std::optional<Tensor> refs, i
                                    int64_t similarity, bool) {
   const Similarity kind = similarity_from_code(similarity);
   const ScalarType type = compute_type(queries);
-  check_matrix("queries", queries, -1);
+  check_neighbours(queries, refs, k, exclude_self);
   const int64_t count = queries.size(0), depth = queries.size(1);
-  if (refs) {
-    check_matrix("refs", *refs, depth);
-    check(refs->scalar_type() == queries.scalar_type(), "refs must have the dtype of queries");
-    check(!exclude_self, "exclude_self must be false with refs");
-  }
-  check(k >= 1 && k <= kMostNeighbours,
-        "k must be from 1 to " + std::to_string(kMostNeighbours) + ", got " + std::to_string(k));
   const Tensor x = as_array(queries, type), y = refs ? as_array(*refs, type) : x;
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   dispatch(type, [&](auto zero) {

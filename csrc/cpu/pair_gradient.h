@@ -1,23 +1,11 @@
 // The gradient of functions of the measures of listed pairs, with respect to the embeddings; torch-free.
 #pragma once
 
-#include <cstdint>
-
+#include "../core/given_rows.h"
 #include "../core/pair_measure.h"
 #include "workers.h"
 
 namespace hardmine::cpu {
-
-// The rows that pairs are made of: the first row of a pair is one of x, the second one of refs or, where those are
-// null, of x as well.
-template <class T>
-struct PairedRows {
-  const T* x;  // [count, depth]
-  int64_t count;
-  const T* refs;  // [ref_count, depth]
-  int64_t ref_count;
-  int64_t depth;
-};
 
 // Entries of one first row and some partners of it, and the gradient that arrives at the measure of each such pair.
 template <class T>

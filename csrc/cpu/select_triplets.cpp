@@ -7,15 +7,10 @@ namespace hardmine::cpu {
 SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
                                  const std::optional<Tensor>& ref_y)
     : type(compute_type(x)) {
-  check_matrix("embeddings", x, -1);
-  check_vector("labels", y, x.size(0), ScalarType::Long);
-  check(ref_x.has_value() == ref_y.has_value(), "ref_embeddings and ref_labels must be given together");
+  check_labelled(x, y, ref_x, ref_y);
   embeddings = as_array(x, type);
   labels = contiguous_array(y);
   if (!ref_x) return;
-  check_matrix("ref_embeddings", *ref_x, x.size(1));
-  check(ref_x->scalar_type() == x.scalar_type(), "ref_embeddings must have the dtype of embeddings");
-  check_vector("ref_labels", *ref_y, ref_x->size(0), ScalarType::Long);
   ref_embeddings = as_array(*ref_x, type);
   ref_labels = contiguous_array(*ref_y);
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../core/pair_measure.h"
-#include "../torch_bridge.h"
+#include "../op_arguments.h"
 #include "select.h"
 
 namespace hardmine::cpu {

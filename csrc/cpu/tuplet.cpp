@@ -41,10 +41,7 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   const SortedRows<T>& rows = sides.rows();
   const PairPass<T>& pass = sides.pass();
   const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
-  SelectionRule selection;
-  selection.similarity = rule.similarity;
-  selection.positive = rule.positive == TupletPositive::kHardest ? Positive::kHardest : Positive::kEasiest;
-  selection.duplicate_threshold = rule.duplicate_threshold;
+  const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<T> admissible = positive_range<T>(selection);
   const bool least_similar = prefers_least_similar(selection.positive);
   std::vector<Request<T>> requests;

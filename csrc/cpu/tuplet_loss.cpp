@@ -5,19 +5,16 @@
 namespace hardmine::cpu {
 namespace {
 
-using TupletTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-TupletTensors tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
+TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
                               std::optional<Tensor> ref_labels, std::vector<int64_t> modes,
                               std::vector<double> numbers) {
   const TupletRule rule = tuplet_rule(modes, numbers);
   const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
-  const auto new_values = [&] { return new_array(inputs.embeddings, {count}, inputs.type); };
-  const auto new_indices = [&] { return new_array(inputs.labels, {count}, ScalarType::Long); };
-  const Tensor value = new_values(), level = new_values(), positive_similarity = new_values(), slope = new_values(),
-               shift = new_values(), sum = new_values();
-  const Tensor positive_index = new_indices(), positive_count = new_indices();
+  const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
+  const Tensor value = new_array(inputs.embeddings, {count}, inputs.type);
   const bool reduced = rule.reduction != Reduction::kNone;
   const Tensor loss = reduced ? new_array(inputs.embeddings, {}, inputs.type) : value;
   dispatch(inputs.type, [&](auto zero) {
@@ -25,16 +22,16 @@ TupletTensors tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
     const LabelledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabelledRows<T>{};
     const bool finite =
         tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchWorkers(),
-                          {mutable_data<T>(value), mutable_data<T>(level), mutable_data<T>(shift), mutable_data<T>(sum),
-                           mutable_data<T>(slope), mutable_data<T>(positive_similarity),
-                           mutable_data<int64_t>(positive_index), mutable_data<int64_t>(positive_count)});
+                          {mutable_data<T>(value), mutable_data<T>(t.level), mutable_data<T>(t.shift),
+                           mutable_data<T>(t.sum), mutable_data<T>(t.slope), mutable_data<T>(t.positive_similarity),
+                           mutable_data<int64_t>(t.positive_index), mutable_data<int64_t>(t.positive_count)});
     if (!finite) {  // divergence is never hidden
       std::fill_n(mutable_data<T>(loss), loss.numel(), std::numeric_limits<T>::quiet_NaN());
     } else if (reduced) {
-      *mutable_data<T>(loss) = reduce_tuplets(rule.reduction, data<T>(value), data<int64_t>(positive_count), count);
+      *mutable_data<T>(loss) = reduce_tuplets(rule.reduction, data<T>(value), data<int64_t>(t.positive_count), count);
     }
   });
-  return {loss, level, positive_similarity, shift, sum, slope, positive_index, positive_count};
+  return {loss, t.level, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
 }
 
 std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor embeddings, Tensor labels,
@@ -47,17 +44,9 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
   const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   const ScalarType type = inputs.type;
-  check_vector("shift", shift, count, type);
-  check_vector("sum", sum, count, type);
-  check_vector("slope", slope, count, type);
-  check_vector("positive_index", positive_index, count, ScalarType::Long);
-  check_vector("positive_count", positive_count, count, ScalarType::Long);
-  check(grad_loss.scalar_type() == type && grad_loss.numel() == (rule.reduction == Reduction::kNone ? count : 1),
-        "grad_loss must have the shape and dtype of the loss, got " + shape_of(grad_loss));
+  const TupletSavedTensors given(rule, inputs.embeddings, type, grad_loss, shift, sum, slope, positive_index,
+                                 positive_count);
   need_ref_embeddings &= ref_embeddings.has_value();
-  const Tensor grad = torch::stable::contiguous(grad_loss), shifts = torch::stable::contiguous(shift),
-               sums = torch::stable::contiguous(sum), slopes = torch::stable::contiguous(slope),
-               index = torch::stable::contiguous(positive_index), counts = torch::stable::contiguous(positive_count);
   const auto new_gradient = [&](bool need, int64_t rows) {
     return need ? new_array(inputs.embeddings, {rows, depth}, type) : new_array(inputs.embeddings, {0}, type);
   };
@@ -66,12 +55,14 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
     const LabelledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabelledRows<T>{};
-    const std::vector<T> gradient = tuplet_gradients(rule.reduction, data<T>(grad), data<int64_t>(counts), count);
-    const bool finite = tuplet_backward<T>(
-        rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth,
-        {gradient.data(), data<T>(shifts), data<T>(sums), data<T>(slopes), data<int64_t>(index), data<int64_t>(counts)},
-        TorchWorkers(), need_embeddings ? mutable_data<T>(grad_x) : nullptr,
-        need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
+    const std::vector<T> gradient =
+        tuplet_gradients(rule.reduction, data<T>(given.gradient), data<int64_t>(given.positive_count), count);
+    const bool finite =
+        tuplet_backward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth,
+                           {gradient.data(), data<T>(given.shift), data<T>(given.sum), data<T>(given.slope),
+                            data<int64_t>(given.positive_index), data<int64_t>(given.positive_count)},
+                           TorchWorkers(), need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+                           need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
     if (finite) return;
     for (const Tensor& target : {grad_x, grad_refs})
       std::fill_n(mutable_data<T>(target), target.numel(), std::numeric_limits<T>::quiet_NaN());

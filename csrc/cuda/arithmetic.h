@@ -187,6 +187,12 @@ using FloatSquares = MultiplyAdds<float, true, 8, 16, 4>;
 using DoubleProducts = MultiplyAdds<double, false, 4, 8, 4>;
 using DoubleSquares = MultiplyAdds<double, true, 4, 8, 4>;
 
+// Every arithmetic that pairs are computed in, with every type of rows that it is used for.
+#define HARDMINE_FOR_EVERY_ARITHMETIC(instantiate)                                                               \
+  instantiate(Bfloat16Products, BFloat16) instantiate(Float16Products, Float16) instantiate(Tf32Products, float) \
+      instantiate(FloatProducts, float) instantiate(FloatSquares, float) instantiate(FloatSquares, BFloat16)     \
+          instantiate(FloatSquares, Float16) instantiate(DoubleProducts, double) instantiate(DoubleSquares, double)
+
 // Panels that hold `count` rows, and stages that hold a depth.
 template <class Arithmetic>
 HARDMINE_HD int64_t panels_of(int64_t count) {

@@ -315,15 +315,7 @@ void scale_gradient(const Number* grad, const Number* factor, int64_t size, Numb
   template void batch_all<Arithmetic, Scalar>(                                                           \
       const BatchAllRule&, const LabelledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::Number>&, \
       const BatchAllOut<Arithmetic::Number>&, const BatchAllParts&, Workspace&, const Stream&);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 template void scale_gradient<float>(const float*, const float*, int64_t, float*, const Stream&);
 template void scale_gradient<double>(const double*, const double*, int64_t, double*, const Stream&);

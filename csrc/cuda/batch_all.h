@@ -8,17 +8,6 @@
 
 namespace hardmine::cuda {
 
-// Margins by classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
-//
-// The host does not wait for the device to look at them. A sample whose class has no row, and a margin between classes
-// of the batch that is not finite, make the loss and the gradient NaN.
-template <class Number>
-struct MarginTable {
-  const Number* margin;  // [rows, rows]; null: BatchAllRule::margin for all
-  const int64_t* row;    // [count]: the row of every sample's class
-  int64_t rows;
-};
-
 template <class Number>
 struct BatchAllOut {
   Number* loss;     // [1]
@@ -34,7 +23,8 @@ struct BatchAllParts {
 };
 
 // The gradient is known up to the share of a triplet when all have been seen, so there is no backward pass. O(count
-// depth) memory, or some MiB.
+// depth) memory, or some MiB. The host does not wait for the device to look at the margins: a sample whose class has no
+// row, and a margin between classes of the batch that is not finite, make the loss and the gradient NaN.
 template <class Arithmetic, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64_t depth,
                const MarginTable<typename Arithmetic::Number>& table,

@@ -87,28 +87,17 @@ HARDMINE_DEVICE Words load_words(const void* shared) { return *static_cast<const
 
 // Matrix units: d[16, 8] += a[16, k] b[k, 8], k = 16 numbers of 2 bytes or 8 of 4. Lane 4 g + t holds
 // (d0, d1) = d[g][2 t, 2 t + 1] and (d2, d3) = d[g + 8][2 t, 2 t + 1]; the words of a and b are those of a
-// packed row group (layout.h).
-HARDMINE_DEVICE void multiply_add_bfloat16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0,
-                                           uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-      : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
-      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
-}
-HARDMINE_DEVICE void multiply_add_float16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0,
-                                          uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-      : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
-      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
-}
-HARDMINE_DEVICE void multiply_add_tf32(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0,
-                                       uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-      : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
-      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
-}
+// packed row group (arithmetic.h).
+#define HARDMINE_MULTIPLY_ADD(name, instruction)                                                                    \
+  HARDMINE_DEVICE void name(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) { \
+    asm volatile("mma.sync.aligned." instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"         \
+                 : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)                                                           \
+                 : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));                       \
+  }
+HARDMINE_MULTIPLY_ADD(multiply_add_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+HARDMINE_MULTIPLY_ADD(multiply_add_float16, "m16n8k16.row.col.f32.f16.f16.f32")
+HARDMINE_MULTIPLY_ADD(multiply_add_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+#undef HARDMINE_MULTIPLY_ADD
 // The nearest number that the matrix units' TF32 holds, as the bits of a float.
 HARDMINE_DEVICE uint32_t round_to_tf32(float x) {
   uint32_t bits;

@@ -275,15 +275,7 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   template void nearest<Arithmetic, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t,         \
                                             int64_t, bool, const NearestOut<typename Arithmetic::Number>&, Workspace&, \
                                             const Stream&);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

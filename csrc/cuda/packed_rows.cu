@@ -97,15 +97,7 @@ PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, 
   template PackedRows<Arithmetic> pack_rows<Arithmetic, Scalar>(const Scalar*, int64_t, int64_t, bool,              \
                                                                 const SelectionStart<typename Arithmetic::Number>&, \
                                                                 Workspace&, const Stream&);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

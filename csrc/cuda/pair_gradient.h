@@ -3,23 +3,13 @@
 
 #include <utility>
 
+#include "../core/given_rows.h"
 #include "../core/loss_reduction.h"
 #include "../core/pair_measure.h"
 #include "launch.h"
 #include "workspace.h"
 
 namespace hardmine::cuda {
-
-// The matrices that pairs are made of. The first row of a pair is one of x, the second one of refs or, where those are
-// null, of x as well.
-template <class Scalar>
-struct PairedRows {
-  const Scalar* x;  // [count, depth]
-  int64_t count;
-  const Scalar* refs;  // [ref_count, depth]
-  int64_t ref_count;
-  int64_t depth;
-};
 
 // Entries of one first row and some partners of it, and the gradient that arrives at the measure of each such pair.
 template <class Number>

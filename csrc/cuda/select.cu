@@ -121,8 +121,8 @@ void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anch
   const auto run = [&](const SelectRequest<Number>& positive, const SelectRequest<Number>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
-    const SelectPass<Arithmetic> pass{rows,      columns, anchors.label, refs ? refs->label : anchors.label,
-                                      symmetric, bounded, positive,      negative};
+    const SelectPass<Arithmetic> pass{
+        {rows, columns, anchors.label, refs ? refs->label : anchors.label, symmetric}, bounded, positive, negative};
     ended = is_last && count <= kEndsInPass;
     launch("select_tiles", select_tiles_kernel<Arithmetic>,
            {kAtomic<Arithmetic> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<Arithmetic>()}, stream,
@@ -160,15 +160,7 @@ void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anch
       const SelectionRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t, const RandomNumbers&, \
       const SelectionOut<typename Arithmetic::Number>&, const LossOut<typename Arithmetic::Number>&, Workspace&,     \
       const Stream&);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

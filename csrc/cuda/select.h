@@ -1,35 +1,14 @@
 // Selection of a positive and a negative for every anchor, and the triplet losses of them, torch-free.
 #pragma once
 
+#include "../core/given_rows.h"
 #include "../core/loss_reduction.h"
+#include "../core/random_pick.h"
 #include "../core/selection.h"
 #include "launch.h"
 #include "workspace.h"
 
 namespace hardmine::cuda {
-
-// Embeddings and labels as the user gave them.
-template <class Scalar>
-struct LabelledRows {
-  const Scalar* x;       // [count, depth]
-  const int64_t* label;  // [count]
-  int64_t count;
-};
-
-// One entry an anchor; index -1 and similarity NaN where there is no candidate.
-template <class Number>
-struct SelectionOut {
-  int64_t* positive_index;
-  int64_t* negative_index;
-  Number* positive_similarity;
-  Number* negative_similarity;
-};
-
-// The uniform numbers in [0, 1), one an anchor, that a random selection picks by; null for one that is not random.
-struct RandomNumbers {
-  const double* positive = nullptr;
-  const double* negative = nullptr;
-};
 
 // A loss of the selected pairs; without one (null) they are only selected.
 template <class Number>

@@ -20,13 +20,9 @@ struct SelectRequest {
 };
 
 template <class Arithmetic>
-struct SelectPass {
+struct SelectPass : LabelledSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
-  PackedRows<Arithmetic> rows, columns;
-  const int64_t* row_label;
-  const int64_t* column_label;
-  bool symmetric;  // the columns are the rows: a row is no candidate of itself
-  bool bounded;    // some request has a largest admissible key
+  bool bounded;  // some request has a largest admissible key
   SelectRequest<Number> positive, negative;
 };
 
@@ -51,8 +47,7 @@ class SelectTile {
     first_row_ = row_panel * kTile;
     first_column_ = column_panel * kTile;
     both_sides_ = both_sides && row_panel != column_panel;
-    const bool any_same_class = labels_.read(pass_.row_label, first_row_, pass_.rows.count, pass_.column_label,
-                                             first_column_, pass_.columns.count);
+    const bool any_same_class = labels_.read(pass_, first_row_, first_column_);
     const bool whole = first_row_ + kTile <= pass_.rows.count && first_column_ + kTile <= pass_.columns.count;
     const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
     const bool positives = pass_.positive.best && any_same_class;

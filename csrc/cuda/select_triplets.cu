@@ -8,20 +8,12 @@ namespace hardmine::cuda {
 LabelledInputs::LabelledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
                                const std::optional<Tensor>& ref_y)
     : type(compute_type(x)) {
-  check_matrix("embeddings", x, -1);
-  check_vector("labels", y, x.size(0), ScalarType::Long);
-  check_same_device("labels", y, x);
-  check(ref_x.has_value() == ref_y.has_value(), "ref_embeddings and ref_labels must be given together");
+  check_labelled(x, y, ref_x, ref_y);
   embeddings = contiguous_array(x);
   labels = contiguous_array(y);
   count = x.size(0);
   depth = x.size(1);
   if (!ref_x) return;
-  check_matrix("ref_embeddings", *ref_x, depth);
-  check_same_device("ref_embeddings", *ref_x, x);
-  check(ref_x->scalar_type() == x.scalar_type(), "ref_embeddings must have the dtype of embeddings");
-  check_vector("ref_labels", *ref_y, ref_x->size(0), ScalarType::Long);
-  check_same_device("ref_labels", *ref_y, x);
   ref_embeddings = contiguous_array(*ref_x);
   ref_labels = contiguous_array(*ref_y);
 }
@@ -34,9 +26,7 @@ GradientTensors::GradientTensors(const Tensor& x, const std::optional<Tensor>& r
   embeddings = contiguous_array(x);
   ref_embeddings = embeddings;
   if (refs) {
-    check_matrix("ref_embeddings", *refs, x.size(1));
-    check_same_device("ref_embeddings", *refs, x);
-    check(refs->scalar_type() == x.scalar_type(), "ref_embeddings must have the dtype of embeddings");
+    check_refs("ref_embeddings", *refs, "embeddings", x);
     ref_embeddings = contiguous_array(*refs);
   }
   const auto gradient = [&](bool need, const Tensor& rows) {

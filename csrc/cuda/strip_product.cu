@@ -227,6 +227,13 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
          {(weights.count * products.depth + kFinishThreads - 1) / kFinishThreads, kFinishThreads}, stream, target);
 }
 
+// The weights of a strip as they lie.
+template <class Arithmetic>
+ProductWeights<typename Arithmetic::Number> straight(const StripProducts<Arithmetic>& products,
+                                                     const WeightStrip<typename Arithmetic::Number>& strip) {
+  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent};
+}
+
 }  // namespace
 
 template <class Arithmetic, class Scalar>
@@ -266,17 +273,13 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
 template <class Arithmetic>
 void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
                    typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products,
-                      {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent},
-                      0, false, out, stream);
+  product<Arithmetic>(products, straight(products, strip), 0, false, out, stream);
 }
 
 template <class Arithmetic>
 void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
                        typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products,
-                      {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent},
-                      0, true, out, stream);
+  product<Arithmetic>(products, straight(products, strip), 0, true, out, stream);
 }
 
 template <class Arithmetic>

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "../torch_bridge.h"
+#include "../op_arguments.h"
 #include "arithmetic.h"
 #include "launch.h"
 #include "select.h"

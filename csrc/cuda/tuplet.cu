@@ -173,10 +173,7 @@ void tuplet_loss(const TupletRule& rule, const LabelledRows<Scalar>& anchors, co
     pass.shares = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
   const int64_t parts = pass.shares * count;
 
-  SelectionRule selection;
-  selection.similarity = rule.similarity;
-  selection.positive = rule.positive == TupletPositive::kHardest ? Positive::kHardest : Positive::kEasiest;
-  selection.duplicate_threshold = rule.duplicate_threshold;
+  const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<Number> range = positive_range<Number>(selection);
   const bool least = prefers_least_similar(selection.positive);
   pass.selects = !all;
@@ -225,15 +222,7 @@ void tuplet_loss(const TupletRule& rule, const LabelledRows<Scalar>& anchors, co
   template void tuplet_loss<Arithmetic, Scalar>(                                            \
       const TupletRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t, \
       const TupletOut<typename Arithmetic::Number>&, Workspace&, const Stream&);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

@@ -271,15 +271,7 @@ void tuplet_loss_gradient(const TupletRule& rule, const LabelledRows<Scalar>& an
       const TupletRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t,                   \
       const TupletSaved<typename Arithmetic::Number>&, const GradientOut<Scalar>&, Workspace&, const Stream&, \
       int64_t);
-HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
-HARDMINE_INSTANTIATE(Float16Products, Float16)
-HARDMINE_INSTANTIATE(Tf32Products, float)
-HARDMINE_INSTANTIATE(FloatProducts, float)
-HARDMINE_INSTANTIATE(FloatSquares, float)
-HARDMINE_INSTANTIATE(FloatSquares, BFloat16)
-HARDMINE_INSTANTIATE(FloatSquares, Float16)
-HARDMINE_INSTANTIATE(DoubleProducts, double)
-HARDMINE_INSTANTIATE(DoubleSquares, double)
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

@@ -28,12 +28,8 @@ struct SoftplusParts {
 };
 
 template <class Arithmetic>
-struct TupletPass {
+struct TupletPass : LabelledSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
-  PackedRows<Arithmetic> rows, columns;
-  const int64_t* row_label;
-  const int64_t* column_label;
-  bool symmetric;  // the columns are the rows: a row is no positive of itself
   int64_t shares;  // of the columns
   // Positives: the largest key, a tile's number times `sign`, within [start, upper].
   bool selects;
@@ -119,8 +115,7 @@ class TupletPanel {
     const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), end = panels * (share_index_ + 1) / pass_.shares;
     for (column_panel_ = panels * share_index_ / pass_.shares; column_panel_ < end; ++column_panel_) {
       first_column_ = column_panel_ * kTile;
-      use(labels_.read(pass_.row_label, row_panel_ * kTile, pass_.rows.count, pass_.column_label, first_column_,
-                       pass_.columns.count));
+      use(labels_.read(pass_, row_panel_ * kTile, first_column_));
       sync_block();  // before the labels, or the engine's memory, are used again
     }
   }

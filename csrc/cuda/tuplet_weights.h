@@ -23,12 +23,8 @@ struct TupletSide {
 };
 
 template <class Arithmetic>
-struct TupletWeightPass {
+struct TupletWeightPass : LabelledSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
-  PackedRows<Arithmetic> rows, columns;
-  const int64_t* row_label;
-  const int64_t* column_label;
-  bool symmetric;  // the columns are the rows: a pair of a row with itself has weight 0
   TupletSide<Number> row_side, column_side;
   bool all, one_shift;
   Number scale, inverse_temperature, limit;  // as in TupletPass
@@ -63,7 +59,7 @@ class TupletWeightTile {
 
   HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
-    labels_.read(pass_.row_label, first_row, pass_.rows.count, pass_.column_label, first_column, pass_.columns.count);
+    labels_.read(pass_, first_row, first_column);
     make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {

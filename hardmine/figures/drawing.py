@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hardmine._extras import require
 from hardmine._files import save_csv, save_json, save_whole
+from hardmine.diagram import draw_frame, lowest_shown
 
 # Okabe and Ito's palette, but for its yellow, which white paper swallows: told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -46,6 +47,33 @@ def checked_path(path: str | Path) -> Path:
 def new_figure(width: float, height: float, layout: str = "constrained") -> Any:
     """A figure of this size in inches. The object API: no pyplot, so no display, no global state, safe in threads."""
     return require("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
+
+
+def diagram_grid(
+    panels: Sequence[Sequence[Any]], draw: Callable[[Any, Any], object], panel_inches: float, title_inches: float
+) -> tuple[Any, Any]:
+    """A figure of triplet diagrams to one scale, and the axes of its first panel.
+
+    Args:
+        panels: Rows of as many panels each; a panel has a `title`, a `subtitle`, and what is `drawn`, [..., 2].
+        draw: Called with the axes and the panel, once its frame is there.
+        panel_inches: Width and height of a panel.
+        title_inches: Height of what stands above each.
+    """
+    rows, columns = len(panels), len(panels[0])
+    figure = new_figure(panel_inches * columns + 0.8, (panel_inches + title_inches) * rows + 0.8, "compressed")
+    figure.get_layout_engine().set(wspace=0.06, h_pad=0.1)  # ticks and titles of two panels stay apart
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    flat = [panel for row in panels for panel in row]
+    low = lowest_shown(panel.drawn for panel in flat)
+    for axes, panel in zip(grid.flat, flat, strict=True):
+        draw_frame(axes, panel.title, panel.subtitle, low)
+        draw(axes, panel)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(r"anchor-negative similarity  $s_{an}$")
+    for axes in grid[:-1].flat:
+        axes.set_xlabel("")
+    return figure, grid[0, 0]
 
 
 def line_style(position: int) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.diagram import draw_frame, draw_legend, draw_triplets, hard_share, lowest_shown
-from hardmine.figures.drawing import checked_path, checked_runs, evenly, new_figure, rounded, save, with_spread
+from hardmine.diagram import draw_legend, draw_triplets, hard_share
+from hardmine.figures.drawing import checked_path, checked_runs, diagram_grid, evenly, rounded, save, with_spread
 from hardmine.figures.formats import SPLITS
 from hardmine.figures.reading import Diagrams
 from hardmine.ops._arguments import check_integer
@@ -51,18 +51,10 @@ def plot_train_test(
     path, runs = checked_path(path), checked_runs(runs)
     most = check_integer("most", most, 1)
     panels = [[_Panel(name, own, split, most) for name, own in runs.items()] for split in SPLITS]
-    figure = new_figure(PANEL_INCHES * len(runs) + 0.8, (PANEL_INCHES + 0.5) * len(SPLITS) + 0.8, "compressed")
-    figure.get_layout_engine().set(wspace=0.06, h_pad=0.1)  # ticks and titles of two panels stay apart
-    grid = figure.subplots(len(SPLITS), len(runs), squeeze=False, sharex=True, sharey=True)
-    low = lowest_shown(panel.drawn for row in panels for panel in row)
-    for axes, panel in zip(grid.flat, (panel for row in panels for panel in row), strict=True):
-        draw_frame(axes, f"{panel.name}, {NAMES[panel.split]}", panel.subtitle, low)
-        draw_triplets(axes, *panel.drawn.unbind(1), panel.mean)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(r"anchor-negative similarity  $s_{an}$")
-    for axes in grid[0]:
-        axes.set_xlabel("")
-    draw_legend(figure, grid[0, 0])
+    figure, first = diagram_grid(
+        panels, lambda axes, panel: draw_triplets(axes, *panel.drawn.unbind(1), panel.mean), PANEL_INCHES, 0.5
+    )
+    draw_legend(figure, first)
     if title:
         figure.suptitle(title)
     return save(figure, path, {"panels": [panel.data() for row in panels for panel in row]})
@@ -77,6 +69,10 @@ class _Panel:
         self.hard_shares = [hard_share(*own.unbind(1)) for own in triplets]
         self.means = [own.mean(0).tolist() for own in triplets]
         self.drawn = evenly(torch.cat(triplets), most)  # [T, 2]: s_ap and s_an
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {NAMES[self.split]}"
 
     @property
     def mean(self) -> tuple[float, float]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.diagram import EASY_COLOUR, HARD_COLOUR, draw_frame, hard_share, lowest_shown
-from hardmine.figures.drawing import checked_path, checked_runs, evenly, new_figure, rounded, save, with_spread
+from hardmine.diagram import EASY_COLOUR, HARD_COLOUR, hard_share
+from hardmine.figures.drawing import checked_path, checked_runs, diagram_grid, evenly, rounded, save, with_spread
 from hardmine.figures.formats import SPLITS
 from hardmine.figures.reading import Diagrams, Step
 from hardmine.ops._arguments import check_choice, check_integer
@@ -69,17 +69,7 @@ def plot_triplet_steps(
         for name, own in steps.items()
     ]
 
-    figure = new_figure(PANEL_INCHES * len(chosen) + 0.8, (PANEL_INCHES + 0.4) * len(panels) + 0.8, "compressed")
-    figure.get_layout_engine().set(wspace=0.06, h_pad=0.1)  # ticks and titles of two panels stay apart
-    grid = figure.subplots(len(panels), len(chosen), squeeze=False, sharex=True, sharey=True)
-    low = lowest_shown(panel.drawn for row in panels for panel in row)
-    for axes, panel in zip(grid.flat, (panel for row in panels for panel in row), strict=True):
-        draw_frame(axes, f"{panel.name}, iteration {panel.iteration}", panel.subtitle, low)
-        _draw_arrows(axes, panel.drawn)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(r"anchor-negative similarity  $s_{an}$")
-    for axes in grid[:-1].flat:
-        axes.set_xlabel("")
+    figure, _ = diagram_grid(panels, lambda axes, panel: _draw_arrows(axes, panel.drawn), PANEL_INCHES, 0.4)
     dot = {"linestyle": "none", "marker": "o", "markersize": 6}
     line_of = require("matplotlib.lines").Line2D
     legend = {
@@ -102,6 +92,10 @@ class _Panel:
         # [R][2]: the share of hard triplets before and after
         self.hard_shares = [[hard_share(*run[:, moment].unbind(1)) for moment in range(2)] for run in moves]
         self.drawn = evenly(torch.cat(moves), most)  # [T, 2, 2]: before and after, s_ap and s_an
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, iteration {self.iteration}"
 
     @property
     def subtitle(self) -> str:

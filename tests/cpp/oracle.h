@@ -13,6 +13,11 @@ namespace hardmine::test {
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 inline constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
+// Samples of which similarities are exact.
+inline Values exact_values(Similarity similarity) {
+  return similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
+}
+
 // [rows, columns] in double, exact for the exact samples.
 template <class T>
 std::vector<double> similarity_matrix(Similarity kind, const Batch<T>& rows, const Batch<T>& columns) {

@@ -22,7 +22,7 @@ struct Run {
   Run(const BatchAllProblem<T>& p, const cpu::Workers& workers, bool want_gradient = true) {
     if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // garbage: every element must be written
     T nothing[1];
-    const cpu::MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
+    const MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
     result = cpu::batch_all<T>(p.rule, p.batch.view(), p.batch.depth, table, workers,
                                !want_gradient ? nullptr
                                : grad.empty() ? nothing

@@ -6,8 +6,8 @@
 
 #include "check.h"
 #include "levels.h"
-#include "oracle.h"
 #include "pools.h"
+#include "select_oracle.h"
 
 using namespace hardmine;
 using namespace hardmine::test;
@@ -15,10 +15,6 @@ using namespace hardmine::test;
 namespace {
 
 constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
-
-Values exact_values(Similarity similarity) {
-  return similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
-}
 
 template <class T>
 struct Selection {
@@ -39,7 +35,7 @@ struct Selection {
       u_positive[i] = random.unit();
       u_negative[i] = random.unit();
     }
-    const cpu::LabelledRows<T> ref_view = refs ? refs->view() : cpu::LabelledRows<T>{};
+    const LabelledRows<T> ref_view = refs ? refs->view() : LabelledRows<T>{};
     finite = cpu::select_triplets<T>(
         rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
         workers,
@@ -54,48 +50,18 @@ struct Selection {
   }
 };
 
-// How often the branches of the rules were taken, so that a sweep cannot pass by testing nothing.
-struct Coverage {
-  int64_t anchors = 0, positives = 0, negatives = 0, semihard = 0, no_semihard = 0;
-} coverage;
-
-template <class T>
-void check_equal(const Chosen& want, int64_t index, T similarity) {
-  CHECK_EQ(index, want.index);
-  if (want.index < 0) {
-    CHECK(std::isnan(similarity));
-  } else {
-    CHECK_EQ(similarity, T(want.similarity));
-  }
-}
+SelectionCoverage coverage;
 
 std::string describe(const SelectionRule& rule, int64_t rows, int64_t columns, int64_t depth, Labels labels) {
-  const auto number = [](auto value) { return std::to_string(static_cast<int>(value)); };
   return "rows " + std::to_string(rows) + ", columns " + std::to_string(columns) + ", depth " + std::to_string(depth) +
-         ", labels " + number(labels) + ", similarity " + number(rule.similarity) + ", positive " +
-         number(rule.positive) + ", negative " + number(rule.negative) + ", fallback " +
-         number(rule.semihard_fallback) + ", ties " + number(rule.semihard_keeps_ties) + ", margin " +
-         std::to_string(rule.semihard_margin) + ", duplicates above " + std::to_string(rule.duplicate_threshold);
+         ", labels " + std::to_string(static_cast<int>(labels)) + ", " + test::describe(rule);
 }
 
 // `s`: the similarity matrix that the oracle reads.
 template <class T>
 void check_selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs,
                      const std::vector<double>& s) {
-  const Selection<T> got(rule, anchors, refs, SerialWorkers());
-  const Batch<T>& columns = refs ? *refs : anchors;
-  for (int64_t i = 0; i < anchors.count; ++i) {
-    const ChosenPair want = choose_pair(rule, s.data() + i * columns.count, columns.count, refs ? -1 : i,
-                                        anchors.label[i], columns.label, got.u_positive[i], got.u_negative[i]);
-    check_equal(want.positive, got.positive_index[i], got.positive_similarity[i]);
-    check_equal(want.negative, got.negative_index[i], got.negative_similarity[i]);
-    ++coverage.anchors;
-    coverage.positives += want.positive.index >= 0;
-    coverage.negatives += want.negative.index >= 0;
-    if (rule.negative != Negative::kSemihard || want.positive.index < 0) continue;
-    const bool semihard = want.negative.index >= 0 && want.negative.similarity <= want.positive.similarity;
-    ++(semihard ? coverage.semihard : coverage.no_semihard);
-  }
+  check_chosen(rule, anchors, refs, s, Selection<T>(rule, anchors, refs, SerialWorkers()), coverage);
 }
 
 // Symmetric selections of one shape: `stride` 1 tries every rule, more of it every so many, from `first` on.

@@ -5,7 +5,7 @@
 
 #include "arithmetics.h"
 #include "host_workspace.h"
-#include "oracle.h"
+#include "select_oracle.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;
@@ -37,9 +37,8 @@ struct Selection {
     }
     const WithOrder order(running.order);
     const std::vector<Scalar> x = converted<Scalar>(anchors.x), y = converted<Scalar>(refs ? refs->x : anchors.x);
-    const cuda::LabelledRows<Scalar> rows{x.data(), anchors.label.data(), anchors.count};
-    const cuda::LabelledRows<Scalar> others =
-        refs ? cuda::LabelledRows<Scalar>{y.data(), refs->label.data(), refs->count} : rows;
+    const LabelledRows<Scalar> rows{x.data(), anchors.label.data(), anchors.count};
+    const LabelledRows<Scalar> others = refs ? LabelledRows<Scalar>{y.data(), refs->label.data(), refs->count} : rows;
     LossOut<Number> loss_out;
     loss_out.term.term = Term::kHinge;
     loss_out.term.margin = 0.5;
@@ -57,28 +56,11 @@ struct Selection {
   }
 };
 
-// How often the branches of the rules were taken, so that a sweep cannot pass by testing nothing.
-struct Coverage {
-  int64_t anchors = 0, positives = 0, negatives = 0, semihard = 0, no_semihard = 0;
-} coverage;
-
-template <class Number>
-void check_equal(const Chosen& want, int64_t index, Number similarity) {
-  CHECK_EQ(index, want.index);
-  if (want.index < 0) {
-    CHECK(std::isnan(similarity));
-  } else {
-    CHECK_EQ(similarity, Number(want.similarity));
-  }
-}
+SelectionCoverage coverage;
 
 std::string describe(const char* way, const SelectionRule& rule, int64_t rows, const Batch<double>& columns) {
-  const auto number = [](auto value) { return ", " + std::to_string(static_cast<int>(value)); };
   return std::string(way) + ": rows " + std::to_string(rows) + ", columns " + std::to_string(columns.count) +
-         ", depth " + std::to_string(columns.depth) + ", similarity, positive, negative, fallback, ties" +
-         number(rule.similarity) + number(rule.positive) + number(rule.negative) + number(rule.semihard_fallback) +
-         number(rule.semihard_keeps_ties) + ", margin " + std::to_string(rule.semihard_margin) + ", duplicates above " +
-         std::to_string(rule.duplicate_threshold);
+         ", depth " + std::to_string(columns.depth) + ", " + test::describe(rule);
 }
 
 template <class Way>
@@ -91,21 +73,10 @@ void check_selection(const Way& way, const SelectionRule& rule, const Batch<doub
   bool infinite = false;
   for (const double x : anchors.x) infinite |= !std::isfinite(x);
   for (const double x : columns.x) infinite |= !std::isfinite(x);
-  for (int64_t i = 0; i < anchors.count; ++i) {
-    const ChosenPair want = choose_pair(rule, s.data() + i * columns.count, columns.count, refs ? -1 : i,
-                                        anchors.label[i], columns.label, got.u_positive[i], got.u_negative[i]);
-    check_equal(want.positive, got.positive_index[i], got.positive_similarity[i]);
-    check_equal(want.negative, got.negative_index[i], got.negative_similarity[i]);
-    if (want.positive.index >= 0 && want.negative.index >= 0) {
-      sum += std::fmax(want.negative.similarity - want.positive.similarity + 0.5, 0);
-      ++valid;
-    }
-    ++coverage.anchors;
-    coverage.positives += want.positive.index >= 0;
-    coverage.negatives += want.negative.index >= 0;
-    if (rule.negative != Negative::kSemihard || want.positive.index < 0) continue;
-    const bool semihard = want.negative.index >= 0 && want.negative.similarity <= want.positive.similarity;
-    ++(semihard ? coverage.semihard : coverage.no_semihard);
+  for (const ChosenPair& want : check_chosen(rule, anchors, refs, s, got, coverage)) {
+    if (want.positive.index < 0 || want.negative.index < 0) continue;
+    sum += std::fmax(want.negative.similarity - want.positive.similarity + 0.5, 0);
+    ++valid;
   }
   if (infinite) {
     CHECK(std::isnan(got.loss[0]));
@@ -113,10 +84,6 @@ void check_selection(const Way& way, const SelectionRule& rule, const Batch<doub
     const double mean = valid ? sum / valid : 0;
     CHECK_NEAR(got.loss[0], mean, 1e-6 * (1 + mean));
   }
-}
-
-Values exact_values(Similarity similarity) {
-  return similarity == Similarity::kCosine ? Values::kExactNorms : Values::kIntegers;
 }
 
 // Rules in turn: number `first`, and every `stride`-th after it.
@@ -231,8 +198,7 @@ TEST(losses_of_the_selected_pairs) {
     const Batch<double> anchors(Values::kExactNorms, Labels::kRandom, count, 4, random);
     const Batch<double> refs(Values::kExactNorms, Labels::kRandom, 50, 4, random);
     const std::vector<float> x = converted<float>(anchors.x), y = converted<float>(refs.x);
-    const cuda::LabelledRows<float> rows{x.data(), anchors.label.data(), count},
-        others{y.data(), refs.label.data(), 50};
+    const LabelledRows<float> rows{x.data(), anchors.label.data(), count}, others{y.data(), refs.label.data(), 50};
     for (const bool separate : {false, true}) {
       for (const Reduction reduction : {Reduction::kMean, Reduction::kSum, Reduction::kNone}) {
         std::vector<int64_t> positive(count), negative(count);

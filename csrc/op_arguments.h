@@ -1,0 +1,128 @@
+// Checks of what ops are given, and tensors that they hand on, the same on every device.
+#pragma once
+
+#include "core/batch_all.h"
+#include "core/candidate.h"
+#include "core/tuplet_terms.h"
+#include "torch_bridge.h"
+
+namespace hardmine {
+
+// Refs are rows like those of `x`, which were checked before.
+inline void check_refs(const char* name, const Tensor& refs, const char* x_name, const Tensor& x) {
+  check_matrix(name, refs, x.size(1));
+  check_same_device(name, refs, x);
+  if (refs.scalar_type() != x.scalar_type()) check(false, std::string(name) + " must have the dtype of " + x_name);
+}
+
+inline void check_labels(const char* name, const Tensor& labels, const Tensor& rows) {
+  check_vector(name, labels, rows.size(0), ScalarType::Long);
+  check_same_device(name, labels, rows);
+}
+
+// Embeddings [count, depth] with a label each, and refs likewise where there are any.
+inline void check_labelled(const Tensor& x, const Tensor& labels, const std::optional<Tensor>& refs,
+                           const std::optional<Tensor>& ref_labels) {
+  check_matrix("embeddings", x, -1);
+  check_labels("labels", labels, x);
+  check(refs.has_value() == ref_labels.has_value(), "ref_embeddings and ref_labels must be given together");
+  if (!refs) return;
+  check_refs("ref_embeddings", *refs, "embeddings", x);
+  check_labels("ref_labels", *ref_labels, *refs);
+}
+
+inline void check_neighbours(const Tensor& queries, const std::optional<Tensor>& refs, int64_t k, bool exclude_self) {
+  check_matrix("queries", queries, -1);
+  if (refs) {
+    check_refs("refs", *refs, "queries", queries);
+    check(!exclude_self, "exclude_self must be false with refs");
+  }
+  if (k < 1 || k > kMostNeighbours)
+    check(false, "k must be from 1 to " + std::to_string(kMostNeighbours) + ", got " + std::to_string(k));
+}
+
+inline Tensor checked_vector(const char* name, const Tensor& t, const Tensor& embeddings, ScalarType type) {
+  check_vector(name, t, embeddings.size(0), type);
+  check_same_device(name, t, embeddings);
+  return contiguous_array(t);
+}
+
+// What the forward pass of a tuplet loss returns beside its loss.
+struct TupletTensors {
+  Tensor level, positive_similarity, shift, sum, slope, positive_index, positive_count;
+
+  TupletTensors(const Tensor& embeddings, const Tensor& labels, ScalarType type)
+      : level(values(embeddings, type)),
+        positive_similarity(values(embeddings, type)),
+        shift(values(embeddings, type)),
+        sum(values(embeddings, type)),
+        slope(values(embeddings, type)),
+        positive_index(values(labels, ScalarType::Long)),
+        positive_count(values(labels, ScalarType::Long)) {}
+
+ private:
+  static Tensor values(const Tensor& like, ScalarType type) { return new_array(like, {like.size(0)}, type); }
+};
+
+// What its backward pass is given, contiguous.
+struct TupletSavedTensors {
+  Tensor gradient, shift, sum, slope, positive_index, positive_count;
+
+  TupletSavedTensors(const TupletRule& rule, const Tensor& embeddings, ScalarType type, const Tensor& grad_loss,
+                     const Tensor& shift, const Tensor& sum, const Tensor& slope, const Tensor& positive_index,
+                     const Tensor& positive_count)
+      : gradient(contiguous_array(grad_loss)),
+        shift(checked_vector("shift", shift, embeddings, type)),
+        sum(checked_vector("sum", sum, embeddings, type)),
+        slope(checked_vector("slope", slope, embeddings, type)),
+        positive_index(checked_vector("positive_index", positive_index, embeddings, ScalarType::Long)),
+        positive_count(checked_vector("positive_count", positive_count, embeddings, ScalarType::Long)) {
+    check_loss_gradient(grad_loss, embeddings, type, rule.reduction == Reduction::kNone ? embeddings.size(0) : 1);
+  }
+};
+
+// A table of margins and the row of each sample's class in it, or neither.
+struct MarginTensors {
+  std::optional<Tensor> margin, row;
+
+  MarginTensors(const std::optional<Tensor>& table, const std::optional<Tensor>& rows, const Tensor& embeddings,
+                ScalarType type) {
+    check(table.has_value() == rows.has_value(), "margin_table and table_row must be given together");
+    if (!table) return;
+    check_matrix("margin_table", *table, -1);
+    check_matrix("margin_table", *table, table->size(0));
+    check_same_device("margin_table", *table, embeddings);
+    margin = as_array(*table, type);
+    row = checked_vector("table_row", *rows, embeddings, ScalarType::Long);
+  }
+
+  template <class T>
+  MarginTable<T> table() const {
+    if (!margin) return {};
+    return {data<T>(*margin), data<int64_t>(*row), margin->size(0)};
+  }
+};
+
+// What the batch-all loss returns; `gradient` is empty where it is not needed.
+struct BatchAllTensors {
+  Tensor loss, gradient, active, total;
+
+  BatchAllTensors(const Tensor& embeddings, const Tensor& labels, ScalarType type, bool need_gradient)
+      : loss(new_array(embeddings, {}, type)),
+        gradient(need_gradient ? new_array(embeddings, {embeddings.size(0), embeddings.size(1)}, type)
+                               : new_array(embeddings, {0}, type)),
+        active(new_array(labels, {}, ScalarType::Long)),
+        total(new_array(labels, {}, ScalarType::Long)) {}
+};
+
+// The gradient that the forward pass left, and the number that it is multiplied with.
+inline void check_scaled_gradient(const Tensor& grad_loss, const Tensor& gradient) {
+  const ScalarType type = gradient.scalar_type();
+  check(is_here(grad_loss) && grad_loss.numel() == 1 && grad_loss.scalar_type() == type,
+        "grad_loss must be one number of the type of grad_embeddings, got " + shape_of(grad_loss));
+  check(type == ScalarType::Float || type == ScalarType::Double, "grad_embeddings must be float32 or float64");
+  check_matrix("grad_embeddings", gradient, -1);
+  check_same_device("grad_loss", grad_loss, gradient);
+}
+
+}  // namespace hardmine
