@@ -23,7 +23,8 @@ def make_network(recipe: Recipe, data: TrainingData) -> nn.Module:
         mean, std = images.mean().item(), images.std().item()
         trunk = convnet4(images.shape[-1], channels=images.shape[1], mean=mean, std=std)
     else:
-        trunk = make_backbone(recipe)
+        # On a CPU, steps of efficientnet_lite0 take two thirds of the time when channels come last.
+        trunk = make_backbone(recipe).to(memory_format=torch.channels_last)
     return EmbeddingNetwork(trunk, EmbeddingHead(trunk.feature_dim, section.embedding_dim, **sizes))
 
 
