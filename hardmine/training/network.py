@@ -25,7 +25,8 @@ def make_network(recipe: Recipe, data: TrainingData) -> nn.Module:
     else:
         # On a CPU, steps of efficientnet_lite0 take two thirds of the time when channels come last.
         trunk = make_backbone(recipe).to(memory_format=torch.channels_last)
-    return EmbeddingNetwork(trunk, EmbeddingHead(trunk.feature_dim, section.embedding_dim, **sizes))
+    head = EmbeddingHead(trunk.feature_dim, section.embedding_dim, **sizes)
+    return EmbeddingNetwork(trunk, head, frozen_statistics=section.frozen_statistics)
 
 
 def make_optimizer(network: nn.Module, section: Optimizer) -> torch.optim.Optimizer:
