@@ -126,9 +126,8 @@ class EmbeddingNetwork(nn.Module):
         frozen: Leave the backbone as it is: its weights need no gradients, and it stays in evaluation mode, so that the
             statistics of its batch normalisation stay, too. Its features may then be computed once, with
             :func:`hardmine.networks.cache_features`, and the head be trained on them alone.
-        frozen_statistics: Batch normalisation of the backbone keeps its mean and variance, and uses them in training,
-            too; its weights learn. Those of the few classes of a small training set suit other classes badly (Musgrave,
-            Belongie, Lim, "A Metric Learning Reality Check", ECCV 2020, freezes them for all losses alike).
+        frozen_statistics: Batch normalisation of the backbone keeps its means and variances, and uses them in training,
+            too; its weights learn. The statistics of few training classes suit other classes badly.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class EmbeddingNetwork(nn.Module):
         self.backbone, self.head, self.frozen, self.frozen_statistics = backbone, head, frozen, frozen_statistics
         if frozen:
             backbone.requires_grad_(False)
-            backbone.eval()
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> EmbeddingNetwork:
         """Training mode; of the head alone where the backbone is frozen, and not of frozen statistics."""

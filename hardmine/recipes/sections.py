@@ -19,7 +19,7 @@ NETWORKS = (*BACKBONES, "convnet4")
 
 @dataclass(frozen=True)
 class Data:
-    """[data]: the images, and what is done to them; from `size` on not to Omniglot's drawings, which are 28 x 28.
+    """[data]: the images, and what is done to them; nothing to Omniglot's drawings, which are always 28 x 28.
 
     Attributes:
         name: Which set: digits (of scikit-learn), omniglot, cub, cars, online_products, in_shop, hotels; or folder,
