@@ -23,6 +23,39 @@ DIGITS = {
     "evaluation": {"diagrams": [0, 5], "embeddings": True},
 }
 
+SMART = {"global_weight": 0.5}
+# With 2 images of a class there is but one positive to draw.
+FIVE_A_CLASS = {"kind": "class_balanced", "batch_size": 10, "images_per_class": 5, "batches_per_epoch": 4}
+# Every kind of training: what it has other than DIGITS.
+KINDS = {
+    "SHN": {},
+    "random positives": {
+        "loss": {"name": "Triplet", "positive": "random", "negative": "semihard"},
+        "sampler": FIVE_A_CLASS,
+    },
+    "adam": {"optimizer": {"name": "adam", "lr": 0.01}},
+    "HTL": {
+        "loss": {"name": "HTL"},
+        "sampler": {
+            "kind": "anchor_neighbour",
+            "anchors_per_batch": 2,
+            "classes_per_anchor": 2,
+            "images_per_class": 3,
+            "batches_per_epoch": 4,
+        },
+    },
+    "mined triplets": {
+        "loss": {"name": "SmartTriplet", **SMART},
+        "sampler": {"kind": "triplets", "batch_size": 12, "batches_per_epoch": 4, "mined_share": 0.75},
+        "schedule": {"epochs": 5},
+        "evaluation": {},
+    },
+    "selected triplets": {
+        "loss": {"name": "SmartTriplet", "positive": "random", "negative": "semihard", **SMART},
+        "sampler": FIVE_A_CLASS,
+    },
+}
+
 TOML = """\
 seed = 3
 data.name = "digits"
@@ -81,3 +114,15 @@ def same(first, second):
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same, first, second))
     return first == second or (first != first and second != second)  # NaN, too
+
+
+def stop_at(step, monkeypatch, how):
+    """Have the step with this number end in `how()`."""
+    take = Trainer._take_step
+
+    def take_step(self, *arguments):
+        take(self, *arguments)
+        if self.step == step:
+            how()
+
+    monkeypatch.setattr(Trainer, "_take_step", take_step)
