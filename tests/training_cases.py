@@ -3,8 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 
+from hardmine.__main__ import main
 from hardmine.recipes.recipe import parse_recipe, set_values
 from hardmine.training import RunOptions, Trainer, load_data
 from hardmine.training.checkpoint import FILE, load_checkpoint
@@ -66,6 +68,24 @@ optimizer = { lr = 0.1, momentum = 0.5 }
 schedule = { epochs = 3, milestones = [1], factor = 0.5 }
 """
 
+EXPERIMENT = (
+    TOML
+    + """
+evaluation = { diagrams = [0, 5], embeddings = true }
+[experiment]
+claim = "SHN beats HN."
+seeds = [0, 1]
+reach = "HN"
+figures = ["training", "triplet-steps", "train-test", "within-class", "nearest-train"]
+[experiment.variants]
+HN = { loss.name = "HN" }
+SHN = { loss.name = "SHN", optimizer.lr = 0.05 }
+[experiment.datasets.digits]
+[experiment.datasets.more]
+schedule.epochs = 2
+"""
+)
+
 
 def recipe_of(table=DIGITS, **values):
     """The recipe of a table with other values; `loss__name` stands for `loss.name`."""
@@ -126,3 +146,22 @@ def stop_at(step, monkeypatch, how):
             how()
 
     monkeypatch.setattr(Trainer, "_take_step", take_step)
+
+
+@pytest.fixture(name="folder")
+def folder_of_recipes(tmp_path, monkeypatch):
+    """The folder that commands run in, with a recipe and an experiment; restores the number of threads."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TOML)
+    (tmp_path / "many.toml").write_text(EXPERIMENT)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def refused(capsys, *words):
+    """What a command whose words are refused prints."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    return capsys.readouterr().err
