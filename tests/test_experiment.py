@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import re
-import signal
 import sys
 
 import pytest
@@ -17,6 +15,7 @@ from training_cases import (
     EXPERIMENT,
     folder_of_recipes,  # noqa: F401 (a fixture)
     refused,
+    stop_at,
 )
 
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
@@ -62,18 +61,11 @@ def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
 
 def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypatch):
     words = ["experiment", "many.toml", "--output", "out", "--variants", "SHN", "--seeds", "5"]
-    take = Trainer._take_step
-
-    def interrupt(self, *arguments):
-        take(self, *arguments)
-        if self.step == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_take_step", interrupt)
+        stop_at(6, patch)
         assert main(words) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    first = []
+    first, take = [], Trainer._take_step
     monkeypatch.setattr(Trainer, "_take_step", lambda self, *a: (first.append(self.step), take(self, *a)))
     assert main(words) == 0
     assert first[0] == 7

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -233,7 +232,7 @@ def test_a_training_that_ends_early_lets_others_into_its_folder(tmp_path, data, 
     pytest.importorskip("fcntl")
     kept = Trainer(recipe_of(), data, tmp_path, QUIET)
     with monkeypatch.context() as patch:
-        stop_at(1, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        stop_at(1, patch)
         with pytest.raises(KeyboardInterrupt):
             kept.run()
     trained(recipe_of(), data, tmp_path, resume=True)

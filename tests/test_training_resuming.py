@@ -28,7 +28,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch
     recipe = recipe_of(**KINDS[kind])
     undisturbed = trained(recipe, data, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        stop_at(step, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        stop_at(step, patch)
         with pytest.raises(KeyboardInterrupt, match=r"a checkpoint of epoch \d, step \d+ is in "):
             trained(recipe, data, tmp_path / "cut")
     torch.rand(3)  # what was drawn in the meantime does not matter
@@ -44,7 +44,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch
 def test_every_kind_of_training_runs_and_resumes_on_every_device(tmp_path, data, monkeypatch, kind, device):
     recipe, options = recipe_of(**KINDS[kind]), dataclasses.replace(QUIET, device=device)
     with monkeypatch.context() as patch:
-        stop_at(3, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        stop_at(3, patch)
         with pytest.raises(KeyboardInterrupt):
             trained(recipe, data, tmp_path, options)
     found = trained(recipe, data, tmp_path, options, resume=True)

@@ -1,6 +1,8 @@
 """Small trainings that tests run."""
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -136,7 +138,12 @@ def same(first, second):
     return first == second or (first != first and second != second)  # NaN, too
 
 
-def stop_at(step, monkeypatch, how):
+def interrupt():
+    """Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def stop_at(step, monkeypatch, how=interrupt):
     """Have the step with this number end in `how()`."""
     take = Trainer._take_step
 
