@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import signal
 import sys
 
 import pytest
@@ -19,7 +18,7 @@ from hardmine.training.data import Part, TrainingData
 from hardmine.training.evaluate import evaluate
 from hardmine.training.feeds import images_of, make_feed
 from image_trees import need_torchvision
-from training_cases import QUIET, final_state, recipe_of, same, trained
+from training_cases import QUIET, final_state, recipe_of, same, stop_at, trained
 
 need_torchvision()
 numpy = pytest.importorskip("numpy")
@@ -80,15 +79,8 @@ def loaded(recipe, root):
 def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatch):
     data = loaded(recipe(), root)
     whole = trained(recipe(), data, tmp_path / "whole")
-    take = Trainer._take_step
-
-    def take_step(self, *arguments):
-        take(self, *arguments)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_take_step", take_step)
+        stop_at(5, patch)
         with pytest.raises(KeyboardInterrupt):
             trained(recipe(), loaded(recipe(), root), tmp_path / "cut")
     options = dataclasses.replace(QUIET, workers=2)  # how many read the images makes no difference either
