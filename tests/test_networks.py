@@ -163,6 +163,26 @@ def test_a_backbone_that_is_not_frozen_learns():
     assert not any(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+def test_frozen_statistics_stay_while_the_backbone_learns():
+    network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen_statistics=True)
+    statistics = {
+        "backbone.trunk.2.running_mean",
+        "backbone.trunk.2.running_var",
+        "backbone.trunk.2.num_batches_tracked",
+    }
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD(parameter_groups(network, 0.1), lr=0.1)
+    for _ in range(2):  # as it is made, and after an evaluation
+        assert network.backbone.training
+        network(photographs()).square().sum().backward()
+        optimizer.step()
+        assert {key for key, value in network.state_dict().items() if torch.equal(value, before[key])} == statistics
+        network.eval()
+        network.train()
+    images = photographs()
+    torch.testing.assert_close(network(images), network.eval()(images))  # the statistics are those in use
+
+
 # Groups of parameters
 
 

@@ -10,7 +10,7 @@ import torch
 
 from hardmine.figures import read_histories
 from hardmine.training import Trainer
-from hardmine.training.checkpoint import load_checkpoint
+from hardmine.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from training_cases import KINDS, QUIET, few_digits, final_state, recipe_of, same, stop_at, trained
 
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
@@ -135,6 +135,18 @@ def test_what_cannot_be_resumed_is_refused_by_its_differences(tmp_path, data):
     with pytest.raises(ValueError, match=r"resumed with these: data\.fingerprint was '\w+', is 'another'$"):
         Trainer(recipe_of(schedule={"epochs": 1}), fewer, tmp_path, QUIET, resume=True)
     assert kept == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_runs_from_before_there_was_a_key_go_on_with_its_default(tmp_path, data):
+    trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
+    state = load_checkpoint(tmp_path / FILE)
+    for section, key in (("network", "frozen_statistics"), ("sampler", "small_classes"), ("tree", "levels")):
+        del state["recipe"][section][key]
+    save_checkpoint(tmp_path / FILE, state)
+    Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
+    other = recipe_of(schedule={"epochs": 1}, tree={"levels": 5})
+    with pytest.raises(ValueError, match=r"resumed with these: tree\.levels was 16, is 5$"):
+        Trainer(other, data, tmp_path, QUIET, resume=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
