@@ -1,8 +1,12 @@
 // Checks of what ops are given, and tensors that they hand on, the same on every device.
 #pragma once
 
+#include <optional>
+#include <string>
+
 #include "core/batch_all.h"
 #include "core/candidate.h"
+#include "core/loss_reduction.h"
 #include "core/tuplet_terms.h"
 #include "torch_bridge.h"
 
@@ -71,13 +75,18 @@ struct TupletSavedTensors {
   TupletSavedTensors(const TupletRule& rule, const Tensor& embeddings, ScalarType type, const Tensor& grad_loss,
                      const Tensor& shift, const Tensor& sum, const Tensor& slope, const Tensor& positive_index,
                      const Tensor& positive_count)
-      : gradient(contiguous_array(grad_loss)),
+      : gradient(checked_gradient(rule, grad_loss, embeddings, type)),
         shift(checked_vector("shift", shift, embeddings, type)),
         sum(checked_vector("sum", sum, embeddings, type)),
         slope(checked_vector("slope", slope, embeddings, type)),
         positive_index(checked_vector("positive_index", positive_index, embeddings, ScalarType::Long)),
-        positive_count(checked_vector("positive_count", positive_count, embeddings, ScalarType::Long)) {
+        positive_count(checked_vector("positive_count", positive_count, embeddings, ScalarType::Long)) {}
+
+ private:
+  static Tensor checked_gradient(const TupletRule& rule, const Tensor& grad_loss, const Tensor& embeddings,
+                                 ScalarType type) {
     check_loss_gradient(grad_loss, embeddings, type, rule.reduction == Reduction::kNone ? embeddings.size(0) : 1);
+    return contiguous_array(grad_loss);
   }
 };
 
@@ -92,8 +101,8 @@ struct MarginTensors {
     check_matrix("margin_table", *table, -1);
     check_matrix("margin_table", *table, table->size(0));
     check_same_device("margin_table", *table, embeddings);
-    margin = as_array(*table, type);
     row = checked_vector("table_row", *rows, embeddings, ScalarType::Long);
+    margin = as_array(*table, type);
   }
 
   template <class T>

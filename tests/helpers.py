@@ -25,6 +25,7 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 PRESETS = ("paper", "code2020", "code2021")
 TERMS = ("nca", "hinge", "soft_margin", "sct")
 REDUCTIONS = ("mean", "sum", "none")
+POSITIVES = ("easiest", "hardest", "all")  # which ones of an anchor the tuplet losses take
 # The CUDA ops on an emulated GPU take tensors on the CPU, but do what they do on a GPU.
 EMULATED = "HARDMINE_EMULATED_CUDA" in os.environ
 SELECTED_LOSSES = ("triplet_loss", "sct_loss")  # on one selected positive and negative an anchor

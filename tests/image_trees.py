@@ -56,6 +56,13 @@ def write_lines(path: Path, *lines: str) -> Path:
     return path
 
 
+def load_partial(load, root: Path, message: str, **options):
+    """What is loaded of a copy that is not whole: as a whole one it is refused, with a message."""
+    with pytest.raises(ValueError, match=message):
+        load(root, **options)
+    return load(root, partial=True, **options)
+
+
 def unpack(archive: str, folder: Path) -> Path:
     """Unpack an archive of HARDMINE_DATA into a folder; skip where there is none."""
     path = Path(os.environ.get("HARDMINE_DATA") or "nowhere") / archive

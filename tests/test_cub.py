@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hardmine.datasets import cub, load_cub
-from image_trees import unpack, write_cub, write_image, write_lines
+from image_trees import load_partial, unpack, write_cub, write_image, write_lines
 
 pytest.importorskip("PIL")
 
@@ -52,13 +52,11 @@ def test_the_home_folder_of_a_user(whole, counts, monkeypatch):
 
 def test_classes_cut_off_at_the_end(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 11), 3))
-    with pytest.raises(
-        ValueError,
-        match=r"root must hold all of CUB-200-2011: .*CUB_200_2011 has 30 training images "
-        r"\(300 published\), 0 test images \(300 published\)\. With partial=True what is there is used",
-    ):
-        load_cub(root)
-    split = load_cub(root, partial=True)
+    message = (
+        r"root must hold all of CUB-200-2011: .*CUB_200_2011 has 30 training images "
+        r"\(300 published\), 0 test images \(300 published\)\. With partial=True what is there is used"
+    )
+    split = load_partial(load_cub, root, message)
     assert split.name == split.train.name == split.gallery.name == "CUB, first 10 classes"
     assert split.train.labels.tolist() == [label for label in range(5) for _ in range(3)]
     assert split.test.labels.tolist() == [label for label in range(5, 10) for _ in range(3)]
@@ -109,13 +107,11 @@ def test_missing_files_are_named_and_counted(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
     for k in (0, 2):
         (root / f"CUB_200_2011/images/003.Bird_3/Bird_3_000{k}.png").unlink()
-    with pytest.raises(
-        ValueError,
-        match=r"has 298 training images \(300 published\), 300 test images \(300 published\)\. "
-        r"2 files that its lists name are missing, the first is .*003\.Bird_3.Bird_3_0000\.png\. With",
-    ):
-        load_cub(root)
-    split = load_cub(root, partial=True)
+    message = (
+        r"has 298 training images \(300 published\), 300 test images \(300 published\)\. "
+        r"2 files that its lists name are missing, the first is .*003\.Bird_3.Bird_3_0000\.png\. With"
+    )
+    split = load_partial(load_cub, root, message)
     assert split.name == "CUB, partial"
     assert (len(split.train), len(split.test)) == (298, 300)
     assert split.train.small_classes(3) == {2: 1}
@@ -125,18 +121,15 @@ def test_missing_files_are_named_and_counted(tmp_path, counts):
 
 def test_a_copy_with_more_than_is_published_is_not_it(whole, monkeypatch):
     monkeypatch.setattr(cub, "PUBLISHED", {"training": 299, "test": 300})
-    with pytest.raises(ValueError, match=r"300 training images \(299 published\)"):
-        load_cub(whole)
-    assert load_cub(whole, partial=True).name == "CUB, partial"
+    assert load_partial(load_cub, whole, r"300 training images \(299 published\)").name == "CUB, partial"
 
 
 def test_lists_that_name_more_than_is_published_are_not_whole(tmp_path, counts):
     home = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3)) / "CUB_200_2011"
     for file, line in {"images.txt": "601 one.jpg", "image_class_labels.txt": "601 1"}.items():
         write_lines(home / file, (home / file).read_text() + line)
-    with pytest.raises(ValueError, match=r"300 test images \(300 published\)\. 1 files .* the first is .*one\.jpg"):
-        load_cub(tmp_path)
-    assert load_cub(tmp_path, partial=True).name == "CUB, partial"
+    message = r"300 test images \(300 published\)\. 1 files .* the first is .*one\.jpg"
+    assert load_partial(load_cub, tmp_path, message).name == "CUB, partial"
 
 
 def test_no_images_at_all(tmp_path, counts):
@@ -232,9 +225,7 @@ def test_files_that_no_list_names_are_left_out(tmp_path, counts):
 
 def test_first_50_classes(tmp_path):
     unpack("CUB_200_2011_first50_128.tar", tmp_path)
-    with pytest.raises(ValueError, match=r"has 2,889 training images \(5,864 published\), 0 test images"):
-        load_cub(tmp_path)
-    split = load_cub(tmp_path, partial=True)
+    split = load_partial(load_cub, tmp_path, r"has 2,889 training images \(5,864 published\), 0 test images")
     assert split.name == "CUB, first 50 classes"
     assert split.train.labels.unique().tolist() == list(range(25))
     assert split.test.labels.unique().tolist() == list(range(25, 50))

@@ -1,54 +1,32 @@
-"""Features kept in a file: the same as computed afresh, interrupted or not, and never those of something else."""
+"""Features kept in a file: the same as computed afresh, and never those of something else."""
 
 import json
 import os
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from hardmine.networks import Backbone, cache, cache_features
-from helpers import run_python, seeded
+from feature_cache_cases import (
+    CHUNK,
+    COUNT,
+    Images,
+    afresh,
+    compute,
+    images_in_files,  # noqa: F401 (a fixture)
+    parts_of,
+    path_of_features,  # noqa: F401 (a fixture)
+    small_backbone,
+)
+from hardmine.networks import Backbone, cache_features
+from helpers import seeded
 
 safetensors = pytest.importorskip("safetensors")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 pytest.importorskip("tqdm")
-
-CHUNK = 4
-COUNT = 18  # images: four chunks and a half
-
-
-class StopError(Exception):
-    """What goes wrong in the middle."""
-
-
-def small_backbone(activation: type[nn.Module] = nn.ReLU) -> Backbone:
-    """A backbone with weights, statistics of batch normalisation, and dropout, which tells training from evaluation."""
-    torch.manual_seed(0)
-    trunk = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)
-    )
-    return Backbone("small", trunk, 6, (0.5,) * 3, (0.25,) * 3)
-
-
-class Images(torch.utils.data.Dataset):
-    """Files of raw pixels."""
-
-    def __init__(self, root: Path, names: list[str], transform=None) -> None:
-        self.paths, self.transform = [root / name for name in names], transform
-        self.read = []
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        self.read.append(index)
-        pixels = torch.frombuffer(bytearray(self.paths[index].read_bytes()), dtype=torch.uint8).view(3, 8, 8)
-        return (pixels if self.transform is None else self.transform(pixels)), 7
 
 
 class Darken:
@@ -62,59 +40,6 @@ class Darken:
 
     def __repr__(self) -> str:
         return f"Darken({self.by})"
-
-
-@pytest.fixture
-def images(tmp_path) -> Images:
-    """Eighteen images, in two folders."""
-    generator = seeded(0)
-    names = [f"images/{'ab'[number % 2]}/{number:02d}.raw" for number in range(COUNT)]
-    for name in names:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(torch.randint(256, (192,), generator=generator).tolist()))
-    return Images(tmp_path, names)
-
-
-@pytest.fixture
-def path(tmp_path) -> Path:
-    """Where the features go."""
-    return tmp_path / "cache" / "small.safetensors"
-
-
-def compute(images, path, backbone=None, **options):
-    return cache_features(backbone or small_backbone(), images, path, **{"chunk": CHUNK, "progress": False, **options})
-
-
-def afresh(images, backbone=None, chunk: int = CHUNK) -> torch.Tensor:
-    """The features without any file."""
-    backbone = (backbone or small_backbone()).eval()
-    pixels = torch.stack([images[number][0] for number in range(len(images))])
-    with torch.no_grad():
-        return torch.cat([backbone(some) for some in pixels.split(chunk)])
-
-
-def parts_of(path: Path) -> list[str]:
-    folder = path.with_name(f"{path.name}.parts")
-    return sorted(part.name for part in folder.iterdir()) if folder.exists() else []
-
-
-class Stopping(Images):
-    """Images that cannot be read from a certain one on."""
-
-    def __init__(self, images: Images, at: int, error: type[BaseException]) -> None:
-        self.__dict__.update(images.__dict__)
-        self.at, self.error = at, error
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        if index >= self.at:
-            raise self.error
-        return super().__getitem__(index)
-
-
-def interrupted(images: Images, path: Path, at: int = 10, error: type[BaseException] = KeyboardInterrupt) -> None:
-    with pytest.raises(error):
-        compute(Stopping(images, at, error), path)
 
 
 # What comes out
@@ -184,157 +109,6 @@ def test_a_relative_name_and_one_without_an_ending(images, tmp_path, monkeypatch
 def test_workers_read_the_images(images, path):
     assert torch.equal(compute(images, path, num_workers=1), afresh(images))
     assert images.read == list(range(COUNT)), "by the test itself only"
-
-
-# Interrupted
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, StopError, MemoryError])
-def test_an_interrupted_run_goes_on(images, path, error):
-    """Image 10 is of the third chunk: two chunks are kept, and not read again."""
-    interrupted(images, path, 10, error)
-    assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
-    assert not path.exists()
-    images.read.clear()
-    features = compute(images, path)
-    assert images.read == list(range(8, COUNT))
-    assert torch.equal(features, afresh(images))
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_it_may_be_interrupted_again_and_again(images, path):
-    for at in (0, 3, 4, 4, 9, 13, 17):
-        interrupted(images, path, at)
-    images.read.clear()
-    assert torch.equal(compute(images, path), afresh(images))
-    assert images.read[: COUNT - 16] == [16, 17]
-
-
-def test_it_may_go_on_with_other_chunks(images, path):
-    interrupted(images, path, 10)
-    with pytest.raises(KeyboardInterrupt):
-        compute(Stopping(images, 15, KeyboardInterrupt), path, chunk=5)
-    assert parts_of(path) == [f"{first:010d}.safetensors" for first in (0, 4, 8)]
-    torch.testing.assert_close(compute(images, path, chunk=2), afresh(images))
-
-
-def test_a_tensor_goes_on_too(path, monkeypatch):
-    pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
-    forward, seen = Backbone.forward, []
-
-    def failing(self, some):
-        seen.append(len(some))
-        if len(seen) == 3:
-            raise StopError
-        return forward(self, some)
-
-    monkeypatch.setattr(Backbone, "forward", failing)
-    with pytest.raises(StopError):
-        compute(pixels, path)
-    features = compute(pixels, path)
-    assert seen == [4, 4, 4, 4, 4, 2]
-    monkeypatch.undo()
-    with torch.no_grad():
-        assert torch.equal(features, torch.cat([small_backbone().eval()(some) for some in pixels.split(CHUNK)]))
-
-
-def test_interrupted_between_the_last_part_and_the_file(images, path, monkeypatch):
-    """All parts are there: nothing is computed, the file is put together."""
-    right = cache._write
-
-    def failing(target, *given):
-        if target == path:
-            raise KeyboardInterrupt
-        right(target, *given)
-
-    monkeypatch.setattr(cache, "_write", failing)
-    with pytest.raises(KeyboardInterrupt):
-        compute(images, path)
-    assert len(parts_of(path)) == 5
-    monkeypatch.undo()
-    expected = afresh(images)
-    images.read.clear()
-    monkeypatch.setattr(Backbone, "forward", None)
-    assert torch.equal(compute(images, path), expected)
-    assert images.read == []
-
-
-def test_interrupted_between_the_file_and_the_end(images, path):
-    """Parts that are left beside a whole file go."""
-    interrupted(images, path)
-    folder = path.with_name(f"{path.name}.parts")
-    shutil.copytree(folder, path.parent / "kept")
-    features = compute(images, path)
-    shutil.move(path.parent / "kept", folder)
-    assert torch.equal(compute(images, path), features)
-    assert os.listdir(path.parent) == [path.name]
-
-
-KILLED = """
-import os, signal, sys
-import torch
-sys.path.insert(0, {tests!r})
-from test_feature_cache import Images, small_backbone, CHUNK
-from hardmine.networks import cache_features
-from pathlib import Path
-
-class Killing(Images):
-    def __getitem__(self, index):
-        if index == 10:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
-
-cache_features(small_backbone(), Killing(Path({root!r}), {names!r}), {path!r}, chunk=CHUNK, progress=False)
-"""
-
-
-def test_a_killed_run_goes_on(images, path, tmp_path):
-    names = [str(p.relative_to(tmp_path)) for p in images.paths]
-    script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), names=names, path=str(path))
-    process = run_python("-c", script)
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
-    torch.testing.assert_close(compute(images, path), afresh(images))
-    assert 0 not in images.read[: COUNT - 8]
-
-
-@pytest.mark.parametrize("damage", ["short", "empty", "altered", "misplaced"])
-def test_damaged_parts_are_computed_again(images, path, damage):
-    """And those after them, which may be of other chunks."""
-    interrupted(images, path, 14)
-    folder = path.with_name(f"{path.name}.parts")
-    first, second, _ = (folder / name for name in parts_of(path))
-    whole = second.read_bytes()
-    damaged = {
-        "short": whole[:-5],
-        "empty": b"",
-        "altered": whole[:-1] + bytes([whole[-1] ^ 1]),
-        "misplaced": first.read_bytes(),
-    }
-    second.write_bytes(damaged[damage])
-    images.read.clear()
-    assert torch.equal(compute(images, path), afresh(images))
-    assert images.read[: COUNT - CHUNK] == list(range(CHUNK, COUNT))
-
-
-def test_parts_of_something_else_are_refused(images, path):
-    """Hours of work may be in them: they are not simply thrown away."""
-    interrupted(images, path)
-    with pytest.raises(ValueError, match=r"0000000000.safetensors holds features of other weights: "):
-        compute(images, path, small_backbone(nn.Tanh))
-    assert len(parts_of(path)) == 2
-    stranger = path.with_name(f"{path.name}.parts") / "0000000000.safetensors"
-    safetensors_torch.save_file({"other": torch.ones(2)}, stranger)
-    with pytest.raises(ValueError, match="must be a file of features, or not there; delete it or choose another path"):
-        compute(images, path)
-
-
-def test_more_parts_than_images_are_computed_again(images, path):
-    """Of data that were said to be the same."""
-    with pytest.raises(KeyboardInterrupt):
-        compute(Stopping(images, 10, KeyboardInterrupt), path, data_fingerprint="mine")
-    few = Images(Path("/"), [str(p) for p in images.paths[:6]])
-    assert torch.equal(compute(few, path, data_fingerprint="mine"), afresh(few))
 
 
 # Whose features they are
@@ -543,22 +317,3 @@ def test_paths_of_another_number(images, path):
     images.__class__ = type("Longer", (Images,), {"__len__": lambda self: COUNT})
     with pytest.raises(ValueError, match=f"dataset must have one of its paths for each of its {COUNT} images, got 17"):
         compute(images, path)
-
-
-# Progress
-
-
-def test_progress(images, path, capsys):
-    compute(images, path)
-    assert capsys.readouterr().err == ""
-    path.unlink()
-    with pytest.raises(KeyboardInterrupt):
-        compute(Stopping(images, 10, KeyboardInterrupt), path, progress=True)
-    shown = capsys.readouterr().err
-    assert "reading: 100%" in shown
-    assert "8/18" in shown
-    compute(images, path, progress=True)
-    shown = capsys.readouterr().err
-    assert " 8/18 " in shown, "it starts where it was"
-    assert " 4/18 " not in shown
-    assert " 18/18 " in shown

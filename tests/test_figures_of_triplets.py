@@ -1,11 +1,14 @@
 """Figures of triplets and of their moves: what they draw, and what their data files hold."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from figure_cases import NAN, STEPPED, panels, rows, texts, triplets
 from hardmine import figures
 from hardmine.figures import Diagrams
+from hardmine.figures.drawing import diagram_grid
 
 for needed in ("matplotlib", "PIL"):
     pytest.importorskip(needed)
@@ -179,3 +182,18 @@ def test_what_the_vector_field_draws_where(tmp_path, saved_figures):
         assert arrows.V[at] == pytest.approx(data[entanglement, 0.5, 1.0]["delta_s_an"], abs=1e-6)
     bounded = [any(isinstance(artist, ContourSet) for artist in axes.collections) for axes in panels[:4]]
     assert bounded == [True, False, True, False], "without entanglement no change is of the wrong sign"
+
+
+def test_panels_of_a_grid_have_one_scale_and_labels_at_its_edge():
+    lowest = iter((0.1, 0.3, -0.4, 0.6))
+    rows_of_panels = [
+        [SimpleNamespace(title="a", subtitle="b", drawn=torch.tensor([[next(lowest), 0.9]])) for _ in range(2)]
+        for _ in range(2)
+    ]
+    drawn = []
+    figure, first = diagram_grid(rows_of_panels, lambda axes, panel: drawn.append((axes, panel)), 2.0, 0.4)
+    assert first is figure.axes[0]
+    assert drawn == list(zip(figure.axes, rows_of_panels[0] + rows_of_panels[1], strict=True))
+    assert {axes.get_xlim()[0] for axes in figure.axes} == {axes.get_ylim()[0] for axes in figure.axes} == {-0.5}
+    assert [bool(axes.get_xlabel()) for axes in figure.axes] == [False, False, True, True]
+    assert [bool(axes.get_ylabel()) for axes in figure.axes] == [True, False, True, False]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hardmine._files import save_json
+from hardmine._files import save_json, save_whole
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,17 @@ def test_a_list_of_numbers_is_a_line(tmp_path):
     )
 
 
-def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
-    save_json(tmp_path / "content.json", {"a": 1})
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "content.json"
+    save_json(path, {"a": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):
-        save_json(tmp_path / "content.json", {"a": {1, 2}})
-    assert json.loads((tmp_path / "content.json").read_text()) == {"a": 1}
+        save_json(path, {"a": {1, 2}})
+
+    def half(part):
+        part.write_text("half of it")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_whole(path, half)
+    assert json.loads(path.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["content.json"]

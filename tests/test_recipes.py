@@ -79,6 +79,10 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
         ("data.crop=300", "tiny: data.crop must be at most data.size = 256, got 300"),
         ("data=3", "tiny: data must be a section, [data], got 3"),
         ("network.frozen=true", "tiny: network.frozen must be false with convnet4, whose weights are random"),
+        (
+            "network.frozen_statistics=true",
+            "tiny: network.frozen_statistics must be false with network.backbone = 'convnet4'",
+        ),
         ("sampler.kind=random", "tiny: sampler.kind must be one of class_balanced, anchor_neighbour, triplets, got"),
         (
             "sampler.image_per_class=4",

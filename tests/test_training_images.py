@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import signal
 import sys
 
 import pytest
@@ -19,7 +18,7 @@ from hardmine.training.data import Part, TrainingData
 from hardmine.training.evaluate import evaluate
 from hardmine.training.feeds import images_of, make_feed
 from image_trees import need_torchvision
-from training_cases import QUIET, final_state, recipe_of, same, trained
+from training_cases import QUIET, final_state, recipe_of, same, stop_at, trained
 
 need_torchvision()
 numpy = pytest.importorskip("numpy")
@@ -80,15 +79,8 @@ def loaded(recipe, root):
 def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatch):
     data = loaded(recipe(), root)
     whole = trained(recipe(), data, tmp_path / "whole")
-    take = Trainer._take_step
-
-    def take_step(self, *arguments):
-        take(self, *arguments)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_take_step", take_step)
+        stop_at(5, patch)
         with pytest.raises(KeyboardInterrupt):
             trained(recipe(), loaded(recipe(), root), tmp_path / "cut")
     options = dataclasses.replace(QUIET, workers=2)  # how many read the images makes no difference either
@@ -97,6 +89,34 @@ def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatc
     assert data.train.images.epoch == 1  # crops were those of the second epoch
     assert whole.network.backbone.trunk[1].num_batches_tracked == 8
     assert whole.network.backbone.training
+
+
+def test_fine_tuning_with_frozen_statistics(tmp_path, root):
+    network = {"backbone": "resnet18", "embedding_dim": 4, "frozen_statistics": True}
+    kept = trained(recipe(network=network), loaded(recipe(), root), tmp_path / "kept").network.backbone.trunk
+    assert kept[1].num_batches_tracked == 0
+    assert kept[1].weight.ne(1).any()
+    assert not kept[1].training
+    assert kept[5].training  # dropout goes on
+
+
+def test_channels_come_last_in_a_backbone_that_is_fine_tuned(tmp_path, root):
+    trainer = Trainer(recipe(), loaded(recipe(), root), tmp_path, QUIET)
+    weight = trainer.network.backbone.trunk[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ({"backbone": "resnet18", "frozen": True}, "network.frozen = True: a frozen backbone keeps them anyway"),
+        ({"backbone": "resnet18", "weights": "random"}, "network.weights = 'random': they come with trained weights"),
+    ],
+)
+def test_frozen_statistics_that_would_do_nothing(network, reason):
+    with pytest.raises(RecipeError, match=rf"network.frozen_statistics must be false with {reason}$"):
+        recipe(network={**network, "frozen_statistics": True})
 
 
 def test_crops_change_from_epoch_to_epoch_and_with_the_seed(root):

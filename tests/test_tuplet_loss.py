@@ -11,6 +11,7 @@ from hardmine import ops, reference
 from hardmine.reference.select_triplets import candidate_pairs
 from helpers import (
     HAND_POINTS,
+    POSITIVES,
     REDUCTIONS,
     SIMILARITIES,
     Inputs,
@@ -26,7 +27,6 @@ from helpers import (
     run_both,
 )
 
-POSITIVES = ("easiest", "hardest", "all")
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.tuplet_loss, reference.tuplet_loss], ids=["op", "ref"])
 each_positive = pytest.mark.parametrize("positive", POSITIVES)
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)

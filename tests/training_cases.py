@@ -1,10 +1,14 @@
 """Small trainings that tests run."""
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
+import pytest
 import torch
 
+from hardmine.__main__ import main
 from hardmine.recipes.recipe import parse_recipe, set_values
 from hardmine.training import RunOptions, Trainer, load_data
 from hardmine.training.checkpoint import FILE, load_checkpoint
@@ -23,6 +27,39 @@ DIGITS = {
     "evaluation": {"diagrams": [0, 5], "embeddings": True},
 }
 
+SMART = {"global_weight": 0.5}
+# With 2 images of a class there is but one positive to draw.
+FIVE_A_CLASS = {"kind": "class_balanced", "batch_size": 10, "images_per_class": 5, "batches_per_epoch": 4}
+# Every kind of training: what it has other than DIGITS.
+KINDS = {
+    "SHN": {},
+    "random positives": {
+        "loss": {"name": "Triplet", "positive": "random", "negative": "semihard"},
+        "sampler": FIVE_A_CLASS,
+    },
+    "adam": {"optimizer": {"name": "adam", "lr": 0.01}},
+    "HTL": {
+        "loss": {"name": "HTL"},
+        "sampler": {
+            "kind": "anchor_neighbour",
+            "anchors_per_batch": 2,
+            "classes_per_anchor": 2,
+            "images_per_class": 3,
+            "batches_per_epoch": 4,
+        },
+    },
+    "mined triplets": {
+        "loss": {"name": "SmartTriplet", **SMART},
+        "sampler": {"kind": "triplets", "batch_size": 12, "batches_per_epoch": 4, "mined_share": 0.75},
+        "schedule": {"epochs": 5},
+        "evaluation": {},
+    },
+    "selected triplets": {
+        "loss": {"name": "SmartTriplet", "positive": "random", "negative": "semihard", **SMART},
+        "sampler": FIVE_A_CLASS,
+    },
+}
+
 TOML = """\
 seed = 3
 data.name = "digits"
@@ -32,6 +69,24 @@ loss.name = "SHN"
 optimizer = { lr = 0.1, momentum = 0.5 }
 schedule = { epochs = 3, milestones = [1], factor = 0.5 }
 """
+
+EXPERIMENT = (
+    TOML
+    + """
+evaluation = { diagrams = [0, 5], embeddings = true }
+[experiment]
+claim = "SHN beats HN."
+seeds = [0, 1]
+reach = "HN"
+figures = ["training", "triplet-steps", "train-test", "within-class", "nearest-train"]
+[experiment.variants]
+HN = { loss.name = "HN" }
+SHN = { loss.name = "SHN", optimizer.lr = 0.05 }
+[experiment.datasets.digits]
+[experiment.datasets.more]
+schedule.epochs = 2
+"""
+)
 
 
 def recipe_of(table=DIGITS, **values):
@@ -81,3 +136,39 @@ def same(first, second):
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same, first, second))
     return first == second or (first != first and second != second)  # NaN, too
+
+
+def interrupt():
+    """Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def stop_at(step, monkeypatch, how=interrupt):
+    """Have the step with this number end in `how()`."""
+    take = Trainer._take_step
+
+    def take_step(self, *arguments):
+        take(self, *arguments)
+        if self.step == step:
+            how()
+
+    monkeypatch.setattr(Trainer, "_take_step", take_step)
+
+
+@pytest.fixture(name="folder")
+def folder_of_recipes(tmp_path, monkeypatch):
+    """The folder that commands run in, with a recipe and an experiment; restores the number of threads."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TOML)
+    (tmp_path / "many.toml").write_text(EXPERIMENT)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def refused(capsys, *words):
+    """What a command whose words are refused prints."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    return capsys.readouterr().err

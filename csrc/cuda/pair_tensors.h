@@ -11,17 +11,11 @@ struct SelectedTensors {
   Tensor positive_index, negative_index, positive, negative;
 
   SelectedTensors(const Tensor& p_index, const Tensor& n_index, const Tensor& p, const Tensor& n, const Tensor& like) {
-    const int64_t count = like.size(0);
     const ScalarType type = compute_type(like);
-    const auto checked = [&](const char* name, const Tensor& t, ScalarType expected) {
-      check_vector(name, t, count, expected);
-      check_same_device(name, t, like);
-      return contiguous_array(t);
-    };
-    positive_index = checked("positive_index", p_index, ScalarType::Long);
-    negative_index = checked("negative_index", n_index, ScalarType::Long);
-    positive = checked("numbers of positives", p, type);
-    negative = checked("numbers of negatives", n, type);
+    positive_index = checked_vector("positive_index", p_index, like, ScalarType::Long);
+    negative_index = checked_vector("negative_index", n_index, like, ScalarType::Long);
+    positive = checked_vector("numbers of positives", p, like, type);
+    negative = checked_vector("numbers of negatives", n, like, type);
   }
 
   template <class Number>

@@ -20,7 +20,7 @@ struct SelectRequest {
 };
 
 template <class Arithmetic>
-struct SelectPass : LabelledSides<Arithmetic> {
+struct SelectPass : TileSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
   bool bounded;  // some request has a largest admissible key
   SelectRequest<Number> positive, negative;

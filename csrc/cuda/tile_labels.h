@@ -7,7 +7,7 @@ namespace hardmine::cuda {
 
 // The two sides of the tiles of a pass. `symmetric`: the columns are the rows, and a row makes no pair with itself.
 template <class Arithmetic>
-struct LabelledSides {
+struct TileSides {
   PackedRows<Arithmetic> rows, columns;
   const int64_t* row_label;
   const int64_t* column_label;
@@ -23,7 +23,7 @@ struct TileLabels {
   HARDMINE_DEVICE explicit TileLabels(char* shared) : row(reinterpret_cast<int64_t*>(shared)), column(row + kTile) {}
 
   // By all threads of the block. True if some row and some column have the same label.
-  HARDMINE_DEVICE bool read(const LabelledSides<Arithmetic>& sides, int64_t first_row, int64_t first_column) const {
+  HARDMINE_DEVICE bool read(const TileSides<Arithmetic>& sides, int64_t first_row, int64_t first_column) const {
     const int64_t rows = sides.rows.count, columns = sides.columns.count;
     if (thread_index() < kTile) {
       const int64_t r = first_row + thread_index(), c = first_column + thread_index();

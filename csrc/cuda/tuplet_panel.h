@@ -28,7 +28,7 @@ struct SoftplusParts {
 };
 
 template <class Arithmetic>
-struct TupletPass : LabelledSides<Arithmetic> {
+struct TupletPass : TileSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
   int64_t shares;  // of the columns
   // Positives: the largest key, a tile's number times `sign`, within [start, upper].

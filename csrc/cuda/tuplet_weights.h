@@ -23,7 +23,7 @@ struct TupletSide {
 };
 
 template <class Arithmetic>
-struct TupletWeightPass : LabelledSides<Arithmetic> {
+struct TupletWeightPass : TileSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
   TupletSide<Number> row_side, column_side;
   bool all, one_shift;

@@ -229,7 +229,7 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights must be {IMAGENET!r}, None or a file, got {os.fspath(path)!r}: no such file")
     # What torch.load and safetensors raise for files cut short, damaged or foreign. Nothing in the file is executed.
-    broken: tuple[type[Exception], ...] = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError)
+    broken: tuple[type[Exception], ...] = (RuntimeError, EOFError, ValueError, KeyError)
     if os.fspath(path).endswith(".safetensors"):
         load = require("safetensors.torch").load_file
         broken = (require("safetensors").SafetensorError, *broken)
@@ -238,6 +238,10 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         load, options = torch.load, {"map_location": "cpu", "weights_only": True}
     try:
         state = load(path, **options)
+    except pickle.UnpicklingError as error:  # torch's message advises to execute what is in the file
+        raise ValueError(
+            f"weights: {os.fspath(path)} is not a readable file of weights: it is damaged, or more than tensors"
+        ) from error
     except broken as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"weights: {os.fspath(path)} is not a readable file of weights: {reason}") from error

@@ -126,20 +126,28 @@ class EmbeddingNetwork(nn.Module):
         frozen: Leave the backbone as it is: its weights need no gradients, and it stays in evaluation mode, so that the
             statistics of its batch normalisation stay, too. Its features may then be computed once, with
             :func:`hardmine.networks.cache_features`, and the head be trained on them alone.
+        frozen_statistics: Batch normalisation of the backbone keeps its means and variances, and uses them in training,
+            too; its weights learn. The statistics of few training classes suit other classes badly.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Module, *, frozen: bool = False) -> None:
+    def __init__(
+        self, backbone: Backbone, head: nn.Module, *, frozen: bool = False, frozen_statistics: bool = False
+    ) -> None:
         super().__init__()
-        self.backbone, self.head, self.frozen = backbone, head, frozen
+        self.backbone, self.head, self.frozen, self.frozen_statistics = backbone, head, frozen, frozen_statistics
         if frozen:
             backbone.requires_grad_(False)
-            backbone.eval()
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> EmbeddingNetwork:
-        """Training mode; of the head alone where the backbone is frozen."""
+        """Training mode; of the head alone where the backbone is frozen, and not of frozen statistics."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
+        if self.frozen_statistics:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,18 @@ def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What :meth:`Recipe.as_dict` gave before there was some key, which gets its default: that changes nothing."""
+    filled = dict(settings)
+    for section, kind in {**_SECTIONS, "sampler": SAMPLERS.get(settings["sampler"]["kind"])}.items():
+        fields = dataclasses.fields(kind) if kind else ()
+        filled[section] = {
+            **{field.name: field.default for field in fields if field.default is not MISSING},
+            **settings[section],
+        }
+    return filled
+
+
 def _check_whole(recipe: Recipe) -> None:
     """The sections suit each other."""
     name, loss, sampler, schedule = recipe.name, recipe.loss, recipe.sampler, recipe.schedule
@@ -206,6 +218,8 @@ def _check_whole(recipe: Recipe) -> None:
         raise RecipeError(f"{name}: network.frozen must be false with convnet4, whose weights are random")
     if recipe.network.frozen and recipe.network.weights == "random":
         raise RecipeError(f"{name}: network.weights must be of a trained network with network.frozen, got 'random'")
+    if recipe.network.frozen_statistics:
+        _check_statistics(name, recipe.network)
     if recipe.data.features is not None and not recipe.network.frozen:
         raise RecipeError(f"{name}: network.frozen must be true with data.features, got false")
     if recipe.data.crop is not None and recipe.data.crop > recipe.data.size:
@@ -214,6 +228,20 @@ def _check_whole(recipe: Recipe) -> None:
         raise RecipeError(f"{name}: schedule.milestones and schedule.every exclude each other, got both")
     if list(schedule.milestones) != sorted(set(schedule.milestones)):
         raise RecipeError(f"{name}: schedule.milestones must ascend, got {list(schedule.milestones)}")
+
+
+def _check_statistics(name: str, network: Network) -> None:
+    """There are statistics to keep, and training would change them."""
+    for key, value, reason in (
+        ("frozen", network.frozen, "a frozen backbone keeps them anyway"),
+        ("backbone", network.backbone == "convnet4", "it has no batch normalisation"),
+        ("weights", network.weights == "random", "they come with trained weights"),
+    ):
+        if value:
+            raise RecipeError(
+                f"{name}: network.frozen_statistics must be false with network.{key} = "
+                f"{shown(getattr(network, key))}: {reason}"
+            )
 
 
 def _toml() -> Any:

@@ -19,7 +19,7 @@ NETWORKS = (*BACKBONES, "convnet4")
 
 @dataclass(frozen=True)
 class Data:
-    """[data]: the images, and what is done to them.
+    """[data]: the images, and what is done to them; nothing to Omniglot's drawings, which are always 28 x 28.
 
     Attributes:
         name: Which set: digits (of scikit-learn), omniglot, cub, cars, online_products, in_shop, hotels; or folder,
@@ -60,6 +60,7 @@ class Network:
         hidden_dim: Width of a layer between features and embedding; 0: there is none.
         frozen: Train the head alone, on features that are computed once.
         standardize: Scale the features of a frozen backbone to mean 0 and standard deviation 1.
+        frozen_statistics: Batch normalisation keeps the mean and variance that came with the weights.
     """
 
     backbone: str = one_of(*NETWORKS)
@@ -68,6 +69,7 @@ class Network:
     hidden_dim: int = number(0, default=0)
     frozen: bool = False
     standardize: bool = True
+    frozen_statistics: bool = False
 
 
 @dataclass(frozen=True)

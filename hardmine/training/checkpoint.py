@@ -13,6 +13,7 @@ import torch
 
 from hardmine._files import save_whole
 from hardmine._version import __version__
+from hardmine.recipes.recipe import with_defaults
 
 FORMAT, FORMAT_VERSION = "hardmine.checkpoint", 1
 FILE = "checkpoint.pt"
@@ -66,7 +67,8 @@ def check_same_run(path: Path, state: Mapping[str, Any], recipe: Mapping[str, An
     Raises:
         ValueError: It is of others.
     """
-    then, now = _flat({"recipe": state["recipe"], "data": state["data"]}), _flat({"recipe": recipe, "data": data})
+    then = _flat({"recipe": with_defaults(state["recipe"]), "data": state["data"]})
+    now = _flat({"recipe": recipe, "data": data})
     differences = [
         f"{key.partition('.')[2] if key.startswith('recipe.') else key} was {_shown(then, key)}, is {_shown(now, key)}"
         for key in sorted(then.keys() | now.keys())

@@ -1,0 +1,14 @@
+"""What the tests of random positives and negatives share."""
+
+import pytest
+
+from helpers import SELECTING_OPS, Inputs, each_of, with_numbers
+
+each_op = each_of(SELECTING_OPS)
+with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
+BOTH = {"positive": "random", "negative": "random"}
+
+
+def pick(op, inputs: Inputs, *, seed: int = 0, **options):
+    """A selection, by the same numbers in every call."""
+    return op(*inputs, **with_numbers(options, inputs.embeddings.device, seed))
