@@ -53,6 +53,10 @@ def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
     names = ("training", "triplet-steps", "train-test", "within-class", "nearest-train")
     assert figures == {f"{name}.png" for name in names}
 
+    path = folder / "out/digits/HN/seed-0/result.json"  # from before there was a key
+    older = json.loads(path.read_text())
+    del older["recipe"]["network"]["frozen_statistics"]
+    path.write_text(json.dumps(older))
     monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
     assert main(words) == 0
     assert capsys.readouterr().out.count("(done before)") == 4

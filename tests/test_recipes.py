@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hardmine.recipes import LOSSES, RecipeError, load_experiment, load_recipe, make_loss, recipe_names
-from hardmine.recipes.recipe import FOLDER
+from hardmine.recipes.recipe import FOLDER, with_defaults
 from hardmine.recipes.sections import Schedule
 from training_cases import TOML, recipe_of
 
@@ -158,6 +158,20 @@ def test_a_frozen_backbone_has_been_trained():
         RecipeError, match=r"network\.weights must be of a trained network with network\.frozen, got 'ra"
     ):
         recipe_of(data={"name": "cub"}, network=frozen)
+
+
+def test_saved_settings_get_the_defaults_of_keys_that_came_later():
+    settings = recipe_of().as_dict()
+    older = {**settings, "network": dict(settings["network"]), "sampler": dict(settings["sampler"])}
+    del older["network"]["frozen_statistics"], older["sampler"]["small_classes"]
+    assert with_defaults(older) == with_defaults(settings) == settings
+    del older["network"]["backbone"], older["tree"]  # these were always there
+    assert with_defaults(older) == {
+        **{name: value for name, value in settings.items() if name != "tree"},
+        "network": {key: value for key, value in settings["network"].items() if key != "backbone"},
+    }
+    for broken in ({}, {"sampler": 1}, {"sampler": {"kind": "other"}}, {"network": None}):
+        assert with_defaults(broken) == broken
 
 
 def test_schedules():

@@ -183,14 +183,18 @@ def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
 
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What :meth:`Recipe.as_dict` gave before there was some key, which gets its default: that changes nothing."""
+    """The settings of a saved run, as :meth:`Recipe.as_dict` gave them, with the default of every key that came later.
+
+    So the default of a new key must be what was done before there was the key. Options of a loss are left as they are.
+    """
     filled = dict(settings)
-    for section, kind in {**_SECTIONS, "sampler": SAMPLERS.get(settings["sampler"]["kind"])}.items():
-        fields = dataclasses.fields(kind) if kind else ()
-        filled[section] = {
-            **{field.name: field.default for field in fields if field.default is not MISSING},
-            **settings[section],
-        }
+    sampler = settings.get("sampler")
+    kind = sampler.get("kind") if isinstance(sampler, Mapping) else None
+    for section, fields in {**_SECTIONS, "sampler": SAMPLERS.get(kind)}.items():
+        given = settings.get(section)
+        if fields is not None and isinstance(given, Mapping):
+            defaults = {field.name: field.default for field in dataclasses.fields(fields)}
+            filled[section] = {**{key: value for key, value in defaults.items() if value is not MISSING}, **given}
     return filled
 
 
