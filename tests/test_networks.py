@@ -183,6 +183,12 @@ def test_frozen_statistics_stay_while_the_backbone_learns():
     torch.testing.assert_close(network(images), network.eval()(images))  # the statistics are those in use
 
 
+def test_a_network_leaves_the_modes_of_its_parts():
+    network = EmbeddingNetwork(tiny().eval(), EmbeddingHead(4, 2).eval())
+    assert not network.backbone.training
+    assert not network.head.training
+
+
 # Groups of parameters
 
 

@@ -137,18 +137,22 @@ class EmbeddingNetwork(nn.Module):
         self.backbone, self.head, self.frozen, self.frozen_statistics = backbone, head, frozen, frozen_statistics
         if frozen:
             backbone.requires_grad_(False)
-        self.train(self.training)
+        self._keep_frozen()
 
     def train(self, mode: bool = True) -> EmbeddingNetwork:
         """Training mode; of the head alone where the backbone is frozen, and not of frozen statistics."""
         super().train(mode)
+        self._keep_frozen()
+        return self
+
+    def _keep_frozen(self) -> None:
+        """Evaluation mode for what is frozen, whatever the mode of the rest."""
         if self.frozen:
             self.backbone.eval()
         if self.frozen_statistics:
             for module in self.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images, as the backbone takes them, as [B, D]."""
