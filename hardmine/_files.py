@@ -22,14 +22,22 @@ def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all, whenever the process ends; a list of plain values is a line."""
+    """Write JSON, whole or not at all, whenever the process ends; a list of plain values is a line.
+
+    Raises:
+        OSError: The file cannot be written.
+        TypeError: The content has what JSON has not, such as keys that are no text.
+    """
     save_whole(path, lambda part: part.write_text(_json(content) + "\n", encoding="utf-8"))
 
 
 def _json(content: Any, indent: str = "") -> str:
     deeper = indent + "  "
     if isinstance(content, Mapping):
-        entries = [f"{json.dumps(str(key))}: {_json(value, deeper)}" for key, value in content.items()]
+        for key in content:
+            if not isinstance(key, str):
+                raise TypeError(f"keys of JSON must be text, got {key!r}")
+        entries = [f"{json.dumps(key)}: {_json(value, deeper)}" for key, value in content.items()]
         opening, closing = "{}"
     elif isinstance(content, list | tuple) and any(isinstance(value, list | tuple | Mapping) for value in content):
         entries = [_json(value, deeper) for value in content]

@@ -39,6 +39,8 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     save_json(path, {"a": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_json(path, {"a": {1, 2}})
+    with pytest.raises(TypeError, match="keys of JSON must be text, got 1"):
+        save_json(path, {"a": {1: 2}})
 
     def half(part):
         part.write_text("half of it")
