@@ -187,13 +187,19 @@ def test_what_the_vector_field_draws_where(tmp_path, saved_figures):
 def test_panels_of_a_grid_have_one_scale_and_labels_at_its_edge():
     lowest = iter((0.1, 0.3, -0.4, 0.6))
     rows_of_panels = [
-        [SimpleNamespace(title="a", subtitle="b", drawn=torch.tensor([[next(lowest), 0.9]])) for _ in range(2)]
-        for _ in range(2)
+        [
+            SimpleNamespace(title=f"{row}{column}", subtitle="below", drawn=torch.tensor([[next(lowest), 0.9]]))
+            for column in "xy"
+        ]
+        for row in "ab"
     ]
     drawn = []
     figure, first = diagram_grid(rows_of_panels, lambda axes, panel: drawn.append((axes, panel)), 2.0, 0.4)
     assert first is figure.axes[0]
     assert drawn == list(zip(figure.axes, rows_of_panels[0] + rows_of_panels[1], strict=True))
+    assert [(axes.get_title(), *texts(axes)) for axes in figure.axes] == [
+        (name, "below") for name in ("ax", "ay", "bx", "by")
+    ]
     assert {axes.get_xlim()[0] for axes in figure.axes} == {axes.get_ylim()[0] for axes in figure.axes} == {-0.5}
     assert [bool(axes.get_xlabel()) for axes in figure.axes] == [False, False, True, True]
     assert [bool(axes.get_ylabel()) for axes in figure.axes] == [True, False, True, False]
