@@ -84,6 +84,7 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
             "tiny: network.frozen_statistics must be false with network.backbone = 'convnet4'",
         ),
         ("sampler.kind=random", "tiny: sampler.kind must be one of class_balanced, anchor_neighbour, triplets, got"),
+        ("sampler=1", "tiny: sampler.kind must be one of class_balanced, anchor_neighbour, triplets, got None"),
         (
             "sampler.image_per_class=4",
             "tiny: unknown key sampler.image_per_class = 4 (did you mean images_per_class?);",
