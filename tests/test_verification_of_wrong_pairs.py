@@ -9,7 +9,7 @@ from torch import Tensor
 import hardmine
 from hardmine import ops
 from helpers import POSITIVES, arguments_of, each_of, random_inputs
-from test_verification import at_anchor, break_output, verify  # noqa: F401 (a fixture)
+from test_verification import WRONG_GRADIENTS, at_anchor, break_output, verify  # noqa: F401 (a fixture)
 from triplets import CASES, GIVEN, case_id, random_batch
 
 WRONG_TERMS = {
@@ -172,14 +172,6 @@ def test_neighbours_out_of_order_are_found(verify, monkeypatch):  # noqa: F811
         ops.knn(query, refs, k=2)
 
 
-WRONG_GRADIENTS = {
-    "a little off": lambda grad: grad * 1.001,
-    "none at all": torch.zeros_like,
-    "of the wrong sign": torch.neg,
-    "of the row before": lambda grad: grad.roll(1, 0),
-    "one row off": lambda grad: at_anchor(lambda row: row + 0.01 * grad.abs().max(), 7)(grad),
-    "not a number": lambda grad: grad * math.nan,
-}
 each_wrong_gradient = pytest.mark.parametrize("change", WRONG_GRADIENTS.values(), ids=WRONG_GRADIENTS)
 
 
