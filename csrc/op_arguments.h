@@ -45,9 +45,10 @@ inline void check_neighbours(const Tensor& queries, const std::optional<Tensor>&
     check(false, "k must be from 1 to " + std::to_string(kMostNeighbours) + ", got " + std::to_string(k));
 }
 
-inline Tensor checked_vector(const char* name, const Tensor& t, const Tensor& embeddings, ScalarType type) {
-  check_vector(name, t, embeddings.size(0), type);
-  check_same_device(name, t, embeddings);
+// A number for each row of `rows`, contiguous.
+inline Tensor checked_vector(const char* name, const Tensor& t, const Tensor& rows, ScalarType type) {
+  check_vector(name, t, rows.size(0), type);
+  check_same_device(name, t, rows);
   return contiguous_array(t);
 }
 

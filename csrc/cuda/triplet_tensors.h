@@ -56,11 +56,7 @@ template <class Loss>
 Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, const Tensor& embeddings,
                                const Tensor& triplets, const TripletLossGradients& given, bool unreduced) {
   const TripletInputs in(embeddings, triplets, true);
-  const auto checked = [&](const char* name, const Tensor& t) {
-    check_vector(name, t, in.count, in.type);
-    check_same_device(name, t, in.rows.embeddings);
-    return contiguous_array(t);
-  };
+  const auto checked = [&](const char* name, const Tensor& t) { return checked_vector(name, t, triplets, in.type); };
   const Tensor positive = checked(given.positive_name, given.positive),
                negative = checked(given.negative_name, given.negative);
   check_loss_gradient(given.grad_loss, in.rows.embeddings, in.type, unreduced ? in.count : 1);
