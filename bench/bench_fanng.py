@@ -49,15 +49,15 @@ def test_build(benchmark, n, d, init):
 
 
 @pytest.mark.parametrize("effort", [400, DEFAULT_EFFORT, 2000])
-def test_neighbours(benchmark, n, d, effort):
+def test_neighbors(benchmark, n, d, effort):
     graph = Index.build(rows_of(n, d))
     k = min(K, n - 1)
-    benchmark.group = f"neighbours({k}) N={n} D={d}"
+    benchmark.group = f"neighbors({k}) N={n} D={d}"
     recall = graph.recall(k, 500, max_distance_computations=effort)
     if effort >= DEFAULT_EFFORT:
         check(graph, k, effort)
     benchmark.extra_info.update(n=n, d=d, effort=effort, recall=recall)
-    benchmark(lambda: graph.neighbours(k, max_distance_computations=effort))
+    benchmark(lambda: graph.neighbors(k, max_distance_computations=effort))
 
 
 @pytest.mark.parametrize("k", [1, 10])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import environment
 from graphs.data import car_features, car_labels
-from hardmine.mining import AnchorNeighbourSampler, ClassTree, class_distances
+from hardmine.mining import AnchorNeighborSampler, ClassTree, class_distances
 from mining_cost import best_seconds, embedding_like
 
 SIZES = [  # classes and images a class, about as in CAR (half), In-shop and SOP
@@ -55,7 +55,7 @@ def print_costs() -> None:
         off = ~torch.eye(classes, dtype=torch.bool)
         assert (distances_of_all_pairs(rows, labels) - distances.sq_dist)[off].abs().max() < 1e-4
         tree = ClassTree(distances)
-        sampler = AnchorNeighbourSampler(labels, 8, 6, 5)
+        sampler = AnchorNeighborSampler(labels, 8, 6, 5)
         works = [
             lambda rows=rows, labels=labels: distances_of_all_pairs(rows, labels),
             lambda rows=rows, labels=labels: class_distances(rows, labels),
@@ -75,7 +75,7 @@ def print_trees() -> None:
         return
     trains = torch.from_numpy(labels) <= 98
     rows, labels = torch.from_numpy(features).float()[trains], torch.from_numpy(labels)[trains]
-    print(f"\n{len(rows):,} cars of 98 classes (CAR, training half), standardised ImageNet features\n")
+    print(f"\n{len(rows):,} cars of 98 classes (CAR, training half), standardized ImageNet features\n")
     print("| linkage | d_0 | nodes after level 0, 1, 2, ... | margins |\n|---|---|---|---|")
     for linkage in ("single", "average"):
         tree = ClassTree.from_embeddings(rows, labels, linkage=linkage)

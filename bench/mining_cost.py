@@ -1,4 +1,4 @@
-"""What lists of neighbours cost, exact or by a FANNG index: the constants of hardmine/mining/cost.py, and their table.
+"""What lists of neighbors cost, exact or by a FANNG index: the constants of hardmine/mining/cost.py, and their table.
 
 `python bench/mining_cost.py` times both on rows like those of an embedding, fits the constants and prints them with the
 crossover that follows; it writes nothing. docs/mining.md has a run of it.
@@ -19,7 +19,7 @@ from hardmine import ops
 from hardmine.fanng import Index, default_effort
 from hardmine.mining import cost
 
-NEIGHBOURS = 50
+NEIGHBORS = 50
 SIZES = [  # N, D, k: both methods are timed at all of them
     (10_000, 64, 50),
     (20_000, 64, 50),
@@ -94,7 +94,7 @@ def main() -> None:
         start = time.perf_counter()
         index = Index.build(x)
         build = time.perf_counter() - start
-        lists = best_seconds(lambda index=index, k=k: index.neighbours(k), 1)
+        lists = best_seconds(lambda index=index, k=k: index.neighbors(k), 1)
         warm = best_seconds(lambda index=index, moved=moved: Index.build(moved, init=index), 1)
         stats = index.stats()
         build_distances.append(stats["distance_computations"] / rows)
@@ -114,7 +114,7 @@ def main() -> None:
     constants = {
         "EXACT_NS_A_PAIR": exact[0],
         "EXACT_NS_A_PAIR_AND_COLUMN": exact[1],
-        "EXACT_NS_A_LISTED_NEIGHBOUR": exact[2],
+        "EXACT_NS_A_LISTED_NEIGHBOR": exact[2],
         "FANNG_NS_A_DISTANCE": fanng[0],
         "FANNG_NS_A_DISTANCE_AND_COLUMN": fanng[1],
         "FANNG_BUILD_DISTANCES": float(np.median(build_distances)),
@@ -123,10 +123,10 @@ def main() -> None:
     for name, value in constants.items():
         setattr(cost, name, float(f"{value:.3g}"))
         print(f"{name} = {getattr(cost, name)}")
-    print(f"\n| D | exact is quicker below N (k = {NEIGHBOURS}) | where both take | k = 300 |\n|---|---|---|---|")
+    print(f"\n| D | exact is quicker below N (k = {NEIGHBORS}) | where both take | k = 300 |\n|---|---|---|---|")
     for depth in (32, 64, 128, 256, 512):
-        crossing = crossover(depth, NEIGHBOURS)
-        seconds = cost.seconds_of_exact_lists(crossing, depth, NEIGHBOURS)
+        crossing = crossover(depth, NEIGHBORS)
+        seconds = cost.seconds_of_exact_lists(crossing, depth, NEIGHBORS)
         print(f"| {depth} | {crossing:,} | {seconds:.0f} s | {crossover(depth, 300):,} |")
 
 

@@ -25,8 +25,8 @@ inline void check_labels(const char* name, const Tensor& labels, const Tensor& r
 }
 
 // Embeddings [count, depth] with a label each, and refs likewise where there are any.
-inline void check_labelled(const Tensor& x, const Tensor& labels, const std::optional<Tensor>& refs,
-                           const std::optional<Tensor>& ref_labels) {
+inline void check_labeled(const Tensor& x, const Tensor& labels, const std::optional<Tensor>& refs,
+                          const std::optional<Tensor>& ref_labels) {
   check_matrix("embeddings", x, -1);
   check_labels("labels", labels, x);
   check(refs.has_value() == ref_labels.has_value(), "ref_embeddings and ref_labels must be given together");
@@ -35,14 +35,14 @@ inline void check_labelled(const Tensor& x, const Tensor& labels, const std::opt
   check_labels("ref_labels", *ref_labels, *refs);
 }
 
-inline void check_neighbours(const Tensor& queries, const std::optional<Tensor>& refs, int64_t k, bool exclude_self) {
+inline void check_neighbors(const Tensor& queries, const std::optional<Tensor>& refs, int64_t k, bool exclude_self) {
   check_matrix("queries", queries, -1);
   if (refs) {
     check_refs("refs", *refs, "queries", queries);
     check(!exclude_self, "exclude_self must be false with refs");
   }
-  if (k < 1 || k > kMostNeighbours)
-    check(false, "k must be from 1 to " + std::to_string(kMostNeighbours) + ", got " + std::to_string(k));
+  if (k < 1 || k > kMostNeighbors)
+    check(false, "k must be from 1 to " + std::to_string(kMostNeighbors) + ", got " + std::to_string(k));
 }
 
 // A number for each row of `rows`, contiguous.

@@ -119,8 +119,8 @@ def _add_train_arguments(command: argparse.ArgumentParser) -> None:
     add_setting(smart, "--batches-per-epoch", whole(1), "batches of an epoch")
     add_setting(smart, "--mined-share", share, "share of mined triplets in a batch", metavar="X")
     add_setting(smart, "--target-error", between_0_and_1, "share of triplets that should have a loss", metavar="X")
-    add_setting(smart, "--neighbours", whole(1), "neighbours of an image among which triplets are mined")
-    add_setting(smart, "--lists", _lists, f"how neighbours are found: {', '.join(LISTS)}", metavar="HOW")
+    add_setting(smart, "--neighbors", whole(1), "neighbors of an image among which triplets are mined")
+    add_setting(smart, "--lists", _lists, f"how neighbors are found: {', '.join(LISTS)}", metavar="HOW")
 
 
 def _lists(text: str) -> str:

@@ -34,7 +34,7 @@ class VerificationError(AssertionError):
 class OpReport:
     """What was seen of one op: how often it was called and checked, and the largest deviation of each quantity.
 
-    An op that chooses (a pair, a neighbour, which triplets are active) and its reference may differ within rounding:
+    An op that chooses (a pair, a neighbor, which triplets are active) and its reference may differ within rounding:
     ``ties`` of the ``choices`` did. ``choice`` says what they are.
     """
 
@@ -94,7 +94,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     """Context manager in which the fused ops also run their references.
 
     Every ``every``-th call of each op, the first included, is repeated on detached copies of its inputs and compared
-    with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair or neighbour is a
+    with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair or neighbor is a
     candidate and no other candidate is better by more than the tolerance (so that ties may fall either way), the
     similarities, the counts, the loss, and the gradients, which the reference takes at the op's own selection.
     Triplets within the tolerance of a hinge's kink may count as active or not. ``smart_triplets`` must give the very

@@ -8,7 +8,7 @@ from pathlib import Path
 from hardmine._extras import require
 from hardmine.train_smart import EpochResult
 
-# Of the Okabe-Ito palette: told apart with any colour vision, and in grey by their lines.
+# Of the Okabe-Ito palette: told apart with any color vision, and in gray by their lines.
 STYLES = {
     "smart": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
     "random": {"color": "#0072B2", "linestyle": "--", "marker": "s"},

@@ -12,8 +12,8 @@ import torch
 
 from hardmine._extras import require
 
-# Blue and vermilion of the Okabe-Ito palette: told apart with any colour vision, and in grey.
-EASY_COLOUR, HARD_COLOUR = "#0072B2", "#D55E00"
+# Blue and vermilion of the Okabe-Ito palette: told apart with any color vision, and in gray.
+EASY_COLOR, HARD_COLOR = "#0072B2", "#D55E00"
 PANELS_A_ROW = 4
 PANEL_INCHES = 3.1
 TITLE_LETTERS = 26  # that fit beside each other above a panel
@@ -113,7 +113,7 @@ def lowest_shown(similarities: Iterable[torch.Tensor]) -> float:
 def draw_frame(axes: Any, name: str, subtitle: str, low: float) -> None:
     """An empty diagram, from `low` to 1 both ways: title, axes, the diagonal, and the hard side tinted."""
     high = 1 + 0.03 * (1 - low)  # room for whole dots at (1, 1), where a collapsed embedding puts all of them
-    axes.fill_between([low, high], [low, high], high, color=HARD_COLOUR, alpha=0.06, linewidth=0)
+    axes.fill_between([low, high], [low, high], high, color=HARD_COLOR, alpha=0.06, linewidth=0)
     axes.plot([low, high], [low, high], color="0.45", linewidth=1, zorder=1)
     axes.set_title(textwrap.fill(name, TITLE_LETTERS), fontweight="bold", pad=20 + 12 * subtitle.count("\n"))
     axes.annotate(subtitle, (0.5, 1), (0, 6), "axes fraction", "offset points", ha="center", fontsize="medium")
@@ -129,11 +129,11 @@ def draw_triplets(axes: Any, s_ap: torch.Tensor, s_an: torch.Tensor, mean: tuple
     """A dot for each triplet, and a ring at their mean, or at that of more than are drawn."""
     hard = s_an > s_ap
     kinds = {
-        r"easy: $s_{an} \leq s_{ap}$": (~hard, EASY_COLOUR),
-        r"hard: $s_{an} > s_{ap}$": (hard, HARD_COLOUR),
+        r"easy: $s_{an} \leq s_{ap}$": (~hard, EASY_COLOR),
+        r"hard: $s_{an} > s_{ap}$": (hard, HARD_COLOR),
     }
-    for label, (chosen, colour) in kinds.items():
-        axes.scatter(s_ap[chosen], s_an[chosen], s=9, color=colour, alpha=0.45, linewidths=0, label=label)
+    for label, (chosen, color) in kinds.items():
+        axes.scatter(s_ap[chosen], s_an[chosen], s=9, color=color, alpha=0.45, linewidths=0, label=label)
     mean_ap, mean_an = mean or (s_ap.mean().item(), s_an.mean().item())
     # A ring, so that the dots of a collapsed embedding, all in one place, can be seen inside it.
     ring = {"linestyle": "none", "marker": "o", "markersize": 6, "fillstyle": "none", "clip_on": False}
@@ -142,7 +142,7 @@ def draw_triplets(axes: Any, s_ap: torch.Tensor, s_an: torch.Tensor, mean: tuple
 
 
 def draw_legend(figure: Any, axes: Any) -> None:
-    """What the dots of `axes` are, below all panels; in full colour, though the dots are faint."""
+    """What the dots of `axes` are, below all panels; in full color, though the dots are faint."""
     handles, names = axes.get_legend_handles_labels()
     legend = figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, markerscale=2)
     for handle in legend.legend_handles:

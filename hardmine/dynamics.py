@@ -23,7 +23,7 @@ def similarity_change(
 ) -> tuple[Tensor, Tensor]:
     """How much one step down the gradient of the NCA loss changes a triplet's similarities.
 
-    The step moves the three unit vectors themselves, as if they were free; then they are normalised again. Replaces,
+    The step moves the three unit vectors themselves, as if they were free; then they are normalized again. Replaces,
     for f_a, f_p, f_n of those similarities and ``beta = lr / temperature * sigmoid((s_an - s_ap) / temperature)``::
 
         a, p, n = f_a + beta * (f_p - f_n), f_p + beta * f_a, f_n - beta * f_a
@@ -54,7 +54,7 @@ def similarity_change(
         Deterministic, element by element. Above ``beta = 1/2`` a step can pass the origin, where the picture ends.
 
     Reference:
-        SCT section 4: eq. 4 to 6 (the step), 7 and 8 (the new products), 9 and 10 (normalised), 11 and 12
+        SCT section 4: eq. 4 to 6 (the step), 7 and 8 (the new products), 9 and 10 (normalized), 11 and 12
         (entanglement). Eq. 10 is printed with the norm of f_n alone; as in eq. 9, both norms are meant. SCT does not
         say what s_pn is in its figure 2: the default is ours.
     """

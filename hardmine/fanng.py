@@ -1,4 +1,4 @@
-"""FANNG: a graph of near neighbours over a whole training set, built by traversals and searched by backtracking."""
+"""FANNG: a graph of near neighbors over a whole training set, built by traversals and searched by backtracking."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from hardmine import ops
 from hardmine._extras import require
 from hardmine.ops._arguments import check_choice, check_integer, check_number, check_rows, shape_of
-from hardmine.ops.knn import MOST_NEIGHBOURS
+from hardmine.ops.knn import MOST_NEIGHBORS
 
 try:
     from hardmine import _fanng, _fanng_file
@@ -23,10 +23,10 @@ except ImportError as error:
         "environment that has torch, from the project's folder: `pip install --no-build-isolation .`"
     ) from error
 
-_ROWS_OF_A_CALL = 8192  # between which neighbours() shows progress
+_ROWS_OF_A_CALL = 8192  # between which neighbors() shows progress
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The nearest rows of [Q] queries, [Q, k], nearest first; index -1, distance NaN where there are no more."""
 
     distance: Tensor
@@ -34,12 +34,12 @@ class Neighbours(NamedTuple):
 
 
 class Index:
-    """A graph over the rows of a matrix, in which near neighbours are found without comparing all pairs.
+    """A graph over the rows of a matrix, in which near neighbors are found without comparing all pairs.
 
     Made by :meth:`build` or :meth:`load`; immutable, so any number of Python threads may search it at the same time.
 
     Note:
-        Equal rows (after normalisation, under the cosine metric) are one vertex of the graph, and are all reported,
+        Equal rows (after normalization, under the cosine metric) are one vertex of the graph, and are all reported,
         at distance 0. A zero row under the cosine metric has, as in the ops, similarity 0 to every other row, which is
         distance 1, and equals other zero rows; a zero query is at distance 1 from all. Ties go to the lowest
         index. Results are bitwise the same on every repeat, for any number of threads and at every SIMD level.
@@ -73,7 +73,7 @@ class Index:
     ) -> Index:
         """Build the graph.
 
-        Traversals between random vertices walk downhill, always to the neighbour nearest the target; where one ends
+        Traversals between random vertices walk downhill, always to the neighbor nearest the target; where one ends
         short of it, an edge to the target is added, and the longer edges which that occludes are dropped. This is
         repeated until `success_rate` of the recent traversals arrive.
 
@@ -95,7 +95,7 @@ class Index:
                 reverses. Where its build made 50 N traversals and fell short of `success_rate` still, this one
                 aims at what that reached.
             max_traversals: Give up after so many; by default 50 N, as in the paper, and at least 4,000.
-            refinements: Passes in the end that search the neighbours of every row and add edges to them, as FANNG does
+            refinements: Passes in the end that search the neighbors of every row and add edges to them, as FANNG does
                 and Smart Mining leaves out. Better lists for the same effort, above all where few traversals arrive.
 
         Returns:
@@ -173,22 +173,22 @@ class Index:
         max_distance_computations: int | None = None,
         start: int | Tensor | None = None,
         threads: int | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """The `k` nearest rows of every query, by backtrack search.
 
         Approximately replaces ``torch.cdist(queries, vectors).topk(k, largest=False)``.
 
         Args:
             queries: [Q, D], floating, on the CPU; computed with as float32.
-            k: Neighbours a query, at least 1; more than N is fine, the end is filled up.
+            k: Neighbors a query, at least 1; more than N is fine, the end is filled up.
             max_distance_computations: Effort a query: the search ends after so many distances. More finds more of the
-                true neighbours. By default 20 k, and at least 400.
+                true neighbors. By default 20 k, and at least 400.
             start: The row that searches begin at, one for all or an integer tensor [Q]. By default the row nearest to
                 the mean. One that is near the query saves effort.
             threads: Number of threads; by default torch's.
 
         Returns:
-            :class:`Neighbours` [Q, k]: distances float32, ascending, and row numbers int64.
+            :class:`Neighbors` [Q, k]: distances float32, ascending, and row numbers int64.
 
         Raises:
             TypeError: An argument of the wrong type or dtype.
@@ -200,29 +200,29 @@ class Index:
         k, most = _check_k(k), _check_effort(max_distance_computations, k)
         starts = None if start is None else _check_start(start, len(rows), len(self))
         found = self._core.search(rows.numpy(), k, most, starts, _check_threads(threads))
-        return Neighbours(*map(torch.from_numpy, found))
+        return Neighbors(*map(torch.from_numpy, found))
 
-    def neighbours(
+    def neighbors(
         self,
         k: int,
         *,
         max_distance_computations: int | None = None,
         threads: int | None = None,
         progress: bool | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """The `k` nearest other rows of every row, each search begun at its own.
 
         Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact; README.md
         shows which is quicker when.
 
         Args:
-            k: Neighbours a row, at least 1. More than N - 1 is fine, the end is filled up.
+            k: Neighbors a row, at least 1. More than N - 1 is fine, the end is filled up.
             max_distance_computations: As in :meth:`search`.
             threads: Number of threads; by default torch's.
             progress: True shows a bar on stderr, which needs tqdm.
 
         Returns:
-            :class:`Neighbours` [N, k]. Copies of a row are among its neighbours, at distance 0.
+            :class:`Neighbors` [N, k]. Copies of a row are among its neighbors, at distance 0.
 
         Raises:
             TypeError: An argument of the wrong type.
@@ -236,12 +236,12 @@ class Index:
         step = _ROWS_OF_A_CALL if progress else max(len(self), 1)
         starts = range(0, len(self), step)
         if progress:
-            starts = require("tqdm", "mining").tqdm(starts, desc="neighbours", unit="chunk")
+            starts = require("tqdm", "mining").tqdm(starts, desc="neighbors", unit="chunk")
         for first in starts:
             rows = slice(first, min(first + step, len(self)))
-            found = self._core.neighbours(rows.start, rows.stop, k, most, threads)
+            found = self._core.neighbors(rows.start, rows.stop, k, most, threads)
             distance[rows], index[rows] = map(torch.from_numpy, found)
-        return Neighbours(distance, index)
+        return Neighbors(distance, index)
 
     def recall(
         self,
@@ -252,22 +252,22 @@ class Index:
         seed: int = 0,
         threads: int | None = None,
     ) -> float:
-        """Share of the exact `k` nearest other rows that :meth:`neighbours` finds, measured on some rows.
+        """Share of the exact `k` nearest other rows that :meth:`neighbors` finds, measured on some rows.
 
         A row that is found counts as right if it is no further than the k-th exact one: which of equally near rows are
         listed is arbitrary.
 
         Args:
-            k: Neighbours a row, 1 to 1023.
+            k: Neighbors a row, 1 to 1023.
             sample: Number of rows to measure, drawn at random; None for all.
             max_distance_computations: As in :meth:`search`.
             seed: Seed of the draw.
-            threads: Number of threads of the searches; the exact neighbours are found on torch's.
+            threads: Number of threads of the searches; the exact neighbors are found on torch's.
 
         Returns:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.
         """
-        k = check_integer("k", k, 1, MOST_NEIGHBOURS - 1)
+        k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
         if len(self) < 2:
             return float("nan")
         rows = torch.arange(len(self))
@@ -277,7 +277,7 @@ class Index:
         count = min(k, len(self) - 1)
         most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
         found = self.search(self._vectors[rows], k + 1, max_distance_computations=most, start=rows, threads=threads)
-        # Distances in float64, of rows that the index would normalise whatever their length.
+        # Distances in float64, of rows that the index would normalize whatever their length.
         points = self._vectors.double()
         if self.metric == "cosine":
             norms = points.norm(dim=1, keepdim=True)
@@ -351,7 +351,7 @@ class Index:
 
 
 def default_effort(k: int) -> int:
-    """Distance computations of a search for `k` neighbours, where none are asked for."""
+    """Distance computations of a search for `k` neighbors, where none are asked for."""
     return max(400, 20 * k)
 
 

@@ -258,7 +258,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
 
         loss_of = HierarchicalTripletLoss()
         for epoch in range(30):
-            for rows in sampler:  # an AnchorNeighbourSampler
+            for rows in sampler:  # an AnchorNeighborSampler
                 loss = loss_of(network(images[rows]), labels[rows])
                 optimizer.zero_grad(); loss.backward(); optimizer.step()
             tree = ClassTree.from_embeddings(embed_all(network, images), labels)

@@ -35,7 +35,7 @@ class TrainSettings:
         images_per_class: Images of each class in a batch. With 2, as in SCT section 5, every anchor has one positive,
             so the methods differ in their negatives only.
         embedding_dim: Dimensions of the embedding.
-        lr: Learning rate of SGD with momentum 0, the optimiser of SCT section 5.
+        lr: Learning rate of SGD with momentum 0, the optimizer of SCT section 5.
         max_turn_deg: Every image is turned by a random angle between minus and plus this many degrees.
         verify_every: Each so many loss calls one also runs its reference; 0 verifies none.
         seed: Seed of the weights, batches and angles.
@@ -91,7 +91,7 @@ class MethodResult:
 
 
 def turn(images: torch.Tensor, max_turn_deg: float, generator: torch.Generator) -> torch.Tensor:
-    """Turn every image [B, 1, H, W] about its centre by its own angle, uniform within +- `max_turn_deg` degrees."""
+    """Turn every image [B, 1, H, W] about its center by its own angle, uniform within +- `max_turn_deg` degrees."""
     if max_turn_deg == 0:
         return images
     angle = (torch.rand(len(images), generator=generator) * 2 - 1) * math.radians(max_turn_deg)

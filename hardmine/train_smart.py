@@ -42,7 +42,7 @@ class SmartSettings:
         momentum: Of SGD.
         mined_share: Share of mined triplets wanted in a batch of the run on mined triplets.
         target_error: Share of triplets that should have a loss, which the controller of kappa aims at.
-        neighbours: Length of the lists that triplets are mined from.
+        neighbors: Length of the lists that triplets are mined from.
         lists: How they are made: ``"exact"``, ``"fanng"`` or ``"auto"``.
         global_weight: Weight of the global loss, which is added to the ratio loss.
         verify_every: Each so many loss calls one also runs its reference; 0 verifies none.
@@ -59,7 +59,7 @@ class SmartSettings:
     momentum: float = 0.9
     mined_share: float = 1.0
     target_error: float = 0.5
-    neighbours: int = 50
+    neighbors: int = 50
     lists: str = "auto"
     global_weight: float = 1.0
     verify_every: int = 100
@@ -70,7 +70,7 @@ class SmartSettings:
 # across alphabets the same: batches of mined triplets alone cost a network that starts from nothing Recall@1 in trials.
 PRESETS = {
     "digits": SmartSettings(
-        epochs=30, batch_size=32, batches_per_epoch=28, embedding_dim=8, lr=0.05, max_turn_deg=180.0, neighbours=200
+        epochs=30, batch_size=32, batches_per_epoch=28, embedding_dim=8, lr=0.05, max_turn_deg=180.0, neighbors=200
     ),
     "omniglot": SmartSettings(
         epochs=10,
@@ -80,7 +80,7 @@ PRESETS = {
         lr=0.05,
         mined_share=0.3,
         target_error=0.3,
-        neighbours=300,
+        neighbors=300,
     ),
 }
 
@@ -137,7 +137,7 @@ class SmartComparison:
         report: What was verified, a `hardmine.Report`; None where nothing is.
 
     Raises:
-        ValueError: As `SmartMiner` does; or the learning rate, say, is of no use to the optimiser.
+        ValueError: As `SmartMiner` does; or the learning rate, say, is of no use to the optimizer.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class SmartComparison:
 
 
 class _Run:
-    """One network, its optimiser and its miner."""
+    """One network, its optimizer and its miner."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class _Run:
             batch_size=settings.batch_size,
             batches_per_epoch=settings.batches_per_epoch,
             mined_share=mined_share,
-            neighbours=settings.neighbours,
+            neighbors=settings.neighbors,
             kappa=AdaptiveKappa(target_error=settings.target_error),
             method=settings.lists,
             seed=settings.seed,

@@ -35,7 +35,7 @@ def assert_same_index(actual: Index, expected: Index) -> None:
     assert_bitwise_equal(actual.vectors, expected.vectors)
     queries = torch.randn(20, expected.depth, generator=seeded(9))
     answers = [
-        (*index.neighbours(7), *index.search(queries, 5), *index.search(queries, 3, max_distance_computations=9))
+        (*index.neighbors(7), *index.search(queries, 5), *index.search(queries, 3, max_distance_computations=9))
         for index in (actual, expected)
     ]
     for a, b in zip(*answers, strict=True):

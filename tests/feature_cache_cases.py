@@ -14,7 +14,7 @@ COUNT = 18  # images: four chunks and a half
 
 
 def small_backbone(activation: type[nn.Module] = nn.ReLU) -> Backbone:
-    """A backbone with weights, statistics of batch normalisation, and dropout, which tells training from evaluation."""
+    """A backbone with weights, statistics of batch normalization, and dropout, which tells training from evaluation."""
     torch.manual_seed(0)
     trunk = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)

@@ -58,8 +58,8 @@ STEPPED = Diagrams(
 
 def random_set(seed=0, train=60, test=40, classes=5, depth=8):
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(2 * classes, depth, generator=generator)
+    centers = torch.randn(2 * classes, depth, generator=generator)
     labels = torch.arange(train) % classes, torch.arange(test) % classes + classes
-    rows = (centres[own] + torch.randn(len(own), depth, generator=generator) for own in labels)
+    rows = (centers[own] + torch.randn(len(own), depth, generator=generator) for own in labels)
     (train_rows, test_rows) = rows
     return EmbeddingSet(train_rows, labels[0], test_rows, labels[1])

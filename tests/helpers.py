@@ -137,9 +137,9 @@ def with_numbers(options: dict[str, Any], device: torch.device | str = "cpu", se
     return {"generator": torch.Generator(device).manual_seed(seed), **options}
 
 
-def neighbour_sum(neighbours: Any) -> Tensor:
-    """A number with another gradient through every neighbour's similarity; missing ones count for nothing."""
-    similarity, index = neighbours
+def neighbor_sum(neighbors: Any) -> Tensor:
+    """A number with another gradient through every neighbor's similarity; missing ones count for nothing."""
+    similarity, index = neighbors
     ranks = torch.linspace(1, 2, similarity.shape[1], dtype=similarity.dtype, device=similarity.device)
     # Row by row, since a sum of many numbers rounds by the number of threads that torch takes for it.
     return ((torch.where(index >= 0, similarity, 0.0) * ranks).sum(1) * anchor_weights(similarity)).sum()
@@ -159,7 +159,7 @@ def evaluate(op: Callable, inputs: Inputs, **options: Any) -> tuple[Tensor, Any]
     if name in RETURNS_MORE:
         return op(*arguments, **{RETURNS_MORE[name]: True}, **options)
     returned = op(*arguments, **options)
-    return (neighbour_sum if name == "knn" else selected_sum)(returned), returned
+    return (neighbor_sum if name == "knn" else selected_sum)(returned), returned
 
 
 def run(op: Callable, inputs: Inputs, **options: Any) -> Result:

@@ -17,12 +17,12 @@ def need_torchvision() -> None:
         pytest.skip("torchvision is not installed", allow_module_level=True)
 
 
-def write_image(path: Path, colour: tuple[int, int, int] = (0, 0, 0), size: tuple[int, int] = (6, 4)) -> Path:
-    """Write an image of one colour, width 6 and height 4."""
+def write_image(path: Path, color: tuple[int, int, int] = (0, 0, 0), size: tuple[int, int] = (6, 4)) -> Path:
+    """Write an image of one color, width 6 and height 4."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", size, color).save(path)
     return path
 
 

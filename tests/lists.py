@@ -1,4 +1,4 @@
-"""Neighbour lists for the tests of smart_triplets."""
+"""Neighbor lists for the tests of smart_triplets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers import seeded
 
 
 def listed(text: str, unlisted: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lists, distances and labels in which sample 0 has the neighbours of `text`, and no other sample has any.
+    """Lists, distances and labels in which sample 0 has the neighbors of `text`, and no other sample has any.
 
     "p1 n2.5" are samples 1, a positive at distance 1, and 2, a negative at 2.5; "s0" is sample 0 itself. The samples of
     `unlisted`, such as "pn", come after those.

@@ -13,16 +13,16 @@ FULL_EFFORT = {"max_distance_computations": 10_000, "success_rate": 1.0}
 
 
 def images_of(seed: int = 0) -> torch.Tensor:
-    """Overlapping clusters, so that lists of neighbours mix the classes."""
-    centres = torch.randn(CLASSES, DEPTH, generator=seeded(seed)).repeat_interleave(SIZE, 0)
-    return centres + 0.8 * torch.randn(CLASSES * SIZE, DEPTH, generator=seeded(seed + 1))
+    """Overlapping clusters, so that lists of neighbors mix the classes."""
+    centers = torch.randn(CLASSES, DEPTH, generator=seeded(seed)).repeat_interleave(SIZE, 0)
+    return centers + 0.8 * torch.randn(CLASSES * SIZE, DEPTH, generator=seeded(seed + 1))
 
 
 LABELS = torch.arange(CLASSES).repeat_interleave(SIZE)
 
 
 def miner_of(model=torch.nn.Identity(), images=None, labels=LABELS, **settings) -> SmartMiner:  # noqa: B008
-    settings = {"batch_size": 16, "kappa": 1.0, "method": "exact", "neighbours": 30} | settings
+    settings = {"batch_size": 16, "kappa": 1.0, "method": "exact", "neighbors": 30} | settings
     return SmartMiner(model, images_of() if images is None else images, labels, **settings)
 
 

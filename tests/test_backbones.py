@@ -40,7 +40,7 @@ def efficientnet():
 
 
 def disturbed(network: nn.Module) -> nn.Module:
-    """The network with statistics that batch normalisation has not had before: they must come along."""
+    """The network with statistics that batch normalization has not had before: they must come along."""
     generator = seeded(1)
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
@@ -75,15 +75,15 @@ def whole_network(models, name: str) -> nn.Module:
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix, tmp_path):
-    """Of the images as torchvision's presets normalise them; from a file that has the classifiers, too."""
+    """Of the images as torchvision's presets normalize them; from a file that has the classifiers, too."""
     network, path = whole_network(models, name), tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(network.state_dict(), path)
     else:
         pytest.importorskip("safetensors.torch").save_file(network.state_dict(), path)
     images = photographs()
-    normalised = (images / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]
-    expected = before_classifier(network, network.fc, normalised)
+    normalized = (images / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]
+    expected = before_classifier(network, network.fc, normalized)
     made = backbone(name, path).eval()
     with torch.no_grad():
         features = made(images)
@@ -228,10 +228,10 @@ def test_efficientnet_features_of_real_photographs(cars):
             return torch.nn.functional.cosine_similarity(scale(images[:count].float()), features[:count])
 
     agreement = cosine(lambda x: made(x.byte()))
-    normalised = cosine(lambda x: made.trunk((x / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]))
+    normalized = cosine(lambda x: made.trunk((x / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]))
     swapped = cosine(lambda x: made(x.flip(1).byte()))
     resized = cosine(lambda x: made(nn.functional.interpolate(x / 255, size=(144, 144), mode="bilinear")))
-    for other in (normalised, swapped, resized):
+    for other in (normalized, swapped, resized):
         assert other.mean() < agreement.mean() - 0.04
     # Each photograph is found again among all 8,144.
     with torch.no_grad():
@@ -287,9 +287,9 @@ def test_images_of_another_kind(images, error, message):
         lambda x: x.float(),
     ],
 )
-def test_images_normalised_before_are_refused(scale):
-    """They would be normalised twice."""
-    message = "images must be from 0 to 1 and not normalised, since the backbone does that itself, got values from "
+def test_images_normalized_before_are_refused(scale):
+    """They would be normalized twice."""
+    message = "images must be from 0 to 1 and not normalized, since the backbone does that itself, got values from "
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny()(scale(photographs()))
 

@@ -132,7 +132,7 @@ def test_a_table_worked_by_hand(loss, device):
 
 
 def test_defaults(device):
-    """Squared distances of normalised rows, margin 0.2, mean over all triplets: HTL before its first epoch."""
+    """Squared distances of normalized rows, margin 0.2, mean over all triplets: HTL before its first epoch."""
     total = (0.4 + 1.6 + 0.72 + 0.32 + 3.2 + 3.52 + 2.8 + 1.2 + 0.4 + 1.6 + 11 * 0.2) / 2
     assert ops.batch_all_triplet_loss(*HAND_POINTS[:2]).item() == pytest.approx(total / 18, rel=1e-6)
 

@@ -12,7 +12,7 @@ import report
 import rivals
 import tables
 import verdicts
-from rivals import checks, neighbours
+from rivals import checks, neighbors
 
 N, D = 64, 16  # N exceeds knn's k = 50
 PAIRS = [(case, rival) for case, made in rivals.CASES.items() for rival in made.rivals if rival != "torch.compile"]
@@ -21,8 +21,8 @@ PAIRS = [(case, rival) for case, made in rivals.CASES.items() for rival in made.
 @pytest.fixture(autouse=True)
 def without_data(monkeypatch):
     monkeypatch.delenv("HARDMINE_DATA", raising=False)
-    monkeypatch.setattr(neighbours, "HNSW_M", (12,))
-    monkeypatch.setattr(neighbours, "HNSW_EF_CONSTRUCTION", (60,))
+    monkeypatch.setattr(neighbors, "HNSW_M", (12,))
+    monkeypatch.setattr(neighbors, "HNSW_EF_CONSTRUCTION", (60,))
 
 
 @pytest.mark.parametrize(("case", "rival"), PAIRS)
@@ -46,37 +46,37 @@ def test_a_wrong_loss_is_not_timed(case, monkeypatch):
         rivals.setup(case, N, D, "hardmine")
 
 
-def test_wrong_neighbours_are_not_timed(monkeypatch):
+def test_wrong_neighbors_are_not_timed(monkeypatch):
     right = rivals.ops.knn
 
-    def a_neighbour_too_far(*args, k, **options):
+    def a_neighbor_too_far(*args, k, **options):
         similarity, index = right(*args, k=k + 1, **options)
         return similarity[:, 1:], index[:, 1:]
 
-    monkeypatch.setattr(rivals.ops, "knn", a_neighbour_too_far)
+    monkeypatch.setattr(rivals.ops, "knn", a_neighbor_too_far)
     with pytest.raises(AssertionError, match="not close"):
         rivals.setup("knn_sift", N, 128, "hardmine")
 
 
 def test_a_recall_too_low_is_not_timed():
     inputs = rivals.make_inputs("knn_sift", N, 128)
-    exact = neighbours.exact(inputs, 10)
-    worse = neighbours.Lists(exact.similarity, exact.index[:, [1, *range(1, 10)]])
+    exact = neighbors.exact(inputs, 10)
+    worse = neighbors.Lists(exact.similarity, exact.index[:, [1, *range(1, 10)]])
     with pytest.raises(AssertionError, match=r"recall is 0\.9000"):
-        checks.check_neighbours(rivals.Rival("hnswlib", lambda: worse, None, inputs), 10)
+        checks.check_neighbors(rivals.Rival("hnswlib", lambda: worse, None, inputs), 10)
 
 
 def test_found_share_compares_rows_as_sets():
     wanted = torch.tensor([[1, 2], [0, 2], [0, 1]])
-    assert neighbours.found_share(torch.tensor([[2, 1], [2, 0], [1, 0]]), wanted) == 1.0
-    assert neighbours.found_share(torch.tensor([[2, 3], [1, 3], [1, 0]]), wanted) == 0.5
+    assert neighbors.found_share(torch.tensor([[2, 1], [2, 0], [1, 0]]), wanted) == 1.0
+    assert neighbors.found_share(torch.tensor([[2, 3], [1, 3], [1, 0]]), wanted) == 0.5
 
 
 def test_each_query_leaves_its_own_list():
     # The last query is not in its list: a duplicate of it comes first. Then the list's last entry goes.
     index = torch.tensor([[0, 1, 2], [0, 1, 2], [0, 1, 3]]).numpy()
     similarity = torch.tensor([[0.9, 0.8, 0.7]] * 3).numpy()
-    lists = neighbours.without_self(similarity, index)
+    lists = neighbors.without_self(similarity, index)
     assert lists.index.tolist() == [[1, 2], [0, 2], [0, 1]]
     torch.testing.assert_close(lists.similarity, torch.tensor([[0.8, 0.7], [0.9, 0.7], [0.9, 0.8]]))
 

@@ -83,7 +83,7 @@ def test_exact_lists_have_recall_1_and_others_less(rows):
 
 
 def test_equally_near_rows_count_as_found():
-    # Row 0 has four neighbours at the same distance: any two of them are right.
+    # Row 0 has four neighbors at the same distance: any two of them are right.
     points = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
     truth = measuring.Truth(data.made("sift", "", "euclidean", points, ""), 2)
     others = truth.index.copy()
@@ -102,7 +102,7 @@ def test_lists_that_count_one_row_twice_are_refused(rows):
         truth.recall(twice)
     itself = truth.index.copy()
     itself[7, 0] = 7
-    with pytest.raises(AssertionError, match="its own neighbour"):
+    with pytest.raises(AssertionError, match="its own neighbor"):
         truth.recall(itself)
     with pytest.raises(AssertionError, match=r"lists must be \[300, 10\], got \[300, 9\]"):
         truth.recall(truth.index[:, 1:])

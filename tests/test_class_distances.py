@@ -36,8 +36,8 @@ def random_rows(sizes: list[int], depth: int = 5, seed: int = 0) -> tuple[torch.
     """Overlapping classes of these sizes, their labels 7, 4, 1, -2, ... , in random order."""
     labels = torch.tensor([7 - 3 * c for c, size in enumerate(sizes) for _ in range(size)])
     labels = labels[torch.randperm(len(labels), generator=seeded(seed))]
-    centres = 2 * torch.randn(len(sizes), depth, generator=seeded(seed + 1))
-    rows = centres[(7 - labels) // 3] + torch.randn(len(labels), depth, generator=seeded(seed + 2))
+    centers = 2 * torch.randn(len(sizes), depth, generator=seeded(seed + 1))
+    rows = centers[(7 - labels) // 3] + torch.randn(len(labels), depth, generator=seeded(seed + 2))
     return rows, labels.tolist()
 
 
@@ -94,7 +94,7 @@ def test_collapsed_classes_have_distance_zero_not_less():
     assert opposite[0, 1] == pytest.approx(4, abs=1e-14)
 
 
-def test_a_zero_row_stays_at_the_centre():
+def test_a_zero_row_stays_at_the_center():
     """It has no direction: F.normalize leaves it, at distance 1 from the sphere."""
     sq_dist = class_distances(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [0, 1, 1]).sq_dist
     assert sq_dist[0, 1] == pytest.approx(1.0)

@@ -70,12 +70,12 @@ def test_the_defaults_are_the_papers():
 
 
 def random_distances(count: int, seed: int, depth: int = 3) -> ClassDistances:
-    """Classes of 1 to 4 samples about centres of their own, spread widely enough to fill the levels."""
+    """Classes of 1 to 4 samples about centers of their own, spread widely enough to fill the levels."""
     sizes = torch.randint(1, 5, (count,), generator=seeded(seed))
     sizes[0] = 3
     labels = torch.arange(count).repeat_interleave(sizes)
-    centres = torch.randn(count, depth, generator=seeded(seed + 1))
-    return class_distances(centres[labels] + 0.2 * torch.randn(len(labels), depth, generator=seeded(seed + 2)), labels)
+    centers = torch.randn(count, depth, generator=seeded(seed + 1))
+    return class_distances(centers[labels] + 0.2 * torch.randn(len(labels), depth, generator=seeded(seed + 2)), labels)
 
 
 def components(sq_dist: list[list[float]], threshold: float) -> list[int]:

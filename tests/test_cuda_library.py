@@ -163,7 +163,7 @@ def test_each_gpu_is_asked_once(loaded, gpus):
 
 def test_no_gpu_is_waited_for(loaded, gpus, monkeypatch):
     def fail(*arguments):
-        raise AssertionError("synchronised")
+        raise AssertionError("synchronized")
 
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
     monkeypatch.setattr(torch.cuda, "current_stream", fail)

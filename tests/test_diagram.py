@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from hardmine.diagram import EASY_COLOUR, HARD_COLOUR, hard_share, plot_triplet_diagram
+from hardmine.diagram import EASY_COLOR, HARD_COLOR, hard_share, plot_triplet_diagram
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -16,7 +16,7 @@ S_AN = torch.tensor([0.1, 0.8, 0.5, 0.72, 0.7, math.nan])
 
 
 def dots(axes):
-    """The offsets of the easy and of the hard dots, by colour."""
+    """The offsets of the easy and of the hard dots, by color."""
     from matplotlib.collections import PathCollection
     from matplotlib.colors import to_hex
 
@@ -29,11 +29,11 @@ def test_hard_share_leaves_out_anchors_without_a_triplet_and_counts_ties_easy():
     assert math.isnan(hard_share(S_AP[4:], S_AN[4:]))
 
 
-def test_every_triplet_is_one_dot_in_its_colour(tmp_path, saved_figures):
+def test_every_triplet_is_one_dot_in_its_color(tmp_path, saved_figures):
     plot_triplet_diagram({"SCT": (S_AP, S_AN)}, tmp_path / "one.png")
     drawn = dots(saved_figures[0].axes[0])
-    assert drawn[EASY_COLOUR] == [pytest.approx([0.9, 0.1]), pytest.approx([0.5, 0.5])]
-    assert drawn[HARD_COLOUR] == [pytest.approx([0.2, 0.8]), pytest.approx([0.6, 0.72])]
+    assert drawn[EASY_COLOR] == [pytest.approx([0.9, 0.1]), pytest.approx([0.5, 0.5])]
+    assert drawn[HARD_COLOR] == [pytest.approx([0.2, 0.8]), pytest.approx([0.6, 0.72])]
 
 
 def test_panels_are_named_and_share_their_axes(tmp_path, saved_figures):

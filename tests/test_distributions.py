@@ -86,7 +86,7 @@ def test_pairs_agree_with_all_pairs(block, dtype, monkeypatch):
 
 
 def test_a_class_larger_than_a_block():
-    """More rows than knn has neighbours."""
+    """More rows than knn has neighbors."""
     x = torch.randn(1100, 3, generator=seeded(2), dtype=torch.float64)
     unit = torch.nn.functional.normalize(x)
     values = (unit @ unit.T)[torch.ones(1100, 1100).triu(1).bool()].tolist()

@@ -77,7 +77,7 @@ def test_without_s_pn_the_positive_and_the_negative_have_the_mean_similarity_of_
         (0.0, 0.0, 1.0, 0.0, (1 / math.sqrt(1.875), -1 / math.sqrt(1.875))),
         # q = 0: entanglement changes nothing
         (0.0, 0.0, 1.0, 1.0, (1 / math.sqrt(1.875), -1 / math.sqrt(1.875))),
-        # collapsed: all at one point, where every push is along the radius and normalising undoes it
+        # collapsed: all at one point, where every push is along the radius and normalizing undoes it
         (1.0, 1.0, 0.2, 1.0, (0.0, 0.0)),
         # the other corner: already right, and nothing moves either
         (1.0, -1.0, 0.2, 0.5, (0.0, 0.0)),

@@ -111,11 +111,11 @@ def test_labels_anywhere_in_int64(name):
     least, most = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
     for wild in ([least, -(2**40), -1, 0, 2**50, most], [most, 5, least, 7, 6, 4], [2**40 + i for i in range(6)]):
         labels, ref_labels = (torch.tensor(wild)[(t + 4) // 3] for t in (inputs.labels, inputs.ref_labels))
-        relabelled = inputs._replace(labels=labels, ref_labels=ref_labels)
-        assert_same_of_other_labels(name, run(getattr(ops, name), relabelled), expected)
+        relabeled = inputs._replace(labels=labels, ref_labels=ref_labels)
+        assert_same_of_other_labels(name, run(getattr(ops, name), relabeled), expected)
         alone = run(getattr(ops, name), inputs._replace(ref_embeddings=None, ref_labels=None))
-        relabelled = relabelled._replace(ref_embeddings=None, ref_labels=None)
-        assert_same_of_other_labels(name, run(getattr(ops, name), relabelled), alone)
+        relabeled = relabeled._replace(ref_embeddings=None, ref_labels=None)
+        assert_same_of_other_labels(name, run(getattr(ops, name), relabeled), alone)
 
 
 # No candidates
@@ -235,7 +235,7 @@ def test_selection_takes_nan_similarities_for_no_candidates(similarity, refs, ba
 @pytest.mark.parametrize("similarity", ["dot", "euclidean"])
 @with_and_without_refs
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_neighbours_have_no_nan_similarities(similarity, refs, bad, device):
+def test_neighbors_have_no_nan_similarities(similarity, refs, bad, device):
     inputs = random_inputs(24, 5, 3, refs)
     inputs.embeddings[3, 2] = bad
     if refs:

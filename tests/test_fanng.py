@@ -1,4 +1,4 @@
-"""The graph index: what it finds, beside the exact neighbours, and the graph it builds, beside the plain definition."""
+"""The graph index: what it finds, beside the exact neighbors, and the graph it builds, beside the plain definition."""
 
 import math
 from itertools import pairwise
@@ -58,7 +58,7 @@ POINTS = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [6.0, 8.0], [0.0, -2.
 
 def test_a_table_worked_by_hand():
     index = Index.build(POINTS, metric="euclidean")
-    found = index.neighbours(2)
+    found = index.neighbors(2)
     assert found.index.tolist() == [[2, 4], [2, 0], [0, 4], [1, 2], [0, 2]]
     squares = torch.tensor([[1.0, 4.0], [18.0, 25.0], [1.0, 9.0], [25.0, 85.0], [4.0, 9.0]])
     assert_bitwise_equal(found.distance, squares.sqrt())
@@ -69,7 +69,7 @@ def test_a_table_worked_by_hand():
 
 def test_a_table_of_cosines_worked_by_hand():
     index = Index.build(POINTS, metric="cosine")
-    found = index.neighbours(4)
+    found = index.neighbors(4)
     # Rows 1 and 3 have one direction; row 0 has none.
     assert found.index[1].tolist() == [3, 2, 0, 4]
     torch.testing.assert_close(found.distance[1], torch.tensor([0.0, 0.2, 1.0, 1.8]))
@@ -94,19 +94,19 @@ def test_size_and_metric():
     assert stats["distance_computations"] > stats["traversals"]
 
 
-# Exact neighbours
+# Exact neighbors
 
 
 @each_metric
 @pytest.mark.parametrize("init", [None, "exact", "naive"])
-def test_full_effort_finds_the_exact_neighbours(metric, init):
+def test_full_effort_finds_the_exact_neighbors(metric, init):
     x = torch.randn(400, 10, generator=seeded(1))
     queries = torch.randn(50, 10, generator=seeded(2))
     index = Index.build(x, metric=metric, init=init)
-    assert_exact(index.neighbours(20, **ALL), plain_distances(x, x, metric), torch.arange(400), 1e-5)
+    assert_exact(index.neighbors(20, **ALL), plain_distances(x, x, metric), torch.arange(400), 1e-5)
     assert_exact(index.search(queries, 20, **ALL), plain_distances(queries, x, metric), None, 1e-5)
     exact = ops.knn(x, k=20, similarity=metric)
-    assert (index.neighbours(20, **ALL).index == exact.index).double().mean() > 0.999, "but for rounding"
+    assert (index.neighbors(20, **ALL).index == exact.index).double().mean() > 0.999, "but for rounding"
     exact = ops.knn(queries, x, 20, similarity=metric)
     assert (index.search(queries, 20, **ALL).index == exact.index).double().mean() > 0.999
 
@@ -117,17 +117,17 @@ def test_ties_and_copies_are_exact(metric):
     index = naive(x, metric)
     assert index.stats()["vertices"] < 200
     for k in (1, 5, 60, 250):
-        assert_exact(index.neighbours(k, **ALL), plain_distances(x, x, metric), torch.arange(200))
+        assert_exact(index.neighbors(k, **ALL), plain_distances(x, x, metric), torch.arange(200))
     queries = exact_rows(metric, 30, 4, seed=5)
     assert_exact(index.search(queries, 70, **ALL), plain_distances(queries, x, metric))
 
 
 @each_metric
 def test_close_rows_have_exact_distances(metric):
-    """1 - cos of neighbouring directions has no cancellation."""
+    """1 - cos of neighboring directions has no cancellation."""
     x = torch.nn.functional.normalize(torch.randn(1, 64, generator=seeded(1)), dim=1)
     x = x + 1e-4 * torch.randn(100, 64, generator=seeded(2))
-    found = naive(x, metric).neighbours(5, **ALL)
+    found = naive(x, metric).neighbors(5, **ALL)
     want = plain_distances(x, x, metric).gather(1, found.index)
     assert want.max() < 1e-2
     torch.testing.assert_close(found.distance.double(), want, rtol=1e-3, atol=0)
@@ -142,7 +142,7 @@ def test_few_rows(metric, rows, k):
     for init in (None, "exact", "naive"):
         index = Index.build(x, metric=metric, init=init)
         assert len(index) == rows
-        assert_exact(index.neighbours(k), plain_distances(x, x, metric), torch.arange(rows), 1e-5)
+        assert_exact(index.neighbors(k), plain_distances(x, x, metric), torch.arange(rows), 1e-5)
         assert_exact(index.search(queries, k), plain_distances(queries, x, metric), None, 1e-5)
         assert index.search(queries[:0], k).index.shape == (0, k)
         assert index.stats()["success_rate"] == 1
@@ -150,7 +150,7 @@ def test_few_rows(metric, rows, k):
 
 
 @each_metric
-def test_recall_is_1_with_full_effort_and_nan_without_neighbours(metric):
+def test_recall_is_1_with_full_effort_and_nan_without_neighbors(metric):
     assert Index.build(sample_rows(), metric=metric).recall(20, None, **ALL) == 1
     assert math.isnan(Index.build(sample_rows(1), metric=metric).recall())
     assert math.isnan(Index.build(sample_rows(0), metric=metric).recall())
@@ -159,13 +159,13 @@ def test_recall_is_1_with_full_effort_and_nan_without_neighbours(metric):
 
 
 @each_metric
-def test_recall_is_the_share_of_exact_neighbours_that_are_found(metric):
+def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
     index = Index.build(x, metric=metric)
     effort = {"max_distance_computations": 60}
     distance = plain_distances(x, x, metric).fill_diagonal_(math.inf)
     furthest = distance.sort(dim=1).values[:, 9:10]
-    found = index.neighbours(10, **effort).index
+    found = index.neighbors(10, **effort).index
     right = (found >= 0) & (distance.gather(1, found.clamp(min=0)) <= furthest * (1 + 1e-6))
     share = right.double().mean().item()
     assert 0.2 < share < 0.95, "or this test says nothing"
@@ -193,7 +193,7 @@ def test_effort_bounds_what_is_found(metric):
     for most in (1, 7, 100, 300, 301):
         found = index.search(x[:9], 400, max_distance_computations=most)
         assert ((found.index >= 0).sum(1) == min(most, 300)).all()
-        assert ((index.neighbours(400, max_distance_computations=most).index >= 0).sum(1) == min(most, 300) - 1).all()
+        assert ((index.neighbors(400, max_distance_computations=most).index >= 0).sum(1) == min(most, 300) - 1).all()
 
 
 def test_the_default_effort_is_20_k_and_at_least_400():
@@ -202,7 +202,7 @@ def test_the_default_effort_is_20_k_and_at_least_400():
     for k, most in ((1, 400), (20, 400), (21, 420), (40, 800)):
         assert index.search(torch.tensor([[5000.0]]), k, start=0).index[0, 0] == most - 1
     for k, most in ((5, 400), (30, 600)):
-        assert index.neighbours(k).index.equal(index.neighbours(k, max_distance_computations=most).index)
+        assert index.neighbors(k).index.equal(index.neighbors(k, max_distance_computations=most).index)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
@@ -256,7 +256,7 @@ def test_inputs_are_left_alone_and_may_change_later():
     before = x.clone()
     index = Index.build(x)
     index.search(x, 3)
-    index.neighbours(3)
+    index.neighbors(3)
     index.recall(3)
     assert_bitwise_equal(x, before)
     x.zero_()
@@ -271,7 +271,7 @@ def test_many_copies_hide_nothing(metric):
     x[::2] = x[0]
     index = Index.build(x, metric=metric, max_degree=5)
     assert index.stats()["vertices"] == 101
-    found = index.neighbours(120, **ALL)
+    found = index.neighbors(120, **ALL)
     assert (found.distance[0, :99] == 0).all()
     assert found.index[0, :99].tolist() == list(range(2, 200, 2))
     assert (found.distance[0, 99:] > 0).all()
@@ -281,14 +281,14 @@ def test_many_copies_hide_nothing(metric):
 @each_metric
 def test_only_copies(metric):
     index = Index.build(torch.full((7, 3), 0.25), metric=metric)
-    assert index.neighbours(8).index[2].tolist() == [0, 1, 3, 4, 5, 6, -1, -1]
+    assert index.neighbors(8).index[2].tolist() == [0, 1, 3, 4, 5, 6, -1, -1]
     assert index.stats()["edges"] == 0
 
 
 def test_zero_rows():
     x = torch.randn(20, 3, generator=seeded(1))
     x[4] = x[9] = 0
-    found = Index.build(x).neighbours(19)
+    found = Index.build(x).neighbors(19)
     assert found.index[4, 0] == 9
     assert found.distance[4, 0] == 0
     torch.testing.assert_close(found.distance[4, 1:], torch.ones(18))
@@ -385,7 +385,7 @@ def test_any_shape(rows, depth, k, metric, max_degree, init, seed):
     index = Index.build(x, metric=metric, max_degree=max_degree, init=init, seed=seed)
     assert index.stats()["degree_max"] <= max_degree
     distance = plain_distances(x, x, metric)
-    found = index.neighbours(k)
+    found = index.neighbors(k)
     assert ((found.index >= -1) & (found.index < rows)).all()
     assert (found.index != torch.arange(rows)[:, None]).all()
     for i in range(rows):

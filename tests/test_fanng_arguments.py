@@ -66,7 +66,7 @@ def test_vectors_whose_distances_overflow():
     x = with_value(1e20, 6, 1)
     with pytest.raises(ValueError, match=r"vectors must have norms up to 9.2e18, .* got 1\d+.* in row 6"):
         Index.build(x, metric="euclidean")
-    assert Index.build(x, metric="cosine").neighbours(3).distance.isfinite().all()
+    assert Index.build(x, metric="cosine").neighbors(3).distance.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_queries_that_are_too_far_away():
     ],
 )
 def test_options_of_searches(index, options, error, message):
-    for search in (lambda **given: index.search(X, **given), index.neighbours):
+    for search in (lambda **given: index.search(X, **given), index.neighbors):
         with pytest.raises(error, match=re.escape(message)):
             search(**{"k": 2, **options})
 
@@ -194,7 +194,7 @@ def test_options_of_recall(index, options, error, message):
 
 
 def test_options_are_keywords(index):
-    for call in (lambda: Index.build(X, "cosine"), lambda: index.search(X, 3, 100), lambda: index.neighbours(3, 100)):
+    for call in (lambda: Index.build(X, "cosine"), lambda: index.search(X, 3, 100), lambda: index.neighbors(3, 100)):
         with pytest.raises(TypeError, match="positional argument"):
             call()
 

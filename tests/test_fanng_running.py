@@ -17,7 +17,7 @@ each_metric = pytest.mark.parametrize("metric", METRICS)
 
 
 def all_results(metric: str) -> str:
-    """A checksum of graphs and neighbours of every kind of build."""
+    """A checksum of graphs and neighbors of every kind of build."""
     digest = hashlib.sha256()
     for depth in (1, 3, 16, 17, 40, 150):
         x = torch.randn(500, depth, generator=seeded(depth))
@@ -26,7 +26,7 @@ def all_results(metric: str) -> str:
         before = Index.build(x + 0.3 * torch.randn(x.shape, generator=seeded(1)), metric=metric, max_traversals=3000)
         for init in (None, "exact", "naive", before):
             index = Index.build(x, metric=metric, init=init, max_traversals=3000, max_degree=12, refinements=depth % 2)
-            found = index.neighbours(9, max_distance_computations=80)
+            found = index.neighbors(9, max_distance_computations=80)
             queried = index.search(x[:50] * 0.5 + 0.1, 4)
             for tensor in (*map(torch.from_numpy, index._core.graph[:1]), *found, *queried):
                 digest.update(tensor.contiguous().numpy().tobytes())
@@ -43,8 +43,8 @@ def test_any_number_of_threads_gives_the_same(metric):
         assert_same_index(Index.build(x, metric=metric, threads=count), index)
         with threads(count):  # torch's are the default
             assert_same_index(Index.build(x, metric=metric), index)
-            results = (*index.neighbours(5), *index.search(x[:300], 5))
-        given = (*index.neighbours(5, threads=count), *index.search(x[:300], 5, threads=count))
+            results = (*index.neighbors(5), *index.search(x[:300], 5))
+        given = (*index.neighbors(5, threads=count), *index.search(x[:300], 5, threads=count))
         expected = expected or results
         for actual in (results, given):
             for a, b in zip(actual, expected, strict=True):
@@ -89,13 +89,13 @@ def test_an_unknown_simd_level_is_an_error():
 def test_searches_of_many_python_threads(metric):
     x = torch.randn(800, 8, generator=seeded(1))
     index = Index.build(x, metric=metric)
-    expected = (*index.neighbours(6), *index.search(x[::3], 4))
+    expected = (*index.neighbors(6), *index.search(x[::3], 4))
     wrong: list[BaseException] = []
 
     def search(own: int) -> None:
         try:
             for _ in range(5):
-                found = (*index.neighbours(6, threads=1 + own % 3), *index.search(x[::3], 4, threads=1 + own % 2))
+                found = (*index.neighbors(6, threads=1 + own % 3), *index.search(x[::3], 4, threads=1 + own % 2))
                 for actual, want in zip(found, expected, strict=True):
                     assert_bitwise_equal(actual, want)
         except BaseException as error:
@@ -109,7 +109,7 @@ def test_searches_of_many_python_threads(metric):
     assert not wrong
 
 
-@pytest.mark.parametrize("work", ["build", "exact", "naive", "search", "neighbours"])
+@pytest.mark.parametrize("work", ["build", "exact", "naive", "search", "neighbors"])
 def test_other_python_threads_run_meanwhile(work):
     x = torch.randn(5000, 32, generator=seeded(1))
     index = Index.build(x[:3000], max_traversals=30_000)
@@ -132,7 +132,7 @@ def test_other_python_threads_run_meanwhile(work):
         elif work == "search":
             index.search(x, 5, max_distance_computations=2000)
         else:
-            index.neighbours(5, max_distance_computations=3000)
+            index.neighbors(5, max_distance_computations=3000)
     finally:
         done.set()
         counter.join()
@@ -164,7 +164,7 @@ works = {
     "refinements": lambda: Index.build(x[:16_000], init=index, success_rate=0, refinements=1000),
     "search": lambda: index.search(x, 5, **all_rows),
     "search on one thread": lambda: index.search(x, 5, threads=1, **all_rows),
-    "neighbours": lambda: index.neighbours(5, **all_rows),
+    "neighbors": lambda: index.neighbors(5, **all_rows),
 }
 # A job that a script started in the background is born with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -181,7 +181,7 @@ for name, work in works.items():
         if time.monotonic() - sent > 30:
             print(name, "ended late")
 # And all goes on.
-print(len(Index.build(x[:100]).neighbours(3).index))
+print(len(Index.build(x[:100]).neighbors(3).index))
 """
 
 
@@ -232,7 +232,7 @@ def test_what_a_progress_function_raises_ends_the_build(error, count):
 def test_a_progress_function_may_use_the_ops_and_other_indices():
     x = torch.randn(1500, 8, generator=seeded(1))
     found = []
-    Index.build(x, progress=lambda *_: found.append(Index.build(x[:50]).neighbours(2).index))
+    Index.build(x, progress=lambda *_: found.append(Index.build(x[:50]).neighbors(2).index))
     assert len(found) > 2
 
 
@@ -244,21 +244,21 @@ def test_progress_bars(capsys):
     assert "graph" in shown.err
     assert "traversals" in shown.err
     assert not shown.out
-    for a, b in zip(index.neighbours(3, progress=True), index.neighbours(3), strict=True):
+    for a, b in zip(index.neighbors(3, progress=True), index.neighbors(3), strict=True):
         assert_bitwise_equal(a, b)
     shown = capsys.readouterr()
-    assert "neighbours" in shown.err
+    assert "neighbors" in shown.err
     assert not shown.out
-    Index.build(x).neighbours(3)
+    Index.build(x).neighbors(3)
     shown = capsys.readouterr()
     assert not shown.out + shown.err
 
 
-def test_neighbours_with_a_bar_come_in_chunks(monkeypatch, capsys):
+def test_neighbors_with_a_bar_come_in_chunks(monkeypatch, capsys):
     pytest.importorskip("tqdm")
     monkeypatch.setattr("hardmine.fanng._ROWS_OF_A_CALL", 64)
     index = Index.build(torch.randn(300, 8, generator=seeded(1)))
-    for a, b in zip(index.neighbours(3, progress=True), index.neighbours(3), strict=True):
+    for a, b in zip(index.neighbors(3, progress=True), index.neighbors(3), strict=True):
         assert_bitwise_equal(a, b)
     assert "5/5" in capsys.readouterr().err
 
@@ -266,7 +266,7 @@ def test_neighbours_with_a_bar_come_in_chunks(monkeypatch, capsys):
 def test_a_bar_without_tqdm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     index = Index.build(torch.randn(30, 8))
-    for work in (lambda: Index.build(index.vectors, progress=True), lambda: index.neighbours(3, progress=True)):
+    for work in (lambda: Index.build(index.vectors, progress=True), lambda: index.neighbors(3, progress=True)):
         with pytest.raises(ModuleNotFoundError, match=r"tqdm is not installed .* pip install 'hardmine\["):
             work()
 

@@ -43,7 +43,7 @@ def with_item(at, value):
 
 def test_without_changes_the_file_loads(tampered):
     path = tampered()
-    assert Index.load(path).neighbours(3).index.shape == (40, 3)
+    assert Index.load(path).neighbors(3).index.shape == (40, 3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -214,7 +214,7 @@ def test_random_graphs_load_or_are_errors(tampered):
             problems.add(str(error))
             continue
         loaded += 1
-        for found in (index.neighbours(7), index.search(queries, 7, max_distance_computations=1000)):
+        for found in (index.neighbors(7), index.search(queries, 7, max_distance_computations=1000)):
             assert ((found.index >= -1) & (found.index < 30)).all()
             assert torch.equal(found.index < 0, found.distance.isnan())
             ascending = found.distance.nan_to_num(float("inf"))

@@ -27,8 +27,8 @@ def test_curves_of_single_runs(tmp_path, saved_figures):
     assert [line.get_ydata().tolist() for line in recall.lines] == [[0.25, 0.5, 0.75], [0.25, 0.125]]
     assert [text.get_text() for text in saved_figures[0].legends[0].get_texts()] == ["SCT", "HN"]
     styles = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in recall.lines}
-    assert len({colour for colour, _, _ in styles}) == len({line for _, line, _ in styles}) == 2, (
-        "told apart in grey, too"
+    assert len({color for color, _, _ in styles}) == len({line for _, line, _ in styles}) == 2, (
+        "told apart in gray, too"
     )
     assert hard.get_ylim()[0] == 0
     assert recall.get_xlim() == hard.get_xlim()

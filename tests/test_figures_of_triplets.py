@@ -42,7 +42,7 @@ def test_an_arrow_leads_from_each_triplet_before_its_step_to_after_it(tmp_path, 
     )
 
 
-def test_dots_before_and_after_have_their_colours(tmp_path, saved_figures):
+def test_dots_before_and_after_have_their_colors(tmp_path, saved_figures):
     from matplotlib.colors import to_hex
 
     figures.plot_triplet_steps({"SCT": [STEPPED]}, tmp_path / "steps.png", iterations=[8])

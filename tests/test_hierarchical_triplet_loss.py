@@ -11,7 +11,7 @@ import torch
 
 from hardmine import losses, ops
 from hardmine.losses import HierarchicalTripletLoss
-from hardmine.mining import AnchorNeighbourSampler, ClassDistances, ClassTree, class_distances
+from hardmine.mining import AnchorNeighborSampler, ClassDistances, ClassTree, class_distances
 from helpers import HAND_POINTS, assert_bitwise_equal, seeded
 
 BATCH = HAND_POINTS[:2]  # five points of the classes 0 0 1 0 1
@@ -231,7 +231,7 @@ class Training:
             self.network.weight.copy_(torch.randn(4, 12, generator=seeded(2)))
             self.network.bias.zero_()
         self.loss_of = HierarchicalTripletLoss()
-        self.sampler = AnchorNeighbourSampler(LABELS, 2, 2, 3, batches_per_epoch=5)
+        self.sampler = AnchorNeighborSampler(LABELS, 2, 2, 3, batches_per_epoch=5)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
         self.losses: list[float] = []
 

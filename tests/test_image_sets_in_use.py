@@ -15,7 +15,7 @@ for module in ("PIL", "tqdm", "numpy", "safetensors"):
 need_torchvision()
 
 
-class Colour(torch.nn.Module):
+class Color(torch.nn.Module):
     """The mean of each channel."""
 
     def forward(self, images):
@@ -23,7 +23,7 @@ class Colour(torch.nn.Module):
 
 
 def features(part, path):
-    return cache_features(Colour(), part, path, progress=False)
+    return cache_features(Color(), part, path, progress=False)
 
 
 def test_features_of_a_split_are_kept_and_are_of_these_images_alone(tmp_path, monkeypatch):
@@ -59,15 +59,15 @@ def test_rooms_are_scored_by_hotel_and_by_chain(tmp_path, monkeypatch):
     write_lines(lists / "train_set.csv", header, "11,1,u,web,t", "12,2,u,web,t", "13,3,u,web,t")
     write_lines(lists / "test_set.csv", header, "21,1,u,cam,t", "22,2,u,cam,t", "23,3,u,cam,t")
     red, green, blue = (250, 0, 0), (0, 250, 0), (0, 0, 250)
-    for image, place, colour in (
+    for image, place, color in (
         (11, "4/1/web", red),
         (12, "4/2/web", green),
         (13, "Unknown/3/web", blue),
     ):
-        write_image(tmp_path / f"images/train/{place}/{image}.png", colour)
+        write_image(tmp_path / f"images/train/{place}/{image}.png", color)
     # Of the queries the first finds its hotel, the second another of its chain; the third, of no chain, finds it.
-    for image, place, colour in ((21, "4/1/cam", red), (22, "4/2/cam", red), (23, "Unknown/3/cam", blue)):
-        write_image(tmp_path / f"images/test/unoccluded/{place}/{image}.png", colour)
+    for image, place, color in ((21, "4/1/cam", red), (22, "4/2/cam", red), (23, "Unknown/3/cam", blue)):
+        write_image(tmp_path / f"images/test/unoccluded/{place}/{image}.png", color)
     split = load_hotels(tmp_path, progress=False).with_transforms(Transforms(size=8))
     recall = metrics.hotel_recall(
         features(split.query, tmp_path / "query.safetensors"),
@@ -88,9 +88,9 @@ def test_pairs_are_verified_over_their_folds(tmp_path, monkeypatch):
     home = tmp_path / "lfw-py"
     write_lines(home / "pairs.txt", "2 1", "Ann 1 2", "Ann 1 Bob 1", "Bob 1 2", "Ann 2 Bob 2")
     # Bob's second face looks like Ann.
-    for person, number, colour in (("Ann", 1, 0), ("Ann", 2, 0), ("Bob", 1, 1), ("Bob", 2, 0)):
+    for person, number, color in (("Ann", 1, 0), ("Ann", 2, 0), ("Bob", 1, 1), ("Bob", 2, 0)):
         write_image(
-            home / f"lfw_funneled/{person}/{person}_000{number}.jpg", tuple(250 * (k == colour) for k in range(3))
+            home / f"lfw_funneled/{person}/{person}_000{number}.jpg", tuple(250 * (k == color) for k in range(3))
         )
     pairs = load_lfw_pairs(tmp_path).with_transform(Transforms(size=8).test)
     found = metrics.verification_accuracy(

@@ -67,9 +67,9 @@ def test_defaults_of_names_and_coarse_labels(paths):
     assert images.labels.dtype == torch.int64
 
 
-def test_grey_images(tmp_path):
+def test_gray_images(tmp_path):
     path = write_image(tmp_path / "one.png", (255, 0, 0))
-    image, _ = ImageDataset([path], [0], name="grey", mode="L")[0]
+    image, _ = ImageDataset([path], [0], name="gray", mode="L")[0]
     assert image.mode == "L"
     assert image.getpixel((0, 0)) == 76  # 0.299 of 255
 

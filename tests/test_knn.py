@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: by hand, ties, both ways to visit pairs, every k, and against a stable sort."""
+"""Exact nearest neighbors: by hand, ties, both ways to visit pairs, every k, and against a stable sort."""
 
 import math
 
@@ -27,7 +27,7 @@ IMPLEMENTATIONS = pytest.mark.parametrize("knn", [ops.knn, reference.knn], ids=[
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 
-# Of HAND_POINTS (see helpers), the neighbours of each point, the nearest first, and their similarities.
+# Of HAND_POINTS (see helpers), the neighbors of each point, the nearest first, and their similarities.
 HAND_WORKED = {
     "cosine": (
         [[2, 1, 3, 4], [2, 3, 0, 4], [1, 0, 3, 4], [1, 2, 0, 4], [3, 1, 2, 0]],
@@ -49,12 +49,12 @@ HAND_WORKED = {
 @pytest.mark.parametrize(("similarity", "worked"), HAND_WORKED.items(), ids=HAND_WORKED)
 @pytest.mark.parametrize("k", [1, 2, 4, 6])
 def test_worked_by_hand(knn, similarity, worked, k, device):
-    neighbours = knn(HAND_POINTS.embeddings.to(device), k=k, similarity=similarity)
+    neighbors = knn(HAND_POINTS.embeddings.to(device), k=k, similarity=similarity)
     for query, (index, s) in enumerate(zip(*worked, strict=True)):
         missing = max(k - 4, 0)
-        assert neighbours.index[query].tolist() == index[:k] + [-1] * missing
+        assert neighbors.index[query].tolist() == index[:k] + [-1] * missing
         expected = s[:k] + [math.nan] * missing
-        assert neighbours.similarity[query].tolist() == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        assert neighbors.similarity[query].tolist() == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 @IMPLEMENTATIONS
@@ -71,7 +71,7 @@ def test_defaults(knn, device):
 
 
 @IMPLEMENTATIONS
-def test_a_query_itself_may_be_a_neighbour(knn, device):
+def test_a_query_itself_may_be_a_neighbor(knn, device):
     x = random_inputs(30).embeddings.to(device)
     assert_same_selection(knn(x, exclude_self=False), knn(x, x))
     assert_same_selection(knn(x, exclude_self=True), knn(x))
@@ -98,20 +98,20 @@ def test_small_integers_are_exact(similarity, refs, k, device):
 @each_similarity
 @pytest.mark.parametrize("rows", [5, 97, 500])
 def test_equal_rows(similarity, rows, device):
-    """All similarities tie: the neighbours are the first others, in order."""
+    """All similarities tie: the neighbors are the first others, in order."""
     x = torch.tensor([[3.0, 4.0]], device=device).expand(rows, 2)
     for k in (1, 3, 40, rows + 2):
-        neighbours = ops.knn(x, k=k, similarity=similarity)
+        neighbors = ops.knn(x, k=k, similarity=similarity)
         others = torch.arange(rows).expand(rows, rows)[~torch.eye(rows, dtype=torch.bool)].reshape(rows, rows - 1)
         expected = torch.nn.functional.pad(others, (0, max(k - rows + 1, 0)), value=-1)[:, :k]
-        assert neighbours.index.tolist() == expected.tolist()
+        assert neighbors.index.tolist() == expected.tolist()
         among_all = ops.knn(x, x, k=min(k, rows), similarity=similarity)
         assert among_all.index.tolist() == [list(range(min(k, rows)))] * rows
 
 
 @each_similarity
 def test_blocks_of_equal_rows(similarity, device):
-    """A hundred copies of each of six rows, mixed: the k-th neighbour is amid a tie."""
+    """A hundred copies of each of six rows, mixed: the k-th neighbor is amid a tie."""
     rows = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0], [3, 4], [-4, 3]])
     x = rows[torch.randperm(600, generator=seeded(0)) % 6].to(device)
     for k in (1, 50, 99, 100, 101, 350, 599, 700):
@@ -215,9 +215,9 @@ def test_close_points_far_from_the_origin_keep_their_distances(device):
     """-|a - b| from differences: by |a|^2 + |b|^2 - 2 a.b all of these distances would round to 0 or to 1."""
     steps = torch.tensor([0.0, 1.0, 3.0, 7.0]) / 4
     x = (1e5 + steps)[:, None].expand(4, 16).to(device)
-    neighbours = ops.knn(x, k=3, similarity="euclidean")
-    assert neighbours.index.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
-    assert neighbours.similarity[0].tolist() == [-1.0, -3.0, -7.0]
+    neighbors = ops.knn(x, k=3, similarity="euclidean")
+    assert neighbors.index.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
+    assert neighbors.similarity[0].tolist() == [-1.0, -3.0, -7.0]
 
 
 # Not finite
@@ -227,11 +227,11 @@ def test_similarities_that_are_no_candidates(device):
     """NaN, and minus infinity, which every number would beat."""
     queries = torch.tensor([[1.0, 0.0], [math.nan, 1.0], [-math.inf, 0.5]], device=device)
     refs = torch.tensor([[1.0, 2.0], [math.inf, 1.0], [2.0, math.nan], [3.0, 0.0]], device=device)
-    neighbours = ops.knn(queries, refs, k=4, similarity="dot")
+    neighbors = ops.knn(queries, refs, k=4, similarity="dot")
     # s of query 0: 1, inf, NaN, 3; of query 2: -inf, -inf, NaN, -inf
-    assert neighbours.index.tolist() == [[1, 3, 0, -1], [-1] * 4, [-1] * 4]
-    assert neighbours.similarity[0].tolist() == pytest.approx([math.inf, 3.0, 1.0, math.nan], nan_ok=True)
-    assert neighbours.similarity[1:].isnan().all()
+    assert neighbors.index.tolist() == [[1, 3, 0, -1], [-1] * 4, [-1] * 4]
+    assert neighbors.similarity[0].tolist() == pytest.approx([math.inf, 3.0, 1.0, math.nan], nan_ok=True)
+    assert neighbors.similarity[1:].isnan().all()
 
 
 @each_similarity
@@ -273,8 +273,8 @@ def test_gradcheck(similarity, refs, k, device):
     leaves = leaves_of(inputs)
 
     def similarities(x, y=None):
-        neighbours = ops.knn(x, y, k=k, similarity=similarity)
-        return neighbours.similarity[neighbours.index >= 0]  # gradcheck cannot compare NaN
+        neighbors = ops.knn(x, y, k=k, similarity=similarity)
+        return neighbors.similarity[neighbors.index >= 0]  # gradcheck cannot compare NaN
 
     assert torch.autograd.gradcheck(similarities, leaves, eps=1e-6, atol=1e-6, rtol=1e-5)
     upstream = torch.linspace(1, 2, len(similarities(*leaves)), dtype=torch.float64, device=device)
@@ -288,26 +288,26 @@ def test_a_gradient_worked_by_hand(device):
     """
     x = torch.tensor([[1.0, 2.0]], device=device, requires_grad=True)
     refs = torch.tensor([[3.0, 1.0], [2.0, 2.0], [-1.0, -1.0]], device=device, requires_grad=True)
-    neighbours = ops.knn(x, refs, k=2, similarity="dot")
-    assert neighbours.index.tolist() == [[1, 0]]
-    assert neighbours.similarity.tolist() == [[6.0, 5.0]]
-    neighbours.similarity.backward(torch.tensor([[2.0, 10.0]], device=device))
+    neighbors = ops.knn(x, refs, k=2, similarity="dot")
+    assert neighbors.index.tolist() == [[1, 0]]
+    assert neighbors.similarity.tolist() == [[6.0, 5.0]]
+    neighbors.similarity.backward(torch.tensor([[2.0, 10.0]], device=device))
     assert x.grad.tolist() == [[34.0, 14.0]]
     assert refs.grad.tolist() == [[10.0, 20.0], [2.0, 4.0], [0.0, 0.0]]
 
 
 @each_similarity
-def test_equal_points_and_missing_neighbours_have_no_gradient_of_nan(similarity, device):
+def test_equal_points_and_missing_neighbors_have_no_gradient_of_nan(similarity, device):
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 0.0]], device=device, requires_grad=True)
-    neighbours = ops.knn(x, k=4, similarity=similarity)
-    neighbours.similarity.backward(torch.ones_like(neighbours.similarity))  # also where the index is -1
+    neighbors = ops.knn(x, k=4, similarity=similarity)
+    neighbors.similarity.backward(torch.ones_like(neighbors.similarity))  # also where the index is -1
     assert x.grad.isfinite().all()
     assert x.grad.any()
 
 
 @each_similarity
 def test_the_gradient_is_that_of_selections(similarity, device):
-    """The first neighbour among refs of another class is the hardest negative."""
+    """The first neighbor among refs of another class is the hardest negative."""
     inputs = random_inputs(40, 6, refs=60).to(device)
     strangers = inputs._replace(ref_labels=inputs.ref_labels + 1000)
     leaves = leaves_of(strangers)

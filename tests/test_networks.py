@@ -1,4 +1,4 @@
-"""Embedding networks: standardised features, heads by hand, frozen backbones, and groups of parameters."""
+"""Embedding networks: standardized features, heads by hand, frozen backbones, and groups of parameters."""
 
 import math
 import re
@@ -12,12 +12,12 @@ from hardmine.networks import EmbeddingHead, EmbeddingNet, EmbeddingNetwork, Sta
 from helpers import seeded
 from network_cases import photographs, tiny
 
-# Standardised features
+# Standardized features
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("rows_at_once", [None, 7])
-def test_standardised_as_scikit_learn_does(dtype, rows_at_once, monkeypatch):
+def test_standardized_as_scikit_learn_does(dtype, rows_at_once, monkeypatch):
     scaler = pytest.importorskip("sklearn.preprocessing").StandardScaler()
     if rows_at_once:
         monkeypatch.setattr(networks.embedding, "_ROWS_AT_ONCE", rows_at_once)
@@ -45,7 +45,7 @@ def test_constant_features_become_0():
     assert Standardize.of(smallest)(smallest).isfinite().all()
 
 
-def test_a_checkpoint_holds_the_standardisation():
+def test_a_checkpoint_holds_the_standardization():
     features = torch.randn(20, 3, generator=seeded(0)) * 5 + 2
     made, other = Standardize.of(features), Standardize(torch.zeros(3), torch.ones(3))
     other.load_state_dict(made.state_dict())
@@ -63,7 +63,7 @@ def test_a_checkpoint_holds_the_standardisation():
         (torch.tensor([[1.0], [math.inf]]), "features must be finite"),
     ],
 )
-def test_features_that_cannot_be_standardised(features, message):
+def test_features_that_cannot_be_standardized(features, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Standardize.of(features)
 
@@ -78,7 +78,7 @@ def test_features_that_cannot_be_standardised(features, message):
         ([0.0], [math.inf], "mean and std must be finite and std positive"),
     ],
 )
-def test_impossible_standardisations(mean, std, message):
+def test_impossible_standardizations(mean, std, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Standardize(torch.tensor(mean), torch.tensor(std))
 
@@ -92,13 +92,13 @@ def test_a_head_of_one_layer():
     weight, bias = head.parameters()
     torch.testing.assert_close(head(features), features @ weight.T + bias)
     assert head.embedding_dim == 2
-    assert head(features).norm(dim=1).std() > 0.01, "the losses normalise"
+    assert head(features).norm(dim=1).std() > 0.01, "the losses normalize"
     unit = EmbeddingHead(3, 2, normalize=True)
     unit.load_state_dict(head.state_dict())
     torch.testing.assert_close(unit(features), head(features) / head(features).norm(dim=1, keepdim=True))
 
 
-def test_a_head_of_two_layers_on_standardised_features():
+def test_a_head_of_two_layers_on_standardized_features():
     features = torch.randn(50, 3, generator=seeded(0)) * 7 + 3
     standardize = Standardize.of(features)
     head = EmbeddingHead(3, 2, hidden_dim=6, standardize=standardize)
@@ -139,7 +139,7 @@ def test_a_network_is_its_backbone_and_its_head():
 
 
 def test_a_frozen_backbone_stays():
-    """Weights and statistics of batch normalisation, also in training mode, while the head learns."""
+    """Weights and statistics of batch normalization, also in training mode, while the head learns."""
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen=True).train()
     assert network.training
     assert network.head.training

@@ -115,7 +115,7 @@ def test_more_starts_and_iterations():
 
 
 def test_k_means_runs_on_one_thread(monkeypatch):
-    """Three threads and more would add up the centres in an order that varies from run to run."""
+    """Three threads and more would add up the centers in an order that varies from run to run."""
     threadpoolctl, cluster = pytest.importorskip("threadpoolctl"), pytest.importorskip("sklearn.cluster")
     fit, seen = cluster.KMeans.fit_predict, []
 

@@ -155,7 +155,7 @@ def test_recall_at_1_is_that_of_k_1(refs):
 
 
 def test_the_largest_k_without_a_gallery(in_chunks, calls):
-    """1025 neighbours, to leave out the query, are more than knn gives: all queries go in one call."""
+    """1025 neighbors, to leave out the query, are more than knn gives: all queries go in one call."""
     inputs = random_inputs(1200, 4, 600, seed=3)
     expected = obvious_recall(inputs, (1024,))
     assert expected[1024] < 1
@@ -273,17 +273,17 @@ def test_ctrl_c_between_chunks(bars, in_chunks, calls, monkeypatch):
 
 
 def test_chunks_hold_their_own_lists_only(in_chunks, monkeypatch):
-    """No more than two lists of neighbours are alive at a time: the last one and the one that is made."""
+    """No more than two lists of neighbors are alive at a time: the last one and the one that is made."""
     in_chunks(10)
     search, alive = ops.knn, weakref.WeakSet()
     most = 0
 
     def watched(*given, **options):
         nonlocal most
-        neighbours = search(*given, **options)
-        alive.add(neighbours.index)
+        neighbors = search(*given, **options)
+        alive.add(neighbors.index)
         most = max(most, len(alive))
-        return neighbours
+        return neighbors
 
     monkeypatch.setattr(ops, "knn", watched)
     recall_at_k(*random_inputs(200)[:2])

@@ -46,7 +46,7 @@ def test_another_loss_or_sampler_keeps_the_options_that_it_has_too(file):
     assert dict(recipe.loss.options) == {"temperature": 0.2, "semihard_fallback": "hardest"}
     file.write_text(TOML.replace('loss.name = "SHN"', 'loss = { name = "SCT", lam = 0.5, temperature = 0.2 }'))
     assert dict(load_recipe(file, ["loss.name=EP"]).loss.options) == {"temperature": 0.2}
-    words = ["sampler.classes_per_anchor=2", "sampler.anchors_per_batch=2", "sampler.kind=anchor_neighbour"]
+    words = ["sampler.classes_per_anchor=2", "sampler.anchors_per_batch=2", "sampler.kind=anchor_neighbor"]
     assert load_recipe(file, words).sampler.images_per_class == 2
 
 
@@ -58,7 +58,7 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimiser.lr=1", "tiny: unknown key optimiser = {lr} (did you mean optimizer?); a recipe may have title,"),
+        ("optimisre.lr=1", "tiny: unknown key optimisre = {lr} (did you mean optimizer?); a recipe may have title,"),
         ("optimizer.lrr=1", "tiny: unknown key optimizer.lrr = 1 (did you mean lr?); [optimizer] may have lr, name,"),
         ("optimizer.lr=0", "tiny: optimizer.lr must be a number above 0, got 0"),
         ("optimizer.lr=inf", "tiny: optimizer.lr must be a number above 0, got inf"),
@@ -83,13 +83,13 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
             "network.frozen_statistics=true",
             "tiny: network.frozen_statistics must be false with network.backbone = 'convnet4'",
         ),
-        ("sampler.kind=random", "tiny: sampler.kind must be one of class_balanced, anchor_neighbour, triplets, got"),
-        ("sampler=1", "tiny: sampler.kind must be one of class_balanced, anchor_neighbour, triplets, got None"),
+        ("sampler.kind=random", "tiny: sampler.kind must be one of class_balanced, anchor_neighbor, triplets, got"),
+        ("sampler=1", "tiny: sampler.kind must be one of class_balanced, anchor_neighbor, triplets, got None"),
         (
             "sampler.image_per_class=4",
             "tiny: unknown key sampler.image_per_class = 4 (did you mean images_per_class?);",
         ),
-        ("sampler.kind=anchor_neighbour", "tiny: sampler.anchors_per_batch is missing: it must be a whole number from"),
+        ("sampler.kind=anchor_neighbor", "tiny: sampler.anchors_per_batch is missing: it must be a whole number from"),
         ("sampler.images_per_class=1", "tiny: sampler.images_per_class must be a whole number from 2, got 1"),
         ("sampler.kind=triplets", "tiny: loss.name must be SmartTriplet with sampler.kind = 'triplets', got 'SHN'"),
         ("loss.name=SmartTriplet", "tiny: loss.positive and loss.negative must say which triplets of a batch"),
@@ -123,8 +123,8 @@ def test_weights_of_losses_are_not_negative(weight):
     assert recipe_of(loss={"name": "SCT", "lam": 0}).loss.options["lam"] == 0
 
 
-def test_neighbours_have_positives_too():
-    sampler = {"kind": "anchor_neighbour", "anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 1}
+def test_neighbors_have_positives_too():
+    sampler = {"kind": "anchor_neighbor", "anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 1}
     with pytest.raises(RecipeError, match=r"sampler\.images_per_class must be a whole number from 2, got 1"):
         recipe_of(sampler=sampler)
 

@@ -9,8 +9,8 @@ pytest.importorskip("PIL")
 pytest.importorskip("tqdm")
 
 
-def colours(part):
-    """The colour and the label of each image."""
+def colors(part):
+    """The color and the label of each image."""
     return [(image.getpixel((0, 0)), label) for image, label in part]
 
 
@@ -45,8 +45,8 @@ def products(tmp_path, monkeypatch):
 def test_products(products, inside):
     split = load_online_products(products / inside)
     assert split.name == split.train.name == split.test.name == "SOP"
-    assert colours(split.train) == [((1, 0, 0), 0), ((2, 0, 0), 0), ((3, 0, 0), 1)]
-    assert colours(split.test) == [((4, 0, 0), 3), ((5, 0, 0), 3), ((6, 0, 0), 2), ((7, 0, 0), 2)]
+    assert colors(split.train) == [((1, 0, 0), 0), ((2, 0, 0), 0), ((3, 0, 0), 1)]
+    assert colors(split.test) == [((4, 0, 0), 3), ((5, 0, 0), 3), ((6, 0, 0), 2), ((7, 0, 0), 2)]
     assert split.train.coarse_labels.tolist() == [0, 0, 11]
     assert split.test.coarse_labels.tolist() == [1, 1, 0, 0]
     assert split.query is split.gallery
@@ -63,9 +63,9 @@ def test_some_products(products):
     )
     split = load_partial(load_online_products, products, message)
     assert split.name == split.train.name == split.test.name == "SOP, partial"
-    assert colours(split.train) == [((2, 0, 0), 0), ((3, 0, 0), 1)]
+    assert colors(split.train) == [((2, 0, 0), 0), ((3, 0, 0), 1)]
     assert split.train.coarse_labels.tolist() == [0, 11]
-    assert colours(split.test) == [((4, 0, 0), 3), ((6, 0, 0), 2), ((7, 0, 0), 2)]
+    assert colors(split.test) == [((4, 0, 0), 3), ((6, 0, 0), 2), ((7, 0, 0), 2)]
     assert split.summary().splitlines()[1:] == [
         "training classes with too few images for batches with 2 of each: 2 of 2: 1 (1), 2 (1)",
         "queries without another image of their class to find, which are misses: 1 of 3",
@@ -145,9 +145,9 @@ def test_clothes(clothes, home, list_file, images):
     write_clothes(clothes / home, list_file, images)
     split = load_in_shop(clothes)
     assert split.name == split.train.name == split.query.name == split.gallery.name == "In-shop"
-    assert colours(split.train) == [((0, 0, 0), 3), ((1, 0, 0), 3), ((6, 0, 0), 2)]
-    assert colours(split.query) == [((2, 0, 0), 0), ((5, 0, 0), 0)]
-    assert colours(split.gallery) == [((3, 0, 0), 0), ((4, 0, 0), 1)]
+    assert colors(split.train) == [((0, 0, 0), 3), ((1, 0, 0), 3), ((6, 0, 0), 2)]
+    assert colors(split.query) == [((2, 0, 0), 0), ((5, 0, 0), 0)]
+    assert colors(split.gallery) == [((3, 0, 0), 0), ((4, 0, 0), 1)]
     assert split.train.class_names == ("id_00000002", "id_00000003", "id_00000007", "id_00000080")
 
 
@@ -160,12 +160,12 @@ def test_some_clothes(clothes):
     )
     split = load_partial(load_in_shop, clothes, message)
     assert split.name == split.query.name == "In-shop, partial"
-    assert colours(split.query) == [((5, 0, 0), 0)]
+    assert colors(split.query) == [((5, 0, 0), 0)]
     (clothes / "Img" / CLOTHES[1][0]).unlink()
     (clothes / "Img" / CLOTHES[3][0]).unlink()
     split = load_in_shop(clothes, partial=True)
-    assert colours(split.train) == [((0, 0, 0), 3), ((6, 0, 0), 2)]
-    assert colours(split.gallery) == [((4, 0, 0), 1)]
+    assert colors(split.train) == [((0, 0, 0), 3), ((6, 0, 0), 2)]
+    assert colors(split.gallery) == [((4, 0, 0), 1)]
     (clothes / "Img" / CLOTHES[5][0]).unlink()
     with pytest.raises(FileNotFoundError, match="no query image is there"):
         load_in_shop(clothes, partial=True)
@@ -244,8 +244,8 @@ def test_rooms(rooms, capsys):
     assert capsys.readouterr().err == ""
     assert split.name == split.train.name == split.query.name == "Hotels-50K"
     assert split.train.class_names == ("7", "30", "100", "555")
-    assert colours(split.train) == [((11, 0, 0), 1), ((12, 0, 0), 0), ((13, 0, 0), 0), ((14, 0, 0), 2)]
-    assert colours(split.query) == [((21, 0, 0), 0), ((22, 0, 0), 2), ((23, 0, 0), 3)]
+    assert colors(split.train) == [((11, 0, 0), 1), ((12, 0, 0), 0), ((13, 0, 0), 0), ((14, 0, 0), 2)]
+    assert colors(split.query) == [((21, 0, 0), 0), ((22, 0, 0), 2), ((23, 0, 0), 3)]
     assert split.train.coarse_labels.tolist() == [-1, 4, 4, 4]
     assert split.query.coarse_labels.tolist() == [4, 4, -1]
     assert split.gallery is split.train
@@ -261,7 +261,7 @@ def test_lists_of_rooms_beside_the_images(rooms, capsys):
 @pytest.mark.parametrize(("occlusion", "k"), [("low_occlusions", 1), ("high_occlusions", 3)])
 def test_occluded_rooms(rooms, occlusion, k):
     split = load_hotels(rooms, occlusion=occlusion, progress=False)
-    assert [colour for colour, _ in colours(split.query)] == [(21, k, 0), (22, k, 0), (23, k, 0)]
+    assert [color for color, _ in colors(split.query)] == [(21, k, 0), (22, k, 0), (23, k, 0)]
     assert split.name == split.query.name == f"Hotels-50K, {occlusion.replace('_', ' ')}"
 
 
@@ -274,13 +274,13 @@ def test_some_rooms(rooms):
     )
     split = load_partial(load_hotels, rooms, message, progress=False)
     assert split.name == split.query.name == "Hotels-50K, partial"
-    assert colours(split.train) == [((11, 0, 0), 1), ((13, 0, 0), 0), ((14, 0, 0), 2)]
+    assert colors(split.train) == [((11, 0, 0), 1), ((13, 0, 0), 0), ((14, 0, 0), 2)]
     assert split.train.coarse_labels.tolist() == [-1, 4, 4]
-    assert colours(split.query) == [((21, 0, 0), 0), ((22, 0, 0), 2)]
+    assert colors(split.query) == [((21, 0, 0), 0), ((22, 0, 0), 2)]
     # Labels do not depend on what is missing.
     (rooms / "images/train/-1/30/travel_website/11.png").unlink()
     split = load_hotels(rooms, partial=True, progress=False)
-    assert colours(split.train) == [((13, 0, 0), 0), ((14, 0, 0), 2)]
+    assert colors(split.train) == [((13, 0, 0), 0), ((14, 0, 0), 2)]
     assert split.train.class_names == ("7", "30", "100", "555")
 
 

@@ -89,7 +89,7 @@ def test_which_mined_triplets_are_used_is_drawn():
     for anchors in epochs:
         assert anchors.min() < 40
         assert anchors.max() >= 80, "only the first anchors are used"
-        assert not torch.equal(anchors, anchors.sort().values), "batches hold neighbouring anchors"
+        assert not torch.equal(anchors, anchors.sort().values), "batches hold neighboring anchors"
 
 
 def test_random_triplets_use_every_anchor_before_any_again():
@@ -145,7 +145,7 @@ def test_exact_and_fanng_with_full_effort_give_the_same_triplets(per_anchor):
     assert graph.history[0].mined_share > 0
 
 
-def test_distances_are_squared_euclidean_of_normalised_rows(monkeypatch):
+def test_distances_are_squared_euclidean_of_normalized_rows(monkeypatch):
     seen = {}
 
     def watched(lists, distances, *rest, **options):
@@ -387,7 +387,7 @@ def test_images_without_a_positive_are_no_anchors(method):
 
 def test_lists_may_be_longer_than_the_set():
     labels = torch.tensor([0, 0, 1])
-    batches = batches_of(miner_of(images=images_of()[:3], labels=labels, batch_size=4, neighbours=50))
+    batches = batches_of(miner_of(images=images_of()[:3], labels=labels, batch_size=4, neighbors=50))
     triplets = original_triplets(batches).unique(dim=0).tolist()
     assert set(map(tuple, triplets)) <= {(0, 1, 2), (1, 0, 2)}
 
@@ -409,7 +409,7 @@ def test_progress_bars(capsys):
     batches_of(miner_of(method="fanng", progress=True))
     shown = capsys.readouterr().err
     assert "embedding" in shown
-    assert "neighbours" in shown
+    assert "neighbors" in shown
 
 
 def test_an_epoch_goes_on_in_its_middle():

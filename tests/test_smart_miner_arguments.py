@@ -25,7 +25,7 @@ def test_labels_without_a_triplet_are_refused(labels):
         ({"batches_per_epoch": 0}, ValueError, "batches_per_epoch must be from 1"),
         ({"mined_share": 1.5}, ValueError, r"mined_share must be from 0 to 1, got 1\.5"),
         ({"mined_share": math.nan}, ValueError, "mined_share must be from 0 to 1, got nan"),
-        ({"neighbours": 1025}, ValueError, "neighbours must be from 1 to 1024, got 1025"),
+        ({"neighbors": 1025}, ValueError, "neighbors must be from 1 to 1024, got 1025"),
         ({"per_anchor": 0}, ValueError, "per_anchor must be from 1"),
         ({"kappa": -1.0}, ValueError, r"kappa must be a number from 0, an AdaptiveKappa or None, got -1\.0"),
         ({"kappa": math.inf}, ValueError, "kappa must be a number from 0"),
@@ -73,7 +73,7 @@ def test_replaced_images_and_foreign_states_are_refused():
     miner = miner_of()
     state = miner.state_dict()
     with pytest.raises(ValueError, match="state must be a SmartMiner's state_dict, got a history of other records"):
-        miner.load_state_dict({**state, "history": [{"colour": 1}]})
+        miner.load_state_dict({**state, "history": [{"color": 1}]})
     miner.images = miner.images[:100]
     with pytest.raises(ValueError, match="images must be N = 120, as many as labels, got 100"):
         miner.epoch()

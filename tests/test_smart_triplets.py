@@ -29,7 +29,7 @@ def test_a_kappa_below_1_is_as_1(kappa):
     assert of_sample_0("n1 p2 n2 p4", kappa=kappa) == [(4, 3, True, True)]
 
 
-def test_neighbours_inside_the_bound_are_skipped():
+def test_neighbors_inside_the_bound_are_skipped():
     assert of_sample_0("p1 n1.5 p2 n3 p4 n5 p6", kappa=2.5) == [(5, 4, True, True)]
 
 
@@ -163,8 +163,8 @@ def test_lists_of_an_index():
     generator = seeded(0)
     labels = torch.arange(400) // 10
     vectors = torch.randn(40, 8, generator=generator)[labels] + 0.8 * torch.randn(400, 8, generator=generator)
-    neighbours = fanng.Index.build(vectors, metric="euclidean").neighbours(30)
-    found = smart_triplets(neighbours.index, neighbours.distance.square(), labels, 1.2, generator=generator)
+    neighbors = fanng.Index.build(vectors, metric="euclidean").neighbors(30)
+    found = smart_triplets(neighbors.index, neighbors.distance.square(), labels, 1.2, generator=generator)
     assert len(found.triplets) == 400
     ap, an = ((vectors[found.triplets[:, 0]] - vectors[found.triplets[:, i]]).norm(dim=1) for i in (1, 2))
     both = found.mined_positive

@@ -64,7 +64,7 @@ def test_distances_with_a_gradient_are_fine():
 
 
 GOOD = {
-    "neighbour_lists": torch.tensor([[1, 2, 3], [0, 2, -1], [-1, -1, -1], [2, 1, 0]]),
+    "neighbor_lists": torch.tensor([[1, 2, 3], [0, 2, -1], [-1, -1, -1], [2, 1, 0]]),
     "distances": torch.tensor([[1.0, 2, 3], [1, 2, math.nan], [5, math.nan, -1], [0, 0, 7]]),
     "labels": torch.tensor([0, 0, 1, 1]),
     "kappa": 1.5,
@@ -86,18 +86,18 @@ def test_the_arguments_that_the_errors_change_are_good():
     ("changes", "message"),
     [
         (
-            changed("neighbour_lists", 3, 1, 4),
-            r"neighbour_lists must be from 0 to N - 1 = 3, or -1 where a list ends, got 4 at \[3, 1\]",
+            changed("neighbor_lists", 3, 1, 4),
+            r"neighbor_lists must be from 0 to N - 1 = 3, or -1 where a list ends, got 4 at \[3, 1\]",
         ),
-        (changed("neighbour_lists", 0, 2, -2), r"neighbour_lists must be from 0 to .*, got -2 at \[0, 2\]"),
-        (changed("neighbour_lists", 1, 0, 2**62), r"neighbour_lists must be from 0 to .* got 4611686018427387904 at"),
+        (changed("neighbor_lists", 0, 2, -2), r"neighbor_lists must be from 0 to .*, got -2 at \[0, 2\]"),
+        (changed("neighbor_lists", 1, 0, 2**62), r"neighbor_lists must be from 0 to .* got 4611686018427387904 at"),
         (
-            changed("neighbour_lists", 0, 1, -1),
-            r"neighbour_lists must be -1 from where a list ends, got 3 after -1 at \[0, 2\]",
+            changed("neighbor_lists", 0, 1, -1),
+            r"neighbor_lists must be -1 from where a list ends, got 3 after -1 at \[0, 2\]",
         ),
         (
-            changed("neighbour_lists", 3, 2, 2),
-            r"neighbour_lists must hold a sample once in a list, got 2 again at \[3, 2\]",
+            changed("neighbor_lists", 3, 2, 2),
+            r"neighbor_lists must hold a sample once in a list, got 2 again at \[3, 2\]",
         ),
         (
             changed("distances", 0, 1, math.nan),
@@ -110,13 +110,13 @@ def test_the_arguments_that_the_errors_change_are_good():
         ),
         (changed("distances", 0, 2, 1.5), r"distances must be ascending, got 1.5 after 2 at \[0, 2\]"),
         (
-            {"neighbour_lists": GOOD["neighbour_lists"][:3]},
-            r"neighbour_lists must be \[N, K\] with N = 4, got \[3, 3\]",
+            {"neighbor_lists": GOOD["neighbor_lists"][:3]},
+            r"neighbor_lists must be \[N, K\] with N = 4, got \[3, 3\]",
         ),
-        ({"neighbour_lists": torch.arange(4)}, r"neighbour_lists must be \[N, K\] with N = 4, got \[4\]"),
+        ({"neighbor_lists": torch.arange(4)}, r"neighbor_lists must be \[N, K\] with N = 4, got \[4\]"),
         (
             {"distances": GOOD["distances"][:, :2]},
-            r"distances must be \[N, K\] = \[4, 3\], as neighbour_lists, got \[4, 2\]",
+            r"distances must be \[N, K\] = \[4, 3\], as neighbor_lists, got \[4, 2\]",
         ),
         ({"labels": torch.zeros(4, 1, dtype=torch.int64)}, r"labels must be \[N\], got \[4, 1\]"),
         ({"labels": torch.zeros(4, dtype=torch.int64, device="meta")}, "labels must be on the CPU, got it on meta"),
@@ -130,7 +130,7 @@ def test_the_arguments_that_the_errors_change_are_good():
         (
             {
                 "labels": torch.zeros(1, dtype=torch.int64).expand(2**31),
-                "neighbour_lists": torch.empty(2**31, 0, dtype=torch.int64),
+                "neighbor_lists": torch.empty(2**31, 0, dtype=torch.int64),
                 "distances": torch.empty(2**31, 0),
             },
             "labels must be at most 2147483647, got 2147483648",
@@ -145,8 +145,8 @@ def test_wrong_values_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"neighbour_lists": GOOD["distances"]}, "neighbour_lists must have an integer dtype, got torch.float32"),
-        ({"distances": GOOD["neighbour_lists"]}, "distances must have a floating dtype, got torch.int64"),
+        ({"neighbor_lists": GOOD["distances"]}, "neighbor_lists must have an integer dtype, got torch.float32"),
+        ({"distances": GOOD["neighbor_lists"]}, "distances must have a floating dtype, got torch.int64"),
         ({"labels": GOOD["labels"].bool()}, "labels must have an integer dtype, got torch.bool"),
         ({"labels": [0, 0, 1, 1]}, "labels must be a torch.Tensor, got list"),
         ({"kappa": None}, "kappa must be a number, got NoneType"),

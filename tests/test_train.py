@@ -73,7 +73,7 @@ def test_a_seed_fixes_everything(split):
     assert first.recall_after == again.recall_after
 
 
-def test_the_optimiser_is_sgd_without_momentum(split, monkeypatch):
+def test_the_optimizer_is_sgd_without_momentum(split, monkeypatch):
     seen = []
 
     class Constant(torch.nn.Module):
@@ -146,18 +146,18 @@ def test_unknown_method_is_refused(split):
         compare(split).run("XYZ")
 
 
-def test_turn_is_about_the_centre():
+def test_turn_is_about_the_center():
     images = torch.zeros(64, 1, 9, 9)
     images[:, :, 4, 7] = 1
     turned = train.turn(images, 180.0, torch.Generator().manual_seed(0))
     assert train.turn(images, 0.0, torch.Generator()) is images
     rows, columns = torch.meshgrid(torch.arange(9.0) - 4, torch.arange(9.0) - 4, indexing="ij")
     mass = turned.sum((1, 2, 3))
-    centre_row = (turned[:, 0] * rows).sum((1, 2)) / mass
-    centre_column = (turned[:, 0] * columns).sum((1, 2)) / mass
-    assert torch.allclose(torch.hypot(centre_row, centre_column), torch.tensor(3.0), atol=0.2)
-    assert centre_column.min() < -2
-    assert centre_column.max() > 2
+    center_row = (turned[:, 0] * rows).sum((1, 2)) / mass
+    center_column = (turned[:, 0] * columns).sum((1, 2)) / mass
+    assert torch.allclose(torch.hypot(center_row, center_column), torch.tensor(3.0), atol=0.2)
+    assert center_column.min() < -2
+    assert center_column.max() > 2
 
 
 # The command line

@@ -21,7 +21,7 @@ for needed in ("sklearn", "matplotlib", "tqdm"):
     pytest.importorskip(needed)
 
 QUICK = dataclasses.replace(
-    train_smart.PRESETS["digits"], epochs=4, batch_size=8, batches_per_epoch=5, neighbours=20, verify_every=2
+    train_smart.PRESETS["digits"], epochs=4, batch_size=8, batches_per_epoch=5, neighbors=20, verify_every=2
 )
 
 
@@ -268,7 +268,7 @@ def test_a_failure_keeps_the_finished_epochs(tmp_path, capsys, monkeypatch, erro
         (["--method", "smart", "--mined-share", "0"], "argument --mined-share: must be a number above 0 and up to 1"),
         (["--method", "smart", "--target-error", "1"], "argument --target-error: must be a number between 0 and 1"),
         (["--method", "smart", "--lists", "hnsw"], "argument --lists: must be one of auto, exact, fanng, got 'hnsw'"),
-        (["--method", "smart", "--neighbours", "2000"], "neighbours must be from 1 to 1024, got 2000"),
+        (["--method", "smart", "--neighbors", "2000"], "neighbors must be from 1 to 1024, got 2000"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, capsys, words, message):

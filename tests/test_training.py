@@ -173,7 +173,7 @@ def test_htl_learns_a_tree_every_epoch(tmp_path, data):
     found = trained(recipe_of(**KINDS["HTL"]), data, tmp_path)
     assert found.loss.trees == 3
     assert found.loss.margin.shape == (5, 5)
-    assert found._feed._sampler._neighbours.shape == (5, 3)
+    assert found._feed._sampler._neighbors.shape == (5, 3)
 
 
 def test_data_of_other_images_or_labels_have_another_fingerprint(monkeypatch):

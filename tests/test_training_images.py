@@ -43,7 +43,7 @@ def recipe(**values):
 
 @pytest.fixture(autouse=True)
 def small_backbone(monkeypatch):
-    """A backbone that is made at once, with batch normalisation, whose state must be kept, and dropout, which draws."""
+    """A backbone that is made at once, with batch normalization, whose state must be kept, and dropout, which draws."""
 
     def make(name, weights):
         with torch.random.fork_rng():
@@ -65,9 +65,9 @@ def root(tmp_path):
         for name in classes:
             folder = tmp_path / "images" / part / name
             folder.mkdir(parents=True)
-            colour = torch.rand(3, generator=generator) * 200
+            color = torch.rand(3, generator=generator) * 200
             for number in range(5):
-                values = colour + 55 * torch.rand(12, 12, 3, generator=generator)
+                values = color + 55 * torch.rand(12, 12, 3, generator=generator)
                 Image.fromarray(values.to(torch.uint8).numpy()).save(folder / f"{number}.png")
     return tmp_path / "images"
 
@@ -145,8 +145,8 @@ def test_a_frozen_backbone_computes_its_features_once(tmp_path, root, monkeypatc
     assert torch.equal(again.train.images, data.train.images)
     found = trained(chosen, data, tmp_path / "run")
     assert sum(parameter.numel() for parameter in found.network.parameters()) == 24 * 4 + 4
-    standardised = found.network.layers[0](data.train.images)
-    assert standardised.mean(0).abs().max() < 1e-5
+    standardized = found.network.layers[0](data.train.images)
+    assert standardized.mean(0).abs().max() < 1e-5
     assert data.fingerprint == again.fingerprint != loaded(recipe(), root).fingerprint
 
 

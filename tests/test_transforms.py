@@ -192,15 +192,15 @@ def test_normalizations(image):
     assert torch.equal(lite, ((pixels - 127) / 128).float())
 
 
-def test_grey_images_and_channels(image):
-    grey = image.convert("L")
-    assert Transforms(size=SIZE).test(grey).shape == (1, SIZE, SIZE)
-    assert Transforms(size=SIZE, normalization=((0.5,), (0.5,))).train(grey, 0, 0).shape == (1, SIZE, SIZE)
+def test_gray_images_and_channels(image):
+    gray = image.convert("L")
+    assert Transforms(size=SIZE).test(gray).shape == (1, SIZE, SIZE)
+    assert Transforms(size=SIZE, normalization=((0.5,), (0.5,))).train(gray, 0, 0).shape == (1, SIZE, SIZE)
     message = "normalization must have as many channels as the image, 1, or 1, got 3 means"
     with pytest.raises(ValueError, match=message):
-        Transforms(size=SIZE, normalization=IMAGENET).test(grey)
+        Transforms(size=SIZE, normalization=IMAGENET).test(gray)
     with pytest.raises(ValueError, match=message):
-        Transforms(size=SIZE, normalization=IMAGENET).train(grey, 0, 0)
+        Transforms(size=SIZE, normalization=IMAGENET).train(gray, 0, 0)
 
 
 def test_a_split_gets_both(tmp_path):

@@ -70,7 +70,7 @@ def test_equal_similarities_are_judged_together():
     assert result.accuracies == pytest.approx((2 / 3, 2 / 3))
 
 
-def test_between_neighbouring_numbers():
+def test_between_neighboring_numbers():
     """Where there is no number in the middle, the threshold is the upper of both."""
     low = torch.tensor(0.7, dtype=torch.float64)
     for _ in range(20):

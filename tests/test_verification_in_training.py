@@ -208,7 +208,7 @@ def test_the_summary_of_every_kind_of_op(save_dir):
         f"tuplet_loss: {{}}logsumexp {n}, similarity {n}, loss {n}, gradient {n}; "
         "positives that differ by a tie: 0 of 48",
         f"batch_all_triplet_loss: {{}}loss {n}, gradient {n}; active triplets that differ by a tie: 0 of {total}",
-        f"knn: {{}}similarity {n}, loss {n}, gradient {n}; neighbours that differ by a tie: 0 of 240",
+        f"knn: {{}}similarity {n}, loss {n}, gradient {n}; neighbors that differ by a tie: 0 of 240",
         f"indexed_triplet_loss: {{}}loss {n}, gradient {n}",
         f"global_loss: {{}}loss {n}, gradient {n}",
     ]
@@ -286,7 +286,7 @@ def test_the_inputs_of_a_disagreement_are_saved(name, save_dir, monkeypatch):
     [
         ("tuplet_loss", "terms", {"positive": "all"}, "the loss deviates by "),
         ("batch_all_triplet_loss", "counts", {"margin": torch.full((6, 6), 0.3)}, "the loss deviates by "),
-        ("knn", "neighbours", {"k": 3}, "similarity deviates by "),
+        ("knn", "neighbors", {"k": 3}, "similarity deviates by "),
     ],
 )
 def test_what_other_ops_return_is_saved_too(name, returned, options, message, save_dir, monkeypatch):

@@ -1,4 +1,4 @@
-"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbours: what is right passes."""
+"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbors: what is right passes."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):  # noqa: F
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_right_neighbours_pass(dtype, similarity, verify):  # noqa: F811
+def test_right_neighbors_pass(dtype, similarity, verify):  # noqa: F811
     with verify() as report:
         for refs in (None, 30):
             for inputs in (random_inputs(refs=refs, dtype=dtype), exact_inputs(similarity, refs=refs, dtype=dtype)):
@@ -112,7 +112,7 @@ def test_right_reductions_of_given_triplets_pass(term, reduction, verify):  # no
 # What rounding decides
 
 
-def test_neighbours_as_similar_are_ties(verify, monkeypatch):  # noqa: F811
+def test_neighbors_as_similar_are_ties(verify, monkeypatch):  # noqa: F811
     """An op that takes the last of equal candidates: this one sees the refs in reverse order."""
     inputs = exact_inputs("dot", refs=30)
     right = torch.ops.hardmine.knn

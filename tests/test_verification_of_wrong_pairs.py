@@ -1,4 +1,4 @@
-"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbours: what is wrong is found."""
+"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbors: what is wrong is found."""
 
 import math
 
@@ -123,17 +123,17 @@ def at_pair(value, query: int = 3, rank: int = 1):
     return change
 
 
-WRONG_NEIGHBOURS = {
-    "one missing": ([(1, at_pair(-1, rank=4)), (0, at_pair(math.nan, rank=4))], "query 3 must have 5 neighbours"),
-    "a gap": ([(1, at_pair(-1)), (0, at_pair(math.nan))], "query 3 must have 5 neighbours and -1 after them"),
-    "itself": ([(1, at_pair(3))], "index is no nearest neighbour of 1 queries, first at query 3"),
-    "a far one": ([(1, at_pair(lambda i: (i + 20) % 40))], "index is no nearest neighbour of"),
-    "twice the same": ([(1, lambda t: torch.cat([t[:, :1], t[:, :1], t[:, 2:]], 1))], "no nearest|repeats a neighbour"),
+WRONG_NEIGHBORS = {
+    "one missing": ([(1, at_pair(-1, rank=4)), (0, at_pair(math.nan, rank=4))], "query 3 must have 5 neighbors"),
+    "a gap": ([(1, at_pair(-1)), (0, at_pair(math.nan))], "query 3 must have 5 neighbors and -1 after them"),
+    "itself": ([(1, at_pair(3))], "index is no nearest neighbor of 1 queries, first at query 3"),
+    "a far one": ([(1, at_pair(lambda i: (i + 20) % 40))], "index is no nearest neighbor of"),
+    "twice the same": ([(1, lambda t: torch.cat([t[:, :1], t[:, :1], t[:, 2:]], 1))], "no nearest|repeats a neighbor"),
     "out of range": ([(1, at_pair(10**6))], "index must be less than 40"),
-    "unsorted": ([(0, lambda t: t.flip(1)), (1, lambda t: t.flip(1))], "index is no nearest neighbour|must be sorted"),
+    "unsorted": ([(0, lambda t: t.flip(1)), (1, lambda t: t.flip(1))], "index is no nearest neighbor|must be sorted"),
     "of other queries": (
         [(0, lambda t: t.roll(1, 0)), (1, lambda t: t.roll(1, 0))],
-        "index is no nearest neighbour of",
+        "index is no nearest neighbor of",
     ),
     "similarity a little off": ([(0, lambda t: t + 1e-3)], "similarity deviates by"),
     "one similarity off": ([(0, at_pair(lambda s: s - 1e-4, rank=4))], "similarity deviates by"),
@@ -142,8 +142,8 @@ WRONG_NEIGHBOURS = {
 
 
 @pytest.mark.parametrize("among", ["self", "refs"])
-@pytest.mark.parametrize(("changes", "message"), WRONG_NEIGHBOURS.values(), ids=WRONG_NEIGHBOURS)
-def test_wrong_neighbours_are_found(among, changes, message, verify, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize(("changes", "message"), WRONG_NEIGHBORS.values(), ids=WRONG_NEIGHBORS)
+def test_wrong_neighbors_are_found(among, changes, message, verify, monkeypatch):  # noqa: F811
     if among == "refs" and "at query 3" in message:
         pytest.skip("a ref of that index is no copy of the query")
     for position, change in changes:
@@ -153,14 +153,14 @@ def test_wrong_neighbours_are_found(among, changes, message, verify, monkeypatch
         ops.knn(inputs.embeddings, inputs.ref_embeddings, k=5)
 
 
-def test_a_neighbour_that_repeats_is_found(verify, monkeypatch):  # noqa: F811
-    """Where all rows are equal, no neighbour is too far; but each may be there once only."""
+def test_a_neighbor_that_repeats_is_found(verify, monkeypatch):  # noqa: F811
+    """Where all rows are equal, no neighbor is too far; but each may be there once only."""
     break_output(monkeypatch, "knn", 1, lambda t: t[:, :1].expand(-1, 3).contiguous())
-    with verify(), pytest.raises(hardmine.VerificationError, match="index repeats a neighbour"):
+    with verify(), pytest.raises(hardmine.VerificationError, match="index repeats a neighbor"):
         ops.knn(torch.ones(9, 2), k=3)
 
 
-def test_neighbours_out_of_order_are_found(verify, monkeypatch):  # noqa: F811
+def test_neighbors_out_of_order_are_found(verify, monkeypatch):  # noqa: F811
     """Two that differ by less than the tolerance are both right, but the larger comes first."""
     refs = torch.tensor([[1.0, 1e-3], [1.0, 1.01e-3], [-1.0, 0.0]])
     query = torch.tensor([[1.0, 0.0]])

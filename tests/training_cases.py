@@ -41,7 +41,7 @@ KINDS = {
     "HTL": {
         "loss": {"name": "HTL"},
         "sampler": {
-            "kind": "anchor_neighbour",
+            "kind": "anchor_neighbor",
             "anchors_per_batch": 2,
             "classes_per_anchor": 2,
             "images_per_class": 3,

@@ -49,7 +49,7 @@ def cases(shapes: tuple, device: str) -> Iterator[tuple[str, int, int, torch.dty
 
 
 def step(name: str, n: int, d: int, dtype: torch.dtype, options: dict, device: str) -> tuple[Tensor, Tensor]:
-    """The loss and the gradient, or the similarities and the indices of neighbours."""
+    """The loss and the gradient, or the similarities and the indices of neighbors."""
     batch = class_samples(n, d)
     x = batch.embeddings.detach().to(device, dtype).requires_grad_()
     op = getattr(ops, name)

@@ -1,7 +1,7 @@
-"""Everything that makes neighbour lists, behind one face: build a graph, then the lists at some effort.
+"""Everything that makes neighbor lists, behind one face: build a graph, then the lists at some effort.
 
 All get the same rows, as many threads as torch has, and have to leave each row out of its own list. faiss and hnswlib
-have no option for that, so they look for one neighbour more and drop the row; that takes about one percent of their
+have no option for that, so they look for one neighbor more and drop the row; that takes about one percent of their
 time.
 """
 
@@ -109,7 +109,7 @@ class Fanng:
         )
 
     def lists(self, graph: Index, data: DataSet, k: int, effort: int) -> np.ndarray:
-        return graph.neighbours(k, max_distance_computations=effort).index.numpy()
+        return graph.neighbors(k, max_distance_computations=effort).index.numpy()
 
     def facts(self, graph: Index) -> dict[str, float]:
         stats = graph.stats()

@@ -1,4 +1,4 @@
-"""The rows whose neighbours are looked for, and the same rows a little later in training."""
+"""The rows whose neighbors are looked for, and the same rows a little later in training."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def data_file(name: str) -> Path | None:
 def clusters(n: int, d: int, seed: int = 0) -> np.ndarray:
     """Overlapping clusters in 16 of d dimensions and a little noise in all: about as hard to search as real rows."""
     generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((max(n // 50, 1), 16))
-    inner = centres[generator.integers(len(centres), size=n)] + 0.7 * generator.standard_normal((n, 16))
+    centers = generator.standard_normal((max(n // 50, 1), 16))
+    inner = centers[generator.integers(len(centers), size=n)] + 0.7 * generator.standard_normal((n, 16))
     return inner @ generator.standard_normal((16, d)) + 0.3 * generator.standard_normal((n, d))
 
 
@@ -87,9 +87,9 @@ def car_features() -> np.ndarray | None:
 
 def principal(rows: np.ndarray, depth: int) -> np.ndarray:
     """The rows' coordinates along the directions of most variance. [N, depth]"""
-    centred = rows.astype(np.float64) - rows.mean(0)
-    directions = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
-    return centred @ directions[:, :depth]
+    centered = rows.astype(np.float64) - rows.mean(0)
+    directions = np.linalg.eigh(centered.T @ centered)[1][:, ::-1]
+    return centered @ directions[:, :depth]
 
 
 def load_cars() -> DataSet:
@@ -119,7 +119,7 @@ LOADERS: dict[str, Callable[[], DataSet]] = {"sift": load_sift, "cars": load_car
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """A data set before and after a step of training, and the share of the neighbour lists which the step left."""
+    """A data set before and after a step of training, and the share of the neighbor lists which the step left."""
 
     title: str
     before: DataSet
@@ -128,7 +128,7 @@ class Move:
 
 
 def kept_share(before: DataSet, after: DataSet) -> float:
-    """Share of the KEPT_LIST nearest neighbours that are so before and after, on a sample of rows."""
+    """Share of the KEPT_LIST nearest neighbors that are so before and after, on a sample of rows."""
     sample = np.random.default_rng(0).permutation(len(before.rows))[:MOVE_SAMPLE]
     lists = []
     for data in (before, after):
@@ -176,7 +176,7 @@ def car_labels() -> np.ndarray | None:
 def trained_move(data: DataSet, epochs_before: int = 3, lr: float = 0.02) -> Move | None:
     """The cars under a linear head before and after one more epoch of SGD on sct_loss; None without the labels.
 
-    At this learning rate about 84 % of the 10-neighbour lists stay from the third epoch to the fourth; at 0.5 it would
+    At this learning rate about 84 % of the 10-neighbor lists stay from the third epoch to the fourth; at 0.5 it would
     be 38 %.
     """
     features, labels = car_features(), car_labels()

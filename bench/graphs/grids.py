@@ -10,7 +10,7 @@ from hardmine.fanng import default_effort
 K = 50
 WANTED_RECALL = 0.98
 DEFAULT_EFFORT = default_effort(K)
-MOVES_KEEP = (0.95, 0.80)  # shares of the 10-neighbour lists that a small move leaves
+MOVES_KEEP = (0.95, 0.80)  # shares of the 10-neighbor lists that a small move leaves
 WARM_TARGET = 0.3
 SMALL_MOVE_KEEPS = 0.75  # a move that leaves less is not small, and shown only
 GROWTH_SIZES = (10_000, 20_000, 50_000, 100_000)

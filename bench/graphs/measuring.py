@@ -48,7 +48,7 @@ class Truth:
         return out
 
     def recall(self, index: np.ndarray) -> float:
-        """The share of the lists [N, k] that is no further than the k-th exact neighbour.
+        """The share of the lists [N, k] that is no further than the k-th exact neighbor.
 
         Which of equally near rows is in a list is arbitrary, so distances decide, not row numbers.
 
@@ -61,7 +61,7 @@ class Truth:
         for first in range(0, n, ROWS_AT_ONCE):
             own = np.arange(first, min(first + ROWS_AT_ONCE, n))
             lists, wanted = np.sort(index[own], 1), np.sort(self.index[own], 1)
-            assert not (lists == own[:, None]).any(), "a row is its own neighbour"
+            assert not (lists == own[:, None]).any(), "a row is its own neighbor"
             assert not ((lists[:, 1:] == lists[:, :-1]) & (lists[:, 1:] >= 0)).any(), "a list holds a row twice"
             position = torch.searchsorted(torch.from_numpy(wanted), torch.from_numpy(lists)).clamp_(max=self.k - 1)
             exact = np.take_along_axis(wanted, position.numpy(), 1) == lists

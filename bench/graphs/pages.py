@@ -12,10 +12,10 @@ from tables import table
 Results = dict[str, Any]
 
 HOW = f"""\
-The task is `neighbours({K})` from nothing: build a graph over all rows, then find each row's {K} nearest others. Times
+The task is `neighbors({K})` from nothing: build a graph over all rows, then find each row's {K} nearest others. Times
 are shares of what exact search (`hardmine.ops.knn`, all pairs) takes for the same lists in the same run: below 1 a
 graph pays, above 1 it does not. Recall is measured for every line, over all rows: the share of its lists that is no
-further than the {K}th exact neighbour. Every library gets the same float32 rows, of unit length under the cosine
+further than the {K}th exact neighbor. Every library gets the same float32 rows, of unit length under the cosine
 metric, and as many threads as the table above says; none of the lists holds its own row."""
 
 DUEL = f"""\
@@ -26,8 +26,8 @@ SWEEP = """\
 All settings at all efforts (hardmine: distance computations a search; hnswlib: ef; faiss: efSearch)."""
 
 WARM = f"""\
-All rows move, as between two epochs; "kept" is the share of the 10-neighbour lists that stay. "Build" is a share of a
-fresh build by traverse-add over the moved rows. "Recall" is that of `neighbours({K})` at its default effort of
+All rows move, as between two epochs; "kept" is the share of the 10-neighbor lists that stay. "Build" is a share of a
+fresh build by traverse-add over the moved rows. "Recall" is that of `neighbors({K})` at its default effort of
 {grids.DEFAULT_EFFORT} distance computations; "to {WANTED_RECALL}" the effort which that recall takes, read between the
 efforts measured; "in all" build and lists at that effort, as a share of exact search."""
 

@@ -10,7 +10,7 @@ from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD
 from graphs.grids import WANTED_RECALL, K
 from graphs.measuring import Point
 
-# Okabe and Ito's colours, told apart by the colour-blind; the markers tell the lines apart in grey, too.
+# Okabe and Ito's colors, told apart by the color-blind; the markers tell the lines apart in gray, too.
 STYLES = {
     TRAVERSE_ADD: ("#0072B2", "o", "hardmine,\ntraverse-add\nalone"),
     REFINED: ("#56B4E9", "v", "hardmine,\ntraverse-add,\nrefined"),
@@ -18,7 +18,7 @@ STYLES = {
     "hnswlib": ("#009E73", "^", "hnswlib"),
     "faiss HNSW": ("#CC79A7", "D", "faiss HNSW"),
 }
-GREY = "#555555"
+GRAY = "#555555"
 LEAST_RECALL, MOST_RECALL = 0.8, 0.998
 LINE_HEIGHT = 0.045  # of the axes
 TICKS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
@@ -72,10 +72,10 @@ def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.axhline(1, color="black", linewidth=1.2)
-    axes.axvline(missed(WANTED_RECALL), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(missed(WANTED_RECALL), color=GRAY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel("recall (log of what is missed)")
     heights, ends = [1.0], [(missed(MOST_RECALL), 1.0, "black", "exact knn")]
-    for family, (colour, marker, label) in STYLES.items():
+    for family, (color, marker, label) in STYLES.items():
         shown = [
             (missed(point["recall"]), point["total_s"] / unit, point)
             for point in curve["points"]
@@ -84,12 +84,12 @@ def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
         if not shown:
             continue
         x, y, points = zip(*shown, strict=True)
-        axes.plot(x, y, marker, color=colour, markersize=3, alpha=0.3, markeredgewidth=0)
+        axes.plot(x, y, marker, color=color, markersize=3, alpha=0.3, markeredgewidth=0)
         best = frontier(list(points))
         x, y = [missed(point["recall"]) for point in best], [point["total_s"] / unit for point in best]
-        axes.plot(x, y, color=colour, linewidth=1.8, marker=marker, markersize=4.5)
+        axes.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=4.5)
         heights += y
-        ends.append((x[-1], y[-1], colour, label))
+        ends.append((x[-1], y[-1], color, label))
     axes.set_ylim(min(heights) / 1.3, max(heights) * 1.3)
     label_lines(axes, ends)
 
@@ -108,14 +108,14 @@ def spread_out(wanted: list[float], sizes: list[float], low: float, high: float)
 
 
 def label_lines(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names every line (x, y, colour, label) at its right end, in the margin."""
+    """Names every line (x, y, color, label) at its right end, in the margin."""
     ends = sorted(ends, key=lambda end: end[1])
     low, high = (math.log(limit) for limit in axes.get_ylim())
     line = (high - low) * LINE_HEIGHT
     sizes = [line * (1.3 + label.count("\n")) for *_, label in ends]
     middles = spread_out([math.log(y) for _, y, _, _ in ends], sizes, low, high)
     edge = missed(MOST_RECALL)
-    for (x, y, colour, label), middle in zip(ends, middles, strict=True):
+    for (x, y, color, label), middle in zip(ends, middles, strict=True):
         place = (edge + 0.09, math.exp(middle))
-        axes.annotate(label, place, color=colour, fontsize=8.5, va="center", linespacing=1.0, annotation_clip=False)
-        axes.plot([x, edge, edge + 0.07], [y, y, place[1]], color=colour, linewidth=0.6, linestyle=":", clip_on=False)
+        axes.annotate(label, place, color=color, fontsize=8.5, va="center", linespacing=1.0, annotation_clip=False)
+        axes.plot([x, edge, edge + 0.07], [y, y, place[1]], color=color, linewidth=0.6, linestyle=":", clip_on=False)

@@ -31,7 +31,7 @@ def best_of(points: list[Point], families: tuple[str, ...]) -> Point | None:
 def against(results: Results, name: str, families: tuple[str, ...], what: str, others: tuple[str, ...]) -> Verdict:
     """Whether the quickest of `families` takes at most the time of the quickest of `others`, at the wanted recall."""
     than = "exact knn" if others == ("exact knn",) else "the better of hnswlib and faiss HNSW"
-    target = f"{what}: neighbours({K}) of {name} at recall {WANTED_RECALL} in at most the time of {than}"
+    target = f"{what}: neighbors({K}) of {name} at recall {WANTED_RECALL} in at most the time of {than}"
     curve = curve_of(results, name)
     if curve is None:
         return Verdict(target, None)

@@ -64,7 +64,7 @@ def build_op(module: Any, op_name: str, options: dict[str, Any], kind: str, inpu
     if kind == "loss":
         return Rival(name, lambda: op(embeddings, labels, **options), gradient_of(inputs), inputs)
     embeddings = embeddings.detach()
-    if kind == "neighbours":
+    if kind == "neighbors":
         return Rival(name, lambda: op(embeddings, **options), None, inputs)
     return Rival(name, lambda: op(embeddings, labels, **options), None, inputs)
 
@@ -129,9 +129,9 @@ def setup(case_name: str, n: int, d: int, rival_name: str, images_per_class: int
     """
     case = CASES[case_name]
     inputs = make_inputs(case_name, n, d, images_per_class)
-    if case.kind == "neighbours":
+    if case.kind == "neighbors":
         rival = build(case_name, rival_name, inputs)
-        checks.check_neighbours(rival, case.options["k"])
+        checks.check_neighbors(rival, case.options["k"])
         return rival
     counterpart = case.counterparts.get(rival_name)
     checked_n = n if has_room(case.reference_bytes(n, images_per_class)) else min(n, 512)

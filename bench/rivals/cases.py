@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from rivals import inputs, neighbours, pml
+from rivals import inputs, neighbors, pml
 from rivals.common import Inputs, Rival
 
 Bytes = Callable[[int, int], float]  # (N, images a class) -> peak memory of a step, rounded up from bench/memory.py
@@ -38,13 +38,13 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """What the op returns: "loss", "selection" or "neighbours"."""
-        return {"select_triplets": "selection", "knn": "neighbours"}.get(self.op, "loss")
+        """What the op returns: "loss", "selection" or "neighbors"."""
+        return {"select_triplets": "selection", "knn": "neighbors"}.get(self.op, "loss")
 
     @property
     def rivals(self) -> tuple[str, ...]:
         """Every rival of this case, hardmine first."""
-        compiled = () if self.kind == "neighbours" else ("torch.compile",)
+        compiled = () if self.kind == "neighbors" else ("torch.compile",)
         return ("hardmine", "pytorch", *compiled, *self.counterparts, "matmul", "matmul_out")
 
 
@@ -138,17 +138,17 @@ def all_triplets_case(reduction: str) -> Case:
     )
 
 
-# --- neighbours ----------------------------------------------------------------------------------------------------
+# --- neighbors ----------------------------------------------------------------------------------------------------
 
 K = 50
 
 
-def neighbours_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> Case:
+def neighbors_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> Case:
     others = {
-        "pytorch-chunks": Counterpart(partial(neighbours.build_chunks, k=K)),
-        "faiss": Counterpart(partial(neighbours.build_faiss, k=K)),
-        "hnswlib": Counterpart(partial(neighbours.build_hnswlib, k=K)),
-        "matmul-chunks": Counterpart(neighbours.build_matmul_chunks),
+        "pytorch-chunks": Counterpart(partial(neighbors.build_chunks, k=K)),
+        "faiss": Counterpart(partial(neighbors.build_faiss, k=K)),
+        "hnswlib": Counterpart(partial(neighbors.build_hnswlib, k=K)),
+        "matmul-chunks": Counterpart(neighbors.build_matmul_chunks),
     }
     return Case(
         "knn",
@@ -160,7 +160,7 @@ def neighbours_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> C
         note=f"""\
 The {K} nearest of all others for every vector, by cosine similarity. faiss is IndexFlatIP, exact as ours is; like the
 chunks of PyTorch it computes both s_ij and s_ji, ours one of them. hnswlib is approximate: build and query, at the
-quickest setting of a small grid with a recall of at least {neighbours.WANTED_RECALL}. Exact lists are asserted to be
+quickest setting of a small grid with a recall of at least {neighbors.WANTED_RECALL}. Exact lists are asserted to be
 faiss's but for near-ties.""",
     )
 
@@ -193,6 +193,6 @@ CASES = {
     "BatchAll": tuplet_case("all"),
     "BatchAllTriplet": all_triplets_case("mean"),
     "BatchAllTriplet_active": all_triplets_case("mean_active"),
-    "knn_words": neighbours_case(inputs.word_vectors, 50),
-    "knn_sift": neighbours_case(inputs.sift, 128),
+    "knn_words": neighbors_case(inputs.word_vectors, 50),
+    "knn_sift": neighbors_case(inputs.sift, 128),
 }

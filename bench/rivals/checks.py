@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hardmine import reference
-from rivals import inputs, neighbours
+from rivals import inputs, neighbors
 from rivals.cases import EPHN, Case
 from rivals.common import Inputs, Rival, gradient_of
 
@@ -92,19 +92,19 @@ def check(case: Case, rival: Rival, size: Size) -> None:
         assert_same_selection(output, wanted)
 
 
-def check_neighbours(rival: Rival, k: int) -> None:
+def check_neighbors(rival: Rival, k: int) -> None:
     """Exact rivals: the lists of faiss. The approximate one: its recall."""
     if rival.name.startswith("matmul"):
         return
-    wanted = neighbours.exact(rival.inputs, k)
+    wanted = neighbors.exact(rival.inputs, k)
     similarity, index = rival.forward()
-    assert not (index == torch.arange(len(index))[:, None]).any(), "a vector is its own neighbour"
-    found = neighbours.found_share(index, wanted.index)
+    assert not (index == torch.arange(len(index))[:, None]).any(), "a vector is its own neighbor"
+    found = neighbors.found_share(index, wanted.index)
     if rival.name == "hnswlib":
         # Its graph depends on which thread comes first, so it is allowed a little less than in its search of settings.
-        assert found > neighbours.WANTED_RECALL - 0.002, f"recall is {found:.4f}"
+        assert found > neighbors.WANTED_RECALL - 0.002, f"recall is {found:.4f}"
         return
-    # Where the k-th and the next neighbour are about equally far, either may be in the list: similarities have to agree
+    # Where the k-th and the next neighbor are about equally far, either may be in the list: similarities have to agree
     # everywhere, indices nearly.
     torch.testing.assert_close(similarity, wanted.similarity, rtol=0, atol=2e-6)
-    assert found > 0.999, f"{found:.3%} of the neighbours are those of the exact search"
+    assert found > 0.999, f"{found:.3%} of the neighbors are those of the exact search"

@@ -23,7 +23,7 @@ SIFT_FILE = "sift_10k.npy"
 
 
 def class_samples(n: int, d: int, images_per_class: int = 4, seed: int = 0) -> Inputs:
-    """Samples whose closest positive about ties with the closest negative, in random order, not normalised.
+    """Samples whose closest positive about ties with the closest negative, in random order, not normalized.
 
     The most similar of n random directions has a cosine similarity of about sqrt(2 log(n) / d). Samples of a class get
     0.7 of that on average, which brings the closest of a few positives up to it: about half of the triplets are hard,
@@ -32,20 +32,20 @@ def class_samples(n: int, d: int, images_per_class: int = 4, seed: int = 0) -> I
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n) // images_per_class)[torch.randperm(n, generator=generator)]
     within_class_similarity = min(0.9, 0.7 * math.sqrt(2 * math.log(n) / d))
-    centres = torch.randn(n // images_per_class + 1, d, generator=generator)
+    centers = torch.randn(n // images_per_class + 1, d, generator=generator)
     noise = torch.randn(n, d, generator=generator)
-    embeddings = math.sqrt(within_class_similarity) * centres[labels] + math.sqrt(1 - within_class_similarity) * noise
+    embeddings = math.sqrt(within_class_similarity) * centers[labels] + math.sqrt(1 - within_class_similarity) * noise
     return Inputs(embeddings.requires_grad_(), labels)
 
 
-def unlabelled(rows: np.ndarray | torch.Tensor, source: str) -> Inputs:
+def unlabeled(rows: np.ndarray | torch.Tensor, source: str) -> Inputs:
     """Unit vectors without classes."""
     rows = F.normalize(torch.as_tensor(rows, dtype=torch.float32))
     return Inputs(rows, torch.arange(len(rows)), source)
 
 
 def word_vectors(n: int, d: int = 50, images_per_class: int = 1) -> Inputs:
-    """The `n` most frequent words' GloVe vectors, normalised."""
+    """The `n` most frequent words' GloVe vectors, normalized."""
     package = importlib.util.find_spec(WORDS_PACKAGE)
     if package is None:
         raise SkippedRivalError(f"its data, {WORDS_PACKAGE.replace('_', '-')}, is not installed")
@@ -55,21 +55,21 @@ def word_vectors(n: int, d: int = 50, images_per_class: int = 1) -> Inputs:
     rows = np.load(Path(package.submodule_search_locations[0]) / WORDS_FILE, mmap_mode="r")
     if n > len(rows) or d != rows.shape[1]:
         raise SkippedRivalError(f"there are {len(rows):,} word vectors of {rows.shape[1]} dimensions")
-    return unlabelled(np.ascontiguousarray(rows[:n]), f"GloVe 6B, the {n:,} most frequent words")
+    return unlabeled(np.ascontiguousarray(rows[:n]), f"GloVe 6B, the {n:,} most frequent words")
 
 
 def sift(n: int, d: int = 128, images_per_class: int = 1) -> Inputs:
-    """The first `n` of 10,000 SIFT descriptors in HARDMINE_DATA, normalised; random directions without the file."""
+    """The first `n` of 10,000 SIFT descriptors in HARDMINE_DATA, normalized; random directions without the file."""
     file = Path(os.environ.get("HARDMINE_DATA") or "nowhere") / SIFT_FILE
     if not file.exists():
         rows = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-        return unlabelled(rows, f"random directions: HARDMINE_DATA names no folder with {SIFT_FILE}")
+        return unlabeled(rows, f"random directions: HARDMINE_DATA names no folder with {SIFT_FILE}")
     import numpy as np
 
     rows = np.load(file)
     if n > len(rows) or d != rows.shape[1]:
         raise SkippedRivalError(f"{SIFT_FILE} has {len(rows):,} rows of {rows.shape[1]} dimensions")
-    return unlabelled(rows[:n], f"the first {n:,} SIFT descriptors of BIGANN")
+    return unlabeled(rows[:n], f"the first {n:,} SIFT descriptors of BIGANN")
 
 
 @lru_cache(maxsize=2)  # the rivals of one size come one after another and share inputs

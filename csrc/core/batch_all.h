@@ -14,7 +14,7 @@ namespace hardmine {
 enum class BatchAllReduction { kMean, kMeanActive, kSum };
 
 struct BatchAllRule {
-  Similarity similarity = Similarity::kCosine;  // kCosine: rows are normalised first; kEuclidean: they are not
+  Similarity similarity = Similarity::kCosine;  // kCosine: rows are normalized first; kEuclidean: they are not
   BatchAllReduction reduction = BatchAllReduction::kMean;
   bool squared = true;
   double margin = 0.2;
@@ -30,11 +30,11 @@ struct MarginTable {
 };
 
 // What the tiles hold. |a - b|^2 / 2 = 1 - s for unit rows, so squared distances of those need only inner products.
-// Rows too short to be normalised are no unit rows.
+// Rows too short to be normalized are no unit rows.
 HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule, bool unit_rows) {
-  const bool normalised = rule.similarity == Similarity::kCosine;
+  const bool normalized = rule.similarity == Similarity::kCosine;
   const PairQuantity distance = rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance;
-  return {normalised && rule.squared && unit_rows ? PairQuantity::kInnerProduct : distance, normalised};
+  return {normalized && rule.squared && unit_rows ? PairQuantity::kInnerProduct : distance, normalized};
 }
 
 // What the sum of all triplets' values is multiplied with.

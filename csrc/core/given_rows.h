@@ -6,7 +6,7 @@
 namespace hardmine {
 
 template <class Scalar>
-struct LabelledRows {
+struct LabeledRows {
   const Scalar* x;       // [count, depth]
   const int64_t* label;  // [count]
   int64_t count;

@@ -10,7 +10,7 @@ enum class PairQuantity { kInnerProduct, kNegativeDistance, kNegativeSquaredDist
 
 struct PairMeasure {
   PairQuantity quantity;
-  bool normalised;  // rows are divided by their norms first
+  bool normalized;  // rows are divided by their norms first
 };
 
 // The similarity that users see.

@@ -18,7 +18,7 @@ namespace {
 template <class T>
 class AnchorLists {
  public:
-  AnchorLists(const LabelledSides<T>& sides, bool squared, const std::vector<int64_t>& class_begin,
+  AnchorLists(const LabeledSides<T>& sides, bool squared, const std::vector<int64_t>& class_begin,
               const std::vector<int64_t>& class_end, int64_t begin, int64_t end, const Workers& workers)
       : begin_(begin),
         end_(end),
@@ -74,7 +74,7 @@ class AnchorLists {
   }
 
  private:
-  void fill(const LabelledSides<T>& sides, bool squared, const std::vector<int64_t>& class_begin,
+  void fill(const LabeledSides<T>& sides, bool squared, const std::vector<int64_t>& class_begin,
             const std::vector<int64_t>& class_end, const Workers& workers) {
     const Kernels<T>& kernel = kernels<T>();
     PairPass<T> pass = sides.pass();
@@ -136,15 +136,15 @@ class AnchorLists {
 }  // namespace
 
 template <class T>
-BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& samples, int64_t depth,
+BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samples, int64_t depth,
                             const MarginTable<T>& table, const Workers& workers, T* grad) {
   const Kernels<T>& kernel = kernels<T>();
   const auto make_sides = [&](bool unit_rows) {
-    return std::make_unique<LabelledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, workers);
+    return std::make_unique<LabeledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, workers);
   };
-  std::unique_ptr<LabelledSides<T>> made = make_sides(true);
+  std::unique_ptr<LabeledSides<T>> made = make_sides(true);
   if (made->clamped() && !made->pass().euclidean) made = make_sides(false);
-  const LabelledSides<T>& sides = *made;
+  const LabeledSides<T>& sides = *made;
   BatchAllResult<T> result{T(0), 0, 0, sides.finite()};
   if (grad) std::fill_n(grad, samples.count * depth, T(0));
   if (!result.finite || sides.empty()) return result;
@@ -213,9 +213,9 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabelledRows<T>& sam
   return result;
 }
 
-template BatchAllResult<float> batch_all(const BatchAllRule&, const LabelledRows<float>&, int64_t,
+template BatchAllResult<float> batch_all(const BatchAllRule&, const LabeledRows<float>&, int64_t,
                                          const MarginTable<float>&, const Workers&, float*);
-template BatchAllResult<double> batch_all(const BatchAllRule&, const LabelledRows<double>&, int64_t,
+template BatchAllResult<double> batch_all(const BatchAllRule&, const LabeledRows<double>&, int64_t,
                                           const MarginTable<double>&, const Workers&, double*);
 
 }  // namespace hardmine::cpu

@@ -3,17 +3,17 @@
 //   dot:        w y
 //   cosine:     w y / |y|, before the projection through x / |x| (see `project`)
 //   euclidean:  w (y - x), where the weight includes 1 / d or what else the function of the distance gives. With
-//               normalised rows the projection comes last, too.
+//               normalized rows the projection comes last, too.
 #pragma once
 
-#include "labelled_sides.h"
+#include "labeled_sides.h"
 
 namespace hardmine::cpu {
 
 template <class T>
 class BlockGradient {
  public:
-  BlockGradient(const LabelledSides<T>& sides, bool need_rows, bool need_columns, const Workers& workers)
+  BlockGradient(const LabeledSides<T>& sides, bool need_rows, bool need_columns, const Workers& workers)
       : sides_(sides), kernel_(kernels<T>()), workers_(workers) {
     panels_ = (sides.depth() + kernel_.column_panel - 1) / kernel_.column_panel;
     const bool euclidean = sides.pass().euclidean;
@@ -97,7 +97,7 @@ class BlockGradient {
     });
   }
 
-  const LabelledSides<T>& sides_;
+  const LabeledSides<T>& sides_;
   const Kernels<T>& kernel_;
   const Workers& workers_;
   int64_t panels_;

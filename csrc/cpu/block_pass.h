@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "labelled_sides.h"
+#include "labeled_sides.h"
 #include "pair_schedule.h"
 
 namespace hardmine::cpu {
@@ -12,7 +12,7 @@ namespace hardmine::cpu {
 // PairSchedule orders them. `cost`: arithmetic of a visit and the block's similarities together, relative to the
 // latter.
 template <class T, class Wanted, class Visit>
-void for_each_block(const LabelledSides<T>& sides, PairKind kind, double cost, const Workers& workers,
+void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, const Workers& workers,
                     const Wanted& wanted, const Visit& visit) {
   const Kernels<T>& kernel = kernels<T>();
   const PairPass<T>& pass = sides.pass();
@@ -36,7 +36,7 @@ void for_each_block(const LabelledSides<T>& sides, PairKind kind, double cost, c
 }
 
 template <class T, class Visit>
-void for_each_block(const LabelledSides<T>& sides, PairKind kind, double cost, const Workers& workers,
+void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, const Workers& workers,
                     const Visit& visit) {
   for_each_block(sides, kind, cost, workers, [](const Block&) { return true; }, visit);
 }

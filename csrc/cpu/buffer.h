@@ -1,4 +1,4 @@
-// Uninitialised, cache-line aligned memory: its pages are first touched by the threads that fill it.
+// Uninitialized, cache-line aligned memory: its pages are first touched by the threads that fill it.
 #pragma once
 
 #include <cstddef>

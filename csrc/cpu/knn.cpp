@@ -8,7 +8,7 @@ std::tuple<Tensor, Tensor> knn_cpu(Tensor queries, std::optional<Tensor> refs, i
                                    int64_t similarity, bool) {
   const Similarity kind = similarity_from_code(similarity);
   const ScalarType type = compute_type(queries);
-  check_neighbours(queries, refs, k, exclude_self);
+  check_neighbors(queries, refs, k, exclude_self);
   const int64_t count = queries.size(0), depth = queries.size(1);
   const Tensor x = as_array(queries, type), y = refs ? as_array(*refs, type) : x;
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);

@@ -1,4 +1,4 @@
-// The visitor of nearest neighbours: offers every candidate that may be among the k best of its row or of its column.
+// The visitor of nearest neighbors: offers every candidate that may be among the k best of its row or of its column.
 #pragma once
 
 #include "tile_engine.h"
@@ -9,12 +9,12 @@ template <class T, bool kLargestWins, bool kSymmetric>
 struct KnnVisitor {
   using V = Vec<T>;
   const PairPass<T>& pass;
-  const NeighbourPools<T>& pools;
+  const NeighborPools<T>& pools;
 
   void offer(int64_t owner, T key, Index index) const {
     // The k-th best may have changed since the line was compared with it.
     if (!beats(key, index, pools.worst_key[owner], pools.worst_index[owner])) return;
-    Neighbour<T>* pool = pools.pool + owner * pools.capacity;
+    Neighbor<T>* pool = pools.pool + owner * pools.capacity;
     pool[pools.size[owner]++] = {key, index};
     if (pools.size[owner] == pools.capacity) pools.compact(pools, owner);
   }
@@ -66,7 +66,7 @@ struct KnnVisitor {
 template <class T>
 struct KnnState {
   const PairPass<T>* pass;
-  const NeighbourPools<T>* pools;
+  const NeighborPools<T>* pools;
 };
 
 template <class T, bool kLargestWins, bool kSymmetric>
@@ -76,7 +76,7 @@ void visit_knn(const void* self, const T* tile, int64_t row, int64_t row_end, in
 }
 
 template <class T>
-void knn_block(const PairPass<T>& pass, const Block& block, const NeighbourPools<T>& pools) {
+void knn_block(const PairPass<T>& pass, const Block& block, const NeighborPools<T>& pools) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
   // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
   static constexpr Visit kVisits[2][2] = {{visit_knn<T, true, false>, visit_knn<T, true, true>},

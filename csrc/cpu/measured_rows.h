@@ -1,4 +1,4 @@
-// A matrix of embeddings as a measure of pairs sees it: as it is, or normalised.
+// A matrix of embeddings as a measure of pairs sees it: as it is, or normalized.
 #pragma once
 
 #include <algorithm>
@@ -12,11 +12,11 @@ namespace hardmine::cpu {
 template <class T>
 class MeasuredRows {
  public:
-  // want_unit: make the normalised rows themselves, and not only the norms, where the measure normalises.
+  // want_unit: make the normalized rows themselves, and not only the norms, where the measure normalizes.
   MeasuredRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, bool want_unit,
                const Workers& workers)
       : x_(x), depth_(depth) {
-    if (!measure.normalised) return;
+    if (!measure.normalized) return;
     norms_ = std::make_unique<Norms<T>>(x, count, depth, workers);
     if (!want_unit) return;
     unit_ = Buffer<T>(count * depth);
@@ -31,7 +31,7 @@ class MeasuredRows {
   // The row as the user gave it, and as it is measured (where unit rows were wanted).
   const T* raw(int64_t i) const { return x_ + i * depth_; }
   const T* row(int64_t i) const { return unit_.get() ? unit_.get() + i * depth_ : raw(i); }
-  // What the row is divided by, and whether every row and its norm are finite; only where the measure normalises.
+  // What the row is divided by, and whether every row and its norm are finite; only where the measure normalizes.
   T norm(int64_t i) const { return norms_->norm[i]; }
   bool finite() const { return norms_->finite; }
 

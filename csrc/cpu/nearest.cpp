@@ -9,7 +9,7 @@
 #include <bit>
 #include <vector>
 
-#include "labelled_sides.h"
+#include "labeled_sides.h"
 #include "pair_schedule.h"
 #include "quickselect.h"
 
@@ -17,17 +17,17 @@ namespace hardmine::cpu {
 namespace {
 
 template <class T>
-bool is_better(const Neighbour<T>& a, const Neighbour<T>& b) {
+bool is_better(const Neighbor<T>& a, const Neighbor<T>& b) {
   return beats(a.key, a.index, b.key, b.index);
 }
 
 // A candidate as an integer, larger for a better one: its key's bits, made to ascend, over its index, to descend.
-inline uint64_t rank_of(const Neighbour<float>& candidate) {
+inline uint64_t rank_of(const Neighbor<float>& candidate) {
   const uint32_t bits = std::bit_cast<uint32_t>(candidate.key + 0.0F);  // -0 equals 0
   const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000U;
   return uint64_t{ascending} << 32 | ~static_cast<uint32_t>(candidate.index);
 }
-inline Neighbour<float> candidate_of(uint64_t rank) {
+inline Neighbor<float> candidate_of(uint64_t rank) {
   const auto ascending = static_cast<uint32_t>(rank >> 32);
   const uint32_t bits = ascending >> 31 ? ascending & 0x7FFFFFFFU : ~ascending;
   return {std::bit_cast<float>(bits), static_cast<Index>(~static_cast<uint32_t>(rank))};
@@ -35,19 +35,19 @@ inline Neighbour<float> candidate_of(uint64_t rank) {
 
 constexpr int64_t kMostSlack = 256;  // room in a pool beyond its k best
 
-void select_best(Neighbour<float>* pool, int64_t size, int64_t k) {
-  uint64_t rank[kMostNeighbours + kMostSlack], smaller[kMostNeighbours + kMostSlack];
+void select_best(Neighbor<float>* pool, int64_t size, int64_t k) {
+  uint64_t rank[kMostNeighbors + kMostSlack], smaller[kMostNeighbors + kMostSlack];
   std::transform(pool, pool + size, rank, rank_of);
   select_largest(rank, smaller, size, k);
   std::transform(rank, rank + k, pool, candidate_of);
 }
-void select_best(Neighbour<double>* pool, int64_t size, int64_t k) {
+void select_best(Neighbor<double>* pool, int64_t size, int64_t k) {
   std::nth_element(pool, pool + k - 1, pool + size, is_better<double>);
 }
 
 template <class T>
-void compact(const NeighbourPools<T>& pools, int64_t row) {
-  Neighbour<T>* pool = pools.pool + row * pools.capacity;
+void compact(const NeighborPools<T>& pools, int64_t row) {
+  Neighbor<T>* pool = pools.pool + row * pools.capacity;
   select_best(pool, pools.size[row], pools.k);
   pools.size[row] = static_cast<int32_t>(pools.k);
   pools.worst_key[row] = pool[pools.k - 1].key;
@@ -68,7 +68,7 @@ class Pools {
         // Nothing beats an index of -1 at an equal key: a similarity of -infinity is no candidate.
         worst_index_(shares * padded, kBelowRange) {}
 
-  NeighbourPools<T> view(int64_t share) {
+  NeighborPools<T> view(int64_t share) {
     const int64_t first = share * padded_;
     return {k_,
             capacity_,
@@ -80,10 +80,10 @@ class Pools {
   }
 
   // The k best of row i, sorted, into `best`.
-  void gather(int64_t row, int64_t shares, std::vector<Neighbour<T>>& best) const {
+  void gather(int64_t row, int64_t shares, std::vector<Neighbor<T>>& best) const {
     best.clear();
     for (int64_t s = 0; s < shares; ++s) {
-      const Neighbour<T>* pool = pool_.get() + (s * padded_ + row) * capacity_;
+      const Neighbor<T>* pool = pool_.get() + (s * padded_ + row) * capacity_;
       best.insert(best.end(), pool, pool + size_[s * padded_ + row]);
     }
     const auto middle = best.begin() + std::min<int64_t>(k_, static_cast<int64_t>(best.size()));
@@ -93,7 +93,7 @@ class Pools {
 
  private:
   int64_t k_, capacity_, padded_;
-  Buffer<Neighbour<T>> pool_;
+  Buffer<Neighbor<T>> pool_;
   std::vector<int32_t> size_;
   std::vector<T> worst_key_;
   std::vector<Index> worst_index_;
@@ -111,11 +111,11 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   // A query against itself is a pair like any other: no symmetric pass has it.
   if (!refs && !exclude_self) refs = &queries;
   const int64_t ref_count = refs ? refs->count : count;
-  // Neighbours have no classes; with one label for all, the engine keeps the rows' order.
+  // Neighbors have no classes; with one label for all, the engine keeps the rows' order.
   const std::vector<int64_t> label(std::max(count, ref_count), 0);
-  const LabelledRows<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
-  const LabelledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
-                               workers);
+  const LabeledRows<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
+  const LabeledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
+                              workers);
   if (sides.empty()) return;
   const PairPass<T>& pass = sides.pass();
   const double pairs = static_cast<double>(count) * static_cast<double>(sides.columns().count());
@@ -127,7 +127,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   const int64_t shares = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
   Pools<T> pools(k, round_up(count, kBlockStep), shares);
   if (pass.symmetric) {
-    const NeighbourPools<T> view = pools.view(0);
+    const NeighborPools<T> view = pools.view(0);
     const PairSchedule schedule(count, count, true);
     schedule.run(workers, threads, [&](int64_t, const Block& block) {
       if (!workers.cancelled()) kernel.knn_block(pass, block, view);
@@ -135,7 +135,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   } else {
     parallel_tasks(workers, threads, row_blocks * shares, [&](int64_t, int64_t task) {
       const int64_t row = task / shares * kMaxBlockRows, share = task % shares;
-      const NeighbourPools<T> view = pools.view(share);
+      const NeighborPools<T> view = pools.view(share);
       for (int64_t b = column_blocks * share / shares; b < column_blocks * (share + 1) / shares && !workers.cancelled();
            ++b) {
         kernel.knn_block(pass,
@@ -147,7 +147,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   }
 
   parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Neighbour<T>> best;
+    std::vector<Neighbor<T>> best;
     for (int64_t i = begin; i < end; ++i) {
       pools.gather(i, shares, best);
       for (size_t n = 0; n < best.size(); ++n) {

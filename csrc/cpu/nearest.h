@@ -1,4 +1,4 @@
-// Exact nearest neighbours, torch-free.
+// Exact nearest neighbors, torch-free.
 #pragma once
 
 #include <cstdint>

@@ -4,7 +4,7 @@
 //                               subgradient
 //   negative squared distance:  2 w (y - x).
 // All are symmetric in x and y, so the pairs that a row is first of and those that it is second of are summed alike.
-// Where rows are normalised, x and y are x / |x| and y / |y|, and the sum is projected through x / |x| (see `project`).
+// Where rows are normalized, x and y are x / |x| and y / |y|, and the sum is projected through x / |x| (see `project`).
 
 #include "pair_gradient.h"
 
@@ -76,7 +76,7 @@ void add_pair(const Kernels<T>& kernel, const PairMeasure& measure, const Measur
   const T *x = rows.row(self), *y = others.row(other);
   switch (measure.quantity) {
     case PairQuantity::kInnerProduct:
-      kernel.add_scaled(acc, measure.normalised ? weight / others.norm(other) : weight, others.raw(other), depth);
+      kernel.add_scaled(acc, measure.normalized ? weight / others.norm(other) : weight, others.raw(other), depth);
       return;
     case PairQuantity::kNegativeDistance: {
       const T d = kernel.distance(x, y, depth);
@@ -128,7 +128,7 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
         if (own) own->for_each(r, add_from(seconds));
         if (incoming) incoming->for_each(r, add_from(x));
         // A row without pairs has gradient 0, even if it is not finite.
-        if (!measure.normalised || !any) continue;
+        if (!measure.normalized || !any) continue;
         // Below the smallest norm, normalize divides by a constant: there is no projection.
         const T norm = selves.norm(r), *self = selves.raw(r);
         const bool clamped = norm <= Norms<T>::kSmallestNorm;

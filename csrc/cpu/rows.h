@@ -1,4 +1,4 @@
-// A matrix of labelled embeddings made ready for the tile engine: sorted by label, scaled, packed.
+// A matrix of labeled embeddings made ready for the tile engine: sorted by label, scaled, packed.
 #pragma once
 
 #include <algorithm>
@@ -49,7 +49,7 @@ template <class T>
 class SortedRows {
  public:
   // `subset`: the rows to take, ascending by (label, number); null for all of them, which are then sorted here.
-  SortedRows(const LabelledRows<T>& rows, int64_t depth, const T* norm, const std::vector<Index>* subset, bool as_rows,
+  SortedRows(const LabeledRows<T>& rows, int64_t depth, const T* norm, const std::vector<Index>* subset, bool as_rows,
              bool as_columns, const Workers& workers)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
     const Kernels<T>& kernel = kernels<T>();
@@ -70,7 +70,7 @@ class SortedRows {
 
  private:
   // The rows by (label, number).
-  static std::vector<Index> sorted_order(const LabelledRows<T>& rows) {
+  static std::vector<Index> sorted_order(const LabeledRows<T>& rows) {
     std::vector<Index> order(rows.count);
     std::iota(order.begin(), order.end(), 0);
     const int64_t* end = rows.label + rows.count;

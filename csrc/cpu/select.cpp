@@ -15,7 +15,7 @@
 namespace hardmine::cpu {
 
 template <class T>
-bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs,
+bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs,
                      int64_t depth, const RandomNumbers& random, const Workers& workers, const SelectionOut<T>& out) {
   const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
   const bool euclidean = rule.similarity == Similarity::kEuclidean;
@@ -114,9 +114,9 @@ bool select_triplets(const SelectionRule& rule, const LabelledRows<T>& anchors, 
   return finite;
 }
 
-template bool select_triplets(const SelectionRule&, const LabelledRows<float>&, const LabelledRows<float>*, int64_t,
+template bool select_triplets(const SelectionRule&, const LabeledRows<float>&, const LabeledRows<float>*, int64_t,
                               const RandomNumbers&, const Workers&, const SelectionOut<float>&);
-template bool select_triplets(const SelectionRule&, const LabelledRows<double>&, const LabelledRows<double>*, int64_t,
+template bool select_triplets(const SelectionRule&, const LabeledRows<double>&, const LabeledRows<double>*, int64_t,
                               const RandomNumbers&, const Workers&, const SelectionOut<double>&);
 
 }  // namespace hardmine::cpu

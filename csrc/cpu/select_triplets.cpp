@@ -7,7 +7,7 @@ namespace hardmine::cpu {
 SelectionInputs::SelectionInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
                                  const std::optional<Tensor>& ref_y)
     : type(compute_type(x)) {
-  check_labelled(x, y, ref_x, ref_y);
+  check_labeled(x, y, ref_x, ref_y);
   embeddings = as_array(x, type);
   labels = contiguous_array(y);
   if (!ref_x) return;
@@ -28,8 +28,8 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
       new_array(inputs.embeddings, {count}, inputs.type), new_array(inputs.embeddings, {count}, inputs.type), true};
   dispatch(inputs.type, [&](auto zero) {
     using T = decltype(zero);
-    const LabelledRows<T> anchors = inputs.anchors<T>();
-    const LabelledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabelledRows<T>{};
+    const LabeledRows<T> anchors = inputs.anchors<T>();
+    const LabeledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledRows<T>{};
     out.finite =
         select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, numbers, TorchWorkers(),
                            {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),

@@ -116,19 +116,19 @@ struct TupletWeights {
 // The best candidates of every row so far, each row's in a pool of its own: the k best of all that it has seen are
 // among them. A full pool is compacted to its k best; the k-th of them, `worst`, is what a later candidate has to beat.
 template <class T>
-struct Neighbour {
+struct Neighbor {
   T key;
   Index index;
 };
 template <class T>
-struct NeighbourPools {
+struct NeighborPools {
   int64_t k;
-  int64_t capacity;    // > k
-  Neighbour<T>* pool;  // [rows][capacity]
+  int64_t capacity;   // > k
+  Neighbor<T>* pool;  // [rows][capacity]
   int32_t* size;
   T* worst_key;  // -infinity until the first compaction
   Index* worst_index;
-  void (*compact)(const NeighbourPools& pools, int64_t row);
+  void (*compact)(const NeighborPools& pools, int64_t row);
 };
 
 // What a pass of the batch-all triplet loss works on. In terms of v, which grows with the similarity - s of unit rows,
@@ -181,7 +181,7 @@ struct Kernels {
                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 
   // Offers the block's pairs to their rows and, where the pass is symmetric, to their columns.
-  void (*knn_block)(const PairPass<T>& pass, const Block& block, const NeighbourPools<T>& pools);
+  void (*knn_block)(const PairPass<T>& pass, const Block& block, const NeighborPools<T>& pools);
 
   // numbers [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
   // others, up to a width that is the next multiple of 32.

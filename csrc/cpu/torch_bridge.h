@@ -47,11 +47,11 @@ struct SelectionInputs {
                   const std::optional<Tensor>& ref_y);
 
   template <class T>
-  LabelledRows<T> anchors() const {
+  LabeledRows<T> anchors() const {
     return {data<T>(embeddings), data<int64_t>(labels), embeddings.size(0)};
   }
   template <class T>
-  LabelledRows<T> refs() const {
+  LabeledRows<T> refs() const {
     return {data<T>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
   }
 };

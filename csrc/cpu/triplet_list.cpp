@@ -46,7 +46,7 @@ bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count,
                      negative[t] = measure_pair(kernel, measure.quantity, anchor, rows.row(triplet[2]), depth);
                    }
                  });
-  return measure.normalised ? rows.finite() : all_finite(x, row_count, depth, workers);
+  return measure.normalized ? rows.finite() : all_finite(x, row_count, depth, workers);
 }
 
 template bool measure_triplets(const PairMeasure&, const float*, int64_t, int64_t, const TripletList&, const Workers&,

@@ -16,14 +16,14 @@ namespace {
 
 // One number a sorted row, as far as blocks read.
 template <class T>
-std::vector<T> one_a_row(const LabelledSides<T>& sides, T fill) {
+std::vector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
   return std::vector<T>(round_up(sides.rows().count(), kBlockStep), fill);
 }
 
 }  // namespace
 
 template <class T>
-bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
+bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
                     const Workers& workers, const TupletOut<T>& out) {
   const Kernels<T>& kernel = kernels<T>();
   const T infinity = std::numeric_limits<T>::infinity();
@@ -35,7 +35,7 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
   std::fill_n(out.positive_similarity, anchors.count, T(0));
   std::fill_n(out.positive_index, anchors.count, int64_t{-1});
   std::fill_n(out.positive_count, anchors.count, int64_t{0});
-  const LabelledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
+  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
   if (sides.empty()) return sides.finite();
 
   const SortedRows<T>& rows = sides.rows();
@@ -127,10 +127,10 @@ bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, cons
 }
 
 template <class T>
-bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
+bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
                      const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs) {
   const Kernels<T>& kernel = kernels<T>();
-  const LabelledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
+  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
   if (!sides.finite()) return false;
   if (sides.empty()) {
     if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
@@ -176,10 +176,10 @@ bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, con
   return true;
 }
 
-#define HARDMINE_INSTANTIATE(T)                                                                             \
-  template bool tuplet_forward(const TupletRule&, const LabelledRows<T>&, const LabelledRows<T>*, int64_t,  \
-                               const Workers&, const TupletOut<T>&);                                        \
-  template bool tuplet_backward(const TupletRule&, const LabelledRows<T>&, const LabelledRows<T>*, int64_t, \
+#define HARDMINE_INSTANTIATE(T)                                                                           \
+  template bool tuplet_forward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t,  \
+                               const Workers&, const TupletOut<T>&);                                      \
+  template bool tuplet_backward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t, \
                                 const TupletSaved<T>&, const Workers&, T*, T*);
 HARDMINE_INSTANTIATE(float)
 HARDMINE_INSTANTIATE(double)

@@ -21,7 +21,7 @@ struct TupletOut {
 
 // Returns true if every row and its norm are finite.
 template <class T>
-bool tuplet_forward(const TupletRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
+bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
                     const Workers& workers, const TupletOut<T>& out);
 
 // What forward gave, and the gradient that arrives at each anchor's term.
@@ -38,7 +38,7 @@ struct TupletSaved {
 // Writes grad_x [count, depth] and grad_refs, where not null. Returns false, and leaves them as they are, if some row
 // or its norm is not finite.
 template <class T>
-bool tuplet_backward(const TupletRule& rule, const LabelledRows<T>& anchors, const LabelledRows<T>* refs, int64_t depth,
+bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
                      const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs);
 
 }  // namespace hardmine::cpu

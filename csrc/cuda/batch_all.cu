@@ -24,15 +24,15 @@ using ProductsFor = std::conditional_t<
 
 // What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
 //   sum of w y - W x,
-// x and y less a common centre where they are not unit rows, which -W x is needed for only: of unit rows the projection
+// x and y less a common center where they are not unit rows, which -W x is needed for only: of unit rows the projection
 // takes it away.
 template <class Scalar, class Number>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* divisor;  // [count]; null: rows are not normalised
-  bool differences;       // W is known of every row; else of those only that are too short to be normalised
-  const Number* centre;   // [depth]; null: 0
+  const Number* divisor;  // [count]; null: rows are not normalized
+  bool differences;       // W is known of every row; else of those only that are too short to be normalized
+  const Number* center;   // [depth]; null: 0
   double* weight;         // [count], W
   Number* grad;           // [count, depth]
 
@@ -68,12 +68,12 @@ start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<
 // differences from it are as exact as those of rows.
 template <class Scalar, class Number>
 HARDMINE_KERNEL(kThreads, 4)
-centre_kernel(BatchAllGradient<Scalar, Number> gradient, Number* centre) {
+center_kernel(BatchAllGradient<Scalar, Number> gradient, Number* center) {
   for (int64_t k = block_index() * kThreads + thread_index(); k < gradient.depth; k += grid_size() * kThreads) {
     const Number a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
                  c = gradient.row(gradient.count - 1, k);
     const Number low = a < b ? a : b, high = a < b ? b : a;
-    centre[k] = c < low ? low : c > high ? high : c;
+    center[k] = c < low ? low : c > high ? high : c;
   }
 }
 
@@ -186,7 +186,7 @@ finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* 
     Number along[1] = {0};
     for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
       const Number x = gradient.row(i, k);
-      const Number value = share * (grad[k] - weight * (gradient.centre ? x - gradient.centre[k] : x));
+      const Number value = share * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
       along[0] += value * x;
       grad[k] = value;
     }
@@ -223,7 +223,7 @@ int64_t rows_of_strip(int64_t count, int64_t depth) {
 }  // namespace
 
 template <class Arithmetic, class Scalar>
-void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64_t depth,
+void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
                const MarginTable<typename Arithmetic::Number>& table,
                const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
                const Stream& stream) {
@@ -243,8 +243,8 @@ void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64
   anchors.total = workspace.array<int64_t>(count);
   if (table.margin) anchors.margins_are_finite = workspace.array<int32_t>(count);
 
-  const bool normalised = batch_all_measure(rule, true).normalised;
-  Number* const divisor = normalised ? workspace.array<Number>(count) : nullptr;
+  const bool normalized = batch_all_measure(rule, true).normalized;
+  Number* const divisor = normalized ? workspace.array<Number>(count) : nullptr;
   const MeasuredRows<Scalar, Number> measured{
       rows.x, count, depth, divisor, workspace.array<int32_t>(row_groups(count)), nullptr};
   BatchAllGradient<Scalar, Number> gradient{rows.x,  count,          depth,   divisor, Arithmetic::kSquares,
@@ -259,7 +259,7 @@ void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64
     launch("start_batch_all", start_kernel<Scalar, Number>,
            {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
            shift, gradient);
-    measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalised, {}, workspace, stream);
+    measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalized, {}, workspace, stream);
     strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
     anchors.pairs = measures.pairs = workspace.array<Number>(strip_rows * count);
     anchors.positives = power_of_two_from(std::min(count, parts.positives));
@@ -268,11 +268,11 @@ void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64
   StripProducts<Products> products{};
   if (count > 0 && out.grad) {
     if (Arithmetic::kSquares) {
-      Number* const centre = workspace.array<Number>(depth);
-      launch("centre", centre_kernel<Scalar, Number>, {blocks_of(depth), kThreads}, stream, gradient, centre);
-      gradient.centre = centre;
+      Number* const center = workspace.array<Number>(depth);
+      launch("center", center_kernel<Scalar, Number>, {blocks_of(depth), kThreads}, stream, gradient, center);
+      gradient.center = center;
     }
-    products = strip_products<Products>(ProductRows<Scalar, Number>{rows.x, count, depth, divisor, gradient.centre},
+    products = strip_products<Products>(ProductRows<Scalar, Number>{rows.x, count, depth, divisor, gradient.center},
                                         strip_rows, true, count, workspace, stream);
   }
   for (int64_t first = 0; first < count; first += strip_rows) {
@@ -311,9 +311,9 @@ void scale_gradient(const Number* grad, const Number* factor, int64_t size, Numb
   launch("scale_gradient", scale_gradient_kernel<Number>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                         \
-  template void batch_all<Arithmetic, Scalar>(                                                           \
-      const BatchAllRule&, const LabelledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::Number>&, \
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                        \
+  template void batch_all<Arithmetic, Scalar>(                                                          \
+      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::Number>&, \
       const BatchAllOut<Arithmetic::Number>&, const BatchAllParts&, Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE

@@ -26,7 +26,7 @@ struct BatchAllParts {
 // depth) memory, or some MiB. The host does not wait for the device to look at the margins: a sample whose class has no
 // row, and a margin between classes of the batch that is not finite, make the loss and the gradient NaN.
 template <class Arithmetic, class Scalar>
-void batch_all(const BatchAllRule& rule, const LabelledRows<Scalar>& rows, int64_t depth,
+void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
                const MarginTable<typename Arithmetic::Number>& table,
                const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
                const Stream& stream);

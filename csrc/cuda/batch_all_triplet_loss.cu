@@ -13,7 +13,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(Tensor em
                                                                        std::vector<int64_t> modes,
                                                                        std::vector<double> numbers, bool need_grad) {
   const BatchAllRule rule = batch_all_rule(modes, numbers);
-  const LabelledInputs inputs(embeddings, labels, std::nullopt, std::nullopt);
+  const LabeledInputs inputs(embeddings, labels, std::nullopt, std::nullopt);
   const MarginTensors margins(margin_table, table_row, inputs.embeddings, inputs.type);
   OpContext context(inputs.embeddings);
   const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);

@@ -5,7 +5,7 @@
 //   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
 //                               subgradient
 //   negative squared distance:  2 w (y - x).
-// All are symmetric in x and y, so both ends of a pair are treated alike. Where rows are normalised, x and y are x /
+// All are symmetric in x and y, so both ends of a pair are treated alike. Where rows are normalized, x and y are x /
 // |x| and y / |y|, and the sum is projected through x / |x|.
 #pragma once
 
@@ -24,7 +24,7 @@ inline constexpr int kGatherList = 512;                               // contrib
 template <class Scalar, class Number>
 struct GatherSide {
   const Scalar* x;        // [count, depth]
-  const Number* divisor;  // [count] what rows are divided by; null where they are not normalised
+  const Number* divisor;  // [count] what rows are divided by; null where they are not normalized
   int64_t count;
 };
 
@@ -69,7 +69,7 @@ class GatherRow {
       return;
     }
     // The projection needs the whole sum: a depth that is not added up at once is so twice.
-    const bool projects = pass_.measure.normalised && divisor_ != Number(kSmallestNorm);  // a constant, then, no norm
+    const bool projects = pass_.measure.normalized && divisor_ != Number(kSmallestNorm);  // a constant, then, no norm
     const int passes = projects && depth > kGatherDepth ? 2 : 1;
     Number along = 0;
     for (int pass = 0; pass < passes; ++pass) {
@@ -109,7 +109,7 @@ class GatherRow {
       Number value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
       if (any_ && projects) value -= to_number(self_[k]) / divisor_ * along;
-      if (any_ && pass_.measure.normalised) value /= divisor_;
+      if (any_ && pass_.measure.normalized) value /= divisor_;
       grad[k] = from_number<Scalar>(value);
     }
   }
@@ -235,7 +235,7 @@ class GatherRow {
         if (k >= pass_.depth) continue;
         Number y = to_number(other[k]);
         if (!inner_product)
-          y = pass_.measure.normalised ? y / divisor - to_number(self_[k]) / divisor_ : y - to_number(self_[k]);
+          y = pass_.measure.normalized ? y / divisor - to_number(self_[k]) / divisor_ : y - to_number(self_[k]);
         // Equal rows have no direction between them, even if they are not finite.
         if (inner_product || weight != Number(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
@@ -248,7 +248,7 @@ class GatherRow {
     Number sum = 0;
     for (int64_t k = lane_index(); k < pass_.depth; k += 32) {
       const Number x = to_number(self_[k]), y = to_number(other[k]);
-      const Number difference = pass_.measure.normalised ? y / divisor - x / divisor_ : y - x;
+      const Number difference = pass_.measure.normalized ? y / divisor - x / divisor_ : y - x;
       sum = fma(difference, difference, sum);
     }
     return std::sqrt(sum_of_warp(sum));

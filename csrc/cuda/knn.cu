@@ -9,7 +9,7 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
                                     int64_t similarity, bool allow_tf32) {
   const Similarity kind = similarity_from_code(similarity);
   const ScalarType type = compute_type(queries);
-  check_neighbours(queries, refs, k, exclude_self);
+  check_neighbors(queries, refs, k, exclude_self);
   const int64_t count = queries.size(0), depth = queries.size(1);
   const Tensor x = contiguous_array(queries), y = refs ? contiguous_array(*refs) : x;
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);

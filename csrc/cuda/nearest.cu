@@ -69,8 +69,8 @@ size_t nearest_shared_bytes(int capacity, int warps) {
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
 template <class Number>
-HARDMINE_DEVICE void write_neighbours(const NearestEnd<Number>& end, const Ranked<Number>* list, int size,
-                                      int64_t query) {
+HARDMINE_DEVICE void write_neighbors(const NearestEnd<Number>& end, const Ranked<Number>* list, int size,
+                                     int64_t query) {
   for (int n = lane_index(); n < end.k; n += 32) {
     const bool found = n < size;
     // No zero has a sign: a packed key has lost it.
@@ -187,7 +187,7 @@ class NearestPanel {
   HARDMINE_DEVICE void end(int row) {
     const Candidate* list = sorted(row);
     const int size = size_[row] < pass_.end.k ? size_[row] : pass_.end.k;
-    if (pass_.pools.shares == 1) return write_neighbours(pass_.end, list, size, query(row));
+    if (pass_.pools.shares == 1) return write_neighbors(pass_.end, list, size, query(row));
     Candidate* pool = pass_.pools.at(share_index_, query(row));
     for (int i = lane_index(); i < size; i += 32) pool[i] = list[i];
     if (lane_index() == 0) pass_.pools.size[share_index_ * pass_.pools.queries + query(row)] = size;
@@ -226,7 +226,7 @@ merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int roo
       size += more;
     }
     sort_list(list, size);
-    write_neighbours(end, list, size, query);
+    write_neighbors(end, list, size, query);
     sync_warp();  // before the next query
   }
 }

@@ -1,4 +1,4 @@
-// Exact nearest neighbours, torch-free.
+// Exact nearest neighbors, torch-free.
 #pragma once
 
 #include "../core/selection.h"
@@ -20,7 +20,7 @@ struct NearestOut {
   int64_t* index;      // [queries, k]
 };
 
-// The k <= kMostNeighbours most similar rows of refs for each query, most similar first, ties to the lowest index; NaN
+// The k <= kMostNeighbors most similar rows of refs for each query, most similar first, ties to the lowest index; NaN
 // and -1 beyond the candidates. Without refs (null) the queries are compared with each other, each with itself only if
 // not exclude_self. O(depth) memory a row, and O(k) a query.
 template <class Arithmetic, class Scalar>

@@ -33,7 +33,7 @@ HARDMINE_DEVICE void store_packed(char* target, Scalar x, typename Arithmetic::N
 // A block packs groups of kRowGroup rows, those past the end as zeros.
 template <class Arithmetic, class Scalar>
 HARDMINE_KERNEL(kTileThreads, 4)
-pack_rows_kernel(const Scalar* x, bool normalised, PackedRows<Arithmetic> out,
+pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
                  SelectionStart<typename Arithmetic::Number> start) {
   using Number = typename Arithmetic::Number;
   constexpr int kWarps = kTileThreads / 32;
@@ -62,13 +62,13 @@ pack_rows_kernel(const Scalar* x, bool normalised, PackedRows<Arithmetic> out,
     char* panel = out.panels + first / Arithmetic::kTile * panel_bytes<Arithmetic>(out.depth);
     const int first_in_panel = static_cast<int>(first % Arithmetic::kTile);
     for (int64_t i = thread_index(); i < kRowGroup * padded_depth; i += kTileThreads) {
-      // The layouts of multiply-adds are rows of a column; neighbouring threads write what lies side by side.
+      // The layouts of multiply-adds are rows of a column; neighboring threads write what lies side by side.
       const int r = static_cast<int>(Arithmetic::kMatrixUnits ? i / padded_depth : i % kRowGroup);
       const int64_t k = Arithmetic::kMatrixUnits ? i % padded_depth : i / kRowGroup;
       const bool inside = first + r < out.count && k < out.depth;
       const Scalar number = inside ? x[(first + r) * out.depth + k] : Scalar{};
       store_packed<Arithmetic>(panel + Arithmetic::offset(first_in_panel + r, k), number, inside ? norm[r] : Number(1),
-                               normalised);
+                               normalized);
     }
     sync_block();  // before the norms of the next group
   }
@@ -77,7 +77,7 @@ pack_rows_kernel(const Scalar* x, bool normalised, PackedRows<Arithmetic> out,
 }  // namespace
 
 template <class Arithmetic, class Scalar>
-PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalised,
+PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
                                  const SelectionStart<typename Arithmetic::Number>& start, Workspace& workspace,
                                  const Stream& stream) {
   using Number = typename Arithmetic::Number;
@@ -86,10 +86,10 @@ PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, 
   out.depth = depth;
   out.panels = workspace.array<char>(panels_of<Arithmetic>(count) * panel_bytes<Arithmetic>(depth));
   out.finite = workspace.array<int32_t>(row_groups(count));
-  if (normalised && kScalesAfterwards<Arithmetic>) out.scale = workspace.array<Number>(count);
+  if (normalized && kScalesAfterwards<Arithmetic>) out.scale = workspace.array<Number>(count);
   const int64_t blocks = panels_of<Arithmetic>(count) * (Arithmetic::kTile / kRowGroup);
   launch("pack_rows", pack_rows_kernel<Arithmetic, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(Number)}, stream,
-         x, normalised, out, start);
+         x, normalized, out, start);
   return out;
 }
 

@@ -36,10 +36,10 @@ struct SelectionStart {
   int32_t* blocks_done = nullptr;  // [1], set to 0
 };
 
-// Packs x [count, depth]. `normalised`: numbers of tiles are to be those of unit rows. Numbers of 2 bytes are packed as
+// Packs x [count, depth]. `normalized`: numbers of tiles are to be those of unit rows. Numbers of 2 bytes are packed as
 // they are and scaled after the multiplication, which loses nothing; others are divided by their norms first.
 template <class Arithmetic, class Scalar>
-PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalised,
+PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
                                  const SelectionStart<typename Arithmetic::Number>& start, Workspace& workspace,
                                  const Stream& stream);
 

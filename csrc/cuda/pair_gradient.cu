@@ -229,7 +229,7 @@ class PairGradient {
     return {x,
             count,
             rows_.depth,
-            measure_.normalised ? workspace_.array<Number>(count) : nullptr,
+            measure_.normalized ? workspace_.array<Number>(count) : nullptr,
             workspace_.array<int32_t>(row_groups(count)),
             indexed ? workspace_.array<int64_t>(count) : nullptr};
   }

@@ -69,7 +69,7 @@ Ranked<Number> start_of(const KeyRange<Number>& range) {
 }  // namespace
 
 template <class Arithmetic, class Scalar>
-void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
+void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
                      int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::Number>& out,
                      const LossOut<typename Arithmetic::Number>& loss, Workspace& workspace, const Stream& stream) {
   using Number = typename Arithmetic::Number;
@@ -155,10 +155,10 @@ void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anch
   launch("end_selection", end_selection_kernel<Number>, {blocks, kEndThreads, kSelectionEndSharedBytes}, stream, end);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                     \
-  template void select_triplets<Arithmetic, Scalar>(                                                                 \
-      const SelectionRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t, const RandomNumbers&, \
-      const SelectionOut<typename Arithmetic::Number>&, const LossOut<typename Arithmetic::Number>&, Workspace&,     \
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                   \
+  template void select_triplets<Arithmetic, Scalar>(                                                               \
+      const SelectionRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, const RandomNumbers&, \
+      const SelectionOut<typename Arithmetic::Number>&, const LossOut<typename Arithmetic::Number>&, Workspace&,   \
       const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE

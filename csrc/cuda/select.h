@@ -20,7 +20,7 @@ struct LossOut {
 
 // Selects among `refs`, or among the anchors themselves (never the anchor) where `refs` is null. O(N depth) memory.
 template <class Arithmetic, class Scalar>
-void select_triplets(const SelectionRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
+void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
                      int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::Number>& out,
                      const LossOut<typename Arithmetic::Number>& loss, Workspace& workspace, const Stream& stream);
 

@@ -5,10 +5,10 @@
 
 namespace hardmine::cuda {
 
-LabelledInputs::LabelledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                               const std::optional<Tensor>& ref_y)
+LabeledInputs::LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                             const std::optional<Tensor>& ref_y)
     : type(compute_type(x)) {
-  check_labelled(x, y, ref_x, ref_y);
+  check_labeled(x, y, ref_x, ref_y);
   embeddings = contiguous_array(x);
   labels = contiguous_array(y);
   count = x.size(0);
@@ -37,7 +37,7 @@ GradientTensors::GradientTensors(const Tensor& x, const std::optional<Tensor>& r
   grad_refs = gradient(need_ref_embeddings && has_refs, ref_embeddings);
 }
 
-SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabelledInputs& inputs,
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,
                                          const std::optional<Tensor>& random, OpContext& context) {
   const int64_t count = inputs.count;
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
@@ -57,7 +57,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
                     using Arithmetic = typename decltype(arithmetic)::type;
                     using Scalar = typename decltype(scalar)::type;
                     using Number = typename Arithmetic::Number;
-                    LabelledRows<Scalar> refs{};
+                    LabeledRows<Scalar> refs{};
                     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
                     LossOut<Number> loss_out;
                     if (loss) loss_out = {loss->term, loss->reduction, mutable_data<Number>(out.loss)};
@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> select_triplets_cuda(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
     std::optional<Tensor> random, std::vector<int64_t> modes, std::vector<double> limits) {
   const SelectionRule rule = selection_rule(modes, limits);
-  const LabelledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   OpContext context(inputs.embeddings);
   const SelectionTensors s = select_triplets_tensors(rule, nullptr, inputs, random, context);
   return {s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};

@@ -29,7 +29,7 @@ HARDMINE_DEVICE void store_packed(char* target, typename Arithmetic::Number x) {
 }
 
 // Packs rows [count, depth], a block a stage of a panel at a time. number(row, k): what is to be packed there.
-// kDepthFirst: neighbouring threads take neighbouring depths, not rows, as they lie in memory.
+// kDepthFirst: neighboring threads take neighboring depths, not rows, as they lie in memory.
 template <class Arithmetic, bool kDepthFirst, class GetNumber>
 HARDMINE_DEVICE void pack_stages(char* panels, int64_t count, int64_t depth, const GetNumber& number) {
   constexpr int kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
@@ -69,7 +69,7 @@ pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> row
       if (rows.divisor) x = std::ldexp(x, -parts_of(rows.divisor[i]).exponent);
     } else {
       if (rows.divisor) x /= rows.divisor[i];
-      if (rows.centre) x -= rows.centre[d];
+      if (rows.center) x -= rows.center[d];
     }
     return x;
   });

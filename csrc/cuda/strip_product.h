@@ -12,13 +12,13 @@
 
 namespace hardmine::cuda {
 
-// The rows of a product: x[i, :] / divisor[i] - centre.
+// The rows of a product: x[i, :] / divisor[i] - center.
 template <class Scalar, class Number>
 struct ProductRows {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
   const Number* divisor;  // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
-  const Number* centre;   // [depth]; null: 0; not for numbers of 2 bytes
+  const Number* center;   // [depth]; null: 0; not for numbers of 2 bytes
 };
 
 template <class Number>

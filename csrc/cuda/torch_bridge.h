@@ -87,21 +87,21 @@ void with_arithmetic(ScalarType type, bool squares, bool allow_tf32, const Body&
 }
 
 // Rows and labels of an op's inputs, as arrays that live as long as this object.
-struct LabelledInputs {
+struct LabeledInputs {
   Tensor embeddings, labels;
   std::optional<Tensor> ref_embeddings, ref_labels;
   ScalarType type;  // of similarities and losses
   int64_t count, depth;
 
-  LabelledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                 const std::optional<Tensor>& ref_y);
+  LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                const std::optional<Tensor>& ref_y);
 
   template <class Scalar>
-  LabelledRows<Scalar> anchors() const {
+  LabeledRows<Scalar> anchors() const {
     return {data<Scalar>(embeddings), data<int64_t>(labels), count};
   }
   template <class Scalar>
-  LabelledRows<Scalar> refs() const {
+  LabeledRows<Scalar> refs() const {
     return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
   }
 };
@@ -112,7 +112,7 @@ struct SelectionTensors {
   Tensor loss;
 };
 // `random`: as csrc/library.cpp says.
-SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabelledInputs& inputs,
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,
                                          const std::optional<Tensor>& random, OpContext& context);
 
 // The embeddings and refs of a backward op, checked, and the gradients that it is to fill, of the same types; one that

@@ -143,14 +143,14 @@ HARDMINE_DEVICE void measure_triplet(const PairMeasure& measure, const MeasuredR
                                      const int64_t* triplet, Number* positive, Number* negative) {
   const Scalar *a = rows.x + triplet[0] * rows.depth, *p = rows.x + triplet[1] * rows.depth,
                *n = rows.x + triplet[2] * rows.depth;
-  const bool normalised = measure.normalised, product = measure.quantity == PairQuantity::kInnerProduct;
-  const Number of_a = normalised ? rows.divisor[triplet[0]] : Number(1),
-               of_p = normalised ? rows.divisor[triplet[1]] : Number(1),
-               of_n = normalised ? rows.divisor[triplet[2]] : Number(1);
+  const bool normalized = measure.normalized, product = measure.quantity == PairQuantity::kInnerProduct;
+  const Number of_a = normalized ? rows.divisor[triplet[0]] : Number(1),
+               of_p = normalized ? rows.divisor[triplet[1]] : Number(1),
+               of_n = normalized ? rows.divisor[triplet[2]] : Number(1);
   Number sum_p = 0, sum_n = 0;
   for (int64_t k = lane_index(); k < rows.depth; k += 32) {
     Number x = to_number(a[k]), y = to_number(p[k]), z = to_number(n[k]);
-    if (normalised) {
+    if (normalized) {
       x /= of_a;
       y /= of_p;
       z /= of_n;
@@ -269,7 +269,7 @@ void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const Paired
   pass.rows = {rows.x,
                rows.count,
                rows.depth,
-               measure.normalised ? workspace.array<Number>(rows.count) : nullptr,
+               measure.normalized ? workspace.array<Number>(rows.count) : nullptr,
                workspace.array<int32_t>(row_groups(rows.count)),
                nullptr};
   pass.partial = workspace.array<double>(blocks * (SumsOf<Loss, Number>::kSums + 1));

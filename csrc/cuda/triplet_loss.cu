@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cuda(
   const auto [selection_limits, loss_numbers] = split_options("numbers", numbers, kSelectionLimits, kLossNumbers);
   const SelectionRule selection = selection_rule(selection_modes, selection_limits);
   const LossRule rule(loss_modes, loss_numbers);
-  const LabelledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   OpContext context(inputs.embeddings);
   const SelectionTensors s = select_triplets_tensors(selection, &rule, inputs, random, context);
   return {s.loss, s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};

@@ -153,7 +153,7 @@ end_tuplets_kernel(TupletEnd<Number> end) {
 }  // namespace
 
 template <class Arithmetic, class Scalar>
-void tuplet_loss(const TupletRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
+void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
                  int64_t depth, const TupletOut<typename Arithmetic::Number>& out, Workspace& workspace,
                  const Stream& stream) {
   using Number = typename Arithmetic::Number;
@@ -218,9 +218,9 @@ void tuplet_loss(const TupletRule& rule, const LabelledRows<Scalar>& anchors, co
          {std::max<int64_t>(1, end.chunks()), kEndThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                            \
-  template void tuplet_loss<Arithmetic, Scalar>(                                            \
-      const TupletRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t, \
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \
+  template void tuplet_loss<Arithmetic, Scalar>(                                          \
+      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
       const TupletOut<typename Arithmetic::Number>&, Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE

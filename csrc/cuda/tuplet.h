@@ -22,7 +22,7 @@ struct TupletOut {
 
 // Compares with `refs`, or with the anchors themselves where `refs` is null. O(N depth) memory.
 template <class Arithmetic, class Scalar>
-void tuplet_loss(const TupletRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
+void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
                  int64_t depth, const TupletOut<typename Arithmetic::Number>& out, Workspace& workspace,
                  const Stream& stream);
 
@@ -42,7 +42,7 @@ inline constexpr int64_t kStripWeights = int64_t{1} << 23;
 
 // All gradients are NaN where some row, or its norm, is not finite. O(N depth) memory.
 template <class Arithmetic, class Scalar>
-void tuplet_loss_gradient(const TupletRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
+void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
                           int64_t depth, const TupletSaved<typename Arithmetic::Number>& saved,
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights = kStripWeights);

@@ -79,7 +79,7 @@ tuplet_weights_kernel(TupletWeightPass<Arithmetic> pass) {
 template <class Scalar, class Number>
 struct StripEnd {
   const Scalar* x;        // of all rows
-  const Number* divisor;  // of normalised rows; null: they are not
+  const Number* divisor;  // of normalized rows; null: they are not
   int64_t first_row, last_row, depth;
   const Number* product;  // [shares, rows of the strip, depth]
   int64_t shares;
@@ -123,7 +123,7 @@ end_strip_kernel(StripEnd<Scalar, Number> end) {
 template <class Arithmetic, class Scalar>
 struct GradientSide {
   using Number = typename Arithmetic::Number;
-  LabelledRows<Scalar> rows;
+  LabeledRows<Scalar> rows;
   MeasuredRows<Scalar, Number> measured;
   PackedRows<Arithmetic> packed;
   TupletSide<Number> anchors;  // none: they are refs
@@ -139,7 +139,7 @@ class TupletGradient {
                  const Stream& stream)
       : rule_(rule), depth_(depth), strip_weights_(strip_weights), workspace_(workspace), stream_(stream) {}
 
-  Side side(const LabelledRows<Scalar>& rows) {
+  Side side(const LabeledRows<Scalar>& rows) {
     const bool cosine = rule_.similarity == Similarity::kCosine;
     Side out{};
     out.rows = rows;
@@ -254,7 +254,7 @@ class TupletGradient {
 }  // namespace
 
 template <class Arithmetic, class Scalar>
-void tuplet_loss_gradient(const TupletRule& rule, const LabelledRows<Scalar>& anchors, const LabelledRows<Scalar>* refs,
+void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
                           int64_t depth, const TupletSaved<typename Arithmetic::Number>& saved,
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights) {
@@ -268,7 +268,7 @@ void tuplet_loss_gradient(const TupletRule& rule, const LabelledRows<Scalar>& an
 
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                              \
   template void tuplet_loss_gradient<Arithmetic, Scalar>(                                                     \
-      const TupletRule&, const LabelledRows<Scalar>&, const LabelledRows<Scalar>*, int64_t,                   \
+      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t,                     \
       const TupletSaved<typename Arithmetic::Number>&, const GradientOut<Scalar>&, Workspace&, const Stream&, \
       int64_t);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)

@@ -9,11 +9,11 @@ using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
 
 // Calls body(Type<Arithmetic>{}, anchors, refs), refs a pointer, null where there are none.
 template <class Body>
-void with_tuplets(const TupletRule& rule, const LabelledInputs& inputs, const Body& body) {
+void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Body& body) {
   with_arithmetic(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
                   [&](auto arithmetic, auto scalar) {
                     using Scalar = typename decltype(scalar)::type;
-                    LabelledRows<Scalar> refs{};
+                    LabeledRows<Scalar> refs{};
                     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
                     body(arithmetic, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
                   });
@@ -23,7 +23,7 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
                                std::optional<Tensor> ref_labels, std::vector<int64_t> modes,
                                std::vector<double> numbers) {
   const TupletRule rule = tuplet_rule(modes, numbers);
-  const LabelledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const Tensor loss = rule.reduction == Reduction::kNone ? new_array(inputs.embeddings, {inputs.count}, inputs.type)
                                                          : new_array(inputs.embeddings, {}, inputs.type);
   const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
                                                      std::vector<int64_t> modes, std::vector<double> numbers,
                                                      bool need_embeddings, bool need_ref_embeddings) {
   const TupletRule rule = tuplet_rule(modes, numbers);
-  const LabelledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const TupletSavedTensors given(rule, inputs.embeddings, inputs.type, grad_loss, shift, sum, slope, positive_index,
                                  positive_count);
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);

@@ -10,7 +10,7 @@ namespace hardmine::cuda {
 class Workspace {
  public:
   virtual ~Workspace() = default;
-  // Bytes on the device, aligned to 256; not initialised.
+  // Bytes on the device, aligned to 256; not initialized.
   virtual void* allocate(int64_t bytes) = 0;
 
   template <class T>

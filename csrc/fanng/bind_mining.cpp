@@ -14,10 +14,10 @@ using Dense = py::array_t<T, py::array::c_style>;  // no copies: with .noconvert
 using Mined = std::tuple<py::array_t<int64_t>, py::array_t<bool>, py::array_t<bool>>;
 
 template <class T>
-Mined mine(const Dense<int64_t>& neighbour_lists, const Dense<T>& distances, const Dense<int64_t>& labels, double kappa,
+Mined mine(const Dense<int64_t>& neighbor_lists, const Dense<T>& distances, const Dense<int64_t>& labels, double kappa,
            int64_t per_anchor, uint64_t seed, int64_t threads) {
-  const NeighbourLists<T> lists{neighbour_lists.data(), distances.data(), neighbour_lists.shape(0),
-                                neighbour_lists.shape(1)};
+  const NeighborLists<T> lists{neighbor_lists.data(), distances.data(), neighbor_lists.shape(0),
+                               neighbor_lists.shape(1)};
   const int64_t* label = labels.data();
   const Classes classes = [&] {
     const py::gil_scoped_release nogil;
@@ -36,7 +36,7 @@ Mined mine(const Dense<int64_t>& neighbour_lists, const Dense<T>& distances, con
 
 template <class T>
 void bind_smart_triplets(py::module_& module) {
-  module.def("smart_triplets", &mine<T>, py::arg("neighbour_lists").noconvert(), py::arg("distances").noconvert(),
+  module.def("smart_triplets", &mine<T>, py::arg("neighbor_lists").noconvert(), py::arg("distances").noconvert(),
              py::arg("labels").noconvert(), py::arg("kappa"), py::arg("per_anchor"), py::arg("seed"),
              py::arg("threads"));
 }

@@ -95,11 +95,11 @@ PYBIND11_MODULE(_fanng, module) {
           },
           py::arg("queries"), py::arg("k"), py::arg("most"), py::arg("start").none(true), py::arg("threads"))
       .def(
-          "neighbours",
+          "neighbors",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t most, int64_t threads) {
             return search_into(last - first, k, most, threads,
                                [&](const cpu::Workers& workers, const Results& results) {
-                                 self.neighbours(first, last, most, workers, results);
+                                 self.neighbors(first, last, most, workers, results);
                                });
           },
           py::arg("first"), py::arg("last"), py::arg("k"), py::arg("most"), py::arg("threads"));

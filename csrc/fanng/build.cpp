@@ -25,9 +25,9 @@ Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>(
 class Walker {
  public:
   Walker(const DraftGraph& graph, const PointSet& points)
-      : graph_(graph), points_(points), distances_(points), sq_dist_(graph.capacity()), neighbour_(graph.capacity()) {}
+      : graph_(graph), points_(points), distances_(points), sq_dist_(graph.capacity()), neighbor_(graph.capacity()) {}
 
-  // FANNG's Alg. 2: from `start` to the neighbour nearest the target while that is nearer than where one is.
+  // FANNG's Alg. 2: from `start` to the neighbor nearest the target while that is nearer than where one is.
   Ranked downhill(Vertex start, Vertex target) {
     const float* const query = points_.vector(target);
     Ranked here = ranked(distances_.to(query, start), start);
@@ -35,11 +35,11 @@ class Walker {
     while (vertex_of(here) != target) {
       const Vertex v = vertex_of(here);
       const int64_t degree = graph_.degree(v);
-      std::transform(graph_.begin(v), graph_.end(v), neighbour_.begin(), vertex_of);
-      distances_.to(query, neighbour_.data(), degree, sq_dist_.data());
+      std::transform(graph_.begin(v), graph_.end(v), neighbor_.begin(), vertex_of);
+      distances_.to(query, neighbor_.data(), degree, sq_dist_.data());
       computed += degree;
       Ranked nearest = here;
-      for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, ranked(sq_dist_[e], neighbour_[e]));
+      for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, ranked(sq_dist_[e], neighbor_[e]));
       // Strictly nearer: equal distances would let it walk in circles.
       if (!(sq_dist_of(nearest) < sq_dist_of(here))) break;
       here = nearest;
@@ -54,7 +54,7 @@ class Walker {
   const PointSet& points_;
   const Distances distances_;
   std::vector<float> sq_dist_;
-  std::vector<Vertex> neighbour_;
+  std::vector<Vertex> neighbor_;
 };
 
 struct MissedTarget {

@@ -49,7 +49,7 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers&
 // Refines a graph: of every vertex the `k` nearest that a backtrack search begun there finds with `effort` distance
 // computations, and their reverses, join its edges as far as none occludes them. Traversals add edges only where one
 // ends short of its target; near vertices that they reach over a detour have no edge, which costs a search among
-// neighbours more than it costs them.
+// neighbors more than it costs them.
 void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::Workers& workers,
                         DraftGraph& graph, BuildStats& stats);
 

@@ -14,7 +14,7 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kQueriesAPiece = 32;
-constexpr int64_t kCandidatesAnEdge = 2;  // exact neighbours to choose from, for every edge that may be left
+constexpr int64_t kCandidatesAnEdge = 2;  // exact neighbors to choose from, for every edge that may be left
 constexpr int64_t kEffortACandidate = 5;  // distances computed to find one
 constexpr int64_t kDraftRoom = 2;         // edges of a draft, for every edge that is kept in the end
 
@@ -28,7 +28,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
     add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
     if (options.success_rate > 0) add_reverse_edges(points, workers, draft, stats);
   } else if (seeding == Seeding::kNearest) {
-    add_edges_to_nearest(points, std::min(candidates, kMostNeighbours), workers, draft, stats);
+    add_edges_to_nearest(points, std::min(candidates, kMostNeighbors), workers, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, workers, draft, stats);
   }
@@ -42,7 +42,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   if (stats.success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
     stats.reachable = stats.success_rate;
   // Reverse edges occlude others, over which some traversals arrive: they are left out where enough do. Where the limit
-  // ended the build, they find more of the neighbours for the same effort.
+  // ended the build, they find more of the neighbors for the same effort.
   if (stats.traversals > 0 && stats.success_rate < options.success_rate)
     add_reverse_edges(points, workers, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
@@ -187,8 +187,8 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
   });
 }
 
-void Index::neighbours(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers,
-                       const Results& results) const {
+void Index::neighbors(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers,
+                      const Results& results) const {
   std::vector<int64_t> rows;
   rows.reserve(last - first);
   for (const Vertex v : nearby_order(graph_))

@@ -49,7 +49,7 @@ class Index {
               const Results& results) const;
 
   // The nearest other rows of rows [first, last), each search begun at its own row.
-  void neighbours(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers, const Results& results) const;
+  void neighbors(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers, const Results& results) const;
 
  private:
   // Fills row `query` of results from what a search measured; `own`: the row to leave out, -1 for none.

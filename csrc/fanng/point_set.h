@@ -1,7 +1,7 @@
 // The vertices of a graph: the distinct rows of the user's vectors, in the form that distances are computed from.
 //
 // Copies of a row are one vertex. They would be at distance 0 of each other, an edge of length 0 must not occlude (one
-// copy would hide every other neighbour), and so a group of copies larger than a vertex has edges would be cut off from
+// copy would hide every other neighbor), and so a group of copies larger than a vertex has edges would be cut off from
 // the rest of the graph. A search finds the vertex and reports every copy.
 #pragma once
 
@@ -46,7 +46,7 @@ class PointSet {
   const int64_t* copies_begin(Vertex v) const { return copies_.data() + first_copy_[v]; }
   const int64_t* copies_end(Vertex v) const { return copies_.data() + first_copy_[v + 1]; }
 
-  // A query in the stored form: normalised if the metric is, padded; `out` has room for `stride` floats. Returns false
+  // A query in the stored form: normalized if the metric is, padded; `out` has room for `stride` floats. Returns false
   // if it is not finite, or too large for its distances to be.
   bool prepare(const float* query, float* out) const;
 

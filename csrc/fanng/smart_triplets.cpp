@@ -39,7 +39,7 @@ constexpr int64_t kListsAPiece = 64;
 template <class T>
 class Miner {
  public:
-  Miner(const NeighbourLists<T>& lists, const Classes& classes, const MiningOptions& options, const MinedTriplets& out)
+  Miner(const NeighborLists<T>& lists, const Classes& classes, const MiningOptions& options, const MinedTriplets& out)
       : lists_(lists), classes_(classes), options_(options), out_(out), last_list_(lists.count, -1) {}
 
   // Whether the list is one. It must be called before mine, once a list.
@@ -69,7 +69,7 @@ class Miner {
   const int64_t* list(int64_t row) const { return lists_.index + row * lists_.length; }
   const T* distances(int64_t row) const { return lists_.distance + row * lists_.length; }
 
-  const NeighbourLists<T>& lists_;
+  const NeighborLists<T>& lists_;
   const Classes& classes_;
   const MiningOptions& options_;
   const MinedTriplets& out_;
@@ -109,14 +109,14 @@ std::string Miner<T>::describe(int64_t row) {
   text.precision(9);
   switch (fault.kind) {
     case kOutOfRange:
-      text << "neighbour_lists must be from 0 to N - 1 = " << lists_.count - 1 << ", or -1 where a list ends, got "
+      text << "neighbor_lists must be from 0 to N - 1 = " << lists_.count - 1 << ", or -1 where a list ends, got "
            << index;
       break;
     case kAfterEnd:
-      text << "neighbour_lists must be -1 from where a list ends, got " << index << " after -1";
+      text << "neighbor_lists must be -1 from where a list ends, got " << index << " after -1";
       break;
     case kRepeated:
-      text << "neighbour_lists must hold a sample once in a list, got " << index << " again";
+      text << "neighbor_lists must hold a sample once in a list, got " << index << " again";
       break;
     case kDistance:
       text << "distances must be finite numbers >= 0 as far as the list goes, got " << *distance;
@@ -214,7 +214,7 @@ void Miner<T>::mine(int64_t anchor) {
 }  // namespace
 
 template <class T>
-void smart_triplets(const NeighbourLists<T>& lists, const Classes& classes, const MiningOptions& options,
+void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const MiningOptions& options,
                     const cpu::Workers& workers, const MinedTriplets& out) {
   std::vector<Miner<T>> miners(workers.count(), Miner<T>(lists, classes, options, out));
   std::atomic<int64_t> first_fault{lists.count};
@@ -235,9 +235,9 @@ void smart_triplets(const NeighbourLists<T>& lists, const Classes& classes, cons
   if (first_fault < lists.count) throw std::invalid_argument(miners[0].describe(first_fault));
 }
 
-template void smart_triplets(const NeighbourLists<float>&, const Classes&, const MiningOptions&, const cpu::Workers&,
+template void smart_triplets(const NeighborLists<float>&, const Classes&, const MiningOptions&, const cpu::Workers&,
                              const MinedTriplets&);
-template void smart_triplets(const NeighbourLists<double>&, const Classes&, const MiningOptions&, const cpu::Workers&,
+template void smart_triplets(const NeighborLists<double>&, const Classes&, const MiningOptions&, const cpu::Workers&,
                              const MinedTriplets&);
 
 }  // namespace hardmine::fanng

@@ -1,7 +1,7 @@
 // Smart Mining's selection of triplets (Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section
-// 3.2.2, Algorithm 1): from every sample's list of neighbours, wherever they came from.
+// 3.2.2, Algorithm 1): from every sample's list of neighbors, wherever they came from.
 //
-// Costs O(N log N) for the classes, and O(K + T log K) a list for K neighbours and T triplets. Each anchor's result
+// Costs O(N log N) for the classes, and O(K + T log K) a list for K neighbors and T triplets. Each anchor's result
 // depends on its own list, the labels and the seed, not on which thread finds it. Throws std::invalid_argument for
 // lists that are none.
 #pragma once
@@ -38,9 +38,9 @@ class Classes {
   std::vector<int64_t> anchors_before_ = {0};    // [count + 1]
 };
 
-// Neighbours of `count` samples, `length` each or fewer, which -1 then fills up.
+// Neighbors of `count` samples, `length` each or fewer, which -1 then fills up.
 template <class T>
-struct NeighbourLists {
+struct NeighborLists {
   const int64_t* index;  // [count, length]
   const T* distance;     // [count, length], ascending
   int64_t count, length;
@@ -60,7 +60,7 @@ struct MinedTriplets {
 };
 
 template <class T>
-void smart_triplets(const NeighbourLists<T>& lists, const Classes& classes, const MiningOptions& options,
+void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const MiningOptions& options,
                     const cpu::Workers& workers, const MinedTriplets& out);
 
 }  // namespace hardmine::fanng

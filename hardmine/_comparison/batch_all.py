@@ -44,8 +44,8 @@ class BatchAllComparison(OpComparison):
         given.update(reduction="sum", return_counts=True)
         total_loss, counts = self.reference.batch_all_triplet_loss(leaves[0], **given)
 
-        squared, normalise = self.options["squared"], self.options["similarity"] == "cosine"
-        largest_norm = 1.0 if normalise else max(x.norm(dim=1).max().item() if len(x) else 0.0, 1e-30)
+        squared, normalize = self.options["squared"], self.options["similarity"] == "cosine"
+        largest_norm = 1.0 if normalize else max(x.norm(dim=1).max().item() if len(x) else 0.0, 1e-30)
         scale = (2 * largest_norm) ** 2 if squared else 2 * largest_norm
         margin = torch.as_tensor(self.arguments["margin"]).abs().max().item()
         census = self._census(x, self.tolerance * (scale + margin))
@@ -68,11 +68,11 @@ class BatchAllComparison(OpComparison):
             return wrong
         references = torch.autograd.grad(expected, leaves, allow_unused=True)
         measure = "sq_dist" if squared else "euclidean"
-        usual = usual_element(0.5 * factor * census.active, x, x, measure, normalise)
-        allowance = 0.5 * factor * gradient_bound(x, census.at_kink, measure, normalise)
+        usual = usual_element(0.5 * factor * census.active, x, x, measure, normalize)
+        allowance = 0.5 * factor * gradient_bound(x, census.at_kink, measure, normalize)
         if not squared:
             error = 0.1 * self.tolerance * largest_norm
-            allowance += 0.5 * factor * gradient_bound(x, census.active, measure, normalise, distance_error=error)
+            allowance += 0.5 * factor * gradient_bound(x, census.active, measure, normalize, distance_error=error)
         return self.check_gradients(gradients, leaves, references, usual, allowance)
 
     def _census(self, x: Tensor, slack: float) -> _Census:

@@ -1,7 +1,7 @@
 """How large the gradient of a measure of two rows can be: what gradients are compared relative to, and allowances.
 
 A measure is ``"cosine"``, ``"dot"`` or ``"euclidean"`` (a similarity, or the distance), or ``"sq_dist"`` (the squared
-distance). With ``normalise`` the rows are normalised before they are measured, as they always are for ``"cosine"``.
+distance). With ``normalize`` the rows are normalized before they are measured, as they always are for ``"cosine"``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor
 _CHUNK_ELEMENTS = 2**22
 
 
-def pair_sizes(norms_a: Tensor, norms_b: Tensor, measure: str, normalise: bool) -> Tensor:
+def pair_sizes(norms_a: Tensor, norms_b: Tensor, measure: str, normalize: bool) -> Tensor:
     """The gradient's norm that a pair with these norms can give either row, from broadcast norms."""
     norms_a, norms_b = torch.broadcast_tensors(norms_a.clamp(min=1e-12), norms_b.clamp(min=1e-12))
-    if normalise or measure == "cosine":
+    if normalize or measure == "cosine":
         return (4.0 if measure == "sq_dist" else 1.0) / torch.minimum(norms_a, norms_b)
     if measure == "dot":
         return torch.maximum(norms_a, norms_b)
     return 2 * (norms_a + norms_b) if measure == "sq_dist" else torch.ones_like(norms_a)
 
 
-def usual_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalise: bool = False) -> float:
+def usual_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalize: bool = False) -> float:
     """The size of an element of the gradient that all pairs of rows a [B, D] and b [M, D] give, did nothing cancel.
 
     Rows that point the same way have a cosine gradient of 0, of which both sides compute only rounding errors.
@@ -31,21 +31,21 @@ def usual_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalise:
     """
     if not slopes.numel():
         return 0.0
-    sizes = slopes.abs() * pair_sizes(a.norm(dim=1)[:, None], b.norm(dim=1)[None, :], measure, normalise)
+    sizes = slopes.abs() * pair_sizes(a.norm(dim=1)[:, None], b.norm(dim=1)[None, :], measure, normalize)
     return max(sizes.sum(1).max().item(), sizes.sum(0).max().item()) / a.shape[1] ** 0.5
 
 
 def gradient_bound(
-    rows: Tensor, slopes: Tensor, measure: str, normalise: bool = False, distance_error: float = 0.0
+    rows: Tensor, slopes: Tensor, measure: str, normalize: bool = False, distance_error: float = 0.0
 ) -> Tensor:
     """The sum of the absolute gradients, [B, D], of all pairs of rows with nonzero ``slopes`` [B, B].
 
     With ``distance_error``, of ``"euclidean"``: a bound on what the gradients are off where the difference of two rows
     is off by so much. The unit vector between them turns the more the closer they are.
     """
-    normalise = normalise or measure == "cosine"
+    normalize = normalize or measure == "cosine"
     norms = rows.norm(dim=1).clamp(min=1e-12)
-    f = F.normalize(rows) if normalise else rows
+    f = F.normalize(rows) if normalize else rows
     bound = torch.zeros_like(rows)
     first, second = slopes.nonzero(as_tuple=True)
     pairs_at_once = max(1, _CHUNK_ELEMENTS // rows.shape[1])
@@ -61,7 +61,7 @@ def gradient_bound(
         else:
             of_a = of_b = difference / difference.norm(dim=1, keepdim=True).clamp(min=1e-300)
         for index, gradient in ((a, of_a), (b, of_b)):
-            if normalise:  # (g - f (f . g)) / |x|
+            if normalize:  # (g - f (f . g)) / |x|
                 along = (f[index].abs() * gradient).sum(1, keepdim=True)
                 gradient = (gradient + f[index].abs() * along) / norms[index][:, None]
             bound.index_add_(0, index, weight * gradient)

@@ -64,8 +64,8 @@ class _TripletListComparison(OpComparison):
         expected = getattr(self.reference, self.name)(leaves[0], **given)
         x = leaves[0].detach()
         a, p, n = self.arguments["triplets"].long().T
-        normalise = self.options["similarity"] == "cosine"
-        f = F.normalize(x) if normalise else x
+        normalize = self.options["similarity"] == "cosine"
+        f = F.normalize(x) if normalize else x
         measures = self.measures((f[a], f[p], f[n]))
         slopes = self.slopes(measures, self.tolerance * measures.scale)
         weights = self.weights(len(a)).to(x)
@@ -80,11 +80,11 @@ class _TripletListComparison(OpComparison):
         for other, of in ((p, slopes.of_ap), (n, slopes.of_an)):
             of_pairs.index_put_((a, other), weights * of, accumulate=True)
             kinks.index_put_((a, other), weights * slopes.kink, accumulate=True)
-        usual = usual_element(of_pairs, x, x, measures.kind, normalise)
-        allowance = gradient_bound(x, kinks, measures.kind, normalise)
+        usual = usual_element(of_pairs, x, x, measures.kind, normalize)
+        allowance = gradient_bound(x, kinks, measures.kind, normalize)
         if measures.kind == "euclidean":
             error = 0.1 * self.tolerance * measures.scale
-            allowance += gradient_bound(x, of_pairs, measures.kind, normalise, distance_error=error)
+            allowance += gradient_bound(x, of_pairs, measures.kind, normalize, distance_error=error)
         conditioning = measures.scale * steepness.max().item() / 100 if len(a) else 1.0
         return self.check_gradients(gradients, leaves, references, usual, allowance, conditioning)
 

@@ -28,7 +28,7 @@ def load_image_folder(
             directly the folders of the classes, in sorted order: some train, the others are only retrieved.
         name: What a table calls the data; by default the name of the folder.
         train_classes: How many classes train where no folders say so; by default half of them, rounded down.
-        mode: Pillow's mode that images are converted to: `"RGB"`, or `"L"` for grey.
+        mode: Pillow's mode that images are converted to: `"RGB"`, or `"L"` for gray.
 
     Returns:
         The split. Labels count the names of the classes of all parts in sorted order; a class that is in two parts has

@@ -32,7 +32,7 @@ class ImageDataset(torch.utils.data.Dataset):
         coarse_labels: Integers [N], the classes one level up: the hotel chains of Hotels-50K, the super-classes of
             Stanford Online Products. -1 where unknown.
         transform: Called with each PIL image; a :class:`SeededTransform` also with the epoch and the item's number.
-        mode: Pillow's mode that images are converted to: `"RGB"`, or `"L"` for grey.
+        mode: Pillow's mode that images are converted to: `"RGB"`, or `"L"` for gray.
 
     Attributes:
         paths: tuple of str [N].

@@ -30,7 +30,7 @@ def load_omniglot(root: str | Path, size: int = SIZE, progress: bool = True) -> 
 
     The drawings, 105 x 105 pixels of one bit, are scaled to `size` with antialiasing. 28 is the size that the field
     settled on (Vinyals et al., Matching Networks, NeurIPS 2016): strokes are 2 to 3 pixels wide, so they survive
-    as grey at 28, and a convolution costs a fourteenth of what it costs at 105.
+    as gray at 28, and a convolution costs a fourteenth of what it costs at 105.
 
     Args:
         root: Folder that holds `omniglot-py`, or directly `images_background` and `images_evaluation`.
@@ -70,7 +70,7 @@ def load_omniglot_images(root: str | Path, *, partial: bool = False) -> ImageSpl
 
     Returns:
         The split "Omniglot": 19,280 drawings of 964 characters, and 13,180 of 659 others. Labels are those of
-        :func:`load_omniglot`, class names `Alphabet/characterNN`. Images are grey (mode `"L"`), the paper white.
+        :func:`load_omniglot`, class names `Alphabet/characterNN`. Images are gray (mode `"L"`), the paper white.
 
     Raises:
         FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
@@ -118,11 +118,11 @@ def read_drawings(paths: Sequence[str], size: int, title: str, progress: bool) -
     """Drawings as float32 [N, 1, size, size], ink 1 on paper 0; `title` is that of the progress bar."""
     images = torch.empty(len(paths), 1, size, size)
     for row, path in enumerate(require("tqdm").tqdm(paths, desc=title, unit="image", disable=not progress)):
-        images[row, 0] = 1 - _read_grey(path, size) / 255
+        images[row, 0] = 1 - _read_gray(path, size) / 255
     return images
 
 
-def _read_grey(path: str, size: int) -> torch.Tensor:
-    """One image file as grey values 0 to 255, float32 [size, size]."""
-    grey = read_image(path, "L").resize((size, size), require("PIL.Image").Resampling.BILINEAR)
-    return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(size, size).to(torch.float32)
+def _read_gray(path: str, size: int) -> torch.Tensor:
+    """One image file as gray values 0 to 255, float32 [size, size]."""
+    gray = read_image(path, "L").resize((size, size), require("PIL.Image").Resampling.BILINEAR)
+    return torch.frombuffer(bytearray(gray.tobytes()), dtype=torch.uint8).view(size, size).to(torch.float32)

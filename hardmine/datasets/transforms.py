@@ -62,7 +62,7 @@ class Transforms:
         The papers say "re-sized to 256 by 256 pixels" and "random crops padded by 10 pixels on each side", which are
         the defaults. The code that the authors of SCT have published resizes the shorter side to 1.1 times the crop
         and does not pad: that is `Transforms(size=281, crop=256, padding=0, keep_aspect=True)` in training; its test
-        images are resized to 256. It also normalises by each data set's own mean and standard deviation.
+        images are resized to 256. It also normalizes by each data set's own mean and standard deviation.
 
     Reference:
         SCT section 5, EP section 5.1, HTL section 5.
@@ -129,7 +129,7 @@ class TrainTransform(SeededTransform):
         )
         if options.flip and flipped:
             image = functional.horizontal_flip(image)
-        return _normalised(functional, image, options)
+        return _normalized(functional, image, options)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class TestTransform:
         """A PIL image, transformed: float32 [C, crop, crop]."""
         functional = _functional()
         image = functional.center_crop(_resized(functional, image, self.options), [self.options.crop_size] * 2)
-        return _normalised(functional, image, self.options)
+        return _normalized(functional, image, self.options)
 
 
 def _functional() -> Any:
@@ -161,8 +161,8 @@ def _resized(functional: Any, image: Any, options: Transforms) -> Any:
     return functional.resize(image, [options.size] if options.keep_aspect else [options.size] * 2)
 
 
-def _normalised(functional: Any, image: Any, options: Transforms) -> Tensor:
-    """The image as float32 [C, H, W], normalised."""
+def _normalized(functional: Any, image: Any, options: Transforms) -> Tensor:
+    """The image as float32 [C, H, W], normalized."""
     values = functional.pil_to_tensor(image)
     statistics = _channel_statistics(options.normalization)
     if statistics is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hardmine.diagram import lowest_shown
-from hardmine.figures.drawing import COLOURS, mean_and_spread, new_figure, save, tidy, with_spread
+from hardmine.figures.drawing import COLORS, mean_and_spread, new_figure, save, tidy, with_spread
 
 BINS = 200  # over [-1, 1]
 ROW_INCHES = 0.85
@@ -63,9 +63,9 @@ def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, x
     figure.get_layout_engine().set(hspace=0, h_pad=0.02)
     rows: list[dict[str, Any]] = []
     grid = figure.subplots(len(runs), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, (name, own), colour in zip(grid, runs.items(), _colours(len(runs)), strict=True):
+    for axes, (name, own), color in zip(grid, runs.items(), _colors(len(runs)), strict=True):
         mean, spread = mean_and_spread(densities[name])
-        _draw_row(axes, edges, mean, spread, colour)
+        _draw_row(axes, edges, mean, spread, color)
         means = [run.mean for run in own]
         middle = sum(means) / len(means)
         axes.axvline(middle, color="black", linewidth=1.2)
@@ -88,13 +88,13 @@ def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, x
     return save(figure, path, rows)
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[position % len(COLOURS)] for position in range(count)]
+def _colors(count: int) -> list[str]:
+    return [COLORS[position % len(COLORS)] for position in range(count)]
 
 
-def _draw_row(axes: Any, edges: list[float], mean: Tensor, spread: Tensor | None, colour: str) -> None:
-    axes.stairs(mean.numpy(), edges, fill=True, color=colour, alpha=0.35)
-    axes.stairs(mean.numpy(), edges, color=colour, linewidth=1.3)
+def _draw_row(axes: Any, edges: list[float], mean: Tensor, spread: Tensor | None, color: str) -> None:
+    axes.stairs(mean.numpy(), edges, fill=True, color=color, alpha=0.35)
+    axes.stairs(mean.numpy(), edges, color=color, linewidth=1.3)
     if spread is not None:
         low, high = (mean - spread).clamp(min=0), mean + spread
-        axes.stairs(high.numpy(), edges, baseline=low.numpy(), fill=True, color=colour, alpha=0.35)
+        axes.stairs(high.numpy(), edges, baseline=low.numpy(), fill=True, color=color, alpha=0.35)

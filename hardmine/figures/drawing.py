@@ -1,4 +1,4 @@
-"""What the figures share: colours, axes, mean and spread of repeated runs, and saving."""
+"""What the figures share: colors, axes, mean and spread of repeated runs, and saving."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hardmine._extras import require
 from hardmine._files import save_csv, save_json, save_whole
 from hardmine.diagram import draw_frame, lowest_shown
 
-# Okabe and Ito's palette, but for its yellow, which white paper swallows: told apart with any colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, but for its yellow, which white paper swallows: told apart with any color vision.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
@@ -77,9 +77,9 @@ def diagram_grid(
 
 
 def line_style(position: int) -> dict[str, Any]:
-    """Colour, line and marker of the line at a position: told apart in grey, too."""
+    """Color, line and marker of the line at a position: told apart in gray, too."""
     return {
-        "color": COLOURS[position % len(COLOURS)],
+        "color": COLORS[position % len(COLORS)],
         "linestyle": LINES[position % len(LINES)],
         "marker": MARKERS[position % len(MARKERS)],
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.diagram import EASY_COLOUR, HARD_COLOUR, hard_share
+from hardmine.diagram import EASY_COLOR, HARD_COLOR, hard_share
 from hardmine.figures.drawing import checked_path, checked_runs, diagram_grid, evenly, rounded, save, with_spread
 from hardmine.figures.formats import SPLITS
 from hardmine.figures.reading import Diagrams, Step
@@ -18,7 +18,7 @@ from hardmine.ops._arguments import check_choice, check_integer
 
 COLUMNS = 4  # as many iterations are shown where none are named; SCT shows 0, 4, 8 and 12
 PANEL_INCHES = 2.9
-BEFORE_COLOUR, AFTER_COLOUR = HARD_COLOUR, EASY_COLOUR  # red and blue in the paper, whichever side of the diagonal
+BEFORE_COLOR, AFTER_COLOR = HARD_COLOR, EASY_COLOR  # red and blue in the paper, whichever side of the diagonal
 
 
 def plot_triplet_steps(
@@ -73,8 +73,8 @@ def plot_triplet_steps(
     dot = {"linestyle": "none", "marker": "o", "markersize": 6}
     line_of = require("matplotlib.lines").Line2D
     legend = {
-        "before the step": line_of([], [], color=BEFORE_COLOUR, **dot),
-        "after it": line_of([], [], color=AFTER_COLOUR, **dot),
+        "before the step": line_of([], [], color=BEFORE_COLOR, **dot),
+        "after it": line_of([], [], color=AFTER_COLOR, **dot),
     }
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=2, frameon=False)
     if title:
@@ -148,5 +148,5 @@ def _draw_arrows(axes: Any, moves: Tensor) -> None:
         **{"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.0035, "headwidth": 4, "minlength": 0},
         **{"color": "0.35", "alpha": 0.6, "zorder": 2},
     )
-    axes.scatter(before_ap, before_an, s=11, color=BEFORE_COLOUR, alpha=0.75, linewidths=0, zorder=2.5)
-    axes.scatter(after_ap, after_an, s=11, color=AFTER_COLOUR, alpha=0.75, linewidths=0, zorder=3)
+    axes.scatter(before_ap, before_an, s=11, color=BEFORE_COLOR, alpha=0.75, linewidths=0, zorder=2.5)
+    axes.scatter(after_ap, after_an, s=11, color=AFTER_COLOR, alpha=0.75, linewidths=0, zorder=3)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.figures.drawing import COLOURS, MARKERS, checked_path, new_figure, save
+from hardmine.figures.drawing import COLORS, MARKERS, checked_path, new_figure, save
 from hardmine.figures.embeddings import EmbeddingSet, rows_of
 from hardmine.figures.formats import SPLITS
 from hardmine.ops._arguments import check_integer, check_number
@@ -19,7 +19,7 @@ from hardmine.ops._arguments import check_integer, check_number
 PANEL_INCHES = 4.2
 TITLE_LETTERS = 40  # that fit beside each other above a panel
 NAMED_CLASSES = 20  # more names than these would cover each other
-SPLIT_COLOURS = {"train": COLOURS[1], "test": COLOURS[0]}  # red and blue in the paper
+SPLIT_COLORS = {"train": COLORS[1], "test": COLORS[0]}  # red and blue in the paper
 SPLIT_NAMES = {"train": "training classes", "test": "other classes"}
 
 
@@ -35,8 +35,8 @@ def plot_tsne(
 ) -> Path:
     """Draw t-SNE maps of embeddings, a row a name: on the left the training samples, on the right both splits.
 
-    On the left each class has its colour and marker, as far as they go, and up to 20 classes their labels. On the right
-    colours tell the two splits apart.
+    On the left each class has its color and marker, as far as they go, and up to 20 classes their labels. On the right
+    colors tell the two splits apart.
 
     Args:
         runs: For each name its embeddings, with both splits, as :func:`hardmine.figures.read_embeddings` gives them.
@@ -58,7 +58,7 @@ def plot_tsne(
         ModuleNotFoundError: matplotlib, scikit-learn or, for `progress`, tqdm is not installed.
 
     Note:
-        Rows are normalised, so that t-SNE's Euclidean distances rank as cosine similarities do. It begins with the
+        Rows are normalized, so that t-SNE's Euclidean distances rank as cosine similarities do. It begins with the
         principal components. The same seed gives the same map on the same machine.
 
     Reference:
@@ -130,8 +130,8 @@ def _draw_classes(axes: Any, places: Tensor, labels: Tensor) -> None:
     classes = labels.unique().tolist()
     for position, label in enumerate(classes):
         own = places[labels == label]
-        colour, marker = COLOURS[position % len(COLOURS)], MARKERS[position % len(MARKERS)]
-        axes.scatter(*own.numpy().T, s=9, color=colour, marker=marker, alpha=0.6, linewidths=0)
+        color, marker = COLORS[position % len(COLORS)], MARKERS[position % len(MARKERS)]
+        axes.scatter(*own.numpy().T, s=9, color=color, marker=marker, alpha=0.6, linewidths=0)
     if len(classes) <= NAMED_CLASSES:
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         for label in classes:
@@ -142,7 +142,7 @@ def _draw_classes(axes: Any, places: Tensor, labels: Tensor) -> None:
 def _draw_splits(axes: Any, places: Mapping[str, Tensor]) -> None:
     markers = {"train": "o", "test": "^"}
     for split, own in places.items():
-        style = {"color": SPLIT_COLOURS[split], "marker": markers[split], "label": SPLIT_NAMES[split]}
+        style = {"color": SPLIT_COLORS[split], "marker": markers[split], "label": SPLIT_NAMES[split]}
         axes.scatter(*own.numpy().T, s=9, alpha=0.5, linewidths=0, **style)
 
 

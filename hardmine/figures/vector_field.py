@@ -31,7 +31,7 @@ def plot_vector_field(
 ) -> Path:
     """Draw where one gradient step of the NCA loss moves triplets, by the entanglement of their images.
 
-    Arrows show the move on the triplet diagram, as long as it is. Colours show the change of the anchor-positive
+    Arrows show the move on the triplet diagram, as long as it is. Colors show the change of the anchor-positive
     similarity in the upper row, which should grow, and of the anchor-negative similarity in the lower, which should
     fall; a line bounds where they do the opposite. With entanglement, hard triplets at the top move to (1, 1).
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
-from hardmine.ops.knn import MOST_NEIGHBOURS, Neighbours
+from hardmine.ops.knn import MOST_NEIGHBORS, Neighbors
 
 # The pairs of rows times their depth that one call of knn may take: a second or so, after which Ctrl-C is noticed.
 WORK_OF_A_CALL = 2**36
@@ -19,16 +19,16 @@ CALLS_OF_LONG_WORK = 5
 LEAST_ROWS_OF_A_CALL = 256
 
 
-def neighbours(
+def neighbors(
     embeddings: Tensor, ref_embeddings: Tensor | None, k: int, progress: bool | None, title: str
-) -> Iterator[tuple[slice, Neighbours]]:
+) -> Iterator[tuple[slice, Neighbors]]:
     """Some queries and their k nearest gallery rows, index -1 where there are no more; then the next."""
     count, depth = embeddings.shape
     gallery = embeddings if ref_embeddings is None else ref_embeddings
     rows = max(LEAST_ROWS_OF_A_CALL, WORK_OF_A_CALL // max(len(gallery) * depth, 1))
     alone = ref_embeddings is None
     # Among themselves, in one call: each pair is then visited once. Chunks would need k + 1, which knn may not have.
-    if alone and (rows >= count or k == MOST_NEIGHBOURS):
+    if alone and (rows >= count or k == MOST_NEIGHBORS):
         rows = count
     starts = range(0, count, rows)
     with progress_bar(count, progress, title, "query", long=len(starts) >= CALLS_OF_LONG_WORK) as bar:
@@ -44,10 +44,10 @@ def neighbours(
                 bar.update(queries.stop - start)
 
 
-def _without_self(found: Neighbours, start: int) -> Neighbours:
+def _without_self(found: Neighbors, start: int) -> Neighbors:
     """The k nearest others [Q, k] of queries start, start + 1, ... from their k + 1 nearest, themselves included.
 
-    Neighbours are in a total order (similarity, then index), so that leaving a row out of the gallery moves up those
+    Neighbors are in a total order (similarity, then index), so that leaving a row out of the gallery moves up those
     behind it and changes nothing else: the first k others are among the first k + 1 of all. Where the query itself
     is not (k + 1 copies of it, with lower indices, can be before it), these are all others, and the last is too many.
     """
@@ -55,7 +55,7 @@ def _without_self(found: Neighbours, start: int) -> Neighbours:
     itself = torch.arange(start, start + len(index), device=index.device)[:, None]
     keep = index != itself
     keep[:, -1] &= ~keep.all(1)
-    return Neighbours(*(part[keep].reshape(len(index), -1) for part in (similarity, index)))
+    return Neighbors(*(part[keep].reshape(len(index), -1) for part in (similarity, index)))
 
 
 def check_progress(progress: bool | None) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardmine._extras import require
 from hardmine.metrics._search import all_finite
-from hardmine.ops._arguments import check_choice, check_integer, check_labelled_rows
+from hardmine.ops._arguments import check_choice, check_integer, check_labeled_rows
 
 AVERAGES = ("arithmetic", "geometric")
 
@@ -23,7 +23,7 @@ def nmi(
     max_iter: int = 300,
     average: str = "arithmetic",
 ) -> float:
-    """Normalised mutual information of classes and of the clusters that a k-means finds, as many as there are classes.
+    """Normalized mutual information of classes and of the clusters that a k-means finds, as many as there are classes.
 
     The rows are scaled to unit length, clustered by scikit-learn's ``KMeans``, and scored by its
     ``normalized_mutual_info_score``.
@@ -47,14 +47,14 @@ def nmi(
 
     Note:
         The same arguments give the same number on every repeat, whatever the number of threads: k-means runs on one, as
-        the order in which threads add up their parts would show in the centres. Its time is that of N x classes x D
+        the order in which threads add up their parts would show in the centers. Its time is that of N x classes x D
         multiply-adds an iteration.
 
     Reference:
-        Smart Mining section 4.1, whose text has the "product of entropies" below the fraction; that is a normalisation
+        Smart Mining section 4.1, whose text has the "product of entropies" below the fraction; that is a normalization
         by their geometric mean, of which the text leaves out the root.
     """
-    labels, _ = check_labelled_rows(embeddings, labels, None, None)
+    labels, _ = check_labeled_rows(embeddings, labels, None, None)
     seed = check_integer("seed", seed, 0, 2**32 - 1)
     n_init, max_iter = check_integer("n_init", n_init, 1), check_integer("max_iter", max_iter, 1)
     check_choice("average", average, AVERAGES)

@@ -14,10 +14,10 @@ from hardmine.metrics._search import (
     WORK_OF_A_CALL,
     check_progress,
     finite_rows,
-    neighbours,
+    neighbors,
     progress_bar,
 )
-from hardmine.ops._arguments import check_integer, check_labelled_rows, check_rows
+from hardmine.ops._arguments import check_integer, check_labeled_rows, check_rows
 
 _BLOCK = 1024  # rows whose similarities to as many others are held at a time: what knn gives in one call
 
@@ -88,7 +88,7 @@ def within_class_similarities(
     Reference:
         EP figure 2, over the training set.
     """
-    labels, _ = check_labelled_rows(embeddings, labels, None, None)
+    labels, _ = check_labeled_rows(embeddings, labels, None, None)
     bins = check_integer("bins", bins, 1)
     check_progress(progress)
     _check_finite("embeddings", embeddings)
@@ -148,7 +148,7 @@ def nearest_train_similarities(
     _check_finite("train_embeddings", train_embeddings)
     counter = _Counter(bins)
     with torch.no_grad():
-        for _, found in neighbours(test_embeddings, train_embeddings, 1, progress, "similarities"):
+        for _, found in neighbors(test_embeddings, train_embeddings, 1, progress, "similarities"):
             counter.add(found.similarity, 1)
     return counter.distribution(1)
 

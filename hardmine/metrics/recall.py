@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hardmine import ops
-from hardmine.metrics._search import all_finite, check_progress, neighbours
-from hardmine.ops._arguments import _check_labels, check_labelled_rows, check_rows
-from hardmine.ops.knn import MOST_NEIGHBOURS
+from hardmine.metrics._search import all_finite, check_progress, neighbors
+from hardmine.ops._arguments import _check_labels, check_labeled_rows, check_rows
+from hardmine.ops.knn import MOST_NEIGHBORS
 
 
 def recall_at_1(
@@ -72,7 +72,7 @@ def recall_at_k(
 ) -> dict[int, float]:
     """Share of queries that have a sample of their class among their K most similar gallery samples, for several K.
 
-    One search for the largest K serves them all. Replaces, with normalised rows and each query itself left out::
+    One search for the largest K serves them all. Replaces, with normalized rows and each query itself left out::
 
         nearest = (queries @ gallery.T).topk(max(k)).indices
         match = ref_labels[nearest] == labels[:, None]
@@ -107,7 +107,7 @@ def recall_at_k(
     """
     sizes = _check_k(k)
     check_progress(progress)
-    labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     gallery_labels = labels if ref_labels is None else ref_labels
     with torch.no_grad():
         if not all_finite(embeddings, ref_embeddings):
@@ -115,7 +115,7 @@ def recall_at_k(
         classes, count = gallery_labels.unique(return_counts=True)
         _check_any_positive(torch.isin(labels, classes[count >= 2] if ref_labels is None else classes))
         hits = dict.fromkeys(sizes, 0)
-        for queries, found in neighbours(embeddings, ref_embeddings, max(sizes), progress, "recall"):
+        for queries, found in neighbors(embeddings, ref_embeddings, max(sizes), progress, "recall"):
             _add_hits(hits, labels[queries], gallery_labels, found.index)
     return {size: hits[size] / len(labels) for size in sizes}
 
@@ -189,7 +189,7 @@ def hotel_recall(
         _check_any_positive(torch.isin(instances, ref_instances), "instances")
         _check_any_positive(torch.isin(chains, ref_chains), "chains")
         hits, chain_hits = dict.fromkeys(sizes, 0), dict.fromkeys(chain_sizes, 0)
-        for queries, found in neighbours(embeddings, ref_embeddings, max(sizes + chain_sizes), progress, "recall"):
+        for queries, found in neighbors(embeddings, ref_embeddings, max(sizes + chain_sizes), progress, "recall"):
             _add_hits(hits, instances[queries], ref_instances, found.index)
             _add_hits(chain_hits, chains[queries], ref_chains, found.index)
     return HotelRecall(
@@ -211,8 +211,8 @@ def _check_k(k: Any, name: str = "k") -> list[int]:
     for size in sizes:
         if not isinstance(size, Integral) or isinstance(size, bool):
             raise TypeError(f"{name} must be an integer or several, got {size!r}")
-    if not sizes or min(sizes) < 1 or max(sizes) > MOST_NEIGHBOURS:
-        raise ValueError(f"{name} must be one or more integers from 1 to {MOST_NEIGHBOURS}, got {sizes}")
+    if not sizes or min(sizes) < 1 or max(sizes) > MOST_NEIGHBORS:
+        raise ValueError(f"{name} must be one or more integers from 1 to {MOST_NEIGHBORS}, got {sizes}")
     return [int(size) for size in sizes]
 
 

@@ -50,7 +50,7 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
         ValueError: An argument has the wrong shape or value.
 
     Note:
-        A threshold is in the middle between two neighbouring similarities of the other folds, or infinite: all of their
+        A threshold is in the middle between two neighboring similarities of the other folds, or infinite: all of their
         pairs, or none, are called the same. Of thresholds that judge as many pairs rightly the lowest is taken.
         Similarities are computed in float64. Memory is O(N D + P). The standard error is that of LFW: the folds'
         standard deviation (with one less than the number of folds below) by the root of their number.

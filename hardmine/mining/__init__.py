@@ -1,7 +1,7 @@
 """Choosing which images meet: in a batch, and in a triplet."""
 
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
-from hardmine.mining.anchor_neighbour_sampler import AnchorNeighbourSampler
+from hardmine.mining.anchor_neighbor_sampler import AnchorNeighborSampler
 from hardmine.mining.batches import TripletBatch
 from hardmine.mining.class_distances import ClassDistances, class_distances
 from hardmine.mining.class_tree import ClassTree
@@ -12,7 +12,7 @@ from hardmine.mining.smart_triplets import MinedTriplets, random_triplets, smart
 
 __all__ = [
     "AdaptiveKappa",
-    "AnchorNeighbourSampler",
+    "AnchorNeighborSampler",
     "ClassBalancedSampler",
     "ClassDistances",
     "ClassTree",

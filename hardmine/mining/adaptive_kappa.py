@@ -24,7 +24,7 @@ class AdaptiveKappa:
             if controller.kappa is None:
                 triplets = random_triplets(labels)
             else:
-                triplets = smart_triplets(neighbour_lists, sq_distances, labels, controller.kappa).triplets
+                triplets = smart_triplets(neighbor_lists, sq_distances, labels, controller.kappa).triplets
             error = train_an_epoch(triplets)
             controller.update(error)
 

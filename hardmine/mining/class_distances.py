@@ -16,7 +16,7 @@ from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_rows, sh
 MOST_SQ_DIST = 4.0  # of two points of the unit sphere
 
 _ROWS_AT_ONCE = 65_536  # embeddings in float64 at any time; bounds the memory
-_CLASSES_AT_ONCE = 1024  # classes whose neighbours are sorted at any time
+_CLASSES_AT_ONCE = 1024  # classes whose neighbors are sorted at any time
 _ROUNDING = 1e-4  # what distances that were computed elsewhere, in float32 perhaps, may be off
 
 
@@ -46,7 +46,7 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
     n samples of a class, and mu their mean.
 
     Args:
-        embeddings: [N, D], float32, float64, float16 or bfloat16. They are normalised to unit length first.
+        embeddings: [N, D], float32, float64, float16 or bfloat16. They are normalized to unit length first.
         labels: Integers [N], the class of every row.
 
     Returns:
@@ -132,13 +132,13 @@ def nearest_classes(sq_dist: Tensor, k: int) -> Tensor:
     nearest = torch.empty(len(sq_dist), k, dtype=torch.int32)
     for first in range(0, len(sq_dist), _CLASSES_AT_ONCE):
         some = sq_dist[first : first + _CLASSES_AT_ONCE].clone()
-        some.diagonal(first).fill_(math.inf)  # a class is no neighbour of itself
+        some.diagonal(first).fill_(math.inf)  # a class is no neighbor of itself
         nearest[first : first + len(some)] = some.argsort(dim=1, stable=True)[:, :k]
     return nearest
 
 
 def _unit_rows(rows: Tensor, first: int) -> Tensor:
-    """The rows in float64, normalised; ``first`` is the number of the first."""
+    """The rows in float64, normalized; ``first`` is the number of the first."""
     rows = rows.to("cpu", torch.float64)
     finite = rows.square().sum(1).isfinite()
     if not finite.all():

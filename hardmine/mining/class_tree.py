@@ -23,7 +23,7 @@ class ClassTree:
 
         tree = ClassTree.from_embeddings(embed_all(network, images), labels)
         loss_of.update(tree)  # a HierarchicalTripletLoss
-        sampler.update(tree)  # an AnchorNeighbourSampler
+        sampler.update(tree)  # an AnchorNeighborSampler
 
     Args:
         distances: As :func:`class_distances` returns them, of at least 2 classes.
@@ -147,7 +147,7 @@ class ClassTree:
             ValueError: It is not finite, or ``dtype`` is none of these.
 
         Note:
-            A margin is negative where a class is wider than its neighbours are far, by more than beta.
+            A margin is negative where a class is wider than its neighbors are far, by more than beta.
 
         Reference:
             ECCV 2018, section 4.2, with beta = 0.1.

@@ -26,9 +26,9 @@ class EpochRecord:
             learns. NaN if no triplet was observed.
         mined_error: The same of the mined ones alone; NaN if none was observed.
         mined_share: Share of mined triplets among all of the epoch's.
-        method: How the neighbours were listed, ``"exact"`` or ``"fanng"``; None where they were not.
+        method: How the neighbors were listed, ``"exact"`` or ``"fanng"``; None where they were not.
         embedding_seconds: Time of embedding the whole set.
-        list_seconds: Time of listing the neighbours.
+        list_seconds: Time of listing the neighbors.
         triplet_seconds: Time of making triplets and batches of them.
         epoch_seconds: Time of the whole epoch, mining included.
     """

@@ -1,4 +1,4 @@
-"""Lists of near neighbours over a whole embedded set, exact or by a FANNG index."""
+"""Lists of near neighbors over a whole embedded set, exact or by a FANNG index."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hardmine.mining.cost import quicker_method
 METHODS = ("auto", "exact", "fanng")
 
 
-class NeighbourLists(NamedTuple):
-    """The neighbours of every row, nearest first.
+class NeighborLists(NamedTuple):
+    """The neighbors of every row, nearest first.
 
     Attributes:
         index: int64 [N, k], row numbers, -1 where a list ends.
-        sq_dist: float32 [N, k], squared Euclidean distances of the normalised rows, 0 to 4, NaN where a list ends.
+        sq_dist: float32 [N, k], squared Euclidean distances of the normalized rows, 0 to 4, NaN where a list ends.
         method: ``"exact"`` or ``"fanng"``, which made them.
         graph: The index that did, or None.
     """
@@ -30,7 +30,7 @@ class NeighbourLists(NamedTuple):
     graph: Index | None
 
 
-def neighbour_lists(
+def neighbor_lists(
     embeddings: Tensor,
     k: int,
     *,
@@ -38,12 +38,12 @@ def neighbour_lists(
     previous: Index | None = None,
     fanng: Mapping[str, Any] | None = None,
     progress: bool = False,
-) -> NeighbourLists:
+) -> NeighborLists:
     """The ``k`` nearest other rows of every row, by cosine similarity.
 
     Args:
         embeddings: float32 [N, D], finite, on the CPU. They need not have unit length.
-        k: Neighbours a row, 1 to 1024.
+        k: Neighbors a row, 1 to 1024.
         method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`; ``"auto"``: which of
             them :func:`hardmine.mining.cost.quicker_method` expects to be quicker.
         previous: The index of the last epoch, over as many rows, from which a new one is warm-started.
@@ -51,7 +51,7 @@ def neighbour_lists(
         progress: Show progress bars on stderr where the method has some, which needs tqdm.
 
     Returns:
-        :class:`NeighbourLists`.
+        :class:`NeighborLists`.
 
     Note:
         On the sphere ``|a - b|^2 = 2 - 2 cos(a, b)``. The exact lists take that of a float32 cosine, so that a squared
@@ -63,10 +63,10 @@ def neighbour_lists(
         method = quicker_method(len(embeddings), embeddings.shape[1], k, effort)
     if method == "exact":
         found = ops.knn(embeddings, k=k)
-        return NeighbourLists(found.index, (2 - 2 * found.similarity).clamp_(0, 4), method, None)
+        return NeighborLists(found.index, (2 - 2 * found.similarity).clamp_(0, 4), method, None)
     options = dict(fanng or {})
     effort = options.pop("max_distance_computations", None)
     options = {"init": previous, "progress": progress} | options
     graph = Index.build(embeddings, metric="cosine", **options)
-    near = graph.neighbours(k, max_distance_computations=effort, progress=progress)
-    return NeighbourLists(near.index, 2 * near.distance, method, graph)
+    near = graph.neighbors(k, max_distance_computations=effort, progress=progress)
+    return NeighborLists(near.index, 2 * near.distance, method, graph)

@@ -19,10 +19,10 @@ from hardmine.mining.batches import TripletBatch, mixed_batches
 from hardmine.mining.embedding import embed_all
 from hardmine.mining.epoch import EpochRecord, MinedEpoch
 from hardmine.mining.labels import check_labels
-from hardmine.mining.lists import METHODS, neighbour_lists
+from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
 from hardmine.ops._arguments import check_choice, check_integer
-from hardmine.ops.knn import MOST_NEIGHBOURS
+from hardmine.ops.knn import MOST_NEIGHBORS
 
 _MOST = 2**31 - 1
 _GRAPH_OPTIONS = {"max_distance_computations", *inspect.signature(Index.build).parameters} - {"vectors", "metric"}
@@ -31,7 +31,7 @@ _GRAPH_OPTIONS = {"max_distance_computations", *inspect.signature(Index.build).p
 class SmartMiner:
     """Mines triplets from the whole training set, each epoch with the network as it then is.
 
-    An epoch embeds all images, lists the nearest neighbours of each, makes triplets of the lists with
+    An epoch embeds all images, lists the nearest neighbors of each, makes triplets of the lists with
     :func:`smart_triplets` at the controller's kappa, and mixes them with random ones into batches, in which each image
     stands once. The epochs before the controller starts are of random triplets only, and embed nothing::
 
@@ -61,10 +61,10 @@ class SmartMiner:
         mined_share: Share of mined triplets wanted in each batch, 0 to 1, rounded to whole triplets; the rest are
             random. Where fewer are mined, all batches get equally many, give or take one. 0 never mines. The paper
             finds 0.5 to 1 best.
-        neighbours: Length of the lists, 1 to 1024: so long that most hold positives and negatives.
+        neighbors: Length of the lists, 1 to 1024: so long that most hold positives and negatives.
         per_anchor: Triplets mined of an anchor, at most.
         kappa: The controller, by default ``AdaptiveKappa()``; or a number, to mine with from the first epoch on.
-        method: How neighbours are listed: ``"exact"``, ``"fanng"``, or ``"auto"``, the one that should be quicker
+        method: How neighbors are listed: ``"exact"``, ``"fanng"``, or ``"auto"``, the one that should be quicker
             (:func:`hardmine.mining.cost.quicker_method`).
         fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches. Where
             it has no ``init``, an epoch's graph is warm-started from the last epoch's.
@@ -82,11 +82,11 @@ class SmartMiner:
 
     Note:
         The same model, images, labels, settings and seed give the same batches, for any number of threads. Memory is
-        that of the embeddings and lists, O(N (D + neighbours)), and of one chunk's activations.
+        that of the embeddings and lists, O(N (D + neighbors)), and of one chunk's activations.
 
         :meth:`state_dict` does not hold the graph. With exact lists a run that is resumed after an epoch goes on bit
         for bit; with ``"fanng"``, the first graph after resuming is built from nothing, and approximates the same
-        neighbours by other edges: some lists may differ. ``fanng={"init": None}`` builds each from nothing and so
+        neighbors by other edges: some lists may differ. ``fanng={"init": None}`` builds each from nothing and so
         makes that exact too.
 
     Reference:
@@ -102,7 +102,7 @@ class SmartMiner:
         batch_size: int = 64,
         batches_per_epoch: int | None = None,
         mined_share: float = 1.0,
-        neighbours: int = 50,
+        neighbors: int = 50,
         per_anchor: int = 1,
         kappa: AdaptiveKappa | float | None = None,
         method: str = "auto",
@@ -125,7 +125,7 @@ class SmartMiner:
         if not isinstance(mined_share, Real) or not 0 <= mined_share <= 1:
             raise ValueError(f"mined_share must be from 0 to 1, got {mined_share!r}")
         self.mined_share = float(mined_share)
-        self.neighbours = check_integer("neighbours", neighbours, 1, MOST_NEIGHBOURS)
+        self.neighbors = check_integer("neighbors", neighbors, 1, MOST_NEIGHBORS)
         self.per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
         if isinstance(kappa, Real) and not 0 <= kappa < math.inf:
             raise ValueError(f"kappa must be a number from 0, an AdaptiveKappa or None, got {kappa}")
@@ -172,9 +172,9 @@ class SmartMiner:
         if kappa is not None:
             embeddings = self._embed()
             clock.append(time.perf_counter())
-            lists = neighbour_lists(
+            lists = neighbor_lists(
                 embeddings,
-                self.neighbours,
+                self.neighbors,
                 method=self.method,
                 previous=self._graph,
                 fanng=self.fanng,

@@ -1,4 +1,4 @@
-"""Smart Mining's triplets: chosen from every sample's neighbours in the whole training set."""
+"""Smart Mining's triplets: chosen from every sample's neighbors in the whole training set."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MinedTriplets(NamedTuple):
 
 @_verification.verified("smart_triplets", always_draws=True)
 def smart_triplets(
-    neighbour_lists: Tensor,
+    neighbor_lists: Tensor,
     distances: Tensor,
     labels: Tensor,
     kappa: float,
@@ -40,15 +40,15 @@ def smart_triplets(
     *,
     threads: int | None = None,
 ) -> MinedTriplets:
-    """Triplets that are likely to have a loss, from every sample's list of neighbours.
+    """Triplets that are likely to have a loss, from every sample's list of neighbors.
 
     An anchor's negatives are those of its list that are at least `kappa` times as far as its nearest positive. Each
     gets the nearest positive that is farther still, so that the triplet is on the wrong side of the constraint, but
     not by more than it must.
 
     Args:
-        neighbour_lists: Each sample's neighbours, nearest first, [N, K], any integer dtype, on the CPU; -1 from where
-            a list ends. Such as :meth:`hardmine.fanng.Index.neighbours` and :func:`hardmine.ops.knn` give. A sample in
+        neighbor_lists: Each sample's neighbors, nearest first, [N, K], any integer dtype, on the CPU; -1 from where
+            a list ends. Such as :meth:`hardmine.fanng.Index.neighbors` and :func:`hardmine.ops.knn` give. A sample in
             its own list is passed over.
         distances: Their distances, [N, K], floating, ascending, at least 0; those after a list's end do not matter.
             `kappa` multiplies them as they are. The paper's are squared Euclidean distances, |a - b|^2; with others,
@@ -90,7 +90,7 @@ def smart_triplets(
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.2, Algorithm 1.
     """
-    lists, distances, labels = _check_lists(neighbour_lists, distances, labels)
+    lists, distances, labels = _check_lists(neighbor_lists, distances, labels)
     kappa = check_finite("kappa", kappa, at_least=0.0)
     per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
     threads = torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
@@ -129,10 +129,10 @@ def draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**63 - 1, (), generator=generator))
 
 
-def _check_lists(neighbour_lists: Any, distances: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _check_lists(neighbor_lists: Any, distances: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The three tensors, contiguous, int64 and float32 or float64. The compiled code checks the lists' values."""
     kinds = {
-        "neighbour_lists": (neighbour_lists, INTEGER_DTYPES, "an integer dtype"),
+        "neighbor_lists": (neighbor_lists, INTEGER_DTYPES, "an integer dtype"),
         "distances": (distances, FLOAT_DTYPES, "a floating dtype"),
         "labels": (labels, INTEGER_DTYPES, "an integer dtype"),
     }
@@ -145,15 +145,15 @@ def _check_lists(neighbour_lists: Any, distances: Any, labels: Any) -> tuple[Ten
             raise ValueError(f"{name} must be on the CPU, got it on {tensor.device}")
     if labels.dim() != 1:
         raise ValueError(f"labels must be [N], got {shape_of(labels)}")
-    if neighbour_lists.dim() != 2 or len(neighbour_lists) != len(labels):
-        raise ValueError(f"neighbour_lists must be [N, K] with N = {len(labels)}, got {shape_of(neighbour_lists)}")
-    if distances.shape != neighbour_lists.shape:
+    if neighbor_lists.dim() != 2 or len(neighbor_lists) != len(labels):
+        raise ValueError(f"neighbor_lists must be [N, K] with N = {len(labels)}, got {shape_of(neighbor_lists)}")
+    if distances.shape != neighbor_lists.shape:
         raise ValueError(
-            f"distances must be [N, K] = {shape_of(neighbour_lists)}, as neighbour_lists, got {shape_of(distances)}"
+            f"distances must be [N, K] = {shape_of(neighbor_lists)}, as neighbor_lists, got {shape_of(distances)}"
         )
     if len(labels) > _MOST:
         raise ValueError(f"labels must be at most {_MOST}, got {len(labels)}")
     distances = distances.detach()
     if distances.dtype != torch.float64:
         distances = distances.to(torch.float32)
-    return neighbour_lists.to(torch.int64).contiguous(), distances.contiguous(), labels.to(torch.int64).contiguous()
+    return neighbor_lists.to(torch.int64).contiguous(), distances.contiguous(), labels.to(torch.int64).contiguous()

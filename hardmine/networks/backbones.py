@@ -21,7 +21,7 @@ IMAGENET = "imagenet"
 # ResNet50 has several weights in torchvision. These are the ones that PyTorch had when SCT and EP were written.
 _TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
 
-# Beyond what resizing makes of images from 0 to 1 that are not normalised: it may overshoot at edges.
+# Beyond what resizing makes of images from 0 to 1 that are not normalized: it may overshoot at edges.
 _LEAST, _MOST = -0.4, 1.4
 
 
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         """The features of some images.
 
         Args:
-            images: [B, C, H, W], uint8 from 0 to 255, or floating from 0 to 1; RGB where C is 3. Not normalised.
+            images: [B, C, H, W], uint8 from 0 to 255, or floating from 0 to 1; RGB where C is 3. Not normalized.
 
         Returns:
             Features [B, F], in the floating-point type of the weights.
@@ -68,7 +68,7 @@ class Backbone(nn.Module):
         Raises:
             TypeError: The images are neither uint8 nor floating.
             ValueError: They do not have the shape; or floating ones, on the CPU, are clearly not from 0 to 1: they were
-                normalised before, or are from 0 to 255.
+                normalized before, or are from 0 to 255.
         """
         channels = len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:
@@ -79,11 +79,11 @@ class Backbone(nn.Module):
             raise TypeError(f"images must be uint8 or floating-point, got {images.dtype}")
         elif (
             images.device.type == "cpu" and has_values(images) and images.numel()
-        ):  # elsewhere a look would synchronise
+        ):  # elsewhere a look would synchronize
             least, most = (bound.item() for bound in images.detach().aminmax())
             if least < _LEAST or most > _MOST:
                 raise ValueError(
-                    "images must be from 0 to 1 and not normalised, since the backbone does that itself, "
+                    "images must be from 0 to 1 and not normalized, since the backbone does that itself, "
                     f"got values from {least:g} to {most:g}"
                 )
         return self.trunk((images.to(self.mean.dtype) - self.mean) / self.std)
@@ -113,7 +113,7 @@ class _Kind:
 def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Backbone:
     """Make one of the networks that the papers train, without its last, fully connected layer.
 
-    `"resnet18"`, `"resnet50"` and `"googlenet"` are torchvision's; that GoogLeNet has batch normalisation, as the one
+    `"resnet18"`, `"resnet50"` and `"googlenet"` are torchvision's; that GoogLeNet has batch normalization, as the one
     of HTL. `"efficientnet_lite0"` is that of the package `efficientnet-lite-pytorch`, whose ImageNet weights come from
     the package index, too, so that it works without any other network access.
 
@@ -136,7 +136,7 @@ def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Ba
 
     Reference:
         SCT section 5 (ResNet50), EP section 5.1 (GoogLeNet, ResNet18, ResNet50), Smart Mining section 4 (GoogLeNet),
-        HTL section 5 (GoogLeNet with batch normalisation); inputs of EfficientNet-lite0 are (x - 127) / 128 for x from
+        HTL section 5 (GoogLeNet with batch normalization); inputs of EfficientNet-lite0 are (x - 127) / 128 for x from
         0 to 255.
     """
     check_choice("name", name, BACKBONES)
@@ -167,7 +167,7 @@ def convnet4(image_size: int = 28, *, channels: int = 1, mean: float = 0.0, std:
         ValueError: An argument out of range.
 
     Reference:
-        Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016; without batch normalisation, which
+        Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016; without batch normalization, which
         would hide a collapse.
     """
     image_size = check_integer("image_size", image_size, 8)
@@ -178,9 +178,9 @@ def convnet4(image_size: int = 28, *, channels: int = 1, mean: float = 0.0, std:
 
 
 def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std: tuple[float, ...]) -> _Kind:
-    def build(initialise: bool) -> nn.Module:
+    def build(initialize: bool) -> nn.Module:
         # Without its auxiliary classifiers: they are of use to a classifier's training only.
-        options = {"aux_logits": False, "init_weights": initialise} if name == "googlenet" else {}
+        options = {"aux_logits": False, "init_weights": initialize} if name == "googlenet" else {}
         network = torchvision_module("models").get_model(name, weights=None, **options)
         network.fc = nn.Identity()
         return network
@@ -200,7 +200,7 @@ def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std:
 
 
 def _efficientnet_lite0() -> _Kind:
-    def build(initialise: bool) -> nn.Module:
+    def build(initialize: bool) -> nn.Module:
         # Without a fixed image size the network pads images of any size as TensorFlow, which trained it, does.
         network = require("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0", image_size=None)
         network._fc = nn.Identity()
@@ -254,7 +254,7 @@ def _load(name: str, trunk: nn.Module, source: str, state: Mapping[str, Tensor],
     """Replace the weights of a network by those of a state dict, all of them."""
     own = {key: tensor.shape for key, tensor in trunk.state_dict().items()}
     given = {key: tensor.shape for key, tensor in state.items() if not key.startswith(classifier)}
-    # Batches counted by batch normalisation: only some files have them, and nothing here reads them.
+    # Batches counted by batch normalization: only some files have them, and nothing here reads them.
     lacking = [key for key in own if key not in given and not key.endswith(".num_batches_tracked")]
     foreign = [key for key in given if key not in own]
     other = [key for key in own if key in given and own[key] != given[key]]

@@ -29,13 +29,13 @@ class EmbeddingNet(nn.Module):
     """Four 3 x 3 convolutions with ReLU and max pooling, then a linear layer to the embedding.
 
     The small convnet that the field uses on Omniglot (Vinyals et al., Matching Networks, NeurIPS 2016), but without
-    batch normalisation: that spreads a batch out whatever the loss does, and so would hide a collapse.
+    batch normalization: that spreads a batch out whatever the loss does, and so would hide a collapse.
 
     Args:
         image_size: Height and width of the images, in pixels, at least 8.
         embedding_dim: Dimensions of the embedding.
-        mean: Mean grey value of the training images.
-        std: Standard deviation of the training images' grey values.
+        mean: Mean gray value of the training images.
+        std: Standard deviation of the training images' gray values.
     """
 
     def __init__(self, image_size: int, embedding_dim: int, mean: float, std: float) -> None:
@@ -45,5 +45,5 @@ class EmbeddingNet(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(feature_dim, embedding_dim))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed float32 [B, 1, H, W] as [B, D]; the losses normalise."""
+        """Embed float32 [B, 1, H, W] as [B, D]; the losses normalize."""
         return self.layers((images - self.mean) / self.std)

@@ -1,4 +1,4 @@
-"""From features to embeddings: standardised features, heads, and networks put together of them."""
+"""From features to embeddings: standardized features, heads, and networks put together of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Standardize(nn.Module):
     """Subtracts a mean from every feature and divides it by a standard deviation, both fixed.
 
     Features of a frozen backbone have very different scales; a head on them trains far better when they are
-    standardised. Both are buffers, so that a checkpoint of the network holds them.
+    standardized. Both are buffers, so that a checkpoint of the network holds them.
 
     Args:
         mean: [F], floating.
@@ -38,7 +38,7 @@ class Standardize(nn.Module):
 
     @classmethod
     def of(cls, features: Tensor) -> Standardize:
-        """The standardisation after which these features have mean 0 and standard deviation 1.
+        """The standardization after which these features have mean 0 and standard deviation 1.
 
         Replaces ``(features - features.mean(0)) / features.std(0, correction=0)``, summed in float64. A feature that is
         the same in all rows becomes 0.
@@ -64,7 +64,7 @@ class Standardize(nn.Module):
         return cls(mean.to(features.dtype), std.to(features.dtype))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Standardise features [B, F]."""
+        """Standardize features [B, F]."""
         return (features - self.mean) / self.std
 
 
@@ -124,9 +124,9 @@ class EmbeddingNetwork(nn.Module):
         backbone: From images to features.
         head: From features to embeddings; a linear layer, say, `EmbeddingHead(backbone.feature_dim, 64)`.
         frozen: Leave the backbone as it is: its weights need no gradients, and it stays in evaluation mode, so that the
-            statistics of its batch normalisation stay, too. Its features may then be computed once, with
+            statistics of its batch normalization stay, too. Its features may then be computed once, with
             :func:`hardmine.networks.cache_features`, and the head be trained on them alone.
-        frozen_statistics: Batch normalisation of the backbone keeps its means and variances, and uses them in training,
+        frozen_statistics: Batch normalization of the backbone keeps its means and variances, and uses them in training,
             too; its weights learn. The statistics of few training classes suit other classes badly.
     """
 
@@ -160,7 +160,7 @@ class EmbeddingNetwork(nn.Module):
 
 
 def parameter_groups(model: nn.Module, lr: float, last_layer_factor: float = 10.0) -> list[dict[str, Any]]:
-    """The parameters of a model in groups for an optimiser: the last layer learns faster.
+    """The parameters of a model in groups for an optimizer: the last layer learns faster.
 
     The last layer is the `head` of a model that has one, as `EmbeddingNetwork`: all of it starts from random weights,
     where the backbone has been trained before. Of other models it is the last module that has parameters of its own.

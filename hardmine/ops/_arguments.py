@@ -147,7 +147,7 @@ def _check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
     return labels.to(torch.int64)
 
 
-def check_labelled_rows(
+def check_labeled_rows(
     embeddings: Any, labels: Any, ref_embeddings: Any, ref_labels: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Checks the four tensors that every op takes; returns ``labels`` and ``ref_labels`` as int64."""

@@ -14,7 +14,7 @@ from hardmine.ops._arguments import (
     SIMILARITIES,
     allow_tf32,
     check_choice,
-    check_labelled_rows,
+    check_labeled_rows,
     check_number,
     has_values,
     shape_of,
@@ -60,7 +60,7 @@ def batch_all_triplet_loss(
         margin_labels: [C] distinct integers, the classes of the table's rows (and columns). None: classes are the rows
             themselves, 0 to C - 1.
         squared: Squared distances, or distances.
-        similarity: ``"cosine"`` normalises the embeddings first; ``"euclidean"`` takes them as they are.
+        similarity: ``"cosine"`` normalizes the embeddings first; ``"euclidean"`` takes them as they are.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
         return_counts: Also return the :class:`TripletCounts`, at no further cost.
 
@@ -86,7 +86,7 @@ def batch_all_triplet_loss(
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the
         margin by classes. Its formula prints unsquared norms where its text squares them.
     """
-    labels, _ = check_labelled_rows(embeddings, labels, None, None)
+    labels, _ = check_labeled_rows(embeddings, labels, None, None)
     table, table_row = None, None
     if isinstance(margin, Tensor):
         table, table_row = margin.detach(), _table_rows(labels, margin, margin_labels)

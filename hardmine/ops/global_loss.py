@@ -41,7 +41,7 @@ def global_loss(
         lam: Weight of the hinge on the means. The paper names no value; 0.8 is this library's default.
         threshold: The margin t between the means, in units of d, which is between 0 and 1 with cosine; 0.01 in the
             paper.
-        similarity: ``"cosine"`` (distances of the normalised rows, as in the paper), or ``"euclidean"`` (of the rows
+        similarity: ``"cosine"`` (distances of the normalized rows, as in the paper), or ``"euclidean"`` (of the rows
             as they are).
         labels: [B], any integer dtype. Where given, every triplet must fit them: an anchor, a positive of its class,
             a negative of another. They do not enter the loss.

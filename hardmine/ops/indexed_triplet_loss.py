@@ -48,7 +48,7 @@ def indexed_triplet_loss(
         triplets: [T, 3], any integer dtype: the rows of anchor, positive and negative, three different ones of
             ``embeddings``. A row may be in many triplets, and a triplet may be listed again.
         term: The loss of one triplet:
-            ``"ratio"``: ``max(0, 1 - d_an / (d_ap + margin))`` of the distances d, those of the normalised rows with
+            ``"ratio"``: ``max(0, 1 - d_an / (d_ap + margin))`` of the distances d, those of the normalized rows with
             ``similarity="cosine"``, and of the rows as they are with ``"euclidean"``;
             ``"nca"``, ``"hinge"``, ``"soft_margin"``, ``"sct"``: f(s_ap, s_an) as in
             :func:`hardmine.ops.triplet_loss`.

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours."""
+"""Exact nearest neighbors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hardmine import _verification
 from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_integer, check_rows
 from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
 
-MOST_NEIGHBOURS = 1024
+MOST_NEIGHBORS = 1024
 
 
-class Neighbours(NamedTuple):
-    """The nearest neighbours of [Q] queries, [Q, k], most similar first; index -1, similarity NaN where there is none.
+class Neighbors(NamedTuple):
+    """The nearest neighbors of [Q] queries, [Q, k], most similar first; index -1, similarity NaN where there is none.
 
     The similarities are differentiable with respect to queries and refs; the choice of indices is not.
     """
@@ -32,8 +32,8 @@ def knn(
     *,
     exclude_self: bool | None = None,
     similarity: str = "cosine",
-) -> Neighbours:
-    """The exact ``k`` nearest neighbours of every query, without the matrix of similarities.
+) -> Neighbors:
+    """The exact ``k`` nearest neighbors of every query, without the matrix of similarities.
 
     Replaces ``(F.normalize(queries) @ F.normalize(refs).T).topk(k)``; without refs, the queries are compared with each
     other. On the CPU each unordered pair of them is compared once, half the arithmetic; on CUDA, in both directions.
@@ -41,14 +41,14 @@ def knn(
     Args:
         queries: [Q, D], float32, float64, float16 or bfloat16.
         refs: The gallery, [M, D], dtype and device of ``queries``. None: the queries themselves.
-        k: Neighbours a query, 1 to 1024.
-        exclude_self: Leave out the pair of a query with itself, by its index: copies of it are neighbours. None: as
+        k: Neighbors a query, 1 to 1024.
+        exclude_self: Leave out the pair of a query with itself, by its index: copies of it are neighbors. None: as
             far as there is such a pair, without refs. True with refs is an error.
-        similarity: ``"cosine"`` (normalises inside), ``"dot"``, or ``"euclidean"``: the negative distance,
+        similarity: ``"cosine"`` (normalizes inside), ``"dot"``, or ``"euclidean"``: the negative distance,
             ``-|a - b|``.
 
     Returns:
-        :class:`Neighbours`: similarity [Q, k], float64 for float64 inputs, else float32, and index [Q, k], int64; rows
+        :class:`Neighbors`: similarity [Q, k], float64 for float64 inputs, else float32, and index [Q, k], int64; rows
         of ``refs``, or of ``queries`` without refs. Sorted, most similar first. Where there are fewer than ``k``
         candidates, the end is filled up with similarity NaN and index -1.
 
@@ -66,7 +66,7 @@ def knn(
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
-    k = check_integer("k", k, 1, MOST_NEIGHBOURS)
+    k = check_integer("k", k, 1, MOST_NEIGHBORS)
     if exclude_self is not None and not isinstance(exclude_self, bool):
         raise TypeError(f"exclude_self must be True, False or None, got {type(exclude_self).__name__}")
     if exclude_self and refs is not None:
@@ -74,7 +74,7 @@ def knn(
     if exclude_self is None:
         exclude_self = refs is None
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbours(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, bool(allow_tf32(queries))))
+    return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, bool(allow_tf32(queries))))
 
 
 @torch.library.register_fake("hardmine::knn")

@@ -10,7 +10,7 @@ from torch import Tensor
 from hardmine import _verification
 from hardmine.ops._arguments import (
     check_choice,
-    check_labelled_rows,
+    check_labeled_rows,
     check_loss,
     check_number,
     check_selection,
@@ -127,7 +127,7 @@ def sct_loss(
     Reference:
         Xuan et al., "Hard negative examples are hard, but useful", ECCV 2020, eq. 13, and the authors' published code.
     """
-    labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     values = resolve_preset(preset, hard_cutoff, duplicate_threshold, tie)
     selection_modes, selection_limits = check_selection(
         embeddings,

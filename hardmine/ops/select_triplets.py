@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardmine import _library, _verification
-from hardmine.ops._arguments import check_labelled_rows, check_selection, draw_random
+from hardmine.ops._arguments import check_labeled_rows, check_selection, draw_random
 
 _library.load()
 
@@ -62,7 +62,7 @@ def select_triplets(
             candidate with the same chance.
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
             ``"semihard"``: the most similar one that is less similar than the selected positive.
-        similarity: ``"cosine"`` (normalises inside; rows shorter than 1e-12 are divided by that), ``"dot"``, or
+        similarity: ``"cosine"`` (normalizes inside; rows shorter than 1e-12 are divided by that), ``"dot"``, or
             ``"euclidean"``: the negative distance, ``-|a - b|``, computed from differences, so that close pairs far
             from the origin keep their digits.
         duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
@@ -99,7 +99,7 @@ def select_triplets(
         semi-hard negatives, printed as d(x_a, x_n), means d(x_a, x_p)); Schroff et al., "FaceNet", CVPR 2015, section
         3.2.
     """
-    labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     options = check_selection(
         embeddings, positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )

@@ -10,7 +10,7 @@ from hardmine.ops._arguments import (
     REDUCTIONS,
     SELECTION_LIMITS,
     SELECTION_MODES,
-    check_labelled_rows,
+    check_labeled_rows,
     check_loss,
     check_selection,
     draw_random,
@@ -88,7 +88,7 @@ def triplet_loss(
         nca: Xuan et al., WACV 2020, section 4, and ECCV 2020, eq. 1; hinge: WACV 2020, section 2.1; soft margin:
         Hermans et al., arXiv:1703.07737; sct: ECCV 2020, eq. 13.
     """
-    labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     selection_modes, selection_limits = check_selection(
         embeddings, positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )

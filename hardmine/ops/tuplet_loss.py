@@ -14,7 +14,7 @@ from hardmine.ops._arguments import (
     SIMILARITIES,
     allow_tf32,
     check_choice,
-    check_labelled_rows,
+    check_labeled_rows,
     check_number,
     optional_number,
 )
@@ -90,7 +90,7 @@ def tuplet_loss(
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4.
     """
-    labels, ref_labels = check_labelled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     modes = [
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("positive", positive, POSITIVES),

@@ -17,7 +17,7 @@ from hardmine.recipes.losses import LOSSES, SMART, Loss, option_names, parse_los
 from hardmine.recipes.sections import (
     SAMPLERS,
     TENSOR_SETS,
-    AnchorNeighbour,
+    AnchorNeighbor,
     ClassBalanced,
     Data,
     Evaluation,
@@ -64,7 +64,7 @@ class Recipe:
     seed: int
     data: Data
     network: Network
-    sampler: ClassBalanced | AnchorNeighbour | Triplets
+    sampler: ClassBalanced | AnchorNeighbor | Triplets
     loss: Loss
     tree: Tree
     optimizer: Optimizer
@@ -238,7 +238,7 @@ def _check_statistics(name: str, network: Network) -> None:
     """There are statistics to keep, and training would change them."""
     for key, value, reason in (
         ("frozen", network.frozen, "a frozen backbone keeps them anyway"),
-        ("backbone", network.backbone == "convnet4", "it has no batch normalisation"),
+        ("backbone", network.backbone == "convnet4", "it has no batch normalization"),
         ("weights", network.weights == "random", "they come with trained weights"),
     ):
         if value:

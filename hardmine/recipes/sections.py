@@ -60,7 +60,7 @@ class Network:
         hidden_dim: Width of a layer between features and embedding; 0: there is none.
         frozen: Train the head alone, on features that are computed once.
         standardize: Scale the features of a frozen backbone to mean 0 and standard deviation 1.
-        frozen_statistics: Batch normalisation keeps the mean and variance that came with the weights.
+        frozen_statistics: Batch normalization keeps the mean and variance that came with the weights.
     """
 
     backbone: str = one_of(*NETWORKS)
@@ -84,8 +84,8 @@ class ClassBalanced:
 
 
 @dataclass(frozen=True)
-class AnchorNeighbour:
-    """[sampler] kind = "anchor_neighbour": as :class:`hardmine.mining.AnchorNeighbourSampler`, updated every epoch."""
+class AnchorNeighbor:
+    """[sampler] kind = "anchor_neighbor": as :class:`hardmine.mining.AnchorNeighborSampler`, updated every epoch."""
 
     kind: str
     anchors_per_batch: int = number(1)
@@ -104,9 +104,9 @@ class Triplets:
         batches_per_epoch: Batches; without it so many that every image is an anchor about once.
         mined_share: Share of mined triplets in a batch; 0 for random ones alone.
         target_error: What the controller of kappa aims at.
-        neighbours: Length of the lists that triplets are mined from.
+        neighbors: Length of the lists that triplets are mined from.
         per_anchor: Triplets mined of an anchor, at most.
-        lists: How neighbours are listed.
+        lists: How neighbors are listed.
     """
 
     kind: str
@@ -114,12 +114,12 @@ class Triplets:
     batches_per_epoch: int | None = number(1, default=None)
     mined_share: float = number(0, most=1, default=1.0)
     target_error: float = number(above=0, most=0.99, default=0.5)
-    neighbours: int = number(1, most=1024, default=50)
+    neighbors: int = number(1, most=1024, default=50)
     per_anchor: int = number(1, default=1)
     lists: str = one_of(*LISTS, default="exact")
 
 
-SAMPLERS = {"class_balanced": ClassBalanced, "anchor_neighbour": AnchorNeighbour, "triplets": Triplets}
+SAMPLERS = {"class_balanced": ClassBalanced, "anchor_neighbor": AnchorNeighbor, "triplets": Triplets}
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Evaluation:
     Attributes:
         recall_at: The K of Recall@K; 1 is always among them.
         every: Evaluate after each so many epochs, and after the last one.
-        nmi: Also the normalised mutual information, at the end.
+        nmi: Also the normalized mutual information, at the end.
         diagrams: Numbers of the steps, from 0, whose triplets are kept before and after them.
         embeddings: Keep the embeddings of both halves of the data at the end.
     """

@@ -6,7 +6,7 @@ These build the whole [B, M] matrix, check no arguments and need no compiled lib
 from hardmine.reference.batch_all_triplet_loss import TripletCounts, batch_all_triplet_loss
 from hardmine.reference.global_loss import global_loss
 from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
-from hardmine.reference.knn import Neighbours, knn
+from hardmine.reference.knn import Neighbors, knn
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.smart_triplets import MinedTriplets, smart_triplets
@@ -15,7 +15,7 @@ from hardmine.reference.tuplet_loss import TupletTerms, tuplet_loss
 
 __all__ = [
     "MinedTriplets",
-    "Neighbours",
+    "Neighbors",
     "TripletCounts",
     "TupletTerms",
     "batch_all_triplet_loss",

@@ -20,7 +20,7 @@ class TripletCounts(NamedTuple):
 
 
 def distance_matrix(rows: Tensor, squared: bool, similarity: str) -> Tensor:
-    """Distances, or squared ones, of all pairs of rows, normalised first if ``similarity`` is cosine."""
+    """Distances, or squared ones, of all pairs of rows, normalized first if ``similarity`` is cosine."""
     rows = rows if rows.dtype == torch.float64 else rows.float()
     rows = F.normalize(rows) if similarity == "cosine" else rows
     if not squared:

@@ -10,7 +10,7 @@ from hardmine.reference.triplet_loss import poison
 
 
 def rows_of_triplets(embeddings: Tensor, triplets: Tensor, similarity: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of anchors, positives and negatives, each [T, D]: normalised for cosine, else as they are."""
+    """The rows of anchors, positives and negatives, each [T, D]: normalized for cosine, else as they are."""
     x = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     if similarity == "cosine":
         x = F.normalize(x)

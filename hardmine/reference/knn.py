@@ -12,8 +12,8 @@ from torch import Tensor
 from hardmine.reference.select_triplets import similarity_matrix
 
 
-class Neighbours(NamedTuple):
-    """As :class:`hardmine.ops.Neighbours`."""
+class Neighbors(NamedTuple):
+    """As :class:`hardmine.ops.Neighbors`."""
 
     similarity: Tensor
     index: Tensor
@@ -26,7 +26,7 @@ def knn(
     *,
     exclude_self: bool | None = None,
     similarity: str = "cosine",
-) -> Neighbours:
+) -> Neighbors:
     """As :func:`hardmine.ops.knn`, from the whole matrix, sorted."""
     s = similarity_matrix(queries, queries if refs is None else refs, similarity)
     key = s.detach().masked_fill(s.isnan(), -math.inf)
@@ -37,4 +37,4 @@ def knn(
     value = torch.where(key > -math.inf, s.gather(1, index), math.nan)
     index = torch.where(key > -math.inf, index, -1)
     missing = (0, k - index.shape[1])
-    return Neighbours(F.pad(value, missing, value=math.nan), F.pad(index, missing, value=-1))
+    return Neighbors(F.pad(value, missing, value=math.nan), F.pad(index, missing, value=-1))

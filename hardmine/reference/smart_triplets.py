@@ -31,7 +31,7 @@ def pick(candidates: Tensor, u: float) -> int:
 
 
 def smart_triplets(
-    neighbour_lists: Tensor,
+    neighbor_lists: Tensor,
     distances: Tensor,
     labels: Tensor,
     kappa: float,
@@ -45,7 +45,7 @@ def smart_triplets(
     labels = labels.to(torch.int64)
     classes = labels.tolist()
     triplets, mined, mined_positive = [], [], []
-    for i, (neighbours, lengths) in enumerate(zip(neighbour_lists.tolist(), distances.tolist(), strict=True)):
+    for i, (neighbors, lengths) in enumerate(zip(neighbor_lists.tolist(), distances.tolist(), strict=True)):
         positives, negatives = labels == classes[i], labels != classes[i]
         positives[i] = False
         if not positives.any() or not negatives.any():
@@ -53,21 +53,21 @@ def smart_triplets(
 
         neg: list[int] = []
         pos: list[tuple[int, list[int]]] = []
-        for neighbour, distance in zip(neighbours, lengths, strict=True):
-            if neighbour in (i, -1):
+        for neighbor, distance in zip(neighbors, lengths, strict=True):
+            if neighbor in (i, -1):
                 continue
             if not pos:
-                if negatives[neighbour]:
+                if negatives[neighbor]:
                     continue
                 bound = kappa * distance
-                pos.append((neighbour, []))
+                pos.append((neighbor, []))
                 continue
             if distance < bound:
                 continue
-            if negatives[neighbour]:
-                neg.append(neighbour)
+            if negatives[neighbor]:
+                neg.append(neighbor)
             else:
-                pos.append((neighbour, list(neg)))
+                pos.append((neighbor, list(neg)))
 
         listed = [positive for positive, _ in pos]
         for j in range(per_anchor):

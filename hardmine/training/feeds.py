@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hardmine.mining import (
     AdaptiveKappa,
-    AnchorNeighbourSampler,
+    AnchorNeighborSampler,
     ClassTree,
     MinedEpoch,
     SmartMiner,
@@ -19,7 +19,7 @@ from hardmine.mining import (
 )
 from hardmine.mining.embedding import embed_all
 from hardmine.recipes import Recipe, RecipeError
-from hardmine.recipes.sections import AnchorNeighbour, Triplets
+from hardmine.recipes.sections import AnchorNeighbor, Triplets
 from hardmine.training.data import Images, TrainingData, plain_train_images
 from hardmine.training.samplers import make_sampler
 
@@ -93,9 +93,9 @@ class SampledFeed:
     ) -> None:
         self._sampler, self._data, self._network, self._loss = sampler, data, network, loss
         self._tree, self._workers = recipe.tree, workers
-        # What learns from the tree: the loss HTL, and a sampler of neighbours, which batches of one class do not need.
+        # What learns from the tree: the loss HTL, and a sampler of neighbors, which batches of one class do not need.
         self._learners = [loss] if recipe.loss.name == "HTL" else []
-        if isinstance(recipe.sampler, AnchorNeighbour):
+        if isinstance(recipe.sampler, AnchorNeighbor):
             self._learners.append(sampler)
 
     def __len__(self) -> int:
@@ -120,10 +120,10 @@ class SampledFeed:
         return {"tree_nodes_mid": float(tree.node_counts[len(tree.node_counts) // 2])}
 
     def state_dict(self) -> dict[str, Any]:
-        return self._sampler.state_dict() if isinstance(self._sampler, AnchorNeighbourSampler) else {}
+        return self._sampler.state_dict() if isinstance(self._sampler, AnchorNeighborSampler) else {}
 
     def resume(self, epoch: int, state: Mapping[str, Any]) -> list[Batch]:
-        if isinstance(self._sampler, AnchorNeighbourSampler):
+        if isinstance(self._sampler, AnchorNeighborSampler):
             self._sampler.load_state_dict(state)
         return self.begin(epoch)
 
@@ -139,7 +139,7 @@ class MinedFeed:
             batch_size=section.batch_size,
             batches_per_epoch=section.batches_per_epoch,
             mined_share=section.mined_share,
-            neighbours=section.neighbours,
+            neighbors=section.neighbors,
             per_anchor=section.per_anchor,
             kappa=AdaptiveKappa(target_error=section.target_error),
             method=section.lists,

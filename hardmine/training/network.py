@@ -1,4 +1,4 @@
-"""The network and the optimiser of a recipe."""
+"""The network and the optimizer of a recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_network(recipe: Recipe, data: TrainingData) -> nn.Module:
 
 
 def make_optimizer(network: nn.Module, section: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser; each group knows its first learning rate as `initial_lr`."""
+    """The optimizer; each group knows its first learning rate as `initial_lr`."""
     groups = parameter_groups(network, section.lr, section.last_layer_factor)
     for group in groups:
         group["initial_lr"] = group["lr"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hardmine.mining import AnchorNeighbourSampler, ClassBalancedSampler
+from hardmine.mining import AnchorNeighborSampler, ClassBalancedSampler
 from hardmine.recipes import Recipe, RecipeError
 from hardmine.recipes.sections import ClassBalanced
 
 
-def make_sampler(recipe: Recipe, labels: Tensor, name: str) -> ClassBalancedSampler | AnchorNeighbourSampler:
+def make_sampler(recipe: Recipe, labels: Tensor, name: str) -> ClassBalancedSampler | AnchorNeighborSampler:
     """The sampler of a recipe without mined triplets.
 
     Args:
@@ -31,6 +31,6 @@ def make_sampler(recipe: Recipe, labels: Tensor, name: str) -> ClassBalancedSamp
             sizes = {"images_per_class": section.images_per_class, "batch_size": section.batch_size}
             return ClassBalancedSampler(labels, **sizes, **shared)
         numbers = (section.anchors_per_batch, section.classes_per_anchor, section.images_per_class)
-        return AnchorNeighbourSampler(labels, *numbers, **shared)
+        return AnchorNeighborSampler(labels, *numbers, **shared)
     except ValueError as error:
         raise RecipeError(f"{recipe.name}: [sampler] does not suit {name}: {error}") from error

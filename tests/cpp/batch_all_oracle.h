@@ -56,9 +56,9 @@ template <class T>
 void check_batch_all(const BatchAllProblem<T>& p, const BatchAllFound<T>& found, bool exact, Coverage& coverage,
                      double rounding = 0) {
   // 1/2 (|a - p|^2 - |a - n|^2 + margin) or with distances, from the rows themselves.
-  const bool normalised = p.rule.similarity == Similarity::kCosine;
+  const bool normalized = p.rule.similarity == Similarity::kCosine;
   const PairMeasure measure{p.rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance,
-                            normalised};
+                            normalized};
   const MeasuredSide<T> side(measure, p.batch);
   const std::vector<double> s = measure_matrix(measure, side, side);
   const int64_t count = p.batch.count;

@@ -17,14 +17,14 @@ struct MeasuredSide {
   int64_t count, depth;
   std::vector<double> x;      // [count, depth]
   std::vector<double> scale;  // what they were divided by
-  bool normalised;
+  bool normalized;
 
   MeasuredSide(const PairMeasure& measure, const Batch<T>& batch)
-      : count(batch.count), depth(batch.depth), x(batch.x.begin(), batch.x.end()), normalised(measure.normalised) {
+      : count(batch.count), depth(batch.depth), x(batch.x.begin(), batch.x.end()), normalized(measure.normalized) {
     for (int64_t i = 0; i < count; ++i) {
       double squares = 0;
       for (int64_t k = 0; k < depth; ++k) squares += row(i)[k] * row(i)[k];
-      scale.push_back(normalised ? std::fmax(std::sqrt(squares), 1e-12) : 1);
+      scale.push_back(normalized ? std::fmax(std::sqrt(squares), 1e-12) : 1);
       for (int64_t k = 0; k < depth; ++k) x[i * depth + k] /= scale[i];
     }
   }
@@ -85,7 +85,7 @@ class DenseGradient {
           if (measure.quantity == PairQuantity::kNegativeSquaredDistance) to_b = -(to_a = 2 * difference);
           // Unit rows are rounded, which differences of them magnify; those of other rows are exact, or nearly.
           double size = std::fabs(a[k]) + std::fabs(b[k]);
-          if (measure.quantity != PairQuantity::kInnerProduct && !rows.normalised) size = std::fabs(difference);
+          if (measure.quantity != PairQuantity::kInnerProduct && !rows.normalized) size = std::fabs(difference);
           if (measure.quantity == PairQuantity::kNegativeDistance) size /= d;
           if (measure.quantity == PairQuantity::kNegativeSquaredDistance) size *= 2;
           const double bound = std::fabs(w) * size * 8 * epsilon + off * (std::fabs(to_a) + std::fabs(to_b));
@@ -112,7 +112,7 @@ class DenseGradient {
 
   // u = x / max(|x|, 1e-12): du/dx = (I - u u^T) / |x|, or I / 1e-12 below that.
   static Bounded projected(const MeasuredSide<T>& side, Bounded g) {
-    for (int64_t i = 0; i < side.count && side.normalised; ++i) {
+    for (int64_t i = 0; i < side.count && side.normalized; ++i) {
       double *value = g.value.data() + i * side.depth, *bound = g.bound.data() + i * side.depth;
       double along = 0, along_bound = 0, size = 0;
       const double* u = side.row(i);

@@ -100,12 +100,12 @@ inline std::vector<Edges> all_edges(const DraftGraph& graph) {
   return edges;
 }
 
-// Downhill search, as the paper has it: to the neighbour nearest the target while that is nearer.
-template <class NeighboursOf>
-Vertex walk_downhill(const PointSet& points, Vertex start, Vertex target, const NeighboursOf& neighbours_of) {
+// Downhill search, as the paper has it: to the neighbor nearest the target while that is nearer.
+template <class NeighborsOf>
+Vertex walk_downhill(const PointSet& points, Vertex start, Vertex target, const NeighborsOf& neighbors_of) {
   for (Vertex here = start;;) {
     Vertex next = here;
-    for (const Vertex u : neighbours_of(here))
+    for (const Vertex u : neighbors_of(here))
       if (exact_sq_dist(points, u, target) < exact_sq_dist(points, next, target)) next = u;
     if (next == here) return here;
     here = next;
@@ -151,7 +151,7 @@ inline Found searched(const fanng::Index& index, const std::vector<float>& queri
 }
 inline Found listed(const fanng::Index& index, int64_t k, int64_t most, const cpu::Workers& workers = SerialWorkers()) {
   Found found(index.points().rows(), k);
-  index.neighbours(0, index.points().rows(), most, workers, found.view());
+  index.neighbors(0, index.points().rows(), most, workers, found.view());
   return found;
 }
 

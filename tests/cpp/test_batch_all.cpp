@@ -178,7 +178,7 @@ TEST(zero_rows_are_rows_of_length_zero) {
 }
 
 // Nor are rows below the smallest norm, the gradients of which are not projected.
-TEST(rows_too_short_to_be_normalised) {
+TEST(rows_too_short_to_be_normalized) {
   for (const bool squared : {false, true}) {
     Random random(2);
     BatchAllProblem<double> p{BatchAllRule{}, Batch<double>(Values::kReals, Labels::kRandom, 20, 9, random), {}, {}};

@@ -346,8 +346,8 @@ void check_accumulate() {
 }
 
 template <class T>
-void compact(const cpu::NeighbourPools<T>& pools, int64_t row) {
-  cpu::Neighbour<T>* pool = pools.pool + row * pools.capacity;
+void compact(const cpu::NeighborPools<T>& pools, int64_t row) {
+  cpu::Neighbor<T>* pool = pools.pool + row * pools.capacity;
   std::sort(pool, pool + pools.size[row],
             [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); });
   if (pools.size[row] < pools.k) return;
@@ -363,12 +363,12 @@ void check_knn() {
       // Levels see the candidates in different orders, so their best are compared.
       const auto best = [&](const cpu::Kernels<T>& kernel, std::vector<Index>& indices) {
         const int64_t capacity = k + 3;
-        std::vector<cpu::Neighbour<T>> pool(c.rows() * capacity);
+        std::vector<cpu::Neighbor<T>> pool(c.rows() * capacity);
         std::vector<int32_t> size(c.rows(), 0);
         const int64_t padded = c.scalar_pass.symmetric ? round_up_to(c.rows(), kernel.column_panel) : c.rows();
         std::vector<T> worst_key(padded, -std::numeric_limits<T>::infinity()), keys;
         std::vector<Index> worst_index(c.rows(), kBelowRange);
-        const cpu::NeighbourPools<T> pools{
+        const cpu::NeighborPools<T> pools{
             k, capacity, pool.data(), size.data(), worst_key.data(), worst_index.data(), compact<T>};
         for (const cpu::Block& block : c.blocks) kernel.knn_block(c.pass_of(kernel), block, pools);
         for (int64_t i = 0; i < c.rows(); ++i) {
@@ -426,7 +426,7 @@ TEST(accumulated_gradients_agree) {
   check_accumulate<double>();
 }
 
-TEST(neighbours_agree) {
+TEST(neighbors_agree) {
   check_knn<float>();
   check_knn<double>();
 }

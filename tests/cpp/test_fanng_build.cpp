@@ -61,11 +61,11 @@ void check_edges(const Index& index, int64_t most) {
 double arriving(const Index& index, int64_t walks) {
   Random random(77);
   int64_t arrived = 0;
-  const auto neighbours_of = [&](Vertex v) { return targets_of(index.graph(), v); };
+  const auto neighbors_of = [&](Vertex v) { return targets_of(index.graph(), v); };
   for (int64_t n = 0; n < walks; ++n) {
     const auto start = static_cast<Vertex>(random.below(index.points().vertices()));
     const auto target = static_cast<Vertex>(random.below(index.points().vertices()));
-    arrived += walk_downhill(index.points(), start, target, neighbours_of) == target;
+    arrived += walk_downhill(index.points(), start, target, neighbors_of) == target;
   }
   return static_cast<double>(arrived) / static_cast<double>(walks);
 }
@@ -143,10 +143,10 @@ TEST(sets_of_a_few_points) {
         // Walks between all pairs were traversed many times.
         const Index again = built(cloud, {}, Seeding::kNothing, &index);
         for (const Index* each : {&index, &again}) {
-          const auto neighbours_of = [&](Vertex v) { return targets_of(each->graph(), v); };
+          const auto neighbors_of = [&](Vertex v) { return targets_of(each->graph(), v); };
           for (Vertex a = 0; a < index.points().vertices(); ++a)
             for (Vertex b = 0; b < index.points().vertices(); ++b)
-              CHECK_EQ(walk_downhill(index.points(), a, b, neighbours_of), b);
+              CHECK_EQ(walk_downhill(index.points(), a, b, neighbors_of), b);
         }
       }
     }

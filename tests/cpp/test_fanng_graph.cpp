@@ -202,10 +202,10 @@ TEST(every_walk_over_the_naive_graph_arrives) {
   for_exact_clouds([](const Cloud& cloud, Random&) {
     const PointSet points = cloud.points();
     const Graph graph = naive_draft(points).truncated(points.vertices());
-    const auto neighbours_of = [&](Vertex v) { return targets_of(graph, v); };
+    const auto neighbors_of = [&](Vertex v) { return targets_of(graph, v); };
     for (Vertex start = 0; start < points.vertices(); start += 3)
       for (Vertex target = 0; target < points.vertices(); ++target)
-        CHECK_EQ(walk_downhill(points, start, target, neighbours_of), target);
+        CHECK_EQ(walk_downhill(points, start, target, neighbors_of), target);
   });
 }
 

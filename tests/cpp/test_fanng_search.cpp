@@ -111,7 +111,7 @@ TEST(a_frontier_gives_the_nearest_whatever_came_before) {
   }
 }
 
-TEST(with_enough_effort_neighbours_are_exact) {
+TEST(with_enough_effort_neighbors_are_exact) {
   for (const Metric metric : kMetrics) {
     for (const int64_t count : {1, 2, 3, 40, 150}) {
       for (const int64_t depth : {1, 3, 20}) {
@@ -351,7 +351,7 @@ TEST(part_of_the_rows_can_be_asked_for) {
   const Index index = built(real_cloud(Metric::kCosine, 100, 5, random));
   const Found all = listed(index, 4, 60);
   Found part(30, 4);
-  index.neighbours(50, 80, 60, SerialWorkers(), part.view());
+  index.neighbors(50, 80, 60, SerialWorkers(), part.view());
   CHECK(std::equal(part.index.begin(), part.index.end(), all.index.begin() + 50 * 4));
   CHECK(std::equal(part.distance.begin(), part.distance.end(), all.distance.begin() + 50 * 4));
 }

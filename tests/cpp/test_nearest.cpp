@@ -1,4 +1,4 @@
-// Nearest neighbours against a sort of all candidates.
+// Nearest neighbors against a sort of all candidates.
 
 #include "../../csrc/cpu/nearest.h"
 
@@ -17,24 +17,24 @@ namespace {
 constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
 constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 // A pool holds k + 16 up to k = 16, then 2 k, then k + 256.
-constexpr int64_t kKs[] = {1, 2, 5, 16, 17, 100, 255, 257, kMostNeighbours};
+constexpr int64_t kKs[] = {1, 2, 5, 16, 17, 100, 255, 257, kMostNeighbors};
 
 enum class Self { kAllowed, kExcluded };
 
 template <class T>
-struct Neighbours {
+struct Neighbors {
   std::vector<T> similarity;
   std::vector<int64_t> index;
 
-  Neighbours(Similarity kind, const Batch<T>& queries, const Batch<T>* refs, int64_t k, Self self,
-             const cpu::Workers& workers)
+  Neighbors(Similarity kind, const Batch<T>& queries, const Batch<T>* refs, int64_t k, Self self,
+            const cpu::Workers& workers)
       : similarity(queries.count * k, T(5)), index(queries.count * k, 77) {
     const cpu::Points<T> points{queries.x.data(), queries.count};
     const cpu::Points<T> others{refs ? refs->x.data() : nullptr, refs ? refs->count : 0};
     cpu::nearest<T>(kind, points, refs ? &others : nullptr, queries.depth, k, self == Self::kExcluded, workers,
                     similarity.data(), index.data());
   }
-  bool same_bits(const Neighbours& other) const {
+  bool same_bits(const Neighbors& other) const {
     return index == other.index && hardmine::test::same_bits(similarity, other.similarity);
   }
 };
@@ -50,8 +50,8 @@ std::vector<int64_t> ordered(const double* s, int64_t columns, int64_t own) {
 
 // `tolerance` 0: similarities are exact, and so must the order be.
 template <class T>
-void check_neighbours(const Neighbours<T>& got, const std::vector<double>& s, int64_t rows, int64_t columns, int64_t k,
-                      bool exclude_self, double tolerance) {
+void check_neighbors(const Neighbors<T>& got, const std::vector<double>& s, int64_t rows, int64_t columns, int64_t k,
+                     bool exclude_self, double tolerance) {
   const std::string outer = context;
   for (int64_t i = 0; i < rows; ++i) {
     context = outer + ", row " + std::to_string(i);
@@ -90,8 +90,8 @@ void check_case(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int6
             ", k " + std::to_string(k) + ", similarity " + std::to_string(static_cast<int>(kind)) +
             (self == Self::kExcluded ? "" : ", itself too");
   const Batch<T>& columns = refs < 0 ? queries : others;
-  const Neighbours<T> got(kind, queries, refs < 0 ? nullptr : &others, k, self, SerialWorkers());
-  check_neighbours(got, similarity_matrix(kind, queries, columns), rows, columns.count, k, self == Self::kExcluded, 0);
+  const Neighbors<T> got(kind, queries, refs < 0 ? nullptr : &others, k, self, SerialWorkers());
+  check_neighbors(got, similarity_matrix(kind, queries, columns), rows, columns.count, k, self == Self::kExcluded, 0);
 }
 
 template <class T>
@@ -127,10 +127,10 @@ void check_reals() {
         const Batch<T>& columns = with_refs ? refs : queries;
         const double epsilon = std::numeric_limits<T>::epsilon();
         context = "reals, depth " + std::to_string(depth) + ", similarity " + std::to_string(static_cast<int>(kind));
-        const Neighbours<T> got(kind, queries, with_refs ? &refs : nullptr, 9,
-                                with_refs ? Self::kAllowed : Self::kExcluded, SerialWorkers());
-        check_neighbours(got, similarity_matrix(kind, queries, columns), 97, columns.count, 9, !with_refs,
-                         kind == Similarity::kCosine ? 8 * epsilon : epsilon * static_cast<double>(depth));
+        const Neighbors<T> got(kind, queries, with_refs ? &refs : nullptr, 9,
+                               with_refs ? Self::kAllowed : Self::kExcluded, SerialWorkers());
+        check_neighbors(got, similarity_matrix(kind, queries, columns), 97, columns.count, 9, !with_refs,
+                        kind == Similarity::kCosine ? 8 * epsilon : epsilon * static_cast<double>(depth));
       }
     }
   }
@@ -150,14 +150,14 @@ void check_non_finite() {
     context = "non-finite, similarity " + std::to_string(static_cast<int>(kind));
     const SerialWorkers workers;
     const Batch<T> refs = queries;
-    check_neighbours(Neighbours<T>(kind, queries, nullptr, 41, Self::kExcluded, workers),
-                     similarity_matrix(kind, queries, queries), 41, 41, 41, true, 0);
-    check_neighbours(Neighbours<T>(kind, queries, nullptr, 41, Self::kAllowed, workers),
-                     similarity_matrix(kind, queries, queries), 41, 41, 41, false, 0);
-    check_neighbours(Neighbours<T>(kind, clean, &refs, 41, Self::kAllowed, workers),
-                     similarity_matrix(kind, clean, refs), 45, 41, 41, false, 0);
-    check_neighbours(Neighbours<T>(kind, refs, &clean, 5, Self::kAllowed, workers),
-                     similarity_matrix(kind, refs, clean), 41, 45, 5, false, 0);
+    check_neighbors(Neighbors<T>(kind, queries, nullptr, 41, Self::kExcluded, workers),
+                    similarity_matrix(kind, queries, queries), 41, 41, 41, true, 0);
+    check_neighbors(Neighbors<T>(kind, queries, nullptr, 41, Self::kAllowed, workers),
+                    similarity_matrix(kind, queries, queries), 41, 41, 41, false, 0);
+    check_neighbors(Neighbors<T>(kind, clean, &refs, 41, Self::kAllowed, workers), similarity_matrix(kind, clean, refs),
+                    45, 41, 41, false, 0);
+    check_neighbors(Neighbors<T>(kind, refs, &clean, 5, Self::kAllowed, workers), similarity_matrix(kind, refs, clean),
+                    41, 45, 5, false, 0);
   }
 }
 
@@ -173,11 +173,11 @@ void check_arrivals() {
       for (int64_t j = 0; j < refs.count; ++j) refs.x[j] = T(slope * j);
       for (const Similarity kind : {Similarity::kDot, Similarity::kEuclidean}) {
         context = "arrivals, slope " + std::to_string(slope) + ", k " + std::to_string(k);
-        check_neighbours(Neighbours<T>(kind, queries, &refs, k, Self::kAllowed, SerialWorkers()),
-                         similarity_matrix(kind, queries, refs), 3, 700, k, false, 0);
+        check_neighbors(Neighbors<T>(kind, queries, &refs, k, Self::kAllowed, SerialWorkers()),
+                        similarity_matrix(kind, queries, refs), 3, 700, k, false, 0);
         refs.count = 200;
-        check_neighbours(Neighbours<T>(kind, refs, nullptr, k, Self::kExcluded, SerialWorkers()),
-                         similarity_matrix(kind, refs, refs), 200, 200, k, true, 0);
+        check_neighbors(Neighbors<T>(kind, refs, nullptr, k, Self::kExcluded, SerialWorkers()),
+                        similarity_matrix(kind, refs, refs), 200, 200, k, true, 0);
         refs.count = 700;
       }
     }
@@ -191,17 +191,17 @@ void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, i
   const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, depth, random);
   const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), depth, random);
   const Batch<T>* columns = refs < 0 ? nullptr : &others;
-  const Neighbours<T> serial(kind, queries, columns, k, self, SerialWorkers());
+  const Neighbors<T> serial(kind, queries, columns, k, self, SerialWorkers());
   const std::string what = std::to_string(rows) + " queries, " + std::to_string(refs) + " refs, k " + std::to_string(k);
   context = what;
-  check_neighbours(serial, similarity_matrix(kind, queries, columns ? others : queries), rows, columns ? refs : rows, k,
-                   self == Self::kExcluded, 0);
+  check_neighbors(serial, similarity_matrix(kind, queries, columns ? others : queries), rows, columns ? refs : rows, k,
+                  self == Self::kExcluded, 0);
   for (const int64_t threads : {2, 7}) {
     context = what + ", " + std::to_string(threads) + " workers";
-    CHECK(serial.same_bits(Neighbours<T>(kind, queries, columns, k, self, ThreadWorkers(threads))));
+    CHECK(serial.same_bits(Neighbors<T>(kind, queries, columns, k, self, ThreadWorkers(threads))));
   }
   context = what + ", reverse workers";
-  CHECK(serial.same_bits(Neighbours<T>(kind, queries, columns, k, self, ReverseWorkers())));
+  CHECK(serial.same_bits(Neighbors<T>(kind, queries, columns, k, self, ReverseWorkers())));
 }
 
 }  // namespace
@@ -231,7 +231,7 @@ TEST(any_order_of_arrival) {
 TEST(any_workers_give_the_same_bits) {
   check_workers<float>(Similarity::kCosine, 289, -1, 200, 10, Self::kExcluded);
   check_workers<double>(Similarity::kEuclidean, 289, -1, 90, 33, Self::kAllowed);
-  // Few queries against many refs, in shares; the last has fewer candidates in a share than neighbours.
+  // Few queries against many refs, in shares; the last has fewer candidates in a share than neighbors.
   check_workers<float>(Similarity::kDot, 3, 9600, 250, 10, Self::kAllowed);
   check_workers<double>(Similarity::kEuclidean, 97, 769, 100, 20, Self::kAllowed);
   check_workers<float>(Similarity::kCosine, 1, 2500, 1500, 700, Self::kAllowed);

@@ -62,23 +62,23 @@ TEST(codes_give_rules_of_given_triplets) {
   CHECK_EQ(first.term.temperature, 1);
   CHECK_EQ(first.term.margin, 2);
   CHECK_EQ(first.term.lam, 3);
-  CHECK(first.measure.quantity == PairQuantity::kInnerProduct && first.measure.normalised);
+  CHECK(first.measure.quantity == PairQuantity::kInnerProduct && first.measure.normalized);
   const IndexedLossRule dot({1, 1, 1}, {1, -2, 3}), euclidean({2, 3, 2}, {1, 2, 3});
-  CHECK(dot.measure.quantity == PairQuantity::kInnerProduct && !dot.measure.normalised);
+  CHECK(dot.measure.quantity == PairQuantity::kInnerProduct && !dot.measure.normalized);
   CHECK(dot.reduction == Reduction::kSum);
-  CHECK(euclidean.measure.quantity == PairQuantity::kNegativeDistance && !euclidean.measure.normalised);
+  CHECK(euclidean.measure.quantity == PairQuantity::kNegativeDistance && !euclidean.measure.normalized);
   CHECK(euclidean.term.term == Term::kSct);
   CHECK(euclidean.reduction == Reduction::kNone);
   const IndexedLossRule ratio({0, 4, 0}, {1, 2, 3}), plain_ratio({2, 4, 0}, {1, 2, 3});
   CHECK(ratio.term.term == Term::kRatio);
-  CHECK(ratio.measure.quantity == PairQuantity::kNegativeDistance && ratio.measure.normalised);
-  CHECK(plain_ratio.measure.quantity == PairQuantity::kNegativeDistance && !plain_ratio.measure.normalised);
+  CHECK(ratio.measure.quantity == PairQuantity::kNegativeDistance && ratio.measure.normalized);
+  CHECK(plain_ratio.measure.quantity == PairQuantity::kNegativeDistance && !plain_ratio.measure.normalized);
 
   const GlobalLossRule global({0}, {1, 2}), plain_global({2}, {1, 2});
   CHECK_EQ(global.rule.lam, 1);
   CHECK_EQ(global.rule.threshold, 2);
-  CHECK(global.measure.quantity == PairQuantity::kNegativeSquaredDistance && global.measure.normalised);
-  CHECK(plain_global.measure.quantity == PairQuantity::kNegativeSquaredDistance && !plain_global.measure.normalised);
+  CHECK(global.measure.quantity == PairQuantity::kNegativeSquaredDistance && global.measure.normalized);
+  CHECK(plain_global.measure.quantity == PairQuantity::kNegativeSquaredDistance && !plain_global.measure.normalized);
 }
 
 TEST(codes_give_rules_of_all_negatives) {

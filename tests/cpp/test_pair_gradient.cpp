@@ -25,7 +25,7 @@ constexpr PairMeasure kMeasures[] = {
 };
 constexpr PairMeasure kDot = kMeasures[1];
 std::string text_of(const PairMeasure& measure) {
-  return "quantity " + std::to_string(static_cast<int>(measure.quantity)) + (measure.normalised ? " of unit rows" : "");
+  return "quantity " + std::to_string(static_cast<int>(measure.quantity)) + (measure.normalized ? " of unit rows" : "");
 }
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
@@ -104,8 +104,8 @@ double norm_of(const std::vector<double>& v) {
 std::vector<double> slope(const PairMeasure& measure, std::vector<double> a, std::vector<double> b) {
   const size_t depth = a.size();
   const double eps = 1e-12, length = norm_of(a);
-  const double scale = measure.normalised ? std::fmax(length, eps) : 1;
-  const double other_scale = measure.normalised ? std::fmax(norm_of(b), eps) : 1;
+  const double scale = measure.normalized ? std::fmax(length, eps) : 1;
+  const double other_scale = measure.normalized ? std::fmax(norm_of(b), eps) : 1;
   std::vector<double> difference(depth), out(depth, 0);
   for (size_t k = 0; k < depth; ++k) difference[k] = (b[k] /= other_scale) - (a[k] /= scale);
   const double d = norm_of(difference);
@@ -114,7 +114,7 @@ std::vector<double> slope(const PairMeasure& measure, std::vector<double> a, std
     if (measure.quantity == PairQuantity::kNegativeDistance) out[k] = d == 0 ? 0 : difference[k] / d;
     if (measure.quantity == PairQuantity::kNegativeSquaredDistance) out[k] = 2 * difference[k];
   }
-  if (!measure.normalised) return out;
+  if (!measure.normalized) return out;
   // u = a / max(|a|, eps): du/da = (I - u u^T) / |a|, or I / eps below eps.
   double along = 0;
   for (size_t k = 0; k < depth && length > eps; ++k) along += out[k] * a[k];
@@ -137,7 +137,7 @@ void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
     const std::vector<double> to_a = slope(measure, a, b), to_b = slope(measure, b, a);
     // Differences of unit rows lose digits where these nearly coincide, which the quotient by the distance magnifies.
     double gap = 1;
-    if (measure.normalised && measure.quantity == PairQuantity::kNegativeDistance) {
+    if (measure.normalized && measure.quantity == PairQuantity::kNegativeDistance) {
       double squares = 0;
       const double a_norm = std::fmax(norm_of(a), 1e-12), b_norm = std::fmax(norm_of(b), 1e-12);
       for (int64_t k = 0; k < p.depth; ++k)
@@ -145,12 +145,12 @@ void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
       gap = std::fmin(1, std::sqrt(squares));
       if (gap == 0) continue;
     }
-    const double size = measure.normalised ? (measure.quantity == PairQuantity::kInnerProduct ? 1 : 4 / gap)
+    const double size = measure.normalized ? (measure.quantity == PairQuantity::kInnerProduct ? 1 : 4 / gap)
                         : measure.quantity == PairQuantity::kNegativeDistance ? 1
                         : measure.quantity == PairQuantity::kInnerProduct     ? 2
                                                                               : 8;
-    const double a_scale = measure.normalised ? 1 / std::fmax(norm_of(a), 1e-12) : 1;
-    const double b_scale = measure.normalised ? 1 / std::fmax(norm_of(b), 1e-12) : 1;
+    const double a_scale = measure.normalized ? 1 / std::fmax(norm_of(a), 1e-12) : 1;
+    const double b_scale = measure.normalized ? 1 / std::fmax(norm_of(b), 1e-12) : 1;
     for (int64_t k = 0; k < p.depth; ++k) {
       x[i * p.depth + k] += g * to_a[k];
       (p.has_refs() ? refs : x)[j * p.depth + k] += g * to_b[k];
@@ -249,7 +249,7 @@ void check_unused_rows() {
     const Gradients<T> poisoned = engine(measure, used, SerialWorkers());
     CHECK(std::isnan(poisoned.x[2 * 17]) && std::isfinite(poisoned.x[0]));
     // What an inner product passes to the row itself is only its partner, which is finite.
-    const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalised;
+    const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalized;
     CHECK_EQ(std::isnan(poisoned.x[3 * 17]), !dot);
   }
 }
@@ -346,7 +346,7 @@ TEST(finite_differences_of_the_weighted_similarities) {
       const double *a = p.x.data() + p.first_of(pair) * p.depth, *b = p.other().data() + p.second[pair] * p.depth;
       double ab = 0, aa = 0, bb = 0;
       for (int64_t k = 0; k < p.depth; ++k) ab += a[k] * b[k], aa += a[k] * a[k], bb += b[k] * b[k];
-      if (measure.normalised) ab /= std::sqrt(aa * bb), aa = bb = 1;
+      if (measure.normalized) ab /= std::sqrt(aa * bb), aa = bb = 1;
       const double squared = std::fmax(aa + bb - 2 * ab, 0);
       sum += p.gradient[pair] * (measure.quantity == PairQuantity::kInnerProduct       ? ab
                                  : measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(squared)

@@ -9,8 +9,8 @@ using namespace hardmine;
 
 namespace {
 
-bool is(const PairMeasure& measure, PairQuantity quantity, bool normalised) {
-  return measure.quantity == quantity && measure.normalised == normalised;
+bool is(const PairMeasure& measure, PairQuantity quantity, bool normalized) {
+  return measure.quantity == quantity && measure.normalized == normalized;
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ TEST(every_bit_is_set_half_of_the_time_and_numbers_differ) {
   }
 }
 
-TEST(neighbouring_seeds_share_no_bits) {
+TEST(neighboring_seeds_share_no_bits) {
   int set = 0;
   for (uint64_t seed = 0; seed < 1000; ++seed) set += std::popcount(random_bits(seed, 7) ^ random_bits(seed + 1, 7));
   CHECK_NEAR(set, 32000, 5 * 127);

@@ -34,7 +34,7 @@ struct Lists {
     const int64_t triplets = classes.anchors() * options.per_anchor;
     Mined out{std::vector<int64_t>(3 * triplets), std::vector<char>(triplets), std::vector<char>(triplets)};
     const auto mined = std::make_unique<bool[]>(triplets), mined_positive = std::make_unique<bool[]>(triplets);
-    smart_triplets(NeighbourLists<T>{index.data(), distance.data(), count, length}, classes, options, workers,
+    smart_triplets(NeighborLists<T>{index.data(), distance.data(), count, length}, classes, options, workers,
                    {out.triplet.data(), mined.get(), mined_positive.get()});
     std::copy_n(mined.get(), triplets, out.mined.begin());
     std::copy_n(mined_positive.get(), triplets, out.mined_positive.begin());

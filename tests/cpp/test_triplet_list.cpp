@@ -49,8 +49,8 @@ double dense(const PairMeasure& measure, const auto* x, const auto* y, int64_t d
   const auto square = [](long double v) { return v * v; };
   long double xx = 0, yy = 0, inner = 0, squares = 0;
   for (int64_t k = 0; k < depth; ++k) xx += square(x[k]), yy += square(y[k]);
-  const long double x_scale = measure.normalised ? std::fmax(std::sqrt(xx), 1e-12L) : 1;
-  const long double y_scale = measure.normalised ? std::fmax(std::sqrt(yy), 1e-12L) : 1;
+  const long double x_scale = measure.normalized ? std::fmax(std::sqrt(xx), 1e-12L) : 1;
+  const long double y_scale = measure.normalized ? std::fmax(std::sqrt(yy), 1e-12L) : 1;
   for (int64_t k = 0; k < depth; ++k) {
     const long double a = x[k] / x_scale, b = y[k] / y_scale;
     inner += a * b;
@@ -63,10 +63,10 @@ double dense(const PairMeasure& measure, const auto* x, const auto* y, int64_t d
 template <class T>
 void check_measures() {
   for (const int64_t depth : kDepths) {
-    for (const bool normalised : {false, true}) {
+    for (const bool normalized : {false, true}) {
       for (const PairQuantity quantity : kQuantities) {
         context = "depth " + std::to_string(depth) + ", quantity " + std::to_string(static_cast<int>(quantity));
-        const PairMeasure measure{quantity, normalised};
+        const PairMeasure measure{quantity, normalized};
         Random random(depth);
         for (const Values values : {Values::kIntegers, Values::kExactNorms, Values::kReals}) {
           const std::vector<T> x = make_rows<T>(values, 19, depth, random);
@@ -74,8 +74,8 @@ void check_measures() {
           const Measures<T> got = engine(measure, x, depth, triplets);
           CHECK(got.finite);
           const bool exact = quantity != PairQuantity::kNegativeDistance &&
-                             ((values == Values::kIntegers && !normalised) || values == Values::kExactNorms);
-          const double scale = normalised ? 4 : values == Values::kExactNorms ? 300 : 4.0 * static_cast<double>(depth);
+                             ((values == Values::kIntegers && !normalized) || values == Values::kExactNorms);
+          const double scale = normalized ? 4 : values == Values::kExactNorms ? 300 : 4.0 * static_cast<double>(depth);
           const double tolerance = exact ? 0 : 8 * std::numeric_limits<T>::epsilon() * scale;
           for (size_t t = 0; t < 40; ++t) {
             const T *a = &x[triplets[3 * t] * depth], *p = &x[triplets[3 * t + 1] * depth],
@@ -95,12 +95,12 @@ void check_workers() {
   const int64_t depth = 257;
   const std::vector<T> x = make_rows<T>(Values::kReals, 300, depth, random);
   const std::vector<int64_t> triplets = random_triplets(700, 300, random);
-  for (const bool normalised : {false, true}) {
+  for (const bool normalized : {false, true}) {
     for (const PairQuantity quantity : kQuantities) {
-      const Measures<T> serial = engine({quantity, normalised}, x, depth, triplets);
+      const Measures<T> serial = engine({quantity, normalized}, x, depth, triplets);
       for (const auto& pool : parallel_pools()) {
         context = std::to_string(pool->count()) + " workers";
-        const Measures<T> parallel = engine({quantity, normalised}, x, depth, triplets, *pool);
+        const Measures<T> parallel = engine({quantity, normalized}, x, depth, triplets, *pool);
         CHECK(std::memcmp(parallel.positive.data(), serial.positive.data(), 700 * sizeof(T)) == 0);
         CHECK(std::memcmp(parallel.negative.data(), serial.negative.data(), 700 * sizeof(T)) == 0);
       }
@@ -144,14 +144,14 @@ TEST(any_workers_give_the_same_bits) {
 
 TEST(a_row_that_is_not_finite_is_noticed_wherever_it_is) {
   Random random(6);
-  for (const bool normalised : {false, true}) {
+  for (const bool normalized : {false, true}) {
     for (const PairQuantity quantity : kQuantities) {
       for (const float bad : {std::nanf(""), INFINITY, -INFINITY, 3e38f}) {  // the square of the last one overflows
         std::vector<float> x = make_rows<float>(Values::kReals, 10, 17, random);
-        CHECK(engine({quantity, normalised}, x, 17, {0, 1, 2}).finite);
+        CHECK(engine({quantity, normalized}, x, 17, {0, 1, 2}).finite);
         x[7 * 17 + 3] = bad;
-        CHECK(!engine({quantity, normalised}, x, 17, {0, 1, 2}).finite);
-        CHECK(!engine({quantity, normalised}, x, 17, {}).finite);
+        CHECK(!engine({quantity, normalized}, x, 17, {0, 1, 2}).finite);
+        CHECK(!engine({quantity, normalized}, x, 17, {}).finite);
       }
     }
   }

@@ -132,7 +132,7 @@ double loss_of(const TupletProblem<double>& p) {
   std::vector<double> value(p.anchors.count), other[5];
   std::vector<int64_t> index(p.anchors.count), counts(p.anchors.count);
   for (std::vector<double>& numbers : other) numbers.resize(p.anchors.count);
-  const LabelledRows<double> refs = p.others().view();
+  const LabeledRows<double> refs = p.others().view();
   cpu::tuplet_forward<double>(p.rule, p.anchors.view(), p.refs ? &refs : nullptr, p.anchors.depth, SerialWorkers(),
                               {value.data(), other[0].data(), other[1].data(), other[2].data(), other[3].data(),
                                other[4].data(), index.data(), counts.data()});
@@ -273,7 +273,7 @@ TEST(large_similarities_lose_no_digits) {
 }
 
 // Rows below the smallest norm are divided by that: they are no unit rows, and their gradients are not projected.
-TEST(rows_too_short_to_be_normalised) {
+TEST(rows_too_short_to_be_normalized) {
   for (const TupletPositive positive : kPositives) {
     for (const bool with_refs : {false, true}) {
       Random random(6);

@@ -44,7 +44,7 @@ std::vector<T> values_of(typename VecMath<T>::Map map, std::vector<T> x) {
 }
 
 // Arguments of exp2: integers and the halves between them, where rounding to an integer jumps, both with their
-// neighbours; any numbers; and tiny ones.
+// neighbors; any numbers; and tiny ones.
 template <class T>
 std::vector<T> powers() {
   Random random(1);

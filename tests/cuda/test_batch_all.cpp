@@ -213,7 +213,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
 }
 
 // |a - b|^2 / 2 = 1 - s is of unit rows only; nor are gradients of shorter ones projected.
-TEST(rows_too_short_to_be_normalised) {
+TEST(rows_too_short_to_be_normalized) {
   using Products = Way<DoubleProducts, double>;
   using Squares = Way<DoubleSquares, double>;
   for (const bool squared : {true, false}) {

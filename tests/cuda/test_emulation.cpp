@@ -39,10 +39,10 @@ std::string error_of(int threads, const Kernel& kernel, size_t shared = 1024) {
 
 const std::string kWaits = "threads wait for others that ended, or that wait elsewhere";
 
-// The sums that threads make of what their neighbours wrote; `waits`: as they must.
-std::vector<int> read_neighbours(bool waits) {
+// The sums that threads make of what their neighbors wrote; `waits`: as they must.
+std::vector<int> read_neighbors(bool waits) {
   std::vector<int> read(96);
-  emulation::run("neighbours", 1, 96, 96 * sizeof(int), [&] {
+  emulation::run("neighbors", 1, 96, 96 * sizeof(int), [&] {
     auto* shared = reinterpret_cast<int*>(shared_memory());
     for (int round = 0; round < 3; ++round) {
       shared[thread_index()] = 10 * round + thread_index();
@@ -83,16 +83,16 @@ TEST(a_barrier_shows_what_others_wrote) {
   for (int t = 0; t < 96; ++t) want[t] = 30 + 3 * ((t + 95) % 96);
   for (const Order order : kOrders) {
     emulation::set_order(order, 1);
-    CHECK(read_neighbours(true) == want);
+    CHECK(read_neighbors(true) == want);
   }
 }
 
 TEST(a_missing_barrier_shows_as_a_result_that_depends_on_the_order) {
   const AscendingAfterwards afterwards;
-  const std::vector<int> ascending = read_neighbours(false);
-  CHECK(read_neighbours(false) == ascending);
+  const std::vector<int> ascending = read_neighbors(false);
+  CHECK(read_neighbors(false) == ascending);
   emulation::set_order(Order::kDescending);
-  CHECK(read_neighbours(false) != ascending);
+  CHECK(read_neighbors(false) != ascending);
 }
 
 TEST(orders_are_what_they_are_called) {

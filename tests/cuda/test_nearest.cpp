@@ -1,4 +1,4 @@
-// Nearest neighbours against a sort of all pairs, on embeddings of small integers, whose similarities are exact in
+// Nearest neighbors against a sort of all pairs, on embeddings of small integers, whose similarities are exact in
 // every arithmetic and tie often.
 
 #include "cuda/nearest.h"
@@ -146,8 +146,8 @@ TEST(candidates_that_get_better_or_worse_or_tie) {
 
 TEST(lists_of_the_largest_k) {
   context = "largest k";
-  check_nearest<FloatProducts, float>({2, 1500, 2, kMostNeighbours, false});
-  check_nearest<DoubleSquares, double>({2, 1300, 2, kMostNeighbours, false});
+  check_nearest<FloatProducts, float>({2, 1500, 2, kMostNeighbors, false});
+  check_nearest<DoubleSquares, double>({2, 1300, 2, kMostNeighbors, false});
 }
 
 TEST(few_blocks_do_all) {

@@ -37,13 +37,13 @@ struct Packed {
   std::vector<Number> scale;
   bool has_scale;
 
-  Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalised,
+  Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalized,
          const Running& running = kRunnings[0], const SelectionStart<Number>& start = {})
       : count(count), depth(depth) {
     const WithOrder order(running.order);
     HostWorkspace workspace;
     const PackedRows<Arithmetic> rows =
-        pack_rows<Arithmetic>(x.data(), count, depth, normalised, start, workspace, Stream{running.most_blocks});
+        pack_rows<Arithmetic>(x.data(), count, depth, normalized, start, workspace, Stream{running.most_blocks});
     CHECK_EQ(rows.count, count);
     CHECK_EQ(rows.depth, depth);
     const int64_t all = panels_of<Arithmetic>(count);
@@ -200,9 +200,9 @@ TEST(groups_of_rows_with_a_number_that_is_not_finite_are_known) {
       want[row / 16] = 0;
     }
     const std::vector<Scalar> x = converted<Scalar>(numbers);
-    for (const bool normalised : {false, true})
+    for (const bool normalized : {false, true})
       for (const Running& running : kRunnings)
-        CHECK(Packed<decltype(way)>(x, kCount, kDepth, normalised, running).finite == want);
+        CHECK(Packed<decltype(way)>(x, kCount, kDepth, normalized, running).finite == want);
   });
 }
 

@@ -71,8 +71,8 @@ struct Gradient {
 
 template <class T>
 void check_gradient(const PairMeasure& measure, const Batch<T>& rows, const Batch<T>* others, const Pairs<T>& pairs) {
-  context = "quantity " + std::to_string(static_cast<int>(measure.quantity)) + ", normalised " +
-            std::to_string(measure.normalised) + ", rows " + std::to_string(rows.count) + ", depth " +
+  context = "quantity " + std::to_string(static_cast<int>(measure.quantity)) + ", normalized " +
+            std::to_string(measure.normalized) + ", rows " + std::to_string(rows.count) + ", depth " +
             std::to_string(rows.depth) + ", pairs " + std::to_string(pairs.count * pairs.partners) + ", refs " +
             std::to_string(others != nullptr);
   const Batch<T>& columns = others ? *others : rows;

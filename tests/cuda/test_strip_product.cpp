@@ -16,7 +16,7 @@ namespace {
 
 struct Problem {
   int64_t rows, count, depth;  // of the strip; of the rows, which are the strip's columns
-  bool divides = false, centred = false;
+  bool divides = false, centered = false;
   double weight_size = 1;
 };
 
@@ -48,7 +48,7 @@ struct Case {
   using Number = typename Way::Number;
   Problem p;
   std::vector<Scalar> x;
-  std::vector<Number> weight, divisor, centre;
+  std::vector<Number> weight, divisor, center;
 
   explicit Case(const Problem& p) : p(p), x(converted<Scalar>(numbers(p.count * p.depth, 1))) {
     // Rows and columns of very different sizes; the sizes of rows are powers of two, as those of weights are.
@@ -58,17 +58,17 @@ struct Case {
         weight.push_back(static_cast<Number>(sizes[r * p.count + c] * std::ldexp(p.weight_size, r % 5 * 3)));
     for (int64_t c = 0; c < p.count; ++c)
       divisor.push_back(static_cast<Number>(0.5 + 0.25 * static_cast<double>(c % 7)));
-    for (int64_t d = 0; d < p.depth; ++d) centre.push_back(static_cast<Number>(0.125 * static_cast<double>(d % 5)));
+    for (int64_t d = 0; d < p.depth; ++d) center.push_back(static_cast<Number>(0.125 * static_cast<double>(d % 5)));
   }
 
-  bool centred() const { return p.centred && sizeof(typename Arithmetic::Packed) > 2; }
+  bool centered() const { return p.centered && sizeof(typename Arithmetic::Packed) > 2; }
   ProductRows<Scalar, Number> rows() const {
-    return {x.data(), p.count, p.depth, p.divides ? divisor.data() : nullptr, centred() ? centre.data() : nullptr};
+    return {x.data(), p.count, p.depth, p.divides ? divisor.data() : nullptr, centered() ? center.data() : nullptr};
   }
   double row(int64_t i, int64_t d) const {
     double value = static_cast<double>(to_number(x[i * p.depth + d]));
     if (p.divides) value /= static_cast<double>(divisor[i]);
-    return centred() ? value - static_cast<double>(centre[d]) : value;
+    return centered() ? value - static_cast<double>(center[d]) : value;
   }
   double w(int64_t r, int64_t c) const { return static_cast<double>(weight[r * p.count + c]); }
 };

@@ -95,15 +95,15 @@ void check_given(const PairMeasure& measure, const Loss& loss, const Batch<T>& x
                  bool at_measures, const Running& running) {
   constexpr bool kGlobal = std::is_same_v<Loss, GlobalRule>;
   const int64_t count = count_of(triplets);
-  context = "quantity " + std::to_string(static_cast<int>(measure.quantity)) + ", normalised " +
-            std::to_string(measure.normalised) + ", rows " + std::to_string(x.count) + ", depth " +
+  context = "quantity " + std::to_string(static_cast<int>(measure.quantity)) + ", normalized " +
+            std::to_string(measure.normalized) + ", rows " + std::to_string(x.count) + ", depth " +
             std::to_string(x.depth) + ", triplets " + std::to_string(count);
   const Given<Loss, T> got(measure, loss, x.x, x.depth, triplets, at_measures, running);
   const double epsilon = std::numeric_limits<T>::epsilon();
 
   const MeasuredSide<T> side(measure, x);
   const std::vector<double> measures = measure_matrix(measure, side, side);
-  const double scale = measure.normalised ? 4 : 4.0 * static_cast<double>(x.depth);
+  const double scale = measure.normalized ? 4 : 4.0 * static_cast<double>(x.depth);
   for (int64_t t = 0; t < count; ++t) {
     const int64_t* row = triplets.data() + 3 * t;
     const double share = kGlobal ? -0.25 : 1;
@@ -164,16 +164,16 @@ void check_all() {
     const Batch<T> x(Values::kReals, Labels::kRandom, 23, depth, random);
     const Triplets triplets = random_triplets(count, x.count, random);
     for (const PairQuantity quantity : kQuantities) {
-      for (const bool normalised : {false, true}) {
+      for (const bool normalized : {false, true}) {
         const std::vector<IndexedLoss> losses = indexed_losses();
         for (size_t l = ++turn % 3; l < losses.size(); l += count < 1000 ? 3 : 9)
-          check_given<T>({quantity, normalised}, losses[l], x, triplets, (turn + l) % 2, kRunnings[2 + turn % 3]);
+          check_given<T>({quantity, normalized}, losses[l], x, triplets, (turn + l) % 2, kRunnings[2 + turn % 3]);
       }
     }
     for (const double threshold : {0.01, -9.0})
-      for (const bool normalised : {false, true})
-        check_given<T>({PairQuantity::kNegativeSquaredDistance, normalised}, global_rule(threshold), x, triplets,
-                       normalised, kRunnings[2 + ++turn % 3]);
+      for (const bool normalized : {false, true})
+        check_given<T>({PairQuantity::kNegativeSquaredDistance, normalized}, global_rule(threshold), x, triplets,
+                       normalized, kRunnings[2 + ++turn % 3]);
   }
 }
 
@@ -203,7 +203,7 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
     check_scalar(BFloat16{});
     check_scalar(Float16{});
   };
-  for (const bool normalised : {false, true}) check(indexed_losses()[0], {PairQuantity::kNegativeDistance, normalised});
+  for (const bool normalized : {false, true}) check(indexed_losses()[0], {PairQuantity::kNegativeDistance, normalized});
   check(global_rule(0.5), kSquaredDistance);
 }
 

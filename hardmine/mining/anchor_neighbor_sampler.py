@@ -14,10 +14,10 @@ from hardmine.mining.sampler import ClassSampler
 from hardmine.ops._arguments import check_integer
 
 
-class AnchorNeighbourSampler(ClassSampler):
+class AnchorNeighborSampler(ClassSampler):
     """Batches of l' random classes, each with the m - 1 classes that are nearest to it, and t images of every class.
 
-    Classes that are hard to tell apart then meet in a batch, however many classes there are. Which are near is learnt
+    Classes that are hard to tell apart then meet in a batch, however many classes there are. Which are near is learned
     from :meth:`update`, once an epoch; before the first time, the l' m classes are all random. Pass it to
     `torch.utils.data.DataLoader` as `batch_sampler`, or iterate over it.
 
@@ -49,9 +49,9 @@ class AnchorNeighbourSampler(ClassSampler):
 
     Note:
         The classes of a batch are distinct, as the paper's count of triplets has it: the l' are drawn first, and then
-        each in turn takes the nearest that are not in the batch yet. What to do where neighbourhoods overlap
+        each in turn takes the nearest that are not in the batch yet. What to do where neighborhoods overlap
         the paper leaves open. Equal distances go to the lower label. The classes of a batch stand in the order: a
-        random one, its neighbours from the nearest on, the next random one.
+        random one, its neighbors from the nearest on, the next random one.
         Memory is O(C l' m) beside the labels.
 
     Reference:
@@ -82,7 +82,7 @@ class AnchorNeighbourSampler(ClassSampler):
             self.batch_size = self.classes_per_batch * self.images_per_class
         self._set_batches_per_epoch(batches_per_epoch, self.classes_per_batch)
         # Every class's l' m - 1 nearest others: so many that m - 1 are left when all others of a batch are taken.
-        self._neighbours: Tensor | None = None
+        self._neighbors: Tensor | None = None
 
     def update(self, tree: ClassTree | ClassDistances) -> None:
         """Learn which classes are near, from the next epoch on; an epoch under way goes on as it began.
@@ -107,11 +107,11 @@ class AnchorNeighbourSampler(ClassSampler):
                 f"{self.classes[missing][0].item()} among its {len(classes)}"
             )
         used = torch.searchsorted(classes, self.classes)
-        self._neighbours = nearest_classes(sq_dist[used[:, None], used], self.classes_per_batch - 1)
+        self._neighbors = nearest_classes(sq_dist[used[:, None], used], self.classes_per_batch - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs beside the same arguments: the next epoch, and which classes are near."""
-        return {"epoch": self.epoch, "classes": self.classes, "neighbours": self._neighbours}
+        return {"epoch": self.epoch, "classes": self.classes, "neighbors": self._neighbors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another sampler's :meth:`state_dict` was taken.
@@ -128,23 +128,23 @@ class AnchorNeighbourSampler(ClassSampler):
                 f"state must be of a sampler of the same {len(self.classes)} classes, got one of "
                 f"{len(state['classes'])}, or others"
             )
-        neighbours, shape = state["neighbours"], (len(self.classes), self.classes_per_batch - 1)
-        if neighbours is not None and neighbours.shape != shape:
-            raise ValueError(f"state must have neighbours {list(shape)}, got {list(neighbours.shape)}")
+        neighbors, shape = state["neighbors"], (len(self.classes), self.classes_per_batch - 1)
+        if neighbors is not None and neighbors.shape != shape:
+            raise ValueError(f"state must have neighbors {list(shape)}, got {list(neighbors.shape)}")
         self.epoch = check_integer("state['epoch']", state["epoch"], 0)
-        self._neighbours = None if neighbours is None else neighbours.clone()
+        self._neighbors = None if neighbors is None else neighbors.clone()
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:
-        neighbours = self._neighbours  # those of now, whenever the batches are drawn
+        neighbors = self._neighbors  # those of now, whenever the batches are drawn
 
         def choose(generator: torch.Generator) -> list[int]:
             order = torch.randperm(len(self.classes), generator=generator)[: self.classes_per_batch].tolist()
-            if neighbours is None:
+            if neighbors is None:
                 return order
             anchors = order[: self.anchors_per_batch]
             taken, chosen = set(anchors), []
             for anchor in anchors:
-                free = [position for position in neighbours[anchor].tolist() if position not in taken]
+                free = [position for position in neighbors[anchor].tolist() if position not in taken]
                 near = free[: self.classes_per_anchor - 1]
                 taken.update(near)
                 chosen += [anchor, *near]

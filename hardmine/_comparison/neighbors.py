@@ -11,17 +11,17 @@ from hardmine._comparison.base import OpComparison, in_range, similarity_scale
 from hardmine._comparison.bounds import usual_element
 
 
-class NeighbourComparison(OpComparison):
-    """One comparison of knn with its reference: other neighbours are right too if they are as similar."""
+class NeighborComparison(OpComparison):
+    """One comparison of knn with its reference: other neighbors are right too if they are as similar."""
 
     row_names = ("queries", "refs")
-    returned = "neighbours"
-    choice = "neighbours"
+    returned = "neighbors"
+    choice = "neighbors"
 
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
-        """A weighted sum of the similarities of each query, and the neighbours."""
-        neighbours = self.op(**arguments)
-        return self._similarity_sum(*neighbours), neighbours
+        """A weighted sum of the similarities of each query, and the neighbors."""
+        neighbors = self.op(**arguments)
+        return self._similarity_sum(*neighbors), neighbors
 
     @staticmethod
     def _similarity_sum(similarity: Tensor, index: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class NeighbourComparison(OpComparison):
             return None  # squares overflow where they are added up, though not in float64
         leaves = self.double_leaves()
         s = self.select.similarity_matrix(leaves[0], leaves[-1], self.options["similarity"])
-        wrong = self._check_neighbours(returned, s.detach())
+        wrong = self._check_neighbors(returned, s.detach())
         if wrong or not self.in_range() or not s.numel():
             return wrong
         chosen = s.gather(1, returned.index.clamp(min=0))
@@ -48,8 +48,8 @@ class NeighbourComparison(OpComparison):
         usual = usual_element(slopes, leaves[0].detach(), leaves[-1].detach(), self.options["similarity"])
         return self.check_gradients(gradients, leaves, references, usual)
 
-    def _check_neighbours(self, neighbours: Any, s: Tensor) -> str | None:
-        similarity, index = neighbours.similarity.detach().double(), neighbours.index
+    def _check_neighbors(self, neighbors: Any, s: Tensor) -> str | None:
+        similarity, index = neighbors.similarity.detach().double(), neighbors.index
         k = self.arguments["k"]
         candidates = s > -torch.inf  # which NaN is not
         if len(self.rows) == 1 and self.options["exclude_self"] is not False:
@@ -58,7 +58,7 @@ class NeighbourComparison(OpComparison):
         wanted = candidates.sum(1).clamp(max=k)
         if not torch.equal(found.sum(1), wanted) or (found[:, 1:] & ~found[:, :-1]).any():
             query = int(((found.sum(1) != wanted) | (found[:, 1:] & ~found[:, :-1]).any(1)).nonzero()[0])
-            return f"query {query} must have {int(wanted[query])} neighbours and -1 after them"
+            return f"query {query} must have {int(wanted[query])} neighbors and -1 after them"
         if not torch.equal(similarity.isnan(), ~found):
             return "similarity must be NaN exactly where the index is -1"
         if not s.numel():
@@ -78,14 +78,14 @@ class NeighbourComparison(OpComparison):
         if worse.any():
             query, rank = (int(i) for i in worse.nonzero()[0])
             return (
-                f"index is no nearest neighbour of {int(worse.any(1).sum())} queries, first at query {query}, whose "
+                f"index is no nearest neighbor of {int(worse.any(1).sum())} queries, first at query {query}, whose "
                 f"number {rank} is {int(chosen[query, rank])} where the reference has {int(own[query, rank])}"
             )
         ordered = torch.where(found, index, -1 - torch.arange(k, device=index.device)).sort(dim=1).values
         if (ordered[:, 1:] == ordered[:, :-1]).any():
-            return "index repeats a neighbour"
+            return "index repeats a neighbor"
         if (similarity[:, 1:] > similarity[:, :-1]).any():
-            return "the neighbours must be sorted, the most similar first"
+            return "the neighbors must be sorted, the most similar first"
         self.record.choices += int(found.sum())
         self.record.ties += int(((chosen != own) & found[:, :columns]).sum())
         deviation = torch.where(found, (similarity - at_index).abs(), 0.0).nan_to_num(0.0).max().item() / scale

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from hardmine.mining import AnchorNeighbourSampler, ClassDistances, ClassTree
+from hardmine.mining import AnchorNeighborSampler, ClassDistances, ClassTree
 from helpers import seeded
 
 # Classes 0, 10, 20, ..., 110 with 5 images each, interleaved, and class 120 with 2.
@@ -27,8 +27,8 @@ def random_distances(classes: list[int], seed: int = 0) -> ClassDistances:
     return ClassDistances(torch.tensor(classes), (sq_dist + sq_dist.T) / 2)
 
 
-def sampler_of(anchors: int = 2, m: int = 3, t: int = 2, labels=LABELS, **options) -> AnchorNeighbourSampler:
-    return AnchorNeighbourSampler(labels, anchors, m, t, **options)
+def sampler_of(anchors: int = 2, m: int = 3, t: int = 2, labels=LABELS, **options) -> AnchorNeighborSampler:
+    return AnchorNeighborSampler(labels, anchors, m, t, **options)
 
 
 def classes_of(batch: list[int], t: int = 2, labels=LABELS) -> list[int]:
@@ -70,14 +70,14 @@ def test_batches_are_random_classes_with_their_nearest(anchors, m, t, distances)
 
 
 def test_ties_go_to_the_lowest_class():
-    """On the line both neighbours of a class are equally far."""
+    """On the line both neighbors of a class are equally far."""
     sampler = sampler_of(1, 2, 2, batches_per_epoch=100, labels=LABELS[:60])
     sampler.update(LINE)
     pairs = {tuple(classes_of(batch)) for batch in sampler}
     assert pairs == {(0, 10), *((c, c - 10) for c in range(10, 120, 10))}
 
 
-def test_neighbours_that_are_taken_are_passed_over():
+def test_neighbors_that_are_taken_are_passed_over():
     """All classes in one batch: what is left over in the end is far away."""
     sampler = sampler_of(3, 4, 2, batches_per_epoch=30, labels=LABELS[:60])
     sampler.update(LINE)
@@ -149,7 +149,7 @@ def test_classes_that_the_sampler_does_not_use_are_passed_over():
 
 def test_small_classes_can_be_used():
     labels = torch.tensor([0] * 4 + [1] + [2] * 2 + [3] * 4)
-    sampler = AnchorNeighbourSampler(labels, 2, 2, 3, small_classes="use_all", batches_per_epoch=20)
+    sampler = AnchorNeighborSampler(labels, 2, 2, 3, small_classes="use_all", batches_per_epoch=20)
     sampler.update(on_a_line([0, 1, 2, 3], [0.0, 0.1, 1.0, 1.2]))
     assert sampler.batch_size is None
     for batch in sampler:
@@ -218,7 +218,7 @@ def test_a_state_is_no_window_into_the_sampler():
     sampler.update(LINE)
     state = sampler.state_dict()
     other.load_state_dict(state)
-    state["neighbours"].zero_()
+    state["neighbors"].zero_()
     sampler.update(LINE)
     assert list(other) == list(sampler)
 
@@ -226,10 +226,10 @@ def test_a_state_is_no_window_into_the_sampler():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epoch": None}, "state must have the entries epoch, classes, neighbours, got classes, neighbours"),
+        ({"epoch": None}, "state must have the entries epoch, classes, neighbors, got classes, neighbors"),
         ({"classes": torch.arange(12)}, "state must be of a sampler of the same 12 classes, got one of 12, or others"),
         ({"classes": torch.arange(5)}, "state must be of a sampler of the same 12 classes, got one of 5, or others"),
-        ({"neighbours": torch.zeros(12, 7)}, "state must have neighbours [12, 5], got [12, 7]"),
+        ({"neighbors": torch.zeros(12, 7)}, "state must have neighbors [12, 5], got [12, 7]"),
     ],
 )
 def test_foreign_states_are_refused(changes, message):

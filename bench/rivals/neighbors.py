@@ -1,8 +1,8 @@
 """Rivals of `knn`, all against all: PyTorch in chunks, faiss and hnswlib.
 
 All get the same unit vectors, as many threads as torch has, and have to leave each query itself out. faiss and hnswlib
-have no option for that, so they look for one neighbour more and drop the query from its list; that takes about one
-percent of their time. Building the index counts: a list of neighbours for offline mining is made once per embedding.
+have no option for that, so they look for one neighbor more and drop the query from its list; that takes about one
+percent of their time. Building the index counts: a list of neighbors for offline mining is made once per embedding.
 """
 
 from __future__ import annotations
