@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from hardmine import _library, _verification
+from hardmine import _library
+from hardmine._hooks import observed
 from hardmine.ops._arguments import (
     INDEXED_TERMS,
     REDUCTIONS,
@@ -23,7 +24,7 @@ from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backwar
 _library.load()
 
 
-@_verification.verified("indexed_triplet_loss")
+@observed("indexed_triplet_loss")
 def indexed_triplet_loss(
     embeddings: Tensor,
     triplets: Tensor,

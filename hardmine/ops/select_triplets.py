@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _library, _verification
+from hardmine import _library
+from hardmine._hooks import observed
 from hardmine.ops._arguments import check_labeled_rows, check_selection, draw_random
 
 _library.load()
@@ -25,7 +26,7 @@ class Selection(NamedTuple):
     negative_similarity: Tensor
 
 
-@_verification.verified("select_triplets")
+@observed("select_triplets")
 def select_triplets(
     embeddings: Tensor,
     labels: Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import (
     REDUCTIONS,
     SELECTION_LIMITS,
@@ -18,7 +18,7 @@ from hardmine.ops._arguments import (
 from hardmine.ops.select_triplets import Selection, as_selection, fake_gradients, fake_selection, forbid_double_backward
 
 
-@_verification.verified("triplet_loss")
+@observed("triplet_loss")
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
