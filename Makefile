@@ -18,7 +18,7 @@ EMULATED_TESTS := tests/ops/test_select_triplets.py tests/ops/test_triplet_loss.
   few_anchors or classes_of or beside_those or sums_and or 32_bit or 0.045 or 0.1 or 1.0))' \
   -q -p no:cacheprovider
 
-.PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
+.PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated docs build clean
 
 demo: build
 	$(PY) -m hardmine train
@@ -65,6 +65,10 @@ bench: build .venv/bench
 bench-graph: build .venv/bench
 	$(PY) bench/graph_report.py
 
+# The documentation site, into build/site. Needs no compiled library: the API reference is read from the source.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 build: hardmine/_C.so
 
 .venv/created:
@@ -78,6 +82,10 @@ build: hardmine/_C.so
 
 .venv/bench: requirements/bench.txt .venv/dev
 	$(PY) -m pip install --disable-pip-version-check -q -r requirements/dev.txt -r requirements/bench.txt
+	touch $@
+
+.venv/docs: requirements/docs.txt .venv/created
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements/docs.txt
 	touch $@
 
 hardmine/_C.so: $(SOURCES) .venv/dev
