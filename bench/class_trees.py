@@ -1,7 +1,7 @@
 """What HTL's class trees cost at the sizes of the papers' training sets, and what trees of real images look like.
 
 `python bench/class_trees.py` prints both tables; it writes nothing. The second needs HARDMINE_DATA to name a folder
-with the features and the archive of the cars. docs/htl.md has a run of it.
+with the features and the archive of the cars. docs/hierarchical.md has a run of it.
 """
 
 from __future__ import annotations

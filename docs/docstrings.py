@@ -20,8 +20,6 @@ class PublicNames(Extension):
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite a docstring as soon as griffe has read it."""
-        if obj.name.startswith("__") and obj.is_function:
-            obj.public = False  # what len() and repr() call is no entry of the reference
         if obj.docstring is None:
             return
         text = _ROLE.sub(lambda role: _link(role[1], obj), obj.docstring.value)

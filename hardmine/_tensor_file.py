@@ -54,7 +54,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
 
 
 def checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
-    """SHA-256 of metadata and tensors, in hexadecimal digits; docs/fanng.md says of which bytes."""
+    """SHA-256 of metadata and tensors, in hexadecimal digits; docs/graph-index.md says of which bytes."""
     covered = {key: value for key, value in metadata.items() if key != CHECKSUM}
     shapes = {name: [tensor.dtype.str, list(tensor.shape)] for name, tensor in tensors.items()}
     digest = hashlib.sha256(json.dumps([covered, shapes], sort_keys=True, separators=(",", ":")).encode())

@@ -1,6 +1,6 @@
 // Building the graph: FANNG's traverse-add (Harwood and Drummond, CVPR 2016, Alg. 4), from nothing or repairing a
 // graph that is there, and the naive build (Alg. 1). What is reconstructed rather than read in the paper:
-// docs/fanng.md.
+// docs/graph-index.md.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-"""The file of a graph index, which Index.save writes and Index.load reads. docs/fanng.md describes the format."""
+"""The file of a graph index, which Index.save writes and Index.load reads. docs/graph-index.md describes the format."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Index:
     Reference:
         Harwood and Drummond, "FANNG: Fast Approximate Nearest Neighbour Graphs", CVPR 2016; for mining: Harwood et al.,
         "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2. What is reconstructed rather than read in the
-        first is in docs/fanng.md.
+        first is in docs/graph-index.md.
     """
 
     def __init__(self, core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> None:
@@ -205,8 +205,8 @@ class Index:
     ) -> Neighbors:
         """The `k` nearest other rows of every row, each search begun at its own.
 
-        Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact; README.md
-        shows which is quicker when.
+        Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact.
+        docs/graph-index.md shows which is quicker when.
 
         Args:
             k: Neighbors a row, at least 1. More than N - 1 is fine, the end is filled up.
@@ -290,7 +290,7 @@ class Index:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, for :meth:`load`.
 
-        The file holds vectors, graph, settings and a checksum, as safetensors; docs/fanng.md describes it. It is
+        The file holds vectors, graph, settings and a checksum, as safetensors; docs/graph-index.md describes it. It is
         complete or not there: a file of that name is replaced once the new one is on the disk.
 
         Args:

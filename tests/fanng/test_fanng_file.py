@@ -69,7 +69,7 @@ def test_another_process_loads_the_same_index(saved):
 
 
 def test_the_file_is_as_documented(saved):
-    """docs/fanng.md, section "File format", checksum included."""
+    """docs/graph-index.md, section "File format", checksum included."""
     tensors, metadata = parts_of(saved)
     dtypes = {name: (tensor.dtype.str, tensor.ndim) for name, tensor in tensors.items()}
     assert dtypes == {"vectors": ("<f4", 2), "first_edge": ("<i8", 1), "target": ("<u4", 1)}

@@ -1,0 +1,52 @@
+"""The examples of the docstrings run, and every public name has one."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+
+import hardmine
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+MODULES = ["hardmine", *(found.name for found in pkgutil.walk_packages(hardmine.__path__, "hardmine."))]
+PUBLIC = ["hardmine", "ops", "losses", "mining", "fanng", "metrics", "reference"]
+
+
+def examples_of(name):
+    """The docstrings of a module that have examples."""
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return [found for found in finder.find(module, name) if found.examples]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if "._C" not in name and "._fanng" not in name])
+def test_examples_of_a_module_give_what_they_show(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some save files
+    for example in examples_of(name):
+        torch.manual_seed(0)
+        report = []
+        doctest.DocTestRunner(optionflags=OPTIONS).run(example, out=report.append)
+        assert not report, "".join(report)
+
+
+def is_record(value):
+    """What others return or raise: their examples show it."""
+    return isinstance(value, type) and (
+        issubclass(value, (tuple, BaseException)) or hasattr(value, "__dataclass_fields__")
+    )
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example(name):
+    module = hardmine if name == "hardmine" else getattr(hardmine, name)
+    documented = {public: getattr(module, public) for public in module.__all__}
+    missing = [
+        public
+        for public, value in documented.items()
+        if (inspect.isfunction(value) or inspect.isclass(value)) and not is_record(value)
+        if ">>> " not in (value.__doc__ or "")
+    ]
+    assert not missing, f"hardmine.{name}: no example in {', '.join(missing)}"

@@ -1,0 +1,34 @@
+"""The code of README.md and of every page of the site runs as shown, each page from top to bottom."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
+def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some save files
+    torch.manual_seed(0)
+    text, names = page.read_text(), {"__name__": "__main__"}
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))  # tracebacks name the line of the page
+        tree = ast.increment_lineno(ast.parse(block[1]), line)
+        exec(compile(tree, str(page), "exec"), names)
+
+
+def test_pages_with_code_are_found():
+    with_code = {page.name for page in PAGES if BLOCK.search(page.read_text())}
+    assert {"README.md", "index.md", "quickstart.md", "losses.md", "mining.md", "graph-index.md"} <= with_code
+
+
+def test_readme_is_short_and_has_both_commands():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    assert {"make demo", "make test"} <= {line.split("  ")[0] for line in lines}
