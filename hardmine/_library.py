@@ -97,6 +97,11 @@ def simd_level() -> str:
 
     Raises:
         RuntimeError: If ``HARDMINE_SIMD`` names a level that is unknown or that this CPU lacks.
+
+    Example:
+        >>> import hardmine
+        >>> hardmine.simd_level() in ("scalar", "avx2", "avx512", "neon")
+        True
     """
     load()
     return torch.ops.hardmine.simd_level()

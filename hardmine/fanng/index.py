@@ -43,6 +43,16 @@ class Index:
         Harwood and Drummond, "FANNG: Fast Approximate Nearest Neighbour Graphs", CVPR 2016; for mining: Harwood et al.,
         "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2. What is reconstructed rather than read in the
         first is in docs/graph-index.md.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.fanng import Index
+        >>> rows = torch.arange(6.0)[:, None]  # on a line
+        >>> index = Index.build(rows, metric="euclidean")
+        >>> index
+        Index(6 rows of depth 1, metric='euclidean')
+        >>> index.neighbors(1).distance.flatten()
+        tensor([1., 1., 1., 1., 1., 1.])
     """
 
     def __init__(self, core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> None:
@@ -100,6 +110,15 @@ class Index:
                 overflow float32, is named.
             KeyboardInterrupt: Ctrl-C.
             ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(6.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean")
+            >>> moved = Index.build(rows + 0.1, metric="euclidean", init=index)  # a warm start
+            >>> len(moved), moved.depth
+            (6, 1)
         """
         rows = _as_rows("vectors", vectors)
         if rows.data_ptr() == vectors.data_ptr():
@@ -186,6 +205,15 @@ class Index:
         Raises:
             TypeError: An argument of the wrong type or dtype.
             ValueError: An argument of the wrong shape or value, or a query that is not finite.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(6.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean")
+            >>> found = index.search(torch.tensor([[2.2]]), k=2)
+            >>> found.index, found.distance
+            (tensor([[2, 3]]), tensor([[0.2000, 0.8000]]))
         """
         rows = _as_rows("queries", queries)
         if rows.shape[1] != self.depth:
@@ -221,6 +249,14 @@ class Index:
             TypeError: An argument of the wrong type.
             ValueError: An argument out of range.
             ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(6.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean")
+            >>> index.neighbors(2).index[0]
+            tensor([1, 2])
         """
         k, most = _check_k(k), _check_effort(max_distance_computations, k)
         threads = _check_threads(threads)
@@ -259,6 +295,14 @@ class Index:
 
         Returns:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(6.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean")
+            >>> index.recall(k=2)
+            1.0
         """
         k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
         if len(self) < 2:
@@ -299,6 +343,15 @@ class Index:
         Raises:
             OSError: The file cannot be written, or its name is taken by something that is no file.
             ModuleNotFoundError: safetensors is not installed.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(6.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean")
+            >>> index.save("rows.safetensors")
+            >>> torch.equal(Index.load("rows.safetensors").vectors, rows)
+            True
         """
         _file.write(path, _file.taken_apart(self._core, self._vectors, self._settings))
 
@@ -317,6 +370,15 @@ class Index:
             ValueError: The file holds no index, one of a later format, or one that is cut short or altered. The message
                 names the file and what is wrong.
             ModuleNotFoundError: safetensors is not installed.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(6.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean")
+            >>> index.save("rows.safetensors")
+            >>> Index.load("rows.safetensors")
+            Index(6 rows of depth 1, metric='euclidean')
         """
         return cls(*_file.read(path, _file.put_together))
 
@@ -327,6 +389,14 @@ class Index:
             ``rows``, ``vertices`` (distinct rows), ``edges``, ``degree_mean``, ``degree_max``, ``success_rate`` (share
             of the last traversals of the build that arrived), ``traversals``, and ``distance_computations`` of the
             build.
+
+        Example:
+            >>> import torch
+            >>> from hardmine.fanng import Index
+            >>> rows = torch.arange(6.0)[:, None]  # on a line
+            >>> index = Index.build(rows, metric="euclidean")
+            >>> index.stats()["vertices"], index.stats()["edges"]
+            (6, 10)
         """
         first_edge, target = self._core.graph
         degree = torch.from_numpy(first_edge).diff()
@@ -344,7 +414,13 @@ class Index:
 
 
 def default_effort(k: int) -> int:
-    """Distance computations of a search for `k` neighbors, where none are asked for."""
+    """Distance computations of a search for `k` neighbors, where none are asked for.
+
+    Example:
+        >>> from hardmine.fanng import default_effort
+        >>> default_effort(10), default_effort(50)
+        (400, 1000)
+    """
     return max(400, 20 * k)
 
 

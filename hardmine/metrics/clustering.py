@@ -53,6 +53,13 @@ def nmi(
     Reference:
         Smart Mining section 4.1, whose text has the "product of entropies" below the fraction; that is a normalization
         by their geometric mean, of which the text leaves out the root.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import metrics
+        >>> embeddings = torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
+        >>> round(metrics.nmi(embeddings, torch.tensor([0, 0, 1, 1])), 3)
+        1.0
     """
     labels, _ = check_labeled_rows(embeddings, labels, None, None)
     seed = check_integer("seed", seed, 0, 2**32 - 1)

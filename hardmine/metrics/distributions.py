@@ -87,6 +87,15 @@ def within_class_similarities(
 
     Reference:
         EP figure 2, over the training set.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import metrics
+        >>> found = metrics.within_class_similarities(embeddings, labels, bins=4)
+        >>> found.counts, round(found.mean, 3)
+        (tensor([0, 0, 0, 2]), 0.8)
     """
     labels, _ = check_labeled_rows(embeddings, labels, None, None)
     bins = check_integer("bins", bins, 1)
@@ -137,6 +146,14 @@ def nearest_train_similarities(
 
     Reference:
         EP figure 3.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import metrics
+        >>> train, test = torch.eye(3), torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
+        >>> found = metrics.nearest_train_similarities(test, train, bins=4)
+        >>> found.counts, round(found.most, 3)
+        (tensor([0, 0, 1, 1]), 0.8)
     """
     check_rows("test_embeddings", test_embeddings, None)
     check_rows("train_embeddings", train_embeddings, test_embeddings, like_name="test_embeddings")

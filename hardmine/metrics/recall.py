@@ -46,6 +46,14 @@ def recall_at_1(
 
     Reference:
         Recall@K with K = 1, as in SCT section 5.2 and EP section 5.1.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import metrics
+        >>> metrics.recall_at_1(embeddings, labels)
+        0.5
     """
     with torch.no_grad():
         selection = ops.select_triplets(
@@ -104,6 +112,14 @@ def recall_at_k(
 
     Reference:
         Recall@K as in SCT section 5.2, EP section 5.1 and Smart Mining section 4.1.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import metrics
+        >>> metrics.recall_at_k(embeddings, labels, k=(1, 2))
+        {1: 0.5, 2: 1.0}
     """
     sizes = _check_k(k)
     check_progress(progress)
@@ -168,6 +184,18 @@ def hotel_recall(
 
     Reference:
         SCT section 5.2 and Table 1, EP section 5.1 and Table 3; Stylianou et al., "Hotels-50K", AAAI 2019.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import metrics
+        >>> gallery = torch.eye(4)
+        >>> hotels, chains = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 0, 1, -1])  # the chain of hotel 3 is unknown
+        >>> queries = gallery[[0, 1]] + 0.1
+        >>> recall = metrics.hotel_recall(
+        ...     queries, hotels[[0, 2]], chains[[0, 2]], gallery, hotels, chains, instance_k=1, chain_k=(1, 4)
+        ... )
+        >>> recall.instance, recall.chain
+        ({1: 0.5}, {1: 0.5, 4: 1.0})
     """
     sizes, chain_sizes = _check_k(instance_k, "instance_k"), _check_k(chain_k, "chain_k")
     check_progress(progress)

@@ -18,6 +18,13 @@ def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> floa
 
     Returns:
         The share in [0, 1], NaN when there is no triplet.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import metrics
+        >>> positive, negative = torch.tensor([0.9, 0.5, 0.7]), torch.tensor([0.8, 0.6, torch.nan])
+        >>> metrics.hard_share(positive, negative)
+        0.5
     """
     valid = ~(positive_similarity.isnan() | negative_similarity.isnan())
     return (negative_similarity > positive_similarity)[valid].double().mean().item()
@@ -54,6 +61,14 @@ def hard_triplet_share(
 
     Reference:
         SCT section 3 and figure 6, for the easiest positive and the hardest negative in a batch.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import metrics
+        >>> metrics.hard_triplet_share(embeddings, labels)
+        0.5
     """
     with torch.no_grad():
         selection = ops.select_triplets(

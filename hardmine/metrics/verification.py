@@ -57,6 +57,16 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
 
     Reference:
         HTL section 5.4; Huang et al., "Labeled Faces in the Wild", 2007, "View 2".
+
+    Example:
+        >>> import torch
+        >>> from hardmine import metrics
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+        >>> pairs = torch.tensor([[0, 1], [0, 2], [2, 3], [1, 3]])
+        >>> same = torch.tensor([True, False, True, False])
+        >>> found = metrics.verification_accuracy(embeddings, pairs, same, folds=2)
+        >>> found.accuracy, found.std_error
+        (1.0, 0.0)
     """
     check_rows("embeddings", embeddings, None)
     pairs = _check_integers("pairs", pairs, "[P, 2]", lambda shape: len(shape) == 2 and shape[1] == 2)

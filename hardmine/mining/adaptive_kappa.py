@@ -74,6 +74,16 @@ class AdaptiveKappa:
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.4, eq. 7 and 8.
+
+    Example:
+        >>> from hardmine.mining import AdaptiveKappa
+        >>> controller = AdaptiveKappa(target_error=0.5, random_epochs=1)
+        >>> print(controller.kappa)  # the first epoch is random
+        None
+        >>> controller.update(error=0.4)
+        1.8333333333333335
+        >>> controller.update(error=0.8)  # too hard: a larger kappa
+        2.3833333333333337
     """
 
     def __init__(

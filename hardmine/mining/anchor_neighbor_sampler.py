@@ -56,6 +56,17 @@ class AnchorNeighborSampler(ClassSampler):
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.2.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.mining import AnchorNeighborSampler, class_distances
+        >>> labels = torch.arange(6).repeat_interleave(3)
+        >>> angles = labels + 0.1 * torch.arange(18)  # classes 0 to 5 lie side by side on a circle
+        >>> sampler = AnchorNeighborSampler(labels, 1, 3, 2, seed=0)
+        >>> sampler.update(class_distances(torch.stack([angles.cos(), angles.sin()], 1), labels))
+        >>> batches = list(sampler)
+        >>> labels[batches[0]]
+        tensor([2, 2, 1, 1, 3, 3])
     """
 
     def __init__(

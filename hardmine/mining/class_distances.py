@@ -64,6 +64,15 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1: d(p, q), and the terms
         of d_0.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine.mining import class_distances
+        >>> class_distances(embeddings, labels).sq_dist
+        tensor([[0.4000, 0.9200],
+                [0.9200, 0.4000]], dtype=torch.float64)
     """
     check_rows("embeddings", embeddings, None)
     labels = check_labels(labels)

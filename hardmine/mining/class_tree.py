@@ -62,6 +62,19 @@ class ClassTree:
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1. Whether joining is
         transitive the paper does not say.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.mining import ClassTree
+        >>> angles = torch.tensor([0.0, 0.2, 0.4, 0.6, 3.0, 3.2])
+        >>> embeddings = torch.stack([angles.cos(), angles.sin()], 1)
+        >>> tree = ClassTree.from_embeddings(embeddings, torch.tensor([0, 0, 1, 1, 2, 2]), levels=4)
+        >>> tree.join_level(0, 1), tree.join_level(0, 2)
+        (1, 4)
+        >>> tree.node_counts
+        tensor([3, 2, 2, 2, 1])
+        >>> tree.margin_table().shape
+        torch.Size([3, 3])
     """
 
     def __init__(self, distances: ClassDistances, *, levels: int = 16, linkage: str = "single") -> None:

@@ -62,6 +62,16 @@ class MinedEpoch(Sequence[TripletBatch]):
         number: Number of the epoch, from 1.
         kappa: The kappa that its triplets were mined with, or None.
         mined_share: Share of mined triplets among all.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.mining import SmartMiner
+        >>> miner = SmartMiner(torch.nn.Linear(8, 4), torch.randn(20, 8), torch.arange(20) // 4, batch_size=5)
+        >>> epoch = miner.epoch()
+        >>> len(epoch), epoch.number, epoch.mined_share  # the first epoch is random
+        (4, 1, 0.0)
+        >>> triplets = epoch[0].triplets  # positions in epoch[0].rows
+        >>> rows = epoch.image_rows  # for the batch_sampler of a DataLoader
     """
 
     def __init__(

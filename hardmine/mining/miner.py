@@ -92,6 +92,24 @@ class SmartMiner:
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> from hardmine.mining import SmartMiner
+        >>> labels = torch.arange(40) // 4
+        >>> network = torch.nn.Linear(8, 4)
+        >>> miner = SmartMiner(network, torch.randn(40, 8), labels, batch_size=10, kappa=1.0)
+        >>> with miner.epoch() as epoch:
+        ...     for batch in epoch:
+        ...         embeddings = network(miner.images[batch.rows])
+        ...         losses = ops.indexed_triplet_loss(embeddings, batch.triplets, reduction="none")
+        ...         losses.mean().backward()  # and a step of an optimizer
+        ...         error = epoch.observe(batch, losses)
+        ...
+        >>> record = miner.history[-1]
+        >>> record.epoch, record.method, len(epoch)
+        (1, 'exact', 4)
     """
 
     def __init__(

@@ -149,6 +149,15 @@ class ClassBalancedSampler(ClassSampler):
         SCT section 5 and EP section 5.1 train with 2 and with 4 or 16 images a class. EP section 5.1 fills batches of
         128: "when a class has fewer than n examples, we use all", and if the last class "does not have space for n
         images, we just include enough images to fill the batch".
+
+    Example:
+        >>> import torch
+        >>> from hardmine.mining import ClassBalancedSampler
+        >>> labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
+        >>> sampler = ClassBalancedSampler(labels, classes_per_batch=2, images_per_class=2)
+        >>> batches = list(sampler)
+        >>> [sorted(labels[batch].tolist()) for batch in batches]
+        [[0, 0, 2, 2], [1, 1, 2, 2]]
     """
 
     def __init__(

@@ -89,6 +89,18 @@ def smart_triplets(
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.2, Algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.mining import smart_triplets
+        >>> labels = torch.tensor([0, 0, 0, 1])
+        >>> neighbor_lists = torch.tensor([[1, 3, 2], [0, 2, 3], [1, 3, 0], [1, 0, 2]])
+        >>> sq_distances = torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.2, 0.3, 0.4], [0.1, 0.2, 0.3]])
+        >>> mined = smart_triplets(neighbor_lists, sq_distances, labels, kappa=1.5)
+        >>> mined.triplets[mined.mined_positive]  # negative and positive are from the list
+        tensor([[0, 2, 3],
+                [1, 2, 3],
+                [2, 0, 3]])
     """
     lists, distances, labels = _check_lists(neighbor_lists, distances, labels)
     kappa = check_finite("kappa", kappa, at_least=0.0)
@@ -114,6 +126,17 @@ def random_triplets(labels: Tensor, per_anchor: int = 1, generator: torch.Genera
     Raises:
         TypeError: An argument of the wrong type or dtype.
         ValueError: An argument of the wrong shape or value, or not on the CPU.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.mining import random_triplets
+        >>> labels = torch.tensor([0, 0, 1, 1, 2])  # the last has no positive
+        >>> triplets = random_triplets(labels, per_anchor=2)
+        >>> triplets.shape
+        torch.Size([8, 3])
+        >>> anchor, positive, negative = labels[triplets].unbind(1)
+        >>> bool((anchor == positive).all() and (anchor != negative).all())
+        True
     """
     rows = len(labels) if isinstance(labels, Tensor) and labels.dim() else 0
     none = torch.empty(rows, 0)

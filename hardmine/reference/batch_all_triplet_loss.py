@@ -50,7 +50,17 @@ def batch_all_triplet_loss(
     reduction: str = "mean",
     return_counts: bool = False,
 ) -> Tensor | tuple[Tensor, TripletCounts]:
-    """As :func:`hardmine.ops.batch_all_triplet_loss`, from all negatives of every pair of a class: [pairs, B]."""
+    """As :func:`hardmine.ops.batch_all_triplet_loss`, from all negatives of every pair of a class: [pairs, B].
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import ops, reference
+        >>> loss = reference.batch_all_triplet_loss(embeddings, labels)
+        >>> torch.allclose(loss, ops.batch_all_triplet_loss(embeddings, labels))
+        True
+    """
     d = distance_matrix(embeddings, squared, similarity)
     labels = labels.long()
     same = labels[:, None] == labels[None, :]

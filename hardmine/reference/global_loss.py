@@ -18,7 +18,16 @@ def global_loss(
     similarity: str = "cosine",
     labels: Tensor | None = None,
 ) -> Tensor:
-    """As :func:`hardmine.ops.global_loss`, from the rows of every triplet."""
+    """As :func:`hardmine.ops.global_loss`, from the rows of every triplet.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops, reference
+        >>> embeddings, triplets = torch.randn(4, 3), torch.tensor([[0, 1, 2], [3, 2, 0]])
+        >>> loss = reference.global_loss(embeddings, triplets)
+        >>> torch.allclose(loss, ops.global_loss(embeddings, triplets))
+        True
+    """
     a, p, n = rows_of_triplets(embeddings, triplets, similarity)
     d_ap, d_an = (a - p).square().sum(1) / 4, (a - n).square().sum(1) / 4
     if not len(triplets):

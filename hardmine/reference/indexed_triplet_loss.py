@@ -29,7 +29,16 @@ def indexed_triplet_loss(
     reduction: str = "mean",
     labels: Tensor | None = None,
 ) -> Tensor:
-    """As :func:`hardmine.ops.indexed_triplet_loss`, from the rows of every triplet."""
+    """As :func:`hardmine.ops.indexed_triplet_loss`, from the rows of every triplet.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops, reference
+        >>> embeddings, triplets = torch.randn(4, 3), torch.tensor([[0, 1, 2], [3, 2, 0]])
+        >>> loss = reference.indexed_triplet_loss(embeddings, triplets)
+        >>> torch.allclose(loss, ops.indexed_triplet_loss(embeddings, triplets))
+        True
+    """
     a, p, n = rows_of_triplets(embeddings, triplets, similarity)
     if term == "ratio":
         value = F.relu(1 - (a - n).norm(dim=1) / ((a - p).norm(dim=1) + margin))

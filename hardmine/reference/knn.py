@@ -27,7 +27,15 @@ def knn(
     exclude_self: bool | None = None,
     similarity: str = "cosine",
 ) -> Neighbors:
-    """As :func:`hardmine.ops.knn`, from the whole matrix, sorted."""
+    """As :func:`hardmine.ops.knn`, from the whole matrix, sorted.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> from hardmine import reference
+        >>> reference.knn(embeddings, k=1).index.flatten()
+        tensor([1, 2, 1, 2])
+    """
     s = similarity_matrix(queries, queries if refs is None else refs, similarity)
     key = s.detach().masked_fill(s.isnan(), -math.inf)
     if refs is None and exclude_self is not False:

@@ -66,7 +66,17 @@ def sct_loss(
     return_selection: bool = False,
     **selection_options: Any,
 ) -> Tensor | tuple[Tensor, Selection]:
-    """As :func:`hardmine.ops.sct_loss`, from the whole matrix."""
+    """As :func:`hardmine.ops.sct_loss`, from the whole matrix.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import ops, reference
+        >>> loss = reference.sct_loss(embeddings, labels)
+        >>> torch.allclose(loss, ops.sct_loss(embeddings, labels))
+        True
+    """
     selection_options.update(preset_selection(preset, duplicate_threshold, tie))
     selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
     loss = loss_of_selection(

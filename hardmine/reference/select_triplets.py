@@ -88,7 +88,16 @@ def select_triplets(
     semihard_margin: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Selection:
-    """As :func:`hardmine.ops.select_triplets`, from the whole matrix."""
+    """As :func:`hardmine.ops.select_triplets`, from the whole matrix.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import reference
+        >>> reference.select_triplets(embeddings, labels).negative_index
+        tensor([2, 2, 1, 1])
+    """
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
     )

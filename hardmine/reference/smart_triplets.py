@@ -40,7 +40,19 @@ def smart_triplets(
     *,
     threads: int | None = None,
 ) -> MinedTriplets:
-    """As :func:`hardmine.mining.smart_triplets`, line by line as in the paper's Algorithm 1."""
+    """As :func:`hardmine.mining.smart_triplets`, line by line as in the paper's Algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import mining, ops, reference
+        >>> embeddings, labels = torch.randn(12, 4), torch.arange(12) // 3
+        >>> similarity, index = ops.knn(embeddings, k=8)
+        >>> lists = (index, (2 - 2 * similarity).clamp(min=0), labels, 1.0)
+        >>> seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
+        >>> expected = reference.smart_triplets(*lists, generator=seeds[0])
+        >>> torch.equal(mining.smart_triplets(*lists, generator=seeds[1]).triplets, expected.triplets)
+        True
+    """
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     labels = labels.to(torch.int64)
     classes = labels.tolist()

@@ -80,7 +80,17 @@ def triplet_loss(
     return_selection: bool = False,
     **selection_options: Any,
 ) -> Tensor | tuple[Tensor, Selection]:
-    """As :func:`hardmine.ops.triplet_loss`, from the whole matrix."""
+    """As :func:`hardmine.ops.triplet_loss`, from the whole matrix.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import ops, reference
+        >>> loss = reference.triplet_loss(embeddings, labels, negative="hardest")
+        >>> torch.allclose(loss, ops.triplet_loss(embeddings, labels, negative="hardest"))
+        True
+    """
     selection = select_triplets(
         embeddings, labels, ref_embeddings, ref_labels, positive=positive, negative=negative, **selection_options
     )

@@ -34,7 +34,17 @@ def tuplet_loss(
     reduction: str = "mean",
     return_terms: bool = False,
 ) -> Tensor | tuple[Tensor, TupletTerms]:
-    """As :func:`hardmine.ops.tuplet_loss`, from the whole matrix."""
+    """As :func:`hardmine.ops.tuplet_loss`, from the whole matrix.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> from hardmine import ops, reference
+        >>> loss = reference.tuplet_loss(embeddings, labels)
+        >>> torch.allclose(loss, ops.tuplet_loss(embeddings, labels))
+        True
+    """
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
     )

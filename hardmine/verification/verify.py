@@ -57,6 +57,18 @@ class Report:
     or to 1 if that is larger, of a gradient to its largest element, or to what the pairs alone would give where
     gradients cancel. Losses that are steep in their similarities, as those of low temperatures are, are compared
     relative to what so large an error of a similarity makes of them.
+
+    Example:
+        >>> import torch
+        >>> import hardmine
+        >>> from hardmine import ops
+        >>> with hardmine.verify() as report:
+        ...     selection = ops.select_triplets(torch.randn(8, 4), torch.arange(8) // 2)
+        ...
+        >>> report.ops["select_triplets"].calls
+        1
+        >>> print(report.summary().split(";")[0])
+        select_triplets: 1 of 1 calls checked
     """
 
     ops: dict[str, OpReport] = field(default_factory=dict)
@@ -116,9 +128,16 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         ValueError: On making it, if ``every``, ``save_dir`` or ``tolerance`` is of no use.
 
     Example:
-        >>> with hardmine.verify(every=100) as report:
-        ...     train()
-        >>> print(report.summary())
+        >>> import torch
+        >>> import hardmine
+        >>> from hardmine import ops
+        >>> embeddings, labels = torch.randn(16, 8, requires_grad=True), torch.arange(16) // 4
+        >>> with hardmine.verify(every=2) as report:
+        ...     for _ in range(4):  # a training loop
+        ...         ops.sct_loss(embeddings, labels).backward()
+        ...
+        >>> report.checks, report.largest_deviation < 1e-5
+        (2, True)
     """
 
     def __init__(
