@@ -18,7 +18,7 @@ EMULATED_TESTS := tests/ops/test_select_triplets.py tests/ops/test_triplet_loss.
   few_anchors or classes_of or beside_those or sums_and or 32_bit or 0.045 or 0.1 or 1.0))' \
   -q -p no:cacheprovider
 
-.PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated docs build clean
+.PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
 
 demo: build
 	$(PY) -m hardmine train
@@ -66,6 +66,7 @@ bench-graph: build .venv/bench
 	$(PY) bench/graph_report.py
 
 # The documentation site, into build/site. Needs no compiled library: the API reference is read from the source.
+.PHONY: docs
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 

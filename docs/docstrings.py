@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 from griffe import Alias, Extension, Module, Object
+from latex2mathml.converter import convert
 
 _ROLE = re.compile(r":(?:attr|class|func|meth|mod):`~?([\w.]+)`")
+_MATH = re.compile(r":math:`([^`]+)`")
+_MATH_BLOCK = re.compile(r"^( *)\.\. math::(.*\n(?:\1 +.*\n|\n(?=\1 ))*)", re.MULTILINE)
 _SPHINX = (
     (re.compile(r"^(\s*)Example:$", re.MULTILINE), r"\1Examples:"),  # the heading that griffe knows
     (re.compile(r"^\s*::$\n", re.MULTILINE), ""),  # a literal block, which Markdown knows by its indentation
@@ -23,6 +27,8 @@ class PublicNames(Extension):
         if obj.docstring is None:
             return
         text = _ROLE.sub(lambda role: _link(role[1], obj), obj.docstring.value)
+        text = _MATH_BLOCK.sub(lambda math: f"{math[1]}{_math_ml(math[2], 'block')}\n\n", text)
+        text = _MATH.sub(lambda math: _math_ml(math[1], "inline"), text)
         for pattern, markdown in _SPHINX:
             text = pattern.sub(markdown, text)
         obj.docstring.value = text
@@ -40,6 +46,11 @@ class PublicNames(Extension):
                     package.members[name].parent = package
                 elif isinstance(member, Alias):  # not resolved yet: its target may have been put elsewhere
                     package.members[name] = Alias(name, target, parent=package)
+
+
+def _math_ml(latex: str, display: str) -> str:
+    """LaTeX as MathML, which browsers show without a script; its operators are no emphasis of Markdown."""
+    return convert(textwrap.dedent(latex).strip(), display=display).replace("*", "&#42;").replace("_", "&#95;")
 
 
 def _link(name: str, obj: Object) -> str:

@@ -1,0 +1,27 @@
+"""Where NumPy is missing, what needs its arrays says so, and how to install it."""
+
+import sys
+
+import pytest
+import torch
+
+from hardmine.fanng import Index
+from hardmine.mining import random_triplets
+
+ROWS = torch.eye(4)
+
+
+@pytest.fixture
+def index() -> Index:
+    return Index.build(ROWS)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda _: Index.build(ROWS), lambda index: index.search(ROWS, 1), lambda _: random_triplets(torch.arange(4) // 2)],
+    ids=["build", "search", "random_triplets"],
+)
+def test_missing_numpy_names_the_package(work, index, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(ModuleNotFoundError, match="numpy is not installed and is needed here: pip install numpy"):
+        work(index)
