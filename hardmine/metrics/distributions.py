@@ -90,9 +90,9 @@ def within_class_similarities(
 
     Example:
         >>> import torch
+        >>> from hardmine import metrics
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine import metrics
         >>> found = metrics.within_class_similarities(embeddings, labels, bins=4)
         >>> found.counts, round(found.mean, 3)
         (tensor([0, 0, 0, 2]), 0.8)

@@ -49,9 +49,9 @@ def recall_at_1(
 
     Example:
         >>> import torch
+        >>> from hardmine import metrics
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine import metrics
         >>> metrics.recall_at_1(embeddings, labels)
         0.5
     """
@@ -115,9 +115,9 @@ def recall_at_k(
 
     Example:
         >>> import torch
+        >>> from hardmine import metrics
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine import metrics
         >>> metrics.recall_at_k(embeddings, labels, k=(1, 2))
         {1: 0.5, 2: 1.0}
     """

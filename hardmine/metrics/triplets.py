@@ -64,9 +64,9 @@ def hard_triplet_share(
 
     Example:
         >>> import torch
+        >>> from hardmine import metrics
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine import metrics
         >>> metrics.hard_triplet_share(embeddings, labels)
         0.5
     """

@@ -67,9 +67,9 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
 
     Example:
         >>> import torch
+        >>> from hardmine.mining import class_distances
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine.mining import class_distances
         >>> class_distances(embeddings, labels).sq_dist
         tensor([[0.4000, 0.9200],
                 [0.9200, 0.4000]], dtype=torch.float64)

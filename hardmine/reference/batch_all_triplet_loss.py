@@ -54,9 +54,9 @@ def batch_all_triplet_loss(
 
     Example:
         >>> import torch
+        >>> from hardmine import ops, reference
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine import ops, reference
         >>> loss = reference.batch_all_triplet_loss(embeddings, labels)
         >>> torch.allclose(loss, ops.batch_all_triplet_loss(embeddings, labels))
         True

@@ -31,8 +31,8 @@ def knn(
 
     Example:
         >>> import torch
-        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> from hardmine import reference
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> reference.knn(embeddings, k=1).index.flatten()
         tensor([1, 2, 1, 2])
     """

@@ -92,9 +92,9 @@ def select_triplets(
 
     Example:
         >>> import torch
+        >>> from hardmine import reference
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine import reference
         >>> reference.select_triplets(embeddings, labels).negative_index
         tensor([2, 2, 1, 1])
     """

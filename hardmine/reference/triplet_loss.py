@@ -84,9 +84,9 @@ def triplet_loss(
 
     Example:
         >>> import torch
+        >>> from hardmine import ops, reference
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> from hardmine import ops, reference
         >>> loss = reference.triplet_loss(embeddings, labels, negative="hardest")
         >>> torch.allclose(loss, ops.triplet_loss(embeddings, labels, negative="hardest"))
         True
