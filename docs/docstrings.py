@@ -28,9 +28,12 @@ class PublicNames(Extension):
             return
         text = _ROLE.sub(lambda role: _link(role[1], obj), obj.docstring.value)
         text = _MATH_BLOCK.sub(lambda math: f"{math[1]}{_math_ml(math[2], 'block')}\n\n", text)
-        text = _MATH.sub(lambda math: _math_ml(math[1], "inline"), text)
+        text = _MATH.sub(lambda math: f"<span>{_math_ml(math[1], 'inline')}</span>", text)
         for pattern, markdown in _SPHINX:
             text = pattern.sub(markdown, text)
+        if obj.is_class and "NamedTuple" in map(str, obj.bases) and "Attributes:" not in text:
+            fields = [name for name, member in obj.members.items() if "instance-attribute" in member.labels]
+            text += f"\n\nFields, in order: {', '.join(f'`{name}`' for name in fields)}."
         obj.docstring.value = text
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
