@@ -68,7 +68,7 @@ bench-graph: build .venv/bench
 # The documentation site, into build/site. Needs no compiled library: the API reference is read from the source.
 .PHONY: docs
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 build: hardmine/_C.so
 
