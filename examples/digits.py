@@ -13,11 +13,11 @@ import copy
 from pathlib import Path
 
 import torch
-from common import ConvNet, digits, turned
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import hardmine
+from common import ConvNet, digits, turned
 from hardmine import losses, metrics, ops
 from hardmine.mining import ClassBalancedSampler
 
@@ -97,7 +97,7 @@ def main() -> None:
 
     panels = {"before": triplets(start, probe)}
     print(
-        f"{len(DATA.train_labels)} even digits train, {len(DATA.test_labels)} odd digits are retrieved; {STEPS} steps per loss"
+        f"{len(DATA.train_labels)} even digits train, {len(DATA.test_labels)} odd digits are retrieved; {STEPS} steps"
     )
     print("          Recall@1  Recall@1                   hard  deviation from")
     print("method      before     after    s_ap    s_an  triplets    reference")

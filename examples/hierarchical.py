@@ -7,8 +7,8 @@ meet in the same batches, and their triplets get the smaller margins.
 from __future__ import annotations
 
 import torch
-from common import ConvNet, digits, turned
 
+from common import ConvNet, digits, turned
 from hardmine.losses import HierarchicalTripletLoss
 from hardmine.metrics import recall_at_1
 from hardmine.mining import AnchorNeighborSampler, ClassTree
@@ -20,7 +20,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # more threads gain nothing on images of 8 x 8
     data = digits()
-    network = ConvNet(data.train_images, embedding_dim=32)
+    network = ConvNet(data.train_images)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     loss_of = HierarchicalTripletLoss(margin=0.2, beta=0.1)  # the margin holds until the first tree
     # 2 random classes, each with the class nearest to it; 6 images per class.

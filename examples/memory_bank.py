@@ -11,14 +11,14 @@ enters the memory after its step, and the memory is emptied with each epoch, bef
 from __future__ import annotations
 
 import torch
-from common import ConvNet, digits, turned
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from common import ConvNet, digits, turned
 from hardmine.losses import EPSHNLoss
 from hardmine.metrics import recall_at_1
 
-EPOCHS, BATCH_SIZE, CAPACITY = 6, 8, 512
+EPOCHS, BATCH_SIZE, CAPACITY, EMBEDDING_DIM = 6, 8, 512, 8
 
 
 class Memory:
@@ -43,12 +43,12 @@ def train(capacity: int) -> float:
     """Train with a memory of `capacity` embeddings, or with the batch alone for 0; return Recall@1 afterwards."""
     torch.manual_seed(0)
     data = digits()
-    network = ConvNet(data.train_images, embedding_dim=32)
+    network = ConvNet(data.train_images, EMBEDDING_DIM)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     loader = DataLoader(TensorDataset(data.train_images, data.train_labels), batch_size=BATCH_SIZE, shuffle=True)
     generator = torch.Generator().manual_seed(0)
     test_images = turned(data.test_images, generator)
-    memory = Memory(capacity, embedding_dim=32)
+    memory = Memory(capacity, EMBEDDING_DIM)
     loss_of = EPSHNLoss()
     for _ in range(EPOCHS):
         memory.clear()

@@ -8,8 +8,8 @@ random, so both runs begin alike.
 from __future__ import annotations
 
 import torch
-from common import ConvNet, digits, turned
 
+from common import ConvNet, digits, turned
 from hardmine.losses import GlobalLoss, RatioTripletLoss
 from hardmine.metrics import recall_at_1
 from hardmine.mining import AdaptiveKappa, SmartMiner

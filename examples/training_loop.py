@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from common import ConvNet, digits, turned
 from torch.utils.data import DataLoader, TensorDataset
 
+from common import ConvNet, digits, turned
 from hardmine.losses import SCTLoss
 from hardmine.metrics import recall_at_k
 from hardmine.mining import ClassBalancedSampler
@@ -17,7 +17,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # more threads gain nothing on images of 8 x 8
     data = digits()
-    network = ConvNet(data.train_images, embedding_dim=32)
+    network = ConvNet(data.train_images)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     loss_of = SCTLoss(lam=1.0)
     # 5 classes with 4 images each: every anchor has 3 positives and 16 negatives in its batch.
