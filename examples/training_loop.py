@@ -10,7 +10,7 @@ from hardmine.losses import SCTLoss
 from hardmine.metrics import recall_at_k
 from hardmine.mining import ClassBalancedSampler
 
-EPOCHS = 8
+EPOCHS = 5
 
 
 def main() -> None:
