@@ -18,10 +18,15 @@ EMULATED_TESTS := tests/ops/test_select_triplets.py tests/ops/test_triplet_loss.
   few_anchors or classes_of or beside_those or sums_and or 32_bit or 0.045 or 0.1 or 1.0))' \
   -q -p no:cacheprovider
 
-.PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
+EXAMPLES := digits training_loop memory_bank smart_mining hierarchical
+
+.PHONY: demo examples test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
 
 demo: build
-	$(PY) -m hardmine train
+	$(PY) examples/digits.py
+
+examples: build
+	set -e; for example in $(EXAMPLES); do echo "== $$example"; $(PY) examples/$$example.py; done
 
 test: build
 	$(PY) -m pytest tests

@@ -425,8 +425,7 @@ def default_effort(k: int) -> int:
 
 
 def _as_rows(name: str, rows: Any) -> Tensor:
-    """A checked matrix as contiguous float32 on the CPU, for the compiled index, which takes NumPy's arrays."""
-    require("numpy")
+    """A checked matrix as contiguous float32 on the CPU."""
     check_rows(name, rows, None)
     if rows.device.type != "cpu":
         raise ValueError(f"{name} must be on the CPU, got it on {rows.device}")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine._extras import require
 from hardmine._hooks import observed
 from hardmine.fanng import _fanng
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_finite, check_integer, shape_of
@@ -155,7 +154,6 @@ def draw_seed(generator: torch.Generator | None) -> int:
 
 def _check_lists(neighbor_lists: Any, distances: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The three tensors, contiguous, int64 and float32 or float64. The compiled code checks the lists' values."""
-    require("numpy")  # the compiled code takes its arrays
     kinds = {
         "neighbor_lists": (neighbor_lists, INTEGER_DTYPES, "an integer dtype"),
         "distances": (distances, FLOAT_DTYPES, "a floating dtype"),

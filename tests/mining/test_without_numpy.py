@@ -11,17 +11,10 @@ from hardmine.mining import random_triplets
 ROWS = torch.eye(4)
 
 
-@pytest.fixture
-def index() -> Index:
-    return Index.build(ROWS)
-
-
 @pytest.mark.parametrize(
-    "work",
-    [lambda _: Index.build(ROWS), lambda index: index.search(ROWS, 1), lambda _: random_triplets(torch.arange(4) // 2)],
-    ids=["build", "search", "random_triplets"],
+    "work", [lambda: Index.build(ROWS), lambda: random_triplets(torch.arange(4) // 2)], ids=["build", "random_triplets"]
 )
-def test_missing_numpy_names_the_package(work, index, monkeypatch):
+def test_missing_numpy_names_the_package(work, monkeypatch):
     monkeypatch.setitem(sys.modules, "numpy", None)
     with pytest.raises(ModuleNotFoundError, match="numpy is not installed and is needed here: pip install numpy"):
-        work(index)
+        work()

@@ -1,0 +1,77 @@
+"""Small batches with a memory of earlier embeddings: each anchor finds its triplet among hundreds of references.
+
+A batch of 8 images drawn without regard to class rarely holds a good positive and a hard negative for each of them. A
+memory does (cross-batch memory, Wang et al., CVPR 2020): embeddings change slowly, so those of the last steps can serve
+as references. Every loss takes them as `ref_embeddings` and `ref_labels`; their gradient is not needed.
+
+An anchor must not find its own copy in the memory, which would be its easiest positive, at similarity 1. So a batch
+enters the memory after its step, and the memory is emptied with each epoch, before any image comes a second time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from common import ConvNet, digits, turned
+from hardmine.losses import EPSHNLoss
+from hardmine.metrics import recall_at_1
+
+EPOCHS, BATCH_SIZE, CAPACITY, EMBEDDING_DIM = 6, 8, 512, 8
+
+
+class Memory:
+    """The last `capacity` embeddings and their labels, the oldest first."""
+
+    def __init__(self, capacity: int, embedding_dim: int) -> None:
+        self.capacity = capacity
+        self.embeddings = torch.empty(0, embedding_dim)
+        self.labels = torch.empty(0, dtype=torch.int64)
+
+    def enqueue(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Append a batch and drop what exceeds the capacity."""
+        self.embeddings = torch.cat([self.embeddings, embeddings.detach()])[-self.capacity :]
+        self.labels = torch.cat([self.labels, labels])[-self.capacity :]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.embeddings, self.labels = self.embeddings[:0], self.labels[:0]
+
+
+def train(capacity: int) -> float:
+    """Train with a memory of `capacity` embeddings, or with the batch alone for 0; return Recall@1 afterwards."""
+    torch.manual_seed(0)
+    data = digits()
+    network = ConvNet(data.train_images, EMBEDDING_DIM)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    loader = DataLoader(TensorDataset(data.train_images, data.train_labels), batch_size=BATCH_SIZE, shuffle=True)
+    generator = torch.Generator().manual_seed(0)
+    test_images = turned(data.test_images, generator)
+    memory = Memory(capacity, EMBEDDING_DIM)
+    loss_of = EPSHNLoss()
+    for _ in range(EPOCHS):
+        memory.clear()
+        for images, labels in loader:
+            embeddings = network(turned(images, generator))
+            loss = loss_of(embeddings, labels)
+            if capacity and len(memory.labels):
+                loss = loss + loss_of(embeddings, labels, memory.embeddings, memory.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if capacity:
+                memory.enqueue(embeddings, labels)
+    with torch.no_grad():
+        return recall_at_1(network(test_images), data.test_labels)
+
+
+def main() -> None:
+    torch.set_num_threads(1)  # more threads gain nothing on images of 8 x 8
+    print(f"{EPOCHS} epochs, {BATCH_SIZE} random images per batch")
+    for capacity in (0, CAPACITY):
+        print(f"memory of {capacity:>3} embeddings: Recall@1 {train(capacity):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Every example runs from start to end and shows what it promises."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MAX_LINES = 150
+UNTRAINED = 0.315  # Recall@1 of the untrained network on turned digits
+
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
+
+
+def run(name, folder, *arguments):
+    """What an example prints, run in a process of its own from another folder."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def recalls(text):
+    return [float(share) for share in re.findall(r"Recall@1 (\d\.\d{3})", text)]
+
+
+def test_digits_compares_three_losses_and_draws_triplets(tmp_path):
+    diagram = tmp_path / "pictures" / "triplets.png"
+    text = run("digits.py", tmp_path, "--output", diagram)
+    rows = [line.split() for line in text.splitlines() if line.startswith(("HN ", "SHN ", "SCT "))]
+    table = {method: [float(cell.removesuffix("%")) for cell in cells] for method, *cells in rows}
+    assert list(table) == ["HN", "SHN", "SCT"]
+    before, after, s_ap, s_an, hard, deviation = zip(*table.values(), strict=True)
+    assert len(set(before)) == 1  # the same weights
+    assert 0 < before[0] < min(after)
+    assert after[2] > max(after[:2])
+    assert s_an[0] == max(s_an)
+    assert s_an[0] > 0.8  # HN pulls everything together
+    assert s_ap[2] == min(s_ap)  # SCT does not pull the positives of hard triplets
+    assert 0 <= min(hard) <= max(hard) <= 100
+    assert 0 < min(deviation) <= max(deviation) < 1e-4
+    assert "60 of 1500 loss calls per row agree with the reference" in text
+    assert diagram.read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_loop_finds_unseen_classes_better_than_before(tmp_path):
+    before, *after = recalls(run("training_loop.py", tmp_path))
+    assert before == pytest.approx(UNTRAINED, abs=0.01)
+    assert len(after) == 5
+    assert after[-1] > 0.45
+
+
+def test_memory_bank_trains_with_and_without_a_memory(tmp_path):
+    alone, memory = recalls(run("memory_bank.py", tmp_path))
+    assert alone > 0.36
+    assert memory > 0.40
+    assert memory != alone
+
+
+def test_smart_mining_beats_random_triplets(tmp_path):
+    lines = run("smart_mining.py", tmp_path).splitlines()
+    cells = [re.sub(r"[|%]", " ", line).split() for line in lines if re.match(r"\s+\d", line)]
+    assert [row[0] for row in cells] == [str(number) for number in range(1, 9)]
+    mined_share, kappa, _, recall, random_share, no_kappa, _, random_recall = zip(
+        *(row[1:] for row in cells), strict=True
+    )
+    assert mined_share == ("0", "0", *["100"] * 6)
+    assert set(random_share) == {"0"}
+    assert kappa[:2] == ("-", "-")
+    assert all(float(each) >= 1 for each in kappa[2:])
+    assert set(no_kappa) == {"-"} or all(float(each) >= 1 for each in no_kappa[2:])
+    assert recall[:2] == random_recall[:2]  # two random epochs, so both begin alike
+
+    def late(recalls):
+        return sum(map(float, recalls[3:]))
+
+    assert late(recall) > late(random_recall)
+
+
+def test_hierarchical_prints_the_tree(tmp_path):
+    text = run("hierarchical.py", tmp_path)
+    before, *after = recalls(text)
+    assert before == pytest.approx(UNTRAINED, abs=0.01)
+    assert max(after) > 0.38
+    margins = [tuple(map(float, pair)) for pair in re.findall(r"margins (-?\d\.\d\d) to (-?\d\.\d\d)", text)]
+    assert len(margins) == len(after) == 6
+    table = [list(map(int, line.split())) for line in text.splitlines()[-5:]]
+    digits, levels = [row[0] for row in table], [row[1:] for row in table]
+    assert digits == [0, 2, 4, 6, 8]
+    assert levels == [list(row) for row in zip(*levels, strict=True)]  # symmetric
+    assert all(levels[k][k] == 0 for k in range(5))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_examples_are_short_and_listed(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+    assert f"`{path.name}`" in (EXAMPLES / "README.md").read_text()
+    assert (
+        path.stem == "common"
+        or f" {path.stem}"
+        in re.search(r"^EXAMPLES :=.*$", (EXAMPLES.parent / "Makefile").read_text(), re.MULTILINE).group()
+    )
