@@ -37,7 +37,8 @@ class TripletLoss(SelectionLoss):
         min_similarity: Anchors count only if both their similarities exceed it.
         generator: What random selections draw from; None stands for the default generator of the device. It is no
             part of the module's ``state_dict``: save its ``get_state()`` too, to resume a training. A copy or a pickle
-            of the module has a generator of its own, in the state of the original's.
+            of the module has a generator of its own, in the state of the original's. Under ``torch.utils.checkpoint``
+            it must be None: that restores the state of the default generator only, before it computes the loss again.
 
     Raises:
         TypeError: On making it: an option of the wrong type.
