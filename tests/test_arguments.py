@@ -307,24 +307,16 @@ def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
 
 
 @each_op
-def test_direct_calls_with_wrong_lists_of_options(name, monkeypatch):
-    """Every list of modes and numbers must have its length, and every mode a code that stands for something."""
+def test_direct_calls_with_codes_that_stand_for_nothing(name, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name)
-    lists = [position for position, argument in enumerate(arguments) if isinstance(argument, list)]
-    assert len(lists) == 2
-
-    def call(position, options):
-        return packet(*arguments[:position], options, *arguments[position + 1 :])
-
-    for position in lists:
-        for options in (arguments[position][:-1], [*arguments[position], 0]):
-            with pytest.raises((ValueError, RuntimeError), match=r"must hold \d+ numbers, got"):
-                call(position, options)
-    modes = arguments[lists[0]]
-    for mode in range(len(modes)):
-        if mode in (5, 8):
-            continue  # allow_tf32 and separate_means: not codes
+    names = [argument.name for argument in packet.default._schema.arguments]
+    codes = [names.index(n) for n in ("similarity", "positive", "negative", "semihard_fallback", "tie")]
+    if name != "select_triplets":
+        codes += [names.index(n) for n in ("term", "hard_rule", "reduction")]
+    assert all(type(arguments[position]) is int for position in codes)
+    for position in codes:
         for code in (-1, 7):
-            options = [code if i == mode else c for i, c in enumerate(modes)]
-            with pytest.raises((ValueError, RuntimeError), match=rf"must be a code from 0 to \d, got {code}"):
-                call(lists[0], options)
+            given = [code if i == position else a for i, a in enumerate(arguments)]
+            message = rf"{names[position]} must be a code from 0 to \d, got {code}"
+            with pytest.raises((ValueError, RuntimeError), match=message):
+                packet(*given)

@@ -206,12 +206,10 @@ def test_gradcheck(options, reduction, device):
 
 def measures(x, triplets, options):
     """The compiled op's own outputs: loss, s_ap, s_an."""
-    codes = [
-        SIMILARITIES.index(options["similarity"]),
-        ("nca", "hinge", "soft_margin", "sct", "ratio").index(options["term"]),
-        REDUCTIONS.index(options.get("reduction", "mean")),
-    ]
-    return torch.ops.hardmine.indexed_triplet_loss(x, triplets, codes, [0.7, 0.2, 0.7])
+    similarity = SIMILARITIES.index(options["similarity"])
+    term = ("nca", "hinge", "soft_margin", "sct", "ratio").index(options["term"])
+    reduction = REDUCTIONS.index(options.get("reduction", "mean"))
+    return torch.ops.hardmine.indexed_triplet_loss(x, triplets, similarity, term, 0.7, 0.2, 0.7, reduction)
 
 
 @each_kind

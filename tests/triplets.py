@@ -121,5 +121,5 @@ def case_id(case: Any) -> str:
 
 def compiled_arguments(name: str, batch: Batch) -> tuple:
     """What torch.ops.hardmine.<name> takes with the op's default options."""
-    options = ([0, 4, 0], [0.1, 0.2, 1.0]) if name == "indexed_triplet_loss" else ([0], [0.8, 0.01])
+    options = (0, 4, 0.1, 0.2, 1.0, 0) if name == "indexed_triplet_loss" else (0, 0.8, 0.01)
     return (*batch, *options)

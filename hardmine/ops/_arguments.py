@@ -35,8 +35,6 @@ REDUCTIONS = ("mean", "sum", "none")
 TERMS = ("nca", "hinge", "soft_margin", "sct")
 INDEXED_TERMS = (*TERMS, "ratio")
 HARD_RULES = ("above", "above_and_cutoff", "above_or_cutoff")
-# How many modes and limits of a selection come before those of a loss, in the lists of an op that takes both.
-SELECTION_MODES, SELECTION_LIMITS = 6, 2
 
 
 def check_choice(name: str, value: Any, choices: tuple) -> int:
@@ -198,9 +196,9 @@ def _tf32_is_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def allow_tf32(embeddings: Tensor) -> int:
-    """1 if products of float32 embeddings may be rounded as torch's own matrix products are on their device, else 0."""
-    return int(embeddings.is_cuda and embeddings.dtype == torch.float32 and _tf32_is_allowed())
+def allow_tf32(embeddings: Tensor) -> bool:
+    """Whether products of float32 embeddings may be rounded as torch's own matrix products are on their device."""
+    return embeddings.is_cuda and embeddings.dtype == torch.float32 and _tf32_is_allowed()
 
 
 def check_selection(
@@ -212,21 +210,18 @@ def check_selection(
     semihard_fallback: str | None,
     tie: str,
     semihard_margin: float | None,
-) -> tuple[list[int], list[float]]:
-    """Checks the options of a selection; returns them as the compiled ops take them: modes and limits."""
-    modes = [
+) -> list[int | float]:
+    """Checks the options of a selection; returns them as the schemas of the compiled ops list them."""
+    return [
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("positive", positive, POSITIVES),
         check_choice("negative", negative, NEGATIVES),
         check_choice("semihard_fallback", semihard_fallback, FALLBACKS),
         check_choice("tie", tie, TIES),
-        allow_tf32(embeddings),
-    ]
-    limits = [
         optional_number("duplicate_threshold", duplicate_threshold, math.inf),
         optional_number("semihard_margin", semihard_margin, math.inf, above=0.0),
+        allow_tf32(embeddings),
     ]
-    return modes, limits
 
 
 def check_generator(generator: Any, embeddings: Tensor) -> None:
@@ -265,19 +260,16 @@ def check_loss(
     hard_rule: str = "above",
     hard_cutoff: float = 0.0,
     separate_means: bool = False,
-) -> tuple[list[int], list[float]]:
-    """Checks the options of a triplet loss; returns them as the compiled ops take them: modes and numbers."""
-    modes = [
+) -> list[int | float]:
+    """Checks the options of a triplet loss; returns them as the schemas of the compiled ops list them."""
+    return [
         check_choice("term", term, TERMS),
         check_choice("hard_rule", hard_rule, HARD_RULES),
-        int(separate_means),
-        check_choice("reduction", reduction, REDUCTIONS),
-    ]
-    numbers = [
+        separate_means,
         check_number("temperature", temperature, above=0.0),
         check_number("margin", margin),
         check_number("lam", lam),
         check_number("hard_cutoff", hard_cutoff),
         optional_number("min_similarity", min_similarity, -math.inf),
+        check_choice("reduction", reduction, REDUCTIONS),
     ]
-    return modes, numbers

@@ -19,7 +19,8 @@ from hardmine.ops._arguments import (
     has_values,
     shape_of,
 )
-from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backward
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype
 
 # The position of a name is its code in the compiled op: BatchAllReduction in csrc/core/batch_all.h.
 REDUCTIONS = ("mean", "mean_active", "sum")
@@ -97,11 +98,17 @@ def batch_all_triplet_loss(
     kind = check_choice("similarity", similarity, SIMILARITIES)
     if similarity == "dot":
         raise ValueError("similarity must be 'cosine' or 'euclidean', which have distances, got 'dot'")
-    modes = [kind, check_choice("reduction", reduction, REDUCTIONS), int(squared), allow_tf32(embeddings)]
-    numbers = [0.0 if table is not None else check_number("margin", margin)]
-    need_grad = embeddings.requires_grad and torch.is_grad_enabled()
     loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
-        embeddings, labels, table, table_row, modes, numbers, need_grad
+        embeddings,
+        labels,
+        table,
+        table_row,
+        kind,
+        squared,
+        0.0 if table is not None else check_number("margin", margin),
+        check_choice("reduction", reduction, REDUCTIONS),
+        allow_tf32(embeddings),
+        embeddings.requires_grad and torch.is_grad_enabled(),
     )
     return (loss, TripletCounts(active, total)) if return_counts else loss
 
@@ -136,7 +143,8 @@ def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) ->
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss")
-def _(embeddings, labels, margin_table, table_row, modes, numbers, need_grad):
+def _(embeddings, labels, *options):
+    need_grad = options[-1]
     dtype = accumulate_dtype(embeddings.dtype)
     loss = embeddings.new_empty((), dtype=dtype)
     grad = embeddings.new_empty(embeddings.shape if need_grad else (0,), dtype=dtype)
@@ -148,10 +156,10 @@ def _(grad_loss, grad_embeddings, embeddings):
     return torch.empty_like(grad_embeddings)
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, *_, need_grad = inputs
-    _, grad, active, total = output
-    ctx.need_grad, ctx.dtype = need_grad, embeddings.dtype
+def _setup_context(ctx, arguments, outputs):
+    embeddings, *_, ctx.need_grad = arguments
+    _, grad, active, total = outputs
+    ctx.dtype = embeddings.dtype
     ctx.mark_non_differentiable(grad, active, total)
     ctx.save_for_backward(grad, embeddings)
     ctx.set_materialize_grads(False)
@@ -159,12 +167,12 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, *_):
     if grad_loss is None:
-        return (None,) * 7
+        return (None,)
     if not ctx.need_grad:
         raise RuntimeError("hardmine::batch_all_triplet_loss was called with need_grad=False")
     grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *ctx.saved_tensors)
-    return grad.to(ctx.dtype), *[None] * 6
+    return (grad.to(ctx.dtype),)
 
 
-torch.library.register_autograd("hardmine::batch_all_triplet_loss", _backward, setup_context=_setup_context)
-forbid_double_backward("batch_all_triplet_loss_backward")
+register_autograd("batch_all_triplet_loss", (0,), _setup_context, _backward)
+forbid_double_backward("batch_all_triplet_loss", range(3))

@@ -7,12 +7,8 @@ from torch import Tensor
 
 from hardmine import _verification
 from hardmine.ops._arguments import SIMILARITIES, check_choice, check_number, check_triplets
-from hardmine.ops.indexed_triplet_loss import (
-    check_distance_similarity,
-    fake_triplet_loss,
-    loss_of_triplets,
-    register_triplet_loss,
-)
+from hardmine.ops._fakes import fake_triplet_loss
+from hardmine.ops.indexed_triplet_loss import check_distance_similarity, loss_of_triplets, register_triplet_loss
 
 
 @_verification.verified("global_loss")
@@ -70,14 +66,17 @@ def global_loss(
         CVPR 2016.
     """
     triplets, labels = check_triplets(embeddings, triplets, labels)
-    modes = [check_choice("similarity", similarity, SIMILARITIES)]
+    options = [
+        check_choice("similarity", similarity, SIMILARITIES),
+        check_number("lam", lam),
+        check_number("threshold", threshold),
+    ]
     check_distance_similarity(similarity, "global_loss")
-    numbers = [check_number("lam", lam), check_number("threshold", threshold)]
-    return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, modes, numbers)
+    return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, options)
 
 
 @torch.library.register_fake("hardmine::global_loss")
-def _(embeddings, triplets, modes, numbers):
+def _(embeddings, triplets, *options):
     return fake_triplet_loss(embeddings, triplets, reduced=True)
 
 

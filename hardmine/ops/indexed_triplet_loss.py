@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hardmine import _library, _verification
+from hardmine import _verification
 from hardmine.ops._arguments import (
     INDEXED_TERMS,
     REDUCTIONS,
@@ -18,9 +18,8 @@ from hardmine.ops._arguments import (
     check_triplets,
     has_values,
 )
-from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backward
-
-_library.load()
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import fake_triplet_loss
 
 
 @_verification.verified("indexed_triplet_loss")
@@ -82,19 +81,17 @@ def indexed_triplet_loss(
         others: see :func:`hardmine.ops.triplet_loss`.
     """
     triplets, labels = check_triplets(embeddings, triplets, labels)
-    modes = [
+    options = [
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("term", term, INDEXED_TERMS),
+        check_number("temperature", temperature, above=0.0),
+        check_number("margin", margin, above=0.0 if term == "ratio" else -math.inf),
+        check_number("lam", lam),
         check_choice("reduction", reduction, REDUCTIONS),
     ]
     if term == "ratio":
         check_distance_similarity(similarity, "term 'ratio'")
-    numbers = [
-        check_number("temperature", temperature, above=0.0),
-        check_number("margin", margin, above=0.0 if term == "ratio" else -math.inf),
-        check_number("lam", lam),
-    ]
-    return loss_of_triplets(torch.ops.hardmine.indexed_triplet_loss, embeddings, triplets, labels, modes, numbers)
+    return loss_of_triplets(torch.ops.hardmine.indexed_triplet_loss, embeddings, triplets, labels, options)
 
 
 def check_distance_similarity(similarity: str, loss: str) -> None:
@@ -108,54 +105,47 @@ def loss_of_triplets(
     embeddings: Tensor,
     triplets: Tensor,
     labels: Tensor | None,
-    modes: list[int],
-    numbers: list[float],
+    options: list[int | float],
 ) -> Tensor:
     """The loss that ``op`` computes, after its check of the indices; then the labels can be looked up safely.
 
     On the CPU, that is: elsewhere indices are not checked by then, and labels are not looked up.
     """
-    loss, _, _ = op(embeddings, triplets, modes, numbers)
+    loss, _, _ = op(embeddings, triplets, *options)
     if labels is not None and has_values(triplets):
         check_triplet_classes(triplets, labels)
     return loss
 
 
-def fake_triplet_loss(embeddings: Tensor, triplets: Tensor, reduced: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes and dtypes of a loss on given triplets, and of the measures of their pairs."""
-    values = embeddings.new_empty(triplets.shape[0], dtype=accumulate_dtype(embeddings.dtype))
-    loss = values.new_empty(()) if reduced else torch.empty_like(values)
-    return loss, torch.empty_like(values), torch.empty_like(values)
-
-
 def register_triplet_loss(name: str) -> None:
-    """Registers fake backward and autograd of an op ``(embeddings, triplets, modes, numbers) -> (loss, [T], [T])``."""
+    """Registers fake backward and autograd of an op ``(embeddings, triplets, *options) -> (loss, [T], [T])``."""
     packet = getattr(torch.ops.hardmine, f"{name}_backward")
 
     @torch.library.register_fake(f"hardmine::{name}_backward")
     def _(grad_loss, grad_positive, grad_negative, embeddings, *rest):
         return embeddings.new_empty(embeddings.shape)
 
-    def setup_context(ctx, inputs, output):
-        embeddings, triplets, *ctx.options = inputs
-        ctx.save_for_backward(embeddings, triplets, *output[1:])
-        ctx.loss_shape = output[0].shape
+    def setup_context(ctx, arguments, outputs):
+        embeddings, triplets, *ctx.options = arguments
+        ctx.save_for_backward(embeddings, triplets, *outputs[1:])
+        ctx.loss_shape = outputs[0].shape
         ctx.set_materialize_grads(False)
 
     def backward(ctx, grad_loss, grad_positive, grad_negative):
         embeddings, triplets, positive, negative = ctx.saved_tensors
         if grad_loss is None:  # only the measures were used
             grad_loss = positive.new_zeros(ctx.loss_shape)
-        grad = packet(grad_loss, grad_positive, grad_negative, embeddings, triplets, positive, negative, *ctx.options)
-        return grad, None, None, None
+        return (
+            packet(grad_loss, grad_positive, grad_negative, embeddings, triplets, positive, negative, *ctx.options),
+        )
 
-    torch.library.register_autograd(f"hardmine::{name}", backward, setup_context=setup_context)
-    forbid_double_backward(f"{name}_backward")
+    register_autograd(name, (0,), setup_context, backward)
+    forbid_double_backward(name, (0, 1, 2, 3, 5, 6))
 
 
 @torch.library.register_fake("hardmine::indexed_triplet_loss")
-def _(embeddings, triplets, modes, numbers):
-    return fake_triplet_loss(embeddings, triplets, REDUCTIONS[modes[-1]] != "none")
+def _(embeddings, triplets, *options):
+    return fake_triplet_loss(embeddings, triplets, REDUCTIONS[options[-1]] != "none")
 
 
 register_triplet_loss("indexed_triplet_loss")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hardmine import _verification
 from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_integer, check_rows
-from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 
 MOST_NEIGHBORS = 1024
 
@@ -74,7 +75,7 @@ def knn(
     if exclude_self is None:
         exclude_self = refs is None
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, bool(allow_tf32(queries))))
+    return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, allow_tf32(queries)))
 
 
 @torch.library.register_fake("hardmine::knn")
@@ -88,18 +89,18 @@ def _(grad_similarity, index, queries, refs, similarity, need_queries, need_refs
     return fake_gradients(queries, refs, need_queries, need_refs)
 
 
-def _setup_context(ctx, inputs, output):
-    queries, refs, _, _, ctx.similarity, _ = inputs
-    ctx.save_for_backward(output[1], queries, refs)
+def _setup_context(ctx, arguments, outputs):
+    queries, refs, _, _, ctx.similarity, _ = arguments
+    ctx.save_for_backward(outputs[1], queries, refs)
 
 
 def _backward(ctx, grad_similarity, _):
-    need, need_refs = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+    need, need_refs, *_ = ctx.needs_input_grad
     grad, grad_refs = torch.ops.hardmine.knn_backward(
         grad_similarity, *ctx.saved_tensors, ctx.similarity, need, need_refs
     )
-    return (grad if need else None, grad_refs if need_refs else None, *[None] * 4)
+    return grad if need else None, grad_refs if need_refs else None
 
 
-torch.library.register_autograd("hardmine::knn", _backward, setup_context=_setup_context)
-forbid_double_backward("knn_backward")
+register_autograd("knn", (0, 1), _setup_context, _backward)
+forbid_double_backward("knn", (0, 2, 3))

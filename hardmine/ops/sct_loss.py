@@ -129,7 +129,7 @@ def sct_loss(
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     values = resolve_preset(preset, hard_cutoff, duplicate_threshold, tie)
-    selection_modes, selection_limits = check_selection(
+    selection_options = check_selection(
         embeddings,
         positive,
         negative,
@@ -139,7 +139,7 @@ def sct_loss(
         values.tie,
         semihard_margin,
     )
-    loss_modes, loss_numbers = check_loss(
+    loss_options = check_loss(
         term="sct",
         temperature=temperature,
         lam=lam,
@@ -156,7 +156,7 @@ def sct_loss(
         ref_embeddings,
         ref_labels,
         random,
-        selection_modes + loss_modes,
-        selection_limits + loss_numbers,
+        *selection_options,
+        *loss_options,
     )
     return (loss, as_selection(*selected)) if return_selection else loss

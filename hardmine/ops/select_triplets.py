@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _library, _verification
+from hardmine import _verification
 from hardmine.ops._arguments import check_labeled_rows, check_selection, draw_random
-
-_library.load()
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import fake_gradients, fake_selection
 
 
 class Selection(NamedTuple):
@@ -115,38 +115,6 @@ def as_selection(
     return Selection(positive_index, negative_index, positive_similarity, negative_similarity)
 
 
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of similarities and losses: what the ops accumulate in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def fake_selection(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shapes and dtypes of a selection."""
-    index = embeddings.new_empty(embeddings.shape[0], dtype=torch.int64)
-    values = embeddings.new_empty(embeddings.shape[0], dtype=accumulate_dtype(embeddings.dtype))
-    return values, torch.empty_like(values), index, torch.empty_like(index)
-
-
-def fake_gradients(
-    embeddings: Tensor, ref_embeddings: Tensor | None, need_embeddings: bool, need_ref_embeddings: bool
-) -> tuple[Tensor, Tensor]:
-    """Shapes and dtypes of the gradients of embeddings and refs; one that is not needed is empty."""
-
-    def like(rows: Tensor | None, need: bool) -> Tensor:
-        return embeddings.new_empty(rows.shape if need and rows is not None else (0,))
-
-    return like(embeddings, need_embeddings), like(ref_embeddings, need_ref_embeddings)
-
-
-def forbid_double_backward(op: str) -> None:
-    """Makes a second derivative through ``op``, a backward op, an error that says so, instead of a silent zero."""
-
-    def backward(ctx, *grads):
-        raise NotImplementedError(f"hardmine::{op.removesuffix('_backward')} has no second derivative")
-
-    torch.library.register_autograd(f"hardmine::{op}", backward)
-
-
 @torch.library.register_fake("hardmine::select_triplets")
 def _(embeddings, labels, ref_embeddings, ref_labels, *options):
     return fake_selection(embeddings)
@@ -167,15 +135,14 @@ def _(
     return fake_gradients(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings)
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, _, modes, _ = inputs
-    ctx.similarity = modes[0]
-    ctx.save_for_backward(embeddings, ref_embeddings, output[2], output[3])
+def _setup_context(ctx, arguments, outputs):
+    embeddings, _, ref_embeddings, _, _, ctx.similarity, *_ = arguments
+    ctx.save_for_backward(embeddings, ref_embeddings, outputs[2], outputs[3])
 
 
 def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
     embeddings, ref_embeddings, positive_index, negative_index = ctx.saved_tensors
-    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    need, need_ref, *_ = ctx.needs_input_grad
     grad, grad_ref = torch.ops.hardmine.select_triplets_backward(
         grad_positive,
         grad_negative,
@@ -187,8 +154,8 @@ def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_neg
         need,
         need_ref,
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 4)
+    return grad if need else None, grad_ref if need_ref else None
 
 
-torch.library.register_autograd("hardmine::select_triplets", _backward, setup_context=_setup_context)
-forbid_double_backward("select_triplets_backward")
+register_autograd("select_triplets", (0, 2), _setup_context, _backward)
+forbid_double_backward("select_triplets", (0, 1, 2, 3))

@@ -6,16 +6,10 @@ import torch
 from torch import Tensor
 
 from hardmine import _verification
-from hardmine.ops._arguments import (
-    REDUCTIONS,
-    SELECTION_LIMITS,
-    SELECTION_MODES,
-    check_labeled_rows,
-    check_loss,
-    check_selection,
-    draw_random,
-)
-from hardmine.ops.select_triplets import Selection, as_selection, fake_gradients, fake_selection, forbid_double_backward
+from hardmine.ops._arguments import REDUCTIONS, check_labeled_rows, check_loss, check_selection, draw_random
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import fake_gradients, fake_selection
+from hardmine.ops.select_triplets import Selection, as_selection
 
 
 @_verification.verified("triplet_loss")
@@ -89,10 +83,10 @@ def triplet_loss(
         Hermans et al., arXiv:1703.07737; sct: ECCV 2020, eq. 13.
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    selection_modes, selection_limits = check_selection(
+    selection_options = check_selection(
         embeddings, positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
     )
-    loss_modes, loss_numbers = check_loss(
+    loss_options = check_loss(
         term=term,
         temperature=temperature,
         margin=margin,
@@ -107,21 +101,17 @@ def triplet_loss(
         ref_embeddings,
         ref_labels,
         random,
-        selection_modes + loss_modes,
-        selection_limits + loss_numbers,
+        *selection_options,
+        *loss_options,
     )
     return (loss, as_selection(*selected)) if return_selection else loss
 
 
-def _is_unreduced(modes: list[int]) -> bool:
-    return REDUCTIONS[modes[-1]] == "none"
-
-
 @torch.library.register_fake("hardmine::triplet_loss")
-def _(embeddings, labels, ref_embeddings, ref_labels, random, modes, numbers):
+def _(embeddings, *options):
     selection = fake_selection(embeddings)
     values = selection[0]
-    return torch.empty_like(values) if _is_unreduced(modes) else values.new_empty(()), *selection
+    return torch.empty_like(values) if REDUCTIONS[options[-1]] == "none" else values.new_empty(()), *selection
 
 
 @torch.library.register_fake("hardmine::triplet_loss_backward")
@@ -129,24 +119,24 @@ def _(grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *opti
     return fake_gradients(embeddings, ref_embeddings, *options[-2:])
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, _, modes, numbers = inputs
-    ctx.options = (modes[0], modes[SELECTION_MODES:], numbers[SELECTION_LIMITS:])
-    ctx.save_for_backward(embeddings, ref_embeddings, *output[1:])
+def _setup_context(ctx, arguments, outputs):
+    embeddings, _, ref_embeddings, _, _, similarity, _, _, _, _, _, _, _, *loss_options = arguments
+    ctx.options = (similarity, *loss_options)
+    ctx.loss_shape = outputs[0].shape
+    ctx.save_for_backward(embeddings, ref_embeddings, *outputs[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_loss, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
     embeddings, ref_embeddings, *selected = ctx.saved_tensors
     if grad_loss is None:  # only the returned similarities were used
-        values = selected[0]
-        grad_loss = torch.zeros_like(values) if _is_unreduced(ctx.options[1]) else values.new_zeros(())
-    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+        grad_loss = selected[0].new_zeros(ctx.loss_shape)
+    need, need_ref, *_ = ctx.needs_input_grad
     grad, grad_ref = torch.ops.hardmine.triplet_loss_backward(
         grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *selected, *ctx.options, need, need_ref
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 4)
+    return grad if need else None, grad_ref if need_ref else None
 
 
-torch.library.register_autograd("hardmine::triplet_loss", _backward, setup_context=_setup_context)
-forbid_double_backward("triplet_loss_backward")
+register_autograd("triplet_loss", (0, 2), _setup_context, _backward)
+forbid_double_backward("triplet_loss", range(7))

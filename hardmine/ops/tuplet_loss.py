@@ -18,7 +18,8 @@ from hardmine.ops._arguments import (
     check_number,
     optional_number,
 )
-from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 
 # The position of a name is its code in the compiled op: TupletPositive in csrc/core/tuplet_terms.h.
 POSITIVES = ("easiest", "hardest", "all")
@@ -91,20 +92,19 @@ def tuplet_loss(
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4.
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    modes = [
-        check_choice("similarity", similarity, SIMILARITIES),
-        check_choice("positive", positive, POSITIVES),
-        check_choice("reduction", reduction, REDUCTIONS),
-        allow_tf32(embeddings),
-    ]
-    numbers = [
-        check_number("temperature", temperature, above=0.0),
-        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
-    ]
-    if numbers[0] < 1e-30:
+    if check_number("temperature", temperature, above=0.0) < 1e-30:
         raise ValueError(f"temperature must be at least 1e-30, got {temperature}")
     loss, level, s_ap, _, _, _, index, _ = torch.ops.hardmine.tuplet_loss(
-        embeddings, labels, ref_embeddings, ref_labels, modes, numbers
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
+        check_choice("similarity", similarity, SIMILARITIES),
+        check_choice("positive", positive, POSITIVES),
+        float(temperature),
+        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
+        check_choice("reduction", reduction, REDUCTIONS),
+        allow_tf32(embeddings),
     )
     if not return_terms:
         return loss
@@ -113,10 +113,10 @@ def tuplet_loss(
 
 
 @torch.library.register_fake("hardmine::tuplet_loss")
-def _(embeddings, labels, ref_embeddings, ref_labels, modes, numbers):
+def _(embeddings, labels, *options):
     values = embeddings.new_empty(embeddings.shape[0], dtype=accumulate_dtype(embeddings.dtype))
     index = labels.new_empty(embeddings.shape[0])
-    loss = torch.empty_like(values) if REDUCTIONS[modes[2]] == "none" else values.new_empty(())
+    loss = torch.empty_like(values) if REDUCTIONS[options[-2]] == "none" else values.new_empty(())
     return loss, *(torch.empty_like(values) for _ in range(5)), index, torch.empty_like(index)
 
 
@@ -125,22 +125,22 @@ def _(grad_loss, embeddings, labels, ref_embeddings, *options):
     return fake_gradients(embeddings, ref_embeddings, *options[-2:])
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, labels, ref_embeddings, ref_labels, *ctx.options = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, *output[3:])
+def _setup_context(ctx, arguments, outputs):
+    embeddings, labels, ref_embeddings, ref_labels, *ctx.options = arguments
+    ctx.mark_non_differentiable(*outputs[1:])
+    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, *outputs[3:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_loss, *_):
-    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    need, need_ref, *_ = ctx.needs_input_grad
     if grad_loss is None:
-        return (None,) * 6
+        return None, None
     grad, grad_ref = torch.ops.hardmine.tuplet_loss_backward(
         grad_loss, *ctx.saved_tensors, *ctx.options, need, need_ref
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, None, None, None)
+    return grad if need else None, grad_ref if need_ref else None
 
 
-torch.library.register_autograd("hardmine::tuplet_loss", _backward, setup_context=_setup_context)
-forbid_double_backward("tuplet_loss_backward")
+register_autograd("tuplet_loss", (0, 2), _setup_context, _backward)
+forbid_double_backward("tuplet_loss", (0, 1, 3, 5, 6, 7))
