@@ -10,9 +10,9 @@ TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
 # Of the tests of the ops, those that a few minutes of emulation can run. Left out: what is of the CPU or of a process of
 # its own (threads, SIMD levels, memory, compiled calls), batches of many tiles, the largest depths and lists, and most
 # gradchecks.
-EMULATED_TESTS := tests/test_select_triplets.py tests/test_triplet_loss.py tests/test_sct_loss.py tests/test_tuplet_loss.py \
-  tests/test_batch_all_triplet_loss.py tests/test_edges.py tests/test_gradients.py tests/test_knn.py \
-  tests/test_given_triplets.py tests/test_indexed_triplet_loss.py tests/test_global_loss.py \
+EMULATED_TESTS := tests/ops/test_select_triplets.py tests/ops/test_triplet_loss.py tests/ops/test_sct_loss.py tests/ops/test_tuplet_loss.py \
+  tests/ops/test_batch_all_triplet_loss.py tests/ops/test_edges.py tests/ops/test_gradients.py tests/ops/test_knn.py \
+  tests/ops/test_given_triplets.py tests/ops/test_indexed_triplet_loss.py tests/ops/test_global_loss.py \
   -k 'not cuda and not threads and not simd and not 5000 and not 577 and not 1000 and not largest_k and not few_queries \
   and not gradcheck_of_triplet_loss and not gradcheck_of_sct_loss and not ((tuplet or batch_all) and (gradcheck and not mean or 700 or \
   few_anchors or classes_of or beside_those or sums_and or 32_bit or 0.045 or 0.1 or 1.0))' \

@@ -6,6 +6,9 @@ with the features and the archive of the cars. docs/htl.md has a run of it.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +16,6 @@ from torch import Tensor
 import environment
 from graphs.data import car_features, car_labels
 from hardmine.mining import AnchorNeighborSampler, ClassTree, class_distances
-from mining_cost import best_seconds, embedding_like
 
 SIZES = [  # classes and images a class, about as in CAR (half), In-shop and SOP
     (98, 41),
@@ -23,6 +25,28 @@ SIZES = [  # classes and images a class, about as in CAR (half), In-shop and SOP
 DEPTH = 128
 ROUNDS = 3
 ROWS_AT_ONCE = 1024
+LATENT_DEPTH = 16  # an embedding's rows fill fewer dimensions than it has
+IMAGES_PER_CLASS = 20
+
+
+def embedding_like(rows: int, depth: int, seed: int = 0) -> Tensor:
+    """Classes of 20 rows, overlapping, in a 16-dimensional part of the space, and a little noise in all of it."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randn(-(-rows // IMAGES_PER_CLASS), LATENT_DEPTH, generator=generator)
+    latent = classes.repeat_interleave(IMAGES_PER_CLASS, 0)[:rows]
+    latent = latent + 0.5 * torch.randn(rows, LATENT_DEPTH, generator=generator)
+    spread = torch.randn(LATENT_DEPTH, depth, generator=generator) / LATENT_DEPTH**0.5
+    return latent @ spread + 0.05 * torch.randn(rows, depth, generator=generator)
+
+
+def best_seconds(work: Callable[[], object], rounds: int) -> float:
+    """The shortest of some times: what the work costs when nothing else is in its way."""
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def distances_of_all_pairs(rows: Tensor, labels: Tensor) -> Tensor:

@@ -4,17 +4,22 @@ import importlib
 from types import ModuleType
 
 from hardmine._library import simd_level
-from hardmine._verification import Report, VerificationError, verify
 from hardmine._version import __version__
+from hardmine.verification import Report, VerificationError, verify
 
-_SUBMODULES = ("losses", "ops", "reference")
+# Imported when they are first used: all but the references need the compiled library.
+_SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference")
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Imports submodules when they are first used: ops and losses need the compiled library, the references don't."""
-    if name in _SUBMODULES:
+    """Import a subpackage when it is first used."""
+    if name in _SUBPACKAGES:
         return importlib.import_module(f"hardmine.{name}")
     raise AttributeError(f"module 'hardmine' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SUBPACKAGES])
 
 
 __all__ = ["Report", "VerificationError", "__version__", "simd_level", "verify"]

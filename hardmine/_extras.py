@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+_PIP_NAMES = {"sklearn": "scikit-learn"}
 
-def require(module: str, extra: str = "train") -> ModuleType:
-    """Import an optional dependency, or say which extra of hardmine brings it.
+
+def require(module: str, install: str | None = None) -> ModuleType:
+    """Import an optional dependency, or say how to install it.
 
     Args:
-        module: Dotted name of the module, for example `"matplotlib.figure"`.
-        extra: Name of the extra in hardmine's metadata that installs it.
+        module: Dotted name of the module, for example `"scipy.cluster.hierarchy"`.
+        install: What to pass to `pip install`. None: the package's name; none of the library's dependencies requires
+            torch, so that the installed one stays.
 
     Returns:
         The imported module.
@@ -25,5 +28,6 @@ def require(module: str, extra: str = "train") -> ModuleType:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there, something it needs is not: its own message says more
-        message = f"{package} is not installed and is needed here: pip install 'hardmine[{extra}]'"
+        install = install or _PIP_NAMES.get(package, package)
+        message = f"{package} is not installed and is needed here: pip install {install} (it keeps the installed torch)"
         raise ModuleNotFoundError(message, name=error.name) from error

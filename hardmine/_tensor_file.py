@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 CHECKSUM = "sha256"
 
 
-def write_tensors(
-    path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str], *, extra: str
-) -> None:
+def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write a safetensors file with a checksum, so that it is either there, whole, or not there.
 
     A file of that name is replaced once the new one is complete and on the disk; until then it stays as it is.
@@ -28,13 +26,12 @@ def write_tensors(
         path: Name of the file. A symbolic link is followed.
         tensors: What it holds.
         metadata: What it says of them. The checksum is added to it, as `sha256`.
-        extra: Name of the extra of hardmine that installs safetensors.
 
     Raises:
         OSError: The file cannot be written, or its name is taken by something that is no file.
         ModuleNotFoundError: safetensors is not installed.
     """
-    safetensors = require("safetensors.numpy", extra)
+    safetensors = require("safetensors.numpy")
     name = Path(os.path.realpath(path))  # a link goes on leading to the file
     if name.exists() and not name.is_file():
         raise FileExistsError(f"{path} must be the name of a file, got something else that is there: nothing was saved")
@@ -46,7 +43,7 @@ def write_tensors(
             mode = os.fstat(file.fileno()).st_mode & 0o777
         try:
             safetensors.save_file(tensors, draft, metadata)
-        except require("safetensors", extra).SafetensorError as error:
+        except require("safetensors").SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
         draft.chmod(mode)
         with open(draft, "rb+") as file:

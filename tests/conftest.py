@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 import torch
 
+import hardmine
 from hardmine import _library
 
 # The CUDA ops on an emulated GPU (CMake's HARDMINE_EMULATION), whose tensors are on the CPU, in place of the CPU ops.
@@ -43,3 +44,13 @@ def saved_figures(monkeypatch):
 
     monkeypatch.setattr(figure, "savefig", keep)
     return saved
+
+
+@pytest.fixture
+def verify(tmp_path):
+    """hardmine.verify of every call, which saves where the test may write."""
+
+    def make(**options):
+        return hardmine.verify(**{"every": 1, "save_dir": tmp_path / "saved", **options})
+
+    return make

@@ -3,13 +3,14 @@
 from hardmine.metrics.clustering import nmi
 from hardmine.metrics.distributions import Distribution, nearest_train_similarities, within_class_similarities
 from hardmine.metrics.recall import HotelRecall, hotel_recall, recall_at_1, recall_at_k
-from hardmine.metrics.triplets import hard_triplet_share
+from hardmine.metrics.triplets import hard_share, hard_triplet_share
 from hardmine.metrics.verification import Verification, verification_accuracy
 
 __all__ = [
     "Distribution",
     "HotelRecall",
     "Verification",
+    "hard_share",
     "hard_triplet_share",
     "hotel_recall",
     "nearest_train_similarities",

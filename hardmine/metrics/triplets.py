@@ -6,8 +6,21 @@ import torch
 from torch import Tensor
 
 from hardmine import ops
-from hardmine.diagram import hard_share
 from hardmine.metrics._search import all_finite
+
+
+def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> float:
+    """Share of hard triplets, those with s_an > s_ap (SCT section 3), among those with both similarities.
+
+    Args:
+        positive_similarity: s_ap of each anchor [B], NaN where it has no positive.
+        negative_similarity: s_an of each anchor [B], NaN where it has no negative.
+
+    Returns:
+        The share in [0, 1], NaN when there is no triplet.
+    """
+    valid = ~(positive_similarity.isnan() | negative_similarity.isnan())
+    return (negative_similarity > positive_similarity)[valid].double().mean().item()
 
 
 def hard_triplet_share(
@@ -37,7 +50,7 @@ def hard_triplet_share(
         ValueError: As there.
 
     Note:
-        Memory is O((B + M) D). Of similarities that are there already, :func:`hardmine.diagram.hard_share` gives it.
+        Memory is O((B + M) D). Of similarities that are there already, :func:`hard_share` gives it.
 
     Reference:
         SCT section 3 and figure 6, for the easiest positive and the hardest negative in a batch.

@@ -45,7 +45,7 @@ def embed_all(
     chunks = embed_chunks(model, images, chunk=chunk, num_workers=num_workers)
     with closing(chunks):
         if progress:
-            bar = require("tqdm", "mining").tqdm
+            bar = require("tqdm").tqdm
             chunks = bar(chunks, total=-(-len(images) // chunk), desc="embedding", unit="chunk", leave=False)
         return torch.cat(list(chunks))
 

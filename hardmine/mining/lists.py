@@ -9,9 +9,8 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine.fanng import Index
-from hardmine.mining.cost import quicker_method
 
-METHODS = ("auto", "exact", "fanng")
+METHODS = ("exact", "fanng")
 
 
 class NeighborLists(NamedTuple):
@@ -34,7 +33,7 @@ def neighbor_lists(
     embeddings: Tensor,
     k: int,
     *,
-    method: str = "auto",
+    method: str = "exact",
     previous: Index | None = None,
     fanng: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -44,8 +43,7 @@ def neighbor_lists(
     Args:
         embeddings: float32 [N, D], finite, on the CPU. They need not have unit length.
         k: Neighbors a row, 1 to 1024.
-        method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`; ``"auto"``: which of
-            them :func:`hardmine.mining.cost.quicker_method` expects to be quicker.
+        method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`.
         previous: The index of the last epoch, over as many rows, from which a new one is warm-started.
         fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches.
         progress: Show progress bars on stderr where the method has some, which needs tqdm.
@@ -58,9 +56,6 @@ def neighbor_lists(
         distance below 1e-6 is mostly rounding; a FANNG computes 1 - cos from differences. Exact lists are one
         call of the engine, after which Ctrl-C is noticed.
     """
-    if method == "auto":
-        effort = (fanng or {}).get("max_distance_computations")
-        method = quicker_method(len(embeddings), embeddings.shape[1], k, effort)
     if method == "exact":
         found = ops.knn(embeddings, k=k)
         return NeighborLists(found.index, (2 - 2 * found.similarity).clamp_(0, 4), method, None)

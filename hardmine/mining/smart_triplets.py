@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.fanng import _fanng
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_finite, check_integer, shape_of
 
@@ -29,7 +29,7 @@ class MinedTriplets(NamedTuple):
     mined_positive: Tensor
 
 
-@_verification.verified("smart_triplets", always_draws=True)
+@observed("smart_triplets")
 def smart_triplets(
     neighbor_lists: Tensor,
     distances: Tensor,

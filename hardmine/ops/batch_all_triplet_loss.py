@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import (
     FLOAT_DTYPES,
     INTEGER_DTYPES,
@@ -33,7 +33,7 @@ class TripletCounts(NamedTuple):
     total: Tensor
 
 
-@_verification.verified("batch_all_triplet_loss")
+@observed("batch_all_triplet_loss")
 def batch_all_triplet_loss(
     embeddings: Tensor,
     labels: Tensor,

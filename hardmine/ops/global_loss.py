@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import SIMILARITIES, check_choice, check_number, check_triplets
 from hardmine.ops._fakes import fake_triplet_loss
 from hardmine.ops.indexed_triplet_loss import check_distance_similarity, loss_of_triplets, register_triplet_loss
 
 
-@_verification.verified("global_loss")
+@observed("global_loss")
 def global_loss(
     embeddings: Tensor,
     triplets: Tensor,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import (
     INDEXED_TERMS,
     REDUCTIONS,
@@ -22,7 +22,7 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_triplet_loss
 
 
-@_verification.verified("indexed_triplet_loss")
+@observed("indexed_triplet_loss")
 def indexed_triplet_loss(
     embeddings: Tensor,
     triplets: Tensor,

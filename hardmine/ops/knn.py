@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_integer, check_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
@@ -25,7 +25,7 @@ class Neighbors(NamedTuple):
     index: Tensor
 
 
-@_verification.verified("knn")
+@observed("knn")
 def knn(
     queries: Tensor,
     refs: Tensor | None = None,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import (
     check_choice,
     check_labeled_rows,
@@ -57,7 +57,7 @@ def resolve_preset(
     return values
 
 
-@_verification.verified("sct_loss")
+@observed("sct_loss")
 def sct_loss(
     embeddings: Tensor,
     labels: Tensor,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import check_labeled_rows, check_selection, draw_random
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
@@ -25,7 +25,7 @@ class Selection(NamedTuple):
     negative_similarity: Tensor
 
 
-@_verification.verified("select_triplets")
+@observed("select_triplets")
 def select_triplets(
     embeddings: Tensor,
     labels: Tensor,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import REDUCTIONS, check_labeled_rows, check_loss, check_selection, draw_random
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops.select_triplets import Selection, as_selection
 
 
-@_verification.verified("triplet_loss")
+@observed("triplet_loss")
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,

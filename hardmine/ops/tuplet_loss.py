@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine import _verification
+from hardmine._hooks import observed
 from hardmine.ops._arguments import (
     REDUCTIONS,
     SIMILARITIES,
@@ -33,7 +33,7 @@ class TupletTerms(NamedTuple):
     negative_logsumexp: Tensor
 
 
-@_verification.verified("tuplet_loss")
+@observed("tuplet_loss")
 def tuplet_loss(
     embeddings: Tensor,
     labels: Tensor,

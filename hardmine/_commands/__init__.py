@@ -1,1 +1,0 @@
-"""What `python -m hardmine` does, a module a command."""

@@ -1,0 +1,36 @@
+"""Hooks around the ops: an observer sees their calls, and the ops know nothing about it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Called before an op, with the op's name, the op itself and its arguments; what it returns is called after the op.
+Observer = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Callable[[], None]]
+
+# The last one sees the calls. `hardmine.verify` puts itself here.
+observers: list[Observer] = []
+
+
+def observed(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Show the calls of an op to the observer, except those that ``torch.compile`` captures."""
+
+    def decorate(op: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(op)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not observers or torch.compiler.is_compiling():
+                return op(*args, **kwargs)
+            finish = observers[-1](name, op, args, kwargs)
+            result = op(*args, **kwargs)  # before the check, so that bad arguments get the op's own error
+            finish()
+            return result
+
+        return run
+
+    return decorate

@@ -1,0 +1,13 @@
+"""FANNG: a graph of near neighbors over a whole training set, built by traversals and searched by backtracking."""
+
+try:
+    from hardmine import _fanng  # noqa: F401 (imported here for its error message)
+except ImportError as error:
+    raise ImportError(
+        f"hardmine's compiled graph index cannot be imported: {error}. Build it for this Python, in the "
+        "environment that has torch, from the project's folder: `pip install --no-build-isolation .`"
+    ) from error
+
+from hardmine.fanng.index import Index, Neighbors, default_effort
+
+__all__ = ["Index", "Neighbors", "default_effort"]

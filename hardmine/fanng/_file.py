@@ -1,0 +1,164 @@
+"""The file of a graph index, which Index.save writes and Index.load reads. docs/fanng.md describes the format."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine import _fanng
+from hardmine._extras import require
+from hardmine._tensor_file import CHECKSUM, checksum, write_tensors
+from hardmine._version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT, FORMAT_VERSION = "hardmine.fanng", 1
+METRICS = ("cosine", "euclidean")
+_TENSORS = {"vectors": ("F32", 2), "first_edge": ("I64", 1), "target": ("U32", 1)}  # safetensors' dtype, dimensions
+_STATS = ("success_rate", "traversals", "distance_computations")  # as _fanng.Index.assemble takes them
+_MOST_ROWS = _MOST_COLUMNS = 2**31 - 1
+
+
+class Contents(NamedTuple):
+    """An index, taken apart."""
+
+    vectors: np.ndarray  # [N, D] float32
+    first_edge: np.ndarray  # [V + 1] int64: where the edges of each of V distinct rows begin
+    target: np.ndarray  # [E] uint32: the distinct row that each edge leads to
+    metric: str
+    build: dict[str, Any]  # settings
+    stats: dict[str, Any]  # of the build, by _STATS
+
+
+def taken_apart(core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> Contents:
+    """The contents of an index of these parts."""
+    first_edge, target = core.graph
+    stats = {name: getattr(core, name) for name in _STATS}
+    return Contents(vectors.numpy(), first_edge, target, core.metric.name, settings, stats)
+
+
+def put_together(contents: Contents) -> tuple[_fanng.Index, Tensor, dict[str, Any]]:
+    """The parts of an index of these contents: core, vectors, settings. Raises ValueError where they do not fit."""
+    vectors, first_edge, target, metric, build, stats = contents
+    values = (stats[name] for name in _STATS)
+    core = _fanng.Index.assemble(vectors, getattr(_fanng.Metric, metric), first_edge, target, *values)
+    return core, torch.from_numpy(vectors), build
+
+
+def write(path: str | os.PathLike[str], contents: Contents) -> None:
+    """Write an index to a file that is either there, whole, or not there.
+
+    A file of that name is replaced once the new one is complete and on the disk; until then it stays as it is.
+
+    Args:
+        path: Name of the file. A symbolic link is followed.
+        contents: The index.
+
+    Raises:
+        OSError: The file cannot be written, or its name is taken by something that is no file.
+        ModuleNotFoundError: safetensors is not installed.
+    """
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "library_version": __version__,
+        "metric": contents.metric,
+        "build": json.dumps(contents.build, allow_nan=False),
+        "stats": json.dumps(contents.stats, allow_nan=False),
+    }
+    write_tensors(path, {tensor: getattr(contents, tensor) for tensor in _TENSORS}, metadata)
+
+
+def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
+    """Read an index from a file that may be anything.
+
+    Args:
+        path: Name of the file.
+        make: Puts the index together. What it finds wrong with the graph, as a ValueError, is about this file.
+
+    Returns:
+        What `make` returned.
+
+    Raises:
+        OSError: The file cannot be read; FileNotFoundError if there is none.
+        ValueError: It holds no index, or a damaged one. The message names the file and what is wrong.
+        ModuleNotFoundError: safetensors is not installed.
+    """
+    safetensors = require("safetensors")
+    require("safetensors.numpy")
+    with open(path, "rb"):  # raises Python's own errors, also for folders
+        pass
+    try:
+        with safetensors.safe_open(os.fspath(path), framework="np") as file:
+            contents = _contents(file)
+        return make(contents)
+    except safetensors.SafetensorError as error:
+        problem = f"it is cut short, damaged or no safetensors file ({error})"
+    except ValueError as error:
+        problem = str(error)
+    raise ValueError(f"{path} cannot be loaded as an index: {problem}")
+
+
+def _contents(file: Any) -> Contents:
+    """What an opened file holds, checked as far as that is possible without the graph's meaning."""
+    metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"its metadata must have the format {FORMAT!r}, got {metadata.get('format')!r}")
+    _check_version(metadata.get("format_version", ""), metadata.get("library_version", "unknown"))
+    if set(file.keys()) != _TENSORS.keys():
+        raise ValueError(f"it must hold the tensors {', '.join(_TENSORS)}, got {', '.join(sorted(file.keys()))}")
+    # Shapes before data: nothing is allocated for a tensor that is not as large as the file says.
+    for name, (dtype, dimensions) in _TENSORS.items():
+        tensor = file.get_slice(name)
+        shape = tensor.get_shape()
+        if tensor.get_dtype() != dtype or len(shape) != dimensions:
+            raise ValueError(
+                f"{name} must be {dtype} with {dimensions} dimension{'s'[: dimensions - 1]}, "
+                f"got {tensor.get_dtype()} {list(shape)}"
+            )
+    rows, columns = file.get_slice("vectors").get_shape()
+    if rows > _MOST_ROWS or not 1 <= columns <= _MOST_COLUMNS:
+        raise ValueError(f"vectors must be [N, D] with N < 2**31 and 1 <= D < 2**31, got {[rows, columns]}")
+    tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    if metadata.get(CHECKSUM) != checksum(metadata, tensors):
+        raise ValueError("its checksum does not fit its contents: it was altered after it was written")
+    if metadata.get("metric") not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metadata.get('metric')!r}")
+    build, stats = (_parsed(name, metadata.get(name, "")) for name in ("build", "stats"))
+    _check_stats(stats)
+    return Contents(**tensors, metric=metadata["metric"], build=build, stats=stats)
+
+
+def _check_version(version: str, library_version: str) -> None:
+    if not (version.isascii() and version.isdigit() and len(version) < 10 and int(version) > 0):
+        raise ValueError(f"format_version must be a positive integer, got {version!r}")
+    if int(version) > FORMAT_VERSION:
+        raise ValueError(
+            f"its format version is {version}, written by hardmine {library_version}; "
+            f"hardmine {__version__} reads versions up to {FORMAT_VERSION}"
+        )
+
+
+def _parsed(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} must be JSON, got {text[:80]!r}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, got {text[:80]!r}")
+    return value
+
+
+def _check_stats(stats: dict[str, Any]) -> None:
+    rate = stats.get("success_rate")
+    if type(rate) not in (int, float) or not 0 <= rate <= 1:
+        raise ValueError(f"stats must have a success_rate from 0 to 1, got {rate!r}")
+    for name in _STATS[1:]:
+        if type(stats.get(name)) is not int or not 0 <= stats[name] < 2**63:
+            raise ValueError(f"stats must have {name} from 0 to 2**63 - 1, got {stats.get(name)!r}")

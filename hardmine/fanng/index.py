@@ -1,0 +1,402 @@
+"""FANNG: a graph of near neighbors over a whole training set, built by traversals and searched by backtracking."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine import _fanng, ops
+from hardmine._extras import require
+from hardmine.fanng import _file
+from hardmine.ops._arguments import check_choice, check_integer, check_number, check_rows, shape_of
+from hardmine.ops.knn import MOST_NEIGHBORS
+
+_ROWS_OF_A_CALL = 8192  # between which neighbors() shows progress
+
+
+class Neighbors(NamedTuple):
+    """The nearest rows of [Q] queries, [Q, k], nearest first; index -1, distance NaN where there are no more."""
+
+    distance: Tensor
+    index: Tensor
+
+
+class Index:
+    """A graph over the rows of a matrix, in which near neighbors are found without comparing all pairs.
+
+    Made by :meth:`build` or :meth:`load`; immutable, so any number of Python threads may search it at the same time.
+
+    Note:
+        Equal rows (after normalization, under the cosine metric) are one vertex of the graph, and are all reported,
+        at distance 0. A zero row under the cosine metric has, as in the ops, similarity 0 to every other row, which is
+        distance 1, and equals other zero rows; a zero query is at distance 1 from all. Ties go to the lowest
+        index. Results are bitwise the same on every repeat, for any number of threads and at every SIMD level.
+
+        Distances are float32 and computed from differences: 1 - cos is exact to relative precision for close rows.
+
+    Reference:
+        Harwood and Drummond, "FANNG: Fast Approximate Nearest Neighbour Graphs", CVPR 2016; for mining: Harwood et al.,
+        "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2. What is reconstructed rather than read in the
+        first is in docs/fanng.md.
+    """
+
+    def __init__(self, core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> None:
+        """For :meth:`build` and :meth:`load`."""
+        self._core, self._vectors, self._settings = core, vectors, settings
+
+    @classmethod
+    def build(
+        cls,
+        vectors: Tensor,
+        *,
+        metric: str = "cosine",
+        success_rate: float = 0.98,
+        max_degree: int = 30,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: bool | Callable[[float, int], object] | None = None,
+        init: str | Index | None = None,
+        max_traversals: int | None = None,
+        refinements: int = 0,
+    ) -> Index:
+        """Build the graph.
+
+        Traversals between random vertices walk downhill, always to the neighbor nearest the target; where one ends
+        short of it, an edge to the target is added, and the longer edges which that occludes are dropped. This is
+        repeated until `success_rate` of the recent traversals arrive.
+
+        Args:
+            vectors: Rows [N, D] to index, float32, float64, float16 or bfloat16, on the CPU; kept as float32.
+            metric: ``"cosine"``: distance 1 - cos(a, b), of rows that need not have unit length; or ``"euclidean"``:
+                |a - b|.
+            success_rate: Share of the last traversals that must arrive, 0 to 1. 0 adds nothing to what `init` gives.
+            max_degree: Edges of a vertex that are kept in the end, the shortest; 1 to 65535.
+            seed: Seed of the traversals.
+            threads: Number of threads; by default torch's.
+            progress: True shows a bar on stderr, which needs tqdm; a function is called with the share of recent
+                traversals that arrived and their number so far, after every round of N / 8 of them.
+            init: What to begin with. None: no edges. ``"exact"``: each row's exact 2 `max_degree` nearest, at most
+                1,024 (by the engine of :func:`hardmine.ops.knn`), and their reverses, as far as none occludes them.
+                ``"naive"``: all
+                N^2 pairs, as far as none occludes them (the paper's Algorithm 1; for tests and small sets). Or an
+                index over as many rows, such as the last epoch's: its edges, measured and pruned anew, and their
+                reverses. Where its build made 50 N traversals and fell short of `success_rate` still, this one
+                aims at what that reached.
+            max_traversals: Give up after so many; by default 50 N, as in the paper, and at least 4,000.
+            refinements: Passes in the end that search the neighbors of every row and add edges to them, as FANNG does
+                and Smart Mining leaves out. Better lists for the same effort, above all where few traversals arrive.
+
+        Returns:
+            The index.
+
+        Raises:
+            TypeError: An argument of the wrong type or dtype.
+            ValueError: An argument of the wrong shape or value; a row that is not finite, or whose squared distances
+                overflow float32, is named.
+            KeyboardInterrupt: Ctrl-C.
+            ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+        """
+        rows = _as_rows("vectors", vectors)
+        if rows.data_ptr() == vectors.data_ptr():
+            rows = rows.clone()  # the caller may fill a buffer of embeddings anew, and the index would not notice
+        check_choice("metric", metric, _file.METRICS)
+        settings = {
+            "success_rate": check_number("success_rate", success_rate, at_least=0.0),
+            "max_degree": check_integer("max_degree", max_degree, 1, 65535),
+            "seed": check_integer("seed", seed, 0, 2**64 - 1),
+        }
+        if success_rate > 1:
+            raise ValueError(f"success_rate must be from 0 to 1, got {success_rate}")
+        most = 0 if max_traversals is None else check_integer("max_traversals", max_traversals, 1, 2**62)
+        warm, seeding = None, _fanng.Seeding.nothing
+        if isinstance(init, Index):
+            warm = init._core
+            if len(init) != len(rows):
+                raise ValueError(f"init must be an index of N = {len(rows)} rows, like vectors, got one of {len(init)}")
+        elif init is not None:
+            check_choice("init", init, ("exact", "naive"))
+            seeding = getattr(_fanng.Seeding, init)
+        with _build_progress(progress, settings["success_rate"]) as report:
+            core = _fanng.Index.build(
+                rows.numpy(),
+                metric=getattr(_fanng.Metric, metric),
+                **settings,
+                max_traversals=most,
+                refinements=check_integer("refinements", refinements, 0, 1000),
+                threads=_check_threads(threads),
+                seeding=seeding,
+                warm=warm,
+                progress=report,
+            )
+        return cls(core, rows, settings)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self._core.rows
+
+    def __repr__(self) -> str:
+        """Size and metric."""
+        return f"Index({len(self)} rows of depth {self.depth}, metric={self.metric!r})"
+
+    @property
+    def depth(self) -> int:
+        """D, the number of columns of the rows."""
+        return self._core.depth
+
+    @property
+    def metric(self) -> str:
+        """``"cosine"`` or ``"euclidean"``."""
+        return self._core.metric.name
+
+    @property
+    def vectors(self) -> Tensor:
+        """The rows [N, D] as they were given, float32. Not to be written to."""
+        return self._vectors
+
+    def search(
+        self,
+        queries: Tensor,
+        k: int,
+        *,
+        max_distance_computations: int | None = None,
+        start: int | Tensor | None = None,
+        threads: int | None = None,
+    ) -> Neighbors:
+        """The `k` nearest rows of every query, by backtrack search.
+
+        Approximately replaces ``torch.cdist(queries, vectors).topk(k, largest=False)``.
+
+        Args:
+            queries: [Q, D], floating, on the CPU; computed with as float32.
+            k: Neighbors a query, at least 1; more than N is fine, the end is filled up.
+            max_distance_computations: Effort a query: the search ends after so many distances. More finds more of the
+                true neighbors. By default 20 k, and at least 400.
+            start: The row that searches begin at, one for all or an integer tensor [Q]. By default the row nearest to
+                the mean. One that is near the query saves effort.
+            threads: Number of threads; by default torch's.
+
+        Returns:
+            :class:`Neighbors` [Q, k]: distances float32, ascending, and row numbers int64.
+
+        Raises:
+            TypeError: An argument of the wrong type or dtype.
+            ValueError: An argument of the wrong shape or value, or a query that is not finite.
+        """
+        rows = _as_rows("queries", queries)
+        if rows.shape[1] != self.depth:
+            raise ValueError(f"queries must be [Q, D] with the index's D = {self.depth}, got {shape_of(queries)}")
+        k, most = _check_k(k), _check_effort(max_distance_computations, k)
+        starts = None if start is None else _check_start(start, len(rows), len(self))
+        found = self._core.search(rows.numpy(), k, most, starts, _check_threads(threads))
+        return Neighbors(*map(torch.from_numpy, found))
+
+    def neighbors(
+        self,
+        k: int,
+        *,
+        max_distance_computations: int | None = None,
+        threads: int | None = None,
+        progress: bool | None = None,
+    ) -> Neighbors:
+        """The `k` nearest other rows of every row, each search begun at its own.
+
+        Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact; README.md
+        shows which is quicker when.
+
+        Args:
+            k: Neighbors a row, at least 1. More than N - 1 is fine, the end is filled up.
+            max_distance_computations: As in :meth:`search`.
+            threads: Number of threads; by default torch's.
+            progress: True shows a bar on stderr, which needs tqdm.
+
+        Returns:
+            :class:`Neighbors` [N, k]. Copies of a row are among its neighbors, at distance 0.
+
+        Raises:
+            TypeError: An argument of the wrong type.
+            ValueError: An argument out of range.
+            ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+        """
+        k, most = _check_k(k), _check_effort(max_distance_computations, k)
+        threads = _check_threads(threads)
+        distance = torch.empty(len(self), k)
+        index = torch.empty(len(self), k, dtype=torch.int64)
+        step = _ROWS_OF_A_CALL if progress else max(len(self), 1)
+        starts = range(0, len(self), step)
+        if progress:
+            starts = require("tqdm").tqdm(starts, desc="neighbors", unit="chunk")
+        for first in starts:
+            rows = slice(first, min(first + step, len(self)))
+            found = self._core.neighbors(rows.start, rows.stop, k, most, threads)
+            distance[rows], index[rows] = map(torch.from_numpy, found)
+        return Neighbors(distance, index)
+
+    def recall(
+        self,
+        k: int = 50,
+        sample: int | None = 1000,
+        *,
+        max_distance_computations: int | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> float:
+        """Share of the exact `k` nearest other rows that :meth:`neighbors` finds, measured on some rows.
+
+        A row that is found counts as right if it is no further than the k-th exact one: which of equally near rows are
+        listed is arbitrary.
+
+        Args:
+            k: Neighbors a row, 1 to 1023.
+            sample: Number of rows to measure, drawn at random; None for all.
+            max_distance_computations: As in :meth:`search`.
+            seed: Seed of the draw.
+            threads: Number of threads of the searches; the exact neighbors are found on torch's.
+
+        Returns:
+            The recall, in [0, 1]; NaN if the index has fewer than two rows.
+        """
+        k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
+        if len(self) < 2:
+            return float("nan")
+        rows = torch.arange(len(self))
+        if sample is not None:
+            size = min(check_integer("sample", sample, 1, 2**31 - 1), len(self))
+            rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:size].sort().values
+        count = min(k, len(self) - 1)
+        most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
+        found = self.search(self._vectors[rows], k + 1, max_distance_computations=most, start=rows, threads=threads)
+        # Distances in float64, of rows that the index would normalize whatever their length.
+        points = self._vectors.double()
+        if self.metric == "cosine":
+            norms = points.norm(dim=1, keepdim=True)
+            points = points / torch.where(norms > 0, norms, 1.0)
+        exact = ops.knn(points[rows].float(), points.float(), k + 1, similarity=self.metric)
+
+        def distances(row: int, others: Tensor) -> Tensor:
+            others = points[others[(others >= 0) & (others != row)]]
+            return 1 - others @ points[row] if self.metric == "cosine" else (others - points[row]).norm(dim=1)
+
+        right = 0
+        for i, row in enumerate(rows.tolist()):
+            furthest = distances(row, exact.index[i]).topk(count, largest=False).values[-1]
+            right += int((distances(row, found.index[i])[:count] <= furthest * (1 + 1e-6) + 1e-12).sum())
+        return right / (count * len(rows))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file, for :meth:`load`.
+
+        The file holds vectors, graph, settings and a checksum, as safetensors; docs/fanng.md describes it. It is
+        complete or not there: a file of that name is replaced once the new one is on the disk.
+
+        Args:
+            path: Name of the file.
+
+        Raises:
+            OSError: The file cannot be written, or its name is taken by something that is no file.
+            ModuleNotFoundError: safetensors is not installed.
+        """
+        _file.write(path, _file.taken_apart(self._core, self._vectors, self._settings))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Index:
+        """Read an index from a file that :meth:`save` wrote.
+
+        Args:
+            path: Name of the file.
+
+        Returns:
+            An index whose results are bitwise those of the saved one.
+
+        Raises:
+            OSError: The file cannot be read; FileNotFoundError if there is none.
+            ValueError: The file holds no index, one of a later format, or one that is cut short or altered. The message
+                names the file and what is wrong.
+            ModuleNotFoundError: safetensors is not installed.
+        """
+        return cls(*_file.read(path, _file.put_together))
+
+    def stats(self) -> dict[str, float]:
+        """What the graph is like and what building it took.
+
+        Returns:
+            ``rows``, ``vertices`` (distinct rows), ``edges``, ``degree_mean``, ``degree_max``, ``success_rate`` (share
+            of the last traversals of the build that arrived), ``traversals``, and ``distance_computations`` of the
+            build.
+        """
+        first_edge, target = self._core.graph
+        degree = torch.from_numpy(first_edge).diff()
+        vertices = self._core.vertices
+        return {
+            "rows": len(self),
+            "vertices": vertices,
+            "edges": len(target),
+            "degree_mean": len(target) / max(vertices, 1),
+            "degree_max": int(degree.max()) if vertices else 0,
+            "success_rate": self._core.success_rate,
+            "traversals": self._core.traversals,
+            "distance_computations": self._core.distance_computations,
+        }
+
+
+def default_effort(k: int) -> int:
+    """Distance computations of a search for `k` neighbors, where none are asked for."""
+    return max(400, 20 * k)
+
+
+def _as_rows(name: str, rows: Any) -> Tensor:
+    """A checked matrix as contiguous float32 on the CPU."""
+    check_rows(name, rows, None)
+    if rows.device.type != "cpu":
+        raise ValueError(f"{name} must be on the CPU, got it on {rows.device}")
+    return rows.detach().to(torch.float32).contiguous()
+
+
+def _check_k(k: Any) -> int:
+    return check_integer("k", k, 1, 2**31 - 1)
+
+
+def _check_effort(max_distance_computations: Any, k: int) -> int:
+    if max_distance_computations is None:
+        return default_effort(k)
+    return check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1)
+
+
+def _check_threads(threads: Any) -> int:
+    return torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
+
+
+def _check_start(start: Any, queries: int, rows: int) -> Any:
+    """Row numbers [Q] as numpy; the compiled search checks their range."""
+    if isinstance(start, Tensor):
+        if start.is_floating_point() or start.is_complex() or start.dtype == torch.bool:
+            raise TypeError(f"start must have an integer dtype, got {start.dtype}")
+        if start.shape != (queries,):
+            raise ValueError(f"start must be [Q] = [{queries}], got {shape_of(start)}")
+        return start.to("cpu", torch.int64).numpy()
+    if rows == 0:
+        raise ValueError(f"start must be None, the index has no rows, got {start}")
+    return torch.full((queries,), check_integer("start", start, 0, rows - 1)).numpy()
+
+
+@contextmanager
+def _build_progress(progress: Any, success_rate: float) -> Iterator[Callable[[float, int], object] | None]:
+    """The function that the build calls, with a bar that fills up as the share of successes rises to the wanted one."""
+    if progress is None or progress is False:
+        yield None
+    elif callable(progress):
+        yield progress
+    elif progress is not True:
+        raise TypeError(f"progress must be True, False, None or a function, got {progress!r}")
+    else:
+        with require("tqdm").tqdm(total=round(100 * success_rate), desc="graph", unit="%") as bar:
+
+            def show(success: float, traversals: int) -> None:
+                bar.set_postfix(traversals=traversals, refresh=False)
+                bar.update(min(bar.total, round(100 * success)) - bar.n)
+
+            yield show

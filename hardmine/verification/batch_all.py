@@ -1,0 +1,93 @@
+"""The comparison of batch_all_triplet_loss."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardmine.verification.base import OpComparison
+from hardmine.verification.bounds import gradient_bound, usual_element
+
+
+class _Census(NamedTuple):
+    """How many triplets each pair (anchor, other) is in, [B, B]: active ones, and those at the hinge's kink.
+
+    ``active`` counts those at the kink too.
+    """
+
+    active: Tensor
+    at_kink: Tensor
+    triplets_active: int
+    triplets_at_kink: int
+
+
+class BatchAllComparison(OpComparison):
+    """One comparison of batch_all_triplet_loss with its reference.
+
+    A triplet whose hinge is within rounding of its kink may be active on one side and not on the other: the counts
+    may differ by so many triplets, and the gradients by what these give.
+    """
+
+    row_names = ("embeddings",)
+    returned = "counts"
+    choice = "active triplets"
+
+    def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
+        """What disagrees, or None."""
+        if not self.in_range():
+            return self.check_divergence(loss, gradients)
+        leaves = self.double_leaves()
+        x = leaves[0].detach()
+        given = {key: value for key, value in self.arguments.items() if key != "embeddings"}
+        given.update(reduction="sum", return_counts=True)
+        total_loss, counts = self.reference.batch_all_triplet_loss(leaves[0], **given)
+
+        squared, normalize = self.options["squared"], self.options["similarity"] == "cosine"
+        largest_norm = 1.0 if normalize else max(x.norm(dim=1).max().item() if len(x) else 0.0, 1e-30)
+        scale = (2 * largest_norm) ** 2 if squared else 2 * largest_norm
+        margin = torch.as_tensor(self.arguments["margin"]).abs().max().item()
+        census = self._census(x, self.tolerance * (scale + margin))
+        if int(returned.total) != int(counts.total):
+            return f"total must be {int(counts.total)}, got {int(returned.total)}"
+        difference = abs(int(returned.active) - int(counts.active))
+        if difference > census.triplets_at_kink:
+            return (
+                f"active is {int(returned.active)} where the reference has {int(counts.active)}, though only "
+                f"{census.triplets_at_kink} triplets are within rounding of the hinge's kink"
+            )
+        self.record.choices += int(counts.total)
+        self.record.ties += difference
+
+        averaged = {"sum": 1, "mean": counts.total, "mean_active": returned.active}[self.options["reduction"]]
+        factor = 1 / max(int(averaged), 1)
+        expected = factor * total_loss
+        wrong = self.check_loss(loss, expected, max(1.0, 0.5 * factor * census.triplets_active * (scale + margin)))
+        if wrong:
+            return wrong
+        references = torch.autograd.grad(expected, leaves, allow_unused=True)
+        measure = "sq_dist" if squared else "euclidean"
+        usual = usual_element(0.5 * factor * census.active, x, x, measure, normalize)
+        allowance = 0.5 * factor * gradient_bound(x, census.at_kink, measure, normalize)
+        if not squared:
+            error = 0.1 * self.tolerance * largest_norm
+            allowance += 0.5 * factor * gradient_bound(x, census.active, measure, normalize, distance_error=error)
+        return self.check_gradients(gradients, leaves, references, usual, allowance)
+
+    def _census(self, x: Tensor, slack: float) -> _Census:
+        """Counts triplets anchor by anchor, so that the list of all of them is not held."""
+        options, labels = self.arguments, self.arguments["labels"]
+        d = self.reference.distance_matrix(x, options["squared"], options["similarity"])
+        alpha = self.reference.margin_matrix(labels, options["margin"], options["margin_labels"], d)
+        active, at_kink = torch.zeros_like(d), torch.zeros_like(d)
+        for a in range(len(x)):
+            same = labels == labels[a]
+            negative = ~same
+            same[a] = False
+            argument = d[a, same][:, None] - d[a, negative] + alpha[a, negative]
+            for count, those in ((active, argument > -slack), (at_kink, argument.abs() <= slack)):
+                count[a, same] = those.sum(1).to(d.dtype)
+                count[a, negative] = those.sum(0).to(d.dtype)
+        # Every triplet has two pairs.
+        return _Census(active, at_kink, int(active.sum()) // 2, int(at_kink.sum()) // 2)

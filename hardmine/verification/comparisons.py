@@ -1,0 +1,25 @@
+"""Comparisons of the fused ops with their references: what :class:`hardmine.verify` runs."""
+
+from __future__ import annotations
+
+from hardmine.verification.base import OpComparison
+from hardmine.verification.batch_all import BatchAllComparison
+from hardmine.verification.mining import MiningComparison
+from hardmine.verification.neighbors import NeighborComparison
+from hardmine.verification.selection import SelectionComparison
+from hardmine.verification.triplets import GlobalComparison, TripletComparison
+from hardmine.verification.tuplet import TupletComparison
+
+COMPARISONS: dict[str, type[OpComparison]] = {
+    "select_triplets": SelectionComparison,
+    "triplet_loss": SelectionComparison,
+    "sct_loss": SelectionComparison,
+    "tuplet_loss": TupletComparison,
+    "batch_all_triplet_loss": BatchAllComparison,
+    "knn": NeighborComparison,
+    "indexed_triplet_loss": TripletComparison,
+    "global_loss": GlobalComparison,
+    "smart_triplets": MiningComparison,
+}
+
+__all__ = ["COMPARISONS", "OpComparison"]

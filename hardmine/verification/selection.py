@@ -1,0 +1,220 @@
+"""The comparison of the ops that select one positive and one negative an anchor."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.verification.base import AtValue, OpComparison, at, describe_worse, in_range, not_best, similarity_scale
+
+
+class SelectionComparison(OpComparison):
+    """One comparison of select_triplets, or of a loss on what it selects, with its reference."""
+
+    returned = "selection"
+    choice = "selections"
+
+    def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
+        """What disagrees, or None."""
+        self.record.choices += 2 * len(self.x)
+        return self._check_selection(returned) or self._check_loss(loss, gradients, returned)
+
+    @property
+    def x(self) -> Tensor:
+        """The anchors."""
+        return self.arguments["embeddings"]
+
+    @property
+    def refs(self) -> Tensor | None:
+        """What they select from, where not from themselves."""
+        return self.arguments["ref_embeddings"]
+
+    def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
+        """The op's loss, or a weighted sum of the selected similarities, and the selection."""
+        arguments = {**arguments, **self._same_numbers()}
+        if self.name == "select_triplets":
+            selection = self.op(**arguments)
+            return self._similarity_sum(selection), selection
+        return super().fused(arguments)
+
+    @staticmethod
+    def _similarity_sum(selection: Any) -> Tensor:
+        """A function of the selected similarities that has a gradient through each; 0 for those that are missing."""
+        pairs = (
+            (selection.positive_index, selection.positive_similarity),
+            (selection.negative_index, selection.negative_similarity),
+        )
+        positive, negative = (torch.where(index >= 0, s, 0.0) for index, s in pairs)
+        return positive - 2 * negative
+
+    def _check_selection(self, selection: Any) -> str | None:
+        options, labels, ref_labels = self.options, self.arguments["labels"], self.arguments["ref_labels"]
+        x, refs = self.x.double(), self.x.double() if self.refs is None else self.refs.double()
+        similarity = options["similarity"]
+        if any(r.isfinite().all() and not in_range(r) for r in (self.x, self.refs) if r is not None):
+            return None  # squares overflow where they are added up, though not in float64
+        own = self.select.select_triplets(
+            x, labels, None if self.refs is None else refs, ref_labels, **self._selection_options()
+        )
+        if not len(x) or not len(refs):
+            return (
+                None
+                if all((index == -1).all() for index in selection[:2])
+                else "an index where there are no candidates"
+            )
+        s = self.select.similarity_matrix(x, refs, similarity)
+        scale = similarity_scale(x, refs, similarity)
+        slack = self.tolerance * scale
+
+        same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
+        known = ~s.isnan()
+        positives, negatives = same & known, ~same & known
+        if self.refs is None:
+            positives.fill_diagonal_(False)
+        threshold = self._selection_options()["duplicate_threshold"]
+        threshold = torch.inf if threshold is None else threshold
+        tight, loose = positives & (s <= threshold - slack), positives & (s <= threshold + slack)
+        if options["positive"] == "random":
+            wrong = not_drawn(selection.positive_index, own.positive_index, tight, loose)
+        else:
+            key = -s if options["positive"] == "hardest" else s
+            wrong = not_best(selection.positive_index, key, tight, loose, slack)
+        different = selection.positive_index != own.positive_index
+        if (wrong & different).any():
+            return self._describe("positive", wrong & different, selection.positive_index, own.positive_index)
+        self.record.ties += int(different.sum())
+
+        kind, index = options["negative"], selection.negative_index
+        if kind == "semihard":
+            bound = at(s, selection.positive_index)[:, None]
+            margin = options["semihard_margin"]
+            lower = -torch.inf if margin is None else bound - margin
+            tight = negatives & (s < bound - slack) & (s > lower + slack)
+            loose = negatives & (s <= bound + slack) & (s > lower - slack)
+            wrong = not_best(index, s, tight, loose, slack)
+            fallback = options["semihard_fallback"]
+            if fallback is not None:
+                key = -s if fallback == "easiest" else s
+                not_fallback = not_best(index, key, negatives, negatives, slack)
+                wrong &= tight.any(1) | not_fallback
+                wrong |= (index < 0) & negatives.any(1)
+        elif kind == "random":
+            wrong = not_drawn(index, own.negative_index, negatives, negatives)
+        else:
+            wrong = not_best(index, -s if kind == "easiest" else s, negatives, negatives, slack)
+        different = index != own.negative_index
+        if (wrong & different).any():
+            return self._describe("negative", wrong & different, index, own.negative_index)
+        self.record.ties += int(different.sum())
+
+        for name, index, value in (
+            ("positive", selection.positive_index, selection.positive_similarity),
+            ("negative", selection.negative_index, selection.negative_similarity),
+        ):
+            expected = at(s, index)
+            if not torch.equal(expected.isnan(), value.isnan()):
+                return f"{name}_similarity must be NaN exactly where there is no candidate"
+            deviation = (expected - value.detach().double()).abs().nan_to_num(0.0).max().item() / scale
+            self.record.record("similarity", deviation)
+            if deviation > self.tolerance:
+                return f"{name}_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
+        return None
+
+    def _selection_options(self) -> dict[str, Any]:
+        """The options of the op's selection, as the reference of select_triplets takes them."""
+        accepted = inspect.signature(self.select.select_triplets).parameters
+        options = {key: value for key, value in self.options.items() if key in accepted}
+        if "preset" in self.options:
+            options.update(importlib.import_module("hardmine.reference.sct_loss").preset_selection(**self.options))
+        options.update(self._same_numbers())
+        return {key: value for key, value in options.items() if key not in ("ref_embeddings", "ref_labels")}
+
+    def _same_numbers(self) -> dict[str, torch.Generator]:
+        """A generator that draws the numbers of the call that is checked, for the op and its reference each; if any."""
+        generator = self.arguments.get("generator")
+        return {} if generator is None else {"generator": generator.clone_state()}
+
+    def _describe(self, which: str, wrong: Tensor, index: Tensor, own: Tensor) -> str:
+        wanted = "candidate drawn" if self.options[which] == "random" else "best candidate"
+        return describe_worse(which, wrong, index, own, wanted)
+
+    def _check_loss(self, loss: Tensor, gradients: Any, selection: Any) -> str | None:
+        if not self.in_range():
+            return None if self.name == "select_triplets" else self.check_divergence(loss, gradients)
+        leaves = self.double_leaves()
+        pairs = self._pairs(leaves, selection)
+        if self.name == "select_triplets":
+            expected = self._similarity_sum(pairs)
+        else:
+            accepted = inspect.signature(self.reference.loss_of_selection).parameters
+            options = {key: value for key, value in self.options.items() if key in accepted}
+            expected = self.reference.loss_of_selection(pairs, **options)
+        wrong = self.check_loss(loss, expected)
+        if wrong:
+            return wrong
+        references = [None] * len(leaves)
+        usual = 0.0
+        if expected.requires_grad:
+            scalar = self.scalar(expected)
+            usual = self._usual_gradient(scalar, pairs)
+            references = torch.autograd.grad(scalar, leaves, allow_unused=True)
+        return self.check_gradients(gradients, leaves, references, usual)
+
+    def _usual_gradient(self, scalar: Tensor, pairs: Any) -> float:
+        """The size of an element of the gradient that one pair gives its rows, were nothing to cancel.
+
+        Rows that point the same way have a cosine gradient of 0, of which both sides compute only rounding errors.
+        """
+        refs = self.x if self.refs is None else self.refs
+        norms, ref_norms = (rows.double().norm(dim=1).clamp(min=1e-12) for rows in (self.x, refs))
+        slopes = torch.autograd.grad(scalar, pairs[2:], retain_graph=True, allow_unused=True)
+        largest = 0.0
+        for index, slope in zip(pairs[:2], slopes, strict=True):
+            if slope is None or not len(norms) or not len(ref_norms):
+                continue
+            both = torch.stack([norms, ref_norms[index.clamp(min=0)]])
+            similarity = self.options["similarity"]
+            sizes = {"cosine": 1 / both.amin(0), "dot": both.amax(0), "euclidean": torch.ones_like(norms)}
+            largest = max(largest, torch.where(index >= 0, slope.abs() * sizes[similarity], 0.0).max().item())
+        return largest / self.x.shape[1] ** 0.5
+
+    def _pairs(self, leaves: list[Tensor], selection: Any) -> Any:
+        """The op's own selection, its similarities differentiable through float64 copies of the embeddings.
+
+        The similarities keep the op's values, so that the reference takes the same side of every kink and jump of the
+        loss.
+        """
+        similarity = self.options["similarity"]
+        a, b = leaves[0], leaves[-1]
+        if similarity == "cosine":
+            a, b = F.normalize(a), F.normalize(b)
+
+        def pair(index: Tensor, value: Tensor) -> Tensor:
+            if not len(b):
+                return value.detach().double()
+            other = b[index.clamp(min=0)]
+            s = -(a - other).norm(dim=1) if similarity == "euclidean" else (a * other).sum(1)
+            return AtValue.apply(s, value.detach().double())
+
+        return self.select.Selection(
+            selection.positive_index,
+            selection.negative_index,
+            pair(selection.positive_index, selection.positive_similarity),
+            pair(selection.negative_index, selection.negative_similarity),
+        )
+
+
+def not_drawn(index: Tensor, own: Tensor, tight: Tensor, loose: Tensor) -> Tensor:
+    """Which anchors got another candidate than the reference drew with the same numbers.
+
+    Where rounding decides whether some pair is a candidate, any candidate will do. ``tight`` are the candidates for
+    certain, ``loose`` those that are candidates within rounding.
+    """
+    allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
+    possible = torch.where(index >= 0, allowed, ~tight.any(1))
+    return (index != own) & ((tight == loose).all(1) | ~possible)

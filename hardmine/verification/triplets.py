@@ -1,0 +1,162 @@
+"""The comparisons of the losses on given triplets: indexed_triplet_loss and global_loss."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.verification.base import OpComparison, similarity_scale
+from hardmine.verification.bounds import gradient_bound, usual_element
+
+
+class _Measures(NamedTuple):
+    """What a loss depends on: a measure of the pairs (a, p) and (a, n) of every triplet, [T] each."""
+
+    ap: Tensor
+    an: Tensor
+    kind: str  # as in bounds.py
+    scale: float  # the largest that the norms allow
+
+
+class _Slopes(NamedTuple):
+    """How the loss of each triplet depends on its two measures, [T] each.
+
+    The sizes of both derivatives, and, of triplets within rounding of a kink or a jump, how much the derivatives and
+    the loss change there.
+    """
+
+    of_ap: Tensor
+    of_an: Tensor
+    kink: Tensor
+    jump: Tensor
+
+
+class _TripletListComparison(OpComparison):
+    """Losses of given triplets.
+
+    Within rounding, op and reference may see a triplet on different sides of a kink or a jump: the loss may then
+    differ by the jump, and the gradients by what the triplet gives.
+    """
+
+    row_names = ("embeddings",)
+
+    def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:
+        """The measures of the triplets' rows, [T, D] each."""
+        raise NotImplementedError
+
+    def slopes(self, measures: _Measures, slack: float) -> _Slopes:
+        """The slopes of every triplet's loss, not weighted by the reduction."""
+        raise NotImplementedError
+
+    def weights(self, count: int) -> Tensor:
+        """What the loss of each triplet counts in the number that gradients are taken of."""
+        raise NotImplementedError
+
+    def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
+        """What disagrees, or None."""
+        if not self.in_range():
+            return self.check_divergence(loss, gradients)
+        leaves = self.double_leaves()
+        given = {key: value for key, value in self.arguments.items() if key != "embeddings"}
+        expected = getattr(self.reference, self.name)(leaves[0], **given)
+        x = leaves[0].detach()
+        a, p, n = self.arguments["triplets"].long().T
+        normalize = self.options["similarity"] == "cosine"
+        f = F.normalize(x) if normalize else x
+        measures = self.measures((f[a], f[p], f[n]))
+        slopes = self.slopes(measures, self.tolerance * measures.scale)
+        weights = self.weights(len(a)).to(x)
+        steepness = slopes.of_ap + slopes.of_an
+        slack = measures.scale * steepness + slopes.jump / self.tolerance
+        wrong = self.check_loss(loss, expected, (slack if loss.dim() else (weights * slack).sum()).clamp(min=1.0))
+        if wrong:
+            return wrong
+
+        references = torch.autograd.grad(self.scalar(expected), leaves, allow_unused=True)
+        of_pairs, kinks = torch.zeros(2, len(x), len(x), dtype=x.dtype, device=x.device)
+        for other, of in ((p, slopes.of_ap), (n, slopes.of_an)):
+            of_pairs.index_put_((a, other), weights * of, accumulate=True)
+            kinks.index_put_((a, other), weights * slopes.kink, accumulate=True)
+        usual = usual_element(of_pairs, x, x, measures.kind, normalize)
+        allowance = gradient_bound(x, kinks, measures.kind, normalize)
+        if measures.kind == "euclidean":
+            error = 0.1 * self.tolerance * measures.scale
+            allowance += gradient_bound(x, of_pairs, measures.kind, normalize, distance_error=error)
+        conditioning = measures.scale * steepness.max().item() / 100 if len(a) else 1.0
+        return self.check_gradients(gradients, leaves, references, usual, allowance, conditioning)
+
+
+class TripletComparison(_TripletListComparison):
+    """One comparison of indexed_triplet_loss with its reference."""
+
+    def weights(self, count: int) -> Tensor:
+        """By the reduction, and for "none" as :meth:`scalar` weighs the losses."""
+        if self.options["reduction"] == "none":
+            return torch.linspace(0.5, 1.5, count)
+        return torch.full((count,), 1 / count if count and self.options["reduction"] == "mean" else 1.0)
+
+    def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:
+        """Distances for the ratio, similarities for the other terms."""
+        a, p, n = pairs
+        kind = "euclidean" if self.options["term"] == "ratio" else self.options["similarity"]
+        scale = similarity_scale(self.rows[0].double(), self.rows[0].double(), self.options["similarity"])
+        if kind != "euclidean":
+            return _Measures((a * p).sum(1), (a * n).sum(1), kind, scale)
+        if self.options["similarity"] == "cosine":
+            scale = 2.0
+        sign = 1 if self.options["term"] == "ratio" else -1
+        return _Measures(sign * (a - p).norm(dim=1), sign * (a - n).norm(dim=1), kind, scale)
+
+    def slopes(self, measures: _Measures, slack: float) -> _Slopes:
+        """By the term, see hardmine.ops.indexed_triplet_loss."""
+        ap, an, _, _ = measures
+        options, none = self.options, torch.zeros_like(ap)
+        if options["term"] == "ratio":
+            base = (ap + options["margin"]).clamp(min=1e-30)
+            active, at_kink = base - an > -2 * slack, (base - an).abs() <= 2 * slack
+            of_ap, of_an = active * an / base**2, active / base
+            return _Slopes(of_ap, of_an, at_kink * torch.maximum(of_ap, of_an), none)
+        if options["term"] == "hinge":
+            argument = an - ap + options["margin"]
+            slope = (argument > -2 * slack).to(ap)
+            return _Slopes(slope, slope, slope * (argument <= 2 * slack), none)
+        temperature = 1.0 if options["term"] == "soft_margin" else options["temperature"]
+        slope = ((an - ap) / temperature).sigmoid() / temperature
+        if options["term"] != "sct":
+            return _Slopes(slope, slope, none, none)
+        lam = torch.full_like(ap, options["lam"])
+        hard, at_jump = an > ap, (an - ap).abs() <= 2 * slack
+        jump = (lam * an + F.logsigmoid((ap - an) / temperature)).abs()
+        return _Slopes(
+            torch.where(hard, 0.0, slope),
+            torch.where(hard, lam.abs(), slope),
+            at_jump * (lam.abs() + slope),
+            at_jump * jump,
+        )
+
+
+class GlobalComparison(_TripletListComparison):
+    """One comparison of global_loss with its reference."""
+
+    def weights(self, count: int) -> Tensor:
+        """The slopes hold them."""
+        return torch.ones(count)
+
+    def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:
+        """Squared distances; the loss takes a quarter of them."""
+        a, p, n = pairs
+        norm = 1.0 if self.options["similarity"] == "cosine" else self.rows[0].double().norm(dim=1).max().item()
+        return _Measures((a - p).square().sum(1), (a - n).square().sum(1), "sq_dist", 4 * norm**2)
+
+    def slopes(self, measures: _Measures, slack: float) -> _Slopes:
+        """d/dd_i of the variance is 2 (d_i - mean) / T, and of the hinge lam / T."""
+        ap, an = measures.ap / 4, measures.an / 4
+        argument = ap.mean() - an.mean() + self.options["threshold"]
+        hinge = self.options["lam"] * (argument > -slack).to(ap)
+        of_ap, of_an = (2 * (d - d.mean()).abs() + hinge for d in (ap, an))
+        share = 1 / (4 * max(len(ap), 1))
+        kink = hinge * (argument <= slack) * share
+        return _Slopes(of_ap * share, of_an * share, kink.expand_as(ap), torch.zeros_like(ap))

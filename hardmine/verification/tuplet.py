@@ -1,0 +1,132 @@
+"""The comparison of tuplet_loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardmine.reference.triplet_loss import reduce_terms
+from hardmine.verification.base import (
+    AtValue,
+    OpComparison,
+    at,
+    describe_worse,
+    not_best,
+    similarity_scale,
+)
+from hardmine.verification.bounds import usual_element
+
+
+class TupletComparison(OpComparison):
+    """One comparison of tuplet_loss with its reference, which takes the op's own positives."""
+
+    returned = "terms"
+    choice = "positives"
+
+    def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
+        """What disagrees, or None."""
+        if not self.in_range():
+            return self.check_divergence(loss, gradients)
+        options, arguments = self.options, self.arguments
+        leaves = self.double_leaves()
+        similarity, temperature = options["similarity"], options["temperature"]
+        scale = similarity_scale(leaves[0].detach(), leaves[-1].detach(), similarity)
+        s, positives, negatives = self.select.candidate_pairs(
+            leaves[0],
+            arguments["labels"],
+            None if len(leaves) == 1 else leaves[1],
+            arguments["ref_labels"],
+            similarity,
+        )
+        logsumexp = (s / temperature).masked_fill(~negatives, -torch.inf).logsumexp(1)
+        wrong = self._check_terms(returned, logsumexp.detach(), scale)
+        if not wrong and options["positive"] != "all":
+            wrong = self._check_positives(returned, s.detach(), positives, scale)
+        if wrong:
+            return wrong
+
+        # The reference takes the op's positives, and goes on from its values.
+        logsumexp = torch.where(negatives.any(1), AtValue.apply(logsumexp, returned.negative_logsumexp.double()), 0.0)
+        if options["positive"] == "all":
+            threshold = options["duplicate_threshold"]
+            if threshold is not None:
+                near = positives & ((s - threshold).abs() <= self.tolerance * scale)
+                if near.any():  # op and reference need not average over the same positives
+                    self.record.choices += int(positives.sum())
+                    self.record.ties += int(near.sum())
+                    return None
+                positives = positives & (s <= threshold)
+            each = torch.where(positives, -F.logsigmoid(s / temperature - logsumexp[:, None]), 0.0)
+            value = each.sum(1) / positives.sum(1).clamp(min=1)
+            valid = positives.any(1) & negatives.any(1)
+        else:
+            chosen = returned.positive_index >= 0
+            valid = chosen & negatives.any(1)
+            s_ap = torch.zeros_like(logsumexp)
+            if s.numel():
+                s_ap = AtValue.apply(at(s, returned.positive_index), returned.positive_similarity.double())
+            value = -F.logsigmoid(torch.where(chosen, s_ap, 0.0) / temperature - logsumexp)
+        expected = reduce_terms(value, valid, torch.zeros_like(valid), options["reduction"])
+        steepness = scale / temperature
+        # s_ap / temperature and the log-sum-exp cancel; of "all", the similarities are not the op's own either.
+        wrong = self.check_loss(loss, expected, max(1.0, steepness if options["positive"] == "all" else steepness / 10))
+        if wrong:
+            return wrong
+        scalar = self.scalar(expected)
+        slopes, *references = torch.autograd.grad(scalar, [s, *leaves], allow_unused=True)
+        usual = 0.0
+        if slopes is not None:
+            usual = usual_element(slopes, leaves[0].detach(), leaves[-1].detach(), similarity)
+        return self.check_gradients(gradients, leaves, references, usual, conditioning=steepness / 100)
+
+    def _check_terms(self, terms: Any, logsumexp: Tensor, scale: float) -> str | None:
+        """The log-sum-exp of the negatives, and what "all" says of positives."""
+        actual = terms.negative_logsumexp.double()
+        none = logsumexp == -torch.inf
+        if not torch.equal(none, actual == -torch.inf):
+            return "negative_logsumexp must be -inf exactly where there is no negative"
+        limit = logsumexp.abs().clamp(min=max(1.0, scale / self.options["temperature"]))
+        deviation = ((actual - logsumexp).abs() / limit)[~none]
+        largest = deviation.max().item() if len(deviation) else 0.0
+        self.record.record("logsumexp", largest)
+        if not largest <= self.tolerance:
+            return f"negative_logsumexp deviates by {largest:.2e}, more than {self.tolerance:.2e}"
+        indices, similarities = terms.positive_index, terms.positive_similarity
+        if self.options["positive"] == "all" and not ((indices == -1) & similarities.isnan()).all():
+            return "positive_index must be -1 and positive_similarity NaN where the positives are all"
+        return None
+
+    def _check_positives(self, terms: Any, s: Tensor, positives: Tensor, scale: float) -> str | None:
+        """The positives that the op chose, and their similarities."""
+        index = terms.positive_index
+        self.record.choices += len(index)
+        if not s.numel():
+            return "an index where there are no candidates" if (index >= 0).any() else None
+        slack = self.tolerance * scale
+        threshold = self.options["duplicate_threshold"]
+        threshold = torch.inf if threshold is None else threshold
+        hardest = self.options["positive"] == "hardest"
+        own = self.select.most_similar(s, positives & (s <= threshold), least=hardest)[0]
+        wrong = not_best(
+            index,
+            -s if hardest else s,
+            positives & (s <= threshold - slack),
+            positives & (s <= threshold + slack),
+            slack,
+        )
+        different = index != own
+        wrong &= different
+        if wrong.any():
+            return describe_worse("positive", wrong, index, own)
+        self.record.ties += int(different.sum())
+        expected = at(s, index)
+        if not torch.equal(expected.isnan(), terms.positive_similarity.isnan()):
+            return "positive_similarity must be NaN exactly where there is no candidate"
+        deviation = (expected - terms.positive_similarity.double()).abs().nan_to_num(0.0).max().item() / scale
+        self.record.record("similarity", deviation)
+        if deviation > self.tolerance:
+            return f"positive_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
+        return None

@@ -1,0 +1,50 @@
+"""The command line of the papers' trainings: `train` runs a recipe, `experiment` many; `plot` draws figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from papers._commands import experiment, plot, train_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The words after `python -m papers`; by default those of this process.
+
+    Returns:
+        The exit status: 0 when all is done, 1 after a failure, 130 after Ctrl-C. Wrong arguments exit with 2.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"]:
+        return _guarded("train", lambda: train_recipe.run(words[1:]))
+    if words[:1] == ["experiment"]:
+        return _guarded("experiment", lambda: experiment.run(words[1:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m papers", description="Trainings, experiments and figures of the papers, on hardmine."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("train", help="train one network as a recipe says")
+    commands.add_parser("experiment", help="run the trainings of an experiment; make a table and figures of them")
+    plot.add_parser(commands)
+    options = parser.parse_args(words)
+    return _guarded(options.command, lambda: plot.run(options))
+
+
+def _guarded(name: str, run: Callable[[], int]) -> int:
+    """Run a command; Ctrl-C and packages that are not installed end it with a line that says so."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        print(f"papers {name}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

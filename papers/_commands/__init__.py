@@ -1,0 +1,1 @@
+"""What `python -m papers` does, a module a command."""

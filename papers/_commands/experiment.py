@@ -1,0 +1,110 @@
+"""`python -m papers experiment`: the trainings of an experiment, its table and its figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hardmine import VerificationError
+from papers import training
+from papers._commands.common import check_writable
+from papers._commands.train_recipe import add_run_arguments, prepare
+from papers._extras import require
+from papers._files import save_whole
+from papers.recipes import load_experiment, recipe_names
+
+TABLE = "README.md"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check everything that can be checked, then train, then draw.
+
+    Args:
+        arguments: The words after `experiment`.
+
+    Returns:
+        The exit status.
+    """
+    command = _parser()
+    options = command.parse_intermixed_args(arguments)
+    require("matplotlib.figure")
+    try:
+        experiment = load_experiment(
+            options.experiment, options.overrides, datasets=options.on, variants=options.variants, seeds=options.seeds
+        )
+    except (OSError, ValueError) as error:
+        command.error(str(error))
+    output = options.output or Path("runs/experiments") / experiment.name
+    check_writable(command, output)
+    try:
+        done = training.run_experiment(
+            experiment,
+            options.data,
+            output,
+            options.cache,
+            prepare(options),
+            say=lambda text: print(text, flush=True),
+        )
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {interrupt or 'what has ended is kept'}; the same command goes on", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, FloatingPointError, VerificationError) as error:
+        print(f"papers experiment: {error}", file=sys.stderr)
+        return 1
+    try:
+        content = training.markdown(experiment, done, _command(options))
+        save_whole(output / TABLE, lambda part: part.write_text(content, encoding="utf-8"))
+        print(f"\n{content}")
+        made = training.draw(experiment, done, output)
+    except (OSError, ValueError) as error:
+        print(f"papers experiment: {error}", file=sys.stderr)
+        return 1
+    print(f"saved {TABLE} and {len(made)} figures in {output}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = [name.removeprefix("experiments/") for name in recipe_names() if name.startswith("experiments/")]
+    command = argparse.ArgumentParser(
+        prog="python -m papers experiment",
+        description="Train every variant of an experiment with every seed. Trainings that have ended are not repeated, "
+        "and one that was interrupted goes on, so that the same command can always be given again. Then write "
+        f"{TABLE}, with a table, and figures.",
+        epilog=f"Experiments that come with hardmine: {', '.join(names)}.",
+    )
+    command.add_argument("experiment", metavar="EXPERIMENT", help="one of those below, or a TOML file")
+    command.add_argument(
+        "overrides",
+        metavar="[DATA:]section.key=value",
+        nargs="*",
+        help="other values, for all trainings, or on one data set",
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the results (default: runs/experiments/EXPERIMENT)"
+    )
+    command.add_argument("--on", metavar="NAMES", type=_names, help="which of its data (default: the first)")
+    command.add_argument("--variants", metavar="NAMES", type=_names, help="which of its variants (default: all)")
+    command.add_argument("--seeds", metavar="N,N,...", type=_seeds, help="which seeds (default: its own)")
+    add_run_arguments(command)
+    return command
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that made the results, without what this machine alone has."""
+    words = ["python -m papers experiment", options.experiment, *options.overrides]
+    for name in ("on", "variants", "seeds"):
+        if getattr(options, name):
+            words.append(f"--{name} {','.join(map(str, getattr(options, name)))}")
+    return " ".join([*words, f"--verify-every {options.verify_every}", "--data ROOT"])
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(each.isdecimal() for each in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be whole numbers between commas, got {text!r}")
+    return [int(each) for each in text.split(",")]

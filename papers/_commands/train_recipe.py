@@ -1,0 +1,173 @@
+"""`python -m papers train RECIPE`: one training as a recipe says, which may be interrupted and resumed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hardmine import VerificationError
+from papers import training
+from papers._commands.common import check_writable, positive, whole
+from papers._extras import require
+from papers.recipes import load_recipe, recipe_names
+
+PROG = "python -m papers train"
+# What may become of a training that began well: a full disk, an image that is gone or damaged, numbers that overflow.
+FAILURES = (OSError, ValueError, FloatingPointError, VerificationError)
+_OWN_CELLS = ("epoch", "step", "seconds")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check everything that can be checked, then train.
+
+    Args:
+        arguments: The words after `train`; the first is the recipe.
+
+    Returns:
+        The exit status.
+    """
+    command = _parser()
+    options = command.parse_intermixed_args(arguments)
+    try:
+        recipe = load_recipe(options.recipe, options.overrides)
+    except (OSError, ValueError) as error:
+        command.error(str(error))
+    output = options.output or Path("runs") / recipe.name
+    check_writable(command, output)
+    run_options = prepare(options)
+    try:
+        training.check_folder(recipe, output, options.resume)
+        data = training.load_data(recipe, options.data, options.cache, progress=True, device=run_options.device)
+        print("\n".join([f"\n{recipe.name}: {recipe.title} on {data.name}", *data.notes]), flush=True)
+        trainer = training.Trainer(
+            recipe, data, output, run_options, resume=options.resume, report=lambda row: print(line(row), flush=True)
+        )
+    except FAILURES as error:
+        print(f"papers train: {error}", file=sys.stderr)
+        return 1
+    try:
+        result = trainer.run()
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {interrupt or 'the last checkpoint is the one to go on from'}", file=sys.stderr)
+        words = [*arguments, *([] if options.resume else ["--resume"])]
+        print(f"go on with: {PROG} {shlex.join(words)}", file=sys.stderr)
+        return 130
+    except FAILURES as error:
+        print(f"papers train: {error}", file=sys.stderr)
+        return 1
+    print(summary(result, trainer.report))
+    print(f"saved result.json and epochs.csv in {output}")
+    return 0
+
+
+def add_run_arguments(command: argparse.ArgumentParser) -> None:
+    """The arguments on how to run a recipe, or several."""
+    command.add_argument(
+        "--data",
+        metavar="ROOT",
+        default=os.environ.get("HARDMINE_DATA"),
+        help="folder of the data in their official layout (default: the environment variable HARDMINE_DATA)",
+    )
+    command.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs/features"),
+        help="folder where features of frozen backbones are kept (default: %(default)s)",
+    )
+    command.add_argument(
+        "--verify-every",
+        type=whole(0),
+        default=100,
+        metavar="K",
+        help="check every K-th call of each op against its reference, 0 for none (default: %(default)s)",
+    )
+    command.add_argument(
+        "--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda or cuda:1 ... (default: %(default)s)"
+    )
+    command.add_argument("--threads", type=whole(1), metavar="N", help="threads to compute with (default: torch's)")
+    command.add_argument(
+        "--workers", type=whole(0), default=0, metavar="N", help="processes that read images (default: none beside)"
+    )
+    command.add_argument(
+        "--checkpoint-minutes",
+        type=positive,
+        default=5.0,
+        metavar="X",
+        help="write a checkpoint also within an epoch, after so many minutes (default: %(default)g)",
+    )
+    command.add_argument(
+        "--checkpoint-steps", type=whole(0), default=0, metavar="N", help="and after each N steps (default: never)"
+    )
+    command.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard")
+
+
+def prepare(options: argparse.Namespace) -> training.RunOptions:
+    """Set the threads; the other options, as a training takes them."""
+    require("tqdm")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return training.RunOptions(
+        verify_every=options.verify_every,
+        checkpoint_minutes=options.checkpoint_minutes,
+        checkpoint_steps=options.checkpoint_steps,
+        tensorboard=options.tensorboard,
+        workers=options.workers,
+        device=options.device,
+    )
+
+
+def _device(name: str) -> str:
+    """A device that is there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu or cuda, perhaps with a number, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"there is no {name}: torch finds {torch.cuda.device_count()} GPUs")
+    return name
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """The scores of an epoch, in a line."""
+    measured = {name: value for name, value in row.items() if name not in _OWN_CELLS and value is not None}
+    cells = [f"{name.replace('recall_at_', 'R@')} {value:.3f}" for name, value in measured.items()]
+    return f"epoch {row['epoch']:>3}  step {row['step']:>6}  {row['seconds']:>7.1f} s  {'  '.join(cells)}"
+
+
+def summary(result: Mapping[str, Any], report: Any) -> str:
+    """What came out of a run, and by how much the ops deviated from their references."""
+    best, last = result["best"], result["last"]
+    lines = [
+        f"{result['title']} on {result['data']['name']}: Recall@1 {last['recall_at_1']:.3f} in the end, "
+        f"{best['recall_at_1']:.3f} at best (epoch {best['epoch']})"
+    ]
+    return "\n".join([*lines, "not verified" if report is None else report.summary()])
+
+
+def _parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
+        prog=PROG,
+        description="Train a network as a recipe says. Checkpoints are written while it trains; after Ctrl-C, a kill "
+        "or a power cut, --resume goes on bit for bit.",
+        epilog=f"Recipes that come with hardmine: {', '.join(recipe_names())}.",
+    )
+    command.add_argument("recipe", metavar="RECIPE", help="one of those below, or a TOML file")
+    command.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="other values than the recipe's, as TOML"
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the results, made if missing (default: runs/RECIPE)"
+    )
+    command.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    add_run_arguments(command)
+    return command

@@ -1,0 +1,186 @@
+"""What the loaders share: finding a data set in its official layout, its lists, and whether it is whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from papers.datasets.images import ImageDataset, ImageSplit
+
+_ARCHIVES = (".xz", ".gz", ".tgz", ".tar", ".zip", ".lz4")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a data set lie.
+
+    Attributes:
+        title: Name of the data set, for messages.
+        tree: The files and folders expected, for messages.
+        needed: Files and folders that must be there, relative to the data set's own folder. A tuple names places of
+            which one is enough.
+        homes: What that folder may be called under the root that users give; an empty name is the root itself.
+        archives: What the names of the published archives begin with.
+    """
+
+    title: str
+    tree: str
+    needed: tuple[str | tuple[str, ...], ...]
+    homes: tuple[str, ...]
+    archives: tuple[str, ...] = ()
+
+    def find(self, root: str | Path) -> Path | None:
+        """The folder under `root` that holds all that is needed; None if there is none."""
+        homes = (Path(root).expanduser() / home for home in self.homes)
+        return next((home for home in homes if home.is_dir() and not self._missing(home)), None)
+
+    def home(self, root: str | Path) -> Path:
+        """As :meth:`find`; a FileNotFoundError that says what is wrong, and shows the tree, if there is none."""
+        return self.find(root) or self.fail(self._reason(Path(root).expanduser()))
+
+    def fail(self, reason: str) -> NoReturn:
+        """Raise the error for a tree that is not as expected."""
+        raise FileNotFoundError(f"root must hold {self.title} in its official layout: {reason}. Expected:\n{self.tree}")
+
+    def _missing(self, home: Path) -> list[str]:
+        """What is needed and not there; of several places the first."""
+        return [_places(names)[0] for names in self.needed if first_of(home, *_places(names)) is None]
+
+    def _reason(self, root: Path) -> str:
+        if not root.exists():
+            return f"{root} does not exist"
+        if not root.is_dir():
+            return f"{root} is a file; unpack it and give the folder"
+        home = min((root / home for home in self.homes), key=lambda home: len(self._missing(home)))
+        missing = self._missing(home)
+        found = [path for names in self.needed if (path := first_of(home, *_places(names)))]
+        if len(found) == 1:
+            return f"only {found[0]} is there"
+        if found:
+            return f"{home / missing[0]} is missing"
+        packed = sorted(path for path in root.iterdir() if path.suffix in _ARCHIVES)
+        packed = [path for path in packed if path.name.startswith(self.archives)]
+        if packed:
+            return f"{packed[0]} is still packed; unpack it and give the folder it is unpacked into"
+        return f"{root} has no such folder"
+
+
+def first_of(home: Path, *names: str) -> Path | None:
+    """The first of some places that is there; None if none is."""
+    return next((home / name for name in names if (home / name).exists()), None)
+
+
+def _places(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def read_rows(path: Path, kinds: Sequence[Callable[[str], Any]], *, skip: int = 0) -> list[tuple]:
+    """The lines of a list, split at white space.
+
+    Args:
+        path: The text file.
+        kinds: What turns each field of a line into a value: `int` or `str`.
+        skip: Number of lines at the top that are not part of the list.
+
+    Raises:
+        ValueError: A line has another number of fields, or one that is no integer; the message has the line's number.
+    """
+    rows = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            fields = line.split()
+            if number <= skip or not fields:
+                continue
+            try:
+                rows.append(tuple(kind(field) for kind, field in zip(kinds, fields, strict=True)))
+            except ValueError as error:
+                wanted = ", ".join("an integer" if kind is int else "a text" for kind in kinds)
+                raise ValueError(f"{path}, line {number}: must be {wanted}, got {line.strip()!r}") from error
+    return rows
+
+
+def existing(paths: Sequence[str]) -> tuple[list[str], Tensor, list[str]]:
+    """Which of the files are there. Each folder is read once, which is much faster than asking file by file.
+
+    Returns:
+        The files that are there, a mask of them as bool [N], and those that are missing.
+    """
+    folders: dict[str, frozenset[str]] = {}
+    mask = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = names_in(folder)
+        mask.append(name in folders[folder])
+    missing = [path for path, there in zip(paths, mask, strict=True) if not there]
+    return list(compress(paths, mask)), torch.tensor(mask, dtype=torch.bool), missing
+
+
+def names_in(folder: str) -> frozenset[str]:
+    """The names in a folder; none if it is not there."""
+    try:
+        return frozenset(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+
+
+def check_whole(
+    layout: Layout,
+    home: Path,
+    found: Mapping[str, int],
+    published: Mapping[str, int],
+    missing: Sequence[str],
+    partial: bool,
+    counted: str = "images",
+) -> bool:
+    """Whether the copy is the published set, no more and no less; where it is not, it must be asked for.
+
+    Args:
+        layout: Of the data set.
+        home: Where it is.
+        found: Number of images of each part that are there.
+        published: What these numbers should be.
+        missing: Files that the lists name and that are not there.
+        partial: Whether to go on with a copy that is not whole.
+        counted: What the numbers count.
+
+    Raises:
+        FileNotFoundError: There is nothing at all.
+        ValueError: The copy is not whole and `partial` is False.
+    """
+    if not any(found.values()):
+        lost = f": the first missing file is {missing[0]}" if missing else ""
+        layout.fail(f"of the {counted} that the lists in {home} name none is there{lost}")
+    whole = dict(found) == dict(published) and not missing
+    if whole or partial:
+        return whole
+    parts = [f"{found[part]:,} {part} {counted} ({count:,} published)" for part, count in published.items()]
+    lost = f" {len(missing):,} files that its lists name are missing, the first is {missing[0]}." if missing else ""
+    raise ValueError(
+        f"root must hold all of {layout.title}: {home} has {', '.join(parts)}.{lost} With partial=True what is there "
+        "is used, under a name that says so"
+    )
+
+
+def split_by_class(images: ImageDataset, boundary: int) -> ImageSplit:
+    """The classes below `boundary` train, the others are only retrieved.
+
+    Of a partial copy that has fewer than 2 classes on one side of that, the first half of the classes trains.
+
+    Raises:
+        ValueError: There are fewer than 4 classes, so that there can be no 2 to train on and 2 others to retrieve.
+    """
+    classes = images.labels.unique()
+    if (classes < boundary).sum() < 2 or (classes >= boundary).sum() < 2:
+        if len(classes) < 4:
+            raise ValueError(f"root must hold images of at least 4 classes, got {len(classes)}")
+        boundary = int(classes[len(classes) // 2])
+    test = images.select(images.labels >= boundary)
+    return ImageSplit(images.name, images.select(images.labels < boundary), test, test)

@@ -1,0 +1,109 @@
+"""Reading every image once before a long training does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from multiprocessing.pool import ThreadPool
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from hardmine.ops._arguments import check_choice, check_integer
+from papers._extras import require
+from papers.datasets.images import ImageDataset, ImageSplit, read_image
+from papers.datasets.lfw import VerificationPairs
+
+_NAMED = 10  # how many corrupt images an error names
+Images = TypeVar("Images", ImageDataset, ImageSplit, VerificationPairs)
+
+
+class CorruptImage(NamedTuple):
+    """An image file that cannot be read.
+
+    Attributes:
+        path: The file.
+        reason: What was said when it was read.
+    """
+
+    path: str
+    reason: str
+
+
+def check_images(
+    images: Images, on_corrupt: str = "refuse", *, workers: int | None = None, progress: bool = True
+) -> tuple[Images, tuple[CorruptImage, ...]]:
+    """Read every image once, as training will, so that one that cannot be read is told now and not after hours.
+
+    Args:
+        images: A data set, a split, or pairs. A file in several parts is read once.
+        on_corrupt: `"refuse"`: an error names the images that cannot be read. `"skip"`: they are left out, with the
+            pairs that they are part of, and the name says how many.
+        workers: Number of threads that read; by default that of the machine's processors.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The images that can be read, as what was given (the same object if that is all of them), and those that cannot,
+        in the order of their paths.
+
+    Raises:
+        TypeError: `images` is none of these, or `workers` not an integer.
+        ValueError: Images cannot be read, and `on_corrupt` is `"refuse"`, or nothing is left without them; the message
+            counts them and names the first. Or an argument is out of range.
+        ModuleNotFoundError: Pillow or, with `progress`, tqdm is not installed.
+    """
+    check_choice("on_corrupt", on_corrupt, ("refuse", "skip"))
+    workers = (os.cpu_count() or 1) if workers is None else check_integer("workers", workers, 1)
+    modes = {path: part.mode for part in _parts(images) for path in part.paths}
+    with ThreadPool(workers) as pool:
+        reasons = pool.imap(_why_corrupt, modes.items(), chunksize=16)
+        if progress:
+            reasons = require("tqdm").tqdm(reasons, desc="checking images", unit="image", total=len(modes))
+        corrupt = [CorruptImage(path, reason) for path, reason in zip(modes, reasons, strict=True) if reason]
+    if not corrupt:
+        return images, ()
+    if on_corrupt == "refuse":
+        named = "\n".join(f"    {reason}" for _, reason in corrupt[:_NAMED])
+        more = f"\n    and {len(corrupt) - _NAMED:,} more" if len(corrupt) > _NAMED else ""
+        raise ValueError(
+            f"{len(corrupt):,} of {len(modes):,} images of {images.name} cannot be read; on_corrupt='skip' leaves them "
+            f"out:\n{named}{more}"
+        )
+    name = f"{images.name}, {len(corrupt):,} corrupt image{'s' if len(corrupt) > 1 else ''} skipped"
+    return _without(images, {path for path, _ in corrupt}, name), tuple(corrupt)
+
+
+def _parts(images: Images) -> list[ImageDataset]:
+    if isinstance(images, ImageDataset):
+        return [images]
+    if isinstance(images, ImageSplit):
+        return [images.train, images.query, images.gallery]
+    if isinstance(images, VerificationPairs):
+        return [images.images]
+    raise TypeError(f"images must be an ImageDataset, an ImageSplit or VerificationPairs, got {type(images).__name__}")
+
+
+def _why_corrupt(item: tuple[str, str]) -> str | None:
+    """What is wrong with a file that must hold an image of a mode; None if nothing is."""
+    try:
+        read_image(*item)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _without(images: Images, lost: set[str], name: str) -> Images:
+    """What is left without some files, under another name."""
+
+    def keep(part: ImageDataset) -> Tensor:
+        return torch.tensor([path not in lost for path in part.paths])
+
+    if isinstance(images, ImageDataset):
+        return images.select(keep(images), name)
+    if isinstance(images, VerificationPairs):
+        return images.select(keep(images.images), name)
+    # A set that is two parts at once, test set or gallery, stays one.
+    left = {id(part): part.select(keep(part), name) for part in _parts(images)}
+    train, query, gallery = (left[id(part)] for part in _parts(images))
+    return replace(images, name=name, train=train, query=query, gallery=gallery)

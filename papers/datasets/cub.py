@@ -1,0 +1,77 @@
+"""CUB-200-2011: 11,788 images of 200 species of birds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from papers.datasets._layout import Layout, check_whole, existing, read_rows, split_by_class
+from papers.datasets.images import ImageDataset, ImageSplit
+
+CUB_TREE = """\
+    ROOT/CUB_200_2011/images.txt
+    ROOT/CUB_200_2011/image_class_labels.txt
+    ROOT/CUB_200_2011/classes.txt
+    ROOT/CUB_200_2011/images/<NNN.Species>/<image>.jpg
+(the folder CUB_200_2011 may be left out)"""
+PUBLISHED = {"training": 5_864, "test": 5_924}
+TRAINING_CLASSES = 100
+
+_LAYOUT = Layout(
+    "CUB-200-2011",
+    CUB_TREE,
+    ("images.txt", "image_class_labels.txt", "classes.txt", "images"),
+    ("", "CUB_200_2011"),
+    ("CUB_200_2011",),
+)
+
+
+def load_cub(root: str | Path, *, partial: bool = False) -> ImageSplit:
+    """List CUB-200-2011: classes 1 to 100 train, 101 to 200 are only retrieved. The set's own split is not used.
+
+    Args:
+        root: Folder that holds `CUB_200_2011`, or that folder.
+        partial: Take also a copy that lacks images, under a name that says so: "CUB, first 50 classes" where whole
+            classes are missing at the end, else "CUB, partial". If only one side of the split is there, or one class
+            of a side, the first half of the classes trains.
+
+    Returns:
+        The split "CUB": 5,864 images to train on, 5,924 to retrieve. Labels are 0 for class 1 to 199 for class 200.
+
+    Raises:
+        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
+        ValueError: A list is malformed, or the copy is not whole and `partial` is False.
+
+    Reference:
+        Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001. The split: Oh Song et al., CVPR 2016.
+    """
+    home = _LAYOUT.home(root)
+    files = dict(read_rows(home / "images.txt", (int, str)))
+    classes = dict(read_rows(home / "image_class_labels.txt", (int, int)))
+    names = dict(read_rows(home / "classes.txt", (int, str)))
+    for image, file in files.items():
+        if classes.get(image) not in names:
+            raise ValueError(
+                f"root: {home}/image_class_labels.txt and classes.txt must give image {image}, {file}, a class with a "
+                f"name, got class {classes.get(image)}"
+            )
+    labels = torch.tensor([classes[image] - 1 for image in files], dtype=torch.int64)
+    paths, there, missing = existing([str(home / "images" / file) for file in files.values()])
+    labels = labels[there]
+    training = int((labels < TRAINING_CLASSES).sum())
+    found = {"training": training, "test": len(labels) - training}
+    whole = check_whole(_LAYOUT, home, found, PUBLISHED, missing, partial)
+    class_names = [names.get(label, str(label)) for label in range(1, max(names) + 1)]
+    name = "CUB" if whole else f"CUB, {_part(labels, classes)}"
+    return split_by_class(ImageDataset(paths, labels, name=name, class_names=class_names), TRAINING_CLASSES)
+
+
+def _part(labels: torch.Tensor, classes: dict[int, int]) -> str:
+    """What a partial copy has: the first so many classes, whole, or something else."""
+    present = len(labels.unique())
+    # How many images each class should have is known only where the list of classes is whole, as it may be beside few
+    # images.
+    known = len(classes) == sum(PUBLISHED.values())
+    whole = len(labels) == sum(label <= present for label in classes.values())
+    return f"first {present} classes" if known and whole and present == int(labels.max()) + 1 else "partial"

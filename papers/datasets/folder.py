@@ -1,0 +1,84 @@
+"""Any folder of images, a folder a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hardmine.ops._arguments import check_integer
+from papers._torchvision import torchvision_module
+from papers.datasets._layout import Layout, split_by_class
+from papers.datasets.images import ImageDataset, ImageSplit
+
+FOLDER_TREE = """\
+    ROOT/train/<class>/<image>        ROOT/<class>/<image>        ROOT/train/<class>/<image>
+    ROOT/test/<class>/<image>    or                          or   ROOT/query/<class>/<image>
+                                                                  ROOT/gallery/<class>/<image>"""
+
+_LAYOUT = Layout("images, a folder a class", FOLDER_TREE, (".",), ("",))
+_PARTS = (("train", "test"), ("train", "query", "gallery"))
+
+
+def load_image_folder(
+    root: str | Path, *, name: str | None = None, train_classes: int | None = None, mode: str = "RGB"
+) -> ImageSplit:
+    """List a folder of images, of which each class has a folder.
+
+    Args:
+        root: Folder that holds `train` and `test`, or `train`, `query` and `gallery`, each with a folder a class; or
+            directly the folders of the classes, in sorted order: some train, the others are only retrieved.
+        name: What a table calls the data; by default the name of the folder.
+        train_classes: How many classes train where no folders say so; by default half of them, rounded down.
+        mode: Pillow's mode that images are converted to: `"RGB"`, or `"L"` for gray.
+
+    Returns:
+        The split. Labels count the names of the classes of all parts in sorted order; a class that is in two parts has
+        the same label in both. All kinds of images that torchvision knows are taken, from folders inside the folder of
+        a class, too. Hidden files and folders are not.
+
+    Raises:
+        FileNotFoundError: There are no folders, or one has no images. The message shows the tree that is expected.
+        TypeError: `train_classes` is not an integer.
+        ValueError: `train_classes` does not leave at least 2 classes on each side, or stands beside folders that say
+            what trains.
+        ModuleNotFoundError: torchvision is not installed.
+    """
+    home = Path(root).expanduser()
+    _LAYOUT.home(home)
+    name = home.absolute().name if name is None else name
+    parts = next((parts for parts in _PARTS if all((home / part).is_dir() for part in parts)), None)
+    if parts is None:
+        classes = _class_folders(home)
+        if len(classes) < 4:
+            raise ValueError(f"root must hold the folders of at least 4 classes, 2 to train on, got {len(classes)}")
+        training = len(classes) // 2
+        if train_classes is not None:
+            training = check_integer("train_classes", train_classes, 2, len(classes) - 2)
+        return split_by_class(_images(home, classes, classes, name, mode), training)
+    if train_classes is not None:
+        raise ValueError(f"train_classes must be None where {home / 'train'} says what trains, got {train_classes}")
+    own = [_class_folders(home / part) for part in parts]
+    classes = sorted(set().union(*own))
+    sets = [_images(home / part, folders, classes, name, mode) for part, folders in zip(parts, own, strict=True)]
+    return ImageSplit(name, sets[0], sets[1], sets[-1])
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return names or _LAYOUT.fail(f"{folder} holds no folders")
+
+
+def _images(folder: Path, folders: list[str], classes: list[str], name: str, mode: str) -> ImageDataset:
+    """The images of some classes, as torchvision's `ImageFolder` finds them."""
+    kinds = torchvision_module("datasets.folder")
+    numbers = {each: classes.index(each) for each in folders}
+
+    def is_image(path: str) -> bool:
+        return kinds.is_image_file(path) and not Path(path).name.startswith(".")
+
+    try:
+        samples = kinds.make_dataset(str(folder), numbers, is_valid_file=is_image)
+    except FileNotFoundError as error:
+        _LAYOUT.fail(f"{folder}: {error}".rstrip(". "))
+    paths, labels = zip(*samples, strict=True)
+    return ImageDataset(paths, labels, name=name, class_names=classes, mode=mode)

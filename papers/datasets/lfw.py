@@ -1,0 +1,147 @@
+"""Labeled Faces in the Wild: is it the same person on both images of a pair?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine.ops._arguments import check_choice
+from papers.datasets._layout import Layout, check_whole, existing
+from papers.datasets.images import ImageDataset
+
+LFW_TREE = """\
+    ROOT/lfw-py/pairs.txt
+    ROOT/lfw-py/lfw_funneled/<Name>/<Name>_<NNNN>.jpg
+(the folder lfw-py may be left out; lfw for the original images, lfw-deepfunneled for those)"""
+PUBLISHED = {"same": 3_000, "different": 3_000}
+IMAGE_SETS = {"original": "lfw", "funneled": "lfw_funneled", "deepfunneled": "lfw-deepfunneled"}
+
+
+@dataclass(frozen=True)
+class VerificationPairs:
+    """Pairs of images, and whether both show the same class. Embed `images` once, then compare by `pairs`.
+
+    Attributes:
+        name: What a table calls the data. That of a partial copy says so.
+        images: The images that pairs name, each once.
+        pairs: int64 [P, 2], positions in `images`.
+        same: bool [P], whether both show the same class.
+        folds: int64 [P], the fold of each pair, from 0: a threshold is chosen on the other folds.
+    """
+
+    name: str
+    images: ImageDataset
+    pairs: Tensor
+    same: Tensor
+    folds: Tensor
+
+    def with_transform(self, transform: Callable[..., Any] | None) -> VerificationPairs:
+        """The same pairs with their images under another transform."""
+        return replace(self, images=self.images.with_transform(transform))
+
+    def select(self, keep: Tensor, name: str) -> VerificationPairs:
+        """The pairs whose images are both kept.
+
+        Args:
+            keep: bool [N], of `images`. Those that are in no pair that is left are left out, too.
+            name: What a table calls what is left.
+
+        Raises:
+            ValueError: No pair is left.
+        """
+        left = keep[self.pairs].all(1)
+        if not left.any():
+            raise ValueError(f"keep must leave at least one pair of {self.name} whole, got none")
+        used = torch.zeros_like(keep)
+        used[self.pairs[left]] = True
+        positions = used.cumsum(0) - 1
+        return VerificationPairs(
+            name, self.images.select(used, name), positions[self.pairs[left]], self.same[left], self.folds[left]
+        )
+
+
+def load_lfw_pairs(root: str | Path, *, partial: bool = False, image_set: str = "funneled") -> VerificationPairs:
+    """List the 6,000 pairs of LFW's view 2, in the 10 folds of `pairs.txt`.
+
+    torchvision's `LFWPairs` wants the published archive beside the unpacked folder, and so does not fit.
+
+    Args:
+        root: Folder that holds `lfw-py`, or directly `pairs.txt` and the images.
+        partial: Take also a copy that lacks images or pairs, under the name "LFW, partial". Pairs whose images are
+            not both there are left out.
+        image_set: `"original"`, `"funneled"` or `"deepfunneled"`: as published, or aligned in one of two ways.
+
+    Returns:
+        The pairs "LFW": in each of 10 folds 300 of the same person and 300 of different ones. Labels count the
+        persons in sorted order.
+
+    Raises:
+        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
+        ValueError: `pairs.txt` is malformed, or the copy is not whole and `partial` is False.
+
+    Reference:
+        Huang et al., Labeled Faces in the Wild, UMass Amherst TR 07-49.
+    """
+    check_choice("image_set", image_set, tuple(IMAGE_SETS))
+    folder = IMAGE_SETS[image_set]
+    layout = Layout("LFW", LFW_TREE, ("pairs.txt", folder), ("", "lfw-py"), ("lfw",))
+    home = layout.home(root)
+    listed = _read_pairs(home / "pairs.txt")
+    # Each image once, in the order in which pairs name them.
+    shots = list(dict.fromkeys(shot for pair in listed for shot in pair[:2]))
+    people = sorted({person for person, _ in shots})
+    labels = {person: label for label, person in enumerate(people)}
+    files = [str(home / folder / person / f"{person}_{number:04d}.jpg") for person, number in shots]
+    _, there, missing = existing(files)
+    positions = {shot: position for position, shot in enumerate(shots)}
+    images = ImageDataset(files, [labels[person] for person, _ in shots], name="LFW", class_names=people)
+    pairs = VerificationPairs(
+        "LFW",
+        images,
+        torch.tensor([[positions[one], positions[other]] for one, other, _ in listed]),
+        torch.tensor([one[0] == other[0] for one, other, _ in listed]),
+        torch.tensor([fold for _, _, fold in listed]),
+    )
+    complete = there[pairs.pairs].all(1)
+    same = int((pairs.same & complete).sum())
+    found = {"same": same, "different": int(complete.sum()) - same}
+    if check_whole(layout, home, found, PUBLISHED, missing, partial, "pairs"):
+        return pairs
+    return pairs.select(there, "LFW, partial")
+
+
+def _read_pairs(path: Path) -> list[tuple[tuple[str, int], tuple[str, int], int]]:
+    """Both images of each pair, as a person and a number, and its fold."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        folds, size = map(int, lines[0].split())
+        if folds < 1 or size < 1:
+            raise ValueError
+    except (IndexError, ValueError):
+        first = lines[0] if lines else ""
+        raise ValueError(f"{path}, line 1: must be the numbers of folds and of pairs, got {first!r}") from None
+    pairs = []
+    for number, line in enumerate(lines[1:], 2):
+        fields = line.split()
+        if not fields:
+            continue
+        # Each fold has `size` lines "person number number", then `size` lines "person number person number".
+        fold, position = divmod(len(pairs), 2 * size)
+        try:
+            if position < size:
+                person, one, other = fields
+                pairs.append(((person, int(one)), (person, int(other)), fold))
+            else:
+                person, one, stranger, other = fields
+                pairs.append(((person, int(one)), (stranger, int(other)), fold))
+        except ValueError:
+            wanted = "a person and two numbers" if position < size else "a person and a number, twice"
+            raise ValueError(f"{path}, line {number}: must be {wanted}, got {line!r}") from None
+    if len(pairs) != folds * 2 * size:
+        raise ValueError(f"{path} must have {folds} x 2 x {size} pairs, as its first line says, got {len(pairs)}")
+    return pairs

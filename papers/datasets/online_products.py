@@ -1,0 +1,68 @@
+"""Stanford Online Products: 120,053 images of 22,634 products that were sold on eBay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from papers.datasets._layout import Layout, check_whole, existing, read_rows
+from papers.datasets.images import ImageDataset, ImageSplit
+
+ONLINE_PRODUCTS_TREE = """\
+    ROOT/Stanford_Online_Products/Ebay_train.txt
+    ROOT/Stanford_Online_Products/Ebay_test.txt
+    ROOT/Stanford_Online_Products/<kind>_final/<image>.JPG
+(the folder Stanford_Online_Products may be left out)"""
+PUBLISHED = {"training": 59_551, "test": 60_502}
+LISTS = {"training": "Ebay_train.txt", "test": "Ebay_test.txt"}
+
+_LAYOUT = Layout(
+    "Stanford Online Products",
+    ONLINE_PRODUCTS_TREE,
+    tuple(LISTS.values()),
+    ("", "Stanford_Online_Products"),
+    ("Stanford_Online_Products",),
+)
+
+
+def load_online_products(root: str | Path, *, partial: bool = False) -> ImageSplit:
+    """List Stanford Online Products, in its own split: some products train, the others are only retrieved.
+
+    Args:
+        root: Folder that holds `Stanford_Online_Products`, or that folder.
+        partial: Take also a copy that lacks images, under the name "SOP, partial".
+
+    Returns:
+        The split "SOP": 59,551 images to train on, 60,502 to retrieve. Labels are 0 for class 1 and so on; coarse
+        labels count the 12 super-classes from 0.
+
+    Raises:
+        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
+        ValueError: A list is malformed, or the copy is not whole and `partial` is False.
+
+    Reference:
+        Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016.
+    """
+    home = _LAYOUT.home(root)
+    rows = {part: read_rows(home / file, (int, int, int, str), skip=1) for part, file in LISTS.items()}
+    there = {part: existing([str(home / row[3]) for row in listed]) for part, listed in rows.items()}
+    found = {part: len(paths) for part, (paths, _, _) in there.items()}
+    missing = [path for _, _, lost in there.values() for path in lost]
+    name = "SOP" if check_whole(_LAYOUT, home, found, PUBLISHED, missing, partial) else "SOP, partial"
+    class_names = [str(label) for label in range(1, 1 + max(row[1] for listed in rows.values() for row in listed))]
+    parts = []
+    for part, (paths, mask, _) in there.items():
+        if not paths:
+            _LAYOUT.fail(f"no image that {LISTS[part]} names is there")
+        _, classes, super_classes, _ = zip(*rows[part], strict=True)
+        parts.append(
+            ImageDataset(
+                paths,
+                torch.tensor(classes)[mask] - 1,
+                name=name,
+                class_names=class_names,
+                coarse_labels=torch.tensor(super_classes)[mask] - 1,
+            )
+        )
+    return ImageSplit(name, parts[0], parts[1], parts[1])

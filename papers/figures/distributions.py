@@ -1,0 +1,100 @@
+"""Distributions of similarities, one below the other; what the figures of EP's figures 2 and 3 share."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from papers.diagram import lowest_shown
+from papers.figures.drawing import COLORS, mean_and_spread, new_figure, save, tidy, with_spread
+
+BINS = 200  # over [-1, 1]
+ROW_INCHES = 0.85
+NAME_LETTERS = 18  # of a line beside a row
+TAIL = 0.002  # of a distribution, which the axis may leave out on the left
+
+
+class Distribution(NamedTuple):
+    """The distribution of some similarities: how many each bin over [-1, 1] has, int64 [BINS], and their mean."""
+
+    counts: Tensor
+    mean: float
+
+    @property
+    def density(self) -> Tensor:
+        """Of the bins, float64 [BINS]; its integral over [-1, 1] is 1."""
+        return self.counts / self.counts.sum() * (BINS / 2)
+
+
+class Collector:
+    """Counts similarities as they come."""
+
+    def __init__(self) -> None:
+        self._counts, self._sum = torch.zeros(BINS, dtype=torch.int64), 0.0
+
+    def add(self, similarities: Tensor) -> None:
+        """Count more of them, any shape. Rounding may take them a little out of [-1, 1]."""
+        bins = ((similarities.flatten().double() + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
+        self._counts += bins.bincount(minlength=BINS)
+        self._sum += similarities.double().sum().item()
+
+    def distribution(self) -> Distribution | None:
+        """What was counted, or None where nothing was."""
+        count = int(self._counts.sum())
+        return Distribution(self._counts, self._sum / count) if count else None
+
+
+def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, xlabel: str, title: str | None) -> Path:
+    """A row a name: the mean density over its runs, in a band of one standard deviation, and a tick at their mean.
+
+    Each row is as high as its own peak: a collapsed embedding, all in one bin, would flatten all others. The axis
+    begins where the first of the distributions does, but for a tail of 0.2 % that only the data file shows.
+    """
+    edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
+    densities = {name: torch.stack([run.density for run in own]) for name, own in runs.items()}
+    below = [density.mean(0).cumsum(0) * (2 / BINS) for density in densities.values()]
+    low = lowest_shown([torch.tensor(edges[int((share > TAIL).nonzero()[0])]) for share in below])
+    figure = new_figure(6.4, ROW_INCHES * len(runs) + 1.1)
+    figure.get_layout_engine().set(hspace=0, h_pad=0.02)
+    rows: list[dict[str, Any]] = []
+    grid = figure.subplots(len(runs), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (name, own), color in zip(grid, runs.items(), _colors(len(runs)), strict=True):
+        mean, spread = mean_and_spread(densities[name])
+        _draw_row(axes, edges, mean, spread, color)
+        means = [run.mean for run in own]
+        middle = sum(means) / len(means)
+        axes.axvline(middle, color="black", linewidth=1.2)
+        axes.set_ylabel(
+            textwrap.fill(name, NAME_LETTERS), rotation="horizontal", ha="right", va="center", fontweight="bold"
+        )
+        axes.annotate(f"mean {with_spread(means)}", (1.01, 0.35), xycoords="axes fraction", fontsize="medium")
+        axes.set(xlim=(low, 1.0), yticks=[])
+        axes.set_ylim(0, 1.08 * (mean if spread is None else mean + spread).max().item())
+        tidy(axes)
+        deviations = [None] * BINS if spread is None else spread.tolist()
+        rows += [
+            {"run": name, "low": left, "high": right, "density": density, "standard_deviation": deviation}
+            | {"mean_similarity": middle}
+            for left, right, density, deviation in zip(edges, edges[1:], mean.tolist(), deviations, strict=False)
+        ]
+    grid[-1].set_xlabel(xlabel)
+    if title:
+        figure.suptitle(title)
+    return save(figure, path, rows)
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[position % len(COLORS)] for position in range(count)]
+
+
+def _draw_row(axes: Any, edges: list[float], mean: Tensor, spread: Tensor | None, color: str) -> None:
+    axes.stairs(mean.numpy(), edges, fill=True, color=color, alpha=0.35)
+    axes.stairs(mean.numpy(), edges, color=color, linewidth=1.3)
+    if spread is not None:
+        low, high = (mean - spread).clamp(min=0), mean + spread
+        axes.stairs(high.numpy(), edges, baseline=low.numpy(), fill=True, color=color, alpha=0.35)

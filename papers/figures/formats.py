@@ -1,0 +1,151 @@
+"""The data files that figures are drawn from. A training writes them into the folder of its run.
+
+The tables are CSV in UTF-8: a header line with the names of the columns, in any order, then a row a line. A number that
+was not measured is an empty cell, where the table allows it. :class:`papers.figures.Records` writes them so that
+every line but the last is whole, whatever happens; a last line without its line end is a row cut short, and is left out
+with a warning.
+
+``diagrams.csv``: where triplets are in the triplet diagram.
+
+========== ==============================================================================================
+iteration  number of the gradient step, from 0
+split      ``train`` or ``test``
+moment     ``before`` that step, or ``after`` it
+anchor     number of the anchor, the same before and after: its row in the data set, or in the batch
+s_ap       its similarity to its positive, in [-1, 1]; empty: it has none
+s_an       its similarity to its negative, in [-1, 1]; empty: it has none
+========== ==============================================================================================
+
+Where both moments of an iteration are there, they have the same anchors with the same positives and negatives: the
+triplets are chosen before the step, and followed. A whole data set is shown by one moment alone, say ``after`` the
+iteration whose number is that of all steps, which no step has. In one split an anchor comes once with each moment of an
+iteration.
+
+``epochs.csv``: how a training went, a row whenever something was measured.
+
+=========== =============================================================================================
+epoch       number of the epoch, from 0; a row before training may have 0
+step        number of gradient steps so far, from 0; it grows from row to row of a run
+recall_at_1 of the classes that are only retrieved, in [0, 1]; or empty
+hard_share  of the triplets in the batches since the row before, in [0, 1]; or empty
+loss        mean loss of those batches; or empty
+run         what the legend calls the training; runs of other seeds, in files of their own, have the same name
+=========== =============================================================================================
+
+``groups.csv``: Recall@1 against the number of images a class has in a batch, a row a training.
+
+================ ========================================================================================
+method           what the legend calls it
+images_per_class 2 or more
+seed             a whole number from 0
+recall_at_1      of the classes that are only retrieved, at the end, in [0, 1]
+================ ========================================================================================
+
+``embeddings.safetensors``: tensors ``train_embeddings`` [N, D] and ``train_labels`` [N], ``test_embeddings`` [M, D] and
+``test_labels`` [M], or only one of the two pairs. Embeddings are floating, labels integers; lengths don't matter.
+:func:`papers.figures.save_embeddings` writes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+EMBEDDINGS_FILE = "embeddings.safetensors"
+SPLITS = ("train", "test")
+MOMENTS = ("before", "after")
+_ROUNDING = 1e-3  # of similarities that were computed in half precision
+
+
+class Column(NamedTuple):
+    """What the cells of a column may hold."""
+
+    must_be: str
+    convert: Callable[[str], Any]  # raises ValueError for anything else
+
+
+class Table(NamedTuple):
+    """A table's usual file name, and its columns."""
+
+    file: str
+    columns: Mapping[str, Column]
+
+    @property
+    def header(self) -> str:
+        """The first line, without its end."""
+        return ",".join(self.columns)
+
+
+def _whole(least: int) -> Column:
+    def convert(text: str) -> int:
+        # 18 digits are less than int64 has room for.
+        if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) >= least):
+            raise ValueError
+        return int(text)
+
+    return Column(f"a whole number from {least}", convert)
+
+
+def _number(least: float = -math.inf, most: float = math.inf, *, or_empty: bool, rounding: float = 0.0) -> Column:
+    def convert(text: str) -> float:
+        if or_empty and text in ("", "nan"):
+            return math.nan
+        value = float(text)
+        if "_" in text or not math.isfinite(value) or not least - rounding <= value <= most + rounding:
+            raise ValueError
+        return value
+
+    kind = "a number" if least == -math.inf else f"a number from {least:g} to {most:g}"
+    return Column(f"{kind} or empty" if or_empty else kind, convert)
+
+
+def _one_of(choices: tuple[str, ...]) -> Column:
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise ValueError
+        return text
+
+    return Column(" or ".join(choices), convert)
+
+
+def _name(text: str) -> str:
+    if not text or not text.isprintable() or text != text.strip():
+        raise ValueError
+    return text
+
+
+NAME = Column("a name", _name)
+_SIMILARITY = _number(-1, 1, or_empty=True, rounding=_ROUNDING)
+
+DIAGRAMS = Table(
+    "diagrams.csv",
+    {
+        "iteration": _whole(0),
+        "split": _one_of(SPLITS),
+        "moment": _one_of(MOMENTS),
+        "anchor": _whole(0),
+        "s_ap": _SIMILARITY,
+        "s_an": _SIMILARITY,
+    },
+)
+EPOCHS = Table(
+    "epochs.csv",
+    {
+        "epoch": _whole(0),
+        "step": _whole(0),
+        "recall_at_1": _number(0, 1, or_empty=True),
+        "hard_share": _number(0, 1, or_empty=True),
+        "loss": _number(or_empty=True),
+        "run": NAME,
+    },
+)
+GROUPS = Table(
+    "groups.csv",
+    {
+        "method": NAME,
+        "images_per_class": _whole(2),
+        "seed": _whole(0),
+        "recall_at_1": _number(0, 1, or_empty=False),
+    },
+)

@@ -1,0 +1,86 @@
+"""Recall@1 against the number of images a class has in a batch: EP's figure 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from papers._extras import require
+from papers.figures.drawing import checked_path, legend_below, line_style, mean_and_spread, new_figure, save, tidy
+
+DODGE = 0.035  # of a doubling: error bars of two methods stand beside each other
+
+
+def plot_group_size(
+    groups: Mapping[str, Mapping[int, Mapping[int, float]]], path: str | Path, *, title: str | None = None
+) -> Path:
+    """Draw Recall@1 over the images a class has in a batch, a line a method.
+
+    A line goes through the means over seeds; bars are one standard deviation to either side, dots single seeds.
+
+    Args:
+        groups: Recall@1 by method, images a class and seed, as :func:`papers.figures.read_groups` gives it.
+        path: The file to write; it must end in `.png`. The data go into a CSV beside it: method, images_per_class,
+            seed, recall_at_1, and mean and standard_deviation of the seeds.
+        title: Line above the figure.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: `groups` are empty somewhere, or `path` does not end in `.png`.
+        OSError: A file cannot be written.
+        ModuleNotFoundError: matplotlib is not installed.
+
+    Reference:
+        EP section 6.1, figure 4.
+    """
+    path = checked_path(path)
+    if not groups:
+        raise ValueError("groups must hold at least one method, got none")
+    figure = new_figure(5.2, 4)
+    axes = figure.subplots()
+    rows: list[dict[str, Any]] = []
+    for position, (method, sizes) in enumerate(groups.items()):
+        if not sizes or not all(sizes.values()):
+            raise ValueError(f"groups[{method!r}] must hold a seed of every group size, got none")
+        shift = 2 ** (DODGE * (position - (len(groups) - 1) / 2))
+        rows += _draw_method(axes, method, dict(sorted(sizes.items())), shift, line_style(position))
+    axes.set_xscale("log", base=2)
+    ticks = sorted({size for sizes in groups.values() for size in sizes})
+    axes.set_xticks(ticks, [str(size) for size in ticks])
+    axes.xaxis.set_minor_locator(require("matplotlib.ticker").NullLocator())
+    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+    axes.set_xlabel("images a class in a batch")
+    axes.set_ylabel("Recall@1, other classes")
+    tidy(axes)
+    bars = (
+        "mean ± sd of seeds" if any(len(seeds) > 1 for sizes in groups.values() for seeds in sizes.values()) else None
+    )
+    handles, names = axes.get_legend_handles_labels()
+    legend_below(figure, dict(zip(names, handles, strict=True)), bars)
+    if title:
+        figure.suptitle(title)
+    return save(figure, path, rows)
+
+
+def _draw_method(
+    axes: Any, method: str, sizes: Mapping[int, Mapping[int, float]], shift: float, style: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """One method's line, a little to the side; returns the rows of what it shows."""
+    rows, means, bars = [], [], []
+    for size, seeds in sizes.items():
+        mean, spread = mean_and_spread(torch.tensor(list(seeds.values()), dtype=torch.float64))
+        means.append(mean.item())
+        bars.append(0.0 if spread is None else spread.item())
+        fixed = {"mean": means[-1], "standard_deviation": None if spread is None else bars[-1]}
+        for seed, recall in seeds.items():
+            rows.append({"method": method, "images_per_class": size, "seed": seed, "recall_at_1": recall} | fixed)
+        if spread is not None:
+            axes.plot([size * shift] * len(seeds), list(seeds.values()), ".", color=style["color"], alpha=0.35)
+    places = [size * shift for size in sizes]
+    axes.errorbar(places, means, bars if any(bars) else None, **style, markersize=5, capsize=2.5, label=method)
+    return rows

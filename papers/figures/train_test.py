@@ -1,0 +1,107 @@
+"""Triplet diagrams of the training classes and of others: SCT's figure 7."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine.metrics import hard_share
+from hardmine.ops._arguments import check_integer
+from papers.diagram import draw_legend, draw_triplets
+from papers.figures.drawing import checked_path, checked_runs, diagram_grid, evenly, rounded, save, with_spread
+from papers.figures.formats import SPLITS
+from papers.figures.reading import Diagrams
+
+PANEL_INCHES = 3.1
+NAMES = {"train": "training classes", "test": "other classes"}
+
+
+def plot_train_test(
+    runs: Mapping[str, Sequence[Diagrams]], path: str | Path, *, most: int = 2000, title: str | None = None
+) -> Path:
+    """Draw the triplet diagrams of the training classes above those of classes that are only retrieved.
+
+    A column a name. Each panel shows the last triplets of that split: of its last iteration, after the step if that is
+    there. Dots are of all runs of the name; the ring is the mean, and the line above each panel gives the share of hard
+    triplets and the means, with their standard deviations over the runs.
+
+    Args:
+        runs: For each name its runs, as :func:`papers.figures.read_diagrams` gives them.
+        path: The file to write; it must end in `.png`. The data go into a JSON beside it: for each panel its share of
+            hard triplets and its mean similarities, a run each, and the dots that are drawn, [s_ap, s_an].
+        most: Dots in a panel; of more triplets every so many-th is drawn.
+        title: Line above all panels.
+
+    Returns:
+        `path`.
+
+    Raises:
+        TypeError: `most` is no integer.
+        ValueError: `runs` are empty, a run lacks a split or has no triplet in it, `most` is below 1, or `path` does not
+            end in `.png`.
+        OSError: A file cannot be written.
+        ModuleNotFoundError: matplotlib is not installed.
+
+    Reference:
+        SCT section 6.2, figure 7.
+    """
+    path, runs = checked_path(path), checked_runs(runs)
+    most = check_integer("most", most, 1)
+    panels = [[_Panel(name, own, split, most) for name, own in runs.items()] for split in SPLITS]
+    figure, first = diagram_grid(
+        panels, lambda axes, panel: draw_triplets(axes, *panel.drawn.unbind(1), panel.mean), PANEL_INCHES, 0.5
+    )
+    draw_legend(figure, first)
+    if title:
+        figure.suptitle(title)
+    return save(figure, path, {"panels": [panel.data() for row in panels for panel in row]})
+
+
+class _Panel:
+    """The triplets of one name and split."""
+
+    def __init__(self, name: str, runs: list[Diagrams], split: str, most: int) -> None:
+        self.name, self.split = name, split
+        triplets = [_last(name, run, split) for run in runs]
+        self.hard_shares = [hard_share(*own.unbind(1)) for own in triplets]
+        self.means = [own.mean(0).tolist() for own in triplets]
+        self.drawn = evenly(torch.cat(triplets), most)  # [T, 2]: s_ap and s_an
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {NAMES[self.split]}"
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Of all runs, which count alike."""
+        s_ap, s_an = torch.tensor(self.means).mean(0).tolist()
+        return s_ap, s_an
+
+    @property
+    def subtitle(self) -> str:
+        s_ap, s_an = (with_spread(means) for means in zip(*self.means, strict=True))
+        gap = ", " if len(self.means) == 1 else ",\n"  # with deviations it is too long for one line
+        return f"{with_spread(self.hard_shares, '.0%')} hard{gap}mean ({s_ap}, {s_an})"
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "run": self.name,
+            "split": self.split,
+            "hard_share": self.hard_shares,
+            "mean": self.means,
+            "triplets": [rounded(dot) for dot in self.drawn],
+        }
+
+
+def _last(name: str, run: Diagrams, split: str) -> Tensor:
+    """The last triplets of a split, [T, 2]: s_ap and s_an."""
+    found = run.last(split)
+    triplets = torch.empty(0, 2) if found is None else torch.stack([found.s_ap, found.s_an], dim=1)
+    triplets = triplets[~triplets.isnan().any(1)]
+    if not len(triplets):
+        raise ValueError(f"runs[{name!r}] must have {split} triplets, got none")
+    return triplets

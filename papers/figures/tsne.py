@@ -1,0 +1,154 @@
+"""t-SNE of the training classes, and of them together with others: EP's figure 6."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine.ops._arguments import check_integer, check_number
+from papers._extras import require
+from papers.figures.drawing import COLORS, MARKERS, checked_path, new_figure, save
+from papers.figures.embeddings import EmbeddingSet, rows_of
+from papers.figures.formats import SPLITS
+
+PANEL_INCHES = 4.2
+TITLE_LETTERS = 40  # that fit beside each other above a panel
+NAMED_CLASSES = 20  # more names than these would cover each other
+SPLIT_COLORS = {"train": COLORS[1], "test": COLORS[0]}  # red and blue in the paper
+SPLIT_NAMES = {"train": "training classes", "test": "other classes"}
+
+
+def plot_tsne(
+    runs: Mapping[str, EmbeddingSet],
+    path: str | Path,
+    *,
+    perplexity: float = 30.0,
+    most: int = 1500,
+    seed: int = 0,
+    title: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Draw t-SNE maps of embeddings, a row a name: on the left the training samples, on the right both splits.
+
+    On the left each class has its color and marker, as far as they go, and up to 20 classes their labels. On the right
+    colors tell the two splits apart.
+
+    Args:
+        runs: For each name its embeddings, with both splits, as :func:`papers.figures.read_embeddings` gives them.
+        path: The file to write; it must end in `.png`. The data go into a CSV beside it: run, map (`train` or `both`),
+            split, label, x, y.
+        perplexity: Of t-SNE, above 0 and below the number of samples of a map.
+        most: Samples a split; of more a random choice is drawn, that of the seed.
+        seed: Seed of the choice and of t-SNE.
+        title: Line above all panels.
+        progress: Show a progress bar on stderr, which needs tqdm.
+
+    Returns:
+        `path`.
+
+    Raises:
+        TypeError: A number is none.
+        ValueError: `runs` are empty, a run lacks a split, a number is out of range, or `path` does not end in `.png`.
+        OSError: A file cannot be written.
+        ModuleNotFoundError: matplotlib, scikit-learn or, for `progress`, tqdm is not installed.
+
+    Note:
+        Rows are normalized, so that t-SNE's Euclidean distances rank as cosine similarities do. It begins with the
+        principal components. The same seed gives the same map on the same machine.
+
+    Reference:
+        EP section 6.1, figure 6. van der Maaten and Hinton, JMLR 2008.
+    """
+    path = checked_path(path)
+    if not runs:
+        raise ValueError("runs must hold at least one name, got none")
+    perplexity = check_number("perplexity", perplexity, above=0.0)
+    most, seed = check_integer("most", most, 2), check_integer("seed", seed, 0, 2**32 - 1)
+    chosen = {name: _Sample(name, run, most, seed) for name, run in runs.items()}
+    for name, sample in chosen.items():
+        count = len(sample.labels["train"])
+        if perplexity >= count:
+            raise ValueError(f"perplexity must be below the {count} train samples of {name!r}, got {perplexity:g}")
+
+    maps = _maps(chosen, perplexity, seed, progress)
+    figure = new_figure(2 * PANEL_INCHES + 0.3, (PANEL_INCHES + 0.3) * len(runs) + 0.7)
+    grid = figure.subplots(len(runs), 2, squeeze=False)
+    rows: list[dict[str, Any]] = []
+    for (alone, both), (name, sample) in zip(grid, chosen.items(), strict=True):
+        places = maps[name]["train"]
+        _draw_classes(alone, places, sample.labels["train"])
+        rows += _data(name, "train", {"train": places}, sample)
+        by_split = dict(
+            zip(SPLITS, maps[name]["both"].split([len(sample.labels[split]) for split in SPLITS]), strict=True)
+        )
+        _draw_splits(both, by_split)
+        rows += _data(name, "both", by_split, sample)
+        alone.set_title(textwrap.fill(f"{name}, {SPLIT_NAMES['train']}", TITLE_LETTERS), fontweight="bold")
+        both.set_title(textwrap.fill(f"{name}, with {SPLIT_NAMES['test']}", TITLE_LETTERS), fontweight="bold")
+        for axes in (alone, both):
+            axes.set(xticks=[], yticks=[], aspect="equal")  # the directions and the unit of a map mean nothing
+            axes.set_adjustable("datalim")
+    legend = figure.legend(*grid[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    for handle in legend.legend_handles:
+        handle.set(alpha=1, sizes=[30])
+    if title:
+        figure.suptitle(title)
+    return save(figure, path, rows)
+
+
+class _Sample:
+    """The rows of one run that are mapped: float32 [n, D] of unit length, and labels int64 [n], by split."""
+
+    def __init__(self, name: str, run: EmbeddingSet, most: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.rows: dict[str, Tensor] = {}
+        self.labels: dict[str, Tensor] = {}
+        for split in SPLITS:
+            rows, labels = rows_of(name, run, split)
+            kept = torch.randperm(len(rows), generator=generator)[:most].sort().values
+            self.rows[split], self.labels[split] = torch.nn.functional.normalize(rows[kept]), labels[kept]
+
+
+def _maps(samples: Mapping[str, _Sample], perplexity: float, seed: int, progress: bool) -> dict[str, dict[str, Tensor]]:
+    """The places [n, 2] of the training rows, and of both splits, by name."""
+    tsne = require("sklearn.manifold").TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    wanted = [(name, kind) for name in samples for kind in ("train", "both")]
+    maps: dict[str, dict[str, Tensor]] = {name: {} for name in samples}
+    for name, kind in require("tqdm").tqdm(wanted, desc="t-SNE", unit="map") if progress else wanted:
+        rows = samples[name].rows
+        mapped = rows["train"] if kind == "train" else torch.cat([rows[split] for split in SPLITS])
+        maps[name][kind] = torch.from_numpy(tsne.fit_transform(mapped.numpy()))
+    return maps
+
+
+def _draw_classes(axes: Any, places: Tensor, labels: Tensor) -> None:
+    classes = labels.unique().tolist()
+    for position, label in enumerate(classes):
+        own = places[labels == label]
+        color, marker = COLORS[position % len(COLORS)], MARKERS[position % len(MARKERS)]
+        axes.scatter(*own.numpy().T, s=9, color=color, marker=marker, alpha=0.6, linewidths=0)
+    if len(classes) <= NAMED_CLASSES:
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+        for label in classes:
+            middle = places[labels == label].median(0).values.tolist()
+            axes.annotate(str(label), middle, ha="center", va="center", fontweight="bold", bbox=box)
+
+
+def _draw_splits(axes: Any, places: Mapping[str, Tensor]) -> None:
+    markers = {"train": "o", "test": "^"}
+    for split, own in places.items():
+        style = {"color": SPLIT_COLORS[split], "marker": markers[split], "label": SPLIT_NAMES[split]}
+        axes.scatter(*own.numpy().T, s=9, alpha=0.5, linewidths=0, **style)
+
+
+def _data(name: str, kind: str, places: Mapping[str, Tensor], sample: _Sample) -> list[dict[str, Any]]:
+    return [
+        {"run": name, "map": kind, "split": split, "label": label, "x": x, "y": y}
+        for split, own in places.items()
+        for label, (x, y) in zip(sample.labels[split].tolist(), own.tolist(), strict=True)
+    ]

@@ -1,0 +1,123 @@
+"""Where a gradient step moves triplets on the triplet diagram: SCT's figure 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hardmine.ops._arguments import check_integer, check_number
+from papers._extras import require
+from papers.dynamics import similarity_change
+from papers.figures.drawing import checked_path, new_figure, rounded, save
+
+# In cells of the grid: the longest arrow, and the room around the grid for those that leave it.
+LONGEST, MARGIN = 2.4, 1.7
+WRONG = 0.01  # a change the wrong way counts from this share of the largest: a similarity of 1 always falls a little
+ENTANGLEMENTS = (0.0, 0.5, 1.0)
+ROWS = {"delta_s_ap": r"$\Delta s_{ap}$", "delta_s_an": r"$\Delta s_{an}$"}
+
+
+def plot_vector_field(
+    path: str | Path,
+    *,
+    entanglements: Sequence[float] = ENTANGLEMENTS,
+    lr: float = 0.1,
+    temperature: float = 1.0,
+    low: float = 0.0,
+    points: int = 21,
+    title: str | None = None,
+) -> Path:
+    """Draw where one gradient step of the NCA loss moves triplets, by the entanglement of their images.
+
+    Arrows show the move on the triplet diagram, as long as it is. Colors show the change of the anchor-positive
+    similarity in the upper row, which should grow, and of the anchor-negative similarity in the lower, which should
+    fall; a line bounds where they do the opposite. With entanglement, hard triplets at the top move to (1, 1).
+
+    Args:
+        path: The file to write; it must end in `.png`. The data go into a CSV beside it: entanglement, s_ap, s_an,
+            delta_s_ap, delta_s_an.
+        entanglements: p of each column, 0 to 1.
+        lr: Learning rate alpha.
+        temperature: Of the loss; 1 in SCT.
+        low: Where both axes begin, -1 or more and below 1. Below 0 one similarity can be negative: the model of
+            entanglement, whose factor is ``p * s_ap * s_an``, then turns changes round.
+        points: Points of the grid in each direction, 2 or more.
+        title: Line above all panels.
+
+    Returns:
+        `path`.
+
+    Raises:
+        TypeError: A number is none.
+        ValueError: A number is out of range, `entanglements` are empty, or `path` does not end in `.png`.
+        OSError: A file cannot be written.
+        ModuleNotFoundError: matplotlib is not installed.
+
+    Note:
+        The positive and the negative have the similarity ``s_ap * s_an``: see :mod:`papers.dynamics`.
+
+    Reference:
+        SCT section 4, figure 2, from eq. 4 to 12.
+    """
+    path = checked_path(path)
+    if not entanglements:
+        raise ValueError("entanglements must hold at least one, got none")
+    if not -1 <= check_number("low", low) < 1:
+        raise ValueError(f"low must be from -1 and below 1, got {low}")
+    line = torch.linspace(low, 1, check_integer("points", points, 2), dtype=torch.float64)
+    s_ap, s_an = torch.meshgrid(line, line, indexing="xy")
+    fields = [
+        similarity_change(s_ap, s_an, lr=lr, temperature=temperature, entanglement=entanglement)
+        for entanglement in entanglements
+    ]
+
+    columns = len(entanglements)
+    x, *grids = (values.numpy() for values in (line, s_ap, s_an))
+    figure = new_figure(3.1 * columns + 1.3, 7, "compressed")
+    grid = figure.subplots(2, columns, squeeze=False, sharex=True, sharey=True)
+    most = max(change.abs().max().item() for field in fields for change in field)
+    longest = max(torch.hypot(*field).max().item() for field in fields)
+    cell = (1 - low) / (points - 1)
+    every = slice(None, None, 2 if points > 12 else 1)  # an arrow at every second point has room to be seen
+    for column, (entanglement, field) in enumerate(zip(entanglements, fields, strict=True)):
+        changes = [change.numpy() for change in field]
+        for row, change in enumerate(changes):
+            axes = grid[row, column]
+            image = axes.pcolormesh(x, x, change, shading="nearest", cmap="PuOr_r", vmin=-most, vmax=most)
+            wrong = change * (-1, 1)[row] > WRONG * most
+            if wrong.any():
+                axes.contour(x, x, change, levels=[0], colors="black", linewidths=1.4)
+            arrows = (values[every, every] for values in (*grids, *changes))
+            axes.quiver(
+                *arrows, angles="xy", scale_units="xy", scale=longest / (LONGEST * cell), width=0.006, color="0.15"
+            )
+            axes.plot([low, 1], [low, 1], color="0.45", linewidth=1, linestyle="--")
+            limits = low - MARGIN * cell, 1 + MARGIN * cell
+            axes.set(aspect="equal", xlim=limits, ylim=limits)
+            axes.locator_params(nbins=5)
+        grid[0, column].set_title(f"entanglement p = {entanglement:g}")
+        grid[1, column].set_xlabel(r"anchor-positive similarity  $s_{ap}$")
+    for row, name in enumerate(ROWS.values()):
+        grid[row, 0].set_ylabel(r"anchor-negative similarity  $s_{an}$")
+        bar = figure.colorbar(image, ax=grid[row], shrink=0.85)
+        bar.set_label(f"{name} of a step")
+    line_of = require("matplotlib.lines").Line2D
+    legend = {
+        r"beyond it $s_{ap}$ falls (upper row) or $s_{an}$ grows (lower row)": line_of(
+            [], [], color="black", linewidth=1.4
+        ),
+        "$s_{an} = s_{ap}$": line_of([], [], color="0.45", linewidth=1, linestyle="--"),
+    }
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=2, frameon=False)
+    if title:
+        figure.suptitle(title)
+    rows = [
+        {"entanglement": float(entanglement), "s_ap": ap, "s_an": an, "delta_s_ap": delta_ap, "delta_s_an": delta_an}
+        for entanglement, field in zip(entanglements, fields, strict=True)
+        for ap, an, delta_ap, delta_an in zip(
+            *(rounded(values.flatten()) for values in (s_ap, s_an, *field)), strict=True
+        )
+    ]
+    return save(figure, path, rows)

@@ -1,0 +1,19 @@
+"""Networks that embed images: backbones, heads, and features of frozen backbones that are computed once."""
+
+from papers.networks.backbones import BACKBONES, Backbone, backbone, convnet4
+from papers.networks.cache import cache_features
+from papers.networks.convnet import EmbeddingNet
+from papers.networks.embedding import EmbeddingHead, EmbeddingNetwork, Standardize, parameter_groups
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "EmbeddingHead",
+    "EmbeddingNet",
+    "EmbeddingNetwork",
+    "Standardize",
+    "backbone",
+    "cache_features",
+    "convnet4",
+    "parameter_groups",
+]

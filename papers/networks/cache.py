@@ -1,0 +1,234 @@
+"""Features of a frozen backbone, computed once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hardmine._tensor_file import CHECKSUM, checksum, write_tensors
+from hardmine._version import __version__
+from hardmine.mining.embedding import embed_chunks
+from hardmine.ops._arguments import check_integer
+from papers._extras import require
+
+FORMAT, FORMAT_VERSION = "hardmine.features", "1"
+_FINGERPRINTS = ("data", "weights", "transform")
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")  # in a repr of Python's own, which says where a thing is, not what it is
+
+
+def cache_features(
+    backbone: nn.Module,
+    dataset: Tensor | torch.utils.data.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    chunk: int = 128,
+    num_workers: int = 0,
+    progress: bool = True,
+    data_fingerprint: str | None = None,
+    transform_fingerprint: str | None = None,
+) -> Tensor:
+    """The features of all images, from a file; where it is not there yet, they are computed and written to it.
+
+    The file says of which data, weights and transform its features are; for others it is refused. Every chunk is on the
+    disk, in the folder `PATH.parts`, before the next one is computed, so that Ctrl-C, a kill or a power cut costs no
+    more than one chunk: the next call goes on from there. The file itself appears when it is complete; then the folder
+    goes.
+
+    Args:
+        backbone: Takes images as the data set gives them; see `papers.networks.backbone`. It is put into evaluation
+            mode meanwhile.
+        dataset: A tensor [N, ...], or a map-style data set of N items: images of one size, or tuples that begin with
+            one.
+        path: The file, a safetensors file. Folders are made where they are missing.
+        chunk: Images that go through the backbone together.
+        num_workers: Of the ``DataLoader`` that reads a data set.
+        progress: Show progress bars on stderr.
+        data_fingerprint: What identifies the images, in words of your own. By default they are identified by the bytes
+            of the tensor, or of the files of `dataset.paths`, and by their names below the folder that holds all of
+            them; every call then reads these files.
+        transform_fingerprint: What identifies the transform. By default it is identified by the repr of
+            `dataset.transform`.
+
+    Returns:
+        Features float32 [N, F] on the CPU.
+
+    Raises:
+        TypeError: `backbone` is no module, or another argument is of the wrong type.
+        ValueError: The file, or a part in the folder, is of other data, weights or another transform; the file is
+            damaged; the data set is empty; its images or its transform cannot be identified; `chunk` is below 1.
+        FloatingPointError: A feature is not finite; the message names the first such image.
+        OSError: The file cannot be written.
+        ModuleNotFoundError: safetensors, NumPy or tqdm is not installed.
+
+    Note:
+        Weights are identified by all parameters and buffers, and by the repr of the backbone. A convolution may round
+        differently in a chunk of another size, in the last bits.
+    """
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"backbone must be a torch.nn.Module, got {type(backbone).__name__}")
+    chunk = check_integer("chunk", chunk, 1)
+    if len(dataset) == 0:
+        raise ValueError("dataset must hold at least one image, got none")
+    for module in ("safetensors.numpy", "tqdm"):
+        require(module)
+    path = Path(path)
+    parts = path.with_name(f"{path.name}.parts")
+    wanted = {
+        "data": _data_fingerprint(dataset, progress) if data_fingerprint is None else data_fingerprint,
+        "weights": _weights_fingerprint(backbone),
+        "transform": _transform_fingerprint(dataset) if transform_fingerprint is None else transform_fingerprint,
+    }
+    if path.exists():
+        features = _features_of(path, wanted, 0, len(dataset))
+    else:
+        parts.mkdir(parents=True, exist_ok=True)
+        done = list(_finished_parts(parts, wanted, len(dataset)))
+        first = sum(map(len, done))
+        if first < len(dataset):
+            chunks = embed_chunks(backbone, dataset, chunk=chunk, num_workers=num_workers, first=first)
+            with closing(chunks), _bar(len(dataset), first, "features", progress) as bar:
+                for features in chunks:
+                    _write(parts / _part_name(first), features, wanted, first)
+                    done.append(features)
+                    first += len(features)
+                    bar.update(len(features))
+        features = torch.cat(done)
+        _write(path, features, wanted, 0)
+    shutil.rmtree(parts, ignore_errors=True)
+    return features
+
+
+def _finished_parts(parts: Path, wanted: dict[str, str], count: int) -> Iterator[Tensor]:
+    """The chunks in the folder, from the first image on, as far as they follow each other whole."""
+    first = 0
+    while first < count and (path := parts / _part_name(first)).exists():
+        try:
+            features = _features_of(path, wanted, first, None)
+        except _DamagedError:  # by a disk that lost what it had said was written: computed again
+            return
+        if first + len(features) > count:
+            return
+        yield features
+        first += len(features)
+
+
+def _part_name(first: int) -> str:
+    return f"{first:010d}.safetensors"
+
+
+def _write(path: Path, features: Tensor, wanted: dict[str, str], first: int) -> None:
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "library_version": __version__,
+        "first": str(first),
+        **wanted,
+    }
+    write_tensors(path, {"features": features.contiguous().numpy()}, metadata)
+
+
+class _DamagedError(ValueError):
+    """A file that is not what was written, whatever it was of."""
+
+
+def _features_of(path: Path, wanted: dict[str, str], first: int, count: int | None) -> Tensor:
+    """The features in a file, which must be those of `count` images from number `first` on."""
+    safetensors = require("safetensors")
+    with path.open("rb"):  # raises Python's own errors, also for folders
+        pass
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or set(file.keys()) != {"features"}:
+                raise ValueError(f"{path} must be a file of features, or not there; delete it or choose another path")
+            if metadata.get("format_version") != FORMAT_VERSION:
+                raise ValueError(
+                    f"{path} has the format version {metadata.get('format_version')!r}, hardmine {__version__} reads "
+                    f"{FORMAT_VERSION!r}; delete it or choose another path"
+                )
+            features = file.get_tensor("features")
+    except safetensors.SafetensorError as error:
+        raise _DamagedError(f"{path} is cut short or damaged ({error}); delete it") from error
+    if metadata.get(CHECKSUM) != checksum(metadata, {"features": features}):
+        raise _DamagedError(f"{path} is damaged: its checksum does not fit its contents; delete it")
+    differences = [f"{name} {metadata.get(name)!r}" for name in _FINGERPRINTS if metadata.get(name) != wanted[name]]
+    if differences:
+        asked = ", ".join(f"{name} {wanted[name]!r}" for name in _FINGERPRINTS if metadata.get(name) != wanted[name])
+        raise ValueError(
+            f"{path} holds features of other {' and '.join(d.partition(' ')[0] for d in differences)}: "
+            f"{', '.join(differences)}, asked for {asked}; delete it or choose another path"
+        )
+    if metadata.get("first") != str(first) or (count is not None and len(features) != count):
+        raise _DamagedError(
+            f"{path} must hold {count} rows from row {first} on, got {len(features)} from row {metadata.get('first')}"
+        )
+    return torch.from_numpy(features)
+
+
+def _data_fingerprint(dataset: Tensor | torch.utils.data.Dataset, progress: bool) -> str:
+    digest = hashlib.sha256()
+    if isinstance(dataset, Tensor):
+        _add_tensor(digest, dataset)
+        return f"sha256 {digest.hexdigest()}"
+    if getattr(dataset, "paths", None) is None:
+        raise ValueError(
+            f"dataset must be a tensor or have paths, the files of its images, got a {type(dataset).__name__}; "
+            "without them, say with data_fingerprint what the images are"
+        )
+    paths = [Path(path).absolute() for path in dataset.paths]
+    if len(paths) != len(dataset):
+        raise ValueError(f"dataset must have one of its paths for each of its {len(dataset)} images, got {len(paths)}")
+    home = os.path.commonpath([path.parent for path in paths])
+    with _bar(len(paths), 0, "reading", progress) as bar:
+        for path in paths:
+            name = path.relative_to(home).as_posix()
+            digest.update(f"{len(name)} {name} {path.stat().st_size} ".encode())
+            digest.update(path.read_bytes())
+            bar.update(1)
+    return f"sha256 {digest.hexdigest()}"
+
+
+def _weights_fingerprint(backbone: nn.Module) -> str:
+    digest = hashlib.sha256(_identifying_repr("backbone", backbone, "parts included").encode())
+    for name, tensor in _named_tensors(backbone):
+        digest.update(f"{len(name)} {name}".encode())
+        _add_tensor(digest, tensor)
+    return f"sha256 {digest.hexdigest()}"
+
+
+def _named_tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """All parameters and buffers, those too that a state dict leaves out."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _transform_fingerprint(dataset: Tensor | torch.utils.data.Dataset) -> str:
+    transform = getattr(dataset, "transform", None)
+    return _identifying_repr("dataset.transform", transform, "or transform_fingerprint must say it")
+
+
+def _identifying_repr(name: str, value: Any, remedy: str) -> str:
+    text = repr(value)
+    if _ADDRESS.search(text):
+        raise ValueError(f"{name} must have a repr that tells what it does, {remedy}, got {text}")
+    return text
+
+
+def _add_tensor(digest: Any, tensor: Tensor) -> None:
+    """Add the type, the shape and the bytes of a tensor to a digest."""
+    digest.update(f" {tensor.dtype} {list(tensor.shape)} ".encode())
+    # numpy has no bfloat16, but every tensor can be looked at as bytes
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _bar(total: int, done: int, title: str, progress: bool) -> Any:
+    return require("tqdm").tqdm(total=total, initial=done, desc=title, unit="image", disable=not progress)

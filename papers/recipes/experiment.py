@@ -1,0 +1,233 @@
+"""Experiments: recipes with a section [experiment] that says what is varied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from papers.recipes.fields import RecipeError, number, one_of, parse_section, shown
+from papers.recipes.recipe import EXPERIMENT, Recipe, apply_overrides, parse_recipe, read_table, set_values
+
+FIGURES = ("training", "triplet-steps", "train-test", "within-class", "nearest-train", "group-size")
+_OF_DIAGRAMS = ("triplet-steps", "train-test")
+_OF_EMBEDDINGS = ("within-class", "nearest-train")
+_GROUPS = "sampler.images_per_class"
+
+
+@dataclass(frozen=True)
+class _Section:
+    """[experiment] without its tables.
+
+    Attributes:
+        claim: What the experiment asks, a sentence.
+        seeds: The seeds of every variant.
+        axis: A key that is varied beside the variants, `section.key`.
+        values: The values that it takes.
+        reach: Name of a variant: the table then says after how many epochs each has the Recall@1 that this one ends
+            with.
+        figures: Some of `FIGURES`.
+    """
+
+    claim: str
+    seeds: tuple[int, ...] = number(0, default=(0, 1, 2))
+    axis: str | None = None
+    values: tuple[int, ...] = number(0, default=())
+    reach: str | None = None
+    figures: tuple[str, ...] = one_of(*FIGURES, default=("training",))
+
+
+class Run(NamedTuple):
+    """One training of an experiment.
+
+    Attributes:
+        dataset: On which of its data.
+        variant: Which variant.
+        value: That of the axis; None without one.
+        seed: Its seed.
+        recipe: How it is trained.
+    """
+
+    dataset: str
+    variant: str
+    value: int | None
+    seed: int
+    recipe: Recipe
+
+    @property
+    def folder(self) -> str:
+        """A name for its results, with slashes: dataset, variant and value, seed."""
+        variant = self.variant.replace(" ", "-").replace("/", "-")
+        return f"{self.dataset}/{variant}{'' if self.value is None else f'-{self.value}'}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained, and what is made of it.
+
+    Attributes:
+        name: Name of the file, without its ending.
+        claim: What it asks.
+        axis: The key that is varied beside the variants, or None.
+        reach: See `_Section`.
+        figures: As there.
+        runs: Every training, dataset by dataset, then seed by seed, so that all variants have the first seeds early.
+    """
+
+    name: str
+    claim: str
+    axis: str | None
+    reach: str | None
+    figures: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+
+def load_experiment(
+    source: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    datasets: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Experiment:
+    """Read an experiment, strictly, each of its recipes too.
+
+    Args:
+        source: Name of one that comes with hardmine, without `experiments/`, or a TOML file.
+        overrides: Values that replace those of every recipe, `"schedule.epochs=20"`; of those on one data set alone
+            with its name before them, `"cars:data.features=cars.npy"`.
+        datasets: Which of its data; by default the first.
+        variants: Which of its variants; by default all.
+        seeds: Which seeds; by default its own.
+
+    Raises:
+        FileNotFoundError: There is no such experiment.
+        RecipeError: It is of no use; see :func:`papers.recipes.load_recipe`.
+    """
+    try:
+        name, table = read_table(f"experiments/{os.fspath(source)}")
+    except FileNotFoundError:
+        name, table = read_table(source)
+    section = table.pop(EXPERIMENT, None)
+    if not isinstance(section, Mapping):
+        raise RecipeError(f"{name}: the section [{EXPERIMENT}] is missing: it is a recipe for `train`")
+    section = dict(section)
+    places = _tables(name, "datasets", section.pop("datasets", {}))
+    kinds = _tables(name, "variants", section.pop("variants", {}))
+    about = parse_section(name, EXPERIMENT, _Section, section)
+    if about.reach is not None and about.reach not in kinds:
+        raise RecipeError(f"{name}: experiment.reach must be one of {', '.join(kinds)}, got {about.reach!r}")
+    if (about.axis is None) != (not about.values):
+        raise RecipeError(f"{name}: experiment.axis and experiment.values go together, got one of them")
+    _check_distinct(name, "experiment.values", about.values)
+    for each in overrides:
+        _chosen(name, "names before an override", places, [each.partition(":")[0]] if _has_dataset(each) else [])
+    chosen_places = _chosen(name, "datasets", places, datasets or list(places)[:1])
+    chosen_kinds = _chosen(name, "variants", kinds, variants or list(kinds))
+    chosen_seeds = seeds or about.seeds
+    _check_distinct(name, "seeds" if seeds else "experiment.seeds", chosen_seeds)
+    runs = [
+        run
+        for place in chosen_places
+        for seed in chosen_seeds
+        for kind in chosen_kinds
+        for run in _runs_of(name, table, about, place, places[place], kind, kinds[kind], seed, overrides)
+    ]
+    _check_figures(name, about, runs)
+    return Experiment(name, about.claim, about.axis, about.reach, about.figures, tuple(runs))
+
+
+def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
+    """Trainings leave what the figures are drawn from."""
+    for figure in about.figures:
+        if figure == "group-size" and about.axis != _GROUPS:
+            raise RecipeError(f"{name}: experiment.axis must be {_GROUPS} for the figure {figure}, got {about.axis!r}")
+        for run in runs:
+            if figure in _OF_DIAGRAMS and not run.recipe.evaluation.diagrams:
+                raise RecipeError(
+                    f"{run.recipe.name}: evaluation.diagrams must name a step for the figure {figure}, got []"
+                )
+            if figure in _OF_EMBEDDINGS and not run.recipe.evaluation.embeddings:
+                raise RecipeError(
+                    f"{run.recipe.name}: evaluation.embeddings must be true for the figure {figure}, got False"
+                )
+
+
+def overrides_on(dataset: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides for all data, and those for this one, without its name."""
+    found = []
+    for each in overrides:
+        if not _has_dataset(each):
+            found.append(each)
+        elif each.startswith(f"{dataset}:"):
+            found.append(each.partition(":")[2])
+    return found
+
+
+def _has_dataset(override: str) -> bool:
+    return ":" in override.partition("=")[0]
+
+
+def _runs_of(
+    name: str,
+    table: Mapping[str, Any],
+    about: _Section,
+    dataset: str,
+    place: Mapping[str, Any],
+    variant: str,
+    kind: Mapping[str, Any],
+    seed: int,
+    overrides: Sequence[str],
+) -> Iterator[Run]:
+    """A variant on some data with a seed, for every value of the axis that it takes."""
+    values: Sequence[Any] = kind.get("only", about.values) if about.values else [None]
+    _check_distinct(name, f"experiment.variants.{variant}.only", values)
+    for value in values:
+        if value is not None and value not in about.values:
+            raise RecipeError(f"{name}: experiment.variants.{variant}.only must be among {list(about.values)}")
+        changed = set_values(name, table, place)
+        changed = set_values(name, changed, {key: each for key, each in kind.items() if key != "only"})
+        if value is not None:
+            changed = set_values(name, changed, {about.axis: value})
+        changed = apply_overrides(name, changed, overrides_on(dataset, overrides))
+        title = variant if value is None else f"{variant}, {value}"
+        changed |= {"seed": seed, "title": title}
+        yield Run(dataset, variant, value, seed, parse_recipe(f"{name} ({dataset}, {title})", changed))
+
+
+def _tables(name: str, key: str, tables: Any) -> dict[str, dict[str, Any]]:
+    """Tables of values by name, their keys dotted."""
+    if not isinstance(tables, Mapping) or not tables:
+        raise RecipeError(f"{name}: experiment.{key} must be tables, [experiment.{key}.NAME], got {shown(tables)}")
+    found = {}
+    for each, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise RecipeError(f"{name}: experiment.{key}.{each} must be a table, got {shown(table)}")
+        found[each] = {}
+        for section, values in table.items():
+            if section == "only" and key == "variants" and isinstance(values, list):
+                found[each]["only"] = values
+            elif not isinstance(values, Mapping):
+                raise RecipeError(
+                    f"{name}: experiment.{key}.{each} must have values as section.key, got {section} = {shown(values)}"
+                )
+            else:
+                found[each] |= {f"{section}.{option}": value for option, value in values.items()}
+    return found
+
+
+def _chosen(name: str, key: str, known: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
+    """Names that are among those known."""
+    for each in chosen:
+        if each not in known:
+            raise RecipeError(f"{name}: {key} must be some of {', '.join(known)}, got {each!r}")
+    _check_distinct(name, key, chosen)
+    return list(chosen)
+
+
+def _check_distinct(name: str, key: str, values: Sequence[Any]) -> None:
+    """A run that is there twice would count twice in means, and make their deviations too small."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise RecipeError(f"{name}: {key} must be distinct, got {value!r} more than once")

@@ -1,0 +1,120 @@
+"""[loss]: the losses that a recipe may name, and their options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hardmine import losses, ops
+from hardmine.ops._arguments import check_finite, check_number
+from papers.recipes.fields import RecipeError, check_keys
+
+_BATCH = {
+    "SCT": (losses.SCTLoss, ops.sct_loss),
+    "HN": (losses.HNLoss, ops.triplet_loss),
+    "SHN": (losses.SHNLoss, ops.triplet_loss),
+    "EPHN": (losses.EPHNLoss, ops.triplet_loss),
+    "EPSHN": (losses.EPSHNLoss, ops.triplet_loss),
+    "HPHN": (losses.HPHNLoss, ops.triplet_loss),
+    "Triplet": (losses.TripletLoss, ops.triplet_loss),
+    "EP": (losses.EPLoss, ops.tuplet_loss),
+    "HP": (losses.HPLoss, ops.tuplet_loss),
+    "N-pair": (losses.NPairLoss, ops.tuplet_loss),
+    "BatchAll": (losses.BatchAllLoss, ops.tuplet_loss),
+    "BatchAllTriplet": (losses.BatchAllTripletLoss, ops.batch_all_triplet_loss),
+    "HTL": (losses.HierarchicalTripletLoss, ops.batch_all_triplet_loss),
+}
+SMART = "SmartTriplet"
+LOSSES = (*_BATCH, SMART)
+# What only Python can give.
+_OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "triplets", "generator", "margin_labels"}
+_OWN = {"HTL": ("beta",)}
+_WEIGHTS = ("lam", "global_lam")  # a negative one would reward what the loss is to avoid
+_SMART_OPTIONS = {
+    "margin": 0.2,
+    "global_weight": 1.0,
+    "global_threshold": 0.01,
+    "global_lam": 0.8,
+    "positive": None,
+    "negative": None,
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """[loss].
+
+    Attributes:
+        name: One of `LOSSES`.
+        options: The options given, those of the op that the loss applies. Of SmartTriplet: `margin` of the ratio loss,
+            `global_weight` of the global loss, its `global_threshold` (t) and `global_lam`; and, where batches are not
+            of triplets, the `positive` and `negative` that are selected in them.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+
+class SmartTripletLoss(nn.Module):
+    """Smart Mining's loss on given triplets: the ratio loss and, weighted, the global loss (eq. 2 and 3)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        chosen = _SMART_OPTIONS | options
+        self.ratio = losses.RatioTripletLoss(reduction="none", margin=chosen["margin"])
+        self.global_weight = check_number("global_weight", chosen["global_weight"], at_least=0.0)
+        self.spread = losses.GlobalLoss(threshold=chosen["global_threshold"], lam=chosen["global_lam"])
+        self.selection = {name: chosen[name] for name in ("positive", "negative") if chosen[name] is not None}
+
+    def forward(self, embeddings: Any, triplets: Any) -> tuple[Any, Any]:
+        """The loss of embeddings [B, D] on triplets [T, 3], and the ratio loss of each, [T]."""
+        each = self.ratio(embeddings, triplets)
+        loss = each.mean()
+        if self.global_weight:
+            loss = loss + self.global_weight * self.spread(embeddings, triplets)
+        return loss, each
+
+
+def parse_loss(recipe: str, table: Any) -> Loss:
+    """[loss] of a recipe, tried out.
+
+    Raises:
+        RecipeError: The loss is unknown, has no such option, or refuses a value.
+    """
+    if not isinstance(table, Mapping) or table.get("name") not in LOSSES:
+        got = repr(table.get("name")) if isinstance(table, Mapping) and "name" in table else "none"
+        raise RecipeError(f"{recipe}: loss.name must be one of {', '.join(LOSSES)}, got {got}")
+    options = {key: value for key, value in table.items() if key != "name"}
+    loss = Loss(table["name"], options)
+    check_keys(recipe, "loss", options, option_names(loss.name))
+    try:
+        make_loss(loss)
+        for weight in _WEIGHTS:
+            if weight in options:
+                check_finite(weight, options[weight], at_least=0.0)
+    except (TypeError, ValueError) as error:
+        key = str(error).partition(" ")[0]
+        given = f" (loss.{key} = {options[key]!r})" if key in options else ""
+        raise RecipeError(f"{recipe}: [loss] {loss.name}: {error}{given}") from error
+    return loss
+
+
+def make_loss(loss: Loss) -> nn.Module:
+    """The module."""
+    return SmartTripletLoss(**loss.options) if loss.name == SMART else _BATCH[loss.name][0](**loss.options)
+
+
+def option_names(name: str) -> list[str]:
+    """The options that a recipe may give a loss."""
+    if name == SMART:
+        return list(_SMART_OPTIONS)
+    _, op = _BATCH[name]
+    return [
+        option
+        for option in (*inspect.signature(op).parameters, *_OWN.get(name, ()))
+        if option not in _OF_THE_CALL and not option.startswith("return_")
+    ]

@@ -1,0 +1,260 @@
+"""Recipes: how to train, in a TOML file."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+from papers._extras import require
+from papers.recipes.fields import RecipeError, check_keys, parse_section, shown
+from papers.recipes.losses import LOSSES, SMART, Loss, option_names, parse_loss
+from papers.recipes.sections import (
+    SAMPLERS,
+    TENSOR_SETS,
+    AnchorNeighbor,
+    ClassBalanced,
+    Data,
+    Evaluation,
+    Network,
+    Optimizer,
+    Schedule,
+    Tree,
+    Triplets,
+)
+
+FOLDER = Path(__file__).parent
+_SECTIONS = {
+    "data": Data,
+    "network": Network,
+    "tree": Tree,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "evaluation": Evaluation,
+}
+_KEYS = ("title", "seed", "data", "network", "sampler", "loss", "tree", "optimizer", "schedule", "evaluation")
+EXPERIMENT = "experiment"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a network, whole: the same recipe, data and number of threads give the same weights bit for bit.
+
+    Attributes:
+        name: Name of the file, without its ending.
+        title: What legends and tables call the training; by default the name of the loss.
+        seed: Seed of weights, batches, crops and random choices.
+        data: See `papers.recipes.sections`, as for the others.
+        network: As there.
+        sampler: As there.
+        loss: See `papers.recipes.losses`.
+        tree: As in `sections`.
+        optimizer: As there.
+        schedule: As there.
+        evaluation: As there.
+    """
+
+    name: str
+    title: str
+    seed: int
+    data: Data
+    network: Network
+    sampler: ClassBalanced | AnchorNeighbor | Triplets
+    loss: Loss
+    tree: Tree
+    optimizer: Optimizer
+    schedule: Schedule
+    evaluation: Evaluation
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings, the defaults too, as plain values; equal for recipes that train alike."""
+        settings = dataclasses.asdict(self)
+        settings["loss"] = {"name": self.loss.name, **self.loss.options}
+        return {name: settings[name] for name in _KEYS}
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with hardmine, those of experiments too."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
+
+
+def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, strictly.
+
+    Args:
+        source: Name of one that comes with hardmine, or a TOML file.
+        overrides: Values that replace the file's, `"loss.lam=0.1"`, as TOML; text may stand without quotes.
+
+    Raises:
+        FileNotFoundError: There is no such recipe.
+        RecipeError: It is no TOML, a key is unknown or missing, or a value is of no use. The message names recipe, key
+            and value, and what the value could be.
+        ModuleNotFoundError: tomli is not installed, on Python 3.10.
+    """
+    name, table = read_table(source)
+    table.pop(EXPERIMENT, None)
+    return parse_recipe(name, apply_overrides(name, table, overrides))
+
+
+def read_table(source: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """The name of a recipe, and its TOML as it is."""
+    path = Path(source)
+    if not path.is_file():
+        path = FOLDER / f"{os.fspath(source).removesuffix('.toml')}.toml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"recipe must be a TOML file or one of {', '.join(recipe_names())}, got {os.fspath(source)!r}"
+        )
+    toml = _toml()
+    try:
+        return path.stem, toml.loads(path.read_text(encoding="utf-8"))
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} must be TOML: {error}") from error
+
+
+def apply_overrides(name: str, table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the table with other values, given as `section.key=value`."""
+    values = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"{name}: an override must be section.key=value, got {text!r}")
+        values[key.strip()] = _toml_value(value.strip())
+    return set_values(name, table, values)
+
+
+def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the table with some values set, by dotted key. A section that gets another sampler or loss keeps of the
+    other keys those that the new one has, too.
+    """
+    changed = copy.deepcopy(dict(table))
+    for key in values:
+        *sections, last = key.split(".")
+        place = changed
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise RecipeError(f"{name}: {key} = {shown(values[key])}: {section} is a value, not a section")
+        place[last] = values[key]
+        known = _known_keys(key, values[key])
+        if known is not None:
+            changed[sections[0]] = {own: value for own, value in place.items() if own in known}
+    return changed
+
+
+def _known_keys(key: str, value: Any) -> set[str] | None:
+    """The keys of the section that `key` = `value` makes of what it is in; None if of no other kind."""
+    if key == "sampler.kind" and isinstance(value, str) and value in SAMPLERS:
+        return {field.name for field in dataclasses.fields(SAMPLERS[value])}
+    if key == "loss.name" and value in LOSSES:
+        return {"name", *option_names(value)}
+    return None
+
+
+def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
+    """A recipe from its table; see :func:`load_recipe`."""
+    check_keys(name, "", table, _KEYS)
+    for section in ("data", "network", "sampler", "loss", "optimizer", "schedule"):
+        if section not in table:
+            raise RecipeError(f"{name}: the section [{section}] is missing")
+    parsed = {
+        section: parse_section(name, section, kind, table.get(section, {})) for section, kind in _SECTIONS.items()
+    }
+    sampler = table["sampler"]
+    kind = sampler.get("kind") if isinstance(sampler, Mapping) else None
+    if not isinstance(kind, str) or kind not in SAMPLERS:
+        raise RecipeError(f"{name}: sampler.kind must be one of {', '.join(SAMPLERS)}, got {kind!r}")
+    loss = parse_loss(name, table["loss"])
+    seed, title = table.get("seed", 0), table.get("title", loss.name)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise RecipeError(f"{name}: seed must be a whole number from 0 to {2**31 - 1}, got {seed!r}")
+    if not isinstance(title, str) or not title.strip() or not title.isprintable():
+        raise RecipeError(f"{name}: title must be a line of text, got {title!r}")
+    recipe = Recipe(
+        name, title.strip(), seed, sampler=parse_section(name, "sampler", SAMPLERS[kind], sampler), loss=loss, **parsed
+    )
+    _check_whole(recipe)
+    return recipe
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a saved run, as :meth:`Recipe.as_dict` gave them, with the default of every key that came later.
+
+    So the default of a new key must be what was done before there was the key. Options of a loss are left as they are.
+    """
+    filled = dict(settings)
+    sampler = settings.get("sampler")
+    kind = sampler.get("kind") if isinstance(sampler, Mapping) else None
+    for section, fields in {**_SECTIONS, "sampler": SAMPLERS.get(kind)}.items():
+        given = settings.get(section)
+        if fields is not None and isinstance(given, Mapping):
+            defaults = {field.name: field.default for field in dataclasses.fields(fields)}
+            filled[section] = {**{key: value for key, value in defaults.items() if value is not MISSING}, **given}
+    return filled
+
+
+def _check_whole(recipe: Recipe) -> None:
+    """The sections suit each other."""
+    name, loss, sampler, schedule = recipe.name, recipe.loss, recipe.sampler, recipe.schedule
+    selected = {"positive", "negative"} & loss.options.keys()
+    if isinstance(sampler, Triplets):
+        if loss.name != SMART:
+            raise RecipeError(f"{name}: loss.name must be {SMART} with sampler.kind = 'triplets', got {loss.name!r}")
+        if selected:
+            raise RecipeError(f"{name}: loss.{min(selected)} must be left out with sampler.kind = 'triplets'")
+    elif loss.name == SMART and len(selected) < 2:
+        raise RecipeError(
+            f"{name}: loss.positive and loss.negative must say which triplets of a batch {SMART} takes, "
+            f"unless sampler.kind = 'triplets', got {', '.join(selected) or 'neither'}"
+        )
+    convnet, tensors = recipe.network.backbone == "convnet4", recipe.data.name in TENSOR_SETS
+    if convnet != tensors:
+        raise RecipeError(
+            f"{name}: network.backbone must be convnet4 for data.name {' or '.join(TENSOR_SETS)}, and only then, "
+            f"got {recipe.network.backbone!r} and {recipe.data.name!r}"
+        )
+    if convnet and recipe.network.frozen:
+        raise RecipeError(f"{name}: network.frozen must be false with convnet4, whose weights are random")
+    if recipe.network.frozen and recipe.network.weights == "random":
+        raise RecipeError(f"{name}: network.weights must be of a trained network with network.frozen, got 'random'")
+    if recipe.network.frozen_statistics:
+        _check_statistics(name, recipe.network)
+    if recipe.data.features is not None and not recipe.network.frozen:
+        raise RecipeError(f"{name}: network.frozen must be true with data.features, got false")
+    if recipe.data.crop is not None and recipe.data.crop > recipe.data.size:
+        raise RecipeError(f"{name}: data.crop must be at most data.size = {recipe.data.size}, got {recipe.data.crop}")
+    if schedule.every is not None and schedule.milestones:
+        raise RecipeError(f"{name}: schedule.milestones and schedule.every exclude each other, got both")
+    if list(schedule.milestones) != sorted(set(schedule.milestones)):
+        raise RecipeError(f"{name}: schedule.milestones must ascend, got {list(schedule.milestones)}")
+
+
+def _check_statistics(name: str, network: Network) -> None:
+    """There are statistics to keep, and training would change them."""
+    for key, value, reason in (
+        ("frozen", network.frozen, "a frozen backbone keeps them anyway"),
+        ("backbone", network.backbone == "convnet4", "it has no batch normalization"),
+        ("weights", network.weights == "random", "they come with trained weights"),
+    ):
+        if value:
+            raise RecipeError(
+                f"{name}: network.frozen_statistics must be false with network.{key} = "
+                f"{shown(getattr(network, key))}: {reason}"
+            )
+
+
+def _toml() -> Any:
+    return require("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+def _toml_value(text: str) -> Any:
+    toml = _toml()
+    try:
+        return toml.loads(f"value = {text}")["value"]
+    except toml.TOMLDecodeError:
+        return text  # a name without quotes

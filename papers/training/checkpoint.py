@@ -1,0 +1,106 @@
+"""Checkpoints: files that hold all that a training needs to go on bit for bit, and are whole or not there."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hardmine._version import __version__
+from papers._files import save_whole
+from papers.recipes.recipe import with_defaults
+
+FORMAT, FORMAT_VERSION = "hardmine.checkpoint", 1
+FILE = "checkpoint.pt"
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint; the one that is there stays until the new one is on the disk.
+
+    Raises:
+        OSError: It cannot be written, as when the disk is full.
+    """
+    # Given a file, torch.save would tell of a full disk by a RuntimeError that does not say so.
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, **state}, content)
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+
+    save_whole(path, write)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint. Nothing in the file is executed.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged, or something else.
+    """
+    try:
+        with path.open("rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's message advises to execute what is in the file
+        raise ValueError(f"{path} is not a readable checkpoint: it is damaged, or something else") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path} must be a checkpoint of hardmine, got something else")
+    version = state.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has the format version {version}, hardmine {__version__} reads {FORMAT_VERSION}")
+    return state
+
+
+def check_same_run(path: Path, state: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """A checkpoint is of the same recipe and data; the error names every difference.
+
+    Raises:
+        ValueError: It is of others.
+    """
+    then = _flat({"recipe": with_defaults(state["recipe"]), "data": state["data"]})
+    now = _flat({"recipe": recipe, "data": data})
+    differences = [
+        f"{key.partition('.')[2] if key.startswith('recipe.') else key} was {_shown(then, key)}, is {_shown(now, key)}"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key, ...) != now.get(key, ...)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} is of another recipe or other data, and cannot be resumed with these: {'; '.join(differences)}"
+        )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "not given"
+
+
+def random_state() -> dict[str, Any]:
+    """The states of torch's global generators."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go on where :func:`random_state` was taken."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,255 @@
+"""What a training reads: images, or features of a frozen backbone, with their classes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hardmine.ops._arguments import shape_of
+from papers._extras import require
+from papers.datasets import (
+    IMAGE_SPLITS,
+    ImageDataset,
+    ImageSplit,
+    Transforms,
+    check_images,
+    load_digits,
+    load_image_folder,
+)
+from papers.datasets.omniglot import OMNIGLOT_HALVES, SIZE, read_drawings
+from papers.networks import Backbone, backbone, cache_features
+from papers.recipes.fields import RecipeError
+from papers.recipes.recipe import Recipe
+from papers.recipes.sections import Data, Triplets
+from papers.training.samplers import make_sampler
+
+Images = Tensor | ImageDataset
+_SKIPPED = "skipped: "
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images and their classes.
+
+    Attributes:
+        images: A tensor [N, ...], images or features; or image files, whose transforms are set.
+        labels: int64 [N].
+        coarse_labels: int64 [N], the classes one level up, -1 where unknown; or None.
+    """
+
+    images: Images
+    labels: Tensor
+    coarse_labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads.
+
+    Attributes:
+        name: What tables call the data; a partial copy says so.
+        train: What is trained on.
+        query: Whose class is looked for.
+        gallery: Where it is looked for; `query` itself where each query is left out of its own search.
+        notes: Lines on classes that training or retrieval can do nothing with, and images that were skipped.
+        feature_dim: Of features that are given instead of images, their number; else None.
+        fingerprint: Tells data apart: a digest of the name, the labels and the features, or files' names.
+        split: The image files; None of digits.
+    """
+
+    name: str
+    train: Part
+    query: Part
+    gallery: Part
+    notes: tuple[str, ...]
+    feature_dim: int | None
+    fingerprint: str
+    split: ImageSplit | None = None
+
+    def with_notes_for(self, recipe: Recipe) -> TrainingData:
+        """The same data with the notes of a recipe whose batches may have another number of images of a class."""
+        if self.split is None:
+            return self
+        skipped = [note for note in self.notes if note.startswith(_SKIPPED)]
+        return replace(self, notes=(*_summary(recipe, self.split), *skipped))
+
+
+def load_data(
+    recipe: Recipe,
+    root: str | os.PathLike[str] | None,
+    cache: Path,
+    *,
+    progress: bool = True,
+    device: str = "cpu",
+) -> TrainingData:
+    """The data of a recipe; features of a frozen backbone are computed if need be, and kept.
+
+    Args:
+        recipe: The recipe.
+        root: Folder of the data; digits need none.
+        cache: Folder of kept features.
+        progress: Show progress bars on stderr.
+        device: What a frozen backbone computes features on; they are kept on the CPU.
+
+    Raises:
+        OSError: A part of the data is missing; the message shows the tree that is expected. Or `network.weights` or
+            `data.features` is no file.
+        ValueError: The data are not whole and `data.partial` is false, or images cannot be read and `data.on_corrupt`
+            is refuse; `root` is None; `data.features` do not fit the images; the rest of `[data]` is given for digits;
+            the sampler does not suit the classes.
+    """
+    if recipe.data.name == "digits":
+        return _digits(recipe)
+    _check_files(recipe, root)
+    split = _split(recipe.data, _root(recipe, root))
+    if not isinstance(recipe.sampler, Triplets):  # told now, not after all images were read
+        make_sampler(recipe, split.train.labels, split.name)
+    notes = _summary(recipe, split)
+    if recipe.data.on_corrupt != "unchecked":
+        split, corrupt = check_images(split, recipe.data.on_corrupt, progress=progress)
+        notes += [f"{_SKIPPED}{path}: {reason}" for path, reason in corrupt]
+    if recipe.data.name == "omniglot":
+        return _omniglot(split, notes, progress)
+    data, frozen = recipe.data, recipe.network.frozen
+    # Backbones scale images themselves. Features are those of images as they are tested, the same for every seed.
+    options = {"normalization": None, "seed": 0 if frozen else recipe.seed}
+    transforms = Transforms(data.size, data.crop, data.padding, data.flip, data.keep_aspect, **options)
+    split = split.with_transforms(transforms)
+    if not frozen:
+        parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
+        return _data(split.name, parts, split.query is split.gallery, notes, None, split)
+    features = (
+        _given_features(recipe, split, root) if data.features else _features(recipe, split, cache, progress, device)
+    )
+    parts = [
+        Part(rows, part.labels, part.coarse_labels)
+        for rows, part in zip(features, (split.train, split.query, split.gallery), strict=True)
+    ]
+    return _data(split.name, parts, split.query is split.gallery, notes, features[0].shape[1], split)
+
+
+def plain_train_images(data: TrainingData) -> Images:
+    """The training images as those that are retrieved come, without random crops."""
+    images = data.train.images
+    return images if isinstance(images, Tensor) else images.with_transform(data.query.images.transform)
+
+
+def make_backbone(recipe: Recipe) -> Backbone:
+    """The backbone of a recipe, with its weights; not convnet4, which needs the images."""
+    weights = recipe.network.weights
+    return backbone(recipe.network.backbone, None if weights == "random" else weights)
+
+
+def _root(recipe: Recipe, root: str | os.PathLike[str] | None) -> Path:
+    if root is None:
+        raise ValueError(f"root must be the folder of {recipe.data.name}, got none: give --data, or set HARDMINE_DATA")
+    return Path(root)
+
+
+def _summary(recipe: Recipe, split: ImageSplit) -> list[str]:
+    return split.summary(getattr(recipe.sampler, "images_per_class", 2)).split("\n")
+
+
+def _check_files(recipe: Recipe, root: str | os.PathLike[str] | None) -> None:
+    """The files that a recipe names are there."""
+    weights, features = recipe.network.weights, recipe.data.features
+    if features is not None:
+        path = _root(recipe, root) / features
+        if not path.is_file():
+            raise FileNotFoundError(f"{recipe.name}: data.features must be a file, got {path}: no such file")
+    elif weights not in ("imagenet", "random") and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"{recipe.name}: network.weights must be imagenet, random or a file, got {weights!r}: no such file"
+        )
+
+
+def _split(data: Data, root: Path) -> ImageSplit:
+    if data.name == "folder":
+        return load_image_folder(root, train_classes=data.train_classes)
+    return IMAGE_SPLITS[data.name](root, partial=data.partial)
+
+
+def _digits(recipe: Recipe) -> TrainingData:
+    """Those of scikit-learn, which are always whole and as they are."""
+    for key, default in vars(Data("digits")).items():
+        given = getattr(recipe.data, key)
+        if given != default:
+            raise RecipeError(
+                f"{recipe.name}: data.{key} must be left out for digits, which come as they are, got {given!r}"
+            )
+    split = load_digits()
+    test = Part(split.test_images, split.test_labels)
+    return _data("digits", [Part(split.train_images, split.train_labels), test, test], True, [], None)
+
+
+def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingData:
+    """Drawings, which are small enough to be held as tensors."""
+    train, test = (
+        Part(read_drawings(part.paths, SIZE, title, progress), part.labels)
+        for part, title in zip((split.train, split.test), OMNIGLOT_HALVES, strict=True)
+    )
+    return _data(split.name, [train, test, test], True, notes, None, split)
+
+
+def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
+    """The features of a file, for train, query and gallery."""
+    path = _root(recipe, root) / recipe.data.features
+    try:
+        rows = torch.from_numpy(require("numpy").load(path, allow_pickle=False))
+    except (ValueError, EOFError, TypeError) as error:  # text, an empty file, an .npz file
+        raise RecipeError(f"{recipe.name}: data.features must be an .npy file, got {path}: {error}") from error
+    parts = (split.train, split.query, split.gallery)
+    row_of = {image: row for row, image in enumerate(sorted({image for part in parts for image in part.paths}))}
+    if rows.ndim != 2 or len(rows) != len(row_of) or not rows.is_floating_point():
+        raise RecipeError(
+            f"{recipe.name}: data.features must be floating [N, F] with N = {len(row_of)}, the images of {split.name}, "
+            f"got {path} with {rows.dtype} {shape_of(rows)}"
+        )
+    rows = rows.float()
+    if not rows.isfinite().all():
+        raise RecipeError(f"{recipe.name}: data.features must be finite, got other numbers in {path}")
+    return [rows[[row_of[image] for image in part.paths]] for part in parts]
+
+
+def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, device: str) -> list[Tensor]:
+    """The features of train, query and gallery, from files in the folder, or computed."""
+    network = make_backbone(recipe).to(device)
+    test_transform = split.query.transform
+    # The gallery may be the query, or the training set: each is computed once.
+    known: dict[tuple[str, ...], Tensor] = {}
+    found = []
+    for part in (split.train, split.query, split.gallery):
+        if part.paths not in known:
+            images = part.with_transform(test_transform)
+            about = f"{recipe.network.backbone} {network.weights} {test_transform} {part.paths}"
+            digest = hashlib.sha256(about.encode()).hexdigest()[:12]
+            path = cache / f"{recipe.data.name}-{recipe.network.backbone}-{digest}.safetensors"
+            known[part.paths] = cache_features(network, images, path, progress=progress)
+        found.append(known[part.paths])
+    return found
+
+
+def _data(
+    name: str,
+    parts: list[Part],
+    gallery_is_query: bool,
+    notes: list[str],
+    feature_dim: int | None,
+    split: ImageSplit | None = None,
+) -> TrainingData:
+    train, query, gallery = parts
+    if gallery_is_query:
+        gallery = query
+    digest = hashlib.sha256(name.encode())
+    for part in (train, query, gallery):
+        digest.update(part.labels.numpy().tobytes())
+        if isinstance(part.images, Tensor):
+            digest.update(part.images.contiguous().numpy().tobytes())
+        else:
+            digest.update("\0".join(os.path.basename(path) for path in part.images.paths).encode())
+    return TrainingData(name, train, query, gallery, tuple(notes), feature_dim, digest.hexdigest()[:16], split)

@@ -1,0 +1,149 @@
+"""Running experiments: many trainings, each of which is done once, and what they say together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from papers._files import save_json
+from papers.recipes.experiment import Experiment, Run
+from papers.training import checkpoint, result
+from papers.training.data import TrainingData, load_data
+from papers.training.trainer import RunOptions, Trainer
+
+FAILED = "failed.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended.
+
+    Attributes:
+        run: Which.
+        folder: Where its files are.
+        result: What `result.json` holds; None where training has diverged.
+        error: Why it has no result.
+        data: Name and fingerprint of its data; None where none were noted.
+    """
+
+    run: Run
+    folder: Path
+    result: Mapping[str, Any] | None
+    error: str | None = None
+    data: Mapping[str, Any] | None = None
+
+
+def run_experiment(
+    experiment: Experiment,
+    root: str | os.PathLike[str] | None,
+    output: Path,
+    cache: Path,
+    options: RunOptions,
+    *,
+    say: Callable[[str], None],
+) -> list[Finished]:
+    """Train what is not trained yet; interrupted trainings go on.
+
+    Args:
+        experiment: The experiment.
+        root: Folder of the data.
+        output: For the results, a folder a run.
+        cache: Folder of kept features.
+        options: How trainings are run.
+        say: Called with a line when a run begins or ends.
+
+    Returns:
+        All runs.
+
+    Raises:
+        ValueError: A folder has a run of another recipe; the message names the differences. Or runs that are to be
+            averaged are on different data; the message names their folders. All folders are looked at before the
+            first training, data when they are loaded.
+        KeyboardInterrupt: What is done is kept, and so is the run under way.
+        hardmine.VerificationError: A fused op disagrees with its reference.
+    """
+    before = [finished(run, output / run.folder) for run in experiment.runs]
+    same = _SameData()
+    for ended in before:
+        if ended is not None and ended.data is not None:
+            same.check(ended.run, ended.folder, ended.data)
+    loaded: dict[str, TrainingData] = {}
+    done, said = [], ""
+    for number, (run, ended) in enumerate(zip(experiment.runs, before, strict=True), 1):
+        folder = output / run.folder
+        head = f"[{number}/{len(experiment.runs)}] {run.folder}"
+        if ended is None:
+            key = repr((run.recipe.data, run.recipe.network.backbone, run.recipe.network.frozen, run.seed))
+            if run.recipe.network.frozen or run.recipe.network.backbone == "convnet4":  # no seed in these
+                key = repr((run.recipe.data, run.recipe.network.backbone, run.recipe.network.weights))
+            if key not in loaded:
+                loaded.clear()
+                loaded[key] = load_data(run.recipe, root, cache, progress=options.progress, device=options.device)
+            data = loaded[key].with_notes_for(run.recipe)
+            lines = "\n".join(data.notes) or data.name
+            if lines != said:
+                say(lines)
+                said = lines
+            about = {"name": data.name, "fingerprint": data.fingerprint}
+            same.check(run, folder, about)
+            folder.mkdir(parents=True, exist_ok=True)
+            trainer = Trainer(run.recipe, data, folder, options, resume=True)
+            try:
+                ended = Finished(run, folder, trainer.run(), data=about)
+            except FloatingPointError as error:  # a result, too
+                save_json(folder / FAILED, {"recipe": run.recipe.as_dict(), "data": about, "error": str(error)})
+                ended = Finished(run, folder, None, str(error), about)
+            say(f"{head}: {_outcome(ended)}")
+        else:
+            say(f"{head}: {_outcome(ended)} (done before)")
+        done.append(ended)
+    return done
+
+
+def finished(run: Run, folder: Path) -> Finished | None:
+    """What a run led to; None where it has not ended.
+
+    Raises:
+        ValueError: The folder has a run of another recipe, ended or not, or a damaged checkpoint to go on from.
+    """
+    found = result.read_result(folder)
+    failed = result.read_result(folder, FAILED) if found is None else None
+    ended = failed if found is None else found
+    path = folder / checkpoint.FILE
+    content = checkpoint.load_checkpoint(path) if ended is None and path.exists() else ended
+    if content is not None:
+        same = {"recipe": content["recipe"], "data": {}}
+        checkpoint.check_same_run(folder, same, run.recipe.as_dict(), {})
+    if ended is None:
+        return None
+    return Finished(run, folder, found, None if failed is None else failed["error"], ended.get("data"))
+
+
+class _SameData:
+    """Runs of the same settings are averaged: they must be on the same data, too."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[Path, str]] = {}
+
+    def check(self, run: Run, folder: Path, data: Mapping[str, Any]) -> None:
+        """A run has the data of the earlier ones."""
+        network = run.recipe.network
+        features = (network.backbone, network.weights) if network.frozen else None  # they are the data then
+        key = repr((run.dataset, run.recipe.data, features))
+        shown = f"{data['name']} ({data['fingerprint']})"
+        first, known = self._first.setdefault(key, (folder, shown))
+        if shown != known:
+            raise ValueError(
+                f"runs of {run.dataset} must be on the same data, got {known} in {first} and {shown} in {folder}: "
+                "choose another folder for the new runs"
+            )
+
+
+def _outcome(ended: Finished) -> str:
+    if ended.result is None:
+        return f"diverged: {ended.error}"
+    last, best = ended.result["last"], ended.result["best"]
+    return f"Recall@1 {last['recall_at_1']:.3f} in the end, {best['recall_at_1']:.3f} at best, {last['seconds']:.0f} s"

@@ -1,0 +1,187 @@
+"""What the runs of an experiment say together: Markdown tables and figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from papers import figures
+from papers.recipes.experiment import Experiment
+from papers.training.experiment import Finished
+
+Row = tuple[str, int | None]  # variant, and value of the axis
+
+
+def markdown(experiment: Experiment, done: Sequence[Finished], command: str) -> str:
+    """A table a data set: mean and standard deviation over seeds, and the largest deviation from the references."""
+    parts = [f"# {experiment.name}", experiment.claim, f"    {command}"]
+    for dataset in _distinct(ended.run.dataset for ended in done):
+        own = [ended for ended in done if ended.run.dataset == dataset]
+        parts += [_heading(own), _table(experiment, own)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(done: Sequence[Finished]) -> str:
+    first = next((ended.result for ended in done if ended.result is not None), None)
+    if first is None:
+        return "No run ended."
+    data, versions = first["data"], first["versions"]
+    train, query = data["train"], data["query"]
+    seeds = _distinct(ended.run.seed for ended in done)
+    results = [ended.result for ended in done if ended.result is not None]
+    every = [result["verified"]["every"] for result in results]
+    threads = _distinct(result["threads"] for result in results)
+    commits = _distinct(str(result["versions"]["commit"]) for result in results)
+    return (
+        f"**{data['name']}**: {train['images']:,} images of {train['classes']} classes train, {query['images']:,} of "
+        f"{query['classes']} others are retrieved; {first['last']['epoch']} epochs, seeds "
+        f"{', '.join(map(str, seeds))}; hardmine {versions['hardmine']} ({', '.join(commits)}), torch "
+        f"{versions['torch']}, threads {', '.join(map(str, threads))}, {_checked(every)}"
+    )
+
+
+def _checked(every: Sequence[int]) -> str:
+    """How often the calls of the runs were checked."""
+    often = sorted({each for each in every if each})
+    if not often:
+        return "not checked against the references"
+    some = ", some runs not verified" if 0 in every else ""
+    return f"checked against the references every {' or '.join(map(str, often))} calls{some}"
+
+
+def _table(experiment: Experiment, done: Sequence[Finished]) -> str:
+    axis = [] if experiment.axis is None else [experiment.axis.partition(".")[2].replace("_", " ")]
+    reach = _reach(experiment, done)
+    columns: dict[str, Callable[[Any], float | None]] = {
+        "Recall@1, end": lambda result: result["last"]["recall_at_1"],
+        "Recall@1, best": lambda result: result["best"]["recall_at_1"],
+        "s_ap": lambda result: result["last"]["s_ap"],
+        "s_an": lambda result: result["last"]["s_an"],
+        "hard share": lambda result: result["last"]["hard_share"],
+    }
+    if any("nmi" in ended.result["last"] for ended in done if ended.result):
+        columns["NMI"] = lambda result: result["last"].get("nmi")
+    if any("training_error" in ended.result["last"] for ended in done if ended.result):
+        columns["training error"] = lambda result: result["last"].get("training_error")
+    if reach is not None:
+        columns[f"epochs to {reach:.3f}"] = lambda result: _epochs_to(result, reach)
+    head = ["", *axis, *columns, "largest deviation"]
+    lines = [head, ["---"] * len(head)]
+    for variant, value in _distinct((ended.run.variant, ended.run.value) for ended in done):
+        own = [ended for ended in done if (ended.run.variant, ended.run.value) == (variant, value)]
+        results = [ended.result for ended in own if ended.result is not None]
+        cells = [_mean_and_spread([column(result) for result in results], name) for name, column in columns.items()]
+        deviations = [result["verified"]["largest_deviation"] for result in results]
+        checked = [deviation for deviation in deviations if deviation is not None]
+        diverged = len(own) - len(results)
+        name = variant + (f" ({diverged} of {len(own)} diverged)" if diverged else "")
+        lines.append([name, *([] if not axis else [str(value)]), *cells, f"{max(checked):.1e}" if checked else "-"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _reach(experiment: Experiment, done: Sequence[Finished]) -> float | None:
+    """The mean Recall@1 at the end of the variant that the others are compared with."""
+    ends = [
+        ended.result["last"]["recall_at_1"]
+        for ended in done
+        if ended.result is not None and ended.run.variant == experiment.reach
+    ]
+    return statistics.mean(ends) if ends else None
+
+
+def _epochs_to(result: Any, recall: float) -> float | None:
+    """After how many epochs a run first had a Recall@1; None if it never had."""
+    reached = [row["epoch"] for row in result["epochs"] if row.get("recall_at_1", -1.0) >= recall]
+    return min(reached, default=None)
+
+
+def _mean_and_spread(values: Sequence[float | None], name: str) -> str:
+    """Mean and standard deviation over the runs that have a value, and how many have none."""
+    there = [value for value in values if value is not None]
+    lacking = f" ({len(values) - len(there)} of {len(values)} never)" if len(there) < len(values) else ""
+    if not there:
+        return "never" if values and "epochs" in name else "-"
+    digits = 1 if name.startswith("epochs") else 3
+    spread = f" ± {statistics.stdev(there):.{digits}f}" if len(there) > 1 else ""
+    return f"{statistics.mean(there):.{digits}f}{spread}{lacking}"
+
+
+def draw(experiment: Experiment, done: Sequence[Finished], output: Path) -> list[Path]:
+    """The figures of an experiment, in a folder a data set.
+
+    Returns:
+        The files.
+    """
+    made = []
+    for dataset in _distinct(ended.run.dataset for ended in done):
+        own = [ended for ended in done if ended.run.dataset == dataset and ended.result is not None]
+        if not own:
+            continue
+        folder = output / dataset / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in experiment.figures:
+            path = folder / f"{kind}.png"
+            _DRAW[kind](own, path, own[0].result["data"]["name"])
+            made.append(path)
+    return made
+
+
+def _by_title(done: Sequence[Finished], read: Callable[[Path], Any], file: str) -> dict[str, list[Any]]:
+    runs: dict[str, list[Any]] = {}
+    for ended in done:
+        runs.setdefault(ended.run.recipe.title, []).append(read(ended.folder / file))
+    return runs
+
+
+def _training(done: Sequence[Finished], path: Path, title: str) -> None:
+    runs: dict[str, list[Any]] = {}
+    for ended in done:
+        for name, history in figures.read_histories(ended.folder / figures.EPOCHS.file).items():
+            runs.setdefault(name, []).append(history)
+    figures.plot_training(runs, path, x="epoch", title=title)
+
+
+def _group_size(done: Sequence[Finished], path: Path, title: str) -> None:
+    rows = [
+        {
+            "method": ended.run.variant,
+            "images_per_class": ended.run.value,
+            "seed": ended.run.seed,
+            "recall_at_1": ended.result["last"]["recall_at_1"],
+        }
+        for ended in done
+    ]
+    table = path.with_name(figures.GROUPS.file)
+    with figures.Records(table, figures.GROUPS, keep=lambda row: False) as records:
+        records.write(rows)
+    figures.plot_group_size(figures.read_groups(table), path, title=title)
+
+
+def _of_diagrams(plot: Callable[..., Path]) -> Callable[..., None]:
+    def draw_them(done: Sequence[Finished], path: Path, title: str) -> None:
+        plot(_by_title(done, figures.read_diagrams, figures.DIAGRAMS.file), path, title=title)
+
+    return draw_them
+
+
+def _of_embeddings(plot: Callable[..., Path], **options: str) -> Callable[..., None]:
+    def draw_them(done: Sequence[Finished], path: Path, title: str) -> None:
+        plot(_by_title(done, figures.read_embeddings, figures.EMBEDDINGS_FILE), path, title=title, **options)
+
+    return draw_them
+
+
+_DRAW: dict[str, Callable[..., None]] = {
+    "training": _training,
+    "group-size": _group_size,
+    "triplet-steps": _of_diagrams(figures.plot_triplet_steps),
+    "train-test": _of_diagrams(figures.plot_train_test),
+    "within-class": _of_embeddings(figures.plot_within_class),
+    "nearest-train": _of_embeddings(figures.plot_nearest_train),
+}
+
+
+def _distinct(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))

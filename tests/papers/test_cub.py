@@ -1,0 +1,239 @@
+"""CUB-200-2011: its lists, its split by class, whole and partial copies."""
+
+import re
+
+import pytest
+import torch
+
+from image_trees import load_partial, unpack, write_cub, write_image, write_lines
+from papers.datasets import cub, load_cub
+
+pytest.importorskip("PIL")
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """The published counts of the tiny copy: 3 images of each of 200 classes."""
+    monkeypatch.setattr(cub, "PUBLISHED", {"training": 300, "test": 300})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write_cub(tmp_path_factory.mktemp("whole"), dict.fromkeys(range(1, 201), 3))
+
+
+def test_published_counts():
+    assert cub.PUBLISHED == {"training": 5864, "test": 5924}
+    assert sum(cub.PUBLISHED.values()) == 11788
+
+
+@pytest.mark.parametrize("inside", ["", "CUB_200_2011"])
+@pytest.mark.parametrize("partial", [False, True])
+def test_the_first_100_classes_train(whole, counts, inside, partial):
+    split = load_cub(whole / inside, partial=partial)
+    assert split.name == split.train.name == split.test.name == "CUB"
+    assert split.train.labels.tolist() == [label for label in range(100) for _ in range(3)]
+    assert split.test.labels.tolist() == [label for label in range(100, 200) for _ in range(3)]
+    assert split.query is split.gallery
+    image, label = split.test[4]
+    assert (image.getpixel((0, 0)), label) == ((102, 1, 0), 101)  # class 102 is label 101
+    assert split.test.paths[4].endswith("CUB_200_2011/images/102.Bird_102/Bird_102_0001.png")
+    assert split.train.class_names[0] == "001.Bird_1"
+    assert split.test.class_names[199] == "200.Bird_200"
+
+
+def test_the_home_folder_of_a_user(whole, counts, monkeypatch):
+    monkeypatch.setenv("HOME", str(whole))
+    monkeypatch.setenv("USERPROFILE", str(whole))
+    assert load_cub("~").name == load_cub("~/CUB_200_2011").name == "CUB"
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(whole / 'nowhere'))} does not exist"):
+        load_cub("~/nowhere")
+
+
+def test_classes_cut_off_at_the_end(tmp_path, counts):
+    root = write_cub(tmp_path, dict.fromkeys(range(1, 11), 3))
+    message = (
+        r"root must hold all of CUB-200-2011: .*CUB_200_2011 has 30 training images "
+        r"\(300 published\), 0 test images \(300 published\)\. With partial=True what is there is used"
+    )
+    split = load_partial(load_cub, root, message)
+    assert split.name == split.train.name == split.gallery.name == "CUB, first 10 classes"
+    assert split.train.labels.tolist() == [label for label in range(5) for _ in range(3)]
+    assert split.test.labels.tolist() == [label for label in range(5, 10) for _ in range(3)]
+
+
+def test_classes_cut_off_after_the_middle_keep_the_split(tmp_path, counts):
+    split = load_cub(write_cub(tmp_path, dict.fromkeys(range(1, 103), 3)), partial=True)
+    assert split.name == "CUB, first 102 classes"
+    assert split.train.labels.unique().tolist() == list(range(100))
+    assert split.test.labels.unique().tolist() == [100, 101]
+
+
+def test_one_class_is_no_side(tmp_path, counts):
+    split = load_cub(write_cub(tmp_path, dict.fromkeys(range(1, 102), 3)), partial=True)
+    assert split.train.labels.unique().tolist() == list(range(50))
+    assert split.test.labels.unique().tolist() == list(range(50, 101))
+
+
+def test_one_class_is_no_side_at_the_start_either(tmp_path, counts):
+    split = load_cub(write_cub(tmp_path, dict.fromkeys(range(100, 105), 3)), partial=True)
+    assert split.train.labels.unique().tolist() == [99, 100]
+    assert split.test.labels.unique().tolist() == [101, 102, 103]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {1: 3, 2: 2, 3: 3, 4: 3},  # an image of a class is gone
+        {1: 3, 2: 3, 4: 3, 5: 3},  # a class in the middle is gone
+        {197: 3, 198: 3, 199: 3, 200: 3},
+    ],
+)
+def test_other_parts_are_just_partial(tmp_path, counts, kept):
+    split = load_cub(write_cub(tmp_path, kept), partial=True)
+    assert split.name == split.train.name == "CUB, partial"
+    assert len(split.train) + len(split.test) == sum(kept.values())
+    assert len(split.train.labels.unique()) == len(split.test.labels.unique()) == 2
+
+
+def test_first_classes_are_not_claimed_from_lists_that_are_cut_themselves(tmp_path, counts):
+    home = write_cub(tmp_path, dict.fromkeys(range(1, 6), 3)) / "CUB_200_2011"
+    labels = (home / "image_class_labels.txt").read_text().splitlines()
+    write_lines(home / "image_class_labels.txt", *labels[:15])
+    assert load_cub(tmp_path, partial=True).name == "CUB, partial"
+
+
+def test_missing_files_are_named_and_counted(tmp_path, counts):
+    root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
+    for k in (0, 2):
+        (root / f"CUB_200_2011/images/003.Bird_3/Bird_3_000{k}.png").unlink()
+    message = (
+        r"has 298 training images \(300 published\), 300 test images \(300 published\)\. "
+        r"2 files that its lists name are missing, the first is .*003\.Bird_3.Bird_3_0000\.png\. With"
+    )
+    split = load_partial(load_cub, root, message)
+    assert split.name == "CUB, partial"
+    assert (len(split.train), len(split.test)) == (298, 300)
+    assert split.train.small_classes(3) == {2: 1}
+    assert split.train[6][0].getpixel((0, 0)) == (3, 1, 0)
+    assert split.train[7][0].getpixel((0, 0)) == (4, 0, 0)
+
+
+def test_a_copy_with_more_than_is_published_is_not_it(whole, monkeypatch):
+    monkeypatch.setattr(cub, "PUBLISHED", {"training": 299, "test": 300})
+    assert load_partial(load_cub, whole, r"300 training images \(299 published\)").name == "CUB, partial"
+
+
+def test_lists_that_name_more_than_is_published_are_not_whole(tmp_path, counts):
+    home = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3)) / "CUB_200_2011"
+    for file, line in {"images.txt": "601 one.jpg", "image_class_labels.txt": "601 1"}.items():
+        write_lines(home / file, (home / file).read_text() + line)
+    message = r"300 test images \(300 published\)\. 1 files .* the first is .*one\.jpg"
+    assert load_partial(load_cub, tmp_path, message).name == "CUB, partial"
+
+
+def test_no_images_at_all(tmp_path, counts):
+    root = write_cub(tmp_path, {1: 3, 2: 3})
+    for file in root.glob("CUB_200_2011/images/*/*.png"):
+        file.unlink()
+    for partial in (False, True):
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"of the images that the lists in .* name none is there: the first "
+            r"missing file is .*Bird_1_0000\.png\. Expected:\n    ROOT/CUB_200_2011/images\.txt",
+        ):
+            load_cub(root, partial=partial)
+
+
+def test_empty_lists(tmp_path, counts):
+    root = write_cub(tmp_path, {})
+    (root / "CUB_200_2011/images").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"of the images that the lists in .* name none is there\. Expected"):
+        load_cub(root)
+
+
+def test_too_few_classes(tmp_path, counts):
+    with pytest.raises(ValueError, match="root must hold images of at least 4 classes, got 3"):
+        load_cub(write_cub(tmp_path, {1: 3, 2: 3, 3: 3}), partial=True)
+
+
+@pytest.mark.parametrize("lost", ["images.txt", "image_class_labels.txt", "classes.txt"])
+def test_a_missing_list_is_named(tmp_path, lost):
+    root = write_cub(tmp_path, {1: 1})
+    (root / "CUB_200_2011" / lost).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"official layout: .*CUB_200_2011.{lost} is missing\. Expected:\n"):
+        load_cub(root, partial=True)
+
+
+def test_missing_roots(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"root must hold CUB-200-2011 .*: .*nowhere does not exist\. Expected:\n"
+    ):
+        load_cub(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"has no such folder\. Expected:\n"):
+        load_cub(tmp_path)
+    write_lines(tmp_path / "another.tgz", "")
+    with pytest.raises(FileNotFoundError, match=r"has no such folder\. Expected:\n"):
+        load_cub(tmp_path)
+    archive = write_lines(tmp_path / "CUB_200_2011.tgz", "")
+    with pytest.raises(FileNotFoundError, match=r"CUB_200_2011\.tgz is still packed; unpack it"):
+        load_cub(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"CUB_200_2011\.tgz is a file; unpack it"):
+        load_cub(archive)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"only .*images is there"):
+        load_cub(tmp_path)
+
+
+def test_malformed_lists_are_named_by_line(tmp_path):
+    home = write_cub(tmp_path, {1: 1}) / "CUB_200_2011"
+    good = (home / "images.txt").read_text()
+    write_lines(home / "images.txt", good.strip(), "", "two three.jpg")
+    with pytest.raises(ValueError, match=r"images\.txt, line 3: must be an integer, a text, got 'two three\.jpg'"):
+        load_cub(tmp_path)
+    write_lines(home / "images.txt", "1 one.jpg more")
+    with pytest.raises(ValueError, match=r"images\.txt, line 1: must be an integer, a text, got '1 one\.jpg more'"):
+        load_cub(tmp_path)
+
+
+def test_images_need_a_class_with_a_name(tmp_path):
+    home = write_cub(tmp_path, {1: 1}) / "CUB_200_2011"
+    write_lines(home / "image_class_labels.txt", "7 1")
+    with pytest.raises(
+        ValueError, match=r"must give image 1, 001\.Bird_1/Bird_1_0000\.png, a class .*, got class None"
+    ):
+        load_cub(tmp_path)
+    write_lines(home / "image_class_labels.txt", "1 201")
+    with pytest.raises(ValueError, match="got class 201"):
+        load_cub(tmp_path)
+
+
+def test_a_file_in_the_place_of_a_folder_holds_no_images(tmp_path, counts):
+    root = write_cub(tmp_path, dict.fromkeys(range(2, 201), 3) | {1: 0})
+    lines = (root / "CUB_200_2011/images.txt").read_text()
+    write_lines(root / "CUB_200_2011/images.txt", "1 001.Bird_1/Bird_1_0000.png", lines)
+    write_lines(root / "CUB_200_2011/images/001.Bird_1", "no folder")
+    with pytest.raises(ValueError, match=r"1 files that its lists name are missing, the first is .*Bird_1_0000\.png"):
+        load_cub(root)
+
+
+def test_files_that_no_list_names_are_left_out(tmp_path, counts):
+    root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
+    write_image(root / "CUB_200_2011/images/001.Bird_1/another.png")
+    assert len(load_cub(root).train) == 300
+
+
+def test_first_50_classes(tmp_path):
+    unpack("CUB_200_2011_first50_128.tar", tmp_path)
+    split = load_partial(load_cub, tmp_path, r"has 2,889 training images \(5,864 published\), 0 test images")
+    assert split.name == "CUB, first 50 classes"
+    assert split.train.labels.unique().tolist() == list(range(25))
+    assert split.test.labels.unique().tolist() == list(range(25, 50))
+    assert len(split.train) + len(split.test) == 2889
+    assert torch.cat([split.train.labels, split.test.labels]).bincount().min() > 40
+    assert split.train.class_names[24] == "025.Pelagic_Cormorant"
+    assert split.test[0][0].size == (128, 128)
+    assert all(
+        f"/{split.test.class_names[label]}/" in path
+        for path, label in zip(split.test.paths, split.test.labels.tolist(), strict=True)
+    )

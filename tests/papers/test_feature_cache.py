@@ -1,0 +1,319 @@
+"""Features kept in a file: the same as computed afresh, and never those of something else."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from feature_cache_cases import (
+    CHUNK,
+    COUNT,
+    Images,
+    afresh,
+    compute,
+    images_in_files,  # noqa: F401 (a fixture)
+    parts_of,
+    path_of_features,  # noqa: F401 (a fixture)
+    small_backbone,
+)
+from helpers import seeded
+from papers.networks import Backbone, cache_features
+
+safetensors = pytest.importorskip("safetensors")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+pytest.importorskip("tqdm")
+
+
+class Darken:
+    """A transform that says what it does."""
+
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels // self.by
+
+    def __repr__(self) -> str:
+        return f"Darken({self.by})"
+
+
+# What comes out
+
+
+def test_features_are_those_of_the_backbone(images, path):
+    expected = afresh(images)
+    features = compute(images, path)
+    assert torch.equal(features, expected)
+    assert features.dtype == torch.float32
+    assert features.shape == (COUNT, 6)
+    assert expected.std() > 0.01
+
+
+def test_the_file_holds_them_and_says_whose_they_are(images, path):
+    features = compute(Images(path.parents[1], [str(p) for p in images.paths], Darken(2)), path)
+    assert os.listdir(path.parent) == [path.name], "no parts are left"
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        assert list(file.keys()) == ["features"]
+        assert torch.equal(file.get_tensor("features"), features)
+    assert metadata["format"] == "hardmine.features"
+    assert metadata["format_version"] == "1"
+    assert metadata["transform"] == "Darken(2)"
+    assert all(re.fullmatch("sha256 [0-9a-f]{64}", metadata[name]) for name in ("data", "weights"))
+    assert re.fullmatch("[0-9a-f]{64}", metadata["sha256"])
+
+
+def test_a_second_call_computes_nothing(images, path, monkeypatch):
+    features = compute(images, path)
+    images.read.clear()
+    monkeypatch.setattr(Backbone, "forward", None)
+    assert torch.equal(compute(images, path), features)
+    assert torch.equal(compute(images, path, chunk=7), features), "the size of the chunks does not matter"
+    assert images.read == []
+
+
+def test_images_in_a_tensor(path):
+    pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = torch.cat([small_backbone().eval()(some) for some in pixels.split(CHUNK)])
+    assert torch.equal(compute(pixels, path), expected)
+    assert torch.equal(compute(pixels, path), expected)
+    changed = pixels.clone()
+    changed[3, 1, 4, 4] ^= 1
+    for other in (changed, pixels[:-1], pixels.flip(0), pixels / 255):
+        with pytest.raises(ValueError, match="holds features of other data: "):
+            compute(other, path)
+
+
+def test_a_backbone_in_training_is_left_so(images, path):
+    backbone = small_backbone().train()
+    backbone.trunk[1].eval()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    assert torch.equal(compute(images, path, backbone), afresh(images))
+    assert backbone.training
+    assert [part.training for part in backbone.trunk] == [True, False, True, True, True, True]
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_a_relative_name_and_one_without_an_ending(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(compute(images, "features"), afresh(images))
+    assert Path("features").is_file()
+
+
+def test_workers_read_the_images(images, path):
+    assert torch.equal(compute(images, path, num_workers=1), afresh(images))
+    assert images.read == list(range(COUNT)), "by the test itself only"
+
+
+# Whose features they are
+
+
+def test_data_are_known_by_bytes_and_names(images, path, tmp_path):
+    compute(images, path)
+    content = images.paths[5].read_bytes()
+    images.paths[5].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"holds features of other data: data 'sha256 .*', asked for data 'sha256 "):
+        compute(images, path)
+    images.paths[5].write_bytes(content)
+    compute(images, path)
+    names = [str(p) for p in images.paths]
+    for other in (names[:-1], [names[1], names[0], *names[2:]], [*names[:-1], names[0]]):
+        with pytest.raises(ValueError, match="holds features of other data: "):
+            compute(Images(Path("/"), other), path)
+    images.paths[5].rename(images.paths[5].with_name("99.raw"))
+    with pytest.raises(ValueError, match="holds features of other data: "):
+        compute(Images(Path("/"), [*names[:5], str(images.paths[5].with_name("99.raw")), *names[6:]]), path)
+
+
+def test_data_may_move(images, path, tmp_path, monkeypatch):
+    """The names are those below the folder that holds all images."""
+    features = compute(images, path)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "images", tmp_path / "elsewhere" / "pictures")
+    names = [str(p.relative_to(tmp_path / "images")) for p in images.paths]
+    moved = Images(tmp_path / "elsewhere" / "pictures", names)
+    assert torch.equal(compute(moved, path), features)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert torch.equal(compute(Images(Path("pictures"), names), path), features)
+
+
+def test_weights_are_known_by_values_and_structure(images, path):
+    compute(images, path)
+
+    def refused(change):
+        backbone = small_backbone()
+        change(backbone)
+        with pytest.raises(ValueError, match="holds features of other weights: "):
+            compute(images, path, backbone)
+
+    refused(lambda b: b.trunk[0].weight.data[0, 0, 0, 0].add_(1e-6))
+    refused(lambda b: b.trunk[1].running_var.add_(0.1))
+    refused(lambda b: b.mean.add_(0.1))
+    refused(lambda b: b.double())
+    refused(lambda b: b.trunk.insert(2, nn.Tanh()))
+    other = small_backbone()
+    other.weights = "from/another/file"
+    compute(images, path, other)
+
+
+def test_transforms_are_known_by_their_repr(images, path):
+    names = [str(p) for p in images.paths]
+    compute(Images(Path("/"), names, Darken(2)), path)
+    compute(Images(Path("/"), names, Darken(2)), path)
+    with pytest.raises(
+        ValueError, match=re.escape("other transform: transform 'Darken(2)', asked for transform 'Darke")
+    ):
+        compute(Images(Path("/"), names, Darken(3)), path)
+    with pytest.raises(
+        ValueError, match=re.escape("other transform: transform 'Darken(2)', asked for transform 'None'")
+    ):
+        compute(images, path)
+    message = r"other weights and transform: weights 'sha256 .*', transform 'Darken\(2\)', asked for weights 'sha256 "
+    with pytest.raises(ValueError, match=message):
+        compute(images, path, small_backbone(nn.Tanh))
+
+
+def test_a_transform_that_does_not_tell_what_it_does(images, path):
+    images.transform = lambda pixels: pixels
+    message = (
+        "dataset.transform must have a repr that tells what it does, or transform_fingerprint must say it, got <func"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compute(images, path)
+    compute(images, path, transform_fingerprint="identity")
+    assert images.read
+    with pytest.raises(ValueError, match="other transform: transform 'identity', asked for transform 'None'"):
+        compute(Images(Path("/"), [str(p) for p in images.paths]), path)
+
+
+def test_a_backbone_that_does_not_tell_what_it_is(images, path):
+    backbone = small_backbone()
+    backbone.extra_repr = lambda: repr(object())
+    with pytest.raises(ValueError, match=r"backbone must have a repr that tells what it does, parts included, got "):
+        compute(images, path, backbone)
+
+
+def test_data_without_files_need_words(path):
+    pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
+    data = torch.utils.data.TensorDataset(pixels)
+    message = (
+        "dataset must be a tensor or have paths, the files of its images, got a TensorDataset; without them, say with"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compute(data, path)
+    features = compute(data, path, data_fingerprint="noise, seed 0")
+    assert torch.equal(compute(data, path, data_fingerprint="noise, seed 0"), features)
+    with pytest.raises(ValueError, match="other data: data 'noise, seed 0', asked for data 'noise, seed 1'"):
+        compute(data, path, data_fingerprint="noise, seed 1")
+
+
+def test_files_are_not_read_where_words_say_what_they_are(images, path):
+    features = compute(images, path, data_fingerprint="mine")
+    for file in images.paths:
+        file.unlink()
+    assert torch.equal(compute(images, path, data_fingerprint="mine"), features)
+
+
+# Files that are something else
+
+
+def test_a_damaged_file_is_refused(images, path):
+    compute(images, path)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    for damaged, message in (
+        (whole[:-3], "is cut short or damaged"),
+        (b"", "is cut short or damaged"),
+        (whole[:-1] + bytes([whole[-1] ^ 1]), "is damaged: its checksum does not fit its contents; delete it"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
+            compute(images, path)
+        assert path.read_bytes() == damaged, "left for whoever wants to look at it"
+    header["__metadata__"]["transform"] = "Nope"
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(ValueError, match="checksum"):
+        compute(images, path)
+
+
+def test_foreign_files_are_refused(images, path):
+    path.parent.mkdir()
+    safetensors_torch.save_file({"features": torch.ones(COUNT, 6)}, path)
+    message = f"{path} must be a file of features, or not there; delete it or choose another path"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compute(images, path)
+    safetensors_torch.save_file(
+        {"features": torch.ones(COUNT, 6)}, path, {"format": "hardmine.features", "format_version": "2"}
+    )
+    with pytest.raises(
+        ValueError, match=r"has the format version '2', hardmine .* reads '1'; delete it or choose another"
+    ):
+        compute(images, path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        compute(images, path)
+
+
+def test_a_file_of_another_number_of_images(images, path):
+    compute(images, path, data_fingerprint="mine")
+    few = Images(Path("/"), [str(p) for p in images.paths[:6]])
+    with pytest.raises(ValueError, match=f"must hold 6 rows from row 0 on, got {COUNT} from row 0"):
+        compute(few, path, data_fingerprint="mine")
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(images, path):
+    path.parent.write_text("a file")
+    with pytest.raises(OSError, match=re.escape(str(path.parent))):
+        compute(images, path)
+    assert images.read == []
+
+
+# Other errors
+
+
+def test_a_feature_that_is_not_finite_is_named(images, path):
+    class Broken(Backbone):
+        def forward(self, some):
+            features = super().forward(some)
+            features[0] += float("nan") if len(some) == 2 else 0  # the last, shorter chunk, from image 16 on
+            return features
+
+    backbone = small_backbone()
+    backbone.__class__ = Broken
+    backbone.train()
+    with pytest.raises(FloatingPointError, match="the embedding of image 16 is not finite"):
+        compute(images, path, backbone)
+    assert len(parts_of(path)) == 4
+    assert all(part.training for part in backbone.modules())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"backbone": torch.relu}, TypeError, "backbone must be a torch.nn.Module, got builtin_function_or_method"),
+        ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
+        ({"chunk": 2.0}, TypeError, "chunk must be an integer, got float"),
+        ({"dataset": torch.ones(0, 3, 8, 8)}, ValueError, "dataset must hold at least one image, got none"),
+    ],
+)
+def test_wrong_arguments(changes, error, message, path):
+    given = {"backbone": small_backbone(), "dataset": torch.ones(2, 3, 8, 8), "path": path, **changes}
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        cache_features(**given)
+    assert not path.parent.exists()
+
+
+def test_paths_of_another_number(images, path):
+    images.paths = images.paths[:-1]
+    images.__class__ = type("Longer", (Images,), {"__len__": lambda self: COUNT})
+    with pytest.raises(ValueError, match=f"dataset must have one of its paths for each of its {COUNT} images, got 17"):
+        compute(images, path)

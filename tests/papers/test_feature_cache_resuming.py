@@ -1,0 +1,200 @@
+"""Features kept in a file: wherever computing them is interrupted, it goes on, and comes to the same; its progress."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from feature_cache_cases import (
+    CHUNK,
+    COUNT,
+    Images,
+    Stopping,
+    afresh,
+    compute,
+    images_in_files,  # noqa: F401 (a fixture)
+    interrupted,
+    parts_of,
+    path_of_features,  # noqa: F401 (a fixture)
+    small_backbone,
+)
+from helpers import run_python, seeded
+from papers.networks import Backbone, cache
+
+safetensors_torch = pytest.importorskip("safetensors.torch")
+pytest.importorskip("tqdm")
+
+
+class StopError(Exception):
+    """What goes wrong in the middle."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StopError, MemoryError])
+def test_an_interrupted_run_goes_on(images, path, error):
+    """Image 10 is of the third chunk: two chunks are kept, and not read again."""
+    interrupted(images, path, 10, error)
+    assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
+    assert not path.exists()
+    images.read.clear()
+    features = compute(images, path)
+    assert images.read == list(range(8, COUNT))
+    assert torch.equal(features, afresh(images))
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_it_may_be_interrupted_again_and_again(images, path):
+    for at in (0, 3, 4, 4, 9, 13, 17):
+        interrupted(images, path, at)
+    images.read.clear()
+    assert torch.equal(compute(images, path), afresh(images))
+    assert images.read[: COUNT - 16] == [16, 17]
+
+
+def test_it_may_go_on_with_other_chunks(images, path):
+    interrupted(images, path, 10)
+    with pytest.raises(KeyboardInterrupt):
+        compute(Stopping(images, 15, KeyboardInterrupt), path, chunk=5)
+    assert parts_of(path) == [f"{first:010d}.safetensors" for first in (0, 4, 8)]
+    torch.testing.assert_close(compute(images, path, chunk=2), afresh(images))
+
+
+def test_a_tensor_goes_on_too(path, monkeypatch):
+    pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
+    forward, seen = Backbone.forward, []
+
+    def failing(self, some):
+        seen.append(len(some))
+        if len(seen) == 3:
+            raise StopError
+        return forward(self, some)
+
+    monkeypatch.setattr(Backbone, "forward", failing)
+    with pytest.raises(StopError):
+        compute(pixels, path)
+    features = compute(pixels, path)
+    assert seen == [4, 4, 4, 4, 4, 2]
+    monkeypatch.undo()
+    with torch.no_grad():
+        assert torch.equal(features, torch.cat([small_backbone().eval()(some) for some in pixels.split(CHUNK)]))
+
+
+def test_interrupted_between_the_last_part_and_the_file(images, path, monkeypatch):
+    """All parts are there: nothing is computed, the file is put together."""
+    right = cache._write
+
+    def failing(target, *given):
+        if target == path:
+            raise KeyboardInterrupt
+        right(target, *given)
+
+    monkeypatch.setattr(cache, "_write", failing)
+    with pytest.raises(KeyboardInterrupt):
+        compute(images, path)
+    assert len(parts_of(path)) == 5
+    monkeypatch.undo()
+    expected = afresh(images)
+    images.read.clear()
+    monkeypatch.setattr(Backbone, "forward", None)
+    assert torch.equal(compute(images, path), expected)
+    assert images.read == []
+
+
+def test_interrupted_between_the_file_and_the_end(images, path):
+    """Parts that are left beside a whole file go."""
+    interrupted(images, path)
+    folder = path.with_name(f"{path.name}.parts")
+    shutil.copytree(folder, path.parent / "kept")
+    features = compute(images, path)
+    shutil.move(path.parent / "kept", folder)
+    assert torch.equal(compute(images, path), features)
+    assert os.listdir(path.parent) == [path.name]
+
+
+KILLED = """
+import os, signal, sys
+import torch
+sys.path.insert(0, {tests!r})
+from feature_cache_cases import CHUNK, Images, small_backbone
+from papers.networks import cache_features
+from pathlib import Path
+
+class Killing(Images):
+    def __getitem__(self, index):
+        if index == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+cache_features(small_backbone(), Killing(Path({root!r}), {names!r}), {path!r}, chunk=CHUNK, progress=False)
+"""
+
+
+def test_a_killed_run_goes_on(images, path, tmp_path):
+    names = [str(p.relative_to(tmp_path)) for p in images.paths]
+    script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), names=names, path=str(path))
+    process = run_python("-c", script)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
+    torch.testing.assert_close(compute(images, path), afresh(images))
+    assert 0 not in images.read[: COUNT - 8]
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "altered", "misplaced"])
+def test_damaged_parts_are_computed_again(images, path, damage):
+    """And those after them, which may be of other chunks."""
+    interrupted(images, path, 14)
+    folder = path.with_name(f"{path.name}.parts")
+    first, second, _ = (folder / name for name in parts_of(path))
+    whole = second.read_bytes()
+    damaged = {
+        "short": whole[:-5],
+        "empty": b"",
+        "altered": whole[:-1] + bytes([whole[-1] ^ 1]),
+        "misplaced": first.read_bytes(),
+    }
+    second.write_bytes(damaged[damage])
+    images.read.clear()
+    assert torch.equal(compute(images, path), afresh(images))
+    assert images.read[: COUNT - CHUNK] == list(range(CHUNK, COUNT))
+
+
+def test_parts_of_something_else_are_refused(images, path):
+    """Hours of work may be in them: they are not simply thrown away."""
+    interrupted(images, path)
+    with pytest.raises(ValueError, match=r"0000000000.safetensors holds features of other weights: "):
+        compute(images, path, small_backbone(nn.Tanh))
+    assert len(parts_of(path)) == 2
+    stranger = path.with_name(f"{path.name}.parts") / "0000000000.safetensors"
+    safetensors_torch.save_file({"other": torch.ones(2)}, stranger)
+    with pytest.raises(ValueError, match="must be a file of features, or not there; delete it or choose another path"):
+        compute(images, path)
+
+
+def test_more_parts_than_images_are_computed_again(images, path):
+    """Of data that were said to be the same."""
+    with pytest.raises(KeyboardInterrupt):
+        compute(Stopping(images, 10, KeyboardInterrupt), path, data_fingerprint="mine")
+    few = Images(Path("/"), [str(p) for p in images.paths[:6]])
+    assert torch.equal(compute(few, path, data_fingerprint="mine"), afresh(few))
+
+
+# Progress
+
+
+def test_progress(images, path, capsys):
+    compute(images, path)
+    assert capsys.readouterr().err == ""
+    path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        compute(Stopping(images, 10, KeyboardInterrupt), path, progress=True)
+    shown = capsys.readouterr().err
+    assert "reading: 100%" in shown
+    assert "8/18" in shown
+    compute(images, path, progress=True)
+    shown = capsys.readouterr().err
+    assert " 8/18 " in shown, "it starts where it was"
+    assert " 4/18 " not in shown
+    assert " 18/18 " in shown

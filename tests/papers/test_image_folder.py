@@ -1,0 +1,103 @@
+"""Any folder of images: how it is split, which files count, what is said when something is missing."""
+
+import pytest
+
+from image_trees import need_torchvision, write_image
+from papers.datasets import load_image_folder
+
+pytest.importorskip("PIL")
+need_torchvision()
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Five classes; class k has k + 1 images."""
+    root = tmp_path / "fruit"
+    for k, name in enumerate(["apple", "Banana", "cherry", "date", "elderberry"]):
+        for image in range(k + 1):
+            write_image(root / name / f"{image}.png", (k, image, 0))
+    return root
+
+
+def test_half_of_the_classes_train(flat):
+    split = load_image_folder(flat)
+    assert split.name == split.train.name == split.test.name == "fruit"
+    assert split.train.class_names == ("Banana", "apple", "cherry", "date", "elderberry")  # as sorted() has them
+    assert [(image.getpixel((0, 0))[:2], label) for image, label in split.train] == [
+        ((1, 0), 0),
+        ((1, 1), 0),
+        ((0, 0), 1),
+    ]
+    assert split.test.labels.tolist() == [2] * 3 + [3] * 4 + [4] * 5
+    assert split.query is split.gallery
+    assert split.train[0][0].mode == "RGB"
+
+
+def test_how_many_classes_train_and_names_are_choices(flat):
+    split = load_image_folder(str(flat), name="my fruit", train_classes=3, mode="L")
+    assert split.train.labels.unique().tolist() == [0, 1, 2]
+    assert split.name == split.train.name == "my fruit"
+    assert split.test[0][0].mode == "L"
+    for wrong in (1, 4):
+        with pytest.raises(ValueError, match=f"train_classes must be from 2 to 3, got {wrong}"):
+            load_image_folder(flat, train_classes=wrong)
+    with pytest.raises(TypeError, match="train_classes must be an integer, got float"):
+        load_image_folder(flat, train_classes=2.0)
+
+
+def test_the_name_of_a_relative_root(flat, monkeypatch):
+    monkeypatch.chdir(flat)
+    assert load_image_folder(".").name == "fruit"
+
+
+def test_train_and_test_folders(tmp_path):
+    for k, file in enumerate(["train/b/1.png", "train/c/1.png", "test/a/1.png", "test/c/sub/2.png", "other/d/1.png"]):
+        write_image(tmp_path / file, (k, 0, 0))
+    split = load_image_folder(tmp_path, name="given")
+    assert split.train.class_names == split.test.class_names == ("a", "b", "c")
+    assert [(image.getpixel((0, 0))[0], label) for image, label in split.train] == [(0, 1), (1, 2)]
+    assert [(image.getpixel((0, 0))[0], label) for image, label in split.test] == [(2, 0), (3, 2)]
+    with pytest.raises(ValueError, match=r"train_classes must be None where .*train says what trains, got 2"):
+        load_image_folder(tmp_path, train_classes=2)
+
+
+def test_query_and_gallery_folders(tmp_path):
+    for k, file in enumerate(["train/a/1.png", "query/b/1.png", "gallery/b/2.png", "gallery/c/3.png"]):
+        write_image(tmp_path / file, (k, 0, 0))
+    split = load_image_folder(tmp_path)
+    assert [part.labels.tolist() for part in (split.train, split.query, split.gallery)] == [[0], [1], [1, 2]]
+    assert split.gallery[1][0].getpixel((0, 0)) == (3, 0, 0)
+
+
+def test_hidden_and_foreign_files_are_left_out(flat):
+    (flat / "apple/._0.png").write_bytes(b"left behind by an archiver")
+    (flat / "apple/notes.txt").write_text("not an image")
+    (flat / ".cache").mkdir()
+    (flat / "readme.txt").write_text("no class")
+    split = load_image_folder(flat)
+    assert len(split.train) + len(split.test) == 15
+
+
+def test_missing_folders(flat, tmp_path):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"root must hold images, a folder a class .*: .*nowhere does not exist\. Exp"
+        r"ected:\n    ROOT/train/<class>",
+    ):
+        load_image_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"0\.png is a file"):
+        load_image_folder(flat / "apple/0.png")
+    with pytest.raises(FileNotFoundError, match="apple holds no folders"):
+        load_image_folder(flat / "apple")
+    (flat / "fig").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"Found no valid file for the classes fig\. Expected:\n"):
+        load_image_folder(flat)
+
+
+def test_too_few_classes(tmp_path):
+    for name in "abc":
+        write_image(tmp_path / name / "1.png")
+    with pytest.raises(ValueError, match="root must hold the folders of at least 4 classes, 2 to train on, got 3"):
+        load_image_folder(tmp_path)
+    write_image(tmp_path / "d/1.png")
+    assert load_image_folder(tmp_path).train.labels.tolist() == [0, 1]

@@ -1,0 +1,226 @@
+"""Recipes: what is read, and every way in which one is refused, by recipe, key and value."""
+
+import re
+import sys
+
+import pytest
+
+from papers.recipes import LOSSES, RecipeError, load_experiment, load_recipe, make_loss, recipe_names
+from papers.recipes.recipe import with_defaults
+from papers.recipes.sections import Schedule
+from training_cases import TOML, recipe_of
+
+if sys.version_info < (3, 11):
+    pytest.importorskip("tomli")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_a_recipe_is_read_whole(file):
+    recipe = load_recipe(file)
+    assert (recipe.name, recipe.title, recipe.seed) == ("tiny", "SHN", 3)
+    assert (recipe.data.name, recipe.data.partial, recipe.network.embedding_dim) == ("digits", False, 8)
+    assert (recipe.sampler.batch_size, recipe.sampler.small_classes) == (10, "leave_out")
+    assert (recipe.loss.name, dict(recipe.loss.options)) == ("SHN", {})
+    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.1, 0.5, 0.0)
+    assert (recipe.schedule.epochs, recipe.schedule.milestones) == (3, (1,))
+    assert recipe.evaluation.recall_at == (1, 2, 4, 8)
+
+
+def test_overrides_are_toml_values_or_plain_names(file):
+    words = ["loss.name=SCT", "loss.lam=0.1", "evaluation.recall_at=[1, 5]", "data.partial=true", "seed=7", 'title="a"']
+    recipe = load_recipe(file, words)
+    assert (recipe.loss.name, dict(recipe.loss.options)) == ("SCT", {"lam": 0.1})
+    assert (recipe.evaluation.recall_at, recipe.data.partial, recipe.seed, recipe.title) == ((1, 5), True, 7, "a")
+    assert load_recipe(file, ["optimizer.lr=1"]).optimizer.lr == 1.0
+    assert isinstance(load_recipe(file, ["optimizer.lr=1"]).optimizer.lr, float)
+
+
+def test_another_loss_or_sampler_keeps_the_options_that_it_has_too(file):
+    recipe = load_recipe(file, ["loss.temperature=0.2", "loss.semihard_fallback=hardest"])
+    assert dict(recipe.loss.options) == {"temperature": 0.2, "semihard_fallback": "hardest"}
+    file.write_text(TOML.replace('loss.name = "SHN"', 'loss = { name = "SCT", lam = 0.5, temperature = 0.2 }'))
+    assert dict(load_recipe(file, ["loss.name=EP"]).loss.options) == {"temperature": 0.2}
+    words = ["sampler.classes_per_anchor=2", "sampler.anchors_per_batch=2", "sampler.kind=anchor_neighbor"]
+    assert load_recipe(file, words).sampler.images_per_class == 2
+
+
+def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
+    assert load_recipe(file, ["optimizer.weight_decay=0"]).as_dict() == load_recipe(file).as_dict()
+    assert load_recipe(file, ["optimizer.weight_decay=1e-4"]).as_dict() != load_recipe(file).as_dict()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimisre.lr=1", "tiny: unknown key optimisre = {lr} (did you mean optimizer?); a recipe may have title,"),
+        ("optimizer.lrr=1", "tiny: unknown key optimizer.lrr = 1 (did you mean lr?); [optimizer] may have lr, name,"),
+        ("optimizer.lr=0", "tiny: optimizer.lr must be a number above 0, got 0"),
+        ("optimizer.lr=inf", "tiny: optimizer.lr must be a number above 0, got inf"),
+        ("optimizer.lr=fast", "tiny: optimizer.lr must be a number above 0, got 'fast'"),
+        ("optimizer.lr=true", "tiny: optimizer.lr must be a number above 0, got True"),
+        ("optimizer.momentum=1.5", "tiny: optimizer.momentum must be a number from 0 up to 1, got 1.5"),
+        ("optimizer.name=sgdm", "tiny: optimizer.name must be one of sgd, adam, got 'sgdm'"),
+        ("schedule.epochs=2.5", "tiny: schedule.epochs must be a whole number from 1, got 2.5"),
+        ("schedule.epochs=0", "tiny: schedule.epochs must be a whole number from 1, got 0"),
+        ("schedule.milestones=3", "tiny: schedule.milestones must be a list, each of its items a whole number from 1"),
+        ("schedule.milestones=[1, 0]", "tiny: schedule.milestones must be a list, each of its items a whole number"),
+        ("schedule.milestones=[2, 1]", "tiny: schedule.milestones must ascend, got [2, 1]"),
+        ("schedule.every=3", "tiny: schedule.milestones and schedule.every exclude each other, got both"),
+        ("data.partial=1", "tiny: data.partial must be true or false, got 1"),
+        ("data.name=digit", "tiny: data.name must be one of digits, omniglot, cub, cars, online_products, in_shop"),
+        ("data.name=cub", "tiny: network.backbone must be convnet4 for data.name digits or omniglot, and only then"),
+        ("data.features=a.npy", "tiny: network.frozen must be true with data.features, got false"),
+        ("data.crop=300", "tiny: data.crop must be at most data.size = 256, got 300"),
+        ("data=3", "tiny: data must be a section, [data], got 3"),
+        ("network.frozen=true", "tiny: network.frozen must be false with convnet4, whose weights are random"),
+        (
+            "network.frozen_statistics=true",
+            "tiny: network.frozen_statistics must be false with network.backbone = 'convnet4'",
+        ),
+        ("sampler.kind=random", "tiny: sampler.kind must be one of class_balanced, anchor_neighbor, triplets, got"),
+        ("sampler=1", "tiny: sampler.kind must be one of class_balanced, anchor_neighbor, triplets, got None"),
+        (
+            "sampler.image_per_class=4",
+            "tiny: unknown key sampler.image_per_class = 4 (did you mean images_per_class?);",
+        ),
+        ("sampler.kind=anchor_neighbor", "tiny: sampler.anchors_per_batch is missing: it must be a whole number from"),
+        ("sampler.images_per_class=1", "tiny: sampler.images_per_class must be a whole number from 2, got 1"),
+        ("sampler.kind=triplets", "tiny: loss.name must be SmartTriplet with sampler.kind = 'triplets', got 'SHN'"),
+        ("loss.name=SmartTriplet", "tiny: loss.positive and loss.negative must say which triplets of a batch"),
+        ("loss.name=shn", "tiny: loss.name must be one of SCT, HN, SHN,"),
+        ("loss.temprature=1", "tiny: unknown key loss.temprature = 1 (did you mean temperature?); [loss] may have"),
+        ("loss.temperature=0", "tiny: [loss] SHN: temperature must be a number > 0, got 0 (loss.temperature = 0)"),
+        ("loss.temperature=x", "tiny: [loss] SHN: temperature must be a number, got str (loss.temperature = 'x')"),
+        ("loss.negative=hardest", "tiny: [loss] SHN: negative must be 'semihard' in SHNLoss, got 'hardest'"),
+        ("loss.generator=3", "tiny: unknown key loss.generator = 3"),
+        ("seed=-1", "tiny: seed must be a whole number from 0 to 2147483647, got -1"),
+        ("seed=1.0", "tiny: seed must be a whole number from 0 to 2147483647, got 1.0"),
+        ('title=" "', "tiny: title must be a line of text, got ' '"),
+        ("evaluation.recall_at=[0]", "tiny: evaluation.recall_at must be a list, each of its items a whole number"),
+        ("seed.x=1", "tiny: seed.x = 1: seed is a value, not a section"),
+        ("lr", "tiny: an override must be section.key=value, got 'lr'"),
+        ("=1", "tiny: an override must be section.key=value, got '=1'"),
+    ],
+)
+def test_what_is_of_no_use_is_refused_by_name(file, override, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(file, [override])
+
+
+@pytest.mark.parametrize("weight", [-1, -1e-9, float("inf")])
+def test_weights_of_losses_are_not_negative(weight):
+    with pytest.raises(RecipeError, match=rf"\[loss\] SCT: lam must be .* number.*, got .* \(loss\.lam = {weight}\)"):
+        recipe_of(loss={"name": "SCT", "lam": weight})
+    smart = {"name": "SmartTriplet", "positive": "random", "negative": "semihard", "global_lam": weight}
+    with pytest.raises(RecipeError, match=rf"SmartTriplet: global_lam must be .* \(loss\.global_lam = {weight}\)"):
+        recipe_of(loss=smart)
+    assert recipe_of(loss={"name": "SCT", "lam": 0}).loss.options["lam"] == 0
+
+
+def test_neighbors_have_positives_too():
+    sampler = {"kind": "anchor_neighbor", "anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 1}
+    with pytest.raises(RecipeError, match=r"sampler\.images_per_class must be a whole number from 2, got 1"):
+        recipe_of(sampler=sampler)
+
+
+@pytest.mark.parametrize("section", ["data", "network", "sampler", "loss", "optimizer", "schedule"])
+def test_sections_that_are_missing_are_named(file, section):
+    file.write_text("\n".join(line for line in TOML.splitlines() if not line.startswith(section)))
+    with pytest.raises(RecipeError, match=re.escape(f"tiny: the section [{section}] is missing")):
+        load_recipe(file)
+
+
+def test_files_that_are_no_recipes(tmp_path, file):
+    with pytest.raises(FileNotFoundError, match=r"one of epshn-cars, .*sct-cub.*, got 'sct-birds'"):
+        load_recipe("sct-birds")
+    file.write_text("seed = = 3")
+    with pytest.raises(RecipeError, match=r"tiny\.toml must be TOML: "):
+        load_recipe(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match=r"tiny\.toml must be TOML: "):
+        load_recipe(file)
+
+
+def test_the_selection_of_smart_triplets_belongs_to_batches_without_triplets():
+    values = {"sampler": {"kind": "triplets"}, "loss": {"name": "SmartTriplet", "positive": "random"}}
+    with pytest.raises(RecipeError, match=r"loss\.positive must be left out with sampler\.kind = 'triplets'"):
+        recipe_of(**values)
+
+
+def test_a_frozen_backbone_has_been_trained():
+    frozen = {"backbone": "resnet18", "weights": "random", "frozen": True}
+    with pytest.raises(
+        RecipeError, match=r"network\.weights must be of a trained network with network\.frozen, got 'ra"
+    ):
+        recipe_of(data={"name": "cub"}, network=frozen)
+
+
+def test_saved_settings_get_the_defaults_of_keys_that_came_later():
+    settings = recipe_of().as_dict()
+    older = {**settings, "network": dict(settings["network"]), "sampler": dict(settings["sampler"])}
+    del older["network"]["frozen_statistics"], older["sampler"]["small_classes"]
+    assert with_defaults(older) == with_defaults(settings) == settings
+    del older["network"]["backbone"], older["tree"]  # these were always there
+    assert with_defaults(older) == {
+        **{name: value for name, value in settings.items() if name != "tree"},
+        "network": {key: value for key, value in settings["network"].items() if key != "backbone"},
+    }
+    for broken in ({}, {"sampler": 1}, {"sampler": {"kind": "other"}}, {"network": None}):
+        assert with_defaults(broken) == broken
+
+
+def test_schedules():
+    steps = Schedule(40, milestones=(20, 30), factor=0.1)
+    assert [steps.lr_factor(epoch) for epoch in (0, 19, 20, 29)] == [1, 1, 0.1, 0.1]
+    assert steps.lr_factor(30) == pytest.approx(0.01)
+    halves = Schedule(20, every=3, factor=0.5)
+    assert [halves.lr_factor(epoch) for epoch in (0, 2, 3, 5, 6)] == [1, 1, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "SmartTriplet"])
+def test_every_loss_can_be_named(name):
+    assert type(make_loss(recipe_of(loss={"name": name}).loss)).__name__ in (
+        name.replace("-", "").replace("HTL", "HierarchicalTriplet") + "Loss",
+        "NPairLoss",
+    )
+
+
+def test_recipes_that_come_with_hardmine():
+    names = recipe_names()
+    papers = [name for name in names if "/" not in name]
+    assert len(papers) == 5 + 5 + 2 + 4
+    for name in papers:
+        recipe = load_recipe(name)
+        assert name == recipe.name
+        paper, _, dataset = name.rpartition("-")
+        assert recipe.data.name == {"sop": "online_products", "inshop": "in_shop"}.get(dataset, dataset)
+        assert recipe.loss.name == {"sct": "SCT", "epshn": "EPSHN", "smart-mining": "SmartTriplet", "htl": "HTL"}[paper]
+        assert not recipe.data.partial
+    for name in set(names) - set(papers):
+        assert load_experiment(name.removeprefix("experiments/")).runs
+
+
+def test_published_settings():
+    """METHODS section 10, by hand."""
+    sct, hotels = load_recipe("sct-cars"), load_recipe("sct-hotels")
+    assert (sct.sampler.batch_size, sct.sampler.images_per_class, sct.loss.options["lam"]) == (128, 2, 1.0)
+    assert (hotels.sampler.batch_size, hotels.network.embedding_dim, hotels.loss.options["lam"]) == (512, 256, 0.1)
+    cub, shop = load_recipe("epshn-cub"), load_recipe("epshn-inshop")
+    assert (cub.network.embedding_dim, load_recipe("epshn-hotels").network.embedding_dim) == (512, 256)
+    assert (cub.optimizer.lr, cub.sampler.images_per_class, cub.loss.options["temperature"]) == (1e-4, 16, 0.1)
+    assert (shop.optimizer.lr, shop.sampler.images_per_class, shop.schedule.milestones) == (5e-4, 4, (20, 30))
+    smart = load_recipe("smart-mining-cub")
+    assert (smart.optimizer.lr, smart.optimizer.weight_decay, smart.optimizer.last_layer_factor) == (0.1, 5e-4, 10)
+    assert (smart.schedule.epochs, smart.schedule.every, smart.schedule.factor) == (20, 3, 0.5)
+    cub, shop = load_recipe("htl-cub"), load_recipe("htl-inshop")
+    assert (cub.schedule.epochs, cub.schedule.every, cub.network.embedding_dim, cub.tree.levels) == (10, 3, 512, 16)
+    assert (shop.schedule.epochs, shop.schedule.every, shop.network.embedding_dim, shop.data.crop) == (30, 10, 128, 224)
+    for htl, images in ((cub, 50), (shop, 480)):
+        sampler = htl.sampler
+        assert sampler.anchors_per_batch * sampler.classes_per_anchor * sampler.images_per_class == images

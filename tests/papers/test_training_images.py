@@ -1,0 +1,313 @@
+"""Trainings on image files: crops and flips, frozen backbones, given features, damaged files, small classes."""
+
+import dataclasses
+import os
+import re
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from hardmine.metrics import recall_at_1
+from image_trees import need_torchvision
+from papers.networks import Backbone
+from papers.recipes import RecipeError, load_experiment
+from papers.recipes.experiment import Run
+from papers.training import Trainer, experiment, load_data
+from papers.training.data import Part, TrainingData
+from papers.training.evaluate import evaluate
+from papers.training.feeds import images_of, make_feed
+from training_cases import QUIET, final_state, recipe_of, same, stop_at, trained
+
+need_torchvision()
+numpy = pytest.importorskip("numpy")
+for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
+    pytest.importorskip(needed)
+
+TABLE = {
+    "seed": 1,
+    "data": {"name": "folder", "size": 16, "padding": 2},
+    "network": {"backbone": "resnet18", "weights": "random", "embedding_dim": 4},
+    "sampler": {"kind": "class_balanced", "batch_size": 6, "images_per_class": 2, "batches_per_epoch": 4},
+    "loss": {"name": "SCT"},
+    "optimizer": {"lr": 0.1},
+    "schedule": {"epochs": 2},
+}
+FROZEN = {"network": {"backbone": "resnet18", "frozen": True, "embedding_dim": 4}}
+
+
+def recipe(**values):
+    return recipe_of(TABLE, **values)
+
+
+@pytest.fixture(autouse=True)
+def small_backbone(monkeypatch):
+    """A backbone that is made at once, with batch normalization, whose state must be kept, and dropout, which draws."""
+
+    def make(name, weights):
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            layers = [nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+            trunk = nn.Sequential(*layers, nn.Dropout(0.2))
+        return Backbone(name, trunk, 24, (0.5,) * 3, (0.5,) * 3, weights)
+
+    monkeypatch.setattr("papers.training.data.backbone", make)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """4 classes that train and 3 that are retrieved, 5 noisy images of each."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for part, classes in {"train": "abcd", "test": "xyz"}.items():
+        for name in classes:
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            color = torch.rand(3, generator=generator) * 200
+            for number in range(5):
+                values = color + 55 * torch.rand(12, 12, 3, generator=generator)
+                Image.fromarray(values.to(torch.uint8).numpy()).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+def loaded(recipe, root):
+    return load_data(recipe, root, root.parent / "cache", progress=False)
+
+
+def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatch):
+    data = loaded(recipe(), root)
+    whole = trained(recipe(), data, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe(), loaded(recipe(), root), tmp_path / "cut")
+    options = dataclasses.replace(QUIET, workers=2)  # how many read the images makes no difference either
+    trained(recipe(), loaded(recipe(), root), tmp_path / "cut", options, resume=True)
+    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert data.train.images.epoch == 1  # crops were those of the second epoch
+    assert whole.network.backbone.trunk[1].num_batches_tracked == 8
+    assert whole.network.backbone.training
+
+
+def test_fine_tuning_with_frozen_statistics(tmp_path, root):
+    network = {"backbone": "resnet18", "embedding_dim": 4, "frozen_statistics": True}
+    kept = trained(recipe(network=network), loaded(recipe(), root), tmp_path / "kept").network.backbone.trunk
+    assert kept[1].num_batches_tracked == 0
+    assert kept[1].weight.ne(1).any()
+    assert not kept[1].training
+    assert kept[5].training  # dropout goes on
+
+
+def test_channels_come_last_in_a_backbone_that_is_fine_tuned(tmp_path, root):
+    trainer = Trainer(recipe(), loaded(recipe(), root), tmp_path, QUIET)
+    weight = trainer.network.backbone.trunk[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ({"backbone": "resnet18", "frozen": True}, "network.frozen = True: a frozen backbone keeps them anyway"),
+        ({"backbone": "resnet18", "weights": "random"}, "network.weights = 'random': they come with trained weights"),
+    ],
+)
+def test_frozen_statistics_that_would_do_nothing(network, reason):
+    with pytest.raises(RecipeError, match=rf"network.frozen_statistics must be false with {reason}$"):
+        recipe(network={**network, "frozen_statistics": True})
+
+
+def test_crops_change_from_epoch_to_epoch_and_with_the_seed(root):
+    def first_batch(epoch, **values):
+        chosen = recipe(**values)
+        data = loaded(chosen, root)
+        data.train.images.set_epoch(epoch)
+        feed = make_feed(recipe(), data, nn.Identity(), nn.Identity(), 0)
+        return next(images_of(data.train.images, feed.begin(0), 0))
+
+    assert first_batch(0).shape == (6, 3, 16, 16)
+    assert torch.equal(first_batch(0), first_batch(0))
+    assert not torch.equal(first_batch(0), first_batch(1))
+    assert not torch.equal(first_batch(0), first_batch(0, seed=2))
+
+
+def test_a_frozen_backbone_computes_its_features_once(tmp_path, root, monkeypatch):
+    chosen = recipe(**FROZEN)
+    data = loaded(chosen, root)
+    files = list((tmp_path / "cache").iterdir())
+    assert len(files) == 2  # training and test images
+    assert (data.train.images.shape, data.query.images.shape, data.feature_dim) == ((20, 24), (15, 24), 24)
+    assert data.gallery is data.query
+    monkeypatch.setattr("papers.networks.cache.embed_chunks", lambda *a, **k: pytest.fail("computed again"))
+    again = loaded(recipe(**FROZEN, loss={"name": "HN"}, seed=4), root)
+    assert torch.equal(again.train.images, data.train.images)
+    found = trained(chosen, data, tmp_path / "run")
+    assert sum(parameter.numel() for parameter in found.network.parameters()) == 24 * 4 + 4
+    standardized = found.network.layers[0](data.train.images)
+    assert standardized.mean(0).abs().max() < 1e-5
+    assert data.fingerprint == again.fingerprint != loaded(recipe(), root).fingerprint
+
+
+def test_given_features_are_rows_in_the_order_of_paths(root):
+    paths = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
+    numpy.save(root / "features.npy", numpy.arange(35 * 3, dtype=numpy.float16).reshape(35, 3))
+    data = loaded(recipe(**FROZEN, data__features="features.npy"), root)
+    split = loaded(recipe(), root)
+    for part, images in ((data.train, split.train), (data.query, split.query)):
+        rows = [paths.index(os.path.relpath(path, root)) for path in images.images.paths]
+        assert part.images[:, 0].tolist() == [3.0 * row for row in rows]
+        assert part.images.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"tiny: data\.features must be a file, got .*features\.npy: no such file"),
+        (b"text", r"tiny: data\.features must be an \.npy file, got .*features\.npy: "),
+        (b"", r"tiny: data\.features must be an \.npy file, got .*features\.npy: No data left"),
+        ("npz", r"tiny: data\.features must be an \.npy file, got .*features\.npy: .*NpzFile"),
+        (
+            torch.zeros(34, 3),
+            r"must be floating \[N, F\] with N = 35, the images of images, got .* torch.float32 \[34, 3",
+        ),
+        (torch.zeros(35, 3, dtype=torch.int64), r"must be floating \[N, F\] with N = 35, .* torch.int64 \[35, 3\]"),
+        (torch.full((35, 3), torch.inf), r"data\.features must be finite, got other numbers in "),
+    ],
+)
+def test_features_of_no_use(root, content, message):
+    if isinstance(content, bytes):
+        (root / "features.npy").write_bytes(content)
+    elif isinstance(content, str):
+        with (root / "features.npy").open("wb") as file:
+            numpy.savez(file, rows=numpy.zeros((35, 3)))
+    elif content is not None:
+        numpy.save(root / "features.npy", content.numpy())
+    with pytest.raises((RecipeError, FileNotFoundError), match=message):
+        loaded(recipe(**FROZEN, data__features="features.npy"), root)
+
+
+def test_corrupt_images_are_refused_or_skipped_by_choice(tmp_path, root):
+    (root / "train/a/3.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"(?s)1 of 35 images of images cannot be read; .*train/a/3\.png"):
+        loaded(recipe(), root)
+    data = loaded(recipe(data__on_corrupt="skip"), root)
+    assert data.name == "images, 1 corrupt image skipped"
+    assert len(data.train.labels) == 19
+    assert [note for note in data.notes if re.match(r"skipped: .*train/a/3\.png: ", note)]
+    assert len(loaded(recipe(data__on_corrupt="unchecked"), root).train.labels) == 20
+    skipped = recipe(data__on_corrupt="skip")
+    content = Trainer(skipped, data, tmp_path, QUIET).run()
+    assert content["data"]["name"] == data.name
+    assert content["data"]["notes"] == list(data.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sampler__batch_size": 10}, r"tiny: \[sampler\] does not suit images: batch_size must be at most 8"),
+        (
+            {"network__weights": "no.pt"},
+            r"tiny: network\.weights must be imagenet, random or a file, got 'no\.pt': no such file",
+        ),
+        ({**FROZEN, "network__weights": "no.pt"}, r"network\.weights must be imagenet, random or a file, got 'no\.pt'"),
+        ({**FROZEN, "data__features": "no.npy"}, r"tiny: data\.features must be a file, got .*no\.npy: no such file"),
+    ],
+)
+def test_what_no_image_tells_is_refused_before_any_is_read(root, monkeypatch, values, message):
+    monkeypatch.setattr("papers.training.data.check_images", lambda *a, **k: pytest.fail("images were read"))
+    with pytest.raises((RecipeError, FileNotFoundError), match=message):
+        loaded(recipe(**values), root)
+
+
+def test_given_features_need_no_weights(root):
+    numpy.save(root / "features.npy", numpy.zeros((35, 3), dtype=numpy.float32))
+    chosen = recipe(**FROZEN, data__features="features.npy", network__weights="no.pt")
+    assert loaded(chosen, root).feature_dim == 3
+
+
+def test_classes_with_one_image_are_told(root):
+    for number in range(1, 5):
+        (root / f"train/a/{number}.png").unlink()
+    data = loaded(recipe(), root)
+    assert "training classes with too few images for batches with 2 of each: 1 of 4: a (1)" in data.notes
+    with pytest.raises(RecipeError, match="does not suit images: batch_size must be at most 6"):
+        make_feed(recipe(sampler__batch_size=8), data, nn.Identity(), nn.Identity(), 0)
+
+
+def test_queries_are_looked_for_in_the_gallery(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(30, 4, generator=generator)
+    labels, chains = torch.arange(30) % 5, torch.arange(30) % 5 % 2
+    gallery = Part(rows[:20], labels[:20])
+    query = Part(rows[20:], labels[20:])
+    data = TrainingData("made", gallery, query, gallery, (), 4, "")
+    section = recipe().evaluation
+    scores = evaluate(nn.Identity(), data, section)
+    assert scores["recall_at_1"] == recall_at_1(query.images, query.labels, gallery.images, gallery.labels)
+    assert scores["recall_at_1"] != recall_at_1(query.images, query.labels)
+    assert list(scores) == ["recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8"]
+
+    hotels = TrainingData(
+        "hotels",
+        gallery,
+        dataclasses.replace(query, coarse_labels=chains[20:]),
+        dataclasses.replace(gallery, coarse_labels=chains[:20]),
+        (),
+        4,
+        "",
+    )
+    scores = evaluate(nn.Identity(), hotels, section)
+    expected = recall_at_1(query.images, chains[20:], gallery.images, chains[:20])
+    assert scores["chain_recall_at_1"] == pytest.approx(expected)
+    assert scores["recall_at_1"] == recall_at_1(query.images, query.labels, gallery.images, gallery.labels)
+
+
+def test_each_run_of_an_experiment_has_the_notes_of_its_own_batches(tmp_path, root, monkeypatch):
+    """The images are read once for all of them."""
+    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    for number in (0, 1, 2):
+        (root / "train/a" / f"{number}.png").unlink()
+    (root / "test/x/0.png").write_bytes(b"no image")
+    (tmp_path / "sizes.toml").write_text("""
+seed = 1
+data = { name = "folder", size = 16, on_corrupt = "skip" }
+network = { backbone = "resnet18", weights = "random", embedding_dim = 4 }
+sampler = { kind = "class_balanced", batch_size = 6, batches_per_epoch = 1 }
+loss.name = "SCT"
+optimizer.lr = 0.1
+schedule.epochs = 1
+[experiment]
+claim = "More images are better."
+seeds = [1]
+axis = "sampler.images_per_class"
+values = [2, 3]
+[experiment.variants.SCT]
+[experiment.datasets.folder]
+""")
+    calls, said = [], []
+    monkeypatch.setattr(experiment, "load_data", lambda *a, **k: calls.append(a) or load_data(*a, **k))
+    many = load_experiment(tmp_path / "sizes.toml")
+    two, three = (
+        ended.result["data"]["notes"]
+        for ended in experiment.run_experiment(many, root, tmp_path / "out", tmp_path, QUIET, say=said.append)
+    )
+    few = "training classes with too few images for batches with 3 of each: 1 of 4: a (2)"
+    assert len(calls) == 1
+    assert (few in three, [note for note in two if "too few" in note]) == (True, [])
+    assert [note for note in three if note != few] == two
+    assert [note for note in two if re.match(r"skipped: .*test/x/0\.png: ", note)]
+    assert said[::2] == ["\n".join(two), "\n".join(three)]
+
+
+def test_features_of_another_backbone_are_other_data_on_purpose(tmp_path):
+    runs = [
+        Run("folder", name, None, 1, recipe(data__name="folder", network={"backbone": name, "frozen": True}))
+        for name in ("resnet18", "resnet50", "resnet18")
+    ]
+    same_data = experiment._SameData()
+    for run, fingerprint in zip(runs[:2], "ab", strict=True):
+        same_data.check(run, tmp_path, {"name": "images", "fingerprint": fingerprint})
+    with pytest.raises(ValueError, match=r"got images \(a\) in .* and images \(x\) in "):
+        same_data.check(runs[2], tmp_path, {"name": "images", "fingerprint": "x"})

@@ -1,0 +1,201 @@
+"""Trainings by recipes that are interrupted: their checkpoints, and that they go on bit for bit wherever it was."""
+
+import dataclasses
+import os
+import re
+import signal
+
+import pytest
+import torch
+
+from papers.figures import read_histories
+from papers.training import Trainer
+from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
+from training_cases import KINDS, QUIET, few_digits, final_state, recipe_of, same, stop_at, trained
+
+for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
+    pytest.importorskip(needed)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return few_digits()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 3, 9])
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch, kind, step):
+    recipe = recipe_of(**KINDS[kind])
+    undisturbed = trained(recipe, data, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(step, patch)
+        with pytest.raises(KeyboardInterrupt, match=r"a checkpoint of epoch \d, step \d+ is in "):
+            trained(recipe, data, tmp_path / "cut")
+    torch.rand(3)  # what was drawn in the meantime does not matter
+    resumed = trained(recipe, data, tmp_path / "cut", resume=True)
+    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert resumed.report == undisturbed.report
+    for name in ("epochs.csv", "diagrams.csv", "embeddings.safetensors"):
+        if (tmp_path / "whole" / name).exists():
+            assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_training_runs_and_resumes_on_every_device(tmp_path, data, monkeypatch, kind, device):
+    recipe, options = recipe_of(**KINDS[kind]), dataclasses.replace(QUIET, device=device)
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, data, tmp_path, options)
+    found = trained(recipe, data, tmp_path, options, resume=True)
+    assert {parameter.device.type for parameter in found.network.parameters()} == {device}
+    assert found.epoch == recipe.schedule.epochs
+    assert found.report.ops
+
+
+def test_a_crash_costs_the_steps_since_the_checkpoint_only(tmp_path, data, monkeypatch):
+    recipe = recipe_of()
+    trained(recipe, data, tmp_path / "whole")
+    options = dataclasses.replace(QUIET, checkpoint_steps=3)
+
+    def crash():
+        raise RuntimeError("the machine is on fire")
+
+    with monkeypatch.context() as patch:
+        stop_at(10, patch, crash)
+        with pytest.raises(RuntimeError, match="on fire"):
+            trained(recipe, data, tmp_path / "cut", options)
+    saved = load_checkpoint(tmp_path / "cut/checkpoint.pt")
+    assert (saved["epoch"], saved["batch"], saved["step"]) == (2, 1, 9)
+    with (tmp_path / "cut/epochs.csv").open("a") as file:
+        file.write("3,12,0.5,0.5,0.5,SHN\n2,")  # of steps after the checkpoint, and cut short
+    trained(recipe, data, tmp_path / "cut", resume=True)
+    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    for name in ("epochs.csv", "diagrams.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_checkpoints_by_the_clock(tmp_path, data, monkeypatch):
+    saves = []
+    save = Trainer._save
+    monkeypatch.setattr(Trainer, "_save", lambda self: (saves.append(self.step), save(self)))
+    trained(recipe_of(), data, tmp_path / "often", dataclasses.replace(QUIET, checkpoint_minutes=1e-9))
+    assert saves == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    saves.clear()
+    trained(recipe_of(), data, tmp_path / "seldom", dataclasses.replace(QUIET, checkpoint_minutes=60))
+    assert saves == [0, 4, 8, 12]
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, data, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("unreachable")
+
+    before = signal.getsignal(signal.SIGINT)
+    stop_at(5, monkeypatch, twice)
+    with pytest.raises(KeyboardInterrupt):
+        trained(recipe_of(), data, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 4
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_kill_that_can_be_caught_leaves_a_checkpoint(tmp_path, data, monkeypatch):
+    stop_at(5, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt, match=re.escape("a checkpoint of epoch 2, step 6 is in")):
+        trained(recipe_of(), data, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, data, monkeypatch):
+    first = trained(recipe_of(), data, tmp_path)
+    stop_at(0, monkeypatch, pytest.fail)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = trained(recipe_of(), data, tmp_path, resume=True)
+    assert same(first.network.state_dict(), again.network.state_dict())
+    assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_resuming_where_nothing_was_begun_begins(tmp_path, data):
+    (tmp_path / "epochs.csv").write_text("epoch,step,recall_at_1,hard_share,loss,run\n0,0,0.5,,,old\n")
+    trained(recipe_of(), data, tmp_path, resume=True)
+    assert read_histories(tmp_path / "epochs.csv").keys() == {"SHN"}
+
+
+def test_what_cannot_be_resumed_is_refused_by_its_differences(tmp_path, data):
+    trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=r"checkpoint\.pt is there already: resume that run, or choose another"):
+        Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET)
+    other = recipe_of(schedule={"epochs": 2}, loss={"name": "SCT", "lam": 0.5}, seed=4)
+    message = "loss.lam was not given, is 0.5; loss.name was 'SHN', is 'SCT'; schedule.epochs was 1, is 2; seed was 3"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Trainer(other, data, tmp_path, QUIET, resume=True)
+    fewer = dataclasses.replace(data, fingerprint="another")
+    with pytest.raises(ValueError, match=r"resumed with these: data\.fingerprint was '\w+', is 'another'$"):
+        Trainer(recipe_of(schedule={"epochs": 1}), fewer, tmp_path, QUIET, resume=True)
+    assert kept == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_runs_from_before_there_was_a_key_go_on_with_its_default(tmp_path, data):
+    trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
+    state = load_checkpoint(tmp_path / FILE)
+    for section, key in (("network", "frozen_statistics"), ("sampler", "small_classes"), ("tree", "levels")):
+        del state["recipe"][section][key]
+    save_checkpoint(tmp_path / FILE, state)
+    Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
+    other = recipe_of(schedule={"epochs": 1}, tree={"levels": 5})
+    with pytest.raises(ValueError, match=r"resumed with these: tree\.levels was 16, is 5$"):
+        Trainer(other, data, tmp_path, QUIET, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
+def test_damaged_checkpoints_are_named(tmp_path, data, content):
+    trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint: ") as refusal:
+        Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
+    assert "weights" not in str(refusal.value)  # torch advises to execute what is in the file
+    if content == b"not a checkpoint":
+        assert str(refusal.value).endswith(
+            "checkpoint.pt is not a readable checkpoint: it is damaged, or something else"
+        )
+
+
+def test_other_files_are_no_checkpoints(tmp_path, data):
+    torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="must be a checkpoint of hardmine, got something else"):
+        Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
+    for version, shown in ({"format_version": 99}, "99"), ({}, "None"):
+        torch.save({"format": "hardmine.checkpoint", **version}, tmp_path / "checkpoint.pt")
+        with pytest.raises(ValueError, match=f"has the format version {shown}, hardmine .* reads 1"):
+            Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
+
+
+def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data, monkeypatch):
+    resource = pytest.importorskip("resource")
+    options = dataclasses.replace(QUIET, checkpoint_steps=1)
+    recipe = recipe_of(network__embedding_dim=512)  # larger than what is written to a file in one go
+    save = Trainer._save
+
+    def full_disk(self):
+        """A limit on files that the checkpoint of step 3 does not go into whole; the system's own error."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if self.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self._path.stat().st_size * 7 // 10, limits[1]))
+        try:
+            save(self)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(Trainer, "_save", full_disk)
+    with pytest.raises(OSError, match="File too large"):
+        trained(recipe, data, tmp_path, options)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 2
+    assert not list(tmp_path.glob("*.part"))
+    trained(recipe, data, tmp_path / "whole")
+    trained(recipe, data, tmp_path, resume=True)
+    assert same(final_state(tmp_path), final_state(tmp_path / "whole"))

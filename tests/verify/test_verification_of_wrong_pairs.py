@@ -1,0 +1,249 @@
+"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbors: what is wrong is found."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import hardmine
+from hardmine import ops
+from helpers import POSITIVES, arguments_of, each_of, random_inputs
+from triplets import CASES, GIVEN, case_id, random_batch
+from verification_cases import WRONG_GRADIENTS, at_anchor, break_output
+
+WRONG_TERMS = {
+    # the position in the compiled op's output, the change, what verify says; with easiest positives
+    "level a little off": (1, lambda t: t + 1e-3, "negative_logsumexp deviates by"),
+    "level not a number": (1, at_anchor(math.nan, 3), "negative_logsumexp deviates by"),
+    "level missing": (1, at_anchor(-math.inf, 3), "negative_logsumexp must be -inf exactly"),
+    "similarity a little off": (2, at_anchor(lambda s: s + 1e-3, 7), "positive_similarity deviates by"),
+    "no positive": (6, at_anchor(-1), "positive_index is not the best candidate of 1 anchors"),
+    "itself": (
+        6,
+        at_anchor(0),
+        "positive_index is not the best candidate of 1 anchors, first at anchor 0, which got 0",
+    ),
+    "another positive": (6, lambda t: t.roll(1), "positive_index is not the best candidate"),
+    "loss a little off": (0, lambda t: t * 1.001, "the loss deviates by"),
+    "no loss": (0, lambda t: t * 0.0, "the loss deviates by"),
+    "loss not a number": (0, lambda t: t * math.nan, "the loss deviates by nan"),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(("position", "change", "message"), WRONG_TERMS.values(), ids=WRONG_TERMS)
+def test_wrong_terms_are_found(reduction, position, change, message, verify, monkeypatch):
+    break_output(monkeypatch, "tuplet_loss", position, change)
+    with verify(), pytest.raises(hardmine.VerificationError, match=message):
+        ops.tuplet_loss(*random_inputs(spread=1.5), reduction=reduction)
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong", "message"),
+    [
+        ({"positive": "easiest"}, {"positive": "hardest"}, "positive_index is not the best"),
+        ({"positive": "hardest"}, {"positive": "easiest"}, "positive_index is not the best"),
+        ({"positive": "easiest"}, {"positive": "all"}, "positive_index is not the best"),
+        ({"positive": "all"}, {"positive": "easiest"}, "positive_index must be -1"),
+        ({"temperature": 0.1}, {"temperature": 0.1001}, "negative_logsumexp deviates by"),
+        (
+            {"positive": "hardest"},
+            {"positive": "hardest", "duplicate_threshold": 0.2},
+            "positive_index is not|deviates",
+        ),
+        ({"positive": "all", "duplicate_threshold": 0.6}, {"positive": "all"}, "the loss deviates by"),
+        ({"similarity": "dot"}, {"similarity": "cosine"}, "negative_logsumexp deviates by"),
+        ({"reduction": "mean"}, {"reduction": "sum"}, "the loss deviates by"),
+    ],
+    ids=str,
+)
+def test_another_rule_is_found(options, wrong, message, verify, monkeypatch):
+    """The op is made to follow the rule ``wrong``: it gets the arguments of that call."""
+    inputs = random_inputs(spread=1.2)
+    right, calls = torch.ops.hardmine.tuplet_loss, []
+    monkeypatch.setattr(torch.ops.hardmine, "tuplet_loss", lambda *given: calls.append(given) or right(*given))
+    ops.tuplet_loss(*inputs, **wrong)
+    monkeypatch.setattr(torch.ops.hardmine, "tuplet_loss", lambda *given: right(*given[:4], *calls[0][4:]))
+    with verify(), pytest.raises(hardmine.VerificationError, match=message):
+        ops.tuplet_loss(*inputs, **options)
+
+
+WRONG_COUNTS = {
+    "loss a little off": (0, lambda t: t * 1.001, "the loss deviates by"),
+    "no loss": (0, lambda t: t * 0.0, "the loss deviates by"),
+    "loss not a number": (0, lambda t: t * math.nan, "the loss deviates by nan"),
+    "one more active": (2, lambda t: t + 1, "active is .* though only 0 triplets are within rounding"),
+    "one less active": (2, lambda t: t - 1, "active is .* though only 0 triplets are within rounding"),
+    "one more in all": (3, lambda t: t + 1, "total must be"),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
+@pytest.mark.parametrize(("position", "change", "message"), WRONG_COUNTS.values(), ids=WRONG_COUNTS)
+def test_wrong_counts_are_found(reduction, position, change, message, verify, monkeypatch):
+    """None of these triplets is at the kink."""
+    break_output(monkeypatch, "batch_all_triplet_loss", position, change)
+    with verify(), pytest.raises(hardmine.VerificationError, match=message):
+        ops.batch_all_triplet_loss(*random_inputs(20, dtype=torch.float64)[:2], reduction=reduction)
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong", "message"),
+    [
+        ({"margin": 0.2}, {"margin": 0.21}, "active is"),
+        ({"squared": True}, {"squared": False}, "active is"),
+        ({"reduction": "mean"}, {"reduction": "sum"}, "the loss deviates by"),
+        ({"similarity": "euclidean"}, {"similarity": "cosine"}, "active is"),
+        ({"margin": torch.eye(6)}, {"margin": torch.eye(6).roll(1, 0)}, "active is"),
+        ({"margin": torch.eye(6).roll(1, 0)}, {"margin": torch.eye(6).roll(1, 1)}, "active is"),
+    ],
+    ids=str,
+)
+def test_another_rule_of_all_triplets_is_found(options, wrong, message, verify, monkeypatch):
+    inputs = random_inputs(spread=1.2)
+    x, labels = inputs.embeddings, (inputs.labels + 4) // 3
+    right, calls = torch.ops.hardmine.batch_all_triplet_loss, []
+    name = "batch_all_triplet_loss"
+    monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: calls.append(given) or right(*given))
+    ops.batch_all_triplet_loss(x, labels, **wrong)
+    monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: right(*given[:2], *calls[0][2:-1], given[-1]))
+    with verify(), pytest.raises(hardmine.VerificationError, match=message):
+        ops.batch_all_triplet_loss(x, labels, **options)
+
+
+def at_pair(value, query: int = 3, rank: int = 1):
+    """A change of one number of [Q, k]: to a number, or to a function of the old one."""
+
+    def change(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor[query, rank] = value(tensor[query, rank]) if callable(value) else value
+        return tensor
+
+    return change
+
+
+WRONG_NEIGHBORS = {
+    "one missing": ([(1, at_pair(-1, rank=4)), (0, at_pair(math.nan, rank=4))], "query 3 must have 5 neighbors"),
+    "a gap": ([(1, at_pair(-1)), (0, at_pair(math.nan))], "query 3 must have 5 neighbors and -1 after them"),
+    "itself": ([(1, at_pair(3))], "index is no nearest neighbor of 1 queries, first at query 3"),
+    "a far one": ([(1, at_pair(lambda i: (i + 20) % 40))], "index is no nearest neighbor of"),
+    "twice the same": ([(1, lambda t: torch.cat([t[:, :1], t[:, :1], t[:, 2:]], 1))], "no nearest|repeats a neighbor"),
+    "out of range": ([(1, at_pair(10**6))], "index must be less than 40"),
+    "unsorted": ([(0, lambda t: t.flip(1)), (1, lambda t: t.flip(1))], "index is no nearest neighbor|must be sorted"),
+    "of other queries": (
+        [(0, lambda t: t.roll(1, 0)), (1, lambda t: t.roll(1, 0))],
+        "index is no nearest neighbor of",
+    ),
+    "similarity a little off": ([(0, lambda t: t + 1e-3)], "similarity deviates by"),
+    "one similarity off": ([(0, at_pair(lambda s: s - 1e-4, rank=4))], "similarity deviates by"),
+    "similarity not a number": ([(0, at_pair(math.nan))], "similarity must be NaN exactly where the index is -1"),
+}
+
+
+@pytest.mark.parametrize("among", ["self", "refs"])
+@pytest.mark.parametrize(("changes", "message"), WRONG_NEIGHBORS.values(), ids=WRONG_NEIGHBORS)
+def test_wrong_neighbors_are_found(among, changes, message, verify, monkeypatch):
+    if among == "refs" and "at query 3" in message:
+        pytest.skip("a ref of that index is no copy of the query")
+    for position, change in changes:
+        break_output(monkeypatch, "knn", position, change)
+    inputs = random_inputs(40, refs=40 if among == "refs" else None)
+    with verify(), pytest.raises(hardmine.VerificationError, match=message):
+        ops.knn(inputs.embeddings, inputs.ref_embeddings, k=5)
+
+
+def test_a_neighbor_that_repeats_is_found(verify, monkeypatch):
+    """Where all rows are equal, no neighbor is too far; but each may be there once only."""
+    break_output(monkeypatch, "knn", 1, lambda t: t[:, :1].expand(-1, 3).contiguous())
+    with verify(), pytest.raises(hardmine.VerificationError, match="index repeats a neighbor"):
+        ops.knn(torch.ones(9, 2), k=3)
+
+
+def test_neighbors_out_of_order_are_found(verify, monkeypatch):
+    """Two that differ by less than the tolerance are both right, but the larger comes first."""
+    refs = torch.tensor([[1.0, 1e-3], [1.0, 1.01e-3], [-1.0, 0.0]])
+    query = torch.tensor([[1.0, 0.0]])
+    similarity, index = ops.knn(query, refs, k=2, similarity="cosine")
+    assert index.tolist() == [[0, 1]]
+    assert similarity[0, 0] >= similarity[0, 1]
+    break_output(monkeypatch, "knn", 0, lambda t: t * 0.0 + torch.tensor([[1.0 - 2**-23, 1.0]]))
+    with verify(), pytest.raises(hardmine.VerificationError, match="must be sorted, the most similar first"):
+        ops.knn(query, refs, k=2)
+
+
+each_wrong_gradient = pytest.mark.parametrize("change", WRONG_GRADIENTS.values(), ids=WRONG_GRADIENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("tuplet_loss", {"positive": positive, "reduction": "none"}) for positive in POSITIVES),
+        ("tuplet_loss", {"temperature": 0.02}),
+        ("knn", {"k": 3}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("of", ["embeddings", "refs"])
+@each_wrong_gradient
+def test_a_wrong_gradient_is_found(name, options, of, change, verify, monkeypatch):
+    break_output(monkeypatch, f"{name}_backward", ["embeddings", "refs"].index(of), change)
+    inputs = random_inputs(20, refs=20, spread=2.0)
+    with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
+        getattr(ops, name)(*arguments_of(name, inputs), **options)
+
+
+class _Changed(torch.autograd.Function):
+    """The identity, whose gradient is changed."""
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.change(grad), None
+
+
+def break_gradient(monkeypatch, op: str, change) -> None:
+    """Makes torch.ops.hardmine.<op> give change(gradient) to its embeddings."""
+    right = getattr(torch.ops.hardmine, op)
+    monkeypatch.setattr(torch.ops.hardmine, op, lambda x, *rest: right(_Changed.apply(x, change), *rest))
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+@each_wrong_gradient
+def test_a_wrong_gradient_of_all_triplets_is_found(squared, similarity, change, verify, monkeypatch):
+    break_gradient(monkeypatch, "batch_all_triplet_loss", change)
+    with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
+        ops.batch_all_triplet_loss(*random_inputs(20, spread=2.0)[:2], squared=squared, similarity=similarity)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
+@each_wrong_gradient
+def test_a_wrong_gradient_of_given_triplets_is_found(name, options, change, verify, monkeypatch):
+    break_gradient(monkeypatch, name, change)
+    with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
+        getattr(ops, name)(*random_batch(spread=2.0), **options)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
+@pytest.mark.parametrize("factor", [1.001, 0.0, math.nan])
+def test_a_wrong_loss_of_given_triplets_is_found(name, options, factor, verify, monkeypatch):
+    break_output(monkeypatch, name, 0, lambda loss: loss * factor)
+    batch = random_batch(spread=2.0)
+    batch = batch._replace(embeddings=batch.embeddings + 3)  # similarities and losses of size
+    with verify(), pytest.raises(hardmine.VerificationError, match="the loss deviates by"):
+        getattr(ops, name)(*batch, **options)
+
+
+@each_of(("tuplet_loss", "batch_all_triplet_loss", *GIVEN))
+def test_a_loss_that_hides_divergence_is_found(name, verify, monkeypatch):
+    embeddings, labels, _, _ = random_inputs()
+    embeddings[3, 3] = math.inf
+    other = torch.tensor([[0, 1, 2]]) if name in GIVEN else labels
+    break_output(monkeypatch, name, 0, lambda loss: loss.nan_to_num(1.0))
+    with verify(), pytest.raises(hardmine.VerificationError, match="must be NaN where an embedding is not finite"):
+        getattr(ops, name)(embeddings, other)
