@@ -22,7 +22,7 @@ _REGISTRATIONS = torch.library.Library("hardmine", "FRAGMENT")
 def register_autograd(
     name: str,
     differentiable: Sequence[int],
-    setup_context: Callable[[Any, tuple, Any], None] | None,
+    setup_context: Callable[[Any, tuple[Any, ...], Any], None] | None,
     backward: Callable[..., tuple[Tensor | None, ...]],
 ) -> None:
     """Registers the derivative of ``torch.ops.hardmine.<name>``.
@@ -36,7 +36,7 @@ def register_autograd(
     """
     op = getattr(torch.ops.hardmine, name).default
 
-    def call(keyset: torch._C.DispatchKeySet, arguments: tuple) -> Any:
+    def call(keyset: torch._C.DispatchKeySet, arguments: tuple[Any, ...]) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
@@ -53,7 +53,7 @@ def register_autograd(
         with torch._C._AutoDispatchBelowAutograd():
             return (*backward(ctx, *grads), None, None)
 
-    function = type(
+    function: Any = type(
         "".join(map(str.capitalize, name.split("_"))),
         (torch.autograd.Function,),
         {"forward": staticmethod(forward), "backward": staticmethod(function_backward)},
@@ -76,3 +76,29 @@ def forbid_double_backward(name: str, differentiable: Sequence[int]) -> None:
         raise NotImplementedError(f"hardmine::{name} has no second derivative")
 
     register_autograd(f"{name}_backward", differentiable, None, backward)
+
+
+def register_triplet_loss(name: str) -> None:
+    """Registers fake backward and autograd of an op ``(embeddings, triplets, *options) -> (loss, [T], [T])``."""
+    packet = getattr(torch.ops.hardmine, f"{name}_backward")
+
+    @torch.library.register_fake(f"hardmine::{name}_backward")
+    def _(grad_loss, grad_positive, grad_negative, embeddings, *rest):
+        return embeddings.new_empty(embeddings.shape)
+
+    def setup_context(ctx, arguments, outputs):
+        embeddings, triplets, *ctx.options = arguments
+        ctx.save_for_backward(embeddings, triplets, *outputs[1:])
+        ctx.loss_shape = outputs[0].shape
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx, grad_loss, grad_positive, grad_negative):
+        embeddings, triplets, positive, negative = ctx.saved_tensors
+        if grad_loss is None:  # only the measures were used
+            grad_loss = positive.new_zeros(ctx.loss_shape)
+        return (
+            packet(grad_loss, grad_positive, grad_negative, embeddings, triplets, positive, negative, *ctx.options),
+        )
+
+    register_autograd(name, (0,), setup_context, backward)
+    forbid_double_backward(name, (0, 1, 2, 3, 5, 6))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -20,19 +20,67 @@ from hardmine.ops._arguments import (
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.types import Reduction, Similarity, TupletLossOptions, TupletPositiveRule, TupletTerms
 
-# The position of a name is its code in the compiled op: TupletPositive in csrc/core/tuplet_terms.h.
-POSITIVES = ("easiest", "hardest", "all")
-
-
-class TupletTerms(NamedTuple):
-    """What the loss of each of [B] anchors was made of. Not differentiable."""
-
-    positive_index: Tensor
-    positive_similarity: Tensor
-    negative_logsumexp: Tensor
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[False] = False,
+    return_count: Literal[False] = False,
+    **options: Unpack[TupletLossOptions],
+) -> Tensor: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[True],
+    return_count: Literal[False] = False,
+    **options: Unpack[TupletLossOptions],
+) -> tuple[Tensor, TupletTerms]: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[False] = False,
+    return_count: Literal[True],
+    **options: Unpack[TupletLossOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[True],
+    return_count: Literal[True],
+    **options: Unpack[TupletLossOptions],
+) -> tuple[Tensor, TupletTerms, Tensor]: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: bool = False,
+    return_count: bool = False,
+    **options: Unpack[TupletLossOptions],
+) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]: ...
 @observed("tuplet_loss")
 def tuplet_loss(
     embeddings: Tensor,
@@ -40,13 +88,14 @@ def tuplet_loss(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    positive: str = "easiest",
+    positive: TupletPositiveRule = "easiest",
     temperature: float = 0.1,
-    similarity: str = "cosine",
+    similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, TupletTerms]:
+    return_count: bool = False,
+) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
     """A softmax loss of each anchor's positive against all its negatives, without the matrix of similarities.
 
     Replaces, with ``x = F.normalize(embeddings)`` and its masks::
@@ -63,17 +112,19 @@ def tuplet_loss(
             requires one.
         ref_labels: Their classes, [M], any integer dtype.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
-            positive of the anchor. With two samples a class all three are N-pair.
+            positive of the anchor. With two samples per class all three are N-pair.
         temperature: At least 1e-30.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
-        return_terms: Also return the :class:`TupletTerms`, at no further cost: the selected positives (index -1 and
-            similarity NaN where there is none, and with ``"all"``), and the log-sum-exp of ``s_an / temperature`` over
-            all negatives (-infinity where there is none).
+        return_terms: Also return the :class:`hardmine.types.TupletTerms`, at no further cost: the selected positives
+            (index -1 and similarity NaN where there is none, and with ``"all"``), and the log-sum-exp of
+            ``s_an / temperature`` over all negatives (-infinity where there is none).
+        return_count: Also return the number of anchors that count in the mean, int64 []; nothing waits for a GPU.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; with ``return_terms``, and the terms.
+        The loss, float64 for float64 inputs, else float32; where asked for, a tuple of it, the terms and the count, in
+        this order.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
@@ -90,26 +141,39 @@ def tuplet_loss(
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], requires_grad=True)
+        >>> loss, count = ops.tuplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), return_count=True)
+        >>> loss, count
+        (tensor(0.0638, grad_fn=<TupletLossBackward>), tensor(4))
+        >>> loss.backward()
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     if check_number("temperature", temperature, above=0.0) < 1e-30:
         raise ValueError(f"temperature must be at least 1e-30, got {temperature}")
-    loss, level, s_ap, _, _, _, index, _ = torch.ops.hardmine.tuplet_loss(
+    loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
         embeddings,
         labels,
         ref_embeddings,
         ref_labels,
         check_choice("similarity", similarity, SIMILARITIES),
-        check_choice("positive", positive, POSITIVES),
+        check_choice("positive", positive, get_args(TupletPositiveRule)),
         float(temperature),
         optional_number("duplicate_threshold", duplicate_threshold, math.inf),
         check_choice("reduction", reduction, REDUCTIONS),
         allow_tf32(embeddings),
     )
-    if not return_terms:
+    if not (return_terms or return_count):
         return loss
+    count: Any = (positive_count > 0).sum() if return_count else None
+    if not return_terms:
+        return loss, count
     # The compiled op gives 0 for a missing similarity: opcheck, for one, cannot compare NaN.
-    return loss, TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
+    terms = TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
+    return (loss, terms, count) if return_count else (loss, terms)
 
 
 @torch.library.register_fake("hardmine::tuplet_loss")
