@@ -18,7 +18,7 @@ EMULATED_TESTS := tests/ops/test_select_triplets.py tests/ops/test_triplet_loss.
   few_anchors or classes_of or beside_those or sums_and or 32_bit or 0.045 or 0.1 or 1.0))' \
   -q -p no:cacheprovider
 
-.PHONY: demo test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
+.PHONY: demo test lint typecheck format bench bench-graph test-cpp build-cuda test-emulated build clean
 
 demo: build
 	$(PY) -m hardmine train
@@ -30,6 +30,10 @@ lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
+
+# The ops' types, and user code that must and must not type-check.
+typecheck: build
+	$(PY) -m pytest tests/typing -q
 
 format: .venv/dev
 	.venv/bin/ruff check --fix .

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from hardmine.ops import Selection
+from hardmine.types import Selection
 
 _short = reprlib.Repr()
 _short.maxlist, _short.maxother = 8, 80
@@ -114,7 +114,7 @@ class SelectionLoss(Loss):
             labels: Their classes, [B].
             ref_embeddings: What to select from, [M, D]; None selects among the anchors.
             ref_labels: The classes of the refs, [M].
-            return_selection: Also return the :class:`hardmine.ops.Selection`.
+            return_selection: Also return the :class:`hardmine.types.Selection`.
             return_count: Also return the number of anchors that count, int64 [].
 
         Returns:
@@ -126,7 +126,7 @@ class SelectionLoss(Loss):
             ref_embeddings,
             ref_labels,
             return_selection=return_selection,
-            **({"return_count": True} if return_count else {}),
+            return_count=return_count,
             **self.options,
         )
 

@@ -11,9 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.ops import TripletCounts
 from hardmine.ops._arguments import FLOAT_DTYPES, shape_of
-from hardmine.types import BatchAllReduction, DistanceSimilarity
+from hardmine.types import BatchAllReduction, DistanceSimilarity, TripletCounts
 
 
 class BatchAllTripletLoss(Loss):
@@ -128,7 +127,7 @@ class BatchAllTripletLoss(Loss):
         Args:
             embeddings: [B, D].
             labels: Their classes, [B].
-            return_counts: Also return the :class:`hardmine.ops.TripletCounts`.
+            return_counts: Also return the :class:`hardmine.types.TripletCounts`.
 
         Returns:
             The loss; with ``return_counts``, and the counts.

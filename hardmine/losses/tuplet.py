@@ -8,8 +8,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.ops import TupletTerms
-from hardmine.types import Reduction, Similarity, TupletPositiveRule
+from hardmine.types import Reduction, Similarity, TupletPositiveRule, TupletTerms
 
 
 class TupletLoss(Loss):
@@ -123,7 +122,7 @@ class TupletLoss(Loss):
             labels: Their classes, [B].
             ref_embeddings: What to compare with, [M, D]; None compares the anchors among themselves.
             ref_labels: The classes of the refs, [M].
-            return_terms: Also return the :class:`hardmine.ops.TupletTerms`.
+            return_terms: Also return the :class:`hardmine.types.TupletTerms`.
             return_count: Also return the number of anchors that count, int64 [].
 
         Returns:
@@ -135,7 +134,7 @@ class TupletLoss(Loss):
             ref_embeddings,
             ref_labels,
             return_terms=return_terms,
-            **({"return_count": True} if return_count else {}),
+            return_count=return_count,
             **self.options,
         )
 

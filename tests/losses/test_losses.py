@@ -139,7 +139,7 @@ def test_defaults_of_ops_are_those_the_design_fixes():
         ops.select_triplets: select,
         ops.sct_loss: {"lam": 1.0, "temperature": 0.1, "preset": "paper"},
         ops.triplet_loss: {
-            **{"positive": "easiest", "negative": "semihard", "term": "nca", "temperature": 0.1, "margin": 0.2},
+            **{"positive": "easiest", "negative": "semihard", "term": "nca", "temperature": None, "margin": None},
             **{"similarity": "cosine", "reduction": "mean", "semihard_fallback": None},
         },
     }
