@@ -97,6 +97,17 @@ class SelectionLoss(Loss):
         return_selection: Literal[True],
         return_count: Literal[True],
     ) -> tuple[Tensor, Selection, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: bool = False,
+        return_count: bool = False,
+    ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]: ...
     def forward(
         self,
         embeddings: Tensor,

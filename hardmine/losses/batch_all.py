@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class BatchAllTripletLoss(Loss):
         0.3025
     """
 
-    _op = staticmethod(ops.batch_all_triplet_loss)
+    _op: ClassVar[Callable[..., Any]] = staticmethod(ops.batch_all_triplet_loss)
     margin: float | Tensor
 
     def __init__(
@@ -119,6 +119,10 @@ class BatchAllTripletLoss(Loss):
     def forward(
         self, embeddings: Tensor, labels: Tensor, *, return_counts: Literal[True]
     ) -> tuple[Tensor, TripletCounts]: ...
+    @overload
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, return_counts: bool = False
+    ) -> Tensor | tuple[Tensor, TripletCounts]: ...
     def forward(
         self, embeddings: Tensor, labels: Tensor, *, return_counts: bool = False
     ) -> Tensor | tuple[Tensor, TripletCounts]:
@@ -150,7 +154,7 @@ class BatchAllTripletLoss(Loss):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchAllTripletLoss:
         super()._apply(fn, recurse)
         # The labels go where the table goes, but not to "meta", from where they could not come back.
-        if self.margin_labels is not None and not self.margin.is_meta:
+        if self.margin_labels is not None and isinstance(self.margin, Tensor) and not self.margin.is_meta:
             self.margin_labels = self.margin_labels.to(self.margin.device)
         return self
 

@@ -72,6 +72,8 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         odict_keys(['margin'])
     """
 
+    margin: Tensor
+
     def __init__(
         self,
         *,
@@ -81,7 +83,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         squared: bool = True,
         reduction: BatchAllReduction = "mean",
     ) -> None:
-        if isinstance(classes, Integral):
+        if isinstance(classes, (int, Integral)):
             count, labels = check_integer("classes", classes, 1), None
         else:
             labels = _distinct(classes)

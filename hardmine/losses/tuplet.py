@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class TupletLoss(Loss):
         tensor([1, 0, 3, 2])
     """
 
-    _op = staticmethod(ops.tuplet_loss)
+    _op: ClassVar[Callable[..., Any]] = staticmethod(ops.tuplet_loss)
 
     def __init__(
         self,
@@ -105,6 +106,17 @@ class TupletLoss(Loss):
         return_terms: Literal[True],
         return_count: Literal[True],
     ) -> tuple[Tensor, TupletTerms, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: bool = False,
+        return_count: bool = False,
+    ) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]: ...
     def forward(
         self,
         embeddings: Tensor,
