@@ -103,16 +103,13 @@ class Index:
             ValueError: An argument of the wrong shape or value; a row that is not finite, or whose squared distances
                 overflow float32, is named.
             KeyboardInterrupt: Ctrl-C.
-            ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+            ModuleNotFoundError: NumPy is not installed, or ``progress`` is True and tqdm is not.
 
         Example:
             >>> import torch
-            >>> from hardmine.fanng import Index
-            >>> rows = torch.arange(6.0)[:, None]  # on a line
-            >>> index = Index.build(rows, metric="euclidean")
-            >>> moved = Index.build(rows + 0.1, metric="euclidean", init=index)  # a warm start
-            >>> len(moved), moved.depth
-            (6, 1)
+            >>> index = Index.build(torch.eye(3), metric="euclidean")
+            >>> index.search(torch.tensor([[0.0, 2.0, 0.0]]), k=1).index
+            tensor([[1]])
         """
         rows = _as_rows("vectors", vectors)
         if rows.data_ptr() == vectors.data_ptr():
@@ -289,14 +286,6 @@ class Index:
 
         Returns:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.
-
-        Example:
-            >>> import torch
-            >>> from hardmine.fanng import Index
-            >>> rows = torch.arange(6.0)[:, None]  # on a line
-            >>> index = Index.build(rows, metric="euclidean")
-            >>> index.recall(k=2)
-            1.0
         """
         k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
         if len(self) < 2:

@@ -19,11 +19,13 @@ def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> floa
     Returns:
         The share in [0, 1], NaN when there is no triplet.
 
+    Raises:
+        TypeError: An argument is no floating-point tensor.
+        ValueError: The two differ in shape.
+
     Example:
         >>> import torch
-        >>> from hardmine import metrics
-        >>> positive, negative = torch.tensor([0.9, 0.5, 0.7]), torch.tensor([0.8, 0.6, torch.nan])
-        >>> metrics.hard_share(positive, negative)
+        >>> hard_share(torch.tensor([0.9, 0.5]), torch.tensor([0.3, 0.6]))
         0.5
     """
     valid = ~(positive_similarity.isnan() | negative_similarity.isnan())

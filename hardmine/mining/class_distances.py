@@ -54,12 +54,9 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
 
     Example:
         >>> import torch
-        >>> from hardmine.mining import class_distances
-        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
-        >>> labels = torch.tensor([0, 0, 1, 1])
-        >>> class_distances(embeddings, labels).sq_dist
-        tensor([[0.4000, 0.9200],
-                [0.9200, 0.4000]], dtype=torch.float64)
+        >>> class_distances(torch.eye(3), torch.tensor([0, 0, 1])).sq_dist
+        tensor([[2., 2.],
+                [2., nan]], dtype=torch.float64)
     """
     check_rows("embeddings", embeddings, None)
     labels = check_labels(labels)
