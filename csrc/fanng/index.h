@@ -1,7 +1,7 @@
 // A FANNG index: the points, the graph, and searches over it. Torch-free.
 //
 // Harwood and Drummond, "FANNG: Fast Approximate Nearest Neighbour Graphs", CVPR 2016; used for mining as in Smart
-// Mining (Harwood et al., ICCV 2017) section 3.2. docs/graph-index.md says what of it is reconstructed rather than read.
+// Mining (Harwood et al., ICCV 2017) section 3.2. docs/graph-index.md says what of it is reconstructed.
 //
 // Complexity, for n rows of depth D and M distance computations a search: traverse_add takes about 50 n traversals of
 // O(path length x degree x D); a search takes O(M D) time and more for its queue, and O(n) memory for every search that
