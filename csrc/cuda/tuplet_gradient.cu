@@ -182,7 +182,7 @@ class TupletGradient {
     pass.one_shift = one_shift_suffices(rule_);
     pass.scale = static_cast<Number>(kLog2E / rule_.temperature);
     pass.inverse_temperature = static_cast<Number>(1 / rule_.temperature);
-    pass.limit = order_from_similarity(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
+    pass.limit = largest_order(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
 
     const int64_t most = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
     const int64_t strip = std::min(std::min(round_up(most), round_up(count)), count);
