@@ -107,12 +107,13 @@ end_strip_kernel(StripEnd<Scalar, Number> end) {
     };
     const Number divisor = end.divisor ? end.divisor[row] : Number(1);
     Number along = 0;
-    if (end.divisor && divisor != Number(kSmallestNorm)) {  // that is a constant, not a norm
+    const bool is_zero = end.divisor && !has_direction(divisor);
+    if (end.divisor && !is_zero) {
       for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum(k), to_number(self[k]) / divisor, along);
       along = sum_of_warp(along);
     }
     for (int64_t k = lane_index(); k < end.depth; k += 32) {
-      Number value = sum(k);
+      Number value = is_zero ? Number(0) : sum(k);
       if (end.divisor) value = (value - to_number(self[k]) / divisor * along) / divisor;
       end.grad[row * end.depth + k] = from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
     }
