@@ -282,9 +282,9 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
     if (!out.grad) continue;
     add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
     add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
-    if (!Arithmetic::kSquares) continue;
-    launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream, strip,
-           gradient);
+    if (Arithmetic::kSquares)
+      launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream,
+             strip, gradient);
   }
   Number* const share = workspace.array<Number>(1);
   const BatchAllEnd<Number> end{rule.reduction,
