@@ -88,11 +88,13 @@ class BlockGradient {
         if (factor != T(1))
           for (int64_t k = 0; k < depth; ++k) out[k] *= factor;
         if (!scale) continue;
-        // Below the smallest norm, normalize divides by a constant: there is no projection.
         const T* self = x + source * depth;
         const T norm = scale[source];
-        const bool clamped = norm <= Norms<T>::kSmallestNorm;
-        kernel_.project(out, self, norm, clamped ? T(0) : kernel_.dot(out, self, depth) / norm, depth);
+        if (has_direction(norm)) {
+          kernel_.project(out, self, norm, kernel_.dot(out, self, depth) / norm, depth);
+        } else {
+          std::fill_n(out, depth, T(0));
+        }
       }
     });
   }

@@ -118,6 +118,7 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
       for (int64_t r = begin; r < end; ++r) {
         T* acc = grad + r * depth;
         std::fill_n(acc, depth, T(0));
+        if (measure.normalized && !has_direction(selves.norm(r))) continue;
         bool any = false;
         const auto add_from = [&](const MeasuredRows<T>& others) {
           return [&](int64_t other, T gradient) {
@@ -129,10 +130,8 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
         if (incoming) incoming->for_each(r, add_from(x));
         // A row without pairs has gradient 0, even if it is not finite.
         if (!measure.normalized || !any) continue;
-        // Below the smallest norm, normalize divides by a constant: there is no projection.
         const T norm = selves.norm(r), *self = selves.raw(r);
-        const bool clamped = norm <= Norms<T>::kSmallestNorm;
-        kernel.project(acc, self, norm, clamped ? T(0) : kernel.dot(acc, self, depth) / norm, depth);
+        kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);
       }
     });
   };

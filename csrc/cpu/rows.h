@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../core/pair_measure.h"
 #include "buffer.h"
 #include "select.h"
 #include "simd.h"
@@ -18,12 +19,12 @@ inline constexpr double kElementGrain = 1 << 15;
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// |x_i|, at least the epsilon of torch.nn.functional.normalize.
+// |x_i|, at least kSmallestNorm.
 template <class T>
 struct Norms {
   Buffer<T> norm;  // [count]
   bool finite = true;
-  bool clamped = false;  // some norm is that epsilon: x_i / norm is no unit row then
+  bool clamped = false;  // some norm is kSmallestNorm: x_i / norm is no unit row then
 
   Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
     const Kernels<T>& kernel = kernels<T>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
@@ -33,16 +34,14 @@ struct Norms {
     parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
       if (!kernel.row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
       for (int64_t i = begin; i < end; ++i) {
-        if (!(norm[i] <= kSmallestNorm)) continue;  // NaN stays NaN
-        norm[i] = kSmallestNorm;
+        if (!(norm[i] <= T(kSmallestNorm))) continue;  // NaN stays NaN
+        norm[i] = T(kSmallestNorm);
         any_clamped = true;
       }
     });
     finite = all_finite;
     clamped = any_clamped;
   }
-
-  static constexpr T kSmallestNorm = T(1e-12);
 };
 
 template <class T>

@@ -66,7 +66,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
       if (is_candidate(winners.back().index[i]))
-        shift[i] = similarity_from_order(rule.similarity, winners.back().key[i]);
+        shift[i] = unclamped_similarity(rule.similarity, winners.back().key[i]);  // no pair exceeds it
     exponentials.row_shift = shift.data();
     exponentials.column_shift = shift.data();  // used where the pass is symmetric
   }
@@ -100,7 +100,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   std::vector<int64_t> count(rows.count(), 0);
   SoftplusSums<T> softplus{};
   softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
-  softplus.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  softplus.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   softplus.row_shift = shift.data();
   softplus.row_log_sum = log_sum.data();
   softplus.row_sum = value.data();
@@ -145,7 +145,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
   weights.scale = static_cast<T>(kLog2E / rule.temperature);
   weights.inverse_temperature = static_cast<T>(1 / rule.temperature);
   weights.shift = T(1);
-  weights.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  weights.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
   // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
   std::vector<T> negative_weight = one_a_row(sides, T(0)), shift = one_a_row(sides, std::numeric_limits<T>::infinity());

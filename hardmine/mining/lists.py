@@ -58,7 +58,7 @@ def neighbor_lists(
     """
     if method == "exact":
         found = ops.knn(embeddings, k=k)
-        return NeighborLists(found.index, (2 - 2 * found.similarity).clamp_(0, 4), method, None)
+        return NeighborLists(found.index, 2 - 2 * found.similarity, method, None)
     options = dict(fanng or {})
     effort = options.pop("max_distance_computations", None)
     options = {"init": previous, "progress": progress} | options

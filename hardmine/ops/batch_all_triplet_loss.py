@@ -60,7 +60,8 @@ def batch_all_triplet_loss(
         margin_labels: [C] distinct integers, the classes of the table's rows (and columns). None: classes are the rows
             themselves, 0 to C - 1.
         squared: Squared distances, or distances.
-        similarity: ``"cosine"`` normalizes the embeddings first; ``"euclidean"`` takes them as they are.
+        similarity: ``"cosine"`` normalizes the embeddings first, as :func:`hardmine.ops.select_triplets` does;
+            ``"euclidean"`` takes them as they are.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
         return_counts: Also return the :class:`TripletCounts`, at no further cost.
 
