@@ -20,7 +20,7 @@ EMULATED_TESTS := tests/ops/test_select_triplets.py tests/ops/test_triplet_loss.
 
 EXAMPLES := digits training_loop memory_bank smart_mining hierarchical
 
-.PHONY: demo examples test lint format bench bench-graph test-cpp build-cuda test-emulated build clean
+.PHONY: demo examples test lint typecheck format bench bench-graph test-cpp build-cuda test-emulated build clean
 
 demo: build
 	$(PY) examples/digits.py
@@ -35,6 +35,10 @@ lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
+
+# The ops' types, and user code that must and must not type-check.
+typecheck: build
+	$(PY) -m pytest tests/typing -q
 
 format: .venv/dev
 	.venv/bin/ruff check --fix .

@@ -7,8 +7,8 @@ import numpy
 import pytest
 import torch
 
-from hardmine import ops
-from helpers import OPS, SELECTED_LOSSES, SELECTING_OPS, each_of, random_inputs, seeded
+from hardmine import ops, reference
+from helpers import OPS, SELECTED_LOSSES, SELECTING_OPS, each_of, meaningful, random_inputs, seeded
 
 each_op = pytest.mark.parametrize("name", SELECTING_OPS)
 
@@ -18,6 +18,9 @@ SOFTPLUS_LOSSES = (*SELECTED_LOSSES, "tuplet_loss")
 
 X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
+INDEXED = "indexed_triplet_loss"
+BOTH_LOSSES = ("triplet_loss", INDEXED)
+SEMIHARD, RANDOM = {"negative": "semihard"}, {"positive": "random"}
 SPARSE = torch.eye(4, 3).to_sparse()
 
 
@@ -109,7 +112,12 @@ WRONG_OPTIONS = [
         ValueError,
         "negative must be one of 'hardest', 'easiest', 'semihard', 'random', got None",
     ),
-    (SELECTING_OPS, {"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
+    (
+        SELECTING_OPS,
+        {**RANDOM, "generator": 3},
+        TypeError,
+        "generator must be a torch.Generator or None, got int",
+    ),
     (
         SELECTING_OPS,
         {"positive": "random", "generator": torch},
@@ -124,11 +132,16 @@ WRONG_OPTIONS = [
     ),
     (
         SELECTING_OPS,
-        {"semihard_fallback": "none"},
+        {**SEMIHARD, "semihard_fallback": "none"},
         ValueError,
         "semihard_fallback must be one of None, 'hardest', 'easiest', got 'none'",
     ),
-    (SELECTING_OPS, {"tie": True}, ValueError, "tie must be one of 'exclude', 'include', got True"),
+    (
+        SELECTING_OPS,
+        {**SEMIHARD, "tie": True},
+        ValueError,
+        "tie must be one of 'exclude', 'include', got True",
+    ),
     (OPS_WITH_REF_LABELS, {"duplicate_threshold": "1"}, TypeError, "duplicate_threshold must be a number, got str"),
     (
         OPS_WITH_REF_LABELS,
@@ -136,19 +149,36 @@ WRONG_OPTIONS = [
         ValueError,
         "duplicate_threshold must be a number, got nan",
     ),
-    (SELECTING_OPS, {"semihard_margin": 0}, ValueError, "semihard_margin must be a number > 0, got 0"),
-    (SELECTING_OPS, {"semihard_margin": -0.1}, ValueError, "semihard_margin must be a number > 0, got -0.1"),
-    (SELECTING_OPS, {"semihard_margin": math.nan}, ValueError, "semihard_margin must be a number > 0, got nan"),
+    (
+        SELECTING_OPS,
+        {**SEMIHARD, "semihard_margin": 0},
+        ValueError,
+        "semihard_margin must be a number > 0, got 0",
+    ),
+    (
+        SELECTING_OPS,
+        {**SEMIHARD, "semihard_margin": -0.1},
+        ValueError,
+        "semihard_margin must be a number > 0, got -0.1",
+    ),
+    (
+        SELECTING_OPS,
+        {**SEMIHARD, "semihard_margin": math.nan},
+        ValueError,
+        "semihard_margin must be a number > 0, got nan",
+    ),
     (SOFTPLUS_LOSSES, {"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
     (SOFTPLUS_LOSSES, {"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got None"),
     (SOFTPLUS_LOSSES, {"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
     (SOFTPLUS_LOSSES, {"temperature": -1}, ValueError, "temperature must be a number > 0, got -1"),
     (SOFTPLUS_LOSSES, {"temperature": math.nan}, ValueError, "temperature must be a number > 0, got nan"),
-    (SOFTPLUS_LOSSES, {"temperature": None}, TypeError, "temperature must be a number, got NoneType"),
+    (["sct_loss", "tuplet_loss"], {"temperature": None}, TypeError, "temperature must be a number, got NoneType"),
     (SOFTPLUS_LOSSES, {"temperature": torch.tensor(0.1)}, TypeError, "temperature must be a number, got Tensor"),
     (SOFTPLUS_LOSSES, {"temperature": True}, TypeError, "temperature must be a number, got bool"),
-    (SELECTED_LOSSES, {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
-    (SELECTED_LOSSES, {"lam": "1"}, TypeError, "lam must be a number, got str"),
+    (["sct_loss"], {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
+    (["sct_loss"], {"lam": "1"}, TypeError, "lam must be a number, got str"),
+    (["sct_loss"], {"lam": None}, TypeError, "lam must be a number, got NoneType"),
+    (["triplet_loss"], {"term": "sct", "lam": math.nan}, ValueError, "lam must be a number, got nan"),
     (SELECTED_LOSSES, {"min_similarity": math.nan}, ValueError, "min_similarity must be a number, got nan"),
     (
         ["tuplet_loss"],
@@ -156,8 +186,8 @@ WRONG_OPTIONS = [
         ValueError,
         "positive must be one of 'easiest', 'hardest', 'all', got 'random'",
     ),
-    (["triplet_loss"], {"margin": math.nan}, ValueError, "margin must be a number, got nan"),
-    (["triplet_loss"], {"margin": None}, TypeError, "margin must be a number, got NoneType"),
+    (["triplet_loss"], {"term": "hinge", "margin": math.nan}, ValueError, "margin must be a number, got nan"),
+    (["triplet_loss"], {"term": "hinge", "margin": "1"}, TypeError, "margin must be a number, got str"),
     (
         ["triplet_loss"],
         {"term": "triplet"},
@@ -174,7 +204,7 @@ WRONG_OPTIONS = [
         ["sct_loss"],
         {"hard_cutoff": 0.5},
         ValueError,
-        "hard_cutoff must be None with preset 'paper', which has no cutoff, got 0.5",
+        "hard_cutoff must be None with preset='paper': only 'code2020' and 'code2021' have it, got 0.5",
     ),
     (
         ["sct_loss"],
@@ -193,6 +223,86 @@ WRONG_OPTIONS = [
 def test_wrong_options(name, options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         getattr(ops, name)(*((X,) if name == "knn" else (X, Y)), **options)
+
+
+# An option, what it is given beside, and all of the error's message.
+IDLE_OPTIONS = [
+    *(
+        (
+            SELECTING_OPS,
+            {"negative": negative, option: value},
+            f"{option} must be None with negative={negative!r}: only 'semihard' has it, got {value!r}",
+        )
+        for negative in ("hardest", "easiest", "random")
+        for option, value in (("semihard_fallback", "hardest"), ("semihard_margin", 0.2), ("tie", "exclude"))
+    ),
+    (
+        SELECTING_OPS,
+        {"positive": "hardest", "negative": "easiest", "generator": seeded(0)},
+        "generator must be None with positive='hardest' and negative='easiest': only 'random' has it, got Generator",
+    ),
+    *(
+        (
+            names,
+            {"term": term, "temperature": 0.1},
+            f"temperature must be None with term={term!r}: only 'nca' and 'sct' have it, got 0.1",
+        )
+        for names, terms in (
+            (["triplet_loss"], ("hinge", "soft_margin")),
+            ([INDEXED], ("hinge", "soft_margin", "ratio")),
+        )
+        for term in terms
+    ),
+    *(
+        (names, {"term": term, "margin": 0.3}, f"margin must be None with term={term!r}: only {have} it, got 0.3")
+        for names, have in ((["triplet_loss"], "'hinge' has"), ([INDEXED], "'hinge' and 'ratio' have"))
+        for term in ("nca", "soft_margin", "sct")
+    ),
+    *(
+        (names, {"term": term, "lam": 1.0}, f"lam must be None with term={term!r}: only 'sct' has it, got 1.0")
+        for names, terms in ((["triplet_loss"], ("nca", "hinge", "soft_margin")), ([INDEXED], ("nca", "ratio")))
+        for term in terms
+    ),
+    (["triplet_loss"], {"margin": 0.3}, "margin must be None with term='nca': only 'hinge' has it, got 0.3"),
+    ([INDEXED], {"lam": 1}, "lam must be None with term='ratio': only 'sct' has it, got 1"),
+    (
+        ["triplet_loss"],
+        {"term": "ratio", "margin": 1},
+        "term must be one of 'nca', 'hinge', 'soft_margin', 'sct', got 'ratio'",
+    ),
+    (
+        ["sct_loss"],
+        {"preset": "code", "hard_cutoff": 1},
+        "preset must be one of 'paper', 'code2020', 'code2021', got 'code'",
+    ),
+]
+
+
+@pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [pytest.param(name, *wrong, id=f"{name}: {wrong[1]}") for names, *wrong in IDLE_OPTIONS for name in names],
+)
+def test_options_that_do_nothing_are_errors_that_name_what_has_them(library, name, options, message):
+    others = torch.tensor([[0, 1, 2]]) if name == INDEXED else Y
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        getattr(library, name)(X, others, **options)
+
+
+@pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
+def test_options_that_are_not_given_have_the_defaults_of_their_term(library):
+    inputs = random_inputs()
+    triplets = torch.tensor([[0, 5, 1], [1, 6, 0]])
+    for op, arguments, terms in (
+        (library.triplet_loss, inputs, ("nca", "hinge", "sct")),
+        (library.indexed_triplet_loss, (inputs.embeddings, triplets), ("nca", "hinge", "sct", "ratio")),
+    ):
+        for term in terms:
+            given = meaningful({"term": term, "temperature": 0.1, "margin": 0.2, "lam": 1.0})
+            assert torch.equal(op(*arguments, term=term), op(*arguments, **given))
+    semihard = {"negative": "semihard", "semihard_margin": 0.4}
+    expected = library.select_triplets(*inputs, **semihard, tie="exclude")
+    assert torch.equal(library.select_triplets(*inputs, **semihard).negative_index, expected.negative_index)
 
 
 @each_op
@@ -215,6 +325,8 @@ def test_integers_infinities_and_numpy_s_numbers_are_numbers(name):
     options = {"duplicate_threshold": math.inf, "semihard_margin": numpy.float32(0.5)}
     if name in SELECTED_LOSSES:
         options |= {"temperature": 1, "lam": numpy.int64(2), "min_similarity": -math.inf}
+    if name == "triplet_loss":
+        options |= {"term": "sct"}
     getattr(ops, name)(*random_inputs(), negative="semihard", **options)
 
 
@@ -307,24 +419,16 @@ def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
 
 
 @each_op
-def test_direct_calls_with_wrong_lists_of_options(name, monkeypatch):
-    """Every list of modes and numbers must have its length, and every mode a code that stands for something."""
+def test_direct_calls_with_codes_that_stand_for_nothing(name, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name)
-    lists = [position for position, argument in enumerate(arguments) if isinstance(argument, list)]
-    assert len(lists) == 2
-
-    def call(position, options):
-        return packet(*arguments[:position], options, *arguments[position + 1 :])
-
-    for position in lists:
-        for options in (arguments[position][:-1], [*arguments[position], 0]):
-            with pytest.raises((ValueError, RuntimeError), match=r"must hold \d+ numbers, got"):
-                call(position, options)
-    modes = arguments[lists[0]]
-    for mode in range(len(modes)):
-        if mode in (5, 8):
-            continue  # allow_tf32 and separate_means: not codes
+    names = [argument.name for argument in packet.default._schema.arguments]
+    codes = [names.index(n) for n in ("similarity", "positive", "negative", "semihard_fallback", "tie")]
+    if name != "select_triplets":
+        codes += [names.index(n) for n in ("term", "hard_rule", "reduction")]
+    assert all(type(arguments[position]) is int for position in codes)
+    for position in codes:
         for code in (-1, 7):
-            options = [code if i == mode else c for i, c in enumerate(modes)]
-            with pytest.raises((ValueError, RuntimeError), match=rf"must be a code from 0 to \d, got {code}"):
-                call(lists[0], options)
+            given = [code if i == position else a for i, a in enumerate(arguments)]
+            message = rf"{names[position]} must be a code from 0 to \d, got {code}"
+            with pytest.raises((ValueError, RuntimeError), match=message):
+                packet(*given)

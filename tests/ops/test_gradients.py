@@ -22,6 +22,7 @@ from helpers import (
     exact_inputs,
     leaves_of,
     loss_of,
+    meaningful,
     random_inputs,
     run,
     with_numbers,
@@ -101,7 +102,8 @@ def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
         assert_far(s_an - s_ap)
     if term == "hinge":
         assert_far(s_an - s_ap + 0.2)
-    gradcheck(ops.triplet_loss, inputs, **options, term=term, reduction=reduction, temperature=0.5, lam=0.7)
+    numbers = meaningful({"term": term, "temperature": 0.5, "lam": 0.7})
+    gradcheck(ops.triplet_loss, inputs, **options, **numbers, reduction=reduction)
 
 
 @each_similarity

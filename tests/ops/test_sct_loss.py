@@ -18,6 +18,7 @@ from helpers import (
     assert_bitwise_equal,
     assert_results_bitwise_equal,
     assert_results_close,
+    meaningful,
     random_inputs,
     run,
     run_both,
@@ -224,7 +225,7 @@ def sct_problems(draw):
         "duplicate_threshold": draw(st.none() | st.sampled_from([-1.3, 0.8, math.inf])),
         "min_similarity": draw(st.none() | st.sampled_from([-1.7, 0.15])),
     }
-    return inputs, options
+    return inputs, meaningful(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

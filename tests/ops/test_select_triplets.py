@@ -17,6 +17,7 @@ from helpers import (
     assert_as_accurate_as_plain_torch,
     assert_same_selection,
     exact_inputs,
+    meaningful,
     random_inputs,
     seeded,
     threads,
@@ -366,7 +367,7 @@ def selection_problems(draw):
         "semihard_margin": draw(st.none() | st.sampled_from([0.25, 1.0, 3.0])),
         "duplicate_threshold": draw(st.none() | st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0])),
     }
-    return inputs, options
+    return inputs, meaningful(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

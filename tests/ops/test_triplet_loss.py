@@ -18,6 +18,7 @@ from helpers import (
     assert_bitwise_equal,
     assert_results_close,
     exact_inputs,
+    meaningful,
     random_inputs,
     run,
     run_both,
@@ -188,7 +189,7 @@ def loss_problems(draw):
         "duplicate_threshold": draw(st.none() | st.sampled_from([-1.3, 0.8])),
         "min_similarity": draw(st.none() | st.sampled_from([-1.7, 0.15])),
     }
-    return inputs, options
+    return inputs, meaningful(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
