@@ -89,8 +89,8 @@ class AnchorLists {
       const int64_t row_begin = (first_block + task) * kMaxBlockRows;
       const int64_t row_end = std::min(row_begin + kMaxBlockRows, sides.rows().count());
       const int64_t column_end = class_end[row_end - 1];
-      for (int64_t column = class_begin[row_begin] / kBlockStep * kBlockStep; column < column_end;
-           column += kMaxBlockColumns) {
+      for (int64_t column = class_begin[row_begin] / kBlockStep * kBlockStep;
+           column < column_end && !workers.cancelled(); column += kMaxBlockColumns) {
         const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
         kernel.fill_block(pass, PairKind::kSameClass, block, numbers[worker].get());
         for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i) {
@@ -105,7 +105,7 @@ class AnchorLists {
           }
         }
       }
-      for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i)
+      for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_) && !workers.cancelled(); ++i)
         if (size_[i] > kShortList) sort(i);
     });
   }
@@ -127,10 +127,11 @@ class AnchorLists {
   bool has_long_ = false;
   std::vector<int64_t> first_;
   std::vector<int32_t> size_;
-  std::vector<T> least_, positive_, ascending_;
-  std::vector<double> sum_before_;
-  std::vector<int32_t> rank_;  // position of every rank
-  std::vector<int32_t> active_;
+  std::vector<T> least_;
+  WorkspaceVector<T> positive_, ascending_;
+  WorkspaceVector<double> sum_before_;
+  WorkspaceVector<int32_t> rank_;  // position of every rank
+  WorkspaceVector<int32_t> active_;
 };
 
 }  // namespace

@@ -129,9 +129,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   if (pass.symmetric) {
     const NeighborPools<T> view = pools.view(0);
     const PairSchedule schedule(count, count, true);
-    schedule.run(workers, threads, [&](int64_t, const Block& block) {
-      if (!workers.cancelled()) kernel.knn_block(pass, block, view);
-    });
+    schedule.run(workers, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
   } else {
     parallel_tasks(workers, threads, row_blocks * shares, [&](int64_t, int64_t task) {
       const int64_t row = task / shares * kMaxBlockRows, share = task % shares;
