@@ -33,7 +33,7 @@ class PairsByRow {
     for_each_listed(workers, [&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
     for (int64_t r = 0; r < rows; ++r) begin_[r + 1] += begin_[r];
     pair_ = Buffer<Pair>(begin_[rows]);
-    std::vector<int64_t> next(begin_.begin(), begin_.end() - 1);
+    WorkspaceVector<int64_t> next(begin_.begin(), begin_.end() - 1);
     for_each_listed(workers, [&](int64_t first, int64_t second, T gradient) {
       pair_[next[row_of(first, second)]++] = {static_cast<Index>(row_of(second, first)), gradient};
     });
@@ -71,7 +71,7 @@ class PairsByRow {
 
   const PairList<T>& pairs_;
   const bool sorted_;
-  std::vector<int64_t> begin_;  // [rows + 1]
+  WorkspaceVector<int64_t> begin_;  // [rows + 1]
   Buffer<Pair> pair_;
 };
 
