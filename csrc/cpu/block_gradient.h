@@ -72,8 +72,10 @@ class BlockGradient {
   Buffer<T> zeros(int64_t padded) const {
     const int64_t size = padded * panels_ * kernel_.column_panel;
     Buffer<T> out(size);
-    parallel_range(workers_, threads_for(padded), size, 1,
-                   [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); });
+    constexpr int64_t kNumbersAPiece = 1 << 20;
+    parallel_range(
+        workers_, threads_for(padded), size, 1,
+        [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); }, kNumbersAPiece);
     return out;
   }
 

@@ -133,7 +133,7 @@ def nearest_train_similarities(
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
 
     Note:
-        One :func:`hardmine.ops.knn` with k = 1, in chunks, between which Ctrl-C interrupts it. Memory is O((Q + M) D).
+        One :func:`hardmine.ops.knn` with k = 1, in chunks. Memory is O((Q + M) D).
 
     Reference:
         EP figure 3.

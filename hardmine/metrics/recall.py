@@ -100,7 +100,7 @@ def recall_at_k(
 
     Note:
         A query without any positive in the gallery counts as a miss. Between equal similarities the lowest gallery
-        index is the nearest. Long work goes through the queries in chunks, between which Ctrl-C interrupts it, so that
+        index is the nearest. Long work goes through the queries in chunks, so that
         memory is O((B + M) D + chunk x max(k)); without a gallery, K = 1024 takes all queries at once.
 
     Reference:

@@ -53,8 +53,7 @@ def neighbor_lists(
 
     Note:
         On the sphere ``|a - b|^2 = 2 - 2 cos(a, b)``. The exact lists take that of a float32 cosine, so that a squared
-        distance below 1e-6 is mostly rounding; a FANNG computes 1 - cos from differences. Exact lists are one
-        call of the engine, after which Ctrl-C is noticed.
+        distance below 1e-6 is mostly rounding; a FANNG computes 1 - cos from differences.
     """
     if method == "exact":
         found = ops.knn(embeddings, k=k)
