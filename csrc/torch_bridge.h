@@ -4,15 +4,20 @@
 // reading out of bounds.
 #pragma once
 
+#include <dlfcn.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cstdio>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "core/errors.h"
 #include "core/options.h"
 
 namespace hardmine {
@@ -51,15 +56,76 @@ inline ScalarType compute_type(const Tensor& embeddings) {
   return type == ScalarType::Double ? type : ScalarType::Float;
 }
 
+inline const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return "uint8";
+  }
+}
+
+inline int64_t bytes_of(ScalarType type) {
+  if (type == ScalarType::Double || type == ScalarType::Long) return 8;
+  return type == ScalarType::Float ? 4 : type == ScalarType::Byte ? 1 : 2;
+}
+
+// What ailed torch when its last call failed: of torch 2.13 and later, else nothing.
+inline std::string torch_error() {
+  using What = const char* (*)();
+  static const auto what = reinterpret_cast<What>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
+  const char* text = what ? what() : nullptr;
+  return text ? std::string(": ") + text : "";
+}
+
+// The tensor that make() asks torch for. Torch's C interface says no more than which of its functions failed.
+template <class Sizes, class Make>
+Tensor allocated(const Tensor& like, const Sizes& sizes, ScalarType type, const Make& make) {
+  try {
+    return make();
+  } catch (const std::runtime_error&) {
+    std::string shape;
+    double bytes = static_cast<double>(bytes_of(type));  // sizes may be such that int64 overflows
+    for (const int64_t size : sizes) {
+      shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+      bytes *= static_cast<double>(size);
+    }
+    char size[32];
+    std::snprintf(size, sizeof(size), "%.0f", bytes);
+    throw AllocationError("cannot allocate " + std::string(size) + " bytes for a tensor [" + shape + "] of " +
+                          name_of(type) + torch_error());
+  }
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& t) {
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < t.dim(); ++d) sizes.push_back(t.size(d));
+  return sizes;
+}
+
 // Most tensors are contiguous already, which costs less to ask than to have the dispatcher find out.
-inline Tensor contiguous_array(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline Tensor contiguous_array(const Tensor& t) {
+  if (t.is_contiguous()) return t;
+  return allocated(t, sizes_of(t), t.scalar_type(), [&] { return torch::stable::contiguous(t); });
+}
 
 inline Tensor as_array(const Tensor& t, ScalarType type) {
-  return contiguous_array(t.scalar_type() == type ? t : torch::stable::to(t, type));
+  if (t.scalar_type() == type) return contiguous_array(t);
+  return contiguous_array(allocated(t, sizes_of(t), type, [&] { return torch::stable::to(t, type); }));
 }
 
 inline Tensor new_array(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), type);
+  return allocated(like, sizes, type, [&] {
+    return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), type);
+  });
 }
 
 template <class T>
@@ -114,6 +180,33 @@ inline Tensor checked_random(const std::optional<Tensor>& random, int64_t rows, 
             "] of float64, a row for every selection that is random, got " + (random ? shape_of(*random) : "None"));
   check_same_device("random", *random, like);
   return contiguous_array(*random);
+}
+
+// The op that `function` implements, as torch calls it.
+template <auto function>
+struct Op;
+template <class Result, class... Arguments, Result (*function)(Arguments...)>
+struct Op<function> {
+  static inline const char* name = "";
+
+  static Result call(Arguments... arguments) {
+    try {
+      return function(std::move(arguments)...);
+    } catch (const Cancelled&) {
+      return Result();  // undefined tensors, for nobody: what cancelled the op is raised as soon as it returns
+    } catch (const AllocationError& error) {
+      throw std::runtime_error("hardmine::" + std::string(name) + ": " + error.what());
+    } catch (const std::bad_alloc&) {
+      throw std::runtime_error("hardmine::" + std::string(name) +
+                               ": cannot allocate workspace for a few numbers per row");
+    }
+  }
+};
+
+template <auto function, class Library>
+void implement(Library& library, const char* name) {
+  Op<function>::name = name;
+  library.impl(name, TORCH_BOX(&Op<function>::call));
 }
 
 }  // namespace hardmine

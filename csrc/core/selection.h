@@ -54,8 +54,33 @@ HARDMINE_HD T order_from_similarity(Similarity kind, T similarity) {
   return similarity > T(0) ? similarity : -(similarity * similarity);
 }
 template <class T>
-HARDMINE_HD T similarity_from_order(Similarity kind, T order) {
+HARDMINE_HD T unclamped_similarity(Similarity kind, T order) {
   return kind == Similarity::kEuclidean ? -std::sqrt(-order) : order;
+}
+
+// A cosine similarity lies in [-1, 1], though its rounded sum of products may not. NaN stays NaN.
+template <class T>
+HARDMINE_HD T clamped_cosine(T similarity) {
+  return similarity > T(1) ? T(1) : similarity < T(-1) ? T(-1) : similarity;
+}
+template <class T>
+HARDMINE_HD T similarity_from_order(Similarity kind, T order) {
+  return kind == Similarity::kCosine ? clamped_cosine(order) : unclamped_similarity(kind, order);
+}
+
+// Tiles hold cosine similarities before they are clamped. The bound on those that admits exactly what `bound`, in the
+// same order, admits of clamped ones.
+template <class T>
+HARDMINE_HD T unclamped_bound(Similarity kind, T bound) {
+  if (kind != Similarity::kCosine) return bound;
+  const T infinity = std::numeric_limits<T>::infinity();
+  return bound >= T(1) ? infinity : bound < T(-1) ? -infinity : bound;
+}
+
+// The largest order of a pair whose similarity is at most `bound`.
+template <class T>
+HARDMINE_HD T largest_order(Similarity kind, T bound) {
+  return unclamped_bound(kind, order_from_similarity(kind, bound));
 }
 
 // The largest number below `x`, so that "key < x" can be asked as "key <= below(x)". Subnormal numbers are stepped
@@ -84,7 +109,7 @@ HARDMINE_HD KeyRange<T> unlimited_range() {
 template <class T>
 HARDMINE_HD KeyRange<T> positive_range(const SelectionRule& rule) {
   KeyRange<T> range = unlimited_range<T>();
-  const T limit = order_from_similarity(rule.similarity, T(rule.duplicate_threshold));
+  const T limit = largest_order(rule.similarity, T(rule.duplicate_threshold));
   if (!(limit < range.upper)) return range;
   if (prefers_least_similar(rule.positive)) {
     range.start_key = -limit;
@@ -100,10 +125,11 @@ HARDMINE_HD KeyRange<T> positive_range(const SelectionRule& rule) {
 template <class T>
 HARDMINE_HD KeyRange<T> semihard_range(const SelectionRule& rule, T positive_order) {
   KeyRange<T> range = unlimited_range<T>();
-  range.upper = rule.semihard_keeps_ties ? positive_order : below(positive_order);
+  if (rule.similarity == Similarity::kCosine) positive_order = clamped_cosine(positive_order);
+  range.upper = unclamped_bound(rule.similarity, rule.semihard_keeps_ties ? positive_order : below(positive_order));
   if (rule.semihard_margin < std::numeric_limits<double>::infinity()) {
     const T positive_similarity = similarity_from_order(rule.similarity, positive_order);
-    range.start_key = order_from_similarity(rule.similarity, positive_similarity - T(rule.semihard_margin));
+    range.start_key = largest_order(rule.similarity, positive_similarity - T(rule.semihard_margin));
     range.start_index = kBelowRange;
   }
   return range;

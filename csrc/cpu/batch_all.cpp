@@ -18,8 +18,8 @@ namespace {
 template <class T>
 class AnchorLists {
  public:
-  AnchorLists(const LabeledSides<T>& sides, bool squared, const std::vector<int64_t>& class_begin,
-              const std::vector<int64_t>& class_end, int64_t begin, int64_t end, const Workers& workers)
+  AnchorLists(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
+              const WorkspaceVector<int64_t>& class_end, int64_t begin, int64_t end, const Workers& workers)
       : begin_(begin),
         end_(end),
         first_(class_begin.size(), 0),
@@ -60,7 +60,7 @@ class AnchorLists {
   // triplets.
   int64_t finish_counts() {
     int64_t active = 0;
-    std::vector<int32_t> by_rank;
+    WorkspaceVector<int32_t> by_rank;
     for (int64_t i = begin_; i < end_; ++i) {
       int32_t* count = active_.data() + first_[i];
       if (size_[i] > kShortList) {
@@ -74,8 +74,8 @@ class AnchorLists {
   }
 
  private:
-  void fill(const LabeledSides<T>& sides, bool squared, const std::vector<int64_t>& class_begin,
-            const std::vector<int64_t>& class_end, const Workers& workers) {
+  void fill(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
+            const WorkspaceVector<int64_t>& class_end, const Workers& workers) {
     const Kernels<T>& kernel = kernels<T>();
     PairPass<T> pass = sides.pass();
     pass.symmetric = false;  // every anchor its own list
@@ -89,8 +89,8 @@ class AnchorLists {
       const int64_t row_begin = (first_block + task) * kMaxBlockRows;
       const int64_t row_end = std::min(row_begin + kMaxBlockRows, sides.rows().count());
       const int64_t column_end = class_end[row_end - 1];
-      for (int64_t column = class_begin[row_begin] / kBlockStep * kBlockStep; column < column_end;
-           column += kMaxBlockColumns) {
+      for (int64_t column = class_begin[row_begin] / kBlockStep * kBlockStep;
+           column < column_end && !workers.cancelled(); column += kMaxBlockColumns) {
         const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
         kernel.fill_block(pass, PairKind::kSameClass, block, numbers[worker].get());
         for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i) {
@@ -105,7 +105,7 @@ class AnchorLists {
           }
         }
       }
-      for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i)
+      for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_) && !workers.cancelled(); ++i)
         if (size_[i] > kShortList) sort(i);
     });
   }
@@ -125,12 +125,13 @@ class AnchorLists {
 
   int64_t begin_, end_;
   bool has_long_ = false;
-  std::vector<int64_t> first_;
-  std::vector<int32_t> size_;
-  std::vector<T> least_, positive_, ascending_;
-  std::vector<double> sum_before_;
-  std::vector<int32_t> rank_;  // position of every rank
-  std::vector<int32_t> active_;
+  WorkspaceVector<int64_t> first_;
+  WorkspaceVector<int32_t> size_;
+  WorkspaceVector<T> least_;
+  WorkspaceVector<T> positive_, ascending_;
+  WorkspaceVector<double> sum_before_;
+  WorkspaceVector<int32_t> rank_;  // position of every rank
+  WorkspaceVector<int32_t> active_;
 };
 
 }  // namespace
@@ -151,7 +152,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
   const SortedRows<T>& rows = sides.rows();
   const int64_t count = rows.count(), padded = round_up(count, kBlockStep);
 
-  std::vector<int64_t> class_begin(count), class_end(count);
+  WorkspaceVector<int64_t> class_begin(count), class_end(count);
   for (int64_t begin = 0, end; begin < count; begin = end) {
     for (end = begin; end < count && rows.label()[end] == rows.label()[begin];) ++end;
     std::fill(class_begin.begin() + begin, class_begin.begin() + end, begin);
@@ -165,14 +166,14 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
   state.squared = rule.squared;
   state.exact_half_margin = 0.5 * rule.margin;
   state.half_margin = static_cast<T>(state.exact_half_margin);
-  std::vector<int32_t> table_row;
+  WorkspaceVector<int32_t> table_row;
   if (table.margin) {
     for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(table.row[rows.order()[i]]));
     state.margin_table = table.margin;
     state.table_row = table_row.data();
     state.table_rows = table.rows;
   }
-  std::vector<double> value(padded, 0.0);
+  WorkspaceVector<double> value(padded, 0.0);
   state.value = value.data();
   std::unique_ptr<BlockGradient<T>> gradient;
   if (grad) {

@@ -82,8 +82,8 @@ Tensor batch_all_triplet_loss_backward_cpu(Tensor grad_loss, Tensor grad_embeddi
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
-  m.impl("batch_all_triplet_loss", TORCH_BOX(&batch_all_triplet_loss_cpu));
-  m.impl("batch_all_triplet_loss_backward", TORCH_BOX(&batch_all_triplet_loss_backward_cpu));
+  implement<&batch_all_triplet_loss_cpu>(m, "batch_all_triplet_loss");
+  implement<&batch_all_triplet_loss_backward_cpu>(m, "batch_all_triplet_loss_backward");
 }
 
 }  // namespace hardmine::cpu

@@ -72,8 +72,10 @@ class BlockGradient {
   Buffer<T> zeros(int64_t padded) const {
     const int64_t size = padded * panels_ * kernel_.column_panel;
     Buffer<T> out(size);
-    parallel_range(workers_, threads_for(padded), size, 1,
-                   [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); });
+    constexpr int64_t kNumbersAPiece = 1 << 20;
+    parallel_range(
+        workers_, threads_for(padded), size, 1,
+        [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); }, kNumbersAPiece);
     return out;
   }
 
@@ -88,11 +90,13 @@ class BlockGradient {
         if (factor != T(1))
           for (int64_t k = 0; k < depth; ++k) out[k] *= factor;
         if (!scale) continue;
-        // Below the smallest norm, normalize divides by a constant: there is no projection.
         const T* self = x + source * depth;
         const T norm = scale[source];
-        const bool clamped = norm <= Norms<T>::kSmallestNorm;
-        kernel_.project(out, self, norm, clamped ? T(0) : kernel_.dot(out, self, depth) / norm, depth);
+        if (has_direction(norm)) {
+          kernel_.project(out, self, norm, kernel_.dot(out, self, depth) / norm, depth);
+        } else {
+          std::fill_n(out, depth, T(0));
+        }
       }
     });
   }

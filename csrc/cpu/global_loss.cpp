@@ -52,8 +52,8 @@ Tensor global_loss_backward_cpu(Tensor grad_loss, std::optional<Tensor> grad_pos
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
-  m.impl("global_loss", TORCH_BOX(&global_loss_cpu));
-  m.impl("global_loss_backward", TORCH_BOX(&global_loss_backward_cpu));
+  implement<&global_loss_cpu>(m, "global_loss");
+  implement<&global_loss_backward_cpu>(m, "global_loss_backward");
 }
 
 }  // namespace hardmine::cpu

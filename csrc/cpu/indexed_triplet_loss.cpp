@@ -76,8 +76,8 @@ Tensor indexed_triplet_loss_backward_cpu(Tensor grad_loss, std::optional<Tensor>
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
-  m.impl("indexed_triplet_loss", TORCH_BOX(&indexed_triplet_loss_cpu));
-  m.impl("indexed_triplet_loss_backward", TORCH_BOX(&indexed_triplet_loss_backward_cpu));
+  implement<&indexed_triplet_loss_cpu>(m, "indexed_triplet_loss");
+  implement<&indexed_triplet_loss_backward_cpu>(m, "indexed_triplet_loss_backward");
 }
 
 }  // namespace hardmine::cpu

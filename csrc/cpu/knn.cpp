@@ -31,8 +31,8 @@ std::tuple<Tensor, Tensor> knn_backward_cpu(Tensor grad_similarity, Tensor index
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
-  m.impl("knn", TORCH_BOX(&knn_cpu));
-  m.impl("knn_backward", TORCH_BOX(&knn_backward_cpu));
+  implement<&knn_cpu>(m, "knn");
+  implement<&knn_backward_cpu>(m, "knn_backward");
 }
 
 }  // namespace hardmine::cpu

@@ -94,9 +94,9 @@ class Pools {
  private:
   int64_t k_, capacity_, padded_;
   Buffer<Neighbor<T>> pool_;
-  std::vector<int32_t> size_;
-  std::vector<T> worst_key_;
-  std::vector<Index> worst_index_;
+  WorkspaceVector<int32_t> size_;
+  WorkspaceVector<T> worst_key_;
+  WorkspaceVector<Index> worst_index_;
 };
 
 }  // namespace
@@ -112,7 +112,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   if (!refs && !exclude_self) refs = &queries;
   const int64_t ref_count = refs ? refs->count : count;
   // Neighbors have no classes; with one label for all, the engine keeps the rows' order.
-  const std::vector<int64_t> label(std::max(count, ref_count), 0);
+  const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
   const LabeledRows<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
   const LabeledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
                               workers);
@@ -129,9 +129,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   if (pass.symmetric) {
     const NeighborPools<T> view = pools.view(0);
     const PairSchedule schedule(count, count, true);
-    schedule.run(workers, threads, [&](int64_t, const Block& block) {
-      if (!workers.cancelled()) kernel.knn_block(pass, block, view);
-    });
+    schedule.run(workers, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
   } else {
     parallel_tasks(workers, threads, row_blocks * shares, [&](int64_t, int64_t task) {
       const int64_t row = task / shares * kMaxBlockRows, share = task % shares;

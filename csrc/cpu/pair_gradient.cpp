@@ -16,22 +16,25 @@
 namespace hardmine::cpu {
 namespace {
 
+// Between two questions whether to stop. Each can have a thousand pairs.
+constexpr int64_t kEntriesAPiece = 1024, kGatheredRowsAPiece = 16;
+
 enum class End { kFirst, kSecond };
 
 // For every row, the pairs that it is at one end of, in the order of the list.
 template <class T>
 class PairsByRow {
  public:
-  PairsByRow(End end, const PairList<T>& pairs, int64_t rows)
+  PairsByRow(End end, const PairList<T>& pairs, int64_t rows, const Workers& workers)
       : pairs_(pairs), sorted_(end == End::kSecond || pairs.first) {
     if (!sorted_) return;
     const auto row_of = [end](int64_t first, int64_t second) { return end == End::kFirst ? first : second; };
     begin_.resize(rows + 1, 0);
-    for_each_listed([&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
+    for_each_listed(workers, [&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
     for (int64_t r = 0; r < rows; ++r) begin_[r + 1] += begin_[r];
     pair_ = Buffer<Pair>(begin_[rows]);
-    std::vector<int64_t> next(begin_.begin(), begin_.end() - 1);
-    for_each_listed([&](int64_t first, int64_t second, T gradient) {
+    WorkspaceVector<int64_t> next(begin_.begin(), begin_.end() - 1);
+    for_each_listed(workers, [&](int64_t first, int64_t second, T gradient) {
       pair_[next[row_of(first, second)]++] = {static_cast<Index>(row_of(second, first)), gradient};
     });
   }
@@ -59,13 +62,16 @@ class PairsByRow {
       if (pairs_.second[p] >= 0 && pairs_.gradient[p] != T(0)) use(first, pairs_.second[p], pairs_.gradient[p]);
   }
   template <class Use>
-  void for_each_listed(const Use& use) const {
-    for (int64_t e = 0; e < pairs_.count; ++e) for_each_of_entry(e, use);
+  void for_each_listed(const Workers& workers, const Use& use) const {
+    for (int64_t e = 0; e < pairs_.count; ++e) {
+      if ((e + 1) % kEntriesAPiece == 0) throw_if_cancelled(workers);
+      for_each_of_entry(e, use);
+    }
   }
 
   const PairList<T>& pairs_;
   const bool sorted_;
-  std::vector<int64_t> begin_;  // [rows + 1]
+  WorkspaceVector<int64_t> begin_;  // [rows + 1]
   Buffer<Pair> pair_;
 };
 
@@ -114,10 +120,11 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
     // As if each pair had one end here: the shares need not be exact.
     const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
     const int64_t threads = workers_for(workers, ends * static_cast<double>(depth), kElementGrain);
-    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+    const auto gather_rows = [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         T* acc = grad + r * depth;
         std::fill_n(acc, depth, T(0));
+        if (measure.normalized && !has_direction(selves.norm(r))) continue;
         bool any = false;
         const auto add_from = [&](const MeasuredRows<T>& others) {
           return [&](int64_t other, T gradient) {
@@ -129,25 +136,24 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
         if (incoming) incoming->for_each(r, add_from(x));
         // A row without pairs has gradient 0, even if it is not finite.
         if (!measure.normalized || !any) continue;
-        // Below the smallest norm, normalize divides by a constant: there is no projection.
         const T norm = selves.norm(r), *self = selves.raw(r);
-        const bool clamped = norm <= Norms<T>::kSmallestNorm;
-        kernel.project(acc, self, norm, clamped ? T(0) : kernel.dot(acc, self, depth) / norm, depth);
+        kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);
       }
-    });
+    };
+    parallel_range(workers, threads, count, 1, gather_rows, kGatheredRowsAPiece);
   };
 
   if (grad_x) {
-    const PairsByRow<T> own(End::kFirst, pairs, rows.count);
+    const PairsByRow<T> own(End::kFirst, pairs, rows.count, workers);
     if (refs) {
       gather(x, rows.count, &own, nullptr, grad_x);
     } else {
-      const PairsByRow<T> incoming(End::kSecond, pairs, rows.count);
+      const PairsByRow<T> incoming(End::kSecond, pairs, rows.count, workers);
       gather(x, rows.count, &own, &incoming, grad_x);
     }
   }
   if (grad_refs && refs) {
-    const PairsByRow<T> incoming(End::kSecond, pairs, rows.ref_count);
+    const PairsByRow<T> incoming(End::kSecond, pairs, rows.ref_count, workers);
     gather(*refs, rows.ref_count, nullptr, &incoming, grad_refs);
   }
 }

@@ -57,21 +57,26 @@ class PairSchedule {
     column_groups_ = column_groups;
   }
 
-  // body(worker, block) for every block of every pair of groups, `threads` pairs at a time.
+  // body(worker, block) for every block of every pair of groups, `threads` pairs at a time, until the work is
+  // cancelled. Throws Cancelled.
   template <class Body>
   void run(const Workers& workers, int64_t threads, const Body& body) const {
     const auto row_done = std::make_unique<std::atomic<int64_t>[]>(row_groups_);
     const auto other_done = symmetric_ ? nullptr : std::make_unique<std::atomic<int64_t>[]>(column_groups_);
     std::atomic<int64_t>* column_done = symmetric_ ? row_done.get() : other_done.get();
-    // Tasks are handed out in order, so the pairs that one waits for are done or being visited: no deadlock.
-    const auto wait = [](const std::atomic<int64_t>& done, int64_t turn) {
-      while (done.load(std::memory_order_acquire) != turn) std::this_thread::yield();
+    // Tasks are handed out in order, so the pairs that one waits for are done or being visited, if only to be left at
+    // the next block: no deadlock. A thread that waits may be the one that has to ask whether to stop.
+    const auto wait = [&workers](const std::atomic<int64_t>& done, int64_t turn) {
+      while (done.load(std::memory_order_acquire) != turn) {
+        std::this_thread::yield();
+        (void)workers.cancelled();
+      }
     };
     parallel_tasks(workers, threads, static_cast<int64_t>(pairs_.size()), [&](int64_t worker, int64_t task) {
       const Pair& pair = pairs_[task];
       wait(row_done[pair.row], pair.row_turn);
       wait(column_done[pair.column], pair.column_turn);
-      visit_blocks(pair, [&](const Block& block) { body(worker, block); });
+      visit_blocks(pair, workers, [&](const Block& block) { body(worker, block); });
       row_done[pair.row].store(pair.row_turn + 1, std::memory_order_release);
       if (!symmetric_ || pair.row != pair.column)
         column_done[pair.column].store(pair.column_turn + 1, std::memory_order_release);
@@ -96,7 +101,7 @@ class PairSchedule {
   }
 
   template <class Visit>
-  void visit_blocks(const Pair& pair, const Visit& visit) const {
+  void visit_blocks(const Pair& pair, const Workers& workers, const Visit& visit) const {
     const int64_t row_end = std::min((pair.row + 1) * row_step_, row_count_);
     const int64_t column_end = std::min((pair.column + 1) * column_step_, column_count_);
     for (int64_t row = pair.row * row_step_; row < row_end; row += kMaxBlockRows) {
@@ -104,6 +109,7 @@ class PairSchedule {
         const Block block{row, std::min(row + kMaxBlockRows, row_end), column,
                           std::min(column + kMaxBlockColumns, column_end)};
         if (symmetric_ && block.column_end - 1 <= row) continue;  // visited from the other side
+        if (workers.cancelled()) return;
         visit(block);
       }
     }

@@ -68,8 +68,8 @@ class Picker {
 
   // Rows [begin, end), those of a block of the tile engine: the candidates of each, among all columns, are marked in
   // `bits`, [end - begin, words], from the `numbers` of one block after the other.
-  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, T* numbers, uint64_t* bits,
-                     int64_t words) const {
+  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, const Workers& workers, T* numbers,
+                     uint64_t* bits, int64_t words) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run blocks{0, columns.count()};
     if (pick_.same_class) {
@@ -78,6 +78,7 @@ class Picker {
     }
     std::fill_n(bits, (end - begin) * words, 0);
     for (int64_t column = blocks.begin; column < blocks.end; column += kMaxBlockColumns) {
+      if (workers.cancelled()) return;
       const Block block{begin, end, column, std::min(column + kMaxBlockColumns, blocks.end)};
       kernels<T>().fill_block(pass, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass, block, numbers);
       mark(block, numbers, bits, words);
@@ -138,7 +139,7 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const
   const Buffer<uint64_t> bits(threads * kMaxBlockRows * words);
   parallel_tasks(workers, threads, (count + kMaxBlockRows - 1) / kMaxBlockRows, [&](int64_t worker, int64_t block) {
     const int64_t begin = block * kMaxBlockRows, end = std::min(begin + kMaxBlockRows, count);
-    picker.by_similarity(pass, begin, end, numbers.get() + worker * kMaxBlockRows * kMaxBlockColumns,
+    picker.by_similarity(pass, begin, end, workers, numbers.get() + worker * kMaxBlockRows * kMaxBlockColumns,
                          bits.get() + worker * kMaxBlockRows * words, words);
   });
   return out;

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../core/pair_measure.h"
 #include "buffer.h"
 #include "select.h"
 #include "simd.h"
@@ -18,12 +19,12 @@ inline constexpr double kElementGrain = 1 << 15;
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// |x_i|, at least the epsilon of torch.nn.functional.normalize.
+// |x_i|, at least kSmallestNorm.
 template <class T>
 struct Norms {
   Buffer<T> norm;  // [count]
   bool finite = true;
-  bool clamped = false;  // some norm is that epsilon: x_i / norm is no unit row then
+  bool clamped = false;  // some norm is kSmallestNorm: x_i / norm is no unit row then
 
   Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
     const Kernels<T>& kernel = kernels<T>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
@@ -33,24 +34,22 @@ struct Norms {
     parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
       if (!kernel.row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
       for (int64_t i = begin; i < end; ++i) {
-        if (!(norm[i] <= kSmallestNorm)) continue;  // NaN stays NaN
-        norm[i] = kSmallestNorm;
+        if (!(norm[i] <= T(kSmallestNorm))) continue;  // NaN stays NaN
+        norm[i] = T(kSmallestNorm);
         any_clamped = true;
       }
     });
     finite = all_finite;
     clamped = any_clamped;
   }
-
-  static constexpr T kSmallestNorm = T(1e-12);
 };
 
 template <class T>
 class SortedRows {
  public:
   // `subset`: the rows to take, ascending by (label, number); null for all of them, which are then sorted here.
-  SortedRows(const LabeledRows<T>& rows, int64_t depth, const T* norm, const std::vector<Index>* subset, bool as_rows,
-             bool as_columns, const Workers& workers)
+  SortedRows(const LabeledRows<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
+             bool as_rows, bool as_columns, const Workers& workers)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
     const Kernels<T>& kernel = kernels<T>();
     const int64_t padded = round_up(count_, std::max(kernel.row_group, kernel.column_panel));
@@ -65,13 +64,13 @@ class SortedRows {
   PackedRows<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
   int64_t count() const { return count_; }
   int64_t padded() const { return static_cast<int64_t>(order_.size()); }
-  const std::vector<Index>& order() const { return order_; }
-  const std::vector<int64_t>& label() const { return label_; }
+  const WorkspaceVector<Index>& order() const { return order_; }
+  const WorkspaceVector<int64_t>& label() const { return label_; }
 
  private:
   // The rows by (label, number).
-  static std::vector<Index> sorted_order(const LabeledRows<T>& rows) {
-    std::vector<Index> order(rows.count);
+  static WorkspaceVector<Index> sorted_order(const LabeledRows<T>& rows) {
+    WorkspaceVector<Index> order(rows.count);
     std::iota(order.begin(), order.end(), 0);
     const int64_t* end = rows.label + rows.count;
     // Batches of class-balanced samplers often come sorted.
@@ -80,7 +79,7 @@ class SortedRows {
     const auto [low, high] = std::minmax_element(rows.label, end);
     const uint64_t range = static_cast<uint64_t>(*high) - static_cast<uint64_t>(*low);
     if (range < 4 * static_cast<uint64_t>(rows.count) + 1024) {
-      std::vector<Index> next(range + 2, 0);
+      WorkspaceVector<Index> next(range + 2, 0);
       for (int64_t i = 0; i < rows.count; ++i) ++next[rows.label[i] - *low + 1];
       std::partial_sum(next.begin(), next.end(), next.begin());
       for (int64_t i = 0; i < rows.count; ++i) order[next[rows.label[i] - *low]++] = static_cast<Index>(i);
@@ -102,8 +101,8 @@ class SortedRows {
   }
 
   int64_t count_;
-  std::vector<Index> order_;    // [padded]: the user's row at each sorted position
-  std::vector<int64_t> label_;  // [padded]
+  WorkspaceVector<Index> order_;    // [padded]: the user's row at each sorted position
+  WorkspaceVector<int64_t> label_;  // [padded]
   Buffer<T> groups_, panels_;
 };
 

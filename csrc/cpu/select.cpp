@@ -90,7 +90,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
     const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_order[i]); };
     winners.push_back(std::move(run_pass(rows, columns, pass, {{false, false, true, range}}, workers).front()));
   }
-  std::vector<Index> without;
+  WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.order()[i], index = winners[1].index[i];
     if (is_candidate(index)) {

@@ -137,8 +137,8 @@ std::string simd_level_op() { return simd_level_name(); }
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
-  m.impl("select_triplets", TORCH_BOX(&select_triplets_cpu));
-  m.impl("select_triplets_backward", TORCH_BOX(&select_triplets_backward_cpu));
+  implement<&select_triplets_cpu>(m, "select_triplets");
+  implement<&select_triplets_backward_cpu>(m, "select_triplets_backward");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CompositeExplicitAutograd, m) { m.impl("simd_level", TORCH_BOX(&simd_level_op)); }

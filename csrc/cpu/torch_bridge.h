@@ -1,20 +1,42 @@
 // What every CPU op's wrapper needs: torch's threads as Workers, and an op's inputs as arrays.
 #pragma once
 
+#include <chrono>
+
 #include "../core/pair_measure.h"
 #include "../op_arguments.h"
+#include "python_signals.h"
 #include "select.h"
 
 namespace hardmine::cpu {
 
+// One op's call of the engine. Ctrl-C cancels it: the calling thread looks for signals a few times per second.
 class TorchWorkers : public Workers {
  public:
+  bool cancelled() const override {
+    if (cancelled_.load(std::memory_order_relaxed)) return true;
+    if (std::this_thread::get_id() != caller_) return false;
+    const Clock::time_point now = Clock::now();
+    if (next_look_ == Clock::time_point()) next_look_ = now + kBetweenLooks;
+    if (now < next_look_) return false;
+    if (python_signal_raised()) cancelled_.store(true, std::memory_order_relaxed);
+    next_look_ = Clock::now() + kBetweenLooks;
+    return cancelled_.load(std::memory_order_relaxed);
+  }
   int64_t count() const override { return static_cast<int64_t>(torch::stable::get_num_threads()); }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker) body(worker);
     });
   }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kBetweenLooks{100};
+
+  const std::thread::id caller_ = std::this_thread::get_id();
+  mutable Clock::time_point next_look_;  // of the calling thread alone
+  mutable std::atomic<bool> cancelled_{false};
 };
 
 // A contiguous copy of an int64 tensor with all its numbers in [least, rows).

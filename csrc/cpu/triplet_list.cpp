@@ -8,10 +8,10 @@ namespace hardmine::cpu {
 namespace {
 
 template <class T>
-T measure_pair(const Kernels<T>& kernel, PairQuantity quantity, const T* x, const T* y, int64_t depth) {
-  if (quantity == PairQuantity::kInnerProduct) return kernel.dot(x, y, depth);
-  return quantity == PairQuantity::kNegativeDistance ? -kernel.distance(x, y, depth)
-                                                     : -kernel.squared_distance(x, y, depth);
+T measure_pair(const Kernels<T>& kernel, const PairMeasure& measure, const T* x, const T* y, int64_t depth) {
+  if (measure.quantity == PairQuantity::kInnerProduct) return clamped_measure(measure, kernel.dot(x, y, depth));
+  return measure.quantity == PairQuantity::kNegativeDistance ? -kernel.distance(x, y, depth)
+                                                             : -kernel.squared_distance(x, y, depth);
 }
 
 }  // namespace
@@ -42,8 +42,8 @@ bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count,
                    for (int64_t t = begin; t < end; ++t) {
                      const int64_t* triplet = triplets.rows + 3 * t;
                      const T* anchor = rows.row(triplet[0]);
-                     positive[t] = measure_pair(kernel, measure.quantity, anchor, rows.row(triplet[1]), depth);
-                     negative[t] = measure_pair(kernel, measure.quantity, anchor, rows.row(triplet[2]), depth);
+                     positive[t] = measure_pair(kernel, measure, anchor, rows.row(triplet[1]), depth);
+                     negative[t] = measure_pair(kernel, measure, anchor, rows.row(triplet[2]), depth);
                    }
                  });
   return measure.normalized ? rows.finite() : all_finite(x, row_count, depth, workers);

@@ -81,8 +81,8 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
-  m.impl("triplet_loss", TORCH_BOX(&triplet_loss_cpu));
-  m.impl("triplet_loss_backward", TORCH_BOX(&triplet_loss_backward_cpu));
+  implement<&triplet_loss_cpu>(m, "triplet_loss");
+  implement<&triplet_loss_backward_cpu>(m, "triplet_loss_backward");
 }
 
 }  // namespace hardmine::cpu

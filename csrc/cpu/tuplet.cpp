@@ -16,8 +16,8 @@ namespace {
 
 // One number a sorted row, as far as blocks read.
 template <class T>
-std::vector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
-  return std::vector<T>(round_up(sides.rows().count(), kBlockStep), fill);
+WorkspaceVector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
+  return WorkspaceVector<T>(round_up(sides.rows().count(), kBlockStep), fill);
 }
 
 }  // namespace
@@ -62,21 +62,21 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   ExponentialSums<T> exponentials{};
   exponentials.scale = static_cast<T>(kLog2E / rule.temperature);
   exponentials.shift = T(1);
-  std::vector<T> shift = one_a_row(sides, exponentials.shift);
+  WorkspaceVector<T> shift = one_a_row(sides, exponentials.shift);
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
       if (is_candidate(winners.back().index[i]))
-        shift[i] = similarity_from_order(rule.similarity, winners.back().key[i]);
+        shift[i] = unclamped_similarity(rule.similarity, winners.back().key[i]);  // no pair exceeds it
     exponentials.row_shift = shift.data();
     exponentials.column_shift = shift.data();  // used where the pass is symmetric
   }
-  std::vector<double> sum(rows.count(), 0.0);
+  WorkspaceVector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
   exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
   for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
     kernel.exponential_sums(pass, block, numbers, exponentials);
   });
-  std::vector<T> log_sum = one_a_row(sides, -infinity);
+  WorkspaceVector<T> log_sum = one_a_row(sides, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.order()[i];
     log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
@@ -96,11 +96,11 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
     }
     return sides.finite();
   }
-  std::vector<double> value(rows.count(), 0.0), slope(rows.count(), 0.0);
-  std::vector<int64_t> count(rows.count(), 0);
+  WorkspaceVector<double> value(rows.count(), 0.0), slope(rows.count(), 0.0);
+  WorkspaceVector<int64_t> count(rows.count(), 0);
   SoftplusSums<T> softplus{};
   softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
-  softplus.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  softplus.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   softplus.row_shift = shift.data();
   softplus.row_log_sum = log_sum.data();
   softplus.row_sum = value.data();
@@ -145,12 +145,13 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
   weights.scale = static_cast<T>(kLog2E / rule.temperature);
   weights.inverse_temperature = static_cast<T>(1 / rule.temperature);
   weights.shift = T(1);
-  weights.limit = order_from_similarity(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  weights.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
   // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
-  std::vector<T> negative_weight = one_a_row(sides, T(0)), shift = one_a_row(sides, std::numeric_limits<T>::infinity());
-  std::vector<T> positive_weight = one_a_row(sides, T(0)), log_sum = one_a_row(sides, T(0));
-  std::vector<Index> positive(negative_weight.size(), kBelowRange);
+  WorkspaceVector<T> negative_weight = one_a_row(sides, T(0)),
+                     shift = one_a_row(sides, std::numeric_limits<T>::infinity());
+  WorkspaceVector<T> positive_weight = one_a_row(sides, T(0)), log_sum = one_a_row(sides, T(0));
+  WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.order()[i];
     const int64_t count = saved.positive_count[anchor];

@@ -74,8 +74,8 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, CPU, m) {
-  m.impl("tuplet_loss", TORCH_BOX(&tuplet_loss_cpu));
-  m.impl("tuplet_loss_backward", TORCH_BOX(&tuplet_loss_backward_cpu));
+  implement<&tuplet_loss_cpu>(m, "tuplet_loss");
+  implement<&tuplet_loss_backward_cpu>(m, "tuplet_loss_backward");
 }
 
 }  // namespace hardmine::cpu

@@ -24,19 +24,16 @@ using ProductsFor = std::conditional_t<
 
 // What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
 //   sum of w y - W x,
-// x and y less a common center where they are not unit rows, which -W x is needed for only: of unit rows the projection
-// takes it away.
+// x and y less a common center. Where pairs measure inner products, -W x is left out: the projection removes it.
 template <class Scalar, class Number>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
   const Number* divisor;  // [count]; null: rows are not normalized
-  bool differences;       // W is known of every row; else of those only that are too short to be normalized
-  const Number* center;   // [depth]; null: 0
-  double* weight;         // [count], W
+  const Number* center;   // [depth]; null where pairs measure inner products
+  double* weight;         // [count], W; not used without a center
   Number* grad;           // [count, depth]
 
-  HARDMINE_DEVICE bool is_short(int64_t i) const { return divisor && divisor[i] == Number(kSmallestNorm); }
   HARDMINE_DEVICE Number row(int64_t i, int64_t k) const {
     const Number x_k = to_number(x[i * depth + k]);
     return divisor ? x_k / divisor[i] : x_k;
@@ -127,7 +124,6 @@ template <class Scalar, class Number>
 HARDMINE_KERNEL(kThreads, 4)
 add_column_weights_kernel(WeightStrip<Number> strip, BatchAllGradient<Scalar, Number> gradient) {
   for (int64_t c = block_index() * kThreads + thread_index(); c < strip.columns; c += grid_size() * kThreads) {
-    if (!gradient.differences && !gradient.is_short(c)) continue;
     double sum = 0;
     for (int64_t r = 0; r < strip.rows; ++r) sum += static_cast<double>(strip.weight[r * strip.columns + c]);
     gradient.weight[c] += sum;
@@ -180,9 +176,9 @@ finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* 
   const Number share = *factor;
   for (int64_t i = block_index(); i < gradient.count; i += grid_size()) {
     Number* const grad = gradient.grad + i * gradient.depth;
-    // Below the smallest norm, normalize divides by a constant: there is no projection.
-    const bool is_short = gradient.is_short(i), projects = gradient.divisor && !is_short;
-    const Number weight = gradient.differences || is_short ? static_cast<Number>(gradient.weight[i]) : Number(0);
+    const bool is_zero = gradient.divisor && !has_direction(gradient.divisor[i]);
+    const bool projects = gradient.divisor && !is_zero;
+    const Number weight = gradient.center ? static_cast<Number>(gradient.weight[i]) : Number(0);
     Number along[1] = {0};
     for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
       const Number x = gradient.row(i, k);
@@ -198,7 +194,7 @@ finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* 
       sync_block();  // before the exchange is used again
     }
     for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
-      Number value = share == share ? grad[k] : share;
+      Number value = share != share ? share : is_zero ? Number(0) : grad[k];
       if (projects) value -= gradient.row(i, k) * along[0];
       if (gradient.divisor) value /= gradient.divisor[i];
       grad[k] = value;
@@ -247,8 +243,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   Number* const divisor = normalized ? workspace.array<Number>(count) : nullptr;
   const MeasuredRows<Scalar, Number> measured{
       rows.x, count, depth, divisor, workspace.array<int32_t>(row_groups(count)), nullptr};
-  BatchAllGradient<Scalar, Number> gradient{rows.x,  count,          depth,   divisor, Arithmetic::kSquares,
-                                            nullptr, anchors.weight, out.grad};
+  BatchAllGradient<Scalar, Number> gradient{rows.x, count, depth, divisor, nullptr, anchors.weight, out.grad};
   MeasuresPass<Arithmetic> measures{};
   measures.squared = rule.squared;
   Number* const shift = Arithmetic::kSquares ? nullptr : workspace.array<Number>(count);
@@ -287,8 +282,9 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
     if (!out.grad) continue;
     add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
     add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
-    launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream, strip,
-           gradient);
+    if (Arithmetic::kSquares)
+      launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream,
+             strip, gradient);
   }
   Number* const share = workspace.array<Number>(1);
   const BatchAllEnd<Number> end{rule.reduction,

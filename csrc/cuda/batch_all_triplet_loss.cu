@@ -50,8 +50,8 @@ Tensor batch_all_triplet_loss_backward_cuda(Tensor grad_loss, Tensor grad_embedd
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
-  m.impl("batch_all_triplet_loss", TORCH_BOX(&batch_all_triplet_loss_cuda));
-  m.impl("batch_all_triplet_loss_backward", TORCH_BOX(&batch_all_triplet_loss_backward_cuda));
+  implement<&batch_all_triplet_loss_cuda>(m, "batch_all_triplet_loss");
+  implement<&batch_all_triplet_loss_backward_cuda>(m, "batch_all_triplet_loss_backward");
 }
 
 }  // namespace hardmine::cuda

@@ -68,15 +68,19 @@ class GatherRow {
         grad[k] = from_number<Scalar>(std::numeric_limits<Number>::quiet_NaN());
       return;
     }
+    const bool projects = pass_.measure.normalized;
+    if (projects && !has_direction(divisor_)) {
+      for (int64_t k = thread_index(); k < depth; k += kGatherThreads) grad[k] = from_number<Scalar>(Number(0));
+      return;
+    }
     // The projection needs the whole sum: a depth that is not added up at once is so twice.
-    const bool projects = pass_.measure.normalized && divisor_ != Number(kSmallestNorm);  // a constant, then, no norm
     const int passes = projects && depth > kGatherDepth ? 2 : 1;
     Number along = 0;
     for (int pass = 0; pass < passes; ++pass) {
       for (first_depth_ = 0; first_depth_ < depth; first_depth_ += kGatherDepth) {
         add_up();
         if (projects && pass == 0) along += component_along_self();
-        if (pass == passes - 1) write(grad, along, projects);
+        if (pass == passes - 1) write(grad, along);
       }
     }
   }
@@ -101,15 +105,14 @@ class GatherRow {
     return total;
   }
 
-  HARDMINE_DEVICE void write(Scalar* grad, Number along, bool projects) const {
+  HARDMINE_DEVICE void write(Scalar* grad, Number along) const {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {
       const int64_t k = depth_of(i);
       if (k >= pass_.depth) continue;
       Number value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
-      if (any_ && projects) value -= to_number(self_[k]) / divisor_ * along;
-      if (any_ && pass_.measure.normalized) value /= divisor_;
+      if (any_ && pass_.measure.normalized) value = (value - to_number(self_[k]) / divisor_ * along) / divisor_;
       grad[k] = from_number<Scalar>(value);
     }
   }

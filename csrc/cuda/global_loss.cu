@@ -23,8 +23,8 @@ Tensor global_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_po
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
-  m.impl("global_loss", TORCH_BOX(&global_loss_cuda));
-  m.impl("global_loss_backward", TORCH_BOX(&global_loss_backward_cuda));
+  implement<&global_loss_cuda>(m, "global_loss");
+  implement<&global_loss_backward_cuda>(m, "global_loss_backward");
 }
 
 }  // namespace hardmine::cuda

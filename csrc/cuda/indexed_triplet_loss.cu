@@ -26,8 +26,8 @@ Tensor indexed_triplet_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
-  m.impl("indexed_triplet_loss", TORCH_BOX(&indexed_triplet_loss_cuda));
-  m.impl("indexed_triplet_loss_backward", TORCH_BOX(&indexed_triplet_loss_backward_cuda));
+  implement<&indexed_triplet_loss_cuda>(m, "indexed_triplet_loss");
+  implement<&indexed_triplet_loss_backward_cuda>(m, "indexed_triplet_loss_backward");
 }
 
 }  // namespace hardmine::cuda

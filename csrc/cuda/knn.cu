@@ -50,8 +50,8 @@ std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor inde
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
-  m.impl("knn", TORCH_BOX(&knn_cuda));
-  m.impl("knn_backward", TORCH_BOX(&knn_backward_cuda));
+  implement<&knn_cuda>(m, "knn");
+  implement<&knn_backward_cuda>(m, "knn_backward");
 }
 
 }  // namespace hardmine::cuda

@@ -1,6 +1,7 @@
 // A matrix of embeddings made ready for the tile engine.
 #pragma once
 
+#include "../core/pair_measure.h"
 #include "arithmetic.h"
 #include "launch.h"
 #include "ranked.h"
@@ -23,9 +24,6 @@ struct PackedRows {
 
 inline constexpr int kRowGroup = 16;
 HARDMINE_HD int64_t row_groups(int64_t count) { return (count + kRowGroup - 1) / kRowGroup; }
-
-// Norms are at least this, as in torch.nn.functional.normalize.
-inline constexpr double kSmallestNorm = 1e-12;
 
 // What a selection starts from, filled in along with the packing: one launch less.
 template <class Number>

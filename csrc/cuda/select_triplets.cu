@@ -108,8 +108,8 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
-  m.impl("select_triplets", TORCH_BOX(&select_triplets_cuda));
-  m.impl("select_triplets_backward", TORCH_BOX(&select_triplets_backward_cuda));
+  implement<&select_triplets_cuda>(m, "select_triplets");
+  implement<&select_triplets_backward_cuda>(m, "select_triplets_backward");
 }
 
 }  // namespace hardmine::cuda

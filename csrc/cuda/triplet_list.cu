@@ -166,8 +166,8 @@ HARDMINE_DEVICE void measure_triplet(const PairMeasure& measure, const MeasuredR
   sum_p = sum_of_warp(sum_p);
   sum_n = sum_of_warp(sum_n);
   const bool root = measure.quantity == PairQuantity::kNegativeDistance;
-  *positive = product ? sum_p : root ? -std::sqrt(sum_p) : -sum_p;
-  *negative = product ? sum_n : root ? -std::sqrt(sum_n) : -sum_n;
+  *positive = product ? clamped_measure(measure, sum_p) : root ? -std::sqrt(sum_p) : -sum_p;
+  *negative = product ? clamped_measure(measure, sum_n) : root ? -std::sqrt(sum_n) : -sum_n;
 }
 
 // A warp measures a triplet; the last block makes the loss of the sums of all.

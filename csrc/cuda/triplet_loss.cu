@@ -60,8 +60,8 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
-  m.impl("triplet_loss", TORCH_BOX(&triplet_loss_cuda));
-  m.impl("triplet_loss_backward", TORCH_BOX(&triplet_loss_backward_cuda));
+  implement<&triplet_loss_cuda>(m, "triplet_loss");
+  implement<&triplet_loss_backward_cuda>(m, "triplet_loss_backward");
 }
 
 }  // namespace hardmine::cuda

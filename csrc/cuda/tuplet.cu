@@ -206,7 +206,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   if (all) {
     end.log_sum = workspace.array<Number>(count);
     launch("end_levels", end_levels_kernel<Number>, {end.chunks(), kEndThreads}, stream, end);
-    pass.limit = order_from_similarity(rule.similarity, static_cast<Number>(rule.duplicate_threshold));
+    pass.limit = largest_order(rule.similarity, static_cast<Number>(rule.duplicate_threshold));
     pass.inverse_temperature = static_cast<Number>(1 / rule.temperature);
     pass.shift = out.shift;
     pass.log_sum = end.log_sum;

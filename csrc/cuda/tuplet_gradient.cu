@@ -107,12 +107,13 @@ end_strip_kernel(StripEnd<Scalar, Number> end) {
     };
     const Number divisor = end.divisor ? end.divisor[row] : Number(1);
     Number along = 0;
-    if (end.divisor && divisor != Number(kSmallestNorm)) {  // that is a constant, not a norm
+    const bool is_zero = end.divisor && !has_direction(divisor);
+    if (end.divisor && !is_zero) {
       for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum(k), to_number(self[k]) / divisor, along);
       along = sum_of_warp(along);
     }
     for (int64_t k = lane_index(); k < end.depth; k += 32) {
-      Number value = sum(k);
+      Number value = is_zero ? Number(0) : sum(k);
       if (end.divisor) value = (value - to_number(self[k]) / divisor * along) / divisor;
       end.grad[row * end.depth + k] = from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
     }
@@ -182,7 +183,7 @@ class TupletGradient {
     pass.one_shift = one_shift_suffices(rule_);
     pass.scale = static_cast<Number>(kLog2E / rule_.temperature);
     pass.inverse_temperature = static_cast<Number>(1 / rule_.temperature);
-    pass.limit = order_from_similarity(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
+    pass.limit = largest_order(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
 
     const int64_t most = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
     const int64_t strip = std::min(std::min(round_up(most), round_up(count)), count);

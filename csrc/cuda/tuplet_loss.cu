@@ -75,8 +75,8 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
-  m.impl("tuplet_loss", TORCH_BOX(&tuplet_loss_cuda));
-  m.impl("tuplet_loss_backward", TORCH_BOX(&tuplet_loss_backward_cuda));
+  implement<&tuplet_loss_cuda>(m, "tuplet_loss");
+  implement<&tuplet_loss_backward_cuda>(m, "tuplet_loss_backward");
 }
 
 }  // namespace hardmine::cuda

@@ -44,14 +44,14 @@ std::unique_ptr<Index> build(const Array<float>& vectors, Metric metric, double 
 }
 
 std::unique_ptr<Index> assemble(const Array<float>& vectors, Metric metric, const Array<int64_t>& first_edge,
-                                const Array<Vertex>& target, double success_rate, int64_t traversals,
-                                int64_t distance_computations) {
+                                const Array<Vertex>& target, double success_rate, double build_success_rate,
+                                int64_t traversals, int64_t distance_computations) {
   Graph graph;
   graph.first_edge.assign(first_edge.data(), first_edge.data() + first_edge.size());
   graph.target.assign(target.data(), target.data() + target.size());
   if (graph.first_edge.empty()) throw std::invalid_argument("graph: first_edge must not be empty");
   return std::make_unique<Index>(vectors.data(), vectors.shape(0), vectors.shape(1), metric, std::move(graph),
-                                 BuildStats{traversals, success_rate, distance_computations});
+                                 BuildStats{traversals, success_rate, build_success_rate, distance_computations});
 }
 
 }  // namespace
@@ -75,6 +75,7 @@ PYBIND11_MODULE(_fanng, module) {
       .def_property_readonly("metric", [](const Index& self) { return self.points().metric(); })
       .def_property_readonly("traversals", [](const Index& self) { return self.stats().traversals; })
       .def_property_readonly("success_rate", [](const Index& self) { return self.stats().success_rate; })
+      .def_property_readonly("build_success_rate", [](const Index& self) { return self.stats().build_success_rate; })
       .def_property_readonly("distance_computations",
                              [](const Index& self) { return self.stats().distance_computations; })
       .def_property_readonly("graph",

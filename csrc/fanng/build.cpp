@@ -21,11 +21,30 @@ constexpr int64_t kCopies = 64;  // of a vertex of the graph before, that a warm
 // A number in [0, count): the upper half of a 32 x 32-bit product.
 Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
 
-// Walks over a draft, with room for what it measures.
+// Two different vertices, by the number of the draw.
+struct Ends {
+  Vertex start, target;
+
+  Ends(uint64_t seed, uint64_t draw, int64_t vertices)
+      : start(random_below(random_bits(seed, 2 * draw), vertices)),
+        target(random_below(random_bits(seed, 2 * draw + 1), vertices - 1)) {
+    target += target >= start;
+  }
+};
+
+// Where the edges of a vertex lead to; `room` is for a graph that does not have them in a row.
+const Vertex* targets(const Graph& graph, Vertex v, std::vector<Vertex>&) { return graph.begin(v); }
+const Vertex* targets(const DraftGraph& graph, Vertex v, std::vector<Vertex>& room) {
+  room.resize(graph.capacity());
+  std::transform(graph.begin(v), graph.end(v), room.begin(), vertex_of);
+  return room.data();
+}
+
+// Walks over a graph, with room for what it measures.
+template <class Walked>
 class Walker {
  public:
-  Walker(const DraftGraph& graph, const PointSet& points)
-      : graph_(graph), points_(points), distances_(points), sq_dist_(graph.capacity()), neighbor_(graph.capacity()) {}
+  Walker(const Walked& graph, const PointSet& points) : graph_(graph), points_(points), distances_(points) {}
 
   // FANNG's Alg. 2: from `start` to the neighbor nearest the target while that is nearer than where one is.
   Ranked downhill(Vertex start, Vertex target) {
@@ -34,12 +53,13 @@ class Walker {
     ++computed;
     while (vertex_of(here) != target) {
       const Vertex v = vertex_of(here);
-      const int64_t degree = graph_.degree(v);
-      std::transform(graph_.begin(v), graph_.end(v), neighbor_.begin(), vertex_of);
-      distances_.to(query, neighbor_.data(), degree, sq_dist_.data());
+      const int64_t degree = graph_.end(v) - graph_.begin(v);
+      const Vertex* const neighbor = targets(graph_, v, room_);
+      sq_dist_.resize(std::max<size_t>(sq_dist_.size(), degree));
+      distances_.to(query, neighbor, degree, sq_dist_.data());
       computed += degree;
       Ranked nearest = here;
-      for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, ranked(sq_dist_[e], neighbor_[e]));
+      for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, ranked(sq_dist_[e], neighbor[e]));
       // Strictly nearer: equal distances would let it walk in circles.
       if (!(sq_dist_of(nearest) < sq_dist_of(here))) break;
       here = nearest;
@@ -50,11 +70,11 @@ class Walker {
   int64_t computed = 0;
 
  private:
-  const DraftGraph& graph_;
+  const Walked& graph_;
   const PointSet& points_;
   const Distances distances_;
   std::vector<float> sq_dist_;
-  std::vector<Vertex> neighbor_;
+  std::vector<Vertex> room_;
 };
 
 struct MissedTarget {
@@ -152,7 +172,6 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers&
     };
     // One worker alone would run on the calling thread, which is to look whether it should stop.
     workers.count() == 1 ? workers.run(1, find) : find(0);
-    if (workers.cancelled()) return;
   }
   stats.distance_computations += count * (count - 1) / 2;
   connect(points, in_order(count), workers, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
@@ -230,7 +249,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
   const Distances distances(points);
   const int64_t count = points.vertices();
   if (count < 2) {
-    stats.success_rate = 1;  // nowhere to go
+    stats.build_success_rate = 1;  // nowhere to go
     return;
   }
   if (options.success_rate <= 0) return;
@@ -251,12 +270,9 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     parallel_pieces(workers, size, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
       Walker walker(graph, points);
       for (int64_t t = begin; t < end; ++t) {
-        const uint64_t draw = 2 * static_cast<uint64_t>(first + t);
-        const Vertex start = random_below(random_bits(options.seed, draw), count);
-        Vertex target = random_below(random_bits(options.seed, draw + 1), count - 1);
-        target += target >= start;
-        const Ranked last = walker.downhill(start, target);
-        outcome[t] = {vertex_of(last), target, sq_dist_of(last)};
+        const Ends ends(options.seed, first + t, count);
+        const Ranked last = walker.downhill(ends.start, ends.target);
+        outcome[t] = {vertex_of(last), ends.target, sq_dist_of(last)};
       }
       computed += walker.computed;
     });
@@ -290,11 +306,29 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
       total = {total.traversals - recent.front().traversals, total.missed - recent.front().missed};
       recent.pop_front();
     }
-    stats.success_rate = 1 - static_cast<double>(total.missed) / static_cast<double>(total.traversals);
-    progress(stats.success_rate, stats.traversals);
-    if (total.traversals >= std::min(window, most) && stats.success_rate >= options.success_rate) break;
+    stats.build_success_rate = 1 - static_cast<double>(total.missed) / static_cast<double>(total.traversals);
+    progress(stats.build_success_rate, stats.traversals);
+    if (total.traversals >= std::min(window, most) && stats.build_success_rate >= options.success_rate) break;
   }
   stats.distance_computations += computed;
+}
+
+double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::Workers& workers) {
+  const int64_t count = points.vertices();
+  if (count < 2) return 1;
+  constexpr uint64_t kFirstDraw = uint64_t{1} << 62;  // no build gets that far
+  const int64_t traversals = std::clamp<int64_t>(count / 4, 1000, 4000);
+  std::atomic<int64_t> arrived{0};
+  parallel_pieces(workers, traversals, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+    Walker walker(graph, points);
+    int64_t own = 0;
+    for (int64_t t = begin; t < end; ++t) {
+      const Ends ends(seed, kFirstDraw + t, count);
+      own += vertex_of(walker.downhill(ends.start, ends.target)) == ends.target;
+    }
+    arrived += own;
+  });
+  return static_cast<double>(arrived) / static_cast<double>(traversals);
 }
 
 }  // namespace hardmine::fanng

@@ -24,7 +24,8 @@ struct BuildOptions {
 
 struct BuildStats {
   int64_t traversals = 0;
-  double success_rate = 0;  // of the last traversals
+  double success_rate = 0;        // of traversals over the graph that the build returned
+  double build_success_rate = 0;  // of the last traversals of the build, whose edges are not all in that graph
   int64_t distance_computations = 0;
   // What the points let traversals reach: 1 unless a build from them, or the one that it was warm-started from, made
   // its 50 traversals a vertex and was short of its aim still.
@@ -64,5 +65,8 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
 // number of workers; what they add is added by start vertex, in the order of the traversals.
 void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::Workers& workers,
                   const BuildProgress& progress, DraftGraph& graph, BuildStats& stats);
+
+// The share of some traversals, of other draws than those of traverse_add, that arrive.
+double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::Workers& workers);
 
 }  // namespace hardmine::fanng

@@ -39,15 +39,17 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
     aim.success_rate = std::min(options.success_rate, stats.reachable);
   }
   traverse_add(points, aim, workers, progress, draft, stats);
-  if (stats.success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
-    stats.reachable = stats.success_rate;
+  if (stats.build_success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
+    stats.reachable = stats.build_success_rate;
   // Reverse edges occlude others, over which some traversals arrive: they are left out where enough do. Where the limit
   // ended the build, they find more of the neighbors for the same effort.
-  if (stats.traversals > 0 && stats.success_rate < options.success_rate)
+  if (stats.traversals > 0 && stats.build_success_rate < options.success_rate)
     add_reverse_edges(points, workers, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
     add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
-  return draft.truncated(options.max_degree);
+  Graph graph = draft.truncated(options.max_degree);
+  stats.success_rate = measured_success_rate(graph, points, options.seed, workers);
+  return graph;
 }
 
 // Leaves the `wanted` nearest, in ascending order.
@@ -90,7 +92,7 @@ Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, 
 
 Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, const BuildStats& stats)
     : points_(vectors, count, depth, metric), graph_(std::move(graph)), stats_(stats) {
-  if (stats_.traversals >= kDefaultTraversals * points_.vertices()) stats_.reachable = stats_.success_rate;
+  if (stats_.traversals >= kDefaultTraversals * points_.vertices()) stats_.reachable = stats_.build_success_rate;
   check_graph(graph_, points_.vertices());
   central_ = central_vertex();
 }

@@ -7,6 +7,9 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,15 +27,18 @@ class Threads final : public cpu::Workers {
   int64_t count() const override { return count_; }
   bool cancelled() const override { return cancelled_.load(std::memory_order_relaxed); }
 
+  // Where the system allows fewer threads, those take the workers in turn: no result depends on who does what. Throws
+  // std::runtime_error if it allows none.
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
     std::mutex mutex;
     std::condition_variable done;
-    int64_t running = workers;
+    std::atomic<int64_t> next{0};
+    int64_t running = 0;
     std::exception_ptr error;
-    const auto work = [&](int64_t worker) {
+    const auto work = [&] {
       std::exception_ptr thrown;
       try {
-        body(worker);
+        for (int64_t worker; (worker = next.fetch_add(1)) < workers;) body(worker);
       } catch (...) {
         thrown = std::current_exception();
         cancelled_ = true;
@@ -43,7 +49,7 @@ class Threads final : public cpu::Workers {
     };
     std::vector<std::jthread> threads;
     try {
-      for (int64_t worker = 0; worker < workers; ++worker) threads.emplace_back(work, worker);
+      start(workers, work, mutex, running, threads);
       const auto over = [&] {
         std::unique_lock lock(mutex);
         return done.wait_until(lock, next_poll_, [&] { return running == 0; });
@@ -66,6 +72,22 @@ class Threads final : public cpu::Workers {
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kBetweenPolls{100};
+
+  template <class Work>
+  static void start(int64_t count, const Work& work, std::mutex& mutex, int64_t& running,
+                    std::vector<std::jthread>& threads) {
+    while (static_cast<int64_t>(threads.size()) < count) {
+      const std::lock_guard lock(mutex);
+      try {
+        threads.emplace_back(work);
+      } catch (const std::system_error& problem) {
+        if (!threads.empty()) return;
+        throw std::runtime_error("cannot start thread 1 of " + std::to_string(count) + " (" + problem.code().message() +
+                                 "): this process may have no more threads, or no memory for the stack of one");
+      }
+      ++running;
+    }
+  }
 
   int64_t count_;
   std::function<void()> poll_;

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 FORMAT, FORMAT_VERSION = "hardmine.fanng", 1
 METRICS = ("cosine", "euclidean")
 _TENSORS = {"vectors": ("F32", 2), "first_edge": ("I64", 1), "target": ("U32", 1)}  # safetensors' dtype, dimensions
-_STATS = ("success_rate", "traversals", "distance_computations")  # as _fanng.Index.assemble takes them
+_RATES = ("success_rate", "build_success_rate")
+_COUNTS = ("traversals", "distance_computations")
+_STATS = (*_RATES, *_COUNTS)  # as _fanng.Index.assemble takes them
 _MOST_ROWS = _MOST_COLUMNS = 2**31 - 1
 
 
@@ -131,6 +133,7 @@ def _contents(file: Any) -> Contents:
     if metadata.get("metric") not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metadata.get('metric')!r}")
     build, stats = (_parsed(name, metadata.get(name, "")) for name in ("build", "stats"))
+    _check_build(build)
     _check_stats(stats)
     return Contents(**tensors, metric=metadata["metric"], build=build, stats=stats)
 
@@ -155,10 +158,19 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
     return value
 
 
+def _check_build(build: dict[str, Any]) -> None:
+    for name, value in build.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"build must hold finite numbers, got {value!r} for {name}") from error
+
+
 def _check_stats(stats: dict[str, Any]) -> None:
-    rate = stats.get("success_rate")
-    if type(rate) not in (int, float) or not 0 <= rate <= 1:
-        raise ValueError(f"stats must have a success_rate from 0 to 1, got {rate!r}")
-    for name in _STATS[1:]:
+    for name in _RATES:
+        rate = stats.get(name)
+        if type(rate) not in (int, float) or not 0 <= rate <= 1:
+            raise ValueError(f"stats must have {name} from 0 to 1, got {rate!r}")
+    for name in _COUNTS:
         if type(stats.get(name)) is not int or not 0 <= stats[name] < 2**63:
             raise ValueError(f"stats must have {name} from 0 to 2**63 - 1, got {stats.get(name)!r}")

@@ -1,4 +1,4 @@
-"""Searching a gallery some queries at a time, so that memory stays small and Ctrl-C is noticed."""
+"""Searching a gallery some queries at a time, so that memory stays small and progress is shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hardmine._extras import require
 from hardmine.ops.knn import MOST_NEIGHBORS
 from hardmine.types import Neighbors
 
-# The pairs of rows times their depth that one call of knn may take: a second or so, after which Ctrl-C is noticed.
+# The pairs of rows times their depth that one call of knn may take: a second or so, after which the bar moves.
 WORK_OF_A_CALL = 2**36
 CALLS_OF_LONG_WORK = 5
 LEAST_ROWS_OF_A_CALL = 256

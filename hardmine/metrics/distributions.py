@@ -30,7 +30,7 @@ class Distribution:
         edges: float64 [bins + 1], from -1 to 1 in equal steps: the bounds of the bins. The upper bound of a bin belongs
             to the next bin, but 1 to the last. The same for all distributions with as many bins, so that they can be
             drawn over each other.
-        counts: int64 [bins], similarities in each bin. Those that rounding has put beyond -1 or 1 count as -1 or 1.
+        counts: int64 [bins], similarities in each bin.
         mean: Mean of the similarities themselves; NaN if there is none.
         std: Their population standard deviation.
         least: The lowest one.
@@ -142,7 +142,7 @@ def nearest_train_similarities(
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
 
     Note:
-        One :func:`hardmine.ops.knn` with k = 1, in chunks, between which Ctrl-C interrupts it. Memory is O((Q + M) D).
+        One :func:`hardmine.ops.knn` with k = 1, in chunks. Memory is O((Q + M) D).
 
     Reference:
         EP figure 3.
@@ -182,7 +182,7 @@ class _Counter:
     def add(self, similarities: Tensor, weight: int) -> None:
         if similarities.numel() == 0:
             return
-        values = similarities.detach().cpu().double().flatten().clamp(-1, 1)
+        values = similarities.detach().cpu().double().flatten()
         # The last bin has its upper bound, too.
         bins = torch.bucketize(values, self._edges, right=True).clamp_max(len(self._counts)) - 1
         self._counts += weight * bins.bincount(minlength=len(self._counts))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine.metrics._search import all_finite, check_progress, neighbors
-from hardmine.ops._arguments import _check_labels, check_labeled_rows, check_rows
+from hardmine.ops._arguments import check_label_pair, check_labeled_rows, check_rows
 from hardmine.ops.knn import MOST_NEIGHBORS
 from hardmine.types import HotelRecall
 
@@ -108,7 +108,7 @@ def recall_at_k(
 
     Note:
         A query without any positive in the gallery counts as a miss. Between equal similarities the lowest gallery
-        index is the nearest. Long work goes through the queries in chunks, between which Ctrl-C interrupts it, so that
+        index is the nearest. Long work goes through the queries in chunks, so that
         memory is O((B + M) D + chunk x max(k)); without a gallery, K = 1024 takes all queries at once.
 
     Reference:
@@ -195,13 +195,8 @@ def hotel_recall(
     check_progress(progress)
     check_rows("embeddings", embeddings, None)
     check_rows("ref_embeddings", ref_embeddings, embeddings)
-    instances, chains = (
-        _check_labels(name, labels, embeddings, "B") for name, labels in (("instances", instances), ("chains", chains))
-    )
-    ref_instances, ref_chains = (
-        _check_labels(name, labels, ref_embeddings, "M")
-        for name, labels in (("ref_instances", ref_instances), ("ref_chains", ref_chains))
-    )
+    instances, ref_instances = check_label_pair("instances", instances, embeddings, ref_instances, ref_embeddings)
+    chains, ref_chains = check_label_pair("chains", chains, embeddings, ref_chains, ref_embeddings)
     known = chains >= 0
     # Unknown chains of queries and of the gallery get labels that differ, so that they never match.
     chains, ref_chains = chains.clamp_min(-1), torch.where(ref_chains < 0, -2, ref_chains)

@@ -97,7 +97,7 @@ def _similarities(embeddings: Tensor, pairs: Tensor) -> Tensor:
     parts = []
     for some in pairs.to(embeddings.device).split(_PAIRS_AT_ONCE):
         first, second = (torch.nn.functional.normalize(embeddings[rows].double()) for rows in some.unbind(1))
-        parts.append((first * second).sum(1).cpu())
+        parts.append((first * second).sum(1).clamp(-1, 1).cpu())
     return torch.cat(parts)
 
 

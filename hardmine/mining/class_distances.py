@@ -16,8 +16,11 @@ from hardmine.types import ClassDistances
 
 MOST_SQ_DIST = 4.0  # of two points of the unit sphere
 
-_ROWS_AT_ONCE = 65_536  # embeddings in float64 at any time; bounds the memory
-_CLASSES_AT_ONCE = 1024  # classes whose neighbors are sorted at any time
+# Chunk sizes: they bound the memory, and Ctrl-C is noticed between two chunks.
+_ROWS_AT_ONCE = 65_536  # embeddings in float64
+_NUMBERS_AT_ONCE = 2**23  # of those embeddings
+_CLASSES_AT_ONCE = 1024  # rows and columns of a tile of the table
+_WORK_AT_ONCE = 2**31  # multiply-adds, or numbers to sort times a hundred
 _ROUNDING = 1e-4  # what distances that were computed elsewhere, in float32 perhaps, may be off
 
 
@@ -65,18 +68,34 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
     classes, which, sizes = labels.unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(classes), embeddings.shape[1], dtype=torch.float64)
     sq_norms = torch.zeros(len(classes), dtype=torch.float64)
-    for first in range(0, len(labels), _ROWS_AT_ONCE):
-        some = slice(first, first + _ROWS_AT_ONCE)
+    step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // embeddings.shape[1]))
+    for first in range(0, len(labels), step):
+        some = slice(first, first + step)
         rows = _unit_rows(embeddings.detach()[some], first)
         sums.index_add_(0, which[some], rows)
         sq_norms.index_add_(0, which[some], rows.square().sum(1))
     sizes = sizes.double()
     means, mean_sq_norms = sums / sizes[:, None], sq_norms / sizes
-    products = means @ means.T
-    sq_dist = mean_sq_norms[:, None] + mean_sq_norms[None, :] - (products + products.T)  # symmetric to the last bit
+    sq_dist = _between(means, mean_sq_norms)
     within = 2 * sizes / (sizes - 1) * (mean_sq_norms - means.square().sum(1))
-    sq_dist.diagonal().copy_(torch.where(sizes > 1, within, math.nan))
-    return ClassDistances(classes, sq_dist.clamp_(0, MOST_SQ_DIST))
+    sq_dist.diagonal().copy_(torch.where(sizes > 1, within, math.nan).clamp_(0, MOST_SQ_DIST))
+    return ClassDistances(classes, sq_dist)
+
+
+def _between(means: Tensor, mean_sq_norms: Tensor) -> Tensor:
+    """E|x|^2_p + E|x|^2_q - 2 mu_p . mu_q, 0 to 4, symmetric to the last bit."""
+    count, depth = means.shape
+    table = torch.empty(count, count, dtype=torch.float64)
+    step = max(64, _WORK_AT_ONCE // max(count * depth, 1))
+    for rows, products in zip(means.split(step), table.split(step), strict=True):
+        torch.mm(rows, means.T, out=products)
+    tiles = [slice(first, first + _CLASSES_AT_ONCE) for first in range(0, count, _CLASSES_AT_ONCE)]
+    for i, rows in enumerate(tiles):
+        for columns in tiles[i:]:
+            products = table[rows, columns] + table[columns, rows].T
+            tile = (mean_sq_norms[rows, None] + mean_sq_norms[None, columns] - products).clamp_(0, MOST_SQ_DIST)
+            table[rows, columns], table[columns, rows] = tile, tile.T
+    return table
 
 
 def check_class_distances(distances: Any) -> ClassDistances:
@@ -123,8 +142,9 @@ def nearest_classes(sq_dist: Tensor, k: int) -> Tensor:
         k: From 0 to C - 1.
     """
     nearest = torch.empty(len(sq_dist), k, dtype=torch.int32)
-    for first in range(0, len(sq_dist), _CLASSES_AT_ONCE):
-        some = sq_dist[first : first + _CLASSES_AT_ONCE].clone()
+    step = min(_CLASSES_AT_ONCE, max(1, _WORK_AT_ONCE // (100 * max(len(sq_dist), 1))))
+    for first in range(0, len(sq_dist), step):
+        some = sq_dist[first : first + step].clone()
         some.diagonal(first).fill_(math.inf)  # a class is no neighbor of itself
         nearest[first : first + len(some)] = some.argsort(dim=1, stable=True)[:, :k]
     return nearest

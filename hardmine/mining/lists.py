@@ -53,12 +53,11 @@ def neighbor_lists(
 
     Note:
         On the sphere ``|a - b|^2 = 2 - 2 cos(a, b)``. The exact lists take that of a float32 cosine, so that a squared
-        distance below 1e-6 is mostly rounding; a FANNG computes 1 - cos from differences. Exact lists are one
-        call of the engine, after which Ctrl-C is noticed.
+        distance below 1e-6 is mostly rounding; a FANNG computes 1 - cos from differences.
     """
     if method == "exact":
         found = ops.knn(embeddings, k=k)
-        return NeighborLists(found.index, (2 - 2 * found.similarity).clamp_(0, 4), method, None)
+        return NeighborLists(found.index, 2 - 2 * found.similarity, method, None)
     options = dict(fanng or {})
     effort = options.pop("max_distance_computations", None)
     options = {"init": previous, "progress": progress} | options

@@ -36,18 +36,63 @@ TERMS = get_args(types.Term)
 INDEXED_TERMS = get_args(types.IndexedTerm)
 HARD_RULES = get_args(types.HardRule)
 
+# 1 / temperature is a factor of similarities: both must be numbers in float32, with room for the quotient.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 
-def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf) -> float:
-    """``value`` is a number (not NaN) greater than ``above`` and no less than ``at_least``; returned as a float."""
+
+def check_number(
+    name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, like: Tensor | None = None
+) -> float:
+    """``value`` is a number (not NaN) greater than ``above`` and no less than ``at_least``; returned as a float.
+
+    With ``like``, the embeddings that it is used with, it must be in these limits in the dtype that the ops compute in,
+    and finite if ``value`` is: 1e-50 is 0 and 1e50 infinite in float32.
+    """
+    number = _as_float(name, value)
+    computed = number if like is None or like.dtype == torch.float64 else _in_float32(number)
+    overflows = math.isinf(computed) and not math.isinf(number)
+    if overflows or not (computed > above or above == -math.inf) or not computed >= at_least:
+        limit = f" > {above:g}" if above > -math.inf else f" >= {at_least:g}" if at_least > -math.inf else ""
+        where = "" if computed == number or math.isnan(number) else f", which is {computed:g} in float32"
+        raise ValueError(f"{name} must be a number{limit}, got {_short(value)}{where}")
+    return number
+
+
+def _in_float32(number: float) -> float:
+    """``number``, or 0 or infinity where float32 rounds to that."""
+    if abs(number) <= 2.0**-150:
+        return 0.0
+    return math.copysign(math.inf, number) if abs(number) >= 2.0**128 - 2.0**103 else number
+
+
+def _as_float(name: str, value: Any) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (value > above or above == -math.inf) or not value >= at_least:
-        limit = f" > {above:g}" if above > -math.inf else f" >= {at_least:g}" if at_least > -math.inf else ""
-        raise ValueError(f"{name} must be a number{limit}, got {value}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got {_short(value)}") from None
 
 
-def check_finite(name: str, value: Any, **limits: float) -> float:
+def _short(value: Any) -> str:
+    """A value as errors print it: an integer may have thousands of digits."""
+    try:
+        text = str(value)
+    except ValueError:  # Python refuses to print very large integers
+        return f"one of {value.bit_length()} bits"
+    return text if len(text) <= 40 else f"{text[:20]}...{text[-10:]}"
+
+
+def check_temperature(value: Any) -> float:
+    """``value`` is a number that similarities can be divided by in float32, too: both it and its inverse are there."""
+    number = _as_float("temperature", value)
+    if not MIN_TEMPERATURE <= number <= MAX_TEMPERATURE:
+        limits = f"from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        raise ValueError(f"temperature must be a number {limits}, got {_short(value)}")
+    return number
+
+
+def check_finite(name: str, value: Any, **limits: Any) -> float:
     """As :func:`check_number`, and not infinite."""
     number = check_number(name, value, **limits)
     if math.isinf(number):
@@ -66,7 +111,7 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     return int(value)
 
 
-def optional_number(name: str, value: Any, default: float, **limits: float) -> float:
+def optional_number(name: str, value: Any, default: float, **limits: Any) -> float:
     """As :func:`check_number`, where None stands for ``default``."""
     return default if value is None else check_number(name, value, **limits)
 
@@ -76,12 +121,17 @@ def has_values(tensor: Tensor) -> bool:
     return tensor.is_cpu and not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
 
 
-def forbid_forward_mode(name: str, tensor: Tensor) -> None:
-    """A forward-mode derivative through an op is an error that says so, instead of a silent zero."""
-    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+def forbid_transforms(name: str, tensor: Tensor) -> None:
+    """A derivative of another kind than backward's is an error that says so, not a silent zero."""
+    if torch.compiler.is_compiling():
         return
-    if forward_ad.unpack_dual(tensor).tangent is not None:
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
         raise NotImplementedError(f"{name} must have no tangent: hardmine's ops have no forward-mode derivative")
+    if torch._C._functorch.is_gradtrackingtensor(tensor):
+        raise NotImplementedError(
+            f"{name} must not be inside torch.func.grad, vjp or jacrev: hardmine's ops are differentiated by "
+            "torch.autograd (loss.backward, torch.autograd.grad)"
+        )
 
 
 def shape_of(tensor: Tensor) -> str:
@@ -99,13 +149,33 @@ def _check_device(name: str, device: torch.device) -> None:
         raise NotImplementedError(f"{name} must be on the CPU or on a CUDA device, got {device}")
 
 
+def check_tensor(name: str, value: Any, like: Tensor | None = None) -> None:
+    """``value`` is a plain dense tensor, and as real, or as fake, as ``like``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {_kind_of(value)}")
+    if torch.compiler.is_compiling():
+        return
+    if value.is_nested or value.layout != torch.strided:
+        layout = f"nested tensor of layout {value.layout}" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {layout}")
+    if type(value).__name__ in ("MaskedTensor", "DTensor"):
+        raise TypeError(f"{name} must be a plain tensor, got a {type(value).__name__}")
+    if like is not None and isinstance(value, FakeTensor) != isinstance(like, FakeTensor):
+        kinds = ("a real tensor", "a FakeTensor")[:: -1 if isinstance(like, FakeTensor) else 1]
+        raise TypeError(f"{name} must be {kinds[0]}, as the embeddings are, got {kinds[1]}")
+
+
+def _kind_of(value: Any) -> str:
+    """The type of a value that is no tensor; of a list of text it says so."""
+    kind = type(value).__name__
+    is_text = isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], str)
+    return f"{kind} of str" if is_text else kind
+
+
 def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "embeddings") -> None:
     """``tensor`` is a floating-point matrix, with the depth, dtype and device of ``like``."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    forbid_forward_mode(name, tensor)
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+    check_tensor(name, tensor, like)
+    forbid_transforms(name, tensor)
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     if tensor.dim() != 2:
@@ -125,10 +195,9 @@ def check_rows(name: str, tensor: Any, like: Tensor | None, like_name: str = "em
         raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {tensor.device}")
 
 
-def _check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
-    """``labels`` is one integer a row; returned as int64."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(labels).__name__}")
+def check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
+    """``labels`` is one integer per row; returned as int64."""
+    check_tensor(name, labels, rows)
     if labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must have an integer dtype, got {labels.dtype}")
     if labels.dim() != 1 or labels.shape[0] != rows.shape[0]:
@@ -138,19 +207,31 @@ def _check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
     return labels.to(torch.int64)
 
 
+def check_same_kind(name: str, labels: Tensor, ref_name: str, ref_labels: Tensor) -> None:
+    """Labels that are compared are both uint64 or neither: as int64, 2^64 - 1 would equal -1."""
+    if (labels.dtype == torch.uint64) != (ref_labels.dtype == torch.uint64):
+        raise TypeError(f"{ref_name} must be uint64 only if {name} is, got {ref_labels.dtype} and {labels.dtype}")
+
+
+def check_label_pair(name: str, labels: Any, rows: Tensor, ref_labels: Any, refs: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of rows and of refs, which are compared with each other; returned as int64."""
+    as_int64 = check_labels(name, labels, rows, "B"), check_labels(f"ref_{name}", ref_labels, refs, "M")
+    check_same_kind(name, labels, f"ref_{name}", ref_labels)
+    return as_int64
+
+
 def check_labeled_rows(
     embeddings: Any, labels: Any, ref_embeddings: Any, ref_labels: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Checks the four tensors that every op takes; returns ``labels`` and ``ref_labels`` as int64."""
     check_rows("embeddings", embeddings, None)
-    labels = _check_labels("labels", labels, embeddings, "B")
     if (ref_embeddings is None) != (ref_labels is None):
         missing, given = ("ref_labels", "ref_embeddings") if ref_labels is None else ("ref_embeddings", "ref_labels")
         raise ValueError(f"{missing} must be given together with {given}, got None")
     if ref_embeddings is None:
-        return labels, None
+        return check_labels("labels", labels, embeddings, "B"), None
     check_rows("ref_embeddings", ref_embeddings, embeddings)
-    return labels, _check_labels("ref_labels", ref_labels, ref_embeddings, "M")
+    return check_label_pair("labels", labels, embeddings, ref_labels, ref_embeddings)
 
 
 def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
@@ -160,15 +241,14 @@ def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor,
     a GPU, which the host does not wait for, it makes the loss NaN.
     """
     check_rows("embeddings", embeddings, None)
-    if not isinstance(triplets, Tensor):
-        raise TypeError(f"triplets must be a torch.Tensor, got {type(triplets).__name__}")
+    check_tensor("triplets", triplets, embeddings)
     if triplets.dtype not in INTEGER_DTYPES:
         raise TypeError(f"triplets must have an integer dtype, got {triplets.dtype}")
     if triplets.dim() != 2 or triplets.shape[1] != 3:
         raise ValueError(f"triplets must be [T, 3], got {shape_of(triplets)}")
     if triplets.device != embeddings.device:
         raise ValueError(f"triplets must be on the device of embeddings, {embeddings.device}, got {triplets.device}")
-    labels = None if labels is None else _check_labels("labels", labels, embeddings, "B")
+    labels = None if labels is None else check_labels("labels", labels, embeddings, "B")
     return triplets.to(torch.int64), labels
 
 
@@ -202,8 +282,8 @@ def check_selection(embeddings: Tensor, options: dict[str, Any]) -> list[int | f
         check_choice("negative", options["negative"], NEGATIVES),
         check_choice("semihard_fallback", options["semihard_fallback"], FALLBACKS),
         0 if options["tie"] is None else check_choice("tie", options["tie"], TIES),
-        optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf),
-        optional_number("semihard_margin", options["semihard_margin"], math.inf, above=0.0),
+        optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf, like=embeddings),
+        optional_number("semihard_margin", options["semihard_margin"], math.inf, above=0.0, like=embeddings),
         allow_tf32(embeddings),
     ]
 
@@ -248,25 +328,27 @@ def draw_random(embeddings: Tensor, options: dict[str, Any]) -> Tensor | None:
     return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, **drawn_by)
 
 
-def check_loss(options: dict[str, Any]) -> list[int | float]:
+def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
     """Checks the resolved options of a triplet loss; returns them as the schemas of the compiled ops list them."""
     return [
         check_choice("term", options["term"], TERMS),
         check_choice("hard_rule", options.get("hard_rule", "above"), HARD_RULES),
         options.get("separate_means", False),
-        *check_term_numbers(options),
-        optional_number("hard_cutoff", options.get("hard_cutoff"), 0.0),
-        optional_number("min_similarity", options["min_similarity"], -math.inf),
+        *check_term_numbers(embeddings, options),
+        optional_number("hard_cutoff", options.get("hard_cutoff"), 0.0, like=embeddings),
+        optional_number("min_similarity", options["min_similarity"], -math.inf, like=embeddings),
         check_choice("reduction", options["reduction"], REDUCTIONS),
     ]
 
 
-def check_term_numbers(options: dict[str, Any]) -> tuple[float, float, float]:
-    """Temperature, margin and lam of a term, each None where the term has none: a number all the same."""
+def check_term_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float, float]:
+    """Temperature, margin and lam of a term: a number also where the term has none."""
+    term = options["term"]
+    has_margin, least_margin = term in ("hinge", "ratio"), 0.0 if term == "ratio" else -math.inf
     return (
-        optional_number("temperature", options["temperature"], 1.0, above=0.0),
-        optional_number("margin", options["margin"], 0.0, above=0.0 if options["term"] == "ratio" else -math.inf),
-        optional_number("lam", options["lam"], 0.0),
+        check_temperature(options["temperature"]) if term in ("nca", "sct") else 1.0,
+        check_number("margin", options["margin"], above=least_margin, like=embeddings) if has_margin else 0.0,
+        check_number("lam", options["lam"], like=embeddings) if term == "sct" else 0.0,
     )
 
 

@@ -36,6 +36,11 @@ def register_autograd(
     """
     op = getattr(torch.ops.hardmine, name).default
 
+    def saveable(argument: Any) -> Any:
+        """The argument, or a copy of it where autograd could not keep it: a tensor made in inference mode."""
+        made_in_inference = isinstance(argument, Tensor) and argument.is_inference()
+        return argument.clone() if made_in_inference else argument
+
     def call(keyset: torch._C.DispatchKeySet, arguments: tuple[Any, ...]) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
@@ -44,7 +49,7 @@ def register_autograd(
         keyset, arguments = inputs[-2:]
         outputs = call(keyset, arguments)
         if setup_context is not None:
-            setup_context(ctx, arguments, outputs)
+            setup_context(ctx, tuple(map(saveable, arguments)), outputs)
         return outputs
 
     def function_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -17,6 +17,8 @@ from hardmine.ops._arguments import (
     check_distance_similarity,
     check_labeled_rows,
     check_number,
+    check_same_kind,
+    check_tensor,
     has_values,
     shape_of,
 )
@@ -80,7 +82,8 @@ def batch_all_triplet_loss(
         margin_labels: [C] distinct integers, the classes of the table's rows (and columns). None: classes are the rows
             themselves, 0 to C - 1.
         squared: Squared distances, or distances.
-        similarity: ``"cosine"`` normalizes the embeddings first; ``"euclidean"`` takes them as they are.
+        similarity: ``"cosine"`` normalizes the embeddings first, as :func:`hardmine.ops.select_triplets` does;
+            ``"euclidean"`` takes them as they are.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
         return_counts: Also return the :class:`hardmine.types.TripletCounts`, at no further cost.
 
@@ -116,10 +119,14 @@ def batch_all_triplet_loss(
         (tensor(0.0125, grad_fn=<BatchAllTripletLossBackward>), tensor(2), tensor(8))
         >>> loss.backward()
     """
+    given_labels = labels
     labels, _ = check_labeled_rows(embeddings, labels, None, None)
     table, table_row = None, None
     if isinstance(margin, Tensor):
-        table, table_row = margin.detach(), _table_rows(labels, margin, margin_labels)
+        table_row = _table_rows(labels, margin, margin_labels)
+        table = margin.detach()
+        if margin_labels is not None:
+            check_same_kind("labels", given_labels, "margin_labels", margin_labels)
     elif margin_labels is not None:
         raise ValueError(f"margin_labels must be None where margin is a number, got {type(margin_labels).__name__}")
     if not isinstance(squared, bool):
@@ -133,7 +140,7 @@ def batch_all_triplet_loss(
         table_row,
         kind,
         squared,
-        0.0 if table is not None else check_number("margin", margin),
+        0.0 if table is not None else check_number("margin", margin, like=embeddings),
         check_choice("reduction", reduction, get_args(BatchAllReduction)),
         allow_tf32(embeddings),
         embeddings.requires_grad and torch.is_grad_enabled(),
@@ -143,6 +150,7 @@ def batch_all_triplet_loss(
 
 def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) -> Tensor:
     """The row of the table for every label, [B]; a label without one gets a number that the compiled op refuses."""
+    check_tensor("margin", margin, labels)
     if margin.dtype not in FLOAT_DTYPES:
         raise TypeError(f"margin must be float32, float64, float16 or bfloat16, got {margin.dtype}")
     if margin.dim() != 2 or margin.shape[0] != margin.shape[1] or margin.shape[0] == 0:
@@ -152,8 +160,7 @@ def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) ->
     classes = margin.shape[0]
     if margin_labels is None:
         return labels
-    if not isinstance(margin_labels, Tensor):
-        raise TypeError(f"margin_labels must be a torch.Tensor, got {type(margin_labels).__name__}")
+    check_tensor("margin_labels", margin_labels, labels)
     if margin_labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"margin_labels must have an integer dtype, got {margin_labels.dtype}")
     if margin_labels.shape != (classes,):

@@ -85,8 +85,8 @@ def global_loss(
     triplets, labels = check_triplets(embeddings, triplets, labels)
     options = [
         check_choice("similarity", similarity, SIMILARITIES),
-        check_number("lam", lam),
-        check_number("threshold", threshold),
+        check_number("lam", lam, like=embeddings),
+        check_number("threshold", threshold, like=embeddings),
     ]
     check_distance_similarity(similarity, "global_loss")
     return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, options)

@@ -51,7 +51,7 @@ def indexed_triplet_loss(
             ``similarity="cosine"``, and of the rows as they are with ``"euclidean"``;
             ``"nca"``, ``"hinge"``, ``"soft_margin"``, ``"sct"``: f(s_ap, s_an) as in
             :func:`hardmine.ops.triplet_loss`.
-        temperature: Of nca and sct only, > 0; 0.1 by default.
+        temperature: Of nca and sct only, from 1e-30 to 1e30; 0.1 by default.
         margin: Of ratio, in units of the distance and > 0, and of hinge, in units of the similarity; of these only, 0.2
             by default.
         lam: Weight of the hard part of sct, and of sct only; 1 by default.
@@ -100,7 +100,7 @@ def indexed_triplet_loss(
     compiled_options = [
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("term", term, INDEXED_TERMS),
-        *check_term_numbers(options),
+        *check_term_numbers(embeddings, options),
         check_choice("reduction", reduction, REDUCTIONS),
     ]
     if term == "ratio":

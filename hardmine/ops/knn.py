@@ -35,7 +35,7 @@ def knn(
         exclude_self: Leave out the pair of a query with itself, by its index: copies of it are neighbors. None: as
             far as there is such a pair, without refs. True with refs is an error.
         similarity: ``"cosine"`` (normalizes inside), ``"dot"``, or ``"euclidean"``: the negative distance,
-            ``-|a - b|``.
+            ``-|a - b|``; as in :func:`hardmine.ops.select_triplets`.
 
     Returns:
         :class:`hardmine.types.Neighbors`: similarity [Q, k], float64 for float64 inputs, else float32, and index

@@ -145,7 +145,7 @@ def sct_loss(
         ref_embeddings: [M, D] to select from; None selects among the anchors. Gets a gradient if it requires one.
         ref_labels: [M], any integer dtype.
         lam: Weight of the hard part: 1 on CUB and CAR, 0.1 on SOP, In-shop and Hotels in the paper.
-        temperature: Of the easy part, > 0 (the paper prints eq. 1 with 1; its code, and EP, use 0.1).
+        temperature: Of the easy part, from 1e-30 to 1e30 (the paper prints eq. 1 with 1; its code, and EP, use 0.1).
         preset: Which published version.
 
             `paper`: hard if ``s_an > s_ap``, all others easy; mean over all valid anchors.

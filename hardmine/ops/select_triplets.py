@@ -50,9 +50,9 @@ def select_triplets(
             candidate with the same chance.
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
             ``"semihard"``: the most similar one that is less similar than the selected positive.
-        similarity: ``"cosine"`` (normalizes inside; rows shorter than 1e-12 are divided by that), ``"dot"``, or
-            ``"euclidean"``: the negative distance, ``-|a - b|``, computed from differences, so that close pairs far
-            from the origin keep their digits.
+        similarity: ``"cosine"`` (normalizes inside, see the note), ``"dot"``, or ``"euclidean"``: the negative
+            distance, ``-|a - b|``, computed from differences, so that close pairs far from the origin keep their
+            digits.
         duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
         semihard_fallback: What an anchor without a semi-hard negative gets: None (no candidate), ``"hardest"`` or
             ``"easiest"``.
@@ -76,6 +76,14 @@ def select_triplets(
         Ties go to the lowest index; those of the Euclidean similarity are decided on squared distances. Similarities
         of NaN are no candidates, nor are infinite ones that every number would beat. Memory is O((B + M) D). Results
         are bitwise equal on every repeat, for any number of threads and at every SIMD level.
+
+        A cosine similarity that is returned or compared with a threshold is never above 1 nor below -1. Among
+        candidates that only rounding tells apart, beyond 1, the unrounded sums decide. Rows of norm 1e-12 or less are
+        divided by 1e-12, as ``F.normalize`` does; they have no direction, and their gradient is 0. So all ops
+        normalize.
+
+        Products and squares of elements below 1e-19 underflow in float32, so that dot similarities below about 1e-38
+        and Euclidean distances below about 1e-19 may be 0, and their gradients too. float64 reaches 1e-154.
 
         A random selection draws one float64 number u in [0, 1) per anchor, those of the positives first, and picks the
         floor(u n)-th of the anchor's n candidates in ascending order of index: equal states of the generator give equal

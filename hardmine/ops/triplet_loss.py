@@ -127,7 +127,7 @@ def triplet_loss(
             ``max(0, d_ap - d_an + margin)``;
             ``"soft_margin"``: ``softplus(s_an - s_ap)``;
             ``"sct"``: ``lam * s_an`` if ``s_an > s_ap``, else nca (see :func:`hardmine.ops.sct_loss` for its presets).
-        temperature: Of nca and sct only, > 0; 0.1 by default.
+        temperature: Of nca and sct only, from 1e-30 to 1e30; 0.1 by default.
         margin: Of hinge only, in units of the similarity; 0.2 by default.
         lam: Weight of the hard part of sct, and of sct only; 1 by default.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
@@ -203,7 +203,7 @@ def loss_of_selected(
 ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """What triplet_loss and sct_loss return, from their resolved options."""
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    compiled_options = check_selection(embeddings, options) + check_loss(options)
+    compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
     random = draw_random(embeddings, options)
     loss, *selected = torch.ops.hardmine.triplet_loss(
         embeddings, labels, ref_embeddings, ref_labels, random, *compiled_options

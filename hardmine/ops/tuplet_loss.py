@@ -15,7 +15,7 @@ from hardmine.ops._arguments import (
     allow_tf32,
     check_choice,
     check_labeled_rows,
-    check_number,
+    check_temperature,
     optional_number,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
@@ -113,7 +113,7 @@ def tuplet_loss(
         ref_labels: Their classes, [M], any integer dtype.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples per class all three are N-pair.
-        temperature: At least 1e-30.
+        temperature: From 1e-30 to 1e30: similarities are divided by it in float32, too.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
@@ -152,8 +152,6 @@ def tuplet_loss(
         >>> loss.backward()
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    if check_number("temperature", temperature, above=0.0) < 1e-30:
-        raise ValueError(f"temperature must be at least 1e-30, got {temperature}")
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
         embeddings,
         labels,
@@ -161,8 +159,8 @@ def tuplet_loss(
         ref_labels,
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("positive", positive, get_args(TupletPositiveRule)),
-        float(temperature),
-        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
+        check_temperature(temperature),
+        optional_number("duplicate_threshold", duplicate_threshold, math.inf, like=embeddings),
         check_choice("reduction", reduction, REDUCTIONS),
         allow_tf32(embeddings),
     )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine.reference.select_triplets import similarity_matrix
+from hardmine.reference.select_triplets import normalize, similarity_matrix
 from hardmine.reference.triplet_loss import poison
 from hardmine.types import TripletCounts
 
@@ -14,7 +14,7 @@ from hardmine.types import TripletCounts
 def distance_matrix(rows: Tensor, squared: bool, similarity: str) -> Tensor:
     """Distances, or squared ones, of all pairs of rows, normalized first if ``similarity`` is cosine."""
     rows = rows if rows.dtype == torch.float64 else rows.float()
-    rows = F.normalize(rows) if similarity == "cosine" else rows
+    rows = normalize(rows) if similarity == "cosine" else rows
     if not squared:
         return -similarity_matrix(rows, rows, "euclidean")
     sq_norms = rows.square().sum(1)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine._options import resolve_options
+from hardmine.reference.select_triplets import clamp_cosine, normalize
 from hardmine.reference.triplet_loss import poison
 
 
@@ -14,7 +15,7 @@ def rows_of_triplets(embeddings: Tensor, triplets: Tensor, similarity: str) -> t
     """The rows of anchors, positives and negatives, each [T, D]: normalized for cosine, else as they are."""
     x = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     if similarity == "cosine":
-        x = F.normalize(x)
+        x = normalize(x)
     return x[triplets.long()].unbind(1)
 
 
@@ -48,6 +49,8 @@ def indexed_triplet_loss(
         value = F.relu(1 - (a - n).norm(dim=1) / ((a - p).norm(dim=1) + margin))
     else:
         s_ap, s_an = (-(a - y).norm(dim=1) if similarity == "euclidean" else (a * y).sum(1) for y in (p, n))
+        if similarity == "cosine":
+            s_ap, s_an = clamp_cosine(s_ap), clamp_cosine(s_an)
         if term == "hinge":
             value = F.relu(s_an - s_ap + margin)
         else:

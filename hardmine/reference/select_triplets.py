@@ -12,11 +12,22 @@ from hardmine._options import resolve_options
 from hardmine.types import Selection
 
 
+def normalize(rows: Tensor) -> Tensor:
+    """``F.normalize``, but rows of norm 1e-12 or less, which have no direction, get gradient 0."""
+    has_direction = rows.detach().norm(dim=1, keepdim=True) > 1e-12
+    return F.normalize(torch.where(has_direction, rows, rows.detach()))
+
+
+def clamp_cosine(s: Tensor) -> Tensor:
+    """``s.clamp(-1, 1)``, with the gradient of ``s``: only rounding puts a cosine beyond."""
+    return s + (s.clamp(-1, 1) - s).detach()
+
+
 def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
     """Similarities of all rows of ``a`` and ``b``, [B, M], in float32 or, for float64 inputs, float64."""
     a, b = (rows if rows.dtype == torch.float64 else rows.float() for rows in (a, b))
     if similarity == "cosine":
-        return F.normalize(a) @ F.normalize(b).T
+        return clamp_cosine(normalize(a) @ normalize(b).T)
     if similarity == "dot":
         return a @ b.T
     return -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -112,6 +112,30 @@ class OpComparison:
         """Whether all rows and their norms are finite in the type that the ops compute in."""
         return all(in_range(rows) for rows in self.rows)
 
+    def underflow(self, measure: str) -> float:
+        """How far off a measure of two rows may be because products or squares of their elements underflow."""
+        dtype = torch.float64 if self.rows[0].dtype == torch.float64 else torch.float32
+        of_sum = self.rows[0].shape[1] * torch.finfo(dtype).smallest_normal
+        return {"cosine": 0.0, "dot": of_sum, "sq_dist": of_sum, "euclidean": of_sum**0.5}[measure]
+
+    def similarity_scale(self) -> float:
+        """The largest similarity that the norms allow; of so small rows that underflow shows, what explains that."""
+        a, b = largest_norm(self.rows[0]), largest_norm(self.rows[-1])
+        similarity = self.options["similarity"]
+        largest = {"cosine": 1.0, "dot": a * b, "euclidean": a + b}[similarity]
+        return max(largest, self.underflow(similarity) / self.tolerance, 1e-30)
+
+    def largest_positive(self, duplicate_threshold: float | None) -> float:
+        """The similarity above which a positive is left out: infinity for none, as no cosine exceeds 1."""
+        beyond = duplicate_threshold is None or (self.options["similarity"] == "cosine" and duplicate_threshold >= 1)
+        return torch.inf if beyond else duplicate_threshold
+
+    def check_range(self, name: str, similarity: Tensor) -> str | None:
+        """Cosine similarities must lie in [-1, 1]; those that are missing are NaN."""
+        if self.options["similarity"] == "cosine" and (similarity.abs() > 1).any():
+            return f"{name} must lie in [-1, 1], got {similarity[similarity.abs() > 1][0].item()}"
+        return None
+
     def check_count(self, expected: Tensor) -> str | None:
         """The number of anchors that count in the mean must be as expected."""
         count = self.outputs["count"]
@@ -165,10 +189,9 @@ class OpComparison:
         return None
 
 
-def similarity_scale(rows: Tensor, refs: Tensor, similarity: str) -> float:
-    """The largest similarity that the norms allow."""
-    norms = [r.norm(dim=1).nan_to_num(0.0, 0.0).max().item() if len(r) else 0.0 for r in (rows, refs)]
-    return max({"cosine": 1.0, "dot": norms[0] * norms[1], "euclidean": sum(norms)}[similarity], 1e-30)
+def largest_norm(rows: Tensor) -> float:
+    """The largest norm, in float64; 0 without rows. Norms that are not finite are left out."""
+    return rows.double().norm(dim=1).nan_to_num(0.0, 0.0).max().item() if len(rows) else 0.0
 
 
 def at(s: Tensor, index: Tensor) -> Tensor:

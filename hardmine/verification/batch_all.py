@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hardmine.verification.base import OpComparison
+from hardmine.verification.base import OpComparison, largest_norm
 from hardmine.verification.bounds import gradient_bound, usual_element
 
 
@@ -45,8 +45,10 @@ class BatchAllComparison(OpComparison):
         total_loss, counts = self.reference.batch_all_triplet_loss(leaves[0], **given)
 
         squared, normalize = self.options["squared"], self.options["similarity"] == "cosine"
-        largest_norm = 1.0 if normalize else max(x.norm(dim=1).max().item() if len(x) else 0.0, 1e-30)
-        scale = (2 * largest_norm) ** 2 if squared else 2 * largest_norm
+        norm = 1.0 if normalize else max(largest_norm(x), 1e-30)
+        measure = "sq_dist" if squared else "euclidean"
+        scale = (2 * norm) ** 2 if squared else 2 * norm
+        scale = max(scale, self.underflow(measure) / self.tolerance)
         margin = torch.as_tensor(self.arguments["margin"]).abs().max().item()
         census = self._census(x, self.tolerance * (scale + margin))
         if int(returned.total) != int(counts.total):
@@ -67,11 +69,10 @@ class BatchAllComparison(OpComparison):
         if wrong:
             return wrong
         references = torch.autograd.grad(expected, leaves, allow_unused=True)
-        measure = "sq_dist" if squared else "euclidean"
         usual = usual_element(0.5 * factor * census.active, x, x, measure, normalize)
         allowance = 0.5 * factor * gradient_bound(x, census.at_kink, measure, normalize)
         if not squared:
-            error = 0.1 * self.tolerance * largest_norm
+            error = 0.1 * self.tolerance * norm + self.underflow("euclidean")
             allowance += 0.5 * factor * gradient_bound(x, census.active, measure, normalize, distance_error=error)
         return self.check_gradients(gradients, leaves, references, usual, allowance)
 

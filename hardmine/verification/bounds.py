@@ -13,11 +13,16 @@ from torch import Tensor
 _CHUNK_ELEMENTS = 2**22
 
 
+def inverse_norms(norms: Tensor) -> Tensor:
+    """What a gradient through normalization is multiplied with: 0 for rows that have no direction."""
+    return torch.where(norms > 1e-12, 1 / norms, 0.0)
+
+
 def pair_sizes(norms_a: Tensor, norms_b: Tensor, measure: str, normalize: bool) -> Tensor:
     """The gradient's norm that a pair with these norms can give either row, from broadcast norms."""
-    norms_a, norms_b = torch.broadcast_tensors(norms_a.clamp(min=1e-12), norms_b.clamp(min=1e-12))
     if normalize or measure == "cosine":
-        return (4.0 if measure == "sq_dist" else 1.0) / torch.minimum(norms_a, norms_b)
+        return (4.0 if measure == "sq_dist" else 1.0) * torch.maximum(inverse_norms(norms_a), inverse_norms(norms_b))
+    norms_a, norms_b = torch.broadcast_tensors(norms_a.clamp(min=1e-12), norms_b.clamp(min=1e-12))
     if measure == "dot":
         return torch.maximum(norms_a, norms_b)
     return 2 * (norms_a + norms_b) if measure == "sq_dist" else torch.ones_like(norms_a)
@@ -35,6 +40,17 @@ def usual_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalize:
     return max(sizes.sum(1).max().item(), sizes.sum(0).max().item()) / a.shape[1] ** 0.5
 
 
+def direction_error(slopes: Tensor, s: Tensor, similarity: str, distance_error: float) -> float:
+    """How far off elements of the gradient may be where distances are off by ``distance_error``; 0 if they are none.
+
+    ``slopes`` [B, M] are the derivatives with respect to the similarities ``s``. Equal rows have no direction.
+    """
+    if similarity != "euclidean" or not slopes.numel():
+        return 0.0
+    errors = slopes.abs() * (distance_error / -s).clamp(max=2.0).masked_fill(s == 0, 0.0)
+    return max(errors.sum(1).max().item(), errors.sum(0).max().item())
+
+
 def gradient_bound(
     rows: Tensor, slopes: Tensor, measure: str, normalize: bool = False, distance_error: float = 0.0
 ) -> Tensor:
@@ -44,7 +60,7 @@ def gradient_bound(
     is off by so much. The unit vector between them turns the more the closer they are.
     """
     normalize = normalize or measure == "cosine"
-    norms = rows.norm(dim=1).clamp(min=1e-12)
+    scale = inverse_norms(rows.norm(dim=1))
     f = F.normalize(rows) if normalize else rows
     bound = torch.zeros_like(rows)
     first, second = slopes.nonzero(as_tuple=True)
@@ -63,6 +79,6 @@ def gradient_bound(
         for index, gradient in ((a, of_a), (b, of_b)):
             if normalize:  # (g - f (f . g)) / |x|
                 along = (f[index].abs() * gradient).sum(1, keepdim=True)
-                gradient = (gradient + f[index].abs() * along) / norms[index][:, None]
+                gradient = (gradient + f[index].abs() * along) * scale[index][:, None]
             bound.index_add_(0, index, weight * gradient)
     return bound

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.verification.base import OpComparison, in_range, similarity_scale
-from hardmine.verification.bounds import usual_element
+from hardmine.verification.base import OpComparison, in_range
+from hardmine.verification.bounds import direction_error, usual_element
 
 
 class NeighborComparison(OpComparison):
@@ -40,13 +40,13 @@ class NeighborComparison(OpComparison):
             return wrong
         chosen = s.gather(1, returned.index.clamp(min=0))
         expected = self._similarity_sum(chosen, returned.index)
-        scale = similarity_scale(*(leaf.detach() for leaf in (leaves[0], leaves[-1])), self.options["similarity"])
-        wrong = self.check_loss(loss, expected, max(1.0, 2 * scale * self.arguments["k"]))
+        wrong = self.check_loss(loss, expected, max(1.0, 2 * self.similarity_scale() * self.arguments["k"]))
         if wrong:
             return wrong
         slopes, *references = torch.autograd.grad(self.scalar(expected), [s, *leaves])
         usual = usual_element(slopes, leaves[0].detach(), leaves[-1].detach(), self.options["similarity"])
-        return self.check_gradients(gradients, leaves, references, usual)
+        allowance = direction_error(slopes, s.detach(), self.options["similarity"], self.underflow("euclidean"))
+        return self.check_gradients(gradients, leaves, references, usual, allowance)
 
     def _check_neighbors(self, neighbors: Any, s: Tensor) -> str | None:
         similarity, index = neighbors.similarity.detach().double(), neighbors.index
@@ -66,7 +66,7 @@ class NeighborComparison(OpComparison):
         if (index >= s.shape[1]).any():
             return f"index must be less than {s.shape[1]}, the number of rows to choose from"
         at_index = s.gather(1, index.clamp(min=0))
-        scale = similarity_scale(self.rows[0].double(), self.rows[-1].double(), self.options["similarity"])
+        scale = self.similarity_scale()
         slack = self.tolerance * scale
 
         key = s.masked_fill(~candidates, -torch.inf)
@@ -92,4 +92,4 @@ class NeighborComparison(OpComparison):
         self.record.record("similarity", deviation)
         if deviation > self.tolerance:
             return f"similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
-        return None
+        return self.check_range("similarity", similarity)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.types import Selection
-from hardmine.verification.base import AtValue, OpComparison, at, describe_worse, in_range, not_best, similarity_scale
+from hardmine.verification.base import AtValue, OpComparison, at, describe_worse, in_range, not_best
+from hardmine.verification.bounds import direction_error, pair_sizes
 
 
 class SelectionComparison(OpComparison):
@@ -75,7 +75,7 @@ class SelectionComparison(OpComparison):
                 else "an index where there are no candidates"
             )
         s = self.select.similarity_matrix(x, refs, similarity)
-        scale = similarity_scale(x, refs, similarity)
+        scale = self.similarity_scale()
         slack = self.tolerance * scale
 
         same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
@@ -83,8 +83,7 @@ class SelectionComparison(OpComparison):
         positives, negatives = same & known, ~same & known
         if self.refs is None:
             positives.fill_diagonal_(False)
-        threshold = self._selection_options()["duplicate_threshold"]
-        threshold = torch.inf if threshold is None else threshold
+        threshold = self.largest_positive(self._selection_options()["duplicate_threshold"])
         tight, loose = positives & (s <= threshold - slack), positives & (s <= threshold + slack)
         if options["positive"] == "random":
             wrong = not_drawn(selection.positive_index, own.positive_index, tight, loose)
@@ -130,6 +129,9 @@ class SelectionComparison(OpComparison):
             self.record.record("similarity", deviation)
             if deviation > self.tolerance:
                 return f"{name}_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
+            wrong = self.check_range(f"{name}_similarity", value.detach())
+            if wrong:
+                return wrong
         return None
 
     def _check_count(self, selection: Any) -> str | None:
@@ -174,30 +176,39 @@ class SelectionComparison(OpComparison):
         if wrong:
             return wrong
         references = [None] * len(leaves)
-        usual = 0.0
+        usual = allowance = 0.0
         if expected.requires_grad:
             scalar = self.scalar(expected)
-            usual = self._usual_gradient(scalar, pairs)
+            usual, allowance = self._gradient_sizes(scalar, pairs)
             references = torch.autograd.grad(scalar, leaves, allow_unused=True)
-        return self.check_gradients(gradients, leaves, references, usual)
+        return self.check_gradients(gradients, leaves, references, usual, allowance)
 
-    def _usual_gradient(self, scalar: Tensor, pairs: Any) -> float:
-        """The size of an element of the gradient that one pair gives its rows, were nothing to cancel.
+    def _gradient_sizes(self, scalar: Tensor, pairs: Any) -> tuple[float, float]:
+        """The size of an element of the gradient that one pair gives its rows, and how far off underflow may put it.
 
-        Rows that point the same way have a cosine gradient of 0, of which both sides compute only rounding errors.
+        The size is that were nothing to cancel: rows that point the same way have a cosine gradient of 0, of which
+        both sides compute only rounding errors.
         """
-        refs = self.x if self.refs is None else self.refs
-        norms, ref_norms = (rows.double().norm(dim=1).clamp(min=1e-12) for rows in (self.x, refs))
+        x, refs = (rows.double() for rows in (self.x, self.x if self.refs is None else self.refs))
+        if not len(x) or not len(refs):
+            return 0.0, 0.0
         slopes = torch.autograd.grad(scalar, pairs[2:], retain_graph=True, allow_unused=True)
+        similarity = self.options["similarity"]
+        norms, ref_norms = x.norm(dim=1), refs.norm(dim=1)
+        of_pairs = x.new_zeros(len(x), len(refs))
         largest = 0.0
         for index, slope in zip(pairs[:2], slopes, strict=True):
-            if slope is None or not len(norms) or not len(ref_norms):
+            if slope is None:
                 continue
-            both = torch.stack([norms, ref_norms[index.clamp(min=0)]])
-            similarity = self.options["similarity"]
-            sizes = {"cosine": 1 / both.amin(0), "dot": both.amax(0), "euclidean": torch.ones_like(norms)}
-            largest = max(largest, torch.where(index >= 0, slope.abs() * sizes[similarity], 0.0).max().item())
-        return largest / self.x.shape[1] ** 0.5
+            index, slope = index.clamp(min=0), torch.where(index >= 0, slope.abs(), 0.0)
+            sizes = pair_sizes(norms, ref_norms[index], similarity, normalize=False)
+            largest = max(largest, (slope * sizes).max().item())
+            of_pairs.scatter_add_(1, index[:, None], slope[:, None])
+        allowance = 0.0
+        if similarity == "euclidean":
+            s = self.select.similarity_matrix(x, refs, similarity)
+            allowance = direction_error(of_pairs, s, similarity, self.underflow(similarity))
+        return largest / x.shape[1] ** 0.5, allowance
 
     def _pairs(self, leaves: list[Tensor], selection: Any) -> Any:
         """The op's own selection, its similarities differentiable through float64 copies of the embeddings.
@@ -208,7 +219,7 @@ class SelectionComparison(OpComparison):
         similarity = self.options["similarity"]
         a, b = leaves[0], leaves[-1]
         if similarity == "cosine":
-            a, b = F.normalize(a), F.normalize(b)
+            a, b = self.select.normalize(a), self.select.normalize(b)
 
         def pair(index: Tensor, value: Tensor) -> Tensor:
             if not len(b):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine.verification.base import OpComparison, similarity_scale
+from hardmine.verification.base import OpComparison, largest_norm
 from hardmine.verification.bounds import gradient_bound, usual_element
 
 
@@ -83,7 +83,7 @@ class _TripletListComparison(OpComparison):
         usual = usual_element(of_pairs, x, x, measures.kind, normalize)
         allowance = gradient_bound(x, kinks, measures.kind, normalize)
         if measures.kind == "euclidean":
-            error = 0.1 * self.tolerance * measures.scale
+            error = 0.1 * self.tolerance * measures.scale + self.underflow("euclidean")
             allowance += gradient_bound(x, of_pairs, measures.kind, normalize, distance_error=error)
         conditioning = measures.scale * steepness.max().item() / 100 if len(a) else 1.0
         return self.check_gradients(gradients, leaves, references, usual, allowance, conditioning)
@@ -102,7 +102,7 @@ class TripletComparison(_TripletListComparison):
         """Distances for the ratio, similarities for the other terms."""
         a, p, n = pairs
         kind = "euclidean" if self.options["term"] == "ratio" else self.options["similarity"]
-        scale = similarity_scale(self.rows[0].double(), self.rows[0].double(), self.options["similarity"])
+        scale = self.similarity_scale()
         if kind != "euclidean":
             return _Measures((a * p).sum(1), (a * n).sum(1), kind, scale)
         if self.options["similarity"] == "cosine":
@@ -148,8 +148,10 @@ class GlobalComparison(_TripletListComparison):
     def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:
         """Squared distances; the loss takes a quarter of them."""
         a, p, n = pairs
-        norm = 1.0 if self.options["similarity"] == "cosine" else self.rows[0].double().norm(dim=1).max().item()
-        return _Measures((a - p).square().sum(1), (a - n).square().sum(1), "sq_dist", 4 * norm**2)
+        cosine = self.options["similarity"] == "cosine"
+        scale = 4.0 if cosine else 4 * largest_norm(self.rows[0]) ** 2
+        scale = max(scale, self.underflow("sq_dist") / self.tolerance)
+        return _Measures((a - p).square().sum(1), (a - n).square().sum(1), "sq_dist", scale)
 
     def slopes(self, measures: _Measures, slack: float) -> _Slopes:
         """d/dd_i of the variance is 2 (d_i - mean) / T, and of the hinge lam / T."""

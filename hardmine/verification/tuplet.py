@@ -15,9 +15,8 @@ from hardmine.verification.base import (
     at,
     describe_worse,
     not_best,
-    similarity_scale,
 )
-from hardmine.verification.bounds import usual_element
+from hardmine.verification.bounds import direction_error, usual_element
 
 
 class TupletComparison(OpComparison):
@@ -34,7 +33,7 @@ class TupletComparison(OpComparison):
         options, arguments = self.options, self.arguments
         leaves = self.double_leaves()
         similarity, temperature = options["similarity"], options["temperature"]
-        scale = similarity_scale(leaves[0].detach(), leaves[-1].detach(), similarity)
+        scale = self.similarity_scale()
         s, positives, negatives = self.select.candidate_pairs(
             leaves[0],
             arguments["labels"],
@@ -52,8 +51,8 @@ class TupletComparison(OpComparison):
         # The reference takes the op's positives, and goes on from its values.
         logsumexp = torch.where(negatives.any(1), AtValue.apply(logsumexp, returned.negative_logsumexp.double()), 0.0)
         if options["positive"] == "all":
-            threshold = options["duplicate_threshold"]
-            if threshold is not None:
+            threshold = self.largest_positive(options["duplicate_threshold"])
+            if threshold < torch.inf:
                 near = positives & ((s - threshold).abs() <= self.tolerance * scale)
                 if near.any():  # op and reference need not average over the same positives
                     self.record.choices += int(positives.sum())
@@ -81,10 +80,11 @@ class TupletComparison(OpComparison):
             return wrong
         scalar = self.scalar(expected)
         slopes, *references = torch.autograd.grad(scalar, [s, *leaves], allow_unused=True)
-        usual = 0.0
+        usual = allowance = 0.0
         if slopes is not None:
             usual = usual_element(slopes, leaves[0].detach(), leaves[-1].detach(), similarity)
-        return self.check_gradients(gradients, leaves, references, usual, conditioning=steepness / 100)
+            allowance = direction_error(slopes, s.detach(), similarity, self.underflow("euclidean"))
+        return self.check_gradients(gradients, leaves, references, usual, allowance, steepness / 100)
 
     def _check_terms(self, terms: Any, logsumexp: Tensor, scale: float) -> str | None:
         """The log-sum-exp of the negatives, and what "all" says of positives."""
@@ -110,8 +110,7 @@ class TupletComparison(OpComparison):
         if not s.numel():
             return "an index where there are no candidates" if (index >= 0).any() else None
         slack = self.tolerance * scale
-        threshold = self.options["duplicate_threshold"]
-        threshold = torch.inf if threshold is None else threshold
+        threshold = self.largest_positive(self.options["duplicate_threshold"])
         hardest = self.options["positive"] == "hardest"
         own = self.select.most_similar(s, positives & (s <= threshold), least=hardest)[0]
         wrong = not_best(
@@ -133,4 +132,4 @@ class TupletComparison(OpComparison):
         self.record.record("similarity", deviation)
         if deviation > self.tolerance:
             return f"positive_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
-        return None
+        return self.check_range("positive_similarity", terms.positive_similarity)

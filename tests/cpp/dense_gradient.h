@@ -2,6 +2,7 @@
 // double.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -110,18 +111,22 @@ class DenseGradient {
     return {std::vector<double>(side.x.size(), 0.0), std::vector<double>(side.x.size(), 0.0)};
   }
 
-  // u = x / max(|x|, 1e-12): du/dx = (I - u u^T) / |x|, or I / 1e-12 below that.
+  // u = x / max(|x|, 1e-12): du/dx = (I - u u^T) / |x|, and 0 for rows that have no direction.
   static Bounded projected(const MeasuredSide<T>& side, Bounded g) {
     for (int64_t i = 0; i < side.count && side.normalized; ++i) {
       double *value = g.value.data() + i * side.depth, *bound = g.bound.data() + i * side.depth;
       double along = 0, along_bound = 0, size = 0;
       const double* u = side.row(i);
+      if (side.scale[i] == 1e-12) {
+        std::fill_n(value, side.depth, 0.0);
+        std::fill_n(bound, side.depth, 0.0);
+        continue;
+      }
       for (int64_t k = 0; k < side.depth; ++k) {
         along += value[k] * u[k];
         along_bound += bound[k] * std::fabs(u[k]);
         size += std::fabs(value[k] * u[k]);
       }
-      if (side.scale[i] == 1e-12) along = along_bound = size = 0;
       along_bound += 8 * std::numeric_limits<T>::epsilon() * size;
       for (int64_t k = 0; k < side.depth; ++k) {
         bound[k] =

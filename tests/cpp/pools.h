@@ -1,6 +1,7 @@
 // Workers of every temper, for tests that a result depends on none of them.
 #pragma once
 
+#include <atomic>
 #include <barrier>
 #include <memory>
 #include <thread>
@@ -46,6 +47,21 @@ class ThreadWorkers final : public cpu::Workers {
 
  private:
   int64_t count_;
+};
+
+// Runs as another pool does, until it was asked so many times whether the work is cancelled.
+class CancelledWorkers final : public cpu::Workers {
+ public:
+  CancelledWorkers(const cpu::Workers& pool, int64_t questions) : pool_(pool), questions_(questions) {}
+  int64_t count() const override { return pool_.count(); }
+  void run(int64_t workers, const std::function<void(int64_t)>& body) const override { pool_.run(workers, body); }
+  bool cancelled() const override { return asked_.fetch_add(1) >= questions_; }
+  int64_t asked() const { return asked_; }
+
+ private:
+  const cpu::Workers& pool_;
+  int64_t questions_;
+  mutable std::atomic<int64_t> asked_{0};
 };
 
 // All but the serial one.

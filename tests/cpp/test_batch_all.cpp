@@ -177,7 +177,7 @@ TEST(zero_rows_are_rows_of_length_zero) {
   CHECK_NEAR(Run<float>(p, SerialWorkers()).result.loss, 0.7, 1e-6);
 }
 
-// Nor are rows below the smallest norm, the gradients of which are not projected.
+// Nor are rows below the smallest norm, the gradients of which are 0.
 TEST(rows_too_short_to_be_normalized) {
   for (const bool squared : {false, true}) {
     Random random(2);

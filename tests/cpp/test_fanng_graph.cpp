@@ -216,7 +216,7 @@ TEST(traversals_of_the_naive_graph_add_nothing) {
     const std::vector<Edges> before = all_edges(graph);
     BuildStats stats;
     traverse_add(points, {.success_rate = 1}, SerialWorkers(), kNobodyAsks, graph, stats);
-    CHECK_EQ(stats.success_rate, 1.0);
+    CHECK_EQ(stats.build_success_rate, 1.0);
     CHECK(all_edges(graph) == before);
   });
 }

@@ -104,7 +104,8 @@ double norm_of(const std::vector<double>& v) {
 std::vector<double> slope(const PairMeasure& measure, std::vector<double> a, std::vector<double> b) {
   const size_t depth = a.size();
   const double eps = 1e-12, length = norm_of(a);
-  const double scale = measure.normalized ? std::fmax(length, eps) : 1;
+  if (measure.normalized && length <= eps) return std::vector<double>(depth, 0);  // it has no direction
+  const double scale = measure.normalized ? length : 1;
   const double other_scale = measure.normalized ? std::fmax(norm_of(b), eps) : 1;
   std::vector<double> difference(depth), out(depth, 0);
   for (size_t k = 0; k < depth; ++k) difference[k] = (b[k] /= other_scale) - (a[k] /= scale);
@@ -115,9 +116,9 @@ std::vector<double> slope(const PairMeasure& measure, std::vector<double> a, std
     if (measure.quantity == PairQuantity::kNegativeSquaredDistance) out[k] = 2 * difference[k];
   }
   if (!measure.normalized) return out;
-  // u = a / max(|a|, eps): du/da = (I - u u^T) / |a|, or I / eps below eps.
+  // u = a / |a|: du/da = (I - u u^T) / |a|.
   double along = 0;
-  for (size_t k = 0; k < depth && length > eps; ++k) along += out[k] * a[k];
+  for (size_t k = 0; k < depth; ++k) along += out[k] * a[k];
   for (size_t k = 0; k < depth; ++k) out[k] = (out[k] - along * a[k]) / scale;
   return out;
 }
@@ -212,7 +213,7 @@ Problem<T> hub(int64_t count, int64_t depth, Values values) {
   return p;
 }
 
-// Zero rows, coinciding rows, and one shorter than the smallest norm, below which a row is not projected.
+// Zero rows, coinciding rows, and one shorter than the smallest norm, whose gradient is 0.
 template <class T>
 void check_zeros() {
   Random random(1);

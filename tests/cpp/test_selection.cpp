@@ -22,9 +22,8 @@ bool admits(const KeyRange<T>& range, T key) {
 template <class T>
 std::vector<T> similarities(Similarity kind) {
   std::vector<T> s;
-  for (T value = kind == Similarity::kEuclidean ? T(-9) : T(-4);
-       value <= (kind == Similarity::kEuclidean ? T(0) : T(4)); value += T(0.25))
-    s.push_back(value);
+  const T most = kind == Similarity::kCosine ? T(1) : kind == Similarity::kDot ? T(4) : T(0);
+  for (T value = kind == Similarity::kEuclidean ? T(-9) : -most; value <= most; value += T(0.25)) s.push_back(value);
   return s;
 }
 
@@ -114,6 +113,41 @@ void check_orders() {
   CHECK_EQ(similarity_from_order(Similarity::kDot, T(-9)), T(-9));
 }
 
+// The sums of products of unit rows, as tiles hold them, may lie beyond 1 and -1.
+template <class T>
+void check_cosines_around_one() {
+  std::vector<T> sums, bounds;
+  for (const T one : {T(-1), T(1)}) {
+    for (const T s : {below(below(one)), below(one), one, -below(-one), -below(below(-one))}) sums.push_back(s);
+    bounds.insert(bounds.end(), {below(one), one, -below(-one)});
+  }
+  const auto clamped = [](T s) { return similarity_from_order(Similarity::kCosine, s); };
+  CHECK(std::isnan(clamped(kNan<T>)));
+  for (const T s : sums) {
+    CHECK_EQ(clamped(s), std::fmax(T(-1), std::fmin(T(1), s)));
+    CHECK_EQ(similarity_from_order(Similarity::kDot, s), s);
+    for (const T bound : bounds) {
+      for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
+        SelectionRule rule;
+        rule.positive = positive;
+        rule.duplicate_threshold = static_cast<double>(bound);
+        CHECK_EQ(admits(positive_range<T>(rule), prefers_least_similar(positive) ? -s : s), clamped(s) <= bound);
+      }
+    }
+    for (const T s_ap : sums) {
+      for (const bool keeps_ties : {false, true}) {
+        for (const double margin : {0.0, 0.5, 2.0, 3.0}) {
+          SelectionRule rule;
+          rule.semihard_keeps_ties = keeps_ties;
+          rule.semihard_margin = margin;
+          const bool is_below = keeps_ties ? clamped(s) <= clamped(s_ap) : clamped(s) < clamped(s_ap);
+          CHECK_EQ(admits(semihard_range(rule, s_ap), s), is_below && clamped(s) > clamped(s_ap) - T(margin));
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 TEST(below_is_the_next_smaller_number) {
@@ -131,6 +165,11 @@ TEST(unlimited_range_admits_every_finite_key) {
   for (const float key : {-3e38F, -1.0F, 0.0F, 3e38F, kInf<float>}) CHECK(admits(range, key));
   CHECK(!admits(range, -kInf<float>));
   CHECK(!admits(range, kNan<float>));
+}
+
+TEST(bounds_on_cosines_before_they_are_clamped_admit_what_they_admit_after) {
+  check_cosines_around_one<float>();
+  check_cosines_around_one<double>();
 }
 
 TEST(positives_above_the_duplicate_threshold_are_dropped) {

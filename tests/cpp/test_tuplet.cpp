@@ -272,7 +272,7 @@ TEST(large_similarities_lose_no_digits) {
   }
 }
 
-// Rows below the smallest norm are divided by that: they are no unit rows, and their gradients are not projected.
+// Rows below the smallest norm are divided by that: they are no unit rows, and their gradients are 0.
 TEST(rows_too_short_to_be_normalized) {
   for (const TupletPositive positive : kPositives) {
     for (const bool with_refs : {false, true}) {

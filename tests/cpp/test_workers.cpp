@@ -13,12 +13,13 @@ TEST(parallel_range_covers_every_number_once_on_step_boundaries) {
   std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialWorkers>());
   for (const auto& pool : pools) {
-    for (const int64_t count : {0, 1, 5, 6, 7, 12, 97}) {
+    for (const int64_t count : {0, 1, 5, 6, 7, 12, 97, 1000}) {
       for (const int64_t step : {1, 6, 16}) {
         std::vector<std::atomic<int>> visits(count);
         std::atomic<bool> aligned{true};
         cpu::parallel_range(*pool, pool->count(), count, step, [&](int64_t begin, int64_t end) {
           if (begin % step != 0 || (end % step != 0 && end != count) || begin >= end) aligned = false;
+          if (end - begin > cpu::kRowsAPiece) aligned = false;
           for (int64_t i = begin; i < end; ++i) ++visits[i];
         });
         CHECK(aligned);
@@ -49,4 +50,32 @@ TEST(small_jobs_get_one_worker_and_none_gets_more_than_there_are) {
   CHECK_EQ(cpu::workers_for(eight, 199, 100), 1);
   CHECK_EQ(cpu::workers_for(eight, 300, 100), 3);
   CHECK_EQ(cpu::workers_for(eight, 1e15, 100), 8);
+}
+
+TEST(cancelled_work_ends_and_is_told_from_work_that_is_done) {
+  std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
+  pools.push_back(std::make_unique<SerialWorkers>());
+  for (const auto& pool : pools) {
+    for (const int64_t questions : {0, 1, 20}) {
+      const CancelledWorkers in_tasks(*pool, questions), in_range(*pool, questions);
+      std::atomic<int64_t> tasks{0}, rows{0};
+      context = std::to_string(pool->count()) + " workers, " + std::to_string(questions) + " questions";
+      const auto is_cancelled = [](const auto& work) {
+        try {
+          work();
+          return false;
+        } catch (const Cancelled&) {
+          return true;
+        }
+      };
+      CHECK(is_cancelled(
+          [&] { cpu::parallel_tasks(in_tasks, in_tasks.count(), 100'000, [&](int64_t, int64_t) { ++tasks; }); }));
+      CHECK(is_cancelled([&] {
+        cpu::parallel_range(in_range, in_range.count(), 100'000, 1,
+                            [&](int64_t begin, int64_t end) { rows += end - begin; });
+      }));
+      CHECK(tasks <= questions);
+      CHECK(rows <= questions * cpu::kRowsAPiece);
+    }
+  }
 }

@@ -212,7 +212,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
   check(Way<Float16Products, Float16>{"float16"}, true, true);
 }
 
-// |a - b|^2 / 2 = 1 - s is of unit rows only; nor are gradients of shorter ones projected.
+// |a - b|^2 / 2 = 1 - s is of unit rows only; the gradients of shorter ones are 0.
 TEST(rows_too_short_to_be_normalized) {
   using Products = Way<DoubleProducts, double>;
   using Squares = Way<DoubleSquares, double>;

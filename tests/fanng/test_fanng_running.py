@@ -191,6 +191,36 @@ def test_ctrl_c_ends_long_work():
     assert process.stderr.count("ended") == 11
 
 
+# Too few threads
+
+STARVED = """
+import resource
+import torch
+from hardmine.fanng import Index
+
+def built(threads):
+    return Index.build(x, threads=threads, init="exact", max_traversals=3000)
+
+x = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0))
+expected = built(4)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+# The address space, of which every thread's stack takes its share, is used up.
+def allow(stacks):
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    resource.setrlimit(resource.RLIMIT_AS, (used + stacks * (stack if stack > 0 else 8 << 20), -1))
+    torch.randn(1)
+allow(12)
+index = built(1000)
+for a, b in zip(index._core.graph, expected._core.graph):
+    print((a == b).all())
+print(index.stats() == expected.stats())
+"""
+
+
+def test_fewer_threads_than_asked_for_build_the_same_index():
+    assert output_of(run_python("-c", STARVED)).split() == ["True"] * 3
+
+
 # Progress
 
 
@@ -206,7 +236,7 @@ def test_progress_is_reported():
     assert len(reports) > 3
     assert all(type(rate) is float and 0 <= rate <= 1 and type(traversals) is int for rate, traversals in reports)
     assert [traversals for _, traversals in reports] == sorted({traversals for _, traversals in reports})
-    assert reports[-1] == (index.stats()["success_rate"], index.stats()["traversals"])
+    assert reports[-1] == (index.stats()["build_success_rate"], index.stats()["traversals"])
     for progress in (None, False):
         assert_same_index(Index.build(x, progress=progress), index)
 

@@ -206,7 +206,8 @@ def test_rows_shorter_than_the_epsilon_of_normalize(name, device):
     inputs = random_inputs(24, 5, 3, dtype=torch.float64)
     inputs.embeddings[::5] *= 1e-14
     result, expected = run_both(name, inputs.to(device))
-    assert result.grad.abs().max() > 1e8, "divided by the epsilon"
+    assert not result.grad[::5].any(), "they have no direction"
+    assert result.grad.any()
     assert_results_close(result, expected, 1e-12)
 
 

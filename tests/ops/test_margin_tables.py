@@ -83,7 +83,7 @@ TABLE = torch.zeros(2, 2)
 WRONG = [
     ({"margin": math.nan}, ValueError, "margin must be a number, got nan"),
     ({"margin": math.inf}, ValueError, "margin must be finite, got inf"),
-    ({"margin": 1e39}, ValueError, "margin must be finite, got inf"),
+    ({"margin": 1e39}, ValueError, "margin must be a number, got 1e+39, which is inf in float32"),
     ({"margin": "0.2"}, TypeError, "margin must be a number, got str"),
     ({"margin": None}, TypeError, "margin must be a number, got NoneType"),
     ({"margin": torch.tensor(0.2)}, ValueError, "margin must be a number or [C, C], got []"),
@@ -117,7 +117,7 @@ WRONG = [
     (
         {"similarity": "dot"},
         ValueError,
-        "similarity must be 'cosine' or 'euclidean', which have distances, got 'dot'",
+        "similarity must be 'cosine' or 'euclidean' with batch_all_triplet_loss, got 'dot'",
     ),
     ({"similarity": "l2"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'l2'"),
     ({"reduction": "none"}, ValueError, "reduction must be one of 'mean', 'mean_active', 'sum', got 'none'"),

@@ -1,0 +1,151 @@
+"""Tensors that no op computes with: another layout, a wrapper, a stand-in. Errors name the argument and the layout."""
+
+import re
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.masked import masked_tensor
+
+from hardmine import metrics, ops
+from helpers import seeded
+
+ROWS = torch.randn(6, 4, generator=seeded(0))
+LABELS = torch.arange(6) // 2
+TRIPLETS = torch.tensor([[0, 1, 2], [2, 3, 4]])
+
+# Every tensor argument of the ops, and a call that takes it.
+CALLS = {
+    "select_triplets.embeddings": (ROWS, lambda t: ops.select_triplets(t, LABELS)),
+    "sct_loss.embeddings": (ROWS, lambda t: ops.sct_loss(t, LABELS)),
+    "sct_loss.labels": (LABELS, lambda t: ops.sct_loss(ROWS, t)),
+    "sct_loss.ref_embeddings": (ROWS, lambda t: ops.sct_loss(ROWS, LABELS, t, LABELS)),
+    "sct_loss.ref_labels": (LABELS, lambda t: ops.sct_loss(ROWS, LABELS, ROWS, t)),
+    "triplet_loss.labels": (LABELS, lambda t: ops.triplet_loss(ROWS, t)),
+    "tuplet_loss.labels": (LABELS, lambda t: ops.tuplet_loss(ROWS, t)),
+    "batch_all_triplet_loss.labels": (LABELS, lambda t: ops.batch_all_triplet_loss(ROWS, t)),
+    "batch_all_triplet_loss.margin": (
+        torch.ones(3, 3),
+        lambda t: ops.batch_all_triplet_loss(ROWS, LABELS, margin=t),
+    ),
+    "batch_all_triplet_loss.margin_labels": (
+        torch.arange(3),
+        lambda t: ops.batch_all_triplet_loss(ROWS, LABELS, margin=torch.ones(3, 3), margin_labels=t),
+    ),
+    "indexed_triplet_loss.triplets": (TRIPLETS, lambda t: ops.indexed_triplet_loss(ROWS, t)),
+    "indexed_triplet_loss.labels": (LABELS, lambda t: ops.indexed_triplet_loss(ROWS, TRIPLETS, labels=t)),
+    "global_loss.triplets": (TRIPLETS, lambda t: ops.global_loss(ROWS, t)),
+    "knn.queries": (ROWS, lambda t: ops.knn(t, k=2)),
+    "knn.refs": (ROWS, lambda t: ops.knn(ROWS, t, k=2)),
+    "recall_at_k.labels": (LABELS, lambda t: metrics.recall_at_k(ROWS, t, k=1)),
+}
+KINDS = {
+    "layout torch.sparse_coo": lambda t: t.to_sparse(),
+    "layout torch.sparse_csr": lambda t: t[None].expand(2, -1).to_sparse_csr() if t.dim() == 1 else t.to_sparse_csr(),
+    "nested tensor of layout torch.strided": lambda t: torch.nested.nested_tensor(list(t) if t.dim() == 2 else [t]),
+    "nested tensor of layout torch.jagged": lambda t: torch.nested.nested_tensor(
+        list(t) if t.dim() == 2 else [t], layout=torch.jagged
+    ),
+    "a MaskedTensor": lambda t: masked_tensor(t, torch.ones_like(t, dtype=torch.bool)),
+}
+each_argument = pytest.mark.parametrize("name", CALLS)
+
+
+@each_argument
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore")
+def test_op_given_another_layout_names_it(name, kind):
+    tensor, call = CALLS[name]
+    argument = name.partition(".")[2]
+    with pytest.raises(TypeError, match=rf"^{argument} must be a (dense|plain) tensor, got {re.escape(kind)}$"):
+        call(KINDS[kind](tensor))
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name.partition(".")[2] not in ("embeddings", "queries")])
+def test_op_given_a_fake_tensor_among_real_ones_names_it(name):
+    tensor, call = CALLS[name]
+    argument = name.partition(".")[2]
+    with pytest.raises(TypeError, match=f"^{argument} must be a real tensor, as the embeddings are, got a FakeTensor$"):
+        call(FakeTensorMode().from_tensor(tensor))
+
+
+def test_op_given_real_labels_with_fake_embeddings_names_them():
+    with pytest.raises(TypeError, match=r"^labels must be a FakeTensor, as the embeddings are, got a real tensor$"):
+        ops.sct_loss(FakeTensorMode().from_tensor(ROWS), LABELS)
+
+
+@each_argument
+def test_op_given_a_meta_tensor_among_others_names_it(name):
+    tensor, call = CALLS[name]
+    argument = name.partition(".")[2]
+    if name == "knn.queries":  # the only tensor: nothing but shapes is asked for
+        assert call(tensor.to("meta")).index.shape == (6, 2)
+        return
+    pattern = r"labels must be on the device of its embeddings, meta, got cpu"
+    if argument != "embeddings":
+        pattern = rf"{argument} must be on the device of (its )?(embeddings|queries), cpu, got meta"
+    with pytest.raises(ValueError, match=f"^{pattern}$"):
+        call(tensor.to("meta"))
+
+
+@each_argument
+@pytest.mark.parametrize("value", [None, [1, 2], ["a", "b"], ("x",), {"a": 1}, "text"], ids=repr)
+def test_op_given_no_tensor_names_the_argument(name, value):
+    argument = name.partition(".")[2]
+    if (argument, value) in (("refs", None), ("margin_labels", None)) or (name, value) == (
+        "indexed_triplet_loss.labels",
+        None,
+    ):
+        CALLS[name][1](value)  # means something
+        return
+    with pytest.raises((TypeError, ValueError), match=rf"^{argument} must be "):
+        CALLS[name][1](value)
+
+
+def test_labels_of_text_are_named():
+    with pytest.raises(TypeError, match=r"^labels must be a torch.Tensor, got list of str$"):
+        ops.sct_loss(ROWS, ["cat", "cat", "dog", "dog", "cow", "cow"])
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev], ids=["grad", "jacrev"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x: ops.sct_loss(x, LABELS),
+        lambda x: ops.tuplet_loss(x, LABELS),
+        lambda x: ops.batch_all_triplet_loss(x, LABELS),
+        lambda x: ops.indexed_triplet_loss(x, TRIPLETS),
+        lambda x: ops.global_loss(x, TRIPLETS),
+        lambda x: ops.knn(x, k=2).similarity.sum(),
+        lambda x: ops.select_triplets(x, LABELS).positive_similarity.sum(),
+    ],
+    ids=["sct_loss", "tuplet_loss", "batch_all_triplet_loss", "indexed_triplet_loss", "global_loss", "knn", "select"],
+)
+def test_op_inside_a_functorch_derivative_says_so(op, transform):
+    with pytest.raises(NotImplementedError, match=r"must not be inside torch.func.grad, vjp or jacrev"):
+        transform(op)(ROWS)
+
+
+LARGEST = torch.tensor([2**64 - 1] * 6, dtype=torch.uint64)
+
+
+def test_uint64_labels_do_not_equal_negative_ones():
+    with pytest.raises(
+        TypeError, match=r"^ref_labels must be uint64 only if labels is, got torch.int64 and torch.uint64"
+    ):
+        ops.select_triplets(ROWS, LARGEST, ROWS, torch.full((6,), -1))
+    with pytest.raises(TypeError, match=r"^ref_labels must be uint64 only if labels is"):
+        metrics.recall_at_k(ROWS, torch.full((6,), -1), ROWS, LARGEST, k=1)
+
+
+def test_uint64_labels_among_themselves_are_classes():
+    labels = LARGEST.clone()
+    labels[3:] = 5
+    selection = ops.select_triplets(ROWS, labels, ROWS, labels)
+    expected = ops.select_triplets(ROWS, torch.arange(6) // 3, ROWS, torch.arange(6) // 3)
+    assert torch.equal(selection.negative_index, expected.negative_index)
+
+
+def test_uint64_labels_beside_a_table_of_int64_classes_are_refused():
+    with pytest.raises(TypeError, match=r"^margin_labels must be uint64 only if labels is"):
+        ops.batch_all_triplet_loss(ROWS, LARGEST, margin=torch.ones(2, 2), margin_labels=torch.tensor([-1, 3]))
