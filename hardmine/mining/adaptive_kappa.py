@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import Any
 
+from hardmine.mining._states import check_count, check_entries, check_list, check_real
 from hardmine.ops._arguments import check_integer
 
 _SAME_ERROR = 1e-6  # errors that differ by less say nothing about a slope: it would be that of their rounding
@@ -162,13 +163,33 @@ class AdaptiveKappa:
         """Goes on where another controller's :meth:`state_dict` was taken.
 
         Raises:
-            ValueError: `state` lacks an entry or has one too many.
+            TypeError: An entry of the wrong type.
+            ValueError: `state` lacks an entry or has one too many, or an entry is out of its range. The controller
+                stays as it was.
         """
-        expected = self.state_dict().keys()
-        if state.keys() != expected:
-            raise ValueError(f"state must have the entries {', '.join(expected)}, got {', '.join(map(str, state))}")
-        self.epoch, self.kappa, self.alpha, self.beta = (state[key] for key in ("epoch", "kappa", "alpha", "beta"))
-        self._history = [(error, kappa) for error, kappa in state["history"]]
+        self._load("state", state)
+
+    def _load(self, name: str, state: Any) -> None:
+        """As :meth:`load_state_dict`, of a state that errors call ``name``."""
+        check_entries(name, state, self.state_dict())
+        epoch = check_count(f"{name}['epoch']", state["epoch"], 1)
+        kappa = alpha = beta = None
+        history = []
+        for number, point in enumerate(check_list(f"{name}['history']", state["history"])):
+            place = f"{name}['history'][{number}]"
+            if len(check_list(place, point)) != 2:
+                raise ValueError(f"{place} must be an error and a kappa, got {point!r}")
+            history.append((check_real(f"{place}[0]", point[0], 0, 1), check_real(f"{place}[1]", point[1], 0)))
+        if state["kappa"] is not None:
+            kappa = check_real(f"{name}['kappa']", state["kappa"], 0)
+            alpha = check_real(f"{name}['alpha']", state["alpha"], most=0)
+            beta = check_real(f"{name}['beta']", state["beta"])
+        elif not (state["alpha"] is None and state["beta"] is None and not history):
+            raise ValueError(
+                f"{name}['kappa'] must be a number with alpha = {state['alpha']}, beta = {state['beta']} and a history "
+                f"of {len(history)} epochs, got None"
+            )
+        self.epoch, self.kappa, self.alpha, self.beta, self._history = epoch, kappa, alpha, beta, history
 
     def __repr__(self) -> str:
         """The target, and where the controller stands."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine.mining._states import check_count, check_entries, check_range, check_tensor
 from hardmine.mining.class_distances import ClassDistances, check_class_distances, nearest_classes
 from hardmine.mining.class_tree import ClassTree
 from hardmine.mining.sampler import ClassSampler
@@ -117,21 +118,31 @@ class AnchorNeighborSampler(ClassSampler):
         """Go on where another sampler's :meth:`state_dict` was taken.
 
         Raises:
-            ValueError: ``state`` is no state of such a sampler, or of one with other classes or sizes.
+            TypeError: An entry of the wrong type or dtype.
+            ValueError: ``state`` is no state of such a sampler, or of one with other classes or sizes. The sampler
+                stays as it was.
         """
-        if state.keys() != self.state_dict().keys():
-            raise ValueError(
-                f"state must have the entries {', '.join(self.state_dict())}, got {', '.join(map(str, state))}"
-            )
+        check_entries("state", state, self.state_dict())
+        epoch = check_count("state['epoch']", state["epoch"])
+        check_tensor("state['classes']", state["classes"], torch.int64, (None,))
         if not torch.equal(state["classes"], self.classes):
             raise ValueError(
                 f"state must be of a sampler of the same {len(self.classes)} classes, got one of "
                 f"{len(state['classes'])}, or others"
             )
-        neighbors, shape = state["neighbors"], (len(self.classes), self.classes_per_batch - 1)
-        if neighbors is not None and neighbors.shape != shape:
-            raise ValueError(f"state must have neighbors {list(shape)}, got {list(neighbors.shape)}")
-        self.epoch = check_integer("state['epoch']", state["epoch"], 0)
+        neighbors, count = state["neighbors"], len(self.classes)
+        if neighbors is not None:
+            check_tensor("state['neighbors']", neighbors, torch.int32, (count, self.classes_per_batch - 1))
+            check_range("state['neighbors']", neighbors, count)
+            listed = (
+                torch.cat([torch.arange(count, dtype=torch.int32, device="cpu")[:, None], neighbors], 1).sort(1).values
+            )
+            if (repeated := (listed[:, 1:] == listed[:, :-1]).any(1)).any():
+                row = int(repeated.int().argmax())
+                raise ValueError(
+                    f"state['neighbors'] must be distinct other classes, got {neighbors[row].tolist()} at [{row}]"
+                )
+        self.epoch = epoch
         self._neighbors = None if neighbors is None else neighbors.clone()
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hardmine.fanng import Index
+from hardmine.mining._states import check_count, check_entries, check_list, check_range, check_real, check_tensor
 from hardmine.mining.batches import TripletBatch
+from hardmine.mining.lists import METHODS
 from hardmine.ops._arguments import shape_of
 
 
@@ -53,6 +56,58 @@ class EpochRecord:
     def embedding_share(self) -> float:
         """Share of the epoch's time that embedding the whole set took."""
         return self.embedding_seconds / self.epoch_seconds
+
+
+def check_record(name: str, state: Any, number: int) -> EpochRecord:
+    """The record of epoch ``number`` from its fields, in a state."""
+    check_entries(name, state, (field.name for field in fields(EpochRecord)))
+    for error in ("error", "mined_error"):
+        if not (isinstance(state[error], float) and math.isnan(state[error])):
+            check_real(f"{name}['{error}']", state[error], 0, 1)
+    check_real(f"{name}['epoch_seconds']", state["epoch_seconds"], 0)
+    _check_measured(name, state)
+    if state["epoch"] != number:
+        raise ValueError(f"{name}['epoch'] must be {number}, got {state['epoch']}")
+    return EpochRecord(**state)
+
+
+def check_epoch(state: Any, images: int) -> None:
+    """A state of :class:`MinedEpoch`, of a set of so many images."""
+    check_entries("state", state, ("batches", "measured", "observed", "nonzero", "seconds"))
+    check_entries("state['measured']", state["measured"], _MEASURED)
+    _check_measured("state['measured']", state["measured"])
+    check_real("state['seconds']", state["seconds"], 0)
+    for name in ("observed", "nonzero"):
+        check_tensor(f"state['{name}']", state[name], torch.int64, (2,))
+    observed, nonzero = state["observed"].tolist(), state["nonzero"].tolist()
+    # Counts of all triplets, and of the mined ones among them.
+    counted = observed[0] >= observed[1] >= nonzero[1] >= 0 and observed[0] >= nonzero[0] >= nonzero[1]
+    if not counted:
+        raise ValueError(f"state['nonzero'] must be part of state['observed'] = {observed}, got {nonzero}")
+    for number, batch in enumerate(check_list("state['batches']", state["batches"])):
+        name = f"state['batches'][{number}]"
+        if len(check_list(name, batch)) != 3:
+            raise ValueError(f"{name} must be rows, triplets and mined, got {len(batch)} entries")
+        rows = check_tensor(f"{name}[0]", batch[0], torch.int64, (None,))
+        check_range(f"{name}[0]", rows, images)
+        triplets = check_tensor(f"{name}[1]", batch[1], torch.int64, (None, 3))
+        check_range(f"{name}[1]", triplets, len(rows))
+        check_tensor(f"{name}[2]", batch[2], torch.bool, (len(triplets),))
+
+
+# What is known of an epoch when it begins.
+_MEASURED = ("epoch", "kappa", "mined_share", "method", "embedding_seconds", "list_seconds", "triplet_seconds")
+
+
+def _check_measured(name: str, state: Mapping[str, Any]) -> None:
+    check_count(f"{name}['epoch']", state["epoch"], 1)
+    if state["kappa"] is not None:
+        check_real(f"{name}['kappa']", state["kappa"], 0)
+    check_real(f"{name}['mined_share']", state["mined_share"], 0, 1)
+    if state["method"] not in (None, *METHODS):
+        raise ValueError(f"{name}['method'] must be None or one of {', '.join(METHODS)}, got {state['method']!r}")
+    for seconds in ("embedding_seconds", "list_seconds", "triplet_seconds"):
+        check_real(f"{name}['{seconds}']", state[seconds], 0)
 
 
 class MinedEpoch(Sequence[TripletBatch]):

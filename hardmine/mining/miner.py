@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from hardmine.fanng import Index
+from hardmine.mining._states import check_count, check_entries, check_list, check_real
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.batches import TripletBatch, mixed_batches
 from hardmine.mining.embedding import embed_all
-from hardmine.mining.epoch import EpochRecord, MinedEpoch
+from hardmine.mining.epoch import EpochRecord, MinedEpoch, check_epoch, check_record
 from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
@@ -218,11 +219,10 @@ class SmartMiner:
         nothing.
 
         Raises:
+            TypeError: An entry of the wrong type or dtype.
             ValueError: ``state`` is no such state, or of another epoch than the next one.
         """
-        missing = {"batches", "measured", "observed", "nonzero", "seconds"} - set(state)
-        if missing:
-            raise ValueError(f"state must be a MinedEpoch's state_dict, got none of {', '.join(sorted(missing))}")
+        check_epoch(state, len(self.labels))
         number = state["measured"]["epoch"]
         if number != len(self.history) + 1:
             raise ValueError(f"state must be of epoch {len(self.history) + 1}, which is next, got epoch {number}")
@@ -268,27 +268,25 @@ class SmartMiner:
         """Go on after the last epoch of a saved run; what holds then is in the notes on the class.
 
         Raises:
+            TypeError: An entry of the wrong type.
             ValueError: ``state`` is of another number of images, another seed or another kind of kappa; or it is no
-                state of a miner.
+                state of a miner. The miner stays as it was.
         """
-        missing = {"images", "seed", "kappa", "history"} - set(state)
-        if missing:
-            raise ValueError(f"state must be a SmartMiner's state_dict, got none of {', '.join(sorted(missing))}")
+        check_entries("state", state, ("images", "seed", "kappa", "history"))
         adaptive = isinstance(self.kappa, AdaptiveKappa)
         for name, own in {"images": len(self.labels), "seed": self.seed}.items():
-            if state[name] != own:
+            if check_count(f"state['{name}']", state[name]) != own:
                 raise ValueError(f"state must be of a miner with {name} = {own}, got {state[name]}")
         if isinstance(state["kappa"], Mapping) != adaptive:
-            raise ValueError(f"state must be of a miner with {'an adaptive' if adaptive else 'a fixed'} kappa")
-        try:
-            history = [EpochRecord(**record) for record in state["history"]]
-        except TypeError as error:
-            raise ValueError(
-                f"state must be a SmartMiner's state_dict, got a history of other records: {error}"
-            ) from error
+            kind = "an adaptive" if adaptive else "a fixed"
+            raise ValueError(f"state must be of a miner with {kind} kappa, got {state['kappa']!r}")
+        history = [
+            check_record(f"state['history'][{number}]", record, number + 1)
+            for number, record in enumerate(check_list("state['history']", state["history"]))
+        ]
         if adaptive:
-            self.kappa.load_state_dict(state["kappa"])
-        elif state["kappa"] != float(self.kappa):
+            self.kappa._load("state['kappa']", state["kappa"])
+        elif check_real("state['kappa']", state["kappa"]) != float(self.kappa):
             raise ValueError(f"state must be of a miner with kappa = {float(self.kappa)}, got {state['kappa']}")
         self.history, self._graph = history, None
 

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from hardmine._hooks import observed
 from hardmine.fanng import _fanng
-from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_finite, check_integer, shape_of
+from hardmine.ops._arguments import (
+    FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    check_finite,
+    check_integer,
+    forbid_recomputation,
+    shape_of,
+)
 from hardmine.types import MinedTriplets
 
 _MOST = 2**31 - 1  # samples, triplets an anchor
@@ -112,6 +119,8 @@ def draw_seed(generator: torch.Generator | None) -> int:
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
+    if generator is not None:
+        forbid_recomputation()
     return int(torch.randint(2**63 - 1, (), generator=generator))
 
 

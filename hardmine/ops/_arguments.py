@@ -300,6 +300,18 @@ def check_generator(generator: Any, embeddings: Tensor) -> None:
         )
 
 
+def forbid_recomputation() -> None:
+    """Refuses a draw from a generator of the user's where ``torch.utils.checkpoint`` recomputes: in a backward pass.
+
+    The generator has gone on since the forward pass, so the gradient would be that of other triplets than the loss.
+    """
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "generator must be None where torch.utils.checkpoint recomputes a forward pass: it restores the state of "
+            "the default generator only, so that other samples would be drawn than for the loss, got a torch.Generator"
+        )
+
+
 def draw_random(embeddings: Tensor, options: dict[str, Any]) -> Tensor | None:
     """The numbers that random selections are picked by: uniform in [0, 1), one row each, [1 or 2, B]; None if none is.
 
@@ -310,6 +322,8 @@ def draw_random(embeddings: Tensor, options: dict[str, Any]) -> Tensor | None:
     rows = (options["positive"] == "random") + (options["negative"] == "random")
     if not rows:
         return None
+    if generator is not None:
+        forbid_recomputation()
     drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at sizes that vary
     return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, **drawn_by)
 

@@ -7,32 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from hardmine import losses, ops
+from hardmine import losses
 from hardmine.ops._arguments import check_finite, check_number
 from papers.recipes.fields import RecipeError, check_keys
 
-_BATCH = {
-    "SCT": (losses.SCTLoss, ops.sct_loss),
-    "HN": (losses.HNLoss, ops.triplet_loss),
-    "SHN": (losses.SHNLoss, ops.triplet_loss),
-    "EPHN": (losses.EPHNLoss, ops.triplet_loss),
-    "EPSHN": (losses.EPSHNLoss, ops.triplet_loss),
-    "HPHN": (losses.HPHNLoss, ops.triplet_loss),
-    "Triplet": (losses.TripletLoss, ops.triplet_loss),
-    "EP": (losses.EPLoss, ops.tuplet_loss),
-    "HP": (losses.HPLoss, ops.tuplet_loss),
-    "N-pair": (losses.NPairLoss, ops.tuplet_loss),
-    "BatchAll": (losses.BatchAllLoss, ops.tuplet_loss),
-    "BatchAllTriplet": (losses.BatchAllTripletLoss, ops.batch_all_triplet_loss),
-    "HTL": (losses.HierarchicalTripletLoss, ops.batch_all_triplet_loss),
+_BATCH: dict[str, type[nn.Module]] = {
+    "SCT": losses.SCTLoss,
+    "HN": losses.HNLoss,
+    "SHN": losses.SHNLoss,
+    "EPHN": losses.EPHNLoss,
+    "EPSHN": losses.EPSHNLoss,
+    "HPHN": losses.HPHNLoss,
+    "Triplet": losses.TripletLoss,
+    "EP": losses.EPLoss,
+    "HP": losses.HPLoss,
+    "N-pair": losses.NPairLoss,
+    "BatchAll": losses.BatchAllLoss,
+    "BatchAllTriplet": losses.BatchAllTripletLoss,
+    "HTL": losses.HierarchicalTripletLoss,
 }
 SMART = "SmartTriplet"
 LOSSES = (*_BATCH, SMART)
 # What only Python can give.
-_OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "triplets", "generator", "margin_labels"}
-_OWN = {"HTL": ("beta",)}
+_NOT_IN_A_FILE = {"generator", "margin_labels", "classes"}
 _WEIGHTS = ("lam", "global_lam")  # a negative one would reward what the loss is to avoid
 _SMART_OPTIONS = {
     "margin": 0.2,
@@ -50,7 +49,7 @@ class Loss:
 
     Attributes:
         name: One of `LOSSES`.
-        options: The options given, those of the op that the loss applies. Of SmartTriplet: `margin` of the ratio loss,
+        options: The options given, those of the loss's module. Of SmartTriplet: `margin` of the ratio loss,
             `global_weight` of the global loss, its `global_threshold` (t) and `global_lam`; and, where batches are not
             of triplets, the `positive` and `negative` that are selected in them.
     """
@@ -92,7 +91,7 @@ def parse_loss(recipe: str, table: Any) -> Loss:
     loss = Loss(table["name"], options)
     check_keys(recipe, "loss", options, option_names(loss.name))
     try:
-        make_loss(loss)
+        make_loss(loss, classes=1)
         for weight in _WEIGHTS:
             if weight in options:
                 check_finite(weight, options[weight], at_least=0.0)
@@ -103,18 +102,16 @@ def parse_loss(recipe: str, table: Any) -> Loss:
     return loss
 
 
-def make_loss(loss: Loss) -> nn.Module:
-    """The module."""
-    return SmartTripletLoss(**loss.options) if loss.name == SMART else _BATCH[loss.name][0](**loss.options)
+def make_loss(loss: Loss, classes: int | Tensor) -> nn.Module:
+    """The module, for training images of these classes."""
+    if loss.name == SMART:
+        return SmartTripletLoss(**loss.options)
+    own = {"classes": classes} if loss.name == "HTL" else {}
+    return _BATCH[loss.name](**loss.options, **own)
 
 
 def option_names(name: str) -> list[str]:
     """The options that a recipe may give a loss."""
     if name == SMART:
         return list(_SMART_OPTIONS)
-    _, op = _BATCH[name]
-    return [
-        option
-        for option in (*inspect.signature(op).parameters, *_OWN.get(name, ()))
-        if option not in _OF_THE_CALL and not option.startswith("return_")
-    ]
+    return [option for option in inspect.signature(_BATCH[name]).parameters if option not in _NOT_IN_A_FILE]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine.mining._states import check_entries, check_real
+
 
 class EpochMeasures:
     """Mean loss, mean similarities of triplets and the share of hard ones, over the steps of an epoch so far."""
@@ -47,8 +49,16 @@ class EpochMeasures:
         return dict(self._sums)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from sums."""
-        self._sums = dict(state)
+        """Go on from sums.
+
+        Raises:
+            TypeError: A sum is no number.
+            ValueError: `state` lacks a sum or has one too many, or a count is negative.
+        """
+        check_entries("state", state, self._sums)
+        counts = ("steps", "triplets", "hard")
+        sums = {name: check_real(f"state['{name}']", state[name], 0 if name in counts else -math.inf) for name in state}
+        self._sums = {name: sums[name] for name in self._sums}
 
 
 def triplet_similarities(embeddings: Tensor, triplets: Tensor) -> tuple[Tensor, Tensor]:

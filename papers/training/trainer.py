@@ -99,7 +99,7 @@ class Trainer:
         self._device = torch.device(self.options.device)
         # Drawn on the CPU, so that every device starts from the same weights.
         self.network = make_network(recipe, data).to(self._device)
-        self.loss = make_loss(recipe.loss).to(self._device)
+        self.loss = make_loss(recipe.loss, data.train.labels).to(self._device)
         self._optimizer = make_optimizer(self.network, recipe.optimizer)
         self._feed = make_feed(recipe, data, self.network, self.loss, self.options.workers)
         self._measures = EpochMeasures()

@@ -1,9 +1,7 @@
 """HTL's loss: margins by hand and by brute force, new trees, resuming, and what is wrong with an argument."""
 
-import copy
 import io
 import math
-import pickle
 import re
 
 import pytest
@@ -46,15 +44,14 @@ def by_hand(margins: dict[int, float]) -> float:
 
 def test_worked_by_hand():
     """0.2 before the first tree, then beta + d_H - s of the anchor's class."""
-    module = HierarchicalTripletLoss()
-    assert module.margin == 0.2
+    module = HierarchicalTripletLoss(classes=2)
+    assert torch.equal(module.margin, torch.full((2, 2), 0.2))
     assert module(*BATCH).item() == pytest.approx(by_hand({0: 0.2, 1: 0.2}), rel=1e-6)
     module.update(COLLAPSED)
     assert module(*BATCH).item() == pytest.approx(by_hand({0: 1.6, 1: 1.6}), rel=1e-6)
     module.update(SPREAD)
     assert module(*BATCH).item() == pytest.approx(by_hand({0: 0.1 + 2 - 0.25, 1: 0.1 + 2 - 0.75}), rel=1e-6)
-    assert module.trees.item() == 2
-    other = HierarchicalTripletLoss(0.7, beta=-0.25)
+    other = HierarchicalTripletLoss(classes=BATCH[1], margin=0.7, beta=-0.25)
     assert other(*BATCH).item() == pytest.approx(by_hand({0: 0.7, 1: 0.7}), rel=1e-6)
     other.update(SPREAD)
     assert other(*BATCH).item() == pytest.approx(by_hand({0: 1.5, 1: 1.0}), rel=1e-6)
@@ -65,7 +62,7 @@ def test_margins_come_from_the_embeddings_of_the_whole_set():
     labels = torch.tensor([30, -4, 30, 500, 500, -4, 500, 30])
     rows = torch.tensor([[0.0, 3.0], [1.0, 0.0], [1.0, 1.5]])[(labels > 0).int() + (labels > 30).int()]
     rows = torch.nn.functional.normalize(rows + 0.4 * torch.randn(8, 2, generator=seeded(3))).double()
-    module = HierarchicalTripletLoss()
+    module = HierarchicalTripletLoss(classes=labels)
     module.update(ClassTree.from_embeddings(rows, labels))
 
     sq = (rows[:, None] - rows[None, :]).square().sum(2)
@@ -92,7 +89,7 @@ def test_margins_come_from_the_embeddings_of_the_whole_set():
 
 def test_it_delegates_to_the_op():
     rows = BATCH[0].clone().requires_grad_()
-    module = HierarchicalTripletLoss(reduction="sum", squared=False)
+    module = HierarchicalTripletLoss(classes=[1, 0], reduction="sum", squared=False)
     assert isinstance(module, losses.BatchAllTripletLoss)
     for tree in (None, SPREAD):
         margins = {"margin": 0.2}
@@ -106,72 +103,12 @@ def test_it_delegates_to_the_op():
         assert_bitwise_equal(*(torch.autograd.grad(value, rows)[0] for value in (loss, expected)))
 
 
-@pytest.mark.parametrize("trees", [[], [COLLAPSED], [COLLAPSED, SPREAD]], ids=["none", "one", "two"])
-@pytest.mark.parametrize("present", [[], [COLLAPSED]], ids=["into none", "into one"])
-def test_it_is_saved_and_loaded(trees, present):
-    """Through a file, as a part of a network, into a module before or after its first tree."""
-    saved, other = (torch.nn.ModuleDict({"loss": HierarchicalTripletLoss(0.3)}) for _ in range(2))
-    for module, some in ((saved["loss"], trees), (other["loss"], present)):
-        for tree in some:
-            module.update(tree)
-    file = io.BytesIO()
-    torch.save(saved.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file))
-    assert_bitwise_equal(other["loss"](*BATCH), saved["loss"](*BATCH))
-    assert other["loss"].trees.item() == len(trees)
-    assert isinstance(other["loss"].margin, torch.Tensor) == bool(trees)
-    other["loss"].update(SPREAD)
-    assert other["loss"].trees.item() == len(trees) + 1
-
-
-def test_a_state_of_the_network_alone_leaves_the_loss_as_it_is():
-    module = torch.nn.ModuleDict({"net": torch.nn.Linear(2, 2), "loss": HierarchicalTripletLoss()})
-    module["loss"].update(SPREAD)
-    before = module["loss"](*BATCH)
-    network = {name: value for name, value in module.state_dict().items() if name.startswith("net.")}
-    module.load_state_dict(network, strict=False)
-    assert_bitwise_equal(module["loss"](*BATCH), before)
-
-
-def test_a_state_keeps_its_tree():
-    module = HierarchicalTripletLoss()
-    module.update(COLLAPSED)
-    state, expected = module.state_dict(), module(*BATCH)
-    module.update(SPREAD)
-    assert module(*BATCH) != expected
-    module.load_state_dict(state)
-    assert_bitwise_equal(module(*BATCH), expected)
-    assert module.trees.item() == 1
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert_bitwise_equal(twin(*BATCH), expected)
-        twin.update(SPREAD)
-        assert_bitwise_equal(module(*BATCH), expected)
-
-
-@pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
-def test_the_table_goes_where_the_module_is():
-    module = HierarchicalTripletLoss().to("meta")
-    module.update(SPREAD)
-    assert module.margin.device.type == module.margin_labels.device.type == module.trees.device.type == "meta"
-    loaded, saved = HierarchicalTripletLoss().to("meta"), HierarchicalTripletLoss()
-    saved.update(SPREAD)
-    loaded.load_state_dict(saved.state_dict())
-    assert loaded.margin.device.type == loaded.margin_labels.device.type == "meta"
-    saved.double()
-    saved.update(COLLAPSED)
-    assert saved.margin.dtype == torch.float64
-    assert saved.margin_labels.dtype == saved.trees.dtype == torch.int64
-    assert not list(saved.parameters())
-
-
 def test_it_is_written_out_with_its_options():
-    module = HierarchicalTripletLoss(beta=0.5, reduction="mean_active")
-    assert repr(module).startswith("HierarchicalTripletLoss(margin=0.2, ")
-    assert "reduction='mean_active'" in repr(module)
-    assert "beta=0.5" in repr(module)
+    module = HierarchicalTripletLoss(classes=2, beta=0.5, reduction="mean_active")
     module.update(SPREAD)
-    assert "margin=[2, 2]" in repr(module)
+    assert repr(module) == "HierarchicalTripletLoss(classes=2, beta=0.5, reduction='mean_active')"
+    assert repr(HierarchicalTripletLoss(classes=[7, -4, 7])) == "HierarchicalTripletLoss(classes=[-4, 7])"
+    assert repr(HierarchicalTripletLoss(classes=range(1, 1000))).endswith("(classes=[1, 2, 3, 4, 5, 6, 7, 8, ...])")
 
 
 @pytest.mark.parametrize(
@@ -184,20 +121,25 @@ def test_it_is_written_out_with_its_options():
         ({"beta": None}, TypeError, "beta must be a number, got NoneType"),
         (
             {"similarity": "euclidean"},
-            ValueError,
-            "similarity must be 'cosine' in HierarchicalTripletLoss, got 'euclidean'",
+            TypeError,
+            "HierarchicalTripletLoss.__init__() got an unexpected keyword argument 'similarity'",
         ),
         ({"reduction": "none"}, ValueError, "reduction must be one of 'mean', 'mean_active', 'sum', got 'none'"),
-        ({"margin_labels": BATCH[1]}, ValueError, "margin_labels must be None where margin is a number, got Tensor"),
+        ({"classes": 0}, ValueError, "classes must be at least 1, got 0"),
+        ({"classes": True}, TypeError, "classes must be an integer, got bool"),
+        ({"classes": []}, ValueError, "classes must be a number or integers [C], got torch.float32 [0]"),
+        ({"classes": [0.5]}, ValueError, "classes must be a number or integers [C], got torch.float32 [1]"),
+        ({"classes": [[0, 1]]}, ValueError, "classes must be a number or integers [C], got torch.int64 [1, 2]"),
+        ({"classes": ["a", "b"]}, TypeError, "classes must be a number or integers [C], got ['a', 'b']"),
     ],
 )
 def test_bad_options_are_errors_when_the_module_is_made(options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        HierarchicalTripletLoss(**options)
+        HierarchicalTripletLoss(**{"classes": 2, **options})
 
 
 def test_bad_trees_are_named_and_change_nothing():
-    module = HierarchicalTripletLoss()
+    module = HierarchicalTripletLoss(classes=2)
     module.update(SPREAD)
     before = module(*BATCH)
     with pytest.raises(TypeError, match=r"^tree must be a ClassTree, got Tensor$"):
@@ -205,11 +147,22 @@ def test_bad_trees_are_named_and_change_nothing():
     with pytest.raises(TypeError, match=r"^tree must be a ClassTree, got ClassDistances$"):
         module.update(SPREAD.distances)
     assert_bitwise_equal(module(*BATCH), before)
-    assert module.trees.item() == 1
+    with pytest.raises(ValueError, match=r"^tree must have the module's 3 classes, got none of class 7 among its 2$"):
+        HierarchicalTripletLoss(classes=[1, 7, 0]).update(SPREAD)
+
+
+def test_a_tree_may_have_more_classes():
+    points = torch.tensor([3, 5, 9, 12]), torch.rand(4, 4, generator=seeded(5)).double()
+    tree = ClassTree(ClassDistances(points[0], points[1] + points[1].T), levels=9)
+    module = HierarchicalTripletLoss(classes=torch.tensor([12, 5], dtype=torch.int8))
+    module.update(tree)
+    assert torch.equal(module.margin_labels, torch.tensor([5, 12]))
+    assert torch.equal(module.margin, tree.margin_table()[[1, 3]][:, [1, 3]])
+    assert len(module.margin.unique()) > 1, "the case says little"
 
 
 def test_a_class_that_the_tree_lacks_is_named_by_the_op():
-    module = HierarchicalTripletLoss()
+    module = HierarchicalTripletLoss(classes=2)
     module.update(SPREAD)
     with pytest.raises(ValueError, match=re.escape("labels must have a row in margin, [2, 2], got 2 at 4")):
         module(BATCH[0], torch.tensor([0, 0, 1, 0, 2]))
@@ -230,7 +183,7 @@ class Training:
         with torch.no_grad():
             self.network.weight.copy_(torch.randn(4, 12, generator=seeded(2)))
             self.network.bias.zero_()
-        self.loss_of = HierarchicalTripletLoss()
+        self.loss_of = HierarchicalTripletLoss(classes=LABELS)
         self.sampler = AnchorNeighborSampler(LABELS, 2, 2, 3, batches_per_epoch=5)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
         self.losses: list[float] = []
@@ -266,7 +219,6 @@ def test_training_resumes_bit_for_bit(epochs):
     assert resumed.losses == whole.losses[5 * epochs :]
     assert_bitwise_equal(resumed.network.weight, whole.network.weight)
     assert_bitwise_equal(resumed.loss_of.margin, whole.loss_of.margin)
-    assert resumed.loss_of.trees.item() == 4
 
 
 def test_training_pulls_classes_apart():

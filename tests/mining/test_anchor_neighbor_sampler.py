@@ -229,7 +229,7 @@ def test_a_state_is_no_window_into_the_sampler():
         ({"epoch": None}, "state must have the entries epoch, classes, neighbors, got classes, neighbors"),
         ({"classes": torch.arange(12)}, "state must be of a sampler of the same 12 classes, got one of 12, or others"),
         ({"classes": torch.arange(5)}, "state must be of a sampler of the same 12 classes, got one of 5, or others"),
-        ({"neighbors": torch.zeros(12, 7)}, "state must have neighbors [12, 5], got [12, 7]"),
+        ({"neighbors": torch.zeros(12, 7).int()}, "state['neighbors'] must be [12, 5], got [12, 7]"),
     ],
 )
 def test_foreign_states_are_refused(changes, message):

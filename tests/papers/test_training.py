@@ -169,9 +169,14 @@ def test_smart_mining_mines_and_adapts(tmp_path, data):
     assert {"knn", "smart_triplets", "indexed_triplet_loss", "global_loss"} <= found.report.ops.keys()
 
 
-def test_htl_learns_a_tree_every_epoch(tmp_path, data):
+def test_htl_learns_a_tree_every_epoch(tmp_path, data, monkeypatch):
+    trees, update = [], losses.HierarchicalTripletLoss.update
+    monkeypatch.setattr(
+        losses.HierarchicalTripletLoss, "update", lambda loss, tree: (trees.append(tree), update(loss, tree))
+    )
     found = trained(recipe_of(**KINDS["HTL"]), data, tmp_path)
-    assert found.loss.trees == 3
+    assert len(trees) == 3
+    assert torch.equal(found.loss.margin, trees[-1].margin_table())
     assert found.loss.margin.shape == (5, 5)
     assert found._feed._sampler._neighbors.shape == (5, 3)
 
@@ -338,7 +343,7 @@ def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
     images = torch.randn(classes * 8, 5, generator=torch.Generator().manual_seed(0))
     part = Part(images, torch.arange(classes).repeat_interleave(8))
     made = TrainingData("made", part, part, part, (), 5, "")
-    network, loss_of = make_network(recipe, made), make_loss(recipe.loss)
+    network, loss_of = make_network(recipe, made), make_loss(recipe.loss, made.train.labels)
     make_optimizer(network, recipe.optimizer)
     feed = make_feed(recipe, made, network, loss_of, 0)
     batch = feed.begin(0)[0]

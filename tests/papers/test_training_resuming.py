@@ -11,6 +11,7 @@ import torch
 from papers.figures import read_histories
 from papers.training import Trainer
 from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
+from papers.training.measures import EpochMeasures
 from training_cases import KINDS, QUIET, few_digits, final_state, recipe_of, same, stop_at, trained
 
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
@@ -199,3 +200,24 @@ def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data,
     trained(recipe, data, tmp_path / "whole")
     trained(recipe, data, tmp_path, resume=True)
     assert same(final_state(tmp_path), final_state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"more": 1.0}, ValueError, "state must have the entries steps, loss, triplets, s_ap, s_an, hard, got steps, "),
+        ({"loss": "1"}, TypeError, "state['loss'] must be a number, got '1'"),
+        ({"s_ap": float("nan")}, ValueError, "state['s_ap'] must be a finite number, got nan"),
+        ({"steps": -1.0}, ValueError, "state['steps'] must be a finite number >= 0, got -1.0"),
+    ],
+)
+def test_wrong_sums_are_refused(changes, error, message):
+    measures = EpochMeasures()
+    measures.add(0.5, torch.tensor([0.5, 0.1]), torch.tensor([-0.25, 0.25]))
+    state, means = measures.state_dict(), measures.means()
+    with pytest.raises(error, match=re.escape(message)):
+        measures.load_state_dict(state | changes)
+    assert measures.means() == means == {"loss": 0.5, "s_ap": pytest.approx(0.3), "s_an": 0.0, "hard_share": 0.5}
+    resumed = EpochMeasures()
+    resumed.load_state_dict(state)
+    assert resumed.means() == means

@@ -5,6 +5,7 @@ from torch import Tensor
 from typing_extensions import assert_type
 
 from hardmine import ops
+from hardmine.losses import BatchAllTripletLoss, EPHNLoss, HierarchicalTripletLoss, SCTLoss, TripletLoss, TupletLoss
 from hardmine.types import Neighbors, PositiveRule, Selection, Term, TripletCounts, TupletTerms
 
 x = torch.randn(8, 4, requires_grad=True)
@@ -46,3 +47,17 @@ def losses(term: Term, wanted: bool) -> None:
     assert_type(ops.indexed_triplet_loss(x, triplets, term="ratio", margin=0.2), Tensor)
     assert_type(ops.global_loss(x, triplets, similarity="euclidean"), Tensor)
     ops.sct_loss(x, labels).backward()
+
+
+def modules(term: Term, wanted: bool) -> None:
+    """The modules, which are called as their ops are."""
+    assert_type(TripletLoss(term=term, positive="random")(x, labels), Tensor)
+    assert_type(TripletLoss()(x, labels, return_selection=True), tuple[Tensor, Selection])
+    assert_type(SCTLoss(preset="code2020")(x, labels, x, labels, return_count=True), tuple[Tensor, Tensor])
+    assert_type(EPHNLoss()(x, labels, return_selection=True, return_count=True), tuple[Tensor, Selection, Tensor])
+    assert_type(TupletLoss(positive="all").forward(x, labels), Tensor)
+    assert_type(TupletLoss()(x, labels, return_terms=True), tuple[Tensor, TupletTerms])
+    assert_type(BatchAllTripletLoss(margin=torch.eye(4))(x, labels), Tensor)
+    assert_type(BatchAllTripletLoss()(x, labels, return_counts=wanted), Tensor | tuple[Tensor, TripletCounts])
+    assert_type(HierarchicalTripletLoss(classes=[0, 1])(x, labels, return_counts=True), tuple[Tensor, TripletCounts])
+    HierarchicalTripletLoss(classes=labels)(x, labels).backward()

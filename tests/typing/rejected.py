@@ -2,7 +2,7 @@
 
 import torch
 
-from hardmine import ops
+from hardmine import losses, ops
 
 x = torch.randn(8, 4)
 labels = torch.arange(8) // 2
@@ -32,3 +32,16 @@ ops.knn(x, k="3")  # rejected
 len(ops.knn(x).distance)  # rejected
 len(ops.select_triplets(x, labels).positive)  # rejected
 ops.select_triplets(x, labels, semihard_fallback="none")  # rejected
+
+losses.TripletLoss("easiest")  # rejected
+losses.TripletLoss(positive="easy")  # rejected
+losses.TripletLoss(temprature=0.1)  # rejected
+losses.TripletLoss()(x, labels, return_selection=True).backward()  # rejected
+losses.SCTLoss(margin=0.2)  # rejected
+losses.SCTLoss()(x)  # rejected
+losses.EPHNLoss(positive="easiest")  # rejected
+losses.HPHNLoss(tie="include")  # rejected
+losses.BatchAllLoss(positive="all")  # rejected
+losses.BatchAllTripletLoss(similarity="dot")  # rejected
+losses.HierarchicalTripletLoss()  # rejected
+losses.RatioTripletLoss(lam=1.0)  # rejected

@@ -1,0 +1,38 @@
+"""Losses as modules, also by the names that the papers give them. They only delegate to :mod:`hardmine.ops`."""
+
+from hardmine.losses.batch_all import BatchAllTripletLoss
+from hardmine.losses.given_triplets import GlobalLoss, RatioTripletLoss
+from hardmine.losses.hierarchical import HierarchicalTripletLoss
+from hardmine.losses.papers import (
+    BatchAllLoss,
+    EPHNLoss,
+    EPLoss,
+    EPSHNLoss,
+    HNLoss,
+    HPHNLoss,
+    HPLoss,
+    NPairLoss,
+    SHNLoss,
+)
+from hardmine.losses.sct import SCTLoss
+from hardmine.losses.triplet import TripletLoss
+from hardmine.losses.tuplet import TupletLoss
+
+__all__ = [
+    "BatchAllLoss",
+    "BatchAllTripletLoss",
+    "EPHNLoss",
+    "EPLoss",
+    "EPSHNLoss",
+    "GlobalLoss",
+    "HNLoss",
+    "HPHNLoss",
+    "HPLoss",
+    "HierarchicalTripletLoss",
+    "NPairLoss",
+    "RatioTripletLoss",
+    "SCTLoss",
+    "SHNLoss",
+    "TripletLoss",
+    "TupletLoss",
+]

@@ -1,0 +1,145 @@
+"""What the loss modules share: options that are checked when the module is made, and given to the op in every call."""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from hardmine.types import Selection
+
+_short = reprlib.Repr()
+_short.maxlist, _short.maxother = 8, 80
+
+
+class Loss(nn.Module):
+    """Keeps the options of an op, and applies the op with them.
+
+    Attributes:
+        options: The op's options by name, without those that are left to the op.
+    """
+
+    _op: ClassVar[Callable[..., Any]]
+    # The shape of the labels or triplets of an empty batch.
+    _empty: ClassVar[tuple[int, ...]] = (0,)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = {name: value for name, value in options.items() if value is not None}
+        self._check(self.options)
+
+    def _check(self, options: dict[str, Any]) -> None:
+        """Let the op check its options on an empty batch: now, and not in the first step of a training."""
+        devices = [value.device for value in options.values() if isinstance(value, (Tensor, torch.Generator))]
+        device = devices[0] if devices else "cpu"
+        rows = torch.empty(0, 1, dtype=torch.float32, device=device)
+        inspect.unwrap(self._op)(rows, torch.empty(self._empty, dtype=torch.int64, device=device), **options)
+
+    def extra_repr(self) -> str:
+        """The arguments of the constructor that differ from its defaults."""
+        arguments, parameters = self._arguments(), inspect.signature(type(self)).parameters
+        given = [name for name in parameters if name in arguments and arguments[name] != parameters[name].default]
+        return ", ".join(f"{name}={_short.repr(arguments[name])}" for name in given)
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the module is written out with."""
+        return self.options
+
+
+class SelectionLoss(Loss):
+    """A loss on one selected positive and one selected negative per anchor."""
+
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: Literal[False] = False,
+        return_count: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: Literal[True],
+        return_count: Literal[False] = False,
+    ) -> tuple[Tensor, Selection]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: Literal[False] = False,
+        return_count: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: Literal[True],
+        return_count: Literal[True],
+    ) -> tuple[Tensor, Selection, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: bool = False,
+        return_count: bool = False,
+    ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]: ...
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_selection: bool = False,
+        return_count: bool = False,
+    ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+        """The loss of a batch, whose triplets are selected in the batch itself or among refs.
+
+        Args:
+            embeddings: The anchors, [B, D].
+            labels: Their classes, [B].
+            ref_embeddings: What to select from, [M, D]; None selects among the anchors.
+            ref_labels: The classes of the refs, [M].
+            return_selection: Also return the :class:`hardmine.types.Selection`.
+            return_count: Also return the number of anchors that count, int64 [].
+
+        Returns:
+            The loss; with it the selection and then the count, where asked for.
+        """
+        return self._op(
+            embeddings,
+            labels,
+            ref_embeddings,
+            ref_labels,
+            return_selection=return_selection,
+            return_count=return_count,
+            **self.options,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward

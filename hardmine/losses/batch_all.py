@@ -1,0 +1,183 @@
+"""The hinge of every triplet of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from hardmine import ops
+from hardmine.losses._base import Loss
+from hardmine.ops._arguments import FLOAT_DTYPES, shape_of
+from hardmine.types import BatchAllReduction, DistanceSimilarity, TripletCounts
+
+
+class BatchAllTripletLoss(Loss):
+    r"""The hinge of every triplet of the batch (HTL, ECCV 2018, section 3).
+
+    .. math:: L = \frac{1}{|T|} \sum_{(a, p, n) \in T} \frac{1}{2} \max(0, d_{ap} - d_{an} + \alpha)
+
+    with the squared distances d. :func:`hardmine.ops.batch_all_triplet_loss` documents what the options mean in full.
+
+    Args:
+        margin: :math:`\alpha`, in units of the distance (squared, if ``squared``): a number, or a table [C, C] with
+            ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. The module copies the table.
+        margin_labels: The labels that the rows of the table stand for, [C] distinct integers. None: 0 to C - 1.
+        squared: Squared distances, or distances.
+        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as they are.
+        reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
+
+    Attributes:
+        margin: The margin in use: the number, or the table, which is a buffer. :meth:`set_margin` changes it.
+        margin_labels: The labels of the table's rows, or None.
+
+    Raises:
+        TypeError: On making it: an option of the wrong type.
+        ValueError: On making it: an option of the wrong value.
+
+    Note:
+        The state is the table, if there is one, from the first moment to the last: a number never becomes a table, and
+        a table keeps its shape and its storage. So ``state_dict``, ``AveragedModel``, DDP and compiled graphs see the
+        same buffers always. The labels of the rows are no buffer, since an average of integers rounds: whoever loads a
+        state makes the module with the same labels.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import BatchAllTripletLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> loss, counts = BatchAllTripletLoss(margin=0.2)(embeddings, labels, return_counts=True)
+        >>> round(loss.item(), 3)
+        0.265
+        >>> int(counts.active), int(counts.total)
+        (6, 8)
+        >>> loss_of = BatchAllTripletLoss(margin=torch.tensor([[0.0, 0.1], [0.5, 0.0]]))
+        >>> round(loss_of(embeddings, labels).item(), 4)
+        0.3025
+    """
+
+    _op: ClassVar[Callable[..., Any]] = staticmethod(ops.batch_all_triplet_loss)
+    margin: float | Tensor
+
+    def __init__(
+        self,
+        *,
+        margin: float | Tensor = 0.2,
+        margin_labels: Tensor | None = None,
+        squared: bool = True,
+        similarity: DistanceSimilarity = "cosine",
+        reduction: BatchAllReduction = "mean",
+    ) -> None:
+        super().__init__(squared=squared, similarity=similarity, reduction=reduction)
+        self._check({"margin": margin, "margin_labels": margin_labels})
+        self.margin_labels = margin_labels
+        if isinstance(margin, Tensor):
+            check_finite_table("margin", margin)
+            self.register_buffer("margin", margin.detach().clone())
+            self.margin_labels = None if margin_labels is None else margin_labels.clone()
+        else:
+            self.margin = float(margin)
+
+    def set_margin(self, margin: float | Tensor) -> None:
+        """Change the margin.
+
+        Args:
+            margin: A number; or, if the module has a table, a table of the same shape, whose rows are those of the same
+                labels. A number fills the table.
+
+        Raises:
+            TypeError: ``margin`` is neither.
+            ValueError: It is not finite, of another shape, or a table where the module has a number.
+        """
+        self._check({"margin": margin})
+        if not isinstance(self.margin, Tensor):
+            if isinstance(margin, Tensor):
+                raise ValueError(
+                    f"margin must be a number, as it was when the module was made, got a table {shape_of(margin)}"
+                )
+            self.margin = float(margin)
+            return
+        if isinstance(margin, Tensor) and margin.shape != self.margin.shape:
+            raise ValueError(
+                f"margin must be [C, C] = {shape_of(self.margin)}, as it was when the module was made, "
+                f"got {shape_of(margin)}"
+            )
+        with torch.no_grad():  # in place: DDP and compiled graphs hold the buffer itself
+            if isinstance(margin, Tensor):
+                table = margin.to(self.margin.dtype)
+                check_finite_table("margin", table)
+                self.margin.copy_(table)
+            else:
+                self.margin.fill_(margin)
+
+    @overload
+    def forward(self, embeddings: Tensor, labels: Tensor, *, return_counts: Literal[False] = False) -> Tensor: ...
+    @overload
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, return_counts: Literal[True]
+    ) -> tuple[Tensor, TripletCounts]: ...
+    @overload
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, return_counts: bool = False
+    ) -> Tensor | tuple[Tensor, TripletCounts]: ...
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, return_counts: bool = False
+    ) -> Tensor | tuple[Tensor, TripletCounts]:
+        """The loss of a batch.
+
+        Args:
+            embeddings: [B, D].
+            labels: Their classes, [B].
+            return_counts: Also return the :class:`hardmine.types.TripletCounts`.
+
+        Returns:
+            The loss; with ``return_counts``, and the counts.
+        """
+        margin, margin_labels = self.margin, self.margin_labels
+        if margin_labels is not None and isinstance(margin, Tensor):
+            margin_labels = margin_labels.to(margin.device)  # where something moved the buffers only
+        return self._op(
+            embeddings,
+            labels,
+            margin=margin,
+            margin_labels=margin_labels,
+            return_counts=return_counts,
+            **self.options,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchAllTripletLoss:
+        super()._apply(fn, recurse)
+        # The labels go where the table goes, but not to "meta", from where they could not come back.
+        if self.margin_labels is not None and isinstance(self.margin, Tensor) and not self.margin.is_meta:
+            self.margin_labels = self.margin_labels.to(self.margin.device)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        table = state_dict.get(f"{prefix}margin")
+        if isinstance(table, Tensor):  # torch itself reports what is none, and other shapes
+            if table.dtype not in FLOAT_DTYPES:
+                raise TypeError(
+                    f"{prefix}margin must be float32, float64, float16 or bfloat16, got {table.dtype} in state_dict"
+                )
+            check_finite_table(f"{prefix}margin", table)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _arguments(self) -> dict[str, Any]:
+        margin = list(self.margin.shape) if isinstance(self.margin, Tensor) else self.margin
+        labels = None if self.margin_labels is None else self.margin_labels.tolist()
+        return {"margin": margin, "margin_labels": labels, **self.options}
+
+
+def check_finite_table(name: str, table: Tensor) -> None:
+    """All entries are finite: the op looks at those for the classes of a batch only, so a bad one would show late."""
+    if table.is_meta or isinstance(table, FakeTensor) or torch.compiler.is_compiling():
+        return
+    if not table.isfinite().all():
+        place = (~table.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"{name} must be finite, got {table[tuple(place)].item()} at {place}")

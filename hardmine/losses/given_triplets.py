@@ -1,0 +1,95 @@
+"""Losses on triplets that the user gives, such as mined ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hardmine import ops
+from hardmine.losses._base import Loss
+from hardmine.types import DistanceSimilarity, Reduction
+
+
+class _GivenTripletsLoss(Loss):
+    _empty = (0, 3)
+
+    def forward(self, embeddings: Tensor, triplets: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss of given triplets.
+
+        Args:
+            embeddings: [B, D].
+            triplets: [T, 3], the rows of anchor, positive and negative.
+            labels: The classes of the embeddings, [B]. Where given, every triplet must fit them.
+
+        Returns:
+            The loss.
+        """
+        return self._op(embeddings, triplets, labels=labels, **self.options)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class RatioTripletLoss(_GivenTripletsLoss):
+    r"""The ratio loss of Smart Mining (ICCV 2017, eq. 2), on given triplets.
+
+    .. math:: \ell = \max\left(0, 1 - \frac{d_{an}}{d_{ap} + m}\right)
+
+    averaged over the triplets, with the distances d of the normalized rows: :func:`hardmine.ops.indexed_triplet_loss`
+    with the term ``"ratio"``.
+
+    Args:
+        margin: m, in units of the distance, > 0.
+        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as they are.
+        reduction: ``"mean"`` over the triplets, ``"sum"``, or ``"none"``: [T].
+
+    Raises:
+        TypeError: On making it: an option of the wrong type.
+        ValueError: On making it: an option of the wrong value.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import RatioTripletLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]], requires_grad=True)
+        >>> round(RatioTripletLoss()(embeddings, torch.tensor([[0, 1, 2]])).item(), 3)
+        0.422
+    """
+
+    _op = staticmethod(ops.indexed_triplet_loss)
+
+    def __init__(
+        self, *, margin: float = 0.2, similarity: DistanceSimilarity = "cosine", reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(term="ratio", margin=margin, similarity=similarity, reduction=reduction)
+
+
+class GlobalLoss(_GivenTripletsLoss):
+    r"""The global loss of Smart Mining (ICCV 2017, eq. 3), on given triplets.
+
+    .. math:: L = \sigma^2_+ + \sigma^2_- + \lambda \max(0, \mu_+ - \mu_- + t)
+
+    with the means and variances of the squared distances of positive and negative pairs, divided by 4. It is
+    :func:`hardmine.ops.global_loss`.
+
+    Args:
+        lam: Weight of the hinge on the means.
+        threshold: t, in units of the squared distance divided by 4.
+        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as they are.
+
+    Raises:
+        TypeError: On making it: an option of the wrong type.
+        ValueError: On making it: an option of the wrong value.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import GlobalLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]], requires_grad=True)
+        >>> round(GlobalLoss(threshold=0.1)(embeddings, torch.tensor([[0, 1, 2]])).item(), 3)
+        0.16
+    """
+
+    _op = staticmethod(ops.global_loss)
+
+    def __init__(self, *, lam: float = 0.8, threshold: float = 0.01, similarity: DistanceSimilarity = "cosine") -> None:
+        super().__init__(lam=lam, threshold=threshold, similarity=similarity)

@@ -1,0 +1,138 @@
+"""The hierarchical triplet loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hardmine.losses.batch_all import BatchAllTripletLoss
+from hardmine.ops._arguments import INTEGER_DTYPES, check_finite, check_integer, shape_of
+from hardmine.types import BatchAllReduction
+
+if TYPE_CHECKING:
+    from hardmine.mining import ClassTree
+
+
+class HierarchicalTripletLoss(BatchAllTripletLoss):
+    r"""The hinge of every triplet, with margins by the classes of anchor and negative (HTL, ECCV 2018, section 4.2).
+
+    .. math::
+
+        L = \frac{1}{|T|} \sum_{(a, p, n) \in T} \frac{1}{2} \max(0, d_{ap} - d_{an} + \alpha_{y_a y_n}), \quad
+        \alpha_{y_a y_n} = \beta + d_H(y_a, y_n) - s_{y_a}
+
+    The class tree of the embeddings gives d_H and s. It is made anew every epoch; before the first tree all margins are
+    equal. The tree's distances are those of unit vectors, so the similarity is cosine::
+
+        loss_of = HierarchicalTripletLoss(classes=train_labels)
+        for epoch in range(30):
+            for rows in sampler:  # an AnchorNeighborSampler
+                loss = loss_of(network(images[rows]), train_labels[rows])
+                optimizer.zero_grad(); loss.backward(); optimizer.step()
+            tree = ClassTree.from_embeddings(embed_all(network, images), train_labels)
+            loss_of.update(tree)
+            sampler.update(tree)
+
+    Args:
+        classes: The labels of the classes, integers [C], in any order; repeated ones count once, so that the labels of
+            the training set will do. Or the number of classes C, whose labels are 0 to C - 1.
+        margin: alpha of every pair of classes before the first tree, in units of the squared distance.
+        beta: By how much classes should become farther apart than they were, in units of the squared distance.
+        squared: Squared distances, or distances.
+        reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
+
+    Attributes:
+        margin: The margins in use, a buffer [C, C]: alpha[y_a, y_n].
+        margin_labels: The labels of its rows, ascending, [C]; None if they are 0 to C - 1.
+        beta: As given.
+
+    Raises:
+        TypeError: On making it: an option of the wrong type.
+        ValueError: On making it: an option of the wrong value.
+
+    Note:
+        The state is the table ``margin``, of the same shape before the first tree and after: a training resumes bit for
+        bit, and a state may be loaded into a module before or after its first tree, made with the same ``classes``.
+        ``update`` writes into the table in place, as an optimizer writes into a parameter.
+        The table's dtype is torch's default dtype until ``to`` changes it. Memory is O(C^2).
+        The paper prints the loss with unsquared distances, which is ``squared=False``; its margins are squared ones.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import HierarchicalTripletLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
+        >>> loss_of = HierarchicalTripletLoss(classes=2)
+        >>> round(loss_of(embeddings, torch.tensor([0, 0, 1, 1])).item(), 3)
+        0.265
+        >>> loss_of.state_dict().keys()
+        odict_keys(['margin'])
+    """
+
+    margin: Tensor
+
+    def __init__(
+        self,
+        *,
+        classes: int | Tensor | Sequence[int],
+        margin: float = 0.2,
+        beta: float = 0.1,
+        squared: bool = True,
+        reduction: BatchAllReduction = "mean",
+    ) -> None:
+        if isinstance(classes, (int, Integral)):
+            count, labels = check_integer("classes", classes, 1), None
+        else:
+            labels = _distinct(classes)
+            count = len(labels)
+            if labels[0] == 0 and labels[-1] == count - 1:
+                labels = None
+        first = check_finite("margin", margin)
+        # Without a device: the buffer is made where others are, such as on "meta".
+        super().__init__(margin=torch.full((count, count), first), squared=squared, reduction=reduction)
+        self.margin_labels = labels
+        self.beta = check_finite("beta", beta)
+        self._first_margin = first
+
+    def update(self, tree: ClassTree) -> None:
+        """Take the margins of a tree.
+
+        Args:
+            tree: A tree of all the module's classes. It may have others, too.
+
+        Raises:
+            TypeError: ``tree`` is no :class:`hardmine.mining.ClassTree`.
+            ValueError: It lacks a class.
+        """
+        from hardmine.mining import ClassTree  # only who trains with a tree needs what mining needs
+
+        if not isinstance(tree, ClassTree):
+            raise TypeError(f"tree must be a ClassTree, got {type(tree).__name__}")
+        own = self.margin_labels
+        labels = torch.arange(len(self.margin), device="cpu") if own is None else own.cpu()
+        missing = ~torch.isin(labels, tree.classes)
+        if missing.any():
+            raise ValueError(
+                f"tree must have the module's {len(labels)} classes, got none of class {labels[missing][0].item()} "
+                f"among its {len(tree.classes)}"
+            )
+        rows = torch.searchsorted(tree.classes, labels)
+        self.set_margin(tree.margin_table(self.beta, dtype=self.margin.dtype)[rows[:, None], rows])
+
+    def _arguments(self) -> dict[str, Any]:
+        classes = len(self.margin) if self.margin_labels is None else self.margin_labels.tolist()
+        return {"classes": classes, "margin": self._first_margin, "beta": self.beta, **self.options}
+
+
+def _distinct(classes: Tensor | Sequence[int]) -> Tensor:
+    """The labels, each once, ascending, on the CPU."""
+    try:
+        labels = classes if isinstance(classes, Tensor) else torch.as_tensor(classes, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"classes must be a number or integers [C], got {classes!r}") from error
+    if labels.dtype not in INTEGER_DTYPES or labels.dim() != 1 or len(labels) == 0:
+        raise ValueError(f"classes must be a number or integers [C], got {labels.dtype} {shape_of(labels)}")
+    return labels.to("cpu", torch.int64).unique()

@@ -1,0 +1,91 @@
+"""The Selectively Contrastive Triplet loss."""
+
+from __future__ import annotations
+
+import torch
+
+from hardmine import ops
+from hardmine.losses._base import SelectionLoss
+from hardmine.types import NegativeRule, PositiveRule, Preset, Reduction, SemihardFallback, Similarity, TieRule
+
+
+class SCTLoss(SelectionLoss):
+    r"""The Selectively Contrastive Triplet loss (ECCV 2020, eq. 13), which pushes hard negatives away and nothing else.
+
+    .. math::
+
+        \ell(s_{ap}, s_{an}) = \begin{cases}
+            \lambda \, s_{an} & s_{an} > s_{ap} \\
+            \log\left(1 + e^{(s_{an} - s_{ap}) / \tau}\right) & \text{otherwise}
+        \end{cases}
+
+    averaged over the anchors that have both a positive and a negative. :func:`hardmine.ops.sct_loss` documents what the
+    options mean in full.
+
+    Args:
+        lam: Weight of the hard part: 1 on CUB and CAR, 0.1 on SOP, In-shop and Hotels in the paper.
+        temperature: Of the easy part, in units of the similarity, > 0.
+        preset: Which published version: ``"paper"``, ``"code2020"`` or ``"code2021"``.
+        positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class.
+        negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        reduction: ``"mean"`` as the preset says, ``"sum"``, or ``"none"``: [B].
+        hard_cutoff: Similarity that replaces the preset's 0.5 or 0.8; `paper` has none.
+        semihard_fallback: As in :class:`TripletLoss`, like ``tie`` and ``semihard_margin``: with
+            ``negative="semihard"`` only.
+        tie: Replaces the preset's: ``"exclude"`` or ``"include"``.
+        semihard_margin: See ``semihard_fallback``.
+        duplicate_threshold: Similarity that replaces the preset's (none in `paper`); infinity turns it off.
+        min_similarity: Anchors count only if both their similarities exceed it.
+        generator: As in :class:`TripletLoss`.
+
+    Raises:
+        TypeError: On making it: an option of the wrong type.
+        ValueError: On making it: an option of the wrong value, or one that does nothing with the others.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import SCTLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
+        >>> loss = SCTLoss(lam=0.5)(embeddings, torch.tensor([0, 0, 1, 1]))
+        >>> round(loss.item(), 3)
+        0.44
+        >>> loss.backward()
+    """
+
+    _op = staticmethod(ops.sct_loss)
+
+    def __init__(
+        self,
+        *,
+        lam: float = 1.0,
+        temperature: float = 0.1,
+        preset: Preset = "paper",
+        positive: PositiveRule = "easiest",
+        negative: NegativeRule = "hardest",
+        similarity: Similarity = "cosine",
+        reduction: Reduction = "mean",
+        hard_cutoff: float | None = None,
+        semihard_fallback: SemihardFallback | None = None,
+        tie: TieRule | None = None,
+        semihard_margin: float | None = None,
+        duplicate_threshold: float | None = None,
+        min_similarity: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            lam=lam,
+            temperature=temperature,
+            preset=preset,
+            positive=positive,
+            negative=negative,
+            similarity=similarity,
+            reduction=reduction,
+            hard_cutoff=hard_cutoff,
+            semihard_fallback=semihard_fallback,
+            tie=tie,
+            semihard_margin=semihard_margin,
+            duplicate_threshold=duplicate_threshold,
+            min_similarity=min_similarity,
+            generator=generator,
+        )

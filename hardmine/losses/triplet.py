@@ -1,0 +1,96 @@
+"""The triplet loss on one selected positive and one selected negative per anchor."""
+
+from __future__ import annotations
+
+import torch
+
+from hardmine import ops
+from hardmine.losses._base import SelectionLoss
+from hardmine.types import NegativeRule, PositiveRule, Reduction, SemihardFallback, Similarity, Term, TieRule
+
+
+class TripletLoss(SelectionLoss):
+    r"""The mean of a term :math:`f(s_{ap}, s_{an})` over the anchors, each with the positive and the negative selected.
+
+    :func:`hardmine.ops.triplet_loss` documents what the options mean in full. With the default term,
+
+    .. math:: L = \frac{1}{|A|} \sum_{a \in A} \log\left(1 + e^{(s_{an} - s_{ap}) / \tau}\right)
+
+    where A are the anchors that have both a positive and a negative.
+
+    Args:
+        positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class.
+        negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
+        term: ``"nca"``, ``"hinge"``, ``"soft_margin"`` or ``"sct"``.
+        margin: Of the hinge, in units of the similarity; 0.2 if None.
+        temperature: Of nca and sct, in units of the similarity, > 0; 0.1 if None.
+        lam: Weight of the hard part of sct; 1 if None.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
+        semihard_fallback: With ``negative="semihard"``: what an anchor without a semi-hard negative gets:
+            ``"hardest"``, ``"easiest"`` or None.
+        tie: With ``negative="semihard"``: whether a negative as similar as the positive counts, ``"include"`` or
+            ``"exclude"``; excluded if None.
+        semihard_margin: With ``negative="semihard"``: how much less similar than the positive it may be, at most, in
+            units of the similarity; None sets no limit.
+        duplicate_threshold: Positives more similar than this are left out as near duplicates.
+        min_similarity: Anchors count only if both their similarities exceed it.
+        generator: What random selections draw from; None stands for the default generator of the device. It is no
+            part of the module's ``state_dict``: save its ``get_state()`` too, to resume a training. A copy or a pickle
+            of the module has a generator of its own, in the state of the original's. Under ``torch.utils.checkpoint``
+            it must be None: that restores the state of the default generator only, before it computes the loss again.
+
+    Raises:
+        TypeError: On making it: an option of the wrong type.
+        ValueError: On making it: an option of the wrong value, or one that does nothing with the others.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import TripletLoss
+        >>> loss_of = TripletLoss(negative="hardest", term="hinge", margin=0.3)
+        >>> loss_of
+        TripletLoss(negative='hardest', term='hinge', margin=0.3)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
+        >>> loss, selection = loss_of(embeddings, torch.tensor([0, 0, 1, 1]), return_selection=True)
+        >>> round(loss.item(), 3)
+        0.58
+        >>> selection.negative_index
+        tensor([2, 2, 1, 1])
+    """
+
+    _op = staticmethod(ops.triplet_loss)
+
+    def __init__(
+        self,
+        *,
+        positive: PositiveRule = "easiest",
+        negative: NegativeRule = "semihard",
+        term: Term = "nca",
+        margin: float | None = None,
+        temperature: float | None = None,
+        lam: float | None = None,
+        similarity: Similarity = "cosine",
+        reduction: Reduction = "mean",
+        semihard_fallback: SemihardFallback | None = None,
+        tie: TieRule | None = None,
+        semihard_margin: float | None = None,
+        duplicate_threshold: float | None = None,
+        min_similarity: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            positive=positive,
+            negative=negative,
+            term=term,
+            margin=margin,
+            temperature=temperature,
+            lam=lam,
+            similarity=similarity,
+            reduction=reduction,
+            semihard_fallback=semihard_fallback,
+            tie=tie,
+            semihard_margin=semihard_margin,
+            duplicate_threshold=duplicate_threshold,
+            min_similarity=min_similarity,
+            generator=generator,
+        )

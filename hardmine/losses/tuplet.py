@@ -1,0 +1,154 @@
+"""The tuplet loss: an anchor's positive, or all its positives, against all its negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+from torch import Tensor
+
+from hardmine import ops
+from hardmine.losses._base import Loss
+from hardmine.types import Reduction, Similarity, TupletPositiveRule, TupletTerms
+
+
+class TupletLoss(Loss):
+    r"""A softmax loss of each anchor's positive against all its negatives (WACV 2020, sections 2.2 and 4).
+
+    .. math:: \ell_a = -\log \frac{e^{s_{ap} / \tau}}{e^{s_{ap} / \tau} + \sum_n e^{s_{an} / \tau}}
+
+    averaged over the anchors that have both a positive and a negative. :func:`hardmine.ops.tuplet_loss` documents what
+    the options mean in full.
+
+    Args:
+        positive: The ``"easiest"`` or ``"hardest"`` sample of the anchor's class, or ``"all"``: the mean of the loss
+            over every one.
+        temperature: In units of the similarity, at least 1e-30.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
+        duplicate_threshold: Positives more similar than this are left out as near duplicates.
+        reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
+
+    Raises:
+        TypeError: On making it: an option of the wrong type.
+        ValueError: On making it: an option of the wrong value.
+
+    Example:
+        >>> import torch
+        >>> from hardmine.losses import TupletLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
+        >>> loss, terms = TupletLoss(positive="hardest")(embeddings, torch.tensor([0, 0, 1, 1]), return_terms=True)
+        >>> round(loss.item(), 3)
+        2.967
+        >>> terms.positive_index
+        tensor([1, 0, 3, 2])
+    """
+
+    _op: ClassVar[Callable[..., Any]] = staticmethod(ops.tuplet_loss)
+
+    def __init__(
+        self,
+        *,
+        positive: TupletPositiveRule = "easiest",
+        temperature: float = 0.1,
+        similarity: Similarity = "cosine",
+        duplicate_threshold: float | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            positive=positive,
+            temperature=temperature,
+            similarity=similarity,
+            duplicate_threshold=duplicate_threshold,
+            reduction=reduction,
+        )
+
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: Literal[False] = False,
+        return_count: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: Literal[True],
+        return_count: Literal[False] = False,
+    ) -> tuple[Tensor, TupletTerms]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: Literal[False] = False,
+        return_count: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: Literal[True],
+        return_count: Literal[True],
+    ) -> tuple[Tensor, TupletTerms, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: bool = False,
+        return_count: bool = False,
+    ) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]: ...
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_embeddings: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        return_terms: bool = False,
+        return_count: bool = False,
+    ) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
+        """The loss of a batch, whose samples are compared with each other or with refs.
+
+        Args:
+            embeddings: The anchors, [B, D].
+            labels: Their classes, [B].
+            ref_embeddings: What to compare with, [M, D]; None compares the anchors among themselves.
+            ref_labels: The classes of the refs, [M].
+            return_terms: Also return the :class:`hardmine.types.TupletTerms`.
+            return_count: Also return the number of anchors that count, int64 [].
+
+        Returns:
+            The loss; with it the terms and then the count, where asked for.
+        """
+        return self._op(
+            embeddings,
+            labels,
+            ref_embeddings,
+            ref_labels,
+            return_terms=return_terms,
+            return_count=return_count,
+            **self.options,
+        )
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -1,0 +1,134 @@
+"""The modules' constructors: keyword-only, typed, with their ops' defaults; counts; how modules are written out."""
+
+import inspect
+import typing
+
+import pytest
+import torch
+
+from hardmine import losses, ops
+from helpers import HAND_POINTS, assert_bitwise_equal, seeded
+
+OPS = {
+    "BatchAllLoss": ops.tuplet_loss,
+    "BatchAllTripletLoss": ops.batch_all_triplet_loss,
+    "EPHNLoss": ops.triplet_loss,
+    "EPLoss": ops.tuplet_loss,
+    "EPSHNLoss": ops.triplet_loss,
+    "GlobalLoss": ops.global_loss,
+    "HNLoss": ops.triplet_loss,
+    "HPHNLoss": ops.triplet_loss,
+    "HPLoss": ops.tuplet_loss,
+    "HierarchicalTripletLoss": ops.batch_all_triplet_loss,
+    "NPairLoss": ops.tuplet_loss,
+    "RatioTripletLoss": ops.indexed_triplet_loss,
+    "SCTLoss": ops.sct_loss,
+    "SHNLoss": ops.triplet_loss,
+    "TripletLoss": ops.triplet_loss,
+    "TupletLoss": ops.tuplet_loss,
+}
+each = pytest.mark.parametrize("name", OPS)
+# The modules whose options are all that their op has.
+WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "SCTLoss", "TripletLoss", "TupletLoss")
+OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "triplets"}
+# With the default of the term that the module has, where the op's default is None.
+RESOLVED = {"temperature": 0.1, "margin": 0.2}
+
+
+def test_every_module_is_here():
+    assert losses.__all__ == sorted(OPS) == sorted(losses.__all__)
+
+
+@each
+def test_options_are_keywords_with_types_and_the_defaults_of_the_op(name):
+    parameters = inspect.signature(getattr(losses, name)).parameters
+    own = inspect.signature(inspect.unwrap(OPS[name])).parameters
+    kinds = typing.get_type_hints(getattr(losses, name).__init__)
+    assert parameters
+    for option, parameter in parameters.items():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert kinds[option] is not typing.Any
+        if option in own:
+            defaults = (own[option].default, RESOLVED.get(option)) if name not in WHOLE else (own[option].default,)
+            assert parameter.default in defaults, option
+        else:
+            assert option in ("classes", "beta")
+    if name in WHOLE:
+        given = {option for option in own if option not in OF_THE_CALL and not option.startswith("return_")}
+        assert parameters.keys() == given
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        getattr(losses, name)("easiest")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("TripletLoss", {"margin": 0.3}, "margin must be None with term='nca': only 'hinge' has it, got 0.3"),
+        (
+            "TripletLoss",
+            {"term": "hinge", "temperature": 0.1},
+            "temperature must be None with term='hinge': only",
+        ),
+        ("TripletLoss", {"lam": 0.1}, "lam must be None with term='nca': only 'sct' has it, got 0.1"),
+        (
+            "TripletLoss",
+            {"negative": "hardest", "tie": "include"},
+            "tie must be None with negative='hardest': only",
+        ),
+        ("TripletLoss", {"generator": seeded(0)}, "generator must be None with positive='easiest' and negative='semih"),
+        ("SCTLoss", {"semihard_margin": 0.1}, "semihard_margin must be None with negative='hardest': only 'semihard'"),
+        (
+            "SCTLoss",
+            {"hard_cutoff": 0.7},
+            "hard_cutoff must be None with preset='paper': only 'code2020'",
+        ),
+    ],
+)
+def test_options_that_do_nothing_are_errors_when_the_module_is_made(name, options, message):
+    with pytest.raises(ValueError) as caught:
+        getattr(losses, name)(**options)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if OPS[name] in (ops.triplet_loss, ops.sct_loss)])
+def test_the_number_of_anchors_that_count(name):
+    """All five points have pairs; with the semi-hard negative, point 2 has none."""
+    module = getattr(losses, name)()
+    expected = 4 if name in ("TripletLoss", "SHNLoss", "EPSHNLoss") else 5
+    loss, count = module(*HAND_POINTS, return_count=True)
+    assert_bitwise_equal(loss, module(*HAND_POINTS))
+    assert_bitwise_equal(count, torch.tensor(expected))
+    loss, selection, count = module(*HAND_POINTS, return_selection=True, return_count=True)
+    assert isinstance(selection, ops.Selection)
+    assert count == selection.count() == expected
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if OPS[name] is ops.tuplet_loss])
+def test_the_number_of_anchors_with_tuplets(name):
+    batch = HAND_POINTS.embeddings, torch.tensor([0, 0, 1, 0, 2])
+    loss, terms, count = getattr(losses, name)()(*batch, return_terms=True, return_count=True)
+    assert isinstance(terms, ops.TupletTerms)
+    assert_bitwise_equal(count, torch.tensor(3))
+    assert_bitwise_equal(loss, getattr(losses, name)()(*batch, return_count=True)[0])
+
+
+WRITTEN = [
+    "BatchAllLoss(temperature=1.0)",
+    "BatchAllTripletLoss(margin=0.5, reduction='sum')",
+    "EPHNLoss()",
+    "EPLoss(duplicate_threshold=0.9)",
+    "EPSHNLoss(tie='include', min_similarity=0.0)",
+    "GlobalLoss(lam=0.5)",
+    "HPHNLoss(similarity='euclidean')",
+    "HierarchicalTripletLoss(classes=[1, 5], margin=0.1, squared=False)",
+    "RatioTripletLoss(reduction='none')",
+    "SCTLoss(lam=0.1, preset='code2021', negative='semihard')",
+    "SHNLoss(semihard_fallback='hardest')",
+    "TripletLoss(positive='hardest', negative='hardest', term='hinge', margin=0.5)",
+    "TupletLoss(positive='all')",
+]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_module_is_written_out_as_it_is_made(text):
+    assert repr(eval(text, vars(losses))) == text

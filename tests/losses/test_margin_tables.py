@@ -1,0 +1,303 @@
+"""Tables of margins as state: fixed keys and shapes, before the first tree and after, for all that look at buffers."""
+
+import copy
+import io
+import math
+import pickle
+import re
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from hardmine import ops
+from hardmine.losses import BatchAllTripletLoss, HierarchicalTripletLoss
+from hardmine.mining import ClassDistances, ClassTree
+from helpers import HAND_POINTS, assert_bitwise_equal
+
+TABLE = torch.tensor([[0.0, 0.1], [0.5, 0.0]])
+LABELS = torch.tensor([0, 1])
+BATCH = HAND_POINTS[:2]  # of the classes 0 and 1
+NAMED = BATCH[0], BATCH[1] * 995 + 7  # of the classes 7 and 1002
+COLLAPSED, SPREAD = (
+    ClassTree(ClassDistances(torch.tensor([7, 1002]), torch.tensor(sq_dist)), levels=levels)
+    for sq_dist, levels in (([[0.0, 1.2], [1.2, 0.0]], 8), ([[0.25, 1.7], [1.7, 0.75]], 7))
+)
+
+
+def after(*trees: ClassTree, **options) -> HierarchicalTripletLoss:
+    """A module that has taken these trees."""
+    module = HierarchicalTripletLoss(classes=[7, 1002], **options)
+    for tree in trees:
+        module.update(tree)
+    return module
+
+
+each_past = pytest.mark.parametrize("trees", [[], [COLLAPSED], [COLLAPSED, SPREAD]], ids=["none", "one", "two"])
+
+
+# A number, or a table
+
+
+def test_the_state_of_a_number_is_empty():
+    module = BatchAllTripletLoss(reduction="sum")
+    for margin in (0.2, 0.7, -1):
+        module.set_margin(margin)
+        assert not module.state_dict()
+        assert_bitwise_equal(module(*BATCH), ops.batch_all_triplet_loss(*BATCH, margin=margin, reduction="sum"))
+
+
+def test_a_table_is_replaced_in_place():
+    module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS.flip(0), reduction="sum")
+    buffer, state = module.margin, module.state_dict()
+    for margin in (TABLE * 3, TABLE.double().T, 0.3):
+        module.set_margin(margin)
+        expected = margin if isinstance(margin, torch.Tensor) else torch.full((2, 2), margin)
+        labels = {"margin_labels": LABELS.flip(0)}
+        assert_bitwise_equal(
+            module(*BATCH), ops.batch_all_triplet_loss(*BATCH, margin=expected.float(), **labels, reduction="sum")
+        )
+        assert module.margin is buffer
+        assert state.keys() == module.state_dict().keys() == {"margin"}
+        assert_bitwise_equal(state["margin"], buffer)
+
+
+def test_a_table_is_the_module_s_own():
+    """Neither a change of the tensors given nor a gradient reaches it."""
+    table, labels = TABLE.clone().requires_grad_(), LABELS.clone()
+    module = BatchAllTripletLoss(margin=table, margin_labels=labels)
+    assert not module.margin.requires_grad
+    before = module(*BATCH)
+    with torch.no_grad():
+        table += 1
+    labels += 1
+    assert_bitwise_equal(module(*BATCH), before)
+    module.set_margin(table)
+    assert not module.margin.requires_grad
+    assert module(*BATCH) != before
+
+
+WRONG_MARGINS = [
+    (torch.zeros(2, 3), ValueError, "margin must be a number or [C, C], got [2, 3]"),
+    (torch.full((2, 2), math.nan), ValueError, "margin must be finite, got nan at [0, 0]"),
+    (torch.tensor([[0.0, 0.0], [math.inf, 0.0]]), ValueError, "margin must be finite, got inf at [1, 0]"),
+    (torch.zeros(2, 2).int(), TypeError, "margin must be float32, float64, float16 or bfloat16, got torch.int32"),
+    (math.nan, ValueError, "margin must be a number, got nan"),
+    ("0.2", TypeError, "margin must be a number, got str"),
+]
+
+
+@pytest.mark.parametrize(("margin", "error", "message"), WRONG_MARGINS, ids=[wrong[2] for wrong in WRONG_MARGINS])
+def test_wrong_margins_are_errors_when_they_are_set(margin, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        BatchAllTripletLoss(margin=margin)
+    module = BatchAllTripletLoss(margin=TABLE)
+    with pytest.raises(error, match=re.escape(message)):
+        module.set_margin(margin)
+    assert_bitwise_equal(module.margin, TABLE)
+    number = BatchAllTripletLoss(margin=0.7)
+    with pytest.raises(error, match="margin must be"):
+        number.set_margin(margin)
+    assert number.margin == 0.7
+
+
+def test_a_margin_keeps_its_shape():
+    with pytest.raises(ValueError, match=r"^margin must be \[C, C\] = \[2, 2\], as it was .*, got \[3, 3\]$"):
+        BatchAllTripletLoss(margin=TABLE).set_margin(torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"^margin must be a number, as it was .*, got a table \[2, 2\]$"):
+        BatchAllTripletLoss().set_margin(TABLE)
+    with pytest.raises(ValueError, match="margin must be finite, got inf"):
+        BatchAllTripletLoss(margin=TABLE.half()).set_margin(TABLE * 1e6)
+    with pytest.raises(ValueError, match="margin_labels must be distinct, got 3 twice"):
+        BatchAllTripletLoss(margin=TABLE, margin_labels=torch.tensor([3, 3]))
+    with pytest.raises(ValueError, match="margin_labels must be None where margin is a number"):
+        BatchAllTripletLoss(margin_labels=LABELS)
+
+
+def test_tables_are_written_out_by_their_shape():
+    module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS, squared=False)
+    assert repr(module) == "BatchAllTripletLoss(margin=[2, 2], margin_labels=[0, 1], squared=False)"
+    assert repr(BatchAllTripletLoss(margin=0.3)) == "BatchAllTripletLoss(margin=0.3)"
+    assert repr(BatchAllTripletLoss()) == "BatchAllTripletLoss()"
+
+
+# The same buffers from the first moment on
+
+
+@each_past
+def test_the_keys_and_shapes_of_the_state_never_change(trees):
+    module = after(*trees)
+    assert {name: list(value.shape) for name, value in module.state_dict().items()} == {"margin": [2, 2]}
+    assert [name for name, _ in module.named_buffers()] == ["margin"]
+    assert not list(module.parameters())
+
+
+def test_an_update_writes_into_the_same_buffer():
+    """DistributedDataParallel keeps a list of the buffers that it was made with, and broadcasts those."""
+    module = after()
+    buffer, address = module.margin, module.margin.data_ptr()
+    module.update(SPREAD)
+    assert module.margin is buffer
+    assert buffer.data_ptr() == address
+    assert_bitwise_equal(buffer, SPREAD.margin_table())
+
+
+@each_past
+@pytest.mark.parametrize("present", [[], [COLLAPSED]], ids=["into none", "into one"])
+@pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
+def test_it_is_saved_and_loaded(trees, present, assign):
+    """Through a file, as a part of a network, into a module before or after its first tree."""
+    saved, other = (torch.nn.ModuleDict({"loss": after(*some, margin=0.3)}) for some in (trees, present))
+    file = io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file), strict=True, assign=assign)
+    assert_bitwise_equal(other["loss"](*NAMED), saved["loss"](*NAMED))
+    other["loss"].update(SPREAD)
+    assert_bitwise_equal(other["loss"](*NAMED), after(SPREAD)(*NAMED))
+
+
+def test_a_state_of_the_network_alone_leaves_the_loss_as_it_is():
+    module = torch.nn.ModuleDict({"net": torch.nn.Linear(2, 2), "loss": after(SPREAD)})
+    before = module["loss"](*NAMED)
+    network = {name: value for name, value in module.state_dict().items() if name.startswith("net.")}
+    module.load_state_dict(network, strict=False)
+    assert_bitwise_equal(module["loss"](*NAMED), before)
+
+
+WRONG_STATES = [
+    # torch reports missing, unexpected and misshapen entries, as of every module
+    ({}, RuntimeError, 'Missing key(s) in state_dict: "loss.margin"'),
+    ({"loss.margin": TABLE, "loss.margin_labels": LABELS}, RuntimeError, "Unexpected key(s) in state_dict"),
+    ({"loss.margin": torch.zeros(3, 3)}, RuntimeError, "size mismatch for loss.margin"),
+    ({"loss.margin": 0.2}, RuntimeError, "loss.margin"),
+    ({"loss.margin": TABLE * math.nan}, ValueError, "loss.margin must be finite, got nan at [0, 0]"),
+    ({"loss.margin": TABLE / 0}, ValueError, "loss.margin must be finite, got nan at [0, 0]"),
+    ({"loss.margin": TABLE.int()}, TypeError, "loss.margin must be float32, float64, float16 or bfloat16, got"),
+    ({"loss.margin": TABLE > 0}, TypeError, "loss.margin must be float32, float64, float16 or bfloat16, got"),
+]
+
+
+@pytest.mark.parametrize(("state", "error", "message"), WRONG_STATES, ids=[wrong[2] for wrong in WRONG_STATES])
+def test_wrong_states_are_named_and_change_nothing(state, error, message):
+    module = torch.nn.ModuleDict({"loss": after(SPREAD)})
+    with pytest.raises(error, match=re.escape(message)):
+        module.load_state_dict(state)
+    if not message.startswith("Unexpected"):  # torch loads the entries that it knows
+        assert_bitwise_equal(module["loss"].margin, SPREAD.margin_table())
+
+
+@each_past
+def test_copies_and_pickles_go_their_own_way(trees):
+    module = after(*trees)
+    before = module(*NAMED)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert_bitwise_equal(twin(*NAMED), before)
+        twin.update(SPREAD)
+        twin.set_margin(9.0)
+        assert_bitwise_equal(module(*NAMED), before)
+
+
+AVERAGES = {"swa": {}, "ema": {"multi_avg_fn": get_ema_multi_avg_fn(0.75)}}
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_averaged_models_follow_updates(average, use_buffers):
+    """AveragedModel pairs the buffers of its copy with the model's, by their order."""
+    module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2), "loss": after()})
+    averaged = AveragedModel(module, use_buffers=use_buffers, **AVERAGES[average])
+    tables = []
+    for tree in (None, COLLAPSED, SPREAD):
+        if tree is not None:
+            module["loss"].update(tree)
+        averaged.update_parameters(module)
+        tables.append(module["loss"].margin.clone())
+    first, second, third = tables
+    assert not torch.equal(second, third)
+    expected = third
+    if use_buffers:
+        ema = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+        expected = (first + second + third) / 3 if average == "swa" else ema
+    copied = averaged.module["loss"]
+    torch.testing.assert_close(copied.margin, expected)
+    assert copied(*NAMED).isfinite()
+    copied.update(SPREAD)
+    assert_bitwise_equal(copied(*NAMED), module["loss"](*NAMED))
+
+
+def test_averages_leave_labels_exact():
+    """An average of an int64 buffer is truncated: label 7 may become 6."""
+    labels = torch.arange(0, 3000, 3)
+    module = HierarchicalTripletLoss(classes=labels)
+    averaged = AveragedModel(module, use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    for _ in range(3):
+        averaged.update_parameters(module)
+    assert torch.equal(averaged.module.margin_labels, labels)
+
+
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
+def test_the_table_goes_where_the_module_is():
+    module = after(COLLAPSED).double()
+    assert module.margin.dtype == torch.float64
+    assert module.margin_labels.dtype == torch.int64
+    module.update(SPREAD)
+    assert_bitwise_equal(module.margin, SPREAD.margin_table(dtype=torch.float64))
+    rows = NAMED[0].double(), NAMED[1]
+    assert module(*rows).dtype == torch.float64
+    module.to("meta")
+    assert module.margin.is_meta
+    assert module(*(t.to("meta") for t in NAMED)).is_meta
+    module.update(COLLAPSED)
+    module.load_state_dict(after(SPREAD).state_dict())
+    assert module.margin.is_meta
+    module.to_empty(device="cpu")
+    module.load_state_dict(after(SPREAD).state_dict())
+    assert_bitwise_equal(module(*NAMED), after(SPREAD)(*NAMED))
+    assert_bitwise_equal(module.bfloat16().margin, after(SPREAD).margin.bfloat16())
+    assert module(*NAMED).isfinite()
+
+
+def test_it_is_made_on_a_device_and_filled_later():
+    with torch.device("meta"):
+        module = HierarchicalTripletLoss(classes=[7, 1002])
+        other = BatchAllTripletLoss(margin=0.3)
+    assert module.margin.is_meta
+    module.to_empty(device="cpu")
+    module.update(SPREAD)
+    assert_bitwise_equal(module(*NAMED), after(SPREAD)(*NAMED))
+    assert_bitwise_equal(other(*BATCH), BatchAllTripletLoss(margin=0.3)(*BATCH))
+
+
+def test_functional_calls_take_other_tables():
+    module = after(COLLAPSED)
+    loss = torch.func.functional_call(module, {"margin": SPREAD.margin_table()}, NAMED)
+    assert_bitwise_equal(loss, after(SPREAD)(*NAMED))
+
+
+def test_a_compiled_module_sees_every_update():
+    """With one graph, since nothing that it is guarded by changes."""
+    counter = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    module = after()
+    compiled = torch.compile(module, backend=counter, fullgraph=True)
+    for tree in (None, COLLAPSED, SPREAD):
+        if tree is not None:
+            module.update(tree)
+        torch.testing.assert_close(compiled(*NAMED), module(*NAMED), rtol=0, atol=0)
+    assert counter.frame_count == 1
+
+
+def test_ddp_broadcasts_the_table_in_use():
+    """Its list of buffers is that of the time when it was made."""
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        module = torch.nn.Sequential(torch.nn.Linear(2, 2), after())
+        ddp = torch.nn.parallel.DistributedDataParallel(module)
+        module[1].update(SPREAD)
+        assert [buffer.data_ptr() for buffer in ddp.modules_buffers] == [module[1].margin.data_ptr()]
+        assert_bitwise_equal(ddp.modules_buffers[0], SPREAD.margin_table())
+    finally:
+        dist.destroy_process_group()
