@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from hardmine import _fanng, ops
 from hardmine._extras import require
 from hardmine.fanng import _file
-from hardmine.ops._arguments import check_choice, check_integer, check_number, check_rows, shape_of
+from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, check_rows, shape_of
 from hardmine.ops.knn import MOST_NEIGHBORS
 
 _ROWS_OF_A_CALL = 8192  # between which neighbors() shows progress
@@ -48,6 +49,10 @@ class Index:
     def __init__(self, core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> None:
         """For :meth:`build` and :meth:`load`."""
         self._core, self._vectors, self._settings = core, vectors, settings
+
+    def __reduce__(self) -> tuple[Callable[..., Index], tuple[Any, ...]]:
+        """Pickle and copy the rows, the edges and the settings: the graph is put together again, not built."""
+        return _unpickled, tuple(_file.taken_apart(self._core, self._vectors, self._settings))
 
     @classmethod
     def build(
@@ -99,8 +104,15 @@ class Index:
             ValueError: An argument of the wrong shape or value; a row that is not finite, or whose squared distances
                 overflow float32, is named.
             KeyboardInterrupt: Ctrl-C.
-            ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+            ModuleNotFoundError: NumPy is not installed, or ``progress`` is True and tqdm is not.
+
+        Example:
+            >>> import torch
+            >>> index = Index.build(torch.eye(3), metric="euclidean")
+            >>> index.search(torch.tensor([[0.0, 2.0, 0.0]]), k=1).index
+            tensor([[1]])
         """
+        require("numpy")  # the compiled library takes and gives arrays
         rows = _as_rows("vectors", vectors)
         if rows.data_ptr() == vectors.data_ptr():
             rows = rows.clone()  # the caller may fill a buffer of embeddings anew, and the index would not notice
@@ -224,8 +236,9 @@ class Index:
         """
         k, most = _check_k(k), _check_effort(max_distance_computations, k)
         threads = _check_threads(threads)
-        distance = torch.empty(len(self), k)
-        index = torch.empty(len(self), k, dtype=torch.int64)
+        progress = progress is not None and check_flag("progress", progress)
+        distance = torch.empty(len(self), k, dtype=torch.float32, device="cpu")
+        index = torch.empty(len(self), k, dtype=torch.int64, device="cpu")
         step = _ROWS_OF_A_CALL if progress else max(len(self), 1)
         starts = range(0, len(self), step)
         if progress:
@@ -259,16 +272,21 @@ class Index:
 
         Returns:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.
+
+        Raises:
+            TypeError: An argument of the wrong type.
+            ValueError: An argument out of range.
         """
         k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
+        sample = None if sample is None else check_integer("sample", sample, 1, 2**31 - 1)
+        most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
+        generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, 0, 2**64 - 1))
         if len(self) < 2:
             return float("nan")
-        rows = torch.arange(len(self))
+        rows = torch.arange(len(self), device="cpu")
         if sample is not None:
-            size = min(check_integer("sample", sample, 1, 2**31 - 1), len(self))
-            rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:size].sort().values
+            rows = torch.randperm(len(self), generator=generator, device="cpu")[:sample].sort().values
         count = min(k, len(self) - 1)
-        most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
         found = self.search(self._vectors[rows], k + 1, max_distance_computations=most, start=rows, threads=threads)
         # Distances in float64, of rows that the index would normalize whatever their length.
         points = self._vectors.double()
@@ -297,7 +315,9 @@ class Index:
             path: Name of the file.
 
         Raises:
-            OSError: The file cannot be written, or its name is taken by something that is no file.
+            TypeError: ``path`` is no path.
+            OSError: The file cannot be written, or its name is taken by something that is no file;
+                FileNotFoundError if there is no such folder.
             ModuleNotFoundError: safetensors is not installed.
         """
         _file.write(path, _file.taken_apart(self._core, self._vectors, self._settings))
@@ -343,6 +363,11 @@ class Index:
         }
 
 
+def _unpickled(*contents: Any) -> Index:
+    """The index that was pickled as these contents."""
+    return Index(*_file.put_together(_file.Contents(*contents)))
+
+
 def default_effort(k: int) -> int:
     """Distance computations of a search for `k` neighbors, where none are asked for."""
     return max(400, 20 * k)
@@ -378,9 +403,11 @@ def _check_start(start: Any, queries: int, rows: int) -> Any:
         if start.shape != (queries,):
             raise ValueError(f"start must be [Q] = [{queries}], got {shape_of(start)}")
         return start.to("cpu", torch.int64).numpy()
+    if not isinstance(start, Integral) or isinstance(start, bool):
+        raise TypeError(f"start must be an integer, a tensor of integers or None, got {type(start).__name__}")
     if rows == 0:
         raise ValueError(f"start must be None, the index has no rows, got {start}")
-    return torch.full((queries,), check_integer("start", start, 0, rows - 1)).numpy()
+    return torch.full((queries,), check_integer("start", start, 0, rows - 1), dtype=torch.int64, device="cpu").numpy()
 
 
 @contextmanager

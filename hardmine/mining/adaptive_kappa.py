@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from hardmine.ops._arguments import check_integer
@@ -158,17 +159,34 @@ class AdaptiveKappa:
             "history": [list(point) for point in self._history],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where another controller's :meth:`state_dict` was taken.
 
         Raises:
-            ValueError: `state` lacks an entry or has one too many.
+            TypeError: `state` or an entry has the wrong type.
+            ValueError: `state` lacks an entry, has one too many, or one that no controller has.
         """
-        expected = self.state_dict().keys()
-        if state.keys() != expected:
-            raise ValueError(f"state must have the entries {', '.join(expected)}, got {', '.join(map(str, state))}")
-        self.epoch, self.kappa, self.alpha, self.beta = (state[key] for key in ("epoch", "kappa", "alpha", "beta"))
-        self._history = [(error, kappa) for error, kappa in state["history"]]
+        check_entries(state, self.state_dict())
+        epoch = check_integer("state['epoch']", state["epoch"], 1)
+        line = {name: state[name] for name in ("kappa", "alpha", "beta")}
+        if any(value is None for value in line.values()):
+            if any(value is not None for value in line.values()):
+                raise ValueError(f"state must have numbers for all of kappa, alpha and beta or for none, got {line}")
+        else:
+            line = {name: _check_finite(f"state['{name}']", value) for name, value in line.items()}
+        history = state["history"]
+        if not isinstance(history, (list, tuple)) or not all(
+            isinstance(point, (list, tuple)) and len(point) == 2 for point in history
+        ):
+            raise TypeError(f"state['history'] must be a list of pairs of an error and a kappa, got {history!r}")
+        self._history = [
+            (
+                _check_finite("an error in state['history']", error, at_least=0.0, at_most=1.0),
+                _check_finite("a kappa in state['history']", kappa, above=0.0),
+            )
+            for error, kappa in history
+        ]
+        self.epoch, self.kappa, self.alpha, self.beta = epoch, line["kappa"], line["alpha"], line["beta"]
 
     def __repr__(self) -> str:
         """The target, and where the controller stands."""
@@ -200,6 +218,14 @@ class AdaptiveKappa:
         return min(max(kappa, self.min_kappa), self.max_kappa)
 
 
+def check_entries(state: Any, expected: Mapping[str, Any]) -> None:
+    """``state`` is a mapping with the keys of ``expected``."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping, as state_dict() returns it, got {type(state).__name__}")
+    if state.keys() != expected.keys():
+        raise ValueError(f"state must have the entries {', '.join(expected)}, got {', '.join(map(str, state))}")
+
+
 def _check_finite(
     name: str,
     value: Any,
@@ -211,10 +237,10 @@ def _check_finite(
 ) -> float:
     """A finite number within all of the limits, as a float. Whatever float() takes, such as a tensor of one number."""
     try:
-        if isinstance(value, str):
-            raise TypeError("a string is no number")
+        if isinstance(value, (str, bool)):
+            raise TypeError("a string and a bool are no numbers")
         number = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error
     if not (math.isfinite(number) and above < number < below and at_least <= number <= at_most):
         limits = [

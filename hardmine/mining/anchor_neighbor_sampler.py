@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine.mining.adaptive_kappa import check_entries
 from hardmine.mining.class_distances import ClassDistances, check_class_distances, nearest_classes
 from hardmine.mining.class_tree import ClassTree
+from hardmine.mining.labels import check_labels
 from hardmine.mining.sampler import ClassSampler
-from hardmine.ops._arguments import check_integer
+from hardmine.ops._arguments import INTEGER_DTYPES, check_integer
 
 
 class AnchorNeighborSampler(ClassSampler):
@@ -117,28 +119,36 @@ class AnchorNeighborSampler(ClassSampler):
         """Go on where another sampler's :meth:`state_dict` was taken.
 
         Raises:
+            TypeError: ``state`` or an entry has the wrong type.
             ValueError: ``state`` is no state of such a sampler, or of one with other classes or sizes.
         """
-        if state.keys() != self.state_dict().keys():
-            raise ValueError(
-                f"state must have the entries {', '.join(self.state_dict())}, got {', '.join(map(str, state))}"
-            )
-        if not torch.equal(state["classes"], self.classes):
+        check_entries(state, self.state_dict())
+        classes, neighbors = check_labels(state["classes"], "state['classes']"), state["neighbors"]
+        if not torch.equal(classes, self.classes):
             raise ValueError(
                 f"state must be of a sampler of the same {len(self.classes)} classes, got one of "
-                f"{len(state['classes'])}, or others"
+                f"{len(classes)}, or others"
             )
-        neighbors, shape = state["neighbors"], (len(self.classes), self.classes_per_batch - 1)
-        if neighbors is not None and neighbors.shape != shape:
-            raise ValueError(f"state must have neighbors {list(shape)}, got {list(neighbors.shape)}")
+        shape = (len(self.classes), self.classes_per_batch - 1)
+        if neighbors is not None:
+            if not isinstance(neighbors, Tensor):
+                raise TypeError(f"state['neighbors'] must be a tensor or None, got {type(neighbors).__name__}")
+            if neighbors.shape != shape:
+                raise ValueError(f"state must have neighbors {list(shape)}, got {list(neighbors.shape)}")
+            if neighbors.dtype not in INTEGER_DTYPES:
+                raise TypeError(f"state['neighbors'] must have an integer dtype, got {neighbors.dtype}")
+            neighbors = neighbors.to("cpu", torch.int32, copy=True)
+            if neighbors.numel() and not 0 <= int(neighbors.min()) <= int(neighbors.max()) < len(classes):
+                raise ValueError(f"state['neighbors'] must be from 0 to {len(classes) - 1}, got others")
         self.epoch = check_integer("state['epoch']", state["epoch"], 0)
-        self._neighbors = None if neighbors is None else neighbors.clone()
+        self._neighbors = neighbors
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:
         neighbors = self._neighbors  # those of now, whenever the batches are drawn
 
         def choose(generator: torch.Generator) -> list[int]:
-            order = torch.randperm(len(self.classes), generator=generator)[: self.classes_per_batch].tolist()
+            order = torch.randperm(len(self.classes), generator=generator, device="cpu")
+            order = order[: self.classes_per_batch].tolist()
             if neighbors is None:
                 return order
             anchors = order[: self.anchors_per_batch]

@@ -80,7 +80,7 @@ class ClassTree:
             )
         d_0 = own.nanmean()
         self.within_sq_dist = own.where(~own.isnan(), d_0)
-        level = torch.arange(self.levels + 1, dtype=torch.float64)
+        level = torch.arange(self.levels + 1, dtype=torch.float64, device="cpu")
         self.thresholds = level * (MOST_SQ_DIST - d_0) / self.levels + d_0
         self.thresholds[-1] = MOST_SQ_DIST  # not a bit less
         self.join_levels, self.node_counts = self._join(sq_dist)

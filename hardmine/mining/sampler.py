@@ -52,7 +52,7 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's batches of one epoch: lists of image indices, the images of a class side by side."""
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        generator = torch.Generator("cpu").manual_seed(self.seed + 1_000_003 * self.epoch)
         self.epoch += 1
         choose = self._chooser()
         for number in range(self.batches_per_epoch * self.world_size):
@@ -72,7 +72,7 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
             if room == 0:
                 break
             members = self._members[position]
-            drawn = torch.randperm(len(members), generator=generator)[: min(room, self.images_per_class)]
+            drawn = torch.randperm(len(members), generator=generator, device="cpu")[: min(room, self.images_per_class)]
             batch.extend(members[drawn].tolist())
         return batch
 
@@ -192,6 +192,7 @@ class ClassBalancedSampler(ClassSampler):
         """Classes in random order; without `classes_per_batch` all of them, of which the batch takes what it needs."""
 
         def choose(generator: torch.Generator) -> list[int]:
-            return torch.randperm(len(self.classes), generator=generator)[: self.classes_per_batch].tolist()
+            order = torch.randperm(len(self.classes), generator=generator, device="cpu")
+            return order[: self.classes_per_batch].tolist()
 
         return choose

@@ -47,7 +47,7 @@ class BatchAllComparison(OpComparison):
         squared, normalize = self.options["squared"], self.options["similarity"] == "cosine"
         largest_norm = 1.0 if normalize else max(x.norm(dim=1).max().item() if len(x) else 0.0, 1e-30)
         scale = (2 * largest_norm) ** 2 if squared else 2 * largest_norm
-        margin = torch.as_tensor(self.arguments["margin"]).abs().max().item()
+        margin = torch.as_tensor(self.arguments["margin"], dtype=torch.float64, device=x.device).abs().max().item()
         census = self._census(x, self.tolerance * (scale + margin))
         if int(returned.total) != int(counts.total):
             return f"total must be {int(counts.total)}, got {int(returned.total)}"
