@@ -65,9 +65,10 @@ class _Loss(nn.Module):
             if options.setdefault(name, value) != value:
                 raise ValueError(f"{name} must be {value!r} in {type(self).__name__}, got {options[name]!r}")
         # The op itself checks its options, on an empty batch: here, and not in the first step of a training.
-        device = getattr(options.get("generator"), "device", None)
-        empty = torch.empty(0, 1, device=device), torch.empty(self._nothing, dtype=torch.int64, device=device)
-        inspect.unwrap(op)(*empty, **options)
+        device = getattr(options.get("generator"), "device", "cpu")
+        empty = torch.empty(0, 1, dtype=torch.float32, device=device)
+        nothing = torch.empty(self._nothing, dtype=torch.int64, device=device)
+        inspect.unwrap(op)(empty, nothing, **options)
         self._op = op
         self.options = options
 
@@ -211,9 +212,10 @@ class BatchAllTripletLoss(_Loss):
             TypeError: As the op does.
             ValueError: As the op does.
         """
-        device = margin.device if isinstance(margin, Tensor) else None
-        nothing = torch.empty(0, 1, device=device), torch.empty(0, dtype=torch.int64, device=device)
-        inspect.unwrap(self._op)(*nothing, margin=margin, margin_labels=margin_labels, **self.options)
+        device = margin.device if isinstance(margin, Tensor) else "cpu"
+        empty = torch.empty(0, 1, dtype=torch.float32, device=device)
+        nothing = torch.empty(0, dtype=torch.int64, device=device)
+        inspect.unwrap(self._op)(empty, nothing, margin=margin, margin_labels=margin_labels, **self.options)
         # The op looks at the entries for the classes of a batch: a bad one would show late in an epoch.
         if isinstance(margin, Tensor) and has_values(margin) and not margin.isfinite().all():
             row, column = (~margin.isfinite()).nonzero()[0].tolist()
@@ -292,7 +294,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         super().__init__(margin, **options)
         self.beta = check_finite("beta", beta)
         self._first_margin = margin
-        self.register_buffer("trees", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("trees", torch.zeros((), dtype=torch.int64, device="cpu"))
 
     def update(self, tree: ClassTree) -> None:
         """Takes the margins of a tree, whose classes must be all that the batches have.
