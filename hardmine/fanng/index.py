@@ -125,6 +125,7 @@ class Index:
         if success_rate > 1:
             raise ValueError(f"success_rate must be from 0 to 1, got {success_rate}")
         most = 0 if max_traversals is None else check_integer("max_traversals", max_traversals, 1, 2**62)
+        refinements, threads = check_integer("refinements", refinements, 0, 1000), _check_threads(threads)
         warm, seeding = None, _fanng.Seeding.nothing
         if isinstance(init, Index):
             warm = init._core
@@ -139,8 +140,8 @@ class Index:
                 metric=getattr(_fanng.Metric, metric),
                 **settings,
                 max_traversals=most,
-                refinements=check_integer("refinements", refinements, 0, 1000),
-                threads=_check_threads(threads),
+                refinements=refinements,
+                threads=threads,
                 seeding=seeding,
                 warm=warm,
                 progress=report,
@@ -203,8 +204,9 @@ class Index:
         if rows.shape[1] != self.depth:
             raise ValueError(f"queries must be [Q, D] with the index's D = {self.depth}, got {shape_of(queries)}")
         k, most = _check_k(k), _check_effort(max_distance_computations, k)
+        threads = _check_threads(threads)
         starts = None if start is None else _check_start(start, len(rows), len(self))
-        found = self._core.search(rows.numpy(), k, most, starts, _check_threads(threads))
+        found = self._core.search(rows.numpy(), k, most, starts, threads)
         return Neighbors(*map(torch.from_numpy, found))
 
     def neighbors(
