@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NoReturn
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from hardmine.fanng import Index
 from hardmine.mining.batches import TripletBatch
-from hardmine.ops._arguments import shape_of
+from hardmine.mining.lists import METHODS
+from hardmine.ops._arguments import check_finite, check_integer, shape_of
 
 
 @dataclass(frozen=True)
@@ -162,3 +165,71 @@ class MinedEpoch(Sequence[TripletBatch]):
             errors = {"error": self.error, "mined_error": self.mined_error}
             record = EpochRecord(**self._measured, **errors, epoch_seconds=time.perf_counter() - self._start)
             self._end(record, self._graph)
+
+
+_TIMES = ("embedding_seconds", "list_seconds", "triplet_seconds")
+_MEASURED = ("epoch", "kappa", "mined_share", "method", *_TIMES)
+
+
+def check_state_of(kind: str, state: Any, entries: Sequence[str]) -> None:
+    """``state`` is a mapping that has the entries."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping, as state_dict() returns it, got {type(state).__name__}")
+    if missing := sorted(set(entries) - state.keys()):
+        raise ValueError(f"state must be a {kind}'s state_dict, got none of {', '.join(missing)}")
+
+
+def checked_record(number: int, record: Any) -> EpochRecord:
+    """The record of epoch ``number`` from a miner's state."""
+    name = f"state['history'][{number - 1}]"
+    try:
+        made = EpochRecord(**record)
+    except TypeError as error:
+        raise ValueError(f"state must be a SmartMiner's state_dict, got a history of other records: {error}") from error
+    _check_measured(name, dataclasses.asdict(made), ("error", "mined_error", "epoch_seconds"))
+    if made.epoch != number:
+        raise ValueError(f"{name} must be of epoch {number}, got epoch {made.epoch}")
+    return made
+
+
+def check_epoch_state(state: Any) -> None:
+    """``state`` is what :meth:`MinedEpoch.state_dict` returns."""
+    check_state_of("MinedEpoch", state, ("batches", "measured", "observed", "nonzero", "seconds"))
+    measured = state["measured"]
+    if not isinstance(measured, Mapping) or measured.keys() != set(_MEASURED):
+        raise ValueError(f"state['measured'] must have the entries {', '.join(_MEASURED)}, got {measured!r:.80}")
+    _check_measured("state['measured']", measured)
+    _check_real("state['seconds']", state["seconds"])
+    for name in ("observed", "nonzero"):
+        _check_tensor(f"state['{name}']", state[name], torch.int64, 1)
+    if not isinstance(state["batches"], (list, tuple)):
+        raise TypeError(f"state['batches'] must be a list, got {type(state['batches']).__name__}")
+    for i, batch in enumerate(state["batches"]):
+        if not isinstance(batch, (list, tuple)) or len(batch) != 3:
+            raise TypeError(f"state['batches'][{i}] must be rows, triplets and mined, got {batch!r:.80}")
+        for tensor, field, dtype, dim in zip(
+            batch, TripletBatch._fields, (torch.int64, torch.int64, torch.bool), (1, 2, 1), strict=True
+        ):
+            _check_tensor(f"{field} of state['batches'][{i}]", tensor, dtype, dim)
+
+
+def _check_measured(name: str, measured: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    check_integer(f"epoch of {name}", measured["epoch"], 1)
+    if measured["kappa"] is not None:
+        check_finite(f"kappa of {name}", measured["kappa"], at_least=0.0)
+    if measured["method"] not in (None, *METHODS):
+        raise ValueError(f"method of {name} must be None or one of {METHODS}, got {measured['method']!r}")
+    for field in ("mined_share", *_TIMES, *more):
+        _check_real(f"{field} of {name}", measured[field])
+
+
+def _check_real(name: str, value: Any) -> None:
+    """A number, NaN included: the share of no triplets."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def _check_tensor(name: str, tensor: Any, dtype: torch.dtype, dim: int) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.dim() != dim:
+        got = f"{tensor.dtype} {shape_of(tensor)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{name} must be a tensor of {dtype} of {dim} dimension{'s'[: dim - 1]}, got {got}")

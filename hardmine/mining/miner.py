@@ -17,7 +17,7 @@ from hardmine.fanng import Index
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.batches import TripletBatch, mixed_batches
 from hardmine.mining.embedding import check_images, embed_all
-from hardmine.mining.epoch import EpochRecord, MinedEpoch
+from hardmine.mining.epoch import EpochRecord, MinedEpoch, check_epoch_state, check_state_of, checked_record
 from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
@@ -220,11 +220,10 @@ class SmartMiner:
         nothing.
 
         Raises:
+            TypeError: ``state`` or an entry has the wrong type.
             ValueError: ``state`` is no such state, or of another epoch than the next one.
         """
-        missing = {"batches", "measured", "observed", "nonzero", "seconds"} - set(state)
-        if missing:
-            raise ValueError(f"state must be a MinedEpoch's state_dict, got none of {', '.join(sorted(missing))}")
+        check_epoch_state(state)
         number = state["measured"]["epoch"]
         if number != len(self.history) + 1:
             raise ValueError(f"state must be of epoch {len(self.history) + 1}, which is next, got epoch {number}")
@@ -274,24 +273,20 @@ class SmartMiner:
         """Go on after the last epoch of a saved run; what holds then is in the notes on the class.
 
         Raises:
+            TypeError: ``state`` or an entry has the wrong type.
             ValueError: ``state`` is of another number of images, another seed or another kind of kappa; or it is no
                 state of a miner.
         """
-        missing = {"images", "seed", "kappa", "history"} - set(state)
-        if missing:
-            raise ValueError(f"state must be a SmartMiner's state_dict, got none of {', '.join(sorted(missing))}")
+        check_state_of("SmartMiner", state, ("images", "seed", "kappa", "history"))
         adaptive = isinstance(self.kappa, AdaptiveKappa)
         for name, own in {"images": len(self.labels), "seed": self.seed}.items():
             if state[name] != own:
                 raise ValueError(f"state must be of a miner with {name} = {own}, got {state[name]}")
         if isinstance(state["kappa"], Mapping) != adaptive:
             raise ValueError(f"state must be of a miner with {'an adaptive' if adaptive else 'a fixed'} kappa")
-        try:
-            history = [EpochRecord(**record) for record in state["history"]]
-        except TypeError as error:
-            raise ValueError(
-                f"state must be a SmartMiner's state_dict, got a history of other records: {error}"
-            ) from error
+        if not isinstance(state["history"], (list, tuple)):
+            raise TypeError(f"state['history'] must be a list, got {type(state['history']).__name__}")
+        history = [checked_record(number, record) for number, record in enumerate(state["history"], 1)]
         if adaptive:
             self.kappa.load_state_dict(state["kappa"])
         elif state["kappa"] != float(self.kappa):
