@@ -21,7 +21,7 @@ from hardmine.mining.epoch import EpochRecord, MinedEpoch, check_epoch_state, ch
 from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
-from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number
+from hardmine.ops._arguments import check_choice, check_flag, check_integer
 from hardmine.ops.knn import MOST_NEIGHBORS
 
 _MOST = 2**31 - 1
@@ -123,9 +123,11 @@ class SmartMiner:
         if batches_per_epoch is None:
             batches_per_epoch = max(1, len(self.labels) // self.batch_size)
         self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1, _MOST)
-        self.mined_share = check_number("mined_share", mined_share, at_least=0.0)
-        if self.mined_share > 1:
+        if not isinstance(mined_share, Real) or isinstance(mined_share, bool):
+            raise TypeError(f"mined_share must be a number from 0 to 1, got {type(mined_share).__name__}")
+        if not 0 <= mined_share <= 1:
             raise ValueError(f"mined_share must be from 0 to 1, got {mined_share!r}")
+        self.mined_share = float(mined_share)
         self.neighbors = check_integer("neighbors", neighbors, 1, MOST_NEIGHBORS)
         self.per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
         if isinstance(kappa, Real) and not isinstance(kappa, bool):
