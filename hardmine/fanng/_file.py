@@ -151,6 +151,7 @@ def _check_version(version: str, library_version: str) -> None:
 def _parsed(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # a number that is not finite could not be saved again
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} must be JSON, got {text[:80]!r}") from error
     if not isinstance(value, dict):
@@ -160,8 +161,9 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
 
 def _check_stats(stats: dict[str, Any]) -> None:
     rate = stats.get("success_rate")
-    if type(rate) not in (int, float) or not 0 <= rate <= 1:
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate <= 1:
         raise ValueError(f"stats must have a success_rate from 0 to 1, got {rate!r}")
     for name in _STATS[1:]:
-        if type(stats.get(name)) is not int or not 0 <= stats[name] < 2**63:
-            raise ValueError(f"stats must have {name} from 0 to 2**63 - 1, got {stats.get(name)!r}")
+        value = stats.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise ValueError(f"stats must have {name} from 0 to 2**63 - 1, got {value!r}")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,13 +59,13 @@ class Index:
         cls,
         vectors: Tensor,
         *,
-        metric: str = "cosine",
+        metric: Literal["cosine", "euclidean"] = "cosine",
         success_rate: float = 0.98,
         max_degree: int = 30,
         seed: int = 0,
         threads: int | None = None,
         progress: bool | Callable[[float, int], object] | None = None,
-        init: str | Index | None = None,
+        init: Literal["exact", "naive"] | Index | None = None,
         max_traversals: int | None = None,
         refinements: int = 0,
     ) -> Index:
@@ -117,7 +117,7 @@ class Index:
         if rows.data_ptr() == vectors.data_ptr():
             rows = rows.clone()  # the caller may fill a buffer of embeddings anew, and the index would not notice
         check_choice("metric", metric, _file.METRICS)
-        settings = {
+        settings: dict[str, Any] = {
             "success_rate": check_number("success_rate", success_rate, at_least=0.0),
             "max_degree": check_integer("max_degree", max_degree, 1, 65535),
             "seed": check_integer("seed", seed, 0, 2**64 - 1),

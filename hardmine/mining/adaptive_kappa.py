@@ -207,11 +207,15 @@ class AdaptiveKappa:
             slope = statistics.linear_regression(errors, kappas).slope
             self.alpha = slope if slope < 0 else self.alpha
         least, most = (gain * mean_kappa for gain in self.gain)
+        if self.alpha is None:
+            raise RuntimeError("the controller has no line yet")
         self.alpha = -min(max(-self.alpha, least), most)
         self.beta = mean_kappa - self.alpha * mean_error
 
     def _at_target(self) -> float:
         """Equation 8."""
+        if self.alpha is None or self.beta is None:
+            raise RuntimeError("the controller has no line yet")
         return self.alpha * self.target_error + self.beta
 
     def _bounded(self, kappa: float) -> float:

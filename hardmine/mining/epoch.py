@@ -162,8 +162,9 @@ class MinedEpoch(Sequence[TripletBatch]):
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         # After an error or Ctrl-C the miner stands where it stood before the epoch, and can begin it again.
         if kind is None:
+            seconds = time.perf_counter() - self._start
             errors = {"error": self.error, "mined_error": self.mined_error}
-            record = EpochRecord(**self._measured, **errors, epoch_seconds=time.perf_counter() - self._start)
+            record = EpochRecord(**{**self._measured, **errors, "epoch_seconds": seconds})
             self._end(record, self._graph)
 
 

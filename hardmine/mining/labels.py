@@ -34,6 +34,6 @@ def _kind_of(labels: Any) -> str:
         return f"{kind} of {labels.dtype}"
     if isinstance(labels, (list, tuple)):
         for i, label in enumerate(labels):
-            if not isinstance(label, Integral) or not -(2**63) <= label < 2**63:
+            if not isinstance(label, Integral) or not -(2**63) <= int(label) < 2**63:
                 return f"{kind} with {label!r} at [{i}]"
     return kind

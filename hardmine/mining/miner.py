@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class SmartMiner:
         neighbors: int = 50,
         per_anchor: int = 1,
         kappa: AdaptiveKappa | float | None = None,
-        method: str = "exact",
+        method: Literal["exact", "fanng"] = "exact",
         fanng: Mapping[str, Any] | None = None,
         embed_chunk: int = 256,
         num_workers: int = 0,
@@ -123,11 +123,7 @@ class SmartMiner:
         if batches_per_epoch is None:
             batches_per_epoch = max(1, len(self.labels) // self.batch_size)
         self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1, _MOST)
-        if not isinstance(mined_share, Real) or isinstance(mined_share, bool):
-            raise TypeError(f"mined_share must be a number from 0 to 1, got {type(mined_share).__name__}")
-        if not 0 <= mined_share <= 1:
-            raise ValueError(f"mined_share must be from 0 to 1, got {mined_share!r}")
-        self.mined_share = float(mined_share)
+        self.mined_share = _check_share(mined_share)
         self.neighbors = check_integer("neighbors", neighbors, 1, MOST_NEIGHBORS)
         self.per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
         if isinstance(kappa, Real) and not isinstance(kappa, bool):
@@ -263,11 +259,10 @@ class SmartMiner:
         During an epoch it is the state before it. Holds plain numbers and text only, so that
         ``torch.load(weights_only=True)`` and JSON take it.
         """
-        adaptive = isinstance(self.kappa, AdaptiveKappa)
         return {
             "images": len(self.labels),
             "seed": self.seed,
-            "kappa": self.kappa.state_dict() if adaptive else float(self.kappa),
+            "kappa": self.kappa.state_dict() if isinstance(self.kappa, AdaptiveKappa) else float(self.kappa),
             "history": [dataclasses.asdict(record) for record in self.history],
         }
 
@@ -289,11 +284,19 @@ class SmartMiner:
         if not isinstance(state["history"], (list, tuple)):
             raise TypeError(f"state['history'] must be a list, got {type(state['history']).__name__}")
         history = [checked_record(number, record) for number, record in enumerate(state["history"], 1)]
-        if adaptive:
+        if isinstance(self.kappa, AdaptiveKappa):
             self.kappa.load_state_dict(state["kappa"])
         elif state["kappa"] != float(self.kappa):
             raise ValueError(f"state must be of a miner with kappa = {float(self.kappa)}, got {state['kappa']}")
         self.history, self._graph = history, None
+
+
+def _check_share(share: Any) -> float:
+    if not isinstance(share, Real) or isinstance(share, bool):
+        raise TypeError(f"mined_share must be a number from 0 to 1, got {type(share).__name__}")
+    if not 0 <= float(share) <= 1:
+        raise ValueError(f"mined_share must be from 0 to 1, got {share!r}")
+    return float(share)
 
 
 def _check_triplets_exist(labels: Tensor) -> None:

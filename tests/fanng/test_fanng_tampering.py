@@ -124,6 +124,8 @@ def test_graphs_that_are_none(tampered, name, change, problem):
         ({"metric": "__class__"}, "metric must be one of"),
         ({"build": "{"}, r"build must be JSON, got '{'"),
         ({"build": "[" * 100_000}, r"build must be JSON, got '\[\["),
+        ({"build": '{"success_rate": NaN}'}, "build must be JSON, got .*NaN"),
+        ({"build": '{"success_rate": 1e400}'}, "build must be JSON, got .*1e400"),
         ({"build": "3"}, "build must be a JSON object, got '3'"),
         ({"stats": "[]"}, "stats must be a JSON object"),
         ({"stats": "{}"}, "stats must have a success_rate from 0 to 1, got None"),
