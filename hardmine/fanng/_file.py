@@ -135,6 +135,10 @@ def _contents(file: Any) -> Contents:
         raise ValueError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metadata.get('metric')!r}")
     build, stats = (_parsed(name, metadata.get(name, "")) for name in ("build", "stats"))
     _check_stats(stats)
+    try:
+        json.dumps(build, allow_nan=False)  # as save() will write it
+    except ValueError as error:
+        raise ValueError(f"build must have finite numbers, got {metadata['build'][:80]!r}") from error
     return Contents(**tensors, metric=metadata["metric"], build=build, stats=stats)
 
 
@@ -151,7 +155,6 @@ def _check_version(version: str, library_version: str) -> None:
 def _parsed(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-        json.dumps(value, allow_nan=False)  # a number that is not finite could not be saved again
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} must be JSON, got {text[:80]!r}") from error
     if not isinstance(value, dict):
