@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hardmine._extras import require
 from hardmine.mining.class_distances import MOST_SQ_DIST, ClassDistances, check_class_distances, class_distances
-from hardmine.mining.linkage import average_merges, joined_at, single_merges
 from hardmine.ops._arguments import FLOAT_DTYPES, check_choice, check_finite, check_integer
 
-MERGES = {"single": single_merges, "average": average_merges}
-LINKAGES = tuple(MERGES)
+LINKAGES = ("single", "average")
 
 
 class ClassTree:
@@ -50,6 +49,7 @@ class ClassTree:
         TypeError: An argument of the wrong type.
         ValueError: ``levels`` or ``linkage`` is none that there is; the distances are of fewer than 2 classes, of
             classes of one sample each (there is no d_0 then), not finite, or none of unit vectors.
+        ModuleNotFoundError: SciPy is not installed.
 
     Note:
         The paper names the level H(y_a, y_n) at whose threshold the classes merge "in the next level": the leaves are
@@ -58,7 +58,7 @@ class ClassTree:
         same: the paper's tree ends in one node. Only points that are opposite to each other are that far.
         Where every class has collapsed to a point, d_0 is 0, nothing joins at level 0, and the other levels are as
         they always are.
-        Equal on every repeat. Time and memory are O(C^2), in steps of O(C) between which Ctrl-C interrupts it.
+        Equal on every repeat. Time and memory are O(C^2).
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1. Whether joining is
@@ -106,12 +106,15 @@ class ClassTree:
 
     def _join(self, sq_dist: Tensor) -> tuple[Tensor, Tensor]:
         """The level at which every two classes join, and the number of nodes after every level."""
-        merges = sorted(MERGES[self.linkage](sq_dist), key=lambda merge: merge[2])
-        heights = self.thresholds.new_tensor([height for _, _, height in merges])
+        hierarchy = require("scipy.cluster.hierarchy")
+        squareform = require("scipy.spatial.distance").squareform  # between [C, C] and [C (C - 1) / 2]
+        merges = hierarchy.linkage(squareform(sq_dist.numpy(), checks=False), method=self.linkage)
+        heights = torch.from_numpy(hierarchy.cophenet(merges))
         # The number of thresholds that are not above the height is the number of the first that is.
-        levels = torch.searchsorted(self.thresholds, heights, right=True).clamp_(max=self.levels)
-        join_levels = joined_at(merges, levels.tolist())
-        node_counts = len(self.classes) - torch.searchsorted(heights, self.thresholds)
+        levels = torch.searchsorted(self.thresholds, heights, right=True, out_int32=True).clamp_(max=self.levels)
+        join_levels = torch.from_numpy(squareform(levels.to(torch.int16).numpy()))
+        ascending = torch.from_numpy(merges[:, 2].copy()).sort().values
+        node_counts = len(self.classes) - torch.searchsorted(ascending, self.thresholds)
         node_counts[-1] = 1
         return join_levels, node_counts
 

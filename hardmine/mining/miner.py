@@ -21,7 +21,7 @@ from hardmine.mining.epoch import EpochRecord, MinedEpoch, check_epoch_state, ch
 from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
-from hardmine.ops._arguments import check_choice, check_flag, check_integer
+from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number
 from hardmine.ops.knn import MOST_NEIGHBORS
 
 _MOST = 2**31 - 1

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 
 import pytest
 import torch
@@ -303,20 +304,8 @@ def test_bad_margins_are_named(options, error, message):
         ClassTree(BY_HAND).margin_table(**options)
 
 
-@pytest.mark.parametrize("linkage", ["single", "average"])
-@pytest.mark.parametrize("seed", range(8))
-def test_tree_is_bitwise_that_of_scipy(linkage, seed):
-    """Ties and copies included: the averages are rounded as SciPy rounds them."""
-    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
-    squareform = pytest.importorskip("scipy.spatial.distance").squareform
-    rows = torch.randn(120, 4, generator=seeded(seed))
-    distances = class_distances(rows.round() if seed % 2 else rows, torch.arange(120) % 40)
-    if seed % 4 >= 2:
-        distances = distances._replace(sq_dist=(4 * distances.sq_dist).round() / 4)
-    tree = ClassTree(distances, levels=300, linkage=linkage)
-    merges = hierarchy.linkage(squareform(tree.distances.sq_dist.numpy(), checks=False), method=linkage)
-    heights = torch.from_numpy(squareform(hierarchy.cophenet(merges)))
-    expected = torch.searchsorted(tree.thresholds, heights, right=True).clamp(max=300).to(torch.int16).fill_diagonal_(0)
-    assert_bitwise_equal(tree.join_levels, expected)
-    counts = [40 - int((torch.from_numpy(merges[:, 2]) < threshold).sum()) for threshold in tree.thresholds]
-    assert tree.node_counts.tolist() == [*counts[:-1], 1]
+def test_without_scipy_the_error_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=r"scipy is not installed .* pip install 'hardmine\[train\]'"):
+        ClassTree(BY_HAND)
