@@ -22,7 +22,9 @@ def main() -> None:
     data = digits()
     network = ConvNet(data.train_images)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    loss_of = HierarchicalTripletLoss(margin=0.2, beta=0.1)  # the margin holds until the first tree
+    loss_of = HierarchicalTripletLoss(
+        classes=data.train_labels, margin=0.2, beta=0.1
+    )  # the margin holds until the first tree
     # 2 random classes, each with the class nearest to it; 6 images per class.
     sampler = AnchorNeighborSampler(data.train_labels, 2, 2, 6, seed=0)
 

@@ -8,7 +8,7 @@ from hardmine._version import __version__
 from hardmine.verification import Report, VerificationError, verify
 
 # Imported when they are first used: all but the references need the compiled library.
-_SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference")
+_SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference", "verification")
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBPACKAGES])
+    return sorted({*globals(), *_SUBPACKAGES})
 
 
 __all__ = ["Report", "VerificationError", "__version__", "simd_level", "verify"]

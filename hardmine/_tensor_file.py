@@ -28,11 +28,16 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
         metadata: What it says of them. The checksum is added to it, as `sha256`.
 
     Raises:
-        OSError: The file cannot be written, or its name is taken by something that is no file.
+        TypeError: ``path`` is no path.
+        OSError: The file cannot be written, or its name is taken by something that is no file; FileNotFoundError if
+            there is no such folder.
         ModuleNotFoundError: safetensors is not installed.
     """
+    name = Path(os.path.realpath(check_path(path)))  # a link goes on leading to the file
+    require("numpy")
     safetensors = require("safetensors.numpy")
-    name = Path(os.path.realpath(path))  # a link goes on leading to the file
+    if not name.parent.is_dir():
+        raise FileNotFoundError(f"{path} must be in a folder that exists, got {name.parent}: nothing was saved")
     if name.exists() and not name.is_file():
         raise FileExistsError(f"{path} must be the name of a file, got something else that is there: nothing was saved")
     metadata = {**metadata, CHECKSUM: checksum(metadata, tensors)}
@@ -51,6 +56,13 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
         os.replace(draft, name)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def check_path(path: str | os.PathLike[str]) -> str:
+    """``path`` is a path; returned as text."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or an os.PathLike, got {type(path).__name__}")
+    return os.fsdecode(path)
 
 
 def checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hardmine import _fanng
 from hardmine._extras import require
-from hardmine._tensor_file import CHECKSUM, checksum, write_tensors
+from hardmine._tensor_file import CHECKSUM, check_path, checksum, write_tensors
 from hardmine._version import __version__
 
 if TYPE_CHECKING:
@@ -88,16 +88,19 @@ def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
         What `make` returned.
 
     Raises:
+        TypeError: ``path`` is no path.
         OSError: The file cannot be read; FileNotFoundError if there is none.
         ValueError: It holds no index, or a damaged one. The message names the file and what is wrong.
         ModuleNotFoundError: safetensors is not installed.
     """
+    path = check_path(path)
+    require("numpy")
     safetensors = require("safetensors")
     require("safetensors.numpy")
     with open(path, "rb"):  # raises Python's own errors, also for folders
         pass
     try:
-        with safetensors.safe_open(os.fspath(path), framework="np") as file:
+        with safetensors.safe_open(path, framework="np") as file:
             contents = _contents(file)
         return make(contents)
     except safetensors.SafetensorError as error:

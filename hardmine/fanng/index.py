@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from numbers import Integral
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from hardmine import _fanng, ops
 from hardmine._extras import require
 from hardmine.fanng import _file
-from hardmine.ops._arguments import check_choice, check_integer, check_number, check_rows, shape_of
+from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, check_rows, shape_of
 from hardmine.ops.knn import MOST_NEIGHBORS
 from hardmine.types import Nearest
 
@@ -53,18 +54,22 @@ class Index:
         """For :meth:`build` and :meth:`load`."""
         self._core, self._vectors, self._settings = core, vectors, settings
 
+    def __reduce__(self) -> tuple[Callable[..., Index], tuple[Any, ...]]:
+        """Pickle and copy the rows, the edges and the settings: the graph is put together again, not built."""
+        return _unpickled, tuple(_file.taken_apart(self._core, self._vectors, self._settings))
+
     @classmethod
     def build(
         cls,
         vectors: Tensor,
         *,
-        metric: str = "cosine",
+        metric: Literal["cosine", "euclidean"] = "cosine",
         success_rate: float = 0.98,
         max_degree: int = 30,
         seed: int = 0,
         threads: int | None = None,
         progress: bool | Callable[[float, int], object] | None = None,
-        init: str | Index | None = None,
+        init: Literal["exact", "naive"] | Index | None = None,
         max_traversals: int | None = None,
         refinements: int = 0,
     ) -> Index:
@@ -112,11 +117,12 @@ class Index:
             >>> index.search(torch.tensor([[0.0, 2.0, 0.0]]), k=1).index
             tensor([[1]])
         """
+        require("numpy")  # the compiled library takes and gives arrays
         rows = _as_rows("vectors", vectors)
         if rows.data_ptr() == vectors.data_ptr():
             rows = rows.clone()  # the caller may fill a buffer of embeddings anew, and the index would not notice
         check_choice("metric", metric, _file.METRICS)
-        settings = {
+        settings: dict[str, Any] = {
             "success_rate": check_number("success_rate", success_rate, at_least=0.0),
             "max_degree": check_integer("max_degree", max_degree, 1, 65535),
             "seed": check_integer("seed", seed, 0, 2**64 - 1),
@@ -124,6 +130,7 @@ class Index:
         if success_rate > 1:
             raise ValueError(f"success_rate must be from 0 to 1, got {success_rate}")
         most = 0 if max_traversals is None else check_integer("max_traversals", max_traversals, 1, 2**62)
+        refinements, threads = check_integer("refinements", refinements, 0, 1000), _check_threads(threads)
         warm, seeding = None, _fanng.Seeding.nothing
         if isinstance(init, Index):
             warm = init._core
@@ -138,8 +145,8 @@ class Index:
                 metric=getattr(_fanng.Metric, metric),
                 **settings,
                 max_traversals=most,
-                refinements=check_integer("refinements", refinements, 0, 1000),
-                threads=_check_threads(threads),
+                refinements=refinements,
+                threads=threads,
                 seeding=seeding,
                 warm=warm,
                 progress=report,
@@ -211,8 +218,9 @@ class Index:
         if rows.shape[1] != self.depth:
             raise ValueError(f"queries must be [Q, D] with the index's D = {self.depth}, got {shape_of(queries)}")
         k, most = _check_k(k), _check_effort(max_distance_computations, k)
+        threads = _check_threads(threads)
         starts = None if start is None else _check_start(start, len(rows), len(self))
-        found = self._core.search(rows.numpy(), k, most, starts, _check_threads(threads))
+        found = self._core.search(rows.numpy(), k, most, starts, threads)
         return Nearest(*map(torch.from_numpy, found))
 
     def neighbors(
@@ -252,8 +260,9 @@ class Index:
         """
         k, most = _check_k(k), _check_effort(max_distance_computations, k)
         threads = _check_threads(threads)
-        distance = torch.empty(len(self), k)
-        index = torch.empty(len(self), k, dtype=torch.int64)
+        progress = progress is not None and check_flag("progress", progress)
+        distance = torch.empty(len(self), k, dtype=torch.float32, device="cpu")
+        index = torch.empty(len(self), k, dtype=torch.int64, device="cpu")
         step = _ROWS_OF_A_CALL if progress else max(len(self), 1)
         starts = range(0, len(self), step)
         if progress:
@@ -287,16 +296,21 @@ class Index:
 
         Returns:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.
+
+        Raises:
+            TypeError: An argument of the wrong type.
+            ValueError: An argument out of range.
         """
         k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
+        sample = None if sample is None else check_integer("sample", sample, 1, 2**31 - 1)
+        most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
+        generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, 0, 2**64 - 1))
         if len(self) < 2:
             return float("nan")
-        rows = torch.arange(len(self))
+        rows = torch.arange(len(self), device="cpu")
         if sample is not None:
-            size = min(check_integer("sample", sample, 1, 2**31 - 1), len(self))
-            rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:size].sort().values
+            rows = torch.randperm(len(self), generator=generator, device="cpu")[:sample].sort().values
         count = min(k, len(self) - 1)
-        most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
         found = self.search(self._vectors[rows], k + 1, max_distance_computations=most, start=rows, threads=threads)
         # Distances in float64, of rows that the index would normalize whatever their length.
         points = self._vectors.double()
@@ -325,7 +339,9 @@ class Index:
             path: Name of the file.
 
         Raises:
-            OSError: The file cannot be written, or its name is taken by something that is no file.
+            TypeError: ``path`` is no path.
+            OSError: The file cannot be written, or its name is taken by something that is no file;
+                FileNotFoundError if there is no such folder.
             ModuleNotFoundError: safetensors is not installed.
 
         Example:
@@ -399,6 +415,11 @@ class Index:
         }
 
 
+def _unpickled(*contents: Any) -> Index:
+    """The index that was pickled as these contents."""
+    return Index(*_file.put_together(_file.Contents(*contents)))
+
+
 def default_effort(k: int) -> int:
     """Distance computations of a search for `k` neighbors, where none are asked for.
 
@@ -440,9 +461,11 @@ def _check_start(start: Any, queries: int, rows: int) -> Any:
         if start.shape != (queries,):
             raise ValueError(f"start must be [Q] = [{queries}], got {shape_of(start)}")
         return start.to("cpu", torch.int64).numpy()
+    if not isinstance(start, Integral) or isinstance(start, bool):
+        raise TypeError(f"start must be an integer, a tensor of integers or None, got {type(start).__name__}")
     if rows == 0:
         raise ValueError(f"start must be None, the index has no rows, got {start}")
-    return torch.full((queries,), check_integer("start", start, 0, rows - 1)).numpy()
+    return torch.full((queries,), check_integer("start", start, 0, rows - 1), dtype=torch.int64, device="cpu").numpy()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def nmi(
     seed: int = 0,
     n_init: int = 1,
     max_iter: int = 300,
-    average: str = "arithmetic",
+    average: Literal["arithmetic", "geometric"] = "arithmetic",
 ) -> float:
     """Normalized mutual information of classes and of the clusters that a k-means finds, as many as there are classes.
 
@@ -71,11 +72,11 @@ def nmi(
     if not all_finite(embeddings):
         return float("nan")
     rows = embeddings.detach().cpu()
-    rows = torch.nn.functional.normalize(rows if rows.dtype == torch.float64 else rows.float()).numpy()
+    rows = torch.nn.functional.normalize(rows if rows.dtype == torch.float64 else rows.float())
     classes = labels.cpu().numpy()
     k_means = cluster.KMeans(len(labels.unique()), n_init=n_init, max_iter=max_iter, random_state=seed)
     with require("threadpoolctl").threadpool_limits(1), warnings.catch_warnings():
         # A collapsed embedding has fewer distinct rows than there are classes. Its score says so, no warning need.
         warnings.simplefilter("ignore", require("sklearn.exceptions").ConvergenceWarning)
-        clusters = k_means.fit_predict(rows)
+        clusters = k_means.fit_predict(rows.numpy())
     return float(metrics.normalized_mutual_info_score(classes, clusters, average_method=average))

@@ -174,8 +174,8 @@ class _Counter:
     """Counts similarities, each with a weight."""
 
     def __init__(self, bins: int) -> None:
-        self._edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64)
-        self._counts = torch.zeros(bins, dtype=torch.int64)
+        self._edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64, device="cpu")
+        self._counts = torch.zeros(bins, dtype=torch.int64, device="cpu")
         self._sum = self._sum_of_squares = 0.0
         self._least, self._most = math.inf, -math.inf
 

@@ -224,7 +224,7 @@ def _add_hits(hits: dict[int, int], labels: Tensor, gallery_labels: Tensor, inde
 
 def _check_k(k: Any, name: str = "k") -> list[int]:
     """``k`` is an integer or some, from 1 to 1024; returned as a list."""
-    sizes = list(k) if isinstance(k, Iterable) else [k]
+    sizes = list(k) if isinstance(k, Iterable) and not isinstance(k, Tensor) else [k]
     for size in sizes:
         if not isinstance(size, Integral) or isinstance(size, bool):
             raise TypeError(f"{name} must be an integer or several, got {size!r}")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine.metrics._search import all_finite
+from hardmine.ops._arguments import shape_of
 
 
 def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> float:
@@ -28,6 +29,16 @@ def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> floa
         >>> hard_share(torch.tensor([0.9, 0.5]), torch.tensor([0.3, 0.6]))
         0.5
     """
+    given = {"positive_similarity": positive_similarity, "negative_similarity": negative_similarity}
+    for name, similarity in given.items():
+        if not isinstance(similarity, Tensor) or not similarity.is_floating_point():
+            kind = similarity.dtype if isinstance(similarity, Tensor) else type(similarity).__name__
+            raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
+    if positive_similarity.shape != negative_similarity.shape:
+        raise ValueError(
+            f"negative_similarity must be {shape_of(positive_similarity)}, as positive_similarity, "
+            f"got {shape_of(negative_similarity)}"
+        )
     valid = ~(positive_similarity.isnan() | negative_similarity.isnan())
     return (negative_similarity > positive_similarity)[valid].double().mean().item()
 

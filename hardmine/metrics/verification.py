@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.metrics._search import all_finite
@@ -73,7 +75,7 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
         threshold = _best_threshold(similarities[~fold], same[~fold])
         thresholds.append(threshold)
         accuracies.append(((similarities[fold] >= threshold) == same[fold]).double().mean().item())
-    scores = torch.tensor(accuracies, dtype=torch.float64)
+    scores = torch.tensor(accuracies, dtype=torch.float64, device="cpu")
     std_error = (scores.std() / math.sqrt(len(scores))).item()
     return Verification(scores.mean().item(), std_error, tuple(accuracies), tuple(thresholds))
 
@@ -86,17 +88,19 @@ def _members_of_folds(folds: Any, count: int) -> list[Tensor]:
         if len(numbers) < 2:
             raise ValueError(f"folds must be at least 2, got {len(numbers)}")
         return [folds == number for number in numbers]
+    if not isinstance(folds, Integral):
+        raise TypeError(f"folds must be an integer or a tensor of integers, got {type(folds).__name__}")
     folds = check_integer("folds", folds, 2)
     if count == 0 or count % folds:
         raise ValueError(f"folds must divide the number of pairs, {count}, got {folds}")
-    return [torch.arange(count) // (count // folds) == fold for fold in range(folds)]
+    return [torch.arange(count, device="cpu") // (count // folds) == fold for fold in range(folds)]
 
 
 def _similarities(embeddings: Tensor, pairs: Tensor) -> Tensor:
     """The cosine similarity of every pair, float64 [P] on the CPU."""
     parts = []
     for some in pairs.to(embeddings.device).split(_PAIRS_AT_ONCE):
-        first, second = (torch.nn.functional.normalize(embeddings[rows].double()) for rows in some.unbind(1))
+        first, second = (F.normalize(embeddings[rows].double()) for rows in some.unbind(1))
         parts.append((first * second).sum(1).clamp(-1, 1).cpu())
     return torch.cat(parts)
 
@@ -105,8 +109,8 @@ def _best_threshold(similarities: Tensor, same: Tensor) -> float:
     """The similarity from which to call pairs the same, so that most are judged rightly."""
     similarities, order = similarities.sort(descending=True)
     # The most similar n pairs are called the same, n from 0 on: the threshold is between the n-th and the next.
-    gain = torch.cat([torch.zeros(1, dtype=torch.int64), torch.where(same[order], 1, -1).cumsum(0)])
-    bound = torch.tensor([math.inf], dtype=torch.float64)
+    gain = F.pad(torch.where(same[order], 1, -1).cumsum(0), (1, 0))
+    bound = similarities.new_tensor([math.inf])
     upper, lower = torch.cat([bound, similarities]), torch.cat([similarities, -bound])
     apart = lower < upper  # of pairs that are as similar all are called the same, or none
     middle = (upper + lower) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from hardmine.mining._states import check_count, check_entries, check_list, check_real
@@ -169,7 +170,7 @@ class AdaptiveKappa:
             "history": [list(point) for point in self._history],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where another controller's :meth:`state_dict` was taken.
 
         Raises:
@@ -220,11 +221,15 @@ class AdaptiveKappa:
             slope = statistics.linear_regression(errors, kappas).slope
             self.alpha = slope if slope < 0 else self.alpha
         least, most = (gain * mean_kappa for gain in self.gain)
+        if self.alpha is None:
+            raise RuntimeError("the controller has no line yet")
         self.alpha = -min(max(-self.alpha, least), most)
         self.beta = mean_kappa - self.alpha * mean_error
 
     def _at_target(self) -> float:
         """Equation 8."""
+        if self.alpha is None or self.beta is None:
+            raise RuntimeError("the controller has no line yet")
         return self.alpha * self.target_error + self.beta
 
     def _bounded(self, kappa: float) -> float:
@@ -242,10 +247,10 @@ def _check_finite(
 ) -> float:
     """A finite number within all of the limits, as a float. Whatever float() takes, such as a tensor of one number."""
     try:
-        if isinstance(value, str):
-            raise TypeError("a string is no number")
+        if isinstance(value, (str, bool)):
+            raise TypeError("a string and a bool are no numbers")
         number = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error
     if not (math.isfinite(number) and above < number < below and at_least <= number <= at_most):
         limits = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class AnchorNeighborSampler(ClassSampler):
         classes_per_anchor: int,
         images_per_class: int,
         *,
-        small_classes: str = "leave_out",
+        small_classes: Literal["leave_out", "use_all"] = "leave_out",
         batches_per_epoch: int | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -160,7 +160,8 @@ class AnchorNeighborSampler(ClassSampler):
         neighbors = self._neighbors  # those of now, whenever the batches are drawn
 
         def choose(generator: torch.Generator) -> list[int]:
-            order = torch.randperm(len(self.classes), generator=generator)[: self.classes_per_batch].tolist()
+            drawn = torch.randperm(len(self.classes), generator=generator, device="cpu")
+            order: list[int] = drawn[: self.classes_per_batch].tolist()
             if neighbors is None:
                 return order
             anchors = order[: self.anchors_per_batch]

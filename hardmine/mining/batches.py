@@ -33,7 +33,8 @@ def mixed_batches(
         The batches, with the mined triplets before the random ones.
     """
     used = min(len(mined_triplets), batches * round(mined_share * batch_size))
-    mined = mined_triplets[torch.randperm(len(mined_triplets), generator=generator)[:used]]
+    drawn = torch.randperm(len(mined_triplets), generator=generator, device="cpu")
+    mined = mined_triplets[drawn[:used]]
     others = shuffled_random_triplets(labels, batches * batch_size - used, generator)
     made = []
     for batch in range(batches):
@@ -41,18 +42,18 @@ def mixed_batches(
         first_other, last_other = (edge * batch_size - edge * used // batches for edge in (batch, batch + 1))
         triplets = torch.cat([mined[first:last], others[first_other:last_other]])
         rows, positions = triplets.unique(return_inverse=True)
-        made.append(TripletBatch(rows, positions, torch.arange(batch_size) < last - first))
+        made.append(TripletBatch(rows, positions, torch.arange(batch_size, device="cpu") < last - first))
     return made
 
 
 def shuffled_random_triplets(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Random triplets [count, 3] in random order, in which each anchor stands once before any stands again."""
     if count == 0:
-        return torch.empty(0, 3, dtype=torch.int64)
+        return torch.empty(0, 3, dtype=torch.int64, device="cpu")
     _, which, sizes = labels.unique(return_inverse=True, return_counts=True)
     own = sizes[which]
     anchors = int(((own > 1) & (own < len(labels))).sum())
     rounds = -(-count // anchors)
     triplets = random_triplets(labels, rounds, generator).view(anchors, rounds, 3)
-    order = [torch.randperm(anchors, generator=generator) for _ in range(rounds)]
+    order = [torch.randperm(anchors, generator=generator, device="cpu") for _ in range(rounds)]
     return torch.cat([triplets[some, i] for i, some in enumerate(order)])[:count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +16,9 @@ from hardmine.types import ClassDistances
 
 MOST_SQ_DIST = 4.0  # of two points of the unit sphere
 
-# Chunk sizes: they bound the memory, and Ctrl-C is noticed between two chunks.
-_ROWS_AT_ONCE = 65_536  # embeddings in float64
-_NUMBERS_AT_ONCE = 2**23  # of those embeddings
-_CLASSES_AT_ONCE = 1024  # rows and columns of a tile of the table
-_WORK_AT_ONCE = 2**31  # multiply-adds, or numbers to sort times a hundred
+# Elements of float64 that one step makes: bounds the memory and the time after which Ctrl-C is noticed.
+_ELEMENTS_AT_ONCE = 2**22
+_PRODUCTS_AT_ONCE = 2**32  # multiply-adds of one step, for the same reason
 _ROUNDING = 1e-4  # what distances that were computed elsewhere, in float32 perhaps, may be off
 
 
@@ -48,8 +46,9 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
         FloatingPointError: An embedding is not finite; the message names the row.
 
     Note:
-        Sums are float64, whatever the embeddings. Memory is O(C (C + D)), and that of 65,536 rows in float64. Equal on
-        every repeat; with another number of threads the last bits of ``torch.mm`` may differ.
+        Sums are float64, whatever the embeddings. Memory is O(C (C + D)), and 32 MiB per temporary. Equal on every
+        repeat; with another number of threads the last bits of ``torch.mm`` may differ. The work is done in steps,
+        between which Ctrl-C interrupts it.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1: d(p, q), and the terms
@@ -66,36 +65,24 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
     if len(labels) != len(embeddings):
         raise ValueError(f"labels must be [N] = [{len(embeddings)}], got {shape_of(labels)}")
     classes, which, sizes = labels.unique(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(classes), embeddings.shape[1], dtype=torch.float64)
-    sq_norms = torch.zeros(len(classes), dtype=torch.float64)
-    step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // embeddings.shape[1]))
-    for first in range(0, len(labels), step):
-        some = slice(first, first + step)
-        rows = _unit_rows(embeddings.detach()[some], first)
+    sums = torch.zeros(len(classes), embeddings.shape[1], dtype=torch.float64, device="cpu")
+    sq_norms = torch.zeros(len(classes), dtype=torch.float64, device="cpu")
+    for some in _slices(len(labels), embeddings.shape[1]):
+        rows = _unit_rows(embeddings.detach()[some], some.start)
         sums.index_add_(0, which[some], rows)
         sq_norms.index_add_(0, which[some], rows.square().sum(1))
     sizes = sizes.double()
     means, mean_sq_norms = sums / sizes[:, None], sq_norms / sizes
-    sq_dist = _between(means, mean_sq_norms)
+    products = means.new_empty(len(classes), len(classes))
+    for some in _slices(len(classes), max(len(classes), 1), depth=means.shape[1]):
+        torch.mm(means[some], means.T, out=products[some])
+    sq_dist = torch.empty_like(products)
+    for some in _slices(len(classes), max(len(classes), 1)):
+        both = products[some] + products[:, some].T  # so that the matrix is symmetric to the last bit
+        sq_dist[some] = (mean_sq_norms[some, None] + mean_sq_norms - both).clamp_(0, MOST_SQ_DIST)
     within = 2 * sizes / (sizes - 1) * (mean_sq_norms - means.square().sum(1))
     sq_dist.diagonal().copy_(torch.where(sizes > 1, within, math.nan).clamp_(0, MOST_SQ_DIST))
     return ClassDistances(classes, sq_dist)
-
-
-def _between(means: Tensor, mean_sq_norms: Tensor) -> Tensor:
-    """E|x|^2_p + E|x|^2_q - 2 mu_p . mu_q, 0 to 4, symmetric to the last bit."""
-    count, depth = means.shape
-    table = torch.empty(count, count, dtype=torch.float64)
-    step = max(64, _WORK_AT_ONCE // max(count * depth, 1))
-    for rows, products in zip(means.split(step), table.split(step), strict=True):
-        torch.mm(rows, means.T, out=products)
-    tiles = [slice(first, first + _CLASSES_AT_ONCE) for first in range(0, count, _CLASSES_AT_ONCE)]
-    for i, rows in enumerate(tiles):
-        for columns in tiles[i:]:
-            products = table[rows, columns] + table[columns, rows].T
-            tile = (mean_sq_norms[rows, None] + mean_sq_norms[None, columns] - products).clamp_(0, MOST_SQ_DIST)
-            table[rows, columns], table[columns, rows] = tile, tile.T
-    return table
 
 
 def check_class_distances(distances: Any) -> ClassDistances:
@@ -119,7 +106,7 @@ def check_class_distances(distances: Any) -> ClassDistances:
     if len(falls):
         before, after = classes[falls[0, 0] :][:2].tolist()
         raise ValueError(f"distances.classes must be ascending, got {after} after {before}")
-    itself = torch.eye(len(classes), dtype=torch.bool)
+    itself = torch.eye(len(classes), dtype=torch.bool, device="cpu")
     inside = (sq_dist >= -_ROUNDING) & (sq_dist <= MOST_SQ_DIST + _ROUNDING)
     for row, column in (~inside & ~(itself & sq_dist.isnan())).nonzero()[:1].tolist():
         raise ValueError(
@@ -141,13 +128,18 @@ def nearest_classes(sq_dist: Tensor, k: int) -> Tensor:
         sq_dist: float64 [C, C], finite but for the diagonal, which does not matter.
         k: From 0 to C - 1.
     """
-    nearest = torch.empty(len(sq_dist), k, dtype=torch.int32)
-    step = min(_CLASSES_AT_ONCE, max(1, _WORK_AT_ONCE // (100 * max(len(sq_dist), 1))))
-    for first in range(0, len(sq_dist), step):
-        some = sq_dist[first : first + step].clone()
-        some.diagonal(first).fill_(math.inf)  # a class is no neighbor of itself
-        nearest[first : first + len(some)] = some.argsort(dim=1, stable=True)[:, :k]
+    nearest = torch.empty(len(sq_dist), k, dtype=torch.int32, device="cpu")
+    for some in _slices(len(sq_dist), max(len(sq_dist), 1)):
+        rows = sq_dist[some].clone()
+        rows.diagonal(some.start).fill_(math.inf)  # a class is no neighbor of itself
+        nearest[some] = rows.argsort(dim=1, stable=True)[:, :k].int()
     return nearest
+
+
+def _slices(count: int, width: int, depth: int = 1) -> Iterator[slice]:
+    """Ranges of ``count`` rows, with ``width`` elements each, of ``depth`` multiply-adds each."""
+    step = max(1, min(_ELEMENTS_AT_ONCE // width, _PRODUCTS_AT_ONCE // (width * depth)))
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def _unit_rows(rows: Tensor, first: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -77,7 +78,9 @@ class ClassTree:
         torch.Size([3, 3])
     """
 
-    def __init__(self, distances: ClassDistances, *, levels: int = 16, linkage: str = "single") -> None:
+    def __init__(
+        self, distances: ClassDistances, *, levels: int = 16, linkage: Literal["single", "average"] = "single"
+    ) -> None:
         self.levels = check_integer("levels", levels, 1, 2**15 - 1)
         check_choice("linkage", linkage, LINKAGES)
         self.linkage = linkage
@@ -93,14 +96,19 @@ class ClassTree:
             )
         d_0 = own.nanmean()
         self.within_sq_dist = own.where(~own.isnan(), d_0)
-        level = torch.arange(self.levels + 1, dtype=torch.float64)
+        level = torch.arange(self.levels + 1, dtype=torch.float64, device="cpu")
         self.thresholds = level * (MOST_SQ_DIST - d_0) / self.levels + d_0
         self.thresholds[-1] = MOST_SQ_DIST  # not a bit less
         self.join_levels, self.node_counts = self._join(sq_dist)
 
     @classmethod
     def from_embeddings(
-        cls, embeddings: Tensor, labels: Tensor | Sequence[int], *, levels: int = 16, linkage: str = "single"
+        cls,
+        embeddings: Tensor,
+        labels: Tensor | Sequence[int],
+        *,
+        levels: int = 16,
+        linkage: Literal["single", "average"] = "single",
     ) -> ClassTree:
         """The tree of the classes of embeddings [N, D] with labels [N], as :func:`class_distances` takes them.
 

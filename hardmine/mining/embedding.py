@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from hardmine._extras import require
-from hardmine.ops._arguments import shape_of
+from hardmine.ops._arguments import check_flag, check_integer, shape_of
+
+_MOST = 2**31 - 1
 
 
 def embed_all(
     model: nn.Module | Callable[[Tensor], Tensor],
-    images: Tensor | torch.utils.data.Dataset,
+    images: Tensor | Dataset[Any],
     *,
     chunk: int = 256,
     num_workers: int = 0,
@@ -37,22 +40,35 @@ def embed_all(
         float32 [N, D] on the CPU.
 
     Raises:
-        TypeError: The model returns something else than a floating-point tensor.
-        ValueError: It returns one that is not [n, D].
+        TypeError: An argument or an item of the data set has the wrong type, or the model returns something else than
+            a floating-point tensor.
+        ValueError: An argument is out of range, there is no image, or the model returns a tensor that is not [n, D].
         FloatingPointError: An embedding is not finite; the message names the first such image.
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
+
+    Example:
+        >>> import torch
+        >>> embed_all(torch.nn.Flatten(), torch.zeros(5, 2, 3)).shape
+        torch.Size([5, 6])
     """
-    chunks = embed_chunks(model, images, chunk=chunk, num_workers=num_workers)
+    if not callable(model):
+        raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
+    count = check_images(images)
+    if count == 0:
+        raise ValueError("images must be at least one, got none")
+    chunk, num_workers = check_integer("chunk", chunk, 1, _MOST), check_integer("num_workers", num_workers, 0, _MOST)
+    check_flag("progress", progress)
+    chunks: Any = embed_chunks(model, images, chunk=chunk, num_workers=num_workers)
     with closing(chunks):
         if progress:
             bar = require("tqdm").tqdm
-            chunks = bar(chunks, total=-(-len(images) // chunk), desc="embedding", unit="chunk", leave=False)
+            chunks = bar(chunks, total=-(-count // chunk), desc="embedding", unit="chunk", leave=False)
         return torch.cat(list(chunks))
 
 
 def embed_chunks(
     model: nn.Module | Callable[[Tensor], Tensor],
-    images: Tensor | torch.utils.data.Dataset,
+    images: Tensor | Dataset[Any],
     *,
     chunk: int = 256,
     num_workers: int = 0,
@@ -76,13 +92,44 @@ def embed_chunks(
             first += len(some)
 
 
-def _chunks(images: Tensor | torch.utils.data.Dataset, chunk: int, num_workers: int, first: int) -> Any:
+def check_images(images: Any) -> int:
+    """``images`` are a tensor [N, ...] or a map-style data set; returns N."""
+    if isinstance(images, Tensor) and images.dim() == 0:
+        raise ValueError("images must be [N, ...], got []")
+    if isinstance(images, (Mapping, str, bytes)) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise TypeError(
+            "images must be a tensor [N, ...] or a map-style data set, which has len() and items by number, "
+            f"got {type(images).__name__}"
+        )
+    return len(images)
+
+
+def _chunks(images: Tensor | Dataset[Any], chunk: int, num_workers: int, first: int) -> Iterable[Tensor]:
     if isinstance(images, Tensor):
         return images[first:].split(chunk)
     if first:
-        images = torch.utils.data.Subset(images, range(first, len(images)))
-    loader = torch.utils.data.DataLoader(images, batch_size=chunk, num_workers=num_workers)
-    return (some[0] if isinstance(some, (list, tuple)) else some for some in loader)
+        images = Subset(images, range(first, check_images(images)))
+    loader = DataLoader(images, batch_size=chunk, num_workers=num_workers, collate_fn=_images_of)
+    with torch.device("cpu"):  # of the number that the loader draws, which on the default device may have no value
+        return iter(loader)
+
+
+def _images_of(items: list[Any]) -> Tensor:
+    """The images of some items of a data set; whatever else the items hold is passed over."""
+    images = [item[0] if isinstance(item, (list, tuple)) and item else item for item in items]
+    problem, batch = None, None
+    try:
+        with torch.device("cpu"):
+            batch = default_collate(images)
+    except TypeError as error:
+        problem = error
+    if isinstance(batch, Tensor):
+        return batch
+    first = images[0]
+    kind = f"{type(first).__name__} with the keys {list(first)}" if isinstance(first, Mapping) else type(first).__name__
+    raise TypeError(
+        f"images must have items that are tensors or arrays, or tuples that begin with one, got {kind}"
+    ) from problem
 
 
 def _device(model: Any) -> torch.device | None:

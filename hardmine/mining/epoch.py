@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -143,7 +143,7 @@ class MinedEpoch(Sequence[TripletBatch]):
         self.kappa: float | None = measured["kappa"]
         self.mined_share: float = measured["mined_share"]
         # Of all triplets and of the mined ones: how many were observed, and how many of them had a loss.
-        self._observed, self._nonzero = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+        self._observed, self._nonzero = torch.zeros(2, 2, dtype=torch.int64, device="cpu")
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -169,17 +169,23 @@ class MinedEpoch(Sequence[TripletBatch]):
             The error so far, as in :attr:`error`.
 
         Raises:
+            TypeError: ``batch`` is no batch, or ``losses`` are no tensor.
             ValueError: ``losses`` are not [T].
             FloatingPointError: A loss is NaN.
         """
+        if not isinstance(batch, TripletBatch):
+            raise TypeError(f"batch must be a TripletBatch, got {type(batch).__name__}")
+        if not isinstance(losses, Tensor):
+            raise TypeError(f"losses must be a torch.Tensor, got {type(losses).__name__}")
         if losses.shape != batch.mined.shape:
             raise ValueError(f"losses must be [T] = [{len(batch.mined)}], got {shape_of(losses)}")
         losses = losses.detach().cpu()
         if losses.isnan().any():
             raise FloatingPointError(f"a loss is NaN in epoch {self.number}: has training diverged?")
         nonzero = losses != 0
-        self._observed += torch.stack([torch.tensor(len(losses)), batch.mined.sum()])
-        self._nonzero += torch.stack([nonzero.sum(), (nonzero & batch.mined).sum()])
+        # New tensors: those made under inference_mode can't be added to outside it.
+        self._observed = self._observed + torch.stack([torch.ones_like(nonzero).sum(), batch.mined.sum()])
+        self._nonzero = self._nonzero + torch.stack([nonzero.sum(), (nonzero & batch.mined).sum()])
         return self.error
 
     @property
@@ -206,12 +212,19 @@ class MinedEpoch(Sequence[TripletBatch]):
             "seconds": time.perf_counter() - self._start,
         }
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a MinedEpoch cannot be pickled or copied, since its end is its miner's: keep its state_dict(), "
+            "and give a DataLoader its image_rows"
+        )
+
     def __enter__(self) -> MinedEpoch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         # After an error or Ctrl-C the miner stands where it stood before the epoch, and can begin it again.
         if kind is None:
+            seconds = time.perf_counter() - self._start
             errors = {"error": self.error, "mined_error": self.mined_error}
-            record = EpochRecord(**self._measured, **errors, epoch_seconds=time.perf_counter() - self._start)
+            record = EpochRecord(**{**self._measured, **errors, "epoch_seconds": seconds})
             self._end(record, self._graph)

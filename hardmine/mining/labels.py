@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import shape_of
+from hardmine.ops._arguments import INTEGER_DTYPES, shape_of
 
 
-def check_labels(labels: Tensor | Sequence[int]) -> Tensor:
+def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor:
     """``labels`` are integers [N]; returned as int64 on the CPU, a copy, since the caller's may change."""
-    labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers [N], got {labels.dtype} {shape_of(labels)}")
+    if not isinstance(labels, Tensor):
+        try:
+            labels = torch.as_tensor(labels, device="cpu")
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise TypeError(f"{name} must be integers [N], a tensor or a sequence, got {_kind_of(labels)}") from error
+    if labels.layout != torch.strided or labels.is_nested or labels.is_meta:
+        what = "nested" if labels.is_nested else "on meta" if labels.is_meta else f"of layout {labels.layout}"
+        raise ValueError(f"{name} must be a dense tensor that holds values, got one that is {what}")
+    if labels.ndim != 1 or labels.dtype not in INTEGER_DTYPES:
+        raise ValueError(f"{name} must be integers [N], got {labels.dtype} {shape_of(labels)}")
     return labels.to("cpu", torch.int64, copy=True)
+
+
+def _kind_of(labels: Any) -> str:
+    """What an error calls labels that are no integers: their type and the first element that is none."""
+    kind = type(labels).__name__
+    if hasattr(labels, "dtype"):
+        return f"{kind} of {labels.dtype}"
+    if isinstance(labels, (list, tuple)):
+        for i, label in enumerate(labels):
+            if not isinstance(label, Integral) or not -(2**63) <= int(label) < 2**63:
+                return f"{kind} with {label!r} at [{i}]"
+    return kind

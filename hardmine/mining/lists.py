@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ class NeighborLists(NamedTuple):
         graph: The index that did, or None.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # the name is that of a method of tuple
     sq_dist: Tensor
     method: str
     graph: Index | None
@@ -33,7 +33,7 @@ def neighbor_lists(
     embeddings: Tensor,
     k: int,
     *,
-    method: str = "exact",
+    method: Literal["exact", "fanng"] = "exact",
     previous: Index | None = None,
     fanng: Mapping[str, Any] | None = None,
     progress: bool = False,

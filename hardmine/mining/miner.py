@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ from hardmine.fanng import Index
 from hardmine.mining._states import check_count, check_entries, check_list, check_real
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.batches import TripletBatch, mixed_batches
-from hardmine.mining.embedding import embed_all
+from hardmine.mining.embedding import check_images, embed_all
 from hardmine.mining.epoch import EpochRecord, MinedEpoch, check_epoch, check_record
 from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
-from hardmine.ops._arguments import check_choice, check_integer
+from hardmine.ops._arguments import check_choice, check_flag, check_integer
 from hardmine.ops.knn import MOST_NEIGHBORS
 
 _MOST = 2**31 - 1
@@ -125,7 +125,7 @@ class SmartMiner:
         neighbors: int = 50,
         per_anchor: int = 1,
         kappa: AdaptiveKappa | float | None = None,
-        method: str = "exact",
+        method: Literal["exact", "fanng"] = "exact",
         fanng: Mapping[str, Any] | None = None,
         embed_chunk: int = 256,
         num_workers: int = 0,
@@ -135,36 +135,37 @@ class SmartMiner:
         if not callable(model):
             raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
         self.labels = check_labels(labels)
-        if len(images) != len(self.labels):
-            raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {len(images)}")
+        self.model, self.images = model, images
+        self._check_images()
         _check_triplets_exist(self.labels)
         self.batch_size = check_integer("batch_size", batch_size, 1, _MOST)
         if batches_per_epoch is None:
             batches_per_epoch = max(1, len(self.labels) // self.batch_size)
         self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1, _MOST)
-        if not isinstance(mined_share, Real) or not 0 <= mined_share <= 1:
-            raise ValueError(f"mined_share must be from 0 to 1, got {mined_share!r}")
-        self.mined_share = float(mined_share)
+        self.mined_share = _check_share(mined_share)
         self.neighbors = check_integer("neighbors", neighbors, 1, MOST_NEIGHBORS)
         self.per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
-        if isinstance(kappa, Real) and not 0 <= kappa < math.inf:
-            raise ValueError(f"kappa must be a number from 0, an AdaptiveKappa or None, got {kappa}")
-        if kappa is not None and not isinstance(kappa, (Real, AdaptiveKappa)):
+        if isinstance(kappa, Real) and not isinstance(kappa, bool):
+            if not 0 <= kappa < math.inf:
+                raise ValueError(f"kappa must be a number from 0, an AdaptiveKappa or None, got {kappa}")
+        elif kappa is not None and not isinstance(kappa, AdaptiveKappa):
             raise TypeError(f"kappa must be a number, an AdaptiveKappa or None, got {type(kappa).__name__}")
         self.kappa = AdaptiveKappa() if kappa is None else kappa
         check_choice("method", method, METHODS)
         self.method = method
         if fanng is not None and method != "fanng":
             raise ValueError(f"fanng must be None with method={method!r}: only 'fanng' has a graph, got {fanng!r}")
-        self.fanng = {"seed": seed} | dict(fanng or {})
+        if fanng is not None and not isinstance(fanng, Mapping):
+            raise TypeError(f"fanng must be a mapping of options or None, got {type(fanng).__name__}")
+        self.seed = check_integer("seed", seed, 0, 2**62)
+        self.fanng = {"seed": self.seed} | dict(fanng or {})
         if unknown := set(self.fanng) - _GRAPH_OPTIONS:
             raise ValueError(
                 f"fanng must have keys out of {', '.join(sorted(_GRAPH_OPTIONS))}, got {', '.join(sorted(unknown))}"
             )
         self.embed_chunk = check_integer("embed_chunk", embed_chunk, 1, _MOST)
         self.num_workers = check_integer("num_workers", num_workers, 0, _MOST)
-        self.seed = check_integer("seed", seed, 0, 2**62)
-        self.model, self.images, self.progress = model, images, progress
+        self.progress = check_flag("progress", progress)
         self.history: list[EpochRecord] = []
         self._graph: Index | None = None
 
@@ -180,15 +181,14 @@ class SmartMiner:
             Exception: What ``model`` or ``images`` raise.
         """
         start = time.perf_counter()
-        if len(self.images) != len(self.labels):  # they may have been replaced
-            raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {len(self.images)}")
+        self._check_images()  # they may have been replaced
         number = len(self.history) + 1
         kappa = self.kappa.kappa if isinstance(self.kappa, AdaptiveKappa) else float(self.kappa)
         if self.mined_share == 0:
             kappa = None
         # Far enough apart that no two epochs of two small seeds are the same.
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * number)
-        mined = torch.empty(0, 3, dtype=torch.int64)
+        generator = torch.Generator("cpu").manual_seed(self.seed + 1_000_003 * number)
+        mined = torch.empty(0, 3, dtype=torch.int64, device="cpu")
         method = graph = None
         clock = [time.perf_counter()]
         if kappa is not None:
@@ -249,6 +249,10 @@ class SmartMiner:
         epoch._observed, epoch._nonzero = state["observed"].clone(), state["nonzero"].clone()
         return epoch
 
+    def _check_images(self) -> None:
+        if (count := check_images(self.images)) != len(self.labels):
+            raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {count}")
+
     def _embed(self) -> Tensor:
         return embed_all(
             self.model, self.images, chunk=self.embed_chunk, num_workers=self.num_workers, progress=self.progress
@@ -274,11 +278,10 @@ class SmartMiner:
         During an epoch it is the state before it. Holds plain numbers and text only, so that
         ``torch.load(weights_only=True)`` and JSON take it.
         """
-        adaptive = isinstance(self.kappa, AdaptiveKappa)
         return {
             "images": len(self.labels),
             "seed": self.seed,
-            "kappa": self.kappa.state_dict() if adaptive else float(self.kappa),
+            "kappa": self.kappa.state_dict() if isinstance(self.kappa, AdaptiveKappa) else float(self.kappa),
             "history": [dataclasses.asdict(record) for record in self.history],
         }
 
@@ -307,6 +310,14 @@ class SmartMiner:
         elif check_real("state['kappa']", state["kappa"]) != float(self.kappa):
             raise ValueError(f"state must be of a miner with kappa = {float(self.kappa)}, got {state['kappa']}")
         self.history, self._graph = history, None
+
+
+def _check_share(share: Any) -> float:
+    if not isinstance(share, Real) or isinstance(share, bool):
+        raise TypeError(f"mined_share must be a number from 0 to 1, got {type(share).__name__}")
+    if not 0 <= float(share) <= 1:
+        raise ValueError(f"mined_share must be from 0 to 1, got {share!r}")
+    return float(share)
 
 
 def _check_triplets_exist(labels: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         labels: Tensor | Sequence[int],
         images_per_class: int,
         *,
-        small_classes: str,
+        small_classes: Literal["leave_out", "use_all"],
         seed: int,
         rank: int,
         world_size: int,
@@ -52,7 +53,7 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's batches of one epoch: lists of image indices, the images of a class side by side."""
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        generator = torch.Generator("cpu").manual_seed(self.seed + 1_000_003 * self.epoch)
         self.epoch += 1
         choose = self._chooser()
         for number in range(self.batches_per_epoch * self.world_size):
@@ -72,7 +73,7 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
             if room == 0:
                 break
             members = self._members[position]
-            drawn = torch.randperm(len(members), generator=generator)[: min(room, self.images_per_class)]
+            drawn = torch.randperm(len(members), generator=generator, device="cpu")[: min(room, self.images_per_class)]
             batch.extend(members[drawn].tolist())
         return batch
 
@@ -94,11 +95,12 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
             self.batches_per_epoch = check_integer("batches_per_epoch", given, 1)
             return
         images = int(self._sizes.sum())
-        if self.batch_size is None:  # then it varies: classes_per_batch / classes of the images of all, on average
+        if self.batch_size is None and classes_per_batch is not None:
+            # It varies: classes_per_batch / classes of the images of all, on average.
             images *= len(self.classes)
             a_batch = classes_per_batch * self._images_of_all_classes()
         else:
-            a_batch = self.batch_size
+            a_batch = self.batch_size or 1
         self.batches_per_epoch = max(1, images // (a_batch * self.world_size))
 
 
@@ -167,7 +169,7 @@ class ClassBalancedSampler(ClassSampler):
         images_per_class: int = 2,
         *,
         batch_size: int | None = None,
-        small_classes: str = "leave_out",
+        small_classes: Literal["leave_out", "use_all"] = "leave_out",
         batches_per_epoch: int | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -188,9 +190,9 @@ class ClassBalancedSampler(ClassSampler):
             if small_classes == "leave_out":
                 self.batch_size = self.classes_per_batch * self.images_per_class
         else:
-            self.batch_size = check_integer("batch_size", batch_size, 1)
+            self.batch_size = size = check_integer("batch_size", batch_size, 1)
             most = self._images_of_all_classes()
-            if batch_size > most:
+            if size > most:
                 raise ValueError(
                     f"batch_size must be at most {most}, what the {len(self.classes)} classes in use give with "
                     f"images_per_class = {self.images_per_class}, got {batch_size}"
@@ -201,6 +203,7 @@ class ClassBalancedSampler(ClassSampler):
         """Classes in random order; without `classes_per_batch` all of them, of which the batch takes what it needs."""
 
         def choose(generator: torch.Generator) -> list[int]:
-            return torch.randperm(len(self.classes), generator=generator)[: self.classes_per_batch].tolist()
+            order = torch.randperm(len(self.classes), generator=generator, device="cpu")
+            return order[: self.classes_per_batch].tolist()
 
         return choose

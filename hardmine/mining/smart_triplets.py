@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine._extras import require
 from hardmine._hooks import observed
 from hardmine.fanng import _fanng
 from hardmine.ops._arguments import (
@@ -63,6 +64,7 @@ def smart_triplets(
         ValueError: An argument of the wrong shape or value, or not on the CPU. An index out of range, a sample twice in
             a list, an index after -1, and a distance that is no finite number or not ascending are named with row and
             column.
+        ModuleNotFoundError: NumPy is not installed.
 
     Note:
         Of an anchor's triplets, the t-th has the t-th nearest of its negatives; each negative serves an anchor once.
@@ -99,6 +101,7 @@ def smart_triplets(
     kappa = check_finite("kappa", kappa, at_least=0.0)
     per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
     threads = torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
+    require("numpy")  # the compiled library takes and gives arrays
     seed = draw_seed(generator)
     mined = _fanng.smart_triplets(lists.numpy(), distances.numpy(), labels.numpy(), kappa, per_anchor, seed, threads)
     return MinedTriplets(*map(torch.from_numpy, mined))
@@ -132,7 +135,7 @@ def random_triplets(labels: Tensor, per_anchor: int = 1, generator: torch.Genera
         True
     """
     rows = len(labels) if isinstance(labels, Tensor) and labels.dim() else 0
-    none = torch.empty(rows, 0)
+    none = torch.empty(rows, 0, dtype=torch.float32, device="cpu")
     return smart_triplets(none.long(), none, labels, 0.0, per_anchor, generator).triplets
 
 
@@ -144,7 +147,7 @@ def draw_seed(generator: torch.Generator | None) -> int:
         raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
     if generator is not None:
         forbid_recomputation()
-    return int(torch.randint(2**63 - 1, (), generator=generator))
+    return int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
 
 
 def _check_lists(neighbor_lists: Any, distances: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,6 +162,9 @@ def _check_lists(neighbor_lists: Any, distances: Any, labels: Any) -> tuple[Tens
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.dtype not in dtypes:
             raise TypeError(f"{name} must have {kind}, got {tensor.dtype}")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            layout = "nested" if tensor.is_nested else tensor.layout
+            raise TypeError(f"{name} must be a dense tensor, got layout {layout}")
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} must be on the CPU, got it on {tensor.device}")
     if labels.dim() != 1:

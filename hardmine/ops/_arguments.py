@@ -111,6 +111,13 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     return int(value)
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def optional_number(name: str, value: Any, default: float, **limits: Any) -> float:
     """As :func:`check_number`, where None stands for ``default``."""
     return default if value is None else check_number(name, value, **limits)

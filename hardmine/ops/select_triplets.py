@@ -90,6 +90,7 @@ def select_triplets(
         picks. It computes the similarities of its picks only, unless ``duplicate_threshold`` asks for all. Compiled by
         inductor, it draws other numbers than in eager mode, as ``torch.rand`` does; ``torch.manual_seed`` fixes them
         too. torch cannot trace a ``generator``: it breaks the graph, which ``fullgraph=True`` makes an error.
+        ``torch.utils.checkpoint`` restores the default generator only, so a ``generator`` is an error in it.
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (whose bound on

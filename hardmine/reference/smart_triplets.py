@@ -45,7 +45,7 @@ def smart_triplets(
         >>> torch.equal(mining.smart_triplets(*lists, generator=seeds[1]).triplets, expected.triplets)
         True
     """
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     labels = labels.to(torch.int64)
     classes = labels.tolist()
     triplets, mined, mined_positive = [], [], []
@@ -90,7 +90,7 @@ def smart_triplets(
             triplets.append((i, valid[0] if valid else pick(others, u), neg.pop(0)))
             mined_positive.append(bool(valid))
     return MinedTriplets(
-        torch.tensor(triplets, dtype=torch.int64).reshape(-1, 3),
-        torch.tensor(mined, dtype=torch.bool),
-        torch.tensor(mined_positive, dtype=torch.bool),
+        torch.tensor(triplets, dtype=torch.int64, device="cpu").reshape(-1, 3),
+        torch.tensor(mined, dtype=torch.bool, device="cpu"),
+        torch.tensor(mined_positive, dtype=torch.bool, device="cpu"),
     )

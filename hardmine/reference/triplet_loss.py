@@ -39,7 +39,7 @@ def poison(loss: Tensor, *rows: Tensor | None) -> Tensor:
     """NaN if any element of ``rows``, or the norm of one, is not finite, else the loss as it is."""
     rows = [r if r.dtype == torch.float64 else r.float() for r in rows if r is not None]
     finite = torch.stack([r.detach().square().sum(1).isfinite().all() for r in rows]).all()
-    return loss * torch.where(finite, 1.0, math.nan)
+    return loss * torch.where(finite, 1.0, math.nan).to(loss.dtype)
 
 
 def loss_of_selection(

@@ -49,7 +49,7 @@ class BatchAllComparison(OpComparison):
         measure = "sq_dist" if squared else "euclidean"
         scale = (2 * norm) ** 2 if squared else 2 * norm
         scale = max(scale, self.underflow(measure) / self.tolerance)
-        margin = torch.as_tensor(self.arguments["margin"]).abs().max().item()
+        margin = torch.as_tensor(self.arguments["margin"], dtype=torch.float64, device=x.device).abs().max().item()
         census = self._census(x, self.tolerance * (scale + margin))
         if int(returned.total) != int(counts.total):
             return f"total must be {int(counts.total)}, got {int(returned.total)}"

@@ -95,8 +95,9 @@ class TripletComparison(_TripletListComparison):
     def weights(self, count: int) -> Tensor:
         """By the reduction, and for "none" as :meth:`scalar` weighs the losses."""
         if self.options["reduction"] == "none":
-            return torch.linspace(0.5, 1.5, count)
-        return torch.full((count,), 1 / count if count and self.options["reduction"] == "mean" else 1.0)
+            return torch.linspace(0.5, 1.5, count, dtype=torch.float32, device=self.rows[0].device)
+        weight = 1 / count if count and self.options["reduction"] == "mean" else 1.0
+        return torch.full((count,), weight, dtype=torch.float32, device=self.rows[0].device)
 
     def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:
         """Distances for the ratio, similarities for the other terms."""
@@ -143,7 +144,7 @@ class GlobalComparison(_TripletListComparison):
 
     def weights(self, count: int) -> Tensor:
         """The slopes hold them."""
-        return torch.ones(count)
+        return torch.ones(count, dtype=torch.float32, device=self.rows[0].device)
 
     def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:
         """Squared distances; the loss takes a quarter of them."""

@@ -76,7 +76,7 @@ def test_labels_of_any_integer_dtype(dtype):
 def test_rows_are_taken_in_chunks(monkeypatch):
     rows, labels = random_rows([4, 1, 6, 2, 3])
     expected = class_distances(rows, labels).sq_dist
-    monkeypatch.setattr(MODULE, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(MODULE, "_ELEMENTS_AT_ONCE", 3 * rows.shape[1])
     torch.testing.assert_close(class_distances(rows, labels).sq_dist, expected, rtol=0, atol=1e-15, equal_nan=True)
     rows[13, 2] = math.inf
     with pytest.raises(FloatingPointError, match=r"^the embedding of row 13 is not finite: has training diverged"):
@@ -135,7 +135,7 @@ def test_nearest_classes_are_sorted_with_ties_to_the_lowest(monkeypatch):
     expected = [[2, 1, 3, 4], [0, 2, 3, 4], [3, 0, 1, 4], [4, 2, 0, 1], [3, 1, 0, 2]]
     before = sq_dist.clone()
     for at_once in (1024, 2, 1):
-        monkeypatch.setattr(MODULE, "_CLASSES_AT_ONCE", at_once)
+        monkeypatch.setattr(MODULE, "_ELEMENTS_AT_ONCE", at_once * len(sq_dist))
         for k in (4, 2, 0):
             assert nearest_classes(sq_dist, k).tolist() == [row[:k] for row in expected]
     assert nearest_classes(sq_dist, 2).dtype == torch.int32

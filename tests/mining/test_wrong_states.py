@@ -239,3 +239,11 @@ def test_states_of_epochs(path, value, error, message):
     with pytest.raises(error, match=re.escape(message)):
         made.resumed_epoch(changed(state, path, value) if path else value)
     assert made.resumed_epoch(state).number == 4
+
+
+def test_a_wrong_controller_leaves_the_history_as_it_was():
+    made = miner()
+    state = changed(changed(made.state_dict(), ("history", 2), DELETED), ("kappa", "beta"), NAN)
+    with pytest.raises(ValueError, match=r"state\['kappa'\]\['beta'\] must be a finite number, got nan"):
+        made.load_state_dict(state)
+    assert len(made.history) == 3

@@ -1,0 +1,46 @@
+"""The compiled graph index, as csrc/fanng binds it."""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+class Metric(Enum):
+    euclidean = ...
+    cosine = ...
+
+class Seeding(Enum):
+    nothing = ...
+    naive = ...
+    exact = ...
+
+class Index:
+    rows: int
+    vertices: int
+    depth: int
+    metric: Metric
+    traversals: int
+    success_rate: float
+    distance_computations: int
+    graph: tuple[Any, Any]
+    @staticmethod
+    def build(
+        vectors: Any,
+        metric: Metric,
+        success_rate: float,
+        max_degree: int,
+        seed: int,
+        max_traversals: int,
+        refinements: int,
+        threads: int,
+        seeding: Seeding,
+        warm: Index | None,
+        progress: Callable[[float, int], object] | None,
+    ) -> Index: ...
+    @staticmethod
+    def assemble(vectors: Any, metric: Metric, first_edge: Any, target: Any, *stats: Any) -> Index: ...
+    def search(self, queries: Any, k: int, most: int, start: Any, threads: int) -> tuple[Any, Any]: ...
+    def neighbors(self, first: int, last: int, k: int, most: int, threads: int) -> tuple[Any, Any]: ...
+
+def smart_triplets(
+    neighbor_lists: Any, distances: Any, labels: Any, kappa: float, per_anchor: int, seed: int, threads: int
+) -> tuple[Any, Any, Any]: ...

@@ -1,0 +1,70 @@
+"""What mining makes can be pickled and copied, or says why not."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from hardmine import mining
+from helpers import assert_bitwise_equal
+from library_calls import given, leaves
+from miners import LABELS, images_of, miner_of
+
+GIVEN = given()
+COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
+each_copy = pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
+
+
+def neighbor_sampler():
+    sampler = mining.AnchorNeighborSampler(GIVEN.labels, 2, 2, 3)
+    sampler.update(mining.class_distances(GIVEN.rows, GIVEN.labels))
+    return sampler
+
+
+@each_copy
+@pytest.mark.parametrize("make", [lambda: mining.ClassBalancedSampler(GIVEN.labels, 3, 2), neighbor_sampler])
+def test_copied_sampler_goes_on_as_the_original(make, make_copy):
+    sampler = make()
+    list(sampler)
+    copied = make_copy(sampler)
+    assert list(copied) == list(sampler)
+    assert copied.epoch == sampler.epoch == 2
+
+
+@each_copy
+def test_copied_tree_is_the_same(make_copy):
+    tree = mining.ClassTree.from_embeddings(GIVEN.rows, GIVEN.labels)
+    copied = make_copy(tree)
+    for a, b in zip(leaves(vars(copied)), leaves(vars(tree)), strict=True):
+        assert_bitwise_equal(a, b) if isinstance(b, torch.Tensor) else None
+        assert isinstance(b, torch.Tensor) or a == b
+    assert_bitwise_equal(copied.margin_table(), tree.margin_table())
+
+
+@each_copy
+def test_copied_controller_goes_on_as_the_original(make_copy):
+    controller = mining.AdaptiveKappa(random_epochs=1)
+    controller.update(0.9)
+    copied = make_copy(controller)
+    for error in (0.7, 0.2, 0.4):
+        assert copied.update(error) == controller.update(error)
+
+
+@each_copy
+@pytest.mark.parametrize("method", ["exact", "fanng"])
+def test_copied_miner_goes_on_as_the_original(method, make_copy):
+    """The graph that the next epoch's is warm-started from is copied too."""
+    miner = miner_of(method=method)
+    with miner.epoch():
+        pass
+    copied = make_copy(miner)
+    for a, b in zip(leaves(list(copied.epoch())), leaves(list(miner.epoch())), strict=True):
+        assert_bitwise_equal(a, b)
+
+
+@each_copy
+def test_epoch_says_what_to_keep_of_it(make_copy):
+    epoch = miner_of(images=images_of(), labels=LABELS).epoch()
+    with pytest.raises(TypeError, match=r"^a MinedEpoch cannot be pickled or copied, .* keep its state_dict\(\)"):
+        make_copy(epoch)

@@ -1,0 +1,176 @@
+"""Every option of mining refuses what it must, before the model or the images are used."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from bad_values import FLAG, THREADS, each_refused, integer, number
+from hardmine import mining
+from hardmine.mining.embedding import embed_all
+from library_calls import given
+
+GIVEN = given()
+MOST = 2**31 - 1
+SAMPLER = {
+    **{"images_per_class": integer(1), "batches_per_epoch": integer(1, optional=True)},
+    **{"seed": integer(-MOST, 2**62), "rank": integer(0, 0), "world_size": integer(1, MOST)},
+}
+TREE = {"levels": integer(1, 2**15 - 1)}
+OPTIONS = {
+    "AdaptiveKappa": {
+        **{"target_error": number(0, 1), "window": integer(1), "random_epochs": integer(0)},
+        **{"soft_kappa": number(1), "min_kappa": number(0), "max_kappa": number(1), "max_step": number(1)},
+    },
+    "AnchorNeighborSampler": {
+        **{**SAMPLER, "anchors_per_batch": integer(1), "classes_per_anchor": integer(1)},
+    },
+    "ClassBalancedSampler": {**SAMPLER, "classes_per_batch": integer(1, optional=True)},
+    "ClassBalancedSampler of a size": {"batch_size": integer(1, optional=True)},
+    "ClassTree": TREE,
+    "ClassTree.from_embeddings": TREE,
+    "ClassTree.margin_table": {"beta": number(-torch.inf, torch.inf)},
+    "SmartMiner": {
+        **{"batch_size": integer(1, MOST), "batches_per_epoch": integer(1, MOST, optional=True)},
+        **{"mined_share": number(0, 1), "neighbors": integer(1, 1024), "per_anchor": integer(1, MOST)},
+        **{"kappa": number(0, optional=True), "embed_chunk": integer(1, MOST), "num_workers": integer(0, MOST)},
+        **{"seed": integer(0, 2**62), "progress": FLAG},
+    },
+    "embed_all": {"chunk": integer(1, MOST), "num_workers": integer(0, MOST), "progress": FLAG},
+    "random_triplets": {"per_anchor": integer(1, MOST)},
+    "smart_triplets": {"kappa": number(0), "per_anchor": integer(1, MOST), "threads": THREADS},
+}
+
+
+def no_model(images):
+    raise AssertionError("work has begun")
+
+
+TREE_OF_ROWS = mining.ClassTree.from_embeddings(GIVEN.rows, GIVEN.labels)
+CALLS = {
+    "AdaptiveKappa": mining.AdaptiveKappa,
+    "AnchorNeighborSampler": lambda **options: mining.AnchorNeighborSampler(
+        GIVEN.labels, **{"anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 2} | options
+    ),
+    "ClassBalancedSampler": lambda **options: mining.ClassBalancedSampler(
+        GIVEN.labels, **{"classes_per_batch": 2} | options
+    ),
+    "ClassBalancedSampler of a size": lambda batch_size: mining.ClassBalancedSampler(
+        GIVEN.labels, batch_size=batch_size
+    ),
+    "ClassTree": lambda **options: mining.ClassTree(TREE_OF_ROWS.distances, **options),
+    "ClassTree.from_embeddings": lambda **options: mining.ClassTree.from_embeddings(
+        GIVEN.rows, GIVEN.labels, **options
+    ),
+    "ClassTree.margin_table": TREE_OF_ROWS.margin_table,
+    "SmartMiner": lambda **options: mining.SmartMiner(no_model, GIVEN.rows, GIVEN.labels, **options),
+    "embed_all": lambda **options: embed_all(no_model, GIVEN.rows, **options),
+    "random_triplets": lambda **options: mining.random_triplets(GIVEN.labels, **options),
+    "smart_triplets": lambda **options: mining.smart_triplets(
+        GIVEN.lists, GIVEN.sq_dist, GIVEN.labels, **{"kappa": 1.0} | options
+    ),
+}
+
+
+@each_refused(OPTIONS)
+def test_bad_option_is_refused_by_name(function, argument, value, error):
+    with pytest.raises(error, match=rf"^{argument} must be "):
+        CALLS[function](**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        ("text", "str"),
+        (["cat", "dog"], "list with 'cat' at [0]"),
+        ([0, "dog"], "list with 'dog' at [1]"),
+        ((0, None), "tuple with None at [1]"),
+        ([0, 2**70], "list with 1180591620717411303424 at [1]"),
+        (np.array(["cat", "dog"]), "ndarray of <U3"),
+        ({"label": 1}, "dict"),
+        (None, "NoneType"),
+    ],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda labels: mining.ClassBalancedSampler(labels, 1),
+        lambda labels: mining.AnchorNeighborSampler(labels, 1, 1, 1),
+        lambda labels: mining.SmartMiner(no_model, GIVEN.rows, labels),
+        lambda labels: mining.class_distances(GIVEN.rows, labels),
+        lambda labels: mining.ClassTree.from_embeddings(GIVEN.rows, labels),
+    ],
+)
+def test_labels_that_are_no_integers_are_named(call, labels, got):
+    message = f"labels must be integers [N], a tensor or a sequence, got {got}"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        call(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        (GIVEN.labels.to("meta"), "on meta"),
+        (GIVEN.labels.to_sparse(), "of layout torch.sparse_coo"),
+        (torch.nested.nested_tensor([torch.tensor([1]), torch.tensor([1, 2])]), "nested"),
+    ],
+)
+def test_labels_without_values_are_named(labels, got):
+    with pytest.raises(ValueError, match=f"^labels must be a dense tensor that holds values, got one that is {got}$"):
+        mining.ClassBalancedSampler(labels, 1)
+
+
+@pytest.mark.parametrize("name", ["lists", "sq_dist", "labels"])
+@pytest.mark.parametrize("convert", [np.asarray, torch.Tensor.tolist, torch.Tensor.to_sparse])
+def test_lists_that_are_no_dense_tensors_are_named(name, convert):
+    argument = {"lists": "neighbor_lists", "sq_dist": "distances"}.get(name, name)
+    arguments = {"neighbor_lists": GIVEN.lists, "distances": GIVEN.sq_dist, "labels": GIVEN.labels}
+    arguments[argument] = convert(arguments[argument])
+    with pytest.raises(TypeError, match=f"^{argument} must be a "):
+        mining.smart_triplets(**arguments, kappa=1.0)
+
+
+class Items(list):
+    """A data set of given items."""
+
+
+IMAGE = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("item", "got"),
+    [
+        ({"image": IMAGE, "label": 1}, "dict with the keys ['image', 'label']"),
+        (({"image": IMAGE}, 1), "dict with the keys ['image']"),
+        ("image.png", "str"),
+        (("image.png", 1), "str"),
+        (None, "NoneType"),
+        ((), "tuple"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_items_that_are_no_images_are_named(item, got, workers):
+    message = f"images must have items that are tensors or arrays, or tuples that begin with one, got {got}"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        embed_all(no_model, Items([item] * 3), num_workers=workers)
+
+
+@pytest.mark.parametrize("images", [iter([IMAGE]), {"image": IMAGE}, {0: IMAGE}, "folder", 3, None])
+def test_images_that_are_no_data_set_are_named(images):
+    for call in (lambda x: embed_all(no_model, x), lambda x: mining.SmartMiner(no_model, x, GIVEN.labels)):
+        with pytest.raises(TypeError, match=r"^images must be a tensor \[N, \.\.\.\] or a map-style data set"):
+            call(images)
+
+
+@pytest.mark.parametrize("images", [IMAGE[0], Items()])
+def test_images_without_an_item_are_named(images):
+    with pytest.raises(ValueError, match=r"^images must be "):
+        embed_all(no_model, images)
+
+
+def test_what_else_an_item_holds_is_passed_over():
+    """Text and objects beside the images, which no collation takes."""
+    rows = GIVEN.rows
+    items = Items([(row.numpy(), {"name": "a"}, object()) for row in rows])
+    assert torch.equal(embed_all(torch.nn.Identity(), items, chunk=7), rows)
