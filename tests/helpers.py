@@ -59,9 +59,13 @@ def each_of(names: tuple[str, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", names)
 
 
-def each_with_similarity(names: tuple[str, ...]) -> pytest.MarkDecorator:
-    """Parametrizes a test by the op's name and the similarities that it takes."""
-    pairs = [(name, similarity) for name in names for similarity in similarities_of_op(name)]
+def each_with_similarity(names: tuple[str, ...], cpu: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Parametrizes a test by the op's name and the similarities that it takes; ops in ``cpu`` get that mark."""
+    pairs = [
+        pytest.param(name, similarity, marks=[pytest.mark.cpu] if name in cpu else [])
+        for name in names
+        for similarity in similarities_of_op(name)
+    ]
     return pytest.mark.parametrize(("name", "similarity"), pairs)
 
 
@@ -71,10 +75,7 @@ def each_with_refs(names: tuple[str, ...], refs: int = 30) -> pytest.MarkDecorat
     return pytest.mark.parametrize(("name", "refs"), cases, ids=[f"{n}-{'refs' if r else 'self'}" for n, r in cases])
 
 
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
-]
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 
 
 def has_cuda_kernel(name: str) -> bool:

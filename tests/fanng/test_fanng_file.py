@@ -63,6 +63,7 @@ def test_a_loaded_index_does_not_need_its_file(saved):
     assert index.vectors.isfinite().all()
 
 
+@pytest.mark.subprocess
 def test_another_process_loads_the_same_index(saved):
     script = f"from hardmine.fanng import Index; print(Index.load({str(saved)!r}).neighbors(5).index.tolist())"
     assert json.loads(output_of(run_python("-c", script))) == Index.load(saved).neighbors(5).index.tolist()

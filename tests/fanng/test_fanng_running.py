@@ -65,6 +65,7 @@ def results_at():
     return results
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
 def test_simd_levels_agree_bit_for_bit(level, results_at):
     if level not in simd_levels():
@@ -75,6 +76,7 @@ def test_simd_levels_agree_bit_for_bit(level, results_at):
     assert len(set(scalar)) == 3
 
 
+@pytest.mark.subprocess
 def test_an_unknown_simd_level_is_an_error():
     script = "import torch; from hardmine.fanng import Index; Index.build(torch.randn(500, 4))"
     process = run_python("-c", script, HARDMINE_SIMD="sse9")
@@ -185,6 +187,7 @@ print(len(Index.build(x[:100]).neighbors(3).index))
 """
 
 
+@pytest.mark.subprocess
 def test_ctrl_c_ends_long_work():
     process = run_python("-c", INTERRUPTED)
     assert output_of(process) == "100", process.stderr

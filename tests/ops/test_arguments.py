@@ -224,6 +224,7 @@ def test_infinities_and_numpy_s_numbers_are_numbers_to_tuplet_loss():
 
 
 @each_of(OPS_WITH_REF_LABELS)
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_tensors_beside_those_on_the_cpu(name):
     with pytest.raises((ValueError, NotImplementedError), match="must be on the"):

@@ -25,6 +25,8 @@ from helpers import (
     seeded,
 )
 
+pytestmark = pytest.mark.emulated
+
 REDUCTIONS = ("mean", "mean_active", "sum")
 IMPLEMENTATIONS = pytest.mark.parametrize(
     "loss", [ops.batch_all_triplet_loss, reference.batch_all_triplet_loss], ids=["op", "ref"]
@@ -243,6 +245,7 @@ def test_many_classes_and_depths_from_1_to_huge(device):
             assert_results_close(*run_both("batch_all_triplet_loss", inputs, **options), 1e-11)
 
 
+@pytest.mark.cpu
 def test_counts_beyond_32_bits():
     """Two classes of 1300: 2 * 1300 * 1299 * 1300 = 4.4e9 triplets; with a large margin all are active."""
     labels = torch.arange(2600) % 2
@@ -296,7 +299,7 @@ def distances(x: Tensor, squared: bool, similarity: str) -> Tensor:
 
 @each_similarity
 @squared_or_not
-@each_reduction
+@pytest.mark.parametrize("reduction", ["mean", "mean_active", pytest.param("sum", marks=pytest.mark.cpu)])
 @pytest.mark.parametrize("sizes", [[3, 4, 5], [36, 2, 3]], ids=str)
 def test_gradcheck(similarity, squared, reduction, sizes, device):
     inputs = inputs_of_sizes(sizes, 4).to(device)

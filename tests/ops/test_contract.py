@@ -86,6 +86,7 @@ print(peak_mib() - before)
 """
 
 
+@pytest.mark.subprocess
 @each_of(OPS)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_memory_is_linear_in_the_batch(name):

@@ -26,6 +26,8 @@ from triplets import (
     run_given_both,
 )
 
+pytestmark = pytest.mark.emulated
+
 each_op = pytest.mark.parametrize("name", GIVEN)
 each_case = pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
@@ -187,6 +189,7 @@ def test_gradients_only_where_they_are_asked_for(name):
 # The same bits everywhere
 
 
+@pytest.mark.cpu
 @each_case
 def test_any_number_of_threads_gives_the_same_bits(name, options):
     """Large enough for every loop to be shared by 5 threads; rows are in many triplets."""
@@ -231,6 +234,8 @@ def outcomes_at(tmp_path_factory):
     return outcomes
 
 
+@pytest.mark.subprocess
+@pytest.mark.cpu
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
 def test_simd_levels_agree_bit_for_bit(level, outcomes_at):
     if level not in simd_levels():
@@ -266,6 +271,7 @@ print(peak_mib() - before)
 """
 
 
+@pytest.mark.subprocess
 @each_op
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_memory_does_not_grow_with_triplets_times_depth(name):

@@ -19,6 +19,8 @@ from triplets import (
     run_given_both,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.global_loss, reference.global_loss], ids=["op", "ref"])
 each_similarity = pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 

@@ -27,6 +27,8 @@ from helpers import (
     with_numbers,
 )
 
+pytestmark = pytest.mark.emulated
+
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 
@@ -89,6 +91,7 @@ def test_gradcheck_of_the_selected_similarities(similarity, refs, positive, nega
         gradcheck(similarities, inputs, **options)
 
 
+@pytest.mark.cpu
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("term", TERMS)
@@ -104,6 +107,7 @@ def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
     gradcheck(ops.triplet_loss, inputs, **options, term=term, reduction=reduction, temperature=0.5, lam=0.7)
 
 
+@pytest.mark.cpu
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("preset", PRESETS)

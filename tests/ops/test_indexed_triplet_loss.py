@@ -21,6 +21,8 @@ from triplets import (
     run_given_both,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize(
     "loss", [ops.indexed_triplet_loss, reference.indexed_triplet_loss], ids=["op", "ref"]
 )

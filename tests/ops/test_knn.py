@@ -23,6 +23,8 @@ from helpers import (
     seeded,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize("knn", [ops.knn, reference.knn], ids=["op", "ref"])
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
@@ -138,7 +140,13 @@ def test_refs_that_are_the_queries_give_the_same_lists(dtype, similarity, rows, 
         assert_bitwise_equal(actual, expected)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 94, 95, 96, 97, 98, 191, 192, 193, 288, 383, 384, 385, 577, 1000])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        *(1, 2, 3, 94, 95, 96, 97, 98, 191, 192, 193, 288, 383, 384, 385),
+        *(pytest.param(rows, marks=pytest.mark.cpu) for rows in (577, 1000)),
+    ],
+)
 @each_similarity
 def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
     for k in (1, 5, 33):
@@ -146,6 +154,7 @@ def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
         assert_results_close(*run_both("knn", inputs, similarity=similarity, k=k), 1e-12)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("rows", "refs"), [(1, 1), (1, 5000), (2, 3001), (5, 191), (97, 193), (3000, 1), (1000, 7)])
 @each_similarity
 @pytest.mark.parametrize("k", [1, 10, 300])
@@ -180,6 +189,7 @@ def test_every_k_is_the_start_of_the_whole_list(similarity, refs, device):
             assert_bitwise_equal(actual, expected[:, :k].contiguous())
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("refs", [None, 2500], ids=["self", "refs"])
 @each_similarity
 def test_the_largest_k(refs, similarity, device):

@@ -10,7 +10,7 @@ from hardmine import ops, reference
 from helpers import OPS, OPS_WITHOUT_REFS, Inputs, arguments_of, assert_bitwise_equal, has_cuda_kernel, random_inputs
 from triplets import GIVEN, Batch, random_triplets
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 OPTIONS = {
     "select_triplets": [{"negative": "semihard", "semihard_fallback": "hardest"}],

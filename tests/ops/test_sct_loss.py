@@ -23,6 +23,8 @@ from helpers import (
     run_both,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.sct_loss, reference.sct_loss], ids=["op", "ref"])
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 

@@ -23,6 +23,8 @@ from helpers import (
     with_numbers,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize("select", [ops.select_triplets, reference.select_triplets], ids=["op", "ref"])
 NONE = (-1, math.nan)
 

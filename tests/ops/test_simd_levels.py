@@ -92,6 +92,7 @@ def results_at(tmp_path_factory):
     return results
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
 def test_levels_agree_bit_for_bit(level, results_at):
     if level not in simd_levels():
@@ -106,6 +107,7 @@ def test_levels_agree_bit_for_bit(level, results_at):
             raise AssertionError(f"{level} differs from scalar: {case}") from error
 
 
+@pytest.mark.subprocess
 def test_this_process_runs_one_of_the_levels():
     assert hardmine.simd_level() in simd_levels()
     assert "scalar" in simd_levels()

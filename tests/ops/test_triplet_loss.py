@@ -25,6 +25,8 @@ from helpers import (
     with_numbers,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.triplet_loss, reference.triplet_loss], ids=["op", "ref"])
 
 # HAND_POINTS with easiest positives and hardest negatives have

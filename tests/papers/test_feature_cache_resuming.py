@@ -132,6 +132,7 @@ cache_features(small_backbone(), Killing(Path({root!r}), {names!r}), {path!r}, c
 """
 
 
+@pytest.mark.subprocess
 def test_a_killed_run_goes_on(images, path, tmp_path):
     names = [str(p.relative_to(tmp_path)) for p in images.paths]
     script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), names=names, path=str(path))

@@ -86,6 +86,7 @@ def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
     assert names <= ({"SCT"} if kind == "training" else {"a"})
 
 
+@pytest.mark.subprocess
 def test_the_process_end_to_end(runs):
     command = [sys.executable, "-m", "hardmine", "plot", "training", "SCT=a", "SCT=b"]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

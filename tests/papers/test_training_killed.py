@@ -52,6 +52,7 @@ def wait_for_step(path, process, step, tries=6000):
     raise AssertionError(f"{path} is not of step {step} or a later one after {tries} looks, 0.01 s apart")
 
 
+@pytest.mark.subprocess
 def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(folder):
     killed = start(folder, "killed", "--checkpoint-steps", "1")
     wait_for_step(folder / "killed/checkpoint.pt", killed, 45)
@@ -68,6 +69,7 @@ def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(folder):
     assert first["verified"] == second["verified"]
 
 
+@pytest.mark.subprocess
 def test_ctrl_c_says_how_to_go_on(folder):
     process = start(folder, "run", "--checkpoint-steps", "1")
     wait_for_step(folder / "run/checkpoint.pt", process, 10)
