@@ -5,6 +5,9 @@ import os
 # Idle OpenMP threads spin, which takes the cores from whoever else is working on them: ten times the time of this suite
 # on a busy machine. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# One thread per worker of pytest-xdist, and per process that it starts: tests of threads set their number.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
