@@ -332,37 +332,6 @@ def test_the_gradient_is_that_of_selections(similarity, device):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * b.abs().max().item())
 
 
-# Errors
-
-
-X, REFS = torch.randn(4, 3, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1))
-WRONG = [
-    ({"queries": X.tolist()}, TypeError, "queries must be a torch.Tensor, got list"),
-    ({"queries": X[0]}, ValueError, r"queries must be \[rows, D\], got \[3\]"),
-    ({"queries": X[:, :0]}, ValueError, r"queries must be \[rows, D\] with D >= 1, got \[4, 0\]"),
-    ({"queries": X.int()}, TypeError, "queries must be float32, float64, float16 or bfloat16, got torch.int32"),
-    ({"refs": 3}, TypeError, "refs must be a torch.Tensor, got int"),
-    ({"refs": REFS[:, :2]}, ValueError, r"refs must be \[M, D\] with the D = 3 of queries, got \[5, 2\]"),
-    ({"refs": REFS.double()}, TypeError, "refs must have the dtype of queries, torch.float32, got torch.float64"),
-    ({"refs": REFS.to("meta")}, ValueError, "refs must be on the device of queries, cpu, got meta"),
-    ({"k": 0}, ValueError, "k must be from 1 to 1024, got 0"),
-    ({"k": -3}, ValueError, "k must be from 1 to 1024, got -3"),
-    ({"k": 1025}, ValueError, "k must be from 1 to 1024, got 1025"),
-    ({"k": 2.0}, TypeError, "k must be an integer, got float"),
-    ({"k": True}, TypeError, "k must be an integer, got bool"),
-    ({"k": None}, TypeError, "k must be an integer, got NoneType"),
-    ({"refs": REFS, "exclude_self": True}, ValueError, "exclude_self must be False or None with refs"),
-    ({"exclude_self": 2}, TypeError, "exclude_self must be True, False or None, got int"),
-    ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
-]
-
-
-@pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
-def test_wrong_arguments(changes, error, message):
-    with pytest.raises(error, match=f"^{message}"):
-        ops.knn(**{"queries": X, **changes})
-
-
 # Random inputs and options
 
 
