@@ -12,7 +12,7 @@ import pytest
 import setuptools
 
 import hardmine
-from helpers import output_of, run_python, simd_levels
+from support.processes import output_of, run_python, simd_levels
 
 PACKAGE = Path(hardmine.__file__).parent
 OBJECTS = PACKAGE.parent / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower() / "CMakeFiles"

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hardmine
 from hardmine import _library, ops
-from helpers import OPS, output_of, run_python
+from support.ops import OPS
+from support.processes import output_of, run_python
 
 PACKAGE = Path(hardmine.__file__).parent
 LABELS = [0, 0, 1, 1]

@@ -12,7 +12,9 @@ from torch import Tensor
 from fanng_cases import METRICS, assert_same_index, exact_rows, plain_distances, plain_edges, sample_rows
 from hardmine import ops
 from hardmine.fanng import Index
-from helpers import FLOAT_DTYPES, assert_bitwise_equal, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
+from support.ops import FLOAT_DTYPES
 
 ALL = {"max_distance_computations": 10**6}  # effort enough to measure every row that can be reached
 each_metric = pytest.mark.parametrize("metric", METRICS)

@@ -17,7 +17,8 @@ import hardmine
 from fanng_cases import assert_same_index, assert_unloadable, parts_of, sample_rows
 from hardmine.fanng import Index
 from hardmine.fanng import _file as _fanng_file
-from helpers import output_of, run_python, seeded
+from support.inputs import seeded
+from support.processes import output_of, run_python
 
 safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")

@@ -11,7 +11,9 @@ import torch
 import hardmine
 from fanng_cases import METRICS, assert_same_index, sample_rows
 from hardmine.fanng import Index
-from helpers import assert_bitwise_equal, output_of, run_python, seeded, simd_levels, threads
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
+from support.processes import output_of, run_python, simd_levels, threads
 
 each_metric = pytest.mark.parametrize("metric", METRICS)
 

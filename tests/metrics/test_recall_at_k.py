@@ -13,7 +13,7 @@ import torch
 import hardmine
 from hardmine import ops
 from hardmine.metrics import _search, recall_at_1, recall_at_k
-from helpers import Inputs, random_inputs, seeded
+from support.inputs import Inputs, random_inputs, seeded
 
 
 def obvious_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:

@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from helpers import seeded
+from support.inputs import seeded
 
 FLOAT_NAMES = "float32, float64, float16 or bfloat16"
 INTEGER_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")

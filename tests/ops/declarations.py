@@ -26,7 +26,7 @@ from argument_kinds import (
     Triplets,
     Wrong,
 )
-from helpers import seeded
+from support.inputs import seeded
 
 # What the ops are called with, where a test says nothing else
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import SELECTING_OPS, each_of, random_inputs, seeded
+from support.inputs import random_inputs, seeded
+from support.ops import SELECTING_OPS, each_of
 
 each_op = pytest.mark.parametrize("name", SELECTING_OPS)
 

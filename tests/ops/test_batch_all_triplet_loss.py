@@ -9,21 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hardmine import ops, reference
-from helpers import (
+from support.comparisons import assert_as_accurate_as_plain_torch, assert_bitwise_equal, assert_results_close
+from support.inputs import (
     HAND_POINTS,
     Inputs,
-    assert_as_accurate_as_plain_torch,
-    assert_bitwise_equal,
-    assert_results_close,
     exact_inputs,
     inputs_of_sizes,
     labels_of_sizes,
     random_inputs,
     random_table,
-    run,
-    run_both,
     seeded,
 )
+from support.runs import run, run_both
 
 pytestmark = pytest.mark.emulated
 
@@ -225,6 +222,7 @@ CLASS_SIZES = {
 }
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
 @squared_or_not
@@ -297,6 +295,7 @@ def distances(x: Tensor, squared: bool, similarity: str) -> Tensor:
     return d.square() if squared else d
 
 
+@pytest.mark.thinned(5)
 @each_similarity
 @squared_or_not
 @pytest.mark.parametrize("reduction", ["mean", "mean_active", pytest.param("sum", marks=pytest.mark.cpu)])

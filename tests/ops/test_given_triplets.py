@@ -8,7 +8,9 @@ import torch
 
 import hardmine
 from hardmine import ops, reference
-from helpers import FLOAT_DTYPES, REDUCTIONS, assert_bitwise_equal, output_of, run_python, simd_levels, threads
+from support.comparisons import assert_bitwise_equal
+from support.ops import FLOAT_DTYPES, REDUCTIONS
+from support.processes import output_of, run_python, simd_levels, threads
 from triplets import (
     CASES,
     GIVEN,
@@ -234,6 +236,7 @@ def outcomes_at(tmp_path_factory):
     return outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.cpu
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
@@ -271,6 +274,7 @@ print(peak_mib() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 @each_op
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
@@ -282,6 +286,7 @@ def test_memory_does_not_grow_with_triplets_times_depth(name):
 # torch's own checks
 
 
+@pytest.mark.thinned(5)
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hardmine import losses, ops
-from helpers import assert_bitwise_equal
+from support.comparisons import assert_bitwise_equal
+from support.ops import EMULATED
 from triplets import (
-    EMULATED,
     GIVEN,
     NO_TRIPLETS,
     Batch,

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import (
+from support.comparisons import assert_bitwise_equal
+from support.inputs import Inputs, exact_inputs, random_inputs
+from support.ops import (
     FLOAT_DTYPES,
     OPS,
     OPS_WITHOUT_REFS,
@@ -13,19 +15,10 @@ from helpers import (
     SELECTED_LOSSES,
     SIMILARITIES,
     TERMS,
-    Inputs,
-    assert_bitwise_equal,
-    differentiable_outputs,
     each_of,
     each_with_refs,
-    evaluate,
-    exact_inputs,
-    leaves_of,
-    loss_of,
-    random_inputs,
-    run,
-    with_numbers,
 )
+from support.runs import differentiable_outputs, evaluate, leaves_of, loss_of, run, with_numbers
 
 pytestmark = pytest.mark.emulated
 
@@ -74,6 +67,7 @@ def similarities_of(inputs, **options):
     return selection.positive_similarity[valid].detach(), selection.negative_similarity[valid].detach()
 
 
+@pytest.mark.thinned(7)
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("positive", ["easiest", "hardest", "random"])
@@ -91,6 +85,7 @@ def test_gradcheck_of_the_selected_similarities(similarity, refs, positive, nega
         gradcheck(similarities, inputs, **options)
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.cpu
 @each_similarity
 @with_and_without_refs
@@ -107,6 +102,7 @@ def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
     gradcheck(ops.triplet_loss, inputs, **options, term=term, reduction=reduction, temperature=0.5, lam=0.7)
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.cpu
 @each_similarity
 @with_and_without_refs

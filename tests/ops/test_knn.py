@@ -8,20 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import ops, reference
-from helpers import (
-    HAND_POINTS,
-    SIMILARITIES,
+from support.comparisons import (
     assert_as_accurate_as_plain_torch,
     assert_bitwise_equal,
     assert_results_close,
     assert_same_selection,
-    exact_inputs,
-    leaves_of,
-    random_inputs,
-    run,
-    run_both,
-    seeded,
 )
+from support.inputs import HAND_POINTS, exact_inputs, random_inputs, seeded
+from support.ops import SIMILARITIES
+from support.runs import leaves_of, run, run_both
 
 pytestmark = pytest.mark.emulated
 
@@ -29,7 +24,7 @@ IMPLEMENTATIONS = pytest.mark.parametrize("knn", [ops.knn, reference.knn], ids=[
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 
-# Of HAND_POINTS (see helpers), the neighbors of each point, the nearest first, and their similarities.
+# Of HAND_POINTS (see support.inputs), the neighbors of each point, the nearest first, and their similarities.
 HAND_WORKED = {
     "cosine": (
         [[2, 1, 3, 4], [2, 3, 0, 4], [1, 0, 3, 4], [1, 2, 0, 4], [3, 1, 2, 0]],
@@ -189,6 +184,7 @@ def test_every_k_is_the_start_of_the_whole_list(similarity, refs, device):
             assert_bitwise_equal(actual, expected[:, :k].contiguous())
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.cpu
 @pytest.mark.parametrize("refs", [None, 2500], ids=["self", "refs"])
 @each_similarity
@@ -275,6 +271,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, ref
     assert exact.grad.any(1).all()
 
 
+@pytest.mark.thinned(5)
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("k", [1, 3, 30])

@@ -7,17 +7,10 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import (
-    Inputs,
-    assert_results_bitwise_equal,
-    assert_results_close,
-    inputs_of_sizes,
-    random_table,
-    run,
-    run_both,
-    seeded,
-)
-from triplets import EMULATED
+from support.comparisons import assert_results_bitwise_equal, assert_results_close
+from support.inputs import Inputs, inputs_of_sizes, random_table, seeded
+from support.ops import EMULATED
+from support.runs import run, run_both
 
 each_similarity = pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 each_reduction = pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])

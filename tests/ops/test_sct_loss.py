@@ -8,20 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import ops, reference
-from helpers import (
-    HAND_POINTS,
-    PRESETS,
-    REDUCTIONS,
-    SIMILARITIES,
-    anchors_with,
+from support.comparisons import (
     assert_as_accurate_as_plain_torch,
     assert_bitwise_equal,
     assert_results_bitwise_equal,
     assert_results_close,
-    random_inputs,
-    run,
-    run_both,
 )
+from support.inputs import HAND_POINTS, anchors_with, random_inputs
+from support.ops import PRESETS, REDUCTIONS, SIMILARITIES
+from support.runs import run, run_both
 
 pytestmark = pytest.mark.emulated
 

@@ -9,23 +9,15 @@ from hypothesis import strategies as st
 
 from hardmine import ops, reference
 from hardmine.reference.select_triplets import candidate_pairs
-from helpers import (
-    HAND_POINTS,
-    POSITIVES,
-    REDUCTIONS,
-    SIMILARITIES,
-    Inputs,
+from support.comparisons import (
     assert_as_accurate_as_plain_torch,
     assert_bitwise_equal,
     assert_results_close,
-    exact_inputs,
-    inputs_of_sizes,
     largest_error,
-    leaves_of,
-    random_inputs,
-    run,
-    run_both,
 )
+from support.inputs import HAND_POINTS, Inputs, exact_inputs, inputs_of_sizes, random_inputs
+from support.ops import POSITIVES, REDUCTIONS, SIMILARITIES
+from support.runs import leaves_of, run, run_both
 
 pytestmark = pytest.mark.emulated
 
@@ -259,6 +251,7 @@ def test_sums_and_means_are_rounded_once(reduction, temperature, device):
 # Accuracy, shapes and extremes
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_similarity
 @with_and_without_refs
@@ -304,6 +297,7 @@ def test_the_tail_of_the_softplus_keeps_its_digits(device):
         assert result.ref_grad[1, 0].item() == pytest.approx(10 * math.exp(-20), rel=1e-4)
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.cpu
 @pytest.mark.parametrize("rows", [95, 96, 97, 191, 192, 193, 288, 384, 385, 1000])
 @pytest.mark.parametrize("temperature", [0.02, 0.1])
@@ -334,6 +328,7 @@ CLASS_SIZES = {
 }
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.cpu
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
@@ -365,6 +360,7 @@ def test_equal_rows(similarity, positive, device):
 # Gradients
 
 
+@pytest.mark.thinned(7)
 @each_similarity
 @with_and_without_refs
 @each_positive

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import seeded
 from papers.networks import Backbone, cache_features
+from support.inputs import seeded
 
 CHUNK = 4
 COUNT = 18  # images: four chunks and a half

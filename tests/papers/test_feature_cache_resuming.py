@@ -22,8 +22,9 @@ from feature_cache_cases import (
     path_of_features,  # noqa: F401 (a fixture)
     small_backbone,
 )
-from helpers import run_python, seeded
 from papers.networks import Backbone, cache
+from support.inputs import seeded
+from support.processes import run_python
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
 pytest.importorskip("tqdm")

@@ -7,19 +7,9 @@ import torch
 
 import hardmine
 from hardmine import ops
-from helpers import (
-    FLOAT_DTYPES,
-    POSITIVES,
-    REDUCTIONS,
-    SIMILARITIES,
-    Inputs,
-    each_of,
-    exact_inputs,
-    leaves_of,
-    random_inputs,
-    run,
-    seeded,
-)
+from support.inputs import Inputs, exact_inputs, random_inputs, seeded
+from support.ops import FLOAT_DTYPES, POSITIVES, REDUCTIONS, SIMILARITIES, each_of
+from support.runs import leaves_of, run
 from triplets import CASES, case_id, random_batch, run_given
 
 PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
