@@ -12,7 +12,7 @@ TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
 # A file of tests stays on one worker, which keeps its module fixtures; tests/conftest.py gives each worker one thread.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-slow test-all lint format bench bench-graph test-cpp build-cuda test-emulated build clean
+.PHONY: demo test test-slow test-all lint typecheck format bench bench-graph test-cpp build-cuda test-emulated build clean
 
 demo: build
 	$(PY) -m hardmine train
@@ -29,6 +29,10 @@ lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
+
+# The ops' types, and user code that must and must not type-check.
+typecheck: build
+	$(PY) -m pytest tests/typing -q
 
 format: .venv/dev
 	.venv/bin/ruff check --fix .

@@ -1,18 +1,11 @@
 // Every op of hardmine, in one place. Shapes: embeddings [B, D], labels [B] int64, ref_embeddings [M, D], ref_labels
-// [M] int64. Further arguments, of options the enums as codes (core/options.h):
-//   random            [1 or 2, B] float64, uniform in [0, 1): the numbers that a random positive, then a random
-//   negative
-//                     is picked by (core/random_pick.h); None if neither is random
-//   selection_modes   [similarity, positive, negative, semihard_fallback, tie, allow_tf32]
-//   selection_limits  [duplicate_threshold, semihard_margin], infinity where there is none
-//   loss_modes        [term, hard_rule, separate_means, reduction]
-//   loss_numbers      [temperature, margin, lam, hard_cutoff, min_similarity]
-//   tuplet_modes      [similarity, positive, reduction, allow_tf32]
-//   tuplet_numbers    [temperature, duplicate_threshold]
-//   batch_all_modes   [similarity, reduction, squared, allow_tf32]
-//   batch_all_numbers [margin]
-// The losses of given triplets [T, 3] (int64, rows of embeddings) have modes and numbers of their own, named there.
-// allow_tf32: whether CUDA may round float32 factors of products to TF32.
+// [M] int64; triplets [T, 3], int64 rows of embeddings. Options that are one of several names are ints: the position of
+// the name in hardmine/types.py (core/options.h). Those that need explaining:
+//   random      [1 or 2, B] float64, uniform in [0, 1): the numbers that a random positive, then a random negative is
+//               picked by (core/random_pick.h); None if neither is random
+//   duplicate_threshold, semihard_margin   infinity: no such limit
+//   min_similarity                         -infinity: no such limit
+//   allow_tf32  whether CUDA may round float32 factors of products to TF32
 // Implementations: cpu/<op>.cpp, cuda/<op>.cu. Python faces: hardmine/ops/<op>.py.
 
 #include <torch/csrc/stable/library.h>
@@ -20,8 +13,9 @@
 STABLE_TORCH_LIBRARY(hardmine, m) {
   // -> positive_similarity [B], negative_similarity [B], positive_index [B], negative_index [B]
   m.def(
-      "select_triplets(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
-      "Tensor? random, int[] selection_modes, float[] selection_limits) -> (Tensor, Tensor, Tensor, Tensor)");
+      "select_triplets(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? random, "
+      "int similarity, int positive, int negative, int semihard_fallback, int tie, float duplicate_threshold, "
+      "float semihard_margin, bool allow_tf32) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the selected similarities -> grad_embeddings [B, D], grad_ref_embeddings [M, D]; one that is not
   // needed is empty.
@@ -31,36 +25,41 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "-> (Tensor, Tensor)");
 
   // -> loss [] or [B], and what select_triplets returns. sct_loss is this op with its own term and hard rules.
-  // modes: selection_modes, then loss_modes; numbers: selection_limits, then loss_numbers.
   m.def(
-      "triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
-      "Tensor? random, int[] modes, float[] numbers) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "triplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? random, "
+      "int similarity, int positive, int negative, int semihard_fallback, int tie, float duplicate_threshold, "
+      "float semihard_margin, bool allow_tf32, int term, int hard_rule, bool separate_means, "
+      "float temperature, float margin, float lam, float hard_cutoff, float min_similarity, int reduction) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The gradients of the loss and of the selected similarities -> as select_triplets_backward.
   m.def(
       "triplet_loss_backward(Tensor grad_loss, Tensor? grad_positive, Tensor? grad_negative, Tensor embeddings, "
       "Tensor? ref_embeddings, Tensor positive_similarity, Tensor negative_similarity, Tensor positive_index, "
-      "Tensor negative_index, int similarity, int[] loss_modes, float[] loss_numbers, bool need_embeddings, "
-      "bool need_ref_embeddings) -> (Tensor, Tensor)");
+      "Tensor negative_index, int similarity, int term, int hard_rule, bool separate_means, "
+      "float temperature, float margin, float lam, float hard_cutoff, float min_similarity, int reduction, "
+      "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
   // -> loss [] or [B]; negative_logsumexp = shift / temperature + log(sum), positive_similarity, shift, sum, slope (of
   // the anchor's term in negative_logsumexp), positive_index, positive_count, each [B].
   m.def(
-      "tuplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, int[] tuplet_modes, "
-      "float[] tuplet_numbers) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "tuplet_loss(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, int similarity, "
+      "int positive, float temperature, float duplicate_threshold, int reduction, bool allow_tf32) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The gradient of the loss -> as select_triplets_backward.
   m.def(
       "tuplet_loss_backward(Tensor grad_loss, Tensor embeddings, Tensor labels, Tensor? ref_embeddings, "
       "Tensor? ref_labels, Tensor shift, Tensor sum, Tensor slope, Tensor positive_index, Tensor positive_count, "
-      "int[] tuplet_modes, float[] tuplet_numbers, bool need_embeddings, bool need_ref_embeddings) "
-      "-> (Tensor, Tensor)");
+      "int similarity, int positive, float temperature, float duplicate_threshold, int reduction, bool allow_tf32, "
+      "bool need_embeddings, bool need_ref_embeddings) -> (Tensor, Tensor)");
 
   // -> loss []; grad_embeddings [B, D], or empty unless need_grad; the numbers of active triplets and of all, [] int64.
   // The loss of all triplets determines its gradient up to grad_loss, so backward only multiplies.
   m.def(
       "batch_all_triplet_loss(Tensor embeddings, Tensor labels, Tensor? margin_table, Tensor? table_row, "
-      "int[] batch_all_modes, float[] batch_all_numbers, bool need_grad) -> (Tensor, Tensor, Tensor, Tensor)");
+      "int similarity, bool squared, float margin, int reduction, bool allow_tf32, bool need_grad) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 
   m.def("batch_all_triplet_loss_backward(Tensor grad_loss, Tensor grad_embeddings, Tensor embeddings) -> Tensor");
 
@@ -74,25 +73,27 @@ STABLE_TORCH_LIBRARY(hardmine, m) {
       "knn_backward(Tensor grad_similarity, Tensor index, Tensor queries, Tensor? refs, int similarity, "
       "bool need_queries, bool need_refs) -> (Tensor, Tensor)");
 
-  // modes [similarity, term, reduction], numbers [temperature, margin, lam]
   // -> loss [] or [T], similarities of the pairs (a, p) and (a, n), each [T]; with term ratio, negative distances.
   m.def(
-      "indexed_triplet_loss(Tensor embeddings, Tensor triplets, int[] modes, float[] numbers) "
-      "-> (Tensor, Tensor, Tensor)");
+      "indexed_triplet_loss(Tensor embeddings, Tensor triplets, int similarity, int term, "
+      "float temperature, float margin, float lam, int reduction) -> (Tensor, Tensor, Tensor)");
 
   // The gradients of the loss and of the similarities -> grad_embeddings [B, D].
   m.def(
       "indexed_triplet_loss_backward(Tensor grad_loss, Tensor? grad_positive, Tensor? grad_negative, "
-      "Tensor embeddings, Tensor triplets, Tensor positive_similarity, Tensor negative_similarity, int[] modes, "
-      "float[] numbers) -> Tensor");
+      "Tensor embeddings, Tensor triplets, Tensor positive_similarity, Tensor negative_similarity, int similarity, "
+      "int term, float temperature, float margin, float lam, int reduction) -> Tensor");
 
-  // modes [similarity], numbers [lam, threshold] -> loss [], |f_a - f_p|^2 / 4 and |f_a - f_n|^2 / 4, each [T].
-  m.def("global_loss(Tensor embeddings, Tensor triplets, int[] modes, float[] numbers) -> (Tensor, Tensor, Tensor)");
+  // -> loss [], |f_a - f_p|^2 / 4 and |f_a - f_n|^2 / 4, each [T].
+  m.def(
+      "global_loss(Tensor embeddings, Tensor triplets, int similarity, float lam, float threshold) "
+      "-> (Tensor, Tensor, Tensor)");
 
   // The gradients of the loss and of the distances -> grad_embeddings [B, D].
   m.def(
       "global_loss_backward(Tensor grad_loss, Tensor? grad_positive, Tensor? grad_negative, Tensor embeddings, "
-      "Tensor triplets, Tensor positive_distance, Tensor negative_distance, int[] modes, float[] numbers) -> Tensor");
+      "Tensor triplets, Tensor positive_distance, Tensor negative_distance, int similarity, float lam, "
+      "float threshold) -> Tensor");
 
   // The SIMD level that the CPU ops run at: 'scalar', 'avx2', 'avx512' or 'neon'.
   m.def("simd_level() -> str");

@@ -13,6 +13,7 @@ from hardmine import ops, reference
 from support.comparisons import assert_bitwise_equal, largest_error
 from support.inputs import random_inputs, seeded
 from support.ops import EMULATED, SIMILARITIES, TERMS
+from support.runs import meaningful
 
 GIVEN = ("indexed_triplet_loss", "global_loss")
 INDEXED_TERMS = ("ratio", *TERMS)
@@ -106,7 +107,7 @@ def options_of(name: str) -> list[dict[str, Any]]:
     if name == "global_loss":
         return [{"similarity": "cosine"}, {"similarity": "euclidean", "threshold": 0.5, "lam": 0.3}]
     return [
-        {"term": term, "similarity": similarity, "temperature": 0.7}
+        meaningful({"term": term, "similarity": similarity, "temperature": 0.7})
         for term in INDEXED_TERMS
         for similarity in SIMILARITIES
         if (term, similarity) != ("ratio", "dot")
@@ -123,5 +124,5 @@ def case_id(case: Any) -> str:
 
 def compiled_arguments(name: str, batch: Batch) -> tuple:
     """What torch.ops.hardmine.<name> takes with the op's default options."""
-    options = ([0, 4, 0], [0.1, 0.2, 1.0]) if name == "indexed_triplet_loss" else ([0], [0.8, 0.01])
+    options = (0, 4, 0.1, 0.2, 1.0, 0) if name == "indexed_triplet_loss" else (0, 0.8, 0.01)
     return (*batch, *options)

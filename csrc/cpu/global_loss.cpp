@@ -5,9 +5,9 @@
 namespace hardmine::cpu {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> global_loss_cpu(Tensor embeddings, Tensor triplets, std::vector<int64_t> modes,
-                                                   std::vector<double> numbers) {
-  const GlobalLossRule options(modes, numbers);
+std::tuple<Tensor, Tensor, Tensor> global_loss_cpu(Tensor embeddings, Tensor triplets, int64_t similarity, double lam,
+                                                   double threshold) {
+  const GlobalLossRule options = global_loss_rule(similarity, lam, threshold);
   const TripletInputs in(embeddings, triplets);
   const Tensor positive = new_array(in.embeddings, {in.count}, in.type),
                negative = new_array(in.embeddings, {in.count}, in.type);
@@ -26,9 +26,9 @@ std::tuple<Tensor, Tensor, Tensor> global_loss_cpu(Tensor embeddings, Tensor tri
 
 Tensor global_loss_backward_cpu(Tensor grad_loss, std::optional<Tensor> grad_positive,
                                 std::optional<Tensor> grad_negative, Tensor embeddings, Tensor triplets,
-                                Tensor positive_distance, Tensor negative_distance, std::vector<int64_t> modes,
-                                std::vector<double> numbers) {
-  const GlobalLossRule options(modes, numbers);
+                                Tensor positive_distance, Tensor negative_distance, int64_t similarity, double lam,
+                                double threshold) {
+  const GlobalLossRule options = global_loss_rule(similarity, lam, threshold);
   const TripletInputs in(embeddings, triplets);
   check_vector("positive_distance", positive_distance, in.count, in.type);
   check_vector("negative_distance", negative_distance, in.count, in.type);

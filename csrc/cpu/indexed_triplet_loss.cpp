@@ -26,9 +26,10 @@ Tensor triplet_gradient_tensor(const PairMeasure& measure, const TripletInputs& 
 
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> indexed_triplet_loss_cpu(Tensor embeddings, Tensor triplets,
-                                                            std::vector<int64_t> modes, std::vector<double> numbers) {
-  const IndexedLossRule rule(modes, numbers);
+std::tuple<Tensor, Tensor, Tensor> indexed_triplet_loss_cpu(Tensor embeddings, Tensor triplets, int64_t similarity,
+                                                            int64_t term, double temperature, double margin, double lam,
+                                                            int64_t reduction) {
+  const IndexedLossRule rule = indexed_loss_rule(similarity, term, temperature, margin, lam, reduction);
   const TripletInputs in(embeddings, triplets);
   const Tensor positive = new_array(in.embeddings, {in.count}, in.type),
                negative = new_array(in.embeddings, {in.count}, in.type);
@@ -48,9 +49,10 @@ std::tuple<Tensor, Tensor, Tensor> indexed_triplet_loss_cpu(Tensor embeddings, T
 
 Tensor indexed_triplet_loss_backward_cpu(Tensor grad_loss, std::optional<Tensor> grad_positive,
                                          std::optional<Tensor> grad_negative, Tensor embeddings, Tensor triplets,
-                                         Tensor positive_similarity, Tensor negative_similarity,
-                                         std::vector<int64_t> modes, std::vector<double> numbers) {
-  const IndexedLossRule rule(modes, numbers);
+                                         Tensor positive_similarity, Tensor negative_similarity, int64_t similarity,
+                                         int64_t term, double temperature, double margin, double lam,
+                                         int64_t reduction) {
+  const IndexedLossRule rule = indexed_loss_rule(similarity, term, temperature, margin, lam, reduction);
   const TripletInputs in(embeddings, triplets);
   check_vector("positive_similarity", positive_similarity, in.count, in.type);
   check_vector("negative_similarity", negative_similarity, in.count, in.type);

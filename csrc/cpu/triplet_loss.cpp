@@ -13,11 +13,14 @@ SelectedPairs<T> selected_pairs(const Tensor& positive_index, const Tensor& nega
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
     Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
-    std::optional<Tensor> random, std::vector<int64_t> modes, std::vector<double> numbers) {
-  const auto [selection_modes, loss_modes] = split_options("modes", modes, kSelectionModes, kLossModes);
-  const auto [selection_limits, loss_numbers] = split_options("numbers", numbers, kSelectionLimits, kLossNumbers);
-  const SelectionRule selection = selection_rule(selection_modes, selection_limits);
-  const LossRule rule(loss_modes, loss_numbers);
+    std::optional<Tensor> random, int64_t similarity, int64_t positive, int64_t negative, int64_t semihard_fallback,
+    int64_t tie, double duplicate_threshold, double semihard_margin, bool allow_tf32, int64_t term, int64_t hard_rule,
+    bool separate_means, double temperature, double margin, double lam, double hard_cutoff, double min_similarity,
+    int64_t reduction) {
+  const SelectionRule selection = selection_rule(similarity, positive, negative, semihard_fallback, tie,
+                                                 duplicate_threshold, semihard_margin, allow_tf32);
+  const LossRule rule =
+      loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const SelectionTensors s = select_triplets_tensors(selection, inputs, random);
   const Tensor loss = rule.reduction == Reduction::kNone
@@ -37,14 +40,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cpu(
   return {loss, s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};
 }
 
-std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(Tensor grad_loss, std::optional<Tensor> grad_positive,
-                                                     std::optional<Tensor> grad_negative, Tensor embeddings,
-                                                     std::optional<Tensor> ref_embeddings, Tensor positive_similarity,
-                                                     Tensor negative_similarity, Tensor positive_index,
-                                                     Tensor negative_index, int64_t similarity,
-                                                     std::vector<int64_t> loss_modes, std::vector<double> loss_numbers,
-                                                     bool need_embeddings, bool need_ref_embeddings) {
-  const LossRule rule(loss_modes, loss_numbers);
+std::tuple<Tensor, Tensor> triplet_loss_backward_cpu(
+    Tensor grad_loss, std::optional<Tensor> grad_positive, std::optional<Tensor> grad_negative, Tensor embeddings,
+    std::optional<Tensor> ref_embeddings, Tensor positive_similarity, Tensor negative_similarity, Tensor positive_index,
+    Tensor negative_index, int64_t similarity, int64_t term, int64_t hard_rule, bool separate_means, double temperature,
+    double margin, double lam, double hard_cutoff, double min_similarity, int64_t reduction, bool need_embeddings,
+    bool need_ref_embeddings) {
+  const LossRule rule =
+      loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   const ScalarType type = compute_type(embeddings);
   check_matrix("embeddings", embeddings, -1);
   const int64_t count = embeddings.size(0);

@@ -8,9 +8,9 @@ namespace {
 using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
-                              std::optional<Tensor> ref_labels, std::vector<int64_t> modes,
-                              std::vector<double> numbers) {
-  const TupletRule rule = tuplet_rule(modes, numbers);
+                              std::optional<Tensor> ref_labels, int64_t similarity, int64_t positive,
+                              double temperature, double duplicate_threshold, int64_t reduction, bool allow_tf32) {
+  const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
   const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
@@ -38,9 +38,10 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
                                                     std::optional<Tensor> ref_embeddings,
                                                     std::optional<Tensor> ref_labels, Tensor shift, Tensor sum,
                                                     Tensor slope, Tensor positive_index, Tensor positive_count,
-                                                    std::vector<int64_t> modes, std::vector<double> numbers,
+                                                    int64_t similarity, int64_t positive, double temperature,
+                                                    double duplicate_threshold, int64_t reduction, bool allow_tf32,
                                                     bool need_embeddings, bool need_ref_embeddings) {
-  const TupletRule rule = tuplet_rule(modes, numbers);
+  const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
   const SelectionInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const int64_t count = embeddings.size(0), depth = embeddings.size(1);
   const ScalarType type = inputs.type;

@@ -3,17 +3,17 @@
 namespace hardmine::cuda {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> global_loss_cuda(Tensor embeddings, Tensor triplets, std::vector<int64_t> modes,
-                                                    std::vector<double> numbers) {
-  const GlobalLossRule options(modes, numbers);
+std::tuple<Tensor, Tensor, Tensor> global_loss_cuda(Tensor embeddings, Tensor triplets, int64_t similarity, double lam,
+                                                    double threshold) {
+  const GlobalLossRule options = global_loss_rule(similarity, lam, threshold);
   return triplet_loss_tensors(options.measure, options.rule, embeddings, triplets, false);
 }
 
 Tensor global_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_positive,
                                  std::optional<Tensor> grad_negative, Tensor embeddings, Tensor triplets,
-                                 Tensor positive_distance, Tensor negative_distance, std::vector<int64_t> modes,
-                                 std::vector<double> numbers) {
-  const GlobalLossRule options(modes, numbers);
+                                 Tensor positive_distance, Tensor negative_distance, int64_t similarity, double lam,
+                                 double threshold) {
+  const GlobalLossRule options = global_loss_rule(similarity, lam, threshold);
   return triplet_gradient_tensor(options.measure, options.rule, embeddings, triplets,
                                  {grad_loss, grad_positive, grad_negative, "positive_distance", "negative_distance",
                                   positive_distance, negative_distance},

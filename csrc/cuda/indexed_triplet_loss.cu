@@ -3,18 +3,20 @@
 namespace hardmine::cuda {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> indexed_triplet_loss_cuda(Tensor embeddings, Tensor triplets,
-                                                             std::vector<int64_t> modes, std::vector<double> numbers) {
-  const IndexedLossRule rule(modes, numbers);
+std::tuple<Tensor, Tensor, Tensor> indexed_triplet_loss_cuda(Tensor embeddings, Tensor triplets, int64_t similarity,
+                                                             int64_t term, double temperature, double margin,
+                                                             double lam, int64_t reduction) {
+  const IndexedLossRule rule = indexed_loss_rule(similarity, term, temperature, margin, lam, reduction);
   return triplet_loss_tensors(rule.measure, IndexedLoss{rule.term, rule.reduction}, embeddings, triplets,
                               rule.reduction == Reduction::kNone);
 }
 
 Tensor indexed_triplet_loss_backward_cuda(Tensor grad_loss, std::optional<Tensor> grad_positive,
                                           std::optional<Tensor> grad_negative, Tensor embeddings, Tensor triplets,
-                                          Tensor positive_similarity, Tensor negative_similarity,
-                                          std::vector<int64_t> modes, std::vector<double> numbers) {
-  const IndexedLossRule rule(modes, numbers);
+                                          Tensor positive_similarity, Tensor negative_similarity, int64_t similarity,
+                                          int64_t term, double temperature, double margin, double lam,
+                                          int64_t reduction) {
+  const IndexedLossRule rule = indexed_loss_rule(similarity, term, temperature, margin, lam, reduction);
   return triplet_gradient_tensor(rule.measure, IndexedLoss{rule.term, rule.reduction}, embeddings, triplets,
                                  {grad_loss, grad_positive, grad_negative, "positive_similarity", "negative_similarity",
                                   positive_similarity, negative_similarity},

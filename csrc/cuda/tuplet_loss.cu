@@ -20,9 +20,9 @@ void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Bod
 }
 
 TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
-                               std::optional<Tensor> ref_labels, std::vector<int64_t> modes,
-                               std::vector<double> numbers) {
-  const TupletRule rule = tuplet_rule(modes, numbers);
+                               std::optional<Tensor> ref_labels, int64_t similarity, int64_t positive,
+                               double temperature, double duplicate_threshold, int64_t reduction, bool allow_tf32) {
+  const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const Tensor loss = rule.reduction == Reduction::kNone ? new_array(inputs.embeddings, {inputs.count}, inputs.type)
                                                          : new_array(inputs.embeddings, {}, inputs.type);
@@ -48,9 +48,10 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
                                                      std::optional<Tensor> ref_embeddings,
                                                      std::optional<Tensor> ref_labels, Tensor shift, Tensor sum,
                                                      Tensor slope, Tensor positive_index, Tensor positive_count,
-                                                     std::vector<int64_t> modes, std::vector<double> numbers,
+                                                     int64_t similarity, int64_t positive, double temperature,
+                                                     double duplicate_threshold, int64_t reduction, bool allow_tf32,
                                                      bool need_embeddings, bool need_ref_embeddings) {
-  const TupletRule rule = tuplet_rule(modes, numbers);
+  const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
   const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
   const TupletSavedTensors given(rule, inputs.embeddings, inputs.type, grad_loss, shift, sum, slope, positive_index,
                                  positive_count);

@@ -8,6 +8,7 @@ except ImportError as error:
         "environment that has torch, from the project's folder: `pip install --no-build-isolation .`"
     ) from error
 
-from hardmine.fanng.index import Index, Neighbors, default_effort
+from hardmine.fanng.index import Index, default_effort
+from hardmine.types import Nearest
 
-__all__ = ["Index", "Neighbors", "default_effort"]
+__all__ = ["Index", "Nearest", "default_effort"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +15,9 @@ from hardmine._extras import require
 from hardmine.fanng import _file
 from hardmine.ops._arguments import check_choice, check_integer, check_number, check_rows, shape_of
 from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.types import Nearest
 
 _ROWS_OF_A_CALL = 8192  # between which neighbors() shows progress
-
-
-class Neighbors(NamedTuple):
-    """The nearest rows of [Q] queries, [Q, k], nearest first; index -1, distance NaN where there are no more."""
-
-    distance: Tensor
-    index: Tensor
 
 
 class Index:
@@ -166,14 +160,14 @@ class Index:
         max_distance_computations: int | None = None,
         start: int | Tensor | None = None,
         threads: int | None = None,
-    ) -> Neighbors:
+    ) -> Nearest:
         """The `k` nearest rows of every query, by backtrack search.
 
         Approximately replaces ``torch.cdist(queries, vectors).topk(k, largest=False)``.
 
         Args:
             queries: [Q, D], floating, on the CPU; computed with as float32.
-            k: Neighbors a query, at least 1; more than N is fine, the end is filled up.
+            k: Neighbors per query, at least 1; more than N is fine, the end is filled up.
             max_distance_computations: Effort a query: the search ends after so many distances. More finds more of the
                 true neighbors. By default 20 k, and at least 400.
             start: The row that searches begin at, one for all or an integer tensor [Q]. By default the row nearest to
@@ -181,7 +175,7 @@ class Index:
             threads: Number of threads; by default torch's.
 
         Returns:
-            :class:`Neighbors` [Q, k]: distances float32, ascending, and row numbers int64.
+            :class:`hardmine.types.Nearest` [Q, k]: distances float32, ascending, and row numbers int64.
 
         Raises:
             TypeError: An argument of the wrong type or dtype.
@@ -193,7 +187,7 @@ class Index:
         k, most = _check_k(k), _check_effort(max_distance_computations, k)
         starts = None if start is None else _check_start(start, len(rows), len(self))
         found = self._core.search(rows.numpy(), k, most, starts, _check_threads(threads))
-        return Neighbors(*map(torch.from_numpy, found))
+        return Nearest(*map(torch.from_numpy, found))
 
     def neighbors(
         self,
@@ -202,20 +196,20 @@ class Index:
         max_distance_computations: int | None = None,
         threads: int | None = None,
         progress: bool | None = None,
-    ) -> Neighbors:
+    ) -> Nearest:
         """The `k` nearest other rows of every row, each search begun at its own.
 
         Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact; README.md
         shows which is quicker when.
 
         Args:
-            k: Neighbors a row, at least 1. More than N - 1 is fine, the end is filled up.
+            k: Neighbors per row, at least 1. More than N - 1 is fine, the end is filled up.
             max_distance_computations: As in :meth:`search`.
             threads: Number of threads; by default torch's.
             progress: True shows a bar on stderr, which needs tqdm.
 
         Returns:
-            :class:`Neighbors` [N, k]. Copies of a row are among its neighbors, at distance 0.
+            :class:`hardmine.types.Nearest` [N, k]. Copies of a row are among its neighbors, at distance 0.
 
         Raises:
             TypeError: An argument of the wrong type.
@@ -234,7 +228,7 @@ class Index:
             rows = slice(first, min(first + step, len(self)))
             found = self._core.neighbors(rows.start, rows.stop, k, most, threads)
             distance[rows], index[rows] = map(torch.from_numpy, found)
-        return Neighbors(distance, index)
+        return Nearest(distance, index)
 
     def recall(
         self,
@@ -251,7 +245,7 @@ class Index:
         listed is arbitrary.
 
         Args:
-            k: Neighbors a row, 1 to 1023.
+            k: Neighbors per row, 1 to 1023.
             sample: Number of rows to measure, drawn at random; None for all.
             max_distance_computations: As in :meth:`search`.
             seed: Seed of the draw.

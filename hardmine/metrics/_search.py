@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
-from hardmine.ops.knn import MOST_NEIGHBORS, Neighbors
+from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.types import Neighbors
 
 # The pairs of rows times their depth that one call of knn may take: a second or so, after which Ctrl-C is noticed.
 WORK_OF_A_CALL = 2**36

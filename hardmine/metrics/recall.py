@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from hardmine import ops
 from hardmine.metrics._search import all_finite, check_progress, neighbors
 from hardmine.ops._arguments import _check_labels, check_labeled_rows, check_rows
 from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.types import HotelRecall
 
 
 def recall_at_1(
@@ -118,13 +119,6 @@ def recall_at_k(
         for queries, found in neighbors(embeddings, ref_embeddings, max(sizes), progress, "recall"):
             _add_hits(hits, labels[queries], gallery_labels, found.index)
     return {size: hits[size] / len(labels) for size in sizes}
-
-
-class HotelRecall(NamedTuple):
-    """Recall@K on Hotels-50K, a dictionary from K to recall each."""
-
-    instance: dict[int, float]
-    chain: dict[int, float]
 
 
 def hotel_recall(

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hardmine.metrics._search import all_finite
 from hardmine.ops._arguments import INTEGER_DTYPES, check_integer, check_rows, shape_of
+from hardmine.types import Verification
 
 _PAIRS_AT_ONCE = 2**14
-
-
-class Verification(NamedTuple):
-    """Accuracy of verification by a threshold, over folds.
-
-    Attributes:
-        accuracy: Mean of the folds' accuracies, in [0, 1].
-        std_error: Standard error of that mean.
-        accuracies: Accuracy in each fold.
-        thresholds: Cosine similarity from which a pair of that fold is called the same.
-    """
-
-    accuracy: float
-    std_error: float
-    accuracies: tuple[float, ...]
-    thresholds: tuple[float, ...]
 
 
 def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, folds: int | Tensor = 10) -> Verification:

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from hardmine.mining.smart_triplets import random_triplets
-
-
-class TripletBatch(NamedTuple):
-    """Some triplets and the images that they need: embed ``images[rows]``, apply a loss to that and ``triplets``.
-
-    Attributes:
-        rows: int64 [B], the numbers of the images in the data set, ascending, each once.
-        triplets: int64 [T, 3], anchor, positive and negative as positions in ``rows``.
-        mined: bool [T], whether the triplet was mined; the others were drawn at random.
-    """
-
-    rows: Tensor
-    triplets: Tensor
-    mined: Tensor
+from hardmine.types import TripletBatch
 
 
 def mixed_batches(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,26 +12,13 @@ from torch import Tensor
 
 from hardmine.mining.labels import check_labels
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_rows, shape_of
+from hardmine.types import ClassDistances
 
 MOST_SQ_DIST = 4.0  # of two points of the unit sphere
 
 _ROWS_AT_ONCE = 65_536  # embeddings in float64 at any time; bounds the memory
 _CLASSES_AT_ONCE = 1024  # classes whose neighbors are sorted at any time
 _ROUNDING = 1e-4  # what distances that were computed elsewhere, in float32 perhaps, may be off
-
-
-class ClassDistances(NamedTuple):
-    """Mean squared distances between the samples of classes, on the unit sphere.
-
-    Attributes:
-        classes: int64 [C], the classes, ascending.
-        sq_dist: float64 [C, C], symmetric, 0 to 4. Entry p, q is the mean over all pairs of two different samples, one
-            of class p and one of class q. So the diagonal has each class's own mean, s_y in the paper; NaN where a
-            class has one sample.
-    """
-
-    classes: Tensor
-    sq_dist: Tensor
 
 
 def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> ClassDistances:

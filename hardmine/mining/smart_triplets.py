@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,23 +10,9 @@ from torch import Tensor
 from hardmine._hooks import observed
 from hardmine.fanng import _fanng
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_finite, check_integer, shape_of
+from hardmine.types import MinedTriplets
 
 _MOST = 2**31 - 1  # samples, triplets an anchor
-
-
-class MinedTriplets(NamedTuple):
-    """Triplets of the whole training set, by ascending anchor.
-
-    Attributes:
-        triplets: int64 [T, 3]: anchor, positive, negative, as :func:`hardmine.ops.indexed_triplet_loss` takes them.
-        mined: bool [T]: the negative is from the anchor's list. False: the whole triplet is random.
-        mined_positive: bool [T]: the positive is from the anchor's list as well. False where ``mined`` is False; and
-            where the list has no positive that is farther than the negative, so that the positive is random.
-    """
-
-    triplets: Tensor
-    mined: Tensor
-    mined_positive: Tensor
 
 
 @observed("smart_triplets")

@@ -1,13 +1,14 @@
 """hardmine's ops: functional, differentiable, fused. Importing this module needs the compiled library."""
 
-from hardmine.ops.batch_all_triplet_loss import TripletCounts, batch_all_triplet_loss
+from hardmine.ops.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.ops.global_loss import global_loss
 from hardmine.ops.indexed_triplet_loss import indexed_triplet_loss
-from hardmine.ops.knn import Neighbors, knn
+from hardmine.ops.knn import knn
 from hardmine.ops.sct_loss import sct_loss
-from hardmine.ops.select_triplets import Selection, select_triplets
+from hardmine.ops.select_triplets import select_triplets
 from hardmine.ops.triplet_loss import triplet_loss
-from hardmine.ops.tuplet_loss import TupletTerms, tuplet_loss
+from hardmine.ops.tuplet_loss import tuplet_loss
+from hardmine.types import Neighbors, Selection, TripletCounts, TupletTerms
 
 __all__ = [
     "Neighbors",

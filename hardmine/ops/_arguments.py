@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
-from hardmine import _library
+from hardmine import _library, types
+from hardmine._options import check_choice as check_choice  # for the modules that check other arguments
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGER_DTYPES = (
@@ -25,25 +26,15 @@ INTEGER_DTYPES = (
     torch.uint64,
 )
 
-# The position of a name is its code in the compiled ops: the order of the enumerators in csrc/core.
-SIMILARITIES = ("cosine", "dot", "euclidean")
-POSITIVES = ("easiest", "hardest", "random")
-NEGATIVES = ("hardest", "easiest", "semihard", "random")
-FALLBACKS = (None, "hardest", "easiest")
-TIES = ("exclude", "include")
-REDUCTIONS = ("mean", "sum", "none")
-TERMS = ("nca", "hinge", "soft_margin", "sct")
-INDEXED_TERMS = (*TERMS, "ratio")
-HARD_RULES = ("above", "above_and_cutoff", "above_or_cutoff")
-# How many modes and limits of a selection come before those of a loss, in the lists of an op that takes both.
-SELECTION_MODES, SELECTION_LIMITS = 6, 2
-
-
-def check_choice(name: str, value: Any, choices: tuple) -> int:
-    """``value`` is one of ``choices``; its position is returned."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return choices.index(value)
+SIMILARITIES = get_args(types.Similarity)
+POSITIVES = get_args(types.PositiveRule)
+NEGATIVES = get_args(types.NegativeRule)
+FALLBACKS = (None, *get_args(types.SemihardFallback))
+TIES = get_args(types.TieRule)
+REDUCTIONS = get_args(types.Reduction)
+TERMS = get_args(types.Term)
+INDEXED_TERMS = get_args(types.IndexedTerm)
+HARD_RULES = get_args(types.HardRule)
 
 
 def check_number(name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf) -> float:
@@ -198,35 +189,23 @@ def _tf32_is_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def allow_tf32(embeddings: Tensor) -> int:
-    """1 if products of float32 embeddings may be rounded as torch's own matrix products are on their device, else 0."""
-    return int(embeddings.is_cuda and embeddings.dtype == torch.float32 and _tf32_is_allowed())
+def allow_tf32(embeddings: Tensor) -> bool:
+    """Whether products of float32 embeddings may be rounded as torch's own matrix products are on their device."""
+    return embeddings.is_cuda and embeddings.dtype == torch.float32 and _tf32_is_allowed()
 
 
-def check_selection(
-    embeddings: Tensor,
-    positive: str,
-    negative: str,
-    similarity: str,
-    duplicate_threshold: float | None,
-    semihard_fallback: str | None,
-    tie: str,
-    semihard_margin: float | None,
-) -> tuple[list[int], list[float]]:
-    """Checks the options of a selection; returns them as the compiled ops take them: modes and limits."""
-    modes = [
-        check_choice("similarity", similarity, SIMILARITIES),
-        check_choice("positive", positive, POSITIVES),
-        check_choice("negative", negative, NEGATIVES),
-        check_choice("semihard_fallback", semihard_fallback, FALLBACKS),
-        check_choice("tie", tie, TIES),
+def check_selection(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
+    """Checks the resolved options of a selection; returns them as the schemas of the compiled ops list them."""
+    return [
+        check_choice("similarity", options["similarity"], SIMILARITIES),
+        check_choice("positive", options["positive"], POSITIVES),
+        check_choice("negative", options["negative"], NEGATIVES),
+        check_choice("semihard_fallback", options["semihard_fallback"], FALLBACKS),
+        0 if options["tie"] is None else check_choice("tie", options["tie"], TIES),
+        optional_number("duplicate_threshold", options["duplicate_threshold"], math.inf),
+        optional_number("semihard_margin", options["semihard_margin"], math.inf, above=0.0),
         allow_tf32(embeddings),
     ]
-    limits = [
-        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
-        optional_number("semihard_margin", semihard_margin, math.inf, above=0.0),
-    ]
-    return modes, limits
 
 
 def check_generator(generator: Any, embeddings: Tensor) -> None:
@@ -241,43 +220,60 @@ def check_generator(generator: Any, embeddings: Tensor) -> None:
         )
 
 
-def draw_random(embeddings: Tensor, positive: str, negative: str, generator: torch.Generator | None) -> Tensor | None:
-    """The numbers that random selections are picked by: uniform in [0, 1), a row each, [1 or 2, B]; None if none is.
+def draw_random(embeddings: Tensor, options: dict[str, Any]) -> Tensor | None:
+    """The numbers that random selections are picked by: uniform in [0, 1), one row each, [1 or 2, B]; None if none is.
 
     float64, whatever the embeddings: with fewer bits some of many candidates would be picked more often than others.
     """
+    generator = options["generator"]
     check_generator(generator, embeddings)
-    rows = (positive == "random") + (negative == "random")
+    rows = (options["positive"] == "random") + (options["negative"] == "random")
     if not rows:
         return None
     drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at sizes that vary
     return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, **drawn_by)
 
 
-def check_loss(
-    *,
-    term: str,
-    temperature: float,
-    lam: float,
-    reduction: str,
-    min_similarity: float | None,
-    margin: float = 0.0,
-    hard_rule: str = "above",
-    hard_cutoff: float = 0.0,
-    separate_means: bool = False,
-) -> tuple[list[int], list[float]]:
-    """Checks the options of a triplet loss; returns them as the compiled ops take them: modes and numbers."""
-    modes = [
-        check_choice("term", term, TERMS),
-        check_choice("hard_rule", hard_rule, HARD_RULES),
-        int(separate_means),
-        check_choice("reduction", reduction, REDUCTIONS),
+def check_loss(options: dict[str, Any]) -> list[int | float]:
+    """Checks the resolved options of a triplet loss; returns them as the schemas of the compiled ops list them."""
+    return [
+        check_choice("term", options["term"], TERMS),
+        check_choice("hard_rule", options.get("hard_rule", "above"), HARD_RULES),
+        options.get("separate_means", False),
+        *check_term_numbers(options),
+        optional_number("hard_cutoff", options.get("hard_cutoff"), 0.0),
+        optional_number("min_similarity", options["min_similarity"], -math.inf),
+        check_choice("reduction", options["reduction"], REDUCTIONS),
     ]
-    numbers = [
-        check_number("temperature", temperature, above=0.0),
-        check_number("margin", margin),
-        check_number("lam", lam),
-        check_number("hard_cutoff", hard_cutoff),
-        optional_number("min_similarity", min_similarity, -math.inf),
-    ]
-    return modes, numbers
+
+
+def check_term_numbers(options: dict[str, Any]) -> tuple[float, float, float]:
+    """Temperature, margin and lam of a term, each None where the term has none: a number all the same."""
+    return (
+        optional_number("temperature", options["temperature"], 1.0, above=0.0),
+        optional_number("margin", options["margin"], 0.0, above=0.0 if options["term"] == "ratio" else -math.inf),
+        optional_number("lam", options["lam"], 0.0),
+    )
+
+
+def check_distance_similarity(similarity: str, loss: str) -> None:
+    """A loss of distances has no use for an inner product."""
+    if similarity == "dot":
+        raise ValueError(f"similarity must be 'cosine' or 'euclidean' with {loss}, got 'dot'")
+
+
+def loss_of_triplets(
+    op: torch._ops.OpOverloadPacket,
+    embeddings: Tensor,
+    triplets: Tensor,
+    labels: Tensor | None,
+    options: list[int | float],
+) -> Tensor:
+    """The loss that ``op`` computes, after its check of the indices; then the labels can be looked up safely.
+
+    On the CPU, that is: elsewhere indices are not checked by then, and labels are not looked up.
+    """
+    loss, _, _ = op(embeddings, triplets, *options)
+    if labels is not None and has_values(triplets):
+        check_triplet_classes(triplets, labels)
+    return loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -14,24 +14,44 @@ from hardmine.ops._arguments import (
     SIMILARITIES,
     allow_tf32,
     check_choice,
+    check_distance_similarity,
     check_labeled_rows,
     check_number,
     has_values,
     shape_of,
 )
-from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backward
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype
+from hardmine.types import BatchAllReduction, BatchAllTripletLossOptions, DistanceSimilarity, TripletCounts
 
-# The position of a name is its code in the compiled op: BatchAllReduction in csrc/core/batch_all.h.
-REDUCTIONS = ("mean", "mean_active", "sum")
-
-
-class TripletCounts(NamedTuple):
-    """How many triplets of a batch have a loss above 0, and how many there are: int64, each []."""
-
-    active: Tensor
-    total: Tensor
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@overload
+def batch_all_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    return_counts: Literal[False] = False,
+    **options: Unpack[BatchAllTripletLossOptions],
+) -> Tensor: ...
+@overload
+def batch_all_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    return_counts: Literal[True],
+    **options: Unpack[BatchAllTripletLossOptions],
+) -> tuple[Tensor, TripletCounts]: ...
+@overload
+def batch_all_triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    return_counts: bool,
+    **options: Unpack[BatchAllTripletLossOptions],
+) -> Tensor | tuple[Tensor, TripletCounts]: ...
 @observed("batch_all_triplet_loss")
 def batch_all_triplet_loss(
     embeddings: Tensor,
@@ -40,8 +60,8 @@ def batch_all_triplet_loss(
     margin: float | Tensor = 0.2,
     margin_labels: Tensor | None = None,
     squared: bool = True,
-    similarity: str = "cosine",
-    reduction: str = "mean",
+    similarity: DistanceSimilarity = "cosine",
+    reduction: BatchAllReduction = "mean",
     return_counts: bool = False,
 ) -> Tensor | tuple[Tensor, TripletCounts]:
     """The hinge on every (anchor, positive, negative) of the batch, in O(B D) memory.
@@ -62,7 +82,7 @@ def batch_all_triplet_loss(
         squared: Squared distances, or distances.
         similarity: ``"cosine"`` normalizes the embeddings first; ``"euclidean"`` takes them as they are.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
-        return_counts: Also return the :class:`TripletCounts`, at no further cost.
+        return_counts: Also return the :class:`hardmine.types.TripletCounts`, at no further cost.
 
     Returns:
         The loss, float64 for float64 inputs, else float32; with ``return_counts``, and the counts.
@@ -76,8 +96,8 @@ def batch_all_triplet_loss(
         A batch without a triplet has loss 0 and gradient 0. A non-finite element, or a row whose norm overflows, makes
         the loss and all gradients NaN. A triplet exactly at the margin takes the subgradient 0, as do equal embeddings
         with unsquared distances. The gradient is computed along with the loss. Memory is O(B D); time is that of the
-        similarities, plus a comparison a triplet for classes of at most 32 samples, and a binary search a pair for
-        larger ones. Bitwise equal on every repeat, for any number of threads and at every SIMD level.
+        similarities, plus a comparison per triplet for classes of at most 32 samples, and a binary search per pair
+        for larger ones. Bitwise equal on every repeat, for any number of threads and at every SIMD level.
         Of a table, what is read and checked are the entries for the classes of the batch; on a GPU, where nothing waits
         for a check, one that is not finite makes the loss and all gradients NaN, and so does a label without a row.
         Neither a GPU nor ``torch.compile`` looks whether ``margin_labels`` are distinct: there one of the two counts.
@@ -85,6 +105,16 @@ def batch_all_triplet_loss(
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the
         margin by classes. Its formula prints unsquared norms where its text squares them.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], requires_grad=True)
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> loss, counts = ops.batch_all_triplet_loss(embeddings, labels, margin=0.5, return_counts=True)
+        >>> loss, counts.active, counts.total
+        (tensor(0.0125, grad_fn=<BatchAllTripletLossBackward>), tensor(2), tensor(8))
+        >>> loss.backward()
     """
     labels, _ = check_labeled_rows(embeddings, labels, None, None)
     table, table_row = None, None
@@ -95,13 +125,18 @@ def batch_all_triplet_loss(
     if not isinstance(squared, bool):
         raise TypeError(f"squared must be True or False, got {squared!r}")
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    if similarity == "dot":
-        raise ValueError("similarity must be 'cosine' or 'euclidean', which have distances, got 'dot'")
-    modes = [kind, check_choice("reduction", reduction, REDUCTIONS), int(squared), allow_tf32(embeddings)]
-    numbers = [0.0 if table is not None else check_number("margin", margin)]
-    need_grad = embeddings.requires_grad and torch.is_grad_enabled()
+    check_distance_similarity(similarity, "batch_all_triplet_loss")
     loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
-        embeddings, labels, table, table_row, modes, numbers, need_grad
+        embeddings,
+        labels,
+        table,
+        table_row,
+        kind,
+        squared,
+        0.0 if table is not None else check_number("margin", margin),
+        check_choice("reduction", reduction, get_args(BatchAllReduction)),
+        allow_tf32(embeddings),
+        embeddings.requires_grad and torch.is_grad_enabled(),
     )
     return (loss, TripletCounts(active, total)) if return_counts else loss
 
@@ -136,7 +171,8 @@ def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) ->
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss")
-def _(embeddings, labels, margin_table, table_row, modes, numbers, need_grad):
+def _(embeddings, labels, *options):
+    need_grad = options[-1]
     dtype = accumulate_dtype(embeddings.dtype)
     loss = embeddings.new_empty((), dtype=dtype)
     grad = embeddings.new_empty(embeddings.shape if need_grad else (0,), dtype=dtype)
@@ -148,10 +184,10 @@ def _(grad_loss, grad_embeddings, embeddings):
     return torch.empty_like(grad_embeddings)
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, *_, need_grad = inputs
-    _, grad, active, total = output
-    ctx.need_grad, ctx.dtype = need_grad, embeddings.dtype
+def _setup_context(ctx, arguments, outputs):
+    embeddings, *_, ctx.need_grad = arguments
+    _, grad, active, total = outputs
+    ctx.dtype = embeddings.dtype
     ctx.mark_non_differentiable(grad, active, total)
     ctx.save_for_backward(grad, embeddings)
     ctx.set_materialize_grads(False)
@@ -159,12 +195,12 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, *_):
     if grad_loss is None:
-        return (None,) * 7
+        return (None,)
     if not ctx.need_grad:
         raise RuntimeError("hardmine::batch_all_triplet_loss was called with need_grad=False")
     grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *ctx.saved_tensors)
-    return grad.to(ctx.dtype), *[None] * 6
+    return (grad.to(ctx.dtype),)
 
 
-torch.library.register_autograd("hardmine::batch_all_triplet_loss", _backward, setup_context=_setup_context)
-forbid_double_backward("batch_all_triplet_loss_backward")
+register_autograd("batch_all_triplet_loss", (0,), _setup_context, _backward)
+forbid_double_backward("batch_all_triplet_loss", range(3))

@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import SIMILARITIES, check_choice, check_number, check_triplets
-from hardmine.ops.indexed_triplet_loss import (
+from hardmine.ops._arguments import (
+    SIMILARITIES,
+    check_choice,
     check_distance_similarity,
-    fake_triplet_loss,
+    check_number,
+    check_triplets,
     loss_of_triplets,
-    register_triplet_loss,
 )
+from hardmine.ops._autograd import register_triplet_loss
+from hardmine.ops._fakes import fake_triplet_loss
+from hardmine.types import DistanceSimilarity
 
 
 @observed("global_loss")
@@ -22,7 +26,7 @@ def global_loss(
     *,
     lam: float = 0.8,
     threshold: float = 0.01,
-    similarity: str = "cosine",
+    similarity: DistanceSimilarity = "cosine",
     labels: Tensor | None = None,
 ) -> Tensor:
     """The global loss of Smart Mining on given triplets, forward and backward.
@@ -68,16 +72,28 @@ def global_loss(
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 3, after Kumar et al., "Learning Local
         Image Descriptors with Deep Siamese and Triplet Convolutional Networks by Minimising Global Loss Functions",
         CVPR 2016.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+        >>> loss = ops.global_loss(embeddings, torch.tensor([[0, 1, 2], [1, 0, 3]]), threshold=0.2)
+        >>> loss
+        tensor(0.0800, grad_fn=<GlobalLossBackward>)
+        >>> loss.backward()
     """
     triplets, labels = check_triplets(embeddings, triplets, labels)
-    modes = [check_choice("similarity", similarity, SIMILARITIES)]
+    options = [
+        check_choice("similarity", similarity, SIMILARITIES),
+        check_number("lam", lam),
+        check_number("threshold", threshold),
+    ]
     check_distance_similarity(similarity, "global_loss")
-    numbers = [check_number("lam", lam), check_number("threshold", threshold)]
-    return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, modes, numbers)
+    return loss_of_triplets(torch.ops.hardmine.global_loss, embeddings, triplets, labels, options)
 
 
 @torch.library.register_fake("hardmine::global_loss")
-def _(embeddings, triplets, modes, numbers):
+def _(embeddings, triplets, *options):
     return fake_triplet_loss(embeddings, triplets, reduced=True)
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from hardmine import _library
 from hardmine._hooks import observed
+from hardmine._options import resolve_options
 from hardmine.ops._arguments import (
     INDEXED_TERMS,
     REDUCTIONS,
     SIMILARITIES,
     check_choice,
-    check_number,
-    check_triplet_classes,
+    check_distance_similarity,
+    check_term_numbers,
     check_triplets,
-    has_values,
+    loss_of_triplets,
 )
-from hardmine.ops.select_triplets import accumulate_dtype, forbid_double_backward
-
-_library.load()
+from hardmine.ops._autograd import register_triplet_loss
+from hardmine.ops._fakes import fake_triplet_loss
+from hardmine.types import IndexedTerm, Reduction, Similarity
 
 
 @observed("indexed_triplet_loss")
@@ -29,12 +27,12 @@ def indexed_triplet_loss(
     embeddings: Tensor,
     triplets: Tensor,
     *,
-    term: str = "ratio",
-    temperature: float = 0.1,
-    margin: float = 0.2,
-    lam: float = 1.0,
-    similarity: str = "cosine",
-    reduction: str = "mean",
+    term: IndexedTerm = "ratio",
+    temperature: float | None = None,
+    margin: float | None = None,
+    lam: float | None = None,
+    similarity: Similarity = "cosine",
+    reduction: Reduction = "mean",
     labels: Tensor | None = None,
 ) -> Tensor:
     """A triplet loss on given triplets, forward and backward.
@@ -53,9 +51,10 @@ def indexed_triplet_loss(
             ``similarity="cosine"``, and of the rows as they are with ``"euclidean"``;
             ``"nca"``, ``"hinge"``, ``"soft_margin"``, ``"sct"``: f(s_ap, s_an) as in
             :func:`hardmine.ops.triplet_loss`.
-        temperature: Of nca and sct, > 0.
-        margin: Of ratio, in units of the distance and > 0, and of hinge, in units of the similarity.
-        lam: Weight of the hard part of sct.
+        temperature: Of nca and sct only, > 0; 0.1 by default.
+        margin: Of ratio, in units of the distance and > 0, and of hinge, in units of the similarity; of these only, 0.2
+            by default.
+        lam: Weight of the hard part of sct, and of sct only; 1 by default.
         similarity: ``"cosine"``, ``"dot"`` (not with ratio) or ``"euclidean"``, as in
             :func:`hardmine.ops.select_triplets`.
         reduction: ``"mean"`` over the T triplets, ``"sum"``, or ``"none"``: [T].
@@ -67,7 +66,8 @@ def indexed_triplet_loss(
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value; of triplets on the CPU, the first bad one and its position.
+        ValueError: An argument of the wrong shape or value; an option that does nothing, such as a ``margin`` with nca;
+            of triplets on the CPU, the first bad one and its position.
             That they fit the labels is checked on the CPU only, and not under ``torch.compile``.
         NotImplementedError: On a second derivative.
 
@@ -81,82 +81,36 @@ def indexed_triplet_loss(
     Reference:
         ratio: Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 2, where margin is 0.2; the
         others: see :func:`hardmine.ops.triplet_loss`.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+        >>> triplets = torch.tensor([[0, 1, 2], [1, 0, 3]])
+        >>> loss = ops.indexed_triplet_loss(embeddings, triplets, margin=0.5)
+        >>> loss
+        tensor(0.2102, grad_fn=<IndexedTripletLossBackward>)
+        >>> loss.backward()
+        >>> ops.indexed_triplet_loss(embeddings.detach(), triplets, term="hinge", margin=0.3, reduction="none")
+        tensor([0.1000, 0.1000])
     """
     triplets, labels = check_triplets(embeddings, triplets, labels)
-    modes = [
+    options = {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
+    options = resolve_options("indexed_triplet_loss", options)
+    compiled_options = [
         check_choice("similarity", similarity, SIMILARITIES),
         check_choice("term", term, INDEXED_TERMS),
+        *check_term_numbers(options),
         check_choice("reduction", reduction, REDUCTIONS),
     ]
     if term == "ratio":
         check_distance_similarity(similarity, "term 'ratio'")
-    numbers = [
-        check_number("temperature", temperature, above=0.0),
-        check_number("margin", margin, above=0.0 if term == "ratio" else -math.inf),
-        check_number("lam", lam),
-    ]
-    return loss_of_triplets(torch.ops.hardmine.indexed_triplet_loss, embeddings, triplets, labels, modes, numbers)
-
-
-def check_distance_similarity(similarity: str, loss: str) -> None:
-    """A loss of distances has no use for an inner product."""
-    if similarity == "dot":
-        raise ValueError(f"similarity must be 'cosine' or 'euclidean' with {loss}, got 'dot'")
-
-
-def loss_of_triplets(
-    op: torch._ops.OpOverloadPacket,
-    embeddings: Tensor,
-    triplets: Tensor,
-    labels: Tensor | None,
-    modes: list[int],
-    numbers: list[float],
-) -> Tensor:
-    """The loss that ``op`` computes, after its check of the indices; then the labels can be looked up safely.
-
-    On the CPU, that is: elsewhere indices are not checked by then, and labels are not looked up.
-    """
-    loss, _, _ = op(embeddings, triplets, modes, numbers)
-    if labels is not None and has_values(triplets):
-        check_triplet_classes(triplets, labels)
-    return loss
-
-
-def fake_triplet_loss(embeddings: Tensor, triplets: Tensor, reduced: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes and dtypes of a loss on given triplets, and of the measures of their pairs."""
-    values = embeddings.new_empty(triplets.shape[0], dtype=accumulate_dtype(embeddings.dtype))
-    loss = values.new_empty(()) if reduced else torch.empty_like(values)
-    return loss, torch.empty_like(values), torch.empty_like(values)
-
-
-def register_triplet_loss(name: str) -> None:
-    """Registers fake backward and autograd of an op ``(embeddings, triplets, modes, numbers) -> (loss, [T], [T])``."""
-    packet = getattr(torch.ops.hardmine, f"{name}_backward")
-
-    @torch.library.register_fake(f"hardmine::{name}_backward")
-    def _(grad_loss, grad_positive, grad_negative, embeddings, *rest):
-        return embeddings.new_empty(embeddings.shape)
-
-    def setup_context(ctx, inputs, output):
-        embeddings, triplets, *ctx.options = inputs
-        ctx.save_for_backward(embeddings, triplets, *output[1:])
-        ctx.loss_shape = output[0].shape
-        ctx.set_materialize_grads(False)
-
-    def backward(ctx, grad_loss, grad_positive, grad_negative):
-        embeddings, triplets, positive, negative = ctx.saved_tensors
-        if grad_loss is None:  # only the measures were used
-            grad_loss = positive.new_zeros(ctx.loss_shape)
-        grad = packet(grad_loss, grad_positive, grad_negative, embeddings, triplets, positive, negative, *ctx.options)
-        return grad, None, None, None
-
-    torch.library.register_autograd(f"hardmine::{name}", backward, setup_context=setup_context)
-    forbid_double_backward(f"{name}_backward")
+    return loss_of_triplets(torch.ops.hardmine.indexed_triplet_loss, embeddings, triplets, labels, compiled_options)
 
 
 @torch.library.register_fake("hardmine::indexed_triplet_loss")
-def _(embeddings, triplets, modes, numbers):
-    return fake_triplet_loss(embeddings, triplets, REDUCTIONS[modes[-1]] != "none")
+def _(embeddings, triplets, *options):
+    return fake_triplet_loss(embeddings, triplets, REDUCTIONS[options[-1]] != "none")
 
 
 register_triplet_loss("indexed_triplet_loss")

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
 from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_integer, check_rows
-from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.types import Neighbors, Similarity
 
 MOST_NEIGHBORS = 1024
-
-
-class Neighbors(NamedTuple):
-    """The nearest neighbors of [Q] queries, [Q, k], most similar first; index -1, similarity NaN where there is none.
-
-    The similarities are differentiable with respect to queries and refs; the choice of indices is not.
-    """
-
-    similarity: Tensor
-    index: Tensor
 
 
 @observed("knn")
@@ -31,7 +21,7 @@ def knn(
     k: int = 10,
     *,
     exclude_self: bool | None = None,
-    similarity: str = "cosine",
+    similarity: Similarity = "cosine",
 ) -> Neighbors:
     """The exact ``k`` nearest neighbors of every query, without the matrix of similarities.
 
@@ -41,16 +31,16 @@ def knn(
     Args:
         queries: [Q, D], float32, float64, float16 or bfloat16.
         refs: The gallery, [M, D], dtype and device of ``queries``. None: the queries themselves.
-        k: Neighbors a query, 1 to 1024.
+        k: Neighbors per query, 1 to 1024.
         exclude_self: Leave out the pair of a query with itself, by its index: copies of it are neighbors. None: as
             far as there is such a pair, without refs. True with refs is an error.
         similarity: ``"cosine"`` (normalizes inside), ``"dot"``, or ``"euclidean"``: the negative distance,
             ``-|a - b|``.
 
     Returns:
-        :class:`Neighbors`: similarity [Q, k], float64 for float64 inputs, else float32, and index [Q, k], int64; rows
-        of ``refs``, or of ``queries`` without refs. Sorted, most similar first. Where there are fewer than ``k``
-        candidates, the end is filled up with similarity NaN and index -1.
+        :class:`hardmine.types.Neighbors`: similarity [Q, k], float64 for float64 inputs, else float32, and index
+        [Q, k], int64; rows of ``refs``, or of ``queries`` without refs. Sorted, most similar first. Where there are
+        fewer than ``k`` candidates, the end is filled up with similarity NaN and index -1.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
@@ -62,6 +52,19 @@ def knn(
         of NaN are no candidates, nor are those of minus infinity. Memory is O((Q + M) D + Q k). Results are bitwise
         equal on every repeat, for any number of threads and at every SIMD level. Equal Euclidean embeddings take the
         subgradient 0.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> queries = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> refs = torch.tensor([[0.6, 0.8], [0.8, 0.6], [-1.0, 0.0]])
+        >>> similarity, index = ops.knn(queries, refs, k=2)
+        >>> index
+        tensor([[1, 0],
+                [0, 1]])
+        >>> similarity
+        tensor([[0.8000, 0.6000],
+                [0.8000, 0.6000]])
     """
     check_rows("queries", queries, None)
     if refs is not None:
@@ -74,7 +77,7 @@ def knn(
     if exclude_self is None:
         exclude_self = refs is None
     kind = check_choice("similarity", similarity, SIMILARITIES)
-    return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, bool(allow_tf32(queries))))
+    return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, allow_tf32(queries)))
 
 
 @torch.library.register_fake("hardmine::knn")
@@ -88,18 +91,18 @@ def _(grad_similarity, index, queries, refs, similarity, need_queries, need_refs
     return fake_gradients(queries, refs, need_queries, need_refs)
 
 
-def _setup_context(ctx, inputs, output):
-    queries, refs, _, _, ctx.similarity, _ = inputs
-    ctx.save_for_backward(output[1], queries, refs)
+def _setup_context(ctx, arguments, outputs):
+    queries, refs, _, _, ctx.similarity, _ = arguments
+    ctx.save_for_backward(outputs[1], queries, refs)
 
 
 def _backward(ctx, grad_similarity, _):
-    need, need_refs = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+    need, need_refs, *_ = ctx.needs_input_grad
     grad, grad_refs = torch.ops.hardmine.knn_backward(
         grad_similarity, *ctx.saved_tensors, ctx.similarity, need, need_refs
     )
-    return (grad if need else None, grad_refs if need_refs else None, *[None] * 4)
+    return grad if need else None, grad_refs if need_refs else None
 
 
-torch.library.register_autograd("hardmine::knn", _backward, setup_context=_setup_context)
-forbid_double_backward("knn_backward")
+register_autograd("knn", (0, 1), _setup_context, _backward)
+forbid_double_backward("knn", (0, 2, 3))

@@ -2,61 +2,111 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import (
-    check_choice,
-    check_labeled_rows,
-    check_loss,
-    check_number,
-    check_selection,
-    draw_random,
+from hardmine._options import check_choice, resolve_options
+from hardmine.ops.triplet_loss import loss_of_selected
+from hardmine.types import (
+    HardRule,
+    NegativeRule,
+    PositiveRule,
+    Preset,
+    Reduction,
+    SCTLossOptions,
+    Selection,
+    SemihardFallback,
+    Similarity,
+    TieRule,
 )
-from hardmine.ops.select_triplets import Selection, as_selection
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class Preset(NamedTuple):
+class Published(NamedTuple):
     """What a published version of SCT calls hard, and how it averages."""
 
-    hard_rule: str
+    hard_rule: HardRule
     hard_cutoff: float | None
     separate_means: bool
     duplicate_threshold: float | None
-    tie: str
+    tie: TieRule
 
 
-PRESETS = {
-    "paper": Preset("above", None, False, None, "exclude"),
-    "code2020": Preset("above_and_cutoff", 0.5, True, 0.9999, "include"),
-    "code2021": Preset("above_or_cutoff", 0.8, False, 0.9999, "include"),
+PRESETS: dict[Preset, Published] = {
+    "paper": Published("above", None, False, None, "exclude"),
+    "code2020": Published("above_and_cutoff", 0.5, True, 0.9999, "include"),
+    "code2021": Published("above_or_cutoff", 0.8, False, 0.9999, "include"),
 }
 
 
-def resolve_preset(
-    preset: str, hard_cutoff: float | None, duplicate_threshold: float | None, tie: str | None
-) -> Preset:
-    """The preset with the user's own cutoff, threshold and tie rule in it, where given.
-
-    Raises:
-        ValueError: If the preset is unknown, or the cutoff is given to one that has none.
-    """
-    check_choice("preset", preset, tuple(PRESETS))
-    values = PRESETS[preset]
-    if hard_cutoff is not None:
-        if values.hard_cutoff is None:
-            raise ValueError(f"hard_cutoff must be None with preset {preset!r}, which has no cutoff, got {hard_cutoff}")
-        values = values._replace(hard_cutoff=check_number("hard_cutoff", hard_cutoff))
-    if duplicate_threshold is not None:
-        values = values._replace(duplicate_threshold=duplicate_threshold)
-    if tie is not None:
-        values = values._replace(tie=tie)
-    return values
+def resolve_preset(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what the preset says where the user says nothing."""
+    check_choice("preset", options["preset"], get_args(Preset))
+    published = PRESETS[options["preset"]]._asdict()
+    given = {name: value for name, value in options.items() if value is not None or name not in published}
+    return {**published, **given, "term": "sct", "margin": None}
 
 
+@overload
+def sct_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[False] = False,
+    return_count: Literal[False] = False,
+    **options: Unpack[SCTLossOptions],
+) -> Tensor: ...
+@overload
+def sct_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[True],
+    return_count: Literal[False] = False,
+    **options: Unpack[SCTLossOptions],
+) -> tuple[Tensor, Selection]: ...
+@overload
+def sct_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[False] = False,
+    return_count: Literal[True],
+    **options: Unpack[SCTLossOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def sct_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[True],
+    return_count: Literal[True],
+    **options: Unpack[SCTLossOptions],
+) -> tuple[Tensor, Selection, Tensor]: ...
+@overload
+def sct_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: bool = False,
+    return_count: bool = False,
+    **options: Unpack[SCTLossOptions],
+) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]: ...
 @observed("sct_loss")
 def sct_loss(
     embeddings: Tensor,
@@ -66,24 +116,28 @@ def sct_loss(
     *,
     lam: float = 1.0,
     temperature: float = 0.1,
-    preset: str = "paper",
-    positive: str = "easiest",
-    negative: str = "hardest",
-    similarity: str = "cosine",
-    reduction: str = "mean",
+    preset: Preset = "paper",
+    positive: PositiveRule = "easiest",
+    negative: NegativeRule = "hardest",
+    similarity: Similarity = "cosine",
+    reduction: Reduction = "mean",
     hard_cutoff: float | None = None,
-    semihard_fallback: str | None = None,
-    tie: str | None = None,
+    semihard_fallback: SemihardFallback | None = None,
+    tie: TieRule | None = None,
     semihard_margin: float | None = None,
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
+    return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, Selection]:
+) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """The Selectively Contrastive Triplet loss, forward and backward, without the matrix of similarities.
 
     Per anchor: ``lam * s_an`` if the triplet is hard (``s_an > s_ap``), so that no gradient reaches its positive
-    pair; else ``softplus((s_an - s_ap) / temperature)``.
+    pair; else ``softplus((s_an - s_ap) / temperature)``. Replaces, with the similarities of
+    :func:`hardmine.ops.select_triplets`::
+
+        torch.where(s_an > s_ap, lam * s_an, F.softplus((s_an - s_ap) / temperature)).mean()
 
     Args:
         embeddings: [B, D], float32, float64, float16 or bfloat16.
@@ -103,21 +157,25 @@ def sct_loss(
             Both versions of the code drop positives above 0.9999 and keep ties of semi-hard negatives.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
             ``semihard_fallback`` and ``semihard_margin``.
-        tie: Instead of the preset's: ``"exclude"`` (`paper`) or ``"include"``.
+        tie: Instead of the preset's, with semi-hard negatives: ``"exclude"`` (`paper`) or ``"include"``.
         reduction: ``"mean"`` as the preset says, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
-        hard_cutoff: Instead of the preset's 0.5 or 0.8.
+        hard_cutoff: Instead of the 0.5 or 0.8 of `code2020` and `code2021`.
         duplicate_threshold: Instead of the preset's (none in `paper`); infinity turns it off.
         min_similarity: Anchors count only if both their similarities exceed it. None: all count.
-        return_selection: Also return the :class:`Selection`, at no further cost.
+        return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost.
+        return_count: Also return the number of anchors that count in the mean, int64 []: in `code2020` those of both
+            parts, in `code2021` those that are hard or easy. Nothing waits for a GPU.
         generator: What a random ``positive`` or ``negative`` is drawn from, as in
             :func:`hardmine.ops.select_triplets`.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; with ``return_selection``, and the selection.
+        The loss, float64 for float64 inputs, else float32; where asked for, a tuple of it, the selection and the count,
+        in this order.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or on the wrong device.
+        ValueError: An argument of the wrong shape or value, or on the wrong device; an option that does nothing, such
+            as a ``hard_cutoff`` in `paper`.
         NotImplementedError: On a second derivative.
 
     Note:
@@ -126,37 +184,32 @@ def sct_loss(
 
     Reference:
         Xuan et al., "Hard negative examples are hard, but useful", ECCV 2020, eq. 13, and the authors' published code.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [-0.6, 0.8]], requires_grad=True)
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> loss, count = ops.sct_loss(embeddings, labels, lam=0.1, return_count=True)
+        >>> loss, count
+        (tensor(0.0750, grad_fn=<TripletLossBackward>), tensor(4))
+        >>> loss.backward()
     """
-    labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    values = resolve_preset(preset, hard_cutoff, duplicate_threshold, tie)
-    selection_modes, selection_limits = check_selection(
-        embeddings,
-        positive,
-        negative,
-        similarity,
-        values.duplicate_threshold,
-        semihard_fallback,
-        values.tie,
-        semihard_margin,
-    )
-    loss_modes, loss_numbers = check_loss(
-        term="sct",
-        temperature=temperature,
-        lam=lam,
-        reduction=reduction,
-        min_similarity=min_similarity,
-        hard_rule=values.hard_rule,
-        hard_cutoff=values.hard_cutoff or 0.0,
-        separate_means=values.separate_means,
-    )
-    random = draw_random(embeddings, positive, negative, generator)
-    loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings,
-        labels,
-        ref_embeddings,
-        ref_labels,
-        random,
-        selection_modes + loss_modes,
-        selection_limits + loss_numbers,
-    )
-    return (loss, as_selection(*selected)) if return_selection else loss
+    options = {
+        "preset": preset,
+        "positive": positive,
+        "negative": negative,
+        "temperature": temperature,
+        "lam": lam,
+        "similarity": similarity,
+        "reduction": reduction,
+        "hard_cutoff": hard_cutoff,
+        "semihard_fallback": semihard_fallback,
+        "tie": tie,
+        "semihard_margin": semihard_margin,
+        "duplicate_threshold": duplicate_threshold,
+        "min_similarity": min_similarity,
+        "generator": generator,
+    }
+    options = resolve_preset(resolve_options("sct_loss", options))
+    return loss_of_selected(embeddings, labels, ref_embeddings, ref_labels, options, return_selection, return_count)

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from hardmine import _library
 from hardmine._hooks import observed
+from hardmine._options import resolve_options
 from hardmine.ops._arguments import check_labeled_rows, check_selection, draw_random
-
-_library.load()
-
-
-class Selection(NamedTuple):
-    """The selected pairs of [B] anchors. Index -1 and similarity NaN stand for "no candidate".
-
-    The similarities are differentiable with respect to the embeddings; the choice of indices is not.
-    """
-
-    positive_index: Tensor
-    negative_index: Tensor
-    positive_similarity: Tensor
-    negative_similarity: Tensor
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import fake_gradients, fake_selection
+from hardmine.types import NegativeRule, PositiveRule, Selection, SemihardFallback, Similarity, TieRule
 
 
 @observed("select_triplets")
@@ -33,12 +20,12 @@ def select_triplets(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    positive: str = "easiest",
-    negative: str = "hardest",
-    similarity: str = "cosine",
+    positive: PositiveRule = "easiest",
+    negative: NegativeRule = "hardest",
+    similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
-    semihard_fallback: str | None = None,
-    tie: str = "exclude",
+    semihard_fallback: SemihardFallback | None = None,
+    tie: TieRule | None = None,
     semihard_margin: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Selection:
@@ -69,12 +56,12 @@ def select_triplets(
         duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
         semihard_fallback: What an anchor without a semi-hard negative gets: None (no candidate), ``"hardest"`` or
             ``"easiest"``.
-        tie: Whether a negative exactly as similar as the positive counts as semi-hard: ``"exclude"`` (the papers) or
-            ``"include"`` (the SCT authors' code).
+        tie: Whether a negative exactly as similar as the positive counts as semi-hard: ``"exclude"`` (the papers, and
+            the default) or ``"include"`` (the SCT authors' code).
         semihard_margin: Semi-hard negatives must also have ``s_an > s_ap - semihard_margin`` (FaceNet). None: no such
             limit.
         generator: What random selections draw from, on the device of ``embeddings``. None: the device's own, which
-            :func:`torch.manual_seed` seeds. Without a random selection it is left alone.
+            :func:`torch.manual_seed` seeds.
 
     Returns:
         A :class:`Selection`: two int64 and two floating-point tensors, each [B]; rows of ``embeddings``, or of
@@ -82,14 +69,15 @@ def select_triplets(
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or on the wrong device.
+        ValueError: An argument of the wrong shape or value, or on the wrong device; an option that does nothing, such
+            as ``tie`` without semi-hard negatives.
 
     Note:
         Ties go to the lowest index; those of the Euclidean similarity are decided on squared distances. Similarities
         of NaN are no candidates, nor are infinite ones that every number would beat. Memory is O((B + M) D). Results
         are bitwise equal on every repeat, for any number of threads and at every SIMD level.
 
-        A random selection draws one float64 number u in [0, 1) an anchor, those of the positives first, and picks the
+        A random selection draws one float64 number u in [0, 1) per anchor, those of the positives first, and picks the
         floor(u n)-th of the anchor's n candidates in ascending order of index: equal states of the generator give equal
         picks. It computes the similarities of its picks only, unless ``duplicate_threshold`` asks for all. Compiled by
         inductor, it draws other numbers than in eager mode, as ``torch.rand`` does; ``torch.manual_seed`` fixes them
@@ -99,14 +87,36 @@ def select_triplets(
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (whose bound on
         semi-hard negatives, printed as d(x_a, x_n), means d(x_a, x_p)); Schroff et al., "FaceNet", CVPR 2015, section
         3.2.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+        >>> selection = ops.select_triplets(embeddings, torch.tensor([0, 0, 1, 1]))
+        >>> selection.positive_index, selection.negative_index
+        (tensor([1, 0, 3, 2]), tensor([2, 2, 1, 1]))
+        >>> selection.positive_similarity
+        tensor([0.8000, 0.8000, 0.8000, 0.8000])
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    options = check_selection(
-        embeddings, positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
+    options = resolve_options(
+        "select_triplets",
+        {
+            "positive": positive,
+            "negative": negative,
+            "similarity": similarity,
+            "duplicate_threshold": duplicate_threshold,
+            "semihard_fallback": semihard_fallback,
+            "tie": tie,
+            "semihard_margin": semihard_margin,
+            "generator": generator,
+        },
     )
-    random = draw_random(embeddings, positive, negative, generator)
-    selected = torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, random, *options)
-    return as_selection(*selected)
+    selection_options = check_selection(embeddings, options)
+    random = draw_random(embeddings, options)
+    return as_selection(
+        *torch.ops.hardmine.select_triplets(embeddings, labels, ref_embeddings, ref_labels, random, *selection_options)
+    )
 
 
 def as_selection(
@@ -114,38 +124,6 @@ def as_selection(
 ) -> Selection:
     """The compiled ops' outputs, differentiable ones first, as users see them."""
     return Selection(positive_index, negative_index, positive_similarity, negative_similarity)
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of similarities and losses: what the ops accumulate in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def fake_selection(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shapes and dtypes of a selection."""
-    index = embeddings.new_empty(embeddings.shape[0], dtype=torch.int64)
-    values = embeddings.new_empty(embeddings.shape[0], dtype=accumulate_dtype(embeddings.dtype))
-    return values, torch.empty_like(values), index, torch.empty_like(index)
-
-
-def fake_gradients(
-    embeddings: Tensor, ref_embeddings: Tensor | None, need_embeddings: bool, need_ref_embeddings: bool
-) -> tuple[Tensor, Tensor]:
-    """Shapes and dtypes of the gradients of embeddings and refs; one that is not needed is empty."""
-
-    def like(rows: Tensor | None, need: bool) -> Tensor:
-        return embeddings.new_empty(rows.shape if need and rows is not None else (0,))
-
-    return like(embeddings, need_embeddings), like(ref_embeddings, need_ref_embeddings)
-
-
-def forbid_double_backward(op: str) -> None:
-    """Makes a second derivative through ``op``, a backward op, an error that says so, instead of a silent zero."""
-
-    def backward(ctx, *grads):
-        raise NotImplementedError(f"hardmine::{op.removesuffix('_backward')} has no second derivative")
-
-    torch.library.register_autograd(f"hardmine::{op}", backward)
 
 
 @torch.library.register_fake("hardmine::select_triplets")
@@ -168,15 +146,14 @@ def _(
     return fake_gradients(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings)
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, _, modes, _ = inputs
-    ctx.similarity = modes[0]
-    ctx.save_for_backward(embeddings, ref_embeddings, output[2], output[3])
+def _setup_context(ctx, arguments, outputs):
+    embeddings, _, ref_embeddings, _, _, ctx.similarity, *_ = arguments
+    ctx.save_for_backward(embeddings, ref_embeddings, outputs[2], outputs[3])
 
 
 def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
     embeddings, ref_embeddings, positive_index, negative_index = ctx.saved_tensors
-    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    need, need_ref, *_ = ctx.needs_input_grad
     grad, grad_ref = torch.ops.hardmine.select_triplets_backward(
         grad_positive,
         grad_negative,
@@ -188,8 +165,8 @@ def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_neg
         need,
         need_ref,
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 4)
+    return grad if need else None, grad_ref if need_ref else None
 
 
-torch.library.register_autograd("hardmine::select_triplets", _backward, setup_context=_setup_context)
-forbid_double_backward("select_triplets_backward")
+register_autograd("select_triplets", (0, 2), _setup_context, _backward)
+forbid_double_backward("select_triplets", (0, 1, 2, 3))

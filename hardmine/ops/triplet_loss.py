@@ -2,22 +2,89 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, Any, Literal, overload
+
 import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import (
-    REDUCTIONS,
-    SELECTION_LIMITS,
-    SELECTION_MODES,
-    check_labeled_rows,
-    check_loss,
-    check_selection,
-    draw_random,
+from hardmine._options import resolve_options
+from hardmine.ops._arguments import REDUCTIONS, check_labeled_rows, check_loss, check_selection, draw_random
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import fake_gradients, fake_selection
+from hardmine.ops.select_triplets import as_selection
+from hardmine.types import (
+    NegativeRule,
+    PositiveRule,
+    Reduction,
+    Selection,
+    SemihardFallback,
+    Similarity,
+    Term,
+    TieRule,
+    TripletLossOptions,
 )
-from hardmine.ops.select_triplets import Selection, as_selection, fake_gradients, fake_selection, forbid_double_backward
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@overload
+def triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[False] = False,
+    return_count: Literal[False] = False,
+    **options: Unpack[TripletLossOptions],
+) -> Tensor: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[True],
+    return_count: Literal[False] = False,
+    **options: Unpack[TripletLossOptions],
+) -> tuple[Tensor, Selection]: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[False] = False,
+    return_count: Literal[True],
+    **options: Unpack[TripletLossOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: Literal[True],
+    return_count: Literal[True],
+    **options: Unpack[TripletLossOptions],
+) -> tuple[Tensor, Selection, Tensor]: ...
+@overload
+def triplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_selection: bool = False,
+    return_count: bool = False,
+    **options: Unpack[TripletLossOptions],
+) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]: ...
 @observed("triplet_loss")
 def triplet_loss(
     embeddings: Tensor,
@@ -25,22 +92,23 @@ def triplet_loss(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    positive: str = "easiest",
-    negative: str = "semihard",
-    term: str = "nca",
-    temperature: float = 0.1,
-    margin: float = 0.2,
-    lam: float = 1.0,
-    similarity: str = "cosine",
-    reduction: str = "mean",
-    semihard_fallback: str | None = None,
-    tie: str = "exclude",
+    positive: PositiveRule = "easiest",
+    negative: NegativeRule = "semihard",
+    term: Term = "nca",
+    temperature: float | None = None,
+    margin: float | None = None,
+    lam: float | None = None,
+    similarity: Similarity = "cosine",
+    reduction: Reduction = "mean",
+    semihard_fallback: SemihardFallback | None = None,
+    tie: TieRule | None = None,
     semihard_margin: float | None = None,
     duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
+    return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, Selection]:
+) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """A triplet loss on the selected pairs, forward and backward, without the matrix of similarities.
 
     Replaces ``term(*similarities of select_triplets(...)).mean()`` over the anchors that have both a positive and a
@@ -59,22 +127,25 @@ def triplet_loss(
             ``max(0, d_ap - d_an + margin)``;
             ``"soft_margin"``: ``softplus(s_an - s_ap)``;
             ``"sct"``: ``lam * s_an`` if ``s_an > s_ap``, else nca (see :func:`hardmine.ops.sct_loss` for its presets).
-        temperature: Of nca and sct, > 0.
-        margin: Of hinge, in units of the similarity.
-        lam: Weight of the hard part of sct.
+        temperature: Of nca and sct only, > 0; 0.1 by default.
+        margin: Of hinge only, in units of the similarity; 0.2 by default.
+        lam: Weight of the hard part of sct, and of sct only; 1 by default.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
         min_similarity: Anchors count only if both their similarities exceed it (0 in the EP authors' code). None: all
             count.
-        return_selection: Also return the :class:`Selection`, at no further cost.
+        return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost.
+        return_count: Also return the number of anchors that count in the mean, int64 []; nothing waits for a GPU.
         generator: What a random ``positive`` or ``negative`` is drawn from, as in
             :func:`hardmine.ops.select_triplets`.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; with ``return_selection``, and the selection.
+        The loss, float64 for float64 inputs, else float32; where asked for, a tuple of it, the selection and the count,
+        in this order.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or on the wrong device.
+        ValueError: An argument of the wrong shape or value, or on the wrong device; an option that does nothing, such
+            as a ``margin`` with nca.
         NotImplementedError: On a second derivative.
 
     Note:
@@ -87,41 +158,83 @@ def triplet_loss(
     Reference:
         nca: Xuan et al., WACV 2020, section 4, and ECCV 2020, eq. 1; hinge: WACV 2020, section 2.1; soft margin:
         Hermans et al., arXiv:1703.07737; sct: ECCV 2020, eq. 13.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], requires_grad=True)
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> loss = ops.triplet_loss(embeddings, labels, negative="hardest", term="hinge", margin=0.3)
+        >>> loss
+        tensor(0.0500, grad_fn=<TripletLossBackward>)
+        >>> loss.backward()
+        >>> loss, count = ops.triplet_loss(embeddings, labels, min_similarity=0.5, return_count=True)
+        >>> count
+        tensor(2)
     """
+    options = {
+        "positive": positive,
+        "negative": negative,
+        "term": term,
+        "temperature": temperature,
+        "margin": margin,
+        "lam": lam,
+        "similarity": similarity,
+        "reduction": reduction,
+        "semihard_fallback": semihard_fallback,
+        "tie": tie,
+        "semihard_margin": semihard_margin,
+        "duplicate_threshold": duplicate_threshold,
+        "min_similarity": min_similarity,
+        "generator": generator,
+    }
+    options = resolve_options("triplet_loss", options)
+    return loss_of_selected(embeddings, labels, ref_embeddings, ref_labels, options, return_selection, return_count)
+
+
+def loss_of_selected(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    options: dict[str, Any],
+    return_selection: bool,
+    return_count: bool,
+) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+    """What triplet_loss and sct_loss return, from their resolved options."""
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    selection_modes, selection_limits = check_selection(
-        embeddings, positive, negative, similarity, duplicate_threshold, semihard_fallback, tie, semihard_margin
-    )
-    loss_modes, loss_numbers = check_loss(
-        term=term,
-        temperature=temperature,
-        margin=margin,
-        lam=lam,
-        reduction=reduction,
-        min_similarity=min_similarity,
-    )
-    random = draw_random(embeddings, positive, negative, generator)
+    compiled_options = check_selection(embeddings, options) + check_loss(options)
+    random = draw_random(embeddings, options)
     loss, *selected = torch.ops.hardmine.triplet_loss(
-        embeddings,
-        labels,
-        ref_embeddings,
-        ref_labels,
-        random,
-        selection_modes + loss_modes,
-        selection_limits + loss_numbers,
+        embeddings, labels, ref_embeddings, ref_labels, random, *compiled_options
     )
-    return (loss, as_selection(*selected)) if return_selection else loss
+    if not (return_selection or return_count):
+        return loss
+    selection = as_selection(*selected)
+    if not return_count:
+        return loss, selection
+    count = _counts(selection, options).sum()
+    return (loss, selection, count) if return_selection else (loss, count)
 
 
-def _is_unreduced(modes: list[int]) -> bool:
-    return REDUCTIONS[modes[-1]] == "none"
+def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:
+    """Whether each anchor counts in the mean, bool [B]: triplet_term in csrc/core/triplet_terms.h gives it a part."""
+    counts = selection.valid
+    s_ap, s_an = selection.positive_similarity, selection.negative_similarity
+    floor = options["min_similarity"]
+    if floor is not None and floor > -math.inf:
+        counts = counts & (s_ap > floor) & (s_an > floor)
+    if options.get("hard_rule") == "above_or_cutoff":  # ties are neither hard nor easy
+        cutoff = options["hard_cutoff"]
+        counts = counts & ((s_an > s_ap) | (s_an > cutoff) | ((s_an < s_ap) & (s_an < cutoff)))
+    return counts
 
 
 @torch.library.register_fake("hardmine::triplet_loss")
-def _(embeddings, labels, ref_embeddings, ref_labels, random, modes, numbers):
+def _(embeddings, *options):
     selection = fake_selection(embeddings)
     values = selection[0]
-    return torch.empty_like(values) if _is_unreduced(modes) else values.new_empty(()), *selection
+    return torch.empty_like(values) if REDUCTIONS[options[-1]] == "none" else values.new_empty(()), *selection
 
 
 @torch.library.register_fake("hardmine::triplet_loss_backward")
@@ -129,24 +242,24 @@ def _(grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *opti
     return fake_gradients(embeddings, ref_embeddings, *options[-2:])
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, _, ref_embeddings, _, _, modes, numbers = inputs
-    ctx.options = (modes[0], modes[SELECTION_MODES:], numbers[SELECTION_LIMITS:])
-    ctx.save_for_backward(embeddings, ref_embeddings, *output[1:])
+def _setup_context(ctx, arguments, outputs):
+    embeddings, _, ref_embeddings, _, _, similarity, _, _, _, _, _, _, _, *loss_options = arguments
+    ctx.options = (similarity, *loss_options)
+    ctx.loss_shape = outputs[0].shape
+    ctx.save_for_backward(embeddings, ref_embeddings, *outputs[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_loss, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
     embeddings, ref_embeddings, *selected = ctx.saved_tensors
     if grad_loss is None:  # only the returned similarities were used
-        values = selected[0]
-        grad_loss = torch.zeros_like(values) if _is_unreduced(ctx.options[1]) else values.new_zeros(())
-    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+        grad_loss = selected[0].new_zeros(ctx.loss_shape)
+    need, need_ref, *_ = ctx.needs_input_grad
     grad, grad_ref = torch.ops.hardmine.triplet_loss_backward(
         grad_loss, grad_positive, grad_negative, embeddings, ref_embeddings, *selected, *ctx.options, need, need_ref
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, *[None] * 4)
+    return grad if need else None, grad_ref if need_ref else None
 
 
-torch.library.register_autograd("hardmine::triplet_loss", _backward, setup_context=_setup_context)
-forbid_double_backward("triplet_loss_backward")
+register_autograd("triplet_loss", (0, 2), _setup_context, _backward)
+forbid_double_backward("triplet_loss", range(7))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -18,20 +18,69 @@ from hardmine.ops._arguments import (
     check_number,
     optional_number,
 )
-from hardmine.ops.select_triplets import accumulate_dtype, fake_gradients, forbid_double_backward
+from hardmine.ops._autograd import forbid_double_backward, register_autograd
+from hardmine.ops._fakes import accumulate_dtype, fake_gradients
+from hardmine.types import Reduction, Similarity, TupletLossOptions, TupletPositiveRule, TupletTerms
 
-# The position of a name is its code in the compiled op: TupletPositive in csrc/core/tuplet_terms.h.
-POSITIVES = ("easiest", "hardest", "all")
-
-
-class TupletTerms(NamedTuple):
-    """What the loss of each of [B] anchors was made of. Not differentiable."""
-
-    positive_index: Tensor
-    positive_similarity: Tensor
-    negative_logsumexp: Tensor
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[False] = False,
+    return_count: Literal[False] = False,
+    **options: Unpack[TupletLossOptions],
+) -> Tensor: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[True],
+    return_count: Literal[False] = False,
+    **options: Unpack[TupletLossOptions],
+) -> tuple[Tensor, TupletTerms]: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[False] = False,
+    return_count: Literal[True],
+    **options: Unpack[TupletLossOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: Literal[True],
+    return_count: Literal[True],
+    **options: Unpack[TupletLossOptions],
+) -> tuple[Tensor, TupletTerms, Tensor]: ...
+@overload
+def tuplet_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    return_terms: bool = False,
+    return_count: bool = False,
+    **options: Unpack[TupletLossOptions],
+) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]: ...
 @observed("tuplet_loss")
 def tuplet_loss(
     embeddings: Tensor,
@@ -39,13 +88,14 @@ def tuplet_loss(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    positive: str = "easiest",
+    positive: TupletPositiveRule = "easiest",
     temperature: float = 0.1,
-    similarity: str = "cosine",
+    similarity: Similarity = "cosine",
     duplicate_threshold: float | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, TupletTerms]:
+    return_count: bool = False,
+) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
     """A softmax loss of each anchor's positive against all its negatives, without the matrix of similarities.
 
     Replaces, with ``x = F.normalize(embeddings)`` and its masks::
@@ -62,17 +112,19 @@ def tuplet_loss(
             requires one.
         ref_labels: Their classes, [M], any integer dtype.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
-            positive of the anchor. With two samples a class all three are N-pair.
+            positive of the anchor. With two samples per class all three are N-pair.
         temperature: At least 1e-30.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
-        return_terms: Also return the :class:`TupletTerms`, at no further cost: the selected positives (index -1 and
-            similarity NaN where there is none, and with ``"all"``), and the log-sum-exp of ``s_an / temperature`` over
-            all negatives (-infinity where there is none).
+        return_terms: Also return the :class:`hardmine.types.TupletTerms`, at no further cost: the selected positives
+            (index -1 and similarity NaN where there is none, and with ``"all"``), and the log-sum-exp of
+            ``s_an / temperature`` over all negatives (-infinity where there is none).
+        return_count: Also return the number of anchors that count in the mean, int64 []; nothing waits for a GPU.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; with ``return_terms``, and the terms.
+        The loss, float64 for float64 inputs, else float32; where asked for, a tuple of it, the terms and the count, in
+        this order.
 
     Raises:
         TypeError: An argument of the wrong type or dtype.
@@ -89,34 +141,46 @@ def tuplet_loss(
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4.
+
+    Example:
+        >>> import torch
+        >>> from hardmine import ops
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], requires_grad=True)
+        >>> loss, count = ops.tuplet_loss(embeddings, torch.tensor([0, 0, 1, 1]), return_count=True)
+        >>> loss, count
+        (tensor(0.0638, grad_fn=<TupletLossBackward>), tensor(4))
+        >>> loss.backward()
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
-    modes = [
+    if check_number("temperature", temperature, above=0.0) < 1e-30:
+        raise ValueError(f"temperature must be at least 1e-30, got {temperature}")
+    loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
         check_choice("similarity", similarity, SIMILARITIES),
-        check_choice("positive", positive, POSITIVES),
+        check_choice("positive", positive, get_args(TupletPositiveRule)),
+        float(temperature),
+        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
         check_choice("reduction", reduction, REDUCTIONS),
         allow_tf32(embeddings),
-    ]
-    numbers = [
-        check_number("temperature", temperature, above=0.0),
-        optional_number("duplicate_threshold", duplicate_threshold, math.inf),
-    ]
-    if numbers[0] < 1e-30:
-        raise ValueError(f"temperature must be at least 1e-30, got {temperature}")
-    loss, level, s_ap, _, _, _, index, _ = torch.ops.hardmine.tuplet_loss(
-        embeddings, labels, ref_embeddings, ref_labels, modes, numbers
     )
-    if not return_terms:
+    if not (return_terms or return_count):
         return loss
+    count: Any = (positive_count > 0).sum() if return_count else None
+    if not return_terms:
+        return loss, count
     # The compiled op gives 0 for a missing similarity: opcheck, for one, cannot compare NaN.
-    return loss, TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
+    terms = TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
+    return (loss, terms, count) if return_count else (loss, terms)
 
 
 @torch.library.register_fake("hardmine::tuplet_loss")
-def _(embeddings, labels, ref_embeddings, ref_labels, modes, numbers):
+def _(embeddings, labels, *options):
     values = embeddings.new_empty(embeddings.shape[0], dtype=accumulate_dtype(embeddings.dtype))
     index = labels.new_empty(embeddings.shape[0])
-    loss = torch.empty_like(values) if REDUCTIONS[modes[2]] == "none" else values.new_empty(())
+    loss = torch.empty_like(values) if REDUCTIONS[options[-2]] == "none" else values.new_empty(())
     return loss, *(torch.empty_like(values) for _ in range(5)), index, torch.empty_like(index)
 
 
@@ -125,22 +189,22 @@ def _(grad_loss, embeddings, labels, ref_embeddings, *options):
     return fake_gradients(embeddings, ref_embeddings, *options[-2:])
 
 
-def _setup_context(ctx, inputs, output):
-    embeddings, labels, ref_embeddings, ref_labels, *ctx.options = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, *output[3:])
+def _setup_context(ctx, arguments, outputs):
+    embeddings, labels, ref_embeddings, ref_labels, *ctx.options = arguments
+    ctx.mark_non_differentiable(*outputs[1:])
+    ctx.save_for_backward(embeddings, labels, ref_embeddings, ref_labels, *outputs[3:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_loss, *_):
-    need, need_ref = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    need, need_ref, *_ = ctx.needs_input_grad
     if grad_loss is None:
-        return (None,) * 6
+        return None, None
     grad, grad_ref = torch.ops.hardmine.tuplet_loss_backward(
         grad_loss, *ctx.saved_tensors, *ctx.options, need, need_ref
     )
-    return (grad if need else None, None, grad_ref if need_ref else None, None, None, None)
+    return grad if need else None, grad_ref if need_ref else None
 
 
-torch.library.register_autograd("hardmine::tuplet_loss", _backward, setup_context=_setup_context)
-forbid_double_backward("tuplet_loss_backward")
+register_autograd("tuplet_loss", (0, 2), _setup_context, _backward)
+forbid_double_backward("tuplet_loss", (0, 1, 3, 5, 6, 7))

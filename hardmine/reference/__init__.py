@@ -3,21 +3,17 @@
 These build the whole [B, M] matrix, check no arguments and need no compiled library.
 """
 
-from hardmine.reference.batch_all_triplet_loss import TripletCounts, batch_all_triplet_loss
+from hardmine.reference.batch_all_triplet_loss import batch_all_triplet_loss
 from hardmine.reference.global_loss import global_loss
 from hardmine.reference.indexed_triplet_loss import indexed_triplet_loss
-from hardmine.reference.knn import Neighbors, knn
+from hardmine.reference.knn import knn
 from hardmine.reference.sct_loss import sct_loss
 from hardmine.reference.select_triplets import select_triplets
-from hardmine.reference.smart_triplets import MinedTriplets, smart_triplets
+from hardmine.reference.smart_triplets import smart_triplets
 from hardmine.reference.triplet_loss import triplet_loss
-from hardmine.reference.tuplet_loss import TupletTerms, tuplet_loss
+from hardmine.reference.tuplet_loss import tuplet_loss
 
 __all__ = [
-    "MinedTriplets",
-    "Neighbors",
-    "TripletCounts",
-    "TupletTerms",
     "batch_all_triplet_loss",
     "global_loss",
     "indexed_triplet_loss",

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.reference.select_triplets import similarity_matrix
 from hardmine.reference.triplet_loss import poison
-
-
-class TripletCounts(NamedTuple):
-    """As :class:`hardmine.ops.TripletCounts`."""
-
-    active: Tensor
-    total: Tensor
+from hardmine.types import TripletCounts
 
 
 def distance_matrix(rows: Tensor, squared: bool, similarity: str) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine._options import resolve_options
 from hardmine.reference.triplet_loss import poison
 
 
@@ -22,14 +23,17 @@ def indexed_triplet_loss(
     triplets: Tensor,
     *,
     term: str = "ratio",
-    temperature: float = 0.1,
-    margin: float = 0.2,
-    lam: float = 1.0,
+    temperature: float | None = None,
+    margin: float | None = None,
+    lam: float | None = None,
     similarity: str = "cosine",
     reduction: str = "mean",
     labels: Tensor | None = None,
 ) -> Tensor:
     """As :func:`hardmine.ops.indexed_triplet_loss`, from the rows of every triplet."""
+    options = {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
+    options = resolve_options("indexed_triplet_loss", options)
+    temperature, margin, lam = options["temperature"], options["margin"], options["lam"]
     a, p, n = rows_of_triplets(embeddings, triplets, similarity)
     if term == "ratio":
         value = F.relu(1 - (a - n).norm(dim=1) / ((a - p).norm(dim=1) + margin))

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.reference.select_triplets import similarity_matrix
-
-
-class Neighbors(NamedTuple):
-    """As :class:`hardmine.ops.Neighbors`."""
-
-    similarity: Tensor
-    index: Tensor
+from hardmine.types import Neighbors
 
 
 def knn(

@@ -8,8 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine.reference.select_triplets import Selection, select_triplets
-from hardmine.reference.triplet_loss import poison, reduce_terms, valid_pairs
+from hardmine._options import resolve_options
+from hardmine.reference.select_triplets import select_triplets
+from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs
+from hardmine.types import Selection
+
+
+def parts_of_selection(
+    selection: Selection, preset: str, hard_cutoff: float | None, min_similarity: float | None
+) -> tuple[Tensor, Tensor]:
+    """The anchors that are easy, and those that are hard, bool [B]."""
+    valid, s_ap, s_an = valid_pairs(selection, min_similarity)
+    if preset == "paper":
+        hard = s_an > s_ap
+        easy = ~hard
+    elif preset == "code2020":
+        hard = (s_an > s_ap) & (s_an > (0.5 if hard_cutoff is None else hard_cutoff))
+        easy = ~hard
+    else:
+        cutoff = 0.8 if hard_cutoff is None else hard_cutoff
+        hard = (s_an > s_ap) | (s_an > cutoff)
+        easy = (s_an < s_ap) & (s_an < cutoff)
+    return easy & valid, hard & valid
 
 
 def loss_of_selection(
@@ -23,28 +43,37 @@ def loss_of_selection(
     reduction: str = "mean",
 ) -> Tensor:
     """The loss of pairs already selected."""
-    valid, s_ap, s_an = valid_pairs(selection, min_similarity)
-    if preset == "paper":
-        hard = s_an > s_ap
-        easy = ~hard
-    elif preset == "code2020":
-        hard = (s_an > s_ap) & (s_an > (0.5 if hard_cutoff is None else hard_cutoff))
-        easy = ~hard
-    else:
-        cutoff = 0.8 if hard_cutoff is None else hard_cutoff
-        hard = (s_an > s_ap) | (s_an > cutoff)
-        easy = (s_an < s_ap) & (s_an < cutoff)
+    _, s_ap, s_an = valid_pairs(selection, min_similarity)
+    easy, hard = parts_of_selection(selection, preset, hard_cutoff, min_similarity)
     value = torch.where(hard, lam * s_an, -F.logsigmoid((s_ap - s_an) / temperature))
-    return reduce_terms(value, easy & valid, hard & valid, reduction, separate_means=preset == "code2020")
+    return reduce_terms(value, easy, hard, reduction, separate_means=preset == "code2020")
+
+
+def count_of_selection(
+    selection: Selection,
+    *,
+    preset: str = "paper",
+    hard_cutoff: float | None = None,
+    min_similarity: float | None = None,
+) -> Tensor:
+    """The number of anchors that count in the mean, int64 []."""
+    easy, hard = parts_of_selection(selection, preset, hard_cutoff, min_similarity)
+    return (easy | hard).sum()
 
 
 def preset_selection(
-    preset: str, duplicate_threshold: float | None = None, tie: str | None = None, **_: Any
+    preset: str,
+    duplicate_threshold: float | None = None,
+    tie: str | None = None,
+    negative: str = "hardest",
+    **_: Any,
 ) -> dict[str, Any]:
     """What a preset says about selection, where the user says nothing."""
     published = {"duplicate_threshold": None, "tie": "exclude"}
     if preset != "paper":
         published = {"duplicate_threshold": 0.9999, "tie": "include"}
+    if negative != "semihard":
+        published["tie"] = None
     given = {"duplicate_threshold": duplicate_threshold, "tie": tie}
     return {key: published[key] if given[key] is None else given[key] for key in published}
 
@@ -64,10 +93,13 @@ def sct_loss(
     tie: str | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
+    return_count: bool = False,
     **selection_options: Any,
-) -> Tensor | tuple[Tensor, Selection]:
+) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """As :func:`hardmine.ops.sct_loss`, from the whole matrix."""
-    selection_options.update(preset_selection(preset, duplicate_threshold, tie))
+    options = {"positive": "easiest", "negative": "hardest", **selection_options}
+    resolve_options("sct_loss", {**options, "preset": preset, "hard_cutoff": hard_cutoff, "tie": tie})
+    selection_options |= preset_selection(preset, duplicate_threshold, tie, options["negative"])
     selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
     loss = loss_of_selection(
         selection,
@@ -79,4 +111,5 @@ def sct_loss(
         reduction=reduction,
     )
     loss = poison(loss, embeddings, ref_embeddings)
-    return (loss, selection) if return_selection else loss
+    count = count_of_selection(selection, preset=preset, hard_cutoff=hard_cutoff, min_similarity=min_similarity)
+    return results(loss, selection, count, return_selection, return_count)

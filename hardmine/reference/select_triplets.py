@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class Selection(NamedTuple):
-    """As :class:`hardmine.ops.Selection`."""
-
-    positive_index: Tensor
-    negative_index: Tensor
-    positive_similarity: Tensor
-    negative_similarity: Tensor
+from hardmine._options import resolve_options
+from hardmine.types import Selection
 
 
 def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
@@ -84,11 +77,14 @@ def select_triplets(
     similarity: str = "cosine",
     duplicate_threshold: float | None = None,
     semihard_fallback: str | None = None,
-    tie: str = "exclude",
+    tie: str | None = None,
     semihard_margin: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Selection:
     """As :func:`hardmine.ops.select_triplets`, from the whole matrix."""
+    options = {"positive": positive, "negative": negative, "semihard_fallback": semihard_fallback, "tie": tie}
+    options |= {"semihard_margin": semihard_margin, "generator": generator}
+    resolve_options("select_triplets", options)
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
     )

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class MinedTriplets(NamedTuple):
-    """As :class:`hardmine.mining.MinedTriplets`."""
-
-    triplets: Tensor
-    mined: Tensor
-    mined_positive: Tensor
+from hardmine.types import MinedTriplets
 
 
 def random_unit(seed: int, i: int) -> float:

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine.reference.select_triplets import Selection, select_triplets
+from hardmine._options import resolve_options
+from hardmine.reference.select_triplets import select_triplets
+from hardmine.types import Selection
 
 
 def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, separate_means: bool = False) -> Tensor:
@@ -44,13 +46,13 @@ def loss_of_selection(
     selection: Selection,
     *,
     term: str,
-    temperature: float = 0.1,
-    margin: float = 0.2,
-    lam: float = 1.0,
+    temperature: float | None,
+    margin: float | None,
+    lam: float | None,
     min_similarity: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The loss of pairs already selected."""
+    """The loss of pairs already selected; a number that the term has not is None."""
     valid, s_ap, s_an = valid_pairs(selection, min_similarity)
     if term == "hinge":
         value = F.relu(s_an - s_ap + margin)
@@ -63,6 +65,17 @@ def loss_of_selection(
     return reduce_terms(value, valid, torch.zeros_like(valid), reduction)
 
 
+def count_of_selection(selection: Selection, *, min_similarity: float | None = None) -> Tensor:
+    """The number of anchors that count in the mean, int64 []."""
+    return valid_pairs(selection, min_similarity)[0].sum()
+
+
+def results(loss: Tensor, returned: Any, count: Tensor, return_this: bool, return_count: bool) -> Any:
+    """The loss, or a tuple of it and what else is asked for."""
+    wanted = (loss, *([returned] if return_this else []), *([count] if return_count else []))
+    return wanted if len(wanted) > 1 else loss
+
+
 def triplet_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -72,26 +85,29 @@ def triplet_loss(
     positive: str = "easiest",
     negative: str = "semihard",
     term: str = "nca",
-    temperature: float = 0.1,
-    margin: float = 0.2,
-    lam: float = 1.0,
+    temperature: float | None = None,
+    margin: float | None = None,
+    lam: float | None = None,
     reduction: str = "mean",
     min_similarity: float | None = None,
     return_selection: bool = False,
+    return_count: bool = False,
     **selection_options: Any,
-) -> Tensor | tuple[Tensor, Selection]:
+) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """As :func:`hardmine.ops.triplet_loss`, from the whole matrix."""
-    selection = select_triplets(
-        embeddings, labels, ref_embeddings, ref_labels, positive=positive, negative=negative, **selection_options
-    )
+    selection_options |= {"positive": positive, "negative": negative}
+    options = {**selection_options, "term": term, "temperature": temperature, "margin": margin, "lam": lam}
+    options = resolve_options("triplet_loss", options)
+    selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
     loss = loss_of_selection(
         selection,
         term=term,
-        temperature=temperature,
-        margin=margin,
-        lam=lam,
+        temperature=options["temperature"],
+        margin=options["margin"],
+        lam=options["lam"],
         min_similarity=min_similarity,
         reduction=reduction,
     )
     loss = poison(loss, embeddings, ref_embeddings)
-    return (loss, selection) if return_selection else loss
+    count = count_of_selection(selection, min_similarity=min_similarity)
+    return results(loss, selection, count, return_selection, return_count)

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.reference.select_triplets import candidate_pairs, most_similar
-from hardmine.reference.triplet_loss import poison, reduce_terms
-
-
-class TupletTerms(NamedTuple):
-    """As :class:`hardmine.ops.TupletTerms`."""
-
-    positive_index: Tensor
-    positive_similarity: Tensor
-    negative_logsumexp: Tensor
+from hardmine.reference.triplet_loss import poison, reduce_terms, results
+from hardmine.types import TupletTerms
 
 
 def tuplet_loss(
@@ -33,7 +25,8 @@ def tuplet_loss(
     duplicate_threshold: float | None = None,
     reduction: str = "mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, TupletTerms]:
+    return_count: bool = False,
+) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
     """As :func:`hardmine.ops.tuplet_loss`, from the whole matrix."""
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold
@@ -52,4 +45,5 @@ def tuplet_loss(
     valid = valid & (logsumexp > -math.inf)
     loss = reduce_terms(value, valid, torch.zeros_like(valid), reduction)
     loss = poison(loss, embeddings, ref_embeddings)
-    return (loss, TupletTerms(index, s_ap.detach(), logsumexp.detach())) if return_terms else loss
+    terms = TupletTerms(index, s_ap.detach(), logsumexp.detach())
+    return results(loss, terms, valid.sum(), return_terms, return_count)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hardmine._options import resolve_options
+
 
 class Record(Protocol):
     """Where a comparison notes what it saw."""
@@ -40,11 +42,13 @@ class OpComparison:
     Attributes:
         row_names: The arguments that are embeddings and get gradients.
         returned: What the op returns beside its loss, and is asked for by ``return_<returned>=True``.
+        counts: Whether the op tells how many anchors count in the mean, by ``return_count=True``.
         choice: What the op chooses, in the plural, for the report.
     """
 
     row_names: tuple[str, ...] = ("embeddings", "ref_embeddings")
     returned: str = ""
+    counts: bool = False
     choice: str = ""
 
     def __init__(
@@ -58,7 +62,8 @@ class OpComparison:
         for labels in ("labels", "ref_labels"):
             if self.arguments.get(labels) is not None:
                 self.arguments[labels] = self.arguments[labels].long()
-        self.options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
+        options = {key: a for key, a in self.arguments.items() if not isinstance(a, Tensor)}
+        self.options = resolve_options(name, options)
         self.names = [key for key in self.row_names if self.arguments.get(key) is not None]
         self.rows = [self.arguments[key] for key in self.names]
         self.outputs: dict[str, Any] = {}
@@ -70,7 +75,7 @@ class OpComparison:
         leaves = [rows.clone().requires_grad_() for rows in self.rows]
         loss, returned = self.fused({**self.arguments, **dict(zip(self.names, leaves, strict=True))})
         gradients = torch.autograd.grad(self.scalar(loss), leaves)
-        self.outputs = {"loss": loss.detach(), "gradients": gradients}
+        self.outputs |= {"loss": loss.detach(), "gradients": gradients}
         if self.returned:
             self.outputs[self.returned] = tuple(t.detach() for t in returned)
         return self.disagreement(loss.detach(), returned, gradients)
@@ -79,7 +84,12 @@ class OpComparison:
         """The op's loss, or a number with a gradient through whatever it returns, and what it chose."""
         if not self.returned:
             return self.op(**arguments), None
-        return self.op(**{**arguments, f"return_{self.returned}": True})
+        arguments = {**arguments, f"return_{self.returned}": True}
+        if not self.counts:
+            return self.op(**arguments)
+        loss, returned, count = self.op(**{**arguments, "return_count": True})
+        self.outputs["count"] = count
+        return loss, returned
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Sequence[Tensor]) -> str | None:
         """What disagrees, or None."""
@@ -101,6 +111,13 @@ class OpComparison:
     def in_range(self) -> bool:
         """Whether all rows and their norms are finite in the type that the ops compute in."""
         return all(in_range(rows) for rows in self.rows)
+
+    def check_count(self, expected: Tensor) -> str | None:
+        """The number of anchors that count in the mean must be as expected."""
+        count = self.outputs["count"]
+        if count.item() != expected.item():
+            return f"the count must be {expected.item()}, got {count.item()}"
+        return None
 
     def check_divergence(self, loss: Tensor, gradients: Sequence[Tensor]) -> str | None:
         """Embeddings that are not finite must show."""

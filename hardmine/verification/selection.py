@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardmine.types import Selection
 from hardmine.verification.base import AtValue, OpComparison, at, describe_worse, in_range, not_best, similarity_scale
 
 
@@ -17,12 +19,17 @@ class SelectionComparison(OpComparison):
     """One comparison of select_triplets, or of a loss on what it selects, with its reference."""
 
     returned = "selection"
+    counts = True
     choice = "selections"
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
         """What disagrees, or None."""
         self.record.choices += 2 * len(self.x)
-        return self._check_selection(returned) or self._check_loss(loss, gradients, returned)
+        return (
+            self._check_selection(returned)
+            or self._check_count(returned)
+            or self._check_loss(loss, gradients, returned)
+        )
 
     @property
     def x(self) -> Tensor:
@@ -125,10 +132,21 @@ class SelectionComparison(OpComparison):
                 return f"{name}_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
         return None
 
+    def _check_count(self, selection: Any) -> str | None:
+        """Of the op's own similarities, in their own dtype: no rounding decides who counts."""
+        if self.name == "select_triplets":
+            return None
+        count = self.reference.count_of_selection
+        return self.check_count(count(selection, **self._accepted(count)))
+
+    def _accepted(self, function: Callable) -> dict[str, Any]:
+        """The options that a reference takes."""
+        accepted = inspect.signature(function).parameters
+        return {key: value for key, value in self.options.items() if key in accepted}
+
     def _selection_options(self) -> dict[str, Any]:
         """The options of the op's selection, as the reference of select_triplets takes them."""
-        accepted = inspect.signature(self.select.select_triplets).parameters
-        options = {key: value for key, value in self.options.items() if key in accepted}
+        options = self._accepted(self.select.select_triplets)
         if "preset" in self.options:
             options.update(importlib.import_module("hardmine.reference.sct_loss").preset_selection(**self.options))
         options.update(self._same_numbers())
@@ -151,9 +169,7 @@ class SelectionComparison(OpComparison):
         if self.name == "select_triplets":
             expected = self._similarity_sum(pairs)
         else:
-            accepted = inspect.signature(self.reference.loss_of_selection).parameters
-            options = {key: value for key, value in self.options.items() if key in accepted}
-            expected = self.reference.loss_of_selection(pairs, **options)
+            expected = self.reference.loss_of_selection(pairs, **self._accepted(self.reference.loss_of_selection))
         wrong = self.check_loss(loss, expected)
         if wrong:
             return wrong
@@ -201,7 +217,7 @@ class SelectionComparison(OpComparison):
             s = -(a - other).norm(dim=1) if similarity == "euclidean" else (a * other).sum(1)
             return AtValue.apply(s, value.detach().double())
 
-        return self.select.Selection(
+        return Selection(
             selection.positive_index,
             selection.negative_index,
             pair(selection.positive_index, selection.positive_similarity),

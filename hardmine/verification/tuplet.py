@@ -24,6 +24,7 @@ class TupletComparison(OpComparison):
     """One comparison of tuplet_loss with its reference, which takes the op's own positives."""
 
     returned = "terms"
+    counts = True
     choice = "positives"
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
@@ -69,6 +70,9 @@ class TupletComparison(OpComparison):
             if s.numel():
                 s_ap = AtValue.apply(at(s, returned.positive_index), returned.positive_similarity.double())
             value = -F.logsigmoid(torch.where(chosen, s_ap, 0.0) / temperature - logsumexp)
+        wrong = self.check_count(valid.sum())
+        if wrong:
+            return wrong
         expected = reduce_terms(value, valid, torch.zeros_like(valid), options["reduction"])
         steepness = scale / temperature
         # s_ap / temperature and the log-sum-exp cancel; of "all", the similarities are not the op's own either.

@@ -70,7 +70,7 @@ def test_modules_delegate_to_their_op(name, refs):
     op, options, _ = MODULES[name]
     inputs = random_inputs(refs=refs)
     inputs.embeddings.requires_grad_()
-    more = {"lam": 0.3, "temperature": 0.4, "similarity": "euclidean", "reduction": "sum"}
+    more = {"temperature": 0.4, "similarity": "euclidean", "reduction": "sum"}
     for given in ({}, more):
         module = getattr(losses, name)(**given)
         loss, expected = module(*inputs), op(*inputs, **options, **given)
@@ -144,7 +144,7 @@ def test_defaults_of_ops_are_those_the_design_fixes():
         ops.select_triplets: select,
         ops.sct_loss: {"lam": 1.0, "temperature": 0.1, "preset": "paper"},
         ops.triplet_loss: {
-            **{"positive": "easiest", "negative": "semihard", "term": "nca", "temperature": 0.1, "margin": 0.2},
+            **{"positive": "easiest", "negative": "semihard", "term": "nca", "temperature": None, "margin": None},
             **{"similarity": "cosine", "reduction": "mean", "semihard_fallback": None},
         },
     }

@@ -45,7 +45,7 @@ class Kind:
 
     def valid(self) -> list[Any]:
         """Values that are taken, those at the bounds among them."""
-        return [*self._valid(), *([None] if self.optional else [])]
+        return [*self._valid(), *([None] if self.optional or self.only_with else [])]
 
     def invalid(self) -> Iterator[Wrong]:
         """Values that are refused, of wrong types and just outside the bounds."""

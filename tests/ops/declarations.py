@@ -86,6 +86,7 @@ _SELECTED_LOSS = {
     "reduction": REDUCTION,
     "min_similarity": THRESHOLD,
     "return_selection": Switch(),
+    "return_count": Switch(),
 }
 
 
@@ -135,12 +136,18 @@ _ON_TRIPLETS = {
 }
 
 TABLE = torch.zeros(2, 2)
+TERMS = ("nca", "hinge", "soft_margin", "sct")
+NAMES_OF_TERMS = ", ".join(map(repr, TERMS))
 ARGUMENTS: dict[str, dict[str, Kind]] = {
     "select_triplets": {**_TENSORS, **_SELECTION},
     "triplet_loss": {
         **_TENSORS,
         **_SELECTED_LOSS,
-        "term": Choice(names=("nca", "hinge", "soft_margin", "sct")),
+        # Even where an option says no term has it.
+        "term": Choice(
+            names=TERMS,
+            more_wrong=(Wrong("ratio", ValueError, f"must be one of {NAMES_OF_TERMS}, got 'ratio'", {"margin": 1}),),
+        ),
         "temperature": Number(above=0.0, only_with={"term": ("nca", "sct")}),
         "margin": Number(only_with={"term": ("hinge",)}),
         "lam": Number(only_with={"term": ("sct",)}),
@@ -161,6 +168,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "duplicate_threshold": THRESHOLD,
         "reduction": REDUCTION,
         "return_terms": Switch(),
+        "return_count": Switch(),
     },
     "batch_all_triplet_loss": {
         "embeddings": _EMBEDDINGS,
@@ -170,13 +178,13 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
             right=torch.tensor([0, 1]), size="C", device_of="embeddings", optional=True, only_with={"margin": (TABLE,)}
         ),
         "squared": Flag(),
-        "similarity": _distances_only(", which have distances"),
+        "similarity": _distances_only(" with batch_all_triplet_loss"),
         "reduction": Choice(names=("mean", "mean_active", "sum")),
         "return_counts": Switch(),
     },
     "indexed_triplet_loss": {
         **_ON_TRIPLETS,
-        "term": Choice(names=("nca", "hinge", "soft_margin", "sct", "ratio")),
+        "term": Choice(names=(*TERMS, "ratio")),
         "temperature": Number(above=0.0, only_with={"term": ("nca", "sct")}),
         "margin": Number(
             only_with={"term": ("hinge", "ratio")},
@@ -224,6 +232,3 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "similarity": SIMILARITY,
     },
 }
-
-# Of those with `only_with`, the options that an op still takes in silence where they do nothing.
-SILENT = {"semihard_fallback", "tie", "semihard_margin", "generator", "temperature", "margin", "lam"}

@@ -5,15 +5,32 @@ import math
 import pytest
 import torch
 
-from hardmine import ops
+from hardmine import ops, reference
 from support.inputs import random_inputs, seeded
 from support.ops import SELECTING_OPS, each_of
+from support.runs import meaningful
 
 each_op = pytest.mark.parametrize("name", SELECTING_OPS)
 
 OPS_WITH_REF_LABELS = (*SELECTING_OPS, "tuplet_loss")
 X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
+
+
+@pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
+def test_options_that_are_not_given_have_the_defaults_of_their_term(library):
+    inputs = random_inputs()
+    triplets = torch.tensor([[0, 5, 1], [1, 6, 0]])
+    for op, arguments, terms in (
+        (library.triplet_loss, inputs, ("nca", "hinge", "sct")),
+        (library.indexed_triplet_loss, (inputs.embeddings, triplets), ("nca", "hinge", "sct", "ratio")),
+    ):
+        for term in terms:
+            given = meaningful({"term": term, "temperature": 0.1, "margin": 0.2, "lam": 1.0})
+            assert torch.equal(op(*arguments, term=term), op(*arguments, **given))
+    semihard = {"negative": "semihard", "semihard_margin": 0.4}
+    expected = library.select_triplets(*inputs, **semihard, tie="exclude")
+    assert torch.equal(library.select_triplets(*inputs, **semihard).negative_index, expected.negative_index)
 
 
 @each_op
@@ -108,24 +125,16 @@ def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
 
 
 @each_op
-def test_direct_calls_with_wrong_lists_of_options(name, monkeypatch):
-    """Every list of modes and numbers must have its length, and every mode a code that stands for something."""
+def test_direct_calls_with_codes_that_stand_for_nothing(name, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name)
-    lists = [position for position, argument in enumerate(arguments) if isinstance(argument, list)]
-    assert len(lists) == 2
-
-    def call(position, options):
-        return packet(*arguments[:position], options, *arguments[position + 1 :])
-
-    for position in lists:
-        for options in (arguments[position][:-1], [*arguments[position], 0]):
-            with pytest.raises((ValueError, RuntimeError), match=r"must hold \d+ numbers, got"):
-                call(position, options)
-    modes = arguments[lists[0]]
-    for mode in range(len(modes)):
-        if mode in (5, 8):
-            continue  # allow_tf32 and separate_means: not codes
+    names = [argument.name for argument in packet.default._schema.arguments]
+    codes = [names.index(n) for n in ("similarity", "positive", "negative", "semihard_fallback", "tie")]
+    if name != "select_triplets":
+        codes += [names.index(n) for n in ("term", "hard_rule", "reduction")]
+    assert all(type(arguments[position]) is int for position in codes)
+    for position in codes:
         for code in (-1, 7):
-            options = [code if i == mode else c for i, c in enumerate(modes)]
-            with pytest.raises((ValueError, RuntimeError), match=rf"must be a code from 0 to \d, got {code}"):
-                call(lists[0], options)
+            given = [code if i == position else a for i, a in enumerate(arguments)]
+            message = rf"{names[position]} must be a code from 0 to \d, got {code}"
+            with pytest.raises((ValueError, RuntimeError), match=message):
+                packet(*given)

@@ -1,22 +1,21 @@
 """Every argument of every op, by its declaration: what it takes, and the words with which it refuses the rest."""
 
 import inspect
+import itertools
 import re
 
 import pytest
-import torch
 
-from argument_kinds import Choice
-from declarations import ARGUMENTS, CALLS, SILENT
-from hardmine import ops
+from declarations import ARGUMENTS, CALLS
+from hardmine import ops, reference
 
 each_argument = pytest.mark.parametrize(
     ("op", "argument"), [(op, argument) for op, arguments in ARGUMENTS.items() for argument in arguments]
 )
 
 
-def call(op: str, argument: str, value, **options):
-    return getattr(ops, op)(**{**CALLS[op], **options, argument: value})
+def call(op: str, argument: str, value, library=ops, **options):
+    return getattr(library, op)(**{**CALLS[op], **options, argument: value})
 
 
 def test_declaration_of_every_op_has_its_arguments():
@@ -42,32 +41,31 @@ def test_argument_of_a_wrong_value_is_an_error_that_names_it(op, argument):
             call(op, argument, wrong.value, **{**kind.setting(), **wrong.with_options})
 
 
+@pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
 @pytest.mark.parametrize(
     ("op", "argument"),
     [
         (op, argument)
         for op, arguments in ARGUMENTS.items()
         for argument, kind in arguments.items()
-        if kind.only_with and argument not in SILENT
+        if kind.only_with and argument != "margin_labels"  # which need a table, and are in test_margin_tables.py
     ],
 )
-def test_option_that_does_nothing_is_an_error_that_names_it(op, argument):
+def test_option_that_does_nothing_is_an_error_that_names_what_has_it(library, op, argument):
     kind = ARGUMENTS[op][argument]
-    settings = [{}]
-    for decider, values in kind.only_with.items():
-        declared = ARGUMENTS[op][decider]
-        others = [name for name in declared.names if name not in values] if isinstance(declared, Choice) else [0.2]
-        settings = [{**setting, decider: other} for setting in settings for other in others]
+    names = {decider: [n for n in ARGUMENTS[op][decider].names if n not in v] for decider, v in kind.only_with.items()}
+    *others, last = map(repr, next(iter(kind.only_with.values())))
+    have = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+    settings = [dict(zip(names, values, strict=True)) for values in itertools.product(*names.values())]
     assert settings
     for setting in settings:
-        for value in kind.valid():
-            if value is None:
-                call(op, argument, None, **setting)
-                continue
-            with pytest.raises(ValueError, match=rf"^{argument} must be None .*, got ") as error:
-                call(op, argument, value, **setting)
-            shown = type(value).__name__ if isinstance(value, torch.Tensor | torch.Generator) else str(value)
-            assert str(error.value).endswith((f"got {shown}", f"got {value!r}"))
+        beside = " and ".join(f"{decider}={name!r}" for decider, name in setting.items())
+        call(op, argument, None, library, **setting)
+        for value in kind.valid()[:-1]:
+            shown = repr(value) if isinstance(value, str | int | float) else type(value).__name__
+            message = f"{argument} must be None with {beside}: only {have} it, got {shown}"
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                call(op, argument, value, library, **setting)
 
 
 @pytest.mark.parametrize("op", ARGUMENTS)

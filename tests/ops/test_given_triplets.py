@@ -297,7 +297,7 @@ def test_opcheck(name, dtype, count, unreduced):
     if unreduced and name == "global_loss":
         pytest.skip("a global loss has no terms of single triplets")
     if unreduced:
-        rest[1] = [*rest[1][:2], REDUCTIONS.index("none")]
+        rest[-1] = REDUCTIONS.index("none")
     op, backward = (getattr(torch.ops.hardmine, f"{name}{suffix}").default for suffix in ("", "_backward"))
     torch.library.opcheck(op, (x.requires_grad_(), *rest))
     x = x.detach()

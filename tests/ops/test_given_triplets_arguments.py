@@ -71,7 +71,8 @@ def test_the_compiled_ops_check_shapes_and_types(name):
     kind = "similarity" if name == INDEXED else "distance"
     names = (f"positive_{kind}", f"negative_{kind}")
     arguments = {**good, "embeddings": x, "triplets": triplets, names[0]: s, names[1]: s}
-    arguments |= {"modes": options[0], "numbers": options[1]}
+    schema = op.default._schema.arguments
+    arguments |= {option.name: value for option, value in zip(schema[2:], options, strict=True)}
     assert backward(**arguments).shape == x.shape
     for argument, wrong in (
         ("grad_loss", torch.ones(2)),

@@ -159,13 +159,13 @@ def test_gradcheck(similarity, threshold, device):
 def test_gradients_flow_through_the_distances_of_the_compiled_op(similarity):
     batch = random_batch(12, 5, 20, dtype=torch.float64)
     x = batch.embeddings.requires_grad_()
-    modes, numbers = [{"cosine": 0, "euclidean": 2}[similarity]], [0.8, 0.5]
+    options = {"cosine": 0, "euclidean": 2}[similarity], 0.8, 0.5
 
     def distances(x):
-        return torch.ops.hardmine.global_loss(x, batch.triplets, modes, numbers)[1:]
+        return torch.ops.hardmine.global_loss(x, batch.triplets, *options)[1:]
 
     assert torch.autograd.gradcheck(distances, x, eps=1e-6, atol=1e-6, rtol=1e-5)
-    outputs = torch.ops.hardmine.global_loss(x, batch.triplets, modes, numbers)
+    outputs = torch.ops.hardmine.global_loss(x, batch.triplets, *options)
     parts = [torch.autograd.grad(output.sum(), x, retain_graph=True)[0] for output in outputs]
     assert all(part.any() for part in parts)
     (together,) = torch.autograd.grad(outputs, x, [torch.ones_like(t) for t in outputs])

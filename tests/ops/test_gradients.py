@@ -18,7 +18,7 @@ from support.ops import (
     each_of,
     each_with_refs,
 )
-from support.runs import differentiable_outputs, evaluate, leaves_of, loss_of, run, with_numbers
+from support.runs import differentiable_outputs, evaluate, leaves_of, loss_of, meaningful, run, with_numbers
 
 pytestmark = pytest.mark.emulated
 
@@ -99,7 +99,8 @@ def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
         assert_far(s_an - s_ap)
     if term == "hinge":
         assert_far(s_an - s_ap + 0.2)
-    gradcheck(ops.triplet_loss, inputs, **options, term=term, reduction=reduction, temperature=0.5, lam=0.7)
+    numbers = meaningful({"term": term, "temperature": 0.5, "lam": 0.7})
+    gradcheck(ops.triplet_loss, inputs, **options, **numbers, reduction=reduction)
 
 
 @pytest.mark.thinned(7)

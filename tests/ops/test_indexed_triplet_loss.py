@@ -11,6 +11,7 @@ from hardmine import losses, ops, reference
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, exact_inputs, seeded
 from support.ops import REDUCTIONS, SIMILARITIES
+from support.runs import meaningful
 from triplets import (
     INDEXED_TERMS,
     Batch,
@@ -192,7 +193,7 @@ def test_close_rows_far_from_the_origin_keep_their_digits():
 def test_gradcheck(options, reduction, device):
     batch = random_batch(8, 4, 14, spread=1.5, dtype=torch.float64, seed=3).to(device)
     x = batch.embeddings.requires_grad_()
-    options = {**options, "reduction": reduction, "lam": 0.7}
+    options = meaningful({**options, "reduction": reduction, "lam": 0.7})
     _, s_ap, s_an = measures(x, batch.triplets, options)
     gap = {"ratio": s_an - s_ap + 0.2, "hinge": s_an - s_ap + 0.2, "sct": s_an - s_ap}.get(options["term"])
     if gap is not None:  # away from the kink, and on both sides of it
@@ -210,12 +211,10 @@ def test_gradcheck(options, reduction, device):
 
 def measures(x, triplets, options):
     """The compiled op's own outputs: loss, s_ap, s_an."""
-    codes = [
-        SIMILARITIES.index(options["similarity"]),
-        ("nca", "hinge", "soft_margin", "sct", "ratio").index(options["term"]),
-        REDUCTIONS.index(options.get("reduction", "mean")),
-    ]
-    return torch.ops.hardmine.indexed_triplet_loss(x, triplets, codes, [0.7, 0.2, 0.7])
+    similarity = SIMILARITIES.index(options["similarity"])
+    term = ("nca", "hinge", "soft_margin", "sct", "ratio").index(options["term"])
+    reduction = REDUCTIONS.index(options.get("reduction", "mean"))
+    return torch.ops.hardmine.indexed_triplet_loss(x, triplets, similarity, term, 0.7, 0.2, 0.7, reduction)
 
 
 @each_kind
@@ -258,7 +257,7 @@ def problems(draw):
     }
     if options["term"] == "ratio" and options["similarity"] == "dot":
         options["similarity"] = "cosine"
-    return batch, options
+    return batch, meaningful(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -13,7 +13,7 @@ from support.comparisons import assert_as_accurate_as_plain_torch, assert_same_s
 from support.inputs import HAND_POINTS, Inputs, exact_inputs, random_inputs, seeded
 from support.ops import FLOAT_DTYPES, SIMILARITIES
 from support.processes import threads
-from support.runs import with_numbers
+from support.runs import meaningful, with_numbers
 
 pytestmark = pytest.mark.emulated
 
@@ -360,7 +360,7 @@ def selection_problems(draw):
         "semihard_margin": draw(st.none() | st.sampled_from([0.25, 1.0, 3.0])),
         "duplicate_threshold": draw(st.none() | st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0])),
     }
-    return inputs, options
+    return inputs, meaningful(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

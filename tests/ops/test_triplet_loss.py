@@ -11,7 +11,7 @@ from hardmine import ops, reference
 from support.comparisons import assert_as_accurate_as_plain_torch, assert_bitwise_equal, assert_results_close
 from support.inputs import HAND_POINTS, anchors_with, exact_inputs, random_inputs
 from support.ops import REDUCTIONS, SIMILARITIES, TERMS, selection_options
-from support.runs import run, run_both, with_numbers
+from support.runs import meaningful, run, run_both, with_numbers
 
 pytestmark = pytest.mark.emulated
 
@@ -178,7 +178,7 @@ def loss_problems(draw):
         "duplicate_threshold": draw(st.none() | st.sampled_from([-1.3, 0.8])),
         "min_similarity": draw(st.none() | st.sampled_from([-1.7, 0.15])),
     }
-    return inputs, options
+    return inputs, meaningful(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -49,6 +49,17 @@ def with_numbers(options: dict[str, Any], device: torch.device | str = "cpu", se
     return {"generator": torch.Generator(device).manual_seed(seed), **options}
 
 
+def meaningful(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those that do nothing beside the others, which the ops refuse."""
+    idle = set()
+    if options.get("negative") != "semihard":
+        idle |= {"semihard_fallback", "semihard_margin", "tie"}
+    has = {"nca": {"temperature"}, "hinge": {"margin"}, "sct": {"temperature", "lam"}, "ratio": {"margin"}}
+    if "term" in options:
+        idle |= {"temperature", "margin", "lam"} - has.get(options["term"], set())
+    return {name: value for name, value in options.items() if name not in idle}
+
+
 def neighbor_sum(neighbors: Any) -> Tensor:
     """A number with another gradient through every neighbor's similarity; missing ones count for nothing."""
     similarity, index = neighbors

@@ -109,7 +109,7 @@ def test_another_rule_of_all_triplets_is_found(options, wrong, message, verify, 
     name = "batch_all_triplet_loss"
     monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: calls.append(given) or right(*given))
     ops.batch_all_triplet_loss(x, labels, **wrong)
-    monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: right(*given[:2], *calls[0][2:6], given[6]))
+    monkeypatch.setattr(torch.ops.hardmine, name, lambda *given: right(*given[:2], *calls[0][2:-1], given[-1]))
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
         ops.batch_all_triplet_loss(x, labels, **options)
 

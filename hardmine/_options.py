@@ -1,0 +1,88 @@
+"""Which options mean something beside which others, once for the ops and their references.
+
+An option that would do nothing is an error, which names what has it. None, the default of such an option, resolves to
+the default of the rule or term that has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, get_args
+
+from hardmine import types
+
+
+class Dependence(NamedTuple):
+    """An option that means something only beside certain values of other options."""
+
+    option: str
+    deciders: dict[str, tuple[str, ...]]  # the other options, and all names that each may have
+    values: tuple[str, ...]  # the names with which the option does something
+    default: Any = None
+
+
+_TERM = {"term": get_args(types.Term)}
+_INDEXED_TERM = {"term": get_args(types.IndexedTerm)}
+_POSITIVE = {"positive": get_args(types.PositiveRule)}
+_NEGATIVE = {"negative": get_args(types.NegativeRule)}
+_SELECTION = (
+    Dependence("semihard_fallback", _NEGATIVE, ("semihard",)),
+    Dependence("semihard_margin", _NEGATIVE, ("semihard",)),
+    Dependence("generator", {**_POSITIVE, **_NEGATIVE}, ("random",)),
+)
+_TIE = Dependence("tie", _NEGATIVE, ("semihard",), "exclude")
+
+DEPENDENCES: dict[str, tuple[Dependence, ...]] = {
+    "select_triplets": (*_SELECTION, _TIE),
+    "triplet_loss": (
+        *_SELECTION,
+        _TIE,
+        Dependence("temperature", _TERM, ("nca", "sct"), 0.1),
+        Dependence("margin", _TERM, ("hinge",), 0.2),
+        Dependence("lam", _TERM, ("sct",), 1.0),
+    ),
+    "sct_loss": (
+        *_SELECTION,
+        _TIE._replace(default=None),  # the preset's
+        Dependence("hard_cutoff", {"preset": get_args(types.Preset)}, ("code2020", "code2021")),
+    ),
+    "indexed_triplet_loss": (
+        Dependence("temperature", _INDEXED_TERM, ("nca", "sct"), 0.1),
+        Dependence("margin", _INDEXED_TERM, ("hinge", "ratio"), 0.2),
+        Dependence("lam", _INDEXED_TERM, ("sct",), 1.0),
+    ),
+}
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> int:
+    """``value`` is one of ``choices``; its position is returned."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return choices.index(value)
+
+
+def resolve_options(op: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call of ``op``, with defaults in place of None where an option means something.
+
+    Raises:
+        ValueError: An option is given that does nothing beside the others.
+    """
+    resolved = dict(options)
+    for dependence in DEPENDENCES.get(op, ()):
+        given = options.get(dependence.option)
+        if any(options[decider] in dependence.values for decider in dependence.deciders):
+            if given is None:
+                resolved[dependence.option] = dependence.default
+        elif given is not None:
+            raise ValueError(_does_nothing(dependence, options))
+    return resolved
+
+
+def _does_nothing(dependence: Dependence, options: dict[str, Any]) -> str:
+    for decider, names in dependence.deciders.items():
+        check_choice(decider, options[decider], names)
+    beside = " and ".join(f"{decider}={options[decider]!r}" for decider in dependence.deciders)
+    *others, last = map(repr, dependence.values)
+    have = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+    given = options[dependence.option]
+    shown = repr(given) if isinstance(given, str | int | float) else type(given).__name__
+    return f"{dependence.option} must be None with {beside}: only {have} it, got {shown}"

@@ -1,0 +1,104 @@
+"""Derivatives of the compiled ops: what torch.library.register_autograd does, at a fraction of its time per call.
+
+That function reads an op's schema twice per argument in every call (fill_defaults of torch/_library/utils.py), and each
+reading takes a time proportional to the number of arguments. Every argument but the differentiable ones travels here
+in one tuple past torch.autograd.Function, and the schema is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine import _library
+
+_library.load()
+_REGISTRATIONS = torch.library.Library("hardmine", "FRAGMENT")
+
+
+def register_autograd(
+    name: str,
+    differentiable: Sequence[int],
+    setup_context: Callable[[Any, tuple[Any, ...], Any], None] | None,
+    backward: Callable[..., tuple[Tensor | None, ...]],
+) -> None:
+    """Registers the derivative of ``torch.ops.hardmine.<name>``.
+
+    Args:
+        name: The op, whose arguments have no defaults.
+        differentiable: Positions of the arguments, tensors or None, that may require a gradient.
+        setup_context: Called with ``(ctx, arguments, outputs)`` after a forward pass that needs a gradient.
+        backward: Called with ``(ctx, *gradients of the outputs)``; returns the gradients of the ``differentiable``
+            arguments, of which ``ctx.needs_input_grad`` says which are needed.
+    """
+    op = getattr(torch.ops.hardmine, name).default
+
+    def call(keyset: torch._C.DispatchKeySet, arguments: tuple[Any, ...]) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        keyset, arguments = inputs[-2:]
+        outputs = call(keyset, arguments)
+        if setup_context is not None:
+            setup_context(ctx, arguments, outputs)
+        return outputs
+
+    def function_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # a second derivative may be asked for
+            return (*backward(ctx, *grads), None, None)
+        with torch._C._AutoDispatchBelowAutograd():
+            return (*backward(ctx, *grads), None, None)
+
+    function: Any = type(
+        "".join(map(str.capitalize, name.split("_"))),
+        (torch.autograd.Function,),
+        {"forward": staticmethod(forward), "backward": staticmethod(function_backward)},
+    )
+
+    def kernel(keyset: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            inputs = [arguments[position] for position in differentiable]
+            if any(tensor is not None and tensor.requires_grad for tensor in inputs):
+                return function.apply(*inputs, keyset, arguments)
+        return call(keyset, arguments)
+
+    _REGISTRATIONS.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def forbid_double_backward(name: str, differentiable: Sequence[int]) -> None:
+    """Makes a second derivative of ``name``, through its backward op, an error that says so, not a silent zero."""
+
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError(f"hardmine::{name} has no second derivative")
+
+    register_autograd(f"{name}_backward", differentiable, None, backward)
+
+
+def register_triplet_loss(name: str) -> None:
+    """Registers fake backward and autograd of an op ``(embeddings, triplets, *options) -> (loss, [T], [T])``."""
+    packet = getattr(torch.ops.hardmine, f"{name}_backward")
+
+    @torch.library.register_fake(f"hardmine::{name}_backward")
+    def _(grad_loss, grad_positive, grad_negative, embeddings, *rest):
+        return embeddings.new_empty(embeddings.shape)
+
+    def setup_context(ctx, arguments, outputs):
+        embeddings, triplets, *ctx.options = arguments
+        ctx.save_for_backward(embeddings, triplets, *outputs[1:])
+        ctx.loss_shape = outputs[0].shape
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx, grad_loss, grad_positive, grad_negative):
+        embeddings, triplets, positive, negative = ctx.saved_tensors
+        if grad_loss is None:  # only the measures were used
+            grad_loss = positive.new_zeros(ctx.loss_shape)
+        return (
+            packet(grad_loss, grad_positive, grad_negative, embeddings, triplets, positive, negative, *ctx.options),
+        )
+
+    register_autograd(name, (0,), setup_context, backward)
+    forbid_double_backward(name, (0, 1, 2, 3, 5, 6))

@@ -1,0 +1,215 @@
+"""What the library returns, and the names that its options take. Needs torch, not the compiled library.
+
+The position of a name in its ``Literal`` is its code in the compiled ops: the order of the enumerators in csrc/core.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias, TypedDict
+
+import torch
+from torch import Tensor
+
+Similarity: TypeAlias = Literal["cosine", "dot", "euclidean"]
+DistanceSimilarity: TypeAlias = Literal["cosine", "euclidean"]
+PositiveRule: TypeAlias = Literal["easiest", "hardest", "random"]
+NegativeRule: TypeAlias = Literal["hardest", "easiest", "semihard", "random"]
+TupletPositiveRule: TypeAlias = Literal["easiest", "hardest", "all"]
+SemihardFallback: TypeAlias = Literal["hardest", "easiest"]
+TieRule: TypeAlias = Literal["exclude", "include"]
+Term: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct"]
+IndexedTerm: TypeAlias = Literal["nca", "hinge", "soft_margin", "sct", "ratio"]
+HardRule: TypeAlias = Literal["above", "above_and_cutoff", "above_or_cutoff"]
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+BatchAllReduction: TypeAlias = Literal["mean", "mean_active", "sum"]
+Preset: TypeAlias = Literal["paper", "code2020", "code2021"]
+
+
+class Selection(NamedTuple):
+    """The selected pairs of [B] anchors. Index -1 and similarity NaN stand for "no candidate".
+
+    The similarities are differentiable with respect to the embeddings; the choice of indices is not.
+    """
+
+    positive_index: Tensor
+    negative_index: Tensor
+    positive_similarity: Tensor
+    negative_similarity: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """Whether each anchor has both a positive and a negative, bool [B]."""
+        return (self.positive_index >= 0) & (self.negative_index >= 0)
+
+    def count(self) -> Tensor:  # type: ignore[override]
+        """The number of valid anchors, int64 []; nothing waits for a GPU."""
+        return self.valid.sum()
+
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The V valid triplets, as miners return them: indices of anchors, positives and negatives, int64 [V] each.
+
+        Note:
+            The shape depends on the values, so that a GPU is waited for.
+
+        Example:
+            >>> import torch, hardmine
+            >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [1.0, 1.0]])
+            >>> selection = hardmine.ops.select_triplets(embeddings, torch.tensor([0, 0, 1, 1, 2]))
+            >>> selection.triplets()
+            (tensor([0, 1, 2, 3]), tensor([1, 0, 3, 2]), tensor([4, 4, 4, 4]))
+        """
+        anchor = self.valid.nonzero().squeeze(1)
+        return anchor, self.positive_index[anchor], self.negative_index[anchor]
+
+
+class TupletTerms(NamedTuple):
+    """What the loss of each of [B] anchors was made of. Not differentiable."""
+
+    positive_index: Tensor
+    positive_similarity: Tensor
+    negative_logsumexp: Tensor
+
+
+class TripletCounts(NamedTuple):
+    """How many triplets of a batch have a loss above 0, and how many there are: int64, each []."""
+
+    active: Tensor
+    total: Tensor
+
+
+class Neighbors(NamedTuple):
+    """The nearest neighbors of [Q] queries, [Q, k], most similar first; index -1, similarity NaN where there is none.
+
+    The similarities are differentiable with respect to queries and refs; the choice of indices is not.
+    """
+
+    similarity: Tensor
+    index: Tensor  # type: ignore[assignment]
+
+
+class Nearest(NamedTuple):
+    """The nearest rows of [Q] queries, [Q, k], nearest first; index -1, distance NaN where there are no more."""
+
+    distance: Tensor
+    index: Tensor  # type: ignore[assignment]
+
+
+class MinedTriplets(NamedTuple):
+    """Triplets of the whole training set, by ascending anchor.
+
+    Attributes:
+        triplets: int64 [T, 3]: anchor, positive, negative, as :func:`hardmine.ops.indexed_triplet_loss` takes them.
+        mined: bool [T]: the negative is from the anchor's list. False: the whole triplet is random.
+        mined_positive: bool [T]: the positive is from the anchor's list as well. False where ``mined`` is False; and
+            where the list has no positive that is farther than the negative, so that the positive is random.
+    """
+
+    triplets: Tensor
+    mined: Tensor
+    mined_positive: Tensor
+
+
+class TripletBatch(NamedTuple):
+    """Some triplets and the images that they need: embed ``images[rows]``, apply a loss to that and ``triplets``.
+
+    Attributes:
+        rows: int64 [B], the numbers of the images in the data set, ascending, each once.
+        triplets: int64 [T, 3], anchor, positive and negative as positions in ``rows``.
+        mined: bool [T], whether the triplet was mined; the others were drawn at random.
+    """
+
+    rows: Tensor
+    triplets: Tensor
+    mined: Tensor
+
+
+class ClassDistances(NamedTuple):
+    """Mean squared distances between the samples of classes, on the unit sphere.
+
+    Attributes:
+        classes: int64 [C], the classes, ascending.
+        sq_dist: float64 [C, C], symmetric, 0 to 4. Entry p, q is the mean over all pairs of two different samples, one
+            of class p and one of class q. So the diagonal has each class's own mean, s_y in the paper; NaN where a
+            class has one sample.
+    """
+
+    classes: Tensor
+    sq_dist: Tensor
+
+
+class HotelRecall(NamedTuple):
+    """Recall@K on Hotels-50K, a dictionary from K to recall each."""
+
+    instance: dict[int, float]
+    chain: dict[int, float]
+
+
+class Verification(NamedTuple):
+    """Accuracy of verification by a threshold, over folds.
+
+    Attributes:
+        accuracy: Mean of the folds' accuracies, in [0, 1].
+        std_error: Standard error of that mean.
+        accuracies: Accuracy in each fold.
+        thresholds: Cosine similarity from which a pair of that fold is called the same.
+    """
+
+    accuracy: float
+    std_error: float
+    accuracies: tuple[float, ...]
+    thresholds: tuple[float, ...]
+
+
+class SelectionOptions(TypedDict, total=False):
+    """Options of every op that selects one positive and one negative per anchor."""
+
+    positive: PositiveRule
+    negative: NegativeRule
+    similarity: Similarity
+    duplicate_threshold: float | None
+    semihard_fallback: SemihardFallback | None
+    semihard_margin: float | None
+    tie: TieRule | None
+    generator: torch.Generator | None
+
+
+class TripletLossOptions(SelectionOptions, total=False):
+    """Options of :func:`hardmine.ops.triplet_loss`."""
+
+    term: Term
+    temperature: float | None
+    margin: float | None
+    lam: float | None
+    reduction: Reduction
+    min_similarity: float | None
+
+
+class SCTLossOptions(SelectionOptions, total=False):
+    """Options of :func:`hardmine.ops.sct_loss`."""
+
+    lam: float
+    temperature: float
+    preset: Preset
+    reduction: Reduction
+    hard_cutoff: float | None
+    min_similarity: float | None
+
+
+class TupletLossOptions(TypedDict, total=False):
+    """Options of :func:`hardmine.ops.tuplet_loss`."""
+
+    positive: TupletPositiveRule
+    temperature: float
+    similarity: Similarity
+    duplicate_threshold: float | None
+    reduction: Reduction
+
+
+class BatchAllTripletLossOptions(TypedDict, total=False):
+    """Options of :func:`hardmine.ops.batch_all_triplet_loss`."""
+
+    margin: float | Tensor
+    margin_labels: Tensor | None
+    squared: bool
+    similarity: DistanceSimilarity
+    reduction: BatchAllReduction

@@ -1,0 +1,100 @@
+"""The names of options and their codes, the schemas, and the examples in docstrings."""
+
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+import hardmine
+from hardmine import ops, reference, types
+from hardmine.ops import _arguments
+
+ROOT = Path(__file__).parents[2]
+CORE = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "core").glob("*.h")))
+
+# The names that Python gives, and the enumeration in csrc/core whose order they have.
+ENUMERATIONS = {
+    "Similarity": _arguments.SIMILARITIES,
+    "Positive": _arguments.POSITIVES,
+    "Negative": _arguments.NEGATIVES,
+    "Fallback": _arguments.FALLBACKS,
+    "Tie": _arguments.TIES,
+    "Term": _arguments.INDEXED_TERMS,
+    "HardRule": _arguments.HARD_RULES,
+    "Reduction": _arguments.REDUCTIONS,
+    "TupletPositive": get_args(types.TupletPositiveRule),
+    "BatchAllReduction": get_args(types.BatchAllReduction),
+}
+
+
+@pytest.mark.parametrize("enumeration", ENUMERATIONS)
+def test_the_position_of_a_name_is_its_code(enumeration):
+    body = re.search(rf"enum class {enumeration} \{{(.*?)\}};", CORE, re.DOTALL)[1]
+    enumerators = re.findall(r"\bk(\w+)", re.sub(r"//.*", "", body))
+    names = ["none" if name is None else name for name in ENUMERATIONS[enumeration]]
+    assert [re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in enumerators] == names
+
+
+def test_the_terms_of_selected_pairs_are_the_first_of_all():
+    assert _arguments.INDEXED_TERMS[: len(_arguments.TERMS)] == _arguments.TERMS
+
+
+@pytest.mark.parametrize("name", [n for n in ops.__all__ if inspect.isfunction(getattr(ops, n))])
+def test_schemas_name_every_option(name):
+    packet = getattr(torch.ops.hardmine, "triplet_loss" if name == "sct_loss" else name)
+    options = {argument.name for argument in packet.default._schema.arguments}
+    assert not any("[]" in str(argument.type) for argument in packet.default._schema.arguments)
+    python_only = {"preset", "generator", "return_selection", "return_count", "return_terms", "return_counts"}
+    python_only |= {"labels", "margin_labels", "random"}
+    assert set(inspect.signature(getattr(ops, name)).parameters) - python_only <= options
+
+
+@pytest.mark.parametrize("name", [n for n in ops.__all__ if inspect.isfunction(getattr(ops, n))])
+def test_references_take_what_the_ops_take(name):
+    op, other = (inspect.signature(getattr(library, name)).parameters for library in (ops, reference))
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in other.values())
+    assert set(other) - {"selection_options"} <= set(op)
+    assert open_ended or set(op) == set(other)
+    shared = set(op) & set(other)
+    assert {n: op[n].default for n in shared} == {n: other[n].default for n in shared}
+
+
+def test_types_and_references_need_no_compiled_library():
+    script = (
+        "import sys; from hardmine import types, reference; "
+        "assert not [m for m in sys.modules if m.startswith('hardmine.ops')]"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_each_named_tuple_is_defined_once():
+    assert ops.Selection is types.Selection
+    assert type(reference.knn(torch.eye(3), k=1)) is types.Neighbors
+    defined = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "hardmine").rglob("*.py")
+        for name in re.findall(r"^class ([A-Z]\w+)\(NamedTuple\)", path.read_text(), re.MULTILINE)
+        if hasattr(types, name)
+    ]
+    assert set(defined) == {"hardmine/types.py"}
+
+
+EXAMPLES = {
+    **{name: getattr(ops, name) for name in ops.__all__ if inspect.isfunction(getattr(ops, name))},
+    "Selection.triplets": types.Selection.triplets,
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_run(name):
+    example = doctest.DocTestParser().get_doctest(EXAMPLES[name].__doc__, {"hardmine": hardmine}, name, None, None)
+    assert example.examples, "a docstring without an example"
+    output = []
+    results = doctest.DocTestRunner().run(example, out=output.append)
+    assert results.failed == 0, "".join(output)

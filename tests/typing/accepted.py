@@ -1,0 +1,48 @@
+"""User code that must type-check, with the types that every call must have. Never run."""
+
+import torch
+from torch import Tensor
+from typing_extensions import assert_type
+
+from hardmine import ops
+from hardmine.types import Neighbors, PositiveRule, Selection, Term, TripletCounts, TupletTerms
+
+x = torch.randn(8, 4, requires_grad=True)
+labels = torch.arange(8) // 2
+triplets = torch.tensor([[0, 1, 2]])
+
+
+def selections(positive: PositiveRule, generator: torch.Generator) -> None:
+    """Selections and what is read off them."""
+    selection = ops.select_triplets(x, labels, positive=positive, negative="semihard", tie="include")
+    assert_type(selection, Selection)
+    assert_type(selection.triplets(), tuple[Tensor, Tensor, Tensor])
+    assert_type(selection.valid, Tensor)
+    assert_type(selection.count(), Tensor)
+    assert_type(selection.negative_similarity, Tensor)
+    assert_type(ops.select_triplets(x, labels, x, labels, negative="random", generator=generator), Selection)
+    assert_type(ops.knn(x, k=3), Neighbors)
+    assert_type(ops.knn(x).index, Tensor)
+
+
+def losses(term: Term, wanted: bool) -> None:
+    """Losses alone, and with each of what they can return."""
+    assert_type(ops.triplet_loss(x, labels, term=term), Tensor)
+    assert_type(ops.triplet_loss(x, labels, return_selection=False), Tensor)
+    assert_type(ops.triplet_loss(x, labels, return_selection=True), tuple[Tensor, Selection])
+    assert_type(ops.triplet_loss(x, labels, return_count=True), tuple[Tensor, Tensor])
+    assert_type(ops.triplet_loss(x, labels, return_selection=True, return_count=True), tuple[Tensor, Selection, Tensor])
+    assert_type(ops.sct_loss(x, labels, preset="code2021", hard_cutoff=0.7), Tensor)
+    assert_type(ops.sct_loss(x, labels, return_selection=True), tuple[Tensor, Selection])
+    assert_type(ops.sct_loss(x, labels, return_count=True), tuple[Tensor, Tensor])
+    assert_type(ops.sct_loss(x, labels, return_selection=True, return_count=True), tuple[Tensor, Selection, Tensor])
+    assert_type(ops.tuplet_loss(x, labels, positive="all"), Tensor)
+    assert_type(ops.tuplet_loss(x, labels, return_terms=True), tuple[Tensor, TupletTerms])
+    assert_type(ops.tuplet_loss(x, labels, return_count=True), tuple[Tensor, Tensor])
+    assert_type(ops.tuplet_loss(x, labels, return_terms=True, return_count=True), tuple[Tensor, TupletTerms, Tensor])
+    assert_type(ops.batch_all_triplet_loss(x, labels, margin=torch.eye(4)), Tensor)
+    assert_type(ops.batch_all_triplet_loss(x, labels, return_counts=True), tuple[Tensor, TripletCounts])
+    assert_type(ops.batch_all_triplet_loss(x, labels, return_counts=wanted), Tensor | tuple[Tensor, TripletCounts])
+    assert_type(ops.indexed_triplet_loss(x, triplets, term="ratio", margin=0.2), Tensor)
+    assert_type(ops.global_loss(x, triplets, similarity="euclidean"), Tensor)
+    ops.sct_loss(x, labels).backward()
