@@ -31,8 +31,8 @@ def register_autograd(
         name: The op, whose arguments have no defaults.
         differentiable: Positions of the arguments, tensors or None, that may require a gradient.
         setup_context: Called with ``(ctx, arguments, outputs)`` after a forward pass that needs a gradient.
-        backward: Called with ``(ctx, *gradients of the outputs)``; returns the gradients of the ``differentiable``
-            arguments, of which ``ctx.needs_input_grad`` says which are needed.
+        backward: Called with ``(ctx, saved tensors, *gradients of the outputs)``; returns the gradients of the
+            ``differentiable`` arguments, of which ``ctx.needs_input_grad`` says which are needed.
     """
     op = getattr(torch.ops.hardmine, name).default
 
@@ -48,10 +48,11 @@ def register_autograd(
         return outputs
 
     def function_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # may run the forward pass again (torch.utils.checkpoint), which needs autograd
         if torch.is_grad_enabled():  # a second derivative may be asked for
-            return (*backward(ctx, *grads), None, None)
+            return (*backward(ctx, saved, *grads), None, None)
         with torch._C._AutoDispatchBelowAutograd():
-            return (*backward(ctx, *grads), None, None)
+            return (*backward(ctx, saved, *grads), None, None)
 
     function: Any = type(
         "".join(map(str.capitalize, name.split("_"))),
@@ -72,7 +73,7 @@ def register_autograd(
 def forbid_double_backward(name: str, differentiable: Sequence[int]) -> None:
     """Makes a second derivative of ``name``, through its backward op, an error that says so, not a silent zero."""
 
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, saved: tuple[Tensor, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         raise NotImplementedError(f"hardmine::{name} has no second derivative")
 
     register_autograd(f"{name}_backward", differentiable, None, backward)
@@ -92,8 +93,8 @@ def register_triplet_loss(name: str) -> None:
         ctx.loss_shape = outputs[0].shape
         ctx.set_materialize_grads(False)
 
-    def backward(ctx, grad_loss, grad_positive, grad_negative):
-        embeddings, triplets, positive, negative = ctx.saved_tensors
+    def backward(ctx, saved, grad_loss, grad_positive, grad_negative):
+        embeddings, triplets, positive, negative = saved
         if grad_loss is None:  # only the measures were used
             grad_loss = positive.new_zeros(ctx.loss_shape)
         return (

@@ -193,12 +193,12 @@ def _setup_context(ctx, arguments, outputs):
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_loss, *_):
+def _backward(ctx, saved, grad_loss, *_):
     if grad_loss is None:
         return (None,)
     if not ctx.need_grad:
         raise RuntimeError("hardmine::batch_all_triplet_loss was called with need_grad=False")
-    grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *ctx.saved_tensors)
+    grad = torch.ops.hardmine.batch_all_triplet_loss_backward(grad_loss, *saved)
     return (grad.to(ctx.dtype),)
 
 

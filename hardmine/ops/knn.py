@@ -96,11 +96,9 @@ def _setup_context(ctx, arguments, outputs):
     ctx.save_for_backward(outputs[1], queries, refs)
 
 
-def _backward(ctx, grad_similarity, _):
+def _backward(ctx, saved, grad_similarity, _):
     need, need_refs, *_ = ctx.needs_input_grad
-    grad, grad_refs = torch.ops.hardmine.knn_backward(
-        grad_similarity, *ctx.saved_tensors, ctx.similarity, need, need_refs
-    )
+    grad, grad_refs = torch.ops.hardmine.knn_backward(grad_similarity, *saved, ctx.similarity, need, need_refs)
     return grad if need else None, grad_refs if need_refs else None
 
 

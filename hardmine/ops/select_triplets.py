@@ -151,8 +151,8 @@ def _setup_context(ctx, arguments, outputs):
     ctx.save_for_backward(embeddings, ref_embeddings, outputs[2], outputs[3])
 
 
-def _backward(ctx, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
-    embeddings, ref_embeddings, positive_index, negative_index = ctx.saved_tensors
+def _backward(ctx, saved, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
+    embeddings, ref_embeddings, positive_index, negative_index = saved
     need, need_ref, *_ = ctx.needs_input_grad
     grad, grad_ref = torch.ops.hardmine.select_triplets_backward(
         grad_positive,

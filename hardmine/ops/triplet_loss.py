@@ -250,8 +250,8 @@ def _setup_context(ctx, arguments, outputs):
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_loss, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
-    embeddings, ref_embeddings, *selected = ctx.saved_tensors
+def _backward(ctx, saved, grad_loss, grad_positive, grad_negative, _grad_positive_index, _grad_negative_index):
+    embeddings, ref_embeddings, *selected = saved
     if grad_loss is None:  # only the returned similarities were used
         grad_loss = selected[0].new_zeros(ctx.loss_shape)
     need, need_ref, *_ = ctx.needs_input_grad

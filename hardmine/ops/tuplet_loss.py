@@ -196,13 +196,11 @@ def _setup_context(ctx, arguments, outputs):
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_loss, *_):
+def _backward(ctx, saved, grad_loss, *_):
     need, need_ref, *_ = ctx.needs_input_grad
     if grad_loss is None:
         return None, None
-    grad, grad_ref = torch.ops.hardmine.tuplet_loss_backward(
-        grad_loss, *ctx.saved_tensors, *ctx.options, need, need_ref
-    )
+    grad, grad_ref = torch.ops.hardmine.tuplet_loss_backward(grad_loss, *saved, *ctx.options, need, need_ref)
     return grad if need else None, grad_ref if need_ref else None
 
 

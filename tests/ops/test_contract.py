@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from hardmine import ops
 from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equal
@@ -165,3 +166,20 @@ def test_compiled_by_torch_without_a_graph_break(name, backend, device):
         assert all(t.any() for t in results[1])
         for actual, expected in zip(*results, strict=True):
             assert_bitwise_equal(actual, expected)
+
+
+@each_of(OPS)
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoints_compute_the_same_again(name, use_reentrant):
+    inputs = random_inputs(20, refs=None if name in OPS_WITHOUT_REFS else 30)
+    leaves = leaves_of(inputs)
+    expected = torch.autograd.grad(sum(o.nansum() for o in differentiable_outputs(name, inputs)), leaves)
+
+    def outputs(*given):
+        return tuple(differentiable_outputs(name, Inputs(*given)))
+
+    results = torch.utils.checkpoint.checkpoint(outputs, *inputs, use_reentrant=use_reentrant)
+    sum(o.nansum() for o in results).backward()
+    assert all(gradient.any() for gradient in expected)
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        assert_bitwise_equal(leaf.grad, gradient)
