@@ -89,6 +89,7 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more)
             assert_results_bitwise_equal(run(getattr(ops, name), inputs, **options), expected)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

@@ -13,7 +13,6 @@ from papers.training import experiment, read_result
 from papers.training.trainer import Trainer
 from training_cases import (
     EXPERIMENT,
-    folder_of_recipes,  # noqa: F401 (a fixture)
     refused,
     stop_at,
 )

@@ -16,9 +16,7 @@ from feature_cache_cases import (
     Images,
     afresh,
     compute,
-    images_in_files,  # noqa: F401 (a fixture)
     parts_of,
-    path_of_features,  # noqa: F401 (a fixture)
     small_backbone,
 )
 from papers.networks import Backbone, cache_features

@@ -16,10 +16,8 @@ from feature_cache_cases import (
     Stopping,
     afresh,
     compute,
-    images_in_files,  # noqa: F401 (a fixture)
     interrupted,
     parts_of,
-    path_of_features,  # noqa: F401 (a fixture)
     small_backbone,
 )
 from papers.networks import Backbone, cache

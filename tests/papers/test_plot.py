@@ -88,7 +88,7 @@ def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
 
 @pytest.mark.subprocess
 def test_the_process_end_to_end(runs):
-    command = [sys.executable, "-m", "hardmine", "plot", "training", "SCT=a", "SCT=b"]
+    command = [sys.executable, "-m", "papers", "plot", "training", "SCT=a", "SCT=b"]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": root})
     assert done.returncode == 0, done.stderr

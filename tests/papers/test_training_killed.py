@@ -13,7 +13,6 @@ from papers.training import read_result
 from papers.training.checkpoint import load_checkpoint
 from training_cases import (
     final_state,
-    folder_of_recipes,  # noqa: F401 (a fixture)
     same,
 )
 
@@ -32,7 +31,7 @@ def command(folder, *words):
 
 def start(folder, *words):
     return subprocess.Popen(
-        [sys.executable, "-m", "hardmine", *command(*words)],
+        [sys.executable, "-m", "papers", *command(*words)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -17,6 +17,7 @@ PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
 # Right results (see test_verification.py for every dtype, and for the edges)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("positive", POSITIVES)
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
@@ -41,6 +42,7 @@ def test_right_tuplet_losses_pass(dtype, positive, temperature, verify):
     assert report.checks == 2 * 3 * 3 * 2
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("squared", [True, False])
 def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):
@@ -177,6 +179,7 @@ def test_positives_at_the_threshold_may_count_or_not(verify, monkeypatch):
     assert "gradient" in report.ops["tuplet_loss"].deviation
 
 
+@pytest.mark.slow
 @each_of(PAIR_OPS)
 def test_collapsed_and_almost_collapsed_embeddings_raise_no_alarm(name, verify):
     """What trainings come to: cosines of 1, distances of nearly 0, half of all triplets near the kink."""
