@@ -107,6 +107,7 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
     return calls
 
 
+@pytest.mark.thinned(2)
 @ignore_warnings_of_torch
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -146,7 +147,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name, refs):
 
 @ignore_warnings_of_torch
 @each_of(OPS)
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_by_torch_without_a_graph_break(name, backend, device):
     """Forward and backward, compiled for any batch size at the second one, equal eager mode bit for bit."""
 

@@ -89,10 +89,9 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more)
             assert_results_bitwise_equal(run(getattr(ops, name), inputs, **options), expected)
 
 
-@pytest.mark.thinned(5)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_by_torch(name, backend):
     """One graph. aot_eager draws what eager mode draws; inductor draws its own numbers, which manual_seed fixes."""
     options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}

@@ -89,8 +89,8 @@ def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
 @pytest.mark.subprocess
 def test_the_process_end_to_end(runs):
     command = [sys.executable, "-m", "papers", "plot", "training", "SCT=a", "SCT=b"]
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": root})
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
     assert done.returncode == 0, done.stderr
     assert done.stdout == "saved runs/figures/training.png and training.csv\n"
     assert {row["repeat"] for row in data(runs / "runs/figures/training")} == {"1", "2"}
