@@ -325,6 +325,7 @@ def test_seeds_differ_and_repeat(metric):
     assert first._core.graph[1].tolist() != other._core.graph[1].tolist()
 
 
+@pytest.mark.thinned(3)
 @each_metric
 def test_a_warm_start_after_a_small_move(metric):
     x = torch.randn(1500, 5, generator=seeded(1))

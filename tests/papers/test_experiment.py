@@ -17,6 +17,8 @@ from training_cases import (
     stop_at,
 )
 
+pytestmark = pytest.mark.slow
+
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
     pytest.importorskip(needed)
 if sys.version_info < (3, 11):

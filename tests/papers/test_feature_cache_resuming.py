@@ -24,6 +24,8 @@ from papers.networks import Backbone, cache
 from support.inputs import seeded
 from support.processes import run_python
 
+pytestmark = pytest.mark.slow
+
 safetensors_torch = pytest.importorskip("safetensors.torch")
 pytest.importorskip("tqdm")
 

@@ -86,6 +86,7 @@ def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
     assert names <= ({"SCT"} if kind == "training" else {"a"})
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_the_process_end_to_end(runs):
     command = [sys.executable, "-m", "papers", "plot", "training", "SCT=a", "SCT=b"]

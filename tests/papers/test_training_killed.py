@@ -16,6 +16,8 @@ from training_cases import (
     same,
 )
 
+pytestmark = pytest.mark.slow
+
 for needed in ("matplotlib", "sklearn", "tqdm"):
     pytest.importorskip(needed)
 if sys.version_info < (3, 11):
@@ -40,7 +42,7 @@ def start(folder, *words):
     )
 
 
-def wait_for_step(path, process, step, tries=6000):
+def wait_for_step(path, process, step, tries=60_000):
     """Wait until a checkpoint is of this step or a later one."""
     for _ in range(tries):
         assert process.poll() is None, process.communicate()

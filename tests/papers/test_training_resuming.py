@@ -13,6 +13,8 @@ from papers.training import Trainer
 from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from training_cases import KINDS, QUIET, few_digits, final_state, recipe_of, same, stop_at, trained
 
+pytestmark = pytest.mark.slow
+
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
     pytest.importorskip(needed)
 
