@@ -160,7 +160,6 @@ def test_recall_is_1_with_full_effort_and_nan_without_neighbors(metric):
     assert Index.build(torch.ones(30, 3), metric=metric).recall(5) == 1
 
 
-@pytest.mark.thinned(3)
 @each_metric
 def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
@@ -325,7 +324,7 @@ def test_seeds_differ_and_repeat(metric):
     assert first._core.graph[1].tolist() != other._core.graph[1].tolist()
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @each_metric
 def test_a_warm_start_after_a_small_move(metric):
     x = torch.randn(1500, 5, generator=seeded(1))
