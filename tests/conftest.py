@@ -27,12 +27,14 @@ from triplets import GIVEN
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """Marks as slow what a test marked ``thinned(n)`` has beyond one case in n.
+    """Marks as slow what starts processes, and what a test marked ``thinned(n)`` has beyond one case in n.
 
     With an n that shares no divisor with the numbers of values, the fast cases have every value of every parameter.
     """
     cases = collections.Counter()
     for item in items:
+        if item.get_closest_marker("subprocess"):  # which import torch, for seconds
+            item.add_marker(pytest.mark.slow)
         if thinned := item.get_closest_marker("thinned"):
             test = (item.path, item.originalname)
             if cases[test] % thinned.args[0]:
