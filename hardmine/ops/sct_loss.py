@@ -9,7 +9,6 @@ from torch import Tensor
 
 from hardmine._hooks import observed
 from hardmine._options import check_choice, resolve_options
-from hardmine.ops._arguments import check_number
 from hardmine.ops.triplet_loss import loss_of_selected
 from hardmine.types import (
     HardRule,
@@ -200,8 +199,8 @@ def sct_loss(
         "preset": preset,
         "positive": positive,
         "negative": negative,
-        "temperature": check_number("temperature", temperature, above=0.0),
-        "lam": check_number("lam", lam),
+        "temperature": temperature,
+        "lam": lam,
         "similarity": similarity,
         "reduction": reduction,
         "hard_cutoff": hard_cutoff,
