@@ -10,7 +10,7 @@
 
 namespace hardmine {
 
-// The order of the enumerators is that of the names in hardmine/ops/batch_all_triplet_loss.py.
+// The order of the enumerators is that of the names in hardmine/types.py.
 enum class BatchAllReduction { kMean, kMeanActive, kSum };
 
 struct BatchAllRule {

@@ -16,7 +16,7 @@
 
 namespace hardmine {
 
-// The order of the enumerators is that of the names in hardmine/ops/_arguments.py.
+// The order of the enumerators is that of the names in hardmine/types.py.
 enum class Similarity { kCosine, kDot, kEuclidean };
 enum class Positive { kEasiest, kHardest, kRandom };
 enum class Negative { kHardest, kEasiest, kSemihard, kRandom };

@@ -12,7 +12,7 @@
 
 namespace hardmine {
 
-// The order of the enumerators is that of the names in hardmine/ops/_arguments.py.
+// The order of the enumerators is that of the names in hardmine/types.py.
 enum class Term { kNca, kHinge, kSoftMargin, kSct, kRatio };
 
 // When an SCT triplet counts as hard. kAbove is the paper; the other two are the authors' published code of 2020 and

@@ -16,7 +16,7 @@
 
 namespace hardmine {
 
-// The order of the enumerators is that of the names in hardmine/ops/tuplet_loss.py.
+// The order of the enumerators is that of the names in hardmine/types.py.
 enum class TupletPositive { kEasiest, kHardest, kAll };
 
 struct TupletRule {

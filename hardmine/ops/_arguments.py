@@ -249,10 +249,11 @@ def check_loss(options: dict[str, Any]) -> list[int | float]:
 
 def check_term_numbers(options: dict[str, Any]) -> tuple[float, float, float]:
     """Temperature, margin and lam of a term, each None where the term has none: a number all the same."""
+    term, least = options["term"], 0.0 if options["term"] == "ratio" else -math.inf
     return (
-        optional_number("temperature", options["temperature"], 1.0, above=0.0),
-        optional_number("margin", options["margin"], 0.0, above=0.0 if options["term"] == "ratio" else -math.inf),
-        optional_number("lam", options["lam"], 0.0),
+        check_number("temperature", options["temperature"], above=0.0) if term in ("nca", "sct") else 1.0,
+        check_number("margin", options["margin"], above=least) if term in ("hinge", "ratio") else 0.0,
+        check_number("lam", options["lam"]) if term == "sct" else 0.0,
     )
 
 
