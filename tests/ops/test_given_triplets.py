@@ -316,6 +316,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name):
     getattr(ops, name)(*batch.to("meta"), labels=torch.arange(40, device="meta"))
 
 
+@pytest.mark.thinned(3)
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

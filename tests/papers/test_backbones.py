@@ -72,6 +72,7 @@ def whole_network(models, name: str) -> nn.Module:
     return disturbed(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix, tmp_path):

@@ -118,6 +118,7 @@ def test_names_group_runs(runs, capsys):
     assert [(row["images_per_class"], row["seed"]) for row in rows] == [("2", "0"), ("2", "1"), ("4", "0"), ("4", "1")]
 
 
+@pytest.mark.slow
 def test_options_reach_the_figures(runs, capsys):
     def drawn(*words):
         assert plot(*words, "--output", "it.png", capsys=capsys)[0] == 0
