@@ -1,4 +1,6 @@
-# make demo: set up, build, train on real images and show the result.   make test: set up, build, run the tests.
+# make demo: set up, build, train on real images and show the result.   make test: set up, build, run the fast tests.
+# make test-all: every test of the Python package (test, then test-slow).   make test-cpp, test-emulated: the C++ tests,
+# and the tests of the ops on emulated CUDA kernels.   tests/README.md says what is where.
 # The first run installs pinned packages into .venv; later runs need no network. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= python3
@@ -7,20 +9,12 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml har
 CPP_FILES := $(shell find csrc tests/cpp tests/cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
-# Of the tests of the ops, those that a few minutes of emulation can run. Left out: what is of the CPU or of a process of
-# its own (threads, SIMD levels, memory, compiled calls), batches of many tiles, the largest depths and lists, and most
-# gradchecks.
-EMULATED_TESTS := tests/ops/test_select_triplets.py tests/ops/test_triplet_loss.py tests/ops/test_sct_loss.py tests/ops/test_tuplet_loss.py \
-  tests/ops/test_batch_all_triplet_loss.py tests/ops/test_edges.py tests/ops/test_gradients.py tests/ops/test_knn.py \
-  tests/ops/test_given_triplets.py tests/ops/test_indexed_triplet_loss.py tests/ops/test_global_loss.py \
-  -k 'not cuda and not threads and not simd and not 5000 and not 577 and not 1000 and not largest_k and not few_queries \
-  and not gradcheck_of_triplet_loss and not gradcheck_of_sct_loss and not ((tuplet or batch_all) and (gradcheck and not mean or 700 or \
-  few_anchors or classes_of or beside_those or sums_and or 32_bit or 0.045 or 0.1 or 1.0))' \
-  -q -p no:cacheprovider
+# A file of tests stays on one worker, which keeps its module fixtures; tests/conftest.py gives each worker one thread.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 EXAMPLES := digits training_loop memory_bank smart_mining hierarchical
 
-.PHONY: demo examples test lint typecheck format bench bench-graph test-cpp build-cuda test-emulated build clean
+.PHONY: demo examples test test-slow test-all lint typecheck docs format bench bench-graph test-cpp build-cuda test-emulated build clean
 
 demo: build
 	$(PY) examples/digits.py
@@ -29,7 +23,12 @@ examples: build
 	set -e; for example in $(EXAMPLES); do echo "== $$example"; $(PY) examples/$$example.py; done
 
 test: build
-	$(PY) -m pytest tests
+	$(PYTEST) tests -m 'not slow'
+
+test-slow: build
+	$(PYTEST) tests -m slow
+
+test-all: test test-slow
 
 lint: .venv/dev
 	.venv/bin/ruff check .
@@ -60,12 +59,12 @@ build-cuda: .venv/dev
 	.venv/bin/cmake --build build/cuda --target _C_cuda > build/cuda/kernels.log 2>&1 || (cat build/cuda/kernels.log; exit 1)
 	$(PY) bench/gpu/spills.py build/cuda/kernels.log
 
-# The tests of the ops, on CUDA kernels that an emulation of a GPU runs on the CPU.
+# The tests of the ops that are marked for it, on CUDA kernels that an emulation of a GPU runs on the CPU.
 test-emulated: build
 	.venv/bin/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DHARDMINE_CUDA=OFF -DHARDMINE_EMULATION=ON -DHARDMINE_PYTHON=OFF \
 	  -DHARDMINE_WERROR=ON -DHARDMINE_TORCH_DIR=$(TORCH)
 	.venv/bin/cmake --build build/emulated --target _C_emulated
-	HARDMINE_EMULATED_CUDA=$(abspath build/emulated/_C_emulated.so) $(PY) -m pytest $(EMULATED_TESTS)
+	HARDMINE_EMULATED_CUDA=$(abspath build/emulated/_C_emulated.so) $(PYTEST) tests/ops -m 'emulated and not cpu'
 
 bench: build .venv/bench
 	$(PY) bench/report.py
@@ -75,7 +74,7 @@ bench-graph: build .venv/bench
 	$(PY) bench/graph_report.py
 
 # The documentation site, into build/site. Needs no compiled library: the API reference is read from the source.
-.PHONY: docs
+
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 

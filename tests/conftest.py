@@ -1,10 +1,14 @@
 """Settings and fixtures of all tests."""
 
+import collections
 import os
 
 # Idle OpenMP threads spin, which takes the cores from whoever else is working on them: ten times the time of this suite
 # on a busy machine. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# One thread per worker of pytest-xdist, and per process that it starts: tests of threads set their number.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -17,8 +21,25 @@ if emulated := os.environ.get("HARDMINE_EMULATED_CUDA"):
     torch.ops.load_library(emulated)
     _library.load = lambda: None
 
-from helpers import DEVICES, OPS, has_cuda_kernel
+from support.ops import DEVICES, OPS, has_cuda_kernel
 from triplets import GIVEN
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Marks as slow what starts processes, and what a test marked ``thinned(n)`` has beyond one case in n.
+
+    With an n that shares no divisor with the numbers of values, the fast cases have every value of every parameter.
+    """
+    cases = collections.Counter()
+    for item in items:
+        if item.get_closest_marker("subprocess"):  # which import torch, for seconds
+            item.add_marker(pytest.mark.slow)
+        if thinned := item.get_closest_marker("thinned"):
+            test = (item.path, item.originalname)
+            if cases[test] % thinned.args[0]:
+                item.add_marker(pytest.mark.slow)
+            cases[test] += 1
 
 
 @pytest.fixture(params=DEVICES)

@@ -16,7 +16,7 @@ from torch import Tensor
 import hardmine
 from hardmine import losses, metrics, mining, ops, reference
 from hardmine.fanng import Index
-from helpers import seeded
+from support.inputs import seeded
 
 SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference")
 

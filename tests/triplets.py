@@ -10,16 +10,10 @@ import torch
 from torch import Tensor
 
 from hardmine import ops, reference
-from helpers import (
-    EMULATED,
-    SIMILARITIES,
-    TERMS,
-    assert_bitwise_equal,
-    largest_error,
-    meaningful,
-    random_inputs,
-    seeded,
-)
+from support.comparisons import assert_bitwise_equal, largest_error
+from support.inputs import random_inputs, seeded
+from support.ops import EMULATED, SIMILARITIES, TERMS
+from support.runs import meaningful
 
 GIVEN = ("indexed_triplet_loss", "global_loss")
 INDEXED_TERMS = ("ratio", *TERMS)

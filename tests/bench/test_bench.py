@@ -103,6 +103,7 @@ def test_measure_size_compares_each_rival_with_hardmine():
     assert size["inputs"].startswith("random directions")
 
 
+@pytest.mark.slow
 def test_peak_of_a_fresh_process():
     assert memory.measure_peak("EP", "hardmine", 256, D)["peak_extra_mib"] >= 0
     assert memory.measure_peak("EP", "faiss", 256, D)["skipped"] == "does not do EP"

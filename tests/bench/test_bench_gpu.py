@@ -271,6 +271,7 @@ def call_of(ran: Ran, text: str) -> str:
     return next(call for call in ran.calls if text in call)
 
 
+@pytest.mark.subprocess
 @needs_bash
 def test_the_script_says_on_a_machine_without_a_gpu_what_it_did_not_run(tmp_path):
     assert subprocess.run(["bash", "-n", SCRIPT], check=False).returncode == 0

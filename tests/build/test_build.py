@@ -12,7 +12,7 @@ import pytest
 import setuptools
 
 import hardmine
-from helpers import output_of, run_python, simd_levels
+from support.processes import output_of, run_python, simd_levels
 
 PACKAGE = Path(hardmine.__file__).parent
 OBJECTS = PACKAGE.parent / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower() / "CMakeFiles"
@@ -71,6 +71,7 @@ def package_without_index(package_copy):
     return package_copy
 
 
+@pytest.mark.subprocess
 def test_the_ops_need_no_library_of_the_index(package_without_index):
     script = """
 import torch, hardmine.ops, hardmine.losses
@@ -80,6 +81,7 @@ print(hardmine.ops.knn(torch.eye(3), k=1).index.tolist(), hardmine.ops.__file__)
     assert output == f"[[1], [0], [0]] {package_without_index / 'ops' / '__init__.py'}"
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("content", [None, b"", b"not a library"], ids=["missing", "empty", "text"])
 def test_an_index_without_its_library_says_how_to_build_it(package_without_index, content):
     if content is not None:
@@ -99,6 +101,7 @@ except ImportError as error:
     assert HOW_TO_BUILD in message
 
 
+@pytest.mark.subprocess
 def test_the_references_need_no_library(package_copy):
     script = """
 import torch, hardmine, hardmine.reference
@@ -113,6 +116,7 @@ print(hardmine.__version__, hardmine.__file__, report)
     assert output.endswith("nothing was checked (no op was called in eager mode)")
 
 
+@pytest.mark.subprocess
 def test_an_installed_package_has_every_module(tmp_path):
     """Editable installs and the tests import from the source folder, and would not miss a package left out."""
     root = PACKAGE.parent
@@ -309,12 +313,14 @@ def level_in_force(**environment: str) -> str:
     return output_of(run_python("-c", "import hardmine; print(hardmine.simd_level())", **environment))
 
 
+@pytest.mark.subprocess
 def test_the_level_can_be_chosen():
     assert [level_in_force(HARDMINE_SIMD=level) for level in simd_levels()] == list(simd_levels())
     best = simd_levels()[-1]
     assert level_in_force() == level_in_force(HARDMINE_SIMD="") == best
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("rows", [8, 20_000], ids=["one thread", "many threads"])
 def test_an_unknown_level_is_an_error_of_the_first_op(rows):
     names = ", ".join(f"'{level}'" for level in simd_levels())
@@ -323,6 +329,7 @@ def test_an_unknown_level_is_an_error_of_the_first_op(rows):
     assert message in output_of(run_python("-c", script, HARDMINE_SIMD="sse9"))
 
 
+@pytest.mark.subprocess
 def test_an_unknown_level_is_an_error_of_simd_level():
     process = run_python("-c", "import hardmine; hardmine.simd_level()", HARDMINE_SIMD="AVX2")
     assert process.returncode == 1, "an exception, no abort"
@@ -332,6 +339,7 @@ def test_an_unknown_level_is_an_error_of_simd_level():
 # What the levels export
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "neon"])
 def test_no_code_of_a_level_can_be_called_by_others(level):
     """Whatever a level's object defines lies in that level's namespace, but for the two tables of its kernels.

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hardmine
 from hardmine import _library, ops
-from helpers import OPS, output_of, run_python
+from support.ops import OPS
+from support.processes import output_of, run_python
 
 PACKAGE = Path(hardmine.__file__).parent
 LABELS = [0, 0, 1, 1]
@@ -187,6 +188,7 @@ def test_the_check_compiles_without_a_graph_break(there, request, library_file):
 # Those who use the CPU
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("content", [None, b"", b"not a library"], ids=["missing", "empty", "text"])
 def test_cpu_tensors_are_not_touched(content, tmp_path):
     copy = tmp_path / "hardmine"
@@ -209,6 +211,7 @@ print(loss.isfinite().item(), ops.sct_loss(x.to("meta"), torch.tensor({LABELS}, 
     assert process.stderr == ""
 
 
+@pytest.mark.subprocess
 def test_loading_the_ops_loads_the_cuda_ops(tmp_path):
     """Not the first CUDA tensor does: whoever calls torch.ops.hardmine needs no Python face."""
     copy = tmp_path / "hardmine"

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hardmine.fanng import Index
 from hardmine.fanng import _file as _fanng_file
-from helpers import assert_bitwise_equal, exact_inputs, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import exact_inputs, seeded
 
 if TYPE_CHECKING:
     import numpy as np

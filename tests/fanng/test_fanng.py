@@ -12,7 +12,9 @@ from torch import Tensor
 from fanng_cases import METRICS, assert_same_index, exact_rows, plain_distances, plain_edges, sample_rows
 from hardmine import ops
 from hardmine.fanng import Index
-from helpers import FLOAT_DTYPES, assert_bitwise_equal, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
+from support.ops import FLOAT_DTYPES
 
 ALL = {"max_distance_computations": 10**6}  # effort enough to measure every row that can be reached
 each_metric = pytest.mark.parametrize("metric", METRICS)
@@ -323,6 +325,7 @@ def test_seeds_differ_and_repeat(metric):
     assert first._core.graph[1].tolist() != other._core.graph[1].tolist()
 
 
+@pytest.mark.slow
 @each_metric
 def test_a_warm_start_after_a_small_move(metric):
     x = torch.randn(1500, 5, generator=seeded(1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hardmine.fanng import Index
-from helpers import seeded
+from support.inputs import seeded
 
 X = torch.randn(20, 4, generator=seeded(0))
 NAN, INF = float("nan"), float("inf")

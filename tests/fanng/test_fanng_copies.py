@@ -8,7 +8,7 @@ import torch
 
 from fanng_cases import METRICS, assert_same_index, parts_of, sample_rows
 from hardmine.fanng import Index
-from helpers import assert_bitwise_equal
+from support.comparisons import assert_bitwise_equal
 
 COPIES = {
     "copy": copy.copy,

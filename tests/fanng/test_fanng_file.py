@@ -17,7 +17,8 @@ import hardmine
 from fanng_cases import assert_same_index, assert_unloadable, parts_of, sample_rows
 from hardmine.fanng import Index
 from hardmine.fanng import _file as _fanng_file
-from helpers import output_of, run_python, seeded
+from support.inputs import seeded
+from support.processes import output_of, run_python
 
 safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
@@ -63,6 +64,7 @@ def test_a_loaded_index_does_not_need_its_file(saved):
     assert index.vectors.isfinite().all()
 
 
+@pytest.mark.subprocess
 def test_another_process_loads_the_same_index(saved):
     script = f"from hardmine.fanng import Index; print(Index.load({str(saved)!r}).neighbors(5).index.tolist())"
     assert json.loads(output_of(run_python("-c", script))) == Index.load(saved).neighbors(5).index.tolist()

@@ -11,7 +11,9 @@ import torch
 import hardmine
 from fanng_cases import METRICS, assert_same_index, sample_rows
 from hardmine.fanng import Index
-from helpers import assert_bitwise_equal, output_of, run_python, seeded, simd_levels, threads
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
+from support.processes import output_of, run_python, simd_levels, threads
 
 each_metric = pytest.mark.parametrize("metric", METRICS)
 
@@ -65,6 +67,7 @@ def results_at():
     return results
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
 def test_simd_levels_agree_bit_for_bit(level, results_at):
     if level not in simd_levels():
@@ -75,6 +78,7 @@ def test_simd_levels_agree_bit_for_bit(level, results_at):
     assert len(set(scalar)) == 3
 
 
+@pytest.mark.subprocess
 def test_an_unknown_simd_level_is_an_error():
     script = "import torch; from hardmine.fanng import Index; Index.build(torch.randn(500, 4))"
     process = run_python("-c", script, HARDMINE_SIMD="sse9")
@@ -185,6 +189,7 @@ print(len(Index.build(x[:100]).neighbors(3).index))
 """
 
 
+@pytest.mark.subprocess
 def test_ctrl_c_ends_long_work():
     process = run_python("-c", INTERRUPTED)
     assert output_of(process) == "100", process.stderr

@@ -10,7 +10,7 @@ import torch
 
 from fanng_cases import assert_unloadable, parts_of, sample_rows, write_parts
 from hardmine.fanng import Index
-from helpers import seeded
+from support.inputs import seeded
 
 pytest.importorskip("safetensors")
 

@@ -5,7 +5,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from hardmine import losses, mining, ops
-from helpers import assert_bitwise_equal, random_inputs, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import random_inputs, seeded
 
 BATCH = random_inputs(60, classes=3)[:2]
 RANDOM = {"positive": "random", "negative": "random"}

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hardmine import losses, ops
-from helpers import HAND_POINTS, assert_bitwise_equal, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import HAND_POINTS, seeded
 
 OPS = {
     "BatchAllLoss": ops.tuplet_loss,

@@ -10,7 +10,8 @@ import torch
 from hardmine import losses, ops
 from hardmine.losses import HierarchicalTripletLoss
 from hardmine.mining import AnchorNeighborSampler, ClassDistances, ClassTree, class_distances
-from helpers import HAND_POINTS, assert_bitwise_equal, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import HAND_POINTS, seeded
 
 BATCH = HAND_POINTS[:2]  # five points of the classes 0 0 1 0 1
 
@@ -21,7 +22,7 @@ SPREAD = ClassTree(ClassDistances(torch.tensor([0, 1]), torch.tensor([[0.25, 1.7
 
 
 def by_hand(margins: dict[int, float]) -> float:
-    """1/2 [d_ap - d_an + alpha]+ over the 18 triplets of HAND_POINTS, whose cosines helpers.py has; by anchor's class.
+    """1/2 [d_ap - d_an + alpha]+ over the 18 triplets of HAND_POINTS (cosines in support.inputs); by anchor's class.
 
     d = 2 - 2 s, of every anchor: to its positives, to its negatives.
     """

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hardmine import losses, ops
-from helpers import HAND_POINTS, assert_bitwise_equal, random_inputs
+from support.comparisons import assert_bitwise_equal
+from support.inputs import HAND_POINTS, random_inputs
 
 
 def nca(*differences: float) -> float:
@@ -17,7 +18,7 @@ def nca(*differences: float) -> float:
     return sum(math.log1p(math.exp(x / 0.1)) for x in differences) / len(differences)
 
 
-# Of HAND_POINTS (see helpers): s_ap = 0.6 0.8 -0.8 0.8 -0.8 easiest, 0 0.6 -0.8 0 -0.8 hardest;
+# Of HAND_POINTS (see support.inputs): s_ap = 0.6 0.8 -0.8 0.8 -0.8 easiest, 0 0.6 -0.8 0 -0.8 hardest;
 # s_an = 0.8 0.96 0.96 0.6 0 hardest, -1 -0.6 none 0.6 -1 semi-hard of the easiest positive.
 HARDEST = nca(0.2, 0.16, 1.76, -0.2, 0.8)
 SEMIHARD = nca(-1.6, -1.4, -0.2, -0.2)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hardmine import losses, ops
-from helpers import HAND_POINTS, assert_bitwise_equal, random_inputs
+from support.comparisons import assert_bitwise_equal
+from support.inputs import HAND_POINTS, random_inputs
 
 
 def formula(s_ap: float, *s_an: float, temperature: float = 1.0) -> float:
@@ -18,7 +19,7 @@ def formula(s_ap: float, *s_an: float, temperature: float = 1.0) -> float:
     return -math.log(positive / (positive + sum(math.exp(s / temperature) for s in s_an)))
 
 
-# The cosines of HAND_POINTS (labels 0 0 1 0 1, see helpers): every anchor's positives, and its negatives.
+# The cosines of HAND_POINTS (labels 0 0 1 0 1, see support.inputs): every anchor's positives, and its negatives.
 COSINES = [
     ([0.6, 0.0], [0.8, -1.0]),
     ([0.6, 0.8], [0.96, -0.6]),

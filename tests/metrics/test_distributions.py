@@ -10,7 +10,8 @@ import torch
 
 from hardmine import ops
 from hardmine.metrics import _search, distributions, nearest_train_similarities, within_class_similarities
-from helpers import labels_of_sizes, random_inputs, seeded, threads
+from support.inputs import labels_of_sizes, random_inputs, seeded
+from support.processes import threads
 
 
 def on_a_circle(*angles_deg: float) -> torch.Tensor:

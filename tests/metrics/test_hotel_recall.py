@@ -8,7 +8,7 @@ import torch
 
 from hardmine import ops
 from hardmine.metrics import _search, hotel_recall
-from helpers import seeded
+from support.inputs import seeded
 
 
 def on_a_circle(*angles_deg: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hardmine.metrics import hard_triplet_share, recall_at_1
-from helpers import random_inputs
+from support.inputs import random_inputs
 
 
 def obvious_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-from helpers import random_inputs, seeded
+from support.inputs import random_inputs, seeded
 
 pytest.importorskip("sklearn")
 

@@ -13,7 +13,7 @@ import torch
 import hardmine
 from hardmine import ops
 from hardmine.metrics import _search, recall_at_1, recall_at_k
-from helpers import Inputs, random_inputs, seeded
+from support.inputs import Inputs, random_inputs, seeded
 
 
 def obvious_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:
@@ -154,6 +154,7 @@ def test_recall_at_1_is_that_of_k_1(refs):
     assert recall_at_k(*collapsed, k=1)[1] == recall_at_1(*collapsed)
 
 
+@pytest.mark.slow
 def test_the_largest_k_without_a_gallery(in_chunks, calls):
     """1025 neighbors, to leave out the query, are more than knn gives: all queries go in one call."""
     inputs = random_inputs(1200, 4, 600, seed=3)

@@ -9,7 +9,7 @@ import torch
 
 from hardmine.metrics import verification_accuracy
 from hardmine.metrics.verification import _best_threshold
-from helpers import seeded
+from support.inputs import seeded
 
 
 def with_similarities(similarities: list[float]) -> tuple[torch.Tensor, torch.Tensor]:

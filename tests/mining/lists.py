@@ -8,7 +8,7 @@ import torch
 
 from hardmine import reference
 from hardmine.mining import smart_triplets
-from helpers import seeded
+from support.inputs import seeded
 
 
 def listed(text: str, unlisted: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

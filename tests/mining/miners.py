@@ -5,7 +5,8 @@ import itertools
 import torch
 
 from hardmine.mining import SmartMiner
-from helpers import assert_bitwise_equal, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
 
 CLASSES, SIZE, DEPTH = 12, 10, 6
 # Every vertex is reached: the graph then lists what all pairs give.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardmine.mining import AnchorNeighborSampler, ClassDistances, ClassTree
-from helpers import seeded
+from support.inputs import seeded
 
 # Classes 0, 10, 20, ..., 110 with 5 images each, interleaved, and class 120 with 2.
 LABELS = torch.cat([10 * torch.arange(12).repeat(5), torch.tensor([120, 120])])

@@ -9,7 +9,10 @@ import torch
 
 from hardmine.mining import ClassDistances, class_distances
 from hardmine.mining.class_distances import check_class_distances, nearest_classes
-from helpers import FLOAT_DTYPES, assert_bitwise_equal, seeded, threads
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
+from support.ops import FLOAT_DTYPES
+from support.processes import threads
 
 MODULE = sys.modules[check_class_distances.__module__]  # its name in hardmine.mining is the function's
 

@@ -9,7 +9,8 @@ import torch
 
 from hardmine import ops
 from hardmine.mining import ClassDistances, ClassTree, class_distances
-from helpers import assert_bitwise_equal, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
 
 NAN = math.nan
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hardmine import mining
-from helpers import assert_bitwise_equal
 from library_calls import given, leaves
 from miners import LABELS, images_of, miner_of
+from support.comparisons import assert_bitwise_equal
 
 GIVEN = given()
 COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hardmine.mining.embedding import embed_all, embed_chunks
-from helpers import seeded
+from support.inputs import seeded
 
 
 @pytest.fixture

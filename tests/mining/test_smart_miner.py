@@ -10,8 +10,10 @@ import torch
 from hardmine import ops
 from hardmine.losses import RatioTripletLoss
 from hardmine.mining import AdaptiveKappa, SmartMiner, smart_triplets
-from helpers import assert_bitwise_equal, seeded, threads
 from miners import DEPTH, FULL_EFFORT, LABELS, assert_same_batches, batches_of, images_of, miner_of, original_triplets
+from support.comparisons import assert_bitwise_equal
+from support.inputs import seeded
+from support.processes import threads
 
 
 def train(miner: SmartMiner, network: torch.nn.Module, epochs: int) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import hardmine
 from hardmine import fanng, reference
 from hardmine.mining import smart_triplets
-from helpers import seeded
 from lists import listed, of_sample_0, random_lists
+from support.inputs import seeded
 
 # Algorithm 1, branch by branch
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hardmine.mining import random_triplets, smart_triplets
-from helpers import seeded
 from lists import listed, random_lists
+from support.inputs import seeded
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint32, torch.uint64])

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from hardmine.mining import random_triplets, smart_triplets
-from helpers import seeded
 from lists import listed, of_sample_0, random_lists
+from support.inputs import seeded
 
 
 def assert_uniform(counts: torch.Tensor) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hardmine.mining import AdaptiveKappa, AnchorNeighborSampler, ClassDistances
-from helpers import seeded
 from miners import LABELS, miner_of
+from support.inputs import seeded
 
 NAN = math.nan
 

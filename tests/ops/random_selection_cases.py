@@ -2,7 +2,9 @@
 
 import pytest
 
-from helpers import SELECTING_OPS, Inputs, each_of, with_numbers
+from support.inputs import Inputs
+from support.ops import SELECTING_OPS, each_of
+from support.runs import with_numbers
 
 each_op = each_of(SELECTING_OPS)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])

@@ -9,21 +9,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hardmine import ops, reference
-from helpers import (
+from support.comparisons import assert_as_accurate_as_plain_torch, assert_bitwise_equal, assert_results_close
+from support.inputs import (
     HAND_POINTS,
     Inputs,
-    assert_as_accurate_as_plain_torch,
-    assert_bitwise_equal,
-    assert_results_close,
     exact_inputs,
     inputs_of_sizes,
     labels_of_sizes,
     random_inputs,
     random_table,
-    run,
-    run_both,
     seeded,
 )
+from support.runs import run, run_both
+
+pytestmark = pytest.mark.emulated
 
 REDUCTIONS = ("mean", "mean_active", "sum")
 IMPLEMENTATIONS = pytest.mark.parametrize(
@@ -223,6 +222,7 @@ CLASS_SIZES = {
 }
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
 @squared_or_not
@@ -243,6 +243,7 @@ def test_many_classes_and_depths_from_1_to_huge(device):
             assert_results_close(*run_both("batch_all_triplet_loss", inputs, **options), 1e-11)
 
 
+@pytest.mark.cpu
 def test_counts_beyond_32_bits():
     """Two classes of 1300: 2 * 1300 * 1299 * 1300 = 4.4e9 triplets; with a large margin all are active."""
     labels = torch.arange(2600) % 2
@@ -294,9 +295,10 @@ def distances(x: Tensor, squared: bool, similarity: str) -> Tensor:
     return d.square() if squared else d
 
 
+@pytest.mark.thinned(5)
 @each_similarity
 @squared_or_not
-@each_reduction
+@pytest.mark.parametrize("reduction", ["mean", "mean_active", pytest.param("sum", marks=pytest.mark.cpu)])
 @pytest.mark.parametrize("sizes", [[3, 4, 5], [36, 2, 3]], ids=str)
 def test_gradcheck(similarity, squared, reduction, sizes, device):
     inputs = inputs_of_sizes(sizes, 4).to(device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import seeded
+from support.inputs import seeded
 
 X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])

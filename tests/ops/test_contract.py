@@ -7,25 +7,11 @@ import torch
 import torch.utils.checkpoint
 
 from hardmine import ops
-from helpers import (
-    OPS,
-    OPS_WITHOUT_REFS,
-    SELECTED_LOSSES,
-    Inputs,
-    assert_bitwise_equal,
-    assert_results_bitwise_equal,
-    differentiable_outputs,
-    each_of,
-    each_with_refs,
-    exact_inputs,
-    leaves_of,
-    output_of,
-    random_inputs,
-    run,
-    run_python,
-    similarities_of_op,
-    threads,
-)
+from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equal
+from support.inputs import Inputs, exact_inputs, random_inputs
+from support.ops import OPS, OPS_WITHOUT_REFS, SELECTED_LOSSES, each_of, each_with_refs, similarities_of_op
+from support.processes import output_of, run_python, threads
+from support.runs import differentiable_outputs, leaves_of, run
 
 ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
@@ -48,6 +34,7 @@ THREADED_CASES = [
 ]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("name", "similarity", "refs", "options"), THREADED_CASES, ids=str)
 def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, options):
     """Large enough for every loop to be shared by 5 threads, and with ties."""
@@ -68,7 +55,8 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, optio
 MEMORY_SCRIPT = """
 import re, sys, torch
 from hardmine import ops
-from helpers import Inputs, differentiable_outputs
+from support.inputs import Inputs
+from support.runs import differentiable_outputs
 
 def peak_mib():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
@@ -87,6 +75,8 @@ print(peak_mib() - before)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @each_of(OPS)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_memory_is_linear_in_the_batch(name):
@@ -117,6 +107,7 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
     return calls
 
 
+@pytest.mark.thinned(2)
 @ignore_warnings_of_torch
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -156,7 +147,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name, refs):
 
 @ignore_warnings_of_torch
 @each_of(OPS)
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_by_torch_without_a_graph_break(name, backend, device):
     """Forward and backward, compiled for any batch size at the second one, equal eager mode bit for bit."""
 

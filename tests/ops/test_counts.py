@@ -8,7 +8,8 @@ import torch
 
 import hardmine
 from hardmine import ops, reference
-from helpers import HAND_POINTS, REDUCTIONS, each_of, random_inputs
+from support.inputs import HAND_POINTS, random_inputs
+from support.ops import REDUCTIONS, each_of
 
 COUNTING = {"triplet_loss": "selection", "sct_loss": "selection", "tuplet_loss": "terms"}
 

@@ -7,25 +7,23 @@ import torch
 
 import hardmine
 from hardmine import ops, reference
-from helpers import (
+from support.comparisons import assert_results_bitwise_equal, assert_results_close
+from support.inputs import Inputs, random_inputs
+from support.ops import (
     LOSSES,
     OPS,
     OPS_WITH_LABELS,
     OPS_WITHOUT_REFS,
     SELECTED_LOSSES,
     SELECTING_OPS,
-    Inputs,
-    assert_results_bitwise_equal,
-    assert_results_close,
     each_of,
     each_with_refs,
     each_with_similarity,
-    evaluate,
-    random_inputs,
     reductions_of,
-    run,
-    run_both,
 )
+from support.runs import evaluate, run, run_both
+
+pytestmark = pytest.mark.emulated
 
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 
@@ -39,9 +37,11 @@ def mild(name, depth, similarity):
 # and of the other ops 96 x 192, chunks a depth of 256, vectors up to 16 numbers.
 
 BATCH_SIZES = [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 15, 16, 17, 31, 32, 33, 95, 96, 97, 191, 192, 193, 255, 256, 257, 385]
+LONG_TO_EMULATE = ("tuplet_loss", "batch_all_triplet_loss")
 
 
-@each_with_similarity(OPS)
+@pytest.mark.thinned(5)
+@each_with_similarity(OPS, cpu=LONG_TO_EMULATE)
 @pytest.mark.parametrize("rows", BATCH_SIZES)
 def test_batch_sizes_beside_those_of_tiles(name, similarity, rows, device):
     classes = 3 if rows < 100 else 12
@@ -50,8 +50,11 @@ def test_batch_sizes_beside_those_of_tiles(name, similarity, rows, device):
         assert_results_close(*run_both(name, inputs, similarity=similarity), 1e-12)
 
 
-@each_with_similarity(OPS)
-@pytest.mark.parametrize("depth", [1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513, 5000])
+@pytest.mark.thinned(5)
+@each_with_similarity(OPS, cpu=LONG_TO_EMULATE)
+@pytest.mark.parametrize(
+    "depth", [1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513, pytest.param(5000, marks=pytest.mark.cpu)]
+)
 def test_depths_beside_those_of_chunks(name, similarity, depth, device):
     for refs in (None,) if name in OPS_WITHOUT_REFS else (None, 19):
         inputs = random_inputs(23, depth, 3, refs, dtype=torch.float64, seed=depth).to(device)

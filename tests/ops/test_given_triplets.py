@@ -8,7 +8,9 @@ import torch
 
 import hardmine
 from hardmine import ops, reference
-from helpers import FLOAT_DTYPES, REDUCTIONS, assert_bitwise_equal, output_of, run_python, simd_levels, threads
+from support.comparisons import assert_bitwise_equal
+from support.ops import FLOAT_DTYPES, REDUCTIONS
+from support.processes import output_of, run_python, simd_levels, threads
 from triplets import (
     CASES,
     GIVEN,
@@ -25,6 +27,8 @@ from triplets import (
     run_given,
     run_given_both,
 )
+
+pytestmark = pytest.mark.emulated
 
 each_op = pytest.mark.parametrize("name", GIVEN)
 each_case = pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
@@ -183,6 +187,7 @@ def test_gradients_only_where_they_are_asked_for(name):
 # The same bits everywhere
 
 
+@pytest.mark.cpu
 @each_case
 def test_any_number_of_threads_gives_the_same_bits(name, options):
     """Large enough for every loop to be shared by 5 threads; rows are in many triplets."""
@@ -227,6 +232,9 @@ def outcomes_at(tmp_path_factory):
     return outcomes
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
+@pytest.mark.cpu
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
 def test_simd_levels_agree_bit_for_bit(level, outcomes_at):
     if level not in simd_levels():
@@ -262,6 +270,8 @@ print(peak_mib() - before)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @each_op
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_memory_does_not_grow_with_triplets_times_depth(name):
@@ -272,6 +282,7 @@ def test_memory_does_not_grow_with_triplets_times_depth(name):
 # torch's own checks
 
 
+@pytest.mark.thinned(5)
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -301,6 +312,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name):
     getattr(ops, name)(*batch.to("meta"), labels=torch.arange(40, device="meta"))
 
 
+@pytest.mark.thinned(3)
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

@@ -1,16 +1,14 @@
-"""Wrong arguments of the losses on given triplets, each with all of its message; the modules that pass them on."""
+"""Direct calls of the compiled losses on given triplets with wrong arguments; the modules that pass them on."""
 
 import inspect
-import math
-import re
 
 import pytest
 import torch
 
 from hardmine import losses, ops
-from helpers import assert_bitwise_equal, seeded
+from support.comparisons import assert_bitwise_equal
+from support.ops import EMULATED
 from triplets import (
-    EMULATED,
     GIVEN,
     NO_TRIPLETS,
     Batch,
@@ -22,119 +20,7 @@ from triplets import (
 )
 
 each_op = pytest.mark.parametrize("name", GIVEN)
-
-X, TRIPLETS = torch.randn(5, 3, generator=seeded(0)), torch.tensor([[0, 1, 2], [3, 4, 0]])
-LABELS = torch.tensor([0, 0, 1, 1, 1])
-WRONG_TENSORS = [
-    # what is wrong, the error and all of its message
-    ({"embeddings": X.tolist()}, TypeError, "embeddings must be a torch.Tensor, got list"),
-    ({"embeddings": X.int()}, TypeError, "embeddings must be float32, float64, float16 or bfloat16, got torch.int32"),
-    ({"embeddings": X[0]}, ValueError, "embeddings must be [rows, D], got [3]"),
-    ({"embeddings": X[:, :0]}, ValueError, "embeddings must be [rows, D] with D >= 1, got [5, 0]"),
-    ({"triplets": TRIPLETS.tolist()}, TypeError, "triplets must be a torch.Tensor, got list"),
-    ({"triplets": TRIPLETS.float()}, TypeError, "triplets must have an integer dtype, got torch.float32"),
-    ({"triplets": TRIPLETS.bool()}, TypeError, "triplets must have an integer dtype, got torch.bool"),
-    ({"triplets": TRIPLETS[0]}, ValueError, "triplets must be [T, 3], got [3]"),
-    ({"triplets": TRIPLETS[:, :2]}, ValueError, "triplets must be [T, 3], got [2, 2]"),
-    ({"triplets": TRIPLETS[None]}, ValueError, "triplets must be [T, 3], got [1, 2, 3]"),
-    (
-        {"triplets": TRIPLETS.to("meta")},
-        ValueError,
-        "triplets must be on the device of embeddings, cpu, got meta",
-    ),
-    (
-        {"triplets": torch.tensor([[0, 1, 2], [3, 5, 0]])},
-        ValueError,
-        "triplets must lie in [0, B) = [0, 5), got 5 at [1, 1]",
-    ),
-    ({"triplets": torch.tensor([[0, 1, -1]])}, ValueError, "triplets must lie in [0, B) = [0, 5), got -1 at [0, 2]"),
-    (
-        {"triplets": torch.tensor([[2**62, 1, 2]])},
-        ValueError,
-        "triplets must lie in [0, B) = [0, 5), got 4611686018427387904 at [0, 0]",
-    ),
-    ({"embeddings": X[:0]}, ValueError, "triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"),
-    *(
-        (
-            {"triplets": torch.tensor([[0, 1, 2], same])},
-            ValueError,
-            f"triplets must be of three different rows each, got {same} at [1]",
-        )
-        for same in ([1, 1, 2], [1, 2, 1], [2, 1, 1])
-    ),
-    ({"labels": LABELS.tolist()}, TypeError, "labels must be a torch.Tensor, got list"),
-    ({"labels": LABELS.float()}, TypeError, "labels must have an integer dtype, got torch.float32"),
-    ({"labels": LABELS[:3]}, ValueError, "labels must be [B] = [5], got [3]"),
-    (
-        {"labels": torch.tensor([0, 1, 1, 2, 2])},
-        ValueError,
-        "triplets must be of an anchor, a positive of its class and a negative of another, "
-        "got [0, 1, 2] of classes [0, 1, 1] at [0]",
-    ),
-    (
-        {"labels": torch.tensor([2, 2, 1, 2, 2])},
-        ValueError,
-        "triplets must be of an anchor, a positive of its class and a negative of another, "
-        "got [3, 4, 0] of classes [2, 2, 2] at [1]",
-    ),
-    # The index is what is wrong first, and is not used to look up a class.
-    (
-        {"triplets": torch.tensor([[0, 1, 7]]), "labels": LABELS},
-        ValueError,
-        "triplets must lie in [0, B) = [0, 5), got 7 at [0, 2]",
-    ),
-]
-
-
-@each_op
-@pytest.mark.parametrize(("changes", "error", "message"), WRONG_TENSORS, ids=[wrong[2] for wrong in WRONG_TENSORS])
-def test_wrong_tensors(name, changes, error, message):
-    if EMULATED and message.startswith(("triplets must lie", "triplets must be of three")):
-        pytest.skip("a GPU's ops raise no errors about values")
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        getattr(ops, name)(**{"embeddings": X, "triplets": TRIPLETS, **changes})
-
-
 INDEXED, GLOBAL = GIVEN
-WRONG_OPTIONS = [
-    # of which op, what is wrong, the error and all of its message
-    (
-        INDEXED,
-        {"term": "ration"},
-        ValueError,
-        "term must be one of 'nca', 'hinge', 'soft_margin', 'sct', 'ratio', got 'ration'",
-    ),
-    (INDEXED, {"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
-    (
-        INDEXED,
-        {"similarity": "dot"},
-        ValueError,
-        "similarity must be 'cosine' or 'euclidean' with term 'ratio', got 'dot'",
-    ),
-    (INDEXED, {"reduction": "max"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'max'"),
-    (INDEXED, {"margin": 0.0}, ValueError, "margin must be a number > 0, got 0.0"),
-    (INDEXED, {"margin": math.nan}, ValueError, "margin must be a number > 0, got nan"),
-    (INDEXED, {"term": "hinge", "margin": math.nan}, ValueError, "margin must be a number, got nan"),
-    (INDEXED, {"margin": "0.2"}, TypeError, "margin must be a number, got str"),
-    (INDEXED, {"temperature": 0}, ValueError, "temperature must be a number > 0, got 0"),
-    (INDEXED, {"lam": math.nan}, ValueError, "lam must be a number, got nan"),
-    (GLOBAL, {"lam": None}, TypeError, "lam must be a number, got NoneType"),
-    (GLOBAL, {"threshold": math.nan}, ValueError, "threshold must be a number, got nan"),
-    (GLOBAL, {"similarity": "l2"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'l2'"),
-    (
-        GLOBAL,
-        {"similarity": "dot"},
-        ValueError,
-        "similarity must be 'cosine' or 'euclidean' with global_loss, got 'dot'",
-    ),
-]
-
-
-@pytest.mark.parametrize(("name", "changes", "error", "message"), WRONG_OPTIONS, ids=[w[3] for w in WRONG_OPTIONS])
-def test_wrong_options(name, changes, error, message):
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        getattr(ops, name)(X, TRIPLETS, **changes)
-
 
 each_bad_list = pytest.mark.parametrize(
     "triplets",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import losses, ops, reference
-from helpers import HAND_POINTS, assert_bitwise_equal, exact_inputs, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import HAND_POINTS, exact_inputs, seeded
 from triplets import (
     Batch,
     assert_given_as_accurate_as_plain_torch,
@@ -19,10 +20,12 @@ from triplets import (
     run_given_both,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.global_loss, reference.global_loss], ids=["op", "ref"])
 each_similarity = pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 
-# Of HAND_POINTS (see helpers) d = (1 - cos) / 2 of unit rows, and a quarter of |x - y|^2 of rows as they are:
+# Of HAND_POINTS (see support.inputs) d = (1 - cos) / 2 of unit rows, and a quarter of |x - y|^2 of rows as they are:
 #   (a, p, n)   d_ap  d_an     |a - p|^2 / 4  |a - n|^2 / 4
 #   (0, 1, 2)   0.2   0.1            5             4.5
 #   (4, 0, 3)   1     0.5            1             0.5

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import (
+from support.comparisons import assert_bitwise_equal
+from support.inputs import Inputs, exact_inputs, random_inputs
+from support.ops import (
     FLOAT_DTYPES,
     OPS,
     OPS_WITHOUT_REFS,
@@ -13,20 +15,12 @@ from helpers import (
     SELECTED_LOSSES,
     SIMILARITIES,
     TERMS,
-    Inputs,
-    assert_bitwise_equal,
-    differentiable_outputs,
     each_of,
     each_with_refs,
-    evaluate,
-    exact_inputs,
-    leaves_of,
-    loss_of,
-    meaningful,
-    random_inputs,
-    run,
-    with_numbers,
 )
+from support.runs import differentiable_outputs, evaluate, leaves_of, loss_of, meaningful, run, with_numbers
+
+pytestmark = pytest.mark.emulated
 
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
@@ -73,6 +67,7 @@ def similarities_of(inputs, **options):
     return selection.positive_similarity[valid].detach(), selection.negative_similarity[valid].detach()
 
 
+@pytest.mark.thinned(7)
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("positive", ["easiest", "hardest", "random"])
@@ -90,6 +85,8 @@ def test_gradcheck_of_the_selected_similarities(similarity, refs, positive, nega
         gradcheck(similarities, inputs, **options)
 
 
+@pytest.mark.thinned(7)
+@pytest.mark.cpu
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("term", TERMS)
@@ -106,6 +103,8 @@ def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
     gradcheck(ops.triplet_loss, inputs, **options, **numbers, reduction=reduction)
 
 
+@pytest.mark.thinned(7)
+@pytest.mark.cpu
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import losses, ops, reference
-from helpers import HAND_POINTS, REDUCTIONS, SIMILARITIES, assert_bitwise_equal, exact_inputs, meaningful, seeded
+from support.comparisons import assert_bitwise_equal
+from support.inputs import HAND_POINTS, exact_inputs, seeded
+from support.ops import REDUCTIONS, SIMILARITIES
+from support.runs import meaningful
 from triplets import (
     INDEXED_TERMS,
     Batch,
@@ -21,6 +24,8 @@ from triplets import (
     run_given_both,
 )
 
+pytestmark = pytest.mark.emulated
+
 IMPLEMENTATIONS = pytest.mark.parametrize(
     "loss", [ops.indexed_triplet_loss, reference.indexed_triplet_loss], ids=["op", "ref"]
 )
@@ -28,7 +33,7 @@ each_kind = pytest.mark.parametrize(
     "options", options_of("indexed_triplet_loss"), ids=lambda o: "-".join(map(str, o.values()))
 )
 
-# Four triplets of HAND_POINTS (see helpers), their cosines, inner products and squared distances:
+# Four triplets of HAND_POINTS (see support.inputs), their cosines, inner products and squared distances:
 #   (a, p, n)   cos_ap  cos_an    dot_ap  dot_an    |a - p|^2  |a - n|^2
 #   (0, 1, 2)     0.6     0.8        3       4          20         18
 #   (0, 1, 4)     0.6    -1          3      -1          20          4

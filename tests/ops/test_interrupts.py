@@ -1,6 +1,6 @@
 """Signals that come in while an op runs: Ctrl-C ends it, forward and backward, and the next call is right."""
 
-from helpers import output_of, run_python
+from support.processes import output_of, run_python
 
 PREAMBLE = """
 import contextlib, os, signal, sys, threading, time

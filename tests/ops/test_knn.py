@@ -8,26 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import ops, reference
-from helpers import (
-    HAND_POINTS,
-    SIMILARITIES,
+from support.comparisons import (
     assert_as_accurate_as_plain_torch,
     assert_bitwise_equal,
     assert_results_close,
     assert_same_selection,
-    exact_inputs,
-    leaves_of,
-    random_inputs,
-    run,
-    run_both,
-    seeded,
 )
+from support.inputs import HAND_POINTS, exact_inputs, random_inputs, seeded
+from support.ops import SIMILARITIES
+from support.runs import leaves_of, run, run_both
+
+pytestmark = pytest.mark.emulated
 
 IMPLEMENTATIONS = pytest.mark.parametrize("knn", [ops.knn, reference.knn], ids=["op", "ref"])
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 
-# Of HAND_POINTS (see helpers), the neighbors of each point, the nearest first, and their similarities.
+# Of HAND_POINTS (see support.inputs), the neighbors of each point, the nearest first, and their similarities.
 HAND_WORKED = {
     "cosine": (
         [[2, 1, 3, 4], [2, 3, 0, 4], [1, 0, 3, 4], [1, 2, 0, 4], [3, 1, 2, 0]],
@@ -138,7 +135,13 @@ def test_refs_that_are_the_queries_give_the_same_lists(dtype, similarity, rows, 
         assert_bitwise_equal(actual, expected)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 94, 95, 96, 97, 98, 191, 192, 193, 288, 383, 384, 385, 577, 1000])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        *(1, 2, 3, 94, 95, 96, 97, 98, 191, 192, 193, 288, 383, 384, 385),
+        *(pytest.param(rows, marks=pytest.mark.cpu) for rows in (577, 1000)),
+    ],
+)
 @each_similarity
 def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
     for k in (1, 5, 33):
@@ -146,6 +149,7 @@ def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
         assert_results_close(*run_both("knn", inputs, similarity=similarity, k=k), 1e-12)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("rows", "refs"), [(1, 1), (1, 5000), (2, 3001), (5, 191), (97, 193), (3000, 1), (1000, 7)])
 @each_similarity
 @pytest.mark.parametrize("k", [1, 10, 300])
@@ -180,6 +184,8 @@ def test_every_k_is_the_start_of_the_whole_list(similarity, refs, device):
             assert_bitwise_equal(actual, expected[:, :k].contiguous())
 
 
+@pytest.mark.thinned(5)
+@pytest.mark.cpu
 @pytest.mark.parametrize("refs", [None, 2500], ids=["self", "refs"])
 @each_similarity
 def test_the_largest_k(refs, similarity, device):
@@ -265,6 +271,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, ref
     assert exact.grad.any(1).all()
 
 
+@pytest.mark.thinned(5)
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("k", [1, 3, 30])
@@ -320,37 +327,6 @@ def test_the_gradient_is_that_of_selections(similarity, device):
     two = torch.autograd.grad(selected.negative_similarity, leaves, upstream)
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * b.abs().max().item())
-
-
-# Errors
-
-
-X, REFS = torch.randn(4, 3, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1))
-WRONG = [
-    ({"queries": X.tolist()}, TypeError, "queries must be a torch.Tensor, got list"),
-    ({"queries": X[0]}, ValueError, r"queries must be \[rows, D\], got \[3\]"),
-    ({"queries": X[:, :0]}, ValueError, r"queries must be \[rows, D\] with D >= 1, got \[4, 0\]"),
-    ({"queries": X.int()}, TypeError, "queries must be float32, float64, float16 or bfloat16, got torch.int32"),
-    ({"refs": 3}, TypeError, "refs must be a torch.Tensor, got int"),
-    ({"refs": REFS[:, :2]}, ValueError, r"refs must be \[M, D\] with the D = 3 of queries, got \[5, 2\]"),
-    ({"refs": REFS.double()}, TypeError, "refs must have the dtype of queries, torch.float32, got torch.float64"),
-    ({"refs": REFS.to("meta")}, ValueError, "refs must be on the device of queries, cpu, got meta"),
-    ({"k": 0}, ValueError, "k must be from 1 to 1024, got 0"),
-    ({"k": -3}, ValueError, "k must be from 1 to 1024, got -3"),
-    ({"k": 1025}, ValueError, "k must be from 1 to 1024, got 1025"),
-    ({"k": 2.0}, TypeError, "k must be an integer, got float"),
-    ({"k": True}, TypeError, "k must be an integer, got bool"),
-    ({"k": None}, TypeError, "k must be an integer, got NoneType"),
-    ({"refs": REFS, "exclude_self": True}, ValueError, "exclude_self must be False or None with refs"),
-    ({"exclude_self": 2}, TypeError, "exclude_self must be True, False or None, got int"),
-    ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
-]
-
-
-@pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
-def test_wrong_arguments(changes, error, message):
-    with pytest.raises(error, match=f"^{message}"):
-        ops.knn(**{"queries": X, **changes})
 
 
 # Random inputs and options

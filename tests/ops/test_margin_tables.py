@@ -7,17 +7,10 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import (
-    Inputs,
-    assert_results_bitwise_equal,
-    assert_results_close,
-    inputs_of_sizes,
-    random_table,
-    run,
-    run_both,
-    seeded,
-)
-from triplets import EMULATED
+from support.comparisons import assert_results_bitwise_equal, assert_results_close
+from support.inputs import Inputs, inputs_of_sizes, random_table, seeded
+from support.ops import EMULATED
+from support.runs import run, run_both
 
 each_similarity = pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 each_reduction = pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
@@ -81,11 +74,7 @@ def test_tables_of_any_dtype(dtype, device):
 X, Y = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 TABLE = torch.zeros(2, 2)
 WRONG = [
-    ({"margin": math.nan}, ValueError, "margin must be a number, got nan"),
-    ({"margin": math.inf}, ValueError, "margin must be finite, got inf"),
     ({"margin": 1e39}, ValueError, "margin must be a number, got 1e+39, which is inf in float32"),
-    ({"margin": "0.2"}, TypeError, "margin must be a number, got str"),
-    ({"margin": None}, TypeError, "margin must be a number, got NoneType"),
     ({"margin": torch.tensor(0.2)}, ValueError, "margin must be a number or [C, C], got []"),
     ({"margin": torch.zeros(2, 3)}, ValueError, "margin must be a number or [C, C], got [2, 3]"),
     ({"margin": torch.zeros(0, 0)}, ValueError, "margin must be a number or [C, C], got [0, 0]"),
@@ -97,14 +86,6 @@ WRONG = [
     ),
     ({"margin": torch.tensor([[0.0, math.inf], [0, 0]])}, ValueError, "margin must be finite, got inf at [0, 1]"),
     ({"margin": TABLE.to("meta")}, ValueError, "margin must be on the device of embeddings, cpu, got meta"),
-    ({"margin_labels": Y[:2]}, ValueError, "margin_labels must be None where margin is a number, got Tensor"),
-    ({"margin": TABLE, "margin_labels": [0, 1]}, TypeError, "margin_labels must be a torch.Tensor, got list"),
-    (
-        {"margin": TABLE, "margin_labels": torch.zeros(2)},
-        TypeError,
-        "margin_labels must have an integer dtype, got torch.float32",
-    ),
-    ({"margin": TABLE, "margin_labels": Y[:1]}, ValueError, "margin_labels must be [C] = [2], got [1]"),
     ({"margin": TABLE, "margin_labels": Y[:2]}, ValueError, "margin_labels must be distinct, got 0 twice"),
     (
         {"margin": TABLE, "margin_labels": torch.tensor([0, 2])},
@@ -113,14 +94,6 @@ WRONG = [
     ),
     ({"margin": torch.zeros(1, 1)}, ValueError, "labels must have a row in margin, [1, 1], got 1 at 2"),
     ({"labels": Y - 1, "margin": TABLE}, ValueError, "labels must have a row in margin, [2, 2], got -1 at 0"),
-    ({"squared": 1}, TypeError, "squared must be True or False, got 1"),
-    (
-        {"similarity": "dot"},
-        ValueError,
-        "similarity must be 'cosine' or 'euclidean' with batch_all_triplet_loss, got 'dot'",
-    ),
-    ({"similarity": "l2"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'l2'"),
-    ({"reduction": "none"}, ValueError, "reduction must be one of 'mean', 'mean_active', 'sum', got 'none'"),
 ]
 
 

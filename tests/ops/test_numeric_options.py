@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardmine import ops
-from helpers import seeded
+from support.inputs import seeded
 
 ROWS = torch.randn(8, 4, generator=seeded(0))
 LABELS = torch.arange(8) // 2

@@ -8,20 +8,10 @@ import torch
 import hardmine
 from hardmine import ops, reference
 from hardmine.mining import smart_triplets
-from helpers import (
-    FLOAT_DTYPES,
-    OPS,
-    POSITIVES,
-    REDUCTIONS,
-    Inputs,
-    assert_results_bitwise_equal,
-    each_of,
-    each_with_similarity,
-    random_inputs,
-    run,
-    similarities_of_op,
-    with_numbers,
-)
+from support.comparisons import assert_results_bitwise_equal
+from support.inputs import Inputs, random_inputs
+from support.ops import FLOAT_DTYPES, OPS, POSITIVES, REDUCTIONS, each_of, each_with_similarity, similarities_of_op
+from support.runs import run, with_numbers
 from triplets import CASES, NO_TRIPLETS, Batch, case_id, random_batch, run_given
 
 # Rows without a direction

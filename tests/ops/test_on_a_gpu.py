@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from hardmine import ops, reference
-from helpers import OPS, OPS_WITHOUT_REFS, Inputs, arguments_of, assert_bitwise_equal, has_cuda_kernel, random_inputs
+from support.comparisons import assert_bitwise_equal
+from support.inputs import Inputs, random_inputs
+from support.ops import OPS, OPS_WITHOUT_REFS, has_cuda_kernel
+from support.runs import arguments_of
 from triplets import GIVEN, Batch, random_triplets
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 OPTIONS = {
     "select_triplets": [{"negative": "semihard", "semihard_fallback": "hardest"}],

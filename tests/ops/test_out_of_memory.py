@@ -2,7 +2,7 @@
 
 import re
 
-from helpers import output_of, run_python
+from support.processes import output_of, run_python
 
 SCRIPT = """
 import resource

@@ -8,20 +8,12 @@ import torch
 
 import hardmine
 from hardmine import losses, ops
-from helpers import (
-    SELECTED_LOSSES,
-    SIMILARITIES,
-    Inputs,
-    assert_bitwise_equal,
-    assert_results_bitwise_equal,
-    assert_same_selection,
-    exact_inputs,
-    random_inputs,
-    run,
-    seeded,
-    threads,
-)
 from random_selection_cases import BOTH, each_op, pick, with_and_without_refs
+from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equal, assert_same_selection
+from support.inputs import Inputs, exact_inputs, random_inputs, seeded
+from support.ops import SELECTED_LOSSES, SIMILARITIES
+from support.processes import threads
+from support.runs import run
 from verification_cases import break_output
 
 # Who draws, and when
@@ -99,7 +91,7 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more)
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_by_torch(name, backend):
     """One graph. aot_eager draws what eager mode draws; inductor draws its own numbers, which manual_seed fixes."""
     options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}

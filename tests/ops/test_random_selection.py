@@ -10,21 +10,11 @@ import pytest
 import torch
 
 from hardmine import ops, reference
-from helpers import (
-    FLOAT_DTYPES,
-    HAND_POINTS,
-    SELECTED_LOSSES,
-    SIMILARITIES,
-    Inputs,
-    assert_bitwise_equal,
-    assert_results_bitwise_equal,
-    assert_same_selection,
-    exact_inputs,
-    random_inputs,
-    run,
-    seeded,
-)
 from random_selection_cases import BOTH, each_op, pick, with_and_without_refs
+from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equal, assert_same_selection
+from support.inputs import HAND_POINTS, Inputs, exact_inputs, random_inputs, seeded
+from support.ops import FLOAT_DTYPES, SELECTED_LOSSES, SIMILARITIES
+from support.runs import run
 
 IMPLEMENTATIONS = pytest.mark.parametrize("select", [ops.select_triplets, reference.select_triplets], ids=["op", "ref"])
 NONE = (-1, math.nan)
@@ -140,6 +130,7 @@ def test_the_loss_is_that_of_the_pairs_drawn(draw):
         assert selection.positive_index.tolist() == [index for index, _ in POSITIVES]
 
 
+@pytest.mark.thinned(3)
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("refs", [False, True], ids=["self", "refs"])
 @pytest.mark.parametrize("by", ["label", "similarity"])

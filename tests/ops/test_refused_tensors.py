@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.masked import masked_tensor
 
 from hardmine import metrics, ops
-from helpers import seeded
+from support.inputs import seeded
 
 ROWS = torch.randn(6, 4, generator=seeded(0))
 LABELS = torch.arange(6) // 2

@@ -8,21 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import ops, reference
-from helpers import (
-    HAND_POINTS,
-    PRESETS,
-    REDUCTIONS,
-    SIMILARITIES,
-    anchors_with,
+from support.comparisons import (
     assert_as_accurate_as_plain_torch,
     assert_bitwise_equal,
     assert_results_bitwise_equal,
     assert_results_close,
-    meaningful,
-    random_inputs,
-    run,
-    run_both,
 )
+from support.inputs import HAND_POINTS, anchors_with, random_inputs
+from support.ops import PRESETS, REDUCTIONS, SIMILARITIES
+from support.runs import meaningful, run, run_both
+
+pytestmark = pytest.mark.emulated
 
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.sct_loss, reference.sct_loss], ids=["op", "ref"])
 each_preset = pytest.mark.parametrize("preset", PRESETS)

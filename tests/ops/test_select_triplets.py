@@ -9,20 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import ops, reference
-from helpers import (
-    FLOAT_DTYPES,
-    HAND_POINTS,
-    SIMILARITIES,
-    Inputs,
-    assert_as_accurate_as_plain_torch,
-    assert_same_selection,
-    exact_inputs,
-    meaningful,
-    random_inputs,
-    seeded,
-    threads,
-    with_numbers,
-)
+from support.comparisons import assert_as_accurate_as_plain_torch, assert_same_selection
+from support.inputs import HAND_POINTS, Inputs, exact_inputs, random_inputs, seeded
+from support.ops import FLOAT_DTYPES, SIMILARITIES
+from support.processes import threads
+from support.runs import meaningful, with_numbers
+
+pytestmark = pytest.mark.emulated
 
 IMPLEMENTATIONS = pytest.mark.parametrize("select", [ops.select_triplets, reference.select_triplets], ids=["op", "ref"])
 NONE = (-1, math.nan)

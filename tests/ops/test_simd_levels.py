@@ -7,22 +7,11 @@ import torch
 
 import hardmine
 from hardmine import ops
-from helpers import (
-    OPS,
-    OPS_WITHOUT_REFS,
-    SIMILARITIES,
-    Inputs,
-    Result,
-    assert_results_bitwise_equal,
-    exact_inputs,
-    output_of,
-    random_inputs,
-    run,
-    run_python,
-    selection_options,
-    simd_levels,
-    similarities_of_op,
-)
+from support.comparisons import assert_results_bitwise_equal
+from support.inputs import Inputs, exact_inputs, random_inputs
+from support.ops import OPS, OPS_WITHOUT_REFS, SIMILARITIES, selection_options, similarities_of_op
+from support.processes import output_of, run_python, simd_levels
+from support.runs import Result, run
 
 # Rows on both sides of every level's groups, panels and blocks; depths on both sides of vectors and chunks.
 SHAPES = [(1, 1), (2, 7), (13, 16), (33, 17), (97, 31), (257, 8), (40, 256), (41, 257), (30, 513), (300, 40)]
@@ -92,6 +81,7 @@ def results_at(tmp_path_factory):
     return results
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
 def test_levels_agree_bit_for_bit(level, results_at):
     if level not in simd_levels():
@@ -106,6 +96,7 @@ def test_levels_agree_bit_for_bit(level, results_at):
             raise AssertionError(f"{level} differs from scalar: {case}") from error
 
 
+@pytest.mark.subprocess
 def test_this_process_runs_one_of_the_levels():
     assert hardmine.simd_level() in simd_levels()
     assert "scalar" in simd_levels()

@@ -8,23 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardmine import ops, reference
-from helpers import (
-    HAND_POINTS,
-    REDUCTIONS,
-    SIMILARITIES,
-    TERMS,
-    anchors_with,
-    assert_as_accurate_as_plain_torch,
-    assert_bitwise_equal,
-    assert_results_close,
-    exact_inputs,
-    meaningful,
-    random_inputs,
-    run,
-    run_both,
-    selection_options,
-    with_numbers,
-)
+from support.comparisons import assert_as_accurate_as_plain_torch, assert_bitwise_equal, assert_results_close
+from support.inputs import HAND_POINTS, anchors_with, exact_inputs, random_inputs
+from support.ops import REDUCTIONS, SIMILARITIES, TERMS, selection_options
+from support.runs import meaningful, run, run_both, with_numbers
+
+pytestmark = pytest.mark.emulated
 
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.triplet_loss, reference.triplet_loss], ids=["op", "ref"])
 

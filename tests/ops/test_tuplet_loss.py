@@ -9,23 +9,17 @@ from hypothesis import strategies as st
 
 from hardmine import ops, reference
 from hardmine.reference.select_triplets import candidate_pairs
-from helpers import (
-    HAND_POINTS,
-    POSITIVES,
-    REDUCTIONS,
-    SIMILARITIES,
-    Inputs,
+from support.comparisons import (
     assert_as_accurate_as_plain_torch,
     assert_bitwise_equal,
     assert_results_close,
-    exact_inputs,
-    inputs_of_sizes,
     largest_error,
-    leaves_of,
-    random_inputs,
-    run,
-    run_both,
 )
+from support.inputs import HAND_POINTS, Inputs, exact_inputs, inputs_of_sizes, random_inputs
+from support.ops import POSITIVES, REDUCTIONS, SIMILARITIES
+from support.runs import leaves_of, run, run_both
+
+pytestmark = pytest.mark.emulated
 
 IMPLEMENTATIONS = pytest.mark.parametrize("loss", [ops.tuplet_loss, reference.tuplet_loss], ids=["op", "ref"])
 each_positive = pytest.mark.parametrize("positive", POSITIVES)
@@ -34,7 +28,7 @@ with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self"
 
 # The cosine similarity has one shift of the exponents for all anchors from a temperature of 0.0451 on, and one for each
 # anchor below; the other similarities always have one for each.
-TEMPERATURES = (0.01, 0.045, 0.046, 0.1, 1.0)
+TEMPERATURES = (0.01, 0.046, *(pytest.param(t, marks=pytest.mark.cpu) for t in (0.045, 0.1, 1.0)))
 
 
 def tuplet(s_ap: float, *s_an: float, temperature: float) -> float:
@@ -243,6 +237,7 @@ def test_refs_that_are_the_batch_differ_by_the_anchor_itself(similarity, positiv
     torch.testing.assert_close(ops.tuplet_loss(*with_refs, **options, duplicate_threshold=threshold), alone)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("temperature", [0.02, 0.1])
 def test_sums_and_means_are_rounded_once(reduction, temperature, device):
@@ -256,6 +251,7 @@ def test_sums_and_means_are_rounded_once(reduction, temperature, device):
 # Accuracy, shapes and extremes
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_similarity
 @with_and_without_refs
@@ -270,6 +266,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, ref
     assert exact.grad.any(1).sum() > 60
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @each_positive
 @pytest.mark.parametrize("size", [1e3, 1e5])
@@ -300,6 +297,8 @@ def test_the_tail_of_the_softplus_keeps_its_digits(device):
         assert result.ref_grad[1, 0].item() == pytest.approx(10 * math.exp(-20), rel=1e-4)
 
 
+@pytest.mark.thinned(7)
+@pytest.mark.cpu
 @pytest.mark.parametrize("rows", [95, 96, 97, 191, 192, 193, 288, 384, 385, 1000])
 @pytest.mark.parametrize("temperature", [0.02, 0.1])
 @each_positive
@@ -310,6 +309,7 @@ def test_batch_sizes_beside_those_of_blocks(rows, temperature, positive, device)
         assert_results_close(*run_both("tuplet_loss", inputs, **options), 1e-11)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("rows", "refs"), [(1, 400), (3, 2000), (400, 1), (97, 193), (193, 97), (1000, 385)])
 @each_similarity
 @each_positive
@@ -328,6 +328,8 @@ CLASS_SIZES = {
 }
 
 
+@pytest.mark.thinned(7)
+@pytest.mark.cpu
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
 @each_positive
@@ -358,10 +360,11 @@ def test_equal_rows(similarity, positive, device):
 # Gradients
 
 
+@pytest.mark.thinned(7)
 @each_similarity
 @with_and_without_refs
 @each_positive
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("reduction", ["mean", *(pytest.param(r, marks=pytest.mark.cpu) for r in ("sum", "none"))])
 @pytest.mark.parametrize("temperature", [0.04, 0.5])
 def test_gradcheck(similarity, refs, positive, reduction, temperature, device):
     """Inputs lie away from ties by their spread; the loss has no kinks but those."""

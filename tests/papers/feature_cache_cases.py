@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import seeded
 from papers.networks import Backbone, cache_features
 
 CHUNK = 4
@@ -36,24 +35,6 @@ class Images(torch.utils.data.Dataset):
         self.read.append(index)
         pixels = torch.frombuffer(bytearray(self.paths[index].read_bytes()), dtype=torch.uint8).view(3, 8, 8)
         return (pixels if self.transform is None else self.transform(pixels)), 7
-
-
-@pytest.fixture(name="images")
-def images_in_files(tmp_path) -> Images:
-    """Eighteen images, in two folders."""
-    generator = seeded(0)
-    names = [f"images/{'ab'[number % 2]}/{number:02d}.raw" for number in range(COUNT)]
-    for name in names:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(torch.randint(256, (192,), generator=generator).tolist()))
-    return Images(tmp_path, names)
-
-
-@pytest.fixture(name="path")
-def path_of_features(tmp_path) -> Path:
-    """Where the features go."""
-    return tmp_path / "cache" / "small.safetensors"
 
 
 def compute(images, path, backbone=None, **options):

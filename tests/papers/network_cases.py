@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from helpers import seeded
 from papers.networks import Backbone
+from support.inputs import seeded
 
 
 def photographs(count: int = 3, height: int = 64, width: int = 64, channels: int = 3) -> torch.Tensor:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import seeded
 from network_cases import photographs, tiny
 from papers import networks
 from papers._torchvision import torchvision_module
 from papers.networks import Backbone, backbone
+from support.inputs import seeded
 
 TORCHVISION = ("resnet18", "resnet50", "googlenet")
 IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -72,6 +72,7 @@ def whole_network(models, name: str) -> nn.Module:
     return disturbed(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import seeded
 from papers.networks import EmbeddingNet, convnet4
+from support.inputs import seeded
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from papers.training import experiment, read_result
 from papers.training.trainer import Trainer
 from training_cases import (
     EXPERIMENT,
-    folder_of_recipes,  # noqa: F401 (a fixture)
     refused,
     stop_at,
 )
+
+pytestmark = pytest.mark.slow
 
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
     pytest.importorskip(needed)

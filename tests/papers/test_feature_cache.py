@@ -16,13 +16,11 @@ from feature_cache_cases import (
     Images,
     afresh,
     compute,
-    images_in_files,  # noqa: F401 (a fixture)
     parts_of,
-    path_of_features,  # noqa: F401 (a fixture)
     small_backbone,
 )
-from helpers import seeded
 from papers.networks import Backbone, cache_features
+from support.inputs import seeded
 
 safetensors = pytest.importorskip("safetensors")
 safetensors_torch = pytest.importorskip("safetensors.torch")

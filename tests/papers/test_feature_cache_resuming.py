@@ -16,14 +16,15 @@ from feature_cache_cases import (
     Stopping,
     afresh,
     compute,
-    images_in_files,  # noqa: F401 (a fixture)
     interrupted,
     parts_of,
-    path_of_features,  # noqa: F401 (a fixture)
     small_backbone,
 )
-from helpers import run_python, seeded
 from papers.networks import Backbone, cache
+from support.inputs import seeded
+from support.processes import run_python
+
+pytestmark = pytest.mark.slow
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
 pytest.importorskip("tqdm")
@@ -132,6 +133,7 @@ cache_features(small_backbone(), Killing(Path({root!r}), {names!r}), {path!r}, c
 """
 
 
+@pytest.mark.subprocess
 def test_a_killed_run_goes_on(images, path, tmp_path):
     names = [str(p.relative_to(tmp_path)) for p in images.paths]
     script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), names=names, path=str(path))

@@ -103,6 +103,7 @@ def test_rows_after_a_checkpoint_are_dropped(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["epochs.csv"]
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_kill_leaves_whole_rows(tmp_path):
     path = tmp_path / "diagrams.csv"

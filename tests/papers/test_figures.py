@@ -37,6 +37,7 @@ def draw(request):
 each_figure = pytest.mark.parametrize("draw", DRAW, indirect=True)
 
 
+@pytest.mark.slow
 @each_figure
 def test_a_figure_is_a_png_and_a_data_file_the_same_on_every_repeat(tmp_path, draw, monkeypatch):
     from PIL import Image

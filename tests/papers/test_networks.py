@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import seeded
 from network_cases import photographs, tiny
 from papers import networks
 from papers.networks import EmbeddingHead, EmbeddingNet, EmbeddingNetwork, Standardize, parameter_groups
+from support.inputs import seeded
 
 # Standardized features
 

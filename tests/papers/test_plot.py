@@ -86,10 +86,12 @@ def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
     assert names <= ({"SCT"} if kind == "training" else {"a"})
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_the_process_end_to_end(runs):
-    command = [sys.executable, "-m", "hardmine", "plot", "training", "SCT=a", "SCT=b"]
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": root})
+    command = [sys.executable, "-m", "papers", "plot", "training", "SCT=a", "SCT=b"]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
     assert done.returncode == 0, done.stderr
     assert done.stdout == "saved runs/figures/training.png and training.csv\n"
     assert {row["repeat"] for row in data(runs / "runs/figures/training")} == {"1", "2"}
@@ -116,6 +118,7 @@ def test_names_group_runs(runs, capsys):
     assert [(row["images_per_class"], row["seed"]) for row in rows] == [("2", "0"), ("2", "1"), ("4", "0"), ("4", "1")]
 
 
+@pytest.mark.slow
 def test_options_reach_the_figures(runs, capsys):
     def drawn(*words):
         assert plot(*words, "--output", "it.png", capsys=capsys)[0] == 0

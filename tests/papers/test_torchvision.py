@@ -50,6 +50,7 @@ def test_models_transforms_and_datasets_import():
     assert torchvision_module("datasets").ImageFolder
 
 
+@pytest.mark.subprocess
 def test_missing_operators_are_defined_and_the_import_is_repeated(tmp_path):
     make_package(
         tmp_path,

@@ -10,7 +10,6 @@ from papers.training import read_result
 from papers.training.folder import FolderLock
 from papers.training.trainer import Trainer
 from training_cases import (
-    folder_of_recipes,  # noqa: F401 (a fixture)
     refused,
 )
 

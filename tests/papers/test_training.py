@@ -217,6 +217,7 @@ def test_damaged_results_are_named(tmp_path, name, content, message):
         read_result(tmp_path, name)
 
 
+@pytest.mark.subprocess
 def test_one_training_at_a_time_has_a_folder(tmp_path, data):
     pytest.importorskip("fcntl")
     first = Trainer(recipe_of(), data, tmp_path, QUIET)

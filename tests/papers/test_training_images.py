@@ -20,6 +20,8 @@ from papers.training.evaluate import evaluate
 from papers.training.feeds import images_of, make_feed
 from training_cases import QUIET, final_state, recipe_of, same, stop_at, trained
 
+pytestmark = pytest.mark.slow
+
 need_torchvision()
 numpy = pytest.importorskip("numpy")
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):

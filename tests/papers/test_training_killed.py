@@ -13,9 +13,10 @@ from papers.training import read_result
 from papers.training.checkpoint import load_checkpoint
 from training_cases import (
     final_state,
-    folder_of_recipes,  # noqa: F401 (a fixture)
     same,
 )
+
+pytestmark = pytest.mark.slow
 
 for needed in ("matplotlib", "sklearn", "tqdm"):
     pytest.importorskip(needed)
@@ -32,7 +33,7 @@ def command(folder, *words):
 
 def start(folder, *words):
     return subprocess.Popen(
-        [sys.executable, "-m", "hardmine", *command(*words)],
+        [sys.executable, "-m", "papers", *command(*words)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -41,7 +42,7 @@ def start(folder, *words):
     )
 
 
-def wait_for_step(path, process, step, tries=6000):
+def wait_for_step(path, process, step, tries=60_000):
     """Wait until a checkpoint is of this step or a later one."""
     for _ in range(tries):
         assert process.poll() is None, process.communicate()
@@ -52,6 +53,7 @@ def wait_for_step(path, process, step, tries=6000):
     raise AssertionError(f"{path} is not of step {step} or a later one after {tries} looks, 0.01 s apart")
 
 
+@pytest.mark.subprocess
 def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(folder):
     killed = start(folder, "killed", "--checkpoint-steps", "1")
     wait_for_step(folder / "killed/checkpoint.pt", killed, 45)
@@ -68,6 +70,7 @@ def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(folder):
     assert first["verified"] == second["verified"]
 
 
+@pytest.mark.subprocess
 def test_ctrl_c_says_how_to_go_on(folder):
     process = start(folder, "run", "--checkpoint-steps", "1")
     wait_for_step(folder / "run/checkpoint.pt", process, 10)

@@ -14,6 +14,8 @@ from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from papers.training.measures import EpochMeasures
 from training_cases import KINDS, QUIET, few_digits, final_state, recipe_of, same, stop_at, trained
 
+pytestmark = pytest.mark.slow
+
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
     pytest.importorskip(needed)
 

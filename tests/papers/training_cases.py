@@ -155,17 +155,6 @@ def stop_at(step, monkeypatch, how=interrupt):
     monkeypatch.setattr(Trainer, "_take_step", take_step)
 
 
-@pytest.fixture(name="folder")
-def folder_of_recipes(tmp_path, monkeypatch):
-    """The folder that commands run in, with a recipe and an experiment; restores the number of threads."""
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(TOML)
-    (tmp_path / "many.toml").write_text(EXPERIMENT)
-    yield tmp_path
-    torch.set_num_threads(threads)
-
-
 def refused(capsys, *words):
     """What a command whose words are refused prints."""
     with pytest.raises(SystemExit) as stop:

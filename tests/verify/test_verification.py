@@ -7,23 +7,20 @@ import torch
 
 import hardmine
 from hardmine import ops
-from helpers import (
+from support.inputs import HAND_POINTS, Inputs, exact_inputs, random_inputs
+from support.ops import (
     FLOAT_DTYPES,
-    HAND_POINTS,
     OPS,
     PRESETS,
     REDUCTIONS,
     SELECTED_LOSSES,
     SELECTING_OPS,
     TERMS,
-    Inputs,
     each_of,
     each_with_similarity,
-    exact_inputs,
-    random_inputs,
-    run,
     selection_options,
 )
+from support.runs import run
 from verification_cases import WRONG_GRADIENTS, at_anchor, break_output
 
 each_op = each_of(SELECTING_OPS)
@@ -38,6 +35,7 @@ def compiled(name: str) -> str:
 # No false alarms
 
 
+@pytest.mark.thinned(5)
 @each_with_similarity(OPS)
 @with_and_without_refs
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
@@ -50,6 +48,7 @@ def test_right_results_of_every_dtype_pass(name, refs, dtype, similarity, verify
     assert report.largest_deviation < {torch.float64: 1e-13, torch.float32: 1e-5}.get(dtype, 0.02)
 
 
+@pytest.mark.slow
 @with_and_without_refs
 def test_right_results_of_every_option_pass(refs, verify):
     inputs = random_inputs(refs=refs)

@@ -7,21 +7,10 @@ import torch
 
 import hardmine
 from hardmine import losses, ops
-from helpers import (
-    OPS,
-    SELECTED_LOSSES,
-    SELECTING_OPS,
-    Inputs,
-    arguments_of,
-    assert_bitwise_equal,
-    assert_results_bitwise_equal,
-    differentiable_outputs,
-    each_of,
-    evaluate,
-    leaves_of,
-    random_inputs,
-    run,
-)
+from support.comparisons import assert_bitwise_equal, assert_results_bitwise_equal
+from support.inputs import Inputs, random_inputs
+from support.ops import OPS, SELECTED_LOSSES, SELECTING_OPS, each_of
+from support.runs import arguments_of, differentiable_outputs, evaluate, leaves_of, run
 from verification_cases import break_output
 
 each_op = each_of(OPS)

@@ -7,19 +7,9 @@ import torch
 
 import hardmine
 from hardmine import ops
-from helpers import (
-    FLOAT_DTYPES,
-    POSITIVES,
-    REDUCTIONS,
-    SIMILARITIES,
-    Inputs,
-    each_of,
-    exact_inputs,
-    leaves_of,
-    random_inputs,
-    run,
-    seeded,
-)
+from support.inputs import Inputs, exact_inputs, random_inputs, seeded
+from support.ops import FLOAT_DTYPES, POSITIVES, REDUCTIONS, SIMILARITIES, each_of
+from support.runs import leaves_of, run
 from triplets import CASES, case_id, random_batch, run_given
 
 PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
@@ -27,6 +17,7 @@ PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
 # Right results (see test_verification.py for every dtype, and for the edges)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("positive", POSITIVES)
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
@@ -51,6 +42,7 @@ def test_right_tuplet_losses_pass(dtype, positive, temperature, verify):
     assert report.checks == 2 * 3 * 3 * 2
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("squared", [True, False])
 def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):
@@ -187,6 +179,7 @@ def test_positives_at_the_threshold_may_count_or_not(verify, monkeypatch):
     assert "gradient" in report.ops["tuplet_loss"].deviation
 
 
+@pytest.mark.slow
 @each_of(PAIR_OPS)
 def test_collapsed_and_almost_collapsed_embeddings_raise_no_alarm(name, verify):
     """What trainings come to: cosines of 1, distances of nearly 0, half of all triplets near the kink."""

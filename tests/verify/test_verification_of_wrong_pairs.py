@@ -8,7 +8,9 @@ from torch import Tensor
 
 import hardmine
 from hardmine import ops
-from helpers import POSITIVES, arguments_of, each_of, random_inputs
+from support.inputs import random_inputs
+from support.ops import POSITIVES, each_of
+from support.runs import arguments_of
 from triplets import CASES, GIVEN, case_id, random_batch
 from verification_cases import WRONG_GRADIENTS, at_anchor, break_output
 

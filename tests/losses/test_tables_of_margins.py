@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from hardmine import ops
 from hardmine.losses import BatchAllTripletLoss, HierarchicalTripletLoss
 from hardmine.mining import ClassDistances, ClassTree
-from helpers import HAND_POINTS, assert_bitwise_equal
+from support.comparisons import assert_bitwise_equal
+from support.inputs import HAND_POINTS
 
 TABLE = torch.tensor([[0.0, 0.1], [0.5, 0.0]])
 LABELS = torch.tensor([0, 1])

@@ -1,0 +1,268 @@
+"""The kinds of arguments that ops have: values that each takes, and wrong ones with the words that refuse them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+from torch import Tensor
+
+from support.inputs import seeded
+
+FLOAT_NAMES = "float32, float64, float16 or bfloat16"
+INTEGER_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+
+
+class Wrong(NamedTuple):
+    """A value that an argument does not take, the error, and what follows the argument's name in its message."""
+
+    value: Any
+    error: type[Exception]
+    words: str
+    with_options: dict[str, Any] = {}  # noqa: RUF012 (a default of a named tuple is not changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What an argument takes."""
+
+    # Other options with those of their values that give the argument something to do; one of them is enough.
+    only_with: dict[str, tuple] = field(default_factory=dict)
+    # Other options that every call of a test of the argument gets.
+    beside: dict[str, Any] = field(default_factory=dict)
+    optional: bool = False  # takes None
+    more_wrong: tuple[Wrong, ...] = ()
+
+    def setting(self) -> dict[str, Any]:
+        """Options beside which the argument does something."""
+        first = {option: values[0] for option, values in list(self.only_with.items())[:1]}
+        return {**self.beside, **first}
+
+    def valid(self) -> list[Any]:
+        """Values that are taken, those at the bounds among them."""
+        return [*self._valid(), *([None] if self.optional or self.only_with else [])]
+
+    def invalid(self) -> Iterator[Wrong]:
+        """Values that are refused, of wrong types and just outside the bounds."""
+        yield from self._invalid()
+        if not (self.optional or self.only_with or any(wrong.value is None for wrong in self.more_wrong)):
+            yield self._wrong_none()
+        yield from self.more_wrong
+
+    def _valid(self) -> list[Any]:
+        raise NotImplementedError
+
+    def _invalid(self) -> Iterator[Wrong]:
+        raise NotImplementedError
+
+    def _wrong_none(self) -> Wrong:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Kind):
+    """One of some names."""
+
+    names: tuple
+    listed: tuple = ()  # the names in the message, if more than those
+
+    def _valid(self) -> list[Any]:
+        return list(self.names)
+
+    def _refused(self, value: Any) -> Wrong:
+        names = (None, *self.names) if self.optional else self.listed or self.names
+        return Wrong(value, ValueError, f"must be one of {', '.join(map(repr, names))}, got {value!r}")
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in ("", self.names[0].upper(), f"{self.names[0]} ", True, 0, 0.5, list(self.names), math.nan):
+            yield self._refused(value)
+
+    def _wrong_none(self) -> Wrong:
+        return self._refused(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Kind):
+    """A real number, not NaN, greater than ``above``."""
+
+    above: float = -math.inf
+    values: tuple = (1, 0.5, numpy.float32(0.5), numpy.int64(1), Fraction(1, 2))
+
+    def _valid(self) -> list[Any]:
+        return [*self.values, *((-1.5, 0) if self.above == -math.inf else ())]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in ("1", True, torch.tensor(0.5), [0.5], 1j, numpy.array([0.5, 1.0])):
+            yield Wrong(value, TypeError, f"must be a number, got {type(value).__name__}")
+        limit = "" if self.above == -math.inf else f" > {self.above:g}"
+        outside = () if self.above == -math.inf else (self.above, self.above - 0.1, int(self.above) - 1, -math.inf)
+        for value in (math.nan, numpy.float32(math.nan), *outside):
+            yield Wrong(value, ValueError, f"must be a number{limit}, got {value}")
+
+    def _wrong_none(self) -> Wrong:
+        return Wrong(None, TypeError, "must be a number, got NoneType")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberOrTable(Number):
+    """A finite number, or a tensor: tables have tests of their own."""
+
+    def _invalid(self) -> Iterator[Wrong]:
+        yield from (wrong for wrong in super()._invalid() if not isinstance(wrong.value, Tensor))
+        for value in (math.inf, -math.inf):
+            yield Wrong(value, ValueError, f"must be finite, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integer(Kind):
+    """An integer from ``least`` to ``most``."""
+
+    least: int
+    most: int
+
+    def _valid(self) -> list[Any]:
+        return [self.least, self.most, numpy.int64(self.least)]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in ("1", True, 2.0, math.nan, math.inf, torch.tensor(2), [2]):
+            yield Wrong(value, TypeError, f"must be an integer, got {type(value).__name__}")
+        for value in (self.least - 1, -self.most, self.most + 1, 2**64):
+            yield Wrong(value, ValueError, f"must be from {self.least} to {self.most}, got {value}")
+
+    def _wrong_none(self) -> Wrong:
+        return Wrong(None, TypeError, "must be an integer, got NoneType")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag(Kind):
+    """True or False."""
+
+    def _valid(self) -> list[Any]:
+        return [True, False]
+
+    def _refused(self, value: Any) -> Wrong:
+        if self.optional:
+            return Wrong(value, TypeError, f"must be True, False or None, got {type(value).__name__}")
+        return Wrong(value, TypeError, f"must be True or False, got {value!r}")
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in (1, 0.0, "True", torch.tensor(True)):
+            yield self._refused(value)
+
+    def _wrong_none(self) -> Wrong:
+        return self._refused(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch(Kind):
+    """Any value, looked at for being true."""
+
+    optional: bool = True
+
+    def _valid(self) -> list[Any]:
+        return [True, False]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        return iter(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Kind):
+    """A generator of torch's, on the device of the embeddings."""
+
+    optional: bool = True
+
+    def _valid(self) -> list[Any]:
+        return [seeded(0)]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        for value in (3, True, torch, torch.Generator, numpy.random.default_rng()):
+            yield Wrong(value, TypeError, f"must be a torch.Generator or None, got {type(value).__name__}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(Kind):
+    """A floating-point matrix [rows, D], like the argument named ``like``, if any is."""
+
+    rows: int
+    like: str | None = None
+
+    def _right(self) -> Tensor:
+        return torch.randn(self.rows, 3, generator=seeded(self.rows))
+
+    def _valid(self) -> list[Any]:
+        return [self._right(), torch.randn(3, self.rows, generator=seeded(0)).T, self._right().requires_grad_()]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        x = self._right()
+        for value in (x.tolist(), x.numpy(), 3, "x"):
+            yield Wrong(value, TypeError, f"must be a torch.Tensor, got {type(value).__name__}")
+        yield Wrong(x.to_sparse(), TypeError, "must be a dense tensor, got layout torch.sparse_coo")
+        for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
+            yield Wrong(x.to(dtype), TypeError, f"must be {FLOAT_NAMES}, got {dtype}")
+        for value in (x[0], x[0, 0], x[None]):
+            yield Wrong(value, ValueError, f"must be [rows, D], got {list(value.shape)}")
+        yield Wrong(x[:, :0], ValueError, f"must be [rows, D] with D >= 1, got [{self.rows}, 0]")
+        if self.like:
+            words = f"must be [M, D] with the D = 3 of {self.like}, got [{self.rows}, 2]"
+            yield Wrong(x[:, :2], ValueError, words)
+            for dtype in (torch.float64, torch.float16, torch.bfloat16):
+                words = f"must have the dtype of {self.like}, torch.float32, got {dtype}"
+                yield Wrong(x.to(dtype), TypeError, words)
+            yield Wrong(x.to("meta"), ValueError, f"must be on the device of {self.like}, cpu, got meta")
+
+    def _wrong_none(self) -> Wrong:
+        return Wrong(None, TypeError, "must be a torch.Tensor, got NoneType")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels(Kind):
+    """One integer for each row of the embeddings."""
+
+    right: Tensor
+    size: str = "B"
+    device_of: str = "its embeddings"
+
+    def _valid(self) -> list[Any]:
+        return [self.right.to(getattr(torch, dtype)) for dtype in INTEGER_DTYPES]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        y, rows = self.right, len(self.right)
+        for value in (y.tolist(), y.numpy(), ["a"] * rows, 3):
+            yield Wrong(value, TypeError, f"must be a torch.Tensor, got {type(value).__name__}")
+        for dtype in (torch.float32, torch.float64, torch.bool, torch.complex64):
+            yield Wrong(y.to(dtype), TypeError, f"must have an integer dtype, got {dtype}")
+        for value in (y[:-1], torch.cat([y, y]), y[:, None], y[0]):
+            yield Wrong(value, ValueError, f"must be [{self.size}] = [{rows}], got {list(value.shape)}")
+        yield Wrong(y.to("meta"), ValueError, f"must be on the device of {self.device_of}, cpu, got meta")
+
+    def _wrong_none(self) -> Wrong:
+        return Wrong(None, TypeError, "must be a torch.Tensor, got NoneType")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triplets(Kind):
+    """Rows of the embeddings, [T, 3]."""
+
+    right: Tensor
+
+    def _valid(self) -> list[Any]:
+        return [*(self.right.to(getattr(torch, dtype)) for dtype in INTEGER_DTYPES), self.right[:0]]
+
+    def _invalid(self) -> Iterator[Wrong]:
+        t = self.right
+        for value in (t.tolist(), t.numpy(), 3):
+            yield Wrong(value, TypeError, f"must be a torch.Tensor, got {type(value).__name__}")
+        for dtype in (torch.float32, torch.bool):
+            yield Wrong(t.to(dtype), TypeError, f"must have an integer dtype, got {dtype}")
+        for value in (t[0], t[:, :2], t[None], torch.cat([t, t], 1)):
+            yield Wrong(value, ValueError, f"must be [T, 3], got {list(value.shape)}")
+        yield Wrong(t.to("meta"), ValueError, "must be on the device of embeddings, cpu, got meta")
+
+    def _wrong_none(self) -> Wrong:
+        return Wrong(None, TypeError, "must be a torch.Tensor, got NoneType")

@@ -1,0 +1,234 @@
+"""What every argument of every op takes. `test_declared_arguments.py` tries all of it.
+
+A new op adds its arguments to `ARGUMENTS`, and a call that works to `CALLS`. The kinds of arguments, which know the
+values to try, are in `argument_kinds.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+import torch
+
+from argument_kinds import (
+    Choice,
+    Flag,
+    Generator,
+    Integer,
+    Kind,
+    Labels,
+    Number,
+    NumberOrTable,
+    Rows,
+    Switch,
+    Triplets,
+    Wrong,
+)
+from support.inputs import seeded
+
+# What the ops are called with, where a test says nothing else
+
+EMBEDDINGS, LABELS = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
+REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
+TRIPLETS = torch.tensor([[0, 1, 2], [3, 2, 0]])
+_LABELED = {"embeddings": EMBEDDINGS, "labels": LABELS}
+_WITH_REFS = {**_LABELED, "ref_embeddings": REFS, "ref_labels": REF_LABELS}
+_GIVEN = {"embeddings": EMBEDDINGS, "triplets": TRIPLETS}
+CALLS: dict[str, dict[str, Any]] = {
+    "select_triplets": _WITH_REFS,
+    "triplet_loss": _WITH_REFS,
+    "sct_loss": _WITH_REFS,
+    "tuplet_loss": _WITH_REFS,
+    "batch_all_triplet_loss": _LABELED,
+    "indexed_triplet_loss": _GIVEN,
+    "global_loss": _GIVEN,
+    "knn": {"queries": EMBEDDINGS},
+}
+
+# The arguments of every op
+
+SIMILARITIES = ("cosine", "dot", "euclidean")
+SIMILARITY = Choice(names=SIMILARITIES)
+REDUCTION = Choice(names=("mean", "sum", "none"))
+THRESHOLD = Number(optional=True, values=(0.5, 1, math.inf, -math.inf, numpy.float32(0.5)))
+TEMPERATURE = Number(above=0.0)
+_EMBEDDINGS, _LABELS = Rows(rows=4), Labels(right=LABELS)
+_TENSORS = {
+    "embeddings": _EMBEDDINGS,
+    "labels": _LABELS,
+    "ref_embeddings": Rows(
+        rows=5,
+        like="embeddings",
+        more_wrong=(Wrong(None, ValueError, "must be given together with ref_labels, got None"),),
+    ),
+    "ref_labels": Labels(
+        right=REF_LABELS,
+        size="M",
+        more_wrong=(Wrong(None, ValueError, "must be given together with ref_embeddings, got None"),),
+    ),
+}
+_SEMIHARD = {"negative": ("semihard",)}
+_RANDOM = {"positive": ("random",), "negative": ("random",)}
+_SELECTION = {
+    "positive": Choice(names=("easiest", "hardest", "random")),
+    "negative": Choice(names=("hardest", "easiest", "semihard", "random")),
+    "similarity": SIMILARITY,
+    "duplicate_threshold": THRESHOLD,
+    "semihard_fallback": Choice(names=("hardest", "easiest"), optional=True, only_with=_SEMIHARD),
+    "tie": Choice(names=("exclude", "include"), only_with=_SEMIHARD),
+    "semihard_margin": Number(above=0.0, optional=True, only_with=_SEMIHARD),
+    "generator": Generator(only_with=_RANDOM),
+}
+_SELECTED_LOSS = {
+    **_SELECTION,
+    "reduction": REDUCTION,
+    "min_similarity": THRESHOLD,
+    "return_selection": Switch(),
+    "return_count": Switch(),
+}
+
+
+def _distances_only(loss: str) -> Choice:
+    words = f"must be 'cosine' or 'euclidean'{loss}, got 'dot'"
+    return Choice(names=("cosine", "euclidean"), listed=SIMILARITIES, more_wrong=(Wrong("dot", ValueError, words),))
+
+
+def _triplets_outside(number: int, row: int, column: int) -> Wrong:
+    triplets = TRIPLETS.clone()
+    triplets[row, column] = number
+    return Wrong(triplets, ValueError, f"must lie in [0, B) = [0, 4), got {number} at [{row}, {column}]")
+
+
+def _triplets_of_equal_rows(*rows: int) -> Wrong:
+    words = f"must be of three different rows each, got {list(rows)} at [1]"
+    return Wrong(torch.tensor([[0, 1, 2], list(rows)]), ValueError, words)
+
+
+def _triplets_of_classes(labels: list[int], triplet: list[int], row: int) -> Wrong:
+    words = (
+        "must be of an anchor, a positive of its class and a negative of another, "
+        f"got {triplet} of classes {[labels[i] for i in triplet]} at [{row}]"
+    )
+    return Wrong(TRIPLETS, ValueError, words, {"labels": torch.tensor(labels)})
+
+
+_ON_TRIPLETS = {
+    "embeddings": _EMBEDDINGS,
+    "triplets": Triplets(
+        right=TRIPLETS,
+        more_wrong=(
+            *(
+                _triplets_outside(n, *place)
+                for n, place in ((4, (1, 1)), (-1, (0, 2)), (2**62, (0, 0)), (-(2**63), (1, 0)))
+            ),
+            *(_triplets_of_equal_rows(*rows) for rows in ((1, 1, 2), (1, 2, 1), (2, 1, 1))),
+            Wrong(TRIPLETS, ValueError, "must lie in [0, B) = [0, 0), got 0 at [0, 0]", {"embeddings": EMBEDDINGS[:0]}),
+            _triplets_of_classes([0, 1, 1, 1], [0, 1, 2], 0),
+            _triplets_of_classes([1, 1, 1, 1], [0, 1, 2], 0),
+            _triplets_of_classes([0, 0, 1, 2], [3, 2, 0], 1),
+            # The index is what is wrong first, and is not used to look up a class.
+            _triplets_outside(7, 0, 2)._replace(with_options={"labels": LABELS}),
+        ),
+    ),
+    "labels": Labels(right=LABELS, optional=True),
+}
+
+TABLE = torch.zeros(2, 2)
+TERMS = ("nca", "hinge", "soft_margin", "sct")
+NAMES_OF_TERMS = ", ".join(map(repr, TERMS))
+ARGUMENTS: dict[str, dict[str, Kind]] = {
+    "select_triplets": {**_TENSORS, **_SELECTION},
+    "triplet_loss": {
+        **_TENSORS,
+        **_SELECTED_LOSS,
+        # Even where an option says no term has it.
+        "term": Choice(
+            names=TERMS,
+            more_wrong=(Wrong("ratio", ValueError, f"must be one of {NAMES_OF_TERMS}, got 'ratio'", {"margin": 1}),),
+        ),
+        "temperature": Number(above=0.0, only_with={"term": ("nca", "sct")}),
+        "margin": Number(only_with={"term": ("hinge",)}),
+        "lam": Number(only_with={"term": ("sct",)}),
+    },
+    "sct_loss": {
+        **_TENSORS,
+        **_SELECTED_LOSS,
+        "preset": Choice(names=("paper", "code2020", "code2021")),
+        "temperature": TEMPERATURE,
+        "lam": Number(),
+        "hard_cutoff": Number(optional=True, only_with={"preset": ("code2020", "code2021")}),
+    },
+    "tuplet_loss": {
+        **_TENSORS,
+        "positive": Choice(names=("easiest", "hardest", "all")),
+        "temperature": Number(above=0.0, more_wrong=(Wrong(1e-31, ValueError, "must be at least 1e-30, got 1e-31"),)),
+        "similarity": SIMILARITY,
+        "duplicate_threshold": THRESHOLD,
+        "reduction": REDUCTION,
+        "return_terms": Switch(),
+        "return_count": Switch(),
+    },
+    "batch_all_triplet_loss": {
+        "embeddings": _EMBEDDINGS,
+        "labels": _LABELS,
+        "margin": NumberOrTable(),
+        "margin_labels": Labels(
+            right=torch.tensor([0, 1]), size="C", device_of="embeddings", optional=True, only_with={"margin": (TABLE,)}
+        ),
+        "squared": Flag(),
+        "similarity": _distances_only(" with batch_all_triplet_loss"),
+        "reduction": Choice(names=("mean", "mean_active", "sum")),
+        "return_counts": Switch(),
+    },
+    "indexed_triplet_loss": {
+        **_ON_TRIPLETS,
+        "term": Choice(names=(*TERMS, "ratio")),
+        "temperature": Number(above=0.0, only_with={"term": ("nca", "sct")}),
+        "margin": Number(
+            only_with={"term": ("hinge", "ratio")},
+            more_wrong=tuple(
+                Wrong(value, ValueError, f"must be a number > 0, got {value}", {"term": "ratio"})
+                for value in (0.0, -1, math.nan)
+            ),
+        ),
+        "lam": Number(only_with={"term": ("sct",)}),
+        "similarity": Choice(
+            names=SIMILARITIES,
+            beside={"term": "nca"},
+            more_wrong=(
+                Wrong(
+                    "dot",
+                    ValueError,
+                    "must be 'cosine' or 'euclidean' with term 'ratio', got 'dot'",
+                    {"term": "ratio"},
+                ),
+            ),
+        ),
+        "reduction": REDUCTION,
+    },
+    "global_loss": {
+        **_ON_TRIPLETS,
+        "lam": Number(),
+        "threshold": Number(),
+        "similarity": _distances_only(" with global_loss"),
+    },
+    "knn": {
+        "queries": _EMBEDDINGS,
+        "refs": Rows(rows=5, like="queries", optional=True),
+        "k": Integer(least=1, most=1024),
+        "exclude_self": Flag(
+            optional=True,
+            more_wrong=(
+                Wrong(
+                    True,
+                    ValueError,
+                    "must be False or None with refs, which hold no query itself, got True",
+                    {"refs": REFS},
+                ),
+            ),
+        ),
+        "similarity": SIMILARITY,
+    },
+}

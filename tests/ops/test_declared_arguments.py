@@ -1,0 +1,77 @@
+"""Every argument of every op, by its declaration: what it takes, and the words with which it refuses the rest."""
+
+import inspect
+import itertools
+import re
+
+import pytest
+
+from declarations import ARGUMENTS, CALLS
+from hardmine import ops, reference
+
+each_argument = pytest.mark.parametrize(
+    ("op", "argument"), [(op, argument) for op, arguments in ARGUMENTS.items() for argument in arguments]
+)
+
+
+def call(op: str, argument: str, value, library=ops, **options):
+    return getattr(library, op)(**{**CALLS[op], **options, argument: value})
+
+
+def test_declaration_of_every_op_has_its_arguments():
+    assert ARGUMENTS.keys() == CALLS.keys() == {name for name in ops.__all__ if name.islower()}
+    for op, arguments in ARGUMENTS.items():
+        assert inspect.signature(getattr(ops, op)).parameters.keys() == arguments.keys(), op
+
+
+@each_argument
+def test_argument_of_a_right_value_is_taken(op, argument):
+    kind = ARGUMENTS[op][argument]
+    values = kind.valid()
+    assert values
+    for value in values:
+        call(op, argument, value, **kind.setting())
+
+
+@each_argument
+def test_argument_of_a_wrong_value_is_an_error_that_names_it(op, argument):
+    kind = ARGUMENTS[op][argument]
+    for wrong in kind.invalid():
+        with pytest.raises(wrong.error, match=f"^{re.escape(f'{argument} {wrong.words}')}$"):
+            call(op, argument, wrong.value, **{**kind.setting(), **wrong.with_options})
+
+
+@pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize(
+    ("op", "argument"),
+    [
+        (op, argument)
+        for op, arguments in ARGUMENTS.items()
+        for argument, kind in arguments.items()
+        if kind.only_with and argument != "margin_labels"  # which need a table, and are in test_margin_tables.py
+    ],
+)
+def test_option_that_does_nothing_is_an_error_that_names_what_has_it(library, op, argument):
+    kind = ARGUMENTS[op][argument]
+    names = {decider: [n for n in ARGUMENTS[op][decider].names if n not in v] for decider, v in kind.only_with.items()}
+    *others, last = map(repr, next(iter(kind.only_with.values())))
+    have = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+    settings = [dict(zip(names, values, strict=True)) for values in itertools.product(*names.values())]
+    assert settings
+    for setting in settings:
+        beside = " and ".join(f"{decider}={name!r}" for decider, name in setting.items())
+        call(op, argument, None, library, **setting)
+        for value in kind.valid()[:-1]:
+            shown = repr(value) if isinstance(value, str | int | float) else type(value).__name__
+            message = f"{argument} must be None with {beside}: only {have} it, got {shown}"
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                call(op, argument, value, library, **setting)
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_argument_that_there_is_not_is_named(op):
+    with pytest.raises(TypeError, match="'marginn'"):
+        call(op, "marginn", 0.1)
+    given = list(CALLS[op].values())
+    with pytest.raises(TypeError, match="positional"):
+        getattr(ops, op)(*given, *[None] * (4 - len(given)), "hardest")

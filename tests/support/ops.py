@@ -1,0 +1,89 @@
+"""The ops, what they take, and parametrizations over them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SIMILARITIES = ("cosine", "dot", "euclidean")
+PRESETS = ("paper", "code2020", "code2021")
+TERMS = ("nca", "hinge", "soft_margin", "sct")
+REDUCTIONS = ("mean", "sum", "none")
+POSITIVES = ("easiest", "hardest", "all")  # which ones of an anchor the tuplet losses take
+# The CUDA ops on an emulated GPU take tensors on the CPU, but do what they do on a GPU.
+EMULATED = "HARDMINE_EMULATED_CUDA" in os.environ
+SELECTED_LOSSES = ("triplet_loss", "sct_loss")  # on one selected positive and negative an anchor
+SELECTING_OPS = ("select_triplets", *SELECTED_LOSSES)
+LOSSES = (*SELECTED_LOSSES, "tuplet_loss", "batch_all_triplet_loss")
+OPS = ("select_triplets", *LOSSES, "knn")
+OPS_WITH_LABELS = ("select_triplets", *LOSSES)
+OPS_WITHOUT_REFS = ("batch_all_triplet_loss",)
+
+# The option that makes a loss return more, which then comes second.
+RETURNS_MORE = {
+    "triplet_loss": "return_selection",
+    "sct_loss": "return_selection",
+    "tuplet_loss": "return_terms",
+    "batch_all_triplet_loss": "return_counts",
+}
+
+
+def similarities_of_op(name: str) -> tuple[str, ...]:
+    """The similarities that an op takes."""
+    return tuple(s for s in SIMILARITIES if name != "batch_all_triplet_loss" or s != "dot")
+
+
+def reductions_of(name: str) -> tuple[str, ...]:
+    """The reductions that a loss takes."""
+    return ("mean", "sum", "mean_active") if name == "batch_all_triplet_loss" else REDUCTIONS
+
+
+def each_of(names: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Parametrizes a test by the op's name."""
+    return pytest.mark.parametrize("name", names)
+
+
+def each_with_similarity(names: tuple[str, ...], cpu: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Parametrizes a test by the op's name and the similarities that it takes; ops in ``cpu`` get that mark."""
+    pairs = [
+        pytest.param(name, similarity, marks=[pytest.mark.cpu] if name in cpu else [])
+        for name in names
+        for similarity in similarities_of_op(name)
+    ]
+    return pytest.mark.parametrize(("name", "similarity"), pairs)
+
+
+def each_with_refs(names: tuple[str, ...], refs: int = 30) -> pytest.MarkDecorator:
+    """Parametrizes a test by the op's name and the number of refs: None, and, if it takes any, ``refs``."""
+    cases = [(name, count) for name in names for count in (None, refs) if not count or name not in OPS_WITHOUT_REFS]
+    return pytest.mark.parametrize(("name", "refs"), cases, ids=[f"{n}-{'refs' if r else 'self'}" for n, r in cases])
+
+
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
+
+
+def has_cuda_kernel(name: str) -> bool:
+    """Whether the op, called ``name`` in ``hardmine.ops``, can run on CUDA devices in this build."""
+    compiled = "triplet_loss" if name == "sct_loss" else name
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"hardmine::{compiled}", "CUDA")
+
+
+def selection_options() -> list[dict[str, Any]]:
+    """Every kind of selection, and options that matter to some: what all ops share."""
+    kinds = [
+        {"positive": positive, "negative": negative}
+        for positive in ("easiest", "hardest", "random")
+        for negative in ("hardest", "easiest", "semihard", "random")
+    ]
+    return [
+        *kinds,
+        *({"similarity": similarity, "negative": "hardest"} for similarity in SIMILARITIES),
+        *({"negative": "semihard", "semihard_fallback": fallback} for fallback in ("hardest", "easiest")),
+        {"negative": "semihard", "semihard_margin": 0.1, "tie": "include"},
+        {"negative": "hardest", "duplicate_threshold": 0.5},
+        {"positive": "random", "negative": "hardest", "duplicate_threshold": 0.5},
+    ]
