@@ -215,9 +215,18 @@ def check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
 
 
 def check_same_kind(name: str, labels: Tensor, ref_name: str, ref_labels: Tensor) -> None:
-    """Labels that are compared are both uint64 or neither: as int64, 2^64 - 1 would equal -1."""
-    if (labels.dtype == torch.uint64) != (ref_labels.dtype == torch.uint64):
+    """Labels that are compared must stay different as int64, where a uint64 of 2^64 - 1 would equal -1.
+
+    Where nothing may look at the values, uint64 labels do not go with others.
+    """
+    if (labels.dtype == torch.uint64) == (ref_labels.dtype == torch.uint64):
+        return
+    if not (has_values(labels) and has_values(ref_labels)):
         raise TypeError(f"{ref_name} must be uint64 only if {name} is, got {ref_labels.dtype} and {labels.dtype}")
+    large, values = (name, labels) if labels.dtype == torch.uint64 else (ref_name, ref_labels)
+    if (as_signed := values.to(torch.int64)).numel() and as_signed.min() < 0:
+        value = int(as_signed.min()) + 2**64
+        raise ValueError(f"{large} must be below 2^63 beside labels of another dtype than uint64, got {value}")
 
 
 def check_label_pair(name: str, labels: Any, rows: Tensor, ref_labels: Any, refs: Tensor) -> tuple[Tensor, Tensor]:

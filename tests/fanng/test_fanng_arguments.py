@@ -161,8 +161,8 @@ def test_options_of_searches(index, options, error, message):
     [
         (-1, ValueError, "start must be from 0 to 19, got -1"),
         (20, ValueError, "start must be from 0 to 19, got 20"),
-        (1.0, TypeError, "start must be an integer, got float"),
-        ([1] * 20, TypeError, "start must be an integer, got list"),
+        (1.0, TypeError, "start must be an integer, a tensor of integers or None, got float"),
+        ([1] * 20, TypeError, "start must be an integer, a tensor of integers or None, got list"),
         (torch.zeros(20), TypeError, "start must have an integer dtype, got torch.float32"),
         (torch.zeros(20, dtype=torch.bool), TypeError, "start must have an integer dtype, got torch.bool"),
         (torch.zeros(19, dtype=torch.int64), ValueError, "start must be [Q] = [20], got [19]"),

@@ -124,8 +124,6 @@ def test_graphs_that_are_none(tampered, name, change, problem):
         ({"metric": "__class__"}, "metric must be one of"),
         ({"build": "{"}, r"build must be JSON, got '{'"),
         ({"build": "[" * 100_000}, r"build must be JSON, got '\[\["),
-        ({"build": '{"success_rate": NaN}'}, "build must have finite numbers, got .*NaN"),
-        ({"build": '{"success_rate": 1e400}'}, "build must have finite numbers, got .*1e400"),
         ({"build": "3"}, "build must be a JSON object, got '3'"),
         ({"build": '{"success_rate": NaN}'}, "build must hold finite numbers, got nan for success_rate"),
         ({"build": '{"success_rate": 1e400}'}, "build must hold finite numbers, got inf for success_rate"),

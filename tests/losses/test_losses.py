@@ -108,7 +108,7 @@ def test_refs_are_taken_by_name_too(name):
     ("options", "error", "message"),
     [
         ({"temperatur": 0.1}, TypeError, "temperatur"),
-        ({"temperature": 0.0}, ValueError, "temperature must be a number > 0, got 0.0"),
+        ({"temperature": 0.0}, ValueError, "temperature must be a number from 1e-30 to 1e.30, got 0.0"),
         ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
     ],
 )

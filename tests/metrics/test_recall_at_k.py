@@ -310,7 +310,7 @@ WRONG = [
     ({"k": (1, "2")}, TypeError, "k must be an integer or several, got '2'"),
     ({"k": True}, TypeError, "k must be an integer or several, got True"),
     ({"k": None}, TypeError, "k must be an integer or several, got None"),
-    ({"k": torch.tensor([1, 2])}, TypeError, "k must be an integer or several, got tensor(1)"),
+    ({"k": torch.tensor([1, 2])}, TypeError, "k must be an integer or several, got tensor([1, 2])"),
     ({"progress": "yes"}, TypeError, "progress must be None, True or False, got 'yes'"),
     ({"labels": Y[:3]}, ValueError, "labels must be [B] = [6], got [3]"),
     ({"embeddings": X.tolist()}, TypeError, "embeddings must be a torch.Tensor, got list"),

@@ -161,7 +161,7 @@ WRONG = [
     ({"same": SAME[:5]}, ValueError, "same must be [P] = [6], got [5]"),
     ({"folds": 1}, ValueError, "folds must be at least 2, got 1"),
     ({"folds": 4}, ValueError, "folds must divide the number of pairs, 6, got 4"),
-    ({"folds": "10"}, TypeError, "folds must be an integer, got str"),
+    ({"folds": "10"}, TypeError, "folds must be an integer or a tensor of integers, got str"),
     ({"folds": torch.zeros(5, dtype=torch.int64)}, ValueError, "folds must be [P] = [6], got [5]"),
     ({"folds": torch.zeros(6, dtype=torch.int64)}, ValueError, "folds must be at least 2, got 1"),
     ({"pairs": PAIRS[:0], "same": SAME[:0]}, ValueError, "folds must divide the number of pairs, 0, got 2"),

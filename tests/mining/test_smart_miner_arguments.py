@@ -30,12 +30,17 @@ def test_labels_without_a_triplet_are_refused(labels):
         ({"kappa": -1.0}, ValueError, r"kappa must be a number from 0, an AdaptiveKappa or None, got -1\.0"),
         ({"kappa": math.inf}, ValueError, "kappa must be a number from 0"),
         ({"kappa": "soft"}, TypeError, "kappa must be a number, an AdaptiveKappa or None, got str"),
-        ({"method": "hnsw"}, ValueError, "method must be one of 'auto', 'exact', 'fanng', got 'hnsw'"),
+        ({"method": "hnsw"}, ValueError, "method must be one of 'exact', 'fanng', got 'hnsw'"),
+        ({"fanng": {}}, ValueError, "fanng must be None with method='exact': only 'fanng' has a graph, got {}"),
         ({"embed_chunk": 0}, ValueError, "embed_chunk must be from 1"),
         ({"num_workers": -1}, ValueError, "num_workers must be from 0"),
         ({"seed": -1}, ValueError, "seed must be from 0"),
-        ({"fanng": {"max_degre": 3}}, ValueError, "fanng must have keys out of init, max_degree, .* got max_degre$"),
-        ({"fanng": {"metric": "cosine"}}, ValueError, "fanng must have keys out of .* got metric$"),
+        (
+            {"method": "fanng", "fanng": {"max_degre": 3}},
+            ValueError,
+            "fanng must have keys out of init, max_degree, .* got max_degre$",
+        ),
+        ({"method": "fanng", "fanng": {"metric": "cosine"}}, ValueError, "fanng must have keys out of .* got metric$"),
     ],
 )
 def test_bad_arguments_are_named(settings, error, message):

@@ -109,6 +109,21 @@ class Number(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Temperature(Number):
+    """A number that similarities can be divided by in float32."""
+
+    values: tuple = (1, 0.5, numpy.float32(0.5), Fraction(1, 2), 1e-30, 1e30)
+
+    def _valid(self) -> list[Any]:
+        return list(self.values)
+
+    def _invalid(self) -> Iterator[Wrong]:
+        yield from (wrong for wrong in super()._invalid() if wrong.error is TypeError)
+        for value in (0, 0.0, -1, 1e-31, 1e31, math.inf, -math.inf, math.nan):
+            yield Wrong(value, ValueError, f"must be a number from 1e-30 to 1e+30, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NumberOrTable(Number):
     """A finite number, or a tensor: tables have tests of their own."""
 
@@ -233,8 +248,9 @@ class Labels(Kind):
 
     def _invalid(self) -> Iterator[Wrong]:
         y, rows = self.right, len(self.right)
-        for value in (y.tolist(), y.numpy(), ["a"] * rows, 3):
+        for value in (y.tolist(), y.numpy(), 3):
             yield Wrong(value, TypeError, f"must be a torch.Tensor, got {type(value).__name__}")
+        yield Wrong(["a"] * rows, TypeError, "must be a torch.Tensor, got list of str")
         for dtype in (torch.float32, torch.float64, torch.bool, torch.complex64):
             yield Wrong(y.to(dtype), TypeError, f"must have an integer dtype, got {dtype}")
         for value in (y[:-1], torch.cat([y, y]), y[:, None], y[0]):

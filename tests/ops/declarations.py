@@ -23,6 +23,7 @@ from argument_kinds import (
     NumberOrTable,
     Rows,
     Switch,
+    Temperature,
     Triplets,
     Wrong,
 )
@@ -53,7 +54,7 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 SIMILARITY = Choice(names=SIMILARITIES)
 REDUCTION = Choice(names=("mean", "sum", "none"))
 THRESHOLD = Number(optional=True, values=(0.5, 1, math.inf, -math.inf, numpy.float32(0.5)))
-TEMPERATURE = Number(above=0.0)
+TEMPERATURE = Temperature()
 _EMBEDDINGS, _LABELS = Rows(rows=4), Labels(right=LABELS)
 _TENSORS = {
     "embeddings": _EMBEDDINGS,
@@ -148,7 +149,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
             names=TERMS,
             more_wrong=(Wrong("ratio", ValueError, f"must be one of {NAMES_OF_TERMS}, got 'ratio'", {"margin": 1}),),
         ),
-        "temperature": Number(above=0.0, only_with={"term": ("nca", "sct")}),
+        "temperature": Temperature(only_with={"term": ("nca", "sct")}),
         "margin": Number(only_with={"term": ("hinge",)}),
         "lam": Number(only_with={"term": ("sct",)}),
     },
@@ -163,7 +164,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "tuplet_loss": {
         **_TENSORS,
         "positive": Choice(names=("easiest", "hardest", "all")),
-        "temperature": Number(above=0.0, more_wrong=(Wrong(1e-31, ValueError, "must be at least 1e-30, got 1e-31"),)),
+        "temperature": TEMPERATURE,
         "similarity": SIMILARITY,
         "duplicate_threshold": THRESHOLD,
         "reduction": REDUCTION,
@@ -185,7 +186,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "indexed_triplet_loss": {
         **_ON_TRIPLETS,
         "term": Choice(names=(*TERMS, "ratio")),
-        "temperature": Number(above=0.0, only_with={"term": ("nca", "sct")}),
+        "temperature": Temperature(only_with={"term": ("nca", "sct")}),
         "margin": Number(
             only_with={"term": ("hinge", "ratio")},
             more_wrong=tuple(

@@ -34,14 +34,14 @@ few, few_labels, few_triplets = x[:30], labels[:30], torch.tensor([[0, 1, 29], [
 def tuplet_backward(size, depth):
     y = torch.arange(size) // 10
     saved = [torch.ones(size) for _ in range(3)] + [torch.arange(size), torch.ones(size, dtype=torch.int64)]
-    options = ([0, 0, 0, 0], [0.1, float("inf")])
+    options = (0, 0, 0.1, float("inf"), 0, False)
     return lambda: torch.ops.hardmine.tuplet_loss_backward(
         torch.tensor(1.0), x[:size, :depth], y, None, None, *saved, *options, True, False)
 
 def indexed_backward(size):
     zeros = torch.zeros(size)
     return lambda: torch.ops.hardmine.indexed_triplet_loss_backward(
-        torch.tensor(1.0), None, None, x, triplets[:size], zeros, zeros, [0, 0, 0], [0.1, 0.2, 1.0])
+        torch.tensor(1.0), None, None, x, triplets[:size], zeros, zeros, 0, 0, 0.1, 0.2, 1.0, 0)
 
 # name: what runs for seconds, and the same op on a little
 works = {

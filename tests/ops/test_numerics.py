@@ -108,8 +108,8 @@ def test_no_similarity_is_beyond_one(dtype, sign, device):
     for name in ("triplet_loss", "sct_loss"):
         found += getattr(ops, name)(*inputs, return_selection=True)[1][2:]
     triplets = torch.tensor([[a, (a + 3) % 40, (a + 6) % 40] for a in range(40)], device=device)
-    modes, numbers = [0, 0, 2], [0.1, 0.2, 1.0]  # cosine, nca, none
-    found += torch.ops.hardmine.indexed_triplet_loss(inputs.embeddings, triplets, modes, numbers)[1:]
+    cosine_nca, unreduced = (0, 0, 0.1, 0.2, 1.0), 2
+    found += torch.ops.hardmine.indexed_triplet_loss(inputs.embeddings, triplets, *cosine_nca, unreduced)[1:]
     for similarity in found:
         assert similarity.nan_to_num(0.0).abs().max() <= 1
     assert any((similarity == 1).any() for similarity in found)

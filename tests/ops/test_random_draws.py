@@ -192,29 +192,35 @@ def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
                 ops.select_triplets(*inputs, **BOTH)
 
 
-def rows_at_the_threshold() -> Inputs:
-    """Classes of 80, of which half are equal rows: rounding puts their cosines on either side of 1."""
-    equal = random_inputs(3, 40, 1).embeddings.repeat(40, 1)
-    return Inputs(torch.cat([equal, random_inputs(120, 40, 1, seed=1).embeddings]), torch.arange(240) % 3)
+def rows_at_a_threshold() -> tuple[Inputs, float]:
+    """Classes of 80, of which half are one row, and a threshold between its squared norms in float32 and float64."""
+    row = random_inputs(1, 40, 1).embeddings
+    rows = torch.cat([row.expand(120, -1), random_inputs(120, 40, 1, seed=1).embeddings])
+    inputs = Inputs(rows, torch.arange(240) % 3)
+    rounded = ops.knn(row, row, k=1, similarity="dot").similarity.item()
+    exact = row.double().square().sum().item()
+    assert rounded != exact
+    return inputs, (rounded + exact) / 2
 
 
 def test_verify_lets_rounding_decide_at_the_threshold(verify, device):
     """Candidates, and so the counts that numbers pick by, differ between float32 and float64."""
-    inputs = rows_at_the_threshold().to(device)
+    inputs, threshold = rows_at_a_threshold()
     with verify() as report:
         for seed in range(5):
-            pick(ops.select_triplets, inputs, **BOTH, duplicate_threshold=1.0, seed=seed)
+            options = {**BOTH, "similarity": "dot", "duplicate_threshold": threshold}
+            pick(ops.select_triplets, inputs.to(device), **options, seed=seed)
     assert report.checks == 5
     assert report.ops["select_triplets"].ties > 50, "of picks that no rounding moved, little can be said"
 
 
 @pytest.mark.parametrize("wrong", [-1, 1], ids=["none where there are some", "one of another class"])
 def test_verify_finds_a_wrong_pick_where_rounding_decides_on_others(wrong, verify, monkeypatch):
-    inputs = rows_at_the_threshold()
+    inputs, threshold = rows_at_a_threshold()
     assert inputs.labels[0] != inputs.labels[1]
     break_output(monkeypatch, "select_triplets", 2, lambda t: t.index_fill(0, torch.tensor([0]), wrong))
     with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
-        ops.select_triplets(*inputs, **BOTH, duplicate_threshold=1.0)
+        ops.select_triplets(*inputs, **BOTH, similarity="dot", duplicate_threshold=threshold)
 
 
 def test_the_numbers_of_a_disagreement_are_saved(verify, monkeypatch):

@@ -130,12 +130,24 @@ LARGEST = torch.tensor([2**64 - 1] * 6, dtype=torch.uint64)
 
 
 def test_uint64_labels_do_not_equal_negative_ones():
+    words = "must be below 2^63 beside labels of another dtype than uint64, got 18446744073709551615"
+    with pytest.raises(ValueError, match=f"^labels {re.escape(words)}$"):
+        ops.select_triplets(ROWS, LARGEST, ROWS, torch.full((6,), -1))
+    with pytest.raises(ValueError, match=f"^ref_labels {re.escape(words)}$"):
+        metrics.recall_at_k(ROWS, torch.full((6,), -1), ROWS, LARGEST, k=1)
+
+
+def test_small_uint64_labels_equal_those_of_other_dtypes():
+    small = ops.select_triplets(ROWS, LABELS.to(torch.uint64), ROWS, LABELS.to(torch.int8))
+    assert torch.equal(small.negative_index, ops.select_triplets(ROWS, LABELS, ROWS, LABELS).negative_index)
+
+
+def test_uint64_labels_beside_others_are_refused_where_no_values_are():
+    rows = ROWS.to("meta")
     with pytest.raises(
         TypeError, match=r"^ref_labels must be uint64 only if labels is, got torch.int64 and torch.uint64"
     ):
-        ops.select_triplets(ROWS, LARGEST, ROWS, torch.full((6,), -1))
-    with pytest.raises(TypeError, match=r"^ref_labels must be uint64 only if labels is"):
-        metrics.recall_at_k(ROWS, torch.full((6,), -1), ROWS, LARGEST, k=1)
+        ops.select_triplets(rows, LARGEST.to("meta"), rows, LABELS.to("meta"))
 
 
 def test_uint64_labels_among_themselves_are_classes():
@@ -147,5 +159,5 @@ def test_uint64_labels_among_themselves_are_classes():
 
 
 def test_uint64_labels_beside_a_table_of_int64_classes_are_refused():
-    with pytest.raises(TypeError, match=r"^margin_labels must be uint64 only if labels is"):
+    with pytest.raises(ValueError, match=r"^labels must be below 2\^63 beside labels of another dtype"):
         ops.batch_all_triplet_loss(ROWS, LARGEST, margin=torch.ones(2, 2), margin_labels=torch.tensor([-1, 3]))

@@ -95,7 +95,10 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
         ("loss.name=SmartTriplet", "tiny: loss.positive and loss.negative must say which triplets of a batch"),
         ("loss.name=shn", "tiny: loss.name must be one of SCT, HN, SHN,"),
         ("loss.temprature=1", "tiny: unknown key loss.temprature = 1 (did you mean temperature?); [loss] may have"),
-        ("loss.temperature=0", "tiny: [loss] SHN: temperature must be a number > 0, got 0 (loss.temperature = 0)"),
+        (
+            "loss.temperature=0",
+            "tiny: [loss] SHN: temperature must be a number from 1e-30 to 1e+30, got 0 (loss.temperature = 0)",
+        ),
         ("loss.temperature=x", "tiny: [loss] SHN: temperature must be a number, got str (loss.temperature = 'x')"),
         ("loss.negative=hardest", "tiny: unknown key loss.negative = 'hardest'"),
         ("loss.generator=3", "tiny: unknown key loss.generator = 3"),

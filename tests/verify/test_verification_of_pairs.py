@@ -127,8 +127,8 @@ def test_triplets_at_the_kink_may_be_active_or_not(squared, verify, monkeypatch)
     inputs = exact_inputs("euclidean", 40, 4, 3, dtype=torch.float64)
     right = torch.ops.hardmine.batch_all_triplet_loss
 
-    def generous(x, labels, table, row, modes, numbers, need_grad):
-        return right(x, labels, table, row, modes, [numbers[0] + 1e-12], need_grad)
+    def generous(x, labels, table, row, similarity, squared, margin, *rest):
+        return right(x, labels, table, row, similarity, squared, margin + 1e-12, *rest)
 
     options = {"similarity": "euclidean", "margin": 0.0, "squared": squared}
     exact = run(ops.batch_all_triplet_loss, inputs, **options)
@@ -153,8 +153,8 @@ def test_given_triplets_at_a_kink_or_jump_may_be_on_either_side(verify, monkeypa
         nudge[0, 2] = nudge[1, 3] = nudge[3, 1] = 1e-14
         return right(embeddings + nudge, *options)
 
-    for term, margin in (("sct", 0.2), ("hinge", 0.0)):
-        options = {"term": term, "similarity": "dot", "margin": margin, "lam": 0.7}
+    for term in ({"term": "sct", "lam": 0.7}, {"term": "hinge", "margin": 0.0}):
+        options = {**term, "similarity": "dot"}
         exact = run_given(ops.indexed_triplet_loss, random_batch()._replace(embeddings=x, triplets=triplets), **options)
         with monkeypatch.context() as context:
             context.setattr(torch.ops.hardmine, "indexed_triplet_loss", nudged)
