@@ -35,7 +35,7 @@ lint: .venv/dev
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
 
-# The ops' types, and user code that must and must not type-check.
+# The library's types, and user code that must and must not type-check.
 typecheck: build
 	$(PY) -m pytest tests/typing -q
 

@@ -7,8 +7,8 @@ from hardmine._library import simd_level
 from hardmine._version import __version__
 from hardmine.verification import Report, VerificationError, verify
 
-# Imported when they are first used: all but the references need the compiled library.
-_SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference", "verification")
+# Imported when they are first used: most need the compiled library.
+_SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference", "types", "verification")
 
 
 def __getattr__(name: str) -> ModuleType:

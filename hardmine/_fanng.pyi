@@ -20,6 +20,7 @@ class Index:
     metric: Metric
     traversals: int
     success_rate: float
+    build_success_rate: float
     distance_computations: int
     graph: tuple[Any, Any]
     @staticmethod

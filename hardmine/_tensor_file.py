@@ -71,5 +71,5 @@ def checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
     shapes = {name: [tensor.dtype.str, list(tensor.shape)] for name, tensor in tensors.items()}
     digest = hashlib.sha256(json.dumps([covered, shapes], sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view("uint8"))
+        digest.update(tensors[name].reshape(-1).view("uint8").data)
     return digest.hexdigest()

@@ -41,7 +41,7 @@ class Selection(NamedTuple):
         """Whether each anchor has both a positive and a negative, bool [B]."""
         return (self.positive_index >= 0) & (self.negative_index >= 0)
 
-    def count(self) -> Tensor:  # type: ignore[override]
+    def count(self) -> Tensor:  # type: ignore[override]  # of tuple
         """The number of valid anchors, int64 []; nothing waits for a GPU."""
         return self.valid.sum()
 
@@ -84,14 +84,14 @@ class Neighbors(NamedTuple):
     """
 
     similarity: Tensor
-    index: Tensor  # type: ignore[assignment]
+    index: Tensor  # type: ignore[assignment]  # a method of tuple
 
 
 class Nearest(NamedTuple):
     """The nearest rows of [Q] queries, [Q, k], nearest first; index -1, distance NaN where there are no more."""
 
     distance: Tensor
-    index: Tensor  # type: ignore[assignment]
+    index: Tensor  # type: ignore[assignment]  # a method of tuple
 
 
 class MinedTriplets(NamedTuple):

@@ -1,7 +1,7 @@
 """FANNG: a graph of near neighbors over a whole training set, built by traversals and searched by backtracking."""
 
 try:
-    from hardmine import _fanng  # noqa: F401 (imported here for its error message)
+    from hardmine import _fanng as _fanng  # imported here for its error message
 except ImportError as error:
     raise ImportError(
         f"hardmine's compiled graph index cannot be imported: {error}. Build it for this Python, in the "

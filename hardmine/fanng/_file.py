@@ -171,7 +171,7 @@ def _check_build(build: dict[str, Any]) -> None:
 
 def _check_stats(stats: dict[str, Any]) -> None:
     for name in _RATES:
-        rate = stats.get(name)
+        rate: Any = stats.get(name)
         if type(rate) not in (int, float) or not 0 <= rate <= 1:
             raise ValueError(f"stats must have {name} from 0 to 1, got {rate!r}")
     for name in _COUNTS:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from hardmine._extras import require
 from hardmine.fanng import _file
 from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, check_rows, shape_of
 from hardmine.ops.knn import MOST_NEIGHBORS
-from hardmine.types import Nearest
+from hardmine.types import DistanceSimilarity, Nearest
 
 _ROWS_OF_A_CALL = 8192  # between which neighbors() shows progress
 
@@ -63,7 +63,7 @@ class Index:
         cls,
         vectors: Tensor,
         *,
-        metric: Literal["cosine", "euclidean"] = "cosine",
+        metric: DistanceSimilarity = "cosine",
         success_rate: float = 0.98,
         max_degree: int = 30,
         seed: int = 0,
@@ -167,9 +167,9 @@ class Index:
         return self._core.depth
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> DistanceSimilarity:
         """``"cosine"`` or ``"euclidean"``."""
-        return self._core.metric.name
+        return cast(DistanceSimilarity, self._core.metric.name)
 
     @property
     def vectors(self) -> Tensor:

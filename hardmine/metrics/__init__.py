@@ -2,9 +2,10 @@
 
 from hardmine.metrics.clustering import nmi
 from hardmine.metrics.distributions import Distribution, nearest_train_similarities, within_class_similarities
-from hardmine.metrics.recall import HotelRecall, hotel_recall, recall_at_1, recall_at_k
+from hardmine.metrics.recall import hotel_recall, recall_at_1, recall_at_k
 from hardmine.metrics.triplets import hard_share, hard_triplet_share
-from hardmine.metrics.verification import Verification, verification_accuracy
+from hardmine.metrics.verification import verification_accuracy
+from hardmine.types import HotelRecall, Verification
 
 __all__ = [
     "Distribution",

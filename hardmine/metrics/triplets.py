@@ -8,6 +8,7 @@ from torch import Tensor
 from hardmine import ops
 from hardmine.metrics._search import all_finite
 from hardmine.ops._arguments import shape_of
+from hardmine.types import NegativeRule, PositiveRule
 
 
 def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> float:
@@ -49,8 +50,8 @@ def hard_triplet_share(
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    positive: str = "easiest",
-    negative: str = "hardest",
+    positive: PositiveRule = "easiest",
+    negative: NegativeRule = "hardest",
 ) -> float:
     """Share of anchors whose triplet is hard: its negative is more similar to the anchor than its positive.
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hardmine.mining._states import check_count, check_entries, check_range, check_tensor
-from hardmine.mining.class_distances import ClassDistances, check_class_distances, nearest_classes
+from hardmine.mining.class_distances import check_class_distances, nearest_classes
 from hardmine.mining.class_tree import ClassTree
 from hardmine.mining.sampler import ClassSampler
 from hardmine.ops._arguments import check_integer
+from hardmine.types import ClassDistances
 
 
 class AnchorNeighborSampler(ClassSampler):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.mining.class_distances import MOST_SQ_DIST, ClassDistances, check_class_distances, class_distances
+from hardmine.mining.class_distances import MOST_SQ_DIST, check_class_distances, class_distances
 from hardmine.ops._arguments import FLOAT_DTYPES, check_choice, check_finite, check_integer
+from hardmine.types import ClassDistances
 
 LINKAGES = ("single", "average")
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hardmine.fanng import Index
 from hardmine.mining._states import check_count, check_entries, check_list, check_range, check_real, check_tensor
-from hardmine.mining.batches import TripletBatch
 from hardmine.mining.lists import METHODS
 from hardmine.ops._arguments import shape_of
+from hardmine.types import TripletBatch
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class MinedEpoch(Sequence[TripletBatch]):
         """Number of batches."""
         return len(self._batches)
 
-    def __getitem__(self, batch: int) -> TripletBatch:  # type: ignore[override]
+    def __getitem__(self, batch: int) -> TripletBatch:  # type: ignore[override]  # no slices
         """One batch."""
         return self._batches[batch]
 

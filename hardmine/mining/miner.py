@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hardmine.fanng import Index
 from hardmine.mining._states import check_count, check_entries, check_list, check_real
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
-from hardmine.mining.batches import TripletBatch, mixed_batches
+from hardmine.mining.batches import mixed_batches
 from hardmine.mining.embedding import check_images, embed_all
 from hardmine.mining.epoch import EpochRecord, MinedEpoch, check_epoch, check_record
 from hardmine.mining.labels import check_labels
@@ -24,6 +24,7 @@ from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
 from hardmine.ops._arguments import check_choice, check_flag, check_integer
 from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.types import TripletBatch
 
 _MOST = 2**31 - 1
 _GRAPH_OPTIONS = {"max_distance_computations", *inspect.signature(Index.build).parameters} - {"vectors", "metric"}
@@ -116,7 +117,7 @@ class SmartMiner:
     def __init__(
         self,
         model: nn.Module | Callable[[Tensor], Tensor],
-        images: Tensor | torch.utils.data.Dataset,
+        images: Tensor | torch.utils.data.Dataset[Any],
         labels: Tensor | Sequence[int],
         *,
         batch_size: int = 64,
@@ -305,7 +306,7 @@ class SmartMiner:
             check_record(f"state['history'][{number}]", record, number + 1)
             for number, record in enumerate(check_list("state['history']", state["history"]))
         ]
-        if adaptive:
+        if isinstance(self.kappa, AdaptiveKappa):
             self.kappa._load("state['kappa']", state["kappa"])
         elif check_real("state['kappa']", state["kappa"]) != float(self.kappa):
             raise ValueError(f"state must be of a miner with kappa = {float(self.kappa)}, got {state['kappa']}")

@@ -106,7 +106,7 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if most is None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
-    if most is not None and not least <= value <= most:
+    if most is not None and not least <= value <= most:  # type: ignore[operator]  # typeshed: Integral has no reflected order
         raise ValueError(f"{name} must be from {least} to {most}, got {value}")
     return int(value)
 

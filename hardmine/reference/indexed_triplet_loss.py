@@ -16,7 +16,8 @@ def rows_of_triplets(embeddings: Tensor, triplets: Tensor, similarity: str) -> t
     x = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     if similarity == "cosine":
         x = normalize(x)
-    return x[triplets.long()].unbind(1)
+    anchors, positives, negatives = x[triplets.long()].unbind(1)
+    return anchors, positives, negatives
 
 
 def indexed_triplet_loss(
@@ -41,22 +42,21 @@ def indexed_triplet_loss(
         >>> torch.allclose(loss, ops.indexed_triplet_loss(embeddings, triplets))
         True
     """
-    options = {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
-    options = resolve_options("indexed_triplet_loss", options)
-    temperature, margin, lam = options["temperature"], options["margin"], options["lam"]
+    given = {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
+    options = resolve_options("indexed_triplet_loss", given)
     a, p, n = rows_of_triplets(embeddings, triplets, similarity)
     if term == "ratio":
-        value = F.relu(1 - (a - n).norm(dim=1) / ((a - p).norm(dim=1) + margin))
+        value = F.relu(1 - (a - n).norm(dim=1) / ((a - p).norm(dim=1) + options["margin"]))
     else:
         s_ap, s_an = (-(a - y).norm(dim=1) if similarity == "euclidean" else (a * y).sum(1) for y in (p, n))
         if similarity == "cosine":
             s_ap, s_an = clamp_cosine(s_ap), clamp_cosine(s_an)
         if term == "hinge":
-            value = F.relu(s_an - s_ap + margin)
+            value = F.relu(s_an - s_ap + options["margin"])
         else:
-            value = -F.logsigmoid((s_ap - s_an) / (1.0 if term == "soft_margin" else temperature))
+            value = -F.logsigmoid((s_ap - s_an) / (1.0 if term == "soft_margin" else options["temperature"]))
         if term == "sct":
-            value = torch.where(s_an > s_ap, lam * s_an, value)
+            value = torch.where(s_an > s_ap, options["lam"] * s_an, value)
     if reduction != "none":
         value = value.sum() if reduction == "sum" or not len(value) else value.mean()
     return poison(value, embeddings)

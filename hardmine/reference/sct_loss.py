@@ -69,7 +69,7 @@ def preset_selection(
     **_: Any,
 ) -> dict[str, Any]:
     """What a preset says about selection, where the user says nothing."""
-    published = {"duplicate_threshold": None, "tie": "exclude"}
+    published: dict[str, Any] = {"duplicate_threshold": None, "tie": "exclude"}
     if preset != "paper":
         published = {"duplicate_threshold": 0.9999, "tie": "include"}
     if negative != "semihard":

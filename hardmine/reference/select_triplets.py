@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +54,8 @@ def candidate_pairs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All similarities, and which pairs may be positives and negatives, each [B, M]."""
     s = similarity_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, similarity)
-    labels, ref_labels = (y if y is None else y.long() for y in (labels, ref_labels))
-    same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
+    labels = labels.long()
+    same = labels[:, None] == (labels if ref_labels is None else ref_labels.long())[None, :]
     positives, negatives = same, ~same
     if ref_embeddings is None:
         positives = same & ~torch.eye(len(s), dtype=torch.bool, device=s.device)
@@ -102,8 +103,8 @@ def select_triplets(
         >>> reference.select_triplets(embeddings, labels).negative_index
         tensor([2, 2, 1, 1])
     """
-    options = {"positive": positive, "negative": negative, "semihard_fallback": semihard_fallback, "tie": tie}
-    options |= {"semihard_margin": semihard_margin, "generator": generator}
+    options: dict[str, Any] = {"positive": positive, "negative": negative, "tie": tie}
+    options |= {"semihard_fallback": semihard_fallback, "semihard_margin": semihard_margin, "generator": generator}
     resolve_options("select_triplets", options)
     s, positives, negatives = candidate_pairs(
         embeddings, labels, ref_embeddings, ref_labels, similarity, duplicate_threshold

@@ -21,8 +21,11 @@ def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, sepa
         return value
     if reduction == "sum":
         return value.sum()
-    parts = (easy, hard) if separate_means else (easy | hard,)
-    return sum(torch.where(part, value, 0.0).sum() / part.sum().clamp(min=1) for part in parts)
+
+    def mean(part: Tensor) -> Tensor:
+        return torch.where(part, value, 0.0).sum() / part.sum().clamp(min=1)
+
+    return mean(easy) + mean(hard) if separate_means else mean(easy | hard)
 
 
 def valid_pairs(selection: Selection, min_similarity: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,8 +40,8 @@ def valid_pairs(selection: Selection, min_similarity: float | None) -> tuple[Ten
 
 def poison(loss: Tensor, *rows: Tensor | None) -> Tensor:
     """NaN if any element of ``rows``, or the norm of one, is not finite, else the loss as it is."""
-    rows = [r if r.dtype == torch.float64 else r.float() for r in rows if r is not None]
-    finite = torch.stack([r.detach().square().sum(1).isfinite().all() for r in rows]).all()
+    given = [r if r.dtype == torch.float64 else r.float() for r in rows if r is not None]
+    finite = torch.stack([r.detach().square().sum(1).isfinite().all() for r in given]).all()
     return loss * torch.where(finite, 1.0, math.nan).to(loss.dtype)
 
 
@@ -46,9 +49,9 @@ def loss_of_selection(
     selection: Selection,
     *,
     term: str,
-    temperature: float | None,
-    margin: float | None,
-    lam: float | None,
+    temperature: Any,
+    margin: Any,
+    lam: Any,
     min_similarity: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:

@@ -52,13 +52,15 @@ class OpComparison:
     choice: str = ""
 
     def __init__(
-        self, name: str, op: Callable, arguments: dict[str, Any], tolerance: float | None, record: Record
+        self, name: str, op: Callable[..., Any], arguments: dict[str, Any], tolerance: float | None, record: Record
     ) -> None:
         self.name, self.op, self.record = name, op, record
         self.record.choice = self.choice
         self.reference = importlib.import_module(f"hardmine.reference.{name}")
         self.select = importlib.import_module("hardmine.reference.select_triplets")
-        self.arguments = {key: a.detach().clone() if isinstance(a, Tensor) else a for key, a in arguments.items()}
+        self.arguments: dict[str, Any] = {
+            key: a.detach().clone() if isinstance(a, Tensor) else a for key, a in arguments.items()
+        }
         for labels in ("labels", "ref_labels"):
             if self.arguments.get(labels) is not None:
                 self.arguments[labels] = self.arguments[labels].long()
@@ -127,8 +129,9 @@ class OpComparison:
 
     def largest_positive(self, duplicate_threshold: float | None) -> float:
         """The similarity above which a positive is left out: infinity for none, as no cosine exceeds 1."""
-        beyond = duplicate_threshold is None or (self.options["similarity"] == "cosine" and duplicate_threshold >= 1)
-        return torch.inf if beyond else duplicate_threshold
+        if duplicate_threshold is None or (self.options["similarity"] == "cosine" and duplicate_threshold >= 1):
+            return torch.inf
+        return duplicate_threshold
 
     def check_range(self, name: str, similarity: Tensor) -> str | None:
         """Cosine similarities must lie in [-1, 1]; those that are missing are NaN."""
@@ -181,8 +184,8 @@ class OpComparison:
             reference = torch.zeros_like(leaf) if reference is None else reference
             error = (gradient.double() - reference).abs() - allowance - smallest
             overflows = gradient.isinf() & (gradient == reference.to(gradient.dtype))
-            error = error.masked_fill(overflows, 0.0).clamp(min=0.0).max().item()
-            deviation = error / max(reference.abs().max().item(), usual, 1e-20) / max(conditioning, 1.0)
+            largest = error.masked_fill(overflows, 0.0).clamp(min=0.0).max().item()
+            deviation = largest / max(reference.abs().max().item(), usual, 1e-20) / max(conditioning, 1.0)
             self.record.record("gradient", deviation)
             if not deviation <= self.gradient_tolerance:
                 return f"the gradient deviates by {deviation:.2e}, more than {self.gradient_tolerance:.2e}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -129,9 +129,9 @@ class SelectionComparison(OpComparison):
             self.record.record("similarity", deviation)
             if deviation > self.tolerance:
                 return f"{name}_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
-            wrong = self.check_range(f"{name}_similarity", value.detach())
-            if wrong:
-                return wrong
+            outside = self.check_range(f"{name}_similarity", value.detach())
+            if outside:
+                return outside
         return None
 
     def _check_count(self, selection: Any) -> str | None:
@@ -141,7 +141,7 @@ class SelectionComparison(OpComparison):
         count = self.reference.count_of_selection
         return self.check_count(count(selection, **self._accepted(count)))
 
-    def _accepted(self, function: Callable) -> dict[str, Any]:
+    def _accepted(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The options that a reference takes."""
         accepted = inspect.signature(function).parameters
         return {key: value for key, value in self.options.items() if key in accepted}
@@ -175,7 +175,7 @@ class SelectionComparison(OpComparison):
         wrong = self.check_loss(loss, expected)
         if wrong:
             return wrong
-        references = [None] * len(leaves)
+        references: Sequence[Tensor | None] = [None] * len(leaves)
         usual = allowance = 0.0
         if expected.requires_grad:
             scalar = self.scalar(expected)

@@ -141,7 +141,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     """
 
     def __init__(
-        self, every: int = 100, save_dir: str | os.PathLike = "hardmine-verify", tolerance: float | None = None
+        self, every: int = 100, save_dir: str | os.PathLike[str] = "hardmine-verify", tolerance: float | None = None
     ) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be an integer >= 1, got {every!r}")
@@ -162,14 +162,21 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     def __exit__(self, *exception: object) -> None:
         observers.remove(self._before)
 
-    def _before(self, name: str, op: Callable, args: tuple, kwargs: dict[str, Any]) -> Callable[[], None]:
+    def _before(
+        self, name: str, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[[], None]:
         """The observer of the ops' calls: keeps the state of the generator and returns the check."""
         draws = name in _ALWAYS_DRAW or "random" in (kwargs.get("positive"), kwargs.get("negative"))
         generator = _generator_before(op, args, kwargs) if draws else None
         return lambda: self._check(name, op, args, kwargs, generator)
 
     def _check(
-        self, name: str, op: Callable, args: tuple, kwargs: dict[str, Any], generator: torch.Generator | None
+        self,
+        name: str,
+        op: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        generator: torch.Generator | None,
     ) -> None:
         record = self.report.ops.setdefault(name, OpReport())
         due = record.calls % self.every == 0
@@ -209,11 +216,13 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         return path
 
 
-def _generator_before(op: Callable, args: tuple, kwargs: dict[str, Any]) -> torch.Generator | None:
+def _generator_before(op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Generator | None:
     """A copy of the generator that an op is about to draw from."""
     generator = inspect.signature(op).bind_partial(*args, **kwargs).arguments.get("generator")
     if generator is None:
         embeddings = args[0] if args else kwargs.get("embeddings")
-        on_cuda = isinstance(embeddings, torch.Tensor) and embeddings.is_cuda
-        generator = torch.cuda.default_generators[embeddings.device.index] if on_cuda else torch.default_generator
+        if isinstance(embeddings, torch.Tensor) and embeddings.is_cuda:
+            generator = torch.cuda.default_generators[embeddings.device.index]
+        else:
+            generator = torch.default_generator
     return generator.clone_state() if isinstance(generator, torch.Generator) else None

@@ -52,6 +52,14 @@ def test_a_missing_library_says_how_to_build_it(package_copy):
         assert HOW_TO_BUILD in message
 
 
+def test_subpackages_without_the_library_are_listed_and_types_is_reachable(package_copy):
+    script = "import hardmine; print(*dir(hardmine)); print(hardmine.types.Selection.__name__)"
+    listed, name = output_of(run_python("-c", script, package_root=package_copy.parent)).splitlines()
+    folders = {path.parent.name for path in package_copy.glob("*/__init__.py")}
+    assert {*folders, "types"} <= set(listed.split())
+    assert name == "Selection"
+
+
 @pytest.mark.parametrize("content", [b"", b"not a library"], ids=["empty", "text"])
 def test_an_unloadable_library_says_how_to_build_it(package_copy, content):
     (package_copy / "_C.so").write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a type checker makes of the library: of its ops, of user code that is right and of user code that is wrong."""
+"""What a type checker makes of the library: of itself, of user code that is right and of user code that is wrong."""
 
 import re
 import subprocess
