@@ -88,7 +88,7 @@ inline std::string torch_error() {
 
 // The tensor that make() asks torch for. Torch's C interface says no more than which of its functions failed.
 template <class Sizes, class Make>
-Tensor allocated(const Tensor& like, const Sizes& sizes, ScalarType type, const Make& make) {
+Tensor allocated(const Sizes& sizes, ScalarType type, const Make& make) {
   try {
     return make();
   } catch (const std::runtime_error&) {
@@ -114,16 +114,16 @@ inline std::vector<int64_t> sizes_of(const Tensor& t) {
 // Most tensors are contiguous already, which costs less to ask than to have the dispatcher find out.
 inline Tensor contiguous_array(const Tensor& t) {
   if (t.is_contiguous()) return t;
-  return allocated(t, sizes_of(t), t.scalar_type(), [&] { return torch::stable::contiguous(t); });
+  return allocated(sizes_of(t), t.scalar_type(), [&] { return torch::stable::contiguous(t); });
 }
 
 inline Tensor as_array(const Tensor& t, ScalarType type) {
   if (t.scalar_type() == type) return contiguous_array(t);
-  return contiguous_array(allocated(t, sizes_of(t), type, [&] { return torch::stable::to(t, type); }));
+  return contiguous_array(allocated(sizes_of(t), type, [&] { return torch::stable::to(t, type); }));
 }
 
 inline Tensor new_array(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  return allocated(like, sizes, type, [&] {
+  return allocated(sizes, type, [&] {
     return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), type);
   });
 }
