@@ -139,6 +139,7 @@ def test_defaults(device):
 # Exact on small integers
 
 
+@pytest.mark.thinned(5)
 @each_similarity
 @each_reduction
 @pytest.mark.parametrize("sizes", [[4] * 15, [70, 3, 1, 33], [64] * 3], ids=str)
@@ -222,7 +223,7 @@ CLASS_SIZES = {
 }
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
 @squared_or_not
@@ -367,6 +368,7 @@ def problems(draw):
     return inputs, options
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(problems())
 def test_random_inputs_and_options_match_the_reference(problem):
