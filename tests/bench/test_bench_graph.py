@@ -266,6 +266,7 @@ def test_what_is_measured_is_kept_when_a_run_is_stopped(tiny, monkeypatch, tmp_p
     assert "Stopped before the end" in text
 
 
+@pytest.mark.slow
 def test_missing_libraries_are_named(tiny, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     results, text = run_report(monkeypatch, tmp_path / "r.md", "--data", "sift", "--rows", "200", "--parts", "curve")

@@ -161,7 +161,7 @@ def test_recall_is_1_with_full_effort_and_nan_without_neighbors(metric):
     assert Index.build(torch.ones(30, 3), metric=metric).recall(5) == 1
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @each_metric
 def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
@@ -355,7 +355,7 @@ def test_a_success_rate_of_0_adds_nothing(metric):
     assert (stats["edges"], stats["traversals"]) == (before.stats()["edges"], 0)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @each_metric
 def test_refinements_find_more(metric):
     x = torch.randn(1500, 16, generator=seeded(1))

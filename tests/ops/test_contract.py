@@ -34,7 +34,7 @@ THREADED_CASES = [
 ]
 
 
-@pytest.mark.thinned(17)
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "similarity", "refs", "options"), THREADED_CASES, ids=str)
 def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, options):
     """Large enough for every loop to be shared by 5 threads, and with ties."""
@@ -107,7 +107,7 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
     return calls
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @ignore_warnings_of_torch
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

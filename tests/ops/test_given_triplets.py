@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_triplets_times_depth(name):
 # torch's own checks
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -338,6 +338,7 @@ def test_compiled_by_torch_without_a_graph_break(name, backend):
         assert_bitwise_equal(torch.autograd.grad(fused, x)[0], expected)
 
 
+@pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
 @only_where_triplets_are_checked

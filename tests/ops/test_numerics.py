@@ -201,7 +201,7 @@ def test_verify_sees_positives_that_a_threshold_of_one_dropped(verify, monkeypat
 # Rows that underflow
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("size", [1e-18, 1e-20, 1e-22, 1e-30])
 @each_with_similarity(OPS)
 def test_rows_whose_squares_underflow_raise_no_alarm(name, similarity, size, verify):

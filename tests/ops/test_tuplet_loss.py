@@ -361,7 +361,7 @@ def test_equal_rows(similarity, positive, device):
 # Gradients
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(13)
 @each_similarity
 @with_and_without_refs
 @each_positive

@@ -166,6 +166,7 @@ def test_without_torchvision(monkeypatch):
 # EfficientNet-lite0
 
 
+@pytest.mark.slow
 def test_efficientnet_features_are_what_the_classifier_gets(efficientnet):
     network_class, path = efficientnet
     network = network_class.from_name("efficientnet-lite0", image_size=64)
@@ -179,6 +180,7 @@ def test_efficientnet_features_are_what_the_classifier_gets(efficientnet):
     assert made.weights == "imagenet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(65, 63), (96, 50)])
 def test_efficientnet_pads_images_of_any_size(efficientnet, height, width):
     network_class, path = efficientnet
@@ -310,6 +312,7 @@ def test_images_that_resizing_made_overshoot_are_taken():
 # Files of weights
 
 
+@pytest.mark.slow
 def test_files_that_are_no_weights(models, tmp_path):
     whole = tmp_path / "whole.pth"
     torch.save(whole_network(models, "resnet18").state_dict(), whole)

@@ -140,6 +140,7 @@ def test_other_parts_are_just_partial(tmp_path):
     check_split(split, "CAR, partial")
 
 
+@pytest.mark.slow
 def test_a_test_half_without_its_list_or_its_images_is_partial(devkit, tmp_path):
     import shutil
 

@@ -66,6 +66,7 @@ def test_many_panels_wrap(tmp_path, saved_figures, panels, visible):
         assert (image.width > image.height) == (panels > 1)
 
 
+@pytest.mark.slow
 def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, saved_figures):
     ones = torch.ones(50)
     plot_triplet_diagram({"HN": (ones, ones)}, tmp_path / "collapse.png")
@@ -74,6 +75,7 @@ def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, saved_figures):
     assert axes.get_xlim()[1] > 1
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_floating_dtype(tmp_path, dtype):
     assert plot_triplet_diagram({"SCT": (S_AP.to(dtype), S_AN.to(dtype))}, str(tmp_path / "half.png")).is_file()

@@ -342,6 +342,7 @@ def test_a_sampler_that_does_not_suit_the_classes_is_refused_before_any_work(tmp
         Trainer(recipe_of(sampler__batch_size=12), data, tmp_path, QUIET)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
     """Their loss, their sampler and a head, on made features of enough classes."""

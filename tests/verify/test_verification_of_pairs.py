@@ -17,7 +17,7 @@ PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
 # Right results (see test_verification.py for every dtype, and for the edges)
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("positive", POSITIVES)
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
@@ -42,7 +42,7 @@ def test_right_tuplet_losses_pass(dtype, positive, temperature, verify):
     assert report.checks == 2 * 3 * 3 * 2
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(29)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("squared", [True, False])
 def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):

@@ -232,6 +232,7 @@ def test_a_wrong_gradient_of_given_triplets_is_found(name, options, change, veri
         getattr(ops, name)(*random_batch(spread=2.0), **options)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 @pytest.mark.parametrize("factor", [1.001, 0.0, math.nan])
 def test_a_wrong_loss_of_given_triplets_is_found(name, options, factor, verify, monkeypatch):
