@@ -73,7 +73,6 @@ CALLS = {
 }
 
 
-@pytest.mark.thinned(5)
 @each_refused(OPTIONS)
 def test_bad_option_is_refused_by_name(function, argument, value, error):
     with pytest.raises(error, match=rf"^{argument} must be "):

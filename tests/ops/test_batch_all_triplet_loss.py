@@ -370,7 +370,6 @@ def problems(draw):
     return inputs, options
 
 
-@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(problems())
 def test_random_inputs_and_options_match_the_reference(problem):

@@ -34,7 +34,7 @@ THREADED_CASES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize(("name", "similarity", "refs", "options"), THREADED_CASES, ids=str)
 def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, options):
     """Large enough for every loop to be shared by 5 threads, and with ties."""

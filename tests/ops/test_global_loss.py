@@ -192,7 +192,6 @@ def problems(draw):
     }
 
 
-@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(problems())
 def test_random_batches_and_options_match_the_reference(problem):

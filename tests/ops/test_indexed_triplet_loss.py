@@ -262,7 +262,6 @@ def problems(draw):
     return batch, meaningful(options)
 
 
-@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(problems())
 def test_random_batches_and_options_match_the_reference(problem):

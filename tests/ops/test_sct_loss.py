@@ -225,7 +225,6 @@ def sct_problems(draw):
     return inputs, meaningful(options)
 
 
-@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(sct_problems())
 def test_random_inputs_and_options_match_the_reference(problem):

@@ -365,7 +365,6 @@ def selection_problems(draw):
     return inputs, meaningful(options)
 
 
-@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(selection_problems())
 def test_random_shapes_labels_and_options_match_the_reference_exactly(problem):

@@ -182,7 +182,6 @@ def loss_problems(draw):
     return inputs, meaningful(options)
 
 
-@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(loss_problems())
 def test_random_inputs_and_options_match_the_reference(problem):

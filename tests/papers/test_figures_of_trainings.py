@@ -14,7 +14,6 @@ for needed in ("matplotlib", "PIL"):
 # Trainings: SCT, figure 6
 
 
-@pytest.mark.slow
 def test_curves_of_single_runs(tmp_path, saved_figures):
     runs = {
         "SCT": [history([0, 10, 20], recall=[0.25, 0.5, 0.75], hard=[NAN, 0.5, 0.25])],
