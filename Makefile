@@ -9,8 +9,10 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml har
 CPP_FILES := $(shell find csrc tests/cpp tests/cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
-# A file of tests stays on one worker, which keeps its module fixtures; tests/conftest.py gives each worker one thread.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
+# Tests in a row go to one worker, which keeps their module fixtures, and idle workers steal from others;
+# tests/conftest.py gives each worker one thread. Compiled tests are cached even if the environment forbids it: that
+# halves the collection.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 EXAMPLES := digits training_loop memory_bank smart_mining hierarchical
 

@@ -29,7 +29,8 @@ from triplets import GIVEN
 def pytest_collection_modifyitems(items):
     """Marks as slow what starts processes, and what a test marked ``thinned(n)`` has beyond one case in n.
 
-    With an n that shares no divisor with the numbers of values, the fast cases have every value of every parameter.
+    An n that shares no divisor with the numbers of values spreads the fast cases over the values of every parameter;
+    a product of fewer than n times those numbers need not have each of them. Every test keeps its first case.
     """
     cases = collections.Counter()
     for item in items:

@@ -25,6 +25,7 @@ def without_data(monkeypatch):
     monkeypatch.setattr(neighbors, "HNSW_EF_CONSTRUCTION", (60,))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("case", "rival"), PAIRS)
 def test_every_rival_runs_and_is_checked(case, rival):
     try:
@@ -93,6 +94,7 @@ def test_a_rival_of_another_case_is_skipped():
         rivals.setup("EP", N, D, "faiss")
 
 
+@pytest.mark.slow
 def test_measure_size_compares_each_rival_with_hardmine():
     args = Namespace(rivals=["hardmine", "pytorch", "matmul"], images_per_class=4, seconds=0.0)
     size = report.measure_size("EP", N, D, 2, args)

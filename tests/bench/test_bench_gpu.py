@@ -91,6 +91,7 @@ def test_a_rival_that_does_not_fit_is_out_of_its_aim():
     assert met([complete(), no_room])[2] is None
 
 
+@pytest.mark.slow
 def test_a_dry_run_walks_through_all_and_says_that_it_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr(report.torch, "compile", lambda function, **options: function)
     assert report.main(["--dry-run", "--seconds", "30", "--output", str(tmp_path / "report")]) == 0
@@ -105,6 +106,7 @@ def test_a_dry_run_walks_through_all_and_says_that_it_is_one(tmp_path, monkeypat
     assert "**met**" not in page
 
 
+@pytest.mark.slow
 def test_a_wrong_loss_is_not_timed_and_fails_the_run(tmp_path, monkeypatch, capsys):
     right = report.ops.sct_loss
     monkeypatch.setattr(report.ops, "sct_loss", lambda *arguments: 1.01 * right(*arguments))
@@ -173,6 +175,7 @@ def test_the_compiler_is_warm_before_the_first_case(tmp_path, monkeypatch):
     assert {why for case in cases for why in case["skipped"].values()} == {"1"}
 
 
+@pytest.mark.slow
 def test_a_rival_is_left_out_by_how_long_its_last_build_took():
     gpu, builds = report.DryRun(), {"pytorch": 1e6}
     case = report.measure_case(16, 8, "float32", gpu, time.monotonic() + 60, builds)

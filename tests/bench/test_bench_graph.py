@@ -234,6 +234,7 @@ def run_report(monkeypatch, output, *arguments):
     return json.loads(output.with_suffix(".json").read_text()), output.read_text()
 
 
+@pytest.mark.slow
 def test_a_tiny_run_of_the_whole_report(tiny, monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     results, text = run_report(monkeypatch, tmp_path / "r.md", "--data", "sift", "--rows", "300")
@@ -252,6 +253,7 @@ def test_a_tiny_run_of_the_whole_report(tiny, monkeypatch, tmp_path):
     assert "**missed**" not in text
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_kept_when_a_run_is_stopped(tiny, monkeypatch, tmp_path):
     def stopped(*_):
         raise KeyboardInterrupt
@@ -264,6 +266,7 @@ def test_what_is_measured_is_kept_when_a_run_is_stopped(tiny, monkeypatch, tmp_p
     assert "Stopped before the end" in text
 
 
+@pytest.mark.slow
 def test_missing_libraries_are_named(tiny, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     results, text = run_report(monkeypatch, tmp_path / "r.md", "--data", "sift", "--rows", "200", "--parts", "curve")

@@ -161,6 +161,7 @@ def test_recall_is_1_with_full_effort_and_nan_without_neighbors(metric):
     assert Index.build(torch.ones(30, 3), metric=metric).recall(5) == 1
 
 
+@pytest.mark.slow
 @each_metric
 def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
@@ -179,6 +180,7 @@ def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
     assert index.recall(10) > share
 
 
+@pytest.mark.slow
 def test_recall_of_the_defaults():
     """What a build and a search with nothing chosen reach, on clusters of images' features."""
     centers = torch.randn(60, 24, generator=seeded(5))
@@ -199,6 +201,7 @@ def test_effort_bounds_what_is_found(metric):
         assert ((index.neighbors(400, max_distance_computations=most).index >= 0).sum(1) == min(most, 300) - 1).all()
 
 
+@pytest.mark.slow
 def test_the_default_effort_is_20_k_and_at_least_400():
     # On a line a search comes one row nearer with every distance.
     index = naive(torch.arange(2000.0)[:, None], "euclidean")
@@ -223,6 +226,7 @@ def test_searches_begin_at_their_start(dtype):
 # Inputs of every kind
 
 
+@pytest.mark.thinned(3)
 @each_metric
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_dtypes(dtype, metric):
@@ -235,6 +239,7 @@ def test_dtypes(dtype, metric):
     assert_bitwise_equal(found.index, again.index)
 
 
+@pytest.mark.thinned(3)
 @each_metric
 def test_inputs_that_are_not_contiguous_or_require_gradients(metric):
     x = sample_rows()
@@ -350,6 +355,7 @@ def test_a_success_rate_of_0_adds_nothing(metric):
     assert (stats["edges"], stats["traversals"]) == (before.stats()["edges"], 0)
 
 
+@pytest.mark.slow
 @each_metric
 def test_refinements_find_more(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
@@ -360,6 +366,7 @@ def test_refinements_find_more(metric):
     assert refined.stats()["distance_computations"] > plain.stats()["distance_computations"]
 
 
+@pytest.mark.thinned(3)
 @each_metric
 def test_degrees_and_traversals_are_limited(metric):
     x = torch.randn(500, 20, generator=seeded(1))
@@ -374,6 +381,7 @@ def test_degrees_and_traversals_are_limited(metric):
     assert few["traversals"] < many["traversals"]
 
 
+@pytest.mark.slow
 @given(
     rows=st.integers(0, 40),
     depth=st.integers(1, 20),
@@ -426,6 +434,7 @@ def arriving(index: Index, traversals: int) -> float:
     return arrived / traversals
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(
     "options",
     [{"max_degree": 5}, {"max_traversals": 3000}, {"init": "exact", "success_rate": 0}, {"refinements": 1}],
@@ -446,6 +455,7 @@ def test_a_warm_start_from_copies_alone():
     )
 
 
+@pytest.mark.slow
 def test_recall_of_short_rows_is_that_of_long_ones():
     x = torch.randn(800, 30, generator=seeded(4))
     recalls = [Index.build(x * scale).recall(10, None, max_distance_computations=40) for scale in (1, 1e-15)]

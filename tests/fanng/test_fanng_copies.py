@@ -62,6 +62,7 @@ class NeighborsOfRows(torch.utils.data.Dataset):
         return self.index.search(self.index.vectors[row : row + 1], 5, threads=1).index[0]
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("context", ["spawn", "fork"])
 def test_index_searches_in_workers_of_a_data_loader(context):
     index = Index.build(sample_rows())

@@ -268,6 +268,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(out)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_errors_or_the_same_index(saved):
     """Thousands of files with a bit, a byte or a stretch of them changed."""
     data, draw, expected = saved.read_bytes(), random.Random(0), Index.load(saved)
@@ -291,6 +292,7 @@ def test_damaged_files_are_errors_or_the_same_index(saved):
     assert unharmed < 200
 
 
+@pytest.mark.slow
 def test_every_byte_matters(saved):
     """No byte of the tensors, and none of the header but white space, can change unnoticed."""
     data = saved.read_bytes()

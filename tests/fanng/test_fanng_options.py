@@ -55,6 +55,7 @@ def calls(monkeypatch):
     }
 
 
+@pytest.mark.thinned(3)
 @each_refused(OPTIONS)
 def test_bad_option_is_refused_by_name(calls, function, argument, value, error):
     with pytest.raises(error, match=f"^{argument} must be "):

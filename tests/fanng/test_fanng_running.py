@@ -36,6 +36,7 @@ def all_results(metric: str) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 @each_metric
 def test_any_number_of_threads_gives_the_same(metric):
     x = sample_rows(1200)
@@ -89,6 +90,7 @@ def test_an_unknown_simd_level_is_an_error():
 # Several Python threads
 
 
+@pytest.mark.slow
 @each_metric
 def test_searches_of_many_python_threads(metric):
     x = torch.randn(800, 8, generator=seeded(1))
@@ -113,6 +115,7 @@ def test_searches_of_many_python_threads(metric):
     assert not wrong
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("work", ["build", "exact", "naive", "search", "neighbors"])
 def test_other_python_threads_run_meanwhile(work):
     x = torch.randn(5000, 32, generator=seeded(1))
@@ -222,6 +225,7 @@ print(index.stats() == expected.stats())
 """
 
 
+@pytest.mark.subprocess
 def test_fewer_threads_than_asked_for_build_the_same_index():
     assert output_of(run_python("-c", STARVED)).split() == ["True"] * 3
 
@@ -229,6 +233,7 @@ def test_fewer_threads_than_asked_for_build_the_same_index():
 # Progress
 
 
+@pytest.mark.slow
 def test_progress_is_reported():
     x = torch.randn(1500, 8, generator=seeded(1))
     reports: list[tuple[float, int]] = []
@@ -264,6 +269,7 @@ def test_what_a_progress_function_raises_ends_the_build(error, count):
     assert calls == 2
 
 
+@pytest.mark.slow
 def test_a_progress_function_may_use_the_ops_and_other_indices():
     x = torch.randn(1500, 8, generator=seeded(1))
     found = []

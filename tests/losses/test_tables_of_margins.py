@@ -277,6 +277,7 @@ def test_functional_calls_take_other_tables():
     assert_bitwise_equal(loss, after(SPREAD)(*NAMED))
 
 
+@pytest.mark.slow
 def test_a_compiled_module_sees_every_update():
     """With one graph, since nothing that it is guarded by changes."""
     counter = CompileCounterWithBackend("aot_eager")

@@ -86,6 +86,7 @@ def test_pairs_agree_with_all_pairs(block, dtype, monkeypatch):
     assert result.total == sum(n * (n - 1) // 2 for n in (1, 2, 3, 4, 7, 16, 17, 1))
 
 
+@pytest.mark.slow
 def test_a_class_larger_than_a_block():
     """More rows than knn has neighbors."""
     x = torch.randn(1100, 3, generator=seeded(2), dtype=torch.float64)
@@ -132,6 +133,7 @@ def test_a_collapsed_embedding():
     assert result.std == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_threads_do_not_show():
     x, labels = random_inputs(2000, 24, 5, spread=2.0)[:2]
     counts = []

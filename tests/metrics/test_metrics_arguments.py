@@ -61,6 +61,7 @@ def test_bad_option_is_refused_by_name(function, argument, value, error):
         getattr(metrics, function)(**TENSORS[function], **{argument: value})
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(
     ("function", "argument"), [(function, name) for function, tensors in TENSORS.items() for name in tensors]
 )

@@ -116,6 +116,7 @@ def test_queries_without_positives_are_misses():
 # Against a ranking of one query at a time
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("refs", [None, 90], ids=["self", "gallery"])
 @pytest.mark.parametrize("rows", [None, 1, 7, 50], ids=["one call", "chunks of 1", "chunks of 7", "chunks of 50"])

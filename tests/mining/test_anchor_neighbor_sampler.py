@@ -85,6 +85,7 @@ def test_neighbors_that_are_taken_are_passed_over():
         assert sorted(classes_of(batch)) == [10 * c for c in range(12)]
 
 
+@pytest.mark.slow
 def test_every_class_and_image_has_the_same_chance_as_an_anchor():
     sampler = sampler_of(2, 3, 2, batches_per_epoch=3000, labels=LABELS[:60])
     sampler.update(LINE)
@@ -93,6 +94,7 @@ def test_every_class_and_image_has_the_same_chance_as_an_anchor():
     assert (drawn - 200).abs().max() < 70
 
 
+@pytest.mark.slow
 def test_before_the_first_update_classes_are_random():
     sampler = sampler_of(2, 3, 2, batches_per_epoch=2000)
     batches = [classes_of(batch) for batch in sampler]

@@ -165,6 +165,7 @@ def test_a_batch_size_that_is_no_multiple_without_small_classes():
     assert sorted(len(set(UNEVEN[batch].tolist())) for batch in sampler) == [2]
 
 
+@pytest.mark.slow
 def test_every_class_has_the_same_chance_in_batches_of_a_given_size():
     sampler = ClassBalancedSampler(
         UNEVEN, batch_size=4, images_per_class=4, small_classes="use_all", batches_per_epoch=4000

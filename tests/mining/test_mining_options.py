@@ -149,7 +149,7 @@ IMAGE = torch.zeros(3)
         ((), "tuple"),
     ],
 )
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.subprocess)])
 def test_items_that_are_no_images_are_named(item, got, workers):
     message = f"images must have items that are tensors or arrays, or tuples that begin with one, got {got}"
     with pytest.raises(TypeError, match=re.escape(message)):

@@ -42,6 +42,7 @@ def test_the_bound_is_kappa_times_the_distance_of_the_first_positive_only():
     assert of_sample_0("p1 p2 n3 p4", kappa=3) == [(4, 3, True, True)]
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(
     ("text", "kappa"), [("p1 n2 p3", 10), ("p1 p2 p3", 1), ("n1 n2 p3", 1), ("n1 n2 n3", 1), ("", 1)]
 )
@@ -52,6 +53,7 @@ def test_without_a_valid_negative_the_triplet_is_random(text, kappa):
     assert seen == {(p, n, False, False) for p in positives for n in negatives}
 
 
+@pytest.mark.slow
 def test_without_a_farther_positive_it_is_random_outside_pos():
     # 1 is the nearest positive, 4 beyond the bound: both are in pos. 2 is inside the bound, 6 and 7 in no list.
     seen = {of_sample_0("p1 p1.5 n1.6 p3 n4", "ppn", kappa=2, seed=seed)[0] for seed in range(200)}
@@ -123,6 +125,7 @@ def test_lists_longer_than_the_set():
     assert found.mined.tolist() == [True, True]
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None, max_examples=200)
 @hypothesis.given(
     rows=st.integers(0, 40),

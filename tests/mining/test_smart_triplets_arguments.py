@@ -167,6 +167,7 @@ def test_random_triplets_refuse_what_are_no_labels(labels):
         random_triplets(labels)
 
 
+@pytest.mark.slow
 def test_the_first_fault_is_named_whatever_the_threads():
     lists, sq_dist, labels = random_lists(3000, 30, 15, seed=6)
     for row in (2900, 1700, 350):

@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 
 from hardmine.mining import random_triplets, smart_triplets
@@ -26,6 +27,7 @@ def table(*columns: torch.Tensor) -> torch.Tensor:
     return index.bincount(minlength=math.prod(sizes)).double()
 
 
+@pytest.mark.slow
 def test_random_triplets_are_uniform_and_independent():
     labels = torch.tensor([0, 1, 0, 2, 0, 1, 2, 0, 1, 2, 2, 1, 0])
     triplets = random_triplets(labels, 60_000, seeded(0))
@@ -42,6 +44,7 @@ def test_random_triplets_are_uniform_and_independent():
         assert_uniform(table(negative, draws[a - 1, :, 1]))
 
 
+@pytest.mark.slow
 def test_random_positives_outside_pos_are_uniform():
     # Of the class, 1 and 4 are in pos; 2, 6, 7 and 8 are not. One triplet an anchor, so seeds make the counts.
     drawn = [of_sample_0("p1 p1.5 n1.6 p3 n4", "pppn", kappa=2, seed=seed)[0][0] for seed in range(2000)]
@@ -75,6 +78,7 @@ def test_without_a_generator_manual_seed_rules():
     assert torch.equal(smart_triplets(lists, sq_dist, labels, 1.0, generator=seeded(8)).triplets, first)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_nothing():
     lists, sq_dist, labels = random_lists(3000, 30, 15, seed=6)
     one = smart_triplets(lists, sq_dist, labels, 1.1, 3, seeded(0), threads=1)
@@ -86,6 +90,7 @@ def test_the_number_of_threads_changes_nothing():
             assert torch.equal(value, wanted)
 
 
+@pytest.mark.slow
 def test_several_python_threads_may_mine_at_the_same_time():
     lists, sq_dist, labels = random_lists(3000, 30, 15, seed=6)
     expected = smart_triplets(lists, sq_dist, labels, 1.1, 3, seeded(0))

@@ -139,6 +139,7 @@ def test_defaults(device):
 # Exact on small integers
 
 
+@pytest.mark.thinned(5)
 @each_similarity
 @each_reduction
 @pytest.mark.parametrize("sizes", [[4] * 15, [70, 3, 1, 33], [64] * 3], ids=str)
@@ -222,7 +223,7 @@ CLASS_SIZES = {
 }
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
 @squared_or_not
@@ -243,6 +244,7 @@ def test_many_classes_and_depths_from_1_to_huge(device):
             assert_results_close(*run_both("batch_all_triplet_loss", inputs, **options), 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 def test_counts_beyond_32_bits():
     """Two classes of 1300: 2 * 1300 * 1299 * 1300 = 4.4e9 triplets; with a large margin all are active."""
@@ -262,6 +264,7 @@ def test_counts_beyond_32_bits():
 # Accuracy and gradients
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_similarity
 @squared_or_not

@@ -34,7 +34,7 @@ THREADED_CASES = [
 ]
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize(("name", "similarity", "refs", "options"), THREADED_CASES, ids=str)
 def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, options):
     """Large enough for every loop to be shared by 5 threads, and with ties."""
@@ -107,7 +107,7 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
     return calls
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(11)
 @ignore_warnings_of_torch
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -115,6 +115,7 @@ def test_opcheck(name, refs, dtype, device, monkeypatch):
     check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype).to(device)), dtype)
 
 
+@pytest.mark.slow
 @ignore_warnings_of_torch
 @each_with_refs(("select_triplets", "triplet_loss"))
 @pytest.mark.parametrize("options", [{"positive": "random"}, {"positive": "random", "negative": "random"}], ids=str)
@@ -145,6 +146,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name, refs):
         assert (a.device.type, a.shape, a.dtype) == ("meta", b.shape, b.dtype)
 
 
+@pytest.mark.thinned(5)
 @ignore_warnings_of_torch
 @each_of(OPS)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

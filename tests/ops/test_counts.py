@@ -134,6 +134,7 @@ def test_no_anchor_counts_without_positives_or_negatives(name):
             assert (loss, count) == (0, 0)
 
 
+@pytest.mark.slow
 @each_of(COUNTING)
 def test_counts_compile_without_a_graph_break(name):
     op, inputs = getattr(ops, name), random_inputs(30, classes=14)

@@ -40,7 +40,7 @@ BATCH_SIZES = [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 15, 16, 17, 31, 32, 33, 95, 96, 
 LONG_TO_EMULATE = ("tuplet_loss", "batch_all_triplet_loss")
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(11)
 @each_with_similarity(OPS, cpu=LONG_TO_EMULATE)
 @pytest.mark.parametrize("rows", BATCH_SIZES)
 def test_batch_sizes_beside_those_of_tiles(name, similarity, rows, device):
@@ -50,7 +50,7 @@ def test_batch_sizes_beside_those_of_tiles(name, similarity, rows, device):
         assert_results_close(*run_both(name, inputs, similarity=similarity), 1e-12)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(11)
 @each_with_similarity(OPS, cpu=LONG_TO_EMULATE)
 @pytest.mark.parametrize(
     "depth", [1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513, pytest.param(5000, marks=pytest.mark.cpu)]

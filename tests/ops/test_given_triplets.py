@@ -38,6 +38,7 @@ ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script
 # Edges
 
 
+@pytest.mark.thinned(5)
 @each_case
 @pytest.mark.parametrize(
     ("rows", "depth", "count"),
@@ -131,6 +132,7 @@ def test_dtypes_of_losses_and_gradients(name, dtype, device):
 # Numbers that are not numbers, or hardly
 
 
+@pytest.mark.thinned(5)
 @each_case
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 3e19], ids=["nan", "inf", "overflow"])
 @pytest.mark.parametrize("row", [0, 39], ids=["in a triplet", "in none"])
@@ -282,7 +284,7 @@ def test_memory_does_not_grow_with_triplets_times_depth(name):
 # torch's own checks
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -312,7 +314,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name):
     getattr(ops, name)(*batch.to("meta"), labels=torch.arange(40, device="meta"))
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -336,6 +338,7 @@ def test_compiled_by_torch_without_a_graph_break(name, backend):
         assert_bitwise_equal(torch.autograd.grad(fused, x)[0], expected)
 
 
+@pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
 @only_where_triplets_are_checked

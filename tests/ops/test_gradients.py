@@ -67,7 +67,7 @@ def similarities_of(inputs, **options):
     return selection.positive_similarity[valid].detach(), selection.negative_similarity[valid].detach()
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(13)
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("positive", ["easiest", "hardest", "random"])

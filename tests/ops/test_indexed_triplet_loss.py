@@ -161,6 +161,7 @@ def test_the_mean_counts_every_triplet_and_the_repeated_ones_again():
 # Accuracy and gradients
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_kind
 def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, options, device):
@@ -188,6 +189,7 @@ def test_close_rows_far_from_the_origin_keep_their_digits():
     assert exact.loss.count_nonzero() > 10
 
 
+@pytest.mark.thinned(5)
 @each_kind
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradcheck(options, reduction, device):

@@ -1,6 +1,10 @@
 """Signals that come in while an op runs: Ctrl-C ends it, forward and backward, and the next call is right."""
 
+import pytest
+
 from support.processes import output_of, run_python
+
+pytestmark = pytest.mark.subprocess
 
 PREAMBLE = """
 import contextlib, os, signal, sys, threading, time

@@ -118,6 +118,7 @@ def test_blocks_of_equal_rows(similarity, device):
 # Both ways to visit pairs
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @each_similarity
 @pytest.mark.parametrize("rows", [2, 95, 96, 97, 191, 192, 193, 400])
@@ -135,6 +136,7 @@ def test_refs_that_are_the_queries_give_the_same_lists(dtype, similarity, rows, 
         assert_bitwise_equal(actual, expected)
 
 
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize(
     "rows",
     [
@@ -149,6 +151,7 @@ def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
         assert_results_close(*run_both("knn", inputs, similarity=similarity, k=k), 1e-12)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.cpu
 @pytest.mark.parametrize(("rows", "refs"), [(1, 1), (1, 5000), (2, 3001), (5, 191), (97, 193), (3000, 1), (1000, 7)])
 @each_similarity
@@ -184,7 +187,7 @@ def test_every_k_is_the_start_of_the_whole_list(similarity, refs, device):
             assert_bitwise_equal(actual, expected[:, :k].contiguous())
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize("refs", [None, 2500], ids=["self", "refs"])
 @each_similarity

@@ -17,6 +17,7 @@ each_reduction = pytest.mark.parametrize("reduction", ["mean", "mean_active", "s
 squared_or_not = pytest.mark.parametrize("squared", [True, False], ids=["squared", "unsquared"])
 
 
+@pytest.mark.thinned(7)
 @each_similarity
 @squared_or_not
 @each_reduction

@@ -65,6 +65,7 @@ def test_positive_number_that_is_0_in_float32_is_refused_by_name(name, value):
     NUMBERS[name](ROWS.double(), value)
 
 
+@pytest.mark.thinned(7)
 @each_temperature
 @pytest.mark.parametrize(
     "value", [0, -1, 1e-31, 1e-46, 1e31, 1e39, math.inf, math.nan, Fraction(1, 10**400), Fraction(10**35)], ids=str

@@ -36,6 +36,7 @@ def dead_rows(length, dtype, refs=None):
     return inputs
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize(("name", "options"), NORMALIZING, ids=str)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("length", [0.0, 1e-14])
@@ -200,6 +201,7 @@ def test_verify_sees_positives_that_a_threshold_of_one_dropped(verify, monkeypat
 # Rows that underflow
 
 
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("size", [1e-18, 1e-20, 1e-22, 1e-30])
 @each_with_similarity(OPS)
 def test_rows_whose_squares_underflow_raise_no_alarm(name, similarity, size, verify):
@@ -220,6 +222,7 @@ def test_rows_whose_squares_underflow_raise_no_alarm(name, similarity, size, ver
                 assert report.checks == 1
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("size", [1e-18, 1e-20, 1e-22, 1e-30])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 def test_given_triplets_whose_squares_underflow_raise_no_alarm(name, options, size, verify):
@@ -273,6 +276,7 @@ def small_calls(name):
             yield Inputs(x, labels, *given), choice
 
 
+@pytest.mark.slow
 @each_of(OPS)
 def test_batches_of_next_to_nothing_are_verified(name, verify):
     calls = 0

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from support.processes import output_of, run_python
 
 SCRIPT = """
@@ -31,6 +33,7 @@ print(tuple(ops.knn(x[:3], k=2).index.shape))
 """
 
 
+@pytest.mark.subprocess
 def test_an_op_without_memory_says_what_it_could_not_allocate():
     output = output_of(run_python("-c", SCRIPT)).splitlines()
     assert len(output) == 5, output

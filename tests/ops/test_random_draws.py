@@ -74,6 +74,7 @@ def test_a_failing_call_draws_nothing():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.thinned(11)
 @each_op
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 2600], ids=["self", "refs"])
@@ -89,6 +90,7 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more)
             assert_results_bitwise_equal(run(getattr(ops, name), inputs, **options), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -119,6 +121,7 @@ def test_compiled_by_torch(name, backend):
             assert len(negative.unique()) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
 def test_compiled_with_a_generator(name):

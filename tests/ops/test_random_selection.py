@@ -130,7 +130,7 @@ def test_the_loss_is_that_of_the_pairs_drawn(draw):
         assert selection.positive_index.tolist() == [index for index, _ in POSITIVES]
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("refs", [False, True], ids=["self", "refs"])
 @pytest.mark.parametrize("by", ["label", "similarity"])
@@ -181,6 +181,7 @@ def test_many_draws_are_uniform_and_positives_tell_nothing_of_negatives():
 # Similarities
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("depth", [3, 40, 700])
@@ -227,6 +228,7 @@ def test_every_dtype_draws_the_same(dtype, refs, device):
 # No candidates
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @with_and_without_refs
@@ -246,6 +248,7 @@ def test_nan_similarities_are_never_drawn(bad, similarity, refs, device):
             assert not (torch.stack(selection[:2]) == (7 if refs else 3)).any()
 
 
+@pytest.mark.thinned(7)
 @each_op
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("labels", [[], [3], [3] * 9, list(range(9)), [1, 1]], ids=str)

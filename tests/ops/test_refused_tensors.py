@@ -88,6 +88,7 @@ def test_op_given_a_meta_tensor_among_others_names_it(name):
         call(tensor.to("meta"))
 
 
+@pytest.mark.thinned(5)
 @each_argument
 @pytest.mark.parametrize("value", [None, [1, 2], ["a", "b"], ("x",), {"a": 1}, "text"], ids=repr)
 def test_op_given_no_tensor_names_the_argument(name, value):

@@ -181,6 +181,7 @@ def test_the_selection_comes_back_when_asked_for(device):
         assert_bitwise_equal(actual, expected)
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])

@@ -141,6 +141,7 @@ def rule_id(rule: dict) -> str:
     return "-".join(str(value) for value in rule.values())
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("refs", [None, 45], ids=["self", "refs"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("rule", RULES, ids=rule_id)
@@ -329,6 +330,7 @@ def test_ties_at_0_do_not_depend_on_denormal_numbers(negative):
 # Accuracy, and random inputs
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES[:1] + FLOAT_DTYPES[2:], ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])

@@ -139,6 +139,7 @@ def test_sums_and_means_are_rounded_once(term, device):
     assert ops.triplet_loss(*inputs, **options).item() == pytest.approx(each.mean().item(), rel=2**-23)
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])

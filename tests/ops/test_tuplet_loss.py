@@ -309,6 +309,7 @@ def test_batch_sizes_beside_those_of_blocks(rows, temperature, positive, device)
         assert_results_close(*run_both("tuplet_loss", inputs, **options), 1e-11)
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.cpu
 @pytest.mark.parametrize(("rows", "refs"), [(1, 400), (3, 2000), (400, 1), (97, 193), (193, 97), (1000, 385)])
 @each_similarity
@@ -360,7 +361,7 @@ def test_equal_rows(similarity, positive, device):
 # Gradients
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(13)
 @each_similarity
 @with_and_without_refs
 @each_positive

@@ -65,6 +65,7 @@ def test_references_take_what_the_ops_take(name):
     assert {n: op[n].default for n in shared} == {n: other[n].default for n in shared}
 
 
+@pytest.mark.subprocess
 def test_types_and_references_need_no_compiled_library():
     script = (
         "import sys; from hardmine import types, reference; "

@@ -96,6 +96,7 @@ def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix,
     assert made.name == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_imagenet_weights(models, name, monkeypatch):
     """They are the first version, with its checksum checked; nothing but the classifiers is left out of them."""
@@ -134,6 +135,7 @@ def test_offline_is_said_with_a_way_out(models, error, monkeypatch):
         backbone("resnet18")
 
 
+@pytest.mark.slow
 def test_random_weights_come_from_torchs_seed(models):
     for name in TORCHVISION:
         networks = []
@@ -164,6 +166,7 @@ def test_without_torchvision(monkeypatch):
 # EfficientNet-lite0
 
 
+@pytest.mark.slow
 def test_efficientnet_features_are_what_the_classifier_gets(efficientnet):
     network_class, path = efficientnet
     network = network_class.from_name("efficientnet-lite0", image_size=64)
@@ -177,6 +180,7 @@ def test_efficientnet_features_are_what_the_classifier_gets(efficientnet):
     assert made.weights == "imagenet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(65, 63), (96, 50)])
 def test_efficientnet_pads_images_of_any_size(efficientnet, height, width):
     network_class, path = efficientnet
@@ -308,6 +312,7 @@ def test_images_that_resizing_made_overshoot_are_taken():
 # Files of weights
 
 
+@pytest.mark.slow
 def test_files_that_are_no_weights(models, tmp_path):
     whole = tmp_path / "whole.pth"
     torch.save(whole_network(models, "resnet18").state_dict(), whole)
@@ -344,6 +349,7 @@ def test_files_of_weights_are_not_executed(models, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit(models, tmp_path):
     path = tmp_path / "weights.pth"
     state = whole_network(models, "resnet18").state_dict()

@@ -100,6 +100,7 @@ def test_the_layout_of_torchvision(devkit, inside, partial):
     assert sum("cars_test" in path for path in split.train.paths) == 2 * 98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["", "cars196"])
 def test_the_older_layout(tmp_path, inside):
     write_one_list(tmp_path / inside)
@@ -122,6 +123,7 @@ def test_the_training_half(tmp_path, write):
     assert len(split.train) == len(split.test) == 2 * 98
 
 
+@pytest.mark.slow
 def test_other_parts_are_just_partial(tmp_path):
     write_one_list(tmp_path / "test", (1,))
     check_split(load_cars(tmp_path / "test", partial=True), "CAR, partial")
@@ -138,6 +140,7 @@ def test_other_parts_are_just_partial(tmp_path):
     check_split(split, "CAR, partial")
 
 
+@pytest.mark.slow
 def test_a_test_half_without_its_list_or_its_images_is_partial(devkit, tmp_path):
     import shutil
 
@@ -148,6 +151,7 @@ def test_a_test_half_without_its_list_or_its_images_is_partial(devkit, tmp_path)
         check_split(load_cars(copy, partial=True), "CAR, training half")
 
 
+@pytest.mark.slow
 def test_the_test_half_alone_is_not_the_training_half(tmp_path):
     write_devkit(tmp_path)
     for image in (tmp_path / "stanford_cars/cars_train").iterdir():
@@ -185,6 +189,7 @@ def test_a_relative_root(devkit, monkeypatch):
     assert load_cars(".").name == "CAR"
 
 
+@pytest.mark.slow
 def test_damaged_lists_are_named(tmp_path):
     write_devkit(tmp_path / "one", test=False)
     (tmp_path / "one/stanford_cars/devkit/cars_train_annos.mat").write_bytes(b"no list at all, but long enough" * 9)

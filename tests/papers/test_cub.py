@@ -103,6 +103,7 @@ def test_first_classes_are_not_claimed_from_lists_that_are_cut_themselves(tmp_pa
     assert load_cub(tmp_path, partial=True).name == "CUB, partial"
 
 
+@pytest.mark.slow
 def test_missing_files_are_named_and_counted(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
     for k in (0, 2):
@@ -217,6 +218,7 @@ def test_a_file_in_the_place_of_a_folder_holds_no_images(tmp_path, counts):
         load_cub(root)
 
 
+@pytest.mark.slow
 def test_files_that_no_list_names_are_left_out(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
     write_image(root / "CUB_200_2011/images/001.Bird_1/another.png")

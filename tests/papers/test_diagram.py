@@ -30,6 +30,7 @@ def test_hard_share_leaves_out_anchors_without_a_triplet_and_counts_ties_easy():
     assert math.isnan(hard_share(S_AP[4:], S_AN[4:]))
 
 
+@pytest.mark.slow
 def test_every_triplet_is_one_dot_in_its_color(tmp_path, saved_figures):
     plot_triplet_diagram({"SCT": (S_AP, S_AN)}, tmp_path / "one.png")
     drawn = dots(saved_figures[0].axes[0])
@@ -37,6 +38,7 @@ def test_every_triplet_is_one_dot_in_its_color(tmp_path, saved_figures):
     assert drawn[HARD_COLOR] == [pytest.approx([0.2, 0.8]), pytest.approx([0.6, 0.72])]
 
 
+@pytest.mark.slow
 def test_panels_are_named_and_share_their_axes(tmp_path, saved_figures):
     panels = {"before": (S_AP, S_AN), "after": (S_AP.clamp(min=0.4), S_AN - 0.5)}
     plot_triplet_diagram(panels, tmp_path / "two.png", title="digits")
@@ -52,6 +54,7 @@ def test_panels_are_named_and_share_their_axes(tmp_path, saved_figures):
     assert figure.get_suptitle() == "digits"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("panels", "visible"), [(1, 1), (4, 4), (6, 6)])
 def test_many_panels_wrap(tmp_path, saved_figures, panels, visible):
     path = plot_triplet_diagram({f"step {k}": (S_AP, S_AN) for k in range(panels)}, tmp_path / "many.png")
@@ -63,6 +66,7 @@ def test_many_panels_wrap(tmp_path, saved_figures, panels, visible):
         assert (image.width > image.height) == (panels > 1)
 
 
+@pytest.mark.slow
 def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, saved_figures):
     ones = torch.ones(50)
     plot_triplet_diagram({"HN": (ones, ones)}, tmp_path / "collapse.png")
@@ -71,6 +75,7 @@ def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, saved_figures):
     assert axes.get_xlim()[1] > 1
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_floating_dtype(tmp_path, dtype):
     assert plot_triplet_diagram({"SCT": (S_AP.to(dtype), S_AN.to(dtype))}, str(tmp_path / "half.png")).is_file()

@@ -104,6 +104,7 @@ def test_a_relative_name_and_one_without_an_ending(images, tmp_path, monkeypatch
     assert Path("features").is_file()
 
 
+@pytest.mark.subprocess
 def test_workers_read_the_images(images, path):
     assert torch.equal(compute(images, path, num_workers=1), afresh(images))
     assert images.read == list(range(COUNT)), "by the test itself only"

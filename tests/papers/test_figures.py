@@ -65,6 +65,7 @@ def test_other_kinds_of_pictures_are_refused(tmp_path, draw):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @each_figure
 def test_a_folder_that_is_not_there_is_a_python_error(tmp_path, draw):
     with pytest.raises(FileNotFoundError):

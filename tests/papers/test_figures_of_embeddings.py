@@ -58,6 +58,7 @@ def test_rounding_beyond_1_and_minus_1_is_counted_at_the_ends():
     assert Collector().distribution() is None
 
 
+@pytest.mark.slow
 def test_within_class_figure(tmp_path, saved_figures):
     one, two = random_set(0), random_set(1)
     path = figures.plot_within_class({"EP": [one, two], "HP": [two]}, tmp_path / "within.png", title="digits")
@@ -99,6 +100,7 @@ def test_nearest_train_figure(tmp_path, saved_figures):
     assert "nearest training sample" in saved_figures[0].axes[0].get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_thin_tail_is_left_of_the_axis_and_a_collapse_is_in_view(tmp_path, saved_figures):
     ones = torch.ones(100, 4)
     path = tmp_path / "within.png"
@@ -114,6 +116,7 @@ def test_a_thin_tail_is_left_of_the_axis_and_a_collapse_is_in_view(tmp_path, sav
 # t-SNE: EP, figure 6
 
 
+@pytest.mark.slow
 def test_tsne_maps_training_rows_alone_and_both_together(tmp_path, saved_figures):
     pytest.importorskip("sklearn")
     run = random_set(train=30, test=20, classes=3, depth=64)
@@ -141,6 +144,7 @@ def test_tsne_maps_training_rows_alone_and_both_together(tmp_path, saved_figures
     assert path.with_suffix(".csv").read_bytes() == before, "lengths don't matter"
 
 
+@pytest.mark.slow
 def test_tsne_draws_a_choice_of_many(tmp_path, capsys):
     pytest.importorskip("sklearn")
     run = random_set(train=300, test=30)
@@ -158,6 +162,7 @@ def test_tsne_draws_a_choice_of_many(tmp_path, capsys):
     assert "2/2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tsne_has_the_settings_that_were_asked_for(tmp_path, monkeypatch):
     manifold = pytest.importorskip("sklearn.manifold")
     settings = []

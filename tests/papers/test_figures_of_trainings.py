@@ -40,6 +40,7 @@ def test_curves_of_single_runs(tmp_path, saved_figures):
     assert [row["value"] for row in found if row["quantity"] == "recall_at_1"] == [0.25, 0.5, 0.75, 0.25, 0.125]
 
 
+@pytest.mark.slow
 def test_several_runs_are_a_mean_in_a_band_with_thin_lines(tmp_path, saved_figures):
     runs = {"SCT": [history([0, 10, 20], [0.2, 0.4, 0.9]), history([0, 10, 30], [0.4, 0.6, 0.1])]}
     path = figures.plot_training(runs, tmp_path / "training.png")
@@ -59,6 +60,7 @@ def test_several_runs_are_a_mean_in_a_band_with_thin_lines(tmp_path, saved_figur
     assert found[0]["standard_deviation"] == pytest.approx(0.1 * math.sqrt(2), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_curves_over_epochs(tmp_path, saved_figures):
     path = tmp_path / "training.png"
     figures.plot_training({"SCT": [history([0, 10, 25], [0.2, 0.4, 0.9])]}, path, x="epoch")
@@ -72,6 +74,7 @@ def test_curves_over_epochs(tmp_path, saved_figures):
 # Group sizes: EP, figure 4
 
 
+@pytest.mark.slow
 def test_recall_against_group_size(tmp_path, saved_figures):
     groups = {"HP": {2: {0: 0.4, 1: 0.6}, 8: {0: 0.3, 1: 0.3}}, "EP": {8: {3: 0.7}, 2: {3: 0.5}}}
     path = figures.plot_group_size(groups, tmp_path / "groups.png", title="digits")

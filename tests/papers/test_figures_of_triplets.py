@@ -17,6 +17,7 @@ for needed in ("matplotlib", "PIL"):
 # Steps of triplets: SCT, figure 5
 
 
+@pytest.mark.slow
 def test_an_arrow_leads_from_each_triplet_before_its_step_to_after_it(tmp_path, saved_figures):
     from matplotlib.quiver import Quiver
 
@@ -61,6 +62,7 @@ def test_dots_before_and_after_have_their_colors(tmp_path, saved_figures):
     assert to_hex(before.get_facecolor()[0]) != to_hex(after.get_facecolor()[0])
 
 
+@pytest.mark.slow
 def test_steps_of_several_runs_stand_together_with_the_spread_of_their_shares(tmp_path, saved_figures):
     other = Diagrams(
         {
@@ -79,6 +81,7 @@ def test_steps_of_several_runs_stand_together_with_the_spread_of_their_shares(tm
     assert len(panels(path)[1]["before"]) == 5
 
 
+@pytest.mark.slow
 def test_options_of_steps(tmp_path, saved_figures):
     path = tmp_path / "steps.png"
     figures.plot_triplet_steps({"SCT": [STEPPED]}, path, hard_only=True)
@@ -92,6 +95,7 @@ def test_options_of_steps(tmp_path, saved_figures):
     assert texts(saved_figures[-1].axes[1]) == ["33% → 67% hard"], "the shares are of all"
 
 
+@pytest.mark.slow
 def test_of_many_iterations_four_are_shown(tmp_path):
     moment = triplets((0.2, 0.8))
     many = Diagrams({(i, "train", m): moment for i in range(0, 91, 10) for m in ("before", "after")})
@@ -102,6 +106,7 @@ def test_of_many_iterations_four_are_shown(tmp_path):
 # Training and other classes: SCT, figure 7
 
 
+@pytest.mark.slow
 def test_last_triplets_of_both_splits(tmp_path, saved_figures):
     own = Diagrams(
         {
@@ -132,6 +137,7 @@ def test_last_triplets_of_both_splits(tmp_path, saved_figures):
     assert len(limits) == 1
 
 
+@pytest.mark.slow
 def test_fewer_dots_than_triplets(tmp_path, saved_figures):
     moment = triplets(*((i / 100, 0.5) for i in range(100)))
     run = Diagrams({(0, "train", "after"): moment, (0, "test", "after"): moment})
@@ -143,6 +149,7 @@ def test_fewer_dots_than_triplets(tmp_path, saved_figures):
 # The vector field: SCT, figure 2
 
 
+@pytest.mark.slow
 def test_the_vector_field_holds_the_steps_of_the_dynamics(tmp_path, saved_figures):
     from papers.dynamics import similarity_change
 
@@ -159,6 +166,7 @@ def test_the_vector_field_holds_the_steps_of_the_dynamics(tmp_path, saved_figure
     assert named[1, 0.5, 1]["delta_s_an"] > 0 > named[1, 1, 0.5]["delta_s_ap"]
 
 
+@pytest.mark.slow
 def test_what_the_vector_field_draws_where(tmp_path, saved_figures):
     from matplotlib.collections import QuadMesh
     from matplotlib.contour import ContourSet

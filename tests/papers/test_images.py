@@ -93,6 +93,7 @@ def test_a_seeded_transform_gets_epoch_and_number(images):
     assert pickle.loads(pickle.dumps(drawn))[1][0].tolist() == [10, 7, 1]
 
 
+@pytest.mark.subprocess
 def test_the_epoch_reaches_persistent_workers(images):
     drawn = images.with_transform(Draws())
     loader = torch.utils.data.DataLoader(drawn, batch_size=5, num_workers=1, persistent_workers=True)

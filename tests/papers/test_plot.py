@@ -71,6 +71,7 @@ def data(stem):
     return json.loads(stem.with_suffix(".json").read_text())["panels"]
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
     words = {"vector-field": [], "tsne": ["a", "--perplexity", 5]}.get(kind, ["a"])
@@ -97,6 +98,7 @@ def test_the_process_end_to_end(runs):
     assert {row["repeat"] for row in data(runs / "runs/figures/training")} == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_names_group_runs(runs, capsys):
     def drawn(kind, *inputs):
         assert plot(kind, *inputs, "--output", "it.png", capsys=capsys)[0] == 0
@@ -222,6 +224,7 @@ def test_bad_arguments_and_files_are_named(runs, capsys, words, message):
     assert sorted(runs.rglob("*.*")) == before, "nothing is written"
 
 
+@pytest.mark.slow
 def test_what_was_cut_short_is_said_and_the_rest_drawn(runs, capsys):
     path = runs / "a/epochs.csv"
     path.write_bytes(path.read_bytes()[:-3])

@@ -39,6 +39,7 @@ def test_the_folder_of_a_recipe_is_named_after_it(folder):
     assert (folder / "runs/tiny/result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
     words = ["train", "tiny.toml", "schedule.epochs=1", "--output", "run"]
     assert main(words) == 0
@@ -54,6 +55,7 @@ def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
     assert kept == {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
 
 
+@pytest.mark.slow
 def test_folders_of_no_use_are_refused_before_the_data_are_read(folder, capsys, monkeypatch):
     words = ["train", "tiny.toml", "schedule.epochs=1", "--output", "run"]
     assert main(words) == 0
@@ -107,6 +109,7 @@ def test_failures_of_a_training_are_a_line(folder, capsys):
     assert "papers train: the loss is nan in epoch 1, step" in capsys.readouterr().err
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("3.png is not a readable image")])
 @pytest.mark.parametrize("words", [["train", "tiny.toml"], ["experiment", "many.toml", "--seeds", "0"]])
 def test_what_fails_in_mid_training_is_a_line(folder, capsys, monkeypatch, words, error):

@@ -139,6 +139,7 @@ def test_diagrams_follow_the_triplets_of_a_step(tmp_path, data):
             )
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_as_the_schedule_says(tmp_path, data, monkeypatch):
     seen = []
     take = Trainer._take_step
@@ -161,6 +162,7 @@ def test_the_last_layer_may_learn_faster(data):
     assert [(group["lr"], group["weight_decay"]) for group in adam.param_groups] == [(0.1, 0.25), (1.0, 0.25)]
 
 
+@pytest.mark.slow
 def test_smart_mining_mines_and_adapts(tmp_path, data):
     """The kind of training whose state is the largest is not resumed in vain: it does mine."""
     found = trained(recipe_of(**KINDS["mined triplets"]), data, tmp_path)
@@ -181,6 +183,7 @@ def test_htl_learns_a_tree_every_epoch(tmp_path, data, monkeypatch):
     assert found._feed._sampler._neighbors.shape == (5, 3)
 
 
+@pytest.mark.slow
 def test_data_of_other_images_or_labels_have_another_fingerprint(monkeypatch):
     def fingerprint(**changes):
         digits = load_data(recipe_of(), None, None)
@@ -234,6 +237,7 @@ def test_one_training_at_a_time_has_a_folder(tmp_path, data):
     subprocess.run(other, env=environment, check=True)
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_early_lets_others_into_its_folder(tmp_path, data, monkeypatch):
     pytest.importorskip("fcntl")
     kept = Trainer(recipe_of(), data, tmp_path, QUIET)
@@ -294,6 +298,7 @@ def test_a_broken_op_is_caught(tmp_path, data, monkeypatch):
     assert read_result(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_nothing_is_verified_unless_asked_for(tmp_path, data):
     found = trained(recipe_of(), data, tmp_path, dataclasses.replace(QUIET, verify_every=0))
     assert found.report is None
@@ -308,6 +313,7 @@ def test_divergence_ends_a_training(tmp_path, data):
         trained(recipe, data, tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluation_every_few_epochs_and_at_the_end(tmp_path, data):
     evaluation = {"every": 2, "recall_at": [3], "nmi": True}
     found = trained(recipe_of(evaluation=evaluation), data, tmp_path)
@@ -336,6 +342,7 @@ def test_a_sampler_that_does_not_suit_the_classes_is_refused_before_any_work(tmp
         Trainer(recipe_of(sampler__batch_size=12), data, tmp_path, QUIET)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
     """Their loss, their sampler and a head, on made features of enough classes."""

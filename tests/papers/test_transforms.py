@@ -40,6 +40,7 @@ def place(image, crop: torch.Tensor, padding: int) -> tuple[int, int, bool]:
     return found[0]
 
 
+@pytest.mark.slow
 def test_training_crops_the_padded_image_at_any_place_and_mirrors_half(image):
     transform = Transforms(size=SIZE, padding=2).train
     places = [place(image, transform(image, 0, index), 2) for index in range(1000)]
@@ -51,6 +52,7 @@ def test_training_crops_the_padded_image_at_any_place_and_mirrors_half(image):
     assert len(set(places)) == 50, "all combinations must come up"
 
 
+@pytest.mark.slow
 def test_training_crops_smaller_than_the_image(image):
     transform = Transforms(size=SIZE, crop=20, padding=0).train
     places = {place(image, transform(image, 0, index), 0) for index in range(500)}
@@ -90,6 +92,7 @@ def test_flip_can_be_switched_off_without_moving_the_crops(image):
     assert flips
 
 
+@pytest.mark.slow
 def test_draws_depend_on_seed_epoch_and_number_alone(image):
     options = Transforms(size=SIZE)
     first = [options.train(image, epoch, index) for epoch in range(3) for index in range(5)]
@@ -121,7 +124,7 @@ def test_global_random_state_is_left_alone(image):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.subprocess)])
 def test_a_resumed_loader_goes_on_bit_for_bit(tmp_path, num_workers):
     rng = np.random.default_rng(0)
     paths = []
@@ -156,6 +159,7 @@ def test_resize_is_bilinear_antialiased_and_square(kind):
     assert np.array_equal((crop * 255).round().permute(1, 2, 0).numpy(), expected)
 
 
+@pytest.mark.slow
 def test_keep_aspect_resizes_the_shorter_side():
     rng = np.random.default_rng(2)
     image = Image.fromarray(rng.integers(0, 256, (40, 80, 3), dtype=np.uint8))

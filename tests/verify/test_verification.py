@@ -89,6 +89,7 @@ def edge_cases() -> dict[str, Inputs]:
     return cases
 
 
+@pytest.mark.thinned(7)
 @each_with_similarity(OPS)
 @pytest.mark.parametrize("case", edge_cases())
 def test_right_results_at_the_edges_pass(name, similarity, case, verify):
@@ -197,6 +198,7 @@ def test_a_loss_that_hides_divergence_is_found(verify, monkeypatch):
         ops.triplet_loss(*inputs)
 
 
+@pytest.mark.thinned(5)
 @each_op
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("of", ["embeddings", "refs"])

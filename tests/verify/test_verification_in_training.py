@@ -212,6 +212,7 @@ def test_nothing_checked_is_said(save_dir):
     assert (report.checks, report.largest_deviation) == (0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
 def test_compiled_calls_work_inside_but_are_not_checked(name, save_dir):

@@ -17,7 +17,7 @@ PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
 # Right results (see test_verification.py for every dtype, and for the edges)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("positive", POSITIVES)
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
@@ -42,7 +42,7 @@ def test_right_tuplet_losses_pass(dtype, positive, temperature, verify):
     assert report.checks == 2 * 3 * 3 * 2
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(29)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("squared", [True, False])
 def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):
@@ -63,6 +63,7 @@ def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):
     assert report.checks == 2 * 3 * 6
 
 
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_right_neighbors_pass(dtype, similarity, verify):
@@ -75,6 +76,7 @@ def test_right_neighbors_pass(dtype, similarity, verify):
     assert report.checks == 2 * 2 * 3 * 2
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 def test_right_losses_of_given_triplets_pass(name, options, dtype, verify):

@@ -223,6 +223,7 @@ def test_a_wrong_gradient_of_all_triplets_is_found(squared, similarity, change, 
         ops.batch_all_triplet_loss(*random_inputs(20, spread=2.0)[:2], squared=squared, similarity=similarity)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 @each_wrong_gradient
 def test_a_wrong_gradient_of_given_triplets_is_found(name, options, change, verify, monkeypatch):
@@ -231,6 +232,7 @@ def test_a_wrong_gradient_of_given_triplets_is_found(name, options, change, veri
         getattr(ops, name)(*random_batch(spread=2.0), **options)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 @pytest.mark.parametrize("factor", [1.001, 0.0, math.nan])
 def test_a_wrong_loss_of_given_triplets_is_found(name, options, factor, verify, monkeypatch):
