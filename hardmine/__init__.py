@@ -19,7 +19,7 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBPACKAGES})
+    return sorted({*__all__, *_SUBPACKAGES})
 
 
 __all__ = ["Report", "VerificationError", "__version__", "simd_level", "verify"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +14,9 @@ R = TypeVar("R")
 
 # Called before an op, with the op's name, the op itself and its arguments; what it returns is called after the op.
 Observer = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Callable[[], None]]
+
+# Whether an op runs again with the numbers of a call that it made before, as hardmine.verify lets it.
+replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("replaying", default=False)
 
 # The last one sees the calls. `hardmine.verify` puts itself here.
 observers: list[Observer] = []

@@ -73,7 +73,7 @@ def cuda_problem(index: int | None) -> str | None:
 
 @cache
 def _cuda_device_problem(index: int | None) -> str | None:
-    """As :func:`cuda_problem`, found out once a device: asking for its capability waits for no work on it."""
+    """As :func:`cuda_problem`, found out once per device: asking for its capability waits for no work on it."""
     problem = _cuda_library_problem()
     if problem is not None:
         return f"CUDA tensors need hardmine's CUDA ops, which {problem}"

@@ -132,7 +132,12 @@ run_tests() {
     fail "tests, not run: there is no pytest"
     return
   fi
-  files=$(grep -lE '^def test_.*(\bdevice\b|cuda)' tests/test_*.py | grep -vE '/test_(cuda_library|build)\.py$')
+  files=$(grep -rlE '^def test_.*(\bdevice\b|cuda)' tests --include='test_*.py' |
+    grep -vE '^tests/(bench|build)/' | sort)
+  if [[ -z $files ]]; then
+    fail "tests, not run: no file has any for a GPU"
+    return
+  fi
   for module in hypothesis numpy; do
     has_module $module && continue
     without=$(grep -lE "^(import|from) $module\b" $files | tr '\n' ' ')

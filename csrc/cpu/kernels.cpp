@@ -1,7 +1,7 @@
 // The source of every SIMD level: compiled once each, with HARDMINE_LEVEL naming the level and its namespace.
 //
 // Nothing of the standard library that could leave an out-of-line copy may be used under this file: the linker would be
-// free to call that copy, made for this level, on CPUs that lack it. tests/test_build.py looks for such copies.
+// free to call that copy, made for this level, on CPUs that lack it. tests/build/test_build.py looks for such copies.
 
 #define HARDMINE_CONCAT_(a, b) a##b
 #define HARDMINE_CONCAT(a, b) HARDMINE_CONCAT_(a, b)

@@ -1,5 +1,5 @@
 // hardmine._fanng: the index as numpy sees it. Checks of types and shapes, and their messages, are in
-// hardmine/fanng.py.
+// hardmine/fanng/index.py.
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 

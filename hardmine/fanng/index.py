@@ -192,7 +192,7 @@ class Index:
         Args:
             queries: [Q, D], floating, on the CPU; computed with as float32.
             k: Neighbors per query, at least 1; more than N is fine, the end is filled up.
-            max_distance_computations: Effort a query: the search ends after so many distances. More finds more of the
+            max_distance_computations: Effort per query: the search ends after so many distances. More finds more of the
                 true neighbors. By default 20 k, and at least 400.
             start: The row that searches begin at, one for all or an integer tensor [Q]. By default the row nearest to
                 the mean. One that is near the query saves effort.

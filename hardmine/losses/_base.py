@@ -29,7 +29,13 @@ class Loss(nn.Module):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = {name: value for name, value in options.items() if value is not None}
+        defaults = inspect.signature(type(self)).parameters
+        # None is left to the op where it is the default: where it is not, the op refuses it by name.
+        self.options = {
+            name: value
+            for name, value in options.items()
+            if value is not None or name not in defaults or defaults[name].default is not None
+        }
         self._check(self.options)
 
     def _check(self, options: dict[str, Any]) -> None:

@@ -111,6 +111,9 @@ class BatchAllTripletLoss(Loss):
                 check_finite_table("margin", table)
                 self.margin.copy_(table)
             else:
+                limit = torch.finfo(self.margin.dtype).max
+                if abs(margin) > limit:
+                    raise ValueError(f"margin must be a number that {self.margin.dtype} holds, got {margin}")
                 self.margin.fill_(margin)
 
     @overload
@@ -165,7 +168,8 @@ class BatchAllTripletLoss(Loss):
                 raise TypeError(
                     f"{prefix}margin must be float32, float64, float16 or bfloat16, got {table.dtype} in state_dict"
                 )
-            check_finite_table(f"{prefix}margin", table)
+            own = self.margin.dtype if isinstance(self.margin, Tensor) else table.dtype
+            check_finite_table(f"{prefix}margin", table.to(own))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _arguments(self) -> dict[str, Any]:

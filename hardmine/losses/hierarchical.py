@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hardmine.losses.batch_all import BatchAllTripletLoss
-from hardmine.ops._arguments import INTEGER_DTYPES, check_finite, check_integer, shape_of
+from hardmine.ops._arguments import INTEGER_DTYPES, check_finite, check_int64, check_integer, shape_of
 from hardmine.types import BatchAllReduction
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
             count = len(labels)
             if labels[0] == 0 and labels[-1] == count - 1:
                 labels = None
-        first = check_finite("margin", margin)
+        dtype = torch.get_default_dtype()
+        first = check_finite("margin", margin, like=torch.empty(0, dtype=dtype, device="cpu"))
         # Without a device: the buffer is made where others are, such as on "meta".
         super().__init__(margin=torch.full((count, count), first), squared=squared, reduction=reduction)
         self.margin_labels = labels
@@ -135,4 +136,4 @@ def _distinct(classes: Tensor | Sequence[int]) -> Tensor:
         raise TypeError(f"classes must be a number or integers [C], got {classes!r}") from error
     if labels.dtype not in INTEGER_DTYPES or labels.dim() != 1 or len(labels) == 0:
         raise ValueError(f"classes must be a number or integers [C], got {labels.dtype} {shape_of(labels)}")
-    return labels.to("cpu", torch.int64).unique()
+    return check_int64("classes", labels).to("cpu", torch.int64).unique()

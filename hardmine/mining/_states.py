@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -40,7 +41,7 @@ def check_real(name: str, value: Any, least: float = -math.inf, most: float = ma
     """``value`` is a finite number from ``least`` to ``most``."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (least <= value <= most and math.isfinite(value)):  # type: ignore[operator]  # typeshed: Real has no order
+    if not (least <= value <= most and abs(value) <= sys.float_info.max):  # type: ignore[operator]  # typeshed: Real has no order
         limits = [f"{sign} {limit:g}" for sign, limit in ((">=", least), ("<=", most)) if math.isfinite(limit)]
         raise ValueError(f"{name} must be a finite number{' ' + ' and '.join(limits) if limits else ''}, got {value}")
     return float(value)

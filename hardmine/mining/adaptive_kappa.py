@@ -70,9 +70,9 @@ class AdaptiveKappa:
 
         *Bounds*: `max_step`, and then `min_kappa` and `max_kappa`, apply to what the line says.
 
-        On simulated training (tests/test_adaptive_kappa.py) longer windows followed embeddings that change while they
-        train less well, and were hardly better under noise. A larger least gain follows them better, but swings about
-        the target where the error depends steeply on kappa, as it did on the car images.
+        On simulated training (tests/mining/test_adaptive_kappa.py) longer windows followed embeddings that change
+        while they train less well, and were hardly better under noise. A larger least gain follows them better, but
+        swings about the target where the error depends steeply on kappa, as it did on the car images.
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.4, eq. 7 and 8.

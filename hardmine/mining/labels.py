@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import INTEGER_DTYPES, shape_of
+from hardmine.ops._arguments import INTEGER_DTYPES, check_int64, shape_of
 
 
 def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor:
@@ -24,7 +24,7 @@ def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor
         raise ValueError(f"{name} must be a dense tensor that holds values, got one that is {what}")
     if labels.ndim != 1 or labels.dtype not in INTEGER_DTYPES:
         raise ValueError(f"{name} must be integers [N], got {labels.dtype} {shape_of(labels)}")
-    return labels.to("cpu", torch.int64, copy=True)
+    return check_int64(name, labels).to("cpu", torch.int64, copy=True)
 
 
 def _kind_of(labels: Any) -> str:

@@ -42,7 +42,7 @@ def neighbor_lists(
 
     Args:
         embeddings: float32 [N, D], finite, on the CPU. They need not have unit length.
-        k: Neighbors a row, 1 to 1024.
+        k: Neighbors per row, 1 to 1024.
         method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`.
         previous: The index of the last epoch, over as many rows, from which a new one is warm-started.
         fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches.

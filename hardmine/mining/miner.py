@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -147,7 +148,7 @@ class SmartMiner:
         self.neighbors = check_integer("neighbors", neighbors, 1, MOST_NEIGHBORS)
         self.per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
         if isinstance(kappa, Real) and not isinstance(kappa, bool):
-            if not 0 <= kappa < math.inf:
+            if not 0 <= kappa <= sys.float_info.max:
                 raise ValueError(f"kappa must be a number from 0, an AdaptiveKappa or None, got {kappa}")
         elif kappa is not None and not isinstance(kappa, AdaptiveKappa):
             raise TypeError(f"kappa must be a number, an AdaptiveKappa or None, got {type(kappa).__name__}")

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from hardmine import _library, types
+from hardmine._hooks import replaying
 from hardmine._options import check_choice as check_choice  # for the modules that check other arguments
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -214,6 +215,15 @@ def check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
     return labels.to(torch.int64)
 
 
+def check_int64(name: str, labels: Tensor) -> Tensor:
+    """``labels`` are labels that int64 holds: a uint64 of 2^64 - 1 would become -1."""
+    if labels.dtype == torch.uint64 and has_values(labels) and labels.numel():
+        smallest = int(labels.to(torch.int64).min())
+        if smallest < 0:
+            raise ValueError(f"{name} must be below 2^63, got {smallest + 2**64}")
+    return labels
+
+
 def check_same_kind(name: str, labels: Tensor, ref_name: str, ref_labels: Tensor) -> None:
     """Labels that are compared must stay different as int64, where a uint64 of 2^64 - 1 would equal -1.
 
@@ -321,10 +331,11 @@ def forbid_recomputation() -> None:
 
     The generator has gone on since the forward pass, so the gradient would be that of other triplets than the loss.
     """
-    if torch._C._current_graph_task_id() != -1:
+    if torch._C._current_graph_task_id() != -1 and not replaying.get():
         raise RuntimeError(
-            "generator must be None where torch.utils.checkpoint recomputes a forward pass: it restores the state of "
-            "the default generator only, so that other samples would be drawn than for the loss, got a torch.Generator"
+            "generator must be None inside a backward pass, where torch.utils.checkpoint recomputes a forward pass: it "
+            "restores the state of the default generator only, so that other samples would be drawn than for the loss, "
+            "got a torch.Generator"
         )
 
 

@@ -1,4 +1,4 @@
-"""The obvious PyTorch of every op, with the op's own signature: what the fused ops are checked against.
+"""The obvious PyTorch of every op, with the op's own arguments: what the fused ops are checked against.
 
 These build the whole [B, M] matrix, check no arguments and need no compiled library.
 """

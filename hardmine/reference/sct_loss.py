@@ -13,6 +13,8 @@ from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs
 from hardmine.types import Selection
 
+CUTOFFS = {"code2020": 0.5, "code2021": 0.8}
+
 
 def parts_of_selection(
     selection: Selection, preset: str, hard_cutoff: float | None, min_similarity: float | None
@@ -22,11 +24,12 @@ def parts_of_selection(
     if preset == "paper":
         hard = s_an > s_ap
         easy = ~hard
-    elif preset == "code2020":
-        hard = (s_an > s_ap) & (s_an > (0.5 if hard_cutoff is None else hard_cutoff))
+        return easy & valid, hard & valid
+    cutoff = CUTOFFS[preset] if hard_cutoff is None else hard_cutoff
+    if preset == "code2020":
+        hard = (s_an > s_ap) & (s_an > cutoff)
         easy = ~hard
     else:
-        cutoff = 0.8 if hard_cutoff is None else hard_cutoff
         hard = (s_an > s_ap) | (s_an > cutoff)
         easy = (s_an < s_ap) & (s_an < cutoff)
     return easy & valid, hard & valid

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardmine.reference.sct_loss import CUTOFFS
 from hardmine.types import Selection
 from hardmine.verification.base import AtValue, OpComparison, at, describe_worse, in_range, not_best
 from hardmine.verification.bounds import direction_error, pair_sizes
@@ -142,9 +143,16 @@ class SelectionComparison(OpComparison):
         return self.check_count(count(selection, **self._accepted(count)))
 
     def _accepted(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The options that a reference takes."""
+        """The options that a reference takes. Limits of similarities are rounded as the op rounds them."""
         accepted = inspect.signature(function).parameters
-        return {key: value for key, value in self.options.items() if key in accepted}
+        options = {key: value for key, value in self.options.items() if key in accepted}
+        if "hard_cutoff" in options and options["hard_cutoff"] is None:
+            options["hard_cutoff"] = CUTOFFS.get(self.options["preset"])
+        if self.rows[0].dtype != torch.float64:
+            for limit in ("min_similarity", "hard_cutoff"):
+                if options.get(limit) is not None:
+                    options[limit] = torch.tensor(options[limit], dtype=torch.float32, device="cpu").item()
+        return options
 
     def _selection_options(self) -> dict[str, Any]:
         """The options of the op's selection, as the reference of select_triplets takes them."""

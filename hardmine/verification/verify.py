@@ -7,12 +7,14 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
-from hardmine._hooks import observers
+from hardmine._hooks import observers, replaying
 from hardmine.verification.comparisons import COMPARISONS, OpComparison
 
 
@@ -84,7 +86,7 @@ class Report:
         return max((value for op in self.ops.values() for value in op.deviation.values()), default=0.0)
 
     def summary(self) -> str:
-        """A line an op: how much was checked, and the largest deviations. Says so if nothing was checked."""
+        """One line per op: how much was checked, and the largest deviations. Says so if nothing was checked."""
         if not self.checks:
             return "hardmine.verify: nothing was checked (no op was called in eager mode)"
         lines = []
@@ -145,8 +147,11 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     ) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be an integer >= 1, got {every!r}")
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(f"tolerance must be > 0, got {tolerance!r}")
+        if tolerance is not None:
+            if not isinstance(tolerance, Real) or isinstance(tolerance, bool):
+                raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}")
+            if not tolerance > 0:
+                raise ValueError(f"tolerance must be > 0, got {tolerance!r}")
         self.every = every
         self.save_dir = Path(save_dir)
         self.tolerance = tolerance
@@ -181,16 +186,21 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         record = self.report.ops.setdefault(name, OpReport())
         due = record.calls % self.every == 0
         record.calls += 1
-        if not due:
+        rows = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        if not due or rows.is_meta or isinstance(rows, FakeTensor):  # which have no values to compare
             return
         bound = inspect.signature(op).bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         if "generator" in arguments:
             arguments["generator"] = generator  # the user's own draws nothing here
-        with torch.inference_mode(False), torch.enable_grad():
-            comparison = COMPARISONS[name](name, op, arguments, self.tolerance, record)
-            disagreement = comparison.run()
+        token = replaying.set(True)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                comparison = COMPARISONS[name](name, op, arguments, self.tolerance, record)
+                disagreement = comparison.run()
+        finally:
+            replaying.reset(token)
         record.checks += 1
         if disagreement:
             path = self._save(name, record.calls, comparison, disagreement)

@@ -220,11 +220,12 @@ mkdir -p build/gpu
 exit 0
 """
 TESTS = {
-    "test_build.py": "def test_cuda():",
-    "test_cuda_library.py": "def test_of_cuda():",
-    "test_knn.py": "from hypothesis import given\n\ndef test_knn(k, device):",
-    "test_lists.py": "import torch\n\ndef test_lists(k):\n    device = 1",
-    "test_margin_tables.py": "def test_tables(device):",
+    "build/test_build.py": "def test_cuda():",
+    "build/test_cuda_library.py": "def test_of_cuda():",
+    "bench/test_bench_gpu.py": "def test_the_cuda_script():",
+    "ops/test_knn.py": "from hypothesis import given\n\ndef test_knn(k, device):",
+    "mining/test_lists.py": "import torch\n\ndef test_lists(k):\n    device = 1",
+    "ops/test_margin_tables.py": "def test_tables(device):",
 }
 SANITIZER = """#!/bin/bash
 [[ $1 == --help ]] && echo "  --kernel-regex arg" && exit
@@ -248,6 +249,7 @@ def run_script(folder, *arguments, tools=True, results="results", tested="5 pass
         (source / place).mkdir(parents=True)
     shutil.copy(SCRIPT, source / "bench/gpu/run.sh")
     for name, content in TESTS.items():
+        (source / "tests" / name).parent.mkdir(exist_ok=True)
         (source / "tests" / name).write_text(content)
     contents = {"python": PYTHON, "cmake": CMAKE, "ninja": "", "compute-sanitizer": SANITIZER}
     (folder / "bin").mkdir()
@@ -317,7 +319,7 @@ def test_the_script_where_all_is_there(tmp_path):
     assert f"-DPython_EXECUTABLE={tmp_path}/bin/python -Dpybind11_DIR=/pybind11" in call_of(ran, "cmake -S")
     assert call_of(ran, "cmake --build").endswith("--target _C _C_cuda _fanng")
     assert call_of(ran, "python -m pytest").startswith(
-        "python -m pytest tests/test_knn.py tests/test_margin_tables.py -k cuda -n 8 "
+        "python -m pytest tests/ops/test_knn.py tests/ops/test_margin_tables.py -k cuda -n 8 "
     )
     for tool, more in (("memcheck", " --report-api-errors no"), ("racecheck", "")):
         assert call_of(ran, f"--tool {tool}") == (
@@ -335,8 +337,8 @@ def test_the_script_without_what_only_some_of_it_needs(tmp_path):
     assert "-DHARDMINE_PYTHON=OFF" in call_of(ran, "cmake -S")
     assert call_of(ran, "cmake --build").endswith("--target _C _C_cuda")
     assert {path.name for path in (tmp_path / "source/hardmine").iterdir()} == {"_C.so", "_C_cuda.so"}
-    assert "FAILED: tests, not run for want of hypothesis: tests/test_knn.py" in ran.summary
-    assert "python -m pytest tests/test_margin_tables.py -k cuda -q" in call_of(ran, "python -m pytest")
+    assert "FAILED: tests, not run for want of hypothesis: tests/ops/test_knn.py" in ran.summary
+    assert "python -m pytest tests/ops/test_margin_tables.py -k cuda -q" in call_of(ran, "python -m pytest")
     assert "passed: report" in ran.summary
 
 

@@ -39,7 +39,7 @@ MODULES = {
 }
 each_module = pytest.mark.parametrize("name", MODULES)
 
-# Of other ops, with a call of their own: see tests/test_losses_of_all_pairs.py, test_hierarchical_triplet_loss.py and
+# Of other ops, with a call of their own: see test_losses_of_all_pairs.py, test_hierarchical_triplet_loss.py and
 # test_given_triplets_arguments.py.
 ON_ALL_PAIRS = [
     "BatchAllLoss",

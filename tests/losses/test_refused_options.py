@@ -1,0 +1,52 @@
+"""What loss modules refuse: None where it is no default, labels and margins that their dtypes do not hold."""
+
+import pytest
+import torch
+
+from hardmine import losses, mining
+from hardmine.losses import HierarchicalTripletLoss
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("SCTLoss", "lam"),
+        ("SCTLoss", "preset"),
+        ("TripletLoss", "positive"),
+        ("TripletLoss", "reduction"),
+        ("GlobalLoss", "lam"),
+        ("BatchAllTripletLoss", "squared"),
+        ("BatchAllTripletLoss", "margin"),
+        ("EPLoss", "temperature"),
+        ("RatioTripletLoss", "similarity"),
+    ],
+)
+def test_module_given_none_for_an_option_that_is_never_none_names_it(name, option):
+    with pytest.raises((TypeError, ValueError), match=rf"^{option} must be .*got None"):
+        getattr(losses, name)(**{option: None})
+
+
+def test_module_given_none_for_an_option_that_is_none_by_default_is_made():
+    assert (
+        losses.TripletLoss(margin=None, duplicate_threshold=None).options.keys() == losses.TripletLoss().options.keys()
+    )
+
+
+def test_hierarchical_loss_refuses_uint64_classes_that_int64_does_not_hold():
+    labels = torch.tensor([2**64 - 1, 0], dtype=torch.uint64)
+    with pytest.raises(ValueError, match=r"^classes must be below 2\^63, got 18446744073709551615$"):
+        HierarchicalTripletLoss(classes=labels)
+    with pytest.raises(ValueError, match=r"^labels must be below 2\^63, got 18446744073709551615$"):
+        mining.class_distances(torch.randn(2, 3), labels)
+
+
+def test_hierarchical_loss_refuses_margins_that_its_table_does_not_hold():
+    with pytest.raises(ValueError, match=r"^margin must be a number, got 1e\+300, which is inf in float32$"):
+        HierarchicalTripletLoss(classes=2, margin=1e300)
+    loss = HierarchicalTripletLoss(classes=2).half()
+    with pytest.raises(ValueError, match=r"^margin must be a number that torch.float16 holds, got 1000000.0$"):
+        loss.set_margin(1e6)
+    table = torch.full((2, 2), 1e6)
+    with pytest.raises(ValueError, match=r"^margin must be finite, got inf at \[0, 0\]$"):
+        loss.load_state_dict({"margin": table})
+    assert loss.margin.isfinite().all()
