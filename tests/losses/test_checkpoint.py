@@ -10,7 +10,10 @@ from support.inputs import random_inputs, seeded
 
 BATCH = random_inputs(60, classes=3)[:2]
 RANDOM = {"positive": "random", "negative": "random"}
-MESSAGE = r"^generator must be None inside a backward pass, where torch\.utils\.checkpoint recomputes a forward pass: .*, got a torch\.Generator$"
+MESSAGE = (
+    r"^generator must be None inside a backward pass, where torch\.utils\.checkpoint recomputes a forward pass: "
+    r".*, got a torch\.Generator$"
+)
 each_mode = pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not reentrant"])
 
 

@@ -27,9 +27,8 @@ def test_module_given_none_for_an_option_that_is_never_none_names_it(name, optio
 
 
 def test_module_given_none_for_an_option_that_is_none_by_default_is_made():
-    assert (
-        losses.TripletLoss(margin=None, duplicate_threshold=None).options.keys() == losses.TripletLoss().options.keys()
-    )
+    given = losses.TripletLoss(margin=None, duplicate_threshold=None)
+    assert given.options == losses.TripletLoss().options
 
 
 def test_hierarchical_loss_refuses_uint64_classes_that_int64_does_not_hold():
