@@ -104,7 +104,7 @@ class Index:
             The index.
 
         Raises:
-            TypeError: An argument of the wrong type or dtype.
+            TypeError: An argument has the wrong type or dtype.
             ValueError: An argument of the wrong shape or value; a row that is not finite, or whose squared distances
                 overflow float32, is named.
             RuntimeError: No thread can be started.
@@ -202,7 +202,7 @@ class Index:
             :class:`hardmine.types.Nearest` [Q, k]: distances float32, ascending, and row numbers int64.
 
         Raises:
-            TypeError: An argument of the wrong type or dtype.
+            TypeError: An argument has the wrong type or dtype.
             ValueError: An argument of the wrong shape or value, or a query that is not finite.
 
         Example:
@@ -246,8 +246,8 @@ class Index:
             :class:`hardmine.types.Nearest` [N, k]. Copies of a row are among its neighbors, at distance 0.
 
         Raises:
-            TypeError: An argument of the wrong type.
-            ValueError: An argument out of range.
+            TypeError: An argument has the wrong type.
+            ValueError: An argument is out of range.
             ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
 
         Example:
@@ -298,8 +298,8 @@ class Index:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.
 
         Raises:
-            TypeError: An argument of the wrong type.
-            ValueError: An argument out of range.
+            TypeError: An argument has the wrong type.
+            ValueError: An argument is out of range.
         """
         k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
         sample = None if sample is None else check_integer("sample", sample, 1, 2**31 - 1)

@@ -41,8 +41,8 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
         :class:`ClassDistances`, on the CPU.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape.
         FloatingPointError: An embedding is not finite; the message names the row.
 
     Note:

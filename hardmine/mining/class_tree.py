@@ -47,7 +47,7 @@ class ClassTree:
         node_counts: int64 [L + 1], how many nodes there are once a level has joined what is nearer than its threshold.
 
     Raises:
-        TypeError: An argument of the wrong type.
+        TypeError: An argument has the wrong type.
         ValueError: ``levels`` or ``linkage`` is none that there is; the distances are of fewer than 2 classes, of
             classes of one sample each (there is no d_0 then), not finite, or none of unit vectors.
         ModuleNotFoundError: SciPy is not installed.

@@ -81,7 +81,7 @@ class SmartMiner:
         history: The :class:`EpochRecord` of every epoch that has ended.
 
     Raises:
-        TypeError: An argument of the wrong type.
+        TypeError: An argument has the wrong type.
         ValueError: An argument of the wrong shape or value, or there is no triplet among the labels.
 
     Note:

@@ -60,7 +60,7 @@ def smart_triplets(
         set, none of others.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
+        TypeError: An argument has the wrong type or dtype.
         ValueError: An argument of the wrong shape or value, or not on the CPU. An index out of range, a sample twice in
             a list, an index after -1, and a distance that is no finite number or not ascending are named with row and
             column.
@@ -120,7 +120,7 @@ def random_triplets(labels: Tensor, per_anchor: int = 1, generator: torch.Genera
         anywhere in the set, by ascending anchor.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
+        TypeError: An argument has the wrong type or dtype.
         ValueError: An argument of the wrong shape or value, or not on the CPU.
 
     Example:

@@ -37,7 +37,7 @@ TERMS = get_args(types.Term)
 INDEXED_TERMS = get_args(types.IndexedTerm)
 HARD_RULES = get_args(types.HardRule)
 
-# 1 / temperature is a factor of similarities: both must be numbers in float32, with room for the quotient.
+# Similarities are multiplied by 1 / temperature: float32 must hold both numbers, with room for the product.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e30
 
 
@@ -46,8 +46,8 @@ def check_number(
 ) -> float:
     """``value`` is a number (not NaN) greater than ``above`` and no less than ``at_least``; returned as a float.
 
-    With ``like``, the embeddings that it is used with, it must be in these limits in the dtype that the ops compute in,
-    and finite if ``value`` is: 1e-50 is 0 and 1e50 infinite in float32.
+    ``like`` are the embeddings that the number is used with. It must then be in these limits in the dtype that the ops
+    compute in, and finite if ``value`` is: in float32, 1e-50 is 0 and 1e50 is infinite.
     """
     number = _as_float(name, value)
     computed = number if like is None or like.dtype == torch.float64 else _in_float32(number)
@@ -85,7 +85,7 @@ def _short(value: Any) -> str:
 
 
 def check_temperature(value: Any) -> float:
-    """``value`` is a number that similarities can be divided by in float32, too: both it and its inverse are there."""
+    """``value`` is a number that float32 can hold together with its inverse; returned as a float."""
     number = _as_float("temperature", value)
     if not MIN_TEMPERATURE <= number <= MAX_TEMPERATURE:
         limits = f"from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
@@ -94,7 +94,7 @@ def check_temperature(value: Any) -> float:
 
 
 def check_finite(name: str, value: Any, **limits: Any) -> float:
-    """As :func:`check_number`, and not infinite."""
+    """Like :func:`check_number`, but infinity is refused too."""
     number = check_number(name, value, **limits)
     if math.isinf(number):
         raise ValueError(f"{name} must be a finite number, got {value}")
@@ -120,17 +120,17 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def optional_number(name: str, value: Any, default: float, **limits: Any) -> float:
-    """As :func:`check_number`, where None stands for ``default``."""
+    """``default`` if ``value`` is None, else as :func:`check_number`."""
     return default if value is None else check_number(name, value, **limits)
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a check may look at the values of ``tensor``: where it has any, and none to wait for."""
+    """Whether a check may read the values of ``tensor``: they exist, and reading them synchronizes no device."""
     return tensor.is_cpu and not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
 
 
 def forbid_transforms(name: str, tensor: Tensor) -> None:
-    """A derivative of another kind than backward's is an error that says so, not a silent zero."""
+    """Raises for forward-mode and torch.func derivatives, which would otherwise be a silent zero."""
     if torch.compiler.is_compiling():
         return
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
@@ -158,7 +158,7 @@ def _check_device(name: str, device: torch.device) -> None:
 
 
 def check_tensor(name: str, value: Any, like: Tensor | None = None) -> None:
-    """``value`` is a plain dense tensor, and as real, or as fake, as ``like``."""
+    """``value`` is a plain dense tensor; it and ``like`` are both real or both fake."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {_kind_of(value)}")
     if torch.compiler.is_compiling():
@@ -174,7 +174,7 @@ def check_tensor(name: str, value: Any, like: Tensor | None = None) -> None:
 
 
 def _kind_of(value: Any) -> str:
-    """The type of a value that is no tensor; of a list of text it says so."""
+    """The type of a value that is not a tensor; for a list or tuple of strings, with that fact."""
     kind = type(value).__name__
     is_text = isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], str)
     return f"{kind} of str" if is_text else kind
@@ -216,7 +216,7 @@ def check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
 
 
 def check_int64(name: str, labels: Tensor) -> Tensor:
-    """``labels`` are labels that int64 holds: a uint64 of 2^64 - 1 would become -1."""
+    """``labels`` fit into int64: a uint64 of 2^64 - 1 would become -1."""
     if labels.dtype == torch.uint64 and has_values(labels) and labels.numel():
         smallest = int(labels.to(torch.int64).min())
         if smallest < 0:
@@ -225,9 +225,9 @@ def check_int64(name: str, labels: Tensor) -> Tensor:
 
 
 def check_same_kind(name: str, labels: Tensor, ref_name: str, ref_labels: Tensor) -> None:
-    """Labels that are compared must stay different as int64, where a uint64 of 2^64 - 1 would equal -1.
+    """Labels that are compared must stay distinct as int64, where a uint64 of 2^64 - 1 would equal -1.
 
-    Where nothing may look at the values, uint64 labels do not go with others.
+    If values cannot be read, uint64 labels are refused beside labels of another dtype.
     """
     if (labels.dtype == torch.uint64) == (ref_labels.dtype == torch.uint64):
         return
@@ -240,7 +240,7 @@ def check_same_kind(name: str, labels: Tensor, ref_name: str, ref_labels: Tensor
 
 
 def check_label_pair(name: str, labels: Any, rows: Tensor, ref_labels: Any, refs: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels of rows and of refs, which are compared with each other; returned as int64."""
+    """Checks the labels of rows and refs, which are compared with each other; returns both as int64."""
     as_int64 = check_labels(name, labels, rows, "B"), check_labels(f"ref_{name}", ref_labels, refs, "M")
     check_same_kind(name, labels, f"ref_{name}", ref_labels)
     return as_int64
@@ -263,8 +263,8 @@ def check_labeled_rows(
 def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
     """Checks the tensors of the losses on given triplets; returns ``triplets`` and ``labels`` as int64.
 
-    The indices themselves are checked by the compiled ops, which read them anyway: on the CPU a bad one is an error; on
-    a GPU, which the host does not wait for, it makes the loss NaN.
+    The compiled ops check the indices, because they read them anyway. On the CPU an invalid index is an error. On a
+    GPU, which the host does not wait for, an invalid index makes the loss NaN.
     """
     check_rows("embeddings", embeddings, None)
     check_tensor("triplets", triplets, embeddings)
@@ -279,7 +279,7 @@ def check_triplets(embeddings: Any, triplets: Any, labels: Any) -> tuple[Tensor,
 
 
 def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
-    """Every triplet is of an anchor, a positive of its class, and a negative of another."""
+    """Every triplet has an anchor, a positive of the anchor's class and a negative of another class."""
     anchor, positive, negative = labels[triplets].unbind(1)
     wrong = (anchor != positive) | (anchor == negative)
     if wrong.any():
@@ -290,18 +290,18 @@ def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
         )
 
 
-@torch.compiler.assume_constant_result  # a compiled graph is guarded by this setting of torch's anyway
+@torch.compiler.assume_constant_result  # torch guards compiled graphs on this setting anyway
 def _tf32_is_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
 def allow_tf32(embeddings: Tensor) -> bool:
-    """Whether products of float32 embeddings may be rounded as torch's own matrix products are on their device."""
+    """Whether products of float32 embeddings may use TF32, as torch's own matrix products on their device may."""
     return embeddings.is_cuda and embeddings.dtype == torch.float32 and _tf32_is_allowed()
 
 
 def check_selection(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
-    """Checks the resolved options of a selection; returns them as the schemas of the compiled ops list them."""
+    """Checks the resolved options of a selection; returns them in the order of the compiled ops' schemas."""
     return [
         check_choice("similarity", options["similarity"], SIMILARITIES),
         check_choice("positive", options["positive"], POSITIVES),
@@ -327,9 +327,10 @@ def check_generator(generator: Any, embeddings: Tensor) -> None:
 
 
 def forbid_recomputation() -> None:
-    """Refuses a draw from a generator of the user's where ``torch.utils.checkpoint`` recomputes: in a backward pass.
+    """Raises if an op would draw from the user's generator while ``torch.utils.checkpoint`` recomputes.
 
-    The generator has gone on since the forward pass, so the gradient would be that of other triplets than the loss.
+    Recomputation happens in a backward pass. The generator has advanced since the forward pass, so the gradient would
+    belong to other triplets than the loss.
     """
     if torch._C._current_graph_task_id() != -1 and not replaying.get():
         raise RuntimeError(
@@ -340,9 +341,10 @@ def forbid_recomputation() -> None:
 
 
 def draw_random(embeddings: Tensor, options: dict[str, Any]) -> Tensor | None:
-    """The numbers that random selections are picked by: uniform in [0, 1), one row each, [1 or 2, B]; None if none is.
+    """Uniform numbers in [0, 1) for the random selections, one row per selection, [1 or 2, B]; None if none is random.
 
-    float64, whatever the embeddings: with fewer bits some of many candidates would be picked more often than others.
+    The numbers are float64 for every dtype: with fewer bits, some of many candidates would be picked more often than
+    others.
     """
     generator = options["generator"]
     check_generator(generator, embeddings)
@@ -351,12 +353,12 @@ def draw_random(embeddings: Tensor, options: dict[str, Any]) -> Tensor | None:
         return None
     if generator is not None:
         forbid_recomputation()
-    drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at sizes that vary
+    drawn_by = {} if generator is None else {"generator": generator}  # torch.compile takes no None at dynamic shapes
     return torch.rand(rows, embeddings.shape[0], dtype=torch.float64, device=embeddings.device, **drawn_by)
 
 
 def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]:
-    """Checks the resolved options of a triplet loss; returns them as the schemas of the compiled ops list them."""
+    """Checks the resolved options of a triplet loss; returns them in the order of the compiled ops' schemas."""
     return [
         check_choice("term", options["term"], TERMS),
         check_choice("hard_rule", options.get("hard_rule", "above"), HARD_RULES),
@@ -369,7 +371,7 @@ def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]
 
 
 def check_term_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float, float]:
-    """Temperature, margin and lam of a term: a number also where the term has none."""
+    """Temperature, margin and lam of a term; an unused one is a fixed number."""
     term = options["term"]
     has_margin, least_margin = term in ("hinge", "ratio"), 0.0 if term == "ratio" else -math.inf
     return (
@@ -380,7 +382,7 @@ def check_term_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[flo
 
 
 def check_distance_similarity(similarity: str, loss: str) -> None:
-    """A loss of distances has no use for an inner product."""
+    """The similarity is not ``"dot"``: the loss needs a distance."""
     if similarity == "dot":
         raise ValueError(f"similarity must be 'cosine' or 'euclidean' with {loss}, got 'dot'")
 
@@ -392,9 +394,10 @@ def loss_of_triplets(
     labels: Tensor | None,
     options: list[int | float],
 ) -> Tensor:
-    """The loss that ``op`` computes, after its check of the indices; then the labels can be looked up safely.
+    """The loss that ``op`` computes; on the CPU, the triplets must also fit ``labels``.
 
-    On the CPU, that is: elsewhere indices are not checked by then, and labels are not looked up.
+    The op runs first because it checks the indices: only then is it safe to look up labels. On other devices the
+    indices are not checked by then, and labels are not looked up.
     """
     loss, _, _ = op(embeddings, triplets, *options)
     if labels is not None and has_values(triplets):

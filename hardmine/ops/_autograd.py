@@ -1,8 +1,8 @@
-"""Derivatives of the compiled ops: what torch.library.register_autograd does, at a fraction of its time per call.
+"""Derivatives of the compiled ops: torch.library.register_autograd with less overhead per call.
 
-That function reads an op's schema twice per argument in every call (fill_defaults of torch/_library/utils.py), and each
-reading takes a time proportional to the number of arguments. Every argument but the differentiable ones travels here
-in one tuple past torch.autograd.Function, and the schema is not read.
+torch's function reads an op's schema twice per argument in every call (fill_defaults of torch/_library/utils.py). Each
+reading takes time proportional to the number of arguments. This module gives only the differentiable arguments to
+torch.autograd.Function, passes all arguments in one tuple, and never reads the schema.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def register_autograd(
         differentiable: Positions of the arguments, tensors or None, that may require a gradient.
         setup_context: Called with ``(ctx, arguments, outputs)`` after a forward pass that needs a gradient.
         backward: Called with ``(ctx, saved tensors, *gradients of the outputs)``; returns the gradients of the
-            ``differentiable`` arguments, of which ``ctx.needs_input_grad`` says which are needed.
+            ``differentiable`` arguments. ``ctx.needs_input_grad`` says which are needed.
     """
     op = getattr(torch.ops.hardmine, name).default
 
     def saveable(argument: Any) -> Any:
-        """The argument, or a copy of it where autograd could not keep it: a tensor made in inference mode."""
+        """The argument; a clone if it is an inference tensor, which autograd cannot save."""
         made_in_inference = isinstance(argument, Tensor) and argument.is_inference()
         return argument.clone() if made_in_inference else argument
 
@@ -53,8 +53,8 @@ def register_autograd(
         return outputs
 
     def function_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # may run the forward pass again (torch.utils.checkpoint), which needs autograd
-        if torch.is_grad_enabled():  # a second derivative may be asked for
+        saved = ctx.saved_tensors  # torch.utils.checkpoint reruns the forward pass here, which needs autograd
+        if torch.is_grad_enabled():  # a second derivative may be requested
             return (*backward(ctx, saved, *grads), None, None)
         with torch._C._AutoDispatchBelowAutograd():
             return (*backward(ctx, saved, *grads), None, None)
@@ -76,7 +76,7 @@ def register_autograd(
 
 
 def forbid_double_backward(name: str, differentiable: Sequence[int]) -> None:
-    """Makes a second derivative of ``name``, through its backward op, an error that says so, not a silent zero."""
+    """Makes a second derivative of ``name`` raise an error; it would otherwise be a silent zero."""
 
     def backward(ctx: Any, saved: tuple[Tensor, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         raise NotImplementedError(f"hardmine::{name} has no second derivative")

@@ -79,35 +79,35 @@ def batch_all_triplet_loss(
         margin: alpha, in units of the distance (squared, if ``squared``). A number, or a table [C, C] of finite
             floating-point numbers: ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. A
             table gets no gradient.
-        margin_labels: [C] distinct integers, the classes of the table's rows (and columns). None: classes are the rows
-            themselves, 0 to C - 1.
-        squared: Squared distances, or distances.
+        margin_labels: [C] distinct integers, the classes of the table's rows (and columns). None: the classes are the
+            row numbers, 0 to C - 1.
+        squared: Whether distances are squared.
         similarity: ``"cosine"`` normalizes the embeddings first, as :func:`hardmine.ops.select_triplets` does;
             ``"euclidean"`` takes them as they are.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
         return_counts: Also return the :class:`hardmine.types.TripletCounts`, at no further cost.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; with ``return_counts``, and the counts.
+        The loss, float64 for float64 inputs, else float32; with ``return_counts``, a tuple of the loss and the counts.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value; on the CPU, a label without a row in the table.
-        NotImplementedError: On a second derivative.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value; on the CPU, also if a label has no row in the table.
+        NotImplementedError: A second derivative is requested.
 
     Note:
         A batch without a triplet has loss 0 and gradient 0. A non-finite element, or a row whose norm overflows, makes
         the loss and all gradients NaN. A triplet exactly at the margin takes the subgradient 0, as do equal embeddings
-        with unsquared distances. The gradient is computed along with the loss. Memory is O(B D); time is that of the
-        similarities, plus a comparison per triplet for classes of at most 32 samples, and a binary search per pair
-        for larger ones. Bitwise equal on every repeat, for any number of threads and at every SIMD level.
-        Of a table, what is read and checked are the entries for the classes of the batch; on a GPU, where nothing waits
-        for a check, one that is not finite makes the loss and all gradients NaN, and so does a label without a row.
-        Neither a GPU nor ``torch.compile`` looks whether ``margin_labels`` are distinct: there one of the two counts.
+        with unsquared distances. The gradient is computed along with the loss. Memory is O(B D). Time is that of the
+        similarities, plus one comparison per triplet for classes of at most 32 samples and one binary search per pair
+        for larger classes. Results are bitwise equal on every repeat, for any number of threads and at every SIMD
+        level. Only the table's entries for classes in the batch are read and checked. On a GPU, which no check
+        synchronizes, a non-finite entry or a label without a row makes the loss and all gradients NaN. Duplicates in
+        ``margin_labels`` are not detected on a GPU or under ``torch.compile``: one of the two rows is used.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the
-        margin by classes. Its formula prints unsquared norms where its text squares them.
+        margin by classes. The paper's formula prints unsquared norms; its text squares them.
 
     Example:
         >>> import torch
@@ -149,7 +149,7 @@ def batch_all_triplet_loss(
 
 
 def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) -> Tensor:
-    """The row of the table for every label, [B]; a label without one gets a number that the compiled op refuses."""
+    """The table's row per label, [B]; a label without a row gets a number that the compiled op refuses."""
     check_tensor("margin", margin, labels)
     if margin.dtype not in FLOAT_DTYPES:
         raise TypeError(f"margin must be float32, float64, float16 or bfloat16, got {margin.dtype}")

@@ -40,33 +40,33 @@ def global_loss(
 
     Args:
         embeddings: [B, D], float32, float64, float16 or bfloat16.
-        triplets: [T, 3], any integer dtype: the rows of anchor, positive and negative, three different ones of
-            ``embeddings``.
+        triplets: [T, 3], any integer dtype: the rows of anchor, positive and negative in ``embeddings``, all three
+            different.
         lam: Weight of the hinge on the means. The paper names no value; 0.8 is this library's default.
-        threshold: The margin t between the means, in units of d, which is between 0 and 1 with cosine; 0.01 in the
-            paper.
+        threshold: The margin t between the means, in units of d, which is between 0 and 1 with cosine. The paper uses
+            0.01.
         similarity: ``"cosine"`` (distances of the normalized rows, as in the paper), or ``"euclidean"`` (of the rows
             as they are).
-        labels: [B], any integer dtype. Where given, every triplet must fit them: an anchor, a positive of its class,
-            a negative of another. They do not enter the loss.
+        labels: [B], any integer dtype. If given, every triplet must have a positive of the anchor's class and a
+            negative of another class. Labels do not change the loss.
 
     Returns:
         The loss, float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value; of triplets on the CPU, the first bad one and its position.
-            That they fit the labels is checked on the CPU only, and not under ``torch.compile``.
-        NotImplementedError: On a second derivative.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value. On the CPU the message names the first invalid triplet and
+            its position. Whether triplets fit ``labels`` is checked on the CPU only, and not under ``torch.compile``.
+        NotImplementedError: A second derivative is requested.
 
     Note:
-        The paper prints the distance of the positive pair without its square; its own bound ``0 <= d <= 1`` needs it.
-        Variances are over T, not T - 1, so that one triplet has variance 0. Without triplets the loss and its gradient
-        are 0. A non-finite element, or a row whose norm overflows, makes the loss and all gradients NaN, even if the
-        row is in no triplet; on a GPU, where nothing waits for a check of the triplets, so does a triplet that is not
-        of three different rows of ``embeddings``. At its kink the hinge takes the subgradient 0. Means and variances
-        are summed in float64. Memory is O(B D + T). Bitwise equal on every repeat, for any number of threads and at
-        every SIMD level.
+        The paper prints the distance of the positive pair without the square that the paper's bound ``0 <= d <= 1``
+        requires. Variances divide by T, not T - 1, so that one triplet has variance 0. Without triplets the loss and
+        its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all gradients NaN,
+        even if the row is in no triplet. On a GPU, which no check synchronizes, a triplet that is not of three
+        different rows of ``embeddings`` does so too. At its kink the hinge takes the subgradient 0. Means and variances
+        are summed in float64. Memory is O(B D + T). Results are bitwise equal on every repeat, for any number of
+        threads and at every SIMD level.
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 3, after Kumar et al., "Learning Local

@@ -44,38 +44,37 @@ def indexed_triplet_loss(
 
     Args:
         embeddings: [B, D], float32, float64, float16 or bfloat16.
-        triplets: [T, 3], any integer dtype: the rows of anchor, positive and negative, three different ones of
-            ``embeddings``. A row may be in many triplets, and a triplet may be listed again.
+        triplets: [T, 3], any integer dtype: the rows of anchor, positive and negative in ``embeddings``, all three
+            different. A row may be in many triplets, and duplicate triplets are allowed.
         term: The loss of one triplet:
-            ``"ratio"``: ``max(0, 1 - d_an / (d_ap + margin))`` of the distances d, those of the normalized rows with
-            ``similarity="cosine"``, and of the rows as they are with ``"euclidean"``;
+            ``"ratio"``: ``max(0, 1 - d_an / (d_ap + margin))``, where d are the distances of the normalized rows with
+            ``similarity="cosine"``, or of the rows as given with ``"euclidean"``;
             ``"nca"``, ``"hinge"``, ``"soft_margin"``, ``"sct"``: f(s_ap, s_an) as in
             :func:`hardmine.ops.triplet_loss`.
-        temperature: Of nca and sct only, from 1e-30 to 1e30; 0.1 by default.
-        margin: Of ratio, in units of the distance and > 0, and of hinge, in units of the similarity; of these only, 0.2
-            by default.
-        lam: Weight of the hard part of sct, and of sct only; 1 by default.
+        temperature: Only for nca and sct; from 1e-30 to 1e30, 0.1 by default.
+        margin: Only for ratio (in units of the distance, > 0) and hinge (in units of the similarity); 0.2 by default.
+        lam: Only for sct: the weight of the hard part; 1 by default.
         similarity: ``"cosine"``, ``"dot"`` (not with ratio) or ``"euclidean"``, as in
             :func:`hardmine.ops.select_triplets`.
         reduction: ``"mean"`` over the T triplets, ``"sum"``, or ``"none"``: [T].
-        labels: [B], any integer dtype. Where given, every triplet must fit them: an anchor, a positive of its class,
-            a negative of another. They do not enter the loss.
+        labels: [B], any integer dtype. If given, every triplet must have a positive of the anchor's class and a
+            negative of another class. Labels do not change the loss.
 
     Returns:
         The loss, float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value; an option that does nothing, such as a ``margin`` with nca;
-            of triplets on the CPU, the first bad one and its position.
-            That they fit the labels is checked on the CPU only, and not under ``torch.compile``.
-        NotImplementedError: On a second derivative.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value, or an option does nothing, such as ``margin`` with nca. On
+            the CPU the message names the first invalid triplet and its position. Whether triplets fit ``labels`` is
+            checked on the CPU only, and not under ``torch.compile``.
+        NotImplementedError: A second derivative is requested.
 
     Note:
         Without triplets the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the
-        loss and all gradients NaN, even if the row is in no triplet; on a GPU, where nothing waits for a check of the
-        triplets, so does a triplet that is not of three different rows of ``embeddings``. At their kinks hinge and
-        ratio, and the distance of equal rows, take the subgradient 0. Memory is O(B D + T). Bitwise equal on every
+        loss and all gradients NaN, even if the row is in no triplet. On a GPU, which no check synchronizes, a triplet
+        that is not of three different rows of ``embeddings`` does so too. Hinge and ratio take the subgradient 0 at
+        their kinks, as does the distance of equal rows. Memory is O(B D + T). Results are bitwise equal on every
         repeat, for any number of threads and at every SIMD level.
 
     Reference:

@@ -26,32 +26,31 @@ def knn(
     """The exact ``k`` nearest neighbors of every query, without the matrix of similarities.
 
     Replaces ``(F.normalize(queries) @ F.normalize(refs).T).topk(k)``; without refs, the queries are compared with each
-    other. On the CPU each unordered pair of them is compared once, half the arithmetic; on CUDA, in both directions.
+    other. The CPU computes each unordered pair once, which halves the arithmetic; CUDA computes both directions.
 
     Args:
         queries: [Q, D], float32, float64, float16 or bfloat16.
         refs: The gallery, [M, D], dtype and device of ``queries``. None: the queries themselves.
         k: Neighbors per query, 1 to 1024.
-        exclude_self: Leave out the pair of a query with itself, by its index: copies of it are neighbors. None: as
-            far as there is such a pair, without refs. True with refs is an error.
+        exclude_self: Exclude each query from its own neighbors, by index; duplicates of the query stay. None: True
+            without refs, False with refs. True with refs is an error.
         similarity: ``"cosine"`` (normalizes inside), ``"dot"``, or ``"euclidean"``: the negative distance,
             ``-|a - b|``; as in :func:`hardmine.ops.select_triplets`.
 
     Returns:
-        :class:`hardmine.types.Neighbors`: similarity [Q, k], float64 for float64 inputs, else float32, and index
-        [Q, k], int64; rows of ``refs``, or of ``queries`` without refs. Sorted, most similar first. Where there are
-        fewer than ``k`` candidates, the end is filled up with similarity NaN and index -1.
+        :class:`hardmine.types.Neighbors`: similarity [Q, k], float64 for float64 inputs, else float32, and index [Q,
+        k], int64: rows of ``refs``, or of ``queries`` without refs. Neighbors are sorted, most similar first. If there
+        are fewer than ``k`` candidates, the remaining entries have similarity NaN and index -1.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value.
-        NotImplementedError: On a second derivative.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value.
+        NotImplementedError: A second derivative is requested.
 
     Note:
-        Ties go to the lowest index; those of the Euclidean similarity are decided on squared distances. Similarities
-        of NaN are no candidates, nor are those of minus infinity. Memory is O((Q + M) D + Q k). Results are bitwise
-        equal on every repeat, for any number of threads and at every SIMD level. Equal Euclidean embeddings take the
-        subgradient 0.
+        Ties go to the lowest index; Euclidean ties are decided on squared distances. Similarities of NaN or -inf are
+        never selected. Memory is O((Q + M) D + Q k). Results are bitwise equal on every repeat, for any number of
+        threads and at every SIMD level. The Euclidean similarity of equal embeddings takes the subgradient 0.
 
     Example:
         >>> import torch

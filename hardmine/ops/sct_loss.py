@@ -45,7 +45,7 @@ PRESETS: dict[Preset, Published] = {
 
 
 def resolve_preset(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, with what the preset says where the user says nothing."""
+    """The options, with the preset's value for each option that the user left at None."""
     check_choice("preset", options["preset"], get_args(Preset))
     published = PRESETS[options["preset"]]._asdict()
     given = {name: value for name, value in options.items() if value is not None or name not in published}
@@ -144,9 +144,10 @@ def sct_loss(
         labels: [B], any integer dtype.
         ref_embeddings: [M, D] to select from; None selects among the anchors. Gets a gradient if it requires one.
         ref_labels: [M], any integer dtype.
-        lam: Weight of the hard part: 1 on CUB and CAR, 0.1 on SOP, In-shop and Hotels in the paper.
-        temperature: Of the easy part, from 1e-30 to 1e30 (the paper prints eq. 1 with 1; its code, and EP, use 0.1).
-        preset: Which published version.
+        lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.
+        temperature: Temperature of the easy part, from 1e-30 to 1e30. The paper prints eq. 1 with 1; its code and EP
+            use 0.1.
+        preset: The published version to follow.
 
             `paper`: hard if ``s_an > s_ap``, all others easy; mean over all valid anchors.
             `code2020`: hard if ``s_an > s_ap`` and ``s_an > 0.5``, all others easy; each part is averaged over its own
@@ -157,30 +158,29 @@ def sct_loss(
             Both versions of the code drop positives above 0.9999 and keep ties of semi-hard negatives.
         positive: As in :func:`hardmine.ops.select_triplets`, like ``negative``, ``similarity``,
             ``semihard_fallback`` and ``semihard_margin``.
-        tie: Instead of the preset's, with semi-hard negatives: ``"exclude"`` (`paper`) or ``"include"``.
+        tie: Overrides the preset's rule for semi-hard negatives: ``"exclude"`` (`paper`) or ``"include"``.
         reduction: ``"mean"`` as the preset says, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
-        hard_cutoff: Instead of the 0.5 or 0.8 of `code2020` and `code2021`.
-        duplicate_threshold: Instead of the preset's (none in `paper`); infinity turns it off.
-        min_similarity: Anchors count only if both their similarities exceed it. None: all count.
+        hard_cutoff: Overrides the 0.5 of `code2020` or the 0.8 of `code2021`.
+        duplicate_threshold: Overrides the preset's threshold (`paper` has none); infinity disables it.
+        min_similarity: Anchors count only if both their similarities exceed this. None: all count.
         return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost.
         return_count: Also return the number of anchors that count in the mean, int64 []: in `code2020` those of both
-            parts, in `code2021` those that are hard or easy. Nothing waits for a GPU.
-        generator: What a random ``positive`` or ``negative`` is drawn from, as in
-            :func:`hardmine.ops.select_triplets`.
+            parts, in `code2021` those that are hard or easy. This does not synchronize a GPU.
+        generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; where asked for, a tuple of it, the selection and the count,
-        in this order.
+        The loss, float64 for float64 inputs, else float32; with ``return_selection`` or ``return_count``, a tuple of
+        the loss and what was requested: the selection, then the count.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or on the wrong device; an option that does nothing, such
-            as a ``hard_cutoff`` in `paper`.
-        NotImplementedError: On a second derivative.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape, value or device, or an option does nothing, such as ``hard_cutoff``
+            in `paper`.
+        NotImplementedError: A second derivative is requested.
 
     Note:
-        As in :func:`hardmine.ops.triplet_loss`. The loss jumps where s_an = s_ap, from log 2 to ``lam * s_an``; the
-        paper means it so.
+        The notes on :func:`hardmine.ops.triplet_loss` apply. The loss jumps at s_an = s_ap, from log 2 to
+        ``lam * s_an``, as the paper intends.
 
     Reference:
         Xuan et al., "Hard negative examples are hard, but useful", ECCV 2020, eq. 13, and the authors' published code.

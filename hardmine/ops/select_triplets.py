@@ -42,55 +42,56 @@ def select_triplets(
     Args:
         embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
         labels: Their classes, [B], any integer dtype.
-        ref_embeddings: What to select from, such as a gallery or a memory bank: [M, D], dtype and device of
+        ref_embeddings: Rows to select from, such as a gallery or a memory bank: [M, D], dtype and device of
             ``embeddings``. None selects among the anchors themselves, where a sample is never its own positive. With
-            refs, nothing is left out: a copy of the anchor in the bank is a candidate (see ``duplicate_threshold``).
+            refs, no row is excluded: a duplicate of the anchor in the bank is a candidate (see
+            ``duplicate_threshold``).
         ref_labels: Their classes, [M], any integer dtype.
-        positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``: each
-            candidate with the same chance.
+        positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``
+            (every candidate is equally likely).
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
             ``"semihard"``: the most similar one that is less similar than the selected positive.
         similarity: ``"cosine"`` (normalizes inside, see the note), ``"dot"``, or ``"euclidean"``: the negative
             distance, ``-|a - b|``, computed from differences, so that close pairs far from the origin keep their
-            digits.
-        duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
-        semihard_fallback: What an anchor without a semi-hard negative gets: None (no candidate), ``"hardest"`` or
+            precision.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
+        semihard_fallback: The negative of an anchor that has no semi-hard one: None (no negative), ``"hardest"`` or
             ``"easiest"``.
         tie: Whether a negative exactly as similar as the positive counts as semi-hard: ``"exclude"`` (the papers, and
             the default) or ``"include"`` (the SCT authors' code).
         semihard_margin: Semi-hard negatives must also have ``s_an > s_ap - semihard_margin`` (FaceNet). None: no such
             limit.
-        generator: What random selections draw from, on the device of ``embeddings``. None: the device's own, which
+        generator: Source of random picks, on the device of ``embeddings``. None: the device's default generator, which
             :func:`torch.manual_seed` seeds.
 
     Returns:
-        A :class:`Selection`: two int64 and two floating-point tensors, each [B]; rows of ``embeddings``, or of
-        ``ref_embeddings`` where given. Similarities are float64 for float64 inputs, else float32.
+        A :class:`Selection`: two int64 and two floating-point tensors, each [B]. Indices are rows of ``embeddings``, or
+        of ``ref_embeddings`` if given. Similarities are float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or on the wrong device; an option that does nothing, such
-            as ``tie`` without semi-hard negatives.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape, value or device, or an option does nothing, such as ``tie`` without
+            semi-hard negatives.
 
     Note:
-        Ties go to the lowest index; those of the Euclidean similarity are decided on squared distances. Similarities
-        of NaN are no candidates, nor are infinite ones that every number would beat. Memory is O((B + M) D). Results
-        are bitwise equal on every repeat, for any number of threads and at every SIMD level.
+        Ties go to the lowest index; Euclidean ties are decided on squared distances. NaN similarities are never
+        selected, nor is -inf as a maximum or +inf as a minimum. Memory is O((B + M) D). Results are bitwise equal on
+        every repeat, for any number of threads and at every SIMD level.
 
-        A cosine similarity that is returned or compared with a threshold is never above 1 nor below -1. Among
-        candidates that only rounding tells apart, beyond 1, the unrounded sums decide. Rows of norm 1e-12 or less are
-        divided by 1e-12, as ``F.normalize`` does; they have no direction, and their gradient is 0. So all ops
-        normalize.
+        Cosine similarities are clamped to [-1, 1] when they are returned or compared with a threshold. Among candidates
+        that rounding puts above 1, the unclamped sums decide. Rows of norm 1e-12 or less are divided by 1e-12, as
+        ``F.normalize`` does. Such rows have no direction, so their gradient is 0. All ops normalize this way.
 
-        Products and squares of elements below 1e-19 underflow in float32, so that dot similarities below about 1e-38
-        and Euclidean distances below about 1e-19 may be 0, and their gradients too. float64 reaches 1e-154.
+        Products and squares of elements below 1e-19 underflow in float32. Dot similarities below about 1e-38 and
+        Euclidean distances below about 1e-19 may therefore be 0, as may their gradients. In float64 the limit for
+        elements is 1e-154.
 
-        A random selection draws one float64 number u in [0, 1) per anchor, those of the positives first, and picks the
-        floor(u n)-th of the anchor's n candidates in ascending order of index: equal states of the generator give equal
-        picks. It computes the similarities of its picks only, unless ``duplicate_threshold`` asks for all. Compiled by
-        inductor, it draws other numbers than in eager mode, as ``torch.rand`` does; ``torch.manual_seed`` fixes them
-        too. torch cannot trace a ``generator``: it breaks the graph, which ``fullgraph=True`` makes an error.
-        ``torch.utils.checkpoint`` restores the default generator only, so a ``generator`` is an error in it.
+        A random selection draws one float64 number u in [0, 1) per anchor, for the positives first. It picks the
+        floor(u n)-th of the anchor's n candidates in ascending order of index, so equal generator states give equal
+        picks. Only the similarities of the picks are computed, unless ``duplicate_threshold`` requires all. Under
+        inductor the numbers differ from those of eager mode, as they do for ``torch.rand``; ``torch.manual_seed`` fixes
+        them too. torch cannot trace a ``generator``: the graph breaks, and ``fullgraph=True`` raises. A ``generator``
+        is an error under ``torch.utils.checkpoint``, which restores the default generator only.
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (whose bound on
@@ -131,7 +132,7 @@ def select_triplets(
 def as_selection(
     positive_similarity: Tensor, negative_similarity: Tensor, positive_index: Tensor, negative_index: Tensor
 ) -> Selection:
-    """The compiled ops' outputs, differentiable ones first, as users see them."""
+    """The public tuple of the compiled ops' outputs, which have the differentiable ones first."""
     return Selection(positive_index, negative_index, positive_similarity, negative_similarity)
 
 

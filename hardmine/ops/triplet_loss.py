@@ -127,33 +127,33 @@ def triplet_loss(
             ``max(0, d_ap - d_an + margin)``;
             ``"soft_margin"``: ``softplus(s_an - s_ap)``;
             ``"sct"``: ``lam * s_an`` if ``s_an > s_ap``, else nca (see :func:`hardmine.ops.sct_loss` for its presets).
-        temperature: Of nca and sct only, from 1e-30 to 1e30; 0.1 by default.
-        margin: Of hinge only, in units of the similarity; 0.2 by default.
-        lam: Weight of the hard part of sct, and of sct only; 1 by default.
+        temperature: Only for nca and sct; from 1e-30 to 1e30, 0.1 by default.
+        margin: Only for hinge; in units of the similarity, 0.2 by default.
+        lam: Only for sct: the weight of the hard part; 1 by default.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
-        min_similarity: Anchors count only if both their similarities exceed it (0 in the EP authors' code). None: all
+        min_similarity: Anchors count only if both their similarities exceed this (0 in the EP authors' code). None: all
             count.
         return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost.
-        return_count: Also return the number of anchors that count in the mean, int64 []; nothing waits for a GPU.
-        generator: What a random ``positive`` or ``negative`` is drawn from, as in
-            :func:`hardmine.ops.select_triplets`.
+        return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
+            GPU.
+        generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; where asked for, a tuple of it, the selection and the count,
-        in this order.
+        The loss, float64 for float64 inputs, else float32; with ``return_selection`` or ``return_count``, a tuple of
+        the loss and what was requested: the selection, then the count.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or on the wrong device; an option that does nothing, such
-            as a ``margin`` with nca.
-        NotImplementedError: On a second derivative.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape, value or device, or an option does nothing, such as ``margin`` with
+            nca.
+        NotImplementedError: A second derivative is requested.
 
     Note:
-        An anchor without a positive or a negative is left out of the loss and of its mean; without any valid anchor
-        the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
-        gradients NaN. At exactly equal similarities the hinge and the Euclidean distance take the subgradient 0.
-        Memory is O((B + M) D), forward and backward. Bitwise equal on every repeat, for any number of threads and at
-        every SIMD level.
+        An anchor without a positive or a negative is excluded from the loss and the mean. Without any valid anchor the
+        loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
+        gradients NaN. At exactly equal similarities the hinge and the Euclidean distance take the subgradient 0. Memory
+        is O((B + M) D), forward and backward. Results are bitwise equal on every repeat, for any number of threads and
+        at every SIMD level.
 
     Reference:
         nca: Xuan et al., WACV 2020, section 4, and ECCV 2020, eq. 1; hinge: WACV 2020, section 2.1; soft margin:
@@ -218,7 +218,7 @@ def loss_of_selected(
 
 
 def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:
-    """Whether each anchor counts in the mean, bool [B]: triplet_term in csrc/core/triplet_terms.h gives it a part."""
+    """Whether each anchor counts in the mean, bool [B], by the rule of triplet_term in csrc/core/triplet_terms.h."""
     counts = selection.valid
     s_ap, s_an = selection.positive_similarity, selection.negative_similarity
     floor = options["min_similarity"]

@@ -107,37 +107,38 @@ def tuplet_loss(
     Args:
         embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
         labels: Their classes, [B], any integer dtype.
-        ref_embeddings: What to compare with, such as a memory bank: [M, D], dtype and device of ``embeddings``. None
+        ref_embeddings: Rows to compare with, such as a memory bank: [M, D], dtype and device of ``embeddings``. None
             compares the anchors among themselves, where a sample is never its own positive. Gets a gradient if it
             requires one.
         ref_labels: Their classes, [M], any integer dtype.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples per class all three are N-pair.
-        temperature: From 1e-30 to 1e30: similarities are divided by it in float32, too.
+        temperature: From 1e-30 to 1e30, because float32 must be able to divide similarities by it.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
-        duplicate_threshold: Positives more similar than this are taken for near duplicates and left out.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
         return_terms: Also return the :class:`hardmine.types.TupletTerms`, at no further cost: the selected positives
-            (index -1 and similarity NaN where there is none, and with ``"all"``), and the log-sum-exp of
-            ``s_an / temperature`` over all negatives (-infinity where there is none).
-        return_count: Also return the number of anchors that count in the mean, int64 []; nothing waits for a GPU.
+            (index -1 and similarity NaN without a positive, and always with ``"all"``), and the log-sum-exp of
+            ``s_an / temperature`` over all negatives (-infinity without a negative).
+        return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
+            GPU.
 
     Returns:
-        The loss, float64 for float64 inputs, else float32; where asked for, a tuple of it, the terms and the count, in
-        this order.
+        The loss, float64 for float64 inputs, else float32; with ``return_terms`` or ``return_count``, a tuple of the
+        loss and what was requested: the terms, then the count.
 
     Raises:
-        TypeError: An argument of the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value.
-        NotImplementedError: On a second derivative.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: An argument has the wrong shape or value.
+        NotImplementedError: A second derivative is requested.
 
     Note:
-        An anchor without a positive or a negative is left out of the loss and of its mean; without any valid anchor
-        the loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
-        gradients NaN. Ties between positives go to the lowest index. Equal Euclidean embeddings take the subgradient 0.
-        Memory is O((B + M) D): the backward pass computes the similarities again. Bitwise equal on every repeat, for
-        any number of threads and at every SIMD level. Fastest with the cosine similarity and a temperature of 0.0451
-        or more, where one pass over the similarities suffices.
+        An anchor without a positive or a negative is excluded from the loss and the mean. Without any valid anchor the
+        loss and its gradient are 0. A non-finite element, or a row whose norm overflows, makes the loss and all
+        gradients NaN. Ties between positives go to the lowest index. The Euclidean similarity of equal embeddings takes
+        the subgradient 0. Memory is O((B + M) D): the backward pass recomputes the similarities. Results are bitwise
+        equal on every repeat, for any number of threads and at every SIMD level. The op is fastest with the cosine
+        similarity and a temperature of at least 0.0451, where one pass over the similarities suffices.
 
     Reference:
         Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4.
@@ -169,7 +170,7 @@ def tuplet_loss(
     count: Any = (positive_count > 0).sum() if return_count else None
     if not return_terms:
         return loss, count
-    # The compiled op gives 0 for a missing similarity: opcheck, for one, cannot compare NaN.
+    # The compiled op returns 0 for a missing similarity, because opcheck cannot compare NaN.
     terms = TupletTerms(index, torch.where(index >= 0, s_ap, math.nan).detach(), level.detach())
     return (loss, terms, count) if return_count else (loss, terms)
 
