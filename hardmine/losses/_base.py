@@ -1,4 +1,4 @@
-"""What the loss modules share: options that are checked when the module is made, and given to the op in every call."""
+"""Base classes of the loss modules: the constructor checks the options, and every call passes them to the op."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _short.maxlist, _short.maxother = 8, 80
 
 
 class Loss(nn.Module):
-    """Keeps the options of an op, and applies the op with them.
+    """A module that stores the options of an op and applies the op with them.
 
     Attributes:
-        options: The op's options by name, without those that are left to the op.
+        options: The op's options by name, without those that the op resolves itself.
     """
 
     _op: ClassVar[Callable[..., Any]]
@@ -30,7 +30,7 @@ class Loss(nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         defaults = inspect.signature(type(self)).parameters
-        # None is left to the op where it is the default: where it is not, the op refuses it by name.
+        # A None that is the default is left to the op. Any other None is passed on, and the op names it in its error.
         self.options = {
             name: value
             for name, value in options.items()
@@ -39,7 +39,7 @@ class Loss(nn.Module):
         self._check(self.options)
 
     def _check(self, options: dict[str, Any]) -> None:
-        """Let the op check its options on an empty batch: now, and not in the first step of a training."""
+        """Let the op check its options on an empty batch, so that errors come before the first training step."""
         devices = [value.device for value in options.values() if isinstance(value, (Tensor, torch.Generator))]
         device = devices[0] if devices else "cpu"
         rows = torch.empty(0, 1, dtype=torch.float32, device=device)
@@ -52,7 +52,7 @@ class Loss(nn.Module):
         return ", ".join(f"{name}={_short.repr(arguments[name])}" for name in given)
 
     def _arguments(self) -> dict[str, Any]:
-        """What the module is written out with."""
+        """The arguments that ``repr`` shows."""
         return self.options
 
 
@@ -124,18 +124,18 @@ class SelectionLoss(Loss):
         return_selection: bool = False,
         return_count: bool = False,
     ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
-        """The loss of a batch, whose triplets are selected in the batch itself or among refs.
+        """The loss of a batch. Triplets are selected in the batch itself or among refs.
 
         Args:
             embeddings: The anchors, [B, D].
             labels: Their classes, [B].
-            ref_embeddings: What to select from, [M, D]; None selects among the anchors.
+            ref_embeddings: Rows to select from, [M, D]; None selects among the anchors.
             ref_labels: The classes of the refs, [M].
             return_selection: Also return the :class:`hardmine.types.Selection`.
             return_count: Also return the number of anchors that count, int64 [].
 
         Returns:
-            The loss; with it the selection and then the count, where asked for.
+            The loss, or a tuple of the loss and what was requested: the selection, then the count.
         """
         return self._op(
             embeddings,

@@ -26,23 +26,23 @@ class BatchAllTripletLoss(Loss):
         margin: :math:`\alpha`, in units of the distance (squared, if ``squared``): a number, or a table [C, C] with
             ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. The module copies the table.
         margin_labels: The labels that the rows of the table stand for, [C] distinct integers. None: 0 to C - 1.
-        squared: Squared distances, or distances.
-        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as they are.
+        squared: Whether distances are squared.
+        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
         reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
 
     Attributes:
-        margin: The margin in use: the number, or the table, which is a buffer. :meth:`set_margin` changes it.
+        margin: The current margin: a number, or the table, which is a buffer. :meth:`set_margin` changes it.
         margin_labels: The labels of the table's rows, or None.
 
     Raises:
-        TypeError: On making it: an option of the wrong type.
-        ValueError: On making it: an option of the wrong value.
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value.
 
     Note:
-        The state is the table, if there is one, from the first moment to the last: a number never becomes a table, and
-        a table keeps its shape and its storage. So ``state_dict``, ``AveragedModel``, DDP and compiled graphs see the
-        same buffers always. The labels of the rows are no buffer, since an average of integers rounds: whoever loads a
-        state makes the module with the same labels.
+        The module's state is the table, if there is one. A number never becomes a table, and a table keeps its shape
+        and storage, so ``state_dict``, ``AveragedModel``, DDP and compiled graphs always see the same buffer.
+        ``margin_labels`` is not a buffer, because averaging integers would round. Load a state only into a module that
+        was made with the same labels.
 
     Example:
         >>> import torch
@@ -85,12 +85,12 @@ class BatchAllTripletLoss(Loss):
         """Change the margin.
 
         Args:
-            margin: A number; or, if the module has a table, a table of the same shape, whose rows are those of the same
-                labels. A number fills the table.
+            margin: A number, which fills the table if the module has one; or a table of the same shape for the same
+                labels, if the module has a table.
 
         Raises:
-            TypeError: ``margin`` is neither.
-            ValueError: It is not finite, of another shape, or a table where the module has a number.
+            TypeError: ``margin`` is neither a number nor a table.
+            ValueError: ``margin`` is not finite, has another shape, or is a table where the module has a number.
         """
         self._check({"margin": margin})
         if not isinstance(self.margin, Tensor):
@@ -137,11 +137,11 @@ class BatchAllTripletLoss(Loss):
             return_counts: Also return the :class:`hardmine.types.TripletCounts`.
 
         Returns:
-            The loss; with ``return_counts``, and the counts.
+            The loss; with ``return_counts``, a tuple of the loss and the counts.
         """
         margin, margin_labels = self.margin, self.margin_labels
         if margin_labels is not None and isinstance(margin, Tensor):
-            margin_labels = margin_labels.to(margin.device)  # where something moved the buffers only
+            margin_labels = margin_labels.to(margin.device)  # if only the buffers were moved
         return self._op(
             embeddings,
             labels,
@@ -156,14 +156,14 @@ class BatchAllTripletLoss(Loss):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchAllTripletLoss:
         super()._apply(fn, recurse)
-        # The labels go where the table goes, but not to "meta", from where they could not come back.
+        # The labels follow the table to its device, except to "meta", where they would lose their values.
         if self.margin_labels is not None and isinstance(self.margin, Tensor) and not self.margin.is_meta:
             self.margin_labels = self.margin_labels.to(self.margin.device)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         table = state_dict.get(f"{prefix}margin")
-        if isinstance(table, Tensor):  # torch itself reports what is none, and other shapes
+        if isinstance(table, Tensor):  # torch itself reports other types and shapes
             if table.dtype not in FLOAT_DTYPES:
                 raise TypeError(
                     f"{prefix}margin must be float32, float64, float16 or bfloat16, got {table.dtype} in state_dict"
@@ -179,7 +179,7 @@ class BatchAllTripletLoss(Loss):
 
 
 def check_finite_table(name: str, table: Tensor) -> None:
-    """All entries are finite: the op looks at those for the classes of a batch only, so a bad one would show late."""
+    """All entries are finite. The op reads only the entries for a batch's classes and would find others late."""
     if table.is_meta or isinstance(table, FakeTensor) or torch.compiler.is_compiling():
         return
     if not table.isfinite().all():

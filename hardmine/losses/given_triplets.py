@@ -20,7 +20,7 @@ class _GivenTripletsLoss(Loss):
         Args:
             embeddings: [B, D].
             triplets: [T, 3], the rows of anchor, positive and negative.
-            labels: The classes of the embeddings, [B]. Where given, every triplet must fit them.
+            labels: The classes of the embeddings, [B]. If given, every triplet must fit them.
 
         Returns:
             The loss.
@@ -41,12 +41,12 @@ class RatioTripletLoss(_GivenTripletsLoss):
 
     Args:
         margin: m, in units of the distance, > 0.
-        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as they are.
+        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
         reduction: ``"mean"`` over the triplets, ``"sum"``, or ``"none"``: [T].
 
     Raises:
-        TypeError: On making it: an option of the wrong type.
-        ValueError: On making it: an option of the wrong value.
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value.
 
     Example:
         >>> import torch
@@ -75,11 +75,11 @@ class GlobalLoss(_GivenTripletsLoss):
     Args:
         lam: Weight of the hinge on the means.
         threshold: t, in units of the squared distance divided by 4.
-        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as they are.
+        similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
 
     Raises:
-        TypeError: On making it: an option of the wrong type.
-        ValueError: On making it: an option of the wrong value.
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value.
 
     Example:
         >>> import torch

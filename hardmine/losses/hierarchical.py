@@ -25,7 +25,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         L = \frac{1}{|T|} \sum_{(a, p, n) \in T} \frac{1}{2} \max(0, d_{ap} - d_{an} + \alpha_{y_a y_n}), \quad
         \alpha_{y_a y_n} = \beta + d_H(y_a, y_n) - s_{y_a}
 
-    The class tree of the embeddings gives d_H and s. It is made anew every epoch; before the first tree all margins are
+    The class tree of the embeddings gives d_H and s. Build a new tree every epoch; before the first one all margins are
     equal. The tree's distances are those of unit vectors, so the similarity is cosine::
 
         loss_of = HierarchicalTripletLoss(classes=train_labels)
@@ -38,28 +38,28 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
             sampler.update(tree)
 
     Args:
-        classes: The labels of the classes, integers [C], in any order; repeated ones count once, so that the labels of
-            the training set will do. Or the number of classes C, whose labels are 0 to C - 1.
-        margin: alpha of every pair of classes before the first tree, in units of the squared distance.
-        beta: By how much classes should become farther apart than they were, in units of the squared distance.
-        squared: Squared distances, or distances.
+        classes: The labels of the classes, integers [C], in any order. Duplicates are ignored, so the labels of the
+            training set can be passed. Or the number of classes C, whose labels are 0 to C - 1.
+        margin: The alpha of every pair of classes before the first tree, in units of the squared distance.
+        beta: How much farther apart the classes should move, in units of the squared distance.
+        squared: Whether distances are squared.
         reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
 
     Attributes:
-        margin: The margins in use, a buffer [C, C]: alpha[y_a, y_n].
+        margin: The current margins, a buffer [C, C]: alpha[y_a, y_n].
         margin_labels: The labels of its rows, ascending, [C]; None if they are 0 to C - 1.
         beta: As given.
 
     Raises:
-        TypeError: On making it: an option of the wrong type.
-        ValueError: On making it: an option of the wrong value.
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value.
 
     Note:
-        The state is the table ``margin``, of the same shape before the first tree and after: a training resumes bit for
-        bit, and a state may be loaded into a module before or after its first tree, made with the same ``classes``.
-        ``update`` writes into the table in place, as an optimizer writes into a parameter.
-        The table's dtype is torch's default dtype until ``to`` changes it. Memory is O(C^2).
-        The paper prints the loss with unsquared distances, which is ``squared=False``; its margins are squared ones.
+        The module's state is the table ``margin``. Its shape is the same before and after the first tree, so training
+        resumes bit for bit. A state can be loaded into any module made with the same ``classes``, before or after the
+        module's first tree. ``update`` writes into the table in place, as an optimizer writes into a parameter. The
+        table has torch's default dtype until ``to`` changes it. Memory is O(C^2). The paper prints the loss with
+        unsquared distances, which is ``squared=False``; the paper's margins are squared distances.
 
     Example:
         >>> import torch
@@ -92,23 +92,23 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
                 labels = None
         dtype = torch.get_default_dtype()
         first = check_finite("margin", margin, like=torch.empty(0, dtype=dtype, device="cpu"))
-        # Without a device: the buffer is made where others are, such as on "meta".
+        # No explicit device: torch's default device, such as "meta", applies as for other buffers.
         super().__init__(margin=torch.full((count, count), first), squared=squared, reduction=reduction)
         self.margin_labels = labels
         self.beta = check_finite("beta", beta)
         self._first_margin = first
 
     def update(self, tree: ClassTree) -> None:
-        """Take the margins of a tree.
+        """Replace the margins by those of a tree.
 
         Args:
-            tree: A tree of all the module's classes. It may have others, too.
+            tree: A tree of all the module's classes, and possibly of others.
 
         Raises:
-            TypeError: ``tree`` is no :class:`hardmine.mining.ClassTree`.
-            ValueError: It lacks a class.
+            TypeError: ``tree`` is not a :class:`hardmine.mining.ClassTree`.
+            ValueError: ``tree`` lacks a class.
         """
-        from hardmine.mining import ClassTree  # only who trains with a tree needs what mining needs
+        from hardmine.mining import ClassTree  # imported late: other losses do not need mining's dependencies
 
         if not isinstance(tree, ClassTree):
             raise TypeError(f"tree must be a ClassTree, got {type(tree).__name__}")
@@ -129,7 +129,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
 
 
 def _distinct(classes: Tensor | Sequence[int]) -> Tensor:
-    """The labels, each once, ascending, on the CPU."""
+    """The distinct labels, ascending, on the CPU."""
     try:
         labels = classes if isinstance(classes, Tensor) else torch.as_tensor(classes, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""The losses of the papers by their names. What a name says is no option: EPHN's positive is the easiest."""
+"""The papers' losses by name. A choice that the name implies is not an option: EPHN's positive is the easiest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class EPHNLoss(TripletLoss):
         temperature: In units of the similarity, > 0.
         similarity: As in :class:`TripletLoss`, like the other options.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
-        min_similarity: Anchors count only if both their similarities exceed it: 0 in the authors' code.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
+        min_similarity: Anchors count only if both their similarities exceed this (0 in the authors' code).
 
     Example:
         >>> import torch
@@ -58,11 +58,12 @@ class EPSHNLoss(TripletLoss):
         temperature: In units of the similarity, > 0.
         similarity: As in :class:`TripletLoss`, like the other options.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        semihard_fallback: What an anchor without a semi-hard negative gets: ``"hardest"``, ``"easiest"`` or None.
-        tie: Whether a negative as similar as the positive counts: ``"include"`` or ``"exclude"``.
-        semihard_margin: How much less similar than the positive it may be, at most, in units of the similarity.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
-        min_similarity: Anchors count only if both their similarities exceed it: 0 in the authors' code.
+        semihard_fallback: The negative of an anchor without a semi-hard one: ``"hardest"``, ``"easiest"`` or None.
+        tie: Whether a negative exactly as similar as the positive is semi-hard: ``"include"`` or ``"exclude"``.
+        semihard_margin: How much less similar than the positive a semi-hard negative may be, in units of the
+            similarity.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
+        min_similarity: Anchors count only if both their similarities exceed this (0 in the authors' code).
 
     Example:
         >>> import torch
@@ -101,9 +102,9 @@ class EPSHNLoss(TripletLoss):
 
 
 class HNLoss(EPHNLoss):
-    """HN (ECCV 2020, section 5): :class:`EPHNLoss` under the name that this paper gives it, with the same options.
+    """HN (ECCV 2020, section 6): :class:`EPHNLoss` under the name that this paper gives it, with the same options.
 
-    With two images per class, as in that paper, the positive is the only one there is; with more, this is EPHN.
+    With two images per class, as in that paper, each anchor has only one positive. With more, this is EPHN.
 
     Example:
         >>> from hardmine.losses import HNLoss
@@ -113,9 +114,9 @@ class HNLoss(EPHNLoss):
 
 
 class SHNLoss(EPSHNLoss):
-    """SHN (ECCV 2020, section 5): :class:`EPSHNLoss` under the name that this paper gives it, with the same options.
+    """SHN (ECCV 2020, section 6): :class:`EPSHNLoss` under the name that this paper gives it, with the same options.
 
-    With two images per class, as in that paper, the positive is the only one there is; with more, this is EPSHN.
+    With two images per class, as in that paper, each anchor has only one positive. With more, this is EPSHN.
 
     Example:
         >>> from hardmine.losses import SHNLoss
@@ -133,8 +134,8 @@ class HPHNLoss(TripletLoss):
         temperature: In units of the similarity, > 0.
         similarity: As in :class:`TripletLoss`, like the other options.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
-        min_similarity: Anchors count only if both their similarities exceed it.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
+        min_similarity: Anchors count only if both their similarities exceed this.
 
     Example:
         >>> import torch
@@ -174,7 +175,7 @@ class EPLoss(TupletLoss):
     Args:
         temperature: In units of the similarity, at least 1e-30.
         similarity: As in :class:`TupletLoss`, like the other options.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Example:
@@ -205,8 +206,8 @@ class EPLoss(TupletLoss):
 class NPairLoss(EPLoss):
     """N-pair (WACV 2020, section 2.2): the one positive of a batch with two images per class, against all negatives.
 
-    Its batches have two images per class, where the positive is the only one there is. With more it is the easiest one,
-    and this is :class:`EPLoss`, whose options it has. The paper prints no temperature, which is
+    With two images per class, each anchor has only one positive. With more images the positive is the easiest one. The
+    options are those of :class:`EPLoss`, which computes the same loss. The paper prints no temperature, which is
     ``temperature=1.0``, and trains with 0.1 (section 5.1).
 
     Example:
@@ -224,7 +225,7 @@ class HPLoss(TupletLoss):
     Args:
         temperature: In units of the similarity, at least 1e-30.
         similarity: As in :class:`TupletLoss`, like the other options.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Example:
@@ -261,7 +262,7 @@ class BatchAllLoss(TupletLoss):
     Args:
         temperature: In units of the similarity, at least 1e-30.
         similarity: As in :class:`TupletLoss`, like the other options.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Example:

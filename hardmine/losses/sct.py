@@ -23,25 +23,25 @@ class SCTLoss(SelectionLoss):
     options mean in full.
 
     Args:
-        lam: Weight of the hard part: 1 on CUB and CAR, 0.1 on SOP, In-shop and Hotels in the paper.
-        temperature: Of the easy part, in units of the similarity, > 0.
-        preset: Which published version: ``"paper"``, ``"code2020"`` or ``"code2021"``.
+        lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.
+        temperature: Temperature of the easy part, in units of the similarity, > 0.
+        preset: The published version to follow: ``"paper"``, ``"code2020"`` or ``"code2021"``.
         positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class.
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"`` as the preset says, ``"sum"``, or ``"none"``: [B].
-        hard_cutoff: Similarity that replaces the preset's 0.5 or 0.8; `paper` has none.
+        hard_cutoff: Overrides the preset's 0.5 or 0.8; `paper` has none.
         semihard_fallback: As in :class:`TripletLoss`, like ``tie`` and ``semihard_margin``: with
             ``negative="semihard"`` only.
-        tie: Replaces the preset's: ``"exclude"`` or ``"include"``.
+        tie: Overrides the preset's rule: ``"exclude"`` or ``"include"``.
         semihard_margin: See ``semihard_fallback``.
-        duplicate_threshold: Similarity that replaces the preset's (none in `paper`); infinity turns it off.
-        min_similarity: Anchors count only if both their similarities exceed it.
+        duplicate_threshold: Overrides the preset's threshold (`paper` has none); infinity disables it.
+        min_similarity: Anchors count only if both their similarities exceed this.
         generator: As in :class:`TripletLoss`.
 
     Raises:
-        TypeError: On making it: an option of the wrong type.
-        ValueError: On making it: an option of the wrong value, or one that does nothing with the others.
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value, or does nothing beside the others.
 
     Example:
         >>> import torch

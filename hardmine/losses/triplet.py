@@ -10,7 +10,7 @@ from hardmine.types import NegativeRule, PositiveRule, Reduction, SemihardFallba
 
 
 class TripletLoss(SelectionLoss):
-    r"""The mean of a term :math:`f(s_{ap}, s_{an})` over the anchors, each with the positive and the negative selected.
+    r"""The mean of a term :math:`f(s_{ap}, s_{an})` over the anchors, on the selected positives and negatives.
 
     :func:`hardmine.ops.triplet_loss` documents what the options mean in full. With the default term,
 
@@ -22,27 +22,27 @@ class TripletLoss(SelectionLoss):
         positive: The ``"easiest"``, ``"hardest"`` or a ``"random"`` sample of the anchor's class.
         negative: The ``"hardest"``, ``"semihard"``, ``"easiest"`` or a ``"random"`` sample of another class.
         term: ``"nca"``, ``"hinge"``, ``"soft_margin"`` or ``"sct"``.
-        margin: Of the hinge, in units of the similarity; 0.2 if None.
-        temperature: Of nca and sct, in units of the similarity, > 0; 0.1 if None.
-        lam: Weight of the hard part of sct; 1 if None.
+        margin: Only for hinge; in units of the similarity, 0.2 if None.
+        temperature: Only for nca and sct; in units of the similarity, > 0; 0.1 if None.
+        lam: Only for sct: the weight of the hard part; 1 if None.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
-        semihard_fallback: With ``negative="semihard"``: what an anchor without a semi-hard negative gets:
+        semihard_fallback: With ``negative="semihard"``: the negative of an anchor without a semi-hard one,
             ``"hardest"``, ``"easiest"`` or None.
-        tie: With ``negative="semihard"``: whether a negative as similar as the positive counts, ``"include"`` or
-            ``"exclude"``; excluded if None.
-        semihard_margin: With ``negative="semihard"``: how much less similar than the positive it may be, at most, in
-            units of the similarity; None sets no limit.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
-        min_similarity: Anchors count only if both their similarities exceed it.
-        generator: What random selections draw from; None stands for the default generator of the device. It is no
-            part of the module's ``state_dict``: save its ``get_state()`` too, to resume a training. A copy or a pickle
-            of the module has a generator of its own, in the state of the original's. Under ``torch.utils.checkpoint``
-            it must be None: that restores the state of the default generator only, before it computes the loss again.
+        tie: With ``negative="semihard"``: whether a negative exactly as similar as the positive is semi-hard,
+            ``"include"`` or ``"exclude"``; excluded if None.
+        semihard_margin: With ``negative="semihard"``: how much less similar than the positive a semi-hard negative may
+            be, in units of the similarity; None sets no limit.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
+        min_similarity: Anchors count only if both their similarities exceed this.
+        generator: Source of random picks; None stands for the device's default generator. The generator is not part of
+            the module's ``state_dict``: save its ``get_state()`` too, to resume training. A copy or a pickle of the
+            module has a separate generator in the same state. It must be None under ``torch.utils.checkpoint``, which
+            restores only the default generator's state before it recomputes the loss.
 
     Raises:
-        TypeError: On making it: an option of the wrong type.
-        ValueError: On making it: an option of the wrong value, or one that does nothing with the others.
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value, or does nothing beside the others.
 
     Example:
         >>> import torch

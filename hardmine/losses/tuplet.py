@@ -22,15 +22,15 @@ class TupletLoss(Loss):
 
     Args:
         positive: The ``"easiest"`` or ``"hardest"`` sample of the anchor's class, or ``"all"``: the mean of the loss
-            over every one.
+            over all positives.
         temperature: In units of the similarity, at least 1e-30.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, the negative distance.
-        duplicate_threshold: Positives more similar than this are left out as near duplicates.
+        duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the anchors that count, ``"sum"``, or ``"none"``: [B].
 
     Raises:
-        TypeError: On making it: an option of the wrong type.
-        ValueError: On making it: an option of the wrong value.
+        TypeError: An option of the constructor has the wrong type.
+        ValueError: An option of the constructor has the wrong value.
 
     Example:
         >>> import torch
@@ -127,18 +127,18 @@ class TupletLoss(Loss):
         return_terms: bool = False,
         return_count: bool = False,
     ) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
-        """The loss of a batch, whose samples are compared with each other or with refs.
+        """The loss of a batch. Samples are compared with each other or with refs.
 
         Args:
             embeddings: The anchors, [B, D].
             labels: Their classes, [B].
-            ref_embeddings: What to compare with, [M, D]; None compares the anchors among themselves.
+            ref_embeddings: Rows to compare with, [M, D]; None compares the anchors among themselves.
             ref_labels: The classes of the refs, [M].
             return_terms: Also return the :class:`hardmine.types.TupletTerms`.
             return_count: Also return the number of anchors that count, int64 [].
 
         Returns:
-            The loss; with it the terms and then the count, where asked for.
+            The loss, or a tuple of the loss and what was requested: the terms, then the count.
         """
         return self._op(
             embeddings,

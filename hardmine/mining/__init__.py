@@ -1,4 +1,4 @@
-"""Choosing which images meet: in a batch, and in a triplet."""
+"""Samplers and miners: which images share a batch or a triplet."""
 
 from hardmine.mining.adaptive_kappa import AdaptiveKappa
 from hardmine.mining.anchor_neighbor_sampler import AnchorNeighborSampler

@@ -1,4 +1,4 @@
-"""Checks of what a ``load_state_dict`` is given. Each error names the entry, what it must be, and what came."""
+"""Checks of the states given to ``load_state_dict``. Each error names the entry, what it must be, and what came."""
 
 from __future__ import annotations
 

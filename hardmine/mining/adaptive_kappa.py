@@ -1,4 +1,4 @@
-"""Smart Mining's controller: which kappa gives triplets of the wanted difficulty."""
+"""Smart Mining's controller: it finds the kappa that gives triplets of the target difficulty."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from hardmine.mining._states import check_count, check_entries, check_list, check_real
 from hardmine.ops._arguments import check_integer
 
-_SAME_ERROR = 1e-6  # errors that differ by less say nothing about a slope: it would be that of their rounding
+_SAME_ERROR = 1e-6  # errors that differ by less give a slope of rounding errors only
 
 
 class AdaptiveKappa:
-    """The kappa of each epoch, from the training errors and kappas of the epochs before it.
+    """The kappa of each epoch, from the training errors and kappas of the previous epochs.
 
-    Training error is the share of triplets with a loss above 0. A larger kappa leaves out more of the near negatives,
-    so the triplets of :func:`hardmine.mining.smart_triplets` are easier and the error is lower. Before each epoch, the
-    least-squares line ``kappa = alpha * error + beta`` through the last epochs (eq. 7) is read at the target error
-    (eq. 8)::
+    Training error is the share of triplets with a loss above 0. A larger kappa excludes more of the near negatives. The
+    triplets of :func:`hardmine.mining.smart_triplets` are then easier and the error is lower. Before each epoch, the
+    least-squares line ``kappa = alpha * error + beta`` through the last epochs (eq. 7) is read at the target error (eq.
+    8)::
 
         controller = AdaptiveKappa(target_error=0.6)
         for epoch in range(20):
@@ -32,47 +32,48 @@ class AdaptiveKappa:
 
     Args:
         target_error: The training error to aim at, between 0 and 1. The paper found 0.5 to 0.75 best.
-        window: Number of last epochs that the line is fitted to, at least 1.
-        random_epochs: Number of first epochs with random triplets only, in which `kappa` is None; at least 0.
-        soft_kappa: A kappa above 1 at which mined triplets are about as easy as random ones: the initial estimate, see
-            below.
-        min_kappa: The smallest kappa, at least 0. Below 1, nothing changes any more: no negative nearer than the
+        window: Number of most recent epochs that the line is fitted to, at least 1.
+        random_epochs: Number of initial epochs with random triplets only, at least 0. `kappa` is None in them.
+        soft_kappa: A kappa above 1 at which mined triplets are about as easy as random ones. It sets the initial
+            estimate, see the note.
+        min_kappa: The smallest kappa, at least 0. Values below 1 act like 1, because no negative nearer than the
             nearest positive is ever taken.
         max_kappa: The largest kappa.
         max_step: Kappa changes by no more than this factor from one epoch to the next; above 1.
-        gain: How strongly kappa answers to an error off the target, at least and at most, relative to itself: ``alpha``
-            is kept from ``-gain[1] * kappa`` to ``-gain[0] * kappa``; at least 0.
+        gain: The least and the greatest response of kappa to an error off the target, relative to kappa: ``alpha`` is
+            clamped to ``[-gain[1] * kappa, -gain[0] * kappa]``. Both are at least 0.
 
     Attributes:
-        epoch: Number of the epoch to come, or under way, from 1.
-        kappa: What to mine it with; None for random triplets.
-        target_error: As given; may be set before any update, such as to the validation error.
+        epoch: Number of the next or current epoch, from 1.
+        kappa: The kappa to mine the epoch with; None for random triplets.
+        target_error: As given. It may be set before any update, for example to the validation error.
         alpha: Slope of the line; None in the random epochs.
-        beta: Its intercept; None in the random epochs.
+        beta: Intercept of the line; None in the random epochs.
 
     Raises:
-        TypeError: An argument that is no number.
-        ValueError: A number out of its range.
+        TypeError: An argument is not a number.
+        ValueError: A number is out of its range.
 
     Note:
-        What the paper leaves open is decided so:
+        The paper leaves three points open. They are decided as follows.
 
-        *The initial estimate*, after the random epochs, is the line through kappa 1 at error 1 (the negatives are about
-        as near as the nearest positive, so every triplet has a loss) and `soft_kappa` at the error of the last
-        random epoch, or at the target if that is lower or there was no random epoch. `soft_kappa` is 2 by default: with
-        64-d embeddings of 4,052 car images and lists of 50, a few percent of the anchors found a negative beyond it.
+        *The initial estimate*, after the random epochs, is a line through two points. The first is kappa 1 at error 1:
+        negatives are about as near as the nearest positive, so every triplet has a loss. The second is `soft_kappa` at
+        the error of the last random epoch, or at the target if the target is lower or there was no random epoch.
+        `soft_kappa` is 2 by default: with 64-d embeddings of 4,052 car images and lists of 50, a few percent of the
+        anchors found a negative beyond it.
 
-        *A slope that says nothing*: with one epoch to fit, or equal errors, or a line that rises (as noise and the
-        embedding's own progress can make it; the true one falls), the last slope stays, and the line goes through the
-        epochs' mean. Even one that falls is a poor guess: of noisy errors, least squares make it too flat, up to a
-        kappa that never moves again, as where all kappas are equal; and of almost equal errors, too steep. `gain`
-        bounds it on both sides.
+        *An unusable slope*: the previous slope is kept, and the line goes through the epochs' mean, if there is one
+        epoch to fit, if errors are equal, or if the line rises. The true line falls; noise and the embedding's own
+        progress can make the fitted one rise. A falling slope can be poor too. Least squares make it too flat for noisy
+        errors, up to a kappa that never moves again if all kappas are equal, and too steep for almost equal errors.
+        `gain` bounds the slope on both sides.
 
-        *Bounds*: `max_step`, and then `min_kappa` and `max_kappa`, apply to what the line says.
+        *Bounds*: `max_step`, and then `min_kappa` and `max_kappa`, clamp the kappa that the line gives.
 
-        On simulated training (tests/mining/test_adaptive_kappa.py) longer windows followed embeddings that change
-        while they train less well, and were hardly better under noise. A larger least gain follows them better, but
-        swings about the target where the error depends steeply on kappa, as it did on the car images.
+        In simulated training (tests/mining/test_adaptive_kappa.py), longer windows tracked changing embeddings less
+        well and were hardly better under noise. A larger least gain tracks changing embeddings better, but oscillates
+        about the target if the error depends steeply on kappa, as on the car images.
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.4, eq. 7 and 8.
@@ -129,18 +130,18 @@ class AdaptiveKappa:
         self._target_error = _check_finite("target_error", value, above=0.0, below=1.0)
 
     def update(self, error: float, kappa: float | None = None) -> float | None:
-        """Ends an epoch.
+        """End an epoch.
 
         Args:
-            error: Its training error: the share of its triplets that had a loss above 0, 0 to 1.
-            kappa: What it was mined with; by default :attr:`kappa`. It must be above 0.
+            error: The epoch's training error: the share of its triplets that had a loss above 0, 0 to 1.
+            kappa: The kappa that the epoch was mined with, above 0; by default :attr:`kappa`.
 
         Returns:
             :attr:`kappa` of the next epoch.
 
         Raises:
-            TypeError: An argument that is no number.
-            ValueError: An error that is NaN or not from 0 to 1; a kappa that is not finite and above 0, or one for a
+            TypeError: An argument is not a number.
+            ValueError: ``error`` is NaN or not from 0 to 1; ``kappa`` is not finite and above 0, or is given for a
                 random epoch.
         """
         error = _check_finite("error", error, at_least=0.0, at_most=1.0)
@@ -149,7 +150,7 @@ class AdaptiveKappa:
                 raise ValueError(
                     f"kappa must be None in the first {self.random_epochs} epochs, which mine nothing, got {kappa}"
                 )
-            if self.epoch >= self.random_epochs:  # a state that was loaded may be beyond it
+            if self.epoch >= self.random_epochs:  # a loaded state may already be past the last random epoch
                 self._start(error)
         else:
             kappa = self.kappa if kappa is None else _check_finite("kappa", kappa, above=0.0)
@@ -161,7 +162,7 @@ class AdaptiveKappa:
         return self.kappa
 
     def state_dict(self) -> dict[str, Any]:
-        """What training needs to go on later: plain numbers and lists, without what the constructor was given."""
+        """The state needed to resume training: plain numbers and lists, without the constructor's arguments."""
         return {
             "epoch": self.epoch,
             "kappa": self.kappa,
@@ -171,17 +172,17 @@ class AdaptiveKappa:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where another controller's :meth:`state_dict` was taken.
+        """Resume from another controller's :meth:`state_dict`.
 
         Raises:
-            TypeError: An entry of the wrong type.
-            ValueError: `state` lacks an entry or has one too many, or an entry is out of its range. The controller
-                stays as it was.
+            TypeError: An entry has the wrong type.
+            ValueError: `state` has a missing or an extra entry, or an entry is out of its range. The controller is
+                unchanged.
         """
         self._load("state", state)
 
     def _load(self, name: str, state: Any) -> None:
-        """As :meth:`load_state_dict`, of a state that errors call ``name``."""
+        """As :meth:`load_state_dict`; ``name`` is the state's name in errors."""
         check_entries(name, state, self.state_dict())
         epoch = check_count(f"{name}['epoch']", state["epoch"], 1)
         kappa = alpha = beta = None
@@ -208,7 +209,7 @@ class AdaptiveKappa:
         return f"AdaptiveKappa(target_error={self.target_error:g}, epoch={self.epoch}, kappa={kappa})"
 
     def _start(self, random_error: float) -> None:
-        """The initial estimate, and the kappa that follows from it."""
+        """Set the initial line and the kappa that it gives."""
         self.alpha = (self.soft_kappa - 1) / (min(random_error, self.target_error) - 1)
         self.beta = 1 - self.alpha
         self.kappa = self._bounded(self._at_target())
@@ -245,7 +246,8 @@ def _check_finite(
     at_most: float = math.inf,
     below: float = math.inf,
 ) -> float:
-    """A finite number within all of the limits, as a float. Whatever float() takes, such as a tensor of one number."""
+    """A finite number within all limits, as a float. Anything that float() accepts will do, such as a one-element
+    tensor."""
     try:
         if isinstance(value, (str, bool)):
             raise TypeError("a string and a bool are no numbers")

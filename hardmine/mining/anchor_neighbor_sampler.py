@@ -17,44 +17,44 @@ from hardmine.types import ClassDistances
 
 
 class AnchorNeighborSampler(ClassSampler):
-    """Batches of l' random classes, each with the m - 1 classes that are nearest to it, and t images of every class.
+    """Batches of l' random classes, the m - 1 classes nearest to each of them, and t images per class.
 
-    Classes that are hard to tell apart then meet in a batch, however many classes there are. Which are near is learned
-    from :meth:`update`, once an epoch; before the first time, the l' m classes are all random. Pass it to
+    Classes that are hard to tell apart then share a batch, however many classes there are. Call :meth:`update` once per
+    epoch to set which classes are near; before the first call, all l' m classes are random. Pass it to
     `torch.utils.data.DataLoader` as `batch_sampler`, or iterate over it.
 
     Args:
         labels: Integers [N], the class of every image; a tensor of any integer dtype or a sequence.
-        anchors_per_batch: l', the number of classes in a batch that are drawn at random, at least 1.
-        classes_per_anchor: m, the number of classes that each of them brings, itself included, at least 1.
-        images_per_class: t, the number of images of each class in a batch, at least 1.
-        small_classes: What becomes of a class with fewer images: `"leave_out"` or `"use_all"`, as in
-            :class:`ClassBalancedSampler`. With `"use_all"` a batch has fewer than l' m t images where it draws one.
-        batches_per_epoch: Number of batches in one pass, on each rank. By default so many that an epoch of all ranks
-            draws about as many images as the classes in use have, rounded down, and at least one.
+        anchors_per_batch: l', the number of randomly drawn classes per batch, at least 1.
+        classes_per_anchor: m, the number of classes per randomly drawn class, itself included, at least 1.
+        images_per_class: t, the number of images per class in a batch, at least 1.
+        small_classes: How a class with fewer images is used: `"leave_out"` or `"use_all"`, as in
+            :class:`ClassBalancedSampler`. With `"use_all"` a batch that draws such a class has fewer than l' m t
+            images.
+        batches_per_epoch: Number of batches per epoch and rank, at least 1. By default an epoch of all ranks draws
+            about as many images as the used classes have, rounded down.
         seed: Seed of the draws. The same labels, sizes, distances, seed and epoch give the same batches on every
             machine.
-        rank: Number of this process among those that train together, from 0.
-        world_size: Number of those processes. As in :class:`ClassBalancedSampler`, every rank draws the same plan and
-            takes every `world_size`-th batch of it. The plan is the same only if what :meth:`update` is given is, too:
-            let one rank compute the distances and broadcast them.
+        rank: Rank of this process, from 0.
+        world_size: Number of processes that train together. As in :class:`ClassBalancedSampler`, every rank draws the
+            same plan and takes every `world_size`-th batch of it. Plans agree only if every rank passes the same
+            distances to :meth:`update`: compute the distances on one rank and broadcast them.
 
     Attributes:
-        classes: int64 [C], the classes in use, sorted.
-        batch_size: l' m t; None where it varies, with `"use_all"`.
-        epoch: Number of the next epoch. It grows by one whenever an iteration starts, so epochs differ; set it to
-            repeat an epoch or to resume at one.
+        classes: int64 [C], the used classes, sorted.
+        batch_size: l' m t; None with `"use_all"`, where it varies.
+        epoch: Number of the next epoch. Each iteration increments it when it starts, so epochs differ. Set it to repeat
+            an epoch or to resume at one.
 
     Raises:
         TypeError: A number is not an integer.
-        ValueError: An argument is out of range, or fewer than l' m classes are in use.
+        ValueError: An argument is out of range, or fewer than l' m classes are used.
 
     Note:
-        The classes of a batch are distinct, as the paper's count of triplets has it: the l' are drawn first, and then
-        each in turn takes the nearest that are not in the batch yet. What to do where neighborhoods overlap
-        the paper leaves open. Equal distances go to the lower label. The classes of a batch stand in the order: a
-        random one, its neighbors from the nearest on, the next random one.
-        Memory is O(C l' m) beside the labels.
+        The classes of a batch are distinct, as the paper's count of triplets implies. The l' random classes are drawn
+        first. Each of them in turn then takes its nearest classes that are not in the batch yet. The paper does not say
+        what to do if neighborhoods overlap. Equal distances go to the lower label. Within a batch, each random class is
+        followed by its neighbors, nearest first. Memory is O(C l' m) beside the labels.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.2.
@@ -94,18 +94,18 @@ class AnchorNeighborSampler(ClassSampler):
         if small_classes == "leave_out":
             self.batch_size = self.classes_per_batch * self.images_per_class
         self._set_batches_per_epoch(batches_per_epoch, self.classes_per_batch)
-        # Every class's l' m - 1 nearest others: so many that m - 1 are left when all others of a batch are taken.
+        # The l' m - 1 nearest other classes per class: m - 1 are left even if the rest of the batch is among them.
         self._neighbors: Tensor | None = None
 
     def update(self, tree: ClassTree | ClassDistances) -> None:
-        """Learn which classes are near, from the next epoch on; an epoch under way goes on as it began.
+        """Set which classes are near, from the next epoch on. A running epoch is not affected.
 
         Args:
-            tree: A tree, or the distances of the classes. Classes that the sampler does not use are passed over.
+            tree: A tree, or the distances of the classes. Classes that the sampler does not use are ignored.
 
         Raises:
-            TypeError: ``tree`` is neither.
-            ValueError: It lacks a class that the sampler uses, or its distances are none of unit vectors.
+            TypeError: ``tree`` is neither a tree nor distances.
+            ValueError: ``tree`` lacks a class that the sampler uses, or its distances cannot be those of unit vectors.
         """
         if isinstance(tree, ClassTree):
             classes, sq_dist = tree.distances
@@ -123,16 +123,16 @@ class AnchorNeighborSampler(ClassSampler):
         self._neighbors = nearest_classes(sq_dist[used[:, None], used], self.classes_per_batch - 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs beside the same arguments: the next epoch, and which classes are near."""
+        """The state needed to resume with the same arguments: the next epoch, and which classes are near."""
         return {"epoch": self.epoch, "classes": self.classes, "neighbors": self._neighbors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another sampler's :meth:`state_dict` was taken.
+        """Resume from another sampler's :meth:`state_dict`.
 
         Raises:
-            TypeError: An entry of the wrong type or dtype.
-            ValueError: ``state`` is no state of such a sampler, or of one with other classes or sizes. The sampler
-                stays as it was.
+            TypeError: An entry has the wrong type or dtype.
+            ValueError: ``state`` is not a sampler's state, or belongs to other classes or sizes. The sampler is
+                unchanged.
         """
         check_entries("state", state, self.state_dict())
         epoch = check_count("state['epoch']", state["epoch"])
@@ -158,7 +158,7 @@ class AnchorNeighborSampler(ClassSampler):
         self._neighbors = None if neighbors is None else neighbors.clone()
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:
-        neighbors = self._neighbors  # those of now, whenever the batches are drawn
+        neighbors = self._neighbors  # bound now: an update must not change a running epoch
 
         def choose(generator: torch.Generator) -> list[int]:
             drawn = torch.randperm(len(self.classes), generator=generator, device="cpu")

@@ -1,4 +1,4 @@
-"""Batches of triplets, in which every image of a batch stands once."""
+"""Batches of triplets, each of which lists its images once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def mixed_batches(
     mined_share: float,
     generator: torch.Generator,
 ) -> list[TripletBatch]:
-    """Batches of a share of mined triplets and the rest random ones.
+    """Batches that mix a share of mined triplets with random ones.
 
     Args:
         labels: int64 [N].
-        mined_triplets: int64 [M, 3], image numbers. Where there are more than are wanted, those used are drawn; where
-            there are fewer, each is used once, and all batches get equally many, give or take one.
+        mined_triplets: int64 [M, 3], image numbers. If there are more than needed, a random subset is used. If there
+            are fewer, each is used once, and the batches' numbers of mined triplets differ by at most one.
         batches: Number of batches.
-        batch_size: Number of triplets in each.
-        mined_share: Share of mined triplets wanted in each batch; rounded to whole triplets.
-        generator: Where random numbers come from.
+        batch_size: Number of triplets per batch.
+        mined_share: Target share of mined triplets per batch, rounded to whole triplets.
+        generator: Source of random numbers.
 
     Returns:
         The batches, with the mined triplets before the random ones.
@@ -47,7 +47,7 @@ def mixed_batches(
 
 
 def shuffled_random_triplets(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Random triplets [count, 3] in random order, in which each anchor stands once before any stands again."""
+    """Random triplets [count, 3] in random order. No anchor repeats before every anchor has been used."""
     if count == 0:
         return torch.empty(0, 3, dtype=torch.int64, device="cpu")
     _, which, sizes = labels.unique(return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""How far apart classes are: mean squared distances between their samples."""
+"""Mean squared distances between the samples of classes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hardmine.mining.labels import check_labels
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_rows, shape_of
 from hardmine.types import ClassDistances
 
-MOST_SQ_DIST = 4.0  # of two points of the unit sphere
+MOST_SQ_DIST = 4.0  # largest squared distance on the unit sphere
 
-# Elements of float64 that one step makes: bounds the memory and the time after which Ctrl-C is noticed.
+# Float64 elements per step: bounds the memory, and the delay before Ctrl-C is noticed.
 _ELEMENTS_AT_ONCE = 2**22
-_PRODUCTS_AT_ONCE = 2**32  # multiply-adds of one step, for the same reason
-_ROUNDING = 1e-4  # what distances that were computed elsewhere, in float32 perhaps, may be off
+_PRODUCTS_AT_ONCE = 2**32  # multiply-adds per step: bounds that delay too
+_ROUNDING = 1e-4  # allowed error of given distances, which may have been computed in float32
 
 
 def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> ClassDistances:
-    """The mean squared distance between the samples of every two classes, in O(N D + C^2 D) time.
+    """The mean squared distance between the samples of every pair of classes, in O(N D + C^2 D) time.
 
     Replaces, with ``x = F.normalize(embeddings)``, for all classes p and q, in O(N^2 D)::
 
@@ -46,9 +46,9 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
         FloatingPointError: An embedding is not finite; the message names the row.
 
     Note:
-        Sums are float64, whatever the embeddings. Memory is O(C (C + D)), and 32 MiB per temporary. Equal on every
-        repeat; with another number of threads the last bits of ``torch.mm`` may differ. The work is done in steps,
-        between which Ctrl-C interrupts it.
+        Sums are float64 for every dtype. Memory is O(C (C + D)), plus 32 MiB per temporary. Results are equal on every
+        repeat; with another number of threads the last bits of ``torch.mm`` may differ. The work is done in steps, so
+        that Ctrl-C can interrupt it.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1: d(p, q), and the terms
@@ -78,7 +78,7 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
         torch.mm(means[some], means.T, out=products[some])
     sq_dist = torch.empty_like(products)
     for some in _slices(len(classes), max(len(classes), 1)):
-        both = products[some] + products[:, some].T  # so that the matrix is symmetric to the last bit
+        both = products[some] + products[:, some].T  # makes the matrix bitwise symmetric
         sq_dist[some] = (mean_sq_norms[some, None] + mean_sq_norms - both).clamp_(0, MOST_SQ_DIST)
     within = 2 * sizes / (sizes - 1) * (mean_sq_norms - means.square().sum(1))
     sq_dist.diagonal().copy_(torch.where(sizes > 1, within, math.nan).clamp_(0, MOST_SQ_DIST))
@@ -86,7 +86,7 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
 
 
 def check_class_distances(distances: Any) -> ClassDistances:
-    """``distances`` are what :func:`class_distances` returns, or were made elsewhere and could be; on the CPU."""
+    """``distances`` are valid :class:`ClassDistances`, computed here or elsewhere; returned on the CPU."""
     if not isinstance(distances, ClassDistances):
         raise TypeError(f"distances must be ClassDistances, got {type(distances).__name__}")
     for name, tensor, dtypes in (
@@ -125,25 +125,25 @@ def nearest_classes(sq_dist: Tensor, k: int) -> Tensor:
     """The k nearest other classes of every class, nearest first, int32 [C, k]; ties go to the lowest position.
 
     Args:
-        sq_dist: float64 [C, C], finite but for the diagonal, which does not matter.
+        sq_dist: float64 [C, C], finite except for the diagonal, which is ignored.
         k: From 0 to C - 1.
     """
     nearest = torch.empty(len(sq_dist), k, dtype=torch.int32, device="cpu")
     for some in _slices(len(sq_dist), max(len(sq_dist), 1)):
         rows = sq_dist[some].clone()
-        rows.diagonal(some.start).fill_(math.inf)  # a class is no neighbor of itself
+        rows.diagonal(some.start).fill_(math.inf)  # a class is not its own neighbor
         nearest[some] = rows.argsort(dim=1, stable=True)[:, :k].int()
     return nearest
 
 
 def _slices(count: int, width: int, depth: int = 1) -> Iterator[slice]:
-    """Ranges of ``count`` rows, with ``width`` elements each, of ``depth`` multiply-adds each."""
+    """Ranges of ``count`` rows, with ``width`` elements per row and ``depth`` multiply-adds per element."""
     step = max(1, min(_ELEMENTS_AT_ONCE // width, _PRODUCTS_AT_ONCE // (width * depth)))
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def _unit_rows(rows: Tensor, first: int) -> Tensor:
-    """The rows in float64, normalized; ``first`` is the number of the first."""
+    """The rows in float64, normalized; ``first`` is the number of the first row, for errors."""
     rows = rows.to("cpu", torch.float64)
     finite = rows.square().sum(1).isfinite()
     if not finite.all():

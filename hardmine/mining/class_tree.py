@@ -1,4 +1,4 @@
-"""HTL's class tree: at which level classes become one, and the margins that follow."""
+"""HTL's class tree: the levels at which classes merge, and the margins derived from them."""
 
 from __future__ import annotations
 
@@ -17,53 +17,52 @@ LINKAGES = ("single", "average")
 
 
 class ClassTree:
-    """A hierarchy of classes: the nearer two of them are, the lower the level at which they join.
+    """A hierarchy of classes: the nearer two classes are, the lower the level at which they join.
 
-    Level l has the threshold ``d_l = l (4 - d_0) / L + d_0``, from d_0, the mean over the classes of the mean squared
-    distance inside a class, to 4, the largest that there is on the unit sphere. Two classes join at the lowest level
-    whose threshold is above the height at which the linkage merges them. Made anew every epoch::
+    Level l has the threshold ``d_l = l (4 - d_0) / L + d_0``. It runs from d_0, the mean over the classes of the mean
+    squared distance inside a class, to 4, the largest squared distance on the unit sphere. Two classes join at the
+    lowest level whose threshold is above the height at which the linkage merges them. Build a new tree every epoch::
 
         tree = ClassTree.from_embeddings(embed_all(network, images), labels)
         loss_of.update(tree)  # a HierarchicalTripletLoss
         sampler.update(tree)  # an AnchorNeighborSampler
 
     Args:
-        distances: As :func:`class_distances` returns them, of at least 2 classes.
-        levels: L, the number of the highest level, 1 to 32,767. The paper's 16 is the best of 1, 8, 16 and 32.
-        linkage: ``"single"``: the height is the smallest for which a chain of classes leads from one to the other, each
-            step at most as long. So at every level two classes nearer than its threshold are one, and so is what they
-            have joined with. ``"average"``: the mean distance between the classes of the two nodes, when they are the
+        distances: The result of :func:`class_distances`, for at least 2 classes.
+        levels: L, the number of the highest level, 1 to 32,767. The paper found 16 the best of 1, 8, 16 and 32.
+        linkage: ``"single"``: the height is the smallest step length for which a chain of classes connects the two
+            classes. So at every level, classes nearer than its threshold are one node, and joining is transitive.
+            ``"average"``: the height is the mean distance between the classes of the two nodes, when these are the
             nearest two.
 
     Attributes:
-        distances: The distances that were given.
+        distances: The given distances.
         classes: int64 [C], the classes, ascending.
         levels: L.
         linkage: As given.
         thresholds: float64 [L + 1]: d_0, ..., d_L = 4.
-        within_sq_dist: float64 [C], s_y, the mean squared distance between two samples of each class; d_0 where a class
-            has one sample, which is never an anchor.
-        join_levels: int16 [C, C], 0 to L: the level at which two classes join. A class is one with itself at level 0.
-        node_counts: int64 [L + 1], how many nodes there are once a level has joined what is nearer than its threshold.
+        within_sq_dist: float64 [C], s_y, the mean squared distance between two samples of each class; d_0 for a class
+            of one sample, which is never an anchor.
+        join_levels: int16 [C, C], 0 to L: the level at which two classes join. A class joins itself at level 0.
+        node_counts: int64 [L + 1], the number of nodes after each level.
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: ``levels`` or ``linkage`` is none that there is; the distances are of fewer than 2 classes, of
-            classes of one sample each (there is no d_0 then), not finite, or none of unit vectors.
+        ValueError: ``levels`` or ``linkage`` is invalid; the distances are of fewer than 2 classes, or of classes with
+            one sample each (d_0 is then undefined), or not finite, or cannot be those of unit vectors.
         ModuleNotFoundError: SciPy is not installed.
 
     Note:
-        The paper names the level H(y_a, y_n) at whose threshold the classes merge "in the next level": the leaves are
-        its level 0, and d_0 merges them. Here that is the level at which they join, 0 to L.
-        Joining takes a height *below* the threshold. Whatever does not join below the last one joins at level L all the
-        same: the paper's tree ends in one node. Only points that are opposite to each other are that far.
-        Where every class has collapsed to a point, d_0 is 0, nothing joins at level 0, and the other levels are as
-        they always are.
-        Equal on every repeat. Time and memory are O(C^2).
+        In the paper, H(y_a, y_n) is the level at whose threshold the classes merge "in the next level": the leaves are
+        level 0, and d_0 merges them. Here H is the level at which the classes join, 0 to L. Classes join if their
+        height is *below* the threshold. Classes that do not join below the last threshold, which only opposite points
+        do not, join at level L too: the paper's tree ends in one node. If every class has collapsed to a point, d_0 is
+        0, nothing joins at level 0, and the other levels are as usual. Results are equal on every repeat. Time and
+        memory are O(C^2).
 
     Reference:
-        Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1. Whether joining is
-        transitive the paper does not say.
+        Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1. The paper does not say
+        whether joining is transitive.
 
     Example:
         >>> import torch
@@ -99,7 +98,7 @@ class ClassTree:
         self.within_sq_dist = own.where(~own.isnan(), d_0)
         level = torch.arange(self.levels + 1, dtype=torch.float64, device="cpu")
         self.thresholds = level * (MOST_SQ_DIST - d_0) / self.levels + d_0
-        self.thresholds[-1] = MOST_SQ_DIST  # not a bit less
+        self.thresholds[-1] = MOST_SQ_DIST  # exactly, without rounding
         self.join_levels, self.node_counts = self._join(sq_dist)
 
     @classmethod
@@ -119,12 +118,12 @@ class ClassTree:
         return cls(class_distances(embeddings, labels), levels=levels, linkage=linkage)
 
     def _join(self, sq_dist: Tensor) -> tuple[Tensor, Tensor]:
-        """The level at which every two classes join, and the number of nodes after every level."""
+        """The level at which each pair of classes joins, and the number of nodes after each level."""
         hierarchy = require("scipy.cluster.hierarchy")
         squareform = require("scipy.spatial.distance").squareform  # between [C, C] and [C (C - 1) / 2]
         merges = hierarchy.linkage(squareform(sq_dist.numpy(), checks=False), method=self.linkage)
         heights = torch.from_numpy(hierarchy.cophenet(merges))
-        # The number of thresholds that are not above the height is the number of the first that is.
+        # The number of thresholds <= height is the index of the first threshold above it.
         levels = torch.searchsorted(self.thresholds, heights, right=True, out_int32=True).clamp_(max=self.levels)
         join_levels = torch.from_numpy(squareform(levels.to(torch.int16).numpy()))
         ascending = torch.from_numpy(merges[:, 2].copy()).sort().values
@@ -137,7 +136,7 @@ class ClassTree:
 
         Raises:
             TypeError: A label is not an integer.
-            ValueError: It is of no class of the tree.
+            ValueError: A label is not one of the tree's classes.
         """
         row, column = (self._position(name, label) for name, label in (("first", first), ("second", second)))
         return int(self.join_levels[row, column])
@@ -150,26 +149,26 @@ class ClassTree:
         return position
 
     def margin_table(self, beta: float = 0.1, *, dtype: torch.dtype = torch.float32) -> Tensor:
-        """alpha(y_a, y_n) = beta + d_H(y_a, y_n) - s_{y_a}, for every class of an anchor and every other class.
+        """alpha(y_a, y_n) = beta + d_H(y_a, y_n) - s_{y_a}, for every anchor's class and every negative's class.
 
         ::
 
             ops.batch_all_triplet_loss(x, y, margin=tree.margin_table(), margin_labels=tree.classes)
 
         Args:
-            beta: By how much classes should become farther apart than they were, in units of the squared distance.
-            dtype: float32, float64, float16 or bfloat16, of the result.
+            beta: How much farther apart the classes should move, in units of the squared distance.
+            dtype: The result's dtype: float32, float64, float16 or bfloat16.
 
         Returns:
-            [C, C], rows for the anchors' classes, columns for the negatives', both in the order of ``classes``. The
-            diagonal, for which there are no triplets, has beta + d_0 - s_y.
+            [C, C]: rows for the anchors' classes, columns for the negatives', both in the order of ``classes``. The
+            diagonal, which no triplet uses, is beta + d_0 - s_y.
 
         Raises:
-            TypeError: ``beta`` is no number.
-            ValueError: It is not finite, or ``dtype`` is none of these.
+            TypeError: ``beta`` is not a number.
+            ValueError: ``beta`` is not finite, or ``dtype`` is none of these.
 
         Note:
-            A margin is negative where a class is wider than its neighbors are far, by more than beta.
+            A margin is negative if the anchor's class is wider than d_H by more than beta.
 
         Reference:
             ECCV 2018, section 4.2, with beta = 0.1.

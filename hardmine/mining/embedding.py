@@ -1,4 +1,4 @@
-"""Embedding a whole set of images, without a trace in the model."""
+"""Embedding of a whole set of images, which leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def embed_all(
     Replaces ``torch.cat([model(images[first : first + chunk]) for first in range(0, len(images), chunk)])``.
 
     Args:
-        model: A module, or any function, that embeds n images as [n, D], floating. The training mode of a module and
-            of each of its parts is put back afterwards, also after an error or Ctrl-C.
+        model: A module or a function that embeds n images as [n, D], floating. The training mode of a module and of
+            each submodule is restored afterwards, even after an error or Ctrl-C.
         images: A tensor [N, ...], or a map-style data set of N items: images, or tuples that begin with one.
-        chunk: Number of images that are embedded at once.
-        num_workers: Of the ``DataLoader`` that reads a data set.
+        chunk: Number of images per call of the model.
+        num_workers: Number of workers of the ``DataLoader`` that reads a data set.
         progress: Show a progress bar on stderr, which needs tqdm.
 
     Returns:
         float32 [N, D] on the CPU.
 
     Raises:
-        TypeError: An argument or an item of the data set has the wrong type, or the model returns something else than
-            a floating-point tensor.
+        TypeError: An argument or an item of the data set has the wrong type, or the model does not return a
+            floating-point tensor.
         ValueError: An argument is out of range, there is no image, or the model returns a tensor that is not [n, D].
         FloatingPointError: An embedding is not finite; the message names the first such image.
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
@@ -74,11 +74,11 @@ def embed_chunks(
     num_workers: int = 0,
     first: int = 0,
 ) -> Generator[Tensor, None, None]:
-    """The embeddings of all images from the one numbered ``first``, some at a time, in order.
+    """The embeddings of all images from number ``first`` on, in order, one chunk at a time.
 
-    As :func:`embed_all`, for those who keep each chunk as soon as it is there. The model is in evaluation mode from the
-    first chunk until the generator ends or is closed; use :func:`contextlib.closing`, so that it is closed after an
-    error, too.
+    Like :func:`embed_all`, but yields each chunk as soon as it is ready. The model is in evaluation mode from the first
+    chunk until the generator ends or is closed. Use :func:`contextlib.closing` to close the generator after an error
+    too.
 
     Yields:
         float32 [n, D] on the CPU, for at most ``chunk`` images.
@@ -110,12 +110,12 @@ def _chunks(images: Tensor | Dataset[Any], chunk: int, num_workers: int, first: 
     if first:
         images = Subset(images, range(first, check_images(images)))
     loader = DataLoader(images, batch_size=chunk, num_workers=num_workers, collate_fn=_images_of)
-    with torch.device("cpu"):  # of the number that the loader draws, which on the default device may have no value
+    with torch.device("cpu"):  # the loader draws a number, which would have no value on a "meta" default device
         return iter(loader)
 
 
 def _images_of(items: list[Any]) -> Tensor:
-    """The images of some items of a data set; whatever else the items hold is passed over."""
+    """The images of some items of a data set; other contents of the items are ignored."""
     images = [item[0] if isinstance(item, (list, tuple)) and item else item for item in items]
     problem, batch = None, None
     try:
@@ -133,14 +133,15 @@ def _images_of(items: list[Any]) -> Tensor:
 
 
 def _device(model: Any) -> torch.device | None:
-    """Where the model's first parameter is; None if it has none."""
+    """The device of the model's first parameter; None without parameters."""
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     return next((parameter.device for parameter in parameters), None)
 
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode for a while. Modes are kept a part at a time: some train with a part in evaluation mode."""
+    """Evaluation mode inside the context. Each submodule's mode is restored, because some stay in evaluation mode in
+    training."""
     modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
     try:
         for part, _ in modes:
@@ -159,7 +160,7 @@ def _checked(embeddings: Any, count: int, first: int) -> Tensor:
     if embeddings.ndim != 2 or len(embeddings) != count:
         raise ValueError(f"model must embed {count} images as [{count}, D], got {shape_of(embeddings)}")
     embeddings = embeddings.detach().to("cpu", torch.float32)
-    # A norm that overflows would make a cosine of the row 0 or NaN: as bad as an element that is not finite.
+    # A norm that overflows would make the row's cosines 0 or NaN, so it is refused like a non-finite element.
     finite = embeddings.square().sum(1).isfinite()
     if not finite.all():
         row = int(finite.logical_not().nonzero()[0])

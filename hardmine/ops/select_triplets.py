@@ -79,7 +79,7 @@ def select_triplets(
         every repeat, for any number of threads and at every SIMD level.
 
         Cosine similarities are clamped to [-1, 1] when they are returned or compared with a threshold. Among candidates
-        that rounding puts above 1, the unclamped sums decide. Rows of norm 1e-12 or less are divided by 1e-12, as
+        that rounding puts outside, the unclamped sums decide. Rows of norm 1e-12 or less are divided by 1e-12, as
         ``F.normalize`` does. Such rows have no direction, so their gradient is 0. All ops normalize this way.
 
         Products and squares of elements below 1e-19 underflow in float32. Dot similarities below about 1e-38 and
