@@ -246,8 +246,7 @@ def _check_finite(
     at_most: float = math.inf,
     below: float = math.inf,
 ) -> float:
-    """A finite number within all limits, as a float. Anything that float() accepts will do, such as a one-element
-    tensor."""
+    """A finite number within all limits, as a float. Accepts what float() accepts, such as a one-element tensor."""
     try:
         if isinstance(value, (str, bool)):
             raise TypeError("a string and a bool are no numbers")

@@ -55,10 +55,9 @@ class ClassTree:
     Note:
         In the paper, H(y_a, y_n) is the level at whose threshold the classes merge "in the next level": the leaves are
         level 0, and d_0 merges them. Here H is the level at which the classes join, 0 to L. Classes join if their
-        height is *below* the threshold. Classes that do not join below the last threshold, which only opposite points
-        do not, join at level L too: the paper's tree ends in one node. If every class has collapsed to a point, d_0 is
-        0, nothing joins at level 0, and the other levels are as usual. Results are equal on every repeat. Time and
-        memory are O(C^2).
+        height is *below* the threshold. A height of 4, which only opposite points have, joins at level L too: the
+        paper's tree ends in one node. If every class has collapsed to a point, d_0 is 0, nothing joins at level 0, and
+        the other levels are as usual. Results are equal on every repeat. Time and memory are O(C^2).
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1. The paper does not say
@@ -168,7 +167,7 @@ class ClassTree:
             ValueError: ``beta`` is not finite, or ``dtype`` is none of these.
 
         Note:
-            A margin is negative if the anchor's class is wider than d_H by more than beta.
+            A margin is negative if s_{y_a} exceeds d_H(y_a, y_n) by more than beta.
 
         Reference:
             ECCV 2018, section 4.2, with beta = 0.1.

@@ -140,8 +140,7 @@ def _device(model: Any) -> torch.device | None:
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside the context. Each submodule's mode is restored, because some stay in evaluation mode in
-    training."""
+    """Evaluation mode inside the context. Modes are restored per submodule: some may train in evaluation mode."""
     modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
     try:
         for part, _ in modes:

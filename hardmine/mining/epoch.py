@@ -1,4 +1,4 @@
-"""One epoch of Smart Mining: its batches, and what it was like."""
+"""One epoch of Smart Mining: its batches and its record."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from hardmine.types import TripletBatch
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch of mining and training was like.
+    """Settings, errors and times of an epoch of mining and training.
 
     Attributes:
-        epoch: Its number, from 1.
+        epoch: Number of the epoch, from 1.
         kappa: The kappa that its triplets were mined with; None in an epoch of random triplets only.
-        error: Share of the observed triplets, mined and random ones, whose loss was not zero: what the controller
-            learns. NaN if no triplet was observed.
-        mined_error: The same of the mined ones alone; NaN if none was observed.
-        mined_share: Share of mined triplets among all of the epoch's.
-        method: How the neighbors were listed, ``"exact"`` or ``"fanng"``; None where they were not.
+        error: Share of the observed triplets, mined and random, whose loss was not zero; the controller is updated with
+            it. NaN if no triplet was observed.
+        mined_error: The same share of the mined triplets alone; NaN if none was observed.
+        mined_share: Share of mined triplets among all triplets of the epoch.
+        method: How the neighbors were listed, ``"exact"`` or ``"fanng"``; None if they were not.
         embedding_seconds: Time of embedding the whole set.
         list_seconds: Time of listing the neighbors.
-        triplet_seconds: Time of making triplets and batches of them.
+        triplet_seconds: Time of making triplets and batches.
         epoch_seconds: Time of the whole epoch, mining included.
     """
 
@@ -49,7 +49,7 @@ class EpochRecord:
 
     @property
     def mining_share(self) -> float:
-        """Share of the epoch's time that lists and triplets took: what the paper says is below 1 %."""
+        """Share of the epoch's time that lists and triplets took. The paper reports less than 1 %."""
         return (self.list_seconds + self.triplet_seconds) / self.epoch_seconds
 
     @property
@@ -59,7 +59,7 @@ class EpochRecord:
 
 
 def check_record(name: str, state: Any, number: int) -> EpochRecord:
-    """The record of epoch ``number`` from its fields, in a state."""
+    """The record of epoch ``number`` from its fields in a state."""
     check_entries(name, state, (field.name for field in fields(EpochRecord)))
     for error in ("error", "mined_error"):
         if not (isinstance(state[error], float) and math.isnan(state[error])):
@@ -72,7 +72,7 @@ def check_record(name: str, state: Any, number: int) -> EpochRecord:
 
 
 def check_epoch(state: Any, images: int) -> None:
-    """A state of :class:`MinedEpoch`, of a set of so many images."""
+    """``state`` is a valid state of a :class:`MinedEpoch` over ``images`` images."""
     check_entries("state", state, ("batches", "measured", "observed", "nonzero", "seconds"))
     check_entries("state['measured']", state["measured"], _MEASURED)
     _check_measured("state['measured']", state["measured"])
@@ -80,7 +80,7 @@ def check_epoch(state: Any, images: int) -> None:
     for name in ("observed", "nonzero"):
         check_tensor(f"state['{name}']", state[name], torch.int64, (2,))
     observed, nonzero = state["observed"].tolist(), state["nonzero"].tolist()
-    # Counts of all triplets, and of the mined ones among them.
+    # Entry 0 counts all triplets, entry 1 the mined ones.
     counted = observed[0] >= observed[1] >= nonzero[1] >= 0 and observed[0] >= nonzero[0] >= nonzero[1]
     if not counted:
         raise ValueError(f"state['nonzero'] must be part of state['observed'] = {observed}, got {nonzero}")
@@ -95,7 +95,7 @@ def check_epoch(state: Any, images: int) -> None:
         check_tensor(f"{name}[2]", batch[2], torch.bool, (len(triplets),))
 
 
-# What is known of an epoch when it begins.
+# The fields of EpochRecord that are known when an epoch begins.
 _MEASURED = ("epoch", "kappa", "mined_share", "method", "embedding_seconds", "list_seconds", "triplet_seconds")
 
 
@@ -111,12 +111,12 @@ def _check_measured(name: str, state: Mapping[str, Any]) -> None:
 
 
 class MinedEpoch(Sequence[TripletBatch]):
-    """The batches of one epoch, made by :meth:`SmartMiner.epoch`; a context manager, whose clean end ends the epoch.
+    """The batches of an epoch, made by :meth:`SmartMiner.epoch`; a context manager whose clean exit ends the epoch.
 
     Attributes:
         number: Number of the epoch, from 1.
         kappa: The kappa that its triplets were mined with, or None.
-        mined_share: Share of mined triplets among all.
+        mined_share: Share of mined triplets among all triplets of the epoch.
 
     Example:
         >>> import torch
@@ -137,12 +137,12 @@ class MinedEpoch(Sequence[TripletBatch]):
         measured: dict[str, Any],
         start: float,
     ) -> None:
-        """For :meth:`SmartMiner.epoch`."""
+        """Called by :meth:`SmartMiner.epoch` only."""
         self._end, self._batches, self._graph, self._measured, self._start = end, batches, graph, measured, start
         self.number: int = measured["epoch"]
         self.kappa: float | None = measured["kappa"]
         self.mined_share: float = measured["mined_share"]
-        # Of all triplets and of the mined ones: how many were observed, and how many of them had a loss.
+        # Entry 0 is for all triplets, entry 1 for the mined ones: numbers observed, and numbers with a loss.
         self._observed, self._nonzero = torch.zeros(2, 2, dtype=torch.int64, device="cpu")
 
     def __len__(self) -> int:
@@ -159,18 +159,18 @@ class MinedEpoch(Sequence[TripletBatch]):
         return [batch.rows.tolist() for batch in self._batches]
 
     def observe(self, batch: TripletBatch, losses: Tensor) -> float:
-        """Count the triplets of a batch that the loss still acts on.
+        """Count the triplets of a batch whose loss is not zero.
 
         Args:
             batch: A batch of this epoch.
-            losses: [T], the loss of each triplet, with ``reduction="none"``; or bool, whether it is not zero.
+            losses: [T], the loss per triplet, with ``reduction="none"``; or bool [T], whether each loss is not zero.
 
         Returns:
-            The error so far, as in :attr:`error`.
+            :attr:`error` so far.
 
         Raises:
-            TypeError: ``batch`` is no batch, or ``losses`` are no tensor.
-            ValueError: ``losses`` are not [T].
+            TypeError: ``batch`` is not a batch, or ``losses`` is not a tensor.
+            ValueError: ``losses`` is not [T].
             FloatingPointError: A loss is NaN.
         """
         if not isinstance(batch, TripletBatch):
@@ -183,7 +183,7 @@ class MinedEpoch(Sequence[TripletBatch]):
         if losses.isnan().any():
             raise FloatingPointError(f"a loss is NaN in epoch {self.number}: has training diverged?")
         nonzero = losses != 0
-        # New tensors: those made under inference_mode can't be added to outside it.
+        # Not in place: tensors made under inference_mode cannot be changed outside it.
         self._observed = self._observed + torch.stack([torch.ones_like(nonzero).sum(), batch.mined.sum()])
         self._nonzero = self._nonzero + torch.stack([nonzero.sum(), (nonzero & batch.mined).sum()])
         return self.error
@@ -199,10 +199,10 @@ class MinedEpoch(Sequence[TripletBatch]):
         return (self._nonzero[1].double() / self._observed[1]).item()
 
     def state_dict(self) -> dict[str, Any]:
-        """What going on in the middle of the epoch needs: its batches, and what was observed so far.
+        """The state needed to resume within the epoch: its batches, and what was observed so far.
 
-        Holds tensors, plain numbers and text only, so that ``torch.load(weights_only=True)`` takes it.
-        :meth:`SmartMiner.resumed_epoch` makes the epoch of it again.
+        The state holds tensors, plain numbers and text only, so that ``torch.load(weights_only=True)`` accepts it.
+        :meth:`SmartMiner.resumed_epoch` restores the epoch from it.
         """
         return {
             "batches": [tuple(batch) for batch in self._batches],
@@ -222,7 +222,7 @@ class MinedEpoch(Sequence[TripletBatch]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        # After an error or Ctrl-C the miner stands where it stood before the epoch, and can begin it again.
+        # After an error or Ctrl-C the miner's state is that before the epoch, so the epoch can be repeated.
         if kind is None:
             seconds = time.perf_counter() - self._start
             errors = {"error": self.error, "mined_error": self.mined_error}

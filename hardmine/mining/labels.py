@@ -1,4 +1,4 @@
-"""The classes of a set of images, as every part of mining takes them."""
+"""Checks of labels, shared by all parts of mining."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hardmine.ops._arguments import INTEGER_DTYPES, check_int64, shape_of
 
 
 def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor:
-    """``labels`` are integers [N]; returned as int64 on the CPU, a copy, since the caller's may change."""
+    """``labels`` are integers [N]; returned as an int64 copy on the CPU, because the caller may change theirs."""
     if not isinstance(labels, Tensor):
         try:
             labels = torch.as_tensor(labels, device="cpu")
@@ -28,7 +28,7 @@ def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor
 
 
 def _kind_of(labels: Any) -> str:
-    """What an error calls labels that are no integers: their type and the first element that is none."""
+    """Invalid labels as errors name them: their type, and the first element that is not an int64."""
     kind = type(labels).__name__
     if hasattr(labels, "dtype"):
         return f"{kind} of {labels.dtype}"

@@ -1,4 +1,4 @@
-"""Lists of near neighbors over a whole embedded set, exact or by a FANNG index."""
+"""Neighbor lists over a whole embedded set, exact or by a FANNG index."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ class NeighborLists(NamedTuple):
     """The neighbors of every row, nearest first.
 
     Attributes:
-        index: int64 [N, k], row numbers, -1 where a list ends.
-        sq_dist: float32 [N, k], squared Euclidean distances of the normalized rows, 0 to 4, NaN where a list ends.
-        method: ``"exact"`` or ``"fanng"``, which made them.
-        graph: The index that did, or None.
+        index: int64 [N, k], row numbers, -1 after the end of a list.
+        sq_dist: float32 [N, k], squared Euclidean distances of the normalized rows, 0 to 4, NaN after the end of a
+            list.
+        method: ``"exact"`` or ``"fanng"``, which made the lists.
+        graph: The index that made the lists, or None.
     """
 
-    index: Tensor  # type: ignore[assignment]  # the name is that of a method of tuple
+    index: Tensor  # type: ignore[assignment]  # a method of tuple has this name
     sq_dist: Tensor
     method: str
     graph: Index | None
@@ -44,16 +45,16 @@ def neighbor_lists(
         embeddings: float32 [N, D], finite, on the CPU. They need not have unit length.
         k: Neighbors per row, 1 to 1024.
         method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`.
-        previous: The index of the last epoch, over as many rows, from which a new one is warm-started.
+        previous: The index of the last epoch, over as many rows, which warm-starts the new one.
         fanng: Options of :meth:`hardmine.fanng.Index.build`, and ``max_distance_computations`` of the searches.
-        progress: Show progress bars on stderr where the method has some, which needs tqdm.
+        progress: Show the method's progress bars, if any, on stderr; needs tqdm.
 
     Returns:
         :class:`NeighborLists`.
 
     Note:
-        On the sphere ``|a - b|^2 = 2 - 2 cos(a, b)``. The exact lists take that of a float32 cosine, so that a squared
-        distance below 1e-6 is mostly rounding; a FANNG computes 1 - cos from differences.
+        On the sphere ``|a - b|^2 = 2 - 2 cos(a, b)``. The exact lists apply this to a float32 cosine, so a squared
+        distance below 1e-6 is mostly rounding error. A FANNG index computes 1 - cos from differences.
     """
     if method == "exact":
         found = ops.knn(embeddings, k=k)

@@ -32,11 +32,11 @@ _GRAPH_OPTIONS = {"max_distance_computations", *inspect.signature(Index.build).p
 
 
 class SmartMiner:
-    """Mines triplets from the whole training set, each epoch with the network as it then is.
+    """Mines triplets from the whole training set, in each epoch with the current network.
 
-    An epoch embeds all images, lists the nearest neighbors of each, makes triplets of the lists with
-    :func:`smart_triplets` at the controller's kappa, and mixes them with random ones into batches, in which each image
-    stands once. The epochs before the controller starts are of random triplets only, and embed nothing::
+    An epoch embeds all images and lists the nearest neighbors of each. :func:`smart_triplets` makes triplets of the
+    lists at the controller's kappa. The batches mix these with random triplets and list each image once. The epochs
+    before the controller starts use random triplets only, and embed nothing::
 
         miner = SmartMiner(network, images, labels, batch_size=64)
         ratio, spread = RatioTripletLoss(reduction="none"), GlobalLoss()
@@ -50,31 +50,32 @@ class SmartMiner:
                     epoch.observe(batch, losses)
             print(miner.history[-1])
 
-    Images that a ``DataLoader`` reads come in the same order::
+    A ``DataLoader`` can read the images in the same order::
 
         loader = DataLoader(data, batch_sampler=epoch.image_rows, num_workers=4)
         for batch, (some_images, _) in zip(epoch, loader): ...
 
     Args:
-        model: The network that is being trained, or any function that embeds n images as [n, D].
+        model: The network in training, or any function that embeds n images as [n, D].
         images: A tensor [N, ...], or a map-style data set whose items are images or tuples that begin with one.
         labels: Integers [N], the class of every image.
-        batch_size: Triplets in a batch.
-        batches_per_epoch: By default so many that every image is an anchor about once, and at least one.
-        mined_share: Share of mined triplets wanted in each batch, 0 to 1, rounded to whole triplets; the rest are
-            random. Where fewer are mined, all batches get equally many, give or take one. 0 never mines. The paper
+        batch_size: Triplets per batch.
+        batches_per_epoch: Number of batches per epoch. By default every image is an anchor about once, and there is at
+            least one batch.
+        mined_share: Target share of mined triplets per batch, 0 to 1, rounded to whole triplets; the rest are random.
+            If fewer are mined, the batches' numbers of mined triplets differ by at most one. 0 never mines. The paper
             finds 0.5 to 1 best.
-        neighbors: Length of the lists, 1 to 1024: so long that most hold positives and negatives.
-        per_anchor: Triplets mined of an anchor, at most.
-        kappa: The controller, by default ``AdaptiveKappa()``; or a number, to mine with from the first epoch on.
+        neighbors: Length of the lists, 1 to 1024. Most lists should hold both positives and negatives.
+        per_anchor: Maximal number of mined triplets per anchor.
+        kappa: The controller, by default ``AdaptiveKappa()``; or a fixed number, which mines from the first epoch on.
         method: How neighbors are listed: ``"exact"`` (:func:`hardmine.ops.knn`) or ``"fanng"``
-            (:class:`hardmine.fanng.Index`). Exact lists were quicker at every size measured.
+            (:class:`hardmine.fanng.Index`). Exact lists were faster at every size measured.
         fanng: Only with ``"fanng"``: options of :meth:`hardmine.fanng.Index.build`, and
-            ``max_distance_computations`` of the searches. Where
-            it has no ``init``, an epoch's graph is warm-started from the last epoch's.
-        embed_chunk: Images embedded at once.
-        num_workers: Of the ``DataLoader`` that reads a data set to embed it.
-        seed: Seed of the triplets, the batches and, where ``fanng`` has none, the graph.
+            ``max_distance_computations`` of the searches. Without ``init``, the last epoch's graph warm-starts the next
+            one.
+        embed_chunk: Number of images per call of the model.
+        num_workers: Number of workers of the ``DataLoader`` that reads a data set to embed it.
+        seed: Seed of the triplets and batches, and of the graph unless ``fanng`` has a seed.
         progress: Show progress bars on stderr, which needs tqdm.
 
     Attributes:
@@ -82,16 +83,16 @@ class SmartMiner:
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: An argument of the wrong shape or value, or there is no triplet among the labels.
+        ValueError: An argument has the wrong shape or value, or the labels admit no triplet.
 
     Note:
         The same model, images, labels, settings and seed give the same batches, for any number of threads. Memory is
         that of the embeddings and lists, O(N (D + neighbors)), and of one chunk's activations.
 
-        :meth:`state_dict` does not hold the graph. With exact lists a run that is resumed after an epoch goes on bit
-        for bit; with ``"fanng"``, the first graph after resuming is built from nothing, and approximates the same
-        neighbors by other edges: some lists may differ. ``fanng={"init": None}`` builds each from nothing and so
-        makes that exact too.
+        :meth:`state_dict` does not hold the graph. With exact lists, a run resumed after an epoch continues bit for
+        bit. With ``"fanng"``, the first graph after resuming is built without a warm start. The graph then has other
+        edges for the same neighbors, and some lists may differ. ``fanng={"init": None}`` never warm-starts, so resuming
+        is bit for bit too.
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.
@@ -172,23 +173,23 @@ class SmartMiner:
         self._graph: Index | None = None
 
     def epoch(self) -> MinedEpoch:
-        """Mine the next epoch's triplets with the model as it is now.
+        """Mine the next epoch's triplets with the current model.
 
         Returns:
-            The epoch. Use it in a ``with`` statement: at its end the epoch is recorded and the controller learns its
-            error; if it ends by an error or by Ctrl-C, nothing has happened, and the next call begins the same epoch.
+            The epoch. Use it in a ``with`` statement. A clean exit records the epoch and updates the controller with
+            its error. After an error or Ctrl-C the miner is unchanged, and the next call begins the same epoch.
 
         Raises:
             FloatingPointError: An embedding is not finite; the message names the image.
             Exception: What ``model`` or ``images`` raise.
         """
         start = time.perf_counter()
-        self._check_images()  # they may have been replaced
+        self._check_images()  # the attribute may have been replaced
         number = len(self.history) + 1
         kappa = self.kappa.kappa if isinstance(self.kappa, AdaptiveKappa) else float(self.kappa)
         if self.mined_share == 0:
             kappa = None
-        # Far enough apart that no two epochs of two small seeds are the same.
+        # The stride keeps the epochs of different small seeds distinct.
         generator = torch.Generator("cpu").manual_seed(self.seed + 1_000_003 * number)
         mined = torch.empty(0, 3, dtype=torch.int64, device="cpu")
         method = graph = None
@@ -233,14 +234,14 @@ class SmartMiner:
         return MinedEpoch(self._end, batches, graph, measured, start)
 
     def resumed_epoch(self, state: Mapping[str, Any]) -> MinedEpoch:
-        """The epoch that was under way when :meth:`MinedEpoch.state_dict` was taken, with its batches as they were.
+        """The epoch in progress when :meth:`MinedEpoch.state_dict` was taken, with the same batches.
 
-        Load the miner's own state of the same moment first. The epoch's graph is not kept: the next one is built from
-        nothing.
+        First load the miner's state of the same moment. The epoch's graph is not saved, so the next graph is built
+        without a warm start.
 
         Raises:
-            TypeError: An entry of the wrong type or dtype.
-            ValueError: ``state`` is no such state, or of another epoch than the next one.
+            TypeError: An entry has the wrong type or dtype.
+            ValueError: ``state`` is not such a state, or belongs to another epoch than the next one.
         """
         check_epoch(state, len(self.labels))
         number = state["measured"]["epoch"]
@@ -261,7 +262,7 @@ class SmartMiner:
         )
 
     def _end(self, record: EpochRecord, graph: Index | None) -> None:
-        """Keep what an epoch led to."""
+        """Record an ended epoch, and keep its graph."""
         if record.epoch != len(self.history) + 1:
             raise RuntimeError(f"epoch {record.epoch} has ended before, and epoch {len(self.history) + 1} is next")
         if isinstance(self.kappa, AdaptiveKappa):
@@ -275,10 +276,10 @@ class SmartMiner:
         raise TypeError("a SmartMiner is not iterable: iterate over the batches of `with miner.epoch() as epoch:`")
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs beside the model and the same settings: the history and the controller's state.
+        """The state needed to resume with the same model and settings: the history and the controller's state.
 
-        During an epoch it is the state before it. Holds plain numbers and text only, so that
-        ``torch.load(weights_only=True)`` and JSON take it.
+        During an epoch, this is the state before the epoch. It holds plain numbers and text only, so that
+        ``torch.load(weights_only=True)`` and JSON accept it.
         """
         return {
             "images": len(self.labels),
@@ -288,12 +289,12 @@ class SmartMiner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the last epoch of a saved run; what holds then is in the notes on the class.
+        """Resume after the last epoch of a saved run. The note on the class says when resuming is exact.
 
         Raises:
-            TypeError: An entry of the wrong type.
-            ValueError: ``state`` is of another number of images, another seed or another kind of kappa; or it is no
-                state of a miner. The miner stays as it was.
+            TypeError: An entry has the wrong type.
+            ValueError: ``state`` belongs to another number of images, another seed or another kind of kappa, or is not
+                a miner's state. The miner is unchanged.
         """
         check_entries("state", state, ("images", "seed", "kappa", "history"))
         adaptive = isinstance(self.kappa, AdaptiveKappa)

@@ -1,4 +1,4 @@
-"""Batches in which every class has the same number of images."""
+"""Batches with the same number of images per class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MOST = 2**31 - 1
 
 
 class ClassSampler(torch.utils.data.Sampler[list[int]]):
-    """What the samplers of this package share: the images of every class, and a plan that ranks take their shares of.
+    """Base class of the samplers: it holds the images per class, and splits a common plan of batches among ranks.
 
-    A sampler says which classes a batch has (:meth:`_chooser`), and sets ``batch_size`` and ``batches_per_epoch``.
+    A subclass chooses the classes of a batch (:meth:`_chooser`), and sets ``batch_size`` and ``batches_per_epoch``.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield this rank's batches of one epoch: lists of image indices, the images of a class side by side."""
+        """Yield this rank's batches of one epoch: lists of image indices, grouped by class."""
         generator = torch.Generator("cpu").manual_seed(self.seed + 1_000_003 * self.epoch)
         self.epoch += 1
         choose = self._chooser()
@@ -62,11 +62,11 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
                 yield batch
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:
-        """What draws the classes of a batch, as positions in ``classes``, through one epoch."""
+        """A function that draws the classes of a batch, as positions in ``classes``; it serves one epoch."""
         raise NotImplementedError
 
     def _draw_images(self, chosen: list[int], generator: torch.Generator) -> list[int]:
-        """Images of each of the classes in turn, without repetition, until the batch is full or there are no more."""
+        """Images of the chosen classes in turn, without duplicates, until the batch is full or no class is left."""
         batch: list[int] = []
         for position in chosen:
             room = self.images_per_class if self.batch_size is None else self.batch_size - len(batch)
@@ -78,7 +78,7 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         return batch
 
     def _check_number_of_classes(self, name: str, number: int) -> None:
-        """There are so many classes in use."""
+        """At least ``number`` classes are used."""
         if number > len(self.classes):
             which = "the number of classes"
             if self.small_classes == "leave_out":
@@ -86,17 +86,17 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
             raise ValueError(f"{name} must be at most {len(self.classes)}, {which}, got {number}")
 
     def _images_of_all_classes(self) -> int:
-        """What a batch of all classes in use would hold."""
+        """The number of images in a batch of all used classes."""
         return int(self._sizes.clamp(max=self.images_per_class).sum())
 
     def _set_batches_per_epoch(self, given: int | None, classes_per_batch: int | None) -> None:
-        """``given``, or so many that an epoch of all ranks draws as many images as the classes in use have."""
+        """Use ``given``, or let an epoch of all ranks draw about as many images as the used classes have."""
         if given is not None:
             self.batches_per_epoch = check_integer("batches_per_epoch", given, 1)
             return
         images = int(self._sizes.sum())
         if self.batch_size is None and classes_per_batch is not None:
-            # It varies: classes_per_batch / classes of the images of all, on average.
+            # The batch size varies; its mean is classes_per_batch / classes of the images of all classes.
             images *= len(self.classes)
             a_batch = classes_per_batch * self._images_of_all_classes()
         else:
@@ -105,12 +105,11 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
 
 
 class ClassBalancedSampler(ClassSampler):
-    """Batches of a fixed number of images from each class in them.
+    """Batches with a fixed number of images per class.
 
     Every anchor then has `images_per_class - 1` positives in its batch, which plain shuffling does not give when there
-    are many classes. Each batch draws its classes without repetition, each with the same chance, and then its images
-    without repetition from each class. Pass it to `torch.utils.data.DataLoader` as `batch_sampler`, or iterate over
-    it::
+    are many classes. Each batch draws classes uniformly without duplicates, then images without duplicates from each
+    class. Pass it to `torch.utils.data.DataLoader` as `batch_sampler`, or iterate over it::
 
         ClassBalancedSampler(labels, 64, 2)  # 64 classes, 2 images of each
         ClassBalancedSampler(labels, batch_size=128, images_per_class=16, small_classes="use_all")  # as EP section 5.1
@@ -118,37 +117,38 @@ class ClassBalancedSampler(ClassSampler):
     Args:
         labels: Integers [N], the class of every image; a tensor of any integer dtype or a sequence.
         classes_per_batch: Number of classes in a batch, at least 1. Either this or `batch_size` is given.
-        images_per_class: Number of images of each class in a batch, at least 1.
-        batch_size: Number of images in a batch, at least 1. Classes are added until the batch is full; of the last one
-            only as many images are drawn as there is room for.
-        small_classes: What becomes of a class with fewer than `images_per_class` images. `"leave_out"`: it is not used.
-            `"use_all"`: a batch that draws it has all of its images, never one twice. Repeating an image would make an
-            anchor its own positive, at similarity 1, which is exactly the positive that easiest-positive mining picks.
-        batches_per_epoch: Number of batches in one pass, on each rank. By default so many that an epoch of all ranks
-            draws about as many images as the classes in use have, rounded down, and at least one.
+        images_per_class: Number of images per class in a batch, at least 1.
+        batch_size: Number of images in a batch, at least 1. Classes are added until the batch is full; the last class
+            contributes only as many images as fit.
+        small_classes: How a class with fewer than `images_per_class` images is used. `"leave_out"`: not at all.
+            `"use_all"`: a batch that draws the class has all of its images, without duplicates. A duplicate would make
+            an anchor its own positive at similarity 1, which easiest-positive mining would always pick.
+        batches_per_epoch: Number of batches per epoch and rank, at least 1. By default an epoch of all ranks draws
+            about as many images as the used classes have, rounded down.
         seed: Seed of the draws. The same labels, sizes, seed and epoch give the same batches on every machine.
-        rank: Number of this process among those that train together, from 0.
-        world_size: Number of those processes. Every rank draws the same plan of `world_size * batches_per_epoch`
-            batches, and takes those numbered `rank`, `rank + world_size`, ...: the ranks share no batch, have equally
-            many, and a step of all of them has the batches that one process would have in `world_size` steps.
+        rank: Rank of this process, from 0.
+        world_size: Number of processes that train together. Every rank draws the same plan of
+            `world_size * batches_per_epoch` batches and takes those numbered `rank`, `rank + world_size`, ... Ranks
+            share no batch and have equally many. One step of all ranks has the batches of `world_size` steps of a
+            single process.
 
     Attributes:
-        classes: int64 [C], the classes in use, sorted.
-        batch_size: Images in every batch; None where it varies, with `classes_per_batch` and `"use_all"`.
-        epoch: Number of the next epoch. It grows by one whenever an iteration starts, so epochs differ; set it to
-            repeat an epoch or to resume at one.
+        classes: int64 [C], the used classes, sorted.
+        batch_size: Images per batch; None with `classes_per_batch` and `"use_all"`, where it varies.
+        epoch: Number of the next epoch. Each iteration increments it when it starts, so epochs differ. Set it to repeat
+            an epoch or to resume at one.
 
     Raises:
         TypeError: A number is not an integer.
-        ValueError: An argument is out of range, the classes in use are too few or too small for a batch, or not one of
-            `classes_per_batch` and `batch_size` is given.
+        ValueError: An argument is out of range, the used classes are too few or too small for a batch, or
+            `classes_per_batch` and `batch_size` are both given or both missing.
 
     Note:
-        A class may be alone in its batch with one image, and so without a positive: where it has no other, or where the
-        batch had no room for more. The losses leave out such anchors; the image still serves as a negative.
+        A class may have a single image in a batch, and so no positive, if the class has only one image or no more fit
+        into the batch. The losses exclude such anchors; the image still serves as a negative.
 
     Reference:
-        SCT section 5 and EP section 5.1 train with 2 and with 4 or 16 images a class. EP section 5.1 fills batches of
+        SCT (section 6) trains with 2 images per class, EP (section 5.1) with 4 or 16. EP section 5.1 fills batches of
         128: "when a class has fewer than n examples, we use all", and if the last class "does not have space for n
         images, we just include enough images to fill the batch".
 
@@ -200,7 +200,7 @@ class ClassBalancedSampler(ClassSampler):
         self._set_batches_per_epoch(batches_per_epoch, self.classes_per_batch)
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:
-        """Classes in random order; without `classes_per_batch` all of them, of which the batch takes what it needs."""
+        """Classes in random order: `classes_per_batch`, or all of them, of which the batch takes what fits."""
 
         def choose(generator: torch.Generator) -> list[int]:
             order = torch.randperm(len(self.classes), generator=generator, device="cpu")

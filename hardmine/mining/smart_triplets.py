@@ -1,4 +1,4 @@
-"""Smart Mining's triplets: chosen from every sample's neighbors in the whole training set."""
+"""Smart Mining's triplets, chosen from each sample's neighbors in the whole training set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.types import MinedTriplets
 
-_MOST = 2**31 - 1  # samples, triplets an anchor
+_MOST = 2**31 - 1  # samples; triplets per anchor
 
 
 @observed("smart_triplets")
@@ -34,53 +34,54 @@ def smart_triplets(
     *,
     threads: int | None = None,
 ) -> MinedTriplets:
-    """Triplets that are likely to have a loss, from every sample's list of neighbors.
+    """Triplets that are likely to have a nonzero loss, from each sample's neighbor list.
 
-    An anchor's negatives are those of its list that are at least `kappa` times as far as its nearest positive. Each
-    gets the nearest positive that is farther still, so that the triplet is on the wrong side of the constraint, but
-    not by more than it must.
+    An anchor's negatives are those in its list that are at least `kappa` times as far as the nearest positive. Each
+    negative is paired with the nearest positive that is farther than the negative. The triplet then violates the
+    constraint by as little as possible.
 
     Args:
-        neighbor_lists: Each sample's neighbors, nearest first, [N, K], any integer dtype, on the CPU; -1 from where
-            a list ends. Such as :meth:`hardmine.fanng.Index.neighbors` and :func:`hardmine.ops.knn` give. A sample in
-            its own list is passed over.
-        distances: Their distances, [N, K], floating, ascending, at least 0; those after a list's end do not matter.
-            `kappa` multiplies them as they are. The paper's are squared Euclidean distances, |a - b|^2; with others,
-            another `kappa` does the same: of unsquared distances its square root.
+        neighbor_lists: Each sample's neighbors, nearest first, [N, K], any integer dtype, on the CPU; -1 after the end
+            of a list. :meth:`hardmine.fanng.Index.neighbors` and :func:`hardmine.ops.knn` return such lists. A sample
+            in its own list is ignored.
+        distances: The neighbors' distances, [N, K], floating, ascending, at least 0; those after a list's end are
+            ignored. `kappa` multiplies them as given. The paper uses squared Euclidean distances, |a - b|^2. For
+            unsquared distances, the square root of `kappa` gives the same triplets.
         labels: The class of every sample, [N], any integer dtype.
-        kappa: How many times as far as the nearest positive the first negative must be, at least 0. The paper begins
-            with a larger one and lowers it. 1 and all below admit the same, since no negative nearer than the nearest
-            positive is ever taken.
-        per_anchor: Triplets an anchor, at least 1.
-        generator: What random choices draw from, on the CPU. None: torch's own, which :func:`torch.manual_seed` seeds.
+        kappa: The first negative must be at least `kappa` times as far as the nearest positive; at least 0. The paper
+            starts with a larger value and lowers it. Values below 1 act like 1, because no negative nearer than the
+            nearest positive is ever taken.
+        per_anchor: Triplets per anchor, at least 1.
+        generator: Source of random choices, on the CPU. None: torch's default generator, which
+            :func:`torch.manual_seed` seeds.
         threads: Number of threads; by default torch's.
 
     Returns:
-        :class:`MinedTriplets`: `per_anchor` triplets of every sample that has a positive and a negative anywhere in the
-        set, none of others.
+        :class:`MinedTriplets`: `per_anchor` triplets for each sample that has a positive and a negative anywhere in the
+        set, and none for other samples.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or not on the CPU. An index out of range, a sample twice in
-            a list, an index after -1, and a distance that is no finite number or not ascending are named with row and
-            column.
+        ValueError: An argument has the wrong shape or value, or is not on the CPU. The message gives row and column of
+            an index out of range, a duplicate in a list, an index after -1, or a distance that is not finite or not
+            ascending.
         ModuleNotFoundError: NumPy is not installed.
 
     Note:
-        Of an anchor's triplets, the t-th has the t-th nearest of its negatives; each negative serves an anchor once.
-        Where they run out, as they do at a large `kappa`, the rest are random triplets: a positive and a negative drawn
-        uniformly from the whole set, the same ones again perhaps.
+        An anchor's t-th triplet has the t-th nearest of the anchor's negatives; an anchor uses each negative once. If
+        the negatives run out, as they do at a large `kappa`, the remaining triplets are random. Their positives and
+        negatives are drawn uniformly from the whole set, with replacement.
 
-        Where the list has no positive after the negative, one is drawn uniformly from the anchor's other positives:
-        from all that are not in Algorithm 1's list `pos`, whose members, the nearest positive and those beyond the
-        bound, are nearer than the negative. (Line 21 has it so; the paper's text draws from T without N_i, which it
-        does not define.) If `pos` has the whole class, the farthest of it is taken.
+        If the list has no positive after the negative, one is drawn uniformly from the anchor's positives that are not
+        in Algorithm 1's list `pos`. The members of `pos`, which are the nearest positive and those beyond the bound,
+        are nearer than the negative. This follows line 21; the paper's text draws from T without N_i, and does not
+        define N_i. If `pos` has the whole class, its farthest member is taken.
 
-        A negative exactly at the bound is taken (Algorithm 1, line 11; eq. 6 leaves it out). Equal distances count by
-        their order in the list. Products with `kappa` are float64.
+        A negative exactly at the bound is taken (Algorithm 1, line 11; eq. 6 excludes it). Equal distances are ordered
+        as in the list. Products with `kappa` are float64.
 
-        One number is drawn from `generator`, whatever the lists; all choices follow from it. Equal states of the
-        generator give equal triplets, for any number of threads.
+        Exactly one number, the seed of all choices, is drawn from `generator`. Equal generator states give equal
+        triplets, for any number of threads.
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.2, Algorithm 1.
@@ -108,7 +109,7 @@ def smart_triplets(
 
 
 def random_triplets(labels: Tensor, per_anchor: int = 1, generator: torch.Generator | None = None) -> Tensor:
-    """Triplets drawn uniformly, as Smart Mining's first two epochs have them: :func:`smart_triplets` without lists.
+    """Triplets drawn uniformly, as in Smart Mining's first two epochs: :func:`smart_triplets` without lists.
 
     Args:
         labels: As in :func:`smart_triplets`.
@@ -116,12 +117,12 @@ def random_triplets(labels: Tensor, per_anchor: int = 1, generator: torch.Genera
         generator: As in :func:`smart_triplets`.
 
     Returns:
-        int64 [T, 3]: anchor, positive, negative; `per_anchor` of every sample that has a positive and a negative
-        anywhere in the set, by ascending anchor.
+        int64 [T, 3]: anchor, positive, negative, by ascending anchor. There are `per_anchor` triplets for each sample
+        that has a positive and a negative anywhere in the set.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
-        ValueError: An argument of the wrong shape or value, or not on the CPU.
+        ValueError: An argument has the wrong shape or value, or is not on the CPU.
 
     Example:
         >>> import torch
@@ -140,7 +141,7 @@ def random_triplets(labels: Tensor, per_anchor: int = 1, generator: torch.Genera
 
 
 def draw_seed(generator: torch.Generator | None) -> int:
-    """The seed of all choices of one call, the only number that is drawn from the generator."""
+    """The seed of all choices of one call: the only number drawn from the generator."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
