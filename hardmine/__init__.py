@@ -7,7 +7,7 @@ from hardmine._library import simd_level
 from hardmine._version import __version__
 from hardmine.verification import Report, VerificationError, verify
 
-# Imported when they are first used: most need the compiled library.
+# Imported on first use, because most need the compiled library.
 _SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference", "types", "verification")
 
 

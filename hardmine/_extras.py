@@ -1,4 +1,4 @@
-"""Optional dependencies, imported where they are used, so that `import hardmine` needs torch alone."""
+"""Optional dependencies, imported on first use, so that `import hardmine` needs torch alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def require(module: str, install: str | None = None) -> ModuleType:
 
     Args:
         module: Dotted name of the module, for example `"scipy.cluster.hierarchy"`.
-        install: What to pass to `pip install`. None: the package's name; none of the library's dependencies requires
-            torch, so that the installed one stays.
+        install: What to pass to `pip install`. None: the package's name. No optional dependency requires torch, so the
+            installed torch stays.
 
     Returns:
         The imported module.
@@ -27,7 +27,7 @@ def require(module: str, install: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
-            raise  # the package is there, something it needs is not: its own message says more
+            raise  # the package is installed but lacks a dependency: its own message says more
         install = install or _PIP_NAMES.get(package, package)
         message = f"{package} is not installed and is needed here: pip install {install} (it keeps the installed torch)"
         raise ModuleNotFoundError(message, name=error.name) from error

@@ -1,4 +1,4 @@
-"""Hooks around the ops: an observer sees their calls, and the ops know nothing about it."""
+"""Hooks around the ops: observers see the calls, and the ops do not depend on observers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Called before an op, with the op's name, the op itself and its arguments; what it returns is called after the op.
+# Called before an op with the op's name, the op and its arguments. Returns a function to call after the op.
 Observer = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Callable[[], None]]
 
-# Whether an op runs again with the numbers of a call that it made before, as hardmine.verify lets it.
+# Whether an op repeats an earlier call with the same random numbers, as under hardmine.verify.
 replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("replaying", default=False)
 
-# The last one sees the calls. `hardmine.verify` puts itself here.
+# A stack: only the last observer sees calls. `hardmine.verify` pushes itself.
 observers: list[Observer] = []
 
 

@@ -19,16 +19,16 @@ _OLDEST_CAPABILITY = (8, 0)  # the kernels use asynchronous copies and matrix in
 
 
 def _reason(error: Exception) -> str:
-    """What the loader said; torch's own error names the file only."""
+    """The loader's message; torch's error names the file only."""
     return str(error.__cause__ or error)
 
 
 @cache
 def load() -> None:
-    """Loads ``_C``, and so registers ``torch.ops.hardmine``; and ``_C_cuda``, its CUDA kernels, where that can be.
+    """Loads ``_C``, which registers ``torch.ops.hardmine``, and the CUDA kernels ``_C_cuda`` if possible.
 
     Raises:
-        ImportError: If the library is missing or cannot be loaded; says why and how to build it.
+        ImportError: The library is missing or cannot be loaded. The message says why, and how to build it.
     """
     path = Path(__file__).with_name("_C.so")
     if not path.exists():
@@ -51,33 +51,33 @@ def load() -> None:
 
 @cache
 def _cuda_library_problem() -> str | None:
-    """Loads ``_C_cuda``, which is optional; returns why there are no CUDA ops, or None where there are.
+    """Loads the optional ``_C_cuda``; returns why there are no CUDA ops, or None if there are.
 
-    Remembered for the first CUDA tensor: whoever uses the CPU has no use for the message.
+    The reason is kept for the first CUDA tensor: CPU users do not need the message.
     """
     path = Path(__file__).with_name("_C_cuda.so")
     if not path.exists():
         return f"are not built: there is no {path}. {_HOW_TO_BUILD_CUDA}"
     try:
         torch.ops.load_library(path)
-    except Exception as error:  # whatever ails it, the CPU ops work
+    except Exception as error:  # the CPU ops work regardless
         return f"failed to load with torch {torch.__version__}, from {path}: {_reason(error)}. {_HOW_TO_BUILD_CUDA}"
     return None
 
 
 @torch.compiler.assume_constant_result  # neither the library nor a GPU changes while a process runs
 def cuda_problem(index: int | None) -> str | None:
-    """Why hardmine's CUDA ops cannot run on the CUDA device ``index``; None where they can."""
+    """Why hardmine's CUDA ops cannot run on the CUDA device ``index``; None if they can."""
     return _cuda_device_problem(index)
 
 
 @cache
 def _cuda_device_problem(index: int | None) -> str | None:
-    """As :func:`cuda_problem`, found out once per device: asking for its capability waits for no work on it."""
+    """As :func:`cuda_problem`, cached per device. Reading the capability does not synchronize the device."""
     problem = _cuda_library_problem()
     if problem is not None:
         return f"CUDA tensors need hardmine's CUDA ops, which {problem}"
-    if not torch.cuda.is_available():  # a tensor that only stands for one on a GPU
+    if not torch.cuda.is_available():  # a fake tensor with a CUDA device
         return None
     capability = torch.cuda.get_device_capability(index)
     if capability < _OLDEST_CAPABILITY:
@@ -92,11 +92,11 @@ def _cuda_device_problem(index: int | None) -> str | None:
 def simd_level() -> str:
     """The SIMD level that the CPU ops run at: ``"scalar"``, ``"avx2"``, ``"avx512"`` or ``"neon"``.
 
-    The best one that the CPU has, or the one that the environment variable ``HARDMINE_SIMD`` named when the library
-    was first used. Results do not depend on it.
+    The best level of the CPU, or the value of the environment variable ``HARDMINE_SIMD`` when the library was first
+    used. Results do not depend on the level.
 
     Raises:
-        RuntimeError: If ``HARDMINE_SIMD`` names a level that is unknown or that this CPU lacks.
+        RuntimeError: ``HARDMINE_SIMD`` names a level that is unknown or that this CPU lacks.
 
     Example:
         >>> import hardmine

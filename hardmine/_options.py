@@ -1,7 +1,7 @@
-"""Which options mean something beside which others, once for the ops and their references.
+"""Which options take effect beside which others, for the ops and their references.
 
-An option that would do nothing is an error, which names what has it. None, the default of such an option, resolves to
-the default of the rule or term that has it.
+An option that would do nothing is an error. The message names the rules or terms that have the option. None, the
+default of such an option, resolves to the default of the rule or term that has it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from hardmine import types
 
 
 class Dependence(NamedTuple):
-    """An option that means something only beside certain values of other options."""
+    """An option that takes effect only beside certain values of other options."""
 
     option: str
-    deciders: dict[str, tuple[str, ...]]  # the other options, and all names that each may have
-    values: tuple[str, ...]  # the names with which the option does something
+    deciders: dict[str, tuple[str, ...]]  # the other options, and all values of each
+    values: tuple[str, ...]  # the values with which the option takes effect
     default: Any = None
 
 
@@ -61,10 +61,10 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> int:
 
 
 def resolve_options(op: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a call of ``op``, with defaults in place of None where an option means something.
+    """The options of a call of ``op``; None becomes the default if the option takes effect.
 
     Raises:
-        ValueError: An option is given that does nothing beside the others.
+        ValueError: A given option does nothing beside the others.
     """
     resolved = dict(options)
     for dependence in DEPENDENCES.get(op, ()):

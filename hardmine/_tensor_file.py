@@ -1,4 +1,4 @@
-"""Files of tensors that are either there, whole, or not there, with a checksum that tells whether one was altered."""
+"""Tensor files with atomic writes, and a checksum that detects altered files."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ CHECKSUM = "sha256"
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file with a checksum, so that it is either there, whole, or not there.
+    """Write a safetensors file with a checksum, atomically.
 
-    A file of that name is replaced once the new one is complete and on the disk; until then it stays as it is.
+    An existing file is replaced once the new one is complete and on the disk.
 
     Args:
         path: Name of the file. A symbolic link is followed.
-        tensors: What it holds.
-        metadata: What it says of them. The checksum is added to it, as `sha256`.
+        tensors: The tensors by name.
+        metadata: Text entries by name. The checksum is added as `sha256`.
 
     Raises:
-        TypeError: ``path`` is no path.
-        OSError: The file cannot be written, or its name is taken by something that is no file; FileNotFoundError if
-            there is no such folder.
+        TypeError: ``path`` is not a path.
+        OSError: The file cannot be written, or ``path`` exists and is not a file; FileNotFoundError if the folder does
+            not exist.
         ModuleNotFoundError: safetensors is not installed.
     """
-    name = Path(os.path.realpath(check_path(path)))  # a link goes on leading to the file
+    name = Path(os.path.realpath(check_path(path)))  # keeps a symbolic link in place
     require("numpy")
     safetensors = require("safetensors.numpy")
     if not name.parent.is_dir():
@@ -41,9 +41,9 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
     if name.exists() and not name.is_file():
         raise FileExistsError(f"{path} must be the name of a file, got something else that is there: nothing was saved")
     metadata = {**metadata, CHECKSUM: checksum(metadata, tensors)}
-    draft = name.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the longest names have room for it
+    draft = name.with_name(f".{secrets.token_hex(8)}.tmp")  # short, so that the longest allowed names still work
     try:
-        # Opened here first: the errors are Python's own, and the file gets the permissions that any other would.
+        # Opened here first: errors are then Python's own, and the file gets the default permissions.
         with open(draft, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
         try:
@@ -66,7 +66,7 @@ def check_path(path: str | os.PathLike[str]) -> str:
 
 
 def checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
-    """SHA-256 of metadata and tensors, in hexadecimal digits; docs/graph-index.md says of which bytes."""
+    """SHA-256 of metadata and tensors, in hexadecimal digits; docs/graph-index.md defines the bytes."""
     covered = {key: value for key, value in metadata.items() if key != CHECKSUM}
     shapes = {name: [tensor.dtype.str, list(tensor.shape)] for name, tensor in tensors.items()}
     digest = hashlib.sha256(json.dumps([covered, shapes], sort_keys=True, separators=(",", ":")).encode())

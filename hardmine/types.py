@@ -1,6 +1,6 @@
-"""What the library returns, and the names that its options take. Needs torch, not the compiled library.
+"""Types of the library's results and options. They need torch, but not the compiled library.
 
-The position of a name in its ``Literal`` is its code in the compiled ops: the order of the enumerators in csrc/core.
+A name's position in its ``Literal`` is its code in the compiled ops, so the order must match csrc/core.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Selection(NamedTuple):
         return (self.positive_index >= 0) & (self.negative_index >= 0)
 
     def count(self) -> Tensor:  # type: ignore[override]  # of tuple
-        """The number of valid anchors, int64 []; nothing waits for a GPU."""
+        """The number of valid anchors, int64 []. This does not synchronize a GPU."""
         return self.valid.sum()
 
     def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The V valid triplets, as miners return them: indices of anchors, positives and negatives, int64 [V] each.
+        """The V valid triplets, as miners return them: indices of anchors, positives and negatives, each int64 [V].
 
         Note:
-            The shape depends on the values, so that a GPU is waited for.
+            The shape depends on the values, so this synchronizes a GPU.
 
         Example:
             >>> import torch, hardmine
@@ -63,7 +63,7 @@ class Selection(NamedTuple):
 
 
 class TupletTerms(NamedTuple):
-    """What the loss of each of [B] anchors was made of. Not differentiable."""
+    """The terms of the loss of each of [B] anchors. Not differentiable."""
 
     positive_index: Tensor
     positive_similarity: Tensor
@@ -78,7 +78,7 @@ class TripletCounts(NamedTuple):
 
 
 class Neighbors(NamedTuple):
-    """The nearest neighbors of [Q] queries, [Q, k], most similar first; index -1, similarity NaN where there is none.
+    """The nearest neighbors of [Q] queries, [Q, k], most similar first; index -1 and similarity NaN if missing.
 
     The similarities are differentiable with respect to queries and refs; the choice of indices is not.
     """
@@ -88,7 +88,7 @@ class Neighbors(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """The nearest rows of [Q] queries, [Q, k], nearest first; index -1, distance NaN where there are no more."""
+    """The nearest rows of [Q] queries, [Q, k], nearest first; index -1 and distance NaN if missing."""
 
     distance: Tensor
     index: Tensor  # type: ignore[assignment]  # a method of tuple
@@ -100,8 +100,8 @@ class MinedTriplets(NamedTuple):
     Attributes:
         triplets: int64 [T, 3]: anchor, positive, negative, as :func:`hardmine.ops.indexed_triplet_loss` takes them.
         mined: bool [T]: the negative is from the anchor's list. False: the whole triplet is random.
-        mined_positive: bool [T]: the positive is from the anchor's list as well. False where ``mined`` is False; and
-            where the list has no positive that is farther than the negative, so that the positive is random.
+        mined_positive: bool [T]: the positive is from the anchor's list as well. False if ``mined`` is False, or if the
+            list has no positive that is farther than the negative; the positive is then random.
     """
 
     triplets: Tensor
@@ -110,10 +110,10 @@ class MinedTriplets(NamedTuple):
 
 
 class TripletBatch(NamedTuple):
-    """Some triplets and the images that they need: embed ``images[rows]``, apply a loss to that and ``triplets``.
+    """Some triplets and their images: embed ``images[rows]``, then apply a loss to the result and ``triplets``.
 
     Attributes:
-        rows: int64 [B], the numbers of the images in the data set, ascending, each once.
+        rows: int64 [B], the distinct image numbers in the data set, ascending.
         triplets: int64 [T, 3], anchor, positive and negative as positions in ``rows``.
         mined: bool [T], whether the triplet was mined; the others were drawn at random.
     """
@@ -129,8 +129,7 @@ class ClassDistances(NamedTuple):
     Attributes:
         classes: int64 [C], the classes, ascending.
         sq_dist: float64 [C, C], symmetric, 0 to 4. Entry p, q is the mean over all pairs of two different samples, one
-            of class p and one of class q. So the diagonal has each class's own mean, s_y in the paper; NaN where a
-            class has one sample.
+            of class p and one of class q. The diagonal is s_y in the paper, or NaN for a class of one sample.
     """
 
     classes: Tensor
@@ -138,7 +137,7 @@ class ClassDistances(NamedTuple):
 
 
 class HotelRecall(NamedTuple):
-    """Recall@K on Hotels-50K, a dictionary from K to recall each."""
+    """Recall@K on Hotels-50K: one dictionary from K to recall per kind."""
 
     instance: dict[int, float]
     chain: dict[int, float]
@@ -151,7 +150,7 @@ class Verification(NamedTuple):
         accuracy: Mean of the folds' accuracies, in [0, 1].
         std_error: Standard error of that mean.
         accuracies: Accuracy in each fold.
-        thresholds: Cosine similarity from which a pair of that fold is called the same.
+        thresholds: Per fold, the least cosine similarity at which a pair is classified as the same.
     """
 
     accuracy: float

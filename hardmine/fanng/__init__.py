@@ -1,4 +1,4 @@
-"""FANNG: a graph of near neighbors over a whole training set, built by traversals and searched by backtracking."""
+"""FANNG: a graph of near neighbors over a whole training set, built by traversals and searched with backtracking."""
 
 try:
     from hardmine import _fanng as _fanng  # imported here for its error message

@@ -28,14 +28,14 @@ _MOST_ROWS = _MOST_COLUMNS = 2**31 - 1
 
 
 class Contents(NamedTuple):
-    """An index, taken apart."""
+    """The parts of an index."""
 
     vectors: np.ndarray  # [N, D] float32
-    first_edge: np.ndarray  # [V + 1] int64: where the edges of each of V distinct rows begin
-    target: np.ndarray  # [E] uint32: the distinct row that each edge leads to
+    first_edge: np.ndarray  # [V + 1] int64: first edge of each of V distinct rows
+    target: np.ndarray  # [E] uint32: distinct row at the end of each edge
     metric: str
     build: dict[str, Any]  # settings
-    stats: dict[str, Any]  # of the build, by _STATS
+    stats: dict[str, Any]  # of the build, with the keys _STATS
 
 
 def taken_apart(core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> Contents:
@@ -46,7 +46,7 @@ def taken_apart(core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -
 
 
 def put_together(contents: Contents) -> tuple[_fanng.Index, Tensor, dict[str, Any]]:
-    """The parts of an index of these contents: core, vectors, settings. Raises ValueError where they do not fit."""
+    """The core, vectors and settings of an index with these contents. Raises ValueError if they are inconsistent."""
     vectors, first_edge, target, metric, build, stats = contents
     values = (stats[name] for name in _STATS)
     core = _fanng.Index.assemble(vectors, getattr(_fanng.Metric, metric), first_edge, target, *values)
@@ -54,16 +54,16 @@ def put_together(contents: Contents) -> tuple[_fanng.Index, Tensor, dict[str, An
 
 
 def write(path: str | os.PathLike[str], contents: Contents) -> None:
-    """Write an index to a file that is either there, whole, or not there.
+    """Write an index to a file, atomically.
 
-    A file of that name is replaced once the new one is complete and on the disk; until then it stays as it is.
+    An existing file is replaced once the new one is complete and on the disk.
 
     Args:
         path: Name of the file. A symbolic link is followed.
         contents: The index.
 
     Raises:
-        OSError: The file cannot be written, or its name is taken by something that is no file.
+        OSError: The file cannot be written, or ``path`` exists and is not a file.
         ModuleNotFoundError: safetensors is not installed.
     """
     metadata = {
@@ -78,19 +78,19 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
 
 
 def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
-    """Read an index from a file that may be anything.
+    """Read an index from an untrusted file.
 
     Args:
         path: Name of the file.
-        make: Puts the index together. What it finds wrong with the graph, as a ValueError, is about this file.
+        make: Assembles the index. Its ValueErrors are reported as errors of this file.
 
     Returns:
         What `make` returned.
 
     Raises:
-        TypeError: ``path`` is no path.
-        OSError: The file cannot be read; FileNotFoundError if there is none.
-        ValueError: It holds no index, or a damaged one. The message names the file and what is wrong.
+        TypeError: ``path`` is not a path.
+        OSError: The file cannot be read; FileNotFoundError if it does not exist.
+        ValueError: The file is not an index, or is malformed. The message names the file and the problem.
         ModuleNotFoundError: safetensors is not installed.
     """
     path = check_path(path)
@@ -111,14 +111,14 @@ def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
 
 
 def _contents(file: Any) -> Contents:
-    """What an opened file holds, checked as far as that is possible without the graph's meaning."""
+    """The contents of an open file, after all checks that do not need the graph's meaning."""
     metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its metadata must have the format {FORMAT!r}, got {metadata.get('format')!r}")
     _check_version(metadata.get("format_version", ""), metadata.get("library_version", "unknown"))
     if set(file.keys()) != _TENSORS.keys():
         raise ValueError(f"it must hold the tensors {', '.join(_TENSORS)}, got {', '.join(sorted(file.keys()))}")
-    # Shapes before data: nothing is allocated for a tensor that is not as large as the file says.
+    # Shapes before data: a malformed header must not cause a large allocation.
     for name, (dtype, dimensions) in _TENSORS.items():
         tensor = file.get_slice(name)
         shape = tensor.get_shape()

@@ -1,4 +1,4 @@
-"""FANNG: a graph of near neighbors over a whole training set, built by traversals and searched by backtracking."""
+"""FANNG: a graph of near neighbors over a whole training set, built by traversals and searched with backtracking."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from hardmine.ops._arguments import check_choice, check_flag, check_integer, che
 from hardmine.ops.knn import MOST_NEIGHBORS
 from hardmine.types import DistanceSimilarity, Nearest
 
-_ROWS_OF_A_CALL = 8192  # between which neighbors() shows progress
+_ROWS_OF_A_CALL = 8192  # neighbors() shows progress once per so many rows
 
 
 class Index:
     """A graph over the rows of a matrix, in which near neighbors are found without comparing all pairs.
 
-    Made by :meth:`build` or :meth:`load`; immutable, so any number of Python threads may search it at the same time.
+    Use :meth:`build` or :meth:`load` to make one. An index is immutable, so any number of Python threads may search it
+    at the same time.
 
     Note:
-        Equal rows (after normalization, under the cosine metric) are one vertex of the graph, and are all reported,
-        at distance 0. A zero row under the cosine metric has, as in the ops, similarity 0 to every other row, which is
-        distance 1, and equals other zero rows; a zero query is at distance 1 from all. Ties go to the lowest
-        index. Results are bitwise the same on every repeat, for any number of threads and at every SIMD level.
+        Duplicate rows share one vertex of the graph, and are all reported, at distance 0. Under the cosine metric, rows
+        are compared after normalization. A zero row then has similarity 0 to every other row, as in the ops, which is
+        distance 1; zero rows are duplicates of each other. A zero query is at distance 1 from all rows. Ties go to the
+        lowest index. Results are bitwise equal on every repeat, for any number of threads and at every SIMD level.
 
-        Distances are float32 and computed from differences: 1 - cos is exact to relative precision for close rows.
+        Distances are float32 and computed from differences, so 1 - cos keeps its relative precision for close rows.
 
     Reference:
         Harwood and Drummond, "FANNG: Fast Approximate Nearest Neighbour Graphs", CVPR 2016; for mining: Harwood et al.,
-        "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2. What is reconstructed rather than read in the
-        first is in docs/graph-index.md.
+        "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2. docs/graph-index.md lists what the CVPR paper
+        leaves open and this library reconstructs.
 
     Example:
         >>> import torch
@@ -51,11 +52,11 @@ class Index:
     """
 
     def __init__(self, core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> None:
-        """For :meth:`build` and :meth:`load`."""
+        """Called by :meth:`build` and :meth:`load` only."""
         self._core, self._vectors, self._settings = core, vectors, settings
 
     def __reduce__(self) -> tuple[Callable[..., Index], tuple[Any, ...]]:
-        """Pickle and copy the rows, the edges and the settings: the graph is put together again, not built."""
+        """Pickle and copy rows, edges and settings: the graph is assembled from them, not built again."""
         return _unpickled, tuple(_file.taken_apart(self._core, self._vectors, self._settings))
 
     @classmethod
@@ -75,38 +76,39 @@ class Index:
     ) -> Index:
         """Build the graph.
 
-        Traversals between random vertices walk downhill, always to the neighbor nearest the target; where one ends
-        short of it, an edge to the target is added, and the longer edges which that occludes are dropped. This is
-        repeated until `success_rate` of the recent traversals arrive.
+        Traversals between random vertices walk downhill, always to the neighbor nearest to the target. If a traversal
+        ends before the target, an edge to the target is added, and longer edges that the new edge occludes are removed.
+        This repeats until a share of `success_rate` of the recent traversals arrives.
 
         Args:
             vectors: Rows [N, D] to index, float32, float64, float16 or bfloat16, on the CPU; kept as float32.
             metric: ``"cosine"``: distance 1 - cos(a, b), of rows that need not have unit length; or ``"euclidean"``:
                 |a - b|.
-            success_rate: Share of the last traversals that must arrive, 0 to 1. 0 adds nothing to what `init` gives.
-            max_degree: Edges of a vertex that are kept in the end, the shortest; 1 to 65535.
+            success_rate: Share of the last traversals that must arrive, 0 to 1. 0 adds no edges to those of `init`.
+            max_degree: Maximal number of edges per vertex, 1 to 65535. The shortest are kept at the end of the build.
             seed: Seed of the traversals.
-            threads: Number of threads, by default torch's; fewer where the system starts fewer, with the same result.
-            progress: True shows a bar on stderr, which needs tqdm; a function is called with the share of recent
-                traversals that arrived and their number so far, after every round of N / 8 of them.
-            init: What to begin with. None: no edges. ``"exact"``: each row's exact 2 `max_degree` nearest, at most
-                1,024 (by the engine of :func:`hardmine.ops.knn`), and their reverses, as far as none occludes them.
-                ``"naive"``: all
-                N^2 pairs, as far as none occludes them (the paper's Algorithm 1; for tests and small sets). Or an
-                index over as many rows, such as the last epoch's: its edges, measured and pruned anew, and their
-                reverses. Where its build made 50 N traversals and fell short of `success_rate` still, this one
-                aims at what that reached.
-            max_traversals: Give up after so many; by default 50 N, as in the paper, and at least 4,000.
-            refinements: Passes in the end that search the neighbors of every row and add edges to them, as FANNG does
-                and Smart Mining leaves out. Better lists for the same effort, above all where few traversals arrive.
+            threads: Number of threads, by default torch's. If the system starts fewer, fewer are used, with the same
+                result.
+            progress: True shows a bar on stderr, which needs tqdm; a function is called after every round of N / 8
+                traversals, with the share of recent traversals that arrived and the number of traversals so far.
+            init: The initial edges. None: no edges. ``"exact"``: edges to each row's exact 2 `max_degree` nearest, at
+                most 1,024 (by the engine of :func:`hardmine.ops.knn`), and their reverses, without occluded ones.
+                ``"naive"``: all N^2 pairs, without occluded ones (the paper's Algorithm 1; for tests and small sets).
+                Or an index over as many rows, such as the last epoch's: its edges, remeasured and pruned again, and
+                their reverses. If that index used all 50 N traversals without reaching `success_rate`, this build
+                targets the rate that it did reach.
+            max_traversals: Maximal number of traversals; by default 50 N, as in the paper, and at least 4,000.
+            refinements: Number of final passes that search the neighbors of every row and add edges to them. FANNG has
+                such passes; Smart Mining omits them. They give better lists for the same effort, most of all if few
+                traversals arrive.
 
         Returns:
             The index.
 
         Raises:
             TypeError: An argument has the wrong type or dtype.
-            ValueError: An argument of the wrong shape or value; a row that is not finite, or whose squared distances
-                overflow float32, is named.
+            ValueError: An argument has the wrong shape or value. The message names a row that is not finite, or whose
+                squared distances overflow float32.
             RuntimeError: No thread can be started.
             KeyboardInterrupt: Ctrl-C.
             ModuleNotFoundError: NumPy is not installed, or ``progress`` is True and tqdm is not.
@@ -120,7 +122,7 @@ class Index:
         require("numpy")  # the compiled library takes and gives arrays
         rows = _as_rows("vectors", vectors)
         if rows.data_ptr() == vectors.data_ptr():
-            rows = rows.clone()  # the caller may fill a buffer of embeddings anew, and the index would not notice
+            rows = rows.clone()  # a caller that reuses its buffer must not change the index
         check_choice("metric", metric, _file.METRICS)
         settings: dict[str, Any] = {
             "success_rate": check_number("success_rate", success_rate, at_least=0.0),
@@ -173,7 +175,7 @@ class Index:
 
     @property
     def vectors(self) -> Tensor:
-        """The rows [N, D] as they were given, float32. Not to be written to."""
+        """The given rows [N, D], float32. Do not write to them."""
         return self._vectors
 
     def search(
@@ -185,17 +187,17 @@ class Index:
         start: int | Tensor | None = None,
         threads: int | None = None,
     ) -> Nearest:
-        """The `k` nearest rows of every query, by backtrack search.
+        """The `k` nearest rows per query, by backtrack search.
 
         Approximately replaces ``torch.cdist(queries, vectors).topk(k, largest=False)``.
 
         Args:
-            queries: [Q, D], floating, on the CPU; computed with as float32.
-            k: Neighbors per query, at least 1; more than N is fine, the end is filled up.
-            max_distance_computations: Effort per query: the search ends after so many distances. More finds more of the
-                true neighbors. By default 20 k, and at least 400.
-            start: The row that searches begin at, one for all or an integer tensor [Q]. By default the row nearest to
-                the mean. One that is near the query saves effort.
+            queries: [Q, D], floating, on the CPU; converted to float32.
+            k: Neighbors per query, at least 1. If k > N, the remaining entries have index -1 and distance NaN.
+            max_distance_computations: Effort per query: the search ends after so many distances. A larger number finds
+                more of the true neighbors. By default 20 k, and at least 400.
+            start: The row where searches start: one for all queries, or an integer tensor [Q]. By default the row
+                nearest to the mean. A row near the query saves effort.
             threads: Number of threads; by default torch's.
 
         Returns:
@@ -203,7 +205,7 @@ class Index:
 
         Raises:
             TypeError: An argument has the wrong type or dtype.
-            ValueError: An argument of the wrong shape or value, or a query that is not finite.
+            ValueError: An argument has the wrong shape or value, or a query is not finite.
 
         Example:
             >>> import torch
@@ -231,19 +233,19 @@ class Index:
         threads: int | None = None,
         progress: bool | None = None,
     ) -> Nearest:
-        """The `k` nearest other rows of every row, each search begun at its own.
+        """The `k` nearest other rows per row; each search starts at the row itself.
 
         Approximately replaces :func:`hardmine.ops.knn` of the rows among themselves, whose lists are exact.
-        docs/graph-index.md shows which is quicker when.
+        docs/graph-index.md shows when which is faster.
 
         Args:
-            k: Neighbors per row, at least 1. More than N - 1 is fine, the end is filled up.
+            k: Neighbors per row, at least 1. If k > N - 1, the remaining entries have index -1 and distance NaN.
             max_distance_computations: As in :meth:`search`.
             threads: Number of threads; by default torch's.
             progress: True shows a bar on stderr, which needs tqdm.
 
         Returns:
-            :class:`hardmine.types.Nearest` [N, k]. Copies of a row are among its neighbors, at distance 0.
+            :class:`hardmine.types.Nearest` [N, k]. Duplicates of a row are among its neighbors, at distance 0.
 
         Raises:
             TypeError: An argument has the wrong type.
@@ -284,8 +286,8 @@ class Index:
     ) -> float:
         """Share of the exact `k` nearest other rows that :meth:`neighbors` finds, measured on some rows.
 
-        A row that is found counts as right if it is no further than the k-th exact one: which of equally near rows are
-        listed is arbitrary.
+        A found row counts as right if it is no farther than the k-th exact neighbor, because the choice among equally
+        near rows is arbitrary.
 
         Args:
             k: Neighbors per row, 1 to 1023.
@@ -312,7 +314,7 @@ class Index:
             rows = torch.randperm(len(self), generator=generator, device="cpu")[:sample].sort().values
         count = min(k, len(self) - 1)
         found = self.search(self._vectors[rows], k + 1, max_distance_computations=most, start=rows, threads=threads)
-        # Distances in float64, of rows that the index would normalize whatever their length.
+        # Distances in float64. The index normalizes rows of any nonzero norm, so this does too.
         points = self._vectors.double()
         if self.metric == "cosine":
             norms = points.norm(dim=1, keepdim=True)
@@ -332,16 +334,16 @@ class Index:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, for :meth:`load`.
 
-        The file holds vectors, graph, settings and a checksum, as safetensors; docs/graph-index.md describes it. It is
-        complete or not there: a file of that name is replaced once the new one is on the disk.
+        The file holds vectors, graph, settings and a checksum, as safetensors; docs/graph-index.md describes the
+        format. The write is atomic: an existing file is replaced once the new one is on the disk.
 
         Args:
             path: Name of the file.
 
         Raises:
-            TypeError: ``path`` is no path.
-            OSError: The file cannot be written, or its name is taken by something that is no file;
-                FileNotFoundError if there is no such folder.
+            TypeError: ``path`` is not a path.
+            OSError: The file cannot be written, or ``path`` exists and is not a file; FileNotFoundError if the folder
+                does not exist.
             ModuleNotFoundError: safetensors is not installed.
 
         Example:
@@ -366,9 +368,9 @@ class Index:
             An index whose results are bitwise those of the saved one.
 
         Raises:
-            OSError: The file cannot be read; FileNotFoundError if there is none.
-            ValueError: The file holds no index, one of a later format, or one that is cut short or altered. The message
-                names the file and what is wrong.
+            OSError: The file cannot be read; FileNotFoundError if it does not exist.
+            ValueError: The file is not an index, has a later format, or is truncated or altered. The message names the
+                file and the problem.
             ModuleNotFoundError: safetensors is not installed.
 
         Example:
@@ -383,13 +385,13 @@ class Index:
         return cls(*_file.read(path, _file.put_together))
 
     def stats(self) -> dict[str, float]:
-        """What the graph is like and what building it took.
+        """Statistics of the graph and of the build.
 
         Returns:
             ``rows``, ``vertices`` (distinct rows), ``edges``, ``degree_mean``, ``degree_max``, ``success_rate`` (share
-            of random traversals over this graph that arrive, measured on N / 4 of them, 1,000 to 4,000), and of the
-            build ``build_success_rate`` (share of its last traversals that arrived; reverse edges, refinements and
-            `max_degree` change the graph after them), ``traversals`` and ``distance_computations``.
+            of random traversals of this graph that arrive, measured on N / 4 of them, 1,000 to 4,000). For the build:
+            ``build_success_rate`` (share of its last traversals that arrived; reverse edges, refinements and
+            `max_degree` changed the graph after them), ``traversals`` and ``distance_computations``.
 
         Example:
             >>> import torch
@@ -416,12 +418,12 @@ class Index:
 
 
 def _unpickled(*contents: Any) -> Index:
-    """The index that was pickled as these contents."""
+    """The index with these pickled contents."""
     return Index(*_file.put_together(_file.Contents(*contents)))
 
 
 def default_effort(k: int) -> int:
-    """Distance computations of a search for `k` neighbors, where none are asked for.
+    """The default of ``max_distance_computations`` in a search for `k` neighbors.
 
     Example:
         >>> from hardmine.fanng import default_effort
@@ -470,7 +472,7 @@ def _check_start(start: Any, queries: int, rows: int) -> Any:
 
 @contextmanager
 def _build_progress(progress: Any, success_rate: float) -> Iterator[Callable[[float, int], object] | None]:
-    """The function that the build calls, with a bar that fills up as the share of successes rises to the wanted one."""
+    """The progress function that the build calls; its bar is full when the success rate reaches the target."""
     if progress is None or progress is False:
         yield None
     elif callable(progress):
