@@ -1,4 +1,4 @@
-"""Scores of an embedding: how well classes are found again, told apart and kept together."""
+"""Scores of an embedding: retrieval, clustering, verification and distributions of similarities."""
 
 from hardmine.metrics.clustering import nmi
 from hardmine.metrics.distributions import Distribution, nearest_train_similarities, within_class_similarities

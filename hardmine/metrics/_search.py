@@ -1,4 +1,4 @@
-"""Searching a gallery some queries at a time, so that memory stays small and progress is shown."""
+"""Gallery search in chunks of queries, which bounds memory and lets a progress bar move."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hardmine._extras import require
 from hardmine.ops.knn import MOST_NEIGHBORS
 from hardmine.types import Neighbors
 
-# The pairs of rows times their depth that one call of knn may take: a second or so, after which the bar moves.
+# Pairs of rows times depth per call of knn: about a second, after which the progress bar moves.
 WORK_OF_A_CALL = 2**36
 CALLS_OF_LONG_WORK = 5
 LEAST_ROWS_OF_A_CALL = 256
@@ -23,12 +23,12 @@ LEAST_ROWS_OF_A_CALL = 256
 def neighbors(
     embeddings: Tensor, ref_embeddings: Tensor | None, k: int, progress: bool | None, title: str
 ) -> Iterator[tuple[slice, Neighbors]]:
-    """Some queries and their k nearest gallery rows, index -1 where there are no more; then the next."""
+    """Yields chunks of queries with their k nearest gallery rows; missing neighbors have index -1."""
     count, depth = embeddings.shape
     gallery = embeddings if ref_embeddings is None else ref_embeddings
     rows = max(LEAST_ROWS_OF_A_CALL, WORK_OF_A_CALL // max(len(gallery) * depth, 1))
     alone = ref_embeddings is None
-    # Among themselves, in one call: each pair is then visited once. Chunks would need k + 1, which knn may not have.
+    # Without a gallery, one call visits each pair once. Chunks need k + 1 neighbors, which may exceed knn's limit.
     if alone and (rows >= count or k == MOST_NEIGHBORS):
         rows = count
     starts = range(0, count, rows)
@@ -48,9 +48,9 @@ def neighbors(
 def _without_self(found: Neighbors, start: int) -> Neighbors:
     """The k nearest others [Q, k] of queries start, start + 1, ... from their k + 1 nearest, themselves included.
 
-    Neighbors are in a total order (similarity, then index), so that leaving a row out of the gallery moves up those
-    behind it and changes nothing else: the first k others are among the first k + 1 of all. Where the query itself
-    is not (k + 1 copies of it, with lower indices, can be before it), these are all others, and the last is too many.
+    Neighbors have a total order (similarity, then index). Removing a row from the gallery moves up the rows behind it
+    and changes nothing else, so the first k others are among the first k + 1 rows. If the query is not among them,
+    because k + 1 duplicates with lower indices precede it, the last row is dropped.
     """
     similarity, index = found
     itself = torch.arange(start, start + len(index), device=index.device)[:, None]
@@ -60,13 +60,13 @@ def _without_self(found: Neighbors, start: int) -> Neighbors:
 
 
 def check_progress(progress: bool | None) -> None:
-    """``progress`` is True, False, or None: a bar if the work is long."""
+    """``progress`` is True, False or None. None shows a bar if the work is long."""
     if progress is not None and not isinstance(progress, bool):
         raise TypeError(f"progress must be None, True or False, got {progress!r}")
 
 
 def progress_bar(total: int, progress: bool | None, title: str, unit: str, *, long: bool) -> Any:
-    """A tqdm bar, or None, as a context manager."""
+    """A context manager that yields a tqdm bar or None."""
     if progress is False or (progress is None and not long):
         return nullcontext()
     try:
@@ -79,11 +79,11 @@ def progress_bar(total: int, progress: bool | None, title: str, unit: str, *, lo
 
 
 def all_finite(*given: Tensor | None) -> bool:
-    """Whether all rows and their norms are finite, in the type that the ops compute in."""
+    """Whether all rows and their norms are finite, in the dtype that the ops compute in."""
     return all(bool(finite_rows(rows).all()) for rows in given if rows is not None)
 
 
 def finite_rows(rows: Tensor) -> Tensor:
-    """Which rows, and their norms, are finite, in the type that the ops compute in: bool [B]."""
+    """Whether each row and its norm are finite, in the dtype that the ops compute in: bool [B]."""
     rows = rows if rows.dtype == torch.float64 else rows.float()
     return rows.square().sum(1).isfinite()

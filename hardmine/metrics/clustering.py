@@ -1,4 +1,4 @@
-"""How well clusters of an embedding agree with classes."""
+"""Agreement of an embedding's clusters with classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def nmi(
     max_iter: int = 300,
     average: Literal["arithmetic", "geometric"] = "arithmetic",
 ) -> float:
-    """Normalized mutual information of classes and of the clusters that a k-means finds, as many as there are classes.
+    """Normalized mutual information between the classes and equally many k-means clusters.
 
     The rows are scaled to unit length, clustered by scikit-learn's ``KMeans``, and scored by its
     ``normalized_mutual_info_score``.
@@ -33,10 +33,10 @@ def nmi(
         embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
         labels: Classes [N], any integer dtype.
         seed: Seed of the k-means++ that starts the clusters, 0 to 2**32 - 1.
-        n_init: Number of starts, of which the one with the least inertia counts.
-        max_iter: Iterations of a k-means at most.
-        average: What the mutual information is divided by, of the two entropies: their ``"arithmetic"`` mean, which
-            the tables of the field use, or their ``"geometric"`` mean.
+        n_init: Number of starts; the result with the least inertia is used.
+        max_iter: Maximal number of iterations per k-means.
+        average: The mean of the two entropies that divides the mutual information: ``"arithmetic"``, as in published
+            tables, or ``"geometric"``.
 
     Returns:
         NMI in [0, 1]; NaN if an embedding is not finite, so that divergence is not hidden.
@@ -47,13 +47,13 @@ def nmi(
         ModuleNotFoundError: scikit-learn is not installed.
 
     Note:
-        The same arguments give the same number on every repeat, whatever the number of threads: k-means runs on one, as
-        the order in which threads add up their parts would show in the centers. Its time is that of N x classes x D
-        multiply-adds an iteration.
+        The result is equal on every repeat, for any number of threads. k-means runs on one thread, because the order of
+        partial sums from several threads would change the centers. Its time is N x classes x D multiply-adds per
+        iteration.
 
     Reference:
-        Smart Mining section 4.1, whose text has the "product of entropies" below the fraction; that is a normalization
-        by their geometric mean, of which the text leaves out the root.
+        Smart Mining section 4.1, whose text divides by the "product of entropies". That is the geometric mean without
+        its square root.
 
     Example:
         >>> import torch
@@ -76,7 +76,7 @@ def nmi(
     classes = labels.cpu().numpy()
     k_means = cluster.KMeans(len(labels.unique()), n_init=n_init, max_iter=max_iter, random_state=seed)
     with require("threadpoolctl").threadpool_limits(1), warnings.catch_warnings():
-        # A collapsed embedding has fewer distinct rows than there are classes. Its score says so, no warning need.
+        # A collapsed embedding has fewer distinct rows than classes. The score shows that without a warning.
         warnings.simplefilter("ignore", require("sklearn.exceptions").ConvergenceWarning)
         clusters = k_means.fit_predict(rows.numpy())
     return float(metrics.normalized_mutual_info_score(classes, clusters, average_method=average))

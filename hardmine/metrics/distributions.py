@@ -1,4 +1,4 @@
-"""Distributions of similarities, counted while they stream by."""
+"""Distributions of similarities, counted as they stream."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from hardmine.metrics._search import (
 )
 from hardmine.ops._arguments import check_integer, check_labeled_rows, check_rows
 
-_BLOCK = 1024  # rows whose similarities to as many others are held at a time: what knn gives in one call
+_BLOCK = 1024  # rows per block; a block's similarities to another are held at once, and come from one call of knn
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How often similarities are how large.
+    """A histogram of similarities.
 
     Attributes:
-        edges: float64 [bins + 1], from -1 to 1 in equal steps: the bounds of the bins. The upper bound of a bin belongs
-            to the next bin, but 1 to the last. The same for all distributions with as many bins, so that they can be
-            drawn over each other.
+        edges: float64 [bins + 1], from -1 to 1 in equal steps: the bounds of the bins. A bin excludes its upper bound,
+            except the last bin, which includes 1. Distributions with equally many bins have the same edges, so that
+            they can be drawn over each other.
         counts: int64 [bins], similarities in each bin.
-        mean: Mean of the similarities themselves; NaN if there is none.
-        std: Their population standard deviation.
-        least: The lowest one.
-        most: The highest one.
+        mean: Mean of the exact similarities; NaN if there is none.
+        std: Population standard deviation of the similarities.
+        least: The smallest similarity.
+        most: The largest similarity.
     """
 
     edges: Tensor
@@ -46,7 +46,7 @@ class Distribution:
 
     @property
     def total(self) -> int:
-        """How many similarities there are."""
+        """The number of similarities."""
         return int(self.counts.sum())
 
     @property
@@ -58,9 +58,9 @@ class Distribution:
 def within_class_similarities(
     embeddings: Tensor, labels: Tensor, *, bins: int = 200, progress: bool | None = None
 ) -> Distribution:
-    """The distribution of the cosine similarities of all pairs of samples of one class.
+    """The distribution of the cosine similarities of all pairs of samples with the same class.
 
-    Replaces, where the matrix of similarities fits::
+    Replaces, if the matrix of similarities fits into memory::
 
         same = labels[:, None] == labels
         torch.histogram(similarities[same.triu(1)], bins, range=(-1, 1))
@@ -69,8 +69,8 @@ def within_class_similarities(
         embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
         labels: Classes [N], any integer dtype.
         bins: Number of bins.
-        progress: Show a progress bar on stderr, which needs tqdm: True or False, or None: if the work is long and
-            tqdm is there.
+        progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
+            long and tqdm is installed.
 
     Returns:
         :class:`Distribution` over each unordered pair once.
@@ -82,8 +82,8 @@ def within_class_similarities(
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
 
     Note:
-        Memory is O(N D), whatever the size of the classes: of a large class, 1024 rows meet 1024 others at a time.
-        Counts are equal on every repeat and for any number of threads.
+        Memory is O(N D) for any size of the classes: a large class is processed in blocks of 1024 x 1024 pairs. Counts
+        are equal on every repeat and for any number of threads.
 
     Reference:
         EP figure 2, over the training set.
@@ -109,7 +109,7 @@ def within_class_similarities(
         for members in order.split(sizes):
             blocks = embeddings[members].split(_BLOCK)
             for number, block in enumerate(blocks):
-                if len(block) > 1:  # each pair is found from both its ends
+                if len(block) > 1:  # knn finds each pair from both its ends
                     counter.add(ops.knn(block, k=len(block) - 1).similarity, 1)
                 for other in blocks[number + 1 :]:
                     counter.add(ops.knn(block, other, k=len(other)).similarity, 2)
@@ -123,8 +123,8 @@ def nearest_train_similarities(
 ) -> Distribution:
     """The distribution of the cosine similarity of every test sample to the training sample most similar to it.
 
-    Where training has pulled its own classes tightly together, new classes often fall close to one of them: the
-    embedding does not tell what it was not trained to tell.
+    If training has pulled its classes tightly together, new classes often fall close to one of them. The embedding then
+    does not separate classes that it was not trained on.
 
     Args:
         test_embeddings: [Q, D], float32, float64, float16 or bfloat16. They need not have unit length.
@@ -183,7 +183,7 @@ class _Counter:
         if similarities.numel() == 0:
             return
         values = similarities.detach().cpu().double().flatten()
-        # The last bin has its upper bound, too.
+        # The last bin includes its upper bound.
         bins = torch.bucketize(values, self._edges, right=True).clamp_max(len(self._counts)) - 1
         self._counts += weight * bins.bincount(minlength=len(self._counts))
         self._sum += weight * values.sum().item()
@@ -192,7 +192,7 @@ class _Counter:
         self._most = max(self._most, values.max().item())
 
     def distribution(self, weight: int) -> Distribution:
-        """What was counted, for a weight of `weight` each."""
+        """The counted distribution, where each similarity has the total weight `weight`."""
         total = int(self._counts.sum())
         if total == 0:
             return Distribution(self._edges, self._counts, *[math.nan] * 4)
@@ -202,7 +202,7 @@ class _Counter:
 
 
 def _check_finite(name: str, rows: Tensor) -> None:
-    """No row, and no norm of a row, is NaN or infinite."""
+    """All rows and their norms are finite."""
     finite = finite_rows(rows)
     if not finite.all():
         row = int(finite.logical_not().nonzero()[0])

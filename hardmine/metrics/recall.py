@@ -1,4 +1,4 @@
-"""Recall@K: whether classes are found again."""
+"""Recall@K: whether a query's nearest gallery samples include its class."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def recall_at_1(
 ) -> float:
     """Share of queries whose most similar gallery sample, by cosine similarity, has the query's class.
 
-    The nearest sample has the query's class exactly when the easiest positive beats the hardest negative. So this is
-    one `hardmine.ops.select_triplets`, which streams the similarities, instead of
+    The nearest sample has the query's class exactly when the easiest positive beats the hardest negative. So one call
+    of `hardmine.ops.select_triplets`, which streams the similarities, replaces
     `(ref_labels[(queries @ gallery.T).argmax(1)] == labels).float().mean()`, which holds all of them.
 
     Args:
         embeddings: Queries [B, D], float32, float64, float16 or bfloat16. They need not have unit length.
         labels: Classes of the queries [B], any integer dtype.
-        ref_embeddings: Gallery [M, D]. Without it the queries are the gallery, each query itself left out.
+        ref_embeddings: Gallery [M, D]. None: the other queries.
         ref_labels: Classes of the gallery [M].
 
     Returns:
         Recall@1 in [0, 1]; NaN if an embedding is not finite, so that divergence is not hidden.
 
     Raises:
-        ValueError: No query has a positive in the gallery, so there is nothing to find, or, from `select_triplets`,
-            an argument has the wrong shape, dtype or device.
+        ValueError: No query has a positive in the gallery, or an argument has the wrong shape, dtype or device, as in
+            `select_triplets`.
 
     Note:
         A query without any positive in the gallery counts as a miss. Between equal similarities the lowest
         gallery index is the nearest. Memory is O((B + M) D).
 
     Reference:
-        Recall@K with K = 1, as in SCT section 5.2 and EP section 5.1.
+        Recall@K with K = 1, as in SCT section 6 and EP section 5.1.
 
     Example:
         >>> import torch
@@ -79,9 +79,9 @@ def recall_at_k(
     k: int | Iterable[int] = (1, 2, 4, 8),
     progress: bool | None = None,
 ) -> dict[int, float]:
-    """Share of queries that have a sample of their class among their K most similar gallery samples, for several K.
+    """Share of queries with a sample of their class among the K most similar gallery samples, for several K.
 
-    One search for the largest K serves them all. Replaces, with normalized rows and each query itself left out::
+    One search for the largest K serves all K. Replaces, with normalized rows and each query itself excluded::
 
         nearest = (queries @ gallery.T).topk(max(k)).indices
         match = ref_labels[nearest] == labels[:, None]
@@ -90,29 +90,29 @@ def recall_at_k(
     Args:
         embeddings: Queries [B, D], float32, float64, float16 or bfloat16. They need not have unit length.
         labels: Classes of the queries [B], any integer dtype.
-        ref_embeddings: Gallery [M, D]. Without it the queries are the gallery, each query itself left out.
+        ref_embeddings: Gallery [M, D]. None: the other queries.
         ref_labels: Classes of the gallery [M].
-        k: The K, integers from 1 to 1024, or one. More than the gallery has is fine: they find all there is.
-        progress: Show a progress bar on stderr, which needs tqdm: True or False, or None: if the work is long and
-            tqdm is there.
+        k: One K or several, integers from 1 to 1024. A K larger than the gallery finds the whole gallery.
+        progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
+            long and tqdm is installed.
 
     Returns:
-        Recall@K in [0, 1] for every K, in the order given; NaN if an embedding is not finite, so that divergence is
-        not hidden.
+        Recall@K in [0, 1] per K, in the given order; NaN if an embedding is not finite, so that divergence is not
+        hidden.
 
     Raises:
-        TypeError: ``k`` or ``progress``, or, as in the ops, another argument has the wrong type.
-        ValueError: ``k`` is empty or out of range, no query has a positive in the gallery, so that there is nothing
-            to find, or, as in the ops, an argument has the wrong shape, dtype or device.
+        TypeError: ``k``, ``progress`` or, as in the ops, another argument has the wrong type.
+        ValueError: ``k`` is empty or out of range, no query has a positive in the gallery, or, as in the ops, an
+            argument has the wrong shape, dtype or device.
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
 
     Note:
         A query without any positive in the gallery counts as a miss. Between equal similarities the lowest gallery
-        index is the nearest. Long work goes through the queries in chunks, so that
-        memory is O((B + M) D + chunk x max(k)); without a gallery, K = 1024 takes all queries at once.
+        index is the nearest. Long work is done in chunks of queries, with memory O((B + M) D + chunk x max(k)). Without
+        a gallery, K = 1024 takes all queries at once.
 
     Reference:
-        Recall@K as in SCT section 5.2, EP section 5.1 and Smart Mining section 4.1.
+        Recall@K as in SCT section 6, EP section 5.1 and Smart Mining section 4.1.
 
     Example:
         >>> import torch
@@ -149,17 +149,17 @@ def hotel_recall(
     chain_k: int | Iterable[int] = (1, 3, 5),
     progress: bool | None = None,
 ) -> HotelRecall:
-    """Recall@K of the hotel and of its chain, by one search of the gallery.
+    """Recall@K of the hotel and of the hotel's chain, by one search of the gallery.
 
     Args:
         embeddings: Queries [B, D], the test set; float32, float64, float16 or bfloat16.
-        instances: Their hotels [B], any integer dtype.
-        chains: Their chains [B], any signed integer dtype; negative where a hotel belongs to none that is known.
+        instances: The queries' hotels [B], any integer dtype.
+        chains: The queries' chains [B], any signed integer dtype; negative if unknown.
         ref_embeddings: Gallery [M, D], the training set.
-        ref_instances: Its hotels [M].
-        ref_chains: Its chains [M].
-        instance_k: The K for hotels, integers from 1 to 1024, or one.
-        chain_k: The K for chains.
+        ref_instances: The gallery's hotels [M].
+        ref_chains: The gallery's chains [M].
+        instance_k: One K or several for hotels, integers from 1 to 1024.
+        chain_k: One K or several for chains.
         progress: As in :func:`recall_at_k`.
 
     Returns:
@@ -167,17 +167,17 @@ def hotel_recall(
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
-        ValueError: An argument has the wrong shape or value; no query has its hotel in the gallery, or none of known
-            chain has its chain there.
+        ValueError: An argument has the wrong shape or value, no query has its hotel in the gallery, or no query has its
+            known chain there.
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
 
     Note:
-        Queries of an unknown chain do not count for chains, as in the evaluation that the authors of Hotels-50K have
-        published (their ``evaluate/retrieval.py``); neither does a gallery sample of an unknown chain ever match.
-        Otherwise as :func:`recall_at_k`.
+        Queries of an unknown chain do not count for chains, as in the published evaluation of Hotels-50K
+        (``evaluate/retrieval.py``). Gallery samples of an unknown chain never match. The notes on :func:`recall_at_k`
+        apply.
 
     Reference:
-        SCT section 5.2 and Table 1, EP section 5.1 and Table 3; Stylianou et al., "Hotels-50K", AAAI 2019.
+        SCT section 6 and Table 1, EP section 5.1 and Table 3; Stylianou et al., "Hotels-50K", AAAI 2019.
 
     Example:
         >>> import torch
@@ -198,7 +198,7 @@ def hotel_recall(
     instances, ref_instances = check_label_pair("instances", instances, embeddings, ref_instances, ref_embeddings)
     chains, ref_chains = check_label_pair("chains", chains, embeddings, ref_chains, ref_embeddings)
     known = chains >= 0
-    # Unknown chains of queries and of the gallery get labels that differ, so that they never match.
+    # Unknown chains get different labels in queries (-1) and gallery (-2), so that they never match.
     chains, ref_chains = chains.clamp_min(-1), torch.where(ref_chains < 0, -2, ref_chains)
     with torch.no_grad():
         if not all_finite(embeddings, ref_embeddings):
@@ -216,14 +216,14 @@ def hotel_recall(
 
 
 def _add_hits(hits: dict[int, int], labels: Tensor, gallery_labels: Tensor, index: Tensor) -> None:
-    """Count the queries with labels [Q] that have one of their class among the first of index [Q, k], for every K."""
+    """For each K, count the queries that have a sample of their class among the first K of index [Q, k]."""
     match = (gallery_labels[index] == labels[:, None]) & (index >= 0)
     for size in hits:
         hits[size] += int(match[:, :size].any(1).sum())
 
 
 def _check_k(k: Any, name: str = "k") -> list[int]:
-    """``k`` is an integer or some, from 1 to 1024; returned as a list."""
+    """``k`` is one or more integers from 1 to 1024; returned as a list."""
     sizes = list(k) if isinstance(k, Iterable) and not isinstance(k, Tensor) else [k]
     for size in sizes:
         if not isinstance(size, Integral) or isinstance(size, bool):
@@ -234,6 +234,6 @@ def _check_k(k: Any, name: str = "k") -> list[int]:
 
 
 def _check_any_positive(has_positive: Tensor, name: str = "labels") -> None:
-    """Labels give at least one query something to find."""
+    """At least one query has a positive in the gallery."""
     if not has_positive.any():
         raise ValueError(f"{name}: none of the {len(has_positive)} queries has a gallery sample of its class")

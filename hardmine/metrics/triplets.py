@@ -1,4 +1,4 @@
-"""How many triplets are hard."""
+"""Shares of hard triplets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> floa
     """Share of hard triplets, those with s_an > s_ap (SCT section 3), among those with both similarities.
 
     Args:
-        positive_similarity: s_ap of each anchor [B], NaN where it has no positive.
-        negative_similarity: s_an of each anchor [B], NaN where it has no negative.
+        positive_similarity: s_ap per anchor [B], NaN without a positive.
+        negative_similarity: s_an per anchor [B], NaN without a negative.
 
     Returns:
-        The share in [0, 1], NaN when there is no triplet.
+        The share in [0, 1]; NaN if there is no triplet.
 
     Raises:
-        TypeError: An argument is no floating-point tensor.
-        ValueError: The two differ in shape.
+        TypeError: An argument is not a floating-point tensor.
+        ValueError: The arguments differ in shape.
 
     Example:
         >>> import torch
@@ -57,21 +57,22 @@ def hard_triplet_share(
 
     Args:
         embeddings: Anchors [B, D], of a batch or of a whole set; float32, float64, float16 or bfloat16.
-        labels: Their classes [B], any integer dtype.
-        ref_embeddings: What positives and negatives are selected from, [M, D]. None: the anchors themselves.
-        ref_labels: Its classes [M].
+        labels: The anchors' classes [B], any integer dtype.
+        ref_embeddings: Rows to select positives and negatives from, [M, D]. None: the anchors themselves.
+        ref_labels: The refs' classes [M].
         positive: As in :func:`hardmine.ops.select_triplets`.
-        negative: As there.
+        negative: As in :func:`hardmine.ops.select_triplets`.
 
     Returns:
-        The share in [0, 1], of the anchors that have both; NaN if none has, or if an embedding is not finite.
+        The share in [0, 1] of the anchors that have both a positive and a negative; NaN if no anchor has, or if an
+        embedding is not finite.
 
     Raises:
         TypeError: As in :func:`hardmine.ops.select_triplets`.
-        ValueError: As there.
+        ValueError: As in :func:`hardmine.ops.select_triplets`.
 
     Note:
-        Memory is O((B + M) D). Of similarities that are there already, :func:`hard_share` gives it.
+        Memory is O((B + M) D). For similarities that are already computed, use :func:`hard_share`.
 
     Reference:
         SCT section 3 and figure 6, for the easiest positive and the hardest negative in a batch.

@@ -1,4 +1,4 @@
-"""Whether two images are of the same class, told by their similarity: face verification."""
+"""Face verification: whether two images have the same class, judged by their similarity."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PAIRS_AT_ONCE = 2**14
 
 
 def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, folds: int | Tensor = 10) -> Verification:
-    """Accuracy of telling pairs of one class from pairs of two, by a threshold on their cosine similarity.
+    """Accuracy of a threshold on the cosine similarity that separates pairs of one class from pairs of two.
 
-    The pairs of each fold are judged by the threshold that judges most pairs of all other folds rightly.
+    Each fold is judged by the threshold that is right for most pairs of all other folds.
 
     Args:
         embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
         pairs: Rows of the embeddings, [P, 2], any integer dtype.
         same: Whether each pair is of one class, bool [P].
-        folds: The fold of each pair, [P], any integer dtype; or a number of folds, at least 2, for pairs that come a
-            fold after the other, of as many pairs each, as in LFW's ``pairs.txt``.
+        folds: The fold of each pair, [P], any integer dtype; or a number of folds, at least 2, for equally large folds
+            that are stored one after the other, as in LFW's ``pairs.txt``.
 
     Returns:
         :class:`Verification`; NaN everywhere if an embedding is not finite, so that divergence is not hidden.
@@ -37,10 +37,10 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
         ValueError: An argument has the wrong shape or value.
 
     Note:
-        A threshold is in the middle between two neighboring similarities of the other folds, or infinite: all of their
-        pairs, or none, are called the same. Of thresholds that judge as many pairs rightly the lowest is taken.
-        Similarities are computed in float64. Memory is O(N D + P). The standard error is that of LFW: the folds'
-        standard deviation (with one less than the number of folds below) by the root of their number.
+        A threshold lies midway between two neighboring similarities of the other folds. It is infinite if all of their
+        pairs, or none, are classified as the same. Among equally good thresholds the lowest is used. Similarities are
+        computed in float64. Memory is O(N D + P). The standard error is that of LFW: the standard deviation of the
+        folds' accuracies (n - 1 in the denominator), divided by the square root of the number of folds n.
 
     Reference:
         HTL section 5.4; Huang et al., "Labeled Faces in the Wild", 2007, "View 2".
@@ -81,7 +81,7 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
 
 
 def _members_of_folds(folds: Any, count: int) -> list[Tensor]:
-    """Which pairs are in each fold: bool [P] a fold."""
+    """The pairs of each fold: one bool [P] per fold."""
     if isinstance(folds, Tensor):
         folds = _check_integers("folds", folds, f"[P] = [{count}]", lambda shape: shape == (count,)).cpu()
         numbers = folds.unique()
@@ -106,22 +106,22 @@ def _similarities(embeddings: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _best_threshold(similarities: Tensor, same: Tensor) -> float:
-    """The similarity from which to call pairs the same, so that most are judged rightly."""
+    """The least similarity at which to classify pairs as the same, so that most are right."""
     similarities, order = similarities.sort(descending=True)
-    # The most similar n pairs are called the same, n from 0 on: the threshold is between the n-th and the next.
+    # For n = 0, 1, ...: the n most similar pairs are classified as the same, by a threshold before the next pair.
     gain = F.pad(torch.where(same[order], 1, -1).cumsum(0), (1, 0))
     bound = similarities.new_tensor([math.inf])
     upper, lower = torch.cat([bound, similarities]), torch.cat([similarities, -bound])
-    apart = lower < upper  # of pairs that are as similar all are called the same, or none
+    apart = lower < upper  # no threshold separates equally similar pairs
     middle = (upper + lower) / 2
-    # There may be no number in the middle: it is the lower one then, which would be called the same, too.
+    # Adjacent numbers have no middle: rounding to the lower one would classify that pair as the same, too.
     threshold = torch.where((middle == lower) & lower.isfinite(), upper, middle)
     best = gain[apart].max()
     return threshold[apart & (gain == best)][-1].item()
 
 
 def _check_integers(name: str, tensor: Any, wanted: str, fits: Any) -> Tensor:
-    """``tensor`` is of integers and of a shape; returned as int64."""
+    """``tensor`` has an integer dtype and a shape that ``fits``; returned as int64."""
     if not isinstance(tensor, Tensor) or tensor.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be a tensor of integers, got {_kind(tensor)}")
     if not fits(tensor.shape):
