@@ -1,4 +1,4 @@
-"""The check of the ops against their references, in any training loop: :class:`hardmine.verify`."""
+"""Checks of the ops against their references in any training loop: :class:`hardmine.verify`."""
 
 from hardmine.verification.verify import OpReport, Report, VerificationError, verify
 

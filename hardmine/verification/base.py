@@ -1,4 +1,4 @@
-"""What the comparisons of all ops share: how the op is run, and how losses and gradients are compared."""
+"""Base class of the comparisons: it runs the op, and compares losses and gradients."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hardmine._options import resolve_options
 
 
 class Record(Protocol):
-    """Where a comparison notes what it saw."""
+    """Where a comparison records its results."""
 
     choices: int
     ties: int
     choice: str
 
     def record(self, quantity: str, deviation: float) -> None:
-        """Notes a deviation."""
+        """Records a deviation."""
 
 
 class AtValue(torch.autograd.Function):
-    """A differentiable number moved to another value: forward gives ``value``, backward is the identity."""
+    """Replaces the value of a differentiable tensor: forward returns ``value``, backward is the identity."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
@@ -37,13 +37,13 @@ class AtValue(torch.autograd.Function):
 
 
 class OpComparison:
-    """One comparison of a fused op with its reference; a subclass for every kind of op.
+    """One comparison of a fused op with its reference. Each kind of op has a subclass.
 
     Attributes:
-        row_names: The arguments that are embeddings and get gradients.
-        returned: What the op returns beside its loss, and is asked for by ``return_<returned>=True``.
-        counts: Whether the op tells how many anchors count in the mean, by ``return_count=True``.
-        choice: What the op chooses, in the plural, for the report.
+        row_names: Names of the arguments that are embeddings and get gradients.
+        returned: The op's second output, which ``return_<returned>=True`` requests.
+        counts: Whether the op has ``return_count``, for the number of anchors that count in the mean.
+        choice: A plural noun for what the op chooses, for the report.
     """
 
     row_names: tuple[str, ...] = ("embeddings", "ref_embeddings")
@@ -73,7 +73,7 @@ class OpComparison:
         self.gradient_tolerance = 10 * self.tolerance + 2 * torch.finfo(self.rows[0].dtype).eps
 
     def run(self) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         leaves = [rows.clone().requires_grad_() for rows in self.rows]
         loss, returned = self.fused({**self.arguments, **dict(zip(self.names, leaves, strict=True))})
         gradients = torch.autograd.grad(self.scalar(loss), leaves)
@@ -83,7 +83,7 @@ class OpComparison:
         return self.disagreement(loss.detach(), returned, gradients)
 
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
-        """The op's loss, or a number with a gradient through whatever it returns, and what it chose."""
+        """The op's loss, or a differentiable function of its outputs, and what the op chose."""
         if not self.returned:
             return self.op(**arguments), None
         arguments = {**arguments, f"return_{self.returned}": True}
@@ -94,12 +94,12 @@ class OpComparison:
         return loss, returned
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Sequence[Tensor]) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         raise NotImplementedError
 
     @staticmethod
     def scalar(loss: Tensor) -> Tensor:
-        """One number from a loss of any reduction, with a different weight for every anchor."""
+        """A scalar from a loss of any reduction; unreduced losses get a different weight per anchor."""
         return (
             loss
             if loss.dim() == 0
@@ -111,30 +111,30 @@ class OpComparison:
         return [rows.double().requires_grad_() for rows in self.rows]
 
     def in_range(self) -> bool:
-        """Whether all rows and their norms are finite in the type that the ops compute in."""
+        """Whether all rows and their norms are finite in the dtype that the ops compute in."""
         return all(in_range(rows) for rows in self.rows)
 
     def underflow(self, measure: str) -> float:
-        """How far off a measure of two rows may be because products or squares of their elements underflow."""
+        """The error of a measure of two rows that underflow of products or squares of elements may cause."""
         dtype = torch.float64 if self.rows[0].dtype == torch.float64 else torch.float32
         of_sum = self.rows[0].shape[1] * torch.finfo(dtype).smallest_normal
         return {"cosine": 0.0, "dot": of_sum, "sq_dist": of_sum, "euclidean": of_sum**0.5}[measure]
 
     def similarity_scale(self) -> float:
-        """The largest similarity that the norms allow; of so small rows that underflow shows, what explains that."""
+        """The largest similarity that the norms allow; for tiny rows, more, to allow for underflow."""
         a, b = largest_norm(self.rows[0]), largest_norm(self.rows[-1])
         similarity = self.options["similarity"]
         largest = {"cosine": 1.0, "dot": a * b, "euclidean": a + b}[similarity]
         return max(largest, self.underflow(similarity) / self.tolerance, 1e-30)
 
     def largest_positive(self, duplicate_threshold: float | None) -> float:
-        """The similarity above which a positive is left out: infinity for none, as no cosine exceeds 1."""
+        """The similarity above which a positive is excluded; infinity if there is none, as no cosine exceeds 1."""
         if duplicate_threshold is None or (self.options["similarity"] == "cosine" and duplicate_threshold >= 1):
             return torch.inf
         return duplicate_threshold
 
     def check_range(self, name: str, similarity: Tensor) -> str | None:
-        """Cosine similarities must lie in [-1, 1]; those that are missing are NaN."""
+        """Cosine similarities must lie in [-1, 1]; missing ones are NaN."""
         if self.options["similarity"] == "cosine" and (similarity.abs() > 1).any():
             return f"{name} must lie in [-1, 1], got {similarity[similarity.abs() > 1][0].item()}"
         return None
@@ -147,7 +147,7 @@ class OpComparison:
         return None
 
     def check_divergence(self, loss: Tensor, gradients: Sequence[Tensor]) -> str | None:
-        """Embeddings that are not finite must show."""
+        """Non-finite embeddings must make the loss and all gradients NaN."""
         if not loss.isnan().all() or not all(g.isnan().all() for g in gradients):
             return "the loss and its gradients must be NaN where an embedding is not finite"
         return None
@@ -172,12 +172,11 @@ class OpComparison:
     ) -> str | None:
         """The gradients must be those of the reference, relative to their largest element or to ``usual``.
 
-        ``usual`` is the size of an element of the gradient were nothing to cancel; ``allowance`` how far each element
-        may be off for a reason of its own; ``conditioning`` how many times as much as others these gradients suffer
-        from rounded similarities.
+        ``usual`` is the size of a gradient element without cancellation. ``allowance`` is an extra error bound per
+        element. ``conditioning`` is a factor by which these gradients amplify rounded similarities.
         """
         limits = torch.finfo(self.rows[0].dtype)
-        smallest = limits.smallest_normal * limits.eps  # what rounds to zero, which float16 does early
+        smallest = limits.smallest_normal * limits.eps  # the smallest subnormal number, which matters for float16
         for gradient, leaf, reference in zip(gradients, leaves, references, strict=True):
             if not leaf.numel():
                 continue
@@ -193,7 +192,7 @@ class OpComparison:
 
 
 def largest_norm(rows: Tensor) -> float:
-    """The largest norm, in float64; 0 without rows. Norms that are not finite are left out."""
+    """The largest norm, in float64; 0 without rows. Non-finite norms are ignored."""
     return rows.double().norm(dim=1).nan_to_num(0.0, 0.0).max().item() if len(rows) else 0.0
 
 
@@ -203,15 +202,15 @@ def at(s: Tensor, index: Tensor) -> Tensor:
 
 
 def in_range(rows: Tensor) -> bool:
-    """Whether rows and their norms are finite in the type that the ops compute in."""
+    """Whether rows and their norms are finite in the dtype that the ops compute in."""
     rows = rows if rows.dtype == torch.float64 else rows.float()
     return bool(rows.square().sum(1).isfinite().all())
 
 
 def not_best(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: float) -> Tensor:
-    """Which anchors chose a pair that is no candidate, or that another candidate beats by more than a tie.
+    """Whether each anchor chose a pair that is not a candidate, or that another candidate beats by more than a tie.
 
-    ``tight`` are the candidates for certain, ``loose`` those that are candidates within rounding.
+    ``tight`` marks certain candidates, ``loose`` also those that are candidates within rounding.
     """
     best = key.masked_fill(~tight, -torch.inf).amax(1)
     allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
@@ -219,7 +218,7 @@ def not_best(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: fl
 
 
 def describe_worse(which: str, wrong: Tensor, index: Tensor, own: Tensor, wanted: str = "best candidate") -> str:
-    """The anchors that ``wrong`` marks got worse pairs than the reference's own."""
+    """An error text: the anchors that ``wrong`` marks got worse pairs than in the reference."""
     anchor = int(wrong.nonzero()[0])
     return (
         f"{which}_index is not the {wanted} of {int(wrong.sum())} anchors, "

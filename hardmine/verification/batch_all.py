@@ -12,9 +12,9 @@ from hardmine.verification.bounds import gradient_bound, usual_element
 
 
 class _Census(NamedTuple):
-    """How many triplets each pair (anchor, other) is in, [B, B]: active ones, and those at the hinge's kink.
+    """Per pair (anchor, other), [B, B], the numbers of active triplets and of triplets at the hinge's kink.
 
-    ``active`` counts those at the kink too.
+    ``active`` includes triplets at the kink.
     """
 
     active: Tensor
@@ -26,8 +26,8 @@ class _Census(NamedTuple):
 class BatchAllComparison(OpComparison):
     """One comparison of batch_all_triplet_loss with its reference.
 
-    A triplet whose hinge is within rounding of its kink may be active on one side and not on the other: the counts
-    may differ by so many triplets, and the gradients by what these give.
+    A triplet within rounding of the hinge's kink may be active in the op and not in the reference, or the reverse. The
+    counts may differ by the number of such triplets, and the gradients by their contributions.
     """
 
     row_names = ("embeddings",)
@@ -35,7 +35,7 @@ class BatchAllComparison(OpComparison):
     choice = "active triplets"
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         leaves = self.double_leaves()
@@ -77,7 +77,7 @@ class BatchAllComparison(OpComparison):
         return self.check_gradients(gradients, leaves, references, usual, allowance)
 
     def _census(self, x: Tensor, slack: float) -> _Census:
-        """Counts triplets anchor by anchor, so that the list of all of them is not held."""
+        """Counts triplets anchor by anchor, to bound the memory."""
         options, labels = self.arguments, self.arguments["labels"]
         d = self.reference.distance_matrix(x, options["squared"], options["similarity"])
         alpha = self.reference.margin_matrix(labels, options["margin"], options["margin_labels"], d)

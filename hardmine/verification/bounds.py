@@ -1,7 +1,7 @@
-"""How large the gradient of a measure of two rows can be: what gradients are compared relative to, and allowances.
+"""Bounds on the gradient of a measure of two rows: scales for comparing gradients, and allowances.
 
 A measure is ``"cosine"``, ``"dot"`` or ``"euclidean"`` (a similarity, or the distance), or ``"sq_dist"`` (the squared
-distance). With ``normalize`` the rows are normalized before they are measured, as they always are for ``"cosine"``.
+distance). With ``normalize`` the rows are normalized first, as always for ``"cosine"``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _CHUNK_ELEMENTS = 2**22
 
 
 def inverse_norms(norms: Tensor) -> Tensor:
-    """What a gradient through normalization is multiplied with: 0 for rows that have no direction."""
+    """The factor of a gradient through normalization: 1 / norm, or 0 for rows without a direction."""
     return torch.where(norms > 1e-12, 1 / norms, 0.0)
 
 
 def pair_sizes(norms_a: Tensor, norms_b: Tensor, measure: str, normalize: bool) -> Tensor:
-    """The gradient's norm that a pair with these norms can give either row, from broadcast norms."""
+    """A bound on the gradient's norm that a pair gives to either row, from broadcast norms."""
     if normalize or measure == "cosine":
         return (4.0 if measure == "sq_dist" else 1.0) * torch.maximum(inverse_norms(norms_a), inverse_norms(norms_b))
     norms_a, norms_b = torch.broadcast_tensors(norms_a.clamp(min=1e-12), norms_b.clamp(min=1e-12))
@@ -29,9 +29,9 @@ def pair_sizes(norms_a: Tensor, norms_b: Tensor, measure: str, normalize: bool) 
 
 
 def usual_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalize: bool = False) -> float:
-    """The size of an element of the gradient that all pairs of rows a [B, D] and b [M, D] give, did nothing cancel.
+    """The size of a gradient element from all pairs of rows a [B, D] and b [M, D], without cancellation.
 
-    Rows that point the same way have a cosine gradient of 0, of which both sides compute only rounding errors.
+    Parallel rows have a cosine gradient of 0, for which op and reference compute only rounding errors.
     ``slopes`` [B, M] are the derivatives with respect to the measure.
     """
     if not slopes.numel():
@@ -41,7 +41,7 @@ def usual_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalize:
 
 
 def direction_error(slopes: Tensor, s: Tensor, similarity: str, distance_error: float) -> float:
-    """How far off elements of the gradient may be where distances are off by ``distance_error``; 0 if they are none.
+    """A bound on the error of gradient elements if distances err by ``distance_error``; 0 for other similarities.
 
     ``slopes`` [B, M] are the derivatives with respect to the similarities ``s``. Equal rows have no direction.
     """
@@ -56,8 +56,8 @@ def gradient_bound(
 ) -> Tensor:
     """The sum of the absolute gradients, [B, D], of all pairs of rows with nonzero ``slopes`` [B, B].
 
-    With ``distance_error``, of ``"euclidean"``: a bound on what the gradients are off where the difference of two rows
-    is off by so much. The unit vector between them turns the more the closer they are.
+    With ``distance_error``, for ``"euclidean"`` only: a bound on the gradients' error if the difference of two rows
+    errs by so much. The closer the rows, the more the unit vector between them turns.
     """
     normalize = normalize or measure == "cosine"
     scale = inverse_norms(rows.norm(dim=1))

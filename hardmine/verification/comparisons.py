@@ -1,4 +1,4 @@
-"""Comparisons of the fused ops with their references: what :class:`hardmine.verify` runs."""
+"""The comparisons of the fused ops with their references, which :class:`hardmine.verify` runs."""
 
 from __future__ import annotations
 

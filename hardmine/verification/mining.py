@@ -8,12 +8,12 @@ from hardmine.verification.base import OpComparison
 
 
 class MiningComparison(OpComparison):
-    """One comparison of smart_triplets with its reference, which has the same numbers and must choose the same."""
+    """One comparison of smart_triplets with its reference. Both draw the same numbers and must agree exactly."""
 
     row_names = ("distances",)
 
     def run(self) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         generator = self.arguments["generator"]
         actual, expected = (
             choose(**{**self.arguments, "generator": generator.clone_state()})

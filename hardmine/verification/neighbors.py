@@ -12,7 +12,7 @@ from hardmine.verification.bounds import direction_error, usual_element
 
 
 class NeighborComparison(OpComparison):
-    """One comparison of knn with its reference: other neighbors are right too if they are as similar."""
+    """One comparison of knn with its reference. Other neighbors are accepted if they are equally similar."""
 
     row_names = ("queries", "refs")
     returned = "neighbors"
@@ -25,14 +25,14 @@ class NeighborComparison(OpComparison):
 
     @staticmethod
     def _similarity_sum(similarity: Tensor, index: Tensor) -> Tensor:
-        """A function of the similarities that has another gradient through each; 0 for those that are missing."""
+        """A weighted sum of the similarities, with a different weight per rank; missing ones count as 0."""
         ranks = torch.linspace(1, 2, similarity.shape[1], dtype=similarity.dtype, device=similarity.device)
         return (torch.where(index >= 0, similarity, 0.0) * ranks).sum(1)
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         if any(rows.isfinite().all() and not in_range(rows) for rows in self.rows):
-            return None  # squares overflow where they are added up, though not in float64
+            return None  # squares overflow in the accumulator's dtype, but not in float64
         leaves = self.double_leaves()
         s = self.select.similarity_matrix(leaves[0], leaves[-1], self.options["similarity"])
         wrong = self._check_neighbors(returned, s.detach())
@@ -51,7 +51,7 @@ class NeighborComparison(OpComparison):
     def _check_neighbors(self, neighbors: Any, s: Tensor) -> str | None:
         similarity, index = neighbors.similarity.detach().double(), neighbors.index
         k = self.arguments["k"]
-        candidates = s > -torch.inf  # which NaN is not
+        candidates = s > -torch.inf  # false for NaN
         if len(self.rows) == 1 and self.options["exclude_self"] is not False:
             candidates.fill_diagonal_(False)
         found = index >= 0

@@ -1,4 +1,4 @@
-"""The comparison of the ops that select one positive and one negative an anchor."""
+"""The comparison of the ops that select one positive and one negative per anchor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SelectionComparison(OpComparison):
     choice = "selections"
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         self.record.choices += 2 * len(self.x)
         return (
             self._check_selection(returned)
@@ -39,7 +39,7 @@ class SelectionComparison(OpComparison):
 
     @property
     def refs(self) -> Tensor | None:
-        """What they select from, where not from themselves."""
+        """The rows to select from; None selects among the anchors."""
         return self.arguments["ref_embeddings"]
 
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -52,7 +52,7 @@ class SelectionComparison(OpComparison):
 
     @staticmethod
     def _similarity_sum(selection: Any) -> Tensor:
-        """A function of the selected similarities that has a gradient through each; 0 for those that are missing."""
+        """A weighted sum of the selected similarities, with a gradient through each; missing ones count as 0."""
         pairs = (
             (selection.positive_index, selection.positive_similarity),
             (selection.negative_index, selection.negative_similarity),
@@ -65,7 +65,7 @@ class SelectionComparison(OpComparison):
         x, refs = self.x.double(), self.x.double() if self.refs is None else self.refs.double()
         similarity = options["similarity"]
         if any(r.isfinite().all() and not in_range(r) for r in (self.x, self.refs) if r is not None):
-            return None  # squares overflow where they are added up, though not in float64
+            return None  # squares overflow in the accumulator's dtype, but not in float64
         own = self.select.select_triplets(
             x, labels, None if self.refs is None else refs, ref_labels, **self._selection_options()
         )
@@ -136,14 +136,14 @@ class SelectionComparison(OpComparison):
         return None
 
     def _check_count(self, selection: Any) -> str | None:
-        """Of the op's own similarities, in their own dtype: no rounding decides who counts."""
+        """Uses the op's own similarities in their dtype, so that rounding cannot change which anchors count."""
         if self.name == "select_triplets":
             return None
         count = self.reference.count_of_selection
         return self.check_count(count(selection, **self._accepted(count)))
 
     def _accepted(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The options that a reference takes. Limits of similarities are rounded as the op rounds them."""
+        """The options that a reference accepts. Limits of similarities are rounded as in the op."""
         accepted = inspect.signature(function).parameters
         options = {key: value for key, value in self.options.items() if key in accepted}
         if "hard_cutoff" in options and options["hard_cutoff"] is None:
@@ -155,7 +155,7 @@ class SelectionComparison(OpComparison):
         return options
 
     def _selection_options(self) -> dict[str, Any]:
-        """The options of the op's selection, as the reference of select_triplets takes them."""
+        """The options of the op's selection, for the reference of select_triplets."""
         options = self._accepted(self.select.select_triplets)
         if "preset" in self.options:
             options.update(importlib.import_module("hardmine.reference.sct_loss").preset_selection(**self.options))
@@ -163,7 +163,7 @@ class SelectionComparison(OpComparison):
         return {key: value for key, value in options.items() if key not in ("ref_embeddings", "ref_labels")}
 
     def _same_numbers(self) -> dict[str, torch.Generator]:
-        """A generator that draws the numbers of the call that is checked, for the op and its reference each; if any."""
+        """A fresh copy of the generator, if any, which draws the same numbers as the checked call."""
         generator = self.arguments.get("generator")
         return {} if generator is None else {"generator": generator.clone_state()}
 
@@ -192,10 +192,10 @@ class SelectionComparison(OpComparison):
         return self.check_gradients(gradients, leaves, references, usual, allowance)
 
     def _gradient_sizes(self, scalar: Tensor, pairs: Any) -> tuple[float, float]:
-        """The size of an element of the gradient that one pair gives its rows, and how far off underflow may put it.
+        """The size of a gradient element from one pair, and the error that underflow may cause.
 
-        The size is that were nothing to cancel: rows that point the same way have a cosine gradient of 0, of which
-        both sides compute only rounding errors.
+        The size is that without cancellation. Parallel rows have a cosine gradient of 0, for which op and reference
+        compute only rounding errors.
         """
         x, refs = (rows.double() for rows in (self.x, self.x if self.refs is None else self.refs))
         if not len(x) or not len(refs):
@@ -219,10 +219,9 @@ class SelectionComparison(OpComparison):
         return largest / x.shape[1] ** 0.5, allowance
 
     def _pairs(self, leaves: list[Tensor], selection: Any) -> Any:
-        """The op's own selection, its similarities differentiable through float64 copies of the embeddings.
+        """The op's own selection, with similarities that are differentiable through float64 copies of the embeddings.
 
-        The similarities keep the op's values, so that the reference takes the same side of every kink and jump of the
-        loss.
+        The similarities keep the op's values, so that op and reference are on the same side of every kink and jump.
         """
         similarity = self.options["similarity"]
         a, b = leaves[0], leaves[-1]
@@ -245,10 +244,10 @@ class SelectionComparison(OpComparison):
 
 
 def not_drawn(index: Tensor, own: Tensor, tight: Tensor, loose: Tensor) -> Tensor:
-    """Which anchors got another candidate than the reference drew with the same numbers.
+    """Whether each anchor got another candidate than the reference drew with the same numbers.
 
-    Where rounding decides whether some pair is a candidate, any candidate will do. ``tight`` are the candidates for
-    certain, ``loose`` those that are candidates within rounding.
+    If rounding decides whether some pair is a candidate, any candidate is accepted. ``tight`` marks certain candidates,
+    ``loose`` also those that are candidates within rounding.
     """
     allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
     possible = torch.where(index >= 0, allowed, ~tight.any(1))

@@ -13,7 +13,7 @@ from hardmine.verification.bounds import gradient_bound, usual_element
 
 
 class _Measures(NamedTuple):
-    """What a loss depends on: a measure of the pairs (a, p) and (a, n) of every triplet, [T] each."""
+    """The measures that a loss depends on, for the pairs (a, p) and (a, n) of each triplet, each [T]."""
 
     ap: Tensor
     an: Tensor
@@ -22,10 +22,10 @@ class _Measures(NamedTuple):
 
 
 class _Slopes(NamedTuple):
-    """How the loss of each triplet depends on its two measures, [T] each.
+    """How each triplet's loss depends on the two measures, each [T].
 
-    The sizes of both derivatives, and, of triplets within rounding of a kink or a jump, how much the derivatives and
-    the loss change there.
+    ``of_ap`` and ``of_an`` are the sizes of the derivatives. For triplets within rounding of a kink or a jump, ``kink``
+    is the change of the derivatives there, and ``jump`` that of the loss.
     """
 
     of_ap: Tensor
@@ -35,28 +35,28 @@ class _Slopes(NamedTuple):
 
 
 class _TripletListComparison(OpComparison):
-    """Losses of given triplets.
+    """A comparison of a loss on given triplets.
 
-    Within rounding, op and reference may see a triplet on different sides of a kink or a jump: the loss may then
-    differ by the jump, and the gradients by what the triplet gives.
+    Op and reference may round a triplet to different sides of a kink or a jump. The loss may then differ by the jump,
+    and the gradients by the triplet's contribution.
     """
 
     row_names = ("embeddings",)
 
     def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:
-        """The measures of the triplets' rows, [T, D] each."""
+        """The measures of the triplets' rows, each [T, D]."""
         raise NotImplementedError
 
     def slopes(self, measures: _Measures, slack: float) -> _Slopes:
-        """The slopes of every triplet's loss, not weighted by the reduction."""
+        """The slopes of each triplet's loss, without the weights of the reduction."""
         raise NotImplementedError
 
     def weights(self, count: int) -> Tensor:
-        """What the loss of each triplet counts in the number that gradients are taken of."""
+        """The weight of each triplet's loss in the scalar that is differentiated."""
         raise NotImplementedError
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         leaves = self.double_leaves()
@@ -93,7 +93,7 @@ class TripletComparison(_TripletListComparison):
     """One comparison of indexed_triplet_loss with its reference."""
 
     def weights(self, count: int) -> Tensor:
-        """By the reduction, and for "none" as :meth:`scalar` weighs the losses."""
+        """The weights of the reduction; for "none", those of :meth:`scalar`."""
         if self.options["reduction"] == "none":
             return torch.linspace(0.5, 1.5, count, dtype=torch.float32, device=self.rows[0].device)
         weight = 1 / count if count and self.options["reduction"] == "mean" else 1.0
@@ -112,7 +112,7 @@ class TripletComparison(_TripletListComparison):
         return _Measures(sign * (a - p).norm(dim=1), sign * (a - n).norm(dim=1), kind, scale)
 
     def slopes(self, measures: _Measures, slack: float) -> _Slopes:
-        """By the term, see hardmine.ops.indexed_triplet_loss."""
+        """The slopes of the term; hardmine.ops.indexed_triplet_loss defines the terms."""
         ap, an, _, _ = measures
         options, none = self.options, torch.zeros_like(ap)
         if options["term"] == "ratio":
@@ -143,7 +143,7 @@ class GlobalComparison(_TripletListComparison):
     """One comparison of global_loss with its reference."""
 
     def weights(self, count: int) -> Tensor:
-        """The slopes hold them."""
+        """All ones, because the slopes include the weights."""
         return torch.ones(count, dtype=torch.float32, device=self.rows[0].device)
 
     def measures(self, pairs: tuple[Tensor, Tensor, Tensor]) -> _Measures:

@@ -20,14 +20,14 @@ from hardmine.verification.bounds import direction_error, usual_element
 
 
 class TupletComparison(OpComparison):
-    """One comparison of tuplet_loss with its reference, which takes the op's own positives."""
+    """One comparison of tuplet_loss with its reference, on the op's own positives."""
 
     returned = "terms"
     counts = True
     choice = "positives"
 
     def disagreement(self, loss: Tensor, returned: Any, gradients: Any) -> str | None:
-        """What disagrees, or None."""
+        """A description of the disagreement, or None."""
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         options, arguments = self.options, self.arguments
@@ -48,13 +48,13 @@ class TupletComparison(OpComparison):
         if wrong:
             return wrong
 
-        # The reference takes the op's positives, and goes on from its values.
+        # The reference uses the op's positives and continues from the op's values.
         logsumexp = torch.where(negatives.any(1), AtValue.apply(logsumexp, returned.negative_logsumexp.double()), 0.0)
         if options["positive"] == "all":
             threshold = self.largest_positive(options["duplicate_threshold"])
             if threshold < torch.inf:
                 near = positives & ((s - threshold).abs() <= self.tolerance * scale)
-                if near.any():  # op and reference need not average over the same positives
+                if near.any():  # op and reference may average over different positives
                     self.record.choices += int(positives.sum())
                     self.record.ties += int(near.sum())
                     return None
@@ -74,7 +74,7 @@ class TupletComparison(OpComparison):
             return wrong
         expected = reduce_terms(value, valid, torch.zeros_like(valid), options["reduction"])
         steepness = scale / temperature
-        # s_ap / temperature and the log-sum-exp cancel; of "all", the similarities are not the op's own either.
+        # s_ap / temperature and the log-sum-exp cancel. With "all", the similarities are not the op's own either.
         wrong = self.check_loss(loss, expected, max(1.0, steepness if options["positive"] == "all" else steepness / 10))
         if wrong:
             return wrong
@@ -87,7 +87,7 @@ class TupletComparison(OpComparison):
         return self.check_gradients(gradients, leaves, references, usual, allowance, steepness / 100)
 
     def _check_terms(self, terms: Any, logsumexp: Tensor, scale: float) -> str | None:
-        """The log-sum-exp of the negatives, and what "all" says of positives."""
+        """Checks the log-sum-exp of the negatives and, with "all", that no positive is named."""
         actual = terms.negative_logsumexp.double()
         none = logsumexp == -torch.inf
         if not torch.equal(none, actual == -torch.inf):
@@ -104,7 +104,7 @@ class TupletComparison(OpComparison):
         return None
 
     def _check_positives(self, terms: Any, s: Tensor, positives: Tensor, scale: float) -> str | None:
-        """The positives that the op chose, and their similarities."""
+        """Checks the positives that the op chose, and their similarities."""
         index = terms.positive_index
         self.record.choices += len(index)
         if not s.numel():

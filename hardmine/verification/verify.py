@@ -1,4 +1,4 @@
-"""Checking of the fused ops against their references inside any training loop."""
+"""Checks of the fused ops against their references inside any training loop."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class VerificationError(AssertionError):
     """A fused op and its reference disagree beyond tolerance.
 
     Attributes:
-        path: Where the op's inputs, options and outputs lie; ``torch.load(path)`` gives them as a dict. Of a random
-            selection, ``"random_state"`` in it is the state of the generator before the call: after
-            ``torch.set_rng_state`` of it, the op draws the same numbers again.
+        path: The file with the op's inputs, options and outputs; ``torch.load(path)`` returns them as a dict. For a
+            random selection, its entry ``"random_state"`` is the generator's state before the call. After
+            ``torch.set_rng_state`` with this state, the op draws the same numbers again.
     """
 
     def __init__(self, message: str, path: Path | None = None) -> None:
@@ -34,10 +34,10 @@ class VerificationError(AssertionError):
 
 @dataclass
 class OpReport:
-    """What was seen of one op: how often it was called and checked, and the largest deviation of each quantity.
+    """The record of one op: its numbers of calls and checks, and the largest deviation of each quantity.
 
-    An op that chooses (a pair, a neighbor, which triplets are active) and its reference may differ within rounding:
-    ``ties`` of the ``choices`` did. ``choice`` says what they are.
+    An op that chooses (a pair, a neighbor, which triplets are active) and its reference may differ within rounding. Of
+    the ``choices``, ``ties`` did. ``choice`` names what is chosen.
     """
 
     calls: int = 0
@@ -53,12 +53,12 @@ class OpReport:
 
 @dataclass
 class Report:
-    """What :class:`verify` has seen so far.
+    """The results of :class:`verify` so far.
 
-    Deviations are relative: of a similarity to the largest that the norms allow (1 for cosine), of a loss to its size
-    or to 1 if that is larger, of a gradient to its largest element, or to what the pairs alone would give where
-    gradients cancel. Losses that are steep in their similarities, as those of low temperatures are, are compared
-    relative to what so large an error of a similarity makes of them.
+    Deviations are relative. A similarity is compared relative to the largest one that the norms allow (1 for cosine),
+    and a loss relative to its size or 1, whichever is larger. A gradient is compared relative to its largest element
+    or, if gradients cancel, to what single pairs would give. A loss that is steep in its similarities, as at low
+    temperatures, is compared relative to the loss error that a similarity error of the tolerance causes.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ class Report:
         return max((value for op in self.ops.values() for value in op.deviation.values()), default=0.0)
 
     def summary(self) -> str:
-        """One line per op: how much was checked, and the largest deviations. Says so if nothing was checked."""
+        """One line per op: the numbers of checks and the largest deviations; or a note that nothing was checked."""
         if not self.checks:
             return "hardmine.verify: nothing was checked (no op was called in eager mode)"
         lines = []
@@ -107,27 +107,28 @@ _ALWAYS_DRAW = {"smart_triplets"}  # whether or not an option says "random"
 class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100):`)
     """Context manager in which the fused ops also run their references.
 
-    Every ``every``-th call of each op, the first included, is repeated on detached copies of its inputs and compared
-    with the plain PyTorch of :mod:`hardmine.reference`, in float64: that each selected pair or neighbor is a
-    candidate and no other candidate is better by more than the tolerance (so that ties may fall either way), the
-    similarities, the counts, the loss, and the gradients, which the reference takes at the op's own selection.
-    Triplets within the tolerance of a hinge's kink may count as active or not. ``smart_triplets`` must give the very
-    triplets of its reference. The training itself is not touched:
-    the op's result is returned as without ``verify``, and no random number is drawn; to check a random selection, the
-    op's own numbers are drawn again, from a copy of its generator. A check costs the reference's time and B x M
-    memory, that of ``batch_all_triplet_loss`` B times the number of pairs of a class.
+    Every ``every``-th call of each op, starting with the first, is repeated on detached copies of its inputs. The
+    results are compared with the plain PyTorch of :mod:`hardmine.reference`, in float64. Each selected pair or neighbor
+    must be a candidate, and no other candidate may be better by more than the tolerance, so ties may fall either way.
+    Similarities, counts, the loss and the gradients must agree; the reference uses the op's own selection for them.
+    Triplets within the tolerance of a hinge's kink may count as active or not. ``smart_triplets`` must return exactly
+    the triplets of its reference.
 
-    Ops that ``torch.compile`` has captured are not checked; the report's number of checks shows it.
+    Verification does not change the training: the op's result is returned as without ``verify``, and no random number
+    is drawn. To check a random selection, a copy of the op's generator draws the op's numbers again. A check costs the
+    reference's time and B x M memory; for ``batch_all_triplet_loss``, B times the number of pairs of a class.
+
+    Ops captured by ``torch.compile`` are not checked, as the report's number of checks shows.
 
     Args:
-        every: Check one call in so many of each op, at least 1.
-        save_dir: Where the inputs of a disagreement are saved; created if need be.
-        tolerance: Largest relative deviation of similarities and losses; gradients get ten times that. None: 1e-5,
-            and 1e-12 for float64 inputs. Gradients of half-precision inputs are also allowed their rounding.
+        every: Check one in ``every`` calls of each op; at least 1.
+        save_dir: Folder for the inputs of a disagreement; created if missing.
+        tolerance: Largest relative deviation of similarities and losses; gradients get ten times as much. None: 1e-5,
+            or 1e-12 for float64 inputs. Gradients of half-precision inputs may also deviate by their rounding.
 
     Raises:
-        VerificationError: Inside, by the op whose check failed.
-        ValueError: On making it, if ``every``, ``save_dir`` or ``tolerance`` is of no use.
+        VerificationError: An op inside the context failed its check; the op's call raises.
+        ValueError: ``every``, ``save_dir`` or ``tolerance`` is invalid.
 
     Example:
         >>> import torch
@@ -170,7 +171,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     def _before(
         self, name: str, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[[], None]:
-        """The observer of the ops' calls: keeps the state of the generator and returns the check."""
+        """The observer of the ops' calls: copies the generator and returns the check."""
         draws = name in _ALWAYS_DRAW or "random" in (kwargs.get("positive"), kwargs.get("negative"))
         generator = _generator_before(op, args, kwargs) if draws else None
         return lambda: self._check(name, op, args, kwargs, generator)
@@ -187,13 +188,13 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         due = record.calls % self.every == 0
         record.calls += 1
         rows = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-        if not due or rows.is_meta or isinstance(rows, FakeTensor):  # which have no values to compare
+        if not due or rows.is_meta or isinstance(rows, FakeTensor):  # these have no values to compare
             return
         bound = inspect.signature(op).bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         if "generator" in arguments:
-            arguments["generator"] = generator  # the user's own draws nothing here
+            arguments["generator"] = generator  # a copy: a check must not advance the user's generator
         token = replaying.set(True)
         try:
             with torch.inference_mode(False), torch.enable_grad():
@@ -219,7 +220,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
             path = self.save_dir / f"{name}-call{call}-{number}.pt"
         arguments = dict(comparison.arguments)
         saved = {"op": name, "disagreement": disagreement, "arguments": arguments, "outputs": comparison.outputs}
-        if arguments.get("generator") is not None:  # of which torch.load takes the state only
+        if arguments.get("generator") is not None:  # torch.load accepts only the state of a generator
             saved["random_state"] = arguments["generator"].get_state()
             arguments["generator"] = None
         torch.save(saved, path)
