@@ -1,6 +1,6 @@
-"""The obvious PyTorch of every op, with the op's own arguments: what the fused ops are checked against.
+"""Plain PyTorch versions of all ops, with the same arguments, to check the fused ops against.
 
-These build the whole [B, M] matrix, check no arguments and need no compiled library.
+The references build the whole [B, M] matrix, check no arguments and need no compiled library.
 """
 
 from hardmine.reference.batch_all_triplet_loss import batch_all_triplet_loss

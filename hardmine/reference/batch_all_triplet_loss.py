@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.batch_all_triplet_loss`."""
+"""Plain PyTorch of :func:`hardmine.ops.batch_all_triplet_loss`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hardmine.types import TripletCounts
 
 
 def distance_matrix(rows: Tensor, squared: bool, similarity: str) -> Tensor:
-    """Distances, or squared ones, of all pairs of rows, normalized first if ``similarity`` is cosine."""
+    """Distances or squared distances of all pairs of rows, which are normalized first for cosine."""
     rows = rows if rows.dtype == torch.float64 else rows.float()
     rows = normalize(rows) if similarity == "cosine" else rows
     if not squared:
@@ -22,7 +22,7 @@ def distance_matrix(rows: Tensor, squared: bool, similarity: str) -> Tensor:
 
 
 def margin_matrix(labels: Tensor, margin: float | Tensor, margin_labels: Tensor | None, like: Tensor) -> Tensor:
-    """alpha(y_a, y_n) of every anchor and negative, [B, B]."""
+    """alpha(y_a, y_n) per anchor and negative, [B, B]."""
     if not isinstance(margin, Tensor):
         return torch.full_like(like, margin)
     row = labels
@@ -42,7 +42,7 @@ def batch_all_triplet_loss(
     reduction: str = "mean",
     return_counts: bool = False,
 ) -> Tensor | tuple[Tensor, TripletCounts]:
-    """As :func:`hardmine.ops.batch_all_triplet_loss`, from all negatives of every pair of a class: [pairs, B].
+    """As :func:`hardmine.ops.batch_all_triplet_loss`, from a matrix [pairs, B] of all positive pairs and all negatives.
 
     Example:
         >>> import torch

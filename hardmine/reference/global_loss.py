@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.global_loss`."""
+"""Plain PyTorch of :func:`hardmine.ops.global_loss`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.indexed_triplet_loss`."""
+"""Plain PyTorch of :func:`hardmine.ops.indexed_triplet_loss`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hardmine.reference.triplet_loss import poison
 
 
 def rows_of_triplets(embeddings: Tensor, triplets: Tensor, similarity: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of anchors, positives and negatives, each [T, D]: normalized for cosine, else as they are."""
+    """The rows of anchors, positives and negatives, each [T, D]: normalized for cosine, else as given."""
     x = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     if similarity == "cosine":
         x = normalize(x)

@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.knn`."""
+"""Plain PyTorch of :func:`hardmine.ops.knn`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def knn(
     exclude_self: bool | None = None,
     similarity: str = "cosine",
 ) -> Neighbors:
-    """As :func:`hardmine.ops.knn`, from the whole matrix, sorted.
+    """As :func:`hardmine.ops.knn`, from the whole matrix, by sorting.
 
     Example:
         >>> import torch

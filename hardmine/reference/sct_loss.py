@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.sct_loss`."""
+"""Plain PyTorch of :func:`hardmine.ops.sct_loss`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CUTOFFS = {"code2020": 0.5, "code2021": 0.8}
 def parts_of_selection(
     selection: Selection, preset: str, hard_cutoff: float | None, min_similarity: float | None
 ) -> tuple[Tensor, Tensor]:
-    """The anchors that are easy, and those that are hard, bool [B]."""
+    """Whether each anchor is easy, and whether it is hard, each bool [B]."""
     valid, s_ap, s_an = valid_pairs(selection, min_similarity)
     if preset == "paper":
         hard = s_an > s_ap
@@ -45,7 +45,7 @@ def loss_of_selection(
     min_similarity: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The loss of pairs already selected."""
+    """The loss of a given selection."""
     _, s_ap, s_an = valid_pairs(selection, min_similarity)
     easy, hard = parts_of_selection(selection, preset, hard_cutoff, min_similarity)
     value = torch.where(hard, lam * s_an, -F.logsigmoid((s_ap - s_an) / temperature))
@@ -71,7 +71,7 @@ def preset_selection(
     negative: str = "hardest",
     **_: Any,
 ) -> dict[str, Any]:
-    """What a preset says about selection, where the user says nothing."""
+    """The options of the selection, with the preset's value for each None."""
     published: dict[str, Any] = {"duplicate_threshold": None, "tie": "exclude"}
     if preset != "paper":
         published = {"duplicate_threshold": 0.9999, "tie": "include"}

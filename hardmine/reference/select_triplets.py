@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.select_triplets`."""
+"""Plain PyTorch of :func:`hardmine.ops.select_triplets`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hardmine.types import Selection
 
 
 def normalize(rows: Tensor) -> Tensor:
-    """``F.normalize``, but rows of norm 1e-12 or less, which have no direction, get gradient 0."""
+    """``F.normalize``, but with gradient 0 for rows of norm 1e-12 or less, which have no direction."""
     has_direction = rows.detach().norm(dim=1, keepdim=True) > 1e-12
     return F.normalize(torch.where(has_direction, rows, rows.detach()))
 
 
 def clamp_cosine(s: Tensor) -> Tensor:
-    """``s.clamp(-1, 1)``, with the gradient of ``s``: only rounding puts a cosine beyond."""
+    """``s.clamp(-1, 1)`` with the gradient of ``s``, because only rounding puts a cosine outside [-1, 1]."""
     return s + (s.clamp(-1, 1) - s).detach()
 
 
@@ -35,7 +35,7 @@ def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
 
 
 def most_similar(s: Tensor, candidates: Tensor, least: bool = False) -> tuple[Tensor, Tensor]:
-    """Index and similarity of each row's most (or least) similar candidate; -1 and NaN where there is none."""
+    """Index and similarity of each row's most (or least) similar candidate; -1 and NaN if there is none."""
     if s.shape[1] == 0:
         return s.new_full((len(s),), -1, dtype=torch.int64), s.new_full((len(s),), math.nan)
     key = -s if least else s
@@ -52,7 +52,7 @@ def candidate_pairs(
     similarity: str = "cosine",
     duplicate_threshold: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All similarities, and which pairs may be positives and negatives, each [B, M]."""
+    """All similarities, and masks of the candidate positives and negatives, each [B, M]."""
     s = similarity_matrix(embeddings, embeddings if ref_embeddings is None else ref_embeddings, similarity)
     labels = labels.long()
     same = labels[:, None] == (labels if ref_labels is None else ref_labels.long())[None, :]
@@ -65,7 +65,7 @@ def candidate_pairs(
 
 
 def random_pick(s: Tensor, candidates: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Index and similarity of each row's floor(u * count)-th candidate; -1 and NaN where there is none."""
+    """Index and similarity of each row's floor(u * count)-th candidate; -1 and NaN if there is none."""
     if s.shape[1] == 0:
         return most_similar(s, candidates)
     candidates = candidates & ~s.isnan()

@@ -1,4 +1,4 @@
-"""The obvious Python of :func:`hardmine.mining.smart_triplets`."""
+"""Plain Python of :func:`hardmine.mining.smart_triplets`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.triplet_loss`."""
+"""Plain PyTorch of :func:`hardmine.ops.triplet_loss`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hardmine.types import Selection
 
 
 def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, separate_means: bool = False) -> Tensor:
-    """Sums or averages the values of the anchors that are ``easy`` or ``hard``; others count for nothing."""
+    """Sums or averages the values of the anchors that are ``easy`` or ``hard``; others are ignored."""
     value = torch.where(easy | hard, value, 0.0)
     if reduction == "none":
         return value
@@ -29,7 +29,7 @@ def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, sepa
 
 
 def valid_pairs(selection: Selection, min_similarity: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The anchors that count, and both their similarities (0 for the others)."""
+    """Which anchors count, and their two similarities (0 without a positive or a negative)."""
     valid = (selection.positive_index >= 0) & (selection.negative_index >= 0)
     s_ap = torch.where(valid, selection.positive_similarity, 0.0)
     s_an = torch.where(valid, selection.negative_similarity, 0.0)
@@ -39,7 +39,7 @@ def valid_pairs(selection: Selection, min_similarity: float | None) -> tuple[Ten
 
 
 def poison(loss: Tensor, *rows: Tensor | None) -> Tensor:
-    """NaN if any element of ``rows``, or the norm of one, is not finite, else the loss as it is."""
+    """NaN if any element or any norm of ``rows`` is not finite, else the loss unchanged."""
     given = [r if r.dtype == torch.float64 else r.float() for r in rows if r is not None]
     finite = torch.stack([r.detach().square().sum(1).isfinite().all() for r in given]).all()
     return loss * torch.where(finite, 1.0, math.nan).to(loss.dtype)
@@ -55,7 +55,7 @@ def loss_of_selection(
     min_similarity: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The loss of pairs already selected; a number that the term has not is None."""
+    """The loss of a given selection; numbers that the term does not use are None."""
     valid, s_ap, s_an = valid_pairs(selection, min_similarity)
     if term == "hinge":
         value = F.relu(s_an - s_ap + margin)
@@ -74,7 +74,7 @@ def count_of_selection(selection: Selection, *, min_similarity: float | None = N
 
 
 def results(loss: Tensor, returned: Any, count: Tensor, return_this: bool, return_count: bool) -> Any:
-    """The loss, or a tuple of it and what else is asked for."""
+    """The loss, or a tuple of the loss and what was requested."""
     wanted = (loss, *([returned] if return_this else []), *([count] if return_count else []))
     return wanted if len(wanted) > 1 else loss
 

@@ -1,4 +1,4 @@
-"""The obvious PyTorch of :func:`hardmine.ops.tuplet_loss`."""
+"""Plain PyTorch of :func:`hardmine.ops.tuplet_loss`."""
 
 from __future__ import annotations
 
