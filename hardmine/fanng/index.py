@@ -89,8 +89,8 @@ class Index:
             seed: Seed of the traversals.
             threads: Number of threads, by default torch's. If the system starts fewer, fewer are used, with the same
                 result.
-            progress: True shows a bar on stderr, which needs tqdm; a function is called after every round of N / 8
-                traversals, with the share of recent traversals that arrived and the number of traversals so far.
+            progress: True shows a bar on stderr, which needs tqdm; a function is called after every N / 8 traversals.
+                Its arguments are the share of recent traversals that arrived, and the number of traversals so far.
             init: The initial edges. None: no edges. ``"exact"``: edges to each row's exact 2 `max_degree` nearest, at
                 most 1,024 (by the engine of :func:`hardmine.ops.knn`), and their reverses, without occluded ones.
                 ``"naive"``: all N^2 pairs, without occluded ones (the paper's Algorithm 1; for tests and small sets).

@@ -48,9 +48,9 @@ def neighbors(
 def _without_self(found: Neighbors, start: int) -> Neighbors:
     """The k nearest others [Q, k] of queries start, start + 1, ... from their k + 1 nearest, themselves included.
 
-    Neighbors have a total order (similarity, then index). Removing a row from the gallery moves up the rows behind it
-    and changes nothing else, so the first k others are among the first k + 1 rows. If the query is not among them,
-    because k + 1 duplicates with lower indices precede it, the last row is dropped.
+    Neighbors have a total order (similarity, then index). Removing a row from the gallery only moves up the rows behind
+    it. So the first k others are among the first k + 1 rows. If the query is not among them, because k + 1 duplicates
+    with lower indices precede it, the last row is dropped.
     """
     similarity, index = found
     itself = torch.arange(start, start + len(index), device=index.device)[:, None]

@@ -102,7 +102,7 @@ def recall_at_k(
 
     Raises:
         TypeError: ``k``, ``progress`` or, as in the ops, another argument has the wrong type.
-        ValueError: ``k`` is empty or out of range, no query has a positive in the gallery, or, as in the ops, an
+        ValueError: ``k`` is empty or out of range, or no query has a positive in the gallery. As in the ops, an
             argument has the wrong shape, dtype or device.
         ModuleNotFoundError: ``progress`` is True and tqdm is not installed.
 

@@ -39,8 +39,8 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
     Note:
         A threshold lies midway between two neighboring similarities of the other folds. It is infinite if all of their
         pairs, or none, are classified as the same. Among equally good thresholds the lowest is used. Similarities are
-        computed in float64. Memory is O(N D + P). The standard error is that of LFW: the standard deviation of the
-        folds' accuracies (n - 1 in the denominator), divided by the square root of the number of folds n.
+        computed in float64. Memory is O(N D + P). The standard error over n folds is that of LFW: the standard
+        deviation of the accuracies (with n - 1 in the denominator), divided by the square root of n.
 
     Reference:
         HTL section 5.4; Huang et al., "Labeled Faces in the Wild", 2007, "View 2".

@@ -59,15 +59,15 @@ class AdaptiveKappa:
 
         *The initial estimate*, after the random epochs, is a line through two points. The first is kappa 1 at error 1:
         negatives are about as near as the nearest positive, so every triplet has a loss. The second is `soft_kappa` at
-        the error of the last random epoch, or at the target if the target is lower or there was no random epoch.
-        `soft_kappa` is 2 by default: with 64-d embeddings of 4,052 car images and lists of 50, a few percent of the
-        anchors found a negative beyond it.
+        the error of the last random epoch. If the target is lower, or without random epochs, the second point is at the
+        target. `soft_kappa` is 2 by default. With 64-d embeddings of 4,052 car images and lists of 50, a few percent of
+        the anchors had a negative beyond 2.
 
-        *An unusable slope*: the previous slope is kept, and the line goes through the epochs' mean, if there is one
-        epoch to fit, if errors are equal, or if the line rises. The true line falls; noise and the embedding's own
-        progress can make the fitted one rise. A falling slope can be poor too. Least squares make it too flat for noisy
-        errors, up to a kappa that never moves again if all kappas are equal, and too steep for almost equal errors.
-        `gain` bounds the slope on both sides.
+        *An unusable slope* has one of three causes: there is one epoch to fit, errors are equal, or the line rises. The
+        previous slope is then kept, and the line goes through the epochs' mean. The true line falls; noise and the
+        embedding's own progress can make the fitted one rise. A falling slope can be poor too. For noisy errors, least
+        squares make the slope too flat; if all kappas are equal, kappa would never move again. For almost equal errors,
+        the slope is too steep. `gain` bounds the slope on both sides.
 
         *Bounds*: `max_step`, and then `min_kappa` and `max_kappa`, clamp the kappa that the line gives.
 

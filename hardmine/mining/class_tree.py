@@ -19,9 +19,9 @@ LINKAGES = ("single", "average")
 class ClassTree:
     """A hierarchy of classes: the nearer two classes are, the lower the level at which they join.
 
-    Level l has the threshold ``d_l = l (4 - d_0) / L + d_0``. It runs from d_0, the mean over the classes of the mean
-    squared distance inside a class, to 4, the largest squared distance on the unit sphere. Two classes join at the
-    lowest level whose threshold is above the height at which the linkage merges them. Build a new tree every epoch::
+    Level l has the threshold ``d_l = l (4 - d_0) / L + d_0``. Here d_0 is the mean over the classes of the mean squared
+    distance inside a class, and 4 is the largest squared distance on the unit sphere. Two classes join at the lowest
+    level whose threshold is above the height at which the linkage merges them. Build a new tree every epoch::
 
         tree = ClassTree.from_embeddings(embed_all(network, images), labels)
         loss_of.update(tree)  # a HierarchicalTripletLoss
@@ -48,16 +48,16 @@ class ClassTree:
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: ``levels`` or ``linkage`` is invalid; the distances are of fewer than 2 classes, or of classes with
-            one sample each (d_0 is then undefined), or not finite, or cannot be those of unit vectors.
+        ValueError: ``levels`` or ``linkage`` is invalid; the distances are of fewer than 2 classes, not finite, or
+            impossible for unit vectors; or all classes have one sample, so that d_0 is undefined.
         ModuleNotFoundError: SciPy is not installed.
 
     Note:
-        In the paper, H(y_a, y_n) is the level at whose threshold the classes merge "in the next level": the leaves are
-        level 0, and d_0 merges them. Here H is the level at which the classes join, 0 to L. Classes join if their
-        height is *below* the threshold. A height of 4, which only opposite points have, joins at level L too: the
-        paper's tree ends in one node. If every class has collapsed to a point, d_0 is 0, nothing joins at level 0, and
-        the other levels are as usual. Results are equal on every repeat. Time and memory are O(C^2).
+        In the paper, the classes merge "in the next level" of H(y_a, y_n), at its threshold: the leaves are level 0,
+        and d_0 merges them. Here H is the level at which the classes join, 0 to L. Classes join if their height is
+        *below* the threshold. A height of 4, which only opposite points have, joins at level L too: the paper's tree
+        ends in one node. If every class has collapsed to a point, d_0 is 0, nothing joins at level 0, and the other
+        levels are as usual. Results are equal on every repeat. Time and memory are O(C^2).
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.1. The paper does not say

@@ -140,12 +140,12 @@ class ClassBalancedSampler(ClassSampler):
 
     Raises:
         TypeError: A number is not an integer.
-        ValueError: An argument is out of range, the used classes are too few or too small for a batch, or
-            `classes_per_batch` and `batch_size` are both given or both missing.
+        ValueError: An argument is out of range; the used classes are too few or too small for a batch; or not exactly
+            one of `classes_per_batch` and `batch_size` is given.
 
     Note:
-        A class may have a single image in a batch, and so no positive, if the class has only one image or no more fit
-        into the batch. The losses exclude such anchors; the image still serves as a negative.
+        A class has a single image in a batch, and so no positive, if it has only one image or no more fit into the
+        batch. The losses exclude such anchors; the image still serves as a negative.
 
     Reference:
         SCT (section 6) trains with 2 images per class, EP (section 5.1) with 4 or 16. EP section 5.1 fills batches of

@@ -63,8 +63,7 @@ def smart_triplets(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape or value, or is not on the CPU. The message gives row and column of
-            an index out of range, a duplicate in a list, an index after -1, or a distance that is not finite or not
-            ascending.
+            an index that is out of range, duplicate or after -1, and of a distance that is not finite or not ascending.
         ModuleNotFoundError: NumPy is not installed.
 
     Note:

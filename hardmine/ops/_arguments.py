@@ -46,8 +46,8 @@ def check_number(
 ) -> float:
     """``value`` is a number (not NaN) greater than ``above`` and no less than ``at_least``; returned as a float.
 
-    ``like`` are the embeddings that the number is used with. It must then be in these limits in the dtype that the ops
-    compute in, and finite if ``value`` is: in float32, 1e-50 is 0 and 1e50 is infinite.
+    ``like`` are the embeddings that the number is used with. The limits then hold in the dtype that the ops compute in,
+    where a finite ``value`` must be finite too: in float32, 1e-50 is 0 and 1e50 is infinite.
     """
     number = _as_float(name, value)
     computed = number if like is None or like.dtype == torch.float64 else _in_float32(number)

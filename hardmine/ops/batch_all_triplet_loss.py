@@ -99,8 +99,8 @@ def batch_all_triplet_loss(
         A batch without a triplet has loss 0 and gradient 0. A non-finite element, or a row whose norm overflows, makes
         the loss and all gradients NaN. A triplet exactly at the margin takes the subgradient 0, as do equal embeddings
         with unsquared distances. The gradient is computed along with the loss. Memory is O(B D). Time is that of the
-        similarities, plus one comparison per triplet for classes of at most 32 samples and one binary search per pair
-        for larger classes. Results are bitwise equal on every repeat, for any number of threads and at every SIMD
+        similarities, plus one comparison per triplet for classes of at most 32 samples. Larger classes take one binary
+        search per pair instead. Results are bitwise equal on every repeat, for any number of threads and at every SIMD
         level. Only the table's entries for classes in the batch are read and checked. On a GPU, which no check
         synchronizes, a non-finite entry or a label without a row makes the loss and all gradients NaN. Duplicates in
         ``margin_labels`` are not detected on a GPU or under ``torch.compile``: one of the two rows is used.

@@ -38,9 +38,9 @@ def knn(
             ``-|a - b|``; as in :func:`hardmine.ops.select_triplets`.
 
     Returns:
-        :class:`hardmine.types.Neighbors`: similarity [Q, k], float64 for float64 inputs, else float32, and index [Q,
-        k], int64: rows of ``refs``, or of ``queries`` without refs. Neighbors are sorted, most similar first. If there
-        are fewer than ``k`` candidates, the remaining entries have similarity NaN and index -1.
+        :class:`hardmine.types.Neighbors`, both tensors ``[Q, k]``. The similarity is float64 for float64 inputs, else
+        float32. The index is int64, of rows of ``refs``, or of ``queries`` without refs. Neighbors are sorted, most
+        similar first. If there are fewer than ``k`` candidates, the remaining entries have similarity NaN and index -1.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.

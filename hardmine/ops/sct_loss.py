@@ -164,8 +164,8 @@ def sct_loss(
         duplicate_threshold: Overrides the preset's threshold (`paper` has none); infinity disables it.
         min_similarity: Anchors count only if both their similarities exceed this. None: all count.
         return_selection: Also return the :class:`hardmine.types.Selection`, at no further cost.
-        return_count: Also return the number of anchors that count in the mean, int64 []: in `code2020` those of both
-            parts, in `code2021` those that are hard or easy. This does not synchronize a GPU.
+        return_count: Also return the number of anchors that count in the mean, int64 []. In `code2020` these are the
+            anchors of both parts, in `code2021` those that are hard or easy. This does not synchronize a GPU.
         generator: Source of random ``positive`` and ``negative`` picks, as in :func:`hardmine.ops.select_triplets`.
 
     Returns:

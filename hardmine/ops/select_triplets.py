@@ -52,8 +52,8 @@ def select_triplets(
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or
             ``"semihard"``: the most similar one that is less similar than the selected positive.
         similarity: ``"cosine"`` (normalizes inside, see the note), ``"dot"``, or ``"euclidean"``: the negative
-            distance, ``-|a - b|``, computed from differences, so that close pairs far from the origin keep their
-            precision.
+            distance, ``-|a - b|``. Distances are computed from differences, so that close pairs far from the origin
+            keep their precision.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         semihard_fallback: The negative of an anchor that has no semi-hard one: None (no negative), ``"hardest"`` or
             ``"easiest"``.

@@ -117,9 +117,9 @@ def tuplet_loss(
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``, as in :func:`hardmine.ops.select_triplets`.
         duplicate_threshold: Positives more similar than this are excluded as near duplicates.
         reduction: ``"mean"`` over the valid anchors, ``"sum"``, or ``"none"``: [B], 0 for anchors that do not count.
-        return_terms: Also return the :class:`hardmine.types.TupletTerms`, at no further cost: the selected positives
-            (index -1 and similarity NaN without a positive, and always with ``"all"``), and the log-sum-exp of
-            ``s_an / temperature`` over all negatives (-infinity without a negative).
+        return_terms: Also return the :class:`hardmine.types.TupletTerms`, at no further cost. They hold the selected
+            positives, with index -1 and similarity NaN if there is none, and always with ``"all"``. They also hold the
+            log-sum-exp of ``s_an / temperature`` over all negatives, which is -infinity if there is none.
         return_count: Also return the number of anchors that count in the mean, int64 []. This does not synchronize a
             GPU.
 

@@ -90,5 +90,5 @@ class BatchAllComparison(OpComparison):
             for count, those in ((active, argument > -slack), (at_kink, argument.abs() <= slack)):
                 count[a, same] = those.sum(1).to(d.dtype)
                 count[a, negative] = those.sum(0).to(d.dtype)
-        # Every triplet has two pairs.
+        # Each triplet is counted in two pairs.
         return _Census(active, at_kink, int(active.sum()) // 2, int(at_kink.sum()) // 2)

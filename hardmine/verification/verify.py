@@ -55,10 +55,10 @@ class OpReport:
 class Report:
     """The results of :class:`verify` so far.
 
-    Deviations are relative. A similarity is compared relative to the largest one that the norms allow (1 for cosine),
-    and a loss relative to its size or 1, whichever is larger. A gradient is compared relative to its largest element
-    or, if gradients cancel, to what single pairs would give. A loss that is steep in its similarities, as at low
-    temperatures, is compared relative to the loss error that a similarity error of the tolerance causes.
+    Deviations are relative. A similarity is compared relative to the largest one that the norms allow (1 for cosine). A
+    loss is compared relative to its size or 1, whichever is larger. A gradient is compared relative to its largest
+    element or, if gradients cancel, to what single pairs would give. If a loss is steep in its similarities, as at low
+    temperatures, the scale is the change of the loss per relative error of a similarity.
 
     Example:
         >>> import torch
@@ -109,7 +109,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
 
     Every ``every``-th call of each op, starting with the first, is repeated on detached copies of its inputs. The
     results are compared with the plain PyTorch of :mod:`hardmine.reference`, in float64. Each selected pair or neighbor
-    must be a candidate, and no other candidate may be better by more than the tolerance, so ties may fall either way.
+    must be a candidate. No other candidate may be better by more than the tolerance, so ties may fall either way.
     Similarities, counts, the loss and the gradients must agree; the reference uses the op's own selection for them.
     Triplets within the tolerance of a hinge's kink may count as active or not. ``smart_triplets`` must return exactly
     the triplets of its reference.
