@@ -37,8 +37,8 @@ class Index:
 
     Reference:
         Harwood and Drummond, "FANNG: Fast Approximate Nearest Neighbour Graphs", CVPR 2016; for mining: Harwood et al.,
-        "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2. docs/graph-index.md lists what the CVPR paper
-        leaves open and this library reconstructs.
+        "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2. docs/graph-index.md lists what is reconstructed
+        rather than read in the CVPR paper.
 
     Example:
         >>> import torch
@@ -294,7 +294,7 @@ class Index:
             sample: Number of rows to measure, drawn at random; None for all.
             max_distance_computations: As in :meth:`search`.
             seed: Seed of the draw.
-            threads: Number of threads of the searches; the exact neighbors are found on torch's.
+            threads: Number of threads of the searches; exact neighbors use torch's number.
 
         Returns:
             The recall, in [0, 1]; NaN if the index has fewer than two rows.

@@ -1,4 +1,4 @@
-"""Losses as modules, also by the names that the papers give them. They only delegate to :mod:`hardmine.ops`."""
+"""Loss modules, also under the papers' names. All modules delegate to :mod:`hardmine.ops`."""
 
 from hardmine.losses.batch_all import BatchAllTripletLoss
 from hardmine.losses.given_triplets import GlobalLoss, RatioTripletLoss

@@ -128,7 +128,7 @@ class SelectionLoss(Loss):
 
         Args:
             embeddings: The anchors, [B, D].
-            labels: Their classes, [B].
+            labels: The anchors' classes, [B].
             ref_embeddings: Rows to select from, [M, D]; None selects among the anchors.
             ref_labels: The classes of the refs, [M].
             return_selection: Also return the :class:`hardmine.types.Selection`.

@@ -20,12 +20,12 @@ class BatchAllTripletLoss(Loss):
 
     .. math:: L = \frac{1}{|T|} \sum_{(a, p, n) \in T} \frac{1}{2} \max(0, d_{ap} - d_{an} + \alpha)
 
-    with the squared distances d. :func:`hardmine.ops.batch_all_triplet_loss` documents what the options mean in full.
+    with the squared distances d. :func:`hardmine.ops.batch_all_triplet_loss` documents the options in full.
 
     Args:
         margin: :math:`\alpha`, in units of the distance (squared, if ``squared``): a number, or a table [C, C] with
             ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. The module copies the table.
-        margin_labels: The labels that the rows of the table stand for, [C] distinct integers. None: 0 to C - 1.
+        margin_labels: The labels of the table's rows, [C] distinct integers. None: 0 to C - 1.
         squared: Whether distances are squared.
         similarity: ``"cosine"``: distances of the normalized rows; ``"euclidean"``: of the rows as given.
         reduction: ``"mean"`` over the triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
@@ -133,7 +133,7 @@ class BatchAllTripletLoss(Loss):
 
         Args:
             embeddings: [B, D].
-            labels: Their classes, [B].
+            labels: The embeddings' classes, [B].
             return_counts: Also return the :class:`hardmine.types.TripletCounts`.
 
         Returns:

@@ -69,7 +69,7 @@ class GlobalLoss(_GivenTripletsLoss):
 
     .. math:: L = \sigma^2_+ + \sigma^2_- + \lambda \max(0, \mu_+ - \mu_- + t)
 
-    with the means and variances of the squared distances of positive and negative pairs, divided by 4. It is
+    with the means and variances of the squared distances of positive and negative pairs, divided by 4. The op is
     :func:`hardmine.ops.global_loss`.
 
     Args:

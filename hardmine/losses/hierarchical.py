@@ -47,7 +47,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
 
     Attributes:
         margin: The current margins, a buffer [C, C]: alpha[y_a, y_n].
-        margin_labels: The labels of its rows, ascending, [C]; None if they are 0 to C - 1.
+        margin_labels: The labels of the table's rows, ascending, [C]; None if they are 0 to C - 1.
         beta: As given.
 
     Raises:

@@ -10,7 +10,7 @@ from hardmine.types import NegativeRule, PositiveRule, Preset, Reduction, Semiha
 
 
 class SCTLoss(SelectionLoss):
-    r"""The Selectively Contrastive Triplet loss (ECCV 2020, eq. 13), which pushes hard negatives away and nothing else.
+    r"""The Selectively Contrastive Triplet loss (ECCV 2020, eq. 13): a hard triplet only pushes its negative away.
 
     .. math::
 
@@ -19,8 +19,8 @@ class SCTLoss(SelectionLoss):
             \log\left(1 + e^{(s_{an} - s_{ap}) / \tau}\right) & \text{otherwise}
         \end{cases}
 
-    averaged over the anchors that have both a positive and a negative. :func:`hardmine.ops.sct_loss` documents what the
-    options mean in full.
+    averaged over the anchors that have both a positive and a negative. :func:`hardmine.ops.sct_loss` documents the
+    options in full.
 
     Args:
         lam: Weight of the hard part. The paper uses 1 on CUB and CAR, and 0.1 on SOP, In-shop and Hotels.

@@ -12,7 +12,7 @@ from hardmine.types import NegativeRule, PositiveRule, Reduction, SemihardFallba
 class TripletLoss(SelectionLoss):
     r"""The mean of a term :math:`f(s_{ap}, s_{an})` over the anchors, on the selected positives and negatives.
 
-    :func:`hardmine.ops.triplet_loss` documents what the options mean in full. With the default term,
+    :func:`hardmine.ops.triplet_loss` documents the options in full. With the default term,
 
     .. math:: L = \frac{1}{|A|} \sum_{a \in A} \log\left(1 + e^{(s_{an} - s_{ap}) / \tau}\right)
 

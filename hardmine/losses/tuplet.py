@@ -17,8 +17,8 @@ class TupletLoss(Loss):
 
     .. math:: \ell_a = -\log \frac{e^{s_{ap} / \tau}}{e^{s_{ap} / \tau} + \sum_n e^{s_{an} / \tau}}
 
-    averaged over the anchors that have both a positive and a negative. :func:`hardmine.ops.tuplet_loss` documents what
-    the options mean in full.
+    averaged over the anchors that have both a positive and a negative. :func:`hardmine.ops.tuplet_loss` documents the
+    options in full.
 
     Args:
         positive: The ``"easiest"`` or ``"hardest"`` sample of the anchor's class, or ``"all"``: the mean of the loss
@@ -131,7 +131,7 @@ class TupletLoss(Loss):
 
         Args:
             embeddings: The anchors, [B, D].
-            labels: Their classes, [B].
+            labels: The anchors' classes, [B].
             ref_embeddings: Rows to compare with, [M, D]; None compares the anchors among themselves.
             ref_labels: The classes of the refs, [M].
             return_terms: Also return the :class:`hardmine.types.TupletTerms`.

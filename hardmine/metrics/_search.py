@@ -46,7 +46,7 @@ def neighbors(
 
 
 def _without_self(found: Neighbors, start: int) -> Neighbors:
-    """The k nearest others [Q, k] of queries start, start + 1, ... from their k + 1 nearest, themselves included.
+    """The k nearest others [Q, k] of queries start, start + 1, ... from the k + 1 nearest rows, queries not excluded.
 
     Neighbors have a total order (similarity, then index). Removing a row from the gallery only moves up the rows behind
     it. So the first k others are among the first k + 1 rows. If the query is not among them, because k + 1 duplicates

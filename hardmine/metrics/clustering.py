@@ -30,7 +30,7 @@ def nmi(
     ``normalized_mutual_info_score``.
 
     Args:
-        embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        embeddings: [N, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         labels: Classes [N], any integer dtype.
         seed: Seed of the k-means++ that starts the clusters, 0 to 2**32 - 1.
         n_init: Number of starts; the result with the least inertia is used.

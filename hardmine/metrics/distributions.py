@@ -66,7 +66,7 @@ def within_class_similarities(
         torch.histogram(similarities[same.triu(1)], bins, range=(-1, 1))
 
     Args:
-        embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        embeddings: [N, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         labels: Classes [N], any integer dtype.
         bins: Number of bins.
         progress: Show a progress bar on stderr, which needs tqdm: True, False or None. None shows it if the work is
@@ -127,7 +127,7 @@ def nearest_train_similarities(
     does not separate classes that it was not trained on.
 
     Args:
-        test_embeddings: [Q, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        test_embeddings: [Q, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         train_embeddings: [M, D], dtype and device of the test embeddings, at least one row.
         bins: Number of bins.
         progress: As in :func:`within_class_similarities`.

@@ -29,7 +29,7 @@ def recall_at_1(
     `(ref_labels[(queries @ gallery.T).argmax(1)] == labels).float().mean()`, which holds all of them.
 
     Args:
-        embeddings: Queries [B, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        embeddings: Queries [B, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         labels: Classes of the queries [B], any integer dtype.
         ref_embeddings: Gallery [M, D]. None: the other queries.
         ref_labels: Classes of the gallery [M].
@@ -88,7 +88,7 @@ def recall_at_k(
         {each: match[:, :each].any(1).float().mean() for each in k}
 
     Args:
-        embeddings: Queries [B, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        embeddings: Queries [B, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         labels: Classes of the queries [B], any integer dtype.
         ref_embeddings: Gallery [M, D]. None: the other queries.
         ref_labels: Classes of the gallery [M].

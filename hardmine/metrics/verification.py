@@ -23,7 +23,7 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
     Each fold is judged by the threshold that is right for most pairs of all other folds.
 
     Args:
-        embeddings: [N, D], float32, float64, float16 or bfloat16. They need not have unit length.
+        embeddings: [N, D], float32, float64, float16 or bfloat16. Rows need not have unit length.
         pairs: Rows of the embeddings, [P, 2], any integer dtype.
         same: Whether each pair is of one class, bool [P].
         folds: The fold of each pair, [P], any integer dtype; or a number of folds, at least 2, for equally large folds

@@ -42,7 +42,7 @@ def neighbor_lists(
     """The ``k`` nearest other rows of every row, by cosine similarity.
 
     Args:
-        embeddings: float32 [N, D], finite, on the CPU. They need not have unit length.
+        embeddings: float32 [N, D], finite, on the CPU. Rows need not have unit length.
         k: Neighbors per row, 1 to 1024.
         method: ``"exact"``: :func:`hardmine.ops.knn`; ``"fanng"``: :class:`hardmine.fanng.Index`.
         previous: The index of the last epoch, over as many rows, which warm-starts the new one.

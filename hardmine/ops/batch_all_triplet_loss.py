@@ -75,7 +75,7 @@ def batch_all_triplet_loss(
 
     Args:
         embeddings: [B, D], float32, float64, float16 or bfloat16.
-        labels: Their classes, [B], any integer dtype.
+        labels: The embeddings' classes, [B], any integer dtype.
         margin: alpha, in units of the distance (squared, if ``squared``). A number, or a table [C, C] of finite
             floating-point numbers: ``margin[y_a, y_n]`` for an anchor of class y_a and a negative of class y_n. A
             table gets no gradient.
@@ -83,7 +83,7 @@ def batch_all_triplet_loss(
             row numbers, 0 to C - 1.
         squared: Whether distances are squared.
         similarity: ``"cosine"`` normalizes the embeddings first, as :func:`hardmine.ops.select_triplets` does;
-            ``"euclidean"`` takes them as they are.
+            ``"euclidean"`` uses the embeddings as given.
         reduction: ``"mean"`` over all triplets, ``"mean_active"`` over those with a loss above 0, or ``"sum"``.
         return_counts: Also return the :class:`hardmine.types.TripletCounts`, at no further cost.
 

@@ -45,8 +45,8 @@ def global_loss(
         lam: Weight of the hinge on the means. The paper names no value; 0.8 is this library's default.
         threshold: The margin t between the means, in units of d, which is between 0 and 1 with cosine. The paper uses
             0.01.
-        similarity: ``"cosine"`` (distances of the normalized rows, as in the paper), or ``"euclidean"`` (of the rows
-            as they are).
+        similarity: ``"cosine"`` (distances of the normalized rows, as in the paper), or ``"euclidean"`` (of the rows as
+            given).
         labels: [B], any integer dtype. If given, every triplet must have a positive of the anchor's class and a
             negative of another class. Labels do not change the loss.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Published(NamedTuple):
-    """What a published version of SCT calls hard, and how it averages."""
+    """The definition of hard triplets, and the averaging, of a published version of SCT."""
 
     hard_rule: HardRule
     hard_cutoff: float | None

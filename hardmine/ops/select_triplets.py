@@ -41,12 +41,12 @@ def select_triplets(
 
     Args:
         embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
-        labels: Their classes, [B], any integer dtype.
+        labels: The anchors' classes, [B], any integer dtype.
         ref_embeddings: Rows to select from, such as a gallery or a memory bank: [M, D], dtype and device of
             ``embeddings``. None selects among the anchors themselves, where a sample is never its own positive. With
             refs, no row is excluded: a duplicate of the anchor in the bank is a candidate (see
             ``duplicate_threshold``).
-        ref_labels: Their classes, [M], any integer dtype.
+        ref_labels: The refs' classes, [M], any integer dtype.
         positive: ``"easiest"`` (most similar sample of the class), ``"hardest"`` (least similar), or ``"random"``
             (every candidate is equally likely).
         negative: ``"hardest"`` (most similar sample of another class), ``"easiest"`` (least similar), ``"random"``, or

@@ -201,7 +201,7 @@ def loss_of_selected(
     return_selection: bool,
     return_count: bool,
 ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
-    """What triplet_loss and sct_loss return, from their resolved options."""
+    """The results of triplet_loss and sct_loss, from resolved options."""
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
     compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
     random = draw_random(embeddings, options)

@@ -106,11 +106,11 @@ def tuplet_loss(
 
     Args:
         embeddings: The anchors, [B, D], float32, float64, float16 or bfloat16.
-        labels: Their classes, [B], any integer dtype.
+        labels: The anchors' classes, [B], any integer dtype.
         ref_embeddings: Rows to compare with, such as a memory bank: [M, D], dtype and device of ``embeddings``. None
             compares the anchors among themselves, where a sample is never its own positive. Gets a gradient if it
             requires one.
-        ref_labels: Their classes, [M], any integer dtype.
+        ref_labels: The refs' classes, [M], any integer dtype.
         positive: ``"easiest"`` (EP), ``"hardest"`` (HP), or ``"all"`` (Batch All): the mean of the loss over every
             positive of the anchor. With two samples per class all three are N-pair.
         temperature: From 1e-30 to 1e30, because float32 must be able to divide similarities by it.
