@@ -19,8 +19,8 @@ def torchvision_module(name: str) -> ModuleType:
     The wheels of the package index are compiled for a torch with CUDA. Beside a CPU build of torch, their library does
     not load. torchvision ignores that failure, and then its import fails: it adds shape functions to `nms` and `qnms`,
     two operators of that library. Models, transforms and datasets use neither operator, so defining the two names is
-    enough. They are defined only after an import has failed because they are missing. Where the library loads, nothing
-    is changed.
+    enough. The names are defined only after an import has failed because of their absence. Where the library loads,
+    nothing is changed.
 
     Args:
         name: Dotted name of the module inside torchvision, for example `"models"` or `"transforms.v2"`.

@@ -37,7 +37,7 @@ def similarity_change(
         s_ap: Anchor-positive similarities in [-1, 1], floating, any shape.
         s_an: Anchor-negative similarities, of the same shape.
         lr: Learning rate alpha, above 0.
-        temperature: Of the loss, above 0; 1 in SCT.
+        temperature: Temperature of the loss, above 0; 1 in SCT.
         s_pn: Positive-negative similarities, of the same shape. By default ``s_ap * s_an``, the middle of the range
             that three unit vectors allow, so such a triplet always exists.
         entanglement: p, 0 for none to 1 for complete.

@@ -1,4 +1,4 @@
-"""`python -m papers train RECIPE`: one training that follows a recipe. It can be interrupted and resumed."""
+"""`python -m papers train RECIPE`: one training that follows a recipe and can be interrupted and resumed."""
 
 from __future__ import annotations
 

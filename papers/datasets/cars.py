@@ -54,7 +54,7 @@ def load_cars(root: str | Path, *, partial: bool = False) -> ImageSplit:
     Args:
         root: Folder that holds `stanford_cars` in torchvision's layout, or `cars_annos.mat` and `car_ims`.
         partial: Accept a copy that lacks images, and name it accordingly. The name is "CAR, training half" for the
-            training half of the official split, which has 24 to 68 images of each of the 196 classes. Otherwise it is
+            training half of the official split, with 24 to 68 images per class in all 196 classes. Otherwise it is
             "CAR, partial".
 
     Returns:

@@ -32,9 +32,9 @@ class RetrievalSplit:
 def load_digits(train_classes: Collection[int] = (0, 2, 4, 6, 8)) -> RetrievalSplit:
     """Load scikit-learn's handwritten digits, 1,797 images of 8 x 8, and split them by class.
 
-    By default the even digits train and the odd ones are only retrieved. This split separates the digits that a
-    rotation or reflection confuses (6 and 9, 2 and 5). Training on rotated images therefore teaches nothing false about
-    the retrieved ones.
+    By default the even digits train and the odd ones are only retrieved. The split separates the digits that a rotation
+    or reflection confuses (6 and 9, 2 and 5). Training on rotated images therefore teaches nothing false about the
+    retrieved ones.
 
     Args:
         train_classes: Digits to train on. All other digits are only retrieved.

@@ -156,7 +156,7 @@ class ImageSplit:
         train: Images to train on.
         query: Images to retrieve the class of.
         gallery: Images to search. If queries and gallery are the same test set, `gallery` is the same object as
-            `query`, and each query must be left out of its own search.
+            `query`. Each query must then be left out of its own search.
     """
 
     name: str

@@ -17,8 +17,8 @@ s_an       the anchor's similarity to its negative, in [-1, 1]; empty without a 
 ========== ==============================================================================================
 
 If both moments of an iteration are present, they have the same anchors with the same positives and negatives: triplets
-are selected before the step and tracked. A complete data set is shown by one moment alone, for example ``after`` an
-iteration whose number equals the number of all steps, which no step has. Per split and moment of an iteration, an
+are selected before the step and tracked. A complete data set is shown by one moment alone, for example ``after`` the
+iteration whose number is the total number of steps. No step has that number. Per split and moment of an iteration, an
 anchor occurs once.
 
 ``epochs.csv``: the history of a training, one row per measurement.

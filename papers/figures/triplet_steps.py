@@ -35,7 +35,7 @@ def plot_triplet_steps(
     """Draw the moves of triplets in gradient steps, one arrow per triplet from before the step to after it.
 
     There is one row per name and one column per iteration. The text above a panel gives the share of hard triplets
-    before and after the step, with its standard deviation over the runs of that name. Arrows are from all its runs.
+    before and after the step, with its standard deviation over the name's runs. Arrows are from all these runs.
 
     Args:
         runs: The runs per name, from :func:`papers.figures.read_diagrams`.

@@ -32,17 +32,17 @@ def plot_vector_field(
 ) -> Path:
     """Draw the moves of triplets in one gradient step of the NCA loss, by the entanglement of their images.
 
-    Arrows show moves on the triplet diagram, with proportional lengths. Colors show the change of the anchor-positive
-    similarity in the upper row, which should grow, and of the anchor-negative similarity in the lower row, which should
-    fall. A line bounds the regions with the opposite change. With entanglement, hard triplets at the top move to
-    (1, 1).
+    Arrows show moves on the triplet diagram, with proportional lengths. Colors in the upper row show the change of the
+    anchor-positive similarity, which should grow. Colors in the lower row show the change of the anchor-negative
+    similarity, which should fall. A line bounds the regions with the opposite change. With entanglement, hard triplets
+    at the top move to (1, 1).
 
     Args:
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: entanglement, s_ap, s_an,
             delta_s_ap, delta_s_an.
         entanglements: p of each column, 0 to 1.
         lr: Learning rate alpha.
-        temperature: The loss's temperature; 1 in SCT.
+        temperature: Temperature of the loss; 1 in SCT.
         low: Lower limit of both axes, from -1 to below 1. Below 0 one similarity can be negative. The entanglement
             factor ``p * s_ap * s_an`` then reverses the sign of changes.
         points: Grid points per direction, 2 or more.

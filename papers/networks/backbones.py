@@ -18,7 +18,7 @@ from papers._torchvision import torchvision_module
 from papers.networks.convnet import convnet_layers
 
 IMAGENET = "imagenet"
-# torchvision has several weights for ResNet50. These are the ones that existed when SCT and EP were written.
+# torchvision has several weights for ResNet50; V1 existed when SCT and EP were written.
 _TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
 
 # Beyond the range of resized, unnormalized images from 0 to 1: resizing may overshoot at edges.
@@ -26,11 +26,11 @@ _LEAST, _MOST = -0.4, 1.4
 
 
 class Backbone(nn.Module):
-    """A convolutional network without its classifier. It scales its input images itself.
+    """A convolutional network without its classifier, which scales its input images itself.
 
     Args:
         name: Name of the network in tables.
-        trunk: The network. It maps scaled images, float [B, C, H, W], to features [B, F].
+        trunk: The network, which maps scaled images, float [B, C, H, W], to features [B, F].
         feature_dim: F.
         mean: Mean to subtract from images in [0, 1], one number per channel.
         std: Standard deviation to divide by afterwards, one number per channel.
@@ -125,7 +125,7 @@ def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Ba
             papers use. A classifier in the file is ignored.
 
     Returns:
-        The backbone, in training mode. It has 512 features for resnet18, 2048 for resnet50, 1024 for googlenet and 1280
+        The backbone, in training mode, with 512 features for resnet18, 2048 for resnet50, 1024 for googlenet and 1280
         for efficientnet_lite0. googlenet and efficientnet_lite0 keep the dropout before their classifier.
 
     Raises:

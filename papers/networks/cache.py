@@ -43,8 +43,8 @@ def cache_features(
     most one chunk, and the next call resumes there. The complete file replaces the folder.
 
     Args:
-        backbone: Takes images as the data set gives them; see `papers.networks.backbone`. It is in evaluation mode
-            during the call.
+        backbone: Takes images as the data set gives them; see `papers.networks.backbone`. The call puts the backbone
+            into evaluation mode temporarily.
         dataset: A tensor [N, ...], or a map-style data set of N items. Items are images of one size, or tuples that
             start with such an image.
         path: The safetensors file. Missing folders are created.
@@ -139,7 +139,7 @@ class _DamagedError(ValueError):
 
 
 def _features_of(path: Path, wanted: dict[str, str], first: int, count: int | None) -> Tensor:
-    """Read the features in a file. They must belong to `count` images, starting at index `first`."""
+    """Read the features in a file, which must belong to `count` images, starting at index `first`."""
     safetensors = require("safetensors")
     with path.open("rb"):  # raises Python's standard errors, also for folders
         pass

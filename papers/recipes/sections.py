@@ -60,7 +60,7 @@ class Network:
         hidden_dim: Width of the hidden layer between features and embedding, or 0 for no hidden layer.
         frozen: Train only the head, on features that are computed once.
         standardize: Scale the features of a frozen backbone to mean 0 and standard deviation 1.
-        frozen_statistics: Batch normalization keeps the means and variances of the weights file.
+        frozen_statistics: Batch normalization keeps the means and variances of the pretrained weights.
     """
 
     backbone: str = one_of(*NETWORKS)

@@ -55,7 +55,7 @@ class TrainingData:
         name: Name of the data in tables; the name of a partial copy says so.
         train: The part to train on.
         query: The part to retrieve the classes of.
-        gallery: The part to search. It is the same object as `query` if each query is left out of its own search.
+        gallery: The part to search; the same object as `query` if each query is left out of its own search.
         notes: Lines about classes that training or retrieval cannot use, and about skipped images.
         feature_dim: Number of features if they replace the images, else None.
         fingerprint: Identifies the data: a digest of the name, the labels, and the features or file names.
