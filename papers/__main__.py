@@ -1,4 +1,4 @@
-"""The command line of the papers' trainings: `train` runs a recipe, `experiment` many; `plot` draws figures."""
+"""The command line of the papers' trainings: `train` runs a recipe, `experiment` many recipes, `plot` draws figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `python -m papers`; by default those of this process.
 
     Returns:
-        The exit status: 0 when all is done, 1 after a failure, 130 after Ctrl-C. Wrong arguments exit with 2.
+        The exit status: 0 on success, 1 after a failure, 130 after Ctrl-C. Invalid arguments exit with 2.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _guarded(name: str, run: Callable[[], int]) -> int:
-    """Run a command; Ctrl-C and packages that are not installed end it with a line that says so."""
+    """Run a command. After Ctrl-C, or if a package is not installed, print one line and return the exit status."""
     try:
         return run()
     except KeyboardInterrupt:

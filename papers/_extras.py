@@ -1,4 +1,4 @@
-"""The packages that papers/ needs beside hardmine, imported where they are used."""
+"""Lazy imports of the packages that papers/ needs beside hardmine."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ _INSTALL = {
 
 
 def require(module: str) -> ModuleType:
-    """Import a package, or raise a ModuleNotFoundError that says how to install it beside the installed torch."""
+    """Import a package. If it is missing, the ModuleNotFoundError says how to install it beside the installed torch."""
     return _extras.require(module, _INSTALL.get(module.partition(".")[0]))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table, whole or not at all, whenever the process ends."""
+    """Write a table atomically."""
 
     def write(part: Path) -> None:
         with part.open("w", newline="", encoding="utf-8") as file:
@@ -22,11 +22,11 @@ def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all, whenever the process ends; a list of plain values is a line.
+    """Write JSON atomically. A list of plain values takes one line.
 
     Raises:
         OSError: The file cannot be written.
-        TypeError: The content has what JSON has not, such as keys that are no text.
+        TypeError: JSON cannot represent the content, for example because a key is not a string.
     """
     save_whole(path, lambda part: part.write_text(_json(content) + "\n", encoding="utf-8"))
 
@@ -49,14 +49,14 @@ def _json(content: Any, indent: str = "") -> str:
 
 
 def save_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make the file under a name of its own; it gets its name, and replaces what has it, once it is whole.
+    """Write a file atomically: `write` makes a temporary file, which replaces `path` once it is complete.
 
     Args:
         path: Name of the file.
-        write: Called with the name to write to, beside `path`.
+        write: Called with the temporary file's name, in the folder of `path`.
 
     Raises:
-        OSError: The file cannot be written. What had the name keeps it, and nothing else is left.
+        OSError: The file cannot be written. An existing file stays as it was, and the temporary file is removed.
     """
     part = path.with_name(f"{path.name}.part")
     try:

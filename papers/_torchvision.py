@@ -1,4 +1,4 @@
-"""The one place that imports torchvision, and gets it to import beside a torch that its compiled part does not fit."""
+"""The only importer of torchvision, which works even if torchvision's compiled library does not fit the torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 from papers._extras import require
 
-# What torchvision's own library would define, as `torchvision/csrc/ops/nms.cpp` has it.
+# The schemas that torchvision's compiled library would define, from `torchvision/csrc/ops/nms.cpp`.
 _NMS_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def torchvision_module(name: str) -> ModuleType:
     """Import a module of torchvision.
 
-    The wheels of the package index are compiled for a torch with CUDA. Beside a CPU build of torch their library does
-    not load; torchvision lets that pass, and then its import fails, since it adds shape functions to `nms` and
-    `qnms`, two operators of that library. Models, transforms and datasets need neither, so that the two names are all
-    it takes. They are defined only after an import has failed for the want of them: where the library loads, nothing
-    is changed.
+    The wheels of the package index are compiled for a torch with CUDA. Beside a CPU build of torch, their library does
+    not load. torchvision ignores that failure, and then its import fails: it adds shape functions to `nms` and `qnms`,
+    two operators of that library. Models, transforms and datasets use neither operator, so defining the two names is
+    enough. The names are defined only after an import has failed because of their absence. Where the library loads,
+    nothing is changed.
 
     Args:
         name: Dotted name of the module inside torchvision, for example `"models"` or `"transforms.v2"`.
@@ -37,14 +37,14 @@ def torchvision_module(name: str) -> ModuleType:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
         _define_schemas()
-        # What the failed import has left would be found again, but not as attributes of the new package.
+        # A second import would find the submodules left by the failed one, but not as attributes of the new package.
         for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
             del sys.modules[module]
     return require(f"torchvision.{name}")
 
 
 def _define_schemas() -> None:
-    """Define `torchvision::nms` and `torchvision::qnms`, without implementations; no more than once."""
+    """Define `torchvision::nms` and `torchvision::qnms` without implementations, at most once."""
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
             torch.library.define(f"torchvision::{operator}", _NMS_SCHEMA)

@@ -1,4 +1,4 @@
-"""The triplet diagram: every triplet one dot, by the similarities of its two pairs."""
+"""The triplet diagram: one dot per triplet, at the similarities of its two pairs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from hardmine.metrics import hard_share
 from papers._extras import require
 
-# Blue and vermilion of the Okabe-Ito palette: told apart with any color vision, and in gray.
+# Blue and vermilion of the Okabe-Ito palette: distinguishable with any color vision, and in gray.
 EASY_COLOR, HARD_COLOR = "#0072B2", "#D55E00"
 PANELS_A_ROW = 4
 PANEL_INCHES = 3.1
-TITLE_LETTERS = 26  # that fit beside each other above a panel
+TITLE_LETTERS = 26  # that fit on one line above a panel
 
 
 def plot_triplet_diagram(
@@ -29,12 +29,12 @@ def plot_triplet_diagram(
     """Draw triplet diagrams side by side and save them as a PNG.
 
     Each triplet is a dot at (s_ap, s_an). Above the diagonal the negative is more similar to the anchor than the
-    positive is: a hard triplet. Training should move the dots towards the lower right corner; when they meet at (1, 1)
+    positive is: a hard triplet. Training should move the dots toward the lower right corner. If they meet at (1, 1),
     the embedding has collapsed. A ring marks the mean. All panels share their axes, so they can be compared.
 
     Args:
-        panels: For each panel its name and the similarities `(s_ap, s_an)`, each [B] and of any floating dtype.
-            Anchors with a NaN similarity have no triplet and are left out.
+        panels: Per panel, its name and the similarities `(s_ap, s_an)`, each [B] and of any floating dtype. Anchors
+            with a NaN similarity have no triplet and are left out.
         path: The file to write; it must end in `.png`.
         title: Line above all panels.
 
@@ -56,13 +56,13 @@ def plot_triplet_diagram(
         raise ValueError("panels must hold at least one panel, got none")
     dots = {name: _triplets(name, *similarities) for name, similarities in panels.items()}
 
-    # The object API: no pyplot, so no display, no global state, and safe in threads and notebooks.
+    # Not pyplot: the object API needs no display, has no global state, and is safe in threads and notebooks.
     figure_module = require("matplotlib.figure")
     columns = min(len(dots), PANELS_A_ROW)
     rows = math.ceil(len(dots) / PANELS_A_ROW)
     size = (PANEL_INCHES * columns + 0.8, (PANEL_INCHES + 0.6) * rows + 0.9)
     figure = figure_module.Figure(figsize=size, layout="compressed")
-    figure.get_layout_engine().set(wspace=0.06)  # the last tick of a panel and the first of the next stay apart
+    figure.get_layout_engine().set(wspace=0.06)  # keeps the last tick of a panel apart from the next panel's first
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     low = lowest_shown(similarity for pair in dots.values() for similarity in pair)
     for axes, (name, (s_ap, s_an)) in zip(grid.flat, dots.items(), strict=False):
@@ -81,7 +81,7 @@ def plot_triplet_diagram(
 
 
 def _triplets(name: str, s_ap: torch.Tensor, s_an: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The similarities of the anchors that have both, as float32 on the CPU."""
+    """The similarities of the anchors that have both a positive and a negative, as float32 on the CPU."""
     if s_ap.shape != s_an.shape or s_ap.ndim != 1:
         raise ValueError(f"panels[{name!r}] must be two tensors [B], got {list(s_ap.shape)} and {list(s_an.shape)}")
     s_ap, s_an = s_ap.detach().float().cpu(), s_an.detach().float().cpu()
@@ -92,14 +92,14 @@ def _triplets(name: str, s_ap: torch.Tensor, s_an: torch.Tensor) -> tuple[torch.
 
 
 def lowest_shown(similarities: Iterable[torch.Tensor]) -> float:
-    """Where the axes of a diagram of these similarities begin: a quarter's multiple, so that the ticks are round."""
+    """The lower limit of the axes for these similarities: a multiple of 1/4, so that the ticks are round."""
     lowest = min(similarity.min().item() for similarity in similarities)
     return max(-1.0, math.floor(lowest * 4 - 0.2) / 4)
 
 
 def draw_frame(axes: Any, name: str, subtitle: str, low: float) -> None:
-    """An empty diagram, from `low` to 1 both ways: title, axes, the diagonal, and the hard side tinted."""
-    high = 1 + 0.03 * (1 - low)  # room for whole dots at (1, 1), where a collapsed embedding puts all of them
+    """Draw an empty diagram, from `low` to 1 on both axes: title, axes, diagonal, and a tint on the hard side."""
+    high = 1 + 0.03 * (1 - low)  # room for complete dots at (1, 1), where a collapsed embedding lies
     axes.fill_between([low, high], [low, high], high, color=HARD_COLOR, alpha=0.06, linewidth=0)
     axes.plot([low, high], [low, high], color="0.45", linewidth=1, zorder=1)
     axes.set_title(textwrap.fill(name, TITLE_LETTERS), fontweight="bold", pad=20 + 12 * subtitle.count("\n"))
@@ -113,7 +113,7 @@ def draw_frame(axes: Any, name: str, subtitle: str, low: float) -> None:
 
 
 def draw_triplets(axes: Any, s_ap: torch.Tensor, s_an: torch.Tensor, mean: tuple[float, float] | None = None) -> None:
-    """A dot for each triplet, and a ring at their mean, or at that of more than are drawn."""
+    """Draw one dot per triplet, and a ring at their mean or at a given mean of more triplets."""
     hard = s_an > s_ap
     kinds = {
         r"easy: $s_{an} \leq s_{ap}$": (~hard, EASY_COLOR),
@@ -122,14 +122,14 @@ def draw_triplets(axes: Any, s_ap: torch.Tensor, s_an: torch.Tensor, mean: tuple
     for label, (chosen, color) in kinds.items():
         axes.scatter(s_ap[chosen], s_an[chosen], s=9, color=color, alpha=0.45, linewidths=0, label=label)
     mean_ap, mean_an = mean or (s_ap.mean().item(), s_an.mean().item())
-    # A ring, so that the dots of a collapsed embedding, all in one place, can be seen inside it.
+    # A ring keeps the dots of a collapsed embedding visible, since they all lie in one place.
     ring = {"linestyle": "none", "marker": "o", "markersize": 6, "fillstyle": "none", "clip_on": False}
     axes.plot(mean_ap, mean_an, **ring, color="white", markeredgewidth=3.5, zorder=3)
     axes.plot(mean_ap, mean_an, **ring, color="black", markeredgewidth=1.5, zorder=3, label="mean")
 
 
 def draw_legend(figure: Any, axes: Any) -> None:
-    """What the dots of `axes` are, below all panels; in full color, though the dots are faint."""
+    """Add a legend for the dots of `axes` below all panels, in full color although the dots are faint."""
     handles, names = axes.get_legend_handles_labels()
     legend = figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, markerscale=2)
     for handle in legend.legend_handles:

@@ -1,4 +1,4 @@
-"""The dynamics of one triplet: what a gradient step does to its two similarities, in closed form."""
+"""The dynamics of one triplet: the effect of a gradient step on its two similarities, in closed form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardmine.ops._arguments import check_number, shape_of
 
-_ROUNDING = 1e-6  # how far similarities may be outside what unit vectors can have, as float32 rounds them
+_ROUNDING = 1e-6  # tolerance for similarities that float32 rounding moved out of the range of unit vectors
 
 
 def similarity_change(
@@ -23,40 +23,42 @@ def similarity_change(
 ) -> tuple[Tensor, Tensor]:
     """How much one step down the gradient of the NCA loss changes a triplet's similarities.
 
-    The step moves the three unit vectors themselves, as if they were free; then they are normalized again. Replaces,
-    for f_a, f_p, f_n of those similarities and ``beta = lr / temperature * sigmoid((s_an - s_ap) / temperature)``::
+    The step moves the three unit vectors themselves, as free parameters, and then normalizes them again. Replaces, for
+    unit vectors f_a, f_p, f_n with those similarities and ``beta = lr / temperature * sigmoid((s_an - s_ap) /
+    temperature)``::
 
         a, p, n = f_a + beta * (f_p - f_n), f_p + beta * f_a, f_n - beta * f_a
         cosine_similarity(a, p) - f_a @ f_p, cosine_similarity(a, n) - f_a @ f_n
 
-    A network's step moves near points alike. The entanglement p models that: each change carries over to the other
-    similarity, times ``p * s_ap * s_an``.
+    A network's step moves nearby points in similar ways. The entanglement p models this: each similarity's change also
+    adds to the other, times ``p * s_ap * s_an``.
 
     Args:
         s_ap: Anchor-positive similarities in [-1, 1], floating, any shape.
         s_an: Anchor-negative similarities, of the same shape.
         lr: Learning rate alpha, above 0.
-        temperature: Of the loss, above 0; 1 in SCT.
-        s_pn: Positive-negative similarities, of the same shape. By default ``s_ap * s_an``: the mean of what three unit
-            vectors can have, so that there is always such a triplet.
+        temperature: Temperature of the loss, above 0; 1 in SCT.
+        s_pn: Positive-negative similarities, of the same shape. By default ``s_ap * s_an``, the middle of the range
+            that three unit vectors allow, so such a triplet always exists.
         entanglement: p, 0 for none to 1 for complete.
 
     Returns:
-        ``(delta_s_ap, delta_s_an)``, float64, of the shape of ``s_ap``. NaN where the step leads a vector into the
-        origin exactly, which needs ``beta >= 1/2``.
+        ``(delta_s_ap, delta_s_an)``, float64, of the shape of ``s_ap``. NaN if the step moves a vector exactly to the
+        origin, which needs ``beta >= 1/2``.
 
     Raises:
-        TypeError: A similarity is no floating-point tensor, or a number is none.
+        TypeError: A similarity is not a floating-point tensor, or a scalar argument is not a number.
         ValueError: Shapes differ, a similarity is outside [-1, 1] or NaN, no three unit vectors have these
             similarities, or a number is out of range.
 
     Note:
-        Deterministic, element by element. Above ``beta = 1/2`` a step can pass the origin, where the picture ends.
+        Deterministic and elementwise. Above ``beta = 1/2`` a step can move a vector past the origin, and this picture
+        no longer applies.
 
     Reference:
         SCT section 4: eq. 4 to 6 (the step), 7 and 8 (the new products), 9 and 10 (normalized), 11 and 12
-        (entanglement). Eq. 10 is printed with the norm of f_n alone; as in eq. 9, both norms are meant. SCT does not
-        say what s_pn is in its figure 2: the default is ours.
+        (entanglement). Eq. 10 is printed with the norm of f_n alone, but both norms are meant, as in eq. 9. SCT does
+        not give s_pn for its figure 2, so the default is ours.
     """
     s_ap, s_an, s_pn = _checked(s_ap, s_an, s_pn)
     lr = check_number("lr", lr, above=0.0)
@@ -79,7 +81,7 @@ def similarity_change(
 
 
 def _checked(s_ap: Any, s_an: Any, s_pn: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The three similarities as float64, of unit vectors that exist."""
+    """The three similarities as float64, checked to be possible for unit vectors."""
     for name, similarity in {"s_ap": s_ap, "s_an": s_an, "s_pn": s_pn}.items():
         if name == "s_pn" and similarity is None:
             continue
@@ -95,7 +97,7 @@ def _checked(s_ap: Any, s_an: Any, s_pn: Any) -> tuple[Tensor, Tensor, Tensor]:
     if s_pn is None:
         return s_ap, s_an, s_ap * s_an
     s_pn = s_pn.double().clamp(-1, 1)
-    # Three unit vectors with these products exist where their Gram matrix has no negative determinant.
+    # Three unit vectors with these products exist if and only if their Gram matrix has no negative determinant.
     impossible = 1 + 2 * s_ap * s_an * s_pn - s_ap**2 - s_an**2 - s_pn**2 < -_ROUNDING
     if impossible.any():
         at = tuple(similarity[impossible][0].item() for similarity in (s_pn, s_ap, s_an))

@@ -1,1 +1,1 @@
-"""What `python -m papers` does, a module a command."""
+"""The commands of `python -m papers`, one module per command."""

@@ -1,4 +1,4 @@
-"""Kinds of arguments that the commands share."""
+"""Argument types that the commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """The kind of arguments that are whole numbers from `least`."""
+    """The argument type of integers that are at least `least`."""
 
     def convert(text: str) -> int:
         if not (text.isdecimal() and least <= int(text) < 2**31):
@@ -21,7 +21,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """The kind of arguments that are positive numbers."""
+    """The argument type of positive numbers."""
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
@@ -36,7 +36,7 @@ def _number(text: str) -> float:
 
 
 def check_writable(command: argparse.ArgumentParser, output: Path) -> None:
-    """Make the output folder, or say at once that nothing can be saved in it."""
+    """Create the output folder. Fail at once if it is not writable."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output).close()

@@ -1,4 +1,4 @@
-"""`python -m papers experiment`: the trainings of an experiment, its table and its figures."""
+"""`python -m papers experiment`: run the trainings of an experiment, then write its table and figures."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command that made the results, without what this machine alone has."""
+    """The command that made the results, without machine-specific paths."""
     words = ["python -m papers experiment", options.experiment, *options.overrides]
     for name in ("on", "variants", "seeds"):
         if getattr(options, name):

@@ -23,14 +23,14 @@ described in papers.figures.formats."""
 
 
 class Input(NamedTuple):
-    """A run, as the command line names it."""
+    """A run named on the command line."""
 
     name: str | None
     path: Path
 
     @property
     def title(self) -> str:
-        """What the figure calls it."""
+        """The run's title in the figure."""
         return self.name or self.path.resolve().parent.name
 
 
@@ -39,15 +39,15 @@ class Kind(NamedTuple):
 
     text: str
     plot: Callable[..., Path]
-    options: Mapping[str, Mapping[str, Any]]  # by the argument of `plot` that they set: what add_argument takes
-    file: str | None = None  # that it is drawn from, in the folder of a run
-    read: Callable[[list[Input]], Any] | None = None  # what `plot` takes, from those files
-    modules: tuple[str, ...] = ()  # that it needs beside matplotlib
-    data: str = ".csv"  # suffix of its data file
+    options: Mapping[str, Mapping[str, Any]]  # add_argument's keywords, by the argument of `plot` that they set
+    file: str | None = None  # in the folder of a run; the source of the figure
+    read: Callable[[list[Input]], Any] | None = None  # reads those files into the input of `plot`
+    modules: tuple[str, ...] = ()  # required beside matplotlib
+    data: str = ".csv"  # suffix of the data file
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command, with a command of its own for each kind of figure."""
+    """Add the command, with one subcommand per kind of figure."""
     command = commands.add_parser(
         "plot",
         help="draw figures from the files that trainings write",
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read(command: argparse.ArgumentParser, kind: Kind, inputs: list[Input]) -> Any:
-    """What the runs hold; of files that were cut short it is said what is left out."""
+    """Read the data of the runs. Report the rows that are left out of truncated files."""
     files = [each._replace(path=each.path / kind.file) if each.path.is_dir() else each for each in inputs]
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -120,7 +120,7 @@ def _read(command: argparse.ArgumentParser, kind: Kind, inputs: list[Input]) -> 
 
 
 def _by_name(read: Callable[[Path], Any]) -> Callable[[list[Input]], dict[str, list[Any]]]:
-    """Reads one run a file."""
+    """Reader for files that hold one run each."""
 
     def read_all(files: list[Input]) -> dict[str, list[Any]]:
         runs: dict[str, list[Any]] = {}
@@ -165,7 +165,7 @@ def _groups(files: list[Input]) -> dict[str, dict[int, dict[int, float]]]:
 
 
 def _input(text: str) -> Input:
-    """The kind of argument that names a run: a path, or NAME=path."""
+    """The argument type of a run: a path, or NAME=path."""
     name, equals, rest = text.partition("=")
     if not equals or Path(text).exists():
         return Input(None, Path(text))
@@ -182,7 +182,7 @@ def _png(text: str) -> Path:
 
 
 def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """The kind of arguments that are several, between commas."""
+    """The argument type of a comma-separated list."""
     return lambda text: [kind(each) for each in text.split(",")]
 
 

@@ -1,4 +1,4 @@
-"""`python -m papers train RECIPE`: one training as a recipe says, which may be interrupted and resumed."""
+"""`python -m papers train RECIPE`: one training that follows a recipe and can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from papers._extras import require
 from papers.recipes import load_recipe, recipe_names
 
 PROG = "python -m papers train"
-# What may become of a training that began well: a full disk, an image that is gone or damaged, numbers that overflow.
+# Errors that can occur after a valid start: a full disk, a missing or damaged image, an overflow.
 FAILURES = (OSError, ValueError, FloatingPointError, VerificationError)
 _OWN_CELLS = ("epoch", "step", "seconds")
 
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:
-    """The arguments on how to run a recipe, or several."""
+    """Add the arguments on how to run one or more recipes."""
     command.add_argument(
         "--data",
         metavar="ROOT",
@@ -110,7 +110,7 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def prepare(options: argparse.Namespace) -> training.RunOptions:
-    """Set the threads; the other options, as a training takes them."""
+    """Set the number of threads and return the other options as a training takes them."""
     require("tqdm")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -125,7 +125,7 @@ def prepare(options: argparse.Namespace) -> training.RunOptions:
 
 
 def _device(name: str) -> str:
-    """A device that is there."""
+    """The argument type of an available device."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -138,14 +138,14 @@ def _device(name: str) -> str:
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """The scores of an epoch, in a line."""
+    """The scores of an epoch in one line."""
     measured = {name: value for name, value in row.items() if name not in _OWN_CELLS and value is not None}
     cells = [f"{name.replace('recall_at_', 'R@')} {value:.3f}" for name, value in measured.items()]
     return f"epoch {row['epoch']:>3}  step {row['step']:>6}  {row['seconds']:>7.1f} s  {'  '.join(cells)}"
 
 
 def summary(result: Mapping[str, Any], report: Any) -> str:
-    """What came out of a run, and by how much the ops deviated from their references."""
+    """The result of a run, and the ops' largest deviations from their references."""
     best, last = result["best"], result["last"]
     lines = [
         f"{result['title']} on {result['data']['name']}: Recall@1 {last['recall_at_1']:.3f} in the end, "

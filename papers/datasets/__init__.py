@@ -1,7 +1,7 @@
-"""Image sets for retrieval: some classes are trained on, the others are only retrieved.
+"""Image sets for retrieval: some classes train, the others are only retrieved.
 
-Scoring retrieval on classes that training never saw is the protocol of deep metric learning (SCT section 5, EP section
-5): it asks whether the embedding carries over, not whether it remembers.
+The protocol of deep metric learning scores retrieval on classes that training never saw (SCT section 6, EP section 5).
+It tests whether the embedding generalizes, not whether it memorizes.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from papers.datasets.omniglot import OMNIGLOT_HALVES, OMNIGLOT_TREE, load_omnigl
 from papers.datasets.online_products import load_online_products
 from papers.datasets.transforms import SeededTransform, Transforms
 
-# The published sets to train on and retrieve from, by the names that commands use: `loader(root, partial=...)`.
+# The published sets for training and retrieval, by the names that commands use: `loader(root, partial=...)`.
 IMAGE_SPLITS: Mapping[str, Callable[..., ImageSplit]] = {
     "cub": load_cub,
     "cars": load_cars,

@@ -1,4 +1,4 @@
-"""What the loaders share: finding a data set in its official layout, its lists, and whether it is whole."""
+"""Code that the loaders share: find a data set in its official layout, read its lists, check that it is complete."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ARCHIVES = (".xz", ".gz", ".tgz", ".tar", ".zip", ".lz4")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a data set lie.
+    """The locations of a data set's files.
 
     Attributes:
         title: Name of the data set, for messages.
         tree: The files and folders expected, for messages.
-        needed: Files and folders that must be there, relative to the data set's own folder. A tuple names places of
-            which one is enough.
-        homes: What that folder may be called under the root that users give; an empty name is the root itself.
-        archives: What the names of the published archives begin with.
+        needed: Files and folders that must exist, relative to the data set's folder. A tuple names alternatives; one of
+            them is enough.
+        homes: Possible names of the data set's folder under the user's root. An empty name is the root itself.
+        archives: Prefixes of the published archives' names.
     """
 
     title: str
@@ -37,12 +37,12 @@ class Layout:
     archives: tuple[str, ...] = ()
 
     def find(self, root: str | Path) -> Path | None:
-        """The folder under `root` that holds all that is needed; None if there is none."""
+        """The folder under `root` that holds everything needed, or None."""
         homes = (Path(root).expanduser() / home for home in self.homes)
         return next((home for home in homes if home.is_dir() and not self._missing(home)), None)
 
     def home(self, root: str | Path) -> Path:
-        """As :meth:`find`; a FileNotFoundError that says what is wrong, and shows the tree, if there is none."""
+        """Like :meth:`find`, but if there is no such folder, raise a FileNotFoundError that shows the tree."""
         return self.find(root) or self.fail(self._reason(Path(root).expanduser()))
 
     def fail(self, reason: str) -> NoReturn:
@@ -50,7 +50,7 @@ class Layout:
         raise FileNotFoundError(f"root must hold {self.title} in its official layout: {reason}. Expected:\n{self.tree}")
 
     def _missing(self, home: Path) -> list[str]:
-        """What is needed and not there; of several places the first."""
+        """The needed files and folders that do not exist; of alternatives, the first."""
         return [_places(names)[0] for names in self.needed if first_of(home, *_places(names)) is None]
 
     def _reason(self, root: Path) -> str:
@@ -73,7 +73,7 @@ class Layout:
 
 
 def first_of(home: Path, *names: str) -> Path | None:
-    """The first of some places that is there; None if none is."""
+    """The first path that exists, or None."""
     return next((home / name for name in names if (home / name).exists()), None)
 
 
@@ -82,15 +82,16 @@ def _places(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_rows(path: Path, kinds: Sequence[Callable[[str], Any]], *, skip: int = 0) -> list[tuple]:
-    """The lines of a list, split at white space.
+    """The lines of a list, split at whitespace.
 
     Args:
         path: The text file.
-        kinds: What turns each field of a line into a value: `int` or `str`.
-        skip: Number of lines at the top that are not part of the list.
+        kinds: The type of each field of a line, `int` or `str`.
+        skip: Number of header lines.
 
     Raises:
-        ValueError: A line has another number of fields, or one that is no integer; the message has the line's number.
+        ValueError: A line has another number of fields, or an `int` field is not an integer. The message names the
+            line.
     """
     rows = []
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -107,10 +108,10 @@ def read_rows(path: Path, kinds: Sequence[Callable[[str], Any]], *, skip: int = 
 
 
 def existing(paths: Sequence[str]) -> tuple[list[str], Tensor, list[str]]:
-    """Which of the files are there. Each folder is read once, which is much faster than asking file by file.
+    """Which files exist. Each folder is read once, which is much faster than one query per file.
 
     Returns:
-        The files that are there, a mask of them as bool [N], and those that are missing.
+        The existing files, their mask as bool [N], and the missing files.
     """
     folders: dict[str, frozenset[str]] = {}
     mask = []
@@ -124,7 +125,7 @@ def existing(paths: Sequence[str]) -> tuple[list[str], Tensor, list[str]]:
 
 
 def names_in(folder: str) -> frozenset[str]:
-    """The names in a folder; none if it is not there."""
+    """The names in a folder; empty if it does not exist."""
     try:
         return frozenset(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -140,20 +141,20 @@ def check_whole(
     partial: bool,
     counted: str = "images",
 ) -> bool:
-    """Whether the copy is the published set, no more and no less; where it is not, it must be asked for.
+    """Whether the copy is exactly the published set. Any other copy is accepted only with `partial`.
 
     Args:
-        layout: Of the data set.
-        home: Where it is.
-        found: Number of images of each part that are there.
-        published: What these numbers should be.
-        missing: Files that the lists name and that are not there.
-        partial: Whether to go on with a copy that is not whole.
-        counted: What the numbers count.
+        layout: The data set's layout.
+        home: The data set's folder.
+        found: Number of existing images per part.
+        published: The published numbers.
+        missing: Listed files that do not exist.
+        partial: Accept an incomplete copy.
+        counted: The unit of the numbers.
 
     Raises:
-        FileNotFoundError: There is nothing at all.
-        ValueError: The copy is not whole and `partial` is False.
+        FileNotFoundError: No image exists.
+        ValueError: The copy is incomplete and `partial` is False.
     """
     if not any(found.values()):
         lost = f": the first missing file is {missing[0]}" if missing else ""
@@ -170,12 +171,12 @@ def check_whole(
 
 
 def split_by_class(images: ImageDataset, boundary: int) -> ImageSplit:
-    """The classes below `boundary` train, the others are only retrieved.
+    """Split by class: the classes below `boundary` train, the others are only retrieved.
 
-    Of a partial copy that has fewer than 2 classes on one side of that, the first half of the classes trains.
+    If a partial copy has fewer than 2 classes on one side of the boundary, the first half of its classes trains.
 
     Raises:
-        ValueError: There are fewer than 4 classes, so that there can be no 2 to train on and 2 others to retrieve.
+        ValueError: There are fewer than 4 classes: 2 must train and 2 others must be retrieved.
     """
     classes = images.labels.unique()
     if (classes < boundary).sum() < 2 or (classes >= boundary).sum() < 2:

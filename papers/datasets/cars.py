@@ -26,7 +26,7 @@ CARS_TREE = """\
     ROOT/car_ims/<NNNNNN>.jpg"""
 PUBLISHED = {"training": 8_054, "test": 8_131}
 TRAINING_CLASSES = 98
-OWN_TRAINING_IMAGES = 8_144  # of the set's own split, which halves every class
+OWN_TRAINING_IMAGES = 8_144  # of the official split, which halves every class
 
 _TITLE = "Cars196"
 _ONE_LIST = Layout(_TITLE, CARS_TREE, ("cars_annos.mat", "car_ims"), ("", "cars196", "Cars196", "CARS196"))
@@ -40,7 +40,7 @@ _DEVKIT = Layout(
 
 
 class _Listed(NamedTuple):
-    """The images that the annotations name; `own_test` [N] has which are of the test half of the set's own split."""
+    """The annotated images. `own_test` [N] marks those in the test half of the official split."""
 
     paths: list[str]
     labels: list[int]
@@ -49,27 +49,27 @@ class _Listed(NamedTuple):
 
 
 def load_cars(root: str | Path, *, partial: bool = False) -> ImageSplit:
-    """List Cars196: classes 1 to 98 train, 99 to 196 are only retrieved. The set's own split is not used.
+    """List Cars196: classes 1 to 98 train, 99 to 196 are only retrieved. The official split is not used.
 
     Args:
         root: Folder that holds `stanford_cars` in torchvision's layout, or `cars_annos.mat` and `car_ims`.
-        partial: Take also a copy that lacks images, under a name that says so: "CAR, training half" where it is the
-            training half of the set's own split, which has 24 to 68 images of each of the 196 classes, else "CAR,
-            partial".
+        partial: Accept a copy that lacks images, and name it accordingly. The name is "CAR, training half" for the
+            training half of the official split, with 24 to 68 images per class in all 196 classes. Otherwise it is
+            "CAR, partial".
 
     Returns:
         The split "CAR": 8,054 images to train on, 8,131 to retrieve. Labels are 0 for class 1 to 195 for class 196.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
-        ValueError: A list cannot be read, or the copy is not whole and `partial` is False.
-        ModuleNotFoundError: SciPy is not installed or, for its layout, torchvision.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
+        ValueError: A list cannot be read, or the copy is incomplete and `partial` is False.
+        ModuleNotFoundError: SciPy is not installed, or torchvision for torchvision's layout.
 
     Reference:
         Krause et al., 3D Object Representations for Fine-Grained Categorization, 3DRR 2013. The split: Oh Song et al.,
         CVPR 2016.
     """
-    require("scipy.io")  # torchvision needs it, too, and says so late
+    require("scipy.io")  # torchvision needs SciPy too, but fails later
     layout, home = _ONE_LIST, _ONE_LIST.find(root)
     if home is None:
         layout, home = _DEVKIT, _DEVKIT.home(root)
@@ -85,13 +85,13 @@ def load_cars(root: str | Path, *, partial: bool = False) -> ImageSplit:
 
 
 def _part(own_test: Tensor) -> str:
-    """What a partial copy has: the training half of the set's own split, whole, or something else."""
+    """The name of a partial copy: the complete training half of the official split, or any other part."""
     return "training half" if len(own_test) == OWN_TRAINING_IMAGES and not own_test.any() else "partial"
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors of reading a list name it. SciPy does not say which kinds it raises for damaged files: they are many."""
+    """Name the list in errors of reading it. SciPy raises many types for damaged files and documents none."""
     try:
         yield
     except Exception as error:
@@ -99,19 +99,20 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _from_devkit(home: Path) -> _Listed:
-    """What the annotations of the devkit name, as torchvision reads them."""
+    """The images that the devkit's annotations list, as torchvision reads them."""
     home = home.absolute()
     if home.name != "stanford_cars":
         _DEVKIT.fail(f"torchvision wants {home} to be called stanford_cars")
     halves = {False: "devkit/cars_train_annos.mat"}
-    # Without them the images of the other half are not known to be missing: the counts tell.
+    # Without the annotations or the folder, missing test images cannot be listed, but the counts show that they are
+    # missing.
     if (home / "cars_test_annos_withlabels.mat").is_file() and (home / "cars_test").is_dir():
         halves[True] = "cars_test_annos_withlabels.mat"
     paths, labels, own_test, class_names = [], [], [], []
     stanford_cars = torchvision_module("datasets").StanfordCars
     for is_test, file in halves.items():
         with _naming(home / file):
-            # The loader hands on the path, so that nothing is read but the lists.
+            # The loader returns the path, so only the lists are read.
             half = stanford_cars(home.parent, "test" if is_test else "train", loader=str)
             class_names = half.classes
             for row in range(len(half)):
@@ -123,7 +124,7 @@ def _from_devkit(home: Path) -> _Listed:
 
 
 def _from_one_list(home: Path) -> _Listed:
-    """What `cars_annos.mat` names, the layout in which both halves lie in one folder."""
+    """The images that `cars_annos.mat` lists, in the layout with both halves in one folder."""
     path = home / "cars_annos.mat"
     loadmat = require("scipy.io").loadmat
     with _naming(path):

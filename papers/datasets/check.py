@@ -1,4 +1,4 @@
-"""Reading every image once before a long training does."""
+"""Read every image once before a long training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from papers._extras import require
 from papers.datasets.images import ImageDataset, ImageSplit, read_image
 from papers.datasets.lfw import VerificationPairs
 
-_NAMED = 10  # how many corrupt images an error names
+_NAMED = 10  # corrupt images that an error names
 Images = TypeVar("Images", ImageDataset, ImageSplit, VerificationPairs)
 
 
@@ -24,7 +24,7 @@ class CorruptImage(NamedTuple):
 
     Attributes:
         path: The file.
-        reason: What was said when it was read.
+        reason: The error message of the read.
     """
 
     path: str
@@ -34,23 +34,23 @@ class CorruptImage(NamedTuple):
 def check_images(
     images: Images, on_corrupt: str = "refuse", *, workers: int | None = None, progress: bool = True
 ) -> tuple[Images, tuple[CorruptImage, ...]]:
-    """Read every image once, as training will, so that one that cannot be read is told now and not after hours.
+    """Read every image once, as training will, to find unreadable images now and not after hours of training.
 
     Args:
-        images: A data set, a split, or pairs. A file in several parts is read once.
-        on_corrupt: `"refuse"`: an error names the images that cannot be read. `"skip"`: they are left out, with the
-            pairs that they are part of, and the name says how many.
-        workers: Number of threads that read; by default that of the machine's processors.
+        images: A data set, a split, or pairs. A file that occurs in several parts is read once.
+        on_corrupt: `"refuse"`: raise an error that names the unreadable images. `"skip"`: leave them and their pairs
+            out, and count them in the name.
+        workers: Number of reader threads; by default the number of the machine's processors.
         progress: Show a progress bar on stderr.
 
     Returns:
-        The images that can be read, as what was given (the same object if that is all of them), and those that cannot,
-        in the order of their paths.
+        The readable images, in the type of `images`, and the unreadable ones in the order of their paths. If all images
+        are readable, the first is `images` itself.
 
     Raises:
-        TypeError: `images` is none of these, or `workers` not an integer.
-        ValueError: Images cannot be read, and `on_corrupt` is `"refuse"`, or nothing is left without them; the message
-            counts them and names the first. Or an argument is out of range.
+        TypeError: `images` has another type, or `workers` is not an integer.
+        ValueError: Images are unreadable, and `on_corrupt` is `"refuse"` or nothing is left without them. The message
+            counts them and names the first ones. Or an argument is out of range.
         ModuleNotFoundError: Pillow or, with `progress`, tqdm is not installed.
     """
     check_choice("on_corrupt", on_corrupt, ("refuse", "skip"))
@@ -85,7 +85,7 @@ def _parts(images: Images) -> list[ImageDataset]:
 
 
 def _why_corrupt(item: tuple[str, str]) -> str | None:
-    """What is wrong with a file that must hold an image of a mode; None if nothing is."""
+    """Why a file is not a readable image of the mode, or None if it is."""
     try:
         read_image(*item)
     except (OSError, ValueError) as error:
@@ -94,7 +94,7 @@ def _why_corrupt(item: tuple[str, str]) -> str | None:
 
 
 def _without(images: Images, lost: set[str], name: str) -> Images:
-    """What is left without some files, under another name."""
+    """The images without some files, under another name."""
 
     def keep(part: ImageDataset) -> Tensor:
         return torch.tensor([path not in lost for path in part.paths])
@@ -103,7 +103,7 @@ def _without(images: Images, lost: set[str], name: str) -> Images:
         return images.select(keep(images), name)
     if isinstance(images, VerificationPairs):
         return images.select(keep(images.images), name)
-    # A set that is two parts at once, test set or gallery, stays one.
+    # A data set that serves as two parts (query and gallery, or gallery and train) stays one object.
     left = {id(part): part.select(keep(part), name) for part in _parts(images)}
     train, query, gallery = (left[id(part)] for part in _parts(images))
     return replace(images, name=name, train=train, query=query, gallery=gallery)

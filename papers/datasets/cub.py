@@ -28,20 +28,20 @@ _LAYOUT = Layout(
 
 
 def load_cub(root: str | Path, *, partial: bool = False) -> ImageSplit:
-    """List CUB-200-2011: classes 1 to 100 train, 101 to 200 are only retrieved. The set's own split is not used.
+    """List CUB-200-2011: classes 1 to 100 train, 101 to 200 are only retrieved. The official split is not used.
 
     Args:
-        root: Folder that holds `CUB_200_2011`, or that folder.
-        partial: Take also a copy that lacks images, under a name that says so: "CUB, first 50 classes" where whole
-            classes are missing at the end, else "CUB, partial". If only one side of the split is there, or one class
-            of a side, the first half of the classes trains.
+        root: Folder that holds `CUB_200_2011`, or `CUB_200_2011` itself.
+        partial: Accept a copy that lacks images, and name it accordingly. The name is "CUB, first 50 classes" if
+            complete classes are missing at the end, otherwise "CUB, partial". If one side of the split has fewer than 2
+            classes, the first half of the classes trains.
 
     Returns:
         The split "CUB": 5,864 images to train on, 5,924 to retrieve. Labels are 0 for class 1 to 199 for class 200.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
-        ValueError: A list is malformed, or the copy is not whole and `partial` is False.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
+        ValueError: A list is malformed, or the copy is incomplete and `partial` is False.
 
     Reference:
         Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001. The split: Oh Song et al., CVPR 2016.
@@ -68,10 +68,10 @@ def load_cub(root: str | Path, *, partial: bool = False) -> ImageSplit:
 
 
 def _part(labels: torch.Tensor, classes: dict[int, int]) -> str:
-    """What a partial copy has: the first so many classes, whole, or something else."""
+    """The name of a partial copy: the first N complete classes, or any other part."""
     present = len(labels.unique())
-    # How many images each class should have is known only where the list of classes is whole, as it may be beside few
-    # images.
+    # The size of each class is known only if the list of classes is complete, which it can be although images are
+    # missing.
     known = len(classes) == sum(PUBLISHED.values())
     whole = len(labels) == sum(label <= present for label in classes.values())
     return f"first {present} classes" if known and whole and present == int(labels.max()) + 1 else "partial"

@@ -1,4 +1,4 @@
-"""Handwritten digits, as tensors: the set that needs no files."""
+"""Handwritten digits, as tensors: the data set that needs no files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RetrievalSplit:
         train_labels: int64 [N].
         test_images: float32 [M, 1, H, W], of the retrieved-only classes.
         test_labels: int64 [M], disjoint from `train_labels`.
-        name: What a table calls the data.
+        name: Name of the data in tables.
     """
 
     train_images: torch.Tensor
@@ -32,11 +32,12 @@ class RetrievalSplit:
 def load_digits(train_classes: Collection[int] = (0, 2, 4, 6, 8)) -> RetrievalSplit:
     """Load scikit-learn's handwritten digits, 1,797 images of 8 x 8, and split them by class.
 
-    By default the even digits train and the odd ones are only retrieved. That keeps apart the pairs that a turn or a
-    mirror confuses (6 and 9, 2 and 5), so training on turned images teaches nothing false about the retrieved ones.
+    By default the even digits train and the odd ones are only retrieved. The split separates the digits that a rotation
+    or reflection confuses (6 and 9, 2 and 5). Training on rotated images therefore teaches nothing false about the
+    retrieved ones.
 
     Args:
-        train_classes: Digits to train on. Those not named here are only retrieved.
+        train_classes: Digits to train on. All other digits are only retrieved.
 
     Returns:
         The split, images [N, 1, 8, 8], labels 0 to 9.

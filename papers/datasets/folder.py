@@ -1,4 +1,4 @@
-"""Any folder of images, a folder a class."""
+"""Any folder of images, with one folder per class."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ _PARTS = (("train", "test"), ("train", "query", "gallery"))
 def load_image_folder(
     root: str | Path, *, name: str | None = None, train_classes: int | None = None, mode: str = "RGB"
 ) -> ImageSplit:
-    """List a folder of images, of which each class has a folder.
+    """List a folder of images that has one folder per class.
 
     Args:
-        root: Folder that holds `train` and `test`, or `train`, `query` and `gallery`, each with a folder a class; or
-            directly the folders of the classes, in sorted order: some train, the others are only retrieved.
-        name: What a table calls the data; by default the name of the folder.
-        train_classes: How many classes train where no folders say so; by default half of them, rounded down.
+        root: Folder that holds `train` and `test`, or `train`, `query` and `gallery`, each with one folder per class.
+            Or it holds the class folders directly: in sorted order, the first classes train and the others are only
+            retrieved.
+        name: Name of the data in tables; by default the folder's name.
+        train_classes: Number of training classes, if `root` holds the class folders directly. By default half of the
+            classes, rounded down.
         mode: Pillow's mode that images are converted to: `"RGB"`, or `"L"` for gray.
 
     Returns:
-        The split. Labels count the names of the classes of all parts in sorted order; a class that is in two parts has
-        the same label in both. All kinds of images that torchvision knows are taken, from folders inside the folder of
-        a class, too. Hidden files and folders are not.
+        The split. Labels number the class names of all parts in sorted order, so a class in two parts has the same
+        label in both. Every image type that torchvision knows is taken, also from folders inside a class folder. Hidden
+        files and folders are ignored.
 
     Raises:
-        FileNotFoundError: There are no folders, or one has no images. The message shows the tree that is expected.
+        FileNotFoundError: There are no folders, or a folder has no images. The message shows the expected tree.
         TypeError: `train_classes` is not an integer.
-        ValueError: `train_classes` does not leave at least 2 classes on each side, or stands beside folders that say
-            what trains.
+        ValueError: `train_classes` does not leave at least 2 classes on each side, or is given although folders define
+            the split.
         ModuleNotFoundError: torchvision is not installed.
     """
     home = Path(root).expanduser()

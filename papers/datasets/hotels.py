@@ -1,4 +1,4 @@
-"""Hotels-50K: a million images of rooms of 50,000 hotels."""
+"""Hotels-50K: a million images of rooms in 50,000 hotels."""
 
 from __future__ import annotations
 
@@ -40,26 +40,25 @@ _LAYOUT = Layout(
 def load_hotels(
     root: str | Path, *, partial: bool = False, occlusion: str = "unoccluded", progress: bool = True
 ) -> ImageSplit:
-    """List Hotels-50K: test images are looked for in the training set, by hotel and by chain.
+    """List Hotels-50K: test images are queries into the training set, by hotel and by chain.
 
     Args:
         root: Folder that holds `input/dataset`, with the lists, and `images`, as the published script downloads them.
-        partial: Take also a copy that lacks images, or that has another number of them than is published, under the
-            name "Hotels-50K, partial". The lists themselves were revised in 2020, after the papers, since images had
-            gone from the web: only a copy of that time is whole.
-        occlusion: Which test images: `"unoccluded"`, or those with a person's shape cut out, `"low_occlusions"`,
-            `"medium_occlusions"` or `"high_occlusions"`, which the name then says.
+        partial: Accept a copy with another number of images than is published, under the name "Hotels-50K, partial".
+            The lists were revised in 2020, after the papers, because images had disappeared from the web. Only a copy
+            from before the revision is complete.
+        occlusion: Which test images to use: `"unoccluded"`, or those with a person's shape cut out: `"low_occlusions"`,
+            `"medium_occlusions"` or `"high_occlusions"`. The name includes the occlusion level.
         progress: Show a progress bar on stderr.
 
     Returns:
-        The split "Hotels-50K": 1,027,871 images to train on, which are the gallery, too, and 17,954 queries. Labels
-        count the hotels of both lists in the order of their numbers, which are the names of the classes. Coarse
-        labels are the numbers of their chains, -1 where the chain is not known; such queries are left out of chain
-        recall.
+        The split "Hotels-50K": 1,027,871 images to train on, which are also the gallery, and 17,954 queries. Labels
+        number the hotels of both lists by ascending hotel id; class names are the ids. Coarse labels are the chains'
+        ids, -1 if the chain is unknown. Queries with an unknown chain are left out of chain recall.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
-        ValueError: A list is malformed, or the copy is not whole and `partial` is False.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
+        ValueError: A list is malformed, or the copy is incomplete and `partial` is False.
         ModuleNotFoundError: tqdm is not installed, and `progress` is True.
 
     Reference:
@@ -100,7 +99,7 @@ def load_hotels(
 
 
 def _read_csv(path: Path, kinds: Mapping[int, Callable[[str], Any]]) -> list[tuple]:
-    """Some columns of a CSV file, by position, without its header."""
+    """Selected columns of a CSV file, by position, without the header."""
     rows = []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.reader(file)
@@ -120,12 +119,12 @@ def _read_csv(path: Path, kinds: Mapping[int, Callable[[str], Any]]) -> list[tup
 def _existing(
     folder: Path, listed: list[tuple], chains: Mapping[int, int], progress: bool
 ) -> tuple[list[str], list[int], list[str]]:
-    """The listed images that are there and the hotel of each, and those that are missing."""
+    """The listed images that exist, their hotels, and the missing images."""
     names: dict[str, dict[str, str]] = {}
     paths, hotels, missing = [], [], []
     title = f"{folder.name} images"
     for image, hotel, source in require("tqdm").tqdm(listed, title, unit="image") if progress else listed:
-        # Each folder is read once. The endings of the names are those of the addresses that images came from.
+        # Each folder is read once. File extensions vary: they come from the URLs of the images.
         place = f"{folder}/{chains.get(hotel, 'Unknown')}/{hotel}/{source}"
         if place not in names:
             names[place] = {name.partition(".")[0]: name for name in names_in(place)}

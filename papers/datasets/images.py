@@ -1,4 +1,4 @@
-"""Images in files, with the class of each: what the loaders give, and what a `DataLoader` takes."""
+"""Labeled image files: the data sets that loaders return and that a `DataLoader` takes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hardmine.ops._arguments import INTEGER_DTYPES, check_integer, shape_of
 from papers._extras import require
 from papers.datasets.transforms import SeededTransform, Transforms
 
-_NAMED = 5  # how many small classes a summary names
+_NAMED = 5  # small classes that a summary names
 
 
 class ImageDataset(torch.utils.data.Dataset):
     """Image files and their classes; item i is `(image, label)`.
 
-    The image is a PIL image, or what `transform` makes of it, the label a Python integer. The files are read when items
-    are asked for, so that a set of any size opens at once.
+    The image is a PIL image, or the output of `transform`; the label is a Python integer. Files are read lazily, so a
+    data set of any size opens at once.
 
     Args:
         paths: The files [N].
         labels: Integers [N], the class of each.
-        name: What a table calls the data.
-        class_names: Name of class 0, 1, ...; by default their numbers.
+        name: Name of the data in tables.
+        class_names: Names of classes 0, 1, ...; by default their numbers.
         coarse_labels: Integers [N], the classes one level up: the hotel chains of Hotels-50K, the super-classes of
             Stanford Online Products. -1 where unknown.
-        transform: Called with each PIL image; a :class:`SeededTransform` also with the epoch and the item's number.
+        transform: Called with each PIL image. A :class:`SeededTransform` also gets the epoch and the item's index.
         mode: Pillow's mode that images are converted to: `"RGB"`, or `"L"` for gray.
 
     Attributes:
@@ -41,9 +41,9 @@ class ImageDataset(torch.utils.data.Dataset):
         epoch: The epoch that seeded transforms draw for; :meth:`set_epoch` sets it.
 
     Raises:
-        TypeError: The labels are not integers.
-        ValueError: There are no images, or the sizes differ. From an item: its file is not a readable image; the
-            message names it.
+        TypeError: Labels are not integers.
+        ValueError: There are no images, or the sizes differ. From an item: the file is not a readable image; the
+            message names the file.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ImageDataset(torch.utils.data.Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, before its iteration starts. It reaches the workers of a `DataLoader`, persistent ones too.
+        """Set the epoch before iterating over it. All workers of a `DataLoader` see the value, persistent ones too.
 
         Args:
             epoch: Any integer from 0.
@@ -107,18 +107,18 @@ class ImageDataset(torch.utils.data.Dataset):
         self._epoch.fill_(check_integer("epoch", epoch, 0))
 
     def with_transform(self, transform: Callable[..., Any] | None) -> ImageDataset:
-        """The same images under another transform, and with an epoch of their own."""
+        """The same images with another transform and a separate epoch."""
         other = copy.copy(self)
         other.transform = transform
         other._epoch = _shared(self.epoch)
         return other
 
     def select(self, rows: Tensor, name: str | None = None) -> ImageDataset:
-        """Some of the images, in the order given; the labels and the names of classes stay.
+        """Select images, in the given order. Labels and class names stay the same.
 
         Args:
             rows: Integers [n], or bool [N].
-            name: What a table calls them; by default as before.
+            name: Name of the selection in tables; by default the same as before.
 
         Raises:
             ValueError: Nothing is selected.
@@ -134,9 +134,9 @@ class ImageDataset(torch.utils.data.Dataset):
         return other
 
     def small_classes(self, images_per_class: int = 2) -> dict[int, int]:
-        """The classes with too few images for a batch with so many of each, and the number of images that they have.
+        """The classes with fewer than `images_per_class` images, and their numbers of images.
 
-        Such a class cannot be sampled: with 2 images a class, one with a single image has no positive pair.
+        Such a class cannot be sampled: with 2 images per class, a class of one image has no positive pair.
 
         Args:
             images_per_class: At least 1.
@@ -152,11 +152,11 @@ class ImageSplit:
     """Images to train on, and images to retrieve.
 
     Attributes:
-        name: What a table calls the data. That of a partial copy says so.
+        name: Name of the data in tables. The name of a partial copy says so.
         train: Images to train on.
-        query: Images whose class is looked for.
-        gallery: Images among which it is looked for. Where that is the test set, it is `query` itself, the same
-            object, and each query is to be left out of its own search.
+        query: Images to retrieve the class of.
+        gallery: Images to search. If queries and gallery are the same test set, `gallery` is the same object as
+            `query`. Each query must then be left out of its own search.
     """
 
     name: str
@@ -166,7 +166,7 @@ class ImageSplit:
 
     @property
     def test(self) -> ImageDataset:
-        """The test images, where they are queries and gallery at once.
+        """The test images, if they are both queries and gallery.
 
         Raises:
             AttributeError: Queries and gallery differ.
@@ -176,19 +176,19 @@ class ImageSplit:
         return self.query
 
     def with_transforms(self, transforms: Transforms) -> ImageSplit:
-        """The same split: training images under `transforms.train`, queries and gallery under `transforms.test`."""
+        """The same split with `transforms.train` for training images and `transforms.test` for queries and gallery."""
         query = self.query.with_transform(transforms.test)
         gallery = query if self.gallery is self.query else self.gallery.with_transform(transforms.test)
         return replace(self, train=self.train.with_transform(transforms.train), query=query, gallery=gallery)
 
     def summary(self, images_per_class: int = 2) -> str:
-        """How many images and classes there are, and which classes training or retrieval can do nothing with.
+        """The numbers of images and classes, and the classes that training or retrieval cannot use.
 
         Args:
-            images_per_class: Number of images of each class in a training batch.
+            images_per_class: Number of images per class in a training batch.
 
         Returns:
-            One line, and one more for each kind of trouble.
+            One line, plus one line per kind of problem.
         """
         train, query, gallery = (_sizes(part) for part in (self.train, self.query, self.gallery))
         looked_for = f"{query} are retrieved" if self.query is self.gallery else f"{query} are looked for in {gallery}"
@@ -214,15 +214,15 @@ class ImageSplit:
 
 
 def read_image(path: str, mode: str) -> Any:
-    """A whole image file as a PIL image.
+    """Read a complete image file as a PIL image.
 
     Args:
         path: The file.
         mode: Pillow's mode that the image is converted to.
 
     Raises:
-        FileNotFoundError: The file is not there.
-        ValueError: It is not a readable image: cut short, damaged or foreign. The message names it.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a readable image: truncated, damaged or of another format. The message names it.
         ModuleNotFoundError: Pillow is not installed.
     """
     image_module = require("PIL.Image")
@@ -231,7 +231,7 @@ def read_image(path: str, mode: str) -> Any:
             return image.convert(mode)
     except FileNotFoundError:
         raise
-    # What Pillow raises for files cut short, damaged or foreign, and for such as claim to be huge.
+    # Pillow raises these for files that are truncated, damaged, of another format, or claim to be huge.
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable image: {error}") from error
 
@@ -247,7 +247,7 @@ def _labels(name: str, labels: Tensor | Sequence[int], count: int) -> Tensor:
 
 
 def _shared(epoch: int) -> Tensor:
-    """A number that all processes see: those of a `DataLoader` would otherwise keep the one they were started with."""
+    """A number in shared memory. Without it, a `DataLoader`'s workers would keep the value from their start."""
     return torch.tensor(epoch).share_memory_()
 
 

@@ -27,19 +27,19 @@ _LAYOUT = Layout(
 
 
 def load_in_shop(root: str | Path, *, partial: bool = False) -> ImageSplit:
-    """List In-shop Clothes Retrieval, in its own split: queries are looked for in a gallery of other images.
+    """List In-shop Clothes Retrieval in its official split: queries search a gallery of other images.
 
     Args:
         root: Folder that holds `Eval` and `Img`.
-        partial: Take also a copy that lacks images, under the name "In-shop, partial".
+        partial: Accept a copy that lacks images, under the name "In-shop, partial".
 
     Returns:
-        The split "In-shop": 25,882 images to train on, 14,218 queries and a gallery of 12,612. Labels count the items
+        The split "In-shop": 25,882 images to train on, 14,218 queries and a gallery of 12,612. Labels number the items
         (`id_00000001` and so on) of all three parts in sorted order.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
-        ValueError: The list is malformed, or the copy is not whole and `partial` is False.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
+        ValueError: The list is malformed, or the copy is incomplete and `partial` is False.
 
     Reference:
         Liu et al., DeepFashion: Powering Robust Clothes Recognition and Retrieval with Rich Annotations, CVPR 2016.

@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild: is it the same person on both images of a pair?"""
+"""Labeled Faces in the Wild: do both images of a pair show the same person?"""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class VerificationPairs:
     """Pairs of images, and whether both show the same class. Embed `images` once, then compare by `pairs`.
 
     Attributes:
-        name: What a table calls the data. That of a partial copy says so.
-        images: The images that pairs name, each once.
+        name: Name of the data in tables. The name of a partial copy says so.
+        images: The images of all pairs, without duplicates.
         pairs: int64 [P, 2], positions in `images`.
         same: bool [P], whether both show the same class.
-        folds: int64 [P], the fold of each pair, from 0: a threshold is chosen on the other folds.
+        folds: int64 [P], the fold of each pair, from 0. The threshold for a fold is chosen on the other folds.
     """
 
     name: str
@@ -41,15 +41,15 @@ class VerificationPairs:
     folds: Tensor
 
     def with_transform(self, transform: Callable[..., Any] | None) -> VerificationPairs:
-        """The same pairs with their images under another transform."""
+        """The same pairs, with another transform of their images."""
         return replace(self, images=self.images.with_transform(transform))
 
     def select(self, keep: Tensor, name: str) -> VerificationPairs:
         """The pairs whose images are both kept.
 
         Args:
-            keep: bool [N], of `images`. Those that are in no pair that is left are left out, too.
-            name: What a table calls what is left.
+            keep: bool [N], mask of `images`. Images that are in no remaining pair are removed too.
+            name: Name of the remaining pairs in tables.
 
         Raises:
             ValueError: No pair is left.
@@ -68,21 +68,21 @@ class VerificationPairs:
 def load_lfw_pairs(root: str | Path, *, partial: bool = False, image_set: str = "funneled") -> VerificationPairs:
     """List the 6,000 pairs of LFW's view 2, in the 10 folds of `pairs.txt`.
 
-    torchvision's `LFWPairs` wants the published archive beside the unpacked folder, and so does not fit.
+    torchvision's `LFWPairs` is not used: it requires the published archive beside the unpacked folder.
 
     Args:
         root: Folder that holds `lfw-py`, or directly `pairs.txt` and the images.
-        partial: Take also a copy that lacks images or pairs, under the name "LFW, partial". Pairs whose images are
-            not both there are left out.
+        partial: Accept a copy that lacks images or pairs, under the name "LFW, partial". Pairs with a missing image are
+            left out.
         image_set: `"original"`, `"funneled"` or `"deepfunneled"`: as published, or aligned in one of two ways.
 
     Returns:
-        The pairs "LFW": in each of 10 folds 300 of the same person and 300 of different ones. Labels count the
-        persons in sorted order.
+        The pairs "LFW": 10 folds, each with 300 pairs of the same person and 300 of different persons. Labels number
+        the persons in sorted order.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
-        ValueError: `pairs.txt` is malformed, or the copy is not whole and `partial` is False.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
+        ValueError: `pairs.txt` is malformed, or the copy is incomplete and `partial` is False.
 
     Reference:
         Huang et al., Labeled Faces in the Wild, UMass Amherst TR 07-49.
@@ -92,7 +92,7 @@ def load_lfw_pairs(root: str | Path, *, partial: bool = False, image_set: str = 
     layout = Layout("LFW", LFW_TREE, ("pairs.txt", folder), ("", "lfw-py"), ("lfw",))
     home = layout.home(root)
     listed = _read_pairs(home / "pairs.txt")
-    # Each image once, in the order in which pairs name them.
+    # Each image once, in order of first occurrence in the pairs.
     shots = list(dict.fromkeys(shot for pair in listed for shot in pair[:2]))
     people = sorted({person for person, _ in shots})
     labels = {person: label for label, person in enumerate(people)}
@@ -116,7 +116,7 @@ def load_lfw_pairs(root: str | Path, *, partial: bool = False, image_set: str = 
 
 
 def _read_pairs(path: Path) -> list[tuple[tuple[str, int], tuple[str, int], int]]:
-    """Both images of each pair, as a person and a number, and its fold."""
+    """Per pair: both images, each as person and number, and the fold."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     try:
         folds, size = map(int, lines[0].split())

@@ -28,9 +28,9 @@ _LAYOUT = Layout("Omniglot", OMNIGLOT_TREE, OMNIGLOT_HALVES, ("", "omniglot-py")
 def load_omniglot(root: str | Path, size: int = SIZE, progress: bool = True) -> RetrievalSplit:
     """Load Omniglot from its official layout: `images_background` trains, `images_evaluation` is only retrieved.
 
-    The drawings, 105 x 105 pixels of one bit, are scaled to `size` with antialiasing. 28 is the size that the field
-    settled on (Vinyals et al., Matching Networks, NeurIPS 2016): strokes are 2 to 3 pixels wide, so they survive
-    as gray at 28, and a convolution costs a fourteenth of what it costs at 105.
+    The drawings, 105 x 105 pixels of one bit, are scaled to `size` with antialiasing. 28 is the customary size (Vinyals
+    et al., Matching Networks, NeurIPS 2016). Strokes are 2 to 3 pixels wide, so they remain visible as gray at 28
+    pixels. A convolution costs one fourteenth of its cost at 105.
 
     Args:
         root: Folder that holds `omniglot-py`, or directly `images_background` and `images_evaluation`.
@@ -38,18 +38,18 @@ def load_omniglot(root: str | Path, size: int = SIZE, progress: bool = True) -> 
         progress: Show a progress bar on stderr.
 
     Returns:
-        The split, images [N, 1, size, size]. Each character is a class. The labels count the characters in sorted
-        order and go on from the background half to the evaluation half.
+        The split, images [N, 1, size, size]. Each character is a class. Labels number the characters in sorted order,
+        first the background half, then the evaluation half.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
         ValueError: `size` is below 1, or a file is not a readable image; the message names the file.
         ModuleNotFoundError: Pillow or tqdm is not installed.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     home = _LAYOUT.home(root)
-    # Both halves are listed before the first image is read, so that a missing folder is told at once.
+    # Both halves are listed before the first image is read, so a missing folder fails at once.
     train_files, test_files = (_characters(home / half) for half in OMNIGLOT_HALVES)
     train, train_labels = _flat(train_files, 0)
     test, test_labels = _flat(test_files, len(train_files))
@@ -62,19 +62,19 @@ def load_omniglot(root: str | Path, size: int = SIZE, progress: bool = True) -> 
 def load_omniglot_images(root: str | Path, *, partial: bool = False) -> ImageSplit:
     """List Omniglot's drawings as image files: `images_background` trains, `images_evaluation` is only retrieved.
 
-    torchvision's `Omniglot` wants the published archives beside the unpacked folders, and so does not fit.
+    torchvision's `Omniglot` is not used: it requires the published archives beside the unpacked folders.
 
     Args:
         root: Folder that holds `omniglot-py`, or directly `images_background` and `images_evaluation`.
-        partial: Take also a copy that lacks drawings, under a name that says so.
+        partial: Accept a copy that lacks drawings. Its name says so.
 
     Returns:
         The split "Omniglot": 19,280 drawings of 964 characters, and 13,180 of 659 others. Labels are those of
         :func:`load_omniglot`, class names `Alphabet/characterNN`. Images are gray (mode `"L"`), the paper white.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
-        ValueError: The copy is not whole and `partial` is False.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
+        ValueError: The copy is incomplete and `partial` is False.
     """
     home = _LAYOUT.home(root)
     halves = [_characters(home / half) for half in OMNIGLOT_HALVES]
@@ -115,7 +115,7 @@ def _flat(characters: list[list[Path]], first_label: int) -> tuple[list[str], li
 
 
 def read_drawings(paths: Sequence[str], size: int, title: str, progress: bool) -> torch.Tensor:
-    """Drawings as float32 [N, 1, size, size], ink 1 on paper 0; `title` is that of the progress bar."""
+    """Read drawings as float32 [N, 1, size, size], ink 1 on paper 0. `title` labels the progress bar."""
     images = torch.empty(len(paths), 1, size, size)
     for row, path in enumerate(require("tqdm").tqdm(paths, desc=title, unit="image", disable=not progress)):
         images[row, 0] = 1 - _read_gray(path, size) / 255

@@ -27,19 +27,19 @@ _LAYOUT = Layout(
 
 
 def load_online_products(root: str | Path, *, partial: bool = False) -> ImageSplit:
-    """List Stanford Online Products, in its own split: some products train, the others are only retrieved.
+    """List Stanford Online Products in its official split: some products train, the others are only retrieved.
 
     Args:
-        root: Folder that holds `Stanford_Online_Products`, or that folder.
-        partial: Take also a copy that lacks images, under the name "SOP, partial".
+        root: Folder that holds `Stanford_Online_Products`, or `Stanford_Online_Products` itself.
+        partial: Accept a copy that lacks images, under the name "SOP, partial".
 
     Returns:
-        The split "SOP": 59,551 images to train on, 60,502 to retrieve. Labels are 0 for class 1 and so on; coarse
-        labels count the 12 super-classes from 0.
+        The split "SOP": 59,551 images to train on, 60,502 to retrieve. Labels are 0 for class 1 and so on. Coarse
+        labels number the 12 super-classes from 0.
 
     Raises:
-        FileNotFoundError: A part of the tree is missing. The message shows the tree that is expected.
-        ValueError: A list is malformed, or the copy is not whole and `partial` is False.
+        FileNotFoundError: A part of the tree is missing. The message shows the expected tree.
+        ValueError: A list is malformed, or the copy is incomplete and `partial` is False.
 
     Reference:
         Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016.

@@ -1,4 +1,4 @@
-"""What is done to images before training and before testing, as the papers do it."""
+"""The papers' image transforms for training and testing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from papers._torchvision import torchvision_module
 
 
 class SeededTransform(ABC):
-    """A transform whose draws depend on nothing but a seed, the epoch and the number of the image.
+    """A transform whose random draws depend only on a seed, the epoch and the image's index.
 
-    So they are the same whatever was drawn before, in whatever order and by however many workers images are read: a
-    training that is interrupted goes on bit for bit.
+    Earlier draws, the reading order and the number of workers do not matter, so an interrupted training resumes bit for
+    bit.
     """
 
     @abstractmethod
@@ -36,36 +36,36 @@ class Transforms:
     Defaults are those of SCT and EP; HTL's are `Transforms(size=256, crop=224, padding=0)`.
 
     Args:
-        size: Pixels that images are resized to, bilinear and antialiased.
+        size: Pixels that images are resized to (bilinear, antialiased).
         crop: Height and width of the crop; by default `size`.
-        padding: Pixels of black on every side of the image that a training crop is taken from.
+        padding: Black pixels added on every side of the image before a training crop.
         flip: Whether training mirrors an image left to right, with probability 1/2.
         keep_aspect: Resize the shorter side to `size` and keep the shape; otherwise the image becomes square.
-        normalization: None leaves values in [0, 1], as :class:`papers.networks.Backbone` takes them, which scales
-            them itself. For networks that do not: means and standard deviations of these values, a pair of tuples with
-            a number for each channel or one for all.
+        normalization: None leaves values in [0, 1]; :class:`papers.networks.Backbone` scales these itself. Other
+            networks need the means and standard deviations of the values: a pair of tuples, each with one number per
+            channel or one number for all.
         seed: Seed of the draws; the same seed, epoch and image number give the same crop and flip everywhere.
 
     Attributes:
-        train: Called with a PIL image, the epoch and the number of the image; a :class:`SeededTransform`.
+        train: A :class:`SeededTransform`, called with a PIL image, the epoch and the image's index.
         test: Called with a PIL image.
 
     Both return float32 [C, crop, crop].
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: A number is out of range, or `crop` is larger than `size`; from the transforms: `normalization` has
+        ValueError: A number is out of range, or `crop` is larger than `size`. From the transforms: `normalization` has
             another number of channels than the image.
         ModuleNotFoundError: From the transforms: torchvision is not installed.
 
     Note:
-        The papers say "re-sized to 256 by 256 pixels" and "random crops padded by 10 pixels on each side", which are
-        the defaults. The code that the authors of SCT have published resizes the shorter side to 1.1 times the crop
-        and does not pad: that is `Transforms(size=281, crop=256, padding=0, keep_aspect=True)` in training; its test
-        images are resized to 256. It also normalizes by each data set's own mean and standard deviation.
+        The defaults follow the papers' "re-sized to 256 by 256 pixels" and "random crops padded by 10 pixels on each
+        side". The published code of SCT's authors resizes the shorter side to 1.1 times the crop and does not pad. In
+        training, that is `Transforms(size=281, crop=256, padding=0, keep_aspect=True)`; test images are resized to 256.
+        That code also normalizes by each data set's mean and standard deviation.
 
     Reference:
-        SCT section 5, EP section 5.1, HTL section 5.
+        SCT section 6, EP section 5.1, HTL section 5.
     """
 
     size: int = 256
@@ -92,7 +92,7 @@ class Transforms:
 
     @property
     def crop_size(self) -> int:
-        """Height and width of what comes out, in pixels."""
+        """Height and width of the output, in pixels."""
         return self.size if self.crop is None else self.crop
 
     @property
@@ -113,7 +113,7 @@ class TrainTransform(SeededTransform):
     options: Transforms
 
     def __call__(self, image: Any, epoch: int, index: int) -> Tensor:
-        """A PIL image, transformed as drawn for this image in this epoch: float32 [C, crop, crop]."""
+        """Transform a PIL image with the draws of this image in this epoch: float32 [C, crop, crop]."""
         options, functional = self.options, _functional()
         image = _resized(functional, image, options)
         generator = torch.Generator().manual_seed(_seed_of(options.seed, epoch, index))
@@ -123,7 +123,7 @@ class TrainTransform(SeededTransform):
             for length in (image.height, image.width)
         )
         flipped = bool(torch.randint(2, (), generator=generator))
-        # A crop that begins outside of the image is black there.
+        # A crop is black where it exceeds the image.
         image = functional.crop(
             image, top - options.padding, left - options.padding, options.crop_size, options.crop_size
         )
@@ -141,19 +141,19 @@ class TestTransform:
     options: Transforms
 
     def __call__(self, image: Any) -> Tensor:
-        """A PIL image, transformed: float32 [C, crop, crop]."""
+        """Transform a PIL image: float32 [C, crop, crop]."""
         functional = _functional()
         image = functional.center_crop(_resized(functional, image, self.options), [self.options.crop_size] * 2)
         return _normalized(functional, image, self.options)
 
 
 def _functional() -> Any:
-    # Not kept in the transforms: their copies in a worker that is spawned would import torchvision without its schemas.
+    # Not an attribute of the transforms: a spawned worker would unpickle it and import torchvision without the schemas.
     return torchvision_module("transforms.v2.functional")
 
 
 def _seed_of(seed: int, epoch: int, index: int) -> int:
-    """A seed for one image in one epoch. A hash, since sums of the three would repeat."""
+    """A seed for one image in one epoch. A hash of the three numbers, because their sums would repeat."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest(), "little")
 
 
@@ -178,7 +178,7 @@ def _normalized(functional: Any, image: Any, options: Transforms) -> Tensor:
 
 
 def _channel_statistics(normalization: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """The means and standard deviations that `normalization` stands for; None if for nothing."""
+    """The means and standard deviations given by `normalization`, or None."""
     if normalization is None:
         return None
     try:

@@ -1,20 +1,20 @@
-"""Figures of trainings and of what they learned, as the papers draw them.
+"""Figures of trainings and their embeddings, as in the papers.
 
-Each is a PNG, with a data file of the same stem that holds what is drawn. `python -m papers plot` makes them from the
-files that trainings write; :mod:`papers.figures.formats` describes those. Most take, for each name in the legend,
-its runs with different seeds, and show their mean and standard deviation.
+Each figure is a PNG, with a data file of the same stem that holds the plotted data. `python -m papers plot` makes them
+from the files that trainings write; :mod:`papers.figures.formats` describes these files. Most functions take several
+runs with different seeds per name in the legend, and show their mean and standard deviation.
 
 =========================== ======================= =========================================== ====================
-function                    from                    what                                        in
+function                    reads                   shows                                       in
 =========================== ======================= =========================================== ====================
-:func:`plot_triplet_steps`  diagrams.csv            where gradient steps move triplets          SCT, figure 5
-:func:`plot_train_test`     diagrams.csv            triplets of training and of other classes   SCT, figure 7
-:func:`plot_vector_field`   nothing                 where a step should move them, in theory    SCT, figure 2
+:func:`plot_triplet_steps`  diagrams.csv            moves of triplets in gradient steps         SCT, figure 5
+:func:`plot_train_test`     diagrams.csv            triplets of training and other classes      SCT, figure 7
+:func:`plot_vector_field`   nothing                 moves of triplets in theory                 SCT, figure 2
 :func:`plot_training`       epochs.csv              share of hard triplets, Recall@1            SCT, figure 6
-:func:`plot_within_class`   embeddings.safetensors  similarities of pairs of a class            EP, figure 2
+:func:`plot_within_class`   embeddings.safetensors  similarities within a class                 EP, figure 2
 :func:`plot_nearest_train`  embeddings.safetensors  similarity to the nearest training sample   EP, figure 3
 :func:`plot_tsne`           embeddings.safetensors  t-SNE                                       EP, figure 6
-:func:`plot_group_size`     groups.csv              Recall@1 against images a class in a batch  EP, figure 4
+:func:`plot_group_size`     groups.csv              Recall@1 against images per class           EP, figure 4
 =========================== ======================= =========================================== ====================
 """
 

@@ -1,4 +1,4 @@
-"""Distributions of similarities, one below the other; what the figures of EP's figures 2 and 3 share."""
+"""Distributions of similarities, one per row: the common code of EP's figures 2 and 3."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from papers.figures.drawing import COLORS, mean_and_spread, new_figure, save, ti
 
 BINS = 200  # over [-1, 1]
 ROW_INCHES = 0.85
-NAME_LETTERS = 18  # of a line beside a row
-TAIL = 0.002  # of a distribution, which the axis may leave out on the left
+NAME_LETTERS = 18  # per line of a row's name
+TAIL = 0.002  # share of a distribution that the axis may cut off on the left
 
 
 class Distribution(NamedTuple):
-    """The distribution of some similarities: how many each bin over [-1, 1] has, int64 [BINS], and their mean."""
+    """A distribution of similarities: the counts of the bins over [-1, 1], int64 [BINS], and the mean."""
 
     counts: Tensor
     mean: float
 
     @property
     def density(self) -> Tensor:
-        """Of the bins, float64 [BINS]; its integral over [-1, 1] is 1."""
+        """The density per bin, float64 [BINS]; its integral over [-1, 1] is 1."""
         return self.counts / self.counts.sum() * (BINS / 2)
 
 
 class Collector:
-    """Counts similarities as they come."""
+    """Count similarities chunk by chunk."""
 
     def __init__(self) -> None:
         self._counts, self._sum = torch.zeros(BINS, dtype=torch.int64), 0.0
 
     def add(self, similarities: Tensor) -> None:
-        """Count more of them, any shape. Rounding may take them a little out of [-1, 1]."""
+        """Count similarities of any shape. Rounding may put them slightly outside [-1, 1]."""
         bins = ((similarities.flatten().double() + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
         self._counts += bins.bincount(minlength=BINS)
         self._sum += similarities.double().sum().item()
 
     def distribution(self) -> Distribution | None:
-        """What was counted, or None where nothing was."""
+        """The distribution of the counted similarities, or None if there are none."""
         count = int(self._counts.sum())
         return Distribution(self._counts, self._sum / count) if count else None
 
 
 def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, xlabel: str, title: str | None) -> Path:
-    """A row a name: the mean density over its runs, in a band of one standard deviation, and a tick at their mean.
+    """Draw one row per name: the runs' mean density, a band of one standard deviation, and a tick at their mean.
 
-    Each row is as high as its own peak: a collapsed embedding, all in one bin, would flatten all others. The axis
-    begins where the first of the distributions does, but for a tail of 0.2 % that only the data file shows.
+    Each row is scaled to its peak: a collapsed embedding, all in one bin, would flatten the other rows. The axis begins
+    where the leftmost distribution begins, except for a tail of 0.2 % that only the data file contains.
     """
     edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
     densities = {name: torch.stack([run.density for run in own]) for name, own in runs.items()}

@@ -1,4 +1,4 @@
-"""What the figures share: colors, axes, mean and spread of repeated runs, and saving."""
+"""Code that the figures share: colors, axes, mean and spread of repeated runs, and saving."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from papers._extras import require
 from papers._files import save_csv, save_json, save_whole
 from papers.diagram import draw_frame, lowest_shown
 
-# Okabe and Ito's palette, but for its yellow, which white paper swallows: told apart with any color vision.
+# Okabe and Ito's palette, distinguishable with any color vision; without its yellow, which is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 DPI = 160
 LETTERS_AN_INCH, HANDLE_LETTERS, LINE_INCHES = 11, 7, 0.22  # of a legend
-_DIGITS = 6  # of the numbers in the data files: more than a picture shows
+_DIGITS = 6  # of the numbers in the data files; a figure shows fewer
 
 Run = TypeVar("Run")
 
 
 def checked_runs(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
-    """``runs`` as lists; there is a name, and a run of every name."""
+    """``runs`` as lists, checked to hold at least one name and one run per name."""
     if not runs:
         raise ValueError("runs must hold at least one name, got none")
     for name, own in runs.items():
@@ -37,7 +37,7 @@ def checked_runs(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
 
 
 def checked_path(path: str | Path) -> Path:
-    """``path`` as one that ends in .png."""
+    """``path`` as a Path, checked to end in .png."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, got {str(path)!r}")
@@ -45,24 +45,24 @@ def checked_path(path: str | Path) -> Path:
 
 
 def new_figure(width: float, height: float, layout: str = "constrained") -> Any:
-    """A figure of this size in inches. The object API: no pyplot, so no display, no global state, safe in threads."""
+    """A figure of this size in inches. Not pyplot: the object API needs no display and is thread-safe."""
     return require("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
 
 
 def diagram_grid(
     panels: Sequence[Sequence[Any]], draw: Callable[[Any, Any], object], panel_inches: float, title_inches: float
 ) -> tuple[Any, Any]:
-    """A figure of triplet diagrams to one scale, and the axes of its first panel.
+    """A figure of triplet diagrams with a common scale, and the axes of its first panel.
 
     Args:
-        panels: Rows of as many panels each; a panel has a `title`, a `subtitle`, and what is `drawn`, [..., 2].
-        draw: Called with the axes and the panel, once its frame is there.
+        panels: Rows of equally many panels. A panel has a `title`, a `subtitle`, and the points `drawn`, [..., 2].
+        draw: Called with the axes and the panel, after the frame is drawn.
         panel_inches: Width and height of a panel.
-        title_inches: Height of what stands above each.
+        title_inches: Height of the text above a panel.
     """
     rows, columns = len(panels), len(panels[0])
     figure = new_figure(panel_inches * columns + 0.8, (panel_inches + title_inches) * rows + 0.8, "compressed")
-    figure.get_layout_engine().set(wspace=0.06, h_pad=0.1)  # ticks and titles of two panels stay apart
+    figure.get_layout_engine().set(wspace=0.06, h_pad=0.1)  # keeps ticks and titles of neighboring panels apart
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     flat = [panel for row in panels for panel in row]
     low = lowest_shown(panel.drawn for panel in flat)
@@ -77,7 +77,7 @@ def diagram_grid(
 
 
 def line_style(position: int) -> dict[str, Any]:
-    """Color, line and marker of the line at a position: told apart in gray, too."""
+    """Color, line style and marker by position: distinguishable in gray too."""
     return {
         "color": COLORS[position % len(COLORS)],
         "linestyle": LINES[position % len(LINES)],
@@ -86,14 +86,14 @@ def line_style(position: int) -> dict[str, Any]:
 
 
 def tidy(axes: Any) -> None:
-    """Axes with a faint grid behind, and no frame above and on the right."""
+    """Give the axes a faint grid, and remove the frame above and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.set_axisbelow(True)
 
 
 def legend_below(figure: Any, entries: Mapping[str, Any], title: str | None = None) -> None:
-    """A legend of these names and lines below all panels, in as many columns as fit; it makes the figure higher."""
+    """Add a legend of these names and lines below all panels, in as many columns as fit, and make room for it."""
     letters = max(map(len, entries)) + HANDLE_LETTERS
     columns = min(len(entries), max(1, int(figure.get_figwidth() * LETTERS_AN_INCH / letters)))
     lines = math.ceil(len(entries) / columns) + (title is not None)
@@ -102,27 +102,27 @@ def legend_below(figure: Any, entries: Mapping[str, Any], title: str | None = No
 
 
 def mean_and_spread(values: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Mean [...] and standard deviation [...] of [R, ...] over R runs, that of a sample; None for one run."""
+    """Mean [...] and sample standard deviation [...] of [R, ...] over R runs; the latter is None for one run."""
     return values.mean(0), values.std(0) if len(values) > 1 else None
 
 
 def with_spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The mean of some numbers as text, with their standard deviation if they are several."""
+    """The mean of numbers as text, with their standard deviation if there are several."""
     mean, spread = mean_and_spread(torch.tensor(values, dtype=torch.float64))
     return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
 
 
 def evenly(values: Tensor, most: int) -> Tensor:
-    """At most so many of the rows [N, ...], evenly spaced; of two or more, the first and the last are among them."""
+    """At most `most` of the rows [N, ...], evenly spaced; two or more include the first and the last row."""
     if len(values) <= most:
         return values
     return values[torch.linspace(0, len(values) - 1, most, dtype=torch.float64).round().long()]
 
 
 def save(figure: Any, path: Path, data: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Path:
-    """Save the picture, and beside it what it shows: rows as CSV, anything else as JSON, under the same stem.
+    """Save the figure, and its data under the same stem: rows as CSV, anything else as JSON.
 
-    Each file is whole or not there. The data come first: a picture never stands without them.
+    Writes are atomic. The data file is written first, so a figure never exists without its data.
     """
     if isinstance(data, Mapping):
         save_json(path.with_suffix(".json"), data)
@@ -134,7 +134,7 @@ def save(figure: Any, path: Path, data: Sequence[Mapping[str, Any]] | Mapping[st
 
 
 def rounded(values: Tensor) -> list[float]:
-    """Numbers as the data files have them."""
+    """Numbers rounded for the data files."""
     return [_shortened(value) for value in values.tolist()]
 
 

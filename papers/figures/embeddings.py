@@ -40,12 +40,12 @@ def save_embeddings(
     train: tuple[Tensor, Tensor] | None = None,
     test: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Write ``embeddings.safetensors``: the whole file, or, whenever the process ends, none.
+    """Write ``embeddings.safetensors`` atomically.
 
     Args:
-        path: Name of the file; one of that name is replaced.
+        path: Name of the file; an existing file is replaced.
         train: Embeddings [N, D], floating, and labels [N], integers, of the training classes.
-        test: The same of the classes that are only retrieved.
+        test: The same for the classes that are only retrieved.
 
     Raises:
         OSError: The file cannot be written.
@@ -54,14 +54,14 @@ def save_embeddings(
         ModuleNotFoundError: safetensors is not installed.
 
     Note:
-        Embeddings are stored as float32, labels as int64. The same tensors give the same bytes.
+        Embeddings are stored as float32, labels as int64. Equal tensors give equal bytes.
     """
     safetensors = require("safetensors.torch")
     if train is None and test is None:
         raise ValueError("train or test must be given, got None for both")
     tensors = _checked({"train": train or (None, None), "test": test or (None, None)})
-    # Not save_file, whose errors are not Python's own, and whose files have permissions of their own.
-    # Copies, since it refuses tensors that share memory, as the two halves of one tensor do.
+    # Not save_file, which raises nonstandard errors and sets nonstandard file permissions. Copies, since safetensors
+    # refuses tensors that share memory, such as two halves of one tensor.
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     content = safetensors.save(copies)
     save_whole(Path(path), lambda part: part.write_bytes(content))
@@ -78,11 +78,11 @@ def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingSet:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It holds something else. The message names file and tensor.
+        ValueError: The file has other contents. The message names file and tensor.
         ModuleNotFoundError: safetensors is not installed.
     """
     error = require("safetensors").SafetensorError
-    with open(path, "rb"):  # raises Python's own errors, also for folders
+    with open(path, "rb"):  # raises Python's standard errors, also for folders
         pass
     try:
         tensors = require("safetensors.torch").load_file(path)
@@ -101,7 +101,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingSet:
 
 
 def rows_of(name: str, run: EmbeddingSet, split: str) -> tuple[Tensor, Tensor]:
-    """The embeddings and labels of a split, which a figure of the runs of this name needs."""
+    """The embeddings and labels of a split. A figure requires the split; `name` is the runs' name for errors."""
     embeddings, labels = getattr(run, f"{split}_embeddings"), getattr(run, f"{split}_labels")
     if embeddings is None or labels is None:
         raise ValueError(f"runs[{name!r}] must have {split}_embeddings and {split}_labels, got none")
@@ -109,7 +109,7 @@ def rows_of(name: str, run: EmbeddingSet, split: str) -> tuple[Tensor, Tensor]:
 
 
 def _checked(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, Tensor]:
-    """The tensors of the splits that are there by their names in the file, as float32 and int64 on the CPU."""
+    """The tensors of the given splits by their names in the file, as float32 and int64 on the CPU."""
     checked: dict[str, Tensor] = {}
     for split, (embeddings, labels) in pairs.items():
         if embeddings is not None or labels is not None:

@@ -1,49 +1,49 @@
 """The data files that figures are drawn from. A training writes them into the folder of its run.
 
-The tables are CSV in UTF-8: a header line with the names of the columns, in any order, then a row a line. A number that
-was not measured is an empty cell, where the table allows it. :class:`papers.figures.Records` writes them so that
-every line but the last is whole, whatever happens; a last line without its line end is a row cut short, and is left out
-with a warning.
+The tables are CSV in UTF-8: a header line with the column names, in any order, then one row per line. An unmeasured
+number is an empty cell, where the table allows it. :class:`papers.figures.Records` writes the tables so that every line
+but the last is complete, even after a kill. A last line without a line end is truncated, and is left out with a
+warning.
 
-``diagrams.csv``: where triplets are in the triplet diagram.
+``diagrams.csv``: positions of triplets in the triplet diagram.
 
 ========== ==============================================================================================
 iteration  number of the gradient step, from 0
 split      ``train`` or ``test``
 moment     ``before`` that step, or ``after`` it
-anchor     number of the anchor, the same before and after: its row in the data set, or in the batch
-s_ap       its similarity to its positive, in [-1, 1]; empty: it has none
-s_an       its similarity to its negative, in [-1, 1]; empty: it has none
+anchor     index of the anchor, the same before and after: its row in the data set, or in the batch
+s_ap       the anchor's similarity to its positive, in [-1, 1]; empty without a positive
+s_an       the anchor's similarity to its negative, in [-1, 1]; empty without a negative
 ========== ==============================================================================================
 
-Where both moments of an iteration are there, they have the same anchors with the same positives and negatives: the
-triplets are chosen before the step, and followed. A whole data set is shown by one moment alone, say ``after`` the
-iteration whose number is that of all steps, which no step has. In one split an anchor comes once with each moment of an
-iteration.
+If both moments of an iteration are present, they have the same anchors with the same positives and negatives: triplets
+are selected before the step and tracked. A complete data set is shown by one moment alone, for example ``after`` the
+iteration whose number is the total number of steps. No step has that number. Per split and moment of an iteration, an
+anchor occurs once.
 
-``epochs.csv``: how a training went, a row whenever something was measured.
+``epochs.csv``: the history of a training, one row per measurement.
 
 =========== =============================================================================================
 epoch       number of the epoch, from 0; a row before training may have 0
 step        number of gradient steps so far, from 0; it grows from row to row of a run
 recall_at_1 of the classes that are only retrieved, in [0, 1]; or empty
-hard_share  of the triplets in the batches since the row before, in [0, 1]; or empty
+hard_share  of the triplets in the batches since the previous row, in [0, 1]; or empty
 loss        mean loss of those batches; or empty
-run         what the legend calls the training; runs of other seeds, in files of their own, have the same name
+run         name in the legend; runs with other seeds have the same name, in separate files
 =========== =============================================================================================
 
-``groups.csv``: Recall@1 against the number of images a class has in a batch, a row a training.
+``groups.csv``: Recall@1 against the number of images per class in a batch, one row per training.
 
 ================ ========================================================================================
-method           what the legend calls it
+method           name in the legend
 images_per_class 2 or more
-seed             a whole number from 0
+seed             an integer from 0
 recall_at_1      of the classes that are only retrieved, at the end, in [0, 1]
 ================ ========================================================================================
 
 ``embeddings.safetensors``: tensors ``train_embeddings`` [N, D] and ``train_labels`` [N], ``test_embeddings`` [M, D] and
-``test_labels`` [M], or only one of the two pairs. Embeddings are floating, labels integers; lengths don't matter.
-:func:`papers.figures.save_embeddings` writes it.
+``test_labels`` [M], or only one of the two pairs. Embeddings are floating, labels integers. Embeddings need not be
+normalized. :func:`papers.figures.save_embeddings` writes the file.
 """
 
 from __future__ import annotations
@@ -55,31 +55,31 @@ from typing import Any, NamedTuple
 EMBEDDINGS_FILE = "embeddings.safetensors"
 SPLITS = ("train", "test")
 MOMENTS = ("before", "after")
-_ROUNDING = 1e-3  # of similarities that were computed in half precision
+_ROUNDING = 1e-3  # tolerance for similarities computed in half precision
 
 
 class Column(NamedTuple):
-    """What the cells of a column may hold."""
+    """The valid cells of a column."""
 
     must_be: str
     convert: Callable[[str], Any]  # raises ValueError for anything else
 
 
 class Table(NamedTuple):
-    """A table's usual file name, and its columns."""
+    """A table's usual file name and its columns."""
 
     file: str
     columns: Mapping[str, Column]
 
     @property
     def header(self) -> str:
-        """The first line, without its end."""
+        """The first line, without the line end."""
         return ",".join(self.columns)
 
 
 def _whole(least: int) -> Column:
     def convert(text: str) -> int:
-        # 18 digits are less than int64 has room for.
+        # Any 18 digits fit into an int64.
         if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) >= least):
             raise ValueError
         return int(text)

@@ -1,4 +1,4 @@
-"""Recall@1 against the number of images a class has in a batch: EP's figure 4."""
+"""Recall@1 against the number of images per class in a batch: EP's figure 4."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from papers._extras import require
 from papers.figures.drawing import checked_path, legend_below, line_style, mean_and_spread, new_figure, save, tidy
 
-DODGE = 0.035  # of a doubling: error bars of two methods stand beside each other
+DODGE = 0.035  # share of a doubling; keeps the error bars of methods side by side
 
 
 def plot_group_size(
     groups: Mapping[str, Mapping[int, Mapping[int, float]]], path: str | Path, *, title: str | None = None
 ) -> Path:
-    """Draw Recall@1 over the images a class has in a batch, a line a method.
+    """Draw Recall@1 over the images per class in a batch, one line per method.
 
-    A line goes through the means over seeds; bars are one standard deviation to either side, dots single seeds.
+    A line connects the means over seeds. Bars are one standard deviation to either side; dots are single seeds.
 
     Args:
-        groups: Recall@1 by method, images a class and seed, as :func:`papers.figures.read_groups` gives it.
+        groups: Recall@1 by method, images per class and seed, from :func:`papers.figures.read_groups`.
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: method, images_per_class,
             seed, recall_at_1, and mean and standard_deviation of the seeds.
         title: Line above the figure.
@@ -31,7 +31,7 @@ def plot_group_size(
         `path`.
 
     Raises:
-        ValueError: `groups` are empty somewhere, or `path` does not end in `.png`.
+        ValueError: `groups` or a part of it is empty, or `path` does not end in `.png`.
         OSError: A file cannot be written.
         ModuleNotFoundError: matplotlib is not installed.
 
@@ -70,7 +70,7 @@ def plot_group_size(
 def _draw_method(
     axes: Any, method: str, sizes: Mapping[int, Mapping[int, float]], shift: float, style: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """One method's line, a little to the side; returns the rows of what it shows."""
+    """Draw one method's line with a small horizontal offset. Return the rows of the data file."""
     rows, means, bars = [], [], []
     for size, seeds in sizes.items():
         mean, spread = mean_and_spread(torch.tensor(list(seeds.values()), dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""How close samples of other classes come to the training samples: EP's figure 3."""
+"""Similarity of other classes' samples to their nearest training samples: EP's figure 3."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from papers.figures.embeddings import EmbeddingSet, rows_of
 def plot_nearest_train(
     runs: Mapping[str, Sequence[EmbeddingSet]], path: str | Path, *, title: str | None = None
 ) -> Path:
-    """Draw the distribution of each test sample's similarity to its most similar training sample, a row a name.
+    """Draw the distribution of the test samples' similarities to their nearest training samples, one row per name.
 
-    Over several runs of a name it is the mean density, in a band of one standard deviation to either side. Each row is
-    as high as its own peak; a line marks the mean similarity.
+    For several runs of a name, it is the mean density in a band of one standard deviation to either side. Each row is
+    scaled to its peak. A line marks the mean similarity.
 
     Args:
-        runs: For each name its runs, as :func:`papers.figures.read_embeddings` gives them, with both splits.
+        runs: The runs per name, from :func:`papers.figures.read_embeddings`, with both splits.
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: run, low and high of each bin,
             density, standard_deviation, and mean_similarity of the run.
         title: Line above the figure.
@@ -34,7 +34,7 @@ def plot_nearest_train(
         ModuleNotFoundError: matplotlib is not installed.
 
     Note:
-        The similarities are those of :func:`hardmine.ops.knn`: memory O((N + M) D).
+        :func:`hardmine.ops.knn` computes the similarities: memory O((N + M) D).
 
     Reference:
         EP section 6.1, figure 3.

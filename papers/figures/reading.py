@@ -1,4 +1,4 @@
-"""What ``diagrams.csv``, ``epochs.csv`` and ``groups.csv`` hold, as figures take it."""
+"""Read ``diagrams.csv``, ``epochs.csv`` and ``groups.csv`` into the inputs of the figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from papers.figures.tables import Row, read_rows
 
 
 class Triplets(NamedTuple):
-    """Triplets at one moment: anchor int64 [B], ascending; s_ap and s_an float64 [B], NaN where there is none."""
+    """Triplets at one moment: anchor int64 [B], ascending; s_ap and s_an float64 [B], NaN if missing."""
 
     anchor: Tensor
     s_ap: Tensor
@@ -41,7 +41,7 @@ class Diagrams:
     moments: Mapping[tuple[int, str, str], Triplets]
 
     def steps(self, split: str = "train") -> dict[int, Step]:
-        """The gradient steps of which both moments are there, by iteration."""
+        """The gradient steps that have both moments, by iteration."""
         of_split = {
             (iteration, moment): found for (iteration, own, moment), found in self.moments.items() if own == split
         }
@@ -52,7 +52,7 @@ class Diagrams:
         }
 
     def last(self, split: str) -> Triplets | None:
-        """The latest triplets of a split: of its last iteration, after the step if that is there."""
+        """The latest triplets of a split: those of its last iteration, after the step if that moment exists."""
         found = [(iteration, moment) for iteration, own, moment in self.moments if own == split]
         if not found:
             return None
@@ -62,14 +62,14 @@ class Diagrams:
 
 @dataclass(frozen=True)
 class History:
-    """How one training went.
+    """The history of one training.
 
     Attributes:
         epoch: int64 [R].
         step: int64 [R], ascending.
-        recall_at_1: float64 [R], NaN where it was not measured.
-        hard_share: The same.
-        loss: The same.
+        recall_at_1: float64 [R], NaN where not measured.
+        hard_share: float64 [R], NaN where not measured.
+        loss: float64 [R], NaN where not measured.
     """
 
     epoch: Tensor
@@ -90,7 +90,7 @@ def read_diagrams(path: str | os.PathLike[str]) -> Diagrams:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not such a table. The message names file, line and column.
+        ValueError: The file is not such a table. The message names file, line and column.
     """
     blocks: dict[tuple[int, str, str], dict[int, Row]] = {}
     for row in read_rows(path, DIAGRAMS):
@@ -142,7 +142,7 @@ def read_histories(path: str | os.PathLike[str]) -> dict[str, History]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not such a table. The message names file, line and column.
+        ValueError: The file is not such a table. The message names file, line and column.
     """
     runs: dict[str, list[Row]] = {}
     for row in read_rows(path, EPOCHS):
@@ -175,11 +175,11 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, dict[int, dict[int, f
         path: Name of the file. :mod:`papers.figures.formats` describes it.
 
     Returns:
-        Recall@1 by method, in the file's order, then by images a class, ascending, then by seed.
+        Recall@1 by method, in the file's order, then by images per class, ascending, then by seed.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not such a table. The message names file, line and column.
+        ValueError: The file is not such a table. The message names file, line and column.
     """
     lines: dict[tuple[str, int, int], int] = {}
     groups: dict[str, dict[int, dict[int, float]]] = {}

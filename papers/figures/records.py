@@ -22,27 +22,27 @@ from papers.figures.tables import read_rows
 
 
 class Records:
-    """A table that rows are added to, and that stays readable whenever the process ends.
+    """An append-only table that stays readable whenever the process ends.
 
-    Rows that are written together go to the file in one piece. A kill in the middle leaves whole rows and at most one
-    that is cut short at the end; opening the file again removes that one, and goes on. A write that fails, on a full
-    disk, or that Ctrl-C interrupts, leaves the file as it was before it.
+    Rows that are passed together are written in one call. After a kill during a write, the file holds complete rows and
+    at most one truncated row at the end; opening the file again removes that row and appends after it. If a write fails
+    on a full disk, or Ctrl-C interrupts it, the file stays as it was before the write.
 
     Args:
-        path: Name of the file. It is made with a header if it is not there, or empty. Its folder must be there.
-        table: What it holds: ``DIAGRAMS``, ``EPOCHS`` or ``GROUPS`` of :mod:`papers.figures.formats`.
-        keep: Which rows of a file that is there to keep; a mapping of the table's columns. By default all. A training
-            that goes on from a checkpoint drops what it will write again,
-            ``keep=lambda row: row["step"] <= checkpoint_step``; one that begins anew drops everything,
+        path: Name of the file. A missing or empty file is created with a header. The folder must exist.
+        table: The kind of table: ``DIAGRAMS``, ``EPOCHS`` or ``GROUPS`` of :mod:`papers.figures.formats`.
+        keep: Called with each row of an existing file, a mapping of the table's columns; true keeps the row. By default
+            all rows are kept. A training that resumes from a checkpoint drops the rows that it will write again,
+            ``keep=lambda row: row["step"] <= checkpoint_step``. A training that starts anew drops all rows,
             ``keep=lambda row: False``.
 
     Raises:
         OSError: The file cannot be read or written.
-        ValueError: It holds something else, which is left alone. The message names file, line and column.
+        ValueError: The file has other contents, and stays unchanged. The message names file, line and column.
 
     Note:
-        One process at a time may write a file. A number is written with 9 digits, which is all of a float32. Rows are
-        in the hands of the operating system when ``write`` returns: a kill keeps them, a power cut may not.
+        One process at a time may write a file. Numbers are written with 9 digits, which represent a float32 exactly.
+        When ``write`` returns, the operating system has the rows: they survive a kill, but perhaps not a power cut.
 
     Example::
 
@@ -60,18 +60,19 @@ class Records:
     ) -> None:
         self.path, self.table = Path(path), table
         self._mend(keep)
-        # Unbuffered: what write returns from is in the file. Appending: also where another handle has written.
+        # Unbuffered, so rows are in the file when write returns. Append mode, so other handles' writes are not
+        # overwritten.
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows, all of them or, if it raises, none.
+        """Add all rows, or none if it raises.
 
         Args:
-            rows: For each its columns by name: strings, integers, floats, tensors of one element. None, NaN and, in a
-                column that may be empty, no entry at all make an empty cell.
+            rows: Per row, the values by column name: strings, integers, floats, tensors of one element. None and NaN
+                make an empty cell, and so does a missing entry of a column that may be empty.
 
         Raises:
-            ValueError: A column is unknown, or a value is not what it may hold.
+            ValueError: A column is unknown, or a value is invalid for its column.
             OSError: The file cannot be written.
         """
         content = memoryview(_lines([self._cells(row) for row in rows]))
@@ -79,7 +80,7 @@ class Records:
             raise ValueError(f"{self.path} is closed")
         size = os.fstat(self._file.fileno()).st_size
         try:
-            while content:  # a disk that becomes full, or a signal, can end a call early
+            while content:  # a full disk or a signal can cause a partial write
                 content = content[self._file.write(content) :]
         except BaseException:
             os.ftruncate(self._file.fileno(), size)
@@ -96,7 +97,7 @@ class Records:
         self.close()
 
     def _cells(self, row: Mapping[str, Any]) -> list[str]:
-        """The cells of a row, each one that the table may hold."""
+        """The cells of a row, each checked to be valid in the table."""
         for name in row:
             if name not in self.table.columns:
                 raise ValueError(f"{self.path}: columns must be {self.table.header}, got {name!r}")
@@ -104,7 +105,7 @@ class Records:
         for name, column in self.table.columns.items():
             cell = _cell(row.get(name))
             try:
-                column.convert(cell)  # as the reader will
+                column.convert(cell)  # the same check as in the reader
             except ValueError:
                 raise ValueError(
                     f"{self.path}, column {name}: must be {column.must_be}, got {row.get(name)!r}"
@@ -113,10 +114,10 @@ class Records:
         return cells
 
     def _mend(self, keep: Callable[[Mapping[str, Any]], bool] | None) -> None:
-        """Make the file one that ends with a whole line: the header, then the rows that are kept."""
+        """Make the file end with a complete line, and hold only the header and the kept rows."""
         header = f"{self.table.header}\n".encode()
         content = self.path.read_bytes() if self.path.exists() else b""
-        if header.startswith(content):  # nothing but a header, or a part of one
+        if header.startswith(content):  # only a header, or a part of one
             save_whole(self.path, lambda part: part.write_bytes(header))
             return
         if not content.startswith(header):
@@ -145,13 +146,13 @@ def diagram_rows(
     Args:
         iteration: Number of the gradient step, from 0.
         moment: ``"before"`` that step, or ``"after"`` it.
-        s_ap: Anchor-positive similarities [B], NaN where there is none.
-        s_an: Anchor-negative similarities [B].
+        s_ap: Anchor-positive similarities [B], NaN if the anchor has no positive.
+        s_an: Anchor-negative similarities [B], NaN if the anchor has no negative.
         split: ``"train"`` or ``"test"``.
-        anchors: Numbers of the anchors [B], integers; by default 0 to B - 1.
+        anchors: Indices of the anchors [B], integers; by default 0 to B - 1.
 
     Returns:
-        A row an anchor, for :meth:`Records.write`. Write the rows of both moments of a step together.
+        One row per anchor, for :meth:`Records.write`. Write the rows of both moments of a step together.
 
     Raises:
         ValueError: The shapes differ.
@@ -176,19 +177,20 @@ def diagram_rows(
 
 
 def similarities(embeddings: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
-    """The cosine similarities of triplets that were selected earlier, perhaps on other embeddings of the same images.
+    """The cosine similarities of triplets selected earlier, possibly on other embeddings of the same images.
 
-    That is what a diagram shows after a gradient step: the triplets of before, followed.
+    A diagram after a gradient step shows these: the triplets from before the step, at their new similarities.
 
     Args:
-        embeddings: [B, D], floating, of the images that were selected among, without refs.
-        selection: From :func:`hardmine.ops.select_triplets`, or a loss that returns it.
+        embeddings: [B, D], floating, of the images that the selection was made from, without refs.
+        selection: From :func:`hardmine.ops.select_triplets`, or from a loss that returns it.
 
     Returns:
-        ``(s_ap, s_an)``, each [B], float64 for float64 embeddings, else float32; NaN where the selection has none.
+        ``(s_ap, s_an)``, each [B], float64 for float64 embeddings, else float32; NaN where the selection has no
+        positive or negative.
 
     Raises:
-        ValueError: The selection is of another number of images.
+        ValueError: The selection has another number of images.
     """
     rows = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     rows = torch.nn.functional.normalize(rows)
@@ -208,7 +210,7 @@ def _lines(rows: Iterable[list[str]]) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    """A value as its cell has it."""
+    """A value as the text of a cell."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if value is None or (isinstance(value, Real) and math.isnan(value)):

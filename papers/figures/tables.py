@@ -1,4 +1,4 @@
-"""Reading the tables of :mod:`papers.figures.formats`. Each error names the file, the line and the column."""
+"""Read the tables of :mod:`papers.figures.formats`. Each error names the file, the line and the column."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Row(NamedTuple):
 
 
 def read_rows(path: str | os.PathLike[str], table: Table) -> list[Row]:
-    """The rows of a table, one or more, each cell converted. A last line that was cut short is left out with a warning.
+    """Read a table of at least one row, with converted cells. A truncated last line is left out with a warning.
 
     Args:
         path: Name of the file.
-        table: What it must hold.
+        table: The kind of table that the file must hold.
 
     Returns:
         The rows, in the file's order.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not such a table. The message names file, line and column.
+        ValueError: The file is not such a table. The message names file, line and column.
     """
     rows = [_row(path, table, line, cells) for line, cells in _lines(path, table)]
     if not rows:
@@ -52,7 +52,7 @@ def _row(path: str | os.PathLike[str], table: Table, line: int, texts: Mapping[s
 
 
 def _lines(path: str | os.PathLike[str], table: Table) -> list[tuple[int, dict[str, str]]]:
-    """The lines below the header: number, and cells by column."""
+    """The lines below the header: the line number, and the cells by column."""
     text = _whole_lines(path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines = []
@@ -73,7 +73,7 @@ def _lines(path: str | os.PathLike[str], table: Table) -> list[tuple[int, dict[s
 
 
 def _whole_lines(path: str | os.PathLike[str]) -> str:
-    """The text of a file, as far as its lines have ends."""
+    """The text of a file up to its last line end."""
     content = Path(path).read_bytes()
     end = content.rfind(b"\n") + 1
     try:

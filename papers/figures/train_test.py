@@ -1,4 +1,4 @@
-"""Triplet diagrams of the training classes and of others: SCT's figure 7."""
+"""Triplet diagrams of the training classes and of other classes: SCT's figure 7."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def plot_train_test(
 ) -> Path:
     """Draw the triplet diagrams of the training classes above those of classes that are only retrieved.
 
-    A column a name. Each panel shows the last triplets of that split: of its last iteration, after the step if that is
-    there. Dots are of all runs of the name; the ring is the mean, and the line above each panel gives the share of hard
-    triplets and the means, with their standard deviations over the runs.
+    There is one column per name. Each panel shows the latest triplets of a split: those of its last iteration, after
+    the step if that moment exists. Dots are from all runs of the name, and the ring is their mean. The line above a
+    panel gives the share of hard triplets and the mean similarities, with standard deviations over the runs.
 
     Args:
-        runs: For each name its runs, as :func:`papers.figures.read_diagrams` gives them.
-        path: The file to write; it must end in `.png`. The data go into a JSON beside it: for each panel its share of
-            hard triplets and its mean similarities, a run each, and the dots that are drawn, [s_ap, s_an].
-        most: Dots in a panel; of more triplets every so many-th is drawn.
+        runs: The runs per name, from :func:`papers.figures.read_diagrams`.
+        path: The file to write; it must end in `.png`. The data go into a JSON beside it: per panel, the share of hard
+            triplets and the mean similarities of each run, and the drawn dots, [s_ap, s_an].
+        most: Maximum number of dots per panel. If there are more triplets, an evenly spaced subset is drawn.
         title: Line above all panels.
 
     Returns:
         `path`.
 
     Raises:
-        TypeError: `most` is no integer.
+        TypeError: `most` is not an integer.
         ValueError: `runs` are empty, a run lacks a split or has no triplet in it, `most` is below 1, or `path` does not
             end in `.png`.
         OSError: A file cannot be written.
@@ -77,14 +77,14 @@ class _Panel:
 
     @property
     def mean(self) -> tuple[float, float]:
-        """Of all runs, which count alike."""
+        """The mean over the runs, with equal weights."""
         s_ap, s_an = torch.tensor(self.means).mean(0).tolist()
         return s_ap, s_an
 
     @property
     def subtitle(self) -> str:
         s_ap, s_an = (with_spread(means) for means in zip(*self.means, strict=True))
-        gap = ", " if len(self.means) == 1 else ",\n"  # with deviations it is too long for one line
+        gap = ", " if len(self.means) == 1 else ",\n"  # with deviations, the text is too long for one line
         return f"{with_spread(self.hard_shares, '.0%')} hard{gap}mean ({s_ap}, {s_an})"
 
     def data(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Share of hard triplets and Recall@1 over a training: SCT's figure 6."""
+"""Share of hard triplets and Recall@1 during a training: SCT's figure 6."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Point(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Where all runs of a name were measured, and what they give together."""
+    """The places where all runs of a name were measured, and the mean and spread there."""
 
     places: list[int]
     mean: Tensor
@@ -50,16 +50,16 @@ Curve = dict[int, Point]  # by the place on the x axis
 def plot_training(
     runs: Mapping[str, Sequence[History]], path: str | Path, *, x: str = "step", title: str | None = None
 ) -> Path:
-    """Draw the share of hard triplets and Recall@1 over the training, side by side.
+    """Draw the share of hard triplets and Recall@1 during the training, side by side.
 
-    Of several runs of one name each is a thin line; their mean is a thick one, in a band of one standard deviation to
-    either side, wherever all of them were measured. What no run measured has no panel.
+    If a name has several runs, each run is a thin line. A thick line is their mean, in a band of one standard deviation
+    to either side, wherever all runs were measured. A quantity that no run measured has no panel.
 
     Args:
-        runs: For each name its runs, as :func:`papers.figures.read_histories` gives them.
+        runs: The runs per name, from :func:`papers.figures.read_histories`.
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: quantity, run, repeat (the
             run's number, from 1), step, epoch, value, and mean and standard_deviation of the repeats.
-        x: `"step"` or `"epoch"`. By epochs a run may have one measurement an epoch.
+        x: `"step"` or `"epoch"`. With `"epoch"`, a run may have one measurement per epoch.
         title: Line above both panels.
 
     Returns:
@@ -146,7 +146,7 @@ def _rows(quantity: str, name: str, curves: list[Curve], shared: Shared) -> list
 
 
 def _draw(axes: Any, curves: list[Curve], shared: Shared, position: int) -> Any:
-    """The curves of one name; returns the line that stands for them in the legend."""
+    """Draw the curves of one name. Return the line for the legend."""
     style = line_style(position)
     if shared.spread is not None:
         for curve in curves:
@@ -155,6 +155,6 @@ def _draw(axes: Any, curves: list[Curve], shared: Shared, position: int) -> Any:
         low, high = shared.mean - shared.spread, shared.mean + shared.spread
         axes.fill_between(shared.places, low, high, color=style["color"], alpha=0.18, linewidth=0)
     every = max(1, len(shared.places) // MARKERS_A_LINE)
-    offset = position * every // 4  # lines that meet don't hide each other's markers
+    offset = position * every // 4  # overlapping lines don't hide each other's markers
     (line,) = axes.plot(shared.places, shared.mean, **style, markersize=4.5, markevery=(offset, every))
     return line

@@ -1,4 +1,4 @@
-"""How gradient steps move triplets on the triplet diagram: SCT's figure 5."""
+"""The moves of triplets on the triplet diagram in gradient steps: SCT's figure 5."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from papers.figures.drawing import checked_path, checked_runs, diagram_grid, eve
 from papers.figures.formats import SPLITS
 from papers.figures.reading import Diagrams, Step
 
-COLUMNS = 4  # as many iterations are shown where none are named; SCT shows 0, 4, 8 and 12
+COLUMNS = 4  # default number of iterations; SCT shows 0, 4, 8 and 12
 PANEL_INCHES = 2.9
-BEFORE_COLOR, AFTER_COLOR = HARD_COLOR, EASY_COLOR  # red and blue in the paper, whichever side of the diagonal
+BEFORE_COLOR, AFTER_COLOR = HARD_COLOR, EASY_COLOR  # red and blue in the paper, on both sides of the diagonal
 
 
 def plot_triplet_steps(
@@ -32,28 +32,28 @@ def plot_triplet_steps(
     most: int = 150,
     title: str | None = None,
 ) -> Path:
-    """Draw where gradient steps move triplets: an arrow each, from before the step to after it.
+    """Draw the moves of triplets in gradient steps, one arrow per triplet from before the step to after it.
 
-    A row a name, a column an iteration. Above each panel stands the share of hard triplets before and after the step,
-    with its standard deviation over the runs of that name; the arrows are of all its runs.
+    There is one row per name and one column per iteration. The text above a panel gives the share of hard triplets
+    before and after the step, with its standard deviation over the name's runs. Arrows are from all these runs.
 
     Args:
-        runs: For each name its runs, as :func:`papers.figures.read_diagrams` gives them.
-        path: The file to write; it must end in `.png`. The data go into a JSON beside it: for each panel its shares of
-            hard triplets, a run each, and the arrows that are drawn, [s_ap, s_an] before and after.
-        iterations: Which ones, in this order. By default up to 4 of those that all runs have, evenly chosen.
+        runs: The runs per name, from :func:`papers.figures.read_diagrams`.
+        path: The file to write; it must end in `.png`. The data go into a JSON beside it: per panel, the shares of hard
+            triplets of each run, and the drawn arrows, [s_ap, s_an] before and after.
+        iterations: Iterations to draw, in this order. By default up to 4 of those that all runs have, evenly spaced.
         split: `"train"` or `"test"`.
-        hard_only: Only triplets that are hard before the step; the shares count them alone, too.
-        most: Arrows in a panel; of more triplets every so many-th is drawn.
+        hard_only: Draw only triplets that are hard before the step. The shares count only these, too.
+        most: Maximum number of arrows per panel. If there are more triplets, an evenly spaced subset is drawn.
         title: Line above all panels.
 
     Returns:
         `path`.
 
     Raises:
-        TypeError: `most` is no integer.
-        ValueError: `runs` are empty, they share no such iteration of which both moments are there, a panel has no
-            triplet, an argument is out of range, or `path` does not end in `.png`.
+        TypeError: `most` is not an integer.
+        ValueError: `runs` are empty, they share no such iteration with both moments, a panel has no triplet, an
+            argument is out of range, or `path` does not end in `.png`.
         OSError: A file cannot be written.
         ModuleNotFoundError: matplotlib is not installed.
 
@@ -84,7 +84,7 @@ def plot_triplet_steps(
 
 
 class _Panel:
-    """The moves of one name at one iteration: of all its runs, and those that are drawn."""
+    """The moves of one name at one iteration: those of all runs, and those drawn."""
 
     def __init__(self, name: str, iteration: int, moves: list[Tensor], most: int) -> None:
         self.name, self.iteration = name, iteration
@@ -116,7 +116,7 @@ class _Panel:
 
 
 def _chosen(steps: list[dict[int, Step]], iterations: Sequence[int] | None, split: str) -> list[int]:
-    """The iterations to show."""
+    """The iterations to draw."""
     shared = sorted(set.intersection(*map(set, steps)))
     if not shared:
         raise ValueError(f"runs must share an iteration with {split} triplets before and after its step, got none")
@@ -132,7 +132,7 @@ def _chosen(steps: list[dict[int, Step]], iterations: Sequence[int] | None, spli
 
 
 def _moves(step: Step, hard_only: bool) -> Tensor:
-    """The triplets that are there before and after, [T, 2, 2]: before and after, s_ap and s_an."""
+    """The triplets that exist both before and after, [T, 2, 2]: before and after, s_ap and s_an."""
     moments = [torch.stack([triplets.s_ap, triplets.s_an], dim=1) for triplets in step]
     moves = torch.stack(moments, dim=1)
     kept = ~moves.isnan().any(2).any(1)
@@ -142,7 +142,7 @@ def _moves(step: Step, hard_only: bool) -> Tensor:
 
 
 def _draw_arrows(axes: Any, moves: Tensor) -> None:
-    """An arrow for each triplet, between its two dots."""
+    """Draw one arrow per triplet, between its two dots."""
     (before_ap, before_an), (after_ap, after_an) = (moment.numpy().T for moment in moves.unbind(1))
     axes.quiver(
         *(before_ap, before_an, after_ap - before_ap, after_an - before_an),

@@ -1,4 +1,4 @@
-"""t-SNE of the training classes, and of them together with others: EP's figure 6."""
+"""t-SNE of the training classes alone, and together with other classes: EP's figure 6."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from papers.figures.embeddings import EmbeddingSet, rows_of
 from papers.figures.formats import SPLITS
 
 PANEL_INCHES = 4.2
-TITLE_LETTERS = 40  # that fit beside each other above a panel
-NAMED_CLASSES = 20  # more names than these would cover each other
+TITLE_LETTERS = 40  # that fit on one line above a panel
+NAMED_CLASSES = 20  # more labels would overlap
 SPLIT_COLORS = {"train": COLORS[1], "test": COLORS[0]}  # red and blue in the paper
 SPLIT_NAMES = {"train": "training classes", "test": "other classes"}
 
@@ -33,18 +33,18 @@ def plot_tsne(
     title: str | None = None,
     progress: bool = False,
 ) -> Path:
-    """Draw t-SNE maps of embeddings, a row a name: on the left the training samples, on the right both splits.
+    """Draw t-SNE maps of embeddings, one row per name: training samples on the left, both splits on the right.
 
-    On the left each class has its color and marker, as far as they go, and up to 20 classes their labels. On the right
-    colors tell the two splits apart.
+    On the left, each class has a color and marker, repeated if there are more classes than combinations. Up to 20
+    classes are labeled. On the right, colors distinguish the two splits.
 
     Args:
-        runs: For each name its embeddings, with both splits, as :func:`papers.figures.read_embeddings` gives them.
+        runs: The embeddings per name, with both splits, from :func:`papers.figures.read_embeddings`.
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: run, map (`train` or `both`),
             split, label, x, y.
-        perplexity: Of t-SNE, above 0 and below the number of samples of a map.
-        most: Samples a split; of more a random choice is drawn, that of the seed.
-        seed: Seed of the choice and of t-SNE.
+        perplexity: t-SNE's perplexity, above 0 and below the number of samples in a map.
+        most: Maximum number of samples per split. From more samples, a random subset is drawn with the seed.
+        seed: Seed of the random subset and of t-SNE.
         title: Line above all panels.
         progress: Show a progress bar on stderr, which needs tqdm.
 
@@ -52,14 +52,14 @@ def plot_tsne(
         `path`.
 
     Raises:
-        TypeError: A number is none.
+        TypeError: A numeric argument is not a number.
         ValueError: `runs` are empty, a run lacks a split, a number is out of range, or `path` does not end in `.png`.
         OSError: A file cannot be written.
         ModuleNotFoundError: matplotlib, scikit-learn or, for `progress`, tqdm is not installed.
 
     Note:
-        Rows are normalized, so that t-SNE's Euclidean distances rank as cosine similarities do. It begins with the
-        principal components. The same seed gives the same map on the same machine.
+        Rows are normalized, so t-SNE's Euclidean distances have the same order as cosine similarities. t-SNE is
+        initialized with the principal components. The same seed gives the same map on the same machine.
 
     Reference:
         EP section 6.1, figure 6. van der Maaten and Hinton, JMLR 2008.
@@ -102,7 +102,7 @@ def plot_tsne(
 
 
 class _Sample:
-    """The rows of one run that are mapped: float32 [n, D] of unit length, and labels int64 [n], by split."""
+    """The mapped rows of one run, by split: float32 [n, D] of unit length, and labels int64 [n]."""
 
     def __init__(self, name: str, run: EmbeddingSet, most: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -115,7 +115,7 @@ class _Sample:
 
 
 def _maps(samples: Mapping[str, _Sample], perplexity: float, seed: int, progress: bool) -> dict[str, dict[str, Tensor]]:
-    """The places [n, 2] of the training rows, and of both splits, by name."""
+    """The positions [n, 2] in the map of the training rows and in the map of both splits, by map name."""
     tsne = require("sklearn.manifold").TSNE(perplexity=perplexity, init="pca", random_state=seed)
     wanted = [(name, kind) for name in samples for kind in ("train", "both")]
     maps: dict[str, dict[str, Tensor]] = {name: {} for name in samples}

@@ -1,4 +1,4 @@
-"""Where a gradient step moves triplets on the triplet diagram: SCT's figure 2."""
+"""The effect of a gradient step on the triplet diagram: SCT's figure 2."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from papers._extras import require
 from papers.dynamics import similarity_change
 from papers.figures.drawing import checked_path, new_figure, rounded, save
 
-# In cells of the grid: the longest arrow, and the room around the grid for those that leave it.
+# In grid cells: the length of the longest arrow, and the margin for arrows that leave the grid.
 LONGEST, MARGIN = 2.4, 1.7
-WRONG = 0.01  # a change the wrong way counts from this share of the largest: a similarity of 1 always falls a little
+# Changes the wrong way count from this share of the largest change on: a similarity of 1 always falls a little.
+WRONG = 0.01
 ENTANGLEMENTS = (0.0, 0.5, 1.0)
 ROWS = {"delta_s_ap": r"$\Delta s_{ap}$", "delta_s_an": r"$\Delta s_{an}$"}
 
@@ -29,28 +30,29 @@ def plot_vector_field(
     points: int = 21,
     title: str | None = None,
 ) -> Path:
-    """Draw where one gradient step of the NCA loss moves triplets, by the entanglement of their images.
+    """Draw the moves of triplets in one gradient step of the NCA loss, by the entanglement of their images.
 
-    Arrows show the move on the triplet diagram, as long as it is. Colors show the change of the anchor-positive
-    similarity in the upper row, which should grow, and of the anchor-negative similarity in the lower, which should
-    fall; a line bounds where they do the opposite. With entanglement, hard triplets at the top move to (1, 1).
+    Arrows show moves on the triplet diagram, with proportional lengths. Colors in the upper row show the change of the
+    anchor-positive similarity, which should grow. Colors in the lower row show the change of the anchor-negative
+    similarity, which should fall. A line bounds the regions with the opposite change. With entanglement, hard triplets
+    at the top move to (1, 1).
 
     Args:
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: entanglement, s_ap, s_an,
             delta_s_ap, delta_s_an.
         entanglements: p of each column, 0 to 1.
         lr: Learning rate alpha.
-        temperature: Of the loss; 1 in SCT.
-        low: Where both axes begin, -1 or more and below 1. Below 0 one similarity can be negative: the model of
-            entanglement, whose factor is ``p * s_ap * s_an``, then turns changes round.
-        points: Points of the grid in each direction, 2 or more.
+        temperature: Temperature of the loss; 1 in SCT.
+        low: Lower limit of both axes, from -1 to below 1. Below 0 one similarity can be negative. The entanglement
+            factor ``p * s_ap * s_an`` then reverses the sign of changes.
+        points: Grid points per direction, 2 or more.
         title: Line above all panels.
 
     Returns:
         `path`.
 
     Raises:
-        TypeError: A number is none.
+        TypeError: A numeric argument is not a number.
         ValueError: A number is out of range, `entanglements` are empty, or `path` does not end in `.png`.
         OSError: A file cannot be written.
         ModuleNotFoundError: matplotlib is not installed.
@@ -80,7 +82,7 @@ def plot_vector_field(
     most = max(change.abs().max().item() for field in fields for change in field)
     longest = max(torch.hypot(*field).max().item() for field in fields)
     cell = (1 - low) / (points - 1)
-    every = slice(None, None, 2 if points > 12 else 1)  # an arrow at every second point has room to be seen
+    every = slice(None, None, 2 if points > 12 else 1)  # in dense grids, only every second point has room for an arrow
     for column, (entanglement, field) in enumerate(zip(entanglements, fields, strict=True)):
         changes = [change.numpy() for change in field]
         for row, change in enumerate(changes):

@@ -1,4 +1,4 @@
-"""How similar the samples of a class are to each other: EP's figure 2."""
+"""Similarities between samples of the same class: EP's figure 2."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from papers.figures.drawing import checked_path, checked_runs
 from papers.figures.embeddings import EmbeddingSet, rows_of
 from papers.figures.formats import SPLITS
 
-_CHUNK = 2048  # rows that are compared with their class at once; bounds the memory
+_CHUNK = 2048  # rows compared with their class at once; bounds the memory
 
 
 def within_class_similarities(embeddings: Tensor, labels: Tensor) -> Distribution | None:
-    """The distribution of the cosine similarities of all pairs of two samples of a class.
+    """The distribution of the cosine similarities of all pairs of samples within a class.
 
     Args:
         embeddings: [N, D], float32.
         labels: [N], int64.
 
     Returns:
-        Of every unordered pair once; None where no class has two samples.
+        The distribution, with every unordered pair counted once; None if no class has two samples.
     """
     rows = torch.nn.functional.normalize(embeddings)
     order = labels.argsort(stable=True)
@@ -33,7 +33,7 @@ def within_class_similarities(embeddings: Tensor, labels: Tensor) -> Distributio
     for own in order.split(labels.unique(return_counts=True)[1].tolist()):
         members = rows[own]
         for start in range(0, len(members) - 1, _CHUNK):
-            pairs = members[start : start + _CHUNK] @ members[start:].T  # [n, m]: the diagonal is of samples themselves
+            pairs = members[start : start + _CHUNK] @ members[start:].T  # [n, m]; the diagonal is each row with itself
             collector.add(pairs[torch.ones_like(pairs, dtype=torch.bool).triu(1)])
     return collector.distribution()
 
@@ -45,13 +45,13 @@ def plot_within_class(
     split: str = "train",
     title: str | None = None,
 ) -> Path:
-    """Draw the distribution of the similarities of all pairs of two samples of a class, a row a name.
+    """Draw the distribution of the similarities of all pairs of samples within a class, one row per name.
 
-    Over several runs of a name it is the mean density, in a band of one standard deviation to either side. Each row is
-    as high as its own peak; a line marks the mean similarity.
+    For several runs of a name, it is the mean density in a band of one standard deviation to either side. Each row is
+    scaled to its peak. A line marks the mean similarity.
 
     Args:
-        runs: For each name its runs, as :func:`papers.figures.read_embeddings` gives them.
+        runs: The runs per name, from :func:`papers.figures.read_embeddings`.
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: run, low and high of each bin,
             density, standard_deviation, and mean_similarity of the run.
         split: `"train"`, or `"test"` for the classes that are only retrieved.
@@ -67,7 +67,7 @@ def plot_within_class(
         ModuleNotFoundError: matplotlib is not installed.
 
     Note:
-        Time is that of one product of each class with itself, memory O(N D).
+        Each class costs one matrix product of the class with itself. Memory is O(N D).
 
     Reference:
         EP section 6.1, figure 2.

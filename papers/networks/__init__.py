@@ -1,4 +1,4 @@
-"""Networks that embed images: backbones, heads, and features of frozen backbones that are computed once."""
+"""Networks that embed images: backbones, heads, and cached features of frozen backbones."""
 
 from papers.networks.backbones import BACKBONES, Backbone, backbone, convnet4
 from papers.networks.cache import cache_features

@@ -1,4 +1,4 @@
-"""Convolutional networks up to their last pooling: images in, features out."""
+"""Convolutional networks without their classifiers: images in, pooled features out."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from papers._torchvision import torchvision_module
 from papers.networks.convnet import convnet_layers
 
 IMAGENET = "imagenet"
-# ResNet50 has several weights in torchvision. These are the ones that PyTorch had when SCT and EP were written.
+# torchvision has several weights for ResNet50; V1 existed when SCT and EP were written.
 _TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
 
-# Beyond what resizing makes of images from 0 to 1 that are not normalized: it may overshoot at edges.
+# Beyond the range of resized, unnormalized images from 0 to 1: resizing may overshoot at edges.
 _LEAST, _MOST = -0.4, 1.4
 
 
 class Backbone(nn.Module):
-    """A convolutional network without its classifier, which takes images as they are and scales them itself.
+    """A convolutional network without its classifier, which scales its input images itself.
 
     Args:
-        name: What a table calls the network.
-        trunk: The network; it takes scaled images float [B, C, H, W] and gives features [B, F].
+        name: Name of the network in tables.
+        trunk: The network, which maps scaled images, float [B, C, H, W], to features [B, F].
         feature_dim: F.
-        mean: What is subtracted from each channel of images in [0, 1]: one number a channel.
-        std: What each channel is then divided by.
-        weights: Where the weights come from: `"imagenet"`, the name of a file, or None: they are random.
+        mean: Mean to subtract from images in [0, 1], one number per channel.
+        std: Standard deviation to divide by afterwards, one number per channel.
+        weights: Source of the weights: `"imagenet"`, a file name, or None for random weights.
 
     Attributes:
         name: As given.
@@ -57,18 +57,18 @@ class Backbone(nn.Module):
             self.register_buffer(buffer, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The features of some images.
+        """Compute the features of images.
 
         Args:
-            images: [B, C, H, W], uint8 from 0 to 255, or floating from 0 to 1; RGB where C is 3. Not normalized.
+            images: [B, C, H, W], uint8 from 0 to 255, or floating from 0 to 1; RGB if C is 3. Not normalized.
 
         Returns:
-            Features [B, F], in the floating-point type of the weights.
+            Features [B, F], in the weights' floating-point type.
 
         Raises:
             TypeError: The images are neither uint8 nor floating.
-            ValueError: They do not have the shape; or floating ones, on the CPU, are clearly not from 0 to 1: they were
-                normalized before, or are from 0 to 255.
+            ValueError: The images have another shape. Or floating images on the CPU are clearly not from 0 to 1: they
+                are normalized already, or from 0 to 255.
         """
         channels = len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
             raise TypeError(f"images must be uint8 or floating-point, got {images.dtype}")
         elif (
             images.device.type == "cpu" and has_values(images) and images.numel()
-        ):  # elsewhere a look would synchronize
+        ):  # on a GPU this check would synchronize
             least, most = (bound.item() for bound in images.detach().aminmax())
             if least < _LEAST or most > _MOST:
                 raise ValueError(
@@ -91,14 +91,15 @@ class Backbone(nn.Module):
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a backbone is made.
+    """How to make a backbone.
 
     Attributes:
-        feature_dim: Number of its features.
+        feature_dim: Number of features.
         mean: As in `Backbone`.
         std: As in `Backbone`.
-        classifier: How the names of those weights begin that a backbone does not have.
-        build: Makes the network with random weights; True: as its authors draw them, False: they are replaced anyway.
+        classifier: Prefix of the names of the classifier's weights, which a backbone does not have.
+        build: Makes the network. True: random weights as its authors draw them; False: any weights, since they are
+            replaced.
         imagenet: Reads its ImageNet weights.
     """
 
@@ -113,30 +114,30 @@ class _Kind:
 def backbone(name: str, weights: str | os.PathLike[str] | None = IMAGENET) -> Backbone:
     """Make one of the networks that the papers train, without its last, fully connected layer.
 
-    `"resnet18"`, `"resnet50"` and `"googlenet"` are torchvision's; that GoogLeNet has batch normalization, as the one
-    of HTL. `"efficientnet_lite0"` is that of the package `efficientnet-lite-pytorch`, whose ImageNet weights come from
-    the package index, too, so that it works without any other network access.
+    `"resnet18"`, `"resnet50"` and `"googlenet"` are torchvision's. torchvision's GoogLeNet has batch normalization, as
+    in HTL. `"efficientnet_lite0"` is from the package `efficientnet-lite-pytorch`. Its ImageNet weights come from the
+    package index too, so it needs no other network access.
 
     Args:
         name: One of `BACKBONES`.
-        weights: `"imagenet"`, a file with a state dict (`.safetensors`, or what `torch.save` wrote), or None for random
-            weights, drawn from torch's global generator. Of the ImageNet weights of ResNet50 it is the first version,
-            the one of the papers. A classifier in the file is left out.
+        weights: `"imagenet"`, a file with a state dict (`.safetensors`, or written by `torch.save`), or None for random
+            weights drawn from torch's global generator. For ResNet50, `"imagenet"` is the first version, which the
+            papers use. A classifier in the file is ignored.
 
     Returns:
-        The backbone, in training mode: 512 features of resnet18, 2048 of resnet50, 1024 of googlenet, 1280 of
-        efficientnet_lite0. Dropout before the classifier, which googlenet and efficientnet_lite0 have, is kept.
+        The backbone, in training mode, with 512 features for resnet18, 2048 for resnet50, 1024 for googlenet and 1280
+        for efficientnet_lite0. googlenet and efficientnet_lite0 keep the dropout before their classifier.
 
     Raises:
-        ValueError: `name` is not known; the file of weights is not readable or does not fit the network.
-        FileNotFoundError: There is no such file.
-        ConnectionError: The ImageNet weights are not on this machine and could not be fetched. The message says which
-            file to fetch by other means and to pass as `weights`.
+        ValueError: `name` is unknown, or the weights file is unreadable or does not fit the network.
+        FileNotFoundError: The weights file does not exist.
+        ConnectionError: The ImageNet weights are not on this machine and could not be downloaded. The message names the
+            file to fetch by other means and pass as `weights`.
         ModuleNotFoundError: torchvision, or a package of efficientnet_lite0, is not installed.
 
     Reference:
-        SCT section 5 (ResNet50), EP section 5.1 (GoogLeNet, ResNet18, ResNet50), Smart Mining section 4 (GoogLeNet),
-        HTL section 5 (GoogLeNet with batch normalization); inputs of EfficientNet-lite0 are (x - 127) / 128 for x from
+        SCT section 6 (ResNet50), EP section 5.1 (GoogLeNet, ResNet18, ResNet50), Smart Mining section 4 (GoogLeNet),
+        HTL section 5 (GoogLeNet with batch normalization). Inputs of EfficientNet-lite0 are (x - 127) / 128 for x from
         0 to 255.
     """
     check_choice("name", name, BACKBONES)
@@ -157,17 +158,17 @@ def convnet4(image_size: int = 28, *, channels: int = 1, mean: float = 0.0, std:
         image_size: Height and width of the images, in pixels, at least 8.
         channels: Channels of the images.
         mean: Mean value of the training images.
-        std: Standard deviation of their values.
+        std: Standard deviation of the training images.
 
     Returns:
-        The backbone; 576 features of images of 28 x 28.
+        The backbone, with 576 features for images of 28 x 28.
 
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: An argument out of range.
 
     Reference:
-        Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016; without batch normalization, which
+        Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016, but without batch normalization, which
         would hide a collapse.
     """
     image_size = check_integer("image_size", image_size, 8)
@@ -179,7 +180,7 @@ def convnet4(image_size: int = 28, *, channels: int = 1, mean: float = 0.0, std:
 
 def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std: tuple[float, ...]) -> _Kind:
     def build(initialize: bool) -> nn.Module:
-        # Without its auxiliary classifiers: they are of use to a classifier's training only.
+        # The auxiliary classifiers are removed: they serve only to train a classifier.
         options = {"aux_logits": False, "init_weights": initialize} if name == "googlenet" else {}
         network = torchvision_module("models").get_model(name, weights=None, **options)
         network.fc = nn.Identity()
@@ -189,7 +190,7 @@ def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std:
         weights = torchvision_module("models").get_model_weights(name)[_TORCHVISION_WEIGHTS]
         try:
             return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-        # RuntimeError: what came is not what should have come; OSError: nothing came.
+        # RuntimeError: the download is corrupt; OSError: the download failed.
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ConnectionError(
                 f"weights: the ImageNet weights of {name} are not on this machine and could not be fetched ({error}). "
@@ -201,7 +202,7 @@ def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std:
 
 def _efficientnet_lite0() -> _Kind:
     def build(initialize: bool) -> nn.Module:
-        # Without a fixed image size the network pads images of any size as TensorFlow, which trained it, does.
+        # Without a fixed image size, the network pads images of any size as TensorFlow does, which trained it.
         network = require("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0", image_size=None)
         network._fc = nn.Identity()
         return network
@@ -217,7 +218,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _KINDS = {
     "resnet18": _from_torchvision("resnet18", 512, _IMAGENET_MEAN, _IMAGENET_STD),
     "resnet50": _from_torchvision("resnet50", 2048, _IMAGENET_MEAN, _IMAGENET_STD),
-    # Its weights were trained elsewhere, on images from -1 to 1.
+    # The weights were trained outside torchvision, on images from -1 to 1.
     "googlenet": _from_torchvision("googlenet", 1024, (0.5,) * 3, (0.5,) * 3),
     "efficientnet_lite0": _efficientnet_lite0(),
 }
@@ -225,10 +226,10 @@ BACKBONES = tuple(_KINDS)
 
 
 def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """The state dict in a file."""
+    """Read a state dict from a file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights must be {IMAGENET!r}, None or a file, got {os.fspath(path)!r}: no such file")
-    # What torch.load and safetensors raise for files cut short, damaged or foreign. Nothing in the file is executed.
+    # torch.load and safetensors raise these for truncated, damaged or unknown files. Neither executes file content.
     broken: tuple[type[Exception], ...] = (RuntimeError, EOFError, ValueError, KeyError)
     if os.fspath(path).endswith(".safetensors"):
         load = require("safetensors.torch").load_file
@@ -238,7 +239,7 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         load, options = torch.load, {"map_location": "cpu", "weights_only": True}
     try:
         state = load(path, **options)
-    except pickle.UnpicklingError as error:  # torch's message advises to execute what is in the file
+    except pickle.UnpicklingError as error:  # torch's message advises executing the file's content
         raise ValueError(
             f"weights: {os.fspath(path)} is not a readable file of weights: it is damaged, or more than tensors"
         ) from error
@@ -251,10 +252,10 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
 
 
 def _load(name: str, trunk: nn.Module, source: str, state: Mapping[str, Tensor], classifier: tuple[str, ...]) -> None:
-    """Replace the weights of a network by those of a state dict, all of them."""
+    """Replace all weights of a network by those of a state dict."""
     own = {key: tensor.shape for key, tensor in trunk.state_dict().items()}
     given = {key: tensor.shape for key, tensor in state.items() if not key.startswith(classifier)}
-    # Batches counted by batch normalization: only some files have them, and nothing here reads them.
+    # Batch normalization's batch counters are unused, and only some files have them.
     lacking = [key for key in own if key not in given and not key.endswith(".num_batches_tracked")]
     foreign = [key for key in given if key not in own]
     other = [key for key in own if key in given and own[key] != given[key]]

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once and kept in a file."""
+"""Features of a frozen backbone, cached in a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from papers._extras import require
 
 FORMAT, FORMAT_VERSION = "hardmine.features", "1"
 _FINGERPRINTS = ("data", "weights", "transform")
-_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")  # in a repr of Python's own, which says where a thing is, not what it is
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")  # in Python's default repr, which does not show the content
 
 
 def cache_features(
@@ -36,42 +36,40 @@ def cache_features(
     data_fingerprint: str | None = None,
     transform_fingerprint: str | None = None,
 ) -> Tensor:
-    """The features of all images, from a file; where it is not there yet, they are computed and written to it.
+    """Read the features of all images from a file, or compute them and write the file if it does not exist.
 
-    The file says of which data, weights and transform its features are; for others it is refused. Every chunk is on the
-    disk, in the folder `PATH.parts`, before the next one is computed, so that Ctrl-C, a kill or a power cut costs no
-    more than one chunk: the next call goes on from there. The file itself appears when it is complete; then the folder
-    goes.
+    The file records the data, weights and transform of its features, and is refused for any others. Each chunk is on
+    disk, in the folder `PATH.parts`, before the next one is computed. Ctrl-C, a kill or a power cut therefore costs at
+    most one chunk, and the next call resumes there. The complete file replaces the folder.
 
     Args:
-        backbone: Takes images as the data set gives them; see `papers.networks.backbone`. It is put into evaluation
-            mode meanwhile.
-        dataset: A tensor [N, ...], or a map-style data set of N items: images of one size, or tuples that begin with
-            one.
-        path: The file, a safetensors file. Folders are made where they are missing.
-        chunk: Images that go through the backbone together.
-        num_workers: Of the ``DataLoader`` that reads a data set.
+        backbone: Takes images as the data set gives them; see `papers.networks.backbone`. The call puts the backbone
+            into evaluation mode temporarily.
+        dataset: A tensor [N, ...], or a map-style data set of N items. Items are images of one size, or tuples that
+            start with such an image.
+        path: The safetensors file. Missing folders are created.
+        chunk: Number of images per forward pass.
+        num_workers: Worker processes of the ``DataLoader`` that reads a data set.
         progress: Show progress bars on stderr.
-        data_fingerprint: What identifies the images, in words of your own. By default they are identified by the bytes
-            of the tensor, or of the files of `dataset.paths`, and by their names below the folder that holds all of
-            them; every call then reads these files.
-        transform_fingerprint: What identifies the transform. By default it is identified by the repr of
-            `dataset.transform`.
+        data_fingerprint: Any text that identifies the images. By default they are identified by the bytes of the
+            tensor, or by the bytes of the files in `dataset.paths` and their names relative to their common folder. By
+            default, every call reads these files.
+        transform_fingerprint: Any text that identifies the transform; by default the repr of `dataset.transform`.
 
     Returns:
         Features float32 [N, F] on the CPU.
 
     Raises:
-        TypeError: `backbone` is no module, or another argument is of the wrong type.
-        ValueError: The file, or a part in the folder, is of other data, weights or another transform; the file is
+        TypeError: `backbone` is not a module, or another argument has the wrong type.
+        ValueError: The file, or a chunk in the folder, belongs to other data, weights or another transform; the file is
             damaged; the data set is empty; its images or its transform cannot be identified; `chunk` is below 1.
         FloatingPointError: A feature is not finite; the message names the first such image.
         OSError: The file cannot be written.
         ModuleNotFoundError: safetensors, NumPy or tqdm is not installed.
 
     Note:
-        Weights are identified by all parameters and buffers, and by the repr of the backbone. A convolution may round
-        differently in a chunk of another size, in the last bits.
+        Weights are identified by all parameters and buffers, and by the backbone's repr. With another chunk size, the
+        last bits of a convolution may differ.
     """
     if not isinstance(backbone, nn.Module):
         raise TypeError(f"backbone must be a torch.nn.Module, got {type(backbone).__name__}")
@@ -108,12 +106,12 @@ def cache_features(
 
 
 def _finished_parts(parts: Path, wanted: dict[str, str], count: int) -> Iterator[Tensor]:
-    """The chunks in the folder, from the first image on, as far as they follow each other whole."""
+    """The valid, contiguous chunks in the folder, from the first image on."""
     first = 0
     while first < count and (path := parts / _part_name(first)).exists():
         try:
             features = _features_of(path, wanted, first, None)
-        except _DamagedError:  # by a disk that lost what it had said was written: computed again
+        except _DamagedError:  # the disk lost data that it had reported as written: compute again
             return
         if first + len(features) > count:
             return
@@ -137,13 +135,13 @@ def _write(path: Path, features: Tensor, wanted: dict[str, str], first: int) -> 
 
 
 class _DamagedError(ValueError):
-    """A file that is not what was written, whatever it was of."""
+    """A file whose content is damaged."""
 
 
 def _features_of(path: Path, wanted: dict[str, str], first: int, count: int | None) -> Tensor:
-    """The features in a file, which must be those of `count` images from number `first` on."""
+    """Read the features in a file, which must belong to `count` images, starting at index `first`."""
     safetensors = require("safetensors")
-    with path.open("rb"):  # raises Python's own errors, also for folders
+    with path.open("rb"):  # raises Python's standard errors, also for folders
         pass
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -206,7 +204,7 @@ def _weights_fingerprint(backbone: nn.Module) -> str:
 
 
 def _named_tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    """All parameters and buffers, those too that a state dict leaves out."""
+    """All parameters and buffers, including those that a state dict leaves out."""
     yield from module.named_parameters()
     yield from module.named_buffers()
 
@@ -226,7 +224,7 @@ def _identifying_repr(name: str, value: Any, remedy: str) -> str:
 def _add_tensor(digest: Any, tensor: Tensor) -> None:
     """Add the type, the shape and the bytes of a tensor to a digest."""
     digest.update(f" {tensor.dtype} {list(tensor.shape)} ".encode())
-    # numpy has no bfloat16, but every tensor can be looked at as bytes
+    # NumPy has no bfloat16, but every tensor can be viewed as bytes
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 

@@ -9,7 +9,7 @@ WIDTHS = (32, 32, 64, 64)  # output channels of the convolutions
 
 
 def convnet_layers(image_size: int, channels: int = 1) -> tuple[list[nn.Module], int]:
-    """Four 3 x 3 convolutions with ReLU and max pooling, flattened at the end, and the number of features they give."""
+    """Four 3 x 3 convolutions with ReLU and max pooling, flattened, and the number of their output features."""
     pooled_layers = (1, 3) if image_size < 16 else (0, 1, 2)  # 8 -> 4 -> 2, or 28 -> 14 -> 7 -> 3
     layers: list[nn.Module] = []
     size = image_size
@@ -28,8 +28,8 @@ def convnet_layers(image_size: int, channels: int = 1) -> tuple[list[nn.Module],
 class EmbeddingNet(nn.Module):
     """Four 3 x 3 convolutions with ReLU and max pooling, then a linear layer to the embedding.
 
-    The small convnet that the field uses on Omniglot (Vinyals et al., Matching Networks, NeurIPS 2016), but without
-    batch normalization: that spreads a batch out whatever the loss does, and so would hide a collapse.
+    The small convnet customary for Omniglot (Vinyals et al., Matching Networks, NeurIPS 2016), but without batch
+    normalization. Batch normalization spreads a batch out regardless of the loss, and would hide a collapse.
 
     Args:
         image_size: Height and width of the images, in pixels, at least 8.

@@ -1,4 +1,4 @@
-"""From features to embeddings: standardized features, heads, and networks put together of them."""
+"""From features to embeddings: standardization, heads, and networks of a backbone and a head."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from hardmine.ops._arguments import check_integer, check_number, shape_of
 from papers.networks.backbones import Backbone
 
-_ROWS_AT_ONCE = 4096  # whose float64 copies are held at a time
+_ROWS_AT_ONCE = 4096  # rows with a float64 copy in memory at once
 
 
 class Standardize(nn.Module):
-    """Subtracts a mean from every feature and divides it by a standard deviation, both fixed.
+    """Subtract a fixed mean from every feature and divide by a fixed standard deviation.
 
-    Features of a frozen backbone have very different scales; a head on them trains far better when they are
-    standardized. Both are buffers, so that a checkpoint of the network holds them.
+    Features of a frozen backbone have very different scales, and a head trains far better on standardized ones. Mean
+    and standard deviation are buffers, so a checkpoint of the network contains them.
 
     Args:
         mean: [F], floating.
         std: [F], floating, positive.
 
     Raises:
-        ValueError: They are not two rows of as many finite numbers, `std` positive.
+        ValueError: `mean` and `std` are not two vectors of the same length, finite, with a positive `std`.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
@@ -38,19 +38,19 @@ class Standardize(nn.Module):
 
     @classmethod
     def of(cls, features: Tensor) -> Standardize:
-        """The standardization after which these features have mean 0 and standard deviation 1.
+        """The standardization that gives these features mean 0 and standard deviation 1.
 
         Replaces ``(features - features.mean(0)) / features.std(0, correction=0)``, summed in float64. A feature that is
-        the same in all rows becomes 0.
+        constant over all rows becomes 0.
 
         Args:
             features: [N, F], floating, of the training set.
 
         Returns:
-            The module, in the type of the features.
+            The module, in the features' dtype.
 
         Raises:
-            ValueError: They do not have the shape, there is no row, or a number is not finite.
+            ValueError: `features` has another shape, no rows, or a value that is not finite.
         """
         if features.ndim != 2 or len(features) == 0 or not features.is_floating_point():
             raise ValueError(f"features must be floating [N, F] with N >= 1, got {features.dtype} {shape_of(features)}")
@@ -59,7 +59,7 @@ class Standardize(nn.Module):
         std = (sum((part.double() - mean).square().sum(0) for part in parts) / len(features)).sqrt()
         if not (mean.isfinite() & std.isfinite()).all():
             raise ValueError("features must be finite")
-        constant = features.amin(0) == features.amax(0)  # whose std may come out next to 0, of rounding alone
+        constant = features.amin(0) == features.amax(0)  # rounding can give these a tiny nonzero std
         std = torch.where(constant | (std.to(features.dtype) == 0), 1.0, std)
         return cls(mean.to(features.dtype), std.to(features.dtype))
 
@@ -74,16 +74,16 @@ class EmbeddingHead(nn.Module):
     Args:
         feature_dim: Number of the features.
         embedding_dim: Dimensions of the embedding.
-        hidden_dim: Width of a layer between them; None: there is none.
-        normalize: Scale embeddings to unit length. The losses do so themselves.
-        standardize: What the features go through first; see `Standardize.of`.
+        hidden_dim: Width of the hidden layer, or None for no hidden layer.
+        normalize: Scale embeddings to unit length. The losses normalize their inputs anyway.
+        standardize: Applied to the features first; see `Standardize.of`.
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: An argument out of range, or `standardize` is of another number of features.
+        ValueError: An argument out of range, or `standardize` has another number of features.
 
     Reference:
-        One layer: SCT section 5, EP section 5.1, Smart Mining section 4, HTL section 4.
+        One layer: SCT section 6, EP section 5.1, Smart Mining section 4, HTL section 4.
     """
 
     def __init__(
@@ -118,16 +118,16 @@ class EmbeddingHead(nn.Module):
 
 
 class EmbeddingNetwork(nn.Module):
-    """A backbone and a head: embeds images.
+    """A backbone and a head, which together embed images.
 
     Args:
-        backbone: From images to features.
-        head: From features to embeddings; a linear layer, say, `EmbeddingHead(backbone.feature_dim, 64)`.
-        frozen: Leave the backbone as it is: its weights need no gradients, and it stays in evaluation mode, so that the
-            statistics of its batch normalization stay, too. Its features may then be computed once, with
-            :func:`papers.networks.cache_features`, and the head be trained on them alone.
-        frozen_statistics: Batch normalization of the backbone keeps its means and variances, and uses them in training,
-            too; its weights learn. The statistics of few training classes suit other classes badly.
+        backbone: Maps images to features.
+        head: Maps features to embeddings, for example `EmbeddingHead(backbone.feature_dim, 64)`, a linear layer.
+        frozen: Keep the backbone unchanged. Its weights need no gradients, and it stays in evaluation mode, so its
+            batch-normalization statistics stay too. Its features can then be computed once, with
+            :func:`papers.networks.cache_features`, and the head trained on them alone.
+        frozen_statistics: The backbone's batch normalization keeps its means and variances and uses them in training
+            too, while its weights learn. Statistics of few training classes suit other classes badly.
     """
 
     def __init__(
@@ -140,13 +140,13 @@ class EmbeddingNetwork(nn.Module):
         self._keep_frozen()
 
     def train(self, mode: bool = True) -> EmbeddingNetwork:
-        """Training mode; of the head alone where the backbone is frozen, and not of frozen statistics."""
+        """Set the training mode. A frozen backbone and frozen statistics stay in evaluation mode."""
         super().train(mode)
         self._keep_frozen()
         return self
 
     def _keep_frozen(self) -> None:
-        """Evaluation mode for what is frozen, whatever the mode of the rest."""
+        """Put frozen modules into evaluation mode, regardless of the others' mode."""
         if self.frozen:
             self.backbone.eval()
         if self.frozen_statistics:
@@ -155,28 +155,28 @@ class EmbeddingNetwork(nn.Module):
                     module.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images, as the backbone takes them, as [B, D]."""
+        """Embed images, in the backbone's input format, as [B, D]."""
         return self.head(self.backbone(images))
 
 
 def parameter_groups(model: nn.Module, lr: float, last_layer_factor: float = 10.0) -> list[dict[str, Any]]:
-    """The parameters of a model in groups for an optimizer: the last layer learns faster.
+    """Group a model's parameters for an optimizer, with a higher learning rate for the last layer.
 
-    The last layer is the `head` of a model that has one, as `EmbeddingNetwork`: all of it starts from random weights,
-    where the backbone has been trained before. Of other models it is the last module that has parameters of its own.
+    If the model has a `head`, like `EmbeddingNetwork`, the last layer is the complete head: it starts from random
+    weights, while the backbone is pretrained. Otherwise it is the last module that directly has parameters.
 
     Args:
         model: The model.
-        lr: Learning rate of all parameters but those of the last layer; schedulers of torch scale both alike.
-        last_layer_factor: That of the last layer is `last_layer_factor * lr`.
+        lr: Learning rate of all parameters except the last layer's. torch's schedulers scale both groups alike.
+        last_layer_factor: The last layer's learning rate is `last_layer_factor * lr`.
 
     Returns:
-        Two groups, `{"params": [...], "lr": ...}`, the last layer's second. Parameters without gradients, those of a
-        frozen backbone, are in neither, and a group without any is left out.
+        Two groups, `{"params": [...], "lr": ...}`; the second is the last layer's. Parameters without gradients, such
+        as a frozen backbone's, are in neither group. An empty group is left out.
 
     Raises:
-        TypeError: A number is none.
-        ValueError: It is not positive, or the model has nothing to train.
+        TypeError: A numeric argument is not a number.
+        ValueError: A numeric argument is not positive, or the model has no trainable parameter.
 
     Reference:
         Smart Mining section 4, with a factor of 10.

@@ -1,4 +1,4 @@
-"""Recipes: the papers' trainings, and experiments, as TOML files that are read strictly."""
+"""Recipes: the papers' trainings and experiments, as strictly read TOML files."""
 
 from papers.recipes.experiment import Experiment, load_experiment
 from papers.recipes.fields import RecipeError

@@ -1,4 +1,4 @@
-"""Experiments: recipes with a section [experiment] that says what is varied."""
+"""Experiments: recipes with a section [experiment] that names what varies."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class _Section:
     """[experiment] without its tables.
 
     Attributes:
-        claim: What the experiment asks, a sentence.
+        claim: The claim that the experiment tests, one sentence.
         seeds: The seeds of every variant.
-        axis: A key that is varied beside the variants, `section.key`.
-        values: The values that it takes.
-        reach: Name of a variant: the table then says after how many epochs each has the Recall@1 that this one ends
-            with.
+        axis: A key that varies in addition to the variants, `section.key`.
+        values: The axis's values.
+        reach: Name of a variant. The table then gives, per variant, the number of epochs to this variant's final
+            Recall@1.
         figures: Some of `FIGURES`.
     """
 
@@ -42,11 +42,11 @@ class Run(NamedTuple):
     """One training of an experiment.
 
     Attributes:
-        dataset: On which of its data.
-        variant: Which variant.
-        value: That of the axis; None without one.
-        seed: Its seed.
-        recipe: How it is trained.
+        dataset: Name of the experiment's data set.
+        variant: Name of the variant.
+        value: The axis's value; None without an axis.
+        seed: The seed.
+        recipe: The complete recipe.
     """
 
     dataset: str
@@ -57,22 +57,22 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """A name for its results, with slashes: dataset, variant and value, seed."""
+        """The relative folder of the results: dataset, variant and value, seed."""
         variant = self.variant.replace(" ", "-").replace("/", "-")
         return f"{self.dataset}/{variant}{'' if self.value is None else f'-{self.value}'}/seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained, and what is made of it.
+    """The trainings of an experiment, and its outputs.
 
     Attributes:
-        name: Name of the file, without its ending.
-        claim: What it asks.
-        axis: The key that is varied beside the variants, or None.
+        name: Name of the file, without the extension.
+        claim: The claim that the experiment tests.
+        axis: The key that varies in addition to the variants, or None.
         reach: See `_Section`.
-        figures: As there.
-        runs: Every training, dataset by dataset, then seed by seed, so that all variants have the first seeds early.
+        figures: See `_Section`.
+        runs: All trainings, ordered by dataset, then by seed, so that all variants have the first seeds early.
     """
 
     name: str
@@ -91,19 +91,19 @@ def load_experiment(
     variants: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Experiment:
-    """Read an experiment, strictly, each of its recipes too.
+    """Read an experiment and all its recipes strictly.
 
     Args:
-        source: Name of one that comes with hardmine, without `experiments/`, or a TOML file.
-        overrides: Values that replace those of every recipe, `"schedule.epochs=20"`; of those on one data set alone
-            with its name before them, `"cars:data.features=cars.npy"`.
-        datasets: Which of its data; by default the first.
-        variants: Which of its variants; by default all.
-        seeds: Which seeds; by default its own.
+        source: Name of an included experiment, without `experiments/`, or a TOML file.
+        overrides: Values that replace those of every recipe, `"schedule.epochs=20"`. With the name of a data set first,
+            only its recipes change, `"cars:data.features=cars.npy"`.
+        datasets: Names of data sets to use; by default the first one.
+        variants: Names of variants to use; by default all.
+        seeds: Seeds to use; by default the experiment's.
 
     Raises:
-        FileNotFoundError: There is no such experiment.
-        RecipeError: It is of no use; see :func:`papers.recipes.load_recipe`.
+        FileNotFoundError: The experiment does not exist.
+        RecipeError: The experiment is invalid; see :func:`papers.recipes.load_recipe`.
     """
     try:
         name, table = read_table(f"experiments/{os.fspath(source)}")
@@ -139,7 +139,7 @@ def load_experiment(
 
 
 def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
-    """Trainings leave what the figures are drawn from."""
+    """Check that the trainings write the files that the figures need."""
     for figure in about.figures:
         if figure == "group-size" and about.axis != _GROUPS:
             raise RecipeError(f"{name}: experiment.axis must be {_GROUPS} for the figure {figure}, got {about.axis!r}")
@@ -155,7 +155,7 @@ def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
 
 
 def overrides_on(dataset: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides for all data, and those for this one, without its name."""
+    """The overrides for all data sets and those for this one, without its name."""
     found = []
     for each in overrides:
         if not _has_dataset(each):
@@ -180,7 +180,7 @@ def _runs_of(
     seed: int,
     overrides: Sequence[str],
 ) -> Iterator[Run]:
-    """A variant on some data with a seed, for every value of the axis that it takes."""
+    """The runs of a variant with one data set and seed, one per value of the axis."""
     values: Sequence[Any] = kind.get("only", about.values) if about.values else [None]
     _check_distinct(name, f"experiment.variants.{variant}.only", values)
     for value in values:
@@ -197,7 +197,7 @@ def _runs_of(
 
 
 def _tables(name: str, key: str, tables: Any) -> dict[str, dict[str, Any]]:
-    """Tables of values by name, their keys dotted."""
+    """Tables of values by name, with dotted keys."""
     if not isinstance(tables, Mapping) or not tables:
         raise RecipeError(f"{name}: experiment.{key} must be tables, [experiment.{key}.NAME], got {shown(tables)}")
     found = {}
@@ -218,7 +218,7 @@ def _tables(name: str, key: str, tables: Any) -> dict[str, dict[str, Any]]:
 
 
 def _chosen(name: str, key: str, known: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
-    """Names that are among those known."""
+    """The chosen names, checked to be known."""
     for each in chosen:
         if each not in known:
             raise RecipeError(f"{name}: {key} must be some of {', '.join(known)}, got {each!r}")
@@ -227,7 +227,7 @@ def _chosen(name: str, key: str, known: Mapping[str, Any], chosen: Sequence[str]
 
 
 def _check_distinct(name: str, key: str, values: Sequence[Any]) -> None:
-    """A run that is there twice would count twice in means, and make their deviations too small."""
+    """Refuse duplicates: a duplicate run would count twice in means and make their deviations too small."""
     for place, value in enumerate(values):
         if value in values[:place]:
             raise RecipeError(f"{name}: {key} must be distinct, got {value!r} more than once")

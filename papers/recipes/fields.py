@@ -1,4 +1,4 @@
-"""Turning TOML tables into dataclasses, strictly: what a section may hold, and the errors for what it may not."""
+"""Strict conversion of TOML tables to dataclasses: the valid keys and values of a section, and the errors."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Section = TypeVar("Section")
 
 
 class RecipeError(ValueError):
-    """A recipe, or an override of it, is of no use; the message names recipe, key and value, and what it could be."""
+    """A recipe or an override is invalid. The message names recipe, key and value, and the valid values."""
 
 
 def number(least: float | None = None, *, above: float | None = None, most: float | None = None, **default: Any) -> Any:
-    """A field that is a number, an integer where its annotation says so, within bounds."""
+    """A field for a bounded number; an integer if its annotation is an integer type."""
     bounds = {"least": least, "above": above, "most": most}
     return dataclasses.field(metadata={k: v for k, v in bounds.items() if v is not None}, **default)
 
 
 def one_of(*choices: str, **default: Any) -> Any:
-    """A field that is one of some names."""
+    """A field for one of several names."""
     return dataclasses.field(metadata={"choices": choices}, **default)
 
 
 def parse_section(recipe: str, section: str, kind: type[Section], table: Any) -> Section:
-    """A section of a recipe as its dataclass.
+    """Convert a section of a recipe to its dataclass.
 
     Args:
-        recipe: What errors call the recipe.
+        recipe: Name of the recipe in errors.
         section: Name of the section.
-        kind: A dataclass, whose fields are annotated with int, float, str, bool, tuples of them, or one of them and
-            None, which stands for a key that is left out.
-        table: What the TOML has.
+        kind: A dataclass. Its fields are annotated with int, float, str, bool, tuples of these, or one of these and
+            None. None means that the key is left out.
+        table: The section's TOML table.
 
     Raises:
         RecipeError: Keys are unknown or missing, or a value has the wrong type or is out of range.
@@ -58,7 +58,7 @@ def parse_section(recipe: str, section: str, kind: type[Section], table: Any) ->
 
 
 def check_keys(recipe: str, section: str, table: Mapping[str, Any], known: typing.Iterable[str]) -> None:
-    """All keys of a table are known; the error names the nearest, and all that are."""
+    """Check that all keys of a table are known. The error names the nearest known key, and all known keys."""
     known = list(known)
     for key in table:
         if key not in known:
@@ -72,7 +72,7 @@ def check_keys(recipe: str, section: str, table: Mapping[str, Any], known: typin
 
 
 def shown(value: Any) -> str:
-    """A value as errors show it, sections by their keys alone."""
+    """The text of a value in errors; a section appears as its keys."""
     return f"{{{', '.join(map(str, value))}}}" if isinstance(value, Mapping) else repr(value)
 
 
@@ -84,7 +84,7 @@ def _checked(recipe: str, key: str, value: Any, annotation: Any, metadata: Mappi
 
 
 def _converted(value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value as its field has it; None if it is not what the field may hold."""
+    """The value converted to the field's type, or None if it is invalid."""
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list):
             return None

@@ -1,4 +1,4 @@
-"""[loss]: the losses that a recipe may name, and their options."""
+"""[loss]: the losses that a recipe can name, and their options."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _BATCH: dict[str, type[nn.Module]] = {
 }
 SMART = "SmartTriplet"
 LOSSES = (*_BATCH, SMART)
-# What only Python can give.
+# Options that TOML cannot express.
 _NOT_IN_A_FILE = {"generator", "margin_labels", "classes"}
-_WEIGHTS = ("lam", "global_lam")  # a negative one would reward what the loss is to avoid
+_WEIGHTS = ("lam", "global_lam")  # a negative weight would reward what the loss must avoid
 _SMART_OPTIONS = {
     "margin": 0.2,
     "global_weight": 1.0,
@@ -49,9 +49,9 @@ class Loss:
 
     Attributes:
         name: One of `LOSSES`.
-        options: The options given, those of the loss's module. Of SmartTriplet: `margin` of the ratio loss,
-            `global_weight` of the global loss, its `global_threshold` (t) and `global_lam`; and, where batches are not
-            of triplets, the `positive` and `negative` that are selected in them.
+        options: The given options of the loss's module. For SmartTriplet: `margin` of the ratio loss, and
+            `global_weight`, `global_threshold` (t) and `global_lam` of the global loss. If batches are not triplets,
+            `positive` and `negative` name the selection.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Loss:
 
 
 class SmartTripletLoss(nn.Module):
-    """Smart Mining's loss on given triplets: the ratio loss and, weighted, the global loss (eq. 2 and 3)."""
+    """Smart Mining's loss on given triplets: the ratio loss plus the weighted global loss (eq. 2 and 3)."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class SmartTripletLoss(nn.Module):
         self.selection = {name: chosen[name] for name in ("positive", "negative") if chosen[name] is not None}
 
     def forward(self, embeddings: Any, triplets: Any) -> tuple[Any, Any]:
-        """The loss of embeddings [B, D] on triplets [T, 3], and the ratio loss of each, [T]."""
+        """The loss of embeddings [B, D] on triplets [T, 3], and the ratio loss per triplet, [T]."""
         each = self.ratio(embeddings, triplets)
         loss = each.mean()
         if self.global_weight:
@@ -79,7 +79,7 @@ class SmartTripletLoss(nn.Module):
 
 
 def parse_loss(recipe: str, table: Any) -> Loss:
-    """[loss] of a recipe, tried out.
+    """Parse [loss] of a recipe, and construct the module once to validate it.
 
     Raises:
         RecipeError: The loss is unknown, has no such option, or refuses a value.
@@ -103,7 +103,7 @@ def parse_loss(recipe: str, table: Any) -> Loss:
 
 
 def make_loss(loss: Loss, classes: int | Tensor) -> nn.Module:
-    """The module, for training images of these classes."""
+    """The loss module, for a number of classes or for the labels of the training images."""
     if loss.name == SMART:
         return SmartTripletLoss(**loss.options)
     own = {"classes": classes} if loss.name == "HTL" else {}
@@ -111,7 +111,7 @@ def make_loss(loss: Loss, classes: int | Tensor) -> nn.Module:
 
 
 def option_names(name: str) -> list[str]:
-    """The options that a recipe may give a loss."""
+    """The options that a recipe can give a loss."""
     if name == SMART:
         return list(_SMART_OPTIONS)
     return [option for option in inspect.signature(_BATCH[name]).parameters if option not in _NOT_IN_A_FILE]

@@ -1,4 +1,4 @@
-"""Recipes: how to train, in a TOML file."""
+"""Recipes: training settings in a TOML file."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ EXPERIMENT = "experiment"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a network, whole: the same recipe, data and number of threads give the same weights bit for bit.
+    """All settings of a training: equal recipe, data and number of threads give equal weights bit for bit.
 
     Attributes:
-        name: Name of the file, without its ending.
-        title: What legends and tables call the training; by default the name of the loss.
+        name: Name of the file, without the extension.
+        title: Name of the training in legends and tables; by default the name of the loss.
         seed: Seed of weights, batches, crops and random choices.
-        data: See `papers.recipes.sections`, as for the others.
-        network: As there.
-        sampler: As there.
+        data: See `papers.recipes.sections`.
+        network: See `papers.recipes.sections`.
+        sampler: See `papers.recipes.sections`.
         loss: See `papers.recipes.losses`.
-        tree: As in `sections`.
-        optimizer: As there.
-        schedule: As there.
-        evaluation: As there.
+        tree: See `papers.recipes.sections`.
+        optimizer: See `papers.recipes.sections`.
+        schedule: See `papers.recipes.sections`.
+        evaluation: See `papers.recipes.sections`.
     """
 
     name: str
@@ -72,29 +72,29 @@ class Recipe:
     evaluation: Evaluation
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings, the defaults too, as plain values; equal for recipes that train alike."""
+        """All settings, including defaults, as plain values; equal for recipes that train alike."""
         settings = dataclasses.asdict(self)
         settings["loss"] = {"name": self.loss.name, **self.loss.options}
         return {name: settings[name] for name in _KEYS}
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with hardmine, those of experiments too."""
+    """The included recipes, and those of experiments."""
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
 
 
 def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, strictly.
+    """Read a recipe strictly.
 
     Args:
-        source: Name of one that comes with hardmine, or a TOML file.
-        overrides: Values that replace the file's, `"loss.lam=0.1"`, as TOML; text may stand without quotes.
+        source: Name of an included recipe, or a TOML file.
+        overrides: Values that replace the file's, `"loss.lam=0.1"`, as TOML. Strings may lack quotes.
 
     Raises:
-        FileNotFoundError: There is no such recipe.
-        RecipeError: It is no TOML, a key is unknown or missing, or a value is of no use. The message names recipe, key
-            and value, and what the value could be.
-        ModuleNotFoundError: tomli is not installed, on Python 3.10.
+        FileNotFoundError: The recipe does not exist.
+        RecipeError: The file is not TOML, a key is unknown or missing, or a value is invalid. The message names recipe,
+            key and value, and the valid values.
+        ModuleNotFoundError: On Python 3.10, tomli is not installed.
     """
     name, table = read_table(source)
     table.pop(EXPERIMENT, None)
@@ -102,7 +102,7 @@ def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
 
 
 def read_table(source: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """The name of a recipe, and its TOML as it is."""
+    """The name of a recipe, and its unchecked TOML table."""
     path = Path(source)
     if not path.is_file():
         path = FOLDER / f"{os.fspath(source).removesuffix('.toml')}.toml"
@@ -129,8 +129,9 @@ def apply_overrides(name: str, table: Mapping[str, Any], overrides: Sequence[str
 
 
 def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the table with some values set, by dotted key. A section that gets another sampler or loss keeps of the
-    other keys those that the new one has, too.
+    """A copy of the table with some values set, by dotted key.
+
+    If a section gets another sampler or loss, it keeps those of its other keys that the new one also has.
     """
     changed = copy.deepcopy(dict(table))
     for key in values:
@@ -148,7 +149,7 @@ def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -
 
 
 def _known_keys(key: str, value: Any) -> set[str] | None:
-    """The keys of the section that `key` = `value` makes of what it is in; None if of no other kind."""
+    """The valid keys of the section if `key` = `value` selects its kind of sampler or loss, else None."""
     if key == "sampler.kind" and isinstance(value, str) and value in SAMPLERS:
         return {field.name for field in dataclasses.fields(SAMPLERS[value])}
     if key == "loss.name" and value in LOSSES:
@@ -157,7 +158,7 @@ def _known_keys(key: str, value: Any) -> set[str] | None:
 
 
 def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
-    """A recipe from its table; see :func:`load_recipe`."""
+    """Parse a recipe from its table; see :func:`load_recipe`."""
     check_keys(name, "", table, _KEYS)
     for section in ("data", "network", "sampler", "loss", "optimizer", "schedule"):
         if section not in table:
@@ -183,9 +184,9 @@ def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
 
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a saved run, as :meth:`Recipe.as_dict` gave them, with the default of every key that came later.
+    """The settings of a saved run, from :meth:`Recipe.as_dict`, with the defaults of all keys added since then.
 
-    So the default of a new key must be what was done before there was the key. Options of a loss are left as they are.
+    The default of a new key must therefore equal the behavior before the key existed. Options of a loss stay unchanged.
     """
     filled = dict(settings)
     sampler = settings.get("sampler")
@@ -199,7 +200,7 @@ def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_whole(recipe: Recipe) -> None:
-    """The sections suit each other."""
+    """Check that the sections are consistent."""
     name, loss, sampler, schedule = recipe.name, recipe.loss, recipe.sampler, recipe.schedule
     selected = {"positive", "negative"} & loss.options.keys()
     if isinstance(sampler, Triplets):
@@ -235,7 +236,7 @@ def _check_whole(recipe: Recipe) -> None:
 
 
 def _check_statistics(name: str, network: Network) -> None:
-    """There are statistics to keep, and training would change them."""
+    """Check that there are statistics to keep, and that training would change them."""
     for key, value, reason in (
         ("frozen", network.frozen, "a frozen backbone keeps them anyway"),
         ("backbone", network.backbone == "convnet4", "it has no batch normalization"),
@@ -257,4 +258,4 @@ def _toml_value(text: str) -> Any:
     try:
         return toml.loads(f"value = {text}")["value"]
     except toml.TOMLDecodeError:
-        return text  # a name without quotes
+        return text  # a string without quotes

@@ -1,4 +1,4 @@
-"""What a recipe holds, a dataclass a section. TOML keys are the attributes; those without a default must be given."""
+"""The sections of a recipe, one dataclass each. TOML keys are attributes; those without a default are required."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from papers.datasets import IMAGE_SPLITS
 from papers.networks import BACKBONES
 from papers.recipes.fields import number, one_of
 
-# Sets that are small enough to be held as tensors; they suit the network convnet4.
+# Data sets that are small enough to be held as tensors; they suit the network convnet4.
 TENSOR_SETS = ("digits", "omniglot")
 DATA = (*TENSOR_SETS, *(name for name in IMAGE_SPLITS if name not in TENSOR_SETS), "folder")
 NETWORKS = (*BACKBONES, "convnet4")
@@ -19,22 +19,22 @@ NETWORKS = (*BACKBONES, "convnet4")
 
 @dataclass(frozen=True)
 class Data:
-    """[data]: the images, and what is done to them; nothing to Omniglot's drawings, which are always 28 x 28.
+    """[data]: the images and their transforms. Omniglot's drawings are always 28 x 28, without transforms.
 
     Attributes:
-        name: Which set: digits (of scikit-learn), omniglot, cub, cars, online_products, in_shop, hotels; or folder,
-            any folder of images.
-        partial: Take a copy that is not whole, and say so in the tables.
-        on_corrupt: What becomes of images that cannot be read: refuse, skip; or unchecked: they are not looked for
+        name: The data set: digits (of scikit-learn), omniglot, cub, cars, online_products, in_shop, hotels; or folder
+            for any folder of images.
+        partial: Accept an incomplete copy, and name it so in tables.
+        on_corrupt: Handling of unreadable images: refuse, skip, or unchecked. With unchecked, they are not searched for
             before the training, which saves reading every image once.
-        features: File of features of a frozen backbone, relative to the data's root, instead of computing them: .npy
-            [N, F], a row for each image of the set, in the order of their paths.
-        train_classes: Of a folder: number of classes that train, where no folders say so.
+        features: File with the features of a frozen backbone, to use instead of computing them; relative to the data's
+            root. The format is .npy [N, F], one row per image of the data set, in the order of the paths.
+        train_classes: For a folder: number of training classes, if its subfolders don't define the split.
         size: Pixels that images are resized to.
-        crop: Pixels of the crop; without it, `size`.
-        padding: Pixels of black around the image that a training crop is taken from.
-        flip: Whether training mirrors every other image.
-        keep_aspect: Resize the shorter side, and keep the shape.
+        crop: Pixels of the crop; by default `size`.
+        padding: Black pixels around the image before a training crop.
+        flip: Whether training mirrors images with probability 1/2.
+        keep_aspect: Resize the shorter side and keep the aspect ratio.
     """
 
     name: str = one_of(*DATA)
@@ -51,16 +51,16 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
-    """[network]: from images to embeddings.
+    """[network]: the map from images to embeddings.
 
     Attributes:
         backbone: resnet18, resnet50, googlenet, efficientnet_lite0, or convnet4.
         weights: imagenet, random, or a file of weights.
         embedding_dim: Dimensions of the embedding.
-        hidden_dim: Width of a layer between features and embedding; 0: there is none.
-        frozen: Train the head alone, on features that are computed once.
+        hidden_dim: Width of the hidden layer between features and embedding, or 0 for no hidden layer.
+        frozen: Train only the head, on features that are computed once.
         standardize: Scale the features of a frozen backbone to mean 0 and standard deviation 1.
-        frozen_statistics: Batch normalization keeps the mean and variance that came with the weights.
+        frozen_statistics: Batch normalization keeps the means and variances of the pretrained weights.
     """
 
     backbone: str = one_of(*NETWORKS)
@@ -74,7 +74,7 @@ class Network:
 
 @dataclass(frozen=True)
 class ClassBalanced:
-    """[sampler] kind = "class_balanced": as :class:`hardmine.mining.ClassBalancedSampler`."""
+    """[sampler] kind = "class_balanced": see :class:`hardmine.mining.ClassBalancedSampler`."""
 
     kind: str
     batch_size: int = number(2, default=128)
@@ -85,7 +85,7 @@ class ClassBalanced:
 
 @dataclass(frozen=True)
 class AnchorNeighbor:
-    """[sampler] kind = "anchor_neighbor": as :class:`hardmine.mining.AnchorNeighborSampler`, updated every epoch."""
+    """[sampler] kind = "anchor_neighbor": :class:`hardmine.mining.AnchorNeighborSampler`, updated once per epoch."""
 
     kind: str
     anchors_per_batch: int = number(1)
@@ -97,16 +97,16 @@ class AnchorNeighbor:
 
 @dataclass(frozen=True)
 class Triplets:
-    """[sampler] kind = "triplets": as :class:`hardmine.mining.SmartMiner`.
+    """[sampler] kind = "triplets": see :class:`hardmine.mining.SmartMiner`.
 
     Attributes:
-        batch_size: Triplets in a batch.
-        batches_per_epoch: Batches; without it so many that every image is an anchor about once.
-        mined_share: Share of mined triplets in a batch; 0 for random ones alone.
-        target_error: What the controller of kappa aims at.
-        neighbors: Length of the lists that triplets are mined from.
-        per_anchor: Triplets mined of an anchor, at most.
-        lists: How neighbors are listed.
+        batch_size: Triplets per batch.
+        batches_per_epoch: Batches per epoch; by default enough that every image is an anchor about once.
+        mined_share: Share of mined triplets per batch; 0 for only random triplets.
+        target_error: Target training error of kappa's controller.
+        neighbors: Length of the neighbor lists that triplets are mined from.
+        per_anchor: Maximum number of mined triplets per anchor.
+        lists: Method that makes the neighbor lists.
     """
 
     kind: str
@@ -124,7 +124,7 @@ SAMPLERS = {"class_balanced": ClassBalanced, "anchor_neighbor": AnchorNeighbor, 
 
 @dataclass(frozen=True)
 class Tree:
-    """[tree]: HTL's class tree, which is made anew every epoch where the loss or the sampler wants one."""
+    """[tree]: HTL's class tree, rebuilt once per epoch if the loss or the sampler uses it."""
 
     levels: int = number(1, most=32767, default=16)
     linkage: str = one_of(*LINKAGES, default="single")
@@ -135,11 +135,11 @@ class Optimizer:
     """[optimizer].
 
     Attributes:
-        lr: Learning rate of all but the last layer.
+        lr: Learning rate of all layers except the last.
         name: sgd or adam.
-        momentum: Of SGD.
+        momentum: SGD's momentum.
         weight_decay: L2 penalty.
-        last_layer_factor: By how much faster the last layer, the head, learns.
+        last_layer_factor: Ratio of the learning rate of the last layer, the head, to `lr`.
     """
 
     lr: float = number(above=0)
@@ -155,9 +155,9 @@ class Schedule:
 
     Attributes:
         epochs: Number of epochs.
-        milestones: Numbers of epochs after which the learning rate is multiplied by `factor`.
-        every: The same after each so many epochs, instead.
-        factor: What it is multiplied by.
+        milestones: Epochs after which the learning rate is multiplied by `factor`.
+        every: Instead of `milestones`: number of epochs between multiplications by `factor`.
+        factor: Factor of the learning rate.
     """
 
     epochs: int = number(1)
@@ -166,7 +166,7 @@ class Schedule:
     factor: float = number(above=0, default=0.1)
 
     def lr_factor(self, epoch: int) -> float:
-        """What the learning rate is multiplied by in an epoch, counted from 0."""
+        """The total factor of the learning rate in an epoch, counted from 0."""
         passed = sum(epoch >= milestone for milestone in self.milestones)
         if self.every is not None:
             passed = epoch // self.every
@@ -178,11 +178,11 @@ class Evaluation:
     """[evaluation], on the classes that are only retrieved.
 
     Attributes:
-        recall_at: The K of Recall@K; 1 is always among them.
-        every: Evaluate after each so many epochs, and after the last one.
-        nmi: Also the normalized mutual information, at the end.
-        diagrams: Numbers of the steps, from 0, whose triplets are kept before and after them.
-        embeddings: Keep the embeddings of both halves of the data at the end.
+        recall_at: The values of K in Recall@K; 1 is always included.
+        every: Number of epochs between evaluations. The last epoch is always evaluated.
+        nmi: Compute the normalized mutual information at the end.
+        diagrams: Indices of steps, from 0, whose triplets are recorded before and after the step.
+        embeddings: Save the embeddings of both halves of the data at the end.
     """
 
     recall_at: tuple[int, ...] = number(1, most=1024, default=(1, 2, 4, 8))

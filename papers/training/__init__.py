@@ -1,4 +1,4 @@
-"""Running recipes: data, network, batches, checkpoints and results. `python -m papers train RECIPE` is its face."""
+"""Running recipes: data, network, batches, checkpoints and results, for `python -m papers train RECIPE`."""
 
 from papers.training.data import TrainingData, load_data
 from papers.training.experiment import Finished, run_experiment

@@ -1,4 +1,4 @@
-"""Checkpoints: files that hold all that a training needs to go on bit for bit, and are whole or not there."""
+"""Checkpoints: atomically written files with all state that resuming a training bit for bit needs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FILE = "checkpoint.pt"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the one that is there stays until the new one is on the disk.
+    """Write a checkpoint atomically. The old one stays until the new one is on disk.
 
     Raises:
-        OSError: It cannot be written, as when the disk is full.
+        OSError: The checkpoint cannot be written, for example because the disk is full.
     """
-    # Given a file, torch.save would tell of a full disk by a RuntimeError that does not say so.
+    # Not directly to the file: on a full disk, torch.save would raise a RuntimeError that hides the cause.
     content = io.BytesIO()
     torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, **state}, content)
 
@@ -42,13 +42,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint. Nothing in the file is executed.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged, or something else.
+        OSError: The checkpoint cannot be read.
+        ValueError: The file is damaged, or not a checkpoint.
     """
     try:
         with path.open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message advises to execute what is in the file
+    except pickle.UnpicklingError as error:  # torch's message advises executing the file's content
         raise ValueError(f"{path} is not a readable checkpoint: it is damaged, or something else") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -62,10 +62,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_same_run(path: Path, state: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """A checkpoint is of the same recipe and data; the error names every difference.
+    """Check that a checkpoint is from the same recipe and data. The error names every difference.
 
     Raises:
-        ValueError: It is of others.
+        ValueError: The recipe or the data differ.
     """
     then = _flat({"recipe": with_defaults(state["recipe"]), "data": state["data"]})
     now = _flat({"recipe": recipe, "data": data})
@@ -100,7 +100,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Go on where :func:`random_state` was taken."""
+    """Restore the states from :func:`random_state`."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

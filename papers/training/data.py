@@ -1,4 +1,4 @@
-"""What a training reads: images, or features of a frozen backbone, with their classes."""
+"""The inputs of a training: images, or features of a frozen backbone, with their classes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _SKIPPED = "skipped: "
 
 @dataclass(frozen=True)
 class Part:
-    """Some images and their classes.
+    """A part of the data: images and their classes.
 
     Attributes:
-        images: A tensor [N, ...], images or features; or image files, whose transforms are set.
+        images: A tensor [N, ...] of images or features, or image files with transforms.
         labels: int64 [N].
-        coarse_labels: int64 [N], the classes one level up, -1 where unknown; or None.
+        coarse_labels: int64 [N], the classes one level up, -1 if unknown; or None.
     """
 
     images: Images
@@ -49,17 +49,17 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training reads.
+    """The inputs of a training.
 
     Attributes:
-        name: What tables call the data; a partial copy says so.
-        train: What is trained on.
-        query: Whose class is looked for.
-        gallery: Where it is looked for; `query` itself where each query is left out of its own search.
-        notes: Lines on classes that training or retrieval can do nothing with, and images that were skipped.
-        feature_dim: Of features that are given instead of images, their number; else None.
-        fingerprint: Tells data apart: a digest of the name, the labels and the features, or files' names.
-        split: The image files; None of digits.
+        name: Name of the data in tables; the name of a partial copy says so.
+        train: The part to train on.
+        query: The part to retrieve the classes of.
+        gallery: The part to search; the same object as `query` if each query is left out of its own search.
+        notes: Lines about classes that training or retrieval cannot use, and about skipped images.
+        feature_dim: Number of features if they replace the images, else None.
+        fingerprint: Identifies the data: a digest of the name, the labels, and the features or file names.
+        split: The image files; None for digits.
     """
 
     name: str
@@ -72,7 +72,7 @@ class TrainingData:
     split: ImageSplit | None = None
 
     def with_notes_for(self, recipe: Recipe) -> TrainingData:
-        """The same data with the notes of a recipe whose batches may have another number of images of a class."""
+        """The same data with the notes of another recipe, whose batches may have another number of images per class."""
         if self.split is None:
             return self
         skipped = [note for note in self.notes if note.startswith(_SKIPPED)]
@@ -87,27 +87,27 @@ def load_data(
     progress: bool = True,
     device: str = "cpu",
 ) -> TrainingData:
-    """The data of a recipe; features of a frozen backbone are computed if need be, and kept.
+    """Load the data of a recipe. Features of a frozen backbone are computed if necessary, and cached.
 
     Args:
         recipe: The recipe.
-        root: Folder of the data; digits need none.
-        cache: Folder of kept features.
+        root: Folder of the data; None is valid for digits.
+        cache: Folder of cached features.
         progress: Show progress bars on stderr.
-        device: What a frozen backbone computes features on; they are kept on the CPU.
+        device: Device on which a frozen backbone computes features. The features are kept on the CPU.
 
     Raises:
-        OSError: A part of the data is missing; the message shows the tree that is expected. Or `network.weights` or
-            `data.features` is no file.
-        ValueError: The data are not whole and `data.partial` is false, or images cannot be read and `data.on_corrupt`
-            is refuse; `root` is None; `data.features` do not fit the images; the rest of `[data]` is given for digits;
-            the sampler does not suit the classes.
+        OSError: A part of the data is missing; the message shows the expected tree. Or `network.weights` or
+            `data.features` is not a file.
+        ValueError: The data are incomplete and `data.partial` is false; images are unreadable and `data.on_corrupt` is
+            refuse; `root` is None; `data.features` does not fit the images; other keys of `[data]` are given for
+            digits; or the sampler does not suit the classes.
     """
     if recipe.data.name == "digits":
         return _digits(recipe)
     _check_files(recipe, root)
     split = _split(recipe.data, _root(recipe, root))
-    if not isinstance(recipe.sampler, Triplets):  # told now, not after all images were read
+    if not isinstance(recipe.sampler, Triplets):  # fail now, not after reading all images
         make_sampler(recipe, split.train.labels, split.name)
     notes = _summary(recipe, split)
     if recipe.data.on_corrupt != "unchecked":
@@ -116,7 +116,7 @@ def load_data(
     if recipe.data.name == "omniglot":
         return _omniglot(split, notes, progress)
     data, frozen = recipe.data, recipe.network.frozen
-    # Backbones scale images themselves. Features are those of images as they are tested, the same for every seed.
+    # Backbones scale images themselves. Features use the test transform, and are the same for every seed.
     options = {"normalization": None, "seed": 0 if frozen else recipe.seed}
     transforms = Transforms(data.size, data.crop, data.padding, data.flip, data.keep_aspect, **options)
     split = split.with_transforms(transforms)
@@ -134,13 +134,13 @@ def load_data(
 
 
 def plain_train_images(data: TrainingData) -> Images:
-    """The training images as those that are retrieved come, without random crops."""
+    """The training images with the transform of retrieved images, without random crops."""
     images = data.train.images
     return images if isinstance(images, Tensor) else images.with_transform(data.query.images.transform)
 
 
 def make_backbone(recipe: Recipe) -> Backbone:
-    """The backbone of a recipe, with its weights; not convnet4, which needs the images."""
+    """The backbone of a recipe, with its weights. Not for convnet4, which needs the images."""
     weights = recipe.network.weights
     return backbone(recipe.network.backbone, None if weights == "random" else weights)
 
@@ -156,7 +156,7 @@ def _summary(recipe: Recipe, split: ImageSplit) -> list[str]:
 
 
 def _check_files(recipe: Recipe, root: str | os.PathLike[str] | None) -> None:
-    """The files that a recipe names are there."""
+    """Check that the files named by a recipe exist."""
     weights, features = recipe.network.weights, recipe.data.features
     if features is not None:
         path = _root(recipe, root) / features
@@ -175,7 +175,7 @@ def _split(data: Data, root: Path) -> ImageSplit:
 
 
 def _digits(recipe: Recipe) -> TrainingData:
-    """Those of scikit-learn, which are always whole and as they are."""
+    """scikit-learn's digits, which are always complete and untransformed."""
     for key, default in vars(Data("digits")).items():
         given = getattr(recipe.data, key)
         if given != default:
@@ -188,7 +188,7 @@ def _digits(recipe: Recipe) -> TrainingData:
 
 
 def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingData:
-    """Drawings, which are small enough to be held as tensors."""
+    """Omniglot's drawings as tensors, since they are small enough."""
     train, test = (
         Part(read_drawings(part.paths, SIZE, title, progress), part.labels)
         for part, title in zip((split.train, split.test), OMNIGLOT_HALVES, strict=True)
@@ -197,11 +197,11 @@ def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingDa
 
 
 def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
-    """The features of a file, for train, query and gallery."""
+    """The features in a file, for train, query and gallery."""
     path = _root(recipe, root) / recipe.data.features
     try:
         rows = torch.from_numpy(require("numpy").load(path, allow_pickle=False))
-    except (ValueError, EOFError, TypeError) as error:  # text, an empty file, an .npz file
+    except (ValueError, EOFError, TypeError) as error:  # a text file, an empty file, an .npz file
         raise RecipeError(f"{recipe.name}: data.features must be an .npy file, got {path}: {error}") from error
     parts = (split.train, split.query, split.gallery)
     row_of = {image: row for row, image in enumerate(sorted({image for part in parts for image in part.paths}))}
@@ -217,10 +217,10 @@ def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[s
 
 
 def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, device: str) -> list[Tensor]:
-    """The features of train, query and gallery, from files in the folder, or computed."""
+    """The features of train, query and gallery, from cached files or computed."""
     network = make_backbone(recipe).to(device)
     test_transform = split.query.transform
-    # The gallery may be the query, or the training set: each is computed once.
+    # The gallery may be the query or the training set; each part is computed once.
     known: dict[tuple[str, ...], Tensor] = {}
     found = []
     for part in (split.train, split.query, split.gallery):

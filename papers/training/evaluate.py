@@ -17,7 +17,7 @@ CHAIN_RECALL_AT = (1, 3, 5)
 def evaluate(
     network: nn.Module, data: TrainingData, section: Evaluation, *, workers: int = 0, last: bool = False, seed: int = 0
 ) -> dict[str, float]:
-    """Recall@K and, of Hotels-50K, that of the chains; at the end NMI too, if asked for.
+    """Recall@K, for Hotels-50K also of chains, and at the end NMI if the recipe requests it.
 
     Returns:
         Scores by name: `recall_at_1`, `chain_recall_at_1`, `nmi`.

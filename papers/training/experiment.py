@@ -1,4 +1,4 @@
-"""Running experiments: many trainings, each of which is done once, and what they say together."""
+"""Running experiments: many trainings, each of them once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended.
+    """A finished run.
 
     Attributes:
-        run: Which.
-        folder: Where its files are.
-        result: What `result.json` holds; None where training has diverged.
-        error: Why it has no result.
-        data: Name and fingerprint of its data; None where none were noted.
+        run: The run.
+        folder: Folder of its files.
+        result: Content of `result.json`; None if the training diverged.
+        error: Why there is no result.
+        data: Name and fingerprint of its data; None if not recorded.
     """
 
     run: Run
@@ -45,24 +45,24 @@ def run_experiment(
     *,
     say: Callable[[str], None],
 ) -> list[Finished]:
-    """Train what is not trained yet; interrupted trainings go on.
+    """Run the trainings that are not finished. Interrupted trainings resume.
 
     Args:
         experiment: The experiment.
         root: Folder of the data.
-        output: For the results, a folder a run.
-        cache: Folder of kept features.
-        options: How trainings are run.
+        output: Folder of the results, with one folder per run.
+        cache: Folder of cached features.
+        options: How to run the trainings.
         say: Called with a line when a run begins or ends.
 
     Returns:
         All runs.
 
     Raises:
-        ValueError: A folder has a run of another recipe; the message names the differences. Or runs that are to be
-            averaged are on different data; the message names their folders. All folders are looked at before the
-            first training, data when they are loaded.
-        KeyboardInterrupt: What is done is kept, and so is the run under way.
+        ValueError: A folder has a run of another recipe; the message names the differences. Or runs to be averaged have
+            different data; the message names their folders. All folders are checked before the first training, and data
+            when they are loaded.
+        KeyboardInterrupt: Ctrl-C. Finished runs and the current run's checkpoint are kept.
         hardmine.VerificationError: A fused op disagrees with its reference.
     """
     before = [finished(run, output / run.folder) for run in experiment.runs]
@@ -77,7 +77,7 @@ def run_experiment(
         head = f"[{number}/{len(experiment.runs)}] {run.folder}"
         if ended is None:
             key = repr((run.recipe.data, run.recipe.network.backbone, run.recipe.network.frozen, run.seed))
-            if run.recipe.network.frozen or run.recipe.network.backbone == "convnet4":  # no seed in these
+            if run.recipe.network.frozen or run.recipe.network.backbone == "convnet4":  # these don't depend on the seed
                 key = repr((run.recipe.data, run.recipe.network.backbone, run.recipe.network.weights))
             if key not in loaded:
                 loaded.clear()
@@ -93,7 +93,7 @@ def run_experiment(
             trainer = Trainer(run.recipe, data, folder, options, resume=True)
             try:
                 ended = Finished(run, folder, trainer.run(), data=about)
-            except FloatingPointError as error:  # a result, too
+            except FloatingPointError as error:  # divergence is a result too
                 save_json(folder / FAILED, {"recipe": run.recipe.as_dict(), "data": about, "error": str(error)})
                 ended = Finished(run, folder, None, str(error), about)
             say(f"{head}: {_outcome(ended)}")
@@ -104,10 +104,10 @@ def run_experiment(
 
 
 def finished(run: Run, folder: Path) -> Finished | None:
-    """What a run led to; None where it has not ended.
+    """The outcome of a run; None if it is not finished.
 
     Raises:
-        ValueError: The folder has a run of another recipe, ended or not, or a damaged checkpoint to go on from.
+        ValueError: The folder has a run of another recipe, finished or not, or a damaged checkpoint.
     """
     found = result.read_result(folder)
     failed = result.read_result(folder, FAILED) if found is None else None
@@ -123,15 +123,15 @@ def finished(run: Run, folder: Path) -> Finished | None:
 
 
 class _SameData:
-    """Runs of the same settings are averaged: they must be on the same data, too."""
+    """Check that runs with the same settings have the same data, since they are averaged."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[Path, str]] = {}
 
     def check(self, run: Run, folder: Path, data: Mapping[str, Any]) -> None:
-        """A run has the data of the earlier ones."""
+        """Check that a run has the same data as earlier runs."""
         network = run.recipe.network
-        features = (network.backbone, network.weights) if network.frozen else None  # they are the data then
+        features = (network.backbone, network.weights) if network.frozen else None  # features are then the data
         key = repr((run.dataset, run.recipe.data, features))
         shown = f"{data['name']} ({data['fingerprint']})"
         first, known = self._first.setdefault(key, (folder, shown))

@@ -1,4 +1,4 @@
-"""Where the batches of an epoch come from: samplers, and Smart Mining; with a state that resumes in mid-epoch."""
+"""Sources of an epoch's batches: samplers and Smart Mining, with a state to resume within an epoch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
     """A batch.
 
     Attributes:
-        rows: The numbers of its images, a list.
-        triplets: The triplets to train on, with positions in `rows`; None where the loss selects its own.
+        rows: List of the indices of its images.
+        triplets: The triplets to train on, as positions in `rows`; None if the loss selects triplets.
     """
 
     rows: list[int]
@@ -37,33 +37,33 @@ class Batch(NamedTuple):
 
 
 class Feed(Protocol):
-    """Plans epochs."""
+    """A source of batches, epoch by epoch."""
 
     def __len__(self) -> int:
-        """The number of batches of an epoch."""
+        """Number of batches per epoch."""
 
     def begin(self, epoch: int) -> list[Batch]:
-        """The batches of an epoch, counted from 0."""
+        """Start an epoch, counted from 0, and return its batches."""
 
     def observe(self, batch: Batch, losses: Tensor | None) -> None:
-        """Learn what a step on a batch gave."""
+        """Record the result of a step on a batch."""
 
     def end(self) -> dict[str, float]:
-        """The epoch has ended; returns what there is to log of it."""
+        """Finish the epoch and return the values to log."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming in the middle of the epoch needs."""
+        """The state for resuming within the epoch."""
 
     def resume(self, epoch: int, state: Mapping[str, Any]) -> list[Batch]:
-        """The batches of the epoch in which the state was taken."""
+        """Restore the state and return the batches of its epoch."""
 
 
 def make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.Module, workers: int) -> Feed:
     """The feed of a recipe.
 
     Raises:
-        RecipeError: The sampler does not suit the classes, as when a batch has more classes than there are; or the
-            training ends before the first step of `evaluation.diagrams`.
+        RecipeError: The sampler does not suit the classes, for example because a batch needs more classes than there
+            are. Or the training ends before the first step of `evaluation.diagrams`.
     """
     feed = _make_feed(recipe, data, network, loss, workers)
     steps, diagrams = recipe.schedule.epochs * len(feed), recipe.evaluation.diagrams
@@ -86,14 +86,14 @@ def _make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.
 
 
 class SampledFeed:
-    """Batches from a sampler of classes; HTL's tree is made anew after every epoch where sampler or loss wants one."""
+    """Batches from a sampler of classes. HTL's tree is rebuilt after every epoch if the sampler or the loss uses it."""
 
     def __init__(
         self, recipe: Recipe, sampler: Any, data: TrainingData, network: nn.Module, loss: nn.Module, workers: int
     ) -> None:
         self._sampler, self._data, self._network, self._loss = sampler, data, network, loss
         self._tree, self._workers = recipe.tree, workers
-        # What learns from the tree: the loss HTL, and a sampler of neighbors, which batches of one class do not need.
+        # Users of the tree: the loss HTL and the anchor-neighbor sampler. Other samplers do not need the tree.
         self._learners = [loss] if recipe.loss.name == "HTL" else []
         if isinstance(recipe.sampler, AnchorNeighbor):
             self._learners.append(sampler)
@@ -106,7 +106,7 @@ class SampledFeed:
         return [Batch(rows) for rows in self._sampler]
 
     def observe(self, batch: Batch, losses: Tensor | None) -> None:
-        """A sampler learns nothing from steps."""
+        """Do nothing: a sampler does not depend on the results of steps."""
 
     def end(self) -> dict[str, float]:
         if not self._learners:
@@ -129,7 +129,7 @@ class SampledFeed:
 
 
 class MinedFeed:
-    """Batches of triplets that Smart Mining finds in the whole training set."""
+    """Batches of triplets that Smart Mining finds in the complete training set."""
 
     def __init__(self, section: Triplets, seed: int, data: TrainingData, network: nn.Module, workers: int) -> None:
         self._miner = SmartMiner(
@@ -143,7 +143,7 @@ class MinedFeed:
             per_anchor=section.per_anchor,
             kappa=AdaptiveKappa(target_error=section.target_error),
             method=section.lists,
-            # A graph that is built from nothing is the same after resuming.
+            # A graph that is built from scratch is the same after resuming.
             fanng={"init": None} if section.lists == "fanng" else None,
             num_workers=workers,
             seed=seed,
@@ -189,11 +189,11 @@ class MinedFeed:
 
 
 def images_of(images: Images, batches: list[Batch], workers: int) -> Iterator[Tensor]:
-    """The images of the batches, one after the other."""
+    """Iterate over the images of the batches."""
     rows = [batch.rows for batch in batches]
     if isinstance(images, Tensor):
         return (images[some] for some in rows)
-    # A generator of its own, so that a loader draws nothing from torch's: a resumed epoch makes one more.
+    # A separate generator: a resumed epoch makes one more loader, which must not draw from torch's generator.
     loader = torch.utils.data.DataLoader(
         images,
         batch_sampler=rows,
@@ -205,5 +205,5 @@ def images_of(images: Images, batches: list[Batch], workers: int) -> Iterator[Te
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: the parent finishes its step and writes a checkpoint."""
+    """Ignore Ctrl-C, which reaches all processes: the parent finishes its step and writes a checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

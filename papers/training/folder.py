@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time trains in it, and what is there is not overwritten."""
+"""The folder of a run: one process at a time trains in it, and existing files are not overwritten."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FILE = ".lock"
 
 
 class FolderLock:
-    """Keeps other processes out of a folder until it is released, is garbage, or the process ends, however it does.
+    """Lock a folder against other processes until release, garbage collection or the end of the process.
 
-    Where the system, or the disk, has no such locks, nothing is locked. The file, which is empty, stays.
+    If the system or the disk has no such locks, nothing is locked. The empty lock file stays in the folder.
 
     Raises:
-        FileExistsError: Another process, or another training of this one, has the folder.
-        OSError: The folder cannot be written to.
+        FileExistsError: Another process, or another training in this process, has locked the folder.
+        OSError: The folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class FolderLock:
             pass
 
     def release(self) -> None:
-        """Let others in, also while processes that read images, which share the open file, are still ending."""
+        """Release the lock, even while image-reading workers, which share the open file, are still exiting."""
         if fcntl is not None and not self._file.closed:
             with suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_UN)
@@ -54,8 +54,8 @@ def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
     """Refuse, before the data are read, a folder in which :class:`papers.training.Trainer` would not train.
 
     Raises:
-        FileExistsError: It has a run, and `resume` is False; or another process trains in it.
-        ValueError: Its checkpoint is damaged, or of another recipe.
+        FileExistsError: The folder has a run and `resume` is False, or another process trains in it.
+        ValueError: The checkpoint is damaged, or from another recipe.
     """
     lock = FolderLock(folder)
     try:
@@ -67,17 +67,17 @@ def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
 def saved_run(
     recipe: Recipe, folder: Path, resume: bool, data: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """The checkpoint to go on from; None where there is none.
+    """The checkpoint to resume from, or None if there is none.
 
     Args:
         recipe: The recipe.
         folder: The folder.
-        resume: Whether to go on.
-        data: What identifies the data; None where it is not known yet.
+        resume: Whether to resume.
+        data: Name and fingerprint of the data; None if not known yet.
 
     Raises:
-        FileExistsError: The folder has a run, and `resume` is False.
-        ValueError: The checkpoint is damaged, or of another recipe or other data; the message names the differences.
+        FileExistsError: The folder has a run and `resume` is False.
+        ValueError: The checkpoint is damaged, or from another recipe or other data; the message names the differences.
     """
     path = folder / checkpoint.FILE
     if path.exists():

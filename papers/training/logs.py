@@ -1,4 +1,4 @@
-"""What a training writes while it runs: the tables of :mod:`papers.figures.formats`, and TensorBoard's events."""
+"""The logs of a running training: the tables of :mod:`papers.figures.formats`, and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from papers.figures import DIAGRAMS, EPOCHS, Records
 
 
 class Logs:
-    """The files of a run's progress.
+    """The log files of a run.
 
     Args:
-        folder: Of the run.
-        title: What legends call it.
-        epochs: Number of epochs whose rows are kept, with that of before the training; -1: none.
+        folder: Folder of the run.
+        title: Name of the run in legends.
+        epochs: Number of epochs whose rows are kept, along with the row from before the training; -1 keeps no rows.
         step: Number of gradient steps whose diagrams are kept.
         diagrams: Whether there are diagrams.
-        tensorboard: Write events for TensorBoard, too, in the folder `tensorboard`.
+        tensorboard: Also write TensorBoard's events, to the folder `tensorboard`.
 
     Raises:
-        ModuleNotFoundError: TensorBoard is asked for and not installed.
+        ModuleNotFoundError: `tensorboard` is True and TensorBoard is not installed.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Logs:
         if tensorboard:
             require("tensorboard")
             writer = require("torch.utils.tensorboard").SummaryWriter
-            # Events of epochs after the checkpoint will come again: those that are there are hidden.
+            # Events of epochs after the checkpoint are written again, so the existing ones are hidden.
             self._events = writer(folder / "tensorboard", purge_step=epochs + 1)
         self._epochs = Records(folder / EPOCHS.file, EPOCHS, keep=lambda row: int(row["epoch"]) <= epochs)
         self._diagrams = None
@@ -41,7 +41,7 @@ class Logs:
             self._diagrams = Records(folder / DIAGRAMS.file, DIAGRAMS, keep=lambda row: int(row["iteration"]) < step)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """The scores after an epoch, or before the first: `epoch`, `step`, and all else that was measured."""
+        """Log the scores after an epoch, or before the first: `epoch`, `step`, and all other measured values."""
         names = ("epoch", "step", "recall_at_1", "hard_share", "loss")
         self._epochs.write([{name: row.get(name) for name in names} | {"run": self._title}])
         if self._events is not None:
@@ -51,7 +51,7 @@ class Logs:
             self._events.flush()
 
     def diagram(self, rows: list[dict[str, Any]]) -> None:
-        """The triplets of a step."""
+        """Log the triplets of a step."""
         self._diagrams.write(rows)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is summed up over the steps of an epoch."""
+"""Sums over the steps of an epoch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hardmine.mining._states import check_entries, check_real
 
 
 class EpochMeasures:
-    """Mean loss, mean similarities of triplets and the share of hard ones, over the steps of an epoch so far."""
+    """Mean loss, mean similarities of triplets and share of hard triplets, over the steps of an epoch so far."""
 
     def __init__(self) -> None:
         self._sums = dict.fromkeys(("steps", "loss", "triplets", "s_ap", "s_an", "hard"), 0.0)
 
     def add(self, loss: float, s_ap: Tensor, s_an: Tensor) -> None:
-        """A step: its loss, and the similarities of its triplets [B], NaN where there is none."""
+        """Add a step: its loss, and the similarities of its triplets [B], NaN where there is none."""
         there = ~(s_ap.isnan() | s_an.isnan())
         s_ap, s_an = s_ap[there].double(), s_an[there].double()
         added = {
@@ -49,11 +49,11 @@ class EpochMeasures:
         return dict(self._sums)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from sums.
+        """Restore the sums.
 
         Raises:
-            TypeError: A sum is no number.
-            ValueError: `state` lacks a sum or has one too many, or a count is negative.
+            TypeError: A sum is not a number.
+            ValueError: `state` lacks a sum or has an unknown one, or a count is negative.
         """
         check_entries("state", state, self._sums)
         counts = ("steps", "triplets", "hard")

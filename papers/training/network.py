@@ -12,7 +12,7 @@ from papers.training.data import TrainingData, make_backbone
 
 
 def make_network(recipe: Recipe, data: TrainingData) -> nn.Module:
-    """The network, its new layers drawn from torch's global generator; on features it is the head alone."""
+    """Make the network, with new layers drawn from torch's global generator. For features, it is only the head."""
     section = recipe.network
     images = data.train.images
     sizes = {"hidden_dim": section.hidden_dim or None}
@@ -23,14 +23,14 @@ def make_network(recipe: Recipe, data: TrainingData) -> nn.Module:
         mean, std = images.mean().item(), images.std().item()
         trunk = convnet4(images.shape[-1], channels=images.shape[1], mean=mean, std=std)
     else:
-        # Convolutions on a CPU are quicker when channels come last; on a GPU it is what matrix units want.
+        # Convolutions are faster with channels last, both on CPUs and on a GPU's matrix units.
         trunk = make_backbone(recipe).to(memory_format=torch.channels_last)
     head = EmbeddingHead(trunk.feature_dim, section.embedding_dim, **sizes)
     return EmbeddingNetwork(trunk, head, frozen_statistics=section.frozen_statistics)
 
 
 def make_optimizer(network: nn.Module, section: Optimizer) -> torch.optim.Optimizer:
-    """The optimizer; each group knows its first learning rate as `initial_lr`."""
+    """Make the optimizer. Each group has its initial learning rate in `initial_lr`."""
     groups = parameter_groups(network, section.lr, section.last_layer_factor)
     for group in groups:
         group["initial_lr"] = group["lr"]

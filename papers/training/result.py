@@ -1,4 +1,4 @@
-"""The result of a run, `result.json`: what was run, what came out, and by how much the ops deviated."""
+"""The result of a run, `result.json`: the settings, the scores, and the largest deviations of the ops."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def make_result(
     report: hardmine.Report | None,
     verify_every: int,
 ) -> dict[str, Any]:
-    """The result of a run that has ended.
+    """The result of a finished run.
 
     Returns:
-        `recipe` (name and all settings), `data`, `versions`, `epochs` (a row each, the first from before training),
-        `best` and `last` (the rows of the highest Recall@1, and of the end), `verified`: calls, checks and the largest
-        deviations by op and quantity, and of all (`largest_deviation`, None where nothing was verified).
+        `recipe` (name and all settings), `data`, `versions`, `epochs` (one row per epoch, the first from before
+        training), `best` and `last` (the rows of the highest Recall@1 and of the end), and `verified`. `verified` has
+        calls, checks and largest deviations by op and quantity, and the largest of all (`largest_deviation`, None if
+        nothing was verified).
     """
     scored = [row for row in rows if "recall_at_1" in row]
     verified: dict[str, Any] = {"every": verify_every, "largest_deviation": None, "ops": {}}
@@ -60,16 +61,16 @@ def make_result(
 
 
 def save_result(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `result.json`, whole or not at all."""
+    """Write `result.json` atomically."""
     save_json(folder / FILE, content)
 
 
 def read_result(folder: Path, name: str = FILE) -> dict[str, Any] | None:
-    """The result in a folder; None where no run has ended there.
+    """The result in a folder; None if it has no finished run.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged, or something else.
+        OSError: The file cannot be read.
+        ValueError: The file is damaged, or not a result.
     """
     path = folder / name
     if not path.is_file():
@@ -88,7 +89,7 @@ def _sizes(labels: torch.Tensor) -> dict[str, int]:
 
 
 def _commit() -> str | None:
-    """The commit of a checkout; None of an installed package."""
+    """The commit of a checkout; None for an installed package."""
     folder = Path(__file__).parent
     if not (folder.parent / ".git").exists():
         return None

@@ -10,15 +10,16 @@ from papers.recipes.sections import ClassBalanced
 
 
 def make_sampler(recipe: Recipe, labels: Tensor, name: str) -> ClassBalancedSampler | AnchorNeighborSampler:
-    """The sampler of a recipe without mined triplets.
+    """Make the sampler of a recipe without mined triplets.
 
     Args:
         recipe: The recipe.
         labels: int64 [N], the classes of the training images.
-        name: What the data are called.
+        name: Name of the data.
 
     Raises:
-        RecipeError: It does not suit the classes, as when a batch has more classes than there are.
+        RecipeError: The sampler does not suit the classes, for example because a batch needs more classes than there
+            are.
     """
     section = recipe.sampler
     shared = {

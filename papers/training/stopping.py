@@ -1,4 +1,4 @@
-"""Ending a training between two steps when Ctrl-C or a kill asks for it."""
+"""Ending a training between two steps after Ctrl-C or a kill."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """A context in which the first Ctrl-C, or SIGTERM, only sets `asked`; the second one interrupts at once.
+    """A context in which the first Ctrl-C or SIGTERM only sets `asked`, and the second one interrupts at once.
 
-    Elsewhere than in the main thread, where signals do not arrive, it does nothing.
+    Outside the main thread, which alone receives signals, the context does nothing.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the runs of an experiment say together: Markdown tables and figures."""
+"""Summaries of an experiment's runs: Markdown tables and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = tuple[str, int | None]  # variant, and value of the axis
 
 
 def markdown(experiment: Experiment, done: Sequence[Finished], command: str) -> str:
-    """A table a data set: mean and standard deviation over seeds, and the largest deviation from the references."""
+    """One table per data set: mean and standard deviation over seeds, and the largest deviation from references."""
     parts = [f"# {experiment.name}", experiment.claim, f"    {command}"]
     for dataset in _distinct(ended.run.dataset for ended in done):
         own = [ended for ended in done if ended.run.dataset == dataset]
@@ -43,7 +43,7 @@ def _heading(done: Sequence[Finished]) -> str:
 
 
 def _checked(every: Sequence[int]) -> str:
-    """How often the calls of the runs were checked."""
+    """The text on how often the runs' calls were checked."""
     often = sorted({each for each in every if each})
     if not often:
         return "not checked against the references"
@@ -82,7 +82,7 @@ def _table(experiment: Experiment, done: Sequence[Finished]) -> str:
 
 
 def _reach(experiment: Experiment, done: Sequence[Finished]) -> float | None:
-    """The mean Recall@1 at the end of the variant that the others are compared with."""
+    """The mean final Recall@1 of the variant `reach`, which the others are compared with."""
     ends = [
         ended.result["last"]["recall_at_1"]
         for ended in done
@@ -92,13 +92,13 @@ def _reach(experiment: Experiment, done: Sequence[Finished]) -> float | None:
 
 
 def _epochs_to(result: Any, recall: float) -> float | None:
-    """After how many epochs a run first had a Recall@1; None if it never had."""
+    """The number of epochs after which a run first reached a Recall@1; None if never."""
     reached = [row["epoch"] for row in result["epochs"] if row.get("recall_at_1", -1.0) >= recall]
     return min(reached, default=None)
 
 
 def _mean_and_spread(values: Sequence[float | None], name: str) -> str:
-    """Mean and standard deviation over the runs that have a value, and how many have none."""
+    """Mean and standard deviation over the runs with a value, and the number of runs without."""
     there = [value for value in values if value is not None]
     lacking = f" ({len(values) - len(there)} of {len(values)} never)" if len(there) < len(values) else ""
     if not there:
@@ -109,10 +109,10 @@ def _mean_and_spread(values: Sequence[float | None], name: str) -> str:
 
 
 def draw(experiment: Experiment, done: Sequence[Finished], output: Path) -> list[Path]:
-    """The figures of an experiment, in a folder a data set.
+    """Draw the figures of an experiment, in one folder per data set.
 
     Returns:
-        The files.
+        The figures' paths.
     """
     made = []
     for dataset in _distinct(ended.run.dataset for ended in done):

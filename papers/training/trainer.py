@@ -31,23 +31,23 @@ from papers.training.measures import EpochMeasures, triplet_similarities
 from papers.training.network import make_network, make_optimizer
 from papers.training.stopping import StopRequests
 
-# The references of mining hold the matrix of similarities: half a gigabyte for so many images, in float64.
+# The references of mining hold the matrix of similarities: half a gigabyte for this many images, in float64.
 VERIFIED_LISTS = 8192
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a recipe is run; on one device nothing of it changes what comes out.
+    """How to run a recipe. Except for `device`, no option changes the results.
 
     Attributes:
-        verify_every: Each so many calls of an op are checked against its reference; 0: none.
-        checkpoint_minutes: A checkpoint is written at the end of every epoch, and within one after so many minutes.
-        checkpoint_steps: Within an epoch also after each so many steps; 0: only by the clock.
+        verify_every: Number of calls of an op per check against its reference; 0 checks none.
+        checkpoint_minutes: Minutes between checkpoints within an epoch. The end of every epoch also writes one.
+        checkpoint_steps: Also write a checkpoint after this many steps within an epoch; 0 uses only the clock.
         tensorboard: Write events for TensorBoard.
         progress: Show a progress bar on stderr.
-        workers: Processes that read images.
-        device: What the network trains on, such as "cuda"; another one rounds otherwise. On a GPU, resuming goes on
-            with the same state, but is bit for bit only where PyTorch's own operations are.
+        workers: Number of processes that read images.
+        device: Device to train on, such as "cuda". Devices differ in rounding. On a GPU, a training resumes with the
+            same state, but bit for bit only if PyTorch's operations are deterministic.
     """
 
     verify_every: int = 100
@@ -60,21 +60,21 @@ class RunOptions:
 
 
 class Trainer:
-    """Trains as a recipe says, in a folder of its own, where it can be interrupted at any time and goes on bit for bit.
+    """Train a recipe in a separate folder. A training can be interrupted at any time and resumes bit for bit.
 
-    From when it is made to the end of its run no other one, of this process or another, can be made in the folder.
+    From construction to the end of its run, it locks the folder against other trainers of this or other processes.
 
     Args:
         recipe: The recipe.
-        data: Its data, from :func:`papers.training.load_data`.
-        folder: For checkpoint, logs and result; it must be there.
-        options: How to run it.
-        resume: Go on from the folder's checkpoint, or begin where there is none.
+        data: The recipe's data, from :func:`papers.training.load_data`.
+        folder: Folder of checkpoint, logs and result; it must exist.
+        options: How to run the recipe.
+        resume: Resume from the folder's checkpoint, or start if there is none.
         report: Called with the scores after every epoch.
 
     Raises:
-        FileExistsError: The folder has a run, and `resume` is False; or another process trains in it.
-        ValueError: The checkpoint is damaged, or of another recipe or other data; the message names the differences.
+        FileExistsError: The folder has a run and `resume` is False, or another process trains in it.
+        ValueError: The checkpoint is damaged, or from another recipe or other data; the message names the differences.
         RecipeError: The recipe does not suit the data.
     """
 
@@ -97,7 +97,7 @@ class Trainer:
         saved = saved_run(recipe, folder, resume, self._about)
         torch.manual_seed(recipe.seed)
         self._device = torch.device(self.options.device)
-        # Drawn on the CPU, so that every device starts from the same weights.
+        # Initialized on the CPU, so that every device starts from the same weights.
         self.network = make_network(recipe, data).to(self._device)
         self.loss = make_loss(recipe.loss, data.train.labels).to(self._device)
         self._optimizer = make_optimizer(self.network, recipe.optimizer)
@@ -105,7 +105,7 @@ class Trainer:
         self._measures = EpochMeasures()
         self.epoch, self._batch, self.step = 0, 0, 0
         self.rows: list[dict[str, Any]] = []  # the scores of every epoch so far, the first from before training
-        self._seconds = 0.0  # of training, in epochs that have ended; evaluation is not counted
+        self._seconds = 0.0  # of training, in finished epochs; excludes evaluation
         self._started: float | None = None
         self._verify = None
         if self.options.verify_every:
@@ -124,18 +124,18 @@ class Trainer:
 
     @property
     def report(self) -> hardmine.Report | None:
-        """What was verified in all, before an interruption too; None where nothing is."""
+        """The totals of verification, including those from before an interruption; None without verification."""
         return self._verify and self._verify.report
 
     def run(self) -> dict[str, Any]:
         """Train to the end.
 
         Returns:
-            What `result.json` then holds; see :mod:`papers.training.result`.
+            The content of `result.json`; see :mod:`papers.training.result`.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, or SIGTERM; a checkpoint was written.
-            FloatingPointError: The loss or an embedding is not finite any more: training has diverged.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after writing a checkpoint.
+            FloatingPointError: The loss or an embedding is not finite: the training diverged.
             hardmine.VerificationError: A fused op disagrees with its reference.
         """
         schedule = self.recipe.schedule
@@ -158,7 +158,7 @@ class Trainer:
             return self._finish()
 
     def _train_epoch(self, stop: StopRequests, bar: Any) -> None:
-        """The steps of an epoch that are still to be done."""
+        """Do the remaining steps of an epoch."""
         factor = self.recipe.schedule.lr_factor(self.epoch)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -179,7 +179,7 @@ class Trainer:
             self.step += 1
             bar.update(1)
             if self._batch == len(batches):
-                break  # the epoch's own checkpoint follows its scores
+                break  # the scores come first, then the epoch's final checkpoint
             steps = self.options.checkpoint_steps
             late = time.monotonic() - saved > 60 * self.options.checkpoint_minutes
             if late or (steps and self.step % steps == 0) or stop.asked:
@@ -221,7 +221,7 @@ class Trainer:
                 )
 
     def _loss(self, embeddings: Tensor, labels: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The loss, that of each triplet where the feed wants to know, and the triplets where they were mined."""
+        """The loss, the losses per triplet if the feed needs them, and the triplets if mined."""
         if not isinstance(self.loss, SmartTripletLoss):
             return self.loss(embeddings, labels), None, None
         if batch.triplets is not None:
@@ -231,7 +231,7 @@ class Trainer:
         columns = [torch.arange(len(labels), device=self._device), chosen.positive_index, chosen.negative_index]
         triplets = torch.stack(columns, dim=1)
         triplets = triplets[(triplets >= 0).all(1)]
-        if not len(triplets):  # no anchor has both: nothing to learn from this batch
+        if not len(triplets):  # no anchor has both a positive and a negative, so the batch has no loss
             return embeddings.sum() * 0, None, triplets
         return self.loss(embeddings, triplets)[0], None, triplets
 
@@ -262,7 +262,7 @@ class Trainer:
             self._report(row)
 
     def _finish(self) -> dict[str, Any]:
-        """The files of the end: embeddings, diagrams of both halves of the data, and the result."""
+        """Write the final files: embeddings, diagrams of both halves of the data, and the result."""
         evaluation = self.recipe.evaluation
         if evaluation.embeddings or evaluation.diagrams:
             train, test = (
