@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 BUILD = ROOT / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower()
-TORCH_LIBRARIES = ("_C", "_C_cuda")  # torch loads them; Python imports the others
+TORCH_LIBRARIES = ("_C", "_C_cuda")  # torch loads these; Python imports the other extensions
 
 
 def tool(name: str, folder_attribute: str) -> str:

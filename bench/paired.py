@@ -40,7 +40,7 @@ class Ratio:
     """The first rival's time divided by the second's, over the rounds that both took part in."""
 
     of_medians: float
-    median: float  # of the ratio within a round
+    median: float  # the median, like the quartiles, of the ratios within a round
     quartile_1: float
     quartile_3: float
     rounds: int

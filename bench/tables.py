@@ -31,7 +31,7 @@ divided by hardmine's. PML is pytorch-metric-learning. Before it is timed, every
 reference's result, and gradient, on the timed inputs; where its formula is another, the text beside its table says when
 the two agree, and that is asserted."""
 
-Size = dict[str, Any]  # one case, N and D: what report.measure_size returns
+Size = dict[str, Any]  # one case, N and D: the return value of report.measure_size
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

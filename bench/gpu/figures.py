@@ -17,7 +17,7 @@ RIVALS = {
 LARGE_N = 4096  # the aims apply from this N on
 MOST_INPUT_SIZES = 16  # O(N D): a fixed multiple of the input's size, for every N
 MOST_LAUNCHES = 4
-Case = dict[str, Any]  # what report.measure_case returns
+Case = dict[str, Any]  # the return value of report.measure_case
 
 HOW = """\
 Forward + backward of `sct_loss`. Times are medians of CUDA events around a step, over rounds in which every rival ran

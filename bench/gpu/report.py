@@ -127,7 +127,7 @@ def first_line_of(command: list[str]) -> str:
 
 
 def median_rate(gpu: Gpu, work: float, step: Step) -> float:
-    """Work per second."""
+    """The work per second, at the median time after three warm-up steps."""
     times = [gpu.time_ms(step) for _ in range(8)]
     return work / (1e-3 * statistics.median(times[3:]))
 

@@ -133,7 +133,7 @@ def kept_share(before: DataSet, after: DataSet) -> float:
     lists = []
     for data in (before, after):
         rows = torch.from_numpy(data.rows)
-        lists.append(ops.knn(rows[sample], rows, KEPT_LIST + 1, similarity=data.metric).index)  # one is the row itself
+        lists.append(ops.knn(rows[sample], rows, KEPT_LIST + 1, similarity=data.metric).index)  # + 1 for the row itself
     row = torch.arange(len(sample))[:, None] * len(before.rows)
     shared = torch.isin(row + lists[0], row + lists[1]).sum().item() - len(sample)
     return shared / (KEPT_LIST * len(sample))

@@ -135,7 +135,7 @@ def sweep(
     most_times_first: float = math.inf,
     always: tuple[int, ...] = (),
 ) -> Iterator[list[Sample]]:
-    """Times every contestant at its efforts: one pass, then up to `passes` passes while `seconds` allow.
+    """Times every contestant at its efforts: one pass, then more while `seconds` allow, up to `passes`.
 
     In every pass each contestant builds once and makes its lists at every effort. From the second pass on the order is
     shuffled. The first pass skips the efforts after one that reaches `stop_recall` or takes longer than

@@ -14,7 +14,7 @@ Results = dict[str, Any]
 
 RIVALS = ("hnswlib", "faiss HNSW")
 EQUAL_RECALL = 0.005  # how much lower a warm graph's recall may be than a fresh graph's, at equal effort
-DEGREES = (15, 30)  # Smart Mining section 3.2
+DEGREES = (15, 30)  # the range in Smart Mining, section 3.2
 
 
 def curve_of(results: Results, name: str) -> dict[str, Any] | None:

@@ -130,7 +130,7 @@ def all_triplets_case(reduction: str) -> Case:
         "batch_all_triplet_loss",
         {"margin": MARGIN, "reduction": reduction},
         {"pytorch-metric-learning": Counterpart(build, triplet_bytes, scale=2.0)},
-        reference_bytes=lambda n, per_class: 26 * n * (per_class - 1) * n,  # all negatives of every positive pair
+        reference_bytes=lambda n, per_class: 26 * n * (per_class - 1) * n,  # every positive pair with all its negatives
         note=(
             "PML is TripletMarginLoss without a miner on LpDistance(normalize_embeddings=True, power=2), with "
             f"{'AvgNonZeroReducer' if reduction == 'mean_active' else 'MeanReducer'}: every triplet of the batch. It "

@@ -59,7 +59,7 @@ def assert_same_loss(
     loss: torch.Tensor,
     gradient: torch.Tensor,
     wanted: tuple[torch.Tensor, torch.Tensor],
-    row_tolerance: float = 1e-3,  # of the largest element
+    row_tolerance: float = 1e-3,  # relative to the largest element
 ) -> None:
     wanted_loss, wanted_gradient = wanted
     assert wanted_gradient.abs().max() > 0, "a zero gradient would prove nothing"

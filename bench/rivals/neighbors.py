@@ -141,7 +141,7 @@ def hnsw_trials(inputs: Inputs, k: int) -> list[HnswTrial]:
 
     rows, wanted = inputs.embeddings.numpy(), exact(inputs, k).index
     trials: list[HnswTrial] = []
-    shortest_s = math.inf  # of those that reach the recall
+    shortest_s = math.inf  # of the trials that reach the recall
     for m in HNSW_M:
         for ef_construction in HNSW_EF_CONSTRUCTION:
             start = time.perf_counter()
