@@ -1,6 +1,9 @@
-# make demo: set up, build, train on real images and show the result.   make test: set up, build, run the fast tests.
-# make test-all: every test of the Python package (test, then test-slow).   make test-cpp, test-emulated: the C++ tests,
-# and the tests of the ops on emulated CUDA kernels.   tests/README.md says what is where.
+# make demo: set up, build, train on real images and show the result.
+# make test: set up, build, run the fast tests.
+# make test-all: every test of the Python package (test, then test-slow).
+# make test-cpp: the C++ tests.
+# make test-emulated: the op tests on emulated CUDA kernels.
+# tests/README.md describes the test folders.
 # The first run installs pinned packages into .venv; later runs need no network. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= python3
@@ -9,9 +12,9 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml har
 CPP_FILES := $(shell find csrc tests/cpp tests/cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 TORCH = $(abspath $(shell $(PY) -c 'import torch; print(torch.__path__[0])'))
-# Tests in a row go to one worker, which keeps their module fixtures, and idle workers steal from others;
-# tests/conftest.py gives each worker one thread. Compiled tests are cached even if the environment forbids it: that
-# halves the collection.
+# worksteal gives each worker a run of consecutive tests, which share module fixtures. Idle workers steal from others.
+# tests/conftest.py gives each worker one thread. PYTHONDONTWRITEBYTECODE is cleared because cached bytecode halves the
+# collection time.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 EXAMPLES := digits training_loop memory_bank smart_mining hierarchical
@@ -37,7 +40,7 @@ lint: .venv/dev
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
 
-# The library's types, and user code that must and must not type-check.
+# Checks the library's types, and user code that must or must not type-check.
 typecheck: build
 	$(PY) -m pytest tests/typing -q
 
@@ -53,15 +56,15 @@ test-cpp: .venv/dev
 	.venv/bin/cmake --build build/sanitized
 	.venv/bin/ctest --test-dir build/sanitized -j2 --output-on-failure
 
-# The CUDA ops, compiled for every architecture; no GPU is needed, nor a torch that has CUDA. Says which kernels keep
-# registers in memory.
+# Compiles the CUDA ops for every architecture. Needs neither a GPU nor a torch with CUDA. Prints which kernels spill
+# registers to memory.
 build-cuda: .venv/dev
 	.venv/bin/cmake -S . -B build/cuda -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DHARDMINE_CUDA=ON -DHARDMINE_PYTHON=OFF \
 	  -DHARDMINE_WERROR=ON -DHARDMINE_TORCH_DIR=$(TORCH)
 	.venv/bin/cmake --build build/cuda --target _C_cuda > build/cuda/kernels.log 2>&1 || (cat build/cuda/kernels.log; exit 1)
 	$(PY) bench/gpu/spills.py build/cuda/kernels.log
 
-# The tests of the ops that are marked for it, on CUDA kernels that an emulation of a GPU runs on the CPU.
+# The op tests marked `emulated`, on the CUDA kernels, which an emulated GPU runs on the CPU.
 test-emulated: build
 	.venv/bin/cmake -S . -B build/emulated -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DHARDMINE_CUDA=OFF -DHARDMINE_EMULATION=ON -DHARDMINE_PYTHON=OFF \
 	  -DHARDMINE_WERROR=ON -DHARDMINE_TORCH_DIR=$(TORCH)
@@ -71,11 +74,11 @@ test-emulated: build
 bench: build .venv/bench
 	$(PY) bench/report.py
 
-# The graph index; HARDMINE_DATA=FOLDER has it measured on real data.
+# Benchmarks the graph index. HARDMINE_DATA=FOLDER selects real data.
 bench-graph: build .venv/bench
 	$(PY) bench/graph_report.py
 
-# The documentation site, into build/site. Needs no compiled library: the API reference is read from the source.
+# Builds the documentation site into build/site. Needs no compiled library: the API reference is read from the source.
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

@@ -1,7 +1,8 @@
-"""Drives CMakeLists.txt, the one description of the build.
+"""Builds the extension with CMake; CMakeLists.txt is the only description of the build.
 
-Environment: HARDMINE_CUDA=auto|on|off, whether to build the CUDA ops (auto: where CMake, nvcc and torch can);
-HARDMINE_WERROR=1 makes warnings errors.
+Environment variables:
+    HARDMINE_CUDA: auto, on or off, whether to build the CUDA ops (auto: if CMake, nvcc and torch support it).
+    HARDMINE_WERROR: 1 makes warnings errors.
 """
 
 import importlib
@@ -20,11 +21,11 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 BUILD = ROOT / "build" / f"cmake-{platform.system()}-{platform.machine()}".lower()
-TORCH_LIBRARIES = ("_C", "_C_cuda")  # torch loads them; Python imports the others
+TORCH_LIBRARIES = ("_C", "_C_cuda")  # torch loads these; Python imports the other extensions
 
 
 def tool(name: str, folder_attribute: str) -> str:
-    """The path of a build tool: from its Python package where that is installed, else from PATH."""
+    """The path of a build tool: from its Python package if that is installed, else from PATH."""
     if find_spec(name):
         return str(Path(getattr(importlib.import_module(name), folder_attribute)) / name)
     path = shutil.which(name)
@@ -42,7 +43,7 @@ def torch_folder() -> Path:
 
 
 def cuda_choice() -> str:
-    """HARDMINE_CUDA as CMake takes it."""
+    """The value of HARDMINE_CUDA in CMake's spelling."""
     choice = os.environ.get("HARDMINE_CUDA") or "auto"
     if choice.lower() not in ("auto", "on", "off"):
         raise SystemExit(f"HARDMINE_CUDA must be auto, on or off, got {choice!r}")
@@ -50,10 +51,10 @@ def cuda_choice() -> str:
 
 
 class CMakeBuild(build_ext):
-    """Builds hardmine/_C.so and, optionally, hardmine/_C_cuda.so, which torch loads, and the module hardmine/_fanng."""
+    """Builds hardmine/_C.so, the optional hardmine/_C_cuda.so (torch loads both), and the module hardmine/_fanng."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.rpartition(".")[2] in TORCH_LIBRARIES:  # setuptools asks with the package, and without
+        if fullname.rpartition(".")[2] in TORCH_LIBRARIES:  # setuptools passes names both with and without the package
             return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
 
@@ -68,7 +69,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
-        # Forgets the tools and the torch of an earlier environment; objects that are up to date stay.
+        # The cache may name tools and a torch of an earlier environment. Up-to-date objects are kept.
         (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
         for folder in (BUILD / "CMakeFiles").glob("[0-9]*"):
             shutil.rmtree(folder)
@@ -79,7 +80,7 @@ class CMakeBuild(build_ext):
         super().run()
 
     def leave_out(self, name: str) -> None:
-        """No such library in this build, nor one of an earlier build in its place."""
+        """Excludes a library from this build and deletes the copy that an earlier build left."""
         self.extensions = [ext for ext in self.extensions if ext.name != name]
         places = [Path(self.build_lib)] + [ROOT] * self.inplace
         for place in places:
@@ -92,7 +93,7 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", str(BUILD), "--target", name], check=True, stdout=sys.stderr)
         built = BUILD / Path(self.get_ext_filename(name)).name
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A new file, not new contents: a process that has the old one loaded keeps it.
+        # Unlink first: overwriting in place would change the file under processes that have it loaded.
         target.unlink(missing_ok=True)
         shutil.copy2(built, target)
 

@@ -1,4 +1,4 @@
-"""The hinge over every triplet against its rivals: mean over all triplets, and over the active ones."""
+"""Hinge loss over all triplets against its rivals: the mean over all triplets, and over the active ones."""
 
 import pytest
 

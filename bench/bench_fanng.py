@@ -1,4 +1,4 @@
-"""The graph index, step by step: building it in each way, and the lists of it. `graph_report.py` has the rivals.
+"""Times the graph index: every kind of build, the neighbor lists, one query. `graph_report.py` times its rivals.
 
 pytest bench/bench_fanng.py --bench-sizes 2048 8192 --bench-dims 64
 """
@@ -13,8 +13,8 @@ from graphs.data import clusters
 from graphs.grids import DEFAULT_EFFORT, K
 from hardmine.fanng import Index
 
-LEAST_RECALL = 0.95  # of a graph that is worth timing, at the default effort
-MOVE = 0.05  # of a row's length: how far rows move between the graph that is there and the one that is built
+LEAST_RECALL = 0.95  # at the default effort; a graph with less is not worth timing
+MOVE = 0.05  # how far rows move before the warm build, as a fraction of the row's length
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,4 +1,4 @@
-"""Exact nearest neighbors, all against all, against faiss, hnswlib and PyTorch: word vectors and SIFT descriptors."""
+"""Exact nearest neighbors of all rows, against faiss, hnswlib and PyTorch: word vectors and SIFT descriptors."""
 
 CASES = ("knn_words", "knn_sift")
 

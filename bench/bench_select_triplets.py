@@ -1,4 +1,4 @@
-"""Triplet selection alone, which has no backward, against its rivals (of pytorch-metric-learning: the miner)."""
+"""Triplet selection alone, forward only, against its rivals (for pytorch-metric-learning: its miner)."""
 
 CASES = ("select_EPHN", "select_EPSHN", "select_HPHN")
 

@@ -1,7 +1,7 @@
-"""What HTL's class trees cost at the sizes of the papers' training sets, and what trees of real images look like.
+"""The cost of HTL's class trees at the sizes of the papers' training sets, and the trees of real images.
 
-`python bench/class_trees.py` prints both tables; it writes nothing. The second needs HARDMINE_DATA to name a folder
-with the features and the archive of the cars. docs/hierarchical.md has a run of it.
+`python bench/class_trees.py` prints both tables and writes no file. For the second table, HARDMINE_DATA must name a
+folder with the features and the archive of the cars. docs/hierarchical.md shows a run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import environment
 from graphs.data import car_features, car_labels
 from hardmine.mining import AnchorNeighborSampler, ClassTree, class_distances
 
-SIZES = [  # classes and images a class, about as in CAR (half), In-shop and SOP
+SIZES = [  # classes, images per class: about as in CAR (half), In-shop and SOP
     (98, 41),
     (3_997, 6),
     (11_318, 5),
@@ -25,12 +25,12 @@ SIZES = [  # classes and images a class, about as in CAR (half), In-shop and SOP
 DEPTH = 128
 ROUNDS = 3
 ROWS_AT_ONCE = 1024
-LATENT_DEPTH = 16  # an embedding's rows fill fewer dimensions than it has
+LATENT_DEPTH = 16  # rows of a trained embedding span fewer dimensions than D
 IMAGES_PER_CLASS = 20
 
 
 def embedding_like(rows: int, depth: int, seed: int = 0) -> Tensor:
-    """Classes of 20 rows, overlapping, in a 16-dimensional part of the space, and a little noise in all of it."""
+    """Overlapping classes of 20 rows in a 16-dimensional subspace, plus a little noise in all dimensions."""
     generator = torch.Generator().manual_seed(seed)
     classes = torch.randn(-(-rows // IMAGES_PER_CLASS), LATENT_DEPTH, generator=generator)
     latent = classes.repeat_interleave(IMAGES_PER_CLASS, 0)[:rows]
@@ -40,7 +40,7 @@ def embedding_like(rows: int, depth: int, seed: int = 0) -> Tensor:
 
 
 def best_seconds(work: Callable[[], object], rounds: int) -> float:
-    """The shortest of some times: what the work costs when nothing else is in its way."""
+    """The shortest time of several rounds: the cost without interference by other processes."""
     taken = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -50,7 +50,7 @@ def best_seconds(work: Callable[[], object], rounds: int) -> float:
 
 
 def distances_of_all_pairs(rows: Tensor, labels: Tensor) -> Tensor:
-    """The paper's sum over all pairs of samples, [C, C], a few rows at a time; on the diagonal with those of i = j."""
+    """The paper's mean over all pairs of samples, [C, C], in blocks of rows; the diagonal includes the pairs i = j."""
     rows, classes = F.normalize(rows), int(labels.max()) + 1
     total = torch.zeros(classes, classes)
     for some, chunk in zip(rows.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):

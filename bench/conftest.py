@@ -1,10 +1,10 @@
-"""Options and the one fixture of the pytest-benchmark suites.
+"""Options and the only fixture of the pytest-benchmark suites.
 
     pytest bench/bench_sct_loss.py --bench-sizes 512 2048 --benchmark-group-by=group
 
-These suites time one callable after another: use them to explore one op, and to compare a commit with an earlier one
+These suites time one callable after another. Use them to explore one op, or to compare a commit with an earlier one
 (`--benchmark-autosave`, `--benchmark-compare`). For a ratio between rivals use `python bench/report.py`, which times
-them in the same rounds.
+all rivals in the same rounds.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     pairs = [(case, rival) for case in cases for rival in rivals.CASES[case].rivals if rival in chosen]
     metafunc.parametrize(("case", "rival"), pairs)
     fixed = {rivals.CASES[case].fixed_d for case in cases}
-    dims = metafunc.config.getoption("--bench-dims") if None in fixed else [None]  # None: what the data has
+    dims = metafunc.config.getoption("--bench-dims") if None in fixed else [None]  # None: D is that of the data
     metafunc.parametrize("d", dims, ids=lambda d: f"D={d}")
     metafunc.parametrize("n", metafunc.config.getoption("--bench-sizes"), ids=lambda n: f"N={n}")
 
 
 @pytest.fixture
 def time_case(benchmark: Callable, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`time_case(case, n, d, rival, phase)` checks the rival against the reference, then times that phase."""
+    """`time_case(case, n, d, rival, phase)` checks the rival against the reference, then times the phase."""
 
     def time_it(case: str, n: int, d: int | None, rival_name: str, phase: str = "forward") -> None:
         assert phase in paired.PHASES
@@ -57,7 +57,7 @@ def time_case(benchmark: Callable, request: pytest.FixtureRequest) -> Callable[.
             benchmark(rival.forward)
         elif phase == "both":
             benchmark(lambda: rival.backward(rival.forward()))
-        else:  # a graph serves one backward, so every round gets a forward that is not timed
+        else:  # an autograd graph allows one backward, so an untimed forward precedes every round
             benchmark.pedantic(rival.backward, setup=lambda: ((rival.forward(),), {}), rounds=20, warmup_rounds=2)
 
     return time_it

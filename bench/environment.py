@@ -1,4 +1,4 @@
-"""What a benchmark's numbers depend on, to be written beside them."""
+"""Describes the machine and the software that a benchmark's numbers depend on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import hardmine
 
 
 def first_line_after(path: str, prefix: str) -> str | None:
-    """The value of the first "prefix : value" line of a file, None where there is none."""
+    """The value of the first "prefix : value" line of a file; None if there is no such line or file."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -34,9 +34,9 @@ def git(*arguments: str) -> str | None:
 
 
 def commit() -> str:
-    """The commit that is measured; "+ changes" when sources differ from it (results do not count).
+    """The measured commit, with "+ changes" if any file outside bench/results differs from it.
 
-    A copy of the sources without their .git has it from the environment variable HARDMINE_COMMIT.
+    Without a .git folder, the environment variable HARDMINE_COMMIT names the commit.
     """
     name = git("rev-parse", "--short=12", "HEAD")
     if name is None:
@@ -52,7 +52,7 @@ def version(package: str) -> str:
 
 
 def transparent_huge_pages() -> str:
-    """Decides what a freshly allocated N x N matrix costs, so what every rival that allocates one costs."""
+    """The mode of transparent huge pages, which decides the cost of every newly allocated N x N matrix."""
     try:
         modes = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
     except OSError:

@@ -34,7 +34,7 @@ LIBRARIES = ("hnswlib", "faiss-cpu")
 
 
 def plan_of(args: argparse.Namespace) -> grids.Plan:
-    """The plan with what the command line changes."""
+    """The plan, changed by the command-line options."""
     plan = grids.QUICK if args.quick else grids.FULL
     if args.rows:
         sizes = tuple(n for n in plan.growth_sizes if n <= args.rows) or (args.rows // 2, args.rows)
@@ -47,7 +47,7 @@ def plan_of(args: argparse.Namespace) -> grids.Plan:
 
 
 def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
-    """Fills `results`, saving after every step."""
+    """Fills `results` and saves them after every step."""
     plan, started = plan_of(args), time.perf_counter()
 
     def keep(part: str, found: Any) -> None:
@@ -106,7 +106,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def about() -> dict[str, str]:
     found = environment.describe()
-    found.pop("pytorch-metric-learning")  # no part of this
+    found.pop("pytorch-metric-learning")  # takes no part in this report
     return found
 
 

@@ -1,8 +1,8 @@
 """Peak memory that one forward + backward needs beyond its inputs, measured in a process of its own.
 
-`python bench/memory.py --case sct_loss --rival hardmine -n 16384 -d 128` prints it as JSON. A fresh process, because a
-peak is a high-water mark and an allocator keeps what an earlier measurement took. The gradient it returns counts,
-the inputs do not.
+`python bench/memory.py --case sct_loss --rival hardmine -n 16384 -d 128` prints the peak as JSON. Each measurement
+needs a new process: a peak is a high-water mark, and an allocator keeps the memory of earlier measurements. The
+returned gradient counts, the inputs do not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def status_bytes(name: str) -> int:
 
 
 def reset_high_water_mark() -> bool:
-    """Lets VmHWM begin again at the present resident size; False where the kernel does not offer it."""
+    """Resets VmHWM to the current resident size; False if the kernel does not support the reset."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -38,7 +38,7 @@ def reset_high_water_mark() -> bool:
 
 
 def return_free_memory() -> None:
-    """Free memory that the allocator holds would serve the step unseen and make its peak look smaller."""
+    """Returns the allocator's free memory to the system; the step would reuse it and its peak would look smaller."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
@@ -46,7 +46,7 @@ def return_free_memory() -> None:
 
 
 def peak_of_step(case: str, rival_name: str, n: int, d: int, images_per_class: int) -> dict:
-    """Runs one step in this process and says what it needed. Call it once a process."""
+    """Runs one step in this process and returns its peak memory. Call it once per process."""
     import rivals
 
     def step(rival: rivals.Rival) -> None:
@@ -54,7 +54,7 @@ def peak_of_step(case: str, rival_name: str, n: int, d: int, images_per_class: i
         if rival.backward is not None:
             rival.backward(output)
 
-    # Loads libraries, starts threads, allocates the scratch that BLAS keeps: none of it belongs to the step.
+    # A warm-up step loads libraries, starts threads and allocates BLAS's scratch memory: no cost of the measured step.
     step(rivals.build(case, rival_name, rivals.make_inputs(case, 256, d, images_per_class)))
     rival = rivals.build(case, rival_name, rivals.make_inputs(case, n, d, images_per_class))
     return_free_memory()
@@ -65,7 +65,7 @@ def peak_of_step(case: str, rival_name: str, n: int, d: int, images_per_class: i
         step(rival)
         peak = status_bytes("VmHWM")
     else:
-        # ru_maxrss cannot be reset: an earlier, higher peak hides part of this one, so the result is a lower bound.
+        # ru_maxrss cannot be reset. An earlier, higher peak hides part of this one, so the result is a lower bound.
         source = "ru_maxrss, a lower bound"
         unit = 1 if sys.platform == "darwin" else 1024
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -86,7 +86,7 @@ def peak_of_step(case: str, rival_name: str, n: int, d: int, images_per_class: i
 
 
 def measure_peak(case: str, rival: str, n: int, d: int, images_per_class: int = 4) -> dict:
-    """`peak_of_step` in a fresh process. A process that fails or is killed gives {"skipped": reason}, never silence."""
+    """Runs `peak_of_step` in a new process. If the process fails or is killed, the result has "skipped": reason."""
     arguments = [
         "--case",
         case,
@@ -103,7 +103,7 @@ def measure_peak(case: str, rival: str, n: int, d: int, images_per_class: int = 
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with status {done.returncode}"
-    # The last line of a traceback is the error's dotted name and message.
+    # The last line of a traceback is the error's qualified name and message.
     return {"case": case, "rival": rival, "n": n, "d": d, "skipped": reason.rpartition("SkippedRivalError: ")[2]}
 
 

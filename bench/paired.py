@@ -1,7 +1,7 @@
 """A timer for noisy machines: every round times every rival once, in shuffled order.
 
-The speed of a shared machine drifts by a third between minutes. pytest-benchmark times one callable after another, so a
-ratio of two of its numbers contains that drift. Here the two sides of a ratio come from the same rounds, seconds apart.
+The speed of a shared machine drifts by a third within minutes. pytest-benchmark times one callable after another, so a
+ratio of two of its numbers contains the drift. Here both sides of a ratio come from the same rounds, seconds apart.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tqdm import tqdm
 from rivals import Rival
 
 PHASES = ("forward", "backward", "both")
-LONG_STEP_S = 2.0  # what a first call does besides does not matter to a step this long
-SHORTEST_SAMPLE_S = 5e-3  # repeat a step until one sample is this long: the timer and the scheduler then do not matter
+LONG_STEP_S = 2.0  # in a step this long, the extra work of a first call is negligible
+SHORTEST_SAMPLE_S = 5e-3  # steps repeat until a sample is this long: timer and scheduler noise is then negligible
 
 
 @dataclass
 class Samples:
-    """Seconds of one step, by phase and round; NaN in the rounds that the rival sat out."""
+    """Seconds per step, by phase and round; NaN in rounds that the rival skipped."""
 
     forward: np.ndarray  # [rounds]
     backward: np.ndarray  # [rounds]
@@ -37,17 +37,17 @@ class Samples:
 
 @dataclass
 class Ratio:
-    """How many times the first time is the second, over the rounds that both took part in."""
+    """The first rival's time divided by the second's, over the rounds that both took part in."""
 
     of_medians: float
-    median: float  # of the ratio within a round
+    median: float  # the median, like the quartiles, of the ratios within a round
     quartile_1: float
     quartile_3: float
     rounds: int
 
 
 def time_step(rival: Rival, repeats: int) -> tuple[float, float]:
-    """Mean seconds of (forward, backward) over `repeats` steps in a row."""
+    """Mean seconds of (forward, backward) over `repeats` consecutive steps."""
     forward_s = backward_s = 0.0
     for _ in range(repeats):
         start = time.perf_counter()
@@ -55,9 +55,9 @@ def time_step(rival: Rival, repeats: int) -> tuple[float, float]:
         middle = time.perf_counter()
         if rival.backward is not None:
             rival.backward(output)
-            output = None  # inside the time: in training, too, each step releases its graph
+            output = None  # inside the timed part: a training step also releases its graph
             backward_s += time.perf_counter() - middle
-        output = None  # outside the time: the bare matmul is not charged for returning its matrix
+        output = None  # outside the timed part: the bare matmul is not charged for freeing its matrix
         forward_s += middle - start
     return forward_s / repeats, backward_s / repeats
 
@@ -71,13 +71,13 @@ def measure(
 ) -> dict[Hashable, Samples]:
     """Times all rivals, interleaved.
 
-    A rival takes part in as many rounds as its share of time allows, `min_rounds` at least; a slow one sits out
-    rounds, evenly spread, so that it meets the same drifts as the quick ones. The first rival, which the others are
-    compared with, takes part in all.
+    Each rival takes part in as many rounds as `seconds_per_rival` allows, but in at least `min_rounds`. A slow rival
+    skips rounds evenly, so that it sees the same drift as the fast ones. The first rival takes part in all rounds,
+    because the others are compared with it.
     """
     rounds, repeats = {}, {}
     for name, rival in rivals.items():
-        step_s = sum(time_step(rival, 1))  # the first call may allocate, start threads or tune itself
+        step_s = sum(time_step(rival, 1))  # the first call may allocate memory, start threads or tune itself
         if step_s < LONG_STEP_S:
             step_s = sum(time_step(rival, 1))
         repeats[name] = max(1, min(200, round(SHORTEST_SAMPLE_S / step_s)))
@@ -88,7 +88,7 @@ def measure(
     order = list(rivals)
     shuffler = random.Random(0)
     gc.collect()
-    gc.disable()  # a collection would land in one rival's sample by chance
+    gc.disable()  # a collection would fall into one rival's sample by chance
     try:
         for turn in tqdm(range(total), desc=description, leave=False, unit="round"):
             shuffler.shuffle(order)
@@ -103,7 +103,7 @@ def measure(
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio:
-    """Compares two rivals' seconds over the rounds they share."""
+    """Divides two rivals' seconds over the rounds that both took part in."""
     shared = ~(np.isnan(numerator) | np.isnan(denominator))
     numerator, denominator = numerator[shared], denominator[shared]
     quartile_1, median, quartile_3 = np.percentile(numerator / denominator, [25, 50, 75])

@@ -1,4 +1,4 @@
-"""Which sizes the report measures for each case."""
+"""The sizes that the report measures for each case."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Plan:
     sizes: tuple[int, ...]  # N
     dims: tuple[int, ...]  # D
     quick_sizes: tuple[int, ...]
-    memory_sizes: tuple[int, ...] = ()  # N, every rival's peak at the first D
-    large_sizes: tuple[int, ...] = ()  # N, hardmine's peak alone
+    memory_sizes: tuple[int, ...] = ()  # N, for the peak of every rival at the first D
+    large_sizes: tuple[int, ...] = ()  # N, for the peak of hardmine alone
     scaling_sizes: tuple[int, ...] = ()
     scaling_dims: tuple[int, ...] = ()
     min_rounds: int = 5
 
     def quick(self) -> Plan:
-        """Small sizes, to see that it works."""
+        """Small sizes, to check that the report works."""
         return replace(
             self,
             sizes=self.quick_sizes,
@@ -47,7 +47,7 @@ ALL_NEGATIVES = Plan(
     sizes=(512, 2048, 8192),
     dims=(128, 512),
     quick_sizes=(128, 512),
-    memory_sizes=(512, 2048, 16384),  # NTXentLoss runs at the first alone
+    memory_sizes=(512, 2048, 16384),  # NTXentLoss runs only at the first
     large_sizes=(65536,),
 )
 ALL_TRIPLETS = Plan(
@@ -65,8 +65,8 @@ PLANS = {
     "BatchAllTriplet": replace(ALL_TRIPLETS, scaling_sizes=SCALING_SIZES, scaling_dims=SCALING_DIMS),
     "BatchAllTriplet_active": ALL_TRIPLETS,
     "knn_sift": Plan(sizes=(10_000,), dims=(128,), quick_sizes=(2048,), memory_sizes=(10_000,)),
-    # A step of its rivals takes up to half a minute, hence few rounds.
+    # A rival's step takes up to half a minute, so few rounds are required.
     "knn_words": Plan(sizes=(100_000,), dims=(50,), quick_sizes=(2048,), memory_sizes=(100_000,), min_rounds=3),
 }
-# Cases without a plan of their own, when asked for by name.
+# For cases that are requested by name and have no entry above.
 DEFAULT = replace(ONE_PAIR_AN_ANCHOR, scaling_sizes=(), scaling_dims=())

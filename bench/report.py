@@ -38,7 +38,7 @@ PARTS = ("speed", "memory", "scaling")
 
 
 def measure_size(case: str, n: int, d: int, min_rounds: int, args: argparse.Namespace) -> dict[str, Any]:
-    """All rivals at one size: their median seconds, their ratios, and why one is missing."""
+    """Measures all rivals at one size: median times, ratios, and why a rival is missing."""
     steps, skipped = {}, {}
     for name in rivals.CASES[case].rivals:
         if name not in args.rivals:
@@ -48,7 +48,7 @@ def measure_size(case: str, n: int, d: int, min_rounds: int, args: argparse.Name
         except rivals.SkippedRivalError as reason:
             skipped[name] = str(reason)
     size = {"case": case, "n": n, "d": d, "ratios": {}, "skipped": skipped, "median_ms": {}}
-    if "hardmine" not in steps:  # the data is not at hand
+    if "hardmine" not in steps:  # the data is not available
         return size
     size["inputs"] = steps["hardmine"].inputs.source
     size["details"] = {name: rival.details for name, rival in steps.items() if rival.details}
@@ -58,9 +58,9 @@ def measure_size(case: str, n: int, d: int, min_rounds: int, args: argparse.Name
     for name, theirs in samples.items():
         if name == "hardmine":
             continue
-        if name in tables.FLOORS:  # hardmine's share of it
+        if name in tables.FLOORS:  # hardmine's time divided by the floor's
             compared = {phase: paired.ratio(getattr(ours, phase), theirs.forward) for phase in phases}
-        else:  # hardmine's speed-up over it
+        else:  # hardmine's speed-up over the rival
             compared = {phase: paired.ratio(getattr(theirs, phase), getattr(ours, phase)) for phase in phases}
         size["ratios"][name] = {phase: asdict(result) for phase, result in compared.items()}
     size["median_ms"] = {
@@ -71,7 +71,7 @@ def measure_size(case: str, n: int, d: int, min_rounds: int, args: argparse.Name
 
 
 def plan_of(case: str, args: argparse.Namespace) -> plans.Plan:
-    """The case's plan with what the command line changes."""
+    """The case's plan, changed by the command-line options."""
     plan = plans.PLANS.get(case, plans.DEFAULT)
     plan = plan.quick() if args.quick else plan
     if args.sizes:
@@ -82,7 +82,7 @@ def plan_of(case: str, args: argparse.Namespace) -> plans.Plan:
 
 
 def memory_steps(case: str, plan: plans.Plan, args: argparse.Namespace) -> list[tuple[str, str, int, int]]:
-    """(case, rival, N, D) of every peak."""
+    """(case, rival, N, D) of every peak to measure."""
     measured = [
         name
         for name in rivals.CASES[case].rivals
@@ -93,7 +93,7 @@ def memory_steps(case: str, plan: plans.Plan, args: argparse.Namespace) -> list[
 
 
 def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
-    """Fills `results`, saving after every step."""
+    """Fills `results` and saves them after every step."""
     case_plans = {case: plan_of(case, args) for case in args.cases}
     sizes, peaks, fits = [], [], []
     for case, plan in case_plans.items():
@@ -101,7 +101,7 @@ def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
         peaks += memory_steps(case, plan, args)
         axes = (("N", plan.scaling_sizes), ("D", plan.scaling_dims))
         fits += [(case, "hardmine", axis, values) for axis, values in axes if values]
-    # No op in it: what growth this machine has anyway.
+    # The bare matmul contains no op: it shows the growth that the machine itself causes.
     fits += [(case, "matmul_out", axis, values) for case, _, axis, values in fits if case == fits[0][0]]
     sizes, peaks, fits = (
         steps if part in args.parts else [] for part, steps in zip(PARTS, (sizes, peaks, fits), strict=True)
@@ -131,7 +131,9 @@ def render(results: dict[str, Any]) -> str:
 def save(results: dict[str, Any], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render(results))
-    kept = {name: value for name, value in results.items() if name != "baseline"}  # it has a file of its own
+    kept = {
+        name: value for name, value in results.items() if name != "baseline"
+    }  # the baseline is already a separate file
     output.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
 
 

@@ -1,7 +1,7 @@
 """How the cost of a step grows: the exponents a and b of time ~ N^a D^b, with all sizes timed in the same rounds.
 
-`python bench/scaling.py` prints them. N^2 D is the arithmetic of the similarities; an exponent above 2 in N, or above 1
-in D, would mean that something else grows faster. Work that does not depend on D (masks, comparisons) pulls b below 1.
+`python bench/scaling.py` prints the exponents. The similarities take N^2 D arithmetic. An exponent above 2 in N, or
+above 1 in D, would mean that something else grows faster. Work independent of D (masks, comparisons) pulls b below 1.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def measure_scaling(
 ) -> dict:
     """Fits the exponent in `axis`, "N" or "D", of forward + backward.
 
-    The steps are not checked here: the largest is beyond what the reference has memory for. The report checks the same
-    case at smaller sizes.
+    The steps are not checked here: the reference lacks the memory for the largest size. The report checks the same case
+    at smaller sizes.
     """
     sizes = sizes or (plans.SCALING_SIZES if axis == "N" else plans.SCALING_DIMS)
     fixed = fixed or (128 if axis == "N" else 4096)

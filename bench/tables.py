@@ -1,4 +1,4 @@
-"""Turns the numbers of report.py into Markdown: ratios and peak memory only, a time says more about the machine."""
+"""Renders the numbers of report.py as Markdown: only ratios and peak memory, because times depend on the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOORS = {
     "matmul_out": "of matmul, preallocated",
     "matmul-chunks": "of matmul, in chunks",
 }
-LARGE_N = 2048  # from here on the N x N work dominates
+LARGE_N = 2048  # from this N on, the N x N work dominates
 
 HOW = """\
 Each ratio is one of medians, over rounds in which every rival ran once, in shuffled order. "of matmul" is hardmine's
@@ -31,7 +31,7 @@ divided by hardmine's. PML is pytorch-metric-learning. Before it is timed, every
 reference's result, and gradient, on the timed inputs; where its formula is another, the text beside its table says when
 the two agree, and that is asserted."""
 
-Size = dict[str, Any]  # one case, N and D: what report.measure_size returns
+Size = dict[str, Any]  # one case, N and D: the return value of report.measure_size
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -40,7 +40,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def ratio(size: Size, rival: str, phase: str) -> float | None:
-    """The ratio of medians; None for a rival that was not measured."""
+    """The ratio of medians; None if the rival was not measured."""
     found = size["ratios"].get(rival, {}).get(phase)
     return found["of_medians"] if found else None
 
@@ -63,7 +63,7 @@ def has_backward(size: Size) -> bool:
 
 
 def took_part(sizes: list[Size], names: dict[str, str]) -> dict[str, str]:
-    """Those of `names` that were measured, or could not be, at any of the sizes."""
+    """The entries of `names` that were measured or skipped at any of the sizes."""
     return {
         name: title
         for name, title in names.items()
@@ -83,7 +83,7 @@ def speed_table(sizes: list[Size], phase: str) -> str:
 
 
 def worst(sizes: list[Size], phase: str) -> str:
-    """One sentence with the worst of each column: no average hides a bad row."""
+    """One sentence with the worst value of each column; an average could hide a bad row."""
     parts = []
     for floor, title in FLOORS.items():
         shares = [value for size in sizes if (value := ratio(size, floor, phase)) is not None]
@@ -95,7 +95,7 @@ def worst(sizes: list[Size], phase: str) -> str:
 
 
 def summary(sizes: list[Size], phase: str) -> str:
-    """The worst of the large sizes, and of the smallest; nothing where one row says it all."""
+    """The worst of the large sizes and of the smallest size; empty if there is only one row."""
     if len(sizes) == 1:
         return ""
     smallest = min(size["n"] for size in sizes)
@@ -107,7 +107,7 @@ def summary(sizes: list[Size], phase: str) -> str:
 
 
 def remarks(sizes: list[Size]) -> str:
-    """What the data was, which settings a rival ran with, and which one did not run."""
+    """The source of the inputs, the settings that rivals ran with, and the rivals that did not run."""
     lines = []
     for size in sizes:
         where = f"at N = {size['n']}, D = {size['d']}"

@@ -1,4 +1,4 @@
-"""The targets that the library set itself, and whether a run of report.py meets them: a line each, with the number."""
+"""The library's performance targets: one line per target says whether a run of report.py meets it, with the number."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tables import Size
 
 Results = dict[str, Any]
 
-BASELINE_TOLERANCE = 1.1  # two runs, minutes or weeks apart: their ratios to the matmul of the time agree no better
+BASELINE_TOLERANCE = 1.1  # between runs minutes or weeks apart, ratios to each run's matmul agree no better
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a target is met; None where the run did not measure it."""
+    """Whether a target is met; `met` is None if the run did not measure it."""
 
     target: str
     met: bool | None
@@ -32,12 +32,15 @@ def sizes_of(results: Results, *cases: str, n_from: int = 0) -> list[Size]:
 
 
 def ratio(size: Size, rival: str) -> float | None:
-    """Of medians, forward + backward where there is a backward."""
+    """The ratio of medians: forward + backward if there is a backward, else forward."""
     return tables.ratio(size, rival, "both" if tables.has_backward(size) else "forward")
 
 
 def worst_speed_up(target: str, sizes: Iterable[Size], rival: str, wanted: float, batches: set[int]) -> Verdict:
-    """Whether hardmine is at least `wanted` times faster than the rival, at each of these batch sizes."""
+    """Whether hardmine is at least `wanted` times faster than the rival at every measured size.
+
+    The verdict is open if one of the `batches` (values of N) was not measured.
+    """
     found = [(value, size) for size in sizes if (value := ratio(size, rival)) is not None]
     missing = batches - {size["n"] for _, size in found}
     if missing:
@@ -64,7 +67,7 @@ def all_triplets_faster(results: Results) -> Verdict:
 
 
 def knn_share(results: Results, rival: str) -> float | None:
-    """The share of the rival's time that hardmine takes, on the 100,000 word vectors."""
+    """Hardmine's time divided by the rival's, on the 100,000 word vectors."""
     found = [ratio(size, rival) for size in sizes_of(results, "knn_words", n_from=100_000)]
     return 1 / found[0] if found and found[0] else None
 
@@ -82,7 +85,7 @@ def knn_against_hnswlib(results: Results) -> Verdict:
 
 
 def linear_memory(op: str, cases: tuple[str, ...], least_n: int) -> Callable[[Results], Verdict]:
-    """Memory is O(N D): beyond the inputs a small multiple of their size, the same however large N is."""
+    """Memory is O(N D): the peak beyond the inputs is at most a fixed multiple of the inputs' size, for every N."""
 
     def judge(results: Results) -> Verdict:
         target = f"{op} takes O(N D) memory, up to N = {least_n:,} at least"
@@ -95,8 +98,8 @@ def linear_memory(op: str, cases: tuple[str, ...], least_n: int) -> Callable[[Re
             return Verdict(target, None)
         if any("skipped" in peak for peak in peaks):
             return Verdict(target, False, next(peak["skipped"] for peak in peaks if "skipped" in peak))
-        # In sizes of the inputs, at most 16: the gradient is one, panels and partial results of threads are others. An
-        # N x N matrix would be N / D of them, 128 at N = 16,384 and D = 128.
+        # Unit: the size of the inputs. The gradient takes 1; panels and partial results of threads take more; the limit
+        # is 16. An N x N matrix would take N / D, which is 128 at N = 16,384 and D = 128.
         multiples: dict[int, float] = {}
         for peak in peaks:
             multiple = peak["peak_extra_mib"] * 2**20 / (4 * peak["n"] * peak["d"])
@@ -143,6 +146,6 @@ TARGETS: dict[Callable[[Results], Verdict], tuple[str, ...]] = {
 
 
 def judge(results: Results) -> list[Verdict]:
-    """The targets of every case that the run was asked for."""
+    """The verdicts on the targets of every requested case."""
     asked = set(results["notes"])
     return [target(results) for target, cases in TARGETS.items() if asked & set(cases)]

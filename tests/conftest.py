@@ -3,10 +3,10 @@
 import collections
 import os
 
-# Idle OpenMP threads spin, which takes the cores from whoever else is working on them: ten times the time of this suite
-# on a busy machine. Must be set before torch is imported.
+# Idle OpenMP threads spin and take the cores from other processes: on a busy machine this suite takes ten times as
+# long. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# One thread per worker of pytest-xdist, and per process that it starts: tests of threads set their number.
+# One thread per pytest-xdist worker, and per process that a worker starts. Tests of threading set their own number.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -16,7 +16,7 @@ import torch
 import hardmine
 from hardmine import _library
 
-# The CUDA ops on an emulated GPU (CMake's HARDMINE_EMULATION), whose tensors are on the CPU, in place of the CPU ops.
+# Replaces the CPU ops with the CUDA ops on an emulated GPU (CMake's HARDMINE_EMULATION). Their tensors are on the CPU.
 if emulated := os.environ.get("HARDMINE_EMULATED_CUDA"):
     torch.ops.load_library(emulated)
     _library.load = lambda: None
@@ -25,16 +25,17 @@ from support.ops import DEVICES, OPS, has_cuda_kernel
 from triplets import GIVEN
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects
+@pytest.hookimpl(tryfirst=True)  # before -m selects the tests
 def pytest_collection_modifyitems(items):
-    """Marks as slow what starts processes, and what a test marked ``thinned(n)`` has beyond one case in n.
+    """Marks tests that start processes as slow, and all but one in n cases of a test marked ``thinned(n)``.
 
-    An n that shares no divisor with the numbers of values spreads the fast cases over the values of every parameter;
-    a product of fewer than n times those numbers need not have each of them. Every test keeps its first case.
+    If n is coprime to each parameter's number of values, the fast cases spread over the values of every parameter.
+    A parameter may still miss values if the product has fewer cases than n times its number of values.
+    The first case of every test is fast.
     """
     cases = collections.Counter()
     for item in items:
-        if item.get_closest_marker("subprocess"):  # which import torch, for seconds
+        if item.get_closest_marker("subprocess"):  # each process takes seconds to import torch
             item.add_marker(pytest.mark.slow)
         if thinned := item.get_closest_marker("thinned"):
             test = (item.path, item.originalname)
@@ -45,7 +46,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(params=DEVICES)
 def device(request):
-    """Every device that the op of the test can run on: the op that a parameter names, or the file, else selection."""
+    """Every device that the test's op runs on; a parameter or the file names the op, else it is select_triplets."""
     if request.param == "cuda":
         named = (request.node.callspec.params.get("name"), request.path.stem.removeprefix("test_"))
         op = next((name for name in named if name in (*OPS, *GIVEN)), "select_triplets")
@@ -56,7 +57,7 @@ def device(request):
 
 @pytest.fixture
 def saved_figures(monkeypatch):
-    """The matplotlib figures that are saved, for a look at what they hold."""
+    """The matplotlib figures that the test saves, for inspection."""
     figure = pytest.importorskip("matplotlib.figure").Figure
     saved, save = [], figure.savefig
 
@@ -70,7 +71,7 @@ def saved_figures(monkeypatch):
 
 @pytest.fixture
 def verify(tmp_path):
-    """hardmine.verify of every call, which saves where the test may write."""
+    """Makes hardmine.verify observers that check every call and save to the test's temporary folder."""
 
     def make(**options):
         return hardmine.verify(**{"every": 1, "save_dir": tmp_path / "saved", **options})

@@ -1,1 +1,1 @@
-"""What only a GPU can show: `run.sh` does it all, `report` measures, compute-sanitizer watches `small_shapes`."""
+"""Checks that need a GPU: `run.sh` runs all of them, `report` measures, compute-sanitizer watches `small_shapes`."""

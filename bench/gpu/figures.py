@@ -1,4 +1,4 @@
-"""What the GPU report computes from its numbers: floors, rotation of inputs, verdicts, tables. Needs no GPU."""
+"""Floors, rotation of inputs, verdicts and tables of the GPU report, computed from its numbers. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RIVALS = {
     "torch.compile": "torch.compile",
     "pytorch-metric-learning": "PML",
 }
-LARGE_N = 4096  # from here on the aims hold
-MOST_INPUT_SIZES = 16  # O(N D): a multiple of the input's size, the same however large N is
+LARGE_N = 4096  # the aims apply from this N on
+MOST_INPUT_SIZES = 16  # O(N D): a fixed multiple of the input's size, for every N
 MOST_LAUNCHES = 4
-Case = dict[str, Any]  # what report.measure_case returns
+Case = dict[str, Any]  # the return value of report.measure_case
 
 HOW = """\
 Forward + backward of `sct_loss`. Times are medians of CUDA events around a step, over rounds in which every rival ran
@@ -33,32 +33,32 @@ stands in."""
 
 
 def floor_flops(n: int, d: int) -> int:
-    """A multiplication and an addition for each of D, for each unordered pair, a row with itself included."""
+    """D multiplications and D additions per unordered pair; pairs of a row with itself count too."""
     return n * (n + 1) * d
 
 
 def floor_bytes(n: int, d: int, dtype: str) -> int:
-    """Embeddings read by forward and by backward, the gradient written, labels of 8 bytes read."""
+    """Forward and backward each read the embeddings, backward writes the gradient; the 8-byte labels are read once."""
     return 3 * n * d * ITEM_BYTES[dtype] + 8 * n
 
 
 def floor_ms(n: int, d: int, dtype: str, rates: dict[str, float]) -> float:
-    """The floor's time: `rates` in flops per second by dtype, and in bytes per second as "bytes"."""
+    """The floor's time; `rates` has flops per second by dtype, and bytes per second under "bytes"."""
     return 1e3 * max(floor_flops(n, d) / rates[dtype], floor_bytes(n, d, dtype) / rates["bytes"])
 
 
 def copies_past_cache(input_bytes: int, cache_bytes: int) -> int:
-    """How many copies of the inputs to take turns with, so that none is in the cache when its turn comes again."""
+    """How many copies of the inputs to rotate, so that a copy has left the cache before its next use."""
     return max(2, math.ceil(2 * cache_bytes / max(1, input_bytes)) + 1)
 
 
 def rounds_for(seconds: float, round_ms: float, least: int = 5, most: int = 50) -> int:
-    """How many rounds fit into the time, within limits."""
+    """How many rounds fit into the time, clamped to [least, most]."""
     return max(least, min(most, int(1e3 * seconds / max(round_ms, 1e-6))))
 
 
 def ratio(case: Case, rival: str) -> float | None:
-    """The rival's time in times of hardmine's, None where one of them was not measured."""
+    """The rival's time divided by hardmine's; None if either was not measured."""
     ours, theirs = (case["median_ms"].get(name) for name in ("hardmine", rival))
     return None if ours is None or theirs is None else theirs / ours
 
@@ -78,7 +78,7 @@ def where(case: Case) -> str:
 
 
 def worst_of(target: str, cases: list[Case], value_of, meets, worst, text: str) -> Verdict:
-    """The verdict on the worst value of the cases; open where one of them has none, unless another misses already."""
+    """The verdict on the worst value of the cases; open if a case has no value, unless another case already misses."""
     values = [(value_of(case), case) for case in cases]
     found = [(value, case) for value, case in values if value is not None]
     if not found:
@@ -98,7 +98,7 @@ def faster(rival: str, title: str, wanted: float, large: list[Case]) -> Verdict:
 
 
 def judge(cases: list[Case]) -> list[Verdict]:
-    """Whether the aims are met, over all cases of the plan, measured or not."""
+    """The verdicts on the aims, over all cases of the plan, measured or not."""
     large = [case for case in cases if case["n"] >= LARGE_N]
     small = [case for case in cases if case["n"] == 128]
 

@@ -3,7 +3,7 @@
     PYTHONPATH=.:bench python -m gpu.report [--seconds 140] [--output build/gpu-results/report]
     PYTHONPATH=.:bench python -m gpu.report --dry-run    walks through all of it on the CPU, with made-up times
 
-The files are written after every case: what a time limit cuts off is said to be missing.
+The files are written after every case. If the time limit ends the run, the remaining cases are reported as missing.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from hardmine import ops, reference
 from rivals.checks import assert_both_branches, assert_same_loss
 from rivals.common import GIB, Inputs, Rival, SkippedRivalError
 
-# In the order in which time may run out: what has an aim, then from what is quickly built to what is not.
+# In order of priority, because time may run out: sizes with an aim come first, and among them those that build fast.
 SIZES, DIMS, DTYPES = (128, 4096, 16384, 65536, 1024), (128, 512), ("bfloat16", "float32")
 SCT = rivals.CASES["sct_loss"]
 PML = SCT.counterparts["pytorch-metric-learning"]
 NAMES = ("hardmine", *figures.RIVALS, "matmul")
-ROW_TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-3}  # of gradients: a few roundings of the dtype
+ROW_TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-3}  # for gradients: a few roundings of the dtype
 Step = Callable[[], Any]
 
 
 class Gpu:
-    """The device, and how to time it."""
+    """The GPU, and how to measure on it."""
 
     device, dry_run = "cuda", False
 
@@ -48,7 +48,7 @@ class Gpu:
         kept = step()
         end.record()
         torch.cuda.synchronize()
-        del kept  # outside the time
+        del kept  # freed outside the timed part
         return start.elapsed_time(end)
 
     def peak_bytes(self, step: Step) -> int:
@@ -92,7 +92,7 @@ class Gpu:
 
 
 class DryRun(Gpu):
-    """The CPU in place of a GPU: steps run, so that they are known to, and every number is made up."""
+    """The CPU in place of a GPU: every step runs, to check that it works, and every number is made up."""
 
     device, dry_run = "cpu", True
 
@@ -127,13 +127,13 @@ def first_line_of(command: list[str]) -> str:
 
 
 def median_rate(gpu: Gpu, work: float, step: Step) -> float:
-    """Work per second."""
+    """The work per second, at the median time after three warm-up steps."""
     times = [gpu.time_ms(step) for _ in range(8)]
     return work / (1e-3 * statistics.median(times[3:]))
 
 
 def measure_rates(gpu: Gpu) -> dict[str, float]:
-    """What this GPU reaches: flops per second of a large matmul in each dtype, bytes per second of a large copy."""
+    """Rates that this GPU reaches: flops per second of a large matmul by dtype, bytes per second of a large copy."""
     n, count = (64, 2**10) if gpu.dry_run else (8192, 2**28)
     rates = {}
     for dtype in DTYPES:
@@ -145,7 +145,7 @@ def measure_rates(gpu: Gpu) -> dict[str, float]:
 
 
 class Copies:
-    """Copies of a batch, for each step to read another one."""
+    """Copies of a batch, so that consecutive steps read different memory."""
 
     def __init__(self, n: int, d: int, dtype: str, gpu: Gpu) -> None:
         batch = rivals.make_inputs("sct_loss", n, d)
@@ -165,10 +165,10 @@ def require_room(gpu: Gpu, need: float) -> None:
 
 
 def maker(name: str, n: int, dtype: str, gpu: Gpu) -> Callable[[Inputs], Rival]:
-    """Makes a rival of one copy of the inputs.
+    """Returns a function that builds the rival on one copy of the inputs.
 
     Raises:
-        SkippedRivalError: It cannot run here.
+        SkippedRivalError: The rival cannot run here.
     """
     if name == "hardmine":
         return lambda inputs: rivals.build_op(ops, "sct_loss", {}, "loss", inputs, name)
@@ -195,9 +195,9 @@ def full_step(rival: Rival) -> Any:
 
 
 def check(n: int, d: int, dtype: str, gpu: Gpu) -> str:
-    """Asserts hardmine's loss and gradient against the reference's; returns what is to be said of it.
+    """Asserts that hardmine's loss and gradient match the reference's; returns a remark for the report, or "".
 
-    Where the reference has no room, on fewer samples.
+    If the reference does not fit into memory, the check uses fewer samples.
     """
     checked_n = n
     while checked_n > 512 and SCT.reference_bytes(checked_n, 4) > 0.5 * gpu.free_bytes():
@@ -213,24 +213,25 @@ def check(n: int, d: int, dtype: str, gpu: Gpu) -> str:
 
 
 def warm_up_compiler(gpu: Gpu) -> None:
-    """The first build of a process takes several times as long as those that come after it."""
+    """Compiles a small step first: the first build in a process takes several times as long as later builds."""
     inputs = Copies(16, 8, "float32", gpu)[0]
     try:
         full_step(maker("torch.compile", 16, "float32", gpu)(inputs))
-    except Exception as error:  # no compiler, say; each case will name it, too
+    except Exception as error:  # for example, no compiler; each case reports it too
         print(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}", flush=True)
 
 
 def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, last_build: dict[str, float]) -> dict:
-    """All rivals at one size: median times, peaks, launches, and why one is missing.
+    """Measures all rivals at one size: median times, peaks, launches, and why a rival is missing.
 
-    `last_build`: the seconds that each rival's last build and warm-up took, by which it is left out where less is left.
+    `last_build` has the seconds of each rival's last build and warm-up. A rival is skipped if less time than that is
+    left.
     """
     case = {"n": n, "d": d, "dtype": dtype, "median_ms": {}, "peak_bytes": {}, "launches": {}}
     case |= {"skipped": {}, "remarks": []}
     try:
         case["remarks"] += [said] if (said := check(n, d, dtype, gpu)) else []
-    except Exception as error:  # one wrong or failed size must not cost the others; main's exit status tells
+    except Exception as error:  # a wrong or failed size must not stop the others; main's exit status reports it
         case["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         case["skipped"] = {name: f"hardmine failed, {case['error']}" for name in NAMES}
         return case
@@ -242,14 +243,14 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, last_bui
             if name != "hardmine" and last_build.get(name, 0.0) > left:
                 raise SkippedRivalError(f"no time was left, {max(left, 0):.0f} s")
             build = maker(name, n, dtype, gpu)
-            for _ in range(3):  # compiles, and warms up
+            for _ in range(3):  # compiles and warms up
                 full_step(build(copies[number]))
                 number += 1
             made[name] = cache(lambda turn, build=build: build(copies[turn]))
             case["peak_bytes"][name] = gpu.peak_bytes(partial(full_step, made[name](number % copies.count)))
         except SkippedRivalError as reason:
             case["skipped"][name] = str(reason)
-        except Exception as error:  # out of memory, no compiler for torch.compile: many types, one meaning
+        except Exception as error:  # out of memory, no compiler for torch.compile: many types
             case["skipped"][name] = f"failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
             made.pop(name, None)
         else:
@@ -276,7 +277,7 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, last_bui
 
 
 def plan(dry_run: bool) -> list[tuple[int, int, str]]:
-    """N, D and dtype of every case, in the order in which they are measured."""
+    """N, D and dtype of every case, in the order of measurement."""
     sizes, dims = ((16, 64), (8,)) if dry_run else (SIZES, DIMS)
     return [(n, d, dtype) for n in sizes for d in dims for dtype in DTYPES]
 
@@ -287,7 +288,7 @@ def unmeasured(n: int, d: int, dtype: str, why: str) -> dict:
 
 
 def save(results: dict[str, Any], output: Path) -> None:
-    """The cases in the order of the tables, those that are still to come as unmeasured."""
+    """Writes the cases in table order; cases still to come are listed as unmeasured."""
     done = {(case["n"], case["d"], case["dtype"]): case for case in results["cases"]}
     cases = [done.get(key) or unmeasured(*key, "stopped before") for key in sorted(plan(results["dry_run"]))]
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -296,7 +297,7 @@ def save(results: dict[str, Any], output: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures and writes; returns the exit status: 1 if hardmine failed, or was wrong, in any case."""
+    """Measures, writes the files and returns the exit status: 1 if hardmine failed or was wrong in any case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=140.0, help="time for all of it")
     parser.add_argument("--output", type=Path, default=Path("build/gpu-results/report"))

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in under 8 minutes: builds hardmine with its CUDA ops, runs their tests on the
-# GPU, runs small shapes under compute-sanitizer, and measures.
+# Runs every check that needs a GPU, in under 8 minutes: builds hardmine with its CUDA ops, runs their tests on the GPU,
+# runs small shapes under compute-sanitizer, and measures.
 #
 #   bench/gpu/run.sh [FOLDER]    writes FOLDER, or $OUT, or build/gpu-results: about.txt, summary.txt, logs.txt,
 #                                report.md and report.json
 #
-# Needs python3 (or PYTHON) with torch >= 2.11 with CUDA, nvcc >= 12.0, a C++20 compiler, cmake >= 3.26 and ninja; the
-# tests need pytest, hypothesis and numpy, and take less time with pytest-xdist. compute-sanitizer where there is one.
-# Needs no network. Builds into this clone; HARDMINE_COMMIT names its commit where it has no .git. A stage that fails,
-# runs out of time or lacks what it needs is named, the others run all the same; the exit status is 1 if any did, 0 if
-# none.
+# Needs python3 (or PYTHON) with torch >= 2.11 with CUDA, nvcc >= 12.0, a C++20 compiler, cmake >= 3.26 and ninja. The
+# tests need pytest, hypothesis and numpy; pytest-xdist makes them faster. memcheck and racecheck need
+# compute-sanitizer. Needs no network. Builds into this clone; without a .git folder, HARDMINE_COMMIT names the commit.
+# A stage that fails, runs out of time or lacks a requirement is reported, and the other stages still run. The exit
+# status is 1 if any stage was reported, else 0.
 set -uo pipefail
 absolute() { [[ $1 == /* ]] && echo "$1" || echo "$PWD/$1"; }
 python=${PYTHON:-python3}
@@ -17,7 +17,7 @@ if ! python=$(command -v "$python"); then
   echo "there is no ${PYTHON:-python3}" >&2
   exit 1
 fi
-python=$(absolute "$python") # a path of the caller's folder
+python=$(absolute "$python") # may be relative to the caller's folder
 results=${1:-${OUT:-}}
 [[ -z $results ]] || results=$(absolute "$results")
 cd "$(dirname "$0")/../.." || exit 1
@@ -29,8 +29,8 @@ export PYTHONPATH=$PWD:$PWD/bench${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 
 
 say() { echo "$*" | tee -a "$results/summary.txt"; }
 
-# stage NAME SECONDS COMMAND...: its output goes to NAME.log, what became of it to summary.txt. Interrupted as by Ctrl-C
-# when its time is over, for pytest to say what it found until then.
+# stage NAME SECONDS COMMAND...: writes the command's output to NAME.log and its outcome to summary.txt. At the time
+# limit the command gets SIGINT, as from Ctrl-C, so that pytest prints its results so far.
 stage() {
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
@@ -57,7 +57,7 @@ fail() {
   say "FAILED: $*"
 }
 
-# The logs of all stages in one file: some machines hand back only a few.
+# Puts the logs of all stages into one file: some machines return only a few files.
 gather_logs() {
   local name
   for name in "${stages[@]}"; do
@@ -78,7 +78,7 @@ about() {
 print("torch:", torch.__version__, "CUDA", torch.version.cuda, "Python", sys.version.split()[0])'
 }
 
-# Fails where the installed torch or this machine has no GPU: nothing further down could say more.
+# Fails if the installed torch or this machine has no GPU: the later stages could not run.
 check_gpu() {
   "$python" -c 'import torch
 assert torch.version.cuda, f"torch {torch.__version__} is one without CUDA"
@@ -90,7 +90,7 @@ assert major >= 8, f"compute capability {major}.{minor}, 8.0 or later is needed"
 
 has_module() { "$python" -c "import $1" 2>/dev/null; }
 
-# tool NAME ATTRIBUTE: a build tool from its Python package where that is installed, else from PATH, as in setup.py.
+# tool NAME ATTRIBUTE: the path of a build tool, from its Python package if installed, else from PATH, as in setup.py.
 tool() {
   "$python" -c "import $1; print($1.$2 + '/$1')" 2>/dev/null || command -v "$1" || {
     echo "there is no $1" >&2
@@ -98,8 +98,8 @@ tool() {
   }
 }
 
-# Only for this GPU: half the time, and the code is the same that the packages hold for it. Ends with the libraries in
-# hardmine/, as `pip install -e .` would leave them; without the graph index where there is no pybind11.
+# Builds only for this GPU, which halves the time; the packages hold the same code for it. Copies the libraries to
+# hardmine/, as `pip install -e .` does. Without pybind11 the graph index is not built.
 build() {
   local folder=build/gpu cmake ninja torch pybind architecture library python_module=OFF targets=(_C _C_cuda)
   cmake=$(tool cmake CMAKE_BIN_DIR) && ninja=$(tool ninja BIN_DIR) || return 1
@@ -110,7 +110,7 @@ build() {
     python_module=ON
     targets+=(_fanng)
   fi
-  # Forgets the tools of an earlier environment; objects that are up to date stay.
+  # The cache may name tools of an earlier environment. Up-to-date objects are kept.
   rm -rf "$folder/CMakeCache.txt" "$folder"/CMakeFiles/[0-9]*
   "$cmake" -S . -B "$folder" -G Ninja -DCMAKE_MAKE_PROGRAM="$ninja" -DCMAKE_BUILD_TYPE=Release -DHARDMINE_CUDA=ON \
     -DHARDMINE_CUDA_ARCHITECTURES="$architecture-real" -DHARDMINE_TORCH_DIR="$torch" \
@@ -125,7 +125,7 @@ problem = _library.cuda_problem(0)
 assert problem is None, problem'
 }
 
-# The files that have tests on CUDA devices, whose names all have "cuda" in them, but for those that need no GPU.
+# Runs the tests on CUDA devices, whose names all contain "cuda". Folders whose tests need no GPU are left out.
 run_tests() {
   local files module without parallel=()
   if ! has_module pytest; then
@@ -145,7 +145,7 @@ run_tests() {
     files=$(grep -LE "^(import|from) $module\b" $files)
     fail "tests, not run for want of $module: $without"
   done
-  # Most of a test's time is Python's and the reference's, not the GPU's.
+  # Tests run in parallel because most of their time goes to Python and the reference, not to the GPU.
   has_module xdist && parallel=(-n 8)
   if stage tests 120 env OMP_NUM_THREADS=2 "$python" -m pytest $files -k cuda "${parallel[@]}" -q -rfE \
     -p no:cacheprovider --durations=10 --continue-on-collection-errors; then
@@ -154,7 +154,7 @@ run_tests() {
   fi
 }
 
-# compute-sanitizer beside nvcc where PATH lacks it.
+# The path of compute-sanitizer: from PATH, else from the folder of nvcc.
 sanitizer() {
   command -v compute-sanitizer && return
   local nvcc
@@ -169,19 +169,19 @@ run_sanitizers() {
     fail "memcheck, racecheck, not run: compute-sanitizer was not found"
     return
   fi
-  # Kernels of ours, whose mangled names begin with their namespace; torch's are not watched, which would take long.
+  # Watch only hardmine's kernels, found by the namespace in their mangled names: torch's kernels would take too long.
   "$tool" --help 2>&1 | grep -q -e --kernel-regex && only_ours=(--kernel-regex kns=hardmine)
   for name in memcheck racecheck; do
     options=("${only_ours[@]}")
-    # Of calls that torch makes and expects to fail.
+    # torch makes API calls that it expects to fail: do not report them.
     [[ $name == memcheck ]] && options+=(--report-api-errors no)
-    # PyTorch's caching allocator would hide an access beyond an array: each array gets memory of its own.
+    # PyTorch's caching allocator would hide out-of-bounds accesses. Without it, each array is a separate allocation.
     stage "$name" 30 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$tool" --tool "$name" --error-exitcode 9 "${options[@]}" \
       "$python" -m gpu.small_shapes
   done
 }
 
-# Takes the time that the others left of 470 s: of their limits' sum, 330 s, they need a part.
+# Takes what the other stages left of 470 s. Their limits sum to 330 s, but they need only part of that.
 run_report() {
   local left=$((470 - SECONDS))
   stage report "$left" "$python" -m gpu.report --seconds $((left - 20)) --output "$results/report"

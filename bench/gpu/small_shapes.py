@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:bench compute-sanitizer --tool racecheck python -m gpu.small_shapes
 
-Each runs twice and must give the same bits: a race that the sanitizer misses may show there.
+Each case runs twice and must give the same bits: this may reveal a race that the sanitizer misses.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ OPS = (
     "global_loss",
     "knn",
 )
-COMPILED = {"sct_loss": "triplet_loss"}  # an op that is another op with other options
-# N, D: less than a tile, a bit more than one of 64 rows, of 128. Few, since the sanitizer makes each step a slow one.
+COMPILED = {"sct_loss": "triplet_loss"}  # an op that is another op with different options
+# N, D: less than a tile; slightly more than a tile of 64 rows, and of 128. Few, because the sanitizer makes steps slow.
 SHAPES = ((5, 3), (65, 33), (129, 128))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -37,7 +37,7 @@ def has_kernel(op: str, device: str) -> bool:
 
 
 def cases(shapes: tuple, device: str) -> Iterator[tuple[str, int, int, torch.dtype, dict]]:
-    """Op, N, D, dtype and options."""
+    """Yields op, N, D, dtype and options of every case."""
     for name in OPS:
         if not has_kernel(name, device):
             continue
@@ -49,7 +49,7 @@ def cases(shapes: tuple, device: str) -> Iterator[tuple[str, int, int, torch.dty
 
 
 def step(name: str, n: int, d: int, dtype: torch.dtype, options: dict, device: str) -> tuple[Tensor, Tensor]:
-    """The loss and the gradient, or the similarities and the indices of neighbors."""
+    """Runs one step; returns loss and gradient, or the similarities and indices of the neighbors."""
     batch = class_samples(n, d)
     x = batch.embeddings.detach().to(device, dtype).requires_grad_()
     op = getattr(ops, name)
@@ -65,10 +65,10 @@ def step(name: str, n: int, d: int, dtype: torch.dtype, options: dict, device: s
 
 
 def run(shapes: tuple, device: str) -> int:
-    """Every case twice; returns how many there were.
+    """Runs every case twice; returns the number of cases.
 
     Raises:
-        AssertionError: A case whose results are not finite or not repeatable, or no op with kernels for the device.
+        AssertionError: A case's results are not finite or not repeatable, or no op has kernels for the device.
     """
     count = 0
     for case in cases(shapes, device):

@@ -1,4 +1,4 @@
-"""The registers of every CUDA kernel, and which keep some in memory, from the output of `nvcc -Xptxas=-v`."""
+"""The registers of every CUDA kernel, and which kernels spill, from the output of `nvcc -Xptxas=-v`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def kernels(log: str) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    """Print a line for every kernel that spills, and a summary."""
+    """Prints a line for every kernel that spills, and a summary."""
     found = kernels(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if not found:
         raise SystemExit(f"{sys.argv[1]} names no kernel: nothing was compiled, or without -Xptxas=-v")

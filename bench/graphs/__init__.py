@@ -1,13 +1,13 @@
-"""What graph_report.py is made of: data, contestants, the measuring of them, and what is said of the numbers.
+"""The modules of graph_report.py: data, contestants, measurement, and presentation of the numbers.
 
 =============  =====================================================================================================
-data           the three sets of rows, and moved copies of them
-contestants    hardmine's graph, hnswlib, faiss and exact search behind one face: build, then lists at an effort
-measuring      recall, and the two ways of timing: a sweep over all settings, a duel of the best of each
-parts          curve, warm start and growth: which contestants on which data
-grids          the settings that are tried
+data           the three data sets, and moved copies of them
+contestants    hardmine's graph, hnswlib, faiss and exact search behind one interface: build, then lists at an effort
+measuring      recall, and two ways of timing: a sweep over all settings, a duel of the best settings
+parts          curve, warm start and growth: which contestants run on which data
+grids          the settings to try
 verdicts       targets, met or missed
-pages          Markdown
+pages          the Markdown
 picture        the plot
 =============  =====================================================================================================
 """

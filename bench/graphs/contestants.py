@@ -1,8 +1,8 @@
-"""Everything that makes neighbor lists, behind one face: build a graph, then the lists at some effort.
+"""All libraries that make neighbor lists, behind one interface: build a graph, then make lists at a given effort.
 
-All get the same rows, as many threads as torch has, and have to leave each row out of its own list. faiss and hnswlib
-have no option for that, so they look for one neighbor more and drop the row; that takes about one percent of their
-time.
+All contestants get the same rows and as many threads as torch has, and must exclude each row from its own list. faiss
+and hnswlib have no option for that, so they search for one more neighbor and drop the row. This takes about one percent
+of their time.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from rivals.common import SkippedRivalError
 class Contestant(Protocol):
     """One library at one setting of its build."""
 
-    library: str  # what it is called in tables
-    family: str  # what it is one line of the plot with
+    library: str  # its name in tables
+    family: str  # contestants of one family share a line of the plot
     setting: str
-    efforts: tuple[int, ...]  # of the lists, ascending; what they count differs from library to library
-    repeatable: bool  # whether the same build gives the same graph
+    efforts: tuple[int, ...]  # to make lists at, ascending; the unit depends on the library
+    repeatable: bool  # whether equal builds give the same graph
 
     def build(self, data: DataSet) -> Any:
-        """The graph; nothing for a search without one."""
+        """Builds the graph; None for a search without a graph."""
 
     def lists(self, graph: Any, data: DataSet, k: int, effort: int) -> np.ndarray:
-        """Row numbers [N, k], each row's nearest others; -1 where it found no more."""
+        """The nearest other rows of each row, as row numbers [N, k]; -1 fills a list that has fewer."""
 
     def facts(self, graph: Any) -> dict[str, float]:
-        """What is worth to be said of the graph, beside its times."""
+        """Properties of the graph to report beside its times."""
 
 
 @dataclass(frozen=True)
 class Exact:
-    """`hardmine.ops.knn`: no graph, all pairs."""
+    """Exact search: `hardmine.ops.knn` over all pairs, without a graph."""
 
     library: str = "exact knn"
     family: str = "exact knn"
@@ -66,12 +66,12 @@ WARM = "hardmine, from the graph before"
 
 @dataclass(frozen=True)
 class Fanng:
-    """`hardmine.fanng.Index`. Efforts are distance computations a search."""
+    """`hardmine.fanng.Index`. Efforts are distance computations per search."""
 
     efforts: tuple[int, ...]
     init: str | Index | None = None
     success_rate: float = 0.98
-    traversals_a_row: int | None = None  # at most; None: the library's default
+    traversals_a_row: int | None = None  # maximum per row; None: the library's default
     refinements: int = 0
     max_degree: int = 30
     library: str = field(default="hardmine", init=False)
@@ -124,7 +124,7 @@ class Fanng:
 
 
 def without_self(index: np.ndarray) -> np.ndarray:
-    """Drops each row from its own list [N, k + 1]; the last entry where the row is not in it."""
+    """Drops each row from its list [N, k + 1]; if the row is not in its list, drops the last entry."""
     keep = index != np.arange(len(index))[:, None]
     keep[keep.all(1), -1] = False
     return index[keep].reshape(len(index), index.shape[1] - 1)
@@ -132,14 +132,14 @@ def without_self(index: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Hnswlib:
-    """hnswlib's Index. Efforts are its ef."""
+    """hnswlib's Index. Efforts are values of ef."""
 
     m: int
     ef_construction: int
     efforts: tuple[int, ...]
     library: str = field(default="hnswlib", init=False)
     family: str = field(default="hnswlib", init=False)
-    repeatable: bool = field(default=False, init=False)  # it depends on which thread comes first
+    repeatable: bool = field(default=False, init=False)  # the graph depends on which thread comes first
 
     @property
     def setting(self) -> str:
@@ -164,7 +164,7 @@ class Hnswlib:
 
 @dataclass(frozen=True)
 class FaissHnsw:
-    """faiss' IndexHNSWFlat. Efforts are its efSearch."""
+    """IndexHNSWFlat of faiss. Efforts are values of efSearch."""
 
     m: int
     ef_construction: int
@@ -199,7 +199,7 @@ MODULES = {"hnswlib": "hnswlib", "faiss HNSW": "faiss"}
 
 
 def require(contestant: Contestant) -> None:
-    """Raises SkippedRivalError where the contestant's library is not installed."""
+    """Raises SkippedRivalError if the contestant's library is not installed."""
     module = MODULES.get(contestant.library)
     if module is None:
         return

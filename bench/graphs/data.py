@@ -1,4 +1,4 @@
-"""The rows whose neighbors are looked for, and the same rows a little later in training."""
+"""The data sets to search, and the same rows slightly later in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CARS_FILE = "cars_train_efficientnet_lite0_1280.npy"
 CARS_ARCHIVE = "stanford_cars_train_128.tar"
 CARS_LABELS = "stanford_cars/devkit/cars_train_annos.mat"
 CARS_DEPTH = 64
-KEPT_LIST = 10  # a move is measured by how much of these lists it leaves
+KEPT_LIST = 10  # the size of a move is the share that it keeps of lists of this length
 MOVE_SAMPLE = 1000  # rows
 
 
@@ -34,13 +34,13 @@ class DataSet:
     metric: str  # "cosine" or "euclidean"
     rows: np.ndarray
     source: str
-    real: bool  # False: made up, because the file is not at hand
+    real: bool  # False: made up, because the file is missing
 
     def first(self, n: int) -> DataSet:
         return replace(self, rows=np.ascontiguousarray(self.rows[:n]))
 
     def with_rows(self, rows: np.ndarray) -> DataSet:
-        """The same set under another embedding."""
+        """The same data set under another embedding."""
         return made(self.name, self.title, self.metric, rows, self.source, self.real)
 
 
@@ -57,7 +57,7 @@ def data_file(name: str) -> Path | None:
 
 
 def clusters(n: int, d: int, seed: int = 0) -> np.ndarray:
-    """Overlapping clusters in 16 of d dimensions and a little noise in all: about as hard to search as real rows."""
+    """Overlapping clusters in a 16-d subspace plus noise in all d dimensions: about as hard to search as real rows."""
     generator = np.random.default_rng(seed)
     centers = generator.standard_normal((max(n // 50, 1), 16))
     inner = centers[generator.integers(len(centers), size=n)] + 0.7 * generator.standard_normal((n, 16))
@@ -77,7 +77,7 @@ def load_sift() -> DataSet:
 
 
 def car_features() -> np.ndarray | None:
-    """[8144, 1280] float32, each feature of mean 0 and deviation 1; None without the file."""
+    """Features [8144, 1280] float32, each of mean 0 and standard deviation 1; None without the file."""
     file = data_file(CARS_FILE)
     if file is None:
         return None
@@ -86,7 +86,7 @@ def car_features() -> np.ndarray | None:
 
 
 def principal(rows: np.ndarray, depth: int) -> np.ndarray:
-    """The rows' coordinates along the directions of most variance. [N, depth]"""
+    """The rows' coordinates [N, depth] along the directions of largest variance."""
     centered = rows.astype(np.float64) - rows.mean(0)
     directions = np.linalg.eigh(centered.T @ centered)[1][:, ::-1]
     return centered @ directions[:, :depth]
@@ -114,40 +114,40 @@ def load_words() -> DataSet:
 LOADERS: dict[str, Callable[[], DataSet]] = {"sift": load_sift, "cars": load_cars, "words": load_words}
 
 
-# --- the same rows later ---------------------------------------------------------------------------------------------
+# --- the same rows later in training ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """A data set before and after a step of training, and the share of the neighbor lists which the step left."""
+    """A data set before and after a step of training, and the share of the neighbor lists that the step kept."""
 
     title: str
     before: DataSet
     after: DataSet
-    kept: float  # of the KEPT_LIST nearest, on a sample
+    kept: float  # share of the KEPT_LIST nearest, on a sample
 
 
 def kept_share(before: DataSet, after: DataSet) -> float:
-    """Share of the KEPT_LIST nearest neighbors that are so before and after, on a sample of rows."""
+    """The share of the KEPT_LIST nearest neighbors that stay in the list, on a sample of rows."""
     sample = np.random.default_rng(0).permutation(len(before.rows))[:MOVE_SAMPLE]
     lists = []
     for data in (before, after):
         rows = torch.from_numpy(data.rows)
-        lists.append(ops.knn(rows[sample], rows, KEPT_LIST + 1, similarity=data.metric).index)  # one is the row itself
+        lists.append(ops.knn(rows[sample], rows, KEPT_LIST + 1, similarity=data.metric).index)  # + 1 for the row itself
     row = torch.arange(len(sample))[:, None] * len(before.rows)
     shared = torch.isin(row + lists[0], row + lists[1]).sum().item() - len(sample)
     return shared / (KEPT_LIST * len(sample))
 
 
 def with_noise(data: DataSet, amount: float) -> DataSet:
-    """Every row plus a random vector of `amount` times its length."""
+    """Adds to every row a random vector of about `amount` times the row's length."""
     noise = np.random.default_rng(1).standard_normal(data.rows.shape, dtype=np.float32)
     length = np.linalg.norm(data.rows, axis=1, keepdims=True)
     return data.with_rows(data.rows + amount / np.sqrt(data.rows.shape[1]) * length * noise)
 
 
 def noisy_move(data: DataSet, wanted: float) -> Move:
-    """As much noise as leaves the `wanted` share of the lists."""
+    """Moves the rows by as much noise as keeps the `wanted` share of the lists."""
     low, high = np.log(1e-4), np.log(2.0)
     for _ in range(12):
         middle = (low + high) / 2
@@ -161,7 +161,7 @@ def noisy_move(data: DataSet, wanted: float) -> Move:
 
 
 def car_labels() -> np.ndarray | None:
-    """[8144] int64 in the order of the features; None without the archive that holds them."""
+    """Labels [8144] int64 in the order of the features; None without the archive that holds them."""
     archive = data_file(CARS_ARCHIVE)
     if archive is None:
         return None
@@ -176,8 +176,8 @@ def car_labels() -> np.ndarray | None:
 def trained_move(data: DataSet, epochs_before: int = 3, lr: float = 0.02) -> Move | None:
     """The cars under a linear head before and after one more epoch of SGD on sct_loss; None without the labels.
 
-    At this learning rate about 84 % of the 10-neighbor lists stay from the third epoch to the fourth; at 0.5 it would
-    be 38 %.
+    From the third epoch to the fourth, this learning rate keeps about 84 % of the 10-neighbor lists; 0.5 would keep
+    38 %.
     """
     features, labels = car_features(), car_labels()
     if features is None or labels is None:

@@ -1,4 +1,4 @@
-"""The settings that are tried, and how long a run may take."""
+"""The settings to try, and how long a run may take."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from hardmine.fanng import default_effort
 K = 50
 WANTED_RECALL = 0.98
 DEFAULT_EFFORT = default_effort(K)
-MOVES_KEEP = (0.95, 0.80)  # shares of the 10-neighbor lists that a small move leaves
+MOVES_KEEP = (0.95, 0.80)  # shares of the 10-neighbor lists that the small moves keep
 WARM_TARGET = 0.3
-SMALL_MOVE_KEEPS = 0.75  # a move that leaves less is not small, and shown only
+SMALL_MOVE_KEEPS = 0.75  # a move that keeps less is not small: it is shown, but not judged
 GROWTH_SIZES = (10_000, 20_000, 50_000, 100_000)
 
-# hardmine's efforts are distance computations a search. Words take many, and long: fewer of them are tried.
+# hardmine's efforts are distance computations per search. Words need many, which takes long, so fewer are tried.
 FANNG_EFFORTS = (200, 300, 400, 500, 600, 700, 800, 900, DEFAULT_EFFORT, 1200, 1500, 2000, 3000, 4500, 6000)
 FANNG_FEW_EFFORTS = (400, 700, DEFAULT_EFFORT, 1200, 1350, 1500, 2000, 3000, 4500)
 EFS = (51, 60, 70, 85, 100, 125, 150, 200, 250, 300, 400, 500)
 FEW_EFS = (70, 100, 125, 150, 200, 250, 300, 400, 500)
 
-# (M, ef_construction). Of a grid of M = 8, 12, 16, 24 by ef_construction = 40, 60, 100, 200, and of M = 32 up to 100,
-# these were the quickest that reach the recall, by processor time.
+# (M, ef_construction). The grid was M = 8, 12, 16, 24 by ef_construction = 40, 60, 100, 200, and M = 32 with
+# ef_construction up to 100. Of the settings that reach the recall, these took the least processor time.
 HNSWLIB = {
     "sift": ((12, 60), (16, 40), (24, 60)),
     "cars": ((12, 40), (16, 40), (24, 40)),
@@ -33,19 +33,19 @@ FAISS = {
     "cars": ((12, 40), (16, 60), (24, 40)),
     "words": ((16, 60), (24, 40)),
 }
-# No effort is tried beyond this recall, or where one took so many times as long as exact search.
+# The sweep tries no higher effort after one that reaches STOP_RECALL or takes MOST_TIMES_EXACT times exact search.
 STOP_RECALL = {"sift": 0.995, "cars": 0.995, "words": 0.985}
 MOST_TIMES_EXACT = 25.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run measures and how often."""
+    """The rows and repetitions of a run."""
 
-    rows: int | None  # of every data set; None: all
-    passes: int  # of the sweep, at most
-    seconds: float  # of the sweep of one data set: no pass begins that would end later
-    rounds: int  # of the duel
+    rows: int | None  # per data set; None: all
+    passes: int  # maximum per sweep
+    seconds: float  # per sweep of one data set: no pass starts that would end later
+    rounds: int  # per duel
     moves: tuple[float, ...]
     growth_sizes: tuple[int, ...]
 
@@ -55,7 +55,7 @@ QUICK = Plan(2000, 1, 5.0, 1, MOVES_KEEP[:1], (1000, 2000, 4000))
 
 
 def fanng_settings(name: str) -> list[Fanng]:
-    """The small grid of hardmine: each seed alone, as the paper has it, and with less and with no traverse-add."""
+    """The small grid of hardmine: each kind of start, as in the paper, and with less or no traverse-add."""
     if name == "words":
         return [
             Fanng(FANNG_FEW_EFFORTS),
@@ -68,12 +68,12 @@ def fanng_settings(name: str) -> list[Fanng]:
         Fanng(FANNG_EFFORTS, traversals_a_row=10, refinements=1),
         Fanng(FANNG_EFFORTS, traversals_a_row=20),
         Fanng(FANNG_EFFORTS, init="exact"),
-        Fanng(FANNG_EFFORTS, init="exact", success_rate=0.0),  # the pruned lists alone
+        Fanng(FANNG_EFFORTS, init="exact", success_rate=0.0),  # only the pruned lists
     ]
 
 
 def contestants(name: str) -> list[Contestant]:
-    """All that take part in the sweep of this data set, exact search first."""
+    """All contestants in the sweep of this data set, exact search first."""
     efs = FEW_EFS if name == "words" else EFS
     return [
         Exact(),

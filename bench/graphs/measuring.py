@@ -1,4 +1,4 @@
-"""Recall of lists, and times of builds and lists: of every setting (a sweep), and of the best of each (a duel)."""
+"""Recall of lists, and times of builds and lists: for every setting (a sweep), and for the best ones (a duel)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from graphs.data import DataSet
 from hardmine import ops
 from hardmine.fanng import Index
 
-Point = dict[str, Any]  # one contestant at one effort: what `Sample.point` returns
+Point = dict[str, Any]  # one contestant at one effort: the return value of `Sample.point`
 
-SLACK = 1e-6  # relative: two roundings of one distance
+SLACK = 1e-6  # relative; two computations of one distance may round differently
 ROWS_AT_ONCE = 8192
 
 
 class Truth:
-    """The exact lists of a data set, and how far their last entries are."""
+    """The exact lists of a data set, and the distances of their last entries."""
 
     def __init__(self, data: DataSet, k: int) -> None:
-        """Finds them by `hardmine.ops.knn`, whose own tests and benchmark compare it with float64 and with faiss."""
+        """Finds the lists by `hardmine.ops.knn`; its tests and benchmark compare it with float64 and with faiss."""
         self.rows, self.metric, self.k = data.rows, data.metric, k
         self.index = ops.knn(torch.from_numpy(data.rows), k=k, similarity=data.metric).index.numpy()
         own, last = np.arange(len(data.rows)), self.index[:, -1]
         self.furthest = self.distances(own, last)  # [N]
 
     def distances(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Distances in float64 between rows `a` and rows `b`, [P] each; squared if euclidean."""
+        """Float64 distances [P] between rows `a` [P] and rows `b` [P]; squared if euclidean."""
         out = np.empty(len(a))
         for first in range(0, len(a), 50 * ROWS_AT_ONCE):
             some = slice(first, first + 50 * ROWS_AT_ONCE)
@@ -48,12 +48,12 @@ class Truth:
         return out
 
     def recall(self, index: np.ndarray) -> float:
-        """The share of the lists [N, k] that is no further than the k-th exact neighbor.
+        """The share of the entries of the lists [N, k] that are no further than the k-th exact neighbor.
 
-        Which of equally near rows is in a list is arbitrary, so distances decide, not row numbers.
+        Distances decide, not row numbers, because ties at the end of a list are broken arbitrarily.
 
         Raises:
-            AssertionError: a list holds its own row, or a row twice.
+            AssertionError: A list contains its own row or a duplicate, or the shape is not [N, k].
         """
         n = len(self.rows)
         assert index.shape == (n, self.k), f"lists must be {[n, self.k]}, got {list(index.shape)}"
@@ -75,7 +75,7 @@ class Truth:
 
 @dataclass
 class Sample:
-    """What was measured of one contestant at one effort, a number a pass."""
+    """The measurements of one contestant at one effort, one number per pass."""
 
     contestant: Contestant
     effort: int
@@ -106,7 +106,7 @@ class Sample:
 
 
 def timed(call: Any, *arguments: Any) -> tuple[Any, float]:
-    gc.disable()  # a collection would land in one contestant's time by chance
+    gc.disable()  # a collection would fall into one contestant's time by chance
     try:
         start = time.perf_counter()
         result = call(*arguments)
@@ -116,11 +116,11 @@ def timed(call: Any, *arguments: Any) -> tuple[Any, float]:
 
 
 def warm_up(data: DataSet, contestants: list[Contestant], k: int) -> None:
-    """One small build of each library: the first starts threads and loads code."""
+    """Runs one small build of each library: the first build starts threads and loads code."""
     few = data.first(4 * k)
     firsts = {contestant.library: contestant for contestant in reversed(contestants)}
     for contestant in firsts.values():
-        if not isinstance(getattr(contestant, "init", None), Index):  # which is a graph of all rows
+        if not isinstance(getattr(contestant, "init", None), Index):  # an initial graph covers all rows, not the few
             contestant.lists(contestant.build(few), few, k, contestant.efforts[0])
 
 
@@ -135,14 +135,14 @@ def sweep(
     most_times_first: float = math.inf,
     always: tuple[int, ...] = (),
 ) -> Iterator[list[Sample]]:
-    """Times every contestant at its efforts: once, and again, up to `passes` times, while there are `seconds` left.
+    """Times every contestant at its efforts: one pass, then more while `seconds` allow, up to `passes`.
 
-    In every pass each contestant builds once, from the second on in shuffled order, and makes its lists at every
-    effort. The first pass leaves out the efforts beyond one that reaches `stop_recall` or takes longer than
-    `most_times_first` times the first contestant, but for those in `always`.
+    In every pass each contestant builds once and makes its lists at every effort. From the second pass on the order is
+    shuffled. The first pass skips the efforts after one that reaches `stop_recall` or takes longer than
+    `most_times_first` times the first contestant. Efforts in `always` are never skipped.
 
     Yields:
-        What is measured so far, after every contestant of the first pass and after every later pass.
+        All samples so far, after every contestant of the first pass and after every later pass.
     """
     contestants = list(contestants)
     warm_up(data, contestants, truth.k)
@@ -150,10 +150,10 @@ def sweep(
     shuffler = random.Random(0)
     samples: dict[int, list[Sample]] = {}
     for turn in range(passes):
-        if turn > 0 and time.perf_counter() - started >= seconds * turn / (turn + 1):  # another one would not fit
+        if turn > 0 and time.perf_counter() - started >= seconds * turn / (turn + 1):  # another pass would not fit
             break
         order = list(enumerate(contestants))
-        if turn > 0:  # the first pass keeps to the order given, so that what comes first can be compared with soon
+        if turn > 0:  # the first pass keeps the given order, because the others are compared with the first
             shuffler.shuffle(order)
         for number, contestant in order:
             graph, build_s = timed(contestant.build, data)
@@ -186,16 +186,16 @@ def sweep(
 
 
 def quickest(samples: Iterable[Sample], wanted_recall: float) -> Sample | None:
-    """The one of least time among those that reach the recall."""
+    """The fastest of the samples that reach the recall; None if none does."""
     good = [sample for sample in samples if np.median(sample.recall) >= wanted_recall]
     return min(good, key=Sample.total_s) if good else None
 
 
 def duel(data: DataSet, truth: Truth, finalists: list[Sample], rounds: int) -> list[Point]:
-    """Times build and lists of the finalists anew, each once a round, in shuffled order.
+    """Times build and lists of the finalists again, each once per round, in shuffled order.
 
-    The sweep's quickest is quickest partly by luck; here all stand on the same rounds. `of_first` of a point is its
-    time divided by that of the first finalist.
+    The fastest setting of a sweep is fastest partly by luck; in a duel all finalists share the same rounds. `of_first`
+    of a point is its time divided by that of the first finalist.
     """
     timings = [Sample(finalist.contestant, finalist.effort, finalist.facts) for finalist in finalists]
     shuffler = random.Random(1)

@@ -1,4 +1,4 @@
-"""Turns the numbers of graph_report.py into Markdown."""
+"""Renders the numbers of graph_report.py as Markdown."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ Result = dict[str, Any]
 
 
 def about(data: DataSet, whole: bool) -> Result:
-    """What a result says of its data; `whole`: targets are judged on it."""
+    """The fields that describe a result's data; targets are judged only if `whole` is set and the data is real."""
     n, d = data.rows.shape
     return {"data": data.name, "title": data.title, "source": data.source, "n": n, "d": d, "whole": whole and data.real}
 
 
 def load(name: str, plan: Plan) -> tuple[DataSet, bool]:
-    """The data set, cut to the plan's rows, and whether all of it is there."""
+    """The data set, cut to the plan's rows, and whether it is complete."""
     data = LOADERS[name]()
     if plan.rows is None or plan.rows >= len(data.rows):
         return data, True
@@ -35,7 +35,7 @@ def load(name: str, plan: Plan) -> tuple[DataSet, bool]:
 
 
 def installed(candidates: list[Contestant]) -> tuple[list[Contestant], dict[str, str]]:
-    """Those whose library is there, and why the others are missing."""
+    """The contestants whose library is installed, and why the others are missing."""
     present, missing = [], {}
     for contestant in candidates:
         try:
@@ -48,7 +48,7 @@ def installed(candidates: list[Contestant]) -> tuple[list[Contestant], dict[str,
 
 
 def finalists_of(samples: list[Sample]) -> list[Sample]:
-    """Exact search, then the quickest setting of every family that reaches the recall."""
+    """Exact search, then the fastest setting that reaches the recall, per family."""
     families = dict.fromkeys(sample.contestant.family for sample in samples)
     best = [
         quickest((sample for sample in samples if sample.contestant.family == family), WANTED_RECALL)
@@ -58,7 +58,7 @@ def finalists_of(samples: list[Sample]) -> list[Sample]:
 
 
 def curve(name: str, plan: Plan) -> Iterator[Result]:
-    """Every setting at every effort, then the quickest of each at the wanted recall once more in the same rounds."""
+    """Times every setting at every effort, then the fastest of each family at the wanted recall in shared rounds."""
     data, whole = load(name, plan)
     truth = Truth(data, K)
     candidates, missing = installed(grids.contestants(name))
@@ -89,10 +89,10 @@ def curve(name: str, plan: Plan) -> Iterator[Result]:
 
 
 def query_at(points: list[Point], wanted: float) -> tuple[float, float] | None:
-    """Effort and seconds of the lists at just the wanted recall, between the two efforts around it.
+    """Effort and seconds of the lists at exactly the wanted recall, interpolated between the two nearest efforts.
 
-    Straight lines in the logarithm of what is missed, in which the curves are nearly straight. None where no effort
-    reaches it; the least effort's own where all do.
+    The interpolation is linear in log(1 - recall), because the curves are nearly straight in it. Returns None if no
+    effort reaches the recall, and the values of the lowest effort if that one already reaches it.
     """
     points = sorted(points, key=lambda point: point["effort"])
     above = next((i for i, point in enumerate(points) if point["recall"] >= wanted), None)
@@ -112,7 +112,7 @@ def at(points: list[Point], effort: int) -> Point | None:
 
 
 def summary_of(points: list[Point]) -> Result:
-    """One graph's points as one line: build, recall at the default effort, and what the wanted recall takes."""
+    """Summarizes one graph's points: build, recall at the default effort, and the cost of the wanted recall."""
     default, reached = at(points, grids.DEFAULT_EFFORT), query_at(points, WANTED_RECALL)
     return {
         **{key: points[0][key] for key in ("family", "setting", "build_s", "facts")},
@@ -145,7 +145,7 @@ def moves_of(data: DataSet, plan: Plan) -> Iterator[Move]:
 
 
 def warm_of_move(move: Move, plan: Plan, whole: bool) -> Result:
-    """A fresh build, one from exact lists and one from the graph before, all over the moved rows."""
+    """Compares builds over the moved rows: from scratch, from exact lists, and from the graph before the move."""
     data, efforts = move.after, grids.FANNG_FEW_EFFORTS
     before = Fanng(efforts).build(move.before)
     truth = Truth(data, K)
@@ -177,14 +177,14 @@ def warm(name: str, plan: Plan) -> Iterator[Result]:
 
 
 def exponent(sizes: list[int], values: list[float | None]) -> float | None:
-    """The slope of log value over log N; None where a value is missing."""
+    """The slope of log value over log N; None if a value is missing or there is only one size."""
     if len(sizes) < 2 or any(value is None for value in values):
         return None
     return fit_exponent(sizes, values)
 
 
 def growth(plan: Plan) -> Iterator[Result]:
-    """The same settings over more and more of the word vectors."""
+    """Runs the same settings on growing prefixes of the word vectors."""
     whole_data = LOADERS["words"]()
     efforts = grids.FANNG_FEW_EFFORTS
     candidates = [Exact(), Fanng(efforts), Fanng(efforts, init="exact")]
@@ -215,7 +215,7 @@ GROWING = ("build_s", "default_query_s", "total_s")
 
 
 def exponents_of(sizes: list[Result]) -> list[Result]:
-    """Of every family: how build, lists at the default effort, and all at the wanted recall grow with N."""
+    """The exponents in N per family: of the build, of lists at the default effort, and of both at the wanted recall."""
     ns = [size["n"] for size in sizes]
     found = [{"family": "exact knn", "total_s": exponent(ns, [size["exact_s"] for size in sizes])}]
     for number, graph in enumerate(sizes[0]["graphs"]):

@@ -1,4 +1,4 @@
-"""The plot: what recall costs, one panel a data set."""
+"""The plot: time against recall, one panel per data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD
 from graphs.grids import WANTED_RECALL, K
 from graphs.measuring import Point
 
-# Okabe and Ito's colors, told apart by the color-blind; the markers tell the lines apart in gray, too.
+# Okabe and Ito's colors, which color-blind readers can distinguish. The markers distinguish the lines in gray too.
 STYLES = {
     TRAVERSE_ADD: ("#0072B2", "o", "hardmine,\ntraverse-add\nalone"),
     REFINED: ("#56B4E9", "v", "hardmine,\ntraverse-add,\nrefined"),
@@ -20,17 +20,17 @@ STYLES = {
 }
 GRAY = "#555555"
 LEAST_RECALL, MOST_RECALL = 0.8, 0.998
-LINE_HEIGHT = 0.045  # of the axes
+LINE_HEIGHT = 0.045  # as a fraction of the axes' height
 TICKS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
 def missed(recall: float) -> float:
-    """The x axis: each step of 1 is a tenth of the misses."""
+    """The x coordinate of a recall: each step of 1 divides the misses by ten."""
     return -math.log10(max(1 - recall, 1e-6))
 
 
 def frontier(points: list[Point]) -> list[Point]:
-    """The points that nothing of the same family beats in both recall and time, by ascending recall."""
+    """The points that no other point beats in both recall and time, by ascending recall."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (-point["recall"], point["total_s"])):
         if not best or point["total_s"] < best[-1]["total_s"]:
@@ -39,7 +39,7 @@ def frontier(points: list[Point]) -> list[Point]:
 
 
 def draw(results: dict[str, Any], output: Path) -> bool:
-    """Writes the plot; False where there is nothing to draw or matplotlib is not installed."""
+    """Writes the plot; returns False if there is nothing to draw or matplotlib is not installed."""
     curves = [curve for curve in results["curve"] if len({point["family"] for point in curve["points"]}) > 1]
     if not curves:
         return False
@@ -95,20 +95,20 @@ def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
 
 
 def spread_out(wanted: list[float], sizes: list[float], low: float, high: float) -> list[float]:
-    """Middles near the `wanted` ones, ascending, so that labels of these sizes fit between low and high and apart."""
+    """Label centers near the ascending `wanted` ones, such that labels of these sizes fit in [low, high], disjoint."""
     found, floor = [], low
     for middle, size in zip(wanted, sizes, strict=True):
         found.append(max(middle, floor + size / 2))
         floor = found[-1] + size / 2
     ceiling = high
-    for i in reversed(range(len(found))):  # what was pushed out at the top goes down again, and pushes others
+    for i in reversed(range(len(found))):  # labels above the top move down and push those below
         found[i] = min(found[i], ceiling - sizes[i] / 2)
         ceiling = found[i] - sizes[i] / 2
     return found
 
 
 def label_lines(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names every line (x, y, color, label) at its right end, in the margin."""
+    """Labels every line (x, y, color, label) at its right end, in the margin."""
     ends = sorted(ends, key=lambda end: end[1])
     low, high = (math.log(limit) for limit in axes.get_ylim())
     line = (high - low) * LINE_HEIGHT

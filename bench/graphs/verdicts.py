@@ -1,4 +1,4 @@
-"""The targets that the graph index set itself, and whether a run meets them; verdicts.py beside has the form."""
+"""The graph index's performance targets, and whether a run meets them; bench/verdicts.py defines `Verdict`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from verdicts import Verdict
 Results = dict[str, Any]
 
 RIVALS = ("hnswlib", "faiss HNSW")
-EQUAL_RECALL = 0.005  # how much less a warm graph may find at the effort of a fresh one
-DEGREES = (15, 30)  # Smart Mining section 3.2
+EQUAL_RECALL = 0.005  # how much lower a warm graph's recall may be than a fresh graph's, at equal effort
+DEGREES = (15, 30)  # the range in Smart Mining, section 3.2
 
 
 def curve_of(results: Results, name: str) -> dict[str, Any] | None:
-    """The data set's curve if targets are judged on it: all of the real rows."""
+    """The data set's curve if targets are judged on it, that is, if it covers all of the real rows."""
     return next((curve for curve in results["curve"] if curve["data"] == name and curve["whole"]), None)
 
 
 def best_of(points: list[Point], families: tuple[str, ...]) -> Point | None:
-    """The quickest of the duel among these families."""
+    """The fastest point of these families; None if there is none."""
     good = [point for point in points if point["family"] in families]
     return min(good, key=lambda point: point["total_s"]) if good else None
 
 
 def against(results: Results, name: str, families: tuple[str, ...], what: str, others: tuple[str, ...]) -> Verdict:
-    """Whether the quickest of `families` takes at most the time of the quickest of `others`, at the wanted recall."""
+    """Whether the fastest of `families` takes at most the time of the fastest of `others`, at the wanted recall."""
     than = "exact knn" if others == ("exact knn",) else "the better of hnswlib and faiss HNSW"
     target = f"{what}: neighbors({K}) of {name} at recall {WANTED_RECALL} in at most the time of {than}"
     curve = curve_of(results, name)
@@ -52,7 +52,7 @@ def against(results: Results, name: str, families: tuple[str, ...], what: str, o
 
 
 def warm_start(results: Results, name: str) -> Verdict:
-    """Every small move: the build's share of a fresh one, at recalls that are as good."""
+    """Whether, after every small move, a warm build takes at most WARM_TARGET of a fresh build, at equal recall."""
     target = f"warm start on {name} after a small move: at most {grids.WARM_TARGET} of a fresh build, at equal recall"
     moves = [move for move in results["warm"] if move["data"] == name and move["whole"]]
     moves = [move for move in moves if move["kept"] >= grids.SMALL_MOVE_KEEPS]
@@ -93,7 +93,7 @@ ANY = "the graph at its best setting"
 
 
 def judge(results: Results) -> list[Verdict]:
-    """The targets of every part and data set that the run was asked for."""
+    """The verdicts on the targets of every requested part and data set."""
     found: list[Verdict] = []
     if "curve" in results["parts"]:
         for name in results["data"]:

@@ -1,21 +1,21 @@
-"""The setup every benchmark shares: one step of an op, by hardmine and by each of its rivals.
+"""The setup shared by all benchmarks: one step of an op, by hardmine and by each of its rivals.
 
-`setup(case, n, d, rival)` gives the callables to time, after it asserted that they compute the right thing. The
-pytest-benchmark suites, the paired report, the memory probe and the scaling fit all stand on this package, so they all
-time the same thing. The rivals:
+`setup(case, n, d, rival)` checks the results of a rival and returns the callables to time. The pytest-benchmark suites,
+the paired report, the memory probe and the scaling fit all use this package, so they all time the same steps. The
+rivals:
 
 =======================  ========================================================================================
 hardmine                 `hardmine.ops`
-pytorch                  `hardmine.reference`, the obvious PyTorch
+pytorch                  `hardmine.reference`, plain PyTorch
 torch.compile            `torch.compile(hardmine.reference)`, compiled for exactly this size
 pytorch-metric-learning  its TripletMarginLoss, with a miner or with all triplets, see `cases.CASES`
-NTXentLoss, SupConLoss   those of pytorch-metric-learning
-pytorch-chunks           knn a block of rows at a time
+NTXentLoss, SupConLoss   the losses of pytorch-metric-learning
+pytorch-chunks           knn on one block of rows at a time
 faiss                    its IndexFlatIP
 hnswlib                  its graph at a recall of 0.99: build and query
-matmul                   `torch.mm(X, X.T)` and nothing else: what the N x N approach pays before it begins
-matmul_out               the same into a matrix allocated once: its arithmetic, without the page faults of new memory
-matmul-chunks            the same a block of rows at a time, for an N whose matrix does not fit
+matmul                   only `torch.mm(X, X.T)`: the minimum cost of the N x N approach
+matmul_out               `torch.mm` into a preallocated matrix: the arithmetic without page faults of new memory
+matmul-chunks            `torch.mm` on one block of rows at a time, for an N whose matrix does not fit
 =======================  ========================================================================================
 """
 
@@ -45,14 +45,14 @@ __all__ = [
 ]
 
 RIVALS = tuple(dict.fromkeys(name for case in CASES.values() for name in case.rivals))  # hardmine first
-SEARCHES_SETTINGS = ("hnswlib",)  # before its first step: a fresh process's peak would be that of the search
+SEARCHES_SETTINGS = ("hnswlib",)  # before the first step: a memory measurement would show the peak of the search
 
 
 def make_inputs(case_name: str, n: int, d: int, images_per_class: int = 4) -> Inputs:
     """The case's inputs, the same for every rival.
 
     Raises:
-        SkippedRivalError: they are data that is not at hand.
+        SkippedRivalError: The inputs are data that is not available.
     """
     case = CASES[case_name]
     return cached(case.make_inputs, n, case.fixed_d or d, images_per_class)
@@ -70,7 +70,7 @@ def build_op(module: Any, op_name: str, options: dict[str, Any], kind: str, inpu
 
 
 def build_compiled(case: Case, inputs: Inputs) -> Rival:
-    # dynamic=False and a reset: the best code that torch.compile has for this size, not one that serves every size.
+    # dynamic=False and a reset: torch.compile makes its best code for this size, not code that serves every size.
     torch.compiler.reset()
     compiled = SimpleNamespace(**{case.op: torch.compile(getattr(reference, case.op), dynamic=False)})
     rival = build_op(compiled, case.op, case.options, case.kind, inputs, "torch.compile")
@@ -78,7 +78,7 @@ def build_compiled(case: Case, inputs: Inputs) -> Rival:
         output = rival.forward()
         if rival.backward is not None:
             rival.backward(output)
-    except Exception as error:  # no C++ compiler, an unsupported Python: many types, one meaning
+    except Exception as error:  # no C++ compiler, an unsupported Python: many types
         raise SkippedRivalError(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
     return rival
 
@@ -96,10 +96,11 @@ def images_per_class_of(inputs: Inputs) -> int:
 
 
 def build(case_name: str, rival_name: str, inputs: Inputs) -> Rival:
-    """The rival, unchecked.
+    """Builds the rival without checking it.
 
     Raises:
-        SkippedRivalError: it cannot run here: not installed, does not compile, or would not fit into memory.
+        SkippedRivalError: The rival does not support the case, is not installed, does not compile, or does not fit into
+            memory.
     """
     case = CASES[case_name]
     n, per_class = len(inputs.embeddings), images_per_class_of(inputs)
@@ -121,11 +122,11 @@ def build(case_name: str, rival_name: str, inputs: Inputs) -> Rival:
 
 
 def setup(case_name: str, n: int, d: int, rival_name: str, images_per_class: int = 4) -> Rival:
-    """The rival, checked on the very inputs that are timed.
+    """Builds the rival and checks it, on the timed inputs if possible.
 
     Raises:
-        SkippedRivalError: it cannot run here.
-        AssertionError: it computes something else than the reference.
+        SkippedRivalError: The rival cannot run here.
+        AssertionError: The rival's results differ from the reference's.
     """
     case = CASES[case_name]
     inputs = make_inputs(case_name, n, d, images_per_class)
@@ -139,7 +140,7 @@ def setup(case_name: str, n: int, d: int, rival_name: str, images_per_class: int
     if counterpart is not None and counterpart.equal_at is not None:
         checked_per_class = counterpart.equal_at
         checked_n = min(n, 512)
-    # Where the reference has no room, or the formulas agree on other classes, the check takes another batch.
+    # The check uses another batch if the reference does not fit, or if the formulas agree only for other class sizes.
     checked_inputs = make_inputs(case_name, checked_n, d, checked_per_class)
     rival = build(case_name, rival_name, checked_inputs)
     checks.check(case, rival, (checked_n, d, checked_per_class))

@@ -1,4 +1,4 @@
-"""The cases: an op with its options, its inputs, and what other libraries offer in its place."""
+"""The cases: an op with its options, its inputs, and its counterparts in other libraries."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any
 from rivals import inputs, neighbors, pml
 from rivals.common import Inputs, Rival
 
-Bytes = Callable[[int, int], float]  # (N, images a class) -> peak memory of a step, rounded up from bench/memory.py
+Bytes = Callable[[int, int], float]  # (N, images per class) -> peak bytes of a step, rounded up from bench/memory.py
 
 
 @dataclass(frozen=True)
 class Counterpart:
-    """What another library computes where ours is the case's op, and which op of ours must give the same."""
+    """Another library's counterpart of the case's op, and the op of ours that must give the same result."""
 
     build: Callable[[Inputs], Rival]
     bytes_needed: Bytes = lambda n, per_class: 0
     equals: tuple[str, dict[str, Any]] | None = None  # our op and its options; None: those of the case
-    scale: float = 1.0  # its loss is so many times ours
-    equal_at: int | None = None  # images a class for which that holds; None: any number, the same for every class
+    scale: float = 1.0  # the counterpart's loss divided by ours
+    equal_at: int | None = None  # images per class at which both agree; None: any number, if equal for all classes
 
 
 @dataclass(frozen=True)
 class Case:
-    """One op with its options, and its rivals beside those that every op has."""
+    """One op with its options, and its rivals in addition to those that every op has."""
 
     op: str
     options: dict[str, Any]
     counterparts: dict[str, Counterpart] = field(default_factory=dict)
     make_inputs: Callable[[int, int, int], Inputs] = inputs.class_samples
     reference_bytes: Bytes = lambda n, per_class: 24 * n**2
-    fixed_d: int | None = None  # where the data has one
+    fixed_d: int | None = None  # if the data determines D
     note: str = ""
 
     @property
     def kind(self) -> str:
-        """What the op returns: "loss", "selection" or "neighbors"."""
+        """The kind of result: "loss", "selection" or "neighbors"."""
         return {"select_triplets": "selection", "knn": "neighbors"}.get(self.op, "loss")
 
     @property
@@ -48,7 +48,7 @@ class Case:
         return ("hardmine", "pytorch", *compiled, *self.counterparts, "matmul", "matmul_out")
 
 
-# --- one positive and one negative an anchor -----------------------------------------------------------------------
+# --- one positive and one negative per anchor ----------------------------------------------------------------------
 
 
 def mined(positive: str, negative: str, ours: tuple[str, dict[str, Any]] | None, **loss: Any) -> dict[str, Counterpart]:
@@ -62,7 +62,8 @@ def selection_case(positive: str, negative: str) -> Case:
 
 
 # PML's TripletMarginLoss(margin=0, smooth_loss=True) on cosine similarities is softplus(s_an - s_ap), which is our NCA
-# term at temperature 1. It has no temperature, so it is checked at 1; a temperature costs nothing, so nobody gains.
+# term at temperature 1. The PML loss has no temperature, so the check uses 1. A temperature costs no time, so the
+# comparison is fair.
 PML_NCA = {"margin": 0.0, "smooth_loss": True}
 NCA_AT_1 = {"term": "nca", "temperature": 1.0}
 EPSHN = {"positive": "easiest", "negative": "semihard"}
@@ -73,11 +74,11 @@ MINED_NOTE = "PML is its miner with its TripletMarginLoss, asserted to equal our
 # --- all negatives of an anchor ------------------------------------------------------------------------------------
 
 TEMPERATURE = 0.1
-ALL_POSITIVES = {"positive": "all", "temperature": TEMPERATURE}  # what both losses of PML compute where they agree
+ALL_POSITIVES = {"positive": "all", "temperature": TEMPERATURE}  # both losses of PML compute this where they agree
 
 
 def pairs_by_triples(n: int, per_class: int) -> float:
-    """NTXentLoss holds matrices of all positive pairs against all negative pairs of the batch."""
+    """Peak bytes of NTXentLoss: it stores matrices of all positive pairs against all negative pairs of the batch."""
     return 18 * n * (per_class - 1) * n * (n - per_class)
 
 
@@ -118,7 +119,7 @@ MARGIN = 0.2
 
 
 def triplet_bytes(n: int, per_class: int) -> float:
-    """TripletMarginLoss: a byte for each of N^3 (beyond 2^31 a loop instead), and indices and terms of Z triplets."""
+    """Peak bytes of TripletMarginLoss: N^3 bytes (from 2^31 on, a loop), plus indices and terms per triplet."""
     cube = n**3 if n**3 < 2**31 else 0
     return cube + 50 * n * (per_class - 1) * (n - per_class)
 
@@ -129,7 +130,7 @@ def all_triplets_case(reduction: str) -> Case:
         "batch_all_triplet_loss",
         {"margin": MARGIN, "reduction": reduction},
         {"pytorch-metric-learning": Counterpart(build, triplet_bytes, scale=2.0)},
-        reference_bytes=lambda n, per_class: 26 * n * (per_class - 1) * n,  # all negatives of every positive pair
+        reference_bytes=lambda n, per_class: 26 * n * (per_class - 1) * n,  # every positive pair with all its negatives
         note=(
             "PML is TripletMarginLoss without a miner on LpDistance(normalize_embeddings=True, power=2), with "
             f"{'AvgNonZeroReducer' if reduction == 'mean_active' else 'MeanReducer'}: every triplet of the batch. It "
@@ -155,7 +156,7 @@ def neighbors_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> Ca
         {"k": K},
         others,
         make_inputs,
-        reference_bytes=lambda n, per_class: 21 * n**2,  # sorts whole rows
+        reference_bytes=lambda n, per_class: 21 * n**2,  # the reference sorts whole rows
         fixed_d=d,
         note=f"""\
 The {K} nearest of all others for every vector, by cosine similarity. faiss is IndexFlatIP, exact as ours is; like the
@@ -166,7 +167,7 @@ faiss's but for near-ties.""",
 
 
 CASES = {
-    # PML has no SCT loss: NCA on the same triplets stands in. It differs in N scalars, not in any N x N pass.
+    # PML has no SCT loss: NCA on the same triplets replaces it. The two differ in N scalars, not in any N x N pass.
     "sct_loss": Case(
         "sct_loss",
         {},
@@ -179,7 +180,7 @@ CASES = {
         mined("easiest", "semihard", ("triplet_loss", {**EPSHN, **NCA_AT_1}), **PML_NCA),
         note=MINED_NOTE,
     ),
-    # BatchHardMiner, and the hinge that it is used with.
+    # BatchHardMiner, and the hinge that is usually combined with it.
     "HPHN": Case(
         "triplet_loss",
         {**HPHN, "term": "hinge", "margin": MARGIN},

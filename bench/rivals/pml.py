@@ -1,7 +1,7 @@
-"""pytorch-metric-learning (PML) as its documentation uses it, and what its losses need of memory.
+"""Rivals from pytorch-metric-learning (PML), used as in its documentation.
 
-PML writes "easy" for our "easiest" and "hard" for "hardest", and averages over non-zero losses by default; where ours
-is a plain mean it is given one.
+PML says "easy" for our "easiest" and "hard" for "hardest". By default PML averages over non-zero losses; if our loss is
+a plain mean, the PML loss gets a MeanReducer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def library() -> SimpleNamespace:
 
 
 def build_miner(inputs: Inputs, positive: str, negative: str, loss: dict[str, Any] | None = None) -> Rival:
-    """A miner alone, or, with the arguments of a TripletMarginLoss, `loss(embeddings, labels, miner(...))`."""
+    """The miner alone; or, if `loss` has arguments of TripletMarginLoss, `loss(embeddings, labels, miner(...))`."""
     pml = library()
     distance = pml.distances.CosineSimilarity()
     if positive == negative == "hard":
@@ -38,7 +38,7 @@ def build_miner(inputs: Inputs, positive: str, negative: str, loss: dict[str, An
 
 
 def build_all_triplets(inputs: Inputs, margin: float, active_only: bool) -> Rival:
-    """TripletMarginLoss without a miner: every triplet, on squared distances of unit vectors."""
+    """TripletMarginLoss without a miner: all triplets, on squared distances of unit vectors."""
     pml = library()
     reducer = pml.reducers.AvgNonZeroReducer() if active_only else pml.reducers.MeanReducer()
     distance = pml.distances.LpDistance(normalize_embeddings=True, p=2, power=2)

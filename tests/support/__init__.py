@@ -1,1 +1,1 @@
-"""What tests of several folders share, by idea."""
+"""Helpers that tests of several folders share, one topic per module."""

@@ -1,4 +1,4 @@
-"""Comparisons of results: bit for bit, within a tolerance, and by their error."""
+"""Comparisons of results: bitwise, within a tolerance, and by error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.runs import Result, run
 
 
 def assert_bitwise_equal(actual: Tensor, expected: Tensor) -> None:
-    """Equal dtypes, shapes and bits: NaN equals NaN, 0.0 does not equal -0.0."""
+    """Asserts equal dtypes, shapes and bits: NaN equals NaN, 0.0 does not equal -0.0."""
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
     bits = [t.detach().cpu().reshape(-1).view(torch.uint8) for t in (actual, expected)]
     if not torch.equal(*bits):
@@ -25,19 +25,19 @@ def assert_bitwise_equal(actual: Tensor, expected: Tensor) -> None:
 
 
 def assert_results_bitwise_equal(actual: Result, expected: Result) -> None:
-    """Every tensor of two results is equal to the bit."""
+    """Asserts that every tensor of the two results is bitwise equal."""
     for a, b in zip(actual.tensors(), expected.tensors(), strict=True):
         assert_bitwise_equal(a, b)
 
 
 def assert_same_selection(actual: Any, expected: Any) -> None:
-    """Equal indices and equal similarities, exactly; NaN equals NaN, 0.0 equals -0.0."""
+    """Asserts equal indices and exactly equal similarities; NaN equals NaN, 0.0 equals -0.0."""
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def assert_results_close(actual: Result, expected: Result, tolerance: float) -> None:
-    """Equal indices; similarities, losses and gradients within ``tolerance``, relative to the largest of each."""
+    """Asserts equal indices, and all other tensors within ``tolerance``, relative to each tensor's largest entry."""
     for a, b in zip(actual.tensors(), expected.tensors(), strict=True):
         scale = b.double().abs().nan_to_num(0.0, 0.0).max().item() if b.numel() else 0.0
         exact = not b.is_floating_point()
@@ -46,16 +46,16 @@ def assert_results_close(actual: Result, expected: Result, tolerance: float) -> 
 
 
 def largest_error(actual: Tensor, exact: Tensor) -> float:
-    """The largest deviation from the float64 values ``exact``, where both are numbers; missing ones must agree."""
+    """The largest deviation from the float64 values ``exact``. NaN must stand in the same places and is skipped."""
     assert torch.equal(actual.isnan(), exact.isnan())
     return (actual.double() - exact).abs().nan_to_num(0.0).max().item()
 
 
 class _ProductsOfAGPU(TorchDispatchMode):
-    """Matrix products of float32 as a GPU sums them: one long chain of multiply-adds for each number.
+    """Replaces float32 matrix products by ones summed as on a GPU: one chain of multiply-adds per entry.
 
-    The CPU's have several chains, which they add up in the end, and err the less the longer the depth. The same chain
-    in the kernels keeps all registers for the tile: a second set of sums would take as many again.
+    CPU products sum several chains per entry and add the chains at the end. For deep products their error is smaller.
+    The GPU kernels use one chain per entry because a second set of sums would double the registers of a tile.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -69,12 +69,12 @@ class _ProductsOfAGPU(TorchDispatchMode):
 
 
 def assert_as_accurate_as_plain_torch(name: str, inputs: Inputs, **options: Any) -> Result:
-    """No result errs more than twice as much as that of the reference in the same dtype; the last bits are free.
+    """Asserts that the op's error is at most twice that of the reference in the same dtype, plus the last bits.
 
-    On an emulated GPU the reference, too, sums as a GPU does.
+    On an emulated GPU the reference also sums as a GPU does.
 
     Returns:
-        The exact result, from the reference in float64, for the test to tell whether it says anything.
+        The exact result, from the reference in float64, so that the test can check that the inputs are meaningful.
     """
     fused = run(getattr(ops, name), inputs, **options)
     with _ProductsOfAGPU() if EMULATED else contextlib.nullcontext():
@@ -83,7 +83,7 @@ def assert_as_accurate_as_plain_torch(name: str, inputs: Inputs, **options: Any)
     for f, p, e in zip(fused.tensors(), plain.tensors(), exact.tensors(), strict=True):
         if f.is_floating_point():
             last_bit = torch.finfo(f.dtype).eps * e.abs().nan_to_num(0.0, 0.0).max().item()
-            # Of a single number, plain PyTorch's error may be next to nothing by luck.
+            # A scalar gets more last bits: plain PyTorch's error on a single number may be near zero by luck.
             assert largest_error(f, e) <= 2 * largest_error(p, e) + (4 if f.dim() == 0 else 1) * last_bit
         else:
             assert torch.equal(f, e), "an index differs: the rest cannot be compared"

@@ -1,4 +1,4 @@
-"""Sample inputs: random clusters, exact numbers, points worked by hand."""
+"""Sample inputs: random clusters, exact numbers, points for hand-computed tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Inputs(NamedTuple):
-    """The four tensors that every op takes, in its order."""
+    """The four tensor arguments of an op, in order."""
 
     embeddings: Tensor
     labels: Tensor
@@ -17,7 +17,7 @@ class Inputs(NamedTuple):
     ref_labels: Tensor | None = None
 
     def to(self, target: torch.device | torch.dtype | str) -> Inputs:
-        """On another device, or with embeddings of another dtype."""
+        """The inputs on another device, or with embeddings of another dtype."""
         if isinstance(target, torch.dtype):
             return self._replace(
                 embeddings=self.embeddings.to(target),
@@ -27,12 +27,12 @@ class Inputs(NamedTuple):
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A random generator of its own: the global one is left alone."""
+    """A seeded random generator; the global generator is not touched."""
     return torch.Generator().manual_seed(seed)
 
 
 def random_labels(rows: int, classes: int, generator: torch.Generator) -> Tensor:
-    """Labels in no order, not starting at 0, some of them negative."""
+    """Unordered labels that do not start at 0; some are negative."""
     return torch.randint(classes, (rows,), generator=generator) * 3 - 4
 
 
@@ -46,7 +46,7 @@ def random_inputs(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Inputs:
-    """Clusters, one a class, that overlap enough for both hard and easy triplets."""
+    """Clusters, one per class, that overlap enough for both hard and easy triplets."""
     generator = seeded(seed)
     centers = torch.randn(classes, depth, generator=generator, dtype=torch.float64)
 
@@ -68,9 +68,10 @@ def exact_inputs(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Inputs:
-    """Rows whose similarities carry no rounding error, so that they tie often, and results must match bit for bit.
+    """Rows whose similarities have no rounding error: they tie often, and results must match bitwise.
 
-    Small integers for dot and euclidean; for cosine +1 and -1, which with a depth of 4, 16 or 64 have the norm 2, 4, 8.
+    Entries are small integers for dot and euclidean. For cosine they are +1 and -1: depths 4, 16 and 64 then have the
+    exact norms 2, 4 and 8.
     """
     generator = seeded(seed)
 
@@ -86,13 +87,13 @@ def exact_inputs(
 
 
 def labels_of_sizes(sizes: list[int], *, shuffled: bool = True) -> Tensor:
-    """A label for every sample of classes of these sizes, 0, 1, ..., in no order."""
+    """One label per sample, for classes 0, 1, ... of these sizes; shuffled unless ``shuffled`` is false."""
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
     return labels[torch.randperm(len(labels), generator=seeded(0))] if shuffled else labels
 
 
 def inputs_of_sizes(sizes: list[int], depth: int = 5, dtype: torch.dtype = torch.float64, seed: int = 1) -> Inputs:
-    """Overlapping clusters of these sizes."""
+    """Overlapping clusters, one per class, of these sizes."""
     labels = labels_of_sizes(sizes)
     x = torch.randn(len(labels), depth, generator=seeded(seed), dtype=torch.float64)
     x += torch.randn(len(sizes), depth, generator=seeded(seed + 1), dtype=torch.float64)[labels]
@@ -100,11 +101,11 @@ def inputs_of_sizes(sizes: list[int], depth: int = 5, dtype: torch.dtype = torch
 
 
 def random_table(classes: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Margins of both signs, not symmetric."""
+    """A [C, C] table of margins of both signs, not symmetric."""
     return (torch.rand(classes, classes, generator=seeded(seed), dtype=torch.float64) - 0.3).to(dtype)
 
 
-# Five points whose cosines can be worked out in the head; labels 0 0 1 0 1.
+# Five points whose similarities are easy to compute by hand; labels 0 0 1 0 1.
 #
 #   cosine    0     1     2     3     4         dot   0   1   2   3   4     |a - b|^2   0   1   2   3   4
 #   0 (1, 0)  1    0.6   0.8    0    -1              1   3   4   0  -1                  0  20  18   2   4
@@ -118,9 +119,9 @@ HAND_POINTS = Inputs(
 
 
 def anchors_with(s_ap: list[float], s_an: list[float], dtype: torch.dtype = torch.float32) -> Inputs:
-    """Anchors that, with ``similarity="dot"``, select exactly the similarities given (s_an >= 0).
+    """Anchors that, with ``similarity="dot"``, select exactly the given similarities (s_an >= 0).
 
-    Anchor i is the i-th unit vector; its positive is ref i, its negative ref B + i, whose class has no anchor.
+    Anchor i is the i-th unit vector. Its positive is ref i, and its negative is ref B + i, whose class has no anchor.
     """
     count = len(s_ap)
     labels = torch.arange(count)

@@ -1,4 +1,4 @@
-"""The ops, what they take, and parametrizations over them."""
+"""The ops, their arguments, and parametrizations over them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 PRESETS = ("paper", "code2020", "code2021")
 TERMS = ("nca", "hinge", "soft_margin", "sct")
 REDUCTIONS = ("mean", "sum", "none")
-POSITIVES = ("easiest", "hardest", "all")  # which ones of an anchor the tuplet losses take
-# The CUDA ops on an emulated GPU take tensors on the CPU, but do what they do on a GPU.
+POSITIVES = ("easiest", "hardest", "all")  # which of an anchor's positives the tuplet losses use
+# On an emulated GPU, the CUDA ops take CPU tensors and behave as on a GPU.
 EMULATED = "HARDMINE_EMULATED_CUDA" in os.environ
-SELECTED_LOSSES = ("triplet_loss", "sct_loss")  # on one selected positive and negative an anchor
+SELECTED_LOSSES = ("triplet_loss", "sct_loss")  # one selected positive and negative per anchor
 SELECTING_OPS = ("select_triplets", *SELECTED_LOSSES)
 LOSSES = (*SELECTED_LOSSES, "tuplet_loss", "batch_all_triplet_loss")
 OPS = ("select_triplets", *LOSSES, "knn")
 OPS_WITH_LABELS = ("select_triplets", *LOSSES)
 OPS_WITHOUT_REFS = ("batch_all_triplet_loss",)
 
-# The option that makes a loss return more, which then comes second.
+# The option that makes a loss return a second value.
 RETURNS_MORE = {
     "triplet_loss": "return_selection",
     "sct_loss": "return_selection",
@@ -48,7 +48,7 @@ def each_of(names: tuple[str, ...]) -> pytest.MarkDecorator:
 
 
 def each_with_similarity(names: tuple[str, ...], cpu: tuple[str, ...] = ()) -> pytest.MarkDecorator:
-    """Parametrizes a test by the op's name and the similarities that it takes; ops in ``cpu`` get that mark."""
+    """Parametrizes a test by op name and similarity, for all that the op takes; ops in ``cpu`` get the mark ``cpu``."""
     pairs = [
         pytest.param(name, similarity, marks=[pytest.mark.cpu] if name in cpu else [])
         for name in names
@@ -58,7 +58,7 @@ def each_with_similarity(names: tuple[str, ...], cpu: tuple[str, ...] = ()) -> p
 
 
 def each_with_refs(names: tuple[str, ...], refs: int = 30) -> pytest.MarkDecorator:
-    """Parametrizes a test by the op's name and the number of refs: None, and, if it takes any, ``refs``."""
+    """Parametrizes a test by op name and number of refs: None, and also ``refs`` if the op takes refs."""
     cases = [(name, count) for name in names for count in (None, refs) if not count or name not in OPS_WITHOUT_REFS]
     return pytest.mark.parametrize(("name", "refs"), cases, ids=[f"{n}-{'refs' if r else 'self'}" for n, r in cases])
 
@@ -67,13 +67,13 @@ DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.
 
 
 def has_cuda_kernel(name: str) -> bool:
-    """Whether the op, called ``name`` in ``hardmine.ops``, can run on CUDA devices in this build."""
+    """Whether the op ``hardmine.ops.<name>`` can run on CUDA devices in this build."""
     compiled = "triplet_loss" if name == "sct_loss" else name
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"hardmine::{compiled}", "CUDA")
 
 
 def selection_options() -> list[dict[str, Any]]:
-    """Every kind of selection, and options that matter to some: what all ops share."""
+    """The selection options that all ops share: every kind of selection, and options that only some kinds use."""
     kinds = [
         {"positive": positive, "negative": negative}
         for positive in ("easiest", "hardest", "random")

@@ -18,7 +18,7 @@ import hardmine
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Runs torch, and so the ops, on ``count`` threads."""
+    """Runs torch, and therefore the ops, on ``count`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -28,7 +28,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def run_python(*arguments: str, package_root: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a fresh Python that imports the same hardmine as this one, or the one in ``package_root``."""
+    """Runs a new Python process that imports this process's hardmine, or the one in ``package_root``."""
     root = package_root or Path(hardmine.__file__).parents[1]
     path = os.pathsep.join([str(root), str(Path(__file__).parents[1])])
     variables = {name: value for name, value in os.environ.items() if name != "HARDMINE_SIMD"}
@@ -43,14 +43,14 @@ def run_python(*arguments: str, package_root: Path | None = None, **environment:
 
 
 def output_of(process: subprocess.CompletedProcess) -> str:
-    """What a process printed; it must have succeeded."""
+    """The stripped standard output of a process, which must have succeeded."""
     assert process.returncode == 0, process.stderr
     return process.stdout.strip()
 
 
 @functools.cache
 def simd_levels() -> tuple[str, ...]:
-    """The SIMD levels of this machine, as the error for an unknown one lists them."""
+    """The SIMD levels of this machine, read from the error message for an unknown level."""
     error = run_python("-c", "import hardmine; hardmine.simd_level()", HARDMINE_SIMD="unknown").stderr
     listed = re.search(r"HARDMINE_SIMD must be one of (.*) on this CPU", error)
     assert listed, error

@@ -14,10 +14,10 @@ from support.ops import OPS_WITHOUT_REFS, RETURNS_MORE
 
 
 class Result(NamedTuple):
-    """What forward and backward of an op gave.
+    """The results of an op's forward and backward.
 
-    ``loss`` of select_triplets and knn is a weighted sum of their similarities; ``selection`` is what they return, and
-    what a loss returns beside itself: a selection, terms or counts.
+    For select_triplets and knn, ``loss`` is a weighted sum of the similarities, and ``selection`` is the op's return
+    value. For a loss, ``selection`` is the second return value: a selection, terms or counts.
     """
 
     loss: Tensor
@@ -31,26 +31,26 @@ class Result(NamedTuple):
 
 
 def anchor_weights(like: Tensor) -> Tensor:
-    """A different weight for every anchor, [B], so that gradients of no two anchors can be mistaken for each other."""
+    """A different weight per anchor, [B], so that swapped gradients of two anchors are noticed."""
     return torch.linspace(0.5, 1.5, len(like), dtype=like.dtype, device=like.device)
 
 
 def selected_sum(selection: Any) -> Tensor:
-    """A number with a gradient through every selected similarity; missing ones count for nothing."""
+    """A scalar with a gradient through every selected similarity; missing ones contribute 0."""
     s_ap = torch.where(selection.positive_index >= 0, selection.positive_similarity, 0.0)
     s_an = torch.where(selection.negative_index >= 0, selection.negative_similarity, 0.0)
     return ((s_ap - 2 * s_an) * anchor_weights(s_ap)).sum()
 
 
 def with_numbers(options: dict[str, Any], device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Any]:
-    """The options; where their selection is random, with a generator that draws the same numbers for every call."""
+    """The options; for a random selection, plus a generator that draws the same numbers in every call."""
     if "random" not in (options.get("positive"), options.get("negative")):
         return options
     return {"generator": torch.Generator(device).manual_seed(seed), **options}
 
 
 def meaningful(options: dict[str, Any]) -> dict[str, Any]:
-    """The options without those that do nothing beside the others, which the ops refuse."""
+    """The options without those that the others make meaningless: the ops reject such options."""
     idle = set()
     if options.get("negative") != "semihard":
         idle |= {"semihard_fallback", "semihard_margin", "tie"}
@@ -61,22 +61,22 @@ def meaningful(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def neighbor_sum(neighbors: Any) -> Tensor:
-    """A number with another gradient through every neighbor's similarity; missing ones count for nothing."""
+    """A scalar with a different gradient through every neighbor's similarity; missing ones contribute 0."""
     similarity, index = neighbors
     ranks = torch.linspace(1, 2, similarity.shape[1], dtype=similarity.dtype, device=similarity.device)
-    # Row by row, since a sum of many numbers rounds by the number of threads that torch takes for it.
+    # Sum per row first: the rounding of one large sum depends on how many threads torch uses for it.
     return ((torch.where(index >= 0, similarity, 0.0) * ranks).sum(1) * anchor_weights(similarity)).sum()
 
 
 def arguments_of(name: str, inputs: Inputs) -> tuple[Tensor | None, ...]:
-    """What the op takes of the inputs, in its order."""
+    """The inputs that the op takes, in order."""
     if name == "knn":
         return inputs.embeddings, inputs.ref_embeddings
     return inputs[:2] if name in OPS_WITHOUT_REFS else inputs
 
 
 def evaluate(op: Callable, inputs: Inputs, **options: Any) -> tuple[Tensor, Any]:
-    """The loss of an op, or the weighted sum of its similarities, and what it returns beside."""
+    """The loss of an op, or the weighted sum of its similarities; and the second return value, or the selection."""
     name = op.__name__
     arguments = arguments_of(name, inputs)
     if name in RETURNS_MORE:
@@ -86,7 +86,7 @@ def evaluate(op: Callable, inputs: Inputs, **options: Any) -> tuple[Tensor, Any]
 
 
 def run(op: Callable, inputs: Inputs, **options: Any) -> Result:
-    """Forward and backward of an op, or of its reference, on fresh leaves. Random selections are always the same."""
+    """Runs forward and backward of an op, or of its reference, on new leaves. Random selections are reproducible."""
     options = with_numbers(options, inputs.embeddings.device)
     x = inputs.embeddings.detach().clone().requires_grad_()
     refs = None if inputs.ref_embeddings is None else inputs.ref_embeddings.detach().clone().requires_grad_()
@@ -100,17 +100,17 @@ def run(op: Callable, inputs: Inputs, **options: Any) -> Result:
 
 
 def run_both(name: str, inputs: Inputs, **options: Any) -> tuple[Result, Result]:
-    """Forward and backward of the op called ``name`` and of its reference."""
+    """Runs forward and backward of the op called ``name`` and of its reference."""
     return run(getattr(ops, name), inputs, **options), run(getattr(reference, name), inputs, **options)
 
 
 def leaves_of(inputs: Inputs) -> list[Tensor]:
-    """The embeddings and, where given, the refs; from here on they require gradients."""
+    """The embeddings and, if given, the refs, after setting ``requires_grad`` on them."""
     return [t.requires_grad_() for t in (inputs.embeddings, inputs.ref_embeddings) if t is not None]
 
 
 def loss_of(name: str, inputs: Inputs) -> Tensor:
-    """The loss of an op, or the sum of its similarities as ``run`` weighs them."""
+    """The loss of an op, or the sum of its similarities with the weights of ``run``."""
     return evaluate(getattr(ops, name), inputs)[0]
 
 
