@@ -88,7 +88,7 @@ HAND_WORKED = {
             *[(0.8, 0.4), (2, 0.4), (0.8, 0.08), (0.4, 0.08), (3.6, 0.4), (3.6, 0.08), (3.6, 0.8)],
             *[(2, 0.8), (3.6, 3.2), (3.6, 2)],
         ),
-        None,  # None: 2 - 2 is a tie, which may round either way
+        None,  # 2 - 2 is a tie, which may round either way
     ),
 }
 
@@ -348,7 +348,7 @@ def test_a_gradient_worked_by_hand(device):
 
 
 def test_only_a_needed_gradient_is_computed(device):
-    """Without a gradient the loss is the same; a scaled loss has a scaled gradient."""
+    """If no gradient is needed, the loss is the same; a scaled loss has a scaled gradient."""
     inputs = random_inputs().to(device)
     x = inputs.embeddings.clone().requires_grad_()
     loss = ops.batch_all_triplet_loss(x, inputs.labels)
