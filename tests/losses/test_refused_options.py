@@ -1,4 +1,7 @@
-"""What loss modules refuse: None where it is no default, labels and margins that their dtypes do not hold."""
+"""Arguments that loss modules refuse:
+
+None where it is not a default, labels and margins that their dtypes cannot hold.
+"""
 
 import pytest
 import torch

@@ -224,7 +224,10 @@ def test_depth_1_and_huge(similarity, device):
 
 
 def test_close_points_far_from_the_origin_keep_their_distances(device):
-    """-|a - b| from differences: by |a|^2 + |b|^2 - 2 a.b all of these distances would round to 0 or to 1."""
+    """-|a - b| is computed from differences.
+
+    With |a|^2 + |b|^2 - 2 a.b, all of these distances would round to 0 or to 1.
+    """
     steps = torch.tensor([0.0, 1.0, 3.0, 7.0]) / 4
     x = (1e5 + steps)[:, None].expand(4, 16).to(device)
     neighbors = ops.knn(x, k=3, similarity="euclidean")

@@ -1,4 +1,4 @@
-"""Who draws the numbers of random positives and negatives, and when: generators, threads, compiled calls, verify."""
+"""Which generator draws the numbers of random selections, and when: threads, compiled calls, verify."""
 
 import copy
 import pickle

@@ -167,7 +167,10 @@ def test_every_candidate_has_an_equal_share_of_the_numbers(select, refs, by, dev
 
 
 def test_many_draws_are_uniform_and_positives_tell_nothing_of_negatives():
-    """20,000 anchors with 4 positives and 5 negatives: each of the 20 pairs has 1000 on average, and deviation 31."""
+    """20,000 anchors with 4 positives and 5 negatives.
+
+    Each of the 20 pairs occurs 1000 times on average, with standard deviation 31.
+    """
     count = 20_000
     inputs = Inputs(torch.ones(count, 2), torch.zeros(count).long(), torch.ones(9, 2), torch.tensor([0, 1] * 4 + [2]))
     selection = ops.select_triplets(*inputs, **BOTH, generator=seeded(1))

@@ -263,7 +263,10 @@ def one_anchor(positives: list[float], negatives: list[float], dtype: torch.dtyp
 
 
 def beside(value: float, towards: float, dtype: torch.dtype) -> float:
-    """The next number of ``dtype`` after ``value``; after 0 the next normal one, since subnormal ones count as 0."""
+    """The next number of ``dtype`` after ``value``.
+
+    After 0 it is the next normal number, since subnormal numbers count as 0.
+    """
     if value == 0:
         return math.copysign(torch.finfo(dtype).smallest_normal, towards)
     return torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(towards, dtype=dtype)).item()

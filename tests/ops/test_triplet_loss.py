@@ -59,7 +59,7 @@ def test_worked_by_hand(loss, device, options, losses):
 
 
 def test_defaults_are_epshn():
-    """NCA with temperature 0.1 on the easiest positive and the semi-hard negative, whose x is given above."""
+    """NCA with temperature 0.1 on the easiest positive and the semi-hard negative; their x is given above."""
     expected = sum(math.log1p(math.exp(10 * x)) for x in (-1.6, -1.4, -0.2, -0.2)) / 4
     assert ops.triplet_loss(*HAND_POINTS).item() == pytest.approx(expected, abs=1e-6)
 
