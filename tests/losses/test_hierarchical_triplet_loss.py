@@ -22,9 +22,9 @@ SPREAD = ClassTree(ClassDistances(torch.tensor([0, 1]), torch.tensor([[0.25, 1.7
 
 
 def by_hand(margins: dict[int, float]) -> float:
-    """1/2 [d_ap - d_an + alpha]+ over the 18 triplets of HAND_POINTS (cosines in support.inputs), by the anchor's class.
+    """1/2 [d_ap - d_an + alpha]+ over the 18 triplets of HAND_POINTS, by the anchor's class.
 
-    d = 2 - 2 s, per anchor: to its positives, to its negatives.
+    The cosines are in support.inputs. d = 2 - 2 s, per anchor: to its positives, to its negatives.
     """
     pairs = [
         (0, [0.8, 2.0], [0.4, 4.0]),

@@ -93,7 +93,7 @@ def components(sq_dist: list[list[float]], threshold: float) -> list[int]:
 
 
 def average_heights(sq_dist: list[list[float]]) -> list[list[float]]:
-    """Merging the two nodes of least mean distance over and over: at which height each pair of classes became one."""
+    """The height at which each pair of classes joins, if the two nodes of least mean distance are repeatedly merged."""
     count = len(sq_dist)
     nodes, heights = [[c] for c in range(count)], [[0.0] * count for _ in range(count)]
     while len(nodes) > 1:

@@ -253,7 +253,7 @@ def labels_of(rows):
 
 
 def small_calls(name):
-    """The op on batches, refs and k of 0 and 1 rows, of one class and of as many as rows, with every kind of option."""
+    """The op on tiny batches, refs and k of 0 and 1, one class and one class per row, and every kind of option."""
     choices = [{}]
     if name in ("select_triplets", "triplet_loss", "sct_loss"):
         negatives = ("hardest", "random") if name == "sct_loss" else ("hardest", "semihard", "random")
