@@ -237,7 +237,7 @@ def test_a_build_forgets_the_tools_of_an_earlier_one_but_keeps_its_objects(monke
 
 @pytest.fixture
 def configure(tmp_path):
-    """Has CMake decide on the CUDA ops, with the releases of torch's CUDA and of nvcc given; returns what it says."""
+    """Run CMake's decision on the CUDA ops, for given releases of torch's CUDA and of nvcc; returns CMake's output."""
     script = PACKAGE.parent / "CMakeLists.txt"
     if not script.exists():
         pytest.skip("not run from the source folder")

@@ -1,4 +1,4 @@
-"""Tables of margins as state: fixed keys and shapes, before the first tree and after, for all that look at buffers."""
+"""Tables of margins as state: fixed keys and shapes before and after the first tree, for all that reads buffers."""
 
 import copy
 import io

@@ -13,7 +13,10 @@ COUNT = 18  # four and a half chunks of images
 
 
 def small_backbone(activation: type[nn.Module] = nn.ReLU) -> Backbone:
-    """A backbone with weights, statistics of batch normalization, and dropout, which tells training from evaluation."""
+    """A backbone with weights, batch normalization statistics and dropout.
+
+    Dropout distinguishes training from evaluation.
+    """
     torch.manual_seed(0)
     trunk = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)

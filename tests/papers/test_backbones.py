@@ -76,7 +76,10 @@ def whole_network(models, name: str) -> nn.Module:
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix, tmp_path):
-    """Of the images as torchvision's presets normalize them; from a file that has the classifiers, too."""
+    """The features are those of images that are normalized as in torchvision's presets.
+
+    A file that includes the classifiers works too.
+    """
     network, path = whole_network(models, name), tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(network.state_dict(), path)
@@ -205,7 +208,7 @@ def test_without_a_package_of_efficientnet(missing, monkeypatch):
 
 @pytest.fixture
 def cars(efficientnet):
-    """The first 64 real photographs of cars, uint8, and the features of all that came with them, float32."""
+    """The first 64 real photographs of cars, uint8, and the published features of all photographs, float32."""
     image_module = pytest.importorskip("PIL.Image")
     root = Path(os.environ.get("HARDMINE_DATA") or "nowhere")
     archive, features = root / "stanford_cars_train_128.tar", root / "cars_train_efficientnet_lite0_1280.npy"
