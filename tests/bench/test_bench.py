@@ -118,7 +118,7 @@ def test_quick_plans_are_small():
         assert not quick.large_sizes
 
 
-# --- what is made of the numbers -----------------------------------------------------------------------------------
+# --- reports from the numbers --------------------------------------------------------------------------------------
 
 
 def speed(case, n, d, phases, **rivals_ratios):

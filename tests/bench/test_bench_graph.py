@@ -214,7 +214,7 @@ def test_a_duel_times_all_in_every_round(rows, two):
     assert points[1]["of_first"]["of_medians"] == pytest.approx(expected)
 
 
-# --- the whole -------------------------------------------------------------------------------------------------------
+# --- the whole report ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -300,7 +300,7 @@ def test_zero_rows():
     assert found.index[4, 0] == 9
     assert found.distance[4, 0] == 0
     torch.testing.assert_close(found.distance[4, 1:], torch.ones(18))
-    # As in the ops: a zero row has similarity 0 to every row.
+    # As in the ops: a zero row has similarity 0 to every row with a direction.
     distance = 1 - ops.knn(x, k=19).similarity
     others = [i for i in range(20) if i not in (4, 9)]
     torch.testing.assert_close(found.distance[others], distance[others])

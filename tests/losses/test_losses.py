@@ -91,7 +91,7 @@ def test_options_of_the_user_come_first(name):
 
 @pytest.mark.parametrize("name", ["HNLoss", "SHNLoss", "EPHNLoss", "EPSHNLoss", "HPHNLoss"])
 def test_what_a_name_says_is_no_option(name):
-    """Neither is an option that the module would ignore."""
+    """Options that the name fixes are refused, and so are options that the module would ignore."""
     for option, value in {**MODULES[name][1], "margin": 0.2, "lam": 1.0, "generator": None}.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
             getattr(losses, name)(**{option: value})

@@ -82,8 +82,8 @@ def test_batch_all_triplet_loss_worked_by_hand():
     _, counts = module(*HAND_POINTS[:2], return_counts=True)
     assert isinstance(counts, ops.TripletCounts)
     assert counts == (11, 18)
-    # Dynamic margins (section 4.2): 0.1 for anchors of class 0, whose 0.4, 1.6, 0.72, 0.32, 1.2 and 0 remain, and 0.5
-    # for those of class 1, whose 3.2, 3.52, 2.8, 0.4, 1.6 and 3.6 - 4 remain
+    # Dynamic margins (section 4.2): 0.1 for anchors of class 0, where 0.4, 1.6, 0.72, 0.32, 1.2 and 0 remain.
+    # The margin is 0.5 for anchors of class 1, where 3.2, 3.52, 2.8, 0.4, 1.6 and 3.6 - 4 remain.
     table = torch.tensor([[0.0, 0.1], [0.5, 0.0]])
     total = (0.4 + 1.6 + 0.72 + 0.32 + 1.2 + 6 * 0.1 + 3.2 + 3.52 + 2.8 + 0.4 + 1.6 - 0.4 + 6 * 0.5) / 2
     assert losses.BatchAllTripletLoss(margin=table)(*HAND_POINTS[:2]).item() == pytest.approx(total / 18, rel=1e-6)

@@ -1,7 +1,4 @@
-"""Arguments that loss modules refuse:
-
-None where it is not a default, labels and margins that their dtypes cannot hold.
-"""
+"""Arguments that loss modules refuse: None if it is no default, labels and margins that their dtypes cannot hold."""
 
 import pytest
 import torch

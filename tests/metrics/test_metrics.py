@@ -26,8 +26,8 @@ def obvious_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):
 def test_by_hand():
     angles_deg = torch.tensor([0.0, 10.0, 25.0, 90.0, 100.0, 95.0])
     embeddings = torch.stack([angles_deg.deg2rad().cos(), angles_deg.deg2rad().sin()], 1)
-    # Nearest by angle: 0->1, 1->0, 2->1, 3->5, 4->5, 5->3 or 4, both of class 1. Queries 0, 1, 2 are right; 3, 4, 5 are
-    # not.
+    # Nearest by angle: 0->1, 1->0, 2->1, 3->5, 4->5, 5->3 or 4, both of class 1.
+    # Queries 0, 1, 2 are right; 3, 4, 5 are not.
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     assert recall_at_1(embeddings, labels) == pytest.approx(3 / 6)  # query 5 has no positive, so it counts as a miss
     labels[5] = 1

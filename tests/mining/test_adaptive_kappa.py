@@ -269,8 +269,8 @@ def test_it_converges_where_nothing_changes(target):
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 @pytest.mark.parametrize(
     ("plant", "mean", "worst"),
-    # The needed kappa rises by 13 % per epoch, or falls by up to 6 %, and the controller always lags one epoch. Noise
-    # that makes the fitted line too flat for steep costs single epochs.
+    # The needed kappa rises by 13 % per epoch, or falls by up to 6 %, and the controller always lags by one epoch.
+    # Noise that makes the fitted line of `steep` too flat costs single epochs.
     [
         (steady, 0.02, 0.06),
         (falling, 0.03, 0.07),

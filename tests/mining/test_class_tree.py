@@ -43,7 +43,7 @@ def test_single_linkage_worked_by_hand():
 
 
 def test_average_linkage_worked_by_hand():
-    """10 and 20 join at 0.3, 30 joins at (3.1 + 1.2) / 2 = 2.15, and 40 joins at (1.6 + 3.5 + 3.9) / 3 = 3."""
+    """Classes 10 and 20 join at 0.3, 30 at (3.1 + 1.2) / 2 = 2.15, and 40 at (1.6 + 3.5 + 3.9) / 3 = 3."""
     tree = ClassTree(BY_HAND, levels=8, linkage="average")  # thresholds 0.5, 0.9375, ..., 2.25 (4), 2.6875, 3.125 (6)
     assert tree.join_levels.tolist() == [[0, 0, 4, 6], [0, 0, 4, 6], [4, 4, 0, 6], [6, 6, 6, 0]]
     assert tree.node_counts.tolist() == [3, 3, 3, 3, 2, 2, 1, 1, 1]

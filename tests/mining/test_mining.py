@@ -27,8 +27,8 @@ def test_every_class_and_image_has_the_same_chance():
     drawn = torch.tensor(list(sampler)).flatten().bincount(minlength=len(LABELS))
     expected = 4000 * 6 / 24
     assert drawn[24:].tolist() == [0, 0]
-    # Each image is in a batch with probability 1/4, so its count has a standard deviation of 27. Five deviations are
-    # 137.
+    # Each image is in a batch with probability 1/4, so its count has a standard deviation of 27.
+    # Five deviations are 137.
     assert (drawn[:24] - expected).abs().max() < 137
 
 

@@ -55,8 +55,8 @@ def test_without_a_valid_negative_the_triplet_is_random(text, kappa):
 
 @pytest.mark.slow
 def test_without_a_farther_positive_it_is_random_outside_pos():
-    # 1 is the nearest positive and 4 is beyond the bound, so both are in pos. 2 is inside the bound; 6 and 7 are in no
-    # list.
+    # 1 is the nearest positive and 4 is beyond the bound, so both are in pos.
+    # 2 is inside the bound; 6 and 7 are in no list.
     seen = {of_sample_0("p1 p1.5 n1.6 p3 n4", "ppn", kappa=2, seed=seed)[0] for seed in range(200)}
     assert seen == {(2, 5, True, False), (6, 5, True, False), (7, 5, True, False)}
 

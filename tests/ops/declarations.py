@@ -1,4 +1,4 @@
-"""What every argument of every op takes. `test_declared_arguments.py` tries all of it.
+"""The kind of every argument of every op; `test_declared_arguments.py` tests them all.
 
 A new op adds its arguments to `ARGUMENTS`, and a call that works to `CALLS`. The kinds of arguments, which know the
 values to try, are in `argument_kinds.py`.

@@ -55,8 +55,8 @@ HAND_WORKED = {
         (2 + 16 + 18 + 16 + 16 + 32 + 14 + 16 + 30 + 2 + 32) / 2,
         11,
     ),
-    # With margin 3 each of those is 3 larger. Three more: 2 + 3 - 4 = 1 of anchor 0; 2 + 3 - 2 = 3 and 18 + 3 - 20 = 1
-    # of 3.
+    # With margin 3 each of those is 3 larger, and three more are positive:
+    # 2 + 3 - 4 = 1 of anchor 0; 2 + 3 - 2 = 3 and 18 + 3 - 20 = 1 of anchor 3.
     "squared, margin 3": (
         {"similarity": "euclidean", "margin": 3.0},
         (194 + 11 * 3 + 1 + 3 + 1) / 2,

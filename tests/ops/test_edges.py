@@ -33,8 +33,9 @@ def mild(name, depth, similarity):
     return {"temperature": float(depth)} if (name, similarity) == ("tuplet_loss", "dot") else {}
 
 
-# Shapes at the edges of blocks. Row groups have 4, 6 or 12 rows; panels have 4, 8, 16 or 32 columns. Blocks are 96 x
-# 256 for selections and 96 x 192 for the other ops. Chunks have a depth of 256; vectors have up to 16 numbers.
+# Shapes at the edges of blocks. Row groups have 4, 6 or 12 rows; panels have 4, 8, 16 or 32 columns.
+# Blocks are 96 x 256 for selections and 96 x 192 for the other ops. Chunks have a depth of 256; vectors have up to 16
+# numbers.
 
 BATCH_SIZES = [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 15, 16, 17, 31, 32, 33, 95, 96, 97, 191, 192, 193, 255, 256, 257, 385]
 LONG_TO_EMULATE = ("tuplet_loss", "batch_all_triplet_loss")
@@ -100,7 +101,7 @@ def assert_same_of_other_labels(name, actual, expected):
 def test_labels_that_use_the_whole_range_of_unsigned_dtypes(name, dtype):
     inputs = random_inputs(classes=2)
     expected = run(getattr(ops, name), inputs)
-    low, high = 0, torch.iinfo(dtype).max  # the difference, as int64, may be -1
+    low, high = 0, torch.iinfo(dtype).max  # as int64, the maximum may be -1
     labels = torch.tensor([low if label == inputs.labels.min() else high for label in inputs.labels], dtype=dtype)
     assert len(inputs.labels.unique()) == 2
     assert_same_of_other_labels(name, run(getattr(ops, name), inputs._replace(labels=labels)), expected)

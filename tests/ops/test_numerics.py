@@ -75,7 +75,7 @@ def test_rows_just_longer_than_the_epsilon_keep_their_gradient(name, device):
     assert run(getattr(ops, name), inputs.to(device)).grad[::5].abs().max() > 1e9
 
 
-# Cosines are never beyond 1
+# Cosines never exceed 1
 
 
 def nearly_parallel(dtype=torch.float32, sign=1):

@@ -1,4 +1,4 @@
-"""torchvision imports beside a torch that it does not fit, is left alone where it does, and is named if missing."""
+"""torchvision: imports with a torch that it does not fit, is left alone if it fits, and is named if missing."""
 
 import os
 import subprocess

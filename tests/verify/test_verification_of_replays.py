@@ -18,7 +18,7 @@ def test_verify_of_a_random_selection_under_checkpoint_passes(use_reentrant, ver
     with verify() as report:
         loss = checkpoint(lambda x: ops.triplet_loss(x, inputs.labels, **options), rows, use_reentrant=use_reentrant)
         loss.backward()
-    assert report.checks == 1 + use_reentrant  # without reentrance, the recomputation stops inside the op
+    assert report.checks == 1 + use_reentrant  # the non-reentrant recomputation stops inside the op
     assert rows.grad.abs().sum() > 0
 
 
