@@ -137,7 +137,7 @@ def test_at_its_kink_the_ratio_has_gradient_0(loss, device):
 def test_of_equal_rows_the_ratio_is_defined(loss, similarity, device):
     """For a positive equal to its anchor, r is the margin, and the distance has the subgradient 0.
 
-    For a negative, r is 1 - 0.
+    For a negative equal to its anchor, the loss is 1 - 0.
     """
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], device=device)
     near = run_given(loss, Batch(x, torch.tensor([[0, 1, 2]])).to(device), margin=2.0, similarity=similarity)

@@ -62,7 +62,8 @@ def test_without_s_pn_the_positive_and_the_negative_have_the_mean_similarity_of_
     s_ap, s_an, lr = 0.6, 0.8, 0.3
     a = torch.tensor([[1.0, 0, 0]], dtype=torch.float64)
     p = torch.tensor([[s_ap, math.sqrt(1 - s_ap**2), 0]], dtype=torch.float64)
-    n = torch.tensor([[s_an, 0, math.sqrt(1 - s_an**2)]], dtype=torch.float64)  # orthogonal to a
+    # The plane of a and n is at a right angle to that of a and p.
+    n = torch.tensor([[s_an, 0, math.sqrt(1 - s_an**2)]], dtype=torch.float64)
     vectors = [a, p, n]
     moved = [vector - lr * numeric_gradient(nca, vectors, which) for which, vector in enumerate(vectors)]
     delta_s_ap, delta_s_an = similarity_change(torch.tensor([s_ap]), torch.tensor([s_an]), lr=lr)
