@@ -10,7 +10,7 @@ import pytest
 
 
 class Option(NamedTuple):
-    """An option of a function: of a kind, within limits, and perhaps None."""
+    """An option of a function: its kind, its limits, and whether None is valid."""
 
     kind: str  # "integer", "number" or "flag"
     least: float | None = None
@@ -31,7 +31,7 @@ THREADS = integer(1, 1024, optional=True)
 
 
 def refused_by(option: Option) -> Iterator[tuple[Any, type[Exception]]]:
-    """Values that are none of the option's, each with the error that it must give."""
+    """Invalid values of the option, each with its error."""
     wrong_types: list[Any] = ["3", [3], {}, object()]
     if option.kind == "flag":
         wrong_types += [0, 1, "yes", 1.0]
@@ -52,7 +52,7 @@ def refused_by(option: Option) -> Iterator[tuple[Any, type[Exception]]]:
 
 
 def each_refused(options: dict[str, dict[str, Option]]) -> pytest.MarkDecorator:
-    """Parametrizes a test by function, argument, bad value and error, from the options of every function."""
+    """Parametrize a test by function, argument, invalid value and error, from the options of every function."""
     cases = [
         pytest.param(function, name, value, error, id=f"{function}-{name}-{type(value).__name__}-{value!r:.12}")
         for function, named in options.items()

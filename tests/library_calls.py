@@ -1,4 +1,4 @@
-"""A call of everything that is public in the library, for tests of what results must not depend on."""
+"""A call of everything public in the library, for tests of what must not affect results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBPACKAGES = ("fanng", "losses", "metrics", "mining", "ops", "reference")
 
 
 class Given(NamedTuple):
-    """Tensors to call with: rows of 6 classes of 5, others, and triplets, pairs and lists of neighbors of the rows."""
+    """Tensors to call with: rows of 6 classes of 5, other rows, and triplets, pairs and neighbor lists of the rows."""
 
     rows: Tensor
     labels: Tensor
@@ -37,7 +37,7 @@ class Given(NamedTuple):
 
 
 def given() -> Given:
-    """Clusters that overlap, so that every loss, list and threshold has something to decide."""
+    """Overlapping clusters, for which every loss, list and threshold has an effect."""
     generator = seeded(1)
     centers = torch.randn(6, 8, generator=generator)
     labels = torch.arange(6).repeat_interleave(5)
@@ -66,7 +66,7 @@ class Images(torch.utils.data.Dataset):
 
 
 def _with_gradient(op: Callable[..., Any], rows: Tensor, *args: Any, **options: Any) -> Any:
-    """What an op gives, and the gradient of the sum of its floating-point results where one is recorded."""
+    """An op's result, and the gradient of the sum of its floating-point results if one is recorded."""
     leaf = rows.detach().clone().requires_grad_()
     result = op(leaf, *args, **options)
     parts = [part for part in (result if isinstance(result, tuple) else (result,)) if torch.is_tensor(part)]
@@ -75,7 +75,7 @@ def _with_gradient(op: Callable[..., Any], rows: Tensor, *args: Any, **options: 
 
 
 def _op_calls(library: Any) -> dict[str, Callable[[Given], Any]]:
-    """Every op, and its reference, with the options that have code of their own."""
+    """Every op and its reference, with the options that have separate code."""
 
     def call(name: str, *fields: str, **options: Any) -> Callable[[Given], Any]:
         def run(g: Given) -> Any:
@@ -124,7 +124,7 @@ def _tree_loss(g: Given) -> Any:
 
 
 def _verified(g: Given) -> Any:
-    """What hardmine.verify reports of every op."""
+    """The reports of hardmine.verify for every op."""
     with hardmine.verify(every=1) as report:
         for run in _op_calls(ops).values():
             run(g)
@@ -226,7 +226,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 
 
 def public_names() -> set[str]:
-    """Everything in the subpackages that does something: all but the types of results."""
+    """All callables of the subpackages except the types of results."""
     names = set()
     for package in SUBPACKAGES:
         module = getattr(hardmine, package)
@@ -239,7 +239,7 @@ def public_names() -> set[str]:
 
 
 def leaves(result: Any) -> Iterator[Any]:
-    """The tensors, numbers and texts of a result, in order."""
+    """The tensors, numbers and strings of a result, in order."""
     if dataclasses.is_dataclass(result):
         result = [getattr(result, field.name) for field in dataclasses.fields(result)]
     if isinstance(result, Mapping):

@@ -1,4 +1,4 @@
-"""What the tests of the losses on given triplets share: triplets, runs of an op and its reference, checks of both."""
+"""Helpers of the tests of the losses on given triplets: triplets, runs of an op and its reference, checks of both."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Batch(NamedTuple):
     triplets: Tensor
 
     def to(self, target: torch.device | torch.dtype | str) -> Batch:
-        """On another device, or with embeddings of another dtype."""
+        """A copy on another device, or with embeddings of another dtype."""
         if isinstance(target, torch.dtype):
             return self._replace(embeddings=self.embeddings.to(target))
         return Batch(self.embeddings.to(target), self.triplets.to(target))
 
 
 class Outcome(NamedTuple):
-    """What forward and backward gave."""
+    """The results of forward and backward."""
 
     loss: Tensor
     grad: Tensor
 
 
 def random_triplets(rows: int, count: int, seed: int = 0) -> Tensor:
-    """Triplets of three different rows, in no order; some anchors are in many, some rows in none."""
+    """Triplets of three different rows, in no order; some anchors are in many triplets, some rows in none."""
     generator = seeded(seed)
     return torch.stack([torch.randperm(rows, generator=generator)[:3] for _ in range(count)]).reshape(count, 3)
 
@@ -56,13 +56,13 @@ def random_batch(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Batch:
-    """Clusters and triplets that pay no heed to them: some are easy, some hard."""
+    """Clusters and triplets that ignore the clusters: some are easy, some hard."""
     triplets = random_triplets(rows, count, seed) if count else NO_TRIPLETS
     return Batch(random_inputs(rows, depth, spread=spread, dtype=dtype, seed=seed).embeddings, triplets)
 
 
 def run_given(op: Callable, batch: Batch, **options: Any) -> Outcome:
-    """Forward and backward on a fresh leaf; unreduced losses get a different upstream gradient for every triplet."""
+    """Forward and backward on a fresh leaf; unreduced losses get a different upstream gradient per triplet."""
     x = batch.embeddings.detach().clone().requires_grad_()
     loss = op(x, batch.triplets, **options)
     upstream = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype, device=loss.device).reshape(loss.shape)
@@ -76,13 +76,13 @@ def run_given_both(name: str, batch: Batch, **options: Any) -> tuple[Outcome, Ou
 
 
 def assert_outcomes_equal(actual: Outcome, expected: Outcome) -> None:
-    """Bit for bit."""
+    """Assert equality bit for bit."""
     assert_bitwise_equal(actual.loss, expected.loss)
     assert_bitwise_equal(actual.grad, expected.grad)
 
 
 def assert_outcomes_close(actual: Outcome, expected: Outcome, tolerance: float) -> None:
-    """Within ``tolerance``, relative to the largest number of each, or to 1."""
+    """Assert equality within ``tolerance``, relative to the largest number of each, or to 1."""
     for a, b in zip(actual, expected, strict=True):
         scale = max(1.0, b.double().abs().nan_to_num(0.0).max().item()) if b.numel() else 1.0
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale, equal_nan=True)
@@ -103,7 +103,7 @@ def assert_given_as_accurate_as_plain_torch(name: str, batch: Batch, **options: 
 
 
 def options_of(name: str) -> list[dict[str, Any]]:
-    """Every kind of loss that the op called ``name`` has."""
+    """The options for every kind of loss of the op called ``name``."""
     if name == "global_loss":
         return [{"similarity": "cosine"}, {"similarity": "euclidean", "threshold": 0.5, "lam": 0.3}]
     return [
@@ -118,11 +118,11 @@ CASES = [(name, options) for name in GIVEN for options in options_of(name)]
 
 
 def case_id(case: Any) -> str:
-    """The options of a case, in short."""
+    """A short name of a case's options."""
     return case if isinstance(case, str) else "-".join(str(value) for value in case.values())
 
 
 def compiled_arguments(name: str, batch: Batch) -> tuple:
-    """What torch.ops.hardmine.<name> takes with the op's default options."""
+    """The arguments of torch.ops.hardmine.<name>, with the op's default options."""
     options = (0, 4, 0.1, 0.2, 1.0, 0) if name == "indexed_triplet_loss" else (0, 0.8, 0.01)
     return (*batch, *options)

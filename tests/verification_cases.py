@@ -1,4 +1,4 @@
-"""Ways to make an op wrong, which hardmine.verify must find."""
+"""Ways to break an op, each of which hardmine.verify must find."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 
 
 def break_output(monkeypatch, op: str, position: int, change) -> None:
-    """Makes torch.ops.hardmine.<op> give change(output) for one of its outputs."""
+    """Make torch.ops.hardmine.<op> return change(output) for one of its outputs."""
     right = getattr(torch.ops.hardmine, op)
 
     def wrong(*arguments):
@@ -18,7 +18,7 @@ def break_output(monkeypatch, op: str, position: int, change) -> None:
 
 
 def at_anchor(value, anchor: int = 0):
-    """A change of one anchor's entry: to a number, or to a function of the old one."""
+    """A change of one anchor's entry: to a number, or to a function of the old entry."""
 
     def change(tensor):
         tensor = tensor.clone()

@@ -1,4 +1,4 @@
-"""The benchmarks' own code at tiny sizes, whatever the times: every rival runs and computes the right thing."""
+"""The benchmarks' own code at tiny sizes, regardless of times: every rival runs and computes the right result."""
 
 import copy
 from argparse import Namespace
@@ -74,7 +74,7 @@ def test_found_share_compares_rows_as_sets():
 
 
 def test_each_query_leaves_its_own_list():
-    # The last query is not in its list: a duplicate of it comes first. Then the list's last entry goes.
+    # The last query is not in its list, since a duplicate comes first. In this case the list's last entry is dropped.
     index = torch.tensor([[0, 1, 2], [0, 1, 2], [0, 1, 3]]).numpy()
     similarity = torch.tensor([[0.9, 0.8, 0.7]] * 3).numpy()
     lists = neighbors.without_self(similarity, index)
@@ -118,7 +118,7 @@ def test_quick_plans_are_small():
         assert not quick.large_sizes
 
 
-# --- what is made of the numbers -----------------------------------------------------------------------------------
+# --- reports from the numbers --------------------------------------------------------------------------------------
 
 
 def speed(case, n, d, phases, **rivals_ratios):
@@ -166,7 +166,7 @@ def test_verdicts(results):
     lines = [verdict.line() for verdict in verdicts.judge(results)]
     assert [line.partition(":")[0] for line in lines] == [
         "- **met**",  # not slower than PyTorch
-        "- **missed**",  # twice as fast from N = 2048 on
+        "- **missed**",  # twice as fast for N >= 2048
         "- **met**",  # memory of tuplet_loss
         "- **met**",  # 100x PML
         "- **missed**",  # memory of batch_all_triplet_loss

@@ -1,4 +1,4 @@
-"""The GPU benchmark's own code, without a GPU: what it computes from its numbers, and a dry run of all of it."""
+"""The GPU benchmark's own code, without a GPU: what it computes from its numbers, and a complete dry run."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def case_of(n=4096, d=128, dtype="float32", **changes):
 
 
 def test_the_floor_is_worked_by_hand():
-    # N = 3 has 6 unordered pairs, a row with itself included, of 2 x 2 flops; 3 x 6 elements and 3 labels.
+    # N = 3 has 6 unordered pairs, including pairs of a row with itself, of 2 x 2 flops; 3 x 6 elements and 3 labels.
     assert figures.floor_flops(3, 2) == 24
     assert figures.floor_bytes(3, 2, "float32") == 72 + 24
     assert figures.floor_bytes(3, 2, "bfloat16") == 36 + 24
@@ -40,7 +40,7 @@ def test_the_floors_time_is_the_larger_of_both():
 def test_copies_of_the_inputs_exceed_the_cache_twice_over(size, cache):
     count = figures.copies_past_cache(size, cache)
     assert count >= 2
-    assert (count - 1) * size >= 2 * cache  # those read since a copy's last turn
+    assert (count - 1) * size >= 2 * cache  # the bytes read since a copy's last turn
     assert count == 2 or (count - 2) * size < 2 * cache, "no more than that"
 
 
@@ -134,7 +134,7 @@ def test_a_rival_without_room_says_so():
 
 def test_every_step_reads_another_copy():
     copies = report.Copies(16, 8, "float32", report.DryRun())
-    assert copies.count == 257  # of 512 bytes, for a cache of 65536
+    assert copies.count == 257  # copies of 512 bytes each, for a cache of 65536
     places = {copies[number].embeddings.data_ptr() for number in range(copies.count)}
     assert len(places) == copies.count
     assert torch.equal(copies[0].embeddings, copies[5].embeddings)
@@ -195,7 +195,7 @@ def test_the_commit_of_sources_without_git(git, said, commit, monkeypatch):
     assert environment.commit() == commit
 
 
-# The script, in a copy of the source folder whose tools are not there, or stand-ins that write down what they are told
+# The script, in a copy of the source folder. Its tools are missing, or stand-ins that record their arguments.
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 
@@ -234,7 +234,7 @@ echo "sanitizer $*" >>"$CALLS"
 
 
 class Ran(NamedTuple):
-    """What became of a run of the script in a folder."""
+    """The outcome of a run of the script in a folder."""
 
     status: int
     summary: str

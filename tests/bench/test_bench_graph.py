@@ -1,4 +1,4 @@
-"""The graph benchmark's own code at tiny sizes, whatever the times: it measures and judges the right things."""
+"""The graph benchmark's own code at tiny sizes, regardless of times: it measures and judges correctly."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def without_data(monkeypatch):
     monkeypatch.delenv("HARDMINE_DATA", raising=False)
     before = torch.get_num_threads()
     yield
-    torch.set_num_threads(before)  # a report sets it
+    torch.set_num_threads(before)  # a report sets the thread count
 
 
 @pytest.fixture(params=["cosine", "euclidean"])
@@ -53,7 +53,7 @@ def test_files_are_read_where_they_are(tmp_path, monkeypatch):
     cars = data.load_cars()
     assert cars.real
     assert cars.rows.shape == (100, data.CARS_DEPTH)
-    assert data.trained_move(cars) is None  # there are no labels
+    assert data.trained_move(cars) is None  # the data has no labels
 
 
 def test_principal_axes_hold_the_most_variance():
@@ -83,14 +83,14 @@ def test_exact_lists_have_recall_1_and_others_less(rows):
 
 
 def test_equally_near_rows_count_as_found():
-    # Row 0 has four neighbors at the same distance: any two of them are right.
+    # Row 0 has four equidistant neighbors: any two of them are right.
     points = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
     truth = measuring.Truth(data.made("sift", "", "euclidean", points, ""), 2)
     others = truth.index.copy()
     others[0] = [4, 3]
     assert set(truth.index[0]) == {1, 2}
     assert truth.recall(others) == 1.0
-    others[1] = [0, 2]  # at distances 1 and 2, where there are 1 and 1.41
+    others[1] = [0, 2]  # at distances 1 and 2, instead of 1 and 1.41
     assert truth.recall(others) == 0.9
 
 
@@ -134,7 +134,7 @@ def test_everyone_finds_nearly_all_with_enough_effort(rows, contestant):
 
 
 def test_each_row_leaves_its_own_list():
-    # The last row is not in its list: a duplicate of it comes first. Then the list's last entry goes.
+    # The last row is not in its list, since a duplicate comes first. In this case the list's last entry is dropped.
     found = contestants.without_self(np.array([[0, 1, 2], [0, 1, 2], [0, 1, 3]]))
     assert found.tolist() == [[1, 2], [0, 2], [0, 1]]
 
@@ -214,12 +214,12 @@ def test_a_duel_times_all_in_every_round(rows, two):
     assert points[1]["of_first"]["of_medians"] == pytest.approx(expected)
 
 
-# --- the whole -------------------------------------------------------------------------------------------------------
+# --- the whole report ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The whole report at a size of seconds."""
+    """The whole report, at a size that takes seconds."""
     words = data.made("words", "words", "cosine", data.clusters(600, 8), "made up", real=False)
     monkeypatch.setitem(data.LOADERS, "words", lambda: words)
     monkeypatch.setattr(grids, "FANNG_EFFORTS", (100, 250))

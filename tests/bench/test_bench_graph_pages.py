@@ -1,4 +1,4 @@
-"""What the graph benchmark says of its numbers: verdicts, tables and the picture's lines."""
+"""What the graph benchmark reports about its numbers: verdicts, tables and the lines of its picture."""
 
 import copy
 
@@ -27,7 +27,8 @@ def point(effort, recall, query_s, family=TRAVERSE_ADD, build_s=1.0, **more):
 
 def test_the_effort_of_a_recall_is_read_between_two():
     points = [point(300, 0.9, 2.0), point(500, 0.96, 3.0), point(900, 0.99, 5.0)]
-    assert parts.query_at(points, 0.98) == pytest.approx((700, 4.0))  # a half of 0.04 are missed, then a half of that
+    # misses fall from 0.04 to half of that, then to half again
+    assert parts.query_at(points, 0.98) == pytest.approx((700, 4.0))
     assert parts.query_at(points, 0.8) == (300, 2.0)
     assert parts.query_at(points, 0.995) is None
 

@@ -1,4 +1,4 @@
-"""The compiled library: errors when it is missing or broken, the choice of the SIMD level, what the levels export."""
+"""The compiled library: errors if it is missing or broken, the choice of the SIMD level, the exports of the levels."""
 
 import platform
 import re
@@ -27,7 +27,7 @@ def package_copy(tmp_path):
 
 
 def import_errors(package_copy: Path) -> list[str]:
-    """The ImportErrors of everything that needs the library, in a process which imports the copy."""
+    """The ImportErrors of everything that needs the library, in a process that imports the copy."""
     script = f"""
 import hardmine
 assert hardmine.__file__.startswith({str(package_copy)!r}), hardmine.__file__
@@ -69,7 +69,7 @@ def test_an_unloadable_library_says_how_to_build_it(package_copy, content):
         assert HOW_TO_BUILD in message
 
 
-# The graph index is a library of its own
+# The graph index is a separate library
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ print(hardmine.__version__, hardmine.__file__, report)
 
 @pytest.mark.subprocess
 def test_an_installed_package_has_every_module(tmp_path):
-    """Editable installs and the tests import from the source folder, and would not miss a package left out."""
+    """Editable installs and the tests import from the source folder, and would not notice a missing package."""
     root = PACKAGE.parent
     if not (root / "setup.py").exists():
         pytest.skip("not run from the source folder")
@@ -145,7 +145,7 @@ def test_an_installed_package_has_every_module(tmp_path):
 
 
 def builder(monkeypatch, tmp_path, *, offers_cuda: bool, **environment: str):
-    """setup.py's build command over a CMake that is none, and the command lines that it got."""
+    """setup.py's build command with a stand-in for CMake, and the command lines that the stand-in received."""
     script = PACKAGE.parent / "setup.py"
     if not script.exists():
         pytest.skip("not run from the source folder")
@@ -237,7 +237,7 @@ def test_a_build_forgets_the_tools_of_an_earlier_one_but_keeps_its_objects(monke
 
 @pytest.fixture
 def configure(tmp_path):
-    """Has CMake decide on the CUDA ops, with the releases of torch's CUDA and of nvcc given; returns what it says."""
+    """Run CMake's decision on the CUDA ops, for given releases of torch's CUDA and of nvcc; returns CMake's output."""
     script = PACKAGE.parent / "CMakeLists.txt"
     if not script.exists():
         pytest.skip("not run from the source folder")
@@ -251,7 +251,7 @@ def configure(tmp_path):
         if nvcc is not None:
             compiler.write_text(f"#!/bin/sh\necho Cuda compilation tools, release {nvcc}, V{nvcc}.99\n")
             compiler.chmod(0o755)
-        # The part of the script that decides, alone.
+        # Only the part of the script that decides.
         text = script.read_text()
         start, end = (
             text.index("# Why _C_cuda cannot be built"),
@@ -344,16 +344,17 @@ def test_an_unknown_level_is_an_error_of_simd_level():
     assert re.search(r"RuntimeError: HARDMINE_SIMD must be one of '.*' on this CPU, got 'AVX2'", process.stderr)
 
 
-# What the levels export
+# The exports of the levels
 
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "neon"])
 def test_no_code_of_a_level_can_be_called_by_others(level):
-    """Whatever a level's object defines lies in that level's namespace, but for the two tables of its kernels.
+    """Everything that a level's object defines lies in the level's namespace, except for its two tables of kernels.
 
-    Anything else, such as an out-of-line copy of an inline function of the standard library, would have a twin in other
-    objects. The linker keeps one of them, and if it is this one, CPUs without the level crash in unrelated code.
+    Other symbols, such as an out-of-line copy of an inline function of the standard library, would have duplicates in
+    other objects. The linker keeps one duplicate. If the one it keeps belongs to a level, CPUs without that level crash
+    in unrelated code.
     """
     nm = shutil.which("nm")
     if nm is None:

@@ -1,4 +1,4 @@
-"""The optional library of CUDA ops: what CUDA tensors are told without it; others never hear of it. Needs no GPU."""
+"""The optional library of CUDA ops: errors for CUDA tensors; CPU users never notice it. Needs no GPU."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ LABELS = [0, 0, 1, 1]
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    """What is remembered of the library and of GPUs, forgotten before and after each test."""
+    """The cached state of the library and of GPUs is cleared before and after each test."""
     _library._cuda_library_problem.cache_clear()
     _library._cuda_device_problem.cache_clear()
     yield
@@ -29,14 +29,14 @@ def forgotten():
 
 @pytest.fixture
 def library_file(tmp_path, monkeypatch):
-    """Where the library is looked for: an empty folder."""
+    """The path at which the library is expected, in an empty folder."""
     monkeypatch.setattr(_library, "__file__", str(tmp_path / "_library.py"))
     return tmp_path / "_C_cuda.so"
 
 
 @pytest.fixture
 def loaded(library_file, monkeypatch):
-    """A library that loads; the paths that were loaded."""
+    """A library that loads; yields the paths that were loaded."""
     paths = []
     monkeypatch.setattr(torch.ops, "load_library", paths.append)
     library_file.touch()
@@ -45,7 +45,7 @@ def loaded(library_file, monkeypatch):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Two GPUs, one too old; the indices whose capability was asked for."""
+    """Two GPUs, one too old; yields the indices whose capability was requested."""
     asked = []
 
     def capability(index):
@@ -53,7 +53,7 @@ def gpus(monkeypatch):
         return {0: (9, 0), 1: (7, 5)}[index]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    # Makes a tensor there; torch's own, so a torch without it has no need of this.
+    # torch creates a tensor there; versions without this function do not need it.
     monkeypatch.setattr(fake_tensor, "init_gpu_context", lambda device: None, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
@@ -61,7 +61,7 @@ def gpus(monkeypatch):
 
 
 def call(name: str, device: str, **options):
-    """The op on a stand-in for tensors of a device."""
+    """Call the op on a stand-in for tensors of a device."""
     with FakeTensorMode():
         x, labels = torch.empty(4, 3, device=device), torch.empty(4, dtype=torch.int64, device=device)
         if name == "knn":
@@ -180,12 +180,12 @@ def test_stand_ins_for_cuda_tensors_need_no_gpu(loaded, monkeypatch):
 def test_the_check_compiles_without_a_graph_break(there, request, library_file):
     if there:
         request.getfixturevalue("loaded")
-    torch.compiler.reset()  # what another case compiled
+    torch.compiler.reset()  # clears what another case compiled
     compiled = torch.compile(lambda x: x * (_library.cuda_problem(0) is None), backend="eager", fullgraph=True)
     assert compiled(torch.ones(2)).tolist() == [float(there)] * 2
 
 
-# Those who use the CPU
+# CPU users
 
 
 @pytest.mark.subprocess
@@ -213,7 +213,7 @@ print(loss.isfinite().item(), ops.sct_loss(x.to("meta"), torch.tensor({LABELS}, 
 
 @pytest.mark.subprocess
 def test_loading_the_ops_loads_the_cuda_ops(tmp_path):
-    """Not the first CUDA tensor does: whoever calls torch.ops.hardmine needs no Python face."""
+    """The first CUDA tensor does not load them: code that calls torch.ops.hardmine needs no Python wrapper."""
     copy = tmp_path / "hardmine"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("_C.so", "_C_cuda.so"):

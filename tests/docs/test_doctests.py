@@ -1,4 +1,4 @@
-"""The examples of the docstrings run, and every public name has one."""
+"""The docstrings' examples run, and every public name has one."""
 
 import doctest
 import importlib
@@ -16,7 +16,7 @@ PUBLIC = ["hardmine", "ops", "losses", "mining", "fanng", "metrics", "reference"
 
 
 def examples_of(name):
-    """The docstrings that have examples, of what a module defines; doctest alone passes over decorated functions."""
+    """The docstrings with examples, of what a module defines. doctest alone skips decorated functions."""
     module = importlib.import_module(name)
     finder = doctest.DocTestFinder()
     values = {key: inspect.unwrap(value) for key, value in vars(module).items() if callable(value)}
@@ -27,7 +27,7 @@ def examples_of(name):
 
 @pytest.mark.parametrize("name", [name for name in MODULES if "._C" not in name and "._fanng" not in name])
 def test_examples_of_a_module_give_what_they_show(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # some save files
+    monkeypatch.chdir(tmp_path)  # some examples save files
     for example in examples_of(name):
         torch.manual_seed(0)
         report = []
@@ -36,7 +36,7 @@ def test_examples_of_a_module_give_what_they_show(name, tmp_path, monkeypatch):
 
 
 def is_record(value):
-    """What others return or raise: their examples show it."""
+    """Types that other names return or raise; the examples of those names show them."""
     return isinstance(value, type) and (
         issubclass(value, (tuple, BaseException)) or hasattr(value, "__dataclass_fields__")
     )

@@ -14,11 +14,11 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
 def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # some save files
+    monkeypatch.chdir(tmp_path)  # some pages save files
     torch.manual_seed(0)
     text, names = page.read_text(), {"__name__": "__main__"}
     for block in BLOCK.finditer(text):
-        line = text.count("\n", 0, block.start(1))  # tracebacks name the line of the page
+        line = text.count("\n", 0, block.start(1))  # tracebacks then show the line of the page
         tree = ast.increment_lineno(ast.parse(block[1]), line)
         exec(compile(tree, str(page), "exec"), names)
 

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 
 def run(name, folder, *arguments):
-    """What an example prints, run in a process of its own from another folder."""
+    """The output of an example, run in a separate process from another folder."""
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -33,7 +33,7 @@ def test_digits_compares_three_losses_and_draws_triplets(tmp_path):
     table = {method: [float(cell.removesuffix("%")) for cell in cells] for method, *cells in rows}
     assert list(table) == ["HN", "SHN", "SCT"]
     before, after, s_ap, s_an, hard, deviation = zip(*table.values(), strict=True)
-    assert len(set(before)) == 1  # the same weights
+    assert len(set(before)) == 1  # equal weights at the start
     assert 0 < before[0] < min(after)
     assert after[2] > max(after[:2])
     assert s_an[0] == max(s_an)
@@ -71,7 +71,7 @@ def test_smart_mining_beats_random_triplets(tmp_path):
     assert kappa[:2] == ("-", "-")
     assert all(float(each) >= 1 for each in kappa[2:])
     assert set(no_kappa) == {"-"} or all(float(each) >= 1 for each in no_kappa[2:])
-    assert recall[:2] == random_recall[:2]  # two random epochs, so both begin alike
+    assert recall[:2] == random_recall[:2]  # the first two epochs are random, so both runs begin alike
 
     def late(recalls):
         return sum(map(float, recalls[3:]))

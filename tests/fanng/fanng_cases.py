@@ -1,4 +1,4 @@
-"""What the tests of the graph index share: rows, comparisons, and the parts of a file."""
+"""Helpers of the tests of the graph index: rows, comparisons, and the parts of a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def sample_rows(rows: int = 300, depth: int = 12) -> torch.Tensor:
-    """Rows with copies, and a zero row."""
+    """Rows that include copies and a zero row."""
     x = torch.randn(rows, depth, generator=seeded(3))
     if rows > 20:
         x[7] = x[3]
@@ -30,7 +30,7 @@ def sample_rows(rows: int = 300, depth: int = 12) -> torch.Tensor:
 
 
 def assert_same_index(actual: Index, expected: Index) -> None:
-    """Both answer every question alike, to the bit."""
+    """Both indices answer every question with the same bits."""
     assert (len(actual), actual.depth, actual.metric) == (len(expected), expected.depth, expected.metric)
     assert actual.stats() == expected.stats()
     assert_bitwise_equal(actual.vectors, expected.vectors)
@@ -52,7 +52,7 @@ def parts_of(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def write_parts(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes the file with a checksum that fits."""
+    """Write the file with a matching checksum."""
     from safetensors.numpy import save_file
 
     metadata = {key: value for key, value in metadata.items() if key != "sha256"}
@@ -61,7 +61,7 @@ def write_parts(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, 
 
 
 def assert_unloadable(path: Path, problem: str) -> None:
-    """Loading is a ValueError that names the file and the problem."""
+    """Loading raises a ValueError that names the file and the problem."""
     with pytest.raises(ValueError, match=re.escape(f"{path} cannot be loaded as an index: ")) as caught:
         Index.load(path)
     assert re.search(problem, str(caught.value)), str(caught.value)
@@ -74,7 +74,7 @@ METRICS = ("cosine", "euclidean")
 
 
 def plain_distances(queries: Tensor, rows: Tensor, metric: str) -> Tensor:
-    """All distances [Q, N] in float64; zero rows are at cosine distance 1 of others, and at 0 of each other."""
+    """All distances [Q, N] in float64; a zero row is at cosine distance 1 from other rows and at 0 from zero rows."""
     a, b = queries.double(), rows.double()
     if metric == "euclidean":
         return (a[:, None] - b).norm(dim=2)
@@ -92,7 +92,7 @@ def exact_rows(metric: str, rows: int, depth: int, seed: int = 0) -> Tensor:
 
 
 def plain_edges(rows: Tensor, metric: str) -> list[list[int]]:
-    """The occlusion rule applied to all pairs of distinct rows: of each the rows that its edges lead to."""
+    """The occlusion rule applied to all pairs of distinct rows: per row, the rows that its edges lead to."""
     distance = plain_distances(rows, rows, metric)
     first = [i for i in range(len(rows)) if not (distance[i, :i] == 0).any()]
     distance = distance[first][:, first]

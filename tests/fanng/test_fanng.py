@@ -1,4 +1,4 @@
-"""The graph index: what it finds, beside the exact neighbors, and the graph it builds, beside the plain definition."""
+"""The graph index: its results against the exact neighbors, and its graph against the plain definition."""
 
 import math
 from itertools import pairwise
@@ -16,7 +16,7 @@ from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
 from support.ops import FLOAT_DTYPES
 
-ALL = {"max_distance_computations": 10**6}  # effort enough to measure every row that can be reached
+ALL = {"max_distance_computations": 10**6}  # enough effort to measure every row that can be reached
 each_metric = pytest.mark.parametrize("metric", METRICS)
 
 
@@ -26,13 +26,13 @@ def naive(x: Tensor, metric: str, **options) -> Index:
 
 
 def edges_of(index: Index) -> list[list[int]]:
-    """Of each distinct row those that its edges lead to."""
+    """Per distinct row, the rows that its edges lead to."""
     first, target = index._core.graph
     return [target[a:b].tolist() for a, b in pairwise(first)]
 
 
 def assert_exact(found, distance: Tensor, own: Tensor | None = None, tolerance: float = 0.0) -> None:
-    """``found`` are the nearest by ``distance`` [Q, N], of which row ``own[q]`` is left out, the end filled up."""
+    """``found`` holds the nearest rows by ``distance`` [Q, N]; row ``own[q]`` is excluded, and the end is padded."""
     distance, k = distance.clone(), found.index.shape[1]
     if own is not None:
         distance[torch.arange(len(own)), own] = math.inf
@@ -45,7 +45,7 @@ def assert_exact(found, distance: Tensor, own: Tensor | None = None, tolerance: 
     torch.testing.assert_close(found.distance[:, :count], want.float(), rtol=tolerance, atol=tolerance)
     assert (found.index[:, count:] == -1).all()
     assert found.distance[:, count:].isnan().all()
-    # Each row is at the distance that is said of it, and is there once.
+    # Each row is at the reported distance, and occurs once.
     index = found.index[:, :count]
     if not tolerance:
         assert index.equal(distance.sort(dim=1, stable=True).indices[:, :count]), "ties go to the lowest index"
@@ -72,7 +72,7 @@ def test_a_table_worked_by_hand():
 def test_a_table_of_cosines_worked_by_hand():
     index = Index.build(POINTS, metric="cosine")
     found = index.neighbors(4)
-    # Rows 1 and 3 have one direction; row 0 has none.
+    # Rows 1 and 3 share a direction; row 0 has none.
     assert found.index[1].tolist() == [3, 2, 0, 4]
     torch.testing.assert_close(found.distance[1], torch.tensor([0.0, 0.2, 1.0, 1.8]))
     assert found.index[4].tolist() == [0, 1, 3, 2]
@@ -127,7 +127,7 @@ def test_ties_and_copies_are_exact(metric):
 
 @each_metric
 def test_close_rows_have_exact_distances(metric):
-    """1 - cos of neighboring directions has no cancellation."""
+    """1 - cos of nearly equal directions suffers no cancellation."""
     x = torch.nn.functional.normalize(torch.randn(1, 64, generator=seeded(1)), dim=1)
     x = x + 1e-4 * torch.randn(100, 64, generator=seeded(2))
     found = naive(x, metric).neighbors(5, **ALL)
@@ -182,7 +182,7 @@ def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
 
 @pytest.mark.slow
 def test_recall_of_the_defaults():
-    """What a build and a search with nothing chosen reach, on clusters of images' features."""
+    """The recall of a build and a search with all defaults, on clusters like those of image features."""
     centers = torch.randn(60, 24, generator=seeded(5))
     x = centers.repeat_interleave(50, 0) + 0.4 * torch.randn(3000, 24, generator=seeded(6))
     assert Index.build(x).recall(20) > 0.95
@@ -203,7 +203,7 @@ def test_effort_bounds_what_is_found(metric):
 
 @pytest.mark.slow
 def test_the_default_effort_is_20_k_and_at_least_400():
-    # On a line a search comes one row nearer with every distance.
+    # On a line, a search comes one row nearer with every distance computation.
     index = naive(torch.arange(2000.0)[:, None], "euclidean")
     for k, most in ((1, 400), (20, 400), (21, 420), (40, 800)):
         assert index.search(torch.tensor([[5000.0]]), k, start=0).index[0, 0] == most - 1
@@ -218,7 +218,7 @@ def test_searches_begin_at_their_start(dtype):
     queries = torch.randn(3, 6, generator=seeded(2))
     assert index.search(queries, 1, max_distance_computations=1, start=start).index.tolist() == [[5], [99], [0]]
     assert index.search(queries, 1, max_distance_computations=1, start=7).index.tolist() == [[7], [7], [7]]
-    # In every second place of another tensor.
+    # A non-contiguous tensor: every second element of another one.
     spread = torch.stack([start, start + 1], 1)[:, 0]
     assert index.search(queries, 1, max_distance_computations=1, start=spread).index.tolist() == [[5], [99], [0]]
 
@@ -274,7 +274,7 @@ def test_inputs_are_left_alone_and_may_change_later():
 
 @each_metric
 def test_many_copies_hide_nothing(metric):
-    """More copies than a vertex has edges, of a row amid others."""
+    """There are more copies of a row than a vertex has edges, next to other rows."""
     x = torch.randn(200, 4, generator=seeded(1))
     x[::2] = x[0]
     index = Index.build(x, metric=metric, max_degree=5)
@@ -300,7 +300,7 @@ def test_zero_rows():
     assert found.index[4, 0] == 9
     assert found.distance[4, 0] == 0
     torch.testing.assert_close(found.distance[4, 1:], torch.ones(18))
-    # As the ops see it: no similarity to anything that has a direction.
+    # As in the ops: a zero row has similarity 0 to every row with a direction.
     distance = 1 - ops.knn(x, k=19).similarity
     others = [i for i in range(20) if i not in (4, 9)]
     torch.testing.assert_close(found.distance[others], distance[others])
@@ -418,7 +418,10 @@ def test_a_warm_start_aims_as_asked_where_the_last_build_shows_nothing():
 
 
 def arriving(index: Index, traversals: int) -> float:
-    """The share of random traversals over the graph of an index that arrive, walked here: Euclidean, without copies."""
+    """The share of random traversals of an index's graph that arrive.
+
+    The traversals are computed here, for Euclidean distances and without copies.
+    """
     x, (first, target) = index.vectors.double(), map(torch.from_numpy, index._core.graph)
     first, target = first.tolist(), target.long()
     draws, arrived = seeded(99), 0

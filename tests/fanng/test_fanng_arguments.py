@@ -1,4 +1,4 @@
-"""Errors of the graph index: each names the argument, what it must be, and what came."""
+"""Errors of the graph index: each names the argument, its requirement, and the value received."""
 
 import re
 
@@ -18,7 +18,7 @@ def index() -> Index:
 
 
 def with_value(value: float, row: int, column: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The sample rows, one number of them replaced."""
+    """The sample rows with one number replaced."""
     x = X.clone().to(dtype)
     x[row, column] = value
     return x
@@ -45,7 +45,7 @@ def with_value(value: float, row: int, column: int, dtype: torch.dtype = torch.f
         (with_value(INF, 19, 0), ValueError, "vectors must be finite, got inf in row 19, column 0"),
         (with_value(-INF, 0, 3), ValueError, "vectors must be finite, got -inf in row 0, column 3"),
         (with_value(NAN, 3, 1, torch.bfloat16), ValueError, "vectors must be finite, got nan in row 3, column 1"),
-        # Finite as it came, not as float32.
+        # Finite in float64, but not in float32.
         (with_value(1e300, 3, 1, torch.float64), ValueError, "vectors must be finite, got inf in row 3, column 1"),
     ],
 )

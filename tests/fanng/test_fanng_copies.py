@@ -1,4 +1,4 @@
-"""An index can be pickled and copied, also into other processes."""
+"""An index can be pickled and copied, including into other processes."""
 
 import copy
 import pickle
@@ -32,7 +32,7 @@ def test_copy_of_an_empty_index_is_empty(make_copy):
 
 
 def test_copy_starts_the_same_build(tmp_path):
-    """Settings and statistics are copied too: a copy serves as init, and is saved, as the original."""
+    """Settings and statistics are copied too: as init and when saved, a copy behaves like the original."""
     index = Index.build(sample_rows(), max_traversals=100)
     copied = copy.deepcopy(index)
     builds = [Index.build(sample_rows(), init=init) for init in (index, copied)]
@@ -50,7 +50,7 @@ def test_deep_copy_shares_no_rows():
 
 
 class NeighborsOfRows(torch.utils.data.Dataset):
-    """The neighbors of each row, searched where the item is read."""
+    """The neighbors of each row, searched when the item is read."""
 
     def __init__(self, index: Index) -> None:
         self.index = index

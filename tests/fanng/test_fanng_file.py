@@ -1,4 +1,4 @@
-"""Files of a graph index: what is loaded is what was saved, and a file that is anything else is a clear error."""
+"""Files of a graph index: a loaded index equals the saved one, and any other file is a clear error."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def test_a_loaded_index_is_the_saved_one(metric, rows, tmp_path):
     loaded = Index.load(tmp_path / "a")
     assert_same_index(loaded, index)
     loaded.save(str(tmp_path / "b"))
-    # The order of the metadata in a file is no fixed one.
+    # The order of the metadata in a file is not fixed.
     parts = [parts_of(tmp_path / name) for name in ("a", "b")]
     assert parts[0][1] == parts[1][1]
 
@@ -58,7 +58,7 @@ def test_a_loaded_index_seeds_a_build_as_the_saved_one_does(tmp_path):
 
 def test_a_loaded_index_does_not_need_its_file(saved):
     index, again = Index.load(saved), Index.load(saved)
-    saved.write_bytes(b"\xff" * saved.stat().st_size)  # in place, not a new file of that name
+    saved.write_bytes(b"\xff" * saved.stat().st_size)  # in place, not as a new file with that name
     saved.unlink()
     assert_same_index(index, again)
     assert index.vectors.isfinite().all()
@@ -187,7 +187,7 @@ def test_readers_see_whole_files_while_others_write(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-# Files that are no index
+# Files that are not an index
 
 
 def test_files_that_are_not_there(tmp_path):
@@ -242,14 +242,14 @@ def test_a_header_that_claims_much_allocates_nothing(tmp_path):
         assert_unloadable(path, r"vectors must be \[N, D\] with N < 2\*\*31 and 1 <= D < 2\*\*31")
 
 
-# Files that were damaged
+# Damaged files
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """One of the things that happen to files."""
+    """One of several kinds of damage to a file."""
     out, kind = bytearray(data), draw.randrange(7)
     at, other = sorted(draw.randrange(len(out)) for _ in range(2))
-    if draw.random() < 0.5:  # the header is a small part, in which most can go wrong
+    if draw.random() < 0.5:  # the header is a small part, where most failures are possible
         at, other = sorted(draw.randrange(700) for _ in range(2))
     if kind == 0:
         out[at] ^= 1 << draw.randrange(8)
@@ -270,7 +270,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 @pytest.mark.slow
 def test_damaged_files_are_errors_or_the_same_index(saved):
-    """Thousands of files with a bit, a byte or a stretch of them changed."""
+    """Thousands of files with a bit, a byte or a range of bytes changed."""
     data, draw, expected = saved.read_bytes(), random.Random(0), Index.load(saved)
     header_end = 8 + int.from_bytes(data[:8], "little")
     start = f"{saved} cannot be loaded as an index: "
@@ -283,7 +283,7 @@ def test_damaged_files_are_errors_or_the_same_index(saved):
         except ValueError as error:
             problems.add(str(error)[: len(start) + 25])
         else:
-            # Nothing was hit, but for white space of the header.
+            # Only white space of the header was hit, if anything.
             unharmed += 1
             assert content[header_end:] == data[header_end:]
             assert_same_index(index, expected)
@@ -294,7 +294,7 @@ def test_damaged_files_are_errors_or_the_same_index(saved):
 
 @pytest.mark.slow
 def test_every_byte_matters(saved):
-    """No byte of the tensors, and none of the header but white space, can change unnoticed."""
+    """A changed byte is noticed everywhere in the tensors, and in the header outside white space."""
     data = saved.read_bytes()
     header_end = 8 + int.from_bytes(data[:8], "little")
     for at in (*range(header_end), *range(header_end, len(data), 7)):

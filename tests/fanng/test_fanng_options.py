@@ -1,4 +1,4 @@
-"""Every option of the graph index refuses what it must, before any work."""
+"""Every option of the graph index refuses invalid values before any work."""
 
 import re
 
@@ -38,7 +38,7 @@ OPTIONS = {
 
 
 class NoWork:
-    """Stands for the compiled index, of which only the size may be asked."""
+    """A stand-in for the compiled index, which only reports its size."""
 
     rows, depth = 300, 12
 

@@ -1,4 +1,4 @@
-"""How the graph index runs: threads, SIMD levels, progress, the interpreter's lock, Ctrl-C, and without its library."""
+"""How the graph index runs: threads, SIMD levels, progress, the GIL, Ctrl-C, and without its compiled library."""
 
 import hashlib
 import re
@@ -44,7 +44,7 @@ def test_any_number_of_threads_gives_the_same(metric):
         index, expected = Index.build(x, metric=metric), None
     for count in (1, 2, 3, 7):
         assert_same_index(Index.build(x, metric=metric, threads=count), index)
-        with threads(count):  # torch's are the default
+        with threads(count):  # torch's thread count is the default
             assert_same_index(Index.build(x, metric=metric), index)
             results = (*index.neighbors(5), *index.search(x[:300], 5))
         given = (*index.neighbors(5, threads=count), *index.search(x[:300], 5, threads=count))
@@ -57,7 +57,7 @@ def test_any_number_of_threads_gives_the_same(metric):
 
 @pytest.fixture(scope="module")
 def results_at():
-    """The checksums of all results at a SIMD level, and of any number of threads, computed once."""
+    """The checksums of all results at a SIMD level, with any number of threads, computed once."""
     known = {}
 
     def results(level: str) -> list[str]:
@@ -143,7 +143,7 @@ def test_other_python_threads_run_meanwhile(work):
     finally:
         done.set()
         counter.join()
-    # One step at most fits in before the work takes the lock, and one after it.
+    # At most one step fits before the work takes the lock, and one after it.
     assert steps > 5
 
 

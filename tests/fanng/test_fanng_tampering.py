@@ -1,4 +1,4 @@
-"""Files of a graph index whose checksum fits, though their contents do not: the graph's own checks must hold."""
+"""Files of a graph index with a matching checksum but invalid contents: the graph's own checks must catch them."""
 
 import json
 import random
@@ -17,7 +17,7 @@ pytest.importorskip("safetensors")
 
 @pytest.fixture
 def tampered(tmp_path):
-    """A function that saves an index, changes its parts, and returns the file of these."""
+    """A function that saves an index, changes its parts, and returns the changed file."""
 
     def tamper(rows=40, metric="euclidean", metadata=None, **tensors):
         path = tmp_path / "graph.index"
@@ -95,7 +95,7 @@ def test_dtypes_and_shapes(tampered, name, change, problem):
         ("first_edge", lambda x: np.append(x, x[-1]), "the edges of 37 vertices do not fit to 36 distinct rows"),
         ("first_edge", lambda x: x[:1], "the edges of 0 vertices do not fit"),
         ("first_edge", lambda x: x[:0], "first_edge must not be empty"),
-        # The graph fits to other rows than these.
+        # The graph does not match these rows.
         ("vectors", lambda x: x[:-1], "the edges of 36 vertices do not fit to 35 distinct rows"),
         ("vectors", lambda x: x[:0], "the edges of 36 vertices do not fit to 0 distinct rows"),
         ("vectors", lambda x: x * 0, "the edges of 36 vertices do not fit to 1 distinct rows"),
@@ -172,7 +172,7 @@ def test_missing_and_foreign_tensors(tampered, tmp_path):
 
 @pytest.mark.parametrize("key", ["format", "format_version", "library_version", "metric", "build", "stats", "sha256"])
 def test_metadata_that_is_altered_under_an_old_checksum(tampered, key):
-    """The checksum covers every entry, and is needed itself."""
+    """The checksum covers every entry, and is required itself."""
     from safetensors.numpy import save_file
 
     path = tampered()
@@ -198,7 +198,7 @@ def test_tensors_that_are_altered_under_an_old_checksum(tampered):
 
 
 def test_random_graphs_load_or_are_errors(tampered):
-    """Whatever the integers are: an error about the graph, or an index whose searches end and answer in range."""
+    """Whatever the integers are, loading raises an error about the graph, or searches end and answer in range."""
     path = tampered(rows=30)
     parts, metadata = parts_of(path)
     draw, loaded, problems = random.Random(1), 0, set()
@@ -230,7 +230,7 @@ def test_random_graphs_load_or_are_errors(tampered):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_a_graph_without_edges_is_one(tampered, metric):
-    """Searches then find the row that they begin at, and its copies."""
+    """An index without edges is valid: searches find the row at which they start, and its copies."""
     path = tampered(metric=metric, first_edge=lambda x: x * 0, target=lambda x: x[:0])
     index = Index.load(path)
     assert index.search(index.vectors[:4], 2, start=torch.arange(4)).index[:3].tolist() == [[0, -1], [1, -1], [2, -1]]

@@ -1,4 +1,4 @@
-"""Losses in `torch.utils.checkpoint`, which computes them again in the backward pass: the same ones, or an error."""
+"""Losses in `torch.utils.checkpoint`, which recomputes them in the backward pass: the same losses, or an error."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ each_mode = pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentr
 
 
 def gradient(loss: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Of the rows; a reentrant checkpoint has no `torch.autograd.grad`."""
+    """The gradient of the rows; a reentrant checkpoint does not support `torch.autograd.grad`."""
     rows.grad = None
     loss.backward()
     return rows.grad
@@ -27,7 +27,7 @@ def gradient(loss: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 @each_mode
 @pytest.mark.parametrize("name", ["TripletLoss", "SCTLoss"])
 def test_default_draws_are_repeated(name, use_reentrant):
-    """Two losses of one network, each drawn anew, and drawn again in the reverse order."""
+    """Two losses of one network draw different numbers. The backward pass repeats the draws in the reverse order."""
     loss_of, rows = getattr(losses, name)(**RANDOM), BATCH[0].clone().requires_grad_()
     network = torch.nn.Linear(8, 4)
 
@@ -55,7 +55,7 @@ def test_a_generator_is_refused_in_the_recomputation(name, use_reentrant):
     with pytest.raises(RuntimeError, match=MESSAGE):
         loss.backward()
     assert torch.equal(generator.get_state(), state)
-    # Outside a checkpoint nothing is drawn twice.
+    # Outside a checkpoint no draw is repeated.
     gradient(loss_of(rows, BATCH[1]), rows)
     assert rows.grad.abs().sum() > 0
 

@@ -1,4 +1,4 @@
-"""The modules' constructors: keyword-only, typed, with their ops' defaults; counts; how modules are written out."""
+"""The modules' constructors: keyword-only, typed, with the defaults of their ops; counts; reprs of modules."""
 
 import inspect
 import typing
@@ -29,10 +29,10 @@ OPS = {
     "TupletLoss": ops.tuplet_loss,
 }
 each = pytest.mark.parametrize("name", OPS)
-# The modules whose options are all that their op has.
+# The modules that have all options of their op
 WHOLE = ("BatchAllTripletLoss", "GlobalLoss", "SCTLoss", "TripletLoss", "TupletLoss")
 OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "triplets"}
-# With the default of the term that the module has, where the op's default is None.
+# The default of the module's term, if the op's default is None
 RESOLVED = {"temperature": 0.1, "margin": 0.2}
 
 

@@ -1,4 +1,4 @@
-"""HTL's loss: margins by hand and by brute force, new trees, resuming, and what is wrong with an argument."""
+"""HTL's loss: margins by hand and by brute force, new trees, resuming, and invalid arguments."""
 
 import io
 import math
@@ -13,18 +13,18 @@ from hardmine.mining import AnchorNeighborSampler, ClassDistances, ClassTree, cl
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, seeded
 
-BATCH = HAND_POINTS[:2]  # five points of the classes 0 0 1 0 1
+BATCH = HAND_POINTS[:2]  # five points of classes 0 0 1 0 1
 
-# With 8 levels the thresholds are 0, 0.5, ..., 4; the classes join at 1.5 (level 3). s is 0 and 0.
+# With 8 levels the thresholds are 0, 0.5, ..., 4; the classes join at 1.5 (level 3). s is 0 for both.
 COLLAPSED = ClassTree(ClassDistances(torch.tensor([0, 1]), torch.tensor([[0.0, 1.2], [1.2, 0.0]])), levels=8)
 # d_0 = (0.25 + 0.75) / 2 = 0.5, thresholds 0.5, 1, ..., 4; they join at 2.
 SPREAD = ClassTree(ClassDistances(torch.tensor([0, 1]), torch.tensor([[0.25, 1.7], [1.7, 0.75]])), levels=7)
 
 
 def by_hand(margins: dict[int, float]) -> float:
-    """1/2 [d_ap - d_an + alpha]+ over the 18 triplets of HAND_POINTS (cosines in support.inputs); by anchor's class.
+    """1/2 [d_ap - d_an + alpha]+ over the 18 triplets of HAND_POINTS, by the anchor's class.
 
-    d = 2 - 2 s, of every anchor: to its positives, to its negatives.
+    The cosines are in support.inputs. d = 2 - 2 s, per anchor: to its positives, to its negatives.
     """
     pairs = [
         (0, [0.8, 2.0], [0.4, 4.0]),
@@ -44,7 +44,7 @@ def by_hand(margins: dict[int, float]) -> float:
 
 
 def test_worked_by_hand():
-    """0.2 before the first tree, then beta + d_H - s of the anchor's class."""
+    """The margin is 0.2 before the first tree, then beta + d_H - s of the anchor's class."""
     module = HierarchicalTripletLoss(classes=2)
     assert torch.equal(module.margin, torch.full((2, 2), 0.2))
     assert module(*BATCH).item() == pytest.approx(by_hand({0: 0.2, 1: 0.2}), rel=1e-6)
@@ -59,7 +59,10 @@ def test_worked_by_hand():
 
 
 def test_margins_come_from_the_embeddings_of_the_whole_set():
-    """Three classes under any names; the margins of a batch from the definitions, with every pair of samples."""
+    """Three classes with arbitrary labels.
+
+    The margins of a batch follow the definitions, over every pair of samples.
+    """
     labels = torch.tensor([30, -4, 30, 500, 500, -4, 500, 30])
     rows = torch.tensor([[0.0, 3.0], [1.0, 0.0], [1.0, 1.5]])[(labels > 0).int() + (labels > 30).int()]
     rows = torch.nn.functional.normalize(rows + 0.4 * torch.randn(8, 2, generator=seeded(3))).double()
@@ -75,7 +78,7 @@ def test_margins_come_from_the_embeddings_of_the_whole_set():
     alpha = {}
     for p, q in d:
         (r,) = [y for y in classes if y not in (p, q)][:1]
-        chained = min(d[p, q], max(d[p, r], d[r, q]))  # directly, or by way of the third class
+        chained = min(d[p, q], max(d[p, r], d[r, q]))  # directly, or through the third class
         alpha[p, q] = (0.1 + next(threshold for threshold in thresholds if chained < threshold) - s[p]).item()
     assert len({alpha[p, q] for p in classes for q in classes if p != q}) > 3, "the case says little"
     values = [
@@ -177,7 +180,7 @@ IMAGES = torch.randn(8, 12, generator=seeded(0))[LABELS] + torch.randn(48, 12, g
 
 
 class Training:
-    """HTL as its Algorithm 1 has it, on a linear network."""
+    """HTL as in its Algorithm 1, on a linear network."""
 
     def __init__(self) -> None:
         self.network = torch.nn.Linear(12, 4)
@@ -226,7 +229,7 @@ def test_training_pulls_classes_apart():
     training = Training()
 
     def spread() -> float:
-        """How far two classes are, in units of how far two samples of a class are."""
+        """The distance between two classes, in units of the distance between two samples of a class."""
         with torch.no_grad():
             sq_dist = class_distances(training.network(IMAGES), LABELS).sq_dist
         return (sq_dist.sum() / sq_dist.trace() - 1).item() / 7

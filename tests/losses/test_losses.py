@@ -1,4 +1,4 @@
-"""The named modules: each is its op with the options of its paper."""
+"""The named modules: each equals its op with the options of its paper."""
 
 import copy
 import inspect
@@ -18,12 +18,13 @@ def nca(*differences: float) -> float:
     return sum(math.log1p(math.exp(x / 0.1)) for x in differences) / len(differences)
 
 
-# Of HAND_POINTS (see support.inputs): s_ap = 0.6 0.8 -0.8 0.8 -0.8 easiest, 0 0.6 -0.8 0 -0.8 hardest;
-# s_an = 0.8 0.96 0.96 0.6 0 hardest, -1 -0.6 none 0.6 -1 semi-hard of the easiest positive.
+# Of HAND_POINTS (see support.inputs):
+# s_ap = 0.6 0.8 -0.8 0.8 -0.8 easiest, 0 0.6 -0.8 0 -0.8 hardest;
+# s_an = 0.8 0.96 0.96 0.6 0 hardest, -1 -0.6 none 0.6 -1 semi-hard relative to the easiest positive.
 HARDEST = nca(0.2, 0.16, 1.76, -0.2, 0.8)
 SEMIHARD = nca(-1.6, -1.4, -0.2, -0.2)
 MODULES = {
-    # module, the op and options it stands for, its value by hand
+    # module: its op, its options, and its value by hand
     "HNLoss": (ops.triplet_loss, {"positive": "easiest", "negative": "hardest", "term": "nca"}, HARDEST),
     "SHNLoss": (ops.triplet_loss, {"positive": "easiest", "negative": "semihard", "term": "nca"}, SEMIHARD),
     "EPHNLoss": (ops.triplet_loss, {"positive": "easiest", "negative": "hardest", "term": "nca"}, HARDEST),
@@ -34,12 +35,12 @@ MODULES = {
         nca(0.8, 0.36, 1.76, 0.6, 0.8),
     ),
     "TripletLoss": (ops.triplet_loss, {}, SEMIHARD),
-    # lam * s_an of all but anchor 3, softplus(-2) of that
+    # lam * s_an for all anchors but 3, and softplus(-2) for anchor 3
     "SCTLoss": (ops.sct_loss, {}, (0.8 + 0.96 + 0.96 + 0.0 + nca(-0.2)) / 5),
 }
 each_module = pytest.mark.parametrize("name", MODULES)
 
-# Of other ops, with a call of their own: see test_losses_of_all_pairs.py, test_hierarchical_triplet_loss.py and
+# Modules with other ops and other calls: see test_losses_of_all_pairs.py, test_hierarchical_triplet_loss.py and
 # test_given_triplets_arguments.py.
 ON_ALL_PAIRS = [
     "BatchAllLoss",
@@ -90,7 +91,7 @@ def test_options_of_the_user_come_first(name):
 
 @pytest.mark.parametrize("name", ["HNLoss", "SHNLoss", "EPHNLoss", "EPSHNLoss", "HPHNLoss"])
 def test_what_a_name_says_is_no_option(name):
-    """Nor is what does nothing in it."""
+    """Options that the name fixes are refused, and so are options that the module would ignore."""
     for option, value in {**MODULES[name][1], "margin": 0.2, "lam": 1.0, "generator": None}.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
             getattr(losses, name)(**{option: value})
@@ -134,7 +135,7 @@ def test_modules_hold_no_state_and_can_be_copied_and_pickled(name):
 
 
 def test_defaults_of_ops_are_those_the_design_fixes():
-    """Names and defaults of the public API; adding is fine, changing is not."""
+    """Names and defaults of the public API: new ones may be added, but existing ones must not change."""
     select = {"positive": "easiest", "negative": "hardest", "similarity": "cosine", "duplicate_threshold": None}
     fixed = {
         ops.select_triplets: select,

@@ -1,4 +1,4 @@
-"""The modules over all negatives and over all triplets: the numbers of their papers' formulas."""
+"""The modules over all negatives and over all triplets: the values of their papers' formulas."""
 
 import copy
 import inspect
@@ -19,7 +19,7 @@ def formula(s_ap: float, *s_an: float, temperature: float = 1.0) -> float:
     return -math.log(positive / (positive + sum(math.exp(s / temperature) for s in s_an)))
 
 
-# The cosines of HAND_POINTS (labels 0 0 1 0 1, see support.inputs): every anchor's positives, and its negatives.
+# The cosines of HAND_POINTS (labels 0 0 1 0 1, see support.inputs): the positives of every anchor, then its negatives.
 COSINES = [
     ([0.6, 0.0], [0.8, -1.0]),
     ([0.6, 0.8], [0.96, -0.6]),
@@ -30,7 +30,7 @@ COSINES = [
 
 
 def by_hand(choose, temperature: float) -> float:
-    """The mean over the anchors of the mean over the positives chosen of the formula."""
+    """The formula, averaged over the chosen positives, then over the anchors."""
     means = []
     for positives, negatives in COSINES:
         values = [formula(s, *negatives, temperature=temperature) for s in choose(positives)]
@@ -39,7 +39,7 @@ def by_hand(choose, temperature: float) -> float:
 
 
 TUPLET_MODULES = {
-    # module: the positive it takes, and the positives that the paper takes
+    # module: the positives it selects, and the positives that the paper selects
     "EPLoss": ("easiest", lambda positives: [max(positives)]),
     "HPLoss": ("hardest", lambda positives: [min(positives)]),
     "BatchAllLoss": ("all", lambda positives: positives),
@@ -52,7 +52,7 @@ each_tuplet_module = pytest.mark.parametrize("name", TUPLET_MODULES)
 @each_tuplet_module
 @pytest.mark.parametrize("temperature", [None, 0.1, 1.0])
 def test_worked_by_hand(name, temperature):
-    """Printed without a temperature (1), and trained with 0.1 (section 5.1), the default."""
+    """The paper prints the formula without a temperature (1), and trains with 0.1 (section 5.1), the default."""
     module = getattr(losses, name)(**({} if temperature is None else {"temperature": temperature}))
     expected = by_hand(TUPLET_MODULES[name][1], temperature or 0.1)
     assert isinstance(module, torch.nn.Module)
@@ -60,9 +60,9 @@ def test_worked_by_hand(name, temperature):
 
 
 def test_n_pair_worked_by_hand():
-    """The first four points in two classes of two, where every anchor's positive has the cosine 0.6.
+    """The first four points in two classes of two: every anchor's positive has cosine 0.6.
 
-    Negatives: 0.8 and 0; 0.96 and 0.8; 0.8 and 0.96; 0 and 0.8. EP, HP and Batch All are the same here (section 4).
+    Negatives: 0.8 and 0; 0.96 and 0.8; 0.8 and 0.96; 0 and 0.8. EP, HP and Batch All are equal here (section 4).
     """
     batch = HAND_POINTS.embeddings[:4], torch.tensor([0, 0, 1, 1])
     expected = (2 * formula(0.6, 0.8, 0.0) + 2 * formula(0.6, 0.96, 0.8)) / 4
@@ -82,8 +82,8 @@ def test_batch_all_triplet_loss_worked_by_hand():
     _, counts = module(*HAND_POINTS[:2], return_counts=True)
     assert isinstance(counts, ops.TripletCounts)
     assert counts == (11, 18)
-    # Dynamic margins (section 4.2): 0.1 for anchors of class 0, whose 0.4, 1.6, 0.72, 0.32, 1.2 and 0 remain, and 0.5
-    # for those of class 1, whose 3.2, 3.52, 2.8, 0.4, 1.6 and 3.6 - 4 remain
+    # Dynamic margins (section 4.2): 0.1 for anchors of class 0, where 0.4, 1.6, 0.72, 0.32, 1.2 and 0 remain.
+    # The margin is 0.5 for anchors of class 1, where 3.2, 3.52, 2.8, 0.4, 1.6 and 3.6 - 4 remain.
     table = torch.tensor([[0.0, 0.1], [0.5, 0.0]])
     total = (0.4 + 1.6 + 0.72 + 0.32 + 1.2 + 6 * 0.1 + 3.2 + 3.52 + 2.8 + 0.4 + 1.6 - 0.4 + 6 * 0.5) / 2
     assert losses.BatchAllTripletLoss(margin=table)(*HAND_POINTS[:2]).item() == pytest.approx(total / 18, rel=1e-6)
@@ -144,7 +144,7 @@ def test_modules_without_tables_hold_no_state_and_can_be_copied_and_pickled(name
 
 
 def test_the_defaults_of_the_ops():
-    """Names and defaults of the public API; adding is fine, changing is not."""
+    """Names and defaults of the public API: new ones may be added, but existing ones must not change."""
     fixed = {
         ops.tuplet_loss: {
             **{"positive": "easiest", "temperature": 0.1, "similarity": "cosine", "duplicate_threshold": None},

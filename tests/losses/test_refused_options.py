@@ -1,4 +1,4 @@
-"""What loss modules refuse: None where it is no default, labels and margins that their dtypes do not hold."""
+"""Arguments that loss modules refuse: None if it is no default, labels and margins that their dtypes cannot hold."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Tables of margins as state: fixed keys and shapes, before the first tree and after, for all that look at buffers."""
+"""Tables of margins as state: fixed keys and shapes before and after the first tree, for all that reads buffers."""
 
 import copy
 import io
@@ -19,8 +19,8 @@ from support.inputs import HAND_POINTS
 
 TABLE = torch.tensor([[0.0, 0.1], [0.5, 0.0]])
 LABELS = torch.tensor([0, 1])
-BATCH = HAND_POINTS[:2]  # of the classes 0 and 1
-NAMED = BATCH[0], BATCH[1] * 995 + 7  # of the classes 7 and 1002
+BATCH = HAND_POINTS[:2]  # classes 0 and 1
+NAMED = BATCH[0], BATCH[1] * 995 + 7  # classes 7 and 1002
 COLLAPSED, SPREAD = (
     ClassTree(ClassDistances(torch.tensor([7, 1002]), torch.tensor(sq_dist)), levels=levels)
     for sq_dist, levels in (([[0.0, 1.2], [1.2, 0.0]], 8), ([[0.25, 1.7], [1.7, 0.75]], 7))
@@ -28,7 +28,7 @@ COLLAPSED, SPREAD = (
 
 
 def after(*trees: ClassTree, **options) -> HierarchicalTripletLoss:
-    """A module that has taken these trees."""
+    """A module updated with these trees."""
     module = HierarchicalTripletLoss(classes=[7, 1002], **options)
     for tree in trees:
         module.update(tree)
@@ -65,7 +65,7 @@ def test_a_table_is_replaced_in_place():
 
 
 def test_a_table_is_the_module_s_own():
-    """Neither a change of the tensors given nor a gradient reaches it."""
+    """Neither changes of the given tensors nor gradients reach the module's table."""
     table, labels = TABLE.clone().requires_grad_(), LABELS.clone()
     module = BatchAllTripletLoss(margin=table, margin_labels=labels)
     assert not module.margin.requires_grad
@@ -123,7 +123,7 @@ def test_tables_are_written_out_by_their_shape():
     assert repr(BatchAllTripletLoss()) == "BatchAllTripletLoss()"
 
 
-# The same buffers from the first moment on
+# The same buffers from construction on
 
 
 @each_past
@@ -135,7 +135,7 @@ def test_the_keys_and_shapes_of_the_state_never_change(trees):
 
 
 def test_an_update_writes_into_the_same_buffer():
-    """DistributedDataParallel keeps a list of the buffers that it was made with, and broadcasts those."""
+    """DistributedDataParallel keeps a list of the buffers at its construction, and broadcasts those."""
     module = after()
     buffer, address = module.margin, module.margin.data_ptr()
     module.update(SPREAD)
@@ -148,7 +148,7 @@ def test_an_update_writes_into_the_same_buffer():
 @pytest.mark.parametrize("present", [[], [COLLAPSED]], ids=["into none", "into one"])
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 def test_it_is_saved_and_loaded(trees, present, assign):
-    """Through a file, as a part of a network, into a module before or after its first tree."""
+    """Through a file, as part of a network, into a module before or after its first tree."""
     saved, other = (torch.nn.ModuleDict({"loss": after(*some, margin=0.3)}) for some in (trees, present))
     file = io.BytesIO()
     torch.save(saved.state_dict(), file)
@@ -168,7 +168,7 @@ def test_a_state_of_the_network_alone_leaves_the_loss_as_it_is():
 
 
 WRONG_STATES = [
-    # torch reports missing, unexpected and misshapen entries, as of every module
+    # torch itself reports missing, unexpected and misshapen entries, as for every module
     ({}, RuntimeError, 'Missing key(s) in state_dict: "loss.margin"'),
     ({"loss.margin": TABLE, "loss.margin_labels": LABELS}, RuntimeError, "Unexpected key(s) in state_dict"),
     ({"loss.margin": torch.zeros(3, 3)}, RuntimeError, "size mismatch for loss.margin"),
@@ -185,7 +185,7 @@ def test_wrong_states_are_named_and_change_nothing(state, error, message):
     module = torch.nn.ModuleDict({"loss": after(SPREAD)})
     with pytest.raises(error, match=re.escape(message)):
         module.load_state_dict(state)
-    if not message.startswith("Unexpected"):  # torch loads the entries that it knows
+    if not message.startswith("Unexpected"):  # torch loads the entries that it expects
         assert_bitwise_equal(module["loss"].margin, SPREAD.margin_table())
 
 
@@ -206,7 +206,7 @@ AVERAGES = {"swa": {}, "ema": {"multi_avg_fn": get_ema_multi_avg_fn(0.75)}}
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("use_buffers", [False, True])
 def test_averaged_models_follow_updates(average, use_buffers):
-    """AveragedModel pairs the buffers of its copy with the model's, by their order."""
+    """AveragedModel pairs the buffers of its copy with those of the model by position."""
     module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2), "loss": after()})
     averaged = AveragedModel(module, use_buffers=use_buffers, **AVERAGES[average])
     tables = []
@@ -229,7 +229,7 @@ def test_averaged_models_follow_updates(average, use_buffers):
 
 
 def test_averages_leave_labels_exact():
-    """An average of an int64 buffer is truncated: label 7 may become 6."""
+    """An average of an int64 buffer is truncated: label 7 could become 6."""
     labels = torch.arange(0, 3000, 3)
     module = HierarchicalTripletLoss(classes=labels)
     averaged = AveragedModel(module, use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(0.999))
@@ -279,7 +279,7 @@ def test_functional_calls_take_other_tables():
 
 @pytest.mark.slow
 def test_a_compiled_module_sees_every_update():
-    """With one graph, since nothing that it is guarded by changes."""
+    """A single graph is enough, since updates change nothing that its guards check."""
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
     module = after()
@@ -292,7 +292,7 @@ def test_a_compiled_module_sees_every_update():
 
 
 def test_ddp_broadcasts_the_table_in_use():
-    """Its list of buffers is that of the time when it was made."""
+    """DDP lists the buffers when it is constructed."""
     dist = torch.distributed
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -1,4 +1,4 @@
-"""Distributions of similarities: by hand, against all pairs one by one, and what they refuse."""
+"""Distributions of similarities: by hand, against all pairs one by one, and their errors."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ def on_a_circle(*angles_deg: float) -> torch.Tensor:
 
 
 def assert_distribution_of(result, values: list[float], bins: int) -> None:
-    """It is that of these values, by numpy."""
+    """The distribution equals that of these values, computed by numpy."""
     counts, edges = numpy.histogram(numpy.clip(values, -1, 1), bins, range=(-1, 1))
     assert result.counts.dtype == torch.int64
     assert result.counts.tolist() == counts.tolist()
@@ -40,7 +40,7 @@ def assert_distribution_of(result, values: list[float], bins: int) -> None:
 def test_pairs_by_hand():
     """Class 5: 0, 60 and 90 degrees, cosines 1/2, 0 and sqrt(3)/2; class 2: 10 and 130 degrees, cosine -1/2.
 
-    Of 4 bins [-1, -1/2), [-1/2, 0), [0, 1/2), [1/2, 1] with angles turned a little, so that none is on a bound.
+    The 4 bins are [-1, -1/2), [-1/2, 0), [0, 1/2), [1/2, 1]. The angles are turned slightly, so none is on a bound.
     """
     embeddings = on_a_circle(0, 59, 89, 10, 129) * torch.tensor([[1.0], [7.0], [0.1], [3.0], [2.0]])
     result = within_class_similarities(embeddings, torch.tensor([5, 5, 5, 2, 2]), bins=4)
@@ -51,7 +51,7 @@ def test_pairs_by_hand():
 
 
 def test_bounds_belong_to_the_next_bin_and_1_to_the_last():
-    """Cosines that are exact: 0, 1 and -1."""
+    """The cosines are exact: 0, 1 and -1."""
     embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])
     labels = torch.zeros(4, dtype=torch.int64)
     # 01: 0, 02: 1, 03: -1, 12: 0, 13: 0, 23: -1
@@ -61,7 +61,7 @@ def test_bounds_belong_to_the_next_bin_and_1_to_the_last():
 
 
 def test_rounding_beyond_1_counts_as_1():
-    """The inner product of a unit row with a copy of it is often a little above 1."""
+    """The inner product of a unit row with its copy is often slightly above 1."""
     x = torch.randn(200, 3, generator=seeded(0)).repeat_interleave(2, 0)
     labels = torch.arange(200).repeat_interleave(2)
     assert torch.nn.functional.normalize(x).square().sum(1).max() > 1
@@ -88,7 +88,7 @@ def test_pairs_agree_with_all_pairs(block, dtype, monkeypatch):
 
 @pytest.mark.slow
 def test_a_class_larger_than_a_block():
-    """More rows than knn has neighbors."""
+    """The class has more rows than knn returns neighbors."""
     x = torch.randn(1100, 3, generator=seeded(2), dtype=torch.float64)
     unit = torch.nn.functional.normalize(x)
     values = (unit @ unit.T)[torch.ones(1100, 1100).triu(1).bool()].tolist()
@@ -171,7 +171,7 @@ def test_no_test_sample():
     assert nearest_train_similarities(torch.ones(0, 3), torch.eye(3)).total == 0
 
 
-# Both
+# Both functions
 
 
 def test_no_gradient_is_kept():

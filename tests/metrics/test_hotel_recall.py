@@ -1,4 +1,4 @@
-"""Recall on Hotels-50K: by hand, against a ranking one query at a time, and what it refuses."""
+"""Recall on Hotels-50K: by hand, against a ranking one query at a time, and its errors."""
 
 import math
 import re
@@ -34,7 +34,7 @@ def test_by_hand():
 
 
 def test_an_unknown_chain_matches_nothing():
-    """Whatever negative number stands for it, in queries and in the gallery."""
+    """The negative number that marks an unknown chain does not matter, in queries and in the gallery."""
     gallery = on_a_circle(0, 50), torch.tensor([1, 2]), torch.tensor([-1, 5])
     queries = on_a_circle(0, 1), torch.tensor([1, 1]), torch.tensor([-1, 5])
     assert hotel_recall(*queries, *gallery, chain_k=(1, 2)).chain == {1: 0.0, 2: 1.0}
@@ -44,7 +44,7 @@ def test_an_unknown_chain_matches_nothing():
 
 
 def obvious(x, labels, gallery, gallery_labels, size):
-    """Share of the queries with a label that is not negative, ranking the gallery for one after another."""
+    """The share of the queries with a nonnegative label that are found, ranking the gallery per query."""
     counted = [query for query in range(len(x)) if labels[query] >= 0]
     hits = 0
     for query in counted:

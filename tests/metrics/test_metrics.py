@@ -1,4 +1,4 @@
-"""Recall@1 and the share of hard triplets, against cases worked by hand and against the obvious."""
+"""Recall@1 and the share of hard triplets, against cases worked by hand and against direct definitions."""
 
 import math
 
@@ -10,7 +10,7 @@ from support.inputs import random_inputs
 
 
 def obvious_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):
-    """The matrix, its row argmax, and the mean over all queries."""
+    """The similarity matrix, its argmax per row, and the mean over all queries."""
     alone = ref_embeddings is None
     gallery, classes = (embeddings, labels) if alone else (ref_embeddings, ref_labels)
     normalize = torch.nn.functional.normalize
@@ -26,9 +26,10 @@ def obvious_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):
 def test_by_hand():
     angles_deg = torch.tensor([0.0, 10.0, 25.0, 90.0, 100.0, 95.0])
     embeddings = torch.stack([angles_deg.deg2rad().cos(), angles_deg.deg2rad().sin()], 1)
-    # Nearest by angle: 0->1, 1->0, 2->1, 3->5, 4->5, 5->3 or 4, both of class 1. Right: 0, 1, 2 and none of 3, 4, 5.
+    # Nearest by angle: 0->1, 1->0, 2->1, 3->5, 4->5, 5->3 or 4, both of class 1.
+    # Queries 0, 1, 2 are right; 3, 4, 5 are not.
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    assert recall_at_1(embeddings, labels) == pytest.approx(3 / 6)  # 5 has no positive: a miss
+    assert recall_at_1(embeddings, labels) == pytest.approx(3 / 6)  # query 5 has no positive, so it counts as a miss
     labels[5] = 1
     assert recall_at_1(embeddings, labels) == 1
 
@@ -36,7 +37,7 @@ def test_by_hand():
 def test_similarity_is_cosine():
     embeddings = torch.tensor([[1.0, 0.0], [0.1, 0.01], [9.0, 10.0], [0.0, 1.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    assert recall_at_1(embeddings, labels) == 1  # by dot product the long third one would be nearest to all
+    assert recall_at_1(embeddings, labels) == 1  # by dot product the long third row would be nearest to all
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -98,7 +99,7 @@ def test_hard_share_by_hand():
     embeddings = torch.stack([angles.cos(), angles.sin()], 1)
     labels = torch.tensor([0, 0, 1, 1])
     assert hard_triplet_share(embeddings, labels) == 0.5
-    # A fifth at 16 degrees, of a class of its own: it has no triplet, and makes that of 3 hard (85 > 84).
+    # A fifth point at 16 degrees is alone in its class. It has no triplet, but makes the triplet of 3 hard (85 > 84).
     embeddings = torch.cat([embeddings, torch.tensor([[0.96126, 0.27564]])])
     labels = torch.tensor([0, 0, 1, 1, 2])
     assert hard_triplet_share(embeddings, labels) == 0.75
@@ -108,7 +109,7 @@ def test_hard_share_by_hand():
 
 
 def obvious_hard_share(embeddings, labels):
-    """One anchor after another."""
+    """One anchor at a time."""
     x = torch.nn.functional.normalize(embeddings.double())
     hard = []
     for a in range(len(x)):

@@ -1,4 +1,4 @@
-"""Every option of the metrics refuses what it must, and tensors of another kind are named, before any work."""
+"""Every option of the metrics refuses invalid values, and invalid tensors are named, before any work."""
 
 import re
 

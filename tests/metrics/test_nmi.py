@@ -1,4 +1,4 @@
-"""NMI of a k-means: the formula by hand, against counts of an independent clustering, and what it refuses."""
+"""NMI of a k-means: the formula by hand, against counts of an independent clustering, and its errors."""
 
 import math
 import re
@@ -17,30 +17,30 @@ from hardmine.metrics import nmi
 
 
 def entropy(*labelings) -> float:
-    """Of labelings together, in nats."""
+    """The joint entropy of labelings, in nats."""
     counts = Counter(zip(*labelings, strict=True))
     total = sum(counts.values())
     return -sum(count / total * math.log(count / total) for count in counts.values())
 
 
 def obvious_nmi(classes, clusters, average) -> float:
-    """From entropies, H(classes) + H(clusters) - H(both)."""
+    """The mutual information from entropies, H(classes) + H(clusters) - H(both), divided by their mean."""
     of_classes, of_clusters = entropy(classes), entropy(clusters)
     mean = (of_classes + of_clusters) / 2 if average == "arithmetic" else math.sqrt(of_classes * of_clusters)
     return (of_classes + of_clusters - entropy(classes, clusters)) / mean
 
 
 def at_corners(clusters: list[int]) -> torch.Tensor:
-    """Points near the axes, so that every k-means with as many clusters as axes finds the axes."""
+    """Points near the axes: any k-means with one cluster per axis finds the axes."""
     x = 20 * torch.nn.functional.one_hot(torch.tensor(clusters)).double()
     return x + torch.rand(x.shape, generator=seeded(0), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("average", ["arithmetic", "geometric"])
 def test_by_hand(average):
-    """Two classes, 0 0 0 1 1 1, in clusters 0 0 1 1 1 1: entropies log 2 and that of 1/3, 2/3.
+    """Two classes, 0 0 0 1 1 1, in clusters 0 0 1 1 1 1: entropies log 2 and that of (1/3, 2/3).
 
-    Together: pairs (0, 0) with 1/3, (0, 1) with 1/6, (1, 1) with 1/2.
+    Joint: pairs (0, 0) with 1/3, (0, 1) with 1/6, (1, 1) with 1/2.
     """
     h_class, h_cluster = math.log(2), math.log(3) - 2 / 3 * math.log(2)
     h_both = math.log(3) / 3 + math.log(6) / 6 + math.log(2) / 2
@@ -53,7 +53,7 @@ def test_by_hand(average):
 
 @pytest.mark.parametrize("average", ["arithmetic", "geometric"])
 def test_agrees_with_entropies(average):
-    """Clusters that are easily found, and classes that cut across them, of labels that are no counting."""
+    """Clusters that are easy to find, classes that cut across them, and labels that are not consecutive."""
     clusters = torch.randint(6, (200,), generator=seeded(1)).tolist()
     names = torch.tensor([90, -3, 7, 12, 5, 4])
     classes = names[(torch.tensor(clusters) + torch.randint(3, (200,), generator=seeded(2))) % 6]
@@ -71,12 +71,12 @@ def test_averages_differ():
 def test_the_number_of_clusters_is_that_of_classes():
     clusters = [0, 0, 1, 1, 2, 2, 3, 3]
     assert nmi(at_corners(clusters), torch.tensor(clusters), n_init=5) == pytest.approx(1)
-    # With two clusters, each is of two corners, so that the two classes are found, or cut in half.
+    # With two clusters, each covers two corners, so the two classes are found or cut in half.
     assert nmi(at_corners(clusters), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])) < 1.001
 
 
 def test_rows_are_scaled_to_unit_length():
-    """By direction there are two clusters; by place the long row would be one alone."""
+    """By direction there are two clusters; by position the long row would form its own cluster."""
     embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [50.0, 1000.0]])
     assert nmi(embeddings, torch.tensor([0, 0, 1, 1])) == pytest.approx(1)
 
@@ -106,7 +106,7 @@ def test_seeds():
 
 
 def test_more_starts_and_iterations():
-    """The settings reach the k-means: a single iteration of a single start is worse than a full one of many."""
+    """The settings reach the k-means: one iteration of one start is worse than a full run of many starts."""
     inputs = random_inputs(300, 8, 12, spread=0.6, seed=3)
     hasty = [nmi(*inputs[:2], max_iter=1, seed=seed) for seed in range(5)]
     patient = [nmi(*inputs[:2], n_init=5, seed=seed) for seed in range(5)]
@@ -115,7 +115,7 @@ def test_more_starts_and_iterations():
 
 
 def test_k_means_runs_on_one_thread(monkeypatch):
-    """Three threads and more would add up the centers in an order that varies from run to run."""
+    """Three or more threads would add up the centers in an order that varies between runs."""
     threadpoolctl, cluster = pytest.importorskip("threadpoolctl"), pytest.importorskip("sklearn.cluster")
     fit, seen = cluster.KMeans.fit_predict, []
 

@@ -1,4 +1,4 @@
-"""Recall@K: by hand, against a ranking one query at a time, in one call and in chunks, and what it refuses."""
+"""Recall@K: by hand, against a ranking one query at a time, in one call and in chunks, and its errors."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from support.inputs import Inputs, random_inputs, seeded
 
 
 def obvious_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:
-    """Ranks the gallery of one query after another: by similarity, then by index."""
+    """Rank the gallery per query: by similarity, then by index."""
     x, labels, refs, ref_labels = inputs
     alone = refs is None
     refs, ref_labels = (x, labels) if alone else (refs, ref_labels)
@@ -33,7 +33,7 @@ def obvious_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The calls of knn from here on: numbers of queries and of refs, and k."""
+    """The calls of knn from here on: (number of queries, number of refs, k)."""
     made = []
     right = ops.knn
 
@@ -47,7 +47,7 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def in_chunks(monkeypatch):
-    """Makes all work long: it goes by chunks of so many queries."""
+    """Make every search long, so it runs in chunks of the given number of queries."""
 
     def of(rows: int) -> None:
         monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
@@ -135,7 +135,7 @@ def test_agrees_with_the_obvious(dtype, refs, rows, in_chunks, calls):
 
 @pytest.mark.parametrize("rows", [None, 1, 3, 10])
 def test_ties_in_masses(rows, in_chunks):
-    """Copies of a query with lower indices come before the query itself, which is then not among its k + 1 nearest."""
+    """Copies of a query with lower indices precede the query, so it is not among its k + 1 nearest."""
     x = on_a_circle(0, 30, 200)[torch.randperm(60, generator=seeded(0)) % 3].float()
     labels = torch.randint(8, (60,), generator=seeded(1))
     sizes = (1, 2, 3, 15, 30, 59)
@@ -157,7 +157,7 @@ def test_recall_at_1_is_that_of_k_1(refs):
 
 @pytest.mark.slow
 def test_the_largest_k_without_a_gallery(in_chunks, calls):
-    """1025 neighbors, to leave out the query, are more than knn gives: all queries go in one call."""
+    """1025 neighbors, one more for the query itself, exceed knn's limit, so all queries go in one call."""
     inputs = random_inputs(1200, 4, 600, seed=3)
     expected = obvious_recall(inputs, (1024,))
     assert expected[1024] < 1
@@ -167,7 +167,7 @@ def test_the_largest_k_without_a_gallery(in_chunks, calls):
 
 
 def test_small_sets_take_one_call(calls):
-    """Without a gallery one that visits each pair once."""
+    """Without a gallery, the call visits each pair once."""
     inputs = random_inputs(200, refs=300)
     recall_at_k(*inputs[:2], k=(1, 9))
     recall_at_k(*inputs, k=(1, 9))
@@ -180,7 +180,7 @@ def test_small_sets_take_one_call(calls):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
 def test_divergence_is_not_hidden(value):
-    """Also of a row whose norm overflows."""
+    """A row whose norm overflows counts as divergence too."""
     embeddings, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
     embeddings[2, 1] = value
     for recall in (recall_at_k(embeddings, labels), recall_at_k(torch.eye(4), labels, embeddings, labels)):
@@ -218,7 +218,7 @@ class Bar:
 
 @pytest.fixture
 def bars(monkeypatch):
-    """The progress bars that are made, on stand-ins for tqdm."""
+    """The progress bars that are created, on stand-ins for tqdm."""
     monkeypatch.setattr(Bar, "made", [])
     monkeypatch.setattr(_search, "require", lambda name: type("module", (), {"tqdm": Bar}))
     return Bar.made
@@ -229,7 +229,7 @@ def bars(monkeypatch):
     [(None, None, 0), (None, True, 1), (None, False, 0), (40, None, 0), (40, True, 1), (10, None, 1), (10, False, 0)],
 )
 def test_the_progress_bar(rows, progress, shown, bars, in_chunks):
-    """By itself for work of five chunks or more."""
+    """By default it is shown for work of five chunks or more."""
     if rows:
         in_chunks(rows)
     recall_at_k(*random_inputs(100)[:2], progress=progress)
@@ -246,7 +246,7 @@ def test_a_real_progress_bar(in_chunks, capsys):
 
 
 def test_without_tqdm(monkeypatch, in_chunks):
-    """A bar that was asked for is missed, with the command that installs it; one that was not is left out."""
+    """A requested bar without tqdm is an error that names the install command. A default bar is omitted."""
     monkeypatch.setitem(sys.modules, "tqdm", None)
     in_chunks(10)
     x, labels, _, _ = random_inputs(100)
@@ -257,7 +257,7 @@ def test_without_tqdm(monkeypatch, in_chunks):
 
 
 def test_ctrl_c_between_chunks(bars, in_chunks, calls, monkeypatch):
-    """The third chunk is never looked for, and the bar is closed."""
+    """The third chunk is never searched, and the bar is closed."""
     in_chunks(10)
     search = ops.knn
 
@@ -275,7 +275,7 @@ def test_ctrl_c_between_chunks(bars, in_chunks, calls, monkeypatch):
 
 
 def test_chunks_hold_their_own_lists_only(in_chunks, monkeypatch):
-    """No more than two lists of neighbors are alive at a time: the last one and the one that is made."""
+    """At most two lists of neighbors are alive: the last one and the one being made."""
     in_chunks(10)
     search, alive = ops.knn, weakref.WeakSet()
     most = 0
@@ -298,7 +298,7 @@ def test_verify_checks_the_search(tmp_path):
     assert report.ops["knn"].checks == 1
 
 
-# What it refuses
+# Errors
 
 
 X, Y = random_inputs(6)[:2]

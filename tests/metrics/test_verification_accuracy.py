@@ -1,4 +1,4 @@
-"""Face verification: folds by hand, against trying every threshold, and what it refuses."""
+"""Face verification: folds by hand, against trying every threshold, and its errors."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from support.inputs import seeded
 
 
 def with_similarities(similarities: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings and pairs that have these cosine similarities: each pair is of (1, 0) and of a row of its own."""
+    """Embeddings and pairs with these cosine similarities: each pair is (1, 0) and a row of its own."""
     s = torch.tensor(similarities, dtype=torch.float64)
     rows = torch.stack([s, (1 - s * s).sqrt()], 1)
     pairs = torch.stack([torch.zeros(len(s), dtype=torch.int64), torch.arange(1, len(s) + 1)], 1)
@@ -33,7 +33,7 @@ def test_by_hand():
     assert result.accuracies == (0.75, 0.5)
     assert result.thresholds == pytest.approx((0.325, 0.5))
     assert result.accuracy == 0.625
-    # Their standard deviation is 0.25 / sqrt(2), and that by sqrt(2) is 0.125.
+    # The standard deviation is 0.25 / sqrt(2); divided by sqrt(2) it is 0.125.
     assert result.std_error == pytest.approx(0.125)
 
 
@@ -47,7 +47,7 @@ def test_folds_in_any_order():
 
 
 def test_folds_of_several_sizes():
-    """Every fold counts alike: of 1, 1 and 4 pairs, judged by a threshold below 0.8, above 0.2."""
+    """Every fold has equal weight, with 1, 1 and 4 pairs. The threshold is below 0.8 and above 0.2."""
     embeddings, pairs = with_similarities([0.9, 0.1, 0.8, 0.2, 0.85, 0.95])
     same = torch.tensor([True, False, True, False, True, False])
     result = verification_accuracy(embeddings, pairs, same, folds=torch.tensor([0, 1, 2, 2, 2, 2]))
@@ -56,8 +56,8 @@ def test_folds_of_several_sizes():
 
 
 def test_equal_similarities_are_judged_together():
-    """In each fold the pairs of 0.6 are the same or none of them is."""
-    far, near = [3.0, 4.0], [4.0, 3.0]  # whose cosines with (1, 0) are 0.6 and 0.8, however they are rounded
+    """In each fold, either all or none of the pairs at 0.6 are called the same."""
+    far, near = [3.0, 4.0], [4.0, 3.0]  # cosines with (1, 0) of 0.6 and 0.8, regardless of rounding
     embeddings = torch.tensor([[1.0, 0.0], far, far, far, far, far, near])
     pairs = torch.stack([torch.zeros(6, dtype=torch.int64), torch.arange(1, 7)], 1)
     same = torch.tensor([True, False, False, True, False, False])
@@ -71,7 +71,7 @@ def test_equal_similarities_are_judged_together():
 
 
 def test_between_neighboring_numbers():
-    """Where there is no number in the middle, the threshold is the upper of both."""
+    """If no number lies in the middle, the threshold is the upper number."""
     low = torch.tensor(0.7, dtype=torch.float64)
     for _ in range(20):
         high = torch.nextafter(low, torch.ones_like(low))
@@ -81,7 +81,7 @@ def test_between_neighboring_numbers():
 
 
 def obvious(similarities, same, folds):
-    """Accuracy of every fold, trying every threshold between two similarities, the lowest one first."""
+    """The accuracy per fold, trying every threshold between two similarities, from the lowest up."""
     accuracies = []
     for fold in sorted(set(folds)):
         train = [i for i in range(len(same)) if folds[i] != fold]
@@ -128,7 +128,7 @@ def test_similarity_is_cosine():
 
 
 def test_many_pairs(monkeypatch):
-    """Similarities are computed some pairs at a time."""
+    """Similarities are computed in chunks of pairs."""
     from hardmine.metrics import verification
 
     generator = seeded(0)

@@ -12,10 +12,10 @@ from support.inputs import seeded
 
 
 def listed(text: str, unlisted: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lists, distances and labels in which sample 0 has the neighbors of `text`, and no other sample has any.
+    """Lists, distances and labels in which only sample 0 has neighbors, those of `text`.
 
-    "p1 n2.5" are samples 1, a positive at distance 1, and 2, a negative at 2.5; "s0" is sample 0 itself. The samples of
-    `unlisted`, such as "pn", come after those.
+    In "p1 n2.5", sample 1 is a positive at distance 1, and sample 2 is a negative at distance 2.5. "s0" is sample 0
+    itself. The samples of `unlisted`, such as "pn", come after those.
     """
     kinds, distances = [item[0] for item in text.split()], [float(item[1:]) for item in text.split()]
     numbers = [0 if kind == "s" else 1 + i - ("s" in kinds[:i]) for i, kind in enumerate(kinds)]
@@ -28,7 +28,7 @@ def listed(text: str, unlisted: str = "") -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def of_sample_0(text: str, unlisted: str = "", kappa: float = 1.0, per_anchor: int = 1, seed: int = 0) -> list[tuple]:
-    """(positive, negative, mined, mined_positive) of sample 0's triplets, which the reference must have as well."""
+    """(positive, negative, mined, mined_positive) of sample 0's triplets, which must equal those of the reference."""
     arguments = (*listed(text, unlisted), kappa, per_anchor)
     found = smart_triplets(*arguments, seeded(seed))
     for value, expected in zip(found, reference.smart_triplets(*arguments, seeded(seed)), strict=True):
@@ -41,7 +41,7 @@ def of_sample_0(text: str, unlisted: str = "", kappa: float = 1.0, per_anchor: i
 def random_lists(
     rows: int, k: int, classes: int, seed: int, *, ties: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lists of random samples, at random distances, that end early where they happen to be short."""
+    """Lists of random samples, at random distances; lists end after a random number of entries."""
     generator = seeded(seed)
     lists = torch.rand(rows, rows, generator=generator).argsort(1)[:, :k]
     if ties:

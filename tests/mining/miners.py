@@ -1,4 +1,4 @@
-"""A small set of images, and SmartMiners over it, for their tests."""
+"""A small set of images, and SmartMiners on it, for the miners' tests."""
 
 import itertools
 
@@ -9,12 +9,12 @@ from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
 
 CLASSES, SIZE, DEPTH = 12, 10, 6
-# Every vertex is reached: the graph then lists what all pairs give.
+# Every vertex is reached, so the lists of the graph equal those over all pairs.
 FULL_EFFORT = {"max_distance_computations": 10_000, "success_rate": 1.0}
 
 
 def images_of(seed: int = 0) -> torch.Tensor:
-    """Overlapping clusters, so that lists of neighbors mix the classes."""
+    """Overlapping clusters, so the lists of neighbors mix the classes."""
     centers = torch.randn(CLASSES, DEPTH, generator=seeded(seed)).repeat_interleave(SIZE, 0)
     return centers + 0.8 * torch.randn(CLASSES * SIZE, DEPTH, generator=seeded(seed + 1))
 
@@ -33,7 +33,7 @@ def batches_of(miner: SmartMiner) -> list:
 
 
 def original_triplets(batches) -> torch.Tensor:
-    """The triplets of some batches, in numbers of the data set."""
+    """The triplets of some batches, with the indices of the data set."""
     return torch.cat([batch.rows[batch.triplets] for batch in batches])
 
 

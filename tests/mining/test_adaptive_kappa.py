@@ -1,4 +1,4 @@
-"""AdaptiveKappa: the schedule, the fit and where it degenerates, bounds, resuming, control of simulated training."""
+"""AdaptiveKappa: the schedule, the fit and its degenerate cases, bounds, resuming, control of simulated training."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from hardmine.mining import AdaptiveKappa
 
 
 def started(random_error: float = 0.5, **options) -> AdaptiveKappa:
-    """A controller at the start of epoch 3, after two random epochs of this error."""
+    """A controller at the start of epoch 3, after two random epochs with this error."""
     controller = AdaptiveKappa(**options)
     for _ in range(2):
         controller.update(random_error)
@@ -19,7 +19,7 @@ def started(random_error: float = 0.5, **options) -> AdaptiveKappa:
 
 
 def fitted(points: list[tuple[float, float]], **options) -> AdaptiveKappa:
-    """A controller after epochs of these (error, kappa), with a slope of -4 before, and free to follow any line."""
+    """A controller after epochs of these (error, kappa). Its slope before was -4, and it can follow any line."""
     free = {"min_kappa": 0.0, "max_kappa": 1e9, "max_step": 1e6, "gain": (0.0, 1e9), "window": 10}
     controller = started(target_error=0.5, soft_kappa=3.0, **free | options)
     assert controller.alpha == -4
@@ -110,7 +110,7 @@ def test_a_tensor_of_one_number_is_a_number():
     assert fitted([(0.9, 2.0)]).update(torch.tensor(0.75), 4.0) == fitted([(0.9, 2.0)]).update(0.75, 4.0)
 
 
-# Fits that say nothing
+# Degenerate fits
 
 
 def test_one_point_keeps_the_slope():
@@ -148,7 +148,7 @@ def test_equal_kappas_do_not_stop_the_controller():
 def test_the_gain_bounds_the_slope_on_both_sides():
     flat = fitted([(0.9, 4.0), (0.5, 4.1), (0.6, 4.2)], gain=(2.0, 5.0))
     assert flat.alpha == pytest.approx(-2 * 4.1)
-    assert flat.alpha * 2 / 3 + flat.beta == pytest.approx(4.1)  # through the mean
+    assert flat.alpha * 2 / 3 + flat.beta == pytest.approx(4.1)  # the line passes through the mean
     steep = fitted([(0.5, 6.0), (0.51, 4.0)], gain=(2.0, 5.0))
     assert steep.alpha == pytest.approx(-5 * 5)
     assert fitted([(0.6, 4.0), (0.5, 6.0)], gain=(2.0, 5.0)).alpha == pytest.approx(-20)
@@ -160,7 +160,7 @@ def test_the_gain_bounds_the_slope_on_both_sides():
 def test_kappa_changes_by_no_more_than_a_step():
     assert fitted([(1.0, 4.0)], max_step=1.25).kappa == 5
     assert fitted([(0.0, 4.0)], max_step=1.25).kappa == 3.2
-    assert fitted([(0.7, 4.0), (0.71, 3.0)], max_step=1.25).kappa == 3.75  # the line says 24
+    assert fitted([(0.7, 4.0), (0.71, 3.0)], max_step=1.25).kappa == 3.75  # the fitted line gives 24
 
 
 def test_kappa_stays_within_its_bounds():
@@ -217,7 +217,7 @@ def test_a_foreign_state_is_refused(change):
         AdaptiveKappa().load_state_dict(state)
 
 
-# Control: a plant gives the training error of a kappa at an epoch.
+# Control: a plant returns the training error for a kappa and an epoch.
 
 
 def falling(kappa: float, epoch: int) -> float:
@@ -227,29 +227,29 @@ def falling(kappa: float, epoch: int) -> float:
 
 
 def steep(kappa: float, epoch: int) -> float:
-    """The same, but where the error changes it changes three times as fast."""
+    """The same, but where the error changes, it changes three times as fast."""
     random_error = 0.43 + 0.3 * math.exp(-epoch / 3)
     return random_error + (0.98 - random_error) * math.exp(-(((max(kappa, 1) - 1) / 0.35) ** 2))
 
 
 def tightening(kappa: float, epoch: int) -> float:
-    """Classes contract: the nearest positive gets so near that the same error takes a larger kappa every epoch."""
+    """Classes contract: the nearest positive gets so near that every epoch needs a larger kappa for the same error."""
     random_error = 0.02 + 0.6 * math.exp(-epoch / 3)
     return random_error + (0.98 - random_error) * math.exp(-(kappa - 1) / (0.4 * math.exp(epoch / 8)))
 
 
 def steady(kappa: float, epoch: int) -> float:
-    """Far softer than the initial estimate has it."""
+    """The error reacts far more softly than the initial estimate assumes."""
     return 1 / (1 + (kappa / 6) ** 1.5)
 
 
 def loosening(kappa: float, epoch: int) -> float:
-    """Ever smaller kappas are needed."""
+    """The needed kappa falls every epoch."""
     return 1 / (1 + (kappa / (8 - 0.2 * epoch)) ** 3)
 
 
 def deviations(plant, target: float, noise: float, seed: int = 0, epochs: int = 25, **options) -> list[float]:
-    """How far each epoch's error, without the noise of its measurement, is from the target."""
+    """Each epoch's error minus the target, without measurement noise."""
     noises = random.Random(seed)
     controller = AdaptiveKappa(target, **options)
     found = []
@@ -269,8 +269,8 @@ def test_it_converges_where_nothing_changes(target):
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 @pytest.mark.parametrize(
     ("plant", "mean", "worst"),
-    # The needed kappa rises by 13 % an epoch, or falls by up to 6 %, and the controller is always one epoch behind.
-    # Noise that makes steep's line too flat costs single epochs.
+    # The needed kappa rises by 13 % per epoch, or falls by up to 6 %, and the controller always lags by one epoch.
+    # Noise that makes the fitted line of `steep` too flat costs single epochs.
     [
         (steady, 0.02, 0.06),
         (falling, 0.03, 0.07),
@@ -294,7 +294,7 @@ def test_a_target_out_of_reach_ends_at_a_bound():
 
 
 def test_without_the_gain_a_stuck_controller_stays_stuck():
-    # Three equal kappas, such as at a bound, make a flat line: what min_gain is for.
+    # Three equal kappas, for example at a bound, make a flat line. This is the case for min_gain.
     flat = [(0.8, 4.0), (0.7, 4.0), (0.6, 4.0)]
     assert fitted(flat, gain=(0.0, 9.0)).kappa == pytest.approx(4 + 4 * 0.2)  # the last slope
     assert fitted([*flat, (0.9, 3.9999)], gain=(0.0, 9.0), window=4).kappa == pytest.approx(4, abs=1e-3)

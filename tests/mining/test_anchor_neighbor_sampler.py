@@ -1,4 +1,4 @@
-"""HTL's batches: which classes stand together, what is drawn, how it repeats and resumes, what ranks share."""
+"""HTL's batches: which classes are grouped, what is drawn, repeatability, resuming, and shares of ranks."""
 
 import io
 import re
@@ -14,7 +14,7 @@ LABELS = torch.cat([10 * torch.arange(12).repeat(5), torch.tensor([120, 120])])
 
 
 def on_a_line(classes: list[int], places: list[float]) -> ClassDistances:
-    """Classes whose distances are those of places on a line."""
+    """Classes whose distances are those of points on a line."""
     place = torch.tensor(places, dtype=torch.float64)
     return ClassDistances(torch.tensor(classes), (place[:, None] - place[None, :]).abs())
 
@@ -32,7 +32,7 @@ def sampler_of(anchors: int = 2, m: int = 3, t: int = 2, labels=LABELS, **option
 
 
 def classes_of(batch: list[int], t: int = 2, labels=LABELS) -> list[int]:
-    """The classes of a batch in their order, each of which must have t different images side by side."""
+    """The classes of a batch in order, each of which must have t different consecutive images."""
     assert len(set(batch)) == len(batch)
     named = labels[torch.tensor(batch)].view(-1, t)
     assert torch.equal(named, named[:, :1].expand(-1, t))
@@ -40,7 +40,7 @@ def classes_of(batch: list[int], t: int = 2, labels=LABELS) -> list[int]:
 
 
 def nearest_by_hand(distances: ClassDistances, anchors: list[int], m: int) -> list[int]:
-    """The paper's rule: every random class in turn, with the m - 1 nearest that the batch does not have."""
+    """The paper's rule: each random class in turn, followed by its m - 1 nearest that are not yet in the batch."""
     name = distances.classes.tolist()
     batch = []
     for number, anchor in enumerate(anchors):
@@ -70,7 +70,7 @@ def test_batches_are_random_classes_with_their_nearest(anchors, m, t, distances)
 
 
 def test_ties_go_to_the_lowest_class():
-    """On the line both neighbors of a class are equally far."""
+    """On the line both neighbors of a class are equally distant."""
     sampler = sampler_of(1, 2, 2, batches_per_epoch=100, labels=LABELS[:60])
     sampler.update(LINE)
     pairs = {tuple(classes_of(batch)) for batch in sampler}
@@ -78,7 +78,7 @@ def test_ties_go_to_the_lowest_class():
 
 
 def test_neighbors_that_are_taken_are_passed_over():
-    """All classes in one batch: what is left over in the end is far away."""
+    """All classes are in one batch, so the last ones chosen are far away."""
     sampler = sampler_of(3, 4, 2, batches_per_epoch=30, labels=LABELS[:60])
     sampler.update(LINE)
     for batch in sampler:
@@ -90,7 +90,8 @@ def test_every_class_and_image_has_the_same_chance_as_an_anchor():
     sampler = sampler_of(2, 3, 2, batches_per_epoch=3000, labels=LABELS[:60])
     sampler.update(LINE)
     drawn = torch.tensor(list(sampler)).view(3000, 2, 6)[:, :, :2].flatten().bincount(minlength=60)
-    # An image is one of two of 5 of an anchor with chance 2 / 12 * 2 / 5 = 1 / 15: 200 times, deviation 14.
+    # An image is one of 2 of an anchor's 5 images with probability 2 / 12 * 2 / 5 = 1 / 15: 200 times, with standard
+    # deviation 14.
     assert (drawn - 200).abs().max() < 70
 
 
@@ -103,7 +104,8 @@ def test_before_the_first_update_classes_are_random():
         assert len(set(named)) == 6
         pair = torch.tensor(named) // 10
         counts[pair[:, None], pair[None, :]] += 1
-    # Any two of the 13 classes (120 has two images) meet with chance 6 * 5 / (13 * 12): 385 times, deviation 18.
+    # Any two of the 13 classes (120 has two images) meet with probability 6 * 5 / (13 * 12): 385 times, with standard
+    # deviation 18.
     others = counts[~torch.eye(13, dtype=torch.bool)]
     assert (others - 2000 * 30 / 156).abs().max() < 90
     sampler.update(on_a_line([10 * c for c in range(13)], [c / 4 for c in range(13)]))
@@ -138,11 +140,11 @@ def test_a_tree_and_its_distances_give_the_same_batches():
 
 
 def test_classes_that_the_sampler_does_not_use_are_passed_over():
-    """Those of the tree that have too few images, or none at all."""
+    """Classes of the tree that have too few images, or none."""
     wide = random_distances([-5, *(10 * c for c in range(6)), 55, *(10 * c for c in range(6, 13)), 500])
     used = torch.tensor([*range(1, 7), *range(8, 14)])
     narrow = ClassDistances(wide.classes[used], wide.sq_dist[used][:, used])
-    sampler, expected = (sampler_of(t=3) for _ in range(2))  # leaves out class 120
+    sampler, expected = (sampler_of(t=3) for _ in range(2))  # class 120 is dropped
     sampler.update(wide)
     expected.update(narrow)
     assert sampler.classes.tolist() == narrow.classes.tolist()
@@ -166,7 +168,7 @@ def test_an_epoch_draws_as_many_images_as_the_classes_in_use_have():
     assert len(sampler_of(2, 3, 2, world_size=2)) == 62 // 24
     assert len(sampler_of(6, 2, 5)) == 1
     assert len(sampler_of(2, 3, 2, batches_per_epoch=9, world_size=2)) == 9
-    # with all images of every class a batch of 6 of 13 classes has 6 / 13 * (12 * 4 + 2) images on average
+    # With all images of every class, a batch of 6 of 13 classes has 6 / 13 * (12 * 4 + 2) images on average.
     assert len(sampler_of(2, 3, 4, small_classes="use_all")) == int(62 / (6 / 13 * 50))
 
 
@@ -199,7 +201,7 @@ def test_ranks_share_out_one_plan(updated):
 
 @pytest.mark.parametrize("updated", [False, True])
 def test_it_resumes_from_its_state(updated):
-    """Saved to a file and loaded with weights_only, as torch.load does by default."""
+    """The state is saved to a file and loaded with weights_only, torch.load's default."""
     sampler = sampler_of(labels=LABELS[:60])
     if updated:
         sampler.update(LINE)

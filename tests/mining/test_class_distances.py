@@ -1,4 +1,4 @@
-"""Distances between classes: every pair of samples as the oracle, numbers worked by hand, bad input."""
+"""Distances between classes: a sum over every pair of samples as the oracle, values worked by hand, invalid input."""
 
 import math
 import re
@@ -14,11 +14,11 @@ from support.inputs import seeded
 from support.ops import FLOAT_DTYPES
 from support.processes import threads
 
-MODULE = sys.modules[check_class_distances.__module__]  # its name in hardmine.mining is the function's
+MODULE = sys.modules[check_class_distances.__module__]  # the function of this name hides its module in hardmine.mining
 
 
 def all_pairs(embeddings: torch.Tensor, labels: list[int]) -> torch.Tensor:
-    """The paper's sums over pairs of samples, one by one, [C, C]."""
+    """The paper's sums over pairs of samples, pair by pair, [C, C]."""
     rows = [[x / math.sqrt(sum(x * x for x in row)) for x in row] for row in embeddings.double().tolist()]
     classes = sorted(set(labels))
     result = torch.full((len(classes), len(classes)), math.nan, dtype=torch.float64)
@@ -36,7 +36,7 @@ def all_pairs(embeddings: torch.Tensor, labels: list[int]) -> torch.Tensor:
 
 
 def random_rows(sizes: list[int], depth: int = 5, seed: int = 0) -> tuple[torch.Tensor, list[int]]:
-    """Overlapping classes of these sizes, their labels 7, 4, 1, -2, ... , in random order."""
+    """Overlapping classes of these sizes, labeled 7, 4, 1, -2, ... , in random order."""
     labels = torch.tensor([7 - 3 * c for c, size in enumerate(sizes) for _ in range(size)])
     labels = labels[torch.randperm(len(labels), generator=seeded(seed))]
     centers = 2 * torch.randn(len(sizes), depth, generator=seeded(seed + 1))
@@ -98,7 +98,7 @@ def test_collapsed_classes_have_distance_zero_not_less():
 
 
 def test_a_zero_row_stays_at_the_center():
-    """It has no direction: F.normalize leaves it, at distance 1 from the sphere."""
+    """A zero row has no direction: F.normalize leaves it at 0, at distance 1 from the sphere."""
     sq_dist = class_distances(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [0, 1, 1]).sq_dist
     assert sq_dist[0, 1] == pytest.approx(1.0)
     assert sq_dist[1, 1] == pytest.approx(2.0)
@@ -169,7 +169,7 @@ def test_bad_arguments_are_named(embeddings, labels, error, message):
         class_distances(embeddings, labels)
 
 
-# Distances that were made elsewhere
+# Distances computed elsewhere
 
 
 CLASSES = torch.tensor([2, 5, 9])
@@ -191,7 +191,7 @@ def test_good_distances_pass_as_they_are():
 
 
 def test_rounding_is_taken_back():
-    """As float32 leaves it: a bit below 0, a bit above 4, a bit apart."""
+    """Rounding of float32 leaves values slightly below 0, slightly above 4, or slightly asymmetric."""
     sq_dist = torch.tensor([[-3e-7, 4 + 5e-7], [4.0, 1.0]])
     found = check_class_distances(ClassDistances(CLASSES[:2], sq_dist)).sq_dist
     assert found.tolist() == [[0.0, 4.0], [4.0, 1.0]]

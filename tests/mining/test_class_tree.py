@@ -1,4 +1,4 @@
-"""HTL's class tree: trees worked by hand, levels by brute force, margins by the paper's formula, bad input."""
+"""HTL's class tree: trees worked by hand, levels by brute force, margins by the paper's formula, invalid input."""
 
 import math
 import re
@@ -27,7 +27,7 @@ BY_HAND = distances_of(
 
 
 def test_single_linkage_worked_by_hand():
-    """10 and 20 at 0.3, 30 with them at 1.2 (from 20), 40 at 1.6 (from 10): chains join."""
+    """10 and 20 join at 0.3, 30 joins them at 1.2 (from 20), 40 joins at 1.6 (from 10): single linkage chains."""
     tree = ClassTree(BY_HAND, levels=7)
     assert tree.thresholds.tolist() == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4], abs=1e-12)
     assert tree.join_levels.tolist() == [[0, 0, 2, 3], [0, 0, 2, 3], [2, 2, 0, 3], [3, 3, 3, 0]]
@@ -43,14 +43,14 @@ def test_single_linkage_worked_by_hand():
 
 
 def test_average_linkage_worked_by_hand():
-    """10 and 20 at 0.3, 30 with them at (3.1 + 1.2) / 2 = 2.15, 40 at (1.6 + 3.5 + 3.9) / 3 = 3."""
+    """Classes 10 and 20 join at 0.3, 30 at (3.1 + 1.2) / 2 = 2.15, and 40 at (1.6 + 3.5 + 3.9) / 3 = 3."""
     tree = ClassTree(BY_HAND, levels=8, linkage="average")  # thresholds 0.5, 0.9375, ..., 2.25 (4), 2.6875, 3.125 (6)
     assert tree.join_levels.tolist() == [[0, 0, 4, 6], [0, 0, 4, 6], [4, 4, 0, 6], [6, 6, 6, 0]]
     assert tree.node_counts.tolist() == [3, 3, 3, 3, 2, 2, 1, 1, 1]
 
 
 def test_margins_worked_by_hand():
-    """The margin is beta + d_H - s, s being that of the anchor's class, and 0.5 of class 40."""
+    """The margin is beta + d_H - s, with the s of the anchor's class; s of class 40 is 0.5."""
     table = ClassTree(BY_HAND, levels=7).margin_table(beta=0.25, dtype=torch.float64)
     s = [0.4, 0.6, 0.5, 0.5]
     d_h = [[0.5, 0.5, 1.5, 2], [0.5, 0.5, 1.5, 2], [1.5, 1.5, 0.5, 2], [2, 2, 2, 0.5]]
@@ -61,7 +61,7 @@ def test_margins_worked_by_hand():
 
 
 def test_the_defaults_are_the_papers():
-    """16 levels, single linkage (METHODS section 4), and evenly spaced thresholds up to 4."""
+    """The paper's defaults: 16 levels, single linkage (METHODS section 4), evenly spaced thresholds up to 4."""
     tree = ClassTree(BY_HAND)
     assert (tree.levels, tree.linkage) == (16, "single")
     assert tree.thresholds.tolist() == pytest.approx([0.5 + 3.5 * level / 16 for level in range(17)], abs=1e-12)
@@ -71,7 +71,7 @@ def test_the_defaults_are_the_papers():
 
 
 def random_distances(count: int, seed: int, depth: int = 3) -> ClassDistances:
-    """Classes of 1 to 4 samples about centers of their own, spread widely enough to fill the levels."""
+    """Classes of 1 to 4 samples, each around its own center, spread widely enough to fill the levels."""
     sizes = torch.randint(1, 5, (count,), generator=seeded(seed))
     sizes[0] = 3
     labels = torch.arange(count).repeat_interleave(sizes)
@@ -80,7 +80,7 @@ def random_distances(count: int, seed: int, depth: int = 3) -> ClassDistances:
 
 
 def components(sq_dist: list[list[float]], threshold: float) -> list[int]:
-    """The smallest class that each class is chained to by steps below the threshold."""
+    """Per class, the smallest class that a chain of steps below the threshold connects it to."""
     found = list(range(len(sq_dist)))
     changed = True
     while changed:
@@ -93,7 +93,7 @@ def components(sq_dist: list[list[float]], threshold: float) -> list[int]:
 
 
 def average_heights(sq_dist: list[list[float]]) -> list[list[float]]:
-    """Merging the two nodes of least mean distance over and over: at which height each pair of classes became one."""
+    """The height at which each pair of classes joins, if the two nodes of least mean distance are repeatedly merged."""
     count = len(sq_dist)
     nodes, heights = [[c] for c in range(count)], [[0.0] * count for _ in range(count)]
     while len(nodes) > 1:
@@ -165,7 +165,7 @@ def test_what_never_joins_below_the_last_threshold_joins_at_the_top():
 
 
 def test_collapsed_embeddings_still_make_a_tree():
-    """d_0 is 0, or as good as 0, and so is every distance: all join at one of the lowest levels."""
+    """d_0 is 0 or almost 0, and so is every distance: all classes join at one of the lowest levels."""
     rows = torch.randn(1, 32, generator=seeded(0)).expand(12, 32)
     tree = ClassTree.from_embeddings(rows, torch.arange(12) % 3)
     assert tree.thresholds[0] < 1e-14
@@ -195,7 +195,7 @@ def test_from_embeddings_is_the_tree_of_their_distances():
 
 
 def test_names_of_classes_do_not_matter():
-    """The same classes under other numbers, in another order: the same tree."""
+    """The same classes with other labels, in another order, give the same tree."""
     distances = random_distances(10, 7)
     order = torch.randperm(10, generator=seeded(8))
     shuffled = ClassDistances(torch.arange(10) + 100, distances.sq_dist[order[:, None], order])
@@ -208,7 +208,7 @@ def test_names_of_classes_do_not_matter():
 
 
 def test_the_table_is_what_batch_all_triplet_loss_takes():
-    """Every triplet of a batch by the paper's formula, its margin from the tree's definition."""
+    """Every triplet of a batch by the paper's formula, with its margin by the tree's definition."""
     generator = seeded(0)
     labels = torch.tensor([50, 7, 7, 50, 21, 21, 7, 50, 33])
     rows = torch.randn(51, 3, generator=generator)[labels] + 0.3 * torch.randn(9, 3, generator=generator)

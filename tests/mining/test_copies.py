@@ -1,4 +1,4 @@
-"""What mining makes can be pickled and copied, or says why not."""
+"""Objects of mining can be pickled and copied, or raise an error that says why not."""
 
 import copy
 import pickle
@@ -54,7 +54,7 @@ def test_copied_controller_goes_on_as_the_original(make_copy):
 @each_copy
 @pytest.mark.parametrize("method", ["exact", "fanng"])
 def test_copied_miner_goes_on_as_the_original(method, make_copy):
-    """The graph that the next epoch's is warm-started from is copied too."""
+    """The graph that warm-starts the next epoch's graph is copied too."""
     miner = miner_of(method=method)
     with miner.epoch():
         pass

@@ -1,4 +1,4 @@
-"""Embedding a set some images at a time: what comes, from where on, and the model's modes meanwhile."""
+"""Embedding a set in chunks of images: the results, the starting position, and the model's modes meanwhile."""
 
 from contextlib import closing
 
@@ -12,7 +12,7 @@ from support.inputs import seeded
 
 @pytest.fixture
 def model() -> nn.Module:
-    """A model whose dropout tells training from evaluation."""
+    """A model whose dropout distinguishes training from evaluation."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
 

@@ -1,4 +1,4 @@
-"""Class-balanced batches: their make-up, their chances, their repeatability, their errors."""
+"""Class-balanced batches: their composition, probabilities, repeatability and errors."""
 
 import re
 
@@ -27,7 +27,8 @@ def test_every_class_and_image_has_the_same_chance():
     drawn = torch.tensor(list(sampler)).flatten().bincount(minlength=len(LABELS))
     expected = 4000 * 6 / 24
     assert drawn[24:].tolist() == [0, 0]
-    # Each image is in a batch with chance 1/4, so its count has a standard deviation of 27: 5 of them are 137.
+    # Each image is in a batch with probability 1/4, so its count has a standard deviation of 27.
+    # Five deviations are 137.
     assert (drawn[:24] - expected).abs().max() < 137
 
 
@@ -56,7 +57,8 @@ def test_small_classes_are_left_out():
 
 def test_an_epoch_draws_as_many_images_as_the_classes_in_use_have():
     assert len(ClassBalancedSampler(LABELS, 2, 2)) == 26 // 4
-    assert len(ClassBalancedSampler(LABELS, 1, 5)) == 24 // 5  # 26 // 5 is one more
+    # with the images of the small class, 26 // 5 would be one more
+    assert len(ClassBalancedSampler(LABELS, 1, 5)) == 24 // 5
     assert len(ClassBalancedSampler([0, 0, 1, 1], 2, 2)) == 1
 
 
@@ -91,7 +93,7 @@ def test_impossible_sizes_are_refused(changes, message):
 
 
 def test_the_draws_stay_as_they_are():
-    """Batches of a seed are part of what a seed fixes: one permutation for the classes, and then one for each class."""
+    """The batches of a seed are fixed: one permutation of the classes, then one per class."""
     sampler = ClassBalancedSampler(LABELS, 3, 2, batches_per_epoch=5, seed=7)
     sampler.epoch = 2
     generator = torch.Generator().manual_seed(7 + 2 * 1_000_003)
@@ -108,14 +110,14 @@ def test_the_draws_stay_as_they_are():
     )
 
 
-# Classes smaller than asked for, and batches of a given size (EP section 5.1)
+# Classes smaller than requested, and batches of a given size (EP section 5.1)
 
 # Classes 0 to 4 of 6, 1, 3, 2 and 5 images.
 UNEVEN = torch.tensor([0] * 6 + [1] + [2] * 3 + [3] * 2 + [4] * 5)
 
 
 def runs_of(batch: list[int]) -> list[tuple[int, int]]:
-    """The classes of a batch of UNEVEN in their order, each with its number of images, which must be different ones."""
+    """The classes of a batch of UNEVEN in order, each with its number of images; the images must be different."""
     assert len(set(batch)) == len(batch), "an image is drawn twice"
     classes, counts = UNEVEN[batch].unique_consecutive(return_counts=True)
     assert len(set(classes.tolist())) == len(classes), "a class is drawn twice"
@@ -154,13 +156,13 @@ def test_the_last_class_is_cut_to_fill_the_batch(batch_size):
 
 
 def test_a_batch_size_that_is_no_multiple_without_small_classes():
-    """128 is no multiple of 5: 25 classes of 5 images, and 3 of another one."""
+    """128 is not a multiple of 5: 25 classes of 5 images, and 3 images of another class."""
     labels = torch.arange(40).repeat(6)
     for batch in ClassBalancedSampler(labels, batch_size=128, images_per_class=5, batches_per_epoch=5):
         counts = labels[batch].unique_consecutive(return_counts=True)[1]
         assert counts.tolist() == [5] * 25 + [3]
         assert len(set(batch)) == 128
-    sampler = ClassBalancedSampler(UNEVEN, batch_size=9, images_per_class=5)  # leaves out those of 1, 2 and 3
+    sampler = ClassBalancedSampler(UNEVEN, batch_size=9, images_per_class=5)  # drops classes of 1, 2 and 3 images
     assert sampler.classes.tolist() == [0, 4]
     assert sorted(len(set(UNEVEN[batch].tolist())) for batch in sampler) == [2]
 
@@ -171,7 +173,7 @@ def test_every_class_has_the_same_chance_in_batches_of_a_given_size():
         UNEVEN, batch_size=4, images_per_class=4, small_classes="use_all", batches_per_epoch=4000
     )
     firsts = torch.tensor([runs_of(batch)[0][0] for batch in sampler]).bincount()
-    assert (firsts - 800).abs().max() < 130  # the deviation is 25
+    assert (firsts - 800).abs().max() < 130  # the standard deviation is 25
     cut = [batch[-1] for batch in sampler if runs_of(batch) == [(3, 2), (0, 2)]]
     assert set(cut) == set(range(6)), "which images of the last class are taken is random, too"
 
@@ -189,7 +191,7 @@ def test_an_epoch_draws_as_many_images_as_there_are_in_every_mode():
 
 @pytest.mark.parametrize("sizes", [{"classes_per_batch": 2}, {"batch_size": 5, "small_classes": "use_all"}], ids=str)
 def test_ranks_share_out_one_plan(sizes):
-    """Together they draw what one process draws, and each of them equally many batches."""
+    """Together the ranks draw what one process draws, and each rank draws equally many batches."""
     plan = ClassBalancedSampler(LABELS, images_per_class=2, batches_per_epoch=12, seed=5, **sizes)
     ranks = [
         ClassBalancedSampler(LABELS, images_per_class=2, batches_per_epoch=4, seed=5, rank=rank, world_size=3, **sizes)

@@ -1,4 +1,4 @@
-"""Every option of mining refuses what it must, before the model or the images are used."""
+"""Every option of mining refuses invalid values before the model or the images are used."""
 
 import re
 
@@ -132,7 +132,7 @@ def test_lists_that_are_no_dense_tensors_are_named(name, convert):
 
 
 class Items(list):
-    """A data set of given items."""
+    """A data set of the given items."""
 
 
 IMAGE = torch.zeros(3)
@@ -170,7 +170,7 @@ def test_images_without_an_item_are_named(images):
 
 
 def test_what_else_an_item_holds_is_passed_over():
-    """Text and objects beside the images, which no collation takes."""
+    """Text and objects besides the images, which no collation supports, are ignored."""
     rows = GIVEN.rows
     items = Items([(row.numpy(), {"name": "a"}, object()) for row in rows])
     assert torch.equal(embed_all(torch.nn.Identity(), items, chunk=7), rows)

@@ -1,4 +1,4 @@
-"""SmartMiner: what its batches hold, what it leaves as it was, how it is recorded and resumes."""
+"""SmartMiner: what its batches hold, what it leaves unchanged, its records, and resuming."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from support.processes import threads
 
 
 def train(miner: SmartMiner, network: torch.nn.Module, epochs: int) -> None:
-    """Epochs of gradient steps that depend on nothing but the network and the miner's batches."""
+    """Train epochs of gradient steps that depend only on the network and the miner's batches."""
     loss_of = RatioTripletLoss(reduction="none")
     for _ in range(epochs):
         with miner.epoch() as epoch:
@@ -191,11 +191,11 @@ def test_smart_miner_lists_are_exact_by_default():
     assert miner.history[0].method == "exact"
 
 
-# What is left as it was
+# What stays unchanged
 
 
 class Modes(torch.nn.Module):
-    """Notes the modes that it runs in, and fails or is interrupted where asked to."""
+    """Records the modes that it runs in, and fails or is interrupted on request."""
 
     def __init__(self, error=None):
         super().__init__()
@@ -256,7 +256,7 @@ def interrupted_epoch(miner: SmartMiner, state: dict) -> None:
 
 
 def train_and_collect(miner: SmartMiner) -> list:
-    """The batches of an epoch in which every second triplet has a loss."""
+    """The batches of an epoch in which every second triplet has a positive loss."""
     with miner.epoch() as epoch:
         for batch in epoch:
             epoch.observe(batch, torch.arange(len(batch.mined)) % 2)
@@ -272,7 +272,7 @@ def test_records_tell_errors_and_times():
         assert math.isnan(epoch.error)
         assert math.isnan(epoch.mined_error)
         losses = torch.zeros(16)
-        losses[:3], losses[8:9] = 0.25, 0.5  # mined triplets come first: 3 of 8, and 1 of 8 random ones
+        losses[:3], losses[8:9] = 0.25, 0.5  # mined triplets come first: 3 of 8 mined, and 1 of 8 random
         assert epoch.observe(epoch[0], losses) == 4 / 16
         assert epoch.observe(epoch[1], losses > 0) == 8 / 32
         assert epoch.observe(epoch[2], torch.zeros(16)) == 8 / 48, "rounded to float32"

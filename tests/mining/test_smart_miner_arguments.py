@@ -1,4 +1,4 @@
-"""What SmartMiner refuses, by its message."""
+"""The arguments that SmartMiner refuses, by their messages."""
 
 import math
 

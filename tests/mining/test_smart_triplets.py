@@ -1,4 +1,4 @@
-"""smart_triplets: every branch of Algorithm 1 by hand, its reference, the promises of any set, hardmine.verify."""
+"""smart_triplets: every branch of Algorithm 1 by hand, its reference, invariants of any set, hardmine.verify."""
 
 import math
 
@@ -55,7 +55,8 @@ def test_without_a_valid_negative_the_triplet_is_random(text, kappa):
 
 @pytest.mark.slow
 def test_without_a_farther_positive_it_is_random_outside_pos():
-    # 1 is the nearest positive, 4 beyond the bound: both are in pos. 2 is inside the bound, 6 and 7 in no list.
+    # 1 is the nearest positive and 4 is beyond the bound, so both are in pos.
+    # 2 is inside the bound; 6 and 7 are in no list.
     seen = {of_sample_0("p1 p1.5 n1.6 p3 n4", "ppn", kappa=2, seed=seed)[0] for seed in range(200)}
     assert seen == {(2, 5, True, False), (6, 5, True, False), (7, 5, True, False)}
 
@@ -69,7 +70,7 @@ def test_each_negative_serves_an_anchor_once_and_the_rest_is_random():
     found = of_sample_0("p1 n2 n3 n4 p5", per_anchor=5)
     assert found[:3] == [(5, 2, True, True), (5, 3, True, True), (5, 4, True, True)]
     assert [row[2:] for row in found[3:]] == [(False, False)] * 2
-    # After a random positive outside pos, too: random triplets choose among all.
+    # Also after a random positive outside pos: random triplets choose among all positives.
     seen = {of_sample_0("p1 n2", "pn", per_anchor=2, seed=seed)[1][0] for seed in range(100)}
     assert seen == {1, 3}
 
@@ -81,7 +82,7 @@ def test_the_softest_come_first():
 
 def test_equal_distances_count_by_their_order():
     assert of_sample_0("p1 n1 p1") == [(3, 2, True, True)]
-    assert of_sample_0("p1 p1 n1") == [(2, 3, True, True)]  # no positive after it, nor outside pos
+    assert of_sample_0("p1 p1 n1") == [(2, 3, True, True)]  # no positive follows it, and none is outside pos
     assert of_sample_0("p0 n0 p0", kappa=5) == [(3, 2, True, True)]
 
 
@@ -156,7 +157,7 @@ def test_it_chooses_as_the_reference_and_keeps_its_promises(rows, k, classes, ka
         nearest = next(sample for sample in row if sample != a and labels[sample] == labels[a])
         assert length[n] >= kappa * length[nearest]
         assert row.index(nearest) < row.index(n)
-        if mined_positive and row.index(p) < row.index(n):  # then no other positive may be farther
+        if mined_positive and row.index(p) < row.index(n):  # no other positive may be farther
             own = {int(sample) for sample in (labels == labels[a]).nonzero()} - {a}
             assert own <= {sample for sample in row[: row.index(n)] if sample >= 0}
     assert len(set(served)) == len(served)
@@ -216,5 +217,5 @@ def test_verify_finds_a_wrong_choice(position, tmp_path, monkeypatch):
     torch.set_rng_state(saved["random_state"])
     again = reference.smart_triplets(**saved["arguments"])
     assert torch.equal(again[position][8:], saved["outputs"][name][8:])
-    # They are the numbers of the call itself, which drew from a generator of its own.
+    # The draws equal those of the call, which used its own generator.
     assert torch.equal(again[0], reference.smart_triplets(*random_lists(60, 10, 6, seed=5), 1.0, 2, seeded(1))[0])

@@ -26,7 +26,7 @@ def test_labels_of_any_value():
     extreme = torch.tensor([2**63 - 1, -(2**63), 0, -1, 2**31])
     lists, sq_dist, labels = random_lists(30, 20, 5, seed=2)
     numbers = (labels + 4) // 3
-    # In the order of the labels' values, classes are as before.
+    # The order of the labels' values is preserved, so the classes are as before.
     expected = smart_triplets(lists, sq_dist, labels, 1.0, 2, seeded(0))
     assert torch.equal(smart_triplets(lists, sq_dist, extreme[numbers], 1.0, 2, seeded(0)).triplets, expected.triplets)
 
@@ -34,7 +34,7 @@ def test_labels_of_any_value():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_distances_of_every_floating_dtype(dtype):
     lists, sq_dist, labels = random_lists(30, 20, 5, seed=3)
-    sq_dist = (sq_dist * 64).round() / 64  # exact in all of them
+    sq_dist = (sq_dist * 64).round() / 64  # exact in every dtype
     expected = smart_triplets(lists, sq_dist, labels, 1.5, 2, seeded(0))
     assert torch.equal(smart_triplets(lists, sq_dist.to(dtype), labels, 1.5, 2, seeded(0)).triplets, expected.triplets)
 
@@ -42,7 +42,7 @@ def test_distances_of_every_floating_dtype(dtype):
 def test_float64_distances_are_compared_as_they_are():
     lists, sq_dist, labels = listed("p1 n2 p3")
     sq_dist = sq_dist.double()
-    sq_dist[0, 1] = 2 - 1e-12  # 2, as a float32
+    sq_dist[0, 1] = 2 - 1e-12  # rounds to 2 in float32
     assert not smart_triplets(lists, sq_dist, labels, 2.0).mined[0]
     assert smart_triplets(lists, sq_dist.float(), labels, 2.0).mined[0]
 

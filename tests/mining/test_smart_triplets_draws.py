@@ -1,4 +1,4 @@
-"""The random choices of smart_triplets: uniform, independent, repeatable, the same for any number of threads."""
+"""The random choices of smart_triplets: uniform, independent, repeatable, and equal for any number of threads."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from support.inputs import seeded
 
 
 def assert_uniform(counts: torch.Tensor) -> None:
-    """Chi-square, of as many cells as there are counts: 5 standard deviations of its normal approximation."""
+    """Chi-square test with one cell per count: 5 standard deviations of its normal approximation."""
     cells, expected = counts.numel(), counts.sum() / counts.numel()
     assert expected >= 20
     chi_square = ((counts - expected) ** 2 / expected).sum()
@@ -20,7 +20,7 @@ def assert_uniform(counts: torch.Tensor) -> None:
 
 
 def table(*columns: torch.Tensor) -> torch.Tensor:
-    """How often each combination of values occurs, of those that occur in each column."""
+    """The count of each combination of values, over the values that occur in each column."""
     codes = [column.unique(return_inverse=True)[1] for column in columns]
     sizes = [int(code.max()) + 1 for code in codes]
     index = sum(code * math.prod(sizes[i + 1 :]) for i, code in enumerate(codes))
@@ -46,7 +46,7 @@ def test_random_triplets_are_uniform_and_independent():
 
 @pytest.mark.slow
 def test_random_positives_outside_pos_are_uniform():
-    # Of the class, 1 and 4 are in pos; 2, 6, 7 and 8 are not. One triplet an anchor, so seeds make the counts.
+    # In the class, 1 and 4 are in pos; 2, 6, 7 and 8 are not. With one triplet per anchor, many seeds give the counts.
     drawn = [of_sample_0("p1 p1.5 n1.6 p3 n4", "pppn", kappa=2, seed=seed)[0][0] for seed in range(2000)]
     assert set(drawn) == {2, 6, 7, 8}
     assert_uniform(table(torch.tensor(drawn)))

@@ -1,4 +1,4 @@
-"""Where NumPy is missing, what needs its arrays says so, and how to install it."""
+"""Without NumPy, functions that need its arrays say so, and how to install it."""
 
 import sys
 

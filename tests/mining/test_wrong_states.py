@@ -1,4 +1,4 @@
-"""What `load_state_dict` refuses: every entry of the wrong type or value, by its name, with nothing changed."""
+"""Invalid states of `load_state_dict`: every entry of the wrong type or value is named, and nothing changes."""
 
 import copy
 import math
@@ -44,7 +44,7 @@ def epoch_state():
 
 
 def changed(state, path: tuple, value):
-    """The state with another value in it; with DELETED the entry is left out."""
+    """The state with one value replaced; DELETED removes the entry."""
     state = copy.deepcopy(state)
     place = state
     for key in path[:-1]:
@@ -62,7 +62,7 @@ DELETED = object()
 
 
 def assert_same(actual, expected) -> None:
-    """Equal states, in which NaN equals NaN."""
+    """Assert that states are equal, where NaN equals NaN."""
     assert str(actual) == str(expected)
 
 

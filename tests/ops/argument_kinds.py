@@ -1,4 +1,4 @@
-"""The kinds of arguments that ops have: values that each takes, and wrong ones with the words that refuse them."""
+"""The kinds of arguments that ops have: valid values of each kind, and invalid ones with the error message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTEGER_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32"
 
 
 class Wrong(NamedTuple):
-    """A value that an argument does not take, the error, and what follows the argument's name in its message."""
+    """An invalid value, its error, and the part of the message that follows the argument's name."""
 
     value: Any
     error: type[Exception]
@@ -29,26 +29,26 @@ class Wrong(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What an argument takes."""
+    """The kind of an argument: its valid and invalid values."""
 
-    # Other options with those of their values that give the argument something to do; one of them is enough.
+    # Other options, with the values beside which the argument has an effect; one of them is enough.
     only_with: dict[str, tuple] = field(default_factory=dict)
     # Other options that every call of a test of the argument gets.
     beside: dict[str, Any] = field(default_factory=dict)
-    optional: bool = False  # takes None
+    optional: bool = False  # None is valid
     more_wrong: tuple[Wrong, ...] = ()
 
     def setting(self) -> dict[str, Any]:
-        """Options beside which the argument does something."""
+        """Options beside which the argument has an effect."""
         first = {option: values[0] for option, values in list(self.only_with.items())[:1]}
         return {**self.beside, **first}
 
     def valid(self) -> list[Any]:
-        """Values that are taken, those at the bounds among them."""
+        """Valid values, including those at the bounds."""
         return [*self._valid(), *([None] if self.optional or self.only_with else [])]
 
     def invalid(self) -> Iterator[Wrong]:
-        """Values that are refused, of wrong types and just outside the bounds."""
+        """Invalid values: wrong types, and numbers just outside the bounds."""
         yield from self._invalid()
         if not (self.optional or self.only_with or any(wrong.value is None for wrong in self.more_wrong)):
             yield self._wrong_none()
@@ -66,10 +66,10 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Kind):
-    """One of some names."""
+    """One of several names."""
 
     names: tuple
-    listed: tuple = ()  # the names in the message, if more than those
+    listed: tuple = ()  # the names in the message, if it lists more than those
 
     def _valid(self) -> list[Any]:
         return list(self.names)
@@ -110,7 +110,7 @@ class Number(Kind):
 
 @dataclass(frozen=True, kw_only=True)
 class Temperature(Number):
-    """A number that similarities can be divided by in float32."""
+    """A number by which similarities can be divided in float32."""
 
     values: tuple = (1, 0.5, numpy.float32(0.5), Fraction(1, 2), 1e-30, 1e30)
 
@@ -125,7 +125,7 @@ class Temperature(Number):
 
 @dataclass(frozen=True, kw_only=True)
 class NumberOrTable(Number):
-    """A finite number, or a tensor: tables have tests of their own."""
+    """A finite number, or a tensor; tables have their own tests."""
 
     def _invalid(self) -> Iterator[Wrong]:
         yield from (wrong for wrong in super()._invalid() if not isinstance(wrong.value, Tensor))
@@ -175,7 +175,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True, kw_only=True)
 class Switch(Kind):
-    """Any value, looked at for being true."""
+    """Any value; only its truth value matters."""
 
     optional: bool = True
 
@@ -188,7 +188,7 @@ class Switch(Kind):
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(Kind):
-    """A generator of torch's, on the device of the embeddings."""
+    """A torch generator on the device of the embeddings."""
 
     optional: bool = True
 
@@ -202,7 +202,7 @@ class Generator(Kind):
 
 @dataclass(frozen=True, kw_only=True)
 class Rows(Kind):
-    """A floating-point matrix [rows, D], like the argument named ``like``, if any is."""
+    """A floating-point matrix [rows, D]; its dtype and depth match the argument named ``like``, if there is one."""
 
     rows: int
     like: str | None = None
@@ -237,7 +237,7 @@ class Rows(Kind):
 
 @dataclass(frozen=True, kw_only=True)
 class Labels(Kind):
-    """One integer for each row of the embeddings."""
+    """One integer per row of the embeddings."""
 
     right: Tensor
     size: str = "B"
@@ -263,7 +263,7 @@ class Labels(Kind):
 
 @dataclass(frozen=True, kw_only=True)
 class Triplets(Kind):
-    """Rows of the embeddings, [T, 3]."""
+    """Row indices of the embeddings, [T, 3]."""
 
     right: Tensor
 

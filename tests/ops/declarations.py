@@ -1,4 +1,4 @@
-"""What every argument of every op takes. `test_declared_arguments.py` tries all of it.
+"""The kind of every argument of every op; `test_declared_arguments.py` tests them all.
 
 A new op adds its arguments to `ARGUMENTS`, and a call that works to `CALLS`. The kinds of arguments, which know the
 values to try, are in `argument_kinds.py`.
@@ -29,7 +29,7 @@ from argument_kinds import (
 )
 from support.inputs import seeded
 
-# What the ops are called with, where a test says nothing else
+# Default inputs of the calls
 
 EMBEDDINGS, LABELS = torch.randn(4, 3, generator=seeded(0)), torch.tensor([0, 0, 1, 1])
 REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0, 1, 2])
@@ -129,7 +129,7 @@ _ON_TRIPLETS = {
             _triplets_of_classes([0, 1, 1, 1], [0, 1, 2], 0),
             _triplets_of_classes([1, 1, 1, 1], [0, 1, 2], 0),
             _triplets_of_classes([0, 0, 1, 2], [3, 2, 0], 1),
-            # The index is what is wrong first, and is not used to look up a class.
+            # The index is checked first, so no class is looked up with it.
             _triplets_outside(7, 0, 2)._replace(with_options={"labels": LABELS}),
         ),
     ),
@@ -144,7 +144,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "triplet_loss": {
         **_TENSORS,
         **_SELECTED_LOSS,
-        # Even where an option says no term has it.
+        # The unknown term is reported first, even with an option that would be refused because the term lacks it.
         "term": Choice(
             names=TERMS,
             more_wrong=(Wrong("ratio", ValueError, f"must be one of {NAMES_OF_TERMS}, got 'ratio'", {"margin": 1}),),

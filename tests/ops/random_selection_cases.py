@@ -1,4 +1,4 @@
-"""What the tests of random positives and negatives share."""
+"""Helpers that the tests of random positives and negatives share."""
 
 import pytest
 
@@ -12,5 +12,5 @@ BOTH = {"positive": "random", "negative": "random"}
 
 
 def pick(op, inputs: Inputs, *, seed: int = 0, **options):
-    """A selection, by the same numbers in every call."""
+    """A selection that draws the same numbers in every call."""
     return op(*inputs, **with_numbers(options, inputs.embeddings.device, seed))

@@ -1,4 +1,4 @@
-"""Wrong arguments of direct calls of the compiled ops, and on other devices."""
+"""Invalid arguments of direct calls of the compiled ops, and calls on other devices."""
 
 import math
 
@@ -50,11 +50,11 @@ def test_cuda_tensors_beside_those_on_the_cpu(name):
         getattr(ops, name)(X, Y, REFS.cuda(), REF_LABELS.cuda())
 
 
-# Direct calls of the compiled ops, which users may make, skip the checks above. They must not read out of bounds.
+# Users may call the compiled ops directly. Such calls skip the checks above and must not read out of bounds.
 
 
 def compiled_arguments(monkeypatch, name, *, backward=False, **options):
-    """A compiled op and the arguments with which the Python face calls it."""
+    """A compiled op and the arguments that its Python wrapper passes."""
     compiled = {"select_triplets": "select_triplets"}.get(name, "triplet_loss") + "_backward" * backward
     calls = []
     packet = getattr(torch.ops.hardmine, compiled)
@@ -101,7 +101,7 @@ def test_direct_calls_with_wrong_numbers_of_a_random_selection(name, options, ro
     for wrong in (None, right.float(), right.long(), right[:, :3], right[0], right[:, :, None]):
         with pytest.raises((ValueError, RuntimeError), match=rf"random must be a CPU tensor \[{rows}, 4\] of float64"):
             packet(*(wrong if i == 4 else a for i, a in enumerate(arguments)))
-    # Numbers beyond [0, 1) pick some candidate all the same.
+    # Numbers outside [0, 1) still pick a candidate.
     for number in (1.0, -1.0, 1e300, math.inf, -math.inf, math.nan):
         *_, positive, negative = packet(*(right + number if i == 4 else a for i, a in enumerate(arguments)))
         assert (REF_LABELS[positive] == Y).all()

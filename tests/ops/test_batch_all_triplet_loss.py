@@ -34,7 +34,7 @@ squared_or_not = pytest.mark.parametrize("squared", [True, False], ids=["squared
 
 
 def roots_less(*pairs: tuple[float, float]) -> float:
-    """The sum of half the difference of distances, from squared ones."""
+    """Half the sum of d_ap - d_an over the pairs, which are given as squared distances."""
     return sum(math.sqrt(positive) - math.sqrt(negative) for positive, negative in pairs) / 2
 
 
@@ -55,13 +55,14 @@ HAND_WORKED = {
         (2 + 16 + 18 + 16 + 16 + 32 + 14 + 16 + 30 + 2 + 32) / 2,
         11,
     ),
-    # With margin 3 each of those has 3 more; others: 2 + 3 - 4 = 1 of anchor 0, 2 + 3 - 2 = 3 and 18 + 3 - 20 = 1 of 3
+    # With margin 3 each of those is 3 larger, and three more are positive:
+    # 2 + 3 - 4 = 1 of anchor 0; 2 + 3 - 2 = 3 and 18 + 3 - 20 = 1 of anchor 3.
     "squared, margin 3": (
         {"similarity": "euclidean", "margin": 3.0},
         (194 + 11 * 3 + 1 + 3 + 1) / 2,
         14,
     ),
-    # A negative margin takes away the values up to 4
+    # A negative margin removes the values up to 4
     "squared, negative margin": (
         {"similarity": "euclidean", "margin": -4.0},
         (12 + 14 + 12 + 12 + 28 + 10 + 12 + 26 + 28) / 2,
@@ -87,7 +88,7 @@ HAND_WORKED = {
             *[(0.8, 0.4), (2, 0.4), (0.8, 0.08), (0.4, 0.08), (3.6, 0.4), (3.6, 0.08), (3.6, 0.8)],
             *[(2, 0.8), (3.6, 3.2), (3.6, 2)],
         ),
-        None,  # 2 - 2, a tie, may round either way
+        None,  # 2 - 2 is a tie, which may round either way
     ),
 }
 
@@ -119,7 +120,7 @@ def test_a_table_worked_by_hand(loss, device):
     value, counts = loss(*points, margin=table, **options)
     assert value.item() == total
     assert counts == (10, 18)
-    # The same by other labels, whose rows lie in another order: 7 in row 2, -3 in row 0
+    # The same table for other labels, whose rows are in another order: 7 in row 2, -3 in row 0
     other_labels = torch.tensor([7, 7, -3, 7, -3], device=device)
     wide = torch.full((3, 3), 77.0, device=device)
     wide[2, 0], wide[0, 2] = 5.0, -30.0
@@ -131,7 +132,10 @@ def test_a_table_worked_by_hand(loss, device):
 
 
 def test_defaults(device):
-    """Squared distances of normalized rows, margin 0.2, mean over all triplets: HTL before its first epoch."""
+    """The defaults are HTL before its first epoch.
+
+    Squared distances of normalized rows, margin 0.2, mean over all triplets.
+    """
     total = (0.4 + 1.6 + 0.72 + 0.32 + 3.2 + 3.52 + 2.8 + 1.2 + 0.4 + 1.6 + 11 * 0.2) / 2
     assert ops.batch_all_triplet_loss(*HAND_POINTS[:2]).item() == pytest.approx(total / 18, rel=1e-6)
 
@@ -144,7 +148,10 @@ def test_defaults(device):
 @each_reduction
 @pytest.mark.parametrize("sizes", [[4] * 15, [70, 3, 1, 33], [64] * 3], ids=str)
 def test_counts_and_sums_of_small_integers_are_exact(similarity, reduction, sizes, device):
-    """Lists of up to 32 positives, and longer ones; with margin 0 many triplets are at the kink, and not active."""
+    """Lists of up to 32 positives, and longer ones.
+
+    With margin 0 many triplets are at the kink, and therefore inactive.
+    """
     labels = labels_of_sizes(sizes)
     x = exact_inputs(similarity, len(labels), 16).embeddings
     for margin in (0.0, 0.25, -0.25):
@@ -160,12 +167,12 @@ def test_counts_and_sums_of_small_integers_are_exact(similarity, reduction, size
             assert_bitwise_equal(actual, wanted)
         torch.testing.assert_close(result.loss, expected.loss, rtol=2**-22, atol=0)
         if similarity == "euclidean" and reduction == "sum":
-            atol = 2**-22 * expected.grad.abs().max().item()  # differences from the mean row are no integers
+            atol = 2**-22 * expected.grad.abs().max().item()  # differences from the mean row are not integers
             torch.testing.assert_close(result.grad, expected.grad, rtol=0, atol=atol)
 
 
 def test_at_the_kink_a_triplet_is_not_active_and_has_no_gradient(device):
-    """d_ap = 4, d_an = 9: with margin 5 the hinge is exactly 0; with a little more it is not."""
+    """d_ap = 4, d_an = 9: with margin 5 the hinge is exactly 0; with a slightly larger margin it is positive."""
     inputs = Inputs(torch.tensor([[0.0], [2.0], [-3.0]]), torch.tensor([0, 0, 1])).to(device)
     for margin, active in ((5.0, 0), (5.0 + 2**-20, 1)):
         result = run(ops.batch_all_triplet_loss, inputs, similarity="euclidean", margin=margin, reduction="sum")
@@ -174,7 +181,7 @@ def test_at_the_kink_a_triplet_is_not_active_and_has_no_gradient(device):
 
 
 def test_equal_rows(device):
-    """Every distance is 0: each triplet is worth half the margin, and the gradient is 0, unsquared too."""
+    """Every distance is 0, so each triplet's loss is half the margin. The gradient is 0, without squares too."""
     inputs = Inputs(torch.tensor([[3.0, 4.0]]).expand(100, 2), labels_of_sizes([60, 30, 10])).to(device)
     total = 60 * 59 * 40 + 30 * 29 * 70 + 10 * 9 * 90
     for squared in (True, False):
@@ -200,7 +207,7 @@ def test_batches_without_a_triplet(similarity, device):
             assert result.loss.item() == 0.0
             assert [int(count) for count in result.selection] == [0, 0]
             assert not result.grad.any()
-    # And one whose triplets are all inactive
+    # A batch whose triplets are all inactive
     inputs = Inputs(torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]]), torch.tensor([0, 0, 1])).to(device)
     for reduction in REDUCTIONS:
         result = run(ops.batch_all_triplet_loss, inputs, similarity=similarity, reduction=reduction)
@@ -208,8 +215,8 @@ def test_batches_without_a_triplet(similarity, device):
         assert not result.grad.any()
 
 
-# Sizes: lists of up to 32 positives are gone through, longer ones searched; of classes this size, the lists of some
-# anchors are held at a time.
+# Lists of up to 32 positives are scanned, longer ones are searched. For classes of the larger sizes, the lists of only
+# some anchors are held at a time.
 
 
 CLASS_SIZES = {
@@ -247,12 +254,12 @@ def test_many_classes_and_depths_from_1_to_huge(device):
 @pytest.mark.slow
 @pytest.mark.cpu
 def test_counts_beyond_32_bits():
-    """Two classes of 1300: 2 * 1300 * 1299 * 1300 = 4.4e9 triplets; with a large margin all are active."""
+    """Two classes of 1300 have 2 * 1300 * 1299 * 1300 = 4.4e9 triplets. With a large margin all are active."""
     labels = torch.arange(2600) % 2
     x = torch.randn(2600, 2, generator=seeded(0))
     loss, counts = ops.batch_all_triplet_loss(x, labels, margin=10.0, return_counts=True)
     assert counts == (2 * 1300 * 1299 * 1300, 2 * 1300 * 1299 * 1300)
-    # All active, the mean is 1/2 of the mean distance to positives less that to negatives, plus half the margin
+    # With all triplets active, the mean is half of (mean distance to positives - mean distance to negatives + margin).
     f = torch.nn.functional.normalize(x.double())
     d = 2 - 2 * f @ f.T
     same = labels[:, None] == labels
@@ -270,7 +277,7 @@ def test_counts_beyond_32_bits():
 @squared_or_not
 @pytest.mark.parametrize("sizes", [[4] * 30, [70, 50]], ids=str)
 def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, squared, sizes, device):
-    """The margin is far from every difference of distances, so that the counts are equal."""
+    """The margin is far from every difference of distances, so the counts are equal."""
     inputs = inputs_of_sizes(sizes, 40, dtype).to(device)
     options = {"similarity": similarity, "squared": squared, "reduction": "mean_active"}
     margin = margin_in_widest_gap(inputs, **options)
@@ -280,7 +287,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, squ
 
 
 def margin_in_widest_gap(inputs: Inputs, *, squared: bool, similarity: str, **_) -> float:
-    """A margin near 0.2 at which no triplet is at the kink, by the exact distances."""
+    """A margin near 0.2 at which, by the exact distances, no triplet is at the kink."""
     d = distances(inputs.embeddings.double(), squared, similarity)
     same = inputs.labels[:, None] == inputs.labels
     a, p = (same & ~torch.eye(len(d), dtype=torch.bool, device=d.device)).nonzero(as_tuple=True)
@@ -341,7 +348,7 @@ def test_a_gradient_worked_by_hand(device):
 
 
 def test_only_a_needed_gradient_is_computed(device):
-    """Without one the loss is the same; a scaled loss has a scaled gradient."""
+    """If no gradient is needed, the loss is the same; a scaled loss has a scaled gradient."""
     inputs = random_inputs().to(device)
     x = inputs.embeddings.clone().requires_grad_()
     loss = ops.batch_all_triplet_loss(x, inputs.labels)
@@ -375,5 +382,5 @@ def problems(draw):
 def test_random_inputs_and_options_match_the_reference(problem):
     inputs, options = problem[0], dict(problem[1])
     if inputs.embeddings.shape[1] == 1:
-        options["similarity"] = "euclidean"  # cosines would be 1 and -1, and triplets at the kink for some margins
+        options["similarity"] = "euclidean"  # cosines would be 1 and -1, with triplets at the kink for some margins
     assert_results_close(*run_both("batch_all_triplet_loss", inputs, **options), 1e-10)

@@ -1,6 +1,6 @@
-"""Direct calls of the compiled ops, which users may make: they skip Python's checks, and must not read out of bounds.
+"""Direct calls of the compiled ops: they skip Python's checks and must not read out of bounds.
 
-Those of the ops that select are in test_arguments.py.
+Users may make such calls. The ops that select are tested in test_arguments.py.
 """
 
 import pytest
@@ -74,7 +74,7 @@ def test_wrong_arguments_of_the_forward(name, changes, message):
 
 
 def backward_call(name, monkeypatch):
-    """The compiled backward op of ``name``, and the arguments that autograd gives it."""
+    """The compiled backward op of ``name``, and the arguments that autograd passes to it."""
     calls = []
     packet = getattr(torch.ops.hardmine, f"{name}_backward")
     monkeypatch.setattr(torch.ops.hardmine, f"{name}_backward", lambda *given: calls.append(given) or packet(*given))
@@ -91,10 +91,10 @@ def backward_call(name, monkeypatch):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_wrong_shapes_of_the_backward(name, monkeypatch):
-    """Any tensor that lacks its last row, or has another dtype, is an error, not a read beyond its end."""
+    """A tensor without its last row, or with another dtype, is an error, not an out-of-bounds read."""
     packet, arguments = backward_call(name, monkeypatch)
     tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.dim()]
-    if name == "batch_all_triplet_loss":  # whose gradient may have any number of rows
+    if name == "batch_all_triplet_loss":  # its gradient may have any number of rows
         tensors = [1]
     else:
         assert len(tensors) >= 3
@@ -106,9 +106,9 @@ def test_wrong_shapes_of_the_backward(name, monkeypatch):
                 packet(*given)
     for position in tensors:
         if name == "knn" and arguments[position].shape == REFS.shape:
-            continue  # refs of any type are converted
+            continue  # refs of any dtype are converted
         if name == "batch_all_triplet_loss" and position == 2:
-            continue  # the embeddings, which are only there for autograd
+            continue  # the embeddings, which are passed only for autograd
         with pytest.raises((ValueError, RuntimeError), match=r"must be|must have"):
             packet(*(a.short() if i == position else a for i, a in enumerate(arguments)))
 
@@ -128,5 +128,5 @@ def test_wrong_indices_of_the_backward(name, bad_index, monkeypatch):
     if name == "knn":
         with pytest.raises((ValueError, RuntimeError), match=rf"must lie in \[-1, 5\), got {bad_index}"):
             packet(*given)
-    else:  # it compares indices with those of the pairs it visits, and never reads at them
+    else:  # the op compares these indices with those of the pairs it visits, and never uses them to read
         assert all(gradient.isfinite().all() for gradient in packet(*given))

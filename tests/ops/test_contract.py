@@ -1,4 +1,4 @@
-"""Every op's promises about how it runs: the same bits on any number of threads, O(N D) memory, torch's own checks."""
+"""What every op promises: the same bits for any number of threads, O(N D) memory, torch's own checks."""
 
 import sys
 
@@ -19,7 +19,7 @@ ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script
 THREADED_OPTIONS = {
     "select_triplets": [{"negative": "semihard", "semihard_fallback": "hardest"}],
     **{name: [{"negative": "semihard", "semihard_fallback": "hardest"}] for name in SELECTED_LOSSES},
-    # one shift of the exponents for all anchors, and one for each
+    # One exponent shift for all anchors, and one shift per anchor
     "tuplet_loss": [{"positive": p, "temperature": t} for p, t in (("easiest", 0.02), ("all", 0.1), ("all", 0.02))],
     "batch_all_triplet_loss": [{"squared": squared, "margin": 0.3} for squared in (True, False)],
     "knn": [{"k": 50}],
@@ -37,11 +37,11 @@ THREADED_CASES = [
 @pytest.mark.thinned(17)
 @pytest.mark.parametrize(("name", "similarity", "refs", "options"), THREADED_CASES, ids=str)
 def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, options):
-    """Large enough for every loop to be shared by 5 threads, and with ties."""
+    """The inputs have ties, and are large enough for every loop to be split among 5 threads."""
     inputs = exact_inputs(similarity, 3000, 64, 40, refs)
     options = {"similarity": similarity, **options}
     if name == "tuplet_loss" and similarity != "cosine":
-        options["temperature"] *= 50  # or one negative has all the weight, and most have no gradient
+        options["temperature"] *= 50  # otherwise one negative has all the weight, and most have no gradient
     if name in SELECTED_LOSSES:
         options["temperature"] = 0.7
     with threads(1):
@@ -80,7 +80,7 @@ print(peak_mib() - before)
 @each_of(OPS)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_memory_is_linear_in_the_batch(name):
-    """The matrix of 20,000 rows alone would take 1.5 GiB, the triplets of classes of 4 as many times 12."""
+    """The matrix of 20,000 rows alone would take 1.5 GiB, and the triplets of classes of 4 would take 12 times that."""
     images_a_class = 4 if name == "batch_all_triplet_loss" else 100
     peak_mib = float(output_of(run_python("-c", MEMORY_SCRIPT, name, str(images_a_class))))
     assert peak_mib < 32
@@ -91,7 +91,7 @@ COMPILED_OPS = ("select_triplets", "triplet_loss", "tuplet_loss", "batch_all_tri
 
 
 def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tuple]:
-    """The calls of torch.ops.hardmine that forward and backward of an op make: (compiled op, arguments)."""
+    """The torch.ops.hardmine calls of an op's forward and backward: (compiled op, arguments)."""
     calls = []
     names = [n for op in COMPILED_OPS for n in (op, f"{op}_backward") if hasattr(torch.ops.hardmine, n)]
     for compiled in names:
@@ -125,7 +125,7 @@ def test_opcheck_of_random_selections(name, refs, options, device, monkeypatch):
 
 
 def check_compiled_ops(calls: list[tuple], dtype: torch.dtype) -> None:
-    """Opcheck of the compiled ops with the arguments that they were called with, embeddings of ``dtype``."""
+    """Run opcheck on the compiled ops, with the recorded arguments and embeddings of ``dtype``."""
     assert len(calls) == 2, "forward and backward"
     for compiled, arguments in calls:
         backward = compiled.name().endswith("_backward")
@@ -151,7 +151,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name, refs):
 @each_of(OPS)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_by_torch_without_a_graph_break(name, backend, device):
-    """Forward and backward, compiled for any batch size at the second one, equal eager mode bit for bit."""
+    """Forward and backward equal eager mode bit for bit. The second batch size compiles them for any size."""
 
     def outputs(*inputs):
         return differentiable_outputs(name, Inputs(*inputs))

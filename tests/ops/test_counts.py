@@ -1,4 +1,4 @@
-"""Who counts: the valid triplets of a selection, and the number of anchors that a mean is taken over."""
+"""Counts: the valid triplets of a selection, and the number of anchors that a mean is taken over."""
 
 import math
 import sys
@@ -15,7 +15,7 @@ COUNTING = {"triplet_loss": "selection", "sct_loss": "selection", "tuplet_loss":
 
 each_library = pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
 
-# Unit vectors of cosines that float32 holds exactly or that are equal by symmetry.
+# Unit vectors whose cosines float32 represents exactly, or which are equal by symmetry.
 ABOUT_THE_AXIS = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8], [0.0, 1.0]])
 
 
@@ -102,14 +102,14 @@ def test_the_mean_is_the_sum_over_the_count(name, options, refs):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        # s_ap = 0.6 = s_an for anchors 0; s_ap = 0.6, s_an = 0.8 for anchor 1; anchors 2 and 3 have no positive.
+        # s_ap = 0.6 = s_an for anchor 0; s_ap = 0.6, s_an = 0.8 for anchor 1; anchors 2 and 3 have no positive.
         ({}, 2),
         ({"preset": "code2020"}, 2),
         ({"preset": "code2021"}, 1),
         ({"preset": "code2021", "hard_cutoff": 0.5}, 2),
         ({"preset": "code2021", "hard_cutoff": 0.6}, 1),
         ({"min_similarity": 0.5}, 2),
-        ({"min_similarity": 0.6}, 0),  # compared in float32, in which s_ap is not above 0.6
+        ({"min_similarity": 0.6}, 0),  # compared in float32, where s_ap is not above 0.6
         ({"min_similarity": math.inf}, 0),
         ({"min_similarity": -math.inf}, 2),
     ],

@@ -1,4 +1,4 @@
-"""Every argument of every op, by its declaration: what it takes, and the words with which it refuses the rest."""
+"""Every argument of every op, by its declaration: its valid values, and the error message for each invalid one."""
 
 import inspect
 import itertools
@@ -48,7 +48,7 @@ def test_argument_of_a_wrong_value_is_an_error_that_names_it(op, argument):
         (op, argument)
         for op, arguments in ARGUMENTS.items()
         for argument, kind in arguments.items()
-        if kind.only_with and argument != "margin_labels"  # which need a table, and are in test_margin_tables.py
+        if kind.only_with and argument != "margin_labels"  # margin_labels need a table: see test_margin_tables.py
     ],
 )
 def test_option_that_does_nothing_is_an_error_that_names_what_has_it(library, op, argument):

@@ -1,4 +1,4 @@
-"""Every op at the edges: shapes beside those of tiles, batches without candidates, numbers that are not numbers."""
+"""Every op at the edges: shapes around tile sizes, batches without candidates, NaN and infinite values."""
 
 import math
 
@@ -29,12 +29,13 @@ with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self",
 
 
 def mild(name, depth, similarity):
-    """Options with which the losses' slopes do not magnify the rounding of long sums."""
+    """Options for which the slopes of the losses do not magnify the rounding errors of long sums."""
     return {"temperature": float(depth)} if (name, similarity) == ("tuplet_loss", "dot") else {}
 
 
-# Shapes at the edges. Row groups have 4, 6 or 12 rows, panels 4, 8, 16 or 32 columns, blocks of selections 96 x 256
-# and of the other ops 96 x 192, chunks a depth of 256, vectors up to 16 numbers.
+# Shapes at the edges of blocks. Row groups have 4, 6 or 12 rows; panels have 4, 8, 16 or 32 columns.
+# Blocks are 96 x 256 for selections and 96 x 192 for the other ops. Chunks have a depth of 256; vectors have up to 16
+# numbers.
 
 BATCH_SIZES = [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 15, 16, 17, 31, 32, 33, 95, 96, 97, 191, 192, 193, 255, 256, 257, 385]
 LONG_TO_EMULATE = ("tuplet_loss", "batch_all_triplet_loss")
@@ -88,7 +89,7 @@ def test_labels_of_every_integer_dtype(name, dtype, device):
 
 
 def assert_same_of_other_labels(name, actual, expected):
-    """Sums over many pairs go by the order of the labels, and round by it."""
+    """Sums over many pairs follow the order of the labels, so their rounding depends on it."""
     if name in SELECTING_OPS:
         assert_results_bitwise_equal(actual, expected)
     else:
@@ -100,7 +101,7 @@ def assert_same_of_other_labels(name, actual, expected):
 def test_labels_that_use_the_whole_range_of_unsigned_dtypes(name, dtype):
     inputs = random_inputs(classes=2)
     expected = run(getattr(ops, name), inputs)
-    low, high = 0, torch.iinfo(dtype).max  # which as int64 may be -1
+    low, high = 0, torch.iinfo(dtype).max  # as int64, the maximum may be -1
     labels = torch.tensor([low if label == inputs.labels.min() else high for label in inputs.labels], dtype=dtype)
     assert len(inputs.labels.unique()) == 2
     assert_same_of_other_labels(name, run(getattr(ops, name), inputs._replace(labels=labels)), expected)
@@ -108,7 +109,7 @@ def test_labels_that_use_the_whole_range_of_unsigned_dtypes(name, dtype):
 
 @each_of(OPS_WITH_LABELS)
 def test_labels_anywhere_in_int64(name):
-    """Labels need not number the classes: any distance between them will do, even one that int64 cannot hold."""
+    """Labels need not be consecutive. Any difference between them is valid, even one that int64 cannot represent."""
     inputs = random_inputs(60, classes=6, refs=40)
     expected = run(getattr(ops, name), inputs)
     least, most = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
@@ -154,7 +155,7 @@ def test_without_a_valid_anchor_the_loss_and_its_gradient_are_0(name, similarity
 
 @each_with_refs(OPS_WITH_LABELS)
 def test_anchors_without_candidates_take_no_part(name, refs, device):
-    """Rows of a class of their own get no positive, here; without refs they still serve as negatives."""
+    """Rows that are alone in their class have no positive here. Without refs they still serve as negatives."""
     inputs = random_inputs(20, 5, 3, refs, seed=4)
     lonely = inputs._replace(labels=torch.where(torch.arange(20) % 4 == 1, 100 + torch.arange(20), inputs.labels))
     result, expected = run_both(name, lonely.to(device))
@@ -194,7 +195,7 @@ def test_shapes_of_the_loss(name, device):
             assert loss.dtype == torch.float32
 
 
-# Numbers that are not numbers, or hardly
+# NaN, infinite and extreme values
 
 
 @each_with_similarity(OPS)
@@ -261,7 +262,7 @@ def test_divergence_is_never_hidden(name, similarity, bad, where, device):
         pytest.skip("takes no refs")
     if where == "a row in no pair":
         inputs.ref_embeddings[11, 4] = bad
-        inputs.ref_labels[:] = inputs.labels[0]  # row 11 is still a positive of some, a negative of others
+        inputs.ref_labels[:] = inputs.labels[0]  # row 11 is still a positive of some anchors and a negative of others
         inputs.ref_labels[11] = 77
         inputs.ref_embeddings[11, :4] = -inputs.embeddings[:, :4].mean(0) * 1e3
     else:
@@ -276,7 +277,10 @@ def test_divergence_is_never_hidden(name, similarity, bad, where, device):
 @each_with_similarity(LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_norm_that_overflows_is_no_silent_0(name, similarity, dtype):
-    """Finite rows whose squares overflow: without a check, no pair would be a candidate, and the loss 0."""
+    """The rows are finite, but their squares overflow.
+
+    Without a check, no pair would be a candidate, and the loss would be 0.
+    """
     embeddings = (torch.ones(8, 4) * 3e19).to(dtype).requires_grad_()
     options = {"similarity": similarity, **({"negative": "hardest"} if name in SELECTED_LOSSES else {})}
     loss = getattr(ops, name)(embeddings, torch.arange(8) // 2, **options)

@@ -1,4 +1,4 @@
-"""The contract of the losses on given triplets: edges, dtypes, the same bits everywhere, torch's own checks."""
+"""The contract of the losses on given triplets: edges, dtypes, identical bits, torch's own checks."""
 
 import math
 import sys
@@ -77,7 +77,7 @@ def test_shapes_of_the_unreduced_loss(count, device):
 
 @each_case
 def test_rows_in_many_triplets_and_in_none(name, options, device):
-    """Row 0 is in every triplet, in every place; rows 20 and up are in none."""
+    """Row 0 is in every triplet, in every position; rows 20 and up are in none."""
     batch = random_batch(30, 8, 0, dtype=torch.float64)
     triplets = torch.tensor([[0, 1 + i % 19, 1 + (i + 7) % 19] for i in range(60)])
     for t, triplet in enumerate(triplets):
@@ -129,7 +129,7 @@ def test_dtypes_of_losses_and_gradients(name, dtype, device):
     assert outcome.grad.any()
 
 
-# Numbers that are not numbers, or hardly
+# NaN, infinite and extreme values
 
 
 @pytest.mark.thinned(5)
@@ -186,13 +186,13 @@ def test_gradients_only_where_they_are_asked_for(name):
         getattr(ops, name)(*batch)
 
 
-# The same bits everywhere
+# Identical bits for every thread count and SIMD level
 
 
 @pytest.mark.cpu
 @each_case
 def test_any_number_of_threads_gives_the_same_bits(name, options):
-    """Large enough for every loop to be shared by 5 threads; rows are in many triplets."""
+    """The inputs are large enough for every loop to be split among 5 threads; rows occur in many triplets."""
     batch = random_batch(2000, 64, 100)
     batch = batch._replace(triplets=torch.cat([batch.triplets + 19 * i for i in range(60)]) % 2000)
     with threads(1):
@@ -207,7 +207,7 @@ SHAPES = [(3, 1, 1), (7, 16, 5), (33, 17, 40), (60, 257, 90), (300, 40, 500)]
 
 
 def save_outcomes(path: str) -> None:
-    """Runs every case at the level that HARDMINE_SIMD names, prints that level and saves the outcomes."""
+    """Run every case at the level that HARDMINE_SIMD names, print that level and save the outcomes."""
     outcomes = {
         f"{name}, {options}, {dtype}, {shape}": tuple(
             run_given(getattr(ops, name), random_batch(*shape, dtype=dtype, seed=1), **options)
@@ -319,7 +319,10 @@ def test_meta_tensors_give_shapes_and_dtypes(name):
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_by_torch_without_a_graph_break(name, backend):
-    """Forward and backward, for any batch size and number of triplets from the second one on, and with labels."""
+    """Compiled forward and backward, with labels too.
+
+    The second call compiles for any batch size and any number of triplets.
+    """
     labels = torch.arange(48)
 
     def loss(x, triplets, labels):

@@ -1,4 +1,4 @@
-"""Direct calls of the compiled losses on given triplets with wrong arguments; the modules that pass them on."""
+"""Direct calls of the compiled losses on given triplets with invalid arguments; the modules that pass arguments on."""
 
 import inspect
 
@@ -33,7 +33,7 @@ each_bad_list = pytest.mark.parametrize(
 @each_bad_list
 @only_where_triplets_are_checked
 def test_the_compiled_ops_read_no_row_that_is_not_there(name, triplets):
-    """Forward and backward, called directly."""
+    """Forward and backward are called directly."""
     x, *options = (a for i, a in enumerate(compiled_arguments(name, random_batch())) if i != 1)
     bad = torch.tensor(triplets)
     with pytest.raises(ValueError, match="triplets must"):
@@ -47,7 +47,7 @@ def test_the_compiled_ops_read_no_row_that_is_not_there(name, triplets):
 @each_bad_list
 @pytest.mark.parametrize("good", [0, 1, 1500])
 def test_on_a_gpu_bad_triplets_make_the_loss_and_all_gradients_nan(name, triplets, good, device):
-    """Nothing waits for a check there; the rows that are in good triplets, or in none, are told as well."""
+    """Nothing waits for a check there. The gradients of rows in valid triplets, or in none, are NaN too."""
     if torch.device(device).type == "cpu" and not EMULATED:
         pytest.skip("on the CPU they are errors")
     batch = random_batch()

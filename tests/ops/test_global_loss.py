@@ -65,7 +65,10 @@ def test_the_module_is_equation_3_with_the_threshold_of_the_paper():
 
 
 def test_a_gradient_worked_by_hand():
-    """One triplet on a line: d_ap = 4 / 4 and d_an = 1 / 4, with slopes lam and -lam; that of d in x is (x - y) / 2."""
+    """One triplet on a line: d_ap = 4 / 4 and d_an = 1 / 4, with slopes lam and -lam.
+
+    The slope of d in x is (x - y) / 2.
+    """
     batch = Batch(torch.tensor([[0.0], [2.0], [-1.0], [9.0]]), torch.tensor([[0, 1, 2]]))
     loss, grad = run_given(ops.global_loss, batch, lam=4.0, threshold=0.0, similarity="euclidean")
     assert loss.item() == 4 * (1 - 0.25)
@@ -77,7 +80,7 @@ def test_a_gradient_worked_by_hand():
 
 
 def test_small_integers_are_exact(device):
-    """Sixty-four triplets, so that means and variances are exact in binary as well."""
+    """Sixty-four triplets, so that means and variances are exact in binary too."""
     batch = Batch(exact_inputs("euclidean").embeddings, random_triplets(61, 64)).to(device)
     for threshold in (0.5, -64.0):
         options = {"lam": 0.75, "threshold": threshold, "similarity": "euclidean"}
@@ -98,7 +101,7 @@ def test_unit_rows_of_signs_are_exact(device):
 
 @IMPLEMENTATIONS
 def test_at_its_kink_only_the_variances_have_a_gradient(loss, device):
-    """Both means are 1 and the threshold is 0: no gap. One triplet has no variance, either."""
+    """Both means are 1 and the threshold is 0, so the hinge is at its kink. A single triplet has no variance either."""
     x = torch.tensor([[0.0], [2.0], [-2.0]])
     kink = run_given(loss, Batch(x, torch.tensor([[0, 1, 2]])).to(device), threshold=0.0, similarity="euclidean")
     assert kink.loss.item() == 0.0
@@ -131,7 +134,7 @@ def test_float64_matches_the_reference_to_its_last_digits(similarity, threshold,
 
 
 def test_close_rows_far_from_the_origin_keep_their_digits():
-    """Distances of 1e-3 between rows of length 1e3, and variances of their squares: nothing may cancel."""
+    """Distances of 1e-3 between rows of length 1e3, and variances of their squares: nothing may cancel out."""
     batch = Batch(1e3 + 1e-3 * torch.randn(20, 16, generator=seeded(4)), random_triplets(20, 40))
     options = {"similarity": "euclidean", "lam": 0.0}
     exact = assert_given_as_accurate_as_plain_torch("global_loss", batch, **options)

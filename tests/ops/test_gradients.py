@@ -1,4 +1,4 @@
-"""The gradients of every op: against finite differences, in their dtypes, and only where they are asked for."""
+"""The gradients of every op: against finite differences, in their dtypes, and only where they are required."""
 
 import pytest
 import torch
@@ -26,12 +26,12 @@ each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 
 
-# Finite differences. Inputs are asserted to lie away from every kink and jump, and away from ties by their spread: no
-# finite difference below comes near another selection.
+# Finite differences. The inputs are asserted to lie away from every kink and jump, and their spread keeps them away
+# from ties. So no finite difference below reaches another selection.
 
 
 def gradcheck(op, inputs, **options):
-    """Compares the gradients of embeddings and refs, which must not be all zero, with finite differences."""
+    """Compare the gradients of embeddings and refs, which must not be all zero, with finite differences."""
     leaves = leaves_of(inputs)
 
     def function(x, refs=None):
@@ -51,7 +51,7 @@ def assert_far(values, *, gap=1e-3):
 
 
 def in_widest_gap(values):
-    """A number amid those given, far from each."""
+    """A number in the widest gap between those given, far from each."""
     values = values.sort().values
     gap = values.diff().argmax()
     middle = (values[gap] + values[gap + 1]).item() / 2
@@ -115,7 +115,7 @@ def test_gradcheck_of_sct_loss(similarity, refs, preset, reduction, device):
     assert_far(s_an - s_ap)
     options = {"similarity": similarity, "lam": 0.7, "temperature": 0.5}
     if preset != "paper":
-        # A cutoff that tells hard triplets apart; no positive is dropped.
+        # A cutoff that separates hard triplets; no positive is dropped.
         options |= {"hard_cutoff": in_widest_gap(s_an[s_an > s_ap]), "duplicate_threshold": float("inf")}
         assert_far(s_an - options["hard_cutoff"])
     gradcheck(ops.sct_loss, inputs, **options, preset=preset, reduction=reduction)
@@ -132,7 +132,7 @@ def test_gradcheck_of_losses_with_a_least_similarity(name, similarity, device):
 
 @pytest.mark.parametrize("name", ["select_triplets", "triplet_loss"])
 def test_a_gradient_worked_by_hand(name):
-    """a.n - a.p of one anchor: its gradient is n - p in a, -a in p, a in n, and nothing in the rest."""
+    """The loss of one anchor is a.n - a.p. Its gradient is n - p in a, -a in p, a in n, and 0 elsewhere."""
     a, p, n, other = [1.0, 2.0], [3.0, 1.0], [2.0, 2.0], [-1.0, -1.0]
     inputs = Inputs(torch.tensor([a]), torch.tensor([0]), torch.tensor([other, n, p]), torch.tensor([1, 1, 0]))
     leaves = leaves_of(inputs)
@@ -158,7 +158,7 @@ def test_the_gradient_of_a_cosine_is_orthogonal_to_its_row(refs, device):
 
 
 def test_the_distance_of_equal_points_has_gradient_0():
-    """The subgradient that PyTorch's norm takes, too. Both anchors equal ref 0, and lie at distance 1 of ref 1."""
+    """PyTorch's norm has the same subgradient. Both anchors equal ref 0, and are at distance 1 from ref 1."""
     refs = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     inputs = Inputs(torch.ones(2, 3), torch.tensor([0, 0]), refs, torch.tensor([0, 1]))
     result = run(ops.select_triplets, inputs, similarity="euclidean")
@@ -168,11 +168,11 @@ def test_the_distance_of_equal_points_has_gradient_0():
     assert result.grad.tolist() == [[1.0, 0.0, 0.0], [3.0, 0.0, 0.0]]
 
 
-# Who gets a gradient, and which
+# Which tensors get a gradient, and which gradient
 
 
 def dtypes_of_returned(name, values):
-    """The dtypes of what an op returns beside its loss; ``values`` is that of losses and similarities."""
+    """The dtypes of what an op returns besides its loss; ``values`` is the dtype of losses and similarities."""
     if name == "knn":
         return [values, torch.int64]
     if name == "tuplet_loss":
@@ -244,7 +244,7 @@ def test_a_second_derivative_is_a_clear_error(name):
 @each_of(SELECTED_LOSSES)
 @with_and_without_refs
 def test_gradients_flow_through_the_returned_similarities(name, refs, device):
-    """Those of the similarities alone are those of select_triplets; those of the loss add to them."""
+    """The gradients of the similarities alone equal those of select_triplets; the gradients of the loss add to them."""
     inputs = random_inputs(refs=refs, dtype=torch.float64).to(device)
     leaves = leaves_of(inputs)
     options = {"positive": "hardest", "negative": "hardest"}

@@ -58,7 +58,7 @@ HAND_WORKED = {
         [1.229495, 3.472136, 0.770505, 1.585786],
     ),
     "soft margin": ({"term": "soft_margin"}, [0.798139, 0.183901, 0.598139, 1.313262]),
-    # Hard are the first and the last: lam * cos_an.
+    # The first and the last are hard: lam * cos_an.
     "sct": ({"term": "sct", "lam": 0.5}, [0.4, 1.125352e-7, 0.126928, 0.0]),
 }
 
@@ -111,7 +111,7 @@ def test_hinge_of_small_integers_is_exact(similarity, reduction, device):
 
 
 def test_ratio_of_integers_on_a_line_is_exact(device):
-    """Their distances carry no rounding error, so that the quotient is rounded as PyTorch's is."""
+    """The distances carry no rounding error, so the quotient is rounded as PyTorch's is."""
     x = torch.randint(-50, 50, (61, 1), generator=seeded(3)).float()
     batch = Batch(x, random_triplets(61, 300)).to(device)
     options = {"margin": 0.5, "similarity": "euclidean", "reduction": "none"}
@@ -122,7 +122,7 @@ def test_ratio_of_integers_on_a_line_is_exact(device):
 
 @IMPLEMENTATIONS
 def test_at_its_kink_the_ratio_has_gradient_0(loss, device):
-    """d_an = d_ap + margin; then a little less."""
+    """d_an = d_ap + margin exactly; then slightly less."""
     x = torch.tensor([[0.0], [1.0], [-1.25], [-1.0]])
     kink = run_given(loss, Batch(x, torch.tensor([[0, 1, 2]])).to(device), margin=0.25, similarity="euclidean")
     assert kink.loss.item() == 0.0
@@ -135,7 +135,10 @@ def test_at_its_kink_the_ratio_has_gradient_0(loss, device):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 def test_of_equal_rows_the_ratio_is_defined(loss, similarity, device):
-    """A positive equal to its anchor: r is the margin, and the distance has the subgradient 0. A negative: 1 - 0."""
+    """For a positive equal to its anchor, r is the margin, and the distance has the subgradient 0.
+
+    For a negative equal to its anchor, the loss is 1 - 0.
+    """
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], device=device)
     near = run_given(loss, Batch(x, torch.tensor([[0, 1, 2]])).to(device), margin=2.0, similarity=similarity)
     assert near.loss.item() == pytest.approx(1 - math.sqrt(2) / 2)
@@ -181,7 +184,7 @@ def test_float64_matches_the_reference_to_its_last_digits(options, device):
 
 
 def test_close_rows_far_from_the_origin_keep_their_digits():
-    """Distances of 1e-3 between rows of length 1e3: from differences, and not from inner products."""
+    """Distances of 1e-3 between rows of length 1e3 are computed from differences, not from inner products."""
     x = 1e3 + 1e-3 * torch.randn(20, 16, generator=seeded(4))
     batch = Batch(x, random_triplets(20, 40))
     options = {"similarity": "euclidean", "margin": 1e-3, "reduction": "none"}
@@ -198,7 +201,7 @@ def test_gradcheck(options, reduction, device):
     options = meaningful({**options, "reduction": reduction, "lam": 0.7})
     _, s_ap, s_an = measures(x, batch.triplets, options)
     gap = {"ratio": s_an - s_ap + 0.2, "hinge": s_an - s_ap + 0.2, "sct": s_an - s_ap}.get(options["term"])
-    if gap is not None:  # away from the kink, and on both sides of it
+    if gap is not None:  # values lie away from the kink, and on both sides of it
         assert gap.abs().min() > 1e-3
         assert (gap > 0).any()
         assert (gap < 0).any()

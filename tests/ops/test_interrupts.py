@@ -1,4 +1,4 @@
-"""Signals that come in while an op runs: Ctrl-C ends it, forward and backward, and the next call is right."""
+"""Signals that arrive while an op runs: Ctrl-C ends it, forward and backward, and the next call is right."""
 
 import pytest
 

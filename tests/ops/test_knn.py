@@ -24,7 +24,7 @@ IMPLEMENTATIONS = pytest.mark.parametrize("knn", [ops.knn, reference.knn], ids=[
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 
-# Of HAND_POINTS (see support.inputs), the neighbors of each point, the nearest first, and their similarities.
+# The neighbors of each point of HAND_POINTS (see support.inputs), nearest first, and their similarities.
 HAND_WORKED = {
     "cosine": (
         [[2, 1, 3, 4], [2, 3, 0, 4], [1, 0, 3, 4], [1, 2, 0, 4], [3, 1, 2, 0]],
@@ -56,7 +56,7 @@ def test_worked_by_hand(knn, similarity, worked, k, device):
 
 @IMPLEMENTATIONS
 def test_defaults(knn, device):
-    """The 10 nearest by cosine, of others without refs and of all refs with them."""
+    """The 10 nearest by cosine: among the other rows without refs, and among all refs with them."""
     x = random_inputs(30).embeddings.to(device)
     similarity, index = knn(x)
     assert (similarity.shape, index.shape) == ((30, 10), (30, 10))
@@ -82,7 +82,7 @@ def test_a_query_itself_may_be_a_neighbor(knn, device):
 @with_and_without_refs
 @pytest.mark.parametrize("k", [1, 7, 200])
 def test_small_integers_are_exact(similarity, refs, k, device):
-    """Indices as of a stable sort, similarities to the bit."""
+    """Indices equal those of a stable sort; similarities are equal to the bit."""
     inputs = exact_inputs(similarity, 180, 4, refs=refs).to(device)
     result, expected = run_both("knn", inputs, similarity=similarity, k=k)
     assert_same_selection(result.selection, expected.selection)
@@ -95,7 +95,7 @@ def test_small_integers_are_exact(similarity, refs, k, device):
 @each_similarity
 @pytest.mark.parametrize("rows", [5, 97, 500])
 def test_equal_rows(similarity, rows, device):
-    """All similarities tie: the neighbors are the first others, in order."""
+    """All similarities tie, so the neighbors are the first other rows, in order."""
     x = torch.tensor([[3.0, 4.0]], device=device).expand(rows, 2)
     for k in (1, 3, 40, rows + 2):
         neighbors = ops.knn(x, k=k, similarity=similarity)
@@ -108,7 +108,7 @@ def test_equal_rows(similarity, rows, device):
 
 @each_similarity
 def test_blocks_of_equal_rows(similarity, device):
-    """A hundred copies of each of six rows, mixed: the k-th neighbor is amid a tie."""
+    """A hundred copies of each of six rows, in mixed order: the k-th neighbor is within a tie."""
     rows = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0], [3, 4], [-4, 3]])
     x = rows[torch.randperm(600, generator=seeded(0)) % 6].to(device)
     for k in (1, 50, 99, 100, 101, 350, 599, 700):
@@ -123,7 +123,10 @@ def test_blocks_of_equal_rows(similarity, device):
 @each_similarity
 @pytest.mark.parametrize("rows", [2, 95, 96, 97, 191, 192, 193, 400])
 def test_refs_that_are_the_queries_give_the_same_lists(dtype, similarity, rows, device):
-    """Without refs each unordered pair is visited once. With them, leaving out the query itself gives the rest."""
+    """Without refs each unordered pair is visited once.
+
+    With the queries as refs, dropping the query itself gives the same lists.
+    """
     x = random_inputs(rows, 9, dtype=dtype, seed=rows).embeddings.to(device)
     k = min(60, rows - 1)
     alone = ops.knn(x, k=k, similarity=similarity)
@@ -199,7 +202,7 @@ def test_the_largest_k(refs, similarity, device):
 
 @pytest.mark.parametrize("order", ["best first", "best last"])
 def test_candidates_in_sorted_order(order, device):
-    """The best pools are never, or always, improved by what comes next."""
+    """Each further candidate improves the list of the best never, or always."""
     angles = torch.linspace(0, 3, 2000, dtype=torch.float64)
     angles = angles if order == "best first" else angles.flip(0)
     refs = torch.stack([angles.cos(), angles.sin()], 1).to(device)
@@ -214,14 +217,17 @@ def test_depth_1_and_huge(similarity, device):
     for rows, depth in ((300, 1), (60, 4000)):
         inputs = random_inputs(rows, depth, dtype=torch.float64).to(device)
         result, expected = run_both("knn", inputs, similarity=similarity, k=20)
-        if depth == 1 and similarity == "cosine":  # 1 and -1: all ties
+        if depth == 1 and similarity == "cosine":  # cosines are 1 and -1: all ties
             assert_same_selection(result.selection, expected.selection)
         else:
             assert_results_close(result, expected, 1e-12)
 
 
 def test_close_points_far_from_the_origin_keep_their_distances(device):
-    """-|a - b| from differences: by |a|^2 + |b|^2 - 2 a.b all of these distances would round to 0 or to 1."""
+    """-|a - b| is computed from differences.
+
+    With |a|^2 + |b|^2 - 2 a.b, all of these distances would round to 0 or to 1.
+    """
     steps = torch.tensor([0.0, 1.0, 3.0, 7.0]) / 4
     x = (1e5 + steps)[:, None].expand(4, 16).to(device)
     neighbors = ops.knn(x, k=3, similarity="euclidean")
@@ -229,15 +235,15 @@ def test_close_points_far_from_the_origin_keep_their_distances(device):
     assert neighbors.similarity[0].tolist() == [-1.0, -3.0, -7.0]
 
 
-# Not finite
+# Values that are not finite
 
 
 def test_similarities_that_are_no_candidates(device):
-    """NaN, and minus infinity, which every number would beat."""
+    """NaN is never a candidate, nor is minus infinity, which every number would beat."""
     queries = torch.tensor([[1.0, 0.0], [math.nan, 1.0], [-math.inf, 0.5]], device=device)
     refs = torch.tensor([[1.0, 2.0], [math.inf, 1.0], [2.0, math.nan], [3.0, 0.0]], device=device)
     neighbors = ops.knn(queries, refs, k=4, similarity="dot")
-    # s of query 0: 1, inf, NaN, 3; of query 2: -inf, -inf, NaN, -inf
+    # s of query 0: 1, inf, NaN, 3; s of query 2: -inf, -inf, NaN, -inf
     assert neighbors.index.tolist() == [[1, 3, 0, -1], [-1] * 4, [-1] * 4]
     assert neighbors.similarity[0].tolist() == pytest.approx([math.inf, 3.0, 1.0, math.nan], nan_ok=True)
     assert neighbors.similarity[1:].isnan().all()
@@ -292,7 +298,7 @@ def test_gradcheck(similarity, refs, k, device):
 
 
 def test_a_gradient_worked_by_hand(device):
-    """Query (1, 2) against (3, 1), (2, 2), (-1, -1): by dot product 6 of ref 1, then 5 of ref 0, without ref 2.
+    """Query (1, 2) against (3, 1), (2, 2), (-1, -1): dot products 6 with ref 1 and 5 with ref 0; ref 2 is not listed.
 
     With upstream gradients 2 and 10: 2 (2, 2) + 10 (3, 1) for the query, 10 (1, 2) for ref 0, 2 (1, 2) for ref 1.
     """
@@ -310,7 +316,7 @@ def test_a_gradient_worked_by_hand(device):
 def test_equal_points_and_missing_neighbors_have_no_gradient_of_nan(similarity, device):
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 0.0]], device=device, requires_grad=True)
     neighbors = ops.knn(x, k=4, similarity=similarity)
-    neighbors.similarity.backward(torch.ones_like(neighbors.similarity))  # also where the index is -1
+    neighbors.similarity.backward(torch.ones_like(neighbors.similarity))  # entries with index -1 included
     assert x.grad.isfinite().all()
     assert x.grad.any()
 
@@ -358,5 +364,6 @@ def problems(draw):
 def test_random_inputs_and_options_match_the_reference(problem):
     inputs, options = problem
     if options["exclude_self"] is False and options["similarity"] == "euclidean" and inputs.ref_embeddings is None:
-        options = {**options, "similarity": "dot"}  # each query at distance 0 of itself: a kink of the gradient
+        # with distances, each query is at distance 0 of itself: a kink of the gradient
+        options = {**options, "similarity": "dot"}
     assert_results_close(*run_both("knn", inputs, **options), 1e-10)

@@ -1,4 +1,4 @@
-"""Margins by the classes of anchor and negative: tables, the labels of their rows, and what is wrong with them."""
+"""Margins by the classes of anchor and negative: tables, the labels of their rows, and invalid tables."""
 
 import math
 import re
@@ -36,7 +36,10 @@ def test_tables_match_the_reference(similarity, squared, reduction, sizes, devic
 
 
 def test_labels_are_mapped_to_the_rows_of_the_table(device):
-    """By unsorted margin_labels of another dtype, more than the batch has; the rows can be permuted freely."""
+    """The margin_labels are unsorted, of another dtype, and more than the batch has.
+
+    The rows can be permuted freely.
+    """
     sizes = [5, 9, 2, 1, 40]
     inputs = inputs_of_sizes(sizes).to(device)
     table = random_table(5).to(device)
@@ -61,7 +64,7 @@ def test_labels_are_mapped_to_the_rows_of_the_table(device):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_tables_of_any_dtype(dtype, device):
-    """Converted to the type that the op computes in: 0.25 is 0.25 in all."""
+    """Tables are converted to the dtype that the op computes in; 0.25 is exact in every dtype."""
     inputs = inputs_of_sizes([5, 6, 40], dtype=torch.float32).to(device)
     table = torch.tensor([[0, 0.25, 0.5], [-0.125, 0, 1], [0.75, 0.5, 0]], device=device)
     expected = run(ops.batch_all_triplet_loss, inputs, margin=table)

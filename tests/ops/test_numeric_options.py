@@ -1,4 +1,4 @@
-"""Numbers that are one thing as given and another as computed with; and tensors that autograd cannot keep."""
+"""Numbers that change when they are converted to the dtype of the computation; tensors that autograd cannot keep."""
 
 import math
 from fractions import Fraction
@@ -13,7 +13,7 @@ ROWS = torch.randn(8, 4, generator=seeded(0))
 LABELS = torch.arange(8) // 2
 TRIPLETS = torch.tensor([[0, 1, 2], [2, 3, 4]])
 
-# Every numeric option that must be finite where it is computed with, and a call that takes it.
+# Every numeric option that must be finite in the dtype of the computation, and a call that takes it.
 NUMBERS = {
     "triplet_loss.margin": lambda x, v: ops.triplet_loss(x, LABELS, term="hinge", margin=v),
     "triplet_loss.lam": lambda x, v: ops.triplet_loss(x, LABELS, term="sct", lam=v),
@@ -45,7 +45,7 @@ def test_number_that_overflows_float32_is_refused_by_name(name, value):
     option = name.partition(".")[2]
     with pytest.raises(ValueError, match=rf"^{option} must be a number( > 0)?, got 1?.*, which is inf in float32$"):
         NUMBERS[name](ROWS, value)
-    NUMBERS[name](ROWS.double(), value)  # in float64 it is a number
+    NUMBERS[name](ROWS.double(), value)  # finite in float64
 
 
 @each_number

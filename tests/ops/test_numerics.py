@@ -1,4 +1,4 @@
-"""Rows without a direction, cosines that rounding puts beyond 1, rows that underflow, batches of next to nothing."""
+"""Rows without a direction, cosines that round to more than 1, rows that underflow, and tiny batches."""
 
 import itertools
 
@@ -28,7 +28,7 @@ NORMALIZING = [
 
 
 def dead_rows(length, dtype, refs=None):
-    """Inputs whose every fifth row has no direction; refs are alike."""
+    """Inputs in which every fifth row has no direction; so have the refs."""
     inputs = random_inputs(24, 5, 3, refs, dtype=dtype)
     for rows in (inputs.embeddings, inputs.ref_embeddings):
         if rows is not None:
@@ -75,13 +75,13 @@ def test_rows_just_longer_than_the_epsilon_keep_their_gradient(name, device):
     assert run(getattr(ops, name), inputs.to(device)).grad[::5].abs().max() > 1e9
 
 
-# Cosines are never beyond 1
+# Cosines never exceed 1
 
 
 def nearly_parallel(dtype=torch.float32, sign=1):
-    """Rows that are multiples of three directions, whose cosines, rounded, lie around 1 (or with ``sign`` -1, also -1).
+    """Rows that are multiples of three directions, whose cosines round to values around 1.
 
-    Cosines beyond 1 are among them.
+    Some of the cosines exceed 1. With ``sign`` -1, some are also around -1.
     """
     directions = torch.randn(3, 33, dtype=dtype, generator=torch.Generator().manual_seed(0))
     multiples = torch.linspace(0.5, 3, 40, dtype=dtype)[:, None]
@@ -136,7 +136,7 @@ def test_a_duplicate_threshold_below_minus_one_drops_everything(device):
 
 
 def test_semihard_negatives_compare_with_clamped_positives(device):
-    """No negative is as similar as a positive at 1; with ties included, all of them may be taken."""
+    """No selected negative reaches the similarity 1 of its positive. With ties included, every one may."""
     inputs = nearly_parallel().to(device)
     excluded = ops.select_triplets(*inputs, negative="semihard")
     included = ops.select_triplets(*inputs, negative="semihard", tie="include")
@@ -147,7 +147,7 @@ def test_semihard_negatives_compare_with_clamped_positives(device):
 
 
 def test_limits_of_one_are_never_exceeded(device):
-    """An anchor counts, or is hard, only if its similarities are above a limit: above 1 none is."""
+    """An anchor counts, or is hard, only if its similarities exceed a limit; no similarity exceeds 1."""
     inputs = nearly_parallel().to(device)
     options = {"negative": "hardest", "reduction": "none"}
     assert (ops.triplet_loss(*inputs, min_similarity=1.0, **options) == 0).all()
@@ -162,7 +162,7 @@ def test_smart_triplets_takes_distances_of_cosines():
 
 
 def assert_alarm(verify, monkeypatch, name, distort, call, match=""):
-    """``verify`` raises where the compiled op's results are replaced by ``distort(*results)``."""
+    """``verify`` raises if the compiled op's results are replaced by ``distort(*results)``."""
     right = getattr(torch.ops.hardmine, name)
     monkeypatch.setattr(torch.ops.hardmine, name, lambda *args: distort(*right(*args)))
     with pytest.raises(hardmine.VerificationError, match=match), verify():
@@ -236,7 +236,7 @@ def test_given_triplets_whose_squares_underflow_raise_no_alarm(name, options, si
 
 @pytest.mark.parametrize("size", [1.0, 1e-8])
 def test_verify_still_sees_wrong_distances_of_short_rows(size, verify, monkeypatch):
-    """The allowance for underflow hides nothing at sizes that float32 can square."""
+    """The allowance for underflow hides nothing at sizes whose squares float32 can represent."""
     queries = size * random_inputs(24, 8).embeddings
 
     def scale(similarity, index):
@@ -245,7 +245,7 @@ def test_verify_still_sees_wrong_distances_of_short_rows(size, verify, monkeypat
     assert_alarm(verify, monkeypatch, "knn", scale, lambda: ops.knn(queries, k=3, similarity="euclidean"))
 
 
-# Batches of next to nothing
+# Tiny batches
 
 
 def labels_of(rows):
@@ -253,7 +253,7 @@ def labels_of(rows):
 
 
 def small_calls(name):
-    """The op on batches, refs and k of 0 and 1 rows, of one class and of as many as rows, with every kind of option."""
+    """The op on tiny batches, refs and k of 0 and 1, one class and one class per row, and every kind of option."""
     choices = [{}]
     if name in ("select_triplets", "triplet_loss", "sct_loss"):
         negatives = ("hardest", "random") if name == "sct_loss" else ("hardest", "semihard", "random")

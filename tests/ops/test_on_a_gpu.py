@@ -1,4 +1,4 @@
-"""What only a GPU shows: CUDA graphs, streams, that nothing waits for the GPU, several GPUs, TF32."""
+"""What only a GPU shows: CUDA graphs, streams, no waiting for the GPU, several GPUs, TF32."""
 
 from collections.abc import Callable, Iterator
 
@@ -34,7 +34,7 @@ WAITING_CALLS = {
     *("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMalloc", "cudaFree"),
     *("cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize"),
 }
-LONG = 100_000_000  # clock cycles, a twentieth of a second
+LONG = 100_000_000  # clock cycles: a twentieth of a second
 
 each_case = pytest.mark.parametrize(("name", "refs", "options"), CASES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -53,7 +53,7 @@ def copy_into(old: Inputs | Batch, new: Inputs | Batch) -> None:
 
 
 def step(name: str, inputs: Inputs | Batch, options: dict) -> list[Tensor]:
-    """What an op returns, and the gradients of the inputs that require one: all on the device, waiting for nothing."""
+    """An op's results, and the gradients of the inputs that require one, all on the device and without waiting."""
     arguments = inputs if name in GIVEN else arguments_of(name, inputs)
     returned = getattr(ops, name)(*arguments, **options)
     outputs = [returned] if isinstance(returned, Tensor) else list(returned)
@@ -91,7 +91,7 @@ def test_a_cuda_graph_replays_on_other_inputs(name, refs, options, dtype):
     inputs = on("cuda", make_inputs(name, refs, dtype, seed=1))
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # as torch's documentation has it: a warm-up elsewhere than on the default stream
+    with torch.cuda.stream(side):  # as torch's documentation has it: the warm-up must not run on the default stream
         for _ in range(3):
             step(name, inputs, options)
     torch.cuda.current_stream().wait_stream(side)
@@ -107,7 +107,7 @@ def test_a_cuda_graph_replays_on_other_inputs(name, refs, options, dtype):
 
 @each_case
 def test_work_on_a_cuda_stream_waits_for_what_is_before_it(name, refs, options):
-    """The inputs are there late, and written over at once: an op that ran on another stream would miss them."""
+    """The inputs arrive late and are overwritten at once. An op that ran on another stream would miss them."""
     late, before = (make_inputs(name, refs, torch.float32, seed) for seed in (1, 2))
     expected = step(name, on("cuda", late), options)
     late, inputs = on("cuda", late), on("cuda", before)
@@ -135,9 +135,9 @@ def test_no_cuda_call_of_torch_waits(name, refs, options):
 
 
 def waiting_calls(work: Callable[[], object]) -> list[str]:
-    """Calls of the CUDA runtime during `work` that wait for the GPU, or may, whoever makes them."""
+    """The CUDA runtime calls during `work` that wait, or may wait, for the GPU, regardless of the caller."""
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    work()  # loads kernels, fills the allocator's pools
+    work()  # loads kernels and fills the allocator's pools
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=kinds) as profile:
         with torch.profiler.record_function("the work"):
@@ -183,7 +183,7 @@ def precision() -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_cuda_products_are_exact_unless_tf32_is_allowed(similarity, precision):
-    """TF32 keeps 10 bits of a factor; squares of differences never go through it."""
+    """TF32 keeps 10 bits of a factor; squared differences never use it."""
     queries = random_inputs(300, 256, refs=None).embeddings
     exact = reference.knn(queries.double(), k=1, similarity=similarity).similarity
     errors = {}

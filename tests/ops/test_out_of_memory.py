@@ -1,4 +1,4 @@
-"""Errors of ops that find no memory: the op, the bytes and what they were for."""
+"""Errors of ops that run out of memory: they name the op, the bytes and their purpose."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Who draws the numbers of random positives and negatives, and when: generators, threads, compiled calls, verify."""
+"""Which generator draws the numbers of random selections, and when: threads, compiled calls, verify."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ from support.processes import threads
 from support.runs import run
 from verification_cases import break_output
 
-# Who draws, and when
+# Which generator draws, and when
 
 
 @each_op
@@ -54,7 +54,10 @@ def test_without_a_generator_manual_seed_rules(name):
 @each_op
 @pytest.mark.parametrize("generator", [None, 5], ids=["no generator", "generator"])
 def test_only_what_is_asked_for_is_drawn(name, generator):
-    """Without a random selection, nothing; with one, nothing of the global generator where another one is given."""
+    """Without a random selection nothing is drawn.
+
+    With one and a given generator, the global generator draws nothing.
+    """
     inputs = random_inputs()
     own = None if generator is None else seeded(generator)
     for options in (*([{}] if own is None else []), {"positive": "random"}, BOTH):
@@ -95,7 +98,7 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more)
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_by_torch(name, backend):
-    """One graph. aot_eager draws what eager mode draws; inductor draws its own numbers, which manual_seed fixes."""
+    """One graph. aot_eager draws the numbers of eager mode; inductor draws others, which manual_seed fixes."""
     options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}
 
     def selection(*inputs):
@@ -125,7 +128,7 @@ def test_compiled_by_torch(name, backend):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
 def test_compiled_with_a_generator(name):
-    """The graph breaks, and the draws are those of eager mode."""
+    """The graph breaks, and the draws equal those of eager mode."""
     inputs = random_inputs(refs=30)
 
     def loss(x, labels, refs, ref_labels, generator):
@@ -146,7 +149,7 @@ def test_compiled_with_a_generator(name):
 @with_and_without_refs
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_verify_draws_nothing_itself(name, refs, similarity, verify):
-    """The user's generators stand where they would stand without it, and so the training goes on alike."""
+    """Verify leaves the user's generators in the same state as without it, so the training continues identically."""
     inputs = random_inputs(refs=refs)
     options = {**BOTH, "similarity": similarity, "duplicate_threshold": -0.1}
     own, twin = seeded(1), seeded(1)
@@ -168,7 +171,7 @@ def test_verify_draws_nothing_itself(name, refs, similarity, verify):
 @each_op
 @pytest.mark.parametrize("which", ["positive", "negative"])
 def test_verify_finds_a_candidate_that_was_not_drawn(name, which, verify, monkeypatch):
-    """An op that rounds its numbers to halves picks candidates, yet not all of them."""
+    """An op that rounds its numbers to halves picks valid candidates, but not all of them."""
     compiled = "select_triplets" if name == "select_triplets" else "triplet_loss"
     right = getattr(torch.ops.hardmine, compiled)
 
@@ -185,7 +188,7 @@ def test_verify_finds_a_candidate_that_was_not_drawn(name, which, verify, monkey
 
 def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
     inputs = random_inputs(20, classes=3)
-    inputs.labels[0] = 100  # without a positive
+    inputs.labels[0] = 100  # has no positive
     for position, anchor, wrong in ((2, 0, 5), (2, 1, -1), (3, 1, -1), (3, 1, 1)):
         with monkeypatch.context() as context:
             break_output(
@@ -196,7 +199,7 @@ def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
 
 
 def rows_at_a_threshold() -> tuple[Inputs, float]:
-    """Classes of 80, of which half are one row, and a threshold between its squared norms in float32 and float64."""
+    """Classes of 80, half of each being one row, and a threshold between its squared norms in float32 and float64."""
     row = random_inputs(1, 40, 1).embeddings
     rows = torch.cat([row.expand(120, -1), random_inputs(120, 40, 1, seed=1).embeddings])
     inputs = Inputs(rows, torch.arange(240) % 3)
@@ -207,7 +210,7 @@ def rows_at_a_threshold() -> tuple[Inputs, float]:
 
 
 def test_verify_lets_rounding_decide_at_the_threshold(verify, device):
-    """Candidates, and so the counts that numbers pick by, differ between float32 and float64."""
+    """The candidates differ between float32 and float64, and so do the counts by which numbers pick."""
     inputs, threshold = rows_at_a_threshold()
     with verify() as report:
         for seed in range(5):
@@ -256,7 +259,7 @@ def test_modules_take_a_generator(name):
     assert not torch.equal(*first)
     again = getattr(losses, name)(**BOTH, generator=seeded(3))
     assert_same_selection([again(*inputs, return_selection=True)[1].positive_index for _ in range(2)], first)
-    # A copy goes on from where the original stands, with a generator of its own.
+    # A copy continues from the state of the original, with its own generator.
     assert not module.state_dict()
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         state = module.options["generator"].get_state()

@@ -1,7 +1,7 @@
 """Random positives and negatives: which candidate a number picks, and how often each is picked.
 
-Who draws the numbers is checked in test_random_draws.py; that an op and its reference pick alike, for every rule and
-shape, where the other selections are.
+test_random_draws.py checks who draws the numbers. The tests of the other selections check that an op and its reference
+pick alike, for every rule and shape.
 """
 
 import math
@@ -22,7 +22,7 @@ NONE = (-1, math.nan)
 
 @pytest.fixture
 def draw(monkeypatch):
-    """Makes the next calls draw the given numbers, a row for each random selection."""
+    """Make the next calls draw the given numbers, one row per random selection."""
 
     def make(*rows: list[float]) -> None:
         numbers = torch.tensor(rows, dtype=torch.float64)
@@ -39,12 +39,13 @@ def draw(monkeypatch):
 
 # Which candidate a number picks
 
-# Of HAND_POINTS, anchors 0, 1, 3 are each other's positives, and 2, 4 their negatives; and the other way round.
+# In HAND_POINTS, anchors 0, 1, 3 are each other's positives, and 2, 4 are their negatives. For anchors 2 and 4 it is
+# the other way round.
 U_POSITIVE = [0.0, 0.5, 0.99, 0.49, 0.3]
 U_NEGATIVE = [0.999, 0.25, 0.34, 0.5, 0.66]
-# Candidates (1 3), (0 3), (4), (0 1), (2), of which the numbers pick numbers 0, 1, 0, 0, 0.
+# Candidates (1 3), (0 3), (4), (0 1), (2): the numbers pick entries 0, 1, 0, 0, 0.
 POSITIVES = [(1, 0.6), (3, 0.8), (4, -0.8), (0, 0.0), (2, -0.8)]
-# Candidates (2 4), (2 4), (0 1 3), (2 4), (0 1 3), of which the numbers pick numbers 1, 0, 1, 1, 1.
+# Candidates (2 4), (2 4), (0 1 3), (2 4), (0 1 3): the numbers pick entries 1, 0, 1, 1, 1.
 NEGATIVES = [(4, -1.0), (2, 0.96), (1, 0.96), (4, 0.0), (1, -0.6)]
 HAND_WORKED = {
     # options, numbers, then (index, similarity) of each anchor's positive, then of its negative
@@ -61,7 +62,7 @@ HAND_WORKED = {
         [(3, 0.0), (0, 0.6), (4, -0.8), (0, 0.0), (2, -0.8)],
         NEGATIVES,
     ),
-    # Below 0.6, 0.8, -0.8, 0, -0.8: anchor 3 has negatives 0.6 and 0, neither of them below 0.
+    # Below 0.6, 0.8, -0.8, 0, -0.8: anchor 3 has negatives 0.6 and 0, neither of which is below 0.
     "positive, semi-hard negative": (
         {"positive": "random", "negative": "semihard"},
         [U_POSITIVE],
@@ -74,7 +75,7 @@ HAND_WORKED = {
         POSITIVES,
         [(4, -1.0), (4, -0.6), (1, 0.96), (2, 0.6), (0, -1.0)],
     ),
-    # 1 and 3 are too alike, which leaves (1 3), (0), (4), (0), (2).
+    # 1 and 3 are too similar, which leaves (1 3), (0), (4), (0), (2).
     "no duplicates": (
         {**BOTH, "duplicate_threshold": 0.7},
         [U_POSITIVE, U_NEGATIVE],
@@ -111,9 +112,9 @@ def test_worked_by_hand(select, device, draw, options, numbers, positives, negat
 
 @IMPLEMENTATIONS
 def test_worked_by_hand_with_refs(select, device, draw):
-    """Anchors of classes 0 and 7 against the five points: a copy of the anchor is a candidate like any other."""
+    """Anchors of classes 0 and 7 against the five points: a copy of the anchor is an ordinary candidate."""
     anchors = Inputs(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([0, 7]), *HAND_POINTS[:2]).to(device)
-    draw([0.33, 0.5], [0.5, 0.79])  # of positives 0 1 3 and none; of negatives 2 4 and 0 1 2 3 4
+    draw([0.33, 0.5], [0.5, 0.79])  # positives: 0 1 3, and none; negatives: 2 4, and 0 1 2 3 4
     selection = select(*anchors, **BOTH)
     assert selection.positive_index.tolist() == [0, -1]
     assert selection.negative_index.tolist() == [4, 3]
@@ -122,7 +123,7 @@ def test_worked_by_hand_with_refs(select, device, draw):
 
 
 def test_the_loss_is_that_of_the_pairs_drawn(draw):
-    """The hinges of margin 0.3 of the hand-worked pairs: s_an - s_ap = -1.6, 0.16, 1.76, 0, 0.2."""
+    """The hinges of the hand-worked pairs with margin 0.3: s_an - s_ap = -1.6, 0.16, 1.76, 0, 0.2."""
     draw(U_POSITIVE, U_NEGATIVE)
     for op in (ops.triplet_loss, reference.triplet_loss):
         loss, selection = op(*HAND_POINTS, **BOTH, term="hinge", margin=0.3, reduction="none", return_selection=True)
@@ -135,7 +136,7 @@ def test_the_loss_is_that_of_the_pairs_drawn(draw):
 @pytest.mark.parametrize("refs", [False, True], ids=["self", "refs"])
 @pytest.mark.parametrize("by", ["label", "similarity"])
 def test_every_candidate_has_an_equal_share_of_the_numbers(select, refs, by, device, draw):
-    """Of 2520 numbers spread evenly, each of n candidates is picked by 2520 / n."""
+    """Of 2520 evenly spread numbers, each of n candidates is picked by 2520 / n."""
     labels = torch.tensor([5, 9, 5, 5, 5, 2, 2, 2, 9, 9, 5, 2])
     rows = len(labels)
     columns = torch.tensor([9, 2, 5, 5, 2, 9, 9, 5, 5, 5]) if refs else labels
@@ -145,7 +146,7 @@ def test_every_candidate_has_an_equal_share_of_the_numbers(select, refs, by, dev
     usable = torch.ones(rows, len(columns), dtype=torch.bool)
     if not refs:
         usable.fill_diagonal_(False)
-    if by == "similarity":  # one column is no candidate of anyone, and has none where it is an anchor
+    if by == "similarity":  # one column is never a candidate, and has no candidates as an anchor
         (inputs.ref_embeddings if refs else inputs.embeddings)[1, 0] = math.nan
         usable[:, 1] = False
         usable[1] &= bool(refs)
@@ -166,7 +167,10 @@ def test_every_candidate_has_an_equal_share_of_the_numbers(select, refs, by, dev
 
 
 def test_many_draws_are_uniform_and_positives_tell_nothing_of_negatives():
-    """20,000 anchors with 4 positives and 5 negatives: each of the 20 pairs has 1000 on average, and deviation 31."""
+    """20,000 anchors with 4 positives and 5 negatives.
+
+    Each of the 20 pairs occurs 1000 times on average, with standard deviation 31.
+    """
     count = 20_000
     inputs = Inputs(torch.ones(count, 2), torch.zeros(count).long(), torch.ones(9, 2), torch.tensor([0, 1] * 4 + [2]))
     selection = ops.select_triplets(*inputs, **BOTH, generator=seeded(1))
@@ -187,7 +191,10 @@ def test_many_draws_are_uniform_and_positives_tell_nothing_of_negatives():
 @pytest.mark.parametrize("depth", [3, 40, 700])
 @pytest.mark.parametrize("refs", [False, True], ids=["self", "refs"])
 def test_the_only_candidate_has_the_bits_of_every_other_selection(dtype, similarity, depth, refs, device):
-    """Pairs have one positive, and one of two refs is a negative: forward and backward agree with the other rules'."""
+    """Each anchor has one positive, and one of two refs is a negative.
+
+    Forward and backward agree with the other rules.
+    """
     x = random_inputs(60, depth, 1, dtype=dtype, seed=depth).embeddings
     inputs = Inputs(x, torch.arange(60) // 2)
     options = [{"positive": "random"}, {}]
@@ -195,7 +202,7 @@ def test_the_only_candidate_has_the_bits_of_every_other_selection(dtype, similar
         others = random_inputs(2, depth, 1, dtype=dtype, seed=depth + 1).embeddings
         inputs = Inputs(x, torch.arange(60) % 2, others, torch.tensor([0, 1]))
         options = [BOTH, {}]
-    for more in ({}, {"duplicate_threshold": 1e30}):  # candidates by label, and by similarity
+    for more in ({}, {"duplicate_threshold": 1e30}):  # candidates by label, then by similarity
         drawn, expected = (run(ops.select_triplets, inputs.to(device), similarity=similarity, **o) for o in options)
         assert (expected.selection[0] >= 0).all()
         assert_results_bitwise_equal(drawn, expected)
@@ -206,7 +213,7 @@ def test_the_only_candidate_has_the_bits_of_every_other_selection(dtype, similar
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @with_and_without_refs
 def test_a_threshold_that_drops_nothing_changes_nothing(similarity, refs, device):
-    """Candidates known by their labels and candidates that are marked by similarity are the same."""
+    """Candidates found by label equal candidates marked by similarity."""
     for classes in (1, 7, 150):
         inputs = random_inputs(300, 20, classes, refs and 280).to(device)
         options = {**BOTH, "similarity": similarity}

@@ -1,4 +1,7 @@
-"""Tensors that no op computes with: another layout, a wrapper, a stand-in. Errors name the argument and the layout."""
+"""Tensors that no op can compute with: another layout, a wrapper, a stand-in.
+
+Errors name the argument and the layout.
+"""
 
 import re
 
@@ -14,7 +17,7 @@ ROWS = torch.randn(6, 4, generator=seeded(0))
 LABELS = torch.arange(6) // 2
 TRIPLETS = torch.tensor([[0, 1, 2], [2, 3, 4]])
 
-# Every tensor argument of the ops, and a call that takes it.
+# Every tensor argument of the ops, and a call that takes it
 CALLS = {
     "select_triplets.embeddings": (ROWS, lambda t: ops.select_triplets(t, LABELS)),
     "sct_loss.embeddings": (ROWS, lambda t: ops.sct_loss(t, LABELS)),
@@ -78,7 +81,7 @@ def test_op_given_real_labels_with_fake_embeddings_names_them():
 def test_op_given_a_meta_tensor_among_others_names_it(name):
     tensor, call = CALLS[name]
     argument = name.partition(".")[2]
-    if name == "knn.queries":  # the only tensor: nothing but shapes is asked for
+    if name == "knn.queries":  # it is the only tensor, so only shapes are checked
         assert call(tensor.to("meta")).index.shape == (6, 2)
         return
     pattern = r"labels must be on the device of its embeddings, meta, got cpu"
@@ -97,7 +100,7 @@ def test_op_given_no_tensor_names_the_argument(name, value):
         "indexed_triplet_loss.labels",
         None,
     ):
-        CALLS[name][1](value)  # means something
+        CALLS[name][1](value)  # the call does not fail, so the value is valid
         return
     with pytest.raises((TypeError, ValueError), match=rf"^{argument} must be "):
         CALLS[name][1](value)

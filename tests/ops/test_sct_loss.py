@@ -36,9 +36,10 @@ def nca(s_ap: float, s_an: float) -> float:
         # s_ap = 0.6 0.8 -0.8 0.8 -0.8, s_an = 0.8 0.96 0.96 0.6 0: hard, easy = NCA
         # all but anchor 3 are hard: 0.5 * (0.8 + 0.96 + 0.96 + 0) = 1.36, softplus(-2) = 0.126928; of 5 anchors
         "paper": (1.36 + 0.126928) / 5,
-        # anchor 4, with s_an = 0, is not above 0.5 and so easy: softplus(8) = 8.000335; each part over its own count
+        # anchor 4, with s_an = 0, is not above 0.5, so it is easy: softplus(8) = 8.000335; each part is divided by its
+        # own count
         "code2020": 1.36 / 3 + (0.126928 + 8.000335) / 2,
-        # as in the paper: no s_an above 0.8 has an s_ap above it
+        # as in the paper: where s_an is above 0.8, s_ap is not above s_an
         "code2021": (1.36 + 0.126928) / 5,
     }.items(),
 )
@@ -46,7 +47,7 @@ def test_worked_by_hand(loss, device, preset, expected):
     assert loss(*HAND_POINTS.to(device), preset=preset, lam=0.5).item() == pytest.approx(expected, abs=2e-6)
 
 
-# s_ap, s_an, and to which part each preset counts the anchor.
+# s_ap, s_an, and the part to which each preset assigns the anchor
 BOUNDARIES = [
     # s_ap, s_an      paper  code2020  code2021
     (0.75, 0.25, "easy", "easy", "easy"),
@@ -54,7 +55,7 @@ BOUNDARIES = [
     (0.5, 0.5, "easy", "easy", "none"),  # a tie
     (0.25, 0.5, "hard", "easy", "hard"),  # at the cutoff of code2020, not above it
     (0.95, 0.875, "easy", "easy", "hard"),  # above the cutoff of code2021
-    (0.95, 0.8, "easy", "easy", "none"),  # at it
+    (0.95, 0.8, "easy", "easy", "none"),  # at the cutoff of code2021
     (0.875, 0.875, "easy", "easy", "hard"),  # a tie above both cutoffs
     (0.7, 0.8, "hard", "hard", "hard"),  # above s_ap, at the cutoff of code2021
 ]
@@ -89,7 +90,7 @@ def test_presets_at_their_boundaries(loss, preset, dtype, device):
 @each_preset
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradients_at_the_boundaries(preset, reduction, device):
-    """The subgradients of the reference, which takes PyTorch's, for every part and every mean."""
+    """The subgradients equal those of the reference, which are PyTorch's, for every part and every mean."""
     inputs = anchors_with([row[0] for row in BOUNDARIES], [row[1] for row in BOUNDARIES], torch.float64).to(device)
     options = {"preset": preset, "similarity": "dot", "lam": 0.3, "reduction": reduction}
     result, expected = run_both("sct_loss", inputs, **options)
@@ -101,7 +102,7 @@ def test_gradients_at_the_boundaries(preset, reduction, device):
 @pytest.mark.parametrize("part", ["easy", "hard"])
 @each_preset
 def test_one_part_alone(preset, part, device):
-    """The other mean is over nothing, and must be 0 rather than NaN."""
+    """The other mean is empty, and must be 0 rather than NaN."""
     s_ap, s_an = ([0.9, 0.75], [0.25, 0.5]) if part == "easy" else ([0.25, 0.5], [0.9, 0.75])
     inputs = anchors_with(s_ap, s_an).to(device)
     expected = (nca(0.9, 0.25) + nca(0.75, 0.5)) / 2 if part == "easy" else (0.9 + 0.75) / 2
@@ -112,7 +113,7 @@ def test_one_part_alone(preset, part, device):
 
 
 def test_no_gradient_reaches_the_positive_of_a_hard_triplet(device):
-    """With the hinge, it does: the pair is there."""
+    """The hinge gives the positive a gradient, so the pair exists."""
     inputs = random_inputs(40, 8, 5, refs=60, spread=1.5).to(device)
     result = run(ops.sct_loss, inputs)
     positive_index, negative_index, s_ap, s_an = result.selection
@@ -129,7 +130,7 @@ def test_no_gradient_reaches_the_positive_of_a_hard_triplet(device):
 
 @IMPLEMENTATIONS
 def test_near_duplicates_are_dropped_by_the_presets_of_the_code(loss, device):
-    """The easiest positive has s_ap = 1, above 0.9999; the next 0.25. The negative has 0.75."""
+    """The easiest positive has s_ap = 1, above 0.9999; the next has 0.25. The negative has 0.75."""
     labels, ref_labels = torch.tensor([0]), torch.tensor([0, 0, 1])
     inputs = torch.ones(1, 1), labels, torch.tensor([[1.0], [0.25], [0.75]]), ref_labels
     inputs = [t.to(device) for t in inputs]
@@ -233,7 +234,7 @@ def test_random_inputs_and_options_match_the_reference(problem):
 
 
 def test_published_code_keeps_ties_of_semihard_negatives():
-    """s_ap = s_an = 0.6 for anchor 0: semi-hard in the code's presets, not in the paper's."""
+    """s_ap = s_an = 0.6 for anchor 0: semi-hard in the presets of the code, not in the preset of the paper."""
     embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
     labels = torch.tensor([0, 0, 1])
     for implementation in (ops.sct_loss, reference.sct_loss):

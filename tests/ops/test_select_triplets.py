@@ -1,4 +1,4 @@
-"""Selection: which pair wins, worked by hand and against the reference, bit for bit where no rounding is involved."""
+"""Selection: which pair wins, worked by hand and against the reference, bit for bit where nothing is rounded."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.emulated
 IMPLEMENTATIONS = pytest.mark.parametrize("select", [ops.select_triplets, reference.select_triplets], ids=["op", "ref"])
 NONE = (-1, math.nan)
 
-# Options, then (index, similarity) of each anchor's positive, then of its negative, read off the table at HAND_POINTS.
+# Options, then (index, similarity) of each anchor's positive, then of its negative, read from the table at HAND_POINTS.
 HAND_WORKED = {
     "easiest positive, hardest negative": (
         {},
@@ -32,13 +32,13 @@ HAND_WORKED = {
         [(3, 0.0), (0, 0.6), (4, -0.8), (0, 0.0), (2, -0.8)],
         [(4, -1.0), (4, -0.6), (3, 0.6), (4, 0.0), (0, -1.0)],
     ),
-    # Below 0.6, 0.8, -0.8, 0.8, -0.8: anchor 2 has negatives 0.8, 0.96 and 0.6, none of them below -0.8.
+    # Below 0.6, 0.8, -0.8, 0.8, -0.8: anchor 2 has negatives 0.8, 0.96 and 0.6, none of which is below -0.8.
     "semi-hard": (
         {"negative": "semihard"},
         [(1, 0.6), (3, 0.8), (4, -0.8), (1, 0.8), (2, -0.8)],
         [(4, -1.0), (4, -0.6), NONE, (2, 0.6), (0, -1.0)],
     ),
-    # Below 0, 0.6, -0.8, 0, -0.8: anchor 3 has negatives 0.6 and 0, which is no less than its positive's 0.
+    # Below 0, 0.6, -0.8, 0, -0.8: anchor 3 has negatives 0.6 and 0, and 0 is not below its positive's 0.
     "semi-hard below the hardest positive": (
         {"positive": "hardest", "negative": "semihard"},
         [(3, 0.0), (0, 0.6), (4, -0.8), (0, 0.0), (2, -0.8)],
@@ -65,7 +65,7 @@ HAND_WORKED = {
         [(1, 0.6), (3, 0.8), (4, -0.8), (1, 0.8), (2, -0.8)],
         [NONE, NONE, NONE, (2, 0.6), (0, -1.0)],
     ),
-    # Positives above 0.7 are dropped: 1 and 3 are too alike.
+    # Positives above 0.7 are dropped: 1 and 3 are too similar.
     "easiest positive that is no duplicate": (
         {"duplicate_threshold": 0.7},
         [(1, 0.6), (0, 0.6), (4, -0.8), (0, 0.0), (2, -0.8)],
@@ -102,7 +102,7 @@ def test_worked_by_hand(select, device, options, positives, negatives):
 
 @IMPLEMENTATIONS
 def test_worked_by_hand_with_refs(select, device):
-    """Anchor (1, 0) of class 0 against the five points: now point 0, a copy of it, is a positive."""
+    """Anchor (1, 0) of class 0 against the five points: point 0, a copy of the anchor, is now a positive."""
     anchors = Inputs(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([0, 7]), *HAND_POINTS[:2]).to(device)
     selection = select(*anchors)
     assert selection.positive_index.tolist() == [0, -1]  # no ref has class 7
@@ -111,7 +111,7 @@ def test_worked_by_hand_with_refs(select, device):
     assert selection.negative_similarity.tolist() == pytest.approx([0.8, 0.0])
 
 
-# Every rule, with limits that lie among the similarities of exact_inputs.
+# Every rule, with limits that lie within the range of the similarities of exact_inputs
 RULES = [
     {"positive": positive, "negative": negative}
     for positive in ("easiest", "hardest", "random")
@@ -124,12 +124,12 @@ RULES = [
     for margin in (None, "limited")
 ]
 SEMIHARD_MARGIN = {"cosine": 0.25, "dot": 2.0, "euclidean": 0.2}
-# One among the easiest positives, one among the hardest.
+# One threshold among the easiest positives, one among the hardest
 DUPLICATE_THRESHOLDS = {"cosine": (0.25, -0.5), "dot": (6.0, -12.0), "euclidean": (-5.0, -9.0)}
 
 
 def assert_matches_reference(inputs: Inputs, **options) -> None:
-    """The op and its reference select the same, exactly; if at random, by the same numbers."""
+    """The op and its reference select exactly the same; random selections use the same numbers."""
     selections = (
         select(*inputs, **with_numbers(options, inputs.embeddings.device))
         for select in (ops.select_triplets, reference.select_triplets)
@@ -156,7 +156,7 @@ def test_small_integers_match_the_reference_exactly(rule, similarity, refs, devi
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_small_integers_make_use_of_every_option(similarity):
-    """The test above would say little if its options changed nothing."""
+    """The test above would prove little if its options changed nothing."""
     inputs = exact_inputs(similarity)
 
     def choices(of, **options):
@@ -192,7 +192,7 @@ def test_every_dtype_matches_the_reference_exactly(dtype, similarity, refs, devi
 @pytest.mark.parametrize("refs", [None, 700], ids=["self", "refs"])
 @pytest.mark.parametrize("thread_count", [1, 3])
 def test_ties_go_to_the_lowest_index(similarity, refs, thread_count, device):
-    """All rows are equal, so every candidate ties, in whatever tile or block it lies and whatever its class."""
+    """All rows are equal, so every candidate ties, regardless of its tile, block and class."""
     generator = seeded(1)
     x, labels = torch.full((613, 16), 0.5), torch.randint(5, (613,), generator=generator)
     inputs, columns = Inputs(x, labels), labels
@@ -214,7 +214,7 @@ def test_ties_go_to_the_lowest_index(similarity, refs, thread_count, device):
 @pytest.mark.parametrize("refs", [None, 500], ids=["self", "refs"])
 @pytest.mark.parametrize("depth", [4, 16])
 def test_duplicates_across_tiles_match_the_reference_exactly(similarity, refs, depth, device):
-    """A depth of 4 leaves few distinct rows, so that most bests are shared by rows all over the matrix."""
+    """A depth of 4 leaves few distinct rows, so rows all over the matrix tie for most of the best."""
     inputs = exact_inputs(similarity, rows=613, depth=depth, classes=7, refs=refs, seed=5).to(device)
     for rule in (
         {},
@@ -233,11 +233,11 @@ def test_duplicates_across_tiles_match_the_reference_exactly(similarity, refs, d
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("positive", ["easiest", "random"])
 def test_equal_rows_are_equally_similar_wherever_they_are(positive, similarity, dtype, device):
-    """An anchor between a row and its copy, so that a symmetric pass meets one of them above and one below it."""
+    """Each anchor lies between a row and its copy, so a symmetric pass meets one above the anchor and one below it."""
     generator = seeded(6)
     rows, anchors = torch.randn(2, 128, 24, generator=generator).to(dtype)
     numbers = torch.arange(128)
-    # Each anchor has the class of one row, its only positive; the copies have classes of their own.
+    # Each anchor shares its class with one row, its only positive; each copy is alone in its class.
     labels = torch.cat([numbers, numbers, numbers + 128])
     inputs = Inputs(torch.cat([rows, anchors, rows]), labels).to(device)
     of_anchors = slice(128, 256)
@@ -252,18 +252,21 @@ def test_equal_rows_are_equally_similar_wherever_they_are(positive, similarity, 
     )
 
 
-# Limits, at the very last bit
+# Limits, tested at the last bit
 
 
 def one_anchor(positives: list[float], negatives: list[float], dtype: torch.dtype) -> Inputs:
-    """The anchor (1) among refs whose dot products with it are the numbers given."""
+    """The anchor (1) among refs whose dot products with it are the given numbers."""
     refs = torch.tensor([*positives, *negatives], dtype=dtype)[:, None]
     labels = torch.tensor([0] * len(positives) + [1] * len(negatives))
     return Inputs(torch.ones(1, 1, dtype=dtype), torch.tensor([0]), refs, labels)
 
 
 def beside(value: float, towards: float, dtype: torch.dtype) -> float:
-    """The next number of ``dtype`` after ``value``; after 0 the next normal one, since subnormal ones count as 0."""
+    """The next number of ``dtype`` after ``value``.
+
+    After 0 it is the next normal number, since subnormal numbers count as 0.
+    """
     if value == 0:
         return math.copysign(torch.finfo(dtype).smallest_normal, towards)
     return torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(towards, dtype=dtype)).item()
@@ -303,7 +306,7 @@ def test_positives_at_the_duplicate_threshold_stay(select, dtype, positive, devi
 
 @IMPLEMENTATIONS
 def test_euclidean_limits_are_distances(select, device):
-    """Refs at distances 1, 2, 3 (class 0) and 4, 5, 6 (class 1) of the anchor."""
+    """Refs are at distances 1, 2, 3 (class 0) and 4, 5, 6 (class 1) from the anchor."""
     inputs = one_anchor([2.0, 3.0, 4.0], [5.0, 6.0, 7.0], torch.float32).to(device)
     options = {"similarity": "euclidean", "negative": "semihard"}
     assert select(*inputs, **options, duplicate_threshold=-2.0).positive_index.item() == 1
@@ -316,7 +319,7 @@ def test_euclidean_limits_are_distances(select, device):
 
 @pytest.mark.parametrize("negative", [{"tie": "exclude"}, {"semihard_margin": 1.0}], ids=["tie", "margin"])
 def test_ties_at_0_do_not_depend_on_denormal_numbers(negative):
-    """Orthogonal rows tie at 0, below which the next number is denormal: with those flushed, 0 is still not below 0."""
+    """Orthogonal rows tie at 0. The next number below 0 is subnormal; with those flushed, 0 is still not below 0."""
     inputs = Inputs(torch.eye(4), torch.tensor([0, 0, 1, 1]))
     torch.set_flush_denormal(True)
     try:

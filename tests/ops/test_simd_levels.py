@@ -1,4 +1,4 @@
-"""Every SIMD level of this machine gives the bits of the scalar one, forward and backward, in a process of its own."""
+"""Every SIMD level of this machine gives the bits of the scalar level, forward and backward, in a process per level."""
 
 import sys
 
@@ -13,12 +13,12 @@ from support.ops import OPS, OPS_WITHOUT_REFS, SIMILARITIES, selection_options, 
 from support.processes import output_of, run_python, simd_levels
 from support.runs import Result, run
 
-# Rows on both sides of every level's groups, panels and blocks; depths on both sides of vectors and chunks.
+# Rows on both sides of the bounds of every level's groups, panels and blocks; depths around those of vectors and chunks
 SHAPES = [(1, 1), (2, 7), (13, 16), (33, 17), (97, 31), (257, 8), (40, 256), (41, 257), (30, 513), (300, 40)]
 
 
 def cases() -> dict[str, tuple[str, Inputs, dict]]:
-    """Name of the case: op, inputs and options."""
+    """The cases by name: op, inputs and options."""
     found = {}
 
     def add(name: str, inputs: Inputs, what: str, **options) -> None:
@@ -59,7 +59,7 @@ def cases() -> dict[str, tuple[str, Inputs, dict]]:
 
 
 def save_results(path: str) -> None:
-    """Runs every case at the level that HARDMINE_SIMD names, prints that level and saves the results."""
+    """Run every case at the level that HARDMINE_SIMD names, print that level and save the results."""
     results = {
         case: tuple(run(getattr(ops, name), inputs, **options)) for case, (name, inputs, options) in cases().items()
     }

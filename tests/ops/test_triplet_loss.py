@@ -32,9 +32,9 @@ HAND_WORKED = {
     "hinge, margin 0": ({"term": "hinge", "margin": 0.0}, [0.2, 0.16, 1.76, 0.0, 0.8]),
     # log(1 + exp(x)): exp(x) = 1.221403, 1.173511, 5.812437, 0.818731, 2.225541
     "soft margin": ({"term": "soft_margin"}, [0.798139, 0.776344, 1.918750, 0.598139, 1.171101]),
-    # Hard, and so lam * s_an, are all but anchor 3.
+    # All but anchor 3 are hard, with the loss lam * s_an.
     "sct": ({"term": "sct", "lam": 0.5}, [0.4, 0.48, 0.48, 0.126928, 0.0]),
-    # d_ap - d_an + 1, and so the hinge of the papers.
+    # The hinge of the papers: d_ap - d_an + 1
     "hinge of distances": (
         {"term": "hinge", "margin": 1.0, "similarity": "euclidean"},
         [0.414214, 3.828427, 5.416738, 1.0, 5.416738],
@@ -59,7 +59,7 @@ def test_worked_by_hand(loss, device, options, losses):
 
 
 def test_defaults_are_epshn():
-    """NCA with temperature 0.1 on the easiest positive and the semi-hard negative, whose x is given above."""
+    """NCA with temperature 0.1 on the easiest positive and the semi-hard negative; their x is given above."""
     expected = sum(math.log1p(math.exp(10 * x)) for x in (-1.6, -1.4, -0.2, -0.2)) / 4
     assert ops.triplet_loss(*HAND_POINTS).item() == pytest.approx(expected, abs=1e-6)
 
@@ -89,7 +89,7 @@ def test_at_its_kink_the_hinge_has_gradient_0(device):
 
 @IMPLEMENTATIONS
 def test_both_similarities_must_exceed_the_least(loss, device):
-    """0.25 does not exceed 0.25, neither as s_ap nor as s_an."""
+    """0.25 does not exceed 0.25, as s_ap or as s_an."""
     inputs = anchors_with([0.25, 0.75, 0.26, 0.75], [0.5, 0.25, 0.5, 0.26]).to(device)
     options = {"similarity": "dot", "negative": "hardest", "term": "hinge", "margin": 1.0}
     values = [1.25, 0.5, 1.24, 0.51]
@@ -101,7 +101,7 @@ def test_both_similarities_must_exceed_the_least(loss, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_softplus_neither_overflows_nor_loses_its_tail(dtype, device):
-    """X / temperature = 5e4, -5e4 and -20: the loss is 5e4, 0 and exp(-20), the slopes 1, 0 and exp(-20)."""
+    """X / temperature = 5e4, -5e4 and -20: the losses are 5e4, 0 and exp(-20), the slopes 1, 0 and exp(-20)."""
     inputs = anchors_with([0.25, 0.75, 0.5], [0.75, 0.25, 0.4998], dtype).to(device)
     options = {"similarity": "dot", "negative": "hardest", "temperature": 1e-5}
     value = ops.triplet_loss(*inputs, **options, reduction="none")
@@ -131,7 +131,7 @@ def test_the_selection_comes_back_when_asked_for(device):
 
 @pytest.mark.parametrize("term", TERMS)
 def test_sums_and_means_are_rounded_once(term, device):
-    """A float32 sum of 3000 numbers would be off by more than the one rounding that the op's has."""
+    """A float32 sum of 3000 numbers would be off by more than the single rounding of the op."""
     inputs = random_inputs(3000, 8, 50, spread=1.0).to(device)
     options = {"term": term, "negative": "hardest"}
     each = ops.triplet_loss(*inputs, **options, reduction="none").double()

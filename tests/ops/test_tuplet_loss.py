@@ -26,13 +26,13 @@ each_positive = pytest.mark.parametrize("positive", POSITIVES)
 each_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 
-# The cosine similarity has one shift of the exponents for all anchors from a temperature of 0.0451 on, and one for each
-# anchor below; the other similarities always have one for each.
+# For the cosine similarity, temperatures of at least 0.0451 share one exponent shift among all anchors; lower ones have
+# one shift per anchor. The other similarities always have one shift per anchor.
 TEMPERATURES = (0.01, 0.046, *(pytest.param(t, marks=pytest.mark.cpu) for t in (0.045, 0.1, 1.0)))
 
 
 def tuplet(s_ap: float, *s_an: float, temperature: float) -> float:
-    """-log(exp(s_ap) / (exp(s_ap) + sum of exp(s_an))), of similarities over the temperature."""
+    """-log(exp(s_ap) / (exp(s_ap) + sum of exp(s_an))), with similarities divided by the temperature."""
     positive, *negatives = (math.exp(s / temperature) for s in (s_ap, *s_an))
     return -math.log(positive / (positive + sum(negatives)))
 
@@ -75,7 +75,7 @@ HAND_WORKED = {
             math.log(1 + math.exp(-2.0) + math.exp(2.0) + math.exp(8.0)),
         ],
     ),
-    # s = -d: the nearest positives are at the squares 2, 18, 34, 2, 34
+    # s = -d: the nearest positives are at squared distances 2, 18, 34, 2, 34
     "euclidean": (
         {"positive": "easiest", "temperature": 2.0, "similarity": "euclidean"},
         [
@@ -86,7 +86,7 @@ HAND_WORKED = {
             tuplet(-(34**0.5), -2.0, -(32**0.5), -(2**0.5), temperature=2.0),
         ],
     ),
-    # Positives above 0.7 are left out: anchors 1 and 3 take 0.6 and 0
+    # Positives above 0.7 are dropped: anchors 1 and 3 use 0.6 and 0
     "near duplicates": (
         {"positive": "all", "temperature": 0.5, "duplicate_threshold": 0.7},
         [
@@ -97,7 +97,7 @@ HAND_WORKED = {
             tuplet(-0.8, -1.0, -0.6, 0.0, temperature=0.5),
         ],
     ),
-    # Of those that remain the easiest; with -0.9 no anchor but 2 and 4 would keep a positive, with -0.85 none
+    # The easiest of those that remain. With -0.9 only anchors 2 and 4 would keep a positive, with -0.85 none does.
     "no positive left": ({"positive": "easiest", "duplicate_threshold": -0.85}, [None] * 5),
 }
 
@@ -133,19 +133,19 @@ NEGATIVES_BY_HAND = [[0.8, -1.0], [0.96, -0.6], [0.8, 0.96, 0.6], [0.6, 0.0], [-
 
 
 def test_defaults_are_ep():
-    """The easiest positive, temperature 0.1, mean."""
+    """The defaults are EP: the easiest positive, temperature 0.1, mean."""
     s_ap = [0.6, 0.8, -0.8, 0.8, -0.8]
     each = [tuplet(s, *negatives, temperature=0.1) for s, negatives in zip(s_ap, NEGATIVES_BY_HAND, strict=True)]
     assert ops.tuplet_loss(*HAND_POINTS).item() == pytest.approx(sum(each) / 5, abs=1e-6)
 
 
-# What is left out, and what is said of it
+# What is dropped, and what is reported about it
 
 
 @IMPLEMENTATIONS
 @each_positive
 def test_anchors_without_positives_or_negatives(loss, positive, device):
-    """Of six anchors, 0 has both, 1 no positive, 2 no negative, 3 neither, and 4 and 5 are of no ref's class."""
+    """Anchor 0 has both, 1 no positive, 2 no negative, 3 neither; no ref has the class of anchors 4 and 5."""
     x = torch.eye(4, 3) + 0.5
     refs = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
     cases = [([7, 8], [7, 7, 8], [True, True]), ([7, 9], [7, 7, 8], [True, False]), ([7, 7], [7, 7, 7], [False, False])]
@@ -197,7 +197,7 @@ Y_REFS = torch.tensor([0, 0, 1])
 @each_similarity
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_with_two_a_class_all_positives_are_one(similarity, temperature, device):
-    """EP, HP and Batch All are N-pair there, as WACV 2020 says at the end of section 4."""
+    """EP, HP and Batch All equal N-pair here, as WACV 2020 says at the end of section 4."""
     inputs = random_inputs(200, 16, spread=2.0)._replace(labels=torch.arange(200) % 100).to(device)
     easiest, hardest, every = (
         run(ops.tuplet_loss, inputs, positive=positive, similarity=similarity, temperature=temperature)
@@ -224,7 +224,7 @@ def test_with_one_negative_it_is_the_nca_of_triplets(similarity, device):
 @each_similarity
 @each_positive
 def test_refs_that_are_the_batch_differ_by_the_anchor_itself(similarity, positive, device):
-    """Given as refs, the sample is its own positive: a threshold just below takes that out again."""
+    """Given as refs, the sample is its own positive; a threshold just below that similarity drops it again."""
     x, labels = random_inputs(60, 8, spread=2.0, dtype=torch.float64)[:2]
     itself = {"cosine": 1.0, "euclidean": 0.0}.get(similarity)
     if itself is None:
@@ -241,7 +241,7 @@ def test_refs_that_are_the_batch_differ_by_the_anchor_itself(similarity, positiv
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("temperature", [0.02, 0.1])
 def test_sums_and_means_are_rounded_once(reduction, temperature, device):
-    """A float32 sum of 3000 numbers would be off by more than the one rounding that the op's has."""
+    """A float32 sum of 3000 numbers would be off by more than the single rounding of the op."""
     inputs = random_inputs(3000, 8, 50, spread=1.0).to(device)
     each = ops.tuplet_loss(*inputs, reduction="none", temperature=temperature).double()
     loss = ops.tuplet_loss(*inputs, reduction=reduction, temperature=temperature)
@@ -271,7 +271,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, ref
 @each_positive
 @pytest.mark.parametrize("size", [1e3, 1e5])
 def test_large_similarities_do_not_overflow(dtype, positive, size, device):
-    """Similarities up to ``size`` over a temperature of 0.1: exp of them would be infinite."""
+    """Similarities up to ``size`` over a temperature of 0.1: their exp would be infinite."""
     inputs = random_inputs(100, 8, dtype=dtype, seed=5)
     largest = inputs.embeddings.norm(dim=1).max().item()
     inputs = inputs._replace(embeddings=inputs.embeddings * (size**0.5 / largest)).to(device)
@@ -288,7 +288,7 @@ def test_large_similarities_do_not_overflow(dtype, positive, size, device):
 
 
 def test_the_tail_of_the_softplus_keeps_its_digits(device):
-    """One negative far below the positive: the loss is exp(-20) to float32's relative precision, not 0."""
+    """With one negative far below the positive, the loss is exp(-20) to float32's relative precision, not 0."""
     inputs = Inputs(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor([[2.0, 0], [0.0, 1]]), Y_REFS[1:])
     for positive in POSITIVES:
         result = run(ops.tuplet_loss, inputs.to(device), similarity="dot", temperature=0.1, positive=positive)
@@ -344,7 +344,7 @@ def test_classes_of_very_different_sizes(sizes, similarity, positive, device):
 @each_positive
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_equal_rows(similarity, positive, device):
-    """Collapsed embeddings: every similarity is the same, and the loss log(1 + number of negatives)."""
+    """Collapsed embeddings: all similarities are equal, and the loss is log(1 + number of negatives)."""
     inputs = Inputs(torch.tensor([[0.6, 0.8]]).expand(200, 2), torch.arange(200) % 5).to(device)
     for temperature in (0.02, 0.1):
         options = {"similarity": similarity, "positive": positive, "temperature": temperature}
@@ -368,7 +368,7 @@ def test_equal_rows(similarity, positive, device):
 @pytest.mark.parametrize("reduction", ["mean", *(pytest.param(r, marks=pytest.mark.cpu) for r in ("sum", "none"))])
 @pytest.mark.parametrize("temperature", [0.04, 0.5])
 def test_gradcheck(similarity, refs, positive, reduction, temperature, device):
-    """Inputs lie away from ties by their spread; the loss has no kinks but those."""
+    """The spread of the inputs keeps them away from ties; the loss has no other kinks."""
     inputs = random_inputs(12, 4, 3, refs and 20, spread=1.2, dtype=torch.float64, seed=1).to(device)
     options = {"similarity": similarity, "positive": positive, "reduction": reduction}
     options["temperature"] = temperature * (10 if similarity == "dot" else 1)
@@ -402,7 +402,7 @@ def test_a_gradient_worked_by_hand(device):
 
 @each_similarity
 def test_upstream_gradients_of_single_anchors(similarity, device):
-    """With weight on one anchor alone, its gradient is what the loss of that anchor against refs gives."""
+    """With weight on one anchor alone, its gradient equals that of the loss of this anchor against refs."""
     x, labels = (t.to(device) for t in random_inputs(30, 6, 4, dtype=torch.float64)[:2])
     x.requires_grad_()
     options = {"similarity": similarity, "positive": "all", "temperature": 1.0}

@@ -18,7 +18,7 @@ from hardmine.ops import _arguments
 ROOT = Path(__file__).parents[2]
 CORE = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "core").glob("*.h")))
 
-# The names that Python gives, and the enumeration in csrc/core whose order they have.
+# The names in Python, and the enumeration in csrc/core that has the same order
 ENUMERATIONS = {
     "Similarity": _arguments.SIMILARITIES,
     "Positive": _arguments.POSITIVES,

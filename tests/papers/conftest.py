@@ -1,4 +1,4 @@
-"""Fixtures of several files of tests of the papers' trainings."""
+"""Fixtures shared by several test files of the papers' trainings."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from support.inputs import seeded
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder that commands run in, with a recipe and an experiment; restores the number of threads."""
-    from training_cases import EXPERIMENT, TOML  # here, since they import what not every test needs
+    """The folder in which commands run, with a recipe and an experiment; restores the number of threads."""
+    from training_cases import EXPERIMENT, TOML  # imported here, since not every test needs these modules
 
     threads = torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
@@ -37,5 +37,5 @@ def images(tmp_path):
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    """Where the features go."""
+    """The path of the file of features."""
     return tmp_path / "cache" / "small.safetensors"

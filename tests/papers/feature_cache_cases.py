@@ -1,4 +1,4 @@
-"""A small backbone, images, and runs that are interrupted, for the tests of features kept in a file."""
+"""A small backbone, images, and interrupted runs, for the tests of the cache of features."""
 
 from pathlib import Path
 
@@ -9,11 +9,14 @@ from torch import nn
 from papers.networks import Backbone, cache_features
 
 CHUNK = 4
-COUNT = 18  # images: four chunks and a half
+COUNT = 18  # four and a half chunks of images
 
 
 def small_backbone(activation: type[nn.Module] = nn.ReLU) -> Backbone:
-    """A backbone with weights, statistics of batch normalization, and dropout, which tells training from evaluation."""
+    """A backbone with weights, batch normalization statistics and dropout.
+
+    Dropout distinguishes training from evaluation.
+    """
     torch.manual_seed(0)
     trunk = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)
@@ -42,7 +45,7 @@ def compute(images, path, backbone=None, **options):
 
 
 def afresh(images, backbone=None, chunk: int = CHUNK) -> torch.Tensor:
-    """The features without any file."""
+    """The features computed without a file."""
     backbone = (backbone or small_backbone()).eval()
     pixels = torch.stack([images[number][0] for number in range(len(images))])
     with torch.no_grad():
@@ -55,7 +58,7 @@ def parts_of(path: Path) -> list[str]:
 
 
 class Stopping(Images):
-    """Images that cannot be read from a certain one on."""
+    """Images that cannot be read from a given index on."""
 
     def __init__(self, images: Images, at: int, error: type[BaseException]) -> None:
         self.__dict__.update(images.__dict__)

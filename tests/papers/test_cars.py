@@ -1,4 +1,4 @@
-"""Cars196: both layouts, its split by class, whole and partial copies."""
+"""Cars196: both layouts, its split by class, complete and partial copies."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ NAMES = np.array([f"Car {k}" for k in range(1, CLASSES + 1)], dtype=object)
 
 
 def write_annotations(path, columns: dict, names: bool = False) -> None:
-    """Write annotations as the official files have them: a struct array [1, N] of 1 x 1 arrays."""
+    """Write annotations in the official format: a struct array [1, N] of 1 x 1 arrays."""
     rows = len(next(iter(columns.values())))
     annotations = np.empty((1, rows), dtype=[(name, object) for name in columns])
     for name, values in columns.items():
@@ -27,12 +27,12 @@ def write_annotations(path, columns: dict, names: bool = False) -> None:
 
 
 def labels_of(images: int) -> list[int]:
-    """Two images a class, one after the other in a mixed order."""
+    """Labels of the images, in a mixed order of the classes."""
     return [k * 5 % CLASSES + 1 for k in range(images)]
 
 
 def write_devkit(root, test: bool = True):
-    """The layout of torchvision: the training half has class k at red k, the test half at green k."""
+    """The layout of torchvision: in the training half class k has red k, likewise in the test half green k."""
     home = root / "stanford_cars"
     halves = {"train": home / "devkit/cars_train_annos.mat", "test": home / "cars_test_annos_withlabels.mat"}
     for half, annotations in halves.items():
@@ -48,7 +48,10 @@ def write_devkit(root, test: bool = True):
 
 
 def write_one_list(root, halves=(0, 1)):
-    """The older layout: one list, one folder, class k at red k; every other image of a class is of the test half."""
+    """The older layout: one list, one folder, class k has red k.
+
+    Every other image of a class belongs to the test half.
+    """
     labels = sorted(labels_of(4 * CLASSES))
     files = [f"car_ims/{k + 1:06d}.png" for k in range(len(labels))]
     tests = [k % 2 for k in range(len(labels))]
@@ -131,7 +134,7 @@ def test_other_parts_are_just_partial(tmp_path):
     (tmp_path / "half/stanford_cars/cars_train/00007.png").unlink()
     message = r"1 files that its lists name are missing, the first is .*00007\.png"
     check_split(load_partial(load_cars, tmp_path / "half", message), "CAR, partial")
-    # As many as a half has, but not it.
+    # The size is that of a half, but it is not a half.
     root = write_one_list(tmp_path / "mixed", (0,))
     (root / "car_ims/000001.png").unlink()
     write_image(root / "car_ims/000002.png", (1, 0, 0), (1, 1))

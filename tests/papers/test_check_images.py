@@ -1,4 +1,4 @@
-"""Corrupt images are named, counted, refused or skipped, before a training begins."""
+"""Corrupt images are named, counted, refused or skipped before a training begins."""
 
 import threading
 
@@ -119,7 +119,7 @@ def test_a_split_is_checked_as_a_whole(paths):
     assert checked.train.paths == (*paths[:2], *paths[3:20])
     assert checked.test.paths == (*paths[20:30], *paths[31:])
     assert checked.query is checked.gallery
-    # A gallery that is the training set stays it, and its images are counted once.
+    # A gallery that is the training set stays the training set, and its images are counted once.
     with pytest.raises(ValueError, match=r"^2 of 40 images"):
         check_images(ImageSplit("toy", train, test, train), progress=False)
     checked, _ = check_images(ImageSplit("toy", train, test, train), "skip", progress=False)

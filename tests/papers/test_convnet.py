@@ -1,4 +1,4 @@
-"""The small convnet by its definition, and against the network that it is part of; what it refuses."""
+"""The small convnet: by its definition, against the network that contains it, and its errors."""
 
 import re
 
@@ -14,7 +14,7 @@ from support.inputs import seeded
     ("size", "channels", "feature_dim"), [(28, 1, 576), (8, 1, 256), (16, 3, 256), (105, 1, 10816)]
 )
 def test_convnet_by_its_definition(size, channels, feature_dim):
-    """Four convolutions with padding; pooled after 1, 2, 3, and images below 16 pixels after 2 and 4."""
+    """Four padded convolutions with pooling after 1, 2, 3; for images below 16 pixels after 2 and 4."""
     made = convnet4(size, channels=channels, mean=0.3, std=0.2)
     images = torch.rand(2, channels, size, size, generator=seeded(0))
     weights = list(made.parameters())

@@ -1,4 +1,4 @@
-"""CUB-200-2011: its lists, its split by class, whole and partial copies."""
+"""CUB-200-2011: its lists, its split by class, complete and partial copies."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_the_first_100_classes_train(whole, counts, inside, partial):
     assert split.test.labels.tolist() == [label for label in range(100, 200) for _ in range(3)]
     assert split.query is split.gallery
     image, label = split.test[4]
-    assert (image.getpixel((0, 0)), label) == ((102, 1, 0), 101)  # class 102 is label 101
+    assert (image.getpixel((0, 0)), label) == ((102, 1, 0), 101)  # class 102 has label 101
     assert split.test.paths[4].endswith("CUB_200_2011/images/102.Bird_102/Bird_102_0001.png")
     assert split.train.class_names[0] == "001.Bird_1"
     assert split.test.class_names[199] == "200.Bird_200"
@@ -84,8 +84,8 @@ def test_one_class_is_no_side_at_the_start_either(tmp_path, counts):
 @pytest.mark.parametrize(
     "kept",
     [
-        {1: 3, 2: 2, 3: 3, 4: 3},  # an image of a class is gone
-        {1: 3, 2: 3, 4: 3, 5: 3},  # a class in the middle is gone
+        {1: 3, 2: 2, 3: 3, 4: 3},  # an image of a class is missing
+        {1: 3, 2: 3, 4: 3, 5: 3},  # a class in the middle is missing
         {197: 3, 198: 3, 199: 3, 200: 3},
     ],
 )

@@ -1,4 +1,4 @@
-"""Loading digits and Omniglot: shapes, splits, order, and what is said when something is wrong."""
+"""Loading digits and Omniglot: shapes, splits, order, and error messages."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ HALVES = {
 
 
 def draw(path: Path, ink: tuple[int, int, int, int]) -> None:
-    """Write a 105 x 105 one-bit drawing: paper, with one black box."""
+    """Write a 105 x 105 one-bit drawing: white paper with one black box."""
     image = Image.new("1", (105, 105), 1)
     image.paste(0, ink)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def test_omniglot_ink_is_one_and_drawings_keep_their_order(omniglot):
     latin = split.train_images[split.train_labels == 2]
     for k, image in enumerate(latin[:, 0]):
         rows = image.mean(dim=1)
-        assert rows.argmax() in (4 * k, 4 * k + 1, 4 * k + 2)  # 15 of 105 rows are 4 of 28
+        assert rows.argmax() in (4 * k, 4 * k + 1, 4 * k + 2)  # 15 of 105 rows become 4 of 28
         assert rows.max() == 1
         assert rows.min() == 0
         assert torch.isclose(image.mean(), torch.tensor(15 / 105), atol=0.01)
@@ -194,7 +194,7 @@ def test_loaders_by_name(omniglot, counts):
 
 @pytest.fixture(scope="module")
 def complete_omniglot(tmp_path_factory):
-    """The real Omniglot, unpacked where HARDMINE_DATA has only the archive."""
+    """The real Omniglot, unpacked if HARDMINE_DATA has only the archive."""
     root = Path(os.environ.get("HARDMINE_DATA") or "nowhere")
     if any((root / home / "images_background").is_dir() for home in ("", "omniglot-py")):
         return root

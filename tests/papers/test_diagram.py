@@ -1,4 +1,4 @@
-"""The triplet diagram: the share it names, what it draws and where, and what it refuses."""
+"""The triplet diagram: the share it names, what it draws and where, and its errors."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ S_AN = torch.tensor([0.1, 0.8, 0.5, 0.72, 0.7, math.nan])
 
 
 def dots(axes):
-    """The offsets of the easy and of the hard dots, by color."""
+    """The offsets of the easy and the hard dots, by color."""
     from matplotlib.collections import PathCollection
     from matplotlib.colors import to_hex
 

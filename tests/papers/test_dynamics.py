@@ -1,4 +1,4 @@
-"""The dynamics of a triplet: against steps of actual vectors, values worked by hand, and what the paper says of it."""
+"""The dynamics of a triplet: against gradient steps on vectors, values worked by hand, and the paper's claims."""
 
 import math
 
@@ -9,7 +9,7 @@ from papers.dynamics import similarity_change
 
 
 def nca(a, p, n, temperature=1.0):
-    """Eq. 1 as it stands, on vectors [T, D] whose products are the similarities."""
+    """Eq. 1 as printed, on vectors [T, D] whose products are the similarities."""
     positive, negative = ((a * p).sum(1) / temperature).exp(), ((a * n).sum(1) / temperature).exp()
     return -(positive / (positive + negative)).log()
 
@@ -62,7 +62,8 @@ def test_without_s_pn_the_positive_and_the_negative_have_the_mean_similarity_of_
     s_ap, s_an, lr = 0.6, 0.8, 0.3
     a = torch.tensor([[1.0, 0, 0]], dtype=torch.float64)
     p = torch.tensor([[s_ap, math.sqrt(1 - s_ap**2), 0]], dtype=torch.float64)
-    n = torch.tensor([[s_an, 0, math.sqrt(1 - s_an**2)]], dtype=torch.float64)  # at a right angle about a
+    # The plane of a and n is at a right angle to that of a and p.
+    n = torch.tensor([[s_an, 0, math.sqrt(1 - s_an**2)]], dtype=torch.float64)
     vectors = [a, p, n]
     moved = [vector - lr * numeric_gradient(nca, vectors, which) for which, vector in enumerate(vectors)]
     delta_s_ap, delta_s_an = similarity_change(torch.tensor([s_ap]), torch.tensor([s_an]), lr=lr)
@@ -75,11 +76,11 @@ def test_without_s_pn_the_positive_and_the_negative_have_the_mean_similarity_of_
     [
         # beta = 1/2: products 2 beta and -2 beta, norms sqrt(1 + 2 / 4) and sqrt(1 + 1 / 4)
         (0.0, 0.0, 1.0, 0.0, (1 / math.sqrt(1.875), -1 / math.sqrt(1.875))),
-        # q = 0: entanglement changes nothing
+        # q = 0: entanglement has no effect
         (0.0, 0.0, 1.0, 1.0, (1 / math.sqrt(1.875), -1 / math.sqrt(1.875))),
-        # collapsed: all at one point, where every push is along the radius and normalizing undoes it
+        # collapsed: all vectors at one point, where every push is radial and normalization removes it
         (1.0, 1.0, 0.2, 1.0, (0.0, 0.0)),
-        # the other corner: already right, and nothing moves either
+        # the opposite corner: the triplet is already right, and nothing moves either
         (1.0, -1.0, 0.2, 0.5, (0.0, 0.0)),
         # beta = 1/10, s_pn = 1/4: products 0.68 - 0.005 + 0.02 ... by hand below
         (0.5, 0.5, 0.2, 0.0, None),
@@ -105,7 +106,10 @@ def test_entanglement_carries_each_change_over_to_the_other():
 
 
 def test_hard_triplets_are_pulled_to_the_upper_right_only_with_entanglement():
-    """SCT section 4: without it no positive is lost and no negative gained; with it the top region moves to (1, 1)."""
+    """SCT section 4: without entanglement, s_ap never falls and s_an never rises.
+
+    With entanglement, the top region moves to (1, 1).
+    """
     grid = torch.linspace(0.02, 0.98, 49)
     s_ap, s_an = (axis.flatten() for axis in torch.meshgrid(grid, grid, indexing="xy"))
     growing = []

@@ -1,4 +1,4 @@
-"""The command that runs an experiment: what it prints and writes, what it goes on with, and every refusal."""
+"""The command that runs an experiment: what it prints and writes, how it resumes, and every refusal."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
     names = ("training", "triplet-steps", "train-test", "within-class", "nearest-train")
     assert figures == {f"{name}.png" for name in names}
 
-    path = folder / "out/digits/HN/seed-0/result.json"  # from before there was a key
+    path = folder / "out/digits/HN/seed-0/result.json"  # written before the key existed
     older = json.loads(path.read_text())
     del older["recipe"]["network"]["frozen_statistics"]
     path.write_text(json.dumps(older))

@@ -1,4 +1,4 @@
-"""Features kept in a file: the same as computed afresh, and never those of something else."""
+"""Features cached in a file: equal to freshly computed features, and never those of other data."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytest.importorskip("tqdm")
 
 
 class Darken:
-    """A transform that says what it does."""
+    """A transform whose repr describes it."""
 
     def __init__(self, by: int) -> None:
         self.by = by
@@ -40,7 +40,7 @@ class Darken:
         return f"Darken({self.by})"
 
 
-# What comes out
+# Results
 
 
 def test_features_are_those_of_the_backbone(images, path):
@@ -110,7 +110,7 @@ def test_workers_read_the_images(images, path):
     assert images.read == list(range(COUNT)), "by the test itself only"
 
 
-# Whose features they are
+# Which data and weights the features belong to
 
 
 def test_data_are_known_by_bytes_and_names(images, path, tmp_path):
@@ -131,7 +131,7 @@ def test_data_are_known_by_bytes_and_names(images, path, tmp_path):
 
 
 def test_data_may_move(images, path, tmp_path, monkeypatch):
-    """The names are those below the folder that holds all images."""
+    """Files are known by their names relative to the folder that holds all images."""
     features = compute(images, path)
     (tmp_path / "elsewhere").mkdir()
     shutil.move(tmp_path / "images", tmp_path / "elsewhere" / "pictures")
@@ -219,7 +219,7 @@ def test_files_are_not_read_where_words_say_what_they_are(images, path):
     assert torch.equal(compute(images, path, data_fingerprint="mine"), features)
 
 
-# Files that are something else
+# Files of another kind
 
 
 def test_a_damaged_file_is_refused(images, path):
@@ -283,7 +283,7 @@ def test_a_feature_that_is_not_finite_is_named(images, path):
     class Broken(Backbone):
         def forward(self, some):
             features = super().forward(some)
-            features[0] += float("nan") if len(some) == 2 else 0  # the last, shorter chunk, from image 16 on
+            features[0] += float("nan") if len(some) == 2 else 0  # the last, shorter chunk, which begins at image 16
             return features
 
     backbone = small_backbone()

@@ -1,4 +1,4 @@
-"""Features kept in a file: wherever computing them is interrupted, it goes on, and comes to the same; its progress."""
+"""Features cached in a file: an interrupted computation resumes, and gives the same result; its progress bar."""
 
 import os
 import shutil
@@ -31,12 +31,12 @@ pytest.importorskip("tqdm")
 
 
 class StopError(Exception):
-    """What goes wrong in the middle."""
+    """An arbitrary error in the middle of a run."""
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopError, MemoryError])
 def test_an_interrupted_run_goes_on(images, path, error):
-    """Image 10 is of the third chunk: two chunks are kept, and not read again."""
+    """Image 10 is in the third chunk: the first two chunks are kept, and not read again."""
     interrupted(images, path, 10, error)
     assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
     assert not path.exists()
@@ -84,7 +84,7 @@ def test_a_tensor_goes_on_too(path, monkeypatch):
 
 
 def test_interrupted_between_the_last_part_and_the_file(images, path, monkeypatch):
-    """All parts are there: nothing is computed, the file is put together."""
+    """All parts exist: no feature is computed, and the file is put together."""
     right = cache._write
 
     def failing(target, *given):
@@ -105,7 +105,7 @@ def test_interrupted_between_the_last_part_and_the_file(images, path, monkeypatc
 
 
 def test_interrupted_between_the_file_and_the_end(images, path):
-    """Parts that are left beside a whole file go."""
+    """Parts that remain beside a complete file are deleted."""
     interrupted(images, path)
     folder = path.with_name(f"{path.name}.parts")
     shutil.copytree(folder, path.parent / "kept")
@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on(images, path, tmp_path):
 
 @pytest.mark.parametrize("damage", ["short", "empty", "altered", "misplaced"])
 def test_damaged_parts_are_computed_again(images, path, damage):
-    """And those after them, which may be of other chunks."""
+    """The parts after the damaged one are computed again too, since they may have other chunks."""
     interrupted(images, path, 14)
     folder = path.with_name(f"{path.name}.parts")
     first, second, _ = (folder / name for name in parts_of(path))
@@ -164,7 +164,7 @@ def test_damaged_parts_are_computed_again(images, path, damage):
 
 
 def test_parts_of_something_else_are_refused(images, path):
-    """Hours of work may be in them: they are not simply thrown away."""
+    """Parts may hold hours of work, so they are not simply deleted."""
     interrupted(images, path)
     with pytest.raises(ValueError, match=r"0000000000.safetensors holds features of other weights: "):
         compute(images, path, small_backbone(nn.Tanh))
@@ -176,7 +176,7 @@ def test_parts_of_something_else_are_refused(images, path):
 
 
 def test_more_parts_than_images_are_computed_again(images, path):
-    """Of data that were said to be the same."""
+    """The data fingerprint claims that the data are the same."""
     with pytest.raises(KeyboardInterrupt):
         compute(Stopping(images, 10, KeyboardInterrupt), path, data_fingerprint="mine")
     few = Images(Path("/"), [str(p) for p in images.paths[:6]])

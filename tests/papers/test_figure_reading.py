@@ -1,4 +1,4 @@
-"""Reading the data files of figures: what they hold, and every error by its file, line and column."""
+"""Reading the data files of figures: their contents, and every error with its file, line and column."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Writing the tables of figures: what is in the file, after whatever ended the process."""
+"""Writing the tables of figures: the file's contents, regardless of what ended the process."""
 
 import csv
 import math
@@ -121,7 +121,7 @@ for step in range(10**9):
         assert process.stdout.readline() == b"under way\n"
         process.send_signal(signal.SIGKILL)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it may, or may not, have been writing
+        warnings.simplefilter("ignore")  # the process may have been killed during a write
         moments = read_diagrams(path).moments
     assert len(moments) >= 6
     assert all(len(triplets.anchor) == 500 for triplets in moments.values())
@@ -138,7 +138,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
         records.write([epoch_row(0)])
         before = path.read_bytes()
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))  # a full disk: there is room for some
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))  # a full disk with room for some rows
         try:
             with pytest.raises(OSError):
                 records.write([epoch_row(step) for step in range(10, 1000, 10)])
@@ -152,7 +152,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
 def test_what_a_disk_takes_in_parts_is_whole_or_not_there(tmp_path, interruption):
     class Slow:
-        """Takes three bytes a call; the `failing` call raises after some."""
+        """Writes three bytes per call; call number `failing` raises."""
 
         def __init__(self, file, failing):
             self.file, self.failing, self.calls = file, failing, 0
@@ -276,7 +276,7 @@ def test_similarities_follow_the_triplets_of_before():
     assert s_ap[2:].isnan().all()
     assert s_an.tolist() == pytest.approx([1.0, 0.8, 0.8, 1.0])
     moved = embeddings.clone()
-    moved[3] = torch.tensor([0.0, 1.0])  # a new selection would take sample 1 for anchor 0
+    moved[3] = torch.tensor([0.0, 1.0])  # a new selection would select sample 1 for anchor 0
     s_ap, s_an = similarities(moved, selection)
     assert s_an.tolist() == pytest.approx([0.0, 0.8, 0.8, 0.0])
     assert similarities(moved.double(), selection)[0].dtype == torch.float64

@@ -1,4 +1,4 @@
-"""All figures: a PNG and a data file each, and what they refuse."""
+"""All figures: a PNG and a data file each, and their errors."""
 
 import sys
 

@@ -20,7 +20,7 @@ for needed in ("matplotlib", "PIL"):
 
 
 def brute_force_pairs(embeddings, labels):
-    """Cosines of all pairs of a class, the slow way."""
+    """Cosines of all pairs of one class, pair by pair."""
     return [
         torch.cosine_similarity(embeddings[i].double(), embeddings[j].double(), dim=0).item()
         for i in range(len(labels))

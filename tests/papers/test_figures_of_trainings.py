@@ -1,4 +1,4 @@
-"""Figures of trainings and of group sizes: how runs become a mean and a spread."""
+"""Figures of trainings and of group sizes: the mean and the spread of runs."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Figures of triplets and of their moves: what they draw, and what their data files hold."""
+"""Figures of triplets and of their moves: what they draw, and what their data files contain."""
 
 from types import SimpleNamespace
 
@@ -74,7 +74,7 @@ def test_steps_of_several_runs_stand_together_with_the_spread_of_their_shares(tm
     assert [axes.get_title() for axes in saved_figures[0].axes] == ["HN, iteration 0", "SCT, iteration 0"], (
         "what all runs have"
     )
-    # before: 1/3 and 0; after: 2/3 and 1; standard deviations of a sample of two: difference / sqrt(2)
+    # before: 1/3 and 0; after: 2/3 and 1; the standard deviation of two samples is their difference / sqrt(2)
     assert texts(saved_figures[0].axes[1]) == ["17% ± 24% → 83% ± 24% hard"]
     assert texts(saved_figures[0].axes[0]) == ["0% → 100% hard"]
     assert panels(path)[1]["hard_share_before"] == [pytest.approx(1 / 3), 0]

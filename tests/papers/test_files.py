@@ -1,4 +1,4 @@
-"""Files that the package writes whole or not at all."""
+"""Files that the package writes atomically."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Any folder of images: how it is split, which files count, what is said when something is missing."""
+"""Any folder of images: how it is split, which files count, and errors about missing parts."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def flat(tmp_path):
 def test_half_of_the_classes_train(flat):
     split = load_image_folder(flat)
     assert split.name == split.train.name == split.test.name == "fruit"
-    assert split.train.class_names == ("Banana", "apple", "cherry", "date", "elderberry")  # as sorted() has them
+    assert split.train.class_names == ("Banana", "apple", "cherry", "date", "elderberry")  # in the order of sorted()
     assert [(image.getpixel((0, 0))[:2], label) for image, label in split.train] == [
         ((1, 0), 0),
         ((1, 1), 0),

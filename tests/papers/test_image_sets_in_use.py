@@ -1,4 +1,4 @@
-"""Image sets as backbones, the features that are kept of them, and metrics take them."""
+"""Image sets used by backbones, by the feature cache and by metrics."""
 
 import shutil
 
@@ -31,8 +31,9 @@ def test_features_of_a_split_are_kept_and_are_of_these_images_alone(tmp_path, mo
     root = write_cub(tmp_path / "one", dict.fromkeys(range(1, 5), 3))
     split = load_cub(root, partial=True).with_transforms(Transforms(size=8))
     kept = features(split.test, tmp_path / "test.safetensors")
-    assert torch.allclose(kept[:, 0] * 255, split.test.labels + 1.0, atol=1e-3)  # red is the class, from 1
-    # A copy elsewhere is the same data, another transform is not.
+    # the red of an image is its class, from 1
+    assert torch.allclose(kept[:, 0] * 255, split.test.labels + 1.0, atol=1e-3)
+    # A copy in another folder is the same data; another transform is not.
     shutil.move(root, tmp_path / "two")
     moved = load_cub(tmp_path / "two", partial=True)
     again = features(moved.with_transforms(Transforms(size=8)).test, tmp_path / "test.safetensors")
@@ -65,7 +66,8 @@ def test_rooms_are_scored_by_hotel_and_by_chain(tmp_path, monkeypatch):
         (13, "Unknown/3/web", blue),
     ):
         write_image(tmp_path / f"images/train/{place}/{image}.png", color)
-    # Of the queries the first finds its hotel, the second another of its chain; the third, of no chain, finds it.
+    # The first query finds its hotel. The second finds another hotel of its chain. The third has no chain, and finds
+    # its hotel.
     for image, place, color in ((21, "4/1/cam", red), (22, "4/2/cam", red), (23, "Unknown/3/cam", blue)):
         write_image(tmp_path / f"images/test/unoccluded/{place}/{image}.png", color)
     split = load_hotels(tmp_path, progress=False).with_transforms(Transforms(size=8))
@@ -96,6 +98,7 @@ def test_pairs_are_verified_over_their_folds(tmp_path, monkeypatch):
     found = metrics.verification_accuracy(
         features(pairs.images, tmp_path / "lfw.safetensors"), pairs.pairs, pairs.same, folds=pairs.folds
     )
-    # For the second fold half-way between the pairs of the first, which is wrong twice; for the first the lowest of two
-    # thresholds that are as good on the second: all are called the same.
+    # Each fold is judged by the threshold of the other fold. The first fold gives a threshold halfway between its
+    # pairs, which is wrong twice on the second fold. On the second fold two thresholds are equally good. The lowest is
+    # used for the first fold, and all pairs are called the same.
     assert found.accuracies == (0.5, 0.0)

@@ -1,4 +1,4 @@
-"""Data sets of image files, splits of them, and what is said about their classes."""
+"""Data sets of image files, splits of them, and what is reported about their classes."""
 
 import copy
 import pickle
@@ -13,7 +13,7 @@ pytest.importorskip("PIL")
 
 
 class Draws(SeededTransform):
-    """Gives what it is called with."""
+    """Returns its arguments."""
 
     def __call__(self, image, epoch, index):
         return torch.tensor([image.getpixel((0, 0))[0], epoch, index])
@@ -85,7 +85,7 @@ def test_a_seeded_transform_gets_epoch_and_number(images):
     drawn.set_epoch(7)
     assert drawn[-2][0].tolist() == [30, 7, 3]
     assert drawn.epoch == 7
-    # The epochs of a copy are its own.
+    # A copy has its own epoch.
     other = drawn.with_transform(Draws())
     other.set_epoch(8)
     assert (images.epoch, drawn.epoch, other.epoch) == (0, 7, 8)
@@ -165,8 +165,8 @@ def test_a_corrupt_image_is_named(paths, damage):
                 "empty": b"",
                 "cut short": whole[: len(whole) // 2],
                 "foreign": b"not an image",
-                "a wrong length": whole[:36] + bytes([whole[36] // 2]) + whole[37:],  # of the pixels: a SyntaxError
-                "no number": b"P6 6 x 255 ",  # for the height: a ValueError
+                "a wrong length": whole[:36] + bytes([whole[36] // 2]) + whole[37:],  # of the pixel data: a SyntaxError
+                "no number": b"P6 6 x 255 ",  # as the height: a ValueError
             }[damage]
         )
     with pytest.raises(ValueError, match=r"2\.png is not a readable image: "):
@@ -181,7 +181,8 @@ def test_a_file_that_is_gone_is_named(tmp_path):
 def test_an_image_that_claims_to_be_huge_is_named(paths, monkeypatch):
     from PIL import Image
 
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6)  # 24 are there; Pillow refuses more than twice the limit
+    # the image has 24 pixels; Pillow refuses more than twice the limit
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6)
     with pytest.raises(ValueError, match=r"0\.png is not a readable image: .*decompression bomb"):
         ImageDataset(paths, [0] * 5, name="huge")[0]
 

@@ -19,7 +19,7 @@ PAIRS = [
     "Ann\t2\tCy_Young\t10",
     "Bob\t1\tCy_Young\t10",
 ]
-# In the order in which pairs name them.
+# In the order of their first occurrence in pairs
 SHOTS = [("Ann", 1), ("Ann", 2), ("Bob", 1), ("Bob", 3), ("Cy_Young", 1), ("Bob", 2), ("Cy_Young", 10)]
 PAIRS_BY_HAND = [[0, 1], [2, 3], [0, 3], [4, 1], [5, 3], [4, 6], [1, 6], [2, 6]]
 SAME_BY_HAND = [True, True, False, False, True, True, False, False]

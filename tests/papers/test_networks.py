@@ -1,4 +1,4 @@
-"""Embedding networks: standardized features, heads by hand, frozen backbones, and groups of parameters."""
+"""Embedding networks: standardized features, heads by hand, frozen backbones, and parameter groups."""
 
 import math
 import re
@@ -33,7 +33,7 @@ def test_standardized_as_scikit_learn_does(dtype, rows_at_once, monkeypatch):
 
 def test_constant_features_become_0():
     features = torch.randn(50, 3, generator=seeded(0))
-    features[:, 1] = 0.1  # whose mean of 50 is not 0.1 to the last bit
+    features[:, 1] = 0.1  # a constant whose mean of 50 values is not exactly 0.1
     result = Standardize.of(features)(features)
     assert result[:, 1].abs().max() < 1e-6
     torch.testing.assert_close(result[:, [0, 2]].std(0, correction=0), torch.ones(2))
@@ -139,7 +139,7 @@ def test_a_network_is_its_backbone_and_its_head():
 
 
 def test_a_frozen_backbone_stays():
-    """Weights and statistics of batch normalization, also in training mode, while the head learns."""
+    """Weights and batch normalization statistics stay, also in training mode, while the head learns."""
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen=True).train()
     assert network.training
     assert network.head.training
@@ -172,7 +172,7 @@ def test_frozen_statistics_stay_while_the_backbone_learns():
     }
     before = {key: value.clone() for key, value in network.state_dict().items()}
     optimizer = torch.optim.SGD(parameter_groups(network, 0.1), lr=0.1)
-    for _ in range(2):  # as it is made, and after an evaluation
+    for _ in range(2):  # as constructed, and after an evaluation
         assert network.backbone.training
         network(photographs()).square().sum().backward()
         optimizer.step()
@@ -180,7 +180,7 @@ def test_frozen_statistics_stay_while_the_backbone_learns():
         network.eval()
         network.train()
     images = photographs()
-    torch.testing.assert_close(network(images), network.eval()(images))  # the statistics are those in use
+    torch.testing.assert_close(network(images), network.eval()(images))  # training mode uses the stored statistics
 
 
 def test_a_network_leaves_the_modes_of_its_parts():

@@ -1,4 +1,4 @@
-"""`python -m papers plot`: every kind of figure, and every wrong argument or file by its name."""
+"""`python -m papers plot`: every kind of figure, and every invalid argument or file is named."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ FILES = ("diagrams.csv", "epochs.csv", "embeddings.safetensors", "groups.csv")
 
 
 def write_run(folder, name="SCT", seed=0):
-    """What a training would have left."""
+    """Write the files that a training would leave."""
     folder.mkdir()
     s_ap, s_an = torch.rand(2, 6, generator=torch.Generator().manual_seed(seed))
     with Records(folder / "diagrams.csv", DIAGRAMS) as records:
@@ -42,7 +42,7 @@ def write_run(folder, name="SCT", seed=0):
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """Two seeds of one training, as folders `a` and `b` of the current one."""
+    """Two seeds of one training, in folders `a` and `b` of the current folder."""
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", seed=1)

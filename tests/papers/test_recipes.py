@@ -1,4 +1,4 @@
-"""Recipes: what is read, and every way in which one is refused, by recipe, key and value."""
+"""Recipes: how they are read, and every refusal, with the recipe, key and value."""
 
 import re
 import sys
@@ -169,7 +169,7 @@ def test_saved_settings_get_the_defaults_of_keys_that_came_later():
     older = {**settings, "network": dict(settings["network"]), "sampler": dict(settings["sampler"])}
     del older["network"]["frozen_statistics"], older["sampler"]["small_classes"]
     assert with_defaults(older) == with_defaults(settings) == settings
-    del older["network"]["backbone"], older["tree"]  # these were always there
+    del older["network"]["backbone"], older["tree"]  # these keys have no default, since every version had them
     assert with_defaults(older) == {
         **{name: value for name, value in settings.items() if name != "tree"},
         "network": {key: value for key, value in settings["network"].items() if key != "backbone"},
@@ -210,7 +210,7 @@ def test_recipes_that_come_with_hardmine():
 
 
 def test_published_settings():
-    """METHODS section 10, by hand."""
+    """METHODS section 10, copied by hand."""
     sct, hotels = load_recipe("sct-cars"), load_recipe("sct-hotels")
     assert (sct.sampler.batch_size, sct.sampler.images_per_class, sct.loss.options["lam"]) == (128, 2, 1.0)
     assert (hotels.sampler.batch_size, hotels.network.embedding_dim, hotels.loss.options["lam"]) == (512, 256, 0.1)

@@ -1,4 +1,4 @@
-"""Stanford Online Products, In-shop and Hotels-50K: their own splits, coarse labels, whole and partial copies."""
+"""Stanford Online Products, In-shop and Hotels-50K: their own splits, coarse labels, complete and partial copies."""
 
 import pytest
 
@@ -201,7 +201,7 @@ def test_list_of_clothes(clothes):
 
 @pytest.fixture
 def rooms(tmp_path, monkeypatch):
-    """4 training images of hotels 30, 7 and 100, 3 test images of 7, 100 and 555, which is in no list of hotels."""
+    """4 training images of hotels 30, 7 and 100; 3 test images of 7, 100 and 555. No list of hotels has 555."""
     monkeypatch.setattr(hotels, "PUBLISHED", {"training": 4, "test": 3})
     lists = tmp_path / "input/dataset"
     header = "image_id,hotel_id,image_url,image_source,upload_timestamp"
@@ -277,7 +277,7 @@ def test_some_rooms(rooms):
     assert colors(split.train) == [((11, 0, 0), 1), ((13, 0, 0), 0), ((14, 0, 0), 2)]
     assert split.train.coarse_labels.tolist() == [-1, 4, 4]
     assert colors(split.query) == [((21, 0, 0), 0), ((22, 0, 0), 2)]
-    # Labels do not depend on what is missing.
+    # Labels do not depend on missing images.
     (rooms / "images/train/-1/30/travel_website/11.png").unlink()
     split = load_hotels(rooms, partial=True, progress=False)
     assert colors(split.train) == [((13, 0, 0), 0), ((14, 0, 0), 2)]

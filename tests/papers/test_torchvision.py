@@ -1,4 +1,4 @@
-"""torchvision imports beside a torch that it does not fit, is left alone where it does, and is named if missing."""
+"""torchvision: imports with a torch that it does not fit, is left alone if it fits, and is named if missing."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from papers._torchvision import torchvision_module
 
 
 def make_package(folder: Path, source: str) -> None:
-    """Write a package that is called torchvision, with a module `models`."""
+    """Write a package called torchvision with a module `models`."""
     package = folder / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text(source)
@@ -22,7 +22,7 @@ def make_package(folder: Path, source: str) -> None:
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """A folder at the head of the import path; what this process has imported of torchvision comes back afterwards."""
+    """A folder at the head of the import path; afterwards the process's own torchvision modules are restored."""
     theirs = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torchvision"}
     for name in theirs:
         del sys.modules[name]
@@ -35,7 +35,7 @@ def path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def nothing_is_defined(monkeypatch):
-    """Fails where operators are defined. To look for them would not do: those that another import took stay."""
+    """Fail when operators are defined. A search would not do: operators that another import defined remain."""
     monkeypatch.setattr(_torchvision, "_define_schemas", lambda: pytest.fail("operators were defined"))
 
 
@@ -59,7 +59,7 @@ def test_missing_operators_are_defined_and_the_import_is_repeated(tmp_path):
         "for name in ('nms', 'qnms'):\n"
         "    torch._C._dispatch_has_kernel_for_dispatch_key(f'torchvision::{name}', 'Meta')\n",
     )
-    # A process of its own: what is defined stays.
+    # In a separate process, since definitions are permanent.
     script = (
         "from papers._torchvision import torchvision_module\n"
         "print(torchvision_module('models').found, torchvision_module('extension').loaded)\n"

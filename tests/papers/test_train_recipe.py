@@ -1,4 +1,4 @@
-"""The command that trains by a recipe: what it prints and writes, and every refusal."""
+"""The command that trains from a recipe: what it prints and writes, and every refusal."""
 
 import re
 import sys

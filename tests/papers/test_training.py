@@ -1,4 +1,4 @@
-"""Trainings by recipes: what they leave, what they measure, who may use their folder, and what ends them."""
+"""Trainings from recipes: their files, their measurements, locks on their folder, and what ends them."""
 
 import csv
 import dataclasses
@@ -66,12 +66,12 @@ def test_what_a_training_leaves(tmp_path, data):
     assert content["data"]["train"] == {"images": 100, "classes": 5}
     assert content["versions"]["hardmine"] == hardmine.__version__
 
-    # 12 losses, and as many selections for the logs, of which calls 1, 6 and 11 are checked.
+    # 12 losses and 12 selections for the logs, of which calls 1, 6 and 11 are checked.
     verified = content["verified"]
     loss = verified["ops"]["triplet_loss"]
     assert (loss["calls"], loss["checks"], verified["every"]) == (12, 3, 5)
     assert loss["deviation"].keys() == {"similarity", "loss", "gradient"}
-    assert loss["choices"] == 3 * 20  # which positive and which negative each of 10 anchors has
+    assert loss["choices"] == 3 * 20  # a positive and a negative per anchor, 10 anchors
     deviations = [value for op in verified["ops"].values() for value in op["deviation"].values()]
     assert verified["largest_deviation"] == max(deviations)
     assert 0 < verified["largest_deviation"] < 1e-5
@@ -91,7 +91,7 @@ def test_what_a_training_leaves(tmp_path, data):
 
 
 def test_measures_of_an_epoch_are_means_over_its_steps(tmp_path, data):
-    """With a learning rate of next to nothing an epoch, the second one, can be measured afterwards."""
+    """With a learning rate of almost 0, the second epoch can be measured afterwards."""
     recipe = recipe_of(optimizer={"lr": 1e-30}, schedule={"epochs": 2})
     found = trained(recipe, data, tmp_path)
     loss_of = losses.SHNLoss()
@@ -114,7 +114,7 @@ def test_measures_of_an_epoch_are_means_over_its_steps(tmp_path, data):
 
 
 def test_diagrams_follow_the_triplets_of_a_step(tmp_path, data):
-    """The first step, taken by hand."""
+    """The first step is computed by hand."""
     recipe = recipe_of(schedule={"epochs": 1}, evaluation={"diagrams": [0]})
     trained(recipe, data, tmp_path)
     shown = read_diagrams(tmp_path / "diagrams.csv").steps()[0]
@@ -164,7 +164,7 @@ def test_the_last_layer_may_learn_faster(data):
 
 @pytest.mark.slow
 def test_smart_mining_mines_and_adapts(tmp_path, data):
-    """The kind of training whose state is the largest is not resumed in vain: it does mine."""
+    """The training with the largest state must mine, so that the tests of resuming cover mining."""
     found = trained(recipe_of(**KINDS["mined triplets"]), data, tmp_path)
     assert "kappa" not in found.rows[2]
     assert all(row["kappa"] > 0 and row["mined_share"] == 0.75 for row in found.rows[3:])
@@ -231,8 +231,8 @@ def test_one_training_at_a_time_has_a_folder(tmp_path, data):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     refused = subprocess.run(other, env=environment, capture_output=True, text=True, check=False)
     assert "FileExistsError: another process trains in" in refused.stderr
-    first.run()  # it is over then, though `first` is still there
-    Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)  # garbage at once: lets others in
+    first.run()  # the training is then over, although `first` still exists
+    Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)  # collected at once, which releases the folder
     trained(recipe_of(), data, tmp_path, resume=True)
     subprocess.run(other, env=environment, check=True)
 
@@ -249,13 +249,13 @@ def test_a_training_that_ends_early_lets_others_into_its_folder(tmp_path, data, 
 
 
 def test_the_processes_that_read_images_do_not_keep_the_lock(tmp_path):
-    """They have copies of the open file while they end."""
+    """The reader processes hold copies of the open file until they end."""
     pytest.importorskip("fcntl")
     lock = FolderLock(tmp_path)
     copy = os.dup(lock._file.fileno())
     lock.release()
     FolderLock(tmp_path).release()
-    lock.release()  # again: nothing happens
+    lock.release()  # a second release has no effect
     os.close(copy)
 
 
@@ -345,7 +345,7 @@ def test_a_sampler_that_does_not_suit_the_classes_is_refused_before_any_work(tmp
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
-    """Their loss, their sampler and a head, on made features of enough classes."""
+    """Their losses, samplers and heads, on made features with enough classes."""
     recipe = load_recipe(name)
     classes = 300
     images = torch.randn(classes * 8, 5, generator=torch.Generator().manual_seed(0))

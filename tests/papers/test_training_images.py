@@ -45,7 +45,10 @@ def recipe(**values):
 
 @pytest.fixture(autouse=True)
 def small_backbone(monkeypatch):
-    """A backbone that is made at once, with batch normalization, whose state must be kept, and dropout, which draws."""
+    """A backbone that is built at once.
+
+    The state of its batch normalization must be kept, and its dropout draws random numbers.
+    """
 
     def make(name, weights):
         with torch.random.fork_rng():
@@ -59,7 +62,7 @@ def small_backbone(monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    """4 classes that train and 3 that are retrieved, 5 noisy images of each."""
+    """4 classes for training and 3 for retrieval, with 5 noisy images each."""
     from PIL import Image
 
     generator = torch.Generator().manual_seed(0)
@@ -85,10 +88,10 @@ def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatc
         stop_at(5, patch)
         with pytest.raises(KeyboardInterrupt):
             trained(recipe(), loaded(recipe(), root), tmp_path / "cut")
-    options = dataclasses.replace(QUIET, workers=2)  # how many read the images makes no difference either
+    options = dataclasses.replace(QUIET, workers=2)  # the number of reader processes does not matter either
     trained(recipe(), loaded(recipe(), root), tmp_path / "cut", options, resume=True)
     assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
-    assert data.train.images.epoch == 1  # crops were those of the second epoch
+    assert data.train.images.epoch == 1  # crops are those of the second epoch
     assert whole.network.backbone.trunk[1].num_batches_tracked == 8
     assert whole.network.backbone.training
 
@@ -99,7 +102,7 @@ def test_fine_tuning_with_frozen_statistics(tmp_path, root):
     assert kept[1].num_batches_tracked == 0
     assert kept[1].weight.ne(1).any()
     assert not kept[1].training
-    assert kept[5].training  # dropout goes on
+    assert kept[5].training  # dropout stays active
 
 
 def test_channels_come_last_in_a_backbone_that_is_fine_tuned(tmp_path, root):
@@ -139,7 +142,7 @@ def test_a_frozen_backbone_computes_its_features_once(tmp_path, root, monkeypatc
     chosen = recipe(**FROZEN)
     data = loaded(chosen, root)
     files = list((tmp_path / "cache").iterdir())
-    assert len(files) == 2  # training and test images
+    assert len(files) == 2  # the training and the test images
     assert (data.train.images.shape, data.query.images.shape, data.feature_dim) == ((20, 24), (15, 24), 24)
     assert data.gallery is data.query
     monkeypatch.setattr("papers.networks.cache.embed_chunks", lambda *a, **k: pytest.fail("computed again"))
@@ -267,7 +270,7 @@ def test_queries_are_looked_for_in_the_gallery(tmp_path):
 
 
 def test_each_run_of_an_experiment_has_the_notes_of_its_own_batches(tmp_path, root, monkeypatch):
-    """The images are read once for all of them."""
+    """The images are read once for all runs."""
     pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     for number in (0, 1, 2):
         (root / "train/a" / f"{number}.png").unlink()

@@ -43,12 +43,12 @@ def start(folder, *words):
 
 
 def wait_for_step(path, process, step, tries=60_000):
-    """Wait until a checkpoint is of this step or a later one."""
+    """Wait until a checkpoint has this step or a later one."""
     for _ in range(tries):
         assert process.poll() is None, process.communicate()
         if path.exists() and load_checkpoint(path)["step"] >= step:
             return
-        # No event tells that another process has written a file. The tests assert on the step, never on the time.
+        # No event signals that another process has written a file. The tests assert on the step, never on the time.
         time.sleep(0.01)
     raise AssertionError(f"{path} is not of step {step} or a later one after {tries} looks, 0.01 s apart")
 

@@ -1,4 +1,4 @@
-"""Trainings by recipes that are interrupted: their checkpoints, and that they go on bit for bit wherever it was."""
+"""Interrupted trainings from recipes: their checkpoints, and that they resume bit for bit from any step."""
 
 import dataclasses
 import os
@@ -34,7 +34,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch
         stop_at(step, patch)
         with pytest.raises(KeyboardInterrupt, match=r"a checkpoint of epoch \d, step \d+ is in "):
             trained(recipe, data, tmp_path / "cut")
-    torch.rand(3)  # what was drawn in the meantime does not matter
+    torch.rand(3)  # draws in the meantime do not matter
     resumed = trained(recipe, data, tmp_path / "cut", resume=True)
     assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
     assert resumed.report == undisturbed.report
@@ -71,7 +71,7 @@ def test_a_crash_costs_the_steps_since_the_checkpoint_only(tmp_path, data, monke
     saved = load_checkpoint(tmp_path / "cut/checkpoint.pt")
     assert (saved["epoch"], saved["batch"], saved["step"]) == (2, 1, 9)
     with (tmp_path / "cut/epochs.csv").open("a") as file:
-        file.write("3,12,0.5,0.5,0.5,SHN\n2,")  # of steps after the checkpoint, and cut short
+        file.write("3,12,0.5,0.5,0.5,SHN\n2,")  # a row of a step after the checkpoint, and a truncated row
     trained(recipe, data, tmp_path / "cut", resume=True)
     assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
     for name in ("epochs.csv", "diagrams.csv"):
@@ -160,7 +160,7 @@ def test_damaged_checkpoints_are_named(tmp_path, data, content):
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint: ") as refusal:
         Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
-    assert "weights" not in str(refusal.value)  # torch advises to execute what is in the file
+    assert "weights" not in str(refusal.value)  # torch's advice to execute the file's contents is not repeated
     if content == b"not a checkpoint":
         assert str(refusal.value).endswith(
             "checkpoint.pt is not a readable checkpoint: it is damaged, or something else"
@@ -180,11 +180,11 @@ def test_other_files_are_no_checkpoints(tmp_path, data):
 def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data, monkeypatch):
     resource = pytest.importorskip("resource")
     options = dataclasses.replace(QUIET, checkpoint_steps=1)
-    recipe = recipe_of(network__embedding_dim=512)  # larger than what is written to a file in one go
+    recipe = recipe_of(network__embedding_dim=512)  # larger than a single write to a file
     save = Trainer._save
 
     def full_disk(self):
-        """A limit on files that the checkpoint of step 3 does not go into whole; the system's own error."""
+        """Limit file sizes so that the checkpoint of step 3 does not fit, and the system raises its own error."""
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         if self.step == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self._path.stat().st_size * 7 // 10, limits[1]))

@@ -1,4 +1,4 @@
-"""What trainings hold as tensors: Omniglot, checked as other image files are, and digits, which come as they are."""
+"""Trainings on tensors: Omniglot, which is checked like other image files, and digits, which are used as they are."""
 
 import hashlib
 
@@ -18,7 +18,7 @@ for needed in ("PIL", "sklearn", "tqdm"):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """3 characters with 3, 2 and 2 drawings that train, and 2 with 2 each that are retrieved."""
+    """3 characters with 3, 2 and 2 drawings for training, and 2 with 2 drawings each for retrieval."""
     for half, characters in {"background": (3, 2, 2), "evaluation": (2, 2)}.items():
         for character, drawings in enumerate(characters):
             for k in range(drawings):
@@ -45,7 +45,7 @@ def test_the_whole_omniglot_is_that_of_its_loader(root, on_corrupt):
     assert data.notes == ("Omniglot: 7 images of 3 classes train, 4 images of 2 classes are retrieved",)
     read = (split.train_labels, split.train_images, *(split.test_labels, split.test_images) * 2)
     digest = hashlib.sha256(b"".join([b"Omniglot", *(tensor.numpy().tobytes() for tensor in read)]))
-    assert data.fingerprint == digest.hexdigest()[:16]  # older checkpoints go on
+    assert data.fingerprint == digest.hexdigest()[:16]  # older checkpoints can be resumed
 
 
 def test_an_omniglot_that_is_not_whole_must_be_asked_for_and_says_so(root):

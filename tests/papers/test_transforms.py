@@ -1,4 +1,4 @@
-"""The papers' transforms: what comes out pixel by pixel, and that draws depend on seed, epoch and image alone."""
+"""The papers' transforms: results pixel by pixel, and draws that depend only on seed, epoch and image."""
 
 import collections
 import pickle
@@ -19,13 +19,13 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @pytest.fixture
 def image():
-    """No two pixels alike, and none black: red has the row, green the column."""
+    """All pixels differ, and none is black: red is the row, green the column."""
     rows, columns = np.mgrid[1 : SIZE + 1, 1 : SIZE + 1]
     return Image.fromarray(np.stack([rows, columns, rows * 0 + 7], axis=2).astype(np.uint8))
 
 
 def place(image, crop: torch.Tensor, padding: int) -> tuple[int, int, bool]:
-    """Where in the padded image a crop lies, and whether it is mirrored: by looking everywhere."""
+    """The position of a crop in the padded image, and whether it is mirrored, by exhaustive search."""
     pixels = (crop * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     padded = np.pad(np.asarray(image), ((padding, padding), (padding, padding), (0, 0)))
     size = len(pixels)
@@ -46,7 +46,7 @@ def test_training_crops_the_padded_image_at_any_place_and_mirrors_half(image):
     places = [place(image, transform(image, 0, index), 2) for index in range(1000)]
     tops, lefts, flips = (collections.Counter(values) for values in zip(*places, strict=True))
     assert sorted(tops) == sorted(lefts) == [0, 1, 2, 3, 4]
-    # 200 of each are expected, with a standard deviation of 12.6; 500 mirrored, with 15.8.
+    # 200 of each are expected, with a standard deviation of 12.6, and 500 mirrored, with a standard deviation of 15.8.
     assert all(140 < count < 260 for counts in (tops, lefts) for count in counts.values())
     assert 420 < flips[True] < 580
     assert len(set(places)) == 50, "all combinations must come up"
@@ -70,7 +70,7 @@ def test_the_papers_defaults():
         assert crop.shape == (3, 256, 256)
         assert crop.dtype == torch.float32
         assert type(crop) is torch.Tensor
-        inside = crop[0] > 0.1  # the padding is black, the image 124 / 255
+        inside = crop[0] > 0.1  # the padding is black, the image is 124 / 255
         rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
         tops.add(int(rows[0]) or int(rows[-1]) - 255)
         lefts.add(int(columns[0]) or int(columns[-1]) - 255)
@@ -103,7 +103,8 @@ def test_draws_depend_on_seed_epoch_and_number_alone(image):
     assert len(drawn) > 10, "epochs and images must differ"
     seeded = [Transforms(size=SIZE, seed=1).train(image, 0, index) for index in range(5)]
     assert not all(torch.equal(one, other) for one, other in zip(first[:5], seeded, strict=True))
-    # Not the sum of the three: the next image of this epoch is not this image of the next.
+    # Draws depend on more than the sum of seed, epoch and index: image i of epoch 1 is not drawn like image i + 1 of
+    # epoch 0.
     shifted = [
         place(image, options.train(image, 1, index), 10) == place(image, options.train(image, 0, index + 1), 10)
         for index in range(10)
@@ -112,7 +113,7 @@ def test_draws_depend_on_seed_epoch_and_number_alone(image):
 
 
 def test_draws_of_this_release(image):
-    """A training that is resumed with a later release must see the same crops."""
+    """A training that a later release resumes must see the same crops."""
     transform = Transforms(size=SIZE).train
     places = [place(image, transform(image, 2, index), 10) for index in range(4)]
     assert places == [(1, 8, False), (11, 6, False), (19, 11, False), (1, 17, True)]
@@ -191,7 +192,7 @@ def test_normalizations(image):
         torch.testing.assert_close(
             Transforms(size=SIZE, normalization=normalization).test(image).double(), expected, rtol=0, atol=2e-6
         )
-    # EfficientNet-lite's is exact, since features of published weights are compared bit by bit.
+    # EfficientNet-lite's result is exact, since features of published weights are compared bit by bit.
     lite = Transforms(size=SIZE, normalization=((127 / 255,), (128 / 255,))).test(image)
     assert torch.equal(lite, ((pixels - 127) / 128).float())
 
@@ -218,7 +219,7 @@ def test_a_split_gets_both(tmp_path):
     assert own.test.transform == transforms.test
     assert own.query is own.gallery
     assert own.train[0][0].shape == (3, 8, 8)
-    # Where the gallery is the training set, its images are not cropped at random.
+    # If the gallery is the training set, its gallery images are not cropped at random.
     apart = ImageSplit("toy", train, test, train).with_transforms(transforms)
     assert apart.gallery.transform == apart.query.transform == transforms.test
     assert apart.train.transform == transforms.train

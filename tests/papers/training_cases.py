@@ -1,4 +1,4 @@
-"""Small trainings that tests run."""
+"""Small trainings for the tests."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from papers.training.checkpoint import FILE, load_checkpoint
 
 QUIET = RunOptions(verify_every=5, progress=False)
 
-# A convnet on digits, in a second.
+# A convnet on digits, which trains in a second.
 DIGITS = {
     "seed": 3,
     "data": {"name": "digits"},
@@ -28,9 +28,9 @@ DIGITS = {
 }
 
 SMART = {"global_weight": 0.5}
-# With 2 images of a class there is but one positive to draw.
+# With 2 images per class there is only one positive to draw.
 FIVE_A_CLASS = {"kind": "class_balanced", "batch_size": 10, "images_per_class": 5, "batches_per_epoch": 4}
-# Every kind of training: what it has other than DIGITS.
+# Every kind of training: its differences from DIGITS.
 KINDS = {
     "SHN": {},
     "random positives": {
@@ -90,12 +90,12 @@ schedule.epochs = 2
 
 
 def recipe_of(table=DIGITS, **values):
-    """The recipe of a table with other values; `loss__name` stands for `loss.name`."""
+    """The recipe of a table with changed values; `loss__name` stands for `loss.name`."""
     return parse_recipe("tiny", set_values("tiny", table, {key.replace("__", "."): v for key, v in values.items()}))
 
 
 def few_digits(recipe=None):
-    """The data of digits, the images of each class that come first: enough to learn from, and quick."""
+    """The first images of each digit: enough to learn from, and quick."""
     data = load_data(recipe or recipe_of(), None, Path("nowhere"), progress=False)
 
     def first(part, count=20):
@@ -107,7 +107,7 @@ def few_digits(recipe=None):
 
 
 def trained(recipe, data, folder, options=QUIET, **arguments):
-    """The trainer after a run in a folder, which is made."""
+    """The trainer after a run in a folder, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, data, folder, options, **arguments)
     trainer.run()
@@ -115,7 +115,7 @@ def trained(recipe, data, folder, options=QUIET, **arguments):
 
 
 def final_state(folder):
-    """What the last checkpoint of a folder holds, without the times."""
+    """The contents of a folder's last checkpoint, without times."""
     state = load_checkpoint(folder / FILE)
     state.pop("seconds")
     for row in state["rows"]:
@@ -135,7 +135,7 @@ def same(first, second):
         return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same, first, second))
-    return first == second or (first != first and second != second)  # NaN, too
+    return first == second or (first != first and second != second)  # NaN equals NaN
 
 
 def interrupt():
@@ -144,7 +144,7 @@ def interrupt():
 
 
 def stop_at(step, monkeypatch, how=interrupt):
-    """Have the step with this number end in `how()`."""
+    """Make the step with this number end in `how()`."""
     take = Trainer._take_step
 
     def take_step(self, *arguments):
@@ -156,7 +156,7 @@ def stop_at(step, monkeypatch, how=interrupt):
 
 
 def refused(capsys, *words):
-    """What a command whose words are refused prints."""
+    """The output of a command whose arguments are refused."""
     with pytest.raises(SystemExit) as stop:
         main(list(words))
     assert stop.value.code == 2

@@ -14,7 +14,7 @@ triplets = torch.tensor([[0, 1, 2]])
 
 
 def selections(positive: PositiveRule, generator: torch.Generator) -> None:
-    """Selections and what is read off them."""
+    """Selections and their fields."""
     selection = ops.select_triplets(x, labels, positive=positive, negative="semihard", tie="include")
     assert_type(selection, Selection)
     assert_type(selection.triplets(), tuple[Tensor, Tensor, Tensor])
@@ -27,7 +27,7 @@ def selections(positive: PositiveRule, generator: torch.Generator) -> None:
 
 
 def losses(term: Term, wanted: bool) -> None:
-    """Losses alone, and with each of what they can return."""
+    """Losses alone, and with each additional return value."""
     assert_type(ops.triplet_loss(x, labels, term=term), Tensor)
     assert_type(ops.triplet_loss(x, labels, return_selection=False), Tensor)
     assert_type(ops.triplet_loss(x, labels, return_selection=True), tuple[Tensor, Selection])
@@ -50,7 +50,7 @@ def losses(term: Term, wanted: bool) -> None:
 
 
 def modules(term: Term, wanted: bool) -> None:
-    """The modules, which are called as their ops are."""
+    """The modules, which are called like their ops."""
     assert_type(TripletLoss(term=term, positive="random")(x, labels), Tensor)
     assert_type(TripletLoss()(x, labels, return_selection=True), tuple[Tensor, Selection])
     assert_type(SCTLoss(preset="code2020")(x, labels, x, labels, return_count=True), tuple[Tensor, Tensor])

@@ -1,4 +1,4 @@
-"""User code in which a type checker must reject each line that says so, and no other. Never run."""
+"""User code in which a type checker must reject exactly the lines marked so. Never run."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What a type checker makes of the library: of itself, of user code that is right and of user code that is wrong."""
+"""What a type checker reports about the library itself, right user code and wrong user code."""
 
 import re
 import subprocess
@@ -14,7 +14,10 @@ ROOT = HERE.parents[1]
 
 
 def errors_in(*paths: Path) -> list[str]:
-    """The errors that mypy reports in files, by default those that pyproject.toml names: path:line: error: message."""
+    """The errors that mypy reports: path:line: error: message.
+
+    By default it checks the files named in pyproject.toml.
+    """
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--no-pretty", "--no-error-summary"]
     done = subprocess.run([*command, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""hardmine.verify: it finds every kind of wrong result, raises no false alarm, and leaves the training alone."""
+"""hardmine.verify: it finds every kind of wrong result, raises no false alarm, and does not disturb the training."""
 
 import math
 
@@ -28,7 +28,7 @@ with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self",
 
 
 def compiled(name: str) -> str:
-    """The compiled op that the Python face of this name calls."""
+    """The compiled op that the Python wrapper of this name calls."""
     return "select_triplets" if name == "select_triplets" else "triplet_loss"
 
 
@@ -76,7 +76,7 @@ def edge_cases() -> dict[str, Inputs]:
         "all distinct": Inputs(x, torch.arange(24)),
         "zeros": Inputs(torch.zeros_like(x), labels),
         "other integers": Inputs(x, labels.int(), refs, ref_labels.short()),
-        # Collapsed embeddings: cosines of 1, whose gradients cancel to nothing but rounding errors
+        # Collapsed embeddings: cosines of 1, whose gradients cancel out except for rounding errors
         "equal rows": Inputs(x[:1].expand(24, 5), labels),
         "copies as refs": Inputs(x, labels, x, labels + 100),
         "almost equal rows": Inputs(x[:1] + 1e-6 * x, labels),
@@ -105,7 +105,7 @@ POSITIVE_SIMILARITY, NEGATIVE_SIMILARITY, POSITIVE_INDEX, NEGATIVE_INDEX = range
 
 # Anchor 0 of HAND_POINTS has positives 1 and 3, the first more similar, and negatives 2 and 4.
 WRONG_INDICES = {
-    # what it gets: the labels, of which pair, the index
+    # the labels, which pair is wrong, and the index that the op returns
     "no positive": ([0, 0, 1, 0, 1], "positive", -1),
     "a worse positive": ([0, 0, 1, 0, 1], "positive", 3),
     "a positive of another class": ([0, 0, 1, 0, 1], "positive", 2),
@@ -124,7 +124,7 @@ WRONG_INDICES = {
 def test_a_wrong_index_is_found(name, among, labels, which, index, verify, monkeypatch):
     labels = torch.tensor(labels)
     inputs = Inputs(HAND_POINTS.embeddings, labels)
-    if among == "refs":  # ref 0 is no copy of the anchor, but its worst positive
+    if among == "refs":  # ref 0 is not a copy of the anchor, but its worst positive
         refs = HAND_POINTS.embeddings.clone()
         refs[0] = torch.tensor([-5.0, -1.0])
         inputs = Inputs(inputs.embeddings[:1], labels[:1], refs, torch.cat([torch.tensor([0]), labels[1:]]))
@@ -135,7 +135,7 @@ def test_a_wrong_index_is_found(name, among, labels, which, index, verify, monke
         getattr(ops, name)(*inputs, negative="hardest")
 
 
-SEMIHARD = {"positive": "hardest", "negative": "semihard"}  # which some anchors lack
+SEMIHARD = {"positive": "hardest", "negative": "semihard"}  # some anchors have no semi-hard negative
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ SEMIHARD = {"positive": "hardest", "negative": "semihard"}  # which some anchors
 )
 @with_and_without_refs
 def test_another_rule_of_selection_is_found(options, wrong, refs, verify, monkeypatch):
-    """The op is made to follow the rule ``wrong``: it gets the arguments of that call."""
+    """The op is made to follow the rule ``wrong``: it receives the arguments of that call."""
     inputs = random_inputs(refs=refs, spread=1.2)
     right, calls = torch.ops.hardmine.select_triplets, []
 
@@ -214,7 +214,7 @@ def test_a_wrong_gradient_is_found(name, reduction, of, change, verify, monkeypa
 
 
 def test_ties_may_fall_either_way_and_are_counted(verify, monkeypatch):
-    """Verify accepts an op that takes the last of equal candidates: this one sees the refs in reverse order."""
+    """Verify accepts an op that takes the last of equal candidates. This op sees the refs in reverse order."""
     inputs = exact_inputs("dot", refs=30)
     right = torch.ops.hardmine.select_triplets
 

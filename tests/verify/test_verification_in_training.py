@@ -1,4 +1,4 @@
-"""hardmine.verify around a training: what it counts, says and saves, and that the training does not notice."""
+"""hardmine.verify around a training: what it counts, reports and saves, and that it does not affect the training."""
 
 import re
 
@@ -15,7 +15,7 @@ from verification_cases import break_output
 
 each_op = each_of(OPS)
 
-# The compiled op beneath each, and an output of it that verify looks at.
+# The compiled op of each, and an output of it that verify checks
 BREAKABLE = {
     **dict.fromkeys(SELECTED_LOSSES, ("triplet_loss", -4)),
     "select_triplets": ("select_triplets", -4),
@@ -268,7 +268,7 @@ def test_the_inputs_of_a_disagreement_are_saved(name, save_dir, monkeypatch):
         torch.testing.assert_close(output, expected.detach() + error_made, equal_nan=True)
     assert outputs["loss"].shape == ((48,) if name == "select_triplets" else ())
     assert [gradient.shape for gradient in outputs["gradients"]] == [(48, 8), (30, 8)]
-    getattr(ops, name)(**saved["arguments"])  # runs again as it was
+    getattr(ops, name)(**saved["arguments"])  # runs again with the saved arguments
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_after_a_disagreement_verify_is_over(save_dir, monkeypatch):
     ops.select_triplets(*random_inputs())
 
 
-# Bad arguments
+# Invalid arguments
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.0, True, None, "3"])
@@ -327,7 +327,7 @@ def test_tolerance_must_be_positive(tolerance):
 
 @pytest.mark.parametrize("below", ["", "folder"])
 def test_save_dir_must_be_a_folder_that_can_be_written_to(below, tmp_path):
-    """Said at the start, not after hours of training."""
+    """The error is raised at the start, not after hours of training."""
     (tmp_path / "file").touch()
     save_dir = tmp_path / "file" / below
     message = f"save_dir must be a folder that can be written to, got '{save_dir}'"

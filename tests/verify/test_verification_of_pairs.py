@@ -1,4 +1,4 @@
-"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbors: what is right passes."""
+"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbors: right results pass."""
 
 import math
 
@@ -14,7 +14,7 @@ from triplets import CASES, case_id, random_batch, run_given
 
 PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
 
-# Right results (see test_verification.py for every dtype, and for the edges)
+# Right results (test_verification.py covers every dtype and the edges)
 
 
 @pytest.mark.thinned(17)
@@ -46,7 +46,7 @@ def test_right_tuplet_losses_pass(dtype, positive, temperature, verify):
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("squared", [True, False])
 def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):
-    """Also with many triplets at the kink, and with sizes that put values far above the margin."""
+    """Many triplets at the kink, and sizes at which values are far above the margin, pass too."""
     table = torch.rand(6, 6, generator=seeded(0)) - 0.3
     numbered = random_inputs(60, dtype=dtype)
     numbered = numbered._replace(labels=(numbered.labels + 4) // 3)
@@ -102,11 +102,11 @@ def test_right_reductions_of_given_triplets_pass(term, reduction, verify):
     assert report.checks == 1
 
 
-# What rounding decides
+# Results that depend on rounding
 
 
 def test_neighbors_as_similar_are_ties(verify, monkeypatch):
-    """An op that takes the last of equal candidates: this one sees the refs in reverse order."""
+    """An op that takes the last of equal candidates: this op sees the refs in reverse order."""
     inputs = exact_inputs("dot", refs=30)
     right = torch.ops.hardmine.knn
 
@@ -125,7 +125,7 @@ def test_neighbors_as_similar_are_ties(verify, monkeypatch):
 
 @pytest.mark.parametrize("squared", [True, False])
 def test_triplets_at_the_kink_may_be_active_or_not(squared, verify, monkeypatch):
-    """An op whose margin is a little larger than asked for: all triplets at the kink are active, and have gradients."""
+    """An op whose margin is slightly larger than requested: all triplets at the kink are active, and have gradients."""
     inputs = exact_inputs("euclidean", 40, 4, 3, dtype=torch.float64)
     right = torch.ops.hardmine.batch_all_triplet_loss
 
@@ -145,7 +145,7 @@ def test_triplets_at_the_kink_may_be_active_or_not(squared, verify, monkeypatch)
 
 
 def test_given_triplets_at_a_kink_or_jump_may_be_on_either_side(verify, monkeypatch):
-    """Triplets whose s_ap and s_an are equal, and an op that takes these for hard: sct jumps, the hinge has a kink."""
+    """The op treats triplets with s_ap = s_an as hard: sct jumps there, and the hinge has a kink."""
     x = torch.eye(4, dtype=torch.float64)
     triplets = torch.tensor([[0, 1, 2], [1, 2, 3], [3, 0, 1]])
     right = torch.ops.hardmine.indexed_triplet_loss
@@ -169,7 +169,7 @@ def test_given_triplets_at_a_kink_or_jump_may_be_on_either_side(verify, monkeypa
 
 
 def test_positives_at_the_threshold_may_count_or_not(verify, monkeypatch):
-    """Of "all" the loss of such anchors is not compared: it jumps. The report tells of them as ties."""
+    """With "all", the loss of such anchors jumps, so it is not compared. The report counts such anchors as ties."""
     inputs = exact_inputs("dot", 30, 4)
     with verify() as report:
         ops.tuplet_loss(*inputs, positive="all", similarity="dot", duplicate_threshold=2.0)
@@ -184,7 +184,7 @@ def test_positives_at_the_threshold_may_count_or_not(verify, monkeypatch):
 @pytest.mark.slow
 @each_of(PAIR_OPS)
 def test_collapsed_and_almost_collapsed_embeddings_raise_no_alarm(name, verify):
-    """What trainings come to: cosines of 1, distances of nearly 0, half of all triplets near the kink."""
+    """Trainings can end like this: cosines of 1, distances of nearly 0, half of all triplets near the kink."""
     for noise in (0.0, 1e-8, 1e-6, 1e-4, 1e-2):
         for dtype in FLOAT_DTYPES:
             x, labels, _, _ = random_inputs(40, 16, 5)
@@ -200,7 +200,7 @@ def test_collapsed_and_almost_collapsed_embeddings_raise_no_alarm(name, verify):
 
 
 def test_leaves_are_left_alone():
-    """Verify's copies never reach the caller's tensors, a table of margins included."""
+    """Verify's copies never reach the caller's tensors, including a table of margins."""
     inputs = random_inputs()
     inputs = inputs._replace(labels=(inputs.labels + 4) // 3)
     leaves_of(inputs)

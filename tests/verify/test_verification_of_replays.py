@@ -1,4 +1,4 @@
-"""hardmine.verify where a call runs again, where rounding of an option decides, and where there are no values."""
+"""hardmine.verify where a call runs again, where the rounding of an option decides, and where there are no values."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_verify_of_a_random_selection_under_checkpoint_passes(use_reentrant, ver
     with verify() as report:
         loss = checkpoint(lambda x: ops.triplet_loss(x, inputs.labels, **options), rows, use_reentrant=use_reentrant)
         loss.backward()
-    assert report.checks == 1 + use_reentrant  # the other kind ends the recomputation inside the op
+    assert report.checks == 1 + use_reentrant  # the non-reentrant recomputation stops inside the op
     assert rows.grad.abs().sum() > 0
 
 

@@ -1,4 +1,4 @@
-"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbors: what is wrong is found."""
+"""hardmine.verify of the ops on all pairs, all triplets, given triplets and neighbors: wrong results are found."""
 
 import math
 
@@ -15,7 +15,7 @@ from triplets import CASES, GIVEN, case_id, random_batch
 from verification_cases import WRONG_GRADIENTS, at_anchor, break_output
 
 WRONG_TERMS = {
-    # the position in the compiled op's output, the change, what verify says; with easiest positives
+    # the position in the compiled op's output, the change, and verify's message; with easiest positives
     "level a little off": (1, lambda t: t + 1e-3, "negative_logsumexp deviates by"),
     "level not a number": (1, at_anchor(math.nan, 3), "negative_logsumexp deviates by"),
     "level missing": (1, at_anchor(-math.inf, 3), "negative_logsumexp must be -inf exactly"),
@@ -61,7 +61,7 @@ def test_wrong_terms_are_found(reduction, position, change, message, verify, mon
     ids=str,
 )
 def test_another_rule_is_found(options, wrong, message, verify, monkeypatch):
-    """The op is made to follow the rule ``wrong``: it gets the arguments of that call."""
+    """The op is made to follow the rule ``wrong``: it receives the arguments of that call."""
     inputs = random_inputs(spread=1.2)
     right, calls = torch.ops.hardmine.tuplet_loss, []
     monkeypatch.setattr(torch.ops.hardmine, "tuplet_loss", lambda *given: calls.append(given) or right(*given))
@@ -115,7 +115,7 @@ def test_another_rule_of_all_triplets_is_found(options, wrong, message, verify, 
 
 
 def at_pair(value, query: int = 3, rank: int = 1):
-    """A change of one number of [Q, k]: to a number, or to a function of the old one."""
+    """A change of one entry of a [Q, k] tensor: to a number, or to a function of the old entry."""
 
     def change(tensor: Tensor) -> Tensor:
         tensor = tensor.clone()
@@ -156,14 +156,14 @@ def test_wrong_neighbors_are_found(among, changes, message, verify, monkeypatch)
 
 
 def test_a_neighbor_that_repeats_is_found(verify, monkeypatch):
-    """Where all rows are equal, no neighbor is too far; but each may be there once only."""
+    """All rows are equal, so no neighbor is too far away; but each may occur only once."""
     break_output(monkeypatch, "knn", 1, lambda t: t[:, :1].expand(-1, 3).contiguous())
     with verify(), pytest.raises(hardmine.VerificationError, match="index repeats a neighbor"):
         ops.knn(torch.ones(9, 2), k=3)
 
 
 def test_neighbors_out_of_order_are_found(verify, monkeypatch):
-    """Two that differ by less than the tolerance are both right, but the larger comes first."""
+    """Two similarities that differ by less than the tolerance are both right, but the larger must come first."""
     refs = torch.tensor([[1.0, 1e-3], [1.0, 1.01e-3], [-1.0, 0.0]])
     query = torch.tensor([[1.0, 0.0]])
     similarity, index = ops.knn(query, refs, k=2, similarity="cosine")
@@ -196,7 +196,7 @@ def test_a_wrong_gradient_is_found(name, options, of, change, verify, monkeypatc
 
 
 class _Changed(torch.autograd.Function):
-    """The identity, whose gradient is changed."""
+    """The identity, with a changed gradient."""
 
     @staticmethod
     def forward(ctx, x, change):
@@ -209,7 +209,7 @@ class _Changed(torch.autograd.Function):
 
 
 def break_gradient(monkeypatch, op: str, change) -> None:
-    """Makes torch.ops.hardmine.<op> give change(gradient) to its embeddings."""
+    """Make torch.ops.hardmine.<op> return change(gradient) for its embeddings."""
     right = getattr(torch.ops.hardmine, op)
     monkeypatch.setattr(torch.ops.hardmine, op, lambda x, *rest: right(_Changed.apply(x, change), *rest))
 
@@ -238,7 +238,7 @@ def test_a_wrong_gradient_of_given_triplets_is_found(name, options, change, veri
 def test_a_wrong_loss_of_given_triplets_is_found(name, options, factor, verify, monkeypatch):
     break_output(monkeypatch, name, 0, lambda loss: loss * factor)
     batch = random_batch(spread=2.0)
-    batch = batch._replace(embeddings=batch.embeddings + 3)  # similarities and losses of size
+    batch = batch._replace(embeddings=batch.embeddings + 3)  # makes similarities and losses large
     with verify(), pytest.raises(hardmine.VerificationError, match="the loss deviates by"):
         getattr(ops, name)(*batch, **options)
 
