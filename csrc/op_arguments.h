@@ -4,10 +4,10 @@
 #include <optional>
 #include <string>
 
-#include "core/batch_all.h"
 #include "core/candidate.h"
-#include "core/loss_reduction.h"
-#include "core/tuplet_terms.h"
+#include "core/losses/batch_all.h"
+#include "core/losses/loss_reduction.h"
+#include "core/losses/tuplet_terms.h"
 #include "torch_bridge.h"
 
 namespace hardmine {

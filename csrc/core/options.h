@@ -8,12 +8,12 @@
 #include <stdexcept>
 #include <string>
 
-#include "batch_all.h"
-#include "global_loss.h"
-#include "loss_reduction.h"
-#include "pair_measure.h"
-#include "selection.h"
-#include "tuplet_terms.h"
+#include "core/losses/batch_all.h"
+#include "core/losses/global_loss.h"
+#include "core/losses/loss_reduction.h"
+#include "core/losses/tuplet_terms.h"
+#include "core/selection.h"
+#include "core/similarity.h"
 
 namespace hardmine {
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "candidate.h"
+#include "core/candidate.h"
 
 namespace hardmine {
 

@@ -12,7 +12,7 @@
 #include <cmath>
 #include <limits>
 
-#include "candidate.h"
+#include "core/candidate.h"
 
 namespace hardmine {
 

@@ -1,4 +1,4 @@
-#include "build.h"
+#include "fanng/build.h"
 
 #include <algorithm>
 #include <atomic>
@@ -7,10 +7,10 @@
 #include <memory>
 #include <numeric>
 
-#include "../core/random_bits.h"
-#include "../cpu/nearest.h"
-#include "search.h"
-#include "threads.h"
+#include "core/random_bits.h"
+#include "cpu/engine/knn.h"
+#include "fanng/search.h"
+#include "fanng/threads.h"
 
 namespace hardmine::fanng {
 namespace {

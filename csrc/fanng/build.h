@@ -7,8 +7,8 @@
 #include <functional>
 #include <optional>
 
-#include "../cpu/workers.h"
-#include "draft_graph.h"
+#include "cpu/engine/thread_pool.h"
+#include "fanng/draft_graph.h"
 
 namespace hardmine::fanng {
 

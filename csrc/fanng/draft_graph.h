@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "../cpu/simd.h"
-#include "graph.h"
+#include "cpu/simd/simd.h"
+#include "fanng/graph.h"
 
 namespace hardmine::fanng {
 

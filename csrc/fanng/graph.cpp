@@ -1,4 +1,4 @@
-#include "graph.h"
+#include "fanng/graph.h"
 
 namespace hardmine::fanng {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "point_set.h"
+#include "fanng/point_set.h"
 
 namespace hardmine::fanng {
 

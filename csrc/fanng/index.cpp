@@ -1,4 +1,4 @@
-#include "index.h"
+#include "fanng/index.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,9 +6,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "../cpu/nearest.h"
-#include "../cpu/quickselect.h"
-#include "threads.h"
+#include "cpu/engine/knn.h"
+#include "cpu/engine/quickselect.h"
+#include "fanng/threads.h"
 
 namespace hardmine::fanng {
 namespace {

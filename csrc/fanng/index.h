@@ -15,8 +15,8 @@
 #include <mutex>
 #include <vector>
 
-#include "build.h"
-#include "search.h"
+#include "fanng/build.h"
+#include "fanng/search.h"
 
 namespace hardmine::fanng {
 

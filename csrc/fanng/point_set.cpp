@@ -1,4 +1,4 @@
-#include "point_set.h"
+#include "fanng/point_set.h"
 
 #include <algorithm>
 #include <cmath>

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../cpu/rows.h"
+#include "cpu/engine/rows.h"
 
 namespace hardmine::fanng {
 

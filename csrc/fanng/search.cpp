@@ -1,4 +1,4 @@
-#include "search.h"
+#include "fanng/search.h"
 
 #include <algorithm>
 

@@ -10,7 +10,7 @@
 #include <functional>
 #include <vector>
 
-#include "draft_graph.h"
+#include "fanng/draft_graph.h"
 
 namespace hardmine::fanng {
 

@@ -1,4 +1,4 @@
-#include "smart_triplets.h"
+#include "fanng/smart_triplets.h"
 
 #include <algorithm>
 #include <atomic>
@@ -8,9 +8,9 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "../core/random_bits.h"
-#include "../core/random_pick.h"
-#include "threads.h"
+#include "core/random_bits.h"
+#include "core/random_pick.h"
+#include "fanng/threads.h"
 
 namespace hardmine::fanng {
 

@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "../core/candidate.h"
-#include "../cpu/workers.h"
+#include "core/candidate.h"
+#include "cpu/engine/thread_pool.h"
 
 namespace hardmine::fanng {
 

@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "../cpu/workers.h"
+#include "cpu/engine/thread_pool.h"
 
 namespace hardmine::fanng {
 

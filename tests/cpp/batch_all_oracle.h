@@ -3,8 +3,8 @@
 
 #include <numeric>
 
-#include "../../csrc/core/batch_all.h"
 #include "check.h"
+#include "core/losses/batch_all.h"
 #include "dense_gradient.h"
 #include "oracle.h"
 

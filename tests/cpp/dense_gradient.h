@@ -6,8 +6,8 @@
 #include <cmath>
 #include <vector>
 
-#include "../../csrc/core/pair_measure.h"
 #include "check.h"
+#include "core/similarity.h"
 #include "samples.h"
 
 namespace hardmine::test {

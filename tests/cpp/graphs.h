@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/fanng/index.h"
 #include "check.h"
+#include "fanng/index.h"
 #include "pools.h"
 #include "samples.h"
 

@@ -8,8 +8,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "../../csrc/cpu/simd.h"
 #include "check.h"
+#include "cpu/simd/simd.h"
 
 namespace hardmine::cpu {
 

@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "../../csrc/core/selection.h"
+#include "core/selection.h"
 #include "samples.h"
 
 namespace hardmine::test {

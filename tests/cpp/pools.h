@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/cpu/workers.h"
+#include "cpu/engine/thread_pool.h"
 
 namespace hardmine::test {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cpu/select.h"
+#include "cpu/engine/select_triplets.h"
 
 namespace hardmine::test {
 

@@ -1,6 +1,6 @@
 // The batch-all triplet loss and its gradient against the triple loop, and against finite differences.
 
-#include "../../csrc/cpu/batch_all.h"
+#include "cpu/engine/batch_all_triplet_loss.h"
 
 #include "batch_all_oracle.h"
 #include "check.h"

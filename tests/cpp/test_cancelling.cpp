@@ -5,12 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cpu/batch_all.h"
-#include "../../csrc/cpu/nearest.h"
-#include "../../csrc/cpu/pair_gradient.h"
-#include "../../csrc/cpu/triplet_list.h"
-#include "../../csrc/cpu/tuplet.h"
 #include "check.h"
+#include "cpu/engine/batch_all_triplet_loss.h"
+#include "cpu/engine/given_triplets.h"
+#include "cpu/engine/knn.h"
+#include "cpu/engine/pair_gradient.h"
+#include "cpu/engine/tuplet_loss.h"
 #include "pools.h"
 #include "samples.h"
 

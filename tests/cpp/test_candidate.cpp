@@ -1,4 +1,4 @@
-#include "../../csrc/core/candidate.h"
+#include "core/candidate.h"
 
 #include <algorithm>
 #include <limits>

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <stdexcept>
 
-#include "../../csrc/fanng/threads.h"
+#include "fanng/threads.h"
 #include "graphs.h"
 
 namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number

@@ -1,8 +1,8 @@
 // The edges of a graph under construction, against the occlusion rule written out plainly. Points have small integer
 // coordinates, so that distances are exact and tie everywhere.
 
-#include "../../csrc/cpu/nearest.h"
-#include "../../csrc/fanng/search.h"
+#include "cpu/engine/knn.h"
+#include "fanng/search.h"
 #include "graphs.h"
 
 using namespace hardmine;

@@ -1,4 +1,4 @@
-#include "../../csrc/core/global_loss.h"
+#include "core/losses/global_loss.h"
 
 #include <vector>
 

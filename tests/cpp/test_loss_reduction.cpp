@@ -1,4 +1,4 @@
-#include "../../csrc/core/loss_reduction.h"
+#include "core/losses/loss_reduction.h"
 
 #include <vector>
 

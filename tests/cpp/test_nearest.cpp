@@ -1,6 +1,6 @@
 // Nearest neighbors against a sort of all candidates.
 
-#include "../../csrc/cpu/nearest.h"
+#include "cpu/engine/knn.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "../../csrc/core/options.h"
+#include "core/options.h"
 
 #include "check.h"
 

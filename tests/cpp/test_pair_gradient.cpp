@@ -1,6 +1,6 @@
 // The gather of pair gradients against a scatter over dense matrices in double, and against finite differences.
 
-#include "../../csrc/cpu/pair_gradient.h"
+#include "cpu/engine/pair_gradient.h"
 
 #include <algorithm>
 #include <optional>

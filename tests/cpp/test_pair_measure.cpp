@@ -1,9 +1,9 @@
 // What is measured between two rows, and what the losses of all triplets make of it.
 
-#include "../../csrc/core/pair_measure.h"
+#include "core/similarity.h"
 
-#include "../../csrc/core/batch_all.h"
 #include "check.h"
+#include "core/losses/batch_all.h"
 
 using namespace hardmine;
 

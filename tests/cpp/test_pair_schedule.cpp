@@ -1,6 +1,6 @@
 // Which blocks a schedule visits, which of them at the same time, and in which order each row meets the others.
 
-#include "../../csrc/cpu/pair_schedule.h"
+#include "cpu/engine/pair_schedule.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "../../csrc/core/random_bits.h"
+#include "core/random_bits.h"
 
 #include <bit>
 #include <set>

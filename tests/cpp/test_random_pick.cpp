@@ -1,4 +1,4 @@
-#include "../../csrc/core/random_pick.h"
+#include "core/random_pick.h"
 
 #include <limits>
 #include <vector>

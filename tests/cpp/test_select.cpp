@@ -1,6 +1,6 @@
 // The whole selection against a double loop over all pairs, at every awkward shape, rule, kind of label and worker.
 
-#include "../../csrc/cpu/select.h"
+#include "cpu/engine/select_triplets.h"
 
 #include <cstring>
 

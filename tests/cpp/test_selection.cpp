@@ -1,4 +1,4 @@
-#include "../../csrc/core/selection.h"
+#include "core/selection.h"
 
 #include <vector>
 

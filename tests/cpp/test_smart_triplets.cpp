@@ -1,4 +1,4 @@
-#include "../../csrc/fanng/smart_triplets.h"
+#include "fanng/smart_triplets.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,6 +1,6 @@
 // Triplets given as rows: what is wrong with them, and the measures of their pairs, dense in double.
 
-#include "../../csrc/cpu/triplet_list.h"
+#include "cpu/engine/given_triplets.h"
 
 #include <cstring>
 

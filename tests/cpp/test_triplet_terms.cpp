@@ -1,4 +1,4 @@
-#include "../../csrc/core/triplet_terms.h"
+#include "core/losses/triplet_terms.h"
 
 #include <vector>
 

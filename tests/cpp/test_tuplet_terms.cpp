@@ -1,6 +1,6 @@
 // The tuplet losses of one anchor, and from [B] terms to the loss and back.
 
-#include "../../csrc/core/tuplet_terms.h"
+#include "core/losses/tuplet_terms.h"
 
 #include "check.h"
 

@@ -1,4 +1,4 @@
-#include "../../csrc/cpu/workers.h"
+#include "cpu/engine/thread_pool.h"
 
 #include <atomic>
 #include <vector>

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <vector>
 
-#include "../../csrc/cpu/simd.h"
+#include "cpu/simd/simd.h"
 #include "samples.h"
 
 namespace hardmine::test {

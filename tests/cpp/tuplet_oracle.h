@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "../../csrc/cpu/tuplet.h"
+#include "cpu/engine/tuplet_loss.h"
 #include "dense_gradient.h"
 #include "oracle.h"
 

@@ -1,12 +1,10 @@
-// The functions of csrc/cpu/vec_math.h at one SIMD level, over arrays; compiled once a level, as csrc/cpu/kernels.cpp
-// is, and under its rule: nothing of the standard library that could leave an out-of-line copy.
+// The functions of csrc/cpu/simd/vec_math.h at one SIMD level, over arrays; compiled once a level, as
+// csrc/cpu/simd/kernels.cpp is, and under its rule: nothing of the standard library that could leave an out-of-line
+// copy.
 
-#define HARDMINE_STRING_(x) #x
-#define HARDMINE_VEC_HEADER_(level) HARDMINE_STRING_(vec_##level.h)
-#define HARDMINE_VEC_HEADER(level) HARDMINE_VEC_HEADER_(level)
-#include HARDMINE_VEC_HEADER(HARDMINE_LEVEL)
+#include HARDMINE_VEC_HEADER
 
-#include "../../csrc/cpu/vec_math.h"
+#include "cpu/simd/vec_math.h"
 #include "vec_math_levels.h"
 
 namespace hardmine::test {

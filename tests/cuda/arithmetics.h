@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/arithmetic.h"
-#include "cuda/launch.h"
+#include "cuda/device/launch.h"
+#include "cuda/gemm/mma_policy.h"
 #include "samples.h"
 
 namespace hardmine::test {

@@ -7,7 +7,7 @@
 #include <new>
 #include <vector>
 
-#include "cuda/workspace.h"
+#include "cuda/device/workspace.h"
 
 namespace hardmine::cuda {
 

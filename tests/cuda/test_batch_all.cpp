@@ -1,6 +1,6 @@
 // The batch-all triplet loss and its gradient against the triple loop.
 
-#include "cuda/batch_all.h"
+#include "cuda/kernels/batch_all_triplet_loss.h"
 
 #include <cmath>
 #include <limits>

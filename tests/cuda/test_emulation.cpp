@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/launch.h"
+#include "cuda/device/launch.h"
 #include "samples.h"
 
 #if defined(__SANITIZE_ADDRESS__)

@@ -1,7 +1,7 @@
 // Nearest neighbors against a sort of all pairs, on embeddings of small integers, whose similarities are exact in
 // every arithmetic and tie often.
 
-#include "cuda/nearest.h"
+#include "cuda/kernels/knn.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/arithmetic.h"
+#include "cuda/gemm/mma_policy.h"
 #include "host_workspace.h"
 
 using namespace hardmine;

@@ -1,6 +1,6 @@
 // Layouts, and what the packing writes: numbers where kernels look for them, zeros around them, norms, finite flags.
 
-#include "cuda/packed_rows.h"
+#include "cuda/gemm/packed_rows.h"
 
 #include <utility>
 

@@ -1,10 +1,10 @@
 // Gradients of pairs on the emulation against plain sums in double: both ways of finding a row's pairs, hubs, large
 // depths, bad indices, and whatever order blocks and threads run in.
 
-#include "cuda/pair_gradient.h"
+#include "cuda/kernels/pair_gradient.h"
 
 #include "arithmetics.h"
-#include "cuda/gather_gradient.h"
+#include "cuda/kernels/gather_gradient.h"
 #include "dense_gradient.h"
 #include "host_workspace.h"
 

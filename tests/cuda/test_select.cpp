@@ -1,7 +1,7 @@
 // The whole selection on the emulation against a double loop over all pairs: every arithmetic, rule and kind of label,
 // sizes around those of tiles, in whatever order blocks and threads run.
 
-#include "cuda/select.h"
+#include "cuda/kernels/select_triplets.h"
 
 #include "arithmetics.h"
 #include "host_workspace.h"

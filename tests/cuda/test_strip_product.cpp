@@ -1,6 +1,6 @@
 // Products of strips against plain sums in double.
 
-#include "cuda/strip_product.h"
+#include "cuda/gemm/gradient_gemm.h"
 
 #include <cmath>
 #include <limits>

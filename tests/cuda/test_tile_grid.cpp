@@ -1,6 +1,6 @@
 // Every tile of a pass is there once, by whatever numbers.
 
-#include "cuda/tile_grid.h"
+#include "cuda/gemm/tile_grid.h"
 
 #include <map>
 #include <string>

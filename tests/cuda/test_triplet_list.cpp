@@ -1,7 +1,7 @@
 // Losses of given triplets on the emulation: measures and gradients against plain sums in double, losses against core's
 // loops over the measures, and triplets that are none.
 
-#include "cuda/triplet_list.h"
+#include "cuda/kernels/given_triplets.h"
 
 #include "arithmetics.h"
 #include "dense_gradient.h"

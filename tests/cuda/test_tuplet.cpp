@@ -1,7 +1,7 @@
 // The tuplet losses and their gradients against plain loops in double, in every arithmetic, and bit for bit the same
 // whatever the order of threads and blocks.
 
-#include "cuda/tuplet.h"
+#include "cuda/kernels/tuplet_loss.h"
 
 #include <algorithm>
 #include <cmath>

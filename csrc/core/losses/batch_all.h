@@ -1,0 +1,47 @@
+// The triplet loss over every (anchor, positive, negative) of a batch.
+//
+// Source: Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, sections 3 and 4.2:
+//   1/2 [ |x_a - x_p|^2 - |x_a - x_n|^2 + margin ]_+, where the margin may depend on the classes of a and n.
+#pragma once
+
+#include <cstdint>
+
+#include "core/similarity.h"
+
+namespace hardmine {
+
+// The order of the enumerators is that of the names in hardmine/types.py.
+enum class BatchAllReduction { kMean, kMeanActive, kSum };
+
+struct BatchAllRule {
+  Similarity similarity = Similarity::kCosine;  // kCosine: rows are normalized first; kEuclidean: they are not
+  BatchAllReduction reduction = BatchAllReduction::kMean;
+  bool squared = true;
+  double margin = 0.2;
+  bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
+};
+
+// Margins by classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
+template <class T>
+struct MarginTable {
+  const T* margin;     // [rows, rows]; null: BatchAllRule::margin for all
+  const int64_t* row;  // [count]: the row of every sample's class
+  int64_t rows;
+};
+
+// What the tiles hold. |a - b|^2 / 2 = 1 - s for unit rows, so squared distances of those need only inner products.
+// Rows too short to be normalized are no unit rows.
+HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule, bool unit_rows) {
+  const bool normalized = rule.similarity == Similarity::kCosine;
+  const PairQuantity distance = rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance;
+  return {normalized && rule.squared && unit_rows ? PairQuantity::kInnerProduct : distance, normalized};
+}
+
+// What the sum of all triplets' values is multiplied with.
+HARDMINE_HD double batch_all_share(BatchAllReduction reduction, int64_t active, int64_t total) {
+  const int64_t count = reduction == BatchAllReduction::kMean ? total : active;
+  if (reduction == BatchAllReduction::kSum) return 1;
+  return count ? 1 / static_cast<double>(count) : 0;
+}
+
+}  // namespace hardmine

@@ -1,0 +1,88 @@
+// The global loss of Smart Mining, (var+ + var-) + lam max(0, mu+ - mu- + t), over the distances d+_i, d-_i of N
+// triplets.
+//
+// Source: Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 3: population variances, and
+// d = |f_a - f_x|^2 / 4 for both (the paper prints d+ without its square; its bound 0 <= d <= 1 needs it).
+#pragma once
+
+#include <cstdint>
+
+#include "core/host_device.h"
+
+namespace hardmine {
+
+struct GlobalRule {
+  double lam = 0.8;
+  double threshold = 0.01;  // t
+};
+
+// d from the measure -|f_a - f_x|^2, and the gradient of that measure from the gradient of d.
+template <class T>
+HARDMINE_HD T global_distance(T negative_squared_distance) {
+  return negative_squared_distance / T(-4);
+}
+template <class T>
+HARDMINE_HD T global_distance_backward(T gradient) {
+  return gradient / T(-4);
+}
+
+struct Moments {
+  double mean = 0;
+  double variance = 0;  // of the population: over N
+};
+
+// In double, and the variance from deviations: |d|^2 - mu^2 would cancel.
+template <class T>
+Moments moments_of(const T* d, int64_t count) {
+  Moments moments;
+  if (count == 0) return moments;
+  for (int64_t i = 0; i < count; ++i) moments.mean += static_cast<double>(d[i]);
+  moments.mean /= static_cast<double>(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const double deviation = static_cast<double>(d[i]) - moments.mean;
+    moments.variance += deviation * deviation;
+  }
+  moments.variance /= static_cast<double>(count);
+  return moments;
+}
+
+// What max(0, .) is taken of. Where it is not above 0, its derivative is 0.
+HARDMINE_HD double global_gap(const GlobalRule& rule, const Moments& positive, const Moments& negative) {
+  return positive.mean - negative.mean + rule.threshold;
+}
+
+HARDMINE_HD double global_loss_of(const GlobalRule& rule, const Moments& positive, const Moments& negative) {
+  const double gap = global_gap(rule, positive, negative);
+  return positive.variance + negative.variance + rule.lam * (gap > 0 ? gap : 0);
+}
+
+// The loss of d+ and d-, both [count]; 0 without triplets.
+template <class T>
+T global_loss(const GlobalRule& rule, const T* positive, const T* negative, int64_t count) {
+  if (count == 0) return T(0);
+  const Moments p = moments_of(positive, count), n = moments_of(negative, count);
+  return T(global_loss_of(rule, p, n));
+}
+
+// d loss / d d+_i = (2 (d+_i - mu+) + lam [gap > 0]) / N: what the mean inside the variance adds, -2 (mean of the
+// deviations) / N, is 0. d loss / d d-_i likewise, with -lam. share: grad_loss / N; of the moments only the means
+// count.
+template <class T>
+HARDMINE_HD void global_term_backward(const GlobalRule& rule, const Moments& p, const Moments& n, double share,
+                                      T positive, T negative, T* d_positive, T* d_negative) {
+  const double slope = global_gap(rule, p, n) > 0 ? rule.lam : 0;
+  *d_positive = T(share * (2 * (static_cast<double>(positive) - p.mean) + slope));
+  *d_negative = T(share * (2 * (static_cast<double>(negative) - n.mean) - slope));
+}
+
+// The same of all triplets.
+template <class T>
+void global_loss_backward(const GlobalRule& rule, const T* positive, const T* negative, int64_t count, T grad_loss,
+                          T* d_positive, T* d_negative) {
+  const Moments p = moments_of(positive, count), n = moments_of(negative, count);
+  const double share = count ? static_cast<double>(grad_loss) / static_cast<double>(count) : 0;
+  for (int64_t i = 0; i < count; ++i)
+    global_term_backward(rule, p, n, share, positive[i], negative[i], d_positive + i, d_negative + i);
+}
+
+}  // namespace hardmine

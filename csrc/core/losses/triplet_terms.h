@@ -1,0 +1,124 @@
+// The loss of one anchor with one positive and one negative, f(s_ap, s_an), and both its derivatives.
+//
+// Sources: nca, Xuan et al., WACV 2020, section 4, and ECCV 2020 ("Hard negative examples are hard, but useful"), eq.
+// 1; hinge, WACV 2020, section 2.1; soft margin, Hermans et al., arXiv:1703.07737; sct, ECCV 2020, eq. 13; ratio,
+// Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 2.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "core/host_device.h"
+
+namespace hardmine {
+
+// The order of the enumerators is that of the names in hardmine/types.py.
+enum class Term { kNca, kHinge, kSoftMargin, kSct, kRatio };
+
+// When an SCT triplet counts as hard. kAbove is the paper; the other two are the authors' published code of 2020 and
+// 2021.
+enum class HardRule {
+  kAbove,           // s_an > s_ap
+  kAboveAndCutoff,  // s_an > s_ap and s_an > cutoff; every other triplet is easy
+  kAboveOrCutoff,   // s_an > s_ap or s_an > cutoff; easy if s_an < s_ap and s_an < cutoff; ties belong to neither
+};
+
+struct TermRule {
+  Term term = Term::kNca;
+  double temperature = 0.1;
+  double margin = 0.2;
+  double lam = 1.0;
+  HardRule hard_rule = HardRule::kAbove;
+  double hard_cutoff = 0.0;
+  bool separate_means = false;  // mean(easy) + mean(hard), each over its own count
+  double min_similarity =
+      -std::numeric_limits<double>::infinity();  // anchors count only if s_ap and s_an both exceed it
+};
+
+// The part of the batch that an anchor's term belongs to; a mean may count the parts apart.
+enum class Part { kNone, kEasy, kHard };
+
+template <class T>
+struct TripletTerm {
+  T value;
+  T d_positive;  // d value / d s_ap
+  T d_negative;  // d value / d s_an
+  Part part;
+};
+
+template <class T>
+HARDMINE_HD T softplus(T x) {
+  return (x > T(0) ? x : T(0)) + std::log1p(std::exp(-std::fabs(x)));
+}
+
+template <class T>
+HARDMINE_HD T sigmoid(T x) {
+  const T e = std::exp(-std::fabs(x));  // never overflows
+  return (x >= T(0) ? T(1) : e) / (T(1) + e);
+}
+
+// softplus(x / scale) of x = s_an - s_ap. Its slope in s_an is sigmoid(x / scale) / scale, in s_ap the negative of
+// that.
+template <class T>
+HARDMINE_HD TripletTerm<T> softplus_term(T positive, T negative, T scale) {
+  const T x = (negative - positive) / scale;
+  const T slope = sigmoid(x) / scale;
+  return {softplus(x), -slope, slope, Part::kEasy};
+}
+
+// 1 - d_an / (d_ap + margin), where that is above 0, of distances d = -s. With r = d_ap + margin, its slope in s_an is
+// 1 / r, and in s_ap -d_an / r^2; r > 0, since the margin is.
+template <class T>
+HARDMINE_HD TripletTerm<T> ratio_term(T positive, T negative, T margin) {
+  const T r = margin - positive, quotient = -negative / r;
+  const T value = T(1) - quotient;
+  if (value <= T(0)) return {T(0), T(0), T(0), Part::kEasy};  // NaN goes on
+  return {value, -quotient / r, T(1) / r, Part::kEasy};
+}
+
+template <class T>
+HARDMINE_HD Part sct_part(const TermRule& rule, T positive, T negative) {
+  const T cutoff = T(rule.hard_cutoff);
+  switch (rule.hard_rule) {
+    case HardRule::kAbove:
+      return negative > positive ? Part::kHard : Part::kEasy;
+    case HardRule::kAboveAndCutoff:
+      return negative > positive && negative > cutoff ? Part::kHard : Part::kEasy;
+    case HardRule::kAboveOrCutoff:
+      if (negative > positive || negative > cutoff) return Part::kHard;
+      return negative < positive && negative < cutoff ? Part::kEasy : Part::kNone;
+  }
+  return Part::kNone;
+}
+
+// The term of an anchor that has both a positive and a negative. s_ap = `positive`, s_an = `negative`.
+template <class T>
+HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T negative) {
+  const TripletTerm<T> nothing{T(0), T(0), T(0), Part::kNone};
+  const T floor = T(rule.min_similarity);
+  if (!(positive > floor && negative > floor) && rule.min_similarity > -std::numeric_limits<double>::infinity())
+    return nothing;
+  switch (rule.term) {
+    case Term::kNca:
+      return softplus_term(positive, negative, T(rule.temperature));
+    case Term::kSoftMargin:
+      return softplus_term(positive, negative, T(1));
+    case Term::kHinge: {
+      const T x = negative - positive + T(rule.margin);
+      if (x <= T(0)) return {T(0), T(0), T(0), Part::kEasy};  // NaN goes on
+      return {x, T(-1), T(1), Part::kEasy};
+    }
+    case Term::kSct: {
+      const Part part = sct_part(rule, positive, negative);
+      if (part == Part::kNone) return nothing;
+      // Hard: lam * s_an, and no gradient reaches the positive pair.
+      if (part == Part::kHard) return {T(rule.lam) * negative, T(0), T(rule.lam), part};
+      return softplus_term(positive, negative, T(rule.temperature));
+    }
+    case Term::kRatio:
+      return ratio_term(positive, negative, T(rule.margin));
+  }
+  return nothing;
+}
+
+}  // namespace hardmine

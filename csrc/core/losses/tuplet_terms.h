@@ -1,0 +1,99 @@
+// The tuplet losses of one anchor: its positives against all its negatives at once.
+//
+// Source: Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4:
+//   -log( exp(s_ap / t) / (exp(s_ap / t) + sum_n exp(s_an / t)) ) = softplus(L - s_ap / t),
+//   L = log sum_n exp(s_an / t), temperature t.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/constants.h"
+#include "core/losses/loss_reduction.h"
+#include "core/losses/triplet_terms.h"
+#include "core/selection.h"
+
+namespace hardmine {
+
+// The order of the enumerators is that of the names in hardmine/types.py.
+enum class TupletPositive { kEasiest, kHardest, kAll };
+
+struct TupletRule {
+  Similarity similarity = Similarity::kCosine;
+  TupletPositive positive = TupletPositive::kEasiest;
+  Reduction reduction = Reduction::kMean;
+  double temperature = 0.1;
+  double duplicate_threshold = std::numeric_limits<double>::infinity();  // positives with s_ap above it are dropped
+  bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
+};
+
+// The rule by which its one positive is selected.
+inline SelectionRule tuplet_selection(const TupletRule& rule) {
+  SelectionRule selection;
+  selection.similarity = rule.similarity;
+  selection.positive = rule.positive == TupletPositive::kHardest ? Positive::kHardest : Positive::kEasiest;
+  selection.duplicate_threshold = rule.duplicate_threshold;
+  return selection;
+}
+
+// Similarities span at most 2 where rows have unit length. If the exponentials of such a span stay within 2^64, one
+// shift for all anchors keeps every sum of them well inside the range of a float, and a pair needs one exponential, not
+// two.
+HARDMINE_HD bool one_shift_suffices(const TupletRule& rule) {
+  return rule.similarity == Similarity::kCosine && 2 * kLog2E / rule.temperature <= 64;
+}
+
+// L is kept as a shift, which is a similarity, and the logarithm of the sum of exp((s_an - shift) / t): the difference
+// of L and a similarity is (shift - s) / t + log_sum, which loses no digits where s / t is large. Without a negative
+// the sum is 0 and its logarithm -infinity.
+HARDMINE_HD double log_of_sum(double sum) { return sum > 0 ? std::log(sum) : -std::numeric_limits<double>::infinity(); }
+
+// An anchor's term and its slope d value / d L. The rest follows by the chain rule:
+//   d value / d s_an = slope / t exp(s_an / t - L),
+//   d value / d s_ap = -slope / t, or with all of P positives -sigmoid(L - s_ap / t) / (t P).
+struct TupletTerm {
+  double value = 0;
+  double slope = 0;
+};
+
+// With one positive.
+HARDMINE_HD TupletTerm tuplet_term(double shift, double log_sum, double positive_similarity, double temperature) {
+  const double x = (shift - positive_similarity) / temperature + log_sum;
+  return {softplus(x), sigmoid(x)};
+}
+
+// An anchor counts if it has a positive and a negative.
+HARDMINE_HD bool is_valid_tuplet(int64_t positives, double sum) { return positives > 0 && sum > 0; }
+
+// The share of an anchor's term in the loss: the mean is over the anchors that count.
+HARDMINE_HD double tuplet_share(Reduction reduction, int64_t valid) {
+  return reduction != Reduction::kMean ? 1.0 : valid > 0 ? 1.0 / static_cast<double>(valid) : 0.0;
+}
+inline double tuplet_share(Reduction reduction, const int64_t* positive_count, int64_t anchors) {
+  if (reduction != Reduction::kMean) return 1;
+  int64_t valid = 0;
+  for (int64_t i = 0; i < anchors; ++i) valid += positive_count[i] > 0;
+  return tuplet_share(reduction, valid);
+}
+
+// The loss, of kMean or kSum. Summed in double, in the order of the anchors.
+template <class T>
+T reduce_tuplets(Reduction reduction, const T* value, const int64_t* positive_count, int64_t anchors) {
+  double sum = 0;
+  for (int64_t i = 0; i < anchors; ++i) sum += static_cast<double>(value[i]);
+  return static_cast<T>(sum * tuplet_share(reduction, positive_count, anchors));
+}
+
+// The gradient that arrives at each anchor's term, from that of the loss: one number, or [anchors] without reduction.
+template <class T>
+std::vector<T> tuplet_gradients(Reduction reduction, const T* grad_loss, const int64_t* positive_count,
+                                int64_t anchors) {
+  const double share = tuplet_share(reduction, positive_count, anchors);
+  std::vector<T> gradient(anchors);
+  for (int64_t i = 0; i < anchors; ++i)
+    gradient[i] = static_cast<T>(share * static_cast<double>(grad_loss[reduction == Reduction::kNone ? i : 0]));
+  return gradient;
+}
+
+}  // namespace hardmine

@@ -1,0 +1,222 @@
+// First the similarities of every anchor to its positives, then a pass over all pairs of other classes, each of which
+// meets the positives of both its ends. Where classes are large those lists would need N^2 memory, so as many anchors
+// are taken at a time as their lists leave it at O(N depth); usually that is all of them.
+
+#include "cpu/engine/batch_all_triplet_loss.h"
+
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "cpu/engine/block_gradient.h"
+#include "cpu/engine/block_pass.h"
+
+namespace hardmine::cpu {
+namespace {
+
+// The positives of the anchors [begin, end), sorted rows, and what is counted for them; see BatchAllState.
+template <class T>
+class AnchorLists {
+ public:
+  AnchorLists(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
+              const WorkspaceVector<int64_t>& class_end, int64_t begin, int64_t end, const Workers& workers)
+      : begin_(begin),
+        end_(end),
+        first_(class_begin.size(), 0),
+        size_(class_begin.size(), 0),
+        least_(class_begin.size(), std::numeric_limits<T>::infinity()) {
+    int64_t entries = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t size = class_end[i] - class_begin[i];
+      if (size < 2 || size == sides.rows().count()) continue;  // no positive, or no negative
+      first_[i] = entries;
+      size_[i] = static_cast<int32_t>(size);
+      has_long_ |= size_[i] > kShortList;
+      entries += size;
+    }
+    positive_.assign(entries, std::numeric_limits<T>::infinity());
+    active_.assign(entries, 0);
+    if (has_long_) {
+      rank_.resize(entries);
+      ascending_.resize(entries);
+      sum_before_.resize(entries);
+    }
+    fill(sides, squared, class_begin, class_end, workers);
+  }
+
+  bool is_anchor(int64_t row) const { return size_[row] > 0; }
+
+  void describe(BatchAllState<T>& state) {
+    state.first = first_.data();
+    state.size = size_.data();
+    state.positive = positive_.data();
+    state.least = least_.data();
+    state.ascending = ascending_.data();
+    state.sum_before = sum_before_.data();
+    state.active = active_.data();
+  }
+
+  // After all negatives: turns the counts of long lists into those of their entries. Returns the number of active
+  // triplets.
+  int64_t finish_counts() {
+    int64_t active = 0;
+    WorkspaceVector<int32_t> by_rank;
+    for (int64_t i = begin_; i < end_; ++i) {
+      int32_t* count = active_.data() + first_[i];
+      if (size_[i] > kShortList) {
+        by_rank.assign(count, count + size_[i]);
+        for (int32_t r = size_[i] - 2; r >= 0; --r) by_rank[r] += by_rank[r + 1];
+        for (int32_t r = 0; r < size_[i]; ++r) count[rank_[first_[i] + r]] = by_rank[r];
+      }
+      active = std::accumulate(count, count + size_[i], active);
+    }
+    return active;
+  }
+
+ private:
+  void fill(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
+            const WorkspaceVector<int64_t>& class_end, const Workers& workers) {
+    const Kernels<T>& kernel = kernels<T>();
+    PairPass<T> pass = sides.pass();
+    pass.symmetric = false;  // every anchor its own list
+    const int64_t first_block = begin_ / kMaxBlockRows,
+                  blocks = (end_ + kMaxBlockRows - 1) / kMaxBlockRows - first_block;
+    const double work = static_cast<double>(positive_.size()) * static_cast<double>(sides.depth());
+    const int64_t threads = workers_for(workers, work, kMultiplyAddGrain / 16);
+    std::vector<Buffer<T>> numbers;
+    for (int64_t t = 0; t < threads; ++t) numbers.emplace_back(kMaxBlockRows * kMaxBlockColumns);
+    parallel_tasks(workers, threads, blocks, [&](int64_t worker, int64_t task) {
+      const int64_t row_begin = (first_block + task) * kMaxBlockRows;
+      const int64_t row_end = std::min(row_begin + kMaxBlockRows, sides.rows().count());
+      const int64_t column_end = class_end[row_end - 1];
+      for (int64_t column = class_begin[row_begin] / kBlockStep * kBlockStep;
+           column < column_end && !workers.cancelled(); column += kMaxBlockColumns) {
+        const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
+        kernel.fill_block(pass, PairKind::kSameClass, block, numbers[worker].get());
+        for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i) {
+          if (!is_anchor(i)) continue;
+          const T* line = numbers[worker].get() + (i - row_begin) * kMaxBlockColumns;
+          for (int64_t c = std::max(class_begin[i], column); c < std::min(class_end[i], block.column_end); ++c) {
+            const T number = line[c - column];
+            if (c == i || !(number == number)) continue;
+            const T v = !pass.euclidean ? number : T(-0.5) * (squared ? number : std::sqrt(number));
+            positive_[first_[i] + c - class_begin[i]] = v;
+            least_[i] = std::min(least_[i], v);
+          }
+        }
+      }
+      for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_) && !workers.cancelled(); ++i)
+        if (size_[i] > kShortList) sort(i);
+    });
+  }
+
+  void sort(int64_t i) {
+    const T* positive = positive_.data() + first_[i];
+    int32_t* rank = rank_.data() + first_[i];
+    std::iota(rank, rank + size_[i], 0);
+    std::stable_sort(rank, rank + size_[i], [&](int32_t a, int32_t b) { return positive[a] < positive[b]; });
+    double sum = 0;
+    for (int32_t r = 0; r < size_[i]; ++r) {
+      ascending_[first_[i] + r] = positive[rank[r]];
+      sum_before_[first_[i] + r] = sum;
+      sum += static_cast<double>(positive[rank[r]]);
+    }
+  }
+
+  int64_t begin_, end_;
+  bool has_long_ = false;
+  WorkspaceVector<int64_t> first_;
+  WorkspaceVector<int32_t> size_;
+  WorkspaceVector<T> least_;
+  WorkspaceVector<T> positive_, ascending_;
+  WorkspaceVector<double> sum_before_;
+  WorkspaceVector<int32_t> rank_;  // position of every rank
+  WorkspaceVector<int32_t> active_;
+};
+
+}  // namespace
+
+template <class T>
+BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samples, int64_t depth,
+                            const MarginTable<T>& table, const Workers& workers, T* grad) {
+  const Kernels<T>& kernel = kernels<T>();
+  const auto make_sides = [&](bool unit_rows) {
+    return std::make_unique<LabeledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, workers);
+  };
+  std::unique_ptr<LabeledSides<T>> made = make_sides(true);
+  if (made->clamped() && !made->pass().euclidean) made = make_sides(false);
+  const LabeledSides<T>& sides = *made;
+  BatchAllResult<T> result{T(0), 0, 0, sides.finite()};
+  if (grad) std::fill_n(grad, samples.count * depth, T(0));
+  if (!result.finite || sides.empty()) return result;
+  const SortedRows<T>& rows = sides.rows();
+  const int64_t count = rows.count(), padded = round_up(count, kBlockStep);
+
+  WorkspaceVector<int64_t> class_begin(count), class_end(count);
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    for (end = begin; end < count && rows.label()[end] == rows.label()[begin];) ++end;
+    std::fill(class_begin.begin() + begin, class_begin.begin() + end, begin);
+    std::fill(class_end.begin() + begin, class_end.begin() + end, end);
+    result.total += (end - begin) * (end - begin - 1) * (count - (end - begin));
+  }
+  if (result.total == 0) return result;
+
+  BatchAllState<T> state{};
+  state.class_begin = class_begin.data();
+  state.squared = rule.squared;
+  state.exact_half_margin = 0.5 * rule.margin;
+  state.half_margin = static_cast<T>(state.exact_half_margin);
+  WorkspaceVector<int32_t> table_row;
+  if (table.margin) {
+    for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(table.row[rows.order()[i]]));
+    state.margin_table = table.margin;
+    state.table_row = table_row.data();
+    state.table_rows = table.rows;
+  }
+  WorkspaceVector<double> value(padded, 0.0);
+  state.value = value.data();
+  std::unique_ptr<BlockGradient<T>> gradient;
+  if (grad) {
+    gradient = std::make_unique<BlockGradient<T>>(sides, true, false, workers);
+    state.need_weights = true;
+  }
+  std::vector<Buffer<T>> scratch;
+  for (int64_t t = 0; t < workers.count(); ++t) scratch.emplace_back(kMaxBlockColumns * kMaxBlockRows);
+
+  // Entries of the lists that are held at a time: O(depth) a row, and no fewer than the rows of a block need, lest
+  // blocks be visited many times.
+  const int64_t most_entries = count * std::max(depth, kMaxBlockColumns);
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    int64_t entries = 0;
+    for (end = begin; end < count && (end == begin || entries + class_end[end] - class_begin[end] <= most_entries);
+         ++end)
+      entries += class_end[end] - class_begin[end];
+    AnchorLists<T> lists(sides, rule.squared, class_begin, class_end, begin, end, workers);
+    lists.describe(state);
+    const auto has_anchors = [&](const Block& block) {
+      return (block.row_begin < end && block.row_end > begin) || (block.column_begin < end && block.column_end > begin);
+    };
+    for_each_block(sides, PairKind::kOtherClass, grad ? 3 : 1, workers, has_anchors,
+                   [&](int64_t worker, const Block& block, T* numbers) {
+                     if (kernel.batch_all_negatives(sides.pass(), block, state, numbers, scratch[worker].get()))
+                       gradient->add(block, numbers);
+                   });
+    result.active += lists.finish_counts();
+    if (!grad) continue;
+    for_each_block(sides, PairKind::kSameClass, 1, workers, has_anchors, [&](int64_t, const Block& block, T* numbers) {
+      kernel.batch_all_positives(sides.pass(), block, state, numbers);
+      gradient->add(block, numbers);
+    });
+  }
+  const double share = batch_all_share(rule.reduction, result.active, result.total);
+  result.loss = static_cast<T>(share * std::accumulate(value.begin(), value.end(), 0.0));
+  if (grad) gradient->finish(static_cast<T>(share), grad, nullptr);
+  return result;
+}
+
+template BatchAllResult<float> batch_all(const BatchAllRule&, const LabeledRows<float>&, int64_t,
+                                         const MarginTable<float>&, const Workers&, float*);
+template BatchAllResult<double> batch_all(const BatchAllRule&, const LabeledRows<double>&, int64_t,
+                                          const MarginTable<double>&, const Workers&, double*);
+
+}  // namespace hardmine::cpu

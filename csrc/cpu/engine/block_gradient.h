@@ -1,0 +1,111 @@
+// The gradient of a function of all similarities, as sums over blocks of weights, d function / d similarity; see
+// `accumulate`. With y the other row of a pair and w its weight, the pair adds to the gradient of row x
+//   dot:        w y
+//   cosine:     w y / |y|, before the projection through x / |x| (see `project`)
+//   euclidean:  w (y - x), where the weight includes 1 / d or what else the function of the distance gives. With
+//               normalized rows the projection comes last, too.
+#pragma once
+
+#include "cpu/engine/pairwise_operands.h"
+
+namespace hardmine::cpu {
+
+template <class T>
+class BlockGradient {
+ public:
+  BlockGradient(const LabeledSides<T>& sides, bool need_rows, bool need_columns, const Workers& workers)
+      : sides_(sides), kernel_(kernels<T>()), workers_(workers) {
+    panels_ = (sides.depth() + kernel_.column_panel - 1) / kernel_.column_panel;
+    const bool euclidean = sides.pass().euclidean;
+    rows_.padded = round_up(sides.rows().count(), kBlockStep);
+    if (need_rows || sides.symmetric()) rows_.grad = zeros(rows_.padded);
+    if (need_columns || euclidean || sides.symmetric())
+      rows_.value = packed(sides.anchors().x, sides.row_scale(), sides.rows(), rows_.padded);
+    if (sides.symmetric()) return;
+    columns_.padded = round_up(sides.columns().count(), kBlockStep);
+    if (need_columns) columns_.grad = zeros(columns_.padded);
+    if (need_rows || euclidean)
+      columns_.value = packed(sides.refs().x, sides.column_scale(), sides.columns(), columns_.padded);
+  }
+
+  // Adds a block. Blocks may come in parallel as PairSchedule runs them.
+  void add(const Block& block, const T* weights) {
+    const Side& other = sides_.symmetric() ? rows_ : columns_;
+    if (rows_.grad.get()) accumulate(block, weights, false, other, block.column_begin, rows_, block.row_begin);
+    if (other.grad.get()) accumulate(block, weights, true, rows_, block.row_begin, other, block.column_begin);
+  }
+
+  // Writes the gradients [count, depth], times `factor`, of those sides that are not null.
+  void finish(T factor, T* grad_rows, T* grad_columns) const {
+    if (grad_rows) unpack(sides_.rows(), sides_.anchors().x, sides_.row_scale(), rows_, factor, grad_rows);
+    if (grad_columns) unpack(sides_.columns(), sides_.refs().x, sides_.column_scale(), columns_, factor, grad_columns);
+  }
+
+ private:
+  // Rows and their gradients in panels of depth; what nobody needs is null.
+  struct Side {
+    int64_t padded = 0;
+    Buffer<T> value, grad;
+  };
+
+  void accumulate(const Block& block, const T* weights, bool transposed, const Side& from, int64_t from_row,
+                  const Side& to, int64_t to_row) const {
+    const int64_t panel = kernel_.column_panel;
+    kernel_.accumulate(block, weights, transposed, sides_.depth(), from.value.get() + from_row * panel, from.padded,
+                       sides_.pass().euclidean ? to.value.get() + to_row * panel : nullptr,
+                       to.grad.get() + to_row * panel, to.padded);
+  }
+
+  int64_t threads_for(int64_t count) const {
+    return workers_for(workers_, static_cast<double>(count) * static_cast<double>(sides_.depth()), kElementGrain);
+  }
+
+  // Rows that fill up the last row group are read along, and must be numbers.
+  Buffer<T> packed(const T* x, const T* scale, const SortedRows<T>& rows, int64_t padded) const {
+    Buffer<T> out = zeros(padded);
+    parallel_range(workers_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
+      kernel_.pack_depth(x, sides_.depth(), rows.order().data(), scale, padded, begin, end, out.get());
+    });
+    return out;
+  }
+
+  Buffer<T> zeros(int64_t padded) const {
+    const int64_t size = padded * panels_ * kernel_.column_panel;
+    Buffer<T> out(size);
+    constexpr int64_t kNumbersAPiece = 1 << 20;
+    parallel_range(
+        workers_, threads_for(padded), size, 1,
+        [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); }, kNumbersAPiece);
+    return out;
+  }
+
+  void unpack(const SortedRows<T>& rows, const T* x, const T* scale, const Side& side, T factor, T* grad) const {
+    const int64_t depth = sides_.depth(), panel = kernel_.column_panel;
+    parallel_range(workers_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t source = rows.order()[r];
+        T* out = grad + source * depth;
+        for (int64_t k = 0; k < depth; k += panel)
+          std::copy_n(side.grad.get() + k * side.padded + r * panel, std::min(panel, depth - k), out + k);
+        if (factor != T(1))
+          for (int64_t k = 0; k < depth; ++k) out[k] *= factor;
+        if (!scale) continue;
+        const T* self = x + source * depth;
+        const T norm = scale[source];
+        if (has_direction(norm)) {
+          kernel_.project(out, self, norm, kernel_.dot(out, self, depth) / norm, depth);
+        } else {
+          std::fill_n(out, depth, T(0));
+        }
+      }
+    });
+  }
+
+  const LabeledSides<T>& sides_;
+  const Kernels<T>& kernel_;
+  const Workers& workers_;
+  int64_t panels_;
+  Side rows_, columns_;
+};
+
+}  // namespace hardmine::cpu

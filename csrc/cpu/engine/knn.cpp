@@ -1,0 +1,165 @@
+// All against all, the pairs of row groups are visited as PairSchedule lists them, each unordered pair once, and each
+// row has one pool of candidates. Queries against refs, every task has a group of queries and a share of the refs;
+// where there are fewer groups than threads there are several shares, each with its own pools, which are then merged.
+// The order of candidates is total, so which pool saw which candidate, and when, changes nothing.
+
+#include "cpu/engine/knn.h"
+
+#include <algorithm>
+#include <bit>
+#include <vector>
+
+#include "cpu/engine/pair_schedule.h"
+#include "cpu/engine/pairwise_operands.h"
+#include "cpu/engine/quickselect.h"
+
+namespace hardmine::cpu {
+namespace {
+
+template <class T>
+bool is_better(const Neighbor<T>& a, const Neighbor<T>& b) {
+  return beats(a.key, a.index, b.key, b.index);
+}
+
+// A candidate as an integer, larger for a better one: its key's bits, made to ascend, over its index, to descend.
+inline uint64_t rank_of(const Neighbor<float>& candidate) {
+  const uint32_t bits = std::bit_cast<uint32_t>(candidate.key + 0.0F);  // -0 equals 0
+  const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000U;
+  return uint64_t{ascending} << 32 | ~static_cast<uint32_t>(candidate.index);
+}
+inline Neighbor<float> candidate_of(uint64_t rank) {
+  const auto ascending = static_cast<uint32_t>(rank >> 32);
+  const uint32_t bits = ascending >> 31 ? ascending & 0x7FFFFFFFU : ~ascending;
+  return {std::bit_cast<float>(bits), static_cast<Index>(~static_cast<uint32_t>(rank))};
+}
+
+constexpr int64_t kMostSlack = 256;  // room in a pool beyond its k best
+
+void select_best(Neighbor<float>* pool, int64_t size, int64_t k) {
+  uint64_t rank[kMostNeighbors + kMostSlack], smaller[kMostNeighbors + kMostSlack];
+  std::transform(pool, pool + size, rank, rank_of);
+  select_largest(rank, smaller, size, k);
+  std::transform(rank, rank + k, pool, candidate_of);
+}
+void select_best(Neighbor<double>* pool, int64_t size, int64_t k) {
+  std::nth_element(pool, pool + k - 1, pool + size, is_better<double>);
+}
+
+template <class T>
+void compact(const NeighborPools<T>& pools, int64_t row) {
+  Neighbor<T>* pool = pools.pool + row * pools.capacity;
+  select_best(pool, pools.size[row], pools.k);
+  pools.size[row] = static_cast<int32_t>(pools.k);
+  pools.worst_key[row] = pool[pools.k - 1].key;
+  pools.worst_index[row] = pool[pools.k - 1].index;
+}
+
+// `shares` pools a row; share s of row i is pool s * padded + i.
+template <class T>
+class Pools {
+ public:
+  Pools(int64_t k, int64_t padded, int64_t shares)
+      : k_(k),
+        capacity_(k + std::clamp<int64_t>(k, 16, kMostSlack)),
+        padded_(padded),
+        pool_(shares * padded * capacity_),
+        size_(shares * padded, 0),
+        worst_key_(shares * padded, -std::numeric_limits<T>::infinity()),
+        // Nothing beats an index of -1 at an equal key: a similarity of -infinity is no candidate.
+        worst_index_(shares * padded, kBelowRange) {}
+
+  NeighborPools<T> view(int64_t share) {
+    const int64_t first = share * padded_;
+    return {k_,
+            capacity_,
+            pool_.get() + first * capacity_,
+            size_.data() + first,
+            worst_key_.data() + first,
+            worst_index_.data() + first,
+            compact<T>};
+  }
+
+  // The k best of row i, sorted, into `best`.
+  void gather(int64_t row, int64_t shares, std::vector<Neighbor<T>>& best) const {
+    best.clear();
+    for (int64_t s = 0; s < shares; ++s) {
+      const Neighbor<T>* pool = pool_.get() + (s * padded_ + row) * capacity_;
+      best.insert(best.end(), pool, pool + size_[s * padded_ + row]);
+    }
+    const auto middle = best.begin() + std::min<int64_t>(k_, static_cast<int64_t>(best.size()));
+    std::partial_sort(best.begin(), middle, best.end(), is_better<T>);
+    best.erase(middle, best.end());
+  }
+
+ private:
+  int64_t k_, capacity_, padded_;
+  Buffer<Neighbor<T>> pool_;
+  WorkspaceVector<int32_t> size_;
+  WorkspaceVector<T> worst_key_;
+  WorkspaceVector<Index> worst_index_;
+};
+
+}  // namespace
+
+template <class T>
+void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
+             bool exclude_self, const Workers& workers, T* similarity, int64_t* index) {
+  const Kernels<T>& kernel = kernels<T>();
+  const int64_t count = queries.count;
+  std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
+  std::fill_n(index, count * k, int64_t{-1});
+  // A query against itself is a pair like any other: no symmetric pass has it.
+  if (!refs && !exclude_self) refs = &queries;
+  const int64_t ref_count = refs ? refs->count : count;
+  // Neighbors have no classes; with one label for all, the engine keeps the rows' order.
+  const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
+  const LabeledRows<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
+  const LabeledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
+                              workers);
+  if (sides.empty()) return;
+  const PairPass<T>& pass = sides.pass();
+  const double pairs = static_cast<double>(count) * static_cast<double>(sides.columns().count());
+  const int64_t threads =
+      workers_for(workers, pairs * static_cast<double>(depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+
+  const int64_t row_blocks = (count + kMaxBlockRows - 1) / kMaxBlockRows;
+  const int64_t column_blocks = (ref_count + kMaxBlockColumns - 1) / kMaxBlockColumns;
+  const int64_t shares = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
+  Pools<T> pools(k, round_up(count, kBlockStep), shares);
+  if (pass.symmetric) {
+    const NeighborPools<T> view = pools.view(0);
+    const PairSchedule schedule(count, count, true);
+    schedule.run(workers, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
+  } else {
+    parallel_tasks(workers, threads, row_blocks * shares, [&](int64_t, int64_t task) {
+      const int64_t row = task / shares * kMaxBlockRows, share = task % shares;
+      const NeighborPools<T> view = pools.view(share);
+      for (int64_t b = column_blocks * share / shares; b < column_blocks * (share + 1) / shares && !workers.cancelled();
+           ++b) {
+        kernel.knn_block(pass,
+                         {row, std::min(row + kMaxBlockRows, count), b * kMaxBlockColumns,
+                          std::min((b + 1) * kMaxBlockColumns, ref_count)},
+                         view);
+      }
+    });
+  }
+
+  parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+    std::vector<Neighbor<T>> best;
+    for (int64_t i = begin; i < end; ++i) {
+      pools.gather(i, shares, best);
+      for (size_t n = 0; n < best.size(); ++n) {
+        // A key that has been a rank has lost the sign of its zero: no zero has one.
+        similarity[i * k + n] = similarity_from_order(kind, best[n].key + T(0));
+        index[i * k + n] = best[n].index;
+      }
+    }
+  });
+}
+
+template void nearest(Similarity, const Points<float>&, const Points<float>*, int64_t, int64_t, bool, const Workers&,
+                      float*, int64_t*);
+template void nearest(Similarity, const Points<double>&, const Points<double>*, int64_t, int64_t, bool, const Workers&,
+                      double*, int64_t*);
+
+}  // namespace hardmine::cpu

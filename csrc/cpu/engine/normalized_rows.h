@@ -1,0 +1,45 @@
+// A matrix of embeddings as a measure of pairs sees it: as it is, or normalized.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "core/similarity.h"
+#include "cpu/engine/rows.h"
+
+namespace hardmine::cpu {
+
+template <class T>
+class MeasuredRows {
+ public:
+  // want_unit: make the normalized rows themselves, and not only the norms, where the measure normalizes.
+  MeasuredRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, bool want_unit,
+               const Workers& workers)
+      : x_(x), depth_(depth) {
+    if (!measure.normalized) return;
+    norms_ = std::make_unique<Norms<T>>(x, count, depth, workers);
+    if (!want_unit) return;
+    unit_ = Buffer<T>(count * depth);
+    const int64_t threads =
+        workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
+    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t k = i * depth; k < (i + 1) * depth; ++k) unit_[k] = x[k] / norm(i);
+    });
+  }
+
+  // The row as the user gave it, and as it is measured (where unit rows were wanted).
+  const T* raw(int64_t i) const { return x_ + i * depth_; }
+  const T* row(int64_t i) const { return unit_.get() ? unit_.get() + i * depth_ : raw(i); }
+  // What the row is divided by, and whether every row and its norm are finite; only where the measure normalizes.
+  T norm(int64_t i) const { return norms_->norm[i]; }
+  bool finite() const { return norms_->finite; }
+
+ private:
+  const T* x_;
+  int64_t depth_;
+  std::unique_ptr<Norms<T>> norms_;
+  Buffer<T> unit_;
+};
+
+}  // namespace hardmine::cpu

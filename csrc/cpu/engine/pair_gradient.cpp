@@ -1,0 +1,168 @@
+// With y the other row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row x
+//   inner product:              w y
+//   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
+//                               subgradient
+//   negative squared distance:  2 w (y - x).
+// All are symmetric in x and y, so the pairs that a row is first of and those that it is second of are summed alike.
+// Where rows are normalized, x and y are x / |x| and y / |y|, and the sum is projected through x / |x| (see `project`).
+
+#include "cpu/engine/pair_gradient.h"
+
+#include <optional>
+#include <vector>
+
+#include "cpu/engine/normalized_rows.h"
+
+namespace hardmine::cpu {
+namespace {
+
+// Between two questions whether to stop. Each can have a thousand pairs.
+constexpr int64_t kEntriesAPiece = 1024, kGatheredRowsAPiece = 16;
+
+enum class End { kFirst, kSecond };
+
+// For every row, the pairs that it is at one end of, in the order of the list.
+template <class T>
+class PairsByRow {
+ public:
+  PairsByRow(End end, const PairList<T>& pairs, int64_t rows, const Workers& workers)
+      : pairs_(pairs), sorted_(end == End::kSecond || pairs.first) {
+    if (!sorted_) return;
+    const auto row_of = [end](int64_t first, int64_t second) { return end == End::kFirst ? first : second; };
+    begin_.resize(rows + 1, 0);
+    for_each_listed(workers, [&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
+    for (int64_t r = 0; r < rows; ++r) begin_[r + 1] += begin_[r];
+    pair_ = Buffer<Pair>(begin_[rows]);
+    WorkspaceVector<int64_t> next(begin_.begin(), begin_.end() - 1);
+    for_each_listed(workers, [&](int64_t first, int64_t second, T gradient) {
+      pair_[next[row_of(first, second)]++] = {static_cast<Index>(row_of(second, first)), gradient};
+    });
+  }
+
+  // Calls use(row at the other end, gradient).
+  template <class Use>
+  void for_each(int64_t row, const Use& use) const {
+    if (sorted_) {
+      for (int64_t p = begin_[row]; p < begin_[row + 1]; ++p) use(pair_[p].other, pair_[p].gradient);
+    } else if (row < pairs_.count) {
+      for_each_of_entry(row, [&](int64_t, int64_t second, T gradient) { use(second, gradient); });
+    }
+  }
+
+ private:
+  struct Pair {
+    Index other;
+    T gradient;
+  };
+
+  template <class Use>
+  void for_each_of_entry(int64_t e, const Use& use) const {
+    const int64_t first = pairs_.first ? pairs_.first[e] : e;
+    for (int64_t p = e * pairs_.partners; p < (e + 1) * pairs_.partners; ++p)
+      if (pairs_.second[p] >= 0 && pairs_.gradient[p] != T(0)) use(first, pairs_.second[p], pairs_.gradient[p]);
+  }
+  template <class Use>
+  void for_each_listed(const Workers& workers, const Use& use) const {
+    for (int64_t e = 0; e < pairs_.count; ++e) {
+      if ((e + 1) % kEntriesAPiece == 0) throw_if_cancelled(workers);
+      for_each_of_entry(e, use);
+    }
+  }
+
+  const PairList<T>& pairs_;
+  const bool sorted_;
+  WorkspaceVector<int64_t> begin_;  // [rows + 1]
+  Buffer<Pair> pair_;
+};
+
+// acc += the gradient that a pair gives to the row `self`, before its projection.
+template <class T>
+void add_pair(const Kernels<T>& kernel, const PairMeasure& measure, const MeasuredRows<T>& rows, int64_t self,
+              const MeasuredRows<T>& others, int64_t other, T weight, int64_t depth, T* acc) {
+  const T *x = rows.row(self), *y = others.row(other);
+  switch (measure.quantity) {
+    case PairQuantity::kInnerProduct:
+      kernel.add_scaled(acc, measure.normalized ? weight / others.norm(other) : weight, others.raw(other), depth);
+      return;
+    case PairQuantity::kNegativeDistance: {
+      const T d = kernel.distance(x, y, depth);
+      if (d != T(0)) kernel.add_scaled_difference(acc, weight / d, y, x, depth);
+      return;
+    }
+    case PairQuantity::kNegativeSquaredDistance:
+      kernel.add_scaled_difference(acc, 2 * weight, y, x, depth);
+      return;
+  }
+}
+
+}  // namespace
+
+template <class T>
+bool all_finite(const T* x, int64_t count, int64_t depth, const Workers& workers) {
+  return Norms<T>(x, count, depth, workers).finite;
+}
+
+template <class T>
+void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
+                   const Workers& workers, T* grad_x, T* grad_refs) {
+  if (!grad_x && !grad_refs) return;
+  const Kernels<T>& kernel = kernels<T>();
+  const int64_t depth = rows.depth;
+  const bool want_unit = measure.quantity != PairQuantity::kInnerProduct;
+  const MeasuredRows<T> x(measure, rows.x, rows.count, depth, want_unit, workers);
+  std::optional<MeasuredRows<T>> refs;
+  if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, workers);
+  const MeasuredRows<T>& seconds = refs ? *refs : x;
+
+  // `own`: the pairs that a row is first of; `incoming`: those that it is second of.
+  const auto gather = [&](const MeasuredRows<T>& selves, int64_t count, const PairsByRow<T>* own,
+                          const PairsByRow<T>* incoming, T* grad) {
+    // As if each pair had one end here: the shares need not be exact.
+    const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
+    const int64_t threads = workers_for(workers, ends * static_cast<double>(depth), kElementGrain);
+    const auto gather_rows = [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        T* acc = grad + r * depth;
+        std::fill_n(acc, depth, T(0));
+        if (measure.normalized && !has_direction(selves.norm(r))) continue;
+        bool any = false;
+        const auto add_from = [&](const MeasuredRows<T>& others) {
+          return [&](int64_t other, T gradient) {
+            any = true;
+            add_pair(kernel, measure, selves, r, others, other, gradient, depth, acc);
+          };
+        };
+        if (own) own->for_each(r, add_from(seconds));
+        if (incoming) incoming->for_each(r, add_from(x));
+        // A row without pairs has gradient 0, even if it is not finite.
+        if (!measure.normalized || !any) continue;
+        const T norm = selves.norm(r), *self = selves.raw(r);
+        kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);
+      }
+    };
+    parallel_range(workers, threads, count, 1, gather_rows, kGatheredRowsAPiece);
+  };
+
+  if (grad_x) {
+    const PairsByRow<T> own(End::kFirst, pairs, rows.count, workers);
+    if (refs) {
+      gather(x, rows.count, &own, nullptr, grad_x);
+    } else {
+      const PairsByRow<T> incoming(End::kSecond, pairs, rows.count, workers);
+      gather(x, rows.count, &own, &incoming, grad_x);
+    }
+  }
+  if (grad_refs && refs) {
+    const PairsByRow<T> incoming(End::kSecond, pairs, rows.ref_count, workers);
+    gather(*refs, rows.ref_count, nullptr, &incoming, grad_refs);
+  }
+}
+
+template bool all_finite(const float*, int64_t, int64_t, const Workers&);
+template bool all_finite(const double*, int64_t, int64_t, const Workers&);
+template void pair_gradient(const PairMeasure&, const PairedRows<float>&, const PairList<float>&, const Workers&,
+                            float*, float*);
+template void pair_gradient(const PairMeasure&, const PairedRows<double>&, const PairList<double>&, const Workers&,
+                            double*, double*);
+
+}  // namespace hardmine::cpu

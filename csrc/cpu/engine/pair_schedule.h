@@ -1,0 +1,123 @@
+// Parallel visits of pairs of row groups, each with both groups to itself, in an order that the number of threads does
+// not change.
+//
+// A pass that adds to the sums of a pair's rows and of its columns would race, or add in an order that depends on the
+// threads. Here the pairs of groups are listed as a tournament: in each round every group plays at most once. A pair is
+// visited when both its groups have finished the rounds before, so a group meets its opponents one at a time and always
+// in the same order. Nothing waits for a whole round.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "cpu/engine/thread_pool.h"
+#include "cpu/simd/simd.h"
+
+namespace hardmine::cpu {
+
+class PairSchedule {
+ public:
+  // Groups of rows against groups of columns. Symmetric: the columns are the rows, each unordered pair of groups is
+  // visited once, with row_group <= column_group, and a group with itself.
+  PairSchedule(int64_t rows, int64_t columns, bool symmetric)
+      : symmetric_(symmetric),
+        row_count_(rows),
+        column_count_(columns),
+        row_step_(group_step(rows)),
+        column_step_(symmetric ? row_step_ : group_step(columns)) {
+    const int64_t row_groups = groups(rows, row_step_), column_groups = groups(columns, column_step_);
+    if (symmetric) {
+      for (int64_t g = 0; g < row_groups; ++g) pairs_.push_back({g, g});
+      // The circle method: the last place stays, the others move on by one each round. With an odd number of groups the
+      // last place is empty, and its opponent sits the round out.
+      const int64_t places = row_groups + row_groups % 2;
+      for (int64_t round = 0; round < places - 1; ++round) {
+        add(round, places - 1, row_groups);
+        for (int64_t i = 1; i < places / 2; ++i)
+          add((round + i) % (places - 1), (round + places - 1 - i) % (places - 1), row_groups);
+      }
+    } else {
+      const int64_t rounds = std::max(row_groups, column_groups);
+      for (int64_t round = 0; round < rounds; ++round)
+        for (int64_t g = 0; g < row_groups; ++g)
+          if ((g + round) % rounds < column_groups) pairs_.push_back({g, (g + round) % rounds});
+    }
+    std::vector<int64_t> row_visits(row_groups, 0), column_visits(column_groups, 0);
+    for (Pair& pair : pairs_) {
+      pair.row_turn = row_visits[pair.row]++;
+      pair.column_turn = symmetric && pair.column == pair.row ? pair.row_turn
+                         : symmetric                          ? row_visits[pair.column]++
+                                                              : column_visits[pair.column]++;
+    }
+    row_groups_ = row_groups;
+    column_groups_ = column_groups;
+  }
+
+  // body(worker, block) for every block of every pair of groups, `threads` pairs at a time, until the work is
+  // cancelled. Throws Cancelled.
+  template <class Body>
+  void run(const Workers& workers, int64_t threads, const Body& body) const {
+    const auto row_done = std::make_unique<std::atomic<int64_t>[]>(row_groups_);
+    const auto other_done = symmetric_ ? nullptr : std::make_unique<std::atomic<int64_t>[]>(column_groups_);
+    std::atomic<int64_t>* column_done = symmetric_ ? row_done.get() : other_done.get();
+    // Tasks are handed out in order, so the pairs that one waits for are done or being visited, if only to be left at
+    // the next block: no deadlock. A thread that waits may be the one that has to ask whether to stop.
+    const auto wait = [&workers](const std::atomic<int64_t>& done, int64_t turn) {
+      while (done.load(std::memory_order_acquire) != turn) {
+        std::this_thread::yield();
+        (void)workers.cancelled();
+      }
+    };
+    parallel_tasks(workers, threads, static_cast<int64_t>(pairs_.size()), [&](int64_t worker, int64_t task) {
+      const Pair& pair = pairs_[task];
+      wait(row_done[pair.row], pair.row_turn);
+      wait(column_done[pair.column], pair.column_turn);
+      visit_blocks(pair, workers, [&](const Block& block) { body(worker, block); });
+      row_done[pair.row].store(pair.row_turn + 1, std::memory_order_release);
+      if (!symmetric_ || pair.row != pair.column)
+        column_done[pair.column].store(pair.column_turn + 1, std::memory_order_release);
+    });
+  }
+
+ private:
+  struct Pair {
+    int64_t row, column;
+    int64_t row_turn = 0, column_turn = 0;  // how many visits of the group come before
+  };
+
+  // Depends on the number of rows alone, as the order of every sum does. 64 groups keep 32 threads busy.
+  static int64_t group_step(int64_t count) {
+    constexpr int64_t kGroups = 64;
+    return std::max<int64_t>(kBlockStep, (count + kGroups * kBlockStep - 1) / (kGroups * kBlockStep) * kBlockStep);
+  }
+  static int64_t groups(int64_t count, int64_t step) { return (count + step - 1) / step; }
+
+  void add(int64_t a, int64_t b, int64_t row_groups) {
+    if (a < row_groups && b < row_groups) pairs_.push_back({std::min(a, b), std::max(a, b)});
+  }
+
+  template <class Visit>
+  void visit_blocks(const Pair& pair, const Workers& workers, const Visit& visit) const {
+    const int64_t row_end = std::min((pair.row + 1) * row_step_, row_count_);
+    const int64_t column_end = std::min((pair.column + 1) * column_step_, column_count_);
+    for (int64_t row = pair.row * row_step_; row < row_end; row += kMaxBlockRows) {
+      for (int64_t column = pair.column * column_step_; column < column_end; column += kMaxBlockColumns) {
+        const Block block{row, std::min(row + kMaxBlockRows, row_end), column,
+                          std::min(column + kMaxBlockColumns, column_end)};
+        if (symmetric_ && block.column_end - 1 <= row) continue;  // visited from the other side
+        if (workers.cancelled()) return;
+        visit(block);
+      }
+    }
+  }
+
+  bool symmetric_;
+  int64_t row_count_, column_count_, row_step_, column_step_, row_groups_, column_groups_;
+  std::vector<Pair> pairs_;
+};
+
+}  // namespace hardmine::cpu

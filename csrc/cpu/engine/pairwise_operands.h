@@ -1,0 +1,57 @@
+// The two sides of an op's pairs, anchors and what they are compared with, made ready for the tile engine.
+#pragma once
+
+#include <memory>
+
+#include "core/similarity.h"
+#include "cpu/engine/rows.h"
+
+namespace hardmine::cpu {
+
+template <class T>
+class LabeledSides {
+ public:
+  // refs: null for the anchors themselves.
+  LabeledSides(const PairMeasure& measure, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
+               const Workers& workers)
+      : anchors_(anchors), refs_(refs ? *refs : anchors), symmetric_(refs == nullptr), depth_(depth) {
+    row_norms_ = std::make_unique<Norms<T>>(anchors.x, anchors.count, depth, workers);
+    if (refs) column_norms_ = std::make_unique<Norms<T>>(refs->x, refs->count, depth, workers);
+    finite_ = row_norms_->finite && (!refs || column_norms_->finite);
+    row_scale_ = measure.normalized ? row_norms_->norm.get() : nullptr;
+    column_scale_ = measure.normalized ? (refs ? column_norms_ : row_norms_)->norm.get() : nullptr;
+    if (empty()) return;
+    rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_scale_, nullptr, true, !refs, workers);
+    if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_scale_, nullptr, false, true, workers);
+    pass_.rows = rows().view();
+    pass_.columns = columns().view();
+    pass_.depth = depth;
+    pass_.symmetric = symmetric_;
+    pass_.euclidean = measure.quantity != PairQuantity::kInnerProduct;
+  }
+
+  bool empty() const { return anchors_.count == 0 || refs_.count == 0; }
+  bool finite() const { return finite_; }  // every row and its norm
+  bool clamped() const { return row_norms_->clamped || (column_norms_ && column_norms_->clamped); }  // see Norms
+  bool symmetric() const { return symmetric_; }
+  int64_t depth() const { return depth_; }
+  const LabeledRows<T>& anchors() const { return anchors_; }
+  const LabeledRows<T>& refs() const { return refs_; }
+  const T* row_scale() const { return row_scale_; }  // norms, if rows are normalized, else null
+  const T* column_scale() const { return column_scale_; }
+  // The rest is there unless a side is empty.
+  const SortedRows<T>& rows() const { return *rows_; }
+  const SortedRows<T>& columns() const { return symmetric_ ? *rows_ : *columns_; }
+  const PairPass<T>& pass() const { return pass_; }
+
+ private:
+  LabeledRows<T> anchors_, refs_;
+  bool symmetric_, finite_;
+  int64_t depth_;
+  std::unique_ptr<Norms<T>> row_norms_, column_norms_;
+  const T *row_scale_, *column_scale_;
+  std::unique_ptr<SortedRows<T>> rows_, columns_;
+  PairPass<T> pass_{};
+};
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,153 @@
+#include "cpu/engine/random_pick.h"
+
+#include <bit>
+
+#include "core/random_pick.h"
+
+namespace hardmine::cpu {
+namespace {
+
+struct Run {
+  int64_t begin, end;
+};
+
+// Where a label lies among sorted rows.
+template <class T>
+Run run_of(int64_t label, const SortedRows<T>& rows) {
+  const auto first = rows.label().begin(), last = first + rows.count();
+  const auto [begin, end] = std::equal_range(first, last, label);
+  return {begin - first, end - first};
+}
+
+// The rank-th bit that is set.
+Index ranked_bit(const uint64_t* words, Index rank) {
+  Index word = 0;
+  for (; std::popcount(words[word]) <= rank; ++word) rank -= std::popcount(words[word]);
+  uint64_t bits = words[word];
+  for (; rank > 0; --rank) bits &= bits - 1;
+  return word * 64 + std::countr_zero(bits);
+}
+
+template <class T>
+class Picker {
+ public:
+  Picker(const RandomPick<T>& pick, const PairSide<T>& rows, const PairSide<T>& columns, const Winners<T>& out)
+      : pick_(pick), rows_(rows), columns_(columns), out_(out) {}
+
+  // Picks for a row one of `count` candidates; candidate(rank) is the rank-th of their indices, ascending.
+  template <class Candidate>
+  void choose(int64_t row, Index count, const Candidate& candidate) const {
+    out_.index[row] = kBelowRange;
+    if (count == 0) return;
+    const int64_t anchor = rows_.sorted.order()[row];
+    const int64_t other = candidate(drawn_rank(pick_.number[anchor], count));
+    const T number = kernels<T>().tile_number(
+        rows_.x + anchor * pick_.depth, columns_.x + other * pick_.depth, rows_.norm ? rows_.norm + anchor : nullptr,
+        columns_.norm ? columns_.norm + other : nullptr, pick_.depth, pick_.euclidean);
+    out_.index[row] = static_cast<Index>(other);
+    out_.key[row] = pick_.euclidean ? -number : number;
+  }
+
+  // Rows [begin, end), whose candidates follow from the labels.
+  void by_label(int64_t begin, int64_t end) const {
+    const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
+    Run own{};
+    for (int64_t i = begin; i < end; ++i) {
+      if (i == begin || rows.label()[i] != rows.label()[i - 1]) own = run_of(rows.label()[i], columns);
+      const Index size = static_cast<Index>(own.end - own.begin);
+      const Index* order = columns.order().data();
+      if (pick_.same_class) {
+        choose(i, size - (pick_.symmetric ? 1 : 0),
+               [&](Index rank) { return order[ranked_positive(own.begin, rank, pick_.symmetric ? i : -1)]; });
+      } else {
+        choose(i, static_cast<Index>(columns.count()) - size,
+               [&](Index rank) { return ranked_negative(order + own.begin, size, rank); });
+      }
+    }
+  }
+
+  // Rows [begin, end), those of a block of the tile engine: the candidates of each, among all columns, are marked in
+  // `bits`, [end - begin, words], from the `numbers` of one block after the other.
+  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, const Workers& workers, T* numbers,
+                     uint64_t* bits, int64_t words) const {
+    const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
+    Run blocks{0, columns.count()};
+    if (pick_.same_class) {
+      blocks = {run_of(rows.label()[begin], columns).begin / kBlockStep * kBlockStep,
+                run_of(rows.label()[end - 1], columns).end};
+    }
+    std::fill_n(bits, (end - begin) * words, 0);
+    for (int64_t column = blocks.begin; column < blocks.end; column += kMaxBlockColumns) {
+      if (workers.cancelled()) return;
+      const Block block{begin, end, column, std::min(column + kMaxBlockColumns, blocks.end)};
+      kernels<T>().fill_block(pass, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass, block, numbers);
+      mark(block, numbers, bits, words);
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      uint64_t* marked = bits + (i - begin) * words;
+      const Index self = rows.order()[i];
+      if (pick_.symmetric) marked[self / 64] &= ~(uint64_t{1} << (self % 64));
+      Index count = 0;
+      for (int64_t w = 0; w < words; ++w) count += std::popcount(marked[w]);
+      choose(i, count, [&](Index rank) { return ranked_bit(marked, rank); });
+    }
+  }
+
+ private:
+  void mark(const Block& block, const T* numbers, uint64_t* bits, int64_t words) const {
+    const Index* id = columns_.sorted.order().data() + block.column_begin;
+    for (int64_t r = 0; r < block.rows(); ++r) {
+      for (int64_t c = 0; c < block.columns(); ++c) {
+        const T number = numbers[r * kMaxBlockColumns + c];
+        if ((pick_.euclidean ? -number : number) <= pick_.upper)  // NaN is at most nothing
+          bits[r * words + id[c] / 64] |= uint64_t{1} << (id[c] % 64);
+      }
+    }
+  }
+
+  const RandomPick<T>& pick_;
+  const PairSide<T>&rows_, &columns_;
+  const Winners<T>& out_;
+};
+
+}  // namespace
+
+template <class T>
+Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const PairSide<T>& columns,
+                       const Workers& workers) {
+  const int64_t count = rows.sorted.count(), column_count = columns.sorted.count();
+  const double depth = static_cast<double>(pick.depth);
+  Winners<T> out{Buffer<T>(count), Buffer<Index>(count)};
+  const Picker<T> picker(pick, rows, columns, out);
+  if (!pick.by_similarity) {
+    // The number of a pair is a chain of sums, each of which waits for the one before: it costs several elements of a
+    // loop that streams.
+    const int64_t threads = workers_for(workers, 2 * static_cast<double>(count) * depth, kElementGrain);
+    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) { picker.by_label(begin, end); });
+    return out;
+  }
+  PairPass<T> pass{};  // not symmetric: every row sees all its candidates at once
+  pass.rows = rows.sorted.view();
+  pass.columns = columns.sorted.view();
+  pass.depth = pick.depth;
+  pass.euclidean = pick.euclidean;
+  const double same = same_class_pairs(rows.sorted, columns.sorted);
+  const double pairs = pick.same_class ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;
+  const int64_t threads = workers_for(workers, pairs * depth, kMultiplyAddGrain);
+  const int64_t words = (column_count + 63) / 64;
+  const Buffer<T> numbers(threads * kMaxBlockRows * kMaxBlockColumns);
+  const Buffer<uint64_t> bits(threads * kMaxBlockRows * words);
+  parallel_tasks(workers, threads, (count + kMaxBlockRows - 1) / kMaxBlockRows, [&](int64_t worker, int64_t block) {
+    const int64_t begin = block * kMaxBlockRows, end = std::min(begin + kMaxBlockRows, count);
+    picker.by_similarity(pass, begin, end, workers, numbers.get() + worker * kMaxBlockRows * kMaxBlockColumns,
+                         bits.get() + worker * kMaxBlockRows * words, words);
+  });
+  return out;
+}
+
+template Winners<float> pick_random(const RandomPick<float>&, const PairSide<float>&, const PairSide<float>&,
+                                    const Workers&);
+template Winners<double> pick_random(const RandomPick<double>&, const PairSide<double>&, const PairSide<double>&,
+                                     const Workers&);
+
+}  // namespace hardmine::cpu

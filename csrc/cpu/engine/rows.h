@@ -1,0 +1,109 @@
+// A matrix of labeled embeddings made ready for the tile engine: sorted by label, scaled, packed.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "core/similarity.h"
+#include "cpu/engine/buffer.h"
+#include "cpu/engine/select_triplets.h"
+#include "cpu/simd/simd.h"
+
+namespace hardmine::cpu {
+
+// Multiply-adds, or elements of a memory-bound loop, that cost about as much as starting a thread.
+inline constexpr double kMultiplyAddGrain = 1 << 20;
+inline constexpr double kElementGrain = 1 << 15;
+
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// |x_i|, at least kSmallestNorm.
+template <class T>
+struct Norms {
+  Buffer<T> norm;  // [count]
+  bool finite = true;
+  bool clamped = false;  // some norm is kSmallestNorm: x_i / norm is no unit row then
+
+  Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
+    const Kernels<T>& kernel = kernels<T>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
+    std::atomic<bool> all_finite{true}, any_clamped{false};
+    const int64_t threads =
+        workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
+    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+      if (!kernel.row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
+      for (int64_t i = begin; i < end; ++i) {
+        if (!(norm[i] <= T(kSmallestNorm))) continue;  // NaN stays NaN
+        norm[i] = T(kSmallestNorm);
+        any_clamped = true;
+      }
+    });
+    finite = all_finite;
+    clamped = any_clamped;
+  }
+};
+
+template <class T>
+class SortedRows {
+ public:
+  // `subset`: the rows to take, ascending by (label, number); null for all of them, which are then sorted here.
+  SortedRows(const LabeledRows<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
+             bool as_rows, bool as_columns, const Workers& workers)
+      : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
+    const Kernels<T>& kernel = kernels<T>();
+    const int64_t padded = round_up(count_, std::max(kernel.row_group, kernel.column_panel));
+    order_ = subset ? *subset : sorted_order(rows);
+    order_.resize(padded, order_.empty() ? 0 : order_.back());
+    label_.resize(padded);
+    for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[order_[i]];
+    if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.row_group, workers);
+    if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.column_panel, workers);
+  }
+
+  PackedRows<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
+  int64_t count() const { return count_; }
+  int64_t padded() const { return static_cast<int64_t>(order_.size()); }
+  const WorkspaceVector<Index>& order() const { return order_; }
+  const WorkspaceVector<int64_t>& label() const { return label_; }
+
+ private:
+  // The rows by (label, number).
+  static WorkspaceVector<Index> sorted_order(const LabeledRows<T>& rows) {
+    WorkspaceVector<Index> order(rows.count);
+    std::iota(order.begin(), order.end(), 0);
+    const int64_t* end = rows.label + rows.count;
+    // Batches of class-balanced samplers often come sorted.
+    if (std::is_sorted(rows.label, end)) return order;
+    // Labels usually number the classes: then counting them sorts, stably. The range of wild labels may overflow int64.
+    const auto [low, high] = std::minmax_element(rows.label, end);
+    const uint64_t range = static_cast<uint64_t>(*high) - static_cast<uint64_t>(*low);
+    if (range < 4 * static_cast<uint64_t>(rows.count) + 1024) {
+      WorkspaceVector<Index> next(range + 2, 0);
+      for (int64_t i = 0; i < rows.count; ++i) ++next[rows.label[i] - *low + 1];
+      std::partial_sum(next.begin(), next.end(), next.begin());
+      for (int64_t i = 0; i < rows.count; ++i) order[next[rows.label[i] - *low]++] = static_cast<Index>(i);
+    } else {
+      std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return rows.label[a] < rows.label[b]; });
+    }
+    return order;
+  }
+
+  Buffer<T> packed(const Kernels<T>& kernel, const T* x, int64_t depth, const T* norm, int64_t group,
+                   const Workers& workers) const {
+    Buffer<T> out(round_up(count_, group) * depth);
+    const int64_t threads =
+        workers_for(workers, static_cast<double>(count_) * static_cast<double>(depth), kElementGrain);
+    parallel_range(workers, threads, count_, group, [&](int64_t begin, int64_t end) {
+      kernel.pack(x, depth, order_.data(), norm, count_, begin, end, group, out.get());
+    });
+    return out;
+  }
+
+  int64_t count_;
+  WorkspaceVector<Index> order_;    // [padded]: the user's row at each sorted position
+  WorkspaceVector<int64_t> label_;  // [padded]
+  Buffer<T> groups_, panels_;
+};
+
+}  // namespace hardmine::cpu

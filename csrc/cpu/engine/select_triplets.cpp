@@ -1,0 +1,122 @@
+// Selection in one pass over the tiles, or in two where a semi-hard negative is bounded by its anchor's positive: then
+// positives come first, and touch only tiles that hold same-class pairs, and negatives second, and touch only tiles
+// that hold others. So each similarity is computed once, but for the few tiles that hold both kinds. A selection that
+// is random takes no part in the passes (random_pick.h).
+
+#include "cpu/engine/select_triplets.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "cpu/engine/random_pick.h"
+#include "cpu/engine/selection_pass.h"
+
+namespace hardmine::cpu {
+
+template <class T>
+bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs,
+                     int64_t depth, const RandomNumbers& random, const Workers& workers, const SelectionOut<T>& out) {
+  const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
+  const bool euclidean = rule.similarity == Similarity::kEuclidean;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  for (int64_t i = 0; i < anchors.count; ++i) {
+    out.positive_index[i] = out.negative_index[i] = -1;
+    out.positive_similarity[i] = out.negative_similarity[i] = nan;
+  }
+
+  const Norms<T> norms(anchors.x, anchors.count, depth, workers);
+  const std::unique_ptr<Norms<T>> ref_norms =
+      refs ? std::make_unique<Norms<T>>(refs->x, refs->count, depth, workers) : nullptr;
+  const bool finite = norms.finite && (!refs || ref_norms->finite);
+  if (anchors.count == 0 || (refs && refs->count == 0)) return finite;
+
+  const KeyRange<T> positives = positive_range<T>(rule);
+  const bool bounded_positives = positives.upper < std::numeric_limits<T>::infinity();
+  const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
+  const bool semihard = rule.negative == Negative::kSemihard;
+  // Labels tell the candidates of a random selection, unless similarities may be NaN or beyond a bound.
+  const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite;
+
+  const T* scale = cosine ? norms.norm.get() : nullptr;
+  const T* ref_scale = cosine && refs ? ref_norms->norm.get() : nullptr;
+  const SortedRows<T> rows(anchors, depth, scale, nullptr, needs_tiles, needs_tiles && symmetric, workers);
+  const std::unique_ptr<SortedRows<T>> ref_rows =
+      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_scale, nullptr, false, needs_tiles, workers) : nullptr;
+  const SortedRows<T>& columns = refs ? *ref_rows : rows;
+
+  PairPass<T> pass{};
+  pass.depth = depth;
+  pass.symmetric = symmetric;
+  pass.euclidean = euclidean;
+  const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities) {
+    indices[anchor] = index;
+    similarities[anchor] = similarity_from_order(rule.similarity, least_similar ? -key : key);
+  };
+
+  const bool hardest_positive = prefers_least_similar(rule.positive);
+  const bool easiest_negative = prefers_least_similar(rule.negative);
+  const auto any_negative = [](bool least_similar) {
+    return Request<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
+  };
+  const auto picked = [&](const double* number, bool same_class, bool by_similarity, T upper) {
+    const PairSide<T> row_side{anchors.x, scale, rows};
+    const PairSide<T> column_side = refs ? PairSide<T>{refs->x, ref_scale, columns} : row_side;
+    return pick_random<T>({number, same_class, symmetric, euclidean, by_similarity, upper, depth}, row_side,
+                          column_side, workers);
+  };
+
+  // One pass for what can be had in one: of `winners`, the positives come first, then the negatives.
+  std::vector<Request<T>> requests;
+  if (!random_positive)
+    requests.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
+  if (!random_negative && !semihard) requests.push_back(any_negative(easiest_negative));
+  std::vector<Winners<T>> winners;
+  if (!requests.empty()) winners = run_pass(rows, columns, pass, requests, workers);
+  if (random_positive)
+    winners.insert(winners.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
+  if (random_negative) winners.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
+
+  Buffer<T> positive_order(rows.count());
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const T key = winners[0].key[i];
+    const Index index = winners[0].index[i];
+    positive_order[i] = !is_candidate(index) ? nan : hardest_positive ? -key : key;
+    if (!is_candidate(index)) continue;
+    write(rows.order()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity);
+  }
+
+  if (semihard) {
+    const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_order[i]); };
+    winners.push_back(std::move(run_pass(rows, columns, pass, {{false, false, true, range}}, workers).front()));
+  }
+  WorkspaceVector<Index> without;
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const Index anchor = rows.order()[i], index = winners[1].index[i];
+    if (is_candidate(index)) {
+      write(anchor, easiest_negative, winners[1].key[i], index, out.negative_index, out.negative_similarity);
+    } else {
+      without.push_back(anchor);
+    }
+  }
+
+  // Usually few anchors lack a semi-hard negative: a pass of their own is cheaper than tracking a fallback for all.
+  if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
+    const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
+    const SortedRows<T> rest(anchors, depth, scale, &without, true, false, workers);
+    pass.symmetric = false;
+    const Winners<T> fallback = std::move(run_pass(rest, columns, pass, {any_negative(easiest)}, workers).front());
+    for (int64_t i = 0; i < rest.count(); ++i) {
+      if (!is_candidate(fallback.index[i])) continue;
+      write(rest.order()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index, out.negative_similarity);
+    }
+  }
+  return finite;
+}
+
+template bool select_triplets(const SelectionRule&, const LabeledRows<float>&, const LabeledRows<float>*, int64_t,
+                              const RandomNumbers&, const Workers&, const SelectionOut<float>&);
+template bool select_triplets(const SelectionRule&, const LabeledRows<double>&, const LabeledRows<double>*, int64_t,
+                              const RandomNumbers&, const Workers&, const SelectionOut<double>&);
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,131 @@
+// One pass over the tiles that selects the best candidates of every row.
+#pragma once
+
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "cpu/engine/rows.h"
+
+namespace hardmine::cpu {
+
+// The outcome of a pass: the best candidate of every sorted row.
+template <class T>
+struct Winners {
+  Buffer<T> key;
+  Buffer<Index> index;
+};
+
+// Pairs (row, column) of equal labels; both sides are sorted.
+template <class T>
+double same_class_pairs(const SortedRows<T>& rows, const SortedRows<T>& columns) {
+  double pairs = 0;
+  int64_t c = 0;
+  for (int64_t r = 0; r < rows.count();) {
+    const int64_t label = rows.label()[r];
+    int64_t row_end = r, column_end;
+    while (row_end < rows.count() && rows.label()[row_end] == label) ++row_end;
+    while (c < columns.count() && columns.label()[c] < label) ++c;
+    for (column_end = c; column_end < columns.count() && columns.label()[column_end] == label;) ++column_end;
+    pairs += static_cast<double>(row_end - r) * static_cast<double>(column_end - c);
+    r = row_end;
+    c = column_end;
+  }
+  return pairs;
+}
+
+// A selection that a pass is to make. range(row) is the KeyRange that a sorted row starts from.
+template <class T>
+struct Request {
+  bool same_class;
+  bool least_similar;
+  bool bounded;  // some range has an upper bound
+  std::function<KeyRange<T>(int64_t row)> range;
+};
+
+// What a worker starts from: all rows at the beginning of their ranges. Rows that fill up the last panel are never
+// candidates' owners, but are read along with it.
+template <class T>
+void start(const Request<T>& request, const SortedRows<T>& rows, T* key, Index* index, T* upper) {
+  for (int64_t i = 0; i < rows.padded(); ++i) {
+    const KeyRange<T> range = request.range(std::min(i, rows.count() - 1));
+    key[i] = range.start_key;
+    index[i] = range.start_index;
+    if (upper) upper[i] = range.upper;
+  }
+}
+
+// Makes 1 or 2 selections in one pass.
+template <class T>
+std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairPass<T> pass,
+                                 const std::vector<Request<T>>& requests, const Workers& workers) {
+  const Kernels<T>& kernel = kernels<T>();
+  pass.rows = rows.view();
+  pass.columns = columns.view();
+  const double same = same_class_pairs(rows, columns);
+  const double different = static_cast<double>(rows.count()) * static_cast<double>(columns.count()) - same;
+  double pairs = 0;
+  bool only_same_class = true;
+  for (const Request<T>& request : requests) {
+    pairs += request.same_class ? same : different;
+    only_same_class &= request.same_class;
+  }
+  const int64_t threads =
+      workers_for(workers, pairs * static_cast<double>(pass.depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+
+  // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
+  const int64_t column_block = round_up(256, kernel.column_panel);
+  const int64_t column_blocks = (columns.count() + column_block - 1) / column_block;
+  int64_t row_block = kMaxBlockRows;
+  while (row_block > 24 && (rows.count() + row_block - 1) / row_block * column_blocks < 64 * threads) row_block /= 2;
+  const int64_t row_blocks = (rows.count() + row_block - 1) / row_block;
+
+  // Every worker keeps winners of its own; the order of candidates is total, so how they are merged changes nothing.
+  const int64_t stride = round_up(rows.padded(), 16);
+  std::vector<Winners<T>> winners(requests.size());
+  std::vector<Buffer<T>> upper(requests.size());
+  std::vector<std::vector<Selecting<T>>> selecting(threads);
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const Request<T>& request = requests[r];
+    winners[r] = {Buffer<T>(threads * stride), Buffer<Index>(threads * stride)};
+    if (request.bounded) upper[r] = Buffer<T>(stride);
+    start(request, rows, winners[r].key.get(), winners[r].index.get(), upper[r].get());
+    for (int64_t t = 0; t < threads; ++t) {
+      const BestPairs<T> best{winners[r].key.get() + t * stride, winners[r].index.get() + t * stride, upper[r].get()};
+      if (t > 0) {
+        std::copy_n(winners[r].key.get(), rows.padded(), best.key);
+        std::copy_n(winners[r].index.get(), rows.padded(), best.index);
+      }
+      // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
+      selecting[t].push_back({request.same_class, request.least_similar == pass.euclidean, best});
+    }
+  }
+
+  parallel_tasks(workers, threads, row_blocks * column_blocks, [&](int64_t worker, int64_t task) {
+    const int64_t row = task / column_blocks * row_block, column = task % column_blocks * column_block;
+    const int64_t row_end = std::min(row + row_block, rows.count());
+    const int64_t column_end = std::min(column + column_block, columns.count());
+    if (pass.symmetric && column_end - 1 <= row) return;
+    const auto &row_label = rows.label(), &column_label = columns.label();
+    if (only_same_class &&
+        (row_label[row_end - 1] < column_label[column] || column_label[column_end - 1] < row_label[row])) {
+      return;
+    }
+    kernel.select_block(pass, selecting[worker].data(), static_cast<int64_t>(requests.size()), row, row_end, column,
+                        column_end);
+  });
+
+  for (const Winners<T>& all : winners) {
+    for (int64_t t = 1; t < threads; ++t) {
+      for (int64_t i = 0; i < rows.count(); ++i) {
+        const int64_t other = t * stride + i;
+        if (!beats(all.key[other], all.index[other], all.key[i], all.index[i])) continue;
+        all.key[i] = all.key[other];
+        all.index[i] = all.index[other];
+      }
+    }
+  }
+  return winners;
+}
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,189 @@
+// Forward: the positive of every anchor and, where one shift does not suffice for all anchors, its hardest negative, by
+// a pass of selection; then the sums of exponentials; with all positives, then the sums of softplus over same-class
+// pairs. Backward: one pass, which computes the similarities again, turns them into weights and adds up the gradient.
+
+#include "cpu/engine/tuplet_loss.h"
+
+#include <cmath>
+#include <vector>
+
+#include "cpu/engine/block_gradient.h"
+#include "cpu/engine/block_pass.h"
+#include "cpu/engine/selection_pass.h"
+
+namespace hardmine::cpu {
+namespace {
+
+// One number a sorted row, as far as blocks read.
+template <class T>
+WorkspaceVector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
+  return WorkspaceVector<T>(round_up(sides.rows().count(), kBlockStep), fill);
+}
+
+}  // namespace
+
+template <class T>
+bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
+                    const Workers& workers, const TupletOut<T>& out) {
+  const Kernels<T>& kernel = kernels<T>();
+  const T infinity = std::numeric_limits<T>::infinity();
+  std::fill_n(out.value, anchors.count, T(0));
+  std::fill_n(out.level, anchors.count, -infinity);
+  std::fill_n(out.shift, anchors.count, T(0));
+  std::fill_n(out.sum, anchors.count, T(0));
+  std::fill_n(out.slope, anchors.count, T(0));
+  std::fill_n(out.positive_similarity, anchors.count, T(0));
+  std::fill_n(out.positive_index, anchors.count, int64_t{-1});
+  std::fill_n(out.positive_count, anchors.count, int64_t{0});
+  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
+  if (sides.empty()) return sides.finite();
+
+  const SortedRows<T>& rows = sides.rows();
+  const PairPass<T>& pass = sides.pass();
+  const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
+  const SelectionRule selection = tuplet_selection(rule);
+  const KeyRange<T> admissible = positive_range<T>(selection);
+  const bool least_similar = prefers_least_similar(selection.positive);
+  std::vector<Request<T>> requests;
+  if (!all) requests.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
+  if (!one_shift) requests.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
+  std::vector<Winners<T>> winners;
+  if (!requests.empty()) winners = run_pass(rows, sides.columns(), pass, requests, workers);
+  if (!all) {
+    for (int64_t i = 0; i < rows.count(); ++i) {
+      if (!is_candidate(winners[0].index[i])) continue;
+      const Index anchor = rows.order()[i];
+      const T key = winners[0].key[i];
+      out.positive_index[anchor] = winners[0].index[i];
+      out.positive_similarity[anchor] = similarity_from_order(rule.similarity, least_similar ? -key : key);
+    }
+  }
+
+  ExponentialSums<T> exponentials{};
+  exponentials.scale = static_cast<T>(kLog2E / rule.temperature);
+  exponentials.shift = T(1);
+  WorkspaceVector<T> shift = one_a_row(sides, exponentials.shift);
+  if (!one_shift) {
+    for (int64_t i = 0; i < rows.count(); ++i)
+      if (is_candidate(winners.back().index[i]))
+        shift[i] = unclamped_similarity(rule.similarity, winners.back().key[i]);  // no pair exceeds it
+    exponentials.row_shift = shift.data();
+    exponentials.column_shift = shift.data();  // used where the pass is symmetric
+  }
+  WorkspaceVector<double> sum(rows.count(), 0.0);
+  exponentials.row_sum = sum.data();
+  exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
+  for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
+    kernel.exponential_sums(pass, block, numbers, exponentials);
+  });
+  WorkspaceVector<T> log_sum = one_a_row(sides, -infinity);
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const Index anchor = rows.order()[i];
+    log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
+    out.shift[anchor] = shift[i];
+    out.sum[anchor] = static_cast<T>(sum[i]);
+    out.level[anchor] = static_cast<T>(static_cast<double>(shift[i]) / rule.temperature + log_of_sum(sum[i]));
+  }
+
+  if (!all) {
+    for (int64_t i = 0; i < anchors.count; ++i) {
+      if (!is_valid_tuplet(out.positive_index[i] >= 0, out.sum[i])) continue;
+      const TupletTerm term =
+          tuplet_term(out.shift[i], log_of_sum(out.sum[i]), out.positive_similarity[i], rule.temperature);
+      out.value[i] = static_cast<T>(term.value);
+      out.slope[i] = static_cast<T>(term.slope);
+      out.positive_count[i] = 1;
+    }
+    return sides.finite();
+  }
+  WorkspaceVector<double> value(rows.count(), 0.0), slope(rows.count(), 0.0);
+  WorkspaceVector<int64_t> count(rows.count(), 0);
+  SoftplusSums<T> softplus{};
+  softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
+  softplus.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  softplus.row_shift = shift.data();
+  softplus.row_log_sum = log_sum.data();
+  softplus.row_sum = value.data();
+  softplus.row_slope = slope.data();
+  softplus.row_count = count.data();
+  if (pass.symmetric) {
+    softplus.column_shift = shift.data();
+    softplus.column_log_sum = log_sum.data();
+    softplus.column_sum = value.data();
+    softplus.column_slope = slope.data();
+    softplus.column_count = count.data();
+  }
+  for_each_block(sides, PairKind::kSameClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
+    kernel.softplus_sums(pass, block, numbers, softplus);
+  });
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    if (!is_valid_tuplet(count[i], sum[i])) continue;
+    const Index anchor = rows.order()[i];
+    out.value[anchor] = static_cast<T>(value[i] / static_cast<double>(count[i]));
+    out.slope[anchor] = static_cast<T>(slope[i] / static_cast<double>(count[i]));
+    out.positive_count[anchor] = count[i];
+  }
+  return sides.finite();
+}
+
+template <class T>
+bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
+                     const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs) {
+  const Kernels<T>& kernel = kernels<T>();
+  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
+  if (!sides.finite()) return false;
+  if (sides.empty()) {
+    if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
+    if (grad_refs) std::fill_n(grad_refs, refs->count * depth, T(0));
+    return true;
+  }
+  const SortedRows<T>& rows = sides.rows();
+  const PairPass<T>& pass = sides.pass();
+  const bool all = rule.positive == TupletPositive::kAll;
+
+  TupletWeights<T> weights{};
+  weights.scale = static_cast<T>(kLog2E / rule.temperature);
+  weights.inverse_temperature = static_cast<T>(1 / rule.temperature);
+  weights.shift = T(1);
+  weights.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  weights.one_shift = one_shift_suffices(rule);
+  // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
+  WorkspaceVector<T> negative_weight = one_a_row(sides, T(0)),
+                     shift = one_a_row(sides, std::numeric_limits<T>::infinity());
+  WorkspaceVector<T> positive_weight = one_a_row(sides, T(0)), log_sum = one_a_row(sides, T(0));
+  WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
+  for (int64_t i = 0; i < rows.count(); ++i) {
+    const Index anchor = rows.order()[i];
+    const int64_t count = saved.positive_count[anchor];
+    if (count == 0) continue;
+    const double gradient = static_cast<double>(saved.gradient[anchor]) / rule.temperature;
+    const double slope = static_cast<double>(saved.slope[anchor]), sum = static_cast<double>(saved.sum[anchor]);
+    negative_weight[i] = static_cast<T>(gradient * slope / sum);
+    positive_weight[i] = static_cast<T>(all ? gradient / static_cast<double>(count) : gradient * slope);
+    shift[i] = saved.shift[anchor];
+    log_sum[i] = static_cast<T>(log_of_sum(sum));
+    if (!all) positive[i] = static_cast<Index>(saved.positive_index[anchor]);
+  }
+  weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
+                  all ? nullptr : positive.data()};
+  weights.columns = weights.rows;
+
+  BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, workers);
+  for_each_block(sides, PairKind::kAny, 3, workers, [&](int64_t, const Block& block, T* numbers) {
+    kernel.tuplet_weights(pass, block, weights, numbers);
+    gradient.add(block, numbers);
+  });
+  gradient.finish(T(1), grad_x, grad_refs);
+  return true;
+}
+
+#define HARDMINE_INSTANTIATE(T)                                                                           \
+  template bool tuplet_forward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t,  \
+                               const Workers&, const TupletOut<T>&);                                      \
+  template bool tuplet_backward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t, \
+                                const TupletSaved<T>&, const Workers&, T*, T*);
+HARDMINE_INSTANTIATE(float)
+HARDMINE_INSTANTIATE(double)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,88 @@
+// Functions of Python's stable ABI, found at run time: one library serves every Python, and programs without one.
+#include "cpu/ops/python_signals.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
+
+namespace hardmine::cpu {
+namespace {
+
+struct Object;  // PyObject
+
+struct Python {
+  int (*is_initialized)();
+  int (*ensure_gil)();
+  void (*release_gil)(int);
+  int (*check_signals)();
+  void (*fetch_error)(Object**, Object**, Object**);
+  void (*restore_error)(Object*, Object*, Object*);
+  int (*add_pending_call)(int (*)(void*), void*);
+  void (*set_interrupt)();
+  bool found = true;
+
+  Python() {
+    find("Py_IsInitialized", is_initialized);
+    find("PyGILState_Ensure", ensure_gil);
+    find("PyGILState_Release", release_gil);
+    find("PyErr_CheckSignals", check_signals);
+    find("PyErr_Fetch", fetch_error);
+    find("PyErr_Restore", restore_error);
+    find("Py_AddPendingCall", add_pending_call);
+    find("PyErr_SetInterrupt", set_interrupt);
+  }
+
+ private:
+  template <class Function>
+  void find(const char* name, Function& function) {
+    function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
+    found &= function != nullptr;
+  }
+};
+
+const Python& python() {
+  static const Python functions;
+  return functions;
+}
+
+// That of the process, which is Python's unless another thread started it: then signals wait for the op's end.
+bool on_main_thread() {
+#ifdef __linux__
+  return syscall(SYS_gettid) == getpid();
+#else
+  return pthread_main_np() != 0;
+#endif
+}
+
+struct Raised {
+  Object *type, *value, *traceback;
+};
+
+int raise(void* exception) {
+  const Raised raised = *static_cast<Raised*>(exception);
+  delete static_cast<Raised*>(exception);
+  python().restore_error(raised.type, raised.value, raised.traceback);
+  return -1;
+}
+
+}  // namespace
+
+bool python_signal_raised() {
+  if (!python().found || !python().is_initialized() || !on_main_thread()) return false;
+  const int gil = python().ensure_gil();
+  const bool raised = python().check_signals() != 0;
+  if (raised) {
+    auto* exception = new Raised;
+    python().fetch_error(&exception->type, &exception->value, &exception->traceback);
+    // An error must not be set while the op returns. Pending calls run on the main thread, before the first step of the
+    // program that called the op. Should their queue be full, the next best is the KeyboardInterrupt of a new Ctrl-C.
+    if (python().add_pending_call(raise, exception) != 0) python().set_interrupt();
+  }
+  python().release_gil(gil);
+  return raised;
+}
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,16 @@
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "cpu/simd/simd.h"
+
+namespace hardmine::cpu {
+namespace {
+
+std::string simd_level_op() { return simd_level_name(); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, CompositeExplicitAutograd, m) { m.impl("simd_level", TORCH_BOX(&simd_level_op)); }
+
+}  // namespace hardmine::cpu

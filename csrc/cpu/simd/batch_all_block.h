@@ -1,0 +1,181 @@
+// What the batch-all triplet loss does with a block: every pair (anchor, negative) against all of the anchor's
+// positives.
+#pragma once
+
+#include "cpu/simd/block.h"
+#include "cpu/simd/block_reductions.h"
+#include "cpu/simd/gradient_gemm.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+// v of a tile's number; see BatchAllState.
+template <class T>
+inline T value_of(bool euclidean, bool squared, T number) {
+  if (!euclidean) return number;
+  return T(-0.5) * (squared ? number : std::sqrt(number));
+}
+
+// x of a line: v + margin / 2 of one anchor and `width` negatives, from sorted row `other` on. NaN stays NaN.
+template <class T>
+inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count, int64_t width,
+                        const T* v, T* x) {
+  using V = Vec<T>;
+  if (!state.margin_table) {
+    const V half = V::broadcast(&state.half_margin);
+    for (int64_t c = 0; c < width; c += V::kLanes) (V::load(v + c) + half).store(x + c);
+    return;
+  }
+  const T* table = state.margin_table + state.table_row[anchor] * state.table_rows;
+  for (int64_t c = 0; c < count; ++c) x[c] = v[c] + T(0.5) * table[state.table_row[other + c]];
+  for (int64_t c = count; c < width; ++c) x[c] = std::numeric_limits<T>::quiet_NaN();
+}
+
+// One anchor with few positives: each against the whole line. weight[c] += active triplets of negative c. Whether a
+// triplet is active is decided by x. What it adds is v_an - v_ap, and half the margin later: rounded to the size of v,
+// the margin would bias every triplet alike.
+template <class T>
+inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
+                         T* weight) {
+  using V = Vec<T>;
+  const int64_t first = state.first[anchor];
+  const V one = constant<T>(1);
+  double value = 0;
+  for (int32_t p = 0; p < state.size[anchor]; ++p) {
+    const V positive = V::broadcast(state.positive + first + p);
+    int32_t active = 0;
+    const T total = line_sum<T>(width, [&](int64_t c) {
+      const auto is_active = greater(V::load(x + c), positive);  // false for NaN
+      active += __builtin_popcount(V::bits(is_active));
+      (V::load(weight + c) + V::select(is_active, one, V::zero())).store(weight + c);
+      return V::select(is_active, V::load(v + c) - positive, V::zero());
+    });
+    value += static_cast<double>(total);
+    state.active[first + p] += active;
+  }
+  return value;
+}
+
+// One anchor with many positives: the active ones of a negative are the first so many in ascending order.
+template <class T>
+inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
+                        T* weight) {
+  const int64_t first = state.first[anchor];
+  const T* ascending = state.ascending + first;
+  double value = 0;
+  for (int64_t c = 0; c < width; ++c) {
+    if (!(x[c] > state.least[anchor])) continue;
+    int32_t begin = 0, end = state.size[anchor];
+    while (begin < end) {  // the first one that is not below x
+      const int32_t middle = (begin + end) / 2;
+      if (ascending[middle] < x[c]) {
+        begin = middle + 1;
+      } else {
+        end = middle;
+      }
+    }
+    value += static_cast<double>(begin) * static_cast<double>(v[c]) - state.sum_before[first + begin];
+    weight[c] += static_cast<T>(begin);
+    ++state.active[first + begin - 1];
+  }
+  return value;
+}
+
+// Half the margin of every active triplet of a line.
+template <class T>
+inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count,
+                             const T* weight) {
+  const T* table = state.margin_table ? state.margin_table + state.table_row[anchor] * state.table_rows : nullptr;
+  double active = 0, margins = 0;
+  for (int64_t c = 0; c < count; ++c) {
+    active += static_cast<double>(weight[c]);
+    if (table)
+      margins += static_cast<double>(weight[c]) * (0.5 * static_cast<double>(table[state.table_row[other + c]]));
+  }
+  return table ? margins : active * state.exact_half_margin;
+}
+
+// Replaces the v of an anchor's line by weights; returns false if all are 0. `count` of the `width` are real.
+template <class T>
+inline bool visit_anchor(const PairPass<T>& pass, const BatchAllState<T>& state, int64_t anchor, int64_t other,
+                         int64_t count, int64_t width, T* line) {
+  using V = Vec<T>;
+  alignas(64) T x[kMaxBlockColumns], weight[kMaxBlockColumns] = {};
+  bool any = false;
+  if (state.size[anchor] > 0) {
+    add_margins(state, anchor, other, count, width, line, x);
+    const V least = V::broadcast(state.least + anchor);
+    typename V::Mask active{};
+    for (int64_t c = 0; c < width; c += V::kLanes) active = V::either(active, greater(V::load(x + c), least));
+    any = V::bits(active) != 0;
+  }
+  if (any) {
+    state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, line, x, weight)
+                                                            : long_list(state, anchor, width, line, x, weight);
+    state.value[anchor] += active_margins(state, anchor, other, count, weight);
+    // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
+    if (pass.euclidean && !state.squared)
+      for (int64_t c = 0; c < count; ++c) weight[c] = line[c] < T(0) ? weight[c] / (T(-4) * line[c]) : T(0);
+  }
+  for (int64_t c = 0; c < width; c += V::kLanes) V::load(weight + c).store(line + c);
+  return any;
+}
+
+template <class T>
+bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers,
+                         T* scratch) {
+  const int64_t rows = block.rows(), columns = block.columns(), width = line_width(block);
+  const int64_t height = (rows + kLineStep - 1) / kLineStep * kLineStep;
+  for (int64_t i = 0; i < rows; ++i) {
+    T* line = numbers + i * kMaxBlockColumns;
+    for (int64_t c = 0; c < width; ++c) line[c] = value_of(pass.euclidean, state.squared, line[c]);
+  }
+  // The other way round: the block's columns as anchors, its rows as negatives.
+  for (int64_t c = 0; c < columns; ++c) {
+    T* line = scratch + c * kMaxBlockRows;
+    for (int64_t i = 0; i < rows; ++i) line[i] = numbers[i * kMaxBlockColumns + c];
+    for (int64_t i = rows; i < height; ++i) line[i] = std::numeric_limits<T>::quiet_NaN();
+  }
+  bool any_row = false, any_column = false;
+  for (int64_t i = 0; i < rows; ++i)
+    any_row |= visit_anchor(pass, state, block.row_begin + i, block.column_begin, columns, width,
+                            numbers + i * kMaxBlockColumns);
+  for (int64_t c = 0; c < columns; ++c)
+    any_column |=
+        visit_anchor(pass, state, block.column_begin + c, block.row_begin, rows, height, scratch + c * kMaxBlockRows);
+  if (!state.need_weights || !(any_row || any_column)) return false;
+  if (any_column)
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t c = 0; c < columns; ++c) numbers[i * kMaxBlockColumns + c] += scratch[c * kMaxBlockRows + i];
+  pad_weights(block, numbers);
+  return true;
+}
+
+template <class T>
+void batch_all_positives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers) {
+  const int64_t width = line_width(block);
+  for (int64_t i = 0; i < block.rows(); ++i) {
+    const int64_t row = block.row_begin + i;
+    T* line = numbers + i * kMaxBlockColumns;
+    for (int64_t c = 0; c < width; ++c) {
+      if (!(line[c] == line[c])) {  // no pair of a class, or its other end has it
+        line[c] = T(0);
+        continue;
+      }
+      // The class begins where its rows' entries do: position p of a row is the p-th row of its class.
+      const int64_t column = block.column_begin + c;
+      const int64_t class_begin = state.class_begin[row];
+      int32_t active = 0;
+      if (state.size[row]) active += state.active[state.first[row] + column - class_begin];
+      if (state.size[column]) active += state.active[state.first[column] + row - class_begin];
+      T weight = -static_cast<T>(active);
+      if (pass.euclidean && !state.squared) {
+        const T distance = std::sqrt(line[c]);
+        weight = distance > T(0) ? weight / (T(2) * distance) : T(0);
+      }
+      line[c] = weight;
+    }
+  }
+  pad_weights(block, numbers);
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

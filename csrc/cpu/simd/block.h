@@ -1,0 +1,89 @@
+// Blocks: where a visitor wants many pairs at once, the engine's tiles are gathered into a buffer in the second-level
+// cache, kMaxBlockColumns numbers a row.
+#pragma once
+
+#include "cpu/simd/tile_engine.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+// Lines of a block are padded to a multiple of this: the most columns that a loop over a line takes at once.
+inline constexpr int64_t kLineStep = 32;
+
+inline int64_t line_width(const Block& block) { return (block.columns() + kLineStep - 1) / kLineStep * kLineStep; }
+
+template <class T>
+struct FillState {
+  const Block* block;
+  T* numbers;
+};
+
+template <class T>
+void visit_fill(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column) {
+  using V = Vec<T>;
+  const FillState<T>& state = *static_cast<const FillState<T>*>(self);
+  const int64_t first = column - state.block->column_begin;
+  for (int64_t i = row; i < row_end; ++i) {
+    const T* line = tile + (i - row) * kPanel<T>;
+    T* out = state.numbers + (i - state.block->row_begin) * kMaxBlockColumns + first;
+    for (int64_t c = 0; c < kPanel<T>; c += V::kLanes) V::load(line + c).store(out + c);
+  }
+}
+
+// True if every pair of the block is of that kind, so that every number of it will be written.
+template <class T>
+inline bool is_whole(const PairPass<T>& pass, PairKind kind, const Block& block) {
+  if (block.columns() % kLineStep || (pass.symmetric && block.column_begin < block.row_end)) return false;
+  if (kind == PairKind::kAny) return true;
+  const int64_t *row = pass.rows.label, *column = pass.columns.label;
+  if (kind == PairKind::kSameClass)
+    return row[block.row_begin] == column[block.column_end - 1] && row[block.row_end - 1] == column[block.column_begin];
+  return row[block.row_end - 1] < column[block.column_begin] || column[block.column_end - 1] < row[block.row_begin];
+}
+
+template <class T>
+void fill_block(const PairPass<T>& pass, PairKind kind, const Block& block, T* numbers) {
+  if (!is_whole(pass, kind, block)) {
+    const int64_t width = line_width(block);
+    for (int64_t i = 0; i < block.rows(); ++i)
+      for (int64_t c = 0; c < width; ++c) numbers[i * kMaxBlockColumns + c] = std::numeric_limits<T>::quiet_NaN();
+  }
+  const FillState<T> state{&block, numbers};
+  const TileVisitor<T> visitor{kind, visit_fill<T>, &state};
+  if (pass.euclidean) {
+    visit_block<true>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+  } else {
+    visit_block<false>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+  }
+}
+
+// The similarity of a tile's number.
+template <bool kEuclidean, class T>
+inline Vec<T> similarity_of(Vec<T> number) {
+  if constexpr (kEuclidean) return number.root().negated();
+  return number;
+}
+
+// The columns [begin, end) of a block's line that have the label of row i. Labels ascend along the columns.
+struct ClassRun {
+  int64_t begin, end;
+};
+template <class T>
+inline ClassRun class_run(const PairPass<T>& pass, const Block& block, int64_t row) {
+  const int64_t label = pass.rows.label[row];
+  const int64_t* first = pass.columns.label + block.column_begin;
+  const int64_t columns = block.columns();
+  if (first[columns - 1] < label || label < first[0]) return {0, 0};
+  int64_t begin = 0, end = columns;
+  while (begin < end) {  // the first label that is not below
+    const int64_t middle = (begin + end) / 2;
+    if (first[middle] < label) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  for (end = begin; end < columns && first[end] == label;) ++end;
+  return {begin, end};
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

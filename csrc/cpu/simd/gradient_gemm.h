@@ -1,0 +1,85 @@
+// The gradient's matrix product: weights of a block's pairs times the rows of the other side.
+//
+// Values and gradients lie in panels of depth, so that a panel's share of a block stays in the first-level cache while
+// all row groups pass over it. Each block's sum starts from zero and is added to the gradient in the end, which keeps
+// the rounding error of long sums small. A sum runs over the block's columns (or rows) in order, at every SIMD level.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/simd/tile_engine.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+// out[r] += sum over k of weight(r, k) value[k], or weight(r, k) (value[k] - own[r]), for one group of rows and one
+// panel of depth; weight(r, k) is at weights[r * row_step + k * term_step].
+template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
+inline __attribute__((always_inline)) void accumulate_group(const T* weights, const T* value, int64_t terms,
+                                                            const T* own, T* out) {
+  using V = Vec<T>;
+  V acc[kRowGroup][kColumnVecs];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRowGroup; ++r)
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) acc[r][v] = V::zero();
+  for (int64_t k = 0; k < terms; ++k) {
+    V column[kColumnVecs];
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) column[v] = V::load(value + k * kPanel<T> + v * V::kLanes);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRowGroup; ++r) {
+      const V weight = V::broadcast(weights + r * kRowStep + k * kTermStep);
+#pragma GCC unroll 16
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        if constexpr (kDifference) {
+          acc[r][v] = fma(weight, column[v] - V::load(own + r * kPanel<T> + v * V::kLanes), acc[r][v]);
+        } else {
+          acc[r][v] = fma(weight, column[v], acc[r][v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRowGroup; ++r)
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) {
+      T* sum = out + r * kPanel<T> + v * V::kLanes;
+      (V::load(sum) + acc[r][v]).store(sum);
+    }
+}
+
+template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
+void accumulate_panels(const T* weights, int64_t rows, int64_t terms, int64_t depth, const T* value,
+                       int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
+  for (int64_t k = 0; k < depth; k += kPanel<T>) {
+    for (int64_t r = 0; r < rows; r += kRowGroup)
+      accumulate_group<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms, own + r * kPanel<T>,
+                                                         grad + r * kPanel<T>);
+    value += value_padded * kPanel<T>;
+    grad += grad_padded * kPanel<T>;
+    if constexpr (kDifference) own += grad_padded * kPanel<T>;
+  }
+}
+
+template <class T>
+void accumulate(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
+                int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
+  using Function = void (*)(const T*, int64_t, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t);
+  static constexpr Function kFunctions[2][2] = {
+      {accumulate_panels<kMaxBlockColumns, 1, false, T>, accumulate_panels<kMaxBlockColumns, 1, true, T>},
+      {accumulate_panels<1, kMaxBlockColumns, false, T>, accumulate_panels<1, kMaxBlockColumns, true, T>}};
+  const int64_t rows = transposed ? block.columns() : block.rows(), terms = transposed ? block.rows() : block.columns();
+  kFunctions[transposed][own != nullptr](weights, rows, terms, depth, value, value_padded, own ? own : value, grad,
+                                         grad_padded);
+}
+
+// A block's weights are read in whole row groups, along either side: zeros beyond its last row and column.
+template <class T>
+inline void pad_weights(const Block& block, T* weights) {
+  const auto padded = [](int64_t n) { return (n + kRowGroup - 1) / kRowGroup * kRowGroup; };
+  const int64_t rows = padded(block.rows()), columns = padded(block.columns());
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t c = i < block.rows() ? block.columns() : 0; c < columns; ++c) weights[i * kMaxBlockColumns + c] = T(0);
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -1,0 +1,93 @@
+// The visitor of nearest neighbors: offers every candidate that may be among the k best of its row or of its column.
+#pragma once
+
+#include "cpu/simd/tile_engine.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+template <class T, bool kLargestWins, bool kSymmetric>
+struct KnnVisitor {
+  using V = Vec<T>;
+  const PairPass<T>& pass;
+  const NeighborPools<T>& pools;
+
+  void offer(int64_t owner, T key, Index index) const {
+    // The k-th best may have changed since the line was compared with it.
+    if (!beats(key, index, pools.worst_key[owner], pools.worst_index[owner])) return;
+    Neighbor<T>* pool = pools.pool + owner * pools.capacity;
+    pool[pools.size[owner]++] = {key, index};
+    if (pools.size[owner] == pools.capacity) pools.compact(pools, owner);
+  }
+
+  __attribute__((noinline)) void offer_line(const T* line, int64_t row, int64_t column, uint64_t row_hits,
+                                            uint64_t column_hits) const {
+    for (; row_hits; row_hits &= row_hits - 1) {
+      const int c = __builtin_ctzll(row_hits);
+      offer(row, kLargestWins ? line[c] : -line[c], pass.columns.id[column + c]);
+    }
+    if constexpr (kSymmetric) {
+      for (; column_hits; column_hits &= column_hits - 1) {
+        const int c = __builtin_ctzll(column_hits);
+        offer(column + c, kLargestWins ? line[c] : -line[c], pass.rows.id[row]);
+      }
+    }
+  }
+
+  // As in SelectVisitor: most numbers are worse than the k-th best, so the loop only asks whether any of a line is not.
+  void operator()(const T* tile, int64_t row, int64_t row_end, int64_t column) const {
+    for (int64_t i = row; i < row_end; ++i) {
+      const T* line = tile + (i - row) * kPanel<T>;
+      const V row_worst = V::broadcast(pools.worst_key + i);
+      typename V::Mask row_hit[kColumnVecs], column_hit[kColumnVecs];
+      typename V::Mask any{};
+#pragma GCC unroll 16
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        V key = V::load(line + v * V::kLanes);
+        if constexpr (!kLargestWins) key = key.negated();
+        row_hit[v] = at_least(key, row_worst);
+        any = v ? V::either(any, row_hit[v]) : row_hit[v];
+        if constexpr (kSymmetric) {
+          column_hit[v] = at_least(key, V::load(pools.worst_key + column + v * V::kLanes));
+          any = V::either(any, column_hit[v]);
+        }
+      }
+      if (V::bits(any) == 0) [[likely]]
+        continue;
+      uint64_t row_hits = 0, column_hits = 0;
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        row_hits |= static_cast<uint64_t>(V::bits(row_hit[v])) << (v * V::kLanes);
+        if constexpr (kSymmetric) column_hits |= static_cast<uint64_t>(V::bits(column_hit[v])) << (v * V::kLanes);
+      }
+      offer_line(line, i, column, row_hits, column_hits);
+    }
+  }
+};
+
+template <class T>
+struct KnnState {
+  const PairPass<T>* pass;
+  const NeighborPools<T>* pools;
+};
+
+template <class T, bool kLargestWins, bool kSymmetric>
+void visit_knn(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column) {
+  const KnnState<T>& state = *static_cast<const KnnState<T>*>(self);
+  KnnVisitor<T, kLargestWins, kSymmetric>{*state.pass, *state.pools}(tile, row, row_end, column);
+}
+
+template <class T>
+void knn_block(const PairPass<T>& pass, const Block& block, const NeighborPools<T>& pools) {
+  using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
+  // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
+  static constexpr Visit kVisits[2][2] = {{visit_knn<T, true, false>, visit_knn<T, true, true>},
+                                          {visit_knn<T, false, false>, visit_knn<T, false, true>}};
+  const KnnState<T> state{&pass, &pools};
+  const TileVisitor<T> visitor{PairKind::kAny, kVisits[pass.euclidean][pass.symmetric], &state};
+  if (pass.euclidean) {
+    visit_block<true>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+  } else {
+    visit_block<false>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+  }
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -1,0 +1,192 @@
+// What happens to whole rows around the tile engine: norms, packing, and the gathers of the backward pass.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "cpu/simd/simd.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+// Reductions keep this many partial sums at every SIMD level, and add them up in one fixed order, so that all levels
+// agree.
+inline constexpr int64_t kPartials = 16;
+
+template <class T>
+struct Partials {
+  using V = Vec<T>;
+  static constexpr int64_t kVecs = kPartials / V::kLanes;
+  V sum[kVecs];
+
+  Partials() {
+    for (int64_t v = 0; v < kVecs; ++v) sum[v] = V::zero();
+  }
+  T total(const T* tail) const {
+    T part[kPartials];
+    for (int64_t v = 0; v < kVecs; ++v) sum[v].store(part + v * V::kLanes);
+    for (int64_t p = 0; p < kPartials; ++p) part[p] += tail[p];
+    for (int64_t half = kPartials / 2; half > 0; half /= 2)
+      for (int64_t p = 0; p < half; ++p) part[p] += part[p + half];
+    return part[0];
+  }
+};
+
+// sum of term(k) over `depth`: `vec_term(k, acc)` adds a vector's worth to acc, `tail_term(k)` gives one element.
+template <class T, class VecTerm, class TailTerm>
+inline T reduce(int64_t depth, const VecTerm& vec_term, const TailTerm& tail_term) {
+  using V = Vec<T>;
+  Partials<T> partials;
+  T tail[kPartials] = {};
+  const int64_t whole = depth - depth % kPartials;
+  for (int64_t k = 0; k < whole; k += kPartials)
+    for (int64_t v = 0; v < Partials<T>::kVecs; ++v) partials.sum[v] = vec_term(k + v * V::kLanes, partials.sum[v]);
+  for (int64_t k = whole; k < depth; ++k) tail[k - whole] = tail_term(k);
+  return partials.total(tail);
+}
+
+template <class T>
+T dot(const T* x, const T* y, int64_t depth) {
+  using V = Vec<T>;
+  return reduce<T>(
+      depth, [&](int64_t k, V acc) { return fma(V::load(x + k), V::load(y + k), acc); },
+      [&](int64_t k) { return x[k] * y[k]; });
+}
+
+template <class T>
+T squared_distance(const T* x, const T* y, int64_t depth) {
+  using V = Vec<T>;
+  const auto vec_term = [&](int64_t k, V acc) {
+    const V difference = V::load(x + k) - V::load(y + k);
+    return fma(difference, difference, acc);
+  };
+  const auto tail_term = [&](int64_t k) {
+    const T difference = x[k] - y[k];
+    return difference * difference;
+  };
+  return reduce<T>(depth, vec_term, tail_term);
+}
+
+// The same number as squared_distance gives, where no tail is left over.
+template <class T>
+void squared_distances(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out) {
+  using V = Vec<T>;
+  constexpr int64_t kAhead = 3, kLine = 64 / sizeof(T), kMostLines = 8;
+  const int64_t lines = stride / kLine < kMostLines ? stride / kLine : kMostLines;
+  for (int64_t i = 0; i < count; ++i) {
+    // Rows lie anywhere in memory: fetching them early is most of the speed.
+    if (i + kAhead < count)
+      for (int64_t l = 0; l < lines; ++l) __builtin_prefetch(x + rows[i + kAhead] * stride + l * kLine);
+    const T* row = x + rows[i] * stride;
+    Partials<T> partials;
+    for (int64_t k = 0; k < stride; k += kPartials)
+      for (int64_t v = 0; v < Partials<T>::kVecs; ++v) {
+        const int64_t at = k + v * V::kLanes;
+        const V difference = V::load(query + at) - V::load(row + at);
+        partials.sum[v] = fma(difference, difference, partials.sum[v]);
+      }
+    if constexpr (requires { V::partials_sum(partials.sum); }) {
+      out[i] = V::partials_sum(partials.sum);
+    } else {
+      const T no_tail[kPartials] = {};
+      out[i] = partials.total(no_tail);
+    }
+  }
+}
+
+template <class T>
+T distance(const T* x, const T* y, int64_t depth) {
+  return std::sqrt(squared_distance(x, y, depth));
+}
+
+template <class T>
+bool row_norms(const T* x, int64_t count, int64_t depth, T* out) {
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    const T* row = x + i * depth;
+    out[i] = std::sqrt(dot(row, row, depth));
+    finite &= out[i] - out[i] == T(0);
+  }
+  return finite;
+}
+
+// Rows are scaled into a small block first, where they are read along depth, and interleaved from there.
+template <class T>
+void pack(const T* x, int64_t depth, const Index* order, const T* scale, int64_t count, int64_t begin, int64_t end,
+          int64_t group, T* out) {
+  using V = Vec<T>;
+  constexpr int64_t kBlock = 16, kMaxGroup = 32;
+  alignas(64) T block[kMaxGroup][kBlock];
+  for (int64_t first = begin; first < end; first += group) {
+    T* packed = out + first * depth;
+    const int64_t rows = count - first < group ? count - first : group;
+    for (int64_t k = 0; k < depth; k += kBlock) {
+      const int64_t width = depth - k < kBlock ? depth - k : kBlock;
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t source = order[first + r];
+        const T* row = x + source * depth + k;
+        if (!scale) {
+          for (int64_t c = 0; c < width; ++c) block[r][c] = row[c];
+        } else if (width == kBlock) {
+          const V norm = V::broadcast(scale + source);
+          for (int64_t c = 0; c < kBlock; c += V::kLanes) (V::load(row + c) / norm).store(block[r] + c);
+        } else {
+          for (int64_t c = 0; c < width; ++c) block[r][c] = row[c] / scale[source];
+        }
+      }
+      for (int64_t r = rows; r < group; ++r)
+        for (int64_t c = 0; c < kBlock; ++c) block[r][c] = T(0);
+      for (int64_t c = 0; c < width; ++c)
+        for (int64_t r = 0; r < group; ++r) packed[(k + c) * group + r] = block[r][c];
+    }
+  }
+}
+
+template <class T>
+void pack_depth(const T* x, int64_t depth, const Index* order, const T* scale, int64_t padded, int64_t begin,
+                int64_t end, T* out) {
+  const int64_t width = kColumnVecs * Vec<T>::kLanes;
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t source = order[r];
+    const T* row = x + source * depth;
+    for (int64_t k = 0; k < depth; k += width) {
+      T* packed = out + k * padded + r * width;
+      const int64_t count = depth - k < width ? depth - k : width;
+      for (int64_t c = 0; c < count; ++c) packed[c] = row[k + c];
+      if (scale)
+        for (int64_t c = 0; c < count; ++c) packed[c] /= scale[source];
+      for (int64_t c = count; c < width; ++c) packed[c] = T(0);
+    }
+  }
+}
+
+template <class T>
+void add_scaled(T* acc, T weight, const T* y, int64_t depth) {
+  using V = Vec<T>;
+  const V w = V::broadcast(&weight);
+  const int64_t whole = depth - depth % V::kLanes;
+  for (int64_t k = 0; k < whole; k += V::kLanes) fma(w, V::load(y + k), V::load(acc + k)).store(acc + k);
+  for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(weight, y[k], acc[k]);
+}
+
+template <class T>
+void add_scaled_difference(T* acc, T weight, const T* y, const T* x, int64_t depth) {
+  using V = Vec<T>;
+  const V w = V::broadcast(&weight);
+  const int64_t whole = depth - depth % V::kLanes;
+  for (int64_t k = 0; k < whole; k += V::kLanes)
+    fma(w, V::load(y + k) - V::load(x + k), V::load(acc + k)).store(acc + k);
+  for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(weight, y[k] - x[k], acc[k]);
+}
+
+// With u = x / |x|, d(u) = (I - u u^T) d(x) / |x|, so a gradient g on u becomes (g - u (u . g)) / |x| on x.
+template <class T>
+void project(T* acc, const T* x, T norm, T along, int64_t depth) {
+  using V = Vec<T>;
+  const T unit_along = -along / norm;
+  const V w = V::broadcast(&unit_along), n = V::broadcast(&norm);
+  const int64_t whole = depth - depth % V::kLanes;
+  for (int64_t k = 0; k < whole; k += V::kLanes) (fma(w, V::load(x + k), V::load(acc + k)) / n).store(acc + k);
+  for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(unit_along, x[k], acc[k]) / norm;
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -1,0 +1,108 @@
+// The visitor of selection: keeps the best candidate of every row, and of every column where the pass is symmetric.
+#pragma once
+
+#include "cpu/simd/tile_engine.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
+struct SelectVisitor {
+  using V = Vec<T>;
+  const PairPass<T>& pass;
+  const BestPairs<T>& best;
+
+  void offer(int64_t owner, T key, Index index) const {
+    if (kBounded && !(key <= best.upper[owner])) return;
+    if (!beats(key, index, best.key[owner], best.index[owner])) return;
+    best.key[owner] = key;
+    best.index[owner] = index;
+  }
+
+  // The rare path: some candidate of this line may improve on its row's or its column's best. Kept out of the loop
+  // below, whose registers it would take.
+  __attribute__((noinline)) void offer_line(const T* line, int64_t row, int64_t column, uint64_t row_hits,
+                                            uint64_t column_hits) const {
+    for (; row_hits; row_hits &= row_hits - 1) {
+      const int c = __builtin_ctzll(row_hits);
+      offer(row, kLargestWins ? line[c] : -line[c], pass.columns.id[column + c]);
+    }
+    if constexpr (kSymmetric) {
+      for (; column_hits; column_hits &= column_hits - 1) {
+        const int c = __builtin_ctzll(column_hits);
+        offer(column + c, kLargestWins ? line[c] : -line[c], pass.rows.id[row]);
+      }
+    }
+  }
+
+  // Most numbers improve nothing, so the loop only asks whether any of a line does. It asks with >=, which lets ties
+  // through to `beats`. Comparisons with NaN are false.
+  void operator()(const T* tile, int64_t row, int64_t row_end, int64_t column) const {
+    for (int64_t i = row; i < row_end; ++i) {
+      const T* line = tile + (i - row) * kPanel<T>;
+      const V row_key = V::broadcast(best.key + i);
+      typename V::Mask row_hit[kColumnVecs], column_hit[kColumnVecs];
+      typename V::Mask any{};
+#pragma GCC unroll 16
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        const int64_t j = column + v * V::kLanes;
+        V key = V::load(line + v * V::kLanes);
+        if constexpr (!kLargestWins) key = key.negated();
+        row_hit[v] = at_least(key, row_key);
+        if constexpr (kBounded) row_hit[v] = V::both(row_hit[v], at_most(key, V::broadcast(best.upper + i)));
+        any = v ? V::either(any, row_hit[v]) : row_hit[v];
+        if constexpr (kSymmetric) {
+          column_hit[v] = at_least(key, V::load(best.key + j));
+          if constexpr (kBounded) column_hit[v] = V::both(column_hit[v], at_most(key, V::load(best.upper + j)));
+          any = V::either(any, column_hit[v]);
+        }
+      }
+      if (V::bits(any) == 0) [[likely]]
+        continue;
+      uint64_t row_hits = 0, column_hits = 0;
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        row_hits |= static_cast<uint64_t>(V::bits(row_hit[v])) << (v * V::kLanes);
+        if constexpr (kSymmetric) column_hits |= static_cast<uint64_t>(V::bits(column_hit[v])) << (v * V::kLanes);
+      }
+      offer_line(line, i, column, row_hits, column_hits);
+    }
+  }
+};
+
+// What a SelectVisitor works on.
+template <class T>
+struct SelectState {
+  const PairPass<T>* pass;
+  const BestPairs<T>* best;
+};
+
+template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
+void visit_select(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column) {
+  const SelectState<T>& state = *static_cast<const SelectState<T>*>(self);
+  SelectVisitor<T, kLargestWins, kBounded, kSymmetric>{*state.pass, *state.best}(tile, row, row_end, column);
+}
+
+template <class T>
+void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64_t selection_count, int64_t row_begin,
+                  int64_t row_end, int64_t column_begin, int64_t column_end) {
+  using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
+  static constexpr Visit kVisits[2][2][2] = {
+      {{visit_select<T, false, false, false>, visit_select<T, false, false, true>},
+       {visit_select<T, false, true, false>, visit_select<T, false, true, true>}},
+      {{visit_select<T, true, false, false>, visit_select<T, true, false, true>},
+       {visit_select<T, true, true, false>, visit_select<T, true, true, true>}}};
+  SelectState<T> states[kMaxSelections];
+  TileVisitor<T> visitors[kMaxSelections];
+  for (int64_t v = 0; v < selection_count; ++v) {
+    const Selecting<T>& selection = selections[v];
+    states[v] = {&pass, &selection.best};
+    const Visit visit = kVisits[selection.largest_wins][selection.best.upper != nullptr][pass.symmetric];
+    visitors[v] = {selection.same_class ? PairKind::kSameClass : PairKind::kOtherClass, visit, &states[v]};
+  }
+  if (pass.euclidean) {
+    visit_block<true>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);
+  } else {
+    visit_block<false>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);
+  }
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

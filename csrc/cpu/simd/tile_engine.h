@@ -1,0 +1,198 @@
+// The tile engine: streams the similarities of row blocks and column blocks through a visitor, a tile at a time.
+//
+// For each panel of columns the micro-kernel fills a strip of the block, rows x kPanel numbers that stay in the
+// first-level cache, and the visitor consumes it there. A tile is one row group x one panel of it. Rows and columns are
+// sorted by label, so two comparisons tell whether all of a tile's pairs are candidates, none is, or some are; only the
+// last kind looks at each pair, and it merely overwrites the others with NaN, which no visitor takes for a candidate.
+//
+// Each number of a tile is a sum over depth in the same order at every SIMD level: fused multiply-adds over chunks of
+// kDepthChunk, the chunks' sums added in turn. So all levels agree bit for bit, and equal rows give equal similarities
+// wherever they lie.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "cpu/simd/simd.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+// Depth of one run of the micro-kernel: a panel's and a row group's share of it stay in the first-level cache (16 KiB +
+// 6 KiB with AVX2), and a sum over a large depth is made of short sums, which keeps its rounding error small.
+inline constexpr int64_t kDepthChunk = 256;
+
+template <class T>
+inline constexpr int64_t kPanel = kColumnVecs * Vec<T>::kLanes;
+
+enum class TileKind : uint8_t { kSkip, kAll, kSome };
+
+// One row group against one panel, `depth` deep: inner products, or squared distances.
+template <bool kEuclidean, class T>
+inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* columns, int64_t depth, bool accumulate,
+                                                        T* tile) {
+  using V = Vec<T>;
+  V acc[kRowGroup][kColumnVecs];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRowGroup; ++r)
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) acc[r][v] = V::zero();
+  for (int64_t k = 0; k < depth; ++k) {
+    V column[kColumnVecs];
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) column[v] = V::load(columns + k * kPanel<T> + v * V::kLanes);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRowGroup; ++r) {
+      const V row = V::broadcast(rows + k * kRowGroup + r);
+#pragma GCC unroll 16
+      for (int64_t v = 0; v < kColumnVecs; ++v) {
+        if constexpr (kEuclidean) {
+          const V difference = row - column[v];
+          acc[r][v] = fma(difference, difference, acc[r][v]);
+        } else {
+          acc[r][v] = fma(row, column[v], acc[r][v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRowGroup; ++r)
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kColumnVecs; ++v) {
+      T* out = tile + r * kPanel<T> + v * V::kLanes;
+      (accumulate ? V::load(out) + acc[r][v] : acc[r][v]).store(out);
+    }
+}
+
+// One number of a tile, from the rows as they are given: what packing and micro-kernel do to it, and in their order.
+template <bool kEuclidean, class T>
+inline T number_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth) {
+  constexpr int64_t kBlock = 16;
+  static_assert(kDepthChunk % kBlock == 0);
+  alignas(64) T x[kBlock], y[kBlock];
+  T total = T(0), sum = T(0);
+  for (int64_t k = 0; k < depth; k += kBlock) {
+    const int64_t width = depth - k < kBlock ? depth - k : kBlock;
+    if (a_norm) {  // scaled a block at a time, so that the divisions are vectors of them
+      for (int64_t c = 0; c < width; ++c) x[c] = a[k + c] / *a_norm;
+      for (int64_t c = 0; c < width; ++c) y[c] = b[k + c] / *b_norm;
+    }
+    const T *u = a_norm ? x : a + k, *v = a_norm ? y : b + k;
+    for (int64_t c = 0; c < width; ++c) {
+      if constexpr (kEuclidean) {
+        const T difference = u[c] - v[c];
+        sum = std::fma(difference, difference, sum);
+      } else {
+        sum = std::fma(u[c], v[c], sum);
+      }
+    }
+    if ((k + kBlock) % kDepthChunk != 0 && k + kBlock < depth) continue;
+    total = k < kDepthChunk ? sum : total + sum;
+    sum = T(0);
+  }
+  return total;
+}
+
+template <class T>
+T tile_number(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean) {
+  return euclidean ? number_of_pair<true>(a, b, a_norm, b_norm, depth)
+                   : number_of_pair<false>(a, b, a_norm, b_norm, depth);
+}
+
+// Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.
+template <class T>
+inline TileKind classify(const PairPass<T>& pass, PairKind kind, int64_t row, int64_t row_end, int64_t column) {
+  const int64_t column_end = column + kPanel<T>;
+  if (pass.symmetric && column_end - 1 <= row) return TileKind::kSkip;  // every pair is (i, i) or was visited as (j, i)
+  const int64_t row_low = pass.rows.label[row], row_high = pass.rows.label[row_end - 1];
+  const int64_t column_low = pass.columns.label[column], column_high = pass.columns.label[column_end - 1];
+  const bool disjoint = row_high < column_low || column_high < row_low;
+  const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
+  if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return TileKind::kSkip;
+  const bool whole = column_end <= pass.columns.count && !(pass.symmetric && column < row_end);
+  const bool uniform = kind == PairKind::kAny || (kind == PairKind::kSameClass ? single : disjoint);
+  return whole && uniform ? TileKind::kAll : TileKind::kSome;
+}
+
+// Copies a tile, with NaN for the pairs that are no candidates. Labels ascend, so a row's own class is a run of
+// columns, which only moves forward from row to row.
+template <class T>
+inline void copy_candidates(const PairPass<T>& pass, PairKind kind, int64_t row, int64_t row_end, int64_t column,
+                            const T* tile, T* out) {
+  constexpr int32_t kColumns = kPanel<T>;
+  const bool any = kind == PairKind::kAny, same_class = kind == PairKind::kSameClass;
+  const int64_t* label = pass.columns.label + column;
+  const int64_t left = pass.columns.count - column;
+  const int32_t end = left < kColumns ? static_cast<int32_t>(left) : kColumns;
+  int32_t class_begin = 0, class_end = 0;
+  for (int64_t i = row; i < row_end; ++i) {
+    while (class_begin < end && label[class_begin] < pass.rows.label[i]) ++class_begin;
+    if (class_end < class_begin) class_end = class_begin;
+    while (class_end < end && label[class_end] == pass.rows.label[i]) ++class_end;
+    // Each unordered pair once, and never (i, i).
+    const int64_t behind = i + 1 - column;
+    const int32_t first = !pass.symmetric || behind < 0 ? 0
+                          : behind < kColumns           ? static_cast<int32_t>(behind)
+                                                        : kColumns;
+    const T* line = tile + (i - row) * kPanel<T>;
+    T* out_line = out + (i - row) * kPanel<T>;
+    for (int32_t c = 0; c < kColumns; ++c) {
+      const bool in_class = (c >= class_begin) & (c < class_end);
+      const bool candidate = (c >= first) & (c < end) & (any | (in_class == same_class));
+      out_line[c] = candidate ? line[c] : std::numeric_limits<T>::quiet_NaN();
+    }
+  }
+}
+
+// A visitor of tiles: which pairs it wants, and a function that consumes a tile of them. Called through a pointer,
+// which a tile's arithmetic hides, so that the engine is compiled once and not once a combination of visitors.
+template <class T>
+struct TileVisitor {
+  PairKind kind;
+  void (*visit)(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column);
+  const void* self;
+};
+
+// Streams the block's tiles through the visitors.
+template <bool kEuclidean, class T>
+inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors, int64_t visitor_count,
+                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
+  constexpr int64_t kTile = kRowGroup * kPanel<T>;
+  alignas(64) T strip[kMaxBlockRows * kPanel<T>];
+  alignas(64) T candidates[kTile];
+  TileKind kinds[kMaxBlockRows / kRowGroup][kMaxSelections];
+  bool needed[kMaxBlockRows / kRowGroup];
+  const auto group_end = [&](int64_t row) { return row + kRowGroup < row_end ? row + kRowGroup : row_end; };
+  for (int64_t column = column_begin; column < column_end; column += kPanel<T>) {
+    for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+      needed[g] = false;
+      for (int64_t v = 0; v < visitor_count; ++v) {
+        kinds[g][v] = classify(pass, visitors[v].kind, row, group_end(row), column);
+        needed[g] |= kinds[g][v] != TileKind::kSkip;
+      }
+    }
+    const T* panel = pass.columns.panels + column * pass.depth;
+    for (int64_t k = 0; k < pass.depth; k += kDepthChunk) {
+      const int64_t chunk = pass.depth - k < kDepthChunk ? pass.depth - k : kDepthChunk;
+      for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+        if (!needed[g]) continue;
+        micro_kernel<kEuclidean>(pass.rows.groups + row * pass.depth + k * kRowGroup, panel + k * kPanel<T>, chunk,
+                                 k > 0, strip + g * kTile);
+      }
+    }
+    for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+      for (int64_t v = 0; v < visitor_count; ++v) {
+        const TileVisitor<T>& visitor = visitors[v];
+        const T* tile = strip + g * kTile;
+        if (kinds[g][v] == TileKind::kSkip) continue;
+        if (kinds[g][v] == TileKind::kSome) {
+          copy_candidates(pass, visitor.kind, row, group_end(row), column, tile, candidates);
+          tile = candidates;
+        }
+        visitor.visit(visitor.self, tile, row, group_end(row), column);
+      }
+    }
+  }
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -1,0 +1,85 @@
+// Elementary functions of vectors, from the operations of Vec alone, so that every SIMD level computes the same bits.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "core/constants.h"
+#include "cpu/simd/simd.h"
+
+namespace hardmine::cpu::HARDMINE_LEVEL {
+
+template <class T>
+inline Vec<T> constant(double value) {
+  const T number = static_cast<T>(value);
+  return Vec<T>::broadcast(&number);
+}
+
+// Taylor coefficients of 2^f = sum of (f ln 2)^n / n!. With |f| <= 1/2 the first term left out is below 2^-26 (float)
+// and 2^-57 (double).
+template <class T>
+struct Exp2Series {
+  static constexpr int kTerms = sizeof(T) == sizeof(float) ? 8 : 14;
+  T coefficient[kTerms];
+  constexpr Exp2Series() : coefficient() {
+    double c = 1;
+    for (int n = 0; n < kTerms; c *= kLn2 / ++n) coefficient[n] = static_cast<T>(c);
+  }
+};
+
+// 2^x for x up to 127; 0 for x below -125, and for NaN. With n the integer next to x, 2^x = 2^n 2^(x - n). Adding and
+// subtracting 1.5 * 2^(bits of mantissa) rounds to an integer, and leaves n in the low bits in between.
+template <class T>
+inline Vec<T> exp2(Vec<T> x) {
+  using V = Vec<T>;
+  static constexpr Exp2Series<T> kSeries;
+  const V rounder = constant<T>(sizeof(T) == sizeof(float) ? 0x1.8p23 : 0x1.8p52);
+  const V shifted = x + rounder;
+  const V fraction = x - (shifted - rounder);
+  V sum = V::broadcast(&kSeries.coefficient[Exp2Series<T>::kTerms - 1]);
+#pragma GCC unroll 16
+  for (int n = Exp2Series<T>::kTerms - 2; n >= 0; --n) sum = fma(sum, fraction, V::broadcast(&kSeries.coefficient[n]));
+  return V::select(at_least(x, constant<T>(-125)), sum.times_power(shifted), V::zero());
+}
+
+// log(1 + t) for 0 <= t <= 1: 2 artanh(z) with z = t / (t + 2) <= 1/3, artanh(z) = z sum of z^2n / (2n + 1). Keeps its
+// relative precision for small t.
+template <class T>
+inline Vec<T> log1p(Vec<T> t) {
+  using V = Vec<T>;
+  constexpr int kTerms = sizeof(T) == sizeof(float) ? 9 : 18;
+  const V z = t / (t + constant<T>(2));
+  const V square = z * z;
+  V sum = constant<T>(1.0 / (2 * kTerms - 1));
+#pragma GCC unroll 32
+  for (int n = kTerms - 2; n >= 0; --n) sum = fma(sum, square, constant<T>(1.0 / (2 * n + 1)));
+  return (z + z) * sum;
+}
+
+template <class T>
+inline Vec<T> negative_absolute(Vec<T> x) {
+  return Vec<T>::select(at_least(x, Vec<T>::zero()), x.negated(), x);
+}
+
+// exp(-|x|), which never overflows.
+template <class T>
+inline Vec<T> decay(Vec<T> x) {
+  return exp2(negative_absolute(x) * constant<T>(kLog2E));
+}
+
+// log(1 + exp(x)) = max(x, 0) + log(1 + e) with e = decay(x).
+template <class T>
+inline Vec<T> softplus(Vec<T> x, Vec<T> e) {
+  using V = Vec<T>;
+  return V::select(at_least(x, V::zero()), x, V::zero()) + log1p(e);
+}
+
+// Its slope, 1 / (1 + exp(-x)): 1 / (1 + e), or e / (1 + e) for x < 0.
+template <class T>
+inline Vec<T> sigmoid(Vec<T> x, Vec<T> e) {
+  using V = Vec<T>;
+  const V one = constant<T>(1);
+  return V::select(at_least(x, V::zero()), one, e) / (one + e);
+}
+
+}  // namespace hardmine::cpu::HARDMINE_LEVEL

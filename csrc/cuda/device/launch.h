@@ -1,0 +1,60 @@
+// Starts kernels: on the GPU, or block by block in the tests' emulation.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/device/device.h"
+
+namespace hardmine::cuda {
+
+// More blocks than this are never started: kernels loop over their work in steps of the grid.
+inline constexpr int64_t kMostBlocks = int64_t{1} << 30;
+
+struct Grid {
+  int64_t blocks;
+  int threads;
+  size_t shared = 0;  // bytes a block
+};
+
+// Where kernels run: in the order of their launches. `most_blocks` is lowered by tests only.
+#ifdef __CUDACC__
+struct Stream {
+  cudaStream_t handle = nullptr;
+  int64_t most_blocks = kMostBlocks;
+};
+
+inline void check_cuda(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // forgets the error, which the next launch would take for its own
+  throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error));
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, const Stream& stream,
+            Arguments... arguments) {
+  if (grid.blocks <= 0) return;
+  if (grid.shared > 48 * 1024)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared)),
+               name);
+  const auto blocks = static_cast<unsigned>(std::min(grid.blocks, stream.most_blocks));
+  kernel<<<blocks, grid.threads, grid.shared, stream.handle>>>(arguments...);
+  check_cuda(cudaGetLastError(), name);
+}
+#else
+struct Stream {
+  int64_t most_blocks = kMostBlocks;
+};
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, const Stream& stream,
+            Arguments... arguments) {
+  if (grid.blocks <= 0) return;
+  emulation::run(name, std::min(grid.blocks, stream.most_blocks), grid.threads, grid.shared,
+                 [&] { kernel(arguments...); });
+}
+#endif
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,324 @@
+#include "cuda/gemm/gradient_gemm.h"
+
+#include <cmath>
+#include <type_traits>
+
+#include "cuda/gemm/row_norms.h"
+#include "cuda/gemm/tile_engine.h"
+
+namespace hardmine::cuda {
+namespace {
+
+constexpr int64_t kEnoughBlocks = 256;  // to occupy a GPU
+constexpr int64_t kLeastStages = 8;     // of a share of a product
+constexpr int kFinishThreads = 256;
+
+template <class Arithmetic>
+constexpr bool kTwoBytes = sizeof(typename Arithmetic::Packed) == 2;
+template <class Arithmetic>
+constexpr bool kShortRange = std::is_same_v<typename Arithmetic::Packed, Float16>;
+
+template <class Arithmetic>
+HARDMINE_DEVICE void store_packed(char* target, typename Arithmetic::Number x) {
+  using Packed = typename Arithmetic::Packed;
+  if constexpr (Arithmetic::kMatrixUnits && std::is_same_v<Packed, float>) {
+    *reinterpret_cast<uint32_t*>(target) = round_to_tf32(x);
+  } else {
+    *reinterpret_cast<Packed*>(target) = from_number<Packed>(x);
+  }
+}
+
+// Packs rows [count, depth], a block a stage of a panel at a time. number(row, k): what is to be packed there.
+// kDepthFirst: neighboring threads take neighboring depths, not rows, as they lie in memory.
+template <class Arithmetic, bool kDepthFirst, class GetNumber>
+HARDMINE_DEVICE void pack_stages(char* panels, int64_t count, int64_t depth, const GetNumber& number) {
+  constexpr int kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
+  const int64_t stages = stages_of<Arithmetic>(depth);
+  for (int64_t i = block_index(); i < panels_of<Arithmetic>(count) * stages; i += grid_size()) {
+    const int64_t first_row = i / stages * kTile, first_depth = i % stages * kDepth;
+    char* stage = panels + i * Arithmetic::kStageBytes;
+    for (int n = thread_index(); n < kTile * kDepth; n += kTileThreads) {
+      const int r = kDepthFirst ? n / kDepth : n % kTile, k = kDepthFirst ? n % kDepth : n / kTile;
+      const bool inside = first_row + r < count && first_depth + k < depth;
+      store_packed<Arithmetic>(stage + Arithmetic::offset(r, k),
+                               inside ? number(first_row + r, first_depth + k) : typename Arithmetic::Number(0));
+    }
+  }
+}
+
+// A divisor as m 2^e, 1/2 <= m < 1. Rows of 2 bytes are divided by 2^e, which rounds nothing, and their weights by m:
+// so that neither rows nor weights differ in size for what norms do, and a row without a direction, of which the norm
+// is next to 0, takes no range from the others' weights.
+struct DivisorParts {
+  float mantissa;
+  int exponent;
+};
+HARDMINE_DEVICE DivisorParts parts_of(float divisor) {
+  DivisorParts parts;
+  parts.mantissa = std::frexp(divisor, &parts.exponent);
+  return parts;
+}
+
+template <class Arithmetic, class Scalar>
+HARDMINE_KERNEL(kTileThreads, 4)
+pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
+  using Number = typename Arithmetic::Number;
+  pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
+    Number x = to_number(rows.x[i * rows.depth + d]);
+    if constexpr (kTwoBytes<Arithmetic>) {
+      if (rows.divisor) x = std::ldexp(x, -parts_of(rows.divisor[i]).exponent);
+    } else {
+      if (rows.divisor) x /= rows.divisor[i];
+      if (rows.center) x -= rows.center[d];
+    }
+    return x;
+  });
+}
+
+// The weights of a product: rows of a strip, or its columns.
+template <class Number>
+struct ProductWeights {
+  const Number* weight;
+  int64_t count, depth;
+  int64_t row_step, depth_step;  // in `weight`
+  const Number* divisor;         // [depth]; null: 1
+  int32_t* exponent;             // [count]; null: 0
+
+  HARDMINE_DEVICE Number at(int64_t row, int64_t k) const {
+    const Number w = weight[row * row_step + k * depth_step];
+    return divisor ? w / parts_of(divisor[k]).mantissa : w;
+  }
+};
+
+// The largest weight of a row is brought just below 2^15: the range of Float16 ends at 2^16, and most of it lies below.
+constexpr int kTopExponent = 15;
+
+// The exponents of the largest weights of rows: a warp a row.
+template <class Number>
+HARDMINE_KERNEL(kTileThreads, 4)
+weight_exponents_kernel(ProductWeights<Number> weights) {
+  constexpr int kWarps = kTileThreads / 32;
+  for (int64_t row = block_index() * kWarps + warp_index(); row < weights.count; row += grid_size() * kWarps) {
+    Number most = 0;
+    for (int64_t k = lane_index(); k < weights.depth; k += 32) {
+      const Number size = std::fabs(weights.at(row, k));
+      if (size > most && is_finite(size)) most = size;  // what is not stays so at any scale
+    }
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) {
+      const Number other = shuffle_xor(most, mask);
+      if (other > most) most = other;
+    }
+    int exponent = 0;
+    std::frexp(most, &exponent);
+    if (lane_index() == 0) weights.exponent[row] = exponent - kTopExponent;
+  }
+}
+
+template <class Arithmetic, bool kDepthFirst>
+HARDMINE_KERNEL(kTileThreads, 4)
+pack_weights_kernel(ProductWeights<typename Arithmetic::Number> weights, char* panels) {
+  pack_stages<Arithmetic, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
+    const auto w = weights.at(row, k);
+    return weights.exponent ? std::ldexp(w, -weights.exponent[row]) : w;
+  });
+}
+
+template <class Number>
+struct ProductOut {
+  Number* out;              // [rows, columns]
+  int64_t rows, columns;    // the columns are the depth of the rows that are added up
+  const int32_t* exponent;  // [rows]; null: 0
+  bool adds;                // to what is there
+  Number* partial;          // [shares, rows, columns]
+  int64_t shares;
+
+  HARDMINE_DEVICE void finish(int64_t row, int64_t column, Number sum) const {
+    if (exponent) sum = std::ldexp(sum, exponent[row]);
+    Number& target = out[row * columns + column];
+    target = adds ? target + sum : sum;
+  }
+};
+
+// A panel of weights against one of rows. Panels hold `panel` bytes, of which the first `stages` stages are multiplied.
+struct ProductSides {
+  const char *weights, *rows;
+  int64_t weight_panel, row_panel, stages;
+};
+
+template <class Arithmetic>
+HARDMINE_KERNEL(kTileThreads, 2)
+strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number> out) {
+  const int64_t columns = panels_of<Arithmetic>(out.columns), tiles = panels_of<Arithmetic>(out.rows) * columns;
+  Share<Arithmetic> sum;
+  for (int64_t i = block_index(); i < tiles * out.shares; i += grid_size()) {
+    const int64_t share = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
+    const int64_t begin = sides.stages * share / out.shares, end = sides.stages * (share + 1) / out.shares;
+    multiply_panels<Arithmetic>(sides.weights + row_panel * sides.weight_panel + begin * Arithmetic::kStageBytes,
+                                sides.rows + column_panel * sides.row_panel + begin * Arithmetic::kStageBytes,
+                                end - begin, shared_memory(), sum);
+    typename Arithmetic::Number* const partial = out.partial + share * out.rows * out.columns;
+#pragma unroll
+    for (int r = 0; r < Arithmetic::kRows; ++r) {
+      const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
+      if (row >= out.rows) continue;
+#pragma unroll
+      for (int c = 0; c < Arithmetic::kColumns; ++c) {
+        const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
+        if (column >= out.columns) continue;
+        if (out.shares == 1) {
+          out.finish(row, column, sum.at[r][c]);
+        } else {
+          partial[row * out.columns + column] = sum.at[r][c];
+        }
+      }
+    }
+  }
+}
+
+template <class Number>
+HARDMINE_KERNEL(kFinishThreads, 4)
+finish_product_kernel(ProductOut<Number> out) {
+  const int64_t size = out.rows * out.columns;
+  for (int64_t i = block_index() * kFinishThreads + thread_index(); i < size; i += grid_size() * kFinishThreads) {
+    Number sum = 0;
+    for (int64_t share = 0; share < out.shares; ++share) sum += out.partial[share * size + i];
+    out.finish(i / out.columns, i % out.columns, sum);
+  }
+}
+
+template <class Arithmetic>
+int64_t shares_of(int64_t rows, int64_t columns, int64_t stages) {
+  const int64_t tiles = panels_of<Arithmetic>(rows) * panels_of<Arithmetic>(columns);
+  return std::max<int64_t>(1, std::min((kEnoughBlocks + tiles - 1) / tiles, stages / kLeastStages));
+}
+
+template <class Arithmetic>
+void product(const StripProducts<Arithmetic>& products, const ProductWeights<typename Arithmetic::Number>& weights,
+             int64_t first_depth, bool adds, typename Arithmetic::Number* out, const Stream& stream) {
+  using Number = typename Arithmetic::Number;
+  if (weights.count == 0 || products.depth == 0) return;
+  if (weights.exponent)
+    launch("weight_exponents", weight_exponents_kernel<Number>,
+           {(weights.count + kTileThreads / 32 - 1) / (kTileThreads / 32), kTileThreads}, stream, weights);
+  const int64_t stages = stages_of<Arithmetic>(weights.depth);
+  const Grid packing{panels_of<Arithmetic>(weights.count) * stages, kTileThreads};
+  if (weights.depth_step == 1) {
+    launch("pack_weights", pack_weights_kernel<Arithmetic, true>, packing, stream, weights, products.weights);
+  } else {
+    launch("pack_weights", pack_weights_kernel<Arithmetic, false>, packing, stream, weights, products.weights);
+  }
+  const ProductSides sides{products.weights,
+                           products.rows + first_depth / Arithmetic::kStageDepth * Arithmetic::kStageBytes,
+                           panel_bytes<Arithmetic>(weights.depth), panel_bytes<Arithmetic>(products.count), stages};
+  const ProductOut<Number> target{out,
+                                  weights.count,
+                                  products.depth,
+                                  weights.exponent,
+                                  adds,
+                                  products.partial,
+                                  shares_of<Arithmetic>(weights.count, products.depth, stages)};
+  launch("strip_product", strip_product_kernel<Arithmetic>,
+         {panels_of<Arithmetic>(weights.count) * panels_of<Arithmetic>(products.depth) * target.shares, kTileThreads,
+          Arithmetic::kSharedBytes},
+         stream, sides, target);
+  if (target.shares == 1) return;
+  launch("finish_product", finish_product_kernel<Number>,
+         {(weights.count * products.depth + kFinishThreads - 1) / kFinishThreads, kFinishThreads}, stream, target);
+}
+
+// The weights of a strip as they lie.
+template <class Arithmetic>
+ProductWeights<typename Arithmetic::Number> straight(const StripProducts<Arithmetic>& products,
+                                                     const WeightStrip<typename Arithmetic::Number>& strip) {
+  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent};
+}
+
+}  // namespace
+
+template <class Arithmetic, class Scalar>
+StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::Number>& rows,
+                                         int64_t strip_rows, bool straight, int64_t transposed_columns,
+                                         Workspace& workspace, const Stream& stream) {
+  using Number = typename Arithmetic::Number;
+  static_assert(kStripStep % Arithmetic::kStageDepth == 0);
+  StripProducts<Arithmetic> out{};
+  out.count = rows.count;
+  out.depth = rows.depth;
+  char* panels = workspace.array<char>(panels_of<Arithmetic>(rows.depth) * panel_bytes<Arithmetic>(rows.count));
+  launch("pack_transposed_rows", pack_transposed_rows_kernel<Arithmetic, Scalar>,
+         {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, panels);
+  out.rows = panels;
+  if (kTwoBytes<Arithmetic>) out.divisor = rows.divisor;
+  // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more shares.
+  int64_t most_rows = 0, weight_bytes = 0, partials = 0;
+  const auto plan = [&](int64_t most, int64_t depth) {
+    if (most == 0 || rows.depth == 0) return;
+    most_rows = std::max(most_rows, most);
+    weight_bytes = std::max(weight_bytes, panels_of<Arithmetic>(most) * panel_bytes<Arithmetic>(depth));
+    for (int64_t panels = 1; panels <= panels_of<Arithmetic>(most); ++panels) {
+      const int64_t count = std::min<int64_t>(panels * Arithmetic::kTile, most);
+      const int64_t shares = shares_of<Arithmetic>(count, rows.depth, stages_of<Arithmetic>(depth));
+      if (shares > 1) partials = std::max(partials, shares * count * rows.depth);
+    }
+  };
+  if (straight) plan(strip_rows, rows.count);
+  plan(transposed_columns, strip_rows);
+  out.weights = workspace.array<char>(weight_bytes);
+  out.partial = workspace.array<Number>(partials);
+  if (kShortRange<Arithmetic>) out.exponent = workspace.array<int32_t>(most_rows);
+  return out;
+}
+
+template <class Arithmetic>
+void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
+                   typename Arithmetic::Number* out, const Stream& stream) {
+  product<Arithmetic>(products, straight(products, strip), 0, false, out, stream);
+}
+
+template <class Arithmetic>
+void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
+                       typename Arithmetic::Number* out, const Stream& stream) {
+  product<Arithmetic>(products, straight(products, strip), 0, true, out, stream);
+}
+
+template <class Arithmetic>
+void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
+                                  const WeightStrip<typename Arithmetic::Number>& strip, int64_t first_row,
+                                  typename Arithmetic::Number* out, const Stream& stream) {
+  product<Arithmetic>(products,
+                      {strip.weight, strip.columns, strip.rows, 1, strip.columns,
+                       products.divisor ? products.divisor + first_row : nullptr, products.exponent},
+                      first_row, true, out, stream);
+}
+
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                         \
+  template StripProducts<Arithmetic> strip_products<Arithmetic, Scalar>( \
+      const ProductRows<Scalar, typename Arithmetic::Number>&, int64_t, bool, int64_t, Workspace&, const Stream&);
+HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
+HARDMINE_INSTANTIATE(Float16Products, Float16)
+HARDMINE_INSTANTIATE(Tf32Products, float)
+HARDMINE_INSTANTIATE(FloatProducts, float)
+HARDMINE_INSTANTIATE(FloatProducts, BFloat16)
+HARDMINE_INSTANTIATE(FloatProducts, Float16)
+HARDMINE_INSTANTIATE(DoubleProducts, double)
+#undef HARDMINE_INSTANTIATE
+
+#define HARDMINE_INSTANTIATE(Arithmetic)                                                                           \
+  template void strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                        \
+                                          const WeightStrip<typename Arithmetic::Number>&,                         \
+                                          typename Arithmetic::Number*, const Stream&);                            \
+  template void add_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                    \
+                                              const WeightStrip<typename Arithmetic::Number>&,                     \
+                                              typename Arithmetic::Number*, const Stream&);                        \
+  template void add_transposed_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                         \
+                                                         const WeightStrip<typename Arithmetic::Number>&, int64_t, \
+                                                         typename Arithmetic::Number*, const Stream&);
+HARDMINE_INSTANTIATE(Bfloat16Products)
+HARDMINE_INSTANTIATE(Float16Products)
+HARDMINE_INSTANTIATE(Tf32Products)
+HARDMINE_INSTANTIATE(FloatProducts)
+HARDMINE_INSTANTIATE(DoubleProducts)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,210 @@
+// How the numbers of a tile are computed, and the layout of packed rows that each way reads.
+//
+// A panel holds the rows of one side of a tile, depth outermost, in stages of kStageBytes that are copied to shared
+// memory as they lie. Both sides of a tile have the same layout. Rows and depths that fill up the last panel and the
+// last stage are zeros, so that no kernel looks at bounds while it multiplies.
+//
+// Matrix units: a row group of 16 rows and a step of 32 bytes of depth lie as the fragments of one instruction: lane
+// 4 g + t finds its four words side by side, word h + 2 i being row g + 8 h, word t + 4 i of the step. The
+// second operand is the same words seen as columns, so one packed matrix serves both sides, and every load is one of 16
+// bytes a lane without bank conflicts.
+//
+// Multiply-adds: [depth][row], of which a thread reads four rows at a time.
+#pragma once
+
+#include "cuda/device/device.h"
+
+namespace hardmine::cuda {
+
+inline constexpr int kTileThreads = 128;  // four warps, two by two
+
+// A thread's share of a tile: kRows x kColumns numbers. The lanes of a warp lie eight by four.
+template <class Number_, int kRows_, int kColumns_, int kStageBytes_, int kStages_>
+struct TileShape {
+  using Number = Number_;
+  static constexpr int kRows = kRows_, kColumns = kColumns_;
+  static constexpr int kWarpRows = 8 * kRows, kWarpColumns = 4 * kColumns;
+  static constexpr int kTile = 2 * kWarpRows;  // rows of a panel, and columns
+  static_assert(kTile == 2 * kWarpColumns);
+  static constexpr int kStageBytes = kStageBytes_;  // of one side
+  static constexpr int kStages = kStages_;          // in flight
+  static constexpr size_t kSharedBytes = size_t{2} * kStageBytes * kStages;
+};
+
+// Products of the matrix units, summed in float32. kWordNumbers: numbers of a word of 4 bytes.
+template <class Operand, int kWordNumbers>
+struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
+  using Packed = Operand;  // what a packed row is made of
+  static constexpr bool kMatrixUnits = true, kSquares = false;
+  static constexpr int kStepBytes = 32 * MatrixUnits::kTile;
+  static constexpr int kSteps = MatrixUnits::kStageBytes / kStepBytes;
+  static constexpr int kStageDepth = kSteps * 8 * kWordNumbers;
+
+  // Where the number of a row, [0, kTile), at a depth lies in its panel, in bytes.
+  static HARDMINE_DEVICE int64_t offset(int row, int64_t depth) {
+    const int64_t step = depth / (8 * kWordNumbers);
+    const int number = static_cast<int>(depth % (8 * kWordNumbers)), word = number / kWordNumbers;
+    const int g = row % 8, h = row / 8 % 2, t = word % 4, i = word / 4;
+    return step * kStepBytes + row / 16 * 512 + (4 * g + t) * 16 + (h + 2 * i) * 4 +
+           number % kWordNumbers * (4 / kWordNumbers);
+  }
+
+  static HARDMINE_DEVICE int row(int r) { return warp_index() / 2 * 64 + r / 2 * 16 + r % 2 * 8 + lane_index() / 4; }
+  static HARDMINE_DEVICE int column(int c) { return warp_index() % 2 * 64 + c / 2 * 8 + lane_index() % 4 * 2 + c % 2; }
+
+  template <class Accumulator>
+  static HARDMINE_DEVICE void multiply_stage(const char* rows, const char* columns, Accumulator& sum) {
+    rows += warp_index() / 2 * 4 * 512 + lane_index() * 16;
+    columns += warp_index() % 2 * 4 * 512 + lane_index() * 16;
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      Words a[4], b[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        a[i] = load_words(rows + step * kStepBytes + i * 512);
+        b[i] = load_words(columns + step * kStepBytes + i * 512);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          multiply_add(Operand{}, sum.at[2 * i][2 * j], sum.at[2 * i][2 * j + 1], sum.at[2 * i + 1][2 * j],
+                       sum.at[2 * i + 1][2 * j + 1], a[i], b[j / 2].at[j % 2], b[j / 2].at[j % 2 + 2]);
+    }
+  }
+
+  // The sums of one row and 32 columns from a multiple of 32 on, one a lane, with the bits that tiles have. All lanes
+  // of a warp call it; `line` is 32 numbers of shared memory that only they use.
+  static HARDMINE_DEVICE float row_sum(const char* rows, int row, const char* columns, int first_column, int64_t depth,
+                                       float* line) {
+    float d[4][4] = {};
+    rows += row / 16 * 512 + lane_index() * 16;
+    columns += first_column / 16 * 512 + lane_index() * 16;
+    const int64_t steps = stages_of_depth(depth) * kSteps;
+    for (int64_t step = 0; step < steps; ++step) {
+      const Words a = load_words(rows + step * kStepBytes);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const Words b = load_words(columns + step * kStepBytes + j / 2 * 512);
+        multiply_add(Operand{}, d[j][0], d[j][1], d[j][2], d[j][3], a, b.at[j % 2], b.at[j % 2 + 2]);
+      }
+    }
+    sync_warp();  // before the line is used again
+    if (lane_index() / 4 == row % 8) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) line[8 * j + lane_index() % 4 * 2 + i] = row / 8 % 2 ? d[j][2 + i] : d[j][i];
+    }
+    sync_warp();
+    return line[lane_index()];
+  }
+
+ private:
+  static HARDMINE_HD int64_t stages_of_depth(int64_t depth) { return (depth + kStageDepth - 1) / kStageDepth; }
+
+  static HARDMINE_DEVICE void multiply_add(BFloat16, float& d0, float& d1, float& d2, float& d3, const Words& a,
+                                           uint32_t b0, uint32_t b1) {
+    multiply_add_bfloat16(d0, d1, d2, d3, a, b0, b1);
+  }
+  static HARDMINE_DEVICE void multiply_add(Float16, float& d0, float& d1, float& d2, float& d3, const Words& a,
+                                           uint32_t b0, uint32_t b1) {
+    multiply_add_float16(d0, d1, d2, d3, a, b0, b1);
+  }
+  static HARDMINE_DEVICE void multiply_add(float, float& d0, float& d1, float& d2, float& d3, const Words& a,
+                                           uint32_t b0, uint32_t b1) {
+    multiply_add_tf32(d0, d1, d2, d3, a, b0, b1);
+  }
+};
+
+// Fused multiply-adds in the type of the sums: of products, or of squared differences, which keep the digits of close
+// rows far from the origin.
+template <class Number_, bool kSquares_, int kRows, int kColumns, int kStages>
+struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
+  using Shape = TileShape<Number_, kRows, kColumns, 8 * 1024, kStages>;
+  using Number = Number_;
+  using Packed = Number_;
+  static constexpr bool kMatrixUnits = false, kSquares = kSquares_;
+  static constexpr int kStageDepth = Shape::kStageBytes / (Shape::kTile * sizeof(Number));
+
+  static HARDMINE_DEVICE int64_t offset(int row, int64_t depth) {
+    return (depth * Shape::kTile + row) * static_cast<int64_t>(sizeof(Number));
+  }
+
+  static HARDMINE_DEVICE int row(int r) {
+    return warp_index() / 2 * Shape::kWarpRows + r / 4 * 32 + lane_index() / 4 * 4 + r % 4;
+  }
+  static HARDMINE_DEVICE int column(int c) {
+    return warp_index() % 2 * Shape::kWarpColumns + c / 4 * 16 + lane_index() % 4 * 4 + c % 4;
+  }
+
+  template <class Accumulator>
+  static HARDMINE_DEVICE void multiply_stage(const char* rows, const char* columns, Accumulator& sum) {
+    struct alignas(16) Four {
+      Number at[4];
+    };
+    const Number* row_numbers = reinterpret_cast<const Number*>(rows) + row(0);
+    const Number* column_numbers = reinterpret_cast<const Number*>(columns) + column(0);
+#pragma unroll 4
+    for (int k = 0; k < kStageDepth; ++k) {
+      Four a[kRows / 4], b[kColumns / 4];
+#pragma unroll
+      for (int i = 0; i < kRows / 4; ++i)
+        a[i] = *reinterpret_cast<const Four*>(row_numbers + k * Shape::kTile + 32 * i);
+#pragma unroll
+      for (int j = 0; j < kColumns / 4; ++j)
+        b[j] = *reinterpret_cast<const Four*>(column_numbers + k * Shape::kTile + 16 * j);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c)
+          sum.at[r][c] = multiply_add(a[r / 4].at[r % 4], b[c / 4].at[c % 4], sum.at[r][c]);
+    }
+  }
+
+  // As that of MatrixUnits.
+  static HARDMINE_DEVICE Number row_sum(const char* rows, int row, const char* columns, int first_column, int64_t depth,
+                                        Number*) {
+    const Number* x = reinterpret_cast<const Number*>(rows) + row;
+    const Number* y = reinterpret_cast<const Number*>(columns) + first_column + lane_index();
+    Number sum = 0;
+    for (int64_t k = 0; k < depth; ++k) sum = multiply_add(x[k * Shape::kTile], y[k * Shape::kTile], sum);
+    return sum;
+  }
+
+ private:
+  static HARDMINE_DEVICE Number multiply_add(Number x, Number y, Number sum) {
+    if constexpr (!kSquares) return fma(x, y, sum);
+    return fma(x - y, x - y, sum);
+  }
+};
+
+using Bfloat16Products = MatrixUnits<BFloat16, 2>;
+using Float16Products = MatrixUnits<Float16, 2>;
+using Tf32Products = MatrixUnits<float, 1>;
+using FloatProducts = MultiplyAdds<float, false, 8, 16, 4>;
+using FloatSquares = MultiplyAdds<float, true, 8, 16, 4>;
+using DoubleProducts = MultiplyAdds<double, false, 4, 8, 4>;
+using DoubleSquares = MultiplyAdds<double, true, 4, 8, 4>;
+
+// Every arithmetic that pairs are computed in, with every type of rows that it is used for.
+#define HARDMINE_FOR_EVERY_ARITHMETIC(instantiate)                                                               \
+  instantiate(Bfloat16Products, BFloat16) instantiate(Float16Products, Float16) instantiate(Tf32Products, float) \
+      instantiate(FloatProducts, float) instantiate(FloatSquares, float) instantiate(FloatSquares, BFloat16)     \
+          instantiate(FloatSquares, Float16) instantiate(DoubleProducts, double) instantiate(DoubleSquares, double)
+
+// Panels that hold `count` rows, and stages that hold a depth.
+template <class Arithmetic>
+HARDMINE_HD int64_t panels_of(int64_t count) {
+  return (count + Arithmetic::kTile - 1) / Arithmetic::kTile;
+}
+template <class Arithmetic>
+HARDMINE_HD int64_t stages_of(int64_t depth) {
+  return (depth + Arithmetic::kStageDepth - 1) / Arithmetic::kStageDepth;
+}
+template <class Arithmetic>
+HARDMINE_HD int64_t panel_bytes(int64_t depth) {
+  return stages_of<Arithmetic>(depth) * Arithmetic::kStageBytes;
+}
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,103 @@
+#include "cuda/gemm/packed_rows.h"
+
+#include "cuda/gemm/row_norms.h"
+
+namespace hardmine::cuda {
+namespace {
+
+// True if rows are scaled after the multiplication.
+template <class Arithmetic>
+constexpr bool kScalesAfterwards = sizeof(typename Arithmetic::Packed) == 2;
+
+HARDMINE_DEVICE void store(char* target, BFloat16 x) { *reinterpret_cast<BFloat16*>(target) = x; }
+HARDMINE_DEVICE void store(char* target, Float16 x) { *reinterpret_cast<Float16*>(target) = x; }
+HARDMINE_DEVICE void store(char* target, float x) { *reinterpret_cast<float*>(target) = x; }
+HARDMINE_DEVICE void store(char* target, double x) { *reinterpret_cast<double*>(target) = x; }
+
+// What is packed of a number x that is to be divided by `divisor`.
+template <class Arithmetic, class Scalar>
+HARDMINE_DEVICE void store_packed(char* target, Scalar x, typename Arithmetic::Number divisor, bool divides) {
+  if constexpr (kScalesAfterwards<Arithmetic>) {
+    store(target, x);
+  } else {
+    typename Arithmetic::Number number = to_number(x);
+    if (divides) number /= divisor;
+    if constexpr (Arithmetic::kMatrixUnits) {
+      *reinterpret_cast<uint32_t*>(target) = round_to_tf32(number);
+    } else {
+      store(target, number);
+    }
+  }
+}
+
+// A block packs groups of kRowGroup rows, those past the end as zeros.
+template <class Arithmetic, class Scalar>
+HARDMINE_KERNEL(kTileThreads, 4)
+pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
+                 SelectionStart<typename Arithmetic::Number> start) {
+  using Number = typename Arithmetic::Number;
+  constexpr int kWarps = kTileThreads / 32;
+  Number* norm = reinterpret_cast<Number*>(shared_memory());  // [kRowGroup]
+  const int64_t groups = panels_of<Arithmetic>(out.count) * (Arithmetic::kTile / kRowGroup);
+  const int64_t padded_depth = stages_of<Arithmetic>(out.depth) * Arithmetic::kStageDepth;
+  if (start.blocks_done && block_index() == 0 && thread_index() == 0) *start.blocks_done = 0;
+  for (int64_t group = block_index(); group < groups; group += grid_size()) {
+    const int64_t first = group * kRowGroup;
+    bool infinite = false;
+    for (int r = warp_index(); r < kRowGroup; r += kWarps) {
+      if (first + r >= out.count) continue;
+      const Number size = norm_of_row<Number>(x + (first + r) * out.depth, out.depth);
+      infinite |= !is_finite(size);
+      norm[r] = divisor_of_norm(size);
+    }
+    infinite = sync_block_any(infinite);
+    if (thread_index() == 0 && first < out.count) out.finite[group] = !infinite;
+    if (thread_index() < kRowGroup && first + thread_index() < out.count) {
+      const int64_t row = first + thread_index();
+      if (out.scale) out.scale[row] = Number(1) / norm[thread_index()];
+#pragma unroll
+      for (int s = 0; s < SelectionStart<Number>::kMost; ++s)
+        if (start.best[s]) start.best[s][row] = start.value[s];
+    }
+    char* panel = out.panels + first / Arithmetic::kTile * panel_bytes<Arithmetic>(out.depth);
+    const int first_in_panel = static_cast<int>(first % Arithmetic::kTile);
+    for (int64_t i = thread_index(); i < kRowGroup * padded_depth; i += kTileThreads) {
+      // The layouts of multiply-adds are rows of a column; neighboring threads write what lies side by side.
+      const int r = static_cast<int>(Arithmetic::kMatrixUnits ? i / padded_depth : i % kRowGroup);
+      const int64_t k = Arithmetic::kMatrixUnits ? i % padded_depth : i / kRowGroup;
+      const bool inside = first + r < out.count && k < out.depth;
+      const Scalar number = inside ? x[(first + r) * out.depth + k] : Scalar{};
+      store_packed<Arithmetic>(panel + Arithmetic::offset(first_in_panel + r, k), number, inside ? norm[r] : Number(1),
+                               normalized);
+    }
+    sync_block();  // before the norms of the next group
+  }
+}
+
+}  // namespace
+
+template <class Arithmetic, class Scalar>
+PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+                                 const SelectionStart<typename Arithmetic::Number>& start, Workspace& workspace,
+                                 const Stream& stream) {
+  using Number = typename Arithmetic::Number;
+  PackedRows<Arithmetic> out{};
+  out.count = count;
+  out.depth = depth;
+  out.panels = workspace.array<char>(panels_of<Arithmetic>(count) * panel_bytes<Arithmetic>(depth));
+  out.finite = workspace.array<int32_t>(row_groups(count));
+  if (normalized && kScalesAfterwards<Arithmetic>) out.scale = workspace.array<Number>(count);
+  const int64_t blocks = panels_of<Arithmetic>(count) * (Arithmetic::kTile / kRowGroup);
+  launch("pack_rows", pack_rows_kernel<Arithmetic, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(Number)}, stream,
+         x, normalized, out, start);
+  return out;
+}
+
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                    \
+  template PackedRows<Arithmetic> pack_rows<Arithmetic, Scalar>(const Scalar*, int64_t, int64_t, bool,              \
+                                                                const SelectionStart<typename Arithmetic::Number>&, \
+                                                                Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,44 @@
+// A matrix of embeddings made ready for the tile engine.
+#pragma once
+
+#include "core/similarity.h"
+#include "cuda/device/launch.h"
+#include "cuda/device/packed_candidate.h"
+#include "cuda/device/workspace.h"
+#include "cuda/gemm/mma_policy.h"
+
+namespace hardmine::cuda {
+
+// Rows of a matrix in panels.
+template <class Arithmetic>
+struct PackedRows {
+  using Number = typename Arithmetic::Number;
+  char* panels;     // [panels_of(count)][panel_bytes(depth)]
+  Number* scale;    // [count]: a number of a tile is multiplied by those of its row and column; null: by nothing
+  int32_t* finite;  // [row_groups(count)]: whether every row of the group, and its norm, is finite
+  int64_t count;
+  int64_t depth;
+
+  HARDMINE_HD const char* panel(int64_t i) const { return panels + i * panel_bytes<Arithmetic>(depth); }
+};
+
+inline constexpr int kRowGroup = 16;
+HARDMINE_HD int64_t row_groups(int64_t count) { return (count + kRowGroup - 1) / kRowGroup; }
+
+// What a selection starts from, filled in along with the packing: one launch less.
+template <class Number>
+struct SelectionStart {
+  static constexpr int kMost = 3;
+  Ranked<Number>* best[kMost] = {};  // [count] each; null: none
+  Ranked<Number> value[kMost] = {};
+  int32_t* blocks_done = nullptr;  // [1], set to 0
+};
+
+// Packs x [count, depth]. `normalized`: numbers of tiles are to be those of unit rows. Numbers of 2 bytes are packed as
+// they are and scaled after the multiplication, which loses nothing; others are divided by their norms first.
+template <class Arithmetic, class Scalar>
+PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+                                 const SelectionStart<typename Arithmetic::Number>& start, Workspace& workspace,
+                                 const Stream& stream);
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,35 @@
+// A matrix, and what is found out about its rows.
+#pragma once
+
+#include "cuda/gemm/row_norms.h"
+
+namespace hardmine::cuda {
+
+template <class Scalar, class Number>
+struct MeasuredRows {
+  const Scalar* x;
+  int64_t count, depth;
+  Number* divisor;  // [count], null: not wanted
+  int32_t* finite;  // [row_groups(count)]
+  int64_t* ends;    // [count], set to 0; null: not wanted
+};
+
+// By all threads of all blocks.
+template <class Scalar, class Number>
+HARDMINE_DEVICE void measure_rows(const MeasuredRows<Scalar, Number>& rows) {
+  for (int64_t group = block_index(); group < row_groups(rows.count); group += grid_size()) {
+    bool infinite = false;
+    for (int r = warp_index(); r < kRowGroup; r += block_size() / 32) {
+      const int64_t row = group * kRowGroup + r;
+      if (row >= rows.count) continue;
+      const Number norm = norm_of_row<Number>(rows.x + row * rows.depth, rows.depth);
+      infinite |= !is_finite(norm);
+      if (lane_index() == 0 && rows.divisor) rows.divisor[row] = divisor_of_norm(norm);
+      if (lane_index() == 0 && rows.ends) rows.ends[row] = 0;
+    }
+    infinite = sync_block_any(infinite);
+    if (thread_index() == 0) rows.finite[group] = !infinite;
+  }
+}
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,319 @@
+// A strip of anchors at a time: a matrix of what their pairs measure, the weights of those pairs instead, and the
+// products of the weights with the rows, for the anchors and for those that they are compared with.
+
+#include "cuda/kernels/batch_all_triplet_loss.h"
+
+#include <type_traits>
+
+#include "cuda/gemm/gradient_gemm.h"
+#include "cuda/gemm/make_tile.h"
+#include "cuda/gemm/row_stats.h"
+#include "cuda/kernels/batch_all_anchor.h"
+
+namespace hardmine::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int64_t kStripEntries = int64_t{1} << 22;  // of a strip, whatever the depth
+
+// How rows are weighted where pairs measure distances: by products, too.
+template <class Arithmetic>
+using ProductsFor = std::conditional_t<
+    !Arithmetic::kSquares, Arithmetic,
+    std::conditional_t<std::is_same_v<typename Arithmetic::Number, double>, DoubleProducts, FloatProducts>>;
+
+// What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
+//   sum of w y - W x,
+// x and y less a common center. Where pairs measure inner products, -W x is left out: the projection removes it.
+template <class Scalar, class Number>
+struct BatchAllGradient {
+  const Scalar* x;  // [count, depth]
+  int64_t count, depth;
+  const Number* divisor;  // [count]; null: rows are not normalized
+  const Number* center;   // [depth]; null where pairs measure inner products
+  double* weight;         // [count], W; not used without a center
+  Number* grad;           // [count, depth]
+
+  HARDMINE_DEVICE Number row(int64_t i, int64_t k) const {
+    const Number x_k = to_number(x[i * depth + k]);
+    return divisor ? x_k / divisor[i] : x_k;
+  }
+};
+
+// Also writes `shift` [count], null unless the pairs measure inner products: with s + shift of the negative and the
+// positive, v is half a squared distance of rows that are too short to be unit rows, too.
+template <class Scalar, class Number>
+HARDMINE_KERNEL(kThreads, 4)
+start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<Scalar, Number> gradient) {
+  measure_rows(rows);
+  for (int64_t i = block_index() * kThreads + thread_index(); i < rows.count; i += grid_size() * kThreads)
+    gradient.weight[i] = 0;
+  if (gradient.grad)
+    for (int64_t i = block_index() * kThreads + thread_index(); i < rows.count * rows.depth;
+         i += grid_size() * kThreads)
+      gradient.grad[i] = 0;
+  if (!shift) return;
+  constexpr int kWarps = kThreads / 32;
+  for (int64_t i = block_index() * kWarps + warp_index(); i < rows.count; i += grid_size() * kWarps) {
+    const Number norm = norm_of_row<Number>(rows.x + i * rows.depth, rows.depth);
+    const Number unit = norm / Number(kSmallestNorm);
+    if (lane_index() == 0) shift[i] = unit <= Number(1) ? (1 - unit * unit) / 2 : Number(0);
+  }
+}
+
+// A number of some row at every depth, the median of three: near all rows where they are near each other, and
+// differences from it are as exact as those of rows.
+template <class Scalar, class Number>
+HARDMINE_KERNEL(kThreads, 4)
+center_kernel(BatchAllGradient<Scalar, Number> gradient, Number* center) {
+  for (int64_t k = block_index() * kThreads + thread_index(); k < gradient.depth; k += grid_size() * kThreads) {
+    const Number a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
+                 c = gradient.row(gradient.count - 1, k);
+    const Number low = a < b ? a : b, high = a < b ? b : a;
+    center[k] = c < low ? low : c > high ? high : c;
+  }
+}
+
+template <class Arithmetic>
+struct MeasuresPass {
+  using Number = typename Arithmetic::Number;
+  PackedRows<Arithmetic> rows;
+  const Number* shift;
+  bool squared;
+  int64_t first_row, strip_rows;
+  Number* pairs;  // [strip_rows, count]
+};
+
+template <class Arithmetic>
+HARDMINE_KERNEL(kTileThreads, 2)
+measures_kernel(MeasuresPass<Arithmetic> pass) {
+  using Number = typename Arithmetic::Number;
+  const int64_t row_panels = panels_of<Arithmetic>(pass.strip_rows), count = pass.rows.count;
+  Share<Arithmetic> share;
+  for (int64_t i = block_index(); i < row_panels * panels_of<Arithmetic>(count); i += grid_size()) {
+    const int64_t row_panel = i % row_panels, column_panel = i / row_panels;
+    make_tile(pass.rows, pass.rows, pass.first_row / Arithmetic::kTile + row_panel, column_panel, share);
+#pragma unroll
+    for (int r = 0; r < Arithmetic::kRows; ++r) {
+      const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
+      if (row >= pass.strip_rows) continue;
+#pragma unroll
+      for (int c = 0; c < Arithmetic::kColumns; ++c) {
+        const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
+        if (column >= count) continue;
+        Number v = share.at[r][c];
+        if constexpr (Arithmetic::kSquares) {
+          v = Number(-0.5) * (pass.squared ? v : std::sqrt(v));
+        } else {
+          v += pass.shift[column];
+        }
+        pass.pairs[row * count + column] = v;
+      }
+    }
+  }
+}
+
+template <class Number>
+HARDMINE_KERNEL(kAnchorThreads, 2)
+anchors_kernel(AnchorPass<Number> pass) {
+  for (int64_t i = block_index(); i < pass.rows; i += grid_size()) Anchor<Number>(pass, i).run();
+}
+
+// Adds what the columns of a strip of weights add up to.
+template <class Scalar, class Number>
+HARDMINE_KERNEL(kThreads, 4)
+add_column_weights_kernel(WeightStrip<Number> strip, BatchAllGradient<Scalar, Number> gradient) {
+  for (int64_t c = block_index() * kThreads + thread_index(); c < strip.columns; c += grid_size() * kThreads) {
+    double sum = 0;
+    for (int64_t r = 0; r < strip.rows; ++r) sum += static_cast<double>(strip.weight[r * strip.columns + c]);
+    gradient.weight[c] += sum;
+  }
+}
+
+template <class Number>
+struct BatchAllEnd {
+  BatchAllReduction reduction;
+  int64_t count;
+  const double* value;
+  const int64_t *active, *total;
+  const int32_t* finite;              // [row_groups(count)]
+  const int32_t* margins_are_finite;  // [count]; null: they are
+  BatchAllOut<Number> out;
+  Number* share;  // [1]: what the gradient is to be multiplied with
+};
+
+// One block.
+template <class Number>
+HARDMINE_KERNEL(kThreads, 1)
+end_kernel(BatchAllEnd<Number> end) {
+  double value[1] = {0};
+  int64_t counts[2] = {0, 0};
+  bool bad = false;
+  for (int64_t i = thread_index(); i < end.count; i += kThreads) {
+    value[0] += end.value[i];
+    counts[0] += end.active[i];
+    counts[1] += end.total[i];
+    if (end.margins_are_finite) bad |= end.margins_are_finite[i] == 0;
+  }
+  const bool infinite = block_finds_infinite(end.finite, row_groups(end.count));
+  bad = sync_block_any(bad);
+  sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
+  sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
+  if (thread_index() != 0) return;
+  const Number nan = std::numeric_limits<Number>::quiet_NaN();
+  const double share = batch_all_share(end.reduction, counts[0], counts[1]);
+  *end.out.loss = bad || infinite ? nan : static_cast<Number>(share * value[0]);
+  *end.share = bad || infinite ? nan : static_cast<Number>(share);
+  *end.out.active = infinite ? 0 : counts[0];
+  *end.out.total = infinite ? 0 : counts[1];
+}
+
+// A block a row.
+template <class Scalar, class Number>
+HARDMINE_KERNEL(kTileThreads, 4)
+finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
+  Number* const exchange = reinterpret_cast<Number*>(shared_memory());
+  const Number share = *factor;
+  for (int64_t i = block_index(); i < gradient.count; i += grid_size()) {
+    Number* const grad = gradient.grad + i * gradient.depth;
+    const bool is_zero = gradient.divisor && !has_direction(gradient.divisor[i]);
+    const bool projects = gradient.divisor && !is_zero;
+    const Number weight = gradient.center ? static_cast<Number>(gradient.weight[i]) : Number(0);
+    Number along[1] = {0};
+    for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
+      const Number x = gradient.row(i, k);
+      const Number value = share * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
+      along[0] += value * x;
+      grad[k] = value;
+    }
+    if (projects) {
+      sum_of_block<1>(along, exchange);
+      if (thread_index() == 0) exchange[0] = along[0];
+      sync_block();
+      along[0] = exchange[0];
+      sync_block();  // before the exchange is used again
+    }
+    for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
+      Number value = share != share ? share : is_zero ? Number(0) : grad[k];
+      if (projects) value -= gradient.row(i, k) * along[0];
+      if (gradient.divisor) value /= gradient.divisor[i];
+      grad[k] = value;
+    }
+  }
+}
+
+template <class Number>
+HARDMINE_KERNEL(kThreads, 4)
+scale_gradient_kernel(const Number* grad, const Number* factor, int64_t size, Number* out) {
+  for (int64_t i = block_index() * kThreads + thread_index(); i < size; i += grid_size() * kThreads)
+    out[i] = *factor * grad[i];
+}
+
+int64_t blocks_of(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
+
+int64_t rows_of_strip(int64_t count, int64_t depth) {
+  const int64_t rows = std::min(std::max({int64_t{256}, 2 * depth, kStripEntries / count}), count);
+  return (rows + kStripStep - 1) / kStripStep * kStripStep;
+}
+
+}  // namespace
+
+template <class Arithmetic, class Scalar>
+void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
+               const MarginTable<typename Arithmetic::Number>& table,
+               const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
+               const Stream& stream) {
+  using Number = typename Arithmetic::Number;
+  using Products = ProductsFor<Arithmetic>;
+  const int64_t count = rows.count;
+  AnchorPass<Number> anchors{};
+  anchors.label = rows.label;
+  anchors.count = count;
+  anchors.squared = rule.squared;
+  anchors.half_margin = 0.5 * rule.margin;
+  anchors.table = table;
+  anchors.need_weights = out.grad != nullptr;
+  anchors.value = workspace.array<double>(count);
+  anchors.weight = workspace.array<double>(count);
+  anchors.active = workspace.array<int64_t>(count);
+  anchors.total = workspace.array<int64_t>(count);
+  if (table.margin) anchors.margins_are_finite = workspace.array<int32_t>(count);
+
+  const bool normalized = batch_all_measure(rule, true).normalized;
+  Number* const divisor = normalized ? workspace.array<Number>(count) : nullptr;
+  const MeasuredRows<Scalar, Number> measured{
+      rows.x, count, depth, divisor, workspace.array<int32_t>(row_groups(count)), nullptr};
+  BatchAllGradient<Scalar, Number> gradient{rows.x, count, depth, divisor, nullptr, anchors.weight, out.grad};
+  MeasuresPass<Arithmetic> measures{};
+  measures.squared = rule.squared;
+  Number* const shift = Arithmetic::kSquares ? nullptr : workspace.array<Number>(count);
+  measures.shift = shift;
+
+  int64_t strip_rows = 0;
+  if (count > 0) {
+    launch("start_batch_all", start_kernel<Scalar, Number>,
+           {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
+           shift, gradient);
+    measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalized, {}, workspace, stream);
+    strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
+    anchors.pairs = measures.pairs = workspace.array<Number>(strip_rows * count);
+    anchors.positives = power_of_two_from(std::min(count, parts.positives));
+    if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
+  }
+  StripProducts<Products> products{};
+  if (count > 0 && out.grad) {
+    if (Arithmetic::kSquares) {
+      Number* const center = workspace.array<Number>(depth);
+      launch("center", center_kernel<Scalar, Number>, {blocks_of(depth), kThreads}, stream, gradient, center);
+      gradient.center = center;
+    }
+    products = strip_products<Products>(ProductRows<Scalar, Number>{rows.x, count, depth, divisor, gradient.center},
+                                        strip_rows, true, count, workspace, stream);
+  }
+  for (int64_t first = 0; first < count; first += strip_rows) {
+    const WeightStrip<Number> strip{measures.pairs, std::min(strip_rows, count - first), count};
+    measures.first_row = anchors.first_row = first;
+    measures.strip_rows = anchors.rows = strip.rows;
+    launch("batch_all_measures", measures_kernel<Arithmetic>,
+           {panels_of<Arithmetic>(strip.rows) * panels_of<Arithmetic>(count), kTileThreads, Arithmetic::kSharedBytes},
+           stream, measures);
+    launch("batch_all_anchors", anchors_kernel<Number>,
+           {strip.rows, anchor_threads(count), anchor_shared_bytes<Number>(anchors.positives)}, stream, anchors);
+    if (!out.grad) continue;
+    add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
+    add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
+    if (Arithmetic::kSquares)
+      launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream,
+             strip, gradient);
+  }
+  Number* const share = workspace.array<Number>(1);
+  const BatchAllEnd<Number> end{rule.reduction,
+                                count,
+                                anchors.value,
+                                anchors.active,
+                                anchors.total,
+                                measured.finite,
+                                anchors.margins_are_finite,
+                                out,
+                                share};
+  launch("batch_all_end", end_kernel<Number>, {1, kThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
+  if (out.grad)
+    launch("finish_batch_all", finish_gradient_kernel<Scalar, Number>,
+           {count, kTileThreads, kMostWarps * sizeof(Number)}, stream, gradient, static_cast<const Number*>(share));
+}
+
+template <class Number>
+void scale_gradient(const Number* grad, const Number* factor, int64_t size, Number* out, const Stream& stream) {
+  launch("scale_gradient", scale_gradient_kernel<Number>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
+}
+
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                        \
+  template void batch_all<Arithmetic, Scalar>(                                                          \
+      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::Number>&, \
+      const BatchAllOut<Arithmetic::Number>&, const BatchAllParts&, Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#undef HARDMINE_INSTANTIATE
+template void scale_gradient<float>(const float*, const float*, int64_t, float*, const Stream&);
+template void scale_gradient<double>(const double*, const double*, int64_t, double*, const Stream&);
+
+}  // namespace hardmine::cuda

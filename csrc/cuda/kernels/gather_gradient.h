@@ -1,0 +1,271 @@
+// A block adds up the gradient of one row after the other.
+//
+// With y the other row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row x
+//   inner product:              w y
+//   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
+//                               subgradient
+//   negative squared distance:  2 w (y - x).
+// All are symmetric in x and y, so both ends of a pair are treated alike. Where rows are normalized, x and y are x /
+// |x| and y / |y|, and the sum is projected through x / |x|.
+#pragma once
+
+#include <limits>
+
+#include "cuda/device/collectives.h"
+#include "cuda/kernels/pair_incidence.h"
+
+namespace hardmine::cuda {
+
+inline constexpr int kGatherThreads = 128;
+inline constexpr int kGatherColumns = 8;                              // a thread adds up at once
+inline constexpr int kGatherDepth = kGatherThreads * kGatherColumns;  // a block
+inline constexpr int kGatherList = 512;                               // contributions that are listed at once
+
+template <class Scalar, class Number>
+struct GatherSide {
+  const Scalar* x;        // [count, depth]
+  const Number* divisor;  // [count] what rows are divided by; null where they are not normalized
+  int64_t count;
+};
+
+template <class Scalar, class Number>
+struct GatherPass {
+  PairMeasure measure;
+  PairEnds<Number> ends;
+  GatherSide<Scalar, Number> selves, firsts, seconds;
+  bool at_first, at_second;  // which ends of pairs rows of `selves` are at
+  EndsByRow by_row;          // of those ends, but for firsts that are entries: they are known without
+  int64_t depth;
+  const int32_t* finite[3];  // all gradients are NaN if one of these is 0; null ones are not looked at
+  int64_t groups[3];
+  Scalar* grad;  // [count, depth]
+};
+
+template <class Number>
+struct GatherShared {
+  double sum[kMostWarps];
+  const void* other[kGatherList];
+  Number weight[kGatherList], divisor[kGatherList];
+  int64_t end[kGatherList];
+  int warp_count[kMostWarps];
+};
+
+template <class Scalar, class Number>
+class GatherRow {
+ public:
+  HARDMINE_DEVICE GatherRow(const GatherPass<Scalar, Number>& pass, int64_t row)
+      : pass_(pass),
+        shared_(*reinterpret_cast<GatherShared<Number>*>(shared_memory())),
+        row_(row),
+        self_(pass.selves.x + row * pass.depth),
+        divisor_(pass.selves.divisor ? pass.selves.divisor[row] : Number(1)) {}
+
+  HARDMINE_DEVICE void run(bool poisoned) {
+    Scalar* grad = pass_.grad + row_ * pass_.depth;
+    const int64_t depth = pass_.depth;
+    if (poisoned) {
+      for (int64_t k = thread_index(); k < depth; k += kGatherThreads)
+        grad[k] = from_number<Scalar>(std::numeric_limits<Number>::quiet_NaN());
+      return;
+    }
+    const bool projects = pass_.measure.normalized;
+    if (projects && !has_direction(divisor_)) {
+      for (int64_t k = thread_index(); k < depth; k += kGatherThreads) grad[k] = from_number<Scalar>(Number(0));
+      return;
+    }
+    // The projection needs the whole sum: a depth that is not added up at once is so twice.
+    const int passes = projects && depth > kGatherDepth ? 2 : 1;
+    Number along = 0;
+    for (int pass = 0; pass < passes; ++pass) {
+      for (first_depth_ = 0; first_depth_ < depth; first_depth_ += kGatherDepth) {
+        add_up();
+        if (projects && pass == 0) along += component_along_self();
+        if (pass == passes - 1) write(grad, along);
+      }
+    }
+  }
+
+ private:
+  HARDMINE_DEVICE int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + thread_index(); }
+
+  // The sum's inner product with the unit row, of the depths at hand.
+  HARDMINE_DEVICE Number component_along_self() {
+    Number dot[1] = {0};
+    if (any_) {
+#pragma unroll
+      for (int i = 0; i < kGatherColumns; ++i)
+        if (depth_of(i) < pass_.depth) dot[0] += sum_[i] * (to_number(self_[depth_of(i)]) / divisor_);
+    }
+    auto* exchange = reinterpret_cast<Number*>(shared_.sum);
+    sum_of_block<1>(dot, exchange);
+    if (thread_index() == 0) exchange[0] = dot[0];
+    sync_block();
+    const Number total = exchange[0];
+    sync_block();
+    return total;
+  }
+
+  HARDMINE_DEVICE void write(Scalar* grad, Number along) const {
+#pragma unroll
+    for (int i = 0; i < kGatherColumns; ++i) {
+      const int64_t k = depth_of(i);
+      if (k >= pass_.depth) continue;
+      Number value = sum_[i];
+      // A row without pairs has gradient 0, even if it is not finite.
+      if (any_ && pass_.measure.normalized) value = (value - to_number(self_[k]) / divisor_ * along) / divisor_;
+      grad[k] = from_number<Scalar>(value);
+    }
+  }
+
+  // The row's ends come from up to three ranges, in ascending order: the pairs of its own entry; then, where the row
+  // looks through all pairs, those that it is first of and those that it is second of, or else what the index has.
+  struct Range {
+    int64_t begin, end;
+  };
+  HARDMINE_DEVICE Range range(int stage, bool sorted) const {
+    const PairEnds<Number>& ends = pass_.ends;
+    const int64_t pairs = ends.pair_count(), partners = ends.pairs.partners;
+    const bool entries = ends.pairs.first == nullptr;  // firsts are where they are
+    if (stage == 0) {
+      if (!pass_.at_first || !entries || row_ >= ends.pairs.count) return {0, 0};
+      return {row_ * partners, (row_ + 1) * partners};
+    }
+    if (sorted) return {0, 0};
+    if (stage == 1) return pass_.at_first && !entries ? Range{0, pairs} : Range{0, 0};
+    return pass_.at_second ? Range{pairs, 2 * pairs} : Range{0, 0};
+  }
+
+  // Adds up the contributions to the depths at hand.
+  HARDMINE_DEVICE void add_up() {
+#pragma unroll
+    for (int i = 0; i < kGatherColumns; ++i) sum_[i] = 0;
+    any_ = false;
+    listed_ = 0;
+    const int64_t* begin = pass_.by_row.begin;
+    const int64_t indexed = begin ? begin[row_ + 1] - begin[row_] : 0;
+    const bool sorted = begin && indexed <= kGatherList;  // more than that are too many to sort
+    bool takes_index = sorted && indexed > 0;
+    int stage = 0;
+    Range now = range(0, sorted);
+    for (;;) {
+      while (stage < 3 && listed_ + kGatherThreads <= kGatherList) {
+        if (now.begin < now.end) {
+          list_some(now);
+          now.begin += kGatherThreads;
+        } else if (++stage < 3) {
+          now = range(stage, sorted);
+        }
+      }
+      if (stage == 3 && listed_ == 0 && takes_index) {
+        list_sorted(pass_.by_row.end_at + begin[row_], static_cast<int>(indexed));
+        takes_index = false;
+      }
+      if (listed_ == 0) return;
+      add_listed();
+    }
+  }
+
+  // The ends of an index, in ascending order.
+  HARDMINE_DEVICE void list_sorted(const int64_t* end_at, int count) {
+    for (int i = thread_index(); i < count; i += kGatherThreads) shared_.end[i] = end_at[i];
+    sync_block();
+    for (int i = thread_index(); i < count; i += kGatherThreads) {
+      const int64_t own = shared_.end[i];
+      int rank = 0;
+      for (int other = 0; other < count; ++other) rank += shared_.end[other] < own;
+      list(rank, own);
+    }
+    listed_ = count;
+    any_ = true;
+  }
+
+  // Lists those of the next ends of a range, one a thread, that lie at this row.
+  HARDMINE_DEVICE void list_some(const Range& range) {
+    const PairEnds<Number>& ends = pass_.ends;
+    const int64_t pairs = ends.pair_count();
+    const int64_t id = range.begin + thread_index(), pair = id < pairs ? id : id - pairs;
+    const bool here =
+        id < range.end && (id < pairs ? ends.first_of(pair) : ends.second_of(pair)) == row_ && ends.has(pair);
+    const uint32_t bits = ballot(here);
+    if (lane_index() == 0) shared_.warp_count[warp_index()] = count_bits(bits);
+    sync_block();
+    int place = listed_ + count_bits(bits & ((1u << lane_index()) - 1)), found = 0;
+    for (int w = 0; w < kGatherThreads / 32; ++w) {
+      if (w < warp_index()) place += shared_.warp_count[w];
+      found += shared_.warp_count[w];
+    }
+    if (here) list(place, id);
+    listed_ += found;
+    any_ |= found > 0;
+    sync_block();
+  }
+
+  HARDMINE_DEVICE void list(int place, int64_t id) {
+    const PairEnds<Number>& ends = pass_.ends;
+    const int64_t pairs = ends.pair_count(), pair = id < pairs ? id : id - pairs;
+    const bool self_is_first = id < pairs;
+    const int64_t other = self_is_first ? ends.second_of(pair) : ends.first_of(pair);
+    const GatherSide<Scalar, Number>& others = self_is_first ? pass_.seconds : pass_.firsts;
+    shared_.other[place] = others.x + other * pass_.depth;
+    shared_.divisor[place] = others.divisor ? others.divisor[other] : Number(1);
+    shared_.weight[place] = ends.pairs.gradient[pair];
+  }
+
+  // Adds what is listed to the sums, in the order of the list, and clears it.
+  HARDMINE_DEVICE void add_listed() {
+    sync_block();
+    const bool inner_product = pass_.measure.quantity == PairQuantity::kInnerProduct;
+    for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
+      Number weight = shared_.weight[i];
+      const Number divisor = shared_.divisor[i];
+      if (inner_product) {
+        weight /= divisor;
+      } else if (pass_.measure.quantity == PairQuantity::kNegativeDistance) {
+        const Number distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), divisor);
+        weight = distance == Number(0) ? Number(0) : weight / distance;
+      } else {
+        weight *= 2;
+      }
+      if (lane_index() == 0) shared_.weight[i] = weight;
+    }
+    sync_block();
+    for (int i = 0; i < listed_; ++i) {
+      const Scalar* other = static_cast<const Scalar*>(shared_.other[i]);
+      const Number weight = shared_.weight[i], divisor = shared_.divisor[i];
+#pragma unroll
+      for (int c = 0; c < kGatherColumns; ++c) {
+        const int64_t k = depth_of(c);
+        if (k >= pass_.depth) continue;
+        Number y = to_number(other[k]);
+        if (!inner_product)
+          y = pass_.measure.normalized ? y / divisor - to_number(self_[k]) / divisor_ : y - to_number(self_[k]);
+        // Equal rows have no direction between them, even if they are not finite.
+        if (inner_product || weight != Number(0)) sum_[c] = fma(weight, y, sum_[c]);
+      }
+    }
+    listed_ = 0;  // who lists again meets the others first
+  }
+
+  // By a warp.
+  HARDMINE_DEVICE Number distance_to(const Scalar* other, Number divisor) const {
+    Number sum = 0;
+    for (int64_t k = lane_index(); k < pass_.depth; k += 32) {
+      const Number x = to_number(self_[k]), y = to_number(other[k]);
+      const Number difference = pass_.measure.normalized ? y / divisor - x / divisor_ : y - x;
+      sum = fma(difference, difference, sum);
+    }
+    return std::sqrt(sum_of_warp(sum));
+  }
+
+  const GatherPass<Scalar, Number>& pass_;
+  GatherShared<Number>& shared_;
+  const int64_t row_;
+  const Scalar* self_;
+  const Number divisor_;
+  int64_t first_depth_ = 0;
+  Number sum_[kGatherColumns];
+  bool any_ = false;
+  int listed_ = 0;
+};
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,316 @@
+#include "cuda/kernels/given_triplets.h"
+
+#include <limits>
+
+#include "core/losses/given_triplet.h"
+#include "cuda/device/collectives.h"
+#include "cuda/gemm/row_stats.h"
+
+namespace hardmine::cuda {
+namespace {
+
+constexpr int kTripletThreads = 256, kTripletWarps = kTripletThreads / 32, kCheckThreads = 1024;
+constexpr int64_t kMostTripletBlocks = 1024;
+
+// What the two losses add up over triplets, and what they make of it. kSums: how many sums.
+//
+// Terms: the values of the easy and of the hard part, and their counts.
+template <class Number>
+struct IndexedSums {
+  static constexpr int kSums = 4;
+  const IndexedLoss& loss;
+  SelectedPairs<Number> pairs;
+
+  static HARDMINE_DEVICE Number kept(Number measure) { return measure; }
+  static HARDMINE_DEVICE Number kept_backward(Number gradient) { return gradient; }
+
+  HARDMINE_DEVICE void add(int64_t t, double* sum, Number* unreduced) const {
+    const TripletTerm<Number> term = term_of(loss.term, pairs, t);
+    const bool hard = term.part == Part::kHard;
+    const auto value = static_cast<double>(term.value);
+    if (unreduced && loss.reduction == Reduction::kNone) unreduced[t] = term.value;
+    sum[0] += hard ? 0 : value;
+    sum[1] += hard ? value : 0;
+    sum[2] += term.part == Part::kEasy;
+    sum[3] += hard;
+  }
+
+  HARDMINE_DEVICE PartWeights weights(const double* sum) const {
+    return part_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
+  }
+
+  // By all threads of a block, which share `sum`.
+  HARDMINE_DEVICE void finish(const double* sum, bool poisoned, char*, Number* out) const {
+    const Number nan = std::numeric_limits<Number>::quiet_NaN();
+    if (loss.reduction == Reduction::kNone) {
+      for (int64_t t = thread_index(); poisoned && t < pairs.count; t += block_size()) out[t] = nan;
+    } else if (thread_index() == 0) {
+      const PartWeights share = weights(sum);
+      *out = poisoned ? nan : static_cast<Number>(sum[0] * share.easy + sum[1] * share.hard);
+    }
+  }
+
+  HARDMINE_DEVICE void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
+                                Number* d_negative) const {
+    term_backward(weights(sum), term_of(loss.term, pairs, t), grad_loss[loss.reduction == Reduction::kNone ? t : 0],
+                  d_positive, d_negative);
+  }
+};
+
+// Distances: those of the positives and of the negatives.
+template <class Number>
+struct GlobalSums {
+  static constexpr int kSums = 2;
+  const GlobalRule& rule;
+  SelectedPairs<Number> pairs;  // of distances
+
+  static HARDMINE_DEVICE Number kept(Number measure) { return global_distance(measure); }
+  static HARDMINE_DEVICE Number kept_backward(Number gradient) { return global_distance_backward(gradient); }
+
+  HARDMINE_DEVICE void add(int64_t t, double* sum, Number*) const {
+    sum[0] += static_cast<double>(pairs.positive_similarity[t]);
+    sum[1] += static_cast<double>(pairs.negative_similarity[t]);
+  }
+
+  HARDMINE_DEVICE Moments mean_of(double sum) const {
+    Moments moments;
+    if (pairs.count > 0) moments.mean = sum / static_cast<double>(pairs.count);
+    return moments;
+  }
+
+  // From deviations, as core's moments_of. By all threads of a block, which share `sum`.
+  HARDMINE_DEVICE void finish(const double* sum, bool poisoned, char* shared, Number* out) const {
+    Moments p = mean_of(sum[0]), n = mean_of(sum[1]);
+    double squares[2] = {0, 0};
+    for (int64_t t = thread_index(); t < pairs.count; t += block_size()) {
+      const double positive = static_cast<double>(pairs.positive_similarity[t]) - p.mean;
+      const double negative = static_cast<double>(pairs.negative_similarity[t]) - n.mean;
+      squares[0] += positive * positive;
+      squares[1] += negative * negative;
+    }
+    sync_block();  // `shared` may hold `sum`
+    sum_of_block<2>(squares, reinterpret_cast<double*>(shared));
+    if (thread_index() != 0) return;
+    const auto count = static_cast<double>(pairs.count);
+    p.variance = squares[0] / count;
+    n.variance = squares[1] / count;
+    const Number value = pairs.count > 0 ? static_cast<Number>(global_loss_of(rule, p, n)) : Number(0);
+    *out = poisoned ? std::numeric_limits<Number>::quiet_NaN() : value;
+  }
+
+  HARDMINE_DEVICE void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
+                                Number* d_negative) const {
+    const double share = static_cast<double>(*grad_loss) / static_cast<double>(pairs.count);
+    global_term_backward(rule, mean_of(sum[0]), mean_of(sum[1]), share, pairs.positive_similarity[t],
+                         pairs.negative_similarity[t], d_positive, d_negative);
+  }
+};
+
+template <class Number>
+HARDMINE_DEVICE IndexedSums<Number> sums_of(const IndexedLoss& loss, const Number* positive, const Number* negative,
+                                            int64_t count) {
+  return {loss, {nullptr, nullptr, positive, negative, count}};
+}
+template <class Number>
+HARDMINE_DEVICE GlobalSums<Number> sums_of(const GlobalRule& rule, const Number* positive, const Number* negative,
+                                           int64_t count) {
+  return {rule, {nullptr, nullptr, positive, negative, count}};
+}
+template <class Loss, class Number>
+using SumsOf = decltype(sums_of(Loss{}, static_cast<const Number*>(nullptr), static_cast<const Number*>(nullptr), 0));
+
+template <class Scalar, class Number>
+HARDMINE_KERNEL(kTripletThreads, 4)
+measure_rows_kernel(MeasuredRows<Scalar, Number> rows, int32_t* blocks_done) {
+  if (block_index() == 0 && thread_index() == 0) *blocks_done = 0;
+  measure_rows(rows);
+}
+
+template <class Loss, class Scalar, class Number>
+struct TripletPass {
+  PairMeasure measure;
+  Loss loss;
+  MeasuredRows<Scalar, Number> rows;
+  TripletList triplets;
+  TripletLossOut<Number> out;
+  double* partial;       // [blocks, kSums + 1], the sums of every block, and how many of its triplets are none
+  int32_t* blocks_done;  // [1], 0 at first
+};
+
+// The measures of the pairs (a, p) and (a, n), the same in every lane of a warp.
+template <class Scalar, class Number>
+HARDMINE_DEVICE void measure_triplet(const PairMeasure& measure, const MeasuredRows<Scalar, Number>& rows,
+                                     const int64_t* triplet, Number* positive, Number* negative) {
+  const Scalar *a = rows.x + triplet[0] * rows.depth, *p = rows.x + triplet[1] * rows.depth,
+               *n = rows.x + triplet[2] * rows.depth;
+  const bool normalized = measure.normalized, product = measure.quantity == PairQuantity::kInnerProduct;
+  const Number of_a = normalized ? rows.divisor[triplet[0]] : Number(1),
+               of_p = normalized ? rows.divisor[triplet[1]] : Number(1),
+               of_n = normalized ? rows.divisor[triplet[2]] : Number(1);
+  Number sum_p = 0, sum_n = 0;
+  for (int64_t k = lane_index(); k < rows.depth; k += 32) {
+    Number x = to_number(a[k]), y = to_number(p[k]), z = to_number(n[k]);
+    if (normalized) {
+      x /= of_a;
+      y /= of_p;
+      z /= of_n;
+    }
+    if (product) {
+      sum_p = fma(x, y, sum_p);
+      sum_n = fma(x, z, sum_n);
+    } else {
+      sum_p = fma(x - y, x - y, sum_p);
+      sum_n = fma(x - z, x - z, sum_n);
+    }
+  }
+  sum_p = sum_of_warp(sum_p);
+  sum_n = sum_of_warp(sum_n);
+  const bool root = measure.quantity == PairQuantity::kNegativeDistance;
+  *positive = product ? clamped_measure(measure, sum_p) : root ? -std::sqrt(sum_p) : -sum_p;
+  *negative = product ? clamped_measure(measure, sum_n) : root ? -std::sqrt(sum_n) : -sum_n;
+}
+
+// A warp measures a triplet; the last block makes the loss of the sums of all.
+template <class Loss, class Scalar, class Number>
+HARDMINE_KERNEL(kTripletThreads, 4)
+measure_triplets_kernel(TripletPass<Loss, Scalar, Number> pass) {
+  constexpr int kSums = SumsOf<Loss, Number>::kSums + 1;
+  const auto sums = sums_of<Number>(pass.loss, pass.out.positive, pass.out.negative, pass.triplets.count);
+  auto* shared = reinterpret_cast<double*>(shared_memory());
+  double sum[kSums] = {};
+  for (int64_t t = block_index() * kTripletWarps + warp_index(); t < pass.triplets.count;
+       t += grid_size() * kTripletWarps) {
+    const int64_t* triplet = pass.triplets.rows + 3 * t;
+    const bool sound = is_triplet(triplet, pass.rows.count);
+    Number positive = std::numeric_limits<Number>::quiet_NaN(), negative = positive;
+    if (sound) measure_triplet(pass.measure, pass.rows, triplet, &positive, &negative);
+    if (lane_index() != 0) continue;
+    pass.out.positive[t] = sums.kept(positive);
+    pass.out.negative[t] = sums.kept(negative);
+    sums.add(t, sum, pass.out.loss);
+    sum[kSums - 1] += !sound;
+  }
+  sum_of_block<kSums>(sum, shared);
+  if (grid_size() > 1) {
+    if (thread_index() == 0)
+      for (int s = 0; s < kSums; ++s) pass.partial[block_index() * kSums + s] = sum[s];
+    if (!is_last_block(pass.blocks_done)) return;
+#pragma unroll
+    for (int s = 0; s < kSums; ++s) sum[s] = 0;
+    for (int64_t b = thread_index(); b < grid_size(); b += kTripletThreads)
+#pragma unroll
+      for (int s = 0; s < kSums; ++s) sum[s] += pass.partial[b * kSums + s];
+    sum_of_block<kSums>(sum, shared);
+  }
+  if (thread_index() == 0)
+    for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
+  const bool infinite = block_finds_infinite(pass.rows.finite, row_groups(pass.rows.count));
+  sums.finish(shared, infinite || shared[kSums - 1] > 0, shared_memory(), pass.out.loss);
+}
+
+// What a gradient needs to know of all triplets: the sums, and whether all are triplets. One block.
+template <class Loss, class Number>
+HARDMINE_KERNEL(kCheckThreads, 1)
+sum_triplets_kernel(Loss loss, TripletList triplets, int64_t row_count, TripletLossGradient<Number> gradient,
+                    double* total, int32_t* sound) {
+  constexpr int kSums = SumsOf<Loss, Number>::kSums;
+  const auto sums = sums_of<Number>(loss, gradient.positive, gradient.negative, triplets.count);
+  double sum[kSums] = {};
+  bool unsound = false;
+  for (int64_t t = thread_index(); t < triplets.count; t += kCheckThreads) {
+    unsound |= !is_triplet(triplets.rows + 3 * t, row_count);
+    sums.add(t, sum, nullptr);
+  }
+  unsound = sync_block_any(unsound);
+  sum_of_block<kSums>(sum, reinterpret_cast<double*>(shared_memory()));
+  if (thread_index() != 0) return;
+  for (int s = 0; s < kSums; ++s) total[s] = sum[s];
+  *sound = !unsound;
+}
+
+// The pairs of all triplets, and the gradients of their measures.
+template <class Number>
+struct ListedPairs {
+  int64_t* first;    // [count]
+  int64_t* second;   // [count, 2]
+  Number* gradient;  // [count, 2]
+};
+
+template <class Loss, class Number>
+HARDMINE_KERNEL(kTripletThreads, 4)
+list_triplet_pairs_kernel(Loss loss, TripletList triplets, TripletLossGradient<Number> gradient, const double* total,
+                          ListedPairs<Number> list) {
+  const auto sums = sums_of<Number>(loss, gradient.positive, gradient.negative, triplets.count);
+  for (int64_t t = block_index() * kTripletThreads + thread_index(); t < triplets.count;
+       t += grid_size() * kTripletThreads) {
+    Number d_positive, d_negative;
+    sums.backward(t, total, gradient.grad_loss, &d_positive, &d_negative);
+    if (gradient.grad_positive) d_positive += gradient.grad_positive[t];
+    if (gradient.grad_negative) d_negative += gradient.grad_negative[t];
+    list.first[t] = triplets.rows[3 * t];
+    list.second[2 * t] = triplets.rows[3 * t + 1];
+    list.second[2 * t + 1] = triplets.rows[3 * t + 2];
+    list.gradient[2 * t] = sums.kept_backward(d_positive);
+    list.gradient[2 * t + 1] = sums.kept_backward(d_negative);
+  }
+}
+
+constexpr size_t kSharedSums = 5 * kMostWarps * sizeof(double);
+
+}  // namespace
+
+template <class Loss, class Scalar, class Number>
+void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+                      const TripletList& triplets, const TripletLossOut<Number>& out, Workspace& workspace,
+                      const Stream& stream) {
+  const int64_t blocks =
+      std::clamp<int64_t>((triplets.count + kTripletWarps - 1) / kTripletWarps, 1, kMostTripletBlocks);
+  TripletPass<Loss, Scalar, Number> pass{measure, loss, {}, triplets, out, nullptr, nullptr};
+  pass.rows = {rows.x,
+               rows.count,
+               rows.depth,
+               measure.normalized ? workspace.array<Number>(rows.count) : nullptr,
+               workspace.array<int32_t>(row_groups(rows.count)),
+               nullptr};
+  pass.partial = workspace.array<double>(blocks * (SumsOf<Loss, Number>::kSums + 1));
+  pass.blocks_done = workspace.array<int32_t>(1);
+  launch("measure_rows", measure_rows_kernel<Scalar, Number>,
+         {std::max<int64_t>(1, row_groups(rows.count)), kTripletThreads}, stream, pass.rows, pass.blocks_done);
+  launch("measure_triplets", measure_triplets_kernel<Loss, Scalar, Number>, {blocks, kTripletThreads, kSharedSums},
+         stream, pass);
+}
+
+template <class Loss, class Scalar, class Number>
+void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+                               const TripletList& triplets, const TripletLossGradient<Number>& gradient, Scalar* grad_x,
+                               Workspace& workspace, const Stream& stream) {
+  auto* total = workspace.array<double>(SumsOf<Loss, Number>::kSums);
+  auto* sound = workspace.array<int32_t>(1);
+  const ListedPairs<Number> list{workspace.array<int64_t>(triplets.count), workspace.array<int64_t>(2 * triplets.count),
+                                 workspace.array<Number>(2 * triplets.count)};
+  launch("sum_triplets", sum_triplets_kernel<Loss, Number>, {1, kCheckThreads, kSharedSums}, stream, loss, triplets,
+         rows.count, gradient, total, sound);
+  launch("list_triplet_pairs", list_triplet_pairs_kernel<Loss, Number>,
+         {(triplets.count + kTripletThreads - 1) / kTripletThreads, kTripletThreads}, stream, loss, triplets, gradient,
+         static_cast<const double*>(total), list);
+  const PairList<Number> pairs{list.first, list.second, list.gradient, triplets.count, 2, sound};
+  pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);
+}
+
+#define HARDMINE_INSTANTIATE(Loss, Scalar, Number)                                                                     \
+  template void loss_of_triplets(const PairMeasure&, const Loss&, const PairedRows<Scalar>&, const TripletList&,       \
+                                 const TripletLossOut<Number>&, Workspace&, const Stream&);                            \
+  template void loss_of_triplets_gradient(const PairMeasure&, const Loss&, const PairedRows<Scalar>&,                  \
+                                          const TripletList&, const TripletLossGradient<Number>&, Scalar*, Workspace&, \
+                                          const Stream&);
+HARDMINE_INSTANTIATE(IndexedLoss, BFloat16, float)
+HARDMINE_INSTANTIATE(IndexedLoss, Float16, float)
+HARDMINE_INSTANTIATE(IndexedLoss, float, float)
+HARDMINE_INSTANTIATE(IndexedLoss, double, double)
+HARDMINE_INSTANTIATE(GlobalRule, BFloat16, float)
+HARDMINE_INSTANTIATE(GlobalRule, Float16, float)
+HARDMINE_INSTANTIATE(GlobalRule, float, float)
+HARDMINE_INSTANTIATE(GlobalRule, double, double)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,53 @@
+// Losses of triplets that the user gives as rows (a, p, n) of the embeddings, torch-free.
+//
+// The host does not wait for the device to look at the triplets. One that is none (core/losses/given_triplet.h) is not
+// read, and makes the loss and all gradients NaN, as a row that is not finite does.
+#pragma once
+
+#include "core/losses/global_loss.h"
+#include "core/losses/loss_reduction.h"
+#include "cuda/kernels/pair_gradient.h"
+
+namespace hardmine::cuda {
+
+// The losses: a term of every triplet, or GlobalRule, which is of the distances of all.
+struct IndexedLoss {
+  TermRule term;
+  Reduction reduction;
+};
+
+struct TripletList {
+  const int64_t* rows;  // [count, 3]
+  int64_t count;
+};
+
+// What the loss is of, one number a triplet: the measures of the pairs (a, p) and (a, n); of GlobalRule, distances.
+template <class Number>
+struct TripletLossOut {
+  Number* loss;      // [1], or [count] without reduction
+  Number* positive;  // [count]
+  Number* negative;  // [count]
+};
+
+// The outputs, and the gradients that arrive there.
+template <class Number>
+struct TripletLossGradient {
+  const Number* positive;       // [count]
+  const Number* negative;       // [count]
+  const Number* grad_loss;      // [1], or [count] without reduction
+  const Number* grad_positive;  // [count], null: none
+  const Number* grad_negative;
+};
+
+// Sums are in double, in an order that depends on the number of triplets only. O(rows + triplets) memory.
+template <class Loss, class Scalar, class Number>
+void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+                      const TripletList& triplets, const TripletLossOut<Number>& out, Workspace& workspace,
+                      const Stream& stream);
+
+template <class Loss, class Scalar, class Number>
+void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+                               const TripletList& triplets, const TripletLossGradient<Number>& gradient, Scalar* grad_x,
+                               Workspace& workspace, const Stream& stream);
+
+}  // namespace hardmine::cuda

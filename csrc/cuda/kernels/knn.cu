@@ -1,0 +1,281 @@
+// A block has a panel of queries to itself, and visits tiles of them against a share of the columns. What beats the
+// k-th best of a query so far is appended to the query's pool; a pool that the next tile might overflow is sorted and
+// cut back to its k best by a warp. Where there are few panels of queries, several blocks have a share of the columns
+// each, and their lists are merged in the end. The order of candidates is total, so the order in which threads append
+// them changes nothing.
+
+#include "cuda/kernels/knn.h"
+
+#include "cuda/device/warp_sort.h"
+#include "cuda/gemm/make_tile.h"
+
+namespace hardmine::cuda {
+namespace {
+
+constexpr int kWarps = kTileThreads / 32;
+constexpr int64_t kEnoughBlocks = 256;     // to occupy a GPU
+constexpr int64_t kLeastColumnPanels = 2;  // of a share
+// Of a block's shared memory, of which the GPUs that have least give 99 KiB.
+constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
+
+// Warps of a block that sort at a time, each a list with room for `capacity` candidates.
+template <class Number>
+int sorting_warps(int capacity) {
+  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(Ranked<Number>)), 1, kWarps));
+}
+
+template <class Number>
+struct NearestPools {
+  Ranked<Number>* pool;  // [shares, queries, capacity]
+  int32_t* size;         // [shares, queries], of the sorted lists
+  int capacity, sorting_warps;
+  int64_t shares, queries;
+
+  HARDMINE_DEVICE Ranked<Number>* at(int64_t share, int64_t query) const {
+    return pool + (share * queries + query) * capacity;
+  }
+};
+
+template <class Number>
+struct NearestEnd {
+  Similarity kind;
+  int k;
+  NearestOut<Number> out;
+};
+
+template <class Arithmetic>
+struct NearestPass {
+  using Number = typename Arithmetic::Number;
+  PackedRows<Arithmetic> rows, columns;
+  bool exclude_self;
+  bool may_overflow;  // pools do not hold all columns
+  NearestPools<Number> pools;
+  NearestEnd<Number> end;
+};
+
+// Room for the k best, for some more, so that a pool is not cut for every tile, and for all of a tile on top of them.
+int capacity_of(int64_t k, int64_t columns, int64_t tile) {
+  const int64_t slack = std::clamp<int64_t>(k / 2, 16, tile);
+  return power_of_two_from(std::min(k + slack + tile, columns));
+}
+
+template <class Arithmetic>
+size_t nearest_shared_bytes(int capacity, int warps) {
+  using Number = typename Arithmetic::Number;
+  constexpr size_t kRowBytes = Arithmetic::kTile * (sizeof(Number) + sizeof(int32_t));
+  static_assert(std::max(Arithmetic::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
+  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<Number>)) + kRowBytes;
+}
+
+// A sorted list of a query, as users see it. All lanes of a warp call it.
+template <class Number>
+HARDMINE_DEVICE void write_neighbors(const NearestEnd<Number>& end, const Ranked<Number>* list, int size,
+                                     int64_t query) {
+  for (int n = lane_index(); n < end.k; n += 32) {
+    const bool found = n < size;
+    // No zero has a sign: a packed key has lost it.
+    end.out.similarity[query * end.k + n] =
+        found ? similarity_from_order(end.kind, list[n].key() + Number(0)) : std::numeric_limits<Number>::quiet_NaN();
+    end.out.index[query * end.k + n] = found ? list[n].index() : -1;
+  }
+}
+
+template <class Arithmetic>
+class NearestPanel {
+  using Number = typename Arithmetic::Number;
+  using Candidate = Ranked<Number>;
+  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+
+ public:
+  HARDMINE_DEVICE NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
+      : pass_(pass), row_panel_(row_panel), share_index_(share) {
+    const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
+    worst_key_ = reinterpret_cast<Number*>(shared_memory() +
+                                           (lists > Arithmetic::kSharedBytes ? lists : Arithmetic::kSharedBytes));
+    size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
+  }
+
+  HARDMINE_DEVICE void run() {
+    if (thread_index() < kTile) {
+      worst_key_[thread_index()] = -std::numeric_limits<Number>::infinity();
+      size_[thread_index()] = 0;
+    }
+    sync_block();
+    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), shares = pass_.pools.shares;
+    const int64_t last = panels * (share_index_ + 1) / shares;
+    for (int64_t column = panels * share_index_ / shares; column < last; ++column) {
+      make_tile(pass_.rows, pass_.columns, row_panel_, column, share_);
+      const bool full = append(column * kTile);
+      if (sync_block_any(full && pass_.may_overflow)) {
+        for_each_row([&](int row) {
+          if (size_[row] > most()) cut(row);
+        });
+        sync_block();  // before the engine uses the memory of the lists
+      }
+    }
+    for_each_row([&](int row) { end(row); });
+    sync_block();  // before the next panel
+  }
+
+ private:
+  // Candidates that a pool may hold when a tile is added to it.
+  HARDMINE_DEVICE int most() const { return pass_.pools.capacity - kTile; }
+
+  HARDMINE_DEVICE int64_t query(int row) const { return row_panel_ * kTile + row; }
+
+  // Rows of the panel, a share of them each warp that sorts.
+  template <class Use>
+  HARDMINE_DEVICE void for_each_row(const Use& use) {
+    const int warps = pass_.pools.sorting_warps;
+    if (warp_index() >= warps) return;
+    for (int row = warp_index(); row < kTile && query(row) < pass_.rows.count; row += warps) use(row);
+  }
+
+  // Appends what beats its row's worst; true if some pool is too full for a tile more.
+  HARDMINE_DEVICE bool append(int64_t first_column) {
+    const Number sign = Arithmetic::kSquares ? Number(-1) : Number(1);
+    const int64_t left = pass_.columns.count - first_column;
+    const int columns = left < kTile ? static_cast<int>(left) : kTile;
+    const bool has_selves = pass_.exclude_self && first_column == row_panel_ * kTile;  // on the diagonal
+    bool full = false;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int row = Arithmetic::row(r);
+      if (query(row) >= pass_.rows.count) continue;
+      // Columns come in ascending order: at an equal key, those that are in the pool win. NaN beats nothing.
+      const Number worst = worst_key_[row];
+      uint32_t better = 0;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const int column = Arithmetic::column(c);
+        const bool candidate = column < columns && !(has_selves && column == row);
+        better |= static_cast<uint32_t>(candidate && sign * share_.at[r][c] > worst) << c;
+      }
+      if (better == 0) continue;
+      const int32_t count = count_bits(better), place = atomic_add(size_ + row, count);
+      full |= place + count > most();
+      Candidate* to = pass_.pools.at(share_index_, query(row)) + place;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c)
+        if (better >> c & 1)
+          *to++ = Candidate::of(sign * share_.at[r][c], static_cast<Index>(first_column + Arithmetic::column(c)));
+    }
+    return full;
+  }
+
+  // The warp's list, with the pool of a row, sorted.
+  HARDMINE_DEVICE const Candidate* sorted(int row) {
+    const Candidate* pool = pass_.pools.at(share_index_, query(row));
+    Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * pass_.pools.capacity;
+    sync_warp();  // all are done with the row before
+    for (int i = lane_index(); i < size_[row]; i += 32) list[i] = pool[i];
+    sort_list(list, size_[row]);
+    return list;
+  }
+
+  // Leaves a row its k best; it has more.
+  HARDMINE_DEVICE void cut(int row) {
+    const Candidate* list = sorted(row);
+    Candidate* pool = pass_.pools.at(share_index_, query(row));
+    for (int i = lane_index(); i < pass_.end.k; i += 32) pool[i] = list[i];
+    if (lane_index() == 0) {  // all have read the size before they sorted
+      worst_key_[row] = list[pass_.end.k - 1].key();
+      size_[row] = pass_.end.k;
+    }
+  }
+
+  HARDMINE_DEVICE void end(int row) {
+    const Candidate* list = sorted(row);
+    const int size = size_[row] < pass_.end.k ? size_[row] : pass_.end.k;
+    if (pass_.pools.shares == 1) return write_neighbors(pass_.end, list, size, query(row));
+    Candidate* pool = pass_.pools.at(share_index_, query(row));
+    for (int i = lane_index(); i < size; i += 32) pool[i] = list[i];
+    if (lane_index() == 0) pass_.pools.size[share_index_ * pass_.pools.queries + query(row)] = size;
+  }
+
+  const NearestPass<Arithmetic>& pass_;
+  int64_t row_panel_, share_index_;
+  Number* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
+  int32_t* size_;      // [kTile], of the pools
+  Share<Arithmetic> share_;
+};
+
+template <class Arithmetic>
+HARDMINE_KERNEL(kTileThreads, 2)
+nearest_kernel(NearestPass<Arithmetic> pass) {
+  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
+  for (int64_t i = block_index(); i < panels * pass.pools.shares; i += grid_size())
+    NearestPanel<Arithmetic>(pass, i % panels, i / panels).run();
+}
+
+// A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
+template <class Number>
+HARDMINE_KERNEL(kTileThreads, 2)
+merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int room) {
+  Ranked<Number>* list = reinterpret_cast<Ranked<Number>*>(shared_memory()) + warp_index() * room;
+  const int warps = block_size() / 32;
+  for (int64_t query = block_index() * warps + warp_index(); query < pools.queries; query += grid_size() * warps) {
+    int size = 0;
+    for (int64_t share = 0; share < pools.shares; ++share) {
+      const int more = pools.size[share * pools.queries + query];
+      if (size + more > room) {
+        sort_list(list, size);
+        size = end.k;  // it was more than `room` - k, so k at least
+      }
+      for (int i = lane_index(); i < more; i += 32) list[size + i] = pools.at(share, query)[i];
+      size += more;
+    }
+    sort_list(list, size);
+    write_neighbors(end, list, size, query);
+    sync_warp();  // before the next query
+  }
+}
+
+}  // namespace
+
+template <class Arithmetic, class Scalar>
+void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
+             bool exclude_self, const NearestOut<typename Arithmetic::Number>& out, Workspace& workspace,
+             const Stream& stream) {
+  using Number = typename Arithmetic::Number;
+  if (queries.count == 0) return;
+  const bool cosine = kind == Similarity::kCosine;
+  NearestPass<Arithmetic> pass{};
+  pass.rows = pack_rows<Arithmetic>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
+  pass.columns = refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
+  pass.exclude_self = !refs && exclude_self;
+  pass.end = {kind, static_cast<int>(k), out};
+
+  const int64_t row_panels = panels_of<Arithmetic>(queries.count);
+  const int64_t column_panels = panels_of<Arithmetic>(pass.columns.count);
+  NearestPools<Number>& pools = pass.pools;
+  pools.queries = queries.count;
+  pools.shares =
+      std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels / kLeastColumnPanels));
+  // Of a share there are no more columns than this.
+  const int64_t share_columns =
+      std::min(pass.columns.count, (column_panels + pools.shares - 1) / pools.shares * Arithmetic::kTile);
+  pools.capacity = capacity_of(k, share_columns, Arithmetic::kTile);
+  pools.sorting_warps = sorting_warps<Number>(pools.capacity);
+  pools.pool = workspace.array<Ranked<Number>>(pools.shares * pools.queries * pools.capacity);
+  pools.size = workspace.array<int32_t>(pools.shares * pools.queries);
+  pass.may_overflow = share_columns > pools.capacity;
+  launch(
+      "nearest", nearest_kernel<Arithmetic>,
+      {row_panels * pools.shares, kTileThreads, nearest_shared_bytes<Arithmetic>(pools.capacity, pools.sorting_warps)},
+      stream, pass);
+  if (pools.shares == 1) return;
+  const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<Number>(room);
+  launch("merge_nearest", merge_nearest_kernel<Number>,
+         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<Number>)}, stream, pools,
+         pass.end, room);
+}
+
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                       \
+  template void nearest<Arithmetic, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t,         \
+                                            int64_t, bool, const NearestOut<typename Arithmetic::Number>&, Workspace&, \
+                                            const Stream&);
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cuda

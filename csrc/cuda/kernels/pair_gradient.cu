@@ -1,0 +1,316 @@
+#include "cuda/kernels/pair_gradient.h"
+
+#include <optional>
+
+#include "cuda/gemm/row_stats.h"
+#include "cuda/kernels/gather_gradient.h"
+
+namespace hardmine::cuda {
+namespace {
+
+constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountParts = 256;
+
+// The pairs of a triplet loss as a list of one positive and one negative an anchor.
+template <class Number>
+struct LossPairs {
+  LossGradient<Number> loss;
+  const int64_t*
+      counted;       // [kCountParts, 2]: easy and hard terms of parts of the batch; null: each block counts itself
+  int64_t* second;   // [count, 2]
+  Number* gradient;  // [count, 2]
+};
+
+// The numbers of easy and hard terms, by all threads of a block.
+template <class Number>
+HARDMINE_DEVICE void count_parts(const LossGradient<Number>& loss, int64_t begin, int64_t step, double* shared,
+                                 double* easy_hard) {
+  easy_hard[0] = easy_hard[1] = 0;
+  for (int64_t i = begin; i < loss.pairs.count; i += step) {
+    const Part part = term_of(loss.term, loss.pairs, i).part;
+    easy_hard[0] += part == Part::kEasy;
+    easy_hard[1] += part == Part::kHard;
+  }
+  sum_of_block<2>(easy_hard, shared);
+}
+
+template <class Number>
+HARDMINE_KERNEL(kListThreads, 2)
+count_parts_kernel(LossGradient<Number> loss, int64_t* counted) {
+  for (int64_t part = block_index(); part < kCountParts; part += grid_size()) {
+    double easy_hard[2];
+    count_parts(loss, part * block_size() + thread_index(), kCountParts * block_size(),
+                reinterpret_cast<double*>(shared_memory()), easy_hard);
+    if (thread_index() != 0) continue;
+    counted[2 * part] = static_cast<int64_t>(easy_hard[0]);
+    counted[2 * part + 1] = static_cast<int64_t>(easy_hard[1]);
+  }
+}
+
+template <class Number>
+HARDMINE_DEVICE void list_loss_pairs(const LossPairs<Number>& list, double* shared) {
+  const LossGradient<Number>& loss = list.loss;
+  double easy_hard[2] = {0, 0};
+  if (loss.grad_loss && loss.reduction == Reduction::kMean) {
+    if (list.counted) {
+      for (int64_t b = thread_index(); b < kCountParts; b += block_size()) {
+        easy_hard[0] += static_cast<double>(list.counted[2 * b]);
+        easy_hard[1] += static_cast<double>(list.counted[2 * b + 1]);
+      }
+      sum_of_block<2>(easy_hard, shared);
+    } else {
+      count_parts(loss, thread_index(), block_size(), shared, easy_hard);
+    }
+    if (thread_index() == 0) {
+      shared[0] = easy_hard[0];
+      shared[1] = easy_hard[1];
+    }
+    sync_block();
+  }
+  const bool mean = loss.reduction == Reduction::kMean && loss.grad_loss;
+  const PartWeights weights = part_weights(loss.term, loss.reduction, mean ? static_cast<int64_t>(shared[0]) : 0,
+                                           mean ? static_cast<int64_t>(shared[1]) : 0);
+  for (int64_t i = block_index() * block_size() + thread_index(); i < loss.pairs.count;
+       i += grid_size() * block_size()) {
+    Number d_positive = 0, d_negative = 0;
+    if (loss.grad_loss)
+      term_backward(weights, term_of(loss.term, loss.pairs, i),
+                    loss.grad_loss[loss.reduction == Reduction::kNone ? i : 0], &d_positive, &d_negative);
+    if (loss.grad_positive) d_positive += loss.grad_positive[i];
+    if (loss.grad_negative) d_negative += loss.grad_negative[i];
+    list.second[2 * i] = loss.pairs.positive_index[i];
+    list.second[2 * i + 1] = loss.pairs.negative_index[i];
+    list.gradient[2 * i] = d_positive;
+    list.gradient[2 * i + 1] = d_negative;
+  }
+  sync_block();
+}
+
+template <class Scalar, class Number>
+HARDMINE_KERNEL(kGatherThreads, 4)
+measure_pairs_kernel(MeasuredRows<Scalar, Number> rows, MeasuredRows<Scalar, Number> refs, bool has_loss,
+                     LossPairs<Number> list) {
+  if (has_loss) list_loss_pairs(list, reinterpret_cast<double*>(shared_memory()));
+  measure_rows(rows);
+  measure_rows(refs);
+}
+
+// Calls use(row, end) for every end that an index is to hold.
+template <class Number, class Use>
+HARDMINE_DEVICE void for_each_end(const PairEnds<Number>& ends, bool at_first, bool at_second, const Use& use) {
+  const int64_t pairs = ends.pair_count();
+  for (int64_t p = block_index() * block_size() + thread_index(); p < pairs; p += grid_size() * block_size()) {
+    if (!ends.has(p)) continue;
+    if (at_first) use(ends.first_of(p), p);
+    if (at_second) use(ends.second_of(p), pairs + p);
+  }
+}
+
+template <class Number>
+HARDMINE_KERNEL(kListThreads, 4)
+count_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, int64_t* count) {
+  for_each_end(ends, at_first, at_second, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
+}
+
+// begin[r] = the sum of count[0] to count[r - 1], and count[r] = 0 again. One block.
+HARDMINE_KERNEL(kScanThreads, 1)
+begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
+  auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMostWarps + 1]
+  int64_t before = 0;
+  for (int64_t first = 0; first <= rows; first += kScanThreads * kScanRows) {
+    const int64_t own_first = first + thread_index() * kScanRows;
+    int64_t own[kScanRows], sum = 0;
+#pragma unroll
+    for (int i = 0; i < kScanRows; ++i) {
+      own[i] = own_first + i < rows ? count[own_first + i] : 0;
+      sum += own[i];
+    }
+    int64_t up_to = sum;  // of this lane and those below
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int64_t other = shuffle_up(up_to, step);
+      if (lane_index() >= step) up_to += other;
+    }
+    if (lane_index() == 31) warp_sum[warp_index()] = up_to;
+    sync_block();
+    int64_t place = before + up_to - sum;
+    for (int w = 0; w < kScanThreads / 32; ++w) {
+      if (w < warp_index()) place += warp_sum[w];
+      before += warp_sum[w];
+    }
+#pragma unroll
+    for (int i = 0; i < kScanRows; ++i) {
+      if (own_first + i <= rows) begin[own_first + i] = place;
+      if (own_first + i < rows) count[own_first + i] = 0;
+      place += own[i];
+    }
+    sync_block();
+  }
+}
+
+template <class Number>
+HARDMINE_KERNEL(kListThreads, 4)
+place_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, const int64_t* begin, int64_t* count,
+                  int64_t* end_at) {
+  for_each_end(ends, at_first, at_second,
+               [&](int64_t row, int64_t end) { end_at[begin[row] + atomic_add(count + row, 1)] = end; });
+}
+
+// One number for many: whether all are not 0.
+HARDMINE_KERNEL(kScanThreads, 1)
+all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
+                  const int32_t* sound, int32_t* all) {
+  bool infinite = block_finds_infinite(finite, groups);
+  infinite |= block_finds_infinite(others, other_groups);
+  if (thread_index() == 0) *all = !infinite && (!sound || *sound != 0);
+}
+
+template <class Scalar, class Number>
+HARDMINE_KERNEL(kGatherThreads, 4)
+gather_gradient_kernel(GatherPass<Scalar, Number> pass) {
+  bool poisoned = false;
+  for (int side = 0; side < 3; ++side)
+    if (pass.finite[side]) poisoned |= block_finds_infinite(pass.finite[side], pass.groups[side]);
+  for (int64_t row = block_index(); row < pass.selves.count; row += grid_size())
+    GatherRow<Scalar, Number>(pass, row).run(poisoned);
+}
+
+template <class Scalar, class Number>
+class PairGradient {
+ public:
+  PairGradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, bool nan_if_not_finite,
+               const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream)
+      : measure_(measure),
+        rows_(rows),
+        poisons_(nan_if_not_finite),
+        out_(out),
+        workspace_(workspace),
+        stream_(stream) {}
+
+  void run(PairList<Number> pairs, const LossGradient<Number>* loss) {
+    LossPairs<Number> list{};
+    if (loss) {
+      list.loss = *loss;
+      list.second = workspace_.array<int64_t>(2 * loss->pairs.count);
+      list.gradient = workspace_.array<Number>(2 * loss->pairs.count);
+      pairs = {nullptr, list.second, list.gradient, loss->pairs.count, 2};
+      if (2 * pairs.count > kLooksThrough && loss->grad_loss && loss->reduction == Reduction::kMean) {
+        auto* counted = workspace_.array<int64_t>(2 * kCountParts);
+        launch("count_parts", count_parts_kernel<Number>, {kCountParts, kListThreads, kSumBytes}, stream_, *loss,
+               counted);
+        list.counted = counted;
+      }
+    }
+    const bool indexed = pairs.count * pairs.partners > kLooksThrough;
+    x_ = measured(rows_.x, rows_.count, indexed);
+    refs_ = measured(rows_.refs, rows_.refs ? rows_.ref_count : 0, indexed);
+    const int64_t blocks = std::max<int64_t>(
+        1, std::max(row_groups(x_.count),
+                    std::max(row_groups(refs_.count), (pairs.count + 127) / 128 * loss_blocks(loss))));
+    launch("measure_pairs", measure_pairs_kernel<Scalar, Number>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
+           refs_, loss != nullptr, list);
+    if (poisons_ && indexed) {
+      auto* all = workspace_.array<int32_t>(1);
+      launch("all_finite", all_finite_kernel, {1, kScanThreads}, stream_, static_cast<const int32_t*>(x_.finite),
+             row_groups(x_.count), static_cast<const int32_t*>(refs_.finite), row_groups(refs_.count), pairs.sound,
+             all);
+      all_finite_ = all;
+    }
+    const PairEnds<Number> ends{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
+    if (out_.x) gather(ends, x_, true, !rows_.refs, indexed, out_.x);
+    if (out_.refs && rows_.refs) gather(ends, refs_, false, true, indexed, out_.refs);
+  }
+
+ private:
+  static constexpr size_t kSumBytes = 2 * kMostWarps * sizeof(double);
+
+  static int64_t loss_blocks(const LossGradient<Number>* loss) { return loss ? 1 : 0; }
+
+  MeasuredRows<Scalar, Number> measured(const Scalar* x, int64_t count, bool indexed) {
+    return {x,
+            count,
+            rows_.depth,
+            measure_.normalized ? workspace_.array<Number>(count) : nullptr,
+            workspace_.array<int32_t>(row_groups(count)),
+            indexed ? workspace_.array<int64_t>(count) : nullptr};
+  }
+
+  void gather(const PairEnds<Number>& ends, const MeasuredRows<Scalar, Number>& selves, bool at_first, bool at_second,
+              bool indexed, Scalar* grad) {
+    const auto side = [](const MeasuredRows<Scalar, Number>& rows) {
+      return GatherSide<Scalar, Number>{rows.x, rows.divisor, rows.count};
+    };
+    GatherPass<Scalar, Number> pass{};
+    pass.measure = measure_;
+    pass.ends = ends;
+    pass.selves = side(selves);
+    pass.firsts = side(x_);
+    pass.seconds = side(rows_.refs ? refs_ : x_);
+    pass.at_first = at_first;
+    pass.at_second = at_second;
+    pass.depth = rows_.depth;
+    pass.grad = grad;
+    if (all_finite_) {
+      pass.finite[0] = all_finite_;
+      pass.groups[0] = 1;
+    } else if (poisons_) {
+      pass.finite[0] = x_.finite;
+      pass.groups[0] = row_groups(x_.count);
+      pass.finite[1] = refs_.finite;
+      pass.groups[1] = row_groups(refs_.count);
+      pass.finite[2] = ends.pairs.sound;
+      pass.groups[2] = 1;
+    }
+    const bool firsts = at_first && ends.pairs.first;
+    if (indexed && (firsts || at_second)) {
+      const int64_t pairs = ends.pair_count();
+      const Grid grid{std::min<int64_t>((pairs + kListThreads - 1) / kListThreads, 4096), kListThreads};
+      auto* begin = workspace_.array<int64_t>(selves.count + 1);
+      auto* end_at = workspace_.array<int64_t>((firsts ? pairs : 0) + (at_second ? pairs : 0));
+      launch("count_ends", count_ends_kernel<Number>, grid, stream_, ends, firsts, at_second, selves.ends);
+      launch("begin_ends", begin_ends_kernel, {1, kScanThreads, (kMostWarps + 1) * sizeof(int64_t)}, stream_,
+             selves.ends, selves.count, begin);
+      launch("place_ends", place_ends_kernel<Number>, grid, stream_, ends, firsts, at_second,
+             static_cast<const int64_t*>(begin), selves.ends, end_at);
+      pass.by_row = {begin, end_at};
+    }
+    launch("gather_gradient", gather_gradient_kernel<Scalar, Number>,
+           {selves.count, kGatherThreads, sizeof(GatherShared<Number>)}, stream_, pass);
+  }
+
+  const PairMeasure measure_;
+  const PairedRows<Scalar> rows_;
+  const bool poisons_;
+  const GradientOut<Scalar> out_;
+  Workspace& workspace_;
+  const Stream& stream_;
+  MeasuredRows<Scalar, Number> x_{}, refs_{};
+  const int32_t* all_finite_ = nullptr;  // [1]
+};
+
+}  // namespace
+
+template <class Scalar, class Number>
+void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<Number>& pairs,
+                   bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream) {
+  PairGradient<Scalar, Number>(measure, rows, nan_if_not_finite, out, workspace, stream).run(pairs, nullptr);
+}
+
+template <class Scalar, class Number>
+void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<Number>& loss,
+                           bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace,
+                           const Stream& stream) {
+  PairGradient<Scalar, Number>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);
+}
+
+#define HARDMINE_INSTANTIATE(Scalar, Number)                                                                      \
+  template void pair_gradient(const PairMeasure&, const PairedRows<Scalar>&, const PairList<Number>&, bool,       \
+                              const GradientOut<Scalar>&, Workspace&, const Stream&);                             \
+  template void triplet_loss_gradient(const PairMeasure&, const PairedRows<Scalar>&, const LossGradient<Number>&, \
+                                      bool, const GradientOut<Scalar>&, Workspace&, const Stream&);
+HARDMINE_INSTANTIATE(BFloat16, float)
+HARDMINE_INSTANTIATE(Float16, float)
+HARDMINE_INSTANTIATE(float, float)
+HARDMINE_INSTANTIATE(double, double)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,37 @@
+// Which pairs a row takes part in. Every pair has two ends: end p is the first row of pair p, end P + p its second, of
+// P pairs in all. A row's ends, in ascending order, are the order in which it adds up its gradient.
+#pragma once
+
+#include "cuda/device/device.h"
+#include "cuda/kernels/pair_gradient.h"
+
+namespace hardmine::cuda {
+
+template <class Number>
+struct PairEnds {
+  PairList<Number> pairs;
+  int64_t first_rows, second_rows;  // rows that a first and a second may be
+
+  HARDMINE_HD int64_t pair_count() const { return pairs.count * pairs.partners; }
+  HARDMINE_HD int64_t first_of(int64_t p) const {
+    const int64_t entry = p / pairs.partners;
+    return pairs.first ? pairs.first[entry] : entry;
+  }
+  HARDMINE_HD int64_t second_of(int64_t p) const { return pairs.second[p]; }
+  // A pair without a gradient adds nothing, not even a NaN.
+  HARDMINE_HD bool has(int64_t p) const {
+    const int64_t first = first_of(p), second = second_of(p);
+    return first >= 0 && first < first_rows && second >= 0 && second < second_rows && pairs.gradient[p] != Number(0);
+  }
+};
+
+// For every row of one matrix, the ends that lie there, in no order; null where rows look through all pairs instead.
+struct EndsByRow {
+  const int64_t* begin = nullptr;  // [rows + 1]
+  const int64_t* end_at = nullptr;
+};
+
+// Lists with up to this many pairs are looked through by every row: fewer launches.
+inline constexpr int64_t kLooksThrough = 2048;
+
+}  // namespace hardmine::cuda

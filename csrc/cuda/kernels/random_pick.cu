@@ -1,0 +1,86 @@
+#include "cuda/kernels/random_pick.h"
+
+#include <limits>
+
+#include "cuda/device/collectives.h"
+#include "cuda/gemm/make_tile.h"
+
+namespace hardmine::cuda {
+namespace {
+
+constexpr int kPickThreads = 128;
+constexpr int64_t kPickWarps = kPickThreads / 32;
+
+template <class Arithmetic>
+HARDMINE_KERNEL(kPickThreads, 4)
+pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Arithmetic::Number upper,
+                   Ranked<typename Arithmetic::Number>* best) {
+  using Number = typename Arithmetic::Number;
+  constexpr Number kInfinity = std::numeric_limits<Number>::infinity();
+  const PackedRows<Arithmetic>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
+  Number* line = reinterpret_cast<Number*>(shared_memory()) + 32 * warp_index();
+  // Labels tell the candidates, unless orders may be NaN or beyond a bound.
+  const bool infinite = block_finds_infinite(rows.finite, row_groups(rows.count)) ||
+                        block_finds_infinite(columns.finite, row_groups(columns.count));
+  const bool by_order = infinite || upper < kInfinity;
+  for (int64_t row = block_index() * kPickWarps + warp_index(); row < rows.count; row += grid_size() * kPickWarps) {
+    const int64_t label = pass.anchors.label[row];
+    // The number that a tile would have, so that the order of a pick compares with those of other candidates.
+    const auto order_from = [&](int64_t first) {
+      const Number found = make_row(rows, columns, row, first, line);
+      return Arithmetic::kSquares ? -found : found;
+    };
+    // The candidates among 32 columns, as the bits of a word.
+    const auto candidates_from = [&](int64_t first) {
+      const int64_t column = first + lane_index();
+      const bool candidate = column < columns.count && (pass.candidates.label[column] == label) == pass.same_class &&
+                             !(pass.symmetric && column == row);
+      const uint32_t bits = ballot(candidate);
+      if (!by_order || bits == 0) return bits;
+      const Number order = order_from(first);  // by all lanes
+      return ballot(candidate && order <= upper);
+    };
+    Index count = 0;
+    for (int64_t first = 0; first < columns.count; first += 32) count += count_bits(candidates_from(first));
+    if (count == 0) {
+      if (lane_index() == 0) best[row] = Ranked<Number>::of(-kInfinity, kBelowRange);
+      continue;
+    }
+    Index rank = drawn_rank(number[row], count);
+    int64_t first = 0;
+    uint32_t bits = candidates_from(first);
+    for (; count_bits(bits) <= rank; bits = candidates_from(first)) {
+      rank -= count_bits(bits);
+      first += 32;
+    }
+    for (; rank > 0; --rank) bits &= bits - 1;
+    const int lane = count_bits((bits & (0u - bits)) - 1);
+    const Number order = order_from(first);
+    if (lane_index() == lane) best[row] = Ranked<Number>::of(order, static_cast<Index>(first + lane));
+  }
+}
+
+}  // namespace
+
+template <class Arithmetic>
+void pick_random(const PickPass<Arithmetic>& pass, const double* number, typename Arithmetic::Number upper,
+                 Ranked<typename Arithmetic::Number>* best, const Stream& stream) {
+  launch("pick_random", pick_random_kernel<Arithmetic>,
+         {(pass.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
+          kPickThreads * sizeof(typename Arithmetic::Number)},
+         stream, pass, number, upper, best);
+}
+
+#define HARDMINE_INSTANTIATE(Arithmetic)                                                                         \
+  template void pick_random<Arithmetic>(const PickPass<Arithmetic>&, const double*, typename Arithmetic::Number, \
+                                        Ranked<typename Arithmetic::Number>*, const Stream&);
+HARDMINE_INSTANTIATE(Bfloat16Products)
+HARDMINE_INSTANTIATE(Float16Products)
+HARDMINE_INSTANTIATE(Tf32Products)
+HARDMINE_INSTANTIATE(FloatProducts)
+HARDMINE_INSTANTIATE(FloatSquares)
+HARDMINE_INSTANTIATE(DoubleProducts)
+HARDMINE_INSTANTIATE(DoubleSquares)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,28 @@
+// Random selections (core/random_pick.h): a warp an anchor counts its candidates, and picks one of them.
+#pragma once
+
+#include "core/random_pick.h"
+#include "cuda/gemm/packed_rows.h"
+
+namespace hardmine::cuda {
+
+template <class Arithmetic>
+struct PickSide {
+  PackedRows<Arithmetic> rows;
+  const int64_t* label;  // [rows.count]
+};
+
+template <class Arithmetic>
+struct PickPass {
+  PickSide<Arithmetic> anchors, candidates;
+  bool symmetric;   // the candidates are the anchors: an anchor is no candidate of itself
+  bool same_class;  // candidates are positives, or else negatives
+};
+
+// Writes the pick of every anchor to best [anchors], its key being the order of the pair (core/selection.h). Candidates
+// are those whose order is at most `upper`, and a number.
+template <class Arithmetic>
+void pick_random(const PickPass<Arithmetic>& pass, const double* number, typename Arithmetic::Number upper,
+                 Ranked<typename Arithmetic::Number>* best, const Stream& stream);
+
+}  // namespace hardmine::cuda

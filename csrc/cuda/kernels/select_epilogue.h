@@ -1,0 +1,92 @@
+// The end of a selection: from the best candidates of every anchor to indices and similarities, and to the loss.
+#pragma once
+
+#include <limits>
+
+#include "cuda/device/collectives.h"
+#include "cuda/kernels/select_triplets.h"
+
+namespace hardmine::cuda {
+
+template <class Number>
+struct SelectionEnd {
+  int64_t count;
+  Similarity similarity;
+  const Ranked<Number>* positive;
+  const Ranked<Number>* negative;
+  const Ranked<Number>* fallback;                                // for anchors without a negative; null: none
+  bool positive_is_least, negative_is_least, fallback_is_least;  // the least similar wins: keys are negated
+  const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_rows.h)
+  int64_t groups[2];
+  SelectionOut<Number> out;
+  LossOut<Number> loss;
+  double* partial;       // [blocks][kSums], the sums of every block
+  int32_t* blocks_done;  // [1], 0 at first
+};
+
+inline constexpr int kLossSums = 4;  // values and counts of the easy and of the hard part
+inline constexpr size_t kSelectionEndSharedBytes = kLossSums * kMostWarps * sizeof(double);
+
+template <class Number>
+HARDMINE_DEVICE void write_pair(const SelectionEnd<Number>& end, const Ranked<Number>& best, bool least, int64_t* index,
+                                Number* similarity) {
+  const bool found = is_candidate(best.index());
+  *index = found ? best.index() : -1;
+  *similarity = found ? similarity_from_order(end.similarity, least ? -best.key() : best.key())
+                      : std::numeric_limits<Number>::quiet_NaN();
+}
+
+// All threads of a block call it. `alone`: the block has all anchors to itself, whatever the grid; else the blocks of
+// the grid share them.
+template <class Number>
+HARDMINE_DEVICE void end_selection(const SelectionEnd<Number>& end, bool alone, char* shared) {
+  auto* exchange = reinterpret_cast<double*>(shared);
+  const SelectionOut<Number>& out = end.out;
+  const SelectedPairs<Number> pairs{out.positive_index, out.negative_index, out.positive_similarity,
+                                    out.negative_similarity, end.count};
+  bool infinite = false;
+  if (end.loss.loss)
+    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(end.finite[side], end.groups[side]);
+  const Number nan = std::numeric_limits<Number>::quiet_NaN();
+  double sum[kLossSums] = {};
+  const int64_t first = alone ? 0 : block_index() * block_size(),
+                step = alone ? block_size() : grid_size() * block_size();
+  for (int64_t i = first + thread_index(); i < end.count; i += step) {
+    write_pair(end, load(end.positive + i), end.positive_is_least, out.positive_index + i, out.positive_similarity + i);
+    const Ranked<Number> negative = load(end.negative + i);
+    const bool falls_back = end.fallback && !is_candidate(negative.index());
+    write_pair(end, falls_back ? load(end.fallback + i) : negative,
+               falls_back ? end.fallback_is_least : end.negative_is_least, out.negative_index + i,
+               out.negative_similarity + i);
+    if (!end.loss.loss) continue;
+    const TripletTerm<Number> term = term_of(end.loss.term, pairs, i);
+    if (end.loss.reduction == Reduction::kNone) end.loss.loss[i] = infinite ? nan : term.value;
+    const bool hard = term.part == Part::kHard;
+    const double value = static_cast<double>(term.value);
+    sum[0] += hard ? 0 : value;
+    sum[1] += hard ? value : 0;
+    sum[2] += term.part == Part::kEasy;
+    sum[3] += hard;
+  }
+  if (!end.loss.loss || end.loss.reduction == Reduction::kNone) return;
+  sum_of_block<kLossSums>(sum, exchange);
+  if (!alone && grid_size() > 1) {
+    if (thread_index() == 0)
+      for (int s = 0; s < kLossSums; ++s) end.partial[block_index() * kLossSums + s] = sum[s];
+    if (!is_last_block(end.blocks_done)) return;
+    if (thread_index() == 0) {
+#pragma unroll
+      for (int s = 0; s < kLossSums; ++s) sum[s] = 0;
+      for (int64_t b = 0; b < grid_size(); ++b)
+#pragma unroll
+        for (int s = 0; s < kLossSums; ++s) sum[s] += end.partial[b * kLossSums + s];
+    }
+  }
+  if (thread_index() != 0) return;
+  const PartWeights weights =
+      part_weights(end.loss.term, end.loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
+  // A non-finite embedding makes the loss NaN: divergence is never hidden.
+  *end.loss.loss = infinite ? nan : static_cast<Number>(sum[0] * weights.easy + sum[1] * weights.hard);
+}
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,167 @@
+// The visitor of selections: offers the best candidates of a tile to its rows and, where the batch is its own
+// candidates, to its columns.
+#pragma once
+
+#include <limits>
+
+#include "cuda/device/packed_candidate.h"
+#include "cuda/gemm/make_tile.h"
+#include "cuda/gemm/tile_labels.h"
+
+namespace hardmine::cuda {
+
+// A selection that a pass makes: the best of the candidates of every anchor.
+template <class Number>
+struct SelectRequest {
+  Ranked<Number>* best;  // [anchors], with what the anchor starts from; null: not requested
+  const Number* upper;   // [anchors], the largest admissible key; null: `limit` for all
+  Number limit;
+  Number sign;  // the key is the tile's number times this, 1 or -1
+};
+
+template <class Arithmetic>
+struct SelectPass : TileSides<Arithmetic> {
+  using Number = typename Arithmetic::Number;
+  bool bounded;  // some request has a largest admissible key
+  SelectRequest<Number> positive, negative;
+};
+
+// Shared memory of a block: the engine's, which serves the exchange between warps as well, and the tile's labels.
+template <class Arithmetic>
+constexpr size_t select_shared_bytes() {
+  return Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes;
+}
+
+template <class Arithmetic>
+class SelectTile {
+  using Number = typename Arithmetic::Number;
+  using Candidate = Ranked<Number>;
+  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+
+ public:
+  HARDMINE_DEVICE explicit SelectTile(const SelectPass<Arithmetic>& pass)
+      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
+
+  // Makes and consumes one tile. `both_sides`: its pairs serve their columns, too.
+  HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
+    first_row_ = row_panel * kTile;
+    first_column_ = column_panel * kTile;
+    both_sides_ = both_sides && row_panel != column_panel;
+    const bool any_same_class = labels_.read(pass_, first_row_, first_column_);
+    const bool whole = first_row_ + kTile <= pass_.rows.count && first_column_ + kTile <= pass_.columns.count;
+    const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
+    const bool positives = pass_.positive.best && any_same_class;
+    if (!positives && !pass_.negative.best) return;
+    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
+    if (pass_.negative.best) {
+      if (pass_.bounded) {
+        offer_all<false, true, true>(pass_.negative);
+      } else if (all_negatives) {
+        offer_all<false, false, false>(pass_.negative);
+      } else {
+        offer_all<false, true, false>(pass_.negative);
+      }
+    }
+    if (positives) {
+      if (pass_.bounded) {
+        offer_all<true, true, true>(pass_.positive);
+      } else {
+        offer_all<true, true, false>(pass_.positive);
+      }
+    }
+  }
+
+ private:
+  static HARDMINE_DEVICE Number upper_of(const SelectRequest<Number>& request, int64_t anchor, int64_t count) {
+    if (!request.upper) return request.limit;
+    return anchor < count ? request.upper[anchor] : request.limit;
+  }
+
+  // kSome: not every pair of the tile is a candidate. kBounded: keys have a largest admissible one.
+  template <bool kPositive, bool kSome, bool kBounded>
+  HARDMINE_DEVICE void offer_all(const SelectRequest<Number>& request) {
+    constexpr Number kWorst = -std::numeric_limits<Number>::infinity();
+    constexpr int kAtOnce = 8;  // columns: as many as registers are left for
+    Number row_key[kRows], row_upper[kRows];
+    Index row_best[kRows];
+    int64_t row_label[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      row_key[r] = kWorst;
+      row_best[r] = kBelowRange;
+      if constexpr (kSome) row_label[r] = labels_.row[Arithmetic::row(r)];
+      if constexpr (kBounded) row_upper[r] = upper_of(request, first_row_ + Arithmetic::row(r), pass_.rows.count);
+    }
+#pragma unroll
+    for (int first = 0; first < kColumns; first += kAtOnce) {
+      Candidate of_column[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int c = first + i;
+        Number column_key = kWorst;
+        Index column_best = kBelowRange;
+        const int64_t column = first_column_ + Arithmetic::column(c);
+        const int64_t label = kSome ? labels_.column[Arithmetic::column(c)] : 0;
+        Number column_upper = 0;
+        if constexpr (kBounded)  // columns are anchors in a symmetric pass only
+          column_upper = pass_.symmetric ? upper_of(request, column, pass_.columns.count) : request.limit;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          const int64_t row = first_row_ + Arithmetic::row(r);
+          const Number key = request.sign * share_.at[r][c];  // NaN is above nothing
+          bool candidate = true;
+          if constexpr (kSome) {
+            candidate = (label == row_label[r]) == kPositive && column < pass_.columns.count &&
+                        row < pass_.rows.count && !(pass_.symmetric && row == column);
+          }
+          // Rows and columns come in ascending order: of equal keys the first has the lowest index.
+          if (candidate && key > row_key[r] && (!kBounded || key <= row_upper[r])) {
+            row_key[r] = key;
+            row_best[r] = static_cast<Index>(column);
+          }
+          if (candidate && key > column_key && (!kBounded || key <= column_upper)) {
+            column_key = key;
+            column_best = static_cast<Index>(row);
+          }
+        }
+        of_column[i] = Candidate::of(column_key, column_best);
+      }
+      if (!both_sides_) continue;
+      int place = first;
+      reduce_to_lanes<kAtOnce, 16, 8, 4>(of_column, &place);
+      lines()[(2 + warp_index() / 2) * kTile + Arithmetic::column(place)] = of_column[0];
+    }
+    Candidate of_row[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) of_row[r] = Candidate::of(row_key[r], row_best[r]);
+    int place = 0;
+    reduce_to_lanes<kRows, 2, 1>(of_row, &place);
+#pragma unroll
+    for (int i = 0; i < kRows / 4; ++i) lines()[warp_index() % 2 * kTile + Arithmetic::row(place + i)] = of_row[i];
+
+    sync_block();
+    if (thread_index() < kTile) {
+      offer_line(request, lines() + thread_index(), first_row_ + thread_index(), pass_.rows.count);
+      if (both_sides_)
+        offer_line(request, lines() + 2 * kTile + thread_index(), first_column_ + thread_index(), pass_.columns.count);
+    }
+    sync_block();  // before the exchange is used again
+  }
+
+  // Where the two warps of a line meet, [rows, columns][warps of a line][kTile]. The engine is done with this memory.
+  static HARDMINE_DEVICE Candidate* lines() { return reinterpret_cast<Candidate*>(shared_memory()); }
+
+  static HARDMINE_DEVICE void offer_line(const SelectRequest<Number>& request, const Candidate* halves, int64_t anchor,
+                                         int64_t count) {
+    const Candidate best = halves[kTile].beats(halves[0]) ? halves[kTile] : halves[0];
+    if (anchor < count && best.index() >= 0) offer(request.best + anchor, best);
+  }
+
+  const SelectPass<Arithmetic>& pass_;
+  const TileLabels<Arithmetic> labels_;
+  int64_t first_row_ = 0, first_column_ = 0;
+  bool both_sides_ = false;
+  Share<Arithmetic> share_;
+};
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,228 @@
+// Forward: one pass over all tiles, a panel of anchors against a share of the columns a block, then the shares of every
+// anchor are put together. With all positives, a second pass over the tiles that hold some.
+
+#include "cuda/kernels/tuplet_loss.h"
+
+#include "cuda/device/collectives.h"
+#include "cuda/kernels/tuplet_panel.h"
+
+namespace hardmine::cuda {
+namespace {
+
+constexpr int64_t kEnoughBlocks = 512;  // to occupy a GPU
+constexpr int kEndThreads = 256;        // anchors that are added up at once, too
+
+template <class Arithmetic>
+HARDMINE_KERNEL(kTileThreads, 2)
+tuplet_levels_kernel(TupletPass<Arithmetic> pass) {
+  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
+  for (int64_t i = block_index(); i < panels * pass.shares; i += grid_size())
+    TupletPanel<Arithmetic>(pass, i % panels, i / panels).levels();
+}
+
+template <class Arithmetic>
+HARDMINE_KERNEL(kTileThreads, 2)
+softplus_sums_kernel(TupletPass<Arithmetic> pass) {
+  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
+  for (int64_t i = block_index(); i < panels * pass.shares; i += grid_size())
+    TupletPanel<Arithmetic>(pass, i % panels, i / panels).softplus_sums();
+}
+
+// From the shares to the outputs, and to the loss.
+template <class Number>
+struct TupletEnd {
+  TupletRule rule;
+  bool all, positive_is_least;
+  int64_t count, shares;
+  Number scale;
+  LevelParts<Number> levels;
+  SoftplusParts softplus;
+  Number* log_sum;           // [count], with all positives
+  const int32_t* finite[2];  // of rows and, where there are refs, columns
+  int64_t groups[2];
+  double* partial;       // [chunks of anchors][2]: values and anchors that count
+  int32_t* blocks_done;  // [1], 0 at first
+  TupletOut<Number> out;
+
+  HARDMINE_HD int64_t chunks() const { return (count + kEndThreads - 1) / kEndThreads; }
+
+  // What no later pass changes.
+  HARDMINE_DEVICE void write_level(int64_t i) const {
+    RunningSum<Number> level{levels.shift[i], levels.sum[i]};
+    Ranked<Number> best = levels.best[i];
+    for (int64_t share = 1; share < shares; ++share) {
+      const int64_t place = share * count + i;
+      level.add(levels.shift[place], levels.sum[place], scale);
+      if (levels.best[place].beats(best)) best = levels.best[place];
+    }
+    const Number shift = level.sum > 0 ? level.shift : Number(0);
+    const double log_of = log_of_sum(level.sum);
+    out.shift[i] = shift;
+    out.sum[i] = static_cast<Number>(level.sum);
+    out.level[i] = static_cast<Number>(static_cast<double>(shift) / rule.temperature + log_of);
+    if (log_sum) log_sum[i] = static_cast<Number>(log_of);
+    const bool found = !all && is_candidate(best.index());
+    out.positive_index[i] = found ? best.index() : -1;
+    out.positive_similarity[i] =
+        found ? similarity_from_order(rule.similarity, (positive_is_least ? -best.key() : best.key()) + Number(0))
+              : Number(0);
+  }
+
+  // The anchor's term; 0 if it does not count.
+  HARDMINE_DEVICE Number write_term(int64_t i) const {
+    double value = 0, slope = 0;
+    int64_t positives = 0;
+    if (all) {
+      for (int64_t share = 0; share < shares; ++share) {
+        const int64_t place = share * count + i;
+        value += softplus.value[place];
+        slope += softplus.slope[place];
+        positives += softplus.count[place];
+      }
+    } else {
+      positives = out.positive_index[i] >= 0;
+    }
+    const bool counts = is_valid_tuplet(positives, static_cast<double>(out.sum[i]));
+    if (counts && all) {
+      value /= static_cast<double>(positives);
+      slope /= static_cast<double>(positives);
+    } else if (counts) {
+      const TupletTerm term =
+          tuplet_term(static_cast<double>(out.shift[i]), log_of_sum(static_cast<double>(out.sum[i])),
+                      static_cast<double>(out.positive_similarity[i]), rule.temperature);
+      value = term.value;
+      slope = term.slope;
+    }
+    out.slope[i] = counts ? static_cast<Number>(slope) : Number(0);
+    out.positive_count[i] = counts ? positives : 0;
+    return counts ? static_cast<Number>(value) : Number(0);
+  }
+
+  HARDMINE_DEVICE bool block_finds_fault() const {
+    bool infinite = false;
+    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(finite[side], groups[side]);
+    return infinite;
+  }
+};
+
+template <class Number>
+HARDMINE_KERNEL(kEndThreads, 4)
+end_levels_kernel(TupletEnd<Number> end) {
+  for (int64_t i = block_index() * kEndThreads + thread_index(); i < end.count; i += grid_size() * kEndThreads)
+    end.write_level(i);
+}
+
+template <class Number>
+HARDMINE_KERNEL(kEndThreads, 4)
+end_tuplets_kernel(TupletEnd<Number> end) {
+  const Number nan = std::numeric_limits<Number>::quiet_NaN();
+  const bool reduces = end.rule.reduction != Reduction::kNone;
+  auto* exchange = reinterpret_cast<double*>(shared_memory());  // [2 * kMostWarps]
+  const bool poisoned = !reduces && end.block_finds_fault();    // divergence is never hidden
+  for (int64_t chunk = block_index(); chunk < end.chunks(); chunk += grid_size()) {
+    const int64_t i = chunk * kEndThreads + thread_index();
+    double sum[2] = {0, 0};
+    if (i < end.count) {
+      if (!end.all) end.write_level(i);
+      const Number value = end.write_term(i);
+      if (!reduces) end.out.loss[i] = poisoned ? nan : value;
+      sum[0] = static_cast<double>(value);
+      sum[1] = end.out.positive_count[i] > 0;
+    }
+    if (!reduces) continue;
+    sum_of_block<2>(sum, exchange);
+    if (thread_index() == 0) {
+      end.partial[2 * chunk] = sum[0];
+      end.partial[2 * chunk + 1] = sum[1];
+    }
+  }
+  if (!reduces || !is_last_block(end.blocks_done)) return;
+  sync_block();
+  double sum[2] = {0, 0};
+  for (int64_t chunk = thread_index(); chunk < end.chunks(); chunk += kEndThreads) {
+    sum[0] += end.partial[2 * chunk];
+    sum[1] += end.partial[2 * chunk + 1];
+  }
+  sum_of_block<2>(sum, exchange);
+  const bool infinite = end.block_finds_fault();
+  if (thread_index() != 0) return;
+  *end.out.loss =
+      infinite ? nan : static_cast<Number>(sum[0] * tuplet_share(end.rule.reduction, static_cast<int64_t>(sum[1])));
+}
+
+}  // namespace
+
+template <class Arithmetic, class Scalar>
+void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
+                 int64_t depth, const TupletOut<typename Arithmetic::Number>& out, Workspace& workspace,
+                 const Stream& stream) {
+  using Number = typename Arithmetic::Number;
+  const int64_t count = anchors.count;
+  const bool all = rule.positive == TupletPositive::kAll, cosine = rule.similarity == Similarity::kCosine;
+  SelectionStart<Number> start;
+  start.blocks_done = workspace.array<int32_t>(1);
+
+  TupletPass<Arithmetic> pass{};
+  pass.rows = pack_rows<Arithmetic>(anchors.x, count, depth, cosine, start, workspace, stream);
+  pass.columns = refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
+  pass.row_label = anchors.label;
+  pass.column_label = refs ? refs->label : anchors.label;
+  pass.symmetric = refs == nullptr;
+  const int64_t row_panels = panels_of<Arithmetic>(count), column_panels = panels_of<Arithmetic>(pass.columns.count);
+  if (row_panels > 0)
+    pass.shares = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
+  const int64_t parts = pass.shares * count;
+
+  const SelectionRule selection = tuplet_selection(rule);
+  const KeyRange<Number> range = positive_range<Number>(selection);
+  const bool least = prefers_least_similar(selection.positive);
+  pass.selects = !all;
+  pass.sign = Number(least == Arithmetic::kSquares ? 1 : -1);  // of squared differences the smallest is most similar
+  pass.upper = range.upper;
+  pass.start = Ranked<Number>::of(range.start_key, range.start_index);
+  pass.one_shift = one_shift_suffices(rule);
+  pass.scale = static_cast<Number>(kLog2E / rule.temperature);
+  pass.levels = {workspace.array<Ranked<Number>>(parts), workspace.array<Number>(parts),
+                 workspace.array<double>(parts)};
+
+  TupletEnd<Number> end{};
+  end.rule = rule;
+  end.all = all;
+  end.positive_is_least = least;
+  end.count = count;
+  end.shares = pass.shares;
+  end.scale = pass.scale;
+  end.levels = pass.levels;
+  end.finite[0] = pass.rows.finite;
+  end.groups[0] = row_groups(count);
+  end.finite[1] = pass.columns.finite;
+  end.groups[1] = refs ? row_groups(refs->count) : 0;
+  end.partial = workspace.array<double>(2 * end.chunks());
+  end.blocks_done = start.blocks_done;
+  end.out = out;
+
+  const Grid tiles{row_panels * pass.shares, kTileThreads, tuplet_shared_bytes<Arithmetic>()};
+  launch("tuplet_levels", tuplet_levels_kernel<Arithmetic>, tiles, stream, pass);
+  if (all) {
+    end.log_sum = workspace.array<Number>(count);
+    launch("end_levels", end_levels_kernel<Number>, {end.chunks(), kEndThreads}, stream, end);
+    pass.limit = largest_order(rule.similarity, static_cast<Number>(rule.duplicate_threshold));
+    pass.inverse_temperature = static_cast<Number>(1 / rule.temperature);
+    pass.shift = out.shift;
+    pass.log_sum = end.log_sum;
+    pass.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
+    end.softplus = pass.softplus;
+    launch("softplus_sums", softplus_sums_kernel<Arithmetic>, tiles, stream, pass);
+  }
+  launch("end_tuplets", end_tuplets_kernel<Number>,
+         {std::max<int64_t>(1, end.chunks()), kEndThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
+}
+
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \
+  template void tuplet_loss<Arithmetic, Scalar>(                                          \
+      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
+      const TupletOut<typename Arithmetic::Number>&, Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#undef HARDMINE_INSTANTIATE
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,302 @@
+// The visitors of the tuplet losses' forward: a block has a panel of anchors to itself, and visits its tiles against a
+// share of the columns. Of every row there is one running state, kept by one thread and added to tile by tile, in the
+// order of the columns: the best positive and the sum of exponentials over negatives; or, where all positives count,
+// the sums of softplus over them in a second pass, once the levels are known.
+#pragma once
+
+#include <limits>
+
+#include "core/losses/tuplet_terms.h"
+#include "cuda/device/packed_candidate.h"
+#include "cuda/gemm/make_tile.h"
+#include "cuda/gemm/tile_labels.h"
+#include "cuda/gemm/tile_similarity.h"
+
+namespace hardmine::cuda {
+
+// What a share of the columns gives an anchor: [shares][anchors] each.
+template <class Number>
+struct LevelParts {
+  Ranked<Number>* best;  // the positive
+  Number* shift;         // -infinity without a negative
+  double* sum;
+};
+struct SoftplusParts {
+  double* value;
+  double* slope;
+  int64_t* count;
+};
+
+template <class Arithmetic>
+struct TupletPass : TileSides<Arithmetic> {
+  using Number = typename Arithmetic::Number;
+  int64_t shares;  // of the columns
+  // Positives: the largest key, a tile's number times `sign`, within [start, upper].
+  bool selects;
+  Number sign, upper;
+  Ranked<Number> start;
+  // Negatives: sums of exp2((similarity - shift) scale).
+  bool one_shift;  // 1 for all; else each has the largest similarity
+  Number scale;
+  LevelParts<Number> levels;
+  // All positives, at most this similar. Levels are shift / temperature + log_sum, [anchors] each.
+  Number limit, inverse_temperature;
+  const Number* shift;
+  const Number* log_sum;
+  SoftplusParts softplus;
+};
+
+template <class Arithmetic>
+constexpr size_t tuplet_shared_bytes() {
+  return Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes;
+}
+
+// Sums of exponentials, relative to a shift.
+template <class Number>
+struct RunningSum {
+  Number shift;
+  double sum = 0;
+
+  // Adds what is relative to another shift, -infinity for nothing.
+  HARDMINE_DEVICE void add(Number other_shift, double other_sum, Number scale) {
+    if (other_shift == shift) {
+      sum += other_shift == -std::numeric_limits<Number>::infinity() ? 0 : other_sum;
+    } else if (other_shift > shift) {
+      sum = sum * static_cast<double>(std::exp2((shift - other_shift) * scale)) + other_sum;
+      shift = other_shift;
+    } else {
+      sum += other_sum * static_cast<double>(std::exp2((other_shift - shift) * scale));
+    }
+  }
+};
+
+template <class Arithmetic>
+class TupletPanel {
+  using Number = typename Arithmetic::Number;
+  using Candidate = Ranked<Number>;
+  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+  static constexpr Number kNothing = -std::numeric_limits<Number>::infinity();
+
+ public:
+  HARDMINE_DEVICE TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
+      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes), row_panel_(row_panel), share_index_(share) {}
+
+  HARDMINE_DEVICE void levels() {
+    Candidate best = pass_.start;
+    RunningSum<Number> running{pass_.one_shift ? Number(1) : kNothing};
+    for_each_tile([&](bool same_class) {
+      make();
+      if (pass_.selects && same_class) select(best);
+      add_exponentials(same_class, running);
+    });
+    if (!has_row()) return;
+    pass_.levels.best[place()] = best;
+    pass_.levels.shift[place()] = running.shift;
+    pass_.levels.sum[place()] = running.sum;
+  }
+
+  HARDMINE_DEVICE void softplus_sums() {
+    double value = 0, slope = 0;
+    int64_t count = 0;
+    for_each_tile([&](bool same_class) {
+      if (!same_class) return;
+      make();
+      add_softplus(value, slope, count);
+    });
+    if (!has_row()) return;
+    pass_.softplus.value[place()] = value;
+    pass_.softplus.slope[place()] = slope;
+    pass_.softplus.count[place()] = count;
+  }
+
+ private:
+  template <class Use>
+  HARDMINE_DEVICE void for_each_tile(const Use& use) {
+    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), end = panels * (share_index_ + 1) / pass_.shares;
+    for (column_panel_ = panels * share_index_ / pass_.shares; column_panel_ < end; ++column_panel_) {
+      first_column_ = column_panel_ * kTile;
+      use(labels_.read(pass_, row_panel_ * kTile, first_column_));
+      sync_block();  // before the labels, or the engine's memory, are used again
+    }
+  }
+  HARDMINE_DEVICE void make() { make_tile(pass_.rows, pass_.columns, row_panel_, column_panel_, share_); }
+
+  // The row whose state this thread keeps.
+  HARDMINE_DEVICE int64_t own_row() const { return row_panel_ * kTile + thread_index(); }
+  HARDMINE_DEVICE bool has_row() const { return thread_index() < kTile && own_row() < pass_.rows.count; }
+  HARDMINE_DEVICE int64_t place() const { return share_index_ * pass_.rows.count + own_row(); }
+
+  HARDMINE_DEVICE bool is_self(int r, int64_t column) const {
+    return pass_.symmetric && row_panel_ * kTile + Arithmetic::row(r) == column;
+  }
+  HARDMINE_DEVICE int64_t column(int c) const { return first_column_ + Arithmetic::column(c); }
+
+  // Where the two warps of a row meet, [2][kTile] each. The engine is done with this memory.
+  template <class T>
+  static HARDMINE_DEVICE T* lines(int array = 0) {
+    return reinterpret_cast<T*>(shared_memory()) + array * 2 * kTile;
+  }
+  template <class T>
+  static HARDMINE_DEVICE T& line_of(int array, int r) {
+    return lines<T>(array)[warp_index() % 2 * kTile + Arithmetic::row(r)];
+  }
+
+  // The sum over the lanes of a row.
+  template <class T>
+  static HARDMINE_DEVICE T sum_of_row(T value) {
+    value += shuffle_xor(value, 1);
+    return value + shuffle_xor(value, 2);
+  }
+
+  HARDMINE_DEVICE void select(Candidate& best) {
+    int64_t row_label[kRows];
+    Number row_key[kRows];
+    Index row_best[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      row_label[r] = labels_.row[Arithmetic::row(r)];
+      row_key[r] = kNothing;
+      row_best[r] = kBelowRange;
+    }
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      if (column(c) >= pass_.columns.count) continue;
+      const int64_t label = labels_.column[Arithmetic::column(c)];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Number key = pass_.sign * share_.at[r][c];  // NaN is above nothing
+        // Columns come in ascending order: of equal keys the first has the lowest index.
+        if (label == row_label[r] && key > row_key[r] && key <= pass_.upper && !is_self(r, column(c))) {
+          row_key[r] = key;
+          row_best[r] = static_cast<Index>(column(c));
+        }
+      }
+    }
+    Candidate of_row[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) of_row[r] = Candidate::of(row_key[r], row_best[r]);
+    int place = 0;
+    reduce_to_lanes<kRows, 2, 1>(of_row, &place);
+#pragma unroll
+    for (int i = 0; i < kRows / 4; ++i) line_of<Candidate>(0, place + i) = of_row[i];
+    sync_block();
+    if (thread_index() < kTile) {
+      for (int half = 0; half < 2; ++half) {
+        const Candidate candidate = lines<Candidate>()[half * kTile + thread_index()];
+        if (candidate.index() >= 0 && candidate.beats(best)) best = candidate;
+      }
+    }
+    sync_block();  // before the exchange is used again
+  }
+
+  // Leaves the similarities of negatives in the tile, and -infinity elsewhere.
+  HARDMINE_DEVICE void keep_negatives(bool same_class) {
+    const bool masks = same_class || first_column_ + kTile > pass_.columns.count;
+    int64_t row_label[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) row_label[r] = labels_.row[Arithmetic::row(r)];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const bool inside = column(c) < pass_.columns.count;
+      const int64_t label = labels_.column[Arithmetic::column(c)];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Number similarity = similarity_of<Arithmetic>(share_.at[r][c]);
+        const bool negative = !masks || (inside && label != row_label[r]);
+        share_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
+      }
+    }
+  }
+
+  HARDMINE_DEVICE void add_exponentials(bool same_class, RunningSum<Number>& running) {
+    keep_negatives(same_class);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      Number shift = pass_.one_shift ? Number(1) : kNothing;
+      if (!pass_.one_shift) {
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c)
+          if (share_.at[r][c] > shift) shift = share_.at[r][c];
+#pragma unroll
+        for (int mask = 1; mask <= 2; mask *= 2) {
+          const Number other = shuffle_xor(shift, mask);
+          if (other > shift) shift = other;
+        }
+      }
+      const Number from = shift == kNothing ? Number(0) : shift;
+      Number sum = 0;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) sum += std::exp2((share_.at[r][c] - from) * pass_.scale);
+      sum = sum_of_row(sum);
+      if (lane_index() % 4 == 0) {
+        line_of<Number>(0, r) = shift;
+        line_of<Number>(1, r) = sum;
+      }
+    }
+    sync_block();
+    if (thread_index() < kTile) {
+      for (int half = 0; half < 2; ++half) {
+        const Number* line = lines<Number>() + half * kTile + thread_index();
+        running.add(line[0], static_cast<double>(line[2 * kTile]), pass_.scale);
+      }
+    }
+  }
+
+  HARDMINE_DEVICE void add_softplus(double& value, double& slope, int64_t& count) {
+    int64_t row_label[kRows];
+    Number shift[kRows], log_sum[kRows], values[kRows], slopes[kRows];
+    int found[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = row_panel_ * kTile + Arithmetic::row(r);
+      const bool inside = row < pass_.rows.count;
+      row_label[r] = labels_.row[Arithmetic::row(r)];
+      shift[r] = inside ? pass_.shift[row] : Number(0);
+      log_sum[r] = inside ? pass_.log_sum[row] : Number(0);
+      values[r] = slopes[r] = 0;
+      found[r] = 0;
+    }
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      if (column(c) >= pass_.columns.count) continue;
+      const int64_t label = labels_.column[Arithmetic::column(c)];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Number number = share_.at[r][c];
+        // NaN is no candidate.
+        if (label != row_label[r] || !(order_of<Arithmetic>(number) <= pass_.limit) || is_self(r, column(c))) continue;
+        const Number x = fma(shift[r] - similarity_of<Arithmetic>(number), pass_.inverse_temperature, log_sum[r]);
+        values[r] += hardmine::softplus(x);
+        slopes[r] += hardmine::sigmoid(x);
+        ++found[r];
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      values[r] = sum_of_row(values[r]);
+      slopes[r] = sum_of_row(slopes[r]);
+      found[r] = sum_of_row(found[r]);
+      if (lane_index() % 4 != 0) continue;
+      line_of<Number>(0, r) = values[r];
+      line_of<Number>(1, r) = slopes[r];
+      line_of<Number>(2, r) = static_cast<Number>(found[r]);
+    }
+    sync_block();
+    if (thread_index() < kTile) {
+      for (int half = 0; half < 2; ++half) {
+        const Number* line = lines<Number>() + half * kTile + thread_index();
+        value += static_cast<double>(line[0]);
+        slope += static_cast<double>(line[2 * kTile]);
+        count += static_cast<int64_t>(line[4 * kTile]);
+      }
+    }
+  }
+
+  const TupletPass<Arithmetic>& pass_;
+  const TileLabels<Arithmetic> labels_;
+  const int64_t row_panel_, share_index_;
+  int64_t column_panel_ = 0, first_column_ = 0;
+  Share<Arithmetic> share_;
+};
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,131 @@
+// The visitor of the tuplet losses' backward: turns a tile into the derivatives of the loss by its similarities, and
+// writes them to a strip of rows.
+#pragma once
+
+#include <limits>
+
+#include "core/losses/tuplet_terms.h"
+#include "cuda/gemm/make_tile.h"
+#include "cuda/gemm/tile_labels.h"
+#include "cuda/gemm/tile_similarity.h"
+
+namespace hardmine::cuda {
+
+// What an anchor does to its pairs, [anchors] each. An anchor that does not count has weights 0 and a shift of
+// infinity.
+template <class Number>
+struct TupletSide {
+  Number* negative_weight;  // null: the rows of this side are no anchors
+  Number* shift;
+  Number* positive_weight;
+  Number* log_sum;
+  Index* positive;  // the one positive, kBelowRange: none
+};
+
+template <class Arithmetic>
+struct TupletWeightPass : TileSides<Arithmetic> {
+  using Number = typename Arithmetic::Number;
+  TupletSide<Number> row_side, column_side;
+  bool all, one_shift;
+  Number scale, inverse_temperature, limit;  // as in TupletPass
+  int64_t first_row, last_row;               // of the strip; the first is one of a panel
+  Number* weight;                            // [last_row - first_row, columns]
+};
+
+// One side of a pair.
+template <class Number>
+struct TupletAnchor {
+  Number negative_weight = 0, shift = std::numeric_limits<Number>::infinity(), positive_weight = 0, log_sum = 0;
+  Index positive = kBelowRange;
+
+  HARDMINE_DEVICE TupletAnchor(const TupletSide<Number>& side, int64_t i, int64_t count) {
+    if (!side.negative_weight || i >= count) return;
+    negative_weight = side.negative_weight[i];
+    shift = side.shift[i];
+    positive_weight = side.positive_weight[i];
+    log_sum = side.log_sum[i];
+    positive = side.positive[i];
+  }
+};
+
+template <class Arithmetic>
+class TupletWeightTile {
+  using Number = typename Arithmetic::Number;
+  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+
+ public:
+  HARDMINE_DEVICE explicit TupletWeightTile(const TupletWeightPass<Arithmetic>& pass)
+      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
+
+  HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel) {
+    const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
+    labels_.read(pass_, first_row, first_column);
+    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = first_row + Arithmetic::row(r);
+      if (row >= pass_.last_row) continue;
+      const TupletAnchor<Number> of_row(pass_.row_side, row, pass_.rows.count);
+      const int64_t label = labels_.row[Arithmetic::row(r)];
+      Number* const line = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const int64_t column = first_column + Arithmetic::column(c);
+        if (column >= pass_.columns.count) continue;
+        const TupletAnchor<Number> of_column(pass_.column_side, column, pass_.columns.count);
+        const Number number = share_.at[r][c];
+        Number weight = 0;
+        if (label != labels_.column[Arithmetic::column(c)]) {
+          weight = of_negative(of_row, of_column, similarity_of<Arithmetic>(number));
+        } else if (!(pass_.symmetric && row == column)) {
+          weight = -(pass_.all ? of_positive(of_row, of_column, number) : of_chosen(of_row, of_column, row, column));
+        }
+        if constexpr (Arithmetic::kSquares) {
+          // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
+          weight = number >= std::numeric_limits<Number>::min() ? weight / std::sqrt(number) : Number(0);
+        }
+        line[column] = weight;
+      }
+    }
+    sync_block();  // before the labels are read again
+  }
+
+ private:
+  HARDMINE_DEVICE Number of_negative(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
+                                     Number similarity) const {
+    if (pass_.one_shift)
+      return (row.negative_weight + column.negative_weight) * std::exp2((similarity - Number(1)) * pass_.scale);
+    Number weight = 0;
+    if (pass_.row_side.negative_weight)
+      weight = row.negative_weight * std::exp2((similarity - row.shift) * pass_.scale);
+    if (pass_.column_side.negative_weight)
+      weight = fma(column.negative_weight, std::exp2((similarity - column.shift) * pass_.scale), weight);
+    return weight;
+  }
+
+  // Either may have the other for its one positive.
+  static HARDMINE_DEVICE Number of_chosen(const TupletAnchor<Number>& of_row, const TupletAnchor<Number>& of_column,
+                                          int64_t row, int64_t column) {
+    return (of_row.positive == column ? of_row.positive_weight : Number(0)) +
+           (of_column.positive == row ? of_column.positive_weight : Number(0));
+  }
+
+  HARDMINE_DEVICE Number of_positive(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
+                                     Number number) const {
+    if (!(order_of<Arithmetic>(number) <= pass_.limit)) return 0;
+    const Number similarity = similarity_of<Arithmetic>(number);
+    const auto slope = [&](const TupletAnchor<Number>& anchor) {
+      return anchor.positive_weight == Number(0)
+                 ? Number(0)
+                 : anchor.positive_weight *
+                       sigmoid(fma(anchor.shift - similarity, pass_.inverse_temperature, anchor.log_sum));
+    };
+    return slope(row) + slope(column);
+  }
+
+  const TupletWeightPass<Arithmetic>& pass_;
+  const TileLabels<Arithmetic> labels_;
+  Share<Arithmetic> share_;
+};
+
+}  // namespace hardmine::cuda

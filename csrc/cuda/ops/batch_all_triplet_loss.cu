@@ -1,0 +1,57 @@
+#include <cmath>
+#include <limits>
+
+#include "cuda/kernels/batch_all_triplet_loss.h"
+#include "cuda/ops/torch_bridge.h"
+
+namespace hardmine::cuda {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(
+    Tensor embeddings, Tensor labels, std::optional<Tensor> margin_table, std::optional<Tensor> table_row,
+    int64_t similarity, bool squared, double margin, int64_t reduction, bool allow_tf32, bool need_grad) {
+  const BatchAllRule rule = batch_all_rule(similarity, squared, margin, reduction, allow_tf32);
+  const LabeledInputs inputs(embeddings, labels, std::nullopt, std::nullopt);
+  const MarginTensors margins(margin_table, table_row, inputs.embeddings, inputs.type);
+  OpContext context(inputs.embeddings);
+  const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);
+  const bool squares = batch_all_measure(rule, true).quantity != PairQuantity::kInnerProduct;
+  with_arithmetic(inputs.embeddings.scalar_type(), squares, rule.allow_tf32, [&](auto arithmetic, auto scalar) {
+    using Arithmetic = typename decltype(arithmetic)::type;
+    using Scalar = typename decltype(scalar)::type;
+    using Number = typename Arithmetic::Number;
+    const auto margin = static_cast<Number>(rule.margin);
+    if (!margin_table && !(std::fabs(margin) <= std::numeric_limits<Number>::max()))
+      check(false, "margin must be finite, got " + std::to_string(margin));
+    batch_all<Arithmetic>(rule, inputs.anchors<Scalar>(), inputs.depth, margins.table<Number>(),
+                          {mutable_data<Number>(out.loss), mutable_data<int64_t>(out.active),
+                           mutable_data<int64_t>(out.total), need_grad ? mutable_data<Number>(out.gradient) : nullptr},
+                          {}, context, context.stream());
+  });
+  return {out.loss, out.gradient, out.active, out.total};
+}
+
+// The embeddings are only there for autograd, which is to know that a second derivative is asked for.
+Tensor batch_all_triplet_loss_backward_cuda(Tensor grad_loss, Tensor grad_embeddings, Tensor) {
+  const ScalarType type = grad_embeddings.scalar_type();
+  check_scaled_gradient(grad_loss, grad_embeddings);
+  const Tensor grad = contiguous_array(grad_embeddings);
+  OpContext context(grad);
+  const Tensor out = new_array(grad, {grad.size(0), grad.size(1)}, type);
+  const auto scale = [&](auto zero) {
+    using Number = decltype(zero);
+    scale_gradient<Number>(data<Number>(grad), data<Number>(grad_loss), grad.numel(), mutable_data<Number>(out),
+                           context.stream());
+  };
+  type == ScalarType::Double ? scale(0.0) : scale(0.0f);
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
+  implement<&batch_all_triplet_loss_cuda>(m, "batch_all_triplet_loss");
+  implement<&batch_all_triplet_loss_backward_cuda>(m, "batch_all_triplet_loss_backward");
+}
+
+}  // namespace hardmine::cuda

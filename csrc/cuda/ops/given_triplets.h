@@ -1,0 +1,77 @@
+// What the ops on given triplets share: their tensors as arrays for loss_of_triplets.
+#pragma once
+
+#include "cuda/kernels/given_triplets.h"
+#include "cuda/ops/pair_tensors.h"
+
+namespace hardmine::cuda {
+
+// Triplets are not looked at here: that would make the host wait (triplet_list.h).
+struct TripletInputs {
+  GradientTensors rows;
+  Tensor triplets;  // contiguous
+  ScalarType type;  // of measures and losses
+  int64_t count;
+
+  TripletInputs(const Tensor& x, const Tensor& t, bool need_gradient)
+      : rows(x, std::nullopt, need_gradient, false), type(compute_type(x)) {
+    if (!is_here(t) || t.scalar_type() != ScalarType::Long || t.dim() != 2 || t.size(1) != 3)
+      check(false, std::string("triplets must be an int64 ") + kHere + " tensor [T, 3], got " + shape_of(t));
+    check_same_device("triplets", t, x);
+    triplets = contiguous_array(t);
+    count = t.size(0);
+  }
+  TripletList list() const { return {data<int64_t>(triplets), count}; }
+  Tensor new_numbers() const { return new_array(rows.embeddings, {count}, type); }
+};
+
+// -> loss, [] or [T], and the two numbers that it is of, each [T].
+template <class Loss>
+std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measure, const Loss& loss,
+                                                        const Tensor& embeddings, const Tensor& triplets,
+                                                        bool unreduced) {
+  const TripletInputs in(embeddings, triplets, false);
+  const Tensor positive = in.new_numbers(), negative = in.new_numbers();
+  const Tensor value = unreduced ? in.new_numbers() : new_array(in.rows.embeddings, {}, in.type);
+  OpContext context(in.rows.embeddings);
+  with_gradient(in.rows, [&](auto number, const auto& rows, const auto&) {
+    using Number = typename decltype(number)::type;
+    const TripletLossOut<Number> out{mutable_data<Number>(value), mutable_data<Number>(positive),
+                                     mutable_data<Number>(negative)};
+    loss_of_triplets(measure, loss, rows, in.list(), out, context, context.stream());
+  });
+  return {value, positive, negative};
+}
+
+// What arrives at the outputs of such an op, and the two that the loss is of, with the names of its schema.
+struct TripletLossGradients {
+  const Tensor& grad_loss;
+  const std::optional<Tensor>&grad_positive, &grad_negative;
+  const char *positive_name, *negative_name;
+  const Tensor &positive, &negative;
+};
+
+// -> the gradient of the embeddings.
+template <class Loss>
+Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, const Tensor& embeddings,
+                               const Tensor& triplets, const TripletLossGradients& given, bool unreduced) {
+  const TripletInputs in(embeddings, triplets, true);
+  const auto checked = [&](const char* name, const Tensor& t) { return checked_vector(name, t, triplets, in.type); };
+  const Tensor positive = checked(given.positive_name, given.positive),
+               negative = checked(given.negative_name, given.negative);
+  check_loss_gradient(given.grad_loss, in.rows.embeddings, in.type, unreduced ? in.count : 1);
+  const Tensor grad_loss = contiguous_array(given.grad_loss);
+  const Tensor grad_positive = given.grad_positive ? checked("grad_positive", *given.grad_positive) : grad_loss,
+               grad_negative = given.grad_negative ? checked("grad_negative", *given.grad_negative) : grad_loss;
+  OpContext context(in.rows.embeddings);
+  with_gradient(in.rows, [&](auto number, const auto& rows, const auto& out) {
+    using Number = typename decltype(number)::type;
+    const TripletLossGradient<Number> gradient{data<Number>(positive), data<Number>(negative), data<Number>(grad_loss),
+                                               given.grad_positive ? data<Number>(grad_positive) : nullptr,
+                                               given.grad_negative ? data<Number>(grad_negative) : nullptr};
+    loss_of_triplets_gradient(measure, loss, rows, in.list(), gradient, out.x, context, context.stream());
+  });
+  return in.rows.grad_x;
+}
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,57 @@
+#include "cuda/kernels/knn.h"
+#include "cuda/ops/pair_tensors.h"
+#include "cuda/ops/torch_bridge.h"
+
+namespace hardmine::cuda {
+namespace {
+
+std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, int64_t k, bool exclude_self,
+                                    int64_t similarity, bool allow_tf32) {
+  const Similarity kind = similarity_from_code(similarity);
+  const ScalarType type = compute_type(queries);
+  check_neighbors(queries, refs, k, exclude_self);
+  const int64_t count = queries.size(0), depth = queries.size(1);
+  const Tensor x = contiguous_array(queries), y = refs ? contiguous_array(*refs) : x;
+  const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
+  OpContext context(x);
+  with_arithmetic(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&](auto arithmetic, auto scalar) {
+    using Arithmetic = typename decltype(arithmetic)::type;
+    using Scalar = typename decltype(scalar)::type;
+    using Number = typename Arithmetic::Number;
+    const Points<Scalar> gallery{data<Scalar>(y), y.size(0)};
+    nearest<Arithmetic>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
+                        NearestOut<Number>{mutable_data<Number>(values), mutable_data<int64_t>(indices)}, context,
+                        context.stream());
+  });
+  return {values, indices};
+}
+
+std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor index, Tensor queries,
+                                             std::optional<Tensor> refs, int64_t similarity, bool need_queries,
+                                             bool need_refs) {
+  const PairMeasure measure = measure_of(similarity_from_code(similarity));
+  const GradientTensors tensors(queries, refs, need_queries, need_refs);
+  const int64_t count = tensors.count();
+  check_pairs("index", index, count, ScalarType::Long);
+  check_pairs("grad_similarity", grad_similarity, count, compute_type(tensors.embeddings));
+  check_same_device("index", index, tensors.embeddings);
+  check_same_device("grad_similarity", grad_similarity, tensors.embeddings);
+  check(grad_similarity.size(1) == index.size(1), "grad_similarity must have the shape of index");
+  const Tensor second = contiguous_array(index), gradient = contiguous_array(grad_similarity);
+  OpContext context(tensors.embeddings);
+  with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
+    using Number = typename decltype(number)::type;
+    const PairList<Number> pairs{nullptr, data<int64_t>(second), data<Number>(gradient), count, second.size(1)};
+    pair_gradient(measure, rows, pairs, false, out, context, context.stream());
+  });
+  return {tensors.grad_x, tensors.grad_refs};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
+  implement<&knn_cuda>(m, "knn");
+  implement<&knn_backward_cuda>(m, "knn_backward");
+}
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,129 @@
+// What every CUDA op's wrapper needs: torch's stream and device, memory from torch's allocator, and an op's inputs as
+// arrays.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <vector>
+
+#include "cuda/device/launch.h"
+#include "cuda/device/workspace.h"
+#include "cuda/gemm/mma_policy.h"
+#include "cuda/kernels/select_triplets.h"
+#include "op_arguments.h"
+
+namespace hardmine::cuda {
+
+// The device and the current stream of a tensor, while an op runs, and memory there that torch's allocator takes back
+// when the op returns: it hands it out again to later work of the same stream only.
+class OpContext : public Workspace {
+ public:
+#ifdef __CUDACC__
+  explicit OpContext(const Tensor& like) : like_(like), guard_(like.get_device_index()) {
+    void* handle = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &handle));
+    stream_.handle = static_cast<cudaStream_t>(handle);
+  }
+#else
+  explicit OpContext(const Tensor& like) : like_(like) {}
+#endif
+
+  void* allocate(int64_t bytes) override {
+    memory_.push_back(new_array(like_, {std::max<int64_t>(bytes, 1)}, ScalarType::Byte));
+    return memory_.back().mutable_data_ptr();
+  }
+  const Stream& stream() const { return stream_; }
+
+ private:
+  Tensor like_;
+#ifdef __CUDACC__
+  torch::stable::accelerator::DeviceGuard guard_;
+#endif
+  Stream stream_;
+  std::vector<Tensor> memory_;
+};
+
+// What a kernel is compiled for, as the type of an argument.
+template <class T>
+struct Type {
+  using type = T;
+};
+
+// Calls body(Type<Scalar>{}) with the C++ type of embeddings.
+template <class Body>
+void with_scalar(ScalarType type, const Body& body) {
+  switch (type) {
+    case ScalarType::Double:
+      return body(Type<double>{});
+    case ScalarType::Float:
+      return body(Type<float>{});
+    case ScalarType::Half:
+      return body(Type<Float16>{});
+    default:
+      return body(Type<BFloat16>{});
+  }
+}
+
+// Calls body(Type<Arithmetic>{}, Type<Scalar>{}): how the numbers of pairs of embeddings are computed. Squares of
+// differences never go through the matrix units, whose inner products lose the digits of close rows.
+template <class Body>
+void with_arithmetic(ScalarType type, bool squares, bool allow_tf32, const Body& body) {
+  with_scalar(type, [&](auto scalar) {
+    using Scalar = typename decltype(scalar)::type;
+    if constexpr (std::is_same_v<Scalar, double>) {
+      squares ? body(Type<DoubleSquares>{}, scalar) : body(Type<DoubleProducts>{}, scalar);
+    } else {
+      if (squares) return body(Type<FloatSquares>{}, scalar);
+      if constexpr (std::is_same_v<Scalar, float>) {
+        allow_tf32 ? body(Type<Tf32Products>{}, scalar) : body(Type<FloatProducts>{}, scalar);
+      } else if constexpr (std::is_same_v<Scalar, Float16>) {
+        body(Type<Float16Products>{}, scalar);
+      } else {
+        body(Type<Bfloat16Products>{}, scalar);
+      }
+    }
+  });
+}
+
+// Rows and labels of an op's inputs, as arrays that live as long as this object.
+struct LabeledInputs {
+  Tensor embeddings, labels;
+  std::optional<Tensor> ref_embeddings, ref_labels;
+  ScalarType type;  // of similarities and losses
+  int64_t count, depth;
+
+  LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                const std::optional<Tensor>& ref_y);
+
+  template <class Scalar>
+  LabeledRows<Scalar> anchors() const {
+    return {data<Scalar>(embeddings), data<int64_t>(labels), count};
+  }
+  template <class Scalar>
+  LabeledRows<Scalar> refs() const {
+    return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
+  }
+};
+
+// A selection's outputs, and, with a rule, the loss of what is selected.
+struct SelectionTensors {
+  Tensor positive_index, negative_index, positive_similarity, negative_similarity;
+  Tensor loss;
+};
+// `random`: as csrc/library.cpp says.
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,
+                                         const std::optional<Tensor>& random, OpContext& context);
+
+// The embeddings and refs of a backward op, checked, and the gradients that it is to fill, of the same types; one that
+// is not needed is empty.
+struct GradientTensors {
+  Tensor embeddings, ref_embeddings;
+  bool has_refs;
+  Tensor grad_x, grad_refs;
+
+  GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, bool need_embeddings, bool need_ref_embeddings);
+  int64_t count() const { return embeddings.size(0); }
+};
+
+}  // namespace hardmine::cuda

@@ -1,0 +1,67 @@
+#include "cuda/ops/pair_tensors.h"
+#include "cuda/ops/torch_bridge.h"
+
+namespace hardmine::cuda {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> triplet_loss_cuda(
+    Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings, std::optional<Tensor> ref_labels,
+    std::optional<Tensor> random, int64_t similarity, int64_t positive, int64_t negative, int64_t semihard_fallback,
+    int64_t tie, double duplicate_threshold, double semihard_margin, bool allow_tf32, int64_t term, int64_t hard_rule,
+    bool separate_means, double temperature, double margin, double lam, double hard_cutoff, double min_similarity,
+    int64_t reduction) {
+  const SelectionRule selection = selection_rule(similarity, positive, negative, semihard_fallback, tie,
+                                                 duplicate_threshold, semihard_margin, allow_tf32);
+  const LossRule rule =
+      loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  OpContext context(inputs.embeddings);
+  const SelectionTensors s = select_triplets_tensors(selection, &rule, inputs, random, context);
+  return {s.loss, s.positive_similarity, s.negative_similarity, s.positive_index, s.negative_index};
+}
+
+std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
+    Tensor grad_loss, std::optional<Tensor> grad_positive, std::optional<Tensor> grad_negative, Tensor embeddings,
+    std::optional<Tensor> ref_embeddings, Tensor positive_similarity, Tensor negative_similarity, Tensor positive_index,
+    Tensor negative_index, int64_t similarity, int64_t term, int64_t hard_rule, bool separate_means, double temperature,
+    double margin, double lam, double hard_cutoff, double min_similarity, int64_t reduction, bool need_embeddings,
+    bool need_ref_embeddings) {
+  const LossRule rule =
+      loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
+  const PairMeasure measure = measure_of(similarity_from_code(similarity));
+  const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
+  const SelectedTensors selected(positive_index, negative_index, positive_similarity, negative_similarity,
+                                 tensors.embeddings);
+  const ScalarType type = compute_type(tensors.embeddings);
+  const int64_t count = tensors.count();
+  check_loss_gradient(grad_loss, tensors.embeddings, type, rule.reduction == Reduction::kNone ? count : 1);
+  const Tensor grad = contiguous_array(grad_loss);
+  const auto extra = [&](const char* name, const std::optional<Tensor>& t) {
+    if (!t) return grad;
+    check_vector(name, *t, count, type);
+    check_same_device(name, *t, tensors.embeddings);
+    return contiguous_array(*t);
+  };
+  const Tensor d_positive = extra("grad_positive", grad_positive), d_negative = extra("grad_negative", grad_negative);
+  OpContext context(tensors.embeddings);
+  with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
+    using Number = typename decltype(number)::type;
+    const LossGradient<Number> loss{rule.term,
+                                    rule.reduction,
+                                    selected.pairs<Number>(),
+                                    data<Number>(grad),
+                                    grad_positive ? data<Number>(d_positive) : nullptr,
+                                    grad_negative ? data<Number>(d_negative) : nullptr};
+    triplet_loss_gradient(measure, rows, loss, true, out, context, context.stream());
+  });
+  return {tensors.grad_x, tensors.grad_refs};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
+  implement<&triplet_loss_cuda>(m, "triplet_loss");
+  implement<&triplet_loss_backward_cuda>(m, "triplet_loss_backward");
+}
+
+}  // namespace hardmine::cuda

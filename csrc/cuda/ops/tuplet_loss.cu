@@ -1,0 +1,82 @@
+#include "cuda/kernels/tuplet_loss.h"
+
+#include "cuda/ops/torch_bridge.h"
+
+namespace hardmine::cuda {
+namespace {
+
+using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Calls body(Type<Arithmetic>{}, anchors, refs), refs a pointer, null where there are none.
+template <class Body>
+void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Body& body) {
+  with_arithmetic(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
+                  [&](auto arithmetic, auto scalar) {
+                    using Scalar = typename decltype(scalar)::type;
+                    LabeledRows<Scalar> refs{};
+                    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
+                    body(arithmetic, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
+                  });
+}
+
+TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
+                               std::optional<Tensor> ref_labels, int64_t similarity, int64_t positive,
+                               double temperature, double duplicate_threshold, int64_t reduction, bool allow_tf32) {
+  const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const Tensor loss = rule.reduction == Reduction::kNone ? new_array(inputs.embeddings, {inputs.count}, inputs.type)
+                                                         : new_array(inputs.embeddings, {}, inputs.type);
+  const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
+  OpContext context(inputs.embeddings);
+  with_tuplets(rule, inputs, [&](auto arithmetic, const auto& anchors, const auto* refs) {
+    using Arithmetic = typename decltype(arithmetic)::type;
+    using Number = typename Arithmetic::Number;
+    const TupletOut<Number> out{mutable_data<Number>(loss),
+                                mutable_data<Number>(t.level),
+                                mutable_data<Number>(t.positive_similarity),
+                                mutable_data<Number>(t.shift),
+                                mutable_data<Number>(t.sum),
+                                mutable_data<Number>(t.slope),
+                                mutable_data<int64_t>(t.positive_index),
+                                mutable_data<int64_t>(t.positive_count)};
+    tuplet_loss<Arithmetic>(rule, anchors, refs, inputs.depth, out, context, context.stream());
+  });
+  return {loss, t.level, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
+}
+
+std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor embeddings, Tensor labels,
+                                                     std::optional<Tensor> ref_embeddings,
+                                                     std::optional<Tensor> ref_labels, Tensor shift, Tensor sum,
+                                                     Tensor slope, Tensor positive_index, Tensor positive_count,
+                                                     int64_t similarity, int64_t positive, double temperature,
+                                                     double duplicate_threshold, int64_t reduction, bool allow_tf32,
+                                                     bool need_embeddings, bool need_ref_embeddings) {
+  const TupletRule rule = tuplet_rule(similarity, positive, temperature, duplicate_threshold, reduction, allow_tf32);
+  const LabeledInputs inputs(embeddings, labels, ref_embeddings, ref_labels);
+  const TupletSavedTensors given(rule, inputs.embeddings, inputs.type, grad_loss, shift, sum, slope, positive_index,
+                                 positive_count);
+  const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
+  OpContext context(inputs.embeddings);
+  with_tuplets(rule, inputs, [&](auto arithmetic, const auto& anchors, const auto* refs) {
+    using Arithmetic = typename decltype(arithmetic)::type;
+    using Number = typename Arithmetic::Number;
+    using Scalar = std::remove_const_t<std::remove_pointer_t<decltype(anchors.x)>>;
+    const auto target = [](const Tensor& t) { return t.dim() == 2 ? mutable_data<Scalar>(t) : nullptr; };
+    const TupletSaved<Number> saved{
+        data<Number>(given.gradient), data<Number>(given.shift),           data<Number>(given.sum),
+        data<Number>(given.slope),    data<int64_t>(given.positive_index), data<int64_t>(given.positive_count)};
+    tuplet_loss_gradient<Arithmetic>(rule, anchors, refs, inputs.depth, saved,
+                                     GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)}, context,
+                                     context.stream());
+  });
+  return {tensors.grad_x, tensors.grad_refs};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardmine, HARDMINE_DISPATCH_KEY, m) {
+  implement<&tuplet_loss_cuda>(m, "tuplet_loss");
+  implement<&tuplet_loss_backward_cuda>(m, "tuplet_loss_backward");
+}
+
+}  // namespace hardmine::cuda
