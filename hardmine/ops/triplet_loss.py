@@ -218,7 +218,7 @@ def loss_of_selected(
 
 
 def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:
-    """Whether each anchor counts in the mean, bool [B], by the rule of triplet_term in csrc/core/losses/triplet_terms.h."""
+    """Whether each anchor counts in the mean, bool [B], as triplet_term in csrc/core/losses/triplet_terms.h has it."""
     counts = selection.valid
     s_ap, s_an = selection.positive_similarity, selection.negative_similarity
     floor = options["min_similarity"]

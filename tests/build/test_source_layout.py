@@ -1,0 +1,153 @@
+"""The folders of csrc carry rules: what their files may include, and that CMake builds each source once."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+if not CSRC.exists():
+    pytest.skip("not run from the source folder", allow_module_level=True)
+
+# What the files of a folder may include: folders of csrc ("." holds the files directly in csrc) and packages.
+# ops -> engine | kernels -> simd | gemm | device -> core, never up.
+_CORE = {"core", "std"}
+_CPU_ENGINE = {"cpu/engine", "cpu/simd", *_CORE}
+_CUDA_KERNELS = {"cuda/kernels", "cuda/gemm", "cuda/device", *_CORE}
+MAY_INCLUDE = {
+    ".": {".", "torch", "posix", *_CORE},
+    "core": _CORE,
+    "cpu/ops": {"cpu/ops", ".", "torch", "posix", *_CPU_ENGINE},
+    "cpu/engine": _CPU_ENGINE,
+    "cpu/simd": {"cpu/simd", "intrinsics", *_CORE},
+    "cuda/ops": {"cuda/ops", ".", "torch", *_CUDA_KERNELS},
+    "cuda/kernels": _CUDA_KERNELS,
+    "cuda/gemm": {"cuda/gemm", "cuda/device", *_CORE},
+    "cuda/device": {"cuda/device", "cuda toolkit", "emulation", *_CORE},
+    "fanng": {"fanng", *_CPU_ENGINE},
+    "fanng/python": {"fanng/python", "fanng", "pybind11", *_CPU_ENGINE},
+}
+PACKAGES = {
+    "torch": r"torch/.*",
+    "pybind11": r"pybind11/.*",
+    "posix": r"dlfcn\.h|pthread\.h|unistd\.h|sys/.*\.h",
+    "intrinsics": r"immintrin\.h|arm_neon\.h",
+    "cuda toolkit": r"cuda_\w+\.h",
+    "std": r"\w+",
+}
+# Not below csrc: the emulation of a GPU that takes the place of the CUDA toolkit in tests, and the header with the
+# vector types of a SIMD target, which CMake names.
+OTHER_INCLUDES = {'"emulation.h"': "emulation", "HARDMINE_VEC_HEADER": "cpu/simd"}
+# Headers of types, of constants, and of C functions that no object defines. Others have templates and inline functions,
+# such as std::min, which could leave an out-of-line copy that uses the instructions of one SIMD target.
+ALLOWED_IN_SIMD = {"cmath", "cstddef", "cstdint", "cstring", "limits", "type_traits"}
+# Includes that still go up.
+KNOWN_VIOLATIONS = {("cuda/device/collectives.h", '"cuda/gemm/row_norms.h"')}
+
+
+def sources(*suffixes: str) -> list[str]:
+    """Files below csrc with these suffixes."""
+    return sorted(str(path.relative_to(CSRC)) for path in CSRC.rglob("*") if path.suffix in suffixes)
+
+
+def includes_of(file: str) -> list[str]:
+    """What the file includes, with the quotes or brackets."""
+    return re.findall(r"^\s*#\s*include\s+(\S+)", (CSRC / file).read_text(), re.MULTILINE)
+
+
+def folder_of(file: str) -> str:
+    """The key of MAY_INCLUDE that holds the file: csrc/core/losses follows the rules of csrc/core."""
+    parent = f"{Path(file).parent}/"
+    folders = [folder for folder in MAY_INCLUDE if parent.startswith(f"{folder}/")]
+    assert folders, f"csrc/{file} is in a folder without rules"
+    return max(folders, key=len)
+
+
+def target_of(include: str) -> str:
+    """The folder or package that an include refers to, or the empty string."""
+    if include in OTHER_INCLUDES:
+        return OTHER_INCLUDES[include]
+    name = include[1:-1]
+    if include[0] == '"':  # starts at csrc
+        return folder_of(name) if (CSRC / name).is_file() and ".." not in name else ""
+    return next((package for package, pattern in PACKAGES.items() if re.fullmatch(pattern, name)), "")
+
+
+def problem_of(file: str, include: str) -> str | None:
+    target = target_of(include)
+    if not target:
+        return f"csrc/{file}: {include} is neither a path from csrc nor a known package"
+    if target not in MAY_INCLUDE[folder_of(file)]:
+        return f"csrc/{file}: {folder_of(file)} must not include {target} ({include})"
+    return None
+
+
+def test_every_folder_includes_only_what_it_may():
+    files = sources(".h", ".cpp", ".cu")
+    assert {folder_of(file) for file in files} == set(MAY_INCLUDE)
+    pairs = [(file, include) for file in files for include in includes_of(file)]
+    assert not list(filter(None, (problem_of(*pair) for pair in pairs if pair not in KNOWN_VIOLATIONS)))
+
+
+@pytest.mark.parametrize(
+    ("file", "include"),
+    [
+        ("cpu/engine/knn.cpp", "<torch/csrc/stable/tensor.h>"),
+        ("cuda/kernels/knn.cu", '"op_arguments.h"'),  # includes torch itself
+        ("core/errors.h", "<pybind11/pybind11.h>"),
+        ("fanng/index.cpp", "<pybind11/pybind11.h>"),
+        ("core/views.h", '"cpu/engine/knn.h"'),
+        ("cpu/simd/kernels.cpp", '"cpu/engine/knn.h"'),
+        ("cpu/engine/knn.cpp", '"cpu/ops/torch_bridge.h"'),
+        ("cpu/engine/knn.cpp", '"fanng/index.h"'),
+        ("cuda/gemm/packed_rows.h", '"cuda/kernels/knn.h"'),
+        ("cuda/device/launch.h", '"cuda/gemm/mma_policy.h"'),
+        ("cuda/kernels/knn.cu", '"cpu/engine/knn.h"'),
+        ("cpu/ops/knn.cpp", '"cuda/kernels/knn.h"'),
+        ("fanng/index.h", '"fanng/python/python_threads.h"'),
+        ("cpu/engine/knn.cpp", '"knn.h"'),
+        ("cpu/engine/knn.cpp", '"../engine/knn.h"'),
+        ("cpu/engine/knn.cpp", '"cpu/engine/../engine/knn.h"'),
+        ("cpu/engine/knn.cpp", "<immintrin.h>"),
+        ("cuda/kernels/knn.cu", "<cuda_fp16.h>"),
+        ("core/errors.h", "<Python.h>"),
+    ],
+)
+def test_a_forbidden_include_is_found(file, include):
+    assert (CSRC / file).is_file()
+    assert problem_of(file, include)
+
+
+def everything_included(files: list[str]) -> Iterator[tuple[str, str]]:
+    """(file, include) for these files and everything below csrc that they include, directly or not."""
+    pending, seen = list(files), set(files)
+    while pending:
+        file = pending.pop()
+        for include in includes_of(file):
+            yield file, include
+            name = include.strip('"')
+            if (CSRC / name).is_file() and name not in seen:
+                seen.add(name)
+                pending.append(name)
+
+
+def test_code_of_a_simd_target_includes_no_library_function_that_could_be_out_of_line():
+    files = [file for file in sources(".h", ".cpp") if file.startswith("cpu/simd/")]
+    found = [pair for pair in everything_included(files) if target_of(pair[1]) == "std"]
+    assert {file.split("/")[0] for file, _ in found} == {"core", "cpu"}, "the headers of core are looked into"
+    assert not [(file, include) for file, include in found if include[1:-1] not in ALLOWED_IN_SIMD]
+
+
+def test_cmake_builds_every_source_once():
+    text = re.sub(r"#.*", "", (ROOT / "CMakeLists.txt").read_text())
+    commands = re.findall(r"\b(?:add_library|pybind11_add_module|set)\(\s*(\w+)([^)]*)\)", text)
+    assert len(commands) > 5
+    # The emulation of the tests registers the schemas a second time; it has no sources of its own in csrc.
+    named = {target: re.findall(r"csrc/(\S+\.(?:cpp|cu))\b", rest) for target, rest in commands}
+    assert named.pop("_C_emulated") == ["library.cpp"]
+    count = Counter(file for files in named.values() for file in files)
+    assert {file for file, times in count.items() if times > 1} == set()
+    assert sorted(count) == sources(".cpp", ".cu")
