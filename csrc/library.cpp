@@ -2,7 +2,7 @@
 // [M] int64; triplets [T, 3], int64 rows of embeddings. Options that are one of several names are ints: the position of
 // the name in hardmine/types.py (core/options.h). Those that need explaining:
 //   random      [1 or 2, B] float64, uniform in [0, 1): the numbers that a random positive, then a random negative is
-//               picked by (core/random_pick.h); None if neither is random
+//               picked by (core/random.h); None if neither is random
 //   duplicate_threshold, semihard_margin   infinity: no such limit
 //   min_similarity                         -infinity: no such limit
 //   allow_tf32  whether CUDA may round float32 factors of products to TF32

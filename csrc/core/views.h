@@ -1,7 +1,9 @@
-// Matrices of embeddings as an op is given them.
+// What an op is given: matrices of embeddings, and triplets of their rows.
 #pragma once
 
 #include <cstdint>
+
+#include "core/host_device.h"
 
 namespace hardmine {
 
@@ -22,5 +24,18 @@ struct PairedRows {
   int64_t ref_count;
   int64_t depth;
 };
+
+// Triplets that the user gives as rows (anchor, positive, negative) of the embeddings.
+struct TripletList {
+  const int64_t* rows;  // [count, 3]
+  int64_t count;
+};
+
+// True if `row` [3] is a triplet: three different ones of `row_count` rows.
+HARDMINE_HD bool is_triplet(const int64_t* row, int64_t row_count) {
+  for (int k = 0; k < 3; ++k)
+    if (row[k] < 0 || row[k] >= row_count) return false;
+  return row[0] != row[1] && row[0] != row[2] && row[1] != row[2];
+}
 
 }  // namespace hardmine

@@ -7,7 +7,7 @@
 #include <memory>
 #include <numeric>
 
-#include "core/random_bits.h"
+#include "core/random.h"
 #include "cpu/engine/knn.h"
 #include "fanng/search.h"
 #include "fanng/threads.h"

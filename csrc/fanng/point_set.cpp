@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "core/int_math.h"
+
 namespace hardmine::fanng {
 namespace {
 
@@ -57,7 +59,7 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
     any_zero |= norm == 0;
   }
   const bool own_dimension = any_zero && metric == Metric::kCosine;
-  stride_ = cpu::round_up(depth + own_dimension, kStrideStep);
+  stride_ = round_up(depth + own_dimension, kStrideStep);
 
   cpu::Buffer<float> rows(count * stride_);
   std::vector<std::pair<uint64_t, int64_t>> hashed(count);

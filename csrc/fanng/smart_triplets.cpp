@@ -8,8 +8,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "core/random_bits.h"
-#include "core/random_pick.h"
+#include "core/random.h"
 #include "fanng/threads.h"
 
 namespace hardmine::fanng {

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/int_math.h"
 #include "cpu/engine/thread_pool.h"
 
 namespace hardmine::fanng {
@@ -99,7 +100,7 @@ class Threads final : public cpu::Workers {
 // too, so that somebody polls while it works.
 template <class Body>
 void parallel_pieces(const cpu::Workers& workers, int64_t count, int64_t step, const Body& body) {
-  const int64_t pieces = (count + step - 1) / step;
+  const int64_t pieces = ceil_div(count, step);
   if (pieces < 1) return;
   std::atomic<int64_t> next{0};
   workers.run(std::min(workers.count(), pieces), [&](int64_t worker) {

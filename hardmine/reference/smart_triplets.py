@@ -9,7 +9,7 @@ from hardmine.types import MinedTriplets
 
 
 def random_unit(seed: int, i: int) -> float:
-    """Number ``i`` of the sequence of ``seed``, in [0, 1): csrc/core/random_bits.h."""
+    """Number ``i`` of the sequence of ``seed``, in [0, 1): csrc/core/random.h."""
     z = seed * 0xD1342543DE82EF95 + (i + 1) * 0x9E3779B97F4A7C15 & 2**64 - 1
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 2**64 - 1

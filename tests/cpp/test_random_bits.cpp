@@ -1,4 +1,4 @@
-#include "core/random_bits.h"
+#include "core/random.h"
 
 #include <bit>
 #include <set>

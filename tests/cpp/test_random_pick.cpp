@@ -1,4 +1,4 @@
-#include "core/random_pick.h"
+#include "core/random.h"
 
 #include <limits>
 #include <vector>

@@ -5,10 +5,9 @@
 // Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, eq. 2.
 #pragma once
 
-#include <cmath>
 #include <limits>
 
-#include "core/host_device.h"
+#include "core/elementary.h"
 
 namespace hardmine {
 
@@ -45,17 +44,6 @@ struct TripletTerm {
   T d_negative;  // d value / d s_an
   Part part;
 };
-
-template <class T>
-HARDMINE_HD T softplus(T x) {
-  return (x > T(0) ? x : T(0)) + std::log1p(std::exp(-std::fabs(x)));
-}
-
-template <class T>
-HARDMINE_HD T sigmoid(T x) {
-  const T e = std::exp(-std::fabs(x));  // never overflows
-  return (x >= T(0) ? T(1) : e) / (T(1) + e);
-}
 
 // softplus(x / scale) of x = s_an - s_ap. Its slope in s_an is sigmoid(x / scale) / scale, in s_ap the negative of
 // that.

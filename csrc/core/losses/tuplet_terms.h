@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/constants.h"
+#include "core/elementary.h"
 #include "core/losses/loss_reduction.h"
 #include "core/losses/triplet_terms.h"
 #include "core/selection.h"

@@ -79,8 +79,7 @@ class AnchorLists {
     const Kernels<T>& kernel = kernels<T>();
     PairPass<T> pass = sides.pass();
     pass.symmetric = false;  // every anchor its own list
-    const int64_t first_block = begin_ / kMaxBlockRows,
-                  blocks = (end_ + kMaxBlockRows - 1) / kMaxBlockRows - first_block;
+    const int64_t first_block = begin_ / kMaxBlockRows, blocks = ceil_div(end_, kMaxBlockRows) - first_block;
     const double work = static_cast<double>(positive_.size()) * static_cast<double>(sides.depth());
     const int64_t threads = workers_for(workers, work, kMultiplyAddGrain / 16);
     std::vector<Buffer<T>> numbers;
@@ -89,8 +88,8 @@ class AnchorLists {
       const int64_t row_begin = (first_block + task) * kMaxBlockRows;
       const int64_t row_end = std::min(row_begin + kMaxBlockRows, sides.rows().count());
       const int64_t column_end = class_end[row_end - 1];
-      for (int64_t column = class_begin[row_begin] / kBlockStep * kBlockStep;
-           column < column_end && !workers.cancelled(); column += kMaxBlockColumns) {
+      for (int64_t column = round_down(class_begin[row_begin], kBlockStep); column < column_end && !workers.cancelled();
+           column += kMaxBlockColumns) {
         const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
         kernel.fill_block(pass, PairKind::kSameClass, block, numbers[worker].get());
         for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i) {

@@ -15,7 +15,7 @@ class BlockGradient {
  public:
   BlockGradient(const LabeledSides<T>& sides, bool need_rows, bool need_columns, const Workers& workers)
       : sides_(sides), kernel_(kernels<T>()), workers_(workers) {
-    panels_ = (sides.depth() + kernel_.column_panel - 1) / kernel_.column_panel;
+    panels_ = ceil_div(sides.depth(), kernel_.column_panel);
     const bool euclidean = sides.pass().euclidean;
     rows_.padded = round_up(sides.rows().count(), kBlockStep);
     if (need_rows || sides.symmetric()) rows_.grad = zeros(rows_.padded);

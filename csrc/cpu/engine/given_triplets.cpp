@@ -1,6 +1,5 @@
 #include "cpu/engine/given_triplets.h"
 
-#include "core/losses/given_triplet.h"
 #include "cpu/engine/normalized_rows.h"
 #include "cpu/engine/pair_gradient.h"
 

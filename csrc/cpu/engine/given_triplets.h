@@ -5,14 +5,10 @@
 #include <string>
 
 #include "core/similarity.h"
+#include "core/views.h"
 #include "cpu/engine/thread_pool.h"
 
 namespace hardmine::cpu {
-
-struct TripletList {
-  const int64_t* rows;  // [count, 3]
-  int64_t count;
-};
 
 // What is wrong with the first bad triplet, or nothing: indices must lie in [0, row_count), and be three different
 // ones.

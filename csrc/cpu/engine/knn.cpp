@@ -122,8 +122,8 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   const int64_t threads =
       workers_for(workers, pairs * static_cast<double>(depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
 
-  const int64_t row_blocks = (count + kMaxBlockRows - 1) / kMaxBlockRows;
-  const int64_t column_blocks = (ref_count + kMaxBlockColumns - 1) / kMaxBlockColumns;
+  const int64_t row_blocks = ceil_div(count, kMaxBlockRows);
+  const int64_t column_blocks = ceil_div(ref_count, kMaxBlockColumns);
   const int64_t shares = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
   Pools<T> pools(k, round_up(count, kBlockStep), shares);
   if (pass.symmetric) {

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/int_math.h"
 #include "cpu/engine/thread_pool.h"
 #include "cpu/simd/simd.h"
 
@@ -29,7 +30,7 @@ class PairSchedule {
         column_count_(columns),
         row_step_(group_step(rows)),
         column_step_(symmetric ? row_step_ : group_step(columns)) {
-    const int64_t row_groups = groups(rows, row_step_), column_groups = groups(columns, column_step_);
+    const int64_t row_groups = ceil_div(rows, row_step_), column_groups = ceil_div(columns, column_step_);
     if (symmetric) {
       for (int64_t g = 0; g < row_groups; ++g) pairs_.push_back({g, g});
       // The circle method: the last place stays, the others move on by one each round. With an odd number of groups the
@@ -92,9 +93,8 @@ class PairSchedule {
   // Depends on the number of rows alone, as the order of every sum does. 64 groups keep 32 threads busy.
   static int64_t group_step(int64_t count) {
     constexpr int64_t kGroups = 64;
-    return std::max<int64_t>(kBlockStep, (count + kGroups * kBlockStep - 1) / (kGroups * kBlockStep) * kBlockStep);
+    return std::max<int64_t>(kBlockStep, ceil_div(count, kGroups * kBlockStep) * kBlockStep);
   }
-  static int64_t groups(int64_t count, int64_t step) { return (count + step - 1) / step; }
 
   void add(int64_t a, int64_t b, int64_t row_groups) {
     if (a < row_groups && b < row_groups) pairs_.push_back({std::min(a, b), std::max(a, b)});

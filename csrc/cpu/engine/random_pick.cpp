@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "core/random_pick.h"
+#include "core/random.h"
 
 namespace hardmine::cpu {
 namespace {
@@ -73,7 +73,7 @@ class Picker {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run blocks{0, columns.count()};
     if (pick_.same_class) {
-      blocks = {run_of(rows.label()[begin], columns).begin / kBlockStep * kBlockStep,
+      blocks = {round_down(run_of(rows.label()[begin], columns).begin, kBlockStep),
                 run_of(rows.label()[end - 1], columns).end};
     }
     std::fill_n(bits, (end - begin) * words, 0);
@@ -134,10 +134,10 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const
   const double same = same_class_pairs(rows.sorted, columns.sorted);
   const double pairs = pick.same_class ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;
   const int64_t threads = workers_for(workers, pairs * depth, kMultiplyAddGrain);
-  const int64_t words = (column_count + 63) / 64;
+  const int64_t words = ceil_div(column_count, 64);
   const Buffer<T> numbers(threads * kMaxBlockRows * kMaxBlockColumns);
   const Buffer<uint64_t> bits(threads * kMaxBlockRows * words);
-  parallel_tasks(workers, threads, (count + kMaxBlockRows - 1) / kMaxBlockRows, [&](int64_t worker, int64_t block) {
+  parallel_tasks(workers, threads, ceil_div(count, kMaxBlockRows), [&](int64_t worker, int64_t block) {
     const int64_t begin = block * kMaxBlockRows, end = std::min(begin + kMaxBlockRows, count);
     picker.by_similarity(pass, begin, end, workers, numbers.get() + worker * kMaxBlockRows * kMaxBlockColumns,
                          bits.get() + worker * kMaxBlockRows * words, words);

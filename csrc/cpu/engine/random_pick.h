@@ -1,4 +1,4 @@
-// Random selection: one of every anchor's candidates, uniformly, by given numbers (core/random_pick.h).
+// Random selection: one of every anchor's candidates, uniformly, by given numbers (core/random.h).
 #pragma once
 
 #include "cpu/engine/selection_pass.h"

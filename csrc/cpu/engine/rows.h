@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/int_math.h"
 #include "core/similarity.h"
 #include "cpu/engine/buffer.h"
 #include "cpu/engine/select_triplets.h"
@@ -16,8 +17,6 @@ namespace hardmine::cpu {
 // Multiply-adds, or elements of a memory-bound loop, that cost about as much as starting a thread.
 inline constexpr double kMultiplyAddGrain = 1 << 20;
 inline constexpr double kElementGrain = 1 << 15;
-
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // |x_i|, at least kSmallestNorm.
 template <class T>

@@ -1,7 +1,7 @@
 // Selection of a positive and a negative for every anchor, torch-free.
 #pragma once
 
-#include "core/random_pick.h"
+#include "core/random.h"
 #include "core/selection.h"
 #include "core/views.h"
 #include "cpu/engine/thread_pool.h"

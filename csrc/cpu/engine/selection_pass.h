@@ -75,10 +75,10 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
 
   // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
   const int64_t column_block = round_up(256, kernel.column_panel);
-  const int64_t column_blocks = (columns.count() + column_block - 1) / column_block;
+  const int64_t column_blocks = ceil_div(columns.count(), column_block);
   int64_t row_block = kMaxBlockRows;
-  while (row_block > 24 && (rows.count() + row_block - 1) / row_block * column_blocks < 64 * threads) row_block /= 2;
-  const int64_t row_blocks = (rows.count() + row_block - 1) / row_block;
+  while (row_block > 24 && ceil_div(rows.count(), row_block) * column_blocks < 64 * threads) row_block /= 2;
+  const int64_t row_blocks = ceil_div(rows.count(), row_block);
 
   // Every worker keeps winners of its own; the order of candidates is total, so how they are merged changes nothing.
   const int64_t stride = round_up(rows.padded(), 16);

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "core/errors.h"
+#include "core/int_math.h"
 
 namespace hardmine::cpu {
 
@@ -44,7 +45,7 @@ inline void parallel_range(const Workers& workers, int64_t threads, int64_t coun
   if (count <= step) threads = 1;
   if (threads <= 1 && count <= piece) return body(0, count);
   piece = std::max(piece / step, int64_t{1}) * step;
-  const int64_t steps = (count + step - 1) / step;
+  const int64_t steps = ceil_div(count, step);
   const auto work = [&](int64_t worker) {
     const int64_t end = std::min(count, steps * (worker + 1) / threads * step);
     for (int64_t begin = steps * worker / threads * step; begin < end && !workers.cancelled(); begin += piece)

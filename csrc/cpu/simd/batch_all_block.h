@@ -64,18 +64,11 @@ inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t w
   double value = 0;
   for (int64_t c = 0; c < width; ++c) {
     if (!(x[c] > state.least[anchor])) continue;
-    int32_t begin = 0, end = state.size[anchor];
-    while (begin < end) {  // the first one that is not below x
-      const int32_t middle = (begin + end) / 2;
-      if (ascending[middle] < x[c]) {
-        begin = middle + 1;
-      } else {
-        end = middle;
-      }
-    }
-    value += static_cast<double>(begin) * static_cast<double>(v[c]) - state.sum_before[first + begin];
-    weight[c] += static_cast<T>(begin);
-    ++state.active[first + begin - 1];
+    const int32_t active =
+        partition_point(int32_t{0}, state.size[anchor], [&](int32_t p) { return ascending[p] < x[c]; });
+    value += static_cast<double>(active) * static_cast<double>(v[c]) - state.sum_before[first + active];
+    weight[c] += static_cast<T>(active);
+    ++state.active[first + active - 1];
   }
   return value;
 }
@@ -124,7 +117,7 @@ template <class T>
 bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers,
                          T* scratch) {
   const int64_t rows = block.rows(), columns = block.columns(), width = line_width(block);
-  const int64_t height = (rows + kLineStep - 1) / kLineStep * kLineStep;
+  const int64_t height = round_up(rows, kLineStep);
   for (int64_t i = 0; i < rows; ++i) {
     T* line = numbers + i * kMaxBlockColumns;
     for (int64_t c = 0; c < width; ++c) line[c] = value_of(pass.euclidean, state.squared, line[c]);

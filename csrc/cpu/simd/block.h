@@ -9,7 +9,7 @@ namespace hardmine::cpu::HARDMINE_LEVEL {
 // Lines of a block are padded to a multiple of this: the most columns that a loop over a line takes at once.
 inline constexpr int64_t kLineStep = 32;
 
-inline int64_t line_width(const Block& block) { return (block.columns() + kLineStep - 1) / kLineStep * kLineStep; }
+inline int64_t line_width(const Block& block) { return round_up(block.columns(), kLineStep); }
 
 template <class T>
 struct FillState {
@@ -73,15 +73,8 @@ inline ClassRun class_run(const PairPass<T>& pass, const Block& block, int64_t r
   const int64_t* first = pass.columns.label + block.column_begin;
   const int64_t columns = block.columns();
   if (first[columns - 1] < label || label < first[0]) return {0, 0};
-  int64_t begin = 0, end = columns;
-  while (begin < end) {  // the first label that is not below
-    const int64_t middle = (begin + end) / 2;
-    if (first[middle] < label) {
-      begin = middle + 1;
-    } else {
-      end = middle;
-    }
-  }
+  const int64_t begin = partition_point(int64_t{0}, columns, [&](int64_t c) { return first[c] < label; });
+  int64_t end;
   for (end = begin; end < columns && first[end] == label;) ++end;
   return {begin, end};
 }

@@ -76,8 +76,7 @@ void accumulate(const Block& block, const T* weights, bool transposed, int64_t d
 // A block's weights are read in whole row groups, along either side: zeros beyond its last row and column.
 template <class T>
 inline void pad_weights(const Block& block, T* weights) {
-  const auto padded = [](int64_t n) { return (n + kRowGroup - 1) / kRowGroup * kRowGroup; };
-  const int64_t rows = padded(block.rows()), columns = padded(block.columns());
+  const int64_t rows = round_up(block.rows(), kRowGroup), columns = round_up(block.columns(), kRowGroup);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t c = i < block.rows() ? block.columns() : 0; c < columns; ++c) weights[i * kMaxBlockColumns + c] = T(0);
 }

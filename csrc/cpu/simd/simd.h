@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/int_math.h"
 #include "core/selection.h"
 
 namespace hardmine::cpu {

@@ -53,8 +53,8 @@ void softplus_sums_of(const PairPass<T>& pass, const Block& block, const T* numb
     if (run.begin == run.end) continue;
     const T* line = numbers + i * kMaxBlockColumns;
     alignas(64) T kept[kMaxBlockColumns];
-    const int64_t first = run.begin / kPartials * kPartials;
-    const int64_t width = (run.end - first + kPartials - 1) / kPartials * kPartials;
+    const int64_t first = round_down(run.begin, kPartials);
+    const int64_t width = round_up(run.end - first, kPartials);
     int64_t count = 0;
     for (int64_t c = first; c < first + width; ++c) {
       const bool keep = c >= run.begin && c < run.end && (kEuclidean ? -line[c] : line[c]) <= sums.limit;
@@ -138,7 +138,7 @@ inline void positive_weights(const PairPass<T>& pass, const TupletWeights<T>& w,
   const V shift = V::broadcast(w.rows.shift + row), log_sum = V::broadcast(w.rows.log_sum + row);
   const V row_weight = V::broadcast(w.rows.positive_weight + row);
   const V limit = V::broadcast(&w.limit);
-  for (int64_t c = run.begin / V::kLanes * V::kLanes; c < run.end; c += V::kLanes) {
+  for (int64_t c = round_down(run.begin, V::kLanes); c < run.end; c += V::kLanes) {
     const V number = V::load(original + c);
     const V s = similarity_of<kEuclidean>(number), of_row = fma(shift - s, scale, log_sum);
     V weight = row_weight * sigmoid(of_row, decay(of_row));

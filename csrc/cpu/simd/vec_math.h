@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "core/constants.h"
+#include "core/elementary.h"
 #include "cpu/simd/simd.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {

@@ -2,7 +2,6 @@
 
 #include <limits>
 
-#include "core/losses/given_triplet.h"
 #include "cuda/device/collectives.h"
 #include "cuda/gemm/row_stats.h"
 

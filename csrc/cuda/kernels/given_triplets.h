@@ -1,6 +1,6 @@
 // Losses of triplets that the user gives as rows (a, p, n) of the embeddings, torch-free.
 //
-// The host does not wait for the device to look at the triplets. One that is none (core/losses/given_triplet.h) is not
+// The host does not wait for the device to look at the triplets. One that is none (is_triplet in core/views.h) is not
 // read, and makes the loss and all gradients NaN, as a row that is not finite does.
 #pragma once
 
@@ -14,11 +14,6 @@ namespace hardmine::cuda {
 struct IndexedLoss {
   TermRule term;
   Reduction reduction;
-};
-
-struct TripletList {
-  const int64_t* rows;  // [count, 3]
-  int64_t count;
 };
 
 // What the loss is of, one number a triplet: the measures of the pairs (a, p) and (a, n); of GlobalRule, distances.

@@ -1,7 +1,7 @@
-// Random selections (core/random_pick.h): a warp an anchor counts its candidates, and picks one of them.
+// Random selections (core/random.h): a warp an anchor counts its candidates, and picks one of them.
 #pragma once
 
-#include "core/random_pick.h"
+#include "core/random.h"
 #include "cuda/gemm/packed_rows.h"
 
 namespace hardmine::cuda {

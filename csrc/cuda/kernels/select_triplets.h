@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/losses/loss_reduction.h"
-#include "core/random_pick.h"
+#include "core/random.h"
 #include "core/selection.h"
 #include "core/views.h"
 #include "cuda/device/launch.h"

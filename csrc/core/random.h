@@ -1,15 +1,31 @@
-// The choice of one candidate by a uniform number u in [0, 1): of `count` candidates in ascending order of index, the
-// floor(u count)-th. So a list of numbers, one an anchor, fixes a random selection, whatever the backend and its
-// threads.
+// Random numbers without a state, and the choice of one candidate by such a number.
 #pragma once
 
 #include <cstdint>
 
 #include "core/candidate.h"
+#include "core/int_math.h"
 
 namespace hardmine {
 
-// The uniform numbers in [0, 1), one an anchor, that a random selection picks by; null for one that is not random.
+// Number `i` of the sequence of `seed` (splitmix64): 64 bits, each set with probability 1/2. A number depends on its
+// position alone, so any number of threads may draw from one sequence.
+HARDMINE_HD uint64_t random_bits(uint64_t seed, uint64_t i) {
+  uint64_t z = seed * 0xD1342543DE82EF95 + (i + 1) * 0x9E3779B97F4A7C15;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+  return z ^ (z >> 31);
+}
+
+// A number in [0, 1): one of the 2^53 multiples of 2^-53 there.
+HARDMINE_HD double random_unit(uint64_t seed, uint64_t i) {
+  return static_cast<double>(random_bits(seed, i) >> 11) * 0x1p-53;
+}
+
+// A uniform number u in [0, 1) selects, of `count` candidates in ascending order of index, the floor(u count)-th. One
+// number per anchor thus fixes a random selection, whatever the backend and the number of threads.
+
+// The uniform numbers in [0, 1), one per anchor, that a random selection picks by; null for one that is not random.
 struct RandomNumbers {
   const double* positive = nullptr;
   const double* negative = nullptr;
@@ -33,16 +49,7 @@ HARDMINE_HD int64_t ranked_positive(int64_t begin, Index rank, int64_t self) {
 // own[j] - j indices of other classes, which never decreases in j, so the own indices below the answer are found by
 // bisection.
 HARDMINE_HD Index ranked_negative(const Index* own, Index count, Index rank) {
-  Index low = 0, high = count;
-  while (low < high) {
-    const Index middle = low + (high - low) / 2;
-    if (own[middle] - middle <= rank) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return rank + low;
+  return rank + partition_point(Index{0}, count, [&](Index j) { return own[j] - j <= rank; });
 }
 
 }  // namespace hardmine
