@@ -290,7 +290,7 @@ def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
         )
 
 
-@torch.compiler.assume_constant_result  # torch guards compiled graphs on this setting anyway
+@_library.constant_in_graphs  # torch guards compiled graphs on this setting anyway
 def _tf32_is_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
