@@ -112,11 +112,11 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     return int(value)
 
 
-def check_flag(name: str, value: Any) -> bool:
-    """``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
+def check_flag(name: str, value: Any, expected: str = "True or False") -> bool:
+    """``value`` is True or False; returned as a bool. NumPy's booleans are valid, as its numbers are elsewhere."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    return bool(value)
 
 
 def optional_number(name: str, value: Any, default: float, **limits: Any) -> float:

@@ -15,6 +15,7 @@ from hardmine.ops._arguments import (
     allow_tf32,
     check_choice,
     check_distance_similarity,
+    check_flag,
     check_labeled_rows,
     check_number,
     check_same_kind,
@@ -129,8 +130,7 @@ def batch_all_triplet_loss(
             check_same_kind("labels", given_labels, "margin_labels", margin_labels)
     elif margin_labels is not None:
         raise ValueError(f"margin_labels must be None where margin is a number, got {type(margin_labels).__name__}")
-    if not isinstance(squared, bool):
-        raise TypeError(f"squared must be True or False, got {squared!r}")
+    return_counts = check_flag("return_counts", return_counts)
     kind = check_choice("similarity", similarity, SIMILARITIES)
     check_distance_similarity(similarity, "batch_all_triplet_loss")
     loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
@@ -139,7 +139,7 @@ def batch_all_triplet_loss(
         table,
         table_row,
         kind,
-        squared,
+        check_flag("squared", squared),
         0.0 if table is not None else check_number("margin", margin, like=embeddings),
         check_choice("reduction", reduction, get_args(BatchAllReduction)),
         allow_tf32(embeddings),

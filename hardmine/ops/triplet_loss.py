@@ -10,7 +10,14 @@ from torch import Tensor
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._arguments import REDUCTIONS, check_labeled_rows, check_loss, check_selection, draw_random
+from hardmine.ops._arguments import (
+    REDUCTIONS,
+    check_flag,
+    check_labeled_rows,
+    check_loss,
+    check_selection,
+    draw_random,
+)
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops.select_triplets import as_selection
@@ -203,6 +210,8 @@ def loss_of_selected(
 ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """The results of triplet_loss and sct_loss, from resolved options."""
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    return_selection = check_flag("return_selection", return_selection)
+    return_count = check_flag("return_count", return_count)
     compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
     random = draw_random(embeddings, options)
     loss, *selected = torch.ops.hardmine.triplet_loss(

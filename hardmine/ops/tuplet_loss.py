@@ -14,6 +14,7 @@ from hardmine.ops._arguments import (
     SIMILARITIES,
     allow_tf32,
     check_choice,
+    check_flag,
     check_labeled_rows,
     check_temperature,
     optional_number,
@@ -153,6 +154,7 @@ def tuplet_loss(
         >>> loss.backward()
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    return_terms, return_count = check_flag("return_terms", return_terms), check_flag("return_count", return_count)
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
         embeddings,
         labels,

@@ -49,3 +49,23 @@ def test_hierarchical_loss_refuses_margins_that_its_table_does_not_hold():
     with pytest.raises(ValueError, match=r"^margin must be finite, got inf at \[0, 0\]$"):
         loss.load_state_dict({"margin": table})
     assert loss.margin.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("TripletLoss", "return_selection"),
+        ("SCTLoss", "return_count"),
+        ("TupletLoss", "return_terms"),
+        ("EPLoss", "return_count"),
+        ("BatchAllTripletLoss", "return_counts"),
+    ],
+)
+def test_module_called_with_a_flag_that_is_no_bool_names_it(name, flag):
+    with pytest.raises(TypeError, match=rf"^{flag} must be True or False, got 'no'$"):
+        getattr(losses, name)()(torch.eye(4), torch.tensor([0, 0, 1, 1]), **{flag: "no"})
+
+
+def test_module_given_a_squared_that_is_no_bool_names_it():
+    with pytest.raises(TypeError, match=r"^squared must be True or False, got 1$"):
+        HierarchicalTripletLoss(classes=2, squared=1)

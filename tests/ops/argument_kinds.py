@@ -158,32 +158,18 @@ class Flag(Kind):
     """True or False."""
 
     def _valid(self) -> list[Any]:
-        return [True, False]
+        return [True, False, numpy.True_, numpy.False_]
 
     def _refused(self, value: Any) -> Wrong:
-        if self.optional:
-            return Wrong(value, TypeError, f"must be True, False or None, got {type(value).__name__}")
-        return Wrong(value, TypeError, f"must be True or False, got {value!r}")
+        choices = "True, False or None" if self.optional else "True or False"
+        return Wrong(value, TypeError, f"must be {choices}, got {value!r}")
 
     def _invalid(self) -> Iterator[Wrong]:
-        for value in (1, 0.0, "True", torch.tensor(True)):
+        for value in (1, 0.0, "no", torch.tensor(True), numpy.array([True])):
             yield self._refused(value)
 
     def _wrong_none(self) -> Wrong:
         return self._refused(None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Switch(Kind):
-    """Any value; only its truth value matters."""
-
-    optional: bool = True
-
-    def _valid(self) -> list[Any]:
-        return [True, False]
-
-    def _invalid(self) -> Iterator[Wrong]:
-        return iter(())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from argument_kinds import (
     Number,
     NumberOrTable,
     Rows,
-    Switch,
     Temperature,
     Triplets,
     Wrong,
@@ -86,8 +85,8 @@ _SELECTED_LOSS = {
     **_SELECTION,
     "reduction": REDUCTION,
     "min_similarity": THRESHOLD,
-    "return_selection": Switch(),
-    "return_count": Switch(),
+    "return_selection": Flag(),
+    "return_count": Flag(),
 }
 
 
@@ -168,8 +167,8 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "similarity": SIMILARITY,
         "duplicate_threshold": THRESHOLD,
         "reduction": REDUCTION,
-        "return_terms": Switch(),
-        "return_count": Switch(),
+        "return_terms": Flag(),
+        "return_count": Flag(),
     },
     "batch_all_triplet_loss": {
         "embeddings": _EMBEDDINGS,
@@ -181,7 +180,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "squared": Flag(),
         "similarity": _distances_only(" with batch_all_triplet_loss"),
         "reduction": Choice(names=("mean", "mean_active", "sum")),
-        "return_counts": Switch(),
+        "return_counts": Flag(),
     },
     "indexed_triplet_loss": {
         **_ON_TRIPLETS,
