@@ -126,7 +126,9 @@ def optional_number(name: str, value: Any, default: float, **limits: Any) -> flo
 
 def has_values(tensor: Tensor) -> bool:
     """Whether a check may read the values of ``tensor``: they exist, and reading them synchronizes no device."""
-    return tensor.is_cpu and not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
+    if not tensor.is_cpu or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # torch.vmap forbids reading values
 
 
 def forbid_transforms(name: str, tensor: Tensor) -> None:
@@ -400,6 +402,6 @@ def loss_of_triplets(
     indices are not checked by then, and labels are not looked up.
     """
     loss, _, _ = op(embeddings, triplets, *options)
-    if labels is not None and has_values(triplets):
+    if labels is not None and has_values(triplets) and has_values(labels):
         check_triplet_classes(triplets, labels)
     return loss

@@ -104,7 +104,8 @@ def batch_all_triplet_loss(
         search per pair instead. Results are bitwise equal on every repeat, for any number of threads and at every SIMD
         level. Only the table's entries for classes in the batch are read and checked. On a GPU, which no check
         synchronizes, a non-finite entry or a label without a row makes the loss and all gradients NaN. Duplicates in
-        ``margin_labels`` are not detected on a GPU or under ``torch.compile``: one of the two rows is used.
+        ``margin_labels`` are not detected on a GPU or under ``torch.compile`` or ``torch.vmap``: one of the two rows is
+        used.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the

@@ -165,3 +165,33 @@ def test_uint64_labels_among_themselves_are_classes():
 def test_uint64_labels_beside_a_table_of_int64_classes_are_refused():
     with pytest.raises(ValueError, match=r"^labels must be below 2\^63 beside labels of another dtype"):
         ops.batch_all_triplet_loss(ROWS, LARGEST, margin=torch.ones(2, 2), margin_labels=torch.tensor([-1, 3]))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_uint64_labels_beside_others_are_refused_inside_vmap():
+    labels = LABELS.to(torch.uint64).expand(2, 6)
+    with pytest.raises(
+        TypeError, match=r"^ref_labels must be uint64 only if labels is, got torch.int64 and torch.uint"
+    ):
+        torch.vmap(lambda y: ops.select_triplets(ROWS, y, ROWS, LABELS))(labels)
+    with pytest.raises(TypeError, match=r"^margin_labels must be uint64 only if labels is, got torch.int64 and torch"):
+        torch.vmap(lambda y: ops.batch_all_triplet_loss(ROWS, y, margin=torch.eye(3), margin_labels=torch.arange(3)))(
+            labels
+        )
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(
+    ("op", "given"),
+    [
+        (ops.batch_all_triplet_loss, {"labels": LABELS, "margin": torch.ones(3, 3), "margin_labels": torch.arange(3)}),
+        (ops.global_loss, {"triplets": TRIPLETS[:1], "labels": torch.tensor([0, 0, 1, 0, 1, 1])}),
+        (ops.indexed_triplet_loss, {"triplets": TRIPLETS[:1], "labels": torch.tensor([0, 0, 1, 0, 1, 1])}),
+    ],
+    ids=["batch_all_triplet_loss", "global_loss", "indexed_triplet_loss"],
+)
+def test_checks_of_values_are_skipped_inside_vmap(op, given):
+    expected = op(ROWS, **given).expand(2)
+    for name in given:
+        batched = torch.vmap(lambda one, name=name: op(ROWS, **{**given, name: one}))
+        assert torch.equal(batched(torch.stack([given[name]] * 2)), expected)
