@@ -36,7 +36,8 @@ class BatchAllTripletLoss(Loss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value.
+        ValueError: An option of the constructor has the wrong value. Numbers must be finite in float32, because the
+            embeddings' dtype is not known yet.
 
     Note:
         The module's state is the table, if there is one, and the labels of its rows, which ``load_state_dict``

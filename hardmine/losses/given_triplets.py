@@ -46,7 +46,8 @@ class RatioTripletLoss(_GivenTripletsLoss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value.
+        ValueError: An option of the constructor has the wrong value. Numbers must be finite in float32, because the
+            embeddings' dtype is not known yet.
 
     Example:
         >>> import torch
@@ -79,7 +80,8 @@ class GlobalLoss(_GivenTripletsLoss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value.
+        ValueError: An option of the constructor has the wrong value. Numbers must be finite in float32, because the
+            embeddings' dtype is not known yet.
 
     Example:
         >>> import torch

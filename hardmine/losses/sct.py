@@ -41,7 +41,8 @@ class SCTLoss(SelectionLoss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value, or does nothing beside the others.
+        ValueError: An option of the constructor has the wrong value, or does nothing beside the others. Numbers must be
+            finite in float32, because the embeddings' dtype is not known yet.
 
     Example:
         >>> import torch

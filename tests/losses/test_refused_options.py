@@ -69,3 +69,24 @@ def test_module_called_with_a_flag_that_is_no_bool_names_it(name, flag):
 def test_module_given_a_squared_that_is_no_bool_names_it():
     with pytest.raises(TypeError, match=r"^squared must be True or False, got 1$"):
         HierarchicalTripletLoss(classes=2, squared=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "option"),
+    [
+        ("BatchAllTripletLoss", {}, "margin"),
+        ("TripletLoss", {"term": "hinge", "negative": "hardest"}, "margin"),
+        ("SCTLoss", {}, "lam"),
+        ("EPLoss", {}, "duplicate_threshold"),
+        ("RatioTripletLoss", {}, "margin"),
+        ("GlobalLoss", {}, "threshold"),
+    ],
+)
+def test_module_given_a_number_that_only_float64_holds_names_it(name, options, option):
+    with pytest.raises(ValueError, match=rf"^{option} must be a number.*, got 1e\+39, which is inf in float32$"):
+        getattr(losses, name)(**options, **{option: 1e39})
+
+
+def test_set_margin_refuses_a_number_that_only_float64_holds():
+    with pytest.raises(ValueError, match=r"^margin must be a number, got 1e\+39, which is inf in float32$"):
+        losses.BatchAllTripletLoss().set_margin(1e39)
