@@ -90,14 +90,19 @@ def sct_loss(
     lam: float = 1.0,
     temperature: float = 0.1,
     preset: str = "paper",
+    positive: str = "easiest",
+    negative: str = "hardest",
+    similarity: str = "cosine",
     reduction: str = "mean",
     hard_cutoff: float | None = None,
-    duplicate_threshold: float | None = None,
+    semihard_fallback: str | None = None,
     tie: str | None = None,
+    semihard_margin: float | None = None,
+    duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
     return_count: bool = False,
-    **selection_options: Any,
+    generator: torch.Generator | None = None,
 ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """As :func:`hardmine.ops.sct_loss`, from the whole matrix.
 
@@ -110,10 +115,21 @@ def sct_loss(
         >>> torch.allclose(loss, ops.sct_loss(embeddings, labels))
         True
     """
-    options = {"positive": "easiest", "negative": "hardest", **selection_options}
-    resolve_options("sct_loss", {**options, "preset": preset, "hard_cutoff": hard_cutoff, "tie": tie})
-    selection_options |= preset_selection(preset, duplicate_threshold, tie, options["negative"])
-    selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
+    options: dict[str, Any] = {"positive": positive, "negative": negative, "tie": tie}
+    resolve_options("sct_loss", {**options, "preset": preset, "hard_cutoff": hard_cutoff})
+    selection = select_triplets(
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
+        positive=positive,
+        negative=negative,
+        similarity=similarity,
+        semihard_fallback=semihard_fallback,
+        semihard_margin=semihard_margin,
+        generator=generator,
+        **preset_selection(preset, duplicate_threshold, tie, negative),
+    )
     loss = loss_of_selection(
         selection,
         lam=lam,

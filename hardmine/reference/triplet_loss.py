@@ -91,11 +91,16 @@ def triplet_loss(
     temperature: float | None = None,
     margin: float | None = None,
     lam: float | None = None,
+    similarity: str = "cosine",
     reduction: str = "mean",
+    semihard_fallback: str | None = None,
+    tie: str | None = None,
+    semihard_margin: float | None = None,
+    duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
     return_count: bool = False,
-    **selection_options: Any,
+    generator: torch.Generator | None = None,
 ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
     """As :func:`hardmine.ops.triplet_loss`, from the whole matrix.
 
@@ -108,10 +113,23 @@ def triplet_loss(
         >>> torch.allclose(loss, ops.triplet_loss(embeddings, labels, negative="hardest"))
         True
     """
-    selection_options |= {"positive": positive, "negative": negative}
-    options = {**selection_options, "term": term, "temperature": temperature, "margin": margin, "lam": lam}
+    options: dict[str, Any] = {"positive": positive, "negative": negative}
+    options |= {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
     options = resolve_options("triplet_loss", options)
-    selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
+    selection = select_triplets(
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
+        positive=positive,
+        negative=negative,
+        similarity=similarity,
+        semihard_fallback=semihard_fallback,
+        semihard_margin=semihard_margin,
+        generator=generator,
+        tie=tie,
+        duplicate_threshold=duplicate_threshold,
+    )
     loss = loss_of_selection(
         selection,
         term=term,
