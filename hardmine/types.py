@@ -5,7 +5,7 @@ A name's position in its ``Literal`` is its code in the compiled ops, so the ord
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,11 @@ class TupletTerms(NamedTuple):
     positive_index: Tensor
     positive_similarity: Tensor
     negative_logsumexp: Tensor
+
+
+Details = TypeVar("Details")
+# What a loss returns: alone, with its details (a Selection or TupletTerms), with the count of anchors, or with both.
+LossResult: TypeAlias = Tensor | tuple[Tensor, Details] | tuple[Tensor, Tensor] | tuple[Tensor, Details, Tensor]
 
 
 class TripletCounts(NamedTuple):

@@ -72,7 +72,7 @@ class BatchAllTripletLoss(Loss):
         similarity: DistanceSimilarity = "cosine",
         reduction: BatchAllReduction = "mean",
     ) -> None:
-        super().__init__(squared=squared, similarity=similarity, reduction=reduction)
+        super().__init__({"squared": squared, "similarity": similarity, "reduction": reduction})
         self._check({"margin": margin, "margin_labels": margin_labels})
         self.margin_labels = margin_labels
         if isinstance(margin, Tensor):

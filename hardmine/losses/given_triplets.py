@@ -62,7 +62,7 @@ class RatioTripletLoss(_GivenTripletsLoss):
     def __init__(
         self, *, margin: float = 0.2, similarity: DistanceSimilarity = "cosine", reduction: Reduction = "mean"
     ) -> None:
-        super().__init__(term="ratio", margin=margin, similarity=similarity, reduction=reduction)
+        super().__init__({**locals(), "term": "ratio"})
 
 
 class GlobalLoss(_GivenTripletsLoss):
@@ -94,4 +94,4 @@ class GlobalLoss(_GivenTripletsLoss):
     _op = staticmethod(ops.global_loss)
 
     def __init__(self, *, lam: float = 0.8, threshold: float = 0.01, similarity: DistanceSimilarity = "cosine") -> None:
-        super().__init__(lam=lam, threshold=threshold, similarity=similarity)
+        super().__init__(locals())

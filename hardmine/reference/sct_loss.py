@@ -11,7 +11,7 @@ from torch import Tensor
 from hardmine._options import resolve_options
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs
-from hardmine.types import Selection
+from hardmine.types import LossResult, Selection
 
 CUTOFFS = {"code2020": 0.5, "code2021": 0.8}
 
@@ -103,7 +103,7 @@ def sct_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+) -> LossResult[Selection]:
     """As :func:`hardmine.ops.sct_loss`, from the whole matrix.
 
     Example:

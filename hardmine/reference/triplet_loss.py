@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine._options import resolve_options
 from hardmine.reference.select_triplets import select_triplets
-from hardmine.types import Selection
+from hardmine.types import LossResult, Selection
 
 
 def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, separate_means: bool = False) -> Tensor:
@@ -101,7 +101,7 @@ def triplet_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+) -> LossResult[Selection]:
     """As :func:`hardmine.ops.triplet_loss`, from the whole matrix.
 
     Example:

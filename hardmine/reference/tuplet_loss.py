@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardmine.reference.select_triplets import candidate_pairs, most_similar
 from hardmine.reference.triplet_loss import poison, reduce_terms, results
-from hardmine.types import TupletTerms
+from hardmine.types import LossResult, TupletTerms
 
 
 def tuplet_loss(
@@ -26,7 +26,7 @@ def tuplet_loss(
     reduction: str = "mean",
     return_terms: bool = False,
     return_count: bool = False,
-) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
+) -> LossResult[TupletTerms]:
     """As :func:`hardmine.ops.tuplet_loss`, from the whole matrix.
 
     Example:
