@@ -155,7 +155,7 @@ class Verification(NamedTuple):
         accuracy: Mean of the folds' accuracies, in [0, 1].
         std_error: Standard error of that mean.
         accuracies: Accuracy in each fold.
-        thresholds: Per fold, the least cosine similarity at which a pair is classified as the same.
+        thresholds: Per fold, the smallest cosine similarity at which a pair is classified as the same.
     """
 
     accuracy: float

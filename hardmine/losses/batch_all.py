@@ -117,7 +117,7 @@ class BatchAllTripletLoss(Loss):
             else:
                 limit = torch.finfo(self.margin.dtype).max
                 if abs(margin) > limit:
-                    raise ValueError(f"margin must be a number that {self.margin.dtype} holds, got {margin}")
+                    raise ValueError(f"margin must be a number in the range of {self.margin.dtype}, got {margin}")
                 self.margin.fill_(margin)
 
     @overload
@@ -191,8 +191,8 @@ class BatchAllTripletLoss(Loss):
                 raise TypeError(
                     f"{prefix}margin must be float32, float64, float16 or bfloat16, got {table.dtype} in state_dict"
                 )
-            own = self.margin.dtype if isinstance(self.margin, Tensor) else table.dtype
-            check_finite_table(f"{prefix}margin", table.to(own))
+            dtype = self.margin.dtype if isinstance(self.margin, Tensor) else table.dtype
+            check_finite_table(f"{prefix}margin", table.to(dtype))
         key, missing = f"{prefix}margin_labels", []
         if isinstance(self.margin, Tensor):
             if key in state_dict:
@@ -204,18 +204,18 @@ class BatchAllTripletLoss(Loss):
 
     def _check_labels(self, name: str, labels: Any) -> None:
         """The labels of a state are those of the module, in the same order."""
-        own = self._labels_of_rows()
-        if not isinstance(labels, Tensor) or labels.dtype not in INTEGER_DTYPES or labels.shape != own.shape:
+        expected = self._labels_of_rows()
+        if not isinstance(labels, Tensor) or labels.dtype not in INTEGER_DTYPES or labels.shape != expected.shape:
             got = f"{labels.dtype} {shape_of(labels)}" if isinstance(labels, Tensor) else type(labels).__name__
-            raise ValueError(f"{name} must be integers [C] = {shape_of(own)}, got {got} in state_dict")
-        if _is_without_values(labels) or _is_without_values(own):
+            raise ValueError(f"{name} must be integers [C] = {shape_of(expected)}, got {got} in state_dict")
+        if _is_without_values(labels) or _is_without_values(expected):
             return
-        differ = (labels.long().cpu() != own.long().cpu()).nonzero()
+        differ = (labels.long().cpu() != expected.long().cpu()).nonzero()
         if len(differ):
             row = int(differ[0])
             raise ValueError(
-                f"{name} must be {own[row].item()} at [{row}], as when the module was made, got {labels[row].item()} "
-                "in state_dict"
+                f"{name} must be {expected[row].item()} at [{row}], as when the module was made, "
+                f"got {labels[row].item()} in state_dict"
             )
 
     def _arguments(self) -> dict[str, Any]:
@@ -241,5 +241,5 @@ def check_finite_table(name: str, table: Tensor) -> None:
     if _is_without_values(table) or torch.compiler.is_compiling():
         return
     if not table.isfinite().all():
-        place = (~table.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be finite, got {table[tuple(place)].item()} at {place}")
+        position = (~table.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"{name} must be finite, got {table[tuple(position)].item()} at {position}")

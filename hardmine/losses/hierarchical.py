@@ -117,8 +117,8 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         missing = ~torch.isin(labels, tree.classes)
         if missing.any():
             raise ValueError(
-                f"tree must have the module's {len(labels)} classes, got none of class {labels[missing][0].item()} "
-                f"among its {len(tree.classes)}"
+                f"tree must have the {len(labels)} classes of the module, got a tree of {len(tree.classes)} classes "
+                f"without class {labels[missing][0].item()}"
             )
         rows = torch.searchsorted(tree.classes, labels)
         self.set_margin(tree.margin_table(self.beta, dtype=self.margin.dtype)[rows[:, None], rows])

@@ -130,7 +130,7 @@ def batch_all_triplet_loss(
         if margin_labels is not None:
             check_same_kind("labels", given_labels, "margin_labels", margin_labels)
     elif margin_labels is not None:
-        raise ValueError(f"margin_labels must be None where margin is a number, got {type(margin_labels).__name__}")
+        raise ValueError(f"margin_labels must be None if margin is a number, got {type(margin_labels).__name__}")
     return_counts = check_flag("return_counts", return_counts)
     kind = check_choice("similarity", similarity, SIMILARITIES)
     check_distance_similarity(similarity, "batch_all_triplet_loss")
@@ -172,10 +172,10 @@ def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) ->
         )
     ascending, order = margin_labels.long().sort()
     if has_values(margin_labels) and (ascending[1:] == ascending[:-1]).any():
-        double = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
-        raise ValueError(f"margin_labels must be distinct, got {double} twice")
-    place = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
-    return torch.where(ascending[place] == labels, order[place], -1)
+        duplicate = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
+        raise ValueError(f"margin_labels must be distinct, got {duplicate} twice")
+    position = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
+    return torch.where(ascending[position] == labels, order[position], -1)
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss")

@@ -73,7 +73,7 @@ def knn(
         exclude_self = refs is None
     exclude_self = check_flag("exclude_self", exclude_self, "True, False or None")
     if exclude_self and refs is not None:
-        raise ValueError("exclude_self must be False or None with refs, which hold no query itself, got True")
+        raise ValueError("exclude_self must be False or None if refs are given, got True")
     kind = check_choice("similarity", similarity, SIMILARITIES)
     return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, allow_tf32(queries)))
 

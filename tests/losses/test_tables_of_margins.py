@@ -113,7 +113,7 @@ def test_a_margin_keeps_its_shape():
         BatchAllTripletLoss(margin=TABLE.half()).set_margin(TABLE * 1e6)
     with pytest.raises(ValueError, match="margin_labels must be distinct, got 3 twice"):
         BatchAllTripletLoss(margin=TABLE, margin_labels=torch.tensor([3, 3]))
-    with pytest.raises(ValueError, match="margin_labels must be None where margin is a number"):
+    with pytest.raises(ValueError, match="margin_labels must be None if margin is a number"):
         BatchAllTripletLoss(margin_labels=LABELS)
 
 

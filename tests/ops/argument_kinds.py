@@ -227,7 +227,7 @@ class Labels(Kind):
 
     right: Tensor
     size: str = "B"
-    device_of: str = "its embeddings"
+    device_of: str = "the embeddings"
 
     def _valid(self) -> list[Any]:
         return [self.right.to(getattr(torch, dtype)) for dtype in INTEGER_DTYPES]

@@ -108,7 +108,7 @@ def _triplets_of_equal_rows(*rows: int) -> Wrong:
 
 def _triplets_of_classes(labels: list[int], triplet: list[int], row: int) -> Wrong:
     words = (
-        "must be of an anchor, a positive of its class and a negative of another, "
+        "must hold an anchor, a positive of the same class and a negative of another class, "
         f"got {triplet} of classes {[labels[i] for i in triplet]} at [{row}]"
     )
     return Wrong(TRIPLETS, ValueError, words, {"labels": torch.tensor(labels)})
@@ -224,7 +224,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
                 Wrong(
                     True,
                     ValueError,
-                    "must be False or None with refs, which hold no query itself, got True",
+                    "must be False or None if refs are given, got True",
                     {"refs": REFS},
                 ),
             ),
