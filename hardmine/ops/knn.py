@@ -11,7 +11,7 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.types import Neighbors, Similarity
 
-MOST_NEIGHBORS = 1024
+MAX_NEIGHBORS = 1024
 
 
 @observed("knn")
@@ -68,7 +68,7 @@ def knn(
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
-    k = check_integer("k", k, 1, MOST_NEIGHBORS)
+    k = check_integer("k", k, 1, MAX_NEIGHBORS)
     if exclude_self is None:
         exclude_self = refs is None
     exclude_self = check_flag("exclude_self", exclude_self, "True, False or None")
