@@ -19,6 +19,9 @@ _short.maxlist, _short.maxother = 8, 80
 class Loss(nn.Module):
     """A module that stores the options of an op and applies the op with them.
 
+    Args:
+        arguments: The options by name, or the ``locals()`` of a constructor.
+
     Attributes:
         options: The op's options by name, without those that the op resolves itself.
     """
@@ -28,7 +31,6 @@ class Loss(nn.Module):
     _empty: ClassVar[tuple[int, ...]] = (0,)
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        """Take the options from ``arguments``, which may be the ``locals()`` of a constructor."""
         super().__init__()
         defaults = inspect.signature(type(self)).parameters
         # A None that is the default is left to the op. Any other None is passed on, and the op names it in its error.
