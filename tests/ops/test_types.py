@@ -16,7 +16,7 @@ from hardmine import ops, reference, types
 from hardmine.ops import _arguments
 
 ROOT = Path(__file__).parents[2]
-CORE = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "core").glob("*.h")))
+CORE = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "core").rglob("*.h")))
 
 # The names in Python, and the enumeration in csrc/core that has the same order
 ENUMERATIONS = {
