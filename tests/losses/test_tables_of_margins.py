@@ -244,6 +244,15 @@ def test_load_state_dict_that_is_not_strict_takes_a_state_without_labels():
     assert_bitwise_equal(module.margin, TABLE)
 
 
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
+def test_load_state_dict_cannot_compare_labels_without_values():
+    """torch.load(map_location="meta") makes such states."""
+    state = {name: value.to("meta") for name, value in made_of("table", [1, 5, 9]).state_dict().items()}
+    module = made_of("table", [4, 5, 6]).to("meta")
+    module.load_state_dict(state)
+    assert module.margin_labels.tolist() == [4, 5, 6]
+
+
 def test_modules_with_tensors_on_meta_are_written_out_or_refused():
     assert repr(BatchAllTripletLoss(margin=TABLE.to("meta"))) == "BatchAllTripletLoss(margin=[2, 2])"
     module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS).to("meta")
