@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _HOW_TO_BUILD = (
     "Build it in the environment that has torch, from the project's folder: `pip install --no-build-isolation .` "
@@ -16,6 +20,16 @@ _HOW_TO_BUILD_CUDA = (
     "`HARDMINE_CUDA=on pip install --no-build-isolation .`"
 )
 _OLDEST_CAPABILITY = (8, 0)  # the kernels use asynchronous copies and matrix instructions of bfloat16 and TF32
+
+
+def constant_in_graphs(function: F) -> F:
+    """Mark the result as constant for ``torch.compile``.
+
+    ``torch.compiler.assume_constant_result`` sets the same attribute, but it imports ``torch._dynamo``, which takes
+    longer than the rest of hardmine.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def _reason(error: Exception) -> str:
@@ -65,7 +79,7 @@ def _cuda_library_problem() -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # neither the library nor a GPU changes while a process runs
+@constant_in_graphs  # neither the library nor a GPU changes while a process runs
 def cuda_problem(index: int | None) -> str | None:
     """Why hardmine's CUDA ops cannot run on the CUDA device ``index``; None if they can."""
     return _cuda_device_problem(index)

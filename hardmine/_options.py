@@ -1,7 +1,7 @@
 """Which options take effect beside which others, for the ops and their references.
 
-An option that would do nothing is an error. The message names the rules or terms that have the option. None, the
-default of such an option, resolves to the default of the rule or term that has it.
+An option that would do nothing is an error. The message names the rules or terms that use the option. None, the
+default of such an option, resolves to the default of the rule or term that uses it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _does_nothing(dependence: Dependence, options: dict[str, Any]) -> str:
         check_choice(decider, options[decider], names)
     beside = " and ".join(f"{decider}={options[decider]!r}" for decider in dependence.deciders)
     *others, last = map(repr, dependence.values)
-    have = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+    users = f"{', '.join(others)} and {last} use" if others else f"{last} uses"
     given = options[dependence.option]
     shown = repr(given) if isinstance(given, str | int | float) else type(given).__name__
-    return f"{dependence.option} must be None with {beside}: only {have} it, got {shown}"
+    return f"{dependence.option} must be None with {beside}: only {users} it, got {shown}"

@@ -5,7 +5,7 @@ A name's position in its ``Literal`` is its code in the compiled ops, so the ord
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,11 @@ class TupletTerms(NamedTuple):
     positive_index: Tensor
     positive_similarity: Tensor
     negative_logsumexp: Tensor
+
+
+Details = TypeVar("Details")
+# What a loss returns: alone, with its details (a Selection or TupletTerms), with the count of anchors, or with both.
+LossResult: TypeAlias = Tensor | tuple[Tensor, Details] | tuple[Tensor, Tensor] | tuple[Tensor, Details, Tensor]
 
 
 class TripletCounts(NamedTuple):
@@ -150,7 +155,7 @@ class Verification(NamedTuple):
         accuracy: Mean of the folds' accuracies, in [0, 1].
         std_error: Standard error of that mean.
         accuracies: Accuracy in each fold.
-        thresholds: Per fold, the least cosine similarity at which a pair is classified as the same.
+        thresholds: Per fold, the smallest cosine similarity at which a pair is classified as the same.
     """
 
     accuracy: float

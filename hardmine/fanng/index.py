@@ -15,7 +15,7 @@ from hardmine import _fanng, ops
 from hardmine._extras import require
 from hardmine.fanng import _file
 from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, check_rows, shape_of
-from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import DistanceSimilarity, Nearest
 
 _ROWS_OF_A_CALL = 8192  # neighbors() shows progress once per so many rows
@@ -303,7 +303,7 @@ class Index:
             TypeError: An argument has the wrong type.
             ValueError: An argument is out of range.
         """
-        k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
+        k = check_integer("k", k, 1, MAX_NEIGHBORS - 1)
         sample = None if sample is None else check_integer("sample", sample, 1, 2**31 - 1)
         most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
         generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, 0, 2**64 - 1))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from hardmine.types import Selection
+from hardmine.types import LossResult, Selection
 
 _short = reprlib.Repr()
 _short.maxlist, _short.maxother = 8, 80
@@ -18,6 +18,9 @@ _short.maxlist, _short.maxother = 8, 80
 
 class Loss(nn.Module):
     """A module that stores the options of an op and applies the op with them.
+
+    Args:
+        arguments: The options by name, or the ``locals()`` of a constructor.
 
     Attributes:
         options: The op's options by name, without those that the op resolves itself.
@@ -27,14 +30,15 @@ class Loss(nn.Module):
     # The shape of the labels or triplets of an empty batch.
     _empty: ClassVar[tuple[int, ...]] = (0,)
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__()
         defaults = inspect.signature(type(self)).parameters
         # A None that is the default is left to the op. Any other None is passed on, and the op names it in its error.
         self.options = {
             name: value
-            for name, value in options.items()
-            if value is not None or name not in defaults or defaults[name].default is not None
+            for name, value in arguments.items()
+            if name not in ("self", "__class__")
+            and (value is not None or name not in defaults or defaults[name].default is not None)
         }
         self._check(self.options)
 
@@ -59,61 +63,39 @@ class Loss(nn.Module):
 class SelectionLoss(Loss):
     """A loss on one selected positive and one selected negative per anchor."""
 
+    # The overloads differ in the flags and the result: the layout shows only these side by side.
+    # fmt: off
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_selection: Literal[False] = False,
-        return_count: Literal[False] = False,
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_selection: Literal[False] = False, return_count: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_selection: Literal[True],
-        return_count: Literal[False] = False,
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_selection: Literal[True], return_count: Literal[False] = False,
     ) -> tuple[Tensor, Selection]: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_selection: Literal[False] = False,
-        return_count: Literal[True],
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_selection: Literal[False] = False, return_count: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_selection: Literal[True],
-        return_count: Literal[True],
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_selection: Literal[True], return_count: Literal[True],
     ) -> tuple[Tensor, Selection, Tensor]: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_selection: bool = False,
-        return_count: bool = False,
-    ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]: ...
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_selection: bool = False, return_count: bool = False,
+    ) -> LossResult[Selection]: ...
+    # fmt: on
     def forward(
         self,
         embeddings: Tensor,
@@ -123,7 +105,7 @@ class SelectionLoss(Loss):
         *,
         return_selection: bool = False,
         return_count: bool = False,
-    ) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+    ) -> LossResult[Selection]:
         """The loss of a batch. Triplets are selected in the batch itself or among refs.
 
         Args:

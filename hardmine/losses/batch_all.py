@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.ops._arguments import FLOAT_DTYPES, shape_of
+from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, shape_of
 from hardmine.types import BatchAllReduction, DistanceSimilarity, TripletCounts
 
 
@@ -36,13 +36,14 @@ class BatchAllTripletLoss(Loss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value.
+        ValueError: An option of the constructor has the wrong value. Numbers must be finite in float32, because the
+            embeddings' dtype is not known yet.
 
     Note:
-        The module's state is the table, if there is one. A number never becomes a table, and a table keeps its shape
-        and storage, so ``state_dict``, ``AveragedModel``, DDP and compiled graphs always see the same buffer.
-        ``margin_labels`` is not a buffer, because averaging integers would round. Load a state only into a module that
-        was made with the same labels.
+        The module's state is the table, if there is one, and the labels of its rows, which ``load_state_dict``
+        compares with the module's labels. A number never becomes a table, and a table keeps its shape and storage, so
+        ``state_dict``, ``AveragedModel``, DDP and compiled graphs always see the same buffer. ``margin_labels`` is not
+        a buffer, because averaging integers would round.
 
     Example:
         >>> import torch
@@ -71,13 +72,14 @@ class BatchAllTripletLoss(Loss):
         similarity: DistanceSimilarity = "cosine",
         reduction: BatchAllReduction = "mean",
     ) -> None:
-        super().__init__(squared=squared, similarity=similarity, reduction=reduction)
+        super().__init__({"squared": squared, "similarity": similarity, "reduction": reduction})
         self._check({"margin": margin, "margin_labels": margin_labels})
         self.margin_labels = margin_labels
         if isinstance(margin, Tensor):
             check_finite_table("margin", margin)
             self.register_buffer("margin", margin.detach().clone())
-            self.margin_labels = None if margin_labels is None else margin_labels.clone()
+            if margin_labels is not None:
+                self.margin_labels = check_has_values("margin_labels", margin_labels).clone()
         else:
             self.margin = float(margin)
 
@@ -105,6 +107,8 @@ class BatchAllTripletLoss(Loss):
                 f"margin must be [C, C] = {shape_of(self.margin)}, as it was when the module was made, "
                 f"got {shape_of(margin)}"
             )
+        if isinstance(margin, Tensor) and not self.margin.is_meta:
+            check_has_values("margin", margin)
         with torch.no_grad():  # in place: DDP and compiled graphs hold the buffer itself
             if isinstance(margin, Tensor):
                 table = margin.to(self.margin.dtype)
@@ -113,7 +117,7 @@ class BatchAllTripletLoss(Loss):
             else:
                 limit = torch.finfo(self.margin.dtype).max
                 if abs(margin) > limit:
-                    raise ValueError(f"margin must be a number that {self.margin.dtype} holds, got {margin}")
+                    raise ValueError(f"margin must be a number in the range of {self.margin.dtype}, got {margin}")
                 self.margin.fill_(margin)
 
     @overload
@@ -161,16 +165,58 @@ class BatchAllTripletLoss(Loss):
             self.margin_labels = self.margin_labels.to(self.margin.device)
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _labels_of_rows(self) -> Tensor:
+        """The labels of the table's rows, also if they are the row numbers."""
+        table: Any = self.margin
+        return torch.arange(len(table), device="cpu") if self.margin_labels is None else self.margin_labels
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if isinstance(self.margin, Tensor):
+            # A copy, because torch.distributed.checkpoint.load writes into the tensors of a state.
+            destination[f"{prefix}margin_labels"] = self._labels_of_rows().clone()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
         table = state_dict.get(f"{prefix}margin")
         if isinstance(table, Tensor):  # torch itself reports other types and shapes
             if table.dtype not in FLOAT_DTYPES:
                 raise TypeError(
                     f"{prefix}margin must be float32, float64, float16 or bfloat16, got {table.dtype} in state_dict"
                 )
-            own = self.margin.dtype if isinstance(self.margin, Tensor) else table.dtype
-            check_finite_table(f"{prefix}margin", table.to(own))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+            dtype = self.margin.dtype if isinstance(self.margin, Tensor) else table.dtype
+            check_finite_table(f"{prefix}margin", table.to(dtype))
+        key, missing = f"{prefix}margin_labels", []
+        if isinstance(self.margin, Tensor):
+            if key in state_dict:
+                self._check_labels(key, state_dict.pop(key))  # torch would report what is no buffer as unexpected
+            elif strict:
+                missing.append(key)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
+        missing_keys += missing
+
+    def _check_labels(self, name: str, labels: Any) -> None:
+        """The labels of a state are those of the module, in the same order."""
+        expected = self._labels_of_rows()
+        if not isinstance(labels, Tensor) or labels.dtype not in INTEGER_DTYPES or labels.shape != expected.shape:
+            got = f"{labels.dtype} {shape_of(labels)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"{name} must be integers [C] = {shape_of(expected)}, got {got} in state_dict")
+        if _is_without_values(labels) or _is_without_values(expected):
+            return
+        differ = (labels.long().cpu() != expected.long().cpu()).nonzero()
+        if len(differ):
+            row = int(differ[0])
+            raise ValueError(
+                f"{name} must be {expected[row].item()} at [{row}], as when the module was made, "
+                f"got {labels[row].item()} in state_dict"
+            )
 
     def _arguments(self) -> dict[str, Any]:
         margin = list(self.margin.shape) if isinstance(self.margin, Tensor) else self.margin
@@ -178,10 +224,22 @@ class BatchAllTripletLoss(Loss):
         return {"margin": margin, "margin_labels": labels, **self.options}
 
 
+def _is_without_values(tensor: Tensor) -> bool:
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def check_has_values(name: str, tensor: Tensor) -> Tensor:
+    """``tensor`` is neither on the meta device nor a FakeTensor; returned as it is."""
+    if _is_without_values(tensor):
+        kind = "a FakeTensor" if isinstance(tensor, FakeTensor) else "a tensor on the meta device"
+        raise ValueError(f"{name} must be a tensor with values, got {kind}")
+    return tensor
+
+
 def check_finite_table(name: str, table: Tensor) -> None:
     """All entries are finite. The op reads only the entries for a batch's classes and would find others late."""
-    if table.is_meta or isinstance(table, FakeTensor) or torch.compiler.is_compiling():
+    if _is_without_values(table) or torch.compiler.is_compiling():
         return
     if not table.isfinite().all():
-        place = (~table.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be finite, got {table[tuple(place)].item()} at {place}")
+        position = (~table.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"{name} must be finite, got {table[tuple(position)].item()} at {position}")

@@ -46,7 +46,8 @@ class RatioTripletLoss(_GivenTripletsLoss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value.
+        ValueError: An option of the constructor has the wrong value. Numbers must be finite in float32, because the
+            embeddings' dtype is not known yet.
 
     Example:
         >>> import torch
@@ -61,7 +62,7 @@ class RatioTripletLoss(_GivenTripletsLoss):
     def __init__(
         self, *, margin: float = 0.2, similarity: DistanceSimilarity = "cosine", reduction: Reduction = "mean"
     ) -> None:
-        super().__init__(term="ratio", margin=margin, similarity=similarity, reduction=reduction)
+        super().__init__({**locals(), "term": "ratio"})
 
 
 class GlobalLoss(_GivenTripletsLoss):
@@ -79,7 +80,8 @@ class GlobalLoss(_GivenTripletsLoss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value.
+        ValueError: An option of the constructor has the wrong value. Numbers must be finite in float32, because the
+            embeddings' dtype is not known yet.
 
     Example:
         >>> import torch
@@ -92,4 +94,4 @@ class GlobalLoss(_GivenTripletsLoss):
     _op = staticmethod(ops.global_loss)
 
     def __init__(self, *, lam: float = 0.8, threshold: float = 0.01, similarity: DistanceSimilarity = "cosine") -> None:
-        super().__init__(lam=lam, threshold=threshold, similarity=similarity)
+        super().__init__(locals())

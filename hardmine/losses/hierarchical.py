@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hardmine.losses.batch_all import BatchAllTripletLoss
+from hardmine.losses.batch_all import BatchAllTripletLoss, check_has_values
 from hardmine.ops._arguments import INTEGER_DTYPES, check_finite, check_int64, check_integer, shape_of
 from hardmine.types import BatchAllReduction
 
@@ -55,11 +55,12 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         ValueError: An option of the constructor has the wrong value.
 
     Note:
-        The module's state is the table ``margin``. Its shape is the same before and after the first tree, so training
-        resumes bit for bit. A state can be loaded into any module made with the same ``classes``, before or after the
-        module's first tree. ``update`` writes into the table in place, as an optimizer writes into a parameter. The
-        table has torch's default dtype until ``to`` changes it. Memory is O(C^2). The paper prints the loss with
-        unsquared distances, which is ``squared=False``; the paper's margins are squared distances.
+        The module's state is the table ``margin`` and the labels of its rows. Their shapes are the same before and
+        after the first tree, so training resumes bit for bit. A state can be loaded into any module made with the same
+        ``classes``, before or after the module's first tree; other classes are an error. ``update`` writes into the
+        table in place, as an optimizer writes into a parameter. The table has torch's default dtype until ``to``
+        changes it. Memory is O(C^2). The paper prints the loss with unsquared distances, which is ``squared=False``;
+        the paper's margins are squared distances.
 
     Example:
         >>> import torch
@@ -69,7 +70,7 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
         >>> round(loss_of(embeddings, torch.tensor([0, 0, 1, 1])).item(), 3)
         0.265
         >>> loss_of.state_dict().keys()
-        odict_keys(['margin'])
+        odict_keys(['margin', 'margin_labels'])
     """
 
     margin: Tensor
@@ -112,13 +113,12 @@ class HierarchicalTripletLoss(BatchAllTripletLoss):
 
         if not isinstance(tree, ClassTree):
             raise TypeError(f"tree must be a ClassTree, got {type(tree).__name__}")
-        own = self.margin_labels
-        labels = torch.arange(len(self.margin), device="cpu") if own is None else own.cpu()
+        labels = self._labels_of_rows().cpu()
         missing = ~torch.isin(labels, tree.classes)
         if missing.any():
             raise ValueError(
-                f"tree must have the module's {len(labels)} classes, got none of class {labels[missing][0].item()} "
-                f"among its {len(tree.classes)}"
+                f"tree must have the {len(labels)} classes of the module, got a tree of {len(tree.classes)} classes "
+                f"without class {labels[missing][0].item()}"
             )
         rows = torch.searchsorted(tree.classes, labels)
         self.set_margin(tree.margin_table(self.beta, dtype=self.margin.dtype)[rows[:, None], rows])
@@ -136,4 +136,4 @@ def _distinct(classes: Tensor | Sequence[int]) -> Tensor:
         raise TypeError(f"classes must be a number or integers [C], got {classes!r}") from error
     if labels.dtype not in INTEGER_DTYPES or labels.dim() != 1 or len(labels) == 0:
         raise ValueError(f"classes must be a number or integers [C], got {labels.dtype} {shape_of(labels)}")
-    return check_int64("classes", labels).to("cpu", torch.int64).unique()
+    return check_int64("classes", check_has_values("classes", labels)).to("cpu", torch.int64).unique()

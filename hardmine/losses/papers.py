@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from hardmine.losses.triplet import TripletLoss
 from hardmine.losses.tuplet import TupletLoss
-from hardmine.types import Reduction, SemihardFallback, Similarity, TieRule
+from hardmine.types import PositiveRule, Reduction, SemihardFallback, Similarity, TieRule, TupletPositiveRule
 
 
-class EPHNLoss(TripletLoss):
+class _HardestNegativeLoss(TripletLoss):
+    """NCA on the positive that the class names and the hardest negative."""
+
+    _positive: ClassVar[PositiveRule]
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        similarity: Similarity = "cosine",
+        reduction: Reduction = "mean",
+        duplicate_threshold: float | None = None,
+        min_similarity: float | None = None,
+    ) -> None:
+        super().__init__(
+            positive=self._positive,
+            negative="hardest",
+            term="nca",
+            temperature=temperature,
+            similarity=similarity,
+            reduction=reduction,
+            duplicate_threshold=duplicate_threshold,
+            min_similarity=min_similarity,
+        )
+
+
+class _AllNegativesLoss(TupletLoss):
+    """The positives that the class names against all negatives."""
+
+    _positive: ClassVar[TupletPositiveRule]
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        similarity: Similarity = "cosine",
+        duplicate_threshold: float | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            positive=self._positive,
+            temperature=temperature,
+            similarity=similarity,
+            duplicate_threshold=duplicate_threshold,
+            reduction=reduction,
+        )
+
+
+class EPHNLoss(_HardestNegativeLoss):
     r"""EPHN (WACV 2020, section 4): NCA on the easiest positive and the hardest negative.
 
     .. math:: \ell_a = \log\left(1 + e^{(\max_n s_{an} - \max_p s_{ap}) / \tau}\right)
@@ -27,25 +77,7 @@ class EPHNLoss(TripletLoss):
         2.877
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        similarity: Similarity = "cosine",
-        reduction: Reduction = "mean",
-        duplicate_threshold: float | None = None,
-        min_similarity: float | None = None,
-    ) -> None:
-        super().__init__(
-            positive="easiest",
-            negative="hardest",
-            term="nca",
-            temperature=temperature,
-            similarity=similarity,
-            reduction=reduction,
-            duplicate_threshold=duplicate_threshold,
-            min_similarity=min_similarity,
-        )
+    _positive = "easiest"
 
 
 class EPSHNLoss(TripletLoss):
@@ -125,7 +157,7 @@ class SHNLoss(EPSHNLoss):
     """
 
 
-class HPHNLoss(TripletLoss):
+class HPHNLoss(_HardestNegativeLoss):
     r"""HPHN, batch-hard (WACV 2020, section 3): NCA on the hardest positive and the hardest negative.
 
     .. math:: \ell_a = \log\left(1 + e^{(\max_n s_{an} - \min_p s_{ap}) / \tau}\right)
@@ -146,28 +178,10 @@ class HPHNLoss(TripletLoss):
         tensor([ 2,  0,  0, -1])
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        similarity: Similarity = "cosine",
-        reduction: Reduction = "mean",
-        duplicate_threshold: float | None = None,
-        min_similarity: float | None = None,
-    ) -> None:
-        super().__init__(
-            positive="hardest",
-            negative="hardest",
-            term="nca",
-            temperature=temperature,
-            similarity=similarity,
-            reduction=reduction,
-            duplicate_threshold=duplicate_threshold,
-            min_similarity=min_similarity,
-        )
+    _positive = "hardest"
 
 
-class EPLoss(TupletLoss):
+class EPLoss(_AllNegativesLoss):
     r"""EP (WACV 2020, section 4): the easiest positive against all negatives.
 
     .. math:: \ell_a = \log\left(1 + \sum_n e^{(s_{an} - \max_p s_{ap}) / \tau}\right)
@@ -186,21 +200,7 @@ class EPLoss(TupletLoss):
         1.157
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        similarity: Similarity = "cosine",
-        duplicate_threshold: float | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(
-            positive="easiest",
-            temperature=temperature,
-            similarity=similarity,
-            duplicate_threshold=duplicate_threshold,
-            reduction=reduction,
-        )
+    _positive = "easiest"
 
 
 class NPairLoss(EPLoss):
@@ -217,7 +217,7 @@ class NPairLoss(EPLoss):
     """
 
 
-class HPLoss(TupletLoss):
+class HPLoss(_AllNegativesLoss):
     r"""HP (WACV 2020, section 4): the hardest positive against all negatives.
 
     .. math:: \ell_a = \log\left(1 + \sum_n e^{(s_{an} - \min_p s_{ap}) / \tau}\right)
@@ -237,24 +237,10 @@ class HPLoss(TupletLoss):
         tensor([ 2,  0,  0, -1])
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        similarity: Similarity = "cosine",
-        duplicate_threshold: float | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(
-            positive="hardest",
-            temperature=temperature,
-            similarity=similarity,
-            duplicate_threshold=duplicate_threshold,
-            reduction=reduction,
-        )
+    _positive = "hardest"
 
 
-class BatchAllLoss(TupletLoss):
+class BatchAllLoss(_AllNegativesLoss):
     r"""Batch All (WACV 2020, section 6.1): each positive against all negatives, then the mean over the positives.
 
     .. math:: \ell_a = \frac{1}{|P_a|} \sum_{p \in P_a} \log\left(1 + \sum_n e^{(s_{an} - s_{ap}) / \tau}\right)
@@ -273,18 +259,4 @@ class BatchAllLoss(TupletLoss):
         1.157
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        similarity: Similarity = "cosine",
-        duplicate_threshold: float | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(
-            positive="all",
-            temperature=temperature,
-            similarity=similarity,
-            duplicate_threshold=duplicate_threshold,
-            reduction=reduction,
-        )
+    _positive = "all"

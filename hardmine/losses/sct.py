@@ -41,7 +41,8 @@ class SCTLoss(SelectionLoss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value, or does nothing beside the others.
+        ValueError: An option of the constructor has the wrong value, or does nothing beside the others. Numbers must be
+            finite in float32, because the embeddings' dtype is not known yet.
 
     Example:
         >>> import torch
@@ -73,19 +74,4 @@ class SCTLoss(SelectionLoss):
         min_similarity: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(
-            lam=lam,
-            temperature=temperature,
-            preset=preset,
-            positive=positive,
-            negative=negative,
-            similarity=similarity,
-            reduction=reduction,
-            hard_cutoff=hard_cutoff,
-            semihard_fallback=semihard_fallback,
-            tie=tie,
-            semihard_margin=semihard_margin,
-            duplicate_threshold=duplicate_threshold,
-            min_similarity=min_similarity,
-            generator=generator,
-        )
+        super().__init__(locals())

@@ -42,7 +42,8 @@ class TripletLoss(SelectionLoss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value, or does nothing beside the others.
+        ValueError: An option of the constructor has the wrong value, or does nothing beside the others. Numbers must be
+            finite in float32, because the embeddings' dtype is not known yet.
 
     Example:
         >>> import torch
@@ -78,19 +79,4 @@ class TripletLoss(SelectionLoss):
         min_similarity: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(
-            positive=positive,
-            negative=negative,
-            term=term,
-            margin=margin,
-            temperature=temperature,
-            lam=lam,
-            similarity=similarity,
-            reduction=reduction,
-            semihard_fallback=semihard_fallback,
-            tie=tie,
-            semihard_margin=semihard_margin,
-            duplicate_threshold=duplicate_threshold,
-            min_similarity=min_similarity,
-            generator=generator,
-        )
+        super().__init__(locals())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.types import Reduction, Similarity, TupletPositiveRule, TupletTerms
+from hardmine.types import LossResult, Reduction, Similarity, TupletPositiveRule, TupletTerms
 
 
 class TupletLoss(Loss):
@@ -30,7 +30,8 @@ class TupletLoss(Loss):
 
     Raises:
         TypeError: An option of the constructor has the wrong type.
-        ValueError: An option of the constructor has the wrong value.
+        ValueError: An option of the constructor has the wrong value. Numbers must be finite in float32, because the
+            embeddings' dtype is not known yet.
 
     Example:
         >>> import torch
@@ -54,69 +55,41 @@ class TupletLoss(Loss):
         duplicate_threshold: float | None = None,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(
-            positive=positive,
-            temperature=temperature,
-            similarity=similarity,
-            duplicate_threshold=duplicate_threshold,
-            reduction=reduction,
-        )
+        super().__init__(locals())
 
+    # The overloads differ in the flags and the result: the layout shows only these side by side.
+    # fmt: off
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_terms: Literal[False] = False,
-        return_count: Literal[False] = False,
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_terms: Literal[False] = False, return_count: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_terms: Literal[True],
-        return_count: Literal[False] = False,
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_terms: Literal[True], return_count: Literal[False] = False,
     ) -> tuple[Tensor, TupletTerms]: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_terms: Literal[False] = False,
-        return_count: Literal[True],
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_terms: Literal[False] = False, return_count: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_terms: Literal[True],
-        return_count: Literal[True],
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_terms: Literal[True], return_count: Literal[True],
     ) -> tuple[Tensor, TupletTerms, Tensor]: ...
     @overload
     def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        *,
-        return_terms: bool = False,
-        return_count: bool = False,
-    ) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]: ...
+        self, embeddings: Tensor, labels: Tensor,
+        ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+        return_terms: bool = False, return_count: bool = False,
+    ) -> LossResult[TupletTerms]: ...
+    # fmt: on
     def forward(
         self,
         embeddings: Tensor,
@@ -126,7 +99,7 @@ class TupletLoss(Loss):
         *,
         return_terms: bool = False,
         return_count: bool = False,
-    ) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
+    ) -> LossResult[TupletTerms]:
         """The loss of a batch. Samples are compared with each other or with refs.
 
         Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
-from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import Neighbors
 
 # Pairs of rows times depth per call of knn: about a second, after which the progress bar moves.
@@ -29,7 +29,7 @@ def neighbors(
     rows = max(LEAST_ROWS_OF_A_CALL, WORK_OF_A_CALL // max(len(gallery) * depth, 1))
     alone = ref_embeddings is None
     # Without a gallery, one call visits each pair once. Chunks need k + 1 neighbors, which may exceed knn's limit.
-    if alone and (rows >= count or k == MOST_NEIGHBORS):
+    if alone and (rows >= count or k == MAX_NEIGHBORS):
         rows = count
     starts = range(0, count, rows)
     with progress_bar(count, progress, title, "query", long=len(starts) >= CALLS_OF_LONG_WORK) as bar:

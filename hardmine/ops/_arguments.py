@@ -101,22 +101,22 @@ def check_finite(name: str, value: Any, **limits: Any) -> float:
     return number
 
 
-def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """``value`` is an integer from ``least`` to ``most``; returned as an int."""
+def check_integer(name: str, value: Any, lower: int, upper: int | None = None) -> int:
+    """``value`` is an integer from ``lower`` to ``upper``; returned as an int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if most is None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    if most is not None and not least <= value <= most:  # type: ignore[operator]  # typeshed: Integral has no reflected order
-        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
+    if upper is None and value < lower:
+        raise ValueError(f"{name} must be at least {lower}, got {value}")
+    if upper is not None and not lower <= value <= upper:  # type: ignore[operator]  # typeshed: Integral has no reflected order
+        raise ValueError(f"{name} must be from {lower} to {upper}, got {value}")
     return int(value)
 
 
-def check_flag(name: str, value: Any) -> bool:
-    """``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
+def check_flag(name: str, value: Any, expected: str = "True or False") -> bool:
+    """``value`` is True or False; returned as a bool. NumPy's booleans are valid, as its numbers are elsewhere."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    return bool(value)
 
 
 def optional_number(name: str, value: Any, default: float, **limits: Any) -> float:
@@ -126,7 +126,9 @@ def optional_number(name: str, value: Any, default: float, **limits: Any) -> flo
 
 def has_values(tensor: Tensor) -> bool:
     """Whether a check may read the values of ``tensor``: they exist, and reading them synchronizes no device."""
-    return tensor.is_cpu and not (torch.compiler.is_compiling() or isinstance(tensor, FakeTensor))
+    if not tensor.is_cpu or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # torch.vmap forbids reading values
 
 
 def forbid_transforms(name: str, tensor: Tensor) -> None:
@@ -211,7 +213,7 @@ def check_labels(name: str, labels: Any, rows: Tensor, size: str) -> Tensor:
     if labels.dim() != 1 or labels.shape[0] != rows.shape[0]:
         raise ValueError(f"{name} must be [{size}] = [{int(rows.shape[0])}], got {shape_of(labels)}")
     if labels.device != rows.device:
-        raise ValueError(f"{name} must be on the device of its embeddings, {rows.device}, got {labels.device}")
+        raise ValueError(f"{name} must be on the device of the embeddings, {rows.device}, got {labels.device}")
     return labels.to(torch.int64)
 
 
@@ -227,7 +229,7 @@ def check_int64(name: str, labels: Tensor) -> Tensor:
 def check_same_kind(name: str, labels: Tensor, ref_name: str, ref_labels: Tensor) -> None:
     """Labels that are compared must stay distinct as int64, where a uint64 of 2^64 - 1 would equal -1.
 
-    If values cannot be read, uint64 labels are refused beside labels of another dtype.
+    If values cannot be read, uint64 labels are refused if the other labels have another dtype.
     """
     if (labels.dtype == torch.uint64) == (ref_labels.dtype == torch.uint64):
         return
@@ -236,7 +238,7 @@ def check_same_kind(name: str, labels: Tensor, ref_name: str, ref_labels: Tensor
     large, values = (name, labels) if labels.dtype == torch.uint64 else (ref_name, ref_labels)
     if (as_signed := values.to(torch.int64)).numel() and as_signed.min() < 0:
         value = int(as_signed.min()) + 2**64
-        raise ValueError(f"{large} must be below 2^63 beside labels of another dtype than uint64, got {value}")
+        raise ValueError(f"{large} must be below 2^63 unless both are uint64, got {value}")
 
 
 def check_label_pair(name: str, labels: Any, rows: Tensor, ref_labels: Any, refs: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,12 +287,12 @@ def check_triplet_classes(triplets: Tensor, labels: Tensor) -> None:
     if wrong.any():
         t = int(wrong.int().argmax())
         raise ValueError(
-            "triplets must be of an anchor, a positive of its class and a negative of another, "
+            "triplets must hold an anchor, a positive of the same class and a negative of another class, "
             f"got {triplets[t].tolist()} of classes {labels[triplets[t]].tolist()} at [{t}]"
         )
 
 
-@torch.compiler.assume_constant_result  # torch guards compiled graphs on this setting anyway
+@_library.constant_in_graphs  # torch guards compiled graphs on this setting anyway
 def _tf32_is_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
@@ -373,10 +375,10 @@ def check_loss(embeddings: Tensor, options: dict[str, Any]) -> list[int | float]
 def check_term_numbers(embeddings: Tensor, options: dict[str, Any]) -> tuple[float, float, float]:
     """Temperature, margin and lam of a term; an unused one is a fixed number."""
     term = options["term"]
-    has_margin, least_margin = term in ("hinge", "ratio"), 0.0 if term == "ratio" else -math.inf
+    has_margin, above = term in ("hinge", "ratio"), 0.0 if term == "ratio" else -math.inf
     return (
         check_temperature(options["temperature"]) if term in ("nca", "sct") else 1.0,
-        check_number("margin", options["margin"], above=least_margin, like=embeddings) if has_margin else 0.0,
+        check_number("margin", options["margin"], above=above, like=embeddings) if has_margin else 0.0,
         check_number("lam", options["lam"], like=embeddings) if term == "sct" else 0.0,
     )
 
@@ -400,6 +402,6 @@ def loss_of_triplets(
     indices are not checked by then, and labels are not looked up.
     """
     loss, _, _ = op(embeddings, triplets, *options)
-    if labels is not None and has_values(triplets):
+    if labels is not None and has_values(triplets) and has_values(labels):
         check_triplet_classes(triplets, labels)
     return loss

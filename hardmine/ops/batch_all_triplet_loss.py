@@ -15,6 +15,7 @@ from hardmine.ops._arguments import (
     allow_tf32,
     check_choice,
     check_distance_similarity,
+    check_flag,
     check_labeled_rows,
     check_number,
     check_same_kind,
@@ -103,7 +104,8 @@ def batch_all_triplet_loss(
         search per pair instead. Results are bitwise equal on every repeat, for any number of threads and at every SIMD
         level. Only the table's entries for classes in the batch are read and checked. On a GPU, which no check
         synchronizes, a non-finite entry or a label without a row makes the loss and all gradients NaN. Duplicates in
-        ``margin_labels`` are not detected on a GPU or under ``torch.compile``: one of the two rows is used.
+        ``margin_labels`` are not detected on a GPU or under ``torch.compile`` or ``torch.vmap``: one of the two rows is
+        used.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 3, and section 4.2 for the
@@ -128,9 +130,8 @@ def batch_all_triplet_loss(
         if margin_labels is not None:
             check_same_kind("labels", given_labels, "margin_labels", margin_labels)
     elif margin_labels is not None:
-        raise ValueError(f"margin_labels must be None where margin is a number, got {type(margin_labels).__name__}")
-    if not isinstance(squared, bool):
-        raise TypeError(f"squared must be True or False, got {squared!r}")
+        raise ValueError(f"margin_labels must be None if margin is a number, got {type(margin_labels).__name__}")
+    return_counts = check_flag("return_counts", return_counts)
     kind = check_choice("similarity", similarity, SIMILARITIES)
     check_distance_similarity(similarity, "batch_all_triplet_loss")
     loss, _, active, total = torch.ops.hardmine.batch_all_triplet_loss(
@@ -139,7 +140,7 @@ def batch_all_triplet_loss(
         table,
         table_row,
         kind,
-        squared,
+        check_flag("squared", squared),
         0.0 if table is not None else check_number("margin", margin, like=embeddings),
         check_choice("reduction", reduction, get_args(BatchAllReduction)),
         allow_tf32(embeddings),
@@ -171,10 +172,10 @@ def _table_rows(labels: Tensor, margin: Tensor, margin_labels: Tensor | None) ->
         )
     ascending, order = margin_labels.long().sort()
     if has_values(margin_labels) and (ascending[1:] == ascending[:-1]).any():
-        double = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
-        raise ValueError(f"margin_labels must be distinct, got {double} twice")
-    place = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
-    return torch.where(ascending[place] == labels, order[place], -1)
+        duplicate = ascending[1:][ascending[1:] == ascending[:-1]][0].item()
+        raise ValueError(f"margin_labels must be distinct, got {duplicate} twice")
+    position = torch.searchsorted(ascending, labels).clamp(max=classes - 1)
+    return torch.where(ascending[position] == labels, order[position], -1)
 
 
 @torch.library.register_fake("hardmine::batch_all_triplet_loss")

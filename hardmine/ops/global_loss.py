@@ -56,7 +56,8 @@ def global_loss(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape or value. On the CPU the message names the first invalid triplet and
-            its position. Whether triplets fit ``labels`` is checked on the CPU only, and not under ``torch.compile``.
+            its position. Whether triplets fit ``labels`` is checked on the CPU only, and not under ``torch.compile`` or
+            ``torch.vmap``.
         NotImplementedError: A second derivative is requested.
 
     Note:

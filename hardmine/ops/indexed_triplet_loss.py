@@ -67,7 +67,7 @@ def indexed_triplet_loss(
         TypeError: An argument has the wrong type or dtype.
         ValueError: An argument has the wrong shape or value, or an option does nothing, such as ``margin`` with nca. On
             the CPU the message names the first invalid triplet and its position. Whether triplets fit ``labels`` is
-            checked on the CPU only, and not under ``torch.compile``.
+            checked on the CPU only, and not under ``torch.compile`` or ``torch.vmap``.
         NotImplementedError: A second derivative is requested.
 
     Note:

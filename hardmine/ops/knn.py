@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from hardmine._hooks import observed
-from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_integer, check_rows
+from hardmine.ops._arguments import SIMILARITIES, allow_tf32, check_choice, check_flag, check_integer, check_rows
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.types import Neighbors, Similarity
 
-MOST_NEIGHBORS = 1024
+MAX_NEIGHBORS = 1024
 
 
 @observed("knn")
@@ -68,13 +68,12 @@ def knn(
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
-    k = check_integer("k", k, 1, MOST_NEIGHBORS)
-    if exclude_self is not None and not isinstance(exclude_self, bool):
-        raise TypeError(f"exclude_self must be True, False or None, got {type(exclude_self).__name__}")
-    if exclude_self and refs is not None:
-        raise ValueError("exclude_self must be False or None with refs, which hold no query itself, got True")
+    k = check_integer("k", k, 1, MAX_NEIGHBORS)
     if exclude_self is None:
         exclude_self = refs is None
+    exclude_self = check_flag("exclude_self", exclude_self, "True, False or None")
+    if exclude_self and refs is not None:
+        raise ValueError("exclude_self must be False or None if refs are given, got True")
     kind = check_choice("similarity", similarity, SIMILARITIES)
     return Neighbors(*torch.ops.hardmine.knn(queries, refs, k, exclude_self, kind, allow_tf32(queries)))
 

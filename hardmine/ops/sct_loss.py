@@ -12,6 +12,7 @@ from hardmine._options import check_choice, resolve_options
 from hardmine.ops.triplet_loss import loss_of_selected
 from hardmine.types import (
     HardRule,
+    LossResult,
     NegativeRule,
     PositiveRule,
     Preset,
@@ -52,61 +53,39 @@ def resolve_preset(options: dict[str, Any]) -> dict[str, Any]:
     return {**published, **given, "term": "sct", "margin": None}
 
 
+# The overloads differ in the flags and the result: the layout shows only these side by side.
+# fmt: off
 @overload
 def sct_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[False] = False,
-    return_count: Literal[False] = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[False] = False, return_count: Literal[False] = False,
     **options: Unpack[SCTLossOptions],
 ) -> Tensor: ...
 @overload
 def sct_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[True],
-    return_count: Literal[False] = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[True], return_count: Literal[False] = False,
     **options: Unpack[SCTLossOptions],
 ) -> tuple[Tensor, Selection]: ...
 @overload
 def sct_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[False] = False,
-    return_count: Literal[True],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[False] = False, return_count: Literal[True],
     **options: Unpack[SCTLossOptions],
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def sct_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[True],
-    return_count: Literal[True],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[True], return_count: Literal[True],
     **options: Unpack[SCTLossOptions],
 ) -> tuple[Tensor, Selection, Tensor]: ...
 @overload
 def sct_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: bool = False,
-    return_count: bool = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: bool = False, return_count: bool = False,
     **options: Unpack[SCTLossOptions],
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]: ...
+) -> LossResult[Selection]: ...
+# fmt: on
 @observed("sct_loss")
 def sct_loss(
     embeddings: Tensor,
@@ -130,7 +109,7 @@ def sct_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+) -> LossResult[Selection]:
     """The Selectively Contrastive Triplet loss, forward and backward, without the matrix of similarities.
 
     Per anchor: ``lam * s_an`` if the triplet is hard (``s_an > s_ap``), so that no gradient reaches its positive

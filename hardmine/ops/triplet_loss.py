@@ -10,11 +10,19 @@ from torch import Tensor
 
 from hardmine._hooks import observed
 from hardmine._options import resolve_options
-from hardmine.ops._arguments import REDUCTIONS, check_labeled_rows, check_loss, check_selection, draw_random
+from hardmine.ops._arguments import (
+    REDUCTIONS,
+    check_flag,
+    check_labeled_rows,
+    check_loss,
+    check_selection,
+    draw_random,
+)
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import fake_gradients, fake_selection
 from hardmine.ops.select_triplets import as_selection
 from hardmine.types import (
+    LossResult,
     NegativeRule,
     PositiveRule,
     Reduction,
@@ -30,61 +38,39 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+# The overloads differ in the flags and the result: the layout shows only these side by side.
+# fmt: off
 @overload
 def triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[False] = False,
-    return_count: Literal[False] = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[False] = False, return_count: Literal[False] = False,
     **options: Unpack[TripletLossOptions],
 ) -> Tensor: ...
 @overload
 def triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[True],
-    return_count: Literal[False] = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[True], return_count: Literal[False] = False,
     **options: Unpack[TripletLossOptions],
 ) -> tuple[Tensor, Selection]: ...
 @overload
 def triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[False] = False,
-    return_count: Literal[True],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[False] = False, return_count: Literal[True],
     **options: Unpack[TripletLossOptions],
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: Literal[True],
-    return_count: Literal[True],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: Literal[True], return_count: Literal[True],
     **options: Unpack[TripletLossOptions],
 ) -> tuple[Tensor, Selection, Tensor]: ...
 @overload
 def triplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_selection: bool = False,
-    return_count: bool = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_selection: bool = False, return_count: bool = False,
     **options: Unpack[TripletLossOptions],
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]: ...
+) -> LossResult[Selection]: ...
+# fmt: on
 @observed("triplet_loss")
 def triplet_loss(
     embeddings: Tensor,
@@ -108,7 +94,7 @@ def triplet_loss(
     return_selection: bool = False,
     return_count: bool = False,
     generator: torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+) -> LossResult[Selection]:
     """A triplet loss on the selected pairs, forward and backward, without the matrix of similarities.
 
     Replaces ``term(*similarities of select_triplets(...)).mean()`` over the anchors that have both a positive and a
@@ -200,9 +186,11 @@ def loss_of_selected(
     options: dict[str, Any],
     return_selection: bool,
     return_count: bool,
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+) -> LossResult[Selection]:
     """The results of triplet_loss and sct_loss, from resolved options."""
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    return_selection = check_flag("return_selection", return_selection)
+    return_count = check_flag("return_count", return_count)
     compiled_options = check_selection(embeddings, options) + check_loss(embeddings, options)
     random = draw_random(embeddings, options)
     loss, *selected = torch.ops.hardmine.triplet_loss(

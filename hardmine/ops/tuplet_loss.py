@@ -14,73 +14,52 @@ from hardmine.ops._arguments import (
     SIMILARITIES,
     allow_tf32,
     check_choice,
+    check_flag,
     check_labeled_rows,
     check_temperature,
     optional_number,
 )
 from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
-from hardmine.types import Reduction, Similarity, TupletLossOptions, TupletPositiveRule, TupletTerms
+from hardmine.types import LossResult, Reduction, Similarity, TupletLossOptions, TupletPositiveRule, TupletTerms
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+# The overloads differ in the flags and the result: the layout shows only these side by side.
+# fmt: off
 @overload
 def tuplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_terms: Literal[False] = False,
-    return_count: Literal[False] = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_terms: Literal[False] = False, return_count: Literal[False] = False,
     **options: Unpack[TupletLossOptions],
 ) -> Tensor: ...
 @overload
 def tuplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_terms: Literal[True],
-    return_count: Literal[False] = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_terms: Literal[True], return_count: Literal[False] = False,
     **options: Unpack[TupletLossOptions],
 ) -> tuple[Tensor, TupletTerms]: ...
 @overload
 def tuplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_terms: Literal[False] = False,
-    return_count: Literal[True],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_terms: Literal[False] = False, return_count: Literal[True],
     **options: Unpack[TupletLossOptions],
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def tuplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_terms: Literal[True],
-    return_count: Literal[True],
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_terms: Literal[True], return_count: Literal[True],
     **options: Unpack[TupletLossOptions],
 ) -> tuple[Tensor, TupletTerms, Tensor]: ...
 @overload
 def tuplet_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    return_terms: bool = False,
-    return_count: bool = False,
+    embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None = None, ref_labels: Tensor | None = None, *,
+    return_terms: bool = False, return_count: bool = False,
     **options: Unpack[TupletLossOptions],
-) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]: ...
+) -> LossResult[TupletTerms]: ...
+# fmt: on
 @observed("tuplet_loss")
 def tuplet_loss(
     embeddings: Tensor,
@@ -95,7 +74,7 @@ def tuplet_loss(
     reduction: Reduction = "mean",
     return_terms: bool = False,
     return_count: bool = False,
-) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
+) -> LossResult[TupletTerms]:
     """A softmax loss of each anchor's positive against all its negatives, without the matrix of similarities.
 
     Replaces, with ``x = F.normalize(embeddings)`` and its masks::
@@ -153,6 +132,7 @@ def tuplet_loss(
         >>> loss.backward()
     """
     labels, ref_labels = check_labeled_rows(embeddings, labels, ref_embeddings, ref_labels)
+    return_terms, return_count = check_flag("return_terms", return_terms), check_flag("return_count", return_count)
     loss, level, s_ap, _, _, _, index, positive_count = torch.ops.hardmine.tuplet_loss(
         embeddings,
         labels,

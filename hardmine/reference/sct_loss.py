@@ -11,7 +11,7 @@ from torch import Tensor
 from hardmine._options import resolve_options
 from hardmine.reference.select_triplets import select_triplets
 from hardmine.reference.triplet_loss import poison, reduce_terms, results, valid_pairs
-from hardmine.types import Selection
+from hardmine.types import LossResult, Selection
 
 CUTOFFS = {"code2020": 0.5, "code2021": 0.8}
 
@@ -90,15 +90,20 @@ def sct_loss(
     lam: float = 1.0,
     temperature: float = 0.1,
     preset: str = "paper",
+    positive: str = "easiest",
+    negative: str = "hardest",
+    similarity: str = "cosine",
     reduction: str = "mean",
     hard_cutoff: float | None = None,
-    duplicate_threshold: float | None = None,
+    semihard_fallback: str | None = None,
     tie: str | None = None,
+    semihard_margin: float | None = None,
+    duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
     return_count: bool = False,
-    **selection_options: Any,
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+    generator: torch.Generator | None = None,
+) -> LossResult[Selection]:
     """As :func:`hardmine.ops.sct_loss`, from the whole matrix.
 
     Example:
@@ -110,10 +115,21 @@ def sct_loss(
         >>> torch.allclose(loss, ops.sct_loss(embeddings, labels))
         True
     """
-    options = {"positive": "easiest", "negative": "hardest", **selection_options}
-    resolve_options("sct_loss", {**options, "preset": preset, "hard_cutoff": hard_cutoff, "tie": tie})
-    selection_options |= preset_selection(preset, duplicate_threshold, tie, options["negative"])
-    selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
+    options: dict[str, Any] = {"positive": positive, "negative": negative, "tie": tie}
+    resolve_options("sct_loss", {**options, "preset": preset, "hard_cutoff": hard_cutoff})
+    selection = select_triplets(
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
+        positive=positive,
+        negative=negative,
+        similarity=similarity,
+        semihard_fallback=semihard_fallback,
+        semihard_margin=semihard_margin,
+        generator=generator,
+        **preset_selection(preset, duplicate_threshold, tie, negative),
+    )
     loss = loss_of_selection(
         selection,
         lam=lam,

@@ -34,14 +34,14 @@ def similarity_matrix(a: Tensor, b: Tensor, similarity: str) -> Tensor:
     return -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def most_similar(s: Tensor, candidates: Tensor, least: bool = False) -> tuple[Tensor, Tensor]:
-    """Index and similarity of each row's most (or least) similar candidate; -1 and NaN if there is none."""
+def extreme_candidate(s: Tensor, candidates: Tensor, smallest: bool = False) -> tuple[Tensor, Tensor]:
+    """Index and value of each row's candidate of the largest (or smallest) similarity; -1 and NaN if there is none."""
     if s.shape[1] == 0:
         return s.new_full((len(s),), -1, dtype=torch.int64), s.new_full((len(s),), math.nan)
-    key = -s if least else s
+    key = -s if smallest else s
     value, index = key.masked_fill(~candidates | s.isnan(), -math.inf).max(1)
     found = value > -math.inf
-    return torch.where(found, index, -1), torch.where(found, -value if least else value, math.nan)
+    return torch.where(found, index, -1), torch.where(found, -value if smallest else value, math.nan)
 
 
 def candidate_pairs(
@@ -67,7 +67,7 @@ def candidate_pairs(
 def random_pick(s: Tensor, candidates: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Index and similarity of each row's floor(u * count)-th candidate; -1 and NaN if there is none."""
     if s.shape[1] == 0:
-        return most_similar(s, candidates)
+        return extreme_candidate(s, candidates)
     candidates = candidates & ~s.isnan()
     count = candidates.sum(1)
     rank = (u * count).long().clamp(max=(count - 1).clamp(min=0))
@@ -115,21 +115,21 @@ def select_triplets(
     if positive == "random":
         positive_index, s_ap = random_pick(s, positives, u[0])
     else:
-        positive_index, s_ap = most_similar(s, positives, least=positive == "hardest")
+        positive_index, s_ap = extreme_candidate(s, positives, smallest=positive == "hardest")
 
     if negative == "random":
         negative_index, s_an = random_pick(s, negatives, u[-1])
         return Selection(positive_index, negative_index, s_ap, s_an)
     if negative != "semihard":
-        negative_index, s_an = most_similar(s, negatives, least=negative == "easiest")
+        negative_index, s_an = extreme_candidate(s, negatives, smallest=negative == "easiest")
         return Selection(positive_index, negative_index, s_ap, s_an)
     bound = s_ap.detach()[:, None]
     semihard = negatives & (s <= bound if tie == "include" else s < bound)
     if semihard_margin is not None:
         semihard = semihard & (s > bound - semihard_margin)
-    negative_index, s_an = most_similar(s, semihard)
+    negative_index, s_an = extreme_candidate(s, semihard)
     if semihard_fallback is not None:
-        index, value = most_similar(s, negatives, least=semihard_fallback == "easiest")
+        index, value = extreme_candidate(s, negatives, smallest=semihard_fallback == "easiest")
         s_an = torch.where(negative_index < 0, value, s_an)
         negative_index = torch.where(negative_index < 0, index, negative_index)
     return Selection(positive_index, negative_index, s_ap, s_an)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine._options import resolve_options
 from hardmine.reference.select_triplets import select_triplets
-from hardmine.types import Selection
+from hardmine.types import LossResult, Selection
 
 
 def reduce_terms(value: Tensor, easy: Tensor, hard: Tensor, reduction: str, separate_means: bool = False) -> Tensor:
@@ -91,12 +91,17 @@ def triplet_loss(
     temperature: float | None = None,
     margin: float | None = None,
     lam: float | None = None,
+    similarity: str = "cosine",
     reduction: str = "mean",
+    semihard_fallback: str | None = None,
+    tie: str | None = None,
+    semihard_margin: float | None = None,
+    duplicate_threshold: float | None = None,
     min_similarity: float | None = None,
     return_selection: bool = False,
     return_count: bool = False,
-    **selection_options: Any,
-) -> Tensor | tuple[Tensor, Selection] | tuple[Tensor, Tensor] | tuple[Tensor, Selection, Tensor]:
+    generator: torch.Generator | None = None,
+) -> LossResult[Selection]:
     """As :func:`hardmine.ops.triplet_loss`, from the whole matrix.
 
     Example:
@@ -108,10 +113,23 @@ def triplet_loss(
         >>> torch.allclose(loss, ops.triplet_loss(embeddings, labels, negative="hardest"))
         True
     """
-    selection_options |= {"positive": positive, "negative": negative}
-    options = {**selection_options, "term": term, "temperature": temperature, "margin": margin, "lam": lam}
+    options: dict[str, Any] = {"positive": positive, "negative": negative}
+    options |= {"term": term, "temperature": temperature, "margin": margin, "lam": lam}
     options = resolve_options("triplet_loss", options)
-    selection = select_triplets(embeddings, labels, ref_embeddings, ref_labels, **selection_options)
+    selection = select_triplets(
+        embeddings,
+        labels,
+        ref_embeddings,
+        ref_labels,
+        positive=positive,
+        negative=negative,
+        similarity=similarity,
+        semihard_fallback=semihard_fallback,
+        semihard_margin=semihard_margin,
+        generator=generator,
+        tie=tie,
+        duplicate_threshold=duplicate_threshold,
+    )
     loss = loss_of_selection(
         selection,
         term=term,

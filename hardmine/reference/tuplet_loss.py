@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardmine.reference.select_triplets import candidate_pairs, most_similar
+from hardmine.reference.select_triplets import candidate_pairs, extreme_candidate
 from hardmine.reference.triplet_loss import poison, reduce_terms, results
-from hardmine.types import TupletTerms
+from hardmine.types import LossResult, TupletTerms
 
 
 def tuplet_loss(
@@ -26,7 +26,7 @@ def tuplet_loss(
     reduction: str = "mean",
     return_terms: bool = False,
     return_count: bool = False,
-) -> Tensor | tuple[Tensor, TupletTerms] | tuple[Tensor, Tensor] | tuple[Tensor, TupletTerms, Tensor]:
+) -> LossResult[TupletTerms]:
     """As :func:`hardmine.ops.tuplet_loss`, from the whole matrix.
 
     Example:
@@ -46,10 +46,10 @@ def tuplet_loss(
         positives = positives & ~s.isnan()
         each = torch.where(positives, -F.logsigmoid(s / temperature - logsumexp[:, None]), 0.0)
         value = each.sum(1) / positives.sum(1).clamp(min=1)
-        index, s_ap = most_similar(s[:, :0], positives[:, :0])  # -1 and NaN
+        index, s_ap = extreme_candidate(s[:, :0], positives[:, :0])  # -1 and NaN
         valid = positives.any(1)
     else:
-        index, s_ap = most_similar(s, positives, least=positive == "hardest")
+        index, s_ap = extreme_candidate(s, positives, smallest=positive == "hardest")
         valid = index >= 0
         value = -F.logsigmoid(torch.where(valid, s_ap, 0.0) / temperature - logsumexp)
     valid = valid & (logsumexp > -math.inf)

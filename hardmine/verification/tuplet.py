@@ -112,7 +112,7 @@ class TupletComparison(OpComparison):
         slack = self.tolerance * scale
         threshold = self.largest_positive(self.options["duplicate_threshold"])
         hardest = self.options["positive"] == "hardest"
-        own = self.select.most_similar(s, positives & (s <= threshold), least=hardest)[0]
+        own = self.select.extreme_candidate(s, positives & (s <= threshold), smallest=hardest)[0]
         wrong = not_best(
             index,
             -s if hardest else s,

@@ -124,7 +124,7 @@ def test_refs_elsewhere_than_the_embeddings_are_an_error_of_their_own(library_fi
         x, y = torch.empty(4, 3), torch.empty(4, dtype=torch.int64)
         with pytest.raises(ValueError, match="ref_embeddings must be on the device of embeddings, cpu, got cuda:0"):
             ops.sct_loss(x, y, x.to("cuda:0"), y)
-        with pytest.raises(ValueError, match="labels must be on the device of its embeddings, cpu, got cuda:0"):
+        with pytest.raises(ValueError, match="labels must be on the device of the embeddings, cpu, got cuda:0"):
             ops.sct_loss(x, y.to("cuda:0"))
 
 

@@ -64,13 +64,13 @@ def test_options_are_keywords_with_types_and_the_defaults_of_the_op(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("TripletLoss", {"margin": 0.3}, "margin must be None with term='nca': only 'hinge' has it, got 0.3"),
+        ("TripletLoss", {"margin": 0.3}, "margin must be None with term='nca': only 'hinge' uses it, got 0.3"),
         (
             "TripletLoss",
             {"term": "hinge", "temperature": 0.1},
             "temperature must be None with term='hinge': only",
         ),
-        ("TripletLoss", {"lam": 0.1}, "lam must be None with term='nca': only 'sct' has it, got 0.1"),
+        ("TripletLoss", {"lam": 0.1}, "lam must be None with term='nca': only 'sct' uses it, got 0.1"),
         (
             "TripletLoss",
             {"negative": "hardest", "tie": "include"},

@@ -43,9 +43,50 @@ def test_hierarchical_loss_refuses_margins_that_its_table_does_not_hold():
     with pytest.raises(ValueError, match=r"^margin must be a number, got 1e\+300, which is inf in float32$"):
         HierarchicalTripletLoss(classes=2, margin=1e300)
     loss = HierarchicalTripletLoss(classes=2).half()
-    with pytest.raises(ValueError, match=r"^margin must be a number that torch.float16 holds, got 1000000.0$"):
+    with pytest.raises(ValueError, match=r"^margin must be a number in the range of torch.float16, got 1000000.0$"):
         loss.set_margin(1e6)
     table = torch.full((2, 2), 1e6)
     with pytest.raises(ValueError, match=r"^margin must be finite, got inf at \[0, 0\]$"):
         loss.load_state_dict({"margin": table})
     assert loss.margin.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("TripletLoss", "return_selection"),
+        ("SCTLoss", "return_count"),
+        ("TupletLoss", "return_terms"),
+        ("EPLoss", "return_count"),
+        ("BatchAllTripletLoss", "return_counts"),
+    ],
+)
+def test_module_called_with_a_flag_that_is_no_bool_names_it(name, flag):
+    with pytest.raises(TypeError, match=rf"^{flag} must be True or False, got 'no'$"):
+        getattr(losses, name)()(torch.eye(4), torch.tensor([0, 0, 1, 1]), **{flag: "no"})
+
+
+def test_module_given_a_squared_that_is_no_bool_names_it():
+    with pytest.raises(TypeError, match=r"^squared must be True or False, got 1$"):
+        HierarchicalTripletLoss(classes=2, squared=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "option"),
+    [
+        ("BatchAllTripletLoss", {}, "margin"),
+        ("TripletLoss", {"term": "hinge", "negative": "hardest"}, "margin"),
+        ("SCTLoss", {}, "lam"),
+        ("EPLoss", {}, "duplicate_threshold"),
+        ("RatioTripletLoss", {}, "margin"),
+        ("GlobalLoss", {}, "threshold"),
+    ],
+)
+def test_module_given_a_number_that_only_float64_holds_names_it(name, options, option):
+    with pytest.raises(ValueError, match=rf"^{option} must be a number.*, got 1e\+39, which is inf in float32$"):
+        getattr(losses, name)(**options, **{option: 1e39})
+
+
+def test_set_margin_refuses_a_number_that_only_float64_holds():
+    with pytest.raises(ValueError, match=r"^margin must be a number, got 1e\+39, which is inf in float32$"):
+        losses.BatchAllTripletLoss().set_margin(1e39)

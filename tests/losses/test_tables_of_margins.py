@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hardmine import ops
@@ -60,7 +61,7 @@ def test_a_table_is_replaced_in_place():
             module(*BATCH), ops.batch_all_triplet_loss(*BATCH, margin=expected.float(), **labels, reduction="sum")
         )
         assert module.margin is buffer
-        assert state.keys() == module.state_dict().keys() == {"margin"}
+        assert state.keys() == module.state_dict().keys() == {"margin", "margin_labels"}
         assert_bitwise_equal(state["margin"], buffer)
 
 
@@ -112,7 +113,7 @@ def test_a_margin_keeps_its_shape():
         BatchAllTripletLoss(margin=TABLE.half()).set_margin(TABLE * 1e6)
     with pytest.raises(ValueError, match="margin_labels must be distinct, got 3 twice"):
         BatchAllTripletLoss(margin=TABLE, margin_labels=torch.tensor([3, 3]))
-    with pytest.raises(ValueError, match="margin_labels must be None where margin is a number"):
+    with pytest.raises(ValueError, match="margin_labels must be None if margin is a number"):
         BatchAllTripletLoss(margin_labels=LABELS)
 
 
@@ -129,7 +130,8 @@ def test_tables_are_written_out_by_their_shape():
 @each_past
 def test_the_keys_and_shapes_of_the_state_never_change(trees):
     module = after(*trees)
-    assert {name: list(value.shape) for name, value in module.state_dict().items()} == {"margin": [2, 2]}
+    shapes = {name: list(value.shape) for name, value in module.state_dict().items()}
+    assert shapes == {"margin": [2, 2], "margin_labels": [2]}
     assert [name for name, _ in module.named_buffers()] == ["margin"]
     assert not list(module.parameters())
 
@@ -169,14 +171,25 @@ def test_a_state_of_the_network_alone_leaves_the_loss_as_it_is():
 
 WRONG_STATES = [
     # torch itself reports missing, unexpected and misshapen entries, as for every module
-    ({}, RuntimeError, 'Missing key(s) in state_dict: "loss.margin"'),
-    ({"loss.margin": TABLE, "loss.margin_labels": LABELS}, RuntimeError, "Unexpected key(s) in state_dict"),
+    ({}, RuntimeError, 'Missing key(s) in state_dict: "loss.margin", "loss.margin_labels"'),
+    ({"loss.margin": TABLE}, RuntimeError, 'Missing key(s) in state_dict: "loss.margin_labels"'),
+    ({"loss.margin": TABLE, "loss.labels": LABELS}, RuntimeError, "Unexpected key(s) in state_dict"),
     ({"loss.margin": torch.zeros(3, 3)}, RuntimeError, "size mismatch for loss.margin"),
     ({"loss.margin": 0.2}, RuntimeError, "loss.margin"),
     ({"loss.margin": TABLE * math.nan}, ValueError, "loss.margin must be finite, got nan at [0, 0]"),
     ({"loss.margin": TABLE / 0}, ValueError, "loss.margin must be finite, got nan at [0, 0]"),
     ({"loss.margin": TABLE.int()}, TypeError, "loss.margin must be float32, float64, float16 or bfloat16, got"),
     ({"loss.margin": TABLE > 0}, TypeError, "loss.margin must be float32, float64, float16 or bfloat16, got"),
+    *(
+        ({"loss.margin": TABLE, "loss.margin_labels": labels}, ValueError, f"loss.margin_labels must be {words}")
+        for labels, words in (
+            (torch.tensor([7, 1003]), "1002 at [1], as when the module was made, got 1003 in state_dict"),
+            (torch.tensor([1002, 7]), "7 at [0], as when the module was made, got 1002 in state_dict"),
+            (torch.tensor([7]), "integers [C] = [2], got torch.int64 [1] in state_dict"),
+            (torch.tensor([7.0, 1002.0]), "integers [C] = [2], got torch.float32 [2] in state_dict"),
+            ([7, 1002], "integers [C] = [2], got list in state_dict"),
+        )
+    ),
 ]
 
 
@@ -185,8 +198,75 @@ def test_wrong_states_are_named_and_change_nothing(state, error, message):
     module = torch.nn.ModuleDict({"loss": after(SPREAD)})
     with pytest.raises(error, match=re.escape(message)):
         module.load_state_dict(state)
-    if not message.startswith("Unexpected"):  # torch loads the entries that it expects
+    if error is not RuntimeError or "loss.margin" not in state:  # torch loads the entries that it expects
         assert_bitwise_equal(module["loss"].margin, SPREAD.margin_table())
+
+
+def made_of(kind: str, labels: list[int]) -> BatchAllTripletLoss:
+    """A module of each kind whose table is for ``labels``; ranges of labels are given as None or as their number."""
+    count, is_range = len(labels), labels == list(range(len(labels)))
+    if kind == "hierarchical":
+        return HierarchicalTripletLoss(classes=count if is_range else labels)
+    named = None if is_range else torch.tensor(labels, dtype=torch.int32)
+    return BatchAllTripletLoss(margin=torch.zeros(count, count), margin_labels=named)
+
+
+@pytest.mark.parametrize("kind", ["hierarchical", "table"])
+@pytest.mark.parametrize(
+    ("saved", "own", "place"), [([1, 5, 9], [1, 5, 7], 2), ([0, 1, 3], [0, 1, 2], 2), ([0, 1, 2], [4, 5, 6], 0)]
+)
+def test_load_state_dict_of_other_classes_names_the_first(kind, saved, own, place):
+    module = made_of(kind, own)
+    module.set_margin(0.7)
+    words = f"margin_labels must be {own[place]} at [{place}], as when the module was made, got {saved[place]} in state"
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        module.load_state_dict(made_of(kind, saved).state_dict())
+    assert (module.margin == 0.7).all()
+    with pytest.raises(ValueError, match=r"^margin_labels must be integers \[C\] = \[3\], got torch.* \[2\] in "):
+        module.load_state_dict(made_of(kind, own[:2]).state_dict())
+    module.load_state_dict(made_of(kind, own).state_dict())
+    assert (module.margin != 0.7).all()
+
+
+@pytest.mark.parametrize("kind", ["hierarchical", "table"])
+def test_state_dict_holds_a_copy_of_the_labels(kind):
+    """torch.distributed.checkpoint.load writes into the tensors of the state that it is given."""
+    module = made_of(kind, [1, 5, 9])
+    state = module.state_dict()
+    state["margin_labels"].fill_(3)
+    with pytest.raises(ValueError, match=r"^margin_labels must be 1 at \[0\]"):
+        module.load_state_dict(state)
+
+
+def test_load_state_dict_that_is_not_strict_takes_a_state_without_labels():
+    module = after()
+    module.load_state_dict({"margin": TABLE}, strict=False)
+    assert_bitwise_equal(module.margin, TABLE)
+
+
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
+def test_load_state_dict_cannot_compare_labels_without_values():
+    """torch.load(map_location="meta") makes such states."""
+    state = {name: value.to("meta") for name, value in made_of("table", [1, 5, 9]).state_dict().items()}
+    module = made_of("table", [4, 5, 6]).to("meta")
+    module.load_state_dict(state)
+    assert module.margin_labels.tolist() == [4, 5, 6]
+
+
+def test_modules_with_tensors_on_meta_are_written_out_or_refused():
+    assert repr(BatchAllTripletLoss(margin=TABLE.to("meta"))) == "BatchAllTripletLoss(margin=[2, 2])"
+    module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS).to("meta")
+    assert repr(module) == "BatchAllTripletLoss(margin=[2, 2], margin_labels=[0, 1])"
+    assert repr(after().to("meta")) == "HierarchicalTripletLoss(classes=[7, 1002])"
+    words = "must be a tensor with values, got a tensor on the meta device"
+    with pytest.raises(ValueError, match=f"^margin_labels {words}$"):
+        BatchAllTripletLoss(margin=TABLE.to("meta"), margin_labels=LABELS.to("meta"))
+    with pytest.raises(ValueError, match=f"^classes {words}$"):
+        HierarchicalTripletLoss(classes=LABELS.to("meta"))
+    with pytest.raises(ValueError, match=r"^classes must be a tensor with values, got a FakeTensor$"):
+        HierarchicalTripletLoss(classes=FakeTensorMode().from_tensor(LABELS))
+    with pytest.raises(ValueError, match=f"^margin {words}$"):
+        after().set_margin(TABLE.to("meta"))
 
 
 @each_past

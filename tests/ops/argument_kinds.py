@@ -135,19 +135,19 @@ class NumberOrTable(Number):
 
 @dataclass(frozen=True, kw_only=True)
 class Integer(Kind):
-    """An integer from ``least`` to ``most``."""
+    """An integer from ``lower`` to ``upper``."""
 
-    least: int
-    most: int
+    lower: int
+    upper: int
 
     def _valid(self) -> list[Any]:
-        return [self.least, self.most, numpy.int64(self.least)]
+        return [self.lower, self.upper, numpy.int64(self.lower)]
 
     def _invalid(self) -> Iterator[Wrong]:
         for value in ("1", True, 2.0, math.nan, math.inf, torch.tensor(2), [2]):
             yield Wrong(value, TypeError, f"must be an integer, got {type(value).__name__}")
-        for value in (self.least - 1, -self.most, self.most + 1, 2**64):
-            yield Wrong(value, ValueError, f"must be from {self.least} to {self.most}, got {value}")
+        for value in (self.lower - 1, -self.upper, self.upper + 1, 2**64):
+            yield Wrong(value, ValueError, f"must be from {self.lower} to {self.upper}, got {value}")
 
     def _wrong_none(self) -> Wrong:
         return Wrong(None, TypeError, "must be an integer, got NoneType")
@@ -158,32 +158,18 @@ class Flag(Kind):
     """True or False."""
 
     def _valid(self) -> list[Any]:
-        return [True, False]
+        return [True, False, numpy.True_, numpy.False_]
 
     def _refused(self, value: Any) -> Wrong:
-        if self.optional:
-            return Wrong(value, TypeError, f"must be True, False or None, got {type(value).__name__}")
-        return Wrong(value, TypeError, f"must be True or False, got {value!r}")
+        choices = "True, False or None" if self.optional else "True or False"
+        return Wrong(value, TypeError, f"must be {choices}, got {value!r}")
 
     def _invalid(self) -> Iterator[Wrong]:
-        for value in (1, 0.0, "True", torch.tensor(True)):
+        for value in (1, 0.0, "no", torch.tensor(True), numpy.array([True])):
             yield self._refused(value)
 
     def _wrong_none(self) -> Wrong:
         return self._refused(None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Switch(Kind):
-    """Any value; only its truth value matters."""
-
-    optional: bool = True
-
-    def _valid(self) -> list[Any]:
-        return [True, False]
-
-    def _invalid(self) -> Iterator[Wrong]:
-        return iter(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +227,7 @@ class Labels(Kind):
 
     right: Tensor
     size: str = "B"
-    device_of: str = "its embeddings"
+    device_of: str = "the embeddings"
 
     def _valid(self) -> list[Any]:
         return [self.right.to(getattr(torch, dtype)) for dtype in INTEGER_DTYPES]

@@ -22,7 +22,6 @@ from argument_kinds import (
     Number,
     NumberOrTable,
     Rows,
-    Switch,
     Temperature,
     Triplets,
     Wrong,
@@ -86,8 +85,8 @@ _SELECTED_LOSS = {
     **_SELECTION,
     "reduction": REDUCTION,
     "min_similarity": THRESHOLD,
-    "return_selection": Switch(),
-    "return_count": Switch(),
+    "return_selection": Flag(),
+    "return_count": Flag(),
 }
 
 
@@ -109,7 +108,7 @@ def _triplets_of_equal_rows(*rows: int) -> Wrong:
 
 def _triplets_of_classes(labels: list[int], triplet: list[int], row: int) -> Wrong:
     words = (
-        "must be of an anchor, a positive of its class and a negative of another, "
+        "must hold an anchor, a positive of the same class and a negative of another class, "
         f"got {triplet} of classes {[labels[i] for i in triplet]} at [{row}]"
     )
     return Wrong(TRIPLETS, ValueError, words, {"labels": torch.tensor(labels)})
@@ -168,8 +167,8 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "similarity": SIMILARITY,
         "duplicate_threshold": THRESHOLD,
         "reduction": REDUCTION,
-        "return_terms": Switch(),
-        "return_count": Switch(),
+        "return_terms": Flag(),
+        "return_count": Flag(),
     },
     "batch_all_triplet_loss": {
         "embeddings": _EMBEDDINGS,
@@ -181,7 +180,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
         "squared": Flag(),
         "similarity": _distances_only(" with batch_all_triplet_loss"),
         "reduction": Choice(names=("mean", "mean_active", "sum")),
-        "return_counts": Switch(),
+        "return_counts": Flag(),
     },
     "indexed_triplet_loss": {
         **_ON_TRIPLETS,
@@ -218,14 +217,14 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "knn": {
         "queries": _EMBEDDINGS,
         "refs": Rows(rows=5, like="queries", optional=True),
-        "k": Integer(least=1, most=1024),
+        "k": Integer(lower=1, upper=1024),
         "exclude_self": Flag(
             optional=True,
             more_wrong=(
                 Wrong(
                     True,
                     ValueError,
-                    "must be False or None with refs, which hold no query itself, got True",
+                    "must be False or None if refs are given, got True",
                     {"refs": REFS},
                 ),
             ),

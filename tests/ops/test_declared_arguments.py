@@ -55,7 +55,7 @@ def test_option_that_does_nothing_is_an_error_that_names_what_has_it(library, op
     kind = ARGUMENTS[op][argument]
     names = {decider: [n for n in ARGUMENTS[op][decider].names if n not in v] for decider, v in kind.only_with.items()}
     *others, last = map(repr, next(iter(kind.only_with.values())))
-    have = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+    users = f"{', '.join(others)} and {last} use" if others else f"{last} uses"
     settings = [dict(zip(names, values, strict=True)) for values in itertools.product(*names.values())]
     assert settings
     for setting in settings:
@@ -63,7 +63,7 @@ def test_option_that_does_nothing_is_an_error_that_names_what_has_it(library, op
         call(op, argument, None, library, **setting)
         for value in kind.valid()[:-1]:
             shown = repr(value) if isinstance(value, str | int | float) else type(value).__name__
-            message = f"{argument} must be None with {beside}: only {have} it, got {shown}"
+            message = f"{argument} must be None with {beside}: only {users} it, got {shown}"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 call(op, argument, value, library, **setting)
 

@@ -108,7 +108,7 @@ def test_modules_delegate_to_their_op(name, module):
     for options in ({}, {**own, "similarity": "euclidean"}):
         assert_bitwise_equal(module(**options)(*batch), op(*batch, **options))
     assert_bitwise_equal(module()(embeddings=batch.embeddings, triplets=batch.triplets, labels=None), op(*batch))
-    with pytest.raises(ValueError, match="a positive of its class"):
+    with pytest.raises(ValueError, match="a positive of the same class"):
         module()(*batch, torch.arange(40))
     assert repr(module(similarity="euclidean")) == f"{module.__name__}(similarity='euclidean')"
 

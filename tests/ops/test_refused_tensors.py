@@ -84,9 +84,9 @@ def test_op_given_a_meta_tensor_among_others_names_it(name):
     if name == "knn.queries":  # it is the only tensor, so only shapes are checked
         assert call(tensor.to("meta")).index.shape == (6, 2)
         return
-    pattern = r"labels must be on the device of its embeddings, meta, got cpu"
+    pattern = r"labels must be on the device of the embeddings, meta, got cpu"
     if argument != "embeddings":
-        pattern = rf"{argument} must be on the device of (its )?(embeddings|queries), cpu, got meta"
+        pattern = rf"{argument} must be on the device of (the )?(embeddings|queries), cpu, got meta"
     with pytest.raises(ValueError, match=f"^{pattern}$"):
         call(tensor.to("meta"))
 
@@ -134,7 +134,7 @@ LARGEST = torch.tensor([2**64 - 1] * 6, dtype=torch.uint64)
 
 
 def test_uint64_labels_do_not_equal_negative_ones():
-    words = "must be below 2^63 beside labels of another dtype than uint64, got 18446744073709551615"
+    words = "must be below 2^63 unless both are uint64, got 18446744073709551615"
     with pytest.raises(ValueError, match=f"^labels {re.escape(words)}$"):
         ops.select_triplets(ROWS, LARGEST, ROWS, torch.full((6,), -1))
     with pytest.raises(ValueError, match=f"^ref_labels {re.escape(words)}$"):
@@ -163,5 +163,35 @@ def test_uint64_labels_among_themselves_are_classes():
 
 
 def test_uint64_labels_beside_a_table_of_int64_classes_are_refused():
-    with pytest.raises(ValueError, match=r"^labels must be below 2\^63 beside labels of another dtype"):
+    with pytest.raises(ValueError, match=r"^labels must be below 2\^63 unless both are uint64"):
         ops.batch_all_triplet_loss(ROWS, LARGEST, margin=torch.ones(2, 2), margin_labels=torch.tensor([-1, 3]))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:torch.searchsorted")
+def test_uint64_labels_beside_others_are_refused_inside_vmap():
+    labels = LABELS.to(torch.uint64).expand(2, 6)
+    with pytest.raises(
+        TypeError, match=r"^ref_labels must be uint64 only if labels is, got torch.int64 and torch.uint"
+    ):
+        torch.vmap(lambda y: ops.select_triplets(ROWS, y, ROWS, LABELS))(labels)
+    with pytest.raises(TypeError, match=r"^margin_labels must be uint64 only if labels is, got torch.int64 and torch"):
+        torch.vmap(lambda y: ops.batch_all_triplet_loss(ROWS, y, margin=torch.eye(3), margin_labels=torch.arange(3)))(
+            labels
+        )
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:torch.searchsorted")
+@pytest.mark.parametrize(
+    ("op", "given"),
+    [
+        (ops.batch_all_triplet_loss, {"labels": LABELS, "margin": torch.ones(3, 3), "margin_labels": torch.arange(3)}),
+        (ops.global_loss, {"triplets": TRIPLETS[:1], "labels": torch.tensor([0, 0, 1, 0, 1, 1])}),
+        (ops.indexed_triplet_loss, {"triplets": TRIPLETS[:1], "labels": torch.tensor([0, 0, 1, 0, 1, 1])}),
+    ],
+    ids=["batch_all_triplet_loss", "global_loss", "indexed_triplet_loss"],
+)
+def test_checks_of_values_are_skipped_inside_vmap(op, given):
+    expected = op(ROWS, **given).expand(2)
+    for name in given:
+        batched = torch.vmap(lambda one, name=name: op(ROWS, **{**given, name: one}))
+        assert torch.equal(batched(torch.stack([given[name]] * 2)), expected)
