@@ -297,7 +297,7 @@ def test_progress_bars(capsys):
 
 def test_neighbors_with_a_bar_come_in_chunks(monkeypatch, capsys):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("hardmine.fanng.index._ROWS_OF_A_CALL", 64)
+    monkeypatch.setattr("hardmine.fanng.index._CHUNK_ROWS", 64)
     index = Index.build(torch.randn(300, 8, generator=seeded(1)))
     for a, b in zip(index.neighbors(3, progress=True), index.neighbors(3), strict=True):
         assert_bitwise_equal(a, b)
