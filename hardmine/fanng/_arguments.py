@@ -29,7 +29,7 @@ def as_rows(name: str, rows: Any) -> Tensor:
     """A checked matrix as contiguous float32 on the CPU."""
     check_rows(name, rows, None)
     if rows.device.type != "cpu":
-        raise ValueError(f"{name} must be on the CPU, got it on {rows.device}")
+        raise ValueError(f"{name} must be on the CPU, got {rows.device}")
     return rows.detach().to(torch.float32).contiguous()
 
 
@@ -61,7 +61,7 @@ def check_start(start: Any, queries: int, rows: int) -> Any:
     if not isinstance(start, Integral) or isinstance(start, bool):
         raise TypeError(f"start must be an integer, a tensor of integers or None, got {type(start).__name__}")
     if rows == 0:
-        raise ValueError(f"start must be None, the index has no rows, got {start}")
+        raise ValueError(f"start must be None for an index without rows, got {start}")
     return torch.full((queries,), check_integer("start", start, 0, rows - 1), dtype=torch.int64, device="cpu").numpy()
 
 

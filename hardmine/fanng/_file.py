@@ -104,7 +104,7 @@ def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
             contents = _contents(file)
         return make(contents)
     except safetensors.SafetensorError as error:
-        problem = f"it is cut short, damaged or no safetensors file ({error})"
+        problem = f"it is truncated, damaged or not a safetensors file ({error})"
     except ValueError as error:
         problem = str(error)
     raise ValueError(f"{path} cannot be loaded as an index: {problem}")
@@ -132,7 +132,7 @@ def _contents(file: Any) -> Contents:
         raise ValueError(f"vectors must be [N, D] with N < 2**31 and 1 <= D < 2**31, got {[rows, columns]}")
     tensors = {name: file.get_tensor(name) for name in _TENSORS}
     if metadata.get(CHECKSUM) != checksum(metadata, tensors):
-        raise ValueError("its checksum does not fit its contents: it was altered after it was written")
+        raise ValueError("its checksum does not match its contents: the file was changed after it was written")
     if metadata.get("metric") not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metadata.get('metric')!r}")
     build, stats = (_parse_json(name, metadata.get(name, "")) for name in ("build", "stats"))
@@ -146,8 +146,8 @@ def _check_version(version: str, library_version: str) -> None:
         raise ValueError(f"format_version must be a positive integer, got {version!r}")
     if int(version) > FORMAT_VERSION:
         raise ValueError(
-            f"its format version is {version}, written by hardmine {library_version}; "
-            f"hardmine {__version__} reads versions up to {FORMAT_VERSION}"
+            f"format_version must be at most {FORMAT_VERSION} for hardmine {__version__}, "
+            f"got {version}, written by hardmine {library_version}"
         )
 
 

@@ -137,7 +137,7 @@ class Index:
         if isinstance(init, Index):
             warm = init._core
             if len(init) != len(rows):
-                raise ValueError(f"init must be an index of N = {len(rows)} rows, like vectors, got one of {len(init)}")
+                raise ValueError(f"init must be an index over N = {len(rows)} rows, as vectors, got {len(init)} rows")
         elif init is not None:
             check_choice("init", init, ("exact", "naive"))
             seeding = getattr(_fanng.Seeding, init)

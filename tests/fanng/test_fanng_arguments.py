@@ -104,7 +104,7 @@ def test_options_of_a_build(options, error, message):
 
 
 def test_a_warm_start_needs_as_many_rows(index):
-    with pytest.raises(ValueError, match="init must be an index of N = 19 rows, like vectors, got one of 20"):
+    with pytest.raises(ValueError, match="init must be an index over N = 19 rows, as vectors, got 20 rows"):
         Index.build(X[:19], init=index)
 
 
@@ -208,10 +208,10 @@ def test_vectors_on_a_device():
 def test_a_search_of_no_rows_begins_nowhere():
     empty = Index.build(X[:0])
     assert empty.search(X, 3).index.eq(-1).all()
-    with pytest.raises(ValueError, match="start must be None, the index has no rows, got 0"):
+    with pytest.raises(ValueError, match="start must be None for an index without rows, got 0"):
         empty.search(X, 3, start=0)
 
 
 def test_rows_without_data_are_refused():
-    with pytest.raises(ValueError, match="vectors must be on the CPU, got it on meta"):
+    with pytest.raises(ValueError, match="vectors must be on the CPU, got meta"):
         Index.build(torch.empty(5, 3, device="meta"))

@@ -88,9 +88,9 @@ def test_the_naive_graph_is_the_rule_applied_to_all_pairs(metric, depth):
     index = naive_index(x, metric)
     graph = edges_of(index)
     assert graph == plain_edges(x, metric)
-    for most in (1, 3):
-        cut = edges_of(Index.build(x, metric=metric, init="naive", max_degree=most))
-        assert cut == [edges[:most] for edges in graph]
+    for max_degree in (1, 3):
+        cut = edges_of(Index.build(x, metric=metric, init="naive", max_degree=max_degree))
+        assert cut == [edges[:max_degree] for edges in graph]
 
 
 @each_metric

@@ -137,7 +137,7 @@ def test_names_that_cannot_be_written(tmp_path):
     index = Index.build(sample_rows(5))
     with pytest.raises(FileNotFoundError):
         index.save(tmp_path / "no folder" / "a")
-    with pytest.raises(FileExistsError, match="must be the name of a file"):
+    with pytest.raises(FileExistsError, match="must name a regular file"):
         index.save(tmp_path)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -207,7 +207,7 @@ def test_files_that_are_not_there(tmp_path):
 def test_foreign_content(content, tmp_path):
     path = tmp_path / "a"
     path.write_bytes(content)
-    assert_unloadable(path, "no safetensors file|must have the format 'hardmine.fanng', got None")
+    assert_unloadable(path, "not a safetensors file|must have the format 'hardmine.fanng', got None")
 
 
 def test_foreign_safetensors_files(tmp_path):
@@ -223,7 +223,7 @@ def test_a_header_that_claims_much_allocates_nothing(tmp_path):
     path = tmp_path / "a"
     for length in (10**8, 10**12, 2**62, 2**63 - 1, 2**64 - 1):
         path.write_bytes(length.to_bytes(8, "little") + b"{}" * 20)
-        assert_unloadable(path, "no safetensors file")
+        assert_unloadable(path, "not a safetensors file")
     for shape in ([2**31, 2**31], [2**62, 4], [2**64 - 1, 1], [10**30, 1], [-1, 3]):
         header = {
             "__metadata__": {"format": "hardmine.fanng", "format_version": "1"},
@@ -233,7 +233,7 @@ def test_a_header_that_claims_much_allocates_nothing(tmp_path):
         }
         text = json.dumps(header).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 20)
-        assert_unloadable(path, "no safetensors file")
+        assert_unloadable(path, "not a safetensors file")
     for shape in ([0, 2**40], [2**40, 0], [2**31, 0], [0, 0], [5, 0], [0, 2**31]):
         header["vectors"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
         header["first_edge"]["data_offsets"], header["target"]["data_offsets"] = [0, 8], [8, 8]
@@ -308,4 +308,4 @@ def test_every_byte_matters(saved):
 def test_truncated_files(saved, share):
     data = saved.read_bytes()
     saved.write_bytes(data[: int(share * len(data))])
-    assert_unloadable(saved, "cut short, damaged or no safetensors file")
+    assert_unloadable(saved, "truncated, damaged or not a safetensors file")

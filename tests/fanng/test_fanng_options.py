@@ -92,7 +92,7 @@ def test_path_of_another_type_is_refused(path):
 
 def test_save_into_a_missing_folder_names_the_folder(tmp_path):
     path = tmp_path / "missing" / "index"
-    message = f"{path} must be in a folder that exists, got {path.parent}: nothing was saved"
+    message = f"path must be in an existing folder, got '{path}': nothing was saved"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         Index.build(torch.eye(3)).save(path)
     assert not path.parent.exists()

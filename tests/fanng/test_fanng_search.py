@@ -102,20 +102,22 @@ def test_few_rows(metric, rows, k):
 def test_effort_bounds_what_is_found(metric):
     x = torch.randn(300, 6, generator=seeded(1))
     index = naive_index(x, metric)
-    for most in (1, 7, 100, 300, 301):
-        found = index.search(x[:9], 400, max_distance_computations=most)
-        assert ((found.index >= 0).sum(1) == min(most, 300)).all()
-        assert ((index.neighbors(400, max_distance_computations=most).index >= 0).sum(1) == min(most, 300) - 1).all()
+    for effort in (1, 7, 100, 300, 301):
+        found = index.search(x[:9], 400, max_distance_computations=effort)
+        assert ((found.index >= 0).sum(1) == min(effort, 300)).all()
+        assert (
+            (index.neighbors(400, max_distance_computations=effort).index >= 0).sum(1) == min(effort, 300) - 1
+        ).all()
 
 
 @pytest.mark.slow
 def test_the_default_effort_is_20_k_and_at_least_400():
     # On a line, a search comes one row nearer with every distance computation.
     index = naive_index(torch.arange(2000.0)[:, None], "euclidean")
-    for k, most in ((1, 400), (20, 400), (21, 420), (40, 800)):
-        assert index.search(torch.tensor([[5000.0]]), k, start=0).index[0, 0] == most - 1
-    for k, most in ((5, 400), (30, 600)):
-        assert index.neighbors(k).index.equal(index.neighbors(k, max_distance_computations=most).index)
+    for k, effort in ((1, 400), (20, 400), (21, 420), (40, 800)):
+        assert index.search(torch.tensor([[5000.0]]), k, start=0).index[0, 0] == effort - 1
+    for k, effort in ((5, 400), (30, 600)):
+        assert index.neighbors(k).index.equal(index.neighbors(k, max_distance_computations=effort).index)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])

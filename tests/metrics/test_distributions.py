@@ -75,7 +75,7 @@ def test_rounding_beyond_1_counts_as_1():
 def test_pairs_agree_with_all_pairs(block, dtype, monkeypatch):
     """Classes of one row, of one block, and of several."""
     if block:
-        monkeypatch.setattr(distributions, "_BLOCK", block)
+        monkeypatch.setattr(distributions, "_BLOCK_ROWS", block)
     labels = labels_of_sizes([1, 2, 3, 4, 7, 16, 17, 1]) * 5 - 7
     embeddings = torch.randn(len(labels), 4, generator=seeded(1), dtype=torch.float64)
     unit = torch.nn.functional.normalize(embeddings)
@@ -96,7 +96,7 @@ def test_a_class_larger_than_a_block():
 
 
 def test_no_call_holds_more_than_a_block(monkeypatch):
-    monkeypatch.setattr(distributions, "_BLOCK", 16)
+    monkeypatch.setattr(distributions, "_BLOCK_ROWS", 16)
     search, largest = ops.knn, 0
 
     def watched(*given, **options):
@@ -108,9 +108,9 @@ def test_no_call_holds_more_than_a_block(monkeypatch):
     monkeypatch.setattr(ops, "knn", watched)
     within_class_similarities(torch.randn(200, 3, generator=seeded(0)), torch.zeros(200, dtype=torch.int64))
     assert largest == 16 * 16
-    assert distributions._BLOCK == 16
+    assert distributions._BLOCK_ROWS == 16
     monkeypatch.undo()
-    assert distributions._BLOCK <= 1024, "what knn gives"
+    assert distributions._BLOCK_ROWS <= 1024, "what knn gives"
 
 
 def test_classes_of_one_have_no_pairs():
@@ -157,8 +157,8 @@ def test_nearest_by_hand():
 @pytest.mark.parametrize("rows", [None, 1, 7])
 def test_nearest_agrees_with_the_matrix(rows, monkeypatch):
     if rows:
-        monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
-        monkeypatch.setattr(_search, "LEAST_ROWS_OF_A_CALL", rows)
+        monkeypatch.setattr(_search, "CHUNK_WORK", 1)
+        monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
     test = torch.randn(60, 5, generator=seeded(0), dtype=torch.float64)
     train = torch.randn(90, 5, generator=seeded(1), dtype=torch.float64)
     normalize = torch.nn.functional.normalize
@@ -196,7 +196,7 @@ def test_progress(capsys):
 
 def test_long_work_shows_a_bar(capsys, monkeypatch):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr(distributions, "WORK_OF_A_CALL", 1)
+    monkeypatch.setattr(distributions, "CHUNK_WORK", 1)
     x, labels = random_inputs(100)[:2]
     within_class_similarities(x, labels)
     assert "100/100" in capsys.readouterr().err
@@ -215,7 +215,7 @@ WRONG = [
         (BAD, Y),
         {},
         FloatingPointError,
-        "embeddings: row 4 is not finite: has training diverged?",
+        "embeddings must be finite, got a non-finite row 4: has training diverged?",
     ),
     (nearest_train_similarities, (X[0], X), {}, ValueError, "test_embeddings must be [rows, D], got [8]"),
     (
@@ -233,14 +233,14 @@ WRONG = [
         (BAD, X),
         {},
         FloatingPointError,
-        "test_embeddings: row 4 is not finite: has training diverged?",
+        "test_embeddings must be finite, got a non-finite row 4: has training diverged?",
     ),
     (
         nearest_train_similarities,
         (X, BAD),
         {},
         FloatingPointError,
-        "train_embeddings: row 4 is not finite: has training diverged?",
+        "train_embeddings must be finite, got a non-finite row 4: has training diverged?",
     ),
 ]
 

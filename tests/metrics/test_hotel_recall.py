@@ -57,8 +57,8 @@ def obvious(x, labels, gallery, gallery_labels, size):
 @pytest.mark.parametrize("rows", [None, 7])
 def test_agrees_with_the_obvious(rows, monkeypatch):
     if rows:
-        monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
-        monkeypatch.setattr(_search, "LEAST_ROWS_OF_A_CALL", rows)
+        monkeypatch.setattr(_search, "CHUNK_WORK", 1)
+        monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
     generator = seeded(0)
     hotels = torch.randn(60, 8, generator=generator, dtype=torch.float64)
     chain_of = torch.randint(-1, 6, (60,), generator=generator)
@@ -106,7 +106,7 @@ X, Y = torch.eye(3), torch.arange(3)
 WRONG = [
     ({"instance_k": 0}, ValueError, "instance_k must be one or more integers from 1 to 1024, got [0]"),
     ({"chain_k": (1, 2000)}, ValueError, "chain_k must be one or more integers from 1 to 1024, got [1, 2000]"),
-    ({"chain_k": 1.5}, TypeError, "chain_k must be an integer or several, got 1.5"),
+    ({"chain_k": 1.5}, TypeError, "chain_k must be an integer or several integers, got 1.5"),
     ({"progress": 1}, TypeError, "progress must be None, True or False, got 1"),
     ({"embeddings": X.long()}, TypeError, "embeddings must be float32, float64, float16 or bfloat16, got torch.int64"),
     (
@@ -118,9 +118,21 @@ WRONG = [
     ({"chains": Y.float()}, TypeError, "chains must have an integer dtype, got torch.float32"),
     ({"ref_instances": Y[:2]}, ValueError, "ref_instances must be [M] = [3], got [2]"),
     ({"ref_chains": Y[:, None]}, ValueError, "ref_chains must be [M] = [3], got [3, 1]"),
-    ({"instances": Y + 5}, ValueError, "instances: none of the 3 queries has a gallery sample of its class"),
-    ({"chains": Y - 3}, ValueError, "chains: none of the 3 queries has a gallery sample of its class"),
-    ({"ref_chains": Y - 3}, ValueError, "chains: none of the 3 queries has a gallery sample of its class"),
+    (
+        {"instances": Y + 5},
+        ValueError,
+        "instances must give a query a positive in the gallery, got none for 3 queries",
+    ),
+    (
+        {"chains": Y - 3},
+        ValueError,
+        "chains must give a query a positive in the gallery, got none for 3 queries",
+    ),
+    (
+        {"ref_chains": Y - 3},
+        ValueError,
+        "chains must give a query a positive in the gallery, got none for 3 queries",
+    ),
 ]
 
 

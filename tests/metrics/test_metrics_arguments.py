@@ -82,7 +82,7 @@ def test_folds_of_another_type_are_refused(folds):
 
 @pytest.mark.parametrize("k", ["3", 2.0, [1, "2"], [True], torch.tensor(3), torch.tensor([1, 2]), None])
 def test_k_of_another_type_is_refused(k):
-    with pytest.raises(TypeError, match=r"^k must be an integer or several, got "):
+    with pytest.raises(TypeError, match=r"^k must be an integer or several integers, got "):
         metrics.recall_at_k(GIVEN.rows, GIVEN.labels, k=k)
 
 

@@ -50,8 +50,8 @@ def in_chunks(monkeypatch):
     """Make every search long, so it runs in chunks of the given number of queries."""
 
     def of(rows: int) -> None:
-        monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
-        monkeypatch.setattr(_search, "LEAST_ROWS_OF_A_CALL", rows)
+        monkeypatch.setattr(_search, "CHUNK_WORK", 1)
+        monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
 
     return of
 
@@ -172,7 +172,7 @@ def test_small_sets_take_one_call(calls):
     recall_at_k(*inputs[:2], k=(1, 9))
     recall_at_k(*inputs, k=(1, 9))
     assert calls == [(200, None, 9), (200, 300, 9)]
-    assert 2**30 < _search.WORK_OF_A_CALL < 2**40, "a second, not an hour"
+    assert 2**30 < _search.CHUNK_WORK < 2**40, "a second, not an hour"
 
 
 # Divergence
@@ -278,18 +278,18 @@ def test_chunks_hold_their_own_lists_only(in_chunks, monkeypatch):
     """At most two lists of neighbors are alive: the last one and the one being made."""
     in_chunks(10)
     search, alive = ops.knn, weakref.WeakSet()
-    most = 0
+    max_alive = 0
 
     def watched(*given, **options):
-        nonlocal most
+        nonlocal max_alive
         neighbors = search(*given, **options)
         alive.add(neighbors.index)
-        most = max(most, len(alive))
+        max_alive = max(max_alive, len(alive))
         return neighbors
 
     monkeypatch.setattr(ops, "knn", watched)
     recall_at_k(*random_inputs(200)[:2])
-    assert most <= 2
+    assert max_alive <= 2
 
 
 def test_verify_checks_the_search(tmp_path):
@@ -307,25 +307,29 @@ WRONG = [
     ({"k": 0}, ValueError, "k must be one or more integers from 1 to 1024, got [0]"),
     ({"k": (1, -2)}, ValueError, "k must be one or more integers from 1 to 1024, got [1, -2]"),
     ({"k": [4, 1025]}, ValueError, "k must be one or more integers from 1 to 1024, got [4, 1025]"),
-    ({"k": 1.0}, TypeError, "k must be an integer or several, got 1.0"),
-    ({"k": (1, "2")}, TypeError, "k must be an integer or several, got '2'"),
-    ({"k": True}, TypeError, "k must be an integer or several, got True"),
-    ({"k": None}, TypeError, "k must be an integer or several, got None"),
-    ({"k": torch.tensor([1, 2])}, TypeError, "k must be an integer or several, got tensor([1, 2])"),
+    ({"k": 1.0}, TypeError, "k must be an integer or several integers, got 1.0"),
+    ({"k": (1, "2")}, TypeError, "k must be an integer or several integers, got '2'"),
+    ({"k": True}, TypeError, "k must be an integer or several integers, got True"),
+    ({"k": None}, TypeError, "k must be an integer or several integers, got None"),
+    ({"k": torch.tensor([1, 2])}, TypeError, "k must be an integer or several integers, got tensor([1, 2])"),
     ({"progress": "yes"}, TypeError, "progress must be None, True or False, got 'yes'"),
     ({"labels": Y[:3]}, ValueError, "labels must be [B] = [6], got [3]"),
     ({"embeddings": X.tolist()}, TypeError, "embeddings must be a torch.Tensor, got list"),
     ({"ref_embeddings": X}, ValueError, "ref_labels must be given together with ref_embeddings, got None"),
-    ({"labels": torch.arange(6)}, ValueError, "labels: none of the 6 queries has a gallery sample of its class"),
+    (
+        {"labels": torch.arange(6)},
+        ValueError,
+        "labels must give a query a positive in the gallery, got none for 6 queries",
+    ),
     (
         {"ref_embeddings": X[:0], "ref_labels": Y[:0]},
         ValueError,
-        "labels: none of the 6 queries has a gallery sample of its class",
+        "labels must give a query a positive in the gallery, got none for 6 queries",
     ),
     (
         {"embeddings": X[:0], "labels": Y[:0]},
         ValueError,
-        "labels: none of the 0 queries has a gallery sample of its class",
+        "labels must give a query a positive in the gallery, got none for 0 queries",
     ),
 ]
 

@@ -135,7 +135,7 @@ def test_many_pairs(monkeypatch):
     embeddings, pairs = torch.randn(30, 4, generator=generator), torch.randint(30, (100, 2), generator=generator)
     same = torch.rand(100, generator=generator) < 0.5
     expected = verification_accuracy(embeddings, pairs, same)
-    monkeypatch.setattr(verification, "_PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr(verification, "_CHUNK_PAIRS", 7)
     assert verification_accuracy(embeddings, pairs, same) == expected
 
 
@@ -155,15 +155,15 @@ WRONG = [
     ({"pairs": PAIRS.float()}, TypeError, "pairs must be a tensor of integers, got torch.float32"),
     ({"pairs": [[0, 1]]}, TypeError, "pairs must be a tensor of integers, got list"),
     ({"pairs": PAIRS[:, :1]}, ValueError, "pairs must be [P, 2], got [6, 1]"),
-    ({"pairs": PAIRS + 2}, ValueError, "pairs must be rows of embeddings, from 0 to 2, got 3"),
-    ({"pairs": PAIRS - 1}, ValueError, "pairs must be rows of embeddings, from 0 to 2, got -1"),
+    ({"pairs": PAIRS + 2}, ValueError, "pairs must be row numbers from 0 to 2, got 3"),
+    ({"pairs": PAIRS - 1}, ValueError, "pairs must be row numbers from 0 to 2, got -1"),
     ({"same": SAME.int()}, TypeError, "same must be a bool tensor, got torch.int32"),
     ({"same": SAME[:5]}, ValueError, "same must be [P] = [6], got [5]"),
     ({"folds": 1}, ValueError, "folds must be at least 2, got 1"),
     ({"folds": 4}, ValueError, "folds must divide the number of pairs, 6, got 4"),
     ({"folds": "10"}, TypeError, "folds must be an integer or a tensor of integers, got str"),
     ({"folds": torch.zeros(5, dtype=torch.int64)}, ValueError, "folds must be [P] = [6], got [5]"),
-    ({"folds": torch.zeros(6, dtype=torch.int64)}, ValueError, "folds must be at least 2, got 1"),
+    ({"folds": torch.zeros(6, dtype=torch.int64)}, ValueError, "folds must have at least 2 distinct values, got 1"),
     ({"pairs": PAIRS[:0], "same": SAME[:0]}, ValueError, "folds must divide the number of pairs, 0, got 2"),
 ]
 

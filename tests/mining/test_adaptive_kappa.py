@@ -362,7 +362,7 @@ def test_epochs_that_cannot_be_are_refused_and_change_nothing(arguments, message
 
 
 def test_random_epochs_have_no_kappa():
-    with pytest.raises(ValueError, match="kappa must be None in the first 2 epochs, which mine nothing, got 3"):
+    with pytest.raises(ValueError, match="kappa must be None in the first 2 epochs, which are random, got 3"):
         AdaptiveKappa().update(0.5, 3.0)
 
 

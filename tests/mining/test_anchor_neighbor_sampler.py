@@ -231,8 +231,14 @@ def test_a_state_is_no_window_into_the_sampler():
     ("changes", "message"),
     [
         ({"epoch": None}, "state must have the entries epoch, classes, neighbors, got classes, neighbors"),
-        ({"classes": torch.arange(12)}, "state must be of a sampler of the same 12 classes, got one of 12, or others"),
-        ({"classes": torch.arange(5)}, "state must be of a sampler of the same 12 classes, got one of 5, or others"),
+        (
+            {"classes": torch.arange(12)},
+            "state['classes'] must be the sampler's 12 classes, got 12 that differ",
+        ),
+        (
+            {"classes": torch.arange(5)},
+            "state['classes'] must be the sampler's 12 classes, got 5 that differ",
+        ),
         ({"neighbors": torch.zeros(12, 7).int()}, "state['neighbors'] must be [12, 5], got [12, 7]"),
     ],
 )
@@ -294,11 +300,11 @@ def test_bad_arguments_are_named(changes, error, message):
     ("tree", "error", "message"),
     [
         (LINE.sq_dist, TypeError, "tree must be a ClassTree or ClassDistances, got Tensor"),
-        (LINE, ValueError, "tree must have the 13 classes in use, got none of class 120 among its 12"),
+        (LINE, ValueError, "tree must have all 13 classes of the sampler, got 12 classes without 120"),
         (
             ClassDistances(LINE.classes, LINE.sq_dist * 2),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got 4.5 at [0, 9]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got 4.5 at [0, 9]",
         ),
     ],
 )

@@ -79,10 +79,10 @@ def test_labels_of_any_integer_dtype(dtype):
 def test_rows_are_taken_in_chunks(monkeypatch):
     rows, labels = random_rows([4, 1, 6, 2, 3])
     expected = class_distances(rows, labels).sq_dist
-    monkeypatch.setattr(MODULE, "_ELEMENTS_AT_ONCE", 3 * rows.shape[1])
+    monkeypatch.setattr(MODULE, "_CHUNK_ELEMENTS", 3 * rows.shape[1])
     torch.testing.assert_close(class_distances(rows, labels).sq_dist, expected, rtol=0, atol=1e-15, equal_nan=True)
     rows[13, 2] = math.inf
-    with pytest.raises(FloatingPointError, match=r"^the embedding of row 13 is not finite: has training diverged"):
+    with pytest.raises(FloatingPointError, match=r"^embeddings must be finite, got a non-finite row 13: has training"):
         class_distances(rows, labels)
 
 
@@ -138,7 +138,7 @@ def test_nearest_classes_are_sorted_with_ties_to_the_lowest(monkeypatch):
     expected = [[2, 1, 3, 4], [0, 2, 3, 4], [3, 0, 1, 4], [4, 2, 0, 1], [3, 1, 0, 2]]
     before = sq_dist.clone()
     for at_once in (1024, 2, 1):
-        monkeypatch.setattr(MODULE, "_ELEMENTS_AT_ONCE", at_once * len(sq_dist))
+        monkeypatch.setattr(MODULE, "_CHUNK_ELEMENTS", at_once * len(sq_dist))
         for k in (4, 2, 0):
             assert nearest_classes(sq_dist, k).tolist() == [row[:k] for row in expected]
     assert nearest_classes(sq_dist, 2).dtype == torch.int32
@@ -159,9 +159,19 @@ BAD_ROWS[2, 1] = math.nan
         (ROWS, LABELS[:3], ValueError, "labels must be [N] = [4], got [3]"),
         (ROWS, LABELS.float(), ValueError, "labels must be integers [N], got torch.float32 [4]"),
         (ROWS, LABELS[:, None], ValueError, "labels must be integers [N], got torch.int64 [4, 1]"),
-        (BAD_ROWS, LABELS, FloatingPointError, "the embedding of row 2 is not finite: has training diverged?"),
-        (-BAD_ROWS / 0, LABELS, FloatingPointError, "the embedding of row 0 is not finite: has training diverged?"),
-        (ROWS.double() * 1e200, LABELS, FloatingPointError, "the embedding of row 0 is not finite"),
+        (
+            BAD_ROWS,
+            LABELS,
+            FloatingPointError,
+            "embeddings must be finite, got a non-finite row 2: has training",
+        ),
+        (
+            -BAD_ROWS / 0,
+            LABELS,
+            FloatingPointError,
+            "embeddings must be finite, got a non-finite row 0: has training",
+        ),
+        (ROWS.double() * 1e200, LABELS, FloatingPointError, "embeddings must be finite, got a non-finite row 0"),
     ],
 )
 def test_bad_arguments_are_named(embeddings, labels, error, message):
@@ -231,17 +241,17 @@ def test_rounding_is_taken_back():
         (
             changed(0, 2, math.nan),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got nan at [0, 2]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got nan at [0, 2]",
         ),
         (
             changed(1, 2, 4.5),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got 4.5 at [1, 2]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got 4.5 at [1, 2]",
         ),
         (
             changed(2, 2, -0.25),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got -0.25 at [2, 2]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got -0.25 at [2, 2]",
         ),
         (
             changed(0, 1, 0.75, mirrored=False),

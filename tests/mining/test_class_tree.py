@@ -249,19 +249,19 @@ def test_repeats_are_equal_and_nothing_given_changes():
         (BY_HAND, {"levels": 0}, ValueError, "levels must be from 1 to 32767, got 0"),
         (BY_HAND, {"levels": 2.0}, TypeError, "levels must be an integer, got float"),
         (BY_HAND, {"linkage": "ward"}, ValueError, "linkage must be one of 'single', 'average', got 'ward'"),
-        (distances_of([[1.0]]), {}, ValueError, "distances must be of at least 2 classes, got 1"),
+        (distances_of([[1.0]]), {}, ValueError, "distances must have at least 2 classes, got 1"),
         (
             distances_of([[NAN, 1.0], [1.0, NAN]]),
             {},
             ValueError,
-            "distances must be of a class with at least two samples, for there to be a distance inside a class, got 2 "
-            "classes of one",
+            "distances must include a class with at least two samples, whose distance is part of d_0, got 2 classes "
+            "of one sample",
         ),
         (
             distances_of([[1.0, NAN], [NAN, 1.0]]),
             {},
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got nan at [0, 1]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got nan at [0, 1]",
         ),
     ],
 )
@@ -273,7 +273,7 @@ def test_bad_arguments_are_named(given, options, error, message):
 def test_embeddings_that_are_not_finite_are_named():
     rows = torch.ones(4, 2)
     rows[3, 0] = NAN
-    with pytest.raises(FloatingPointError, match=r"^the embedding of row 3 is not finite: has training diverged"):
+    with pytest.raises(FloatingPointError, match=r"^embeddings must be finite, got a non-finite row 3: has training"):
         ClassTree.from_embeddings(rows, [0, 0, 1, 1])
 
 

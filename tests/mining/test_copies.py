@@ -66,5 +66,5 @@ def test_copied_miner_goes_on_as_the_original(method, make_copy):
 @each_copy
 def test_epoch_says_what_to_keep_of_it(make_copy):
     epoch = miner_of(images=images_of(), labels=LABELS).epoch()
-    with pytest.raises(TypeError, match=r"^a MinedEpoch cannot be pickled or copied, .* keep its state_dict\(\)"):
+    with pytest.raises(TypeError, match=r"^a MinedEpoch cannot be pickled or copied, .* save its state_dict\(\)"):
         make_copy(epoch)

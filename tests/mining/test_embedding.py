@@ -60,5 +60,5 @@ def test_modes_come_back_after_an_error(model):
 def test_rows_are_numbered_from_the_first_image(model):
     images = IMAGES.clone()
     images[7] = float("nan")
-    with pytest.raises(FloatingPointError, match="the embedding of image 7 is not finite"):
+    with pytest.raises(FloatingPointError, match="got a non-finite one for image 7"):
         list(embed_chunks(model, images, chunk=2, first=5))

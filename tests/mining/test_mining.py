@@ -216,18 +216,19 @@ def test_ranks_of_the_default_length_are_equally_long():
         (
             {"classes_per_batch": None},
             ValueError,
-            "either classes_per_batch or batch_size must be given, got classes_per_batch None and batch_size None",
+            "exactly one of classes_per_batch and batch_size must be given, got classes_per_batch=None and "
+            "batch_size=None",
         ),
         (
             {"batch_size": 4},
             ValueError,
-            "either classes_per_batch or batch_size must be given, got classes_per_batch 2 and batch_size 4",
+            "exactly one of classes_per_batch and batch_size must be given, got classes_per_batch=2 and batch_size=4",
         ),
         ({"classes_per_batch": None, "batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         (
             {"classes_per_batch": None, "batch_size": 11},
             ValueError,
-            "batch_size must be at most 10, what the 5 classes in use give with images_per_class = 2, got 11",
+            "batch_size must be at most 10, the images of 5 classes with images_per_class = 2, got 11",
         ),
         (
             {"classes_per_batch": 6, "small_classes": "use_all"},

@@ -384,7 +384,7 @@ def test_an_epoch_ends_once():
     epoch = miner.epoch()
     with epoch:
         pass
-    with pytest.raises(RuntimeError, match="epoch 1 has ended before, and epoch 2 is next"), epoch:
+    with pytest.raises(RuntimeError, match="epoch 1 has already ended, the next is epoch 2"), epoch:
         pass
     with pytest.raises(TypeError, match="a SmartMiner is not iterable"):
         iter(miner)
@@ -419,7 +419,7 @@ def test_an_epoch_goes_on_in_its_middle():
             resumed.observe(batch, losses * 0)
     assert (other.history[-1].error, other.history[-1].kappa) == (miner.history[-1].error, miner.history[-1].kappa)
     assert other.kappa.kappa == miner.kappa.kappa
-    with pytest.raises(ValueError, match="state must be of epoch 4, which is next, got epoch 3"):
+    with pytest.raises(ValueError, match="state must be of epoch 4, the next one, got epoch 3"):
         other.resumed_epoch(saved["epoch"])
     with pytest.raises(ValueError, match=r"state must have the entries batches, .*, got observed, nonzero, seconds"):
         other.resumed_epoch({"observed": 0, "nonzero": 0, "seconds": 0})

@@ -181,7 +181,7 @@ def test_verify_finds_a_candidate_that_was_not_drawn(name, which, verify, monkey
         return right(*arguments)
 
     monkeypatch.setattr(torch.ops.hardmine, compiled, coarse)
-    message = f"{which}_index is not the candidate drawn of .* anchors, first at anchor"
+    message = f"{which}_index is not the drawn candidate for .* anchors, first at anchor"
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
         getattr(ops, name)(*random_inputs(), **{"positive": "hardest", "negative": "hardest", which: "random"})
 
@@ -194,7 +194,7 @@ def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
             break_output(
                 context, "select_triplets", position, lambda t, a=anchor, w=wrong: t.index_fill(0, torch.tensor([a]), w)
             )
-            with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
+            with verify(), pytest.raises(hardmine.VerificationError, match="is not the drawn candidate for 1 anchors"):
                 ops.select_triplets(*inputs, **BOTH)
 
 
@@ -225,7 +225,7 @@ def test_verify_finds_a_wrong_pick_where_rounding_decides_on_others(wrong, verif
     inputs, threshold = rows_at_a_threshold()
     assert inputs.labels[0] != inputs.labels[1]
     break_output(monkeypatch, "select_triplets", 2, lambda t: t.index_fill(0, torch.tensor([0]), wrong))
-    with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
+    with verify(), pytest.raises(hardmine.VerificationError, match="is not the drawn candidate for 1 anchors"):
         ops.select_triplets(*inputs, **BOTH, similarity="dot", duplicate_threshold=threshold)
 
 

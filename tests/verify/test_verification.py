@@ -130,7 +130,7 @@ def test_a_wrong_index_is_found(name, among, labels, which, index, verify, monke
         inputs = Inputs(inputs.embeddings[:1], labels[:1], refs, torch.cat([torch.tensor([0]), labels[1:]]))
     position = POSITIVE_INDEX if which == "positive" else NEGATIVE_INDEX
     break_output(monkeypatch, compiled(name), position, at_anchor(index))
-    message = f"{which}_index is not the best candidate of 1 anchors, first at anchor 0, which got {index}"
+    message = f"{which}_index is not the best candidate for 1 anchors, first at anchor 0: got {index}"
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
         getattr(ops, name)(*inputs, negative="hardest")
 

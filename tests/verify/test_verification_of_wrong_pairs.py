@@ -20,11 +20,11 @@ WRONG_TERMS = {
     "level not a number": (1, at_anchor(math.nan, 3), "negative_logsumexp deviates by"),
     "level missing": (1, at_anchor(-math.inf, 3), "negative_logsumexp must be -inf exactly"),
     "similarity a little off": (2, at_anchor(lambda s: s + 1e-3, 7), "positive_similarity deviates by"),
-    "no positive": (6, at_anchor(-1), "positive_index is not the best candidate of 1 anchors"),
+    "no positive": (6, at_anchor(-1), "positive_index is not the best candidate for 1 anchors"),
     "itself": (
         6,
         at_anchor(0),
-        "positive_index is not the best candidate of 1 anchors, first at anchor 0, which got 0",
+        "positive_index is not the best candidate for 1 anchors, first at anchor 0: got 0",
     ),
     "another positive": (6, lambda t: t.roll(1), "positive_index is not the best candidate"),
     "loss a little off": (0, lambda t: t * 1.001, "the loss deviates by"),
@@ -75,8 +75,8 @@ WRONG_COUNTS = {
     "loss a little off": (0, lambda t: t * 1.001, "the loss deviates by"),
     "no loss": (0, lambda t: t * 0.0, "the loss deviates by"),
     "loss not a number": (0, lambda t: t * math.nan, "the loss deviates by nan"),
-    "one more active": (2, lambda t: t + 1, "active is .* though only 0 triplets are within rounding"),
-    "one less active": (2, lambda t: t - 1, "active is .* though only 0 triplets are within rounding"),
+    "one more active": (2, lambda t: t + 1, "active is .* and only 0 triplets are within rounding"),
+    "one less active": (2, lambda t: t - 1, "active is .* and only 0 triplets are within rounding"),
     "one more in all": (3, lambda t: t + 1, "total must be"),
 }
 
@@ -128,14 +128,17 @@ def at_pair(value, query: int = 3, rank: int = 1):
 WRONG_NEIGHBORS = {
     "one missing": ([(1, at_pair(-1, rank=4)), (0, at_pair(math.nan, rank=4))], "query 3 must have 5 neighbors"),
     "a gap": ([(1, at_pair(-1)), (0, at_pair(math.nan))], "query 3 must have 5 neighbors and -1 after them"),
-    "itself": ([(1, at_pair(3))], "index is no nearest neighbor of 1 queries, first at query 3"),
-    "a far one": ([(1, at_pair(lambda i: (i + 20) % 40))], "index is no nearest neighbor of"),
+    "itself": ([(1, at_pair(3))], "index is not a nearest neighbor for 1 queries, first at query 3"),
+    "a far one": ([(1, at_pair(lambda i: (i + 20) % 40))], "index is not a nearest neighbor for"),
     "twice the same": ([(1, lambda t: torch.cat([t[:, :1], t[:, :1], t[:, 2:]], 1))], "no nearest|repeats a neighbor"),
     "out of range": ([(1, at_pair(10**6))], "index must be less than 40"),
-    "unsorted": ([(0, lambda t: t.flip(1)), (1, lambda t: t.flip(1))], "index is no nearest neighbor|must be sorted"),
+    "unsorted": (
+        [(0, lambda t: t.flip(1)), (1, lambda t: t.flip(1))],
+        "index is not a nearest neighbor|must be sorted",
+    ),
     "of other queries": (
         [(0, lambda t: t.roll(1, 0)), (1, lambda t: t.roll(1, 0))],
-        "index is no nearest neighbor of",
+        "index is not a nearest neighbor for",
     ),
     "similarity a little off": ([(0, lambda t: t + 1e-3)], "similarity deviates by"),
     "one similarity off": ([(0, at_pair(lambda s: s - 1e-4, rank=4))], "similarity deviates by"),
