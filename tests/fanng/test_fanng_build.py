@@ -19,7 +19,7 @@ from support.inputs import seeded
 from support.ops import FLOAT_DTYPES
 
 
-def test_size_and_metric():
+def test_index_properties_and_stats_match_build():
     index = Index.build(sample_rows(), metric="euclidean", max_traversals=10**6)
     assert (len(index), index.depth, index.metric) == (300, 12, "euclidean")
     assert repr(index) == "Index(300 rows of depth 12, metric='euclidean')"
@@ -37,7 +37,7 @@ def test_size_and_metric():
 @pytest.mark.thinned(3)
 @each_metric
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-def test_dtypes(dtype, metric):
+def test_build_any_dtype_equals_float32(dtype, metric):
     x = sample_rows().to(dtype)
     index = Index.build(x, metric=metric)
     assert index.vectors.dtype == torch.float32
@@ -49,7 +49,7 @@ def test_dtypes(dtype, metric):
 
 @pytest.mark.thinned(3)
 @each_metric
-def test_inputs_that_are_not_contiguous_or_require_gradients(metric):
+def test_build_noncontiguous_or_grad_inputs_equals_plain(metric):
     x = sample_rows()
     expected = Index.build(x, metric=metric)
     for other in (
@@ -67,7 +67,7 @@ def test_inputs_that_are_not_contiguous_or_require_gradients(metric):
         assert_bitwise_equal(expected.search(other, 3).index, expected.search(x, 3).index)
 
 
-def test_inputs_are_left_alone_and_may_change_later():
+def test_index_inputs_stay_unchanged_and_may_be_overwritten():
     x = sample_rows()
     before = x.clone()
     index = Index.build(x)
@@ -82,7 +82,7 @@ def test_inputs_are_left_alone_and_may_change_later():
 
 @each_metric
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_the_naive_graph_is_the_rule_applied_to_all_pairs(metric, depth):
+def test_build_naive_graph_matches_plain_rule(metric, depth):
     x = exact_rows(metric, 60, 4 if metric == "cosine" else depth)
     x = x[: 60 if metric == "euclidean" else 20 * depth]
     index = naive_index(x, metric)
@@ -94,7 +94,7 @@ def test_the_naive_graph_is_the_rule_applied_to_all_pairs(metric, depth):
 
 
 @each_metric
-def test_seeds_differ_and_repeat(metric):
+def test_build_same_seed_repeats_other_seed_differs(metric):
     x = sample_rows()
     first, again, other = (Index.build(x, metric=metric, seed=seed) for seed in (1, 1, 2**64 - 1))
     assert_same_index(first, again)
@@ -103,7 +103,7 @@ def test_seeds_differ_and_repeat(metric):
 
 @pytest.mark.slow
 @each_metric
-def test_a_warm_start_after_a_small_move(metric):
+def test_build_warm_start_after_small_move_needs_fewer_traversals(metric):
     x = torch.randn(1500, 5, generator=seeded(1))
     before = Index.build(x, metric=metric)
     moved = x + 0.02 * torch.randn(x.shape, generator=seeded(2))
@@ -118,7 +118,7 @@ def test_a_warm_start_after_a_small_move(metric):
 
 
 @each_metric
-def test_a_success_rate_of_0_adds_nothing(metric):
+def test_build_success_rate_zero_adds_no_edges(metric):
     x = sample_rows()
     assert Index.build(x, metric=metric, success_rate=0).stats()["edges"] == 0
     before = Index.build(x, metric=metric)
@@ -128,7 +128,7 @@ def test_a_success_rate_of_0_adds_nothing(metric):
 
 @pytest.mark.slow
 @each_metric
-def test_refinements_find_more(metric):
+def test_build_refinements_raise_recall(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
     effort = {"max_distance_computations": 150}
     plain, refined = (Index.build(x, metric=metric, max_traversals=10_000, refinements=n) for n in (0, 1))
@@ -139,7 +139,7 @@ def test_refinements_find_more(metric):
 
 @pytest.mark.thinned(3)
 @each_metric
-def test_degrees_and_traversals_are_limited(metric):
+def test_build_degree_and_traversal_limits_hold(metric):
     x = torch.randn(500, 20, generator=seeded(1))
     assert Index.build(x, metric=metric, max_degree=4).stats()["degree_max"] == 4
     assert Index.build(x, metric=metric, success_rate=1, max_traversals=123).stats()["traversals"] == 123
@@ -152,14 +152,14 @@ def test_degrees_and_traversals_are_limited(metric):
     assert few["traversals"] < many["traversals"]
 
 
-def test_a_warm_start_aims_as_asked_where_the_last_build_shows_nothing():
+def test_build_warm_start_from_unfinished_index_reaches_target():
     x = sample_rows()
     wanted = Index.build(x).stats()["build_success_rate"]
     for idle in (Index.build(x, init="exact", success_rate=0), Index.build(x, max_traversals=100)):
         assert Index.build(x, init=idle).stats()["build_success_rate"] >= min(wanted, 0.98) - 0.02
 
 
-def arriving(index: Index, traversals: int) -> float:
+def measured_success_rate(index: Index, traversals: int) -> float:
     """The share of random traversals of an index's graph that arrive.
 
     The traversals are computed here, for Euclidean distances and without copies.
@@ -185,12 +185,14 @@ def arriving(index: Index, traversals: int) -> float:
     [{"max_degree": 5}, {"max_traversals": 3000}, {"init": "exact", "success_rate": 0}, {"refinements": 1}],
     ids=str,
 )
-def test_the_success_rate_is_that_of_the_returned_graph(options):
+def test_stats_success_rate_matches_returned_graph(options):
     index = Index.build(torch.randn(600, 8, generator=seeded(3)), metric="euclidean", **options)
-    assert abs(index.stats()["success_rate"] - arriving(index, 1000)) < 0.06, "four standard errors of the difference"
+    assert abs(index.stats()["success_rate"] - measured_success_rate(index, 1000)) < 0.06, (
+        "four standard errors of the difference"
+    )
 
 
-def test_a_warm_start_from_copies_alone():
+def test_build_warm_start_from_duplicates_reaches_recall():
     x = sample_rows()
     collapsed = Index.build(torch.ones(len(x), 2), metric="euclidean")
     index = Index.build(x, metric="euclidean", init=collapsed)

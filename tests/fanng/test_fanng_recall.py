@@ -16,7 +16,7 @@ from support.inputs import seeded
 
 
 @each_metric
-def test_recall_is_1_with_full_effort_and_nan_without_neighbors(metric):
+def test_recall_full_effort_is_one_without_neighbors_nan(metric):
     assert Index.build(sample_rows(), metric=metric).recall(20, None, **FULL_EFFORT) == 1
     assert math.isnan(Index.build(sample_rows(1), metric=metric).recall())
     assert math.isnan(Index.build(sample_rows(0), metric=metric).recall())
@@ -26,7 +26,7 @@ def test_recall_is_1_with_full_effort_and_nan_without_neighbors(metric):
 
 @pytest.mark.slow
 @each_metric
-def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
+def test_recall_equals_share_of_exact_neighbors_found(metric):
     x = torch.randn(1500, 16, generator=seeded(1))
     index = Index.build(x, metric=metric)
     effort = {"max_distance_computations": 60}
@@ -44,7 +44,7 @@ def test_recall_is_the_share_of_exact_neighbors_that_are_found(metric):
 
 
 @pytest.mark.slow
-def test_recall_of_the_defaults():
+def test_recall_default_build_and_search_exceeds_95_percent():
     """The recall of a build and a search with all defaults, on clusters like those of image features."""
     centers = torch.randn(60, 24, generator=seeded(5))
     x = centers.repeat_interleave(50, 0) + 0.4 * torch.randn(3000, 24, generator=seeded(6))
@@ -52,7 +52,7 @@ def test_recall_of_the_defaults():
 
 
 @pytest.mark.slow
-def test_recall_of_short_rows_is_that_of_long_ones():
+def test_recall_short_rows_equals_long_rows():
     x = torch.randn(800, 30, generator=seeded(4))
     recalls = [Index.build(x * scale).recall(10, None, max_distance_computations=40) for scale in (1, 1e-15)]
     assert recalls[0] < 0.9

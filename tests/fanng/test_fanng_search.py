@@ -22,7 +22,7 @@ from support.inputs import seeded
 POINTS = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [6.0, 8.0], [0.0, -2.0]])
 
 
-def test_a_table_worked_by_hand():
+def test_search_hand_worked_euclidean_table_matches():
     index = Index.build(POINTS, metric="euclidean")
     found = index.neighbors(2)
     assert found.index.tolist() == [[2, 4], [2, 0], [0, 4], [1, 2], [0, 2]]
@@ -33,7 +33,7 @@ def test_a_table_worked_by_hand():
     assert found.distance[0].tolist() == [1.0, 1.0, 2.0]
 
 
-def test_a_table_of_cosines_worked_by_hand():
+def test_search_hand_worked_cosine_table_matches():
     index = Index.build(POINTS, metric="cosine")
     found = index.neighbors(4)
     # Rows 1 and 3 share a direction; row 0 has none.
@@ -48,7 +48,7 @@ def test_a_table_of_cosines_worked_by_hand():
 
 @each_metric
 @pytest.mark.parametrize("init", [None, "exact", "naive"])
-def test_full_effort_finds_the_exact_neighbors(metric, init):
+def test_search_full_effort_finds_exact_neighbors(metric, init):
     x = torch.randn(400, 10, generator=seeded(1))
     queries = torch.randn(50, 10, generator=seeded(2))
     index = Index.build(x, metric=metric, init=init)
@@ -61,7 +61,7 @@ def test_full_effort_finds_the_exact_neighbors(metric, init):
 
 
 @each_metric
-def test_ties_and_copies_are_exact(metric):
+def test_search_ties_and_duplicates_are_exact(metric):
     x = exact_rows(metric, 200, 4)
     index = naive_index(x, metric)
     assert index.stats()["vertices"] < 200
@@ -72,7 +72,7 @@ def test_ties_and_copies_are_exact(metric):
 
 
 @each_metric
-def test_close_rows_have_exact_distances(metric):
+def test_search_close_rows_have_precise_distances(metric):
     """1 - cos of nearly equal directions suffers no cancellation."""
     x = torch.nn.functional.normalize(torch.randn(1, 64, generator=seeded(1)), dim=1)
     x = x + 1e-4 * torch.randn(100, 64, generator=seeded(2))
@@ -85,7 +85,7 @@ def test_close_rows_have_exact_distances(metric):
 @each_metric
 @pytest.mark.parametrize("k", [1, 3, 10])
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
-def test_few_rows(metric, rows, k):
+def test_search_few_rows_is_exact(metric, rows, k):
     x = torch.randn(rows, 5, generator=seeded(3))
     queries = torch.randn(4, 5, generator=seeded(4))
     for init in (None, "exact", "naive"):
@@ -99,7 +99,7 @@ def test_few_rows(metric, rows, k):
 
 
 @each_metric
-def test_effort_bounds_what_is_found(metric):
+def test_search_effort_bounds_number_found(metric):
     x = torch.randn(300, 6, generator=seeded(1))
     index = naive_index(x, metric)
     for effort in (1, 7, 100, 300, 301):
@@ -111,7 +111,7 @@ def test_effort_bounds_what_is_found(metric):
 
 
 @pytest.mark.slow
-def test_the_default_effort_is_20_k_and_at_least_400():
+def test_search_default_effort_is_20_k_or_400():
     # On a line, a search comes one row nearer with every distance computation.
     index = naive_index(torch.arange(2000.0)[:, None], "euclidean")
     for k, effort in ((1, 400), (20, 400), (21, 420), (40, 800)):
@@ -121,7 +121,7 @@ def test_the_default_effort_is_20_k_and_at_least_400():
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_searches_begin_at_their_start(dtype):
+def test_search_starts_at_given_rows(dtype):
     index = Index.build(torch.randn(100, 6, generator=seeded(1)))
     start = torch.tensor([5, 99, 0], dtype=dtype)
     queries = torch.randn(3, 6, generator=seeded(2))
@@ -133,7 +133,7 @@ def test_searches_begin_at_their_start(dtype):
 
 
 @each_metric
-def test_many_copies_hide_nothing(metric):
+def test_search_more_duplicates_than_degree_finds_all(metric):
     """There are more copies of a row than a vertex has edges, next to other rows."""
     x = torch.randn(200, 4, generator=seeded(1))
     x[::2] = x[0]
@@ -147,13 +147,13 @@ def test_many_copies_hide_nothing(metric):
 
 
 @each_metric
-def test_only_copies(metric):
+def test_search_only_duplicates_finds_all(metric):
     index = Index.build(torch.full((7, 3), 0.25), metric=metric)
     assert index.neighbors(8).index[2].tolist() == [0, 1, 3, 4, 5, 6, -1, -1]
     assert index.stats()["edges"] == 0
 
 
-def test_zero_rows():
+def test_search_zero_rows_have_distance_one():
     x = torch.randn(20, 3, generator=seeded(1))
     x[4] = x[9] = 0
     found = Index.build(x).neighbors(19)
@@ -177,7 +177,7 @@ def test_zero_rows():
     seed=st.integers(0, 2**64 - 1),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_shape(rows, depth, k, metric, max_degree, init, seed):
+def test_search_random_shapes_are_valid(rows, depth, k, metric, max_degree, init, seed):
     x = torch.randint(-2, 3, (rows, depth), generator=seeded(seed % 1000)).float()
     index = Index.build(x, metric=metric, max_degree=max_degree, init=init, seed=seed)
     assert index.stats()["degree_max"] <= max_degree
