@@ -44,7 +44,7 @@ def random_rows(sizes: list[int], depth: int = 5, seed: int = 0) -> tuple[torch.
     return rows, labels.tolist()
 
 
-def test_worked_by_hand():
+def test_class_distances_hand_worked_circle_matches():
     """On the circle: class 0 at 0 and 90 degrees, class 1 at 180, class 2 twice at 270."""
     points = torch.tensor([[3.0, 0.0], [0.0, -2.0], [-1.0, 0.0], [0.0, 0.5], [0.0, -9.0]])
     found = class_distances(points, [0, 2, 1, 0, 2])
@@ -57,7 +57,7 @@ def test_worked_by_hand():
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("sizes", [[4, 1, 6, 2, 3], [1, 1], [5], [2, 9]], ids=str)
-def test_closed_form_equals_all_pairs(sizes, dtype):
+def test_class_distances_closed_form_equals_all_pairs(sizes, dtype):
     rows, labels = random_rows(sizes)
     rows = rows.to(dtype)
     classes, sq_dist = class_distances(rows, torch.tensor(labels))
@@ -69,14 +69,14 @@ def test_closed_form_equals_all_pairs(sizes, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.uint16])
-def test_labels_of_any_integer_dtype(dtype):
+def test_class_distances_any_integer_label_dtype_is_equal(dtype):
     rows, labels = random_rows([4, 3])
     found = class_distances(rows, torch.tensor(labels).to(dtype))
     assert_bitwise_equal(found.sq_dist, class_distances(rows, labels).sq_dist)
     assert found.classes.tolist() == [4, 7]
 
 
-def test_rows_are_taken_in_chunks(monkeypatch):
+def test_class_distances_chunks_are_equal(monkeypatch):
     rows, labels = random_rows([4, 1, 6, 2, 3])
     expected = class_distances(rows, labels).sq_dist
     monkeypatch.setattr(MODULE, "_CHUNK_ELEMENTS", 3 * rows.shape[1])
@@ -86,7 +86,7 @@ def test_rows_are_taken_in_chunks(monkeypatch):
         class_distances(rows, labels)
 
 
-def test_collapsed_classes_have_distance_zero_not_less():
+def test_class_distances_collapsed_classes_are_zero():
     """The closed form is a difference of equal numbers there."""
     rows = torch.randn(1, 64, generator=seeded(0)).expand(40, 64)
     sq_dist = class_distances(rows, torch.arange(40) % 4).sq_dist
@@ -97,20 +97,20 @@ def test_collapsed_classes_have_distance_zero_not_less():
     assert opposite[0, 1] == pytest.approx(4, abs=1e-14)
 
 
-def test_a_zero_row_stays_at_the_center():
+def test_class_distances_zero_row_stays_at_center():
     """A zero row has no direction: F.normalize leaves it at 0, at distance 1 from the sphere."""
     sq_dist = class_distances(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [0, 1, 1]).sq_dist
     assert sq_dist[0, 1] == pytest.approx(1.0)
     assert sq_dist[1, 1] == pytest.approx(2.0)
 
 
-def test_no_rows_no_classes():
+def test_class_distances_without_rows_is_empty():
     found = class_distances(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
     assert found.classes.shape == (0,)
     assert found.sq_dist.shape == (0, 0)
 
 
-def test_repeats_are_equal_and_nothing_given_changes():
+def test_class_distances_repeat_is_equal_and_keeps_inputs():
     rows, labels = random_rows([30] * 40, depth=32)
     rows.requires_grad_()
     before = rows.detach().clone()
@@ -124,7 +124,7 @@ def test_repeats_are_equal_and_nothing_given_changes():
     assert_bitwise_equal(rows, before)
 
 
-def test_nearest_classes_are_sorted_with_ties_to_the_lowest(monkeypatch):
+def test_nearest_classes_sorts_with_ties_to_lowest(monkeypatch):
     sq_dist = torch.tensor(
         [
             [math.nan, 2.0, 1.0, 2.0, 3.0],
@@ -174,7 +174,7 @@ BAD_ROWS[2, 1] = math.nan
         (ROWS.double() * 1e200, LABELS, FloatingPointError, "embeddings must be finite, got a non-finite row 0"),
     ],
 )
-def test_bad_arguments_are_named(embeddings, labels, error, message):
+def test_class_distances_invalid_argument_raises(embeddings, labels, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         class_distances(embeddings, labels)
 
@@ -194,13 +194,13 @@ def changed(row: int, column: int, value: float, mirrored: bool = True) -> Class
     return ClassDistances(CLASSES, sq_dist)
 
 
-def test_good_distances_pass_as_they_are():
+def test_check_class_distances_valid_values_are_unchanged():
     found = check_class_distances(ClassDistances(CLASSES.to(torch.uint8), SQ_DIST))
     assert_bitwise_equal(found.classes, CLASSES)
     assert_bitwise_equal(found.sq_dist, SQ_DIST)
 
 
-def test_rounding_is_taken_back():
+def test_check_class_distances_rounding_is_clamped():
     """Rounding of float32 leaves values slightly below 0, slightly above 4, or slightly asymmetric."""
     sq_dist = torch.tensor([[-3e-7, 4 + 5e-7], [4.0, 1.0]])
     found = check_class_distances(ClassDistances(CLASSES[:2], sq_dist)).sq_dist
@@ -260,6 +260,6 @@ def test_rounding_is_taken_back():
         ),
     ],
 )
-def test_bad_distances_are_named(distances, error, message):
+def test_check_class_distances_invalid_values_raise(distances, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         check_class_distances(distances)
