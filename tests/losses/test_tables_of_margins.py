@@ -27,7 +27,7 @@ COLLAPSED, SPREAD = (
 )
 
 
-def after(*trees: ClassTree, **options) -> HierarchicalTripletLoss:
+def updated_module(*trees: ClassTree, **options) -> HierarchicalTripletLoss:
     """A module updated with these trees."""
     module = HierarchicalTripletLoss(classes=[7, 1002], **options)
     for tree in trees:
@@ -41,7 +41,7 @@ each_past = pytest.mark.parametrize("trees", [[], [COLLAPSED], [COLLAPSED, SPREA
 # A number, or a table
 
 
-def test_the_state_of_a_number_is_empty():
+def test_margin_number_has_empty_state():
     module = BatchAllTripletLoss(reduction="sum")
     for margin in (0.2, 0.7, -1):
         module.set_margin(margin)
@@ -49,7 +49,7 @@ def test_the_state_of_a_number_is_empty():
         assert_bitwise_equal(module(*BATCH), ops.batch_all_triplet_loss(*BATCH, margin=margin, reduction="sum"))
 
 
-def test_a_table_is_replaced_in_place():
+def test_set_margin_replaces_table_in_place():
     module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS.flip(0), reduction="sum")
     buffer, state = module.margin, module.state_dict()
     for margin in (TABLE * 3, TABLE.double().T, 0.3):
@@ -64,7 +64,7 @@ def test_a_table_is_replaced_in_place():
         assert_bitwise_equal(state["margin"], buffer)
 
 
-def test_a_table_is_the_module_s_own():
+def test_margin_table_is_a_copy():
     """Neither changes of the given tensors nor gradients reach the module's table."""
     table, labels = TABLE.clone().requires_grad_(), LABELS.clone()
     module = BatchAllTripletLoss(margin=table, margin_labels=labels)
@@ -90,7 +90,7 @@ WRONG_MARGINS = [
 
 
 @pytest.mark.parametrize(("margin", "error", "message"), WRONG_MARGINS, ids=[wrong[2] for wrong in WRONG_MARGINS])
-def test_wrong_margins_are_errors_when_they_are_set(margin, error, message):
+def test_margin_invalid_raises_and_changes_nothing(margin, error, message):
     with pytest.raises(error, match=re.escape(message)):
         BatchAllTripletLoss(margin=margin)
     module = BatchAllTripletLoss(margin=TABLE)
@@ -103,7 +103,7 @@ def test_wrong_margins_are_errors_when_they_are_set(margin, error, message):
     assert number.margin == 0.7
 
 
-def test_a_margin_keeps_its_shape():
+def test_set_margin_other_shape_raises():
     with pytest.raises(ValueError, match=r"^margin must be \[C, C\] = \[2, 2\], as it was .*, got \[3, 3\]$"):
         BatchAllTripletLoss(margin=TABLE).set_margin(torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"^margin must be a number, as it was .*, got a table \[2, 2\]$"):
@@ -116,7 +116,7 @@ def test_a_margin_keeps_its_shape():
         BatchAllTripletLoss(margin_labels=LABELS)
 
 
-def test_tables_are_written_out_by_their_shape():
+def test_margin_table_repr_shows_shape():
     module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS, squared=False)
     assert repr(module) == "BatchAllTripletLoss(margin=[2, 2], margin_labels=[0, 1], squared=False)"
     assert repr(BatchAllTripletLoss(margin=0.3)) == "BatchAllTripletLoss(margin=0.3)"
@@ -127,16 +127,16 @@ def test_tables_are_written_out_by_their_shape():
 
 
 @each_past
-def test_the_keys_and_shapes_of_the_state_never_change(trees):
-    module = after(*trees)
+def test_state_dict_keys_and_shapes_are_constant(trees):
+    module = updated_module(*trees)
     assert {name: list(value.shape) for name, value in module.state_dict().items()} == {"margin": [2, 2]}
     assert [name for name, _ in module.named_buffers()] == ["margin"]
     assert not list(module.parameters())
 
 
-def test_an_update_writes_into_the_same_buffer():
+def test_update_writes_into_same_buffer():
     """DistributedDataParallel keeps a list of the buffers at its construction, and broadcasts those."""
-    module = after()
+    module = updated_module()
     buffer, address = module.margin, module.margin.data_ptr()
     module.update(SPREAD)
     assert module.margin is buffer
@@ -147,20 +147,20 @@ def test_an_update_writes_into_the_same_buffer():
 @each_past
 @pytest.mark.parametrize("present", [[], [COLLAPSED]], ids=["into none", "into one"])
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
-def test_it_is_saved_and_loaded(trees, present, assign):
+def test_state_dict_round_trips_through_file(trees, present, assign):
     """Through a file, as part of a network, into a module before or after its first tree."""
-    saved, other = (torch.nn.ModuleDict({"loss": after(*some, margin=0.3)}) for some in (trees, present))
+    saved, other = (torch.nn.ModuleDict({"loss": updated_module(*some, margin=0.3)}) for some in (trees, present))
     file = io.BytesIO()
     torch.save(saved.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file), strict=True, assign=assign)
     assert_bitwise_equal(other["loss"](*NAMED), saved["loss"](*NAMED))
     other["loss"].update(SPREAD)
-    assert_bitwise_equal(other["loss"](*NAMED), after(SPREAD)(*NAMED))
+    assert_bitwise_equal(other["loss"](*NAMED), updated_module(SPREAD)(*NAMED))
 
 
-def test_a_state_of_the_network_alone_leaves_the_loss_as_it_is():
-    module = torch.nn.ModuleDict({"net": torch.nn.Linear(2, 2), "loss": after(SPREAD)})
+def test_load_state_dict_of_network_alone_keeps_table():
+    module = torch.nn.ModuleDict({"net": torch.nn.Linear(2, 2), "loss": updated_module(SPREAD)})
     before = module["loss"](*NAMED)
     network = {name: value for name, value in module.state_dict().items() if name.startswith("net.")}
     module.load_state_dict(network, strict=False)
@@ -181,8 +181,8 @@ WRONG_STATES = [
 
 
 @pytest.mark.parametrize(("state", "error", "message"), WRONG_STATES, ids=[wrong[2] for wrong in WRONG_STATES])
-def test_wrong_states_are_named_and_change_nothing(state, error, message):
-    module = torch.nn.ModuleDict({"loss": after(SPREAD)})
+def test_load_state_dict_invalid_raises_and_changes_nothing(state, error, message):
+    module = torch.nn.ModuleDict({"loss": updated_module(SPREAD)})
     with pytest.raises(error, match=re.escape(message)):
         module.load_state_dict(state)
     if not message.startswith("Unexpected"):  # torch loads the entries that it expects
@@ -190,8 +190,8 @@ def test_wrong_states_are_named_and_change_nothing(state, error, message):
 
 
 @each_past
-def test_copies_and_pickles_go_their_own_way(trees):
-    module = after(*trees)
+def test_module_copies_are_independent(trees):
+    module = updated_module(*trees)
     before = module(*NAMED)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert_bitwise_equal(twin(*NAMED), before)
@@ -205,9 +205,9 @@ AVERAGES = {"swa": {}, "ema": {"multi_avg_fn": get_ema_multi_avg_fn(0.75)}}
 
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("use_buffers", [False, True])
-def test_averaged_models_follow_updates(average, use_buffers):
+def test_averaged_model_follows_updates(average, use_buffers):
     """AveragedModel pairs the buffers of its copy with those of the model by position."""
-    module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2), "loss": after()})
+    module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2), "loss": updated_module()})
     averaged = AveragedModel(module, use_buffers=use_buffers, **AVERAGES[average])
     tables = []
     for tree in (None, COLLAPSED, SPREAD):
@@ -228,7 +228,7 @@ def test_averaged_models_follow_updates(average, use_buffers):
     assert_bitwise_equal(copied(*NAMED), module["loss"](*NAMED))
 
 
-def test_averages_leave_labels_exact():
+def test_averaged_model_keeps_labels_exact():
     """An average of an int64 buffer is truncated: label 7 could become 6."""
     labels = torch.arange(0, 3000, 3)
     module = HierarchicalTripletLoss(classes=labels)
@@ -239,8 +239,8 @@ def test_averages_leave_labels_exact():
 
 
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
-def test_the_table_goes_where_the_module_is():
-    module = after(COLLAPSED).double()
+def test_margin_table_follows_module_dtype_and_device():
+    module = updated_module(COLLAPSED).double()
     assert module.margin.dtype == torch.float64
     assert module.margin_labels.dtype == torch.int64
     module.update(SPREAD)
@@ -251,38 +251,38 @@ def test_the_table_goes_where_the_module_is():
     assert module.margin.is_meta
     assert module(*(t.to("meta") for t in NAMED)).is_meta
     module.update(COLLAPSED)
-    module.load_state_dict(after(SPREAD).state_dict())
+    module.load_state_dict(updated_module(SPREAD).state_dict())
     assert module.margin.is_meta
     module.to_empty(device="cpu")
-    module.load_state_dict(after(SPREAD).state_dict())
-    assert_bitwise_equal(module(*NAMED), after(SPREAD)(*NAMED))
-    assert_bitwise_equal(module.bfloat16().margin, after(SPREAD).margin.bfloat16())
+    module.load_state_dict(updated_module(SPREAD).state_dict())
+    assert_bitwise_equal(module(*NAMED), updated_module(SPREAD)(*NAMED))
+    assert_bitwise_equal(module.bfloat16().margin, updated_module(SPREAD).margin.bfloat16())
     assert module(*NAMED).isfinite()
 
 
-def test_it_is_made_on_a_device_and_filled_later():
+def test_margin_table_on_meta_is_filled_later():
     with torch.device("meta"):
         module = HierarchicalTripletLoss(classes=[7, 1002])
         other = BatchAllTripletLoss(margin=0.3)
     assert module.margin.is_meta
     module.to_empty(device="cpu")
     module.update(SPREAD)
-    assert_bitwise_equal(module(*NAMED), after(SPREAD)(*NAMED))
+    assert_bitwise_equal(module(*NAMED), updated_module(SPREAD)(*NAMED))
     assert_bitwise_equal(other(*BATCH), BatchAllTripletLoss(margin=0.3)(*BATCH))
 
 
-def test_functional_calls_take_other_tables():
-    module = after(COLLAPSED)
+def test_functional_call_uses_other_table():
+    module = updated_module(COLLAPSED)
     loss = torch.func.functional_call(module, {"margin": SPREAD.margin_table()}, NAMED)
-    assert_bitwise_equal(loss, after(SPREAD)(*NAMED))
+    assert_bitwise_equal(loss, updated_module(SPREAD)(*NAMED))
 
 
 @pytest.mark.slow
-def test_a_compiled_module_sees_every_update():
+def test_compiled_module_sees_every_update():
     """A single graph is enough, since updates change nothing that its guards check."""
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
-    module = after()
+    module = updated_module()
     compiled = torch.compile(module, backend=counter, fullgraph=True)
     for tree in (None, COLLAPSED, SPREAD):
         if tree is not None:
@@ -291,12 +291,12 @@ def test_a_compiled_module_sees_every_update():
     assert counter.frame_count == 1
 
 
-def test_ddp_broadcasts_the_table_in_use():
+def test_ddp_broadcasts_current_table():
     """DDP lists the buffers when it is constructed."""
     dist = torch.distributed
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        module = torch.nn.Sequential(torch.nn.Linear(2, 2), after())
+        module = torch.nn.Sequential(torch.nn.Linear(2, 2), updated_module())
         ddp = torch.nn.parallel.DistributedDataParallel(module)
         module[1].update(SPREAD)
         assert [buffer.data_ptr() for buffer in ddp.modules_buffers] == [module[1].margin.data_ptr()]
