@@ -101,7 +101,7 @@ for name, (work, on_a_little) in works.items():
 """
 
 
-def test_ctrl_c_ends_every_op_and_the_next_call_is_right():
+def test_op_ctrl_c_stops_every_op_and_next_call_is_equal():
     process = run_python("-c", PREAMBLE + INTERRUPTED)
     assert output_of(process) == "", process.stderr
     assert process.stderr.count("ended") == 28
@@ -129,7 +129,7 @@ for mode in (torch.enable_grad, torch.inference_mode):
 """
 
 
-def test_an_op_raises_what_a_signal_handler_raised():
+def test_op_signal_handler_error_is_raised():
     assert output_of(run_python("-c", PREAMBLE + HANDLED)).split() == ["True", "True"]
 
 
@@ -162,7 +162,7 @@ with signal_soon():
 """
 
 
-def test_an_op_that_no_handler_ends_is_right():
+def test_op_signal_handler_without_error_leaves_result_equal():
     assert output_of(run_python("-c", PREAMBLE + NOT_ENDED)).split() == ["True"] * 5
 
 
@@ -180,5 +180,5 @@ print(torch.equal(compiled(x[:300]), expected))
 """
 
 
-def test_ctrl_c_ends_a_compiled_call():
+def test_op_ctrl_c_stops_compiled_call():
     assert output_of(run_python("-c", PREAMBLE + COMPILED)).split() == ["ended", "True"]
