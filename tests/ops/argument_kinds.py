@@ -135,19 +135,19 @@ class NumberOrTable(Number):
 
 @dataclass(frozen=True, kw_only=True)
 class Integer(Kind):
-    """An integer from ``least`` to ``most``."""
+    """An integer from ``minimum`` to ``maximum``."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
 
     def _valid(self) -> list[Any]:
-        return [self.least, self.most, numpy.int64(self.least)]
+        return [self.minimum, self.maximum, numpy.int64(self.minimum)]
 
     def _invalid(self) -> Iterator[Wrong]:
         for value in ("1", True, 2.0, math.nan, math.inf, torch.tensor(2), [2]):
             yield Wrong(value, TypeError, f"must be an integer, got {type(value).__name__}")
-        for value in (self.least - 1, -self.most, self.most + 1, 2**64):
-            yield Wrong(value, ValueError, f"must be from {self.least} to {self.most}, got {value}")
+        for value in (self.minimum - 1, -self.maximum, self.maximum + 1, 2**64):
+            yield Wrong(value, ValueError, f"must be from {self.minimum} to {self.maximum}, got {value}")
 
     def _wrong_none(self) -> Wrong:
         return Wrong(None, TypeError, "must be an integer, got NoneType")

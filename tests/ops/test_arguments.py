@@ -8,7 +8,7 @@ import torch
 from hardmine import ops, reference
 from support.inputs import random_inputs, seeded
 from support.ops import SELECTING_OPS, each_of
-from support.runs import meaningful
+from support.runs import effective_options
 
 each_op = pytest.mark.parametrize("name", SELECTING_OPS)
 
@@ -26,7 +26,7 @@ def test_options_not_given_equal_defaults_of_their_term(library):
         (library.indexed_triplet_loss, (inputs.embeddings, triplets), ("nca", "hinge", "sct", "ratio")),
     ):
         for term in terms:
-            given = meaningful({"term": term, "temperature": 0.1, "margin": 0.2, "lam": 1.0})
+            given = effective_options({"term": term, "temperature": 0.1, "margin": 0.2, "lam": 1.0})
             assert torch.equal(op(*arguments, term=term), op(*arguments, **given))
     semihard = {"negative": "semihard", "semihard_margin": 0.4}
     expected = library.select_triplets(*inputs, **semihard, tie="exclude")

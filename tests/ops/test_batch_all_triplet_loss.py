@@ -33,7 +33,7 @@ each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 squared_or_not = pytest.mark.parametrize("squared", [True, False], ids=["squared", "unsquared"])
 
 
-def roots_less(*pairs: tuple[float, float]) -> float:
+def half_root_differences(*pairs: tuple[float, float]) -> float:
     """Half the sum of d_ap - d_an over the pairs, which are given as squared distances."""
     return sum(math.sqrt(positive) - math.sqrt(negative) for positive, negative in pairs) / 2
 
@@ -70,7 +70,7 @@ HAND_WORKED = {
     ),
     "unsquared": (
         {"similarity": "euclidean", "margin": 0.0, "squared": False},
-        roots_less(
+        half_root_differences(
             (20, 18), (20, 4), (20, 2), (18, 2), (34, 18), (34, 2), (34, 20), (18, 2), (34, 4), (34, 32), (34, 2)
         ),
         11,
@@ -84,7 +84,7 @@ HAND_WORKED = {
     ),
     "cosine, unsquared": (
         {"margin": 0.0, "squared": False},
-        roots_less(
+        half_root_differences(
             *[(0.8, 0.4), (2, 0.4), (0.8, 0.08), (0.4, 0.08), (3.6, 0.4), (3.6, 0.08), (3.6, 0.8)],
             *[(2, 0.8), (3.6, 3.2), (3.6, 2)],
         ),

@@ -81,8 +81,8 @@ print(peak_mib() - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_op_peak_memory_is_linear_in_batch(name):
     """The matrix of 20,000 rows alone would take 1.5 GiB, and the triplets of classes of 4 would take 12 times that."""
-    images_a_class = 4 if name == "batch_all_triplet_loss" else 100
-    peak_mib = float(output_of(run_python("-c", MEMORY_SCRIPT, name, str(images_a_class))))
+    images_per_class = 4 if name == "batch_all_triplet_loss" else 100
+    peak_mib = float(output_of(run_python("-c", MEMORY_SCRIPT, name, str(images_per_class))))
     assert peak_mib < 32
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.emulated
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 
 
-def mild(name, depth, similarity):
+def well_conditioned_options(name, depth, similarity):
     """Options for which the slopes of the losses do not magnify the rounding errors of long sums."""
     return {"temperature": float(depth)} if (name, similarity) == ("tuplet_loss", "dot") else {}
 
@@ -59,7 +59,7 @@ def test_op_rows_around_tile_sizes_match_reference(name, similarity, rows, devic
 def test_op_depths_around_chunk_sizes_match_reference(name, similarity, depth, device):
     for refs in (None,) if name in OPS_WITHOUT_REFS else (None, 19):
         inputs = random_inputs(23, depth, 3, refs, dtype=torch.float64, seed=depth).to(device)
-        options = mild(name, depth, similarity)
+        options = well_conditioned_options(name, depth, similarity)
         assert_results_close(*run_both(name, inputs, similarity=similarity, **options), 1e-12)
 
 
@@ -88,7 +88,7 @@ def test_op_any_integer_label_dtype_is_equal(name, dtype, device):
     assert_results_bitwise_equal(run(getattr(ops, name), shifted), expected)
 
 
-def assert_same_of_other_labels(name, actual, expected):
+def assert_equal_after_relabeling(name, actual, expected):
     """Sums over many pairs follow the order of the labels, so their rounding depends on it."""
     if name in SELECTING_OPS:
         assert_results_bitwise_equal(actual, expected)
@@ -104,7 +104,7 @@ def test_op_extreme_unsigned_labels_are_equal(name, dtype):
     low, high = 0, torch.iinfo(dtype).max  # as int64, the maximum may be -1
     labels = torch.tensor([low if label == inputs.labels.min() else high for label in inputs.labels], dtype=dtype)
     assert len(inputs.labels.unique()) == 2
-    assert_same_of_other_labels(name, run(getattr(ops, name), inputs._replace(labels=labels)), expected)
+    assert_equal_after_relabeling(name, run(getattr(ops, name), inputs._replace(labels=labels)), expected)
 
 
 @each_of(OPS_WITH_LABELS)
@@ -112,14 +112,14 @@ def test_op_extreme_int64_labels_are_equal(name):
     """Labels need not be consecutive. Any difference between them is valid, even one that int64 cannot represent."""
     inputs = random_inputs(60, classes=6, refs=40)
     expected = run(getattr(ops, name), inputs)
-    least, most = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
-    for wild in ([least, -(2**40), -1, 0, 2**50, most], [most, 5, least, 7, 6, 4], [2**40 + i for i in range(6)]):
+    low, high = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
+    for wild in ([low, -(2**40), -1, 0, 2**50, high], [high, 5, low, 7, 6, 4], [2**40 + i for i in range(6)]):
         labels, ref_labels = (torch.tensor(wild)[(t + 4) // 3] for t in (inputs.labels, inputs.ref_labels))
         relabeled = inputs._replace(labels=labels, ref_labels=ref_labels)
-        assert_same_of_other_labels(name, run(getattr(ops, name), relabeled), expected)
+        assert_equal_after_relabeling(name, run(getattr(ops, name), relabeled), expected)
         alone = run(getattr(ops, name), inputs._replace(ref_embeddings=None, ref_labels=None))
         relabeled = relabeled._replace(ref_embeddings=None, ref_labels=None)
-        assert_same_of_other_labels(name, run(getattr(ops, name), relabeled), alone)
+        assert_equal_after_relabeling(name, run(getattr(ops, name), relabeled), alone)
 
 
 # No candidates

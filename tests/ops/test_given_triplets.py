@@ -21,11 +21,11 @@ from triplets import (
     assert_outcomes_equal,
     case_id,
     compiled_arguments,
-    only_where_triplets_are_checked,
     random_batch,
     random_triplets,
     run_given,
     run_given_both,
+    skip_if_triplets_are_unchecked,
 )
 
 pytestmark = pytest.mark.emulated
@@ -344,7 +344,7 @@ def test_op_torch_compile_has_no_graph_break_and_is_equal(name, backend):
 @pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
-@only_where_triplets_are_checked
+@skip_if_triplets_are_unchecked
 def test_op_torch_compile_bad_indices_raise(name):
     torch.compiler.reset()
     compiled = torch.compile(getattr(ops, name), fullgraph=True, backend="aot_eager")

@@ -14,9 +14,9 @@ from triplets import (
     Batch,
     assert_outcomes_equal,
     compiled_arguments,
-    only_where_triplets_are_checked,
     random_batch,
     run_given,
+    skip_if_triplets_are_unchecked,
 )
 
 each_op = pytest.mark.parametrize("name", GIVEN)
@@ -31,7 +31,7 @@ each_bad_list = pytest.mark.parametrize(
 
 @each_op
 @each_bad_list
-@only_where_triplets_are_checked
+@skip_if_triplets_are_unchecked
 def test_compiled_ops_bad_triplets_raise(name, triplets):
     """Forward and backward are called directly."""
     x, *options = (a for i, a in enumerate(compiled_arguments(name, random_batch())) if i != 1)

@@ -18,7 +18,7 @@ from support.ops import (
     each_of,
     each_with_refs,
 )
-from support.runs import differentiable_outputs, evaluate, leaves_of, loss_of, meaningful, run, with_numbers
+from support.runs import differentiable_outputs, effective_options, evaluate, leaves_of, loss_of, run, with_generator
 
 pytestmark = pytest.mark.emulated
 
@@ -35,7 +35,7 @@ def gradcheck(op, inputs, **options):
     leaves = leaves_of(inputs)
 
     def function(x, refs=None):
-        return op(x, inputs.labels, refs, inputs.ref_labels, **with_numbers(options, x.device))
+        return op(x, inputs.labels, refs, inputs.ref_labels, **with_generator(options, x.device))
 
     assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-6, rtol=1e-5)
     for leaf in leaves:
@@ -99,7 +99,7 @@ def test_triplet_loss_gradcheck_passes(similarity, refs, term, reduction, device
         assert_far(s_an - s_ap)
     if term == "hinge":
         assert_far(s_an - s_ap + 0.2)
-    numbers = meaningful({"term": term, "temperature": 0.5, "lam": 0.7})
+    numbers = effective_options({"term": term, "temperature": 0.5, "lam": 0.7})
     gradcheck(ops.triplet_loss, inputs, **options, **numbers, reduction=reduction)
 
 
@@ -126,8 +126,8 @@ def test_sct_loss_gradcheck_passes(similarity, refs, preset, reduction, device):
 def test_loss_with_min_similarity_gradcheck_passes(name, similarity, device):
     inputs = random_inputs(12, 4, 3, dtype=torch.float64, spread=1.2, seed=1).to(device)
     s_ap, s_an = similarities_of(inputs, similarity=similarity, negative="hardest")
-    least = in_widest_gap(torch.minimum(s_ap, s_an))
-    gradcheck(getattr(ops, name), inputs, similarity=similarity, negative="hardest", min_similarity=least)
+    min_similarity = in_widest_gap(torch.minimum(s_ap, s_an))
+    gradcheck(getattr(ops, name), inputs, similarity=similarity, negative="hardest", min_similarity=min_similarity)
 
 
 @pytest.mark.parametrize("name", ["select_triplets", "triplet_loss"])

@@ -11,7 +11,7 @@ from hardmine import losses, ops, reference
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, exact_inputs, seeded
 from support.ops import REDUCTIONS, SIMILARITIES
-from support.runs import meaningful
+from support.runs import effective_options
 from triplets import (
     INDEXED_TERMS,
     Batch,
@@ -198,7 +198,7 @@ def test_indexed_triplet_loss_close_rows_far_from_origin_stay_precise():
 def test_indexed_triplet_loss_gradcheck_passes(options, reduction, device):
     batch = random_batch(8, 4, 14, spread=1.5, dtype=torch.float64, seed=3).to(device)
     x = batch.embeddings.requires_grad_()
-    options = meaningful({**options, "reduction": reduction, "lam": 0.7})
+    options = effective_options({**options, "reduction": reduction, "lam": 0.7})
     _, s_ap, s_an = measures(x, batch.triplets, options)
     gap = {"ratio": s_an - s_ap + 0.2, "hinge": s_an - s_ap + 0.2, "sct": s_an - s_ap}.get(options["term"])
     if gap is not None:  # values lie away from the kink, and on both sides of it
@@ -262,7 +262,7 @@ def problems(draw):
     }
     if options["term"] == "ratio" and options["similarity"] == "dot":
         options["similarity"] = "cosine"
-    return batch, meaningful(options)
+    return batch, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

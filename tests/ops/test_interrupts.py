@@ -15,7 +15,7 @@ from hardmine.mining import class_distances
 BEFORE_SIGNAL = 0.4
 
 @contextlib.contextmanager
-def signal_soon(number=signal.SIGINT):
+def send_signal_later(number=signal.SIGINT):
     timer = threading.Timer(BEFORE_SIGNAL, os.kill, (os.getpid(), number))
     timer.start()
     yield
@@ -86,7 +86,7 @@ for name, (work, on_a_little) in works.items():
     expected = on_a_little()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        with signal_soon():
+        with send_signal_later():
             sent = time.monotonic() + BEFORE_SIGNAL
             try:
                 work()
@@ -120,7 +120,7 @@ def handle(number, frame):
 
 signal.signal(signal.SIGTERM, handle)
 for mode in (torch.enable_grad, torch.inference_mode):
-    with signal_soon(signal.SIGTERM), mode():
+    with send_signal_later(signal.SIGTERM), mode():
         try:
             ops.knn(x, k=10)
             print("was not interrupted")
@@ -140,7 +140,7 @@ expected = ops.select_triplets(x, y)
 handled = []
 signal.signal(signal.SIGTERM, lambda number, frame: handled.append(ops.knn(x[:9], k=1).index.tolist()))
 BEFORE_SIGNAL = 0.05
-with signal_soon(signal.SIGTERM):
+with send_signal_later(signal.SIGTERM):
     for _ in range(3):
         found = ops.select_triplets(x, y)
         print(all(map(torch.equal, found, expected)))
@@ -152,7 +152,7 @@ def select():
     found = ops.select_triplets(x, y)
 
 found, worker = None, threading.Thread(target=select)
-with signal_soon():
+with send_signal_later():
     worker.start()
     try:
         time.sleep(60)  # only for the signal to end, long before; the assertion is on what the worker found
@@ -170,7 +170,7 @@ COMPILED = """
 x = torch.randn(60_000, 256)
 compiled = torch.compile(lambda rows: ops.knn(rows * 2, k=10).index, backend="aot_eager", fullgraph=True)
 expected = compiled(x[:300])
-with signal_soon():
+with send_signal_later():
     try:
         compiled(x)
         print("was not interrupted")

@@ -11,7 +11,7 @@ from hardmine.mining import smart_triplets
 from support.comparisons import assert_results_bitwise_equal
 from support.inputs import Inputs, random_inputs
 from support.ops import FLOAT_DTYPES, OPS, POSITIVES, REDUCTIONS, each_of, each_with_similarity, similarities_of_op
-from support.runs import run, with_numbers
+from support.runs import run, with_generator
 from triplets import CASES, NO_TRIPLETS, Batch, case_id, random_batch, run_given
 
 # Rows without a direction
@@ -27,7 +27,7 @@ NORMALIZING = [
 ]
 
 
-def dead_rows(length, dtype, refs=None):
+def rows_without_direction(length, dtype, refs=None):
     """Inputs in which every fifth row has no direction; so have the refs."""
     inputs = random_inputs(24, 5, 3, refs, dtype=dtype)
     for rows in (inputs.embeddings, inputs.ref_embeddings):
@@ -42,7 +42,7 @@ def dead_rows(length, dtype, refs=None):
 @pytest.mark.parametrize("length", [0.0, 1e-14])
 def test_row_without_direction_has_zero_gradient(name, options, dtype, length, device):
     refs = None if name == "batch_all_triplet_loss" else 25
-    for inputs in (dead_rows(length, dtype), dead_rows(length, dtype, refs)):
+    for inputs in (rows_without_direction(length, dtype), rows_without_direction(length, dtype, refs)):
         result = run(getattr(ops, name), inputs.to(device), **options)
         expected = run(getattr(reference, name), inputs.to(device).to(torch.float64), **options)
         for grad, wanted in ((result.grad, expected.grad), (result.ref_grad, expected.ref_grad)):
@@ -161,7 +161,7 @@ def test_smart_triplets_accepts_distances_of_cosines():
     smart_triplets(found.index, 2 - 2 * found.similarity, labels, kappa=1.0)
 
 
-def assert_alarm(verify, monkeypatch, name, distort, call, match=""):
+def assert_verify_raises(verify, monkeypatch, name, distort, call, match=""):
     """``verify`` raises if the compiled op's results are replaced by ``distort(*results)``."""
     right = getattr(torch.ops.hardmine, name)
     monkeypatch.setattr(torch.ops.hardmine, name, lambda *args: distort(*right(*args)))
@@ -182,8 +182,8 @@ def test_verify_cosine_beyond_one_raises(verify, monkeypatch):
         return similarity * beyond, index
 
     select, knn = (lambda: ops.select_triplets(*inputs)), (lambda: ops.knn(inputs.embeddings, k=3))
-    assert_alarm(verify, monkeypatch, "select_triplets", scale_selection, select, message)
-    assert_alarm(verify, monkeypatch, "knn", scale_neighbors, knn, message)
+    assert_verify_raises(verify, monkeypatch, "select_triplets", scale_selection, select, message)
+    assert_verify_raises(verify, monkeypatch, "knn", scale_neighbors, knn, message)
 
 
 def test_verify_positive_dropped_at_threshold_one_raises(verify, monkeypatch):
@@ -195,7 +195,7 @@ def test_verify_positive_dropped_at_threshold_one_raises(verify, monkeypatch):
     def call():
         ops.select_triplets(*inputs, duplicate_threshold=1.0)
 
-    assert_alarm(verify, monkeypatch, "select_triplets", drop_positives, call, "positive_index is not the best")
+    assert_verify_raises(verify, monkeypatch, "select_triplets", drop_positives, call, "positive_index is not the best")
 
 
 # Rows that underflow
@@ -218,7 +218,7 @@ def test_verify_underflowing_rows_pass(name, similarity, size, verify):
         for given in (inputs, inputs._replace(ref_embeddings=None, ref_labels=None)):
             for chosen in options:
                 with verify() as report:
-                    run(getattr(ops, name), given, similarity=similarity, **with_numbers(chosen))
+                    run(getattr(ops, name), given, similarity=similarity, **with_generator(chosen))
                 assert report.checks == 1
 
 
@@ -242,7 +242,7 @@ def test_verify_wrong_distance_of_short_rows_raises(size, verify, monkeypatch):
     def scale(similarity, index):
         return similarity * (1 + 1e-3), index
 
-    assert_alarm(verify, monkeypatch, "knn", scale, lambda: ops.knn(queries, k=3, similarity="euclidean"))
+    assert_verify_raises(verify, monkeypatch, "knn", scale, lambda: ops.knn(queries, k=3, similarity="euclidean"))
 
 
 # Tiny batches

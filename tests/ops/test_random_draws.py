@@ -198,7 +198,7 @@ def test_verify_missing_or_extra_candidate_raises(verify, monkeypatch):
                 ops.select_triplets(*inputs, **BOTH)
 
 
-def rows_at_a_threshold() -> tuple[Inputs, float]:
+def rows_at_threshold() -> tuple[Inputs, float]:
     """Classes of 80, half of each being one row, and a threshold between its squared norms in float32 and float64."""
     row = random_inputs(1, 40, 1).embeddings
     rows = torch.cat([row.expand(120, -1), random_inputs(120, 40, 1, seed=1).embeddings])
@@ -211,7 +211,7 @@ def rows_at_a_threshold() -> tuple[Inputs, float]:
 
 def test_verify_rounding_at_threshold_passes(verify, device):
     """The candidates differ between float32 and float64, and so do the counts by which numbers pick."""
-    inputs, threshold = rows_at_a_threshold()
+    inputs, threshold = rows_at_threshold()
     with verify() as report:
         for seed in range(5):
             options = {**BOTH, "similarity": "dot", "duplicate_threshold": threshold}
@@ -222,7 +222,7 @@ def test_verify_rounding_at_threshold_passes(verify, device):
 
 @pytest.mark.parametrize("wrong", [-1, 1], ids=["none where there are some", "one of another class"])
 def test_verify_wrong_pick_beside_threshold_raises(wrong, verify, monkeypatch):
-    inputs, threshold = rows_at_a_threshold()
+    inputs, threshold = rows_at_threshold()
     assert inputs.labels[0] != inputs.labels[1]
     break_output(monkeypatch, "select_triplets", 2, lambda t: t.index_fill(0, torch.tensor([0]), wrong))
     with verify(), pytest.raises(hardmine.VerificationError, match="is not the drawn candidate for 1 anchors"):

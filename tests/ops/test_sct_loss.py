@@ -16,7 +16,7 @@ from support.comparisons import (
 )
 from support.inputs import HAND_POINTS, anchors_with, random_inputs
 from support.ops import PRESETS, REDUCTIONS, SIMILARITIES
-from support.runs import meaningful, run, run_both
+from support.runs import effective_options, run, run_both
 
 pytestmark = pytest.mark.emulated
 
@@ -223,7 +223,7 @@ def sct_problems(draw):
         "duplicate_threshold": draw(st.none() | st.sampled_from([-1.3, 0.8, math.inf])),
         "min_similarity": draw(st.none() | st.sampled_from([-1.7, 0.15])),
     }
-    return inputs, meaningful(options)
+    return inputs, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

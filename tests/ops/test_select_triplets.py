@@ -13,7 +13,7 @@ from support.comparisons import assert_as_accurate_as_plain_torch, assert_same_s
 from support.inputs import HAND_POINTS, Inputs, exact_inputs, random_inputs, seeded
 from support.ops import FLOAT_DTYPES, SIMILARITIES
 from support.processes import threads
-from support.runs import meaningful, with_numbers
+from support.runs import effective_options, with_generator
 
 pytestmark = pytest.mark.emulated
 
@@ -131,7 +131,7 @@ DUPLICATE_THRESHOLDS = {"cosine": (0.25, -0.5), "dot": (6.0, -12.0), "euclidean"
 def assert_matches_reference(inputs: Inputs, **options) -> None:
     """The op and its reference select exactly the same; random selections use the same numbers."""
     selections = (
-        select(*inputs, **with_numbers(options, inputs.embeddings.device))
+        select(*inputs, **with_generator(options, inputs.embeddings.device))
         for select in (ops.select_triplets, reference.select_triplets)
     )
     assert_same_selection(*selections)
@@ -365,7 +365,7 @@ def selection_problems(draw):
         "semihard_margin": draw(st.none() | st.sampled_from([0.25, 1.0, 3.0])),
         "duplicate_threshold": draw(st.none() | st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0])),
     }
-    return inputs, meaningful(options)
+    return inputs, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -11,7 +11,7 @@ from hardmine import ops, reference
 from support.comparisons import assert_as_accurate_as_plain_torch, assert_bitwise_equal, assert_results_close
 from support.inputs import HAND_POINTS, anchors_with, exact_inputs, random_inputs
 from support.ops import REDUCTIONS, SIMILARITIES, TERMS, selection_options
-from support.runs import meaningful, run, run_both, with_numbers
+from support.runs import effective_options, run, run_both, with_generator
 
 pytestmark = pytest.mark.emulated
 
@@ -42,7 +42,7 @@ HAND_WORKED = {
     # The semi-hard negatives have s_an = -1, -0.6, none, 0.6, -1: x = -1.6, -1.4, ., -0.2, -0.2.
     "semi-hard": ({"negative": "semihard", "term": "hinge", "margin": 1.5}, [0.0, 0.1, None, 1.3, 1.3]),
     # Only anchors 0, 1 and 3 have two similarities above 0.
-    "least similarity": ({"term": "hinge", "margin": 0.3, "min_similarity": 0.0}, [0.5, 0.46, None, 0.1, None]),
+    "min_similarity": ({"term": "hinge", "margin": 0.3, "min_similarity": 0.0}, [0.5, 0.46, None, 0.1, None]),
 }
 
 
@@ -116,7 +116,7 @@ def test_triplet_loss_return_selection_equals_select_triplets(device):
     inputs = random_inputs(refs=30).to(device)
     for options in selection_options():
         loss, (same_loss, selection), alone = (
-            op(*inputs, **with_numbers({**options, **more}, device))
+            op(*inputs, **with_generator({**options, **more}, device))
             for op, more in (
                 (ops.triplet_loss, {}),
                 (ops.triplet_loss, {"return_selection": True}),
@@ -179,7 +179,7 @@ def loss_problems(draw):
         "duplicate_threshold": draw(st.none() | st.sampled_from([-1.3, 0.8])),
         "min_similarity": draw(st.none() | st.sampled_from([-1.7, 0.15])),
     }
-    return inputs, meaningful(options)
+    return inputs, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
