@@ -15,7 +15,7 @@ from hardmine.fanng import _file
 from hardmine.fanng._arguments import as_rows, build_progress, check_effort, check_k, check_start, check_threads
 from hardmine.fanng._recall import measure_recall
 from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, shape_of
-from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import DistanceSimilarity, Nearest
 
 _CHUNK_ROWS = 8192  # the progress bar of neighbors() moves once per chunk
@@ -303,7 +303,7 @@ class Index:
             TypeError: An argument has the wrong type.
             ValueError: An argument is out of range.
         """
-        k = check_integer("k", k, 1, MOST_NEIGHBORS - 1)
+        k = check_integer("k", k, 1, MAX_NEIGHBORS - 1)
         sample = None if sample is None else check_integer("sample", sample, 1, 2**31 - 1)
         effort, threads = check_effort(max_distance_computations, k), check_threads(threads)
         generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, 0, 2**64 - 1))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
-from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import Neighbors
 
 # Pairs of rows times depth per call of knn: about a second, after which the progress bar moves.
@@ -29,7 +29,7 @@ def neighbors(
     rows = max(MIN_CHUNK_ROWS, CHUNK_WORK // max(len(gallery) * depth, 1))
     search_self = ref_embeddings is None
     # Without a gallery, one call visits each pair once. Chunks need k + 1 neighbors, which may exceed knn's limit.
-    if search_self and (rows >= count or k == MOST_NEIGHBORS):
+    if search_self and (rows >= count or k == MAX_NEIGHBORS):
         rows = count
     starts = range(0, count, rows)
     with progress_bar(count, progress, title, "query", long=len(starts) >= LONG_WORK_CHUNKS) as bar:

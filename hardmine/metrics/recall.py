@@ -12,7 +12,7 @@ from torch import Tensor
 from hardmine import ops
 from hardmine.metrics._search import all_finite, check_progress, neighbors
 from hardmine.ops._arguments import check_label_pair, check_labeled_rows, check_rows
-from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import HotelRecall
 
 
@@ -228,8 +228,8 @@ def _check_k(k: Any, name: str = "k") -> list[int]:
     for size in sizes:
         if not isinstance(size, Integral) or isinstance(size, bool):
             raise TypeError(f"{name} must be an integer or several integers, got {size!r}")
-    if not sizes or min(sizes) < 1 or max(sizes) > MOST_NEIGHBORS:
-        raise ValueError(f"{name} must be one or more integers from 1 to {MOST_NEIGHBORS}, got {sizes}")
+    if not sizes or min(sizes) < 1 or max(sizes) > MAX_NEIGHBORS:
+        raise ValueError(f"{name} must be one or more integers from 1 to {MAX_NEIGHBORS}, got {sizes}")
     return [int(size) for size in sizes]
 
 

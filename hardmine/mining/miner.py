@@ -24,7 +24,7 @@ from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
 from hardmine.mining.smart_triplets import smart_triplets
 from hardmine.ops._arguments import check_choice, check_flag, check_integer
-from hardmine.ops.knn import MOST_NEIGHBORS
+from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import TripletBatch
 
 _INT32_MAX = 2**31 - 1
@@ -146,7 +146,7 @@ class SmartMiner:
             batches_per_epoch = max(1, len(self.labels) // self.batch_size)
         self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1, _INT32_MAX)
         self.mined_share = _check_share(mined_share)
-        self.neighbors = check_integer("neighbors", neighbors, 1, MOST_NEIGHBORS)
+        self.neighbors = check_integer("neighbors", neighbors, 1, MAX_NEIGHBORS)
         self.per_anchor = check_integer("per_anchor", per_anchor, 1, _INT32_MAX)
         if isinstance(kappa, Real) and not isinstance(kappa, bool):
             if not 0 <= kappa <= sys.float_info.max:

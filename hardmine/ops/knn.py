@@ -11,7 +11,7 @@ from hardmine.ops._autograd import forbid_double_backward, register_autograd
 from hardmine.ops._fakes import accumulate_dtype, fake_gradients
 from hardmine.types import Neighbors, Similarity
 
-MOST_NEIGHBORS = 1024
+MAX_NEIGHBORS = 1024
 
 
 @observed("knn")
@@ -68,7 +68,7 @@ def knn(
     check_rows("queries", queries, None)
     if refs is not None:
         check_rows("refs", refs, queries, like_name="queries")
-    k = check_integer("k", k, 1, MOST_NEIGHBORS)
+    k = check_integer("k", k, 1, MAX_NEIGHBORS)
     if exclude_self is not None and not isinstance(exclude_self, bool):
         raise TypeError(f"exclude_self must be True, False or None, got {type(exclude_self).__name__}")
     if exclude_self and refs is not None:

@@ -27,7 +27,7 @@ COLLAPSED, SPREAD = (
 )
 
 
-def updated_module(*trees: ClassTree, **options) -> HierarchicalTripletLoss:
+def after(*trees: ClassTree, **options) -> HierarchicalTripletLoss:
     """A module updated with these trees."""
     module = HierarchicalTripletLoss(classes=[7, 1002], **options)
     for tree in trees:
@@ -128,7 +128,7 @@ def test_margin_table_repr_shows_shape():
 
 @each_past
 def test_state_dict_keys_and_shapes_are_constant(trees):
-    module = updated_module(*trees)
+    module = after(*trees)
     assert {name: list(value.shape) for name, value in module.state_dict().items()} == {"margin": [2, 2]}
     assert [name for name, _ in module.named_buffers()] == ["margin"]
     assert not list(module.parameters())
@@ -136,7 +136,7 @@ def test_state_dict_keys_and_shapes_are_constant(trees):
 
 def test_update_writes_into_same_buffer():
     """DistributedDataParallel keeps a list of the buffers at its construction, and broadcasts those."""
-    module = updated_module()
+    module = after()
     buffer, address = module.margin, module.margin.data_ptr()
     module.update(SPREAD)
     assert module.margin is buffer
@@ -149,18 +149,18 @@ def test_update_writes_into_same_buffer():
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 def test_state_dict_round_trips_through_file(trees, present, assign):
     """Through a file, as part of a network, into a module before or after its first tree."""
-    saved, other = (torch.nn.ModuleDict({"loss": updated_module(*some, margin=0.3)}) for some in (trees, present))
+    saved, other = (torch.nn.ModuleDict({"loss": after(*some, margin=0.3)}) for some in (trees, present))
     file = io.BytesIO()
     torch.save(saved.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file), strict=True, assign=assign)
     assert_bitwise_equal(other["loss"](*NAMED), saved["loss"](*NAMED))
     other["loss"].update(SPREAD)
-    assert_bitwise_equal(other["loss"](*NAMED), updated_module(SPREAD)(*NAMED))
+    assert_bitwise_equal(other["loss"](*NAMED), after(SPREAD)(*NAMED))
 
 
 def test_load_state_dict_of_network_alone_keeps_table():
-    module = torch.nn.ModuleDict({"net": torch.nn.Linear(2, 2), "loss": updated_module(SPREAD)})
+    module = torch.nn.ModuleDict({"net": torch.nn.Linear(2, 2), "loss": after(SPREAD)})
     before = module["loss"](*NAMED)
     network = {name: value for name, value in module.state_dict().items() if name.startswith("net.")}
     module.load_state_dict(network, strict=False)
@@ -182,7 +182,7 @@ WRONG_STATES = [
 
 @pytest.mark.parametrize(("state", "error", "message"), WRONG_STATES, ids=[wrong[2] for wrong in WRONG_STATES])
 def test_load_state_dict_invalid_raises_and_changes_nothing(state, error, message):
-    module = torch.nn.ModuleDict({"loss": updated_module(SPREAD)})
+    module = torch.nn.ModuleDict({"loss": after(SPREAD)})
     with pytest.raises(error, match=re.escape(message)):
         module.load_state_dict(state)
     if not message.startswith("Unexpected"):  # torch loads the entries that it expects
@@ -191,7 +191,7 @@ def test_load_state_dict_invalid_raises_and_changes_nothing(state, error, messag
 
 @each_past
 def test_module_copies_are_independent(trees):
-    module = updated_module(*trees)
+    module = after(*trees)
     before = module(*NAMED)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert_bitwise_equal(twin(*NAMED), before)
@@ -207,7 +207,7 @@ AVERAGES = {"swa": {}, "ema": {"multi_avg_fn": get_ema_multi_avg_fn(0.75)}}
 @pytest.mark.parametrize("use_buffers", [False, True])
 def test_averaged_model_follows_updates(average, use_buffers):
     """AveragedModel pairs the buffers of its copy with those of the model by position."""
-    module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2), "loss": updated_module()})
+    module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2), "loss": after()})
     averaged = AveragedModel(module, use_buffers=use_buffers, **AVERAGES[average])
     tables = []
     for tree in (None, COLLAPSED, SPREAD):
@@ -240,7 +240,7 @@ def test_averaged_model_keeps_labels_exact():
 
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
 def test_margin_table_follows_module_dtype_and_device():
-    module = updated_module(COLLAPSED).double()
+    module = after(COLLAPSED).double()
     assert module.margin.dtype == torch.float64
     assert module.margin_labels.dtype == torch.int64
     module.update(SPREAD)
@@ -251,12 +251,12 @@ def test_margin_table_follows_module_dtype_and_device():
     assert module.margin.is_meta
     assert module(*(t.to("meta") for t in NAMED)).is_meta
     module.update(COLLAPSED)
-    module.load_state_dict(updated_module(SPREAD).state_dict())
+    module.load_state_dict(after(SPREAD).state_dict())
     assert module.margin.is_meta
     module.to_empty(device="cpu")
-    module.load_state_dict(updated_module(SPREAD).state_dict())
-    assert_bitwise_equal(module(*NAMED), updated_module(SPREAD)(*NAMED))
-    assert_bitwise_equal(module.bfloat16().margin, updated_module(SPREAD).margin.bfloat16())
+    module.load_state_dict(after(SPREAD).state_dict())
+    assert_bitwise_equal(module(*NAMED), after(SPREAD)(*NAMED))
+    assert_bitwise_equal(module.bfloat16().margin, after(SPREAD).margin.bfloat16())
     assert module(*NAMED).isfinite()
 
 
@@ -267,14 +267,14 @@ def test_margin_table_on_meta_is_filled_later():
     assert module.margin.is_meta
     module.to_empty(device="cpu")
     module.update(SPREAD)
-    assert_bitwise_equal(module(*NAMED), updated_module(SPREAD)(*NAMED))
+    assert_bitwise_equal(module(*NAMED), after(SPREAD)(*NAMED))
     assert_bitwise_equal(other(*BATCH), BatchAllTripletLoss(margin=0.3)(*BATCH))
 
 
 def test_functional_call_uses_other_table():
-    module = updated_module(COLLAPSED)
+    module = after(COLLAPSED)
     loss = torch.func.functional_call(module, {"margin": SPREAD.margin_table()}, NAMED)
-    assert_bitwise_equal(loss, updated_module(SPREAD)(*NAMED))
+    assert_bitwise_equal(loss, after(SPREAD)(*NAMED))
 
 
 @pytest.mark.slow
@@ -282,7 +282,7 @@ def test_compiled_module_sees_every_update():
     """A single graph is enough, since updates change nothing that its guards check."""
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
-    module = updated_module()
+    module = after()
     compiled = torch.compile(module, backend=counter, fullgraph=True)
     for tree in (None, COLLAPSED, SPREAD):
         if tree is not None:
@@ -296,7 +296,7 @@ def test_ddp_broadcasts_current_table():
     dist = torch.distributed
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        module = torch.nn.Sequential(torch.nn.Linear(2, 2), updated_module())
+        module = torch.nn.Sequential(torch.nn.Linear(2, 2), after())
         ddp = torch.nn.parallel.DistributedDataParallel(module)
         module[1].update(SPREAD)
         assert [buffer.data_ptr() for buffer in ddp.modules_buffers] == [module[1].margin.data_ptr()]

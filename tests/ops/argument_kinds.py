@@ -135,19 +135,19 @@ class NumberOrTable(Number):
 
 @dataclass(frozen=True, kw_only=True)
 class Integer(Kind):
-    """An integer from ``minimum`` to ``maximum``."""
+    """An integer from ``lower`` to ``upper``."""
 
-    minimum: int
-    maximum: int
+    lower: int
+    upper: int
 
     def _valid(self) -> list[Any]:
-        return [self.minimum, self.maximum, numpy.int64(self.minimum)]
+        return [self.lower, self.upper, numpy.int64(self.lower)]
 
     def _invalid(self) -> Iterator[Wrong]:
         for value in ("1", True, 2.0, math.nan, math.inf, torch.tensor(2), [2]):
             yield Wrong(value, TypeError, f"must be an integer, got {type(value).__name__}")
-        for value in (self.minimum - 1, -self.maximum, self.maximum + 1, 2**64):
-            yield Wrong(value, ValueError, f"must be from {self.minimum} to {self.maximum}, got {value}")
+        for value in (self.lower - 1, -self.upper, self.upper + 1, 2**64):
+            yield Wrong(value, ValueError, f"must be from {self.lower} to {self.upper}, got {value}")
 
     def _wrong_none(self) -> Wrong:
         return Wrong(None, TypeError, "must be an integer, got NoneType")

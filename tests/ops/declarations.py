@@ -218,7 +218,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "knn": {
         "queries": _EMBEDDINGS,
         "refs": Rows(rows=5, like="queries", optional=True),
-        "k": Integer(minimum=1, maximum=1024),
+        "k": Integer(lower=1, upper=1024),
         "exclude_self": Flag(
             optional=True,
             more_wrong=(
