@@ -37,9 +37,9 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
     require("numpy")
     safetensors = require("safetensors.numpy")
     if not name.parent.is_dir():
-        raise FileNotFoundError(f"{path} must be in a folder that exists, got {name.parent}: nothing was saved")
+        raise FileNotFoundError(f"path must be in an existing folder, got {os.fspath(path)!r}: nothing was saved")
     if name.exists() and not name.is_file():
-        raise FileExistsError(f"{path} must be the name of a file, got something else that is there: nothing was saved")
+        raise FileExistsError(f"path must name a regular file, got {os.fspath(path)!r}: nothing was saved")
     metadata = {**metadata, CHECKSUM: checksum(metadata, tensors)}
     draft = name.with_name(f".{secrets.token_hex(8)}.tmp")  # short, so that the longest allowed names still work
     try:

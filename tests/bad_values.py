@@ -13,17 +13,17 @@ class Option(NamedTuple):
     """An option of a function: its kind, its limits, and whether None is valid."""
 
     kind: str  # "integer", "number" or "flag"
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     optional: bool = False
 
 
-def integer(least: int, most: int | None = None, *, optional: bool = False) -> Option:
-    return Option("integer", least, most, optional)
+def integer(minimum: int, maximum: int | None = None, *, optional: bool = False) -> Option:
+    return Option("integer", minimum, maximum, optional)
 
 
-def number(least: float, most: float | None = None, *, optional: bool = False) -> Option:
-    return Option("number", least, most, optional)
+def number(minimum: float, maximum: float | None = None, *, optional: bool = False) -> Option:
+    return Option("number", minimum, maximum, optional)
 
 
 FLAG, OPTIONAL_FLAG = Option("flag"), Option("flag", optional=True)
@@ -43,10 +43,10 @@ def refused_by(option: Option) -> Iterator[tuple[Any, type[Exception]]]:
         wrong_types.append(None)
     yield from ((value, TypeError) for value in wrong_types)
     step = 1 if option.kind == "integer" else 1e-6
-    if option.least is not None:
-        yield option.least - step, ValueError
-    if option.most is not None:
-        yield option.most + step, ValueError
+    if option.minimum is not None:
+        yield option.minimum - step, ValueError
+    if option.maximum is not None:
+        yield option.maximum + step, ValueError
     if option.kind == "number":
         yield math.nan, ValueError
 

@@ -13,11 +13,11 @@ from hardmine import ops, reference
 from support.comparisons import assert_bitwise_equal, largest_error
 from support.inputs import random_inputs, seeded
 from support.ops import EMULATED, SIMILARITIES, TERMS
-from support.runs import meaningful
+from support.runs import effective_options
 
 GIVEN = ("indexed_triplet_loss", "global_loss")
 INDEXED_TERMS = ("ratio", *TERMS)
-only_where_triplets_are_checked = pytest.mark.skipif(EMULATED, reason="a GPU's ops raise no errors about values")
+skip_if_triplets_are_unchecked = pytest.mark.skipif(EMULATED, reason="a GPU's ops raise no errors about values")
 NO_TRIPLETS = torch.empty(0, 3, dtype=torch.int64)
 
 
@@ -107,7 +107,7 @@ def options_of(name: str) -> list[dict[str, Any]]:
     if name == "global_loss":
         return [{"similarity": "cosine"}, {"similarity": "euclidean", "threshold": 0.5, "lam": 0.3}]
     return [
-        meaningful({"term": term, "similarity": similarity, "temperature": 0.7})
+        effective_options({"term": term, "similarity": similarity, "temperature": 0.7})
         for term in INDEXED_TERMS
         for similarity in SIMILARITIES
         if (term, similarity) != ("ratio", "dot")

@@ -8,7 +8,8 @@ except ImportError as error:
         "environment that has torch, from the project's folder: `pip install --no-build-isolation .`"
     ) from error
 
-from hardmine.fanng.index import Index, default_effort
+from hardmine.fanng._arguments import default_effort
+from hardmine.fanng.index import Index
 from hardmine.types import Nearest
 
 __all__ = ["Index", "Nearest", "default_effort"]

@@ -24,7 +24,7 @@ _TENSORS = {"vectors": ("F32", 2), "first_edge": ("I64", 1), "target": ("U32", 1
 _RATES = ("success_rate", "build_success_rate")
 _COUNTS = ("traversals", "distance_computations")
 _STATS = (*_RATES, *_COUNTS)  # as _fanng.Index.assemble takes them
-_MOST_ROWS = _MOST_COLUMNS = 2**31 - 1
+_MAX_SIZE = 2**31 - 1  # of rows and of columns
 
 
 class Contents(NamedTuple):
@@ -38,14 +38,14 @@ class Contents(NamedTuple):
     stats: dict[str, Any]  # of the build, with the keys _STATS
 
 
-def taken_apart(core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> Contents:
+def disassemble(core: _fanng.Index, vectors: Tensor, settings: dict[str, Any]) -> Contents:
     """The contents of an index of these parts."""
     first_edge, target = core.graph
     stats = {name: getattr(core, name) for name in _STATS}
     return Contents(vectors.numpy(), first_edge, target, core.metric.name, settings, stats)
 
 
-def put_together(contents: Contents) -> tuple[_fanng.Index, Tensor, dict[str, Any]]:
+def assemble(contents: Contents) -> tuple[_fanng.Index, Tensor, dict[str, Any]]:
     """The core, vectors and settings of an index with these contents. Raises ValueError if they are inconsistent."""
     vectors, first_edge, target, metric, build, stats = contents
     values = (stats[name] for name in _STATS)
@@ -104,7 +104,7 @@ def read(path: str | os.PathLike[str], make: Callable[[Contents], Any]) -> Any:
             contents = _contents(file)
         return make(contents)
     except safetensors.SafetensorError as error:
-        problem = f"it is cut short, damaged or no safetensors file ({error})"
+        problem = f"it is truncated, damaged or not a safetensors file ({error})"
     except ValueError as error:
         problem = str(error)
     raise ValueError(f"{path} cannot be loaded as an index: {problem}")
@@ -128,14 +128,14 @@ def _contents(file: Any) -> Contents:
                 f"got {tensor.get_dtype()} {list(shape)}"
             )
     rows, columns = file.get_slice("vectors").get_shape()
-    if rows > _MOST_ROWS or not 1 <= columns <= _MOST_COLUMNS:
+    if rows > _MAX_SIZE or not 1 <= columns <= _MAX_SIZE:
         raise ValueError(f"vectors must be [N, D] with N < 2**31 and 1 <= D < 2**31, got {[rows, columns]}")
     tensors = {name: file.get_tensor(name) for name in _TENSORS}
     if metadata.get(CHECKSUM) != checksum(metadata, tensors):
-        raise ValueError("its checksum does not fit its contents: it was altered after it was written")
+        raise ValueError("its checksum does not match its contents: the file was changed after it was written")
     if metadata.get("metric") not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(map(repr, METRICS))}, got {metadata.get('metric')!r}")
-    build, stats = (_parsed(name, metadata.get(name, "")) for name in ("build", "stats"))
+    build, stats = (_parse_json(name, metadata.get(name, "")) for name in ("build", "stats"))
     _check_build(build)
     _check_stats(stats)
     return Contents(**tensors, metric=metadata["metric"], build=build, stats=stats)
@@ -146,12 +146,12 @@ def _check_version(version: str, library_version: str) -> None:
         raise ValueError(f"format_version must be a positive integer, got {version!r}")
     if int(version) > FORMAT_VERSION:
         raise ValueError(
-            f"its format version is {version}, written by hardmine {library_version}; "
-            f"hardmine {__version__} reads versions up to {FORMAT_VERSION}"
+            f"format_version must be at most {FORMAT_VERSION} for hardmine {__version__}, "
+            f"got {version}, written by hardmine {library_version}"
         )
 
 
-def _parsed(name: str, text: str) -> dict[str, Any]:
+def _parse_json(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from numbers import Integral
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from hardmine import _fanng, ops
+from hardmine import _fanng
 from hardmine._extras import require
 from hardmine.fanng import _file
-from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, check_rows, shape_of
+from hardmine.fanng._arguments import as_rows, build_progress, check_effort, check_k, check_start, check_threads
+from hardmine.fanng._recall import measure_recall
+from hardmine.ops._arguments import check_choice, check_flag, check_integer, check_number, shape_of
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import DistanceSimilarity, Nearest
 
-_ROWS_OF_A_CALL = 8192  # neighbors() shows progress once per so many rows
+_CHUNK_ROWS = 8192  # the progress bar of neighbors() moves once per chunk
 
 
 class Index:
@@ -57,7 +57,7 @@ class Index:
 
     def __reduce__(self) -> tuple[Callable[..., Index], tuple[Any, ...]]:
         """Pickle and copy rows, edges and settings: the graph is assembled from them, not built again."""
-        return _unpickled, tuple(_file.taken_apart(self._core, self._vectors, self._settings))
+        return _unpickle, tuple(_file.disassemble(self._core, self._vectors, self._settings))
 
     @classmethod
     def build(
@@ -120,7 +120,7 @@ class Index:
             tensor([[1]])
         """
         require("numpy")  # the compiled library takes and gives arrays
-        rows = _as_rows("vectors", vectors)
+        rows = as_rows("vectors", vectors)
         if rows.data_ptr() == vectors.data_ptr():
             rows = rows.clone()  # a caller that reuses its buffer must not change the index
         check_choice("metric", metric, _file.METRICS)
@@ -131,22 +131,22 @@ class Index:
         }
         if success_rate > 1:
             raise ValueError(f"success_rate must be from 0 to 1, got {success_rate}")
-        most = 0 if max_traversals is None else check_integer("max_traversals", max_traversals, 1, 2**62)
-        refinements, threads = check_integer("refinements", refinements, 0, 1000), _check_threads(threads)
+        traversals = 0 if max_traversals is None else check_integer("max_traversals", max_traversals, 1, 2**62)
+        refinements, threads = check_integer("refinements", refinements, 0, 1000), check_threads(threads)
         warm, seeding = None, _fanng.Seeding.nothing
         if isinstance(init, Index):
             warm = init._core
             if len(init) != len(rows):
-                raise ValueError(f"init must be an index of N = {len(rows)} rows, like vectors, got one of {len(init)}")
+                raise ValueError(f"init must be an index over N = {len(rows)} rows, as vectors, got {len(init)} rows")
         elif init is not None:
             check_choice("init", init, ("exact", "naive"))
             seeding = getattr(_fanng.Seeding, init)
-        with _build_progress(progress, settings["success_rate"]) as report:
+        with build_progress(progress, settings["success_rate"]) as report:
             core = _fanng.Index.build(
                 rows.numpy(),
                 metric=getattr(_fanng.Metric, metric),
                 **settings,
-                max_traversals=most,
+                max_traversals=traversals,
                 refinements=refinements,
                 threads=threads,
                 seeding=seeding,
@@ -216,13 +216,13 @@ class Index:
             >>> found.index, found.distance
             (tensor([[2, 3]]), tensor([[0.2000, 0.8000]]))
         """
-        rows = _as_rows("queries", queries)
+        rows = as_rows("queries", queries)
         if rows.shape[1] != self.depth:
             raise ValueError(f"queries must be [Q, D] with the index's D = {self.depth}, got {shape_of(queries)}")
-        k, most = _check_k(k), _check_effort(max_distance_computations, k)
-        threads = _check_threads(threads)
-        starts = None if start is None else _check_start(start, len(rows), len(self))
-        found = self._core.search(rows.numpy(), k, most, starts, threads)
+        k, effort = check_k(k), check_effort(max_distance_computations, k)
+        threads = check_threads(threads)
+        starts = None if start is None else check_start(start, len(rows), len(self))
+        found = self._core.search(rows.numpy(), k, effort, starts, threads)
         return Nearest(*map(torch.from_numpy, found))
 
     def neighbors(
@@ -260,18 +260,18 @@ class Index:
             >>> index.neighbors(2).index[0]
             tensor([1, 2])
         """
-        k, most = _check_k(k), _check_effort(max_distance_computations, k)
-        threads = _check_threads(threads)
+        k, effort = check_k(k), check_effort(max_distance_computations, k)
+        threads = check_threads(threads)
         progress = progress is not None and check_flag("progress", progress)
         distance = torch.empty(len(self), k, dtype=torch.float32, device="cpu")
         index = torch.empty(len(self), k, dtype=torch.int64, device="cpu")
-        step = _ROWS_OF_A_CALL if progress else max(len(self), 1)
+        step = _CHUNK_ROWS if progress else max(len(self), 1)
         starts = range(0, len(self), step)
         if progress:
             starts = require("tqdm").tqdm(starts, desc="neighbors", unit="chunk")
         for first in starts:
             rows = slice(first, min(first + step, len(self)))
-            found = self._core.neighbors(rows.start, rows.stop, k, most, threads)
+            found = self._core.neighbors(rows.start, rows.stop, k, effort, threads)
             distance[rows], index[rows] = map(torch.from_numpy, found)
         return Nearest(distance, index)
 
@@ -305,31 +305,15 @@ class Index:
         """
         k = check_integer("k", k, 1, MAX_NEIGHBORS - 1)
         sample = None if sample is None else check_integer("sample", sample, 1, 2**31 - 1)
-        most, threads = _check_effort(max_distance_computations, k), _check_threads(threads)
+        effort, threads = check_effort(max_distance_computations, k), check_threads(threads)
         generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, 0, 2**64 - 1))
         if len(self) < 2:
             return float("nan")
         rows = torch.arange(len(self), device="cpu")
         if sample is not None:
             rows = torch.randperm(len(self), generator=generator, device="cpu")[:sample].sort().values
-        count = min(k, len(self) - 1)
-        found = self.search(self._vectors[rows], k + 1, max_distance_computations=most, start=rows, threads=threads)
-        # Distances in float64. The index normalizes rows of any nonzero norm, so this does too.
-        points = self._vectors.double()
-        if self.metric == "cosine":
-            norms = points.norm(dim=1, keepdim=True)
-            points = points / torch.where(norms > 0, norms, 1.0)
-        exact = ops.knn(points[rows].float(), points.float(), k + 1, similarity=self.metric)
-
-        def distances(row: int, others: Tensor) -> Tensor:
-            others = points[others[(others >= 0) & (others != row)]]
-            return 1 - others @ points[row] if self.metric == "cosine" else (others - points[row]).norm(dim=1)
-
-        right = 0
-        for i, row in enumerate(rows.tolist()):
-            furthest = distances(row, exact.index[i]).topk(count, largest=False).values[-1]
-            right += int((distances(row, found.index[i])[:count] <= furthest * (1 + 1e-6) + 1e-12).sum())
-        return right / (count * len(rows))
+        found = self.search(self._vectors[rows], k + 1, max_distance_computations=effort, start=rows, threads=threads)
+        return measure_recall(self._vectors, self.metric, rows, found.index, k)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, for :meth:`load`.
@@ -355,7 +339,7 @@ class Index:
             >>> torch.equal(Index.load("rows.safetensors").vectors, rows)
             True
         """
-        _file.write(path, _file.taken_apart(self._core, self._vectors, self._settings))
+        _file.write(path, _file.disassemble(self._core, self._vectors, self._settings))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Index:
@@ -382,7 +366,7 @@ class Index:
             >>> Index.load("rows.safetensors")
             Index(6 rows of depth 1, metric='euclidean')
         """
-        return cls(*_file.read(path, _file.put_together))
+        return cls(*_file.read(path, _file.assemble))
 
     def stats(self) -> dict[str, float]:
         """Statistics of the graph and of the build.
@@ -417,73 +401,6 @@ class Index:
         }
 
 
-def _unpickled(*contents: Any) -> Index:
+def _unpickle(*contents: Any) -> Index:
     """The index with these pickled contents."""
-    return Index(*_file.put_together(_file.Contents(*contents)))
-
-
-def default_effort(k: int) -> int:
-    """The default of ``max_distance_computations`` in a search for `k` neighbors.
-
-    Example:
-        >>> from hardmine.fanng import default_effort
-        >>> default_effort(10), default_effort(50)
-        (400, 1000)
-    """
-    return max(400, 20 * k)
-
-
-def _as_rows(name: str, rows: Any) -> Tensor:
-    """A checked matrix as contiguous float32 on the CPU."""
-    check_rows(name, rows, None)
-    if rows.device.type != "cpu":
-        raise ValueError(f"{name} must be on the CPU, got it on {rows.device}")
-    return rows.detach().to(torch.float32).contiguous()
-
-
-def _check_k(k: Any) -> int:
-    return check_integer("k", k, 1, 2**31 - 1)
-
-
-def _check_effort(max_distance_computations: Any, k: int) -> int:
-    if max_distance_computations is None:
-        return default_effort(k)
-    return check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1)
-
-
-def _check_threads(threads: Any) -> int:
-    return torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
-
-
-def _check_start(start: Any, queries: int, rows: int) -> Any:
-    """Row numbers [Q] as numpy; the compiled search checks their range."""
-    if isinstance(start, Tensor):
-        if start.is_floating_point() or start.is_complex() or start.dtype == torch.bool:
-            raise TypeError(f"start must have an integer dtype, got {start.dtype}")
-        if start.shape != (queries,):
-            raise ValueError(f"start must be [Q] = [{queries}], got {shape_of(start)}")
-        return start.to("cpu", torch.int64).numpy()
-    if not isinstance(start, Integral) or isinstance(start, bool):
-        raise TypeError(f"start must be an integer, a tensor of integers or None, got {type(start).__name__}")
-    if rows == 0:
-        raise ValueError(f"start must be None, the index has no rows, got {start}")
-    return torch.full((queries,), check_integer("start", start, 0, rows - 1), dtype=torch.int64, device="cpu").numpy()
-
-
-@contextmanager
-def _build_progress(progress: Any, success_rate: float) -> Iterator[Callable[[float, int], object] | None]:
-    """The progress function that the build calls; its bar is full when the success rate reaches the target."""
-    if progress is None or progress is False:
-        yield None
-    elif callable(progress):
-        yield progress
-    elif progress is not True:
-        raise TypeError(f"progress must be True, False, None or a function, got {progress!r}")
-    else:
-        with require("tqdm").tqdm(total=round(100 * success_rate), desc="graph", unit="%") as bar:
-
-            def show(success: float, traversals: int) -> None:
-                bar.set_postfix(traversals=traversals, refresh=False)
-                bar.update(min(bar.total, round(100 * success)) - bar.n)
-
-            yield show
+    return Index(*_file.assemble(_file.Contents(*contents)))

@@ -15,9 +15,9 @@ from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import Neighbors
 
 # Pairs of rows times depth per call of knn: about a second, after which the progress bar moves.
-WORK_OF_A_CALL = 2**36
-CALLS_OF_LONG_WORK = 5
-LEAST_ROWS_OF_A_CALL = 256
+CHUNK_WORK = 2**36
+LONG_WORK_CHUNKS = 5
+MIN_CHUNK_ROWS = 256
 
 
 def neighbors(
@@ -26,26 +26,26 @@ def neighbors(
     """Yields chunks of queries with their k nearest gallery rows; missing neighbors have index -1."""
     count, depth = embeddings.shape
     gallery = embeddings if ref_embeddings is None else ref_embeddings
-    rows = max(LEAST_ROWS_OF_A_CALL, WORK_OF_A_CALL // max(len(gallery) * depth, 1))
-    alone = ref_embeddings is None
+    rows = max(MIN_CHUNK_ROWS, CHUNK_WORK // max(len(gallery) * depth, 1))
+    search_self = ref_embeddings is None
     # Without a gallery, one call visits each pair once. Chunks need k + 1 neighbors, which may exceed knn's limit.
-    if alone and (rows >= count or k == MAX_NEIGHBORS):
+    if search_self and (rows >= count or k == MAX_NEIGHBORS):
         rows = count
     starts = range(0, count, rows)
-    with progress_bar(count, progress, title, "query", long=len(starts) >= CALLS_OF_LONG_WORK) as bar:
+    with progress_bar(count, progress, title, "query", long=len(starts) >= LONG_WORK_CHUNKS) as bar:
         for start in starts:
             queries = slice(start, min(start + rows, count))
-            if alone and rows == count:
+            if search_self and rows == count:
                 yield queries, ops.knn(embeddings, k=k)
-            elif alone:
-                yield queries, _without_self(ops.knn(embeddings[queries], embeddings, k=k + 1), start)
+            elif search_self:
+                yield queries, _drop_self(ops.knn(embeddings[queries], embeddings, k=k + 1), start)
             else:
                 yield queries, ops.knn(embeddings[queries], ref_embeddings, k=k)
             if bar is not None:
                 bar.update(queries.stop - start)
 
 
-def _without_self(found: Neighbors, start: int) -> Neighbors:
+def _drop_self(found: Neighbors, start: int) -> Neighbors:
     """The k nearest others [Q, k] of queries start, start + 1, ... from the k + 1 nearest rows, queries not excluded.
 
     Neighbors have a total order (similarity, then index). Removing a row from the gallery only moves up the rows behind
@@ -53,8 +53,8 @@ def _without_self(found: Neighbors, start: int) -> Neighbors:
     with lower indices precede it, the last row is dropped.
     """
     similarity, index = found
-    itself = torch.arange(start, start + len(index), device=index.device)[:, None]
-    keep = index != itself
+    query = torch.arange(start, start + len(index), device=index.device)[:, None]
+    keep = index != query
     keep[:, -1] &= ~keep.all(1)
     return Neighbors(*(part[keep].reshape(len(index), -1) for part in (similarity, index)))
 
@@ -78,9 +78,9 @@ def progress_bar(total: int, progress: bool | None, title: str, unit: str, *, lo
     return tqdm.tqdm(total=total, desc=title, unit=unit)
 
 
-def all_finite(*given: Tensor | None) -> bool:
+def all_finite(*matrices: Tensor | None) -> bool:
     """Whether all rows and their norms are finite, in the dtype that the ops compute in."""
-    return all(bool(finite_rows(rows).all()) for rows in given if rows is not None)
+    return all(bool(finite_rows(rows).all()) for rows in matrices if rows is not None)
 
 
 def finite_rows(rows: Tensor) -> Tensor:

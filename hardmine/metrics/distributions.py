@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine.metrics._search import (
-    CALLS_OF_LONG_WORK,
-    WORK_OF_A_CALL,
+    CHUNK_WORK,
+    LONG_WORK_CHUNKS,
     check_progress,
     finite_rows,
     neighbors,
@@ -19,7 +19,7 @@ from hardmine.metrics._search import (
 )
 from hardmine.ops._arguments import check_integer, check_labeled_rows, check_rows
 
-_BLOCK = 1024  # rows per block; a block's similarities to another are held at once, and come from one call of knn
+_BLOCK_ROWS = 1024  # rows per block; a block's similarities to another are held at once, and come from one call of knn
 
 
 @dataclass(frozen=True)
@@ -101,21 +101,21 @@ def within_class_similarities(
     bins = check_integer("bins", bins, 1)
     check_progress(progress)
     _check_finite("embeddings", embeddings)
-    counter = _Counter(bins)
+    histogram = _Histogram(bins)
     order, sizes = labels.argsort(stable=True), labels.unique(return_counts=True)[1].tolist()
     work = sum(size**2 for size in sizes) * embeddings.shape[1]
-    long = work >= CALLS_OF_LONG_WORK * WORK_OF_A_CALL
+    long = work >= LONG_WORK_CHUNKS * CHUNK_WORK
     with torch.no_grad(), progress_bar(len(labels), progress, "similarities", "row", long=long) as bar:
         for members in order.split(sizes):
-            blocks = embeddings[members].split(_BLOCK)
-            for number, block in enumerate(blocks):
-                if len(block) > 1:  # knn finds each pair from both its ends
-                    counter.add(ops.knn(block, k=len(block) - 1).similarity, 1)
-                for other in blocks[number + 1 :]:
-                    counter.add(ops.knn(block, other, k=len(other)).similarity, 2)
+            blocks = embeddings[members].split(_BLOCK_ROWS)
+            for i, block in enumerate(blocks):
+                if len(block) > 1:  # knn finds each pair twice
+                    histogram.add(ops.knn(block, k=len(block) - 1).similarity, 1)
+                for other in blocks[i + 1 :]:
+                    histogram.add(ops.knn(block, other, k=len(other)).similarity, 2)
                 if bar is not None:
                     bar.update(len(block))
-    return counter.distribution(2)
+    return histogram.distribution(2)
 
 
 def nearest_train_similarities(
@@ -163,21 +163,21 @@ def nearest_train_similarities(
         raise ValueError("train_embeddings must have at least one row, got none")
     _check_finite("test_embeddings", test_embeddings)
     _check_finite("train_embeddings", train_embeddings)
-    counter = _Counter(bins)
+    histogram = _Histogram(bins)
     with torch.no_grad():
         for _, found in neighbors(test_embeddings, train_embeddings, 1, progress, "similarities"):
-            counter.add(found.similarity, 1)
-    return counter.distribution(1)
+            histogram.add(found.similarity, 1)
+    return histogram.distribution(1)
 
 
-class _Counter:
+class _Histogram:
     """Counts similarities, each with a weight."""
 
     def __init__(self, bins: int) -> None:
         self._edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64, device="cpu")
         self._counts = torch.zeros(bins, dtype=torch.int64, device="cpu")
         self._sum = self._sum_of_squares = 0.0
-        self._least, self._most = math.inf, -math.inf
+        self._min, self._max = math.inf, -math.inf
 
     def add(self, similarities: Tensor, weight: int) -> None:
         if similarities.numel() == 0:
@@ -188,8 +188,8 @@ class _Counter:
         self._counts += weight * bins.bincount(minlength=len(self._counts))
         self._sum += weight * values.sum().item()
         self._sum_of_squares += weight * values.square().sum().item()
-        self._least = min(self._least, values.min().item())
-        self._most = max(self._most, values.max().item())
+        self._min = min(self._min, values.min().item())
+        self._max = max(self._max, values.max().item())
 
     def distribution(self, weight: int) -> Distribution:
         """The counted distribution, where each similarity has the total weight `weight`."""
@@ -198,7 +198,7 @@ class _Counter:
             return Distribution(self._edges, self._counts, *[math.nan] * 4)
         mean = self._sum / total
         std = math.sqrt(max(self._sum_of_squares / total - mean**2, 0.0))
-        return Distribution(self._edges, self._counts // weight, mean, std, self._least, self._most)
+        return Distribution(self._edges, self._counts // weight, mean, std, self._min, self._max)
 
 
 def _check_finite(name: str, rows: Tensor) -> None:
@@ -206,4 +206,4 @@ def _check_finite(name: str, rows: Tensor) -> None:
     finite = finite_rows(rows)
     if not finite.all():
         row = int(finite.logical_not().nonzero()[0])
-        raise FloatingPointError(f"{name}: row {row} is not finite: has training diverged?")
+        raise FloatingPointError(f"{name} must be finite, got a non-finite row {row}: has training diverged?")

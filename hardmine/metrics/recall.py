@@ -227,7 +227,7 @@ def _check_k(k: Any, name: str = "k") -> list[int]:
     sizes = list(k) if isinstance(k, Iterable) and not isinstance(k, Tensor) else [k]
     for size in sizes:
         if not isinstance(size, Integral) or isinstance(size, bool):
-            raise TypeError(f"{name} must be an integer or several, got {size!r}")
+            raise TypeError(f"{name} must be an integer or several integers, got {size!r}")
     if not sizes or min(sizes) < 1 or max(sizes) > MAX_NEIGHBORS:
         raise ValueError(f"{name} must be one or more integers from 1 to {MAX_NEIGHBORS}, got {sizes}")
     return [int(size) for size in sizes]
@@ -236,4 +236,6 @@ def _check_k(k: Any, name: str = "k") -> list[int]:
 def _check_any_positive(has_positive: Tensor, name: str = "labels") -> None:
     """At least one query has a positive in the gallery."""
     if not has_positive.any():
-        raise ValueError(f"{name}: none of the {len(has_positive)} queries has a gallery sample of its class")
+        raise ValueError(
+            f"{name} must give a query a positive in the gallery, got none for {len(has_positive)} queries"
+        )

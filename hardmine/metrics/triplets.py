@@ -30,11 +30,11 @@ def hard_share(positive_similarity: Tensor, negative_similarity: Tensor) -> floa
         >>> hard_share(torch.tensor([0.9, 0.5]), torch.tensor([0.3, 0.6]))
         0.5
     """
-    given = {"positive_similarity": positive_similarity, "negative_similarity": negative_similarity}
-    for name, similarity in given.items():
+    similarities = {"positive_similarity": positive_similarity, "negative_similarity": negative_similarity}
+    for name, similarity in similarities.items():
         if not isinstance(similarity, Tensor) or not similarity.is_floating_point():
-            kind = similarity.dtype if isinstance(similarity, Tensor) else type(similarity).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
+            given = similarity.dtype if isinstance(similarity, Tensor) else type(similarity).__name__
+            raise TypeError(f"{name} must be a floating-point tensor, got {given}")
     if positive_similarity.shape != negative_similarity.shape:
         raise ValueError(
             f"negative_similarity must be {shape_of(positive_similarity)}, as positive_similarity, "

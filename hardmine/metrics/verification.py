@@ -14,7 +14,7 @@ from hardmine.metrics._search import all_finite
 from hardmine.ops._arguments import INTEGER_DTYPES, check_integer, check_rows, shape_of
 from hardmine.types import Verification
 
-_PAIRS_AT_ONCE = 2**14
+_CHUNK_PAIRS = 2**14
 
 
 def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, folds: int | Tensor = 10) -> Verification:
@@ -59,19 +59,19 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
     pairs = _check_integers("pairs", pairs, "[P, 2]", lambda shape: len(shape) == 2 and shape[1] == 2)
     count = len(pairs)
     if not isinstance(same, Tensor) or same.dtype != torch.bool:
-        raise TypeError(f"same must be a bool tensor, got {_kind(same)}")
+        raise TypeError(f"same must be a bool tensor, got {_type_name(same)}")
     if same.shape != (count,):
         raise ValueError(f"same must be [P] = [{count}], got {shape_of(same)}")
     if count and not 0 <= pairs.min() <= pairs.max() < len(embeddings):
-        wrong = int(pairs.min() if pairs.min() < 0 else pairs.max())
-        raise ValueError(f"pairs must be rows of embeddings, from 0 to {len(embeddings) - 1}, got {wrong}")
-    members = _members_of_folds(folds, count)
+        invalid = int(pairs.min() if pairs.min() < 0 else pairs.max())
+        raise ValueError(f"pairs must be row numbers from 0 to {len(embeddings) - 1}, got {invalid}")
+    fold_masks = _fold_masks(folds, count)
     if not all_finite(embeddings):
-        nothing = (math.nan,) * len(members)
-        return Verification(math.nan, math.nan, nothing, nothing)
+        nan_folds = (math.nan,) * len(fold_masks)
+        return Verification(math.nan, math.nan, nan_folds, nan_folds)
     similarities, same = _similarities(embeddings.detach(), pairs), same.cpu()
     accuracies, thresholds = [], []
-    for fold in members:
+    for fold in fold_masks:
         threshold = _best_threshold(similarities[~fold], same[~fold])
         thresholds.append(threshold)
         accuracies.append(((similarities[fold] >= threshold) == same[fold]).double().mean().item())
@@ -80,13 +80,13 @@ def verification_accuracy(embeddings: Tensor, pairs: Tensor, same: Tensor, *, fo
     return Verification(scores.mean().item(), std_error, tuple(accuracies), tuple(thresholds))
 
 
-def _members_of_folds(folds: Any, count: int) -> list[Tensor]:
+def _fold_masks(folds: Any, count: int) -> list[Tensor]:
     """The pairs of each fold: one bool [P] per fold."""
     if isinstance(folds, Tensor):
         folds = _check_integers("folds", folds, f"[P] = [{count}]", lambda shape: shape == (count,)).cpu()
         numbers = folds.unique()
         if len(numbers) < 2:
-            raise ValueError(f"folds must be at least 2, got {len(numbers)}")
+            raise ValueError(f"folds must have at least 2 distinct values, got {len(numbers)}")
         return [folds == number for number in numbers]
     if not isinstance(folds, Integral):
         raise TypeError(f"folds must be an integer or a tensor of integers, got {type(folds).__name__}")
@@ -99,35 +99,35 @@ def _members_of_folds(folds: Any, count: int) -> list[Tensor]:
 def _similarities(embeddings: Tensor, pairs: Tensor) -> Tensor:
     """The cosine similarity of every pair, float64 [P] on the CPU."""
     parts = []
-    for some in pairs.to(embeddings.device).split(_PAIRS_AT_ONCE):
-        first, second = (F.normalize(embeddings[rows].double()) for rows in some.unbind(1))
-        parts.append((first * second).sum(1).clamp(-1, 1).cpu())
+    for chunk in pairs.to(embeddings.device).split(_CHUNK_PAIRS):
+        left, right = (F.normalize(embeddings[rows].double()) for rows in chunk.unbind(1))
+        parts.append((left * right).sum(1).clamp(-1, 1).cpu())
     return torch.cat(parts)
 
 
 def _best_threshold(similarities: Tensor, same: Tensor) -> float:
-    """The least similarity at which to classify pairs as the same, so that most are right."""
+    """The lowest similarity at which classifying pairs as the same is right for the most pairs."""
     similarities, order = similarities.sort(descending=True)
     # For n = 0, 1, ...: the n most similar pairs are classified as the same, by a threshold before the next pair.
     gain = F.pad(torch.where(same[order], 1, -1).cumsum(0), (1, 0))
     bound = similarities.new_tensor([math.inf])
     upper, lower = torch.cat([bound, similarities]), torch.cat([similarities, -bound])
-    apart = lower < upper  # no threshold separates equally similar pairs
-    middle = (upper + lower) / 2
-    # Adjacent numbers have no middle: rounding to the lower one would classify that pair as the same, too.
-    threshold = torch.where((middle == lower) & lower.isfinite(), upper, middle)
-    best = gain[apart].max()
-    return threshold[apart & (gain == best)][-1].item()
+    is_separable = lower < upper  # no threshold separates equally similar pairs
+    midpoint = (upper + lower) / 2
+    # Adjacent numbers have no midpoint: rounding to the lower one would classify that pair as the same, too.
+    threshold = torch.where((midpoint == lower) & lower.isfinite(), upper, midpoint)
+    best = gain[is_separable].max()
+    return threshold[is_separable & (gain == best)][-1].item()
 
 
-def _check_integers(name: str, tensor: Any, wanted: str, fits: Any) -> Tensor:
+def _check_integers(name: str, tensor: Any, expected: str, fits: Any) -> Tensor:
     """``tensor`` has an integer dtype and a shape that ``fits``; returned as int64."""
     if not isinstance(tensor, Tensor) or tensor.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"{name} must be a tensor of integers, got {_kind(tensor)}")
+        raise TypeError(f"{name} must be a tensor of integers, got {_type_name(tensor)}")
     if not fits(tensor.shape):
-        raise ValueError(f"{name} must be {wanted}, got {shape_of(tensor)}")
+        raise ValueError(f"{name} must be {expected}, got {shape_of(tensor)}")
     return tensor.to(torch.int64)
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__

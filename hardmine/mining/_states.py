@@ -28,21 +28,21 @@ def check_list(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def check_count(name: str, value: Any, least: int = 0) -> int:
-    """``value`` is an integer from ``least``."""
+def check_count(name: str, value: Any, minimum: int = 0) -> int:
+    """``value`` is an integer, at least ``minimum``."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return int(value)
 
 
-def check_real(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """``value`` is a finite number from ``least`` to ``most``."""
+def check_real(name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """``value`` is a finite number from ``minimum`` to ``maximum``."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (least <= value <= most and abs(value) <= sys.float_info.max):  # type: ignore[operator]  # typeshed: Real has no order
-        limits = [f"{sign} {limit:g}" for sign, limit in ((">=", least), ("<=", most)) if math.isfinite(limit)]
+    if not (minimum <= value <= maximum and abs(value) <= sys.float_info.max):  # type: ignore[operator]  # typeshed: Real has no order
+        limits = [f"{sign} {limit:g}" for sign, limit in ((">=", minimum), ("<=", maximum)) if math.isfinite(limit)]
         raise ValueError(f"{name} must be a finite number{' ' + ' and '.join(limits) if limits else ''}, got {value}")
     return float(value)
 
@@ -53,7 +53,7 @@ def check_tensor(name: str, value: Any, dtype: torch.dtype, shape: tuple[int | N
         raise TypeError(f"{name} must be a torch.Tensor, got {value!r}")
     if value.dtype != dtype:
         raise TypeError(f"{name} must have the dtype {dtype}, got {value.dtype}")
-    if value.dim() != len(shape) or any(size not in (None, own) for size, own in zip(shape, value.shape, strict=True)):
+    if value.dim() != len(shape) or any(size not in (None, got) for size, got in zip(shape, value.shape, strict=True)):
         wanted = ", ".join("*" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} must be [{wanted}], got {list(value.shape)}")
     return value

@@ -10,7 +10,7 @@ from typing import Any
 from hardmine.mining._states import check_count, check_entries, check_list, check_real
 from hardmine.ops._arguments import check_integer
 
-_SAME_ERROR = 1e-6  # errors that differ by less give a slope of rounding errors only
+_MIN_ERROR_RANGE = 1e-6  # a smaller range of errors gives a slope that is only rounding error
 
 
 class AdaptiveKappa:
@@ -40,7 +40,7 @@ class AdaptiveKappa:
             nearest positive is ever taken.
         max_kappa: The largest kappa.
         max_step: Kappa changes by no more than this factor from one epoch to the next; above 1.
-        gain: The least and the greatest response of kappa to an error off the target, relative to kappa: ``alpha`` is
+        gain: The smallest and the largest response of kappa to an error off the target, relative to kappa: ``alpha`` is
             clamped to ``[-gain[1] * kappa, -gain[0] * kappa]``. Both are at least 0.
 
     Attributes:
@@ -72,7 +72,7 @@ class AdaptiveKappa:
         *Bounds*: `max_step`, and then `min_kappa` and `max_kappa`, clamp the kappa that the line gives.
 
         In simulated training (tests/mining/test_adaptive_kappa.py), longer windows tracked changing embeddings less
-        well and were hardly better under noise. A larger least gain tracks changing embeddings better, but oscillates
+        well and were hardly better under noise. A larger ``gain[0]`` tracks changing embeddings better, but oscillates
         about the target if the error depends steeply on kappa, as on the car images.
 
     Reference:
@@ -110,8 +110,8 @@ class AdaptiveKappa:
         self.max_step = _check_finite("max_step", max_step, above=1.0)
         if not isinstance(gain, tuple) or len(gain) != 2:
             raise TypeError(f"gain must be a tuple of two numbers, got {gain!r}")
-        least = _check_finite("gain[0]", gain[0], at_least=0.0)
-        self.gain = least, _check_finite("gain[1]", gain[1], above=0.0, at_least=least)
+        min_gain = _check_finite("gain[0]", gain[0], at_least=0.0)
+        self.gain = min_gain, _check_finite("gain[1]", gain[1], above=0.0, at_least=min_gain)
         self.epoch = 1
         self.kappa: float | None = None
         self.alpha: float | None = None
@@ -148,7 +148,7 @@ class AdaptiveKappa:
         if self.kappa is None:
             if kappa is not None:
                 raise ValueError(
-                    f"kappa must be None in the first {self.random_epochs} epochs, which mine nothing, got {kappa}"
+                    f"kappa must be None in the first {self.random_epochs} epochs, which are random, got {kappa}"
                 )
             if self.epoch >= self.random_epochs:  # a loaded state may already be past the last random epoch
                 self._start(error)
@@ -156,8 +156,8 @@ class AdaptiveKappa:
             kappa = self.kappa if kappa is None else _check_finite("kappa", kappa, above=0.0)
             self._history = [*self._history, (error, kappa)][-self.window :]
             self._fit()
-            wanted = self._at_target()
-            self.kappa = self._bounded(min(max(wanted, kappa / self.max_step), kappa * self.max_step))
+            target = self._kappa_at_target()
+            self.kappa = self._clamp(min(max(target, kappa / self.max_step), kappa * self.max_step))
         self.epoch += 1
         return self.kappa
 
@@ -190,11 +190,11 @@ class AdaptiveKappa:
         for number, point in enumerate(check_list(f"{name}['history']", state["history"])):
             place = f"{name}['history'][{number}]"
             if len(check_list(place, point)) != 2:
-                raise ValueError(f"{place} must be an error and a kappa, got {point!r}")
+                raise ValueError(f"{place} must be [error, kappa], got {point!r}")
             history.append((check_real(f"{place}[0]", point[0], 0, 1), check_real(f"{place}[1]", point[1], 0)))
         if state["kappa"] is not None:
             kappa = check_real(f"{name}['kappa']", state["kappa"], 0)
-            alpha = check_real(f"{name}['alpha']", state["alpha"], most=0)
+            alpha = check_real(f"{name}['alpha']", state["alpha"], maximum=0)
             beta = check_real(f"{name}['beta']", state["beta"])
         elif not (state["alpha"] is None and state["beta"] is None and not history):
             raise ValueError(
@@ -212,28 +212,28 @@ class AdaptiveKappa:
         """Set the initial line and the kappa that it gives."""
         self.alpha = (self.soft_kappa - 1) / (min(random_error, self.target_error) - 1)
         self.beta = 1 - self.alpha
-        self.kappa = self._bounded(self._at_target())
+        self.kappa = self._clamp(self._kappa_at_target())
 
     def _fit(self) -> None:
         """Equation 7."""
         errors, kappas = zip(*self._history, strict=True)
         mean_error, mean_kappa = statistics.fmean(errors), statistics.fmean(kappas)
-        if max(errors) - min(errors) > _SAME_ERROR:
+        if max(errors) - min(errors) > _MIN_ERROR_RANGE:
             slope = statistics.linear_regression(errors, kappas).slope
             self.alpha = slope if slope < 0 else self.alpha
-        least, most = (gain * mean_kappa for gain in self.gain)
+        min_slope, max_slope = (gain * mean_kappa for gain in self.gain)
         if self.alpha is None:
             raise RuntimeError("the controller has no line yet")
-        self.alpha = -min(max(-self.alpha, least), most)
+        self.alpha = -min(max(-self.alpha, min_slope), max_slope)
         self.beta = mean_kappa - self.alpha * mean_error
 
-    def _at_target(self) -> float:
+    def _kappa_at_target(self) -> float:
         """Equation 8."""
         if self.alpha is None or self.beta is None:
             raise RuntimeError("the controller has no line yet")
         return self.alpha * self.target_error + self.beta
 
-    def _bounded(self, kappa: float) -> float:
+    def _clamp(self, kappa: float) -> float:
         return min(max(kappa, self.min_kappa), self.max_kappa)
 
 
@@ -249,7 +249,7 @@ def _check_finite(
     """A finite number within all limits, as a float. Accepts what float() accepts, such as a one-element tensor."""
     try:
         if isinstance(value, (str, bool)):
-            raise TypeError("a string and a bool are no numbers")
+            raise TypeError("a str or a bool is not a number")
         number = float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error

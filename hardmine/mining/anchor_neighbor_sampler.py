@@ -116,8 +116,8 @@ class AnchorNeighborSampler(ClassSampler):
         missing = ~torch.isin(self.classes, classes)
         if missing.any():
             raise ValueError(
-                f"tree must have the {len(self.classes)} classes in use, got none of class "
-                f"{self.classes[missing][0].item()} among its {len(classes)}"
+                f"tree must have all {len(self.classes)} classes of the sampler, "
+                f"got {len(classes)} classes without {self.classes[missing][0].item()}"
             )
         used = torch.searchsorted(classes, self.classes)
         self._neighbors = nearest_classes(sq_dist[used[:, None], used], self.classes_per_batch - 1)
@@ -139,17 +139,17 @@ class AnchorNeighborSampler(ClassSampler):
         check_tensor("state['classes']", state["classes"], torch.int64, (None,))
         if not torch.equal(state["classes"], self.classes):
             raise ValueError(
-                f"state must be of a sampler of the same {len(self.classes)} classes, got one of "
-                f"{len(state['classes'])}, or others"
+                f"state['classes'] must be the sampler's {len(self.classes)} classes, "
+                f"got {len(state['classes'])} that differ"
             )
         neighbors, count = state["neighbors"], len(self.classes)
         if neighbors is not None:
             check_tensor("state['neighbors']", neighbors, torch.int32, (count, self.classes_per_batch - 1))
             check_range("state['neighbors']", neighbors, count)
-            listed = (
+            row_and_neighbors = (
                 torch.cat([torch.arange(count, dtype=torch.int32, device="cpu")[:, None], neighbors], 1).sort(1).values
             )
-            if (repeated := (listed[:, 1:] == listed[:, :-1]).any(1)).any():
+            if (repeated := (row_and_neighbors[:, 1:] == row_and_neighbors[:, :-1]).any(1)).any():
                 row = int(repeated.int().argmax())
                 raise ValueError(
                     f"state['neighbors'] must be distinct other classes, got {neighbors[row].tolist()} at [{row}]"
@@ -169,9 +169,9 @@ class AnchorNeighborSampler(ClassSampler):
             taken, chosen = set(anchors), []
             for anchor in anchors:
                 free = [position for position in neighbors[anchor].tolist() if position not in taken]
-                near = free[: self.classes_per_anchor - 1]
-                taken.update(near)
-                chosen += [anchor, *near]
+                neighborhood = free[: self.classes_per_anchor - 1]
+                taken.update(neighborhood)
+                chosen += [anchor, *neighborhood]
             return chosen
 
         return choose

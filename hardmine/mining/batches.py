@@ -35,25 +35,25 @@ def mixed_batches(
     used = min(len(mined_triplets), batches * round(mined_share * batch_size))
     drawn = torch.randperm(len(mined_triplets), generator=generator, device="cpu")
     mined = mined_triplets[drawn[:used]]
-    others = shuffled_random_triplets(labels, batches * batch_size - used, generator)
-    made = []
+    random = shuffled_random_triplets(labels, batches * batch_size - used, generator)
+    result = []
     for batch in range(batches):
-        first, last = (edge * used // batches for edge in (batch, batch + 1))
-        first_other, last_other = (edge * batch_size - edge * used // batches for edge in (batch, batch + 1))
-        triplets = torch.cat([mined[first:last], others[first_other:last_other]])
+        start, stop = (bound * used // batches for bound in (batch, batch + 1))
+        random_start, random_stop = (bound * batch_size - bound * used // batches for bound in (batch, batch + 1))
+        triplets = torch.cat([mined[start:stop], random[random_start:random_stop]])
         rows, positions = triplets.unique(return_inverse=True)
-        made.append(TripletBatch(rows, positions, torch.arange(batch_size, device="cpu") < last - first))
-    return made
+        result.append(TripletBatch(rows, positions, torch.arange(batch_size, device="cpu") < stop - start))
+    return result
 
 
 def shuffled_random_triplets(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Random triplets [count, 3] in random order. No anchor repeats before every anchor has been used."""
     if count == 0:
         return torch.empty(0, 3, dtype=torch.int64, device="cpu")
-    _, which, sizes = labels.unique(return_inverse=True, return_counts=True)
-    own = sizes[which]
-    anchors = int(((own > 1) & (own < len(labels))).sum())
+    _, class_index, sizes = labels.unique(return_inverse=True, return_counts=True)
+    class_size = sizes[class_index]
+    anchors = int(((class_size > 1) & (class_size < len(labels))).sum())
     rounds = -(-count // anchors)
     triplets = random_triplets(labels, rounds, generator).view(anchors, rounds, 3)
-    order = [torch.randperm(anchors, generator=generator, device="cpu") for _ in range(rounds)]
-    return torch.cat([triplets[some, i] for i, some in enumerate(order)])[:count]
+    orders = [torch.randperm(anchors, generator=generator, device="cpu") for _ in range(rounds)]
+    return torch.cat([triplets[order, i] for i, order in enumerate(orders)])[:count]

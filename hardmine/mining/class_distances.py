@@ -14,12 +14,12 @@ from hardmine.mining.labels import check_labels
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_rows, shape_of
 from hardmine.types import ClassDistances
 
-MOST_SQ_DIST = 4.0  # largest squared distance on the unit sphere
+MAX_SQ_DIST = 4.0  # largest squared distance on the unit sphere
 
 # Float64 elements per step: bounds the memory, and the delay before Ctrl-C is noticed.
-_ELEMENTS_AT_ONCE = 2**22
-_PRODUCTS_AT_ONCE = 2**32  # multiply-adds per step: bounds that delay too
-_ROUNDING = 1e-4  # allowed error of given distances, which may have been computed in float32
+_CHUNK_ELEMENTS = 2**22
+_CHUNK_PRODUCTS = 2**32  # multiply-adds per step: bounds that delay too
+_ROUNDING = 1e-4  # allowed error of distances, which may have been computed in float32
 
 
 def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> ClassDistances:
@@ -64,24 +64,24 @@ def class_distances(embeddings: Tensor, labels: Tensor | Sequence[int]) -> Class
     labels = check_labels(labels)
     if len(labels) != len(embeddings):
         raise ValueError(f"labels must be [N] = [{len(embeddings)}], got {shape_of(labels)}")
-    classes, which, sizes = labels.unique(return_inverse=True, return_counts=True)
+    classes, class_index, sizes = labels.unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(classes), embeddings.shape[1], dtype=torch.float64, device="cpu")
     sq_norms = torch.zeros(len(classes), dtype=torch.float64, device="cpu")
-    for some in _slices(len(labels), embeddings.shape[1]):
-        rows = _unit_rows(embeddings.detach()[some], some.start)
-        sums.index_add_(0, which[some], rows)
-        sq_norms.index_add_(0, which[some], rows.square().sum(1))
+    for rows in _slices(len(labels), embeddings.shape[1]):
+        unit_rows = _unit_rows(embeddings.detach()[rows], rows.start)
+        sums.index_add_(0, class_index[rows], unit_rows)
+        sq_norms.index_add_(0, class_index[rows], unit_rows.square().sum(1))
     sizes = sizes.double()
     means, mean_sq_norms = sums / sizes[:, None], sq_norms / sizes
     products = means.new_empty(len(classes), len(classes))
-    for some in _slices(len(classes), max(len(classes), 1), depth=means.shape[1]):
-        torch.mm(means[some], means.T, out=products[some])
+    for rows in _slices(len(classes), max(len(classes), 1), depth=means.shape[1]):
+        torch.mm(means[rows], means.T, out=products[rows])
     sq_dist = torch.empty_like(products)
-    for some in _slices(len(classes), max(len(classes), 1)):
-        both = products[some] + products[:, some].T  # makes the matrix bitwise symmetric
-        sq_dist[some] = (mean_sq_norms[some, None] + mean_sq_norms - both).clamp_(0, MOST_SQ_DIST)
+    for rows in _slices(len(classes), max(len(classes), 1)):
+        twice_products = products[rows] + products[:, rows].T  # makes the matrix bitwise symmetric
+        sq_dist[rows] = (mean_sq_norms[rows, None] + mean_sq_norms - twice_products).clamp_(0, MAX_SQ_DIST)
     within = 2 * sizes / (sizes - 1) * (mean_sq_norms - means.square().sum(1))
-    sq_dist.diagonal().copy_(torch.where(sizes > 1, within, math.nan).clamp_(0, MOST_SQ_DIST))
+    sq_dist.diagonal().copy_(torch.where(sizes > 1, within, math.nan).clamp_(0, MAX_SQ_DIST))
     return ClassDistances(classes, sq_dist)
 
 
@@ -94,23 +94,23 @@ def check_class_distances(distances: Any) -> ClassDistances:
         ("sq_dist", distances.sq_dist, FLOAT_DTYPES),
     ):
         if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
-            kind = "integers" if dtypes is INTEGER_DTYPES else "floating-point numbers"
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"distances.{name} must be a tensor of {kind}, got {got}")
+            expected = "integers" if dtypes is INTEGER_DTYPES else "floating-point numbers"
+            given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"distances.{name} must be a tensor of {expected}, got {given}")
     classes, sq_dist = distances.classes.to("cpu", torch.int64), distances.sq_dist.detach().to("cpu", torch.float64)
     if classes.dim() != 1:
         raise ValueError(f"distances.classes must be [C], got {shape_of(classes)}")
     if sq_dist.shape != (len(classes), len(classes)):
         raise ValueError(f"distances.sq_dist must be [C, C] with C = {len(classes)}, got {shape_of(sq_dist)}")
-    falls = (classes[1:] <= classes[:-1]).nonzero()
-    if len(falls):
-        before, after = classes[falls[0, 0] :][:2].tolist()
+    descents = (classes[1:] <= classes[:-1]).nonzero()
+    if len(descents):
+        before, after = classes[descents[0, 0] :][:2].tolist()
         raise ValueError(f"distances.classes must be ascending, got {after} after {before}")
-    itself = torch.eye(len(classes), dtype=torch.bool, device="cpu")
-    inside = (sq_dist >= -_ROUNDING) & (sq_dist <= MOST_SQ_DIST + _ROUNDING)
-    for row, column in (~inside & ~(itself & sq_dist.isnan())).nonzero()[:1].tolist():
+    diagonal = torch.eye(len(classes), dtype=torch.bool, device="cpu")
+    in_range = (sq_dist >= -_ROUNDING) & (sq_dist <= MAX_SQ_DIST + _ROUNDING)
+    for row, column in (~in_range & ~(diagonal & sq_dist.isnan())).nonzero()[:1].tolist():
         raise ValueError(
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, "
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, "
             f"got {sq_dist[row, column].item():g} at [{row}, {column}]"
         )
     for row, column in ((sq_dist - sq_dist.T).abs() > _ROUNDING).nonzero()[:1].tolist():
@@ -118,7 +118,7 @@ def check_class_distances(distances: Any) -> ClassDistances:
             f"distances.sq_dist must be symmetric, got {sq_dist[row, column].item():g} at [{row}, {column}] "
             f"and {sq_dist[column, row].item():g} at [{column}, {row}]"
         )
-    return ClassDistances(classes, ((sq_dist + sq_dist.T) / 2).clamp_(0, MOST_SQ_DIST))
+    return ClassDistances(classes, ((sq_dist + sq_dist.T) / 2).clamp_(0, MAX_SQ_DIST))
 
 
 def nearest_classes(sq_dist: Tensor, k: int) -> Tensor:
@@ -129,17 +129,17 @@ def nearest_classes(sq_dist: Tensor, k: int) -> Tensor:
         k: From 0 to C - 1.
     """
     nearest = torch.empty(len(sq_dist), k, dtype=torch.int32, device="cpu")
-    for some in _slices(len(sq_dist), max(len(sq_dist), 1)):
-        rows = sq_dist[some].clone()
-        rows.diagonal(some.start).fill_(math.inf)  # a class is not its own neighbor
-        nearest[some] = rows.argsort(dim=1, stable=True)[:, :k].int()
+    for rows in _slices(len(sq_dist), max(len(sq_dist), 1)):
+        row_dist = sq_dist[rows].clone()
+        row_dist.diagonal(rows.start).fill_(math.inf)  # a class is not its own neighbor
+        nearest[rows] = row_dist.argsort(dim=1, stable=True)[:, :k].int()
     return nearest
 
 
 def _slices(count: int, width: int, depth: int = 1) -> Iterator[slice]:
     """Ranges of ``count`` rows, with ``width`` elements per row and ``depth`` multiply-adds per element."""
-    step = max(1, min(_ELEMENTS_AT_ONCE // width, _PRODUCTS_AT_ONCE // (width * depth)))
-    return (slice(first, min(first + step, count)) for first in range(0, count, step))
+    step = max(1, min(_CHUNK_ELEMENTS // width, _CHUNK_PRODUCTS // (width * depth)))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def _unit_rows(rows: Tensor, first: int) -> Tensor:
@@ -148,5 +148,5 @@ def _unit_rows(rows: Tensor, first: int) -> Tensor:
     finite = rows.square().sum(1).isfinite()
     if not finite.all():
         row = first + int(finite.logical_not().nonzero()[0])
-        raise FloatingPointError(f"the embedding of row {row} is not finite: has training diverged?")
+        raise FloatingPointError(f"embeddings must be finite, got a non-finite row {row}: has training diverged?")
     return F.normalize(rows)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.mining.class_distances import MOST_SQ_DIST, check_class_distances, class_distances
+from hardmine.mining.class_distances import MAX_SQ_DIST, check_class_distances, class_distances
 from hardmine.ops._arguments import FLOAT_DTYPES, check_choice, check_finite, check_integer
 from hardmine.types import ClassDistances
 
@@ -86,18 +86,18 @@ class ClassTree:
         self.distances = check_class_distances(distances)
         self.classes, sq_dist = self.distances
         if len(self.classes) < 2:
-            raise ValueError(f"distances must be of at least 2 classes, got {len(self.classes)}")
-        own = sq_dist.diagonal()
-        if own.isnan().all():
+            raise ValueError(f"distances must have at least 2 classes, got {len(self.classes)}")
+        within = sq_dist.diagonal()
+        if within.isnan().all():
             raise ValueError(
-                "distances must be of a class with at least two samples, for there to be a distance inside a class, "
-                f"got {len(own)} classes of one"
+                "distances must include a class with at least two samples, whose distance is part of d_0, "
+                f"got {len(within)} classes of one sample"
             )
-        d_0 = own.nanmean()
-        self.within_sq_dist = own.where(~own.isnan(), d_0)
+        d_0 = within.nanmean()
+        self.within_sq_dist = within.where(~within.isnan(), d_0)
         level = torch.arange(self.levels + 1, dtype=torch.float64, device="cpu")
-        self.thresholds = level * (MOST_SQ_DIST - d_0) / self.levels + d_0
-        self.thresholds[-1] = MOST_SQ_DIST  # exactly, without rounding
+        self.thresholds = level * (MAX_SQ_DIST - d_0) / self.levels + d_0
+        self.thresholds[-1] = MAX_SQ_DIST  # exactly, without rounding
         self.join_levels, self.node_counts = self._join(sq_dist)
 
     @classmethod

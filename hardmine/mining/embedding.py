@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from hardmine._extras import require
 from hardmine.ops._arguments import check_flag, check_integer, shape_of
 
-_MOST = 2**31 - 1
+_INT32_MAX = 2**31 - 1
 
 
 def embed_all(
@@ -55,8 +55,9 @@ def embed_all(
         raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
     count = check_images(images)
     if count == 0:
-        raise ValueError("images must be at least one, got none")
-    chunk, num_workers = check_integer("chunk", chunk, 1, _MOST), check_integer("num_workers", num_workers, 0, _MOST)
+        raise ValueError("images must have at least one image, got 0")
+    chunk = check_integer("chunk", chunk, 1, _INT32_MAX)
+    num_workers = check_integer("num_workers", num_workers, 0, _INT32_MAX)
     check_flag("progress", progress)
     chunks: Any = embed_chunks(model, images, chunk=chunk, num_workers=num_workers)
     with closing(chunks):
@@ -84,12 +85,12 @@ def embed_chunks(
         float32 [n, D] on the CPU, for at most ``chunk`` images.
     """
     device = _device(model)
-    with _evaluating(model):
-        for some in _chunks(images, chunk, num_workers, first):
+    with _evaluation_mode(model):
+        for batch in _chunks(images, chunk, num_workers, first):
             with torch.no_grad():
-                embeddings = model(some if device is None else some.to(device))
-            yield _checked(embeddings, len(some), first)
-            first += len(some)
+                embeddings = model(batch if device is None else batch.to(device))
+            yield _check_embeddings(embeddings, len(batch), first)
+            first += len(batch)
 
 
 def check_images(images: Any) -> int:
@@ -109,12 +110,12 @@ def _chunks(images: Tensor | Dataset[Any], chunk: int, num_workers: int, first: 
         return images[first:].split(chunk)
     if first:
         images = Subset(images, range(first, check_images(images)))
-    loader = DataLoader(images, batch_size=chunk, num_workers=num_workers, collate_fn=_images_of)
+    loader = DataLoader(images, batch_size=chunk, num_workers=num_workers, collate_fn=_collate_images)
     with torch.device("cpu"):  # the loader draws a number, which would have no value on a "meta" default device
         return iter(loader)
 
 
-def _images_of(items: list[Any]) -> Tensor:
+def _collate_images(items: list[Any]) -> Tensor:
     """The images of some items of a data set; other contents of the items are ignored."""
     images = [item[0] if isinstance(item, (list, tuple)) and item else item for item in items]
     problem, batch = None, None
@@ -139,7 +140,7 @@ def _device(model: Any) -> torch.device | None:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluation_mode(model: Any) -> Iterator[None]:
     """Evaluation mode inside the context. Modes are restored per submodule: some may train in evaluation mode."""
     modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
     try:
@@ -151,7 +152,7 @@ def _evaluating(model: Any) -> Iterator[None]:
             part.training = mode
 
 
-def _checked(embeddings: Any, count: int, first: int) -> Tensor:
+def _check_embeddings(embeddings: Any, count: int, first: int) -> Tensor:
     """The embeddings of images ``first`` to ``first + count - 1``, as float32 on the CPU."""
     if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
         kind = str(embeddings.dtype) if isinstance(embeddings, Tensor) else type(embeddings).__name__
@@ -163,5 +164,7 @@ def _checked(embeddings: Any, count: int, first: int) -> Tensor:
     finite = embeddings.square().sum(1).isfinite()
     if not finite.all():
         row = int(finite.logical_not().nonzero()[0])
-        raise FloatingPointError(f"the embedding of image {first + row} is not finite: has training diverged?")
+        raise FloatingPointError(
+            f"model must return finite embeddings, got a non-finite one for image {first + row}: has training diverged?"
+        )
     return embeddings

@@ -81,13 +81,13 @@ def check_epoch(state: Any, images: int) -> None:
         check_tensor(f"state['{name}']", state[name], torch.int64, (2,))
     observed, nonzero = state["observed"].tolist(), state["nonzero"].tolist()
     # Entry 0 counts all triplets, entry 1 the mined ones.
-    counted = observed[0] >= observed[1] >= nonzero[1] >= 0 and observed[0] >= nonzero[0] >= nonzero[1]
-    if not counted:
-        raise ValueError(f"state['nonzero'] must be part of state['observed'] = {observed}, got {nonzero}")
+    is_valid = observed[0] >= observed[1] >= nonzero[1] >= 0 and observed[0] >= nonzero[0] >= nonzero[1]
+    if not is_valid:
+        raise ValueError(f"state['nonzero'] must be counts within state['observed'] = {observed}, got {nonzero}")
     for number, batch in enumerate(check_list("state['batches']", state["batches"])):
         name = f"state['batches'][{number}]"
         if len(check_list(name, batch)) != 3:
-            raise ValueError(f"{name} must be rows, triplets and mined, got {len(batch)} entries")
+            raise ValueError(f"{name} must be (rows, triplets, mined), got {len(batch)} entries")
         rows = check_tensor(f"{name}[0]", batch[0], torch.int64, (None,))
         check_range(f"{name}[0]", rows, images)
         triplets = check_tensor(f"{name}[1]", batch[1], torch.int64, (None, 3))
@@ -181,7 +181,7 @@ class MinedEpoch(Sequence[TripletBatch]):
             raise ValueError(f"losses must be [T] = [{len(batch.mined)}], got {shape_of(losses)}")
         losses = losses.detach().cpu()
         if losses.isnan().any():
-            raise FloatingPointError(f"a loss is NaN in epoch {self.number}: has training diverged?")
+            raise FloatingPointError(f"losses must not be NaN, got NaN in epoch {self.number}: has training diverged?")
         nonzero = losses != 0
         # Not in place: tensors made under inference_mode cannot be changed outside it.
         self._observed = self._observed + torch.stack([torch.ones_like(nonzero).sum(), batch.mined.sum()])
@@ -214,8 +214,8 @@ class MinedEpoch(Sequence[TripletBatch]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a MinedEpoch cannot be pickled or copied, since its end is its miner's: keep its state_dict(), "
-            "and give a DataLoader its image_rows"
+            "a MinedEpoch cannot be pickled or copied, because its end updates its miner: save its state_dict(), "
+            "or pass its image_rows to a DataLoader"
         )
 
     def __enter__(self) -> MinedEpoch:

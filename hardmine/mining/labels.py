@@ -18,22 +18,22 @@ def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor
         try:
             labels = torch.as_tensor(labels, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise TypeError(f"{name} must be integers [N], a tensor or a sequence, got {_kind_of(labels)}") from error
+            raise TypeError(f"{name} must be integers [N], a tensor or a sequence, got {_describe(labels)}") from error
     if labels.layout != torch.strided or labels.is_nested or labels.is_meta:
-        what = "nested" if labels.is_nested else "on meta" if labels.is_meta else f"of layout {labels.layout}"
-        raise ValueError(f"{name} must be a dense tensor that holds values, got one that is {what}")
+        problem = "nested" if labels.is_nested else "on meta" if labels.is_meta else f"of layout {labels.layout}"
+        raise ValueError(f"{name} must be a dense tensor that holds values, got one that is {problem}")
     if labels.ndim != 1 or labels.dtype not in INTEGER_DTYPES:
         raise ValueError(f"{name} must be integers [N], got {labels.dtype} {shape_of(labels)}")
     return check_int64(name, labels).to("cpu", torch.int64, copy=True)
 
 
-def _kind_of(labels: Any) -> str:
+def _describe(labels: Any) -> str:
     """Invalid labels as errors name them: their type, and the first element that is not an int64."""
-    kind = type(labels).__name__
+    name = type(labels).__name__
     if hasattr(labels, "dtype"):
-        return f"{kind} of {labels.dtype}"
+        return f"{name} of {labels.dtype}"
     if isinstance(labels, (list, tuple)):
         for i, label in enumerate(labels):
             if not isinstance(label, Integral) or not -(2**63) <= int(label) < 2**63:
-                return f"{kind} with {label!r} at [{i}]"
-    return kind
+                return f"{name} with {label!r} at [{i}]"
+    return name

@@ -63,5 +63,5 @@ def neighbor_lists(
     effort = options.pop("max_distance_computations", None)
     options = {"init": previous, "progress": progress} | options
     graph = Index.build(embeddings, metric="cosine", **options)
-    near = graph.neighbors(k, max_distance_computations=effort, progress=progress)
-    return NeighborLists(near.index, 2 * near.distance, method, graph)
+    nearest = graph.neighbors(k, max_distance_computations=effort, progress=progress)
+    return NeighborLists(nearest.index, 2 * nearest.distance, method, graph)

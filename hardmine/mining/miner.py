@@ -27,7 +27,7 @@ from hardmine.ops._arguments import check_choice, check_flag, check_integer
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import TripletBatch
 
-_MOST = 2**31 - 1
+_INT32_MAX = 2**31 - 1
 _GRAPH_OPTIONS = {"max_distance_computations", *inspect.signature(Index.build).parameters} - {"vectors", "metric"}
 
 
@@ -141,13 +141,13 @@ class SmartMiner:
         self.model, self.images = model, images
         self._check_images()
         _check_triplets_exist(self.labels)
-        self.batch_size = check_integer("batch_size", batch_size, 1, _MOST)
+        self.batch_size = check_integer("batch_size", batch_size, 1, _INT32_MAX)
         if batches_per_epoch is None:
             batches_per_epoch = max(1, len(self.labels) // self.batch_size)
-        self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1, _MOST)
+        self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1, _INT32_MAX)
         self.mined_share = _check_share(mined_share)
         self.neighbors = check_integer("neighbors", neighbors, 1, MAX_NEIGHBORS)
-        self.per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
+        self.per_anchor = check_integer("per_anchor", per_anchor, 1, _INT32_MAX)
         if isinstance(kappa, Real) and not isinstance(kappa, bool):
             if not 0 <= kappa <= sys.float_info.max:
                 raise ValueError(f"kappa must be a number from 0, an AdaptiveKappa or None, got {kappa}")
@@ -164,10 +164,10 @@ class SmartMiner:
         self.fanng = {"seed": self.seed} | dict(fanng or {})
         if unknown := set(self.fanng) - _GRAPH_OPTIONS:
             raise ValueError(
-                f"fanng must have keys out of {', '.join(sorted(_GRAPH_OPTIONS))}, got {', '.join(sorted(unknown))}"
+                f"fanng must have keys from {', '.join(sorted(_GRAPH_OPTIONS))}, got {', '.join(sorted(unknown))}"
             )
-        self.embed_chunk = check_integer("embed_chunk", embed_chunk, 1, _MOST)
-        self.num_workers = check_integer("num_workers", num_workers, 0, _MOST)
+        self.embed_chunk = check_integer("embed_chunk", embed_chunk, 1, _INT32_MAX)
+        self.num_workers = check_integer("num_workers", num_workers, 0, _INT32_MAX)
         self.progress = check_flag("progress", progress)
         self.history: list[EpochRecord] = []
         self._graph: Index | None = None
@@ -193,10 +193,10 @@ class SmartMiner:
         generator = torch.Generator("cpu").manual_seed(self.seed + 1_000_003 * number)
         mined = torch.empty(0, 3, dtype=torch.int64, device="cpu")
         method = graph = None
-        clock = [time.perf_counter()]
+        times = [time.perf_counter()]
         if kappa is not None:
             embeddings = self._embed()
-            clock.append(time.perf_counter())
+            times.append(time.perf_counter())
             lists = neighbor_lists(
                 embeddings,
                 self.neighbors,
@@ -206,13 +206,13 @@ class SmartMiner:
                 progress=self.progress,
             )
             method, graph = lists.method, lists.graph
-            clock.append(time.perf_counter())
+            times.append(time.perf_counter())
             found = smart_triplets(
                 lists.index, lists.sq_dist, self.labels, kappa, per_anchor=self.per_anchor, generator=generator
             )
             mined = found.triplets[found.mined]
         else:
-            clock *= 3
+            times *= 3
         batches = mixed_batches(
             self.labels,
             mined,
@@ -221,15 +221,15 @@ class SmartMiner:
             mined_share=self.mined_share,
             generator=generator,
         )
-        clock.append(time.perf_counter())
+        times.append(time.perf_counter())
         measured = {
             "epoch": number,
             "kappa": kappa,
             "mined_share": sum(int(batch.mined.sum()) for batch in batches) / (len(batches) * self.batch_size),
             "method": method,
-            "embedding_seconds": clock[1] - clock[0],
-            "list_seconds": clock[2] - clock[1],
-            "triplet_seconds": clock[3] - clock[2],
+            "embedding_seconds": times[1] - times[0],
+            "list_seconds": times[2] - times[1],
+            "triplet_seconds": times[3] - times[2],
         }
         return MinedEpoch(self._end, batches, graph, measured, start)
 
@@ -246,7 +246,7 @@ class SmartMiner:
         check_epoch(state, len(self.labels))
         number = state["measured"]["epoch"]
         if number != len(self.history) + 1:
-            raise ValueError(f"state must be of epoch {len(self.history) + 1}, which is next, got epoch {number}")
+            raise ValueError(f"state must be of epoch {len(self.history) + 1}, the next one, got epoch {number}")
         batches = [TripletBatch(*batch) for batch in state["batches"]]
         epoch = MinedEpoch(self._end, batches, None, dict(state["measured"]), time.perf_counter() - state["seconds"])
         epoch._observed, epoch._nonzero = state["observed"].clone(), state["nonzero"].clone()
@@ -254,7 +254,7 @@ class SmartMiner:
 
     def _check_images(self) -> None:
         if (count := check_images(self.images)) != len(self.labels):
-            raise ValueError(f"images must be N = {len(self.labels)}, as many as labels, got {count}")
+            raise ValueError(f"images must have N = {len(self.labels)} images, one per label, got {count}")
 
     def _embed(self) -> Tensor:
         return embed_all(
@@ -264,10 +264,10 @@ class SmartMiner:
     def _end(self, record: EpochRecord, graph: Index | None) -> None:
         """Record an ended epoch, and keep its graph."""
         if record.epoch != len(self.history) + 1:
-            raise RuntimeError(f"epoch {record.epoch} has ended before, and epoch {len(self.history) + 1} is next")
+            raise RuntimeError(f"epoch {record.epoch} has already ended, the next is epoch {len(self.history) + 1}")
         if isinstance(self.kappa, AdaptiveKappa):
             if math.isnan(record.error):
-                raise RuntimeError(f"epoch {record.epoch} tells no error: call observe(batch, losses) after its steps")
+                raise RuntimeError(f"epoch {record.epoch} has no error: call observe(batch, losses) after each step")
             self.kappa.update(record.error)
         self._graph = graph
         self.history.append(record)
@@ -298,9 +298,9 @@ class SmartMiner:
         """
         check_entries("state", state, ("images", "seed", "kappa", "history"))
         adaptive = isinstance(self.kappa, AdaptiveKappa)
-        for name, own in {"images": len(self.labels), "seed": self.seed}.items():
-            if check_count(f"state['{name}']", state[name]) != own:
-                raise ValueError(f"state must be of a miner with {name} = {own}, got {state[name]}")
+        for name, expected in {"images": len(self.labels), "seed": self.seed}.items():
+            if check_count(f"state['{name}']", state[name]) != expected:
+                raise ValueError(f"state must be of a miner with {name} = {expected}, got {state[name]}")
         if isinstance(state["kappa"], Mapping) != adaptive:
             kind = "an adaptive" if adaptive else "a fixed"
             raise ValueError(f"state must be of a miner with {kind} kappa, got {state['kappa']!r}")
@@ -327,6 +327,6 @@ def _check_triplets_exist(labels: Tensor) -> None:
     classes, sizes = labels.unique(return_counts=True)
     if len(classes) < 2 or sizes.max() < 2:
         raise ValueError(
-            "labels must have two classes, one of them with two images, for there to be a triplet, got "
+            "labels must have at least two classes, one of them with at least two images, got "
             f"{len(labels)} images of {len(classes)} classes"
         )

@@ -12,7 +12,7 @@ from hardmine.mining.labels import check_labels
 from hardmine.ops._arguments import check_choice, check_integer
 
 SMALL_CLASSES = ("leave_out", "use_all")
-_MOST = 2**31 - 1
+_INT32_MAX = 2**31 - 1
 
 
 class ClassSampler(torch.utils.data.Sampler[list[int]]):
@@ -35,8 +35,8 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         self.images_per_class = check_integer("images_per_class", images_per_class, 1)
         check_choice("small_classes", small_classes, SMALL_CLASSES)
         self.small_classes = small_classes
-        self.seed = check_integer("seed", seed, -_MOST, 2**62)
-        self.world_size = check_integer("world_size", world_size, 1, _MOST)
+        self.seed = check_integer("seed", seed, -_INT32_MAX, 2**62)
+        self.world_size = check_integer("world_size", world_size, 1, _INT32_MAX)
         self.rank = check_integer("rank", rank, 0, self.world_size - 1)
         classes, counts = labels.unique(return_counts=True)
         used = counts >= (self.images_per_class if small_classes == "leave_out" else 1)
@@ -69,39 +69,39 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         """Images of the chosen classes in turn, without duplicates, until the batch is full or no class is left."""
         batch: list[int] = []
         for position in chosen:
-            room = self.images_per_class if self.batch_size is None else self.batch_size - len(batch)
-            if room == 0:
+            capacity = self.images_per_class if self.batch_size is None else self.batch_size - len(batch)
+            if capacity == 0:
                 break
             members = self._members[position]
-            drawn = torch.randperm(len(members), generator=generator, device="cpu")[: min(room, self.images_per_class)]
-            batch.extend(members[drawn].tolist())
+            drawn = torch.randperm(len(members), generator=generator, device="cpu")
+            batch.extend(members[drawn[: min(capacity, self.images_per_class)]].tolist())
         return batch
 
     def _check_number_of_classes(self, name: str, number: int) -> None:
         """At least ``number`` classes are used."""
         if number > len(self.classes):
-            which = "the number of classes"
+            bound = "the number of classes"
             if self.small_classes == "leave_out":
-                which += f" with at least images_per_class = {self.images_per_class} images"
-            raise ValueError(f"{name} must be at most {len(self.classes)}, {which}, got {number}")
+                bound += f" with at least images_per_class = {self.images_per_class} images"
+            raise ValueError(f"{name} must be at most {len(self.classes)}, {bound}, got {number}")
 
     def _images_of_all_classes(self) -> int:
         """The number of images in a batch of all used classes."""
         return int(self._sizes.clamp(max=self.images_per_class).sum())
 
-    def _set_batches_per_epoch(self, given: int | None, classes_per_batch: int | None) -> None:
-        """Use ``given``, or let an epoch of all ranks draw about as many images as the used classes have."""
-        if given is not None:
-            self.batches_per_epoch = check_integer("batches_per_epoch", given, 1)
+    def _set_batches_per_epoch(self, batches_per_epoch: int | None, classes_per_batch: int | None) -> None:
+        """Set the number; None: an epoch of all ranks draws about as many images as the used classes have."""
+        if batches_per_epoch is not None:
+            self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1)
             return
         images = int(self._sizes.sum())
         if self.batch_size is None and classes_per_batch is not None:
             # The batch size varies; its mean is classes_per_batch / classes of the images of all classes.
             images *= len(self.classes)
-            a_batch = classes_per_batch * self._images_of_all_classes()
+            images_per_batch = classes_per_batch * self._images_of_all_classes()
         else:
-            a_batch = self.batch_size or 1
-        self.batches_per_epoch = max(1, images // (a_batch * self.world_size))
+            images_per_batch = self.batch_size or 1
+        self.batches_per_epoch = max(1, images // (images_per_batch * self.world_size))
 
 
 class ClassBalancedSampler(ClassSampler):
@@ -180,8 +180,8 @@ class ClassBalancedSampler(ClassSampler):
         )
         if (classes_per_batch is None) == (batch_size is None):
             raise ValueError(
-                "either classes_per_batch or batch_size must be given, got "
-                f"classes_per_batch {classes_per_batch} and batch_size {batch_size}"
+                "exactly one of classes_per_batch and batch_size must be given, got "
+                f"classes_per_batch={classes_per_batch} and batch_size={batch_size}"
             )
         self.classes_per_batch = classes_per_batch
         if classes_per_batch is not None:
@@ -191,10 +191,10 @@ class ClassBalancedSampler(ClassSampler):
                 self.batch_size = self.classes_per_batch * self.images_per_class
         else:
             self.batch_size = size = check_integer("batch_size", batch_size, 1)
-            most = self._images_of_all_classes()
-            if size > most:
+            images = self._images_of_all_classes()
+            if size > images:
                 raise ValueError(
-                    f"batch_size must be at most {most}, what the {len(self.classes)} classes in use give with "
+                    f"batch_size must be at most {images}, the images of {len(self.classes)} classes with "
                     f"images_per_class = {self.images_per_class}, got {batch_size}"
                 )
         self._set_batches_per_epoch(batches_per_epoch, self.classes_per_batch)

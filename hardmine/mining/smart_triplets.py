@@ -20,7 +20,7 @@ from hardmine.ops._arguments import (
 )
 from hardmine.types import MinedTriplets
 
-_MOST = 2**31 - 1  # samples; triplets per anchor
+_INT32_MAX = 2**31 - 1
 
 
 @observed("smart_triplets")
@@ -99,7 +99,7 @@ def smart_triplets(
     """
     lists, distances, labels = _check_lists(neighbor_lists, distances, labels)
     kappa = check_finite("kappa", kappa, at_least=0.0)
-    per_anchor = check_integer("per_anchor", per_anchor, 1, _MOST)
+    per_anchor = check_integer("per_anchor", per_anchor, 1, _INT32_MAX)
     threads = torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
     require("numpy")  # the compiled library takes and gives arrays
     seed = draw_seed(generator)
@@ -135,8 +135,8 @@ def random_triplets(labels: Tensor, per_anchor: int = 1, generator: torch.Genera
         True
     """
     rows = len(labels) if isinstance(labels, Tensor) and labels.dim() else 0
-    none = torch.empty(rows, 0, dtype=torch.float32, device="cpu")
-    return smart_triplets(none.long(), none, labels, 0.0, per_anchor, generator).triplets
+    empty = torch.empty(rows, 0, dtype=torch.float32, device="cpu")
+    return smart_triplets(empty.long(), empty, labels, 0.0, per_anchor, generator).triplets
 
 
 def draw_seed(generator: torch.Generator | None) -> int:
@@ -144,7 +144,7 @@ def draw_seed(generator: torch.Generator | None) -> int:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
-        raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
+        raise ValueError(f"generator must be on the CPU, got {generator.device}")
     if generator is not None:
         forbid_recomputation()
     return int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
@@ -152,21 +152,21 @@ def draw_seed(generator: torch.Generator | None) -> int:
 
 def _check_lists(neighbor_lists: Any, distances: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The three tensors, contiguous, int64 and float32 or float64. The compiled code checks the lists' values."""
-    kinds = {
+    tensors = {
         "neighbor_lists": (neighbor_lists, INTEGER_DTYPES, "an integer dtype"),
         "distances": (distances, FLOAT_DTYPES, "a floating dtype"),
         "labels": (labels, INTEGER_DTYPES, "an integer dtype"),
     }
-    for name, (tensor, dtypes, kind) in kinds.items():
+    for name, (tensor, dtypes, expected) in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.dtype not in dtypes:
-            raise TypeError(f"{name} must have {kind}, got {tensor.dtype}")
+            raise TypeError(f"{name} must have {expected}, got {tensor.dtype}")
         if tensor.layout != torch.strided or tensor.is_nested:
             layout = "nested" if tensor.is_nested else tensor.layout
             raise TypeError(f"{name} must be a dense tensor, got layout {layout}")
         if tensor.device.type != "cpu":
-            raise ValueError(f"{name} must be on the CPU, got it on {tensor.device}")
+            raise ValueError(f"{name} must be on the CPU, got {tensor.device}")
     if labels.dim() != 1:
         raise ValueError(f"labels must be [N], got {shape_of(labels)}")
     if neighbor_lists.dim() != 2 or len(neighbor_lists) != len(labels):
@@ -175,8 +175,8 @@ def _check_lists(neighbor_lists: Any, distances: Any, labels: Any) -> tuple[Tens
         raise ValueError(
             f"distances must be [N, K] = {shape_of(neighbor_lists)}, as neighbor_lists, got {shape_of(distances)}"
         )
-    if len(labels) > _MOST:
-        raise ValueError(f"labels must be at most {_MOST}, got {len(labels)}")
+    if len(labels) > _INT32_MAX:
+        raise ValueError(f"labels must have at most {_INT32_MAX} entries, got {len(labels)}")
     distances = distances.detach()
     if distances.dtype != torch.float64:
         distances = distances.to(torch.float32)

@@ -117,8 +117,8 @@ class OpComparison:
     def underflow(self, measure: str) -> float:
         """The error of a measure of two rows that underflow of products or squares of elements may cause."""
         dtype = torch.float64 if self.rows[0].dtype == torch.float64 else torch.float32
-        of_sum = self.rows[0].shape[1] * torch.finfo(dtype).smallest_normal
-        return {"cosine": 0.0, "dot": of_sum, "sq_dist": of_sum, "euclidean": of_sum**0.5}[measure]
+        sum_error = self.rows[0].shape[1] * torch.finfo(dtype).smallest_normal
+        return {"cosine": 0.0, "dot": sum_error, "sq_dist": sum_error, "euclidean": sum_error**0.5}[measure]
 
     def similarity_scale(self) -> float:
         """The largest similarity that the norms allow; for tiny rows, more, to allow for underflow."""
@@ -127,7 +127,7 @@ class OpComparison:
         largest = {"cosine": 1.0, "dot": a * b, "euclidean": a + b}[similarity]
         return max(largest, self.underflow(similarity) / self.tolerance, 1e-30)
 
-    def largest_positive(self, duplicate_threshold: float | None) -> float:
+    def max_positive_similarity(self, duplicate_threshold: float | None) -> float:
         """The similarity above which a positive is excluded; infinity if there is none, as no cosine exceeds 1."""
         if duplicate_threshold is None or (self.options["similarity"] == "cosine" and duplicate_threshold >= 1):
             return torch.inf
@@ -166,13 +166,13 @@ class OpComparison:
         gradients: Sequence[Tensor],
         leaves: Sequence[Tensor],
         references: Sequence[Tensor | None],
-        usual: float,
+        typical: float,
         allowance: Tensor | float = 0.0,
         conditioning: float = 1.0,
     ) -> str | None:
-        """The gradients must be those of the reference, relative to their largest element or to ``usual``.
+        """The gradients must be those of the reference, relative to their largest element or to ``typical``.
 
-        ``usual`` is the size of a gradient element without cancellation. ``allowance`` is an extra error bound per
+        ``typical`` is the size of a gradient element without cancellation. ``allowance`` is an extra error bound per
         element. ``conditioning`` is a factor by which these gradients amplify rounded similarities.
         """
         limits = torch.finfo(self.rows[0].dtype)
@@ -184,7 +184,7 @@ class OpComparison:
             error = (gradient.double() - reference).abs() - allowance - smallest
             overflows = gradient.isinf() & (gradient == reference.to(gradient.dtype))
             largest = error.masked_fill(overflows, 0.0).clamp(min=0.0).max().item()
-            deviation = largest / max(reference.abs().max().item(), usual, 1e-20) / max(conditioning, 1.0)
+            deviation = largest / max(reference.abs().max().item(), typical, 1e-20) / max(conditioning, 1.0)
             self.record.record("gradient", deviation)
             if not deviation <= self.gradient_tolerance:
                 return f"the gradient deviates by {deviation:.2e}, more than {self.gradient_tolerance:.2e}"
@@ -207,7 +207,7 @@ def in_range(rows: Tensor) -> bool:
     return bool(rows.square().sum(1).isfinite().all())
 
 
-def not_best(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: float) -> Tensor:
+def is_suboptimal(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: float) -> Tensor:
     """Whether each anchor chose a pair that is not a candidate, or that another candidate beats by more than a tie.
 
     ``tight`` marks certain candidates, ``loose`` also those that are candidates within rounding.
@@ -217,10 +217,12 @@ def not_best(index: Tensor, key: Tensor, tight: Tensor, loose: Tensor, slack: fl
     return torch.where(index >= 0, ~allowed | (best > at(key, index) + slack), best > -torch.inf)
 
 
-def describe_worse(which: str, wrong: Tensor, index: Tensor, own: Tensor, wanted: str = "best candidate") -> str:
-    """An error text: the anchors that ``wrong`` marks got worse pairs than in the reference."""
-    anchor = int(wrong.nonzero()[0])
+def describe_mismatch(
+    which: str, mismatch: Tensor, index: Tensor, expected: Tensor, what: str = "best candidate"
+) -> str:
+    """An error text: the anchors that ``mismatch`` marks got worse pairs than in the reference."""
+    anchor = int(mismatch.nonzero()[0])
     return (
-        f"{which}_index is not the {wanted} of {int(wrong.sum())} anchors, "
-        f"first at anchor {anchor}, which got {int(index[anchor])} where the reference has {int(own[anchor])}"
+        f"{which}_index is not the {what} for {int(mismatch.sum())} anchors, "
+        f"first at anchor {anchor}: got {int(index[anchor])}, the reference has {int(expected[anchor])}"
     )

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from hardmine.verification.base import OpComparison, largest_norm
-from hardmine.verification.bounds import gradient_bound, usual_element
+from hardmine.verification.bounds import gradient_bound, typical_element
 
 
-class _Census(NamedTuple):
+class _TripletCounts(NamedTuple):
     """Per pair (anchor, other), [B, B], the numbers of active triplets and of triplets at the hinge's kink.
 
     ``active`` includes triplets at the kink.
@@ -40,9 +40,9 @@ class BatchAllComparison(OpComparison):
             return self.check_divergence(loss, gradients)
         leaves = self.double_leaves()
         x = leaves[0].detach()
-        given = {key: value for key, value in self.arguments.items() if key != "embeddings"}
-        given.update(reduction="sum", return_counts=True)
-        total_loss, counts = self.reference.batch_all_triplet_loss(leaves[0], **given)
+        arguments = {key: value for key, value in self.arguments.items() if key != "embeddings"}
+        arguments.update(reduction="sum", return_counts=True)
+        total_loss, counts = self.reference.batch_all_triplet_loss(leaves[0], **arguments)
 
         squared, normalize = self.options["squared"], self.options["similarity"] == "cosine"
         norm = 1.0 if normalize else max(largest_norm(x), 1e-30)
@@ -50,14 +50,14 @@ class BatchAllComparison(OpComparison):
         scale = (2 * norm) ** 2 if squared else 2 * norm
         scale = max(scale, self.underflow(measure) / self.tolerance)
         margin = torch.as_tensor(self.arguments["margin"], dtype=torch.float64, device=x.device).abs().max().item()
-        census = self._census(x, self.tolerance * (scale + margin))
+        counted = self._count_triplets(x, self.tolerance * (scale + margin))
         if int(returned.total) != int(counts.total):
             return f"total must be {int(counts.total)}, got {int(returned.total)}"
         difference = abs(int(returned.active) - int(counts.active))
-        if difference > census.triplets_at_kink:
+        if difference > counted.triplets_at_kink:
             return (
-                f"active is {int(returned.active)} where the reference has {int(counts.active)}, though only "
-                f"{census.triplets_at_kink} triplets are within rounding of the hinge's kink"
+                f"active is {int(returned.active)}, the reference has {int(counts.active)}, and only "
+                f"{counted.triplets_at_kink} triplets are within rounding of the hinge's kink"
             )
         self.record.choices += int(counts.total)
         self.record.ties += difference
@@ -65,18 +65,19 @@ class BatchAllComparison(OpComparison):
         averaged = {"sum": 1, "mean": counts.total, "mean_active": returned.active}[self.options["reduction"]]
         factor = 1 / max(int(averaged), 1)
         expected = factor * total_loss
-        wrong = self.check_loss(loss, expected, max(1.0, 0.5 * factor * census.triplets_active * (scale + margin)))
-        if wrong:
-            return wrong
+        loss_scale = 0.5 * factor * counted.triplets_active * (scale + margin)
+        problem = self.check_loss(loss, expected, max(1.0, loss_scale))
+        if problem:
+            return problem
         references = torch.autograd.grad(expected, leaves, allow_unused=True)
-        usual = usual_element(0.5 * factor * census.active, x, x, measure, normalize)
-        allowance = 0.5 * factor * gradient_bound(x, census.at_kink, measure, normalize)
+        typical = typical_element(0.5 * factor * counted.active, x, x, measure, normalize)
+        allowance = 0.5 * factor * gradient_bound(x, counted.at_kink, measure, normalize)
         if not squared:
             error = 0.1 * self.tolerance * norm + self.underflow("euclidean")
-            allowance += 0.5 * factor * gradient_bound(x, census.active, measure, normalize, distance_error=error)
-        return self.check_gradients(gradients, leaves, references, usual, allowance)
+            allowance += 0.5 * factor * gradient_bound(x, counted.active, measure, normalize, distance_error=error)
+        return self.check_gradients(gradients, leaves, references, typical, allowance)
 
-    def _census(self, x: Tensor, slack: float) -> _Census:
+    def _count_triplets(self, x: Tensor, slack: float) -> _TripletCounts:
         """Counts triplets anchor by anchor, to bound the memory."""
         options, labels = self.arguments, self.arguments["labels"]
         d = self.reference.distance_matrix(x, options["squared"], options["similarity"])
@@ -87,8 +88,8 @@ class BatchAllComparison(OpComparison):
             negative = ~same
             same[a] = False
             argument = d[a, same][:, None] - d[a, negative] + alpha[a, negative]
-            for count, those in ((active, argument > -slack), (at_kink, argument.abs() <= slack)):
-                count[a, same] = those.sum(1).to(d.dtype)
-                count[a, negative] = those.sum(0).to(d.dtype)
+            for count, mask in ((active, argument > -slack), (at_kink, argument.abs() <= slack)):
+                count[a, same] = mask.sum(1).to(d.dtype)
+                count[a, negative] = mask.sum(0).to(d.dtype)
         # Each triplet is counted in two pairs.
-        return _Census(active, at_kink, int(active.sum()) // 2, int(at_kink.sum()) // 2)
+        return _TripletCounts(active, at_kink, int(active.sum()) // 2, int(at_kink.sum()) // 2)

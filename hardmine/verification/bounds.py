@@ -28,7 +28,7 @@ def pair_sizes(norms_a: Tensor, norms_b: Tensor, measure: str, normalize: bool) 
     return 2 * (norms_a + norms_b) if measure == "sq_dist" else torch.ones_like(norms_a)
 
 
-def usual_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalize: bool = False) -> float:
+def typical_element(slopes: Tensor, a: Tensor, b: Tensor, measure: str, normalize: bool = False) -> float:
     """The size of a gradient element from all pairs of rows a [B, D] and b [M, D], without cancellation.
 
     Parallel rows have a cosine gradient of 0, for which op and reference compute only rounding errors.
@@ -63,22 +63,24 @@ def gradient_bound(
     scale = inverse_norms(rows.norm(dim=1))
     f = F.normalize(rows) if normalize else rows
     bound = torch.zeros_like(rows)
-    first, second = slopes.nonzero(as_tuple=True)
-    pairs_at_once = max(1, _CHUNK_ELEMENTS // rows.shape[1])
-    for a, b in zip(first.split(pairs_at_once), second.split(pairs_at_once), strict=True):
+    left, right = slopes.nonzero(as_tuple=True)
+    chunk_pairs = max(1, _CHUNK_ELEMENTS // rows.shape[1])
+    for a, b in zip(left.split(chunk_pairs), right.split(chunk_pairs), strict=True):
         weight = slopes[a, b].abs()[:, None]
         difference = (f[a] - f[b]).abs()
         if measure in ("cosine", "dot"):
-            of_a, of_b = f[b].abs(), f[a].abs()
+            grad_a, grad_b = f[b].abs(), f[a].abs()
         elif measure == "sq_dist":
-            of_a = of_b = 2 * difference
+            grad_a = grad_b = 2 * difference
         elif distance_error:
-            of_a = of_b = (distance_error / difference.norm(dim=1, keepdim=True)).clamp(max=2.0).expand_as(difference)
+            grad_a = grad_b = (
+                (distance_error / difference.norm(dim=1, keepdim=True)).clamp(max=2.0).expand_as(difference)
+            )
         else:
-            of_a = of_b = difference / difference.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        for index, gradient in ((a, of_a), (b, of_b)):
+            grad_a = grad_b = difference / difference.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        for index, gradient in ((a, grad_a), (b, grad_b)):
             if normalize:  # (g - f (f . g)) / |x|
-                along = (f[index].abs() * gradient).sum(1, keepdim=True)
-                gradient = (gradient + f[index].abs() * along) * scale[index][:, None]
+                radial = (f[index].abs() * gradient).sum(1, keepdim=True)
+                gradient = (gradient + f[index].abs() * radial) * scale[index][:, None]
             bound.index_add_(0, index, weight * gradient)
     return bound

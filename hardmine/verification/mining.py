@@ -20,11 +20,11 @@ class MiningComparison(OpComparison):
             for choose in (self.op, self.reference.smart_triplets)
         )
         self.outputs = actual._asdict()
-        for name, values, wanted in zip(actual._fields, actual, expected, strict=True):
-            if values.shape != wanted.shape:
-                return f"{name} must be {list(wanted.shape)}, got {list(values.shape)}"
-            if not torch.equal(values, wanted):
-                t = int((values != wanted).reshape(len(values), -1).any(1).nonzero()[0])
-                return f"{name}[{t}] is {values[t].tolist()} where the reference has {wanted[t].tolist()}"
+        for name, values, reference in zip(actual._fields, actual, expected, strict=True):
+            if values.shape != reference.shape:
+                return f"{name} must be {list(reference.shape)}, got {list(values.shape)}"
+            if not torch.equal(values, reference):
+                t = int((values != reference).reshape(len(values), -1).any(1).nonzero()[0])
+                return f"{name}[{t}] is {values[t].tolist()}, the reference has {reference[t].tolist()}"
         self.record.record("triplets", 0.0)
         return None

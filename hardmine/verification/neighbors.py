@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardmine.verification.base import OpComparison, in_range
-from hardmine.verification.bounds import direction_error, usual_element
+from hardmine.verification.bounds import direction_error, typical_element
 
 
 class NeighborComparison(OpComparison):
@@ -35,18 +35,18 @@ class NeighborComparison(OpComparison):
             return None  # squares overflow in the accumulator's dtype, but not in float64
         leaves = self.double_leaves()
         s = self.select.similarity_matrix(leaves[0], leaves[-1], self.options["similarity"])
-        wrong = self._check_neighbors(returned, s.detach())
-        if wrong or not self.in_range() or not s.numel():
-            return wrong
+        problem = self._check_neighbors(returned, s.detach())
+        if problem or not self.in_range() or not s.numel():
+            return problem
         chosen = s.gather(1, returned.index.clamp(min=0))
         expected = self._similarity_sum(chosen, returned.index)
-        wrong = self.check_loss(loss, expected, max(1.0, 2 * self.similarity_scale() * self.arguments["k"]))
-        if wrong:
-            return wrong
+        problem = self.check_loss(loss, expected, max(1.0, 2 * self.similarity_scale() * self.arguments["k"]))
+        if problem:
+            return problem
         slopes, *references = torch.autograd.grad(self.scalar(expected), [s, *leaves])
-        usual = usual_element(slopes, leaves[0].detach(), leaves[-1].detach(), self.options["similarity"])
+        typical = typical_element(slopes, leaves[0].detach(), leaves[-1].detach(), self.options["similarity"])
         allowance = direction_error(slopes, s.detach(), self.options["similarity"], self.underflow("euclidean"))
-        return self.check_gradients(gradients, leaves, references, usual, allowance)
+        return self.check_gradients(gradients, leaves, references, typical, allowance)
 
     def _check_neighbors(self, neighbors: Any, s: Tensor) -> str | None:
         similarity, index = neighbors.similarity.detach().double(), neighbors.index
@@ -55,10 +55,10 @@ class NeighborComparison(OpComparison):
         if len(self.rows) == 1 and self.options["exclude_self"] is not False:
             candidates.fill_diagonal_(False)
         found = index >= 0
-        wanted = candidates.sum(1).clamp(max=k)
-        if not torch.equal(found.sum(1), wanted) or (found[:, 1:] & ~found[:, :-1]).any():
-            query = int(((found.sum(1) != wanted) | (found[:, 1:] & ~found[:, :-1]).any(1)).nonzero()[0])
-            return f"query {query} must have {int(wanted[query])} neighbors and -1 after them"
+        num_expected = candidates.sum(1).clamp(max=k)
+        if not torch.equal(found.sum(1), num_expected) or (found[:, 1:] & ~found[:, :-1]).any():
+            query = int(((found.sum(1) != num_expected) | (found[:, 1:] & ~found[:, :-1]).any(1)).nonzero()[0])
+            return f"query {query} must have {int(num_expected[query])} neighbors and -1 after them"
         if not torch.equal(similarity.isnan(), ~found):
             return "similarity must be NaN exactly where the index is -1"
         if not s.numel():
@@ -70,16 +70,16 @@ class NeighborComparison(OpComparison):
         slack = self.tolerance * scale
 
         key = s.masked_fill(~candidates, -torch.inf)
-        best, own = key.sort(dim=1, descending=True, stable=True)
+        best, expected = key.sort(dim=1, descending=True, stable=True)
         columns = min(k, s.shape[1])
-        best, own, chosen = best[:, :columns], own[:, :columns], index[:, :columns]
+        best, expected, chosen = best[:, :columns], expected[:, :columns], index[:, :columns]
         worse = ~candidates.gather(1, chosen.clamp(min=0)) | (at_index[:, :columns] < best - slack)
         worse &= found[:, :columns]
         if worse.any():
             query, rank = (int(i) for i in worse.nonzero()[0])
             return (
-                f"index is no nearest neighbor of {int(worse.any(1).sum())} queries, first at query {query}, whose "
-                f"number {rank} is {int(chosen[query, rank])} where the reference has {int(own[query, rank])}"
+                f"index is not a nearest neighbor for {int(worse.any(1).sum())} queries, first at query {query}, "
+                f"rank {rank}: got {int(chosen[query, rank])}, the reference has {int(expected[query, rank])}"
             )
         ordered = torch.where(found, index, -1 - torch.arange(k, device=index.device)).sort(dim=1).values
         if (ordered[:, 1:] == ordered[:, :-1]).any():
@@ -87,7 +87,7 @@ class NeighborComparison(OpComparison):
         if (similarity[:, 1:] > similarity[:, :-1]).any():
             return "the neighbors must be sorted, the most similar first"
         self.record.choices += int(found.sum())
-        self.record.ties += int(((chosen != own) & found[:, :columns]).sum())
+        self.record.ties += int(((chosen != expected) & found[:, :columns]).sum())
         deviation = torch.where(found, (similarity - at_index).abs(), 0.0).nan_to_num(0.0).max().item() / scale
         self.record.record("similarity", deviation)
         if deviation > self.tolerance:

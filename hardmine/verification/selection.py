@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hardmine.reference.sct_loss import CUTOFFS
 from hardmine.types import Selection
-from hardmine.verification.base import AtValue, OpComparison, at, describe_worse, in_range, not_best
+from hardmine.verification.base import AtValue, OpComparison, at, describe_mismatch, in_range, is_suboptimal
 from hardmine.verification.bounds import direction_error, pair_sizes
 
 
@@ -44,7 +44,7 @@ class SelectionComparison(OpComparison):
 
     def fused(self, arguments: dict[str, Any]) -> tuple[Tensor, Any]:
         """The op's loss, or a weighted sum of the selected similarities, and the selection."""
-        arguments = {**arguments, **self._same_numbers()}
+        arguments = {**arguments, **self._generator_copy()}
         if self.name == "select_triplets":
             selection = self.op(**arguments)
             return self._similarity_sum(selection), selection
@@ -66,73 +66,73 @@ class SelectionComparison(OpComparison):
         similarity = options["similarity"]
         if any(r.isfinite().all() and not in_range(r) for r in (self.x, self.refs) if r is not None):
             return None  # squares overflow in the accumulator's dtype, but not in float64
-        own = self.select.select_triplets(
+        expected = self.select.select_triplets(
             x, labels, None if self.refs is None else refs, ref_labels, **self._selection_options()
         )
         if not len(x) or not len(refs):
             return (
                 None
                 if all((index == -1).all() for index in selection[:2])
-                else "an index where there are no candidates"
+                else "an index was returned where there are no candidates"
             )
         s = self.select.similarity_matrix(x, refs, similarity)
         scale = self.similarity_scale()
         slack = self.tolerance * scale
 
         same = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
-        known = ~s.isnan()
-        positives, negatives = same & known, ~same & known
+        is_number = ~s.isnan()
+        positives, negatives = same & is_number, ~same & is_number
         if self.refs is None:
             positives.fill_diagonal_(False)
-        threshold = self.largest_positive(self._selection_options()["duplicate_threshold"])
+        threshold = self.max_positive_similarity(self._selection_options()["duplicate_threshold"])
         tight, loose = positives & (s <= threshold - slack), positives & (s <= threshold + slack)
         if options["positive"] == "random":
-            wrong = not_drawn(selection.positive_index, own.positive_index, tight, loose)
+            mismatch = differs_from_draw(selection.positive_index, expected.positive_index, tight, loose)
         else:
             key = -s if options["positive"] == "hardest" else s
-            wrong = not_best(selection.positive_index, key, tight, loose, slack)
-        different = selection.positive_index != own.positive_index
-        if (wrong & different).any():
-            return self._describe("positive", wrong & different, selection.positive_index, own.positive_index)
+            mismatch = is_suboptimal(selection.positive_index, key, tight, loose, slack)
+        different = selection.positive_index != expected.positive_index
+        if (mismatch & different).any():
+            return self._describe("positive", mismatch & different, selection.positive_index, expected.positive_index)
         self.record.ties += int(different.sum())
 
-        kind, index = options["negative"], selection.negative_index
-        if kind == "semihard":
+        rule, index = options["negative"], selection.negative_index
+        if rule == "semihard":
             bound = at(s, selection.positive_index)[:, None]
             margin = options["semihard_margin"]
             lower = -torch.inf if margin is None else bound - margin
             tight = negatives & (s < bound - slack) & (s > lower + slack)
             loose = negatives & (s <= bound + slack) & (s > lower - slack)
-            wrong = not_best(index, s, tight, loose, slack)
+            mismatch = is_suboptimal(index, s, tight, loose, slack)
             fallback = options["semihard_fallback"]
             if fallback is not None:
                 key = -s if fallback == "easiest" else s
-                not_fallback = not_best(index, key, negatives, negatives, slack)
-                wrong &= tight.any(1) | not_fallback
-                wrong |= (index < 0) & negatives.any(1)
-        elif kind == "random":
-            wrong = not_drawn(index, own.negative_index, negatives, negatives)
+                not_fallback = is_suboptimal(index, key, negatives, negatives, slack)
+                mismatch &= tight.any(1) | not_fallback
+                mismatch |= (index < 0) & negatives.any(1)
+        elif rule == "random":
+            mismatch = differs_from_draw(index, expected.negative_index, negatives, negatives)
         else:
-            wrong = not_best(index, -s if kind == "easiest" else s, negatives, negatives, slack)
-        different = index != own.negative_index
-        if (wrong & different).any():
-            return self._describe("negative", wrong & different, index, own.negative_index)
+            mismatch = is_suboptimal(index, -s if rule == "easiest" else s, negatives, negatives, slack)
+        different = index != expected.negative_index
+        if (mismatch & different).any():
+            return self._describe("negative", mismatch & different, index, expected.negative_index)
         self.record.ties += int(different.sum())
 
         for name, index, value in (
             ("positive", selection.positive_index, selection.positive_similarity),
             ("negative", selection.negative_index, selection.negative_similarity),
         ):
-            expected = at(s, index)
-            if not torch.equal(expected.isnan(), value.isnan()):
+            similarity_at = at(s, index)
+            if not torch.equal(similarity_at.isnan(), value.isnan()):
                 return f"{name}_similarity must be NaN exactly where there is no candidate"
-            deviation = (expected - value.detach().double()).abs().nan_to_num(0.0).max().item() / scale
+            deviation = (similarity_at - value.detach().double()).abs().nan_to_num(0.0).max().item() / scale
             self.record.record("similarity", deviation)
             if deviation > self.tolerance:
                 return f"{name}_similarity deviates by {deviation:.2e}, more than {self.tolerance:.2e}"
-            outside = self.check_range(f"{name}_similarity", value.detach())
-            if outside:
-                return outside
+            problem = self.check_range(f"{name}_similarity", value.detach())
+            if problem:
+                return problem
         return None
 
     def _check_count(self, selection: Any) -> str | None:
@@ -140,9 +140,9 @@ class SelectionComparison(OpComparison):
         if self.name == "select_triplets":
             return None
         count = self.reference.count_of_selection
-        return self.check_count(count(selection, **self._accepted(count)))
+        return self.check_count(count(selection, **self._accepted_options(count)))
 
-    def _accepted(self, function: Callable[..., Any]) -> dict[str, Any]:
+    def _accepted_options(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The options that a reference accepts. Limits of similarities are rounded as in the op."""
         accepted = inspect.signature(function).parameters
         options = {key: value for key, value in self.options.items() if key in accepted}
@@ -156,20 +156,20 @@ class SelectionComparison(OpComparison):
 
     def _selection_options(self) -> dict[str, Any]:
         """The options of the op's selection, for the reference of select_triplets."""
-        options = self._accepted(self.select.select_triplets)
+        options = self._accepted_options(self.select.select_triplets)
         if "preset" in self.options:
             options.update(importlib.import_module("hardmine.reference.sct_loss").preset_selection(**self.options))
-        options.update(self._same_numbers())
+        options.update(self._generator_copy())
         return {key: value for key, value in options.items() if key not in ("ref_embeddings", "ref_labels")}
 
-    def _same_numbers(self) -> dict[str, torch.Generator]:
+    def _generator_copy(self) -> dict[str, torch.Generator]:
         """A fresh copy of the generator, if any, which draws the same numbers as the checked call."""
         generator = self.arguments.get("generator")
         return {} if generator is None else {"generator": generator.clone_state()}
 
-    def _describe(self, which: str, wrong: Tensor, index: Tensor, own: Tensor) -> str:
-        wanted = "candidate drawn" if self.options[which] == "random" else "best candidate"
-        return describe_worse(which, wrong, index, own, wanted)
+    def _describe(self, which: str, mismatch: Tensor, index: Tensor, expected: Tensor) -> str:
+        what = "drawn candidate" if self.options[which] == "random" else "best candidate"
+        return describe_mismatch(which, mismatch, index, expected, what)
 
     def _check_loss(self, loss: Tensor, gradients: Any, selection: Any) -> str | None:
         if not self.in_range():
@@ -179,17 +179,19 @@ class SelectionComparison(OpComparison):
         if self.name == "select_triplets":
             expected = self._similarity_sum(pairs)
         else:
-            expected = self.reference.loss_of_selection(pairs, **self._accepted(self.reference.loss_of_selection))
-        wrong = self.check_loss(loss, expected)
-        if wrong:
-            return wrong
+            expected = self.reference.loss_of_selection(
+                pairs, **self._accepted_options(self.reference.loss_of_selection)
+            )
+        problem = self.check_loss(loss, expected)
+        if problem:
+            return problem
         references: Sequence[Tensor | None] = [None] * len(leaves)
-        usual = allowance = 0.0
+        typical = allowance = 0.0
         if expected.requires_grad:
             scalar = self.scalar(expected)
-            usual, allowance = self._gradient_sizes(scalar, pairs)
+            typical, allowance = self._gradient_sizes(scalar, pairs)
             references = torch.autograd.grad(scalar, leaves, allow_unused=True)
-        return self.check_gradients(gradients, leaves, references, usual, allowance)
+        return self.check_gradients(gradients, leaves, references, typical, allowance)
 
     def _gradient_sizes(self, scalar: Tensor, pairs: Any) -> tuple[float, float]:
         """The size of a gradient element from one pair, and the error that underflow may cause.
@@ -203,7 +205,7 @@ class SelectionComparison(OpComparison):
         slopes = torch.autograd.grad(scalar, pairs[2:], retain_graph=True, allow_unused=True)
         similarity = self.options["similarity"]
         norms, ref_norms = x.norm(dim=1), refs.norm(dim=1)
-        of_pairs = x.new_zeros(len(x), len(refs))
+        pair_slopes = x.new_zeros(len(x), len(refs))
         largest = 0.0
         for index, slope in zip(pairs[:2], slopes, strict=True):
             if slope is None:
@@ -211,11 +213,11 @@ class SelectionComparison(OpComparison):
             index, slope = index.clamp(min=0), torch.where(index >= 0, slope.abs(), 0.0)
             sizes = pair_sizes(norms, ref_norms[index], similarity, normalize=False)
             largest = max(largest, (slope * sizes).max().item())
-            of_pairs.scatter_add_(1, index[:, None], slope[:, None])
+            pair_slopes.scatter_add_(1, index[:, None], slope[:, None])
         allowance = 0.0
         if similarity == "euclidean":
             s = self.select.similarity_matrix(x, refs, similarity)
-            allowance = direction_error(of_pairs, s, similarity, self.underflow(similarity))
+            allowance = direction_error(pair_slopes, s, similarity, self.underflow(similarity))
         return largest / x.shape[1] ** 0.5, allowance
 
     def _pairs(self, leaves: list[Tensor], selection: Any) -> Any:
@@ -231,8 +233,8 @@ class SelectionComparison(OpComparison):
         def pair(index: Tensor, value: Tensor) -> Tensor:
             if not len(b):
                 return value.detach().double()
-            other = b[index.clamp(min=0)]
-            s = -(a - other).norm(dim=1) if similarity == "euclidean" else (a * other).sum(1)
+            partner = b[index.clamp(min=0)]
+            s = -(a - partner).norm(dim=1) if similarity == "euclidean" else (a * partner).sum(1)
             return AtValue.apply(s, value.detach().double())
 
         return Selection(
@@ -243,7 +245,7 @@ class SelectionComparison(OpComparison):
         )
 
 
-def not_drawn(index: Tensor, own: Tensor, tight: Tensor, loose: Tensor) -> Tensor:
+def differs_from_draw(index: Tensor, expected: Tensor, tight: Tensor, loose: Tensor) -> Tensor:
     """Whether each anchor got another candidate than the reference drew with the same numbers.
 
     If rounding decides whether some pair is a candidate, any candidate is accepted. ``tight`` marks certain candidates,
@@ -251,4 +253,4 @@ def not_drawn(index: Tensor, own: Tensor, tight: Tensor, loose: Tensor) -> Tenso
     """
     allowed = loose.gather(1, index.clamp(min=0)[:, None]).squeeze(1)
     possible = torch.where(index >= 0, allowed, ~tight.any(1))
-    return (index != own) & ((tight == loose).all(1) | ~possible)
+    return (index != expected) & ((tight == loose).all(1) | ~possible)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardmine.verification.base import OpComparison, largest_norm
-from hardmine.verification.bounds import gradient_bound, usual_element
+from hardmine.verification.bounds import gradient_bound, typical_element
 
 
 class _Measures(NamedTuple):
@@ -24,12 +24,12 @@ class _Measures(NamedTuple):
 class _Slopes(NamedTuple):
     """How each triplet's loss depends on the two measures, each [T].
 
-    ``of_ap`` and ``of_an`` are the sizes of the derivatives. For triplets within rounding of a kink or a jump, ``kink``
-    is the change of the derivatives there, and ``jump`` that of the loss.
+    ``slope_ap`` and ``slope_an`` are the sizes of the derivatives. For triplets within rounding of a kink or a jump,
+    ``kink`` is the change of the derivatives there, and ``jump`` that of the loss.
     """
 
-    of_ap: Tensor
-    of_an: Tensor
+    slope_ap: Tensor
+    slope_an: Tensor
     kink: Tensor
     jump: Tensor
 
@@ -60,8 +60,8 @@ class _TripletListComparison(OpComparison):
         if not self.in_range():
             return self.check_divergence(loss, gradients)
         leaves = self.double_leaves()
-        given = {key: value for key, value in self.arguments.items() if key != "embeddings"}
-        expected = getattr(self.reference, self.name)(leaves[0], **given)
+        arguments = {key: value for key, value in self.arguments.items() if key != "embeddings"}
+        expected = getattr(self.reference, self.name)(leaves[0], **arguments)
         x = leaves[0].detach()
         a, p, n = self.arguments["triplets"].long().T
         normalize = self.options["similarity"] == "cosine"
@@ -69,24 +69,24 @@ class _TripletListComparison(OpComparison):
         measures = self.measures((f[a], f[p], f[n]))
         slopes = self.slopes(measures, self.tolerance * measures.scale)
         weights = self.weights(len(a)).to(x)
-        steepness = slopes.of_ap + slopes.of_an
+        steepness = slopes.slope_ap + slopes.slope_an
         slack = measures.scale * steepness + slopes.jump / self.tolerance
-        wrong = self.check_loss(loss, expected, (slack if loss.dim() else (weights * slack).sum()).clamp(min=1.0))
-        if wrong:
-            return wrong
+        problem = self.check_loss(loss, expected, (slack if loss.dim() else (weights * slack).sum()).clamp(min=1.0))
+        if problem:
+            return problem
 
         references = torch.autograd.grad(self.scalar(expected), leaves, allow_unused=True)
-        of_pairs, kinks = torch.zeros(2, len(x), len(x), dtype=x.dtype, device=x.device)
-        for other, of in ((p, slopes.of_ap), (n, slopes.of_an)):
-            of_pairs.index_put_((a, other), weights * of, accumulate=True)
-            kinks.index_put_((a, other), weights * slopes.kink, accumulate=True)
-        usual = usual_element(of_pairs, x, x, measures.kind, normalize)
+        pair_slopes, kinks = torch.zeros(2, len(x), len(x), dtype=x.dtype, device=x.device)
+        for partner, slope in ((p, slopes.slope_ap), (n, slopes.slope_an)):
+            pair_slopes.index_put_((a, partner), weights * slope, accumulate=True)
+            kinks.index_put_((a, partner), weights * slopes.kink, accumulate=True)
+        typical = typical_element(pair_slopes, x, x, measures.kind, normalize)
         allowance = gradient_bound(x, kinks, measures.kind, normalize)
         if measures.kind == "euclidean":
             error = 0.1 * self.tolerance * measures.scale + self.underflow("euclidean")
-            allowance += gradient_bound(x, of_pairs, measures.kind, normalize, distance_error=error)
+            allowance += gradient_bound(x, pair_slopes, measures.kind, normalize, distance_error=error)
         conditioning = measures.scale * steepness.max().item() / 100 if len(a) else 1.0
-        return self.check_gradients(gradients, leaves, references, usual, allowance, conditioning)
+        return self.check_gradients(gradients, leaves, references, typical, allowance, conditioning)
 
 
 class TripletComparison(_TripletListComparison):
@@ -114,20 +114,20 @@ class TripletComparison(_TripletListComparison):
     def slopes(self, measures: _Measures, slack: float) -> _Slopes:
         """The slopes of the term; hardmine.ops.indexed_triplet_loss defines the terms."""
         ap, an, _, _ = measures
-        options, none = self.options, torch.zeros_like(ap)
+        options, zero = self.options, torch.zeros_like(ap)
         if options["term"] == "ratio":
             base = (ap + options["margin"]).clamp(min=1e-30)
             active, at_kink = base - an > -2 * slack, (base - an).abs() <= 2 * slack
-            of_ap, of_an = active * an / base**2, active / base
-            return _Slopes(of_ap, of_an, at_kink * torch.maximum(of_ap, of_an), none)
+            slope_ap, slope_an = active * an / base**2, active / base
+            return _Slopes(slope_ap, slope_an, at_kink * torch.maximum(slope_ap, slope_an), zero)
         if options["term"] == "hinge":
             argument = an - ap + options["margin"]
             slope = (argument > -2 * slack).to(ap)
-            return _Slopes(slope, slope, slope * (argument <= 2 * slack), none)
+            return _Slopes(slope, slope, slope * (argument <= 2 * slack), zero)
         temperature = 1.0 if options["term"] == "soft_margin" else options["temperature"]
         slope = ((an - ap) / temperature).sigmoid() / temperature
         if options["term"] != "sct":
-            return _Slopes(slope, slope, none, none)
+            return _Slopes(slope, slope, zero, zero)
         lam = torch.full_like(ap, options["lam"])
         hard, at_jump = an > ap, (an - ap).abs() <= 2 * slack
         jump = (lam * an + F.logsigmoid((ap - an) / temperature)).abs()
@@ -159,7 +159,7 @@ class GlobalComparison(_TripletListComparison):
         ap, an = measures.ap / 4, measures.an / 4
         argument = ap.mean() - an.mean() + self.options["threshold"]
         hinge = self.options["lam"] * (argument > -slack).to(ap)
-        of_ap, of_an = (2 * (d - d.mean()).abs() + hinge for d in (ap, an))
+        slope_ap, slope_an = (2 * (d - d.mean()).abs() + hinge for d in (ap, an))
         share = 1 / (4 * max(len(ap), 1))
         kink = hinge * (argument <= slack) * share
-        return _Slopes(of_ap * share, of_an * share, kink.expand_as(ap), torch.zeros_like(ap))
+        return _Slopes(slope_ap * share, slope_an * share, kink.expand_as(ap), torch.zeros_like(ap))

@@ -13,10 +13,10 @@ from hardmine.verification.base import (
     AtValue,
     OpComparison,
     at,
-    describe_worse,
-    not_best,
+    describe_mismatch,
+    is_suboptimal,
 )
-from hardmine.verification.bounds import direction_error, usual_element
+from hardmine.verification.bounds import direction_error, typical_element
 
 
 class TupletComparison(OpComparison):
@@ -42,25 +42,25 @@ class TupletComparison(OpComparison):
             similarity,
         )
         logsumexp = (s / temperature).masked_fill(~negatives, -torch.inf).logsumexp(1)
-        wrong = self._check_terms(returned, logsumexp.detach(), scale)
-        if not wrong and options["positive"] != "all":
-            wrong = self._check_positives(returned, s.detach(), positives, scale)
-        if wrong:
-            return wrong
+        problem = self._check_terms(returned, logsumexp.detach(), scale)
+        if not problem and options["positive"] != "all":
+            problem = self._check_positives(returned, s.detach(), positives, scale)
+        if problem:
+            return problem
 
         # The reference uses the op's positives and continues from the op's values.
         logsumexp = torch.where(negatives.any(1), AtValue.apply(logsumexp, returned.negative_logsumexp.double()), 0.0)
         if options["positive"] == "all":
-            threshold = self.largest_positive(options["duplicate_threshold"])
+            threshold = self.max_positive_similarity(options["duplicate_threshold"])
             if threshold < torch.inf:
-                near = positives & ((s - threshold).abs() <= self.tolerance * scale)
-                if near.any():  # op and reference may average over different positives
+                at_threshold = positives & ((s - threshold).abs() <= self.tolerance * scale)
+                if at_threshold.any():  # op and reference may average over different positives
                     self.record.choices += int(positives.sum())
-                    self.record.ties += int(near.sum())
+                    self.record.ties += int(at_threshold.sum())
                     return None
                 positives = positives & (s <= threshold)
-            each = torch.where(positives, -F.logsigmoid(s / temperature - logsumexp[:, None]), 0.0)
-            value = each.sum(1) / positives.sum(1).clamp(min=1)
+            terms = torch.where(positives, -F.logsigmoid(s / temperature - logsumexp[:, None]), 0.0)
+            value = terms.sum(1) / positives.sum(1).clamp(min=1)
             valid = positives.any(1) & negatives.any(1)
         else:
             chosen = returned.positive_index >= 0
@@ -69,38 +69,40 @@ class TupletComparison(OpComparison):
             if s.numel():
                 s_ap = AtValue.apply(at(s, returned.positive_index), returned.positive_similarity.double())
             value = -F.logsigmoid(torch.where(chosen, s_ap, 0.0) / temperature - logsumexp)
-        wrong = self.check_count(valid.sum())
-        if wrong:
-            return wrong
+        problem = self.check_count(valid.sum())
+        if problem:
+            return problem
         expected = reduce_terms(value, valid, torch.zeros_like(valid), options["reduction"])
         steepness = scale / temperature
         # s_ap / temperature and the log-sum-exp cancel. With "all", the similarities are not the op's own either.
-        wrong = self.check_loss(loss, expected, max(1.0, steepness if options["positive"] == "all" else steepness / 10))
-        if wrong:
-            return wrong
+        problem = self.check_loss(
+            loss, expected, max(1.0, steepness if options["positive"] == "all" else steepness / 10)
+        )
+        if problem:
+            return problem
         scalar = self.scalar(expected)
         slopes, *references = torch.autograd.grad(scalar, [s, *leaves], allow_unused=True)
-        usual = allowance = 0.0
+        typical = allowance = 0.0
         if slopes is not None:
-            usual = usual_element(slopes, leaves[0].detach(), leaves[-1].detach(), similarity)
+            typical = typical_element(slopes, leaves[0].detach(), leaves[-1].detach(), similarity)
             allowance = direction_error(slopes, s.detach(), similarity, self.underflow("euclidean"))
-        return self.check_gradients(gradients, leaves, references, usual, allowance, steepness / 100)
+        return self.check_gradients(gradients, leaves, references, typical, allowance, steepness / 100)
 
     def _check_terms(self, terms: Any, logsumexp: Tensor, scale: float) -> str | None:
         """Checks the log-sum-exp of the negatives and, with "all", that no positive is named."""
         actual = terms.negative_logsumexp.double()
-        none = logsumexp == -torch.inf
-        if not torch.equal(none, actual == -torch.inf):
+        no_negative = logsumexp == -torch.inf
+        if not torch.equal(no_negative, actual == -torch.inf):
             return "negative_logsumexp must be -inf exactly where there is no negative"
         limit = logsumexp.abs().clamp(min=max(1.0, scale / self.options["temperature"]))
-        deviation = ((actual - logsumexp).abs() / limit)[~none]
+        deviation = ((actual - logsumexp).abs() / limit)[~no_negative]
         largest = deviation.max().item() if len(deviation) else 0.0
         self.record.record("logsumexp", largest)
         if not largest <= self.tolerance:
             return f"negative_logsumexp deviates by {largest:.2e}, more than {self.tolerance:.2e}"
         indices, similarities = terms.positive_index, terms.positive_similarity
         if self.options["positive"] == "all" and not ((indices == -1) & similarities.isnan()).all():
-            return "positive_index must be -1 and positive_similarity NaN where the positives are all"
+            return "positive_index must be -1 and positive_similarity NaN with positive='all'"
         return None
 
     def _check_positives(self, terms: Any, s: Tensor, positives: Tensor, scale: float) -> str | None:
@@ -108,22 +110,22 @@ class TupletComparison(OpComparison):
         index = terms.positive_index
         self.record.choices += len(index)
         if not s.numel():
-            return "an index where there are no candidates" if (index >= 0).any() else None
+            return "an index was returned where there are no candidates" if (index >= 0).any() else None
         slack = self.tolerance * scale
-        threshold = self.largest_positive(self.options["duplicate_threshold"])
+        threshold = self.max_positive_similarity(self.options["duplicate_threshold"])
         hardest = self.options["positive"] == "hardest"
-        own = self.select.extreme_candidate(s, positives & (s <= threshold), smallest=hardest)[0]
-        wrong = not_best(
+        best = self.select.extreme_candidate(s, positives & (s <= threshold), smallest=hardest)[0]
+        mismatch = is_suboptimal(
             index,
             -s if hardest else s,
             positives & (s <= threshold - slack),
             positives & (s <= threshold + slack),
             slack,
         )
-        different = index != own
-        wrong &= different
-        if wrong.any():
-            return describe_worse("positive", wrong, index, own)
+        different = index != best
+        mismatch &= different
+        if mismatch.any():
+            return describe_mismatch("positive", mismatch, index, best)
         self.record.ties += int(different.sum())
         expected = at(s, index)
         if not torch.equal(expected.isnan(), terms.positive_similarity.isnan()):

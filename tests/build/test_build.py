@@ -45,14 +45,14 @@ for statement in ("import hardmine.ops", "import hardmine.losses", "hardmine.sim
 HOW_TO_BUILD = "pip install --no-build-isolation ."
 
 
-def test_a_missing_library_says_how_to_build_it(package_copy):
+def test_import_missing_library_names_build_command(package_copy):
     for message in import_errors(package_copy):
         assert "is missing" in message
         assert str(package_copy / "_C.so") in message
         assert HOW_TO_BUILD in message
 
 
-def test_subpackages_without_the_library_are_listed_and_types_is_reachable(package_copy):
+def test_import_missing_library_lists_subpackages_and_types(package_copy):
     script = "import hardmine; print(*dir(hardmine)); print(hardmine.types.Selection.__name__)"
     listed, name = output_of(run_python("-c", script, package_root=package_copy.parent)).splitlines()
     folders = {path.parent.name for path in package_copy.glob("*/__init__.py")}
@@ -61,7 +61,7 @@ def test_subpackages_without_the_library_are_listed_and_types_is_reachable(packa
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library"], ids=["empty", "text"])
-def test_an_unloadable_library_says_how_to_build_it(package_copy, content):
+def test_import_unloadable_library_names_build_command(package_copy, content):
     (package_copy / "_C.so").write_bytes(content)
     for message in import_errors(package_copy):
         assert "cannot be loaded with torch" in message
@@ -80,7 +80,7 @@ def package_without_index(package_copy):
 
 
 @pytest.mark.subprocess
-def test_the_ops_need_no_library_of_the_index(package_without_index):
+def test_ops_without_index_library_work(package_without_index):
     script = """
 import torch, hardmine.ops, hardmine.losses
 print(hardmine.ops.knn(torch.eye(3), k=1).index.tolist(), hardmine.ops.__file__)
@@ -91,7 +91,7 @@ print(hardmine.ops.knn(torch.eye(3), k=1).index.tolist(), hardmine.ops.__file__)
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("content", [None, b"", b"not a library"], ids=["missing", "empty", "text"])
-def test_an_index_without_its_library_says_how_to_build_it(package_without_index, content):
+def test_fanng_without_its_library_names_build_command(package_without_index, content):
     if content is not None:
         name = next(PACKAGE.glob("_fanng*.so")).name
         (package_without_index / name).write_bytes(content)
@@ -110,7 +110,7 @@ except ImportError as error:
 
 
 @pytest.mark.subprocess
-def test_the_references_need_no_library(package_copy):
+def test_reference_without_library_works(package_copy):
     script = """
 import torch, hardmine, hardmine.reference
 x, y = torch.eye(4), torch.tensor([0, 0, 1, 1])
@@ -125,7 +125,7 @@ print(hardmine.__version__, hardmine.__file__, report)
 
 
 @pytest.mark.subprocess
-def test_an_installed_package_has_every_module(tmp_path):
+def test_build_py_installs_every_module(tmp_path):
     """Editable installs and the tests import from the source folder, and would not notice a missing package."""
     root = PACKAGE.parent
     if not (root / "setup.py").exists():
@@ -182,14 +182,14 @@ def builder(monkeypatch, tmp_path, *, offers_cuda: bool, **environment: str):
 @pytest.mark.parametrize(
     ("choice", "handed"), [(None, "AUTO"), ("", "AUTO"), ("auto", "AUTO"), ("on", "ON"), ("OFF", "OFF")]
 )
-def test_the_choice_of_cuda_is_handed_to_cmake(choice, handed, monkeypatch, tmp_path):
+def test_build_ext_cuda_choice_reaches_cmake(choice, handed, monkeypatch, tmp_path):
     environment = {} if choice is None else {"HARDMINE_CUDA": choice}
     command, lines = builder(monkeypatch, tmp_path, offers_cuda=False, **environment)
     command.run()
     assert f" -DHARDMINE_CUDA={handed} " in lines[0]
 
 
-def test_an_unknown_choice_of_cuda_is_an_error(monkeypatch, tmp_path):
+def test_build_ext_unknown_cuda_choice_raises(monkeypatch, tmp_path):
     command, lines = builder(monkeypatch, tmp_path, offers_cuda=True, HARDMINE_CUDA="yes")
     with pytest.raises(SystemExit, match="HARDMINE_CUDA must be auto, on or off, got 'yes'"):
         command.run()
@@ -197,7 +197,7 @@ def test_an_unknown_choice_of_cuda_is_an_error(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("offers_cuda", [True, False], ids=["with", "without"])
-def test_the_cuda_ops_are_packaged_where_cmake_builds_them(offers_cuda, monkeypatch, tmp_path):
+def test_build_ext_packages_cuda_ops_only_if_built(offers_cuda, monkeypatch, tmp_path):
     command, lines = builder(monkeypatch, tmp_path, offers_cuda=offers_cuda)
     folder = tmp_path / "lib" / "hardmine"
     folder.mkdir(parents=True)
@@ -210,7 +210,7 @@ def test_the_cuda_ops_are_packaged_where_cmake_builds_them(offers_cuda, monkeypa
     assert any(line.endswith("--target _C_cuda") for line in lines) == offers_cuda
 
 
-def test_a_build_in_place_leaves_no_cuda_ops_of_an_earlier_one(monkeypatch, tmp_path):
+def test_build_ext_in_place_removes_stale_cuda_ops(monkeypatch, tmp_path):
     command, _ = builder(monkeypatch, tmp_path, offers_cuda=False)
     old = tmp_path / "source" / "hardmine" / "_C_cuda.so"
     old.parent.mkdir(parents=True)
@@ -221,7 +221,7 @@ def test_a_build_in_place_leaves_no_cuda_ops_of_an_earlier_one(monkeypatch, tmp_
     assert not old.exists()
 
 
-def test_a_build_forgets_the_tools_of_an_earlier_one_but_keeps_its_objects(monkeypatch, tmp_path):
+def test_build_ext_removes_stale_cmake_cache_keeps_objects(monkeypatch, tmp_path):
     command, lines = builder(monkeypatch, tmp_path, offers_cuda=False)
     cmake = tmp_path / "cmake"
     kept = cmake / "CMakeFiles" / "_C.dir" / "library.cpp.o"
@@ -293,12 +293,12 @@ endmacro()
         ("ON", "13.0", "11.8", "HARDMINE_CUDA is ON, and the CUDA ops cannot be built: nvcc 11.8 is too old"),
     ],
 )
-def test_cuda_ops_are_built_where_they_can_be(choice, cuda_of_torch, nvcc, said, configure):
+def test_cmake_cuda_ops_are_built_if_possible(choice, cuda_of_torch, nvcc, said, configure):
     assert said in configure(choice, cuda_of_torch, nvcc)
 
 
 @pytest.mark.parametrize("choice", ["AUTO", "ON"])
-def test_an_old_cmake_builds_no_cuda_ops(choice, configure, monkeypatch):
+def test_cmake_old_version_builds_no_cuda_ops(choice, configure, monkeypatch):
     old = "CMake 3.25.1 knows no C++20 for CUDA, 3.26 or later is needed"
     said = configure(f"{choice})\nset(CMAKE_VERSION 3.25.1", "13.0", "13.0")
     assert (f"CUDA ops: left out, {old}" if choice == "AUTO" else f"cannot be built: {old}") in said
@@ -317,20 +317,20 @@ except RuntimeError as error:
 """
 
 
-def level_in_force(**environment: str) -> str:
+def current_simd_level(**environment: str) -> str:
     return output_of(run_python("-c", "import hardmine; print(hardmine.simd_level())", **environment))
 
 
 @pytest.mark.subprocess
-def test_the_level_can_be_chosen():
-    assert [level_in_force(HARDMINE_SIMD=level) for level in simd_levels()] == list(simd_levels())
+def test_simd_level_environment_variable_chooses_level():
+    assert [current_simd_level(HARDMINE_SIMD=level) for level in simd_levels()] == list(simd_levels())
     best = simd_levels()[-1]
-    assert level_in_force() == level_in_force(HARDMINE_SIMD="") == best
+    assert current_simd_level() == current_simd_level(HARDMINE_SIMD="") == best
 
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("rows", [8, 20_000], ids=["one thread", "many threads"])
-def test_an_unknown_level_is_an_error_of_the_first_op(rows):
+def test_simd_level_unknown_raises_in_first_op(rows):
     names = ", ".join(f"'{level}'" for level in simd_levels())
     message = f"HARDMINE_SIMD must be one of {names} on this CPU, got 'sse9'"
     script = LARGE_STEP.replace("ROWS", str(rows))
@@ -338,7 +338,7 @@ def test_an_unknown_level_is_an_error_of_the_first_op(rows):
 
 
 @pytest.mark.subprocess
-def test_an_unknown_level_is_an_error_of_simd_level():
+def test_simd_level_unknown_raises_in_simd_level():
     process = run_python("-c", "import hardmine; hardmine.simd_level()", HARDMINE_SIMD="AVX2")
     assert process.returncode == 1, "an exception, no abort"
     assert re.search(r"RuntimeError: HARDMINE_SIMD must be one of '.*' on this CPU, got 'AVX2'", process.stderr)
@@ -349,7 +349,7 @@ def test_an_unknown_level_is_an_error_of_simd_level():
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "neon"])
-def test_no_code_of_a_level_can_be_called_by_others(level):
+def test_simd_objects_export_only_their_kernel_tables(level):
     """Everything that a level's object defines lies in the level's namespace, except for its two tables of kernels.
 
     Other symbols, such as an out-of-line copy of an inline function of the standard library, would have duplicates in

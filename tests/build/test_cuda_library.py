@@ -18,7 +18,7 @@ LABELS = [0, 0, 1, 1]
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
+def clear_caches():
     """The cached state of the library and of GPUs is cleared before and after each test."""
     _library._cuda_library_problem.cache_clear()
     _library._cuda_device_problem.cache_clear()
@@ -75,7 +75,7 @@ EVERY_OP = (*OPS, "indexed_triplet_loss", "global_loss")
 
 
 @pytest.mark.parametrize("name", EVERY_OP)
-def test_every_op_says_that_the_library_is_not_built(name, library_file):
+def test_op_cuda_library_not_built_raises(name, library_file):
     with pytest.raises(RuntimeError) as caught:
         call(name, "cuda:0")
     argument = "queries" if name == "knn" else "embeddings"
@@ -87,14 +87,14 @@ def test_every_op_says_that_the_library_is_not_built(name, library_file):
 
 
 @pytest.mark.parametrize("name", EVERY_OP)
-def test_every_op_names_a_device_that_no_build_serves(name):
+def test_op_unsupported_device_raises(name):
     argument = "queries" if name == "knn" else "embeddings"
     with pytest.raises(NotImplementedError, match=f"^{argument} must be on the CPU or on a CUDA device, got xpu:0$"):
         call(name, "xpu:0")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library"], ids=["empty", "text"])
-def test_a_broken_library_is_named_with_the_loaders_words(content, library_file):
+def test_op_broken_cuda_library_raises_loader_message(content, library_file):
     library_file.write_bytes(content)
     with pytest.raises(RuntimeError) as caught:
         call("sct_loss", "cuda:0")
@@ -104,7 +104,7 @@ def test_a_broken_library_is_named_with_the_loaders_words(content, library_file)
     assert "HARDMINE_CUDA=on" in message
 
 
-def test_whatever_loading_raises_is_kept_for_cuda_tensors(library_file, monkeypatch):
+def test_cuda_library_any_load_error_is_kept_for_cuda_tensors(library_file, monkeypatch):
     library_file.touch()
     calls = []
 
@@ -119,7 +119,7 @@ def test_whatever_loading_raises_is_kept_for_cuda_tensors(library_file, monkeypa
     assert calls == [library_file]
 
 
-def test_refs_elsewhere_than_the_embeddings_are_an_error_of_their_own(library_file):
+def test_op_refs_on_other_device_raises(library_file):
     with FakeTensorMode():
         x, y = torch.empty(4, 3), torch.empty(4, dtype=torch.int64)
         with pytest.raises(ValueError, match="ref_embeddings must be on the device of embeddings, cpu, got cuda:0"):
@@ -131,13 +131,13 @@ def test_refs_elsewhere_than_the_embeddings_are_an_error_of_their_own(library_fi
 # Where the library loads
 
 
-def test_a_library_that_loads_is_loaded_once_and_is_no_problem(loaded, library_file, gpus):
+def test_cuda_library_loads_once_without_problem(loaded, library_file, gpus):
     assert call("sct_loss", "cuda:0").device == torch.device("cuda:0")
     call("triplet_loss", "cuda:0")
     assert loaded == [library_file]
 
 
-def test_an_old_gpu_is_named_with_what_is_needed(loaded, gpus):
+def test_cuda_problem_old_gpu_names_needed_capability(loaded, gpus):
     expected = (
         "embeddings must be on the CPU, got cuda:1: hardmine's CUDA ops need a GPU of compute capability 8.0 or later, "
         "and GPU 1 has 7.5"
@@ -150,19 +150,19 @@ def test_an_old_gpu_is_named_with_what_is_needed(loaded, gpus):
 @pytest.mark.parametrize(
     ("capability", "serves"), [((7, 5), False), ((7, 9), False), ((8, 0), True), ((8, 9), True), ((12, 0), True)]
 )
-def test_gpus_from_capability_8_0_on_are_served(capability, serves, loaded, gpus, monkeypatch):
+def test_cuda_problem_capability_from_8_0_is_none(capability, serves, loaded, gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     assert (_library.cuda_problem(0) is None) == serves
 
 
-def test_each_gpu_is_asked_once(loaded, gpus):
+def test_cuda_problem_asks_each_gpu_once(loaded, gpus):
     for _ in range(3):
         for index in (0, 1):
             _library.cuda_problem(index)
     assert gpus == [0, 1]
 
 
-def test_no_gpu_is_waited_for(loaded, gpus, monkeypatch):
+def test_cuda_problem_does_not_synchronize(loaded, gpus, monkeypatch):
     def fail(*arguments):
         raise AssertionError("synchronized")
 
@@ -171,13 +171,13 @@ def test_no_gpu_is_waited_for(loaded, gpus, monkeypatch):
     assert _library.cuda_problem(0) is None
 
 
-def test_stand_ins_for_cuda_tensors_need_no_gpu(loaded, monkeypatch):
+def test_op_fake_cuda_tensors_need_no_gpu(loaded, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert call("sct_loss", "cuda:0").device == torch.device("cuda:0")
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["there", "not there"])
-def test_the_check_compiles_without_a_graph_break(there, request, library_file):
+def test_cuda_problem_compiles_without_graph_break(there, request, library_file):
     if there:
         request.getfixturevalue("loaded")
     torch.compiler.reset()  # clears what another case compiled
@@ -190,7 +190,7 @@ def test_the_check_compiles_without_a_graph_break(there, request, library_file):
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("content", [None, b"", b"not a library"], ids=["missing", "empty", "text"])
-def test_cpu_tensors_are_not_touched(content, tmp_path):
+def test_op_cpu_tensors_work_with_any_cuda_library(content, tmp_path):
     copy = tmp_path / "hardmine"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     (copy / "_C.so").symlink_to(PACKAGE / "_C.so")
@@ -212,7 +212,7 @@ print(loss.isfinite().item(), ops.sct_loss(x.to("meta"), torch.tensor({LABELS}, 
 
 
 @pytest.mark.subprocess
-def test_loading_the_ops_loads_the_cuda_ops(tmp_path):
+def test_load_loads_both_libraries(tmp_path):
     """The first CUDA tensor does not load them: code that calls torch.ops.hardmine needs no Python wrapper."""
     copy = tmp_path / "hardmine"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))

@@ -85,7 +85,7 @@ def problem_of(file: str, include: str) -> str | None:
     return None
 
 
-def test_every_folder_includes_only_what_it_may():
+def test_includes_of_every_folder_follow_its_rules():
     files = sources(".h", ".cpp", ".cu")
     assert {folder_of(file) for file in files} == set(MAY_INCLUDE)
     pairs = [(file, include) for file in files for include in includes_of(file)]
@@ -116,7 +116,7 @@ def test_every_folder_includes_only_what_it_may():
         ("core/errors.h", "<Python.h>"),
     ],
 )
-def test_a_forbidden_include_is_found(file, include):
+def test_includes_forbidden_one_is_found(file, include):
     assert (CSRC / file).is_file()
     assert problem_of(file, include)
 
@@ -134,7 +134,7 @@ def everything_included(files: list[str]) -> Iterator[tuple[str, str]]:
                 pending.append(name)
 
 
-def test_code_of_a_simd_target_includes_no_library_function_that_could_be_out_of_line():
+def test_includes_of_simd_code_define_no_out_of_line_functions():
     files = [file for file in sources(".h", ".cpp") if file.startswith("cpu/simd/")]
     found = [pair for pair in everything_included(files) if target_of(pair[1]) == "std"]
     assert {file.split("/")[0] for file, _ in found} == {"core", "cpu"}, "the headers of core are looked into"

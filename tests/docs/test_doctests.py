@@ -26,7 +26,7 @@ def examples_of(name):
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if "._C" not in name and "._fanng" not in name])
-def test_examples_of_a_module_give_what_they_show(name, tmp_path, monkeypatch):
+def test_docstrings_examples_give_shown_output(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some examples save files
     for example in examples_of(name):
         torch.manual_seed(0)
@@ -43,7 +43,7 @@ def is_record(value):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_has_an_example(name):
+def test_docstrings_every_public_name_has_example(name):
     module = hardmine if name == "hardmine" else getattr(hardmine, name)
     documented = {public: getattr(module, public) for public in module.__all__}
     missing = [

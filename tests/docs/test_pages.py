@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
-def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_pages_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some pages save files
     torch.manual_seed(0)
     text, names = page.read_text(), {"__name__": "__main__"}
@@ -28,7 +28,7 @@ def test_pages_with_code_are_found():
     assert {"README.md", "index.md", "quickstart.md", "losses.md", "mining.md", "graph-index.md"} <= with_code
 
 
-def test_readme_is_short_and_has_both_commands():
+def test_readme_is_short_and_names_commands():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 120
     assert {"make demo", "make test"} <= {line.split("  ")[0] for line in lines}

@@ -45,14 +45,14 @@ def test_digits_compares_three_losses_and_draws_triplets(tmp_path):
     assert diagram.read_bytes().startswith(b"\x89PNG")
 
 
-def test_training_loop_finds_unseen_classes_better_than_before(tmp_path):
+def test_training_loop_improves_recall_of_unseen_classes(tmp_path):
     before, *after = recalls(run("training_loop.py", tmp_path))
     assert before == pytest.approx(UNTRAINED, abs=0.01)
     assert len(after) == 5
     assert after[-1] > 0.45
 
 
-def test_memory_bank_trains_with_and_without_a_memory(tmp_path):
+def test_memory_bank_trains_with_and_without_memory(tmp_path):
     alone, memory = recalls(run("memory_bank.py", tmp_path))
     assert alone > 0.36
     assert memory > 0.40
@@ -79,7 +79,7 @@ def test_smart_mining_beats_random_triplets(tmp_path):
     assert late(recall) > late(random_recall)
 
 
-def test_hierarchical_prints_the_tree(tmp_path):
+def test_hierarchical_improves_recall_and_prints_tree(tmp_path):
     text = run("hierarchical.py", tmp_path)
     before, *after = recalls(text)
     assert before == pytest.approx(UNTRAINED, abs=0.01)

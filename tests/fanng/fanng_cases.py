@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,10 @@ from support.inputs import exact_inputs, seeded
 
 if TYPE_CHECKING:
     import numpy as np
+
+FULL_EFFORT = {"max_distance_computations": 10**6}  # enough to measure every row that can be reached
+METRICS = ("cosine", "euclidean")
+each_metric = pytest.mark.parametrize("metric", METRICS)
 
 
 def sample_rows(rows: int = 300, depth: int = 12) -> torch.Tensor:
@@ -67,10 +73,40 @@ def assert_unloadable(path: Path, problem: str) -> None:
     assert re.search(problem, str(caught.value)), str(caught.value)
 
 
+def naive_index(x: Tensor, metric: str, **options) -> Index:
+    """An index whose searches reach every row."""
+    return Index.build(x, metric=metric, init="naive", max_degree=65535, **options)
+
+
+def edges_of(index: Index) -> list[list[int]]:
+    """Per distinct row, the rows that its edges lead to."""
+    first, target = index._core.graph
+    return [target[a:b].tolist() for a, b in pairwise(first)]
+
+
+def assert_exact(found, distance: Tensor, own: Tensor | None = None, tolerance: float = 0.0) -> None:
+    """``found`` holds the nearest rows by ``distance`` [Q, N]; row ``own[q]`` is excluded, and the end is padded."""
+    distance, k = distance.clone(), found.index.shape[1]
+    if own is not None:
+        distance[torch.arange(len(own)), own] = math.inf
+    queries, rows = distance.shape
+    count = min(k, rows - (own is not None)) if rows else 0
+    want = distance.sort(dim=1).values[:, :count]
+    assert found.distance.dtype == torch.float32
+    assert found.index.dtype == torch.int64
+    assert found.distance.shape == found.index.shape == (queries, k)
+    torch.testing.assert_close(found.distance[:, :count], want.float(), rtol=tolerance, atol=tolerance)
+    assert (found.index[:, count:] == -1).all()
+    assert found.distance[:, count:].isnan().all()
+    # Each row is at the reported distance, and occurs once.
+    index = found.index[:, :count]
+    if not tolerance:
+        assert index.equal(distance.sort(dim=1, stable=True).indices[:, :count]), "ties go to the lowest index"
+    torch.testing.assert_close(distance.gather(1, index), want, rtol=tolerance, atol=tolerance)
+    assert (index.sort(dim=1).values.diff(dim=1) > 0).all()
+
+
 # Plain definitions
-
-
-METRICS = ("cosine", "euclidean")
 
 
 def plain_distances(queries: Tensor, rows: Tensor, metric: str) -> Tensor:

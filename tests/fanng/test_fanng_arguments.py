@@ -49,20 +49,20 @@ def with_value(value: float, row: int, column: int, dtype: torch.dtype = torch.f
         (with_value(1e300, 3, 1, torch.float64), ValueError, "vectors must be finite, got inf in row 3, column 1"),
     ],
 )
-def test_vectors(vectors, error, message):
+def test_build_invalid_vectors_raises(vectors, error, message):
     for options in ({}, {"metric": "euclidean"}, {"init": "exact"}):
         with pytest.raises(error, match=re.escape(message)):
             Index.build(vectors, **options)
 
 
-def test_the_first_of_many_bad_rows_is_named():
+def test_build_several_bad_rows_names_first():
     x = with_value(NAN, 7, 2)
     x[5, 3] = x[5, 1] = INF
     with pytest.raises(ValueError, match="got inf in row 5, column 1"):
         Index.build(x)
 
 
-def test_vectors_whose_distances_overflow():
+def test_build_overflowing_distances_raises():
     x = with_value(1e20, 6, 1)
     with pytest.raises(ValueError, match=r"vectors must have norms up to 9.2e18, .* got 1\d+.* in row 6"):
         Index.build(x, metric="euclidean")
@@ -98,13 +98,13 @@ def test_vectors_whose_distances_overflow():
         ({"progress": 1}, TypeError, "progress must be True, False, None or a function, got 1"),
     ],
 )
-def test_options_of_a_build(options, error, message):
+def test_build_invalid_option_raises(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         Index.build(X, **options)
 
 
-def test_a_warm_start_needs_as_many_rows(index):
-    with pytest.raises(ValueError, match="init must be an index of N = 19 rows, like vectors, got one of 20"):
+def test_build_init_of_other_size_raises(index):
+    with pytest.raises(ValueError, match="init must be an index over N = 19 rows, as vectors, got 20 rows"):
         Index.build(X[:19], init=index)
 
 
@@ -125,12 +125,12 @@ def test_a_warm_start_needs_as_many_rows(index):
         (with_value(1e300, 9, 0, torch.float64), ValueError, "queries must be finite, with finite squared distances"),
     ],
 )
-def test_queries(index, queries, error, message):
+def test_search_invalid_queries_raises(index, queries, error, message):
     with pytest.raises(error, match=re.escape(message)):
         index.search(queries, 3)
 
 
-def test_queries_that_are_too_far_away():
+def test_search_overflowing_queries_raises():
     x = with_value(1e20, 6, 1)
     with pytest.raises(ValueError, match="with finite squared distances, got row 6 that is not"):
         Index.build(X, metric="euclidean").search(x, 3)
@@ -150,7 +150,7 @@ def test_queries_that_are_too_far_away():
         ({"threads": 0}, ValueError, "threads must be from 1 to 1024, got 0"),
     ],
 )
-def test_options_of_searches(index, options, error, message):
+def test_search_invalid_option_raises(index, options, error, message):
     for search in (lambda **given: index.search(X, **given), index.neighbors):
         with pytest.raises(error, match=re.escape(message)):
             search(**{"k": 2, **options})
@@ -172,7 +172,7 @@ def test_options_of_searches(index, options, error, message):
         (torch.full((20,), 2**62), ValueError, "start must be rows of the index, 0 to 19, got 4611686018427387904"),
     ],
 )
-def test_starts(index, start, error, message):
+def test_search_invalid_start_raises(index, start, error, message):
     with pytest.raises(error, match=re.escape(message)):
         index.search(X, 3, start=start)
 
@@ -188,30 +188,30 @@ def test_starts(index, start, error, message):
         ({"max_distance_computations": 0}, ValueError, "max_distance_computations must be from 1 to 2147483647, got 0"),
     ],
 )
-def test_options_of_recall(index, options, error, message):
+def test_recall_invalid_option_raises(index, options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         index.recall(**options)
 
 
-def test_options_are_keywords(index):
+def test_index_positional_options_raise(index):
     for call in (lambda: Index.build(X, "cosine"), lambda: index.search(X, 3, 100), lambda: index.neighbors(3, 100)):
         with pytest.raises(TypeError, match="positional argument"):
             call()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_vectors_on_a_device():
+def test_build_cuda_vectors_raises():
     with pytest.raises(NotImplementedError, match="vectors must be on the CPU"):
         Index.build(X.cuda())
 
 
-def test_a_search_of_no_rows_begins_nowhere():
+def test_search_start_in_empty_index_raises():
     empty = Index.build(X[:0])
     assert empty.search(X, 3).index.eq(-1).all()
-    with pytest.raises(ValueError, match="start must be None, the index has no rows, got 0"):
+    with pytest.raises(ValueError, match="start must be None for an index without rows, got 0"):
         empty.search(X, 3, start=0)
 
 
-def test_rows_without_data_are_refused():
-    with pytest.raises(ValueError, match="vectors must be on the CPU, got it on meta"):
+def test_build_meta_vectors_raises():
+    with pytest.raises(ValueError, match="vectors must be on the CPU, got meta"):
         Index.build(torch.empty(5, 3, device="meta"))

@@ -19,19 +19,19 @@ COPIES = {
 
 @pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("metric", METRICS)
-def test_copy_answers_bitwise_as_the_original(metric, make_copy):
+def test_index_copy_answers_bitwise_equal(metric, make_copy):
     index = Index.build(sample_rows(), metric=metric, seed=3)
     assert_same_index(make_copy(index), index)
 
 
 @pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
-def test_copy_of_an_empty_index_is_empty(make_copy):
+def test_index_copy_of_empty_index_is_empty(make_copy):
     index = Index.build(torch.empty(0, 3))
     copied = make_copy(index)
     assert (len(copied), copied.depth) == (0, 3)
 
 
-def test_copy_starts_the_same_build(tmp_path):
+def test_index_copy_as_init_builds_same_graph(tmp_path):
     """Settings and statistics are copied too: as init and when saved, a copy behaves like the original."""
     index = Index.build(sample_rows(), max_traversals=100)
     copied = copy.deepcopy(index)
@@ -44,7 +44,7 @@ def test_copy_starts_the_same_build(tmp_path):
     assert all((tensors[name] == copied_tensors[name]).all() for name in tensors)
 
 
-def test_deep_copy_shares_no_rows():
+def test_index_deepcopy_shares_no_rows():
     index = Index.build(sample_rows())
     assert copy.deepcopy(index).vectors.data_ptr() != index.vectors.data_ptr()
 
@@ -64,7 +64,7 @@ class NeighborsOfRows(torch.utils.data.Dataset):
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("context", ["spawn", "fork"])
-def test_index_searches_in_workers_of_a_data_loader(context):
+def test_index_in_data_loader_workers_searches(context):
     index = Index.build(sample_rows())
     data = NeighborsOfRows(index)
     loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=1, multiprocessing_context=context)

@@ -37,7 +37,7 @@ def saved(tmp_path) -> Path:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("rows", [0, 1, 2, 300])
-def test_a_loaded_index_is_the_saved_one(metric, rows, tmp_path):
+def test_load_saved_index_answers_bitwise_equal(metric, rows, tmp_path):
     index = Index.build(sample_rows(rows), metric=metric, seed=4)
     index.save(tmp_path / "a")
     loaded = Index.load(tmp_path / "a")
@@ -48,7 +48,7 @@ def test_a_loaded_index_is_the_saved_one(metric, rows, tmp_path):
     assert parts[0][1] == parts[1][1]
 
 
-def test_a_loaded_index_seeds_a_build_as_the_saved_one_does(tmp_path):
+def test_load_as_init_builds_same_graph(tmp_path):
     x = sample_rows()
     index = Index.build(x)
     index.save(tmp_path / "a")
@@ -56,7 +56,7 @@ def test_a_loaded_index_seeds_a_build_as_the_saved_one_does(tmp_path):
     assert_same_index(Index.build(moved, init=Index.load(tmp_path / "a")), Index.build(moved, init=index))
 
 
-def test_a_loaded_index_does_not_need_its_file(saved):
+def test_load_then_delete_file_keeps_answers(saved):
     index, again = Index.load(saved), Index.load(saved)
     saved.write_bytes(b"\xff" * saved.stat().st_size)  # in place, not as a new file with that name
     saved.unlink()
@@ -65,12 +65,12 @@ def test_a_loaded_index_does_not_need_its_file(saved):
 
 
 @pytest.mark.subprocess
-def test_another_process_loads_the_same_index(saved):
+def test_load_in_other_process_answers_equal(saved):
     script = f"from hardmine.fanng import Index; print(Index.load({str(saved)!r}).neighbors(5).index.tolist())"
     assert json.loads(output_of(run_python("-c", script))) == Index.load(saved).neighbors(5).index.tolist()
 
 
-def test_the_file_is_as_documented(saved):
+def test_save_file_matches_documented_format(saved):
     """docs/graph-index.md, section "File format", checksum included."""
     tensors, metadata = parts_of(saved)
     dtypes = {name: (tensor.dtype.str, tensor.ndim) for name, tensor in tensors.items()}
@@ -89,7 +89,7 @@ def test_the_file_is_as_documented(saved):
     assert hashlib.sha256(text.encode() + data).hexdigest() == checksum
 
 
-def test_first_edges_are_nearest_first(saved):
+def test_save_edges_are_sorted_nearest_first(saved):
     tensors, _ = parts_of(saved)
     vectors, first, target = (tensors[name] for name in ("vectors", "first_edge", "target"))
     distinct = vectors[np.sort(np.unique(vectors, axis=0, return_index=True)[1])]
@@ -101,14 +101,14 @@ def test_first_edges_are_nearest_first(saved):
 # Writing
 
 
-def test_saving_replaces_a_file_and_leaves_no_other(saved):
+def test_save_over_existing_file_leaves_only_it(saved):
     index = Index.build(sample_rows(50))
     index.save(saved)
     assert_same_index(Index.load(saved), index)
     assert os.listdir(saved.parent) == [saved.name]
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch):
+def test_save_failing_write_keeps_old_file(saved, monkeypatch):
     before, index = saved.read_bytes(), Index.build(sample_rows(50))
 
     def fail(*_args):
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch):
         assert os.listdir(saved.parent) == [saved.name]
 
 
-def test_an_error_of_the_writer_is_an_os_error(saved, monkeypatch):
+def test_save_safetensors_error_raises_os_error(saved, monkeypatch):
     def fail(*_args):
         raise safetensors.SafetensorError("the disk is gone")
 
@@ -133,11 +133,11 @@ def test_an_error_of_the_writer_is_an_os_error(saved, monkeypatch):
     assert os.listdir(saved.parent) == [saved.name]
 
 
-def test_names_that_cannot_be_written(tmp_path):
+def test_save_unwritable_path_raises(tmp_path):
     index = Index.build(sample_rows(5))
     with pytest.raises(FileNotFoundError):
         index.save(tmp_path / "no folder" / "a")
-    with pytest.raises(FileExistsError, match="must be the name of a file"):
+    with pytest.raises(FileExistsError, match="must name a regular file"):
         index.save(tmp_path)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -148,7 +148,7 @@ def test_names_that_cannot_be_written(tmp_path):
         index.save(3)
 
 
-def test_links_are_followed_and_permissions_are_the_usual(tmp_path):
+def test_save_follows_links_with_default_permissions(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder" / "target")
     (tmp_path / "usual").write_bytes(b"")
@@ -160,7 +160,7 @@ def test_links_are_followed_and_permissions_are_the_usual(tmp_path):
     assert mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_readers_see_whole_files_while_others_write(tmp_path):
+def test_load_during_concurrent_saves_reads_complete_files(tmp_path):
     path = tmp_path / "a"
     indices = [Index.build(sample_rows(rows, 4)) for rows in (30, 60)]
     indices[0].save(path)
@@ -190,7 +190,7 @@ def test_readers_see_whole_files_while_others_write(tmp_path):
 # Files that are not an index
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_load_missing_path_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="graph"):
         Index.load(tmp_path / "graph")
     with pytest.raises(IsADirectoryError):
@@ -204,13 +204,13 @@ def test_files_that_are_not_there(tmp_path):
     [b"", b"\0", b"\0" * 8, b"\0" * 100, b"\xff" * 64, b"a text, and a rather long one", b"\2\0\0\0\0\0\0\0{}"],
     ids=["empty", "one byte", "no header", "zeros", "ones", "text", "no tensors"],
 )
-def test_foreign_content(content, tmp_path):
+def test_load_foreign_bytes_raises(content, tmp_path):
     path = tmp_path / "a"
     path.write_bytes(content)
-    assert_unloadable(path, "no safetensors file|must have the format 'hardmine.fanng', got None")
+    assert_unloadable(path, "not a safetensors file|must have the format 'hardmine.fanng', got None")
 
 
-def test_foreign_safetensors_files(tmp_path):
+def test_load_foreign_safetensors_raises(tmp_path):
     path = tmp_path / "a"
     safetensors_numpy.save_file({"weight": np.zeros(3)}, path)
     assert_unloadable(path, "must have the format 'hardmine.fanng', got None")
@@ -218,12 +218,12 @@ def test_foreign_safetensors_files(tmp_path):
     assert_unloadable(path, "must have the format 'hardmine.fanng', got 'pt'")
 
 
-def test_a_header_that_claims_much_allocates_nothing(tmp_path):
+def test_load_header_with_huge_sizes_allocates_nothing(tmp_path):
     """Header lengths and shapes up to the largest integers, in files of a few bytes."""
     path = tmp_path / "a"
     for length in (10**8, 10**12, 2**62, 2**63 - 1, 2**64 - 1):
         path.write_bytes(length.to_bytes(8, "little") + b"{}" * 20)
-        assert_unloadable(path, "no safetensors file")
+        assert_unloadable(path, "not a safetensors file")
     for shape in ([2**31, 2**31], [2**62, 4], [2**64 - 1, 1], [10**30, 1], [-1, 3]):
         header = {
             "__metadata__": {"format": "hardmine.fanng", "format_version": "1"},
@@ -233,7 +233,7 @@ def test_a_header_that_claims_much_allocates_nothing(tmp_path):
         }
         text = json.dumps(header).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 20)
-        assert_unloadable(path, "no safetensors file")
+        assert_unloadable(path, "not a safetensors file")
     for shape in ([0, 2**40], [2**40, 0], [2**31, 0], [0, 0], [5, 0], [0, 2**31]):
         header["vectors"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
         header["first_edge"]["data_offsets"], header["target"]["data_offsets"] = [0, 8], [8, 8]
@@ -245,7 +245,7 @@ def test_a_header_that_claims_much_allocates_nothing(tmp_path):
 # Damaged files
 
 
-def mutated(data: bytes, draw: random.Random) -> bytes:
+def damage(data: bytes, draw: random.Random) -> bytes:
     """One of several kinds of damage to a file."""
     out, kind = bytearray(data), draw.randrange(7)
     at, other = sorted(draw.randrange(len(out)) for _ in range(2))
@@ -269,14 +269,14 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 @pytest.mark.slow
-def test_damaged_files_are_errors_or_the_same_index(saved):
+def test_load_damaged_file_raises_or_is_unharmed(saved):
     """Thousands of files with a bit, a byte or a range of bytes changed."""
     data, draw, expected = saved.read_bytes(), random.Random(0), Index.load(saved)
     header_end = 8 + int.from_bytes(data[:8], "little")
     start = f"{saved} cannot be loaded as an index: "
     problems, unharmed = set(), 0
     for _ in range(2500):
-        content = mutated(data, draw)
+        content = damage(data, draw)
         saved.write_bytes(content)
         try:
             index = Index.load(saved)
@@ -293,7 +293,7 @@ def test_damaged_files_are_errors_or_the_same_index(saved):
 
 
 @pytest.mark.slow
-def test_every_byte_matters(saved):
+def test_load_any_changed_byte_raises(saved):
     """A changed byte is noticed everywhere in the tensors, and in the header outside white space."""
     data = saved.read_bytes()
     header_end = 8 + int.from_bytes(data[:8], "little")
@@ -305,7 +305,7 @@ def test_every_byte_matters(saved):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
-def test_truncated_files(saved, share):
+def test_load_truncated_file_raises(saved, share):
     data = saved.read_bytes()
     saved.write_bytes(data[: int(share * len(data))])
-    assert_unloadable(saved, "cut short, damaged or no safetensors file")
+    assert_unloadable(saved, "truncated, damaged or not a safetensors file")

@@ -57,7 +57,7 @@ def calls(monkeypatch):
 
 @pytest.mark.thinned(3)
 @each_refused(OPTIONS)
-def test_bad_option_is_refused_by_name(calls, function, argument, value, error):
+def test_index_invalid_option_raises_by_name(calls, function, argument, value, error):
     with pytest.raises(error, match=f"^{argument} must be "):
         calls[function](**{argument: value})
 
@@ -71,28 +71,28 @@ def test_bad_option_is_refused_by_name(calls, function, argument, value, error):
         ([1, 2], "start must be an integer, a tensor of integers or None, got list"),
     ],
 )
-def test_start_of_another_type_is_refused(calls, start, message):
+def test_search_start_of_other_type_raises(calls, start, message):
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         calls["search"](start=start)
 
 
 @pytest.mark.parametrize("progress", ["yes", 1, 0.0, [True]])
-def test_progress_of_build_of_another_type_is_refused(calls, progress):
+def test_build_progress_of_other_type_raises(calls, progress):
     with pytest.raises(TypeError, match=r"^progress must be True, False, None or a function, got "):
         calls["build"](progress=progress)
 
 
 @pytest.mark.parametrize("path", [3, None, b"index", ["index"]])
-def test_path_of_another_type_is_refused(path):
+def test_index_path_of_other_type_raises(path):
     index = Index.build(torch.eye(3))
     for use in (index.save, Index.load):
         with pytest.raises(TypeError, match=r"^path must be a str or an os.PathLike, got "):
             use(path)
 
 
-def test_save_into_a_missing_folder_names_the_folder(tmp_path):
+def test_save_in_missing_folder_names_path(tmp_path):
     path = tmp_path / "missing" / "index"
-    message = f"{path} must be in a folder that exists, got {path.parent}: nothing was saved"
+    message = f"path must be in an existing folder, got '{path}': nothing was saved"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         Index.build(torch.eye(3)).save(path)
     assert not path.parent.exists()

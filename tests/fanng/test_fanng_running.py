@@ -38,7 +38,7 @@ def all_results(metric: str) -> str:
 
 @pytest.mark.slow
 @each_metric
-def test_any_number_of_threads_gives_the_same(metric):
+def test_index_any_thread_count_is_bitwise_equal(metric):
     x = sample_rows(1200)
     with threads(1):
         index, expected = Index.build(x, metric=metric), None
@@ -70,7 +70,7 @@ def results_at():
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
-def test_simd_levels_agree_bit_for_bit(level, results_at):
+def test_index_simd_levels_are_bitwise_equal(level, results_at):
     if level not in simd_levels():
         pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")
     scalar, results = results_at("scalar"), results_at(level)
@@ -80,7 +80,7 @@ def test_simd_levels_agree_bit_for_bit(level, results_at):
 
 
 @pytest.mark.subprocess
-def test_an_unknown_simd_level_is_an_error():
+def test_index_unknown_simd_level_raises():
     script = "import torch; from hardmine.fanng import Index; Index.build(torch.randn(500, 4))"
     process = run_python("-c", script, HARDMINE_SIMD="sse9")
     assert process.returncode == 1, "an exception, no abort"
@@ -92,7 +92,7 @@ def test_an_unknown_simd_level_is_an_error():
 
 @pytest.mark.slow
 @each_metric
-def test_searches_of_many_python_threads(metric):
+def test_search_from_many_python_threads_is_bitwise_equal(metric):
     x = torch.randn(800, 8, generator=seeded(1))
     index = Index.build(x, metric=metric)
     expected = (*index.neighbors(6), *index.search(x[::3], 4))
@@ -117,7 +117,7 @@ def test_searches_of_many_python_threads(metric):
 
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("work", ["build", "exact", "naive", "search", "neighbors"])
-def test_other_python_threads_run_meanwhile(work):
+def test_index_long_work_lets_python_threads_run(work):
     x = torch.randn(5000, 32, generator=seeded(1))
     index = Index.build(x[:3000], max_traversals=30_000)
     done, begun, steps = threading.Event(), threading.Event(), 0
@@ -193,7 +193,7 @@ print(len(Index.build(x[:100]).neighbors(3).index))
 
 
 @pytest.mark.subprocess
-def test_ctrl_c_ends_long_work():
+def test_index_interrupt_stops_long_work():
     process = run_python("-c", INTERRUPTED)
     assert output_of(process) == "100", process.stderr
     assert process.stderr.count("ended") == 11
@@ -226,7 +226,7 @@ print(index.stats() == expected.stats())
 
 
 @pytest.mark.subprocess
-def test_fewer_threads_than_asked_for_build_the_same_index():
+def test_build_with_fewer_threads_than_asked_is_equal():
     assert output_of(run_python("-c", STARVED)).split() == ["True"] * 3
 
 
@@ -234,7 +234,7 @@ def test_fewer_threads_than_asked_for_build_the_same_index():
 
 
 @pytest.mark.slow
-def test_progress_is_reported():
+def test_build_progress_function_gets_reports():
     x = torch.randn(1500, 8, generator=seeded(1))
     reports: list[tuple[float, int]] = []
 
@@ -253,7 +253,7 @@ def test_progress_is_reported():
 
 @pytest.mark.parametrize("error", [ValueError("enough"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
 @pytest.mark.parametrize("count", [1, 3])
-def test_what_a_progress_function_raises_ends_the_build(error, count):
+def test_build_progress_function_error_stops_build(error, count):
     x = torch.randn(1500, 8, generator=seeded(1))
     calls = 0
 
@@ -270,14 +270,14 @@ def test_what_a_progress_function_raises_ends_the_build(error, count):
 
 
 @pytest.mark.slow
-def test_a_progress_function_may_use_the_ops_and_other_indices():
+def test_build_progress_function_may_use_ops_and_indices():
     x = torch.randn(1500, 8, generator=seeded(1))
     found = []
     Index.build(x, progress=lambda *_: found.append(Index.build(x[:50]).neighbors(2).index))
     assert len(found) > 2
 
 
-def test_progress_bars(capsys):
+def test_index_progress_true_shows_bars(capsys):
     pytest.importorskip("tqdm")
     x = torch.randn(300, 8, generator=seeded(1))
     index = Index.build(x, progress=True)
@@ -295,16 +295,16 @@ def test_progress_bars(capsys):
     assert not shown.out + shown.err
 
 
-def test_neighbors_with_a_bar_come_in_chunks(monkeypatch, capsys):
+def test_neighbors_with_progress_in_chunks_is_equal(monkeypatch, capsys):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("hardmine.fanng.index._ROWS_OF_A_CALL", 64)
+    monkeypatch.setattr("hardmine.fanng.index._CHUNK_ROWS", 64)
     index = Index.build(torch.randn(300, 8, generator=seeded(1)))
     for a, b in zip(index.neighbors(3, progress=True), index.neighbors(3), strict=True):
         assert_bitwise_equal(a, b)
     assert "5/5" in capsys.readouterr().err
 
 
-def test_a_bar_without_tqdm_says_what_to_install(monkeypatch):
+def test_index_progress_without_tqdm_names_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     index = Index.build(torch.randn(30, 8))
     for work in (lambda: Index.build(index.vectors, progress=True), lambda: index.neighbors(3, progress=True)):
@@ -312,7 +312,7 @@ def test_a_bar_without_tqdm_says_what_to_install(monkeypatch):
             work()
 
 
-def test_files_without_safetensors_say_what_to_install(monkeypatch, tmp_path):
+def test_index_file_without_safetensors_names_install(monkeypatch, tmp_path):
     pytest.importorskip("safetensors")
     index = Index.build(torch.randn(30, 8))
     index.save(tmp_path / "a")

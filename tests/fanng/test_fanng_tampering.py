@@ -41,18 +41,18 @@ def with_item(at, value):
     return change
 
 
-def test_without_changes_the_file_loads(tampered):
+def test_load_unchanged_parts_loads(tampered):
     path = tampered()
     assert Index.load(path).neighbors(3).index.shape == (40, 3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_vectors_that_are_not_finite(tampered, value):
+def test_load_nonfinite_vectors_raises(tampered, value):
     path = tampered(vectors=with_item((5, 2), value))
     assert_unloadable(path, f"vectors must be finite, got -?{abs(value):f} in row 5, column 2")
 
 
-def test_vectors_that_overflow(tampered):
+def test_load_overflowing_vectors_raises(tampered):
     assert_unloadable(tampered(vectors=with_item((5, 2), 1e30)), "vectors must have norms up to 9.2e18")
 
 
@@ -69,7 +69,7 @@ def test_vectors_that_overflow(tampered):
         ("target", lambda x: x.astype(np.uint64), "target must be U32 with 1 dimension, got U64"),
     ],
 )
-def test_dtypes_and_shapes(tampered, name, change, problem):
+def test_load_wrong_dtype_or_shape_raises(tampered, name, change, problem):
     assert_unloadable(tampered(**{name: change}), problem)
 
 
@@ -101,7 +101,7 @@ def test_dtypes_and_shapes(tampered, name, change, problem):
         ("vectors", lambda x: x * 0, "the edges of 36 vertices do not fit to 1 distinct rows"),
     ],
 )
-def test_graphs_that_are_none(tampered, name, change, problem):
+def test_load_invalid_graph_raises(tampered, name, change, problem):
     assert_unloadable(tampered(**{name: change}), problem)
 
 
@@ -111,9 +111,9 @@ def test_graphs_that_are_none(tampered, name, change, problem):
         ({"format": "hardmine.graph"}, "must have the format 'hardmine.fanng', got 'hardmine.graph'"),
         (
             {"format_version": "2", "library_version": "7.1"},
-            "its format version is 2, written by hardmine 7.1; hardmine",
+            "got 2, written by hardmine 7.1",
         ),
-        ({"format_version": "999999999"}, "its format version is 999999999"),
+        ({"format_version": "999999999"}, "got 999999999, written by"),
         ({"format_version": "9" * 5000}, "format_version must be a positive integer"),
         ({"format_version": "0"}, "format_version must be a positive integer, got '0'"),
         ({"format_version": "-1"}, "format_version must be a positive integer, got '-1'"),
@@ -132,7 +132,7 @@ def test_graphs_that_are_none(tampered, name, change, problem):
         ({"stats": "{}"}, "stats must have success_rate from 0 to 1, got None"),
     ],
 )
-def test_metadata(tampered, changes, problem):
+def test_load_invalid_metadata_raises(tampered, changes, problem):
     assert_unloadable(tampered(metadata=changes), problem)
 
 
@@ -153,14 +153,14 @@ def test_metadata(tampered, changes, problem):
         ("distance_computations", None),
     ],
 )
-def test_stats(tampered, key, value):
+def test_load_invalid_stats_raises(tampered, key, value):
     stats = {"success_rate": 0.9, "build_success_rate": 1.0, "traversals": 5, "distance_computations": 6}
     Index.load(tampered(metadata={"stats": json.dumps(stats)}))
     path = tampered(metadata={"stats": json.dumps({**stats, key: value})})
     assert_unloadable(path, f"stats must have {key} from 0 to")
 
 
-def test_missing_and_foreign_tensors(tampered, tmp_path):
+def test_load_missing_or_extra_tensors_raises(tampered, tmp_path):
     path = tampered()
     parts, metadata = parts_of(path)
     write_parts(path, {**parts, "more": parts["target"]}, metadata)
@@ -171,7 +171,7 @@ def test_missing_and_foreign_tensors(tampered, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["format", "format_version", "library_version", "metric", "build", "stats", "sha256"])
-def test_metadata_that_is_altered_under_an_old_checksum(tampered, key):
+def test_load_changed_metadata_fails_checksum(tampered, key):
     """The checksum covers every entry, and is required itself."""
     from safetensors.numpy import save_file
 
@@ -183,7 +183,7 @@ def test_metadata_that_is_altered_under_an_old_checksum(tampered, key):
     assert_unloadable(path, "checksum|format")
 
 
-def test_tensors_that_are_altered_under_an_old_checksum(tampered):
+def test_load_changed_tensors_fails_checksum(tampered):
     from safetensors.numpy import save_file
 
     path = tampered()
@@ -192,12 +192,12 @@ def test_tensors_that_are_altered_under_an_old_checksum(tampered):
         changed = tensor.copy()
         changed.reshape(-1)[-1] += 1
         save_file({**parts, name: changed}, path, metadata)
-        assert_unloadable(path, "its checksum does not fit its contents: it was altered after it was written")
+        assert_unloadable(path, "its checksum does not match its contents: the file was changed after it was written")
     save_file({**parts, "vectors": parts["vectors"].reshape(20, 6)}, path, metadata)
     assert_unloadable(path, "checksum")
 
 
-def test_random_graphs_load_or_are_errors(tampered):
+def test_load_random_graph_raises_or_searches(tampered):
     """Whatever the integers are, loading raises an error about the graph, or searches end and answer in range."""
     path = tampered(rows=30)
     parts, metadata = parts_of(path)
@@ -229,7 +229,7 @@ def test_random_graphs_load_or_are_errors(tampered):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_a_graph_without_edges_is_one(tampered, metric):
+def test_load_graph_without_edges_searches(tampered, metric):
     """An index without edges is valid: searches find the row at which they start, and its copies."""
     path = tampered(metric=metric, first_edge=lambda x: x * 0, target=lambda x: x[:0])
     index = Index.load(path)

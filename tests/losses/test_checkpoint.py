@@ -26,7 +26,7 @@ def gradient(loss: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 @each_mode
 @pytest.mark.parametrize("name", ["TripletLoss", "SCTLoss"])
-def test_default_draws_are_repeated(name, use_reentrant):
+def test_module_default_draws_under_checkpoint_repeat(name, use_reentrant):
     """Two losses of one network draw different numbers. The backward pass repeats the draws in the reverse order."""
     loss_of, rows = getattr(losses, name)(**RANDOM), BATCH[0].clone().requires_grad_()
     network = torch.nn.Linear(8, 4)
@@ -47,7 +47,7 @@ def test_default_draws_are_repeated(name, use_reentrant):
 
 @each_mode
 @pytest.mark.parametrize("name", ["TripletLoss", "SCTLoss"])
-def test_a_generator_is_refused_in_the_recomputation(name, use_reentrant):
+def test_module_generator_under_checkpoint_raises(name, use_reentrant):
     rows, generator = BATCH[0].clone().requires_grad_(), seeded(0)
     loss_of = getattr(losses, name)(**RANDOM, generator=generator)
     loss = checkpoint(lambda x: loss_of(x, BATCH[1]), rows, use_reentrant=use_reentrant)
@@ -62,7 +62,7 @@ def test_a_generator_is_refused_in_the_recomputation(name, use_reentrant):
 
 @each_mode
 @pytest.mark.parametrize("op", ["select_triplets", "random_triplets"])
-def test_ops_refuse_it_too(op, use_reentrant):
+def test_op_generator_under_checkpoint_raises(op, use_reentrant):
     rows, generator = BATCH[0].clone().requires_grad_(), seeded(0)
 
     def loss_of(x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_ops_refuse_it_too(op, use_reentrant):
 @pytest.mark.parametrize(
     "module", [losses.SCTLoss(), losses.EPLoss(), losses.HierarchicalTripletLoss(classes=BATCH[1])]
 )
-def test_losses_that_draw_nothing_are_the_same(module, use_reentrant):
+def test_module_without_draws_under_checkpoint_is_equal(module, use_reentrant):
     rows = BATCH[0].clone().requires_grad_()
     found = gradient(checkpoint(lambda x: module(x, BATCH[1]), rows, use_reentrant=use_reentrant), rows)
     assert_bitwise_equal(found, gradient(module(rows, BATCH[1]), rows))

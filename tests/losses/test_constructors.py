@@ -36,12 +36,12 @@ OF_THE_CALL = {"embeddings", "labels", "ref_embeddings", "ref_labels", "triplets
 RESOLVED = {"temperature": 0.1, "margin": 0.2}
 
 
-def test_every_module_is_here():
+def test_modules_all_are_covered():
     assert losses.__all__ == sorted(OPS) == sorted(losses.__all__)
 
 
 @each
-def test_options_are_keywords_with_types_and_the_defaults_of_the_op(name):
+def test_init_options_are_typed_keywords_with_op_defaults(name):
     parameters = inspect.signature(getattr(losses, name)).parameters
     own = inspect.signature(inspect.unwrap(OPS[name])).parameters
     kinds = typing.get_type_hints(getattr(losses, name).__init__)
@@ -85,14 +85,14 @@ def test_options_are_keywords_with_types_and_the_defaults_of_the_op(name):
         ),
     ],
 )
-def test_options_that_do_nothing_are_errors_when_the_module_is_made(name, options, message):
+def test_init_option_without_effect_raises(name, options, message):
     with pytest.raises(ValueError) as caught:
         getattr(losses, name)(**options)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("name", [name for name in OPS if OPS[name] in (ops.triplet_loss, ops.sct_loss)])
-def test_the_number_of_anchors_that_count(name):
+def test_return_count_of_selection_modules_matches_hand_count(name):
     """All five points have pairs; with the semi-hard negative, point 2 has none."""
     module = getattr(losses, name)()
     expected = 4 if name in ("TripletLoss", "SHNLoss", "EPSHNLoss") else 5
@@ -105,7 +105,7 @@ def test_the_number_of_anchors_that_count(name):
 
 
 @pytest.mark.parametrize("name", [name for name in OPS if OPS[name] is ops.tuplet_loss])
-def test_the_number_of_anchors_with_tuplets(name):
+def test_return_count_of_tuplet_modules_matches_hand_count(name):
     batch = HAND_POINTS.embeddings, torch.tensor([0, 0, 1, 0, 2])
     loss, terms, count = getattr(losses, name)()(*batch, return_terms=True, return_count=True)
     assert isinstance(terms, ops.TupletTerms)
@@ -131,5 +131,5 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize("text", WRITTEN)
-def test_a_module_is_written_out_as_it_is_made(text):
+def test_repr_round_trips(text):
     assert repr(eval(text, vars(losses))) == text

@@ -21,7 +21,7 @@ COLLAPSED = ClassTree(ClassDistances(torch.tensor([0, 1]), torch.tensor([[0.0, 1
 SPREAD = ClassTree(ClassDistances(torch.tensor([0, 1]), torch.tensor([[0.25, 1.7], [1.7, 0.75]])), levels=7)
 
 
-def by_hand(margins: dict[int, float]) -> float:
+def hand_worked_loss(margins: dict[int, float]) -> float:
     """1/2 [d_ap - d_an + alpha]+ over the 18 triplets of HAND_POINTS, by the anchor's class.
 
     The cosines are in support.inputs. d = 2 - 2 s, per anchor: to its positives, to its negatives.
@@ -43,22 +43,22 @@ def by_hand(margins: dict[int, float]) -> float:
     return sum(values) / 18
 
 
-def test_worked_by_hand():
+def test_htl_hand_worked_margins_match():
     """The margin is 0.2 before the first tree, then beta + d_H - s of the anchor's class."""
     module = HierarchicalTripletLoss(classes=2)
     assert torch.equal(module.margin, torch.full((2, 2), 0.2))
-    assert module(*BATCH).item() == pytest.approx(by_hand({0: 0.2, 1: 0.2}), rel=1e-6)
+    assert module(*BATCH).item() == pytest.approx(hand_worked_loss({0: 0.2, 1: 0.2}), rel=1e-6)
     module.update(COLLAPSED)
-    assert module(*BATCH).item() == pytest.approx(by_hand({0: 1.6, 1: 1.6}), rel=1e-6)
+    assert module(*BATCH).item() == pytest.approx(hand_worked_loss({0: 1.6, 1: 1.6}), rel=1e-6)
     module.update(SPREAD)
-    assert module(*BATCH).item() == pytest.approx(by_hand({0: 0.1 + 2 - 0.25, 1: 0.1 + 2 - 0.75}), rel=1e-6)
+    assert module(*BATCH).item() == pytest.approx(hand_worked_loss({0: 0.1 + 2 - 0.25, 1: 0.1 + 2 - 0.75}), rel=1e-6)
     other = HierarchicalTripletLoss(classes=BATCH[1], margin=0.7, beta=-0.25)
-    assert other(*BATCH).item() == pytest.approx(by_hand({0: 0.7, 1: 0.7}), rel=1e-6)
+    assert other(*BATCH).item() == pytest.approx(hand_worked_loss({0: 0.7, 1: 0.7}), rel=1e-6)
     other.update(SPREAD)
-    assert other(*BATCH).item() == pytest.approx(by_hand({0: 1.5, 1: 1.0}), rel=1e-6)
+    assert other(*BATCH).item() == pytest.approx(hand_worked_loss({0: 1.5, 1: 1.0}), rel=1e-6)
 
 
-def test_margins_come_from_the_embeddings_of_the_whole_set():
+def test_htl_margins_of_whole_set_match_definition():
     """Three classes with arbitrary labels.
 
     The margins of a batch follow the definitions, over every pair of samples.
@@ -91,7 +91,7 @@ def test_margins_come_from_the_embeddings_of_the_whole_set():
     assert module(rows, labels).item() == pytest.approx(sum(values) / len(values), rel=1e-6)
 
 
-def test_it_delegates_to_the_op():
+def test_htl_equals_batch_all_op():
     rows = BATCH[0].clone().requires_grad_()
     module = HierarchicalTripletLoss(classes=[1, 0], reduction="sum", squared=False)
     assert isinstance(module, losses.BatchAllTripletLoss)
@@ -107,7 +107,7 @@ def test_it_delegates_to_the_op():
         assert_bitwise_equal(*(torch.autograd.grad(value, rows)[0] for value in (loss, expected)))
 
 
-def test_it_is_written_out_with_its_options():
+def test_htl_repr_shows_options():
     module = HierarchicalTripletLoss(classes=2, beta=0.5, reduction="mean_active")
     module.update(SPREAD)
     assert repr(module) == "HierarchicalTripletLoss(classes=2, beta=0.5, reduction='mean_active')"
@@ -137,12 +137,12 @@ def test_it_is_written_out_with_its_options():
         ({"classes": ["a", "b"]}, TypeError, "classes must be a number or integers [C], got ['a', 'b']"),
     ],
 )
-def test_bad_options_are_errors_when_the_module_is_made(options, error, message):
+def test_htl_init_invalid_option_raises(options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         HierarchicalTripletLoss(**{"classes": 2, **options})
 
 
-def test_bad_trees_are_named_and_change_nothing():
+def test_htl_update_invalid_tree_raises_and_changes_nothing():
     module = HierarchicalTripletLoss(classes=2)
     module.update(SPREAD)
     before = module(*BATCH)
@@ -157,7 +157,7 @@ def test_bad_trees_are_named_and_change_nothing():
         HierarchicalTripletLoss(classes=[1, 7, 0]).update(SPREAD)
 
 
-def test_a_tree_may_have_more_classes():
+def test_htl_update_tree_with_more_classes_takes_own():
     points = torch.tensor([3, 5, 9, 12]), torch.rand(4, 4, generator=seeded(5)).double()
     tree = ClassTree(ClassDistances(points[0], points[1] + points[1].T), levels=9)
     module = HierarchicalTripletLoss(classes=torch.tensor([12, 5], dtype=torch.int8))
@@ -167,7 +167,7 @@ def test_a_tree_may_have_more_classes():
     assert len(module.margin.unique()) > 1, "the case says little"
 
 
-def test_a_class_that_the_tree_lacks_is_named_by_the_op():
+def test_htl_class_missing_in_tree_raises():
     module = HierarchicalTripletLoss(classes=2)
     module.update(SPREAD)
     with pytest.raises(ValueError, match=re.escape("labels must have a row in margin, [2, 2], got 2 at 4")):
@@ -212,7 +212,7 @@ class Training:
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_training_resumes_bit_for_bit(epochs):
+def test_htl_training_resumes_bitwise_equal(epochs):
     whole, first, resumed = Training(), Training(), Training()
     whole.run(4)
     first.run(epochs)
@@ -227,7 +227,7 @@ def test_training_resumes_bit_for_bit(epochs):
     assert_bitwise_equal(resumed.loss_of.margin, whole.loss_of.margin)
 
 
-def test_training_pulls_classes_apart():
+def test_htl_training_separates_classes():
     training = Training()
 
     def spread() -> float:

@@ -54,12 +54,12 @@ ON_ALL_PAIRS = [
 ON_GIVEN_TRIPLETS = ["GlobalLoss", "RatioTripletLoss"]
 
 
-def test_every_module_is_here():
+def test_modules_all_are_covered():
     assert sorted(losses.__all__) == sorted([*MODULES, *ON_ALL_PAIRS, *ON_GIVEN_TRIPLETS])
 
 
 @each_module
-def test_worked_by_hand(name):
+def test_module_hand_worked_points_match(name):
     module = getattr(losses, name)()
     assert isinstance(module, torch.nn.Module)
     assert module(*HAND_POINTS).item() == pytest.approx(MODULES[name][2], abs=1e-6)
@@ -67,7 +67,7 @@ def test_worked_by_hand(name):
 
 @each_module
 @pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
-def test_modules_delegate_to_their_op(name, refs):
+def test_module_equals_its_op(name, refs):
     op, options, _ = MODULES[name]
     inputs = random_inputs(refs=refs)
     inputs.embeddings.requires_grad_()
@@ -83,14 +83,14 @@ def test_modules_delegate_to_their_op(name, refs):
 
 
 @pytest.mark.parametrize("name", ["TripletLoss", "SCTLoss"])
-def test_options_of_the_user_come_first(name):
+def test_module_given_options_override_defaults(name):
     module = getattr(losses, name)(positive="hardest", negative="easiest")
     expected = MODULES[name][0](*HAND_POINTS, positive="hardest", negative="easiest")
     assert_bitwise_equal(module(*HAND_POINTS), expected)
 
 
 @pytest.mark.parametrize("name", ["HNLoss", "SHNLoss", "EPHNLoss", "EPSHNLoss", "HPHNLoss"])
-def test_what_a_name_says_is_no_option(name):
+def test_init_option_fixed_by_name_raises(name):
     """Options that the name fixes are refused, and so are options that the module would ignore."""
     for option, value in {**MODULES[name][1], "margin": 0.2, "lam": 1.0, "generator": None}.items():
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
@@ -98,7 +98,7 @@ def test_what_a_name_says_is_no_option(name):
 
 
 @each_module
-def test_refs_are_taken_by_name_too(name):
+def test_module_refs_by_keyword_are_equal(name):
     inputs = random_inputs(refs=30)
     module = getattr(losses, name)()
     assert_bitwise_equal(module(**inputs._asdict()), module(*inputs))
@@ -113,20 +113,20 @@ def test_refs_are_taken_by_name_too(name):
         ({"similarity": "cos"}, ValueError, "similarity must be one of 'cosine', 'dot', 'euclidean', got 'cos'"),
     ],
 )
-def test_bad_options_are_errors_when_the_module_is_made(name, options, error, message):
+def test_init_invalid_option_raises(name, options, error, message):
     with pytest.raises(error, match=message):
         getattr(losses, name)(**options)
 
 
 @each_module
-def test_modules_are_written_out_with_their_options(name):
+def test_module_repr_shows_options(name):
     text = repr(getattr(losses, name)(temperature=0.25))
     assert text.startswith(f"{name}(")
     assert "temperature=0.25" in text
 
 
 @each_module
-def test_modules_hold_no_state_and_can_be_copied_and_pickled(name):
+def test_module_has_no_state_and_copies_are_equal(name):
     module = getattr(losses, name)(temperature=0.25)
     assert not module.state_dict()
     assert not list(module.parameters())
@@ -134,7 +134,7 @@ def test_modules_hold_no_state_and_can_be_copied_and_pickled(name):
         assert_bitwise_equal(twin(*HAND_POINTS), module(*HAND_POINTS))
 
 
-def test_defaults_of_ops_are_those_the_design_fixes():
+def test_op_defaults_match_design():
     """Names and defaults of the public API: new ones may be added, but existing ones must not change."""
     select = {"positive": "easiest", "negative": "hardest", "similarity": "cosine", "duplicate_threshold": None}
     fixed = {
@@ -153,6 +153,6 @@ def test_defaults_of_ops_are_those_the_design_fixes():
 
 
 @pytest.mark.parametrize("name", ["ref_embeddings", "return_selection"])
-def test_what_belongs_to_the_call_is_no_option(name):
+def test_init_call_argument_as_option_raises(name):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
         losses.SCTLoss(**{name: None})

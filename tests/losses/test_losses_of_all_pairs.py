@@ -29,7 +29,7 @@ COSINES = [
 ]
 
 
-def by_hand(choose, temperature: float) -> float:
+def hand_worked_loss(choose, temperature: float) -> float:
     """The formula, averaged over the chosen positives, then over the anchors."""
     means = []
     for positives, negatives in COSINES:
@@ -51,15 +51,15 @@ each_tuplet_module = pytest.mark.parametrize("name", TUPLET_MODULES)
 
 @each_tuplet_module
 @pytest.mark.parametrize("temperature", [None, 0.1, 1.0])
-def test_worked_by_hand(name, temperature):
+def test_tuplet_module_hand_worked_points_match(name, temperature):
     """The paper prints the formula without a temperature (1), and trains with 0.1 (section 5.1), the default."""
     module = getattr(losses, name)(**({} if temperature is None else {"temperature": temperature}))
-    expected = by_hand(TUPLET_MODULES[name][1], temperature or 0.1)
+    expected = hand_worked_loss(TUPLET_MODULES[name][1], temperature or 0.1)
     assert isinstance(module, torch.nn.Module)
     assert module(*HAND_POINTS).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_n_pair_worked_by_hand():
+def test_n_pair_hand_worked_points_match():
     """The first four points in two classes of two: every anchor's positive has cosine 0.6.
 
     Negatives: 0.8 and 0; 0.96 and 0.8; 0.8 and 0.96; 0 and 0.8. EP, HP and Batch All are equal here (section 4).
@@ -70,7 +70,7 @@ def test_n_pair_worked_by_hand():
         assert getattr(losses, name)(temperature=1.0)(*batch).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_batch_all_triplet_loss_worked_by_hand():
+def test_batch_all_triplet_module_hand_worked_points_match():
     """HTL, section 3, with its first margin, 0.2: 1/2 [d_ap - d_an + 0.2]+ over the 18 triplets of HAND_POINTS.
 
     With d = 2 - 2 s: 0.4, 1.6 | 0.72, 0.32 | 3.2, 3.52, 2.8 | 1.2, 0 | 0.4, 1.6 remain, each + 0.2; the others are
@@ -91,7 +91,7 @@ def test_batch_all_triplet_loss_worked_by_hand():
 
 @each_tuplet_module
 @pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
-def test_modules_delegate_to_their_op(name, refs):
+def test_tuplet_module_equals_its_op(name, refs):
     inputs = random_inputs(refs=refs)
     inputs.embeddings.requires_grad_()
     for given in ({}, {"temperature": 0.4, "similarity": "euclidean", "reduction": "sum", "duplicate_threshold": -0.5}):
@@ -105,7 +105,7 @@ def test_modules_delegate_to_their_op(name, refs):
 
 
 @each_tuplet_module
-def test_what_a_name_says_is_no_option(name):
+def test_init_option_fixed_by_name_raises(name):
     positive = TUPLET_MODULES[name][0]
     if name == "TupletLoss":
         assert_bitwise_equal(losses.TupletLoss(positive="all")(*HAND_POINTS), losses.BatchAllLoss()(*HAND_POINTS))
@@ -126,13 +126,13 @@ def test_what_a_name_says_is_no_option(name):
         ({"return_counts": True}, TypeError, "unexpected keyword argument 'return_counts'"),
     ],
 )
-def test_bad_options_are_errors_when_the_module_is_made(name, options, error, message):
+def test_init_invalid_option_raises(name, options, error, message):
     with pytest.raises(error, match=message):
         getattr(losses, name)(**options)
 
 
 @pytest.mark.parametrize("name", [*TUPLET_MODULES, "BatchAllTripletLoss"])
-def test_modules_without_tables_hold_no_state_and_can_be_copied_and_pickled(name):
+def test_module_without_table_has_no_state_and_copies_are_equal(name):
     module = getattr(losses, name)(similarity="euclidean")
     assert not module.state_dict()
     assert not list(module.parameters())
@@ -143,7 +143,7 @@ def test_modules_without_tables_hold_no_state_and_can_be_copied_and_pickled(name
         assert_bitwise_equal(twin(*HAND_POINTS[:2]), module(*HAND_POINTS[:2]))
 
 
-def test_the_defaults_of_the_ops():
+def test_op_defaults_match_design():
     """Names and defaults of the public API: new ones may be added, but existing ones must not change."""
     fixed = {
         ops.tuplet_loss: {

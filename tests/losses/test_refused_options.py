@@ -21,17 +21,17 @@ from hardmine.losses import HierarchicalTripletLoss
         ("RatioTripletLoss", "similarity"),
     ],
 )
-def test_module_given_none_for_an_option_that_is_never_none_names_it(name, option):
+def test_init_none_for_required_option_raises(name, option):
     with pytest.raises((TypeError, ValueError), match=rf"^{option} must be .*got None"):
         getattr(losses, name)(**{option: None})
 
 
-def test_module_given_none_for_an_option_that_is_none_by_default_is_made():
+def test_init_none_for_optional_option_equals_default():
     given = losses.TripletLoss(margin=None, duplicate_threshold=None)
     assert given.options == losses.TripletLoss().options
 
 
-def test_hierarchical_loss_refuses_uint64_classes_that_int64_does_not_hold():
+def test_htl_uint64_classes_beyond_int64_raise():
     labels = torch.tensor([2**64 - 1, 0], dtype=torch.uint64)
     with pytest.raises(ValueError, match=r"^classes must be below 2\^63, got 18446744073709551615$"):
         HierarchicalTripletLoss(classes=labels)
@@ -39,7 +39,7 @@ def test_hierarchical_loss_refuses_uint64_classes_that_int64_does_not_hold():
         mining.class_distances(torch.randn(2, 3), labels)
 
 
-def test_hierarchical_loss_refuses_margins_that_its_table_does_not_hold():
+def test_htl_margin_beyond_table_dtype_raises():
     with pytest.raises(ValueError, match=r"^margin must be a number, got 1e\+300, which is inf in float32$"):
         HierarchicalTripletLoss(classes=2, margin=1e300)
     loss = HierarchicalTripletLoss(classes=2).half()

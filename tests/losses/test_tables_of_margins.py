@@ -42,7 +42,7 @@ each_past = pytest.mark.parametrize("trees", [[], [COLLAPSED], [COLLAPSED, SPREA
 # A number, or a table
 
 
-def test_the_state_of_a_number_is_empty():
+def test_margin_number_has_empty_state():
     module = BatchAllTripletLoss(reduction="sum")
     for margin in (0.2, 0.7, -1):
         module.set_margin(margin)
@@ -50,7 +50,7 @@ def test_the_state_of_a_number_is_empty():
         assert_bitwise_equal(module(*BATCH), ops.batch_all_triplet_loss(*BATCH, margin=margin, reduction="sum"))
 
 
-def test_a_table_is_replaced_in_place():
+def test_set_margin_replaces_table_in_place():
     module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS.flip(0), reduction="sum")
     buffer, state = module.margin, module.state_dict()
     for margin in (TABLE * 3, TABLE.double().T, 0.3):
@@ -65,7 +65,7 @@ def test_a_table_is_replaced_in_place():
         assert_bitwise_equal(state["margin"], buffer)
 
 
-def test_a_table_is_the_module_s_own():
+def test_margin_table_is_a_copy():
     """Neither changes of the given tensors nor gradients reach the module's table."""
     table, labels = TABLE.clone().requires_grad_(), LABELS.clone()
     module = BatchAllTripletLoss(margin=table, margin_labels=labels)
@@ -91,7 +91,7 @@ WRONG_MARGINS = [
 
 
 @pytest.mark.parametrize(("margin", "error", "message"), WRONG_MARGINS, ids=[wrong[2] for wrong in WRONG_MARGINS])
-def test_wrong_margins_are_errors_when_they_are_set(margin, error, message):
+def test_margin_invalid_raises_and_changes_nothing(margin, error, message):
     with pytest.raises(error, match=re.escape(message)):
         BatchAllTripletLoss(margin=margin)
     module = BatchAllTripletLoss(margin=TABLE)
@@ -104,7 +104,7 @@ def test_wrong_margins_are_errors_when_they_are_set(margin, error, message):
     assert number.margin == 0.7
 
 
-def test_a_margin_keeps_its_shape():
+def test_set_margin_other_shape_raises():
     with pytest.raises(ValueError, match=r"^margin must be \[C, C\] = \[2, 2\], as it was .*, got \[3, 3\]$"):
         BatchAllTripletLoss(margin=TABLE).set_margin(torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"^margin must be a number, as it was .*, got a table \[2, 2\]$"):
@@ -117,7 +117,7 @@ def test_a_margin_keeps_its_shape():
         BatchAllTripletLoss(margin_labels=LABELS)
 
 
-def test_tables_are_written_out_by_their_shape():
+def test_margin_table_repr_shows_shape():
     module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS, squared=False)
     assert repr(module) == "BatchAllTripletLoss(margin=[2, 2], margin_labels=[0, 1], squared=False)"
     assert repr(BatchAllTripletLoss(margin=0.3)) == "BatchAllTripletLoss(margin=0.3)"
@@ -128,7 +128,7 @@ def test_tables_are_written_out_by_their_shape():
 
 
 @each_past
-def test_the_keys_and_shapes_of_the_state_never_change(trees):
+def test_state_dict_keys_and_shapes_are_constant(trees):
     module = after(*trees)
     shapes = {name: list(value.shape) for name, value in module.state_dict().items()}
     assert shapes == {"margin": [2, 2], "margin_labels": [2]}
@@ -136,7 +136,7 @@ def test_the_keys_and_shapes_of_the_state_never_change(trees):
     assert not list(module.parameters())
 
 
-def test_an_update_writes_into_the_same_buffer():
+def test_update_writes_into_same_buffer():
     """DistributedDataParallel keeps a list of the buffers at its construction, and broadcasts those."""
     module = after()
     buffer, address = module.margin, module.margin.data_ptr()
@@ -149,7 +149,7 @@ def test_an_update_writes_into_the_same_buffer():
 @each_past
 @pytest.mark.parametrize("present", [[], [COLLAPSED]], ids=["into none", "into one"])
 @pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
-def test_it_is_saved_and_loaded(trees, present, assign):
+def test_state_dict_round_trips_through_file(trees, present, assign):
     """Through a file, as part of a network, into a module before or after its first tree."""
     saved, other = (torch.nn.ModuleDict({"loss": after(*some, margin=0.3)}) for some in (trees, present))
     file = io.BytesIO()
@@ -161,7 +161,7 @@ def test_it_is_saved_and_loaded(trees, present, assign):
     assert_bitwise_equal(other["loss"](*NAMED), after(SPREAD)(*NAMED))
 
 
-def test_a_state_of_the_network_alone_leaves_the_loss_as_it_is():
+def test_load_state_dict_of_network_alone_keeps_table():
     module = torch.nn.ModuleDict({"net": torch.nn.Linear(2, 2), "loss": after(SPREAD)})
     before = module["loss"](*NAMED)
     network = {name: value for name, value in module.state_dict().items() if name.startswith("net.")}
@@ -194,7 +194,7 @@ WRONG_STATES = [
 
 
 @pytest.mark.parametrize(("state", "error", "message"), WRONG_STATES, ids=[wrong[2] for wrong in WRONG_STATES])
-def test_wrong_states_are_named_and_change_nothing(state, error, message):
+def test_load_state_dict_invalid_raises_and_changes_nothing(state, error, message):
     module = torch.nn.ModuleDict({"loss": after(SPREAD)})
     with pytest.raises(error, match=re.escape(message)):
         module.load_state_dict(state)
@@ -270,7 +270,7 @@ def test_modules_with_tensors_on_meta_are_written_out_or_refused():
 
 
 @each_past
-def test_copies_and_pickles_go_their_own_way(trees):
+def test_module_copies_are_independent(trees):
     module = after(*trees)
     before = module(*NAMED)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
@@ -285,7 +285,7 @@ AVERAGES = {"swa": {}, "ema": {"multi_avg_fn": get_ema_multi_avg_fn(0.75)}}
 
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("use_buffers", [False, True])
-def test_averaged_models_follow_updates(average, use_buffers):
+def test_averaged_model_follows_updates(average, use_buffers):
     """AveragedModel pairs the buffers of its copy with those of the model by position."""
     module = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(2), "loss": after()})
     averaged = AveragedModel(module, use_buffers=use_buffers, **AVERAGES[average])
@@ -308,7 +308,7 @@ def test_averaged_models_follow_updates(average, use_buffers):
     assert_bitwise_equal(copied(*NAMED), module["loss"](*NAMED))
 
 
-def test_averages_leave_labels_exact():
+def test_averaged_model_keeps_labels_exact():
     """An average of an int64 buffer is truncated: label 7 could become 6."""
     labels = torch.arange(0, 3000, 3)
     module = HierarchicalTripletLoss(classes=labels)
@@ -319,7 +319,7 @@ def test_averages_leave_labels_exact():
 
 
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
-def test_the_table_goes_where_the_module_is():
+def test_margin_table_follows_module_dtype_and_device():
     module = after(COLLAPSED).double()
     assert module.margin.dtype == torch.float64
     assert module.margin_labels.dtype == torch.int64
@@ -340,7 +340,7 @@ def test_the_table_goes_where_the_module_is():
     assert module(*NAMED).isfinite()
 
 
-def test_it_is_made_on_a_device_and_filled_later():
+def test_margin_table_on_meta_is_filled_later():
     with torch.device("meta"):
         module = HierarchicalTripletLoss(classes=[7, 1002])
         other = BatchAllTripletLoss(margin=0.3)
@@ -351,14 +351,14 @@ def test_it_is_made_on_a_device_and_filled_later():
     assert_bitwise_equal(other(*BATCH), BatchAllTripletLoss(margin=0.3)(*BATCH))
 
 
-def test_functional_calls_take_other_tables():
+def test_functional_call_uses_other_table():
     module = after(COLLAPSED)
     loss = torch.func.functional_call(module, {"margin": SPREAD.margin_table()}, NAMED)
     assert_bitwise_equal(loss, after(SPREAD)(*NAMED))
 
 
 @pytest.mark.slow
-def test_a_compiled_module_sees_every_update():
+def test_compiled_module_sees_every_update():
     """A single graph is enough, since updates change nothing that its guards check."""
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
@@ -371,7 +371,7 @@ def test_a_compiled_module_sees_every_update():
     assert counter.frame_count == 1
 
 
-def test_ddp_broadcasts_the_table_in_use():
+def test_ddp_broadcasts_current_table():
     """DDP lists the buffers when it is constructed."""
     dist = torch.distributed
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

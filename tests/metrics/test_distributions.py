@@ -37,7 +37,7 @@ def assert_distribution_of(result, values: list[float], bins: int) -> None:
 # Pairs of one class
 
 
-def test_pairs_by_hand():
+def test_within_class_hand_worked_histogram_matches():
     """Class 5: 0, 60 and 90 degrees, cosines 1/2, 0 and sqrt(3)/2; class 2: 10 and 130 degrees, cosine -1/2.
 
     The 4 bins are [-1, -1/2), [-1/2, 0), [0, 1/2), [1/2, 1]. The angles are turned slightly, so none is on a bound.
@@ -50,7 +50,7 @@ def test_pairs_by_hand():
     assert_distribution_of(result, cosines, 4)
 
 
-def test_bounds_belong_to_the_next_bin_and_1_to_the_last():
+def test_within_class_bin_bounds_go_to_next_bin():
     """The cosines are exact: 0, 1 and -1."""
     embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])
     labels = torch.zeros(4, dtype=torch.int64)
@@ -60,7 +60,7 @@ def test_bounds_belong_to_the_next_bin_and_1_to_the_last():
     assert within_class_similarities(embeddings, labels, bins=1).counts.tolist() == [6]
 
 
-def test_rounding_beyond_1_counts_as_1():
+def test_within_class_rounding_above_one_counts_as_one():
     """The inner product of a unit row with its copy is often slightly above 1."""
     x = torch.randn(200, 3, generator=seeded(0)).repeat_interleave(2, 0)
     labels = torch.arange(200).repeat_interleave(2)
@@ -72,10 +72,10 @@ def test_rounding_beyond_1_counts_as_1():
 
 @pytest.mark.parametrize("block", [None, 2, 3, 8])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_pairs_agree_with_all_pairs(block, dtype, monkeypatch):
+def test_within_class_blocks_match_all_pairs(block, dtype, monkeypatch):
     """Classes of one row, of one block, and of several."""
     if block:
-        monkeypatch.setattr(distributions, "_BLOCK", block)
+        monkeypatch.setattr(distributions, "_BLOCK_ROWS", block)
     labels = labels_of_sizes([1, 2, 3, 4, 7, 16, 17, 1]) * 5 - 7
     embeddings = torch.randn(len(labels), 4, generator=seeded(1), dtype=torch.float64)
     unit = torch.nn.functional.normalize(embeddings)
@@ -87,7 +87,7 @@ def test_pairs_agree_with_all_pairs(block, dtype, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_class_larger_than_a_block():
+def test_within_class_class_larger_than_block_matches_all_pairs():
     """The class has more rows than knn returns neighbors."""
     x = torch.randn(1100, 3, generator=seeded(2), dtype=torch.float64)
     unit = torch.nn.functional.normalize(x)
@@ -95,8 +95,8 @@ def test_a_class_larger_than_a_block():
     assert_distribution_of(within_class_similarities(x, torch.zeros(1100, dtype=torch.int8), bins=50), values, 50)
 
 
-def test_no_call_holds_more_than_a_block(monkeypatch):
-    monkeypatch.setattr(distributions, "_BLOCK", 16)
+def test_within_class_knn_call_holds_at_most_one_block(monkeypatch):
+    monkeypatch.setattr(distributions, "_BLOCK_ROWS", 16)
     search, largest = ops.knn, 0
 
     def watched(*given, **options):
@@ -108,12 +108,12 @@ def test_no_call_holds_more_than_a_block(monkeypatch):
     monkeypatch.setattr(ops, "knn", watched)
     within_class_similarities(torch.randn(200, 3, generator=seeded(0)), torch.zeros(200, dtype=torch.int64))
     assert largest == 16 * 16
-    assert distributions._BLOCK == 16
+    assert distributions._BLOCK_ROWS == 16
     monkeypatch.undo()
-    assert distributions._BLOCK <= 1024, "what knn gives"
+    assert distributions._BLOCK_ROWS <= 1024, "what knn gives"
 
 
-def test_classes_of_one_have_no_pairs():
+def test_within_class_single_sample_classes_have_no_pairs():
     result = within_class_similarities(torch.eye(3), torch.arange(3), bins=5)
     assert result.total == 0
     assert result.counts.tolist() == [0] * 5
@@ -121,20 +121,20 @@ def test_classes_of_one_have_no_pairs():
     assert within_class_similarities(torch.ones(0, 3), torch.arange(0)).total == 0
 
 
-def test_the_default_bins():
+def test_distributions_default_bins_are_200():
     x, labels = random_inputs()[:2]
     assert len(within_class_similarities(x, labels).counts) == 200
     assert len(nearest_train_similarities(x, x).counts) == 200
 
 
-def test_a_collapsed_embedding():
+def test_within_class_collapsed_embedding_fills_last_bin():
     result = within_class_similarities(torch.ones(9, 4), torch.arange(9) % 3, bins=10)
     assert result.counts.tolist() == [0] * 9 + [9]
     assert result.std == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.slow
-def test_threads_do_not_show():
+def test_within_class_thread_counts_are_equal():
     x, labels = random_inputs(2000, 24, 5, spread=2.0)[:2]
     counts = []
     for count in (1, 2, 3):
@@ -147,7 +147,7 @@ def test_threads_do_not_show():
 # The nearest training sample
 
 
-def test_nearest_by_hand():
+def test_nearest_train_hand_worked_histogram_matches():
     """Test points at 0, 50 and 100 degrees, training ones at 10, 35 and 190: nearest by 10, 15 and 65 degrees."""
     result = nearest_train_similarities(on_a_circle(0, 50, 100) * 3, on_a_circle(10, 35, 190), bins=8)
     assert_distribution_of(result, [math.cos(math.radians(angle)) for angle in (10, 15, 65)], 8)
@@ -155,10 +155,10 @@ def test_nearest_by_hand():
 
 
 @pytest.mark.parametrize("rows", [None, 1, 7])
-def test_nearest_agrees_with_the_matrix(rows, monkeypatch):
+def test_nearest_train_chunks_match_full_matrix(rows, monkeypatch):
     if rows:
-        monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
-        monkeypatch.setattr(_search, "LEAST_ROWS_OF_A_CALL", rows)
+        monkeypatch.setattr(_search, "CHUNK_WORK", 1)
+        monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
     test = torch.randn(60, 5, generator=seeded(0), dtype=torch.float64)
     train = torch.randn(90, 5, generator=seeded(1), dtype=torch.float64)
     normalize = torch.nn.functional.normalize
@@ -167,21 +167,21 @@ def test_nearest_agrees_with_the_matrix(rows, monkeypatch):
     assert_distribution_of(nearest_train_similarities(test.float(), train.float(), bins=30), values, 30)
 
 
-def test_no_test_sample():
+def test_nearest_train_no_test_sample_is_empty():
     assert nearest_train_similarities(torch.ones(0, 3), torch.eye(3)).total == 0
 
 
 # Both functions
 
 
-def test_no_gradient_is_kept():
+def test_distributions_keep_no_gradient():
     x, labels = random_inputs()[:2]
     x.requires_grad_()
     assert not within_class_similarities(x, labels).counts.requires_grad
     assert type(nearest_train_similarities(x, x).mean) is float
 
 
-def test_progress(capsys):
+def test_distributions_progress_shows_bar_only_when_true(capsys):
     pytest.importorskip("tqdm")
     x, labels = random_inputs(100)[:2]
     for progress in (None, False):
@@ -194,9 +194,9 @@ def test_progress(capsys):
     assert "50/50" in capsys.readouterr().err
 
 
-def test_long_work_shows_a_bar(capsys, monkeypatch):
+def test_within_class_long_work_shows_bar(capsys, monkeypatch):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr(distributions, "WORK_OF_A_CALL", 1)
+    monkeypatch.setattr(distributions, "CHUNK_WORK", 1)
     x, labels = random_inputs(100)[:2]
     within_class_similarities(x, labels)
     assert "100/100" in capsys.readouterr().err
@@ -215,7 +215,7 @@ WRONG = [
         (BAD, Y),
         {},
         FloatingPointError,
-        "embeddings: row 4 is not finite: has training diverged?",
+        "embeddings must be finite, got a non-finite row 4: has training diverged?",
     ),
     (nearest_train_similarities, (X[0], X), {}, ValueError, "test_embeddings must be [rows, D], got [8]"),
     (
@@ -233,19 +233,19 @@ WRONG = [
         (BAD, X),
         {},
         FloatingPointError,
-        "test_embeddings: row 4 is not finite: has training diverged?",
+        "test_embeddings must be finite, got a non-finite row 4: has training diverged?",
     ),
     (
         nearest_train_similarities,
         (X, BAD),
         {},
         FloatingPointError,
-        "train_embeddings: row 4 is not finite: has training diverged?",
+        "train_embeddings must be finite, got a non-finite row 4: has training diverged?",
     ),
 ]
 
 
 @pytest.mark.parametrize(("function", "given", "options", "error", "message"), WRONG, ids=[w[4] for w in WRONG])
-def test_wrong_arguments(function, given, options, error, message):
+def test_distributions_invalid_argument_raises(function, given, options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         function(*given, **options)

@@ -17,7 +17,7 @@ def on_a_circle(*angles_deg: float) -> torch.Tensor:
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def test_by_hand():
+def test_hotel_recall_hand_worked_table_matches():
     """The gallery as each query sees it, nearest first, as hotel (chain; - unknown):
 
     query at 0, hotel 1 (7):    at 1: 2 (7), at 3: 3 (8), at 10: 1 (7)        hotel from K = 3 on, chain from K = 1 on
@@ -33,7 +33,7 @@ def test_by_hand():
     assert list(recall.chain) == [2, 1], "in the order given"
 
 
-def test_an_unknown_chain_matches_nothing():
+def test_hotel_recall_unknown_chain_never_matches():
     """The negative number that marks an unknown chain does not matter, in queries and in the gallery."""
     gallery = on_a_circle(0, 50), torch.tensor([1, 2]), torch.tensor([-1, 5])
     queries = on_a_circle(0, 1), torch.tensor([1, 1]), torch.tensor([-1, 5])
@@ -43,7 +43,7 @@ def test_an_unknown_chain_matches_nothing():
     assert hotel_recall(*queries, *gallery, chain_k=(1, 2)).chain == {1: 0.0, 2: 1.0}
 
 
-def obvious(x, labels, gallery, gallery_labels, size):
+def naive_recall(x, labels, gallery, gallery_labels, size):
     """The share of the queries with a nonnegative label that are found, ranking the gallery per query."""
     counted = [query for query in range(len(x)) if labels[query] >= 0]
     hits = 0
@@ -55,10 +55,10 @@ def obvious(x, labels, gallery, gallery_labels, size):
 
 
 @pytest.mark.parametrize("rows", [None, 7])
-def test_agrees_with_the_obvious(rows, monkeypatch):
+def test_hotel_recall_matches_naive_ranking(rows, monkeypatch):
     if rows:
-        monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
-        monkeypatch.setattr(_search, "LEAST_ROWS_OF_A_CALL", rows)
+        monkeypatch.setattr(_search, "CHUNK_WORK", 1)
+        monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
     generator = seeded(0)
     hotels = torch.randn(60, 8, generator=generator, dtype=torch.float64)
     chain_of = torch.randint(-1, 6, (60,), generator=generator)
@@ -73,14 +73,14 @@ def test_agrees_with_the_obvious(rows, monkeypatch):
     assert list(recall.instance) == [1, 10, 100]
     assert list(recall.chain) == [1, 3, 5]
     for size, value in recall.instance.items():
-        assert value == pytest.approx(obvious(queries[0], queries[1], gallery[0], gallery[1], size), abs=1e-12)
+        assert value == pytest.approx(naive_recall(queries[0], queries[1], gallery[0], gallery[1], size), abs=1e-12)
     for size, value in recall.chain.items():
-        assert value == pytest.approx(obvious(queries[0], queries[2], gallery[0], gallery[2], size), abs=1e-12)
+        assert value == pytest.approx(naive_recall(queries[0], queries[2], gallery[0], gallery[2], size), abs=1e-12)
     assert 0 < recall.instance[1] < recall.instance[10] < recall.instance[100] < 1
     assert recall.instance[1] < recall.chain[1] < recall.chain[5] < 1
 
 
-def test_one_search_for_both(monkeypatch):
+def test_hotel_recall_searches_gallery_once(monkeypatch):
     calls, search = [], ops.knn
 
     def record(queries, refs=None, k=10, **options):
@@ -93,7 +93,7 @@ def test_one_search_for_both(monkeypatch):
     assert calls == [8]
 
 
-def test_divergence_is_not_hidden():
+def test_hotel_recall_nonfinite_embedding_gives_nan():
     x, labels = torch.eye(4), torch.arange(4)
     x[1, 2] = math.nan
     for queries, gallery in ((x, torch.eye(4)), (torch.eye(4), x)):
@@ -106,7 +106,7 @@ X, Y = torch.eye(3), torch.arange(3)
 WRONG = [
     ({"instance_k": 0}, ValueError, "instance_k must be one or more integers from 1 to 1024, got [0]"),
     ({"chain_k": (1, 2000)}, ValueError, "chain_k must be one or more integers from 1 to 1024, got [1, 2000]"),
-    ({"chain_k": 1.5}, TypeError, "chain_k must be an integer or several, got 1.5"),
+    ({"chain_k": 1.5}, TypeError, "chain_k must be an integer or several integers, got 1.5"),
     ({"progress": 1}, TypeError, "progress must be None, True or False, got 1"),
     ({"embeddings": X.long()}, TypeError, "embeddings must be float32, float64, float16 or bfloat16, got torch.int64"),
     (
@@ -118,14 +118,26 @@ WRONG = [
     ({"chains": Y.float()}, TypeError, "chains must have an integer dtype, got torch.float32"),
     ({"ref_instances": Y[:2]}, ValueError, "ref_instances must be [M] = [3], got [2]"),
     ({"ref_chains": Y[:, None]}, ValueError, "ref_chains must be [M] = [3], got [3, 1]"),
-    ({"instances": Y + 5}, ValueError, "instances: none of the 3 queries has a gallery sample of its class"),
-    ({"chains": Y - 3}, ValueError, "chains: none of the 3 queries has a gallery sample of its class"),
-    ({"ref_chains": Y - 3}, ValueError, "chains: none of the 3 queries has a gallery sample of its class"),
+    (
+        {"instances": Y + 5},
+        ValueError,
+        "instances must give a query a positive in the gallery, got none for 3 queries",
+    ),
+    (
+        {"chains": Y - 3},
+        ValueError,
+        "chains must give a query a positive in the gallery, got none for 3 queries",
+    ),
+    (
+        {"ref_chains": Y - 3},
+        ValueError,
+        "chains must give a query a positive in the gallery, got none for 3 queries",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
-def test_wrong_arguments(changes, error, message):
+def test_hotel_recall_invalid_argument_raises(changes, error, message):
     given = {"embeddings": X, "instances": Y, "chains": Y, "ref_embeddings": X, "ref_instances": Y, "ref_chains": Y}
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         hotel_recall(**{**given, **changes})

@@ -9,7 +9,7 @@ from hardmine.metrics import hard_triplet_share, recall_at_1
 from support.inputs import random_inputs
 
 
-def obvious_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):
+def naive_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):
     """The similarity matrix, its argmax per row, and the mean over all queries."""
     alone = ref_embeddings is None
     gallery, classes = (embeddings, labels) if alone else (ref_embeddings, ref_labels)
@@ -23,7 +23,7 @@ def obvious_recall(embeddings, labels, ref_embeddings=None, ref_labels=None):
     return (found & same.any(1)).double().mean().item()
 
 
-def test_by_hand():
+def test_recall_at_1_hand_worked_angles_match():
     angles_deg = torch.tensor([0.0, 10.0, 25.0, 90.0, 100.0, 95.0])
     embeddings = torch.stack([angles_deg.deg2rad().cos(), angles_deg.deg2rad().sin()], 1)
     # Nearest by angle: 0->1, 1->0, 2->1, 3->5, 4->5, 5->3 or 4, both of class 1.
@@ -34,7 +34,7 @@ def test_by_hand():
     assert recall_at_1(embeddings, labels) == 1
 
 
-def test_similarity_is_cosine():
+def test_recall_at_1_unnormalized_rows_uses_cosine():
     embeddings = torch.tensor([[1.0, 0.0], [0.1, 0.01], [9.0, 10.0], [0.0, 1.0]])
     labels = torch.tensor([0, 0, 1, 1])
     assert recall_at_1(embeddings, labels) == 1  # by dot product the long third row would be nearest to all
@@ -42,7 +42,7 @@ def test_similarity_is_cosine():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gallery", [False, True])
-def test_agrees_with_the_obvious(dtype, gallery):
+def test_recall_at_1_matches_naive_argmax(dtype, gallery):
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(301, 16, generator=generator, dtype=dtype)
     labels = torch.randint(0, 40, (301,), generator=generator)
@@ -50,34 +50,34 @@ def test_agrees_with_the_obvious(dtype, gallery):
     refs = ()
     if gallery:
         refs = embeddings[:100] + torch.randn(100, 16, generator=generator, dtype=dtype), labels[:100]
-    expected = obvious_recall(embeddings, labels, *refs)
+    expected = naive_recall(embeddings, labels, *refs)
     assert 0.05 < expected < 0.95
     assert recall_at_1(embeddings, labels, *refs) == pytest.approx(expected, abs=1e-12)
 
 
-def test_equal_similarities_go_to_the_lowest_index():
+def test_recall_at_1_ties_go_to_lowest_index():
     query, label = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
     gallery = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
     assert recall_at_1(query, label, gallery, torch.tensor([0, 1, 1])) == 1
     assert recall_at_1(query, label, gallery, torch.tensor([1, 0, 1])) == 0
 
 
-def test_a_gallery_that_holds_the_queries_finds_them():
+def test_recall_at_1_gallery_with_queries_is_one():
     embeddings, labels = torch.randn(20, 4, generator=torch.Generator().manual_seed(1)), torch.arange(20)
     assert recall_at_1(embeddings, labels, embeddings, labels) == 1
 
 
-def test_without_any_negative_all_are_found():
+def test_recall_at_1_without_negatives_is_one():
     assert recall_at_1(torch.eye(3), torch.zeros(3, dtype=torch.int64)) == 1
 
 
-def test_without_any_positive_there_is_nothing_to_score():
-    with pytest.raises(ValueError, match="labels: none of the 3 queries has a gallery sample of its class"):
+def test_recall_at_1_without_positives_raises():
+    with pytest.raises(ValueError, match="labels must give a query a positive in the gallery, got none for 3 queries"):
         recall_at_1(torch.eye(3), torch.arange(3))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_divergence_is_not_hidden(value):
+def test_recall_at_1_nonfinite_embedding_gives_nan(value):
     embeddings = torch.eye(4)
     embeddings[2, 1] = value
     labels = torch.tensor([0, 0, 1, 1])
@@ -85,7 +85,7 @@ def test_divergence_is_not_hidden(value):
     assert math.isnan(recall_at_1(torch.eye(4), labels, embeddings, labels))
 
 
-def test_no_gradient_is_kept():
+def test_recall_at_1_returns_float_without_gradient():
     embeddings = torch.eye(4, requires_grad=True)
     assert isinstance(recall_at_1(embeddings, torch.tensor([0, 0, 1, 1])), float)
 
@@ -93,7 +93,7 @@ def test_no_gradient_is_kept():
 # The share of hard triplets
 
 
-def test_hard_share_by_hand():
+def test_hard_triplet_share_hand_worked_angles_match():
     """At 0 a, 10 a, 15 b, 100 b degrees: 0 (10 < 15) is easy, 1 (10 > 5) hard, 2 (85 > 5) hard, 3 (85 < 90) easy."""
     angles = torch.tensor([0.0, 10.0, 15.0, 100.0]).deg2rad()
     embeddings = torch.stack([angles.cos(), angles.sin()], 1)
@@ -108,7 +108,7 @@ def test_hard_share_by_hand():
     assert hard_triplet_share(embeddings[1:2], labels[1:2], embeddings[:3], labels[:3], positive="hardest") == 1
 
 
-def obvious_hard_share(embeddings, labels):
+def naive_hard_share(embeddings, labels):
     """One anchor at a time."""
     x = torch.nn.functional.normalize(embeddings.double())
     hard = []
@@ -121,19 +121,19 @@ def obvious_hard_share(embeddings, labels):
     return sum(hard) / len(hard)
 
 
-def test_hard_share_agrees_with_the_obvious():
+def test_hard_triplet_share_matches_naive_loop():
     embeddings, labels = random_inputs(150, 8, 60, spread=1.0)[:2]
-    expected = obvious_hard_share(embeddings, labels)
+    expected = naive_hard_share(embeddings, labels)
     assert 0.1 < expected < 0.9
     assert hard_triplet_share(embeddings, labels) == pytest.approx(expected)
 
 
-def test_hard_share_without_triplets():
+def test_hard_triplet_share_without_triplets_is_nan():
     assert math.isnan(hard_triplet_share(torch.eye(3), torch.arange(3)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_hard_share_does_not_hide_divergence(value):
+def test_hard_triplet_share_nonfinite_embedding_gives_nan(value):
     embeddings = torch.eye(5)
     embeddings[4, 1] = value
     labels = torch.tensor([0, 0, 1, 1, 1])
@@ -141,6 +141,6 @@ def test_hard_share_does_not_hide_divergence(value):
     assert math.isnan(hard_triplet_share(torch.eye(5), labels, embeddings, labels))
 
 
-def test_hard_share_refuses_what_the_selection_refuses():
+def test_hard_triplet_share_invalid_rule_raises():
     with pytest.raises(ValueError, match="positive must be one of"):
         hard_triplet_share(torch.eye(3), torch.zeros(3, dtype=torch.int64), positive="best")

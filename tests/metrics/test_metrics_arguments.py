@@ -50,13 +50,13 @@ def no_work(monkeypatch):
     monkeypatch.setattr(metrics.verification, "_similarities", work)
 
 
-def test_every_metric_is_declared():
+def test_metrics_every_function_is_declared():
     functions = {name for name in metrics.__all__ if not isinstance(getattr(metrics, name), type)}
     assert functions == TENSORS.keys()
 
 
 @each_refused(OPTIONS)
-def test_bad_option_is_refused_by_name(function, argument, value, error):
+def test_metrics_invalid_option_raises_by_name(function, argument, value, error):
     with pytest.raises(error, match=f"^{argument} must be "):
         getattr(metrics, function)(**TENSORS[function], **{argument: value})
 
@@ -68,25 +68,25 @@ def test_bad_option_is_refused_by_name(function, argument, value, error):
 @pytest.mark.parametrize(
     "convert", [np.asarray, torch.Tensor.tolist, lambda tensor: "text", lambda tensor: {"a": tensor}]
 )
-def test_what_is_no_tensor_is_refused_by_name(function, argument, convert):
+def test_metrics_non_tensor_raises_by_name(function, argument, convert):
     with pytest.raises(TypeError, match=f"^{argument} must be "):
         getattr(metrics, function)(**TENSORS[function] | {argument: convert(TENSORS[function][argument])})
 
 
 @pytest.mark.parametrize("folds", ["3", 2.0, [0, 1], np.arange(40) % 2])
-def test_folds_of_another_type_are_refused(folds):
+def test_verification_accuracy_folds_of_other_type_raises(folds):
     message = f"folds must be an integer or a tensor of integers, got {type(folds).__name__}"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         metrics.verification_accuracy(**TENSORS["verification_accuracy"], folds=folds)
 
 
 @pytest.mark.parametrize("k", ["3", 2.0, [1, "2"], [True], torch.tensor(3), torch.tensor([1, 2]), None])
-def test_k_of_another_type_is_refused(k):
-    with pytest.raises(TypeError, match=r"^k must be an integer or several, got "):
+def test_recall_at_k_k_of_other_type_raises(k):
+    with pytest.raises(TypeError, match=r"^k must be an integer or several integers, got "):
         metrics.recall_at_k(GIVEN.rows, GIVEN.labels, k=k)
 
 
-def test_similarities_of_two_shapes_are_refused():
+def test_hard_share_differing_shapes_raise():
     message = "negative_similarity must be [8], as positive_similarity, got [7]"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         metrics.hard_share(GIVEN.rows[0], GIVEN.rows[0, :7])

@@ -23,7 +23,7 @@ def entropy(*labelings) -> float:
     return -sum(count / total * math.log(count / total) for count in counts.values())
 
 
-def obvious_nmi(classes, clusters, average) -> float:
+def nmi_from_entropies(classes, clusters, average) -> float:
     """The mutual information from entropies, H(classes) + H(clusters) - H(both), divided by their mean."""
     of_classes, of_clusters = entropy(classes), entropy(clusters)
     mean = (of_classes + of_clusters) / 2 if average == "arithmetic" else math.sqrt(of_classes * of_clusters)
@@ -37,7 +37,7 @@ def at_corners(clusters: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("average", ["arithmetic", "geometric"])
-def test_by_hand(average):
+def test_nmi_hand_worked_clusters_match(average):
     """Two classes, 0 0 0 1 1 1, in clusters 0 0 1 1 1 1: entropies log 2 and that of (1/3, 2/3).
 
     Joint: pairs (0, 0) with 1/3, (0, 1) with 1/6, (1, 1) with 1/2.
@@ -48,64 +48,64 @@ def test_by_hand(average):
     mean = (h_class + h_cluster) / 2 if average == "arithmetic" else math.sqrt(h_class * h_cluster)
     embeddings, labels = at_corners([0, 0, 1, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
     assert nmi(embeddings, labels, average=average) == pytest.approx(information / mean)
-    assert obvious_nmi(labels.tolist(), [0, 0, 1, 1, 1, 1], average) == pytest.approx(information / mean)
+    assert nmi_from_entropies(labels.tolist(), [0, 0, 1, 1, 1, 1], average) == pytest.approx(information / mean)
 
 
 @pytest.mark.parametrize("average", ["arithmetic", "geometric"])
-def test_agrees_with_entropies(average):
+def test_nmi_matches_entropies(average):
     """Clusters that are easy to find, classes that cut across them, and labels that are not consecutive."""
     clusters = torch.randint(6, (200,), generator=seeded(1)).tolist()
     names = torch.tensor([90, -3, 7, 12, 5, 4])
     classes = names[(torch.tensor(clusters) + torch.randint(3, (200,), generator=seeded(2))) % 6]
-    expected = obvious_nmi(classes.tolist(), clusters, average)
+    expected = nmi_from_entropies(classes.tolist(), clusters, average)
     assert 0.2 < expected < 0.8
     assert nmi(at_corners(clusters), classes, n_init=5, average=average) == pytest.approx(expected)
 
 
-def test_averages_differ():
+def test_nmi_averages_differ():
     embeddings, labels = at_corners([0, 0, 1, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
     assert nmi(embeddings, labels) == nmi(embeddings, labels, average="arithmetic")
     assert nmi(embeddings, labels) < nmi(embeddings, labels, average="geometric")
 
 
-def test_the_number_of_clusters_is_that_of_classes():
+def test_nmi_uses_one_cluster_per_class():
     clusters = [0, 0, 1, 1, 2, 2, 3, 3]
     assert nmi(at_corners(clusters), torch.tensor(clusters), n_init=5) == pytest.approx(1)
     # With two clusters, each covers two corners, so the two classes are found or cut in half.
     assert nmi(at_corners(clusters), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])) < 1.001
 
 
-def test_rows_are_scaled_to_unit_length():
+def test_nmi_unnormalized_rows_are_scaled():
     """By direction there are two clusters; by position the long row would form its own cluster."""
     embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [50.0, 1000.0]])
     assert nmi(embeddings, torch.tensor([0, 0, 1, 1])) == pytest.approx(1)
 
 
-def test_one_class_is_found():
+def test_nmi_one_class_is_one():
     assert nmi(torch.eye(3), torch.zeros(3, dtype=torch.int64)) == 1
 
 
-def test_a_collapsed_embedding_scores_nothing_and_does_not_warn():
+def test_nmi_collapsed_embedding_is_zero_without_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert nmi(torch.ones(12, 4), torch.arange(12) % 3) == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_divergence_is_not_hidden(value):
+def test_nmi_nonfinite_embedding_gives_nan(value):
     embeddings = torch.eye(4)
     embeddings[2, 1] = value
     assert math.isnan(nmi(embeddings, torch.tensor([0, 0, 1, 1])))
 
 
-def test_seeds():
+def test_nmi_same_seed_repeats_other_seed_differs():
     inputs = random_inputs(200, 8, 20, spread=1.5)
     scores = {seed: nmi(*inputs[:2], seed=seed) for seed in range(4)}
     assert scores == {seed: nmi(*inputs[:2], seed=seed) for seed in range(4)}
     assert len(set(scores.values())) > 1
 
 
-def test_more_starts_and_iterations():
+def test_nmi_n_init_and_max_iter_reach_k_means():
     """The settings reach the k-means: one iteration of one start is worse than a full run of many starts."""
     inputs = random_inputs(300, 8, 12, spread=0.6, seed=3)
     hasty = [nmi(*inputs[:2], max_iter=1, seed=seed) for seed in range(5)]
@@ -114,7 +114,7 @@ def test_more_starts_and_iterations():
     assert len(set(patient)) <= len(set(hasty))
 
 
-def test_k_means_runs_on_one_thread(monkeypatch):
+def test_nmi_k_means_runs_on_one_thread(monkeypatch):
     """Three or more threads would add up the centers in an order that varies between runs."""
     threadpoolctl, cluster = pytest.importorskip("threadpoolctl"), pytest.importorskip("sklearn.cluster")
     fit, seen = cluster.KMeans.fit_predict, []
@@ -136,15 +136,15 @@ def test_k_means_runs_on_one_thread(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_dtypes(dtype):
+def test_nmi_any_dtype_matches(dtype):
     clusters = [0, 0, 1, 1, 1, 1]
     x = at_corners(clusters).to(dtype).requires_grad_()
     assert nmi(x, torch.tensor([0, 0, 0, 1, 1, 1], dtype=torch.uint8)) == pytest.approx(
-        obvious_nmi([0, 0, 0, 1, 1, 1], clusters, "arithmetic")
+        nmi_from_entropies([0, 0, 0, 1, 1, 1], clusters, "arithmetic")
     )
 
 
-def test_without_scikit_learn(monkeypatch):
+def test_nmi_without_scikit_learn_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(ModuleNotFoundError, match="sklearn"):
         nmi(torch.eye(3), torch.arange(3))
@@ -167,6 +167,6 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
-def test_wrong_arguments(changes, error, message):
+def test_nmi_invalid_argument_raises(changes, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         nmi(**{"embeddings": torch.eye(3), "labels": torch.arange(3), **changes})

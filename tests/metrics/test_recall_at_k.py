@@ -16,7 +16,7 @@ from hardmine.metrics import _search, recall_at_1, recall_at_k
 from support.inputs import Inputs, random_inputs, seeded
 
 
-def obvious_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:
+def naive_recall(inputs: Inputs, sizes: tuple[int, ...]) -> dict[int, float]:
     """Rank the gallery per query: by similarity, then by index."""
     x, labels, refs, ref_labels = inputs
     alone = refs is None
@@ -46,12 +46,12 @@ def calls(monkeypatch):
 
 
 @pytest.fixture
-def in_chunks(monkeypatch):
+def search_in_chunks(monkeypatch):
     """Make every search long, so it runs in chunks of the given number of queries."""
 
     def of(rows: int) -> None:
-        monkeypatch.setattr(_search, "WORK_OF_A_CALL", 1)
-        monkeypatch.setattr(_search, "LEAST_ROWS_OF_A_CALL", rows)
+        monkeypatch.setattr(_search, "CHUNK_WORK", 1)
+        monkeypatch.setattr(_search, "MIN_CHUNK_ROWS", rows)
 
     return of
 
@@ -65,7 +65,7 @@ def on_a_circle(*angles_deg: float) -> torch.Tensor:
 # By hand
 
 
-def test_by_hand():
+def test_recall_at_k_hand_worked_angles_match():
     """The order of the others by angle, and the classes met:
 
     0 (0 deg, a): 1 b, 2 a, 3 c, 4 b -> found from K = 2 on         3 (40, c): 4 b, 2 a, 1 b, 0 a -> none of its class
@@ -79,7 +79,7 @@ def test_by_hand():
     assert recall_at_k(embeddings, labels, k=3) == {3: pytest.approx(3 / 5)}
 
 
-def test_a_gallery_by_hand():
+def test_recall_at_k_hand_worked_gallery_matches():
     """The gallery has, by its angle from the query at 0, classes 1 1 0, and from the one at 50, classes 0 1 1.
 
     The first, of class 0, is found from K = 3 on, the second, of class 1, from K = 2 on.
@@ -89,16 +89,16 @@ def test_a_gallery_by_hand():
     assert recall == {1: 0.0, 2: 0.5, 3: 1.0, 4: 1.0}
 
 
-def test_the_default_sizes():
+def test_recall_at_k_default_sizes_are_1_2_4_8():
     assert list(recall_at_k(*random_inputs()[:2])) == [1, 2, 4, 8]
 
 
-def test_similarity_is_cosine():
+def test_recall_at_k_unnormalized_rows_uses_cosine():
     embeddings = torch.tensor([[1.0, 0.0], [0.1, 0.01], [9.0, 10.0], [0.0, 1.0]])
     assert recall_at_k(embeddings, torch.tensor([0, 0, 1, 1]), k=1) == {1: 1.0}
 
 
-def test_equal_similarities_go_to_the_lowest_index():
+def test_recall_at_k_ties_go_to_lowest_index():
     query, label = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
     gallery = torch.ones(5, 2)
     for position in range(5):
@@ -108,7 +108,7 @@ def test_equal_similarities_go_to_the_lowest_index():
         assert recall == {size: float(size > position) for size in range(1, 6)}
 
 
-def test_queries_without_positives_are_misses():
+def test_recall_at_k_queries_without_positives_are_misses():
     embeddings, labels = on_a_circle(0, 1, 2, 3), torch.tensor([0, 0, 7, 8])
     assert recall_at_k(embeddings, labels, k=100) == {100: 0.5}
 
@@ -120,13 +120,13 @@ def test_queries_without_positives_are_misses():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("refs", [None, 90], ids=["self", "gallery"])
 @pytest.mark.parametrize("rows", [None, 1, 7, 50], ids=["one call", "chunks of 1", "chunks of 7", "chunks of 50"])
-def test_agrees_with_the_obvious(dtype, refs, rows, in_chunks, calls):
+def test_recall_at_k_chunks_match_naive_ranking(dtype, refs, rows, search_in_chunks, calls):
     inputs = random_inputs(120, 16, 30, refs, spread=1.5, dtype=dtype)
     sizes = (1, 2, 5, 10, 89, 200)
-    expected = obvious_recall(inputs, sizes)
+    expected = naive_recall(inputs, sizes)
     assert 0.05 < expected[1] < expected[5] < 0.95
     if rows:
-        in_chunks(rows)
+        search_in_chunks(rows)
     assert recall_at_k(*inputs, k=sizes) == pytest.approx(expected, abs=1e-12)
     if rows:
         chunks = [rows] * (120 // rows) + [120 % rows] * (120 % rows > 0)
@@ -134,20 +134,20 @@ def test_agrees_with_the_obvious(dtype, refs, rows, in_chunks, calls):
 
 
 @pytest.mark.parametrize("rows", [None, 1, 3, 10])
-def test_ties_in_masses(rows, in_chunks):
+def test_recall_at_k_many_duplicates_match_naive_ranking(rows, search_in_chunks):
     """Copies of a query with lower indices precede the query, so it is not among its k + 1 nearest."""
     x = on_a_circle(0, 30, 200)[torch.randperm(60, generator=seeded(0)) % 3].float()
     labels = torch.randint(8, (60,), generator=seeded(1))
     sizes = (1, 2, 3, 15, 30, 59)
-    expected = obvious_recall(Inputs(x, labels), sizes)
+    expected = naive_recall(Inputs(x, labels), sizes)
     if rows:
-        in_chunks(rows)
+        search_in_chunks(rows)
     assert recall_at_k(x, labels, k=sizes) == pytest.approx(expected)
     assert expected[1] < expected[3] < expected[15]
 
 
 @pytest.mark.parametrize("refs", [None, 80], ids=["self", "gallery"])
-def test_recall_at_1_is_that_of_k_1(refs):
+def test_recall_at_k_of_one_equals_recall_at_1(refs):
     for seed in range(5):
         inputs = random_inputs(150, 8, 40, refs, spread=1.0, seed=seed)
         assert recall_at_k(*inputs, k=1)[1] == recall_at_1(*inputs)
@@ -156,30 +156,30 @@ def test_recall_at_1_is_that_of_k_1(refs):
 
 
 @pytest.mark.slow
-def test_the_largest_k_without_a_gallery(in_chunks, calls):
+def test_recall_at_k_max_k_without_gallery_takes_one_call(search_in_chunks, calls):
     """1025 neighbors, one more for the query itself, exceed knn's limit, so all queries go in one call."""
     inputs = random_inputs(1200, 4, 600, seed=3)
-    expected = obvious_recall(inputs, (1024,))
+    expected = naive_recall(inputs, (1024,))
     assert expected[1024] < 1
-    in_chunks(100)
+    search_in_chunks(100)
     assert recall_at_k(*inputs, k=1024) == pytest.approx(expected)
     assert calls == [(1200, None, 1024)]
 
 
-def test_small_sets_take_one_call(calls):
+def test_recall_at_k_small_set_takes_one_call(calls):
     """Without a gallery, the call visits each pair once."""
     inputs = random_inputs(200, refs=300)
     recall_at_k(*inputs[:2], k=(1, 9))
     recall_at_k(*inputs, k=(1, 9))
     assert calls == [(200, None, 9), (200, 300, 9)]
-    assert 2**30 < _search.WORK_OF_A_CALL < 2**40, "a second, not an hour"
+    assert 2**30 < _search.CHUNK_WORK < 2**40, "a second, not an hour"
 
 
 # Divergence
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
-def test_divergence_is_not_hidden(value):
+def test_recall_at_k_nonfinite_embedding_gives_nan(value):
     """A row whose norm overflows counts as divergence too."""
     embeddings, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
     embeddings[2, 1] = value
@@ -189,7 +189,7 @@ def test_divergence_is_not_hidden(value):
     assert math.isnan(recall_at_1(embeddings, labels))
 
 
-def test_no_gradient_is_kept():
+def test_recall_at_k_returns_floats_without_gradient():
     x, labels, _, _ = random_inputs()
     assert all(type(share) is float for share in recall_at_k(x.requires_grad_(), labels).values())
 
@@ -228,27 +228,27 @@ def bars(monkeypatch):
     ("rows", "progress", "shown"),
     [(None, None, 0), (None, True, 1), (None, False, 0), (40, None, 0), (40, True, 1), (10, None, 1), (10, False, 0)],
 )
-def test_the_progress_bar(rows, progress, shown, bars, in_chunks):
+def test_recall_at_k_progress_shows_bar_for_long_work(rows, progress, shown, bars, search_in_chunks):
     """By default it is shown for work of five chunks or more."""
     if rows:
-        in_chunks(rows)
+        search_in_chunks(rows)
     recall_at_k(*random_inputs(100)[:2], progress=progress)
     assert len(bars) == shown
     for bar in bars:
         assert (bar.options["total"], bar.done, bar.closed) == (100, 100, True)
 
 
-def test_a_real_progress_bar(in_chunks, capsys):
+def test_recall_at_k_progress_true_shows_tqdm_bar(search_in_chunks, capsys):
     pytest.importorskip("tqdm")
-    in_chunks(10)
+    search_in_chunks(10)
     recall_at_k(*random_inputs(100)[:2], progress=True)
     assert "100/100" in capsys.readouterr().err
 
 
-def test_without_tqdm(monkeypatch, in_chunks):
+def test_recall_at_k_progress_without_tqdm_raises_if_asked(monkeypatch, search_in_chunks):
     """A requested bar without tqdm is an error that names the install command. A default bar is omitted."""
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    in_chunks(10)
+    search_in_chunks(10)
     x, labels, _, _ = random_inputs(100)
     recall_at_k(x, labels)
     recall_at_k(x, labels, progress=False)
@@ -256,9 +256,9 @@ def test_without_tqdm(monkeypatch, in_chunks):
         recall_at_k(x, labels, progress=True)
 
 
-def test_ctrl_c_between_chunks(bars, in_chunks, calls, monkeypatch):
+def test_recall_at_k_interrupt_between_chunks_closes_bar(bars, search_in_chunks, calls, monkeypatch):
     """The third chunk is never searched, and the bar is closed."""
-    in_chunks(10)
+    search_in_chunks(10)
     search = ops.knn
 
     def interrupted(*given, **options):
@@ -274,25 +274,25 @@ def test_ctrl_c_between_chunks(bars, in_chunks, calls, monkeypatch):
     assert (bar.done, bar.closed) == (20, True)
 
 
-def test_chunks_hold_their_own_lists_only(in_chunks, monkeypatch):
+def test_recall_at_k_keeps_at_most_two_chunks(search_in_chunks, monkeypatch):
     """At most two lists of neighbors are alive: the last one and the one being made."""
-    in_chunks(10)
+    search_in_chunks(10)
     search, alive = ops.knn, weakref.WeakSet()
-    most = 0
+    max_alive = 0
 
     def watched(*given, **options):
-        nonlocal most
+        nonlocal max_alive
         neighbors = search(*given, **options)
         alive.add(neighbors.index)
-        most = max(most, len(alive))
+        max_alive = max(max_alive, len(alive))
         return neighbors
 
     monkeypatch.setattr(ops, "knn", watched)
     recall_at_k(*random_inputs(200)[:2])
-    assert most <= 2
+    assert max_alive <= 2
 
 
-def test_verify_checks_the_search(tmp_path):
+def test_recall_at_k_under_verify_checks_knn(tmp_path):
     with hardmine.verify(every=1, save_dir=tmp_path) as report:
         recall_at_k(*random_inputs(50)[:2])
     assert report.ops["knn"].checks == 1
@@ -307,36 +307,40 @@ WRONG = [
     ({"k": 0}, ValueError, "k must be one or more integers from 1 to 1024, got [0]"),
     ({"k": (1, -2)}, ValueError, "k must be one or more integers from 1 to 1024, got [1, -2]"),
     ({"k": [4, 1025]}, ValueError, "k must be one or more integers from 1 to 1024, got [4, 1025]"),
-    ({"k": 1.0}, TypeError, "k must be an integer or several, got 1.0"),
-    ({"k": (1, "2")}, TypeError, "k must be an integer or several, got '2'"),
-    ({"k": True}, TypeError, "k must be an integer or several, got True"),
-    ({"k": None}, TypeError, "k must be an integer or several, got None"),
-    ({"k": torch.tensor([1, 2])}, TypeError, "k must be an integer or several, got tensor([1, 2])"),
+    ({"k": 1.0}, TypeError, "k must be an integer or several integers, got 1.0"),
+    ({"k": (1, "2")}, TypeError, "k must be an integer or several integers, got '2'"),
+    ({"k": True}, TypeError, "k must be an integer or several integers, got True"),
+    ({"k": None}, TypeError, "k must be an integer or several integers, got None"),
+    ({"k": torch.tensor([1, 2])}, TypeError, "k must be an integer or several integers, got tensor([1, 2])"),
     ({"progress": "yes"}, TypeError, "progress must be None, True or False, got 'yes'"),
     ({"labels": Y[:3]}, ValueError, "labels must be [B] = [6], got [3]"),
     ({"embeddings": X.tolist()}, TypeError, "embeddings must be a torch.Tensor, got list"),
     ({"ref_embeddings": X}, ValueError, "ref_labels must be given together with ref_embeddings, got None"),
-    ({"labels": torch.arange(6)}, ValueError, "labels: none of the 6 queries has a gallery sample of its class"),
+    (
+        {"labels": torch.arange(6)},
+        ValueError,
+        "labels must give a query a positive in the gallery, got none for 6 queries",
+    ),
     (
         {"ref_embeddings": X[:0], "ref_labels": Y[:0]},
         ValueError,
-        "labels: none of the 6 queries has a gallery sample of its class",
+        "labels must give a query a positive in the gallery, got none for 6 queries",
     ),
     (
         {"embeddings": X[:0], "labels": Y[:0]},
         ValueError,
-        "labels: none of the 0 queries has a gallery sample of its class",
+        "labels must give a query a positive in the gallery, got none for 0 queries",
     ),
 ]
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
-def test_wrong_arguments(changes, error, message):
+def test_recall_at_k_invalid_argument_raises(changes, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         recall_at_k(**{"embeddings": X, "labels": Y, **changes})
 
 
-def test_integers_of_numpy_and_generators_are_sizes():
+def test_recall_at_k_numpy_integers_and_generators_are_sizes():
     assert recall_at_k(X, Y, k=numpy.int64(2)) == recall_at_k(X, Y, k=2)
     assert recall_at_k(X, Y, k=(size for size in (2, 1))) == recall_at_k(X, Y, k=(2, 1))
     assert recall_at_k(X, Y, k=numpy.array([1, 2])) == recall_at_k(X, Y, k=(1, 2))
@@ -344,7 +348,7 @@ def test_integers_of_numpy_and_generators_are_sizes():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint64], ids=str)
-def test_labels_of_any_integer_dtype(dtype):
+def test_recall_at_k_any_integer_label_dtype_is_equal(dtype):
     labels = Y - Y.min()
     assert recall_at_k(X, labels.to(dtype)) == recall_at_k(X, labels)
     assert recall_at_k(X, labels.to(dtype), X, labels.to(torch.int16)) == recall_at_k(X, labels, X, labels)

@@ -20,7 +20,7 @@ def with_similarities(similarities: list[float]) -> tuple[torch.Tensor, torch.Te
     return torch.cat([torch.tensor([[1.0, 0.0]], dtype=torch.float64), rows]), pairs
 
 
-def test_by_hand():
+def test_verification_accuracy_hand_worked_folds_match():
     """Two folds of four pairs, + same and - not.
 
     Fold 0: + 0.9, + 0.6, - 0.4, - 0.1: between 0.6 and 0.4 all four are right: 0.5.
@@ -37,7 +37,7 @@ def test_by_hand():
     assert result.std_error == pytest.approx(0.125)
 
 
-def test_folds_in_any_order():
+def test_verification_accuracy_interleaved_folds_match():
     embeddings, pairs = with_similarities([0.9, 0.8, 0.6, 0.7, 0.4, 0.45, 0.1, 0.2])
     same = torch.tensor([True, True, True, False, False, True, False, False])
     folds = torch.tensor([3, 9] * 4)
@@ -46,7 +46,7 @@ def test_folds_in_any_order():
     assert result.thresholds == pytest.approx((0.325, 0.5))
 
 
-def test_folds_of_several_sizes():
+def test_verification_accuracy_unequal_folds_have_equal_weight():
     """Every fold has equal weight, with 1, 1 and 4 pairs. The threshold is below 0.8 and above 0.2."""
     embeddings, pairs = with_similarities([0.9, 0.1, 0.8, 0.2, 0.85, 0.95])
     same = torch.tensor([True, False, True, False, True, False])
@@ -55,7 +55,7 @@ def test_folds_of_several_sizes():
     assert result.accuracy == pytest.approx(11 / 12)
 
 
-def test_equal_similarities_are_judged_together():
+def test_verification_accuracy_ties_are_judged_together():
     """In each fold, either all or none of the pairs at 0.6 are called the same."""
     far, near = [3.0, 4.0], [4.0, 3.0]  # cosines with (1, 0) of 0.6 and 0.8, regardless of rounding
     embeddings = torch.tensor([[1.0, 0.0], far, far, far, far, far, near])
@@ -70,7 +70,7 @@ def test_equal_similarities_are_judged_together():
     assert result.accuracies == pytest.approx((2 / 3, 2 / 3))
 
 
-def test_between_neighboring_numbers():
+def test_best_threshold_between_adjacent_numbers_is_upper():
     """If no number lies in the middle, the threshold is the upper number."""
     low = torch.tensor(0.7, dtype=torch.float64)
     for _ in range(20):
@@ -80,7 +80,7 @@ def test_between_neighboring_numbers():
         low = high
 
 
-def obvious(similarities, same, folds):
+def naive_accuracies(similarities, same, folds):
     """The accuracy per fold, trying every threshold between two similarities, from the lowest up."""
     accuracies = []
     for fold in sorted(set(folds)):
@@ -98,7 +98,7 @@ def obvious(similarities, same, folds):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_agrees_with_trying_every_threshold(dtype, seed):
+def test_verification_accuracy_matches_trying_every_threshold(dtype, seed):
     generator = seeded(seed)
     labels = torch.randint(10, (80,), generator=generator)
     centers = torch.randn(10, 6, generator=generator)
@@ -109,7 +109,7 @@ def test_agrees_with_trying_every_threshold(dtype, seed):
     same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
     first, second = (torch.nn.functional.normalize(embeddings[rows].double()) for rows in pairs.unbind(1))
     similarities = (first * second).sum(1).tolist()
-    expected = obvious(similarities, same.tolist(), [i // 20 for i in range(200)])
+    expected = naive_accuracies(similarities, same.tolist(), [i // 20 for i in range(200)])
     result = verification_accuracy(embeddings, pairs, same)
     assert len(result.accuracies) == len(result.thresholds) == 10, "ten folds by default"
     assert result.accuracies == pytest.approx(expected)
@@ -120,14 +120,14 @@ def test_agrees_with_trying_every_threshold(dtype, seed):
     assert result.std_error == pytest.approx(deviation / math.sqrt(10))
 
 
-def test_similarity_is_cosine():
+def test_verification_accuracy_unnormalized_rows_uses_cosine():
     embeddings = torch.tensor([[1.0, 0.0], [100.0, 1.0], [0.01, 0.0], [0.0, 50.0]])
     pairs = torch.tensor([[0, 1], [1, 3], [0, 2], [2, 3]])
     same = torch.tensor([True, False, True, False])
     assert verification_accuracy(embeddings, pairs, same, folds=2).accuracy == 1
 
 
-def test_many_pairs(monkeypatch):
+def test_verification_accuracy_chunks_of_pairs_are_equal(monkeypatch):
     """Similarities are computed in chunks of pairs."""
     from hardmine.metrics import verification
 
@@ -135,11 +135,11 @@ def test_many_pairs(monkeypatch):
     embeddings, pairs = torch.randn(30, 4, generator=generator), torch.randint(30, (100, 2), generator=generator)
     same = torch.rand(100, generator=generator) < 0.5
     expected = verification_accuracy(embeddings, pairs, same)
-    monkeypatch.setattr(verification, "_PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr(verification, "_CHUNK_PAIRS", 7)
     assert verification_accuracy(embeddings, pairs, same) == expected
 
 
-def test_divergence_is_not_hidden():
+def test_verification_accuracy_nonfinite_embedding_gives_nan():
     embeddings = torch.eye(4)
     embeddings[3, 0] = math.nan
     result = verification_accuracy(embeddings, torch.zeros(20, 2, dtype=torch.int64), torch.ones(20, dtype=torch.bool))
@@ -155,21 +155,21 @@ WRONG = [
     ({"pairs": PAIRS.float()}, TypeError, "pairs must be a tensor of integers, got torch.float32"),
     ({"pairs": [[0, 1]]}, TypeError, "pairs must be a tensor of integers, got list"),
     ({"pairs": PAIRS[:, :1]}, ValueError, "pairs must be [P, 2], got [6, 1]"),
-    ({"pairs": PAIRS + 2}, ValueError, "pairs must be rows of embeddings, from 0 to 2, got 3"),
-    ({"pairs": PAIRS - 1}, ValueError, "pairs must be rows of embeddings, from 0 to 2, got -1"),
+    ({"pairs": PAIRS + 2}, ValueError, "pairs must be row numbers from 0 to 2, got 3"),
+    ({"pairs": PAIRS - 1}, ValueError, "pairs must be row numbers from 0 to 2, got -1"),
     ({"same": SAME.int()}, TypeError, "same must be a bool tensor, got torch.int32"),
     ({"same": SAME[:5]}, ValueError, "same must be [P] = [6], got [5]"),
     ({"folds": 1}, ValueError, "folds must be at least 2, got 1"),
     ({"folds": 4}, ValueError, "folds must divide the number of pairs, 6, got 4"),
     ({"folds": "10"}, TypeError, "folds must be an integer or a tensor of integers, got str"),
     ({"folds": torch.zeros(5, dtype=torch.int64)}, ValueError, "folds must be [P] = [6], got [5]"),
-    ({"folds": torch.zeros(6, dtype=torch.int64)}, ValueError, "folds must be at least 2, got 1"),
+    ({"folds": torch.zeros(6, dtype=torch.int64)}, ValueError, "folds must have at least 2 distinct values, got 1"),
     ({"pairs": PAIRS[:0], "same": SAME[:0]}, ValueError, "folds must divide the number of pairs, 0, got 2"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
-def test_wrong_arguments(changes, error, message):
+def test_verification_accuracy_invalid_argument_raises(changes, error, message):
     given = {"embeddings": torch.eye(3), "pairs": PAIRS, "same": SAME, "folds": 2}
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         verification_accuracy(**{**given, **changes})

@@ -11,7 +11,7 @@ from hardmine.mining import smart_triplets
 from support.inputs import seeded
 
 
-def listed(text: str, unlisted: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def lists_from_text(text: str, unlisted: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Lists, distances and labels in which only sample 0 has neighbors, those of `text`.
 
     In "p1 n2.5", sample 1 is a positive at distance 1, and sample 2 is a negative at distance 2.5. "s0" is sample 0
@@ -27,9 +27,11 @@ def listed(text: str, unlisted: str = "") -> tuple[torch.Tensor, torch.Tensor, t
     return lists, sq_dist, torch.tensor(labels)
 
 
-def of_sample_0(text: str, unlisted: str = "", kappa: float = 1.0, per_anchor: int = 1, seed: int = 0) -> list[tuple]:
+def triplets_of_sample_0(
+    text: str, unlisted: str = "", kappa: float = 1.0, per_anchor: int = 1, seed: int = 0
+) -> list[tuple]:
     """(positive, negative, mined, mined_positive) of sample 0's triplets, which must equal those of the reference."""
-    arguments = (*listed(text, unlisted), kappa, per_anchor)
+    arguments = (*lists_from_text(text, unlisted), kappa, per_anchor)
     found = smart_triplets(*arguments, seeded(seed))
     for value, expected in zip(found, reference.smart_triplets(*arguments, seeded(seed)), strict=True):
         assert torch.equal(value, expected)

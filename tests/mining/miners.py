@@ -13,7 +13,7 @@ CLASSES, SIZE, DEPTH = 12, 10, 6
 FULL_EFFORT = {"max_distance_computations": 10_000, "success_rate": 1.0}
 
 
-def images_of(seed: int = 0) -> torch.Tensor:
+def make_images(seed: int = 0) -> torch.Tensor:
     """Overlapping clusters, so the lists of neighbors mix the classes."""
     centers = torch.randn(CLASSES, DEPTH, generator=seeded(seed)).repeat_interleave(SIZE, 0)
     return centers + 0.8 * torch.randn(CLASSES * SIZE, DEPTH, generator=seeded(seed + 1))
@@ -22,12 +22,12 @@ def images_of(seed: int = 0) -> torch.Tensor:
 LABELS = torch.arange(CLASSES).repeat_interleave(SIZE)
 
 
-def miner_of(model=torch.nn.Identity(), images=None, labels=LABELS, **settings) -> SmartMiner:  # noqa: B008
+def make_miner(model=torch.nn.Identity(), images=None, labels=LABELS, **settings) -> SmartMiner:  # noqa: B008
     settings = {"batch_size": 16, "kappa": 1.0, "neighbors": 30} | settings
-    return SmartMiner(model, images_of() if images is None else images, labels, **settings)
+    return SmartMiner(model, make_images() if images is None else images, labels, **settings)
 
 
-def batches_of(miner: SmartMiner) -> list:
+def run_epoch(miner: SmartMiner) -> list:
     with miner.epoch() as epoch:
         return list(epoch)
 

@@ -10,7 +10,7 @@ import torch
 from hardmine.mining import AdaptiveKappa
 
 
-def started(random_error: float = 0.5, **options) -> AdaptiveKappa:
+def after_random_epochs(random_error: float = 0.5, **options) -> AdaptiveKappa:
     """A controller at the start of epoch 3, after two random epochs with this error."""
     controller = AdaptiveKappa(**options)
     for _ in range(2):
@@ -18,10 +18,10 @@ def started(random_error: float = 0.5, **options) -> AdaptiveKappa:
     return controller
 
 
-def fitted(points: list[tuple[float, float]], **options) -> AdaptiveKappa:
+def after_epochs(points: list[tuple[float, float]], **options) -> AdaptiveKappa:
     """A controller after epochs of these (error, kappa). Its slope before was -4, and it can follow any line."""
     free = {"min_kappa": 0.0, "max_kappa": 1e9, "max_step": 1e6, "gain": (0.0, 1e9), "window": 10}
-    controller = started(target_error=0.5, soft_kappa=3.0, **free | options)
+    controller = after_random_epochs(target_error=0.5, soft_kappa=3.0, **free | options)
     assert controller.alpha == -4
     for error, kappa in points:
         controller.update(error, kappa)
@@ -31,7 +31,7 @@ def fitted(points: list[tuple[float, float]], **options) -> AdaptiveKappa:
 # The schedule
 
 
-def test_the_first_two_epochs_are_random():
+def test_kappa_first_two_epochs_is_none():
     controller = AdaptiveKappa()
     assert (controller.epoch, controller.kappa, controller.alpha, controller.beta) == (1, None, None, None)
     assert controller.update(0.9) is None
@@ -42,7 +42,7 @@ def test_the_first_two_epochs_are_random():
 
 
 @pytest.mark.parametrize("random_epochs", [0, 1, 5])
-def test_any_number_of_random_epochs(random_epochs):
+def test_kappa_random_epochs_option_sets_their_number(random_epochs):
     controller = AdaptiveKappa(random_epochs=random_epochs)
     for _ in range(random_epochs):
         assert controller.kappa is None
@@ -50,8 +50,8 @@ def test_any_number_of_random_epochs(random_epochs):
     assert controller.kappa == 2.0
 
 
-def test_the_initial_estimate_is_a_line_between_hardest_and_random():
-    controller = started(0.25, target_error=0.5, soft_kappa=4.0)
+def test_kappa_initial_line_passes_through_hardest_and_random():
+    controller = after_random_epochs(0.25, target_error=0.5, soft_kappa=4.0)
     assert (controller.alpha, controller.beta) == (-4, 5)  # through (1, 1) and (0.25, 4)
     assert controller.kappa == 3
     assert controller.alpha * 1 + controller.beta == 1
@@ -59,11 +59,11 @@ def test_the_initial_estimate_is_a_line_between_hardest_and_random():
 
 
 @pytest.mark.parametrize("random_error", [0.6, 0.9, 1.0])
-def test_random_triplets_that_are_hard_enough_ask_for_the_softest(random_error):
-    assert started(random_error, target_error=0.6, soft_kappa=4.0).kappa == pytest.approx(4)
+def test_kappa_hard_random_triplets_start_at_soft_kappa(random_error):
+    assert after_random_epochs(random_error, target_error=0.6, soft_kappa=4.0).kappa == pytest.approx(4)
 
 
-def test_only_the_last_random_epoch_counts():
+def test_kappa_initial_line_uses_last_random_epoch():
     controller = AdaptiveKappa(soft_kappa=4.0)
     controller.update(0.9)
     controller.update(0.25)
@@ -73,15 +73,15 @@ def test_only_the_last_random_epoch_counts():
 # The fit
 
 
-def test_points_on_a_line_give_the_line():
-    controller = fitted([(0.9, 2.0), (0.7, 4.0), (0.4, 7.0)])
+def test_update_collinear_points_recovers_line():
+    controller = after_epochs([(0.9, 2.0), (0.7, 4.0), (0.4, 7.0)])
     assert (controller.alpha, controller.beta) == (pytest.approx(-10), pytest.approx(11))
     assert controller.kappa == pytest.approx(6)
 
 
-def test_it_is_the_least_squares_line_of_kappa_over_error():
+def test_update_noisy_points_fits_least_squares_line():
     points = [(0.9, 2.0), (0.72, 3.5), (0.4, 7.2), (0.55, 6.6)]
-    controller = fitted(points)
+    controller = after_epochs(points)
     errors, kappas = torch.tensor(points, dtype=torch.float64).T
     rows = torch.stack([errors, torch.ones(4, dtype=torch.float64)], 1)
     alpha, beta = torch.linalg.lstsq(rows, kappas).solution.tolist()
@@ -89,96 +89,96 @@ def test_it_is_the_least_squares_line_of_kappa_over_error():
     assert controller.kappa == pytest.approx(alpha * 0.5 + beta)
 
 
-def test_only_the_window_counts():
+def test_update_points_beyond_window_are_ignored():
     line = [(0.9, 2.0), (0.7, 4.0), (0.4, 7.0)]
-    assert fitted([(0.1, 1.0), (0.6, 1e3), *line], window=3).kappa == pytest.approx(6)
-    assert fitted([(0.6, 1e3), *line], window=4).kappa != pytest.approx(6, rel=0.1)
+    assert after_epochs([(0.1, 1.0), (0.6, 1e3), *line], window=3).kappa == pytest.approx(6)
+    assert after_epochs([(0.6, 1e3), *line], window=4).kappa != pytest.approx(6, rel=0.1)
 
 
-def test_by_default_an_epoch_had_the_kappa_it_was_told():
-    told, default = (fitted([(0.9, 2.0), (0.7, 4.0)]) for _ in range(2))
+def test_update_default_kappa_equals_own_kappa():
+    told, default = (after_epochs([(0.9, 2.0), (0.7, 4.0)]) for _ in range(2))
     assert told.update(0.4, told.kappa) == default.update(0.4)
 
 
-def test_the_target_may_be_set_anew():
-    controller = fitted([(0.9, 2.0), (0.7, 4.0)])
+def test_update_after_target_change_uses_new_target():
+    controller = after_epochs([(0.9, 2.0), (0.7, 4.0)])
     controller.target_error = 0.3
     assert controller.update(0.4, 7.0) == pytest.approx(8)
 
 
-def test_a_tensor_of_one_number_is_a_number():
-    assert fitted([(0.9, 2.0)]).update(torch.tensor(0.75), 4.0) == fitted([(0.9, 2.0)]).update(0.75, 4.0)
+def test_update_one_element_tensor_equals_number():
+    assert after_epochs([(0.9, 2.0)]).update(torch.tensor(0.75), 4.0) == after_epochs([(0.9, 2.0)]).update(0.75, 4.0)
 
 
 # Degenerate fits
 
 
-def test_one_point_keeps_the_slope():
-    controller = fitted([(0.75, 2.0)])
+def test_update_one_point_keeps_slope():
+    controller = after_epochs([(0.75, 2.0)])
     assert controller.alpha == -4
     assert controller.kappa == 2 + 4 * 0.25
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-9])
-def test_equal_errors_keep_the_slope(spread):
-    controller = fitted([(0.75, 2.0), (0.75 + spread, 4.0), (0.75 - spread, 6.0)])
+def test_update_equal_errors_keep_slope(spread):
+    controller = after_epochs([(0.75, 2.0), (0.75 + spread, 4.0), (0.75 - spread, 6.0)])
     assert controller.alpha == -4
     assert controller.kappa == pytest.approx(4 + 4 * 0.25)
 
 
-def test_a_rising_line_keeps_the_slope():
-    controller = fitted([(0.6, 2.0), (0.7, 4.0)])
+def test_update_rising_line_keeps_slope():
+    controller = after_epochs([(0.6, 2.0), (0.7, 4.0)])
     assert controller.alpha == -4
     assert controller.kappa == pytest.approx(3 + 4 * 0.15)
 
 
-def test_the_slope_that_is_kept_is_the_last_good_one():
-    controller = fitted([(0.8, 2.0), (0.7, 4.0)], window=2)
+def test_update_unusable_slope_keeps_last_usable_one():
+    controller = after_epochs([(0.8, 2.0), (0.7, 4.0)], window=2)
     assert controller.alpha == pytest.approx(-20)
     controller.update(0.7, 5.0)
     assert controller.alpha == pytest.approx(-20)
 
 
-def test_equal_kappas_do_not_stop_the_controller():
-    controller = fitted([(0.8, 4.0), (0.7, 4.0), (0.6, 4.0)], gain=(1.5, 9.0))
+def test_update_equal_kappas_still_move():
+    controller = after_epochs([(0.8, 4.0), (0.7, 4.0), (0.6, 4.0)], gain=(1.5, 9.0))
     assert controller.alpha == -6
     assert controller.kappa == pytest.approx(4 + 6 * 0.2)
 
 
-def test_the_gain_bounds_the_slope_on_both_sides():
-    flat = fitted([(0.9, 4.0), (0.5, 4.1), (0.6, 4.2)], gain=(2.0, 5.0))
+def test_update_gain_bounds_slope_on_both_sides():
+    flat = after_epochs([(0.9, 4.0), (0.5, 4.1), (0.6, 4.2)], gain=(2.0, 5.0))
     assert flat.alpha == pytest.approx(-2 * 4.1)
     assert flat.alpha * 2 / 3 + flat.beta == pytest.approx(4.1)  # the line passes through the mean
-    steep = fitted([(0.5, 6.0), (0.51, 4.0)], gain=(2.0, 5.0))
+    steep = after_epochs([(0.5, 6.0), (0.51, 4.0)], gain=(2.0, 5.0))
     assert steep.alpha == pytest.approx(-5 * 5)
-    assert fitted([(0.6, 4.0), (0.5, 6.0)], gain=(2.0, 5.0)).alpha == pytest.approx(-20)
+    assert after_epochs([(0.6, 4.0), (0.5, 6.0)], gain=(2.0, 5.0)).alpha == pytest.approx(-20)
 
 
 # Bounds
 
 
-def test_kappa_changes_by_no_more_than_a_step():
-    assert fitted([(1.0, 4.0)], max_step=1.25).kappa == 5
-    assert fitted([(0.0, 4.0)], max_step=1.25).kappa == 3.2
-    assert fitted([(0.7, 4.0), (0.71, 3.0)], max_step=1.25).kappa == 3.75  # the fitted line gives 24
+def test_update_max_step_limits_change():
+    assert after_epochs([(1.0, 4.0)], max_step=1.25).kappa == 5
+    assert after_epochs([(0.0, 4.0)], max_step=1.25).kappa == 3.2
+    assert after_epochs([(0.7, 4.0), (0.71, 3.0)], max_step=1.25).kappa == 3.75  # the fitted line gives 24
 
 
-def test_kappa_stays_within_its_bounds():
-    assert fitted([(1.0, 4.0)], max_kappa=4.5).kappa == 4.5
-    assert fitted([(0.0, 4.0)], min_kappa=3.5).kappa == 3.5
-    assert started(0.25, soft_kappa=4.0, min_kappa=3.5).kappa == 3.5
-    assert started(0.25, soft_kappa=4.0, max_kappa=2.5).kappa == 2.5
+def test_update_kappa_stays_within_bounds():
+    assert after_epochs([(1.0, 4.0)], max_kappa=4.5).kappa == 4.5
+    assert after_epochs([(0.0, 4.0)], min_kappa=3.5).kappa == 3.5
+    assert after_random_epochs(0.25, soft_kappa=4.0, min_kappa=3.5).kappa == 3.5
+    assert after_random_epochs(0.25, soft_kappa=4.0, max_kappa=2.5).kappa == 2.5
 
 
-def test_kappa_is_never_0():
-    controller = fitted([(0.0, 1.0)], gain=(2.0, 9.0), max_step=2.0)
+def test_update_zero_errors_keep_kappa_positive():
+    controller = after_epochs([(0.0, 1.0)], gain=(2.0, 9.0), max_step=2.0)
     for _ in range(50):
         controller.update(0.0)
     assert 0 < controller.kappa < 1e-6
 
 
-def test_bounds_come_after_the_line():
-    controller = fitted([(1.0, 4.0)], max_kappa=4.5)
+def test_update_bounds_leave_line_unchanged():
+    controller = after_epochs([(1.0, 4.0)], max_kappa=4.5)
     assert controller.alpha * 1 + controller.beta == 4
 
 
@@ -186,7 +186,7 @@ def test_bounds_come_after_the_line():
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 8])
-def test_a_resumed_controller_goes_on_as_the_first(stop):
+def test_load_state_dict_resumes_equal_run(stop):
     errors = [0.9, 0.8, 0.7, 0.75, 0.6, 0.5, 0.55, 0.4, 0.45, 0.5, 0.7, 0.6]
     first = AdaptiveKappa(0.55)
     for error in errors[:stop]:
@@ -201,8 +201,8 @@ def test_a_resumed_controller_goes_on_as_the_first(stop):
     assert resumed.state_dict() == first.state_dict()
 
 
-def test_a_state_is_a_copy():
-    controller = started()
+def test_state_dict_is_a_copy():
+    controller = after_random_epochs()
     state = controller.state_dict()
     controller.update(0.7)
     assert state["history"] == []
@@ -210,7 +210,7 @@ def test_a_state_is_a_copy():
 
 
 @pytest.mark.parametrize("change", [{"epoch": None}, {"other": 1}], ids=["lacks", "more"])
-def test_a_foreign_state_is_refused(change):
+def test_load_state_dict_wrong_entries_raise(change):
     state = AdaptiveKappa().state_dict() | change
     state = {key: value for key, value in state.items() if value is not None or key != "epoch"}
     with pytest.raises(ValueError, match="state must have the entries epoch, kappa, alpha, beta, history, got "):
@@ -261,7 +261,7 @@ def deviations(plant, target: float, noise: float, seed: int = 0, epochs: int = 
 
 
 @pytest.mark.parametrize("target", [0.5, 0.6, 0.75])
-def test_it_converges_where_nothing_changes(target):
+def test_update_constant_plant_converges(target):
     assert max(map(abs, deviations(steady, target, 0.0)[12:])) < 0.003
 
 
@@ -279,26 +279,26 @@ def test_it_converges_where_nothing_changes(target):
         (loosening, 0.09, 0.22),
     ],
 )
-def test_it_follows_noisy_plants_that_drift(plant, mean, worst, noise, target):
+def test_update_noisy_drifting_plant_is_tracked(plant, mean, worst, noise, target):
     for seed in range(20 if noise else 1):
         last = [abs(deviation) for deviation in deviations(plant, target, noise, seed)[10:]]
         assert sum(last) / len(last) < mean
         assert max(last) < worst
 
 
-def test_a_target_out_of_reach_ends_at_a_bound():
+def test_update_unreachable_target_ends_at_bound():
     errors = [1.0] * 12
     controller = AdaptiveKappa(0.5, max_kappa=16.0)
     assert [controller.update(error) for error in errors][-1] == 16
     assert [controller.update(0.0) for _ in range(8)][-1] == 1
 
 
-def test_without_the_gain_a_stuck_controller_stays_stuck():
+def test_update_zero_gain_stays_stuck_at_flat_line():
     # Three equal kappas, for example at a bound, make a flat line. This is the case for min_gain.
     flat = [(0.8, 4.0), (0.7, 4.0), (0.6, 4.0)]
-    assert fitted(flat, gain=(0.0, 9.0)).kappa == pytest.approx(4 + 4 * 0.2)  # the last slope
-    assert fitted([*flat, (0.9, 3.9999)], gain=(0.0, 9.0), window=4).kappa == pytest.approx(4, abs=1e-3)
-    assert fitted([*flat, (0.9, 3.9999)], gain=(1.5, 9.0), window=4).kappa > 5
+    assert after_epochs(flat, gain=(0.0, 9.0)).kappa == pytest.approx(4 + 4 * 0.2)  # the last slope
+    assert after_epochs([*flat, (0.9, 3.9999)], gain=(0.0, 9.0), window=4).kappa == pytest.approx(4, abs=1e-3)
+    assert after_epochs([*flat, (0.9, 3.9999)], gain=(1.5, 9.0), window=4).kappa > 5
 
 
 # Errors
@@ -322,7 +322,7 @@ def test_without_the_gain_a_stuck_controller_stays_stuck():
         ({"gain": (3, 2)}, r"gain\[1\] must be a number > 0 and >= 3, got 2"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message):
+def test_init_option_out_of_range_raises(options, message):
     with pytest.raises(ValueError, match=message):
         AdaptiveKappa(**options)
 
@@ -337,7 +337,7 @@ def test_options_out_of_range_are_refused(options, message):
         ({"random_epochs": True}, "random_epochs must be an integer, got bool"),
     ],
 )
-def test_options_of_other_types_are_refused(options, message):
+def test_init_option_of_other_type_raises(options, message):
     with pytest.raises(TypeError, match=message):
         AdaptiveKappa(**options)
 
@@ -352,8 +352,8 @@ def test_options_of_other_types_are_refused(options, message):
         ((0.5, math.nan), "kappa must be a number > 0, got nan"),
     ],
 )
-def test_epochs_that_cannot_be_are_refused_and_change_nothing(arguments, message):
-    controller = started()
+def test_update_invalid_epoch_raises_and_changes_nothing(arguments, message):
+    controller = after_random_epochs()
     controller.update(0.6)
     before = controller.state_dict()
     with pytest.raises(ValueError, match=message):
@@ -361,19 +361,19 @@ def test_epochs_that_cannot_be_are_refused_and_change_nothing(arguments, message
     assert controller.state_dict() == before
 
 
-def test_random_epochs_have_no_kappa():
-    with pytest.raises(ValueError, match="kappa must be None in the first 2 epochs, which mine nothing, got 3"):
+def test_update_kappa_in_random_epoch_raises():
+    with pytest.raises(ValueError, match="kappa must be None in the first 2 epochs, which are random, got 3"):
         AdaptiveKappa().update(0.5, 3.0)
 
 
-def test_a_target_set_later_is_checked():
+def test_target_error_set_invalid_raises():
     controller = AdaptiveKappa()
     with pytest.raises(ValueError, match="target_error must be"):
         controller.target_error = math.nan
     assert controller.target_error == 0.5
 
 
-def test_a_state_of_more_random_epochs_starts_at_once():
+def test_load_state_dict_from_more_random_epochs_starts_at_once():
     late = AdaptiveKappa(random_epochs=5)
     for _ in range(4):
         late.update(0.9)

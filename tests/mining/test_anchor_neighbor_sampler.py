@@ -39,7 +39,7 @@ def classes_of(batch: list[int], t: int = 2, labels=LABELS) -> list[int]:
     return named[:, 0].tolist()
 
 
-def nearest_by_hand(distances: ClassDistances, anchors: list[int], m: int) -> list[int]:
+def naive_batch_classes(distances: ClassDistances, anchors: list[int], m: int) -> list[int]:
     """The paper's rule: each random class in turn, followed by its m - 1 nearest that are not yet in the batch."""
     name = distances.classes.tolist()
     batch = []
@@ -54,7 +54,7 @@ def nearest_by_hand(distances: ClassDistances, anchors: list[int], m: int) -> li
 
 @pytest.mark.parametrize(("anchors", "m", "t"), [(2, 3, 2), (3, 4, 1), (4, 1, 5), (1, 12, 2), (6, 2, 3)])
 @pytest.mark.parametrize("distances", [LINE, random_distances([10 * c for c in range(12)])], ids=["line", "random"])
-def test_batches_are_random_classes_with_their_nearest(anchors, m, t, distances):
+def test_batches_hold_random_classes_and_their_nearest(anchors, m, t, distances):
     sampler = sampler_of(anchors, m, t, batches_per_epoch=120, labels=LABELS[:60])
     sampler.update(distances)
     batches = list(sampler)
@@ -64,12 +64,12 @@ def test_batches_are_random_classes_with_their_nearest(anchors, m, t, distances)
         assert len(batch) == sampler.batch_size == anchors * m * t
         named = classes_of(batch, t)
         assert len(set(named)) == anchors * m
-        assert named == nearest_by_hand(distances, named[::m], m)
+        assert named == naive_batch_classes(distances, named[::m], m)
         seen.update(named[::m])
     assert len(seen) == 12, "every class is once a random one"
 
 
-def test_ties_go_to_the_lowest_class():
+def test_batches_ties_go_to_lowest_class():
     """On the line both neighbors of a class are equally distant."""
     sampler = sampler_of(1, 2, 2, batches_per_epoch=100, labels=LABELS[:60])
     sampler.update(LINE)
@@ -77,7 +77,7 @@ def test_ties_go_to_the_lowest_class():
     assert pairs == {(0, 10), *((c, c - 10) for c in range(10, 120, 10))}
 
 
-def test_neighbors_that_are_taken_are_passed_over():
+def test_batches_taken_neighbors_are_skipped():
     """All classes are in one batch, so the last ones chosen are far away."""
     sampler = sampler_of(3, 4, 2, batches_per_epoch=30, labels=LABELS[:60])
     sampler.update(LINE)
@@ -86,7 +86,7 @@ def test_neighbors_that_are_taken_are_passed_over():
 
 
 @pytest.mark.slow
-def test_every_class_and_image_has_the_same_chance_as_an_anchor():
+def test_batches_every_image_is_anchor_equally_often():
     sampler = sampler_of(2, 3, 2, batches_per_epoch=3000, labels=LABELS[:60])
     sampler.update(LINE)
     drawn = torch.tensor(list(sampler)).view(3000, 2, 6)[:, :, :2].flatten().bincount(minlength=60)
@@ -96,7 +96,7 @@ def test_every_class_and_image_has_the_same_chance_as_an_anchor():
 
 
 @pytest.mark.slow
-def test_before_the_first_update_classes_are_random():
+def test_batches_before_update_have_random_classes():
     sampler = sampler_of(2, 3, 2, batches_per_epoch=2000)
     batches = [classes_of(batch) for batch in sampler]
     counts = torch.zeros(13, 13)
@@ -112,7 +112,7 @@ def test_before_the_first_update_classes_are_random():
     assert any(named != batch for named, batch in zip(batches, map(classes_of, sampler), strict=True))
 
 
-def test_an_update_counts_from_the_next_epoch_on():
+def test_update_applies_from_next_epoch():
     line, other = LINE, random_distances([10 * c for c in range(12)])
     expected = sampler_of(labels=LABELS[:60])
     expected.update(line)
@@ -126,7 +126,7 @@ def test_an_update_counts_from_the_next_epoch_on():
     assert list(sampler) == list(expected)
 
 
-def test_a_tree_and_its_distances_give_the_same_batches():
+def test_update_tree_and_its_distances_give_equal_batches():
     labels, rows = LABELS[:60], torch.randn(60, 4, generator=seeded(0))
     tree = ClassTree.from_embeddings(rows, labels)
     first, second = sampler_of(labels=labels), sampler_of(labels=labels)
@@ -136,10 +136,10 @@ def test_a_tree_and_its_distances_give_the_same_batches():
     assert batches == list(second)
     for batch in batches:
         named = classes_of(batch)
-        assert named == nearest_by_hand(tree.distances, named[::3], 3)
+        assert named == naive_batch_classes(tree.distances, named[::3], 3)
 
 
-def test_classes_that_the_sampler_does_not_use_are_passed_over():
+def test_update_unused_classes_are_ignored():
     """Classes of the tree that have too few images, or none."""
     wide = random_distances([-5, *(10 * c for c in range(6)), 55, *(10 * c for c in range(6, 13)), 500])
     used = torch.tensor([*range(1, 7), *range(8, 14)])
@@ -151,7 +151,7 @@ def test_classes_that_the_sampler_does_not_use_are_passed_over():
     assert list(sampler) == list(expected)
 
 
-def test_small_classes_can_be_used():
+def test_small_classes_use_all_takes_whole_classes():
     labels = torch.tensor([0] * 4 + [1] + [2] * 2 + [3] * 4)
     sampler = AnchorNeighborSampler(labels, 2, 2, 3, small_classes="use_all", batches_per_epoch=20)
     sampler.update(on_a_line([0, 1, 2, 3], [0.0, 0.1, 1.0, 1.2]))
@@ -162,7 +162,7 @@ def test_small_classes_can_be_used():
     assert sampler.classes.tolist() == [0, 1, 2, 3]
 
 
-def test_an_epoch_draws_as_many_images_as_the_classes_in_use_have():
+def test_len_default_draws_images_of_used_classes():
     assert len(sampler_of(2, 3, 2)) == 62 // 12
     assert len(sampler_of(2, 3, 3)) == 60 // 18
     assert len(sampler_of(2, 3, 2, world_size=2)) == 62 // 24
@@ -172,7 +172,7 @@ def test_an_epoch_draws_as_many_images_as_the_classes_in_use_have():
     assert len(sampler_of(2, 3, 4, small_classes="use_all")) == int(62 / (6 / 13 * 50))
 
 
-def test_epochs_differ_and_seeds_repeat():
+def test_epochs_differ_and_seed_repeats():
     first, again = (sampler_of(seed=3, labels=LABELS[:60]) for _ in range(2))
     for sampler in (first, again):
         sampler.update(LINE)
@@ -187,7 +187,7 @@ def test_epochs_differ_and_seeds_repeat():
 
 
 @pytest.mark.parametrize("updated", [False, True])
-def test_ranks_share_out_one_plan(updated):
+def test_ranks_split_one_plan(updated):
     plan = sampler_of(batches_per_epoch=12, seed=5, labels=LABELS[:60])
     ranks = [sampler_of(batches_per_epoch=4, seed=5, rank=r, world_size=3, labels=LABELS[:60]) for r in range(3)]
     for sampler in [plan, *ranks] if updated else []:
@@ -200,7 +200,7 @@ def test_ranks_share_out_one_plan(updated):
 
 
 @pytest.mark.parametrize("updated", [False, True])
-def test_it_resumes_from_its_state(updated):
+def test_load_state_dict_resumes_equal_batches(updated):
     """The state is saved to a file and loaded with weights_only, torch.load's default."""
     sampler = sampler_of(labels=LABELS[:60])
     if updated:
@@ -217,7 +217,7 @@ def test_it_resumes_from_its_state(updated):
     assert [list(resumed), list(resumed)] == expected
 
 
-def test_a_state_is_no_window_into_the_sampler():
+def test_state_dict_is_a_copy():
     sampler, other = sampler_of(labels=LABELS[:60]), sampler_of(labels=LABELS[:60])
     sampler.update(LINE)
     state = sampler.state_dict()
@@ -231,12 +231,18 @@ def test_a_state_is_no_window_into_the_sampler():
     ("changes", "message"),
     [
         ({"epoch": None}, "state must have the entries epoch, classes, neighbors, got classes, neighbors"),
-        ({"classes": torch.arange(12)}, "state must be of a sampler of the same 12 classes, got one of 12, or others"),
-        ({"classes": torch.arange(5)}, "state must be of a sampler of the same 12 classes, got one of 5, or others"),
+        (
+            {"classes": torch.arange(12)},
+            "state['classes'] must be the sampler's 12 classes, got 12 that differ",
+        ),
+        (
+            {"classes": torch.arange(5)},
+            "state['classes'] must be the sampler's 12 classes, got 5 that differ",
+        ),
         ({"neighbors": torch.zeros(12, 7).int()}, "state['neighbors'] must be [12, 5], got [12, 7]"),
     ],
 )
-def test_foreign_states_are_refused(changes, message):
+def test_load_state_dict_foreign_state_raises(changes, message):
     sampler = sampler_of(labels=LABELS[:60])
     sampler.update(LINE)
     state = {name: value for name, value in (sampler.state_dict() | changes).items() if value is not None}
@@ -244,7 +250,7 @@ def test_foreign_states_are_refused(changes, message):
         sampler.load_state_dict(state)
 
 
-def test_the_global_generator_is_left_alone():
+def test_sampler_leaves_global_generator_unchanged():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -252,7 +258,7 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_it_is_a_batch_sampler_for_the_data_loader():
+def test_sampler_serves_data_loader_as_batch_sampler():
     data = torch.utils.data.TensorDataset(torch.arange(60), LABELS[:60])
     samplers = [sampler_of(seed=1, labels=LABELS[:60]) for _ in range(2)]
     for sampler in samplers:
@@ -285,7 +291,7 @@ def test_it_is_a_batch_sampler_for_the_data_loader():
         ({"labels": LABELS.float()}, ValueError, "labels must be integers [N], got torch.float32 [62]"),
     ],
 )
-def test_bad_arguments_are_named(changes, error, message):
+def test_init_invalid_argument_raises(changes, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         sampler_of(**changes)
 
@@ -294,15 +300,15 @@ def test_bad_arguments_are_named(changes, error, message):
     ("tree", "error", "message"),
     [
         (LINE.sq_dist, TypeError, "tree must be a ClassTree or ClassDistances, got Tensor"),
-        (LINE, ValueError, "tree must have the 13 classes in use, got none of class 120 among its 12"),
+        (LINE, ValueError, "tree must have all 13 classes of the sampler, got 12 classes without 120"),
         (
             ClassDistances(LINE.classes, LINE.sq_dist * 2),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got 4.5 at [0, 9]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got 4.5 at [0, 9]",
         ),
     ],
 )
-def test_bad_trees_are_named_and_change_nothing(tree, error, message):
+def test_update_invalid_tree_raises_and_changes_nothing(tree, error, message):
     sampler = sampler_of()
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         sampler.update(tree)

@@ -44,7 +44,7 @@ def random_rows(sizes: list[int], depth: int = 5, seed: int = 0) -> tuple[torch.
     return rows, labels.tolist()
 
 
-def test_worked_by_hand():
+def test_class_distances_hand_worked_circle_matches():
     """On the circle: class 0 at 0 and 90 degrees, class 1 at 180, class 2 twice at 270."""
     points = torch.tensor([[3.0, 0.0], [0.0, -2.0], [-1.0, 0.0], [0.0, 0.5], [0.0, -9.0]])
     found = class_distances(points, [0, 2, 1, 0, 2])
@@ -57,7 +57,7 @@ def test_worked_by_hand():
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("sizes", [[4, 1, 6, 2, 3], [1, 1], [5], [2, 9]], ids=str)
-def test_closed_form_equals_all_pairs(sizes, dtype):
+def test_class_distances_closed_form_equals_all_pairs(sizes, dtype):
     rows, labels = random_rows(sizes)
     rows = rows.to(dtype)
     classes, sq_dist = class_distances(rows, torch.tensor(labels))
@@ -69,24 +69,24 @@ def test_closed_form_equals_all_pairs(sizes, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.uint16])
-def test_labels_of_any_integer_dtype(dtype):
+def test_class_distances_any_integer_label_dtype_is_equal(dtype):
     rows, labels = random_rows([4, 3])
     found = class_distances(rows, torch.tensor(labels).to(dtype))
     assert_bitwise_equal(found.sq_dist, class_distances(rows, labels).sq_dist)
     assert found.classes.tolist() == [4, 7]
 
 
-def test_rows_are_taken_in_chunks(monkeypatch):
+def test_class_distances_chunks_are_equal(monkeypatch):
     rows, labels = random_rows([4, 1, 6, 2, 3])
     expected = class_distances(rows, labels).sq_dist
-    monkeypatch.setattr(MODULE, "_ELEMENTS_AT_ONCE", 3 * rows.shape[1])
+    monkeypatch.setattr(MODULE, "_CHUNK_ELEMENTS", 3 * rows.shape[1])
     torch.testing.assert_close(class_distances(rows, labels).sq_dist, expected, rtol=0, atol=1e-15, equal_nan=True)
     rows[13, 2] = math.inf
-    with pytest.raises(FloatingPointError, match=r"^the embedding of row 13 is not finite: has training diverged"):
+    with pytest.raises(FloatingPointError, match=r"^embeddings must be finite, got a non-finite row 13: has training"):
         class_distances(rows, labels)
 
 
-def test_collapsed_classes_have_distance_zero_not_less():
+def test_class_distances_collapsed_classes_are_zero():
     """The closed form is a difference of equal numbers there."""
     rows = torch.randn(1, 64, generator=seeded(0)).expand(40, 64)
     sq_dist = class_distances(rows, torch.arange(40) % 4).sq_dist
@@ -97,20 +97,20 @@ def test_collapsed_classes_have_distance_zero_not_less():
     assert opposite[0, 1] == pytest.approx(4, abs=1e-14)
 
 
-def test_a_zero_row_stays_at_the_center():
+def test_class_distances_zero_row_stays_at_center():
     """A zero row has no direction: F.normalize leaves it at 0, at distance 1 from the sphere."""
     sq_dist = class_distances(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [0, 1, 1]).sq_dist
     assert sq_dist[0, 1] == pytest.approx(1.0)
     assert sq_dist[1, 1] == pytest.approx(2.0)
 
 
-def test_no_rows_no_classes():
+def test_class_distances_without_rows_is_empty():
     found = class_distances(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
     assert found.classes.shape == (0,)
     assert found.sq_dist.shape == (0, 0)
 
 
-def test_repeats_are_equal_and_nothing_given_changes():
+def test_class_distances_repeat_is_equal_and_keeps_inputs():
     rows, labels = random_rows([30] * 40, depth=32)
     rows.requires_grad_()
     before = rows.detach().clone()
@@ -124,7 +124,7 @@ def test_repeats_are_equal_and_nothing_given_changes():
     assert_bitwise_equal(rows, before)
 
 
-def test_nearest_classes_are_sorted_with_ties_to_the_lowest(monkeypatch):
+def test_nearest_classes_sorts_with_ties_to_lowest(monkeypatch):
     sq_dist = torch.tensor(
         [
             [math.nan, 2.0, 1.0, 2.0, 3.0],
@@ -138,7 +138,7 @@ def test_nearest_classes_are_sorted_with_ties_to_the_lowest(monkeypatch):
     expected = [[2, 1, 3, 4], [0, 2, 3, 4], [3, 0, 1, 4], [4, 2, 0, 1], [3, 1, 0, 2]]
     before = sq_dist.clone()
     for at_once in (1024, 2, 1):
-        monkeypatch.setattr(MODULE, "_ELEMENTS_AT_ONCE", at_once * len(sq_dist))
+        monkeypatch.setattr(MODULE, "_CHUNK_ELEMENTS", at_once * len(sq_dist))
         for k in (4, 2, 0):
             assert nearest_classes(sq_dist, k).tolist() == [row[:k] for row in expected]
     assert nearest_classes(sq_dist, 2).dtype == torch.int32
@@ -159,12 +159,22 @@ BAD_ROWS[2, 1] = math.nan
         (ROWS, LABELS[:3], ValueError, "labels must be [N] = [4], got [3]"),
         (ROWS, LABELS.float(), ValueError, "labels must be integers [N], got torch.float32 [4]"),
         (ROWS, LABELS[:, None], ValueError, "labels must be integers [N], got torch.int64 [4, 1]"),
-        (BAD_ROWS, LABELS, FloatingPointError, "the embedding of row 2 is not finite: has training diverged?"),
-        (-BAD_ROWS / 0, LABELS, FloatingPointError, "the embedding of row 0 is not finite: has training diverged?"),
-        (ROWS.double() * 1e200, LABELS, FloatingPointError, "the embedding of row 0 is not finite"),
+        (
+            BAD_ROWS,
+            LABELS,
+            FloatingPointError,
+            "embeddings must be finite, got a non-finite row 2: has training",
+        ),
+        (
+            -BAD_ROWS / 0,
+            LABELS,
+            FloatingPointError,
+            "embeddings must be finite, got a non-finite row 0: has training",
+        ),
+        (ROWS.double() * 1e200, LABELS, FloatingPointError, "embeddings must be finite, got a non-finite row 0"),
     ],
 )
-def test_bad_arguments_are_named(embeddings, labels, error, message):
+def test_class_distances_invalid_argument_raises(embeddings, labels, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         class_distances(embeddings, labels)
 
@@ -184,13 +194,13 @@ def changed(row: int, column: int, value: float, mirrored: bool = True) -> Class
     return ClassDistances(CLASSES, sq_dist)
 
 
-def test_good_distances_pass_as_they_are():
+def test_check_class_distances_valid_values_are_unchanged():
     found = check_class_distances(ClassDistances(CLASSES.to(torch.uint8), SQ_DIST))
     assert_bitwise_equal(found.classes, CLASSES)
     assert_bitwise_equal(found.sq_dist, SQ_DIST)
 
 
-def test_rounding_is_taken_back():
+def test_check_class_distances_rounding_is_clamped():
     """Rounding of float32 leaves values slightly below 0, slightly above 4, or slightly asymmetric."""
     sq_dist = torch.tensor([[-3e-7, 4 + 5e-7], [4.0, 1.0]])
     found = check_class_distances(ClassDistances(CLASSES[:2], sq_dist)).sq_dist
@@ -231,17 +241,17 @@ def test_rounding_is_taken_back():
         (
             changed(0, 2, math.nan),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got nan at [0, 2]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got nan at [0, 2]",
         ),
         (
             changed(1, 2, 4.5),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got 4.5 at [1, 2]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got 4.5 at [1, 2]",
         ),
         (
             changed(2, 2, -0.25),
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got -0.25 at [2, 2]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got -0.25 at [2, 2]",
         ),
         (
             changed(0, 1, 0.75, mirrored=False),
@@ -250,6 +260,6 @@ def test_rounding_is_taken_back():
         ),
     ],
 )
-def test_bad_distances_are_named(distances, error, message):
+def test_check_class_distances_invalid_values_raise(distances, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         check_class_distances(distances)

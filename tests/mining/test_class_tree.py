@@ -26,7 +26,7 @@ BY_HAND = distances_of(
 )
 
 
-def test_single_linkage_worked_by_hand():
+def test_tree_single_linkage_hand_worked_levels_match():
     """10 and 20 join at 0.3, 30 joins them at 1.2 (from 20), 40 joins at 1.6 (from 10): single linkage chains."""
     tree = ClassTree(BY_HAND, levels=7)
     assert tree.thresholds.tolist() == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4], abs=1e-12)
@@ -42,14 +42,14 @@ def test_single_linkage_worked_by_hand():
     }
 
 
-def test_average_linkage_worked_by_hand():
+def test_tree_average_linkage_hand_worked_levels_match():
     """Classes 10 and 20 join at 0.3, 30 at (3.1 + 1.2) / 2 = 2.15, and 40 at (1.6 + 3.5 + 3.9) / 3 = 3."""
     tree = ClassTree(BY_HAND, levels=8, linkage="average")  # thresholds 0.5, 0.9375, ..., 2.25 (4), 2.6875, 3.125 (6)
     assert tree.join_levels.tolist() == [[0, 0, 4, 6], [0, 0, 4, 6], [4, 4, 0, 6], [6, 6, 6, 0]]
     assert tree.node_counts.tolist() == [3, 3, 3, 3, 2, 2, 1, 1, 1]
 
 
-def test_margins_worked_by_hand():
+def test_margin_table_hand_worked_margins_match():
     """The margin is beta + d_H - s, with the s of the anchor's class; s of class 40 is 0.5."""
     table = ClassTree(BY_HAND, levels=7).margin_table(beta=0.25, dtype=torch.float64)
     s = [0.4, 0.6, 0.5, 0.5]
@@ -60,7 +60,7 @@ def test_margins_worked_by_hand():
     torch.testing.assert_close(ClassTree(BY_HAND, levels=7).margin_table(), table.float() - 0.15)  # beta is 0.1
 
 
-def test_the_defaults_are_the_papers():
+def test_tree_defaults_are_those_of_paper():
     """The paper's defaults: 16 levels, single linkage (METHODS section 4), evenly spaced thresholds up to 4."""
     tree = ClassTree(BY_HAND)
     assert (tree.levels, tree.linkage) == (16, "single")
@@ -118,7 +118,7 @@ def thresholds_of(distances: ClassDistances, levels: int) -> list[float]:
 
 @pytest.mark.parametrize("levels", [1, 5, 16, 40])
 @pytest.mark.parametrize("seed", range(4))
-def test_single_linkage_is_chains_below_the_threshold(levels, seed):
+def test_tree_single_linkage_matches_chains_below_threshold(levels, seed):
     distances = random_distances(14, seed)
     tree, sq_dist = ClassTree(distances, levels=levels), distances.sq_dist.tolist()
     by_level = [components(sq_dist, threshold) for threshold in thresholds_of(distances, levels)]
@@ -133,7 +133,7 @@ def test_single_linkage_is_chains_below_the_threshold(levels, seed):
 
 @pytest.mark.parametrize("levels", [1, 5, 16, 40])
 @pytest.mark.parametrize("seed", range(4))
-def test_average_linkage_is_the_mean_over_the_pairs_of_classes(levels, seed):
+def test_tree_average_linkage_matches_naive_merges(levels, seed):
     distances = random_distances(14, seed)
     heights = average_heights(distances.sq_dist.tolist())
     thresholds = thresholds_of(distances, levels)
@@ -147,7 +147,7 @@ def test_average_linkage_is_the_mean_over_the_pairs_of_classes(levels, seed):
         assert not torch.equal(tree.join_levels, ClassTree(distances, levels=levels).join_levels)
 
 
-def test_a_distance_of_exactly_the_threshold_is_not_below_it():
+def test_tree_distance_equal_to_threshold_joins_one_level_up():
     """d_0 = 0.5 and 7 levels: thresholds 0.5, 1, 1.5, ..., which float64 holds exactly."""
     tree = ClassTree(distances_of([[0.5, 0.5, 4.0], [0.5, 0.5, 1.0], [4.0, 1.0, 0.5]]), levels=7)
     assert tree.thresholds.tolist() == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
@@ -155,7 +155,7 @@ def test_a_distance_of_exactly_the_threshold_is_not_below_it():
     assert tree.join_level(1, 2) == tree.join_level(0, 2) == 2
 
 
-def test_what_never_joins_below_the_last_threshold_joins_at_the_top():
+def test_tree_opposite_classes_join_at_top_level():
     """Two pairs of collapsed classes at opposite points."""
     up, down = torch.tensor([0.0, 1.0]), torch.tensor([0.0, -1.0])
     tree = ClassTree.from_embeddings(torch.stack([up, up, up, down, down, down]), [0, 0, 1, 2, 2, 3], levels=8)
@@ -164,7 +164,7 @@ def test_what_never_joins_below_the_last_threshold_joins_at_the_top():
     assert tree.margin_table(0.0)[0].tolist() == [0.0, 0.5, 4.0, 4.0]
 
 
-def test_collapsed_embeddings_still_make_a_tree():
+def test_tree_collapsed_embeddings_join_at_lowest_levels():
     """d_0 is 0 or almost 0, and so is every distance: all classes join at one of the lowest levels."""
     rows = torch.randn(1, 32, generator=seeded(0)).expand(12, 32)
     tree = ClassTree.from_embeddings(rows, torch.arange(12) % 3)
@@ -174,7 +174,7 @@ def test_collapsed_embeddings_still_make_a_tree():
     assert tree.margin_table().isfinite().all()
 
 
-def test_classes_of_opposite_points_make_a_flat_tree():
+def test_tree_opposite_points_within_classes_give_flat_thresholds():
     """d_0 is 4, and so are all thresholds."""
     tree = ClassTree.from_embeddings(torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]), [0, 0, 1, 1])
     assert tree.thresholds.eq(4).all()
@@ -182,7 +182,7 @@ def test_classes_of_opposite_points_make_a_flat_tree():
     assert tree.margin_table(0.5)[0, 1] == 0.5
 
 
-def test_from_embeddings_is_the_tree_of_their_distances():
+def test_from_embeddings_equals_tree_of_class_distances():
     labels = torch.tensor([3, 3, -8, -8, 90, 90, 90, 4])
     rows = torch.randn(8, 4, generator=seeded(0))
     tree = ClassTree.from_embeddings(rows, labels.tolist(), levels=9, linkage="average")
@@ -194,7 +194,7 @@ def test_from_embeddings_is_the_tree_of_their_distances():
     assert_bitwise_equal(tree.distances.sq_dist, expected.distances.sq_dist)
 
 
-def test_names_of_classes_do_not_matter():
+def test_tree_relabeled_classes_give_same_levels():
     """The same classes with other labels, in another order, give the same tree."""
     distances = random_distances(10, 7)
     order = torch.randperm(10, generator=seeded(8))
@@ -207,7 +207,7 @@ def test_names_of_classes_do_not_matter():
                 assert other.join_level(100 + p, 100 + q) == tree.join_level(int(order[p]), int(order[q]))
 
 
-def test_the_table_is_what_batch_all_triplet_loss_takes():
+def test_margin_table_in_batch_all_triplet_loss_matches_formula():
     """Every triplet of a batch by the paper's formula, with its margin by the tree's definition."""
     generator = seeded(0)
     labels = torch.tensor([50, 7, 7, 50, 21, 21, 7, 50, 33])
@@ -232,7 +232,7 @@ def test_the_table_is_what_batch_all_triplet_loss_takes():
     assert found.item() == pytest.approx(total / count, rel=1e-5)
 
 
-def test_repeats_are_equal_and_nothing_given_changes():
+def test_tree_repeat_is_equal_and_keeps_inputs():
     distances = random_distances(30, 5)
     before = distances.sq_dist.clone()
     first, second = ClassTree(distances), ClassTree(distances)
@@ -249,31 +249,31 @@ def test_repeats_are_equal_and_nothing_given_changes():
         (BY_HAND, {"levels": 0}, ValueError, "levels must be from 1 to 32767, got 0"),
         (BY_HAND, {"levels": 2.0}, TypeError, "levels must be an integer, got float"),
         (BY_HAND, {"linkage": "ward"}, ValueError, "linkage must be one of 'single', 'average', got 'ward'"),
-        (distances_of([[1.0]]), {}, ValueError, "distances must be of at least 2 classes, got 1"),
+        (distances_of([[1.0]]), {}, ValueError, "distances must have at least 2 classes, got 1"),
         (
             distances_of([[NAN, 1.0], [1.0, NAN]]),
             {},
             ValueError,
-            "distances must be of a class with at least two samples, for there to be a distance inside a class, got 2 "
-            "classes of one",
+            "distances must include a class with at least two samples, whose distance is part of d_0, got 2 classes "
+            "of one sample",
         ),
         (
             distances_of([[1.0, NAN], [NAN, 1.0]]),
             {},
             ValueError,
-            "distances.sq_dist must be from 0 to 4, those of unit vectors, got nan at [0, 1]",
+            "distances.sq_dist must be from 0 to 4, as for unit vectors, got nan at [0, 1]",
         ),
     ],
 )
-def test_bad_arguments_are_named(given, options, error, message):
+def test_tree_invalid_argument_raises(given, options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         ClassTree(given, **options)
 
 
-def test_embeddings_that_are_not_finite_are_named():
+def test_from_embeddings_nonfinite_row_raises():
     rows = torch.ones(4, 2)
     rows[3, 0] = NAN
-    with pytest.raises(FloatingPointError, match=r"^the embedding of row 3 is not finite: has training diverged"):
+    with pytest.raises(FloatingPointError, match=r"^embeddings must be finite, got a non-finite row 3: has training"):
         ClassTree.from_embeddings(rows, [0, 0, 1, 1])
 
 
@@ -286,7 +286,7 @@ def test_embeddings_that_are_not_finite_are_named():
         ((10.0, 20), TypeError, "first must be an integer, got float"),
     ],
 )
-def test_unknown_classes_are_named(pair, error, message):
+def test_join_level_unknown_class_raises(pair, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         ClassTree(BY_HAND).join_level(*pair)
 
@@ -300,12 +300,12 @@ def test_unknown_classes_are_named(pair, error, message):
         ({"dtype": torch.int64}, ValueError, "dtype must be one of torch.float32, "),
     ],
 )
-def test_bad_margins_are_named(options, error, message):
+def test_margin_table_invalid_option_raises(options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         ClassTree(BY_HAND).margin_table(**options)
 
 
-def test_without_scipy_the_error_says_what_to_install(monkeypatch):
+def test_tree_without_scipy_names_install(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"scipy is not installed .* pip install"):

@@ -8,7 +8,7 @@ import torch
 
 from hardmine import mining
 from library_calls import given, leaves
-from miners import LABELS, images_of, miner_of
+from miners import LABELS, make_images, make_miner
 from support.comparisons import assert_bitwise_equal
 
 GIVEN = given()
@@ -24,7 +24,7 @@ def neighbor_sampler():
 
 @each_copy
 @pytest.mark.parametrize("make", [lambda: mining.ClassBalancedSampler(GIVEN.labels, 3, 2), neighbor_sampler])
-def test_copied_sampler_goes_on_as_the_original(make, make_copy):
+def test_sampler_copy_continues_equally(make, make_copy):
     sampler = make()
     list(sampler)
     copied = make_copy(sampler)
@@ -33,7 +33,7 @@ def test_copied_sampler_goes_on_as_the_original(make, make_copy):
 
 
 @each_copy
-def test_copied_tree_is_the_same(make_copy):
+def test_tree_copy_is_equal(make_copy):
     tree = mining.ClassTree.from_embeddings(GIVEN.rows, GIVEN.labels)
     copied = make_copy(tree)
     for a, b in zip(leaves(vars(copied)), leaves(vars(tree)), strict=True):
@@ -43,7 +43,7 @@ def test_copied_tree_is_the_same(make_copy):
 
 
 @each_copy
-def test_copied_controller_goes_on_as_the_original(make_copy):
+def test_adaptive_kappa_copy_continues_equally(make_copy):
     controller = mining.AdaptiveKappa(random_epochs=1)
     controller.update(0.9)
     copied = make_copy(controller)
@@ -53,9 +53,9 @@ def test_copied_controller_goes_on_as_the_original(make_copy):
 
 @each_copy
 @pytest.mark.parametrize("method", ["exact", "fanng"])
-def test_copied_miner_goes_on_as_the_original(method, make_copy):
+def test_miner_copy_continues_equally(method, make_copy):
     """The graph that warm-starts the next epoch's graph is copied too."""
-    miner = miner_of(method=method)
+    miner = make_miner(method=method)
     with miner.epoch():
         pass
     copied = make_copy(miner)
@@ -64,7 +64,7 @@ def test_copied_miner_goes_on_as_the_original(method, make_copy):
 
 
 @each_copy
-def test_epoch_says_what_to_keep_of_it(make_copy):
-    epoch = miner_of(images=images_of(), labels=LABELS).epoch()
-    with pytest.raises(TypeError, match=r"^a MinedEpoch cannot be pickled or copied, .* keep its state_dict\(\)"):
+def test_epoch_copy_raises_and_names_alternative(make_copy):
+    epoch = make_miner(images=make_images(), labels=LABELS).epoch()
+    with pytest.raises(TypeError, match=r"^a MinedEpoch cannot be pickled or copied, .* save its state_dict\(\)"):
         make_copy(epoch)

@@ -22,7 +22,7 @@ IMAGES = torch.randn(11, 4, generator=seeded(0))
 
 @pytest.mark.parametrize("kind", ["tensor", "data set", "data set with labels"])
 @pytest.mark.parametrize("first", [0, 3, 10])
-def test_chunks_are_those_of_the_whole(model, kind, first):
+def test_embed_chunks_equal_whole_embedding(model, kind, first):
     data = {
         "tensor": IMAGES,
         "data set": list(IMAGES),
@@ -37,7 +37,7 @@ def test_chunks_are_those_of_the_whole(model, kind, first):
     torch.testing.assert_close(embed_all(model, data, chunk=4), expected)
 
 
-def test_modes_come_back_when_it_is_closed(model):
+def test_embed_chunks_closed_early_restores_modes(model):
     model[1].eval()
     model[0].weight.requires_grad_()
     chunks = embed_chunks(model, IMAGES, chunk=4)
@@ -49,7 +49,7 @@ def test_modes_come_back_when_it_is_closed(model):
     assert [part.training for part in model.modules()] == [True, True, False]
 
 
-def test_modes_come_back_after_an_error(model):
+def test_embed_all_model_error_restores_modes(model):
     broken = nn.Sequential(model, nn.Linear(5, 2))
     for function in (embed_all, lambda *given: list(embed_chunks(*given))):
         with pytest.raises(RuntimeError):
@@ -57,8 +57,8 @@ def test_modes_come_back_after_an_error(model):
         assert all(part.training for part in broken.modules())
 
 
-def test_rows_are_numbered_from_the_first_image(model):
+def test_embed_chunks_nonfinite_row_names_image(model):
     images = IMAGES.clone()
     images[7] = float("nan")
-    with pytest.raises(FloatingPointError, match="the embedding of image 7 is not finite"):
+    with pytest.raises(FloatingPointError, match="got a non-finite one for image 7"):
         list(embed_chunks(model, images, chunk=2, first=5))

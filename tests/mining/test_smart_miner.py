@@ -10,7 +10,16 @@ import torch
 from hardmine import ops
 from hardmine.losses import RatioTripletLoss
 from hardmine.mining import AdaptiveKappa, SmartMiner, smart_triplets
-from miners import DEPTH, FULL_EFFORT, LABELS, assert_same_batches, batches_of, images_of, miner_of, original_triplets
+from miners import (
+    DEPTH,
+    FULL_EFFORT,
+    LABELS,
+    assert_same_batches,
+    make_images,
+    make_miner,
+    original_triplets,
+    run_epoch,
+)
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
 from support.processes import threads
@@ -42,8 +51,8 @@ def network_of(seed: int = 0) -> torch.nn.Module:
 # What a batch holds
 
 
-def test_every_image_of_a_batch_stands_once_and_triplets_point_at_it():
-    batches = batches_of(miner_of(mined_share=0.5))
+def test_epoch_batches_list_images_once_and_hold_valid_triplets():
+    batches = run_epoch(make_miner(mined_share=0.5))
     assert len(batches) == len(LABELS) // 16
     for batch in batches:
         assert batch.triplets.shape == (16, 3)
@@ -55,9 +64,9 @@ def test_every_image_of_a_batch_stands_once_and_triplets_point_at_it():
         assert (batch.triplets[:, 0] != batch.triplets[:, 1]).all()
 
 
-def test_mined_triplets_are_those_of_smart_triplets():
-    batches = batches_of(miner_of(mined_share=1.0, batches_per_epoch=20))
-    found = ops.knn(images_of(), k=30)
+def test_epoch_mined_triplets_equal_smart_triplets():
+    batches = run_epoch(make_miner(mined_share=1.0, batches_per_epoch=20))
+    found = ops.knn(make_images(), k=30)
     all_mined = smart_triplets(found.index, 2 - 2 * found.similarity, LABELS, 1.0, generator=seeded(1_000_003))
     mined = original_triplets(batches)[torch.cat([batch.mined for batch in batches])]
     assert 0 < len(mined) < 20 * 16
@@ -65,27 +74,27 @@ def test_mined_triplets_are_those_of_smart_triplets():
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 4), (0.5, 8), (0.6, 10), (1.0, 16)])
-def test_the_share_of_mined_triplets_is_exact_where_there_are_enough(share, count):
-    miner = miner_of(mined_share=share, per_anchor=4, batches_per_epoch=20)
-    batches = batches_of(miner)
+def test_epoch_mined_share_is_exact_if_enough_are_mined(share, count):
+    miner = make_miner(mined_share=share, per_anchor=4, batches_per_epoch=20)
+    batches = run_epoch(miner)
     assert [int(batch.mined.sum()) for batch in batches] == [count] * 20
     assert miner.history[0].mined_share == count / 16
     mined = original_triplets(batches)[torch.cat([batch.mined for batch in batches])]
     assert len(mined.unique(dim=0)) == 20 * count, "a mined triplet is used twice"
 
 
-def test_where_too_few_are_mined_all_batches_get_as_many():
-    miner = miner_of(mined_share=1.0, batches_per_epoch=20)
-    batches = batches_of(miner)
+def test_epoch_too_few_mined_are_spread_evenly():
+    miner = make_miner(mined_share=1.0, batches_per_epoch=20)
+    batches = run_epoch(miner)
     counts = [int(batch.mined.sum()) for batch in batches]
     assert 0 < sum(counts) < 20 * 16
     assert max(counts) - min(counts) <= 1
     assert miner.history[0].mined_share == sum(counts) / (20 * 16)
 
 
-def test_which_mined_triplets_are_used_is_drawn():
-    miner = miner_of(mined_share=0.25, batches_per_epoch=6)
-    epochs = [original_triplets(batches_of(miner)).view(6, 16, 3)[:, :4, 0].flatten() for _ in range(2)]
+def test_epoch_used_mined_triplets_are_drawn():
+    miner = make_miner(mined_share=0.25, batches_per_epoch=6)
+    epochs = [original_triplets(run_epoch(miner)).view(6, 16, 3)[:, :4, 0].flatten() for _ in range(2)]
     assert not torch.equal(*epochs)
     for anchors in epochs:
         assert anchors.min() < 40
@@ -93,39 +102,39 @@ def test_which_mined_triplets_are_used_is_drawn():
         assert not torch.equal(anchors, anchors.sort().values), "batches hold neighboring anchors"
 
 
-def test_random_triplets_use_every_anchor_before_any_again():
-    batches = batches_of(miner_of(mined_share=0.0, batches_per_epoch=20))
+def test_epoch_random_triplets_use_every_anchor_before_repeating():
+    batches = run_epoch(make_miner(mined_share=0.0, batches_per_epoch=20))
     anchors = original_triplets(batches)[:, 0]
     assert sorted(anchors.bincount().tolist()) == [2] * 40 + [3] * 80  # of 320 triplets
     assert torch.equal(anchors[:120].sort().values, torch.arange(120))
     assert not torch.equal(anchors[:120], torch.arange(120)), "not shuffled"
 
 
-def test_epochs_differ_and_a_seed_repeats_them():
-    first, again, other = miner_of(seed=3), miner_of(seed=3), miner_of(seed=4)
+def test_epochs_differ_and_seed_repeats():
+    first, again, other = make_miner(seed=3), make_miner(seed=3), make_miner(seed=4)
     torch.manual_seed(0)
-    epochs = [batches_of(first), batches_of(first)]
+    epochs = [run_epoch(first), run_epoch(first)]
     assert not torch.equal(original_triplets(epochs[0]), original_triplets(epochs[1]))
     torch.manual_seed(1)
     with threads(1):
-        assert_same_batches(batches_of(again), epochs[0])
-    assert_same_batches(batches_of(again), epochs[1])
-    assert not torch.equal(original_triplets(batches_of(other)), original_triplets(epochs[0]))
+        assert_same_batches(run_epoch(again), epochs[0])
+    assert_same_batches(run_epoch(again), epochs[1])
+    assert not torch.equal(original_triplets(run_epoch(other)), original_triplets(epochs[0]))
 
 
-def test_the_first_epochs_are_random_and_embed_nothing():
+def test_epoch_before_controller_starts_embeds_nothing():
     calls = []
 
     def model(images):
         calls.append(len(images))
         return images
 
-    miner = miner_of(model, kappa=AdaptiveKappa(random_epochs=2))
-    plain = miner_of(mined_share=0.0)
+    miner = make_miner(model, kappa=AdaptiveKappa(random_epochs=2))
+    plain = make_miner(mined_share=0.0)
     for number in (1, 2):
         with miner.epoch() as epoch:
             assert (epoch.number, epoch.kappa, epoch.mined_share) == (number, None, 0.0)
-            assert_same_batches(epoch, batches_of(plain))
+            assert_same_batches(epoch, run_epoch(plain))
             epoch.observe(epoch[0], torch.zeros(16))
         assert miner.history[-1].method is None
     assert not calls
@@ -137,16 +146,16 @@ def test_the_first_epochs_are_random_and_embed_nothing():
 
 
 @pytest.mark.parametrize("per_anchor", [1, 3])
-def test_exact_and_fanng_with_full_effort_give_the_same_triplets(per_anchor):
-    exact = miner_of(method="exact", per_anchor=per_anchor)
-    graph = miner_of(method="fanng", per_anchor=per_anchor, fanng=FULL_EFFORT)
+def test_epoch_fanng_with_full_effort_equals_exact(per_anchor):
+    exact = make_miner(method="exact", per_anchor=per_anchor)
+    graph = make_miner(method="fanng", per_anchor=per_anchor, fanng=FULL_EFFORT)
     for _ in range(2):  # the second from a warm start
-        assert_same_batches(batches_of(graph), batches_of(exact))
+        assert_same_batches(run_epoch(graph), run_epoch(exact))
     assert [miner.history[1].method for miner in (exact, graph)] == ["exact", "fanng"]
     assert graph.history[0].mined_share > 0
 
 
-def test_distances_are_squared_euclidean_of_normalized_rows(monkeypatch):
+def test_epoch_distances_are_squared_euclidean_of_unit_rows(monkeypatch):
     seen = {}
 
     def watched(lists, distances, *rest, **options):
@@ -154,15 +163,15 @@ def test_distances_are_squared_euclidean_of_normalized_rows(monkeypatch):
         return smart_triplets(lists, distances, *rest, **options)
 
     monkeypatch.setattr("hardmine.mining.miner.smart_triplets", watched)
-    batches_of(miner_of(method="exact"))
-    batches_of(miner_of(method="fanng", fanng=FULL_EFFORT))
-    unit = torch.nn.functional.normalize(images_of().double())
+    run_epoch(make_miner(method="exact"))
+    run_epoch(make_miner(method="fanng", fanng=FULL_EFFORT))
+    unit = torch.nn.functional.normalize(make_images().double())
     for lists, distances in seen.values():
         expected = (unit[:, None] - unit[lists]).square().sum(2)
         torch.testing.assert_close(distances.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_graph_is_warm_started_from_the_last_epochs(monkeypatch):
+def test_epoch_fanng_warm_starts_from_last_graph(monkeypatch):
     from hardmine.fanng import Index
 
     started, build = [], Index.build.__func__
@@ -172,22 +181,22 @@ def test_a_graph_is_warm_started_from_the_last_epochs(monkeypatch):
         return build(cls, vectors, **options)
 
     monkeypatch.setattr(Index, "build", classmethod(watched))
-    miner = miner_of(method="fanng")
+    miner = make_miner(method="fanng")
     for _ in range(3):
-        batches_of(miner)
+        run_epoch(miner)
     assert started[0] is None
     assert all(isinstance(index, Index) for index in started[1:])
     assert started[1] is not started[2]
-    cold = miner_of(method="fanng", fanng={"init": None})
+    cold = make_miner(method="fanng", fanng={"init": None})
     started.clear()
     for _ in range(2):
-        batches_of(cold)
+        run_epoch(cold)
     assert started == [None, None]
 
 
-def test_smart_miner_lists_are_exact_by_default():
-    miner = miner_of()
-    batches_of(miner)
+def test_epoch_default_method_is_exact():
+    miner = make_miner()
+    run_epoch(miner)
     assert miner.history[0].method == "exact"
 
 
@@ -210,12 +219,12 @@ class Modes(torch.nn.Module):
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), RuntimeError("broken")])
-def test_the_models_modes_are_restored(error):
+def test_epoch_restores_model_modes(error):
     model = Modes(error)
     model.frozen.eval()
-    miner = miner_of(model, embed_chunk=50)
+    miner = make_miner(model, embed_chunk=50)
     if error is None:
-        batches_of(miner)
+        run_epoch(miner)
         assert len(model.seen) == 3, "120 images in chunks of 50"
     else:
         with pytest.raises(type(error)):
@@ -225,18 +234,18 @@ def test_the_models_modes_are_restored(error):
     assert torch.is_grad_enabled()
 
 
-def test_the_callers_random_numbers_stay():
+def test_epoch_leaves_global_generator_unchanged():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    batches_of(miner_of(mined_share=0.5))
+    run_epoch(make_miner(mined_share=0.5))
     assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("method", ["exact", "fanng"])
-def test_an_interrupted_epoch_has_not_happened(method):
+def test_epoch_interrupted_leaves_miner_unchanged(method):
     settings = {"method": method, "kappa": AdaptiveKappa(random_epochs=1)}
-    straight, miner = miner_of(**settings | {"kappa": AdaptiveKappa(random_epochs=1)}), miner_of(**settings)
+    straight, miner = make_miner(**settings | {"kappa": AdaptiveKappa(random_epochs=1)}), make_miner(**settings)
     expected = [batches for _ in range(3) for batches in [train_and_collect(straight)]]
     seen = [train_and_collect(miner)]
     state = miner.state_dict()
@@ -266,8 +275,8 @@ def train_and_collect(miner: SmartMiner) -> list:
 # Records and resuming
 
 
-def test_records_tell_errors_and_times():
-    miner = miner_of(mined_share=0.5)
+def test_epoch_record_has_errors_and_times():
+    miner = make_miner(mined_share=0.5)
     with miner.epoch() as epoch:
         assert math.isnan(epoch.error)
         assert math.isnan(epoch.mined_error)
@@ -289,10 +298,10 @@ def test_records_tell_errors_and_times():
     assert record.embedding_share == parts[0] / record.epoch_seconds
 
 
-def test_the_controller_learns_the_error_of_all_triplets():
+def test_epoch_end_updates_controller_with_error_of_all_triplets():
     controller = AdaptiveKappa(random_epochs=0)
     twin = AdaptiveKappa(random_epochs=0)
-    miner = miner_of(kappa=controller, mined_share=0.5)
+    miner = make_miner(kappa=controller, mined_share=0.5)
     with miner.epoch() as epoch:
         epoch.observe(epoch[0], torch.arange(16) < 4)
         assert miner.kappa.kappa == twin.kappa, "the controller has moved within the epoch"
@@ -301,11 +310,11 @@ def test_the_controller_learns_the_error_of_all_triplets():
 
 @pytest.mark.parametrize("kappa", ["adaptive", 1.0])
 @pytest.mark.parametrize("through_json", [False, True])
-def test_a_resumed_run_goes_on_bit_for_bit(kappa, through_json):
+def test_load_state_dict_resumes_bitwise_equal_run(kappa, through_json):
     def fresh():
         network = network_of()
         controller = AdaptiveKappa(random_epochs=1) if kappa == "adaptive" else kappa
-        return miner_of(network, kappa=controller, mined_share=0.75, seed=5), network
+        return make_miner(network, kappa=controller, mined_share=0.75, seed=5), network
 
     straight, straight_network = fresh()
     train(straight, straight_network, 5)
@@ -327,8 +336,8 @@ def test_a_resumed_run_goes_on_bit_for_bit(kappa, through_json):
     assert str(untimed(resumed)) == str(untimed(straight))  # as text, where NaN equals NaN
 
 
-def test_a_state_of_another_run_is_refused():
-    miner, state = miner_of(kappa=2.0), miner_of(kappa=2.0).state_dict()
+def test_load_state_dict_of_other_run_raises():
+    miner, state = make_miner(kappa=2.0), make_miner(kappa=2.0).state_dict()
     for changes, message in [
         ({"images": 7}, "state must be of a miner with images = 120, got 7"),
         ({"seed": 7}, "state must be of a miner with seed = 0, got 7"),
@@ -339,7 +348,7 @@ def test_a_state_of_another_run_is_refused():
         with pytest.raises((TypeError, ValueError), match=message):
             miner.load_state_dict(state | changes)
     with pytest.raises(ValueError, match="an adaptive kappa"):
-        miner_of(kappa=None).load_state_dict(state)
+        make_miner(kappa=None).load_state_dict(state)
     del state["history"], state["seed"]
     with pytest.raises(ValueError, match="state must have the entries images, seed, kappa, history, got images, kappa"):
         miner.load_state_dict(state)
@@ -348,59 +357,59 @@ def test_a_state_of_another_run_is_refused():
 # Data sets and labels
 
 
-def test_a_data_set_gives_the_same_as_a_tensor():
-    expected = batches_of(miner_of())
-    for data in (torch.utils.data.TensorDataset(images_of(), LABELS), list(images_of())):
-        assert_same_batches(batches_of(miner_of(images=data, embed_chunk=7)), expected)
+def test_epoch_data_set_equals_tensor():
+    expected = run_epoch(make_miner())
+    for data in (torch.utils.data.TensorDataset(make_images(), LABELS), list(make_images())):
+        assert_same_batches(run_epoch(make_miner(images=data, embed_chunk=7)), expected)
 
 
-def test_a_data_loader_reads_the_batches_in_order():
-    data = torch.utils.data.TensorDataset(images_of(), LABELS)
-    with miner_of(images=data).epoch() as epoch:
+def test_epoch_image_rows_drive_data_loader_in_order():
+    data = torch.utils.data.TensorDataset(make_images(), LABELS)
+    with make_miner(images=data).epoch() as epoch:
         loader = torch.utils.data.DataLoader(data, batch_sampler=epoch.image_rows)
         for batch, (images, labels) in zip(epoch, loader, strict=True):
-            assert torch.equal(images, images_of()[batch.rows])
+            assert torch.equal(images, make_images()[batch.rows])
             assert torch.equal(labels, LABELS[batch.rows])
 
 
 @pytest.mark.parametrize("method", ["exact", "fanng"])
-def test_images_without_a_positive_are_no_anchors(method):
+def test_epoch_images_without_positive_are_never_anchors(method):
     labels = LABELS.clone()
     labels[5], labels[77] = 1000, -4
-    triplets = original_triplets(batches_of(miner_of(labels=labels, method=method, batches_per_epoch=30)))
+    triplets = original_triplets(run_epoch(make_miner(labels=labels, method=method, batches_per_epoch=30)))
     assert not {5, 77} & set(triplets[:, :2].flatten().tolist())
     assert {5, 77} <= set(triplets[:, 2].tolist()), "they may be negatives"
 
 
-def test_lists_may_be_longer_than_the_set():
+def test_epoch_lists_longer_than_set_are_valid():
     labels = torch.tensor([0, 0, 1])
-    batches = batches_of(miner_of(images=images_of()[:3], labels=labels, batch_size=4, neighbors=50))
+    batches = run_epoch(make_miner(images=make_images()[:3], labels=labels, batch_size=4, neighbors=50))
     triplets = original_triplets(batches).unique(dim=0).tolist()
     assert set(map(tuple, triplets)) <= {(0, 1, 2), (1, 0, 2)}
 
 
-def test_an_epoch_ends_once():
-    miner = miner_of()
+def test_epoch_ended_twice_raises():
+    miner = make_miner()
     epoch = miner.epoch()
     with epoch:
         pass
-    with pytest.raises(RuntimeError, match="epoch 1 has ended before, and epoch 2 is next"), epoch:
+    with pytest.raises(RuntimeError, match="epoch 1 has already ended, the next is epoch 2"), epoch:
         pass
     with pytest.raises(TypeError, match="a SmartMiner is not iterable"):
         iter(miner)
 
 
-def test_progress_bars(capsys):
-    batches_of(miner_of(method="fanng"))
+def test_miner_progress_shows_bars(capsys):
+    run_epoch(make_miner(method="fanng"))
     assert not capsys.readouterr().err
-    batches_of(miner_of(method="fanng", progress=True))
+    run_epoch(make_miner(method="fanng", progress=True))
     shown = capsys.readouterr().err
     assert "embedding" in shown
     assert "neighbors" in shown
 
 
-def test_an_epoch_goes_on_in_its_middle():
-    network, miner = network_of(), miner_of(network_of(), kappa=AdaptiveKappa(), batches_per_epoch=6)
+def test_resumed_epoch_continues_bitwise_equal():
+    network, miner = network_of(), make_miner(network_of(), kappa=AdaptiveKappa(), batches_per_epoch=6)
     train(miner, network, 2)
     losses = torch.arange(16.0) % 3
     with miner.epoch() as epoch:
@@ -409,7 +418,7 @@ def test_an_epoch_goes_on_in_its_middle():
         saved = {"miner": miner.state_dict(), "epoch": epoch.state_dict()}
         for batch in list(epoch)[2:]:
             epoch.observe(batch, losses * 0)
-    other = miner_of(network_of(seed=1), kappa=AdaptiveKappa(), batches_per_epoch=6)
+    other = make_miner(network_of(seed=1), kappa=AdaptiveKappa(), batches_per_epoch=6)
     other.load_state_dict(saved["miner"])
     with other.resumed_epoch(saved["epoch"]) as resumed:
         assert_same_batches(resumed, epoch)
@@ -419,7 +428,7 @@ def test_an_epoch_goes_on_in_its_middle():
             resumed.observe(batch, losses * 0)
     assert (other.history[-1].error, other.history[-1].kappa) == (miner.history[-1].error, miner.history[-1].kappa)
     assert other.kappa.kappa == miner.kappa.kappa
-    with pytest.raises(ValueError, match="state must be of epoch 4, which is next, got epoch 3"):
+    with pytest.raises(ValueError, match="state must be of epoch 4, the next one, got epoch 3"):
         other.resumed_epoch(saved["epoch"])
     with pytest.raises(ValueError, match=r"state must have the entries batches, .*, got observed, nonzero, seconds"):
         other.resumed_epoch({"observed": 0, "nonzero": 0, "seconds": 0})

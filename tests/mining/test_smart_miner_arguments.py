@@ -5,19 +5,19 @@ import math
 import pytest
 import torch
 
-from miners import LABELS, images_of, miner_of
+from miners import LABELS, make_images, make_miner
 
 
 @pytest.mark.parametrize("labels", [[0] * 120, list(range(120))])
-def test_labels_without_a_triplet_are_refused(labels):
-    with pytest.raises(ValueError, match="labels must have two classes, one of them with two images"):
-        miner_of(labels=labels)
+def test_miner_labels_without_triplet_raise(labels):
+    with pytest.raises(ValueError, match="labels must have at least two classes, one of them with at least two images"):
+        make_miner(labels=labels)
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"labels": LABELS[:7]}, ValueError, "images must be N = 7, as many as labels, got 120"),
+        ({"labels": LABELS[:7]}, ValueError, "images must have N = 7 images, one per label, got 120"),
         ({"labels": LABELS.float()}, ValueError, r"labels must be integers \[N\], got torch.float32 \[120\]"),
         ({"model": 3}, TypeError, "model must be a module or a function, got int"),
         ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647, got 0"),
@@ -38,14 +38,14 @@ def test_labels_without_a_triplet_are_refused(labels):
         (
             {"method": "fanng", "fanng": {"max_degre": 3}},
             ValueError,
-            "fanng must have keys out of init, max_degree, .* got max_degre$",
+            "fanng must have keys from init, max_degree, .* got max_degre$",
         ),
-        ({"method": "fanng", "fanng": {"metric": "cosine"}}, ValueError, "fanng must have keys out of .* got metric$"),
+        ({"method": "fanng", "fanng": {"metric": "cosine"}}, ValueError, "fanng must have keys from .* got metric$"),
     ],
 )
-def test_bad_arguments_are_named(settings, error, message):
+def test_miner_invalid_argument_raises(settings, error, message):
     with pytest.raises(error, match=message):
-        miner_of(**settings)
+        make_miner(**settings)
 
 
 @pytest.mark.parametrize(
@@ -55,37 +55,37 @@ def test_bad_arguments_are_named(settings, error, message):
         (lambda x: None, TypeError, "model must return a floating-point tensor, got NoneType"),
         (lambda x: x[0], ValueError, r"model must embed 50 images as \[50, D\], got \[6\]"),
         (lambda x: x[1:], ValueError, r"model must embed 50 images as \[50, D\], got \[49, 6\]"),
-        (lambda x: torch.where(x == images_of()[60, 2], math.nan, x), FloatingPointError, "embedding of image 60 is"),
-        (lambda x: x * 1e30, FloatingPointError, "embedding of image 0 is not finite"),
+        (lambda x: torch.where(x == make_images()[60, 2], math.nan, x), FloatingPointError, "one for image 60: has"),
+        (lambda x: x * 1e30, FloatingPointError, "got a non-finite one for image 0"),
     ],
 )
-def test_bad_embeddings_are_named(model, error, message):
+def test_epoch_invalid_embeddings_raise(model, error, message):
     with pytest.raises(error, match=message):
-        miner_of(model, embed_chunk=50).epoch()
+        make_miner(model, embed_chunk=50).epoch()
 
 
-def test_bad_observations_are_named():
-    epoch = miner_of().epoch()
+def test_observe_invalid_losses_raise():
+    epoch = make_miner().epoch()
     with pytest.raises(ValueError, match=r"losses must be \[T\] = \[16\], got \[\]"):
         epoch.observe(epoch[0], torch.tensor(1.0))
-    with pytest.raises(FloatingPointError, match="a loss is NaN in epoch 1"):
+    with pytest.raises(FloatingPointError, match="losses must not be NaN, got NaN in epoch 1"):
         epoch.observe(epoch[0], torch.full((16,), math.nan))
-    with pytest.raises(RuntimeError, match="epoch 1 tells no error: call observe"), miner_of(kappa=None).epoch():
+    with pytest.raises(RuntimeError, match="epoch 1 has no error: call observe"), make_miner(kappa=None).epoch():
         pass
 
 
-def test_replaced_images_and_foreign_states_are_refused():
-    miner = miner_of()
+def test_miner_replaced_images_and_foreign_state_raise():
+    miner = make_miner()
     state = miner.state_dict()
     with pytest.raises(ValueError, match=r"state\['history'\]\[0\] must have the entries epoch, .*, got color"):
         miner.load_state_dict({**state, "history": [{"color": 1}]})
     miner.images = miner.images[:100]
-    with pytest.raises(ValueError, match="images must be N = 120, as many as labels, got 100"):
+    with pytest.raises(ValueError, match="images must have N = 120 images, one per label, got 100"):
         miner.epoch()
 
 
-def test_labels_are_the_miners_own():
+def test_miner_labels_are_copied():
     labels = LABELS.clone()
-    miner = miner_of(labels=labels)
+    miner = make_miner(labels=labels)
     labels.zero_()
     assert miner.labels.equal(LABELS.long())

@@ -10,89 +10,89 @@ from hypothesis import strategies as st
 import hardmine
 from hardmine import fanng, reference
 from hardmine.mining import smart_triplets
-from lists import listed, of_sample_0, random_lists
+from lists import lists_from_text, random_lists, triplets_of_sample_0
 from support.inputs import seeded
 
 # Algorithm 1, branch by branch
 
 
-def test_a_negative_gets_the_nearest_positive_that_is_farther():
-    assert of_sample_0("p1 n2 p3 p4") == [(3, 2, True, True)]
+def test_smart_triplets_negative_gets_nearest_farther_positive():
+    assert triplets_of_sample_0("p1 n2 p3 p4") == [(3, 2, True, True)]
 
 
-def test_negatives_before_the_first_positive_are_skipped():
-    assert of_sample_0("n1 n2 p3 n4 p5") == [(5, 4, True, True)]
+def test_smart_triplets_negatives_before_first_positive_are_skipped():
+    assert triplets_of_sample_0("n1 n2 p3 n4 p5") == [(5, 4, True, True)]
 
 
 @pytest.mark.parametrize("kappa", [0, 0.5, 1])
-def test_a_kappa_below_1_is_as_1(kappa):
-    assert of_sample_0("n1 p2 n2 p4", kappa=kappa) == [(4, 3, True, True)]
+def test_smart_triplets_kappa_below_one_acts_as_one(kappa):
+    assert triplets_of_sample_0("n1 p2 n2 p4", kappa=kappa) == [(4, 3, True, True)]
 
 
-def test_neighbors_inside_the_bound_are_skipped():
-    assert of_sample_0("p1 n1.5 p2 n3 p4 n5 p6", kappa=2.5) == [(5, 4, True, True)]
+def test_smart_triplets_neighbors_within_bound_are_skipped():
+    assert triplets_of_sample_0("p1 n1.5 p2 n3 p4 n5 p6", kappa=2.5) == [(5, 4, True, True)]
 
 
-def test_the_bound_itself_is_outside():
-    assert of_sample_0("p2 n3 p4", kappa=1.5) == [(3, 2, True, True)]
-    assert of_sample_0("p2 n3 p4", kappa=math.nextafter(1.5, 2))[0][2] is False
+def test_smart_triplets_negative_at_bound_is_taken():
+    assert triplets_of_sample_0("p2 n3 p4", kappa=1.5) == [(3, 2, True, True)]
+    assert triplets_of_sample_0("p2 n3 p4", kappa=math.nextafter(1.5, 2))[0][2] is False
 
 
-def test_the_bound_is_kappa_times_the_distance_of_the_first_positive_only():
-    assert of_sample_0("p1 p2 n3 p4", kappa=3) == [(4, 3, True, True)]
+def test_smart_triplets_bound_uses_first_positive_only():
+    assert triplets_of_sample_0("p1 p2 n3 p4", kappa=3) == [(4, 3, True, True)]
 
 
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize(
     ("text", "kappa"), [("p1 n2 p3", 10), ("p1 p2 p3", 1), ("n1 n2 p3", 1), ("n1 n2 n3", 1), ("", 1)]
 )
-def test_without_a_valid_negative_the_triplet_is_random(text, kappa):
-    seen = {of_sample_0(text, "ppnn", kappa, seed=seed)[0] for seed in range(200)}
+def test_smart_triplets_without_valid_negative_is_random(text, kappa):
+    seen = {triplets_of_sample_0(text, "ppnn", kappa, seed=seed)[0] for seed in range(200)}
     kinds = dict(enumerate((*(item[0] for item in text.split()), *"ppnn"), 1))
     positives, negatives = ([number for number, kind in kinds.items() if kind == k] for k in "pn")
     assert seen == {(p, n, False, False) for p in positives for n in negatives}
 
 
 @pytest.mark.slow
-def test_without_a_farther_positive_it_is_random_outside_pos():
+def test_smart_triplets_without_farther_positive_draws_outside_pos():
     # 1 is the nearest positive and 4 is beyond the bound, so both are in pos.
     # 2 is inside the bound; 6 and 7 are in no list.
-    seen = {of_sample_0("p1 p1.5 n1.6 p3 n4", "ppn", kappa=2, seed=seed)[0] for seed in range(200)}
+    seen = {triplets_of_sample_0("p1 p1.5 n1.6 p3 n4", "ppn", kappa=2, seed=seed)[0] for seed in range(200)}
     assert seen == {(2, 5, True, False), (6, 5, True, False), (7, 5, True, False)}
 
 
-def test_if_the_whole_class_is_nearer_the_farthest_of_it_is_taken():
-    assert of_sample_0("p1 p2 n3", "n", per_anchor=1) == [(2, 3, True, True)]
-    assert of_sample_0("p1 n3", "n") == [(1, 2, True, True)]
+def test_smart_triplets_whole_class_nearer_takes_farthest():
+    assert triplets_of_sample_0("p1 p2 n3", "n", per_anchor=1) == [(2, 3, True, True)]
+    assert triplets_of_sample_0("p1 n3", "n") == [(1, 2, True, True)]
 
 
-def test_each_negative_serves_an_anchor_once_and_the_rest_is_random():
-    found = of_sample_0("p1 n2 n3 n4 p5", per_anchor=5)
+def test_smart_triplets_negatives_used_once_then_random():
+    found = triplets_of_sample_0("p1 n2 n3 n4 p5", per_anchor=5)
     assert found[:3] == [(5, 2, True, True), (5, 3, True, True), (5, 4, True, True)]
     assert [row[2:] for row in found[3:]] == [(False, False)] * 2
     # Also after a random positive outside pos: random triplets choose among all positives.
-    seen = {of_sample_0("p1 n2", "pn", per_anchor=2, seed=seed)[1][0] for seed in range(100)}
+    seen = {triplets_of_sample_0("p1 n2", "pn", per_anchor=2, seed=seed)[1][0] for seed in range(100)}
     assert seen == {1, 3}
 
 
-def test_the_softest_come_first():
-    assert [row[:2] for row in of_sample_0("p1 n2 p3 n4 p5 n6", "p", per_anchor=3)] == [(3, 2), (5, 4), (7, 6)]
-    assert [row[:2] for row in of_sample_0("p1 n2 n3 p4 p5", per_anchor=2)] == [(4, 2), (4, 3)]
+def test_smart_triplets_nearest_negatives_come_first():
+    assert [row[:2] for row in triplets_of_sample_0("p1 n2 p3 n4 p5 n6", "p", per_anchor=3)] == [(3, 2), (5, 4), (7, 6)]
+    assert [row[:2] for row in triplets_of_sample_0("p1 n2 n3 p4 p5", per_anchor=2)] == [(4, 2), (4, 3)]
 
 
-def test_equal_distances_count_by_their_order():
-    assert of_sample_0("p1 n1 p1") == [(3, 2, True, True)]
-    assert of_sample_0("p1 p1 n1") == [(2, 3, True, True)]  # no positive follows it, and none is outside pos
-    assert of_sample_0("p0 n0 p0", kappa=5) == [(3, 2, True, True)]
+def test_smart_triplets_equal_distances_keep_list_order():
+    assert triplets_of_sample_0("p1 n1 p1") == [(3, 2, True, True)]
+    assert triplets_of_sample_0("p1 p1 n1") == [(2, 3, True, True)]  # no positive follows it, and none is outside pos
+    assert triplets_of_sample_0("p0 n0 p0", kappa=5) == [(3, 2, True, True)]
 
 
-def test_a_sample_in_its_own_list_is_passed_over():
-    assert of_sample_0("s0 n0 p1 n2 p3", per_anchor=1) == [(4, 3, True, True)]
-    assert of_sample_0("p1 s1 n2 p3") == [(3, 2, True, True)]
+def test_smart_triplets_sample_in_its_own_list_is_ignored():
+    assert triplets_of_sample_0("s0 n0 p1 n2 p3", per_anchor=1) == [(4, 3, True, True)]
+    assert triplets_of_sample_0("p1 s1 n2 p3") == [(3, 2, True, True)]
 
 
-def test_kappa_multiplies_the_distances_as_given():
-    lists, sq_dist, labels = listed("p1 n2 p3 n5 p7")
+def test_smart_triplets_square_root_of_kappa_fits_unsquared_distances():
+    lists, sq_dist, labels = lists_from_text("p1 n2 p3 n5 p7")
     squared = smart_triplets(lists, sq_dist, labels, 4.0, generator=seeded(0))
     rooted = smart_triplets(lists, sq_dist.sqrt(), labels, 2.0, generator=seeded(0))
     assert squared.triplets[0].tolist() == rooted.triplets[0].tolist() == [0, 5, 4]
@@ -101,7 +101,7 @@ def test_kappa_multiplies_the_distances_as_given():
 # The set
 
 
-def test_anchors_ascend_and_those_without_positive_or_negative_get_none():
+def test_smart_triplets_anchors_ascend_without_unusable_ones():
     lists = torch.full((6, 1), -1)
     found = smart_triplets(lists, lists.float(), torch.tensor([5, 3, 5, 4, 3, 5]), 1.0, 2)
     assert found.triplets[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 4, 4, 5, 5]
@@ -111,14 +111,14 @@ def test_anchors_ascend_and_those_without_positive_or_negative_get_none():
 
 @pytest.mark.parametrize("labels", [[], [1], [1, 1], [1, 2], [1, 2, 3], [4, 4, 4]], ids=str)
 @pytest.mark.parametrize("k", [0, 1, 5])
-def test_sets_without_any_triplet(labels, k):
+def test_smart_triplets_set_without_triplets_is_empty(labels, k):
     lists = torch.full((len(labels), k), -1)
     found = smart_triplets(lists, lists.double(), torch.tensor(labels, dtype=torch.int64), 1.0, 3)
     assert found.triplets.shape == (0, 3)
     assert found.mined.shape == found.mined_positive.shape == (0,)
 
 
-def test_lists_longer_than_the_set():
+def test_smart_triplets_lists_longer_than_set_are_valid():
     lists = torch.tensor([[1, 2, -1, -1, -1], [0, 2, -1, -1, -1], [1, 0, -1, -1, -1]])
     sq_dist = torch.where(lists >= 0, torch.arange(5.0), math.nan)
     found = smart_triplets(lists, sq_dist, torch.tensor([0, 0, 1]), 1.0)
@@ -137,7 +137,7 @@ def test_lists_longer_than_the_set():
     seed=st.integers(0, 2**32),
     ties=st.booleans(),
 )
-def test_it_chooses_as_the_reference_and_keeps_its_promises(rows, k, classes, kappa, per_anchor, seed, ties):
+def test_smart_triplets_random_lists_match_reference_and_invariants(rows, k, classes, kappa, per_anchor, seed, ties):
     lists, sq_dist, labels = random_lists(rows, k, classes, seed, ties=ties)
     found = smart_triplets(lists, sq_dist, labels, kappa, per_anchor, seeded(seed))
     expected = reference.smart_triplets(lists, sq_dist, labels, kappa, per_anchor, seeded(seed))
@@ -163,7 +163,7 @@ def test_it_chooses_as_the_reference_and_keeps_its_promises(rows, k, classes, ka
     assert len(set(served)) == len(served)
 
 
-def test_lists_of_an_index():
+def test_smart_triplets_lists_of_index_are_valid():
     generator = seeded(0)
     labels = torch.arange(400) // 10
     vectors = torch.randn(40, 8, generator=generator)[labels] + 0.8 * torch.randn(400, 8, generator=generator)
@@ -179,7 +179,7 @@ def test_lists_of_an_index():
 # hardmine.verify
 
 
-def test_verify_checks_it_and_draws_nothing(tmp_path):
+def test_smart_triplets_under_verify_checks_and_draws_nothing_more(tmp_path):
     lists, sq_dist, labels = random_lists(60, 10, 6, seed=5)
     generator, plain = seeded(1), seeded(1)
     torch.manual_seed(0)
@@ -200,7 +200,7 @@ def test_verify_checks_it_and_draws_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_verify_finds_a_wrong_choice(position, tmp_path, monkeypatch):
+def test_verify_wrong_smart_triplets_raises(position, tmp_path, monkeypatch):
     compiled = fanng._fanng.smart_triplets
 
     def wrong(*arguments):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from hardmine.mining import random_triplets, smart_triplets
-from lists import listed, random_lists
+from lists import lists_from_text, random_lists
 from support.inputs import seeded
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint32, torch.uint64])
-def test_labels_and_lists_of_every_integer_dtype(dtype):
+def test_smart_triplets_any_integer_dtype_is_equal(dtype):
     lists, sq_dist, labels = random_lists(30, 20, 5, seed=1)
     labels = (labels + 4).to(dtype)
     expected = smart_triplets(lists, sq_dist, labels.long(), 1.0, 2, seeded(0))
@@ -22,7 +22,7 @@ def test_labels_and_lists_of_every_integer_dtype(dtype):
         assert torch.equal(found.triplets, expected.triplets)
 
 
-def test_labels_of_any_value():
+def test_smart_triplets_extreme_labels_are_equal():
     extreme = torch.tensor([2**63 - 1, -(2**63), 0, -1, 2**31])
     lists, sq_dist, labels = random_lists(30, 20, 5, seed=2)
     numbers = (labels + 4) // 3
@@ -32,22 +32,22 @@ def test_labels_of_any_value():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_distances_of_every_floating_dtype(dtype):
+def test_smart_triplets_any_float_distances_are_equal(dtype):
     lists, sq_dist, labels = random_lists(30, 20, 5, seed=3)
     sq_dist = (sq_dist * 64).round() / 64  # exact in every dtype
     expected = smart_triplets(lists, sq_dist, labels, 1.5, 2, seeded(0))
     assert torch.equal(smart_triplets(lists, sq_dist.to(dtype), labels, 1.5, 2, seeded(0)).triplets, expected.triplets)
 
 
-def test_float64_distances_are_compared_as_they_are():
-    lists, sq_dist, labels = listed("p1 n2 p3")
+def test_smart_triplets_float64_distances_are_not_rounded():
+    lists, sq_dist, labels = lists_from_text("p1 n2 p3")
     sq_dist = sq_dist.double()
     sq_dist[0, 1] = 2 - 1e-12  # rounds to 2 in float32
     assert not smart_triplets(lists, sq_dist, labels, 2.0).mined[0]
     assert smart_triplets(lists, sq_dist.float(), labels, 2.0).mined[0]
 
 
-def test_views_are_read_in_their_own_order():
+def test_smart_triplets_noncontiguous_views_are_equal():
     lists, sq_dist, labels = random_lists(30, 20, 5, seed=4)
     expected = smart_triplets(lists, sq_dist, labels, 1.0, 2, seeded(0))
     views = lists.T.contiguous().T, torch.stack([sq_dist, sq_dist], 2)[:, :, 0], torch.stack([labels, labels], 1)[:, 0]
@@ -55,8 +55,8 @@ def test_views_are_read_in_their_own_order():
     assert torch.equal(smart_triplets(*views, 1.0, 2, seeded(0)).triplets, expected.triplets)
 
 
-def test_distances_with_a_gradient_are_fine():
-    lists, sq_dist, labels = listed("p1 n2 p3")
+def test_smart_triplets_distances_with_gradient_are_accepted():
+    lists, sq_dist, labels = lists_from_text("p1 n2 p3")
     assert smart_triplets(lists, sq_dist.requires_grad_(), labels, 1.0).triplets[0].tolist() == [0, 3, 2]
 
 
@@ -78,7 +78,7 @@ def changed(name: str, row: int, column: int, value: float) -> dict[str, torch.T
     return {name: tensor}
 
 
-def test_the_arguments_that_the_errors_change_are_good():
+def test_smart_triplets_valid_base_arguments_pass():
     assert len(smart_triplets(**GOOD).triplets) == 4
 
 
@@ -119,8 +119,8 @@ def test_the_arguments_that_the_errors_change_are_good():
             r"distances must be \[N, K\] = \[4, 3\], as neighbor_lists, got \[4, 2\]",
         ),
         ({"labels": torch.zeros(4, 1, dtype=torch.int64)}, r"labels must be \[N\], got \[4, 1\]"),
-        ({"labels": torch.zeros(4, dtype=torch.int64, device="meta")}, "labels must be on the CPU, got it on meta"),
-        ({"distances": GOOD["distances"].to("meta")}, "distances must be on the CPU, got it on meta"),
+        ({"labels": torch.zeros(4, dtype=torch.int64, device="meta")}, "labels must be on the CPU, got meta"),
+        ({"distances": GOOD["distances"].to("meta")}, "distances must be on the CPU, got meta"),
         ({"kappa": -0.1}, "kappa must be a number >= 0, got -0.1"),
         ({"kappa": math.nan}, "kappa must be a number >= 0, got nan"),
         ({"kappa": math.inf}, "kappa must be a finite number, got inf"),
@@ -133,11 +133,11 @@ def test_the_arguments_that_the_errors_change_are_good():
                 "neighbor_lists": torch.empty(2**31, 0, dtype=torch.int64),
                 "distances": torch.empty(2**31, 0),
             },
-            "labels must be at most 2147483647, got 2147483648",
+            "labels must have at most 2147483647 entries, got 2147483648",
         ),
     ],
 )
-def test_wrong_values_are_refused(changes, message):
+def test_smart_triplets_invalid_value_raises(changes, message):
     with pytest.raises(ValueError, match=message):
         smart_triplets(**GOOD | changes)
 
@@ -156,19 +156,19 @@ def test_wrong_values_are_refused(changes, message):
         ({"threads": "2"}, "threads must be an integer, got str"),
     ],
 )
-def test_wrong_types_are_refused(changes, message):
+def test_smart_triplets_invalid_type_raises(changes, message):
     with pytest.raises(TypeError, match=message):
         smart_triplets(**GOOD | changes)
 
 
 @pytest.mark.parametrize("labels", [[0, 1], torch.zeros(2, 2, dtype=torch.int64), torch.tensor(3), torch.rand(4)])
-def test_random_triplets_refuse_what_are_no_labels(labels):
+def test_random_triplets_invalid_labels_raise(labels):
     with pytest.raises((TypeError, ValueError), match="labels must"):
         random_triplets(labels)
 
 
 @pytest.mark.slow
-def test_the_first_fault_is_named_whatever_the_threads():
+def test_smart_triplets_any_thread_count_names_first_error():
     lists, sq_dist, labels = random_lists(3000, 30, 15, seed=6)
     for row in (2900, 1700, 350):
         lists[row, 0] = 3000
@@ -177,7 +177,7 @@ def test_the_first_fault_is_named_whatever_the_threads():
             smart_triplets(lists, sq_dist, labels, 1.0, threads=threads)
 
 
-def test_faults_in_lists_that_get_no_triplet_are_found_too():
-    lists, sq_dist, labels = listed("p1 n2 p3")
+def test_smart_triplets_invalid_unused_lists_raise():
+    lists, sq_dist, labels = lists_from_text("p1 n2 p3")
     with pytest.raises(ValueError, match="distances must be ascending"):
         smart_triplets(lists, sq_dist.flip(1), torch.zeros_like(labels), 1.0)

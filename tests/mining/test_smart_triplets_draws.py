@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardmine.mining import random_triplets, smart_triplets
-from lists import listed, of_sample_0, random_lists
+from lists import lists_from_text, random_lists, triplets_of_sample_0
 from support.inputs import seeded
 
 
@@ -19,7 +19,7 @@ def assert_uniform(counts: torch.Tensor) -> None:
     assert chi_square < cells - 1 + 5 * math.sqrt(2 * (cells - 1)) + 5
 
 
-def table(*columns: torch.Tensor) -> torch.Tensor:
+def contingency_table(*columns: torch.Tensor) -> torch.Tensor:
     """The count of each combination of values, over the values that occur in each column."""
     codes = [column.unique(return_inverse=True)[1] for column in columns]
     sizes = [int(code.max()) + 1 for code in codes]
@@ -37,38 +37,38 @@ def test_random_triplets_are_uniform_and_independent():
         own = [i for i in (labels == label).nonzero().flatten().tolist() if i != a]
         assert positive.unique().tolist() == own
         assert negative.unique().tolist() == (labels != label).nonzero().flatten().tolist()
-        assert_uniform(table(positive))
-        assert_uniform(table(negative))
-        assert_uniform(table(positive, negative))
-        assert_uniform(table(negative[1:], negative[:-1]))
-        assert_uniform(table(negative, draws[a - 1, :, 1]))
+        assert_uniform(contingency_table(positive))
+        assert_uniform(contingency_table(negative))
+        assert_uniform(contingency_table(positive, negative))
+        assert_uniform(contingency_table(negative[1:], negative[:-1]))
+        assert_uniform(contingency_table(negative, draws[a - 1, :, 1]))
 
 
 @pytest.mark.slow
-def test_random_positives_outside_pos_are_uniform():
+def test_smart_triplets_random_positives_outside_pos_are_uniform():
     # In the class, 1 and 4 are in pos; 2, 6, 7 and 8 are not. With one triplet per anchor, many seeds give the counts.
-    drawn = [of_sample_0("p1 p1.5 n1.6 p3 n4", "pppn", kappa=2, seed=seed)[0][0] for seed in range(2000)]
+    drawn = [triplets_of_sample_0("p1 p1.5 n1.6 p3 n4", "pppn", kappa=2, seed=seed)[0][0] for seed in range(2000)]
     assert set(drawn) == {2, 6, 7, 8}
-    assert_uniform(table(torch.tensor(drawn)))
+    assert_uniform(contingency_table(torch.tensor(drawn)))
 
 
-def test_equal_states_give_equal_triplets_and_other_seeds_others():
+def test_smart_triplets_equal_states_repeat_other_seeds_differ():
     lists, sq_dist, labels = random_lists(60, 10, 6, seed=5)
     first, again, other = (smart_triplets(lists, sq_dist, labels, 1.0, 2, seeded(s)).triplets for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_one_number_is_drawn_whatever_the_lists():
+def test_smart_triplets_draws_one_number_from_generator():
     expected = seeded(3)
     torch.randint(2**63 - 1, (), generator=expected)
-    for arguments in (random_lists(60, 10, 6, seed=5), random_lists(0, 0, 1, seed=0), listed("p1 n2 p3")):
+    for arguments in (random_lists(60, 10, 6, seed=5), random_lists(0, 0, 1, seed=0), lists_from_text("p1 n2 p3")):
         generator = seeded(3)
         smart_triplets(*arguments, 1.0, 4, generator)
         assert torch.equal(generator.get_state(), expected.get_state())
 
 
-def test_without_a_generator_manual_seed_rules():
+def test_smart_triplets_without_generator_follows_manual_seed():
     lists, sq_dist, labels = random_lists(60, 10, 6, seed=5)
     torch.manual_seed(8)
     first, second = (smart_triplets(lists, sq_dist, labels, 1.0).triplets for _ in range(2))
@@ -79,7 +79,7 @@ def test_without_a_generator_manual_seed_rules():
 
 
 @pytest.mark.slow
-def test_the_number_of_threads_changes_nothing():
+def test_smart_triplets_any_thread_count_is_equal():
     lists, sq_dist, labels = random_lists(3000, 30, 15, seed=6)
     one = smart_triplets(lists, sq_dist, labels, 1.1, 3, seeded(0), threads=1)
     assert 0.1 < one.mined.float().mean() < 0.9
@@ -91,7 +91,7 @@ def test_the_number_of_threads_changes_nothing():
 
 
 @pytest.mark.slow
-def test_several_python_threads_may_mine_at_the_same_time():
+def test_smart_triplets_from_many_python_threads_is_equal():
     lists, sq_dist, labels = random_lists(3000, 30, 15, seed=6)
     expected = smart_triplets(lists, sq_dist, labels, 1.1, 3, seeded(0))
     with ThreadPoolExecutor(4) as pool:
@@ -99,7 +99,7 @@ def test_several_python_threads_may_mine_at_the_same_time():
         assert all(torch.equal(call.result().triplets, expected.triplets) for call in calls)
 
 
-def test_random_triplets_are_those_of_empty_lists():
+def test_random_triplets_equal_those_of_empty_lists():
     labels = random_lists(60, 10, 6, seed=5)[2]
     none = torch.empty(60, 0)
     found = smart_triplets(none.long(), none, labels, 1.0, 2, seeded(0))

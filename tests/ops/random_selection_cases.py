@@ -4,7 +4,7 @@ import pytest
 
 from support.inputs import Inputs
 from support.ops import SELECTING_OPS, each_of
-from support.runs import with_numbers
+from support.runs import with_generator
 
 each_op = each_of(SELECTING_OPS)
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
@@ -13,4 +13,4 @@ BOTH = {"positive": "random", "negative": "random"}
 
 def pick(op, inputs: Inputs, *, seed: int = 0, **options):
     """A selection that draws the same numbers in every call."""
-    return op(*inputs, **with_numbers(options, inputs.embeddings.device, seed))
+    return op(*inputs, **with_generator(options, inputs.embeddings.device, seed))

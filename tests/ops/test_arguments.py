@@ -8,7 +8,7 @@ import torch
 from hardmine import ops, reference
 from support.inputs import random_inputs, seeded
 from support.ops import SELECTING_OPS, each_of
-from support.runs import meaningful
+from support.runs import effective_options
 
 each_op = pytest.mark.parametrize("name", SELECTING_OPS)
 
@@ -18,7 +18,7 @@ REFS, REF_LABELS = torch.randn(5, 3, generator=seeded(1)), torch.tensor([0, 1, 0
 
 
 @pytest.mark.parametrize("library", [ops, reference], ids=["ops", "reference"])
-def test_options_that_are_not_given_have_the_defaults_of_their_term(library):
+def test_options_not_given_equal_defaults_of_their_term(library):
     inputs = random_inputs()
     triplets = torch.tensor([[0, 5, 1], [1, 6, 0]])
     for op, arguments, terms in (
@@ -26,7 +26,7 @@ def test_options_that_are_not_given_have_the_defaults_of_their_term(library):
         (library.indexed_triplet_loss, (inputs.embeddings, triplets), ("nca", "hinge", "sct", "ratio")),
     ):
         for term in terms:
-            given = meaningful({"term": term, "temperature": 0.1, "margin": 0.2, "lam": 1.0})
+            given = effective_options({"term": term, "temperature": 0.1, "margin": 0.2, "lam": 1.0})
             assert torch.equal(op(*arguments, term=term), op(*arguments, **given))
     semihard = {"negative": "semihard", "semihard_margin": 0.4}
     expected = library.select_triplets(*inputs, **semihard, tie="exclude")
@@ -34,7 +34,7 @@ def test_options_that_are_not_given_have_the_defaults_of_their_term(library):
 
 
 @each_op
-def test_a_generator_of_another_device(name):
+def test_generator_on_other_device_raises(name):
     inputs = random_inputs(refs=5).to("meta")
     with pytest.raises(ValueError, match=r"^generator must be on the device of embeddings, meta, got one on cpu$"):
         getattr(ops, name)(*inputs, positive="random", generator=seeded(0))
@@ -43,7 +43,7 @@ def test_a_generator_of_another_device(name):
 @each_of(OPS_WITH_REF_LABELS)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_tensors_beside_those_on_the_cpu(name):
+def test_cuda_and_cpu_tensors_together_raise(name):
     with pytest.raises((ValueError, NotImplementedError), match="must be on the"):
         getattr(ops, name)(X, Y.cuda())
     with pytest.raises((ValueError, NotImplementedError), match="must be on the"):
@@ -81,7 +81,7 @@ def compiled_arguments(monkeypatch, name, *, backward=False, **options):
         (4, X[:1].double(), "random must be None where no selection is random"),
     ],
 )
-def test_direct_calls_of_the_compiled_forward(name, position, wrong, message, monkeypatch):
+def test_compiled_forward_invalid_argument_raises(name, position, wrong, message, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name)
     arguments[position] = wrong
     with pytest.raises((ValueError, RuntimeError), match=message):
@@ -94,7 +94,7 @@ def test_direct_calls_of_the_compiled_forward(name, position, wrong, message, mo
     [({"positive": "random"}, 1), ({"negative": "random"}, 1), ({"positive": "random", "negative": "random"}, 2)],
     ids=str,
 )
-def test_direct_calls_with_wrong_numbers_of_a_random_selection(name, options, rows, monkeypatch):
+def test_compiled_forward_invalid_random_numbers_raise(name, options, rows, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name, **options)
     assert arguments[4].shape == (rows, 4)
     right = torch.zeros(rows, 4, dtype=torch.float64)
@@ -110,7 +110,7 @@ def test_direct_calls_with_wrong_numbers_of_a_random_selection(name, options, ro
 
 @each_op
 @pytest.mark.parametrize("bad_index", [-2, 5, 2**40])
-def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
+def test_compiled_backward_index_out_of_range_raises(name, bad_index, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name, backward=True)
     indices = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.dtype == torch.int64]
     assert len(indices) == 2
@@ -125,7 +125,7 @@ def test_direct_calls_of_the_compiled_backward(name, bad_index, monkeypatch):
 
 
 @each_op
-def test_direct_calls_with_codes_that_stand_for_nothing(name, monkeypatch):
+def test_compiled_forward_unknown_enum_codes_raise(name, monkeypatch):
     packet, arguments = compiled_arguments(monkeypatch, name)
     names = [argument.name for argument in packet.default._schema.arguments]
     codes = [names.index(n) for n in ("similarity", "positive", "negative", "semihard_fallback", "tie")]

@@ -33,7 +33,7 @@ each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 squared_or_not = pytest.mark.parametrize("squared", [True, False], ids=["squared", "unsquared"])
 
 
-def roots_less(*pairs: tuple[float, float]) -> float:
+def half_root_differences(*pairs: tuple[float, float]) -> float:
     """Half the sum of d_ap - d_an over the pairs, which are given as squared distances."""
     return sum(math.sqrt(positive) - math.sqrt(negative) for positive, negative in pairs) / 2
 
@@ -70,7 +70,7 @@ HAND_WORKED = {
     ),
     "unsquared": (
         {"similarity": "euclidean", "margin": 0.0, "squared": False},
-        roots_less(
+        half_root_differences(
             (20, 18), (20, 4), (20, 2), (18, 2), (34, 18), (34, 2), (34, 20), (18, 2), (34, 4), (34, 32), (34, 2)
         ),
         11,
@@ -84,7 +84,7 @@ HAND_WORKED = {
     ),
     "cosine, unsquared": (
         {"margin": 0.0, "squared": False},
-        roots_less(
+        half_root_differences(
             *[(0.8, 0.4), (2, 0.4), (0.8, 0.08), (0.4, 0.08), (3.6, 0.4), (3.6, 0.08), (3.6, 0.8)],
             *[(2, 0.8), (3.6, 3.2), (3.6, 2)],
         ),
@@ -95,7 +95,7 @@ HAND_WORKED = {
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("options", "total", "active"), HAND_WORKED.values(), ids=HAND_WORKED)
-def test_worked_by_hand(loss, device, options, total, active):
+def test_batch_all_hand_worked_values_match(loss, device, options, total, active):
     points = HAND_POINTS.to(device)[:2]
     value, counts = loss(*points, **options, reduction="sum", return_counts=True)
     assert value.item() == pytest.approx(total, rel=1e-6)
@@ -107,7 +107,7 @@ def test_worked_by_hand(loss, device, options, total, active):
 
 
 @IMPLEMENTATIONS
-def test_a_table_worked_by_hand(loss, device):
+def test_batch_all_hand_worked_margin_table_matches(loss, device):
     """Anchors of class 0 have alpha(0, 1) = 5, those of class 1 have alpha(1, 0) = -30; the diagonal is not used.
 
     1/2 of 20 + 5 less 18, 4; 2 + 5 less 4 | 20 + 5 less 2; 18 + 5 less 2 | 34 - 30 less 2 | 2 + 5 less 2;
@@ -131,7 +131,7 @@ def test_a_table_worked_by_hand(loss, device):
     assert counts == (10, 18)
 
 
-def test_defaults(device):
+def test_batch_all_defaults_match_htl(device):
     """The defaults are HTL before its first epoch.
 
     Squared distances of normalized rows, margin 0.2, mean over all triplets.
@@ -147,7 +147,7 @@ def test_defaults(device):
 @each_similarity
 @each_reduction
 @pytest.mark.parametrize("sizes", [[4] * 15, [70, 3, 1, 33], [64] * 3], ids=str)
-def test_counts_and_sums_of_small_integers_are_exact(similarity, reduction, sizes, device):
+def test_batch_all_small_integers_are_exact(similarity, reduction, sizes, device):
     """Lists of up to 32 positives, and longer ones.
 
     With margin 0 many triplets are at the kink, and therefore inactive.
@@ -171,7 +171,7 @@ def test_counts_and_sums_of_small_integers_are_exact(similarity, reduction, size
             torch.testing.assert_close(result.grad, expected.grad, rtol=0, atol=atol)
 
 
-def test_at_the_kink_a_triplet_is_not_active_and_has_no_gradient(device):
+def test_batch_all_at_kink_is_inactive_without_gradient(device):
     """d_ap = 4, d_an = 9: with margin 5 the hinge is exactly 0; with a slightly larger margin it is positive."""
     inputs = Inputs(torch.tensor([[0.0], [2.0], [-3.0]]), torch.tensor([0, 0, 1])).to(device)
     for margin, active in ((5.0, 0), (5.0 + 2**-20, 1)):
@@ -180,7 +180,7 @@ def test_at_the_kink_a_triplet_is_not_active_and_has_no_gradient(device):
         assert result.grad.any() == bool(active)
 
 
-def test_equal_rows(device):
+def test_batch_all_equal_rows_give_half_margin_and_zero_gradient(device):
     """Every distance is 0, so each triplet's loss is half the margin. The gradient is 0, without squares too."""
     inputs = Inputs(torch.tensor([[3.0, 4.0]]).expand(100, 2), labels_of_sizes([60, 30, 10])).to(device)
     total = 60 * 59 * 40 + 30 * 29 * 70 + 10 * 9 * 90
@@ -199,7 +199,7 @@ def test_equal_rows(device):
 
 
 @each_similarity
-def test_batches_without_a_triplet(similarity, device):
+def test_batch_all_without_triplets_is_zero(similarity, device):
     for labels in ([], [3], [2, 2, 2], [1, 2, 3]):
         inputs = Inputs(torch.ones(len(labels), 3), torch.tensor(labels, dtype=torch.int64)).to(device)
         for reduction in REDUCTIONS:
@@ -234,7 +234,7 @@ CLASS_SIZES = {
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
 @squared_or_not
-def test_class_sizes(sizes, similarity, squared, device):
+def test_batch_all_class_sizes_match_reference(sizes, similarity, squared, device):
     inputs = inputs_of_sizes(sizes, 6).to(device)
     for margin in (0.2, -0.4):
         options = {"similarity": similarity, "squared": squared, "margin": margin}
@@ -243,7 +243,7 @@ def test_class_sizes(sizes, similarity, squared, device):
         assert_results_close(result, expected, 1e-11)
 
 
-def test_many_classes_and_depths_from_1_to_huge(device):
+def test_batch_all_many_classes_and_depths_match_reference(device):
     for rows, depth, classes in ((500, 1, 100), (40, 3000, 5), (600, 3, 200)):
         inputs = random_inputs(rows, depth, classes, dtype=torch.float64, seed=rows).to(device)
         for squared in (True, False):
@@ -253,7 +253,7 @@ def test_many_classes_and_depths_from_1_to_huge(device):
 
 @pytest.mark.slow
 @pytest.mark.cpu
-def test_counts_beyond_32_bits():
+def test_batch_all_counts_exceed_32_bits():
     """Two classes of 1300 have 2 * 1300 * 1299 * 1300 = 4.4e9 triplets. With a large margin all are active."""
     labels = torch.arange(2600) % 2
     x = torch.randn(2600, 2, generator=seeded(0))
@@ -276,7 +276,7 @@ def test_counts_beyond_32_bits():
 @each_similarity
 @squared_or_not
 @pytest.mark.parametrize("sizes", [[4] * 30, [70, 50]], ids=str)
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, squared, sizes, device):
+def test_batch_all_error_is_at_most_twice_plain_torch(dtype, similarity, squared, sizes, device):
     """The margin is far from every difference of distances, so the counts are equal."""
     inputs = inputs_of_sizes(sizes, 40, dtype).to(device)
     options = {"similarity": similarity, "squared": squared, "reduction": "mean_active"}
@@ -310,7 +310,7 @@ def distances(x: Tensor, squared: bool, similarity: str) -> Tensor:
 @squared_or_not
 @pytest.mark.parametrize("reduction", ["mean", "mean_active", pytest.param("sum", marks=pytest.mark.cpu)])
 @pytest.mark.parametrize("sizes", [[3, 4, 5], [36, 2, 3]], ids=str)
-def test_gradcheck(similarity, squared, reduction, sizes, device):
+def test_batch_all_gradcheck_passes(similarity, squared, reduction, sizes, device):
     inputs = inputs_of_sizes(sizes, 4).to(device)
     d = distances(inputs.embeddings, squared, similarity)
     table = random_table(len(sizes)).to(device)
@@ -332,7 +332,7 @@ def test_gradcheck(similarity, squared, reduction, sizes, device):
     assert torch.autograd.grad(function(x), x)[0].any(1).all()
 
 
-def test_a_gradient_worked_by_hand(device):
+def test_batch_all_hand_worked_gradient_matches(device):
     """In one dimension a = 0, p = 2, n = 1: 1/2 [4 - 1 + 1]+ = 2 and, anchored at p, 1/2 [4 - 1 + 1]+ = 2.
 
     The first has the gradient -2 + 1 in a, 2 in p, -1 in n; the second -2 in a, 2 - 1 in p, 1 in n.
@@ -347,7 +347,7 @@ def test_a_gradient_worked_by_hand(device):
     assert result.grad.tolist() == [[-0.5], [0.5], [0.0]]
 
 
-def test_only_a_needed_gradient_is_computed(device):
+def test_batch_all_without_gradient_has_equal_loss(device):
     """If no gradient is needed, the loss is the same; a scaled loss has a scaled gradient."""
     inputs = random_inputs().to(device)
     x = inputs.embeddings.clone().requires_grad_()
@@ -379,7 +379,7 @@ def problems(draw):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(problems())
-def test_random_inputs_and_options_match_the_reference(problem):
+def test_batch_all_random_inputs_and_options_match_reference(problem):
     inputs, options = problem[0], dict(problem[1])
     if inputs.embeddings.shape[1] == 1:
         options["similarity"] = "euclidean"  # cosines would be 1 and -1, with triplets at the kink for some margins

@@ -63,12 +63,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_good_arguments(name):
+def test_compiled_forward_valid_arguments_pass(name):
     getattr(torch.ops.hardmine, name)(*GOOD[name])
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), WRONG, ids=[f"{name}, {list(c)}: {m}" for name, c, m in WRONG])
-def test_wrong_arguments_of_the_forward(name, changes, message):
+def test_compiled_forward_invalid_argument_raises(name, changes, message):
     with pytest.raises((ValueError, RuntimeError), match=message):
         getattr(torch.ops.hardmine, name)(*(changes.get(i, a) for i, a in enumerate(GOOD[name])))
 
@@ -90,7 +90,7 @@ def backward_call(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_wrong_shapes_of_the_backward(name, monkeypatch):
+def test_compiled_backward_wrong_shape_raises(name, monkeypatch):
     """A tensor without its last row, or with another dtype, is an error, not an out-of-bounds read."""
     packet, arguments = backward_call(name, monkeypatch)
     tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.dim()]
@@ -115,7 +115,7 @@ def test_wrong_shapes_of_the_backward(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["knn", "tuplet_loss"])
 @pytest.mark.parametrize("bad_index", [-2, 5, 2**40])
-def test_wrong_indices_of_the_backward(name, bad_index, monkeypatch):
+def test_compiled_backward_index_out_of_range_raises(name, bad_index, monkeypatch):
     packet, arguments = backward_call(name, monkeypatch)
     indices = [
         i

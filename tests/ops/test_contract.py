@@ -36,7 +36,7 @@ THREADED_CASES = [
 
 @pytest.mark.thinned(17)
 @pytest.mark.parametrize(("name", "similarity", "refs", "options"), THREADED_CASES, ids=str)
-def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, options):
+def test_op_any_thread_count_is_bitwise_equal(name, similarity, refs, options):
     """The inputs have ties, and are large enough for every loop to be split among 5 threads."""
     inputs = exact_inputs(similarity, 3000, 64, 40, refs)
     options = {"similarity": similarity, **options}
@@ -79,10 +79,10 @@ print(peak_mib() - before)
 @pytest.mark.subprocess
 @each_of(OPS)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-def test_memory_is_linear_in_the_batch(name):
+def test_op_peak_memory_is_linear_in_batch(name):
     """The matrix of 20,000 rows alone would take 1.5 GiB, and the triplets of classes of 4 would take 12 times that."""
-    images_a_class = 4 if name == "batch_all_triplet_loss" else 100
-    peak_mib = float(output_of(run_python("-c", MEMORY_SCRIPT, name, str(images_a_class))))
+    images_per_class = 4 if name == "batch_all_triplet_loss" else 100
+    peak_mib = float(output_of(run_python("-c", MEMORY_SCRIPT, name, str(images_per_class))))
     assert peak_mib < 32
 
 
@@ -111,7 +111,7 @@ def recorded_calls(monkeypatch, name: str, inputs: Inputs, **options) -> list[tu
 @ignore_warnings_of_torch
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_opcheck(name, refs, dtype, device, monkeypatch):
+def test_op_opcheck_passes(name, refs, dtype, device, monkeypatch):
     check_compiled_ops(recorded_calls(monkeypatch, name, random_inputs(refs=refs, dtype=dtype).to(device)), dtype)
 
 
@@ -119,7 +119,7 @@ def test_opcheck(name, refs, dtype, device, monkeypatch):
 @ignore_warnings_of_torch
 @each_with_refs(("select_triplets", "triplet_loss"))
 @pytest.mark.parametrize("options", [{"positive": "random"}, {"positive": "random", "negative": "random"}], ids=str)
-def test_opcheck_of_random_selections(name, refs, options, device, monkeypatch):
+def test_op_random_selection_opcheck_passes(name, refs, options, device, monkeypatch):
     inputs = random_inputs(refs=refs).to(device)
     check_compiled_ops(recorded_calls(monkeypatch, name, inputs, **options), torch.float32)
 
@@ -139,7 +139,7 @@ def check_compiled_ops(calls: list[tuple], dtype: torch.dtype) -> None:
 
 
 @each_with_refs(OPS)
-def test_meta_tensors_give_shapes_and_dtypes(name, refs):
+def test_op_meta_tensors_match_shapes_and_dtypes(name, refs):
     inputs = random_inputs(refs=refs, dtype=torch.float16)
     on_cpu, on_meta = (run(getattr(ops, name), i) for i in (inputs, inputs.to("meta")))
     for a, b in zip(on_meta.tensors(), on_cpu.tensors(), strict=True):
@@ -150,7 +150,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name, refs):
 @ignore_warnings_of_torch
 @each_of(OPS)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_by_torch_without_a_graph_break(name, backend, device):
+def test_op_torch_compile_has_no_graph_break_and_is_equal(name, backend, device):
     """Forward and backward equal eager mode bit for bit. The second batch size compiles them for any size."""
 
     def outputs(*inputs):
@@ -173,7 +173,7 @@ def test_compiled_by_torch_without_a_graph_break(name, backend, device):
 
 @each_of(OPS)
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpoints_compute_the_same_again(name, use_reentrant):
+def test_op_under_checkpoint_is_equal(name, use_reentrant):
     inputs = random_inputs(20, refs=None if name in OPS_WITHOUT_REFS else 30)
     leaves = leaves_of(inputs)
     expected = torch.autograd.grad(sum(o.nansum() for o in differentiable_outputs(name, inputs)), leaves)

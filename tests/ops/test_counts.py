@@ -21,7 +21,7 @@ ABOUT_THE_AXIS = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8], [0.0, 1.0]])
 
 @each_library
 @pytest.mark.parametrize("refs", [None, 20], ids=["self", "refs"])
-def test_triplets_are_the_anchors_with_a_positive_and_a_negative(library, refs):
+def test_selection_triplets_are_anchors_with_both_pairs(library, refs):
     inputs = random_inputs(30, refs=refs, classes=12)
     selection = library.select_triplets(*inputs, negative="semihard")
     rows = zip(selection.positive_index.tolist(), selection.negative_index.tolist(), strict=True)
@@ -38,13 +38,13 @@ def test_triplets_are_the_anchors_with_a_positive_and_a_negative(library, refs):
 
 
 @each_library
-def test_triplets_of_an_empty_selection_are_empty(library):
+def test_selection_triplets_of_empty_batch_are_empty(library):
     selection = library.select_triplets(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
     assert [t.shape for t in selection.triplets()] == [(0,)] * 3
     assert selection.count() == 0
 
 
-def test_triplets_are_what_the_losses_on_given_triplets_take():
+def test_selection_triplets_feed_indexed_triplet_loss():
     inputs = random_inputs(30)
     selection = ops.select_triplets(*inputs, negative="hardest")
     triplets = torch.stack(selection.triplets(), 1)
@@ -54,7 +54,7 @@ def test_triplets_are_what_the_losses_on_given_triplets_take():
 
 @each_library
 @each_of(COUNTING)
-def test_results_come_in_order(library, name):
+def test_returned_values_come_in_documented_order(library, name):
     op, more = getattr(library, name), f"return_{COUNTING[name]}"
     loss = op(*HAND_POINTS)
     both = op(*HAND_POINTS, **{more: True, "return_count": True})
@@ -83,7 +83,7 @@ COUNTED = [
 
 @pytest.mark.parametrize(("name", "options"), COUNTED, ids=str)
 @pytest.mark.parametrize("refs", [None, 20], ids=["self", "refs"])
-def test_the_mean_is_the_sum_over_the_count(name, options, refs):
+def test_mean_equals_sum_over_count(name, options, refs):
     inputs = random_inputs(30, refs=refs, classes=14, spread=1.2, dtype=torch.float64)
     counts = []
     for library in (ops, reference):
@@ -115,7 +115,7 @@ def test_the_mean_is_the_sum_over_the_count(name, options, refs):
     ],
     ids=str,
 )
-def test_ties_and_limits_count_as_in_the_mean(library, options, expected):
+def test_count_at_ties_and_limits_matches_mean(library, options, expected):
     labels = torch.tensor([0, 0, 1, 2])
     loss, count = library.sct_loss(ABOUT_THE_AXIS, labels, **options, return_count=True)
     assert count == expected
@@ -126,7 +126,7 @@ def test_ties_and_limits_count_as_in_the_mean(library, options, expected):
 
 
 @each_of(COUNTING)
-def test_no_anchor_counts_without_positives_or_negatives(name):
+def test_count_without_positives_or_negatives_is_zero(name):
     x = torch.randn(4, 3)
     for labels in (torch.arange(4), torch.zeros(4, dtype=torch.int64)):
         for library in (ops, reference):
@@ -136,7 +136,7 @@ def test_no_anchor_counts_without_positives_or_negatives(name):
 
 @pytest.mark.slow
 @each_of(COUNTING)
-def test_counts_compile_without_a_graph_break(name):
+def test_count_torch_compile_has_no_graph_break(name):
     op, inputs = getattr(ops, name), random_inputs(30, classes=14)
     torch.compiler.reset()
     compiled = torch.compile(lambda *given: op(*given, return_count=True), fullgraph=True, backend="aot_eager")
@@ -145,7 +145,7 @@ def test_counts_compile_without_a_graph_break(name):
 
 
 @each_of(COUNTING)
-def test_verify_finds_a_wrong_count(name, verify, monkeypatch):
+def test_verify_wrong_count_raises(name, verify, monkeypatch):
     inputs = random_inputs(30, classes=14)
     with verify() as report:
         getattr(ops, name)(*inputs, return_count=True)

@@ -18,14 +18,14 @@ def call(op: str, argument: str, value, library=ops, **options):
     return getattr(library, op)(**{**CALLS[op], **options, argument: value})
 
 
-def test_declaration_of_every_op_has_its_arguments():
+def test_declarations_cover_every_op_argument():
     assert ARGUMENTS.keys() == CALLS.keys() == {name for name in ops.__all__ if name.islower()}
     for op, arguments in ARGUMENTS.items():
         assert inspect.signature(getattr(ops, op)).parameters.keys() == arguments.keys(), op
 
 
 @each_argument
-def test_argument_of_a_right_value_is_taken(op, argument):
+def test_argument_valid_values_are_accepted(op, argument):
     kind = ARGUMENTS[op][argument]
     values = kind.valid()
     assert values
@@ -34,7 +34,7 @@ def test_argument_of_a_right_value_is_taken(op, argument):
 
 
 @each_argument
-def test_argument_of_a_wrong_value_is_an_error_that_names_it(op, argument):
+def test_argument_invalid_values_raise_by_name(op, argument):
     kind = ARGUMENTS[op][argument]
     for wrong in kind.invalid():
         with pytest.raises(wrong.error, match=f"^{re.escape(f'{argument} {wrong.words}')}$"):
@@ -51,7 +51,7 @@ def test_argument_of_a_wrong_value_is_an_error_that_names_it(op, argument):
         if kind.only_with and argument != "margin_labels"  # margin_labels need a table: see test_margin_tables.py
     ],
 )
-def test_option_that_does_nothing_is_an_error_that_names_what_has_it(library, op, argument):
+def test_option_without_effect_raises_naming_its_owner(library, op, argument):
     kind = ARGUMENTS[op][argument]
     names = {decider: [n for n in ARGUMENTS[op][decider].names if n not in v] for decider, v in kind.only_with.items()}
     *others, last = map(repr, next(iter(kind.only_with.values())))
@@ -69,7 +69,7 @@ def test_option_that_does_nothing_is_an_error_that_names_what_has_it(library, op
 
 
 @pytest.mark.parametrize("op", ARGUMENTS)
-def test_argument_that_there_is_not_is_named(op):
+def test_op_unknown_or_positional_option_raises(op):
     with pytest.raises(TypeError, match="'marginn'"):
         call(op, "marginn", 0.1)
     given = list(CALLS[op].values())

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.emulated
 with_and_without_refs = pytest.mark.parametrize("refs", [None, 30], ids=["self", "refs"])
 
 
-def mild(name, depth, similarity):
+def well_conditioned_options(name, depth, similarity):
     """Options for which the slopes of the losses do not magnify the rounding errors of long sums."""
     return {"temperature": float(depth)} if (name, similarity) == ("tuplet_loss", "dot") else {}
 
@@ -44,7 +44,7 @@ LONG_TO_EMULATE = ("tuplet_loss", "batch_all_triplet_loss")
 @pytest.mark.thinned(11)
 @each_with_similarity(OPS, cpu=LONG_TO_EMULATE)
 @pytest.mark.parametrize("rows", BATCH_SIZES)
-def test_batch_sizes_beside_those_of_tiles(name, similarity, rows, device):
+def test_op_rows_around_tile_sizes_match_reference(name, similarity, rows, device):
     classes = 3 if rows < 100 else 12
     for refs in (None,) if name in OPS_WITHOUT_REFS else (None, rows - 1, rows + 1):
         inputs = random_inputs(rows, 5, classes, refs, dtype=torch.float64, seed=rows).to(device)
@@ -56,15 +56,15 @@ def test_batch_sizes_beside_those_of_tiles(name, similarity, rows, device):
 @pytest.mark.parametrize(
     "depth", [1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513, pytest.param(5000, marks=pytest.mark.cpu)]
 )
-def test_depths_beside_those_of_chunks(name, similarity, depth, device):
+def test_op_depths_around_chunk_sizes_match_reference(name, similarity, depth, device):
     for refs in (None,) if name in OPS_WITHOUT_REFS else (None, 19):
         inputs = random_inputs(23, depth, 3, refs, dtype=torch.float64, seed=depth).to(device)
-        options = mild(name, depth, similarity)
+        options = well_conditioned_options(name, depth, similarity)
         assert_results_close(*run_both(name, inputs, similarity=similarity, **options), 1e-12)
 
 
 @each_with_refs(OPS)
-def test_non_contiguous_inputs(name, refs, device):
+def test_op_noncontiguous_inputs_are_equal(name, refs, device):
     inputs = random_inputs(40, 9, refs=refs).to(device)
     strided = Inputs(
         *(None if t is None else torch.stack([t, t.neg()], -1)[..., 0] for t in inputs),
@@ -81,14 +81,14 @@ def test_non_contiguous_inputs(name, refs, device):
 
 @each_of(OPS_WITH_LABELS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
-def test_labels_of_every_integer_dtype(name, dtype, device):
+def test_op_any_integer_label_dtype_is_equal(name, dtype, device):
     inputs = random_inputs(refs=20).to(device)
     expected = run(getattr(ops, name), inputs)
     shifted = inputs._replace(labels=(inputs.labels + 4).to(dtype), ref_labels=(inputs.ref_labels + 4).to(torch.int64))
     assert_results_bitwise_equal(run(getattr(ops, name), shifted), expected)
 
 
-def assert_same_of_other_labels(name, actual, expected):
+def assert_equal_after_relabeling(name, actual, expected):
     """Sums over many pairs follow the order of the labels, so their rounding depends on it."""
     if name in SELECTING_OPS:
         assert_results_bitwise_equal(actual, expected)
@@ -98,28 +98,28 @@ def assert_same_of_other_labels(name, actual, expected):
 
 @each_of(OPS_WITH_LABELS)
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64], ids=str)
-def test_labels_that_use_the_whole_range_of_unsigned_dtypes(name, dtype):
+def test_op_extreme_unsigned_labels_are_equal(name, dtype):
     inputs = random_inputs(classes=2)
     expected = run(getattr(ops, name), inputs)
     low, high = 0, torch.iinfo(dtype).max  # as int64, the maximum may be -1
     labels = torch.tensor([low if label == inputs.labels.min() else high for label in inputs.labels], dtype=dtype)
     assert len(inputs.labels.unique()) == 2
-    assert_same_of_other_labels(name, run(getattr(ops, name), inputs._replace(labels=labels)), expected)
+    assert_equal_after_relabeling(name, run(getattr(ops, name), inputs._replace(labels=labels)), expected)
 
 
 @each_of(OPS_WITH_LABELS)
-def test_labels_anywhere_in_int64(name):
+def test_op_extreme_int64_labels_are_equal(name):
     """Labels need not be consecutive. Any difference between them is valid, even one that int64 cannot represent."""
     inputs = random_inputs(60, classes=6, refs=40)
     expected = run(getattr(ops, name), inputs)
-    least, most = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
-    for wild in ([least, -(2**40), -1, 0, 2**50, most], [most, 5, least, 7, 6, 4], [2**40 + i for i in range(6)]):
+    low, high = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
+    for wild in ([low, -(2**40), -1, 0, 2**50, high], [high, 5, low, 7, 6, 4], [2**40 + i for i in range(6)]):
         labels, ref_labels = (torch.tensor(wild)[(t + 4) // 3] for t in (inputs.labels, inputs.ref_labels))
         relabeled = inputs._replace(labels=labels, ref_labels=ref_labels)
-        assert_same_of_other_labels(name, run(getattr(ops, name), relabeled), expected)
+        assert_equal_after_relabeling(name, run(getattr(ops, name), relabeled), expected)
         alone = run(getattr(ops, name), inputs._replace(ref_embeddings=None, ref_labels=None))
         relabeled = relabeled._replace(ref_embeddings=None, ref_labels=None)
-        assert_same_of_other_labels(name, run(getattr(ops, name), relabeled), alone)
+        assert_equal_after_relabeling(name, run(getattr(ops, name), relabeled), alone)
 
 
 # No candidates
@@ -136,7 +136,7 @@ WITHOUT_A_VALID_ANCHOR = {
 
 @each_with_similarity(OPS_WITH_LABELS)
 @pytest.mark.parametrize("labels", WITHOUT_A_VALID_ANCHOR.values(), ids=WITHOUT_A_VALID_ANCHOR)
-def test_without_a_valid_anchor_the_loss_and_its_gradient_are_0(name, similarity, labels, device):
+def test_op_without_valid_anchor_is_zero(name, similarity, labels, device):
     x = random_inputs(len(labels), 5, 1, seed=2).embeddings
     result = run(
         getattr(ops, name), Inputs(x, torch.tensor(labels, dtype=torch.int64)).to(device), similarity=similarity
@@ -154,7 +154,7 @@ def test_without_a_valid_anchor_the_loss_and_its_gradient_are_0(name, similarity
 
 
 @each_with_refs(OPS_WITH_LABELS)
-def test_anchors_without_candidates_take_no_part(name, refs, device):
+def test_op_anchors_without_candidates_are_excluded(name, refs, device):
     """Rows that are alone in their class have no positive here. Without refs they still serve as negatives."""
     inputs = random_inputs(20, 5, 3, refs, seed=4)
     lonely = inputs._replace(labels=torch.where(torch.arange(20) % 4 == 1, 100 + torch.arange(20), inputs.labels))
@@ -167,7 +167,7 @@ def test_anchors_without_candidates_take_no_part(name, refs, device):
 
 
 @each_of(SELECTING_OPS)
-def test_refs_of_no_rows_and_of_other_classes(name, device):
+def test_op_empty_or_foreign_refs_give_no_selection(name, device):
     inputs = random_inputs(12, 5, 3)
     no_refs = Inputs(*inputs[:2], torch.empty(0, 5), torch.empty(0, dtype=torch.int64)).to(device)
     result = run(getattr(ops, name), no_refs)
@@ -187,7 +187,7 @@ def test_refs_of_no_rows_and_of_other_classes(name, device):
 
 
 @each_of(LOSSES)
-def test_shapes_of_the_loss(name, device):
+def test_loss_has_shape_of_reduction(name, device):
     for reduction in reductions_of(name):
         for rows in (0, 9):
             loss = evaluate(getattr(ops, name), random_inputs(rows, 5, 3).to(device), reduction=reduction)[0]
@@ -199,14 +199,14 @@ def test_shapes_of_the_loss(name, device):
 
 
 @each_with_similarity(OPS)
-def test_rows_of_zeros(name, similarity, device):
+def test_op_zero_rows_match_reference(name, similarity, device):
     inputs = random_inputs(24, 5, 3, dtype=torch.float64)
     inputs.embeddings[::5] = 0.0
     assert_results_close(*run_both(name, inputs.to(device), similarity=similarity), 1e-12)
 
 
 @each_of(OPS)
-def test_rows_shorter_than_the_epsilon_of_normalize(name, device):
+def test_op_rows_below_normalize_epsilon_have_no_gradient(name, device):
     inputs = random_inputs(24, 5, 3, dtype=torch.float64)
     inputs.embeddings[::5] *= 1e-14
     result, expected = run_both(name, inputs.to(device))
@@ -218,7 +218,7 @@ def test_rows_shorter_than_the_epsilon_of_normalize(name, device):
 @pytest.mark.parametrize("similarity", ["dot", "euclidean"])
 @with_and_without_refs
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_selection_takes_nan_similarities_for_no_candidates(similarity, refs, bad, device):
+def test_selection_nan_similarities_are_not_candidates(similarity, refs, bad, device):
     inputs = random_inputs(24, 5, 3, refs)
     inputs.embeddings[3, 2] = bad
     if refs:
@@ -240,7 +240,7 @@ def test_selection_takes_nan_similarities_for_no_candidates(similarity, refs, ba
 @pytest.mark.parametrize("similarity", ["dot", "euclidean"])
 @with_and_without_refs
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_neighbors_have_no_nan_similarities(similarity, refs, bad, device):
+def test_knn_nan_similarities_are_not_neighbors(similarity, refs, bad, device):
     inputs = random_inputs(24, 5, 3, refs)
     inputs.embeddings[3, 2] = bad
     if refs:
@@ -256,7 +256,7 @@ def test_neighbors_have_no_nan_similarities(similarity, refs, bad, device):
 @each_with_similarity(LOSSES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["embeddings", "ref_embeddings", "a row in no pair"])
-def test_divergence_is_never_hidden(name, similarity, bad, where, device):
+def test_loss_nonfinite_row_gives_nan(name, similarity, bad, where, device):
     inputs = random_inputs(24, 5, 3, 30)
     if name in OPS_WITHOUT_REFS and where != "embeddings":
         pytest.skip("takes no refs")
@@ -276,7 +276,7 @@ def test_divergence_is_never_hidden(name, similarity, bad, where, device):
 
 @each_with_similarity(LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_norm_that_overflows_is_no_silent_0(name, similarity, dtype):
+def test_loss_overflowing_norm_gives_nan(name, similarity, dtype):
     """The rows are finite, but their squares overflow.
 
     Without a check, no pair would be a candidate, and the loss would be 0.

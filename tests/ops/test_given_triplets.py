@@ -21,11 +21,11 @@ from triplets import (
     assert_outcomes_equal,
     case_id,
     compiled_arguments,
-    only_where_triplets_are_checked,
     random_batch,
     random_triplets,
     run_given,
     run_given_both,
+    skip_if_triplets_are_unchecked,
 )
 
 pytestmark = pytest.mark.emulated
@@ -44,7 +44,7 @@ ignore_warnings_of_torch = pytest.mark.filterwarnings("ignore:.*torch.jit.script
     ("rows", "depth", "count"),
     [(0, 5, 0), (1, 5, 0), (2, 1, 0), (3, 1, 1), (3, 5, 1), (3, 1, 9), (4, 2, 200), (12, 20_000, 20), (300, 3, 2)],
 )
-def test_shapes_at_the_edges(name, options, rows, depth, count, device):
+def test_op_edge_shapes_match_reference(name, options, rows, depth, count, device):
     batch = random_batch(rows, depth, count, dtype=torch.float64, seed=5).to(device)
     result, expected = run_given_both(name, batch, **options)
     assert result.grad.shape == (rows, depth)
@@ -53,14 +53,14 @@ def test_shapes_at_the_edges(name, options, rows, depth, count, device):
 
 @each_op
 @pytest.mark.parametrize("depth", [1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 255, 256, 257])
-def test_depths_beside_those_of_vectors(name, depth, device):
+def test_op_depths_around_vector_sizes_match_reference(name, depth, device):
     batch = random_batch(23, depth, 30, dtype=torch.float64, seed=depth).to(device)
     for similarity in ("cosine", "euclidean"):
         assert_outcomes_close(*run_given_both(name, batch, similarity=similarity), 1e-12)
 
 
 @each_case
-def test_without_triplets_loss_and_gradient_are_0(name, options, device):
+def test_op_without_triplets_is_zero(name, options, device):
     batch = Batch(random_batch().embeddings, NO_TRIPLETS).to(device)
     outcome = run_given(getattr(ops, name), batch, **options)
     assert outcome.loss.item() == 0.0
@@ -69,14 +69,14 @@ def test_without_triplets_loss_and_gradient_are_0(name, options, device):
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_shapes_of_the_unreduced_loss(count, device):
+def test_loss_has_shape_of_reduction(count, device):
     batch = random_batch(count=count).to(device)
     assert ops.indexed_triplet_loss(*batch, reduction="none").shape == (count,)
     assert ops.indexed_triplet_loss(*batch, reduction="sum").shape == ()
 
 
 @each_case
-def test_rows_in_many_triplets_and_in_none(name, options, device):
+def test_op_rows_in_many_or_no_triplets_match_reference(name, options, device):
     """Row 0 is in every triplet, in every position; rows 20 and up are in none."""
     batch = random_batch(30, 8, 0, dtype=torch.float64)
     triplets = torch.tensor([[0, 1 + i % 19, 1 + (i + 7) % 19] for i in range(60)])
@@ -89,7 +89,7 @@ def test_rows_in_many_triplets_and_in_none(name, options, device):
 
 
 @each_op
-def test_non_contiguous_inputs_and_upstream_gradients(name, device):
+def test_op_noncontiguous_inputs_and_gradients_are_equal(name, device):
     batch = random_batch(depth=9).to(device)
     strided = Batch(*(torch.stack([t, t.neg()], -1)[..., 0] for t in batch))
     transposed = Batch(*(t.T.contiguous().T for t in batch))
@@ -114,7 +114,7 @@ def test_non_contiguous_inputs_and_upstream_gradients(name, device):
     [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64],
     ids=str,
 )
-def test_triplets_of_every_integer_dtype(name, dtype):
+def test_op_any_integer_triplet_dtype_is_equal(name, dtype):
     batch = random_batch()
     expected = run_given(getattr(ops, name), batch)
     assert_outcomes_equal(run_given(getattr(ops, name), batch._replace(triplets=batch.triplets.to(dtype))), expected)
@@ -122,7 +122,7 @@ def test_triplets_of_every_integer_dtype(name, dtype):
 
 @each_op
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
-def test_dtypes_of_losses_and_gradients(name, dtype, device):
+def test_op_outputs_have_documented_dtypes(name, dtype, device):
     outcome = run_given(getattr(ops, name), random_batch(dtype=dtype).to(device))
     assert outcome.loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert outcome.grad.dtype == dtype
@@ -136,7 +136,7 @@ def test_dtypes_of_losses_and_gradients(name, dtype, device):
 @each_case
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 3e19], ids=["nan", "inf", "overflow"])
 @pytest.mark.parametrize("row", [0, 39], ids=["in a triplet", "in none"])
-def test_divergence_is_never_hidden(name, options, bad, row, device):
+def test_op_nonfinite_row_gives_nan(name, options, bad, row, device):
     batch = random_batch()
     batch.triplets[0] = torch.tensor([0, 1, 2])
     batch.triplets[batch.triplets == 39] = 38
@@ -152,7 +152,7 @@ def test_divergence_is_never_hidden(name, options, bad, row, device):
 
 
 @each_case
-def test_rows_of_zeros_and_equal_rows(name, options, device):
+def test_op_zero_and_equal_rows_match_reference(name, options, device):
     batch = random_batch(24, 5, 80, dtype=torch.float64)
     batch.embeddings[::5] = 0.0
     batch.embeddings[1::5] = batch.embeddings[1]
@@ -166,7 +166,7 @@ def test_rows_of_zeros_and_equal_rows(name, options, device):
 
 
 @each_op
-def test_a_second_derivative_is_a_clear_error(name):
+def test_op_second_derivative_raises(name):
     batch = random_batch()
     x = batch.embeddings.requires_grad_()
     (grad,) = torch.autograd.grad(getattr(ops, name)(x, batch.triplets), x, create_graph=True)
@@ -175,7 +175,7 @@ def test_a_second_derivative_is_a_clear_error(name):
 
 
 @each_op
-def test_gradients_only_where_they_are_asked_for(name):
+def test_op_gradient_only_if_required(name):
     batch = random_batch()
     assert not getattr(ops, name)(*batch).requires_grad
     batch.embeddings.requires_grad_()
@@ -191,7 +191,7 @@ def test_gradients_only_where_they_are_asked_for(name):
 
 @pytest.mark.cpu
 @each_case
-def test_any_number_of_threads_gives_the_same_bits(name, options):
+def test_op_any_thread_count_is_bitwise_equal(name, options):
     """The inputs are large enough for every loop to be split among 5 threads; rows occur in many triplets."""
     batch = random_batch(2000, 64, 100)
     batch = batch._replace(triplets=torch.cat([batch.triplets + 19 * i for i in range(60)]) % 2000)
@@ -238,7 +238,7 @@ def outcomes_at(tmp_path_factory):
 @pytest.mark.subprocess
 @pytest.mark.cpu
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
-def test_simd_levels_agree_bit_for_bit(level, outcomes_at):
+def test_op_simd_levels_are_bitwise_equal(level, outcomes_at):
     if level not in simd_levels():
         pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")
     scalar, outcomes = outcomes_at("scalar"), outcomes_at(level)
@@ -276,7 +276,7 @@ print(peak_mib() - before)
 @pytest.mark.subprocess
 @each_op
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-def test_memory_does_not_grow_with_triplets_times_depth(name):
+def test_op_peak_memory_is_below_triplets_times_depth(name):
     """The rows of 100,000 triplets alone would take 293 MiB."""
     assert float(output_of(run_python("-c", MEMORY_SCRIPT, name))) < 40
 
@@ -290,7 +290,7 @@ def test_memory_does_not_grow_with_triplets_times_depth(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("count", [0, 30])
 @pytest.mark.parametrize("unreduced", [False, True])
-def test_opcheck(name, dtype, count, unreduced):
+def test_op_opcheck_passes(name, dtype, count, unreduced):
     x, *rest = compiled_arguments(name, random_batch(count=count, dtype=dtype))
     if unreduced and name == "global_loss":
         pytest.skip("a global loss has no terms of single triplets")
@@ -305,7 +305,7 @@ def test_opcheck(name, dtype, count, unreduced):
 
 
 @each_op
-def test_meta_tensors_give_shapes_and_dtypes(name):
+def test_op_meta_tensors_match_shapes_and_dtypes(name):
     batch = random_batch(dtype=torch.float16)
     for options in ({}, {"reduction": "none"})[: 1 if name == "global_loss" else 2]:
         on_cpu, on_meta = (run_given(getattr(ops, name), b, **options) for b in (batch, batch.to("meta")))
@@ -318,7 +318,7 @@ def test_meta_tensors_give_shapes_and_dtypes(name):
 @ignore_warnings_of_torch
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled_by_torch_without_a_graph_break(name, backend):
+def test_op_torch_compile_has_no_graph_break_and_is_equal(name, backend):
     """Compiled forward and backward, with labels too.
 
     The second call compiles for any batch size and any number of triplets.
@@ -344,15 +344,15 @@ def test_compiled_by_torch_without_a_graph_break(name, backend):
 @pytest.mark.slow
 @ignore_warnings_of_torch
 @each_op
-@only_where_triplets_are_checked
-def test_compiled_by_torch_bad_indices_are_still_errors(name):
+@skip_if_triplets_are_unchecked
+def test_op_torch_compile_bad_indices_raise(name):
     torch.compiler.reset()
     compiled = torch.compile(getattr(ops, name), fullgraph=True, backend="aot_eager")
     with pytest.raises(ValueError, match=r"triplets must lie in \[0, B\) = \[0, 5\), got 5 at \[0, 2\]"):
         compiled(torch.ones(5, 3), torch.tensor([[0, 1, 5]]))
 
 
-def test_random_triplets_are_of_three_different_rows():
+def test_random_triplets_have_three_different_rows():
     triplets = random_triplets(7, 200)
     assert triplets.sort().values.diff().gt(0).all()
     assert triplets.unique().tolist() == list(range(7))

@@ -14,9 +14,9 @@ from triplets import (
     Batch,
     assert_outcomes_equal,
     compiled_arguments,
-    only_where_triplets_are_checked,
     random_batch,
     run_given,
+    skip_if_triplets_are_unchecked,
 )
 
 each_op = pytest.mark.parametrize("name", GIVEN)
@@ -31,8 +31,8 @@ each_bad_list = pytest.mark.parametrize(
 
 @each_op
 @each_bad_list
-@only_where_triplets_are_checked
-def test_the_compiled_ops_read_no_row_that_is_not_there(name, triplets):
+@skip_if_triplets_are_unchecked
+def test_compiled_ops_bad_triplets_raise(name, triplets):
     """Forward and backward are called directly."""
     x, *options = (a for i, a in enumerate(compiled_arguments(name, random_batch())) if i != 1)
     bad = torch.tensor(triplets)
@@ -46,7 +46,7 @@ def test_the_compiled_ops_read_no_row_that_is_not_there(name, triplets):
 @each_op
 @each_bad_list
 @pytest.mark.parametrize("good", [0, 1, 1500])
-def test_on_a_gpu_bad_triplets_make_the_loss_and_all_gradients_nan(name, triplets, good, device):
+def test_op_bad_triplets_on_gpu_give_nan(name, triplets, good, device):
     """Nothing waits for a check there. The gradients of rows in valid triplets, or in none, are NaN too."""
     if torch.device(device).type == "cpu" and not EMULATED:
         pytest.skip("on the CPU they are errors")
@@ -60,7 +60,7 @@ def test_on_a_gpu_bad_triplets_make_the_loss_and_all_gradients_nan(name, triplet
 
 
 @each_op
-def test_the_compiled_ops_check_shapes_and_types(name):
+def test_compiled_ops_wrong_shapes_and_dtypes_raise(name):
     x, triplets, *options = compiled_arguments(name, random_batch())
     op, backward = getattr(torch.ops.hardmine, name), getattr(torch.ops.hardmine, f"{name}_backward")
     for wrong in (triplets.int(), triplets[:, :2], triplets[0], triplets.float()):
@@ -87,7 +87,7 @@ def test_the_compiled_ops_check_shapes_and_types(name):
 
 
 @each_op
-def test_labels_that_fit_change_nothing(name):
+def test_op_valid_labels_change_nothing(name):
     x, labels = random_batch(12).embeddings, torch.arange(12) // 4 * 7 - 7
     triplets = torch.tensor([[a, a // 4 * 4 + (a + 1) % 4, (a + 5) % 12] for a in range(12)])
     assert (labels[triplets[:, 0]] != labels[triplets[:, 2]]).all()
@@ -102,7 +102,7 @@ def test_labels_that_fit_change_nothing(name):
 
 
 @pytest.mark.parametrize(("name", "module"), [(INDEXED, losses.RatioTripletLoss), (GLOBAL, losses.GlobalLoss)])
-def test_modules_delegate_to_their_op(name, module):
+def test_module_equals_its_op(name, module):
     batch, op = random_batch(), getattr(ops, name)
     own = {"margin": 0.3} if name == INDEXED else {"lam": 0.3}
     for options in ({}, {**own, "similarity": "euclidean"}):
@@ -114,7 +114,7 @@ def test_modules_delegate_to_their_op(name, module):
 
 
 @pytest.mark.parametrize("module", [losses.RatioTripletLoss, losses.GlobalLoss])
-def test_modules_check_their_options_when_they_are_made(module):
+def test_module_invalid_option_raises_in_init(module):
     with pytest.raises(ValueError, match="similarity must be one of"):
         module(similarity="l2")
     with pytest.raises(TypeError, match="lamb"):
@@ -124,7 +124,7 @@ def test_modules_check_their_options_when_they_are_made(module):
             module(**{name: None})
 
 
-def test_signatures_are_those_the_design_fixes():
+def test_signatures_match_design():
     for op in (ops.indexed_triplet_loss, ops.global_loss):
         parameters = inspect.signature(op).parameters
         assert list(parameters)[:2] == ["embeddings", "triplets"]

@@ -44,12 +44,12 @@ HAND_WORKED = {
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("options", "triplets", "value"), HAND_WORKED.values(), ids=HAND_WORKED)
-def test_worked_by_hand(loss, device, options, triplets, value):
+def test_global_loss_hand_worked_values_match(loss, device, options, triplets, value):
     points = HAND_POINTS.embeddings.to(device)
     assert loss(points, triplets.to(device), **options).item() == pytest.approx(value, abs=2e-6)
 
 
-def test_the_module_is_equation_3_with_the_threshold_of_the_paper():
+def test_global_loss_module_matches_equation_3():
     unit = [(1.0, 0.0), (0.6, 0.8), (0.8, 0.6), (0.0, 1.0), (-1.0, 0.0)]
     triplets = torch.tensor([[0, 1, 2], [0, 1, 4], [3, 1, 2], [4, 0, 3], [2, 4, 1]])
 
@@ -64,7 +64,7 @@ def test_the_module_is_equation_3_with_the_threshold_of_the_paper():
     assert losses.GlobalLoss()(HAND_POINTS.embeddings, triplets).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_gradient_worked_by_hand():
+def test_global_loss_hand_worked_gradient_matches():
     """One triplet on a line: d_ap = 4 / 4 and d_an = 1 / 4, with slopes lam and -lam.
 
     The slope of d in x is (x - y) / 2.
@@ -79,7 +79,7 @@ def test_a_gradient_worked_by_hand():
 # Exact values
 
 
-def test_small_integers_are_exact(device):
+def test_global_loss_small_integers_are_exact(device):
     """Sixty-four triplets, so that means and variances are exact in binary too."""
     batch = Batch(exact_inputs("euclidean").embeddings, random_triplets(61, 64)).to(device)
     for threshold in (0.5, -64.0):
@@ -91,7 +91,7 @@ def test_small_integers_are_exact(device):
         torch.testing.assert_close(result.grad, exact.grad.float(), rtol=0, atol=0)
 
 
-def test_unit_rows_of_signs_are_exact(device):
+def test_global_loss_unit_sign_rows_are_exact(device):
     batch = Batch(exact_inputs("cosine").embeddings, random_triplets(61, 64)).to(device)
     result = ops.global_loss(*batch, lam=0.75, threshold=0.5)
     exact = reference.global_loss(*batch.to(torch.float64), lam=0.75, threshold=0.5)
@@ -100,7 +100,7 @@ def test_unit_rows_of_signs_are_exact(device):
 
 
 @IMPLEMENTATIONS
-def test_at_its_kink_only_the_variances_have_a_gradient(loss, device):
+def test_global_loss_at_kink_has_only_variance_gradient(loss, device):
     """Both means are 1 and the threshold is 0, so the hinge is at its kink. A single triplet has no variance either."""
     x = torch.tensor([[0.0], [2.0], [-2.0]])
     kink = run_given(loss, Batch(x, torch.tensor([[0, 1, 2]])).to(device), threshold=0.0, similarity="euclidean")
@@ -116,7 +116,7 @@ def test_at_its_kink_only_the_variances_have_a_gradient(loss, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_similarity
 @pytest.mark.parametrize("threshold", [0.5, -100.0])
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, threshold, device):
+def test_global_loss_error_is_at_most_twice_plain_torch(dtype, similarity, threshold, device):
     batch = random_batch(100, 40, 150, spread=2.5, dtype=dtype).to(device)
     options = {"similarity": similarity, "threshold": threshold}
     exact = assert_given_as_accurate_as_plain_torch("global_loss", batch, **options)
@@ -126,14 +126,14 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, thr
 
 @each_similarity
 @pytest.mark.parametrize("threshold", [0.5, -100.0])
-def test_float64_matches_the_reference_to_its_last_digits(similarity, threshold, device):
+def test_global_loss_float64_matches_reference_to_last_digits(similarity, threshold, device):
     batch = random_batch(100, 40, 150, spread=2.5, dtype=torch.float64).to(device)
     result, expected = run_given_both("global_loss", batch, similarity=similarity, threshold=threshold)
     assert expected.grad.any(1).sum() > 60
     assert_outcomes_close(result, expected, 4e-15)
 
 
-def test_close_rows_far_from_the_origin_keep_their_digits():
+def test_global_loss_close_rows_far_from_origin_stay_precise():
     """Distances of 1e-3 between rows of length 1e3, and variances of their squares: nothing may cancel out."""
     batch = Batch(1e3 + 1e-3 * torch.randn(20, 16, generator=seeded(4)), random_triplets(20, 40))
     options = {"similarity": "euclidean", "lam": 0.0}
@@ -145,7 +145,7 @@ def test_close_rows_far_from_the_origin_keep_their_digits():
 
 @each_similarity
 @pytest.mark.parametrize("threshold", [20.0, -100.0], ids=["gap", "no gap"])
-def test_gradcheck(similarity, threshold, device):
+def test_global_loss_gradcheck_passes(similarity, threshold, device):
     batch = random_batch(8, 4, 14, spread=1.5, dtype=torch.float64, seed=3).to(device)
     x = batch.embeddings.requires_grad_()
 
@@ -159,7 +159,7 @@ def test_gradcheck(similarity, threshold, device):
 
 
 @each_similarity
-def test_gradients_flow_through_the_distances_of_the_compiled_op(similarity):
+def test_global_loss_compiled_distances_gradcheck_passes(similarity):
     batch = random_batch(12, 5, 20, dtype=torch.float64)
     x = batch.embeddings.requires_grad_()
     options = {"cosine": 0, "euclidean": 2}[similarity], 0.8, 0.5
@@ -197,6 +197,6 @@ def problems(draw):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(problems())
-def test_random_batches_and_options_match_the_reference(problem):
+def test_global_loss_random_batches_and_options_match_reference(problem):
     batch, options = problem
     assert_outcomes_close(*run_given_both("global_loss", batch, **options), 1e-10)

@@ -18,7 +18,7 @@ from support.ops import (
     each_of,
     each_with_refs,
 )
-from support.runs import differentiable_outputs, evaluate, leaves_of, loss_of, meaningful, run, with_numbers
+from support.runs import differentiable_outputs, effective_options, evaluate, leaves_of, loss_of, run, with_generator
 
 pytestmark = pytest.mark.emulated
 
@@ -35,7 +35,7 @@ def gradcheck(op, inputs, **options):
     leaves = leaves_of(inputs)
 
     def function(x, refs=None):
-        return op(x, inputs.labels, refs, inputs.ref_labels, **with_numbers(options, x.device))
+        return op(x, inputs.labels, refs, inputs.ref_labels, **with_generator(options, x.device))
 
     assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-6, rtol=1e-5)
     for leaf in leaves:
@@ -72,7 +72,7 @@ def similarities_of(inputs, **options):
 @with_and_without_refs
 @pytest.mark.parametrize("positive", ["easiest", "hardest", "random"])
 @pytest.mark.parametrize("negative", ["hardest", "easiest", "semihard", "random"])
-def test_gradcheck_of_the_selected_similarities(similarity, refs, positive, negative, device):
+def test_select_triplets_similarities_gradcheck_passes(similarity, refs, positive, negative, device):
     inputs = random_inputs(10, 4, 3, refs, dtype=torch.float64).to(device)
     options = {"similarity": similarity, "positive": positive, "negative": negative}
     for quantity in ("positive_index", "negative_index"):
@@ -91,7 +91,7 @@ def test_gradcheck_of_the_selected_similarities(similarity, refs, positive, nega
 @with_and_without_refs
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
+def test_triplet_loss_gradcheck_passes(similarity, refs, term, reduction, device):
     inputs = random_inputs(12, 4, 3, refs, spread=1.2, dtype=torch.float64, seed=1).to(device)
     options = {"similarity": similarity, "negative": "hardest"}
     s_ap, s_an = similarities_of(inputs, **options)
@@ -99,7 +99,7 @@ def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
         assert_far(s_an - s_ap)
     if term == "hinge":
         assert_far(s_an - s_ap + 0.2)
-    numbers = meaningful({"term": term, "temperature": 0.5, "lam": 0.7})
+    numbers = effective_options({"term": term, "temperature": 0.5, "lam": 0.7})
     gradcheck(ops.triplet_loss, inputs, **options, **numbers, reduction=reduction)
 
 
@@ -109,7 +109,7 @@ def test_gradcheck_of_triplet_loss(similarity, refs, term, reduction, device):
 @with_and_without_refs
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_gradcheck_of_sct_loss(similarity, refs, preset, reduction, device):
+def test_sct_loss_gradcheck_passes(similarity, refs, preset, reduction, device):
     inputs = random_inputs(12, 4, 3, refs, spread=1.2, dtype=torch.float64, seed=1).to(device)
     s_ap, s_an = similarities_of(inputs, similarity=similarity)
     assert_far(s_an - s_ap)
@@ -123,15 +123,15 @@ def test_gradcheck_of_sct_loss(similarity, refs, preset, reduction, device):
 
 @each_of(SELECTED_LOSSES)
 @each_similarity
-def test_gradcheck_of_losses_with_a_least_similarity(name, similarity, device):
+def test_loss_with_min_similarity_gradcheck_passes(name, similarity, device):
     inputs = random_inputs(12, 4, 3, dtype=torch.float64, spread=1.2, seed=1).to(device)
     s_ap, s_an = similarities_of(inputs, similarity=similarity, negative="hardest")
-    least = in_widest_gap(torch.minimum(s_ap, s_an))
-    gradcheck(getattr(ops, name), inputs, similarity=similarity, negative="hardest", min_similarity=least)
+    min_similarity = in_widest_gap(torch.minimum(s_ap, s_an))
+    gradcheck(getattr(ops, name), inputs, similarity=similarity, negative="hardest", min_similarity=min_similarity)
 
 
 @pytest.mark.parametrize("name", ["select_triplets", "triplet_loss"])
-def test_a_gradient_worked_by_hand(name):
+def test_dot_hand_worked_gradient_matches(name):
     """The loss of one anchor is a.n - a.p. Its gradient is n - p in a, -a in p, a in n, and 0 elsewhere."""
     a, p, n, other = [1.0, 2.0], [3.0, 1.0], [2.0, 2.0], [-1.0, -1.0]
     inputs = Inputs(torch.tensor([a]), torch.tensor([0]), torch.tensor([other, n, p]), torch.tensor([1, 1, 0]))
@@ -148,7 +148,7 @@ def test_a_gradient_worked_by_hand(name):
 
 
 @with_and_without_refs
-def test_the_gradient_of_a_cosine_is_orthogonal_to_its_row(refs, device):
+def test_cosine_gradient_is_orthogonal_to_row(refs, device):
     result = run(ops.select_triplets, random_inputs(refs=refs, dtype=torch.float64).to(device))
     inputs = random_inputs(refs=refs, dtype=torch.float64).to(device)
     for rows, grad in ((inputs.embeddings, result.grad), (inputs.ref_embeddings, result.ref_grad)):
@@ -157,7 +157,7 @@ def test_the_gradient_of_a_cosine_is_orthogonal_to_its_row(refs, device):
             assert (rows * grad).sum(1).abs().max() < 1e-13
 
 
-def test_the_distance_of_equal_points_has_gradient_0():
+def test_euclidean_gradient_of_equal_points_is_zero():
     """PyTorch's norm has the same subgradient. Both anchors equal ref 0, and are at distance 1 from ref 1."""
     refs = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     inputs = Inputs(torch.ones(2, 3), torch.tensor([0, 0]), refs, torch.tensor([0, 1]))
@@ -182,7 +182,7 @@ def dtypes_of_returned(name, values):
 
 @each_with_refs(OPS)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
-def test_dtypes_of_outputs_and_gradients(name, refs, dtype, device):
+def test_op_outputs_and_gradients_have_documented_dtypes(name, refs, dtype, device):
     inputs = exact_inputs("euclidean", refs=refs, dtype=dtype).to(device)
     result = run(getattr(ops, name), inputs, similarity="euclidean")
     computed_in = torch.float64 if dtype == torch.float64 else torch.float32
@@ -192,7 +192,7 @@ def test_dtypes_of_outputs_and_gradients(name, refs, dtype, device):
 
 
 @each_of(tuple(name for name in OPS if name not in OPS_WITHOUT_REFS))
-def test_only_what_requires_a_gradient_gets_one(name):
+def test_op_gradient_only_for_inputs_that_require_it(name):
     inputs = random_inputs(refs=30)
     both = run(getattr(ops, name), inputs)
 
@@ -216,7 +216,7 @@ def test_only_what_requires_a_gradient_gets_one(name):
 
 
 @each_of(OPS)
-def test_only_similarities_and_losses_carry_a_gradient_and_no_grad_is_respected(name):
+def test_op_only_similarities_and_losses_require_grad(name):
     inputs = random_inputs()
     leaves_of(inputs)
     loss, returned = evaluate(getattr(ops, name), inputs)
@@ -232,7 +232,7 @@ def test_only_similarities_and_losses_carry_a_gradient_and_no_grad_is_respected(
 
 
 @each_of(OPS)
-def test_a_second_derivative_is_a_clear_error(name):
+def test_op_second_derivative_raises(name):
     inputs = random_inputs()
     (x,) = leaves_of(inputs)
     loss = loss_of(name, inputs)
@@ -243,7 +243,7 @@ def test_a_second_derivative_is_a_clear_error(name):
 
 @each_of(SELECTED_LOSSES)
 @with_and_without_refs
-def test_gradients_flow_through_the_returned_similarities(name, refs, device):
+def test_loss_returned_similarities_carry_gradients(name, refs, device):
     """The gradients of the similarities alone equal those of select_triplets; the gradients of the loss add to them."""
     inputs = random_inputs(refs=refs, dtype=torch.float64).to(device)
     leaves = leaves_of(inputs)
@@ -266,7 +266,7 @@ def test_gradients_flow_through_the_returned_similarities(name, refs, device):
 
 
 @each_of(OPS)
-def test_non_contiguous_upstream_gradients(name, device):
+def test_op_noncontiguous_upstream_gradient_is_equal(name, device):
     inputs = random_inputs(40, 9).to(device)
     (x,) = leaves_of(inputs)
     if name in SELECTED_LOSSES:

@@ -11,7 +11,7 @@ from hardmine import losses, ops, reference
 from support.comparisons import assert_bitwise_equal
 from support.inputs import HAND_POINTS, exact_inputs, seeded
 from support.ops import REDUCTIONS, SIMILARITIES
-from support.runs import meaningful
+from support.runs import effective_options
 from triplets import (
     INDEXED_TERMS,
     Batch,
@@ -65,14 +65,14 @@ HAND_WORKED = {
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("options", "values"), HAND_WORKED.values(), ids=HAND_WORKED)
-def test_worked_by_hand(loss, device, options, values):
+def test_indexed_triplet_loss_hand_worked_values_match(loss, device, options, values):
     points, triplets = HAND_POINTS.embeddings.to(device), TRIPLETS.to(device)
     assert loss(points, triplets, **options, reduction="none").tolist() == pytest.approx(values, abs=2e-6)
     assert loss(points, triplets, **options, reduction="sum").item() == pytest.approx(sum(values), abs=2e-6)
     assert loss(points, triplets, **options).item() == pytest.approx(sum(values) / 4, abs=2e-6)
 
 
-def test_the_module_is_equation_2_with_the_margin_of_the_paper():
+def test_ratio_module_matches_equation_2():
     """Equation 2 of the paper, term by term: two of four triplets are active."""
     unit = [(1.0, 0.0), (0.6, 0.8), (0.8, 0.6), (0.0, 1.0), (-1.0, 0.0)]
     expected = [
@@ -84,7 +84,7 @@ def test_the_module_is_equation_2_with_the_margin_of_the_paper():
     assert module(HAND_POINTS.embeddings, TRIPLETS).item() == pytest.approx(0.194822, abs=1e-6)
 
 
-def test_a_gradient_worked_by_hand():
+def test_indexed_triplet_loss_hand_worked_gradient_matches():
     """d_ap = 5, d_an = 10: r = 5 + 15; the slope of d_ap is 10 / 20^2, that of d_an -1 / 20."""
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, -10.0], [7.0, 7.0]])
     batch = Batch(x, torch.tensor([[0, 1, 2]]))
@@ -99,7 +99,7 @@ def test_a_gradient_worked_by_hand():
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_hinge_of_small_integers_is_exact(similarity, reduction, device):
+def test_indexed_triplet_loss_hinge_of_integers_is_exact(similarity, reduction, device):
     batch = Batch(exact_inputs(similarity).embeddings, random_triplets(61, 128)).to(device)
     options = {"term": "hinge", "margin": 0.5, "similarity": similarity, "reduction": reduction}
     result, expected = run_given_both("indexed_triplet_loss", batch, **options)
@@ -110,7 +110,7 @@ def test_hinge_of_small_integers_is_exact(similarity, reduction, device):
         torch.testing.assert_close(result.grad, expected.grad, rtol=0, atol=0)
 
 
-def test_ratio_of_integers_on_a_line_is_exact(device):
+def test_indexed_triplet_loss_ratio_of_integers_is_exact(device):
     """The distances carry no rounding error, so the quotient is rounded as PyTorch's is."""
     x = torch.randint(-50, 50, (61, 1), generator=seeded(3)).float()
     batch = Batch(x, random_triplets(61, 300)).to(device)
@@ -121,7 +121,7 @@ def test_ratio_of_integers_on_a_line_is_exact(device):
 
 
 @IMPLEMENTATIONS
-def test_at_its_kink_the_ratio_has_gradient_0(loss, device):
+def test_indexed_triplet_loss_ratio_at_kink_has_zero_gradient(loss, device):
     """d_an = d_ap + margin exactly; then slightly less."""
     x = torch.tensor([[0.0], [1.0], [-1.25], [-1.0]])
     kink = run_given(loss, Batch(x, torch.tensor([[0, 1, 2]])).to(device), margin=0.25, similarity="euclidean")
@@ -134,7 +134,7 @@ def test_at_its_kink_the_ratio_has_gradient_0(loss, device):
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_of_equal_rows_the_ratio_is_defined(loss, similarity, device):
+def test_indexed_triplet_loss_ratio_of_equal_rows_is_defined(loss, similarity, device):
     """For a positive equal to its anchor, r is the margin, and the distance has the subgradient 0.
 
     For a negative equal to its anchor, the loss is 1 - 0.
@@ -150,7 +150,7 @@ def test_of_equal_rows_the_ratio_is_defined(loss, similarity, device):
     assert not far.grad.any()
 
 
-def test_the_mean_counts_every_triplet_and_the_repeated_ones_again():
+def test_indexed_triplet_loss_mean_counts_repeated_triplets():
     batch = random_batch()
     once = ops.indexed_triplet_loss(*batch, reduction="sum")
     assert once > 0
@@ -167,7 +167,7 @@ def test_the_mean_counts_every_triplet_and_the_repeated_ones_again():
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_kind
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, options, device):
+def test_indexed_triplet_loss_error_is_at_most_twice_plain_torch(dtype, options, device):
     batch = random_batch(100, 40, 150, spread=2.5, dtype=dtype).to(device)
     exact = assert_given_as_accurate_as_plain_torch("indexed_triplet_loss", batch, **options, reduction="none")
     assert exact.loss.count_nonzero() > 20
@@ -175,7 +175,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, options, device
 
 
 @each_kind
-def test_float64_matches_the_reference_to_its_last_digits(options, device):
+def test_indexed_triplet_loss_float64_matches_reference_to_last_digits(options, device):
     batch = random_batch(100, 40, 150, spread=2.5, dtype=torch.float64).to(device)
     for reduction in REDUCTIONS:
         result, expected = run_given_both("indexed_triplet_loss", batch, **options, reduction=reduction)
@@ -183,7 +183,7 @@ def test_float64_matches_the_reference_to_its_last_digits(options, device):
         assert_outcomes_close(result, expected, 4e-15)
 
 
-def test_close_rows_far_from_the_origin_keep_their_digits():
+def test_indexed_triplet_loss_close_rows_far_from_origin_stay_precise():
     """Distances of 1e-3 between rows of length 1e3 are computed from differences, not from inner products."""
     x = 1e3 + 1e-3 * torch.randn(20, 16, generator=seeded(4))
     batch = Batch(x, random_triplets(20, 40))
@@ -195,10 +195,10 @@ def test_close_rows_far_from_the_origin_keep_their_digits():
 @pytest.mark.thinned(5)
 @each_kind
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_gradcheck(options, reduction, device):
+def test_indexed_triplet_loss_gradcheck_passes(options, reduction, device):
     batch = random_batch(8, 4, 14, spread=1.5, dtype=torch.float64, seed=3).to(device)
     x = batch.embeddings.requires_grad_()
-    options = meaningful({**options, "reduction": reduction, "lam": 0.7})
+    options = effective_options({**options, "reduction": reduction, "lam": 0.7})
     _, s_ap, s_an = measures(x, batch.triplets, options)
     gap = {"ratio": s_an - s_ap + 0.2, "hinge": s_an - s_ap + 0.2, "sct": s_an - s_ap}.get(options["term"])
     if gap is not None:  # values lie away from the kink, and on both sides of it
@@ -223,7 +223,7 @@ def measures(x, triplets, options):
 
 
 @each_kind
-def test_gradients_flow_through_the_similarities_of_the_compiled_op(options):
+def test_indexed_triplet_loss_compiled_similarities_gradcheck_passes(options):
     batch = random_batch(12, 5, 20, dtype=torch.float64)
     x = batch.embeddings.requires_grad_()
 
@@ -262,11 +262,11 @@ def problems(draw):
     }
     if options["term"] == "ratio" and options["similarity"] == "dot":
         options["similarity"] = "cosine"
-    return batch, meaningful(options)
+    return batch, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(problems())
-def test_random_batches_and_options_match_the_reference(problem):
+def test_indexed_triplet_loss_random_batches_and_options_match_reference(problem):
     batch, options = problem
     assert_outcomes_close(*run_given_both("indexed_triplet_loss", batch, **options), 1e-10)

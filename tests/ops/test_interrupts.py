@@ -15,7 +15,7 @@ from hardmine.mining import class_distances
 BEFORE_SIGNAL = 0.4
 
 @contextlib.contextmanager
-def signal_soon(number=signal.SIGINT):
+def send_signal_later(number=signal.SIGINT):
     timer = threading.Timer(BEFORE_SIGNAL, os.kill, (os.getpid(), number))
     timer.start()
     yield
@@ -86,7 +86,7 @@ for name, (work, on_a_little) in works.items():
     expected = on_a_little()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        with signal_soon():
+        with send_signal_later():
             sent = time.monotonic() + BEFORE_SIGNAL
             try:
                 work()
@@ -101,7 +101,7 @@ for name, (work, on_a_little) in works.items():
 """
 
 
-def test_ctrl_c_ends_every_op_and_the_next_call_is_right():
+def test_op_ctrl_c_stops_every_op_and_next_call_is_equal():
     process = run_python("-c", PREAMBLE + INTERRUPTED)
     assert output_of(process) == "", process.stderr
     assert process.stderr.count("ended") == 28
@@ -120,7 +120,7 @@ def handle(number, frame):
 
 signal.signal(signal.SIGTERM, handle)
 for mode in (torch.enable_grad, torch.inference_mode):
-    with signal_soon(signal.SIGTERM), mode():
+    with send_signal_later(signal.SIGTERM), mode():
         try:
             ops.knn(x, k=10)
             print("was not interrupted")
@@ -129,7 +129,7 @@ for mode in (torch.enable_grad, torch.inference_mode):
 """
 
 
-def test_an_op_raises_what_a_signal_handler_raised():
+def test_op_signal_handler_error_is_raised():
     assert output_of(run_python("-c", PREAMBLE + HANDLED)).split() == ["True", "True"]
 
 
@@ -140,7 +140,7 @@ expected = ops.select_triplets(x, y)
 handled = []
 signal.signal(signal.SIGTERM, lambda number, frame: handled.append(ops.knn(x[:9], k=1).index.tolist()))
 BEFORE_SIGNAL = 0.05
-with signal_soon(signal.SIGTERM):
+with send_signal_later(signal.SIGTERM):
     for _ in range(3):
         found = ops.select_triplets(x, y)
         print(all(map(torch.equal, found, expected)))
@@ -152,7 +152,7 @@ def select():
     found = ops.select_triplets(x, y)
 
 found, worker = None, threading.Thread(target=select)
-with signal_soon():
+with send_signal_later():
     worker.start()
     try:
         time.sleep(60)  # only for the signal to end, long before; the assertion is on what the worker found
@@ -162,7 +162,7 @@ with signal_soon():
 """
 
 
-def test_an_op_that_no_handler_ends_is_right():
+def test_op_signal_handler_without_error_leaves_result_equal():
     assert output_of(run_python("-c", PREAMBLE + NOT_ENDED)).split() == ["True"] * 5
 
 
@@ -170,7 +170,7 @@ COMPILED = """
 x = torch.randn(60_000, 256)
 compiled = torch.compile(lambda rows: ops.knn(rows * 2, k=10).index, backend="aot_eager", fullgraph=True)
 expected = compiled(x[:300])
-with signal_soon():
+with send_signal_later():
     try:
         compiled(x)
         print("was not interrupted")
@@ -180,5 +180,5 @@ print(torch.equal(compiled(x[:300]), expected))
 """
 
 
-def test_ctrl_c_ends_a_compiled_call():
+def test_op_ctrl_c_stops_compiled_call():
     assert output_of(run_python("-c", PREAMBLE + COMPILED)).split() == ["ended", "True"]

@@ -45,7 +45,7 @@ HAND_WORKED = {
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("similarity", "worked"), HAND_WORKED.items(), ids=HAND_WORKED)
 @pytest.mark.parametrize("k", [1, 2, 4, 6])
-def test_worked_by_hand(knn, similarity, worked, k, device):
+def test_knn_hand_worked_neighbors_match(knn, similarity, worked, k, device):
     neighbors = knn(HAND_POINTS.embeddings.to(device), k=k, similarity=similarity)
     for query, (index, s) in enumerate(zip(*worked, strict=True)):
         missing = max(k - 4, 0)
@@ -55,7 +55,7 @@ def test_worked_by_hand(knn, similarity, worked, k, device):
 
 
 @IMPLEMENTATIONS
-def test_defaults(knn, device):
+def test_knn_defaults_are_ten_nearest_by_cosine(knn, device):
     """The 10 nearest by cosine: among the other rows without refs, and among all refs with them."""
     x = random_inputs(30).embeddings.to(device)
     similarity, index = knn(x)
@@ -68,7 +68,7 @@ def test_defaults(knn, device):
 
 
 @IMPLEMENTATIONS
-def test_a_query_itself_may_be_a_neighbor(knn, device):
+def test_knn_exclude_self_false_includes_query(knn, device):
     x = random_inputs(30).embeddings.to(device)
     assert_same_selection(knn(x, exclude_self=False), knn(x, x))
     assert_same_selection(knn(x, exclude_self=True), knn(x))
@@ -81,7 +81,7 @@ def test_a_query_itself_may_be_a_neighbor(knn, device):
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("k", [1, 7, 200])
-def test_small_integers_are_exact(similarity, refs, k, device):
+def test_knn_small_integers_are_exact(similarity, refs, k, device):
     """Indices equal those of a stable sort; similarities are equal to the bit."""
     inputs = exact_inputs(similarity, 180, 4, refs=refs).to(device)
     result, expected = run_both("knn", inputs, similarity=similarity, k=k)
@@ -94,7 +94,7 @@ def test_small_integers_are_exact(similarity, refs, k, device):
 
 @each_similarity
 @pytest.mark.parametrize("rows", [5, 97, 500])
-def test_equal_rows(similarity, rows, device):
+def test_knn_equal_rows_go_to_lowest_index(similarity, rows, device):
     """All similarities tie, so the neighbors are the first other rows, in order."""
     x = torch.tensor([[3.0, 4.0]], device=device).expand(rows, 2)
     for k in (1, 3, 40, rows + 2):
@@ -107,7 +107,7 @@ def test_equal_rows(similarity, rows, device):
 
 
 @each_similarity
-def test_blocks_of_equal_rows(similarity, device):
+def test_knn_blocks_of_equal_rows_match_reference(similarity, device):
     """A hundred copies of each of six rows, in mixed order: the k-th neighbor is within a tie."""
     rows = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0], [3, 4], [-4, 3]])
     x = rows[torch.randperm(600, generator=seeded(0)) % 6].to(device)
@@ -122,7 +122,7 @@ def test_blocks_of_equal_rows(similarity, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @each_similarity
 @pytest.mark.parametrize("rows", [2, 95, 96, 97, 191, 192, 193, 400])
-def test_refs_that_are_the_queries_give_the_same_lists(dtype, similarity, rows, device):
+def test_knn_refs_equal_to_queries_give_same_lists(dtype, similarity, rows, device):
     """Without refs each unordered pair is visited once.
 
     With the queries as refs, dropping the query itself gives the same lists.
@@ -148,7 +148,7 @@ def test_refs_that_are_the_queries_give_the_same_lists(dtype, similarity, rows, 
     ],
 )
 @each_similarity
-def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
+def test_knn_rows_around_block_sizes_match_reference(rows, similarity, device):
     for k in (1, 5, 33):
         inputs = random_inputs(rows, 3, dtype=torch.float64, seed=rows).to(device)
         assert_results_close(*run_both("knn", inputs, similarity=similarity, k=k), 1e-12)
@@ -159,13 +159,13 @@ def test_batch_sizes_beside_those_of_blocks(rows, similarity, device):
 @pytest.mark.parametrize(("rows", "refs"), [(1, 1), (1, 5000), (2, 3001), (5, 191), (97, 193), (3000, 1), (1000, 7)])
 @each_similarity
 @pytest.mark.parametrize("k", [1, 10, 300])
-def test_few_queries_and_many_refs_and_the_other_way_round(rows, refs, similarity, k, device):
+def test_knn_few_queries_or_refs_match_reference(rows, refs, similarity, k, device):
     inputs = random_inputs(rows, 4, 4, refs, dtype=torch.float64, seed=1).to(device)
     assert_results_close(*run_both("knn", inputs, similarity=similarity, k=k), 1e-12)
 
 
 @each_similarity
-def test_no_queries_and_no_refs(similarity, device):
+def test_knn_without_queries_or_refs_is_empty(similarity, device):
     for rows, refs in ((0, None), (0, 4), (4, 0), (1, None)):
         inputs = random_inputs(rows, 3, refs=refs).to(device)
         result = run(ops.knn, inputs, similarity=similarity, k=3)
@@ -177,7 +177,7 @@ def test_no_queries_and_no_refs(similarity, device):
 
 @each_similarity
 @with_and_without_refs
-def test_every_k_is_the_start_of_the_whole_list(similarity, refs, device):
+def test_knn_smaller_k_is_prefix_of_full_list(similarity, refs, device):
     inputs = random_inputs(140, 6, refs=refs).to(device)
     x, y = inputs.embeddings, inputs.ref_embeddings
     candidates = refs or 139
@@ -194,14 +194,14 @@ def test_every_k_is_the_start_of_the_whole_list(similarity, refs, device):
 @pytest.mark.cpu
 @pytest.mark.parametrize("refs", [None, 2500], ids=["self", "refs"])
 @each_similarity
-def test_the_largest_k(refs, similarity, device):
+def test_knn_max_k_matches_reference(refs, similarity, device):
     for rows in (700, 1024, 1025, 1500) if refs is None else (40,):
         inputs = random_inputs(rows, 6, refs=refs, dtype=torch.float64).to(device)
         assert_results_close(*run_both("knn", inputs, similarity=similarity, k=1024), 1e-12)
 
 
 @pytest.mark.parametrize("order", ["best first", "best last"])
-def test_candidates_in_sorted_order(order, device):
+def test_knn_candidates_in_sorted_order_are_found(order, device):
     """Each further candidate improves the list of the best never, or always."""
     angles = torch.linspace(0, 3, 2000, dtype=torch.float64)
     angles = angles if order == "best first" else angles.flip(0)
@@ -213,7 +213,7 @@ def test_candidates_in_sorted_order(order, device):
 
 
 @each_similarity
-def test_depth_1_and_huge(similarity, device):
+def test_knn_depth_one_and_huge_match_reference(similarity, device):
     for rows, depth in ((300, 1), (60, 4000)):
         inputs = random_inputs(rows, depth, dtype=torch.float64).to(device)
         result, expected = run_both("knn", inputs, similarity=similarity, k=20)
@@ -223,7 +223,7 @@ def test_depth_1_and_huge(similarity, device):
             assert_results_close(result, expected, 1e-12)
 
 
-def test_close_points_far_from_the_origin_keep_their_distances(device):
+def test_knn_close_points_far_from_origin_keep_distances(device):
     """-|a - b| is computed from differences.
 
     With |a|^2 + |b|^2 - 2 a.b, all of these distances would round to 0 or to 1.
@@ -238,7 +238,7 @@ def test_close_points_far_from_the_origin_keep_their_distances(device):
 # Values that are not finite
 
 
-def test_similarities_that_are_no_candidates(device):
+def test_knn_nan_and_minus_infinity_are_not_candidates(device):
     """NaN is never a candidate, nor is minus infinity, which every number would beat."""
     queries = torch.tensor([[1.0, 0.0], [math.nan, 1.0], [-math.inf, 0.5]], device=device)
     refs = torch.tensor([[1.0, 2.0], [math.inf, 1.0], [2.0, math.nan], [3.0, 0.0]], device=device)
@@ -251,7 +251,7 @@ def test_similarities_that_are_no_candidates(device):
 
 @each_similarity
 @with_and_without_refs
-def test_the_others_are_not_harmed_by_a_row_of_nan(similarity, refs, device):
+def test_knn_nan_row_leaves_other_lists_equal(similarity, refs, device):
     inputs = random_inputs(50, 5, refs=refs).to(device)
     clean = run(ops.knn, inputs, similarity=similarity, k=9)
     rows = inputs.embeddings if refs is None else inputs.ref_embeddings
@@ -274,7 +274,7 @@ def test_the_others_are_not_harmed_by_a_row_of_nan(similarity, refs, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @each_similarity
 @with_and_without_refs
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, refs, device):
+def test_knn_error_is_at_most_twice_plain_torch(dtype, similarity, refs, device):
     inputs = random_inputs(120, 40, refs=refs, dtype=dtype, spread=2.5, seed=2).to(device)
     exact = assert_as_accurate_as_plain_torch("knn", inputs, similarity=similarity, k=5)
     assert exact.grad.any(1).all()
@@ -284,7 +284,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, ref
 @each_similarity
 @with_and_without_refs
 @pytest.mark.parametrize("k", [1, 3, 30])
-def test_gradcheck(similarity, refs, k, device):
+def test_knn_gradcheck_passes(similarity, refs, k, device):
     inputs = random_inputs(12, 4, 3, refs and 20, spread=1.2, dtype=torch.float64, seed=1).to(device)
     leaves = leaves_of(inputs)
 
@@ -297,7 +297,7 @@ def test_gradcheck(similarity, refs, k, device):
     assert all(g.any() for g in torch.autograd.grad(similarities(*leaves), leaves, upstream))
 
 
-def test_a_gradient_worked_by_hand(device):
+def test_knn_hand_worked_gradient_matches(device):
     """Query (1, 2) against (3, 1), (2, 2), (-1, -1): dot products 6 with ref 1 and 5 with ref 0; ref 2 is not listed.
 
     With upstream gradients 2 and 10: 2 (2, 2) + 10 (3, 1) for the query, 10 (1, 2) for ref 0, 2 (1, 2) for ref 1.
@@ -313,7 +313,7 @@ def test_a_gradient_worked_by_hand(device):
 
 
 @each_similarity
-def test_equal_points_and_missing_neighbors_have_no_gradient_of_nan(similarity, device):
+def test_knn_equal_points_and_missing_neighbors_have_finite_gradient(similarity, device):
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 0.0]], device=device, requires_grad=True)
     neighbors = ops.knn(x, k=4, similarity=similarity)
     neighbors.similarity.backward(torch.ones_like(neighbors.similarity))  # entries with index -1 included
@@ -322,7 +322,7 @@ def test_equal_points_and_missing_neighbors_have_no_gradient_of_nan(similarity, 
 
 
 @each_similarity
-def test_the_gradient_is_that_of_selections(similarity, device):
+def test_knn_gradient_equals_that_of_select_triplets(similarity, device):
     """The first neighbor among refs of another class is the hardest negative."""
     inputs = random_inputs(40, 6, refs=60).to(device)
     strangers = inputs._replace(ref_labels=inputs.ref_labels + 1000)
@@ -361,7 +361,7 @@ def problems(draw):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(problems())
-def test_random_inputs_and_options_match_the_reference(problem):
+def test_knn_random_inputs_and_options_match_reference(problem):
     inputs, options = problem
     if options["exclude_self"] is False and options["similarity"] == "euclidean" and inputs.ref_embeddings is None:
         # with distances, each query is at distance 0 of itself: a kink of the gradient

@@ -22,7 +22,7 @@ squared_or_not = pytest.mark.parametrize("squared", [True, False], ids=["squared
 @squared_or_not
 @each_reduction
 @pytest.mark.parametrize("sizes", [[3] * 20, [40, 2, 1, 35, 7], [100, 90]], ids=str)
-def test_tables_match_the_reference(similarity, squared, reduction, sizes, device):
+def test_batch_all_margin_table_matches_reference(similarity, squared, reduction, sizes, device):
     inputs = inputs_of_sizes(sizes).to(device)
     options = {"similarity": similarity, "squared": squared, "reduction": reduction}
     table = random_table(len(sizes)).to(device)
@@ -35,7 +35,7 @@ def test_tables_match_the_reference(similarity, squared, reduction, sizes, devic
     assert_results_bitwise_equal(uniform, run(ops.batch_all_triplet_loss, inputs, margin=0.25, **options))
 
 
-def test_labels_are_mapped_to_the_rows_of_the_table(device):
+def test_batch_all_margin_labels_map_to_table_rows(device):
     """The margin_labels are unsorted, of another dtype, and more than the batch has.
 
     The rows can be permuted freely.
@@ -63,7 +63,7 @@ def test_labels_are_mapped_to_the_rows_of_the_table(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_tables_of_any_dtype(dtype, device):
+def test_batch_all_margin_table_of_any_dtype_is_equal(dtype, device):
     """Tables are converted to the dtype that the op computes in; 0.25 is exact in every dtype."""
     inputs = inputs_of_sizes([5, 6, 40], dtype=torch.float32).to(device)
     table = torch.tensor([[0, 0.25, 0.5], [-0.125, 0, 1], [0.75, 0.5, 0]], device=device)
@@ -102,7 +102,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), WRONG, ids=[wrong[2] for wrong in WRONG])
-def test_wrong_arguments(changes, error, message):
+def test_batch_all_invalid_margin_raises(changes, error, message):
     if EMULATED and (message.startswith("labels must have") or " at [" in message):
         pytest.skip("a GPU's ops raise no errors about values")
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
@@ -114,7 +114,7 @@ def test_wrong_arguments(changes, error, message):
     [changes for changes, _, message in WRONG if message.startswith("labels must have") or " at [" in message],
     ids=str,
 )
-def test_on_a_gpu_bad_tables_make_the_loss_and_all_gradients_nan(changes, device):
+def test_batch_all_invalid_table_on_gpu_gives_nan(changes, device):
     """Nothing waits for a check there."""
     if torch.device(device).type == "cpu" and not EMULATED:
         pytest.skip("on the CPU they are errors")
@@ -125,7 +125,7 @@ def test_on_a_gpu_bad_tables_make_the_loss_and_all_gradients_nan(changes, device
     assert result.grad.isnan().all()
 
 
-def test_entries_that_the_batch_does_not_use_are_not_looked_at(device):
+def test_batch_all_unused_table_entries_are_ignored(device):
     table = torch.full((4, 4), math.nan)
     table[:2, :2] = 0.3
     inputs = Inputs(X, Y).to(device)

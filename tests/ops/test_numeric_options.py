@@ -41,7 +41,7 @@ each_temperature = pytest.mark.parametrize("name", TEMPERATURES)
 
 @each_number
 @pytest.mark.parametrize("value", [1e39, 3.5e38, 10**39, Fraction(10**39)], ids=str)
-def test_number_that_overflows_float32_is_refused_by_name(name, value):
+def test_option_overflowing_float32_raises_by_name(name, value):
     option = name.partition(".")[2]
     with pytest.raises(ValueError, match=rf"^{option} must be a number( > 0)?, got 1?.*, which is inf in float32$"):
         NUMBERS[name](ROWS, value)
@@ -50,7 +50,7 @@ def test_number_that_overflows_float32_is_refused_by_name(name, value):
 
 @each_number
 @pytest.mark.parametrize("value", [10**400, 10**5000, Fraction(10**400)], ids=["int", "long int", "fraction"])
-def test_number_that_no_float_holds_is_refused_by_name(name, value):
+def test_option_beyond_float_raises_by_name(name, value):
     option = name.partition(".")[2]
     with pytest.raises(ValueError, match=rf"^{option} must be a number that a float can hold, got .{{1,60}}$"):
         NUMBERS[name](ROWS.double(), value)
@@ -58,7 +58,7 @@ def test_number_that_no_float_holds_is_refused_by_name(name, value):
 
 @pytest.mark.parametrize("name", ["triplet_loss.semihard_margin", "indexed_triplet_loss.margin"])
 @pytest.mark.parametrize("value", [1e-50, 2.0**-150, Fraction(1, 10**50)], ids=str)
-def test_positive_number_that_is_0_in_float32_is_refused_by_name(name, value):
+def test_option_underflowing_float32_raises_by_name(name, value):
     option = name.partition(".")[2]
     with pytest.raises(ValueError, match=rf"^{option} must be a number > 0, got .*, which is 0 in float32$"):
         NUMBERS[name](ROWS, value)
@@ -71,14 +71,14 @@ def test_positive_number_that_is_0_in_float32_is_refused_by_name(name, value):
     "value", [0, -1, 1e-31, 1e-46, 1e31, 1e39, math.inf, math.nan, Fraction(1, 10**400), Fraction(10**35)], ids=str
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_temperature_without_an_inverse_in_float32_is_refused(name, value, dtype):
+def test_temperature_without_float32_inverse_raises(name, value, dtype):
     with pytest.raises(ValueError, match=r"^temperature must be a number from 1e-30 to 1e\+30, got "):
         TEMPERATURES[name](ROWS.to(dtype), value)
 
 
 @each_temperature
 @pytest.mark.parametrize("value", [1e-30, 1e-3, 0.1, 1e3, 1e30])
-def test_temperature_in_range_has_a_loss_and_a_gradient(name, value):
+def test_temperature_in_range_gives_finite_loss(name, value):
     leaf = ROWS.clone().requires_grad_()
     loss = TEMPERATURES[name](leaf, value)
     loss.backward()
@@ -111,7 +111,7 @@ def loss_and_gradient(loss_of, *others):
 
 
 @pytest.mark.parametrize("name", MADE_IN_INFERENCE_MODE)
-def test_labels_and_triplets_made_in_inference_mode_work(name):
+def test_labels_made_in_inference_mode_are_equal(name):
     with torch.inference_mode():
         labels, triplets = LABELS.clone(), TRIPLETS.clone()
     actual = loss_and_gradient(MADE_IN_INFERENCE_MODE[name], labels, triplets)
@@ -119,7 +119,7 @@ def test_labels_and_triplets_made_in_inference_mode_work(name):
 
 
 @pytest.mark.parametrize("name", WITH_REFS)
-def test_refs_made_in_inference_mode_work(name):
+def test_refs_made_in_inference_mode_are_equal(name):
     refs = torch.randn(9, 4, generator=seeded(1))
     labels = torch.arange(9) // 2
     with torch.inference_mode():

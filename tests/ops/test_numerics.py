@@ -11,7 +11,7 @@ from hardmine.mining import smart_triplets
 from support.comparisons import assert_results_bitwise_equal
 from support.inputs import Inputs, random_inputs
 from support.ops import FLOAT_DTYPES, OPS, POSITIVES, REDUCTIONS, each_of, each_with_similarity, similarities_of_op
-from support.runs import run, with_numbers
+from support.runs import run, with_generator
 from triplets import CASES, NO_TRIPLETS, Batch, case_id, random_batch, run_given
 
 # Rows without a direction
@@ -27,7 +27,7 @@ NORMALIZING = [
 ]
 
 
-def dead_rows(length, dtype, refs=None):
+def rows_without_direction(length, dtype, refs=None):
     """Inputs in which every fifth row has no direction; so have the refs."""
     inputs = random_inputs(24, 5, 3, refs, dtype=dtype)
     for rows in (inputs.embeddings, inputs.ref_embeddings):
@@ -40,9 +40,9 @@ def dead_rows(length, dtype, refs=None):
 @pytest.mark.parametrize(("name", "options"), NORMALIZING, ids=str)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("length", [0.0, 1e-14])
-def test_gradient_of_a_row_without_a_direction_is_zero(name, options, dtype, length, device):
+def test_row_without_direction_has_zero_gradient(name, options, dtype, length, device):
     refs = None if name == "batch_all_triplet_loss" else 25
-    for inputs in (dead_rows(length, dtype), dead_rows(length, dtype, refs)):
+    for inputs in (rows_without_direction(length, dtype), rows_without_direction(length, dtype, refs)):
         result = run(getattr(ops, name), inputs.to(device), **options)
         expected = run(getattr(reference, name), inputs.to(device).to(torch.float64), **options)
         for grad, wanted in ((result.grad, expected.grad), (result.ref_grad, expected.ref_grad)):
@@ -57,7 +57,7 @@ def test_gradient_of_a_row_without_a_direction_is_zero(name, options, dtype, len
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 @pytest.mark.parametrize("length", [0.0, 1e-14])
-def test_gradient_of_given_triplets_of_a_row_without_a_direction_is_zero(name, options, length, device):
+def test_given_triplets_row_without_direction_has_zero_gradient(name, options, length, device):
     batch = random_batch(24, 5, 80)
     batch.embeddings[::5] *= length
     if options.get("similarity", "cosine") != "cosine":
@@ -69,7 +69,7 @@ def test_gradient_of_given_triplets_of_a_row_without_a_direction_is_zero(name, o
 
 
 @each_of(OPS)
-def test_rows_just_longer_than_the_epsilon_keep_their_gradient(name, device):
+def test_rows_above_epsilon_keep_their_gradient(name, device):
     inputs = random_inputs(24, 5, 3, dtype=torch.float64)
     inputs.embeddings[::5] *= 2e-12 / inputs.embeddings[::5].norm(dim=1, keepdim=True)
     assert run(getattr(ops, name), inputs.to(device)).grad[::5].abs().max() > 1e9
@@ -95,7 +95,7 @@ def nearly_parallel(dtype=torch.float32, sign=1):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_no_similarity_is_beyond_one(dtype, sign, device):
+def test_cosine_never_exceeds_one(dtype, sign, device):
     inputs = nearly_parallel(dtype, sign).to(device)
     refs = Inputs(*inputs[:2], *inputs[:2])
     found = [ops.knn(inputs.embeddings, k=39).similarity, ops.knn(inputs.embeddings, inputs.embeddings, 40).similarity]
@@ -117,7 +117,7 @@ def test_no_similarity_is_beyond_one(dtype, sign, device):
 
 
 @pytest.mark.parametrize("threshold", [1.0, 1.0 + 1e-7, 2.0])
-def test_a_duplicate_threshold_of_one_drops_nothing(threshold, device):
+def test_duplicate_threshold_of_one_drops_nothing(threshold, device):
     inputs = nearly_parallel().to(device)
     for options in ({"positive": "easiest"}, {"positive": "hardest"}, {"positive": "random"}):
         given = run(ops.select_triplets, inputs, duplicate_threshold=threshold, **options)
@@ -128,7 +128,7 @@ def test_a_duplicate_threshold_of_one_drops_nothing(threshold, device):
         assert_results_bitwise_equal(given, run(ops.tuplet_loss, inputs, positive=positive))
 
 
-def test_a_duplicate_threshold_below_minus_one_drops_everything(device):
+def test_duplicate_threshold_below_minus_one_drops_everything(device):
     inputs = nearly_parallel(sign=-1).to(device)
     for positive in ("easiest", "hardest", "random"):
         index = ops.select_triplets(*inputs, positive=positive, duplicate_threshold=-1 - 1e-7)[0]
@@ -146,7 +146,7 @@ def test_semihard_negatives_compare_with_clamped_positives(device):
     assert (included.negative_similarity[at_one] == 1).all()
 
 
-def test_limits_of_one_are_never_exceeded(device):
+def test_similarity_limits_of_one_are_never_exceeded(device):
     """An anchor counts, or is hard, only if its similarities exceed a limit; no similarity exceeds 1."""
     inputs = nearly_parallel().to(device)
     options = {"negative": "hardest", "reduction": "none"}
@@ -155,13 +155,13 @@ def test_limits_of_one_are_never_exceeded(device):
     torch.testing.assert_close(easy, ops.triplet_loss(*inputs, **options), rtol=0, atol=0)
 
 
-def test_smart_triplets_takes_distances_of_cosines():
+def test_smart_triplets_accepts_distances_of_cosines():
     x, labels = nearly_parallel()[:2]
     found = ops.knn(x, k=39)
     smart_triplets(found.index, 2 - 2 * found.similarity, labels, kappa=1.0)
 
 
-def assert_alarm(verify, monkeypatch, name, distort, call, match=""):
+def assert_verify_raises(verify, monkeypatch, name, distort, call, match=""):
     """``verify`` raises if the compiled op's results are replaced by ``distort(*results)``."""
     right = getattr(torch.ops.hardmine, name)
     monkeypatch.setattr(torch.ops.hardmine, name, lambda *args: distort(*right(*args)))
@@ -170,7 +170,7 @@ def assert_alarm(verify, monkeypatch, name, distort, call, match=""):
     monkeypatch.undo()
 
 
-def test_verify_sees_cosines_beyond_one(verify, monkeypatch):
+def test_verify_cosine_beyond_one_raises(verify, monkeypatch):
     inputs = nearly_parallel()
     beyond = 1 + 2.0**-23
     message = r"must lie in \[-1, 1\]"
@@ -182,11 +182,11 @@ def test_verify_sees_cosines_beyond_one(verify, monkeypatch):
         return similarity * beyond, index
 
     select, knn = (lambda: ops.select_triplets(*inputs)), (lambda: ops.knn(inputs.embeddings, k=3))
-    assert_alarm(verify, monkeypatch, "select_triplets", scale_selection, select, message)
-    assert_alarm(verify, monkeypatch, "knn", scale_neighbors, knn, message)
+    assert_verify_raises(verify, monkeypatch, "select_triplets", scale_selection, select, message)
+    assert_verify_raises(verify, monkeypatch, "knn", scale_neighbors, knn, message)
 
 
-def test_verify_sees_positives_that_a_threshold_of_one_dropped(verify, monkeypatch):
+def test_verify_positive_dropped_at_threshold_one_raises(verify, monkeypatch):
     inputs = nearly_parallel()
 
     def drop_positives(s_ap, s_an, positive, negative):
@@ -195,7 +195,7 @@ def test_verify_sees_positives_that_a_threshold_of_one_dropped(verify, monkeypat
     def call():
         ops.select_triplets(*inputs, duplicate_threshold=1.0)
 
-    assert_alarm(verify, monkeypatch, "select_triplets", drop_positives, call, "positive_index is not the best")
+    assert_verify_raises(verify, monkeypatch, "select_triplets", drop_positives, call, "positive_index is not the best")
 
 
 # Rows that underflow
@@ -204,7 +204,7 @@ def test_verify_sees_positives_that_a_threshold_of_one_dropped(verify, monkeypat
 @pytest.mark.thinned(11)
 @pytest.mark.parametrize("size", [1e-18, 1e-20, 1e-22, 1e-30])
 @each_with_similarity(OPS)
-def test_rows_whose_squares_underflow_raise_no_alarm(name, similarity, size, verify):
+def test_verify_underflowing_rows_pass(name, similarity, size, verify):
     options = [{}]
     if name == "tuplet_loss":
         options = [{"positive": positive} for positive in POSITIVES]
@@ -218,14 +218,14 @@ def test_rows_whose_squares_underflow_raise_no_alarm(name, similarity, size, ver
         for given in (inputs, inputs._replace(ref_embeddings=None, ref_labels=None)):
             for chosen in options:
                 with verify() as report:
-                    run(getattr(ops, name), given, similarity=similarity, **with_numbers(chosen))
+                    run(getattr(ops, name), given, similarity=similarity, **with_generator(chosen))
                 assert report.checks == 1
 
 
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("size", [1e-18, 1e-20, 1e-22, 1e-30])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
-def test_given_triplets_whose_squares_underflow_raise_no_alarm(name, options, size, verify):
+def test_verify_given_triplets_of_underflowing_rows_pass(name, options, size, verify):
     for step in (1, 2):
         batch = random_batch(24, 8, 60)
         batch.embeddings[::step] *= size
@@ -235,14 +235,14 @@ def test_given_triplets_whose_squares_underflow_raise_no_alarm(name, options, si
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-8])
-def test_verify_still_sees_wrong_distances_of_short_rows(size, verify, monkeypatch):
+def test_verify_wrong_distance_of_short_rows_raises(size, verify, monkeypatch):
     """The allowance for underflow hides nothing at sizes whose squares float32 can represent."""
     queries = size * random_inputs(24, 8).embeddings
 
     def scale(similarity, index):
         return similarity * (1 + 1e-3), index
 
-    assert_alarm(verify, monkeypatch, "knn", scale, lambda: ops.knn(queries, k=3, similarity="euclidean"))
+    assert_verify_raises(verify, monkeypatch, "knn", scale, lambda: ops.knn(queries, k=3, similarity="euclidean"))
 
 
 # Tiny batches
@@ -278,7 +278,7 @@ def small_calls(name):
 
 @pytest.mark.slow
 @each_of(OPS)
-def test_batches_of_next_to_nothing_are_verified(name, verify):
+def test_verify_tiny_batches_pass(name, verify):
     calls = 0
     with verify() as report:
         for inputs, choice in small_calls(name):
@@ -289,7 +289,7 @@ def test_batches_of_next_to_nothing_are_verified(name, verify):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
-def test_next_to_no_triplets_are_verified(name, options, verify):
+def test_verify_tiny_given_triplets_pass(name, options, verify):
     with verify() as report:
         for rows in (0, 1, 3):
             run_given(getattr(ops, name), Batch(torch.randn(rows, 3), NO_TRIPLETS), **options)
@@ -297,7 +297,7 @@ def test_next_to_no_triplets_are_verified(name, options, verify):
     assert report.checks == 4
 
 
-def test_next_to_no_lists_are_verified(verify):
+def test_verify_tiny_neighbor_lists_pass(verify):
     with verify() as report:
         for rows, length in itertools.product((0, 1, 2), (0, 1)):
             for labels in labels_of(rows):

@@ -87,7 +87,7 @@ def _kernels(request):
 
 @each_dtype
 @each_case
-def test_a_cuda_graph_replays_on_other_inputs(name, refs, options, dtype):
+def test_cuda_graph_replays_on_other_inputs(name, refs, options, dtype):
     inputs = on("cuda", make_inputs(name, refs, dtype, seed=1))
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -106,7 +106,7 @@ def test_a_cuda_graph_replays_on_other_inputs(name, refs, options, dtype):
 
 
 @each_case
-def test_work_on_a_cuda_stream_waits_for_what_is_before_it(name, refs, options):
+def test_cuda_stream_orders_op_after_earlier_work(name, refs, options):
     """The inputs arrive late and are overwritten at once. An op that ran on another stream would miss them."""
     late, before = (make_inputs(name, refs, torch.float32, seed) for seed in (1, 2))
     expected = step(name, on("cuda", late), options)
@@ -124,7 +124,7 @@ def test_work_on_a_cuda_stream_waits_for_what_is_before_it(name, refs, options):
 
 
 @each_case
-def test_no_cuda_call_of_torch_waits(name, refs, options):
+def test_cuda_op_has_no_torch_call_that_waits(name, refs, options):
     inputs = on("cuda", make_inputs(name, refs, torch.float32, seed=1))
     step(name, inputs, options)
     torch.cuda.set_sync_debug_mode("error")
@@ -150,21 +150,21 @@ def waiting_calls(work: Callable[[], object]) -> list[str]:
     return [call for call in during if call in WAITING_CALLS]
 
 
-def test_the_cuda_profiler_sees_a_call_that_waits():
+def test_cuda_profiler_sees_call_that_waits():
     x = torch.ones(100, device="cuda")
     assert waiting_calls(lambda: x.sum().item())
     assert not waiting_calls(lambda: x.sum())
 
 
 @each_case
-def test_no_cuda_call_of_anyone_waits(name, refs, options):
+def test_cuda_op_has_no_runtime_call_that_waits(name, refs, options):
     inputs = on("cuda", make_inputs(name, refs, torch.float32, seed=1))
     assert waiting_calls(lambda: step(name, inputs, options)) == []
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
 @each_case
-def test_the_cuda_device_of_the_inputs_is_used_whichever_is_current(name, refs, options):
+def test_cuda_op_runs_on_device_of_inputs(name, refs, options):
     inputs = make_inputs(name, refs, torch.float32, seed=1)
     with torch.cuda.device(0):
         actual = step(name, on("cuda:1", inputs), options)

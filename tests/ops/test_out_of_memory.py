@@ -34,7 +34,7 @@ print(tuple(ops.knn(x[:3], k=2).index.shape))
 
 
 @pytest.mark.subprocess
-def test_an_op_without_memory_says_what_it_could_not_allocate():
+def test_op_out_of_memory_names_allocation_and_bytes():
     output = output_of(run_python("-c", SCRIPT)).splitlines()
     assert len(output) == 5, output
     results, cast, rows, lists, after = output

@@ -20,7 +20,7 @@ from verification_cases import break_output
 
 
 @each_op
-def test_a_generator_repeats_the_draws(name):
+def test_generator_same_seed_repeats_draws(name):
     inputs = random_inputs(60, classes=3, refs=50)
     first, again = seeded(7), seeded(7)
     op = getattr(ops, name)
@@ -32,7 +32,7 @@ def test_a_generator_repeats_the_draws(name):
 
 
 @each_op
-def test_without_a_generator_manual_seed_rules(name):
+def test_generator_none_follows_manual_seed(name):
     inputs = random_inputs(60, classes=3)
     options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}
 
@@ -53,7 +53,7 @@ def test_without_a_generator_manual_seed_rules(name):
 
 @each_op
 @pytest.mark.parametrize("generator", [None, 5], ids=["no generator", "generator"])
-def test_only_what_is_asked_for_is_drawn(name, generator):
+def test_generator_is_used_only_for_random_selections(name, generator):
     """Without a random selection nothing is drawn.
 
     With one and a given generator, the global generator draws nothing.
@@ -68,7 +68,7 @@ def test_only_what_is_asked_for_is_drawn(name, generator):
             assert not torch.equal(own.get_state(), own_before)
 
 
-def test_a_failing_call_draws_nothing():
+def test_generator_is_unchanged_after_failing_call():
     before = torch.get_rng_state()
     with pytest.raises(ValueError, match="temperature"):
         ops.triplet_loss(*random_inputs(), **BOTH, temperature=0.0)
@@ -82,7 +82,7 @@ def test_a_failing_call_draws_nothing():
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 2600], ids=["self", "refs"])
 @pytest.mark.parametrize("more", [{}, {"duplicate_threshold": 0.3}, {"negative": "semihard"}], ids=str)
-def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more):
+def test_random_selection_any_thread_count_is_bitwise_equal(name, similarity, refs, more):
     inputs = exact_inputs(similarity, 3000, 64, 40, refs)
     options = {**BOTH, "similarity": similarity, **more}
     with threads(1):
@@ -97,7 +97,7 @@ def test_any_number_of_threads_gives_the_same_bits(name, similarity, refs, more)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_by_torch(name, backend):
+def test_random_selection_torch_compile_has_one_graph(name, backend):
     """One graph. aot_eager draws the numbers of eager mode; inductor draws others, which manual_seed fixes."""
     options = {**BOTH, **({"return_selection": True} if name in SELECTED_LOSSES else {})}
 
@@ -127,7 +127,7 @@ def test_compiled_by_torch(name, backend):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
-def test_compiled_with_a_generator(name):
+def test_generator_under_torch_compile_equals_eager(name):
     """The graph breaks, and the draws equal those of eager mode."""
     inputs = random_inputs(refs=30)
 
@@ -148,7 +148,7 @@ def test_compiled_with_a_generator(name):
 @each_op
 @with_and_without_refs
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_verify_draws_nothing_itself(name, refs, similarity, verify):
+def test_verify_random_selection_draws_nothing(name, refs, similarity, verify):
     """Verify leaves the user's generators in the same state as without it, so the training continues identically."""
     inputs = random_inputs(refs=refs)
     options = {**BOTH, "similarity": similarity, "duplicate_threshold": -0.1}
@@ -170,7 +170,7 @@ def test_verify_draws_nothing_itself(name, refs, similarity, verify):
 
 @each_op
 @pytest.mark.parametrize("which", ["positive", "negative"])
-def test_verify_finds_a_candidate_that_was_not_drawn(name, which, verify, monkeypatch):
+def test_verify_candidate_not_drawn_raises(name, which, verify, monkeypatch):
     """An op that rounds its numbers to halves picks valid candidates, but not all of them."""
     compiled = "select_triplets" if name == "select_triplets" else "triplet_loss"
     right = getattr(torch.ops.hardmine, compiled)
@@ -181,12 +181,12 @@ def test_verify_finds_a_candidate_that_was_not_drawn(name, which, verify, monkey
         return right(*arguments)
 
     monkeypatch.setattr(torch.ops.hardmine, compiled, coarse)
-    message = f"{which}_index is not the candidate drawn of .* anchors, first at anchor"
+    message = f"{which}_index is not the drawn candidate for .* anchors, first at anchor"
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
         getattr(ops, name)(*random_inputs(), **{"positive": "hardest", "negative": "hardest", which: "random"})
 
 
-def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
+def test_verify_missing_or_extra_candidate_raises(verify, monkeypatch):
     inputs = random_inputs(20, classes=3)
     inputs.labels[0] = 100  # has no positive
     for position, anchor, wrong in ((2, 0, 5), (2, 1, -1), (3, 1, -1), (3, 1, 1)):
@@ -194,11 +194,11 @@ def test_verify_finds_a_missing_candidate_and_one_too_many(verify, monkeypatch):
             break_output(
                 context, "select_triplets", position, lambda t, a=anchor, w=wrong: t.index_fill(0, torch.tensor([a]), w)
             )
-            with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
+            with verify(), pytest.raises(hardmine.VerificationError, match="is not the drawn candidate for 1 anchors"):
                 ops.select_triplets(*inputs, **BOTH)
 
 
-def rows_at_a_threshold() -> tuple[Inputs, float]:
+def rows_at_threshold() -> tuple[Inputs, float]:
     """Classes of 80, half of each being one row, and a threshold between its squared norms in float32 and float64."""
     row = random_inputs(1, 40, 1).embeddings
     rows = torch.cat([row.expand(120, -1), random_inputs(120, 40, 1, seed=1).embeddings])
@@ -209,9 +209,9 @@ def rows_at_a_threshold() -> tuple[Inputs, float]:
     return inputs, (rounded + exact) / 2
 
 
-def test_verify_lets_rounding_decide_at_the_threshold(verify, device):
+def test_verify_rounding_at_threshold_passes(verify, device):
     """The candidates differ between float32 and float64, and so do the counts by which numbers pick."""
-    inputs, threshold = rows_at_a_threshold()
+    inputs, threshold = rows_at_threshold()
     with verify() as report:
         for seed in range(5):
             options = {**BOTH, "similarity": "dot", "duplicate_threshold": threshold}
@@ -221,15 +221,15 @@ def test_verify_lets_rounding_decide_at_the_threshold(verify, device):
 
 
 @pytest.mark.parametrize("wrong", [-1, 1], ids=["none where there are some", "one of another class"])
-def test_verify_finds_a_wrong_pick_where_rounding_decides_on_others(wrong, verify, monkeypatch):
-    inputs, threshold = rows_at_a_threshold()
+def test_verify_wrong_pick_beside_threshold_raises(wrong, verify, monkeypatch):
+    inputs, threshold = rows_at_threshold()
     assert inputs.labels[0] != inputs.labels[1]
     break_output(monkeypatch, "select_triplets", 2, lambda t: t.index_fill(0, torch.tensor([0]), wrong))
-    with verify(), pytest.raises(hardmine.VerificationError, match="is not the candidate drawn of 1 anchors"):
+    with verify(), pytest.raises(hardmine.VerificationError, match="is not the drawn candidate for 1 anchors"):
         ops.select_triplets(*inputs, **BOTH, similarity="dot", duplicate_threshold=threshold)
 
 
-def test_the_numbers_of_a_disagreement_are_saved(verify, monkeypatch):
+def test_verify_disagreement_saves_random_state(verify, monkeypatch):
     inputs = random_inputs()
     for generator in (None, seeded(4)):
         torch.rand(3, generator=generator)
@@ -252,7 +252,7 @@ def test_the_numbers_of_a_disagreement_are_saved(verify, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["TripletLoss", "SCTLoss"])
-def test_modules_take_a_generator(name):
+def test_module_generator_repeats_draws(name):
     module = getattr(losses, name)(**BOTH, generator=seeded(3))
     inputs = random_inputs(60, classes=3)
     first = [module(*inputs, return_selection=True)[1].positive_index for _ in range(2)]
@@ -270,7 +270,7 @@ def test_modules_take_a_generator(name):
         module.options["generator"].set_state(state)
 
 
-def test_making_a_module_draws_nothing():
+def test_module_init_draws_nothing():
     generator, before = seeded(3), torch.get_rng_state()
     losses.SCTLoss(**BOTH, generator=generator)
     losses.SCTLoss(**BOTH)

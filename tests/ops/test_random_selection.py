@@ -101,7 +101,7 @@ HAND_WORKED = {
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("options", "numbers", "positives", "negatives"), HAND_WORKED.values(), ids=HAND_WORKED)
-def test_worked_by_hand(select, device, draw, options, numbers, positives, negatives):
+def test_random_selection_hand_worked_picks_match(select, device, draw, options, numbers, positives, negatives):
     draw(*numbers)
     selection = select(*HAND_POINTS.to(device), **options)
     assert selection.positive_index.tolist() == [index for index, _ in positives]
@@ -111,7 +111,7 @@ def test_worked_by_hand(select, device, draw, options, numbers, positives, negat
 
 
 @IMPLEMENTATIONS
-def test_worked_by_hand_with_refs(select, device, draw):
+def test_random_selection_hand_worked_picks_with_refs_match(select, device, draw):
     """Anchors of classes 0 and 7 against the five points: a copy of the anchor is an ordinary candidate."""
     anchors = Inputs(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([0, 7]), *HAND_POINTS[:2]).to(device)
     draw([0.33, 0.5], [0.5, 0.79])  # positives: 0 1 3, and none; negatives: 2 4, and 0 1 2 3 4
@@ -122,7 +122,7 @@ def test_worked_by_hand_with_refs(select, device, draw):
     assert selection.negative_similarity.tolist() == pytest.approx([-1.0, -1.0])
 
 
-def test_the_loss_is_that_of_the_pairs_drawn(draw):
+def test_random_selection_loss_uses_drawn_pairs(draw):
     """The hinges of the hand-worked pairs with margin 0.3: s_an - s_ap = -1.6, 0.16, 1.76, 0, 0.2."""
     draw(U_POSITIVE, U_NEGATIVE)
     for op in (ops.triplet_loss, reference.triplet_loss):
@@ -135,7 +135,7 @@ def test_the_loss_is_that_of_the_pairs_drawn(draw):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("refs", [False, True], ids=["self", "refs"])
 @pytest.mark.parametrize("by", ["label", "similarity"])
-def test_every_candidate_has_an_equal_share_of_the_numbers(select, refs, by, device, draw):
+def test_random_selection_candidates_have_equal_shares(select, refs, by, device, draw):
     """Of 2520 evenly spread numbers, each of n candidates is picked by 2520 / n."""
     labels = torch.tensor([5, 9, 5, 5, 5, 2, 2, 2, 9, 9, 5, 2])
     rows = len(labels)
@@ -166,7 +166,7 @@ def test_every_candidate_has_an_equal_share_of_the_numbers(select, refs, by, dev
         assert torch.equal(actual, candidates * (2520 // count))
 
 
-def test_many_draws_are_uniform_and_positives_tell_nothing_of_negatives():
+def test_random_selection_pairs_are_uniform_and_independent():
     """20,000 anchors with 4 positives and 5 negatives.
 
     Each of the 20 pairs occurs 1000 times on average, with standard deviation 31.
@@ -190,7 +190,7 @@ def test_many_draws_are_uniform_and_positives_tell_nothing_of_negatives():
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("depth", [3, 40, 700])
 @pytest.mark.parametrize("refs", [False, True], ids=["self", "refs"])
-def test_the_only_candidate_has_the_bits_of_every_other_selection(dtype, similarity, depth, refs, device):
+def test_random_selection_of_only_candidate_equals_other_rules(dtype, similarity, depth, refs, device):
     """Each anchor has one positive, and one of two refs is a negative.
 
     Forward and backward agree with the other rules.
@@ -212,7 +212,7 @@ def test_the_only_candidate_has_the_bits_of_every_other_selection(dtype, similar
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @with_and_without_refs
-def test_a_threshold_that_drops_nothing_changes_nothing(similarity, refs, device):
+def test_random_selection_threshold_that_drops_nothing_is_equal(similarity, refs, device):
     """Candidates found by label equal candidates marked by similarity."""
     for classes in (1, 7, 150):
         inputs = random_inputs(300, 20, classes, refs and 280).to(device)
@@ -224,7 +224,7 @@ def test_a_threshold_that_drops_nothing_changes_nothing(similarity, refs, device
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @with_and_without_refs
-def test_every_dtype_draws_the_same(dtype, refs, device):
+def test_random_selection_any_dtype_draws_equal(dtype, refs, device):
     inputs = exact_inputs("dot", refs=refs, dtype=dtype).to(device)
     drawn = pick(ops.select_triplets, inputs, **BOTH, similarity="dot")
     expected = pick(reference.select_triplets, inputs.to(torch.float64), **BOTH, similarity="dot")
@@ -239,7 +239,7 @@ def test_every_dtype_draws_the_same(dtype, refs, device):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @with_and_without_refs
-def test_nan_similarities_are_never_drawn(bad, similarity, refs, device):
+def test_random_selection_nan_similarities_are_never_drawn(bad, similarity, refs, device):
     inputs = random_inputs(40, 5, 2, refs)
     inputs.embeddings[3, 2] = bad
     if refs:
@@ -259,7 +259,7 @@ def test_nan_similarities_are_never_drawn(bad, similarity, refs, device):
 @each_op
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("labels", [[], [3], [3] * 9, list(range(9)), [1, 1]], ids=str)
-def test_anchors_without_candidates(name, similarity, labels, device):
+def test_random_selection_without_candidates_is_minus_one(name, similarity, labels, device):
     x = random_inputs(len(labels), 5, 1, seed=2).embeddings
     inputs = Inputs(x, torch.tensor(labels, dtype=torch.int64)).to(device)
     result = run(getattr(ops, name), inputs, **BOTH, similarity=similarity)
@@ -274,7 +274,7 @@ def test_anchors_without_candidates(name, similarity, labels, device):
 
 @pytest.mark.parametrize("name", SELECTED_LOSSES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_divergence_is_never_hidden(name, bad, device):
+def test_random_selection_nonfinite_ref_gives_nan_loss(name, bad, device):
     inputs = random_inputs(24, 5, 3, 30)
     inputs.ref_embeddings[11, 4] = bad
     result = run(getattr(ops, name), inputs.to(device), **BOTH)

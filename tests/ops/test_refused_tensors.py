@@ -57,7 +57,7 @@ each_argument = pytest.mark.parametrize("name", CALLS)
 @each_argument
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore")
-def test_op_given_another_layout_names_it(name, kind):
+def test_op_non_dense_layout_raises_by_name(name, kind):
     tensor, call = CALLS[name]
     argument = name.partition(".")[2]
     with pytest.raises(TypeError, match=rf"^{argument} must be a (dense|plain) tensor, got {re.escape(kind)}$"):
@@ -65,20 +65,20 @@ def test_op_given_another_layout_names_it(name, kind):
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name.partition(".")[2] not in ("embeddings", "queries")])
-def test_op_given_a_fake_tensor_among_real_ones_names_it(name):
+def test_op_fake_tensor_among_real_raises_by_name(name):
     tensor, call = CALLS[name]
     argument = name.partition(".")[2]
     with pytest.raises(TypeError, match=f"^{argument} must be a real tensor, as the embeddings are, got a FakeTensor$"):
         call(FakeTensorMode().from_tensor(tensor))
 
 
-def test_op_given_real_labels_with_fake_embeddings_names_them():
+def test_op_real_labels_with_fake_embeddings_raise():
     with pytest.raises(TypeError, match=r"^labels must be a FakeTensor, as the embeddings are, got a real tensor$"):
         ops.sct_loss(FakeTensorMode().from_tensor(ROWS), LABELS)
 
 
 @each_argument
-def test_op_given_a_meta_tensor_among_others_names_it(name):
+def test_op_meta_tensor_among_others_raises_by_name(name):
     tensor, call = CALLS[name]
     argument = name.partition(".")[2]
     if name == "knn.queries":  # it is the only tensor, so only shapes are checked
@@ -94,7 +94,7 @@ def test_op_given_a_meta_tensor_among_others_names_it(name):
 @pytest.mark.thinned(5)
 @each_argument
 @pytest.mark.parametrize("value", [None, [1, 2], ["a", "b"], ("x",), {"a": 1}, "text"], ids=repr)
-def test_op_given_no_tensor_names_the_argument(name, value):
+def test_op_non_tensor_raises_by_name(name, value):
     argument = name.partition(".")[2]
     if (argument, value) in (("refs", None), ("margin_labels", None)) or (name, value) == (
         "indexed_triplet_loss.labels",
@@ -106,7 +106,7 @@ def test_op_given_no_tensor_names_the_argument(name, value):
         CALLS[name][1](value)
 
 
-def test_labels_of_text_are_named():
+def test_op_text_labels_raise():
     with pytest.raises(TypeError, match=r"^labels must be a torch.Tensor, got list of str$"):
         ops.sct_loss(ROWS, ["cat", "cat", "dog", "dog", "cow", "cow"])
 
@@ -125,7 +125,7 @@ def test_labels_of_text_are_named():
     ],
     ids=["sct_loss", "tuplet_loss", "batch_all_triplet_loss", "indexed_triplet_loss", "global_loss", "knn", "select"],
 )
-def test_op_inside_a_functorch_derivative_says_so(op, transform):
+def test_op_in_functorch_derivative_raises(op, transform):
     with pytest.raises(NotImplementedError, match=r"must not be inside torch.func.grad, vjp or jacrev"):
         transform(op)(ROWS)
 
@@ -133,7 +133,7 @@ def test_op_inside_a_functorch_derivative_says_so(op, transform):
 LARGEST = torch.tensor([2**64 - 1] * 6, dtype=torch.uint64)
 
 
-def test_uint64_labels_do_not_equal_negative_ones():
+def test_op_uint64_labels_beside_negative_ones_raise():
     words = "must be below 2^63 unless both are uint64, got 18446744073709551615"
     with pytest.raises(ValueError, match=f"^labels {re.escape(words)}$"):
         ops.select_triplets(ROWS, LARGEST, ROWS, torch.full((6,), -1))
@@ -141,12 +141,12 @@ def test_uint64_labels_do_not_equal_negative_ones():
         metrics.recall_at_k(ROWS, torch.full((6,), -1), ROWS, LARGEST, k=1)
 
 
-def test_small_uint64_labels_equal_those_of_other_dtypes():
+def test_op_small_uint64_labels_equal_other_dtypes():
     small = ops.select_triplets(ROWS, LABELS.to(torch.uint64), ROWS, LABELS.to(torch.int8))
     assert torch.equal(small.negative_index, ops.select_triplets(ROWS, LABELS, ROWS, LABELS).negative_index)
 
 
-def test_uint64_labels_beside_others_are_refused_where_no_values_are():
+def test_op_meta_uint64_labels_beside_others_raise():
     rows = ROWS.to("meta")
     with pytest.raises(
         TypeError, match=r"^ref_labels must be uint64 only if labels is, got torch.int64 and torch.uint64"
@@ -154,7 +154,7 @@ def test_uint64_labels_beside_others_are_refused_where_no_values_are():
         ops.select_triplets(rows, LARGEST.to("meta"), rows, LABELS.to("meta"))
 
 
-def test_uint64_labels_among_themselves_are_classes():
+def test_op_uint64_labels_among_themselves_are_classes():
     labels = LARGEST.clone()
     labels[3:] = 5
     selection = ops.select_triplets(ROWS, labels, ROWS, labels)
@@ -162,13 +162,13 @@ def test_uint64_labels_among_themselves_are_classes():
     assert torch.equal(selection.negative_index, expected.negative_index)
 
 
-def test_uint64_labels_beside_a_table_of_int64_classes_are_refused():
+def test_op_uint64_labels_beside_int64_margin_labels_raise():
     with pytest.raises(ValueError, match=r"^labels must be below 2\^63 unless both are uint64"):
         ops.batch_all_triplet_loss(ROWS, LARGEST, margin=torch.ones(2, 2), margin_labels=torch.tensor([-1, 3]))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:torch.searchsorted")
-def test_uint64_labels_beside_others_are_refused_inside_vmap():
+def test_op_uint64_labels_beside_int64_in_vmap_raise():
     labels = LABELS.to(torch.uint64).expand(2, 6)
     with pytest.raises(
         TypeError, match=r"^ref_labels must be uint64 only if labels is, got torch.int64 and torch.uint"
@@ -190,7 +190,7 @@ def test_uint64_labels_beside_others_are_refused_inside_vmap():
     ],
     ids=["batch_all_triplet_loss", "global_loss", "indexed_triplet_loss"],
 )
-def test_checks_of_values_are_skipped_inside_vmap(op, given):
+def test_op_value_checks_in_vmap_are_skipped(op, given):
     expected = op(ROWS, **given).expand(2)
     for name in given:
         batched = torch.vmap(lambda one, name=name: op(ROWS, **{**given, name: one}))

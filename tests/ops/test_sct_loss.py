@@ -16,7 +16,7 @@ from support.comparisons import (
 )
 from support.inputs import HAND_POINTS, anchors_with, random_inputs
 from support.ops import PRESETS, REDUCTIONS, SIMILARITIES
-from support.runs import meaningful, run, run_both
+from support.runs import effective_options, run, run_both
 
 pytestmark = pytest.mark.emulated
 
@@ -43,7 +43,7 @@ def nca(s_ap: float, s_an: float) -> float:
         "code2021": (1.36 + 0.126928) / 5,
     }.items(),
 )
-def test_worked_by_hand(loss, device, preset, expected):
+def test_sct_loss_hand_worked_table_matches(loss, device, preset, expected):
     assert loss(*HAND_POINTS.to(device), preset=preset, lam=0.5).item() == pytest.approx(expected, abs=2e-6)
 
 
@@ -64,7 +64,7 @@ BOUNDARIES = [
 @IMPLEMENTATIONS
 @each_preset
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_presets_at_their_boundaries(loss, preset, dtype, device):
+def test_sct_loss_presets_at_boundaries_match(loss, preset, dtype, device):
     column = 2 + PRESETS.index(preset)
     values = {"easy": [], "hard": [], "none": []}
     each = []
@@ -89,7 +89,7 @@ def test_presets_at_their_boundaries(loss, preset, dtype, device):
 
 @each_preset
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_gradients_at_the_boundaries(preset, reduction, device):
+def test_sct_loss_gradients_at_boundaries_match_reference(preset, reduction, device):
     """The subgradients equal those of the reference, which are PyTorch's, for every part and every mean."""
     inputs = anchors_with([row[0] for row in BOUNDARIES], [row[1] for row in BOUNDARIES], torch.float64).to(device)
     options = {"preset": preset, "similarity": "dot", "lam": 0.3, "reduction": reduction}
@@ -101,7 +101,7 @@ def test_gradients_at_the_boundaries(preset, reduction, device):
 
 @pytest.mark.parametrize("part", ["easy", "hard"])
 @each_preset
-def test_one_part_alone(preset, part, device):
+def test_sct_loss_only_easy_or_hard_triplets_is_finite(preset, part, device):
     """The other mean is empty, and must be 0 rather than NaN."""
     s_ap, s_an = ([0.9, 0.75], [0.25, 0.5]) if part == "easy" else ([0.25, 0.5], [0.9, 0.75])
     inputs = anchors_with(s_ap, s_an).to(device)
@@ -112,7 +112,7 @@ def test_one_part_alone(preset, part, device):
     assert result.grad.any()
 
 
-def test_no_gradient_reaches_the_positive_of_a_hard_triplet(device):
+def test_sct_loss_hard_triplet_gives_positive_no_gradient(device):
     """The hinge gives the positive a gradient, so the pair exists."""
     inputs = random_inputs(40, 8, 5, refs=60, spread=1.5).to(device)
     result = run(ops.sct_loss, inputs)
@@ -129,7 +129,7 @@ def test_no_gradient_reaches_the_positive_of_a_hard_triplet(device):
 
 
 @IMPLEMENTATIONS
-def test_near_duplicates_are_dropped_by_the_presets_of_the_code(loss, device):
+def test_sct_loss_code_presets_drop_near_duplicates(loss, device):
     """The easiest positive has s_ap = 1, above 0.9999; the next has 0.25. The negative has 0.75."""
     labels, ref_labels = torch.tensor([0]), torch.tensor([0, 0, 1])
     inputs = torch.ones(1, 1), labels, torch.tensor([[1.0], [0.25], [0.75]]), ref_labels
@@ -148,7 +148,7 @@ def test_near_duplicates_are_dropped_by_the_presets_of_the_code(loss, device):
 
 
 @IMPLEMENTATIONS
-def test_a_cutoff_of_ones_own(loss, device):
+def test_sct_loss_hard_cutoff_option_replaces_default(loss, device):
     inputs = anchors_with([0.25, 0.75], [0.375, 0.5]).to(device)
 
     def values(**options):
@@ -165,7 +165,7 @@ def test_a_cutoff_of_ones_own(loss, device):
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_the_paper_s_preset_is_the_sct_term_of_triplet_loss(similarity, reduction, device):
+def test_sct_loss_paper_preset_equals_triplet_loss_term(similarity, reduction, device):
     inputs = random_inputs(refs=30).to(device)
     options = {"similarity": similarity, "reduction": reduction, "lam": 0.4, "temperature": 0.3, "negative": "hardest"}
     assert_results_bitwise_equal(
@@ -173,7 +173,7 @@ def test_the_paper_s_preset_is_the_sct_term_of_triplet_loss(similarity, reductio
     )
 
 
-def test_the_selection_comes_back_when_asked_for(device):
+def test_sct_loss_return_selection_equals_select_triplets(device):
     inputs = random_inputs(refs=30).to(device)
     loss, selection = ops.sct_loss(*inputs, preset="code2020", duplicate_threshold=0.7, return_selection=True)
     assert isinstance(selection, ops.Selection)
@@ -187,7 +187,7 @@ def test_the_selection_comes_back_when_asked_for(device):
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 @each_preset
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, refs, preset, device):
+def test_sct_loss_error_is_at_most_twice_plain_torch(dtype, similarity, refs, preset, device):
     inputs = random_inputs(200, 40, refs=refs, dtype=dtype, spread=2.5).to(device)
     options = {"similarity": similarity, "preset": preset, "duplicate_threshold": math.inf, "reduction": "none"}
     exact = assert_as_accurate_as_plain_torch("sct_loss", inputs, **options)
@@ -223,17 +223,17 @@ def sct_problems(draw):
         "duplicate_threshold": draw(st.none() | st.sampled_from([-1.3, 0.8, math.inf])),
         "min_similarity": draw(st.none() | st.sampled_from([-1.7, 0.15])),
     }
-    return inputs, meaningful(options)
+    return inputs, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(sct_problems())
-def test_random_inputs_and_options_match_the_reference(problem):
+def test_sct_loss_random_inputs_and_options_match_reference(problem):
     inputs, options = problem
     assert_results_close(*run_both("sct_loss", inputs, **options), 1e-10)
 
 
-def test_published_code_keeps_ties_of_semihard_negatives():
+def test_sct_loss_code_presets_include_semihard_ties():
     """s_ap = s_an = 0.6 for anchor 0: semi-hard in the presets of the code, not in the preset of the paper."""
     embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
     labels = torch.tensor([0, 0, 1])

@@ -13,7 +13,7 @@ from support.comparisons import assert_as_accurate_as_plain_torch, assert_same_s
 from support.inputs import HAND_POINTS, Inputs, exact_inputs, random_inputs, seeded
 from support.ops import FLOAT_DTYPES, SIMILARITIES
 from support.processes import threads
-from support.runs import meaningful, with_numbers
+from support.runs import effective_options, with_generator
 
 pytestmark = pytest.mark.emulated
 
@@ -92,7 +92,7 @@ HAND_WORKED = {
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("options", "positives", "negatives"), HAND_WORKED.values(), ids=HAND_WORKED)
-def test_worked_by_hand(select, device, options, positives, negatives):
+def test_select_triplets_hand_worked_pairs_match(select, device, options, positives, negatives):
     selection = select(*HAND_POINTS.to(device), **options)
     assert selection.positive_index.tolist() == [index for index, _ in positives]
     assert selection.negative_index.tolist() == [index for index, _ in negatives]
@@ -101,7 +101,7 @@ def test_worked_by_hand(select, device, options, positives, negatives):
 
 
 @IMPLEMENTATIONS
-def test_worked_by_hand_with_refs(select, device):
+def test_select_triplets_hand_worked_pairs_with_refs_match(select, device):
     """Anchor (1, 0) of class 0 against the five points: point 0, a copy of the anchor, is now a positive."""
     anchors = Inputs(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([0, 7]), *HAND_POINTS[:2]).to(device)
     selection = select(*anchors)
@@ -131,7 +131,7 @@ DUPLICATE_THRESHOLDS = {"cosine": (0.25, -0.5), "dot": (6.0, -12.0), "euclidean"
 def assert_matches_reference(inputs: Inputs, **options) -> None:
     """The op and its reference select exactly the same; random selections use the same numbers."""
     selections = (
-        select(*inputs, **with_numbers(options, inputs.embeddings.device))
+        select(*inputs, **with_generator(options, inputs.embeddings.device))
         for select in (ops.select_triplets, reference.select_triplets)
     )
     assert_same_selection(*selections)
@@ -145,7 +145,7 @@ def rule_id(rule: dict) -> str:
 @pytest.mark.parametrize("refs", [None, 45], ids=["self", "refs"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("rule", RULES, ids=rule_id)
-def test_small_integers_match_the_reference_exactly(rule, similarity, refs, device):
+def test_select_triplets_small_integers_are_exact(rule, similarity, refs, device):
     inputs = exact_inputs(similarity, refs=refs).to(device)
     if rule.get("semihard_margin"):
         rule = {**rule, "semihard_margin": SEMIHARD_MARGIN[similarity]}
@@ -155,7 +155,7 @@ def test_small_integers_match_the_reference_exactly(rule, similarity, refs, devi
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_small_integers_make_use_of_every_option(similarity):
+def test_exact_inputs_every_option_changes_selection(similarity):
     """The test above would prove little if its options changed nothing."""
     inputs = exact_inputs(similarity)
 
@@ -177,7 +177,7 @@ def test_small_integers_make_use_of_every_option(similarity):
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 45], ids=["self", "refs"])
-def test_every_dtype_matches_the_reference_exactly(dtype, similarity, refs, device):
+def test_select_triplets_any_dtype_is_exact(dtype, similarity, refs, device):
     inputs = exact_inputs(similarity, refs=refs, dtype=dtype).to(device)
     for negative in ("hardest", "semihard"):
         selection = ops.select_triplets(*inputs, negative=negative, similarity=similarity)
@@ -191,7 +191,7 @@ def test_every_dtype_matches_the_reference_exactly(dtype, similarity, refs, devi
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 700], ids=["self", "refs"])
 @pytest.mark.parametrize("thread_count", [1, 3])
-def test_ties_go_to_the_lowest_index(similarity, refs, thread_count, device):
+def test_select_triplets_ties_go_to_lowest_index(similarity, refs, thread_count, device):
     """All rows are equal, so every candidate ties, regardless of its tile, block and class."""
     generator = seeded(1)
     x, labels = torch.full((613, 16), 0.5), torch.randint(5, (613,), generator=generator)
@@ -213,7 +213,7 @@ def test_ties_go_to_the_lowest_index(similarity, refs, thread_count, device):
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 500], ids=["self", "refs"])
 @pytest.mark.parametrize("depth", [4, 16])
-def test_duplicates_across_tiles_match_the_reference_exactly(similarity, refs, depth, device):
+def test_select_triplets_duplicates_across_tiles_are_exact(similarity, refs, depth, device):
     """A depth of 4 leaves few distinct rows, so rows all over the matrix tie for most of the best."""
     inputs = exact_inputs(similarity, rows=613, depth=depth, classes=7, refs=refs, seed=5).to(device)
     for rule in (
@@ -232,7 +232,7 @@ def test_duplicates_across_tiles_match_the_reference_exactly(similarity, refs, d
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("positive", ["easiest", "random"])
-def test_equal_rows_are_equally_similar_wherever_they_are(positive, similarity, dtype, device):
+def test_select_triplets_equal_rows_have_equal_similarity_anywhere(positive, similarity, dtype, device):
     """Each anchor lies between a row and its copy, so a symmetric pass meets one above the anchor and one below it."""
     generator = seeded(6)
     rows, anchors = torch.randn(2, 128, 24, generator=generator).to(dtype)
@@ -275,7 +275,7 @@ def beside(value: float, towards: float, dtype: torch.dtype) -> float:
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("bound", [0.5, -0.5, 0.0])
-def test_semihard_negatives_lie_just_below_the_positive(select, dtype, bound, device):
+def test_semihard_negative_just_below_positive_is_selected(select, dtype, bound, device):
     above, below = beside(bound, 1, dtype), beside(bound, -1, dtype)
     inputs = one_anchor([bound], [above, bound, below, -1.0], dtype).to(device)
     choose = {"similarity": "dot", "negative": "semihard"}
@@ -286,7 +286,7 @@ def test_semihard_negatives_lie_just_below_the_positive(select, dtype, bound, de
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("tie", ["exclude", "include"])
-def test_semihard_negatives_lie_just_above_the_margin(select, dtype, tie, device):
+def test_semihard_negative_just_above_margin_is_selected(select, dtype, tie, device):
     options = {"similarity": "dot", "negative": "semihard", "semihard_margin": 0.25, "tie": tie}
     at_margin, inside = 0.5, beside(0.5, 1, dtype)  # s_ap - margin = 0.75 - 0.25
     assert select(*one_anchor([0.75], [at_margin], dtype).to(device), **options).negative_index.item() == -1
@@ -296,7 +296,7 @@ def test_semihard_negatives_lie_just_above_the_margin(select, dtype, tie, device
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("positive", ["easiest", "hardest"])
-def test_positives_at_the_duplicate_threshold_stay(select, dtype, positive, device):
+def test_duplicate_threshold_keeps_positive_at_threshold(select, dtype, positive, device):
     threshold = torch.tensor(0.9999, dtype=dtype).item()
     above = beside(threshold, 2, dtype)
     options = {"similarity": "dot", "positive": positive, "duplicate_threshold": 0.9999}
@@ -305,7 +305,7 @@ def test_positives_at_the_duplicate_threshold_stay(select, dtype, positive, devi
 
 
 @IMPLEMENTATIONS
-def test_euclidean_limits_are_distances(select, device):
+def test_euclidean_limits_are_negative_distances(select, device):
     """Refs are at distances 1, 2, 3 (class 0) and 4, 5, 6 (class 1) from the anchor."""
     inputs = one_anchor([2.0, 3.0, 4.0], [5.0, 6.0, 7.0], torch.float32).to(device)
     options = {"similarity": "euclidean", "negative": "semihard"}
@@ -318,7 +318,7 @@ def test_euclidean_limits_are_distances(select, device):
 
 
 @pytest.mark.parametrize("negative", [{"tie": "exclude"}, {"semihard_margin": 1.0}], ids=["tie", "margin"])
-def test_ties_at_0_do_not_depend_on_denormal_numbers(negative):
+def test_semihard_ties_at_zero_ignore_flushed_denormals(negative):
     """Orthogonal rows tie at 0. The next number below 0 is subnormal; with those flushed, 0 is still not below 0."""
     inputs = Inputs(torch.eye(4), torch.tensor([0, 0, 1, 1]))
     torch.set_flush_denormal(True)
@@ -338,7 +338,7 @@ def test_ties_at_0_do_not_depend_on_denormal_numbers(negative):
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 @pytest.mark.parametrize("depth", [24, 700])
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, refs, depth, device):
+def test_select_triplets_error_is_at_most_twice_plain_torch(dtype, similarity, refs, depth, device):
     inputs = random_inputs(200, depth, refs=refs, dtype=dtype, seed=depth).to(device)
     exact = assert_as_accurate_as_plain_torch("select_triplets", inputs, similarity=similarity)
     assert exact.grad.any(1).all(), "every anchor has a gradient"
@@ -365,11 +365,11 @@ def selection_problems(draw):
         "semihard_margin": draw(st.none() | st.sampled_from([0.25, 1.0, 3.0])),
         "duplicate_threshold": draw(st.none() | st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0])),
     }
-    return inputs, meaningful(options)
+    return inputs, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(selection_problems())
-def test_random_shapes_labels_and_options_match_the_reference_exactly(problem):
+def test_select_triplets_random_inputs_and_options_are_exact(problem):
     inputs, options = problem
     assert_matches_reference(inputs, **options)

@@ -83,7 +83,7 @@ def results_at(tmp_path_factory):
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("level", ["avx2", "avx512", "neon"])
-def test_levels_agree_bit_for_bit(level, results_at):
+def test_op_simd_levels_are_bitwise_equal(level, results_at):
     if level not in simd_levels():
         pytest.skip(f"this CPU or build has {', '.join(simd_levels())} only")
     scalar, results = results_at("scalar"), results_at(level)
@@ -97,7 +97,7 @@ def test_levels_agree_bit_for_bit(level, results_at):
 
 
 @pytest.mark.subprocess
-def test_this_process_runs_one_of_the_levels():
+def test_simd_level_of_process_is_known():
     assert hardmine.simd_level() in simd_levels()
     assert "scalar" in simd_levels()
 

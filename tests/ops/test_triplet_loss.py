@@ -11,7 +11,7 @@ from hardmine import ops, reference
 from support.comparisons import assert_as_accurate_as_plain_torch, assert_bitwise_equal, assert_results_close
 from support.inputs import HAND_POINTS, anchors_with, exact_inputs, random_inputs
 from support.ops import REDUCTIONS, SIMILARITIES, TERMS, selection_options
-from support.runs import meaningful, run, run_both, with_numbers
+from support.runs import effective_options, run, run_both, with_generator
 
 pytestmark = pytest.mark.emulated
 
@@ -42,13 +42,13 @@ HAND_WORKED = {
     # The semi-hard negatives have s_an = -1, -0.6, none, 0.6, -1: x = -1.6, -1.4, ., -0.2, -0.2.
     "semi-hard": ({"negative": "semihard", "term": "hinge", "margin": 1.5}, [0.0, 0.1, None, 1.3, 1.3]),
     # Only anchors 0, 1 and 3 have two similarities above 0.
-    "least similarity": ({"term": "hinge", "margin": 0.3, "min_similarity": 0.0}, [0.5, 0.46, None, 0.1, None]),
+    "min_similarity": ({"term": "hinge", "margin": 0.3, "min_similarity": 0.0}, [0.5, 0.46, None, 0.1, None]),
 }
 
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("options", "losses"), HAND_WORKED.values(), ids=HAND_WORKED)
-def test_worked_by_hand(loss, device, options, losses):
+def test_triplet_loss_hand_worked_values_match(loss, device, options, losses):
     options = {"negative": "hardest", **options}
     points = HAND_POINTS.to(device)
     counted = [value for value in losses if value is not None]
@@ -58,7 +58,7 @@ def test_worked_by_hand(loss, device, options, losses):
     assert loss(*points, **options).item() == pytest.approx(sum(counted) / len(counted), abs=2e-6)
 
 
-def test_defaults_are_epshn():
+def test_triplet_loss_defaults_are_epshn():
     """NCA with temperature 0.1 on the easiest positive and the semi-hard negative; their x is given above."""
     expected = sum(math.log1p(math.exp(10 * x)) for x in (-1.6, -1.4, -0.2, -0.2)) / 4
     assert ops.triplet_loss(*HAND_POINTS).item() == pytest.approx(expected, abs=1e-6)
@@ -67,7 +67,7 @@ def test_defaults_are_epshn():
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("refs", [None, 45], ids=["self", "refs"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_hinge_of_small_integers_is_exact(similarity, refs, reduction, device):
+def test_triplet_loss_hinge_of_integers_is_exact(similarity, refs, reduction, device):
     inputs = exact_inputs(similarity, refs=refs).to(device)
     options = {"term": "hinge", "margin": 0.5, "similarity": similarity, "negative": "hardest", "reduction": reduction}
     result, expected = run_both("triplet_loss", inputs, **options)
@@ -77,7 +77,7 @@ def test_hinge_of_small_integers_is_exact(similarity, refs, reduction, device):
         torch.testing.assert_close(result.grad, expected.grad, rtol=0, atol=0)
 
 
-def test_at_its_kink_the_hinge_has_gradient_0(device):
+def test_triplet_loss_hinge_at_kink_has_zero_gradient(device):
     inputs = anchors_with([0.75, 0.75], [0.5, 0.625]).to(device)
     result = run(
         ops.triplet_loss, inputs, term="hinge", margin=0.25, similarity="dot", negative="hardest", reduction="sum"
@@ -88,7 +88,7 @@ def test_at_its_kink_the_hinge_has_gradient_0(device):
 
 
 @IMPLEMENTATIONS
-def test_both_similarities_must_exceed_the_least(loss, device):
+def test_triplet_loss_min_similarity_bounds_both_similarities(loss, device):
     """0.25 does not exceed 0.25, as s_ap or as s_an."""
     inputs = anchors_with([0.25, 0.75, 0.26, 0.75], [0.5, 0.25, 0.5, 0.26]).to(device)
     options = {"similarity": "dot", "negative": "hardest", "term": "hinge", "margin": 1.0}
@@ -100,7 +100,7 @@ def test_both_similarities_must_exceed_the_least(loss, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_softplus_neither_overflows_nor_loses_its_tail(dtype, device):
+def test_triplet_loss_softplus_tails_are_precise(dtype, device):
     """X / temperature = 5e4, -5e4 and -20: the losses are 5e4, 0 and exp(-20), the slopes 1, 0 and exp(-20)."""
     inputs = anchors_with([0.25, 0.75, 0.5], [0.75, 0.25, 0.4998], dtype).to(device)
     options = {"similarity": "dot", "negative": "hardest", "temperature": 1e-5}
@@ -112,11 +112,11 @@ def test_softplus_neither_overflows_nor_loses_its_tail(dtype, device):
     assert result.ref_grad.diag().tolist()[:2] == pytest.approx([-1e5, 0.0], rel=1e-5)
 
 
-def test_the_selection_comes_back_when_asked_for(device):
+def test_triplet_loss_return_selection_equals_select_triplets(device):
     inputs = random_inputs(refs=30).to(device)
     for options in selection_options():
         loss, (same_loss, selection), alone = (
-            op(*inputs, **with_numbers({**options, **more}, device))
+            op(*inputs, **with_generator({**options, **more}, device))
             for op, more in (
                 (ops.triplet_loss, {}),
                 (ops.triplet_loss, {"return_selection": True}),
@@ -130,7 +130,7 @@ def test_the_selection_comes_back_when_asked_for(device):
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_sums_and_means_are_rounded_once(term, device):
+def test_triplet_loss_sums_and_means_are_rounded_once(term, device):
     """A float32 sum of 3000 numbers would be off by more than the single rounding of the op."""
     inputs = random_inputs(3000, 8, 50, spread=1.0).to(device)
     options = {"term": term, "negative": "hardest"}
@@ -144,7 +144,7 @@ def test_sums_and_means_are_rounded_once(term, device):
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("refs", [None, 150], ids=["self", "refs"])
 @pytest.mark.parametrize("term", TERMS)
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, refs, term, device):
+def test_triplet_loss_error_is_at_most_twice_plain_torch(dtype, similarity, refs, term, device):
     inputs = random_inputs(200, 40, refs=refs, dtype=dtype, spread=2.5).to(device)
     options = {"similarity": similarity, "term": term, "negative": "hardest", "reduction": "none"}
     exact = assert_as_accurate_as_plain_torch("triplet_loss", inputs, **options)
@@ -179,11 +179,11 @@ def loss_problems(draw):
         "duplicate_threshold": draw(st.none() | st.sampled_from([-1.3, 0.8])),
         "min_similarity": draw(st.none() | st.sampled_from([-1.7, 0.15])),
     }
-    return inputs, meaningful(options)
+    return inputs, effective_options(options)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(loss_problems())
-def test_random_inputs_and_options_match_the_reference(problem):
+def test_triplet_loss_random_inputs_and_options_match_reference(problem):
     inputs, options = problem
     assert_results_close(*run_both("triplet_loss", inputs, **options), 1e-10)

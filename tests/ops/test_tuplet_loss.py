@@ -104,7 +104,7 @@ HAND_WORKED = {
 
 @IMPLEMENTATIONS
 @pytest.mark.parametrize(("options", "losses"), HAND_WORKED.values(), ids=HAND_WORKED)
-def test_worked_by_hand(loss, device, options, losses):
+def test_tuplet_loss_hand_worked_values_match(loss, device, options, losses):
     points = HAND_POINTS.to(device)
     counted = [value for value in losses if value is not None]
     expected = [0.0 if value is None else value for value in losses]
@@ -114,7 +114,7 @@ def test_worked_by_hand(loss, device, options, losses):
 
 
 @IMPLEMENTATIONS
-def test_terms_by_hand(loss, device):
+def test_tuplet_loss_hand_worked_terms_match(loss, device):
     points = HAND_POINTS.to(device)
     for positive, index, s_ap in (
         ("easiest", [1, 3, 4, 1, 2], [0.6, 0.8, -0.8, 0.8, -0.8]),
@@ -132,7 +132,7 @@ def test_terms_by_hand(loss, device):
 NEGATIVES_BY_HAND = [[0.8, -1.0], [0.96, -0.6], [0.8, 0.96, 0.6], [0.6, 0.0], [-1.0, -0.6, 0.0]]
 
 
-def test_defaults_are_ep():
+def test_tuplet_loss_defaults_are_ep():
     """The defaults are EP: the easiest positive, temperature 0.1, mean."""
     s_ap = [0.6, 0.8, -0.8, 0.8, -0.8]
     each = [tuplet(s, *negatives, temperature=0.1) for s, negatives in zip(s_ap, NEGATIVES_BY_HAND, strict=True)]
@@ -144,7 +144,7 @@ def test_defaults_are_ep():
 
 @IMPLEMENTATIONS
 @each_positive
-def test_anchors_without_positives_or_negatives(loss, positive, device):
+def test_tuplet_loss_anchors_without_pairs_are_excluded(loss, positive, device):
     """Anchor 0 has both, 1 no positive, 2 no negative, 3 neither; no ref has the class of anchors 4 and 5."""
     x = torch.eye(4, 3) + 0.5
     refs = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
@@ -163,7 +163,7 @@ def test_anchors_without_positives_or_negatives(loss, positive, device):
 @each_positive
 @with_and_without_refs
 @each_similarity
-def test_small_integers_give_exact_positives(similarity, refs, positive, device):
+def test_tuplet_loss_small_integers_give_exact_positives(similarity, refs, positive, device):
     inputs = exact_inputs(similarity, depth=4, refs=refs).to(device)
     options = {"similarity": similarity, "positive": positive, "temperature": 2.0}
     result, expected = run_both("tuplet_loss", inputs, **options)
@@ -176,7 +176,7 @@ def test_small_integers_give_exact_positives(similarity, refs, positive, device)
         assert (ties.sum(1) > 1).sum() > 2, "ties are what the lowest index decides"
 
 
-def test_a_threshold_at_a_similarity_keeps_it(device):
+def test_tuplet_loss_duplicate_threshold_keeps_equal_similarity(device):
     """0.5 is not above 0.5. Anchor 0 has positives 0.5 and 0.25 among the refs, and a negative 0."""
     inputs = Inputs(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor([[0.5, 1], [0.25, 1], [0, 1]]), Y_REFS)
     for threshold, kept in ((0.5, [0.5, 0.25]), (0.49, [0.25]), (0.2, [])):
@@ -196,7 +196,7 @@ Y_REFS = torch.tensor([0, 0, 1])
 
 @each_similarity
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_with_two_a_class_all_positives_are_one(similarity, temperature, device):
+def test_tuplet_loss_two_per_class_makes_positives_equal(similarity, temperature, device):
     """EP, HP and Batch All equal N-pair here, as WACV 2020 says at the end of section 4."""
     inputs = random_inputs(200, 16, spread=2.0)._replace(labels=torch.arange(200) % 100).to(device)
     easiest, hardest, every = (
@@ -209,7 +209,7 @@ def test_with_two_a_class_all_positives_are_one(similarity, temperature, device)
 
 
 @each_similarity
-def test_with_one_negative_it_is_the_nca_of_triplets(similarity, device):
+def test_tuplet_loss_one_negative_equals_nca(similarity, device):
     inputs = random_inputs(40, 8, 2, seed=3)
     labels = torch.cat([torch.zeros(39, dtype=torch.int64), torch.ones(1, dtype=torch.int64)])
     for positive in ("easiest", "hardest"):
@@ -223,7 +223,7 @@ def test_with_one_negative_it_is_the_nca_of_triplets(similarity, device):
 
 @each_similarity
 @each_positive
-def test_refs_that_are_the_batch_differ_by_the_anchor_itself(similarity, positive, device):
+def test_tuplet_loss_batch_as_refs_adds_anchor_itself(similarity, positive, device):
     """Given as refs, the sample is its own positive; a threshold just below that similarity drops it again."""
     x, labels = random_inputs(60, 8, spread=2.0, dtype=torch.float64)[:2]
     itself = {"cosine": 1.0, "euclidean": 0.0}.get(similarity)
@@ -240,7 +240,7 @@ def test_refs_that_are_the_batch_differ_by_the_anchor_itself(similarity, positiv
 @pytest.mark.cpu
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("temperature", [0.02, 0.1])
-def test_sums_and_means_are_rounded_once(reduction, temperature, device):
+def test_tuplet_loss_sums_and_means_are_rounded_once(reduction, temperature, device):
     """A float32 sum of 3000 numbers would be off by more than the single rounding of the op."""
     inputs = random_inputs(3000, 8, 50, spread=1.0).to(device)
     each = ops.tuplet_loss(*inputs, reduction="none", temperature=temperature).double()
@@ -257,7 +257,7 @@ def test_sums_and_means_are_rounded_once(reduction, temperature, device):
 @with_and_without_refs
 @each_positive
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, refs, positive, temperature, device):
+def test_tuplet_loss_error_is_at_most_twice_plain_torch(dtype, similarity, refs, positive, temperature, device):
     inputs = random_inputs(200, 40, refs=refs, dtype=dtype, spread=2.5).to(device)
     scale = {"cosine": 1, "dot": 100, "euclidean": 10}[similarity]
     options = {"similarity": similarity, "positive": positive, "temperature": temperature * scale}
@@ -270,7 +270,7 @@ def test_error_is_no_worse_than_twice_that_of_plain_torch(dtype, similarity, ref
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @each_positive
 @pytest.mark.parametrize("size", [1e3, 1e5])
-def test_large_similarities_do_not_overflow(dtype, positive, size, device):
+def test_tuplet_loss_large_similarities_do_not_overflow(dtype, positive, size, device):
     """Similarities up to ``size`` over a temperature of 0.1: their exp would be infinite."""
     inputs = random_inputs(100, 8, dtype=dtype, seed=5)
     largest = inputs.embeddings.norm(dim=1).max().item()
@@ -287,7 +287,7 @@ def test_large_similarities_do_not_overflow(dtype, positive, size, device):
     assert largest_error(result.grad, exact.grad) <= 8 * error * exact.grad.abs().max()
 
 
-def test_the_tail_of_the_softplus_keeps_its_digits(device):
+def test_tuplet_loss_softplus_tail_is_precise(device):
     """With one negative far below the positive, the loss is exp(-20) to float32's relative precision, not 0."""
     inputs = Inputs(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor([[2.0, 0], [0.0, 1]]), Y_REFS[1:])
     for positive in POSITIVES:
@@ -302,7 +302,7 @@ def test_the_tail_of_the_softplus_keeps_its_digits(device):
 @pytest.mark.parametrize("rows", [95, 96, 97, 191, 192, 193, 288, 384, 385, 1000])
 @pytest.mark.parametrize("temperature", [0.02, 0.1])
 @each_positive
-def test_batch_sizes_beside_those_of_blocks(rows, temperature, positive, device):
+def test_tuplet_loss_rows_around_block_sizes_match_reference(rows, temperature, positive, device):
     for classes in (2, 7, rows // 2):
         inputs = random_inputs(rows, 3, classes, dtype=torch.float64, seed=rows).to(device)
         options = {"temperature": temperature, "positive": positive}
@@ -314,7 +314,7 @@ def test_batch_sizes_beside_those_of_blocks(rows, temperature, positive, device)
 @pytest.mark.parametrize(("rows", "refs"), [(1, 400), (3, 2000), (400, 1), (97, 193), (193, 97), (1000, 385)])
 @each_similarity
 @each_positive
-def test_few_anchors_and_many_refs_and_the_other_way_round(rows, refs, similarity, positive, device):
+def test_tuplet_loss_few_anchors_or_refs_match_reference(rows, refs, similarity, positive, device):
     inputs = random_inputs(rows, 5, 4, refs, dtype=torch.float64, seed=1).to(device)
     options = {"similarity": similarity, "positive": positive, "temperature": 0.3}
     assert_results_close(*run_both("tuplet_loss", inputs, **options), 1e-11)
@@ -334,7 +334,7 @@ CLASS_SIZES = {
 @pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
 @each_similarity
 @each_positive
-def test_classes_of_very_different_sizes(sizes, similarity, positive, device):
+def test_tuplet_loss_class_sizes_match_reference(sizes, similarity, positive, device):
     inputs = inputs_of_sizes(sizes, 6).to(device)
     for temperature in (0.02, 0.2):
         options = {"similarity": similarity, "positive": positive, "temperature": temperature}
@@ -343,7 +343,7 @@ def test_classes_of_very_different_sizes(sizes, similarity, positive, device):
 
 @each_positive
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
-def test_equal_rows(similarity, positive, device):
+def test_tuplet_loss_equal_rows_give_log_of_negatives(similarity, positive, device):
     """Collapsed embeddings: all similarities are equal, and the loss is log(1 + number of negatives)."""
     inputs = Inputs(torch.tensor([[0.6, 0.8]]).expand(200, 2), torch.arange(200) % 5).to(device)
     for temperature in (0.02, 0.1):
@@ -367,7 +367,7 @@ def test_equal_rows(similarity, positive, device):
 @each_positive
 @pytest.mark.parametrize("reduction", ["mean", *(pytest.param(r, marks=pytest.mark.cpu) for r in ("sum", "none"))])
 @pytest.mark.parametrize("temperature", [0.04, 0.5])
-def test_gradcheck(similarity, refs, positive, reduction, temperature, device):
+def test_tuplet_loss_gradcheck_passes(similarity, refs, positive, reduction, temperature, device):
     """The spread of the inputs keeps them away from ties; the loss has no other kinks."""
     inputs = random_inputs(12, 4, 3, refs and 20, spread=1.2, dtype=torch.float64, seed=1).to(device)
     options = {"similarity": similarity, "positive": positive, "reduction": reduction}
@@ -381,7 +381,7 @@ def test_gradcheck(similarity, refs, positive, reduction, temperature, device):
     assert all(g.any(1).sum() > 5 for g in torch.autograd.grad(function(*leaves).sum(), leaves))
 
 
-def test_a_gradient_worked_by_hand(device):
+def test_tuplet_loss_hand_worked_gradient_matches(device):
     """One anchor a = (1, 2), its positive p = (3, 1) and negatives n = (2, 2) and m = (0, 2), all by dot product.
 
     The similarities are 5, 6 and 4. With w_n = e / (1 + e + 1/e) and w_m = (1/e) / (1 + e + 1/e), the shares of the
@@ -401,7 +401,7 @@ def test_a_gradient_worked_by_hand(device):
 
 
 @each_similarity
-def test_upstream_gradients_of_single_anchors(similarity, device):
+def test_tuplet_loss_upstream_gradient_of_one_anchor_matches(similarity, device):
     """With weight on one anchor alone, its gradient equals that of the loss of this anchor against refs."""
     x, labels = (t.to(device) for t in random_inputs(30, 6, 4, dtype=torch.float64)[:2])
     x.requires_grad_()
@@ -442,6 +442,6 @@ def problems(draw):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(problems())
-def test_random_inputs_and_options_match_the_reference(problem):
+def test_tuplet_loss_random_inputs_and_options_match_reference(problem):
     inputs, options = problem
     assert_results_close(*run_both("tuplet_loss", inputs, **options), 1e-10)

@@ -34,14 +34,14 @@ ENUMERATIONS = {
 
 
 @pytest.mark.parametrize("enumeration", ENUMERATIONS)
-def test_the_position_of_a_name_is_its_code(enumeration):
+def test_option_name_position_equals_enum_code(enumeration):
     body = re.search(rf"enum class {enumeration} \{{(.*?)\}};", CORE, re.DOTALL)[1]
     enumerators = re.findall(r"\bk(\w+)", re.sub(r"//.*", "", body))
     names = ["none" if name is None else name for name in ENUMERATIONS[enumeration]]
     assert [re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in enumerators] == names
 
 
-def test_the_terms_of_selected_pairs_are_the_first_of_all():
+def test_terms_are_prefix_of_indexed_terms():
     assert _arguments.INDEXED_TERMS[: len(_arguments.TERMS)] == _arguments.TERMS
 
 
@@ -56,7 +56,7 @@ def test_schemas_name_every_option(name):
 
 
 @pytest.mark.parametrize("name", [n for n in ops.__all__ if inspect.isfunction(getattr(ops, n))])
-def test_references_take_what_the_ops_take(name):
+def test_reference_signatures_match_ops(name):
     op, other = (inspect.signature(getattr(library, name)).parameters for library in (ops, reference))
     assert [(p.name, p.kind, p.default) for p in op.values()] == [(p.name, p.kind, p.default) for p in other.values()]
 
@@ -70,7 +70,7 @@ def test_types_and_references_need_no_compiled_library():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
-def test_each_named_tuple_is_defined_once():
+def test_named_tuples_are_defined_once():
     assert ops.Selection is types.Selection
     assert type(reference.knn(torch.eye(3), k=1)) is types.Neighbors
     defined = [
@@ -89,7 +89,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_in_docstrings_run(name):
+def test_docstring_examples_give_shown_output(name):
     example = doctest.DocTestParser().get_doctest(EXAMPLES[name].__doc__, {"hardmine": hardmine}, name, None, None)
     assert example.examples, "a docstring without an example"
     output = []

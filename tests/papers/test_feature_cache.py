@@ -289,7 +289,7 @@ def test_a_feature_that_is_not_finite_is_named(images, path):
     backbone = small_backbone()
     backbone.__class__ = Broken
     backbone.train()
-    with pytest.raises(FloatingPointError, match="the embedding of image 16 is not finite"):
+    with pytest.raises(FloatingPointError, match="a non-finite one for image 16"):
         compute(images, path, backbone)
     assert len(parts_of(path)) == 4
     assert all(part.training for part in backbone.modules())

@@ -51,7 +51,7 @@ def largest_error(actual: Tensor, exact: Tensor) -> float:
     return (actual.double() - exact).abs().nan_to_num(0.0).max().item()
 
 
-class _ProductsOfAGPU(TorchDispatchMode):
+class _GpuProducts(TorchDispatchMode):
     """Replaces float32 matrix products by ones summed as on a GPU: one chain of multiply-adds per entry.
 
     CPU products sum several chains per entry and add the chains at the end. For deep products their error is smaller.
@@ -77,7 +77,7 @@ def assert_as_accurate_as_plain_torch(name: str, inputs: Inputs, **options: Any)
         The exact result, from the reference in float64, so that the test can check that the inputs are meaningful.
     """
     fused = run(getattr(ops, name), inputs, **options)
-    with _ProductsOfAGPU() if EMULATED else contextlib.nullcontext():
+    with _GpuProducts() if EMULATED else contextlib.nullcontext():
         plain = run(getattr(reference, name), inputs, **options)
     exact = run(getattr(reference, name), inputs.to(torch.float64), **options)
     for f, p, e in zip(fused.tensors(), plain.tensors(), exact.tensors(), strict=True):

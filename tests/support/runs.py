@@ -42,14 +42,14 @@ def selected_sum(selection: Any) -> Tensor:
     return ((s_ap - 2 * s_an) * anchor_weights(s_ap)).sum()
 
 
-def with_numbers(options: dict[str, Any], device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Any]:
+def with_generator(options: dict[str, Any], device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Any]:
     """The options; for a random selection, plus a generator that draws the same numbers in every call."""
     if "random" not in (options.get("positive"), options.get("negative")):
         return options
     return {"generator": torch.Generator(device).manual_seed(seed), **options}
 
 
-def meaningful(options: dict[str, Any]) -> dict[str, Any]:
+def effective_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options without those that the others make meaningless: the ops reject such options."""
     idle = set()
     if options.get("negative") != "semihard":
@@ -87,7 +87,7 @@ def evaluate(op: Callable, inputs: Inputs, **options: Any) -> tuple[Tensor, Any]
 
 def run(op: Callable, inputs: Inputs, **options: Any) -> Result:
     """Runs forward and backward of an op, or of its reference, on new leaves. Random selections are reproducible."""
-    options = with_numbers(options, inputs.embeddings.device)
+    options = with_generator(options, inputs.embeddings.device)
     x = inputs.embeddings.detach().clone().requires_grad_()
     refs = None if inputs.ref_embeddings is None else inputs.ref_embeddings.detach().clone().requires_grad_()
     refs = None if op.__name__ in OPS_WITHOUT_REFS else refs

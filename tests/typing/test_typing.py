@@ -24,11 +24,11 @@ def errors_in(*paths: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if ": error: " in line]
 
 
-def test_library_and_user_code_type_check():
+def test_mypy_library_and_user_code_pass():
     assert errors_in() == []
 
 
-def test_each_wrong_line_of_user_code_is_rejected():
+def test_mypy_each_marked_line_is_rejected():
     path = HERE / "rejected.py"
     lines = path.read_text().splitlines()
     expected = {number for number, line in enumerate(lines, 1) if line.endswith("# rejected")}

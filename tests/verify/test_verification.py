@@ -39,7 +39,7 @@ def compiled(name: str) -> str:
 @each_with_similarity(OPS)
 @with_and_without_refs
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
-def test_right_results_of_every_dtype_pass(name, refs, dtype, similarity, verify):
+def test_verify_correct_results_of_every_dtype_pass(name, refs, dtype, similarity, verify):
     with verify() as report:
         for seed in range(3):
             run(getattr(ops, name), random_inputs(40, 20, refs=refs, dtype=dtype, seed=seed), similarity=similarity)
@@ -50,7 +50,7 @@ def test_right_results_of_every_dtype_pass(name, refs, dtype, similarity, verify
 
 @pytest.mark.slow
 @with_and_without_refs
-def test_right_results_of_every_option_pass(refs, verify):
+def test_verify_correct_results_of_every_option_pass(refs, verify):
     inputs = random_inputs(refs=refs)
     with verify() as report:
         for options in selection_options():
@@ -92,7 +92,7 @@ def edge_cases() -> dict[str, Inputs]:
 @pytest.mark.thinned(7)
 @each_with_similarity(OPS)
 @pytest.mark.parametrize("case", edge_cases())
-def test_right_results_at_the_edges_pass(name, similarity, case, verify):
+def test_verify_correct_results_of_edge_cases_pass(name, similarity, case, verify):
     with verify() as report:
         run(getattr(ops, name), edge_cases()[case], similarity=similarity)
     assert report.checks == 1
@@ -121,7 +121,7 @@ WRONG_INDICES = {
 @each_op
 @pytest.mark.parametrize("among", ["self", "refs"])
 @pytest.mark.parametrize(("labels", "which", "index"), WRONG_INDICES.values(), ids=WRONG_INDICES)
-def test_a_wrong_index_is_found(name, among, labels, which, index, verify, monkeypatch):
+def test_verify_wrong_index_raises(name, among, labels, which, index, verify, monkeypatch):
     labels = torch.tensor(labels)
     inputs = Inputs(HAND_POINTS.embeddings, labels)
     if among == "refs":  # ref 0 is not a copy of the anchor, but its worst positive
@@ -130,7 +130,7 @@ def test_a_wrong_index_is_found(name, among, labels, which, index, verify, monke
         inputs = Inputs(inputs.embeddings[:1], labels[:1], refs, torch.cat([torch.tensor([0]), labels[1:]]))
     position = POSITIVE_INDEX if which == "positive" else NEGATIVE_INDEX
     break_output(monkeypatch, compiled(name), position, at_anchor(index))
-    message = f"{which}_index is not the best candidate of 1 anchors, first at anchor 0, which got {index}"
+    message = f"{which}_index is not the best candidate for 1 anchors, first at anchor 0: got {index}"
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
         getattr(ops, name)(*inputs, negative="hardest")
 
@@ -154,7 +154,7 @@ SEMIHARD = {"positive": "hardest", "negative": "semihard"}  # some anchors have 
     ids=str,
 )
 @with_and_without_refs
-def test_another_rule_of_selection_is_found(options, wrong, refs, verify, monkeypatch):
+def test_verify_other_selection_rule_raises(options, wrong, refs, verify, monkeypatch):
     """The op is made to follow the rule ``wrong``: it receives the arguments of that call."""
     inputs = random_inputs(refs=refs, spread=1.2)
     right, calls = torch.ops.hardmine.select_triplets, []
@@ -173,7 +173,7 @@ def test_another_rule_of_selection_is_found(options, wrong, refs, verify, monkey
 @each_op
 @pytest.mark.parametrize("which", ["positive", "negative"])
 @pytest.mark.parametrize("error", [1e-3, -1e-3, math.nan])
-def test_a_wrong_similarity_is_found(name, which, error, verify, monkeypatch):
+def test_verify_wrong_similarity_raises(name, which, error, verify, monkeypatch):
     position = POSITIVE_SIMILARITY if which == "positive" else NEGATIVE_SIMILARITY
     break_output(monkeypatch, compiled(name), position, at_anchor(lambda s: s + error, 7))
     message = f"{which}_similarity (deviates by|must be NaN exactly)"
@@ -184,13 +184,13 @@ def test_a_wrong_similarity_is_found(name, which, error, verify, monkeypatch):
 @pytest.mark.parametrize("name", SELECTED_LOSSES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("factor", [1.001, 0.0, math.nan])
-def test_a_wrong_loss_is_found(name, reduction, factor, verify, monkeypatch):
+def test_verify_wrong_loss_raises(name, reduction, factor, verify, monkeypatch):
     break_output(monkeypatch, "triplet_loss", 0, lambda loss: loss * factor)
     with verify(), pytest.raises(hardmine.VerificationError, match="the loss deviates by"):
         getattr(ops, name)(*random_inputs(spread=1.5), negative="hardest", reduction=reduction)
 
 
-def test_a_loss_that_hides_divergence_is_found(verify, monkeypatch):
+def test_verify_finite_loss_of_nonfinite_input_raises(verify, monkeypatch):
     inputs = random_inputs()
     inputs.embeddings[3, 3] = math.inf
     break_output(monkeypatch, "triplet_loss", 0, lambda loss: loss.nan_to_num(1.0))
@@ -203,7 +203,7 @@ def test_a_loss_that_hides_divergence_is_found(verify, monkeypatch):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("of", ["embeddings", "refs"])
 @pytest.mark.parametrize("change", WRONG_GRADIENTS.values(), ids=WRONG_GRADIENTS)
-def test_a_wrong_gradient_is_found(name, reduction, of, change, verify, monkeypatch):
+def test_verify_wrong_gradient_raises(name, reduction, of, change, verify, monkeypatch):
     break_output(monkeypatch, f"{compiled(name)}_backward", ["embeddings", "refs"].index(of), change)
     options = {"reduction": reduction} if name in SELECTED_LOSSES else {}
     with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
@@ -213,7 +213,7 @@ def test_a_wrong_gradient_is_found(name, reduction, of, change, verify, monkeypa
 # Ties and tolerances
 
 
-def test_ties_may_fall_either_way_and_are_counted(verify, monkeypatch):
+def test_verify_ties_pass_and_are_counted(verify, monkeypatch):
     """Verify accepts an op that takes the last of equal candidates. This op sees the refs in reverse order."""
     inputs = exact_inputs("dot", refs=30)
     right = torch.ops.hardmine.select_triplets
@@ -235,7 +235,7 @@ def test_ties_may_fall_either_way_and_are_counted(verify, monkeypatch):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=str)
-def test_the_tolerance_of_each_dtype(dtype, tolerance, verify, monkeypatch):
+def test_verify_tolerance_depends_on_dtype(dtype, tolerance, verify, monkeypatch):
     inputs = random_inputs(dtype=dtype)
     with monkeypatch.context() as context:
         break_output(context, "select_triplets", NEGATIVE_SIMILARITY, at_anchor(lambda s: s + tolerance / 2, 7))
@@ -247,7 +247,7 @@ def test_the_tolerance_of_each_dtype(dtype, tolerance, verify, monkeypatch):
         ops.select_triplets(*inputs)
 
 
-def test_a_tolerance_of_ones_own(verify, monkeypatch):
+def test_verify_tolerance_option_replaces_default(verify, monkeypatch):
     break_output(monkeypatch, "select_triplets", POSITIVE_SIMILARITY, at_anchor(lambda s: s + 1e-3, 7))
     with verify(tolerance=1e-2) as report:
         ops.select_triplets(*random_inputs())

@@ -45,7 +45,7 @@ def train(steps: int = 5) -> list[torch.Tensor]:
     return [*model.parameters(), torch.rand(3)]
 
 
-def test_the_training_does_not_notice(save_dir):
+def test_verify_around_training_leaves_weights_and_draws_equal(save_dir):
     expected = train()
     with hardmine.verify(every=1, save_dir=save_dir) as report:
         actual = train()
@@ -56,7 +56,7 @@ def test_the_training_does_not_notice(save_dir):
 
 
 @each_op
-def test_results_and_gradients_are_those_without(name, save_dir):
+def test_verify_around_op_leaves_results_and_gradients_equal(name, save_dir):
     inputs = random_inputs(refs=30)
     expected = run(getattr(ops, name), inputs)
     with hardmine.verify(every=1, save_dir=save_dir) as report:
@@ -65,7 +65,7 @@ def test_results_and_gradients_are_those_without(name, save_dir):
 
 
 @each_op
-def test_inputs_and_their_gradients_are_left_alone(name, save_dir):
+def test_verify_around_op_leaves_inputs_and_grads_unchanged(name, save_dir):
     inputs = random_inputs(refs=30)
     copies = [t.clone() for t in inputs]
     leaves = leaves_of(inputs)
@@ -77,7 +77,7 @@ def test_inputs_and_their_gradients_are_left_alone(name, save_dir):
 
 @each_op
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_calls_without_gradients_are_checked_too(name, mode, save_dir, monkeypatch):
+def test_verify_without_gradients_still_checks(name, mode, save_dir, monkeypatch):
     with mode(), hardmine.verify(every=1, save_dir=save_dir) as report:
         inputs = random_inputs(refs=30)
         getattr(ops, name)(*arguments_of(name, inputs))
@@ -90,7 +90,7 @@ def test_calls_without_gradients_are_checked_too(name, mode, save_dir, monkeypat
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_autocast_does_not_reach_the_check(dtype, save_dir):
+def test_verify_under_autocast_checks_without_it(dtype, save_dir):
     inputs = random_inputs(refs=30)
     with torch.autocast("cpu", torch.bfloat16), hardmine.verify(every=1, save_dir=save_dir) as report:
         embeddings = (inputs.embeddings @ torch.eye(8)).to(dtype)
@@ -103,7 +103,7 @@ def test_autocast_does_not_reach_the_check(dtype, save_dir):
 
 
 @pytest.mark.parametrize(("every", "checks"), [(1, 7), (2, 4), (3, 3), (7, 1), (100, 1)])
-def test_one_call_in_so_many_of_each_op_is_checked(every, checks, save_dir):
+def test_verify_every_checks_first_and_every_nth_call(every, checks, save_dir):
     inputs = random_inputs()
     with hardmine.verify(every=every, save_dir=save_dir) as report:
         for _ in range(7):
@@ -117,7 +117,7 @@ def test_one_call_in_so_many_of_each_op_is_checked(every, checks, save_dir):
     assert report.ops["sct_loss"].choices == checks * 2 * len(inputs.labels)
 
 
-def test_calls_that_are_not_due_are_not_checked(save_dir, monkeypatch):
+def test_verify_skipped_calls_are_not_checked(save_dir, monkeypatch):
     inputs = random_inputs()
     with hardmine.verify(every=3, save_dir=save_dir):
         ops.select_triplets(*inputs)
@@ -138,7 +138,7 @@ def fail_inside(verify, inputs):
         return report
 
 
-def test_only_what_runs_inside_is_checked(save_dir):
+def test_verify_checks_only_calls_inside_context(save_dir):
     inputs = random_inputs()
     ops.select_triplets(*inputs)
     report = fail_inside(hardmine.verify(every=1, save_dir=save_dir), inputs)
@@ -146,7 +146,7 @@ def test_only_what_runs_inside_is_checked(save_dir):
     assert report.ops["select_triplets"].calls == 1
 
 
-def test_the_inner_of_two_counts(save_dir):
+def test_verify_nested_only_inner_one_checks(save_dir):
     inputs = random_inputs()
     with hardmine.verify(every=1, save_dir=save_dir) as outer:
         with hardmine.verify(every=1, save_dir=save_dir) as inner:
@@ -156,7 +156,7 @@ def test_the_inner_of_two_counts(save_dir):
     assert (outer.checks, inner.checks) == (1, 1)
 
 
-def test_bad_arguments_get_the_error_of_the_op(save_dir):
+def test_verify_invalid_arguments_get_error_of_op(save_dir):
     with hardmine.verify(every=1, save_dir=save_dir) as report:
         with pytest.raises(ValueError, match="positive must be one of"):
             ops.select_triplets(*random_inputs(), positive="easy")
@@ -165,7 +165,7 @@ def test_bad_arguments_get_the_error_of_the_op(save_dir):
     assert report.checks == 0
 
 
-def test_the_summary(save_dir):
+def test_report_summary_lists_calls_and_deviations(save_dir):
     inputs = random_inputs()
     with hardmine.verify(every=2, save_dir=save_dir) as report:
         for _ in range(5):
@@ -181,7 +181,7 @@ def test_the_summary(save_dir):
     assert report.largest_deviation == max(deviations) > 0
 
 
-def test_the_summary_of_every_kind_of_op(save_dir):
+def test_report_summary_has_every_kind_of_op(save_dir):
     inputs = random_inputs()
     triplets = torch.tensor([[0, 1, 2], [3, 4, 5]])
     with hardmine.verify(every=1, save_dir=save_dir) as report:
@@ -205,7 +205,7 @@ def test_the_summary_of_every_kind_of_op(save_dir):
     assert re.fullmatch("\n".join(line.format(checked) for line in lines), report.summary())
 
 
-def test_nothing_checked_is_said(save_dir):
+def test_report_summary_without_checks_says_so(save_dir):
     with hardmine.verify(save_dir=save_dir) as report:
         pass
     assert report.summary() == str(report) == "hardmine.verify: nothing was checked (no op was called in eager mode)"
@@ -215,7 +215,7 @@ def test_nothing_checked_is_said(save_dir):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @each_op
-def test_compiled_calls_work_inside_but_are_not_checked(name, save_dir):
+def test_verify_around_compiled_call_checks_nothing(name, save_dir):
     def first_output(*inputs):
         return differentiable_outputs(name, Inputs(*inputs))[0]
 
@@ -246,7 +246,7 @@ def disagreement(name: str, inputs: Inputs, save_dir, monkeypatch, **options) ->
 
 
 @each_of(SELECTING_OPS)
-def test_the_inputs_of_a_disagreement_are_saved(name, save_dir, monkeypatch):
+def test_verify_disagreement_saves_inputs_and_outputs(name, save_dir, monkeypatch):
     inputs = random_inputs(refs=30)
     leaves_of(inputs)
     error = disagreement(name, inputs, save_dir, monkeypatch, positive="hardest")
@@ -279,7 +279,7 @@ def test_the_inputs_of_a_disagreement_are_saved(name, save_dir, monkeypatch):
         ("knn", "neighbors", {"k": 3}, "similarity deviates by "),
     ],
 )
-def test_what_other_ops_return_is_saved_too(name, returned, options, message, save_dir, monkeypatch):
+def test_verify_disagreement_saves_other_returned_values(name, returned, options, message, save_dir, monkeypatch):
     inputs = random_inputs(refs=None if name == "batch_all_triplet_loss" else 30)
     inputs = inputs._replace(labels=(inputs.labels + 4) // 3)
     error = disagreement(name, inputs, save_dir, monkeypatch, **options)
@@ -297,14 +297,14 @@ def test_what_other_ops_return_is_saved_too(name, returned, options, message, sa
     getattr(ops, name)(**saved["arguments"])
 
 
-def test_a_second_disagreement_overwrites_nothing(save_dir, monkeypatch):
+def test_verify_repeated_disagreement_overwrites_no_file(save_dir, monkeypatch):
     inputs = random_inputs()
     paths = [disagreement("select_triplets", inputs, save_dir, monkeypatch).path for _ in range(3)]
     assert [path.name for path in paths] == [f"select_triplets-call1{suffix}.pt" for suffix in ("", "-2", "-3")]
     assert all(path.exists() for path in paths)
 
 
-def test_after_a_disagreement_verify_is_over(save_dir, monkeypatch):
+def test_verify_after_disagreement_observes_no_more(save_dir, monkeypatch):
     disagreement("select_triplets", random_inputs(), save_dir, monkeypatch)
     break_output(monkeypatch, "select_triplets", -4, lambda s: s + 0.1)
     ops.select_triplets(*random_inputs())
@@ -314,19 +314,19 @@ def test_after_a_disagreement_verify_is_over(save_dir, monkeypatch):
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.0, True, None, "3"])
-def test_every_must_be_a_positive_integer(every):
+def test_verify_invalid_every_raises(every):
     with pytest.raises(ValueError, match=f"^every must be an integer >= 1, got {every!r}$"):
         hardmine.verify(every=every)
 
 
 @pytest.mark.parametrize("tolerance", [0, -1e-3, float("nan")])
-def test_tolerance_must_be_positive(tolerance):
+def test_verify_invalid_tolerance_raises(tolerance):
     with pytest.raises(ValueError, match=f"^tolerance must be > 0, got {tolerance!r}$"):
         hardmine.verify(tolerance=tolerance)
 
 
 @pytest.mark.parametrize("below", ["", "folder"])
-def test_save_dir_must_be_a_folder_that_can_be_written_to(below, tmp_path):
+def test_verify_unwritable_save_dir_raises_at_start(below, tmp_path):
     """The error is raised at the start, not after hours of training."""
     (tmp_path / "file").touch()
     save_dir = tmp_path / "file" / below

@@ -21,7 +21,7 @@ PAIR_OPS = ("tuplet_loss", "batch_all_triplet_loss", "knn")
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("positive", POSITIVES)
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
-def test_right_tuplet_losses_pass(dtype, positive, temperature, verify):
+def test_verify_correct_tuplet_losses_pass(dtype, positive, temperature, verify):
     with verify() as report:
         for refs in (None, 30):
             for similarity in SIMILARITIES:
@@ -45,7 +45,7 @@ def test_right_tuplet_losses_pass(dtype, positive, temperature, verify):
 @pytest.mark.thinned(29)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("squared", [True, False])
-def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):
+def test_verify_correct_batch_all_triplet_losses_pass(dtype, squared, verify):
     """Many triplets at the kink, and sizes at which values are far above the margin, pass too."""
     table = torch.rand(6, 6, generator=seeded(0)) - 0.3
     numbered = random_inputs(60, dtype=dtype)
@@ -66,7 +66,7 @@ def test_right_batch_all_triplet_losses_pass(dtype, squared, verify):
 @pytest.mark.thinned(7)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_right_neighbors_pass(dtype, similarity, verify):
+def test_verify_correct_neighbors_pass(dtype, similarity, verify):
     with verify() as report:
         for refs in (None, 30):
             for inputs in (random_inputs(refs=refs, dtype=dtype), exact_inputs(similarity, refs=refs, dtype=dtype)):
@@ -79,7 +79,7 @@ def test_right_neighbors_pass(dtype, similarity, verify):
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
-def test_right_losses_of_given_triplets_pass(name, options, dtype, verify):
+def test_verify_correct_losses_of_given_triplets_pass(name, options, dtype, verify):
     with verify() as report:
         for spread in (0.1, 0.7, 3.0):
             run_given(getattr(ops, name), random_batch(spread=spread, dtype=dtype), **options)
@@ -96,7 +96,7 @@ def test_right_losses_of_given_triplets_pass(name, options, dtype, verify):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("term", ["ratio", "nca", "sct", "hinge", "soft_margin"])
-def test_right_reductions_of_given_triplets_pass(term, reduction, verify):
+def test_verify_correct_reductions_of_given_triplets_pass(term, reduction, verify):
     with verify() as report:
         run_given(ops.indexed_triplet_loss, random_batch(), term=term, reduction=reduction)
     assert report.checks == 1
@@ -105,7 +105,7 @@ def test_right_reductions_of_given_triplets_pass(term, reduction, verify):
 # Results that depend on rounding
 
 
-def test_neighbors_as_similar_are_ties(verify, monkeypatch):
+def test_verify_equally_similar_neighbors_are_ties(verify, monkeypatch):
     """An op that takes the last of equal candidates: this op sees the refs in reverse order."""
     inputs = exact_inputs("dot", refs=30)
     right = torch.ops.hardmine.knn
@@ -124,7 +124,7 @@ def test_neighbors_as_similar_are_ties(verify, monkeypatch):
 
 
 @pytest.mark.parametrize("squared", [True, False])
-def test_triplets_at_the_kink_may_be_active_or_not(squared, verify, monkeypatch):
+def test_verify_batch_all_triplets_at_kink_may_be_active_or_not(squared, verify, monkeypatch):
     """An op whose margin is slightly larger than requested: all triplets at the kink are active, and have gradients."""
     inputs = exact_inputs("euclidean", 40, 4, 3, dtype=torch.float64)
     right = torch.ops.hardmine.batch_all_triplet_loss
@@ -144,7 +144,7 @@ def test_triplets_at_the_kink_may_be_active_or_not(squared, verify, monkeypatch)
     assert f"active triplets that differ by a tie: {more} of {int(exact.selection[1])}" in report.summary()
 
 
-def test_given_triplets_at_a_kink_or_jump_may_be_on_either_side(verify, monkeypatch):
+def test_verify_given_triplets_at_kink_or_jump_may_be_on_either_side(verify, monkeypatch):
     """The op treats triplets with s_ap = s_an as hard: sct jumps there, and the hinge has a kink."""
     x = torch.eye(4, dtype=torch.float64)
     triplets = torch.tensor([[0, 1, 2], [1, 2, 3], [3, 0, 1]])
@@ -168,7 +168,7 @@ def test_given_triplets_at_a_kink_or_jump_may_be_on_either_side(verify, monkeypa
         assert report.checks == 1
 
 
-def test_positives_at_the_threshold_may_count_or_not(verify, monkeypatch):
+def test_verify_tuplet_positives_at_threshold_may_count_or_not(verify, monkeypatch):
     """With "all", the loss of such anchors jumps, so it is not compared. The report counts such anchors as ties."""
     inputs = exact_inputs("dot", 30, 4)
     with verify() as report:
@@ -183,7 +183,7 @@ def test_positives_at_the_threshold_may_count_or_not(verify, monkeypatch):
 
 @pytest.mark.slow
 @each_of(PAIR_OPS)
-def test_collapsed_and_almost_collapsed_embeddings_raise_no_alarm(name, verify):
+def test_verify_collapsed_embeddings_pass(name, verify):
     """Trainings can end like this: cosines of 1, distances of nearly 0, half of all triplets near the kink."""
     for noise in (0.0, 1e-8, 1e-6, 1e-4, 1e-2):
         for dtype in FLOAT_DTYPES:
@@ -199,7 +199,7 @@ def test_collapsed_and_almost_collapsed_embeddings_raise_no_alarm(name, verify):
                     assert report.checks == 1
 
 
-def test_leaves_are_left_alone():
+def test_verify_leaves_have_no_gradient():
     """Verify's copies never reach the caller's tensors, including a table of margins."""
     inputs = random_inputs()
     inputs = inputs._replace(labels=(inputs.labels + 4) // 3)

@@ -11,7 +11,7 @@ from support.inputs import random_inputs
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_verify_of_a_random_selection_under_checkpoint_passes(use_reentrant, verify):
+def test_verify_random_selection_under_checkpoint_passes(use_reentrant, verify):
     inputs = random_inputs()
     rows = inputs.embeddings.clone().requires_grad_()
     options = {"positive": "random", "negative": "hardest"}
@@ -31,7 +31,7 @@ def test_verify_of_a_random_selection_under_checkpoint_passes(use_reentrant, ver
     ],
     ids=["code2021", "code2020", "min_similarity"],
 )
-def test_verify_of_a_similarity_at_a_float32_limit_passes(options, verify):
+def test_verify_similarity_at_float32_limit_passes(options, verify):
     options = dict(options)
     refs = torch.tensor([[0.1 if "hard_cutoff" in options else 0.9], [options.pop("negative_value")]])
     with verify() as report:
@@ -39,7 +39,7 @@ def test_verify_of_a_similarity_at_a_float32_limit_passes(options, verify):
     assert report.checks == 1
 
 
-def test_verify_of_tensors_without_values_counts_and_compares_nothing(verify):
+def test_verify_tensors_without_values_are_counted_not_compared(verify):
     rows, labels = torch.randn(4, 3), torch.arange(4) // 2
     with verify() as report:
         ops.sct_loss(rows.to("meta"), labels.to("meta"))
@@ -50,6 +50,6 @@ def test_verify_of_tensors_without_values_counts_and_compares_nothing(verify):
 
 
 @pytest.mark.parametrize(("tolerance", "error"), [("x", TypeError), (True, TypeError), (0, ValueError)])
-def test_verify_given_a_useless_tolerance_names_it(tolerance, error):
+def test_verify_tolerance_of_other_type_or_value_raises(tolerance, error):
     with pytest.raises(error, match=r"^tolerance must be"):
         hardmine.verify(tolerance=tolerance)

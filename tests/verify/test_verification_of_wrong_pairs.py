@@ -20,11 +20,11 @@ WRONG_TERMS = {
     "level not a number": (1, at_anchor(math.nan, 3), "negative_logsumexp deviates by"),
     "level missing": (1, at_anchor(-math.inf, 3), "negative_logsumexp must be -inf exactly"),
     "similarity a little off": (2, at_anchor(lambda s: s + 1e-3, 7), "positive_similarity deviates by"),
-    "no positive": (6, at_anchor(-1), "positive_index is not the best candidate of 1 anchors"),
+    "no positive": (6, at_anchor(-1), "positive_index is not the best candidate for 1 anchors"),
     "itself": (
         6,
         at_anchor(0),
-        "positive_index is not the best candidate of 1 anchors, first at anchor 0, which got 0",
+        "positive_index is not the best candidate for 1 anchors, first at anchor 0: got 0",
     ),
     "another positive": (6, lambda t: t.roll(1), "positive_index is not the best candidate"),
     "loss a little off": (0, lambda t: t * 1.001, "the loss deviates by"),
@@ -35,7 +35,7 @@ WRONG_TERMS = {
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize(("position", "change", "message"), WRONG_TERMS.values(), ids=WRONG_TERMS)
-def test_wrong_terms_are_found(reduction, position, change, message, verify, monkeypatch):
+def test_verify_wrong_tuplet_terms_raise(reduction, position, change, message, verify, monkeypatch):
     break_output(monkeypatch, "tuplet_loss", position, change)
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
         ops.tuplet_loss(*random_inputs(spread=1.5), reduction=reduction)
@@ -60,7 +60,7 @@ def test_wrong_terms_are_found(reduction, position, change, message, verify, mon
     ],
     ids=str,
 )
-def test_another_rule_is_found(options, wrong, message, verify, monkeypatch):
+def test_verify_other_tuplet_rule_raises(options, wrong, message, verify, monkeypatch):
     """The op is made to follow the rule ``wrong``: it receives the arguments of that call."""
     inputs = random_inputs(spread=1.2)
     right, calls = torch.ops.hardmine.tuplet_loss, []
@@ -75,15 +75,15 @@ WRONG_COUNTS = {
     "loss a little off": (0, lambda t: t * 1.001, "the loss deviates by"),
     "no loss": (0, lambda t: t * 0.0, "the loss deviates by"),
     "loss not a number": (0, lambda t: t * math.nan, "the loss deviates by nan"),
-    "one more active": (2, lambda t: t + 1, "active is .* though only 0 triplets are within rounding"),
-    "one less active": (2, lambda t: t - 1, "active is .* though only 0 triplets are within rounding"),
+    "one more active": (2, lambda t: t + 1, "active is .* and only 0 triplets are within rounding"),
+    "one less active": (2, lambda t: t - 1, "active is .* and only 0 triplets are within rounding"),
     "one more in all": (3, lambda t: t + 1, "total must be"),
 }
 
 
 @pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
 @pytest.mark.parametrize(("position", "change", "message"), WRONG_COUNTS.values(), ids=WRONG_COUNTS)
-def test_wrong_counts_are_found(reduction, position, change, message, verify, monkeypatch):
+def test_verify_wrong_batch_all_counts_raise(reduction, position, change, message, verify, monkeypatch):
     """None of these triplets is at the kink."""
     break_output(monkeypatch, "batch_all_triplet_loss", position, change)
     with verify(), pytest.raises(hardmine.VerificationError, match=message):
@@ -102,7 +102,7 @@ def test_wrong_counts_are_found(reduction, position, change, message, verify, mo
     ],
     ids=str,
 )
-def test_another_rule_of_all_triplets_is_found(options, wrong, message, verify, monkeypatch):
+def test_verify_other_batch_all_option_raises(options, wrong, message, verify, monkeypatch):
     inputs = random_inputs(spread=1.2)
     x, labels = inputs.embeddings, (inputs.labels + 4) // 3
     right, calls = torch.ops.hardmine.batch_all_triplet_loss, []
@@ -128,14 +128,17 @@ def at_pair(value, query: int = 3, rank: int = 1):
 WRONG_NEIGHBORS = {
     "one missing": ([(1, at_pair(-1, rank=4)), (0, at_pair(math.nan, rank=4))], "query 3 must have 5 neighbors"),
     "a gap": ([(1, at_pair(-1)), (0, at_pair(math.nan))], "query 3 must have 5 neighbors and -1 after them"),
-    "itself": ([(1, at_pair(3))], "index is no nearest neighbor of 1 queries, first at query 3"),
-    "a far one": ([(1, at_pair(lambda i: (i + 20) % 40))], "index is no nearest neighbor of"),
+    "itself": ([(1, at_pair(3))], "index is not a nearest neighbor for 1 queries, first at query 3"),
+    "a far one": ([(1, at_pair(lambda i: (i + 20) % 40))], "index is not a nearest neighbor for"),
     "twice the same": ([(1, lambda t: torch.cat([t[:, :1], t[:, :1], t[:, 2:]], 1))], "no nearest|repeats a neighbor"),
     "out of range": ([(1, at_pair(10**6))], "index must be less than 40"),
-    "unsorted": ([(0, lambda t: t.flip(1)), (1, lambda t: t.flip(1))], "index is no nearest neighbor|must be sorted"),
+    "unsorted": (
+        [(0, lambda t: t.flip(1)), (1, lambda t: t.flip(1))],
+        "index is not a nearest neighbor|must be sorted",
+    ),
     "of other queries": (
         [(0, lambda t: t.roll(1, 0)), (1, lambda t: t.roll(1, 0))],
-        "index is no nearest neighbor of",
+        "index is not a nearest neighbor for",
     ),
     "similarity a little off": ([(0, lambda t: t + 1e-3)], "similarity deviates by"),
     "one similarity off": ([(0, at_pair(lambda s: s - 1e-4, rank=4))], "similarity deviates by"),
@@ -145,7 +148,7 @@ WRONG_NEIGHBORS = {
 
 @pytest.mark.parametrize("among", ["self", "refs"])
 @pytest.mark.parametrize(("changes", "message"), WRONG_NEIGHBORS.values(), ids=WRONG_NEIGHBORS)
-def test_wrong_neighbors_are_found(among, changes, message, verify, monkeypatch):
+def test_verify_wrong_neighbors_raise(among, changes, message, verify, monkeypatch):
     if among == "refs" and "at query 3" in message:
         pytest.skip("a ref of that index is no copy of the query")
     for position, change in changes:
@@ -155,14 +158,14 @@ def test_wrong_neighbors_are_found(among, changes, message, verify, monkeypatch)
         ops.knn(inputs.embeddings, inputs.ref_embeddings, k=5)
 
 
-def test_a_neighbor_that_repeats_is_found(verify, monkeypatch):
+def test_verify_repeated_neighbor_raises(verify, monkeypatch):
     """All rows are equal, so no neighbor is too far away; but each may occur only once."""
     break_output(monkeypatch, "knn", 1, lambda t: t[:, :1].expand(-1, 3).contiguous())
     with verify(), pytest.raises(hardmine.VerificationError, match="index repeats a neighbor"):
         ops.knn(torch.ones(9, 2), k=3)
 
 
-def test_neighbors_out_of_order_are_found(verify, monkeypatch):
+def test_verify_unsorted_neighbors_raise(verify, monkeypatch):
     """Two similarities that differ by less than the tolerance are both right, but the larger must come first."""
     refs = torch.tensor([[1.0, 1e-3], [1.0, 1.01e-3], [-1.0, 0.0]])
     query = torch.tensor([[1.0, 0.0]])
@@ -188,7 +191,7 @@ each_wrong_gradient = pytest.mark.parametrize("change", WRONG_GRADIENTS.values()
 )
 @pytest.mark.parametrize("of", ["embeddings", "refs"])
 @each_wrong_gradient
-def test_a_wrong_gradient_is_found(name, options, of, change, verify, monkeypatch):
+def test_verify_wrong_gradient_of_pair_op_raises(name, options, of, change, verify, monkeypatch):
     break_output(monkeypatch, f"{name}_backward", ["embeddings", "refs"].index(of), change)
     inputs = random_inputs(20, refs=20, spread=2.0)
     with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
@@ -217,7 +220,7 @@ def break_gradient(monkeypatch, op: str, change) -> None:
 @pytest.mark.parametrize("squared", [True, False])
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 @each_wrong_gradient
-def test_a_wrong_gradient_of_all_triplets_is_found(squared, similarity, change, verify, monkeypatch):
+def test_verify_wrong_batch_all_gradient_raises(squared, similarity, change, verify, monkeypatch):
     break_gradient(monkeypatch, "batch_all_triplet_loss", change)
     with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
         ops.batch_all_triplet_loss(*random_inputs(20, spread=2.0)[:2], squared=squared, similarity=similarity)
@@ -226,7 +229,7 @@ def test_a_wrong_gradient_of_all_triplets_is_found(squared, similarity, change, 
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 @each_wrong_gradient
-def test_a_wrong_gradient_of_given_triplets_is_found(name, options, change, verify, monkeypatch):
+def test_verify_wrong_gradient_of_given_triplets_raises(name, options, change, verify, monkeypatch):
     break_gradient(monkeypatch, name, change)
     with verify(), pytest.raises(hardmine.VerificationError, match="the gradient deviates by"):
         getattr(ops, name)(*random_batch(spread=2.0), **options)
@@ -235,7 +238,7 @@ def test_a_wrong_gradient_of_given_triplets_is_found(name, options, change, veri
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 @pytest.mark.parametrize("factor", [1.001, 0.0, math.nan])
-def test_a_wrong_loss_of_given_triplets_is_found(name, options, factor, verify, monkeypatch):
+def test_verify_wrong_loss_of_given_triplets_raises(name, options, factor, verify, monkeypatch):
     break_output(monkeypatch, name, 0, lambda loss: loss * factor)
     batch = random_batch(spread=2.0)
     batch = batch._replace(embeddings=batch.embeddings + 3)  # makes similarities and losses large
@@ -244,7 +247,7 @@ def test_a_wrong_loss_of_given_triplets_is_found(name, options, factor, verify, 
 
 
 @each_of(("tuplet_loss", "batch_all_triplet_loss", *GIVEN))
-def test_a_loss_that_hides_divergence_is_found(name, verify, monkeypatch):
+def test_verify_finite_loss_of_nonfinite_input_raises(name, verify, monkeypatch):
     embeddings, labels, _, _ = random_inputs()
     embeddings[3, 3] = math.inf
     other = torch.tensor([[0, 1, 2]]) if name in GIVEN else labels

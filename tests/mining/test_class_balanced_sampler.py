@@ -11,7 +11,7 @@ from hardmine.mining import ClassBalancedSampler
 LABELS = torch.tensor([7, 3, 5, 9] * 6 + [1, 1])
 
 
-def test_batches_hold_the_asked_classes_and_images():
+def test_batches_have_requested_classes_and_images():
     sampler = ClassBalancedSampler(LABELS, 3, 4, batches_per_epoch=50)
     batches = list(sampler)
     assert len(batches) == len(sampler) == 50
@@ -22,7 +22,7 @@ def test_batches_hold_the_asked_classes_and_images():
         assert counts.tolist() == [4, 4, 4]
 
 
-def test_every_class_and_image_has_the_same_chance():
+def test_batches_every_image_is_equally_likely():
     sampler = ClassBalancedSampler(LABELS, 2, 3, batches_per_epoch=4000)
     drawn = torch.tensor(list(sampler)).flatten().bincount(minlength=len(LABELS))
     expected = 4000 * 6 / 24
@@ -32,7 +32,7 @@ def test_every_class_and_image_has_the_same_chance():
     assert (drawn[:24] - expected).abs().max() < 137
 
 
-def test_epochs_differ_and_seeds_repeat():
+def test_epochs_differ_and_seed_repeats():
     first, again = (ClassBalancedSampler(LABELS, 2, 2, seed=3) for _ in range(2))
     epochs = [list(first), list(first)]
     assert epochs[0] != epochs[1]
@@ -42,7 +42,7 @@ def test_epochs_differ_and_seeds_repeat():
     assert list(ClassBalancedSampler(LABELS, 2, 2, seed=4)) != epochs[0]
 
 
-def test_the_global_generator_is_left_alone():
+def test_sampler_leaves_global_generator_unchanged():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -50,12 +50,12 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_small_classes_are_left_out():
+def test_small_classes_leave_out_drops_them():
     assert ClassBalancedSampler(LABELS, 2, 2).classes.tolist() == [1, 3, 5, 7, 9]
     assert ClassBalancedSampler(LABELS, 2, 3).classes.tolist() == [3, 5, 7, 9]
 
 
-def test_an_epoch_draws_as_many_images_as_the_classes_in_use_have():
+def test_len_default_draws_images_of_used_classes():
     assert len(ClassBalancedSampler(LABELS, 2, 2)) == 26 // 4
     # with the images of the small class, 26 // 5 would be one more
     assert len(ClassBalancedSampler(LABELS, 1, 5)) == 24 // 5
@@ -63,11 +63,11 @@ def test_an_epoch_draws_as_many_images_as_the_classes_in_use_have():
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int64])
-def test_any_integer_labels_give_the_same_batches(dtype):
+def test_labels_any_integer_dtype_gives_equal_batches(dtype):
     assert list(ClassBalancedSampler(LABELS.to(dtype), 2, 2)) == list(ClassBalancedSampler(LABELS.tolist(), 2, 2))
 
 
-def test_it_is_a_batch_sampler_for_the_data_loader():
+def test_sampler_serves_data_loader_as_batch_sampler():
     data = torch.utils.data.TensorDataset(torch.arange(len(LABELS)), LABELS)
     loader = torch.utils.data.DataLoader(data, batch_sampler=ClassBalancedSampler(LABELS, 3, 2, seed=1))
     indices = [index.tolist() for index, _ in loader]
@@ -87,12 +87,12 @@ def test_it_is_a_batch_sampler_for_the_data_loader():
         ({"labels": LABELS > 3}, r"labels must be integers \[N\], got torch.bool"),
     ],
 )
-def test_impossible_sizes_are_refused(changes, message):
+def test_init_impossible_size_raises(changes, message):
     with pytest.raises(ValueError, match=message):
         ClassBalancedSampler(**{"labels": LABELS, "classes_per_batch": 2, "images_per_class": 2} | changes)
 
 
-def test_the_draws_stay_as_they_are():
+def test_batches_of_seed_match_documented_draws():
     """The batches of a seed are fixed: one permutation of the classes, then one per class."""
     sampler = ClassBalancedSampler(LABELS, 3, 2, batches_per_epoch=5, seed=7)
     sampler.epoch = 2
@@ -124,7 +124,7 @@ def runs_of(batch: list[int]) -> list[tuple[int, int]]:
     return list(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
-def test_small_classes_are_used_whole():
+def test_small_classes_use_all_takes_whole_classes():
     sampler = ClassBalancedSampler(UNEVEN, 3, 4, small_classes="use_all", batches_per_epoch=200)
     assert sampler.classes.tolist() == [0, 1, 2, 3, 4]
     assert sampler.batch_size is None
@@ -138,7 +138,7 @@ def test_small_classes_are_used_whole():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 8, 13, 14])
-def test_the_last_class_is_cut_to_fill_the_batch(batch_size):
+def test_batch_size_cuts_last_class_to_fill_batch(batch_size):
     sampler = ClassBalancedSampler(
         UNEVEN, batch_size=batch_size, images_per_class=4, small_classes="use_all", batches_per_epoch=200
     )
@@ -155,7 +155,7 @@ def test_the_last_class_is_cut_to_fill_the_batch(batch_size):
     assert (cut > 0) == (batch_size < 14), "14 images are all there are"
 
 
-def test_a_batch_size_that_is_no_multiple_without_small_classes():
+def test_batch_size_not_multiple_cuts_last_class():
     """128 is not a multiple of 5: 25 classes of 5 images, and 3 images of another class."""
     labels = torch.arange(40).repeat(6)
     for batch in ClassBalancedSampler(labels, batch_size=128, images_per_class=5, batches_per_epoch=5):
@@ -168,7 +168,7 @@ def test_a_batch_size_that_is_no_multiple_without_small_classes():
 
 
 @pytest.mark.slow
-def test_every_class_has_the_same_chance_in_batches_of_a_given_size():
+def test_batch_size_every_class_is_equally_likely():
     sampler = ClassBalancedSampler(
         UNEVEN, batch_size=4, images_per_class=4, small_classes="use_all", batches_per_epoch=4000
     )
@@ -178,7 +178,7 @@ def test_every_class_has_the_same_chance_in_batches_of_a_given_size():
     assert set(cut) == set(range(6)), "which images of the last class are taken is random, too"
 
 
-def test_an_epoch_draws_as_many_images_as_there_are_in_every_mode():
+def test_len_default_in_every_mode_draws_all_images():
     use_all = {"small_classes": "use_all"}
     assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=2, **use_all)) == 17 // 4
     assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=3)) == 14 // 4
@@ -190,7 +190,7 @@ def test_an_epoch_draws_as_many_images_as_there_are_in_every_mode():
 
 
 @pytest.mark.parametrize("sizes", [{"classes_per_batch": 2}, {"batch_size": 5, "small_classes": "use_all"}], ids=str)
-def test_ranks_share_out_one_plan(sizes):
+def test_ranks_split_one_plan(sizes):
     """Together the ranks draw what one process draws, and each rank draws equally many batches."""
     plan = ClassBalancedSampler(LABELS, images_per_class=2, batches_per_epoch=12, seed=5, **sizes)
     ranks = [
@@ -205,7 +205,7 @@ def test_ranks_share_out_one_plan(sizes):
     assert [sampler.epoch for sampler in ranks] == [2, 2, 2]
 
 
-def test_ranks_of_the_default_length_are_equally_long():
+def test_ranks_default_length_is_equal():
     lengths = {len(list(ClassBalancedSampler(LABELS, 2, 2, rank=rank, world_size=4))) for rank in range(4)}
     assert lengths == {26 // 16}
 
@@ -216,18 +216,19 @@ def test_ranks_of_the_default_length_are_equally_long():
         (
             {"classes_per_batch": None},
             ValueError,
-            "either classes_per_batch or batch_size must be given, got classes_per_batch None and batch_size None",
+            "exactly one of classes_per_batch and batch_size must be given, got classes_per_batch=None and "
+            "batch_size=None",
         ),
         (
             {"batch_size": 4},
             ValueError,
-            "either classes_per_batch or batch_size must be given, got classes_per_batch 2 and batch_size 4",
+            "exactly one of classes_per_batch and batch_size must be given, got classes_per_batch=2 and batch_size=4",
         ),
         ({"classes_per_batch": None, "batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         (
             {"classes_per_batch": None, "batch_size": 11},
             ValueError,
-            "batch_size must be at most 10, what the 5 classes in use give with images_per_class = 2, got 11",
+            "batch_size must be at most 10, the images of 5 classes with images_per_class = 2, got 11",
         ),
         (
             {"classes_per_batch": 6, "small_classes": "use_all"},
@@ -244,6 +245,6 @@ def test_ranks_of_the_default_length_are_equally_long():
         ({"rank": -1, "world_size": 2}, ValueError, "rank must be from 0 to 1, got -1"),
     ],
 )
-def test_bad_arguments_are_named(changes, error, message):
+def test_init_invalid_argument_raises(changes, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         ClassBalancedSampler(**{"labels": LABELS, "classes_per_batch": 2, "images_per_class": 2} | changes)

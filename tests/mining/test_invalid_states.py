@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hardmine.mining import AdaptiveKappa, AnchorNeighborSampler, ClassDistances
-from miners import LABELS, miner_of
+from miners import LABELS, make_miner
 from support.inputs import seeded
 
 NAN = math.nan
@@ -30,7 +30,7 @@ def sampler() -> AnchorNeighborSampler:
 
 
 def miner(kappa=None):
-    made = miner_of(kappa=kappa or AdaptiveKappa(random_epochs=1), batches_per_epoch=2)
+    made = make_miner(kappa=kappa or AdaptiveKappa(random_epochs=1), batches_per_epoch=2)
     for _ in range(3):
         with made.epoch() as epoch:
             epoch.observe(epoch[0], torch.arange(16) % 3)
@@ -96,7 +96,7 @@ KAPPA = [
     (("history",), None, TypeError, "{}['history'] must be a list, got None"),
     (("history",), {}, TypeError, "{}['history'] must be a list, got {{}}"),
     (("history", 1), 0.5, TypeError, "{}['history'][1] must be a list, got 0.5"),
-    (("history", 1), [0.5], ValueError, "{}['history'][1] must be an error and a kappa, got [0.5]"),
+    (("history", 1), [0.5], ValueError, "{}['history'][1] must be [error, kappa], got [0.5]"),
     (("history", 1), ["0.5", 2.0], TypeError, "{}['history'][1][0] must be a number, got '0.5'"),
     (("history", 1), [1.5, 2.0], ValueError, "{}['history'][1][0] must be a finite number >= 0 and <= 1, got 1.5"),
     (("history", 1), [0.5, NAN], ValueError, "{}['history'][1][1] must be a finite number >= 0, got nan"),
@@ -141,7 +141,7 @@ RECORD = [
 ]
 
 
-def of(name: str, cases: list, *path) -> list:
+def cases_of(name: str, cases: list, *path) -> list:
     """The cases of a part of a state, which errors call `name`."""
     return [((*path, *where), value, error, message.format(name)) for where, value, error, message in cases]
 
@@ -163,8 +163,8 @@ MINER = [
     ),
     (("history", 1, "mined_error"), "x", TypeError, "state['history'][1]['mined_error'] must be a number, got 'x'"),
     (("history", 1, "epoch_seconds"), NAN, ValueError, "state['history'][1]['epoch_seconds'] must be a finite number"),
-    *of("state['kappa']", KAPPA, "kappa"),
-    *of("state['history'][1]", RECORD, "history", 1),
+    *cases_of("state['kappa']", KAPPA, "kappa"),
+    *cases_of("state['history'][1]", RECORD, "history", 1),
 ]
 EPOCH = [
     ((), None, TypeError, "state must be a dict, got NoneType"),
@@ -182,20 +182,35 @@ EPOCH = [
         ("observed",),
         torch.tensor([16, 17]),
         ValueError,
-        "state['nonzero'] must be part of state['observed'] = [16",
+        "state['nonzero'] must be counts within state['observed'] = [16",
     ),
-    (("nonzero",), torch.tensor([17, 0]), ValueError, "state['nonzero'] must be part of state['observed'] = [16, "),
-    (("nonzero",), torch.tensor([3, -1]), ValueError, "state['nonzero'] must be part of state['observed'] = [16, "),
-    (("nonzero",), torch.tensor([3, 4]), ValueError, "state['nonzero'] must be part of state['observed'] = [16, "),
+    (
+        ("nonzero",),
+        torch.tensor([17, 0]),
+        ValueError,
+        "state['nonzero'] must be counts within state['observed'] = [",
+    ),
+    (
+        ("nonzero",),
+        torch.tensor([3, -1]),
+        ValueError,
+        "state['nonzero'] must be counts within state['observed'] = [",
+    ),
+    (
+        ("nonzero",),
+        torch.tensor([3, 4]),
+        ValueError,
+        "state['nonzero'] must be counts within state['observed'] = [",
+    ),
     (("batches",), 1, TypeError, "state['batches'] must be a list, got 1"),
-    (("batches", 1), (1, 2), ValueError, "state['batches'][1] must be rows, triplets and mined, got 2 entries"),
+    (("batches", 1), (1, 2), ValueError, "state['batches'][1] must be (rows, triplets, mined), got 2 entries"),
     (("batches", 1, 0), [1], TypeError, "state['batches'][1][0] must be a torch.Tensor, got [1]"),
     (("batches", 1, 0, 2), 120, ValueError, "state['batches'][1][0] must be from 0 to 119, got 120"),
     (("batches", 1, 1, (0, 0)), -1, ValueError, "state['batches'][1][1] must be from 0 to "),
     (("batches", 1, 1), torch.zeros(16, 2).long(), ValueError, "state['batches'][1][1] must be [*, 3], got [16, 2]"),
     (("batches", 1, 2), torch.zeros(9).bool(), ValueError, "state['batches'][1][2] must be [16], got [9]"),
     (("batches", 1, 2), torch.zeros(16), TypeError, "state['batches'][1][2] must have the dtype torch.bool, got"),
-    *of("state['measured']", [case for case in RECORD if case[1] != 7], "measured"),
+    *cases_of("state['measured']", [case for case in RECORD if case[1] != 7], "measured"),
 ]
 
 
@@ -213,35 +228,35 @@ def assert_refused(made, path, value, error, message) -> None:
     assert_same(made.state_dict(), before)
 
 
-@each(of("state", KAPPA))
-def test_states_of_controllers(path, value, error, message):
+@each(cases_of("state", KAPPA))
+def test_adaptive_kappa_invalid_state_raises(path, value, error, message):
     assert_refused(controller(), path, value, error, message)
 
 
 @each(SAMPLER)
-def test_states_of_samplers(path, value, error, message):
+def test_sampler_invalid_state_raises(path, value, error, message):
     assert_refused(sampler(), path, value, error, message)
 
 
 @each(MINER)
-def test_states_of_miners(path, value, error, message):
+def test_miner_invalid_state_raises(path, value, error, message):
     assert_refused(miner(), path, value, error, message)
 
 
-def test_a_fixed_kappa_is_a_number():
+def test_miner_fixed_kappa_invalid_state_raises():
     assert_refused(miner(2.0), ("kappa",), NAN, ValueError, "state['kappa'] must be a finite number, got nan")
     assert_refused(miner(2.0), ("kappa",), "2", TypeError, "state['kappa'] must be a number, got '2'")
 
 
 @each(EPOCH)
-def test_states_of_epochs(path, value, error, message):
+def test_epoch_invalid_state_raises(path, value, error, message):
     made, state = miner(), epoch_state()
     with pytest.raises(error, match=re.escape(message)):
         made.resumed_epoch(changed(state, path, value) if path else value)
     assert made.resumed_epoch(state).number == 4
 
 
-def test_a_wrong_controller_leaves_the_history_as_it_was():
+def test_miner_invalid_controller_state_keeps_history():
     made = miner()
     state = changed(changed(made.state_dict(), ("history", 2), DELETED), ("kappa", "beta"), NAN)
     with pytest.raises(ValueError, match=r"state\['kappa'\]\['beta'\] must be a finite number, got nan"):

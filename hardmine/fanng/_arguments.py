@@ -1,0 +1,84 @@
+"""The arguments of the graph index: checks, defaults, and the progress bar of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardmine._extras import require
+from hardmine.ops._arguments import check_integer, check_rows, shape_of
+
+
+def default_effort(k: int) -> int:
+    """The default of ``max_distance_computations`` in a search for `k` neighbors.
+
+    Example:
+        >>> from hardmine.fanng import default_effort
+        >>> default_effort(10), default_effort(50)
+        (400, 1000)
+    """
+    return max(400, 20 * k)
+
+
+def as_rows(name: str, rows: Any) -> Tensor:
+    """A checked matrix as contiguous float32 on the CPU."""
+    check_rows(name, rows, None)
+    if rows.device.type != "cpu":
+        raise ValueError(f"{name} must be on the CPU, got {rows.device}")
+    return rows.detach().to(torch.float32).contiguous()
+
+
+def check_k(k: Any) -> int:
+    """``k`` is a number of neighbors."""
+    return check_integer("k", k, 1, 2**31 - 1)
+
+
+def check_effort(max_distance_computations: Any, k: int) -> int:
+    """The effort of a search for `k` neighbors; None is the default."""
+    if max_distance_computations is None:
+        return default_effort(k)
+    return check_integer("max_distance_computations", max_distance_computations, 1, 2**31 - 1)
+
+
+def check_threads(threads: Any) -> int:
+    """The number of threads; None is torch's."""
+    return torch.get_num_threads() if threads is None else check_integer("threads", threads, 1, 1024)
+
+
+def check_start(start: Any, queries: int, rows: int) -> Any:
+    """Row numbers [Q] as numpy; the compiled search checks their range."""
+    if isinstance(start, Tensor):
+        if start.is_floating_point() or start.is_complex() or start.dtype == torch.bool:
+            raise TypeError(f"start must have an integer dtype, got {start.dtype}")
+        if start.shape != (queries,):
+            raise ValueError(f"start must be [Q] = [{queries}], got {shape_of(start)}")
+        return start.to("cpu", torch.int64).numpy()
+    if not isinstance(start, Integral) or isinstance(start, bool):
+        raise TypeError(f"start must be an integer, a tensor of integers or None, got {type(start).__name__}")
+    if rows == 0:
+        raise ValueError(f"start must be None for an index without rows, got {start}")
+    return torch.full((queries,), check_integer("start", start, 0, rows - 1), dtype=torch.int64, device="cpu").numpy()
+
+
+@contextmanager
+def build_progress(progress: Any, success_rate: float) -> Iterator[Callable[[float, int], object] | None]:
+    """The progress function that the build calls; its bar is full when the success rate reaches the target."""
+    if progress is None or progress is False:
+        yield None
+    elif callable(progress):
+        yield progress
+    elif progress is not True:
+        raise TypeError(f"progress must be True, False, None or a function, got {progress!r}")
+    else:
+        with require("tqdm").tqdm(total=round(100 * success_rate), desc="graph", unit="%") as bar:
+
+            def show(success: float, traversals: int) -> None:
+                bar.set_postfix(traversals=traversals, refresh=False)
+                bar.update(min(bar.total, round(100 * success)) - bar.n)
+
+            yield show
