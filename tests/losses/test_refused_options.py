@@ -61,12 +61,12 @@ def test_htl_margin_beyond_table_dtype_raises():
         ("BatchAllTripletLoss", "return_counts"),
     ],
 )
-def test_module_called_with_a_flag_that_is_no_bool_names_it(name, flag):
+def test_module_call_flag_of_other_type_raises(name, flag):
     with pytest.raises(TypeError, match=rf"^{flag} must be True or False, got 'no'$"):
         getattr(losses, name)()(torch.eye(4), torch.tensor([0, 0, 1, 1]), **{flag: "no"})
 
 
-def test_module_given_a_squared_that_is_no_bool_names_it():
+def test_module_squared_of_other_type_raises():
     with pytest.raises(TypeError, match=r"^squared must be True or False, got 1$"):
         HierarchicalTripletLoss(classes=2, squared=1)
 
@@ -82,11 +82,11 @@ def test_module_given_a_squared_that_is_no_bool_names_it():
         ("GlobalLoss", {}, "threshold"),
     ],
 )
-def test_module_given_a_number_that_only_float64_holds_names_it(name, options, option):
+def test_module_number_beyond_float32_raises(name, options, option):
     with pytest.raises(ValueError, match=rf"^{option} must be a number.*, got 1e\+39, which is inf in float32$"):
         getattr(losses, name)(**options, **{option: 1e39})
 
 
-def test_set_margin_refuses_a_number_that_only_float64_holds():
+def test_set_margin_number_beyond_float32_raises():
     with pytest.raises(ValueError, match=r"^margin must be a number, got 1e\+39, which is inf in float32$"):
         losses.BatchAllTripletLoss().set_margin(1e39)

@@ -215,7 +215,7 @@ def made_of(kind: str, labels: list[int]) -> BatchAllTripletLoss:
 @pytest.mark.parametrize(
     ("saved", "own", "place"), [([1, 5, 9], [1, 5, 7], 2), ([0, 1, 3], [0, 1, 2], 2), ([0, 1, 2], [4, 5, 6], 0)]
 )
-def test_load_state_dict_of_other_classes_names_the_first(kind, saved, own, place):
+def test_load_state_dict_of_other_classes_raises_with_first(kind, saved, own, place):
     module = made_of(kind, own)
     module.set_margin(0.7)
     words = f"margin_labels must be {own[place]} at [{place}], as when the module was made, got {saved[place]} in state"
@@ -229,7 +229,7 @@ def test_load_state_dict_of_other_classes_names_the_first(kind, saved, own, plac
 
 
 @pytest.mark.parametrize("kind", ["hierarchical", "table"])
-def test_state_dict_holds_a_copy_of_the_labels(kind):
+def test_state_dict_labels_are_a_copy(kind):
     """torch.distributed.checkpoint.load writes into the tensors of the state that it is given."""
     module = made_of(kind, [1, 5, 9])
     state = module.state_dict()
@@ -238,14 +238,14 @@ def test_state_dict_holds_a_copy_of_the_labels(kind):
         module.load_state_dict(state)
 
 
-def test_load_state_dict_that_is_not_strict_takes_a_state_without_labels():
+def test_load_state_dict_not_strict_accepts_missing_labels():
     module = after()
     module.load_state_dict({"margin": TABLE}, strict=False)
     assert_bitwise_equal(module.margin, TABLE)
 
 
 @pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
-def test_load_state_dict_cannot_compare_labels_without_values():
+def test_load_state_dict_labels_without_values_are_not_compared():
     """torch.load(map_location="meta") makes such states."""
     state = {name: value.to("meta") for name, value in made_of("table", [1, 5, 9]).state_dict().items()}
     module = made_of("table", [4, 5, 6]).to("meta")
@@ -253,7 +253,7 @@ def test_load_state_dict_cannot_compare_labels_without_values():
     assert module.margin_labels.tolist() == [4, 5, 6]
 
 
-def test_modules_with_tensors_on_meta_are_written_out_or_refused():
+def test_module_meta_tensors_have_repr_or_raise():
     assert repr(BatchAllTripletLoss(margin=TABLE.to("meta"))) == "BatchAllTripletLoss(margin=[2, 2])"
     module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS).to("meta")
     assert repr(module) == "BatchAllTripletLoss(margin=[2, 2], margin_labels=[0, 1])"

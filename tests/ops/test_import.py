@@ -16,7 +16,7 @@ from support.processes import output_of, run_python
     ],
     ids=["torch", "import", "call"],
 )
-def test_import_and_eager_call_leave_out_the_compiler(script):
+def test_import_and_eager_call_do_not_import_dynamo(script):
     """``torch._dynamo`` takes longer to import than all of hardmine."""
     done = run_python("-c", f"{script}; import sys; print('torch._dynamo' in sys.modules)")
     assert output_of(done).split() == ["False"]
