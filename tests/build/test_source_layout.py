@@ -1,4 +1,4 @@
-"""The folders of csrc carry rules: what their files may include, and that CMake builds each source once."""
+"""The folders of csrc carry rules: what their files may include. CMake builds each source and each C++ test once."""
 
 import re
 from collections import Counter
@@ -151,3 +151,24 @@ def test_cmake_builds_every_source_once():
     count = Counter(file for files in named.values() for file in files)
     assert {file for file, times in count.items() if times > 1} == set()
     assert sorted(count) == sources(".cpp", ".cu")
+
+
+@pytest.mark.parametrize("folder", ["cpp", "cuda"])
+def test_cmake_builds_every_cpp_test_once(folder):
+    tests = ROOT / "tests" / folder
+    lists = re.findall(r"^set\(\w+_tests\s([^)]*)\)", (tests / "CMakeLists.txt").read_text(), re.MULTILINE)
+    names = [name for names in lists for name in names.split()]
+    assert sorted(f"test_{name}.cpp" for name in names) == sorted(path.name for path in tests.glob("test_*.cpp"))
+
+
+@pytest.mark.parametrize("folder", ["cpp", "cuda"])
+def test_cpp_tests_include_no_torch_and_their_own_headers_by_path(folder):
+    """Paths start at csrc, tests/cpp or tests/cuda. Only one file needs torch: it stands in for an op of csrc/cpu."""
+    tests = ROOT / "tests"
+    for path in [*(tests / folder).rglob("*.h"), *(tests / folder).rglob("*.cpp")]:
+        for include in re.findall(r"^#include\s+(\S+)", path.read_text(), re.MULTILINE):
+            name = include.strip('"')
+            assert not re.match(r"<(torch|pybind11|Python)", include) or path.name == "simd_level.cpp", (path, include)
+            if include.startswith('"'):
+                assert any((root / name).is_file() for root in (CSRC, tests / "cpp", tests / folder)), (path, include)
+                assert ".." not in name, (path, include)

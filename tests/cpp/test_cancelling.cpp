@@ -5,14 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "cpu/engine/batch_all_triplet_loss.h"
 #include "cpu/engine/given_triplets.h"
 #include "cpu/engine/knn.h"
 #include "cpu/engine/pair_gradient.h"
 #include "cpu/engine/tuplet_loss.h"
-#include "pools.h"
-#include "samples.h"
+#include "support/check.h"
+#include "support/samples.h"
+#include "support/thread_pools.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

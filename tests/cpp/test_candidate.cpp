@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "check.h"
+#include "support/check.h"
 
 using namespace hardmine;
 

@@ -4,7 +4,7 @@
 #include <limits>
 #include <stdexcept>
 
-#include "graphs.h"
+#include "support/graphs.h"
 
 namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number
 using namespace hardmine::test;

@@ -3,7 +3,7 @@
 
 #include "cpu/engine/knn.h"
 #include "fanng/search.h"
-#include "graphs.h"
+#include "support/graphs.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

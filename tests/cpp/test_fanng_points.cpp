@@ -3,7 +3,7 @@
 #include <cstring>
 #include <limits>
 
-#include "graphs.h"
+#include "support/graphs.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

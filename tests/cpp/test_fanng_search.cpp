@@ -6,7 +6,7 @@
 #include <set>
 #include <thread>
 
-#include "graphs.h"
+#include "support/graphs.h"
 
 namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number
 using namespace hardmine::test;

@@ -1,6 +1,6 @@
 #include "core/options.h"
 
-#include "check.h"
+#include "support/check.h"
 
 using namespace hardmine;
 

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <optional>
 
-#include "check.h"
-#include "levels.h"
-#include "pools.h"
-#include "samples.h"
+#include "support/check.h"
+#include "support/samples.h"
+#include "support/simd_targets.h"
+#include "support/thread_pools.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

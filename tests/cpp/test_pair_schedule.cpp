@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
-#include "pools.h"
+#include "support/check.h"
+#include "support/thread_pools.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

@@ -3,7 +3,7 @@
 #include <bit>
 #include <set>
 
-#include "check.h"
+#include "support/check.h"
 
 using namespace hardmine;
 

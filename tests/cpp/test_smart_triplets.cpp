@@ -5,8 +5,8 @@
 #include <memory>
 #include <stdexcept>
 
-#include "check.h"
-#include "pools.h"
+#include "support/check.h"
+#include "support/thread_pools.h"
 
 using namespace hardmine;
 using namespace hardmine::fanng;

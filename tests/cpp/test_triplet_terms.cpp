@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "check.h"
+#include "support/check.h"
 
 using namespace hardmine;
 

@@ -2,7 +2,7 @@
 
 #include "core/losses/tuplet_terms.h"
 
-#include "check.h"
+#include "support/check.h"
 
 using namespace hardmine;
 

@@ -4,10 +4,10 @@
 #include <bit>
 #include <cmath>
 
-#include "check.h"
-#include "levels.h"
-#include "samples.h"
-#include "vec_math_levels.h"
+#include "support/check.h"
+#include "support/samples.h"
+#include "support/simd_targets.h"
+#include "support/vec_math_targets.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "cuda/device/launch.h"
-#include "samples.h"
+#include "support/check.h"
+#include "support/samples.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "arithmetics.h"
 #include "host_workspace.h"
+#include "mma_policies.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

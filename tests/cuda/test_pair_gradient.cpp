@@ -3,10 +3,10 @@
 
 #include "cuda/kernels/pair_gradient.h"
 
-#include "arithmetics.h"
 #include "cuda/kernels/gather_gradient.h"
-#include "dense_gradient.h"
 #include "host_workspace.h"
+#include "mma_policies.h"
+#include "support/dense_gradient.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

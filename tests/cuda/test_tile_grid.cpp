@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "check.h"
+#include "support/check.h"
 
 using namespace hardmine::cuda;
 using hardmine::test::context;

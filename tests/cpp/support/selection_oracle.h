@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/selection.h"
-#include "samples.h"
+#include "support/samples.h"
 
 namespace hardmine::test {
 

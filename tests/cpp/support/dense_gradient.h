@@ -6,9 +6,9 @@
 #include <cmath>
 #include <vector>
 
-#include "check.h"
 #include "core/similarity.h"
-#include "samples.h"
+#include "support/check.h"
+#include "support/samples.h"
 
 namespace hardmine::test {
 

@@ -3,10 +3,10 @@
 
 #include <numeric>
 
-#include "check.h"
 #include "core/losses/batch_all.h"
-#include "dense_gradient.h"
-#include "oracle.h"
+#include "support/check.h"
+#include "support/dense_gradient.h"
+#include "support/selection_oracle.h"
 
 namespace hardmine::test {
 

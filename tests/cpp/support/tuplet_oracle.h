@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "cpu/engine/tuplet_loss.h"
-#include "dense_gradient.h"
-#include "oracle.h"
+#include "support/dense_gradient.h"
+#include "support/selection_oracle.h"
 
 namespace hardmine::test {
 

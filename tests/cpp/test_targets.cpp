@@ -2,9 +2,9 @@
 
 #include <stdexcept>
 
-#include "check.h"
-#include "levels.h"
-#include "tiles.h"
+#include "support/check.h"
+#include "support/packed_batch.h"
+#include "support/simd_targets.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

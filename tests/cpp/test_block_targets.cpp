@@ -2,8 +2,8 @@
 
 #include <numeric>
 
-#include "block_cases.h"
-#include "check.h"
+#include "support/block_cases.h"
+#include "support/check.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

@@ -5,7 +5,7 @@
 #include HARDMINE_VEC_HEADER
 
 #include "cpu/simd/vec_math.h"
-#include "vec_math_levels.h"
+#include "support/vec_math_targets.h"
 
 namespace hardmine::test {
 namespace {

@@ -12,9 +12,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "check.h"
 #include "cuda/gemm/mma_policy.h"
 #include "host_workspace.h"
+#include "support/check.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
-#include "arithmetics.h"
 #include "host_workspace.h"
+#include "mma_policies.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

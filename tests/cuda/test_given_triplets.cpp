@@ -3,9 +3,9 @@
 
 #include "cuda/kernels/given_triplets.h"
 
-#include "arithmetics.h"
-#include "dense_gradient.h"
 #include "host_workspace.h"
+#include "mma_policies.h"
+#include "support/dense_gradient.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

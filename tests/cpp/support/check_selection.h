@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
-#include "oracle.h"
+#include "support/check.h"
+#include "support/selection_oracle.h"
 
 namespace hardmine::test {
 

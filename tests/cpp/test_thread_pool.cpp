@@ -3,8 +3,8 @@
 #include <atomic>
 #include <vector>
 
-#include "check.h"
-#include "pools.h"
+#include "support/check.h"
+#include "support/thread_pools.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

@@ -1,9 +1,9 @@
 // The kernels of the active level one by one: row kernels, packing, and select_block over whole passes.
 
-#include "check.h"
-#include "levels.h"
-#include "oracle.h"
-#include "tiles.h"
+#include "support/check.h"
+#include "support/packed_batch.h"
+#include "support/selection_oracle.h"
+#include "support/simd_targets.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <limits>
 
-#include "arithmetics.h"
-#include "batch_all_oracle.h"
 #include "host_workspace.h"
+#include "mma_policies.h"
+#include "support/batch_all_oracle.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

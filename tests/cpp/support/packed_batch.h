@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cpu/simd/simd.h"
-#include "samples.h"
+#include "support/samples.h"
 
 namespace hardmine::test {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "levels.h"
-#include "tiles.h"
+#include "support/packed_batch.h"
+#include "support/simd_targets.h"
 
 namespace hardmine::test {
 

@@ -2,8 +2,8 @@
 
 #include "core/similarity.h"
 
-#include "check.h"
 #include "core/losses/batch_all.h"
+#include "support/check.h"
 
 using namespace hardmine;
 

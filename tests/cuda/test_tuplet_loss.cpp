@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "arithmetics.h"
 #include "host_workspace.h"
-#include "tuplet_oracle.h"
+#include "mma_policies.h"
+#include "support/tuplet_oracle.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

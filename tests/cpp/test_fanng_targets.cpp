@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <map>
 
-#include "graphs.h"
-#include "levels.h"
+#include "support/graphs.h"
+#include "support/simd_targets.h"
 
 namespace cpu = hardmine::cpu;
 namespace fanng = hardmine::fanng;  // not all of hardmine, whose Index is a number

@@ -6,10 +6,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "check.h"
 #include "cuda/device/launch.h"
 #include "cuda/gemm/mma_policy.h"
-#include "samples.h"
+#include "support/check.h"
+#include "support/samples.h"
 
 namespace hardmine::test {
 

@@ -8,8 +8,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "check.h"
 #include "cpu/simd/simd.h"
+#include "support/check.h"
 
 namespace hardmine::cpu {
 

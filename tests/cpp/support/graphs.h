@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "fanng/index.h"
-#include "pools.h"
-#include "samples.h"
+#include "support/check.h"
+#include "support/samples.h"
+#include "support/thread_pools.h"
 
 namespace hardmine::test {
 

@@ -1,9 +1,9 @@
 // The tuplet losses and their gradients against plain loops in double, and against finite differences.
 
-#include "check.h"
-#include "levels.h"
-#include "pools.h"
-#include "tuplet_oracle.h"
+#include "support/check.h"
+#include "support/simd_targets.h"
+#include "support/thread_pools.h"
+#include "support/tuplet_oracle.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

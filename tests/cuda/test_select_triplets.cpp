@@ -3,9 +3,9 @@
 
 #include "cuda/kernels/select_triplets.h"
 
-#include "arithmetics.h"
 #include "host_workspace.h"
-#include "select_oracle.h"
+#include "mma_policies.h"
+#include "support/check_selection.h"
 
 using namespace hardmine;
 using namespace hardmine::cuda;

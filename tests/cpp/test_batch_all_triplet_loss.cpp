@@ -2,10 +2,10 @@
 
 #include "cpu/engine/batch_all_triplet_loss.h"
 
-#include "batch_all_oracle.h"
-#include "check.h"
-#include "levels.h"
-#include "pools.h"
+#include "support/batch_all_oracle.h"
+#include "support/check.h"
+#include "support/simd_targets.h"
+#include "support/thread_pools.h"
 
 using namespace hardmine;
 using namespace hardmine::test;

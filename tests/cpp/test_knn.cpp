@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
-#include "check.h"
-#include "levels.h"
-#include "oracle.h"
-#include "pools.h"
+#include "support/check.h"
+#include "support/selection_oracle.h"
+#include "support/simd_targets.h"
+#include "support/thread_pools.h"
 
 using namespace hardmine;
 using namespace hardmine::test;
