@@ -76,10 +76,10 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True, stdout=sys.stderr)
         targets = subprocess.run([cmake, "--build", str(BUILD), "--target", "help"], check=True, stdout=subprocess.PIPE)
         if not re.search(r"^_C_cuda:", targets.stdout.decode(), re.MULTILINE):
-            self.leave_out("hardmine._C_cuda")
+            self.exclude("hardmine._C_cuda")
         super().run()
 
-    def leave_out(self, name: str) -> None:
+    def exclude(self, name: str) -> None:
         """Excludes a library from this build and deletes the copy that an earlier build left."""
         self.extensions = [ext for ext in self.extensions if ext.name != name]
         places = [Path(self.build_lib)] + [ROOT] * self.inplace

@@ -254,7 +254,7 @@ def configure(tmp_path):
         # Only the part of the script that decides.
         text = script.read_text()
         start, end = (
-            text.index("# Why _C_cuda cannot be built"),
+            text.index("# Sets `problem` to the reason why _C_cuda"),
             text.index("if(hardmine_builds_cuda)\n  enable_language"),
         )
         (tmp_path / "decide.cmake").write_text(
@@ -282,15 +282,15 @@ endmacro()
     [
         ("AUTO", "13.0", "13.0", "CUDA ops: built"),
         ("AUTO", "12.8", "12.0", "CUDA ops: built"),
-        ("AUTO", None, "13.0", "CUDA ops: left out, torch is one without CUDA"),
-        ("AUTO", "13.0", None, "CUDA ops: left out, no nvcc that works was found"),
-        ("AUTO", "13.0", "11.8", "CUDA ops: left out, nvcc 11.8 is too old, 12.0 or later is needed"),
-        ("AUTO", "12.8", "13.0", "CUDA ops: left out, nvcc is of CUDA 13, torch of CUDA 12"),
-        ("OFF", "13.0", "13.0", "CUDA ops: left out, as HARDMINE_CUDA says"),
+        ("AUTO", None, "13.0", "CUDA ops: not built, torch was built without CUDA"),
+        ("AUTO", "13.0", None, "CUDA ops: not built, no working nvcc was found"),
+        ("AUTO", "13.0", "11.8", "CUDA ops: not built, nvcc 11.8 is too old; 12.0 or later is needed"),
+        ("AUTO", "12.8", "13.0", "CUDA ops: not built, nvcc has CUDA 13, torch has CUDA 12"),
+        ("OFF", "13.0", "13.0", "CUDA ops: not built, HARDMINE_CUDA is OFF"),
         ("ON", None, "13.0", "CUDA ops: built"),
         ("ON", "12.8", "13.0", "CUDA ops: built"),
-        ("ON", "13.0", None, "HARDMINE_CUDA is ON, and the CUDA ops cannot be built: no nvcc that works was found"),
-        ("ON", "13.0", "11.8", "HARDMINE_CUDA is ON, and the CUDA ops cannot be built: nvcc 11.8 is too old"),
+        ("ON", "13.0", None, "HARDMINE_CUDA is ON, but the CUDA ops cannot be built: no working nvcc was found"),
+        ("ON", "13.0", "11.8", "HARDMINE_CUDA is ON, but the CUDA ops cannot be built: nvcc 11.8 is too old"),
     ],
 )
 def test_cmake_cuda_ops_are_built_if_possible(choice, cuda_of_torch, nvcc, said, configure):
@@ -299,9 +299,9 @@ def test_cmake_cuda_ops_are_built_if_possible(choice, cuda_of_torch, nvcc, said,
 
 @pytest.mark.parametrize("choice", ["AUTO", "ON"])
 def test_cmake_old_version_builds_no_cuda_ops(choice, configure, monkeypatch):
-    old = "CMake 3.25.1 knows no C++20 for CUDA, 3.26 or later is needed"
+    old = "CMake 3.25.1 does not support C++20 for CUDA; 3.26 or later is needed"
     said = configure(f"{choice})\nset(CMAKE_VERSION 3.25.1", "13.0", "13.0")
-    assert (f"CUDA ops: left out, {old}" if choice == "AUTO" else f"cannot be built: {old}") in said
+    assert (f"CUDA ops: not built, {old}" if choice == "AUTO" else f"cannot be built: {old}") in said
 
 
 # The SIMD level
