@@ -67,5 +67,5 @@ def test_search_of_one_query(benchmark, n, d, k):
     benchmark.group = f"search for one query N={n} D={d}"
     benchmark.extra_info.update(n=n, d=d, k=k)
     found = graph.search(rows[:1], k)
-    assert found.index[0, 0] == 0, "a row's nearest is the row itself"
+    assert found.index[0, 0] == 0, "the nearest neighbor of a row must be the row itself"
     benchmark(lambda: graph.search(rows[:1], k))

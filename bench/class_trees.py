@@ -64,12 +64,12 @@ def print_costs() -> None:
     header = [
         "C",
         "N",
-        "every pair of samples",
+        "all pairs of samples",
         "class_distances",
         "tree, single",
-        "average",
+        "tree, average",
         "margin table",
-        "sampler",
+        "sampler.update",
     ]
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for classes, images in SIZES:
@@ -95,7 +95,7 @@ def print_costs() -> None:
 def print_trees() -> None:
     features, labels = car_features(), car_labels()
     if features is None or labels is None:
-        print("\nHARDMINE_DATA names no folder with the features and the archive of the cars: no trees of them")
+        print("\nNo trees of the cars: HARDMINE_DATA names no folder with their features and archive")
         return
     trains = torch.from_numpy(labels) <= 98
     rows, labels = torch.from_numpy(features).float()[trains], torch.from_numpy(labels)[trains]

@@ -21,8 +21,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hardmine benchmarks")
     group.addoption("--bench-sizes", nargs="+", type=int, default=[128, 512, 2048], help="batch sizes N")
     group.addoption("--bench-dims", nargs="+", type=int, default=[128], help="embedding sizes D")
-    group.addoption("--bench-rivals", nargs="+", default=list(rivals.RIVALS), choices=rivals.RIVALS)
-    group.addoption("--bench-images-per-class", type=int, default=4)
+    group.addoption(
+        "--bench-rivals", nargs="+", default=list(rivals.RIVALS), choices=rivals.RIVALS, help="rivals to time"
+    )
+    group.addoption("--bench-images-per-class", type=int, default=4, help="images per class of the batch")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

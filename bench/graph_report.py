@@ -2,12 +2,13 @@
 
     python bench/graph_report.py [--quick] [--data sift cars words] [--parts curve warm growth] [--output NAME.md]
 
-Three parts: `curve`, what recall costs each library from nothing (build and all lists); `warm`, what a graph of the
-last epoch saves; `growth`, how degree, time and recall change from 10,000 to 100,000 rows. HARDMINE_DATA names the
-folder of sift_10k.npy and the features of cars; without it rows are made up, and no target is judged on them.
+The report has three parts. `curve`: the time of build and all lists against recall, per library. `warm`: the time that
+a graph of the previous epoch saves. `growth`: how degree, time and recall change from 10,000 to 100,000 rows.
+HARDMINE_DATA names the folder of sift_10k.npy and the features of cars. Without it the rows are synthetic, and targets
+are not judged.
 
-Like report.py this compares within a run: contestants take turns, in shuffled order. Ctrl-C stops the measuring and
-keeps what is done: the files are written after every step.
+Like report.py this compares within a run: every round times all contestants, in shuffled order. Ctrl-C ends the run and
+keeps the results so far: the files are written after every step.
 """
 
 from __future__ import annotations
@@ -88,25 +89,31 @@ def save(results: dict[str, Any], output: Path) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rows, a minute: to see that it works")
-    parser.add_argument("--data", nargs="+", default=list(LOADERS), choices=list(LOADERS), help="growth is of words")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--output", type=Path, help="the Markdown file; JSON and plot go beside it")
-    parser.add_argument("--rows", type=int, help="only so many of every data set; targets are then left open")
-    parser.add_argument("--seconds", type=float, help="of the repeated passes over one data set")
-    parser.add_argument("--rounds", type=int, help="passes and rounds, at most; the plan's otherwise")
-    parser.add_argument("--threads", type=int, default=2, help="of every library; 2 by default")
+    parser.add_argument("--quick", action="store_true", help="few rows: a smoke test of about a minute")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=list(LOADERS),
+        choices=list(LOADERS),
+        help="data sets of curve and warm; growth always uses words",
+    )
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="parts of the report")
+    parser.add_argument("--output", type=Path, help="Markdown file to write; JSON and plot are written beside it")
+    parser.add_argument("--rows", type=int, help="maximum rows per data set; targets are then not judged")
+    parser.add_argument("--seconds", type=float, help="time limit of the repeated passes over one data set")
+    parser.add_argument("--rounds", type=int, help="maximum number of passes and of rounds; default: the plan's")
+    parser.add_argument("--threads", type=int, default=2, help="threads per library; default: 2")
     args = parser.parse_args(arguments)
-    for name, least in (("rows", 2 * (grids.K + 1)), ("rounds", 1), ("threads", 1)):
+    for name, minimum in (("rows", 2 * (grids.K + 1)), ("rounds", 1), ("threads", 1)):
         value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name} must be at least {least}, got {value}")
+        if value is not None and value < minimum:
+            parser.error(f"--{name} must be at least {minimum}, got {value}")
     return args
 
 
 def about() -> dict[str, str]:
     found = environment.describe()
-    found.pop("pytorch-metric-learning")  # takes no part in this report
+    found.pop("pytorch-metric-learning")  # not used in this report
     return found
 
 
@@ -132,11 +139,11 @@ def main() -> None:
         measure_all(results, args)
         results["complete"] = True
     except KeyboardInterrupt:
-        print("\nStopped; what was measured so far is kept.")
+        print("\nInterrupted. The results so far are kept.")
     picture.draw(results, plot_file(args.output))
     save(results, args.output)
     print(render(results, None))
-    print(f"Written to {args.output} and beside it, as .json and .png")
+    print(f"Wrote {args.output}, and the .json and .png files beside it")
 
 
 if __name__ == "__main__":

@@ -109,11 +109,11 @@ def measure_peak(case: str, rival: str, n: int, d: int, images_per_class: int = 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", default="sct_loss")
-    parser.add_argument("--rival", default="hardmine")
+    parser.add_argument("--case", default="sct_loss", help="default: sct_loss")
+    parser.add_argument("--rival", default="hardmine", help="default: hardmine")
     parser.add_argument("-n", type=int, default=16384, help="batch size")
     parser.add_argument("-d", type=int, default=128, help="embedding size")
-    parser.add_argument("--images-per-class", type=int, default=4)
+    parser.add_argument("--images-per-class", type=int, default=4, help="default: 4")
     args = parser.parse_args()
     print(json.dumps(peak_of_step(args.case, args.rival, args.n, args.d, args.images_per_class)))
 

@@ -3,11 +3,11 @@
     python bench/report.py [--quick] [--cases EP knn_words] [--output bench/results/NAME.md]
 
 Why not pytest-benchmark for this table? It times one callable after another, and on a noisy machine a ratio of two such
-numbers carries the drift of the minutes between them. Every ratio here is paired: all rivals of a size are timed in the
-same rounds (see paired.py). The pytest-benchmark suites beside this file use the same setup (rivals.py); they are for
+numbers contains the drift of the minutes between them. Every ratio here is paired: all rivals at one size are timed in
+the same rounds (see paired.py). The pytest-benchmark suites in this folder use the same setup (rivals.py). They are for
 exploring one op and for comparing a commit with an earlier one.
 
-Ctrl-C stops the measuring and keeps what is done: the files are written after every size.
+Ctrl-C ends the run and keeps the results so far: the files are written after every size.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def measure_all(results: dict[str, Any], args: argparse.Namespace) -> None:
             progress.set_description(f"{case} N={n} D={d}")
             keep("speed", measure_size(case, n, d, min_rounds, args))
         for case, name, n, d in peaks:
-            progress.set_description(f"memory of {case} by {name} at N={n}")
+            progress.set_description(f"{case} memory, {name} N={n}")
             keep("memory", memory.measure_peak(case, name, n, d, args.images_per_class))
         for case, rival, axis, values in fits:
             progress.set_description(f"{case} scaling in {axis}")
@@ -139,22 +139,26 @@ def save(results: dict[str, Any], output: Path) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, a few minutes: to see that it works")
-    parser.add_argument("--output", type=Path, help="the Markdown file; the JSON goes beside it")
-    parser.add_argument("--cases", nargs="+", default=list(plans.PLANS), choices=list(rivals.CASES))
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure of them")
-    parser.add_argument("--rivals", nargs="+", default=list(rivals.RIVALS), choices=rivals.RIVALS)
-    parser.add_argument("--sizes", nargs="+", type=int, help="batch sizes N, instead of those of plans.py")
-    parser.add_argument("--dims", nargs="+", type=int, help="embedding sizes D, where the data has no D of its own")
-    parser.add_argument("--images-per-class", type=int, default=4)
-    parser.add_argument("--seconds", type=float, help="time for each rival at each size; the plan's rounds at least")
-    parser.add_argument("--baseline", type=Path, help="an earlier JSON file of this machine, to compare hardmine with")
-    parser.add_argument("--threads", type=int, help="torch.set_num_threads; the machine's default otherwise")
+    parser.add_argument("--quick", action="store_true", help="small sizes: a smoke test of a few minutes")
+    parser.add_argument("--output", type=Path, help="Markdown file to write; the JSON file is written beside it")
+    parser.add_argument(
+        "--cases", nargs="+", default=list(plans.PLANS), choices=list(rivals.CASES), help="cases to measure"
+    )
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure for each case")
+    parser.add_argument(
+        "--rivals", nargs="+", default=list(rivals.RIVALS), choices=rivals.RIVALS, help="rivals to measure"
+    )
+    parser.add_argument("--sizes", nargs="+", type=int, help="batch sizes N; default: those in plans.py")
+    parser.add_argument("--dims", nargs="+", type=int, help="embedding sizes D, for cases whose data does not fix D")
+    parser.add_argument("--images-per-class", type=int, default=4, help="default: 4")
+    parser.add_argument("--seconds", type=float, help="seconds per rival and size, beyond a minimum number of rounds")
+    parser.add_argument("--baseline", type=Path, help="JSON file of an earlier run on this machine, to compare with")
+    parser.add_argument("--threads", type=int, help="number of threads; default: torch's")
     args = parser.parse_args()
     if args.seconds is None:
         args.seconds = 0.5 if args.quick else 5.0
     if "hardmine" not in args.rivals:
-        parser.error("--rivals must name hardmine, which the others are compared with")
+        parser.error("--rivals must include hardmine, because all rivals are compared with it")
     return args
 
 
@@ -182,10 +186,10 @@ def main() -> None:
         measure_all(results, args)
         results["complete"] = True
     except KeyboardInterrupt:
-        print("\nStopped; what was measured so far is kept.")
+        print("\nInterrupted. The results so far are kept.")
     save(results, args.output)
     print(render(results))
-    print(f"Written to {args.output} and {args.output.with_suffix('.json').name}")
+    print(f"Wrote {args.output} and {args.output.with_suffix('.json').name}")
 
 
 if __name__ == "__main__":

@@ -58,10 +58,12 @@ def measure_scaling(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", nargs="*", default=["sct_loss", "EPSHN"], choices=list(rivals.CASES))
-    parser.add_argument("--sizes", nargs="*", type=int, default=plans.SCALING_SIZES)
-    parser.add_argument("--dims", nargs="*", type=int, default=plans.SCALING_DIMS)
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each size")
+    parser.add_argument(
+        "--case", nargs="*", default=["sct_loss", "EPSHN"], choices=list(rivals.CASES), help="cases to fit"
+    )
+    parser.add_argument("--sizes", nargs="*", type=int, default=plans.SCALING_SIZES, help="batch sizes N")
+    parser.add_argument("--dims", nargs="*", type=int, default=plans.SCALING_DIMS, help="embedding sizes D")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds per size")
     args = parser.parse_args()
     for case in args.case:
         for axis, sizes in (("N", args.sizes), ("D", args.dims)):
@@ -70,7 +72,9 @@ def main() -> None:
                 growth = ", ".join(
                     f"{size}: {time:.2f}" for size, time in zip(sizes, fit["relative_time"], strict=True)
                 )
-                print(f"{case:10s} {rival:10s} {axis}^{fit['exponent']:.2f}  time relative to the smallest: {growth}")
+                print(
+                    f"{case:10s} {rival:10s} {axis}^{fit['exponent']:.2f}  time relative to the smallest size: {growth}"
+                )
 
 
 if __name__ == "__main__":

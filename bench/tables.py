@@ -22,14 +22,14 @@ FLOORS = {
 LARGE_N = 2048  # from this N on, the N x N work dominates
 
 HOW = """\
-Each ratio is one of medians, over rounds in which every rival ran once, in shuffled order. "of matmul" is hardmine's
-time divided by that of a bare `torch.mm(X, X.T)` of the same X: smaller is better, and 1 is what the N x N approach has
-paid before it looks at a similarity. In brackets the quartiles of the ratio within a round. "preallocated" is the same
-against a matmul into a matrix that was allocated once, so without the page faults of new memory; "in chunks" is the
-same into a block of rows that is used again and again, where no N x N matrix fits. "faster than" is the rival's time
-divided by hardmine's. PML is pytorch-metric-learning. Before it is timed, every rival is asserted to give the
-reference's result, and gradient, on the timed inputs; where its formula is another, the text beside its table says when
-the two agree, and that is asserted."""
+Each ratio divides two median times. Every round times every rival once, in shuffled order. "of matmul" is hardmine's
+time divided by the time of a bare `torch.mm(X, X.T)` of the same X. Smaller is better; 1 is the minimum cost of the
+N x N approach, before any similarity is used. Parentheses contain the quartiles of the ratio within a round.
+"preallocated" compares with a matmul into a preallocated matrix, which causes no page faults. "in chunks" compares with
+a matmul into one reused block of rows, for an N whose N x N matrix does not fit into memory. "faster than" is the
+rival's time divided by hardmine's. PML is pytorch-metric-learning. Before the timing, the result and the gradient of
+every rival are compared with the reference's, on the timed inputs. If a rival's formula differs, the text above its
+table says when the two formulas agree, and the comparison uses such inputs."""
 
 Size = dict[str, Any]  # one case, N and D: the return value of report.measure_size
 
@@ -103,7 +103,7 @@ def summary(sizes: list[Size], phase: str) -> str:
         f"N >= {LARGE_N}": [size for size in sizes if size["n"] >= LARGE_N],
         f"N = {smallest}": [size for size in sizes if size["n"] == smallest < LARGE_N],
     }
-    return "\n".join(f"- worst of {title}: {worst(group, phase)}" for title, group in groups.items() if group)
+    return "\n".join(f"- worst at {title}: {worst(group, phase)}" for title, group in groups.items() if group)
 
 
 def remarks(sizes: list[Size]) -> str:
@@ -136,7 +136,7 @@ def speed_section(case: str, sizes: list[Size], note: str) -> list[str]:
 
 
 def memory_table(peaks: list[dict[str, Any]]) -> str:
-    header = ["op", "by", "N", "D", "peak beyond the inputs", "one N x N matrix"]
+    header = ["op", "implementation", "N", "D", "peak beyond the inputs", "one N x N matrix"]
     rows = []
     for peak in peaks:
         row = [peak["case"], peak["rival"], str(peak["n"]), str(peak["d"])]
@@ -146,7 +146,7 @@ def memory_table(peaks: list[dict[str, Any]]) -> str:
 
 
 def scaling_table(fits: list[dict[str, Any]]) -> str:
-    header = ["op", "by", "in", "exponent", "over the last step", "time relative to the smallest size"]
+    header = ["op", "implementation", "in", "exponent", "last two sizes", "time relative to the smallest size"]
     rows = []
     for fit in fits:
         axis = f"{fit['axis']} at {'D' if fit['axis'] == 'N' else 'N'} = {fit['fixed']}"
@@ -160,9 +160,9 @@ def scaling_table(fits: list[dict[str, Any]]) -> str:
 def render(results: dict[str, Any], verdict_lines: list[str]) -> str:
     parts = ["# hardmine against its rivals, on CPU"]
     if not results["complete"]:
-        parts.append("**Stopped before the end: what is missing was not measured.**")
+        parts.append("**The run was interrupted. Missing results were not measured.**")
     parts.append(table(["", ""], [[name, value] for name, value in results["about"].items()]))
-    parts.append(f"Made by `{results['command']}`. float32, {results['images_per_class']} images a class.")
+    parts.append(f"Made by `{results['command']}`. float32, {results['images_per_class']} images per class.")
     if verdict_lines:
         parts += ["## Targets", "\n".join(verdict_lines)]
     parts += ["## How to read the tables", HOW]

@@ -51,12 +51,12 @@ def worst_speed_up(target: str, sizes: Iterable[Size], rival: str, wanted: float
 
 
 def tuplet_never_slower(results: Results) -> Verdict:
-    target = "tuplet_loss forward + backward is nowhere slower than plain PyTorch"
+    target = "tuplet_loss forward + backward is never slower than plain PyTorch"
     return worst_speed_up(target, sizes_of(results, "EP", "BatchAll"), "pytorch", 1.0, {512, 2048, 8192})
 
 
 def tuplet_twice_as_fast(results: Results) -> Verdict:
-    target = "tuplet_loss forward + backward is at least 2x faster than plain PyTorch from N = 2,048 on"
+    target = "tuplet_loss forward + backward is at least 2x faster than plain PyTorch for N >= 2,048"
     return worst_speed_up(target, sizes_of(results, "EP", "BatchAll", n_from=2048), "pytorch", 2.0, {2048, 8192})
 
 
@@ -73,26 +73,26 @@ def knn_share(results: Results, rival: str) -> float | None:
 
 
 def knn_against_faiss(results: Results) -> Verdict:
-    target = "knn of 100,000 word vectors takes at most 0.35 of the time of faiss IndexFlatIP"
+    target = "knn of 100,000 word vectors takes at most 0.35 of faiss IndexFlatIP's time"
     share = knn_share(results, "faiss")
     return Verdict(target, None) if share is None else Verdict(target, share <= 0.35, f"{share:.2f}")
 
 
 def knn_against_hnswlib(results: Results) -> Verdict:
-    target = "knn of 100,000 word vectors takes less than hnswlib needs to build and query at a recall of 0.99"
+    target = "knn of 100,000 word vectors takes less time than hnswlib's build and query at recall 0.99"
     share = knn_share(results, "hnswlib")
-    return Verdict(target, None) if share is None else Verdict(target, share < 1, f"{share:.2f} of its time")
+    return Verdict(target, None) if share is None else Verdict(target, share < 1, f"{share:.2f} of hnswlib's time")
 
 
-def linear_memory(op: str, cases: tuple[str, ...], least_n: int) -> Callable[[Results], Verdict]:
+def linear_memory(op: str, cases: tuple[str, ...], min_n: int) -> Callable[[Results], Verdict]:
     """Memory is O(N D): the peak beyond the inputs is at most a fixed multiple of the inputs' size, for every N."""
 
     def judge(results: Results) -> Verdict:
-        target = f"{op} takes O(N D) memory, up to N = {least_n:,} at least"
+        target = f"{op} takes O(N D) memory, measured for N >= {min_n:,}"
         peaks = [
             peak
             for peak in results["memory"]
-            if peak["case"] in cases and peak["rival"] == "hardmine" and peak["n"] >= least_n
+            if peak["case"] in cases and peak["rival"] == "hardmine" and peak["n"] >= min_n
         ]
         if not peaks:
             return Verdict(target, None)
@@ -112,7 +112,7 @@ def linear_memory(op: str, cases: tuple[str, ...], least_n: int) -> Callable[[Re
 
 def as_fast_as_before(results: Results) -> Verdict:
     baseline = results.get("baseline")
-    target = "what was there before is as fast as it was, measured against the matmul of its own run"
+    target = "no op is slower than in the baseline, relative to the matmul of the same run"
     if baseline is None:
         return Verdict(target, None, "no baseline was given")
     before = {(size["case"], size["n"], size["d"]): ratio(size, "matmul_out") for size in baseline["speed"]}
@@ -126,8 +126,10 @@ def as_fast_as_before(results: Results) -> Verdict:
     growth, size = max(found, key=lambda pair: pair[0])
     where = f"{size['case']}, N = {size['n']:,}, D = {size['d']}"
     middle = sorted(growth for growth, _ in found)[len(found) // 2]
-    text = f"{growth:.2f} of the time before at worst ({where}), {middle:.2f} in the median, of {len(found)} sizes"
-    return Verdict(target, growth <= BASELINE_TOLERANCE, f"{text}; before is {baseline['about']['commit']}")
+    text = f"{growth:.2f} of the baseline's time at worst ({where}), {middle:.2f} in the median of {len(found)} sizes"
+    return Verdict(
+        target, growth <= BASELINE_TOLERANCE, f"{text}; the baseline is commit {baseline['about']['commit']}"
+    )
 
 
 TARGETS: dict[Callable[[Results], Verdict], tuple[str, ...]] = {

@@ -14,22 +14,22 @@ RIVALS = {
     "torch.compile": "torch.compile",
     "pytorch-metric-learning": "PML",
 }
-LARGE_N = 4096  # the aims apply from this N on
-MOST_INPUT_SIZES = 16  # O(N D): a fixed multiple of the input's size, for every N
-MOST_LAUNCHES = 4
+LARGE_N = 4096  # the targets apply from this N on
+MAX_INPUT_SIZES = 16  # O(N D): a fixed multiple of the input's size, for every N
+MAX_LAUNCHES = 4
 Case = dict[str, Any]  # the return value of report.measure_case
 
 HOW = """\
-Forward + backward of `sct_loss`. Times are medians of CUDA events around a step, over rounds in which every rival ran
-once; each step reads another copy of the inputs, of which there are more than twice the L2 cache holds. "of matmul" is
-hardmine's time divided by that of cuBLAS `X @ X.T` in the same dtype: smaller is better. "faster than" is the rival's
-time divided by hardmine's. The floor is the least that any implementation must do: each unordered pair's product once,
-N (N + 1) D flops, and N D elements read for forward, read for backward and written as gradient, and the labels. Its
-time takes the larger of both at the rates that this GPU reached in this run, with a large matmul and a large copy; the
-share is that time divided by hardmine's. Launches are kernels, copies and fills of one step, as torch.profiler sees
-them. Peak memory is beyond the inputs, the gradient included. Before it is timed, hardmine is asserted to give the
-reference's loss and gradient. float32 is exact float32 (no TF32), for all. PML has no SCT: NCA on the same triplets
-stands in."""
+Forward + backward of `sct_loss`. Times are medians of the CUDA event times of a step. Every round times every rival
+once. Each step reads a different copy of the inputs; the copies exceed the L2 cache more than twice. "of matmul" is
+hardmine's time divided by the time of cuBLAS `X @ X.T` in the same dtype. Smaller is better. "faster than" is the
+rival's time divided by hardmine's. The floor is the minimum work of any implementation. Its flops are N (N + 1) D: the
+product of each unordered pair once. Its bytes are N D elements read in forward, read in backward and written as
+gradient, and the labels. The floor's time is the larger of both at the rates that this GPU reached in this run, with a
+large matmul and a large copy. The share is that time divided by hardmine's. Launches are the kernels, copies and fills
+of one step, counted by torch.profiler. Peak memory excludes the inputs and includes the gradient. Before the timing,
+hardmine's loss and gradient are compared with the reference's. float32 is exact float32 (no TF32) for all rivals. PML
+has no SCT loss: its NCA loss on the same triplets is timed instead."""
 
 
 def floor_flops(n: int, d: int) -> int:
@@ -52,9 +52,9 @@ def copies_past_cache(input_bytes: int, cache_bytes: int) -> int:
     return max(2, math.ceil(2 * cache_bytes / max(1, input_bytes)) + 1)
 
 
-def rounds_for(seconds: float, round_ms: float, least: int = 5, most: int = 50) -> int:
-    """How many rounds fit into the time, clamped to [least, most]."""
-    return max(least, min(most, int(1e3 * seconds / max(round_ms, 1e-6))))
+def rounds_for(seconds: float, round_ms: float, min_rounds: int = 5, max_rounds: int = 50) -> int:
+    """How many rounds fit into the time, clamped to [min_rounds, max_rounds]."""
+    return max(min_rounds, min(max_rounds, int(1e3 * seconds / max(round_ms, 1e-6))))
 
 
 def ratio(case: Case, rival: str) -> float | None:
@@ -92,13 +92,13 @@ def worst_of(target: str, cases: list[Case], value_of, meets, worst, text: str) 
 
 
 def faster(rival: str, title: str, wanted: float, large: list[Case]) -> Verdict:
-    target = f"at least {wanted:g}x faster than {title} for N >= {LARGE_N:,}, where it fits"
+    target = f"at least {wanted:g}x faster than {title} for N >= {LARGE_N:,}, where it fits into memory"
     fits = [case for case in large if not case["skipped"].get(rival, "").startswith("needs about")]
     return worst_of(target, fits, lambda c: ratio(c, rival), lambda v: v >= wanted, min, "{:.2f}x")
 
 
 def judge(cases: list[Case]) -> list[Verdict]:
-    """The verdicts on the aims, over all cases of the plan, measured or not."""
+    """The verdicts on the targets, over all cases of the plan, measured or not."""
     large = [case for case in cases if case["n"] >= LARGE_N]
     small = [case for case in cases if case["n"] == 128]
 
@@ -106,29 +106,27 @@ def judge(cases: list[Case]) -> list[Verdict]:
         peak = case["peak_bytes"].get("hardmine")
         return None if peak is None else peak / (case["n"] * case["d"] * ITEM_BYTES[case["dtype"]])
 
-    at_most = "at most {:g} of cuBLAS X @ X.T for N >= {:,}"
+    at_most = "at most {:g} of the time of cuBLAS X @ X.T for N >= {:,}"
     return [
         *(
-            worst_of(
-                at_most.format(most, LARGE_N), large, share_of_matmul, lambda v, most=most: v <= most, max, "{:.2f}"
-            )
-            for most in (1.0, 0.7)
+            worst_of(at_most.format(limit, LARGE_N), large, share_of_matmul, lambda v, m=limit: v <= m, max, "{:.2f}")
+            for limit in (1.0, 0.7)
         ),
         faster("pytorch", "the eager reference", 8, large),
         faster("torch.compile", "torch.compile of it", 3, large),
         worst_of(
-            f"peak memory O(N D): at most {MOST_INPUT_SIZES} sizes of the embeddings for N >= {LARGE_N:,}",
+            f"peak memory O(N D): at most {MAX_INPUT_SIZES} times the embeddings for N >= {LARGE_N:,}",
             large,
             input_sizes,
-            lambda v: v <= MOST_INPUT_SIZES,
+            lambda v: v <= MAX_INPUT_SIZES,
             max,
-            "{:.1f} sizes",
+            "{:.1f} times the embeddings",
         ),
         worst_of(
-            f"at most {MOST_LAUNCHES} launches a step at N = 128",
+            f"at most {MAX_LAUNCHES} launches per step at N = 128",
             small,
             lambda c: c["launches"].get("hardmine"),
-            lambda v: v <= MOST_LAUNCHES,
+            lambda v: v <= MAX_LAUNCHES,
             max,
             "{}",
         ),
@@ -186,12 +184,12 @@ def render(results: dict[str, Any]) -> str:
     cases, rates = results["cases"], results["rates"]
     parts = ["# sct_loss on a GPU, against its rivals"]
     if results["dry_run"]:
-        parts.append("**A dry run without a GPU: every time, peak and count below is made up.**")
+        parts.append("**Dry run without a GPU: all times, peaks and counts below are placeholders.**")
     parts.append(table(["", ""], [[name, value] for name, value in results["about"].items()]))
     if rates:
         measured = [f"{name} {rate / 1e12:,.1f} Tflop/s" for name, rate in rates.items() if name != "bytes"]
         parts.append(f"Rates of this run: {', '.join(measured)}, memory {rates['bytes'] / 1e9:,.0f} GB/s.")
-    parts += ["## Aims", "\n".join(verdict.line() for verdict in judge(cases))]
+    parts += ["## Targets", "\n".join(verdict.line() for verdict in judge(cases))]
     parts += ["## How to read the tables", HOW, "## Forward + backward", speed_table(cases, rates)]
     parts += ["## Peak memory beyond the inputs", memory_table(cases), remarks(cases)]
     return "\n\n".join(part for part in parts if part) + "\n"

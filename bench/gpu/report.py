@@ -1,7 +1,7 @@
 """Measures sct_loss on a GPU against its rivals and writes one Markdown file, and the numbers behind it as JSON.
 
     PYTHONPATH=.:bench python -m gpu.report [--seconds 140] [--output build/gpu-results/report]
-    PYTHONPATH=.:bench python -m gpu.report --dry-run    walks through all of it on the CPU, with made-up times
+    PYTHONPATH=.:bench python -m gpu.report --dry-run    runs everything on the CPU, with placeholder times
 
 The files are written after every case. If the time limit ends the run, the remaining cases are reported as missing.
 """
@@ -28,7 +28,7 @@ from hardmine import ops, reference
 from rivals.checks import assert_both_branches, assert_same_loss
 from rivals.common import GIB, Inputs, Rival, SkippedRivalError
 
-# In order of priority, because time may run out: sizes with an aim come first, and among them those that build fast.
+# In order of priority, because time may run out: sizes with a target come first, and among them those that build fast.
 SIZES, DIMS, DTYPES = (128, 4096, 16384, 65536, 1024), (128, 512), ("bfloat16", "float32")
 SCT = rivals.CASES["sct_loss"]
 PML = SCT.counterparts["pytorch-metric-learning"]
@@ -68,7 +68,7 @@ class Gpu:
             step()
             torch.cuda.synchronize()
         found = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
-        assert found > 0, "the profiler saw no kernel of a step"
+        assert found > 0, "the profiler recorded no kernel of the step"
         return found
 
     def free_bytes(self) -> int:
@@ -86,13 +86,13 @@ class Gpu:
             f"{found.total_memory / GIB:.0f} GiB",
             "driver": first_line_of(query),
             "nvcc": first_line_of(["bash", "-c", "nvcc --version | grep release"]),
-            "CUDA of torch": str(torch.version.cuda),
-            "float32 products": torch.get_float32_matmul_precision(),
+            "torch's CUDA": str(torch.version.cuda),
+            "float32 matmul precision": torch.get_float32_matmul_precision(),
         }
 
 
 class DryRun(Gpu):
-    """The CPU in place of a GPU: every step runs, to check that it works, and every number is made up."""
+    """The CPU in place of a GPU: every step runs, to check that it works; all numbers are placeholders."""
 
     device, dry_run = "cpu", True
 
@@ -115,7 +115,7 @@ class DryRun(Gpu):
         return 2**16
 
     def about(self) -> dict[str, str]:
-        return {"GPU": "none, a dry run"}
+        return {"GPU": "none (dry run)"}
 
 
 def first_line_of(command: list[str]) -> str:
@@ -177,7 +177,7 @@ def maker(name: str, n: int, dtype: str, gpu: Gpu) -> Callable[[Inputs], Rival]:
         return lambda inputs: rivals.build_matmul(inputs, "matmul")
     if name == "pytorch-metric-learning":
         if dtype != "float32":
-            raise SkippedRivalError("PML selects on similarities rounded to the dtype: another result")
+            raise SkippedRivalError("PML selects by similarities rounded to the dtype, so its result differs")
         require_room(gpu, PML.bytes_needed(n, 4))
         return PML.build
     require_room(gpu, SCT.reference_bytes(n, 4))
@@ -209,7 +209,9 @@ def check(n: int, d: int, dtype: str, gpu: Gpu) -> str:
     wanted = (output.detach(), expected.backward(output))
     output = actual.forward()
     assert_same_loss(output, actual.backward(output), wanted, ROW_TOLERANCE[dtype])
-    return "" if checked_n == n else f"checked against the reference at N = {checked_n:,}, which fits"
+    return (
+        "" if checked_n == n else f"checked against the reference at N = {checked_n:,}: larger N need too much memory"
+    )
 
 
 def warm_up_compiler(gpu: Gpu) -> None:
@@ -241,7 +243,7 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, last_bui
         left = deadline - start
         try:
             if name != "hardmine" and last_build.get(name, 0.0) > left:
-                raise SkippedRivalError(f"no time was left, {max(left, 0):.0f} s")
+                raise SkippedRivalError(f"not enough time was left: {max(left, 0):.0f} s")
             build = maker(name, n, dtype, gpu)
             for _ in range(3):  # compiles and warms up
                 full_step(build(copies[number]))
@@ -313,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     for done, (n, d, dtype) in enumerate(cases):
         now = time.monotonic()
         if now >= end:
-            results["cases"].append(unmeasured(n, d, dtype, f"the {args.seconds:g} s were over"))
+            results["cases"].append(unmeasured(n, d, dtype, f"the time limit of {args.seconds:g} s was reached"))
         else:
             deadline = now + (end - now) / (len(cases) - done)
             results["cases"].append(measure_case(n, d, dtype, gpu, deadline, last_build))

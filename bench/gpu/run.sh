@@ -14,7 +14,7 @@ set -uo pipefail
 absolute() { [[ $1 == /* ]] && echo "$1" || echo "$PWD/$1"; }
 python=${PYTHON:-python3}
 if ! python=$(command -v "$python"); then
-  echo "there is no ${PYTHON:-python3}" >&2
+  echo "${PYTHON:-python3} was not found" >&2
   exit 1
 fi
 python=$(absolute "$python") # may be relative to the caller's folder
@@ -42,9 +42,9 @@ stage() {
   else
     failed=1
     if ((status == 124 || status == 137)); then
-      say "FAILED: $name, stopped after its $limit s; the end of its log:"
+      say "FAILED: $name, reached its time limit of $limit s; the last lines of its log:"
     else
-      say "FAILED: $name, status $status after $((SECONDS - start)) s; the end of its log:"
+      say "FAILED: $name, status $status after $((SECONDS - start)) s; the last lines of its log:"
     fi
     tail -n 15 "$results/$name.log" | tee -a "$results/summary.txt"
   fi
@@ -81,11 +81,11 @@ print("torch:", torch.__version__, "CUDA", torch.version.cuda, "Python", sys.ver
 # Fails if the installed torch or this machine has no GPU: the later stages could not run.
 check_gpu() {
   "$python" -c 'import torch
-assert torch.version.cuda, f"torch {torch.__version__} is one without CUDA"
+assert torch.version.cuda, f"torch {torch.__version__} was built without CUDA"
 assert torch.cuda.is_available(), "torch finds no GPU"
 major, minor = torch.cuda.get_device_capability()
 print(torch.cuda.get_device_name(), major, minor)
-assert major >= 8, f"compute capability {major}.{minor}, 8.0 or later is needed"'
+assert major >= 8, f"the compute capability must be at least 8.0, got {major}.{minor}"'
 }
 
 has_module() { "$python" -c "import $1" 2>/dev/null; }
@@ -93,7 +93,7 @@ has_module() { "$python" -c "import $1" 2>/dev/null; }
 # tool NAME ATTRIBUTE: the path of a build tool, from its Python package if installed, else from PATH, as in setup.py.
 tool() {
   "$python" -c "import $1; print($1.$2 + '/$1')" 2>/dev/null || command -v "$1" || {
-    echo "there is no $1" >&2
+    echo "$1 was not found" >&2
     return 1
   }
 }
@@ -129,13 +129,13 @@ assert problem is None, problem'
 run_tests() {
   local files module without parallel=()
   if ! has_module pytest; then
-    fail "tests, not run: there is no pytest"
+    fail "tests, not run: pytest is not installed"
     return
   fi
   files=$(grep -rlE '^def test_.*(\bdevice\b|cuda)' tests --include='test_*.py' |
     grep -vE '^tests/(bench|build)/' | sort)
   if [[ -z $files ]]; then
-    fail "tests, not run: no file has any for a GPU"
+    fail "tests, not run: no test file uses a GPU"
     return
   fi
   for module in hypothesis numpy; do
@@ -143,14 +143,14 @@ run_tests() {
     without=$(grep -lE "^(import|from) $module\b" $files | tr '\n' ' ')
     [[ -z $without ]] && continue
     files=$(grep -LE "^(import|from) $module\b" $files)
-    fail "tests, not run for want of $module: $without"
+    fail "tests, not run because $module is not installed: $without"
   done
   # Tests run in parallel because most of their time goes to Python and the reference, not to the GPU.
   has_module xdist && parallel=(-n 8)
   if stage tests 120 env OMP_NUM_THREADS=2 "$python" -m pytest $files -k cuda "${parallel[@]}" -q -rfE \
     -p no:cacheprovider --durations=10 --continue-on-collection-errors; then
     say "  $(tail -n 1 "$results/tests.log")"
-    grep -Eq '[1-9][0-9]* passed' "$results/tests.log" || fail "tests, all of which skipped themselves"
+    grep -Eq '[1-9][0-9]* passed' "$results/tests.log" || fail "tests, all were skipped"
   fi
 }
 
@@ -193,7 +193,7 @@ about >"$results/about.txt" 2>&1
 cat "$results/about.txt"
 
 if ! stage gpu 20 bash -c check_gpu; then
-  skip "build, tests, memcheck, racecheck, report: there is no GPU that they could run on"
+  skip "build, tests, memcheck, racecheck, report: no usable GPU was found"
 elif ! stage build 130 bash -c build; then
   skip "tests, memcheck, racecheck, report: the build failed"
 else
@@ -201,5 +201,5 @@ else
   run_sanitizers
   run_report
 fi
-say "in all $SECONDS s, results in $results"
+say "total: $SECONDS s, results in $results"
 exit "$failed"

@@ -24,7 +24,7 @@ def main() -> None:
     """Prints a line for every kernel that spills, and a summary."""
     found = kernels(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if not found:
-        raise SystemExit(f"{sys.argv[1]} names no kernel: nothing was compiled, or without -Xptxas=-v")
+        raise SystemExit(f"{sys.argv[1]} lists no kernel: nothing was compiled, or nvcc ran without -Xptxas=-v")
     spilling = [kernel for kernel in found if kernel["stores"] != "0" or kernel["loads"] != "0"]
     names = "\n".join(kernel["name"] for kernel in spilling)
     readable = subprocess.run(["c++filt", "-p"], input=names, capture_output=True, text=True, check=True).stdout

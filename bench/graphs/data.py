@@ -34,7 +34,7 @@ class DataSet:
     metric: str  # "cosine" or "euclidean"
     rows: np.ndarray
     source: str
-    real: bool  # False: made up, because the file is missing
+    real: bool  # False: synthetic, because the file is missing
 
     def first(self, n: int) -> DataSet:
         return replace(self, rows=np.ascontiguousarray(self.rows[:n]))
@@ -65,7 +65,7 @@ def clusters(n: int, d: int, seed: int = 0) -> np.ndarray:
 
 
 def made_up(name: str, title: str, metric: str, n: int, d: int, missing: str) -> DataSet:
-    return made(name, title, metric, clusters(n, d), f"{n:,} rows made up in clusters: {missing}", real=False)
+    return made(name, title, metric, clusters(n, d), f"{n:,} synthetic rows in clusters: {missing}", real=False)
 
 
 def load_sift() -> DataSet:

@@ -61,8 +61,8 @@ class Truth:
         for first in range(0, n, ROWS_AT_ONCE):
             own = np.arange(first, min(first + ROWS_AT_ONCE, n))
             lists, wanted = np.sort(index[own], 1), np.sort(self.index[own], 1)
-            assert not (lists == own[:, None]).any(), "a row is its own neighbor"
-            assert not ((lists[:, 1:] == lists[:, :-1]) & (lists[:, 1:] >= 0)).any(), "a list holds a row twice"
+            assert not (lists == own[:, None]).any(), "a list contains its own row"
+            assert not ((lists[:, 1:] == lists[:, :-1]) & (lists[:, 1:] >= 0)).any(), "a list contains a row twice"
             position = torch.searchsorted(torch.from_numpy(wanted), torch.from_numpy(lists)).clamp_(max=self.k - 1)
             exact = np.take_along_axis(wanted, position.numpy(), 1) == lists
             right += int((exact & (lists >= 0)).sum())

@@ -12,29 +12,30 @@ from tables import table
 Results = dict[str, Any]
 
 HOW = f"""\
-The task is `neighbors({K})` from nothing: build a graph over all rows, then find each row's {K} nearest others. Times
-are shares of what exact search (`hardmine.ops.knn`, all pairs) takes for the same lists in the same run: below 1 a
-graph pays, above 1 it does not. Recall is measured for every line, over all rows: the share of its lists that is no
-further than the {K}th exact neighbor. Every library gets the same float32 rows, of unit length under the cosine
-metric, and as many threads as the table above says; none of the lists holds its own row."""
+The task is `neighbors({K})` without an existing graph: build a graph over all rows, then find the {K} nearest other
+rows of each row. Times are relative to exact search (`hardmine.ops.knn`, all pairs) for the same lists in the same run.
+Below 1, the graph is faster than exact search. Recall is the share of list entries that are no further than the {K}th
+exact neighbor, over all rows. Every library gets the same float32 rows and as many threads as the table above says.
+Rows have unit length under the cosine metric. No list contains its own row."""
 
 DUEL = f"""\
-The quickest setting of each that reaches a recall of {WANTED_RECALL}, timed again: every one once a round, in shuffled
-order. Medians, in brackets the quartiles of the ratio within a round."""
+The fastest setting per family that reaches recall {WANTED_RECALL}, timed again. Every round times each of them once, in
+shuffled order. Times are medians; parentheses contain the quartiles of the ratio within a round."""
 
 SWEEP = """\
-All settings at all efforts (hardmine: distance computations a search; hnswlib: ef; faiss: efSearch)."""
+All settings at all efforts. An effort is the number of distance computations per search for hardmine, ef for hnswlib
+and efSearch for faiss."""
 
 WARM = f"""\
-All rows move, as between two epochs; "kept" is the share of the 10-neighbor lists that stay. "Build" is a share of a
-fresh build by traverse-add over the moved rows. "Recall" is that of `neighbors({K})` at its default effort of
-{grids.DEFAULT_EFFORT} distance computations; "to {WANTED_RECALL}" the effort which that recall takes, read between the
-efforts measured; "in all" build and lists at that effort, as a share of exact search."""
+All rows move, as between two epochs. "kept" is the share of the entries of the 10-neighbor lists that stay. "build" is
+relative to a fresh build by traverse-add over the moved rows. "recall" is that of `neighbors({K})` at its default
+effort of {grids.DEFAULT_EFFORT} distance computations. "effort at {WANTED_RECALL}" is the effort that reaches this
+recall, interpolated between measured efforts. "total" is build and lists at that effort, relative to exact search."""
 
 GROWTH = f"""\
-The first N word vectors, the same settings for all N. "Lists" are those at the default effort of {grids.DEFAULT_EFFORT}
-distance computations, and "recall" theirs; "in all at {WANTED_RECALL}" is build and lists at the effort which that
-recall takes."""
+The first N word vectors, with the same settings for all N. "lists" and "recall" are at the default effort of
+{grids.DEFAULT_EFFORT} distance computations. "total at {WANTED_RECALL}" is build and lists at the effort that reaches
+this recall."""
 
 FAMILY_NAMES = "hardmine, "
 
@@ -53,7 +54,7 @@ def share(value: float | None, whole: float) -> str:
 
 
 def degree(facts: dict[str, float]) -> str:
-    return f"{facts['degree_mean']:.1f}, at most {facts['degree_max']}" if facts else "-"
+    return f"{facts['degree_mean']:.1f}, max {facts['degree_max']}" if facts else "-"
 
 
 def success(facts: dict[str, float]) -> str:
@@ -65,14 +66,14 @@ def number(value: float | None) -> str:
 
 
 def duel_table(curve: Results) -> str:
-    header = ["", "setting", "effort", "recall", "time of exact", "building"]
+    header = ["", "setting", "effort", "recall", "time relative to exact", "build share"]
     rows = []
     for point in curve["duel"]:
         spread = point["of_first"]
         low, high = spread["quartiles"]
         cells = [point["family"], point["setting"], str(point["effort"] or "-"), f"{point['recall']:.4f}"]
         building = point["build_s"] / point["total_s"]
-        rows.append([*cells, f"{spread['of_medians']:.2f} ({low:.2f}-{high:.2f})", f"{building:.0%} of it"])
+        rows.append([*cells, f"{spread['of_medians']:.2f} ({low:.2f}-{high:.2f})", f"{building:.0%}"])
     return table(header, rows)
 
 
@@ -81,7 +82,7 @@ def exact_s(points: list[Point]) -> float:
 
 
 def sweep_table(curve: Results) -> str:
-    header = ["", "setting", "degree", "traversals that arrive", "effort", "recall", "build", "lists", "in all"]
+    header = ["", "setting", "degree", "success rate", "effort", "recall", "build", "lists", "total"]
     unit = exact_s(curve["points"])
     rows, last = [], None
     for point in curve["points"]:
@@ -97,18 +98,18 @@ def sweep_table(curve: Results) -> str:
 def curve_section(curve: Results) -> list[str]:
     section = [f"## {curve['title']}", f"{curve['source']}: N = {curve['n']:,}, D = {curve['d']}."]
     if not any(point["family"] == "exact knn" for point in curve["points"]):
-        return [*section, "Stopped before there was anything to compare with."]
+        return [*section, "The run was interrupted before exact search was timed."]
     passes = max(point["passes"] for point in curve["points"])
     section.append(f"Exact search takes {seconds(exact_s(curve['points']))}.")
     section += [f"Not measured: {library}, {reason}." for library, reason in curve["missing"].items()]
     if curve["duel"]:
         section += [DUEL, duel_table(curve)]
-    passes_text = "one pass" if passes == 1 else f"medians of {passes} passes"
-    return [*section, f"{SWEEP} Here from {passes_text}.", sweep_table(curve)]
+    passes_text = "from one pass" if passes == 1 else f"the medians of {passes} passes"
+    return [*section, f"{SWEEP} Values are {passes_text}.", sweep_table(curve)]
 
 
 def warm_section(moves: list[Results]) -> list[str]:
-    header = ["data", "move", "kept", "graph", "degree", "build", "recall", f"to {WANTED_RECALL}", "in all"]
+    header = ["data", "move", "kept", "graph", "degree", "build", "recall", f"effort at {WANTED_RECALL}", "total"]
     rows = []
     for move in moves:
         fresh = move["graphs"][0]["build_s"]
@@ -133,8 +134,8 @@ def warm_section(moves: list[Results]) -> list[str]:
 
 
 def growth_section(growth: Results) -> list[str]:
-    total = f"in all at {WANTED_RECALL}"
-    header = ["N", "graph", "degree", "traversals that arrive", "build", "lists", "recall", total, "of exact"]
+    total = f"total at {WANTED_RECALL}"
+    header = ["N", "graph", "degree", "success rate", "build", "lists", "recall", total, "relative to exact"]
     rows = []
     for size in growth["sizes"]:
         for position, graph in enumerate(size["graphs"]):
@@ -151,7 +152,7 @@ def growth_section(growth: Results) -> list[str]:
                     share(graph["total_s"], size["exact_s"]),
                 ]
             )
-    header_of_fit = ["time ~ N^a, a of", "build", "lists", total]
+    header_of_fit = ["a in time ~ N^a", "build", "lists", total]
     fits = [
         [
             fit["family"].removeprefix(FAMILY_NAMES),
@@ -166,14 +167,14 @@ def growth_section(growth: Results) -> list[str]:
 def render(results: Results, verdict_lines: list[str], picture: str | None) -> str:
     parts = ["# hardmine's graph index against hnswlib, faiss and exact search, on CPU"]
     if not results["complete"]:
-        parts.append("**Stopped before the end: what is missing was not measured.**")
+        parts.append("**The run was interrupted. Missing results were not measured.**")
     parts.append(table(["", ""], [[name, value] for name, value in results["about"].items()]))
     parts.append(f"Made by `{results['command']}` in {results['minutes']:.0f} minutes.")
     if verdict_lines:
         parts += ["## Targets", "\n".join(verdict_lines)]
     parts += ["## How to read the numbers", HOW]
     if picture:
-        parts.append(f"![Recall against time relative to exact search, one panel a data set]({picture})")
+        parts.append(f"![Recall against time relative to exact search, one panel per data set]({picture})")
     for curve in results["curve"]:
         parts += curve_section(curve)
     if results["warm"]:

@@ -58,7 +58,9 @@ def draw(results: dict[str, Any], output: Path) -> bool:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("build + all lists, relative to exact knn (log)")
-    figure.suptitle(f"Each row's {K} nearest others, from nothing: time against recall; lower right is better")
+    figure.suptitle(
+        f"Time against recall of the {K} nearest neighbors of every row, build included; lower right is better"
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
     return True
@@ -73,7 +75,7 @@ def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.axhline(1, color="black", linewidth=1.2)
     axes.axvline(missed(WANTED_RECALL), color=GRAY, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_xlabel("recall (log of what is missed)")
+    axes.set_xlabel("recall (log scale of 1 - recall)")
     heights, ends = [1.0], [(missed(MOST_RECALL), 1.0, "black", "exact knn")]
     for family, (color, marker, label) in STYLES.items():
         shown = [

@@ -30,22 +30,22 @@ def best_of(points: list[Point], families: tuple[str, ...]) -> Point | None:
 
 def against(results: Results, name: str, families: tuple[str, ...], what: str, others: tuple[str, ...]) -> Verdict:
     """Whether the fastest of `families` takes at most the time of the fastest of `others`, at the wanted recall."""
-    than = "exact knn" if others == ("exact knn",) else "the better of hnswlib and faiss HNSW"
-    target = f"{what}: neighbors({K}) of {name} at recall {WANTED_RECALL} in at most the time of {than}"
+    than = "exact knn" if others == ("exact knn",) else "the faster of hnswlib and faiss HNSW"
+    target = f"{what}: neighbors({K}) of {name} at recall {WANTED_RECALL} takes at most the time of {than}"
     curve = curve_of(results, name)
     if curve is None:
         return Verdict(target, None)
     if not curve["duel"]:
-        return Verdict(target, None, "the run was stopped before")
+        return Verdict(target, None, "not measured: the run was interrupted")
     missing = [other for other in others if other in curve["missing"]]
     if missing:
         return Verdict(target, None, f"{' and '.join(missing)} not measured")
     ours, theirs = best_of(curve["duel"], families), best_of(curve["duel"], others)
     if ours is None:
         best = max((point["recall"] for point in curve["points"] if point["family"] in families), default=0.0)
-        return Verdict(target, False, f"no setting reaches the recall, the best {best:.4f}")
+        return Verdict(target, False, f"no setting reaches the recall; the best is {best:.4f}")
     if theirs is None:
-        return Verdict(target, None, "no setting of theirs reaches the recall")
+        return Verdict(target, None, "no setting of a rival reaches the recall")
     share = ours["total_s"] / theirs["total_s"]
     text = f"{share:.2f} of the time of {theirs['library']} (recall {ours['recall']:.4f} and {theirs['recall']:.4f})"
     return Verdict(target, share <= 1, text)
@@ -53,7 +53,9 @@ def against(results: Results, name: str, families: tuple[str, ...], what: str, o
 
 def warm_start(results: Results, name: str) -> Verdict:
     """Whether, after every small move, a warm build takes at most WARM_TARGET of a fresh build, at equal recall."""
-    target = f"warm start on {name} after a small move: at most {grids.WARM_TARGET} of a fresh build, at equal recall"
+    target = (
+        f"warm start on {name} after a small move: at most {grids.WARM_TARGET} of a fresh build's time, at equal recall"
+    )
     moves = [move for move in results["warm"] if move["data"] == name and move["whole"]]
     moves = [move for move in moves if move["kept"] >= grids.SMALL_MOVE_KEEPS]
     if not moves:

@@ -105,7 +105,7 @@ def build(case_name: str, rival_name: str, inputs: Inputs) -> Rival:
     case = CASES[case_name]
     n, per_class = len(inputs.embeddings), images_per_class_of(inputs)
     if rival_name not in case.rivals:
-        raise SkippedRivalError(f"does not do {case_name}")
+        raise SkippedRivalError(f"does not support {case_name}")
     if rival_name in case.counterparts:
         counterpart = case.counterparts[rival_name]
         require_memory(counterpart.bytes_needed(n, per_class))

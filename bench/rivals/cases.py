@@ -69,7 +69,8 @@ NCA_AT_1 = {"term": "nca", "temperature": 1.0}
 EPSHN = {"positive": "easiest", "negative": "semihard"}
 EPHN = {"positive": "easiest", "negative": "hardest"}
 HPHN = {"positive": "hardest", "negative": "hardest"}
-MINED_NOTE = "PML is its miner with its TripletMarginLoss, asserted to equal ours at the temperature that it has, 1."
+MINED_NOTE = """\
+PML is its miner with its TripletMarginLoss. It has no temperature, so the results are compared at temperature 1."""
 
 # --- all negatives of an anchor ------------------------------------------------------------------------------------
 
@@ -96,11 +97,12 @@ ALL_PAIRS = {
     ),
 }
 ALL_PAIRS_NOTE = """\
-EP takes the easiest positive of each anchor, BatchAll (positive="all") the mean over all of them; PML's NTXentLoss and
-SupConLoss, both with all positives, are what people use in their place, all at temperature 0.1. NTXentLoss averages
--log(e^(s_ap/t) / (e^(s_ap/t) + sum_n e^(s_an/t))) over the positive *pairs*, BatchAll over anchors and within one over
-its positives: equal when every anchor has as many, as here, and asserted on the timed inputs. SupConLoss also puts the
-anchor's other positives into the denominator: equal when classes have 2 samples, and asserted on such a batch."""
+EP uses the easiest positive of each anchor. BatchAll (positive="all") uses the mean over all positives. Their common
+replacements in PML are NTXentLoss and SupConLoss, both with all positives. All use temperature 0.1. NTXentLoss averages
+-log(e^(s_ap/t) / (e^(s_ap/t) + sum_n e^(s_an/t))) over the positive *pairs*. BatchAll averages over anchors, and per
+anchor over its positives. The two are equal if all anchors have the same number of positives, as here; this is checked
+on the timed inputs. SupConLoss also adds the anchor's other positives to the denominator. It is equal for classes of 2
+samples, and is checked on such a batch."""
 
 
 def tuplet_case(positive: str) -> Case:
@@ -132,9 +134,10 @@ def all_triplets_case(reduction: str) -> Case:
         {"pytorch-metric-learning": Counterpart(build, triplet_bytes, scale=2.0)},
         reference_bytes=lambda n, per_class: 26 * n * (per_class - 1) * n,  # every positive pair with all its negatives
         note=(
-            "PML is TripletMarginLoss without a miner on LpDistance(normalize_embeddings=True, power=2), with "
-            f"{'AvgNonZeroReducer' if reduction == 'mean_active' else 'MeanReducer'}: every triplet of the batch. It "
-            "lacks HTL's factor 1/2, so its loss is asserted to be twice ours."
+            "PML is TripletMarginLoss without a miner: it uses every triplet of the batch. Its distance is "
+            "LpDistance(normalize_embeddings=True, power=2), its reducer is "
+            f"{'AvgNonZeroReducer' if reduction == 'mean_active' else 'MeanReducer'}. It lacks HTL's factor 1/2, so "
+            "the check expects twice hardmine's loss."
         ),
     )
 
@@ -159,10 +162,10 @@ def neighbors_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> Ca
         reference_bytes=lambda n, per_class: 21 * n**2,  # the reference sorts whole rows
         fixed_d=d,
         note=f"""\
-The {K} nearest of all others for every vector, by cosine similarity. faiss is IndexFlatIP, exact as ours is; like the
-chunks of PyTorch it computes both s_ij and s_ji, ours one of them. hnswlib is approximate: build and query, at the
-quickest setting of a small grid with a recall of at least {neighbors.WANTED_RECALL}. Exact lists are asserted to be
-faiss's but for near-ties.""",
+The {K} nearest other vectors of every vector, by cosine similarity. faiss is IndexFlatIP, which is exact, as hardmine
+is. faiss and PyTorch in chunks compute both s_ij and s_ji; hardmine computes only one of them. hnswlib is approximate:
+build and query, at the fastest setting of a small grid that reaches recall {neighbors.WANTED_RECALL}. Exact lists are
+compared with faiss's, and may differ only in near-ties.""",
     )
 
 
@@ -172,7 +175,7 @@ CASES = {
         "sct_loss",
         {},
         mined("easiest", "hardest", ("triplet_loss", {**EPHN, **NCA_AT_1}), **PML_NCA),
-        note="PML has no SCT: NCA on the same triplets stands in. " + MINED_NOTE,
+        note="PML has no SCT loss: its NCA loss on the same triplets is timed instead. " + MINED_NOTE,
     ),
     "EPSHN": Case(
         "triplet_loss",

@@ -62,7 +62,7 @@ def assert_same_loss(
     row_tolerance: float = 1e-3,  # relative to the largest element
 ) -> None:
     wanted_loss, wanted_gradient = wanted
-    assert wanted_gradient.abs().max() > 0, "a zero gradient would prove nothing"
+    assert wanted_gradient.abs().max() > 0, "the reference's gradient is zero"
     torch.testing.assert_close(loss.detach(), wanted_loss, rtol=1e-4, atol=1e-6)
     # A near-tie that resolves differently changes the gradient of a few rows. Every other row must agree.
     row_error = (gradient - wanted_gradient).abs().amax(1) / wanted_gradient.abs().max()
@@ -98,7 +98,7 @@ def check_neighbors(rival: Rival, k: int) -> None:
         return
     wanted = neighbors.exact(rival.inputs, k)
     similarity, index = rival.forward()
-    assert not (index == torch.arange(len(index))[:, None]).any(), "a vector is its own neighbor"
+    assert not (index == torch.arange(len(index))[:, None]).any(), "a list contains its own vector"
     found = neighbors.found_share(index, wanted.index)
     if rival.name == "hnswlib":
         # The graph depends on which thread comes first, so its recall may be slightly below the wanted one.
@@ -107,4 +107,4 @@ def check_neighbors(rival: Rival, k: int) -> None:
     # If the k-th and the next neighbor are about equally far, either may be in the list. So all similarities must
     # agree, but only nearly all indices.
     torch.testing.assert_close(similarity, wanted.similarity, rtol=0, atol=2e-6)
-    assert found > 0.999, f"{found:.3%} of the neighbors are those of the exact search"
+    assert found > 0.999, f"only {found:.3%} of the neighbors equal those of exact search"

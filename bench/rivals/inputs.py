@@ -48,13 +48,13 @@ def word_vectors(n: int, d: int = 50, images_per_class: int = 1) -> Inputs:
     """The GloVe vectors of the `n` most frequent words, normalized."""
     package = importlib.util.find_spec(WORDS_PACKAGE)
     if package is None:
-        raise SkippedRivalError(f"its data, {WORDS_PACKAGE.replace('_', '-')}, is not installed")
+        raise SkippedRivalError(f"the package of its data, {WORDS_PACKAGE.replace('_', '-')}, is not installed")
     import numpy as np
 
     # The file is in Fortran order. Without a copy in C order, every rival would pay for strided reads.
     rows = np.load(Path(package.submodule_search_locations[0]) / WORDS_FILE, mmap_mode="r")
     if n > len(rows) or d != rows.shape[1]:
-        raise SkippedRivalError(f"there are {len(rows):,} word vectors of {rows.shape[1]} dimensions")
+        raise SkippedRivalError(f"the data has {len(rows):,} word vectors of {rows.shape[1]} dimensions")
     return unlabeled(np.ascontiguousarray(rows[:n]), f"GloVe 6B, the {n:,} most frequent words")
 
 

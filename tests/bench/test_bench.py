@@ -90,7 +90,7 @@ def test_what_does_not_fit_says_what_it_needs(monkeypatch):
 
 
 def test_a_rival_of_another_case_is_skipped():
-    with pytest.raises(rivals.SkippedRivalError, match="does not do EP"):
+    with pytest.raises(rivals.SkippedRivalError, match="does not support EP"):
         rivals.setup("EP", N, D, "faiss")
 
 
@@ -108,7 +108,7 @@ def test_measure_size_compares_each_rival_with_hardmine():
 @pytest.mark.slow
 def test_peak_of_a_fresh_process():
     assert memory.measure_peak("EP", "hardmine", 256, D)["peak_extra_mib"] >= 0
-    assert memory.measure_peak("EP", "faiss", 256, D)["skipped"] == "does not do EP"
+    assert memory.measure_peak("EP", "faiss", 256, D)["skipped"] == "does not support EP"
 
 
 def test_quick_plans_are_small():
@@ -176,7 +176,7 @@ def test_verdicts(results):
     assert lines[1].endswith("1.90x at worst (EP, N = 2,048, D = 128)")
     assert lines[2].endswith("2.1 times the inputs at N = 16,384, 2.2 times the inputs at N = 65,536")
     assert lines[5].endswith(": 0.25")
-    assert lines[6].endswith(": 1.25 of its time")
+    assert lines[6].endswith(": 1.25 of hnswlib's time")
 
 
 def test_verdicts_are_open_where_a_size_is_missing(results):
@@ -200,7 +200,7 @@ def test_verdict_against_an_earlier_run(results):
     results["speed"][1]["ratios"]["matmul_out"]["both"]["of_medians"] = 0.6
     verdict = verdicts.judge(results)[-1]
     assert verdict.met is False
-    assert verdict.found.startswith("1.20 of the time before at worst (EPSHN, N = 2,048, D = 128)")
+    assert verdict.found.startswith("1.20 of the baseline's time at worst (EPSHN, N = 2,048, D = 128)")
 
 
 def test_tables_name_what_took_part_and_what_did_not(results):

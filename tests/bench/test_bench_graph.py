@@ -102,7 +102,7 @@ def test_lists_that_count_one_row_twice_are_refused(rows):
         truth.recall(twice)
     itself = truth.index.copy()
     itself[7, 0] = 7
-    with pytest.raises(AssertionError, match="its own neighbor"):
+    with pytest.raises(AssertionError, match="contains its own row"):
         truth.recall(itself)
     with pytest.raises(AssertionError, match=r"lists must be \[300, 10\], got \[300, 9\]"):
         truth.recall(truth.index[:, 1:])
@@ -263,7 +263,7 @@ def test_what_is_measured_is_kept_when_a_run_is_stopped(tiny, monkeypatch, tmp_p
     assert not results["complete"]
     assert results["curve"][0]["duel"]
     assert not results["warm"]
-    assert "Stopped before the end" in text
+    assert "The run was interrupted" in text
 
 
 @pytest.mark.slow

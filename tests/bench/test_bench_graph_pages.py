@@ -147,7 +147,7 @@ def test_large_moves_are_not_judged(results):
 def test_a_recall_that_is_not_reached_misses(results):
     results["curve"][0]["duel"] = [each for each in results["curve"][0]["duel"] if each["family"] != TRAVERSE_ADD]
     results["curve"][0]["points"] = [point(9, 0.91, 1.0), point(3, 0.8, 1.0)]
-    assert words_of(results)[1] == ("missed", "no setting reaches the recall, the best 0.9100")
+    assert words_of(results)[1] == ("missed", "no setting reaches the recall; the best is 0.9100")
 
 
 def test_verdicts_on_what_was_not_measured_are_open(results):
@@ -167,18 +167,18 @@ def test_only_what_was_asked_for_is_judged(results):
 def test_pages_show_everything(results):
     text = pages.render(results, ["- **met**: a target"], "r.png")
     for part in (
-        "| exact knn | init = None | 9 | 1.0000 | 1.00 (1.00-1.00) | 50% of it |",
-        "| hardmine, traverse-add alone | init = None | 9 | 0.9850 | 4.00 (4.00-4.00) | 12% of it |",
+        "| exact knn | init = None | 9 | 1.0000 | 1.00 (1.00-1.00) | 50% |",
+        "| hardmine, traverse-add alone | init = None | 9 | 0.9850 | 4.00 (4.00-4.00) | 12% |",
         "- **met**: a target",
-        "![Recall against time relative to exact search, one panel a data set](r.png)",
-        "| sift, N = 10,000 | noise | 95% | traverse-add alone | 20.0, at most 30 | 1.00 | 0.9900 | 900 | 5.00 |",
-        "| 100,000 | traverse-add alone | 17.0, at most 30 | 0.980 after 50 N | 4.0 s | 1.0 s | 0.9000 | 5.0 s |",
+        "![Recall against time relative to exact search, one panel per data set](r.png)",
+        "| sift, N = 10,000 | noise | 95% | traverse-add alone | 20.0, max 30 | 1.00 | 0.9900 | 900 | 5.00 |",
+        "| 100,000 | traverse-add alone | 17.0, max 30 | 0.980 after 50 N | 4.0 s | 1.0 s | 0.9000 | 5.0 s |",
     ):
         assert part in text
-    assert "Stopped" not in text
-    assert "**Stopped before the end" in pages.render({**results, "complete": False}, [], None)
+    assert "interrupted" not in text
+    assert "**The run was interrupted." in pages.render({**results, "complete": False}, [], None)
 
 
 def test_a_curve_without_exact_search_says_so(results):
     results["curve"][0]["points"] = results["curve"][0]["points"][1:]
-    assert "Stopped before there was anything to compare with." in pages.render(results, [], None)
+    assert "The run was interrupted before exact search was timed." in pages.render(results, [], None)
