@@ -13,7 +13,7 @@ from graphs.data import clusters
 from graphs.grids import DEFAULT_EFFORT, K
 from hardmine.fanng import Index
 
-LEAST_RECALL = 0.95  # at the default effort; a graph with less is not worth timing
+MIN_RECALL = 0.95  # at the default effort; a graph with less is not worth timing
 MOVE = 0.05  # how far rows move before the warm build, as a fraction of the row's length
 
 
@@ -29,7 +29,7 @@ def rows_of(n: int, d: int) -> torch.Tensor:
 
 def check(graph: Index, k: int, effort: int) -> float:
     recall = graph.recall(k, 500, max_distance_computations=effort)
-    assert recall >= LEAST_RECALL, f"recall is {recall:.4f}"
+    assert recall >= MIN_RECALL, f"recall is {recall:.4f}"
     return recall
 
 

@@ -24,12 +24,12 @@ SIZES = [  # classes, images per class: about as in CAR (half), In-shop and SOP
 ]
 DEPTH = 128
 ROUNDS = 3
-ROWS_AT_ONCE = 1024
+CHUNK_ROWS = 1024
 LATENT_DEPTH = 16  # rows of a trained embedding span fewer dimensions than D
 IMAGES_PER_CLASS = 20
 
 
-def embedding_like(rows: int, depth: int, seed: int = 0) -> Tensor:
+def synthetic_embedding(rows: int, depth: int, seed: int = 0) -> Tensor:
     """Overlapping classes of 20 rows in a 16-dimensional subspace, plus a little noise in all dimensions."""
     generator = torch.Generator().manual_seed(seed)
     classes = torch.randn(-(-rows // IMAGES_PER_CLASS), LATENT_DEPTH, generator=generator)
@@ -41,21 +41,21 @@ def embedding_like(rows: int, depth: int, seed: int = 0) -> Tensor:
 
 def best_seconds(work: Callable[[], object], rounds: int) -> float:
     """The shortest time of several rounds: the cost without interference by other processes."""
-    taken = []
+    times = []
     for _ in range(rounds):
         start = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def distances_of_all_pairs(rows: Tensor, labels: Tensor) -> Tensor:
     """The paper's mean over all pairs of samples, [C, C], in blocks of rows; the diagonal includes the pairs i = j."""
     rows, classes = F.normalize(rows), int(labels.max()) + 1
     total = torch.zeros(classes, classes)
-    for some, chunk in zip(rows.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
-        of_classes = torch.zeros(len(some), classes).index_add_(1, labels, 2 - 2 * some @ rows.T)
-        total.index_add_(0, chunk, of_classes)
+    for row_chunk, label_chunk in zip(rows.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True):
+        class_sums = torch.zeros(len(row_chunk), classes).index_add_(1, labels, 2 - 2 * row_chunk @ rows.T)
+        total.index_add_(0, label_chunk, class_sums)
     sizes = labels.bincount().float()
     return total / (sizes[:, None] * sizes[None, :])
 
@@ -73,14 +73,14 @@ def print_costs() -> None:
     ]
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for classes, images in SIZES:
-        rows = embedding_like(classes * images, DEPTH)
+        rows = synthetic_embedding(classes * images, DEPTH)
         labels = torch.arange(classes).repeat_interleave(images)
         distances = class_distances(rows, labels)
-        off = ~torch.eye(classes, dtype=torch.bool)
-        assert (distances_of_all_pairs(rows, labels) - distances.sq_dist)[off].abs().max() < 1e-4
+        off_diagonal = ~torch.eye(classes, dtype=torch.bool)
+        assert (distances_of_all_pairs(rows, labels) - distances.sq_dist)[off_diagonal].abs().max() < 1e-4
         tree = ClassTree(distances)
         sampler = AnchorNeighborSampler(labels, 8, 6, 5)
-        works = [
+        steps = [
             lambda rows=rows, labels=labels: distances_of_all_pairs(rows, labels),
             lambda rows=rows, labels=labels: class_distances(rows, labels),
             lambda distances=distances: ClassTree(distances),
@@ -88,7 +88,7 @@ def print_costs() -> None:
             tree.margin_table,
             lambda sampler=sampler, tree=tree: sampler.update(tree),
         ]
-        seconds = [f"{best_seconds(work, ROUNDS):.3f} s" for work in works]
+        seconds = [f"{best_seconds(work, ROUNDS):.3f} s" for work in steps]
         print(f"| {classes:,} | {len(rows):,} | {' | '.join(seconds)} |", flush=True)
 
 
@@ -97,8 +97,8 @@ def print_trees() -> None:
     if features is None or labels is None:
         print("\nNo trees of the cars: HARDMINE_DATA names no folder with their features and archive")
         return
-    trains = torch.from_numpy(labels) <= 98
-    rows, labels = torch.from_numpy(features).float()[trains], torch.from_numpy(labels)[trains]
+    is_train = torch.from_numpy(labels) <= 98
+    rows, labels = torch.from_numpy(features).float()[is_train], torch.from_numpy(labels)[is_train]
     print(f"\n{len(rows):,} cars of 98 classes (CAR, training half), standardized ImageNet features\n")
     print("| linkage | d_0 | nodes after level 0, 1, 2, ... | margins |\n|---|---|---|---|")
     for linkage in ("single", "average"):

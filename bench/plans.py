@@ -34,7 +34,7 @@ class Plan:
         )
 
 
-ONE_PAIR_AN_ANCHOR = Plan(
+ONE_PAIR_PER_ANCHOR = Plan(
     sizes=(128, 512, 2048, 4096, 8192),
     dims=(128, 512),
     quick_sizes=(128, 512, 2048),
@@ -58,8 +58,8 @@ ALL_TRIPLETS = Plan(
 )
 
 PLANS = {
-    "sct_loss": ONE_PAIR_AN_ANCHOR,
-    "EPSHN": ONE_PAIR_AN_ANCHOR,
+    "sct_loss": ONE_PAIR_PER_ANCHOR,
+    "EPSHN": ONE_PAIR_PER_ANCHOR,
     "EP": replace(ALL_NEGATIVES, scaling_sizes=SCALING_SIZES, scaling_dims=SCALING_DIMS),
     "BatchAll": ALL_NEGATIVES,
     "BatchAllTriplet": replace(ALL_TRIPLETS, scaling_sizes=SCALING_SIZES, scaling_dims=SCALING_DIMS),
@@ -69,4 +69,4 @@ PLANS = {
     "knn_words": Plan(sizes=(100_000,), dims=(50,), quick_sizes=(2048,), memory_sizes=(100_000,), min_rounds=3),
 }
 # For cases that are requested by name and have no entry above.
-DEFAULT = replace(ONE_PAIR_AN_ANCHOR, scaling_sizes=(), scaling_dims=())
+DEFAULT = replace(ONE_PAIR_PER_ANCHOR, scaling_sizes=(), scaling_dims=())

@@ -62,7 +62,7 @@ def has_backward(size: Size) -> bool:
     return "both" in size["median_ms"].get("hardmine", {})
 
 
-def took_part(sizes: list[Size], names: dict[str, str]) -> dict[str, str]:
+def present(sizes: list[Size], names: dict[str, str]) -> dict[str, str]:
     """The entries of `names` that were measured or skipped at any of the sizes."""
     return {
         name: title
@@ -72,12 +72,12 @@ def took_part(sizes: list[Size], names: dict[str, str]) -> dict[str, str]:
 
 
 def speed_table(sizes: list[Size], phase: str) -> str:
-    floors, others = took_part(sizes, FLOORS), took_part(sizes, RIVALS)
-    header = ["N", "D", *floors.values(), *(f"faster than {title}" for title in others.values())]
+    floors, compared = present(sizes, FLOORS), present(sizes, RIVALS)
+    header = ["N", "D", *floors.values(), *(f"faster than {title}" for title in compared.values())]
     rows = []
     for size in sizes:
         shares = [share_cell(size, floor, phase) for floor in floors]
-        speed_ups = [speed_up_cell(size, rival, phase) for rival in others]
+        speed_ups = [speed_up_cell(size, rival, phase) for rival in compared]
         rows.append([str(size["n"]), str(size["d"]), *shares, *speed_ups])
     return table(header, rows)
 

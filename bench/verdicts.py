@@ -36,8 +36,8 @@ def ratio(size: Size, rival: str) -> float | None:
     return tables.ratio(size, rival, "both" if tables.has_backward(size) else "forward")
 
 
-def worst_speed_up(target: str, sizes: Iterable[Size], rival: str, wanted: float, batches: set[int]) -> Verdict:
-    """Whether hardmine is at least `wanted` times faster than the rival at every measured size.
+def worst_speed_up(target: str, sizes: Iterable[Size], rival: str, min_speed_up: float, batches: set[int]) -> Verdict:
+    """Whether hardmine is at least `min_speed_up` times faster than the rival at every measured size.
 
     The verdict is open if one of the `batches` (values of N) was not measured.
     """
@@ -47,7 +47,7 @@ def worst_speed_up(target: str, sizes: Iterable[Size], rival: str, wanted: float
         return Verdict(target, None, f"not measured at N = {', '.join(f'{n:,}' for n in sorted(missing))}")
     value, size = min(found, key=lambda pair: pair[0])
     where = f"{size['case']}, N = {size['n']:,}, D = {size['d']}"
-    return Verdict(target, value >= wanted, f"{value:.2f}x at worst ({where})")
+    return Verdict(target, value >= min_speed_up, f"{value:.2f}x at worst ({where})")
 
 
 def tuplet_never_slower(results: Results) -> Verdict:
@@ -118,9 +118,10 @@ def as_fast_as_before(results: Results) -> Verdict:
     before = {(size["case"], size["n"], size["d"]): ratio(size, "matmul_out") for size in baseline["speed"]}
     found = []
     for size in results["speed"]:
-        then, now = before.get((size["case"], size["n"], size["d"])), ratio(size, "matmul_out")
-        if then and now:
-            found.append((now / then, size))
+        before_ratio = before.get((size["case"], size["n"], size["d"]))
+        now_ratio = ratio(size, "matmul_out")
+        if before_ratio and now_ratio:
+            found.append((now_ratio / before_ratio, size))
     if not found:
         return Verdict(target, None)
     growth, size = max(found, key=lambda pair: pair[0])

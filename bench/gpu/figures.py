@@ -15,7 +15,7 @@ RIVALS = {
     "pytorch-metric-learning": "PML",
 }
 LARGE_N = 4096  # the targets apply from this N on
-MAX_INPUT_SIZES = 16  # O(N D): a fixed multiple of the input's size, for every N
+MAX_RELATIVE_PEAK = 16  # O(N D): a fixed multiple of the input's size, for every N
 MAX_LAUNCHES = 4
 Case = dict[str, Any]  # the return value of report.measure_case
 
@@ -84,17 +84,17 @@ def worst_of(target: str, cases: list[Case], value_of, meets, worst, text: str) 
     if not found:
         return Verdict(target, None)
     value, case = worst(found, key=lambda pair: pair[0])
-    said = f"{text.format(value)} at worst ({where(case)})"
+    found_text = f"{text.format(value)} at worst ({where(case)})"
     if meets(value) and len(found) < len(values):
         missing = "; ".join(where(case) for value, case in values if value is None)
-        return Verdict(target, None, f"{said}; not measured: {missing}")
-    return Verdict(target, meets(value), said)
+        return Verdict(target, None, f"{found_text}; not measured: {missing}")
+    return Verdict(target, meets(value), found_text)
 
 
-def faster(rival: str, title: str, wanted: float, large: list[Case]) -> Verdict:
-    target = f"at least {wanted:g}x faster than {title} for N >= {LARGE_N:,}, where it fits into memory"
+def faster(rival: str, title: str, min_speed_up: float, large: list[Case]) -> Verdict:
+    target = f"at least {min_speed_up:g}x faster than {title} for N >= {LARGE_N:,}, where it fits into memory"
     fits = [case for case in large if not case["skipped"].get(rival, "").startswith("needs about")]
-    return worst_of(target, fits, lambda c: ratio(c, rival), lambda v: v >= wanted, min, "{:.2f}x")
+    return worst_of(target, fits, lambda c: ratio(c, rival), lambda v: v >= min_speed_up, min, "{:.2f}x")
 
 
 def judge(cases: list[Case]) -> list[Verdict]:
@@ -102,7 +102,7 @@ def judge(cases: list[Case]) -> list[Verdict]:
     large = [case for case in cases if case["n"] >= LARGE_N]
     small = [case for case in cases if case["n"] == 128]
 
-    def input_sizes(case: Case) -> float | None:
+    def relative_peak(case: Case) -> float | None:
         peak = case["peak_bytes"].get("hardmine")
         return None if peak is None else peak / (case["n"] * case["d"] * ITEM_BYTES[case["dtype"]])
 
@@ -115,10 +115,10 @@ def judge(cases: list[Case]) -> list[Verdict]:
         faster("pytorch", "the eager reference", 8, large),
         faster("torch.compile", "torch.compile of it", 3, large),
         worst_of(
-            f"peak memory O(N D): at most {MAX_INPUT_SIZES} times the embeddings for N >= {LARGE_N:,}",
+            f"peak memory O(N D): at most {MAX_RELATIVE_PEAK} times the embeddings for N >= {LARGE_N:,}",
             large,
-            input_sizes,
-            lambda v: v <= MAX_INPUT_SIZES,
+            relative_peak,
+            lambda v: v <= MAX_RELATIVE_PEAK,
             max,
             "{:.1f} times the embeddings",
         ),

@@ -158,13 +158,13 @@ class Copies:
         return Inputs(self.rows[number % self.count].requires_grad_(), self.labels)
 
 
-def require_room(gpu: Gpu, need: float) -> None:
+def require_gpu_memory(gpu: Gpu, need: float) -> None:
     free = gpu.free_bytes()
     if need > 0.8 * free:
         raise SkippedRivalError(f"needs about {need / GIB:,.0f} GiB, {free / GIB:.1f} GiB are free")
 
 
-def maker(name: str, n: int, dtype: str, gpu: Gpu) -> Callable[[Inputs], Rival]:
+def builder(name: str, n: int, dtype: str, gpu: Gpu) -> Callable[[Inputs], Rival]:
     """Returns a function that builds the rival on one copy of the inputs.
 
     Raises:
@@ -173,14 +173,14 @@ def maker(name: str, n: int, dtype: str, gpu: Gpu) -> Callable[[Inputs], Rival]:
     if name == "hardmine":
         return lambda inputs: rivals.build_op(ops, "sct_loss", {}, "loss", inputs, name)
     if name == "matmul":
-        require_room(gpu, figures.ITEM_BYTES[dtype] * n**2)
+        require_gpu_memory(gpu, figures.ITEM_BYTES[dtype] * n**2)
         return lambda inputs: rivals.build_matmul(inputs, "matmul")
     if name == "pytorch-metric-learning":
         if dtype != "float32":
             raise SkippedRivalError("PML selects by similarities rounded to the dtype, so its result differs")
-        require_room(gpu, PML.bytes_needed(n, 4))
+        require_gpu_memory(gpu, PML.bytes_needed(n, 4))
         return PML.build
-    require_room(gpu, SCT.reference_bytes(n, 4))
+    require_gpu_memory(gpu, SCT.reference_bytes(n, 4))
     if name == "pytorch":
         return lambda inputs: rivals.build_op(reference, "sct_loss", {}, "loss", inputs, name)
     torch.compiler.reset()
@@ -204,11 +204,11 @@ def check(n: int, d: int, dtype: str, gpu: Gpu) -> str:
         checked_n //= 2
     inputs = Copies(checked_n, d, dtype, gpu)[0]
     assert_both_branches(inputs)
-    expected, actual = (maker(name, checked_n, dtype, gpu)(inputs) for name in ("pytorch", "hardmine"))
+    expected, actual = (builder(name, checked_n, dtype, gpu)(inputs) for name in ("pytorch", "hardmine"))
     output = expected.forward()
-    wanted = (output.detach(), expected.backward(output))
+    expected_result = (output.detach(), expected.backward(output))
     output = actual.forward()
-    assert_same_loss(output, actual.backward(output), wanted, ROW_TOLERANCE[dtype])
+    assert_same_loss(output, actual.backward(output), expected_result, ROW_TOLERANCE[dtype])
     return (
         "" if checked_n == n else f"checked against the reference at N = {checked_n:,}: larger N need too much memory"
     )
@@ -218,7 +218,7 @@ def warm_up_compiler(gpu: Gpu) -> None:
     """Compiles a small step first: the first build in a process takes several times as long as later builds."""
     inputs = Copies(16, 8, "float32", gpu)[0]
     try:
-        full_step(maker("torch.compile", 16, "float32", gpu)(inputs))
+        full_step(builder("torch.compile", 16, "float32", gpu)(inputs))
     except Exception as error:  # for example, no compiler; each case reports it too
         print(f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}", flush=True)
 
@@ -232,39 +232,39 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, last_bui
     case = {"n": n, "d": d, "dtype": dtype, "median_ms": {}, "peak_bytes": {}, "launches": {}}
     case |= {"skipped": {}, "remarks": []}
     try:
-        case["remarks"] += [said] if (said := check(n, d, dtype, gpu)) else []
+        case["remarks"] += [remark] if (remark := check(n, d, dtype, gpu)) else []
     except Exception as error:  # a wrong or failed size must not stop the others; main's exit status reports it
         case["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         case["skipped"] = {name: f"hardmine failed, {case['error']}" for name in NAMES}
         return case
-    copies, made, number = Copies(n, d, dtype, gpu), {}, 0
+    copies, built, number = Copies(n, d, dtype, gpu), {}, 0
     for name in NAMES:
         start = time.monotonic()
         left = deadline - start
         try:
             if name != "hardmine" and last_build.get(name, 0.0) > left:
                 raise SkippedRivalError(f"not enough time was left: {max(left, 0):.0f} s")
-            build = maker(name, n, dtype, gpu)
+            build = builder(name, n, dtype, gpu)
             for _ in range(3):  # compiles and warms up
                 full_step(build(copies[number]))
                 number += 1
-            made[name] = cache(lambda turn, build=build: build(copies[turn]))
-            case["peak_bytes"][name] = gpu.peak_bytes(partial(full_step, made[name](number % copies.count)))
+            built[name] = cache(lambda turn, build=build: build(copies[turn]))
+            case["peak_bytes"][name] = gpu.peak_bytes(partial(full_step, built[name](number % copies.count)))
         except SkippedRivalError as reason:
             case["skipped"][name] = str(reason)
         except Exception as error:  # out of memory, no compiler for torch.compile: many types
             case["skipped"][name] = f"failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            made.pop(name, None)
+            built.pop(name, None)
         else:
             last_build[name] = time.monotonic() - start
-    times = {name: [] for name in made}
+    times = {name: [] for name in built}
 
     def time_round() -> float:
         nonlocal number
         start = time.monotonic()
-        for name in made:
+        for name in built:
             number += 1
-            rival = made[name](number % copies.count)
+            rival = built[name](number % copies.count)
             times[name].append(gpu.time_ms(partial(full_step, rival)))
         return 1e3 * (time.monotonic() - start)
 
@@ -273,8 +273,8 @@ def measure_case(n: int, d: int, dtype: str, gpu: Gpu, deadline: float, last_bui
         time_round()
     case["median_ms"] = {name: statistics.median(found[1:]) for name, found in times.items()}
     case["rounds"] = len(times["hardmine"]) - 1 if times.get("hardmine") else 0
-    if "hardmine" in made:
-        case["launches"]["hardmine"] = gpu.launches(partial(full_step, made["hardmine"](0)))
+    if "hardmine" in built:
+        case["launches"]["hardmine"] = gpu.launches(partial(full_step, built["hardmine"](0)))
     return case
 
 
@@ -303,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=140.0, help="time for all of it")
     parser.add_argument("--output", type=Path, default=Path("build/gpu-results/report"))
-    parser.add_argument("--dry-run", action="store_true", help="without a GPU, with made-up times")
+    parser.add_argument("--dry-run", action="store_true", help="without a GPU, with placeholder times")
     args = parser.parse_args(arguments)
     end = time.monotonic() + args.seconds
     gpu = DryRun() if args.dry_run else Gpu()

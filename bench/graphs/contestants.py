@@ -71,7 +71,7 @@ class Fanng:
     efforts: tuple[int, ...]
     init: str | Index | None = None
     success_rate: float = 0.98
-    traversals_a_row: int | None = None  # maximum per row; None: the library's default
+    traversals_per_row: int | None = None  # maximum per row; None: the library's default
     refinements: int = 0
     max_degree: int = 30
     library: str = field(default="hardmine", init=False)
@@ -89,8 +89,8 @@ class Fanng:
     def setting(self) -> str:
         seed = "the graph before" if isinstance(self.init, Index) else self.init
         parts = [f"init = {seed}", f"success_rate = {self.success_rate:g}"]
-        if self.traversals_a_row is not None:
-            parts.append(f"max_traversals = {self.traversals_a_row} N")
+        if self.traversals_per_row is not None:
+            parts.append(f"max_traversals = {self.traversals_per_row} N")
         if self.refinements:
             parts.append(f"refinements = {self.refinements}")
         if self.max_degree != 30:
@@ -104,7 +104,7 @@ class Fanng:
             init=self.init,
             success_rate=self.success_rate,
             max_degree=self.max_degree,
-            max_traversals=None if self.traversals_a_row is None else self.traversals_a_row * len(data.rows),
+            max_traversals=None if self.traversals_per_row is None else self.traversals_per_row * len(data.rows),
             refinements=self.refinements,
         )
 
@@ -118,12 +118,12 @@ class Fanng:
             "degree_mean": stats["degree_mean"],
             "degree_max": stats["degree_max"],
             "success_rate": stats["success_rate"],
-            "traversals_a_row": stats["traversals"] / rows,
-            "distances_a_row": stats["distance_computations"] / rows,
+            "traversals_per_row": stats["traversals"] / rows,
+            "distances_per_row": stats["distance_computations"] / rows,
         }
 
 
-def without_self(index: np.ndarray) -> np.ndarray:
+def drop_self(index: np.ndarray) -> np.ndarray:
     """Drops each row from its list [N, k + 1]; if the row is not in its list, drops the last entry."""
     keep = index != np.arange(len(index))[:, None]
     keep[keep.all(1), -1] = False
@@ -156,7 +156,7 @@ class Hnswlib:
 
     def lists(self, graph: Any, data: DataSet, k: int, effort: int) -> np.ndarray:
         graph.set_ef(max(effort, k + 1))
-        return without_self(graph.knn_query(data.rows, k + 1)[0].astype(np.int64))
+        return drop_self(graph.knn_query(data.rows, k + 1)[0].astype(np.int64))
 
     def facts(self, graph: Any) -> dict[str, float]:
         return {}
@@ -189,7 +189,7 @@ class FaissHnsw:
 
     def lists(self, graph: Any, data: DataSet, k: int, effort: int) -> np.ndarray:
         graph.hnsw.efSearch = max(effort, k + 1)
-        return without_self(graph.search(data.rows, k + 1)[1])
+        return drop_self(graph.search(data.rows, k + 1)[1])
 
     def facts(self, graph: Any) -> dict[str, float]:
         return {}

@@ -21,7 +21,7 @@ CARS_FILE = "cars_train_efficientnet_lite0_1280.npy"
 CARS_ARCHIVE = "stanford_cars_train_128.tar"
 CARS_LABELS = "stanford_cars/devkit/cars_train_annos.mat"
 CARS_DEPTH = 64
-KEPT_LIST = 10  # the size of a move is the share that it keeps of lists of this length
+KEPT_LIST_LENGTH = 10  # neighbors per list; a move's size is the share of the list entries that it keeps
 MOVE_SAMPLE = 1000  # rows
 
 
@@ -41,10 +41,10 @@ class DataSet:
 
     def with_rows(self, rows: np.ndarray) -> DataSet:
         """The same data set under another embedding."""
-        return made(self.name, self.title, self.metric, rows, self.source, self.real)
+        return data_set_of(self.name, self.title, self.metric, rows, self.source, self.real)
 
 
-def made(name: str, title: str, metric: str, rows: np.ndarray, source: str, real: bool = True) -> DataSet:
+def data_set_of(name: str, title: str, metric: str, rows: np.ndarray, source: str, real: bool = True) -> DataSet:
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if metric == "cosine":
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -64,16 +64,18 @@ def clusters(n: int, d: int, seed: int = 0) -> np.ndarray:
     return inner @ generator.standard_normal((16, d)) + 0.3 * generator.standard_normal((n, d))
 
 
-def made_up(name: str, title: str, metric: str, n: int, d: int, missing: str) -> DataSet:
-    return made(name, title, metric, clusters(n, d), f"{n:,} synthetic rows in clusters: {missing}", real=False)
+def synthetic_data_set(name: str, title: str, metric: str, n: int, d: int, missing: str) -> DataSet:
+    return data_set_of(name, title, metric, clusters(n, d), f"{n:,} synthetic rows in clusters: {missing}", real=False)
 
 
 def load_sift() -> DataSet:
     file, title = data_file(SIFT_FILE), "SIFT, 128-d, euclidean"
     if file is None:
-        return made_up("sift", title, "euclidean", 10_000, 128, f"HARDMINE_DATA names no folder with {SIFT_FILE}")
+        return synthetic_data_set(
+            "sift", title, "euclidean", 10_000, 128, f"HARDMINE_DATA names no folder with {SIFT_FILE}"
+        )
     rows = np.load(file)
-    return made("sift", title, "euclidean", rows, f"{len(rows):,} SIFT descriptors of BIGANN")
+    return data_set_of("sift", title, "euclidean", rows, f"{len(rows):,} SIFT descriptors of BIGANN")
 
 
 def car_features() -> np.ndarray | None:
@@ -96,10 +98,10 @@ def load_cars() -> DataSet:
     file, title = data_file(CARS_FILE), "cars, 64-d, cosine"
     if file is None:
         missing = f"HARDMINE_DATA names no folder with {CARS_FILE}"
-        return made_up("cars", title, "cosine", 8144, CARS_DEPTH, missing)
+        return synthetic_data_set("cars", title, "cosine", 8144, CARS_DEPTH, missing)
     features = np.load(file)
     source = f"ImageNet features of {len(features):,} cars (CAR, training half), the first {CARS_DEPTH} principal axes"
-    return made("cars", title, "cosine", principal(features, CARS_DEPTH), source)
+    return data_set_of("cars", title, "cosine", principal(features, CARS_DEPTH), source)
 
 
 def load_words() -> DataSet:
@@ -107,8 +109,8 @@ def load_words() -> DataSet:
     try:
         inputs = word_vectors(100_000)
     except SkippedRivalError as reason:
-        return made_up("words", title, "cosine", 20_000, 50, str(reason))
-    return made("words", title, "cosine", inputs.embeddings.numpy(), inputs.source)
+        return synthetic_data_set("words", title, "cosine", 20_000, 50, str(reason))
+    return data_set_of("words", title, "cosine", inputs.embeddings.numpy(), inputs.source)
 
 
 LOADERS: dict[str, Callable[[], DataSet]] = {"sift": load_sift, "cars": load_cars, "words": load_words}
@@ -119,24 +121,26 @@ LOADERS: dict[str, Callable[[], DataSet]] = {"sift": load_sift, "cars": load_car
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """A data set before and after a step of training, and the share of the neighbor lists that the step kept."""
+    """A data set before and after a step of training, and the share of the list entries that the step kept."""
 
     title: str
     before: DataSet
     after: DataSet
-    kept: float  # share of the KEPT_LIST nearest, on a sample
+    kept: float  # share of the KEPT_LIST_LENGTH nearest, on a sample
 
 
 def kept_share(before: DataSet, after: DataSet) -> float:
-    """The share of the KEPT_LIST nearest neighbors that stay in the list, on a sample of rows."""
+    """The share of the KEPT_LIST_LENGTH nearest neighbors that stay in the list, on a sample of rows."""
     sample = np.random.default_rng(0).permutation(len(before.rows))[:MOVE_SAMPLE]
     lists = []
     for data in (before, after):
         rows = torch.from_numpy(data.rows)
-        lists.append(ops.knn(rows[sample], rows, KEPT_LIST + 1, similarity=data.metric).index)  # + 1 for the row itself
+        lists.append(
+            ops.knn(rows[sample], rows, KEPT_LIST_LENGTH + 1, similarity=data.metric).index
+        )  # + 1 for the row itself
     row = torch.arange(len(sample))[:, None] * len(before.rows)
     shared = torch.isin(row + lists[0], row + lists[1]).sum().item() - len(sample)
-    return shared / (KEPT_LIST * len(sample))
+    return shared / (KEPT_LIST_LENGTH * len(sample))
 
 
 def with_noise(data: DataSet, amount: float) -> DataSet:
@@ -146,12 +150,12 @@ def with_noise(data: DataSet, amount: float) -> DataSet:
     return data.with_rows(data.rows + amount / np.sqrt(data.rows.shape[1]) * length * noise)
 
 
-def noisy_move(data: DataSet, wanted: float) -> Move:
-    """Moves the rows by as much noise as keeps the `wanted` share of the lists."""
+def noisy_move(data: DataSet, kept: float) -> Move:
+    """Moves the rows by as much noise as keeps the share `kept` of the list entries."""
     low, high = np.log(1e-4), np.log(2.0)
     for _ in range(12):
         middle = (low + high) / 2
-        if kept_share(data, with_noise(data, np.exp(middle))) > wanted:
+        if kept_share(data, with_noise(data, np.exp(middle))) > kept:
             low = middle
         else:
             high = middle

@@ -8,11 +8,11 @@ from graphs.contestants import Contestant, Exact, FaissHnsw, Fanng, Hnswlib
 from hardmine.fanng import default_effort
 
 K = 50
-WANTED_RECALL = 0.98
+TARGET_RECALL = 0.98
 DEFAULT_EFFORT = default_effort(K)
-MOVES_KEEP = (0.95, 0.80)  # shares of the 10-neighbor lists that the small moves keep
+KEPT_SHARES = (0.95, 0.80)  # shares of the 10-neighbor lists that stay in the small moves
 WARM_TARGET = 0.3
-SMALL_MOVE_KEEPS = 0.75  # a move that keeps less is not small: it is shown, but not judged
+MIN_KEPT_SHARE = 0.75  # a move that keeps less is not small: it is shown, but not judged
 GROWTH_SIZES = (10_000, 20_000, 50_000, 100_000)
 
 # hardmine's efforts are distance computations per search. Words need many, which takes long, so fewer are tried.
@@ -33,9 +33,9 @@ FAISS = {
     "cars": ((12, 40), (16, 60), (24, 40)),
     "words": ((16, 60), (24, 40)),
 }
-# The sweep tries no higher effort after one that reaches STOP_RECALL or takes MOST_TIMES_EXACT times exact search.
+# The sweep tries no higher effort after one that reaches STOP_RECALL or takes MAX_TIMES_EXACT times exact search.
 STOP_RECALL = {"sift": 0.995, "cars": 0.995, "words": 0.985}
-MOST_TIMES_EXACT = 25.0
+MAX_TIMES_EXACT = 25.0
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Plan:
     rows: int | None  # per data set; None: all
     passes: int  # maximum per sweep
     seconds: float  # per sweep of one data set: no pass starts that would end later
-    rounds: int  # per duel
-    moves: tuple[float, ...]
+    rounds: int  # head to head
+    kept_shares: tuple[float, ...]  # one per move
     growth_sizes: tuple[int, ...]
 
 
-FULL = Plan(None, 5, 25.0, 5, MOVES_KEEP, GROWTH_SIZES)
-QUICK = Plan(2000, 1, 5.0, 1, MOVES_KEEP[:1], (1000, 2000, 4000))
+FULL = Plan(None, 5, 25.0, 5, KEPT_SHARES, GROWTH_SIZES)
+QUICK = Plan(2000, 1, 5.0, 1, KEPT_SHARES[:1], (1000, 2000, 4000))
 
 
 def fanng_settings(name: str) -> list[Fanng]:
@@ -59,14 +59,14 @@ def fanng_settings(name: str) -> list[Fanng]:
     if name == "words":
         return [
             Fanng(FANNG_FEW_EFFORTS),
-            Fanng(FANNG_FEW_EFFORTS, traversals_a_row=20, refinements=2),
+            Fanng(FANNG_FEW_EFFORTS, traversals_per_row=20, refinements=2),
             Fanng(FANNG_FEW_EFFORTS, init="exact"),
             Fanng(FANNG_FEW_EFFORTS, init="exact", success_rate=0.0),
         ]
     return [
         Fanng(FANNG_EFFORTS),
-        Fanng(FANNG_EFFORTS, traversals_a_row=10, refinements=1),
-        Fanng(FANNG_EFFORTS, traversals_a_row=20),
+        Fanng(FANNG_EFFORTS, traversals_per_row=10, refinements=1),
+        Fanng(FANNG_EFFORTS, traversals_per_row=20),
         Fanng(FANNG_EFFORTS, init="exact"),
         Fanng(FANNG_EFFORTS, init="exact", success_rate=0.0),  # only the pruned lists
     ]

@@ -1,4 +1,4 @@
-"""Recall of lists, and times of builds and lists: for every setting (a sweep), and for the best ones (a duel)."""
+"""Recall of lists, and times of builds and lists: for all settings (sweep), and for the fastest (head to head)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hardmine.fanng import Index
 
 Point = dict[str, Any]  # one contestant at one effort: the return value of `Sample.point`
 
-SLACK = 1e-6  # relative; two computations of one distance may round differently
-ROWS_AT_ONCE = 8192
+TIE_TOLERANCE = 1e-6  # relative; two computations of one distance may round differently
+CHUNK_ROWS = 8192
 
 
 class Truth:
@@ -32,19 +32,18 @@ class Truth:
         """Finds the lists by `hardmine.ops.knn`; its tests and benchmark compare it with float64 and with faiss."""
         self.rows, self.metric, self.k = data.rows, data.metric, k
         self.index = ops.knn(torch.from_numpy(data.rows), k=k, similarity=data.metric).index.numpy()
-        own, last = np.arange(len(data.rows)), self.index[:, -1]
-        self.furthest = self.distances(own, last)  # [N]
+        self.kth_distance = self.distances(np.arange(len(data.rows)), self.index[:, -1])  # [N]
 
     def distances(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Float64 distances [P] between rows `a` [P] and rows `b` [P]; squared if euclidean."""
         out = np.empty(len(a))
-        for first in range(0, len(a), 50 * ROWS_AT_ONCE):
-            some = slice(first, first + 50 * ROWS_AT_ONCE)
-            x, y = self.rows[a[some]].astype(np.float64), self.rows[b[some]].astype(np.float64)
+        for first in range(0, len(a), 50 * CHUNK_ROWS):
+            chunk = slice(first, first + 50 * CHUNK_ROWS)
+            x, y = self.rows[a[chunk]].astype(np.float64), self.rows[b[chunk]].astype(np.float64)
             if self.metric == "euclidean":
-                out[some] = np.square(x - y).sum(1)
+                out[chunk] = np.square(x - y).sum(1)
             else:
-                out[some] = 1 - (x * y).sum(1)
+                out[chunk] = 1 - (x * y).sum(1)
         return out
 
     def recall(self, index: np.ndarray) -> float:
@@ -57,20 +56,20 @@ class Truth:
         """
         n = len(self.rows)
         assert index.shape == (n, self.k), f"lists must be {[n, self.k]}, got {list(index.shape)}"
-        right = 0
-        for first in range(0, n, ROWS_AT_ONCE):
-            own = np.arange(first, min(first + ROWS_AT_ONCE, n))
-            lists, wanted = np.sort(index[own], 1), np.sort(self.index[own], 1)
-            assert not (lists == own[:, None]).any(), "a list contains its own row"
+        correct = 0
+        for first in range(0, n, CHUNK_ROWS):
+            rows = np.arange(first, min(first + CHUNK_ROWS, n))
+            lists, expected = np.sort(index[rows], 1), np.sort(self.index[rows], 1)
+            assert not (lists == rows[:, None]).any(), "a list contains its own row"
             assert not ((lists[:, 1:] == lists[:, :-1]) & (lists[:, 1:] >= 0)).any(), "a list contains a row twice"
-            position = torch.searchsorted(torch.from_numpy(wanted), torch.from_numpy(lists)).clamp_(max=self.k - 1)
-            exact = np.take_along_axis(wanted, position.numpy(), 1) == lists
-            right += int((exact & (lists >= 0)).sum())
+            position = torch.searchsorted(torch.from_numpy(expected), torch.from_numpy(lists)).clamp_(max=self.k - 1)
+            exact = np.take_along_axis(expected, position.numpy(), 1) == lists
+            correct += int((exact & (lists >= 0)).sum())
             row, column = np.nonzero(~exact & (lists >= 0))
-            limit = self.furthest[own[row]]
-            limit = limit + SLACK * np.maximum(limit, 1e-3)
-            right += int((self.distances(own[row], lists[row, column]) <= limit).sum())
-        return right / (n * self.k)
+            limit = self.kth_distance[rows[row]]
+            limit = limit + TIE_TOLERANCE * np.maximum(limit, 1e-3)
+            correct += int((self.distances(rows[row], lists[row, column]) <= limit).sum())
+        return correct / (n * self.k)
 
 
 @dataclass
@@ -117,11 +116,11 @@ def timed(call: Any, *arguments: Any) -> tuple[Any, float]:
 
 def warm_up(data: DataSet, contestants: list[Contestant], k: int) -> None:
     """Runs one small build of each library: the first build starts threads and loads code."""
-    few = data.first(4 * k)
-    firsts = {contestant.library: contestant for contestant in reversed(contestants)}
-    for contestant in firsts.values():
-        if not isinstance(getattr(contestant, "init", None), Index):  # an initial graph covers all rows, not the few
-            contestant.lists(contestant.build(few), few, k, contestant.efforts[0])
+    small = data.first(4 * k)
+    per_library = {contestant.library: contestant for contestant in reversed(contestants)}
+    for contestant in per_library.values():
+        if not isinstance(getattr(contestant, "init", None), Index):  # an initial graph covers all rows
+            contestant.lists(contestant.build(small), small, k, contestant.efforts[0])
 
 
 def sweep(
@@ -132,14 +131,14 @@ def sweep(
     passes: int,
     seconds: float,
     stop_recall: float,
-    most_times_first: float = math.inf,
+    max_times_first: float = math.inf,
     always: tuple[int, ...] = (),
 ) -> Iterator[list[Sample]]:
     """Times every contestant at its efforts: one pass, then more while `seconds` allow, up to `passes`.
 
     In every pass each contestant builds once and makes its lists at every effort. From the second pass on the order is
     shuffled. The first pass skips the efforts after one that reaches `stop_recall` or takes longer than
-    `most_times_first` times the first contestant. Efforts in `always` are never skipped.
+    `max_times_first` times the first contestant. Efforts in `always` are never skipped.
 
     Yields:
         All samples so far, after every contestant of the first pass and after every later pass.
@@ -176,7 +175,7 @@ def sweep(
                 sample.query_s.append(query_s)
                 if turn == 0 or not contestant.repeatable:
                     sample.recall.append(truth.recall(lists))
-                too_long = build_s + query_s > most_times_first * samples[0][0].total_s()
+                too_long = build_s + query_s > max_times_first * samples[0][0].total_s()
                 done = done or too_long or sample.recall[0] >= stop_recall
             del graph
             if turn == 0:
@@ -185,17 +184,17 @@ def sweep(
             yield [sample for number in sorted(samples) for sample in samples[number]]
 
 
-def quickest(samples: Iterable[Sample], wanted_recall: float) -> Sample | None:
+def fastest(samples: Iterable[Sample], min_recall: float) -> Sample | None:
     """The fastest of the samples that reach the recall; None if none does."""
-    good = [sample for sample in samples if np.median(sample.recall) >= wanted_recall]
+    good = [sample for sample in samples if np.median(sample.recall) >= min_recall]
     return min(good, key=Sample.total_s) if good else None
 
 
-def duel(data: DataSet, truth: Truth, finalists: list[Sample], rounds: int) -> list[Point]:
+def head_to_head(data: DataSet, truth: Truth, finalists: list[Sample], rounds: int) -> list[Point]:
     """Times build and lists of the finalists again, each once per round, in shuffled order.
 
-    The fastest setting of a sweep is fastest partly by luck; in a duel all finalists share the same rounds. `of_first`
-    of a point is its time divided by that of the first finalist.
+    The fastest setting of a sweep is fastest partly by luck; here all finalists share the same rounds. `of_first` of a
+    point is its time divided by that of the first finalist.
     """
     timings = [Sample(finalist.contestant, finalist.effort, finalist.facts) for finalist in finalists]
     shuffler = random.Random(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphs import grids
-from graphs.grids import WANTED_RECALL, K
+from graphs.grids import TARGET_RECALL, K
 from graphs.measuring import Point
 from tables import table
 
@@ -18,8 +18,8 @@ Below 1, the graph is faster than exact search. Recall is the share of list entr
 exact neighbor, over all rows. Every library gets the same float32 rows and as many threads as the table above says.
 Rows have unit length under the cosine metric. No list contains its own row."""
 
-DUEL = f"""\
-The fastest setting per family that reaches recall {WANTED_RECALL}, timed again. Every round times each of them once, in
+HEAD_TO_HEAD = f"""\
+The fastest setting per family that reaches recall {TARGET_RECALL}, timed again. Every round times each of them once, in
 shuffled order. Times are medians; parentheses contain the quartiles of the ratio within a round."""
 
 SWEEP = """\
@@ -29,12 +29,12 @@ and efSearch for faiss."""
 WARM = f"""\
 All rows move, as between two epochs. "kept" is the share of the entries of the 10-neighbor lists that stay. "build" is
 relative to a fresh build by traverse-add over the moved rows. "recall" is that of `neighbors({K})` at its default
-effort of {grids.DEFAULT_EFFORT} distance computations. "effort at {WANTED_RECALL}" is the effort that reaches this
+effort of {grids.DEFAULT_EFFORT} distance computations. "effort at {TARGET_RECALL}" is the effort that reaches this
 recall, interpolated between measured efforts. "total" is build and lists at that effort, relative to exact search."""
 
 GROWTH = f"""\
 The first N word vectors, with the same settings for all N. "lists" and "recall" are at the default effort of
-{grids.DEFAULT_EFFORT} distance computations. "total at {WANTED_RECALL}" is build and lists at the effort that reaches
+{grids.DEFAULT_EFFORT} distance computations. "total at {TARGET_RECALL}" is build and lists at the effort that reaches
 this recall."""
 
 FAMILY_NAMES = "hardmine, "
@@ -58,17 +58,17 @@ def degree(facts: dict[str, float]) -> str:
 
 
 def success(facts: dict[str, float]) -> str:
-    return f"{facts['success_rate']:.3f} after {facts['traversals_a_row']:.0f} N" if facts else "-"
+    return f"{facts['success_rate']:.3f} after {facts['traversals_per_row']:.0f} N" if facts else "-"
 
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def duel_table(curve: Results) -> str:
+def head_to_head_table(curve: Results) -> str:
     header = ["", "setting", "effort", "recall", "time relative to exact", "build share"]
     rows = []
-    for point in curve["duel"]:
+    for point in curve["head_to_head"]:
         spread = point["of_first"]
         low, high = spread["quartiles"]
         cells = [point["family"], point["setting"], str(point["effort"] or "-"), f"{point['recall']:.4f}"]
@@ -102,14 +102,14 @@ def curve_section(curve: Results) -> list[str]:
     passes = max(point["passes"] for point in curve["points"])
     section.append(f"Exact search takes {seconds(exact_s(curve['points']))}.")
     section += [f"Not measured: {library}, {reason}." for library, reason in curve["missing"].items()]
-    if curve["duel"]:
-        section += [DUEL, duel_table(curve)]
+    if curve["head_to_head"]:
+        section += [HEAD_TO_HEAD, head_to_head_table(curve)]
     passes_text = "from one pass" if passes == 1 else f"the medians of {passes} passes"
     return [*section, f"{SWEEP} Values are {passes_text}.", sweep_table(curve)]
 
 
 def warm_section(moves: list[Results]) -> list[str]:
-    header = ["data", "move", "kept", "graph", "degree", "build", "recall", f"effort at {WANTED_RECALL}", "total"]
+    header = ["data", "move", "kept", "graph", "degree", "build", "recall", f"effort at {TARGET_RECALL}", "total"]
     rows = []
     for move in moves:
         fresh = move["graphs"][0]["build_s"]
@@ -134,7 +134,7 @@ def warm_section(moves: list[Results]) -> list[str]:
 
 
 def growth_section(growth: Results) -> list[str]:
-    total = f"total at {WANTED_RECALL}"
+    total = f"total at {TARGET_RECALL}"
     header = ["N", "graph", "degree", "success rate", "build", "lists", "recall", total, "relative to exact"]
     rows = []
     for size in growth["sizes"]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from graphs import contestants as made_by
+from graphs import contestants as contestants_module
 from graphs import grids
 from graphs.contestants import Contestant, Exact, Fanng
 from graphs.data import LOADERS, DataSet, Move, noisy_move, trained_move
-from graphs.grids import WANTED_RECALL, K, Plan
-from graphs.measuring import Point, Sample, Truth, duel, quickest, sweep
+from graphs.grids import TARGET_RECALL, K, Plan
+from graphs.measuring import Point, Sample, Truth, fastest, head_to_head, sweep
 from rivals.common import SkippedRivalError
 from scaling import fit_exponent
 
@@ -39,7 +39,7 @@ def installed(candidates: list[Contestant]) -> tuple[list[Contestant], dict[str,
     present, missing = [], {}
     for contestant in candidates:
         try:
-            made_by.require(contestant)
+            contestants_module.require(contestant)
         except SkippedRivalError as reason:
             missing[contestant.library] = str(reason)
         else:
@@ -51,18 +51,18 @@ def finalists_of(samples: list[Sample]) -> list[Sample]:
     """Exact search, then the fastest setting that reaches the recall, per family."""
     families = dict.fromkeys(sample.contestant.family for sample in samples)
     best = [
-        quickest((sample for sample in samples if sample.contestant.family == family), WANTED_RECALL)
+        fastest((sample for sample in samples if sample.contestant.family == family), TARGET_RECALL)
         for family in families
     ]
     return [sample for sample in best if sample is not None]
 
 
 def curve(name: str, plan: Plan) -> Iterator[Result]:
-    """Times every setting at every effort, then the fastest of each family at the wanted recall in shared rounds."""
+    """Times every setting at every effort, then the fastest of each family at the target recall in shared rounds."""
     data, whole = load(name, plan)
     truth = Truth(data, K)
     candidates, missing = installed(grids.contestants(name))
-    result = {**about(data, whole), "missing": missing, "points": [], "duel": []}
+    result = {**about(data, whole), "missing": missing, "points": [], "head_to_head": []}
     samples: list[Sample] = []
     steps = sweep(
         data,
@@ -71,7 +71,7 @@ def curve(name: str, plan: Plan) -> Iterator[Result]:
         passes=plan.passes,
         seconds=plan.seconds,
         stop_recall=grids.STOP_RECALL[name],
-        most_times_first=grids.MOST_TIMES_EXACT,
+        max_times_first=grids.MAX_TIMES_EXACT,
     )
     with tqdm(total=len(candidates) + plan.passes - 1, desc=f"curve of {name}", unit="step", leave=False) as bar:
         for samples in steps:
@@ -81,30 +81,30 @@ def curve(name: str, plan: Plan) -> Iterator[Result]:
     finalists = finalists_of(samples)
     round_s = sum(sample.total_s() for sample in finalists)
     rounds = max(min(3, plan.rounds), min(plan.rounds, int(plan.seconds / round_s)))
-    result["duel"] = duel(data, truth, finalists, rounds)
+    result["head_to_head"] = head_to_head(data, truth, finalists, rounds)
     yield result
 
 
 # --- at one recall -----------------------------------------------------------------------------------------------
 
 
-def query_at(points: list[Point], wanted: float) -> tuple[float, float] | None:
-    """Effort and seconds of the lists at exactly the wanted recall, interpolated between the two nearest efforts.
+def query_at(points: list[Point], recall: float) -> tuple[float, float] | None:
+    """Effort and seconds of the lists at exactly this recall, interpolated between the two nearest efforts.
 
     The interpolation is linear in log(1 - recall), because the curves are nearly straight in it. Returns None if no
     effort reaches the recall, and the values of the lowest effort if that one already reaches it.
     """
     points = sorted(points, key=lambda point: point["effort"])
-    above = next((i for i, point in enumerate(points) if point["recall"] >= wanted), None)
+    above = next((i for i, point in enumerate(points) if point["recall"] >= recall), None)
     if above is None:
         return None
     high = points[above]
     if above == 0:
         return high["effort"], high["query_s"]
     low = points[above - 1]
-    missed = [math.log(max(1 - point["recall"], 1e-9)) for point in (low, high)]
-    share = (math.log(1 - wanted) - missed[0]) / (missed[1] - missed[0])
-    return tuple(low[key] + share * (high[key] - low[key]) for key in ("effort", "query_s"))
+    log_misses = [math.log(max(1 - point["recall"], 1e-9)) for point in (low, high)]
+    fraction = (math.log(1 - recall) - log_misses[0]) / (log_misses[1] - log_misses[0])
+    return tuple(low[key] + fraction * (high[key] - low[key]) for key in ("effort", "query_s"))
 
 
 def at(points: list[Point], effort: int) -> Point | None:
@@ -112,8 +112,8 @@ def at(points: list[Point], effort: int) -> Point | None:
 
 
 def summary_of(points: list[Point]) -> Result:
-    """Summarizes one graph's points: build, recall at the default effort, and the cost of the wanted recall."""
-    default, reached = at(points, grids.DEFAULT_EFFORT), query_at(points, WANTED_RECALL)
+    """Summarizes one graph's points: build, recall at the default effort, and the cost of the target recall."""
+    default, reached = at(points, grids.DEFAULT_EFFORT), query_at(points, TARGET_RECALL)
     return {
         **{key: points[0][key] for key in ("family", "setting", "build_s", "facts")},
         "default_query_s": default["query_s"] if default else None,
@@ -136,7 +136,7 @@ def grouped(points: list[Point]) -> list[list[Point]]:
 
 
 def moves_of(data: DataSet, plan: Plan) -> Iterator[Move]:
-    for kept in plan.moves:
+    for kept in plan.kept_shares:
         yield noisy_move(data, kept)
     if data.name == "cars" and plan.rows is None:
         trained = trained_move(data)
@@ -152,7 +152,7 @@ def warm_of_move(move: Move, plan: Plan, whole: bool) -> Result:
     candidates = [Exact(), Fanng(efforts), Fanng(efforts, init="exact"), Fanng(efforts, init=before)]
     always = (grids.DEFAULT_EFFORT,)
     steps = sweep(
-        data, truth, candidates, passes=plan.passes, seconds=plan.seconds, stop_recall=WANTED_RECALL, always=always
+        data, truth, candidates, passes=plan.passes, seconds=plan.seconds, stop_recall=TARGET_RECALL, always=always
     )
     for samples in steps:
         points = [sample.point() for sample in samples]
@@ -198,7 +198,7 @@ def growth(plan: Plan) -> Iterator[Result]:
             candidates,
             passes=plan.passes,
             seconds=plan.seconds / len(sizes),
-            stop_recall=WANTED_RECALL,
+            stop_recall=TARGET_RECALL,
             always=(grids.DEFAULT_EFFORT,),
         )
         for samples in steps:
@@ -215,12 +215,12 @@ GROWING = ("build_s", "default_query_s", "total_s")
 
 
 def exponents_of(sizes: list[Result]) -> list[Result]:
-    """The exponents in N per family: of the build, of lists at the default effort, and of both at the wanted recall."""
+    """The exponents in N per family: of the build, of lists at the default effort, and of both at the target recall."""
     ns = [size["n"] for size in sizes]
     found = [{"family": "exact knn", "total_s": exponent(ns, [size["exact_s"] for size in sizes])}]
     for number, graph in enumerate(sizes[0]["graphs"]):
-        of_graph = [size["graphs"][number] for size in sizes]
+        same_graph = [size["graphs"][number] for size in sizes]
         found.append(
-            {"family": graph["family"], **{key: exponent(ns, [each[key] for each in of_graph]) for key in GROWING}}
+            {"family": graph["family"], **{key: exponent(ns, [graph[key] for graph in same_graph]) for key in GROWING}}
         )
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD
-from graphs.grids import WANTED_RECALL, K
+from graphs.grids import TARGET_RECALL, K
 from graphs.measuring import Point
 
 # Okabe and Ito's colors, which color-blind readers can distinguish. The markers distinguish the lines in gray too.
@@ -19,12 +19,12 @@ STYLES = {
     "faiss HNSW": ("#CC79A7", "D", "faiss HNSW"),
 }
 GRAY = "#555555"
-LEAST_RECALL, MOST_RECALL = 0.8, 0.998
+MIN_RECALL, MAX_RECALL = 0.8, 0.998
 LINE_HEIGHT = 0.045  # as a fraction of the axes' height
 TICKS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
-def missed(recall: float) -> float:
+def recall_coordinate(recall: float) -> float:
     """The x coordinate of a recall: each step of 1 divides the misses by ten."""
     return -math.log10(max(1 - recall, 1e-6))
 
@@ -52,7 +52,7 @@ def draw(results: dict[str, Any], output: Path) -> bool:
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, curve in zip(panels, curves, strict=True):
         draw_panel(axes, curve)
-        axes.xaxis.set_major_locator(FixedLocator([missed(tick) for tick in TICKS]))
+        axes.xaxis.set_major_locator(FixedLocator([recall_coordinate(tick) for tick in TICKS]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{1 - 10**-x:.3f}".rstrip("0")))
         axes.yaxis.set_major_locator(FixedLocator([0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -70,25 +70,25 @@ def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
     unit = next(point["total_s"] for point in curve["points"] if point["family"] == "exact knn")
     axes.set_title(f"{curve['title']}, N = {curve['n']:,}", fontsize=10, loc="left")
     axes.set_yscale("log")
-    axes.set_xlim(missed(LEAST_RECALL), missed(MOST_RECALL))
+    axes.set_xlim(recall_coordinate(MIN_RECALL), recall_coordinate(MAX_RECALL))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.axhline(1, color="black", linewidth=1.2)
-    axes.axvline(missed(WANTED_RECALL), color=GRAY, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(recall_coordinate(TARGET_RECALL), color=GRAY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel("recall (log scale of 1 - recall)")
-    heights, ends = [1.0], [(missed(MOST_RECALL), 1.0, "black", "exact knn")]
+    heights, ends = [1.0], [(recall_coordinate(MAX_RECALL), 1.0, "black", "exact knn")]
     for family, (color, marker, label) in STYLES.items():
         shown = [
-            (missed(point["recall"]), point["total_s"] / unit, point)
+            (recall_coordinate(point["recall"]), point["total_s"] / unit, point)
             for point in curve["points"]
-            if point["family"] == family and LEAST_RECALL <= point["recall"] <= MOST_RECALL
+            if point["family"] == family and MIN_RECALL <= point["recall"] <= MAX_RECALL
         ]
         if not shown:
             continue
         x, y, points = zip(*shown, strict=True)
         axes.plot(x, y, marker, color=color, markersize=3, alpha=0.3, markeredgewidth=0)
         best = frontier(list(points))
-        x, y = [missed(point["recall"]) for point in best], [point["total_s"] / unit for point in best]
+        x, y = [recall_coordinate(point["recall"]) for point in best], [point["total_s"] / unit for point in best]
         axes.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=4.5)
         heights += y
         ends.append((x[-1], y[-1], color, label))
@@ -96,10 +96,10 @@ def draw_panel(axes: Any, curve: dict[str, Any]) -> None:
     label_lines(axes, ends)
 
 
-def spread_out(wanted: list[float], sizes: list[float], low: float, high: float) -> list[float]:
-    """Label centers near the ascending `wanted` ones, such that labels of these sizes fit in [low, high], disjoint."""
+def spread_out(preferred: list[float], sizes: list[float], low: float, high: float) -> list[float]:
+    """Label centers near the ascending `preferred` ones: labels of these sizes fit in [low, high] and are disjoint."""
     found, floor = [], low
-    for middle, size in zip(wanted, sizes, strict=True):
+    for middle, size in zip(preferred, sizes, strict=True):
         found.append(max(middle, floor + size / 2))
         floor = found[-1] + size / 2
     ceiling = high
@@ -116,7 +116,7 @@ def label_lines(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     line = (high - low) * LINE_HEIGHT
     sizes = [line * (1.3 + label.count("\n")) for *_, label in ends]
     middles = spread_out([math.log(y) for _, y, _, _ in ends], sizes, low, high)
-    edge = missed(MOST_RECALL)
+    edge = recall_coordinate(MAX_RECALL)
     for (x, y, color, label), middle in zip(ends, middles, strict=True):
         place = (edge + 0.09, math.exp(middle))
         axes.annotate(label, place, color=color, fontsize=8.5, va="center", linespacing=1.0, annotation_clip=False)

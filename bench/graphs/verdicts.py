@@ -6,7 +6,7 @@ from typing import Any
 
 from graphs import grids
 from graphs.contestants import REFINED, SEEDED, TRAVERSE_ADD, WARM
-from graphs.grids import WANTED_RECALL, K
+from graphs.grids import TARGET_RECALL, K
 from graphs.measuring import Point
 from verdicts import Verdict
 
@@ -28,19 +28,19 @@ def best_of(points: list[Point], families: tuple[str, ...]) -> Point | None:
     return min(good, key=lambda point: point["total_s"]) if good else None
 
 
-def against(results: Results, name: str, families: tuple[str, ...], what: str, others: tuple[str, ...]) -> Verdict:
-    """Whether the fastest of `families` takes at most the time of the fastest of `others`, at the wanted recall."""
-    than = "exact knn" if others == ("exact knn",) else "the faster of hnswlib and faiss HNSW"
-    target = f"{what}: neighbors({K}) of {name} at recall {WANTED_RECALL} takes at most the time of {than}"
+def compare(results: Results, name: str, families: tuple[str, ...], what: str, rivals: tuple[str, ...]) -> Verdict:
+    """Whether the fastest of `families` takes at most the time of the fastest of `rivals`, at the target recall."""
+    than = "exact knn" if rivals == ("exact knn",) else "the faster of hnswlib and faiss HNSW"
+    target = f"{what}: neighbors({K}) of {name} at recall {TARGET_RECALL} takes at most the time of {than}"
     curve = curve_of(results, name)
     if curve is None:
         return Verdict(target, None)
-    if not curve["duel"]:
+    if not curve["head_to_head"]:
         return Verdict(target, None, "not measured: the run was interrupted")
-    missing = [other for other in others if other in curve["missing"]]
+    missing = [rival for rival in rivals if rival in curve["missing"]]
     if missing:
         return Verdict(target, None, f"{' and '.join(missing)} not measured")
-    ours, theirs = best_of(curve["duel"], families), best_of(curve["duel"], others)
+    ours, theirs = best_of(curve["head_to_head"], families), best_of(curve["head_to_head"], rivals)
     if ours is None:
         best = max((point["recall"] for point in curve["points"] if point["family"] in families), default=0.0)
         return Verdict(target, False, f"no setting reaches the recall; the best is {best:.4f}")
@@ -57,15 +57,15 @@ def warm_start(results: Results, name: str) -> Verdict:
         f"warm start on {name} after a small move: at most {grids.WARM_TARGET} of a fresh build's time, at equal recall"
     )
     moves = [move for move in results["warm"] if move["data"] == name and move["whole"]]
-    moves = [move for move in moves if move["kept"] >= grids.SMALL_MOVE_KEEPS]
+    moves = [move for move in moves if move["kept"] >= grids.MIN_KEPT_SHARE]
     if not moves:
         return Verdict(target, None)
     found, met = [], True
     for move in moves:
         graphs = {graph["family"]: graph for graph in move["graphs"]}
-        fresh, again = graphs[TRAVERSE_ADD], graphs[WARM]
-        share = again["build_s"] / fresh["build_s"]
-        recalls = again["default_recall"], fresh["default_recall"]
+        fresh, warm = graphs[TRAVERSE_ADD], graphs[WARM]
+        share = warm["build_s"] / fresh["build_s"]
+        recalls = warm["default_recall"], fresh["default_recall"]
         met &= share <= grids.WARM_TARGET and recalls[0] >= recalls[1] - EQUAL_RECALL
         found.append(
             f"{share:.2f} with {move['kept']:.0%} of the lists kept (recall {recalls[0]:.4f}, fresh {recalls[1]:.4f})"
@@ -73,7 +73,7 @@ def warm_start(results: Results, name: str) -> Verdict:
     return Verdict(target, met, "; ".join(found))
 
 
-def degree_stays(results: Results, family: str, what: str) -> Verdict:
+def degree_in_range(results: Results, family: str, what: str) -> Verdict:
     low, high = DEGREES
     first, last = grids.GROWTH_SIZES[0], grids.GROWTH_SIZES[-1]
     target = f"{what}: mean degree within {low} to {high} from {first:,} to {last:,} word vectors"
@@ -100,15 +100,15 @@ def judge(results: Results) -> list[Verdict]:
     if "curve" in results["parts"]:
         for name in results["data"]:
             found += [
-                against(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, RIVALS),
-                against(results, name, (TRAVERSE_ADD,), ALONE, RIVALS),
-                against(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, ("exact knn",)),
+                compare(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, RIVALS),
+                compare(results, name, (TRAVERSE_ADD,), ALONE, RIVALS),
+                compare(results, name, (TRAVERSE_ADD, REFINED, SEEDED), ANY, ("exact knn",)),
             ]
     if "warm" in results["parts"]:
         found += [warm_start(results, name) for name in results["data"]]
     if "growth" in results["parts"]:
         found += [
-            degree_stays(results, TRAVERSE_ADD, ALONE),
-            degree_stays(results, SEEDED, "seeded with exact lists"),
+            degree_in_range(results, TRAVERSE_ADD, ALONE),
+            degree_in_range(results, SEEDED, "seeded with exact lists"),
         ]
     return found

@@ -29,7 +29,7 @@ import torch
 from hardmine import ops, reference
 from rivals import checks
 from rivals.cases import CASES, Case
-from rivals.common import Inputs, Rival, SkippedRivalError, gradient_of, has_room, require_memory
+from rivals.common import Inputs, Rival, SkippedRivalError, fits_memory, gradient_of, require_memory
 from rivals.inputs import cached
 
 __all__ = [
@@ -135,7 +135,7 @@ def setup(case_name: str, n: int, d: int, rival_name: str, images_per_class: int
         checks.check_neighbors(rival, case.options["k"])
         return rival
     counterpart = case.counterparts.get(rival_name)
-    checked_n = n if has_room(case.reference_bytes(n, images_per_class)) else min(n, 512)
+    checked_n = n if fits_memory(case.reference_bytes(n, images_per_class)) else min(n, 512)
     checked_per_class = images_per_class
     if counterpart is not None and counterpart.equal_at is not None:
         checked_per_class = counterpart.equal_at

@@ -148,7 +148,7 @@ K = 50
 
 
 def neighbors_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> Case:
-    others = {
+    counterparts = {
         "pytorch-chunks": Counterpart(partial(neighbors.build_chunks, k=K)),
         "faiss": Counterpart(partial(neighbors.build_faiss, k=K)),
         "hnswlib": Counterpart(partial(neighbors.build_hnswlib, k=K)),
@@ -157,14 +157,14 @@ def neighbors_case(make_inputs: Callable[[int, int, int], Inputs], d: int) -> Ca
     return Case(
         "knn",
         {"k": K},
-        others,
+        counterparts,
         make_inputs,
         reference_bytes=lambda n, per_class: 21 * n**2,  # the reference sorts whole rows
         fixed_d=d,
         note=f"""\
 The {K} nearest other vectors of every vector, by cosine similarity. faiss is IndexFlatIP, which is exact, as hardmine
 is. faiss and PyTorch in chunks compute both s_ij and s_ji; hardmine computes only one of them. hnswlib is approximate:
-build and query, at the fastest setting of a small grid that reaches recall {neighbors.WANTED_RECALL}. Exact lists are
+build and query, at the fastest setting of a small grid that reaches recall {neighbors.TARGET_RECALL}. Exact lists are
 compared with faiss's, and may differ only in near-ties.""",
     )
 

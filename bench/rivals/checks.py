@@ -17,7 +17,7 @@ Size = tuple[int, int, int]  # N, D, images per class
 
 
 @lru_cache(maxsize=4)  # the case's result, and the results that its counterparts must equal
-def expected(op: str, options: tuple[tuple[str, Any], ...], size: Size) -> Any:
+def expected_result(op: str, options: tuple[tuple[str, Any], ...], size: Size) -> Any:
     """The reference's result: a selection, or (loss, gradient)."""
     batch = inputs.cached(inputs.class_samples, *size)
     if op == "sct_loss":
@@ -33,39 +33,39 @@ def assert_both_branches(batch: Inputs) -> None:
     assert 0.05 < hard_share < 0.95, f"{hard_share:.0%} of the triplets are hard"
 
 
-def assert_same_selection(actual: Any, wanted: Any) -> None:
+def assert_same_selection(actual: Any, expected: Any) -> None:
     """Asserts equal indices except near-ties: another summation order may swap similarities that agree to 7 digits."""
-    allowed = max(2, len(wanted.positive_index) // 200)
+    allowed = max(2, len(expected.positive_index) // 200)
     for kind in ("positive", "negative"):
-        index, wanted_index = getattr(actual, f"{kind}_index"), getattr(wanted, f"{kind}_index")
-        differing = int((index != wanted_index).sum())
+        index, expected_index = getattr(actual, f"{kind}_index"), getattr(expected, f"{kind}_index")
+        differing = int((index != expected_index).sum())
         assert differing <= allowed, f"{differing} {kind} indices differ from the reference"
-        same = (index == wanted_index) & (index >= 0)
-        similarity, wanted_similarity = getattr(actual, f"{kind}_similarity"), getattr(wanted, f"{kind}_similarity")
-        torch.testing.assert_close(similarity[same], wanted_similarity[same], rtol=1e-4, atol=1e-5)
+        same = (index == expected_index) & (index >= 0)
+        similarity, expected_similarity = getattr(actual, f"{kind}_similarity"), getattr(expected, f"{kind}_similarity")
+        torch.testing.assert_close(similarity[same], expected_similarity[same], rtol=1e-4, atol=1e-5)
 
 
-def assert_same_miner_output(mined: tuple[torch.Tensor, ...], wanted: Any) -> None:
+def assert_same_miner_output(mined: tuple[torch.Tensor, ...], expected: Any) -> None:
     """Compares PML's (anchors, positives, negatives) or (anchors, positives, anchors, negatives) with a selection."""
     anchors, positives, negatives = mined[0], mined[1], mined[-1]
-    valid = ((wanted.positive_index >= 0) & (wanted.negative_index >= 0)).nonzero().squeeze(1)
+    valid = ((expected.positive_index >= 0) & (expected.negative_index >= 0)).nonzero().squeeze(1)
     allowed = max(2, len(valid) // 200)
     assert torch.equal(anchors, valid), f"PML keeps {len(anchors)} anchors, the reference {len(valid)}"
-    differing = (positives != wanted.positive_index[valid]) | (negatives != wanted.negative_index[valid])
+    differing = (positives != expected.positive_index[valid]) | (negatives != expected.negative_index[valid])
     assert int(differing.sum()) <= allowed, f"{int(differing.sum())} triplets of PML differ from the reference"
 
 
 def assert_same_loss(
     loss: torch.Tensor,
     gradient: torch.Tensor,
-    wanted: tuple[torch.Tensor, torch.Tensor],
+    expected: tuple[torch.Tensor, torch.Tensor],
     row_tolerance: float = 1e-3,  # relative to the largest element
 ) -> None:
-    wanted_loss, wanted_gradient = wanted
-    assert wanted_gradient.abs().max() > 0, "the reference's gradient is zero"
-    torch.testing.assert_close(loss.detach(), wanted_loss, rtol=1e-4, atol=1e-6)
+    expected_loss, expected_gradient = expected
+    assert expected_gradient.abs().max() > 0, "the reference's gradient is zero"
+    torch.testing.assert_close(loss.detach(), expected_loss, rtol=1e-4, atol=1e-6)
     # A near-tie that resolves differently changes the gradient of a few rows. Every other row must agree.
-    row_error = (gradient - wanted_gradient).abs().amax(1) / wanted_gradient.abs().max()
+    row_error = (gradient - expected_gradient).abs().amax(1) / expected_gradient.abs().max()
     differing = int((row_error > row_tolerance).sum())
     assert differing <= max(8, len(row_error) // 50), f"the gradients of {differing} rows differ from the reference"
 
@@ -82,29 +82,29 @@ def check(case: Case, rival: Rival, size: Size) -> None:
     if counterpart is not None:
         op, options = counterpart.equals or (op, options)
         scale = counterpart.scale
-    wanted = expected(op, tuple(options.items()), size)
+    expected = expected_result(op, tuple(options.items()), size)
     output = rival.forward()
     if rival.backward is not None:
-        assert_same_loss(output / scale, rival.backward(output) / scale, wanted)
+        assert_same_loss(output / scale, rival.backward(output) / scale, expected)
     elif counterpart is not None:
-        assert_same_miner_output(output, wanted)
+        assert_same_miner_output(output, expected)
     else:
-        assert_same_selection(output, wanted)
+        assert_same_selection(output, expected)
 
 
 def check_neighbors(rival: Rival, k: int) -> None:
     """Asserts that exact rivals give the lists of faiss, and that the approximate rival reaches its recall."""
     if rival.name.startswith("matmul"):
         return
-    wanted = neighbors.exact(rival.inputs, k)
+    expected = neighbors.exact(rival.inputs, k)
     similarity, index = rival.forward()
     assert not (index == torch.arange(len(index))[:, None]).any(), "a list contains its own vector"
-    found = neighbors.found_share(index, wanted.index)
+    recall = neighbors.recall_of(index, expected.index)
     if rival.name == "hnswlib":
-        # The graph depends on which thread comes first, so its recall may be slightly below the wanted one.
-        assert found > neighbors.WANTED_RECALL - 0.002, f"recall is {found:.4f}"
+        # The graph depends on which thread comes first, so its recall may be slightly below the target.
+        assert recall > neighbors.TARGET_RECALL - 0.002, f"recall is {recall:.4f}"
         return
     # If the k-th and the next neighbor are about equally far, either may be in the list. So all similarities must
     # agree, but only nearly all indices.
-    torch.testing.assert_close(similarity, wanted.similarity, rtol=0, atol=2e-6)
-    assert found > 0.999, f"only {found:.3%} of the neighbors equal those of exact search"
+    torch.testing.assert_close(similarity, expected.similarity, rtol=0, atol=2e-6)
+    assert recall > 0.999, f"only {recall:.3%} of the neighbors equal those of exact search"

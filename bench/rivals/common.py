@@ -55,11 +55,11 @@ def available_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def has_room(need: float) -> bool:
+def fits_memory(need: float) -> bool:
     """Whether `need` bytes are available with a reserve: a process that takes all memory is killed, and others too."""
     return need < 0.8 * available_memory()
 
 
 def require_memory(need: float) -> None:
-    if not has_room(need):
+    if not fits_memory(need):
         raise SkippedRivalError(f"needs about {need / GIB:,.0f} GiB, {available_memory() / GIB:.1f} GiB are free")

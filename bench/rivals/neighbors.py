@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # other rivals run without NumPy
     import numpy as np
 
 CHUNK = 256  # rows; the fastest of 256, 1,024 and 4,096 on 100,000 word vectors
-WANTED_RECALL = 0.99
+TARGET_RECALL = 0.99
 # In a grid of M = 8 to 32 and ef_construction = 60 to 200, these were the fastest settings that reach the recall.
 HNSW_M = (12,)
 HNSW_EF_CONSTRUCTION = (60, 100)
@@ -38,8 +38,8 @@ def in_chunks(rows: torch.Tensor, k: int) -> Lists:
     parts = []
     for start in range(0, len(rows), CHUNK):
         s = rows[start : start + CHUNK] @ rows.T
-        own = torch.arange(start, start + len(s))
-        s[own - start, own] = -torch.inf
+        row = torch.arange(len(s))
+        s[row, start + row] = -torch.inf
         parts.append(s.topk(k))
     return Lists(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -55,13 +55,13 @@ def build_matmul_chunks(inputs: Inputs) -> Rival:
 
     def multiply() -> None:
         for start in range(0, len(rows), CHUNK):
-            some = rows[start : start + CHUNK]
-            torch.mm(some, rows.T, out=block[: len(some)])
+            chunk = rows[start : start + CHUNK]
+            torch.mm(chunk, rows.T, out=block[: len(chunk)])
 
     return Rival("matmul-chunks", multiply, None, inputs)
 
 
-def without_self(similarity: np.ndarray, index: np.ndarray) -> Lists:
+def drop_self(similarity: np.ndarray, index: np.ndarray) -> Lists:
     """Drops each query from its list [N, k + 1]; if the query is not in its list, drops the last entry."""
     keep = index != torch.arange(len(index)).numpy()[:, None]
     keep[keep.all(1), -1] = False
@@ -80,7 +80,7 @@ def build_faiss(inputs: Inputs, k: int) -> Rival:
         faiss.omp_set_num_threads(torch.get_num_threads())
         index = faiss.IndexFlatIP(rows.shape[1])
         index.add(rows)
-        return without_self(*index.search(rows, k + 1))
+        return drop_self(*index.search(rows, k + 1))
 
     simd = getattr(faiss, "SIMDConfig", None)  # since faiss 1.14; FAISS_SIMD_LEVEL forces a level
     return Rival("faiss", search, None, inputs, f"SIMD level {simd.get_level_name()}" if simd else "")
@@ -95,10 +95,10 @@ def exact(inputs: Inputs, k: int) -> Lists:
         return in_chunks(inputs.embeddings, k)
 
 
-def found_share(index: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The recall of the lists: the share of `wanted` [N, k] that the same row of `index` [N, k] contains."""
-    row = torch.arange(len(index))[:, None] * (1 + max(int(index.max()), int(wanted.max())))
-    return torch.isin(row + wanted, row + index).double().mean().item()
+def recall_of(index: torch.Tensor, expected: torch.Tensor) -> float:
+    """The recall of the lists: the share of `expected` [N, k] that the same row of `index` [N, k] contains."""
+    row = torch.arange(len(index))[:, None] * (1 + max(int(index.max()), int(expected.max())))
+    return torch.isin(row + expected, row + index).double().mean().item()
 
 
 # --- hnswlib -------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def hnsw_graph(hnswlib: Any, rows: np.ndarray, m: int, ef_construction: int) -> 
 def hnsw_lists(graph: Any, rows: np.ndarray, k: int, ef: int) -> Lists:
     graph.set_ef(max(ef, k + 1))
     index, distance = graph.knn_query(rows, k + 1)
-    return without_self(1 - distance, index.astype("int64"))
+    return drop_self(1 - distance, index.astype("int64"))
 
 
 @lru_cache(maxsize=1)
@@ -139,9 +139,9 @@ def hnsw_trials(inputs: Inputs, k: int) -> list[HnswTrial]:
     """
     import hnswlib
 
-    rows, wanted = inputs.embeddings.numpy(), exact(inputs, k).index
+    rows, exact_index = inputs.embeddings.numpy(), exact(inputs, k).index
     trials: list[HnswTrial] = []
-    shortest_s = math.inf  # of the trials that reach the recall
+    best_s = math.inf  # of the trials that reach the recall
     for m in HNSW_M:
         for ef_construction in HNSW_EF_CONSTRUCTION:
             start = time.perf_counter()
@@ -151,32 +151,32 @@ def hnsw_trials(inputs: Inputs, k: int) -> list[HnswTrial]:
                 start = time.perf_counter()
                 lists = hnsw_lists(graph, rows, k, ef)
                 query_s = time.perf_counter() - start
-                recall = found_share(lists.index, wanted)
+                recall = recall_of(lists.index, exact_index)
                 trials.append(HnswTrial(m, ef_construction, ef, build_s, query_s, recall))
-                if recall >= WANTED_RECALL:
-                    shortest_s = min(shortest_s, trials[-1].total_s)
-                if recall >= WANTED_RECALL or trials[-1].total_s > shortest_s:
+                if recall >= TARGET_RECALL:
+                    best_s = min(best_s, trials[-1].total_s)
+                if recall >= TARGET_RECALL or trials[-1].total_s > best_s:
                     break
     return trials
 
 
 def build_hnswlib(inputs: Inputs, k: int) -> Rival:
-    """Build and query at the fastest setting of the grid that reaches the wanted recall."""
+    """Build and query at the fastest setting of the grid that reaches the target recall."""
     try:
         import hnswlib
     except ImportError as error:
         raise SkippedRivalError("hnswlib is not installed") from error
     trials = hnsw_trials(inputs, k)
-    good = [trial for trial in trials if trial.recall >= WANTED_RECALL]
+    good = [trial for trial in trials if trial.recall >= TARGET_RECALL]
     if not good:
         best = max(trial.recall for trial in trials)
-        raise SkippedRivalError(f"no setting of the grid reaches recall {WANTED_RECALL}; the best is {best:.4f}")
+        raise SkippedRivalError(f"no setting of the grid reaches recall {TARGET_RECALL}; the best is {best:.4f}")
     best = min(good, key=lambda trial: trial.total_s)
     rows = inputs.embeddings.numpy()
     details = (
         f"M = {best.m}, ef_construction = {best.ef_construction}, ef = {best.ef}: recall {best.recall:.4f}, "
         f"the build takes {best.build_s / best.total_s:.0%} of the time; the fastest of the {len(good)} settings that "
-        f"reach recall {WANTED_RECALL}, of {len(trials)} tried"
+        f"reach recall {TARGET_RECALL}, of {len(trials)} tried"
     )
     return Rival(
         "hnswlib",

@@ -23,76 +23,76 @@ def case_of(n=4096, d=128, dtype="float32", **changes):
     return {**report.unmeasured(n, d, dtype, "not yet"), "skipped": {}, **changes}
 
 
-def test_the_floor_is_worked_by_hand():
+def test_floor_flops_and_bytes_match_hand_computation():
     # N = 3 has 6 unordered pairs, including pairs of a row with itself, of 2 x 2 flops; 3 x 6 elements and 3 labels.
     assert figures.floor_flops(3, 2) == 24
     assert figures.floor_bytes(3, 2, "float32") == 72 + 24
     assert figures.floor_bytes(3, 2, "bfloat16") == 36 + 24
 
 
-def test_the_floors_time_is_the_larger_of_both():
+def test_floor_ms_is_larger_of_compute_and_memory():
     assert figures.floor_ms(3, 2, "float32", {"float32": 24.0, "bytes": 1e9}) == 1000
     assert figures.floor_ms(3, 2, "float32", {"float32": 1e9, "bytes": 96.0}) == 1000
     assert figures.share_of_floor(case_of(3, 2, median_ms={"hardmine": 4000}), {"float32": 24.0, "bytes": 1e9}) == 0.25
 
 
 @pytest.mark.parametrize(("size", "cache"), [(1000, 1000), (1, 10), (10**9, 50), (333, 1000)])
-def test_copies_of_the_inputs_exceed_the_cache_twice_over(size, cache):
+def test_copies_past_cache_exceed_twice_the_cache(size, cache):
     count = figures.copies_past_cache(size, cache)
     assert count >= 2
     assert (count - 1) * size >= 2 * cache  # the bytes read since a copy's last turn
     assert count == 2 or (count - 2) * size < 2 * cache, "no more than that"
 
 
-def test_rounds_fit_into_the_time():
+def test_rounds_for_fits_time_within_limits():
     assert figures.rounds_for(1.0, 100) == 10
     assert (figures.rounds_for(1.0, 1e5), figures.rounds_for(100.0, 1), figures.rounds_for(-1, 0)) == (5, 50, 5)
 
 
-def test_ratios_are_the_right_way_up():
+def test_ratio_is_rival_time_over_hardmine_time():
     case = case_of(median_ms={"hardmine": 2.0, "pytorch": 10.0, "matmul": 4.0})
     assert figures.ratio(case, "pytorch") == 5
     assert figures.share_of_matmul(case) == 0.5
     assert figures.ratio(case, "torch.compile") is None
 
 
-def complete(n=4096, share=0.6, eager=9.0, compiled=4.0, sizes=5.0, launches=4, **changes):
+def complete_case(n=4096, share=0.6, eager=9.0, compiled=4.0, sizes=5.0, launches=4, **changes):
     times = {"hardmine": share, "matmul": 1.0, "pytorch": eager * share, "torch.compile": compiled * share}
     peak = {"hardmine": sizes * n * 128 * 4}
     return case_of(n, median_ms=times, peak_bytes=peak, launches={"hardmine": launches}, **changes)
 
 
-def met(cases):
+def met_flags(cases):
     return [verdict.met for verdict in figures.judge(cases)]
 
 
-def test_aims_that_are_met_and_missed():
-    small = complete(128, share=50, eager=1, compiled=1, sizes=99)
-    assert met([small, complete()]) == [True] * 6
-    assert met([small, complete(), complete(share=0.8)]) == [True, False, True, True, True, True]
-    assert met([small, complete(), complete(share=1.1)]) == [False, False, True, True, True, True]
-    assert met([small, complete(eager=7.9)]) == [True, True, False, True, True, True]
-    assert met([small, complete(compiled=2.9)]) == [True, True, True, False, True, True]
-    assert met([small, complete(sizes=16.5)]) == [True, True, True, True, False, True]
-    assert met([complete(128, launches=5), complete()]) == [True, True, True, True, True, False]
+def test_judge_targets_met_and_missed():
+    small = complete_case(128, share=50, eager=1, compiled=1, sizes=99)
+    assert met_flags([small, complete_case()]) == [True] * 6
+    assert met_flags([small, complete_case(), complete_case(share=0.8)]) == [True, False, True, True, True, True]
+    assert met_flags([small, complete_case(), complete_case(share=1.1)]) == [False, False, True, True, True, True]
+    assert met_flags([small, complete_case(eager=7.9)]) == [True, True, False, True, True, True]
+    assert met_flags([small, complete_case(compiled=2.9)]) == [True, True, True, False, True, True]
+    assert met_flags([small, complete_case(sizes=16.5)]) == [True, True, True, True, False, True]
+    assert met_flags([complete_case(128, launches=5), complete_case()]) == [True, True, True, True, True, False]
 
 
-def test_what_was_not_measured_leaves_an_aim_open():
-    assert met([case_of(), case_of(128)]) == [None] * 6
-    assert met([complete(), case_of(16384)])[:5] == [None] * 5
-    assert met([complete(share=1.2), case_of(16384)])[0] is False
+def test_judge_unmeasured_case_leaves_target_open():
+    assert met_flags([case_of(), case_of(128)]) == [None] * 6
+    assert met_flags([complete_case(), case_of(16384)])[:5] == [None] * 5
+    assert met_flags([complete_case(share=1.2), case_of(16384)])[0] is False
 
 
-def test_a_rival_that_does_not_fit_is_out_of_its_aim():
-    no_room = complete(65536, skipped={"pytorch": "needs about 96 GiB, 80.0 GiB are free"})
-    del no_room["median_ms"]["pytorch"]
-    assert met([complete(), no_room])[2] is True
-    no_room["skipped"] = {"pytorch": "failed: OutOfMemoryError"}
-    assert met([complete(), no_room])[2] is None
+def test_judge_rival_without_memory_ignored():
+    no_memory = complete_case(65536, skipped={"pytorch": "needs about 96 GiB, 80.0 GiB are free"})
+    del no_memory["median_ms"]["pytorch"]
+    assert met_flags([complete_case(), no_memory])[2] is True
+    no_memory["skipped"] = {"pytorch": "failed: OutOfMemoryError"}
+    assert met_flags([complete_case(), no_memory])[2] is None
 
 
 @pytest.mark.slow
-def test_a_dry_run_walks_through_all_and_says_that_it_is_one(tmp_path, monkeypatch):
+def test_main_dry_run_measures_all_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(report.torch, "compile", lambda function, **options: function)
     assert report.main(["--dry-run", "--seconds", "30", "--output", str(tmp_path / "report")]) == 0
     results = json.loads((tmp_path / "report.json").read_text())
@@ -107,16 +107,16 @@ def test_a_dry_run_walks_through_all_and_says_that_it_is_one(tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_wrong_loss_is_not_timed_and_fails_the_run(tmp_path, monkeypatch, capsys):
-    right = report.ops.sct_loss
-    monkeypatch.setattr(report.ops, "sct_loss", lambda *arguments: 1.01 * right(*arguments))
+def test_main_wrong_loss_not_timed_and_fails(tmp_path, monkeypatch, capsys):
+    original = report.ops.sct_loss
+    monkeypatch.setattr(report.ops, "sct_loss", lambda *arguments: 1.01 * original(*arguments))
     assert report.main(["--dry-run", "--output", str(tmp_path / "report")]) == 1
     results = json.loads((tmp_path / "report.json").read_text())
     assert all("not close" in case["error"] and not case["median_ms"] for case in results["cases"])
     assert "FAILED at N = 64" in capsys.readouterr().out
 
 
-def test_cases_without_time_are_named(tmp_path):
+def test_main_no_time_left_names_cases(tmp_path):
     assert report.main(["--dry-run", "--seconds", "0", "--output", str(tmp_path / "report")]) == 0
     assert (
         "not measured: hardmine at N = 64, D = 8, float32: the time limit of 0 s was reached"
@@ -124,18 +124,18 @@ def test_cases_without_time_are_named(tmp_path):
     )
 
 
-def test_the_plan_is_the_issues():
+def test_plan_has_all_sizes_in_priority_order():
     cases = report.plan(False)
     assert len(set(cases)) == len(cases) == 5 * 2 * 2
     assert [n for n, *_ in cases[::4]] == [128, 4096, 16384, 65536, 1024]
 
 
-def test_a_rival_without_room_says_so():
+def test_builder_insufficient_memory_raises():
     with pytest.raises(rivals.SkippedRivalError, match=r"needs about 96 GiB, 1\.0 GiB are free"):
-        report.maker("pytorch", 65536, "float32", report.DryRun())
+        report.builder("pytorch", 65536, "float32", report.DryRun())
 
 
-def test_every_step_reads_another_copy():
+def test_copies_consecutive_steps_read_different_memory():
     copies = report.Copies(16, 8, "float32", report.DryRun())
     assert copies.count == 257  # copies of 512 bytes each, for a cache of 65536
     places = {copies[number].embeddings.data_ptr() for number in range(copies.count)}
@@ -144,7 +144,7 @@ def test_every_step_reads_another_copy():
     assert copies[0].embeddings.data_ptr() == copies[copies.count].embeddings.data_ptr()
 
 
-def test_small_shapes_run(monkeypatch):
+def test_small_shapes_run_all_ops_or_raise(monkeypatch):
     count = small_shapes.run(((5, 3),), "cpu")
     assert count == 2 * 4 * len(small_shapes.OPS), "of one shape both similarities"
     monkeypatch.setattr(small_shapes, "has_kernel", lambda op, device: False)
@@ -152,22 +152,22 @@ def test_small_shapes_run(monkeypatch):
         small_shapes.run(((5, 3),), "cpu")
 
 
-def test_results_that_do_not_repeat_are_an_error(monkeypatch):
+def test_small_shapes_unrepeatable_results_raise(monkeypatch):
     monkeypatch.setattr(small_shapes, "step", lambda *case: (torch.rand(3), torch.zeros(1)))
     with pytest.raises(AssertionError, match="not repeatable"):
         small_shapes.run(((5, 3),), "cpu")
 
 
-def test_a_steps_backward_fills_no_gradient_of_the_loss():
+def test_full_step_does_not_fill_loss_gradient():
     inputs = report.Copies(16, 8, "float32", report.DryRun())[0]
-    rival = report.maker("hardmine", 16, "float32", report.DryRun())(inputs)
+    rival = report.builder("hardmine", 16, "float32", report.DryRun())(inputs)
     report.full_step(rival)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         report.full_step(rival)
     assert not {event.name for event in profile.events()} & {"aten::ones_like", "aten::fill_", "aten::ones"}
 
 
-def test_the_compiler_is_warm_before_the_first_case(tmp_path, monkeypatch):
+def test_main_warms_up_compiler_before_first_case(tmp_path, monkeypatch):
     warmed = []
     monkeypatch.setattr(report, "warm_up_compiler", warmed.append)
     monkeypatch.setattr(
@@ -179,7 +179,7 @@ def test_the_compiler_is_warm_before_the_first_case(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_rival_is_left_out_by_how_long_its_last_build_took():
+def test_measure_case_slow_last_build_skips_rival():
     gpu, builds = report.DryRun(), {"pytorch": 1e6}
     case = report.measure_case(16, 8, "float32", gpu, time.monotonic() + 60, builds)
     assert case["skipped"]["pytorch"].startswith("not enough time was left")
@@ -192,7 +192,7 @@ def test_a_rival_is_left_out_by_how_long_its_last_build_took():
 
 
 @pytest.mark.parametrize(("git", "said", "commit"), [(None, "abc", "abc"), (None, "", "unknown"), ("12", "abc", "12")])
-def test_the_commit_of_sources_without_git(git, said, commit, monkeypatch):
+def test_commit_without_git_uses_variable(git, said, commit, monkeypatch):
     monkeypatch.setattr(environment, "git", lambda *arguments: git if arguments[0] == "rev-parse" else "")
     monkeypatch.setenv("HARDMINE_COMMIT", said)
     assert environment.commit() == commit
@@ -236,7 +236,7 @@ echo "sanitizer $*" >>"$CALLS"
 """
 
 
-class Ran(NamedTuple):
+class ScriptRun(NamedTuple):
     """The outcome of a run of the script in a folder."""
 
     status: int
@@ -246,7 +246,7 @@ class Ran(NamedTuple):
     results: Path
 
 
-def run_script(folder, *arguments, tools=True, results="results", tested="5 passed in 1 s", **environment) -> Ran:
+def run_script(folder, *arguments, tools=True, results="results", tested="5 passed in 1 s", **variables) -> ScriptRun:
     source = folder / "source"
     for place in ("bench/gpu", "hardmine", "tests"):
         (source / place).mkdir(parents=True)
@@ -261,27 +261,29 @@ def run_script(folder, *arguments, tools=True, results="results", tested="5 pass
         (folder / "bin" / name).chmod(0o755)
     calls = folder / "calls"
     calls.touch()
-    variables = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "PYTHON": "bin/python", "CALLS": calls, "TESTED": tested}
+    defaults = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "PYTHON": "bin/python", "CALLS": calls, "TESTED": tested}
     done = subprocess.run(
         ["bash", "source/bench/gpu/run.sh", *arguments],
         cwd=folder,
-        env={**variables, **environment},
+        env={**defaults, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
     written = folder / results
     assert (written / "summary.txt").exists(), done.stderr
-    return Ran(done.returncode, (written / "summary.txt").read_text(), calls.read_text().splitlines(), folder, written)
+    return ScriptRun(
+        done.returncode, (written / "summary.txt").read_text(), calls.read_text().splitlines(), folder, written
+    )
 
 
-def call_of(ran: Ran, text: str) -> str:
+def call_of(ran: ScriptRun, text: str) -> str:
     return next(call for call in ran.calls if text in call)
 
 
 @pytest.mark.subprocess
 @needs_bash
-def test_the_script_says_on_a_machine_without_a_gpu_what_it_did_not_run(tmp_path):
+def test_run_sh_without_gpu_names_stages_not_run(tmp_path):
     assert subprocess.run(["bash", "-n", SCRIPT], check=False).returncode == 0
     ran = run_script(tmp_path, "results", tools=False)
     assert ran.status == 1
@@ -292,18 +294,18 @@ def test_the_script_says_on_a_machine_without_a_gpu_what_it_did_not_run(tmp_path
 
 
 @needs_bash
-def test_the_script_where_all_is_there(tmp_path):
+def test_run_sh_all_tools_present_passes(tmp_path):
     folder = tmp_path / "source/build/gpu"
-    kept, forgotten = (
+    kept, deleted = (
         folder / "CMakeFiles/_C.dir/library.o",
         [folder / "CMakeCache.txt", folder / "CMakeFiles/3.31.6/x"],
     )
-    for path in (kept, *forgotten):
+    for path in (kept, *deleted):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     ran = run_script(tmp_path, "results", PYTHONPATH="/of/the/caller", HARDMINE_COMMIT="abc", GIT_DIR="/nowhere")
     assert kept.exists()
-    assert not any(path.exists() for path in forgotten)
+    assert not any(path.exists() for path in deleted)
     assert ran.status == 0, ran.summary
     assert [line.split(",")[0] for line in ran.summary.splitlines() if line.startswith("passed")] == [
         f"passed: {name}" for name in ("gpu", "build", "tests", "memcheck", "racecheck", "report")
@@ -334,7 +336,7 @@ def test_the_script_where_all_is_there(tmp_path):
 
 
 @needs_bash
-def test_the_script_without_what_only_some_of_it_needs(tmp_path):
+def test_run_sh_optional_modules_missing_runs_rest(tmp_path):
     ran = run_script(tmp_path, MISSING="pybind11 xdist hypothesis numpy", OUT="some/results", results="some/results")
     assert ran.status == 1
     assert "-DHARDMINE_PYTHON=OFF" in call_of(ran, "cmake -S")
@@ -346,7 +348,7 @@ def test_the_script_without_what_only_some_of_it_needs(tmp_path):
 
 
 @needs_bash
-def test_the_script_measures_where_there_is_no_pytest(tmp_path):
+def test_run_sh_without_pytest_still_measures(tmp_path):
     ran = run_script(tmp_path, MISSING="pytest", results="source/build/gpu-results")
     assert ran.status == 1
     assert "FAILED: tests, not run: pytest is not installed" in ran.summary
@@ -354,7 +356,7 @@ def test_the_script_measures_where_there_is_no_pytest(tmp_path):
 
 
 @needs_bash
-def test_tests_that_all_skipped_themselves_fail_the_script(tmp_path):
+def test_run_sh_all_tests_skipped_fails(tmp_path):
     ran = run_script(tmp_path, "results", tested="7 skipped in 1 s")
     assert ran.status == 1
     assert "FAILED: tests, all were skipped" in ran.summary
