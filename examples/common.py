@@ -1,4 +1,4 @@
-"""What every example trains on: handwritten digits, a random turn for each image, and a small convnet."""
+"""What every example trains on: handwritten digits, a random rotation for each image, and a small convnet."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def digits() -> Digits:
     return Digits(images[even], labels[even], images[~even], labels[~even])
 
 
-def turned(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate every image [B, 1, H, W] about its center by its own random angle."""
+def rotated(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate every image [B, 1, H, W] about its center by a random angle."""
     angle = (torch.rand(len(images), generator=generator) * 2 - 1) * math.pi
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     matrices = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)

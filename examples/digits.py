@@ -2,7 +2,7 @@
 
     python examples/digits.py [--output FILE.png]
 
-Even digits train, odd digits are only retrieved. Every image is turned by a random angle, so most triplets start hard
+Even digits train, odd digits are only retrieved. Every image is rotated by a random angle, so most triplets start hard
 and some stay hard: the state that SCT was made for. Every 25th loss call is compared with its reference in float64.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import hardmine
-from common import ConvNet, digits, turned
+from common import ConvNet, digits, rotated
 from hardmine import losses, metrics, ops
 from hardmine.mining import ClassBalancedSampler
 
@@ -26,7 +26,7 @@ STEPS = 1500
 CLASSES_PER_BATCH, IMAGES_PER_CLASS = 5, 2  # with 2 images per class, an anchor has one positive
 LEARNING_RATE = 0.1  # at the start; it falls linearly to 0
 VERIFY_EVERY = 25
-SEED, PROBE_SEED = 0, 1_000_003  # of training and of what is measured
+SEED, PROBE_SEED = 0, 1_000_003  # of the training and of the measurements
 EASY_COLOR, HARD_COLOR = "#0072B2", "#D55E00"  # distinguishable with any color vision, and in gray
 
 DATA = digits()
@@ -34,11 +34,11 @@ Similarities = tuple[Tensor, Tensor]  # s_ap and s_an of every triplet
 
 
 def batches(count: int, seed: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Class-balanced batches of turned training images, with their labels."""
+    """Class-balanced batches of rotated training images, with their labels."""
     sampler = ClassBalancedSampler(
         DATA.train_labels, CLASSES_PER_BATCH, IMAGES_PER_CLASS, batches_per_epoch=count, seed=seed
     )
-    return [(turned(DATA.train_images[rows], generator), DATA.train_labels[rows]) for rows in sampler]
+    return [(rotated(DATA.train_images[rows], generator), DATA.train_labels[rows]) for rows in sampler]
 
 
 def train(network: nn.Module, loss_of: nn.Module) -> hardmine.Report:
@@ -80,13 +80,13 @@ def draw(panels: dict[str, Similarities], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare HN, SHN and SCT on turned handwritten digits.")
+    parser = argparse.ArgumentParser(description="Compare HN, SHN and SCT on rotated handwritten digits.")
     parser.add_argument("--output", type=Path, default=Path("runs/digits/triplet_diagram.png"), help="triplet diagram")
     output = parser.parse_args().output
     torch.set_num_threads(1)  # more threads gain nothing on images of 8 x 8
 
     generator = torch.Generator().manual_seed(PROBE_SEED)
-    test_images = turned(DATA.test_images, generator)
+    test_images = rotated(DATA.test_images, generator)
     probe = batches(200, PROBE_SEED, generator)
     torch.manual_seed(SEED)
     start = ConvNet(DATA.train_images)
@@ -111,7 +111,8 @@ def main() -> None:
             flush=True,
         )
     draw(panels, output)
-    print(f"{report.checks} of {STEPS} loss calls per row agree with the reference. Triplet diagram: {output}")
+    print(f"In each training, {report.checks} of {STEPS} loss calls were verified against the reference.")
+    print(f"Triplet diagram: {output}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from common import ConvNet, digits, turned
+from common import ConvNet, digits, rotated
 from hardmine.losses import HierarchicalTripletLoss
 from hardmine.metrics import recall_at_1
 from hardmine.mining import AnchorNeighborSampler, ClassTree
@@ -29,7 +29,7 @@ def main() -> None:
     sampler = AnchorNeighborSampler(data.train_labels, 2, 2, 6, seed=0)
 
     generator = torch.Generator().manual_seed(0)
-    test_images = turned(data.test_images, generator)
+    test_images = rotated(data.test_images, generator)
 
     def recall() -> float:
         with torch.no_grad():
@@ -38,12 +38,12 @@ def main() -> None:
     print(f"untrained: Recall@1 {recall():.3f}")
     for epoch in range(1, EPOCHS + 1):
         for rows in sampler:
-            loss = loss_of(network(turned(data.train_images[rows], generator)), data.train_labels[rows])
+            loss = loss_of(network(rotated(data.train_images[rows], generator)), data.train_labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            tree = ClassTree.from_embeddings(network(turned(data.train_images, generator)), data.train_labels)
+            tree = ClassTree.from_embeddings(network(rotated(data.train_images, generator)), data.train_labels)
         loss_of.update(tree)
         sampler.update(tree)
         margins = tree.margin_table(beta=0.1)[~torch.eye(len(tree.classes), dtype=torch.bool)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from common import ConvNet, digits, turned
+from common import ConvNet, digits, rotated
 from hardmine.losses import EPSHNLoss
 from hardmine.metrics import recall_at_1
 
@@ -47,13 +47,13 @@ def train(capacity: int) -> float:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     loader = DataLoader(TensorDataset(data.train_images, data.train_labels), batch_size=BATCH_SIZE, shuffle=True)
     generator = torch.Generator().manual_seed(0)
-    test_images = turned(data.test_images, generator)
+    test_images = rotated(data.test_images, generator)
     memory = Memory(capacity, EMBEDDING_DIM)
     loss_of = EPSHNLoss()
     for _ in range(EPOCHS):
         memory.clear()
         for images, labels in loader:
-            embeddings = network(turned(images, generator))
+            embeddings = network(rotated(images, generator))
             loss = loss_of(embeddings, labels)
             if capacity and len(memory.labels):
                 loss = loss + loss_of(embeddings, labels, memory.embeddings, memory.labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from common import ConvNet, digits, turned
+from common import ConvNet, digits, rotated
 from hardmine.losses import GlobalLoss, RatioTripletLoss
 from hardmine.metrics import recall_at_1
 from hardmine.mining import AdaptiveKappa, SmartMiner
@@ -34,11 +34,11 @@ def train(mined_share: float) -> list[str]:
         seed=0,
     )
     ratio, spread = RatioTripletLoss(reduction="none"), GlobalLoss()
-    test_images = turned(data.test_images, torch.Generator().manual_seed(1))
+    test_images = rotated(data.test_images, torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     cells = []
     for _ in range(EPOCHS):
-        miner.images = turned(data.train_images, generator)  # mine the images as this epoch will show them
+        miner.images = rotated(data.train_images, generator)  # mine the images as this epoch will show them
         with miner.epoch() as epoch:
             for batch in epoch:
                 embeddings = network(miner.images[batch.rows])  # every image of the batch once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from common import ConvNet, digits, turned
+from common import ConvNet, digits, rotated
 from hardmine.losses import SCTLoss
 from hardmine.metrics import recall_at_k
 from hardmine.mining import ClassBalancedSampler
@@ -25,7 +25,7 @@ def main() -> None:
     loader = DataLoader(TensorDataset(data.train_images, data.train_labels), batch_sampler=sampler)
 
     generator = torch.Generator().manual_seed(0)
-    test_images = turned(data.test_images, generator)
+    test_images = rotated(data.test_images, generator)
 
     def recall() -> str:
         """Every retrieved-only image searches all others of its kind, by cosine similarity."""
@@ -37,7 +37,7 @@ def main() -> None:
     for epoch in range(1, EPOCHS + 1):
         total = 0.0
         for images, labels in loader:
-            loss = loss_of(network(turned(images, generator)), labels)
+            loss = loss_of(network(rotated(images, generator)), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -9,7 +9,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MAX_LINES = 150
-UNTRAINED = 0.315  # Recall@1 of the untrained network on turned digits
+UNTRAINED = 0.315  # Recall@1 of the untrained network on rotated digits
 
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
@@ -41,7 +41,7 @@ def test_digits_compares_three_losses_and_draws_triplets(tmp_path):
     assert s_ap[2] == min(s_ap)  # SCT does not pull the positives of hard triplets
     assert 0 <= min(hard) <= max(hard) <= 100
     assert 0 < min(deviation) <= max(deviation) < 1e-4
-    assert "60 of 1500 loss calls per row agree with the reference" in text
+    assert "60 of 1500 loss calls were verified against the reference" in text
     assert diagram.read_bytes().startswith(b"\x89PNG")
 
 
