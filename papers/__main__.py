@@ -24,11 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["experiment"]:
         return _guarded("experiment", lambda: experiment.run(words[1:]))
     parser = argparse.ArgumentParser(
-        prog="python -m papers", description="Trainings, experiments and figures of the papers, on hardmine."
+        prog="python -m papers", description="Trainings, experiments and figures of the papers, with hardmine."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("train", help="train one network as a recipe says")
-    commands.add_parser("experiment", help="run the trainings of an experiment; make a table and figures of them")
+    commands.add_parser("train", help="train one network from a recipe")
+    commands.add_parser("experiment", help="run all trainings of an experiment, then write its table and figures")
     plot.add_parser(commands)
     options = parser.parse_args(words)
     return _guarded(options.command, lambda: plot.run(options))

@@ -18,7 +18,7 @@ def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]
             writer.writeheader()
             writer.writerows(rows)
 
-    save_whole(path, write)
+    save_atomically(path, write)
 
 
 def save_json(path: Path, content: Any) -> None:
@@ -28,7 +28,7 @@ def save_json(path: Path, content: Any) -> None:
         OSError: The file cannot be written.
         TypeError: JSON cannot represent the content, for example because a key is not a string.
     """
-    save_whole(path, lambda part: part.write_text(_json(content) + "\n", encoding="utf-8"))
+    save_atomically(path, lambda part: part.write_text(_json(content) + "\n", encoding="utf-8"))
 
 
 def _json(content: Any, indent: str = "") -> str:
@@ -36,7 +36,7 @@ def _json(content: Any, indent: str = "") -> str:
     if isinstance(content, Mapping):
         for key in content:
             if not isinstance(key, str):
-                raise TypeError(f"keys of JSON must be text, got {key!r}")
+                raise TypeError(f"JSON keys must be strings, got {key!r}")
         entries = [f"{json.dumps(key)}: {_json(value, deeper)}" for key, value in content.items()]
         opening, closing = "{}"
     elif isinstance(content, list | tuple) and any(isinstance(value, list | tuple | Mapping) for value in content):
@@ -48,7 +48,7 @@ def _json(content: Any, indent: str = "") -> str:
     return f"{opening}\n{deeper}{lines}\n{indent}{closing}" if entries else opening + closing
 
 
-def save_whole(path: Path, write: Callable[[Path], object]) -> None:
+def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically: `write` makes a temporary file, which replaces `path` once it is complete.
 
     Args:

@@ -15,9 +15,9 @@ from papers._extras import require
 
 # Blue and vermilion of the Okabe-Ito palette: distinguishable with any color vision, and in gray.
 EASY_COLOR, HARD_COLOR = "#0072B2", "#D55E00"
-PANELS_A_ROW = 4
+PANELS_PER_ROW = 4
 PANEL_INCHES = 3.1
-TITLE_LETTERS = 26  # that fit on one line above a panel
+TITLE_LETTERS = 26  # per line above a panel
 
 
 def plot_triplet_diagram(
@@ -53,18 +53,18 @@ def plot_triplet_diagram(
     if path.suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, got {str(path)!r}")
     if not panels:
-        raise ValueError("panels must hold at least one panel, got none")
+        raise ValueError("panels must contain at least one panel, got none")
     dots = {name: _triplets(name, *similarities) for name, similarities in panels.items()}
 
     # Not pyplot: the object API needs no display, has no global state, and is safe in threads and notebooks.
     figure_module = require("matplotlib.figure")
-    columns = min(len(dots), PANELS_A_ROW)
-    rows = math.ceil(len(dots) / PANELS_A_ROW)
+    columns = min(len(dots), PANELS_PER_ROW)
+    rows = math.ceil(len(dots) / PANELS_PER_ROW)
     size = (PANEL_INCHES * columns + 0.8, (PANEL_INCHES + 0.6) * rows + 0.9)
     figure = figure_module.Figure(figsize=size, layout="compressed")
     figure.get_layout_engine().set(wspace=0.06)  # keeps the last tick of a panel apart from the next panel's first
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    low = lowest_shown(similarity for pair in dots.values() for similarity in pair)
+    low = axis_lower_limit(similarity for pair in dots.values() for similarity in pair)
     for axes, (name, (s_ap, s_an)) in zip(grid.flat, dots.items(), strict=False):
         mean = f"mean ({s_ap.mean().item():.2f}, {s_an.mean().item():.2f})"
         draw_frame(axes, name, f"{hard_share(s_ap, s_an):.0%} hard, {mean}", low)
@@ -91,7 +91,7 @@ def _triplets(name: str, s_ap: torch.Tensor, s_an: torch.Tensor) -> tuple[torch.
     return s_ap[valid], s_an[valid]
 
 
-def lowest_shown(similarities: Iterable[torch.Tensor]) -> float:
+def axis_lower_limit(similarities: Iterable[torch.Tensor]) -> float:
     """The lower limit of the axes for these similarities: a multiple of 1/4, so that the ticks are round."""
     lowest = min(similarity.min().item() for similarity in similarities)
     return max(-1.0, math.floor(lowest * 4 - 0.2) / 4)
@@ -119,8 +119,8 @@ def draw_triplets(axes: Any, s_ap: torch.Tensor, s_an: torch.Tensor, mean: tuple
         r"easy: $s_{an} \leq s_{ap}$": (~hard, EASY_COLOR),
         r"hard: $s_{an} > s_{ap}$": (hard, HARD_COLOR),
     }
-    for label, (chosen, color) in kinds.items():
-        axes.scatter(s_ap[chosen], s_an[chosen], s=9, color=color, alpha=0.45, linewidths=0, label=label)
+    for label, (mask, color) in kinds.items():
+        axes.scatter(s_ap[mask], s_an[mask], s=9, color=color, alpha=0.45, linewidths=0, label=label)
     mean_ap, mean_an = mean or (s_ap.mean().item(), s_an.mean().item())
     # A ring keeps the dots of a collapsed embedding visible, since they all lie in one place.
     ring = {"linestyle": "none", "marker": "o", "markersize": 6, "fillstyle": "none", "clip_on": False}

@@ -100,6 +100,6 @@ def _checked(s_ap: Any, s_an: Any, s_pn: Any) -> tuple[Tensor, Tensor, Tensor]:
     # Three unit vectors with these products exist if and only if their Gram matrix has no negative determinant.
     impossible = 1 + 2 * s_ap * s_an * s_pn - s_ap**2 - s_an**2 - s_pn**2 < -_ROUNDING
     if impossible.any():
-        at = tuple(similarity[impossible][0].item() for similarity in (s_pn, s_ap, s_an))
-        raise ValueError("s_pn must suit s_ap and s_an, got {:g} with {:g} and {:g}".format(*at))
+        values = tuple(similarity[impossible][0].item() for similarity in (s_pn, s_ap, s_an))
+        raise ValueError("s_pn must be possible with s_ap and s_an, got {:g} with {:g} and {:g}".format(*values))
     return s_ap, s_an, s_pn

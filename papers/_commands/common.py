@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The argument type of integers that are at least `least`."""
+def integer_from(minimum: int) -> Callable[[str], int]:
+    """The argument type of integers that are at least `minimum`."""
 
     def convert(text: str) -> int:
-        if not (text.isdecimal() and least <= int(text) < 2**31):
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {2**31 - 1}, got {text!r}")
+        if not (text.isdecimal() and minimum <= int(text) < 2**31):
+            raise argparse.ArgumentTypeError(f"must be an integer from {minimum} to {2**31 - 1}, got {text!r}")
         return int(text)
 
     return convert

@@ -12,7 +12,7 @@ from papers import training
 from papers._commands.common import check_writable
 from papers._commands.train_recipe import add_run_arguments, prepare
 from papers._extras import require
-from papers._files import save_whole
+from papers._files import save_atomically
 from papers.recipes import load_experiment, recipe_names
 
 TABLE = "README.md"
@@ -45,23 +45,23 @@ def run(arguments: Sequence[str]) -> int:
             output,
             options.cache,
             prepare(options),
-            say=lambda text: print(text, flush=True),
+            log=lambda text: print(text, flush=True),
         )
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {interrupt or 'what has ended is kept'}; the same command goes on", file=sys.stderr)
+        print(f"interrupted: {interrupt or 'finished runs are kept'}; the same command resumes", file=sys.stderr)
         return 130
     except (OSError, ValueError, FloatingPointError, VerificationError) as error:
         print(f"papers experiment: {error}", file=sys.stderr)
         return 1
     try:
         content = training.markdown(experiment, done, _command(options))
-        save_whole(output / TABLE, lambda part: part.write_text(content, encoding="utf-8"))
+        save_atomically(output / TABLE, lambda part: part.write_text(content, encoding="utf-8"))
         print(f"\n{content}")
-        made = training.draw(experiment, done, output)
+        figures = training.draw(experiment, done, output)
     except (OSError, ValueError) as error:
         print(f"papers experiment: {error}", file=sys.stderr)
         return 1
-    print(f"saved {TABLE} and {len(made)} figures in {output}")
+    print(f"saved {TABLE} and {len(figures)} figures in {output}")
     return 0
 
 
@@ -69,24 +69,30 @@ def _parser() -> argparse.ArgumentParser:
     names = [name.removeprefix("experiments/") for name in recipe_names() if name.startswith("experiments/")]
     command = argparse.ArgumentParser(
         prog="python -m papers experiment",
-        description="Train every variant of an experiment with every seed. Trainings that have ended are not repeated, "
-        "and one that was interrupted goes on, so that the same command can always be given again. Then write "
-        f"{TABLE}, with a table, and figures.",
-        epilog=f"Experiments that come with hardmine: {', '.join(names)}.",
+        description="Train every variant of an experiment with every seed, then write the figures and a table, in "
+        f"{TABLE}. Finished trainings are not repeated, and an interrupted one resumes, so the same command can always "
+        "be repeated.",
+        epilog=f"Included experiments: {', '.join(names)}.",
     )
-    command.add_argument("experiment", metavar="EXPERIMENT", help="one of those below, or a TOML file")
+    command.add_argument("experiment", metavar="EXPERIMENT", help="an included experiment (see below) or a TOML file")
     command.add_argument(
         "overrides",
         metavar="[DATA:]section.key=value",
         nargs="*",
-        help="other values, for all trainings, or on one data set",
+        help="values to replace, for all trainings or for one data set",
     )
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for the results (default: runs/experiments/EXPERIMENT)"
     )
-    command.add_argument("--on", metavar="NAMES", type=_names, help="which of its data (default: the first)")
-    command.add_argument("--variants", metavar="NAMES", type=_names, help="which of its variants (default: all)")
-    command.add_argument("--seeds", metavar="N,N,...", type=_seeds, help="which seeds (default: its own)")
+    command.add_argument(
+        "--on", metavar="NAMES", type=_names, help="data sets, separated by commas (default: the first)"
+    )
+    command.add_argument(
+        "--variants", metavar="NAMES", type=_names, help="variants, separated by commas (default: all)"
+    )
+    command.add_argument(
+        "--seeds", metavar="N,N,...", type=_seeds, help="seeds, separated by commas (default: the experiment's)"
+    )
     add_run_arguments(command)
     return command
 
@@ -106,5 +112,5 @@ def _names(text: str) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     if not all(each.isdecimal() for each in text.split(",")):
-        raise argparse.ArgumentTypeError(f"must be whole numbers between commas, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be integers separated by commas, got {text!r}")
     return [int(each) for each in text.split(",")]

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from papers import figures
-from papers._commands.common import check_writable, positive, whole
+from papers._commands.common import check_writable, integer_from, positive
 from papers._extras import require
 from papers.figures.formats import SPLITS
 
 EPILOG = """\
-RUN is the folder of a run, or the file itself. Runs of one NAME are repeats of one training with other seeds: the
-figure shows their mean and standard deviation. Without NAME a run has the name of its folder{but}. The files are
-described in papers.figures.formats."""
+RUN is the folder of a run, or the file itself. Runs with the same NAME are repeats of one training with other seeds:
+the figure shows their mean and standard deviation. By default, NAME is {default}. papers.figures.formats describes the
+files."""
 
 
 class Input(NamedTuple):
@@ -51,24 +51,27 @@ def add_parser(commands: Any) -> None:
     command = commands.add_parser(
         "plot",
         help="draw figures from the files that trainings write",
-        description="Draw a figure: a PNG, and beside it a CSV or JSON file of the same stem that holds what is drawn.",
+        description="Draw a figure as a PNG, with a CSV or JSON file of the same stem that contains the plotted data.",
     )
     kinds = command.add_subparsers(dest="kind", required=True, metavar="KIND")
     for name, kind in KINDS.items():
-        but = {"training": " (its column run)", "group-size": " (its column method)"}.get(name, "")
-        parser = kinds.add_parser(
-            name, help=kind.text, description=f"Draw {kind.text}.", epilog=kind.file and EPILOG.format(but=but)
-        )
+        defaults = {"training": "in its column run", "group-size": "in its column method"}
+        epilog = kind.file and EPILOG.format(default=defaults.get(name, "the name of its folder"))
+        parser = kinds.add_parser(name, help=kind.text, description=f"Draw {kind.text}.", epilog=epilog)
         if kind.file:
             parser.add_argument(
-                "inputs", type=_input, nargs="+", metavar="[NAME=]RUN", help=f"folder of a run that holds {kind.file}"
+                "inputs",
+                type=_input,
+                nargs="+",
+                metavar="[NAME=]RUN",
+                help=f"folder of a run that contains {kind.file}",
             )
         parser.add_argument(
             "--output",
             type=_png,
             metavar="FILE",
             default=Path(f"runs/figures/{name}.png"),
-            help="PNG to write; its folder is made if missing (default: %(default)s)",
+            help="PNG to write; its folder is created if missing (default: %(default)s)",
         )
         parser.add_argument("--title", metavar="TEXT", help="line above the figure")
         for argument, settings in kind.options.items():
@@ -136,9 +139,9 @@ def _histories(files: list[Input]) -> dict[str, list[figures.History]]:
     for name, path in files:
         found = figures.read_histories(path)
         if name is not None and len(found) > 1:
-            raise ValueError(f"{name}= is a name for one run, but {path} holds {', '.join(found)}")
-        for own, history in found.items():
-            runs.setdefault(name or own, []).append(history)
+            raise ValueError(f"{name}= is a name for one run, but {path} contains {', '.join(found)}")
+        for run_name, history in found.items():
+            runs.setdefault(name or run_name, []).append(history)
     return runs
 
 
@@ -146,7 +149,9 @@ def _single_embeddings(files: list[Input]) -> dict[str, figures.EmbeddingSet]:
     names = [file.title for file in files]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"t-SNE has no mean: one run a name, got {names.count(name)} of {name!r}")
+            raise ValueError(
+                f"t-SNE needs one run per name, because it has no mean, got {names.count(name)} of {name!r}"
+            )
     return {file.title: figures.read_embeddings(file.path) for file in files}
 
 
@@ -154,12 +159,14 @@ def _groups(files: list[Input]) -> dict[str, dict[int, dict[int, float]]]:
     groups: dict[str, dict[int, dict[int, float]]] = {}
     for name, path in files:
         if name is not None:
-            raise ValueError(f"{name}= must be left out: methods have names in {path}")
+            raise ValueError(f"{name}= must be omitted: {path} names the methods")
         for method, sizes in figures.read_groups(path).items():
             for size, seeds in sizes.items():
                 known = groups.setdefault(method, {}).setdefault(size, {})
                 for seed in known.keys() & seeds.keys():
-                    raise ValueError(f"{path}: seed {seed} of {method!r} with {size} images a class is in another RUN")
+                    raise ValueError(
+                        f"{path}: seed {seed} of {method!r} with {size} images per class is in another RUN"
+                    )
                 known.update(seeds)
     return groups
 
@@ -195,44 +202,48 @@ def _number(text: str) -> float:
 
 _DIAGRAMS = {"file": figures.DIAGRAMS.file, "read": _by_name(figures.read_diagrams), "data": ".json"}
 _EMBEDDINGS = {"file": figures.EMBEDDINGS_FILE, "read": _by_name(figures.read_embeddings)}
-_SPLIT = {"choices": SPLITS, "help": "which classes: those that were trained on, or the others"}
+_SPLIT = {"choices": SPLITS, "help": "train for the training classes, test for the other classes"}
 
 KINDS = {
     "triplet-steps": Kind(
-        "where gradient steps move triplets, an arrow each, at several iterations (SCT, figure 5)",
+        "moves of triplets in gradient steps, one arrow per triplet, at several iterations (SCT, figure 5)",
         figures.plot_triplet_steps,
         {
             "iterations": {
-                "type": _list_of(whole(0)),
+                "type": _list_of(integer_from(0)),
                 "metavar": "N,N,...",
-                "help": "which ones (default: up to 4 that all runs have)",
+                "help": "iterations to draw (default: up to 4 that all runs have)",
             },
             "split": _SPLIT,
-            "hard_only": {"action": "store_true", "help": "only triplets that are hard before the step"},
-            "most": {"type": whole(1), "metavar": "N", "help": "arrows in a panel"},
+            "hard_only": {"action": "store_true", "help": "draw only triplets that are hard before the step"},
+            "max_arrows": {"type": integer_from(1), "metavar": "N", "help": "maximum number of arrows per panel"},
         },
         **_DIAGRAMS,
     ),
     "train-test": Kind(
-        "triplet diagrams of the training classes and of others (SCT, figure 7)",
+        "triplet diagrams of the training classes and of other classes (SCT, figure 7)",
         figures.plot_train_test,
-        {"most": {"type": whole(1), "metavar": "N", "help": "dots in a panel"}},
+        {"max_dots": {"type": integer_from(1), "metavar": "N", "help": "maximum number of dots per panel"}},
         **_DIAGRAMS,
     ),
     "vector-field": Kind(
-        "where a gradient step moves triplets in theory, with entanglement (SCT, figure 2); needs no run",
+        "moves of triplets in one gradient step in theory, by entanglement (SCT, figure 2); needs no run",
         figures.plot_vector_field,
         {
-            "entanglements": {"type": _list_of(_number), "metavar": "P,P,...", "help": "of each column, 0 to 1"},
+            "entanglements": {
+                "type": _list_of(_number),
+                "metavar": "P,P,...",
+                "help": "entanglement of each column, 0 to 1",
+            },
             "lr": {"type": positive, "metavar": "X", "help": "learning rate"},
-            "temperature": {"type": positive, "metavar": "X", "help": "of the loss"},
-            "low": {"type": _number, "metavar": "S", "help": "where the axes begin, from -1"},
+            "temperature": {"type": positive, "metavar": "X", "help": "temperature of the loss"},
+            "low": {"type": _number, "metavar": "S", "help": "lower limit of both axes, from -1"},
         },
     ),
     "training": Kind(
         "the share of hard triplets and Recall@1 over trainings (SCT, figure 6)",
         figures.plot_training,
-        {"x": {"choices": ("step", "epoch"), "help": "what the curves are drawn over"}},
+        {"x": {"choices": ("step", "epoch"), "help": "quantity on the x axis"}},
         figures.EPOCHS.file,
         _histories,
     ),
@@ -249,19 +260,23 @@ KINDS = {
         **_EMBEDDINGS,
     ),
     "tsne": Kind(
-        "t-SNE of the training classes, and of them with others (EP, figure 6)",
+        "t-SNE of the training classes, alone and with other classes (EP, figure 6)",
         partial(figures.plot_tsne, progress=True),
         {
-            "perplexity": {"type": positive, "metavar": "X", "help": "of t-SNE"},
-            "most": {"type": whole(2), "metavar": "N", "help": "samples a split; of more a random choice is drawn"},
-            "seed": {"type": whole(0), "metavar": "N", "help": "seed of t-SNE and of the choice"},
+            "perplexity": {"type": positive, "metavar": "X", "help": "perplexity of t-SNE"},
+            "max_samples": {
+                "type": integer_from(2),
+                "metavar": "N",
+                "help": "maximum number of samples per split; a random subset is drawn from more",
+            },
+            "seed": {"type": integer_from(0), "metavar": "N", "help": "seed of t-SNE and of the random subset"},
         },
         figures.EMBEDDINGS_FILE,
         _single_embeddings,
         ("sklearn.manifold", "tqdm"),
     ),
     "group-size": Kind(
-        "Recall@1 against the images that a class has in a batch (EP, figure 4)",
+        "Recall@1 against the number of images per class in a batch (EP, figure 4)",
         figures.plot_group_size,
         {},
         figures.GROUPS.file,

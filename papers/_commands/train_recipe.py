@@ -14,14 +14,14 @@ import torch
 
 from hardmine import VerificationError
 from papers import training
-from papers._commands.common import check_writable, positive, whole
+from papers._commands.common import check_writable, integer_from, positive
 from papers._extras import require
 from papers.recipes import load_recipe, recipe_names
 
 PROG = "python -m papers train"
 # Errors that can occur after a valid start: a full disk, a missing or damaged image, an overflow.
 FAILURES = (OSError, ValueError, FloatingPointError, VerificationError)
-_OWN_CELLS = ("epoch", "step", "seconds")
+_PREFIX_CELLS = ("epoch", "step", "seconds")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,9 +55,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = trainer.run()
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {interrupt or 'the last checkpoint is the one to go on from'}", file=sys.stderr)
+        print(f"interrupted: {interrupt or 'the last checkpoint is kept'}", file=sys.stderr)
         words = [*arguments, *([] if options.resume else ["--resume"])]
-        print(f"go on with: {PROG} {shlex.join(words)}", file=sys.stderr)
+        print(f"resume with: {PROG} {shlex.join(words)}", file=sys.stderr)
         return 130
     except FAILURES as error:
         print(f"papers train: {error}", file=sys.stderr)
@@ -73,38 +73,46 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
         "--data",
         metavar="ROOT",
         default=os.environ.get("HARDMINE_DATA"),
-        help="folder of the data in their official layout (default: the environment variable HARDMINE_DATA)",
+        help="folder of the data sets in their official layouts (default: the environment variable HARDMINE_DATA)",
     )
     command.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
         default=Path("runs/features"),
-        help="folder where features of frozen backbones are kept (default: %(default)s)",
+        help="folder of the cached features of frozen backbones (default: %(default)s)",
     )
     command.add_argument(
         "--verify-every",
-        type=whole(0),
+        type=integer_from(0),
         default=100,
         metavar="K",
-        help="check every K-th call of each op against its reference, 0 for none (default: %(default)s)",
+        help="verify every K-th call of each op against its reference; 0 for none (default: %(default)s)",
     )
     command.add_argument(
-        "--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda or cuda:1 ... (default: %(default)s)"
+        "--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
     )
-    command.add_argument("--threads", type=whole(1), metavar="N", help="threads to compute with (default: torch's)")
+    command.add_argument("--threads", type=integer_from(1), metavar="N", help="number of threads (default: torch's)")
     command.add_argument(
-        "--workers", type=whole(0), default=0, metavar="N", help="processes that read images (default: none beside)"
+        "--workers",
+        type=integer_from(0),
+        default=0,
+        metavar="N",
+        help="number of processes that read images (default: %(default)s)",
     )
     command.add_argument(
         "--checkpoint-minutes",
         type=positive,
         default=5.0,
         metavar="X",
-        help="write a checkpoint also within an epoch, after so many minutes (default: %(default)g)",
+        help="minutes between checkpoints within an epoch (default: %(default)g)",
     )
     command.add_argument(
-        "--checkpoint-steps", type=whole(0), default=0, metavar="N", help="and after each N steps (default: never)"
+        "--checkpoint-steps",
+        type=integer_from(0),
+        default=0,
+        metavar="N",
+        help="also write a checkpoint every N steps (default: never)",
     )
     command.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard")
 
@@ -131,16 +139,16 @@ def _device(name: str) -> str:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"must be cpu or cuda, perhaps with a number, got {name!r}")
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise argparse.ArgumentTypeError(f"there is no {name}: torch finds {torch.cuda.device_count()} GPUs")
+        raise argparse.ArgumentTypeError(f"{name} does not exist: torch finds {torch.cuda.device_count()} GPUs")
     return name
 
 
 def line(row: Mapping[str, Any]) -> str:
     """The scores of an epoch in one line."""
-    measured = {name: value for name, value in row.items() if name not in _OWN_CELLS and value is not None}
-    cells = [f"{name.replace('recall_at_', 'R@')} {value:.3f}" for name, value in measured.items()]
+    scores = {name: value for name, value in row.items() if name not in _PREFIX_CELLS and value is not None}
+    cells = [f"{name.replace('recall_at_', 'R@')} {value:.3f}" for name, value in scores.items()]
     return f"epoch {row['epoch']:>3}  step {row['step']:>6}  {row['seconds']:>7.1f} s  {'  '.join(cells)}"
 
 
@@ -148,8 +156,8 @@ def summary(result: Mapping[str, Any], report: Any) -> str:
     """The result of a run, and the ops' largest deviations from their references."""
     best, last = result["best"], result["last"]
     lines = [
-        f"{result['title']} on {result['data']['name']}: Recall@1 {last['recall_at_1']:.3f} in the end, "
-        f"{best['recall_at_1']:.3f} at best (epoch {best['epoch']})"
+        f"{result['title']} on {result['data']['name']}: final Recall@1 {last['recall_at_1']:.3f}, "
+        f"best {best['recall_at_1']:.3f} (epoch {best['epoch']})"
     ]
     return "\n".join([*lines, "not verified" if report is None else report.summary()])
 
@@ -157,17 +165,17 @@ def summary(result: Mapping[str, Any], report: Any) -> str:
 def _parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog=PROG,
-        description="Train a network as a recipe says. Checkpoints are written while it trains; after Ctrl-C, a kill "
-        "or a power cut, --resume goes on bit for bit.",
-        epilog=f"Recipes that come with hardmine: {', '.join(recipe_names())}.",
+        description="Train a network from a recipe, with checkpoints. After Ctrl-C, a kill or a power cut, --resume "
+        "continues the training bit for bit.",
+        epilog=f"Included recipes: {', '.join(recipe_names())}.",
     )
-    command.add_argument("recipe", metavar="RECIPE", help="one of those below, or a TOML file")
+    command.add_argument("recipe", metavar="RECIPE", help="an included recipe (see below) or a TOML file")
     command.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="other values than the recipe's, as TOML"
+        "overrides", metavar="section.key=value", nargs="*", help="values that replace the recipe's, as TOML"
     )
     command.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for the results, made if missing (default: runs/RECIPE)"
+        "--output", type=Path, metavar="DIR", help="folder for the results, created if missing (default: runs/RECIPE)"
     )
-    command.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    command.add_argument("--resume", action="store_true", help="resume from the checkpoint in the output folder")
     add_run_arguments(command)
     return command

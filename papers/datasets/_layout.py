@@ -47,29 +47,31 @@ class Layout:
 
     def fail(self, reason: str) -> NoReturn:
         """Raise the error for a tree that is not as expected."""
-        raise FileNotFoundError(f"root must hold {self.title} in its official layout: {reason}. Expected:\n{self.tree}")
+        raise FileNotFoundError(
+            f"root must contain {self.title} in its official layout: {reason}. Expected:\n{self.tree}"
+        )
 
     def _missing(self, home: Path) -> list[str]:
         """The needed files and folders that do not exist; of alternatives, the first."""
-        return [_places(names)[0] for names in self.needed if first_of(home, *_places(names)) is None]
+        return [_alternatives(names)[0] for names in self.needed if first_of(home, *_alternatives(names)) is None]
 
     def _reason(self, root: Path) -> str:
         if not root.exists():
             return f"{root} does not exist"
         if not root.is_dir():
-            return f"{root} is a file; unpack it and give the folder"
+            return f"{root} is a file; unpack it and pass the folder"
         home = min((root / home for home in self.homes), key=lambda home: len(self._missing(home)))
         missing = self._missing(home)
-        found = [path for names in self.needed if (path := first_of(home, *_places(names)))]
+        found = [path for names in self.needed if (path := first_of(home, *_alternatives(names)))]
         if len(found) == 1:
-            return f"only {found[0]} is there"
+            return f"only {found[0]} exists"
         if found:
             return f"{home / missing[0]} is missing"
         packed = sorted(path for path in root.iterdir() if path.suffix in _ARCHIVES)
         packed = [path for path in packed if path.name.startswith(self.archives)]
         if packed:
-            return f"{packed[0]} is still packed; unpack it and give the folder it is unpacked into"
-        return f"{root} has no such folder"
+            return f"{packed[0]} is not unpacked; unpack it and pass the resulting folder"
+        return f"{root} does not contain it"
 
 
 def first_of(home: Path, *names: str) -> Path | None:
@@ -77,7 +79,7 @@ def first_of(home: Path, *names: str) -> Path | None:
     return next((home / name for name in names if (home / name).exists()), None)
 
 
-def _places(names: str | tuple[str, ...]) -> tuple[str, ...]:
+def _alternatives(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
@@ -102,8 +104,8 @@ def read_rows(path: Path, kinds: Sequence[Callable[[str], Any]], *, skip: int = 
             try:
                 rows.append(tuple(kind(field) for kind, field in zip(kinds, fields, strict=True)))
             except ValueError as error:
-                wanted = ", ".join("an integer" if kind is int else "a text" for kind in kinds)
-                raise ValueError(f"{path}, line {number}: must be {wanted}, got {line.strip()!r}") from error
+                expected = ", ".join("an integer" if kind is int else "a string" for kind in kinds)
+                raise ValueError(f"{path}, line {number}: must be {expected}, got {line.strip()!r}") from error
     return rows
 
 
@@ -120,7 +122,7 @@ def existing(paths: Sequence[str]) -> tuple[list[str], Tensor, list[str]]:
         if folder not in folders:
             folders[folder] = names_in(folder)
         mask.append(name in folders[folder])
-    missing = [path for path, there in zip(paths, mask, strict=True) if not there]
+    missing = [path for path, exists in zip(paths, mask, strict=True) if not exists]
     return list(compress(paths, mask)), torch.tensor(mask, dtype=torch.bool), missing
 
 
@@ -132,7 +134,7 @@ def names_in(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def check_whole(
+def check_complete(
     layout: Layout,
     home: Path,
     found: Mapping[str, int],
@@ -157,16 +159,16 @@ def check_whole(
         ValueError: The copy is incomplete and `partial` is False.
     """
     if not any(found.values()):
-        lost = f": the first missing file is {missing[0]}" if missing else ""
-        layout.fail(f"of the {counted} that the lists in {home} name none is there{lost}")
-    whole = dict(found) == dict(published) and not missing
-    if whole or partial:
-        return whole
+        first = f": the first missing file is {missing[0]}" if missing else ""
+        layout.fail(f"none of the {counted} listed in {home} exists{first}")
+    complete = dict(found) == dict(published) and not missing
+    if complete or partial:
+        return complete
     parts = [f"{found[part]:,} {part} {counted} ({count:,} published)" for part, count in published.items()]
-    lost = f" {len(missing):,} files that its lists name are missing, the first is {missing[0]}." if missing else ""
+    files = f" {len(missing):,} listed files are missing, the first is {missing[0]}." if missing else ""
     raise ValueError(
-        f"root must hold all of {layout.title}: {home} has {', '.join(parts)}.{lost} With partial=True what is there "
-        "is used, under a name that says so"
+        f"root must contain all of {layout.title}: {home} has {', '.join(parts)}.{files} Use partial=True to accept an "
+        "incomplete copy; its name then says so"
     )
 
 
@@ -181,7 +183,7 @@ def split_by_class(images: ImageDataset, boundary: int) -> ImageSplit:
     classes = images.labels.unique()
     if (classes < boundary).sum() < 2 or (classes >= boundary).sum() < 2:
         if len(classes) < 4:
-            raise ValueError(f"root must hold images of at least 4 classes, got {len(classes)}")
+            raise ValueError(f"root must contain images of at least 4 classes, got {len(classes)}")
         boundary = int(classes[len(classes) // 2])
     test = images.select(images.labels >= boundary)
     return ImageSplit(images.name, images.select(images.labels < boundary), test, test)

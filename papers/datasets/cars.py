@@ -12,7 +12,7 @@ from torch import Tensor
 
 from papers._extras import require
 from papers._torchvision import torchvision_module
-from papers.datasets._layout import Layout, check_whole, existing, split_by_class
+from papers.datasets._layout import Layout, check_complete, existing, split_by_class
 from papers.datasets.images import ImageDataset, ImageSplit
 
 CARS_TREE = """\
@@ -26,7 +26,7 @@ CARS_TREE = """\
     ROOT/car_ims/<NNNNNN>.jpg"""
 PUBLISHED = {"training": 8_054, "test": 8_131}
 TRAINING_CLASSES = 98
-OWN_TRAINING_IMAGES = 8_144  # of the official split, which halves every class
+OFFICIAL_TRAINING_IMAGES = 8_144  # of the official split, which halves every class
 
 _TITLE = "Cars196"
 _ONE_LIST = Layout(_TITLE, CARS_TREE, ("cars_annos.mat", "car_ims"), ("", "cars196", "Cars196", "CARS196"))
@@ -40,11 +40,11 @@ _DEVKIT = Layout(
 
 
 class _Listed(NamedTuple):
-    """The annotated images. `own_test` [N] marks those in the test half of the official split."""
+    """The annotated images. `official_test` [N] marks those in the test half of the official split."""
 
     paths: list[str]
     labels: list[int]
-    own_test: list[bool]
+    official_test: list[bool]
     class_names: list[str]
 
 
@@ -74,19 +74,19 @@ def load_cars(root: str | Path, *, partial: bool = False) -> ImageSplit:
     if home is None:
         layout, home = _DEVKIT, _DEVKIT.home(root)
     listed = _from_one_list(home) if layout is _ONE_LIST else _from_devkit(home)
-    paths, there, missing = existing(listed.paths)
-    labels = torch.tensor(listed.labels, dtype=torch.int64)[there]
-    own_test = torch.tensor(listed.own_test, dtype=torch.bool)[there]
+    paths, existing_mask, missing = existing(listed.paths)
+    labels = torch.tensor(listed.labels, dtype=torch.int64)[existing_mask]
+    official_test = torch.tensor(listed.official_test, dtype=torch.bool)[existing_mask]
     training = int((labels < TRAINING_CLASSES).sum())
     found = {"training": training, "test": len(labels) - training}
-    whole = check_whole(layout, home, found, PUBLISHED, missing, partial)
-    name = "CAR" if whole else f"CAR, {_part(own_test)}"
+    complete = check_complete(layout, home, found, PUBLISHED, missing, partial)
+    name = "CAR" if complete else f"CAR, {_part(official_test)}"
     return split_by_class(ImageDataset(paths, labels, name=name, class_names=listed.class_names), TRAINING_CLASSES)
 
 
-def _part(own_test: Tensor) -> str:
+def _part(official_test: Tensor) -> str:
     """The name of a partial copy: the complete training half of the official split, or any other part."""
-    return "training half" if len(own_test) == OWN_TRAINING_IMAGES and not own_test.any() else "partial"
+    return "training half" if len(official_test) == OFFICIAL_TRAINING_IMAGES and not official_test.any() else "partial"
 
 
 @contextmanager
@@ -102,13 +102,13 @@ def _from_devkit(home: Path) -> _Listed:
     """The images that the devkit's annotations list, as torchvision reads them."""
     home = home.absolute()
     if home.name != "stanford_cars":
-        _DEVKIT.fail(f"torchvision wants {home} to be called stanford_cars")
+        _DEVKIT.fail(f"torchvision requires {home} to have the name stanford_cars")
     halves = {False: "devkit/cars_train_annos.mat"}
     # Without the annotations or the folder, missing test images cannot be listed, but the counts show that they are
     # missing.
     if (home / "cars_test_annos_withlabels.mat").is_file() and (home / "cars_test").is_dir():
         halves[True] = "cars_test_annos_withlabels.mat"
-    paths, labels, own_test, class_names = [], [], [], []
+    paths, labels, official_test, class_names = [], [], [], []
     stanford_cars = torchvision_module("datasets").StanfordCars
     for is_test, file in halves.items():
         with _naming(home / file):
@@ -119,8 +119,8 @@ def _from_devkit(home: Path) -> _Listed:
                 path, label = half[row]
                 paths.append(path)
                 labels.append(int(label))
-                own_test.append(is_test)
-    return _Listed(paths, labels, own_test, class_names)
+                official_test.append(is_test)
+    return _Listed(paths, labels, official_test, class_names)
 
 
 def _from_one_list(home: Path) -> _Listed:

@@ -15,7 +15,7 @@ from papers._extras import require
 from papers.datasets.images import ImageDataset, ImageSplit, read_image
 from papers.datasets.lfw import VerificationPairs
 
-_NAMED = 10  # corrupt images that an error names
+_MAX_NAMED = 10  # corrupt images that an error names
 Images = TypeVar("Images", ImageDataset, ImageSplit, VerificationPairs)
 
 
@@ -64,11 +64,11 @@ def check_images(
     if not corrupt:
         return images, ()
     if on_corrupt == "refuse":
-        named = "\n".join(f"    {reason}" for _, reason in corrupt[:_NAMED])
-        more = f"\n    and {len(corrupt) - _NAMED:,} more" if len(corrupt) > _NAMED else ""
+        named = "\n".join(f"    {reason}" for _, reason in corrupt[:_MAX_NAMED])
+        more = f"\n    and {len(corrupt) - _MAX_NAMED:,} more" if len(corrupt) > _MAX_NAMED else ""
         raise ValueError(
-            f"{len(corrupt):,} of {len(modes):,} images of {images.name} cannot be read; on_corrupt='skip' leaves them "
-            f"out:\n{named}{more}"
+            f"{len(corrupt):,} of {len(modes):,} images of {images.name} cannot be read; on_corrupt='skip' omits "
+            f"them:\n{named}{more}"
         )
     name = f"{images.name}, {len(corrupt):,} corrupt image{'s' if len(corrupt) > 1 else ''} skipped"
     return _without(images, {path for path, _ in corrupt}, name), tuple(corrupt)
@@ -93,17 +93,17 @@ def _why_corrupt(item: tuple[str, str]) -> str | None:
     return None
 
 
-def _without(images: Images, lost: set[str], name: str) -> Images:
+def _without(images: Images, corrupt: set[str], name: str) -> Images:
     """The images without some files, under another name."""
 
     def keep(part: ImageDataset) -> Tensor:
-        return torch.tensor([path not in lost for path in part.paths])
+        return torch.tensor([path not in corrupt for path in part.paths])
 
     if isinstance(images, ImageDataset):
         return images.select(keep(images), name)
     if isinstance(images, VerificationPairs):
         return images.select(keep(images.images), name)
     # A data set that serves as two parts (query and gallery, or gallery and train) stays one object.
-    left = {id(part): part.select(keep(part), name) for part in _parts(images)}
-    train, query, gallery = (left[id(part)] for part in _parts(images))
+    kept = {id(part): part.select(keep(part), name) for part in _parts(images)}
+    train, query, gallery = (kept[id(part)] for part in _parts(images))
     return replace(images, name=name, train=train, query=query, gallery=gallery)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from papers.datasets._layout import Layout, check_whole, existing, read_rows, split_by_class
+from papers.datasets._layout import Layout, check_complete, existing, read_rows, split_by_class
 from papers.datasets.images import ImageDataset, ImageSplit
 
 CUB_TREE = """\
@@ -14,7 +14,7 @@ CUB_TREE = """\
     ROOT/CUB_200_2011/image_class_labels.txt
     ROOT/CUB_200_2011/classes.txt
     ROOT/CUB_200_2011/images/<NNN.Species>/<image>.jpg
-(the folder CUB_200_2011 may be left out)"""
+(the folder CUB_200_2011 may be omitted)"""
 PUBLISHED = {"training": 5_864, "test": 5_924}
 TRAINING_CLASSES = 100
 
@@ -53,17 +53,17 @@ def load_cub(root: str | Path, *, partial: bool = False) -> ImageSplit:
     for image, file in files.items():
         if classes.get(image) not in names:
             raise ValueError(
-                f"root: {home}/image_class_labels.txt and classes.txt must give image {image}, {file}, a class with a "
-                f"name, got class {classes.get(image)}"
+                f"root: {home}/image_class_labels.txt and classes.txt must give a class with a name for image {image}, "
+                f"{file}, got class {classes.get(image)}"
             )
     labels = torch.tensor([classes[image] - 1 for image in files], dtype=torch.int64)
-    paths, there, missing = existing([str(home / "images" / file) for file in files.values()])
-    labels = labels[there]
+    paths, existing_mask, missing = existing([str(home / "images" / file) for file in files.values()])
+    labels = labels[existing_mask]
     training = int((labels < TRAINING_CLASSES).sum())
     found = {"training": training, "test": len(labels) - training}
-    whole = check_whole(_LAYOUT, home, found, PUBLISHED, missing, partial)
+    complete = check_complete(_LAYOUT, home, found, PUBLISHED, missing, partial)
     class_names = [names.get(label, str(label)) for label in range(1, max(names) + 1)]
-    name = "CUB" if whole else f"CUB, {_part(labels, classes)}"
+    name = "CUB" if complete else f"CUB, {_part(labels, classes)}"
     return split_by_class(ImageDataset(paths, labels, name=name, class_names=class_names), TRAINING_CLASSES)
 
 
@@ -73,5 +73,5 @@ def _part(labels: torch.Tensor, classes: dict[int, int]) -> str:
     # The size of each class is known only if the list of classes is complete, which it can be although images are
     # missing.
     known = len(classes) == sum(PUBLISHED.values())
-    whole = len(labels) == sum(label <= present for label in classes.values())
-    return f"first {present} classes" if known and whole and present == int(labels.max()) + 1 else "partial"
+    classes_complete = len(labels) == sum(label <= present for label in classes.values())
+    return f"first {present} classes" if known and classes_complete and present == int(labels.max()) + 1 else "partial"

@@ -52,5 +52,5 @@ def load_digits(train_classes: Collection[int] = (0, 2, 4, 6, 8)) -> RetrievalSp
     digits = require("sklearn.datasets").load_digits()
     images = torch.from_numpy(digits.images).to(torch.float32).div_(16).unsqueeze(1)  # scikit-learn's ink is 0 to 16
     labels = torch.from_numpy(digits.target).to(torch.int64)
-    trains = torch.isin(labels, torch.tensor(sorted(chosen)))
-    return RetrievalSplit(images[trains], labels[trains], images[~trains], labels[~trains], "digits")
+    is_train = torch.isin(labels, torch.tensor(sorted(chosen)))
+    return RetrievalSplit(images[is_train], labels[is_train], images[~is_train], labels[~is_train], "digits")

@@ -14,7 +14,7 @@ FOLDER_TREE = """\
     ROOT/test/<class>/<image>    or                          or   ROOT/query/<class>/<image>
                                                                   ROOT/gallery/<class>/<image>"""
 
-_LAYOUT = Layout("images, a folder a class", FOLDER_TREE, (".",), ("",))
+_LAYOUT = Layout("images in one folder per class", FOLDER_TREE, (".",), ("",))
 _PARTS = (("train", "test"), ("train", "query", "gallery"))
 
 
@@ -51,23 +51,27 @@ def load_image_folder(
     if parts is None:
         classes = _class_folders(home)
         if len(classes) < 4:
-            raise ValueError(f"root must hold the folders of at least 4 classes, 2 to train on, got {len(classes)}")
+            raise ValueError(
+                f"root must contain folders of at least 4 classes, 2 of them to train on, got {len(classes)}"
+            )
         training = len(classes) // 2
         if train_classes is not None:
             training = check_integer("train_classes", train_classes, 2, len(classes) - 2)
         return split_by_class(_images(home, classes, classes, name, mode), training)
     if train_classes is not None:
-        raise ValueError(f"train_classes must be None where {home / 'train'} says what trains, got {train_classes}")
-    own = [_class_folders(home / part) for part in parts]
-    classes = sorted(set().union(*own))
-    sets = [_images(home / part, folders, classes, name, mode) for part, folders in zip(parts, own, strict=True)]
+        raise ValueError(f"train_classes must be None if {home / 'train'} exists, got {train_classes}")
+    class_folders = [_class_folders(home / part) for part in parts]
+    classes = sorted(set().union(*class_folders))
+    sets = [
+        _images(home / part, folders, classes, name, mode) for part, folders in zip(parts, class_folders, strict=True)
+    ]
     return ImageSplit(name, sets[0], sets[1], sets[-1])
 
 
 def _class_folders(folder: Path) -> list[str]:
     """The names of the folders in a folder, sorted."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return names or _LAYOUT.fail(f"{folder} holds no folders")
+    return names or _LAYOUT.fail(f"{folder} contains no folders")
 
 
 def _images(folder: Path, folders: list[str], classes: list[str], name: str, mode: str) -> ImageDataset:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hardmine.ops._arguments import check_choice
 from papers._extras import require
-from papers.datasets._layout import Layout, check_whole, first_of, names_in
+from papers.datasets._layout import Layout, check_complete, first_of, names_in
 from papers.datasets.images import ImageDataset, ImageSplit
 
 HOTELS_TREE = """\
@@ -18,7 +18,7 @@ HOTELS_TREE = """\
     ROOT/input/dataset/hotel_info.csv
     ROOT/images/train/<chain>/<hotel>/<source>/<image>.jpg
     ROOT/images/test/unoccluded/<chain>/<hotel>/<source>/<image>.jpg
-(the folder input may be left out)"""
+(the folder input may be omitted)"""
 PUBLISHED = {"training": 1_027_871, "test": 17_954}
 OCCLUSIONS = ("unoccluded", "low_occlusions", "medium_occlusions", "high_occlusions")
 UNKNOWN_CHAIN = -1
@@ -73,18 +73,18 @@ def load_hotels(
         "test": _read_csv(lists / "test_set.csv", {0: int, 1: int, 3: str}),
     }
     folders = {"training": home / "images/train", "test": home / "images/test" / occlusion}
-    there = {part: _existing(folders[part], listed, chains, progress) for part, listed in rows.items()}
-    found = {part: len(paths) for part, (paths, _, _) in there.items()}
-    missing = [path for _, _, lost in there.values() for path in lost]
+    by_part = {part: _existing(folders[part], listed, chains, progress) for part, listed in rows.items()}
+    found = {part: len(paths) for part, (paths, _, _) in by_part.items()}
+    missing = [path for _, _, absent in by_part.values() for path in absent]
     name = "Hotels-50K" if occlusion == OCCLUSIONS[0] else f"Hotels-50K, {occlusion.replace('_', ' ')}"
-    if not check_whole(_LAYOUT, home, found, PUBLISHED, missing, partial):
+    if not check_complete(_LAYOUT, home, found, PUBLISHED, missing, partial):
         name += ", partial"
     hotels = sorted({hotel for listed in rows.values() for _, hotel, _ in listed})
     numbers = {hotel: number for number, hotel in enumerate(hotels)}
     parts = []
-    for part, (paths, present, _) in there.items():
+    for part, (paths, present, _) in by_part.items():
         if not paths:
-            _LAYOUT.fail(f"{folders[part]} has none of its images")
+            _LAYOUT.fail(f"{folders[part]} contains none of its images")
         parts.append(
             ImageDataset(
                 paths,
@@ -108,11 +108,11 @@ def _read_csv(path: Path, kinds: Mapping[int, Callable[[str], Any]]) -> list[tup
             try:
                 rows.append(tuple(kind(fields[column]) for column, kind in kinds.items()))
             except (IndexError, ValueError) as error:
-                wanted = ", ".join(
-                    f"{'an integer' if kind is int else 'a text'} in column {column + 1}"
+                expected = ", ".join(
+                    f"{'an integer' if kind is int else 'a string'} in column {column + 1}"
                     for column, kind in kinds.items()
                 )
-                raise ValueError(f"{path}, line {reader.line_num}: must have {wanted}, got {fields}") from error
+                raise ValueError(f"{path}, line {reader.line_num}: must have {expected}, got {fields}") from error
     return rows
 
 

@@ -15,7 +15,7 @@ from hardmine.ops._arguments import INTEGER_DTYPES, check_integer, shape_of
 from papers._extras import require
 from papers.datasets.transforms import SeededTransform, Transforms
 
-_NAMED = 5  # small classes that a summary names
+_MAX_NAMED = 5  # small classes that a summary names
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -66,7 +66,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.class_names = tuple(map(str, range(highest + 1) if class_names is None else class_names))
         if int(self.labels.min()) < 0 or highest >= len(self.class_names):
             raise ValueError(
-                f"labels must be from 0 to {len(self.class_names) - 1}, the number of class_names less one, "
+                f"labels must be from 0 to {len(self.class_names) - 1}, the number of class_names minus 1, "
                 f"got {int(self.labels.min())} to {highest}"
             )
         self.name = name
@@ -141,10 +141,10 @@ class ImageDataset(torch.utils.data.Dataset):
         Args:
             images_per_class: At least 1.
         """
-        least = check_integer("images_per_class", images_per_class, 1)
+        minimum = check_integer("images_per_class", images_per_class, 1)
         classes, counts = self.labels.unique(return_counts=True)
-        few = counts < least
-        return dict(zip(classes[few].tolist(), counts[few].tolist(), strict=True))
+        small = counts < minimum
+        return dict(zip(classes[small].tolist(), counts[small].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ImageSplit:
             AttributeError: Queries and gallery differ.
         """
         if self.query is not self.gallery:
-            raise AttributeError(f"{self.name} has no one test set: use query and gallery")
+            raise AttributeError(f"{self.name} has no single test set: use query and gallery")
         return self.query
 
     def with_transforms(self, transforms: Transforms) -> ImageSplit:
@@ -191,14 +191,14 @@ class ImageSplit:
             One line, plus one line per kind of problem.
         """
         train, query, gallery = (_sizes(part) for part in (self.train, self.query, self.gallery))
-        looked_for = f"{query} are retrieved" if self.query is self.gallery else f"{query} are looked for in {gallery}"
-        lines = [f"{self.name}: {train} train, {looked_for}"]
+        searched = "" if self.query is self.gallery else f" in a gallery of {gallery}"
+        lines = [f"{self.name}: training: {train}; retrieval: {query}{searched}"]
         small = self.train.small_classes(images_per_class)
         if small:
-            names = [f"{self.train.class_names[label]} ({count})" for label, count in list(small.items())[:_NAMED]]
-            more = f" and {len(small) - _NAMED:,} more" if len(small) > _NAMED else ""
+            names = [f"{self.train.class_names[label]} ({count})" for label, count in list(small.items())[:_MAX_NAMED]]
+            more = f" and {len(small) - _MAX_NAMED:,} more" if len(small) > _MAX_NAMED else ""
             lines.append(
-                f"training classes with too few images for batches with {images_per_class} of each: {len(small):,} of "
+                f"training classes with fewer than {images_per_class} images, too few for a batch: {len(small):,} of "
                 f"{len(self.train.labels.unique()):,}: {', '.join(names)}{more}"
             )
         if self.query is self.gallery:
@@ -207,8 +207,7 @@ class ImageSplit:
             unmatched = int(torch.isin(self.query.labels, self.gallery.labels).logical_not().sum())
         if unmatched:
             lines.append(
-                f"queries without another image of their class to find, which are misses: {unmatched:,} of "
-                f"{len(self.query):,}"
+                f"queries without another image of their class, counted as misses: {unmatched:,} of {len(self.query):,}"
             )
         return "\n".join(lines)
 
@@ -242,7 +241,7 @@ def _labels(name: str, labels: Tensor | Sequence[int], count: int) -> Tensor:
     if labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be integers, got {labels.dtype}")
     if labels.ndim != 1 or len(labels) != count:
-        raise ValueError(f"{name} must be [N] = [{count}], one for each of paths, got {shape_of(labels)}")
+        raise ValueError(f"{name} must be [N] = [{count}], one per path, got {shape_of(labels)}")
     return labels.to("cpu", torch.int64)
 
 

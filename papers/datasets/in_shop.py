@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from papers.datasets._layout import Layout, check_whole, existing, first_of, read_rows
+from papers.datasets._layout import Layout, check_complete, existing, first_of, read_rows
 from papers.datasets.images import ImageDataset, ImageSplit
 
 IN_SHOP_TREE = """\
     ROOT/Eval/list_eval_partition.txt
     ROOT/Img/img/<MEN or WOMEN>/<kind>/<item>/<image>.jpg
-(the folders Eval and Img may be left out)"""
+(the folders Eval and Img may be omitted)"""
 PUBLISHED = {"train": 25_882, "query": 14_218, "gallery": 12_612}
 
 _LIST = ("Eval/list_eval_partition.txt", "list_eval_partition.txt")
@@ -48,20 +48,20 @@ def load_in_shop(root: str | Path, *, partial: bool = False) -> ImageSplit:
     images = first_of(home, *_IMAGES).parent
     list_file = first_of(home, *_LIST)
     rows = read_rows(list_file, (str, str, str), skip=2)  # the number of images, then the names of the columns
-    foreign = sorted({row[2] for row in rows} - set(PUBLISHED))
-    if foreign:
-        raise ValueError(f"root: {list_file} must have train, query or gallery in its last column, got {foreign[0]!r}")
+    unknown = sorted({row[2] for row in rows} - set(PUBLISHED))
+    if unknown:
+        raise ValueError(f"root: {list_file} must have train, query or gallery in its last column, got {unknown[0]!r}")
     items = sorted({row[1] for row in rows})
     numbers = {item: number for number, item in enumerate(items)}
     listed = {part: [row for row in rows if row[2] == part] for part in PUBLISHED}
-    there = {part: existing([str(images / row[0]) for row in some]) for part, some in listed.items()}
-    found = {part: len(paths) for part, (paths, _, _) in there.items()}
-    missing = [path for _, _, lost in there.values() for path in lost]
-    name = "In-shop" if check_whole(_LAYOUT, home, found, PUBLISHED, missing, partial) else "In-shop, partial"
+    by_part = {part: existing([str(images / row[0]) for row in part_rows]) for part, part_rows in listed.items()}
+    found = {part: len(paths) for part, (paths, _, _) in by_part.items()}
+    missing = [path for _, _, absent in by_part.values() for path in absent]
+    name = "In-shop" if check_complete(_LAYOUT, home, found, PUBLISHED, missing, partial) else "In-shop, partial"
     parts = []
-    for part, (paths, mask, _) in there.items():
+    for part, (paths, mask, _) in by_part.items():
         if not paths:
-            _LAYOUT.fail(f"no {part} image is there")
+            _LAYOUT.fail(f"no {part} image exists")
         labels = torch.tensor([numbers[row[1]] for row in listed[part]])[mask]
         parts.append(ImageDataset(paths, labels, name=name, class_names=items))
     return ImageSplit(name, *parts)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from hardmine.ops._arguments import check_choice
-from papers.datasets._layout import Layout, check_whole, existing
+from papers.datasets._layout import Layout, check_complete, existing
 from papers.datasets.images import ImageDataset
 
 LFW_TREE = """\
     ROOT/lfw-py/pairs.txt
     ROOT/lfw-py/lfw_funneled/<Name>/<Name>_<NNNN>.jpg
-(the folder lfw-py may be left out; lfw for the original images, lfw-deepfunneled for those)"""
+(the folder lfw-py may be omitted; lfw holds the original images, lfw-deepfunneled the deep-funneled ones)"""
 PUBLISHED = {"same": 3_000, "different": 3_000}
 IMAGE_SETS = {"original": "lfw", "funneled": "lfw_funneled", "deepfunneled": "lfw-deepfunneled"}
 
@@ -56,7 +56,7 @@ class VerificationPairs:
         """
         left = keep[self.pairs].all(1)
         if not left.any():
-            raise ValueError(f"keep must leave at least one pair of {self.name} whole, got none")
+            raise ValueError(f"keep must select at least one complete pair of {self.name}, got none")
         used = torch.zeros_like(keep)
         used[self.pairs[left]] = True
         positions = used.cumsum(0) - 1
@@ -97,7 +97,7 @@ def load_lfw_pairs(root: str | Path, *, partial: bool = False, image_set: str = 
     people = sorted({person for person, _ in shots})
     labels = {person: label for label, person in enumerate(people)}
     files = [str(home / folder / person / f"{person}_{number:04d}.jpg") for person, number in shots]
-    _, there, missing = existing(files)
+    _, existing_mask, missing = existing(files)
     positions = {shot: position for position, shot in enumerate(shots)}
     images = ImageDataset(files, [labels[person] for person, _ in shots], name="LFW", class_names=people)
     pairs = VerificationPairs(
@@ -107,12 +107,12 @@ def load_lfw_pairs(root: str | Path, *, partial: bool = False, image_set: str = 
         torch.tensor([one[0] == other[0] for one, other, _ in listed]),
         torch.tensor([fold for _, _, fold in listed]),
     )
-    complete = there[pairs.pairs].all(1)
+    complete = existing_mask[pairs.pairs].all(1)
     same = int((pairs.same & complete).sum())
     found = {"same": same, "different": int(complete.sum()) - same}
-    if check_whole(layout, home, found, PUBLISHED, missing, partial, "pairs"):
+    if check_complete(layout, home, found, PUBLISHED, missing, partial, "pairs"):
         return pairs
-    return pairs.select(there, "LFW, partial")
+    return pairs.select(existing_mask, "LFW, partial")
 
 
 def _read_pairs(path: Path) -> list[tuple[tuple[str, int], tuple[str, int], int]]:
@@ -124,7 +124,9 @@ def _read_pairs(path: Path) -> list[tuple[tuple[str, int], tuple[str, int], int]
             raise ValueError
     except (IndexError, ValueError):
         first = lines[0] if lines else ""
-        raise ValueError(f"{path}, line 1: must be the numbers of folds and of pairs, got {first!r}") from None
+        raise ValueError(
+            f"{path}, line 1: must be the number of folds and the number of pairs, got {first!r}"
+        ) from None
     pairs = []
     for number, line in enumerate(lines[1:], 2):
         fields = line.split()
@@ -140,8 +142,8 @@ def _read_pairs(path: Path) -> list[tuple[tuple[str, int], tuple[str, int], int]
                 person, one, stranger, other = fields
                 pairs.append(((person, int(one)), (stranger, int(other)), fold))
         except ValueError:
-            wanted = "a person and two numbers" if position < size else "a person and a number, twice"
-            raise ValueError(f"{path}, line {number}: must be {wanted}, got {line!r}") from None
+            expected = "a person and two numbers" if position < size else "a person and a number, twice"
+            raise ValueError(f"{path}, line {number}: must be {expected}, got {line!r}") from None
     if len(pairs) != folds * 2 * size:
         raise ValueError(f"{path} must have {folds} x 2 x {size} pairs, as its first line says, got {len(pairs)}")
     return pairs

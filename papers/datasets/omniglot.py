@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from papers._extras import require
-from papers.datasets._layout import Layout, check_whole
+from papers.datasets._layout import Layout, check_complete
 from papers.datasets.digits import RetrievalSplit
 from papers.datasets.images import ImageDataset, ImageSplit, read_image
 
@@ -17,7 +17,7 @@ OMNIGLOT_HALVES = ("images_background", "images_evaluation")
 OMNIGLOT_TREE = """\
     ROOT/omniglot-py/images_background/<Alphabet>/character<NN>/<drawing>.png
     ROOT/omniglot-py/images_evaluation/<Alphabet>/character<NN>/<drawing>.png
-(the folder omniglot-py may be left out)"""
+(the folder omniglot-py may be omitted)"""
 PUBLISHED = {"training": 964 * 20, "test": 659 * 20}
 
 SIZE = 28  # pixels
@@ -79,7 +79,7 @@ def load_omniglot_images(root: str | Path, *, partial: bool = False) -> ImageSpl
     home = _LAYOUT.home(root)
     halves = [_characters(home / half) for half in OMNIGLOT_HALVES]
     found = {part: sum(map(len, half)) for part, half in zip(PUBLISHED, halves, strict=True)}
-    name = "Omniglot" if check_whole(_LAYOUT, home, found, PUBLISHED, [], partial) else "Omniglot, partial"
+    name = "Omniglot" if check_complete(_LAYOUT, home, found, PUBLISHED, [], partial) else "Omniglot, partial"
     characters = [character for half in halves for character in half]
     class_names = [f"{drawings[0].parent.parent.name}/{drawings[0].parent.name}" for drawings in characters]
     parts, first_label = [], 0
@@ -96,14 +96,14 @@ def _characters(half: Path) -> list[list[Path]]:
     def folders(parent: Path) -> list[Path]:
         found = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not found:
-            raise FileNotFoundError(f"root: {parent} holds no folders. Expected:\n{OMNIGLOT_TREE}")
+            raise FileNotFoundError(f"root: {parent} contains no folders. Expected:\n{OMNIGLOT_TREE}")
         return found
 
     characters = []
     for character in (character for alphabet in folders(half) for character in folders(alphabet)):
         drawings = sorted(path for path in character.glob("*.png") if not path.name.startswith("."))
         if not drawings:
-            raise FileNotFoundError(f"root: {character} holds no PNG drawings. Expected:\n{OMNIGLOT_TREE}")
+            raise FileNotFoundError(f"root: {character} contains no PNG drawings. Expected:\n{OMNIGLOT_TREE}")
         characters.append(drawings)
     return characters
 

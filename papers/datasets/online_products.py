@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from papers.datasets._layout import Layout, check_whole, existing, read_rows
+from papers.datasets._layout import Layout, check_complete, existing, read_rows
 from papers.datasets.images import ImageDataset, ImageSplit
 
 ONLINE_PRODUCTS_TREE = """\
     ROOT/Stanford_Online_Products/Ebay_train.txt
     ROOT/Stanford_Online_Products/Ebay_test.txt
     ROOT/Stanford_Online_Products/<kind>_final/<image>.JPG
-(the folder Stanford_Online_Products may be left out)"""
+(the folder Stanford_Online_Products may be omitted)"""
 PUBLISHED = {"training": 59_551, "test": 60_502}
 LISTS = {"training": "Ebay_train.txt", "test": "Ebay_test.txt"}
 
@@ -46,15 +46,15 @@ def load_online_products(root: str | Path, *, partial: bool = False) -> ImageSpl
     """
     home = _LAYOUT.home(root)
     rows = {part: read_rows(home / file, (int, int, int, str), skip=1) for part, file in LISTS.items()}
-    there = {part: existing([str(home / row[3]) for row in listed]) for part, listed in rows.items()}
-    found = {part: len(paths) for part, (paths, _, _) in there.items()}
-    missing = [path for _, _, lost in there.values() for path in lost]
-    name = "SOP" if check_whole(_LAYOUT, home, found, PUBLISHED, missing, partial) else "SOP, partial"
+    by_part = {part: existing([str(home / row[3]) for row in listed]) for part, listed in rows.items()}
+    found = {part: len(paths) for part, (paths, _, _) in by_part.items()}
+    missing = [path for _, _, absent in by_part.values() for path in absent]
+    name = "SOP" if check_complete(_LAYOUT, home, found, PUBLISHED, missing, partial) else "SOP, partial"
     class_names = [str(label) for label in range(1, 1 + max(row[1] for listed in rows.values() for row in listed))]
     parts = []
-    for part, (paths, mask, _) in there.items():
+    for part, (paths, mask, _) in by_part.items():
         if not paths:
-            _LAYOUT.fail(f"no image that {LISTS[part]} names is there")
+            _LAYOUT.fail(f"no image listed in {LISTS[part]} exists")
         _, classes, super_classes, _ = zip(*rows[part], strict=True)
         parts.append(
             ImageDataset(

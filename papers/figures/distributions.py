@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from papers.diagram import lowest_shown
+from papers.diagram import axis_lower_limit
 from papers.figures.drawing import COLORS, mean_and_spread, new_figure, save, tidy, with_spread
 
 BINS = 200  # over [-1, 1]
@@ -56,19 +56,19 @@ def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, x
     where the leftmost distribution begins, except for a tail of 0.2 % that only the data file contains.
     """
     edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
-    densities = {name: torch.stack([run.density for run in own]) for name, own in runs.items()}
-    below = [density.mean(0).cumsum(0) * (2 / BINS) for density in densities.values()]
-    low = lowest_shown([torch.tensor(edges[int((share > TAIL).nonzero()[0])]) for share in below])
+    densities = {name: torch.stack([run.density for run in repeats]) for name, repeats in runs.items()}
+    cumulative = [density.mean(0).cumsum(0) * (2 / BINS) for density in densities.values()]
+    low = axis_lower_limit([torch.tensor(edges[int((share > TAIL).nonzero()[0])]) for share in cumulative])
     figure = new_figure(6.4, ROW_INCHES * len(runs) + 1.1)
     figure.get_layout_engine().set(hspace=0, h_pad=0.02)
     rows: list[dict[str, Any]] = []
     grid = figure.subplots(len(runs), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, (name, own), color in zip(grid, runs.items(), _colors(len(runs)), strict=True):
+    for axes, (name, repeats), color in zip(grid, runs.items(), _colors(len(runs)), strict=True):
         mean, spread = mean_and_spread(densities[name])
         _draw_row(axes, edges, mean, spread, color)
-        means = [run.mean for run in own]
-        middle = sum(means) / len(means)
-        axes.axvline(middle, color="black", linewidth=1.2)
+        means = [run.mean for run in repeats]
+        mean_similarity = sum(means) / len(means)
+        axes.axvline(mean_similarity, color="black", linewidth=1.2)
         axes.set_ylabel(
             textwrap.fill(name, NAME_LETTERS), rotation="horizontal", ha="right", va="center", fontweight="bold"
         )
@@ -79,7 +79,7 @@ def draw_distributions(runs: Mapping[str, Sequence[Distribution]], path: Path, x
         deviations = [None] * BINS if spread is None else spread.tolist()
         rows += [
             {"run": name, "low": left, "high": right, "density": density, "standard_deviation": deviation}
-            | {"mean_similarity": middle}
+            | {"mean_similarity": mean_similarity}
             for left, right, density, deviation in zip(edges, edges[1:], mean.tolist(), deviations, strict=False)
         ]
     grid[-1].set_xlabel(xlabel)

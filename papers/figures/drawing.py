@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from papers._extras import require
-from papers._files import save_csv, save_json, save_whole
-from papers.diagram import draw_frame, lowest_shown
+from papers._files import save_atomically, save_csv, save_json
+from papers.diagram import axis_lower_limit, draw_frame
 
 # Okabe and Ito's palette, distinguishable with any color vision; without its yellow, which is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -20,7 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 DPI = 160
-LETTERS_AN_INCH, HANDLE_LETTERS, LINE_INCHES = 11, 7, 0.22  # of a legend
+LETTERS_PER_INCH, HANDLE_LETTERS, LINE_INCHES = 11, 7, 0.22  # of a legend
 _DIGITS = 6  # of the numbers in the data files; a figure shows fewer
 
 Run = TypeVar("Run")
@@ -29,11 +29,11 @@ Run = TypeVar("Run")
 def checked_runs(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
     """``runs`` as lists, checked to hold at least one name and one run per name."""
     if not runs:
-        raise ValueError("runs must hold at least one name, got none")
-    for name, own in runs.items():
-        if not own:
-            raise ValueError(f"runs[{name!r}] must hold at least one run, got none")
-    return {name: list(own) for name, own in runs.items()}
+        raise ValueError("runs must contain at least one name, got none")
+    for name, repeats in runs.items():
+        if not repeats:
+            raise ValueError(f"runs[{name!r}] must contain at least one run, got none")
+    return {name: list(repeats) for name, repeats in runs.items()}
 
 
 def checked_path(path: str | Path) -> Path:
@@ -65,7 +65,7 @@ def diagram_grid(
     figure.get_layout_engine().set(wspace=0.06, h_pad=0.1)  # keeps ticks and titles of neighboring panels apart
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     flat = [panel for row in panels for panel in row]
-    low = lowest_shown(panel.drawn for panel in flat)
+    low = axis_lower_limit(panel.drawn for panel in flat)
     for axes, panel in zip(grid.flat, flat, strict=True):
         draw_frame(axes, panel.title, panel.subtitle, low)
         draw(axes, panel)
@@ -95,7 +95,7 @@ def tidy(axes: Any) -> None:
 def legend_below(figure: Any, entries: Mapping[str, Any], title: str | None = None) -> None:
     """Add a legend of these names and lines below all panels, in as many columns as fit, and make room for it."""
     letters = max(map(len, entries)) + HANDLE_LETTERS
-    columns = min(len(entries), max(1, int(figure.get_figwidth() * LETTERS_AN_INCH / letters)))
+    columns = min(len(entries), max(1, int(figure.get_figwidth() * LETTERS_PER_INCH / letters)))
     lines = math.ceil(len(entries) / columns) + (title is not None)
     figure.set_figheight(figure.get_figheight() + LINE_INCHES * lines)
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False, title=title)
@@ -112,11 +112,11 @@ def with_spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
 
 
-def evenly(values: Tensor, most: int) -> Tensor:
-    """At most `most` of the rows [N, ...], evenly spaced; two or more include the first and the last row."""
-    if len(values) <= most:
+def evenly_spaced(values: Tensor, max_count: int) -> Tensor:
+    """At most `max_count` of the rows [N, ...], evenly spaced; two or more include the first and the last row."""
+    if len(values) <= max_count:
         return values
-    return values[torch.linspace(0, len(values) - 1, most, dtype=torch.float64).round().long()]
+    return values[torch.linspace(0, len(values) - 1, max_count, dtype=torch.float64).round().long()]
 
 
 def save(figure: Any, path: Path, data: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Path:
@@ -129,7 +129,7 @@ def save(figure: Any, path: Path, data: Sequence[Mapping[str, Any]] | Mapping[st
     else:
         rows = [{name: _shortened(value) for name, value in row.items()} for row in data]
         save_csv(path.with_suffix(".csv"), list(rows[0]), rows)
-    save_whole(path, lambda part: figure.savefig(part, dpi=DPI, format="png", bbox_inches="tight"))
+    save_atomically(path, lambda part: figure.savefig(part, dpi=DPI, format="png", bbox_inches="tight"))
     return path
 
 

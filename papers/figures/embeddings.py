@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, shape_of
 from papers._extras import require
-from papers._files import save_whole
+from papers._files import save_atomically
 from papers.figures.formats import SPLITS
 
 
@@ -64,7 +64,7 @@ def save_embeddings(
     # refuses tensors that share memory, such as two halves of one tensor.
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     content = safetensors.save(copies)
-    save_whole(Path(path), lambda part: part.write_bytes(content))
+    save_atomically(Path(path), lambda part: part.write_bytes(content))
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingSet:
@@ -92,7 +92,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingSet:
     unknown = sorted(set(tensors) - set(names))
     if unknown or not tensors:
         got = f"{unknown[0]!r}" if unknown else "none"
-        raise ValueError(f"{path}: its tensors must be some of {', '.join(names)}, got {got}")
+        raise ValueError(f"{path}: its tensors must be among {', '.join(names)}, got {got}")
     pairs = {split: (tensors.get(f"{split}_embeddings"), tensors.get(f"{split}_labels")) for split in SPLITS}
     try:
         return EmbeddingSet(**_checked(pairs))
@@ -133,9 +133,11 @@ def _checked_pair(rows_name: str, labels_name: str, embeddings: Any, labels: Any
             got = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise TypeError(f"{name} must be {kind} tensor, got {got}")
     if embeddings.ndim != 2 or 0 in embeddings.shape:
-        raise ValueError(f"{rows_name} must be [rows, D], one or more of both, got {shape_of(embeddings)}")
+        raise ValueError(f"{rows_name} must be [rows, D] with rows, D >= 1, got {shape_of(embeddings)}")
     if labels.ndim != 1 or len(labels) != len(embeddings):
-        raise ValueError(f"{labels_name} must be [{len(embeddings)}], as {rows_name} has rows, got {shape_of(labels)}")
+        raise ValueError(
+            f"{labels_name} must be [{len(embeddings)}], one per row of {rows_name}, got {shape_of(labels)}"
+        )
     embeddings = embeddings.detach().to("cpu", torch.float32)
     finite = embeddings.square().sum(1).isfinite()
     if not finite.all():

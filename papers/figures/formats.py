@@ -77,26 +77,26 @@ class Table(NamedTuple):
         return ",".join(self.columns)
 
 
-def _whole(least: int) -> Column:
+def _integer(minimum: int) -> Column:
     def convert(text: str) -> int:
         # Any 18 digits fit into an int64.
-        if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) >= least):
+        if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) >= minimum):
             raise ValueError
         return int(text)
 
-    return Column(f"a whole number from {least}", convert)
+    return Column(f"an integer from {minimum}", convert)
 
 
-def _number(least: float = -math.inf, most: float = math.inf, *, or_empty: bool, rounding: float = 0.0) -> Column:
+def _number(minimum: float = -math.inf, maximum: float = math.inf, *, or_empty: bool, rounding: float = 0.0) -> Column:
     def convert(text: str) -> float:
         if or_empty and text in ("", "nan"):
             return math.nan
         value = float(text)
-        if "_" in text or not math.isfinite(value) or not least - rounding <= value <= most + rounding:
+        if "_" in text or not math.isfinite(value) or not minimum - rounding <= value <= maximum + rounding:
             raise ValueError
         return value
 
-    kind = "a number" if least == -math.inf else f"a number from {least:g} to {most:g}"
+    kind = "a number" if minimum == -math.inf else f"a number from {minimum:g} to {maximum:g}"
     return Column(f"{kind} or empty" if or_empty else kind, convert)
 
 
@@ -121,10 +121,10 @@ _SIMILARITY = _number(-1, 1, or_empty=True, rounding=_ROUNDING)
 DIAGRAMS = Table(
     "diagrams.csv",
     {
-        "iteration": _whole(0),
+        "iteration": _integer(0),
         "split": _one_of(SPLITS),
         "moment": _one_of(MOMENTS),
-        "anchor": _whole(0),
+        "anchor": _integer(0),
         "s_ap": _SIMILARITY,
         "s_an": _SIMILARITY,
     },
@@ -132,8 +132,8 @@ DIAGRAMS = Table(
 EPOCHS = Table(
     "epochs.csv",
     {
-        "epoch": _whole(0),
-        "step": _whole(0),
+        "epoch": _integer(0),
+        "step": _integer(0),
         "recall_at_1": _number(0, 1, or_empty=True),
         "hard_share": _number(0, 1, or_empty=True),
         "loss": _number(or_empty=True),
@@ -144,8 +144,8 @@ GROUPS = Table(
     "groups.csv",
     {
         "method": NAME,
-        "images_per_class": _whole(2),
-        "seed": _whole(0),
+        "images_per_class": _integer(2),
+        "seed": _integer(0),
         "recall_at_1": _number(0, 1, or_empty=False),
     },
 )

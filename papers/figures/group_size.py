@@ -40,13 +40,13 @@ def plot_group_size(
     """
     path = checked_path(path)
     if not groups:
-        raise ValueError("groups must hold at least one method, got none")
+        raise ValueError("groups must contain at least one method, got none")
     figure = new_figure(5.2, 4)
     axes = figure.subplots()
     rows: list[dict[str, Any]] = []
     for position, (method, sizes) in enumerate(groups.items()):
         if not sizes or not all(sizes.values()):
-            raise ValueError(f"groups[{method!r}] must hold a seed of every group size, got none")
+            raise ValueError(f"groups[{method!r}] must contain a seed for every group size, got none")
         shift = 2 ** (DODGE * (position - (len(groups) - 1) / 2))
         rows += _draw_method(axes, method, dict(sorted(sizes.items())), shift, line_style(position))
     axes.set_xscale("log", base=2)
@@ -54,7 +54,7 @@ def plot_group_size(
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.xaxis.set_minor_locator(require("matplotlib.ticker").NullLocator())
     axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
-    axes.set_xlabel("images a class in a batch")
+    axes.set_xlabel("images per class in a batch")
     axes.set_ylabel("Recall@1, other classes")
     tidy(axes)
     bars = (

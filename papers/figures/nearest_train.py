@@ -41,8 +41,8 @@ def plot_nearest_train(
     """
     path, runs = checked_path(path), checked_runs(runs)
     found: dict[str, list[Distribution]] = {}
-    for name, own in runs.items():
-        for run in own:
+    for name, repeats in runs.items():
+        for run in repeats:
             (train, _), (test, _) = (rows_of(name, run, split) for split in ("train", "test"))
             collector = Collector()
             collector.add(ops.knn(test, train, k=1).similarity)

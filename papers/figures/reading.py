@@ -42,18 +42,16 @@ class Diagrams:
 
     def steps(self, split: str = "train") -> dict[int, Step]:
         """The gradient steps that have both moments, by iteration."""
-        of_split = {
-            (iteration, moment): found for (iteration, own, moment), found in self.moments.items() if own == split
-        }
+        iterations = [iteration for iteration, name, moment in self.moments if (name, moment) == (split, "after")]
         return {
-            iteration: Step(of_split[iteration, "before"], of_split[iteration, "after"])
-            for iteration, moment in of_split
-            if moment == "after" and (iteration, "before") in of_split
+            iteration: Step(self.moments[iteration, split, "before"], self.moments[iteration, split, "after"])
+            for iteration in iterations
+            if (iteration, split, "before") in self.moments
         }
 
     def last(self, split: str) -> Triplets | None:
         """The latest triplets of a split: those of its last iteration, after the step if that moment exists."""
-        found = [(iteration, moment) for iteration, own, moment in self.moments if own == split]
+        found = [(iteration, moment) for iteration, name, moment in self.moments if name == split]
         if not found:
             return None
         iteration, moment = max(found, key=lambda at: (at[0], MOMENTS.index(at[1])))
@@ -101,7 +99,7 @@ def read_diagrams(path: str | os.PathLike[str]) -> Diagrams:
             iteration, split, moment = at
             raise ValueError(
                 f"{path}, line {row.line}, column anchor: {split} anchor {cells['anchor']} {moment} iteration "
-                f"{iteration} is in line {earlier.line} already"
+                f"{iteration} is already in line {earlier.line}"
             )
     last = row.cells["iteration"], row.cells["split"]
     for iteration, split, moment in list(blocks):
@@ -112,16 +110,16 @@ def read_diagrams(path: str | os.PathLike[str]) -> Diagrams:
         if not alone:
             continue
         problem = (
-            f"{path}, line {alone[0].line}, column anchor: {split} anchor {alone[0].cells['anchor']} is there {moment} "
-            f"iteration {iteration} only"
+            f"{path}, line {alone[0].line}, column anchor: {split} anchor {alone[0].cells['anchor']} exists only "
+            f"{moment} iteration {iteration}"
         )
         if (iteration, split) != last:
             raise ValueError(problem)
-        warnings.warn(f"{problem}; the training was stopped while writing: left out, with its step", stacklevel=2)
+        warnings.warn(f"{problem}; the training ended while writing it: the step is ignored", stacklevel=2)
         for each in MOMENTS:
             del blocks[iteration, split, each]
     if not blocks:
-        raise ValueError(f"{path} holds no whole step")
+        raise ValueError(f"{path} contains no complete step")
     return Diagrams({at: _triplets(blocks[at]) for at in sorted(blocks)})
 
 
@@ -147,25 +145,25 @@ def read_histories(path: str | os.PathLike[str]) -> dict[str, History]:
     runs: dict[str, list[Row]] = {}
     for row in read_rows(path, EPOCHS):
         name = row.cells["run"]
-        own = runs.setdefault(name, [])
+        earlier = runs.setdefault(name, [])
         for column, grows in {"step": True, "epoch": False}.items():
             value = row.cells[column]
-            if own and (value < own[-1].cells[column] or (grows and value == own[-1].cells[column])):
+            if earlier and (value < earlier[-1].cells[column] or (grows and value == earlier[-1].cells[column])):
                 raise ValueError(
                     f"{path}, line {row.line}, column {column}: must be {'above' if grows else 'at least'} "
-                    f"{own[-1].cells[column]}, that of run {name!r} in line {own[-1].line}, got {value}"
+                    f"{earlier[-1].cells[column]}, that of run {name!r} in line {earlier[-1].line}, got {value}"
                 )
-        own.append(row)
+        earlier.append(row)
     return {name: _history(rows) for name, rows in runs.items()}
 
 
 def _history(rows: list[Row]) -> History:
-    whole = {name: torch.tensor([row.cells[name] for row in rows]) for name in ("epoch", "step")}
+    counts = {name: torch.tensor([row.cells[name] for row in rows]) for name in ("epoch", "step")}
     measured = {
         name: torch.tensor([row.cells[name] for row in rows], dtype=torch.float64)
         for name in ("recall_at_1", "hard_share", "loss")
     }
-    return History(**whole, **measured)
+    return History(**counts, **measured)
 
 
 def read_groups(path: str | os.PathLike[str]) -> dict[str, dict[int, dict[int, float]]]:
@@ -187,8 +185,8 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, dict[int, dict[int, f
         at = method, images_per_class, seed = cells["method"], cells["images_per_class"], cells["seed"]
         if lines.setdefault(at, line) != line:
             raise ValueError(
-                f"{path}, line {line}, column seed: seed {seed} of {method!r} with {images_per_class} images a class "
-                f"is in line {lines[at]} already"
+                f"{path}, line {line}, column seed: seed {seed} of {method!r} with {images_per_class} images per class "
+                f"is already in line {lines[at]}"
             )
         groups.setdefault(method, {}).setdefault(images_per_class, {})[seed] = cells["recall_at_1"]
     return {method: dict(sorted(sizes.items())) for method, sizes in groups.items()}

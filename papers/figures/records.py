@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hardmine.ops import Selection
 from hardmine.ops._arguments import shape_of
-from papers._files import save_whole
+from papers._files import save_atomically
 from papers.figures.formats import Table
 from papers.figures.tables import read_rows
 
@@ -59,7 +59,7 @@ class Records:
         keep: Callable[[Mapping[str, Any]], bool] | None = None,
     ) -> None:
         self.path, self.table = Path(path), table
-        self._mend(keep)
+        self._repair(keep)
         # Unbuffered, so rows are in the file when write returns. Append mode, so other handles' writes are not
         # overwritten.
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
@@ -113,23 +113,23 @@ class Records:
             cells.append(cell)
         return cells
 
-    def _mend(self, keep: Callable[[Mapping[str, Any]], bool] | None) -> None:
+    def _repair(self, keep: Callable[[Mapping[str, Any]], bool] | None) -> None:
         """Make the file end with a complete line, and hold only the header and the kept rows."""
         header = f"{self.table.header}\n".encode()
         content = self.path.read_bytes() if self.path.exists() else b""
         if header.startswith(content):  # only a header, or a part of one
-            save_whole(self.path, lambda part: part.write_bytes(header))
+            save_atomically(self.path, lambda part: part.write_bytes(header))
             return
         if not content.startswith(header):
             line = content.splitlines()[0][:200].decode(errors="replace")
-            raise ValueError(f"{self.path}, line 1: must be {self.table.header} to write below it, got {line!r}")
+            raise ValueError(f"{self.path}, line 1: must be {self.table.header}, got {line!r}")
         end = content.rfind(b"\n") + 1
         if end < len(content):
             os.truncate(self.path, end)
         if keep is None or end == len(header):
             return
         kept = [self._cells(row.cells) for row in read_rows(self.path, self.table) if keep(row.cells)]
-        save_whole(self.path, lambda part: part.write_bytes(header + _lines(kept)))
+        save_atomically(self.path, lambda part: part.write_bytes(header + _lines(kept)))
 
 
 def diagram_rows(
@@ -197,7 +197,9 @@ def similarities(embeddings: Tensor, selection: Selection) -> tuple[Tensor, Tens
     found = []
     for index in (selection.positive_index, selection.negative_index):
         if len(index) != len(rows) or (index >= len(rows)).any():
-            raise ValueError(f"selection must be among the {len(rows)} embeddings, got one of {len(index)} anchors")
+            raise ValueError(
+                f"selection must index the {len(rows)} embeddings, got a selection of {len(index)} anchors"
+            )
         found.append((rows * rows[index]).sum(1).masked_fill(index < 0, math.nan))
     return found[0], found[1]
 

@@ -36,7 +36,7 @@ def read_rows(path: str | os.PathLike[str], table: Table) -> list[Row]:
     """
     rows = [_row(path, table, line, cells) for line, cells in _lines(path, table)]
     if not rows:
-        raise ValueError(f"{path} holds no rows below its header")
+        raise ValueError(f"{path} contains no rows below its header")
     return rows
 
 
@@ -53,7 +53,7 @@ def _row(path: str | os.PathLike[str], table: Table, line: int, texts: Mapping[s
 
 def _lines(path: str | os.PathLike[str], table: Table) -> list[tuple[int, dict[str, str]]]:
     """The lines below the header: the line number, and the cells by column."""
-    text = _whole_lines(path)
+    text = _complete_lines(path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines = []
     try:
@@ -72,7 +72,7 @@ def _lines(path: str | os.PathLike[str], table: Table) -> list[tuple[int, dict[s
     return lines
 
 
-def _whole_lines(path: str | os.PathLike[str]) -> str:
+def _complete_lines(path: str | os.PathLike[str]) -> str:
     """The text of a file up to its last line end."""
     content = Path(path).read_bytes()
     end = content.rfind(b"\n") + 1
@@ -85,7 +85,7 @@ def _whole_lines(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{path} is empty")
     if end < len(content):
         line = content.count(b"\n") + 1
-        warnings.warn(f"{path}, line {line}: cut short, it has no line end; left out", stacklevel=2)
+        warnings.warn(f"{path}, line {line}: truncated: it has no line end and is ignored", stacklevel=2)
     return text
 
 
@@ -94,7 +94,7 @@ def _check_header(path: str | os.PathLike[str], table: Table, header: list[str])
         if name not in table.columns:
             raise ValueError(f"{path}, line 1: columns must be {table.header}, got {name!r}")
         if header.count(name) > 1:
-            raise ValueError(f"{path}, line 1: columns must be there once, got {name!r} twice")
+            raise ValueError(f"{path}, line 1: columns must be unique, got {name!r} twice")
     for name in table.columns:
         if name not in header:
             raise ValueError(f"{path}, line 1: columns must be {table.header}; {name!r} is missing")

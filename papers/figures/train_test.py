@@ -12,7 +12,7 @@ from torch import Tensor
 from hardmine.metrics import hard_share
 from hardmine.ops._arguments import check_integer
 from papers.diagram import draw_legend, draw_triplets
-from papers.figures.drawing import checked_path, checked_runs, diagram_grid, evenly, rounded, save, with_spread
+from papers.figures.drawing import checked_path, checked_runs, diagram_grid, evenly_spaced, rounded, save, with_spread
 from papers.figures.formats import SPLITS
 from papers.figures.reading import Diagrams
 
@@ -21,7 +21,7 @@ NAMES = {"train": "training classes", "test": "other classes"}
 
 
 def plot_train_test(
-    runs: Mapping[str, Sequence[Diagrams]], path: str | Path, *, most: int = 2000, title: str | None = None
+    runs: Mapping[str, Sequence[Diagrams]], path: str | Path, *, max_dots: int = 2000, title: str | None = None
 ) -> Path:
     """Draw the triplet diagrams of the training classes above those of classes that are only retrieved.
 
@@ -33,16 +33,16 @@ def plot_train_test(
         runs: The runs per name, from :func:`papers.figures.read_diagrams`.
         path: The file to write; it must end in `.png`. The data go into a JSON beside it: per panel, the share of hard
             triplets and the mean similarities of each run, and the drawn dots, [s_ap, s_an].
-        most: Maximum number of dots per panel. If there are more triplets, an evenly spaced subset is drawn.
+        max_dots: Maximum number of dots per panel. If there are more triplets, an evenly spaced subset is drawn.
         title: Line above all panels.
 
     Returns:
         `path`.
 
     Raises:
-        TypeError: `most` is not an integer.
-        ValueError: `runs` are empty, a run lacks a split or has no triplet in it, `most` is below 1, or `path` does not
-            end in `.png`.
+        TypeError: `max_dots` is not an integer.
+        ValueError: `runs` are empty, a run lacks a split or has no triplet in it, `max_dots` is below 1, or `path` does
+            not end in `.png`.
         OSError: A file cannot be written.
         ModuleNotFoundError: matplotlib is not installed.
 
@@ -50,8 +50,8 @@ def plot_train_test(
         SCT section 6.2, figure 7.
     """
     path, runs = checked_path(path), checked_runs(runs)
-    most = check_integer("most", most, 1)
-    panels = [[_Panel(name, own, split, most) for name, own in runs.items()] for split in SPLITS]
+    max_dots = check_integer("max_dots", max_dots, 1)
+    panels = [[_Panel(name, repeats, split, max_dots) for name, repeats in runs.items()] for split in SPLITS]
     figure, first = diagram_grid(
         panels, lambda axes, panel: draw_triplets(axes, *panel.drawn.unbind(1), panel.mean), PANEL_INCHES, 0.5
     )
@@ -64,12 +64,12 @@ def plot_train_test(
 class _Panel:
     """The triplets of one name and split."""
 
-    def __init__(self, name: str, runs: list[Diagrams], split: str, most: int) -> None:
+    def __init__(self, name: str, runs: list[Diagrams], split: str, max_dots: int) -> None:
         self.name, self.split = name, split
         triplets = [_last(name, run, split) for run in runs]
-        self.hard_shares = [hard_share(*own.unbind(1)) for own in triplets]
-        self.means = [own.mean(0).tolist() for own in triplets]
-        self.drawn = evenly(torch.cat(triplets), most)  # [T, 2]: s_ap and s_an
+        self.hard_shares = [hard_share(*of_run.unbind(1)) for of_run in triplets]
+        self.means = [of_run.mean(0).tolist() for of_run in triplets]
+        self.drawn = evenly_spaced(torch.cat(triplets), max_dots)  # [T, 2]: s_ap and s_an
 
     @property
     def title(self) -> str:

@@ -25,7 +25,7 @@ from papers.figures.reading import History
 
 QUANTITIES = {"hard_share": "share of hard triplets", "recall_at_1": "Recall@1, other classes"}
 X_LABELS = {"step": "gradient step", "epoch": "epoch"}
-MARKERS_A_LINE = 12
+MARKERS_PER_LINE = 12
 
 
 class Point(NamedTuple):
@@ -78,8 +78,8 @@ def plot_training(
     check_choice("x", x, tuple(X_LABELS))
     panels = {}
     for quantity in QUANTITIES:
-        curves = {name: [_curve(name, run, quantity, x) for run in own] for name, own in runs.items()}
-        if any(any(own) for own in curves.values()):
+        curves = {name: [_curve(name, run, quantity, x) for run in repeats] for name, repeats in runs.items()}
+        if any(any(repeats) for repeats in curves.values()):
             panels[quantity] = curves
     if not panels:
         raise ValueError(f"runs must have measured {' or '.join(QUANTITIES)}, got neither")
@@ -89,13 +89,12 @@ def plot_training(
     rows: list[dict[str, Any]] = []
     legend: dict[str, Any] = {}
     for axes, (quantity, curves) in zip(grid[0], panels.items(), strict=True):
-        for position, (name, own) in enumerate(curves.items()):
-            if any(own):
-                shared = _shared(name, own, quantity, x)
-                rows += _rows(quantity, name, own, shared)
-                legend[name if len(own) == 1 else f"{name}, mean ± sd of {len(own)} runs"] = _draw(
-                    axes, own, shared, position
-                )
+        for position, (name, repeats) in enumerate(curves.items()):
+            if any(repeats):
+                shared = _shared(name, repeats, quantity, x)
+                rows += _rows(quantity, name, repeats, shared)
+                title_of_line = name if len(repeats) == 1 else f"{name}, mean ± sd of {len(repeats)} runs"
+                legend[title_of_line] = _draw(axes, repeats, shared, position)
         axes.set_title(QUANTITIES[quantity])
         axes.set_xlabel(X_LABELS[x])
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -127,7 +126,7 @@ def _shared(name: str, curves: list[Curve], quantity: str, x: str) -> Shared:
     """Mean and spread wherever all curves have a point."""
     places = sorted(set.intersection(*map(set, curves)))
     if not places:
-        raise ValueError(f"runs[{name!r}] must have measured {quantity} at the same {x} somewhere, got none")
+        raise ValueError(f"runs[{name!r}] must share a {x} at which {quantity} was measured, got none")
     values = torch.tensor([[curve[at].value for at in places] for curve in curves], dtype=torch.float64)
     mean, spread = mean_and_spread(values)
     return Shared(places, mean, spread)
@@ -154,7 +153,7 @@ def _draw(axes: Any, curves: list[Curve], shared: Shared, position: int) -> Any:
             axes.plot(list(curve), values, color=style["color"], linewidth=0.7, alpha=0.4)
         low, high = shared.mean - shared.spread, shared.mean + shared.spread
         axes.fill_between(shared.places, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    every = max(1, len(shared.places) // MARKERS_A_LINE)
+    every = max(1, len(shared.places) // MARKERS_PER_LINE)
     offset = position * every // 4  # overlapping lines don't hide each other's markers
     (line,) = axes.plot(shared.places, shared.mean, **style, markersize=4.5, markevery=(offset, every))
     return line

@@ -13,7 +13,7 @@ from hardmine.metrics import hard_share
 from hardmine.ops._arguments import check_choice, check_integer
 from papers._extras import require
 from papers.diagram import EASY_COLOR, HARD_COLOR
-from papers.figures.drawing import checked_path, checked_runs, diagram_grid, evenly, rounded, save, with_spread
+from papers.figures.drawing import checked_path, checked_runs, diagram_grid, evenly_spaced, rounded, save, with_spread
 from papers.figures.formats import SPLITS
 from papers.figures.reading import Diagrams, Step
 
@@ -29,7 +29,7 @@ def plot_triplet_steps(
     iterations: Sequence[int] | None = None,
     split: str = "train",
     hard_only: bool = False,
-    most: int = 150,
+    max_arrows: int = 150,
     title: str | None = None,
 ) -> Path:
     """Draw the moves of triplets in gradient steps, one arrow per triplet from before the step to after it.
@@ -44,14 +44,14 @@ def plot_triplet_steps(
         iterations: Iterations to draw, in this order. By default up to 4 of those that all runs have, evenly spaced.
         split: `"train"` or `"test"`.
         hard_only: Draw only triplets that are hard before the step. The shares count only these, too.
-        most: Maximum number of arrows per panel. If there are more triplets, an evenly spaced subset is drawn.
+        max_arrows: Maximum number of arrows per panel. If there are more triplets, an evenly spaced subset is drawn.
         title: Line above all panels.
 
     Returns:
         `path`.
 
     Raises:
-        TypeError: `most` is not an integer.
+        TypeError: `max_arrows` is not an integer.
         ValueError: `runs` are empty, they share no such iteration with both moments, a panel has no triplet, an
             argument is out of range, or `path` does not end in `.png`.
         OSError: A file cannot be written.
@@ -62,12 +62,15 @@ def plot_triplet_steps(
     """
     path, runs = checked_path(path), checked_runs(runs)
     check_choice("split", split, SPLITS)
-    most = check_integer("most", most, 1)
-    steps = {name: [run.steps(split) for run in own] for name, own in runs.items()}
-    chosen = _chosen([each for own in steps.values() for each in own], iterations, split)
+    max_arrows = check_integer("max_arrows", max_arrows, 1)
+    steps = {name: [run.steps(split) for run in repeats] for name, repeats in runs.items()}
+    chosen = _chosen([run for repeats in steps.values() for run in repeats], iterations, split)
     panels = [
-        [_Panel(name, iteration, [_moves(run[iteration], hard_only) for run in own], most) for iteration in chosen]
-        for name, own in steps.items()
+        [
+            _Panel(name, iteration, [_moves(run[iteration], hard_only) for run in repeats], max_arrows)
+            for iteration in chosen
+        ]
+        for name, repeats in steps.items()
     ]
 
     figure, _ = diagram_grid(panels, lambda axes, panel: _draw_arrows(axes, panel.drawn), PANEL_INCHES, 0.4)
@@ -75,7 +78,7 @@ def plot_triplet_steps(
     line_of = require("matplotlib.lines").Line2D
     legend = {
         "before the step": line_of([], [], color=BEFORE_COLOR, **dot),
-        "after it": line_of([], [], color=AFTER_COLOR, **dot),
+        "after the step": line_of([], [], color=AFTER_COLOR, **dot),
     }
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=2, frameon=False)
     if title:
@@ -86,13 +89,13 @@ def plot_triplet_steps(
 class _Panel:
     """The moves of one name at one iteration: those of all runs, and those drawn."""
 
-    def __init__(self, name: str, iteration: int, moves: list[Tensor], most: int) -> None:
+    def __init__(self, name: str, iteration: int, moves: list[Tensor], max_arrows: int) -> None:
         self.name, self.iteration = name, iteration
         if not all(map(len, moves)):
             raise ValueError(f"runs[{name!r}] must have triplets to show at iteration {iteration}, got none")
         # [R][2]: the share of hard triplets before and after
         self.hard_shares = [[hard_share(*run[:, moment].unbind(1)) for moment in range(2)] for run in moves]
-        self.drawn = evenly(torch.cat(moves), most)  # [T, 2, 2]: before and after, s_ap and s_an
+        self.drawn = evenly_spaced(torch.cat(moves), max_arrows)  # [T, 2, 2]: before and after, s_ap and s_an
 
     @property
     def title(self) -> str:
@@ -121,13 +124,13 @@ def _chosen(steps: list[dict[int, Step]], iterations: Sequence[int] | None, spli
     if not shared:
         raise ValueError(f"runs must share an iteration with {split} triplets before and after its step, got none")
     if iterations is None:
-        return evenly(torch.tensor(shared), COLUMNS).tolist()
+        return evenly_spaced(torch.tensor(shared), COLUMNS).tolist()
     if not iterations:
-        raise ValueError("iterations must hold at least one, got none")
+        raise ValueError("iterations must contain at least one, got none")
     for iteration in iterations:
         if iteration not in shared:
             known = ", ".join(map(str, shared[:20])) + (", ..." if len(shared) > 20 else "")
-            raise ValueError(f"iterations must be some of {known}, which all runs have, got {iteration}")
+            raise ValueError(f"iterations must be among {known}, which all runs have, got {iteration}")
     return list(iterations)
 
 

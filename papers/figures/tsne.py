@@ -17,8 +17,8 @@ from papers.figures.embeddings import EmbeddingSet, rows_of
 from papers.figures.formats import SPLITS
 
 PANEL_INCHES = 4.2
-TITLE_LETTERS = 40  # that fit on one line above a panel
-NAMED_CLASSES = 20  # more labels would overlap
+TITLE_LETTERS = 40  # per line above a panel
+MAX_LABELED_CLASSES = 20  # more labels would overlap
 SPLIT_COLORS = {"train": COLORS[1], "test": COLORS[0]}  # red and blue in the paper
 SPLIT_NAMES = {"train": "training classes", "test": "other classes"}
 
@@ -28,7 +28,7 @@ def plot_tsne(
     path: str | Path,
     *,
     perplexity: float = 30.0,
-    most: int = 1500,
+    max_samples: int = 1500,
     seed: int = 0,
     title: str | None = None,
     progress: bool = False,
@@ -43,7 +43,7 @@ def plot_tsne(
         path: The file to write; it must end in `.png`. The data go into a CSV beside it: run, map (`train` or `both`),
             split, label, x, y.
         perplexity: t-SNE's perplexity, above 0 and below the number of samples in a map.
-        most: Maximum number of samples per split. From more samples, a random subset is drawn with the seed.
+        max_samples: Maximum number of samples per split. From more samples, a random subset is drawn with the seed.
         seed: Seed of the random subset and of t-SNE.
         title: Line above all panels.
         progress: Show a progress bar on stderr, which needs tqdm.
@@ -66,10 +66,11 @@ def plot_tsne(
     """
     path = checked_path(path)
     if not runs:
-        raise ValueError("runs must hold at least one name, got none")
+        raise ValueError("runs must contain at least one name, got none")
     perplexity = check_number("perplexity", perplexity, above=0.0)
-    most, seed = check_integer("most", most, 2), check_integer("seed", seed, 0, 2**32 - 1)
-    chosen = {name: _Sample(name, run, most, seed) for name, run in runs.items()}
+    max_samples = check_integer("max_samples", max_samples, 2)
+    seed = check_integer("seed", seed, 0, 2**32 - 1)
+    chosen = {name: _Sample(name, run, max_samples, seed) for name, run in runs.items()}
     for name, sample in chosen.items():
         count = len(sample.labels["train"])
         if perplexity >= count:
@@ -104,22 +105,22 @@ def plot_tsne(
 class _Sample:
     """The mapped rows of one run, by split: float32 [n, D] of unit length, and labels int64 [n]."""
 
-    def __init__(self, name: str, run: EmbeddingSet, most: int, seed: int) -> None:
+    def __init__(self, name: str, run: EmbeddingSet, max_samples: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.rows: dict[str, Tensor] = {}
         self.labels: dict[str, Tensor] = {}
         for split in SPLITS:
             rows, labels = rows_of(name, run, split)
-            kept = torch.randperm(len(rows), generator=generator)[:most].sort().values
+            kept = torch.randperm(len(rows), generator=generator)[:max_samples].sort().values
             self.rows[split], self.labels[split] = torch.nn.functional.normalize(rows[kept]), labels[kept]
 
 
 def _maps(samples: Mapping[str, _Sample], perplexity: float, seed: int, progress: bool) -> dict[str, dict[str, Tensor]]:
     """The positions [n, 2] in the map of the training rows and in the map of both splits, by map name."""
     tsne = require("sklearn.manifold").TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    wanted = [(name, kind) for name in samples for kind in ("train", "both")]
+    pairs = [(name, kind) for name in samples for kind in ("train", "both")]
     maps: dict[str, dict[str, Tensor]] = {name: {} for name in samples}
-    for name, kind in require("tqdm").tqdm(wanted, desc="t-SNE", unit="map") if progress else wanted:
+    for name, kind in require("tqdm").tqdm(pairs, desc="t-SNE", unit="map") if progress else pairs:
         rows = samples[name].rows
         mapped = rows["train"] if kind == "train" else torch.cat([rows[split] for split in SPLITS])
         maps[name][kind] = torch.from_numpy(tsne.fit_transform(mapped.numpy()))
@@ -129,10 +130,10 @@ def _maps(samples: Mapping[str, _Sample], perplexity: float, seed: int, progress
 def _draw_classes(axes: Any, places: Tensor, labels: Tensor) -> None:
     classes = labels.unique().tolist()
     for position, label in enumerate(classes):
-        own = places[labels == label]
+        points = places[labels == label]
         color, marker = COLORS[position % len(COLORS)], MARKERS[position % len(MARKERS)]
-        axes.scatter(*own.numpy().T, s=9, color=color, marker=marker, alpha=0.6, linewidths=0)
-    if len(classes) <= NAMED_CLASSES:
+        axes.scatter(*points.numpy().T, s=9, color=color, marker=marker, alpha=0.6, linewidths=0)
+    if len(classes) <= MAX_LABELED_CLASSES:
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         for label in classes:
             middle = places[labels == label].median(0).values.tolist()
@@ -141,14 +142,14 @@ def _draw_classes(axes: Any, places: Tensor, labels: Tensor) -> None:
 
 def _draw_splits(axes: Any, places: Mapping[str, Tensor]) -> None:
     markers = {"train": "o", "test": "^"}
-    for split, own in places.items():
+    for split, points in places.items():
         style = {"color": SPLIT_COLORS[split], "marker": markers[split], "label": SPLIT_NAMES[split]}
-        axes.scatter(*own.numpy().T, s=9, alpha=0.5, linewidths=0, **style)
+        axes.scatter(*points.numpy().T, s=9, alpha=0.5, linewidths=0, **style)
 
 
 def _data(name: str, kind: str, places: Mapping[str, Tensor], sample: _Sample) -> list[dict[str, Any]]:
     return [
         {"run": name, "map": kind, "split": split, "label": label, "x": x, "y": y}
-        for split, own in places.items()
-        for label, (x, y) in zip(sample.labels[split].tolist(), own.tolist(), strict=True)
+        for split, points in places.items()
+        for label, (x, y) in zip(sample.labels[split].tolist(), points.tolist(), strict=True)
     ]

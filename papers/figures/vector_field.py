@@ -13,9 +13,9 @@ from papers.dynamics import similarity_change
 from papers.figures.drawing import checked_path, new_figure, rounded, save
 
 # In grid cells: the length of the longest arrow, and the margin for arrows that leave the grid.
-LONGEST, MARGIN = 2.4, 1.7
+LONGEST_ARROW, MARGIN = 2.4, 1.7
 # Changes the wrong way count from this share of the largest change on: a similarity of 1 always falls a little.
-WRONG = 0.01
+MIN_WRONG_SHARE = 0.01
 ENTANGLEMENTS = (0.0, 0.5, 1.0)
 ROWS = {"delta_s_ap": r"$\Delta s_{ap}$", "delta_s_an": r"$\Delta s_{an}$"}
 
@@ -65,7 +65,7 @@ def plot_vector_field(
     """
     path = checked_path(path)
     if not entanglements:
-        raise ValueError("entanglements must hold at least one, got none")
+        raise ValueError("entanglements must contain at least one, got none")
     if not -1 <= check_number("low", low) < 1:
         raise ValueError(f"low must be from -1 and below 1, got {low}")
     line = torch.linspace(low, 1, check_integer("points", points, 2), dtype=torch.float64)
@@ -79,7 +79,7 @@ def plot_vector_field(
     x, *grids = (values.numpy() for values in (line, s_ap, s_an))
     figure = new_figure(3.1 * columns + 1.3, 7, "compressed")
     grid = figure.subplots(2, columns, squeeze=False, sharex=True, sharey=True)
-    most = max(change.abs().max().item() for field in fields for change in field)
+    largest = max(change.abs().max().item() for field in fields for change in field)
     longest = max(torch.hypot(*field).max().item() for field in fields)
     cell = (1 - low) / (points - 1)
     every = slice(None, None, 2 if points > 12 else 1)  # in dense grids, only every second point has room for an arrow
@@ -87,13 +87,18 @@ def plot_vector_field(
         changes = [change.numpy() for change in field]
         for row, change in enumerate(changes):
             axes = grid[row, column]
-            image = axes.pcolormesh(x, x, change, shading="nearest", cmap="PuOr_r", vmin=-most, vmax=most)
-            wrong = change * (-1, 1)[row] > WRONG * most
+            image = axes.pcolormesh(x, x, change, shading="nearest", cmap="PuOr_r", vmin=-largest, vmax=largest)
+            wrong = change * (-1, 1)[row] > MIN_WRONG_SHARE * largest
             if wrong.any():
                 axes.contour(x, x, change, levels=[0], colors="black", linewidths=1.4)
             arrows = (values[every, every] for values in (*grids, *changes))
             axes.quiver(
-                *arrows, angles="xy", scale_units="xy", scale=longest / (LONGEST * cell), width=0.006, color="0.15"
+                *arrows,
+                angles="xy",
+                scale_units="xy",
+                scale=longest / (LONGEST_ARROW * cell),
+                width=0.006,
+                color="0.15",
             )
             axes.plot([low, 1], [low, 1], color="0.45", linewidth=1, linestyle="--")
             limits = low - MARGIN * cell, 1 + MARGIN * cell
@@ -104,10 +109,10 @@ def plot_vector_field(
     for row, name in enumerate(ROWS.values()):
         grid[row, 0].set_ylabel(r"anchor-negative similarity  $s_{an}$")
         bar = figure.colorbar(image, ax=grid[row], shrink=0.85)
-        bar.set_label(f"{name} of a step")
+        bar.set_label(f"{name} per step")
     line_of = require("matplotlib.lines").Line2D
     legend = {
-        r"beyond it $s_{ap}$ falls (upper row) or $s_{an}$ grows (lower row)": line_of(
+        r"$s_{ap}$ falls (upper row) or $s_{an}$ grows (lower row) beyond this line": line_of(
             [], [], color="black", linewidth=1.4
         ),
         "$s_{an} = s_{ap}$": line_of([], [], color="0.45", linewidth=1, linestyle="--"),

@@ -30,8 +30,8 @@ def within_class_similarities(embeddings: Tensor, labels: Tensor) -> Distributio
     rows = torch.nn.functional.normalize(embeddings)
     order = labels.argsort(stable=True)
     collector = Collector()
-    for own in order.split(labels.unique(return_counts=True)[1].tolist()):
-        members = rows[own]
+    for indices in order.split(labels.unique(return_counts=True)[1].tolist()):
+        members = rows[indices]
         for start in range(0, len(members) - 1, _CHUNK):
             pairs = members[start : start + _CHUNK] @ members[start:].T  # [n, m]; the diagonal is each row with itself
             collector.add(pairs[torch.ones_like(pairs, dtype=torch.bool).triu(1)])
@@ -75,11 +75,11 @@ def plot_within_class(
     path, runs = checked_path(path), checked_runs(runs)
     check_choice("split", split, SPLITS)
     found: dict[str, list[Distribution]] = {}
-    for name, own in runs.items():
-        for run in own:
+    for name, repeats in runs.items():
+        for run in repeats:
             similarities = within_class_similarities(*rows_of(name, run, split))
             if similarities is None:
                 raise ValueError(f"runs[{name!r}] must have a {split} class of two samples, got none")
             found.setdefault(name, []).append(similarities)
     classes = {"train": "training", "test": "other"}[split]
-    return draw_distributions(found, path, f"similarity of two samples of a class, {classes} classes", title)
+    return draw_distributions(found, path, f"similarity of two samples of the same class, {classes} classes", title)

@@ -22,7 +22,7 @@ IMAGENET = "imagenet"
 _TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
 
 # Beyond the range of resized, unnormalized images from 0 to 1: resizing may overshoot at edges.
-_LEAST, _MOST = -0.4, 1.4
+_MIN_VALUE, _MAX_VALUE = -0.4, 1.4
 
 
 class Backbone(nn.Module):
@@ -80,11 +80,11 @@ class Backbone(nn.Module):
         elif (
             images.device.type == "cpu" and has_values(images) and images.numel()
         ):  # on a GPU this check would synchronize
-            least, most = (bound.item() for bound in images.detach().aminmax())
-            if least < _LEAST or most > _MOST:
+            low, high = (bound.item() for bound in images.detach().aminmax())
+            if low < _MIN_VALUE or high > _MAX_VALUE:
                 raise ValueError(
-                    "images must be from 0 to 1 and not normalized, since the backbone does that itself, "
-                    f"got values from {least:g} to {most:g}"
+                    "images must be from 0 to 1 and not normalized, because the backbone normalizes them, "
+                    f"got values from {low:g} to {high:g}"
                 )
         return self.trunk((images.to(self.mean.dtype) - self.mean) / self.std)
 
@@ -193,8 +193,8 @@ def _from_torchvision(name: str, feature_dim: int, mean: tuple[float, ...], std:
         # RuntimeError: the download is corrupt; OSError: the download failed.
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ConnectionError(
-                f"weights: the ImageNet weights of {name} are not on this machine and could not be fetched ({error}). "
-                f"Fetch {weights.url} by other means and pass the file as weights"
+                f"weights: the ImageNet weights of {name} are not on this machine and could not be downloaded "
+                f"({error}). Download {weights.url} and pass the file as weights"
             ) from error
 
     return _Kind(feature_dim, mean, std, ("fc.", "aux1.", "aux2."), build, imagenet)
@@ -241,26 +241,26 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         state = load(path, **options)
     except pickle.UnpicklingError as error:  # torch's message advises executing the file's content
         raise ValueError(
-            f"weights: {os.fspath(path)} is not a readable file of weights: it is damaged, or more than tensors"
+            f"weights: {os.fspath(path)} is not a readable weights file: it is damaged, or contains more than tensors"
         ) from error
     except broken as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"weights: {os.fspath(path)} is not a readable file of weights: {reason}") from error
+        raise ValueError(f"weights: {os.fspath(path)} is not a readable weights file: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"weights: {os.fspath(path)} must hold a state dict, names and tensors, and nothing else")
+        raise ValueError(f"weights: {os.fspath(path)} must contain only a state dict: names and tensors")
     return state
 
 
 def _load(name: str, trunk: nn.Module, source: str, state: Mapping[str, Tensor], classifier: tuple[str, ...]) -> None:
     """Replace all weights of a network by those of a state dict."""
-    own = {key: tensor.shape for key, tensor in trunk.state_dict().items()}
-    given = {key: tensor.shape for key, tensor in state.items() if not key.startswith(classifier)}
+    expected = {key: tensor.shape for key, tensor in trunk.state_dict().items()}
+    found = {key: tensor.shape for key, tensor in state.items() if not key.startswith(classifier)}
     # Batch normalization's batch counters are unused, and only some files have them.
-    lacking = [key for key in own if key not in given and not key.endswith(".num_batches_tracked")]
-    foreign = [key for key in given if key not in own]
-    other = [key for key in own if key in given and own[key] != given[key]]
-    for keys, problem in (lacking, "it lacks"), (foreign, "it also has"), (other, "another shape has"):
+    missing = [key for key in expected if key not in found and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in found if key not in expected]
+    reshaped = [key for key in expected if key in found and expected[key] != found[key]]
+    for keys, problem in (missing, "missing"), (unexpected, "unexpected"), (reshaped, "another shape of"):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise ValueError(f"weights: {source} does not fit {name}: {problem} {keys[0]!r}{more}")
-    trunk.load_state_dict({key: state[key] for key in given}, strict=False)
+    trunk.load_state_dict({key: state[key] for key in found}, strict=False)

@@ -75,42 +75,42 @@ def cache_features(
         raise TypeError(f"backbone must be a torch.nn.Module, got {type(backbone).__name__}")
     chunk = check_integer("chunk", chunk, 1)
     if len(dataset) == 0:
-        raise ValueError("dataset must hold at least one image, got none")
+        raise ValueError("dataset must contain at least one image, got none")
     for module in ("safetensors.numpy", "tqdm"):
         require(module)
     path = Path(path)
     parts = path.with_name(f"{path.name}.parts")
-    wanted = {
+    expected = {
         "data": _data_fingerprint(dataset, progress) if data_fingerprint is None else data_fingerprint,
         "weights": _weights_fingerprint(backbone),
         "transform": _transform_fingerprint(dataset) if transform_fingerprint is None else transform_fingerprint,
     }
     if path.exists():
-        features = _features_of(path, wanted, 0, len(dataset))
+        features = _features_of(path, expected, 0, len(dataset))
     else:
         parts.mkdir(parents=True, exist_ok=True)
-        done = list(_finished_parts(parts, wanted, len(dataset)))
+        done = list(_finished_parts(parts, expected, len(dataset)))
         first = sum(map(len, done))
         if first < len(dataset):
             chunks = embed_chunks(backbone, dataset, chunk=chunk, num_workers=num_workers, first=first)
             with closing(chunks), _bar(len(dataset), first, "features", progress) as bar:
                 for features in chunks:
-                    _write(parts / _part_name(first), features, wanted, first)
+                    _write(parts / _part_name(first), features, expected, first)
                     done.append(features)
                     first += len(features)
                     bar.update(len(features))
         features = torch.cat(done)
-        _write(path, features, wanted, 0)
+        _write(path, features, expected, 0)
     shutil.rmtree(parts, ignore_errors=True)
     return features
 
 
-def _finished_parts(parts: Path, wanted: dict[str, str], count: int) -> Iterator[Tensor]:
+def _finished_parts(parts: Path, expected: dict[str, str], count: int) -> Iterator[Tensor]:
     """The valid, contiguous chunks in the folder, from the first image on."""
     first = 0
     while first < count and (path := parts / _part_name(first)).exists():
         try:
-            features = _features_of(path, wanted, first, None)
+            features = _features_of(path, expected, first, None)
         except _DamagedError:  # the disk lost data that it had reported as written: compute again
             return
         if first + len(features) > count:
@@ -123,13 +123,13 @@ def _part_name(first: int) -> str:
     return f"{first:010d}.safetensors"
 
 
-def _write(path: Path, features: Tensor, wanted: dict[str, str], first: int) -> None:
+def _write(path: Path, features: Tensor, expected: dict[str, str], first: int) -> None:
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "library_version": __version__,
         "first": str(first),
-        **wanted,
+        **expected,
     }
     write_tensors(path, {"features": features.contiguous().numpy()}, metadata)
 
@@ -138,7 +138,7 @@ class _DamagedError(ValueError):
     """A file whose content is damaged."""
 
 
-def _features_of(path: Path, wanted: dict[str, str], first: int, count: int | None) -> Tensor:
+def _features_of(path: Path, expected: dict[str, str], first: int, count: int | None) -> Tensor:
     """Read the features in a file, which must belong to `count` images, starting at index `first`."""
     safetensors = require("safetensors")
     with path.open("rb"):  # raises Python's standard errors, also for folders
@@ -147,7 +147,7 @@ def _features_of(path: Path, wanted: dict[str, str], first: int, count: int | No
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT or set(file.keys()) != {"features"}:
-                raise ValueError(f"{path} must be a file of features, or not there; delete it or choose another path")
+                raise ValueError(f"{path} is not a file of features; delete it or choose another path")
             if metadata.get("format_version") != FORMAT_VERSION:
                 raise ValueError(
                     f"{path} has the format version {metadata.get('format_version')!r}, hardmine {__version__} reads "
@@ -155,15 +155,17 @@ def _features_of(path: Path, wanted: dict[str, str], first: int, count: int | No
                 )
             features = file.get_tensor("features")
     except safetensors.SafetensorError as error:
-        raise _DamagedError(f"{path} is cut short or damaged ({error}); delete it") from error
+        raise _DamagedError(f"{path} is truncated or damaged ({error}); delete it") from error
     if metadata.get(CHECKSUM) != checksum(metadata, {"features": features}):
-        raise _DamagedError(f"{path} is damaged: its checksum does not fit its contents; delete it")
-    differences = [f"{name} {metadata.get(name)!r}" for name in _FINGERPRINTS if metadata.get(name) != wanted[name]]
+        raise _DamagedError(f"{path} is damaged: its checksum does not match its contents; delete it")
+    differences = [f"{name} {metadata.get(name)!r}" for name in _FINGERPRINTS if metadata.get(name) != expected[name]]
     if differences:
-        asked = ", ".join(f"{name} {wanted[name]!r}" for name in _FINGERPRINTS if metadata.get(name) != wanted[name])
+        requested = ", ".join(
+            f"{name} {expected[name]!r}" for name in _FINGERPRINTS if metadata.get(name) != expected[name]
+        )
         raise ValueError(
-            f"{path} holds features of other {' and '.join(d.partition(' ')[0] for d in differences)}: "
-            f"{', '.join(differences)}, asked for {asked}; delete it or choose another path"
+            f"{path} contains features of other {' and '.join(d.partition(' ')[0] for d in differences)}: "
+            f"{', '.join(differences)}, requested {requested}; delete it or choose another path"
         )
     if metadata.get("first") != str(first) or (count is not None and len(features) != count):
         raise _DamagedError(
@@ -180,11 +182,11 @@ def _data_fingerprint(dataset: Tensor | torch.utils.data.Dataset, progress: bool
     if getattr(dataset, "paths", None) is None:
         raise ValueError(
             f"dataset must be a tensor or have paths, the files of its images, got a {type(dataset).__name__}; "
-            "without them, say with data_fingerprint what the images are"
+            "without them, pass data_fingerprint to identify the images"
         )
     paths = [Path(path).absolute() for path in dataset.paths]
     if len(paths) != len(dataset):
-        raise ValueError(f"dataset must have one of its paths for each of its {len(dataset)} images, got {len(paths)}")
+        raise ValueError(f"dataset must have one path for each of its {len(dataset)} images, got {len(paths)} paths")
     home = os.path.commonpath([path.parent for path in paths])
     with _bar(len(paths), 0, "reading", progress) as bar:
         for path in paths:
@@ -196,7 +198,7 @@ def _data_fingerprint(dataset: Tensor | torch.utils.data.Dataset, progress: bool
 
 
 def _weights_fingerprint(backbone: nn.Module) -> str:
-    digest = hashlib.sha256(_identifying_repr("backbone", backbone, "parts included").encode())
+    digest = hashlib.sha256(_identifying_repr("backbone", backbone, "including its parts").encode())
     for name, tensor in _named_tensors(backbone):
         digest.update(f"{len(name)} {name}".encode())
         _add_tensor(digest, tensor)
@@ -211,13 +213,13 @@ def _named_tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def _transform_fingerprint(dataset: Tensor | torch.utils.data.Dataset) -> str:
     transform = getattr(dataset, "transform", None)
-    return _identifying_repr("dataset.transform", transform, "or transform_fingerprint must say it")
+    return _identifying_repr("dataset.transform", transform, "unless transform_fingerprint is given")
 
 
-def _identifying_repr(name: str, value: Any, remedy: str) -> str:
+def _identifying_repr(name: str, value: Any, condition: str) -> str:
     text = repr(value)
     if _ADDRESS.search(text):
-        raise ValueError(f"{name} must have a repr that tells what it does, {remedy}, got {text}")
+        raise ValueError(f"{name} must have a repr that identifies it, {condition}, got {text}")
     return text
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hardmine.ops._arguments import check_integer, check_number, shape_of
 from papers.networks.backbones import Backbone
 
-_ROWS_AT_ONCE = 4096  # rows with a float64 copy in memory at once
+_CHUNK_ROWS = 4096  # rows with a float64 copy in memory at once
 
 
 class Standardize(nn.Module):
@@ -54,9 +54,9 @@ class Standardize(nn.Module):
         """
         if features.ndim != 2 or len(features) == 0 or not features.is_floating_point():
             raise ValueError(f"features must be floating [N, F] with N >= 1, got {features.dtype} {shape_of(features)}")
-        parts = features.split(_ROWS_AT_ONCE)
-        mean = sum(part.double().sum(0) for part in parts) / len(features)
-        std = (sum((part.double() - mean).square().sum(0) for part in parts) / len(features)).sqrt()
+        chunks = features.split(_CHUNK_ROWS)
+        mean = sum(chunk.double().sum(0) for chunk in chunks) / len(features)
+        std = (sum((chunk.double() - mean).square().sum(0) for chunk in chunks) / len(features)).sqrt()
         if not (mean.isfinite() & std.isfinite()).all():
             raise ValueError("features must be finite")
         constant = features.amin(0) == features.amax(0)  # rounding can give these a tiny nonzero std
@@ -102,7 +102,7 @@ class EmbeddingHead(nn.Module):
         if standardize is not None:
             if len(standardize.mean) != feature_dim:
                 raise ValueError(
-                    f"standardize must be of feature_dim = {feature_dim} features, got {len(standardize.mean)}"
+                    f"standardize must have feature_dim = {feature_dim} features, got {len(standardize.mean)}"
                 )
             layers.append(standardize)
         if hidden_dim is not None:
@@ -197,5 +197,5 @@ def parameter_groups(model: nn.Module, lr: float, last_layer_factor: float = 10.
 def _last_layer(model: nn.Module) -> nn.Module:
     if isinstance(getattr(model, "head", None), nn.Module):
         return model.head
-    with_own = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
-    return with_own[-1] if with_own else model
+    parametrized = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    return parametrized[-1] if parametrized else model

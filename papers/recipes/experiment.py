@@ -113,26 +113,29 @@ def load_experiment(
     if not isinstance(section, Mapping):
         raise RecipeError(f"{name}: the section [{EXPERIMENT}] is missing: it is a recipe for `train`")
     section = dict(section)
-    places = _tables(name, "datasets", section.pop("datasets", {}))
-    kinds = _tables(name, "variants", section.pop("variants", {}))
+    dataset_tables = _tables(name, "datasets", section.pop("datasets", {}))
+    variant_tables = _tables(name, "variants", section.pop("variants", {}))
     about = parse_section(name, EXPERIMENT, _Section, section)
-    if about.reach is not None and about.reach not in kinds:
-        raise RecipeError(f"{name}: experiment.reach must be one of {', '.join(kinds)}, got {about.reach!r}")
+    if about.reach is not None and about.reach not in variant_tables:
+        raise RecipeError(f"{name}: experiment.reach must be one of {', '.join(variant_tables)}, got {about.reach!r}")
     if (about.axis is None) != (not about.values):
-        raise RecipeError(f"{name}: experiment.axis and experiment.values go together, got one of them")
+        raise RecipeError(f"{name}: experiment.axis and experiment.values must be given together, got only one")
     _check_distinct(name, "experiment.values", about.values)
-    for each in overrides:
-        _chosen(name, "names before an override", places, [each.partition(":")[0]] if _has_dataset(each) else [])
-    chosen_places = _chosen(name, "datasets", places, datasets or list(places)[:1])
-    chosen_kinds = _chosen(name, "variants", kinds, variants or list(kinds))
+    for override in overrides:
+        of_dataset = [override.partition(":")[0]] if _has_dataset(override) else []
+        _chosen(name, "data sets of overrides", dataset_tables, of_dataset)
+    chosen_datasets = _chosen(name, "datasets", dataset_tables, datasets or list(dataset_tables)[:1])
+    chosen_variants = _chosen(name, "variants", variant_tables, variants or list(variant_tables))
     chosen_seeds = seeds or about.seeds
     _check_distinct(name, "seeds" if seeds else "experiment.seeds", chosen_seeds)
     runs = [
         run
-        for place in chosen_places
+        for dataset in chosen_datasets
         for seed in chosen_seeds
-        for kind in chosen_kinds
-        for run in _runs_of(name, table, about, place, places[place], kind, kinds[kind], seed, overrides)
+        for variant in chosen_variants
+        for run in _runs_of(
+            name, table, about, dataset, dataset_tables[dataset], variant, variant_tables[variant], seed, overrides
+        )
     ]
     _check_figures(name, about, runs)
     return Experiment(name, about.claim, about.axis, about.reach, about.figures, tuple(runs))
@@ -146,7 +149,7 @@ def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
         for run in runs:
             if figure in _OF_DIAGRAMS and not run.recipe.evaluation.diagrams:
                 raise RecipeError(
-                    f"{run.recipe.name}: evaluation.diagrams must name a step for the figure {figure}, got []"
+                    f"{run.recipe.name}: evaluation.diagrams must contain a step for the figure {figure}, got []"
                 )
             if figure in _OF_EMBEDDINGS and not run.recipe.evaluation.embeddings:
                 raise RecipeError(
@@ -174,20 +177,20 @@ def _runs_of(
     table: Mapping[str, Any],
     about: _Section,
     dataset: str,
-    place: Mapping[str, Any],
+    dataset_values: Mapping[str, Any],
     variant: str,
-    kind: Mapping[str, Any],
+    variant_values: Mapping[str, Any],
     seed: int,
     overrides: Sequence[str],
 ) -> Iterator[Run]:
     """The runs of a variant with one data set and seed, one per value of the axis."""
-    values: Sequence[Any] = kind.get("only", about.values) if about.values else [None]
+    values: Sequence[Any] = variant_values.get("only", about.values) if about.values else [None]
     _check_distinct(name, f"experiment.variants.{variant}.only", values)
     for value in values:
         if value is not None and value not in about.values:
             raise RecipeError(f"{name}: experiment.variants.{variant}.only must be among {list(about.values)}")
-        changed = set_values(name, table, place)
-        changed = set_values(name, changed, {key: each for key, each in kind.items() if key != "only"})
+        changed = set_values(name, table, dataset_values)
+        changed = set_values(name, changed, {key: option for key, option in variant_values.items() if key != "only"})
         if value is not None:
             changed = set_values(name, changed, {about.axis: value})
         changed = apply_overrides(name, changed, overrides_on(dataset, overrides))
@@ -201,19 +204,20 @@ def _tables(name: str, key: str, tables: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(tables, Mapping) or not tables:
         raise RecipeError(f"{name}: experiment.{key} must be tables, [experiment.{key}.NAME], got {shown(tables)}")
     found = {}
-    for each, table in tables.items():
+    for table_name, table in tables.items():
         if not isinstance(table, Mapping):
-            raise RecipeError(f"{name}: experiment.{key}.{each} must be a table, got {shown(table)}")
-        found[each] = {}
+            raise RecipeError(f"{name}: experiment.{key}.{table_name} must be a table, got {shown(table)}")
+        found[table_name] = {}
         for section, values in table.items():
             if section == "only" and key == "variants" and isinstance(values, list):
-                found[each]["only"] = values
+                found[table_name]["only"] = values
             elif not isinstance(values, Mapping):
                 raise RecipeError(
-                    f"{name}: experiment.{key}.{each} must have values as section.key, got {section} = {shown(values)}"
+                    f"{name}: experiment.{key}.{table_name} must have values as section.key, "
+                    f"got {section} = {shown(values)}"
                 )
             else:
-                found[each] |= {f"{section}.{option}": value for option, value in values.items()}
+                found[table_name] |= {f"{section}.{option}": value for option, value in values.items()}
     return found
 
 
@@ -221,7 +225,7 @@ def _chosen(name: str, key: str, known: Mapping[str, Any], chosen: Sequence[str]
     """The chosen names, checked to be known."""
     for each in chosen:
         if each not in known:
-            raise RecipeError(f"{name}: {key} must be some of {', '.join(known)}, got {each!r}")
+            raise RecipeError(f"{name}: {key} must be among {', '.join(known)}, got {each!r}")
     _check_distinct(name, key, chosen)
     return list(chosen)
 

@@ -17,9 +17,11 @@ class RecipeError(ValueError):
     """A recipe or an override is invalid. The message names recipe, key and value, and the valid values."""
 
 
-def number(least: float | None = None, *, above: float | None = None, most: float | None = None, **default: Any) -> Any:
+def number(
+    at_least: float | None = None, *, above: float | None = None, at_most: float | None = None, **default: Any
+) -> Any:
     """A field for a bounded number; an integer if its annotation is an integer type."""
-    bounds = {"least": least, "above": above, "most": most}
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     return dataclasses.field(metadata={k: v for k, v in bounds.items() if v is not None}, **default)
 
 
@@ -52,7 +54,7 @@ def parse_section(recipe: str, section: str, kind: type[Section], table: Any) ->
             values[name] = _checked(recipe, f"{section}.{name}", table[name], annotations[name], field.metadata)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise RecipeError(
-                f"{recipe}: {section}.{name} is missing: it must be {_wanted(annotations[name], field.metadata)}"
+                f"{recipe}: {section}.{name} is missing: it must be {_expected(annotations[name], field.metadata)}"
             )
     return kind(**values)
 
@@ -67,7 +69,7 @@ def check_keys(recipe: str, section: str, table: Mapping[str, Any], known: typin
             place = f"{section}.{key}" if section else str(key)
             raise RecipeError(
                 f"{recipe}: unknown key {place} = {shown(table[key])}{hint}; "
-                f"{f'[{section}]' if section else 'a recipe'} may have {', '.join(known)}"
+                f"the keys of {f'[{section}]' if section else 'a recipe'} are {', '.join(known)}"
             )
 
 
@@ -79,7 +81,7 @@ def shown(value: Any) -> str:
 def _checked(recipe: str, key: str, value: Any, annotation: Any, metadata: Mapping[str, Any]) -> Any:
     converted = _converted(value, _without_none(annotation), metadata)
     if converted is None:
-        raise RecipeError(f"{recipe}: {key} must be {_wanted(annotation, metadata)}, got {shown(value)}")
+        raise RecipeError(f"{recipe}: {key} must be {_expected(annotation, metadata)}, got {shown(value)}")
     return converted
 
 
@@ -88,8 +90,8 @@ def _converted(value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list):
             return None
-        each = typing.get_args(kind)[0]
-        items = tuple(_converted(item, each, metadata) for item in value)
+        item_kind = typing.get_args(kind)[0]
+        items = tuple(_converted(item, item_kind, metadata) for item in value)
         return None if None in items else items
     if kind is bool:
         return value if isinstance(value, bool) else None
@@ -98,29 +100,29 @@ def _converted(value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
         return value if valid else None
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         return None
-    inside = (
-        metadata.get("least", -math.inf) <= value <= metadata.get("most", math.inf)
+    in_range = (
+        metadata.get("at_least", -math.inf) <= value <= metadata.get("at_most", math.inf)
         and metadata.get("above", -math.inf) < value
         and math.isfinite(value)
     )
-    return kind(value) if inside else None
+    return kind(value) if in_range else None
 
 
-def _wanted(annotation: Any, metadata: Mapping[str, Any]) -> str:
+def _expected(annotation: Any, metadata: Mapping[str, Any]) -> str:
     kind = _without_none(annotation)
     if typing.get_origin(kind) is tuple:
-        return f"a list, each of its items {_wanted(typing.get_args(kind)[0], metadata)}"
+        return f"a list, each item {_expected(typing.get_args(kind)[0], metadata)}"
     if kind is bool:
         return "true or false"
     if kind is str:
         choices = metadata.get("choices")
-        return f"one of {', '.join(choices)}" if choices else "a text"
+        return f"one of {', '.join(choices)}" if choices else "a string"
     bounds = [
         text.format(metadata[name])
-        for name, text in {"above": "above {:g}", "least": "from {:g}", "most": "up to {:g}"}.items()
+        for name, text in {"above": "above {:g}", "at_least": "from {:g}", "at_most": "up to {:g}"}.items()
         if name in metadata
     ]
-    return " ".join(["a whole number" if kind is int else "a number", *bounds])
+    return " ".join(["an integer" if kind is int else "a number", *bounds])
 
 
 def _without_none(annotation: Any) -> Any:

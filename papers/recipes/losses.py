@@ -71,11 +71,11 @@ class SmartTripletLoss(nn.Module):
 
     def forward(self, embeddings: Any, triplets: Any) -> tuple[Any, Any]:
         """The loss of embeddings [B, D] on triplets [T, 3], and the ratio loss per triplet, [T]."""
-        each = self.ratio(embeddings, triplets)
-        loss = each.mean()
+        per_triplet = self.ratio(embeddings, triplets)
+        loss = per_triplet.mean()
         if self.global_weight:
             loss = loss + self.global_weight * self.spread(embeddings, triplets)
-        return loss, each
+        return loss, per_triplet
 
 
 def parse_loss(recipe: str, table: Any) -> Loss:
@@ -106,8 +106,8 @@ def make_loss(loss: Loss, classes: int | Tensor) -> nn.Module:
     """The loss module, for a number of classes or for the labels of the training images."""
     if loss.name == SMART:
         return SmartTripletLoss(**loss.options)
-    own = {"classes": classes} if loss.name == "HTL" else {}
-    return _BATCH[loss.name](**loss.options, **own)
+    extra = {"classes": classes} if loss.name == "HTL" else {}
+    return _BATCH[loss.name](**loss.options, **extra)
 
 
 def option_names(name: str) -> list[str]:

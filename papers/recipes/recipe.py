@@ -144,7 +144,7 @@ def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -
         place[last] = values[key]
         known = _known_keys(key, values[key])
         if known is not None:
-            changed[sections[0]] = {own: value for own, value in place.items() if own in known}
+            changed[sections[0]] = {option: value for option, value in place.items() if option in known}
     return changed
 
 
@@ -173,13 +173,13 @@ def parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
     loss = parse_loss(name, table["loss"])
     seed, title = table.get("seed", 0), table.get("title", loss.name)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise RecipeError(f"{name}: seed must be a whole number from 0 to {2**31 - 1}, got {seed!r}")
+        raise RecipeError(f"{name}: seed must be an integer from 0 to {2**31 - 1}, got {seed!r}")
     if not isinstance(title, str) or not title.strip() or not title.isprintable():
-        raise RecipeError(f"{name}: title must be a line of text, got {title!r}")
+        raise RecipeError(f"{name}: title must be one line of text, got {title!r}")
     recipe = Recipe(
         name, title.strip(), seed, sampler=parse_section(name, "sampler", SAMPLERS[kind], sampler), loss=loss, **parsed
     )
-    _check_whole(recipe)
+    _check_consistency(recipe)
     return recipe
 
 
@@ -199,7 +199,7 @@ def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _check_whole(recipe: Recipe) -> None:
+def _check_consistency(recipe: Recipe) -> None:
     """Check that the sections are consistent."""
     name, loss, sampler, schedule = recipe.name, recipe.loss, recipe.sampler, recipe.schedule
     selected = {"positive", "negative"} & loss.options.keys()
@@ -207,22 +207,22 @@ def _check_whole(recipe: Recipe) -> None:
         if loss.name != SMART:
             raise RecipeError(f"{name}: loss.name must be {SMART} with sampler.kind = 'triplets', got {loss.name!r}")
         if selected:
-            raise RecipeError(f"{name}: loss.{min(selected)} must be left out with sampler.kind = 'triplets'")
+            raise RecipeError(f"{name}: loss.{min(selected)} must be omitted with sampler.kind = 'triplets'")
     elif loss.name == SMART and len(selected) < 2:
         raise RecipeError(
-            f"{name}: loss.positive and loss.negative must say which triplets of a batch {SMART} takes, "
+            f"{name}: loss.positive and loss.negative must select the triplets of a batch for {SMART}, "
             f"unless sampler.kind = 'triplets', got {', '.join(selected) or 'neither'}"
         )
     convnet, tensors = recipe.network.backbone == "convnet4", recipe.data.name in TENSOR_SETS
     if convnet != tensors:
         raise RecipeError(
-            f"{name}: network.backbone must be convnet4 for data.name {' or '.join(TENSOR_SETS)}, and only then, "
+            f"{name}: network.backbone must be convnet4 if and only if data.name is {' or '.join(TENSOR_SETS)}, "
             f"got {recipe.network.backbone!r} and {recipe.data.name!r}"
         )
     if convnet and recipe.network.frozen:
-        raise RecipeError(f"{name}: network.frozen must be false with convnet4, whose weights are random")
+        raise RecipeError(f"{name}: network.frozen must be false with convnet4, because its weights are random")
     if recipe.network.frozen and recipe.network.weights == "random":
-        raise RecipeError(f"{name}: network.weights must be of a trained network with network.frozen, got 'random'")
+        raise RecipeError(f"{name}: network.weights must be trained weights with network.frozen, got 'random'")
     if recipe.network.frozen_statistics:
         _check_statistics(name, recipe.network)
     if recipe.data.features is not None and not recipe.network.frozen:
@@ -232,15 +232,15 @@ def _check_whole(recipe: Recipe) -> None:
     if schedule.every is not None and schedule.milestones:
         raise RecipeError(f"{name}: schedule.milestones and schedule.every exclude each other, got both")
     if list(schedule.milestones) != sorted(set(schedule.milestones)):
-        raise RecipeError(f"{name}: schedule.milestones must ascend, got {list(schedule.milestones)}")
+        raise RecipeError(f"{name}: schedule.milestones must be ascending, got {list(schedule.milestones)}")
 
 
 def _check_statistics(name: str, network: Network) -> None:
     """Check that there are statistics to keep, and that training would change them."""
     for key, value, reason in (
-        ("frozen", network.frozen, "a frozen backbone keeps them anyway"),
+        ("frozen", network.frozen, "a frozen backbone always keeps them"),
         ("backbone", network.backbone == "convnet4", "it has no batch normalization"),
-        ("weights", network.weights == "random", "they come with trained weights"),
+        ("weights", network.weights == "random", "only trained weights have statistics to keep"),
     ):
         if value:
             raise RecipeError(

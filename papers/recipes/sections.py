@@ -112,9 +112,9 @@ class Triplets:
     kind: str
     batch_size: int = number(1, default=64)
     batches_per_epoch: int | None = number(1, default=None)
-    mined_share: float = number(0, most=1, default=1.0)
-    target_error: float = number(above=0, most=0.99, default=0.5)
-    neighbors: int = number(1, most=1024, default=50)
+    mined_share: float = number(0, at_most=1, default=1.0)
+    target_error: float = number(above=0, at_most=0.99, default=0.5)
+    neighbors: int = number(1, at_most=1024, default=50)
     per_anchor: int = number(1, default=1)
     lists: str = one_of(*LISTS, default="exact")
 
@@ -126,7 +126,7 @@ SAMPLERS = {"class_balanced": ClassBalanced, "anchor_neighbor": AnchorNeighbor, 
 class Tree:
     """[tree]: HTL's class tree, rebuilt once per epoch if the loss or the sampler uses it."""
 
-    levels: int = number(1, most=32767, default=16)
+    levels: int = number(1, at_most=32767, default=16)
     linkage: str = one_of(*LINKAGES, default="single")
 
 
@@ -144,7 +144,7 @@ class Optimizer:
 
     lr: float = number(above=0)
     name: str = one_of("sgd", "adam", default="sgd")
-    momentum: float = number(0, most=1, default=0.0)
+    momentum: float = number(0, at_most=1, default=0.0)
     weight_decay: float = number(0, default=0.0)
     last_layer_factor: float = number(above=0, default=1.0)
 
@@ -185,7 +185,7 @@ class Evaluation:
         embeddings: Save the embeddings of both halves of the data at the end.
     """
 
-    recall_at: tuple[int, ...] = number(1, most=1024, default=(1, 2, 4, 8))
+    recall_at: tuple[int, ...] = number(1, at_most=1024, default=(1, 2, 4, 8))
     every: int = number(1, default=1)
     nmi: bool = False
     diagrams: tuple[int, ...] = number(0, default=())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hardmine._version import __version__
-from papers._files import save_whole
+from papers._files import save_atomically
 from papers.recipes.recipe import with_defaults
 
 FORMAT, FORMAT_VERSION = "hardmine.checkpoint", 1
@@ -35,7 +35,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    save_whole(path, write)
+    save_atomically(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -49,12 +49,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's message advises executing the file's content
-        raise ValueError(f"{path} is not a readable checkpoint: it is damaged, or something else") from error
+        raise ValueError(f"{path} is not a readable checkpoint: it is damaged, or another kind of file") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path} must be a checkpoint of hardmine, got something else")
+        raise ValueError(f"{path} must be a checkpoint of hardmine, got another kind of file")
     version = state.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has the format version {version}, hardmine {__version__} reads {FORMAT_VERSION}")
@@ -67,16 +67,16 @@ def check_same_run(path: Path, state: Mapping[str, Any], recipe: Mapping[str, An
     Raises:
         ValueError: The recipe or the data differ.
     """
-    then = _flat({"recipe": with_defaults(state["recipe"]), "data": state["data"]})
-    now = _flat({"recipe": recipe, "data": data})
+    saved = _flat({"recipe": with_defaults(state["recipe"]), "data": state["data"]})
+    current = _flat({"recipe": recipe, "data": data})
     differences = [
-        f"{key.partition('.')[2] if key.startswith('recipe.') else key} was {_shown(then, key)}, is {_shown(now, key)}"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key, ...) != now.get(key, ...)
+        f"{key.removeprefix('recipe.')} was {_shown(saved, key)}, is {_shown(current, key)}"
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key, ...) != current.get(key, ...)
     ]
     if differences:
         raise ValueError(
-            f"{path} is of another recipe or other data, and cannot be resumed with these: {'; '.join(differences)}"
+            f"{path} is from another recipe or other data, and cannot be resumed: {'; '.join(differences)}"
         )
 
 

@@ -124,7 +124,7 @@ def load_data(
         parts = [Part(part, part.labels, part.coarse_labels) for part in (split.train, split.query, split.gallery)]
         return _data(split.name, parts, split.query is split.gallery, notes, None, split)
     features = (
-        _given_features(recipe, split, root) if data.features else _features(recipe, split, cache, progress, device)
+        _features_from_file(recipe, split, root) if data.features else _features(recipe, split, cache, progress, device)
     )
     parts = [
         Part(rows, part.labels, part.coarse_labels)
@@ -147,7 +147,7 @@ def make_backbone(recipe: Recipe) -> Backbone:
 
 def _root(recipe: Recipe, root: str | os.PathLike[str] | None) -> Path:
     if root is None:
-        raise ValueError(f"root must be the folder of {recipe.data.name}, got none: give --data, or set HARDMINE_DATA")
+        raise ValueError(f"root must be the folder of {recipe.data.name}, got None: pass --data or set HARDMINE_DATA")
     return Path(root)
 
 
@@ -180,7 +180,7 @@ def _digits(recipe: Recipe) -> TrainingData:
         given = getattr(recipe.data, key)
         if given != default:
             raise RecipeError(
-                f"{recipe.name}: data.{key} must be left out for digits, which come as they are, got {given!r}"
+                f"{recipe.name}: data.{key} must be omitted for digits, which have no options, got {given!r}"
             )
     split = load_digits()
     test = Part(split.test_images, split.test_labels)
@@ -196,7 +196,7 @@ def _omniglot(split: ImageSplit, notes: list[str], progress: bool) -> TrainingDa
     return _data(split.name, [train, test, test], True, notes, None, split)
 
 
-def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
+def _features_from_file(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[str] | None) -> list[Tensor]:
     """The features in a file, for train, query and gallery."""
     path = _root(recipe, root) / recipe.data.features
     try:
@@ -212,7 +212,7 @@ def _given_features(recipe: Recipe, split: ImageSplit, root: str | os.PathLike[s
         )
     rows = rows.float()
     if not rows.isfinite().all():
-        raise RecipeError(f"{recipe.name}: data.features must be finite, got other numbers in {path}")
+        raise RecipeError(f"{recipe.name}: data.features must be finite, got NaN or infinity in {path}")
     return [rows[[row_of[image] for image in part.paths]] for part in parts]
 
 
@@ -221,16 +221,16 @@ def _features(recipe: Recipe, split: ImageSplit, cache: Path, progress: bool, de
     network = make_backbone(recipe).to(device)
     test_transform = split.query.transform
     # The gallery may be the query or the training set; each part is computed once.
-    known: dict[tuple[str, ...], Tensor] = {}
+    by_paths: dict[tuple[str, ...], Tensor] = {}
     found = []
     for part in (split.train, split.query, split.gallery):
-        if part.paths not in known:
+        if part.paths not in by_paths:
             images = part.with_transform(test_transform)
             about = f"{recipe.network.backbone} {network.weights} {test_transform} {part.paths}"
             digest = hashlib.sha256(about.encode()).hexdigest()[:12]
             path = cache / f"{recipe.data.name}-{recipe.network.backbone}-{digest}.safetensors"
-            known[part.paths] = cache_features(network, images, path, progress=progress)
-        found.append(known[part.paths])
+            by_paths[part.paths] = cache_features(network, images, path, progress=progress)
+        found.append(by_paths[part.paths])
     return found
 
 

@@ -43,7 +43,7 @@ def run_experiment(
     cache: Path,
     options: RunOptions,
     *,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[Finished]:
     """Run the trainings that are not finished. Interrupted trainings resume.
 
@@ -53,7 +53,7 @@ def run_experiment(
         output: Folder of the results, with one folder per run.
         cache: Folder of cached features.
         options: How to run the trainings.
-        say: Called with a line when a run begins or ends.
+        log: Called with a line when a run begins or ends.
 
     Returns:
         All runs.
@@ -71,7 +71,7 @@ def run_experiment(
         if ended is not None and ended.data is not None:
             same.check(ended.run, ended.folder, ended.data)
     loaded: dict[str, TrainingData] = {}
-    done, said = [], ""
+    done, logged = [], ""
     for number, (run, ended) in enumerate(zip(experiment.runs, before, strict=True), 1):
         folder = output / run.folder
         head = f"[{number}/{len(experiment.runs)}] {run.folder}"
@@ -84,9 +84,9 @@ def run_experiment(
                 loaded[key] = load_data(run.recipe, root, cache, progress=options.progress, device=options.device)
             data = loaded[key].with_notes_for(run.recipe)
             lines = "\n".join(data.notes) or data.name
-            if lines != said:
-                say(lines)
-                said = lines
+            if lines != logged:
+                log(lines)
+                logged = lines
             about = {"name": data.name, "fingerprint": data.fingerprint}
             same.check(run, folder, about)
             folder.mkdir(parents=True, exist_ok=True)
@@ -96,9 +96,9 @@ def run_experiment(
             except FloatingPointError as error:  # divergence is a result too
                 save_json(folder / FAILED, {"recipe": run.recipe.as_dict(), "data": about, "error": str(error)})
                 ended = Finished(run, folder, None, str(error), about)
-            say(f"{head}: {_outcome(ended)}")
+            log(f"{head}: {_outcome(ended)}")
         else:
-            say(f"{head}: {_outcome(ended)} (done before)")
+            log(f"{head}: {_outcome(ended)} (already finished)")
         done.append(ended)
     return done
 
@@ -137,7 +137,7 @@ class _SameData:
         first, known = self._first.setdefault(key, (folder, shown))
         if shown != known:
             raise ValueError(
-                f"runs of {run.dataset} must be on the same data, got {known} in {first} and {shown} in {folder}: "
+                f"runs of {run.dataset} must use the same data, got {known} in {first} and {shown} in {folder}: "
                 "choose another folder for the new runs"
             )
 
@@ -146,4 +146,4 @@ def _outcome(ended: Finished) -> str:
     if ended.result is None:
         return f"diverged: {ended.error}"
     last, best = ended.result["last"], ended.result["best"]
-    return f"Recall@1 {last['recall_at_1']:.3f} in the end, {best['recall_at_1']:.3f} at best, {last['seconds']:.0f} s"
+    return f"final Recall@1 {last['recall_at_1']:.3f}, best {best['recall_at_1']:.3f}, {last['seconds']:.0f} s"

@@ -69,7 +69,7 @@ def make_feed(recipe: Recipe, data: TrainingData, network: nn.Module, loss: nn.M
     steps, diagrams = recipe.schedule.epochs * len(feed), recipe.evaluation.diagrams
     if diagrams and min(diagrams) >= steps:
         raise RecipeError(
-            f"{recipe.name}: evaluation.diagrams must name a step before {steps}, where the training ends, "
+            f"{recipe.name}: evaluation.diagrams must contain a step below {steps}, the number of steps, "
             f"got {list(diagrams)}"
         )
     return feed
@@ -192,7 +192,7 @@ def images_of(images: Images, batches: list[Batch], workers: int) -> Iterator[Te
     """Iterate over the images of the batches."""
     rows = [batch.rows for batch in batches]
     if isinstance(images, Tensor):
-        return (images[some] for some in rows)
+        return (images[batch_rows] for batch_rows in rows)
     # A separate generator: a resumed epoch makes one more loader, which must not draw from torch's generator.
     loader = torch.utils.data.DataLoader(
         images,
@@ -201,7 +201,7 @@ def images_of(images: Images, batches: list[Batch], workers: int) -> Iterator[Te
         generator=torch.Generator(),
         worker_init_fn=_leave_interrupts_to_the_parent,
     )
-    return (some for some, _ in loader)
+    return (batch_images for batch_images, _ in loader)
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

@@ -37,7 +37,7 @@ class FolderLock:
         except BlockingIOError:
             self._file.close()
             raise FileExistsError(
-                f"another process trains in {folder}: wait until it has ended, or choose another folder"
+                f"another process is training in {folder}: wait until it ends, or choose another folder"
             ) from None
         except OSError:  # the disk has no locks
             pass
@@ -82,12 +82,10 @@ def saved_run(
     path = folder / checkpoint.FILE
     if path.exists():
         if not resume:
-            raise FileExistsError(f"{path} is there already: resume that run, or choose another folder")
+            raise FileExistsError(f"{path} already exists: resume that run, or choose another folder")
         saved = checkpoint.load_checkpoint(path)
         checkpoint.check_same_run(path, saved, recipe.as_dict(), saved["data"] if data is None else data)
         return saved
     if not resume and (folder / result.FILE).exists():
-        raise FileExistsError(
-            f"{folder / result.FILE} is there already, of a run that has ended: choose another folder"
-        )
+        raise FileExistsError(f"{folder / result.FILE} already exists, from a finished run: choose another folder")
     return None

@@ -20,8 +20,8 @@ class EpochMeasures:
 
     def add(self, loss: float, s_ap: Tensor, s_an: Tensor) -> None:
         """Add a step: its loss, and the similarities of its triplets [B], NaN where there is none."""
-        there = ~(s_ap.isnan() | s_an.isnan())
-        s_ap, s_an = s_ap[there].double(), s_an[there].double()
+        valid = ~(s_ap.isnan() | s_an.isnan())
+        s_ap, s_an = s_ap[valid].double(), s_an[valid].double()
         added = {
             "steps": 1,
             "loss": loss,

@@ -78,9 +78,9 @@ def read_result(folder: Path, name: str = FILE) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; without it, the run is done again") from error
+        raise ValueError(f"{path} is damaged: {error}; delete it to repeat the run") from error
     if not isinstance(content, dict) or "recipe" not in content:
-        raise ValueError(f"{path} must be the result of a run, got something else; without it, the run is done again")
+        raise ValueError(f"{path} must be the result of a run, got other content; delete it to repeat the run")
     return content
 
 

@@ -10,13 +10,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """A context in which the first Ctrl-C or SIGTERM only sets `asked`, and the second one interrupts at once.
+    """A context in which the first Ctrl-C or SIGTERM only sets `requested`, and the second one interrupts at once.
 
     Outside the main thread, which alone receives signals, the context does nothing.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
@@ -29,6 +29,6 @@ class StopRequests:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

@@ -18,15 +18,15 @@ def markdown(experiment: Experiment, done: Sequence[Finished], command: str) -> 
     """One table per data set: mean and standard deviation over seeds, and the largest deviation from references."""
     parts = [f"# {experiment.name}", experiment.claim, f"    {command}"]
     for dataset in _distinct(ended.run.dataset for ended in done):
-        own = [ended for ended in done if ended.run.dataset == dataset]
-        parts += [_heading(own), _table(experiment, own)]
+        of_dataset = [ended for ended in done if ended.run.dataset == dataset]
+        parts += [_heading(of_dataset), _table(experiment, of_dataset)]
     return "\n\n".join(parts) + "\n"
 
 
 def _heading(done: Sequence[Finished]) -> str:
     first = next((ended.result for ended in done if ended.result is not None), None)
     if first is None:
-        return "No run ended."
+        return "All runs diverged."
     data, versions = first["data"], first["versions"]
     train, query = data["train"], data["query"]
     seeds = _distinct(ended.run.seed for ended in done)
@@ -35,20 +35,35 @@ def _heading(done: Sequence[Finished]) -> str:
     threads = _distinct(result["threads"] for result in results)
     commits = _distinct(str(result["versions"]["commit"]) for result in results)
     return (
-        f"**{data['name']}**: {train['images']:,} images of {train['classes']} classes train, {query['images']:,} of "
-        f"{query['classes']} others are retrieved; {first['last']['epoch']} epochs, seeds "
-        f"{', '.join(map(str, seeds))}; hardmine {versions['hardmine']} ({', '.join(commits)}), torch "
-        f"{versions['torch']}, threads {', '.join(map(str, threads))}, {_checked(every)}"
+        f"## {data['name']}\n\n"
+        f"Training: {train['images']:,} images of {train['classes']} classes. "
+        f"Retrieval: {query['images']:,} images of {query['classes']} other classes. "
+        f"{_counted(first['last']['epoch'], 'epoch')}, seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}.\n"
+        f"hardmine {versions['hardmine']} ({_listed(commits)}), torch {versions['torch']}, "
+        f"{' or '.join(_counted(count, 'thread') for count in threads)}; {_verified(every)}."
     )
 
 
-def _checked(every: Sequence[int]) -> str:
-    """The text on how often the runs' calls were checked."""
-    often = sorted({each for each in every if each})
-    if not often:
-        return "not checked against the references"
-    some = ", some runs not verified" if 0 in every else ""
-    return f"checked against the references every {' or '.join(map(str, often))} calls{some}"
+def _counted(count: int, unit: str) -> str:
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def _listed(items: Iterable[Any]) -> str:
+    return ", ".join(map(str, items))
+
+
+def _verified(every: Sequence[int]) -> str:
+    """The text on how many of the runs' calls were verified."""
+    intervals = sorted({interval for interval in every if interval})
+    if not intervals:
+        return "no call was verified"
+    exception = ", except in some runs" if 0 in every else ""
+    return f"every {' or '.join(map(_ordinal, intervals))} call of each op was verified{exception}"
+
+
+def _ordinal(number: int) -> str:
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
 
 
 def _table(experiment: Experiment, done: Sequence[Finished]) -> str:
@@ -70,14 +85,14 @@ def _table(experiment: Experiment, done: Sequence[Finished]) -> str:
     head = ["", *axis, *columns, "largest deviation"]
     lines = [head, ["---"] * len(head)]
     for variant, value in _distinct((ended.run.variant, ended.run.value) for ended in done):
-        own = [ended for ended in done if (ended.run.variant, ended.run.value) == (variant, value)]
-        results = [ended.result for ended in own if ended.result is not None]
+        group = [ended for ended in done if (ended.run.variant, ended.run.value) == (variant, value)]
+        results = [ended.result for ended in group if ended.result is not None]
         cells = [_mean_and_spread([column(result) for result in results], name) for name, column in columns.items()]
         deviations = [result["verified"]["largest_deviation"] for result in results]
-        checked = [deviation for deviation in deviations if deviation is not None]
-        diverged = len(own) - len(results)
-        name = variant + (f" ({diverged} of {len(own)} diverged)" if diverged else "")
-        lines.append([name, *([] if not axis else [str(value)]), *cells, f"{max(checked):.1e}" if checked else "-"])
+        verified = [deviation for deviation in deviations if deviation is not None]
+        diverged = len(group) - len(results)
+        name = variant + (f" ({diverged} of {len(group)} diverged)" if diverged else "")
+        lines.append([name, *([] if not axis else [str(value)]), *cells, f"{max(verified):.1e}" if verified else "-"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -99,13 +114,13 @@ def _epochs_to(result: Any, recall: float) -> float | None:
 
 def _mean_and_spread(values: Sequence[float | None], name: str) -> str:
     """Mean and standard deviation over the runs with a value, and the number of runs without."""
-    there = [value for value in values if value is not None]
-    lacking = f" ({len(values) - len(there)} of {len(values)} never)" if len(there) < len(values) else ""
-    if not there:
+    known = [value for value in values if value is not None]
+    never = f" ({len(values) - len(known)} of {len(values)} never)" if len(known) < len(values) else ""
+    if not known:
         return "never" if values and "epochs" in name else "-"
     digits = 1 if name.startswith("epochs") else 3
-    spread = f" ± {statistics.stdev(there):.{digits}f}" if len(there) > 1 else ""
-    return f"{statistics.mean(there):.{digits}f}{spread}{lacking}"
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}{never}"
 
 
 def draw(experiment: Experiment, done: Sequence[Finished], output: Path) -> list[Path]:
@@ -114,18 +129,18 @@ def draw(experiment: Experiment, done: Sequence[Finished], output: Path) -> list
     Returns:
         The figures' paths.
     """
-    made = []
+    paths = []
     for dataset in _distinct(ended.run.dataset for ended in done):
-        own = [ended for ended in done if ended.run.dataset == dataset and ended.result is not None]
-        if not own:
+        finished = [ended for ended in done if ended.run.dataset == dataset and ended.result is not None]
+        if not finished:
             continue
         folder = output / dataset / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         for kind in experiment.figures:
             path = folder / f"{kind}.png"
-            _DRAW[kind](own, path, own[0].result["data"]["name"])
-            made.append(path)
-    return made
+            _DRAW[kind](finished, path, finished[0].result["data"]["name"])
+            paths.append(path)
+    return paths
 
 
 def _by_title(done: Sequence[Finished], read: Callable[[Path], Any], file: str) -> dict[str, list[Any]]:
@@ -160,17 +175,17 @@ def _group_size(done: Sequence[Finished], path: Path, title: str) -> None:
 
 
 def _of_diagrams(plot: Callable[..., Path]) -> Callable[..., None]:
-    def draw_them(done: Sequence[Finished], path: Path, title: str) -> None:
+    def draw_figure(done: Sequence[Finished], path: Path, title: str) -> None:
         plot(_by_title(done, figures.read_diagrams, figures.DIAGRAMS.file), path, title=title)
 
-    return draw_them
+    return draw_figure
 
 
 def _of_embeddings(plot: Callable[..., Path], **options: str) -> Callable[..., None]:
-    def draw_them(done: Sequence[Finished], path: Path, title: str) -> None:
+    def draw_figure(done: Sequence[Finished], path: Path, title: str) -> None:
         plot(_by_title(done, figures.read_embeddings, figures.EMBEDDINGS_FILE), path, title=title, **options)
 
-    return draw_them
+    return draw_figure
 
 
 _DRAW: dict[str, Callable[..., None]] = {

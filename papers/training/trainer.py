@@ -171,30 +171,31 @@ class Trainer:
         bar.total = self.recipe.schedule.epochs * len(batches)
         saved = time.monotonic()
         self.network.train()
-        left = batches[self._batch :]
-        for batch, some in zip(left, images_of(images, left, self.options.workers), strict=True):
+        remaining = batches[self._batch :]
+        loaded = images_of(images, remaining, self.options.workers)
+        for batch, batch_images in zip(remaining, loaded, strict=True):
             with self._verifying():
-                self._take_step(batch, some)
+                self._take_step(batch, batch_images)
             self._batch += 1
             self.step += 1
             bar.update(1)
             if self._batch == len(batches):
                 break  # the scores come first, then the epoch's final checkpoint
             steps = self.options.checkpoint_steps
-            late = time.monotonic() - saved > 60 * self.options.checkpoint_minutes
-            if late or (steps and self.step % steps == 0) or stop.asked:
+            due = time.monotonic() - saved > 60 * self.options.checkpoint_minutes
+            if due or (steps and self.step % steps == 0) or stop.requested:
                 self._save()
                 saved = time.monotonic()
                 self._stop_if(stop)
 
     def _take_step(self, batch: Batch, images: Tensor) -> None:
         labels = self.data.train.labels[batch.rows]
-        shown = self.step in self.recipe.evaluation.diagrams
-        if shown:
-            before, shown_images, shown_labels = embed_all(self.network, images), images, labels
+        has_diagram = self.step in self.recipe.evaluation.diagrams
+        if has_diagram:
+            before, diagram_images, diagram_labels = embed_all(self.network, images), images, labels
         images, labels = images.to(self._device), labels.to(self._device)
         embeddings = self.network(images)
-        loss, each, triplets = self._loss(embeddings, labels, batch)
+        loss, per_triplet, triplets = self._loss(embeddings, labels, batch)
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -204,17 +205,17 @@ class Trainer:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        self._feed.observe(batch, None if each is None else each.cpu())
+        self._feed.observe(batch, None if per_triplet is None else per_triplet.cpu())
         detached = embeddings.detach()
         if triplets is None:
             chosen = ops.select_triplets(detached, labels)
             self._measures.add(value, chosen.positive_similarity, chosen.negative_similarity)
         else:
             self._measures.add(value, *triplet_similarities(detached, triplets))
-        if shown:
+        if has_diagram:
             with torch.no_grad():
-                chosen = ops.select_triplets(before, shown_labels)
-                after = similarities(embed_all(self.network, shown_images), chosen)
+                chosen = ops.select_triplets(before, diagram_labels)
+                after = similarities(embed_all(self.network, diagram_images), chosen)
                 self._logs.diagram(
                     diagram_rows(self.step, "before", *similarities(before, chosen))
                     + diagram_rows(self.step, "after", *after)
@@ -254,8 +255,8 @@ class Trainer:
         )
 
     def _log(self, measured: Mapping[str, float]) -> None:
-        there = {name: None if math.isnan(value) else value for name, value in measured.items()}
-        row = {"epoch": self.epoch, "step": self.step, "seconds": self._seconds, **there}
+        values = {name: None if math.isnan(value) else value for name, value in measured.items()}
+        row = {"epoch": self.epoch, "step": self.step, "seconds": self._seconds, **values}
         self.rows.append(row)
         self._logs.epoch(row)
         if self._report is not None:
@@ -316,12 +317,14 @@ class Trainer:
         checkpoint.set_random_state(saved["random"])
 
     def _stop_if(self, stop: StopRequests) -> None:
-        if stop.asked:
+        if stop.requested:
             raise KeyboardInterrupt(f"a checkpoint of epoch {self.epoch + 1}, step {self.step} is in {self._path}")
 
     def _verifying(self, mining: bool = False) -> Any:
-        too_many = mining and isinstance(self.recipe.sampler, Triplets) and len(self.data.train.labels) > VERIFIED_LISTS
-        return nullcontext() if self._verify is None or too_many else self._verify
+        too_large = (
+            mining and isinstance(self.recipe.sampler, Triplets) and len(self.data.train.labels) > VERIFIED_LISTS
+        )
+        return nullcontext() if self._verify is None or too_large else self._verify
 
     def _bar(self) -> Any:
         return require("tqdm").tqdm(

@@ -132,9 +132,9 @@ def test_offline_is_said_with_a_way_out(models, error, monkeypatch):
     monkeypatch.setattr(sys.modules["torchvision.models._api"], "load_state_dict_from_url", download)
     url = models.ResNet18_Weights.IMAGENET1K_V1.url
     message = (
-        f"ImageNet weights of resnet18 are not on this machine and could not be fetched ({error}). Fetch {url} by "
+        f"ImageNet weights of resnet18 are not on this machine and could not be downloaded ({error}). Download {url} "
     )
-    with pytest.raises(ConnectionError, match=re.escape(message + "other means and pass the file as weights")):
+    with pytest.raises(ConnectionError, match=re.escape(message + "and pass the file as weights")):
         backbone("resnet18")
 
 
@@ -297,7 +297,7 @@ def test_images_of_another_kind(images, error, message):
 )
 def test_images_normalized_before_are_refused(scale):
     """They would be normalized twice."""
-    message = "images must be from 0 to 1 and not normalized, since the backbone does that itself, got values from "
+    message = "images must be from 0 to 1 and not normalized, because the backbone normalizes them, got values from "
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny()(scale(photographs()))
 
@@ -327,17 +327,13 @@ def test_files_that_are_no_weights(models, tmp_path):
         "short.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{",
     }.items():
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"weights: .*{re.escape(name)} is not a readable file of weights: "):
+        with pytest.raises(ValueError, match=rf"weights: .*{re.escape(name)} is not a readable weights file: "):
             backbone("resnet18", tmp_path / name)
     torch.save([1, 2], whole)
-    with pytest.raises(
-        ValueError, match=r"weights: .*whole.pth must hold a state dict, names and tensors, and nothing"
-    ):
+    with pytest.raises(ValueError, match=r"weights: .*whole.pth must contain only a state dict: names and tensors"):
         backbone("resnet18", whole)
     torch.save({"state_dict": {}}, whole)
-    with pytest.raises(
-        ValueError, match=r"weights: .*whole.pth must hold a state dict, names and tensors, and nothing"
-    ):
+    with pytest.raises(ValueError, match=r"weights: .*whole.pth must contain only a state dict: names and tensors"):
         backbone("resnet18", str(whole))
 
 
@@ -347,7 +343,9 @@ def test_files_of_weights_are_not_executed(models, tmp_path):
             return (Path(tmp_path / "sprung").touch, ())
 
     torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(ValueError, match=r"is not a readable file of weights: it is damaged, or more than tensors$"):
+    with pytest.raises(
+        ValueError, match=r"is not a readable weights file: it is damaged, or contains more than tensors$"
+    ):
         backbone("resnet18", tmp_path / "trap.pth")
     assert not (tmp_path / "sprung").exists()
 
@@ -362,10 +360,10 @@ def test_weights_that_do_not_fit(models, tmp_path):
         with pytest.raises(ValueError, match=re.escape(f"weights: {path} does not fit resnet18: {problem}")):
             backbone("resnet18", path)
 
-    refused({k: v for k, v in state.items() if k != "bn1.weight"}, "it lacks 'bn1.weight'")
-    refused({k: v for k, v in state.items() if not k.startswith("bn1.")}, "it lacks 'bn1.weight' and 3 more")
-    refused({**state, "bn9.weight": torch.ones(2)}, "it also has 'bn9.weight'")
-    refused({**state, "bn1.weight": torch.ones(2)}, "another shape has 'bn1.weight'")
+    refused({k: v for k, v in state.items() if k != "bn1.weight"}, "missing 'bn1.weight'")
+    refused({k: v for k, v in state.items() if not k.startswith("bn1.")}, "missing 'bn1.weight' and 3 more")
+    refused({**state, "bn9.weight": torch.ones(2)}, "unexpected 'bn9.weight'")
+    refused({**state, "bn1.weight": torch.ones(2)}, "another shape of 'bn1.weight'")
     torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, path)
     assert backbone("resnet18", path).weights == str(path), "older files do not count batches"
 

@@ -67,9 +67,9 @@ def write_one_list(root, halves=(0, 1)):
 @pytest.fixture(autouse=True)
 def counts(monkeypatch):
     """The published counts of the tiny copies: 4 images of each of 196 classes, of which 2 are in the training half."""
-    published = dict(cars.PUBLISHED), cars.OWN_TRAINING_IMAGES
+    published = dict(cars.PUBLISHED), cars.OFFICIAL_TRAINING_IMAGES
     monkeypatch.setattr(cars, "PUBLISHED", {"training": 4 * 98, "test": 4 * 98})
-    monkeypatch.setattr(cars, "OWN_TRAINING_IMAGES", 2 * CLASSES)
+    monkeypatch.setattr(cars, "OFFICIAL_TRAINING_IMAGES", 2 * CLASSES)
     return published
 
 
@@ -118,7 +118,7 @@ def test_the_older_layout(tmp_path, inside):
 def test_the_training_half(tmp_path, write):
     root = write(tmp_path)
     message = (
-        r"root must hold all of Cars196: .* has 196 training images \(392 published\), "
+        r"root must contain all of Cars196: .* has 196 training images \(392 published\), "
         r"196 test images \(392 published\)"
     )
     split = load_partial(load_cars, root, message)
@@ -132,7 +132,7 @@ def test_other_parts_are_just_partial(tmp_path):
     check_split(load_cars(tmp_path / "test", partial=True), "CAR, partial")
     write_devkit(tmp_path / "half", test=False)
     (tmp_path / "half/stanford_cars/cars_train/00007.png").unlink()
-    message = r"1 files that its lists name are missing, the first is .*00007\.png"
+    message = r"1 listed files are missing, the first is .*00007\.png"
     check_split(load_partial(load_cars, tmp_path / "half", message), "CAR, partial")
     # The size is that of a half, but it is not a half.
     root = write_one_list(tmp_path / "mixed", (0,))
@@ -167,7 +167,7 @@ def test_the_test_half_alone_is_not_the_training_half(tmp_path):
 def test_missing_files(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"root must hold Cars196 in its official layout: .* does not exist\. "
+        match=r"root must contain Cars196 in its official layout: .* does not exist\. "
         r"Expected:\n    ROOT/stanford_cars/devkit(.|\n)*older,\n    ROOT/cars_annos\.mat",
     ):
         load_cars(tmp_path / "nowhere")
@@ -176,14 +176,14 @@ def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"stanford_cars.devkit.cars_meta\.mat is missing"):
         load_cars(tmp_path, partial=True)
     packed = write_lines(tmp_path / "packed/cars_train.tgz", "").parent
-    with pytest.raises(FileNotFoundError, match=r"cars_train\.tgz is still packed"):
+    with pytest.raises(FileNotFoundError, match=r"cars_train\.tgz is not unpacked"):
         load_cars(packed)
 
 
 def test_torchvision_wants_the_folder_to_have_its_name(tmp_path):
     write_devkit(tmp_path, test=False)
     (tmp_path / "stanford_cars").rename(tmp_path / "mine")
-    with pytest.raises(FileNotFoundError, match=r"torchvision wants .*mine to be called stanford_cars"):
+    with pytest.raises(FileNotFoundError, match=r"torchvision requires .*mine to have the name stanford_cars"):
         load_cars(tmp_path / "mine", partial=True)
 
 
@@ -214,7 +214,7 @@ def test_damaged_lists_are_named(tmp_path):
 def test_the_real_training_half(tmp_path, monkeypatch, counts):
     unpack("stanford_cars_train_128.tar", tmp_path)
     monkeypatch.setattr(cars, "PUBLISHED", counts[0])
-    monkeypatch.setattr(cars, "OWN_TRAINING_IMAGES", counts[1])
+    monkeypatch.setattr(cars, "OFFICIAL_TRAINING_IMAGES", counts[1])
     message = r"has 4,052 training images \(8,054 published\), 4,092 test images \(8,131 "
     split = load_partial(load_cars, tmp_path, message)
     assert split.name == "CAR, training half"

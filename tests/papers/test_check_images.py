@@ -42,7 +42,7 @@ def test_corrupt_images_are_named_and_counted(paths, workers):
     with pytest.raises(ValueError) as error:
         check_images(dataset(paths), workers=workers, progress=False)
     first, *named = str(error.value).splitlines()
-    assert first == "2 of 40 images of toy cannot be read; on_corrupt='skip' leaves them out:"
+    assert first == "2 of 40 images of toy cannot be read; on_corrupt='skip' omits them:"
     assert [line.split(" is not a readable image: ")[0] for line in named] == [f"    {paths[k]}" for k in (3, 17)]
 
 

@@ -53,8 +53,8 @@ def test_the_home_folder_of_a_user(whole, counts, monkeypatch):
 def test_classes_cut_off_at_the_end(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 11), 3))
     message = (
-        r"root must hold all of CUB-200-2011: .*CUB_200_2011 has 30 training images "
-        r"\(300 published\), 0 test images \(300 published\)\. With partial=True what is there is used"
+        r"root must contain all of CUB-200-2011: .*CUB_200_2011 has 30 training images "
+        r"\(300 published\), 0 test images \(300 published\)\. Use partial=True to accept"
     )
     split = load_partial(load_cub, root, message)
     assert split.name == split.train.name == split.gallery.name == "CUB, first 10 classes"
@@ -110,7 +110,7 @@ def test_missing_files_are_named_and_counted(tmp_path, counts):
         (root / f"CUB_200_2011/images/003.Bird_3/Bird_3_000{k}.png").unlink()
     message = (
         r"has 298 training images \(300 published\), 300 test images \(300 published\)\. "
-        r"2 files that its lists name are missing, the first is .*003\.Bird_3.Bird_3_0000\.png\. With"
+        r"2 listed files are missing, the first is .*003\.Bird_3.Bird_3_0000\.png\. Use"
     )
     split = load_partial(load_cub, root, message)
     assert split.name == "CUB, partial"
@@ -129,7 +129,7 @@ def test_lists_that_name_more_than_is_published_are_not_whole(tmp_path, counts):
     home = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3)) / "CUB_200_2011"
     for file, line in {"images.txt": "601 one.jpg", "image_class_labels.txt": "601 1"}.items():
         write_lines(home / file, (home / file).read_text() + line)
-    message = r"300 test images \(300 published\)\. 1 files .* the first is .*one\.jpg"
+    message = r"300 test images \(300 published\)\. 1 listed files .* the first is .*one\.jpg"
     assert load_partial(load_cub, tmp_path, message).name == "CUB, partial"
 
 
@@ -140,7 +140,7 @@ def test_no_images_at_all(tmp_path, counts):
     for partial in (False, True):
         with pytest.raises(
             FileNotFoundError,
-            match=r"of the images that the lists in .* name none is there: the first "
+            match=r"none of the images listed in .* exists: the first "
             r"missing file is .*Bird_1_0000\.png\. Expected:\n    ROOT/CUB_200_2011/images\.txt",
         ):
             load_cub(root, partial=partial)
@@ -149,12 +149,12 @@ def test_no_images_at_all(tmp_path, counts):
 def test_empty_lists(tmp_path, counts):
     root = write_cub(tmp_path, {})
     (root / "CUB_200_2011/images").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"of the images that the lists in .* name none is there\. Expected"):
+    with pytest.raises(FileNotFoundError, match=r"none of the images listed in .* exists\. Expected"):
         load_cub(root)
 
 
 def test_too_few_classes(tmp_path, counts):
-    with pytest.raises(ValueError, match="root must hold images of at least 4 classes, got 3"):
+    with pytest.raises(ValueError, match="root must contain images of at least 4 classes, got 3"):
         load_cub(write_cub(tmp_path, {1: 3, 2: 3, 3: 3}), partial=True)
 
 
@@ -168,21 +168,21 @@ def test_a_missing_list_is_named(tmp_path, lost):
 
 def test_missing_roots(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"root must hold CUB-200-2011 .*: .*nowhere does not exist\. Expected:\n"
+        FileNotFoundError, match=r"root must contain CUB-200-2011 .*: .*nowhere does not exist\. Expected:\n"
     ):
         load_cub(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"has no such folder\. Expected:\n"):
+    with pytest.raises(FileNotFoundError, match=r"does not contain it\. Expected:\n"):
         load_cub(tmp_path)
     write_lines(tmp_path / "another.tgz", "")
-    with pytest.raises(FileNotFoundError, match=r"has no such folder\. Expected:\n"):
+    with pytest.raises(FileNotFoundError, match=r"does not contain it\. Expected:\n"):
         load_cub(tmp_path)
     archive = write_lines(tmp_path / "CUB_200_2011.tgz", "")
-    with pytest.raises(FileNotFoundError, match=r"CUB_200_2011\.tgz is still packed; unpack it"):
+    with pytest.raises(FileNotFoundError, match=r"CUB_200_2011\.tgz is not unpacked; unpack it"):
         load_cub(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"CUB_200_2011\.tgz is a file; unpack it"):
         load_cub(archive)
     (tmp_path / "images").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"only .*images is there"):
+    with pytest.raises(FileNotFoundError, match=r"only .*images exists"):
         load_cub(tmp_path)
 
 
@@ -190,10 +190,10 @@ def test_malformed_lists_are_named_by_line(tmp_path):
     home = write_cub(tmp_path, {1: 1}) / "CUB_200_2011"
     good = (home / "images.txt").read_text()
     write_lines(home / "images.txt", good.strip(), "", "two three.jpg")
-    with pytest.raises(ValueError, match=r"images\.txt, line 3: must be an integer, a text, got 'two three\.jpg'"):
+    with pytest.raises(ValueError, match=r"images\.txt, line 3: must be an integer, a string, got 'two three\.jpg'"):
         load_cub(tmp_path)
     write_lines(home / "images.txt", "1 one.jpg more")
-    with pytest.raises(ValueError, match=r"images\.txt, line 1: must be an integer, a text, got '1 one\.jpg more'"):
+    with pytest.raises(ValueError, match=r"images\.txt, line 1: must be an integer, a string, got '1 one\.jpg more'"):
         load_cub(tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_images_need_a_class_with_a_name(tmp_path):
     home = write_cub(tmp_path, {1: 1}) / "CUB_200_2011"
     write_lines(home / "image_class_labels.txt", "7 1")
     with pytest.raises(
-        ValueError, match=r"must give image 1, 001\.Bird_1/Bird_1_0000\.png, a class .*, got class None"
+        ValueError, match=r"must give a class with a name for image 1, 001\.Bird_1/Bird_1_0000\.png, got class None"
     ):
         load_cub(tmp_path)
     write_lines(home / "image_class_labels.txt", "1 201")
@@ -214,7 +214,7 @@ def test_a_file_in_the_place_of_a_folder_holds_no_images(tmp_path, counts):
     lines = (root / "CUB_200_2011/images.txt").read_text()
     write_lines(root / "CUB_200_2011/images.txt", "1 001.Bird_1/Bird_1_0000.png", lines)
     write_lines(root / "CUB_200_2011/images/001.Bird_1", "no folder")
-    with pytest.raises(ValueError, match=r"1 files that its lists name are missing, the first is .*Bird_1_0000\.png"):
+    with pytest.raises(ValueError, match=r"1 listed files are missing, the first is .*Bird_1_0000\.png"):
         load_cub(root)
 
 

@@ -111,13 +111,13 @@ def test_omniglot_missing_root_shows_the_expected_tree(tmp_path):
 
 def test_omniglot_missing_half_is_named(omniglot):
     (omniglot / "omniglot-py/images_evaluation").rename(omniglot / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"only .*images_background is there. Expected:"):
+    with pytest.raises(FileNotFoundError, match=r"only .*images_background exists. Expected:"):
         load_omniglot(omniglot)
 
 
 def test_omniglot_still_packed_is_said(tmp_path):
     (tmp_path / "omniglot.tar.xz").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"omniglot\.tar\.xz is still packed; unpack it"):
+    with pytest.raises(FileNotFoundError, match=r"omniglot\.tar\.xz is not unpacked; unpack it"):
         load_omniglot(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"omniglot\.tar\.xz is a file; unpack it"):
         load_omniglot(tmp_path / "omniglot.tar.xz")
@@ -125,10 +125,10 @@ def test_omniglot_still_packed_is_said(tmp_path):
 
 def test_omniglot_empty_folders_are_named(omniglot):
     (omniglot / "omniglot-py/images_evaluation/Tengwar/character03").mkdir()
-    with pytest.raises(FileNotFoundError, match="character03 holds no PNG drawings"):
+    with pytest.raises(FileNotFoundError, match="character03 contains no PNG drawings"):
         load_omniglot(omniglot, progress=False)
     (omniglot / "omniglot-py/images_background/Empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="Empty holds no folders"):
+    with pytest.raises(FileNotFoundError, match="Empty contains no folders"):
         load_omniglot(omniglot, progress=False)
 
 
@@ -180,7 +180,7 @@ def test_some_omniglot_images(omniglot, counts):
     split = load_partial(load_omniglot_images, omniglot, message)
     assert split.name == split.train.name == split.gallery.name == "Omniglot, partial"
     assert split.train.labels.tolist() == [0, 0, 1, 2, 2]
-    with pytest.raises(FileNotFoundError, match=r"root must hold Omniglot .* has no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"root must contain Omniglot .* does not contain it"):
         load_omniglot_images(omniglot / "omniglot-py/images_background/Latin")
 
 

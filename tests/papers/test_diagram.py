@@ -91,7 +91,7 @@ def test_pyplot_stays_out_of_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("panels", "name", "message"),
     [
-        ({}, "a.png", "panels must hold at least one panel, got none"),
+        ({}, "a.png", "panels must contain at least one panel, got none"),
         ({"SCT": (S_AP, S_AN[:3])}, "a.png", r"panels\['SCT'\] must be two tensors \[B\], got \[6\] and \[3\]"),
         ({"SCT": (S_AP[:, None], S_AN[:, None])}, "a.png", r"panels\['SCT'\] must be two tensors \[B\]"),
         ({"SCT": (S_AP[4:], S_AN[4:])}, "a.png", r"panels\['SCT'\] has no anchor with both"),

@@ -163,7 +163,12 @@ ZERO = torch.zeros(2)
         ((ZERO, ZERO - 2), {}, ValueError, r"s_an must be in \[-1, 1\], got -2"),
         ((ZERO, torch.tensor([0.0, math.nan])), {}, ValueError, r"s_an must be in \[-1, 1\], got nan"),
         ((ZERO, ZERO), {"s_pn": ZERO + 3}, ValueError, r"s_pn must be in \[-1, 1\], got 3"),
-        ((ZERO + 1, ZERO), {"s_pn": ZERO + 0.5}, ValueError, "s_pn must suit s_ap and s_an, got 0.5 with 1 and 0"),
+        (
+            (ZERO + 1, ZERO),
+            {"s_pn": ZERO + 0.5},
+            ValueError,
+            "s_pn must be possible with s_ap and s_an, got 0.5 with 1 and 0",
+        ),
         ((ZERO, ZERO), {"lr": 0}, ValueError, "lr must be a number > 0, got 0"),
         ((ZERO, ZERO), {"lr": "1"}, TypeError, "lr must be a number, got str"),
         ((ZERO, ZERO), {"temperature": -1.0}, ValueError, "temperature must be a number > 0, got -1.0"),

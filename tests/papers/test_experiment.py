@@ -29,13 +29,17 @@ def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
     words = ["experiment", "many.toml", "--output", "out", "--verify-every", "6"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^\[1/4\] digits/HN/seed-0: Recall@1 0\.\d{3} in the end", out, re.MULTILINE)
+    assert re.search(r"^\[1/4\] digits/HN/seed-0: final Recall@1 0\.\d{3}, best", out, re.MULTILINE)
     assert re.search(r"^\[2/4\] digits/SHN/seed-0: ", out, re.MULTILINE)
     assert re.search(r"^\[3/4\] digits/HN/seed-1: ", out, re.MULTILINE)
     table = (folder / "out/README.md").read_text()
     assert table in out
     assert table.startswith("# many\n\nSHN beats HN.\n\n    python -m papers experiment many.toml --verify-every 6")
-    assert "**digits**: 891 images of 5 classes train, 906 of 5 others are retrieved; 3 epochs, seeds 0, 1;" in table
+    heading = (
+        "## digits\n\nTraining: 891 images of 5 classes. Retrieval: 906 images of 5 other classes. "
+        "3 epochs, seeds 0, 1.\n"
+    )
+    assert heading in table
     results = {
         (loss, seed): read_result(folder / f"out/digits/{loss}/seed-{seed}")
         for loss in ("HN", "SHN")
@@ -60,7 +64,7 @@ def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
     path.write_text(json.dumps(older))
     monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
     assert main(words) == 0
-    assert capsys.readouterr().out.count("(done before)") == 4
+    assert capsys.readouterr().out.count("(already finished)") == 4
     assert (folder / "out/README.md").read_text() == table
 
 
@@ -69,7 +73,7 @@ def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypa
     with monkeypatch.context() as patch:
         stop_at(6, patch)
         assert main(words) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     first, take = [], Trainer._take_step
     monkeypatch.setattr(Trainer, "_take_step", lambda self, *a: (first.append(self.step), take(self, *a)))
     assert main(words) == 0
@@ -92,7 +96,7 @@ def test_runs_on_different_data_are_not_averaged(folder, capsys, monkeypatch):
     found = read_result(folder / "out/digits/HN/seed-0")
     print_of = found["data"]["fingerprint"]
     message = (
-        f"runs of digits must be on the same data, got digits ({print_of}) in out/digits/HN/seed-0 and digits (other) "
+        f"runs of digits must use the same data, got digits ({print_of}) in out/digits/HN/seed-0 and digits (other) "
         "in out/digits/HN/seed-1"
     )
     assert message in capsys.readouterr().err
@@ -119,18 +123,18 @@ def test_runs_that_diverge_remember_their_data(folder, capsys):
 def test_the_table_says_how_often_each_run_was_checked(folder):
     table = folder / "out/README.md"
     assert main([*ONE, "0", "--seeds", "0"]) == 0
-    assert ", not checked against the references\n" in table.read_text()
+    assert "; no call was verified.\n" in table.read_text()
     assert main([*ONE, "6", "--seeds", "0,1"]) == 0
-    assert ", checked against the references every 6 calls, some runs not verified\n" in table.read_text()
+    assert "; every 6th call of each op was verified, except in some runs.\n" in table.read_text()
     assert main([*ONE, "4", "--seeds", "2,1"]) == 0
-    assert ", checked against the references every 4 or 6 calls\n" in table.read_text()
+    assert "; every 4th or 6th call of each op was verified.\n" in table.read_text()
 
 
 def test_the_table_says_how_many_threads_computed(folder):
     assert main([*ONE, "6", "--seeds", "0", "--threads", "2"]) == 0
-    assert ", threads 2, checked " in (folder / "out/README.md").read_text()
+    assert ", 2 threads; every 6th " in (folder / "out/README.md").read_text()
     assert main([*ONE, "6", "--seeds", "0,1", "--threads", "1"]) == 0
-    assert ", threads 2, 1, checked " in (folder / "out/README.md").read_text()
+    assert ", 2 threads or 1 thread; every 6th " in (folder / "out/README.md").read_text()
 
 
 def test_every_folder_is_looked_at_before_the_first_training(folder, capsys, monkeypatch):
@@ -152,11 +156,11 @@ def test_runs_that_diverge_are_results(folder, capsys):
     assert main(["experiment", "many.toml", "--output", "out", *words]) == 0
     out = capsys.readouterr().out
     assert "digits/HN/seed-0: diverged: the loss is nan" in out
-    assert "No run ended." in out
+    assert "All runs diverged." in out
     assert "| HN (1 of 1 diverged) | - |" in out
     assert main(["experiment", "many.toml", "--output", "out", *words]) == 0
     assert (
-        "diverged: the loss is nan in epoch 1, step 1; optimizer.lr = 1e+30 may be too large (done"
+        "diverged: the loss is nan in epoch 1, step 1; optimizer.lr = 1e+30 may be too large (already"
         in capsys.readouterr().out
     )
 
@@ -167,9 +171,9 @@ def test_runs_that_diverge_are_results(folder, capsys):
         (
             "evaluation.diagrams=[]",
             "triplet-steps",
-            "evaluation.diagrams must name a step for the figure triplet-steps",
+            "evaluation.diagrams must contain a step for the figure triplet-steps",
         ),
-        ("evaluation.diagrams=[]", "train-test", "evaluation.diagrams must name a step for the figure train-test"),
+        ("evaluation.diagrams=[]", "train-test", "evaluation.diagrams must contain a step for the figure train-test"),
         ("evaluation.embeddings=false", "within-class", "evaluation.embeddings must be true for the figure within-"),
         ("evaluation.embeddings=false", "nearest-train", "evaluation.embeddings must be true for the figure nearest-"),
     ],
@@ -228,7 +232,7 @@ def test_variants_axes_and_data(folder):
             "experiment.variants must be tables, [experiment.variants.NAME], got {}",
         ),
         ('HN = { loss.name = "HN" }\n', "HN = 3\n", "experiment.variants.HN must be a table, got 3"),
-        ("seeds = [0, 1]", "seeds = [-1]", "experiment.seeds must be a list, each of its items a whole number from 0"),
+        ("seeds = [0, 1]", "seeds = [-1]", "experiment.seeds must be a list, each item an integer from 0"),
         ("seeds = [0, 1]", "seeds = [0, 1, 0]", "many: experiment.seeds must be distinct, got 0 more than once"),
         (
             'reach = "HN"',
@@ -236,9 +240,9 @@ def test_variants_axes_and_data(folder):
             "many: experiment.values must be distinct, got 2 more than once",
         ),
         ('reach = "HN"', 'reach = "EP"', "experiment.reach must be one of HN, SHN, got 'EP'"),
-        ('reach = "HN"', "values = [2]", "experiment.axis and experiment.values go together, got one of them"),
-        ('"training",', '"tea",', "experiment.figures must be a list, each of its items one of training,"),
-        ('claim = "SHN beats HN."', "", "experiment.claim is missing: it must be a text"),
+        ('reach = "HN"', "values = [2]", "experiment.axis and experiment.values must be given together, got only one"),
+        ('"training",', '"tea",', "experiment.figures must be a list, each item one of training,"),
+        ('claim = "SHN beats HN."', "", "experiment.claim is missing: it must be a string"),
         ('loss.name = "HN"', "seed = 3", "experiment.variants.HN must have values as section.key, got seed = 3"),
         ('loss.name = "HN"', "loss.nam = 3", "many (digits, HN): unknown key loss.nam = 3"),
         ("schedule.epochs = 2", "only = [2]", "experiment.datasets.more must have values as section.key, got only"),
@@ -261,15 +265,15 @@ def test_nothing_is_chosen_twice(folder, capsys):
 
 def test_what_is_chosen_must_be_there(folder, capsys):
     for flag, message in {
-        "--on": "datasets must be some of digits, more, got 'cub'",
-        "--variants": "variants must be some of HN, SHN, got 'cub'",
+        "--on": "datasets must be among digits, more, got 'cub'",
+        "--variants": "variants must be among HN, SHN, got 'cub'",
     }.items():
         assert message in refused(capsys, "experiment", "many.toml", flag, "cub")
-    assert "must be whole numbers between commas, got 'cub'" in refused(
+    assert "must be integers separated by commas, got 'cub'" in refused(
         capsys, "experiment", "many.toml", "--seeds", "cub"
     )
     assert "the section [experiment] is missing" in refused(capsys, "experiment", "tiny.toml")
-    with pytest.raises(RecipeError, match="names before an override must be some of digits, more, got 'cub'"):
+    with pytest.raises(RecipeError, match="data sets of overrides must be among digits, more, got 'cub'"):
         load_experiment("many.toml", ["cub:optimizer.lr=1"])
     with pytest.raises(FileNotFoundError, match="got 'no-such'"):
         load_experiment("no-such")

@@ -84,7 +84,7 @@ def test_images_in_a_tensor(path):
     changed = pixels.clone()
     changed[3, 1, 4, 4] ^= 1
     for other in (changed, pixels[:-1], pixels.flip(0), pixels / 255):
-        with pytest.raises(ValueError, match="holds features of other data: "):
+        with pytest.raises(ValueError, match="contains features of other data: "):
             compute(other, path)
 
 
@@ -117,16 +117,16 @@ def test_data_are_known_by_bytes_and_names(images, path, tmp_path):
     compute(images, path)
     content = images.paths[5].read_bytes()
     images.paths[5].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"holds features of other data: data 'sha256 .*', asked for data 'sha256 "):
+    with pytest.raises(ValueError, match=r"contains features of other data: data 'sha256 .*', requested data 'sha256 "):
         compute(images, path)
     images.paths[5].write_bytes(content)
     compute(images, path)
     names = [str(p) for p in images.paths]
     for other in (names[:-1], [names[1], names[0], *names[2:]], [*names[:-1], names[0]]):
-        with pytest.raises(ValueError, match="holds features of other data: "):
+        with pytest.raises(ValueError, match="contains features of other data: "):
             compute(Images(Path("/"), other), path)
     images.paths[5].rename(images.paths[5].with_name("99.raw"))
-    with pytest.raises(ValueError, match="holds features of other data: "):
+    with pytest.raises(ValueError, match="contains features of other data: "):
         compute(Images(Path("/"), [*names[:5], str(images.paths[5].with_name("99.raw")), *names[6:]]), path)
 
 
@@ -148,7 +148,7 @@ def test_weights_are_known_by_values_and_structure(images, path):
     def refused(change):
         backbone = small_backbone()
         change(backbone)
-        with pytest.raises(ValueError, match="holds features of other weights: "):
+        with pytest.raises(ValueError, match="contains features of other weights: "):
             compute(images, path, backbone)
 
     refused(lambda b: b.trunk[0].weight.data[0, 0, 0, 0].add_(1e-6))
@@ -166,35 +166,33 @@ def test_transforms_are_known_by_their_repr(images, path):
     compute(Images(Path("/"), names, Darken(2)), path)
     compute(Images(Path("/"), names, Darken(2)), path)
     with pytest.raises(
-        ValueError, match=re.escape("other transform: transform 'Darken(2)', asked for transform 'Darke")
+        ValueError, match=re.escape("other transform: transform 'Darken(2)', requested transform 'Darke")
     ):
         compute(Images(Path("/"), names, Darken(3)), path)
     with pytest.raises(
-        ValueError, match=re.escape("other transform: transform 'Darken(2)', asked for transform 'None'")
+        ValueError, match=re.escape("other transform: transform 'Darken(2)', requested transform 'None'")
     ):
         compute(images, path)
-    message = r"other weights and transform: weights 'sha256 .*', transform 'Darken\(2\)', asked for weights 'sha256 "
+    message = r"other weights and transform: weights 'sha256 .*', transform 'Darken\(2\)', requested weights 'sha256 "
     with pytest.raises(ValueError, match=message):
         compute(images, path, small_backbone(nn.Tanh))
 
 
 def test_a_transform_that_does_not_tell_what_it_does(images, path):
     images.transform = lambda pixels: pixels
-    message = (
-        "dataset.transform must have a repr that tells what it does, or transform_fingerprint must say it, got <func"
-    )
+    message = "dataset.transform must have a repr that identifies it, unless transform_fingerprint is given, got <func"
     with pytest.raises(ValueError, match=re.escape(message)):
         compute(images, path)
     compute(images, path, transform_fingerprint="identity")
     assert images.read
-    with pytest.raises(ValueError, match="other transform: transform 'identity', asked for transform 'None'"):
+    with pytest.raises(ValueError, match="other transform: transform 'identity', requested transform 'None'"):
         compute(Images(Path("/"), [str(p) for p in images.paths]), path)
 
 
 def test_a_backbone_that_does_not_tell_what_it_is(images, path):
     backbone = small_backbone()
     backbone.extra_repr = lambda: repr(object())
-    with pytest.raises(ValueError, match=r"backbone must have a repr that tells what it does, parts included, got "):
+    with pytest.raises(ValueError, match=r"backbone must have a repr that identifies it, including its parts, got "):
         compute(images, path, backbone)
 
 
@@ -202,13 +200,14 @@ def test_data_without_files_need_words(path):
     pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
     data = torch.utils.data.TensorDataset(pixels)
     message = (
-        "dataset must be a tensor or have paths, the files of its images, got a TensorDataset; without them, say with"
+        "dataset must be a tensor or have paths, the files of its images, got a TensorDataset; "
+        "without them, pass data_fingerprint"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         compute(data, path)
     features = compute(data, path, data_fingerprint="noise, seed 0")
     assert torch.equal(compute(data, path, data_fingerprint="noise, seed 0"), features)
-    with pytest.raises(ValueError, match="other data: data 'noise, seed 0', asked for data 'noise, seed 1'"):
+    with pytest.raises(ValueError, match="other data: data 'noise, seed 0', requested data 'noise, seed 1'"):
         compute(data, path, data_fingerprint="noise, seed 1")
 
 
@@ -228,9 +227,9 @@ def test_a_damaged_file_is_refused(images, path):
     length = int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8 : 8 + length])
     for damaged, message in (
-        (whole[:-3], "is cut short or damaged"),
-        (b"", "is cut short or damaged"),
-        (whole[:-1] + bytes([whole[-1] ^ 1]), "is damaged: its checksum does not fit its contents; delete it"),
+        (whole[:-3], "is truncated or damaged"),
+        (b"", "is truncated or damaged"),
+        (whole[:-1] + bytes([whole[-1] ^ 1]), "is damaged: its checksum does not match its contents; delete it"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
@@ -246,7 +245,7 @@ def test_a_damaged_file_is_refused(images, path):
 def test_foreign_files_are_refused(images, path):
     path.parent.mkdir()
     safetensors_torch.save_file({"features": torch.ones(COUNT, 6)}, path)
-    message = f"{path} must be a file of features, or not there; delete it or choose another path"
+    message = f"{path} is not a file of features; delete it or choose another path"
     with pytest.raises(ValueError, match=re.escape(message)):
         compute(images, path)
     safetensors_torch.save_file(
@@ -301,7 +300,7 @@ def test_a_feature_that_is_not_finite_is_named(images, path):
         ({"backbone": torch.relu}, TypeError, "backbone must be a torch.nn.Module, got builtin_function_or_method"),
         ({"chunk": 0}, ValueError, "chunk must be at least 1, got 0"),
         ({"chunk": 2.0}, TypeError, "chunk must be an integer, got float"),
-        ({"dataset": torch.ones(0, 3, 8, 8)}, ValueError, "dataset must hold at least one image, got none"),
+        ({"dataset": torch.ones(0, 3, 8, 8)}, ValueError, "dataset must contain at least one image, got none"),
     ],
 )
 def test_wrong_arguments(changes, error, message, path):
@@ -314,5 +313,5 @@ def test_wrong_arguments(changes, error, message, path):
 def test_paths_of_another_number(images, path):
     images.paths = images.paths[:-1]
     images.__class__ = type("Longer", (Images,), {"__len__": lambda self: COUNT})
-    with pytest.raises(ValueError, match=f"dataset must have one of its paths for each of its {COUNT} images, got 17"):
+    with pytest.raises(ValueError, match=f"dataset must have one path for each of its {COUNT} images, got 17 paths"):
         compute(images, path)

@@ -166,12 +166,12 @@ def test_damaged_parts_are_computed_again(images, path, damage):
 def test_parts_of_something_else_are_refused(images, path):
     """Parts may hold hours of work, so they are not simply deleted."""
     interrupted(images, path)
-    with pytest.raises(ValueError, match=r"0000000000.safetensors holds features of other weights: "):
+    with pytest.raises(ValueError, match=r"0000000000.safetensors contains features of other weights: "):
         compute(images, path, small_backbone(nn.Tanh))
     assert len(parts_of(path)) == 2
     stranger = path.with_name(f"{path.name}.parts") / "0000000000.safetensors"
     safetensors_torch.save_file({"other": torch.ones(2)}, stranger)
-    with pytest.raises(ValueError, match="must be a file of features, or not there; delete it or choose another path"):
+    with pytest.raises(ValueError, match="is not a file of features; delete it or choose another path"):
         compute(images, path)
 
 

@@ -85,19 +85,19 @@ def test_what_a_spreadsheet_makes_of_a_table_is_read(tmp_path):
     [
         (read_diagrams, "", "table.csv is empty"),
         (read_diagrams, " \n\n", "table.csv is empty"),
-        (read_diagrams, DIAGRAMS, "table.csv holds no rows below its header"),
+        (read_diagrams, DIAGRAMS, "table.csv contains no rows below its header"),
         (read_histories, DIAGRAMS + "0,train,after,0,1,1\n", r"line 1: columns must be epoch,step,.*, got 'iteration'"),
-        (read_histories, "epoch,step,step,run\n", "line 1: columns must be there once, got 'step' twice"),
+        (read_histories, "epoch,step,step,run\n", "line 1: columns must be unique, got 'step' twice"),
         (read_histories, "epoch,step,run\n1,2,a\n", "line 1: columns must be .*; 'recall_at_1' is missing"),
         (read_histories, EPOCHS + "1,2,0.5\n", "line 2: must have 6 cells, as line 1 has, got 3"),
         (read_histories, EPOCHS + "1,2,0.5,,,a,b\n", "line 2: must have 6 cells, as line 1 has, got 7"),
         (read_histories, EPOCHS + '1,2,0.5,,,"a\n', "line 2: not CSV: unexpected end of data"),
         (read_histories, EPOCHS.encode() + b"1,2,,,,a\n1,3,,,,\xe9t\xe9\n", "line 3: must be UTF-8, got byte 0xe9"),
-        (read_histories, EPOCHS + "one,2,,,,a\n", "line 2, column epoch: must be a whole number from 0, got 'one'"),
-        (read_histories, EPOCHS + "1,-2,,,,a\n", "line 2, column step: must be a whole number from 0, got '-2'"),
-        (read_histories, EPOCHS + "1,1.0,,,,a\n", "line 2, column step: must be a whole number from 0, got '1.0'"),
-        (read_histories, EPOCHS + "1,,,,,a\n", "line 2, column step: must be a whole number from 0, got ''"),
-        (read_histories, EPOCHS + "1,٣,,,,a\n", "line 2, column step: must be a whole number from 0, got '٣'"),
+        (read_histories, EPOCHS + "one,2,,,,a\n", "line 2, column epoch: must be an integer from 0, got 'one'"),
+        (read_histories, EPOCHS + "1,-2,,,,a\n", "line 2, column step: must be an integer from 0, got '-2'"),
+        (read_histories, EPOCHS + "1,1.0,,,,a\n", "line 2, column step: must be an integer from 0, got '1.0'"),
+        (read_histories, EPOCHS + "1,,,,,a\n", "line 2, column step: must be an integer from 0, got ''"),
+        (read_histories, EPOCHS + "1,٣,,,,a\n", "line 2, column step: must be an integer from 0, got '٣'"),
         (read_histories, EPOCHS + "1,2,2,,,a\n", "column recall_at_1: must be a number from 0 to 1 or empty, got '2'"),
         (
             read_histories,
@@ -133,24 +133,24 @@ def test_what_a_spreadsheet_makes_of_a_table_is_read(tmp_path):
         (
             read_diagrams,
             DIAGRAMS + "0,train,after,5,1,1\n0,train,before,5,1,1\n0,test,after,5,1,1\n0,train,after,5,1,1\n",
-            "line 5, column anchor: train anchor 5 after iteration 0 is in line 2 already",
+            "line 5, column anchor: train anchor 5 after iteration 0 is already in line 2",
         ),
         (
             read_diagrams,
             DIAGRAMS + "0,train,before,1,1,1\n0,train,after,1,1,1\n0,train,after,2,1,1\n1,train,after,1,1,1\n",
-            "line 4, column anchor: train anchor 2 is there after iteration 0 only$",
+            "line 4, column anchor: train anchor 2 exists only after iteration 0$",
         ),
         (
             read_groups,
             GROUPS + "EP,1,0,0.5\n",
-            "line 2, column images_per_class: must be a whole number from 2, got '1'",
+            "line 2, column images_per_class: must be an integer from 2, got '1'",
         ),
         (read_groups, GROUPS + "EP,2,0,\n", "line 2, column recall_at_1: must be a number from 0 to 1, got ''"),
         (read_groups, GROUPS + "EP,2,0,nan\n", "line 2, column recall_at_1: must be a number from 0 to 1, got 'nan'"),
         (
             read_groups,
             GROUPS + "EP,2,0,0.5\nEP,2,1,0.5\nEP,2,0,0.5\n",
-            "line 4, column seed: seed 0 of 'EP' with 2 images a class is in line 2 already",
+            "line 4, column seed: seed 0 of 'EP' with 2 images per class is already in line 2",
         ),
     ],
 )
@@ -176,7 +176,7 @@ def test_files_that_are_not_there_are_python_errors(tmp_path, read):
 
 def test_a_row_that_was_cut_short_is_left_out_with_a_warning(tmp_path):
     path = written(tmp_path, EPOCHS + "1,10,0.5,,,SCT\n2,20,0.5,,,SC")
-    with pytest.warns(UserWarning, match=r"table\.csv, line 3: cut short, it has no line end; left out"):
+    with pytest.warns(UserWarning, match=r"table\.csv, line 3: truncated: it has no line end and is ignored"):
         found = read_histories(path)
     assert list(found) == ["SCT"]
     assert found["SCT"].step.tolist() == [10]
@@ -191,13 +191,13 @@ def test_a_step_that_was_cut_short_is_left_out_with_a_warning(tmp_path):
     )
     path = written(tmp_path, DIAGRAMS + whole.removesuffix("4,train,after,2,0.5,0.5\n"))
     with pytest.warns(
-        UserWarning, match=r"line 10, column anchor: train anchor 2 is there before iteration 4 only; .*left out"
+        UserWarning, match=r"line 10, column anchor: train anchor 2 exists only before iteration 4; .*ignored"
     ):
         found = read_diagrams(path)
     assert list(found.steps()) == [0]
     assert list(found.moments) == [(0, "train", "after"), (0, "train", "before")]
     only = written(tmp_path, DIAGRAMS + "4,train,before,1,1,1\n4,train,before,2,1,1\n4,train,after,1,1,1\n")
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="holds no whole step"):
+    with pytest.warns(UserWarning, match="ignored"), pytest.raises(ValueError, match="contains no complete step"):
         read_diagrams(only)
 
 
@@ -227,10 +227,10 @@ def test_embeddings_come_back(tmp_path):
 
 
 BAD_PAIRS = [
-    ((ROWS, LABELS[:2]), ValueError, r"test_labels must be \[3\], as test_embeddings has rows, got \[2\]"),
-    ((ROWS, LABELS[:, None]), ValueError, r"test_labels must be \[3\], as test_embeddings has rows, got \[3, 1\]"),
-    ((ROWS[0], LABELS), ValueError, r"test_embeddings must be \[rows, D\], one or more of both, got \[2\]"),
-    ((ROWS[:0], LABELS[:0]), ValueError, r"test_embeddings must be \[rows, D\], one or more of both, got \[0, 2\]"),
+    ((ROWS, LABELS[:2]), ValueError, r"test_labels must be \[3\], one per row of test_embeddings, got \[2\]"),
+    ((ROWS, LABELS[:, None]), ValueError, r"test_labels must be \[3\], one per row of test_embeddings, got \[3, 1\]"),
+    ((ROWS[0], LABELS), ValueError, r"test_embeddings must be \[rows, D\] with rows, D >= 1, got \[2\]"),
+    ((ROWS[:0], LABELS[:0]), ValueError, r"test_embeddings must be \[rows, D\] with rows, D >= 1, got \[0, 2\]"),
     ((ROWS.long(), LABELS), TypeError, "test_embeddings must be a floating-point tensor, got torch.int64"),
     ((ROWS, LABELS.float()), TypeError, "test_labels must be an integer tensor, got torch.float32"),
     ((ROWS / ROWS, LABELS), ValueError, "test_embeddings must be finite, got row 0"),
@@ -280,8 +280,8 @@ def test_malformed_embeddings_are_named(tmp_path, pair, error, message):
     [
         ({"train_embeddings": ROWS}, "train_labels is missing"),
         ({"train_labels": LABELS}, "train_embeddings is missing"),
-        ({"train_labels": LABELS, "labels": LABELS}, "tensors must be some of train_embeddings, .*, got 'labels'"),
-        ({}, "tensors must be some of train_embeddings, .*, got none"),
+        ({"train_labels": LABELS, "labels": LABELS}, "tensors must be among train_embeddings, .*, got 'labels'"),
+        ({}, "tensors must be among train_embeddings, .*, got none"),
         (None, "is not a safetensors file"),
     ],
 )

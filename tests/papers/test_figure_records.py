@@ -180,15 +180,15 @@ def test_what_a_disk_takes_in_parts_is_whole_or_not_there(tmp_path, interruption
     ("table", "row", "message"),
     [
         (EPOCHS, epoch_row(0, recall=0.5), r"t\.csv: columns must be epoch,step,.*, got 'recall'"),
-        (EPOCHS, epoch_row(-1), "column epoch: must be a whole number from 0, got -1"),
-        (EPOCHS, epoch_row(0) | {"step": 1.5}, "column step: must be a whole number from 0, got 1.5"),
-        (EPOCHS, epoch_row(0) | {"step": True}, "column step: must be a whole number from 0, got True"),
+        (EPOCHS, epoch_row(-1), "column epoch: must be an integer from 0, got -1"),
+        (EPOCHS, epoch_row(0) | {"step": 1.5}, "column step: must be an integer from 0, got 1.5"),
+        (EPOCHS, epoch_row(0) | {"step": True}, "column step: must be an integer from 0, got True"),
         (
             EPOCHS,
             epoch_row(0) | {"step": 10**18},
-            "column step: must be a whole number from 0, got 1000000000000000000",
+            "column step: must be an integer from 0, got 1000000000000000000",
         ),
-        (EPOCHS, {"epoch": 0, "run": "SCT"}, "column step: must be a whole number from 0, got None"),
+        (EPOCHS, {"epoch": 0, "run": "SCT"}, "column step: must be an integer from 0, got None"),
         (EPOCHS, epoch_row(0, recall_at_1=1.5), "column recall_at_1: must be a number from 0 to 1 or empty, got 1.5"),
         (EPOCHS, epoch_row(0, loss=math.inf), "column loss: must be a number or empty, got inf"),
         (EPOCHS, epoch_row(0, loss=torch.zeros(2)), "column loss: must be a number or empty, got tensor"),
@@ -248,7 +248,7 @@ def test_another_file_is_refused_and_left_alone(tmp_path, content):
 
 def test_a_header_with_other_columns_is_shown(tmp_path):
     (tmp_path / "epochs.csv").write_text("epoch,step\n1,2\n")
-    with pytest.raises(ValueError, match=f"must be {HEADER.strip()} to write below it, got 'epoch,step'"):
+    with pytest.raises(ValueError, match=f"must be {HEADER.strip()}, got 'epoch,step'"):
         Records(tmp_path / "epochs.csv", EPOCHS)
 
 
@@ -281,10 +281,10 @@ def test_similarities_follow_the_triplets_of_before():
     assert s_an.tolist() == pytest.approx([0.0, 0.8, 0.8, 0.0])
     assert similarities(moved.double(), selection)[0].dtype == torch.float64
     assert similarities(moved.half(), selection)[0].dtype == torch.float32
-    with pytest.raises(ValueError, match="selection must be among the 3 embeddings, got one of 4 anchors"):
+    with pytest.raises(ValueError, match="selection must index the 3 embeddings, got a selection of 4 anchors"):
         similarities(embeddings[:3], selection)
     gallery = ops.select_triplets(embeddings[:2], labels[:2], embeddings, labels)
-    with pytest.raises(ValueError, match="selection must be among the 2 embeddings"):
+    with pytest.raises(ValueError, match="selection must index the 2 embeddings"):
         similarities(embeddings[:2], gallery)
 
 

@@ -95,28 +95,32 @@ P = "a.png"
 @pytest.mark.parametrize(
     ("draw", "error", "message"),
     [
-        (lambda: figures.plot_triplet_steps({}, P), ValueError, "runs must hold at least one name, got none"),
+        (lambda: figures.plot_triplet_steps({}, P), ValueError, "runs must contain at least one name, got none"),
         (
             lambda: figures.plot_train_test({"a": []}, P),
             ValueError,
-            r"runs\['a'\] must hold at least one run, got none",
+            r"runs\['a'\] must contain at least one run, got none",
         ),
-        (lambda: figures.plot_training({}, P), ValueError, "runs must hold at least one name, got none"),
-        (lambda: figures.plot_within_class({"a": []}, P), ValueError, r"runs\['a'\] must hold at least one run"),
-        (lambda: figures.plot_nearest_train({}, P), ValueError, "runs must hold at least one name, got none"),
-        (lambda: figures.plot_tsne({}, P), ValueError, "runs must hold at least one name, got none"),
-        (lambda: figures.plot_group_size({}, P), ValueError, "groups must hold at least one method, got none"),
-        (lambda: figures.plot_group_size({"a": {2: {}}}, P), ValueError, r"groups\['a'\] must hold a seed of every"),
-        (lambda: figures.plot_group_size({"a": {}}, P), ValueError, r"groups\['a'\] must hold a seed of every"),
+        (lambda: figures.plot_training({}, P), ValueError, "runs must contain at least one name, got none"),
+        (lambda: figures.plot_within_class({"a": []}, P), ValueError, r"runs\['a'\] must contain at least one run"),
+        (lambda: figures.plot_nearest_train({}, P), ValueError, "runs must contain at least one name, got none"),
+        (lambda: figures.plot_tsne({}, P), ValueError, "runs must contain at least one name, got none"),
+        (lambda: figures.plot_group_size({}, P), ValueError, "groups must contain at least one method, got none"),
+        (
+            lambda: figures.plot_group_size({"a": {2: {}}}, P),
+            ValueError,
+            r"groups\['a'\] must contain a seed for every",
+        ),
+        (lambda: figures.plot_group_size({"a": {}}, P), ValueError, r"groups\['a'\] must contain a seed for every"),
         (
             lambda: figures.plot_triplet_steps({"a": [STEPPED]}, P, iterations=[0, 9]),
             ValueError,
-            "iterations must be some of 0, 8, which all runs have, got 9",
+            "iterations must be among 0, 8, which all runs have, got 9",
         ),
         (
             lambda: figures.plot_triplet_steps({"a": [STEPPED]}, P, iterations=[]),
             ValueError,
-            "iterations must hold at least one, got none",
+            "iterations must contain at least one, got none",
         ),
         (
             lambda: figures.plot_triplet_steps({"a": [Diagrams({(0, "train", "after"): triplets((0, 0))})]}, P),
@@ -137,11 +141,15 @@ P = "a.png"
             ValueError,
             "split must be one of 'train'",
         ),
-        (lambda: figures.plot_triplet_steps({"a": [STEPPED]}, P, most=0), ValueError, "most must be at least 1, got 0"),
         (
-            lambda: figures.plot_train_test({"a": [STEPPED]}, P, most=0.5),
+            lambda: figures.plot_triplet_steps({"a": [STEPPED]}, P, max_arrows=0),
+            ValueError,
+            "max_arrows must be at least 1, got 0",
+        ),
+        (
+            lambda: figures.plot_train_test({"a": [STEPPED]}, P, max_dots=0.5),
             TypeError,
-            "most must be an integer, got float",
+            "max_dots must be an integer, got float",
         ),
         (
             lambda: figures.plot_train_test({"a": [Diagrams({(0, "train", "after"): triplets((0, 0))})]}, P),
@@ -161,7 +169,7 @@ P = "a.png"
         (
             lambda: figures.plot_training({"a": [history([0], [0.5]), history([10], [0.5])]}, P),
             ValueError,
-            r"runs\['a'\] must have measured recall_at_1 at the same step somewhere, got none",
+            r"runs\['a'\] must share a step at which recall_at_1 was measured, got none",
         ),
         (
             lambda: figures.plot_training({"a": [history([0])]}, P, x="time"),
@@ -191,12 +199,12 @@ P = "a.png"
             "perplexity must be below the 12 train samples of 'a', got 30",
         ),
         (lambda: figures.plot_tsne({"a": RUN}, P, perplexity=0), ValueError, "perplexity must be a number > 0, got 0"),
-        (lambda: figures.plot_tsne({"a": RUN}, P, most=1), ValueError, "most must be at least 2, got 1"),
+        (lambda: figures.plot_tsne({"a": RUN}, P, max_samples=1), ValueError, "max_samples must be at least 2, got 1"),
         (lambda: figures.plot_tsne({"a": RUN}, P, seed=-1), ValueError, "seed must be from 0 to 4294967295, got -1"),
         (
             lambda: figures.plot_vector_field(P, entanglements=[]),
             ValueError,
-            "entanglements must hold at least one, got",
+            "entanglements must contain at least one, got",
         ),
         (
             lambda: figures.plot_vector_field(P, entanglements=[2.0]),

@@ -78,13 +78,13 @@ def test_within_class_figure(tmp_path, saved_figures):
     assert texts(second) == [f"mean {means[1]:.2f}"]
     assert [first.get_ylabel(), second.get_ylabel()] == ["EP", "HP"]
     assert first.get_xlim() == second.get_xlim()
-    assert second.get_xlabel() == "similarity of two samples of a class, training classes"
+    assert second.get_xlabel() == "similarity of two samples of the same class, training classes"
     line = next(line for line in first.lines)
     assert line.get_xdata()[0] == pytest.approx(sum(means) / 2, abs=1e-6)
     figures.plot_within_class({"EP": [one]}, path, split="test")
     expected = brute_force_pairs(one.test_embeddings, one.test_labels)
     assert rows(path)[0]["mean_similarity"] == pytest.approx(sum(expected) / len(expected), abs=1e-5)
-    assert saved_figures[-1].axes[0].get_xlabel() == "similarity of two samples of a class, other classes"
+    assert saved_figures[-1].axes[0].get_xlabel() == "similarity of two samples of the same class, other classes"
 
 
 def test_nearest_train_figure(tmp_path, saved_figures):
@@ -151,14 +151,14 @@ def test_tsne_draws_a_choice_of_many(tmp_path, capsys):
     path = tmp_path / "tsne.png"
     chosen = []
     for seed in (0, 0, 1):
-        figures.plot_tsne({"EP": run}, path, perplexity=4, most=25, seed=seed)
+        figures.plot_tsne({"EP": run}, path, perplexity=4, max_samples=25, seed=seed)
         data = rows(path)
         assert [row["split"] for row in data] == ["train"] * 50 + ["test"] * 25
         chosen.append([row["label"] for row in data])
     assert chosen[0] == chosen[1] != chosen[2]
     assert not capsys.readouterr().err
     pytest.importorskip("tqdm")
-    figures.plot_tsne({"EP": run}, path, perplexity=4, most=25, progress=True)
+    figures.plot_tsne({"EP": run}, path, perplexity=4, max_samples=25, progress=True)
     assert "2/2" in capsys.readouterr().err
 
 

@@ -58,7 +58,7 @@ def test_dots_before_and_after_have_their_colors(tmp_path, saved_figures):
         )
     )
     assert to_hex(legend["before the step"].get_color()) == to_hex(before.get_facecolor()[0])
-    assert to_hex(legend["after it"].get_color()) == to_hex(after.get_facecolor()[0])
+    assert to_hex(legend["after the step"].get_color()) == to_hex(after.get_facecolor()[0])
     assert to_hex(before.get_facecolor()[0]) != to_hex(after.get_facecolor()[0])
 
 
@@ -89,7 +89,7 @@ def test_options_of_steps(tmp_path, saved_figures):
     assert texts(saved_figures[-1].axes[0]) == ["100% → 100% hard"]
     figures.plot_triplet_steps({"SCT": [STEPPED]}, path, split="test")
     assert [(panel["iteration"], panel["before"]) for panel in panels(path)] == [(8, [[0.0, 0.2]])]
-    figures.plot_triplet_steps({"SCT": [STEPPED]}, path, iterations=[8, 0], most=2)
+    figures.plot_triplet_steps({"SCT": [STEPPED]}, path, iterations=[8, 0], max_arrows=2)
     assert [panel["iteration"] for panel in panels(path)] == [8, 0]
     assert panels(path)[1]["before"] == [[0.2, 0.8], [0.9, 0.1]], "evenly spaced"
     assert texts(saved_figures[-1].axes[1]) == ["33% → 67% hard"], "the shares are of all"
@@ -141,7 +141,7 @@ def test_last_triplets_of_both_splits(tmp_path, saved_figures):
 def test_fewer_dots_than_triplets(tmp_path, saved_figures):
     moment = triplets(*((i / 100, 0.5) for i in range(100)))
     run = Diagrams({(0, "train", "after"): moment, (0, "test", "after"): moment})
-    path = figures.plot_train_test({"SCT": [run]}, tmp_path / "tt.png", most=4)
+    path = figures.plot_train_test({"SCT": [run]}, tmp_path / "tt.png", max_dots=4)
     assert [dot[0] for dot in panels(path)[0]["triplets"]] == [0.0, 0.33, 0.66, 0.99]
     assert texts(saved_figures[0].axes[0]) == ["50% hard, mean (0.49, 0.50)"], "of all"
 

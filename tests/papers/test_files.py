@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from papers._files import save_json, save_whole
+from papers._files import save_atomically, save_json
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     save_json(path, {"a": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_json(path, {"a": {1, 2}})
-    with pytest.raises(TypeError, match="keys of JSON must be text, got 1"):
+    with pytest.raises(TypeError, match="JSON keys must be strings, got 1"):
         save_json(path, {"a": {1: 2}})
 
     def half(part):
@@ -47,6 +47,6 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save_whole(path, half)
+        save_atomically(path, half)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["content.json"]

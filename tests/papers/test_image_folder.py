@@ -57,7 +57,7 @@ def test_train_and_test_folders(tmp_path):
     assert split.train.class_names == split.test.class_names == ("a", "b", "c")
     assert [(image.getpixel((0, 0))[0], label) for image, label in split.train] == [(0, 1), (1, 2)]
     assert [(image.getpixel((0, 0))[0], label) for image, label in split.test] == [(2, 0), (3, 2)]
-    with pytest.raises(ValueError, match=r"train_classes must be None where .*train says what trains, got 2"):
+    with pytest.raises(ValueError, match=r"train_classes must be None if .*train exists, got 2"):
         load_image_folder(tmp_path, train_classes=2)
 
 
@@ -81,13 +81,13 @@ def test_hidden_and_foreign_files_are_left_out(flat):
 def test_missing_folders(flat, tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"root must hold images, a folder a class .*: .*nowhere does not exist\. Exp"
+        match=r"root must contain images in one folder per class .*: .*nowhere does not exist\. Exp"
         r"ected:\n    ROOT/train/<class>",
     ):
         load_image_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"0\.png is a file"):
         load_image_folder(flat / "apple/0.png")
-    with pytest.raises(FileNotFoundError, match="apple holds no folders"):
+    with pytest.raises(FileNotFoundError, match="apple contains no folders"):
         load_image_folder(flat / "apple")
     (flat / "fig").mkdir()
     with pytest.raises(FileNotFoundError, match=r"Found no valid file for the classes fig\. Expected:\n"):
@@ -97,7 +97,9 @@ def test_missing_folders(flat, tmp_path):
 def test_too_few_classes(tmp_path):
     for name in "abc":
         write_image(tmp_path / name / "1.png")
-    with pytest.raises(ValueError, match="root must hold the folders of at least 4 classes, 2 to train on, got 3"):
+    with pytest.raises(
+        ValueError, match="root must contain folders of at least 4 classes, 2 of them to train on, got 3"
+    ):
         load_image_folder(tmp_path)
     write_image(tmp_path / "d/1.png")
     assert load_image_folder(tmp_path).train.labels.tolist() == [0, 1]

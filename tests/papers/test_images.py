@@ -133,10 +133,10 @@ def test_nothing_selected_is_an_error(images):
     [
         ([0.5, 1.0], TypeError, "labels must be integers, got torch.float32"),
         ([True, False], TypeError, "labels must be integers, got torch.bool"),
-        ([0], ValueError, r"labels must be \[N\] = \[2\], one for each of paths, got \[1\]"),
-        ([[0, 1]], ValueError, r"labels must be \[N\] = \[2\], one for each of paths, got \[1, 2\]"),
-        ([0, 3], ValueError, "labels must be from 0 to 2, the number of class_names less one, got 0 to 3"),
-        ([-1, 2], ValueError, "labels must be from 0 to 2, the number of class_names less one, got -1 to 2"),
+        ([0], ValueError, r"labels must be \[N\] = \[2\], one per path, got \[1\]"),
+        ([[0, 1]], ValueError, r"labels must be \[N\] = \[2\], one per path, got \[1, 2\]"),
+        ([0, 3], ValueError, "labels must be from 0 to 2, the number of class_names minus 1, got 0 to 3"),
+        ([-1, 2], ValueError, "labels must be from 0 to 2, the number of class_names minus 1, got -1 to 2"),
     ],
 )
 def test_wrong_labels(labels, kind, message):
@@ -200,31 +200,31 @@ def test_a_test_set_is_query_and_gallery():
     own = split([0, 0], [1, 1])
     assert own.test is own.query is own.gallery
     apart = split([0, 0], [1, 1], [1, 1])
-    with pytest.raises(AttributeError, match="toy has no one test set: use query and gallery"):
+    with pytest.raises(AttributeError, match="toy has no single test set: use query and gallery"):
         apart.test  # noqa: B018
 
 
 def test_summary():
     assert split([0, 0, 1, 1], [2, 2, 3, 3, 3]).summary() == (
-        "toy: 4 images of 2 classes train, 5 images of 2 classes are retrieved"
+        "toy: training: 4 images of 2 classes; retrieval: 5 images of 2 classes"
     )
     assert split([0, 0, 1, 1], [2, 3], [2, 2, 3]).summary() == (
-        "toy: 4 images of 2 classes train, 2 images of 2 classes are looked for in 3 images of 2 classes"
+        "toy: training: 4 images of 2 classes; retrieval: 2 images of 2 classes in a gallery of 3 images of 2 classes"
     )
 
 
 def test_summary_of_classes_that_are_too_small():
     train = [0, 0, 0, 1, 2, 3, 4, 5, 6, 6]
     assert split(train, [7, 7]).summary(3).splitlines()[1:] == [
-        "training classes with too few images for batches with 3 of each: 6 of 7: "
+        "training classes with fewer than 3 images, too few for a batch: 6 of 7: "
         "b (1), c (1), d (1), e (1), f (1) and 1 more"
     ]
     assert split([0, 0, 1], [7, 7]).summary().splitlines()[1:] == [
-        "training classes with too few images for batches with 2 of each: 1 of 2: b (1)"
+        "training classes with fewer than 2 images, too few for a batch: 1 of 2: b (1)"
     ]
 
 
 def test_summary_of_queries_that_have_nothing_to_find():
-    told = "queries without another image of their class to find, which are misses:"
+    told = "queries without another image of their class, counted as misses:"
     assert split([0, 0], [1, 2, 2, 3]).summary().splitlines()[1:] == [f"{told} 2 of 4"]
     assert split([0, 0], [1, 2, 2, 3, 1], [2, 3, 4]).summary().splitlines()[1:] == [f"{told} 2 of 5"]

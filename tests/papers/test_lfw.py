@@ -59,7 +59,7 @@ def test_pairs(faces, inside):
 
 @pytest.mark.parametrize(("image_set", "folder"), [("original", "lfw"), ("deepfunneled", "lfw-deepfunneled")])
 def test_other_alignments(faces, image_set, folder):
-    with pytest.raises(FileNotFoundError, match=r"only .*pairs\.txt is there"):
+    with pytest.raises(FileNotFoundError, match=r"only .*pairs\.txt exists"):
         load_lfw_pairs(faces, image_set=image_set)
     (faces / "lfw-py/lfw_funneled").rename(faces / "lfw-py" / folder)
     assert f"/{folder}/Ann/Ann_0001.jpg" in load_lfw_pairs(faces, image_set=image_set).images.paths[0]
@@ -69,7 +69,7 @@ def test_some_pairs(faces):
     (faces / "lfw-py/lfw_funneled/Ann/Ann_0001.jpg").unlink()
     message = (
         r"all of LFW: .* has 3 same pairs \(4 published\), 3 different pairs \(4 publish"
-        r"ed\)\. 1 files that its lists name are missing, the first is .*Ann_0001\.jpg"
+        r"ed\)\. 1 listed files are missing, the first is .*Ann_0001\.jpg"
     )
     pairs = load_partial(load_lfw_pairs, faces, message)
     assert pairs.name == pairs.images.name == "LFW, partial"
@@ -86,22 +86,22 @@ def test_faces_in_no_pair_that_is_left_are_left_out(faces):
     assert left.pairs.tolist() == [[1, 0]]  # Cy_Young 1 and Ann 2
     assert [path.rpartition("/")[2] for path in left.images.paths] == ["Ann_0002.jpg", "Cy_Young_0001.jpg"]
     assert (left.name, left.images.name) == ("less", "less")
-    with pytest.raises(ValueError, match="keep must leave at least one pair of LFW whole, got none"):
+    with pytest.raises(ValueError, match="keep must select at least one complete pair of LFW, got none"):
         pairs.select(torch.tensor([True] + [False] * 6), "none")
 
 
 def test_fewer_pairs_than_published(faces, monkeypatch):
     monkeypatch.setattr(lfw, "PUBLISHED", {"same": 3000, "different": 3000})
-    message = r"has 4 same pairs \(3,000 published\), 4 different pairs \(3,000 published\)\. W"
+    message = r"has 4 same pairs \(3,000 published\), 4 different pairs \(3,000 published\)\. U"
     assert load_partial(load_lfw_pairs, faces, message).name == "LFW, partial"
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([""], r"line 1: must be the numbers of folds and of pairs, got ''"),
-        (["10"], r"line 1: must be the numbers of folds and of pairs, got '10'"),
-        (["0 300"], r"line 1: must be the numbers of folds and of pairs, got '0 300'"),
+        ([""], r"line 1: must be the number of folds and the number of pairs, got ''"),
+        (["10"], r"line 1: must be the number of folds and the number of pairs, got '10'"),
+        (["0 300"], r"line 1: must be the number of folds and the number of pairs, got '0 300'"),
         (PAIRS[:-1], r"pairs\.txt must have 2 x 2 x 2 pairs, as its first line says, got 7"),
         ([*PAIRS, "Ann\t1\t2"], r"pairs\.txt must have 2 x 2 x 2 pairs, as its first line says, got 9"),
         ([*PAIRS[:2], "Bob 1 Ann 3", *PAIRS[3:]], r"line 3: must be a person and two numbers, got 'Bob 1 Ann 3'"),
@@ -122,14 +122,12 @@ def test_blank_lines_do_not_count(faces):
 
 def test_missing_faces(faces, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"root must hold LFW .* does not exist\. Expected:\n    ROOT/lfw-py/pairs"
+        FileNotFoundError, match=r"root must contain LFW .* does not exist\. Expected:\n    ROOT/lfw-py/pairs"
     ):
         load_lfw_pairs(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="image_set must be one of 'original', 'funneled', 'deepfunneled', got 'flat'"):
         load_lfw_pairs(faces, image_set="flat")
     for path in faces.glob("lfw-py/lfw_funneled/*/*"):
         path.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"of the pairs that the lists .* name none is there: the first missing f"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"none of the pairs listed in .* exists: the first missing f"):
         load_lfw_pairs(faces, partial=True)

@@ -16,11 +16,11 @@ from support.inputs import seeded
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("rows_at_once", [None, 7])
-def test_standardized_as_scikit_learn_does(dtype, rows_at_once, monkeypatch):
+@pytest.mark.parametrize("chunk_rows", [None, 7])
+def test_standardized_as_scikit_learn_does(dtype, chunk_rows, monkeypatch):
     scaler = pytest.importorskip("sklearn.preprocessing").StandardScaler()
-    if rows_at_once:
-        monkeypatch.setattr(networks.embedding, "_ROWS_AT_ONCE", rows_at_once)
+    if chunk_rows:
+        monkeypatch.setattr(networks.embedding, "_CHUNK_ROWS", chunk_rows)
     scales, offsets = torch.tensor([1.0, 1e-3, 1e3, 5.0]), torch.tensor([0.0, 1.0, -1e4, 1e5])
     features = (torch.randn(100, 4, generator=seeded(0)) * scales + offsets).to(dtype)
     expected = torch.from_numpy(scaler.fit_transform(features.double().numpy()))
@@ -119,7 +119,7 @@ def test_a_head_of_two_layers_on_standardized_features():
             (3, 2),
             {"standardize": Standardize(torch.zeros(4), torch.ones(4))},
             ValueError,
-            "standardize must be of feature_dim = 3 features, got 4",
+            "standardize must have feature_dim = 3 features, got 4",
         ),
     ],
 )

@@ -131,11 +131,11 @@ def test_options_reach_the_figures(runs, capsys):
 
     assert [panel["iteration"] for panel in drawn("triplet-steps", "a")] == [0, 4]
     assert [panel["iteration"] for panel in drawn("triplet-steps", "a", "--iterations", "4")] == [4]
-    assert [len(panel["before"]) for panel in drawn("triplet-steps", "a", "--most", 3)] == [3, 3]
+    assert [len(panel["before"]) for panel in drawn("triplet-steps", "a", "--max-arrows", 3)] == [3, 3]
     hard = drawn("triplet-steps", "a", "--hard-only")[0]["before"]
     assert 0 < len(hard) < 6
     assert all(s_an > s_ap for s_ap, s_an in hard)
-    assert len(drawn("train-test", "a", "--most", 2)[0]["triplets"]) == 2
+    assert len(drawn("train-test", "a", "--max-dots", 2)[0]["triplets"]) == 2
     field = drawn("vector-field", "--entanglements", "1,0.25", "--lr", "0.2", "--low", "-1", "--temperature", "0.5")
     assert {row["entanglement"] for row in field} == {"1.0", "0.25"}
     assert min(float(row["s_ap"]) for row in field) == -1
@@ -143,7 +143,7 @@ def test_options_reach_the_figures(runs, capsys):
     assert float(at_zero["delta_s_ap"]) == pytest.approx(0.4 / (1.08 * 1.04) ** 0.5, abs=1e-5)  # beta = 0.2
     train, test = (drawn("within-class", "a", "--split", split)[0]["mean_similarity"] for split in ("train", "test"))
     assert train != test
-    assert {row["split"] for row in drawn("tsne", "a", "--most", "12", "--perplexity", 3, "--seed", 1)} == {
+    assert {row["split"] for row in drawn("tsne", "a", "--max-samples", "12", "--perplexity", 3, "--seed", 1)} == {
         "train",
         "test",
     }
@@ -188,12 +188,12 @@ def test_help_names_what_a_figure_needs(capsys):
         (["training", "a", "--x", "time"], "argument --x: invalid choice: 'time'"),
         (
             ["training", "bad"],
-            "argument RUN: bad/epochs.csv, line 2, column epoch: must be a whole number from 0, got 'x'",
+            "argument RUN: bad/epochs.csv, line 2, column epoch: must be an integer from 0, got 'x'",
         ),
-        (["training", "HN=two"], "argument RUN: HN= is a name for one run, but two/epochs.csv holds SCT, SHN"),
-        (["triplet-steps", "a", "--iterations", "0,x"], "argument --iterations: must be a whole number from 0"),
-        (["triplet-steps", "a", "--iterations", "0,3"], "iterations must be some of 0, 4, which all runs have, got 3"),
-        (["triplet-steps", "a", "--most", "0"], "argument --most: must be a whole number from 1"),
+        (["training", "HN=two"], "argument RUN: HN= is a name for one run, but two/epochs.csv contains SCT, SHN"),
+        (["triplet-steps", "a", "--iterations", "0,x"], "argument --iterations: must be an integer from 0"),
+        (["triplet-steps", "a", "--iterations", "0,3"], "iterations must be among 0, 4, which all runs have, got 3"),
+        (["triplet-steps", "a", "--max-arrows", "0"], "argument --max-arrows: must be an integer from 1"),
         (["triplet-steps", "bad"], "argument RUN: bad/diagrams.csv, line 1: columns must be iteration,"),
         (["within-class", "a", "--split", "val"], "argument --split: invalid choice: 'val'"),
         (["within-class", "bad"], "argument RUN: bad/embeddings.safetensors is not a safetensors file"),
@@ -202,10 +202,16 @@ def test_help_names_what_a_figure_needs(capsys):
         (["vector-field", "--entanglements", "0,x"], "argument --entanglements: must be a number, got 'x'"),
         (["vector-field", "--entanglements", "2"], "entanglement must be from 0 to 1, got 2.0"),
         (["vector-field", "--lr", "0"], "argument --lr: must be a positive number, got '0'"),
-        (["tsne", "x=a", "y=b", "x=b"], "argument RUN: t-SNE has no mean: one run a name, got 2 of 'x'"),
+        (
+            ["tsne", "x=a", "y=b", "x=b"],
+            "argument RUN: t-SNE needs one run per name, because it has no mean, got 2 of 'x'",
+        ),
         (["tsne", "a"], "perplexity must be below the 40 train samples of 'a', got 50"),
-        (["group-size", "EP=a"], "argument RUN: EP= must be left out: methods have names in a/groups.csv"),
-        (["group-size", "a", "a/groups.csv"], "a/groups.csv: seed 0 of 'SCT' with 2 images a class is in another RUN"),
+        (["group-size", "EP=a"], "argument RUN: EP= must be omitted: a/groups.csv names the methods"),
+        (
+            ["group-size", "a", "a/groups.csv"],
+            "a/groups.csv: seed 0 of 'SCT' with 2 images per class is in another RUN",
+        ),
         (["group-size", "bad"], "argument RUN: bad/groups.csv is empty"),
     ],
 )
@@ -230,7 +236,7 @@ def test_what_was_cut_short_is_said_and_the_rest_drawn(runs, capsys):
     path.write_bytes(path.read_bytes()[:-3])
     status, _, err = plot("training", "a", capsys=capsys)
     assert status == 0
-    assert err == "papers plot: a/epochs.csv, line 4: cut short, it has no line end; left out\n"
+    assert err == "papers plot: a/epochs.csv, line 4: truncated: it has no line end and is ignored\n"
     assert {row["step"] for row in data(runs / "runs/figures/training")} == {"0", "10"}
 
 

@@ -58,27 +58,33 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimisre.lr=1", "tiny: unknown key optimisre = {lr} (did you mean optimizer?); a recipe may have title,"),
-        ("optimizer.lrr=1", "tiny: unknown key optimizer.lrr = 1 (did you mean lr?); [optimizer] may have lr, name,"),
+        (
+            "optimisre.lr=1",
+            "tiny: unknown key optimisre = {lr} (did you mean optimizer?); the keys of a recipe are title,",
+        ),
+        (
+            "optimizer.lrr=1",
+            "tiny: unknown key optimizer.lrr = 1 (did you mean lr?); the keys of [optimizer] are lr, name,",
+        ),
         ("optimizer.lr=0", "tiny: optimizer.lr must be a number above 0, got 0"),
         ("optimizer.lr=inf", "tiny: optimizer.lr must be a number above 0, got inf"),
         ("optimizer.lr=fast", "tiny: optimizer.lr must be a number above 0, got 'fast'"),
         ("optimizer.lr=true", "tiny: optimizer.lr must be a number above 0, got True"),
         ("optimizer.momentum=1.5", "tiny: optimizer.momentum must be a number from 0 up to 1, got 1.5"),
         ("optimizer.name=sgdm", "tiny: optimizer.name must be one of sgd, adam, got 'sgdm'"),
-        ("schedule.epochs=2.5", "tiny: schedule.epochs must be a whole number from 1, got 2.5"),
-        ("schedule.epochs=0", "tiny: schedule.epochs must be a whole number from 1, got 0"),
-        ("schedule.milestones=3", "tiny: schedule.milestones must be a list, each of its items a whole number from 1"),
-        ("schedule.milestones=[1, 0]", "tiny: schedule.milestones must be a list, each of its items a whole number"),
-        ("schedule.milestones=[2, 1]", "tiny: schedule.milestones must ascend, got [2, 1]"),
+        ("schedule.epochs=2.5", "tiny: schedule.epochs must be an integer from 1, got 2.5"),
+        ("schedule.epochs=0", "tiny: schedule.epochs must be an integer from 1, got 0"),
+        ("schedule.milestones=3", "tiny: schedule.milestones must be a list, each item an integer from 1"),
+        ("schedule.milestones=[1, 0]", "tiny: schedule.milestones must be a list, each item an integer"),
+        ("schedule.milestones=[2, 1]", "tiny: schedule.milestones must be ascending, got [2, 1]"),
         ("schedule.every=3", "tiny: schedule.milestones and schedule.every exclude each other, got both"),
         ("data.partial=1", "tiny: data.partial must be true or false, got 1"),
         ("data.name=digit", "tiny: data.name must be one of digits, omniglot, cub, cars, online_products, in_shop"),
-        ("data.name=cub", "tiny: network.backbone must be convnet4 for data.name digits or omniglot, and only then"),
+        ("data.name=cub", "tiny: network.backbone must be convnet4 if and only if data.name is digits or omniglot"),
         ("data.features=a.npy", "tiny: network.frozen must be true with data.features, got false"),
         ("data.crop=300", "tiny: data.crop must be at most data.size = 256, got 300"),
         ("data=3", "tiny: data must be a section, [data], got 3"),
-        ("network.frozen=true", "tiny: network.frozen must be false with convnet4, whose weights are random"),
+        ("network.frozen=true", "tiny: network.frozen must be false with convnet4, because its weights are random"),
         (
             "network.frozen_statistics=true",
             "tiny: network.frozen_statistics must be false with network.backbone = 'convnet4'",
@@ -89,12 +95,15 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
             "sampler.image_per_class=4",
             "tiny: unknown key sampler.image_per_class = 4 (did you mean images_per_class?);",
         ),
-        ("sampler.kind=anchor_neighbor", "tiny: sampler.anchors_per_batch is missing: it must be a whole number from"),
-        ("sampler.images_per_class=1", "tiny: sampler.images_per_class must be a whole number from 2, got 1"),
+        ("sampler.kind=anchor_neighbor", "tiny: sampler.anchors_per_batch is missing: it must be an integer from"),
+        ("sampler.images_per_class=1", "tiny: sampler.images_per_class must be an integer from 2, got 1"),
         ("sampler.kind=triplets", "tiny: loss.name must be SmartTriplet with sampler.kind = 'triplets', got 'SHN'"),
-        ("loss.name=SmartTriplet", "tiny: loss.positive and loss.negative must say which triplets of a batch"),
+        ("loss.name=SmartTriplet", "tiny: loss.positive and loss.negative must select the triplets of a batch"),
         ("loss.name=shn", "tiny: loss.name must be one of SCT, HN, SHN,"),
-        ("loss.temprature=1", "tiny: unknown key loss.temprature = 1 (did you mean temperature?); [loss] may have"),
+        (
+            "loss.temprature=1",
+            "tiny: unknown key loss.temprature = 1 (did you mean temperature?); the keys of [loss] are",
+        ),
         (
             "loss.temperature=0",
             "tiny: [loss] SHN: temperature must be a number from 1e-30 to 1e+30, got 0 (loss.temperature = 0)",
@@ -102,10 +111,10 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
         ("loss.temperature=x", "tiny: [loss] SHN: temperature must be a number, got str (loss.temperature = 'x')"),
         ("loss.negative=hardest", "tiny: unknown key loss.negative = 'hardest'"),
         ("loss.generator=3", "tiny: unknown key loss.generator = 3"),
-        ("seed=-1", "tiny: seed must be a whole number from 0 to 2147483647, got -1"),
-        ("seed=1.0", "tiny: seed must be a whole number from 0 to 2147483647, got 1.0"),
-        ('title=" "', "tiny: title must be a line of text, got ' '"),
-        ("evaluation.recall_at=[0]", "tiny: evaluation.recall_at must be a list, each of its items a whole number"),
+        ("seed=-1", "tiny: seed must be an integer from 0 to 2147483647, got -1"),
+        ("seed=1.0", "tiny: seed must be an integer from 0 to 2147483647, got 1.0"),
+        ('title=" "', "tiny: title must be one line of text, got ' '"),
+        ("evaluation.recall_at=[0]", "tiny: evaluation.recall_at must be a list, each item an integer"),
         ("seed.x=1", "tiny: seed.x = 1: seed is a value, not a section"),
         ("lr", "tiny: an override must be section.key=value, got 'lr'"),
         ("=1", "tiny: an override must be section.key=value, got '=1'"),
@@ -128,7 +137,7 @@ def test_weights_of_losses_are_not_negative(weight):
 
 def test_neighbors_have_positives_too():
     sampler = {"kind": "anchor_neighbor", "anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 1}
-    with pytest.raises(RecipeError, match=r"sampler\.images_per_class must be a whole number from 2, got 1"):
+    with pytest.raises(RecipeError, match=r"sampler\.images_per_class must be an integer from 2, got 1"):
         recipe_of(sampler=sampler)
 
 
@@ -152,15 +161,13 @@ def test_files_that_are_no_recipes(tmp_path, file):
 
 def test_the_selection_of_smart_triplets_belongs_to_batches_without_triplets():
     values = {"sampler": {"kind": "triplets"}, "loss": {"name": "SmartTriplet", "positive": "random"}}
-    with pytest.raises(RecipeError, match=r"loss\.positive must be left out with sampler\.kind = 'triplets'"):
+    with pytest.raises(RecipeError, match=r"loss\.positive must be omitted with sampler\.kind = 'triplets'"):
         recipe_of(**values)
 
 
 def test_a_frozen_backbone_has_been_trained():
     frozen = {"backbone": "resnet18", "weights": "random", "frozen": True}
-    with pytest.raises(
-        RecipeError, match=r"network\.weights must be of a trained network with network\.frozen, got 'ra"
-    ):
+    with pytest.raises(RecipeError, match=r"network\.weights must be trained weights with network\.frozen, got 'ra"):
         recipe_of(data={"name": "cub"}, network=frozen)
 
 

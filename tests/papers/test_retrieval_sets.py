@@ -59,7 +59,7 @@ def test_some_products(products):
     (home / "kind2_final/4_5.png").unlink()
     message = (
         r"all of Stanford Online Products: .* has 2 training images \(3 published\), 3 test images \(4 published\)\. "
-        r"2 files that its lists name are missing, the first is .*1_1\.png"
+        r"2 listed files are missing, the first is .*1_1\.png"
     )
     split = load_partial(load_online_products, products, message)
     assert split.name == split.train.name == split.test.name == "SOP, partial"
@@ -67,24 +67,22 @@ def test_some_products(products):
     assert split.train.coarse_labels.tolist() == [0, 11]
     assert colors(split.test) == [((4, 0, 0), 3), ((6, 0, 0), 2), ((7, 0, 0), 2)]
     assert split.summary().splitlines()[1:] == [
-        "training classes with too few images for batches with 2 of each: 2 of 2: 1 (1), 2 (1)",
-        "queries without another image of their class to find, which are misses: 1 of 3",
+        "training classes with fewer than 2 images, too few for a batch: 2 of 2: 1 (1), 2 (1)",
+        "queries without another image of their class, counted as misses: 1 of 3",
     ]
 
 
 def test_all_missing_products_are_counted(products):
     for file in ("1_1", "3_6", "3_7"):
         (products / f"Stanford_Online_Products/kind1_final/{file}.png").unlink()
-    with pytest.raises(ValueError, match=r"3 files that its lists name are missing, the first is .*1_1\.png"):
+    with pytest.raises(ValueError, match=r"3 listed files are missing, the first is .*1_1\.png"):
         load_online_products(products)
 
 
 def test_products_of_one_list_only(products):
     for file in (products / "Stanford_Online_Products").glob("*/[34]_*.png"):
         file.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"no image that Ebay_test\.txt names is there\. Expected:\n    ROOT/Stan"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no image listed in Ebay_test\.txt exists\. Expected:\n    ROOT/Stan"):
         load_online_products(products, partial=True)
 
 
@@ -93,12 +91,12 @@ def test_product_lists(products):
     write_lines(home / "Ebay_test.txt", "image_id class_id super_class_id path", "4 4 four four.png")
     with pytest.raises(
         ValueError,
-        match=r"Ebay_test\.txt, line 2: must be an integer, an integer, an integer, a text, "
+        match=r"Ebay_test\.txt, line 2: must be an integer, an integer, an integer, a string, "
         r"got '4 4 four four\.png'",
     ):
         load_online_products(products)
     (home / "Ebay_test.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"only .*Ebay_train\.txt is there\. Expected:"):
+    with pytest.raises(FileNotFoundError, match=r"only .*Ebay_train\.txt exists\. Expected:"):
         load_online_products(products)
     with pytest.raises(FileNotFoundError, match=r"Online Products .* does not exist"):
         load_online_products(products / "nowhere")
@@ -156,7 +154,7 @@ def test_some_clothes(clothes):
     (clothes / "Img" / CLOTHES[2][0]).unlink()
     message = (
         r"all of In-shop Clothes Retrieval: .* has 3 train images \(3 published\), 1 query "
-        r"images \(2 published\), 2 gallery images \(2 published\)\. 1 files .* first is .*02_1_front\.png"
+        r"images \(2 published\), 2 gallery images \(2 published\)\. 1 listed files .* first is .*02_1_front\.png"
     )
     split = load_partial(load_in_shop, clothes, message)
     assert split.name == split.query.name == "In-shop, partial"
@@ -167,7 +165,7 @@ def test_some_clothes(clothes):
     assert colors(split.train) == [((0, 0, 0), 3), ((6, 0, 0), 2)]
     assert colors(split.gallery) == [((4, 0, 0), 1)]
     (clothes / "Img" / CLOTHES[5][0]).unlink()
-    with pytest.raises(FileNotFoundError, match="no query image is there"):
+    with pytest.raises(FileNotFoundError, match="no query image exists"):
         load_in_shop(clothes, partial=True)
 
 
@@ -175,13 +173,13 @@ def test_all_missing_clothes_are_counted(clothes):
     write_clothes(clothes)
     for k in (0, 1, 3, 4):
         (clothes / "Img" / CLOTHES[k][0]).unlink()
-    with pytest.raises(ValueError, match="4 files that its lists name are missing"):
+    with pytest.raises(ValueError, match="4 listed files are missing"):
         load_in_shop(clothes)
 
 
 def test_list_of_clothes(clothes):
     with pytest.raises(
-        FileNotFoundError, match=r"In-shop .* has no such folder\. Expected:\n    ROOT/Eval/list_eval_part"
+        FileNotFoundError, match=r"In-shop .* does not contain it\. Expected:\n    ROOT/Eval/list_eval_part"
     ):
         load_in_shop(clothes)
     list_file = write_clothes(clothes)
@@ -191,7 +189,7 @@ def test_list_of_clothes(clothes):
         load_in_shop(clothes)
     write_lines(list_file, *good, "img/one.png id_00000001")
     with pytest.raises(
-        ValueError, match=r"partition\.txt, line 10: must be a text, a text, a text, got 'img/one\.png id_"
+        ValueError, match=r"partition\.txt, line 10: must be a string, a string, a string, got 'img/one\.png id_"
     ):
         load_in_shop(clothes)
 
@@ -249,7 +247,7 @@ def test_rooms(rooms, capsys):
     assert split.train.coarse_labels.tolist() == [-1, 4, 4, 4]
     assert split.query.coarse_labels.tolist() == [4, 4, -1]
     assert split.gallery is split.train
-    assert split.summary().splitlines()[-1].endswith("which are misses: 1 of 3")
+    assert split.summary().splitlines()[-1].endswith("counted as misses: 1 of 3")
 
 
 def test_lists_of_rooms_beside_the_images(rooms, capsys):
@@ -270,7 +268,7 @@ def test_some_rooms(rooms):
     (rooms / "images/test/unoccluded/Unknown/555/traffickcam/23.png").unlink()
     message = (
         r"all of Hotels-50K: .* has 3 training images \(4 published\), 2 test images \(3 "
-        r"published\)\. 2 files .* the first is .*images/train/4/7/traffickcam/12\.jpg"
+        r"published\)\. 2 listed files .* the first is .*images/train/4/7/traffickcam/12\.jpg"
     )
     split = load_partial(load_hotels, rooms, message, progress=False)
     assert split.name == split.query.name == "Hotels-50K, partial"
@@ -288,13 +286,13 @@ def test_all_missing_rooms_are_counted(rooms):
     for file in ("train/-1/30/travel_website/11.png", "train/4/7/traffickcam/12.png"):
         (rooms / "images" / file).unlink()
     (rooms / "images/test/unoccluded/4/7/traffickcam/21.png").unlink()
-    with pytest.raises(ValueError, match="3 files that its lists name are missing"):
+    with pytest.raises(ValueError, match="3 listed files are missing"):
         load_hotels(rooms, progress=False)
 
 
 def test_no_test_rooms(rooms):
     (rooms / "images/test/low_occlusions").rename(rooms / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="low_occlusions has none of its images"):
+    with pytest.raises(FileNotFoundError, match="low_occlusions contains none of its images"):
         load_hotels(rooms, partial=True, occlusion="low_occlusions", progress=False)
     with pytest.raises(ValueError, match=r"occlusion must be one of 'unoccluded', .*, got 'some'"):
         load_hotels(rooms, occlusion="some")
@@ -308,7 +306,7 @@ def test_lists_of_rooms(rooms):
         with pytest.raises(
             ValueError,
             match=r"test_set\.csv, line 5: must have an integer in column 1, an integer in "
-            rf"column 2, a text in column 4, got \[{got}",
+            rf"column 2, a string in column 4, got \[{got}",
         ):
             load_hotels(rooms, progress=False)
     path.unlink()

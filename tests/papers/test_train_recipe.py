@@ -26,7 +26,7 @@ def test_train_a_recipe(folder, capsys):
     assert "tiny: SHN on digits" not in out
     assert "tiny: SCT on digits" in out
     assert re.search(r"^epoch   3  step     12 .* R@1 0\.\d{3}  R@2 .* loss \d\.\d{3} ", out, re.MULTILINE)
-    assert re.search(r"SCT on digits: Recall@1 0\.\d{3} in the end, 0\.\d{3} at best \(epoch \d\)", out)
+    assert re.search(r"SCT on digits: final Recall@1 0\.\d{3}, best 0\.\d{3} \(epoch \d\)", out)
     assert "sct_loss: 3 of 12 calls checked; largest deviation: similarity" in out
     assert "saved result.json and epochs.csv in out/run" in out
     result = read_result(folder / "out/run")
@@ -44,14 +44,14 @@ def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
     words = ["train", "tiny.toml", "schedule.epochs=1", "--output", "run"]
     assert main(words) == 0
     assert main(words) == 1
-    assert "run/checkpoint.pt is there already: resume that run, or choose another folder" in capsys.readouterr().err
+    assert "run/checkpoint.pt already exists: resume that run, or choose another folder" in capsys.readouterr().err
     assert main([*words, "--resume"]) == 0
     assert main([*words, "--resume", "optimizer.lr=0.2"]) == 1
     assert "optimizer.lr was 0.1, is 0.2" in capsys.readouterr().err
     (folder / "run/checkpoint.pt").unlink()
     kept = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
     assert main(words) == 1
-    assert "run/result.json is there already, of a run that has ended: choose another" in capsys.readouterr().err
+    assert "run/result.json already exists, from a finished run: choose another" in capsys.readouterr().err
     assert kept == {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
 
 
@@ -61,19 +61,19 @@ def test_folders_of_no_use_are_refused_before_the_data_are_read(folder, capsys, 
     assert main(words) == 0
     monkeypatch.setattr("papers.training.load_data", lambda *a, **k: pytest.fail("data were loaded"))
     assert main(words) == 1
-    assert "run/checkpoint.pt is there already" in capsys.readouterr().err
+    assert "run/checkpoint.pt already exists" in capsys.readouterr().err
     assert main([*words, "--resume", "seed=4"]) == 1
     assert "seed was 3, is 4" in capsys.readouterr().err
     lock = FolderLock(folder / "run")
     assert main([*words, "--resume"]) == 1
-    assert "papers train: another process trains in run: wait" in capsys.readouterr().err
+    assert "papers train: another process is training in run: wait" in capsys.readouterr().err
     lock.release()
     (folder / "run/checkpoint.pt").write_bytes(b"")
     assert main([*words, "--resume"]) == 1
     assert "checkpoint.pt is not a readable checkpoint" in capsys.readouterr().err
     (folder / "run/checkpoint.pt").unlink()
     assert main(words) == 1
-    assert "run/result.json is there already" in capsys.readouterr().err
+    assert "run/result.json already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_folders_of_no_use_are_refused_before_the_data_are_read(folder, capsys, 
         (["tiny.toml", "optimizer.lr=0"], "tiny: optimizer.lr must be a number above 0, got 0"),
         (["no-such"], "recipe must be a TOML file or one of epshn-cars"),
         (["tiny.toml", "--output", "tiny.toml/x"], "argument --output: cannot write into 'tiny.toml/x'"),
-        (["tiny.toml", "--verify-every", "-1"], "argument --verify-every: must be a whole number from 0"),
-        (["tiny.toml", "--threads", "0"], "argument --threads: must be a whole number from 1"),
-        (["tiny.toml", "--device", "tpu"], "argument --device: must be cpu or cuda, perhaps with a number, got 'tpu'"),
-        (["tiny.toml", "--device", "cuda:99"], "argument --device: there is no cuda:99: torch finds"),
+        (["tiny.toml", "--verify-every", "-1"], "argument --verify-every: must be an integer from 0"),
+        (["tiny.toml", "--threads", "0"], "argument --threads: must be an integer from 1"),
+        (["tiny.toml", "--device", "tpu"], "argument --device: must be cpu, cuda or cuda:N, got 'tpu'"),
+        (["tiny.toml", "--device", "cuda:99"], "argument --device: cuda:99 does not exist: torch finds"),
         (["tiny.toml", "--checkpoint-minutes", "0"], "argument --checkpoint-minutes: must be a positive number"),
     ],
 )
@@ -97,10 +97,10 @@ def test_refused_before_any_work(folder, capsys, monkeypatch, words, message):
 def test_data_that_are_not_there(folder, capsys, monkeypatch):
     monkeypatch.delenv("HARDMINE_DATA", raising=False)
     assert main(["train", "sct-cub", "--output", "run"]) == 1
-    message = "papers train: root must be the folder of cub, got none: give --data, or set HARDMINE_DATA"
+    message = "papers train: root must be the folder of cub, got None: pass --data or set HARDMINE_DATA"
     assert message in capsys.readouterr().err
     assert main(["train", "sct-cub", "--output", "run", "--data", "nowhere"]) == 1
-    assert "root must hold CUB-200-2011 in its official layout: nowhere does not exist" in capsys.readouterr().err
+    assert "root must contain CUB-200-2011 in its official layout: nowhere does not exist" in capsys.readouterr().err
 
 
 def test_failures_of_a_training_are_a_line(folder, capsys):

@@ -38,7 +38,7 @@ def test_diagrams_are_of_steps_that_are_reached(tmp_path, data, kind):
     values = KINDS[kind] | {"schedule": {"epochs": 3}}
     for diagrams in ([11], [12, 0]):  # 3 epochs of 4 batches
         Trainer(recipe_of(**values | {"evaluation": {"diagrams": diagrams}}), data, tmp_path, QUIET)
-    with pytest.raises(RecipeError, match=r"evaluation\.diagrams must name a step before 12, .*, got \[13, 12\]"):
+    with pytest.raises(RecipeError, match=r"evaluation\.diagrams must contain a step below 12, .*, got \[13, 12\]"):
         Trainer(recipe_of(**values | {"evaluation": {"diagrams": [13, 12]}}), data, tmp_path, QUIET)
 
 
@@ -207,11 +207,11 @@ def test_data_of_other_images_or_labels_have_another_fingerprint(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"recipe": ', r" is damaged: Expecting value: .*; without it, the run is done again"),
+        (b'{"recipe": ', r" is damaged: Expecting value: .*; delete it to repeat the run"),
         (b"\xff\xfe", r" is damaged: 'utf-8' codec"),
         (b"", r" is damaged: Expecting value"),
-        (b"[]", r" must be the result of a run, got something else"),
-        (b"{}", r" must be the result of a run, got something else"),
+        (b"[]", r" must be the result of a run, got other content"),
+        (b"{}", r" must be the result of a run, got other content"),
     ],
 )
 def test_damaged_results_are_named(tmp_path, name, content, message):
@@ -224,13 +224,13 @@ def test_damaged_results_are_named(tmp_path, name, content, message):
 def test_one_training_at_a_time_has_a_folder(tmp_path, data):
     pytest.importorskip("fcntl")
     first = Trainer(recipe_of(), data, tmp_path, QUIET)
-    with pytest.raises(FileExistsError, match=f"another process trains in {re.escape(str(tmp_path))}: wait until"):
+    with pytest.raises(FileExistsError, match=f"another process is training in {re.escape(str(tmp_path))}: wait until"):
         Trainer(recipe_of(), data, tmp_path, QUIET)
     lock = "import sys; from pathlib import Path; from papers.training.folder import FolderLock as L; "
     other = [sys.executable, "-c", lock + "L(Path(sys.argv[1]))", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     refused = subprocess.run(other, env=environment, capture_output=True, text=True, check=False)
-    assert "FileExistsError: another process trains in" in refused.stderr
+    assert "FileExistsError: another process is training in" in refused.stderr
     first.run()  # the training is then over, although `first` still exists
     Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)  # collected at once, which releases the folder
     trained(recipe_of(), data, tmp_path, resume=True)

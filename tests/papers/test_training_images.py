@@ -115,8 +115,11 @@ def test_channels_come_last_in_a_backbone_that_is_fine_tuned(tmp_path, root):
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        ({"backbone": "resnet18", "frozen": True}, "network.frozen = True: a frozen backbone keeps them anyway"),
-        ({"backbone": "resnet18", "weights": "random"}, "network.weights = 'random': they come with trained weights"),
+        ({"backbone": "resnet18", "frozen": True}, "network.frozen = True: a frozen backbone always keeps them"),
+        (
+            {"backbone": "resnet18", "weights": "random"},
+            "network.weights = 'random': only trained weights have statistics to keep",
+        ),
     ],
 )
 def test_frozen_statistics_that_would_do_nothing(network, reason):
@@ -178,7 +181,7 @@ def test_given_features_are_rows_in_the_order_of_paths(root):
             r"must be floating \[N, F\] with N = 35, the images of images, got .* torch.float32 \[34, 3",
         ),
         (torch.zeros(35, 3, dtype=torch.int64), r"must be floating \[N, F\] with N = 35, .* torch.int64 \[35, 3\]"),
-        (torch.full((35, 3), torch.inf), r"data\.features must be finite, got other numbers in "),
+        (torch.full((35, 3), torch.inf), r"data\.features must be finite, got NaN or infinity in "),
     ],
 )
 def test_features_of_no_use(root, content, message):
@@ -236,7 +239,7 @@ def test_classes_with_one_image_are_told(root):
     for number in range(1, 5):
         (root / f"train/a/{number}.png").unlink()
     data = loaded(recipe(), root)
-    assert "training classes with too few images for batches with 2 of each: 1 of 4: a (1)" in data.notes
+    assert "training classes with fewer than 2 images, too few for a batch: 1 of 4: a (1)" in data.notes
     with pytest.raises(RecipeError, match="does not suit images: batch_size must be at most 6"):
         make_feed(recipe(sampler__batch_size=8), data, nn.Identity(), nn.Identity(), 0)
 
@@ -296,9 +299,9 @@ values = [2, 3]
     many = load_experiment(tmp_path / "sizes.toml")
     two, three = (
         ended.result["data"]["notes"]
-        for ended in experiment.run_experiment(many, root, tmp_path / "out", tmp_path, QUIET, say=said.append)
+        for ended in experiment.run_experiment(many, root, tmp_path / "out", tmp_path, QUIET, log=said.append)
     )
-    few = "training classes with too few images for batches with 3 of each: 1 of 4: a (2)"
+    few = "training classes with fewer than 3 images, too few for a batch: 1 of 4: a (2)"
     assert len(calls) == 1
     assert (few in three, [note for note in two if "too few" in note]) == (True, [])
     assert [note for note in three if note != few] == two

@@ -79,6 +79,6 @@ def test_ctrl_c_says_how_to_go_on(folder):
     assert process.returncode == 130
     step = load_checkpoint(folder / "run/checkpoint.pt")["step"]
     assert f"interrupted: a checkpoint of epoch 1, step {step} is in run/checkpoint.pt" in errors
-    line = next(line for line in errors.splitlines() if line.startswith("go on with: "))
-    assert line.startswith("go on with: python -m papers train tiny.toml ")
+    line = next(line for line in errors.splitlines() if line.startswith("resume with: "))
+    assert line.startswith("resume with: python -m papers train tiny.toml ")
     assert line.endswith("--output run --threads 1 --checkpoint-steps 1 --resume")

@@ -128,14 +128,14 @@ def test_resuming_where_nothing_was_begun_begins(tmp_path, data):
 def test_what_cannot_be_resumed_is_refused_by_its_differences(tmp_path, data):
     trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FileExistsError, match=r"checkpoint\.pt is there already: resume that run, or choose another"):
+    with pytest.raises(FileExistsError, match=r"checkpoint\.pt already exists: resume that run, or choose another"):
         Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET)
     other = recipe_of(schedule={"epochs": 2}, loss={"name": "SCT", "lam": 0.5}, seed=4)
     message = "loss.lam was not given, is 0.5; loss.name was 'SHN', is 'SCT'; schedule.epochs was 1, is 2; seed was 3"
     with pytest.raises(ValueError, match=re.escape(message)):
         Trainer(other, data, tmp_path, QUIET, resume=True)
     fewer = dataclasses.replace(data, fingerprint="another")
-    with pytest.raises(ValueError, match=r"resumed with these: data\.fingerprint was '\w+', is 'another'$"):
+    with pytest.raises(ValueError, match=r"resumed: data\.fingerprint was '\w+', is 'another'$"):
         Trainer(recipe_of(schedule={"epochs": 1}), fewer, tmp_path, QUIET, resume=True)
     assert kept == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -148,7 +148,7 @@ def test_runs_from_before_there_was_a_key_go_on_with_its_default(tmp_path, data)
     save_checkpoint(tmp_path / FILE, state)
     Trainer(recipe_of(schedule={"epochs": 1}), data, tmp_path, QUIET, resume=True)
     other = recipe_of(schedule={"epochs": 1}, tree={"levels": 5})
-    with pytest.raises(ValueError, match=r"resumed with these: tree\.levels was 16, is 5$"):
+    with pytest.raises(ValueError, match=r"resumed: tree\.levels was 16, is 5$"):
         Trainer(other, data, tmp_path, QUIET, resume=True)
 
 
@@ -163,13 +163,13 @@ def test_damaged_checkpoints_are_named(tmp_path, data, content):
     assert "weights" not in str(refusal.value)  # torch's advice to execute the file's contents is not repeated
     if content == b"not a checkpoint":
         assert str(refusal.value).endswith(
-            "checkpoint.pt is not a readable checkpoint: it is damaged, or something else"
+            "checkpoint.pt is not a readable checkpoint: it is damaged, or another kind of file"
         )
 
 
 def test_other_files_are_no_checkpoints(tmp_path, data):
     torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="must be a checkpoint of hardmine, got something else"):
+    with pytest.raises(ValueError, match="must be a checkpoint of hardmine, got another kind of file"):
         Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
     for version, shown in ({"format_version": 99}, "99"), ({}, "None"):
         torch.save({"format": "hardmine.checkpoint", **version}, tmp_path / "checkpoint.pt")

@@ -42,7 +42,7 @@ def test_the_whole_omniglot_is_that_of_its_loader(root, on_corrupt):
     assert torch.equal(data.query.labels, split.test_labels)
     assert data.gallery is data.query
     assert data.name == "Omniglot"
-    assert data.notes == ("Omniglot: 7 images of 3 classes train, 4 images of 2 classes are retrieved",)
+    assert data.notes == ("Omniglot: training: 7 images of 3 classes; retrieval: 4 images of 2 classes",)
     read = (split.train_labels, split.train_images, *(split.test_labels, split.test_images) * 2)
     digest = hashlib.sha256(b"".join([b"Omniglot", *(tensor.numpy().tobytes() for tensor in read)]))
     assert data.fingerprint == digest.hexdigest()[:16]  # older checkpoints can be resumed
@@ -55,7 +55,7 @@ def test_an_omniglot_that_is_not_whole_must_be_asked_for_and_says_so(root):
     data = loaded(root, partial=True)
     assert data.name == "Omniglot, partial"
     assert data.train.labels.tolist() == [0, 0, 0, 1, 2, 2]
-    assert data.notes[1].startswith("training classes with too few images for batches with 2 of each: 1 of 3: ")
+    assert data.notes[1].startswith("training classes with fewer than 2 images, too few for a batch: 1 of 3: ")
 
 
 def test_corrupt_drawings_are_refused_or_skipped_by_choice(root):
@@ -86,5 +86,5 @@ def test_corrupt_drawings_are_refused_or_skipped_by_choice(root):
 )
 def test_what_digits_would_ignore_is_refused(key, value):
     recipe = recipe_of(data={"name": "digits", key: value})
-    with pytest.raises(RecipeError, match=f"tiny: data.{key} must be left out for digits, .*, got {value!r}"):
+    with pytest.raises(RecipeError, match=f"tiny: data.{key} must be omitted for digits, .*, got {value!r}"):
         load_data(recipe, None, None)

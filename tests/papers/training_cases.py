@@ -29,13 +29,13 @@ DIGITS = {
 
 SMART = {"global_weight": 0.5}
 # With 2 images per class there is only one positive to draw.
-FIVE_A_CLASS = {"kind": "class_balanced", "batch_size": 10, "images_per_class": 5, "batches_per_epoch": 4}
+FIVE_PER_CLASS = {"kind": "class_balanced", "batch_size": 10, "images_per_class": 5, "batches_per_epoch": 4}
 # Every kind of training: its differences from DIGITS.
 KINDS = {
     "SHN": {},
     "random positives": {
         "loss": {"name": "Triplet", "positive": "random", "negative": "semihard"},
-        "sampler": FIVE_A_CLASS,
+        "sampler": FIVE_PER_CLASS,
     },
     "adam": {"optimizer": {"name": "adam", "lr": 0.01}},
     "HTL": {
@@ -56,7 +56,7 @@ KINDS = {
     },
     "selected triplets": {
         "loss": {"name": "SmartTriplet", "positive": "random", "negative": "semihard", **SMART},
-        "sampler": FIVE_A_CLASS,
+        "sampler": FIVE_PER_CLASS,
     },
 }
 
