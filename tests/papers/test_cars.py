@@ -90,13 +90,13 @@ def check_split(split, name):
             assert sum(image.getpixel((0, 0))) == label + 1 == part.labels[row] + 1
 
 
-def test_published_counts(counts):
+def test_published_counts_match_paper(counts):
     assert counts == ({"training": 8054, "test": 8131}, 8144)
 
 
 @pytest.mark.parametrize("inside", ["", "stanford_cars"])
 @pytest.mark.parametrize("partial", [False, True])
-def test_the_layout_of_torchvision(devkit, inside, partial):
+def test_load_cars_torchvision_layout(devkit, inside, partial):
     split = load_cars(devkit / inside, partial=partial)
     check_split(split, "CAR")
     assert len(split.train) == len(split.test) == 4 * 98
@@ -105,7 +105,7 @@ def test_the_layout_of_torchvision(devkit, inside, partial):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inside", ["", "cars196"])
-def test_the_older_layout(tmp_path, inside):
+def test_load_cars_older_layout(tmp_path, inside):
     write_one_list(tmp_path / inside)
     split = load_cars(tmp_path)
     check_split(split, "CAR")
@@ -115,7 +115,7 @@ def test_the_older_layout(tmp_path, inside):
 @pytest.mark.parametrize(
     "write", [lambda root: write_devkit(root, test=False), lambda root: write_one_list(root, (0,))]
 )
-def test_the_training_half(tmp_path, write):
+def test_load_cars_training_half_has_own_name(tmp_path, write):
     root = write(tmp_path)
     message = (
         r"root must contain all of Cars196: .* has 196 training images \(392 published\), "
@@ -127,7 +127,7 @@ def test_the_training_half(tmp_path, write):
 
 
 @pytest.mark.slow
-def test_other_parts_are_just_partial(tmp_path):
+def test_load_cars_other_subsets_named_partial(tmp_path):
     write_one_list(tmp_path / "test", (1,))
     check_split(load_cars(tmp_path / "test", partial=True), "CAR, partial")
     write_devkit(tmp_path / "half", test=False)
@@ -144,7 +144,7 @@ def test_other_parts_are_just_partial(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_test_half_without_its_list_or_its_images_is_partial(devkit, tmp_path):
+def test_load_cars_test_list_or_folder_missing_is_partial(devkit, tmp_path):
     import shutil
 
     for lost in ("cars_test_annos_withlabels.mat", "cars_test"):
@@ -155,7 +155,7 @@ def test_a_test_half_without_its_list_or_its_images_is_partial(devkit, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_test_half_alone_is_not_the_training_half(tmp_path):
+def test_load_cars_test_half_alone_named_partial(tmp_path):
     write_devkit(tmp_path)
     for image in (tmp_path / "stanford_cars/cars_train").iterdir():
         image.unlink()
@@ -164,7 +164,7 @@ def test_the_test_half_alone_is_not_the_training_half(tmp_path):
     assert len(split.train) == len(split.test) == 2 * 98
 
 
-def test_missing_files(tmp_path):
+def test_load_cars_missing_files_raise(tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"root must contain Cars196 in its official layout: .* does not exist\. "
@@ -180,20 +180,20 @@ def test_missing_files(tmp_path):
         load_cars(packed)
 
 
-def test_torchvision_wants_the_folder_to_have_its_name(tmp_path):
+def test_load_cars_renamed_folder_raises(tmp_path):
     write_devkit(tmp_path, test=False)
     (tmp_path / "stanford_cars").rename(tmp_path / "mine")
     with pytest.raises(FileNotFoundError, match=r"torchvision requires .*mine to have the name stanford_cars"):
         load_cars(tmp_path / "mine", partial=True)
 
 
-def test_a_relative_root(devkit, monkeypatch):
+def test_load_cars_accepts_relative_root(devkit, monkeypatch):
     monkeypatch.chdir(devkit / "stanford_cars")
     assert load_cars(".").name == "CAR"
 
 
 @pytest.mark.slow
-def test_damaged_lists_are_named(tmp_path):
+def test_load_cars_damaged_list_raises(tmp_path):
     write_devkit(tmp_path / "one", test=False)
     (tmp_path / "one/stanford_cars/devkit/cars_train_annos.mat").write_bytes(b"no list at all, but long enough" * 9)
     with pytest.raises(ValueError, match=r"stanford_cars.devkit.cars_train_annos\.mat cannot be read: "):
@@ -211,7 +211,7 @@ def test_damaged_lists_are_named(tmp_path):
         load_cars(tmp_path / "two")
 
 
-def test_the_real_training_half(tmp_path, monkeypatch, counts):
+def test_load_cars_real_training_half(tmp_path, monkeypatch, counts):
     unpack("stanford_cars_train_128.tar", tmp_path)
     monkeypatch.setattr(cars, "PUBLISHED", counts[0])
     monkeypatch.setattr(cars, "OFFICIAL_TRAINING_IMAGES", counts[1])

@@ -27,7 +27,7 @@ def dataset(paths, **options):
     return ImageDataset(paths, torch.arange(len(paths)) // 2, name="toy", **options)
 
 
-def test_nothing_is_changed_where_all_is_well(paths):
+def test_check_images_all_readable_returns_same_object(paths):
     images = dataset(paths)
     for on_corrupt in ("refuse", "skip"):
         checked, corrupt = check_images(images, on_corrupt, progress=False)
@@ -36,7 +36,7 @@ def test_nothing_is_changed_where_all_is_well(paths):
 
 
 @pytest.mark.parametrize("workers", [1, 3, None])
-def test_corrupt_images_are_named_and_counted(paths, workers):
+def test_check_images_refuse_names_and_counts_corrupt(paths, workers):
     for k in (3, 17):
         spoil(paths[k])
     with pytest.raises(ValueError) as error:
@@ -46,7 +46,7 @@ def test_corrupt_images_are_named_and_counted(paths, workers):
     assert [line.split(" is not a readable image: ")[0] for line in named] == [f"    {paths[k]}" for k in (3, 17)]
 
 
-def test_threads_that_finish_out_of_order(paths, monkeypatch):
+def test_check_images_threads_out_of_order_keep_path_order(paths, monkeypatch):
     last_is_read = threading.Event()
     read = check.read_image
 
@@ -63,7 +63,7 @@ def test_threads_that_finish_out_of_order(paths, monkeypatch):
     assert [one.path for one in corrupt] == [paths[2]]
 
 
-def test_an_error_names_ten_at_most(paths):
+def test_check_images_error_names_at_most_ten(paths):
     for path in paths[:13]:
         spoil(path)
     with pytest.raises(ValueError) as error:
@@ -72,7 +72,7 @@ def test_an_error_names_ten_at_most(paths):
     assert str(error.value).endswith("09.png'\n    and 3 more")
 
 
-def test_corrupt_images_are_skipped(paths):
+def test_check_images_skip_omits_corrupt(paths):
     spoil(paths[3])
     checked, corrupt = check_images(dataset(paths, coarse_labels=range(40)), "skip", progress=False)
     assert checked.paths == (*paths[:3], *paths[4:])
@@ -85,7 +85,7 @@ def test_corrupt_images_are_skipped(paths):
     assert one.reason.startswith(f"{paths[3]} is not a readable image: ")
 
 
-def test_files_that_are_gone_or_cut_short_are_corrupt(paths, tmp_path):
+def test_check_images_missing_or_truncated_files_are_corrupt(paths, tmp_path):
     (tmp_path / "05.png").unlink()
     whole = (tmp_path / "08.png").read_bytes()
     (tmp_path / "08.png").write_bytes(whole[: len(whole) // 2])
@@ -95,7 +95,7 @@ def test_files_that_are_gone_or_cut_short_are_corrupt(paths, tmp_path):
     assert [one.path for one in corrupt] == [paths[k] for k in (5, 8, 9)]
 
 
-def test_a_transform_stays_and_is_not_called(paths):
+def test_check_images_keeps_transform_without_calling_it(paths):
     class Never(SeededTransform):
         def __call__(self, image, epoch, index):
             raise AssertionError
@@ -109,7 +109,7 @@ def test_a_transform_stays_and_is_not_called(paths):
     assert checked.epoch == 4
 
 
-def test_a_split_is_checked_as_a_whole(paths):
+def test_check_images_split_checks_all_parts_once(paths):
     spoil(paths[2])
     spoil(paths[30])
     train, test = (dataset(some) for some in (paths[:20], paths[20:]))
@@ -127,7 +127,7 @@ def test_a_split_is_checked_as_a_whole(paths):
     assert checked.query.paths == (*paths[20:30], *paths[31:])
 
 
-def test_pairs_of_corrupt_images_are_skipped(paths):
+def test_check_images_pairs_with_corrupt_image_skipped(paths):
     spoil(paths[1])
     pairs = VerificationPairs(
         "pairs",
@@ -145,14 +145,14 @@ def test_pairs_of_corrupt_images_are_skipped(paths):
     assert checked.folds.tolist() == [1, 1]
 
 
-def test_nothing_left(paths):
+def test_check_images_all_corrupt_raises(paths):
     for path in paths[:4]:
         spoil(path)
     with pytest.raises(ValueError, match="rows must select at least one image of toy, got none"):
         check_images(dataset(paths[:4]), "skip", progress=False)
 
 
-def test_progress(paths, capsys):
+def test_check_images_shows_progress(paths, capsys):
     check_images(dataset(paths), progress=False)
     assert capsys.readouterr().err == ""
     check_images(dataset(paths))
@@ -161,7 +161,7 @@ def test_progress(paths, capsys):
     assert "40/40" in shown
 
 
-def test_wrong_arguments(paths):
+def test_check_images_invalid_arguments_raise(paths):
     with pytest.raises(ValueError, match="on_corrupt must be one of 'refuse', 'skip', got 'ignore'"):
         check_images(dataset(paths), "ignore")
     with pytest.raises(ValueError, match="workers must be at least 1, got 0"):

@@ -13,7 +13,7 @@ from support.inputs import seeded
 @pytest.mark.parametrize(
     ("size", "channels", "feature_dim"), [(28, 1, 576), (8, 1, 256), (16, 3, 256), (105, 1, 10816)]
 )
-def test_convnet_by_its_definition(size, channels, feature_dim):
+def test_convnet4_matches_definition(size, channels, feature_dim):
     """Four padded convolutions with pooling after 1, 2, 3; for images below 16 pixels after 2 and 4."""
     made = convnet4(size, channels=channels, mean=0.3, std=0.2)
     images = torch.rand(2, channels, size, size, generator=seeded(0))
@@ -35,7 +35,7 @@ def test_convnet_by_its_definition(size, channels, feature_dim):
     assert made.name == "convnet4"
 
 
-def test_convnet_is_the_embedding_net_without_its_last_layer():
+def test_convnet4_is_embedding_net_without_last_layer():
     images = torch.rand(3, 1, 28, 28, generator=seeded(0))
     torch.manual_seed(0)
     whole = EmbeddingNet(28, 5, mean=0.1, std=0.3)
@@ -56,6 +56,6 @@ def test_convnet_is_the_embedding_net_without_its_last_layer():
         ({"std": 0}, ValueError, "std must be a number > 0, got 0"),
     ],
 )
-def test_convnet_refuses(options, error, message):
+def test_convnet4_invalid_arguments_raise(options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         convnet4(**options)

@@ -22,14 +22,14 @@ def whole(tmp_path_factory):
     return write_cub(tmp_path_factory.mktemp("whole"), dict.fromkeys(range(1, 201), 3))
 
 
-def test_published_counts():
+def test_published_counts_match_paper():
     assert cub.PUBLISHED == {"training": 5864, "test": 5924}
     assert sum(cub.PUBLISHED.values()) == 11788
 
 
 @pytest.mark.parametrize("inside", ["", "CUB_200_2011"])
 @pytest.mark.parametrize("partial", [False, True])
-def test_the_first_100_classes_train(whole, counts, inside, partial):
+def test_load_cub_first_100_classes_train(whole, counts, inside, partial):
     split = load_cub(whole / inside, partial=partial)
     assert split.name == split.train.name == split.test.name == "CUB"
     assert split.train.labels.tolist() == [label for label in range(100) for _ in range(3)]
@@ -42,7 +42,7 @@ def test_the_first_100_classes_train(whole, counts, inside, partial):
     assert split.test.class_names[199] == "200.Bird_200"
 
 
-def test_the_home_folder_of_a_user(whole, counts, monkeypatch):
+def test_load_cub_expands_user_folder(whole, counts, monkeypatch):
     monkeypatch.setenv("HOME", str(whole))
     monkeypatch.setenv("USERPROFILE", str(whole))
     assert load_cub("~").name == load_cub("~/CUB_200_2011").name == "CUB"
@@ -50,7 +50,7 @@ def test_the_home_folder_of_a_user(whole, counts, monkeypatch):
         load_cub("~/nowhere")
 
 
-def test_classes_cut_off_at_the_end(tmp_path, counts):
+def test_load_cub_first_classes_only_named_and_halved(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 11), 3))
     message = (
         r"root must contain all of CUB-200-2011: .*CUB_200_2011 has 30 training images "
@@ -62,20 +62,20 @@ def test_classes_cut_off_at_the_end(tmp_path, counts):
     assert split.test.labels.tolist() == [label for label in range(5, 10) for _ in range(3)]
 
 
-def test_classes_cut_off_after_the_middle_keep_the_split(tmp_path, counts):
+def test_load_cub_102_classes_keep_split(tmp_path, counts):
     split = load_cub(write_cub(tmp_path, dict.fromkeys(range(1, 103), 3)), partial=True)
     assert split.name == "CUB, first 102 classes"
     assert split.train.labels.unique().tolist() == list(range(100))
     assert split.test.labels.unique().tolist() == [100, 101]
 
 
-def test_one_class_is_no_side(tmp_path, counts):
+def test_load_cub_one_test_class_splits_in_half(tmp_path, counts):
     split = load_cub(write_cub(tmp_path, dict.fromkeys(range(1, 102), 3)), partial=True)
     assert split.train.labels.unique().tolist() == list(range(50))
     assert split.test.labels.unique().tolist() == list(range(50, 101))
 
 
-def test_one_class_is_no_side_at_the_start_either(tmp_path, counts):
+def test_load_cub_one_training_class_splits_in_half(tmp_path, counts):
     split = load_cub(write_cub(tmp_path, dict.fromkeys(range(100, 105), 3)), partial=True)
     assert split.train.labels.unique().tolist() == [99, 100]
     assert split.test.labels.unique().tolist() == [101, 102, 103]
@@ -89,14 +89,14 @@ def test_one_class_is_no_side_at_the_start_either(tmp_path, counts):
         {197: 3, 198: 3, 199: 3, 200: 3},
     ],
 )
-def test_other_parts_are_just_partial(tmp_path, counts, kept):
+def test_load_cub_other_subsets_named_partial(tmp_path, counts, kept):
     split = load_cub(write_cub(tmp_path, kept), partial=True)
     assert split.name == split.train.name == "CUB, partial"
     assert len(split.train) + len(split.test) == sum(kept.values())
     assert len(split.train.labels.unique()) == len(split.test.labels.unique()) == 2
 
 
-def test_first_classes_are_not_claimed_from_lists_that_are_cut_themselves(tmp_path, counts):
+def test_load_cub_truncated_label_list_named_partial(tmp_path, counts):
     home = write_cub(tmp_path, dict.fromkeys(range(1, 6), 3)) / "CUB_200_2011"
     labels = (home / "image_class_labels.txt").read_text().splitlines()
     write_lines(home / "image_class_labels.txt", *labels[:15])
@@ -104,7 +104,7 @@ def test_first_classes_are_not_claimed_from_lists_that_are_cut_themselves(tmp_pa
 
 
 @pytest.mark.slow
-def test_missing_files_are_named_and_counted(tmp_path, counts):
+def test_load_cub_missing_files_named_and_counted(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
     for k in (0, 2):
         (root / f"CUB_200_2011/images/003.Bird_3/Bird_3_000{k}.png").unlink()
@@ -120,12 +120,12 @@ def test_missing_files_are_named_and_counted(tmp_path, counts):
     assert split.train[7][0].getpixel((0, 0)) == (4, 0, 0)
 
 
-def test_a_copy_with_more_than_is_published_is_not_it(whole, monkeypatch):
+def test_load_cub_more_images_than_published_is_partial(whole, monkeypatch):
     monkeypatch.setattr(cub, "PUBLISHED", {"training": 299, "test": 300})
     assert load_partial(load_cub, whole, r"300 training images \(299 published\)").name == "CUB, partial"
 
 
-def test_lists_that_name_more_than_is_published_are_not_whole(tmp_path, counts):
+def test_load_cub_more_listed_than_published_is_partial(tmp_path, counts):
     home = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3)) / "CUB_200_2011"
     for file, line in {"images.txt": "601 one.jpg", "image_class_labels.txt": "601 1"}.items():
         write_lines(home / file, (home / file).read_text() + line)
@@ -133,7 +133,7 @@ def test_lists_that_name_more_than_is_published_are_not_whole(tmp_path, counts):
     assert load_partial(load_cub, tmp_path, message).name == "CUB, partial"
 
 
-def test_no_images_at_all(tmp_path, counts):
+def test_load_cub_no_images_raises(tmp_path, counts):
     root = write_cub(tmp_path, {1: 3, 2: 3})
     for file in root.glob("CUB_200_2011/images/*/*.png"):
         file.unlink()
@@ -146,27 +146,27 @@ def test_no_images_at_all(tmp_path, counts):
             load_cub(root, partial=partial)
 
 
-def test_empty_lists(tmp_path, counts):
+def test_load_cub_empty_lists_raise(tmp_path, counts):
     root = write_cub(tmp_path, {})
     (root / "CUB_200_2011/images").mkdir()
     with pytest.raises(FileNotFoundError, match=r"none of the images listed in .* exists\. Expected"):
         load_cub(root)
 
 
-def test_too_few_classes(tmp_path, counts):
+def test_load_cub_too_few_classes_raises(tmp_path, counts):
     with pytest.raises(ValueError, match="root must contain images of at least 4 classes, got 3"):
         load_cub(write_cub(tmp_path, {1: 3, 2: 3, 3: 3}), partial=True)
 
 
 @pytest.mark.parametrize("lost", ["images.txt", "image_class_labels.txt", "classes.txt"])
-def test_a_missing_list_is_named(tmp_path, lost):
+def test_load_cub_missing_list_raises(tmp_path, lost):
     root = write_cub(tmp_path, {1: 1})
     (root / "CUB_200_2011" / lost).unlink()
     with pytest.raises(FileNotFoundError, match=rf"official layout: .*CUB_200_2011.{lost} is missing\. Expected:\n"):
         load_cub(root, partial=True)
 
 
-def test_missing_roots(tmp_path):
+def test_load_cub_missing_root_raises(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"root must contain CUB-200-2011 .*: .*nowhere does not exist\. Expected:\n"
     ):
@@ -186,7 +186,7 @@ def test_missing_roots(tmp_path):
         load_cub(tmp_path)
 
 
-def test_malformed_lists_are_named_by_line(tmp_path):
+def test_load_cub_malformed_list_names_line(tmp_path):
     home = write_cub(tmp_path, {1: 1}) / "CUB_200_2011"
     good = (home / "images.txt").read_text()
     write_lines(home / "images.txt", good.strip(), "", "two three.jpg")
@@ -197,7 +197,7 @@ def test_malformed_lists_are_named_by_line(tmp_path):
         load_cub(tmp_path)
 
 
-def test_images_need_a_class_with_a_name(tmp_path):
+def test_load_cub_image_without_named_class_raises(tmp_path):
     home = write_cub(tmp_path, {1: 1}) / "CUB_200_2011"
     write_lines(home / "image_class_labels.txt", "7 1")
     with pytest.raises(
@@ -209,7 +209,7 @@ def test_images_need_a_class_with_a_name(tmp_path):
         load_cub(tmp_path)
 
 
-def test_a_file_in_the_place_of_a_folder_holds_no_images(tmp_path, counts):
+def test_load_cub_file_instead_of_class_folder_is_missing_image(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(2, 201), 3) | {1: 0})
     lines = (root / "CUB_200_2011/images.txt").read_text()
     write_lines(root / "CUB_200_2011/images.txt", "1 001.Bird_1/Bird_1_0000.png", lines)
@@ -219,13 +219,13 @@ def test_a_file_in_the_place_of_a_folder_holds_no_images(tmp_path, counts):
 
 
 @pytest.mark.slow
-def test_files_that_no_list_names_are_left_out(tmp_path, counts):
+def test_load_cub_ignores_unlisted_files(tmp_path, counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
     write_image(root / "CUB_200_2011/images/001.Bird_1/another.png")
     assert len(load_cub(root).train) == 300
 
 
-def test_first_50_classes(tmp_path):
+def test_load_cub_real_first_50_classes(tmp_path):
     unpack("CUB_200_2011_first50_128.tar", tmp_path)
     split = load_partial(load_cub, tmp_path, r"has 2,889 training images \(5,864 published\), 0 test images")
     assert split.name == "CUB, first 50 classes"

@@ -40,7 +40,7 @@ def omniglot(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_digits_are_split_by_class():
+def test_load_digits_splits_by_class():
     split = load_digits()
     assert len(split.train_images) + len(split.test_images) == 1797
     assert split.train_labels.unique().tolist() == [0, 2, 4, 6, 8]
@@ -53,7 +53,7 @@ def test_digits_are_split_by_class():
         assert images.max() == 1
 
 
-def test_digits_keep_each_image_with_its_label():
+def test_load_digits_keeps_images_with_labels():
     from sklearn.datasets import load_digits as original
 
     digits = original()
@@ -63,13 +63,13 @@ def test_digits_keep_each_image_with_its_label():
 
 
 @pytest.mark.parametrize("classes", [[], [1], range(9), [1, 10], [-1, 2]])
-def test_digits_refuse_impossible_classes(classes):
+def test_load_digits_invalid_classes_raise(classes):
     with pytest.raises(ValueError, match="train_classes must be 2 to 8 of the digits 0 to 9, got"):
         load_digits(classes)
 
 
 @pytest.mark.parametrize("inside", ["", "omniglot-py"])
-def test_omniglot_reads_the_official_layout(omniglot, inside):
+def test_load_omniglot_official_layout(omniglot, inside):
     split = load_omniglot(omniglot / inside, progress=False)
     assert split.train_labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert split.test_labels.tolist() == [3, 3, 4, 4]
@@ -79,7 +79,7 @@ def test_omniglot_reads_the_official_layout(omniglot, inside):
     assert split.train_labels.dtype == split.test_labels.dtype == torch.int64
 
 
-def test_omniglot_ink_is_one_and_drawings_keep_their_order(omniglot):
+def test_load_omniglot_ink_is_1_and_order_kept(omniglot):
     split = load_omniglot(omniglot, progress=False)
     latin = split.train_images[split.train_labels == 2]
     for k, image in enumerate(latin[:, 0]):
@@ -90,13 +90,13 @@ def test_omniglot_ink_is_one_and_drawings_keep_their_order(omniglot):
         assert torch.isclose(image.mean(), torch.tensor(15 / 105), atol=0.01)
 
 
-def test_omniglot_size_is_a_choice(omniglot):
+def test_load_omniglot_size_sets_image_size(omniglot):
     assert load_omniglot(omniglot, size=14, progress=False).train_images.shape[2:] == (14, 14)
     with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):
         load_omniglot(omniglot, size=0, progress=False)
 
 
-def test_omniglot_ignores_hidden_and_foreign_files(omniglot):
+def test_load_omniglot_ignores_hidden_and_other_files(omniglot):
     character = omniglot / "omniglot-py/images_background/Latin/character01"
     (character / "._0001_01.png").write_bytes(b"left behind by an archiver")
     (character / "notes.txt").write_text("not a drawing")
@@ -104,18 +104,18 @@ def test_omniglot_ignores_hidden_and_foreign_files(omniglot):
     assert len(load_omniglot(omniglot, progress=False).train_images) == 6
 
 
-def test_omniglot_missing_root_shows_the_expected_tree(tmp_path):
+def test_load_omniglot_missing_root_shows_expected_tree(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist. Expected:\n.*images_background/<Alphabet>"):
         load_omniglot(tmp_path / "nowhere")
 
 
-def test_omniglot_missing_half_is_named(omniglot):
+def test_load_omniglot_missing_half_raises(omniglot):
     (omniglot / "omniglot-py/images_evaluation").rename(omniglot / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"only .*images_background exists. Expected:"):
         load_omniglot(omniglot)
 
 
-def test_omniglot_still_packed_is_said(tmp_path):
+def test_load_omniglot_packed_archive_raises(tmp_path):
     (tmp_path / "omniglot.tar.xz").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"omniglot\.tar\.xz is not unpacked; unpack it"):
         load_omniglot(tmp_path)
@@ -123,7 +123,7 @@ def test_omniglot_still_packed_is_said(tmp_path):
         load_omniglot(tmp_path / "omniglot.tar.xz")
 
 
-def test_omniglot_empty_folders_are_named(omniglot):
+def test_load_omniglot_empty_folders_raise(omniglot):
     (omniglot / "omniglot-py/images_evaluation/Tengwar/character03").mkdir()
     with pytest.raises(FileNotFoundError, match="character03 contains no PNG drawings"):
         load_omniglot(omniglot, progress=False)
@@ -133,7 +133,7 @@ def test_omniglot_empty_folders_are_named(omniglot):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut short", "foreign"])
-def test_omniglot_corrupt_image_is_named(omniglot, damage):
+def test_load_omniglot_corrupt_image_raises(omniglot, damage):
     path = omniglot / "omniglot-py/images_evaluation/Tengwar/character02/0001_02.png"
     whole = path.read_bytes()
     path.write_bytes({"empty": b"", "cut short": whole[: len(whole) // 2], "foreign": b"not an image"}[damage])
@@ -150,7 +150,7 @@ def counts(monkeypatch):
 
 
 @pytest.mark.parametrize("inside", ["", "omniglot-py"])
-def test_omniglot_images(omniglot, counts, inside):
+def test_load_omniglot_images_match_tensors(omniglot, counts, inside):
     split = load_omniglot_images(omniglot / inside)
     assert split.name == split.train.name == split.test.name == "Omniglot"
     tensors = load_omniglot(omniglot, size=105, progress=False)
@@ -173,7 +173,7 @@ def test_omniglot_images(omniglot, counts, inside):
     assert split.query is split.gallery
 
 
-def test_some_omniglot_images(omniglot, counts):
+def test_load_omniglot_images_partial_copy(omniglot, counts):
     assert counts == {"training": 19280, "test": 13180}
     (omniglot / "omniglot-py/images_background/Latin/character01/0001_02.png").unlink()
     message = r"all of Omniglot: .*omniglot-py has 5 training images \(6 published\), 4 test images \(4 published\)"
@@ -184,7 +184,7 @@ def test_some_omniglot_images(omniglot, counts):
         load_omniglot_images(omniglot / "omniglot-py/images_background/Latin")
 
 
-def test_loaders_by_name(omniglot, counts):
+def test_image_splits_load_by_name(omniglot, counts):
     assert sorted(IMAGE_SPLITS) == ["cars", "cub", "hotels", "in_shop", "omniglot", "online_products"]
     assert IMAGE_SPLITS["omniglot"](omniglot, partial=True).name == "Omniglot"
     for loader in IMAGE_SPLITS.values():
@@ -201,7 +201,7 @@ def complete_omniglot(tmp_path_factory):
     return unpack("omniglot.tar.xz", tmp_path_factory.mktemp("omniglot"))
 
 
-def test_omniglot_complete(complete_omniglot):
+def test_load_omniglot_real_complete_set(complete_omniglot):
     split = load_omniglot(complete_omniglot, progress=False)
     assert len(split.train_images) == 964 * 20
     assert len(split.test_images) == 659 * 20
@@ -212,7 +212,7 @@ def test_omniglot_complete(complete_omniglot):
     assert 0.02 < ink < 0.2, f"strokes cover a few percent of the paper, got {ink}"
 
 
-def test_omniglot_images_complete(complete_omniglot):
+def test_load_omniglot_images_real_complete_set(complete_omniglot):
     split = load_omniglot_images(complete_omniglot)
     assert split.name == "Omniglot"
     assert (len(split.train), len(split.test)) == (19280, 13180)

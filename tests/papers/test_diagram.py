@@ -25,13 +25,13 @@ def dots(axes):
     return {to_hex(scatter.get_facecolor()[0]).upper(): scatter.get_offsets().tolist() for scatter in scatters}
 
 
-def test_hard_share_leaves_out_anchors_without_a_triplet_and_counts_ties_easy():
+def test_hard_share_ignores_nan_and_counts_ties_easy():
     assert hard_share(S_AP, S_AN) == pytest.approx(2 / 4)
     assert math.isnan(hard_share(S_AP[4:], S_AN[4:]))
 
 
 @pytest.mark.slow
-def test_every_triplet_is_one_dot_in_its_color(tmp_path, saved_figures):
+def test_plot_triplet_diagram_one_colored_dot_per_triplet(tmp_path, saved_figures):
     plot_triplet_diagram({"SCT": (S_AP, S_AN)}, tmp_path / "one.png")
     drawn = dots(saved_figures[0].axes[0])
     assert drawn[EASY_COLOR] == [pytest.approx([0.9, 0.1]), pytest.approx([0.5, 0.5])]
@@ -39,7 +39,7 @@ def test_every_triplet_is_one_dot_in_its_color(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_panels_are_named_and_share_their_axes(tmp_path, saved_figures):
+def test_plot_triplet_diagram_panels_share_axes(tmp_path, saved_figures):
     panels = {"before": (S_AP, S_AN), "after": (S_AP.clamp(min=0.4), S_AN - 0.5)}
     plot_triplet_diagram(panels, tmp_path / "two.png", title="digits")
     figure = saved_figures[0]
@@ -56,7 +56,7 @@ def test_panels_are_named_and_share_their_axes(tmp_path, saved_figures):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("panels", "visible"), [(1, 1), (4, 4), (6, 6)])
-def test_many_panels_wrap(tmp_path, saved_figures, panels, visible):
+def test_plot_triplet_diagram_many_panels_wrap(tmp_path, saved_figures, panels, visible):
     path = plot_triplet_diagram({f"step {k}": (S_AP, S_AN) for k in range(panels)}, tmp_path / "many.png")
     shown = [axes for axes in saved_figures[0].axes if axes.get_visible()]
     assert len(shown) == visible
@@ -67,7 +67,7 @@ def test_many_panels_wrap(tmp_path, saved_figures, panels, visible):
 
 
 @pytest.mark.slow
-def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, saved_figures):
+def test_plot_triplet_diagram_collapse_stays_inside_panel(tmp_path, saved_figures):
     ones = torch.ones(50)
     plot_triplet_diagram({"HN": (ones, ones)}, tmp_path / "collapse.png")
     axes = saved_figures[0].axes[0]
@@ -77,11 +77,11 @@ def test_a_collapsed_embedding_stays_inside_the_panel(tmp_path, saved_figures):
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_any_floating_dtype(tmp_path, dtype):
+def test_plot_triplet_diagram_accepts_any_floating_dtype(tmp_path, dtype):
     assert plot_triplet_diagram({"SCT": (S_AP.to(dtype), S_AN.to(dtype))}, str(tmp_path / "half.png")).is_file()
 
 
-def test_pyplot_stays_out_of_it(tmp_path, monkeypatch):
+def test_plot_triplet_diagram_does_not_import_pyplot(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("matplotlib.pyplot")]:
         monkeypatch.delitem(sys.modules, name)
     plot_triplet_diagram({"SCT": (S_AP, S_AN)}, tmp_path / "one.png")
@@ -98,7 +98,7 @@ def test_pyplot_stays_out_of_it(tmp_path, monkeypatch):
         ({"SCT": (S_AP, S_AN)}, "a.pdf", r"path must end in \.png, got .*a\.pdf"),
     ],
 )
-def test_bad_input_is_named(tmp_path, panels, name, message):
+def test_plot_triplet_diagram_invalid_input_raises(tmp_path, panels, name, message):
     with pytest.raises(ValueError, match=message):
         plot_triplet_diagram(panels, tmp_path / name)
     assert not list(tmp_path.iterdir())

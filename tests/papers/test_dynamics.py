@@ -39,7 +39,7 @@ def unit_vectors(triplets, depth, seed=0):
 
 @pytest.mark.parametrize("depth", [3, 16])
 @pytest.mark.parametrize(("lr", "temperature"), [(0.1, 1.0), (0.7, 1.0), (0.05, 0.1)])
-def test_the_change_is_that_of_a_numeric_gradient_step_of_vectors(depth, lr, temperature):
+def test_similarity_change_equals_numeric_gradient_step(depth, lr, temperature):
     vectors = unit_vectors(200, depth)
     a, p, n = vectors
     s_ap, s_an, s_pn = cosine(a, p), cosine(a, n), cosine(p, n)
@@ -58,7 +58,7 @@ def test_the_change_is_that_of_a_numeric_gradient_step_of_vectors(depth, lr, tem
     assert expected_ap.abs().max() > 0.05
 
 
-def test_without_s_pn_the_positive_and_the_negative_have_the_mean_similarity_of_all_turns_about_the_anchor():
+def test_similarity_change_default_s_pn_is_s_ap_times_s_an():
     s_ap, s_an, lr = 0.6, 0.8, 0.3
     a = torch.tensor([[1.0, 0, 0]], dtype=torch.float64)
     p = torch.tensor([[s_ap, math.sqrt(1 - s_ap**2), 0]], dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_without_s_pn_the_positive_and_the_negative_have_the_mean_similarity_of_
         (0.5, 0.5, 0.2, 0.0, None),
     ],
 )
-def test_values_worked_by_hand(s_ap, s_an, lr, entanglement, expected):
+def test_similarity_change_matches_hand_computation(s_ap, s_an, lr, entanglement, expected):
     if expected is None:
         product_ap = 1.01 * 0.5 + 0.2 - 0.1 * 0.25 - 0.01 * 0.5  # 0.675
         product_an = 1.01 * 0.5 - 0.2 + 0.1 * 0.25 - 0.01 * 0.5  # 0.325
@@ -96,7 +96,7 @@ def test_values_worked_by_hand(s_ap, s_an, lr, entanglement, expected):
     assert [change.item() for change in found] == pytest.approx(list(expected), abs=1e-12)
 
 
-def test_entanglement_carries_each_change_over_to_the_other():
+def test_similarity_change_entanglement_adds_other_change():
     s_ap, s_an = torch.tensor([0.5, -0.3]), torch.tensor([0.9, 0.4])
     free_ap, free_an = similarity_change(s_ap, s_an, lr=0.1)
     entangled_ap, entangled_an = similarity_change(s_ap, s_an, lr=0.1, entanglement=0.5)
@@ -105,7 +105,7 @@ def test_entanglement_carries_each_change_over_to_the_other():
         assert entangled_an[i].item() == pytest.approx((free_an[i] + pq * free_ap[i]).item(), abs=1e-7)
 
 
-def test_hard_triplets_are_pulled_to_the_upper_right_only_with_entanglement():
+def test_similarity_change_hard_triplets_move_to_1_1_if_entangled():
     """SCT section 4: without entanglement, s_ap never falls and s_an never rises.
 
     With entanglement, the top region moves to (1, 1).
@@ -124,7 +124,7 @@ def test_hard_triplets_are_pulled_to_the_upper_right_only_with_entanglement():
     assert growing[0] == 0 < growing[1] < growing[2]
 
 
-def test_shapes_dtypes_and_determinism():
+def test_similarity_change_shapes_dtypes_and_determinism():
     s_ap, s_an = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(4, 5)
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         changes = similarity_change(s_ap.to(dtype), s_an.to(dtype))
@@ -134,12 +134,12 @@ def test_shapes_dtypes_and_determinism():
     assert [change.shape for change in similarity_change(torch.zeros(0), torch.zeros(0))] == [(0,), (0,)]
 
 
-def test_similarities_that_rounding_took_over_1_count_as_1():
+def test_similarity_change_clamps_rounding_above_1():
     over = torch.tensor([1 + 2**-23])
     assert similarity_change(over, over, s_pn=over)[0].item() == pytest.approx(0, abs=1e-12)
 
 
-def test_a_step_into_the_origin_is_nan():
+def test_similarity_change_step_into_origin_is_nan():
     # f_a = f_n = -f_p: f_a + beta (f_p - f_n) is 0 at beta = 1/2
     one = torch.ones(1, dtype=torch.float64)
     beta_of_lr_1 = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64)).item()
@@ -176,6 +176,6 @@ ZERO = torch.zeros(2)
         ((ZERO, ZERO), {"entanglement": 1.5}, ValueError, "entanglement must be from 0 to 1, got 1.5"),
     ],
 )
-def test_bad_input_is_named(arguments, options, error, message):
+def test_similarity_change_invalid_input_raises(arguments, options, error, message):
     with pytest.raises(error, match=message):
         similarity_change(*arguments, **options)

@@ -25,7 +25,7 @@ if sys.version_info < (3, 11):
     pytest.importorskip("tomli")
 
 
-def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
+def test_experiment_runs_each_training_once(folder, capsys, monkeypatch):
     words = ["experiment", "many.toml", "--output", "out", "--verify-every", "6"]
     assert main(words) == 0
     out = capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_an_experiment_is_run_once(folder, capsys, monkeypatch):
     assert (folder / "out/README.md").read_text() == table
 
 
-def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypatch):
+def test_experiment_interrupted_resumes(folder, capsys, monkeypatch):
     words = ["experiment", "many.toml", "--output", "out", "--variants", "SHN", "--seeds", "5"]
     with monkeypatch.context() as patch:
         stop_at(6, patch)
@@ -85,7 +85,7 @@ def test_an_experiment_goes_on_where_it_was_interrupted(folder, capsys, monkeypa
 ONE = ["experiment", "many.toml", "--output", "out", "--variants", "HN", "--verify-every"]
 
 
-def test_runs_on_different_data_are_not_averaged(folder, capsys, monkeypatch):
+def test_experiment_different_data_fails(folder, capsys, monkeypatch):
     load = experiment.load_data
     changed = lambda *a, **k: dataclasses.replace(load(*a, **k), fingerprint="other")  # noqa: E731
     assert main([*ONE, "6", "--seeds", "0"]) == 0
@@ -108,7 +108,7 @@ def test_runs_on_different_data_are_not_averaged(folder, capsys, monkeypatch):
     assert f"and digits, half ({print_of}) in out/digits/HN/seed-1" in capsys.readouterr().err
 
 
-def test_runs_that_diverge_remember_their_data(folder, capsys):
+def test_experiment_diverged_run_records_data(folder, capsys):
     words = [*ONE, "6", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[5]"]
     assert main([*words, "--seeds", "0,1"]) == 0
     path = folder / "out/digits/HN/seed-1/failed.json"
@@ -120,7 +120,7 @@ def test_runs_that_diverge_remember_their_data(folder, capsys):
     assert "and digits (other) in out/digits/HN/seed-1" in capsys.readouterr().err
 
 
-def test_the_table_says_how_often_each_run_was_checked(folder):
+def test_markdown_states_verification_interval(folder):
     table = folder / "out/README.md"
     assert main([*ONE, "0", "--seeds", "0"]) == 0
     assert "; no call was verified.\n" in table.read_text()
@@ -130,14 +130,14 @@ def test_the_table_says_how_often_each_run_was_checked(folder):
     assert "; every 4th or 6th call of each op was verified.\n" in table.read_text()
 
 
-def test_the_table_says_how_many_threads_computed(folder):
+def test_markdown_states_thread_counts(folder):
     assert main([*ONE, "6", "--seeds", "0", "--threads", "2"]) == 0
     assert ", 2 threads; every 6th " in (folder / "out/README.md").read_text()
     assert main([*ONE, "6", "--seeds", "0,1", "--threads", "1"]) == 0
     assert ", 2 threads or 1 thread; every 6th " in (folder / "out/README.md").read_text()
 
 
-def test_every_folder_is_looked_at_before_the_first_training(folder, capsys, monkeypatch):
+def test_experiment_checks_all_folders_before_training(folder, capsys, monkeypatch):
     assert main([*ONE, "6", "--seeds", "1"]) == 0
     run = folder / "out/digits/HN/seed-1"
     monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained"))
@@ -151,7 +151,7 @@ def test_every_folder_is_looked_at_before_the_first_training(folder, capsys, mon
     assert "out/digits/HN/seed-1/checkpoint.pt is not a readable checkpoint" in capsys.readouterr().err
 
 
-def test_runs_that_diverge_are_results(folder, capsys):
+def test_experiment_diverged_runs_are_reported(folder, capsys):
     words = ["--seeds", "0", "optimizer.lr=1e30", "loss.similarity=dot", "evaluation.diagrams=[5]"]
     assert main(["experiment", "many.toml", "--output", "out", *words]) == 0
     out = capsys.readouterr().out
@@ -178,7 +178,7 @@ def test_runs_that_diverge_are_results(folder, capsys):
         ("evaluation.embeddings=false", "nearest-train", "evaluation.embeddings must be true for the figure nearest-"),
     ],
 )
-def test_figures_that_would_have_no_data_are_refused(folder, override, figure, message):
+def test_load_experiment_figure_without_data_raises(folder, override, figure, message):
     every = '"training", "triplet-steps", "train-test", "within-class", "nearest-train"'
     (folder / "many.toml").write_text(EXPERIMENT.replace(every, f'"training", "{figure}"'))
     assert load_experiment("many.toml").figures == ("training", figure)
@@ -188,7 +188,7 @@ def test_figures_that_would_have_no_data_are_refused(folder, override, figure, m
     assert load_experiment("many.toml", [override]).runs
 
 
-def test_group_size_is_a_figure_of_images_per_class(folder):
+def test_load_experiment_group_size_without_its_axis_raises(folder):
     text = EXPERIMENT.replace('"training",', '"group-size",')
     (folder / "many.toml").write_text(text)
     with pytest.raises(RecipeError, match=r"many: experiment\.axis must be sampler\.images_per_class for .* got None"):
@@ -198,7 +198,7 @@ def test_group_size_is_a_figure_of_images_per_class(folder):
         load_experiment("many.toml")
 
 
-def test_failures_of_a_figure_are_a_line(folder, capsys):
+def test_experiment_figure_failure_prints_one_line(folder, capsys):
     words = ["experiment", "many.toml", "--output", "out", "--variants", "HN", "--seeds", "0"]
     assert main(words) == 0
     (folder / "out/digits/HN/seed-0/epochs.csv").write_text("epoch\n1\n")
@@ -206,7 +206,7 @@ def test_failures_of_a_figure_are_a_line(folder, capsys):
     assert "papers experiment: out/digits/HN/seed-0/epochs.csv" in capsys.readouterr().err
 
 
-def test_variants_axes_and_data(folder):
+def test_load_experiment_combines_variants_axis_and_data(folder):
     text = EXPERIMENT.replace('reach = "HN"', 'axis = "sampler.images_per_class"\nvalues = [2, 5]')
     text = text.replace('HN = { loss.name = "HN" }', 'HN = { loss.name = "HN", only = [5] }', 1)
     (folder / "many.toml").write_text(text)
@@ -248,13 +248,13 @@ def test_variants_axes_and_data(folder):
         ("schedule.epochs = 2", "only = [2]", "experiment.datasets.more must have values as section.key, got only"),
     ],
 )
-def test_experiments_of_no_use_are_refused_by_name(folder, capsys, old, new, message):
+def test_load_experiment_invalid_section_names_key(folder, capsys, old, new, message):
     assert old in EXPERIMENT
     (folder / "many.toml").write_text(EXPERIMENT.replace(old, new, 1))
     assert message in refused(capsys, "experiment", "many.toml")
 
 
-def test_nothing_is_chosen_twice(folder, capsys):
+def test_experiment_duplicate_choice_refused(folder, capsys):
     for flag, words, message in (
         ("--on", "digits,more,digits", "many: datasets must be distinct, got 'digits' more than once"),
         ("--variants", "SHN,SHN", "many: variants must be distinct, got 'SHN' more than once"),
@@ -263,7 +263,7 @@ def test_nothing_is_chosen_twice(folder, capsys):
         assert message in refused(capsys, "experiment", "many.toml", flag, words)
 
 
-def test_what_is_chosen_must_be_there(folder, capsys):
+def test_experiment_unknown_choice_refused(folder, capsys):
     for flag, message in {
         "--on": "datasets must be among digits, more, got 'cub'",
         "--variants": "variants must be among HN, SHN, got 'cub'",

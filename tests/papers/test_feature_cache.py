@@ -43,7 +43,7 @@ class Darken:
 # Results
 
 
-def test_features_are_those_of_the_backbone(images, path):
+def test_cache_features_equal_backbone_output(images, path):
     expected = afresh(images)
     features = compute(images, path)
     assert torch.equal(features, expected)
@@ -52,7 +52,7 @@ def test_features_are_those_of_the_backbone(images, path):
     assert expected.std() > 0.01
 
 
-def test_the_file_holds_them_and_says_whose_they_are(images, path):
+def test_cache_features_file_contains_features_and_fingerprints(images, path):
     features = compute(Images(path.parents[1], [str(p) for p in images.paths], Darken(2)), path)
     assert os.listdir(path.parent) == [path.name], "no parts are left"
     with safetensors.safe_open(path, framework="pt") as file:
@@ -66,7 +66,7 @@ def test_the_file_holds_them_and_says_whose_they_are(images, path):
     assert re.fullmatch("[0-9a-f]{64}", metadata["sha256"])
 
 
-def test_a_second_call_computes_nothing(images, path, monkeypatch):
+def test_cache_features_second_call_reads_file(images, path, monkeypatch):
     features = compute(images, path)
     images.read.clear()
     monkeypatch.setattr(Backbone, "forward", None)
@@ -75,7 +75,7 @@ def test_a_second_call_computes_nothing(images, path, monkeypatch):
     assert images.read == []
 
 
-def test_images_in_a_tensor(path):
+def test_cache_features_accepts_tensor(path):
     pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
     with torch.no_grad():
         expected = torch.cat([small_backbone().eval()(some) for some in pixels.split(CHUNK)])
@@ -88,7 +88,7 @@ def test_images_in_a_tensor(path):
             compute(other, path)
 
 
-def test_a_backbone_in_training_is_left_so(images, path):
+def test_cache_features_restores_training_mode(images, path):
     backbone = small_backbone().train()
     backbone.trunk[1].eval()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -98,14 +98,14 @@ def test_a_backbone_in_training_is_left_so(images, path):
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
-def test_a_relative_name_and_one_without_an_ending(images, tmp_path, monkeypatch):
+def test_cache_features_accepts_relative_path_without_suffix(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert torch.equal(compute(images, "features"), afresh(images))
     assert Path("features").is_file()
 
 
 @pytest.mark.subprocess
-def test_workers_read_the_images(images, path):
+def test_cache_features_workers_read_images(images, path):
     assert torch.equal(compute(images, path, num_workers=1), afresh(images))
     assert images.read == list(range(COUNT)), "by the test itself only"
 
@@ -113,7 +113,7 @@ def test_workers_read_the_images(images, path):
 # Which data and weights the features belong to
 
 
-def test_data_are_known_by_bytes_and_names(images, path, tmp_path):
+def test_cache_features_other_bytes_or_names_raise(images, path, tmp_path):
     compute(images, path)
     content = images.paths[5].read_bytes()
     images.paths[5].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -130,7 +130,7 @@ def test_data_are_known_by_bytes_and_names(images, path, tmp_path):
         compute(Images(Path("/"), [*names[:5], str(images.paths[5].with_name("99.raw")), *names[6:]]), path)
 
 
-def test_data_may_move(images, path, tmp_path, monkeypatch):
+def test_cache_features_moved_data_is_same_data(images, path, tmp_path, monkeypatch):
     """Files are known by their names relative to the folder that holds all images."""
     features = compute(images, path)
     (tmp_path / "elsewhere").mkdir()
@@ -142,7 +142,7 @@ def test_data_may_move(images, path, tmp_path, monkeypatch):
     assert torch.equal(compute(Images(Path("pictures"), names), path), features)
 
 
-def test_weights_are_known_by_values_and_structure(images, path):
+def test_cache_features_other_weights_raise(images, path):
     compute(images, path)
 
     def refused(change):
@@ -161,7 +161,7 @@ def test_weights_are_known_by_values_and_structure(images, path):
     compute(images, path, other)
 
 
-def test_transforms_are_known_by_their_repr(images, path):
+def test_cache_features_other_transform_raises(images, path):
     names = [str(p) for p in images.paths]
     compute(Images(Path("/"), names, Darken(2)), path)
     compute(Images(Path("/"), names, Darken(2)), path)
@@ -178,7 +178,7 @@ def test_transforms_are_known_by_their_repr(images, path):
         compute(images, path, small_backbone(nn.Tanh))
 
 
-def test_a_transform_that_does_not_tell_what_it_does(images, path):
+def test_cache_features_unidentified_transform_raises(images, path):
     images.transform = lambda pixels: pixels
     message = "dataset.transform must have a repr that identifies it, unless transform_fingerprint is given, got <func"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -189,14 +189,14 @@ def test_a_transform_that_does_not_tell_what_it_does(images, path):
         compute(Images(Path("/"), [str(p) for p in images.paths]), path)
 
 
-def test_a_backbone_that_does_not_tell_what_it_is(images, path):
+def test_cache_features_unidentified_backbone_raises(images, path):
     backbone = small_backbone()
     backbone.extra_repr = lambda: repr(object())
     with pytest.raises(ValueError, match=r"backbone must have a repr that identifies it, including its parts, got "):
         compute(images, path, backbone)
 
 
-def test_data_without_files_need_words(path):
+def test_cache_features_data_without_paths_needs_fingerprint(path):
     pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
     data = torch.utils.data.TensorDataset(pixels)
     message = (
@@ -211,7 +211,7 @@ def test_data_without_files_need_words(path):
         compute(data, path, data_fingerprint="noise, seed 1")
 
 
-def test_files_are_not_read_where_words_say_what_they_are(images, path):
+def test_cache_features_fingerprint_given_skips_reading_files(images, path):
     features = compute(images, path, data_fingerprint="mine")
     for file in images.paths:
         file.unlink()
@@ -221,7 +221,7 @@ def test_files_are_not_read_where_words_say_what_they_are(images, path):
 # Files of another kind
 
 
-def test_a_damaged_file_is_refused(images, path):
+def test_cache_features_damaged_file_raises(images, path):
     compute(images, path)
     whole = path.read_bytes()
     length = int.from_bytes(whole[:8], "little")
@@ -242,7 +242,7 @@ def test_a_damaged_file_is_refused(images, path):
         compute(images, path)
 
 
-def test_foreign_files_are_refused(images, path):
+def test_cache_features_other_file_kind_raises(images, path):
     path.parent.mkdir()
     safetensors_torch.save_file({"features": torch.ones(COUNT, 6)}, path)
     message = f"{path} is not a file of features; delete it or choose another path"
@@ -261,14 +261,14 @@ def test_foreign_files_are_refused(images, path):
         compute(images, path)
 
 
-def test_a_file_of_another_number_of_images(images, path):
+def test_cache_features_other_image_count_raises(images, path):
     compute(images, path, data_fingerprint="mine")
     few = Images(Path("/"), [str(p) for p in images.paths[:6]])
     with pytest.raises(ValueError, match=f"must hold 6 rows from row 0 on, got {COUNT} from row 0"):
         compute(few, path, data_fingerprint="mine")
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_any_work(images, path):
+def test_cache_features_impossible_folder_fails_first(images, path):
     path.parent.write_text("a file")
     with pytest.raises(OSError, match=re.escape(str(path.parent))):
         compute(images, path)
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_any_work(images, path):
 # Other errors
 
 
-def test_a_feature_that_is_not_finite_is_named(images, path):
+def test_cache_features_nonfinite_feature_names_image(images, path):
     class Broken(Backbone):
         def forward(self, some):
             features = super().forward(some)
@@ -303,14 +303,14 @@ def test_a_feature_that_is_not_finite_is_named(images, path):
         ({"dataset": torch.ones(0, 3, 8, 8)}, ValueError, "dataset must contain at least one image, got none"),
     ],
 )
-def test_wrong_arguments(changes, error, message, path):
+def test_cache_features_invalid_arguments_raise(changes, error, message, path):
     given = {"backbone": small_backbone(), "dataset": torch.ones(2, 3, 8, 8), "path": path, **changes}
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         cache_features(**given)
     assert not path.parent.exists()
 
 
-def test_paths_of_another_number(images, path):
+def test_cache_features_path_count_mismatch_raises(images, path):
     images.paths = images.paths[:-1]
     images.__class__ = type("Longer", (Images,), {"__len__": lambda self: COUNT})
     with pytest.raises(ValueError, match=f"dataset must have one path for each of its {COUNT} images, got 17 paths"):

@@ -35,7 +35,7 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopError, MemoryError])
-def test_an_interrupted_run_goes_on(images, path, error):
+def test_cache_features_interrupted_resumes(images, path, error):
     """Image 10 is in the third chunk: the first two chunks are kept, and not read again."""
     interrupted(images, path, 10, error)
     assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
@@ -47,7 +47,7 @@ def test_an_interrupted_run_goes_on(images, path, error):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_it_may_be_interrupted_again_and_again(images, path):
+def test_cache_features_interrupted_repeatedly_resumes(images, path):
     for at in (0, 3, 4, 4, 9, 13, 17):
         interrupted(images, path, at)
     images.read.clear()
@@ -55,7 +55,7 @@ def test_it_may_be_interrupted_again_and_again(images, path):
     assert images.read[: COUNT - 16] == [16, 17]
 
 
-def test_it_may_go_on_with_other_chunks(images, path):
+def test_cache_features_resumes_with_other_chunk_size(images, path):
     interrupted(images, path, 10)
     with pytest.raises(KeyboardInterrupt):
         compute(Stopping(images, 15, KeyboardInterrupt), path, chunk=5)
@@ -63,7 +63,7 @@ def test_it_may_go_on_with_other_chunks(images, path):
     torch.testing.assert_close(compute(images, path, chunk=2), afresh(images))
 
 
-def test_a_tensor_goes_on_too(path, monkeypatch):
+def test_cache_features_tensor_resumes(path, monkeypatch):
     pixels = torch.randint(256, (COUNT, 3, 8, 8), generator=seeded(0), dtype=torch.uint8)
     forward, seen = Backbone.forward, []
 
@@ -83,7 +83,7 @@ def test_a_tensor_goes_on_too(path, monkeypatch):
         assert torch.equal(features, torch.cat([small_backbone().eval()(some) for some in pixels.split(CHUNK)]))
 
 
-def test_interrupted_between_the_last_part_and_the_file(images, path, monkeypatch):
+def test_cache_features_interrupted_before_final_file_joins_parts(images, path, monkeypatch):
     """All parts exist: no feature is computed, and the file is put together."""
     right = cache._write
 
@@ -104,7 +104,7 @@ def test_interrupted_between_the_last_part_and_the_file(images, path, monkeypatc
     assert images.read == []
 
 
-def test_interrupted_between_the_file_and_the_end(images, path):
+def test_cache_features_leftover_parts_deleted(images, path):
     """Parts that remain beside a complete file are deleted."""
     interrupted(images, path)
     folder = path.with_name(f"{path.name}.parts")
@@ -134,7 +134,7 @@ cache_features(small_backbone(), Killing(Path({root!r}), {names!r}), {path!r}, c
 
 
 @pytest.mark.subprocess
-def test_a_killed_run_goes_on(images, path, tmp_path):
+def test_cache_features_killed_resumes(images, path, tmp_path):
     names = [str(p.relative_to(tmp_path)) for p in images.paths]
     script = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), names=names, path=str(path))
     process = run_python("-c", script)
@@ -145,7 +145,7 @@ def test_a_killed_run_goes_on(images, path, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["short", "empty", "altered", "misplaced"])
-def test_damaged_parts_are_computed_again(images, path, damage):
+def test_cache_features_damaged_part_recomputed(images, path, damage):
     """The parts after the damaged one are computed again too, since they may have other chunks."""
     interrupted(images, path, 14)
     folder = path.with_name(f"{path.name}.parts")
@@ -163,7 +163,7 @@ def test_damaged_parts_are_computed_again(images, path, damage):
     assert images.read[: COUNT - CHUNK] == list(range(CHUNK, COUNT))
 
 
-def test_parts_of_something_else_are_refused(images, path):
+def test_cache_features_other_parts_raise(images, path):
     """Parts may hold hours of work, so they are not simply deleted."""
     interrupted(images, path)
     with pytest.raises(ValueError, match=r"0000000000.safetensors contains features of other weights: "):
@@ -175,7 +175,7 @@ def test_parts_of_something_else_are_refused(images, path):
         compute(images, path)
 
 
-def test_more_parts_than_images_are_computed_again(images, path):
+def test_cache_features_too_many_parts_recomputed(images, path):
     """The data fingerprint claims that the data are the same."""
     with pytest.raises(KeyboardInterrupt):
         compute(Stopping(images, 10, KeyboardInterrupt), path, data_fingerprint="mine")
@@ -186,7 +186,7 @@ def test_more_parts_than_images_are_computed_again(images, path):
 # Progress
 
 
-def test_progress(images, path, capsys):
+def test_cache_features_shows_progress(images, path, capsys):
     compute(images, path)
     assert capsys.readouterr().err == ""
     path.unlink()

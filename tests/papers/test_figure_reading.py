@@ -24,7 +24,7 @@ def written(tmp_path, text):
     return path
 
 
-def test_diagrams(tmp_path):
+def test_read_diagrams_returns_steps_and_moments(tmp_path):
     path = written(
         tmp_path,
         DIAGRAMS + "4,train,before,7,0.5,0.75\n4,train,before,3,,0.1\n4,train,after,3,,0.2\n4,train,after,7,0.6,0.7\n"
@@ -44,7 +44,7 @@ def test_diagrams(tmp_path):
     assert read_diagrams(written(tmp_path, DIAGRAMS + "0,test,before,0,0,0\n")).last("train") is None
 
 
-def test_the_last_moment_is_after_the_step(tmp_path):
+def test_diagrams_last_prefers_after_step(tmp_path):
     text = DIAGRAMS + "2,train,after,0,0.5,0.6\n2,train,before,0,0.3,0.4\n0,train,after,0,0,0\n"
     assert read_diagrams(written(tmp_path, text)).last("train").s_ap.tolist() == [0.5]
     one, other = (Triplets(torch.zeros(1), torch.ones(1), torch.ones(1)) for _ in range(2))
@@ -52,7 +52,7 @@ def test_the_last_moment_is_after_the_step(tmp_path):
         assert Diagrams({(2, "train", moment): found for moment, found in order}).last("train") is other
 
 
-def test_histories(tmp_path):
+def test_read_histories_returns_runs(tmp_path):
     path = written(tmp_path, EPOCHS + "0,0,0.25,,,SCT\n0,5,,0.5,2,HN\n1,10,0.5,0.125,-1.5,SCT\n1,20,,,3,SCT\n")
     found = read_histories(path)
     assert list(found) == ["SCT", "HN"]
@@ -65,7 +65,7 @@ def test_histories(tmp_path):
     assert found["HN"].hard_share.tolist() == [0.5]
 
 
-def test_groups(tmp_path):
+def test_read_groups_sorts_by_size(tmp_path):
     path = written(tmp_path, GROUPS + "HP,8,0,0.3\nEP,4,1,0.5\nEP,2,0,0.25\nEP,4,0,0.75\n")
     found = read_groups(path)
     assert found == {"HP": {8: {0: 0.3}}, "EP": {2: {0: 0.25}, 4: {1: 0.5, 0: 0.75}}}
@@ -73,7 +73,7 @@ def test_groups(tmp_path):
     assert list(found["EP"]) == [2, 4]
 
 
-def test_what_a_spreadsheet_makes_of_a_table_is_read(tmp_path):
+def test_read_histories_accepts_spreadsheet_format(tmp_path):
     text = '\ufeffrun,"loss",step, epoch ,hard_share,recall_at_1\r\n\r\n"a, b",,3, 1 ,0.5, 1e-1\r\n'
     found = read_histories(written(tmp_path, text))
     assert found["a, b"].recall_at_1.tolist() == [0.1]
@@ -154,27 +154,27 @@ def test_what_a_spreadsheet_makes_of_a_table_is_read(tmp_path):
         ),
     ],
 )
-def test_malformed_tables_are_named(tmp_path, read, text, message):
+def test_read_malformed_table_names_line_and_column(tmp_path, read, text, message):
     path = written(tmp_path, text)
     with pytest.raises(ValueError, match=message) as raised:
         read(path)
     assert str(raised.value).startswith(str(path))
 
 
-def test_a_field_too_long_for_csv_is_named(tmp_path):
+def test_read_histories_too_long_field_raises(tmp_path):
     with pytest.raises(ValueError, match="line 2: not CSV: field larger than"):
         read_histories(written(tmp_path, EPOCHS + "1," + "2" * 200_000 + ",,,,a\n"))
 
 
 @pytest.mark.parametrize("read", [read_diagrams, read_histories, read_groups, read_embeddings])
-def test_files_that_are_not_there_are_python_errors(tmp_path, read):
+def test_read_missing_file_raises_oserror(tmp_path, read):
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "none")
     with pytest.raises(IsADirectoryError):
         read(tmp_path)
 
 
-def test_a_row_that_was_cut_short_is_left_out_with_a_warning(tmp_path):
+def test_read_histories_truncated_row_warns(tmp_path):
     path = written(tmp_path, EPOCHS + "1,10,0.5,,,SCT\n2,20,0.5,,,SC")
     with pytest.warns(UserWarning, match=r"table\.csv, line 3: truncated: it has no line end and is ignored"):
         found = read_histories(path)
@@ -182,7 +182,7 @@ def test_a_row_that_was_cut_short_is_left_out_with_a_warning(tmp_path):
     assert found["SCT"].step.tolist() == [10]
 
 
-def test_a_step_that_was_cut_short_is_left_out_with_a_warning(tmp_path):
+def test_read_diagrams_truncated_step_warns(tmp_path):
     whole = "".join(
         f"{step},train,{moment},{anchor},0.5,0.5\n"
         for step in (0, 4)
@@ -207,7 +207,7 @@ pytest.importorskip("safetensors")
 ROWS, LABELS = torch.arange(6.0).view(3, 2), torch.tensor([1, 0, 1])
 
 
-def test_embeddings_come_back(tmp_path):
+def test_embeddings_save_and_read_round_trip(tmp_path):
     path = tmp_path / "embeddings.safetensors"
     save_embeddings(
         path, train=(ROWS.double().T.contiguous().T, LABELS.to(torch.uint8)), test=(ROWS[:1].half(), LABELS[:1])
@@ -245,7 +245,7 @@ BAD_PAIRS = [
 @pytest.mark.parametrize(
     ("pair", "error", "message"), [*BAD_PAIRS, ((None, LABELS), ValueError, "test_embeddings is missing")]
 )
-def test_embeddings_that_are_none_are_not_written(tmp_path, pair, error, message):
+def test_save_embeddings_invalid_tensors_raise(tmp_path, pair, error, message):
     with pytest.raises(error, match=message):
         save_embeddings(tmp_path / "e.safetensors", train=(ROWS, LABELS), test=pair)
     with pytest.raises(TypeError, match="test_embeddings must be a floating-point tensor, got list"):
@@ -256,7 +256,7 @@ def test_embeddings_that_are_none_are_not_written(tmp_path, pair, error, message
 
 
 @pytest.mark.parametrize(("pair", "error", "message"), BAD_PAIRS)
-def test_malformed_embeddings_are_named(tmp_path, pair, error, message):
+def test_read_embeddings_malformed_tensors_raise(tmp_path, pair, error, message):
     from safetensors.torch import save_file
 
     path = tmp_path / "e.safetensors"
@@ -285,7 +285,7 @@ def test_malformed_embeddings_are_named(tmp_path, pair, error, message):
         (None, "is not a safetensors file"),
     ],
 )
-def test_other_files_are_no_embeddings(tmp_path, tensors, message):
+def test_read_embeddings_other_file_raises(tmp_path, tensors, message):
     from safetensors.torch import save_file
 
     path = tmp_path / "e.safetensors"

@@ -40,7 +40,7 @@ def steps(path):
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_what_a_file_holds(tmp_path):
+def test_records_write_gives_header_and_rows(tmp_path):
     path = tmp_path / "epochs.csv"
     with Records(path, EPOCHS) as records:
         assert path.read_text() == HEADER, "there from the beginning"
@@ -54,7 +54,7 @@ def test_what_a_file_holds(tmp_path):
     assert histories['a, "b"'].loss.tolist() == [-1e-12]
 
 
-def test_a_float32_comes_back_as_it_was(tmp_path):
+def test_records_float32_round_trip(tmp_path):
     values = torch.rand(200, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with Records(tmp_path / "diagrams.csv", DIAGRAMS) as records:
         records.write(diagram_rows(0, "after", values, -values))
@@ -63,7 +63,7 @@ def test_a_float32_comes_back_as_it_was(tmp_path):
     assert torch.equal(found.s_an.float(), -values)
 
 
-def test_opening_again_goes_on_below(tmp_path):
+def test_records_reopened_appends(tmp_path):
     path = tmp_path / "epochs.csv"
     for step in (0, 10, 20):
         with Records(path, EPOCHS) as records:
@@ -72,7 +72,7 @@ def test_opening_again_goes_on_below(tmp_path):
     assert lines(path).count(HEADER) == 1
 
 
-def test_whatever_part_of_a_file_is_left_whole_rows_stay_and_more_can_follow(tmp_path):
+def test_records_truncated_anywhere_keeps_complete_rows(tmp_path):
     path = tmp_path / "epochs.csv"
     with Records(path, EPOCHS) as records:
         records.write([epoch_row(0, loss=0.125), epoch_row(10, loss=0.25)])
@@ -86,7 +86,7 @@ def test_whatever_part_of_a_file_is_left_whole_rows_stay_and_more_can_follow(tmp
         assert lines(path)[0] == HEADER
 
 
-def test_rows_after_a_checkpoint_are_dropped(tmp_path):
+def test_records_keep_drops_later_rows(tmp_path):
     path = tmp_path / "epochs.csv"
     with Records(path, EPOCHS) as records:
         records.write([epoch_row(step, run, loss=step / 3) for run in ("HN", "SCT") for step in (0, 10, 20, 30)])
@@ -105,7 +105,7 @@ def test_rows_after_a_checkpoint_are_dropped(tmp_path):
 
 @pytest.mark.subprocess
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_kill_leaves_whole_rows(tmp_path):
+def test_records_killed_leaves_complete_rows(tmp_path):
     path = tmp_path / "diagrams.csv"
     script = """
 import sys, torch
@@ -131,7 +131,7 @@ for step in range(10**9):
     assert len(lines(path)) == 1 + 2 * 2 * 500
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
+def test_records_failed_write_leaves_file_unchanged(tmp_path):
     resource = pytest.importorskip("resource", reason="Windows has no limit on the size of files")
     path = tmp_path / "epochs.csv"
     with Records(path, EPOCHS) as records:
@@ -150,7 +150,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_what_a_disk_takes_in_parts_is_whole_or_not_there(tmp_path, interruption):
+def test_records_interrupted_partial_write_is_atomic(tmp_path, interruption):
     class Slow:
         """Writes three bytes per call; call number `failing` raises."""
 
@@ -218,7 +218,7 @@ def test_what_a_disk_takes_in_parts_is_whole_or_not_there(tmp_path, interruption
         ),
     ],
 )
-def test_bad_rows_are_named_and_nothing_of_their_call_is_written(tmp_path, table: Table, row, message):
+def test_records_invalid_row_writes_nothing(tmp_path, table: Table, row, message):
     path = tmp_path / "t.csv"
     good = {
         EPOCHS.file: epoch_row(0),
@@ -236,7 +236,7 @@ def test_bad_rows_are_named_and_nothing_of_their_call_is_written(tmp_path, table
 
 
 @pytest.mark.parametrize("content", [b"epoch,step\n1,2\n", b"something else", b"\xff\xfe\n", HEADER.encode() + b"x\n"])
-def test_another_file_is_refused_and_left_alone(tmp_path, content):
+def test_records_other_file_raises_and_stays_unchanged(tmp_path, content):
     path = tmp_path / "epochs.csv"
     path.write_bytes(content)
     line, keep = (1, None) if not content.startswith(b"epoch,step,r") else (2, lambda row: True)
@@ -246,20 +246,20 @@ def test_another_file_is_refused_and_left_alone(tmp_path, content):
     assert [file.name for file in tmp_path.iterdir()] == ["epochs.csv"]
 
 
-def test_a_header_with_other_columns_is_shown(tmp_path):
+def test_records_other_header_raises(tmp_path):
     (tmp_path / "epochs.csv").write_text("epoch,step\n1,2\n")
     with pytest.raises(ValueError, match=f"must be {HEADER.strip()}, got 'epoch,step'"):
         Records(tmp_path / "epochs.csv", EPOCHS)
 
 
-def test_folders_that_are_not_there_are_python_errors(tmp_path):
+def test_records_missing_folder_raises_oserror(tmp_path):
     with pytest.raises(FileNotFoundError):
         Records(tmp_path / "none" / "epochs.csv", EPOCHS)
     with pytest.raises(IsADirectoryError):
         Records(tmp_path, EPOCHS)
 
 
-def test_a_closed_file_takes_no_rows(tmp_path):
+def test_records_closed_raises(tmp_path):
     records = Records(tmp_path / "epochs.csv", EPOCHS)
     records.close()
     records.close()
@@ -267,7 +267,7 @@ def test_a_closed_file_takes_no_rows(tmp_path):
         records.write([epoch_row(0)])
 
 
-def test_similarities_follow_the_triplets_of_before():
+def test_similarities_follow_given_selection():
     embeddings = torch.tensor([[1.0, 0], [3, 4], [0, 2], [5, 0]])
     labels = torch.tensor([0, 0, 1, 2])
     selection = ops.select_triplets(embeddings, labels)
@@ -288,7 +288,7 @@ def test_similarities_follow_the_triplets_of_before():
         similarities(embeddings[:2], gallery)
 
 
-def test_rows_of_a_diagram():
+def test_diagram_rows_one_row_per_anchor():
     s_ap, s_an = torch.tensor([0.5, math.nan]), torch.tensor([0.25, -1.0])
     first, second = diagram_rows(3, "before", s_ap, s_an, split="test", anchors=torch.tensor([7, 5]))
     assert first == {"iteration": 3, "split": "test", "moment": "before", "anchor": 7, "s_ap": 0.5, "s_an": 0.25}

@@ -39,7 +39,7 @@ each_figure = pytest.mark.parametrize("draw", DRAW, indirect=True)
 
 @pytest.mark.slow
 @each_figure
-def test_a_figure_is_a_png_and_a_data_file_the_same_on_every_repeat(tmp_path, draw, monkeypatch):
+def test_plot_writes_reproducible_png_and_data_file(tmp_path, draw, monkeypatch):
     from PIL import Image
 
     for name in [name for name in sys.modules if name.startswith("matplotlib.pyplot")]:
@@ -59,7 +59,7 @@ def test_a_figure_is_a_png_and_a_data_file_the_same_on_every_repeat(tmp_path, dr
 
 
 @each_figure
-def test_other_kinds_of_pictures_are_refused(tmp_path, draw):
+def test_plot_other_suffix_raises(tmp_path, draw):
     with pytest.raises(ValueError, match=r"path must end in \.png, got .*figure\.pdf"):
         draw(tmp_path / "figure.pdf")
     assert not list(tmp_path.iterdir())
@@ -67,12 +67,12 @@ def test_other_kinds_of_pictures_are_refused(tmp_path, draw):
 
 @pytest.mark.slow
 @each_figure
-def test_a_folder_that_is_not_there_is_a_python_error(tmp_path, draw):
+def test_plot_missing_folder_raises_oserror(tmp_path, draw):
     with pytest.raises(FileNotFoundError):
         draw(tmp_path / "none" / "figure.png")
 
 
-def test_a_picture_that_cannot_be_written_keeps_what_was_there(tmp_path, monkeypatch):
+def test_plot_failed_write_keeps_old_file(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     path = DRAW["group_size"](tmp_path / "figure.png")
@@ -218,7 +218,7 @@ P = "a.png"
         (lambda: figures.plot_vector_field(P, points=1), ValueError, "points must be at least 2, got 1"),
     ],
 )
-def test_bad_input_is_named(tmp_path, monkeypatch, draw, error, message):
+def test_plot_invalid_input_raises(tmp_path, monkeypatch, draw, error, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         draw()

@@ -36,7 +36,7 @@ def histogram(values):
     return counts
 
 
-def test_within_class_pairs_are_each_counted_once(monkeypatch):
+def test_within_class_similarities_count_each_pair_once(monkeypatch):
     run = random_set()
     expected = brute_force_pairs(run.train_embeddings, run.train_labels)
     assert len(expected) == 5 * 12 * 11 / 2
@@ -48,7 +48,7 @@ def test_within_class_pairs_are_each_counted_once(monkeypatch):
     assert within_class_similarities(run.train_embeddings[:3], torch.tensor([4, 9, 7])) is None
 
 
-def test_rounding_beyond_1_and_minus_1_is_counted_at_the_ends():
+def test_collector_counts_rounding_outside_range_in_end_bins():
     collector = Collector()
     collector.add(torch.tensor([[1 + 2**-20, -1 - 2**-20], [1.0, -1.0]]))
     collector.add(torch.tensor([0.0]))
@@ -59,7 +59,7 @@ def test_rounding_beyond_1_and_minus_1_is_counted_at_the_ends():
 
 
 @pytest.mark.slow
-def test_within_class_figure(tmp_path, saved_figures):
+def test_plot_within_class_draws_mean_density(tmp_path, saved_figures):
     one, two = random_set(0), random_set(1)
     path = figures.plot_within_class({"EP": [one, two], "HP": [two]}, tmp_path / "within.png", title="digits")
     data = rows(path)
@@ -87,7 +87,7 @@ def test_within_class_figure(tmp_path, saved_figures):
     assert saved_figures[-1].axes[0].get_xlabel() == "similarity of two samples of the same class, other classes"
 
 
-def test_nearest_train_figure(tmp_path, saved_figures):
+def test_plot_nearest_train_draws_nearest_similarities(tmp_path, saved_figures):
     run = random_set()
     path = figures.plot_nearest_train({"EP": [run]}, tmp_path / "nearest.png")
     similarities = normalize(run.test_embeddings.double()) @ normalize(run.train_embeddings.double()).T
@@ -101,7 +101,7 @@ def test_nearest_train_figure(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_a_thin_tail_is_left_of_the_axis_and_a_collapse_is_in_view(tmp_path, saved_figures):
+def test_plot_within_class_axis_cuts_only_thin_tail(tmp_path, saved_figures):
     ones = torch.ones(100, 4)
     path = tmp_path / "within.png"
     figures.plot_within_class({"HN": [EmbeddingSet(ones, torch.zeros(100))]}, path)
@@ -117,7 +117,7 @@ def test_a_thin_tail_is_left_of_the_axis_and_a_collapse_is_in_view(tmp_path, sav
 
 
 @pytest.mark.slow
-def test_tsne_maps_training_rows_alone_and_both_together(tmp_path, saved_figures):
+def test_plot_tsne_maps_train_alone_and_both_splits(tmp_path, saved_figures):
     pytest.importorskip("sklearn")
     run = random_set(train=30, test=20, classes=3, depth=64)
     path = figures.plot_tsne({"EP": run}, tmp_path / "tsne.png", perplexity=5, title="digits")
@@ -145,7 +145,7 @@ def test_tsne_maps_training_rows_alone_and_both_together(tmp_path, saved_figures
 
 
 @pytest.mark.slow
-def test_tsne_draws_a_choice_of_many(tmp_path, capsys):
+def test_plot_tsne_many_samples_draws_random_subset(tmp_path, capsys):
     pytest.importorskip("sklearn")
     run = random_set(train=300, test=30)
     path = tmp_path / "tsne.png"
@@ -163,7 +163,7 @@ def test_tsne_draws_a_choice_of_many(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_tsne_has_the_settings_that_were_asked_for(tmp_path, monkeypatch):
+def test_plot_tsne_passes_settings_to_scikit_learn(tmp_path, monkeypatch):
     manifold = pytest.importorskip("sklearn.manifold")
     settings = []
 

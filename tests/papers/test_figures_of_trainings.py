@@ -14,7 +14,7 @@ for needed in ("matplotlib", "PIL"):
 # Trainings: SCT, figure 6
 
 
-def test_curves_of_single_runs(tmp_path, saved_figures):
+def test_plot_training_single_runs_draw_curves(tmp_path, saved_figures):
     runs = {
         "SCT": [history([0, 10, 20], recall=[0.25, 0.5, 0.75], hard=[NAN, 0.5, 0.25])],
         "HN": [history([0, 20], recall=[0.25, 0.125])],
@@ -41,7 +41,7 @@ def test_curves_of_single_runs(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_several_runs_are_a_mean_in_a_band_with_thin_lines(tmp_path, saved_figures):
+def test_plot_training_repeats_draw_mean_and_band(tmp_path, saved_figures):
     runs = {"SCT": [history([0, 10, 20], [0.2, 0.4, 0.9]), history([0, 10, 30], [0.4, 0.6, 0.1])]}
     path = figures.plot_training(runs, tmp_path / "training.png")
     (axes,) = saved_figures[0].axes
@@ -61,7 +61,7 @@ def test_several_runs_are_a_mean_in_a_band_with_thin_lines(tmp_path, saved_figur
 
 
 @pytest.mark.slow
-def test_curves_over_epochs(tmp_path, saved_figures):
+def test_plot_training_over_epochs(tmp_path, saved_figures):
     path = tmp_path / "training.png"
     figures.plot_training({"SCT": [history([0, 10, 25], [0.2, 0.4, 0.9])]}, path, x="epoch")
     assert list(saved_figures[0].axes[0].lines[0].get_xdata()) == [0, 1, 2]
@@ -75,7 +75,7 @@ def test_curves_over_epochs(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_recall_against_group_size(tmp_path, saved_figures):
+def test_plot_group_size_draws_mean_and_error_bars(tmp_path, saved_figures):
     groups = {"HP": {2: {0: 0.4, 1: 0.6}, 8: {0: 0.3, 1: 0.3}}, "EP": {8: {3: 0.7}, 2: {3: 0.5}}}
     path = figures.plot_group_size(groups, tmp_path / "groups.png", title="digits")
     (axes,) = saved_figures[0].axes

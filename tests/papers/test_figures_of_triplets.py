@@ -18,7 +18,7 @@ for needed in ("matplotlib", "PIL"):
 
 
 @pytest.mark.slow
-def test_an_arrow_leads_from_each_triplet_before_its_step_to_after_it(tmp_path, saved_figures):
+def test_plot_triplet_steps_one_arrow_per_triplet(tmp_path, saved_figures):
     from matplotlib.quiver import Quiver
 
     path = figures.plot_triplet_steps({"SCT": [STEPPED]}, tmp_path / "steps.png", title="digits")
@@ -43,7 +43,7 @@ def test_an_arrow_leads_from_each_triplet_before_its_step_to_after_it(tmp_path, 
     )
 
 
-def test_dots_before_and_after_have_their_colors(tmp_path, saved_figures):
+def test_plot_triplet_steps_colors_before_and_after(tmp_path, saved_figures):
     from matplotlib.colors import to_hex
 
     figures.plot_triplet_steps({"SCT": [STEPPED]}, tmp_path / "steps.png", iterations=[8])
@@ -63,7 +63,7 @@ def test_dots_before_and_after_have_their_colors(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_steps_of_several_runs_stand_together_with_the_spread_of_their_shares(tmp_path, saved_figures):
+def test_plot_triplet_steps_repeats_share_panel_with_spread(tmp_path, saved_figures):
     other = Diagrams(
         {
             (0, "train", "before"): triplets((0.1, 0.0), (0.1, 0.1)),
@@ -82,7 +82,7 @@ def test_steps_of_several_runs_stand_together_with_the_spread_of_their_shares(tm
 
 
 @pytest.mark.slow
-def test_options_of_steps(tmp_path, saved_figures):
+def test_plot_triplet_steps_options_select_triplets(tmp_path, saved_figures):
     path = tmp_path / "steps.png"
     figures.plot_triplet_steps({"SCT": [STEPPED]}, path, hard_only=True)
     assert panels(path)[0]["before"] == [[0.2, 0.8]]
@@ -96,7 +96,7 @@ def test_options_of_steps(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_of_many_iterations_four_are_shown(tmp_path):
+def test_plot_triplet_steps_default_is_four_iterations(tmp_path):
     moment = triplets((0.2, 0.8))
     many = Diagrams({(i, "train", m): moment for i in range(0, 91, 10) for m in ("before", "after")})
     path = figures.plot_triplet_steps({"SCT": [many]}, tmp_path / "steps.png")
@@ -107,7 +107,7 @@ def test_of_many_iterations_four_are_shown(tmp_path):
 
 
 @pytest.mark.slow
-def test_last_triplets_of_both_splits(tmp_path, saved_figures):
+def test_plot_train_test_draws_last_triplets_of_both_splits(tmp_path, saved_figures):
     own = Diagrams(
         {
             (0, "train", "after"): triplets((0.0, 0.0)),
@@ -138,7 +138,7 @@ def test_last_triplets_of_both_splits(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_fewer_dots_than_triplets(tmp_path, saved_figures):
+def test_plot_train_test_max_dots_draws_subset(tmp_path, saved_figures):
     moment = triplets(*((i / 100, 0.5) for i in range(100)))
     run = Diagrams({(0, "train", "after"): moment, (0, "test", "after"): moment})
     path = figures.plot_train_test({"SCT": [run]}, tmp_path / "tt.png", max_dots=4)
@@ -150,7 +150,7 @@ def test_fewer_dots_than_triplets(tmp_path, saved_figures):
 
 
 @pytest.mark.slow
-def test_the_vector_field_holds_the_steps_of_the_dynamics(tmp_path, saved_figures):
+def test_plot_vector_field_data_equal_similarity_change(tmp_path, saved_figures):
     from papers.dynamics import similarity_change
 
     path = figures.plot_vector_field(tmp_path / "field.png", points=5, lr=0.2)
@@ -167,7 +167,7 @@ def test_the_vector_field_holds_the_steps_of_the_dynamics(tmp_path, saved_figure
 
 
 @pytest.mark.slow
-def test_what_the_vector_field_draws_where(tmp_path, saved_figures):
+def test_plot_vector_field_draws_mesh_arrows_and_boundary(tmp_path, saved_figures):
     from matplotlib.collections import QuadMesh
     from matplotlib.contour import ContourSet
     from matplotlib.quiver import Quiver
@@ -192,7 +192,7 @@ def test_what_the_vector_field_draws_where(tmp_path, saved_figures):
     assert bounded == [True, False, True, False], "without entanglement no change is of the wrong sign"
 
 
-def test_panels_of_a_grid_have_one_scale_and_labels_at_its_edge():
+def test_diagram_grid_shares_scale_and_labels_edges():
     lowest = iter((0.1, 0.3, -0.4, 0.6))
     rows_of_panels = [
         [

@@ -21,20 +21,20 @@ from papers._files import save_atomically, save_json
         {},
     ],
 )
-def test_json_reads_as_what_was_written(tmp_path, content):
+def test_save_json_round_trip(tmp_path, content):
     save_json(tmp_path / "content.json", content)
     assert json.loads((tmp_path / "content.json").read_text()) == content
     assert [path.name for path in tmp_path.iterdir()] == ["content.json"]
 
 
-def test_a_list_of_numbers_is_a_line(tmp_path):
+def test_save_json_list_of_numbers_is_one_line(tmp_path):
     save_json(tmp_path / "content.json", {"dots": [[0.5, 0.25], [1, 2]], "steps": [1, 2, 3]})
     assert (tmp_path / "content.json").read_text() == (
         '{\n  "dots": [\n    [0.5, 0.25],\n    [1, 2]\n  ],\n  "steps": [1, 2, 3]\n}\n'
     )
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
+def test_save_atomically_failed_write_keeps_old_file(tmp_path):
     path = tmp_path / "content.json"
     save_json(path, {"a": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):

@@ -19,7 +19,7 @@ def flat(tmp_path):
     return root
 
 
-def test_half_of_the_classes_train(flat):
+def test_load_image_folder_first_half_of_classes_trains(flat):
     split = load_image_folder(flat)
     assert split.name == split.train.name == split.test.name == "fruit"
     assert split.train.class_names == ("Banana", "apple", "cherry", "date", "elderberry")  # in the order of sorted()
@@ -33,7 +33,7 @@ def test_half_of_the_classes_train(flat):
     assert split.train[0][0].mode == "RGB"
 
 
-def test_how_many_classes_train_and_names_are_choices(flat):
+def test_load_image_folder_train_classes_and_name_options(flat):
     split = load_image_folder(str(flat), name="my fruit", train_classes=3, mode="L")
     assert split.train.labels.unique().tolist() == [0, 1, 2]
     assert split.name == split.train.name == "my fruit"
@@ -45,12 +45,12 @@ def test_how_many_classes_train_and_names_are_choices(flat):
         load_image_folder(flat, train_classes=2.0)
 
 
-def test_the_name_of_a_relative_root(flat, monkeypatch):
+def test_load_image_folder_relative_root_has_folder_name(flat, monkeypatch):
     monkeypatch.chdir(flat)
     assert load_image_folder(".").name == "fruit"
 
 
-def test_train_and_test_folders(tmp_path):
+def test_load_image_folder_train_and_test_folders(tmp_path):
     for k, file in enumerate(["train/b/1.png", "train/c/1.png", "test/a/1.png", "test/c/sub/2.png", "other/d/1.png"]):
         write_image(tmp_path / file, (k, 0, 0))
     split = load_image_folder(tmp_path, name="given")
@@ -61,7 +61,7 @@ def test_train_and_test_folders(tmp_path):
         load_image_folder(tmp_path, train_classes=2)
 
 
-def test_query_and_gallery_folders(tmp_path):
+def test_load_image_folder_query_and_gallery_folders(tmp_path):
     for k, file in enumerate(["train/a/1.png", "query/b/1.png", "gallery/b/2.png", "gallery/c/3.png"]):
         write_image(tmp_path / file, (k, 0, 0))
     split = load_image_folder(tmp_path)
@@ -69,7 +69,7 @@ def test_query_and_gallery_folders(tmp_path):
     assert split.gallery[1][0].getpixel((0, 0)) == (3, 0, 0)
 
 
-def test_hidden_and_foreign_files_are_left_out(flat):
+def test_load_image_folder_ignores_hidden_and_other_files(flat):
     (flat / "apple/._0.png").write_bytes(b"left behind by an archiver")
     (flat / "apple/notes.txt").write_text("not an image")
     (flat / ".cache").mkdir()
@@ -78,7 +78,7 @@ def test_hidden_and_foreign_files_are_left_out(flat):
     assert len(split.train) + len(split.test) == 15
 
 
-def test_missing_folders(flat, tmp_path):
+def test_load_image_folder_missing_folder_raises(flat, tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"root must contain images in one folder per class .*: .*nowhere does not exist\. Exp"
@@ -94,7 +94,7 @@ def test_missing_folders(flat, tmp_path):
         load_image_folder(flat)
 
 
-def test_too_few_classes(tmp_path):
+def test_load_image_folder_too_few_classes_raises(tmp_path):
     for name in "abc":
         write_image(tmp_path / name / "1.png")
     with pytest.raises(

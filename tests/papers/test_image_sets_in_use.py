@@ -26,7 +26,7 @@ def features(part, path):
     return cache_features(Color(), part, path, progress=False)
 
 
-def test_features_of_a_split_are_kept_and_are_of_these_images_alone(tmp_path, monkeypatch):
+def test_cache_features_split_cached_for_same_images_only(tmp_path, monkeypatch):
     monkeypatch.setattr(cub, "PUBLISHED", {"training": 12, "test": 0})
     root = write_cub(tmp_path / "one", dict.fromkeys(range(1, 5), 3))
     split = load_cub(root, partial=True).with_transforms(Transforms(size=8))
@@ -44,7 +44,7 @@ def test_features_of_a_split_are_kept_and_are_of_these_images_alone(tmp_path, mo
         features(moved.train.with_transform(Transforms(size=8).test), tmp_path / "test.safetensors")
 
 
-def test_transforms_by_default_are_what_backbones_take(tmp_path):
+def test_transforms_default_output_fits_backbones(tmp_path):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 5), 3))
     split = load_cub(root, partial=True).with_transforms(Transforms(size=16))
     for part in (split.train, split.test):
@@ -52,7 +52,7 @@ def test_transforms_by_default_are_what_backbones_take(tmp_path):
         assert convnet4(16, channels=3)(images).shape[0] == 4
 
 
-def test_rooms_are_scored_by_hotel_and_by_chain(tmp_path, monkeypatch):
+def test_hotel_recall_scores_hotels_and_chains(tmp_path, monkeypatch):
     monkeypatch.setattr(hotels, "PUBLISHED", {"training": 3, "test": 3})
     header = "image_id,hotel_id,image_url,image_source,upload_timestamp"
     lists = tmp_path / "input/dataset"
@@ -85,7 +85,7 @@ def test_rooms_are_scored_by_hotel_and_by_chain(tmp_path, monkeypatch):
     assert recall.chain == {1: 1.0}
 
 
-def test_pairs_are_verified_over_their_folds(tmp_path, monkeypatch):
+def test_verification_accuracy_uses_folds_of_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr(lfw, "PUBLISHED", {"same": 2, "different": 2})
     home = tmp_path / "lfw-py"
     write_lines(home / "pairs.txt", "2 1", "Ann 1 2", "Ann 1 Bob 1", "Bob 1 2", "Ann 2 Bob 2")

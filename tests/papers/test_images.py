@@ -41,7 +41,7 @@ def split(train, query, gallery=None, names="abcdefgh"):
     return ImageSplit("toy", parts[0], parts[1], parts[2] if gallery else parts[1])
 
 
-def test_items_are_images_with_their_labels(images, paths):
+def test_image_dataset_items_are_images_and_labels(images, paths):
     assert len(images) == 5
     image, label = images[3]
     assert image.size == (6, 4)
@@ -60,26 +60,26 @@ def test_items_are_images_with_their_labels(images, paths):
         images[5]
 
 
-def test_defaults_of_names_and_coarse_labels(paths):
+def test_image_dataset_default_names_and_coarse_labels(paths):
     images = ImageDataset(paths, torch.tensor([0, 3, 1, 1, 0], dtype=torch.uint8), name="plain")
     assert images.class_names == ("0", "1", "2", "3")
     assert images.coarse_labels is None
     assert images.labels.dtype == torch.int64
 
 
-def test_gray_images(tmp_path):
+def test_image_dataset_mode_l_gives_gray(tmp_path):
     path = write_image(tmp_path / "one.png", (255, 0, 0))
     image, _ = ImageDataset([path], [0], name="gray", mode="L")[0]
     assert image.mode == "L"
     assert image.getpixel((0, 0)) == 76  # 0.299 of 255
 
 
-def test_a_transform_is_applied(images):
+def test_with_transform_is_applied(images):
     images = images.with_transform(lambda image: image.getpixel((0, 0))[0] + 1)
     assert [image for image, _ in images] == [1, 11, 21, 31, 41]
 
 
-def test_a_seeded_transform_gets_epoch_and_number(images):
+def test_seeded_transform_gets_epoch_and_index(images):
     drawn = images.with_transform(Draws())
     assert drawn[3][0].tolist() == [30, 0, 3]
     drawn.set_epoch(7)
@@ -94,7 +94,7 @@ def test_a_seeded_transform_gets_epoch_and_number(images):
 
 
 @pytest.mark.subprocess
-def test_the_epoch_reaches_persistent_workers(images):
+def test_set_epoch_reaches_persistent_workers(images):
     drawn = images.with_transform(Draws())
     loader = torch.utils.data.DataLoader(drawn, batch_size=5, num_workers=1, persistent_workers=True)
     for epoch in (0, 1, 5):
@@ -105,7 +105,7 @@ def test_the_epoch_reaches_persistent_workers(images):
 
 
 @pytest.mark.parametrize("rows", [torch.tensor([3, 0]), torch.tensor([True, False, False, True, False])])
-def test_select(images, rows):
+def test_select_returns_rows_in_order(images, rows):
     some = images.with_transform(Draws()).select(rows, "some")
     order = [3, 0] if rows.dtype == torch.int64 else [0, 3]
     assert some.paths == tuple(images.paths[k] for k in order)
@@ -123,7 +123,7 @@ def test_select_keeps_the_epoch(images):
     assert images.select(torch.tensor([0])).epoch == 3
 
 
-def test_nothing_selected_is_an_error(images):
+def test_select_nothing_raises(images):
     with pytest.raises(ValueError, match="rows must select at least one image of five, got none"):
         images.select(torch.zeros(5, dtype=torch.bool))
 
@@ -139,12 +139,12 @@ def test_nothing_selected_is_an_error(images):
         ([-1, 2], ValueError, "labels must be from 0 to 2, the number of class_names minus 1, got -1 to 2"),
     ],
 )
-def test_wrong_labels(labels, kind, message):
+def test_image_dataset_invalid_labels_raise(labels, kind, message):
     with pytest.raises(kind, match=message):
         ImageDataset(["a", "b"], labels, name="wrong", class_names=["x", "y", "z"])
 
 
-def test_other_wrong_arguments(images):
+def test_image_dataset_invalid_arguments_raise(images):
     with pytest.raises(ValueError, match=r"coarse_labels must be \[N\] = \[2\]"):
         ImageDataset(["a", "b"], [0, 1], name="wrong", coarse_labels=[0])
     with pytest.raises(ValueError, match="paths must name at least one image, got none"):
@@ -156,7 +156,7 @@ def test_other_wrong_arguments(images):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut short", "foreign", "a wrong length", "no number"])
-def test_a_corrupt_image_is_named(paths, damage):
+def test_image_dataset_corrupt_image_names_file(paths, damage):
     with open(paths[2], "rb") as file:
         whole = file.read()
     with open(paths[2], "wb") as file:
@@ -173,12 +173,12 @@ def test_a_corrupt_image_is_named(paths, damage):
         ImageDataset(paths, [0] * 5, name="damaged")[2]
 
 
-def test_a_file_that_is_gone_is_named(tmp_path):
+def test_image_dataset_missing_file_names_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         ImageDataset([tmp_path / "gone.png"], [0], name="gone")[0]
 
 
-def test_an_image_that_claims_to_be_huge_is_named(paths, monkeypatch):
+def test_image_dataset_huge_image_raises(paths, monkeypatch):
     from PIL import Image
 
     # the image has 24 pixels; Pillow refuses more than twice the limit
@@ -187,7 +187,7 @@ def test_an_image_that_claims_to_be_huge_is_named(paths, monkeypatch):
         ImageDataset(paths, [0] * 5, name="huge")[0]
 
 
-def test_small_classes(images):
+def test_small_classes_counts_images(images):
     assert images.small_classes() == {0: 1, 1: 1}
     assert images.small_classes(3) == {0: 1, 1: 1}
     assert images.small_classes(4) == {0: 1, 1: 1, 2: 3}
@@ -196,7 +196,7 @@ def test_small_classes(images):
         images.small_classes(0)
 
 
-def test_a_test_set_is_query_and_gallery():
+def test_split_test_requires_query_is_gallery():
     own = split([0, 0], [1, 1])
     assert own.test is own.query is own.gallery
     apart = split([0, 0], [1, 1], [1, 1])
@@ -204,7 +204,7 @@ def test_a_test_set_is_query_and_gallery():
         apart.test  # noqa: B018
 
 
-def test_summary():
+def test_summary_states_sizes():
     assert split([0, 0, 1, 1], [2, 2, 3, 3, 3]).summary() == (
         "toy: training: 4 images of 2 classes; retrieval: 5 images of 2 classes"
     )
@@ -213,7 +213,7 @@ def test_summary():
     )
 
 
-def test_summary_of_classes_that_are_too_small():
+def test_summary_lists_too_small_classes():
     train = [0, 0, 0, 1, 2, 3, 4, 5, 6, 6]
     assert split(train, [7, 7]).summary(3).splitlines()[1:] == [
         "training classes with fewer than 3 images, too few for a batch: 6 of 7: "
@@ -224,7 +224,7 @@ def test_summary_of_classes_that_are_too_small():
     ]
 
 
-def test_summary_of_queries_that_have_nothing_to_find():
+def test_summary_counts_unmatched_queries():
     told = "queries without another image of their class, counted as misses:"
     assert split([0, 0], [1, 2, 2, 3]).summary().splitlines()[1:] == [f"{told} 2 of 4"]
     assert split([0, 0], [1, 2, 2, 3, 1], [2, 3, 4]).summary().splitlines()[1:] == [f"{told} 2 of 5"]

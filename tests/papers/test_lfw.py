@@ -36,12 +36,12 @@ def faces(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_published_counts():
+def test_published_counts_match_paper():
     assert lfw.PUBLISHED == {"same": 3000, "different": 3000}
 
 
 @pytest.mark.parametrize("inside", ["", "lfw-py"])
-def test_pairs(faces, inside):
+def test_load_lfw_pairs_complete_copy(faces, inside):
     pairs = load_lfw_pairs(faces / inside)
     assert pairs.name == pairs.images.name == "LFW"
     assert [path.rpartition("/")[2] for path in pairs.images.paths] == [f"{p}_{n:04d}.jpg" for p, n in SHOTS]
@@ -58,14 +58,14 @@ def test_pairs(faces, inside):
 
 
 @pytest.mark.parametrize(("image_set", "folder"), [("original", "lfw"), ("deepfunneled", "lfw-deepfunneled")])
-def test_other_alignments(faces, image_set, folder):
+def test_load_lfw_pairs_other_image_sets(faces, image_set, folder):
     with pytest.raises(FileNotFoundError, match=r"only .*pairs\.txt exists"):
         load_lfw_pairs(faces, image_set=image_set)
     (faces / "lfw-py/lfw_funneled").rename(faces / "lfw-py" / folder)
     assert f"/{folder}/Ann/Ann_0001.jpg" in load_lfw_pairs(faces, image_set=image_set).images.paths[0]
 
 
-def test_some_pairs(faces):
+def test_load_lfw_pairs_partial_copy(faces):
     (faces / "lfw-py/lfw_funneled/Ann/Ann_0001.jpg").unlink()
     message = (
         r"all of LFW: .* has 3 same pairs \(4 published\), 3 different pairs \(4 publish"
@@ -80,7 +80,7 @@ def test_some_pairs(faces):
     assert pairs.folds.tolist() == [k // 4 for k in kept]
 
 
-def test_faces_in_no_pair_that_is_left_are_left_out(faces):
+def test_select_drops_images_without_pairs(faces):
     pairs = load_lfw_pairs(faces)
     left = pairs.select(torch.tensor([False, True, True, False, True, True, False]), "less")
     assert left.pairs.tolist() == [[1, 0]]  # Cy_Young 1 and Ann 2
@@ -90,7 +90,7 @@ def test_faces_in_no_pair_that_is_left_are_left_out(faces):
         pairs.select(torch.tensor([True] + [False] * 6), "none")
 
 
-def test_fewer_pairs_than_published(faces, monkeypatch):
+def test_load_lfw_pairs_fewer_than_published_is_partial(faces, monkeypatch):
     monkeypatch.setattr(lfw, "PUBLISHED", {"same": 3000, "different": 3000})
     message = r"has 4 same pairs \(3,000 published\), 4 different pairs \(3,000 published\)\. U"
     assert load_partial(load_lfw_pairs, faces, message).name == "LFW, partial"
@@ -109,18 +109,18 @@ def test_fewer_pairs_than_published(faces, monkeypatch):
         ([*PAIRS[:2], "Bob one 3", *PAIRS[3:]], r"line 3: must be a person and two numbers, got 'Bob one 3'"),
     ],
 )
-def test_malformed_pairs(faces, lines, message):
+def test_load_lfw_pairs_malformed_list_raises(faces, lines, message):
     write_lines(faces / "lfw-py/pairs.txt", *lines)
     with pytest.raises(ValueError, match=message):
         load_lfw_pairs(faces)
 
 
-def test_blank_lines_do_not_count(faces):
+def test_load_lfw_pairs_ignores_blank_lines(faces):
     write_lines(faces / "lfw-py/pairs.txt", *PAIRS[:3], "", *PAIRS[3:], "")
     assert load_lfw_pairs(faces).same.tolist() == SAME_BY_HAND
 
 
-def test_missing_faces(faces, tmp_path):
+def test_load_lfw_pairs_missing_files_raise(faces, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"root must contain LFW .* does not exist\. Expected:\n    ROOT/lfw-py/pairs"
     ):

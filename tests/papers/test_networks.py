@@ -17,7 +17,7 @@ from support.inputs import seeded
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("chunk_rows", [None, 7])
-def test_standardized_as_scikit_learn_does(dtype, chunk_rows, monkeypatch):
+def test_standardize_matches_scikit_learn(dtype, chunk_rows, monkeypatch):
     scaler = pytest.importorskip("sklearn.preprocessing").StandardScaler()
     if chunk_rows:
         monkeypatch.setattr(networks.embedding, "_CHUNK_ROWS", chunk_rows)
@@ -31,7 +31,7 @@ def test_standardized_as_scikit_learn_does(dtype, chunk_rows, monkeypatch):
     torch.testing.assert_close(made(features).double(), expected, rtol=1e-2, atol=1e-2)
 
 
-def test_constant_features_become_0():
+def test_standardize_constant_features_become_0():
     features = torch.randn(50, 3, generator=seeded(0))
     features[:, 1] = 0.1  # a constant whose mean of 50 values is not exactly 0.1
     result = Standardize.of(features)(features)
@@ -45,7 +45,7 @@ def test_constant_features_become_0():
     assert Standardize.of(smallest)(smallest).isfinite().all()
 
 
-def test_a_checkpoint_holds_the_standardization():
+def test_standardize_state_dict_round_trip():
     features = torch.randn(20, 3, generator=seeded(0)) * 5 + 2
     made, other = Standardize.of(features), Standardize(torch.zeros(3), torch.ones(3))
     other.load_state_dict(made.state_dict())
@@ -63,7 +63,7 @@ def test_a_checkpoint_holds_the_standardization():
         (torch.tensor([[1.0], [math.inf]]), "features must be finite"),
     ],
 )
-def test_features_that_cannot_be_standardized(features, message):
+def test_standardize_of_invalid_features_raise(features, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Standardize.of(features)
 
@@ -78,7 +78,7 @@ def test_features_that_cannot_be_standardized(features, message):
         ([0.0], [math.inf], "mean and std must be finite and std positive"),
     ],
 )
-def test_impossible_standardizations(mean, std, message):
+def test_standardize_invalid_mean_or_std_raises(mean, std, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Standardize(torch.tensor(mean), torch.tensor(std))
 
@@ -86,7 +86,7 @@ def test_impossible_standardizations(mean, std, message):
 # Heads
 
 
-def test_a_head_of_one_layer():
+def test_embedding_head_one_layer_is_linear():
     features = torch.randn(5, 3, generator=seeded(0))
     head = EmbeddingHead(3, 2)
     weight, bias = head.parameters()
@@ -98,7 +98,7 @@ def test_a_head_of_one_layer():
     torch.testing.assert_close(unit(features), head(features) / head(features).norm(dim=1, keepdim=True))
 
 
-def test_a_head_of_two_layers_on_standardized_features():
+def test_embedding_head_two_layers_on_standardized_features():
     features = torch.randn(50, 3, generator=seeded(0)) * 7 + 3
     standardize = Standardize.of(features)
     head = EmbeddingHead(3, 2, hidden_dim=6, standardize=standardize)
@@ -123,7 +123,7 @@ def test_a_head_of_two_layers_on_standardized_features():
         ),
     ],
 )
-def test_impossible_heads(given, options, error, message):
+def test_embedding_head_invalid_arguments_raise(given, options, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         EmbeddingHead(*given, **options)
 
@@ -131,14 +131,14 @@ def test_impossible_heads(given, options, error, message):
 # Networks
 
 
-def test_a_network_is_its_backbone_and_its_head():
+def test_embedding_network_applies_backbone_then_head():
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2)).eval()
     images = photographs()
     torch.testing.assert_close(network(images), network.head(network.backbone(images)))
     assert network(images).shape == (3, 2)
 
 
-def test_a_frozen_backbone_stays():
+def test_embedding_network_frozen_backbone_unchanged():
     """Weights and batch normalization statistics stay, also in training mode, while the head learns."""
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen=True).train()
     assert network.training
@@ -153,7 +153,7 @@ def test_a_frozen_backbone_stays():
     assert not network.eval().training
 
 
-def test_a_backbone_that_is_not_frozen_learns():
+def test_embedding_network_unfrozen_backbone_learns():
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2)).train()
     assert network.backbone.training
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -163,7 +163,7 @@ def test_a_backbone_that_is_not_frozen_learns():
     assert not any(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-def test_frozen_statistics_stay_while_the_backbone_learns():
+def test_embedding_network_frozen_statistics_stay_while_learning():
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen_statistics=True)
     statistics = {
         "backbone.trunk.2.running_mean",
@@ -183,7 +183,7 @@ def test_frozen_statistics_stay_while_the_backbone_learns():
     torch.testing.assert_close(network(images), network.eval()(images))  # training mode uses the stored statistics
 
 
-def test_a_network_leaves_the_modes_of_its_parts():
+def test_embedding_network_keeps_modes_of_parts():
     network = EmbeddingNetwork(tiny().eval(), EmbeddingHead(4, 2).eval())
     assert not network.backbone.training
     assert not network.head.training
@@ -192,7 +192,7 @@ def test_a_network_leaves_the_modes_of_its_parts():
 # Groups of parameters
 
 
-def test_the_head_learns_faster():
+def test_parameter_groups_head_has_higher_rate():
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2, hidden_dim=3))
     groups = parameter_groups(network, 0.02)
     assert [group["lr"] for group in groups] == pytest.approx([0.02, 0.2])
@@ -203,7 +203,7 @@ def test_the_head_learns_faster():
     )
 
 
-def test_one_step_is_as_large_as_the_rates_say():
+def test_parameter_groups_step_size_follows_rates():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     for parameter in model.parameters():
         parameter.data.fill_(1.0)
@@ -213,7 +213,7 @@ def test_one_step_is_as_large_as_the_rates_say():
     assert [p.item() for p in model.parameters()] == pytest.approx([0.99, 0.9])
 
 
-def test_schedulers_scale_both():
+def test_parameter_groups_scheduler_scales_both():
     model = EmbeddingNet(8, 2, 0.0, 1.0)
     optimizer = torch.optim.SGD(parameter_groups(model, 0.1))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
@@ -222,7 +222,7 @@ def test_schedulers_scale_both():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.5])
 
 
-def test_the_last_layer_of_other_models():
+def test_parameter_groups_without_head_use_last_layer():
     model = EmbeddingNet(8, 2, 0.0, 1.0)
     first, last = parameter_groups(model, 0.1)
     assert [id(p) for p in last["params"]] == [id(p) for p in model.layers[-1].parameters()]
@@ -231,7 +231,7 @@ def test_the_last_layer_of_other_models():
     assert only["lr"] == pytest.approx(1.0)
 
 
-def test_parameters_without_gradients_are_left_out():
+def test_parameter_groups_omit_frozen_parameters():
     network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen=True)
     (group,) = parameter_groups(network, 0.1)
     assert group["lr"] == pytest.approx(1.0)
@@ -250,6 +250,6 @@ def test_parameters_without_gradients_are_left_out():
         ((0.1, -1), ValueError, "last_layer_factor must be a number > 0, got -1"),
     ],
 )
-def test_impossible_rates(given, error, message):
+def test_parameter_groups_invalid_rates_raise(given, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         parameter_groups(nn.Linear(2, 2), *given)

@@ -73,7 +73,7 @@ def data(stem):
 
 @pytest.mark.thinned(7)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
+def test_plot_each_kind_writes_figure_and_data(runs, capsys, saved_figures, kind):
     words = {"vector-field": [], "tsne": ["a", "--perplexity", 5]}.get(kind, ["a"])
     status, out, err = plot(kind, *words, "--output", "new/here/it.png", "--title", "digits", capsys=capsys)
     assert status == 0
@@ -89,7 +89,7 @@ def test_every_kind_of_figure(runs, capsys, saved_figures, kind):
 
 @pytest.mark.slow
 @pytest.mark.subprocess
-def test_the_process_end_to_end(runs):
+def test_plot_process_end_to_end(runs):
     command = [sys.executable, "-m", "papers", "plot", "training", "SCT=a", "SCT=b"]
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
@@ -99,7 +99,7 @@ def test_the_process_end_to_end(runs):
 
 
 @pytest.mark.slow
-def test_names_group_runs(runs, capsys):
+def test_plot_names_group_runs(runs, capsys):
     def drawn(kind, *inputs):
         assert plot(kind, *inputs, "--output", "it.png", capsys=capsys)[0] == 0
         return data(runs / "it")
@@ -121,7 +121,7 @@ def test_names_group_runs(runs, capsys):
 
 
 @pytest.mark.slow
-def test_options_reach_the_figures(runs, capsys):
+def test_plot_options_reach_figures(runs, capsys):
     def drawn(*words):
         assert plot(*words, "--output", "it.png", capsys=capsys)[0] == 0
         found = data(runs / "it")
@@ -150,7 +150,7 @@ def test_options_reach_the_figures(runs, capsys):
     assert drawn("training", "a", "--x", "epoch")
 
 
-def test_help_names_what_a_figure_needs(capsys):
+def test_plot_help_states_files_and_defaults(capsys):
     for words, parts in {
         ("triplet-steps", "--help"): (
             "[NAME=]RUN",
@@ -215,7 +215,7 @@ def test_help_names_what_a_figure_needs(capsys):
         (["group-size", "bad"], "argument RUN: bad/groups.csv is empty"),
     ],
 )
-def test_bad_arguments_and_files_are_named(runs, capsys, words, message):
+def test_plot_invalid_arguments_or_files_refused(runs, capsys, words, message):
     for folder in ("empty", "folder.png", "taken.csv", "bad", "two"):
         (runs / folder).mkdir()
     (runs / "bad/epochs.csv").write_text(EPOCHS.header + "\nx,1,,,,SCT\n")
@@ -231,7 +231,7 @@ def test_bad_arguments_and_files_are_named(runs, capsys, words, message):
 
 
 @pytest.mark.slow
-def test_what_was_cut_short_is_said_and_the_rest_drawn(runs, capsys):
+def test_plot_truncated_file_warns_and_draws_rest(runs, capsys):
     path = runs / "a/epochs.csv"
     path.write_bytes(path.read_bytes()[:-3])
     status, _, err = plot("training", "a", capsys=capsys)
@@ -240,7 +240,7 @@ def test_what_was_cut_short_is_said_and_the_rest_drawn(runs, capsys):
     assert {row["step"] for row in data(runs / "runs/figures/training")} == {"0", "10"}
 
 
-def test_a_disk_that_is_full_is_a_failure(runs, capsys, monkeypatch):
+def test_plot_full_disk_fails(runs, capsys, monkeypatch):
     from matplotlib.figure import Figure
 
     def full(*arguments, **options):
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_is_a_failure(runs, capsys, monkeypatch):
     assert err == "papers plot: cannot write 'runs/figures/training.png': No space left on device\n"
 
 
-def test_an_interrupt_ends_quietly(runs, capsys, monkeypatch):
+def test_plot_interrupted_exits_130(runs, capsys, monkeypatch):
     from matplotlib.figure import Figure
 
     def interrupted(*arguments, **options):
@@ -262,7 +262,7 @@ def test_an_interrupt_ends_quietly(runs, capsys, monkeypatch):
     assert plot("training", "a", capsys=capsys) == (130, "", "interrupted\n")
 
 
-def test_a_missing_extra_is_named_before_anything_is_read(runs, capsys, monkeypatch):
+def test_plot_missing_package_named_before_reading(runs, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     status, _, err = plot("tsne", "none", capsys=capsys)

@@ -21,7 +21,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_recipe_is_read_whole(file):
+def test_load_recipe_reads_all_sections(file):
     recipe = load_recipe(file)
     assert (recipe.name, recipe.title, recipe.seed) == ("tiny", "SHN", 3)
     assert (recipe.data.name, recipe.data.partial, recipe.network.embedding_dim) == ("digits", False, 8)
@@ -32,7 +32,7 @@ def test_a_recipe_is_read_whole(file):
     assert recipe.evaluation.recall_at == (1, 2, 4, 8)
 
 
-def test_overrides_are_toml_values_or_plain_names(file):
+def test_load_recipe_overrides_accept_toml_and_bare_strings(file):
     words = ["loss.name=SCT", "loss.lam=0.1", "evaluation.recall_at=[1, 5]", "data.partial=true", "seed=7", 'title="a"']
     recipe = load_recipe(file, words)
     assert (recipe.loss.name, dict(recipe.loss.options)) == ("SCT", {"lam": 0.1})
@@ -41,7 +41,7 @@ def test_overrides_are_toml_values_or_plain_names(file):
     assert isinstance(load_recipe(file, ["optimizer.lr=1"]).optimizer.lr, float)
 
 
-def test_another_loss_or_sampler_keeps_the_options_that_it_has_too(file):
+def test_load_recipe_other_loss_or_sampler_keeps_shared_options(file):
     recipe = load_recipe(file, ["loss.temperature=0.2", "loss.semihard_fallback=hardest"])
     assert dict(recipe.loss.options) == {"temperature": 0.2, "semihard_fallback": "hardest"}
     file.write_text(TOML.replace('loss.name = "SHN"', 'loss = { name = "SCT", lam = 0.5, temperature = 0.2 }'))
@@ -50,7 +50,7 @@ def test_another_loss_or_sampler_keeps_the_options_that_it_has_too(file):
     assert load_recipe(file, words).sampler.images_per_class == 2
 
 
-def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
+def test_recipe_as_dict_includes_defaults(file):
     assert load_recipe(file, ["optimizer.weight_decay=0"]).as_dict() == load_recipe(file).as_dict()
     assert load_recipe(file, ["optimizer.weight_decay=1e-4"]).as_dict() != load_recipe(file).as_dict()
 
@@ -120,13 +120,13 @@ def test_equal_settings_are_equal_whatever_the_file_leaves_out(file):
         ("=1", "tiny: an override must be section.key=value, got '=1'"),
     ],
 )
-def test_what_is_of_no_use_is_refused_by_name(file, override, message):
+def test_load_recipe_invalid_value_names_key(file, override, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe(file, [override])
 
 
 @pytest.mark.parametrize("weight", [-1, -1e-9, float("inf")])
-def test_weights_of_losses_are_not_negative(weight):
+def test_load_recipe_negative_loss_weight_raises(weight):
     with pytest.raises(RecipeError, match=rf"\[loss\] SCT: lam must be .* number.*, got .* \(loss\.lam = {weight}\)"):
         recipe_of(loss={"name": "SCT", "lam": weight})
     smart = {"name": "SmartTriplet", "positive": "random", "negative": "semihard", "global_lam": weight}
@@ -135,20 +135,20 @@ def test_weights_of_losses_are_not_negative(weight):
     assert recipe_of(loss={"name": "SCT", "lam": 0}).loss.options["lam"] == 0
 
 
-def test_neighbors_have_positives_too():
+def test_load_recipe_anchor_neighbor_needs_two_images_per_class():
     sampler = {"kind": "anchor_neighbor", "anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 1}
     with pytest.raises(RecipeError, match=r"sampler\.images_per_class must be an integer from 2, got 1"):
         recipe_of(sampler=sampler)
 
 
 @pytest.mark.parametrize("section", ["data", "network", "sampler", "loss", "optimizer", "schedule"])
-def test_sections_that_are_missing_are_named(file, section):
+def test_load_recipe_missing_section_raises(file, section):
     file.write_text("\n".join(line for line in TOML.splitlines() if not line.startswith(section)))
     with pytest.raises(RecipeError, match=re.escape(f"tiny: the section [{section}] is missing")):
         load_recipe(file)
 
 
-def test_files_that_are_no_recipes(tmp_path, file):
+def test_load_recipe_invalid_file_raises(tmp_path, file):
     with pytest.raises(FileNotFoundError, match=r"one of epshn-cars, .*sct-cub.*, got 'sct-birds'"):
         load_recipe("sct-birds")
     file.write_text("seed = = 3")
@@ -159,19 +159,19 @@ def test_files_that_are_no_recipes(tmp_path, file):
         load_recipe(file)
 
 
-def test_the_selection_of_smart_triplets_belongs_to_batches_without_triplets():
+def test_load_recipe_selection_with_mined_triplets_raises():
     values = {"sampler": {"kind": "triplets"}, "loss": {"name": "SmartTriplet", "positive": "random"}}
     with pytest.raises(RecipeError, match=r"loss\.positive must be omitted with sampler\.kind = 'triplets'"):
         recipe_of(**values)
 
 
-def test_a_frozen_backbone_has_been_trained():
+def test_load_recipe_frozen_random_backbone_raises():
     frozen = {"backbone": "resnet18", "weights": "random", "frozen": True}
     with pytest.raises(RecipeError, match=r"network\.weights must be trained weights with network\.frozen, got 'ra"):
         recipe_of(data={"name": "cub"}, network=frozen)
 
 
-def test_saved_settings_get_the_defaults_of_keys_that_came_later():
+def test_with_defaults_adds_defaults_of_newer_keys():
     settings = recipe_of().as_dict()
     older = {**settings, "network": dict(settings["network"]), "sampler": dict(settings["sampler"])}
     del older["network"]["frozen_statistics"], older["sampler"]["small_classes"]
@@ -185,7 +185,7 @@ def test_saved_settings_get_the_defaults_of_keys_that_came_later():
         assert with_defaults(broken) == broken
 
 
-def test_schedules():
+def test_schedule_lr_factor_follows_milestones():
     steps = Schedule(40, milestones=(20, 30), factor=0.1)
     assert [steps.lr_factor(epoch) for epoch in (0, 19, 20, 29)] == [1, 1, 0.1, 0.1]
     assert steps.lr_factor(30) == pytest.approx(0.01)
@@ -194,14 +194,14 @@ def test_schedules():
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "SmartTriplet"])
-def test_every_loss_can_be_named(name):
+def test_make_loss_accepts_every_name(name):
     assert type(make_loss(recipe_of(loss={"name": name}).loss, classes=3)).__name__ in (
         name.replace("-", "").replace("HTL", "HierarchicalTriplet") + "Loss",
         "NPairLoss",
     )
 
 
-def test_recipes_that_come_with_hardmine():
+def test_included_recipes_load():
     names = recipe_names()
     papers = [name for name in names if "/" not in name]
     assert len(papers) == 5 + 5 + 2 + 4
@@ -216,7 +216,7 @@ def test_recipes_that_come_with_hardmine():
         assert load_experiment(name.removeprefix("experiments/")).runs
 
 
-def test_published_settings():
+def test_included_recipes_match_published_settings():
     """METHODS section 10, copied by hand."""
     sct, hotels = load_recipe("sct-cars"), load_recipe("sct-hotels")
     assert (sct.sampler.batch_size, sct.sampler.images_per_class, sct.loss.options["lam"]) == (128, 2, 1.0)

@@ -14,7 +14,7 @@ def colors(part):
     return [(image.getpixel((0, 0)), label) for image, label in part]
 
 
-def test_published_counts():
+def test_published_counts_match_papers():
     assert online_products.PUBLISHED == {"training": 59551, "test": 60502}
     assert in_shop.PUBLISHED == {"train": 25882, "query": 14218, "gallery": 12612}
     assert sum(in_shop.PUBLISHED.values()) == 52712
@@ -42,7 +42,7 @@ def products(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("inside", ["", "Stanford_Online_Products"])
-def test_products(products, inside):
+def test_load_online_products_complete_copy(products, inside):
     split = load_online_products(products / inside)
     assert split.name == split.train.name == split.test.name == "SOP"
     assert colors(split.train) == [((1, 0, 0), 0), ((2, 0, 0), 0), ((3, 0, 0), 1)]
@@ -53,7 +53,7 @@ def test_products(products, inside):
     assert split.train.class_names == ("1", "2", "3", "4")
 
 
-def test_some_products(products):
+def test_load_online_products_partial_copy(products):
     home = products / "Stanford_Online_Products"
     (home / "kind1_final/1_1.png").unlink()
     (home / "kind2_final/4_5.png").unlink()
@@ -72,21 +72,21 @@ def test_some_products(products):
     ]
 
 
-def test_all_missing_products_are_counted(products):
+def test_load_online_products_counts_all_missing(products):
     for file in ("1_1", "3_6", "3_7"):
         (products / f"Stanford_Online_Products/kind1_final/{file}.png").unlink()
     with pytest.raises(ValueError, match=r"3 listed files are missing, the first is .*1_1\.png"):
         load_online_products(products)
 
 
-def test_products_of_one_list_only(products):
+def test_load_online_products_no_test_image_raises(products):
     for file in (products / "Stanford_Online_Products").glob("*/[34]_*.png"):
         file.unlink()
     with pytest.raises(FileNotFoundError, match=r"no image listed in Ebay_test\.txt exists\. Expected:\n    ROOT/Stan"):
         load_online_products(products, partial=True)
 
 
-def test_product_lists(products):
+def test_load_online_products_invalid_list_raises(products):
     home = products / "Stanford_Online_Products"
     write_lines(home / "Ebay_test.txt", "image_id class_id super_class_id path", "4 4 four four.png")
     with pytest.raises(
@@ -139,7 +139,7 @@ def clothes(tmp_path, monkeypatch):
         ("In-shop Clothes Retrieval Benchmark", "Eval/list_eval_partition.txt", "Img"),
     ],
 )
-def test_clothes(clothes, home, list_file, images):
+def test_load_in_shop_complete_copy(clothes, home, list_file, images):
     write_clothes(clothes / home, list_file, images)
     split = load_in_shop(clothes)
     assert split.name == split.train.name == split.query.name == split.gallery.name == "In-shop"
@@ -149,7 +149,7 @@ def test_clothes(clothes, home, list_file, images):
     assert split.train.class_names == ("id_00000002", "id_00000003", "id_00000007", "id_00000080")
 
 
-def test_some_clothes(clothes):
+def test_load_in_shop_partial_copy(clothes):
     write_clothes(clothes)
     (clothes / "Img" / CLOTHES[2][0]).unlink()
     message = (
@@ -169,7 +169,7 @@ def test_some_clothes(clothes):
         load_in_shop(clothes, partial=True)
 
 
-def test_all_missing_clothes_are_counted(clothes):
+def test_load_in_shop_counts_all_missing(clothes):
     write_clothes(clothes)
     for k in (0, 1, 3, 4):
         (clothes / "Img" / CLOTHES[k][0]).unlink()
@@ -177,7 +177,7 @@ def test_all_missing_clothes_are_counted(clothes):
         load_in_shop(clothes)
 
 
-def test_list_of_clothes(clothes):
+def test_load_in_shop_invalid_list_raises(clothes):
     with pytest.raises(
         FileNotFoundError, match=r"In-shop .* does not contain it\. Expected:\n    ROOT/Eval/list_eval_part"
     ):
@@ -237,7 +237,7 @@ def rooms(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_rooms(rooms, capsys):
+def test_load_hotels_complete_copy(rooms, capsys):
     split = load_hotels(rooms, progress=False)
     assert capsys.readouterr().err == ""
     assert split.name == split.train.name == split.query.name == "Hotels-50K"
@@ -250,20 +250,20 @@ def test_rooms(rooms, capsys):
     assert split.summary().splitlines()[-1].endswith("counted as misses: 1 of 3")
 
 
-def test_lists_of_rooms_beside_the_images(rooms, capsys):
+def test_load_hotels_lists_beside_images(rooms, capsys):
     (rooms / "input/dataset").rename(rooms / "dataset")
     assert len(load_hotels(rooms).train) == 4
     assert "train images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("occlusion", "k"), [("low_occlusions", 1), ("high_occlusions", 3)])
-def test_occluded_rooms(rooms, occlusion, k):
+def test_load_hotels_occlusion_selects_test_images(rooms, occlusion, k):
     split = load_hotels(rooms, occlusion=occlusion, progress=False)
     assert [color for color, _ in colors(split.query)] == [(21, k, 0), (22, k, 0), (23, k, 0)]
     assert split.name == split.query.name == f"Hotels-50K, {occlusion.replace('_', ' ')}"
 
 
-def test_some_rooms(rooms):
+def test_load_hotels_partial_copy(rooms):
     (rooms / "images/train/4/7/traffickcam/12.png").unlink()
     (rooms / "images/test/unoccluded/Unknown/555/traffickcam/23.png").unlink()
     message = (
@@ -282,7 +282,7 @@ def test_some_rooms(rooms):
     assert split.train.class_names == ("7", "30", "100", "555")
 
 
-def test_all_missing_rooms_are_counted(rooms):
+def test_load_hotels_counts_all_missing(rooms):
     for file in ("train/-1/30/travel_website/11.png", "train/4/7/traffickcam/12.png"):
         (rooms / "images" / file).unlink()
     (rooms / "images/test/unoccluded/4/7/traffickcam/21.png").unlink()
@@ -290,7 +290,7 @@ def test_all_missing_rooms_are_counted(rooms):
         load_hotels(rooms, progress=False)
 
 
-def test_no_test_rooms(rooms):
+def test_load_hotels_no_test_image_raises(rooms):
     (rooms / "images/test/low_occlusions").rename(rooms / "elsewhere")
     with pytest.raises(FileNotFoundError, match="low_occlusions contains none of its images"):
         load_hotels(rooms, partial=True, occlusion="low_occlusions", progress=False)
@@ -298,7 +298,7 @@ def test_no_test_rooms(rooms):
         load_hotels(rooms, occlusion="some")
 
 
-def test_lists_of_rooms(rooms):
+def test_load_hotels_invalid_list_raises(rooms):
     path = rooms / "input/dataset/test_set.csv"
     good = path.read_text().splitlines()
     for line, got in {"x,7,u,s,t": "'x', '7'", "24,7": "'24', '7'"}.items():

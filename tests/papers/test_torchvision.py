@@ -39,7 +39,7 @@ def nothing_is_defined(monkeypatch):
     monkeypatch.setattr(_torchvision, "_define_schemas", lambda: pytest.fail("operators were defined"))
 
 
-def test_models_transforms_and_datasets_import():
+def test_torchvision_module_imports_installed_package():
     try:
         models = torchvision_module("models")
     except ModuleNotFoundError:
@@ -51,7 +51,7 @@ def test_models_transforms_and_datasets_import():
 
 
 @pytest.mark.subprocess
-def test_missing_operators_are_defined_and_the_import_is_repeated(tmp_path):
+def test_torchvision_module_missing_operators_defined(tmp_path):
     make_package(
         tmp_path,
         "from torchvision.extension import loaded\n"
@@ -82,19 +82,19 @@ def test_missing_operators_are_defined_and_the_import_is_repeated(tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_is_defined")
-def test_a_package_that_loads_is_left_alone(path):
+def test_torchvision_module_loading_package_unchanged(path):
     make_package(path, "")
     assert torchvision_module("models").found
 
 
 @pytest.mark.usefixtures("nothing_is_defined")
-def test_other_failures_are_passed_on(path):
+def test_torchvision_module_other_failure_raises(path):
     make_package(path, "raise RuntimeError('another CUDA')")
     with pytest.raises(RuntimeError, match="another CUDA"):
         torchvision_module("models")
 
 
-def test_a_missing_package_is_named(path, monkeypatch):
+def test_torchvision_module_missing_package_raises(path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(path)])
     with pytest.raises(ModuleNotFoundError, match=r"torchvision is not installed .* pip install"):
         torchvision_module("models")

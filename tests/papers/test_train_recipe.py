@@ -19,7 +19,7 @@ if sys.version_info < (3, 11):
     pytest.importorskip("tomli")
 
 
-def test_train_a_recipe(folder, capsys):
+def test_train_prints_and_writes_results(folder, capsys):
     words = ["train", "tiny.toml", "loss.name=SCT", "--output", "out/run", "--verify-every", "4", "loss.lam=0.5"]
     assert main([*words, "--threads", "2"]) == 0
     out = capsys.readouterr().out
@@ -34,13 +34,13 @@ def test_train_a_recipe(folder, capsys):
     assert (result["threads"], result["verified"]["every"]) == (2, 4)
 
 
-def test_the_folder_of_a_recipe_is_named_after_it(folder):
+def test_train_default_folder_is_recipe_name(folder):
     assert main(["train", "tiny.toml", "schedule.epochs=1"]) == 0
     assert (folder / "runs/tiny/result.json").exists()
 
 
 @pytest.mark.slow
-def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
+def test_train_existing_run_refused(folder, capsys):
     words = ["train", "tiny.toml", "schedule.epochs=1", "--output", "run"]
     assert main(words) == 0
     assert main(words) == 1
@@ -56,7 +56,7 @@ def test_a_run_is_not_overwritten_and_another_not_resumed(folder, capsys):
 
 
 @pytest.mark.slow
-def test_folders_of_no_use_are_refused_before_the_data_are_read(folder, capsys, monkeypatch):
+def test_train_unusable_folder_refused_before_reading_data(folder, capsys, monkeypatch):
     words = ["train", "tiny.toml", "schedule.epochs=1", "--output", "run"]
     assert main(words) == 0
     monkeypatch.setattr("papers.training.load_data", lambda *a, **k: pytest.fail("data were loaded"))
@@ -89,12 +89,12 @@ def test_folders_of_no_use_are_refused_before_the_data_are_read(folder, capsys, 
         (["tiny.toml", "--checkpoint-minutes", "0"], "argument --checkpoint-minutes: must be a positive number"),
     ],
 )
-def test_refused_before_any_work(folder, capsys, monkeypatch, words, message):
+def test_train_invalid_arguments_refused(folder, capsys, monkeypatch, words, message):
     monkeypatch.setattr("papers.training.load_data", lambda *a, **k: pytest.fail("data were loaded"))
     assert message in refused(capsys, "train", *words)
 
 
-def test_data_that_are_not_there(folder, capsys, monkeypatch):
+def test_train_missing_data_fails(folder, capsys, monkeypatch):
     monkeypatch.delenv("HARDMINE_DATA", raising=False)
     assert main(["train", "sct-cub", "--output", "run"]) == 1
     message = "papers train: root must be the folder of cub, got None: pass --data or set HARDMINE_DATA"
@@ -103,7 +103,7 @@ def test_data_that_are_not_there(folder, capsys, monkeypatch):
     assert "root must contain CUB-200-2011 in its official layout: nowhere does not exist" in capsys.readouterr().err
 
 
-def test_failures_of_a_training_are_a_line(folder, capsys):
+def test_train_divergence_prints_one_line(folder, capsys):
     words = ["optimizer.lr=1e30", "loss.similarity=dot", "--output", "run"]
     assert main(["train", "tiny.toml", *words]) == 1
     assert "papers train: the loss is nan in epoch 1, step" in capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_failures_of_a_training_are_a_line(folder, capsys):
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("3.png is not a readable image")])
 @pytest.mark.parametrize("words", [["train", "tiny.toml"], ["experiment", "many.toml", "--seeds", "0"]])
-def test_what_fails_in_mid_training_is_a_line(folder, capsys, monkeypatch, words, error):
+def test_commands_failure_during_training_prints_one_line(folder, capsys, monkeypatch, words, error):
     def fail(self, *arguments):
         raise error
 
@@ -122,7 +122,7 @@ def test_what_fails_in_mid_training_is_a_line(folder, capsys, monkeypatch, words
 
 
 @pytest.mark.parametrize("words", [["train", "tiny.toml"], ["experiment", "many.toml"]])
-def test_features_that_are_not_finite_are_a_line(folder, capsys, monkeypatch, words):
+def test_commands_nonfinite_features_print_one_line(folder, capsys, monkeypatch, words):
     def fail(*arguments, **options):
         raise FloatingPointError("feature of image 7")
 
@@ -132,7 +132,7 @@ def test_features_that_are_not_finite_are_a_line(folder, capsys, monkeypatch, wo
     assert capsys.readouterr().err == f"papers {words[0]}: feature of image 7\n"
 
 
-def test_help_lists_the_recipes(capsys):
+def test_help_lists_included_recipes(capsys):
     with pytest.raises(SystemExit):
         main(["train", "sct-cub", "--help"])
     text = " ".join(capsys.readouterr().out.split())

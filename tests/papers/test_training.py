@@ -34,7 +34,7 @@ def data():
 
 
 @pytest.mark.parametrize("kind", ["SHN", "HTL", "mined triplets"])
-def test_diagrams_are_of_steps_that_are_reached(tmp_path, data, kind):
+def test_trainer_diagrams_beyond_last_step_raise(tmp_path, data, kind):
     values = KINDS[kind] | {"schedule": {"epochs": 3}}
     for diagrams in ([11], [12, 0]):  # 3 epochs of 4 batches
         Trainer(recipe_of(**values | {"evaluation": {"diagrams": diagrams}}), data, tmp_path, QUIET)
@@ -42,7 +42,7 @@ def test_diagrams_are_of_steps_that_are_reached(tmp_path, data, kind):
         Trainer(recipe_of(**values | {"evaluation": {"diagrams": [13, 12]}}), data, tmp_path, QUIET)
 
 
-def test_what_a_training_leaves(tmp_path, data):
+def test_trainer_writes_all_files(tmp_path, data):
     reported = []
     folder = tmp_path / "run"
     folder.mkdir()
@@ -90,7 +90,7 @@ def test_what_a_training_leaves(tmp_path, data):
     assert read_embeddings(folder / "embeddings.safetensors").test_embeddings.shape == (100, 8)
 
 
-def test_measures_of_an_epoch_are_means_over_its_steps(tmp_path, data):
+def test_trainer_epoch_measures_are_means_over_steps(tmp_path, data):
     """With a learning rate of almost 0, the second epoch can be measured afterwards."""
     recipe = recipe_of(optimizer={"lr": 1e-30}, schedule={"epochs": 2})
     found = trained(recipe, data, tmp_path)
@@ -113,7 +113,7 @@ def test_measures_of_an_epoch_are_means_over_its_steps(tmp_path, data):
     assert last["hard_share"] == pytest.approx((s_an > s_ap).double().mean().item())
 
 
-def test_diagrams_follow_the_triplets_of_a_step(tmp_path, data):
+def test_trainer_diagrams_follow_triplets_of_step(tmp_path, data):
     """The first step is computed by hand."""
     recipe = recipe_of(schedule={"epochs": 1}, evaluation={"diagrams": [0]})
     trained(recipe, data, tmp_path)
@@ -140,7 +140,7 @@ def test_diagrams_follow_the_triplets_of_a_step(tmp_path, data):
 
 
 @pytest.mark.slow
-def test_the_learning_rate_falls_as_the_schedule_says(tmp_path, data, monkeypatch):
+def test_trainer_learning_rate_follows_schedule(tmp_path, data, monkeypatch):
     seen = []
     take = Trainer._take_step
     monkeypatch.setattr(
@@ -150,7 +150,7 @@ def test_the_learning_rate_falls_as_the_schedule_says(tmp_path, data, monkeypatc
     assert seen == [0.1] * 4 + [0.05] * 8
 
 
-def test_the_last_layer_may_learn_faster(data):
+def test_make_optimizer_last_layer_factor_scales_rate(data):
     network = make_network(recipe_of(), data)
     section = dataclasses.replace(recipe_of().optimizer, last_layer_factor=10.0, weight_decay=0.25)
     slow, fast = make_optimizer(network, section).param_groups
@@ -163,7 +163,7 @@ def test_the_last_layer_may_learn_faster(data):
 
 
 @pytest.mark.slow
-def test_smart_mining_mines_and_adapts(tmp_path, data):
+def test_trainer_smart_mining_mines_and_adapts(tmp_path, data):
     """The training with the largest state must mine, so that the tests of resuming cover mining."""
     found = trained(recipe_of(**KINDS["mined triplets"]), data, tmp_path)
     assert "kappa" not in found.rows[2]
@@ -171,7 +171,7 @@ def test_smart_mining_mines_and_adapts(tmp_path, data):
     assert {"knn", "smart_triplets", "indexed_triplet_loss", "global_loss"} <= found.report.ops.keys()
 
 
-def test_htl_learns_a_tree_every_epoch(tmp_path, data, monkeypatch):
+def test_trainer_htl_builds_tree_every_epoch(tmp_path, data, monkeypatch):
     trees, update = [], losses.HierarchicalTripletLoss.update
     monkeypatch.setattr(
         losses.HierarchicalTripletLoss, "update", lambda loss, tree: (trees.append(tree), update(loss, tree))
@@ -184,7 +184,7 @@ def test_htl_learns_a_tree_every_epoch(tmp_path, data, monkeypatch):
 
 
 @pytest.mark.slow
-def test_data_of_other_images_or_labels_have_another_fingerprint(monkeypatch):
+def test_load_data_fingerprint_depends_on_images_and_labels(monkeypatch):
     def fingerprint(**changes):
         digits = load_data(recipe_of(), None, None)
         split = load_digits()
@@ -214,14 +214,14 @@ def test_data_of_other_images_or_labels_have_another_fingerprint(monkeypatch):
         (b"{}", r" must be the result of a run, got other content"),
     ],
 )
-def test_damaged_results_are_named(tmp_path, name, content, message):
+def test_read_result_damaged_file_raises(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / name)) + message):
         read_result(tmp_path, name)
 
 
 @pytest.mark.subprocess
-def test_one_training_at_a_time_has_a_folder(tmp_path, data):
+def test_folder_lock_allows_one_training(tmp_path, data):
     pytest.importorskip("fcntl")
     first = Trainer(recipe_of(), data, tmp_path, QUIET)
     with pytest.raises(FileExistsError, match=f"another process is training in {re.escape(str(tmp_path))}: wait until"):
@@ -238,7 +238,7 @@ def test_one_training_at_a_time_has_a_folder(tmp_path, data):
 
 
 @pytest.mark.slow
-def test_a_training_that_ends_early_lets_others_into_its_folder(tmp_path, data, monkeypatch):
+def test_trainer_interrupted_releases_lock(tmp_path, data, monkeypatch):
     pytest.importorskip("fcntl")
     kept = Trainer(recipe_of(), data, tmp_path, QUIET)
     with monkeypatch.context() as patch:
@@ -248,7 +248,7 @@ def test_a_training_that_ends_early_lets_others_into_its_folder(tmp_path, data, 
     trained(recipe_of(), data, tmp_path, resume=True)
 
 
-def test_the_processes_that_read_images_do_not_keep_the_lock(tmp_path):
+def test_folder_lock_release_ignores_copied_descriptors(tmp_path):
     """The reader processes hold copies of the open file until they end."""
     pytest.importorskip("fcntl")
     lock = FolderLock(tmp_path)
@@ -260,7 +260,7 @@ def test_the_processes_that_read_images_do_not_keep_the_lock(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["module", "support of the disk"])
-def test_without_locks_nothing_is_locked(tmp_path, monkeypatch, missing):
+def test_folder_lock_unsupported_does_nothing(tmp_path, monkeypatch, missing):
     class Unsupported:
         LOCK_EX = LOCK_NB = LOCK_UN = 0
 
@@ -273,7 +273,7 @@ def test_without_locks_nothing_is_locked(tmp_path, monkeypatch, missing):
     second.release()
 
 
-def test_a_broken_op_is_caught(tmp_path, data, monkeypatch):
+def test_trainer_broken_op_raises(tmp_path, data, monkeypatch):
     """A loss that is off by a thousandth ends the training, and its inputs are kept."""
     undecorated = torch.ops.hardmine.triplet_loss
 
@@ -299,7 +299,7 @@ def test_a_broken_op_is_caught(tmp_path, data, monkeypatch):
 
 
 @pytest.mark.slow
-def test_nothing_is_verified_unless_asked_for(tmp_path, data):
+def test_trainer_verify_every_0_verifies_nothing(tmp_path, data):
     found = trained(recipe_of(), data, tmp_path, dataclasses.replace(QUIET, verify_every=0))
     assert found.report is None
     assert read_result(tmp_path)["verified"] == {"every": 0, "largest_deviation": None, "ops": {}}
@@ -307,14 +307,14 @@ def test_nothing_is_verified_unless_asked_for(tmp_path, data):
     assert same(found.network.state_dict(), again.network.state_dict())  # verification changes nothing
 
 
-def test_divergence_ends_a_training(tmp_path, data):
+def test_trainer_divergence_raises(tmp_path, data):
     recipe = recipe_of(loss={"name": "SHN", "similarity": "dot"}, optimizer={"lr": 1e30}, evaluation={})
     with pytest.raises(FloatingPointError, match=r"in epoch 1, step \d; optimizer\.lr = 1e\+30 may be too large"):
         trained(recipe, data, tmp_path)
 
 
 @pytest.mark.slow
-def test_evaluation_every_few_epochs_and_at_the_end(tmp_path, data):
+def test_trainer_evaluates_every_n_epochs_and_last(tmp_path, data):
     evaluation = {"every": 2, "recall_at": [3], "nmi": True}
     found = trained(recipe_of(evaluation=evaluation), data, tmp_path)
     assert [sorted(key for key in row if "recall" in key or key == "nmi") for row in found.rows] == [
@@ -325,7 +325,7 @@ def test_evaluation_every_few_epochs_and_at_the_end(tmp_path, data):
     ]
 
 
-def test_events_for_tensorboard(tmp_path, data):
+def test_trainer_writes_tensorboard_events(tmp_path, data):
     pytest.importorskip("tensorboard")
     trained(recipe_of(), data, tmp_path, dataclasses.replace(QUIET, tensorboard=True))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -337,14 +337,14 @@ def test_events_for_tensorboard(tmp_path, data):
     assert written == pytest.approx([row["recall_at_1"] for row in read_result(tmp_path)["epochs"]])
 
 
-def test_a_sampler_that_does_not_suit_the_classes_is_refused_before_any_work(tmp_path, data):
+def test_trainer_unsuitable_sampler_raises(tmp_path, data):
     with pytest.raises(RecipeError, match=r"tiny: \[sampler\] does not suit digits: batch_size must be at most 10"):
         Trainer(recipe_of(sampler__batch_size=12), data, tmp_path, QUIET)
 
 
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", recipe_names())
-def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
+def test_included_recipes_build_loss_sampler_and_network(name):
     """Their losses, samplers and heads, on made features with enough classes."""
     recipe = load_recipe(name)
     classes = 300
@@ -370,7 +370,7 @@ def test_recipes_that_come_with_hardmine_build_what_they_train_with(name):
     assert any(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
-def test_options_are_as_documented():
+def test_run_options_defaults_are_as_documented():
     assert RunOptions() == RunOptions(100, 5.0, 0, False, True, 0, "cpu")
     assert trainer_module.VERIFIED_LISTS == 8192
     assert DIGITS["loss"]["name"] == "SHN"

@@ -81,7 +81,7 @@ def loaded(recipe, root):
     return load_data(recipe, root, root.parent / "cache", progress=False)
 
 
-def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatch):
+def test_trainer_fine_tuning_resumes_bit_for_bit_within_epoch(tmp_path, root, monkeypatch):
     data = loaded(recipe(), root)
     whole = trained(recipe(), data, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -96,7 +96,7 @@ def test_fine_tuning_goes_on_bit_for_bit_in_mid_epoch(tmp_path, root, monkeypatc
     assert whole.network.backbone.training
 
 
-def test_fine_tuning_with_frozen_statistics(tmp_path, root):
+def test_trainer_frozen_statistics_stay(tmp_path, root):
     network = {"backbone": "resnet18", "embedding_dim": 4, "frozen_statistics": True}
     kept = trained(recipe(network=network), loaded(recipe(), root), tmp_path / "kept").network.backbone.trunk
     assert kept[1].num_batches_tracked == 0
@@ -105,7 +105,7 @@ def test_fine_tuning_with_frozen_statistics(tmp_path, root):
     assert kept[5].training  # dropout stays active
 
 
-def test_channels_come_last_in_a_backbone_that_is_fine_tuned(tmp_path, root):
+def test_trainer_fine_tuned_backbone_is_channels_last(tmp_path, root):
     trainer = Trainer(recipe(), loaded(recipe(), root), tmp_path, QUIET)
     weight = trainer.network.backbone.trunk[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -122,12 +122,12 @@ def test_channels_come_last_in_a_backbone_that_is_fine_tuned(tmp_path, root):
         ),
     ],
 )
-def test_frozen_statistics_that_would_do_nothing(network, reason):
+def test_recipe_frozen_statistics_without_effect_raises(network, reason):
     with pytest.raises(RecipeError, match=rf"network.frozen_statistics must be false with {reason}$"):
         recipe(network={**network, "frozen_statistics": True})
 
 
-def test_crops_change_from_epoch_to_epoch_and_with_the_seed(root):
+def test_load_data_crops_depend_on_epoch_and_seed(root):
     def first_batch(epoch, **values):
         chosen = recipe(**values)
         data = loaded(chosen, root)
@@ -141,7 +141,7 @@ def test_crops_change_from_epoch_to_epoch_and_with_the_seed(root):
     assert not torch.equal(first_batch(0), first_batch(0, seed=2))
 
 
-def test_a_frozen_backbone_computes_its_features_once(tmp_path, root, monkeypatch):
+def test_load_data_frozen_backbone_computes_features_once(tmp_path, root, monkeypatch):
     chosen = recipe(**FROZEN)
     data = loaded(chosen, root)
     files = list((tmp_path / "cache").iterdir())
@@ -158,7 +158,7 @@ def test_a_frozen_backbone_computes_its_features_once(tmp_path, root, monkeypatc
     assert data.fingerprint == again.fingerprint != loaded(recipe(), root).fingerprint
 
 
-def test_given_features_are_rows_in_the_order_of_paths(root):
+def test_load_data_given_features_in_path_order(root):
     paths = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
     numpy.save(root / "features.npy", numpy.arange(35 * 3, dtype=numpy.float16).reshape(35, 3))
     data = loaded(recipe(**FROZEN, data__features="features.npy"), root)
@@ -184,7 +184,7 @@ def test_given_features_are_rows_in_the_order_of_paths(root):
         (torch.full((35, 3), torch.inf), r"data\.features must be finite, got NaN or infinity in "),
     ],
 )
-def test_features_of_no_use(root, content, message):
+def test_load_data_invalid_feature_file_raises(root, content, message):
     if isinstance(content, bytes):
         (root / "features.npy").write_bytes(content)
     elif isinstance(content, str):
@@ -196,7 +196,7 @@ def test_features_of_no_use(root, content, message):
         loaded(recipe(**FROZEN, data__features="features.npy"), root)
 
 
-def test_corrupt_images_are_refused_or_skipped_by_choice(tmp_path, root):
+def test_load_data_on_corrupt_refuses_or_skips(tmp_path, root):
     (root / "train/a/3.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"(?s)1 of 35 images of images cannot be read; .*train/a/3\.png"):
         loaded(recipe(), root)
@@ -223,19 +223,19 @@ def test_corrupt_images_are_refused_or_skipped_by_choice(tmp_path, root):
         ({**FROZEN, "data__features": "no.npy"}, r"tiny: data\.features must be a file, got .*no\.npy: no such file"),
     ],
 )
-def test_what_no_image_tells_is_refused_before_any_is_read(root, monkeypatch, values, message):
+def test_load_data_invalid_recipe_fails_before_reading_images(root, monkeypatch, values, message):
     monkeypatch.setattr("papers.training.data.check_images", lambda *a, **k: pytest.fail("images were read"))
     with pytest.raises((RecipeError, FileNotFoundError), match=message):
         loaded(recipe(**values), root)
 
 
-def test_given_features_need_no_weights(root):
+def test_load_data_given_features_need_no_weights(root):
     numpy.save(root / "features.npy", numpy.zeros((35, 3), dtype=numpy.float32))
     chosen = recipe(**FROZEN, data__features="features.npy", network__weights="no.pt")
     assert loaded(chosen, root).feature_dim == 3
 
 
-def test_classes_with_one_image_are_told(root):
+def test_load_data_notes_classes_with_one_image(root):
     for number in range(1, 5):
         (root / f"train/a/{number}.png").unlink()
     data = loaded(recipe(), root)
@@ -244,7 +244,7 @@ def test_classes_with_one_image_are_told(root):
         make_feed(recipe(sampler__batch_size=8), data, nn.Identity(), nn.Identity(), 0)
 
 
-def test_queries_are_looked_for_in_the_gallery(tmp_path):
+def test_evaluate_searches_gallery_for_queries(tmp_path):
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(30, 4, generator=generator)
     labels, chains = torch.arange(30) % 5, torch.arange(30) % 5 % 2
@@ -272,7 +272,7 @@ def test_queries_are_looked_for_in_the_gallery(tmp_path):
     assert scores["recall_at_1"] == recall_at_1(query.images, query.labels, gallery.images, gallery.labels)
 
 
-def test_each_run_of_an_experiment_has_the_notes_of_its_own_batches(tmp_path, root, monkeypatch):
+def test_run_experiment_notes_fit_batches_of_each_run(tmp_path, root, monkeypatch):
     """The images are read once for all runs."""
     pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     for number in (0, 1, 2):
@@ -309,7 +309,7 @@ values = [2, 3]
     assert said[::2] == ["\n".join(two), "\n".join(three)]
 
 
-def test_features_of_another_backbone_are_other_data_on_purpose(tmp_path):
+def test_same_data_ignores_other_frozen_backbone(tmp_path):
     runs = [
         Run("folder", name, None, 1, recipe(data__name="folder", network={"backbone": name, "frozen": True}))
         for name in ("resnet18", "resnet50", "resnet18")

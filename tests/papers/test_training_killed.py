@@ -54,7 +54,7 @@ def wait_for_step(path, process, step, tries=60_000):
 
 
 @pytest.mark.subprocess
-def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(folder):
+def test_train_killed_within_epoch_resumes_bit_for_bit(folder):
     killed = start(folder, "killed", "--checkpoint-steps", "1")
     wait_for_step(folder / "killed/checkpoint.pt", killed, 45)
     killed.kill()
@@ -71,7 +71,7 @@ def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(folder):
 
 
 @pytest.mark.subprocess
-def test_ctrl_c_says_how_to_go_on(folder):
+def test_train_ctrl_c_prints_resume_command(folder):
     process = start(folder, "run", "--checkpoint-steps", "1")
     wait_for_step(folder / "run/checkpoint.pt", process, 10)
     process.send_signal(signal.SIGINT)

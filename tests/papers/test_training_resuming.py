@@ -27,7 +27,7 @@ def data():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [1, 3, 9])
-def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch, kind, step):
+def test_trainer_interrupted_resumes_bit_for_bit(tmp_path, data, monkeypatch, kind, step):
     recipe = recipe_of(**KINDS[kind])
     undisturbed = trained(recipe, data, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -44,7 +44,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, data, monkeypatch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_training_runs_and_resumes_on_every_device(tmp_path, data, monkeypatch, kind, device):
+def test_trainer_resumes_on_each_device(tmp_path, data, monkeypatch, kind, device):
     recipe, options = recipe_of(**KINDS[kind]), dataclasses.replace(QUIET, device=device)
     with monkeypatch.context() as patch:
         stop_at(3, patch)
@@ -56,7 +56,7 @@ def test_every_kind_of_training_runs_and_resumes_on_every_device(tmp_path, data,
     assert found.report.ops
 
 
-def test_a_crash_costs_the_steps_since_the_checkpoint_only(tmp_path, data, monkeypatch):
+def test_trainer_crash_loses_only_steps_since_checkpoint(tmp_path, data, monkeypatch):
     recipe = recipe_of()
     trained(recipe, data, tmp_path / "whole")
     options = dataclasses.replace(QUIET, checkpoint_steps=3)
@@ -78,7 +78,7 @@ def test_a_crash_costs_the_steps_since_the_checkpoint_only(tmp_path, data, monke
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
-def test_checkpoints_by_the_clock(tmp_path, data, monkeypatch):
+def test_trainer_checkpoint_minutes_sets_interval(tmp_path, data, monkeypatch):
     saves = []
     save = Trainer._save
     monkeypatch.setattr(Trainer, "_save", lambda self: (saves.append(self.step), save(self)))
@@ -89,7 +89,7 @@ def test_checkpoints_by_the_clock(tmp_path, data, monkeypatch):
     assert saves == [0, 4, 8, 12]
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path, data, monkeypatch):
+def test_trainer_second_ctrl_c_ends_at_once(tmp_path, data, monkeypatch):
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -103,14 +103,14 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, data, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_kill_that_can_be_caught_leaves_a_checkpoint(tmp_path, data, monkeypatch):
+def test_trainer_sigterm_writes_checkpoint(tmp_path, data, monkeypatch):
     stop_at(5, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt, match=re.escape("a checkpoint of epoch 2, step 6 is in")):
         trained(recipe_of(), data, tmp_path)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6
 
 
-def test_a_finished_training_is_not_repeated(tmp_path, data, monkeypatch):
+def test_trainer_finished_run_not_repeated(tmp_path, data, monkeypatch):
     first = trained(recipe_of(), data, tmp_path)
     stop_at(0, monkeypatch, pytest.fail)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -119,13 +119,13 @@ def test_a_finished_training_is_not_repeated(tmp_path, data, monkeypatch):
     assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_resuming_where_nothing_was_begun_begins(tmp_path, data):
+def test_trainer_resume_without_checkpoint_starts(tmp_path, data):
     (tmp_path / "epochs.csv").write_text("epoch,step,recall_at_1,hard_share,loss,run\n0,0,0.5,,,old\n")
     trained(recipe_of(), data, tmp_path, resume=True)
     assert read_histories(tmp_path / "epochs.csv").keys() == {"SHN"}
 
 
-def test_what_cannot_be_resumed_is_refused_by_its_differences(tmp_path, data):
+def test_trainer_resume_other_recipe_or_data_raises(tmp_path, data):
     trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match=r"checkpoint\.pt already exists: resume that run, or choose another"):
@@ -140,7 +140,7 @@ def test_what_cannot_be_resumed_is_refused_by_its_differences(tmp_path, data):
     assert kept == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_runs_from_before_there_was_a_key_go_on_with_its_default(tmp_path, data):
+def test_trainer_resume_older_recipe_uses_new_defaults(tmp_path, data):
     trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
     state = load_checkpoint(tmp_path / FILE)
     for section, key in (("network", "frozen_statistics"), ("sampler", "small_classes"), ("tree", "levels")):
@@ -153,7 +153,7 @@ def test_runs_from_before_there_was_a_key_go_on_with_its_default(tmp_path, data)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
-def test_damaged_checkpoints_are_named(tmp_path, data, content):
+def test_trainer_damaged_checkpoint_raises(tmp_path, data, content):
     trained(recipe_of(schedule={"epochs": 1}), data, tmp_path)
     path = tmp_path / "checkpoint.pt"
     whole = path.read_bytes()
@@ -167,7 +167,7 @@ def test_damaged_checkpoints_are_named(tmp_path, data, content):
         )
 
 
-def test_other_files_are_no_checkpoints(tmp_path, data):
+def test_trainer_other_file_as_checkpoint_raises(tmp_path, data):
     torch.save({"weights": torch.ones(2)}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="must be a checkpoint of hardmine, got another kind of file"):
         Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
@@ -177,7 +177,7 @@ def test_other_files_are_no_checkpoints(tmp_path, data):
             Trainer(recipe_of(), data, tmp_path, QUIET, resume=True)
 
 
-def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data, monkeypatch):
+def test_trainer_failed_write_keeps_old_checkpoint(tmp_path, data, monkeypatch):
     resource = pytest.importorskip("resource")
     options = dataclasses.replace(QUIET, checkpoint_steps=1)
     recipe = recipe_of(network__embedding_dim=512)  # larger than a single write to a file
@@ -213,7 +213,7 @@ def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path, data,
         ({"steps": -1.0}, ValueError, "state['steps'] must be a finite number >= 0, got -1.0"),
     ],
 )
-def test_wrong_sums_are_refused(changes, error, message):
+def test_epoch_measures_invalid_state_raises(changes, error, message):
     measures = EpochMeasures()
     measures.add(0.5, torch.tensor([0.5, 0.1]), torch.tensor([-0.25, 0.25]))
     state, means = measures.state_dict(), measures.means()

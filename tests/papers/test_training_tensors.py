@@ -34,7 +34,7 @@ def loaded(root, **values):
 
 
 @pytest.mark.parametrize("on_corrupt", ["refuse", "skip", "unchecked"])
-def test_the_whole_omniglot_is_that_of_its_loader(root, on_corrupt):
+def test_load_data_omniglot_equals_loader(root, on_corrupt):
     data, split = loaded(root, on_corrupt=on_corrupt), load_omniglot(root, progress=False)
     assert torch.equal(data.train.images, split.train_images)
     assert torch.equal(data.train.labels, split.train_labels)
@@ -48,7 +48,7 @@ def test_the_whole_omniglot_is_that_of_its_loader(root, on_corrupt):
     assert data.fingerprint == digest.hexdigest()[:16]  # older checkpoints can be resumed
 
 
-def test_an_omniglot_that_is_not_whole_must_be_asked_for_and_says_so(root):
+def test_load_data_partial_omniglot_needs_option_and_is_named(root):
     (root / "images_background/Latin/character01/1.png").unlink()
     with pytest.raises(ValueError, match=r"has 6 training images \(7 published\)"):
         loaded(root)
@@ -58,7 +58,7 @@ def test_an_omniglot_that_is_not_whole_must_be_asked_for_and_says_so(root):
     assert data.notes[1].startswith("training classes with fewer than 2 images, too few for a batch: 1 of 3: ")
 
 
-def test_corrupt_drawings_are_refused_or_skipped_by_choice(root):
+def test_load_data_omniglot_on_corrupt_refuses_or_skips(root):
     (root / "images_background/Latin/character00/1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"(?s)1 of 11 images of Omniglot cannot be read; .*character00/1\.png"):
         loaded(root)
@@ -84,7 +84,7 @@ def test_corrupt_drawings_are_refused_or_skipped_by_choice(root):
         ("train_classes", 5),
     ],
 )
-def test_what_digits_would_ignore_is_refused(key, value):
+def test_load_data_digits_unused_option_raises(key, value):
     recipe = recipe_of(data={"name": "digits", key: value})
     with pytest.raises(RecipeError, match=f"tiny: data.{key} must be omitted for digits, .*, got {value!r}"):
         load_data(recipe, None, None)

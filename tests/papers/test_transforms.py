@@ -41,7 +41,7 @@ def place(image, crop: torch.Tensor, padding: int) -> tuple[int, int, bool]:
 
 
 @pytest.mark.slow
-def test_training_crops_the_padded_image_at_any_place_and_mirrors_half(image):
+def test_train_crops_anywhere_and_mirrors_half(image):
     transform = Transforms(size=SIZE, padding=2).train
     places = [place(image, transform(image, 0, index), 2) for index in range(1000)]
     tops, lefts, flips = (collections.Counter(values) for values in zip(*places, strict=True))
@@ -53,13 +53,13 @@ def test_training_crops_the_padded_image_at_any_place_and_mirrors_half(image):
 
 
 @pytest.mark.slow
-def test_training_crops_smaller_than_the_image(image):
+def test_train_crop_smaller_than_image_moves(image):
     transform = Transforms(size=SIZE, crop=20, padding=0).train
     places = {place(image, transform(image, 0, index), 0) for index in range(500)}
     assert {top for top, _, _ in places} == {left for _, left, _ in places} == {0, 1, 2, 3, 4}
 
 
-def test_the_papers_defaults():
+def test_defaults_follow_the_papers():
     options = Transforms()
     assert (options.size, options.crop_size, options.padding, options.flip) == (256, 256, 10, True)
     assert options.normalization is None
@@ -80,7 +80,7 @@ def test_the_papers_defaults():
         assert max(moves) - min(moves) > 15
 
 
-def test_flip_can_be_switched_off_without_moving_the_crops(image):
+def test_train_flip_off_keeps_crops(image):
     mirrored = Transforms(size=SIZE, padding=2).train
     upright = Transforms(size=SIZE, padding=2, flip=False).train
     flips = 0
@@ -93,7 +93,7 @@ def test_flip_can_be_switched_off_without_moving_the_crops(image):
 
 
 @pytest.mark.slow
-def test_draws_depend_on_seed_epoch_and_number_alone(image):
+def test_train_draws_depend_only_on_seed_epoch_and_index(image):
     options = Transforms(size=SIZE)
     first = [options.train(image, epoch, index) for epoch in range(3) for index in range(5)]
     torch.manual_seed(1)
@@ -112,21 +112,21 @@ def test_draws_depend_on_seed_epoch_and_number_alone(image):
     assert sum(shifted) < 5
 
 
-def test_draws_of_this_release(image):
+def test_train_draws_equal_recorded_values(image):
     """A training that a later release resumes must see the same crops."""
     transform = Transforms(size=SIZE).train
     places = [place(image, transform(image, 2, index), 10) for index in range(4)]
     assert places == [(1, 8, False), (11, 6, False), (19, 11, False), (1, 17, True)]
 
 
-def test_global_random_state_is_left_alone(image):
+def test_train_keeps_global_random_state(image):
     before = torch.get_rng_state()
     Transforms(size=SIZE).train(image, 0, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.subprocess)])
-def test_a_resumed_loader_goes_on_bit_for_bit(tmp_path, num_workers):
+def test_train_resumed_loader_is_bit_identical(tmp_path, num_workers):
     rng = np.random.default_rng(0)
     paths = []
     for k in range(12):
@@ -144,7 +144,7 @@ def test_a_resumed_loader_goes_on_bit_for_bit(tmp_path, num_workers):
     assert all(torch.equal(image, whole[k][0]) and label == k for k, (image, label) in rest.items())
 
 
-def test_testing_takes_the_middle(image):
+def test_transforms_test_crops_center(image):
     crop = Transforms(size=SIZE, crop=20).test(image)
     assert place(image, crop, 0) == (2, 2, False)
     assert place(image, Transforms(size=SIZE).test(image), 0) == (0, 0, False)
@@ -161,7 +161,7 @@ def test_resize_is_bilinear_antialiased_and_square(kind):
 
 
 @pytest.mark.slow
-def test_keep_aspect_resizes_the_shorter_side():
+def test_keep_aspect_resizes_shorter_side():
     rng = np.random.default_rng(2)
     image = Image.fromarray(rng.integers(0, 256, (40, 80, 3), dtype=np.uint8))
     resized = np.asarray(image.resize((40, 20), Image.Resampling.BILINEAR))
@@ -181,7 +181,7 @@ def test_keep_aspect_resizes_the_shorter_side():
     assert (min(lefts), max(lefts)) == (0, 24)
 
 
-def test_normalizations(image):
+def test_normalization_matches_formula(image):
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).double()
     for normalization, expected in {
         None: pixels / 255,
@@ -197,7 +197,7 @@ def test_normalizations(image):
     assert torch.equal(lite, ((pixels - 127) / 128).float())
 
 
-def test_gray_images_and_channels(image):
+def test_gray_images_accept_one_channel_normalization(image):
     gray = image.convert("L")
     assert Transforms(size=SIZE).test(gray).shape == (1, SIZE, SIZE)
     assert Transforms(size=SIZE, normalization=((0.5,), (0.5,))).train(gray, 0, 0).shape == (1, SIZE, SIZE)
@@ -208,7 +208,7 @@ def test_gray_images_and_channels(image):
         Transforms(size=SIZE, normalization=IMAGENET).train(gray, 0, 0)
 
 
-def test_a_split_gets_both(tmp_path):
+def test_with_transforms_sets_train_and_test(tmp_path):
     from papers.datasets import ImageSplit
 
     path = write_image(tmp_path / "one.png")
@@ -227,7 +227,7 @@ def test_a_split_gets_both(tmp_path):
     assert "seed=0" in repr(transforms)
 
 
-def test_copies_in_other_processes_do_not_import_torchvision_by_themselves():
+def test_pickle_contains_no_torchvision_reference():
     for transform in (Transforms().train, Transforms().test):
         transform(Image.new("RGB", (9, 9)), *((0, 0) if transform == Transforms().train else ()))
         assert b"torchvision" not in pickle.dumps(transform)
@@ -257,6 +257,6 @@ def test_copies_in_other_processes_do_not_import_torchvision_by_themselves():
         ({"normalization": ((0.5,), (0.0,))}, ValueError, "standard deviations of normalization must be a number > 0"),
     ],
 )
-def test_wrong_options(options, kind, message):
+def test_transforms_invalid_options_raise(options, kind, message):
     with pytest.raises(kind, match=message):
         Transforms(**options)
