@@ -44,7 +44,7 @@ def compute(images, path, backbone=None, **options):
     return cache_features(backbone or small_backbone(), images, path, **{"chunk": CHUNK, "progress": False, **options})
 
 
-def afresh(images, backbone=None, chunk: int = CHUNK) -> torch.Tensor:
+def expected_features(images, backbone=None, chunk: int = CHUNK) -> torch.Tensor:
     """The features computed without a file."""
     backbone = (backbone or small_backbone()).eval()
     pixels = torch.stack([images[number][0] for number in range(len(images))])
@@ -57,7 +57,7 @@ def parts_of(path: Path) -> list[str]:
     return sorted(part.name for part in folder.iterdir()) if folder.exists() else []
 
 
-class Stopping(Images):
+class FailingImages(Images):
     """Images that cannot be read from a given index on."""
 
     def __init__(self, images: Images, at: int, error: type[BaseException]) -> None:
@@ -70,6 +70,6 @@ class Stopping(Images):
         return super().__getitem__(index)
 
 
-def interrupted(images: Images, path: Path, at: int = 10, error: type[BaseException] = KeyboardInterrupt) -> None:
+def interrupt_run(images: Images, path: Path, at: int = 10, error: type[BaseException] = KeyboardInterrupt) -> None:
     with pytest.raises(error):
-        compute(Stopping(images, at, error), path)
+        compute(FailingImages(images, at, error), path)

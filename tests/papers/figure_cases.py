@@ -60,6 +60,8 @@ def random_set(seed=0, train=60, test=40, classes=5, depth=8):
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(2 * classes, depth, generator=generator)
     labels = torch.arange(train) % classes, torch.arange(test) % classes + classes
-    rows = (centers[own] + torch.randn(len(own), depth, generator=generator) for own in labels)
+    rows = (
+        centers[split_labels] + torch.randn(len(split_labels), depth, generator=generator) for split_labels in labels
+    )
     (train_rows, test_rows) = rows
     return EmbeddingSet(train_rows, labels[0], test_rows, labels[1])

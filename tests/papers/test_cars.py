@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from image_trees import load_partial, need_torchvision, unpack, write_image, write_lines
+from image_trees import load_partial, require_torchvision, unpack, write_image, write_lines
 from papers.datasets import cars, load_cars
 
 np = pytest.importorskip("numpy")
 scipy_io = pytest.importorskip("scipy.io")
 pytest.importorskip("PIL")
-need_torchvision()
+require_torchvision()
 
 CLASSES = 196
 NAMES = np.array([f"Car {k}" for k in range(1, CLASSES + 1)], dtype=object)
@@ -65,7 +65,7 @@ def write_one_list(root, halves=(0, 1)):
 
 
 @pytest.fixture(autouse=True)
-def counts(monkeypatch):
+def small_counts(monkeypatch):
     """The published counts of the tiny copies: 4 images of each of 196 classes, of which 2 are in the training half."""
     published = dict(cars.PUBLISHED), cars.OFFICIAL_TRAINING_IMAGES
     monkeypatch.setattr(cars, "PUBLISHED", {"training": 4 * 98, "test": 4 * 98})
@@ -90,8 +90,8 @@ def check_split(split, name):
             assert sum(image.getpixel((0, 0))) == label + 1 == part.labels[row] + 1
 
 
-def test_published_counts_match_paper(counts):
-    assert counts == ({"training": 8054, "test": 8131}, 8144)
+def test_published_counts_match_paper(small_counts):
+    assert small_counts == ({"training": 8054, "test": 8131}, 8144)
 
 
 @pytest.mark.parametrize("inside", ["", "stanford_cars"])
@@ -211,10 +211,10 @@ def test_load_cars_damaged_list_raises(tmp_path):
         load_cars(tmp_path / "two")
 
 
-def test_load_cars_real_training_half(tmp_path, monkeypatch, counts):
+def test_load_cars_real_training_half(tmp_path, monkeypatch, small_counts):
     unpack("stanford_cars_train_128.tar", tmp_path)
-    monkeypatch.setattr(cars, "PUBLISHED", counts[0])
-    monkeypatch.setattr(cars, "OFFICIAL_TRAINING_IMAGES", counts[1])
+    monkeypatch.setattr(cars, "PUBLISHED", small_counts[0])
+    monkeypatch.setattr(cars, "OFFICIAL_TRAINING_IMAGES", small_counts[1])
     message = r"has 4,052 training images \(8,054 published\), 4,092 test images \(8,131 "
     split = load_partial(load_cars, tmp_path, message)
     assert split.name == "CAR, training half"

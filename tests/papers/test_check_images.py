@@ -18,7 +18,7 @@ def paths(tmp_path):
     return [str(write_image(tmp_path / f"{k:02d}.png", (k, 0, 0))) for k in range(40)]
 
 
-def spoil(path):
+def corrupt_file(path):
     with open(path, "wb") as file:
         file.write(b"not an image")
 
@@ -38,7 +38,7 @@ def test_check_images_all_readable_returns_same_object(paths):
 @pytest.mark.parametrize("workers", [1, 3, None])
 def test_check_images_refuse_names_and_counts_corrupt(paths, workers):
     for k in (3, 17):
-        spoil(paths[k])
+        corrupt_file(paths[k])
     with pytest.raises(ValueError) as error:
         check_images(dataset(paths), workers=workers, progress=False)
     first, *named = str(error.value).splitlines()
@@ -57,7 +57,7 @@ def test_check_images_threads_out_of_order_keep_path_order(paths, monkeypatch):
             last_is_read.set()
         return read(path, mode)
 
-    spoil(paths[2])
+    corrupt_file(paths[2])
     monkeypatch.setattr(check, "read_image", later)
     _, corrupt = check_images(dataset(paths), "skip", workers=3, progress=False)
     assert [one.path for one in corrupt] == [paths[2]]
@@ -65,7 +65,7 @@ def test_check_images_threads_out_of_order_keep_path_order(paths, monkeypatch):
 
 def test_check_images_error_names_at_most_ten(paths):
     for path in paths[:13]:
-        spoil(path)
+        corrupt_file(path)
     with pytest.raises(ValueError) as error:
         check_images(dataset(paths), progress=False)
     assert len(str(error.value).splitlines()) == 12
@@ -73,7 +73,7 @@ def test_check_images_error_names_at_most_ten(paths):
 
 
 def test_check_images_skip_omits_corrupt(paths):
-    spoil(paths[3])
+    corrupt_file(paths[3])
     checked, corrupt = check_images(dataset(paths, coarse_labels=range(40)), "skip", progress=False)
     assert checked.paths == (*paths[:3], *paths[4:])
     assert checked.labels.tolist() == [k // 2 for k in range(40) if k != 3]
@@ -100,7 +100,7 @@ def test_check_images_keeps_transform_without_calling_it(paths):
         def __call__(self, image, epoch, index):
             raise AssertionError
 
-    spoil(paths[0])
+    corrupt_file(paths[0])
     never = Never()
     images = dataset(paths).with_transform(never)
     images.set_epoch(4)
@@ -110,8 +110,8 @@ def test_check_images_keeps_transform_without_calling_it(paths):
 
 
 def test_check_images_split_checks_all_parts_once(paths):
-    spoil(paths[2])
-    spoil(paths[30])
+    corrupt_file(paths[2])
+    corrupt_file(paths[30])
     train, test = (dataset(some) for some in (paths[:20], paths[20:]))
     checked, corrupt = check_images(ImageSplit("toy", train, test, test), "skip", progress=False)
     assert [one.path for one in corrupt] == [paths[2], paths[30]]
@@ -128,7 +128,7 @@ def test_check_images_split_checks_all_parts_once(paths):
 
 
 def test_check_images_pairs_with_corrupt_image_skipped(paths):
-    spoil(paths[1])
+    corrupt_file(paths[1])
     pairs = VerificationPairs(
         "pairs",
         dataset(paths[:5]),
@@ -147,7 +147,7 @@ def test_check_images_pairs_with_corrupt_image_skipped(paths):
 
 def test_check_images_all_corrupt_raises(paths):
     for path in paths[:4]:
-        spoil(path)
+        corrupt_file(path)
     with pytest.raises(ValueError, match="rows must select at least one image of toy, got none"):
         check_images(dataset(paths[:4]), "skip", progress=False)
 

@@ -15,9 +15,9 @@ from support.inputs import seeded
 )
 def test_convnet4_matches_definition(size, channels, feature_dim):
     """Four padded convolutions with pooling after 1, 2, 3; for images below 16 pixels after 2 and 4."""
-    made = convnet4(size, channels=channels, mean=0.3, std=0.2)
+    built = convnet4(size, channels=channels, mean=0.3, std=0.2)
     images = torch.rand(2, channels, size, size, generator=seeded(0))
-    weights = list(made.parameters())
+    weights = list(built.parameters())
     assert [tuple(w.shape) for w in weights[::2]] == [
         (32, channels, 3, 3),
         (32, 32, 3, 3),
@@ -29,21 +29,21 @@ def test_convnet4_matches_definition(size, channels, feature_dim):
         x = nn.functional.conv2d(x, weights[2 * layer], weights[2 * layer + 1], padding=1).relu()
         if layer in ((1, 3) if size < 16 else (0, 1, 2)):
             x = nn.functional.max_pool2d(x, 2)
-    assert made.feature_dim == feature_dim
-    torch.testing.assert_close(made(images), x.flatten(1))
-    assert made(images).shape == (2, feature_dim)
-    assert made.name == "convnet4"
+    assert built.feature_dim == feature_dim
+    torch.testing.assert_close(built(images), x.flatten(1))
+    assert built(images).shape == (2, feature_dim)
+    assert built.name == "convnet4"
 
 
 def test_convnet4_is_embedding_net_without_last_layer():
     images = torch.rand(3, 1, 28, 28, generator=seeded(0))
     torch.manual_seed(0)
-    whole = EmbeddingNet(28, 5, mean=0.1, std=0.3)
+    full_network = EmbeddingNet(28, 5, mean=0.1, std=0.3)
     torch.manual_seed(0)
-    made = convnet4(28, mean=0.1, std=0.3)
-    head = whole.layers[-1]
-    torch.testing.assert_close(head(made(images)), whole(images))
-    assert whole(images).shape == (3, 5)
+    built = convnet4(28, mean=0.1, std=0.3)
+    head = full_network.layers[-1]
+    torch.testing.assert_close(head(built(images)), full_network(images))
+    assert full_network(images).shape == (3, 5)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ pytest.importorskip("PIL")
 
 
 @pytest.fixture
-def counts(monkeypatch):
+def small_counts(monkeypatch):
     """The published counts of the tiny copy: 3 images of each of 200 classes."""
     monkeypatch.setattr(cub, "PUBLISHED", {"training": 300, "test": 300})
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def complete_cub(tmp_path_factory):
     return write_cub(tmp_path_factory.mktemp("whole"), dict.fromkeys(range(1, 201), 3))
 
 
@@ -29,8 +29,8 @@ def test_published_counts_match_paper():
 
 @pytest.mark.parametrize("inside", ["", "CUB_200_2011"])
 @pytest.mark.parametrize("partial", [False, True])
-def test_load_cub_first_100_classes_train(whole, counts, inside, partial):
-    split = load_cub(whole / inside, partial=partial)
+def test_load_cub_first_100_classes_train(complete_cub, small_counts, inside, partial):
+    split = load_cub(complete_cub / inside, partial=partial)
     assert split.name == split.train.name == split.test.name == "CUB"
     assert split.train.labels.tolist() == [label for label in range(100) for _ in range(3)]
     assert split.test.labels.tolist() == [label for label in range(100, 200) for _ in range(3)]
@@ -42,15 +42,15 @@ def test_load_cub_first_100_classes_train(whole, counts, inside, partial):
     assert split.test.class_names[199] == "200.Bird_200"
 
 
-def test_load_cub_expands_user_folder(whole, counts, monkeypatch):
-    monkeypatch.setenv("HOME", str(whole))
-    monkeypatch.setenv("USERPROFILE", str(whole))
+def test_load_cub_expands_user_folder(complete_cub, small_counts, monkeypatch):
+    monkeypatch.setenv("HOME", str(complete_cub))
+    monkeypatch.setenv("USERPROFILE", str(complete_cub))
     assert load_cub("~").name == load_cub("~/CUB_200_2011").name == "CUB"
-    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(whole / 'nowhere'))} does not exist"):
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(complete_cub / 'nowhere'))} does not exist"):
         load_cub("~/nowhere")
 
 
-def test_load_cub_first_classes_only_named_and_halved(tmp_path, counts):
+def test_load_cub_first_classes_only_named_and_halved(tmp_path, small_counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 11), 3))
     message = (
         r"root must contain all of CUB-200-2011: .*CUB_200_2011 has 30 training images "
@@ -62,20 +62,20 @@ def test_load_cub_first_classes_only_named_and_halved(tmp_path, counts):
     assert split.test.labels.tolist() == [label for label in range(5, 10) for _ in range(3)]
 
 
-def test_load_cub_102_classes_keep_split(tmp_path, counts):
+def test_load_cub_102_classes_keep_split(tmp_path, small_counts):
     split = load_cub(write_cub(tmp_path, dict.fromkeys(range(1, 103), 3)), partial=True)
     assert split.name == "CUB, first 102 classes"
     assert split.train.labels.unique().tolist() == list(range(100))
     assert split.test.labels.unique().tolist() == [100, 101]
 
 
-def test_load_cub_one_test_class_splits_in_half(tmp_path, counts):
+def test_load_cub_one_test_class_splits_in_half(tmp_path, small_counts):
     split = load_cub(write_cub(tmp_path, dict.fromkeys(range(1, 102), 3)), partial=True)
     assert split.train.labels.unique().tolist() == list(range(50))
     assert split.test.labels.unique().tolist() == list(range(50, 101))
 
 
-def test_load_cub_one_training_class_splits_in_half(tmp_path, counts):
+def test_load_cub_one_training_class_splits_in_half(tmp_path, small_counts):
     split = load_cub(write_cub(tmp_path, dict.fromkeys(range(100, 105), 3)), partial=True)
     assert split.train.labels.unique().tolist() == [99, 100]
     assert split.test.labels.unique().tolist() == [101, 102, 103]
@@ -89,14 +89,14 @@ def test_load_cub_one_training_class_splits_in_half(tmp_path, counts):
         {197: 3, 198: 3, 199: 3, 200: 3},
     ],
 )
-def test_load_cub_other_subsets_named_partial(tmp_path, counts, kept):
+def test_load_cub_other_subsets_named_partial(tmp_path, small_counts, kept):
     split = load_cub(write_cub(tmp_path, kept), partial=True)
     assert split.name == split.train.name == "CUB, partial"
     assert len(split.train) + len(split.test) == sum(kept.values())
     assert len(split.train.labels.unique()) == len(split.test.labels.unique()) == 2
 
 
-def test_load_cub_truncated_label_list_named_partial(tmp_path, counts):
+def test_load_cub_truncated_label_list_named_partial(tmp_path, small_counts):
     home = write_cub(tmp_path, dict.fromkeys(range(1, 6), 3)) / "CUB_200_2011"
     labels = (home / "image_class_labels.txt").read_text().splitlines()
     write_lines(home / "image_class_labels.txt", *labels[:15])
@@ -104,7 +104,7 @@ def test_load_cub_truncated_label_list_named_partial(tmp_path, counts):
 
 
 @pytest.mark.slow
-def test_load_cub_missing_files_named_and_counted(tmp_path, counts):
+def test_load_cub_missing_files_named_and_counted(tmp_path, small_counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
     for k in (0, 2):
         (root / f"CUB_200_2011/images/003.Bird_3/Bird_3_000{k}.png").unlink()
@@ -120,12 +120,12 @@ def test_load_cub_missing_files_named_and_counted(tmp_path, counts):
     assert split.train[7][0].getpixel((0, 0)) == (4, 0, 0)
 
 
-def test_load_cub_more_images_than_published_is_partial(whole, monkeypatch):
+def test_load_cub_more_images_than_published_is_partial(complete_cub, monkeypatch):
     monkeypatch.setattr(cub, "PUBLISHED", {"training": 299, "test": 300})
-    assert load_partial(load_cub, whole, r"300 training images \(299 published\)").name == "CUB, partial"
+    assert load_partial(load_cub, complete_cub, r"300 training images \(299 published\)").name == "CUB, partial"
 
 
-def test_load_cub_more_listed_than_published_is_partial(tmp_path, counts):
+def test_load_cub_more_listed_than_published_is_partial(tmp_path, small_counts):
     home = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3)) / "CUB_200_2011"
     for file, line in {"images.txt": "601 one.jpg", "image_class_labels.txt": "601 1"}.items():
         write_lines(home / file, (home / file).read_text() + line)
@@ -133,7 +133,7 @@ def test_load_cub_more_listed_than_published_is_partial(tmp_path, counts):
     assert load_partial(load_cub, tmp_path, message).name == "CUB, partial"
 
 
-def test_load_cub_no_images_raises(tmp_path, counts):
+def test_load_cub_no_images_raises(tmp_path, small_counts):
     root = write_cub(tmp_path, {1: 3, 2: 3})
     for file in root.glob("CUB_200_2011/images/*/*.png"):
         file.unlink()
@@ -146,14 +146,14 @@ def test_load_cub_no_images_raises(tmp_path, counts):
             load_cub(root, partial=partial)
 
 
-def test_load_cub_empty_lists_raise(tmp_path, counts):
+def test_load_cub_empty_lists_raise(tmp_path, small_counts):
     root = write_cub(tmp_path, {})
     (root / "CUB_200_2011/images").mkdir()
     with pytest.raises(FileNotFoundError, match=r"none of the images listed in .* exists\. Expected"):
         load_cub(root)
 
 
-def test_load_cub_too_few_classes_raises(tmp_path, counts):
+def test_load_cub_too_few_classes_raises(tmp_path, small_counts):
     with pytest.raises(ValueError, match="root must contain images of at least 4 classes, got 3"):
         load_cub(write_cub(tmp_path, {1: 3, 2: 3, 3: 3}), partial=True)
 
@@ -209,7 +209,7 @@ def test_load_cub_image_without_named_class_raises(tmp_path):
         load_cub(tmp_path)
 
 
-def test_load_cub_file_instead_of_class_folder_is_missing_image(tmp_path, counts):
+def test_load_cub_file_instead_of_class_folder_is_missing_image(tmp_path, small_counts):
     root = write_cub(tmp_path, dict.fromkeys(range(2, 201), 3) | {1: 0})
     lines = (root / "CUB_200_2011/images.txt").read_text()
     write_lines(root / "CUB_200_2011/images.txt", "1 001.Bird_1/Bird_1_0000.png", lines)
@@ -219,7 +219,7 @@ def test_load_cub_file_instead_of_class_folder_is_missing_image(tmp_path, counts
 
 
 @pytest.mark.slow
-def test_load_cub_ignores_unlisted_files(tmp_path, counts):
+def test_load_cub_ignores_unlisted_files(tmp_path, small_counts):
     root = write_cub(tmp_path, dict.fromkeys(range(1, 201), 3))
     write_image(root / "CUB_200_2011/images/001.Bird_1/another.png")
     assert len(load_cub(root).train) == 300

@@ -13,8 +13,8 @@ from papers.training import experiment, read_result
 from papers.training.trainer import Trainer
 from training_cases import (
     EXPERIMENT,
-    refused,
     stop_at,
+    usage_error,
 )
 
 pytestmark = pytest.mark.slow
@@ -251,7 +251,7 @@ def test_load_experiment_combines_variants_axis_and_data(folder):
 def test_load_experiment_invalid_section_names_key(folder, capsys, old, new, message):
     assert old in EXPERIMENT
     (folder / "many.toml").write_text(EXPERIMENT.replace(old, new, 1))
-    assert message in refused(capsys, "experiment", "many.toml")
+    assert message in usage_error(capsys, "experiment", "many.toml")
 
 
 def test_experiment_duplicate_choice_refused(folder, capsys):
@@ -260,7 +260,7 @@ def test_experiment_duplicate_choice_refused(folder, capsys):
         ("--variants", "SHN,SHN", "many: variants must be distinct, got 'SHN' more than once"),
         ("--seeds", "0,3,00", "many: seeds must be distinct, got 0 more than once"),
     ):
-        assert message in refused(capsys, "experiment", "many.toml", flag, words)
+        assert message in usage_error(capsys, "experiment", "many.toml", flag, words)
 
 
 def test_experiment_unknown_choice_refused(folder, capsys):
@@ -268,11 +268,11 @@ def test_experiment_unknown_choice_refused(folder, capsys):
         "--on": "datasets must be among digits, more, got 'cub'",
         "--variants": "variants must be among HN, SHN, got 'cub'",
     }.items():
-        assert message in refused(capsys, "experiment", "many.toml", flag, "cub")
-    assert "must be integers separated by commas, got 'cub'" in refused(
+        assert message in usage_error(capsys, "experiment", "many.toml", flag, "cub")
+    assert "must be integers separated by commas, got 'cub'" in usage_error(
         capsys, "experiment", "many.toml", "--seeds", "cub"
     )
-    assert "the section [experiment] is missing" in refused(capsys, "experiment", "tiny.toml")
+    assert "the section [experiment] is missing" in usage_error(capsys, "experiment", "tiny.toml")
     with pytest.raises(RecipeError, match="data sets of overrides must be among digits, more, got 'cub'"):
         load_experiment("many.toml", ["cub:optimizer.lr=1"])
     with pytest.raises(FileNotFoundError, match="got 'no-such'"):

@@ -14,8 +14,8 @@ from feature_cache_cases import (
     CHUNK,
     COUNT,
     Images,
-    afresh,
     compute,
+    expected_features,
     parts_of,
     small_backbone,
 )
@@ -44,7 +44,7 @@ class Darken:
 
 
 def test_cache_features_equal_backbone_output(images, path):
-    expected = afresh(images)
+    expected = expected_features(images)
     features = compute(images, path)
     assert torch.equal(features, expected)
     assert features.dtype == torch.float32
@@ -92,7 +92,7 @@ def test_cache_features_restores_training_mode(images, path):
     backbone = small_backbone().train()
     backbone.trunk[1].eval()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    assert torch.equal(compute(images, path, backbone), afresh(images))
+    assert torch.equal(compute(images, path, backbone), expected_features(images))
     assert backbone.training
     assert [part.training for part in backbone.trunk] == [True, False, True, True, True, True]
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
@@ -100,13 +100,13 @@ def test_cache_features_restores_training_mode(images, path):
 
 def test_cache_features_accepts_relative_path_without_suffix(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert torch.equal(compute(images, "features"), afresh(images))
+    assert torch.equal(compute(images, "features"), expected_features(images))
     assert Path("features").is_file()
 
 
 @pytest.mark.subprocess
 def test_cache_features_workers_read_images(images, path):
-    assert torch.equal(compute(images, path, num_workers=1), afresh(images))
+    assert torch.equal(compute(images, path, num_workers=1), expected_features(images))
     assert images.read == list(range(COUNT)), "by the test itself only"
 
 

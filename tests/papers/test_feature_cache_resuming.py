@@ -12,11 +12,11 @@ from torch import nn
 from feature_cache_cases import (
     CHUNK,
     COUNT,
+    FailingImages,
     Images,
-    Stopping,
-    afresh,
     compute,
-    interrupted,
+    expected_features,
+    interrupt_run,
     parts_of,
     small_backbone,
 )
@@ -37,30 +37,30 @@ class StopError(Exception):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopError, MemoryError])
 def test_cache_features_interrupted_resumes(images, path, error):
     """Image 10 is in the third chunk: the first two chunks are kept, and not read again."""
-    interrupted(images, path, 10, error)
+    interrupt_run(images, path, 10, error)
     assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
     assert not path.exists()
     images.read.clear()
     features = compute(images, path)
     assert images.read == list(range(8, COUNT))
-    assert torch.equal(features, afresh(images))
+    assert torch.equal(features, expected_features(images))
     assert os.listdir(path.parent) == [path.name]
 
 
 def test_cache_features_interrupted_repeatedly_resumes(images, path):
     for at in (0, 3, 4, 4, 9, 13, 17):
-        interrupted(images, path, at)
+        interrupt_run(images, path, at)
     images.read.clear()
-    assert torch.equal(compute(images, path), afresh(images))
+    assert torch.equal(compute(images, path), expected_features(images))
     assert images.read[: COUNT - 16] == [16, 17]
 
 
 def test_cache_features_resumes_with_other_chunk_size(images, path):
-    interrupted(images, path, 10)
+    interrupt_run(images, path, 10)
     with pytest.raises(KeyboardInterrupt):
-        compute(Stopping(images, 15, KeyboardInterrupt), path, chunk=5)
+        compute(FailingImages(images, 15, KeyboardInterrupt), path, chunk=5)
     assert parts_of(path) == [f"{first:010d}.safetensors" for first in (0, 4, 8)]
-    torch.testing.assert_close(compute(images, path, chunk=2), afresh(images))
+    torch.testing.assert_close(compute(images, path, chunk=2), expected_features(images))
 
 
 def test_cache_features_tensor_resumes(path, monkeypatch):
@@ -97,7 +97,7 @@ def test_cache_features_interrupted_before_final_file_joins_parts(images, path, 
         compute(images, path)
     assert len(parts_of(path)) == 5
     monkeypatch.undo()
-    expected = afresh(images)
+    expected = expected_features(images)
     images.read.clear()
     monkeypatch.setattr(Backbone, "forward", None)
     assert torch.equal(compute(images, path), expected)
@@ -106,7 +106,7 @@ def test_cache_features_interrupted_before_final_file_joins_parts(images, path, 
 
 def test_cache_features_leftover_parts_deleted(images, path):
     """Parts that remain beside a complete file are deleted."""
-    interrupted(images, path)
+    interrupt_run(images, path)
     folder = path.with_name(f"{path.name}.parts")
     shutil.copytree(folder, path.parent / "kept")
     features = compute(images, path)
@@ -140,14 +140,14 @@ def test_cache_features_killed_resumes(images, path, tmp_path):
     process = run_python("-c", script)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert parts_of(path) == ["0000000000.safetensors", "0000000004.safetensors"]
-    torch.testing.assert_close(compute(images, path), afresh(images))
+    torch.testing.assert_close(compute(images, path), expected_features(images))
     assert 0 not in images.read[: COUNT - 8]
 
 
 @pytest.mark.parametrize("damage", ["short", "empty", "altered", "misplaced"])
 def test_cache_features_damaged_part_recomputed(images, path, damage):
     """The parts after the damaged one are computed again too, since they may have other chunks."""
-    interrupted(images, path, 14)
+    interrupt_run(images, path, 14)
     folder = path.with_name(f"{path.name}.parts")
     first, second, _ = (folder / name for name in parts_of(path))
     whole = second.read_bytes()
@@ -159,13 +159,13 @@ def test_cache_features_damaged_part_recomputed(images, path, damage):
     }
     second.write_bytes(damaged[damage])
     images.read.clear()
-    assert torch.equal(compute(images, path), afresh(images))
+    assert torch.equal(compute(images, path), expected_features(images))
     assert images.read[: COUNT - CHUNK] == list(range(CHUNK, COUNT))
 
 
 def test_cache_features_other_parts_raise(images, path):
     """Parts may hold hours of work, so they are not simply deleted."""
-    interrupted(images, path)
+    interrupt_run(images, path)
     with pytest.raises(ValueError, match=r"0000000000.safetensors contains features of other weights: "):
         compute(images, path, small_backbone(nn.Tanh))
     assert len(parts_of(path)) == 2
@@ -178,9 +178,9 @@ def test_cache_features_other_parts_raise(images, path):
 def test_cache_features_too_many_parts_recomputed(images, path):
     """The data fingerprint claims that the data are the same."""
     with pytest.raises(KeyboardInterrupt):
-        compute(Stopping(images, 10, KeyboardInterrupt), path, data_fingerprint="mine")
+        compute(FailingImages(images, 10, KeyboardInterrupt), path, data_fingerprint="mine")
     few = Images(Path("/"), [str(p) for p in images.paths[:6]])
-    assert torch.equal(compute(few, path, data_fingerprint="mine"), afresh(few))
+    assert torch.equal(compute(few, path, data_fingerprint="mine"), expected_features(few))
 
 
 # Progress
@@ -191,7 +191,7 @@ def test_cache_features_shows_progress(images, path, capsys):
     assert capsys.readouterr().err == ""
     path.unlink()
     with pytest.raises(KeyboardInterrupt):
-        compute(Stopping(images, 10, KeyboardInterrupt), path, progress=True)
+        compute(FailingImages(images, 10, KeyboardInterrupt), path, progress=True)
     shown = capsys.readouterr().err
     assert "reading: 100%" in shown
     assert "8/18" in shown

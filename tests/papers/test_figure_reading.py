@@ -18,14 +18,14 @@ EPOCHS = "epoch,step,recall_at_1,hard_share,loss,run\n"
 GROUPS = "method,images_per_class,seed,recall_at_1\n"
 
 
-def written(tmp_path, text):
+def write_table(tmp_path, text):
     path = tmp_path / "table.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
 def test_read_diagrams_returns_steps_and_moments(tmp_path):
-    path = written(
+    path = write_table(
         tmp_path,
         DIAGRAMS + "4,train,before,7,0.5,0.75\n4,train,before,3,,0.1\n4,train,after,3,,0.2\n4,train,after,7,0.6,0.7\n"
         "0,train,after,0,1,-1\n9,test,before,0,0.1,0.2\n9,test,after,0,1.0004,nan\n12,test,before,5,0.3,0.4\n",
@@ -41,19 +41,19 @@ def test_read_diagrams_returns_steps_and_moments(tmp_path):
     assert after.s_an.dtype == torch.float64
     assert found.last("train") is found.moments[4, "train", "after"]
     assert found.last("test") is found.moments[12, "test", "before"], "the last iteration, not the last moment"
-    assert read_diagrams(written(tmp_path, DIAGRAMS + "0,test,before,0,0,0\n")).last("train") is None
+    assert read_diagrams(write_table(tmp_path, DIAGRAMS + "0,test,before,0,0,0\n")).last("train") is None
 
 
 def test_diagrams_last_prefers_after_step(tmp_path):
     text = DIAGRAMS + "2,train,after,0,0.5,0.6\n2,train,before,0,0.3,0.4\n0,train,after,0,0,0\n"
-    assert read_diagrams(written(tmp_path, text)).last("train").s_ap.tolist() == [0.5]
+    assert read_diagrams(write_table(tmp_path, text)).last("train").s_ap.tolist() == [0.5]
     one, other = (Triplets(torch.zeros(1), torch.ones(1), torch.ones(1)) for _ in range(2))
     for order in ((("before", one), ("after", other)), (("after", other), ("before", one))):
         assert Diagrams({(2, "train", moment): found for moment, found in order}).last("train") is other
 
 
 def test_read_histories_returns_runs(tmp_path):
-    path = written(tmp_path, EPOCHS + "0,0,0.25,,,SCT\n0,5,,0.5,2,HN\n1,10,0.5,0.125,-1.5,SCT\n1,20,,,3,SCT\n")
+    path = write_table(tmp_path, EPOCHS + "0,0,0.25,,,SCT\n0,5,,0.5,2,HN\n1,10,0.5,0.125,-1.5,SCT\n1,20,,,3,SCT\n")
     found = read_histories(path)
     assert list(found) == ["SCT", "HN"]
     assert found["SCT"].epoch.tolist() == [0, 1, 1]
@@ -66,7 +66,7 @@ def test_read_histories_returns_runs(tmp_path):
 
 
 def test_read_groups_sorts_by_size(tmp_path):
-    path = written(tmp_path, GROUPS + "HP,8,0,0.3\nEP,4,1,0.5\nEP,2,0,0.25\nEP,4,0,0.75\n")
+    path = write_table(tmp_path, GROUPS + "HP,8,0,0.3\nEP,4,1,0.5\nEP,2,0,0.25\nEP,4,0,0.75\n")
     found = read_groups(path)
     assert found == {"HP": {8: {0: 0.3}}, "EP": {2: {0: 0.25}, 4: {1: 0.5, 0: 0.75}}}
     assert list(found) == ["HP", "EP"]
@@ -75,7 +75,7 @@ def test_read_groups_sorts_by_size(tmp_path):
 
 def test_read_histories_accepts_spreadsheet_format(tmp_path):
     text = '\ufeffrun,"loss",step, epoch ,hard_share,recall_at_1\r\n\r\n"a, b",,3, 1 ,0.5, 1e-1\r\n'
-    found = read_histories(written(tmp_path, text))
+    found = read_histories(write_table(tmp_path, text))
     assert found["a, b"].recall_at_1.tolist() == [0.1]
     assert found["a, b"].loss.isnan().all()
 
@@ -155,7 +155,7 @@ def test_read_histories_accepts_spreadsheet_format(tmp_path):
     ],
 )
 def test_read_malformed_table_names_line_and_column(tmp_path, read, text, message):
-    path = written(tmp_path, text)
+    path = write_table(tmp_path, text)
     with pytest.raises(ValueError, match=message) as raised:
         read(path)
     assert str(raised.value).startswith(str(path))
@@ -163,7 +163,7 @@ def test_read_malformed_table_names_line_and_column(tmp_path, read, text, messag
 
 def test_read_histories_too_long_field_raises(tmp_path):
     with pytest.raises(ValueError, match="line 2: not CSV: field larger than"):
-        read_histories(written(tmp_path, EPOCHS + "1," + "2" * 200_000 + ",,,,a\n"))
+        read_histories(write_table(tmp_path, EPOCHS + "1," + "2" * 200_000 + ",,,,a\n"))
 
 
 @pytest.mark.parametrize("read", [read_diagrams, read_histories, read_groups, read_embeddings])
@@ -175,7 +175,7 @@ def test_read_missing_file_raises_oserror(tmp_path, read):
 
 
 def test_read_histories_truncated_row_warns(tmp_path):
-    path = written(tmp_path, EPOCHS + "1,10,0.5,,,SCT\n2,20,0.5,,,SC")
+    path = write_table(tmp_path, EPOCHS + "1,10,0.5,,,SCT\n2,20,0.5,,,SC")
     with pytest.warns(UserWarning, match=r"table\.csv, line 3: truncated: it has no line end and is ignored"):
         found = read_histories(path)
     assert list(found) == ["SCT"]
@@ -189,14 +189,14 @@ def test_read_diagrams_truncated_step_warns(tmp_path):
         for moment in ("before", "after")
         for anchor in range(3)
     )
-    path = written(tmp_path, DIAGRAMS + whole.removesuffix("4,train,after,2,0.5,0.5\n"))
+    path = write_table(tmp_path, DIAGRAMS + whole.removesuffix("4,train,after,2,0.5,0.5\n"))
     with pytest.warns(
         UserWarning, match=r"line 10, column anchor: train anchor 2 exists only before iteration 4; .*ignored"
     ):
         found = read_diagrams(path)
     assert list(found.steps()) == [0]
     assert list(found.moments) == [(0, "train", "after"), (0, "train", "before")]
-    only = written(tmp_path, DIAGRAMS + "4,train,before,1,1,1\n4,train,before,2,1,1\n4,train,after,1,1,1\n")
+    only = write_table(tmp_path, DIAGRAMS + "4,train,before,1,1,1\n4,train,before,2,1,1\n4,train,after,1,1,1\n")
     with pytest.warns(UserWarning, match="ignored"), pytest.raises(ValueError, match="contains no complete step"):
         read_diagrams(only)
 

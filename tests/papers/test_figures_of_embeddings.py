@@ -66,11 +66,11 @@ def test_plot_within_class_draws_mean_density(tmp_path, saved_figures):
     assert [row["run"] for row in data] == ["EP"] * BINS + ["HP"] * BINS
     assert (data[0]["low"], data[BINS - 1]["high"]) == (-1, 1)
     pairs = [brute_force_pairs(run.train_embeddings, run.train_labels) for run in (one, two)]
-    densities = torch.tensor([histogram(own) for own in pairs], dtype=torch.float64) / len(pairs[0]) * (BINS / 2)
+    densities = torch.tensor([histogram(values) for values in pairs], dtype=torch.float64) / len(pairs[0]) * (BINS / 2)
     assert [row["density"] for row in data[:BINS]] == pytest.approx(densities.mean(0).tolist(), rel=1e-5)
     assert [row["standard_deviation"] for row in data[:BINS]] == pytest.approx(densities.std(0).tolist(), rel=1e-5)
     assert data[BINS]["standard_deviation"] is None
-    means = [sum(own) / len(own) for own in pairs]
+    means = [sum(values) / len(values) for values in pairs]
     assert data[0]["mean_similarity"] == pytest.approx(sum(means) / 2, abs=1e-5)
     first, second = saved_figures[0].axes
     spread = abs(means[0] - means[1]) / math.sqrt(2)
@@ -130,7 +130,7 @@ def test_plot_tsne_maps_train_alone_and_both_splits(tmp_path, saved_figures):
     assert [row["label"] for row in data[:30]] == run.train_labels.tolist()
     assert [row["label"] for row in data[60:]] == run.test_labels.tolist()
     drawn = [dots.get_offsets().tolist() for dots in both.collections]
-    assert [len(own) for own in drawn] == [30, 20]
+    assert [len(values) for values in drawn] == [30, 20]
     assert drawn[1] == [pytest.approx([row["x"], row["y"]], rel=1e-4) for row in data[60:]]
     by_class = [dots.get_offsets().tolist() for dots in alone.collections]
     assert by_class[1] == [pytest.approx([row["x"], row["y"]], rel=1e-4) for row in data[:30] if row["label"] == 1]

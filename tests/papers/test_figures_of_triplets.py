@@ -64,13 +64,13 @@ def test_plot_triplet_steps_colors_before_and_after(tmp_path, saved_figures):
 
 @pytest.mark.slow
 def test_plot_triplet_steps_repeats_share_panel_with_spread(tmp_path, saved_figures):
-    other = Diagrams(
+    second_run = Diagrams(
         {
             (0, "train", "before"): triplets((0.1, 0.0), (0.1, 0.1)),
             (0, "train", "after"): triplets((0.1, 0.2), (0.1, 0.3)),
         }
     )
-    path = figures.plot_triplet_steps({"HN": [other], "SCT": [STEPPED, other]}, tmp_path / "steps.png")
+    path = figures.plot_triplet_steps({"HN": [second_run], "SCT": [STEPPED, second_run]}, tmp_path / "steps.png")
     assert [axes.get_title() for axes in saved_figures[0].axes] == ["HN, iteration 0", "SCT, iteration 0"], (
         "what all runs have"
     )
@@ -108,7 +108,7 @@ def test_plot_triplet_steps_default_is_four_iterations(tmp_path):
 
 @pytest.mark.slow
 def test_plot_train_test_draws_last_triplets_of_both_splits(tmp_path, saved_figures):
-    own = Diagrams(
+    first_run = Diagrams(
         {
             (0, "train", "after"): triplets((0.0, 0.0)),
             (5, "train", "before"): triplets((0.5, 0.5)),
@@ -116,8 +116,10 @@ def test_plot_train_test_draws_last_triplets_of_both_splits(tmp_path, saved_figu
             (5, "test", "after"): triplets((0.4, 0.6)),
         }
     )
-    other = Diagrams({(3, "train", "after"): triplets((0.9, 0.05)), (3, "test", "before"): triplets((0.2, 0.1))})
-    path = figures.plot_train_test({"SHN": [other], "SCT": [own, other]}, tmp_path / "tt.png", title="digits")
+    second_run = Diagrams({(3, "train", "after"): triplets((0.9, 0.05)), (3, "test", "before"): triplets((0.2, 0.1))})
+    path = figures.plot_train_test(
+        {"SHN": [second_run], "SCT": [first_run, second_run]}, tmp_path / "tt.png", title="digits"
+    )
     titles = [axes.get_title() for axes in saved_figures[0].axes]
     assert titles == ["SHN, training classes", "SCT, training classes", "SHN, other classes", "SCT, other classes"]
     assert texts(saved_figures[0].axes[0]) == ["0% hard, mean (0.90, 0.05)"]

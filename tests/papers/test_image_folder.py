@@ -2,15 +2,15 @@
 
 import pytest
 
-from image_trees import need_torchvision, write_image
+from image_trees import require_torchvision, write_image
 from papers.datasets import load_image_folder
 
 pytest.importorskip("PIL")
-need_torchvision()
+require_torchvision()
 
 
 @pytest.fixture
-def flat(tmp_path):
+def class_folders(tmp_path):
     """Five classes; class k has k + 1 images."""
     root = tmp_path / "fruit"
     for k, name in enumerate(["apple", "Banana", "cherry", "date", "elderberry"]):
@@ -19,8 +19,8 @@ def flat(tmp_path):
     return root
 
 
-def test_load_image_folder_first_half_of_classes_trains(flat):
-    split = load_image_folder(flat)
+def test_load_image_folder_first_half_of_classes_trains(class_folders):
+    split = load_image_folder(class_folders)
     assert split.name == split.train.name == split.test.name == "fruit"
     assert split.train.class_names == ("Banana", "apple", "cherry", "date", "elderberry")  # in the order of sorted()
     assert [(image.getpixel((0, 0))[:2], label) for image, label in split.train] == [
@@ -33,20 +33,20 @@ def test_load_image_folder_first_half_of_classes_trains(flat):
     assert split.train[0][0].mode == "RGB"
 
 
-def test_load_image_folder_train_classes_and_name_options(flat):
-    split = load_image_folder(str(flat), name="my fruit", train_classes=3, mode="L")
+def test_load_image_folder_train_classes_and_name_options(class_folders):
+    split = load_image_folder(str(class_folders), name="my fruit", train_classes=3, mode="L")
     assert split.train.labels.unique().tolist() == [0, 1, 2]
     assert split.name == split.train.name == "my fruit"
     assert split.test[0][0].mode == "L"
     for wrong in (1, 4):
         with pytest.raises(ValueError, match=f"train_classes must be from 2 to 3, got {wrong}"):
-            load_image_folder(flat, train_classes=wrong)
+            load_image_folder(class_folders, train_classes=wrong)
     with pytest.raises(TypeError, match="train_classes must be an integer, got float"):
-        load_image_folder(flat, train_classes=2.0)
+        load_image_folder(class_folders, train_classes=2.0)
 
 
-def test_load_image_folder_relative_root_has_folder_name(flat, monkeypatch):
-    monkeypatch.chdir(flat)
+def test_load_image_folder_relative_root_has_folder_name(class_folders, monkeypatch):
+    monkeypatch.chdir(class_folders)
     assert load_image_folder(".").name == "fruit"
 
 
@@ -69,16 +69,16 @@ def test_load_image_folder_query_and_gallery_folders(tmp_path):
     assert split.gallery[1][0].getpixel((0, 0)) == (3, 0, 0)
 
 
-def test_load_image_folder_ignores_hidden_and_other_files(flat):
-    (flat / "apple/._0.png").write_bytes(b"left behind by an archiver")
-    (flat / "apple/notes.txt").write_text("not an image")
-    (flat / ".cache").mkdir()
-    (flat / "readme.txt").write_text("no class")
-    split = load_image_folder(flat)
+def test_load_image_folder_ignores_hidden_and_other_files(class_folders):
+    (class_folders / "apple/._0.png").write_bytes(b"left behind by an archiver")
+    (class_folders / "apple/notes.txt").write_text("not an image")
+    (class_folders / ".cache").mkdir()
+    (class_folders / "readme.txt").write_text("no class")
+    split = load_image_folder(class_folders)
     assert len(split.train) + len(split.test) == 15
 
 
-def test_load_image_folder_missing_folder_raises(flat, tmp_path):
+def test_load_image_folder_missing_folder_raises(class_folders, tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"root must contain images in one folder per class .*: .*nowhere does not exist\. Exp"
@@ -86,12 +86,12 @@ def test_load_image_folder_missing_folder_raises(flat, tmp_path):
     ):
         load_image_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"0\.png is a file"):
-        load_image_folder(flat / "apple/0.png")
+        load_image_folder(class_folders / "apple/0.png")
     with pytest.raises(FileNotFoundError, match="apple contains no folders"):
-        load_image_folder(flat / "apple")
-    (flat / "fig").mkdir()
+        load_image_folder(class_folders / "apple")
+    (class_folders / "fig").mkdir()
     with pytest.raises(FileNotFoundError, match=r"Found no valid file for the classes fig\. Expected:\n"):
-        load_image_folder(flat)
+        load_image_folder(class_folders)
 
 
 def test_load_image_folder_too_few_classes_raises(tmp_path):

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from hardmine import metrics
-from image_trees import need_torchvision, write_cub, write_image, write_lines
+from image_trees import require_torchvision, write_cub, write_image, write_lines
 from papers.datasets import Transforms, cub, hotels, lfw, load_cub, load_hotels, load_lfw_pairs
 from papers.networks import cache_features, convnet4
 
 for module in ("PIL", "tqdm", "numpy", "safetensors"):
     pytest.importorskip(module)
-need_torchvision()
+require_torchvision()
 
 
 class Color(torch.nn.Module):

@@ -106,14 +106,14 @@ def test_set_epoch_reaches_persistent_workers(images):
 
 @pytest.mark.parametrize("rows", [torch.tensor([3, 0]), torch.tensor([True, False, False, True, False])])
 def test_select_returns_rows_in_order(images, rows):
-    some = images.with_transform(Draws()).select(rows, "some")
+    selected = images.with_transform(Draws()).select(rows, "some")
     order = [3, 0] if rows.dtype == torch.int64 else [0, 3]
-    assert some.paths == tuple(images.paths[k] for k in order)
-    assert some.labels.tolist() == [[2, 0, 2, 1, 2][k] for k in order]
-    assert some.coarse_labels.tolist() == [[7, 8, 7, -1, 7][k] for k in order]
-    assert some[1][0].tolist() == [10 * order[1], 0, 1]
-    assert some.name == "some"
-    assert some.class_names == images.class_names
+    assert selected.paths == tuple(images.paths[k] for k in order)
+    assert selected.labels.tolist() == [[2, 0, 2, 1, 2][k] for k in order]
+    assert selected.coarse_labels.tolist() == [[7, 8, 7, -1, 7][k] for k in order]
+    assert selected[1][0].tolist() == [10 * order[1], 0, 1]
+    assert selected.name == "some"
+    assert selected.class_names == images.class_names
     assert len(images) == 5
     assert images.select(rows).name == "five"
 
@@ -197,11 +197,11 @@ def test_small_classes_counts_images(images):
 
 
 def test_split_test_requires_query_is_gallery():
-    own = split([0, 0], [1, 1])
-    assert own.test is own.query is own.gallery
-    apart = split([0, 0], [1, 1], [1, 1])
+    shared = split([0, 0], [1, 1])
+    assert shared.test is shared.query is shared.gallery
+    separate = split([0, 0], [1, 1], [1, 1])
     with pytest.raises(AttributeError, match="toy has no single test set: use query and gallery"):
-        apart.test  # noqa: B018
+        separate.test  # noqa: B018
 
 
 def test_summary_states_sizes():
@@ -225,6 +225,6 @@ def test_summary_lists_too_small_classes():
 
 
 def test_summary_counts_unmatched_queries():
-    told = "queries without another image of their class, counted as misses:"
-    assert split([0, 0], [1, 2, 2, 3]).summary().splitlines()[1:] == [f"{told} 2 of 4"]
-    assert split([0, 0], [1, 2, 2, 3, 1], [2, 3, 4]).summary().splitlines()[1:] == [f"{told} 2 of 5"]
+    message = "queries without another image of their class, counted as misses:"
+    assert split([0, 0], [1, 2, 2, 3]).summary().splitlines()[1:] == [f"{message} 2 of 4"]
+    assert split([0, 0], [1, 2, 2, 3, 1], [2, 3, 4]).summary().splitlines()[1:] == [f"{message} 2 of 5"]

@@ -82,10 +82,10 @@ def test_load_lfw_pairs_partial_copy(faces):
 
 def test_select_drops_images_without_pairs(faces):
     pairs = load_lfw_pairs(faces)
-    left = pairs.select(torch.tensor([False, True, True, False, True, True, False]), "less")
-    assert left.pairs.tolist() == [[1, 0]]  # Cy_Young 1 and Ann 2
-    assert [path.rpartition("/")[2] for path in left.images.paths] == ["Ann_0002.jpg", "Cy_Young_0001.jpg"]
-    assert (left.name, left.images.name) == ("less", "less")
+    remaining = pairs.select(torch.tensor([False, True, True, False, True, True, False]), "less")
+    assert remaining.pairs.tolist() == [[1, 0]]  # Cy_Young 1 and Ann 2
+    assert [path.rpartition("/")[2] for path in remaining.images.paths] == ["Ann_0002.jpg", "Cy_Young_0001.jpg"]
+    assert (remaining.name, remaining.images.name) == ("less", "less")
     with pytest.raises(ValueError, match="keep must select at least one complete pair of LFW, got none"):
         pairs.select(torch.tensor([True] + [False] * 6), "none")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from network_cases import photographs, tiny
+from network_cases import noise_images, tiny_backbone
 from papers import networks
 from papers.networks import EmbeddingHead, EmbeddingNet, EmbeddingNetwork, Standardize, parameter_groups
 from support.inputs import seeded
@@ -24,11 +24,11 @@ def test_standardize_matches_scikit_learn(dtype, chunk_rows, monkeypatch):
     scales, offsets = torch.tensor([1.0, 1e-3, 1e3, 5.0]), torch.tensor([0.0, 1.0, -1e4, 1e5])
     features = (torch.randn(100, 4, generator=seeded(0)) * scales + offsets).to(dtype)
     expected = torch.from_numpy(scaler.fit_transform(features.double().numpy()))
-    made = Standardize.of(features)
-    assert made.mean.dtype == made.std.dtype == dtype
-    torch.testing.assert_close(made.mean.double(), torch.from_numpy(scaler.mean_), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(made.std.double(), torch.from_numpy(scaler.scale_), rtol=1e-6, atol=0)
-    torch.testing.assert_close(made(features).double(), expected, rtol=1e-2, atol=1e-2)
+    standardize = Standardize.of(features)
+    assert standardize.mean.dtype == standardize.std.dtype == dtype
+    torch.testing.assert_close(standardize.mean.double(), torch.from_numpy(scaler.mean_), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(standardize.std.double(), torch.from_numpy(scaler.scale_), rtol=1e-6, atol=0)
+    torch.testing.assert_close(standardize(features).double(), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_standardize_constant_features_become_0():
@@ -47,10 +47,10 @@ def test_standardize_constant_features_become_0():
 
 def test_standardize_state_dict_round_trip():
     features = torch.randn(20, 3, generator=seeded(0)) * 5 + 2
-    made, other = Standardize.of(features), Standardize(torch.zeros(3), torch.ones(3))
-    other.load_state_dict(made.state_dict())
-    assert torch.equal(other(features), made(features))
-    assert not list(made.parameters())
+    standardize, other = Standardize.of(features), Standardize(torch.zeros(3), torch.ones(3))
+    other.load_state_dict(standardize.state_dict())
+    assert torch.equal(other(features), standardize(features))
+    assert not list(standardize.parameters())
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_embedding_head_one_layer_is_linear():
     torch.testing.assert_close(head(features), features @ weight.T + bias)
     assert head.embedding_dim == 2
     assert head(features).norm(dim=1).std() > 0.01, "the losses normalize"
-    unit = EmbeddingHead(3, 2, normalize=True)
-    unit.load_state_dict(head.state_dict())
-    torch.testing.assert_close(unit(features), head(features) / head(features).norm(dim=1, keepdim=True))
+    normalized_head = EmbeddingHead(3, 2, normalize=True)
+    normalized_head.load_state_dict(head.state_dict())
+    torch.testing.assert_close(normalized_head(features), head(features) / head(features).norm(dim=1, keepdim=True))
 
 
 def test_embedding_head_two_layers_on_standardized_features():
@@ -132,21 +132,21 @@ def test_embedding_head_invalid_arguments_raise(given, options, error, message):
 
 
 def test_embedding_network_applies_backbone_then_head():
-    network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2)).eval()
-    images = photographs()
+    network = EmbeddingNetwork(tiny_backbone(), EmbeddingHead(4, 2)).eval()
+    images = noise_images()
     torch.testing.assert_close(network(images), network.head(network.backbone(images)))
     assert network(images).shape == (3, 2)
 
 
 def test_embedding_network_frozen_backbone_unchanged():
     """Weights and batch normalization statistics stay, also in training mode, while the head learns."""
-    network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen=True).train()
+    network = EmbeddingNetwork(tiny_backbone(), EmbeddingHead(4, 2), frozen=True).train()
     assert network.training
     assert network.head.training
     assert not any(module.training for module in network.backbone.modules())
     before = {key: value.clone() for key, value in network.state_dict().items()}
     optimizer = torch.optim.SGD(parameter_groups(network, 0.1), lr=0.1)
-    network(photographs()).sum().backward()
+    network(noise_images()).sum().backward()
     optimizer.step()
     changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {"head.layers.0.weight", "head.layers.0.bias"}
@@ -154,17 +154,17 @@ def test_embedding_network_frozen_backbone_unchanged():
 
 
 def test_embedding_network_unfrozen_backbone_learns():
-    network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2)).train()
+    network = EmbeddingNetwork(tiny_backbone(), EmbeddingHead(4, 2)).train()
     assert network.backbone.training
     before = {key: value.clone() for key, value in network.state_dict().items()}
     optimizer = torch.optim.SGD(parameter_groups(network, 0.1), lr=0.1)
-    network(photographs()).square().sum().backward()
+    network(noise_images()).square().sum().backward()
     optimizer.step()
     assert not any(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 def test_embedding_network_frozen_statistics_stay_while_learning():
-    network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen_statistics=True)
+    network = EmbeddingNetwork(tiny_backbone(), EmbeddingHead(4, 2), frozen_statistics=True)
     statistics = {
         "backbone.trunk.2.running_mean",
         "backbone.trunk.2.running_var",
@@ -174,17 +174,17 @@ def test_embedding_network_frozen_statistics_stay_while_learning():
     optimizer = torch.optim.SGD(parameter_groups(network, 0.1), lr=0.1)
     for _ in range(2):  # as constructed, and after an evaluation
         assert network.backbone.training
-        network(photographs()).square().sum().backward()
+        network(noise_images()).square().sum().backward()
         optimizer.step()
         assert {key for key, value in network.state_dict().items() if torch.equal(value, before[key])} == statistics
         network.eval()
         network.train()
-    images = photographs()
+    images = noise_images()
     torch.testing.assert_close(network(images), network.eval()(images))  # training mode uses the stored statistics
 
 
 def test_embedding_network_keeps_modes_of_parts():
-    network = EmbeddingNetwork(tiny().eval(), EmbeddingHead(4, 2).eval())
+    network = EmbeddingNetwork(tiny_backbone().eval(), EmbeddingHead(4, 2).eval())
     assert not network.backbone.training
     assert not network.head.training
 
@@ -193,7 +193,7 @@ def test_embedding_network_keeps_modes_of_parts():
 
 
 def test_parameter_groups_head_has_higher_rate():
-    network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2, hidden_dim=3))
+    network = EmbeddingNetwork(tiny_backbone(), EmbeddingHead(4, 2, hidden_dim=3))
     groups = parameter_groups(network, 0.02)
     assert [group["lr"] for group in groups] == pytest.approx([0.02, 0.2])
     for group, part in zip(groups, (network.backbone, network.head), strict=True):
@@ -232,7 +232,7 @@ def test_parameter_groups_without_head_use_last_layer():
 
 
 def test_parameter_groups_omit_frozen_parameters():
-    network = EmbeddingNetwork(tiny(), EmbeddingHead(4, 2), frozen=True)
+    network = EmbeddingNetwork(tiny_backbone(), EmbeddingHead(4, 2), frozen=True)
     (group,) = parameter_groups(network, 0.1)
     assert group["lr"] == pytest.approx(1.0)
     assert len(group["params"]) == 2

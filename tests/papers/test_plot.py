@@ -55,7 +55,7 @@ def plot(*words, capsys):
     return status, printed.out, printed.err
 
 
-def refused(*words, capsys):
+def usage_error(*words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["plot", *map(str, words)])
     assert stop.value.code == 2
@@ -226,7 +226,7 @@ def test_plot_invalid_arguments_or_files_refused(runs, capsys, words, message):
     if words == ["tsne", "a"]:
         words = [*words, "--perplexity", "50"]
     before = sorted(runs.rglob("*.*"))
-    assert message in refused(*words, capsys=capsys)
+    assert message in usage_error(*words, capsys=capsys)
     assert sorted(runs.rglob("*.*")) == before, "nothing is written"
 
 

@@ -23,18 +23,18 @@ def make_package(folder: Path, source: str) -> None:
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """A folder at the head of the import path; afterwards the process's own torchvision modules are restored."""
-    theirs = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torchvision"}
-    for name in theirs:
+    saved_modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torchvision"}
+    for name in saved_modules:
         del sys.modules[name]
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    sys.modules.update(theirs)
+    sys.modules.update(saved_modules)
 
 
 @pytest.fixture
-def nothing_is_defined(monkeypatch):
+def no_definitions(monkeypatch):
     """Fail when operators are defined. A search would not do: operators that another import defined remain."""
     monkeypatch.setattr(_torchvision, "_define_schemas", lambda: pytest.fail("operators were defined"))
 
@@ -81,13 +81,13 @@ def test_torchvision_module_missing_operators_defined(tmp_path):
     ]
 
 
-@pytest.mark.usefixtures("nothing_is_defined")
+@pytest.mark.usefixtures("no_definitions")
 def test_torchvision_module_loading_package_unchanged(path):
     make_package(path, "")
     assert torchvision_module("models").found
 
 
-@pytest.mark.usefixtures("nothing_is_defined")
+@pytest.mark.usefixtures("no_definitions")
 def test_torchvision_module_other_failure_raises(path):
     make_package(path, "raise RuntimeError('another CUDA')")
     with pytest.raises(RuntimeError, match="another CUDA"):

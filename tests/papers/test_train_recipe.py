@@ -10,7 +10,7 @@ from papers.training import read_result
 from papers.training.folder import FolderLock
 from papers.training.trainer import Trainer
 from training_cases import (
-    refused,
+    usage_error,
 )
 
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
@@ -91,7 +91,7 @@ def test_train_unusable_folder_refused_before_reading_data(folder, capsys, monke
 )
 def test_train_invalid_arguments_refused(folder, capsys, monkeypatch, words, message):
     monkeypatch.setattr("papers.training.load_data", lambda *a, **k: pytest.fail("data were loaded"))
-    assert message in refused(capsys, "train", *words)
+    assert message in usage_error(capsys, "train", *words)
 
 
 def test_train_missing_data_fails(folder, capsys, monkeypatch):

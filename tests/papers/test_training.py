@@ -22,7 +22,7 @@ from papers.training.data import Part, TrainingData
 from papers.training.feeds import make_feed
 from papers.training.folder import FolderLock
 from papers.training.network import make_network, make_optimizer
-from training_cases import DIGITS, KINDS, QUIET, few_digits, recipe_of, same, stop_at, trained
+from training_cases import DIGITS, KINDS, QUIET, equal_states, recipe_of, small_digits, stop_at, trained
 
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
     pytest.importorskip(needed)
@@ -30,7 +30,7 @@ for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
 
 @pytest.fixture(scope="module")
 def data():
-    return few_digits()
+    return small_digits()
 
 
 @pytest.mark.parametrize("kind", ["SHN", "HTL", "mined triplets"])
@@ -304,7 +304,7 @@ def test_trainer_verify_every_0_verifies_nothing(tmp_path, data):
     assert found.report is None
     assert read_result(tmp_path)["verified"] == {"every": 0, "largest_deviation": None, "ops": {}}
     again = trained(recipe_of(), data, tmp_path / "verified")
-    assert same(found.network.state_dict(), again.network.state_dict())  # verification changes nothing
+    assert equal_states(found.network.state_dict(), again.network.state_dict())  # verification changes nothing
 
 
 def test_trainer_divergence_raises(tmp_path, data):
@@ -350,10 +350,10 @@ def test_included_recipes_build_loss_sampler_and_network(name):
     classes = 300
     images = torch.randn(classes * 8, 5, generator=torch.Generator().manual_seed(0))
     part = Part(images, torch.arange(classes).repeat_interleave(8))
-    made = TrainingData("made", part, part, part, (), 5, "")
-    network, loss_of = make_network(recipe, made), make_loss(recipe.loss, made.train.labels)
+    generated = TrainingData("made", part, part, part, (), 5, "")
+    network, loss_of = make_network(recipe, generated), make_loss(recipe.loss, generated.train.labels)
     make_optimizer(network, recipe.optimizer)
-    feed = make_feed(recipe, made, network, loss_of, 0)
+    feed = make_feed(recipe, generated, network, loss_of, 0)
     batch = feed.begin(0)[0]
     rows = network(images[batch.rows])
     assert rows.shape == (len(batch.rows), recipe.network.embedding_dim)

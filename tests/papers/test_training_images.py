@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hardmine.metrics import recall_at_1
-from image_trees import need_torchvision
+from image_trees import require_torchvision
 from papers.networks import Backbone
 from papers.recipes import RecipeError, load_experiment
 from papers.recipes.experiment import Run
@@ -18,11 +18,11 @@ from papers.training import Trainer, experiment, load_data
 from papers.training.data import Part, TrainingData
 from papers.training.evaluate import evaluate
 from papers.training.feeds import images_of, make_feed
-from training_cases import QUIET, final_state, recipe_of, same, stop_at, trained
+from training_cases import QUIET, equal_states, final_state, recipe_of, stop_at, trained
 
 pytestmark = pytest.mark.slow
 
-need_torchvision()
+require_torchvision()
 numpy = pytest.importorskip("numpy")
 for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
     pytest.importorskip(needed)
@@ -90,7 +90,7 @@ def test_trainer_fine_tuning_resumes_bit_for_bit_within_epoch(tmp_path, root, mo
             trained(recipe(), loaded(recipe(), root), tmp_path / "cut")
     options = dataclasses.replace(QUIET, workers=2)  # the number of reader processes does not matter either
     trained(recipe(), loaded(recipe(), root), tmp_path / "cut", options, resume=True)
-    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert equal_states(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
     assert data.train.images.epoch == 1  # crops are those of the second epoch
     assert whole.network.backbone.trunk[1].num_batches_tracked == 8
     assert whole.network.backbone.training

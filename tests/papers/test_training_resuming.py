@@ -12,7 +12,7 @@ from papers.figures import read_histories
 from papers.training import Trainer
 from papers.training.checkpoint import FILE, load_checkpoint, save_checkpoint
 from papers.training.measures import EpochMeasures
-from training_cases import KINDS, QUIET, few_digits, final_state, recipe_of, same, stop_at, trained
+from training_cases import KINDS, QUIET, equal_states, final_state, recipe_of, small_digits, stop_at, trained
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ for needed in ("matplotlib", "safetensors", "scipy", "sklearn", "tqdm"):
 
 @pytest.fixture(scope="module")
 def data():
-    return few_digits()
+    return small_digits()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,7 +36,7 @@ def test_trainer_interrupted_resumes_bit_for_bit(tmp_path, data, monkeypatch, ki
             trained(recipe, data, tmp_path / "cut")
     torch.rand(3)  # draws in the meantime do not matter
     resumed = trained(recipe, data, tmp_path / "cut", resume=True)
-    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert equal_states(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
     assert resumed.report == undisturbed.report
     for name in ("epochs.csv", "diagrams.csv", "embeddings.safetensors"):
         if (tmp_path / "whole" / name).exists():
@@ -73,7 +73,7 @@ def test_trainer_crash_loses_only_steps_since_checkpoint(tmp_path, data, monkeyp
     with (tmp_path / "cut/epochs.csv").open("a") as file:
         file.write("3,12,0.5,0.5,0.5,SHN\n2,")  # a row of a step after the checkpoint, and a truncated row
     trained(recipe, data, tmp_path / "cut", resume=True)
-    assert same(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+    assert equal_states(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
     for name in ("epochs.csv", "diagrams.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
@@ -115,7 +115,7 @@ def test_trainer_finished_run_not_repeated(tmp_path, data, monkeypatch):
     stop_at(0, monkeypatch, pytest.fail)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     again = trained(recipe_of(), data, tmp_path, resume=True)
-    assert same(first.network.state_dict(), again.network.state_dict())
+    assert equal_states(first.network.state_dict(), again.network.state_dict())
     assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
@@ -201,7 +201,7 @@ def test_trainer_failed_write_keeps_old_checkpoint(tmp_path, data, monkeypatch):
     assert not list(tmp_path.glob("*.part"))
     trained(recipe, data, tmp_path / "whole")
     trained(recipe, data, tmp_path, resume=True)
-    assert same(final_state(tmp_path), final_state(tmp_path / "whole"))
+    assert equal_states(final_state(tmp_path), final_state(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import pickle
 import pytest
 import torch
 
-from image_trees import need_torchvision, write_image
+from image_trees import require_torchvision, write_image
 from papers.datasets import ImageDataset, Transforms
 
 np = pytest.importorskip("numpy")
 Image = pytest.importorskip("PIL.Image")
-need_torchvision()
+require_torchvision()
 
 SIZE = 24
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -24,7 +24,7 @@ def image():
     return Image.fromarray(np.stack([rows, columns, rows * 0 + 7], axis=2).astype(np.uint8))
 
 
-def place(image, crop: torch.Tensor, padding: int) -> tuple[int, int, bool]:
+def crop_position(image, crop: torch.Tensor, padding: int) -> tuple[int, int, bool]:
     """The position of a crop in the padded image, and whether it is mirrored, by exhaustive search."""
     pixels = (crop * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     padded = np.pad(np.asarray(image), ((padding, padding), (padding, padding), (0, 0)))
@@ -43,20 +43,20 @@ def place(image, crop: torch.Tensor, padding: int) -> tuple[int, int, bool]:
 @pytest.mark.slow
 def test_train_crops_anywhere_and_mirrors_half(image):
     transform = Transforms(size=SIZE, padding=2).train
-    places = [place(image, transform(image, 0, index), 2) for index in range(1000)]
-    tops, lefts, flips = (collections.Counter(values) for values in zip(*places, strict=True))
+    positions = [crop_position(image, transform(image, 0, index), 2) for index in range(1000)]
+    tops, lefts, flips = (collections.Counter(values) for values in zip(*positions, strict=True))
     assert sorted(tops) == sorted(lefts) == [0, 1, 2, 3, 4]
     # 200 of each are expected, with a standard deviation of 12.6, and 500 mirrored, with a standard deviation of 15.8.
     assert all(140 < count < 260 for counts in (tops, lefts) for count in counts.values())
     assert 420 < flips[True] < 580
-    assert len(set(places)) == 50, "all combinations must come up"
+    assert len(set(positions)) == 50, "all combinations must come up"
 
 
 @pytest.mark.slow
 def test_train_crop_smaller_than_image_moves(image):
     transform = Transforms(size=SIZE, crop=20, padding=0).train
-    places = {place(image, transform(image, 0, index), 0) for index in range(500)}
-    assert {top for top, _, _ in places} == {left for _, left, _ in places} == {0, 1, 2, 3, 4}
+    positions = {crop_position(image, transform(image, 0, index), 0) for index in range(500)}
+    assert {top for top, _, _ in positions} == {left for _, left, _ in positions} == {0, 1, 2, 3, 4}
 
 
 def test_defaults_follow_the_papers():
@@ -85,7 +85,7 @@ def test_train_flip_off_keeps_crops(image):
     upright = Transforms(size=SIZE, padding=2, flip=False).train
     flips = 0
     for index in range(50):
-        one, other = (place(image, transform(image, 3, index), 2) for transform in (mirrored, upright))
+        one, other = (crop_position(image, transform(image, 3, index), 2) for transform in (mirrored, upright))
         assert one[:2] == other[:2]
         assert not other[2]
         flips += one[2]
@@ -99,14 +99,15 @@ def test_train_draws_depend_only_on_seed_epoch_and_index(image):
     torch.manual_seed(1)
     again = [options.train(image, epoch, index) for epoch in (2, 1, 0) for index in (4, 3, 2, 1, 0)][::-1]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
-    drawn = {place(image, crop, 10) for crop in first}
+    drawn = {crop_position(image, crop, 10) for crop in first}
     assert len(drawn) > 10, "epochs and images must differ"
     seeded = [Transforms(size=SIZE, seed=1).train(image, 0, index) for index in range(5)]
     assert not all(torch.equal(one, other) for one, other in zip(first[:5], seeded, strict=True))
     # Draws depend on more than the sum of seed, epoch and index: image i of epoch 1 is not drawn like image i + 1 of
     # epoch 0.
     shifted = [
-        place(image, options.train(image, 1, index), 10) == place(image, options.train(image, 0, index + 1), 10)
+        crop_position(image, options.train(image, 1, index), 10)
+        == crop_position(image, options.train(image, 0, index + 1), 10)
         for index in range(10)
     ]
     assert sum(shifted) < 5
@@ -115,8 +116,8 @@ def test_train_draws_depend_only_on_seed_epoch_and_index(image):
 def test_train_draws_equal_recorded_values(image):
     """A training that a later release resumes must see the same crops."""
     transform = Transforms(size=SIZE).train
-    places = [place(image, transform(image, 2, index), 10) for index in range(4)]
-    assert places == [(1, 8, False), (11, 6, False), (19, 11, False), (1, 17, True)]
+    positions = [crop_position(image, transform(image, 2, index), 10) for index in range(4)]
+    assert positions == [(1, 8, False), (11, 6, False), (19, 11, False), (1, 17, True)]
 
 
 def test_train_keeps_global_random_state(image):
@@ -140,14 +141,14 @@ def test_train_resumed_loader_is_bit_identical(tmp_path, num_workers):
             zip(order, torch.utils.data.DataLoader(images, None, sampler=order, num_workers=workers), strict=True)
         )
 
-    whole, rest = read(range(12), 0), read([11, 8, 9, 5], num_workers)
-    assert all(torch.equal(image, whole[k][0]) and label == k for k, (image, label) in rest.items())
+    complete, resumed = read(range(12), 0), read([11, 8, 9, 5], num_workers)
+    assert all(torch.equal(image, complete[k][0]) and label == k for k, (image, label) in resumed.items())
 
 
 def test_transforms_test_crops_center(image):
     crop = Transforms(size=SIZE, crop=20).test(image)
-    assert place(image, crop, 0) == (2, 2, False)
-    assert place(image, Transforms(size=SIZE).test(image), 0) == (0, 0, False)
+    assert crop_position(image, crop, 0) == (2, 2, False)
+    assert crop_position(image, Transforms(size=SIZE).test(image), 0) == (0, 0, False)
 
 
 @pytest.mark.parametrize("kind", ["train", "test"])
@@ -214,15 +215,15 @@ def test_with_transforms_sets_train_and_test(tmp_path):
     path = write_image(tmp_path / "one.png")
     train, test = (ImageDataset([path] * 2, [0, 0], name="toy") for _ in range(2))
     transforms = Transforms(size=8)
-    own = ImageSplit("toy", train, test, test).with_transforms(transforms)
-    assert own.train.transform == transforms.train
-    assert own.test.transform == transforms.test
-    assert own.query is own.gallery
-    assert own.train[0][0].shape == (3, 8, 8)
+    split = ImageSplit("toy", train, test, test).with_transforms(transforms)
+    assert split.train.transform == transforms.train
+    assert split.test.transform == transforms.test
+    assert split.query is split.gallery
+    assert split.train[0][0].shape == (3, 8, 8)
     # If the gallery is the training set, its gallery images are not cropped at random.
-    apart = ImageSplit("toy", train, test, train).with_transforms(transforms)
-    assert apart.gallery.transform == apart.query.transform == transforms.test
-    assert apart.train.transform == transforms.train
+    separate = ImageSplit("toy", train, test, train).with_transforms(transforms)
+    assert separate.gallery.transform == separate.query.transform == transforms.test
+    assert separate.train.transform == transforms.train
     assert repr(transforms.train) == f"TrainTransform(options={transforms!r})"
     assert "seed=0" in repr(transforms)
 

@@ -94,7 +94,7 @@ def recipe_of(table=DIGITS, **values):
     return parse_recipe("tiny", set_values("tiny", table, {key.replace("__", "."): v for key, v in values.items()}))
 
 
-def few_digits(recipe=None):
+def small_digits(recipe=None):
     """The first images of each digit: enough to learn from, and quick."""
     data = load_data(recipe or recipe_of(), None, Path("nowhere"), progress=False)
 
@@ -127,14 +127,14 @@ def final_state(folder):
     return state
 
 
-def same(first, second):
+def equal_states(first, second):
     """Whether two nested states are equal bit for bit."""
     if isinstance(first, torch.Tensor):
         return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
     if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+        return first.keys() == second.keys() and all(equal_states(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
+        return len(first) == len(second) and all(map(equal_states, first, second))
     return first == second or (first != first and second != second)  # NaN equals NaN
 
 
@@ -155,7 +155,7 @@ def stop_at(step, monkeypatch, how=interrupt):
     monkeypatch.setattr(Trainer, "_take_step", take_step)
 
 
-def refused(capsys, *words):
+def usage_error(capsys, *words):
     """The output of a command whose arguments are refused."""
     with pytest.raises(SystemExit) as stop:
         main(list(words))
