@@ -39,12 +39,12 @@ def synthetic_embedding(rows: int, depth: int, seed: int = 0) -> Tensor:
     return latent @ spread + 0.05 * torch.randn(rows, depth, generator=generator)
 
 
-def best_seconds(work: Callable[[], object], rounds: int) -> float:
+def best_seconds(step: Callable[[], object], rounds: int) -> float:
     """The shortest time of several rounds: the cost without interference by other processes."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        work()
+        step()
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -88,7 +88,7 @@ def print_costs() -> None:
             tree.margin_table,
             lambda sampler=sampler, tree=tree: sampler.update(tree),
         ]
-        seconds = [f"{best_seconds(work, ROUNDS):.3f} s" for work in steps]
+        seconds = [f"{best_seconds(step, ROUNDS):.3f} s" for step in steps]
         print(f"| {classes:,} | {len(rows):,} | {' | '.join(seconds)} |", flush=True)
 
 

@@ -94,8 +94,8 @@ def measure(
             shuffler.shuffle(order)
             for name in order:
                 if (turn + 1) * rounds[name] // total > turn * rounds[name] // total:
-                    taken = time_step(rivals[name], repeats[name])
-                    samples[name].forward[turn], samples[name].backward[turn] = taken
+                    step_seconds = time_step(rivals[name], repeats[name])
+                    samples[name].forward[turn], samples[name].backward[turn] = step_seconds
             gc.collect(0)
     finally:
         gc.enable()

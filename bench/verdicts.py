@@ -150,5 +150,5 @@ TARGETS: dict[Callable[[Results], Verdict], tuple[str, ...]] = {
 
 def judge(results: Results) -> list[Verdict]:
     """The verdicts on the targets of every requested case."""
-    asked = set(results["notes"])
-    return [target(results) for target, cases in TARGETS.items() if asked & set(cases)]
+    requested = set(results["notes"])
+    return [target(results) for target, cases in TARGETS.items() if requested & set(cases)]

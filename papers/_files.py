@@ -12,8 +12,8 @@ from typing import Any
 def save_csv(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table atomically."""
 
-    def write(part: Path) -> None:
-        with part.open("w", newline="", encoding="utf-8") as file:
+    def write(temp_path: Path) -> None:
+        with temp_path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fields, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -28,7 +28,7 @@ def save_json(path: Path, content: Any) -> None:
         OSError: The file cannot be written.
         TypeError: JSON cannot represent the content, for example because a key is not a string.
     """
-    save_atomically(path, lambda part: part.write_text(_json(content) + "\n", encoding="utf-8"))
+    save_atomically(path, lambda temp_path: temp_path.write_text(_json(content) + "\n", encoding="utf-8"))
 
 
 def _json(content: Any, indent: str = "") -> str:
@@ -58,9 +58,9 @@ def save_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: The file cannot be written. An existing file stays as it was, and the temporary file is removed.
     """
-    part = path.with_name(f"{path.name}.part")
+    temp_path = path.with_name(f"{path.name}.part")
     try:
-        write(part)
-        part.replace(path)
+        write(temp_path)
+        temp_path.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)

@@ -118,6 +118,10 @@ def label_lines(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     middles = spread_out([math.log(y) for _, y, _, _ in ends], sizes, low, high)
     edge = recall_coordinate(MAX_RECALL)
     for (x, y, color, label), middle in zip(ends, middles, strict=True):
-        place = (edge + 0.09, math.exp(middle))
-        axes.annotate(label, place, color=color, fontsize=8.5, va="center", linespacing=1.0, annotation_clip=False)
-        axes.plot([x, edge, edge + 0.07], [y, y, place[1]], color=color, linewidth=0.6, linestyle=":", clip_on=False)
+        text_position = (edge + 0.09, math.exp(middle))
+        axes.annotate(
+            label, text_position, color=color, fontsize=8.5, va="center", linespacing=1.0, annotation_clip=False
+        )
+        axes.plot(
+            [x, edge, edge + 0.07], [y, y, text_position[1]], color=color, linewidth=0.6, linestyle=":", clip_on=False
+        )

@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     try:
         content = training.markdown(experiment, done, _command(options))
-        save_atomically(output / TABLE, lambda part: part.write_text(content, encoding="utf-8"))
+        save_atomically(output / TABLE, lambda temp_path: temp_path.write_text(content, encoding="utf-8"))
         print(f"\n{content}")
         figures = training.draw(experiment, done, output)
     except (OSError, ValueError) as error:

@@ -248,7 +248,7 @@ KINDS = {
         _histories,
     ),
     "within-class": Kind(
-        "the distribution of similarities between samples of a class (EP, figure 2)",
+        "the distribution of similarities between samples of the same class (EP, figure 2)",
         figures.plot_within_class,
         {"split": _SPLIT},
         **_EMBEDDINGS,

@@ -80,11 +80,11 @@ def load_cars(root: str | Path, *, partial: bool = False) -> ImageSplit:
     training = int((labels < TRAINING_CLASSES).sum())
     found = {"training": training, "test": len(labels) - training}
     complete = check_complete(layout, home, found, PUBLISHED, missing, partial)
-    name = "CAR" if complete else f"CAR, {_part(official_test)}"
+    name = "CAR" if complete else f"CAR, {_subset_name(official_test)}"
     return split_by_class(ImageDataset(paths, labels, name=name, class_names=listed.class_names), TRAINING_CLASSES)
 
 
-def _part(official_test: Tensor) -> str:
+def _subset_name(official_test: Tensor) -> str:
     """The name of a partial copy: the complete training half of the official split, or any other part."""
     return "training half" if len(official_test) == OFFICIAL_TRAINING_IMAGES and not official_test.any() else "partial"
 

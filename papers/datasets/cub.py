@@ -63,11 +63,11 @@ def load_cub(root: str | Path, *, partial: bool = False) -> ImageSplit:
     found = {"training": training, "test": len(labels) - training}
     complete = check_complete(_LAYOUT, home, found, PUBLISHED, missing, partial)
     class_names = [names.get(label, str(label)) for label in range(1, max(names) + 1)]
-    name = "CUB" if complete else f"CUB, {_part(labels, classes)}"
+    name = "CUB" if complete else f"CUB, {_subset_name(labels, classes)}"
     return split_by_class(ImageDataset(paths, labels, name=name, class_names=class_names), TRAINING_CLASSES)
 
 
-def _part(labels: torch.Tensor, classes: dict[int, int]) -> str:
+def _subset_name(labels: torch.Tensor, classes: dict[int, int]) -> str:
     """The name of a partial copy: the first N complete classes, or any other part."""
     present = len(labels.unique())
     # The size of each class is known only if the list of classes is complete, which it can be although images are

@@ -125,13 +125,13 @@ def _existing(
     title = f"{folder.name} images"
     for image, hotel, source in require("tqdm").tqdm(listed, title, unit="image") if progress else listed:
         # Each folder is read once. File extensions vary: they come from the URLs of the images.
-        place = f"{folder}/{chains.get(hotel, 'Unknown')}/{hotel}/{source}"
-        if place not in names:
-            names[place] = {name.partition(".")[0]: name for name in names_in(place)}
-        name = names[place].get(str(image))
+        source_folder = f"{folder}/{chains.get(hotel, 'Unknown')}/{hotel}/{source}"
+        if source_folder not in names:
+            names[source_folder] = {name.partition(".")[0]: name for name in names_in(source_folder)}
+        name = names[source_folder].get(str(image))
         if name is None:
-            missing.append(f"{place}/{image}.jpg")
+            missing.append(f"{source_folder}/{image}.jpg")
         else:
-            paths.append(f"{place}/{name}")
+            paths.append(f"{source_folder}/{name}")
             hotels.append(hotel)
     return paths, hotels, missing

@@ -54,14 +54,14 @@ class VerificationPairs:
         Raises:
             ValueError: No pair is left.
         """
-        left = keep[self.pairs].all(1)
-        if not left.any():
+        kept = keep[self.pairs].all(1)
+        if not kept.any():
             raise ValueError(f"keep must select at least one complete pair of {self.name}, got none")
         used = torch.zeros_like(keep)
-        used[self.pairs[left]] = True
+        used[self.pairs[kept]] = True
         positions = used.cumsum(0) - 1
         return VerificationPairs(
-            name, self.images.select(used, name), positions[self.pairs[left]], self.same[left], self.folds[left]
+            name, self.images.select(used, name), positions[self.pairs[kept]], self.same[kept], self.folds[kept]
         )
 
 
@@ -103,8 +103,8 @@ def load_lfw_pairs(root: str | Path, *, partial: bool = False, image_set: str = 
     pairs = VerificationPairs(
         "LFW",
         images,
-        torch.tensor([[positions[one], positions[other]] for one, other, _ in listed]),
-        torch.tensor([one[0] == other[0] for one, other, _ in listed]),
+        torch.tensor([[positions[first], positions[second]] for first, second, _ in listed]),
+        torch.tensor([first[0] == second[0] for first, second, _ in listed]),
         torch.tensor([fold for _, _, fold in listed]),
     )
     complete = existing_mask[pairs.pairs].all(1)
@@ -123,9 +123,9 @@ def _read_pairs(path: Path) -> list[tuple[tuple[str, int], tuple[str, int], int]
         if folds < 1 or size < 1:
             raise ValueError
     except (IndexError, ValueError):
-        first = lines[0] if lines else ""
+        first_line = lines[0] if lines else ""
         raise ValueError(
-            f"{path}, line 1: must be the number of folds and the number of pairs, got {first!r}"
+            f"{path}, line 1: must be the number of folds and the number of pairs, got {first_line!r}"
         ) from None
     pairs = []
     for number, line in enumerate(lines[1:], 2):
@@ -136,11 +136,11 @@ def _read_pairs(path: Path) -> list[tuple[tuple[str, int], tuple[str, int], int]
         fold, position = divmod(len(pairs), 2 * size)
         try:
             if position < size:
-                person, one, other = fields
-                pairs.append(((person, int(one)), (person, int(other)), fold))
+                person, first, second = fields
+                pairs.append(((person, int(first)), (person, int(second)), fold))
             else:
-                person, one, stranger, other = fields
-                pairs.append(((person, int(one)), (stranger, int(other)), fold))
+                person, first, other_person, second = fields
+                pairs.append(((person, int(first)), (other_person, int(second)), fold))
         except ValueError:
             expected = "a person and two numbers" if position < size else "a person and a number, twice"
             raise ValueError(f"{path}, line {number}: must be {expected}, got {line!r}") from None

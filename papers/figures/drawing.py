@@ -129,7 +129,7 @@ def save(figure: Any, path: Path, data: Sequence[Mapping[str, Any]] | Mapping[st
     else:
         rows = [{name: _shortened(value) for name, value in row.items()} for row in data]
         save_csv(path.with_suffix(".csv"), list(rows[0]), rows)
-    save_atomically(path, lambda part: figure.savefig(part, dpi=DPI, format="png", bbox_inches="tight"))
+    save_atomically(path, lambda temp_path: figure.savefig(temp_path, dpi=DPI, format="png", bbox_inches="tight"))
     return path
 
 

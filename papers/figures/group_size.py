@@ -81,6 +81,6 @@ def _draw_method(
             rows.append({"method": method, "images_per_class": size, "seed": seed, "recall_at_1": recall} | fixed)
         if spread is not None:
             axes.plot([size * shift] * len(seeds), list(seeds.values()), ".", color=style["color"], alpha=0.35)
-    places = [size * shift for size in sizes]
-    axes.errorbar(places, means, bars if any(bars) else None, **style, markersize=5, capsize=2.5, label=method)
+    x_values = [size * shift for size in sizes]
+    axes.errorbar(x_values, means, bars if any(bars) else None, **style, markersize=5, capsize=2.5, label=method)
     return rows

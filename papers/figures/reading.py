@@ -106,12 +106,12 @@ def read_diagrams(path: str | os.PathLike[str]) -> Diagrams:
         other = blocks.get((iteration, split, MOMENTS[1 - MOMENTS.index(moment)]))
         if other is None or (iteration, split, moment) not in blocks:
             continue
-        alone = [row for anchor, row in blocks[iteration, split, moment].items() if anchor not in other]
-        if not alone:
+        unmatched = [row for anchor, row in blocks[iteration, split, moment].items() if anchor not in other]
+        if not unmatched:
             continue
         problem = (
-            f"{path}, line {alone[0].line}, column anchor: {split} anchor {alone[0].cells['anchor']} exists only "
-            f"{moment} iteration {iteration}"
+            f"{path}, line {unmatched[0].line}, column anchor: {split} anchor {unmatched[0].cells['anchor']} "
+            f"exists only {moment} iteration {iteration}"
         )
         if (iteration, split) != last:
             raise ValueError(problem)

@@ -37,9 +37,9 @@ class Point(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """The places where all runs of a name were measured, and the mean and spread there."""
+    """The x values where all runs of a name were measured, and the mean and spread there."""
 
-    places: list[int]
+    x_values: list[int]
     mean: Tensor
     spread: Tensor | None
 
@@ -124,17 +124,17 @@ def _curve(name: str, run: History, quantity: str, x: str) -> Curve:
 
 def _shared(name: str, curves: list[Curve], quantity: str, x: str) -> Shared:
     """Mean and spread wherever all curves have a point."""
-    places = sorted(set.intersection(*map(set, curves)))
-    if not places:
+    x_values = sorted(set.intersection(*map(set, curves)))
+    if not x_values:
         raise ValueError(f"runs[{name!r}] must share a {x} at which {quantity} was measured, got none")
-    values = torch.tensor([[curve[at].value for at in places] for curve in curves], dtype=torch.float64)
+    values = torch.tensor([[curve[at].value for at in x_values] for curve in curves], dtype=torch.float64)
     mean, spread = mean_and_spread(values)
-    return Shared(places, mean, spread)
+    return Shared(x_values, mean, spread)
 
 
 def _rows(quantity: str, name: str, curves: list[Curve], shared: Shared) -> list[dict[str, Any]]:
-    spread = [None] * len(shared.places) if shared.spread is None else shared.spread.tolist()
-    means = dict(zip(shared.places, zip(shared.mean.tolist(), spread, strict=True), strict=True))
+    spread = [None] * len(shared.x_values) if shared.spread is None else shared.spread.tolist()
+    means = dict(zip(shared.x_values, zip(shared.mean.tolist(), spread, strict=True), strict=True))
     rows = []
     for repeat, curve in enumerate(curves, 1):
         for at, point in curve.items():
@@ -152,8 +152,8 @@ def _draw(axes: Any, curves: list[Curve], shared: Shared, position: int) -> Any:
             values = [point.value for point in curve.values()]
             axes.plot(list(curve), values, color=style["color"], linewidth=0.7, alpha=0.4)
         low, high = shared.mean - shared.spread, shared.mean + shared.spread
-        axes.fill_between(shared.places, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    every = max(1, len(shared.places) // MARKERS_PER_LINE)
+        axes.fill_between(shared.x_values, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    every = max(1, len(shared.x_values) // MARKERS_PER_LINE)
     offset = position * every // 4  # overlapping lines don't hide each other's markers
-    (line,) = axes.plot(shared.places, shared.mean, **style, markersize=4.5, markevery=(offset, every))
+    (line,) = axes.plot(shared.x_values, shared.mean, **style, markersize=4.5, markevery=(offset, every))
     return line

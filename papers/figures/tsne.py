@@ -80,18 +80,18 @@ def plot_tsne(
     figure = new_figure(2 * PANEL_INCHES + 0.3, (PANEL_INCHES + 0.3) * len(runs) + 0.7)
     grid = figure.subplots(len(runs), 2, squeeze=False)
     rows: list[dict[str, Any]] = []
-    for (alone, both), (name, sample) in zip(grid, chosen.items(), strict=True):
-        places = maps[name]["train"]
-        _draw_classes(alone, places, sample.labels["train"])
-        rows += _data(name, "train", {"train": places}, sample)
+    for (train_axes, both_axes), (name, sample) in zip(grid, chosen.items(), strict=True):
+        positions = maps[name]["train"]
+        _draw_classes(train_axes, positions, sample.labels["train"])
+        rows += _data(name, "train", {"train": positions}, sample)
         by_split = dict(
             zip(SPLITS, maps[name]["both"].split([len(sample.labels[split]) for split in SPLITS]), strict=True)
         )
-        _draw_splits(both, by_split)
+        _draw_splits(both_axes, by_split)
         rows += _data(name, "both", by_split, sample)
-        alone.set_title(textwrap.fill(f"{name}, {SPLIT_NAMES['train']}", TITLE_LETTERS), fontweight="bold")
-        both.set_title(textwrap.fill(f"{name}, with {SPLIT_NAMES['test']}", TITLE_LETTERS), fontweight="bold")
-        for axes in (alone, both):
+        train_axes.set_title(textwrap.fill(f"{name}, {SPLIT_NAMES['train']}", TITLE_LETTERS), fontweight="bold")
+        both_axes.set_title(textwrap.fill(f"{name}, with {SPLIT_NAMES['test']}", TITLE_LETTERS), fontweight="bold")
+        for axes in (train_axes, both_axes):
             axes.set(xticks=[], yticks=[], aspect="equal")  # the directions and the unit of a map mean nothing
             axes.set_adjustable("datalim")
     legend = figure.legend(*grid[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -127,29 +127,29 @@ def _maps(samples: Mapping[str, _Sample], perplexity: float, seed: int, progress
     return maps
 
 
-def _draw_classes(axes: Any, places: Tensor, labels: Tensor) -> None:
+def _draw_classes(axes: Any, positions: Tensor, labels: Tensor) -> None:
     classes = labels.unique().tolist()
     for position, label in enumerate(classes):
-        points = places[labels == label]
+        points = positions[labels == label]
         color, marker = COLORS[position % len(COLORS)], MARKERS[position % len(MARKERS)]
         axes.scatter(*points.numpy().T, s=9, color=color, marker=marker, alpha=0.6, linewidths=0)
     if len(classes) <= MAX_LABELED_CLASSES:
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         for label in classes:
-            middle = places[labels == label].median(0).values.tolist()
+            middle = positions[labels == label].median(0).values.tolist()
             axes.annotate(str(label), middle, ha="center", va="center", fontweight="bold", bbox=box)
 
 
-def _draw_splits(axes: Any, places: Mapping[str, Tensor]) -> None:
+def _draw_splits(axes: Any, positions: Mapping[str, Tensor]) -> None:
     markers = {"train": "o", "test": "^"}
-    for split, points in places.items():
+    for split, points in positions.items():
         style = {"color": SPLIT_COLORS[split], "marker": markers[split], "label": SPLIT_NAMES[split]}
         axes.scatter(*points.numpy().T, s=9, alpha=0.5, linewidths=0, **style)
 
 
-def _data(name: str, kind: str, places: Mapping[str, Tensor], sample: _Sample) -> list[dict[str, Any]]:
+def _data(name: str, kind: str, positions: Mapping[str, Tensor], sample: _Sample) -> list[dict[str, Any]]:
     return [
         {"run": name, "map": kind, "split": split, "label": label, "x": x, "y": y}
-        for split, points in places.items()
+        for split, points in positions.items()
         for label, (x, y) in zip(sample.labels[split].tolist(), points.tolist(), strict=True)
     ]

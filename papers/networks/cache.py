@@ -169,7 +169,8 @@ def _features_of(path: Path, expected: dict[str, str], first: int, count: int | 
         )
     if metadata.get("first") != str(first) or (count is not None and len(features) != count):
         raise _DamagedError(
-            f"{path} must hold {count} rows from row {first} on, got {len(features)} from row {metadata.get('first')}"
+            f"{path} must contain {count} rows from row {first} on, "
+            f"got {len(features)} from row {metadata.get('first')}"
         )
     return torch.from_numpy(features)
 

@@ -11,8 +11,8 @@ from papers.recipes.fields import RecipeError, number, one_of, parse_section, sh
 from papers.recipes.recipe import EXPERIMENT, Recipe, apply_overrides, parse_recipe, read_table, set_values
 
 FIGURES = ("training", "triplet-steps", "train-test", "within-class", "nearest-train", "group-size")
-_OF_DIAGRAMS = ("triplet-steps", "train-test")
-_OF_EMBEDDINGS = ("within-class", "nearest-train")
+_DIAGRAM_FIGURES = ("triplet-steps", "train-test")
+_EMBEDDING_FIGURES = ("within-class", "nearest-train")
 _GROUPS = "sampler.images_per_class"
 
 
@@ -147,11 +147,11 @@ def _check_figures(name: str, about: _Section, runs: Sequence[Run]) -> None:
         if figure == "group-size" and about.axis != _GROUPS:
             raise RecipeError(f"{name}: experiment.axis must be {_GROUPS} for the figure {figure}, got {about.axis!r}")
         for run in runs:
-            if figure in _OF_DIAGRAMS and not run.recipe.evaluation.diagrams:
+            if figure in _DIAGRAM_FIGURES and not run.recipe.evaluation.diagrams:
                 raise RecipeError(
                     f"{run.recipe.name}: evaluation.diagrams must contain a step for the figure {figure}, got []"
                 )
-            if figure in _OF_EMBEDDINGS and not run.recipe.evaluation.embeddings:
+            if figure in _EMBEDDING_FIGURES and not run.recipe.evaluation.embeddings:
                 raise RecipeError(
                     f"{run.recipe.name}: evaluation.embeddings must be true for the figure {figure}, got False"
                 )

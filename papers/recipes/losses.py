@@ -31,7 +31,7 @@ _BATCH: dict[str, type[nn.Module]] = {
 SMART = "SmartTriplet"
 LOSSES = (*_BATCH, SMART)
 # Options that TOML cannot express.
-_NOT_IN_A_FILE = {"generator", "margin_labels", "classes"}
+_NOT_IN_TOML = {"generator", "margin_labels", "classes"}
 _WEIGHTS = ("lam", "global_lam")  # a negative weight would reward what the loss must avoid
 _SMART_OPTIONS = {
     "margin": 0.2,
@@ -114,4 +114,4 @@ def option_names(name: str) -> list[str]:
     """The options that a recipe can give a loss."""
     if name == SMART:
         return list(_SMART_OPTIONS)
-    return [option for option in inspect.signature(_BATCH[name]).parameters if option not in _NOT_IN_A_FILE]
+    return [option for option in inspect.signature(_BATCH[name]).parameters if option not in _NOT_IN_TOML]

@@ -136,15 +136,15 @@ def set_values(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -
     changed = copy.deepcopy(dict(table))
     for key in values:
         *sections, last = key.split(".")
-        place = changed
+        target = changed
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
                 raise RecipeError(f"{name}: {key} = {shown(values[key])}: {section} is a value, not a section")
-        place[last] = values[key]
+        target[last] = values[key]
         known = _known_keys(key, values[key])
         if known is not None:
-            changed[sections[0]] = {option: value for option, value in place.items() if option in known}
+            changed[sections[0]] = {option: value for option, value in target.items() if option in known}
     return changed
 
 

@@ -29,8 +29,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     content = io.BytesIO()
     torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, **state}, content)
 
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
+    def write(temp_path: Path) -> None:
+        with temp_path.open("wb") as file:
             file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())

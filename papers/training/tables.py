@@ -174,14 +174,14 @@ def _group_size(done: Sequence[Finished], path: Path, title: str) -> None:
     figures.plot_group_size(figures.read_groups(table), path, title=title)
 
 
-def _of_diagrams(plot: Callable[..., Path]) -> Callable[..., None]:
+def _diagram_figure(plot: Callable[..., Path]) -> Callable[..., None]:
     def draw_figure(done: Sequence[Finished], path: Path, title: str) -> None:
         plot(_by_title(done, figures.read_diagrams, figures.DIAGRAMS.file), path, title=title)
 
     return draw_figure
 
 
-def _of_embeddings(plot: Callable[..., Path], **options: str) -> Callable[..., None]:
+def _embedding_figure(plot: Callable[..., Path], **options: str) -> Callable[..., None]:
     def draw_figure(done: Sequence[Finished], path: Path, title: str) -> None:
         plot(_by_title(done, figures.read_embeddings, figures.EMBEDDINGS_FILE), path, title=title, **options)
 
@@ -191,10 +191,10 @@ def _of_embeddings(plot: Callable[..., Path], **options: str) -> Callable[..., N
 _DRAW: dict[str, Callable[..., None]] = {
     "training": _training,
     "group-size": _group_size,
-    "triplet-steps": _of_diagrams(figures.plot_triplet_steps),
-    "train-test": _of_diagrams(figures.plot_train_test),
-    "within-class": _of_embeddings(figures.plot_within_class),
-    "nearest-train": _of_embeddings(figures.plot_nearest_train),
+    "triplet-steps": _diagram_figure(figures.plot_triplet_steps),
+    "train-test": _diagram_figure(figures.plot_train_test),
+    "within-class": _embedding_figure(figures.plot_within_class),
+    "nearest-train": _embedding_figure(figures.plot_nearest_train),
 }
 
 

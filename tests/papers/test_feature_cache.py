@@ -264,7 +264,7 @@ def test_cache_features_other_file_kind_raises(images, path):
 def test_cache_features_other_image_count_raises(images, path):
     compute(images, path, data_fingerprint="mine")
     few = Images(Path("/"), [str(p) for p in images.paths[:6]])
-    with pytest.raises(ValueError, match=f"must hold 6 rows from row 0 on, got {COUNT} from row 0"):
+    with pytest.raises(ValueError, match=f"must contain 6 rows from row 0 on, got {COUNT} from row 0"):
         compute(few, path, data_fingerprint="mine")
 
 
