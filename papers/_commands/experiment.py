@@ -69,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     names = [name.removeprefix("experiments/") for name in recipe_names() if name.startswith("experiments/")]
     command = argparse.ArgumentParser(
         prog="python -m papers experiment",
-        description="Train every variant of an experiment with every seed, then write the figures and a table, in "
-        f"{TABLE}. Finished trainings are not repeated, and an interrupted one resumes, so the same command can always "
-        "be repeated.",
+        description="Train every variant of an experiment with every seed, then write its table to "
+        f"{TABLE}, and its figures. Finished trainings are not repeated, and an interrupted one resumes, so the same "
+        "command can always be repeated.",
         epilog=f"Included experiments: {', '.join(names)}.",
     )
     command.add_argument("experiment", metavar="EXPERIMENT", help="an included experiment (see below) or a TOML file")
