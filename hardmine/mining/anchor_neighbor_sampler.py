@@ -31,18 +31,19 @@ class AnchorNeighborSampler(ClassSampler):
         small_classes: How a class with fewer images is used: `"leave_out"` or `"use_all"`, as in
             :class:`ClassBalancedSampler`. With `"use_all"` a batch that draws such a class has fewer than l' m t
             images.
-        batches_per_epoch: Number of batches per epoch and rank, at least 1. By default an epoch of all ranks draws
-            about as many images as the used classes have, rounded down.
+        batches_per_epoch: Number of batches per epoch, at least 1. By default an epoch draws about as many images as
+            the used classes have, rounded down.
         seed: Seed of the draws. The same labels, sizes, distances, seed and epoch give the same batches on every
             machine.
-        rank: Rank of this process, from 0.
-        world_size: Number of processes that train together. As in :class:`ClassBalancedSampler`, every rank draws the
-            same plan and takes every `world_size`-th batch of it. Plans agree only if every rank passes the same
-            distances to :meth:`update`: compute the distances on one rank and broadcast them.
+        num_replicas: Number of processes that train together, by default those of the initialized default process
+            group, or 1. Every rank has its images of the same global batch, as in :class:`ClassBalancedSampler`. The
+            batches agree only if every rank passes the same distances to :meth:`update`: compute the distances on one
+            rank and broadcast them.
+        rank: Rank of this process, from 0. Either both this and `num_replicas` are given, or neither.
 
     Attributes:
         classes: int64 [C], the used classes, sorted.
-        batch_size: l' m t; None with `"use_all"`, where it varies.
+        batch_size: l' m t, of all ranks together; None with `"use_all"`, where it varies.
         epoch: Number of the next epoch. Each iteration increments it when it starts, so epochs differ. Set it to repeat
             an epoch or to resume at one.
 
@@ -54,7 +55,8 @@ class AnchorNeighborSampler(ClassSampler):
         The classes of a batch are distinct, as the paper's count of triplets implies. The l' random classes are drawn
         first. Each of them in turn then takes its nearest classes that are not in the batch yet. The paper does not say
         what to do if neighborhoods overlap. Equal distances go to the lower label. Within a batch, each random class is
-        followed by its neighbors, nearest first. Memory is O(C l' m) beside the labels.
+        followed by its neighbors, nearest first. A rank's images are contiguous, so a neighborhood is split between
+        ranks only where a boundary falls inside it. Memory is O(C l' m) beside the labels.
 
     Reference:
         Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, section 4.2.
@@ -81,11 +83,11 @@ class AnchorNeighborSampler(ClassSampler):
         small_classes: Literal["leave_out", "use_all"] = "leave_out",
         batches_per_epoch: int | None = None,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        num_replicas: int | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__(
-            labels, images_per_class, small_classes=small_classes, seed=seed, rank=rank, world_size=world_size
+            labels, images_per_class, small_classes=small_classes, seed=seed, num_replicas=num_replicas, rank=rank
         )
         self.anchors_per_batch = check_integer("anchors_per_batch", anchors_per_batch, 1)
         self.classes_per_anchor = check_integer("classes_per_anchor", classes_per_anchor, 1)
@@ -93,7 +95,7 @@ class AnchorNeighborSampler(ClassSampler):
         self._check_number_of_classes("anchors_per_batch * classes_per_anchor", self.classes_per_batch)
         if small_classes == "leave_out":
             self.batch_size = self.classes_per_batch * self.images_per_class
-        self._set_batches_per_epoch(batches_per_epoch, self.classes_per_batch)
+        self._finish_sizes(batches_per_epoch, self.classes_per_batch)
         # The l' m - 1 nearest other classes per class: m - 1 are left even if the rest of the batch is among them.
         self._neighbors: Tensor | None = None
 
@@ -123,7 +125,10 @@ class AnchorNeighborSampler(ClassSampler):
         self._neighbors = nearest_classes(sq_dist[used[:, None], used], self.classes_per_batch - 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state needed to resume with the same arguments: the next epoch, and which classes are near."""
+        """The state needed to resume with the same arguments: the next epoch, and which classes are near.
+
+        It is the same on every rank, and the batches then resume bit for bit with any number of ranks.
+        """
         return {"epoch": self.epoch, "classes": self.classes, "neighbors": self._neighbors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from hardmine.fanng import Index
 from hardmine.mining._states import check_count, check_entries, check_list, check_range, check_real, check_tensor
 from hardmine.mining.lists import METHODS
+from hardmine.mining.ranks import rows_of_rank
 from hardmine.ops._arguments import shape_of
 from hardmine.types import TripletBatch
 
@@ -136,9 +137,11 @@ class MinedEpoch(Sequence[TripletBatch]):
         graph: Index | None,
         measured: dict[str, Any],
         start: float,
+        ranks: tuple[int, int],
     ) -> None:
-        """Called by :meth:`SmartMiner.epoch` only."""
+        """Called by :meth:`SmartMiner.epoch` only; ``ranks`` are the number of processes and the rank of this one."""
         self._end, self._batches, self._graph, self._measured, self._start = end, batches, graph, measured, start
+        self._num_replicas, self._rank = ranks
         self.number: int = measured["epoch"]
         self.kappa: float | None = measured["kappa"]
         self.mined_share: float = measured["mined_share"]
@@ -155,8 +158,24 @@ class MinedEpoch(Sequence[TripletBatch]):
 
     @property
     def image_rows(self) -> list[list[int]]:
-        """The image numbers of every batch: the ``batch_sampler`` of a ``DataLoader`` that reads them in this order."""
-        return [batch.rows.tolist() for batch in self._batches]
+        """This rank's image numbers of every batch: the ``batch_sampler`` of a ``DataLoader`` that reads them in order.
+
+        With one process these are the ``rows`` of every batch. Each rank has a contiguous part of ``rows``, as
+        ``torch.tensor_split`` splits: the first ranks have at most one image more than the others. The embeddings of
+        all ranks in the order of the ranks then are those of ``rows``, which ``triplets`` refers to.
+
+        Raises:
+            ValueError: A batch has fewer images than there are ranks.
+        """
+        smallest = min(len(batch.rows) for batch in self._batches)
+        if smallest < self._num_replicas:
+            raise ValueError(
+                f"num_replicas must be at most {smallest}, the images of the smallest batch, got {self._num_replicas}"
+            )
+        return [
+            batch.rows[rows_of_rank(len(batch.rows), self._num_replicas, self._rank)].tolist()
+            for batch in self._batches
+        ]
 
     def observe(self, batch: TripletBatch, losses: Tensor) -> float:
         """Count the triplets of a batch whose loss is not zero.
@@ -202,7 +221,7 @@ class MinedEpoch(Sequence[TripletBatch]):
         """The state needed to resume within the epoch: its batches, and what was observed so far.
 
         The state holds tensors, plain numbers and text only, so that ``torch.load(weights_only=True)`` accepts it.
-        :meth:`SmartMiner.resumed_epoch` restores the epoch from it.
+        :meth:`SmartMiner.resumed_epoch` restores the epoch from it, with any number of ranks.
         """
         return {
             "batches": [tuple(batch) for batch in self._batches],

@@ -22,6 +22,7 @@ from hardmine.mining.embedding import check_images, embed_all
 from hardmine.mining.epoch import EpochRecord, MinedEpoch, check_epoch, check_record
 from hardmine.mining.labels import check_labels
 from hardmine.mining.lists import METHODS, neighbor_lists
+from hardmine.mining.ranks import check_ranks
 from hardmine.mining.smart_triplets import smart_triplets
 from hardmine.ops._arguments import check_choice, check_flag, check_integer
 from hardmine.ops.knn import MAX_NEIGHBORS
@@ -77,6 +78,9 @@ class SmartMiner:
         num_workers: Number of workers of the ``DataLoader`` that reads a data set to embed it.
         seed: Seed of the triplets and batches, and of the graph unless ``fanng`` has a seed.
         progress: Show progress bars on stderr, which needs tqdm.
+        num_replicas: Number of processes that train together. By default the size of the initialized default process
+            group, or 1. Either both this and ``rank`` are given, or neither.
+        rank: Rank of this process, from 0. By default that in the default process group, or 0.
 
     Attributes:
         history: The :class:`EpochRecord` of every epoch that has ended.
@@ -93,6 +97,16 @@ class SmartMiner:
         bit. With ``"fanng"``, the first graph after resuming is built without a warm start. The graph then has other
         edges for the same neighbors, and some lists may differ. ``fanng={"init": None}`` never warm-starts, so resuming
         is bit for bit too.
+
+        ``batch_size`` and the batches are those of all ranks together, and do not depend on the number of ranks. Rank r
+        embeds its part of a batch's images, :attr:`MinedEpoch.image_rows`. The triplets refer to the images of all
+        ranks, so the embeddings are gathered before the loss. An image of a batch goes to exactly one rank. Images are
+        not grouped by class. Ranks agree on the batches only if their embeddings of the whole set are equal bit for
+        bit. To be sure of that, mine on one rank and send the epoch to the others::
+
+            state = [miner.epoch().state_dict() if miner.rank == 0 else None]
+            torch.distributed.broadcast_object_list(state)
+            epoch = miner.resumed_epoch(state[0])
 
     Reference:
         Harwood et al., "Smart Mining for Deep Metric Learning", ICCV 2017, section 3.2.
@@ -134,6 +148,8 @@ class SmartMiner:
         num_workers: int = 0,
         seed: int = 0,
         progress: bool = False,
+        num_replicas: int | None = None,
+        rank: int | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
@@ -169,6 +185,7 @@ class SmartMiner:
         self.embed_chunk = check_integer("embed_chunk", embed_chunk, 1, _INT32_MAX)
         self.num_workers = check_integer("num_workers", num_workers, 0, _INT32_MAX)
         self.progress = check_flag("progress", progress)
+        self.num_replicas, self.rank = check_ranks(num_replicas, rank)
         self.history: list[EpochRecord] = []
         self._graph: Index | None = None
 
@@ -231,7 +248,7 @@ class SmartMiner:
             "list_seconds": times[2] - times[1],
             "triplet_seconds": times[3] - times[2],
         }
-        return MinedEpoch(self._end, batches, graph, measured, start)
+        return MinedEpoch(self._end, batches, graph, measured, start, (self.num_replicas, self.rank))
 
     def resumed_epoch(self, state: Mapping[str, Any]) -> MinedEpoch:
         """The epoch in progress when :meth:`MinedEpoch.state_dict` was taken, with the same batches.
@@ -248,7 +265,8 @@ class SmartMiner:
         if number != len(self.history) + 1:
             raise ValueError(f"state must be of epoch {len(self.history) + 1}, the next one, got epoch {number}")
         batches = [TripletBatch(*batch) for batch in state["batches"]]
-        epoch = MinedEpoch(self._end, batches, None, dict(state["measured"]), time.perf_counter() - state["seconds"])
+        start, ranks = time.perf_counter() - state["seconds"], (self.num_replicas, self.rank)
+        epoch = MinedEpoch(self._end, batches, None, dict(state["measured"]), start, ranks)
         epoch._observed, epoch._nonzero = state["observed"].clone(), state["nonzero"].clone()
         return epoch
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hardmine.mining.labels import check_labels
+from hardmine.mining.ranks import check_ranks, rows_of_rank
 from hardmine.ops._arguments import check_choice, check_integer
 
 SMALL_CLASSES = ("leave_out", "use_all")
@@ -16,9 +17,9 @@ _INT32_MAX = 2**31 - 1
 
 
 class ClassSampler(torch.utils.data.Sampler[list[int]]):
-    """Base class of the samplers: it holds the images per class, and splits a common plan of batches among ranks.
+    """Base class of the samplers: it holds the images per class, and splits every batch among ranks.
 
-    A subclass chooses the classes of a batch (:meth:`_chooser`), and sets ``batch_size`` and ``batches_per_epoch``.
+    A subclass chooses the classes of a batch (:meth:`_chooser`), sets ``batch_size`` and calls :meth:`_finish_sizes`.
     """
 
     def __init__(
@@ -28,16 +29,15 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         *,
         small_classes: Literal["leave_out", "use_all"],
         seed: int,
-        rank: int,
-        world_size: int,
+        num_replicas: int | None,
+        rank: int | None,
     ) -> None:
         labels = check_labels(labels)
         self.images_per_class = check_integer("images_per_class", images_per_class, 1)
         check_choice("small_classes", small_classes, SMALL_CLASSES)
         self.small_classes = small_classes
         self.seed = check_integer("seed", seed, -_INT32_MAX, 2**62)
-        self.world_size = check_integer("world_size", world_size, 1, _INT32_MAX)
-        self.rank = check_integer("rank", rank, 0, self.world_size - 1)
+        self.num_replicas, self.rank = check_ranks(num_replicas, rank)
         classes, counts = labels.unique(return_counts=True)
         used = counts >= (self.images_per_class if small_classes == "leave_out" else 1)
         self.classes, self._sizes = classes[used], counts[used]
@@ -48,18 +48,17 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Number of batches in an epoch of this rank."""
+        """Number of batches in an epoch, the same on every rank."""
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield this rank's batches of one epoch: lists of image indices, grouped by class."""
+        """Yield this rank's images of every batch of one epoch: lists of image indices, grouped by class."""
         generator = torch.Generator("cpu").manual_seed(self.seed + 1_000_003 * self.epoch)
         self.epoch += 1
         choose = self._chooser()
-        for number in range(self.batches_per_epoch * self.world_size):
+        for _ in range(self.batches_per_epoch):
             batch = self._draw_images(choose(generator), generator)
-            if number % self.world_size == self.rank:
-                yield batch
+            yield batch[rows_of_rank(len(batch), self.num_replicas, self.rank)]
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:
         """A function that draws the classes of a batch, as positions in ``classes``; it serves one epoch."""
@@ -89,19 +88,27 @@ class ClassSampler(torch.utils.data.Sampler[list[int]]):
         """The number of images in a batch of all used classes."""
         return int(self._sizes.clamp(max=self.images_per_class).sum())
 
-    def _set_batches_per_epoch(self, batches_per_epoch: int | None, classes_per_batch: int | None) -> None:
-        """Set the number; None: an epoch of all ranks draws about as many images as the used classes have."""
+    def _finish_sizes(self, batches_per_epoch: int | None, classes_per_batch: int | None) -> None:
+        """Set the number of batches; None: an epoch draws about as many images as the used classes have."""
+        smallest = self.batch_size
+        if smallest is None:  # the batch size varies
+            images = self._sizes.clamp(max=self.images_per_class).sort().values
+            smallest = int(images[:classes_per_batch].sum())
+        if smallest < self.num_replicas:
+            raise ValueError(
+                f"num_replicas must be at most {smallest}, the images of the smallest batch, got {self.num_replicas}"
+            )
         if batches_per_epoch is not None:
             self.batches_per_epoch = check_integer("batches_per_epoch", batches_per_epoch, 1)
             return
-        images = int(self._sizes.sum())
+        images_of_epoch = int(self._sizes.sum())
         if self.batch_size is None and classes_per_batch is not None:
-            # The batch size varies; its mean is classes_per_batch / classes of the images of all classes.
-            images *= len(self.classes)
+            # The mean batch size is classes_per_batch / classes of the images of all classes.
+            images_of_epoch *= len(self.classes)
             images_per_batch = classes_per_batch * self._images_of_all_classes()
         else:
             images_per_batch = self.batch_size or 1
-        self.batches_per_epoch = max(1, images // (images_per_batch * self.world_size))
+        self.batches_per_epoch = max(1, images_of_epoch // images_per_batch)
 
 
 class ClassBalancedSampler(ClassSampler):
@@ -123,18 +130,17 @@ class ClassBalancedSampler(ClassSampler):
         small_classes: How a class with fewer than `images_per_class` images is used. `"leave_out"`: not at all.
             `"use_all"`: a batch that draws the class has all of its images, without duplicates. A duplicate would make
             an anchor its own positive at similarity 1, which easiest-positive mining would always pick.
-        batches_per_epoch: Number of batches per epoch and rank, at least 1. By default an epoch of all ranks draws
-            about as many images as the used classes have, rounded down.
+        batches_per_epoch: Number of batches per epoch, at least 1. By default an epoch draws about as many images as
+            the used classes have, rounded down.
         seed: Seed of the draws. The same labels, sizes, seed and epoch give the same batches on every machine.
-        rank: Rank of this process, from 0.
-        world_size: Number of processes that train together. Every rank draws the same plan of
-            `world_size * batches_per_epoch` batches and takes those numbered `rank`, `rank + world_size`, ... Ranks
-            share no batch and have equally many. One step of all ranks has the batches of `world_size` steps of a
-            single process.
+        num_replicas: Number of processes that train together, at most the images of the smallest batch. By default the
+            size of the initialized default process group, or 1. Either both this and `rank` are given, or neither.
+        rank: Rank of this process, from 0. By default that in the default process group, or 0.
 
     Attributes:
         classes: int64 [C], the used classes, sorted.
-        batch_size: Images per batch; None with `classes_per_batch` and `"use_all"`, where it varies.
+        batch_size: Images per batch, of all ranks together; None with `classes_per_batch` and `"use_all"`, where it
+            varies.
         epoch: Number of the next epoch. Each iteration increments it when it starts, so epochs differ. Set it to repeat
             an epoch or to resume at one.
 
@@ -144,6 +150,15 @@ class ClassBalancedSampler(ClassSampler):
             one of `classes_per_batch` and `batch_size` is given.
 
     Note:
+        All sizes are those of the global batch, the batch of all ranks. It does not depend on the number of ranks: the
+        ranks' images in the order of the ranks are the batch that one process draws. Each rank has a contiguous part,
+        as `torch.tensor_split` splits: with B images and R ranks, the first B % R ranks have one image more. So an
+        image of a batch goes to exactly one rank. Batches are drawn independently: an image can come again in a later
+        batch of the epoch, as with one process. A class stays on one rank unless a boundary between ranks falls inside
+        it. No boundary does if every class has `images_per_class` images and `classes_per_batch` is a multiple of
+        `num_replicas`. Because the batches are those of one process, :attr:`epoch` resumes them bit for bit with any
+        number of ranks.
+
         A class has a single image in a batch, and so no positive, if it has only one image or no more fit into the
         batch. The losses exclude such anchors; the image still serves as a negative.
 
@@ -172,11 +187,11 @@ class ClassBalancedSampler(ClassSampler):
         small_classes: Literal["leave_out", "use_all"] = "leave_out",
         batches_per_epoch: int | None = None,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        num_replicas: int | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__(
-            labels, images_per_class, small_classes=small_classes, seed=seed, rank=rank, world_size=world_size
+            labels, images_per_class, small_classes=small_classes, seed=seed, num_replicas=num_replicas, rank=rank
         )
         if (classes_per_batch is None) == (batch_size is None):
             raise ValueError(
@@ -197,7 +212,7 @@ class ClassBalancedSampler(ClassSampler):
                     f"batch_size must be at most {images}, the images of {len(self.classes)} classes with "
                     f"images_per_class = {self.images_per_class}, got {batch_size}"
                 )
-        self._set_batches_per_epoch(batches_per_epoch, self.classes_per_batch)
+        self._finish_sizes(batches_per_epoch, self.classes_per_batch)
 
     def _chooser(self) -> Callable[[torch.Generator], list[int]]:
         """Classes in random order: `classes_per_batch`, or all of them, of which the batch takes what fits."""

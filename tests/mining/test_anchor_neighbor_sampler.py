@@ -1,4 +1,4 @@
-"""HTL's batches: which classes are grouped, what is drawn, repeatability, resuming, and shares of ranks."""
+"""HTL's batches: which classes are grouped, what is drawn, repeatability and resuming."""
 
 import io
 import re
@@ -165,9 +165,8 @@ def test_small_classes_use_all_takes_whole_classes():
 def test_len_default_draws_images_of_used_classes():
     assert len(sampler_of(2, 3, 2)) == 62 // 12
     assert len(sampler_of(2, 3, 3)) == 60 // 18
-    assert len(sampler_of(2, 3, 2, world_size=2)) == 62 // 24
     assert len(sampler_of(6, 2, 5)) == 1
-    assert len(sampler_of(2, 3, 2, batches_per_epoch=9, world_size=2)) == 9
+    assert len(sampler_of(2, 3, 2, batches_per_epoch=9)) == 9
     # With all images of every class, a batch of 6 of 13 classes has 6 / 13 * (12 * 4 + 2) images on average.
     assert len(sampler_of(2, 3, 4, small_classes="use_all")) == int(62 / (6 / 13 * 50))
 
@@ -184,19 +183,6 @@ def test_epochs_differ_and_seed_repeats():
     other = sampler_of(seed=4, labels=LABELS[:60])
     other.update(LINE)
     assert list(other) != epochs[0]
-
-
-@pytest.mark.parametrize("updated", [False, True])
-def test_ranks_split_one_plan(updated):
-    plan = sampler_of(batches_per_epoch=12, seed=5, labels=LABELS[:60])
-    ranks = [sampler_of(batches_per_epoch=4, seed=5, rank=r, world_size=3, labels=LABELS[:60]) for r in range(3)]
-    for sampler in [plan, *ranks] if updated else []:
-        sampler.update(LINE)
-    for _ in range(2):
-        batches = list(plan)
-        for rank, sampler in enumerate(ranks):
-            assert len(sampler) == 4
-            assert list(sampler) == batches[rank::3]
 
 
 @pytest.mark.parametrize("updated", [False, True])
@@ -287,7 +273,6 @@ def test_sampler_serves_data_loader_as_batch_sampler():
         ),
         ({"small_classes": "drop"}, ValueError, "small_classes must be one of 'leave_out', 'use_all', got 'drop'"),
         ({"batches_per_epoch": 0}, ValueError, "batches_per_epoch must be at least 1, got 0"),
-        ({"rank": 2, "world_size": 2}, ValueError, "rank must be from 0 to 1, got 2"),
         ({"labels": LABELS.float()}, ValueError, "labels must be integers [N], got torch.float32 [62]"),
     ],
 )

@@ -182,32 +182,9 @@ def test_len_default_in_every_mode_draws_all_images():
     use_all = {"small_classes": "use_all"}
     assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=2, **use_all)) == 17 // 4
     assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=3)) == 14 // 4
-    assert len(ClassBalancedSampler(UNEVEN, batch_size=4, images_per_class=2, **use_all, world_size=3)) == 17 // 12
     # 2 of 5 classes with at most 2 images are 2 / 5 * (2 + 1 + 2 + 2 + 2) = 3.6 images on average
     assert len(ClassBalancedSampler(UNEVEN, 2, 2, **use_all)) == int(17 / 3.6)
-    assert len(ClassBalancedSampler(UNEVEN, 2, 2, **use_all, world_size=2)) == int(17 / 7.2)
-    assert len(ClassBalancedSampler(UNEVEN, 5, 2, **use_all, world_size=4)) == 1
-
-
-@pytest.mark.parametrize("sizes", [{"classes_per_batch": 2}, {"batch_size": 5, "small_classes": "use_all"}], ids=str)
-def test_ranks_split_one_plan(sizes):
-    """Together the ranks draw what one process draws, and each rank draws equally many batches."""
-    plan = ClassBalancedSampler(LABELS, images_per_class=2, batches_per_epoch=12, seed=5, **sizes)
-    ranks = [
-        ClassBalancedSampler(LABELS, images_per_class=2, batches_per_epoch=4, seed=5, rank=rank, world_size=3, **sizes)
-        for rank in range(3)
-    ]
-    for _ in range(2):
-        batches = list(plan)
-        for rank, sampler in enumerate(ranks):
-            assert len(sampler) == 4
-            assert list(sampler) == batches[rank::3]
-    assert [sampler.epoch for sampler in ranks] == [2, 2, 2]
-
-
-def test_ranks_default_length_is_equal():
-    lengths = {len(list(ClassBalancedSampler(LABELS, 2, 2, rank=rank, world_size=4))) for rank in range(4)}
-    assert lengths == {26 // 16}
+    assert len(ClassBalancedSampler(UNEVEN, 5, 4, **use_all)) == 1
 
 
 @pytest.mark.parametrize(
@@ -240,9 +217,6 @@ def test_ranks_default_length_is_equal():
         ({"images_per_class": None}, TypeError, "images_per_class must be an integer, got NoneType"),
         ({"batches_per_epoch": 1.5}, TypeError, "batches_per_epoch must be an integer, got float"),
         ({"seed": None}, TypeError, "seed must be an integer, got NoneType"),
-        ({"world_size": 0}, ValueError, "world_size must be from 1 to 2147483647, got 0"),
-        ({"rank": 1}, ValueError, "rank must be from 0 to 0, got 1"),
-        ({"rank": -1, "world_size": 2}, ValueError, "rank must be from 0 to 1, got -1"),
     ],
 )
 def test_init_invalid_argument_raises(changes, error, message):

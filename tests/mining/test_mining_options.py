@@ -13,9 +13,11 @@ from library_calls import given
 
 GIVEN = given()
 MOST = 2**31 - 1
+RANKS = {"num_replicas": integer(1, MOST, optional=True), "rank": integer(0, 0, optional=True)}
 SAMPLER = {
+    **RANKS,
     **{"images_per_class": integer(1), "batches_per_epoch": integer(1, optional=True)},
-    **{"seed": integer(-MOST, 2**62), "rank": integer(0, 0), "world_size": integer(1, MOST)},
+    **{"seed": integer(-MOST, 2**62)},
 }
 TREE = {"levels": integer(1, 2**15 - 1)}
 OPTIONS = {
@@ -32,6 +34,7 @@ OPTIONS = {
     "ClassTree.from_embeddings": TREE,
     "ClassTree.margin_table": {"beta": number(-torch.inf, torch.inf)},
     "SmartMiner": {
+        **RANKS,
         **{"batch_size": integer(1, MOST), "batches_per_epoch": integer(1, MOST, optional=True)},
         **{"mined_share": number(0, 1), "neighbors": integer(1, 1024), "per_anchor": integer(1, MOST)},
         **{"kappa": number(0, optional=True), "embed_chunk": integer(1, MOST), "num_workers": integer(0, MOST)},
@@ -47,14 +50,20 @@ def no_model(images):
     raise AssertionError("work has begun")
 
 
+def in_one_process(**options):
+    """Options with both arguments of ranks, because one alone is an error of its own."""
+    return {"num_replicas": 1, "rank": 0} | options
+
+
 TREE_OF_ROWS = mining.ClassTree.from_embeddings(GIVEN.rows, GIVEN.labels)
 CALLS = {
     "AdaptiveKappa": mining.AdaptiveKappa,
     "AnchorNeighborSampler": lambda **options: mining.AnchorNeighborSampler(
-        GIVEN.labels, **{"anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 2} | options
+        GIVEN.labels,
+        **{"anchors_per_batch": 2, "classes_per_anchor": 2, "images_per_class": 2} | in_one_process(**options),
     ),
     "ClassBalancedSampler": lambda **options: mining.ClassBalancedSampler(
-        GIVEN.labels, **{"classes_per_batch": 2} | options
+        GIVEN.labels, **{"classes_per_batch": 2} | in_one_process(**options)
     ),
     "ClassBalancedSampler of a size": lambda batch_size: mining.ClassBalancedSampler(
         GIVEN.labels, batch_size=batch_size
@@ -64,7 +73,7 @@ CALLS = {
         GIVEN.rows, GIVEN.labels, **options
     ),
     "ClassTree.margin_table": TREE_OF_ROWS.margin_table,
-    "SmartMiner": lambda **options: mining.SmartMiner(no_model, GIVEN.rows, GIVEN.labels, **options),
+    "SmartMiner": lambda **options: mining.SmartMiner(no_model, GIVEN.rows, GIVEN.labels, **in_one_process(**options)),
     "embed_all": lambda **options: embed_all(no_model, GIVEN.rows, **options),
     "random_triplets": lambda **options: mining.random_triplets(GIVEN.labels, **options),
     "smart_triplets": lambda **options: mining.smart_triplets(
