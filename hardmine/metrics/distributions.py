@@ -33,16 +33,16 @@ class Distribution:
         counts: int64 [bins], similarities in each bin.
         mean: Mean of the exact similarities; NaN if there is none.
         std: Population standard deviation of the similarities.
-        least: The smallest similarity.
-        most: The largest similarity.
+        min: The smallest similarity.
+        max: The largest similarity.
     """
 
     edges: Tensor
     counts: Tensor
     mean: float
     std: float
-    least: float
-    most: float
+    min: float
+    max: float
 
     @property
     def total(self) -> int:
@@ -152,7 +152,7 @@ def nearest_train_similarities(
         >>> from hardmine import metrics
         >>> train, test = torch.eye(3), torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
         >>> found = metrics.nearest_train_similarities(test, train, bins=4)
-        >>> found.counts, round(found.most, 3)
+        >>> found.counts, round(found.max, 3)
         (tensor([0, 0, 1, 1]), 0.8)
     """
     check_rows("test_embeddings", test_embeddings, None)

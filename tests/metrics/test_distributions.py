@@ -29,7 +29,7 @@ def assert_distribution_of(result, values: list[float], bins: int) -> None:
     assert result.total == len(values)
     assert result.mean == pytest.approx(numpy.mean(values))
     assert result.std == pytest.approx(numpy.std(values), abs=1e-7)
-    assert (result.least, result.most) == pytest.approx((min(values), max(values)))
+    assert (result.min, result.max) == pytest.approx((min(values), max(values)))
     assert (result.density * result.edges.diff()).sum().item() == pytest.approx(1)
     assert result.density.tolist() == pytest.approx(numpy.histogram(values, bins, (-1, 1), density=True)[0].tolist())
 
@@ -67,7 +67,7 @@ def test_within_class_rounding_above_one_counts_as_one():
     assert torch.nn.functional.normalize(x).square().sum(1).max() > 1
     result = within_class_similarities(x, labels)
     assert result.counts[-1] == 200
-    assert result.most == 1
+    assert result.max == 1
 
 
 @pytest.mark.parametrize("block", [None, 2, 3, 8])
@@ -117,7 +117,7 @@ def test_within_class_single_sample_classes_have_no_pairs():
     result = within_class_similarities(torch.eye(3), torch.arange(3), bins=5)
     assert result.total == 0
     assert result.counts.tolist() == [0] * 5
-    assert all(map(math.isnan, (result.mean, result.std, result.least, result.most)))
+    assert all(map(math.isnan, (result.mean, result.std, result.min, result.max)))
     assert within_class_similarities(torch.ones(0, 3), torch.arange(0)).total == 0
 
 
