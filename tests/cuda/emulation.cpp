@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/device/device.h"
 #include "stack_switch.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -51,7 +52,7 @@ struct State {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<std::unique_ptr<unsigned char[]>> lanes;  // two buffers a warp
   const std::function<void()>* kernel = nullptr;
-  Place here;
+  char* shared = nullptr;
   Fiber* running = nullptr;
   bool any = false, any_of_last = false;
   std::string failure;
@@ -88,7 +89,7 @@ void fiber_main() {
 void resume(int thread) {
   Fiber& fiber = *state.fibers[thread];
   state.running = &fiber;
-  state.here.thread = thread;
+  thread_index.x = static_cast<unsigned>(thread);
 #ifdef HARDMINE_FIBERS_OF_ASAN
   __sanitizer_start_switch_fiber(&state.scheduler_fake_stack, fiber.stack.get(), kStack);
 #endif
@@ -184,14 +185,14 @@ void wait(Barrier kind, bool block) {
 
 }  // namespace
 
+Extent thread_index, block_index, block_size, grid_size;
+
 void set_order(Order order, uint64_t seed) {
   state.order = order;
   state.random.seed(seed);
 }
 
 int64_t take_launch_count() { return std::exchange(state.launches, 0); }
-
-const Place& place() { return state.here; }
 
 void fail(const char* what) {
   state.failure = what;
@@ -213,7 +214,11 @@ void run(const char* name, int64_t blocks, int threads, size_t shared, const std
     if (posix_memalign(&memory, 128, shared) != 0) throw std::bad_alloc();
     const std::unique_ptr<void, void (*)(void*)> owner(memory, std::free);
     std::memset(memory, 0xff, shared);
-    state.here = {0, threads, block, blocks, static_cast<char*>(memory)};
+    thread_index = {};
+    block_size.x = static_cast<unsigned>(threads);
+    block_index.x = static_cast<unsigned>(block);
+    grid_size.x = static_cast<unsigned>(blocks);
+    state.shared = static_cast<char*>(memory);
     state.failure.clear();
     run_block(threads);
     if (state.failure.empty()) continue;
@@ -228,15 +233,15 @@ void run(const char* name, int64_t blocks, int threads, size_t shared, const std
 void wait_for_block(Barrier kind) { wait(kind, true); }
 void wait_for_warp(Barrier kind) { wait(kind, false); }
 
-bool wait_for_block_any(bool condition) {
+bool wait_for_block_or(bool condition) {
   state.any |= condition;
-  wait(Barrier::kBlockAny, true);
+  wait(Barrier::kBlockOr, true);
   return state.any_of_last;
 }
 
 const unsigned char* exchange(const void* data, size_t size, Barrier kind) {
   Fiber& self = *state.running;
-  const int warp = state.here.thread / kWarp, lane = state.here.thread % kWarp;
+  const int warp = warp_index(), lane = lane_index();
   // Two buffers in turn: who writes to one again has met all others in between, who then have read it.
   unsigned char* buffer = state.lanes[warp].get() + (self.exchanges++ % 2) * kWarp * kExchangeBytes;
   std::memcpy(buffer + lane * kExchangeBytes, data, size);
@@ -244,18 +249,7 @@ const unsigned char* exchange(const void* data, size_t size, Barrier kind) {
   return buffer;
 }
 
-void copy_async(void* shared, const void* global) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0)
-    fail("a copy of 16 bytes is not aligned to 16");
-  state.running->open.push_back({shared, global});
-}
-
-void close_copy_group() {
-  state.running->groups.push_back(std::move(state.running->open));
-  state.running->open.clear();
-}
-
-void wait_for_copies(int groups) {
+void cp_async_wait(int groups) {
   auto& pending = state.running->groups;
   while (static_cast<int>(pending.size()) > groups) {
     for (const Copy& copy : pending.front()) std::memcpy(copy.to, copy.from, 16);
@@ -265,41 +259,25 @@ void wait_for_copies(int groups) {
 
 }  // namespace emulation
 
-float to_number(BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+char* shared_memory() { return emulation::state.shared; }
+
+Words load_words(const void* shared) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) emulation::fail("a load of 16 bytes is not aligned to 16");
+  Words words;
+  std::memcpy(&words, shared, sizeof words);
+  return words;
 }
 
-float to_number(Float16 x) {
-  const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
-  const float sign = x.bits & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31)
-    return fraction ? std::numeric_limits<float>::quiet_NaN() : sign * std::numeric_limits<float>::infinity();
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -24);
-  return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+void cp_async_16(void* shared, const void* global) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0)
+    emulation::fail("a copy of 16 bytes is not aligned to 16");
+  emulation::state.running->open.push_back({shared, global});
 }
 
-template <>
-BFloat16 from_number<BFloat16>(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  if (std::isnan(x)) return {0x7fff};
-  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-
-template <>
-Float16 from_number<Float16>(float x) {
-  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
-  if (std::isnan(x)) return {0x7fff};
-  const float size = std::fabs(x);
-  if (size >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
-  if (size < 0x1p-14f)  // subnormal: a multiple of 2^-24
-    return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24))))};
-  const int exponent = std::ilogb(size);
-  const auto fraction = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 1024 to 2048
-  return {static_cast<uint16_t>(sign | (((exponent + 14) << 10) + fraction))};
+void cp_async_commit() {
+  auto& fiber = *emulation::state.running;
+  fiber.groups.push_back(std::move(fiber.open));
+  fiber.open.clear();
 }
 
 uint32_t round_to_tf32(float x) {
@@ -322,7 +300,7 @@ void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, ui
                   const Number& number) {
   const Fragments own{a, b0, b1};
   static_assert(sizeof own <= emulation::kExchangeBytes);
-  const unsigned char* lanes = emulation::exchange(&own, sizeof own, emulation::Barrier::kMultiply);
+  const unsigned char* lanes = emulation::exchange(&own, sizeof own, emulation::Barrier::kMma);
   const auto of_lane = [&](int lane) {
     Fragments f;
     std::memcpy(&f, lanes + lane * emulation::kExchangeBytes, sizeof f);
@@ -342,15 +320,15 @@ void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, ui
 
 }  // namespace
 
-void multiply_add_bfloat16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
+void mma_m16n8k16_bf16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<2>(d0, d1, d2, d3, a, b0, b1,
                   [](uint32_t word, int n) { return to_number(BFloat16{static_cast<uint16_t>(word >> 16 * n)}); });
 }
-void multiply_add_float16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
+void mma_m16n8k16_f16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<2>(d0, d1, d2, d3, a, b0, b1,
                   [](uint32_t word, int n) { return to_number(Float16{static_cast<uint16_t>(word >> 16 * n)}); });
 }
-void multiply_add_tf32(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
+void mma_m16n8k8_tf32(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<1>(d0, d1, d2, d3, a, b0, b1, [](uint32_t word, int) {
     const uint32_t bits = word & ~0x1fffu;  // the units read no more of it
     float value;
@@ -360,3 +338,38 @@ void multiply_add_tf32(float& d0, float& d1, float& d2, float& d3, const Words& 
 }
 
 }  // namespace hardmine::cuda
+
+float __bfloat162float(__nv_bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+float __half2float(__half x) {
+  const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
+  const float sign = x.bits & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31)
+    return fraction ? std::numeric_limits<float>::quiet_NaN() : sign * std::numeric_limits<float>::infinity();
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -24);
+  return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+}
+
+__nv_bfloat16 __float2bfloat16_rn(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (std::isnan(x)) return {0x7fff};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+__half __float2half_rn(float x) {
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  if (std::isnan(x)) return {0x7fff};
+  const float size = std::fabs(x);
+  if (size >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
+  if (size < 0x1p-14f)  // subnormal: a multiple of 2^-24
+    return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24))))};
+  const int exponent = std::ilogb(size);
+  const auto fraction = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 1024 to 2048
+  return {static_cast<uint16_t>(sign | (((exponent + 14) << 10) + fraction))};
+}

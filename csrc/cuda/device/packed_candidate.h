@@ -31,30 +31,30 @@ struct Ranked<double> {
   HARDMINE_HD bool beats(const Ranked& other) const { return hardmine::beats(number, row, other.number, other.row); }
 };
 
-HARDMINE_DEVICE Ranked<float> shuffle_xor(const Ranked<float>& value, int mask) {
-  return {shuffle_xor(value.packed, mask)};
+__device__ __forceinline__ Ranked<float> shuffle_xor(const Ranked<float>& value, int mask) {
+  return {__shfl_xor_sync(kFullWarp, value.packed, mask)};
 }
-HARDMINE_DEVICE Ranked<double> shuffle_xor(const Ranked<double>& value, int mask) {
-  return {shuffle_xor(value.number, mask), shuffle_xor(value.row, mask)};
+__device__ __forceinline__ Ranked<double> shuffle_xor(const Ranked<double>& value, int mask) {
+  return {__shfl_xor_sync(kFullWarp, value.number, mask), __shfl_xor_sync(kFullWarp, value.row, mask)};
 }
 
 // Replaces *best by a candidate that beats it: one thread a float64 entry in a launch, any number of float32.
-HARDMINE_DEVICE void offer(Ranked<float>* best, const Ranked<float>& candidate) {
+__device__ __forceinline__ void offer(Ranked<float>* best, const Ranked<float>& candidate) {
   // Most candidates lose, and a load is cheaper than an atomic operation.
-  if (load_shared_by_blocks(&best->packed) < candidate.packed) atomic_max(&best->packed, candidate.packed);
+  if (load_relaxed(&best->packed) < candidate.packed) atomic_max(&best->packed, candidate.packed);
 }
-HARDMINE_DEVICE void offer(Ranked<double>* best, const Ranked<double>& candidate) {
+__device__ __forceinline__ void offer(Ranked<double>* best, const Ranked<double>& candidate) {
   if (candidate.beats(*best)) *best = candidate;
 }
 
 // What blocks have offered so far.
-HARDMINE_DEVICE Ranked<float> load(const Ranked<float>* best) { return {load_shared_by_blocks(&best->packed)}; }
-HARDMINE_DEVICE Ranked<double> load(const Ranked<double>* best) { return *best; }
+__device__ __forceinline__ Ranked<float> load(const Ranked<float>* best) { return {load_relaxed(&best->packed)}; }
+__device__ __forceinline__ Ranked<double> load(const Ranked<double>* best) { return *best; }
 
 // The best of each of n values over the lanes that differ in the bits `masks`, by exchanging halves: a lane ends with n
 // over 2^|masks| of them, from *first on, at the front of the array.
 template <int n, int mask, int... masks, class Number>
-HARDMINE_DEVICE void reduce_to_lanes(Ranked<Number>* value, int* first) {
+__device__ __forceinline__ void reduce_to_lanes(Ranked<Number>* value, int* first) {
   const bool upper = (lane_index() & mask) != 0;
 #pragma unroll
   for (int i = 0; i < n / 2; ++i) {

@@ -9,7 +9,7 @@ namespace hardmine::cuda {
 
 // Loses to every candidate: none has a key of -infinity.
 template <class Number>
-HARDMINE_DEVICE Ranked<Number> no_candidate() {
+__device__ __forceinline__ Ranked<Number> no_candidate() {
   return Ranked<Number>::of(-std::numeric_limits<Number>::infinity(), kBelowRange);
 }
 
@@ -23,10 +23,10 @@ HARDMINE_HD int power_of_two_from(int64_t n) {
 // Sorts list[0, size), best first, by a bitonic network; what fills it up to a power of two is no candidate. All lanes
 // of a warp call it; what they wrote to the list before is seen.
 template <class Number>
-HARDMINE_DEVICE void sort_list(Ranked<Number>* list, int size) {
+__device__ __forceinline__ void sort_list(Ranked<Number>* list, int size) {
   const int width = power_of_two_from(size);
   for (int i = size + lane_index(); i < width; i += 32) list[i] = no_candidate<Number>();
-  sync_warp();
+  __syncwarp();
   for (int span = 2; span <= width; span *= 2) {
     for (int step = span / 2; step > 0; step /= 2) {
       for (int i = lane_index(); i < width / 2; i += 32) {
@@ -38,7 +38,7 @@ HARDMINE_DEVICE void sort_list(Ranked<Number>* list, int size) {
           list[b] = at_a;
         }
       }
-      sync_warp();
+      __syncwarp();
     }
   }
 }

@@ -19,7 +19,7 @@ template <class Arithmetic>
 constexpr bool kShortRange = std::is_same_v<typename Arithmetic::Packed, Float16>;
 
 template <class Arithmetic>
-HARDMINE_DEVICE void store_packed(char* target, typename Arithmetic::Number x) {
+__device__ __forceinline__ void store_packed(char* target, typename Arithmetic::Number x) {
   using Packed = typename Arithmetic::Packed;
   if constexpr (Arithmetic::kMatrixUnits && std::is_same_v<Packed, float>) {
     *reinterpret_cast<uint32_t*>(target) = round_to_tf32(x);
@@ -31,13 +31,13 @@ HARDMINE_DEVICE void store_packed(char* target, typename Arithmetic::Number x) {
 // Packs rows [count, depth], a block a stage of a panel at a time. number(row, k): what is to be packed there.
 // kDepthFirst: neighboring threads take neighboring depths, not rows, as they lie in memory.
 template <class Arithmetic, bool kDepthFirst, class GetNumber>
-HARDMINE_DEVICE void pack_stages(char* panels, int64_t count, int64_t depth, const GetNumber& number) {
+__device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t depth, const GetNumber& number) {
   constexpr int kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
   const int64_t stages = stages_of<Arithmetic>(depth);
-  for (int64_t i = block_index(); i < panels_of<Arithmetic>(count) * stages; i += grid_size()) {
+  for (int64_t i = blockIdx.x; i < panels_of<Arithmetic>(count) * stages; i += gridDim.x) {
     const int64_t first_row = i / stages * kTile, first_depth = i % stages * kDepth;
     char* stage = panels + i * Arithmetic::kStageBytes;
-    for (int n = thread_index(); n < kTile * kDepth; n += kTileThreads) {
+    for (int n = threadIdx.x; n < kTile * kDepth; n += kTileThreads) {
       const int r = kDepthFirst ? n / kDepth : n % kTile, k = kDepthFirst ? n % kDepth : n / kTile;
       const bool inside = first_row + r < count && first_depth + k < depth;
       store_packed<Arithmetic>(stage + Arithmetic::offset(r, k),
@@ -53,15 +53,15 @@ struct DivisorParts {
   float mantissa;
   int exponent;
 };
-HARDMINE_DEVICE DivisorParts parts_of(float divisor) {
+__device__ __forceinline__ DivisorParts parts_of(float divisor) {
   DivisorParts parts;
   parts.mantissa = std::frexp(divisor, &parts.exponent);
   return parts;
 }
 
 template <class Arithmetic, class Scalar>
-HARDMINE_KERNEL(kTileThreads, 4)
-pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
+__global__ void __launch_bounds__(kTileThreads, 4)
+    pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
   using Number = typename Arithmetic::Number;
   pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     Number x = to_number(rows.x[i * rows.depth + d]);
@@ -84,7 +84,7 @@ struct ProductWeights {
   const Number* divisor;         // [depth]; null: 1
   int32_t* exponent;             // [count]; null: 0
 
-  HARDMINE_DEVICE Number at(int64_t row, int64_t k) const {
+  __device__ __forceinline__ Number at(int64_t row, int64_t k) const {
     const Number w = weight[row * row_step + k * depth_step];
     return divisor ? w / parts_of(divisor[k]).mantissa : w;
   }
@@ -95,10 +95,10 @@ constexpr int kTopExponent = 15;
 
 // The exponents of the largest weights of rows: a warp a row.
 template <class Number>
-HARDMINE_KERNEL(kTileThreads, 4)
-weight_exponents_kernel(ProductWeights<Number> weights) {
+__global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(ProductWeights<Number> weights) {
   constexpr int kWarps = kTileThreads / 32;
-  for (int64_t row = block_index() * kWarps + warp_index(); row < weights.count; row += grid_size() * kWarps) {
+  for (int64_t row = int64_t{blockIdx.x} * kWarps + warp_index(); row < weights.count;
+       row += int64_t{gridDim.x} * kWarps) {
     Number most = 0;
     for (int64_t k = lane_index(); k < weights.depth; k += 32) {
       const Number size = std::fabs(weights.at(row, k));
@@ -106,7 +106,7 @@ weight_exponents_kernel(ProductWeights<Number> weights) {
     }
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
-      const Number other = shuffle_xor(most, mask);
+      const Number other = __shfl_xor_sync(kFullWarp, most, mask);
       if (other > most) most = other;
     }
     int exponent = 0;
@@ -116,8 +116,8 @@ weight_exponents_kernel(ProductWeights<Number> weights) {
 }
 
 template <class Arithmetic, bool kDepthFirst>
-HARDMINE_KERNEL(kTileThreads, 4)
-pack_weights_kernel(ProductWeights<typename Arithmetic::Number> weights, char* panels) {
+__global__ void __launch_bounds__(kTileThreads, 4)
+    pack_weights_kernel(ProductWeights<typename Arithmetic::Number> weights, char* panels) {
   pack_stages<Arithmetic, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
     const auto w = weights.at(row, k);
     return weights.exponent ? std::ldexp(w, -weights.exponent[row]) : w;
@@ -133,7 +133,7 @@ struct ProductOut {
   Number* partial;          // [shares, rows, columns]
   int64_t shares;
 
-  HARDMINE_DEVICE void finish(int64_t row, int64_t column, Number sum) const {
+  __device__ __forceinline__ void finish(int64_t row, int64_t column, Number sum) const {
     if (exponent) sum = std::ldexp(sum, exponent[row]);
     Number& target = out[row * columns + column];
     target = adds ? target + sum : sum;
@@ -147,11 +147,11 @@ struct ProductSides {
 };
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number> out) {
+__global__ void __launch_bounds__(kTileThreads, 2)
+    strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number> out) {
   const int64_t columns = panels_of<Arithmetic>(out.columns), tiles = panels_of<Arithmetic>(out.rows) * columns;
   Share<Arithmetic> sum;
-  for (int64_t i = block_index(); i < tiles * out.shares; i += grid_size()) {
+  for (int64_t i = blockIdx.x; i < tiles * out.shares; i += gridDim.x) {
     const int64_t share = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
     const int64_t begin = sides.stages * share / out.shares, end = sides.stages * (share + 1) / out.shares;
     multiply_panels<Arithmetic>(sides.weights + row_panel * sides.weight_panel + begin * Arithmetic::kStageBytes,
@@ -177,10 +177,10 @@ strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number>
 }
 
 template <class Number>
-HARDMINE_KERNEL(kFinishThreads, 4)
-finish_product_kernel(ProductOut<Number> out) {
+__global__ void __launch_bounds__(kFinishThreads, 4) finish_product_kernel(ProductOut<Number> out) {
   const int64_t size = out.rows * out.columns;
-  for (int64_t i = block_index() * kFinishThreads + thread_index(); i < size; i += grid_size() * kFinishThreads) {
+  for (int64_t i = int64_t{blockIdx.x} * kFinishThreads + threadIdx.x; i < size;
+       i += int64_t{gridDim.x} * kFinishThreads) {
     Number sum = 0;
     for (int64_t share = 0; share < out.shares; ++share) sum += out.partial[share * size + i];
     out.finish(i / out.columns, i % out.columns, sum);

@@ -24,13 +24,13 @@ struct DifferenceProduct {
 };
 
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kDifferenceThreads, 4)
-difference_product_kernel(DifferenceProduct<Scalar, Number> p) {
+__global__ void __launch_bounds__(kDifferenceThreads, 4)
+    difference_product_kernel(DifferenceProduct<Scalar, Number> p) {
   Number* const weight = reinterpret_cast<Number*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
   const int64_t groups = (p.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
                 parts = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
-  for (int64_t i = block_index(); i < groups * parts * p.shares; i += grid_size()) {
-    const int64_t first = i % groups * kDifferenceRows, k = i / groups % parts * kDifferenceThreads + thread_index();
+  for (int64_t i = blockIdx.x; i < groups * parts * p.shares; i += gridDim.x) {
+    const int64_t first = i % groups * kDifferenceRows, k = i / groups % parts * kDifferenceThreads + threadIdx.x;
     const int64_t share = i / (groups * parts), end = p.strip.columns * (share + 1) / p.shares;
     const bool inside = k < p.depth;
     Number row[kDifferenceRows], sum[kDifferenceRows];
@@ -40,12 +40,12 @@ difference_product_kernel(DifferenceProduct<Scalar, Number> p) {
       sum[r] = 0;
     }
     for (int64_t c = p.strip.columns * share / p.shares; c < end; c += kDifferenceColumns) {
-      for (int n = thread_index(); n < kDifferenceRows * kDifferenceColumns; n += kDifferenceThreads) {
+      for (int n = threadIdx.x; n < kDifferenceRows * kDifferenceColumns; n += kDifferenceThreads) {
         const int64_t r = first + n / kDifferenceColumns, column = c + n % kDifferenceColumns;
         weight[n % kDifferenceColumns * kDifferenceRows + n / kDifferenceColumns] =
             r < p.strip.rows && column < end ? p.strip.weight[r * p.strip.columns + column] : Number(0);
       }
-      sync_block();
+      __syncthreads();
       const int columns = end - c < kDifferenceColumns ? static_cast<int>(end - c) : kDifferenceColumns;
       for (int n = 0; inside && n < columns; ++n) {
         const Number column = to_number(p.column[(c + n) * p.depth + k]);
@@ -53,7 +53,7 @@ difference_product_kernel(DifferenceProduct<Scalar, Number> p) {
         for (int r = 0; r < kDifferenceRows; ++r)
           sum[r] = fma(weight[n * kDifferenceRows + r], column - row[r], sum[r]);
       }
-      sync_block();  // before the weights are replaced
+      __syncthreads();  // before the weights are replaced
     }
 #pragma unroll
     for (int r = 0; r < kDifferenceRows; ++r)

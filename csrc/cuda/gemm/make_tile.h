@@ -9,15 +9,15 @@ namespace hardmine::cuda {
 // A product of two rows, scaled. The scales are multiplied first: a pair then has the same number whichever of its rows
 // is the tile's row.
 template <class Number>
-HARDMINE_DEVICE Number scaled(Number product, Number row_scale, Number column_scale) {
+__device__ __forceinline__ Number scaled(Number product, Number row_scale, Number column_scale) {
   return product * (row_scale * column_scale);
 }
 
 namespace tile_engine {
 
 template <class Arithmetic>
-HARDMINE_DEVICE void scale(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns, int64_t first_row,
-                           int64_t first_column, Share<Arithmetic>& share) {
+__device__ __forceinline__ void scale(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns,
+                                      int64_t first_row, int64_t first_column, Share<Arithmetic>& share) {
   using Number = typename Arithmetic::Number;
   Number row_scale[Arithmetic::kRows];
 #pragma unroll
@@ -39,8 +39,8 @@ HARDMINE_DEVICE void scale(const PackedRows<Arithmetic>& rows, const PackedRows<
 // Fills `share` with the numbers of a panel of rows against one of columns. All threads of the block call it, with the
 // first kSharedBytes of the block's shared memory, which nobody uses any more when it returns.
 template <class Arithmetic>
-HARDMINE_DEVICE void make_tile(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns,
-                               int64_t row_panel, int64_t column_panel, Share<Arithmetic>& share) {
+__device__ __forceinline__ void make_tile(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns,
+                                          int64_t row_panel, int64_t column_panel, Share<Arithmetic>& share) {
   multiply_panels<Arithmetic>(rows.panel(row_panel), columns.panel(column_panel), stages_of<Arithmetic>(rows.depth),
                               shared_memory(), share);
   if (rows.scale)
@@ -50,9 +50,10 @@ HARDMINE_DEVICE void make_tile(const PackedRows<Arithmetic>& rows, const PackedR
 // The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
 // have. All lanes of a warp call it; `line` is 32 numbers of shared memory that only they use.
 template <class Arithmetic>
-HARDMINE_DEVICE typename Arithmetic::Number make_row(const PackedRows<Arithmetic>& rows,
-                                                     const PackedRows<Arithmetic>& columns, int64_t row,
-                                                     int64_t first_column, typename Arithmetic::Number* line) {
+__device__ __forceinline__ typename Arithmetic::Number make_row(const PackedRows<Arithmetic>& rows,
+                                                                const PackedRows<Arithmetic>& columns, int64_t row,
+                                                                int64_t first_column,
+                                                                typename Arithmetic::Number* line) {
   constexpr int64_t kTile = Arithmetic::kTile;
   const auto sum =
       Arithmetic::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),

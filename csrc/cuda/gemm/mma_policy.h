@@ -41,7 +41,7 @@ struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
   static constexpr int kStageDepth = kSteps * 8 * kWordNumbers;
 
   // Where the number of a row, [0, kTile), at a depth lies in its panel, in bytes.
-  static HARDMINE_DEVICE int64_t offset(int row, int64_t depth) {
+  static __device__ __forceinline__ int64_t offset(int row, int64_t depth) {
     const int64_t step = depth / (8 * kWordNumbers);
     const int number = static_cast<int>(depth % (8 * kWordNumbers)), word = number / kWordNumbers;
     const int g = row % 8, h = row / 8 % 2, t = word % 4, i = word / 4;
@@ -49,11 +49,15 @@ struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
            number % kWordNumbers * (4 / kWordNumbers);
   }
 
-  static HARDMINE_DEVICE int row(int r) { return warp_index() / 2 * 64 + r / 2 * 16 + r % 2 * 8 + lane_index() / 4; }
-  static HARDMINE_DEVICE int column(int c) { return warp_index() % 2 * 64 + c / 2 * 8 + lane_index() % 4 * 2 + c % 2; }
+  static __device__ __forceinline__ int row(int r) {
+    return warp_index() / 2 * 64 + r / 2 * 16 + r % 2 * 8 + lane_index() / 4;
+  }
+  static __device__ __forceinline__ int column(int c) {
+    return warp_index() % 2 * 64 + c / 2 * 8 + lane_index() % 4 * 2 + c % 2;
+  }
 
   template <class Accumulator>
-  static HARDMINE_DEVICE void multiply_stage(const char* rows, const char* columns, Accumulator& sum) {
+  static __device__ __forceinline__ void multiply_stage(const char* rows, const char* columns, Accumulator& sum) {
     rows += warp_index() / 2 * 4 * 512 + lane_index() * 16;
     columns += warp_index() % 2 * 4 * 512 + lane_index() * 16;
 #pragma unroll
@@ -75,8 +79,8 @@ struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
 
   // The sums of one row and 32 columns from a multiple of 32 on, one a lane, with the bits that tiles have. All lanes
   // of a warp call it; `line` is 32 numbers of shared memory that only they use.
-  static HARDMINE_DEVICE float row_sum(const char* rows, int row, const char* columns, int first_column, int64_t depth,
-                                       float* line) {
+  static __device__ __forceinline__ float row_sum(const char* rows, int row, const char* columns, int first_column,
+                                                  int64_t depth, float* line) {
     float d[4][4] = {};
     rows += row / 16 * 512 + lane_index() * 16;
     columns += first_column / 16 * 512 + lane_index() * 16;
@@ -89,31 +93,31 @@ struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
         multiply_add(Operand{}, d[j][0], d[j][1], d[j][2], d[j][3], a, b.at[j % 2], b.at[j % 2 + 2]);
       }
     }
-    sync_warp();  // before the line is used again
+    __syncwarp();  // before the line is used again
     if (lane_index() / 4 == row % 8) {
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll
         for (int i = 0; i < 2; ++i) line[8 * j + lane_index() % 4 * 2 + i] = row / 8 % 2 ? d[j][2 + i] : d[j][i];
     }
-    sync_warp();
+    __syncwarp();
     return line[lane_index()];
   }
 
  private:
   static HARDMINE_HD int64_t stages_of_depth(int64_t depth) { return (depth + kStageDepth - 1) / kStageDepth; }
 
-  static HARDMINE_DEVICE void multiply_add(BFloat16, float& d0, float& d1, float& d2, float& d3, const Words& a,
-                                           uint32_t b0, uint32_t b1) {
-    multiply_add_bfloat16(d0, d1, d2, d3, a, b0, b1);
+  static __device__ __forceinline__ void multiply_add(BFloat16, float& d0, float& d1, float& d2, float& d3,
+                                                      const Words& a, uint32_t b0, uint32_t b1) {
+    mma_m16n8k16_bf16(d0, d1, d2, d3, a, b0, b1);
   }
-  static HARDMINE_DEVICE void multiply_add(Float16, float& d0, float& d1, float& d2, float& d3, const Words& a,
-                                           uint32_t b0, uint32_t b1) {
-    multiply_add_float16(d0, d1, d2, d3, a, b0, b1);
+  static __device__ __forceinline__ void multiply_add(Float16, float& d0, float& d1, float& d2, float& d3,
+                                                      const Words& a, uint32_t b0, uint32_t b1) {
+    mma_m16n8k16_f16(d0, d1, d2, d3, a, b0, b1);
   }
-  static HARDMINE_DEVICE void multiply_add(float, float& d0, float& d1, float& d2, float& d3, const Words& a,
-                                           uint32_t b0, uint32_t b1) {
-    multiply_add_tf32(d0, d1, d2, d3, a, b0, b1);
+  static __device__ __forceinline__ void multiply_add(float, float& d0, float& d1, float& d2, float& d3, const Words& a,
+                                                      uint32_t b0, uint32_t b1) {
+    mma_m16n8k8_tf32(d0, d1, d2, d3, a, b0, b1);
   }
 };
 
@@ -127,19 +131,19 @@ struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
   static constexpr bool kMatrixUnits = false, kSquares = kSquares_;
   static constexpr int kStageDepth = Shape::kStageBytes / (Shape::kTile * sizeof(Number));
 
-  static HARDMINE_DEVICE int64_t offset(int row, int64_t depth) {
+  static __device__ __forceinline__ int64_t offset(int row, int64_t depth) {
     return (depth * Shape::kTile + row) * static_cast<int64_t>(sizeof(Number));
   }
 
-  static HARDMINE_DEVICE int row(int r) {
+  static __device__ __forceinline__ int row(int r) {
     return warp_index() / 2 * Shape::kWarpRows + r / 4 * 32 + lane_index() / 4 * 4 + r % 4;
   }
-  static HARDMINE_DEVICE int column(int c) {
+  static __device__ __forceinline__ int column(int c) {
     return warp_index() % 2 * Shape::kWarpColumns + c / 4 * 16 + lane_index() % 4 * 4 + c % 4;
   }
 
   template <class Accumulator>
-  static HARDMINE_DEVICE void multiply_stage(const char* rows, const char* columns, Accumulator& sum) {
+  static __device__ __forceinline__ void multiply_stage(const char* rows, const char* columns, Accumulator& sum) {
     struct alignas(16) Four {
       Number at[4];
     };
@@ -163,8 +167,8 @@ struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
   }
 
   // As that of MatrixUnits.
-  static HARDMINE_DEVICE Number row_sum(const char* rows, int row, const char* columns, int first_column, int64_t depth,
-                                        Number*) {
+  static __device__ __forceinline__ Number row_sum(const char* rows, int row, const char* columns, int first_column,
+                                                   int64_t depth, Number*) {
     const Number* x = reinterpret_cast<const Number*>(rows) + row;
     const Number* y = reinterpret_cast<const Number*>(columns) + first_column + lane_index();
     Number sum = 0;
@@ -173,7 +177,7 @@ struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
   }
 
  private:
-  static HARDMINE_DEVICE Number multiply_add(Number x, Number y, Number sum) {
+  static __device__ __forceinline__ Number multiply_add(Number x, Number y, Number sum) {
     if constexpr (!kSquares) return fma(x, y, sum);
     return fma(x - y, x - y, sum);
   }

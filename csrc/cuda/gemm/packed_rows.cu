@@ -9,14 +9,15 @@ namespace {
 template <class Arithmetic>
 constexpr bool kScalesAfterwards = sizeof(typename Arithmetic::Packed) == 2;
 
-HARDMINE_DEVICE void store(char* target, BFloat16 x) { *reinterpret_cast<BFloat16*>(target) = x; }
-HARDMINE_DEVICE void store(char* target, Float16 x) { *reinterpret_cast<Float16*>(target) = x; }
-HARDMINE_DEVICE void store(char* target, float x) { *reinterpret_cast<float*>(target) = x; }
-HARDMINE_DEVICE void store(char* target, double x) { *reinterpret_cast<double*>(target) = x; }
+__device__ __forceinline__ void store(char* target, BFloat16 x) { *reinterpret_cast<BFloat16*>(target) = x; }
+__device__ __forceinline__ void store(char* target, Float16 x) { *reinterpret_cast<Float16*>(target) = x; }
+__device__ __forceinline__ void store(char* target, float x) { *reinterpret_cast<float*>(target) = x; }
+__device__ __forceinline__ void store(char* target, double x) { *reinterpret_cast<double*>(target) = x; }
 
 // What is packed of a number x that is to be divided by `divisor`.
 template <class Arithmetic, class Scalar>
-HARDMINE_DEVICE void store_packed(char* target, Scalar x, typename Arithmetic::Number divisor, bool divides) {
+__device__ __forceinline__ void store_packed(char* target, Scalar x, typename Arithmetic::Number divisor,
+                                             bool divides) {
   if constexpr (kScalesAfterwards<Arithmetic>) {
     store(target, x);
   } else {
@@ -32,16 +33,16 @@ HARDMINE_DEVICE void store_packed(char* target, Scalar x, typename Arithmetic::N
 
 // A block packs groups of kRowGroup rows, those past the end as zeros.
 template <class Arithmetic, class Scalar>
-HARDMINE_KERNEL(kTileThreads, 4)
-pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
-                 SelectionStart<typename Arithmetic::Number> start) {
+__global__ void __launch_bounds__(kTileThreads, 4)
+    pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
+                     SelectionStart<typename Arithmetic::Number> start) {
   using Number = typename Arithmetic::Number;
   constexpr int kWarps = kTileThreads / 32;
   Number* norm = reinterpret_cast<Number*>(shared_memory());  // [kRowGroup]
   const int64_t groups = panels_of<Arithmetic>(out.count) * (Arithmetic::kTile / kRowGroup);
   const int64_t padded_depth = stages_of<Arithmetic>(out.depth) * Arithmetic::kStageDepth;
-  if (start.blocks_done && block_index() == 0 && thread_index() == 0) *start.blocks_done = 0;
-  for (int64_t group = block_index(); group < groups; group += grid_size()) {
+  if (start.blocks_done && blockIdx.x == 0 && threadIdx.x == 0) *start.blocks_done = 0;
+  for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     const int64_t first = group * kRowGroup;
     bool infinite = false;
     for (int r = warp_index(); r < kRowGroup; r += kWarps) {
@@ -50,18 +51,18 @@ pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
       infinite |= !is_finite(size);
       norm[r] = divisor_of_norm(size);
     }
-    infinite = sync_block_any(infinite);
-    if (thread_index() == 0 && first < out.count) out.finite[group] = !infinite;
-    if (thread_index() < kRowGroup && first + thread_index() < out.count) {
-      const int64_t row = first + thread_index();
-      if (out.scale) out.scale[row] = Number(1) / norm[thread_index()];
+    infinite = __syncthreads_or(infinite);
+    if (threadIdx.x == 0 && first < out.count) out.finite[group] = !infinite;
+    if (threadIdx.x < kRowGroup && first + threadIdx.x < out.count) {
+      const int64_t row = first + threadIdx.x;
+      if (out.scale) out.scale[row] = Number(1) / norm[threadIdx.x];
 #pragma unroll
       for (int s = 0; s < SelectionStart<Number>::kMost; ++s)
         if (start.best[s]) start.best[s][row] = start.value[s];
     }
     char* panel = out.panels + first / Arithmetic::kTile * panel_bytes<Arithmetic>(out.depth);
     const int first_in_panel = static_cast<int>(first % Arithmetic::kTile);
-    for (int64_t i = thread_index(); i < kRowGroup * padded_depth; i += kTileThreads) {
+    for (int64_t i = threadIdx.x; i < kRowGroup * padded_depth; i += kTileThreads) {
       // The layouts of multiply-adds are rows of a column; neighboring threads write what lies side by side.
       const int r = static_cast<int>(Arithmetic::kMatrixUnits ? i / padded_depth : i % kRowGroup);
       const int64_t k = Arithmetic::kMatrixUnits ? i % padded_depth : i / kRowGroup;
@@ -70,7 +71,7 @@ pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
       store_packed<Arithmetic>(panel + Arithmetic::offset(first_in_panel + r, k), number, inside ? norm[r] : Number(1),
                                normalized);
     }
-    sync_block();  // before the norms of the next group
+    __syncthreads();  // before the norms of the next group
   }
 }
 

@@ -9,15 +9,15 @@ namespace hardmine::cuda {
 
 // The sum over a warp, the same bits in every lane.
 template <class Number>
-HARDMINE_DEVICE Number sum_of_warp(Number value) {
+__device__ __forceinline__ Number sum_of_warp(Number value) {
 #pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(kFullWarp, value, mask);
   return value;
 }
 
 // The norm of a row, computed by a warp. Overflows where its square does.
 template <class Number, class Scalar>
-HARDMINE_DEVICE Number norm_of_row(const Scalar* row, int64_t depth) {
+__device__ __forceinline__ Number norm_of_row(const Scalar* row, int64_t depth) {
   Number sum = 0;
   for (int64_t k = lane_index(); k < depth; k += 32) {
     const Number x = to_number(row[k]);

@@ -16,10 +16,10 @@ struct MeasuredRows {
 
 // By all threads of all blocks.
 template <class Scalar, class Number>
-HARDMINE_DEVICE void measure_rows(const MeasuredRows<Scalar, Number>& rows) {
-  for (int64_t group = block_index(); group < row_groups(rows.count); group += grid_size()) {
+__device__ __forceinline__ void measure_rows(const MeasuredRows<Scalar, Number>& rows) {
+  for (int64_t group = blockIdx.x; group < row_groups(rows.count); group += gridDim.x) {
     bool infinite = false;
-    for (int r = warp_index(); r < kRowGroup; r += block_size() / 32) {
+    for (int r = warp_index(); r < kRowGroup; r += warps_per_block()) {
       const int64_t row = group * kRowGroup + r;
       if (row >= rows.count) continue;
       const Number norm = norm_of_row<Number>(rows.x + row * rows.depth, rows.depth);
@@ -27,8 +27,8 @@ HARDMINE_DEVICE void measure_rows(const MeasuredRows<Scalar, Number>& rows) {
       if (lane_index() == 0 && rows.divisor) rows.divisor[row] = divisor_of_norm(norm);
       if (lane_index() == 0 && rows.ends) rows.ends[row] = 0;
     }
-    infinite = sync_block_any(infinite);
-    if (thread_index() == 0) rows.finite[group] = !infinite;
+    infinite = __syncthreads_or(infinite);
+    if (threadIdx.x == 0) rows.finite[group] = !infinite;
   }
 }
 

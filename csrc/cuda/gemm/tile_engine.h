@@ -17,11 +17,11 @@ namespace tile_engine {
 
 // One stage of a panel, a share of it each thread.
 template <class Arithmetic>
-HARDMINE_DEVICE void copy_stage(const char* panel, int64_t stage, char* shared) {
+__device__ __forceinline__ void copy_stage(const char* panel, int64_t stage, char* shared) {
   panel += stage * Arithmetic::kStageBytes;
 #pragma unroll
   for (int byte = 0; byte < Arithmetic::kStageBytes; byte += 16 * kTileThreads)
-    copy_async(shared + byte + thread_index() * 16, panel + byte + thread_index() * 16);
+    cp_async_16(shared + byte + threadIdx.x * 16, panel + byte + threadIdx.x * 16);
 }
 
 }  // namespace tile_engine
@@ -29,15 +29,15 @@ HARDMINE_DEVICE void copy_stage(const char* panel, int64_t stage, char* shared) 
 // Fills `share`. All threads of the block call it, with kSharedBytes of shared memory, which nobody uses any more when
 // it returns.
 template <class Arithmetic>
-HARDMINE_DEVICE void multiply_panels(const char* rows, const char* columns, int64_t stages, char* shared,
-                                     Share<Arithmetic>& share) {
+__device__ __forceinline__ void multiply_panels(const char* rows, const char* columns, int64_t stages, char* shared,
+                                                Share<Arithmetic>& share) {
   constexpr int kInFlight = Arithmetic::kStages, kBytes = Arithmetic::kStageBytes;
   const auto copy = [&](int64_t stage, int slot) {
     if (stage < stages) {
       tile_engine::copy_stage<Arithmetic>(rows, stage, shared + 2 * slot * kBytes);
       tile_engine::copy_stage<Arithmetic>(columns, stage, shared + (2 * slot + 1) * kBytes);
     }
-    close_copy_group();  // of nothing, past the end: the waits below count groups
+    cp_async_commit();  // of nothing, past the end: the waits below count groups
   };
 #pragma unroll
   for (int r = 0; r < Arithmetic::kRows; ++r)
@@ -47,14 +47,14 @@ HARDMINE_DEVICE void multiply_panels(const char* rows, const char* columns, int6
   for (int stage = 0; stage < kInFlight - 1; ++stage) copy(stage, stage);
   int slot = 0;
   for (int64_t stage = 0; stage < stages; ++stage) {
-    wait_for_copies<kInFlight - 2>();  // this stage has arrived
-    sync_block();                      // for every thread; and all are done with the stage before, whose slot is next
+    cp_async_wait<kInFlight - 2>();  // this stage has arrived
+    __syncthreads();                 // for every thread; and all are done with the stage before, whose slot is next
     copy(stage + kInFlight - 1, slot == 0 ? kInFlight - 1 : slot - 1);
     Arithmetic::multiply_stage(shared + 2 * slot * kBytes, shared + (2 * slot + 1) * kBytes, share);
     slot = slot + 1 == kInFlight ? 0 : slot + 1;
   }
-  wait_for_copies<0>();
-  sync_block();
+  cp_async_wait<0>();
+  __syncthreads();
 }
 
 }  // namespace hardmine::cuda

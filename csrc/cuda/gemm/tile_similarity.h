@@ -9,13 +9,13 @@ namespace hardmine::cuda {
 
 // In the order of similarities; of squared differences the smallest are the most similar.
 template <class Arithmetic>
-HARDMINE_DEVICE typename Arithmetic::Number order_of(typename Arithmetic::Number number) {
+__device__ __forceinline__ typename Arithmetic::Number order_of(typename Arithmetic::Number number) {
   return Arithmetic::kSquares ? -number : number;
 }
 
 // The similarity that users see.
 template <class Arithmetic>
-HARDMINE_DEVICE typename Arithmetic::Number similarity_of(typename Arithmetic::Number number) {
+__device__ __forceinline__ typename Arithmetic::Number similarity_of(typename Arithmetic::Number number) {
   return Arithmetic::kSquares ? -std::sqrt(number) : number;
 }
 

@@ -56,7 +56,7 @@ class Anchor {
   using Positive = Ranked<Number>;  // its key is -v
 
  public:
-  HARDMINE_DEVICE Anchor(const AnchorPass<Number>& pass, int64_t place)
+  __device__ __forceinline__ Anchor(const AnchorPass<Number>& pass, int64_t place)
       : pass_(pass),
         shared_(*reinterpret_cast<AnchorShared<Number>*>(shared_memory())),
         sum_before_(reinterpret_cast<double*>(shared_memory() + sizeof(AnchorShared<Number>))),
@@ -67,13 +67,13 @@ class Anchor {
         pairs_(pass.pairs + place * pass.count),
         actives_(pass.actives ? pass.actives + place * pass.count : nullptr) {}
 
-  HARDMINE_DEVICE void run() {
+  __device__ __forceinline__ void run() {
     count_positives();
     if (pass_.table.margin) check_margins();
     const int64_t negatives = pass_.count - 1 - positives_;
     if (positives_ == 0 || negatives == 0) {
       if (pass_.need_weights)
-        for (int64_t c = thread_index(); c < pass_.count; c += block_size()) pairs_[c] = 0;
+        for (int64_t c = threadIdx.x; c < pass_.count; c += blockDim.x) pairs_[c] = 0;
     } else {
       for (first_ = 0; first_ < positives_; first_ += size_) {
         size_ = static_cast<int>(positives_ - first_ < pass_.positives ? positives_ - first_ : pass_.positives);
@@ -81,13 +81,13 @@ class Anchor {
         visit_negatives();
         visit_positives();
       }
-      if (pass_.need_weights && thread_index() == 0) pairs_[row_] = 0;
+      if (pass_.need_weights && threadIdx.x == 0) pairs_[row_] = 0;
     }
     double sums[2] = {value_, weight_};
     sum_of_block<2>(sums, shared_.exchange);
     int64_t actives[1] = {active_triplets_};
     sum_of_block<1>(actives, shared_.counts);
-    if (thread_index() != 0) return;
+    if (threadIdx.x != 0) return;
     pass_.value[row_] = sums[0];
     pass_.weight[row_] += sums[1];
     pass_.active[row_] = actives[0];
@@ -95,97 +95,97 @@ class Anchor {
   }
 
  private:
-  HARDMINE_DEVICE bool same_class(int64_t column) const { return pass_.label[column] == label_; }
+  __device__ __forceinline__ bool same_class(int64_t column) const { return pass_.label[column] == label_; }
 
   // Calls use(column, place) for the positives of this warp's part of the columns, with their places among all. All
   // lanes take part in it.
   template <class Use>
-  HARDMINE_DEVICE int32_t for_positives(int32_t place, const Use& use) const {
-    const int64_t part = (pass_.count + block_size() - 1) / block_size() * 32;
+  __device__ __forceinline__ int32_t for_positives(int32_t place, const Use& use) const {
+    const int64_t part = (pass_.count + blockDim.x - 1) / blockDim.x * 32;
     const int64_t begin = warp_index() * part, end = begin + part < pass_.count ? begin + part : pass_.count;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
       const bool here = column < end && column != row_ && same_class(column);
-      const uint32_t bits = ballot(here);
-      if (here) use(column, place + count_bits(bits & ((1u << lane_index()) - 1)));
-      place += count_bits(bits);
+      const uint32_t bits = __ballot_sync(kFullWarp, here);
+      if (here) use(column, place + __popc(bits & ((1u << lane_index()) - 1)));
+      place += __popc(bits);
     }
     return place;
   }
 
-  HARDMINE_DEVICE void count_positives() {
+  __device__ __forceinline__ void count_positives() {
     const int32_t found = for_positives(0, [](int64_t, int32_t) {});
     if (lane_index() == 0) shared_.warp_count[warp_index()] = found;
-    sync_block();
+    __syncthreads();
     positives_ = first_of_warp_ = 0;
-    for (int w = 0; w < block_size() / 32; ++w) {
+    for (int w = 0; w < warps_per_block(); ++w) {
       if (w < warp_index()) first_of_warp_ += shared_.warp_count[w];
       positives_ += shared_.warp_count[w];
     }
-    sync_block();  // before the counts of the next anchor
+    __syncthreads();  // before the counts of the next anchor
   }
 
-  HARDMINE_DEVICE bool has_row(int64_t i) const {
+  __device__ __forceinline__ bool has_row(int64_t i) const {
     return pass_.table.row[i] >= 0 && pass_.table.row[i] < pass_.table.rows;
   }
   // Of a class without a row, a number that is no margin.
-  HARDMINE_DEVICE Number margin(int64_t negative) const {
+  __device__ __forceinline__ Number margin(int64_t negative) const {
     if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<Number>::quiet_NaN();
     return pass_.table.margin[pass_.table.row[row_] * pass_.table.rows + pass_.table.row[negative]];
   }
 
-  HARDMINE_DEVICE void check_margins() {
+  __device__ __forceinline__ void check_margins() {
     bool bad = false;
-    for (int64_t c = thread_index(); c < pass_.count; c += block_size()) bad |= !is_finite(margin(c));
-    bad = sync_block_any(bad);
-    if (thread_index() == 0) pass_.margins_are_finite[row_] = !bad;
+    for (int64_t c = threadIdx.x; c < pass_.count; c += blockDim.x) bad |= !is_finite(margin(c));
+    bad = __syncthreads_or(bad);
+    if (threadIdx.x == 0) pass_.margins_are_finite[row_] = !bad;
   }
 
   // The positives from `first_` on, in ascending order of v, and what those before each add up to.
-  HARDMINE_DEVICE void list_positives() {
+  __device__ __forceinline__ void list_positives() {
     for_positives(static_cast<int32_t>(first_of_warp_), [&](int64_t column, int32_t place) {
       if (place < first_ || place >= first_ + size_) return;
       const Number v = pairs_[column];
       list_[place - first_] =
           Positive::of(v == v ? -v : -std::numeric_limits<Number>::max(), static_cast<Index>(column));
     });
-    for (int i = thread_index(); i < size_; i += block_size()) active_[i] = 0;
-    sync_block();
+    for (int i = threadIdx.x; i < size_; i += blockDim.x) active_[i] = 0;
+    __syncthreads();
     if (warp_index() == 0) {
       sort_list(list_, size_);
       scan<double>([&](int r) { return static_cast<double>(-list_[r].key()); },
                    [&](int r, double sum) { sum_before_[r + 1] = sum; });
       if (lane_index() == 0) sum_before_[0] = 0;
     }
-    sync_block();
+    __syncthreads();
   }
 
   // Calls put(r, the sum of get(0) ... get(r)), in a fixed order; by a warp.
   template <class Sum, class Get, class Put>
-  HARDMINE_DEVICE void scan(const Get& get, const Put& put) const {
+  __device__ __forceinline__ void scan(const Get& get, const Put& put) const {
     const int part = (size_ + 31) / 32, begin = lane_index() * part, end = begin + part < size_ ? begin + part : size_;
     Sum own = 0;
     for (int r = begin; r < end; ++r) own += get(r);
     Sum sum = own;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      const Sum below = shuffle_up(sum, step);
+      const Sum below = __shfl_up_sync(kFullWarp, sum, step);
       if (lane_index() >= step) sum += below;
     }
-    Sum before = shuffle_up(sum, 1);
+    Sum before = __shfl_up_sync(kFullWarp, sum, 1);
     if (lane_index() == 0) before = 0;
     for (int r = begin; r < end; ++r) put(r, before += get(r));
   }
 
   // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
-  HARDMINE_DEVICE Number weight_of(int32_t triplets, Number v) const {
+  __device__ __forceinline__ Number weight_of(int32_t triplets, Number v) const {
     const auto weight = static_cast<Number>(triplets);
     if (pass_.squared) return weight;
     return v < Number(0) ? weight / (Number(-4) * v) : Number(0);
   }
 
   // How many of the positives listed are below x; none for NaN.
-  HARDMINE_DEVICE int positives_below(Number x) const {
+  __device__ __forceinline__ int positives_below(Number x) const {
     int begin = 0, end = size_;
     while (begin < end) {
       const int middle = (begin + end) / 2;
@@ -198,10 +198,10 @@ class Anchor {
     return begin;
   }
 
-  HARDMINE_DEVICE void visit_negatives() {
+  __device__ __forceinline__ void visit_negatives() {
     const bool last = first_ + size_ == positives_;
     int32_t with_all = 0;  // negatives: these would all count at one place
-    for (int64_t c = thread_index(); c < pass_.count; c += block_size()) {
+    for (int64_t c = threadIdx.x; c < pass_.count; c += blockDim.x) {
       if (same_class(c)) continue;
       // Whether a triplet is active is decided in the type of v. What it adds is v_an - v_ap, and half the margin
       // apart: rounded to the size of v, the margin would bias every triplet alike.
@@ -215,7 +215,7 @@ class Anchor {
         if (below == size_) {
           ++with_all;
         } else {
-          atomic_add(active_ + below - 1, 1);
+          atomicAdd(active_ + below - 1, 1);
         }
       }
       if (!pass_.need_weights) continue;
@@ -228,11 +228,11 @@ class Anchor {
         actives_[c] = triplets;
       }
     }
-    if (with_all > 0) atomic_add(active_ + size_ - 1, with_all);
-    sync_block();
+    if (with_all > 0) atomicAdd(active_ + size_ - 1, with_all);
+    __syncthreads();
   }
 
-  HARDMINE_DEVICE void visit_positives() {
+  __device__ __forceinline__ void visit_positives() {
     if (pass_.need_weights) {
       // The active triplets of a positive are those of negatives that are above it, or above a greater one.
       if (warp_index() == 0)
@@ -244,7 +244,7 @@ class Anchor {
                         weight_ += static_cast<double>(weight);
                       });
     }
-    sync_block();  // before the list is another
+    __syncthreads();  // before the list is another
   }
 
   const AnchorPass<Number>& pass_;

@@ -34,7 +34,7 @@ struct BatchAllGradient {
   double* weight;         // [count], W; not used without a center
   Number* grad;           // [count, depth]
 
-  HARDMINE_DEVICE Number row(int64_t i, int64_t k) const {
+  __device__ __forceinline__ Number row(int64_t i, int64_t k) const {
     const Number x_k = to_number(x[i * depth + k]);
     return divisor ? x_k / divisor[i] : x_k;
   }
@@ -43,18 +43,18 @@ struct BatchAllGradient {
 // Also writes `shift` [count], null unless the pairs measure inner products: with s + shift of the negative and the
 // positive, v is half a squared distance of rows that are too short to be unit rows, too.
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kThreads, 4)
-start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<Scalar, Number> gradient) {
+__global__ void __launch_bounds__(kThreads, 4)
+    start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<Scalar, Number> gradient) {
   measure_rows(rows);
-  for (int64_t i = block_index() * kThreads + thread_index(); i < rows.count; i += grid_size() * kThreads)
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows.count; i += int64_t{gridDim.x} * kThreads)
     gradient.weight[i] = 0;
   if (gradient.grad)
-    for (int64_t i = block_index() * kThreads + thread_index(); i < rows.count * rows.depth;
-         i += grid_size() * kThreads)
+    for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows.count * rows.depth;
+         i += int64_t{gridDim.x} * kThreads)
       gradient.grad[i] = 0;
   if (!shift) return;
   constexpr int kWarps = kThreads / 32;
-  for (int64_t i = block_index() * kWarps + warp_index(); i < rows.count; i += grid_size() * kWarps) {
+  for (int64_t i = int64_t{blockIdx.x} * kWarps + warp_index(); i < rows.count; i += int64_t{gridDim.x} * kWarps) {
     const Number norm = norm_of_row<Number>(rows.x + i * rows.depth, rows.depth);
     const Number unit = norm / Number(kSmallestNorm);
     if (lane_index() == 0) shift[i] = unit <= Number(1) ? (1 - unit * unit) / 2 : Number(0);
@@ -64,9 +64,10 @@ start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<
 // A number of some row at every depth, the median of three: near all rows where they are near each other, and
 // differences from it are as exact as those of rows.
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kThreads, 4)
-center_kernel(BatchAllGradient<Scalar, Number> gradient, Number* center) {
-  for (int64_t k = block_index() * kThreads + thread_index(); k < gradient.depth; k += grid_size() * kThreads) {
+__global__ void __launch_bounds__(kThreads, 4)
+    center_kernel(BatchAllGradient<Scalar, Number> gradient, Number* center) {
+  for (int64_t k = int64_t{blockIdx.x} * kThreads + threadIdx.x; k < gradient.depth;
+       k += int64_t{gridDim.x} * kThreads) {
     const Number a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
                  c = gradient.row(gradient.count - 1, k);
     const Number low = a < b ? a : b, high = a < b ? b : a;
@@ -85,12 +86,11 @@ struct MeasuresPass {
 };
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-measures_kernel(MeasuresPass<Arithmetic> pass) {
+__global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<Arithmetic> pass) {
   using Number = typename Arithmetic::Number;
   const int64_t row_panels = panels_of<Arithmetic>(pass.strip_rows), count = pass.rows.count;
   Share<Arithmetic> share;
-  for (int64_t i = block_index(); i < row_panels * panels_of<Arithmetic>(count); i += grid_size()) {
+  for (int64_t i = blockIdx.x; i < row_panels * panels_of<Arithmetic>(count); i += gridDim.x) {
     const int64_t row_panel = i % row_panels, column_panel = i / row_panels;
     make_tile(pass.rows, pass.rows, pass.first_row / Arithmetic::kTile + row_panel, column_panel, share);
 #pragma unroll
@@ -114,16 +114,16 @@ measures_kernel(MeasuresPass<Arithmetic> pass) {
 }
 
 template <class Number>
-HARDMINE_KERNEL(kAnchorThreads, 2)
-anchors_kernel(AnchorPass<Number> pass) {
-  for (int64_t i = block_index(); i < pass.rows; i += grid_size()) Anchor<Number>(pass, i).run();
+__global__ void __launch_bounds__(kAnchorThreads, 2) anchors_kernel(AnchorPass<Number> pass) {
+  for (int64_t i = blockIdx.x; i < pass.rows; i += gridDim.x) Anchor<Number>(pass, i).run();
 }
 
 // Adds what the columns of a strip of weights add up to.
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kThreads, 4)
-add_column_weights_kernel(WeightStrip<Number> strip, BatchAllGradient<Scalar, Number> gradient) {
-  for (int64_t c = block_index() * kThreads + thread_index(); c < strip.columns; c += grid_size() * kThreads) {
+__global__ void __launch_bounds__(kThreads, 4)
+    add_column_weights_kernel(WeightStrip<Number> strip, BatchAllGradient<Scalar, Number> gradient) {
+  for (int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x; c < strip.columns;
+       c += int64_t{gridDim.x} * kThreads) {
     double sum = 0;
     for (int64_t r = 0; r < strip.rows; ++r) sum += static_cast<double>(strip.weight[r * strip.columns + c]);
     gradient.weight[c] += sum;
@@ -144,22 +144,21 @@ struct BatchAllEnd {
 
 // One block.
 template <class Number>
-HARDMINE_KERNEL(kThreads, 1)
-end_kernel(BatchAllEnd<Number> end) {
+__global__ void __launch_bounds__(kThreads, 1) end_kernel(BatchAllEnd<Number> end) {
   double value[1] = {0};
   int64_t counts[2] = {0, 0};
   bool bad = false;
-  for (int64_t i = thread_index(); i < end.count; i += kThreads) {
+  for (int64_t i = threadIdx.x; i < end.count; i += kThreads) {
     value[0] += end.value[i];
     counts[0] += end.active[i];
     counts[1] += end.total[i];
     if (end.margins_are_finite) bad |= end.margins_are_finite[i] == 0;
   }
   const bool infinite = block_finds_infinite(end.finite, row_groups(end.count));
-  bad = sync_block_any(bad);
+  bad = __syncthreads_or(bad);
   sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
   sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
-  if (thread_index() != 0) return;
+  if (threadIdx.x != 0) return;
   const Number nan = std::numeric_limits<Number>::quiet_NaN();
   const double share = batch_all_share(end.reduction, counts[0], counts[1]);
   *end.out.loss = bad || infinite ? nan : static_cast<Number>(share * value[0]);
@@ -170,17 +169,17 @@ end_kernel(BatchAllEnd<Number> end) {
 
 // A block a row.
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kTileThreads, 4)
-finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
+__global__ void __launch_bounds__(kTileThreads, 4)
+    finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
   Number* const exchange = reinterpret_cast<Number*>(shared_memory());
   const Number share = *factor;
-  for (int64_t i = block_index(); i < gradient.count; i += grid_size()) {
+  for (int64_t i = blockIdx.x; i < gradient.count; i += gridDim.x) {
     Number* const grad = gradient.grad + i * gradient.depth;
     const bool is_zero = gradient.divisor && !has_direction(gradient.divisor[i]);
     const bool projects = gradient.divisor && !is_zero;
     const Number weight = gradient.center ? static_cast<Number>(gradient.weight[i]) : Number(0);
     Number along[1] = {0};
-    for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
+    for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       const Number x = gradient.row(i, k);
       const Number value = share * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
       along[0] += value * x;
@@ -188,12 +187,12 @@ finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* 
     }
     if (projects) {
       sum_of_block<1>(along, exchange);
-      if (thread_index() == 0) exchange[0] = along[0];
-      sync_block();
+      if (threadIdx.x == 0) exchange[0] = along[0];
+      __syncthreads();
       along[0] = exchange[0];
-      sync_block();  // before the exchange is used again
+      __syncthreads();  // before the exchange is used again
     }
-    for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
+    for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       Number value = share != share ? share : is_zero ? Number(0) : grad[k];
       if (projects) value -= gradient.row(i, k) * along[0];
       if (gradient.divisor) value /= gradient.divisor[i];
@@ -203,9 +202,9 @@ finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* 
 }
 
 template <class Number>
-HARDMINE_KERNEL(kThreads, 4)
-scale_gradient_kernel(const Number* grad, const Number* factor, int64_t size, Number* out) {
-  for (int64_t i = block_index() * kThreads + thread_index(); i < size; i += grid_size() * kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
+    scale_gradient_kernel(const Number* grad, const Number* factor, int64_t size, Number* out) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < size; i += int64_t{gridDim.x} * kThreads)
     out[i] = *factor * grad[i];
 }
 

@@ -53,24 +53,24 @@ struct GatherShared {
 template <class Scalar, class Number>
 class GatherRow {
  public:
-  HARDMINE_DEVICE GatherRow(const GatherPass<Scalar, Number>& pass, int64_t row)
+  __device__ __forceinline__ GatherRow(const GatherPass<Scalar, Number>& pass, int64_t row)
       : pass_(pass),
         shared_(*reinterpret_cast<GatherShared<Number>*>(shared_memory())),
         row_(row),
         self_(pass.selves.x + row * pass.depth),
         divisor_(pass.selves.divisor ? pass.selves.divisor[row] : Number(1)) {}
 
-  HARDMINE_DEVICE void run(bool poisoned) {
+  __device__ __forceinline__ void run(bool poisoned) {
     Scalar* grad = pass_.grad + row_ * pass_.depth;
     const int64_t depth = pass_.depth;
     if (poisoned) {
-      for (int64_t k = thread_index(); k < depth; k += kGatherThreads)
+      for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads)
         grad[k] = from_number<Scalar>(std::numeric_limits<Number>::quiet_NaN());
       return;
     }
     const bool projects = pass_.measure.normalized;
     if (projects && !has_direction(divisor_)) {
-      for (int64_t k = thread_index(); k < depth; k += kGatherThreads) grad[k] = from_number<Scalar>(Number(0));
+      for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads) grad[k] = from_number<Scalar>(Number(0));
       return;
     }
     // The projection needs the whole sum: a depth that is not added up at once is so twice.
@@ -86,10 +86,10 @@ class GatherRow {
   }
 
  private:
-  HARDMINE_DEVICE int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + thread_index(); }
+  __device__ __forceinline__ int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + threadIdx.x; }
 
   // The sum's inner product with the unit row, of the depths at hand.
-  HARDMINE_DEVICE Number component_along_self() {
+  __device__ __forceinline__ Number component_along_self() {
     Number dot[1] = {0};
     if (any_) {
 #pragma unroll
@@ -98,14 +98,14 @@ class GatherRow {
     }
     auto* exchange = reinterpret_cast<Number*>(shared_.sum);
     sum_of_block<1>(dot, exchange);
-    if (thread_index() == 0) exchange[0] = dot[0];
-    sync_block();
+    if (threadIdx.x == 0) exchange[0] = dot[0];
+    __syncthreads();
     const Number total = exchange[0];
-    sync_block();
+    __syncthreads();
     return total;
   }
 
-  HARDMINE_DEVICE void write(Scalar* grad, Number along) const {
+  __device__ __forceinline__ void write(Scalar* grad, Number along) const {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {
       const int64_t k = depth_of(i);
@@ -122,7 +122,7 @@ class GatherRow {
   struct Range {
     int64_t begin, end;
   };
-  HARDMINE_DEVICE Range range(int stage, bool sorted) const {
+  __device__ __forceinline__ Range range(int stage, bool sorted) const {
     const PairEnds<Number>& ends = pass_.ends;
     const int64_t pairs = ends.pair_count(), partners = ends.pairs.partners;
     const bool entries = ends.pairs.first == nullptr;  // firsts are where they are
@@ -136,7 +136,7 @@ class GatherRow {
   }
 
   // Adds up the contributions to the depths at hand.
-  HARDMINE_DEVICE void add_up() {
+  __device__ __forceinline__ void add_up() {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) sum_[i] = 0;
     any_ = false;
@@ -166,10 +166,10 @@ class GatherRow {
   }
 
   // The ends of an index, in ascending order.
-  HARDMINE_DEVICE void list_sorted(const int64_t* end_at, int count) {
-    for (int i = thread_index(); i < count; i += kGatherThreads) shared_.end[i] = end_at[i];
-    sync_block();
-    for (int i = thread_index(); i < count; i += kGatherThreads) {
+  __device__ __forceinline__ void list_sorted(const int64_t* end_at, int count) {
+    for (int i = threadIdx.x; i < count; i += kGatherThreads) shared_.end[i] = end_at[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < count; i += kGatherThreads) {
       const int64_t own = shared_.end[i];
       int rank = 0;
       for (int other = 0; other < count; ++other) rank += shared_.end[other] < own;
@@ -180,16 +180,16 @@ class GatherRow {
   }
 
   // Lists those of the next ends of a range, one a thread, that lie at this row.
-  HARDMINE_DEVICE void list_some(const Range& range) {
+  __device__ __forceinline__ void list_some(const Range& range) {
     const PairEnds<Number>& ends = pass_.ends;
     const int64_t pairs = ends.pair_count();
-    const int64_t id = range.begin + thread_index(), pair = id < pairs ? id : id - pairs;
+    const int64_t id = range.begin + threadIdx.x, pair = id < pairs ? id : id - pairs;
     const bool here =
         id < range.end && (id < pairs ? ends.first_of(pair) : ends.second_of(pair)) == row_ && ends.has(pair);
-    const uint32_t bits = ballot(here);
-    if (lane_index() == 0) shared_.warp_count[warp_index()] = count_bits(bits);
-    sync_block();
-    int place = listed_ + count_bits(bits & ((1u << lane_index()) - 1)), found = 0;
+    const uint32_t bits = __ballot_sync(kFullWarp, here);
+    if (lane_index() == 0) shared_.warp_count[warp_index()] = __popc(bits);
+    __syncthreads();
+    int place = listed_ + __popc(bits & ((1u << lane_index()) - 1)), found = 0;
     for (int w = 0; w < kGatherThreads / 32; ++w) {
       if (w < warp_index()) place += shared_.warp_count[w];
       found += shared_.warp_count[w];
@@ -197,10 +197,10 @@ class GatherRow {
     if (here) list(place, id);
     listed_ += found;
     any_ |= found > 0;
-    sync_block();
+    __syncthreads();
   }
 
-  HARDMINE_DEVICE void list(int place, int64_t id) {
+  __device__ __forceinline__ void list(int place, int64_t id) {
     const PairEnds<Number>& ends = pass_.ends;
     const int64_t pairs = ends.pair_count(), pair = id < pairs ? id : id - pairs;
     const bool self_is_first = id < pairs;
@@ -212,8 +212,8 @@ class GatherRow {
   }
 
   // Adds what is listed to the sums, in the order of the list, and clears it.
-  HARDMINE_DEVICE void add_listed() {
-    sync_block();
+  __device__ __forceinline__ void add_listed() {
+    __syncthreads();
     const bool inner_product = pass_.measure.quantity == PairQuantity::kInnerProduct;
     for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
       Number weight = shared_.weight[i];
@@ -228,7 +228,7 @@ class GatherRow {
       }
       if (lane_index() == 0) shared_.weight[i] = weight;
     }
-    sync_block();
+    __syncthreads();
     for (int i = 0; i < listed_; ++i) {
       const Scalar* other = static_cast<const Scalar*>(shared_.other[i]);
       const Number weight = shared_.weight[i], divisor = shared_.divisor[i];
@@ -247,7 +247,7 @@ class GatherRow {
   }
 
   // By a warp.
-  HARDMINE_DEVICE Number distance_to(const Scalar* other, Number divisor) const {
+  __device__ __forceinline__ Number distance_to(const Scalar* other, Number divisor) const {
     Number sum = 0;
     for (int64_t k = lane_index(); k < pass_.depth; k += 32) {
       const Number x = to_number(self_[k]), y = to_number(other[k]);

@@ -20,10 +20,10 @@ struct IndexedSums {
   const IndexedLoss& loss;
   SelectedPairs<Number> pairs;
 
-  static HARDMINE_DEVICE Number kept(Number measure) { return measure; }
-  static HARDMINE_DEVICE Number kept_backward(Number gradient) { return gradient; }
+  static __device__ __forceinline__ Number kept(Number measure) { return measure; }
+  static __device__ __forceinline__ Number kept_backward(Number gradient) { return gradient; }
 
-  HARDMINE_DEVICE void add(int64_t t, double* sum, Number* unreduced) const {
+  __device__ __forceinline__ void add(int64_t t, double* sum, Number* unreduced) const {
     const TripletTerm<Number> term = term_of(loss.term, pairs, t);
     const bool hard = term.part == Part::kHard;
     const auto value = static_cast<double>(term.value);
@@ -34,23 +34,23 @@ struct IndexedSums {
     sum[3] += hard;
   }
 
-  HARDMINE_DEVICE PartWeights weights(const double* sum) const {
+  __device__ __forceinline__ PartWeights weights(const double* sum) const {
     return part_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
   }
 
   // By all threads of a block, which share `sum`.
-  HARDMINE_DEVICE void finish(const double* sum, bool poisoned, char*, Number* out) const {
+  __device__ __forceinline__ void finish(const double* sum, bool poisoned, char*, Number* out) const {
     const Number nan = std::numeric_limits<Number>::quiet_NaN();
     if (loss.reduction == Reduction::kNone) {
-      for (int64_t t = thread_index(); poisoned && t < pairs.count; t += block_size()) out[t] = nan;
-    } else if (thread_index() == 0) {
+      for (int64_t t = threadIdx.x; poisoned && t < pairs.count; t += blockDim.x) out[t] = nan;
+    } else if (threadIdx.x == 0) {
       const PartWeights share = weights(sum);
       *out = poisoned ? nan : static_cast<Number>(sum[0] * share.easy + sum[1] * share.hard);
     }
   }
 
-  HARDMINE_DEVICE void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
-                                Number* d_negative) const {
+  __device__ __forceinline__ void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
+                                           Number* d_negative) const {
     term_backward(weights(sum), term_of(loss.term, pairs, t), grad_loss[loss.reduction == Reduction::kNone ? t : 0],
                   d_positive, d_negative);
   }
@@ -63,33 +63,33 @@ struct GlobalSums {
   const GlobalRule& rule;
   SelectedPairs<Number> pairs;  // of distances
 
-  static HARDMINE_DEVICE Number kept(Number measure) { return global_distance(measure); }
-  static HARDMINE_DEVICE Number kept_backward(Number gradient) { return global_distance_backward(gradient); }
+  static __device__ __forceinline__ Number kept(Number measure) { return global_distance(measure); }
+  static __device__ __forceinline__ Number kept_backward(Number gradient) { return global_distance_backward(gradient); }
 
-  HARDMINE_DEVICE void add(int64_t t, double* sum, Number*) const {
+  __device__ __forceinline__ void add(int64_t t, double* sum, Number*) const {
     sum[0] += static_cast<double>(pairs.positive_similarity[t]);
     sum[1] += static_cast<double>(pairs.negative_similarity[t]);
   }
 
-  HARDMINE_DEVICE Moments mean_of(double sum) const {
+  __device__ __forceinline__ Moments mean_of(double sum) const {
     Moments moments;
     if (pairs.count > 0) moments.mean = sum / static_cast<double>(pairs.count);
     return moments;
   }
 
   // From deviations, as core's moments_of. By all threads of a block, which share `sum`.
-  HARDMINE_DEVICE void finish(const double* sum, bool poisoned, char* shared, Number* out) const {
+  __device__ __forceinline__ void finish(const double* sum, bool poisoned, char* shared, Number* out) const {
     Moments p = mean_of(sum[0]), n = mean_of(sum[1]);
     double squares[2] = {0, 0};
-    for (int64_t t = thread_index(); t < pairs.count; t += block_size()) {
+    for (int64_t t = threadIdx.x; t < pairs.count; t += blockDim.x) {
       const double positive = static_cast<double>(pairs.positive_similarity[t]) - p.mean;
       const double negative = static_cast<double>(pairs.negative_similarity[t]) - n.mean;
       squares[0] += positive * positive;
       squares[1] += negative * negative;
     }
-    sync_block();  // `shared` may hold `sum`
+    __syncthreads();  // `shared` may hold `sum`
     sum_of_block<2>(squares, reinterpret_cast<double*>(shared));
-    if (thread_index() != 0) return;
+    if (threadIdx.x != 0) return;
     const auto count = static_cast<double>(pairs.count);
     p.variance = squares[0] / count;
     n.variance = squares[1] / count;
@@ -97,8 +97,8 @@ struct GlobalSums {
     *out = poisoned ? std::numeric_limits<Number>::quiet_NaN() : value;
   }
 
-  HARDMINE_DEVICE void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
-                                Number* d_negative) const {
+  __device__ __forceinline__ void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
+                                           Number* d_negative) const {
     const double share = static_cast<double>(*grad_loss) / static_cast<double>(pairs.count);
     global_term_backward(rule, mean_of(sum[0]), mean_of(sum[1]), share, pairs.positive_similarity[t],
                          pairs.negative_similarity[t], d_positive, d_negative);
@@ -106,22 +106,22 @@ struct GlobalSums {
 };
 
 template <class Number>
-HARDMINE_DEVICE IndexedSums<Number> sums_of(const IndexedLoss& loss, const Number* positive, const Number* negative,
-                                            int64_t count) {
+__device__ __forceinline__ IndexedSums<Number> sums_of(const IndexedLoss& loss, const Number* positive,
+                                                       const Number* negative, int64_t count) {
   return {loss, {nullptr, nullptr, positive, negative, count}};
 }
 template <class Number>
-HARDMINE_DEVICE GlobalSums<Number> sums_of(const GlobalRule& rule, const Number* positive, const Number* negative,
-                                           int64_t count) {
+__device__ __forceinline__ GlobalSums<Number> sums_of(const GlobalRule& rule, const Number* positive,
+                                                      const Number* negative, int64_t count) {
   return {rule, {nullptr, nullptr, positive, negative, count}};
 }
 template <class Loss, class Number>
 using SumsOf = decltype(sums_of(Loss{}, static_cast<const Number*>(nullptr), static_cast<const Number*>(nullptr), 0));
 
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kTripletThreads, 4)
-measure_rows_kernel(MeasuredRows<Scalar, Number> rows, int32_t* blocks_done) {
-  if (block_index() == 0 && thread_index() == 0) *blocks_done = 0;
+__global__ void __launch_bounds__(kTripletThreads, 4)
+    measure_rows_kernel(MeasuredRows<Scalar, Number> rows, int32_t* blocks_done) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) *blocks_done = 0;
   measure_rows(rows);
 }
 
@@ -138,8 +138,8 @@ struct TripletPass {
 
 // The measures of the pairs (a, p) and (a, n), the same in every lane of a warp.
 template <class Scalar, class Number>
-HARDMINE_DEVICE void measure_triplet(const PairMeasure& measure, const MeasuredRows<Scalar, Number>& rows,
-                                     const int64_t* triplet, Number* positive, Number* negative) {
+__device__ __forceinline__ void measure_triplet(const PairMeasure& measure, const MeasuredRows<Scalar, Number>& rows,
+                                                const int64_t* triplet, Number* positive, Number* negative) {
   const Scalar *a = rows.x + triplet[0] * rows.depth, *p = rows.x + triplet[1] * rows.depth,
                *n = rows.x + triplet[2] * rows.depth;
   const bool normalized = measure.normalized, product = measure.quantity == PairQuantity::kInnerProduct;
@@ -171,14 +171,13 @@ HARDMINE_DEVICE void measure_triplet(const PairMeasure& measure, const MeasuredR
 
 // A warp measures a triplet; the last block makes the loss of the sums of all.
 template <class Loss, class Scalar, class Number>
-HARDMINE_KERNEL(kTripletThreads, 4)
-measure_triplets_kernel(TripletPass<Loss, Scalar, Number> pass) {
+__global__ void __launch_bounds__(kTripletThreads, 4) measure_triplets_kernel(TripletPass<Loss, Scalar, Number> pass) {
   constexpr int kSums = SumsOf<Loss, Number>::kSums + 1;
   const auto sums = sums_of<Number>(pass.loss, pass.out.positive, pass.out.negative, pass.triplets.count);
   auto* shared = reinterpret_cast<double*>(shared_memory());
   double sum[kSums] = {};
-  for (int64_t t = block_index() * kTripletWarps + warp_index(); t < pass.triplets.count;
-       t += grid_size() * kTripletWarps) {
+  for (int64_t t = int64_t{blockIdx.x} * kTripletWarps + warp_index(); t < pass.triplets.count;
+       t += int64_t{gridDim.x} * kTripletWarps) {
     const int64_t* triplet = pass.triplets.rows + 3 * t;
     const bool sound = is_triplet(triplet, pass.rows.count);
     Number positive = std::numeric_limits<Number>::quiet_NaN(), negative = positive;
@@ -190,18 +189,18 @@ measure_triplets_kernel(TripletPass<Loss, Scalar, Number> pass) {
     sum[kSums - 1] += !sound;
   }
   sum_of_block<kSums>(sum, shared);
-  if (grid_size() > 1) {
-    if (thread_index() == 0)
-      for (int s = 0; s < kSums; ++s) pass.partial[block_index() * kSums + s] = sum[s];
+  if (gridDim.x > 1) {
+    if (threadIdx.x == 0)
+      for (int s = 0; s < kSums; ++s) pass.partial[int64_t{blockIdx.x} * kSums + s] = sum[s];
     if (!is_last_block(pass.blocks_done)) return;
 #pragma unroll
     for (int s = 0; s < kSums; ++s) sum[s] = 0;
-    for (int64_t b = thread_index(); b < grid_size(); b += kTripletThreads)
+    for (int64_t b = threadIdx.x; b < gridDim.x; b += kTripletThreads)
 #pragma unroll
       for (int s = 0; s < kSums; ++s) sum[s] += pass.partial[b * kSums + s];
     sum_of_block<kSums>(sum, shared);
   }
-  if (thread_index() == 0)
+  if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
   const bool infinite = block_finds_infinite(pass.rows.finite, row_groups(pass.rows.count));
   sums.finish(shared, infinite || shared[kSums - 1] > 0, shared_memory(), pass.out.loss);
@@ -209,20 +208,20 @@ measure_triplets_kernel(TripletPass<Loss, Scalar, Number> pass) {
 
 // What a gradient needs to know of all triplets: the sums, and whether all are triplets. One block.
 template <class Loss, class Number>
-HARDMINE_KERNEL(kCheckThreads, 1)
-sum_triplets_kernel(Loss loss, TripletList triplets, int64_t row_count, TripletLossGradient<Number> gradient,
-                    double* total, int32_t* sound) {
+__global__ void __launch_bounds__(kCheckThreads, 1)
+    sum_triplets_kernel(Loss loss, TripletList triplets, int64_t row_count, TripletLossGradient<Number> gradient,
+                        double* total, int32_t* sound) {
   constexpr int kSums = SumsOf<Loss, Number>::kSums;
   const auto sums = sums_of<Number>(loss, gradient.positive, gradient.negative, triplets.count);
   double sum[kSums] = {};
   bool unsound = false;
-  for (int64_t t = thread_index(); t < triplets.count; t += kCheckThreads) {
+  for (int64_t t = threadIdx.x; t < triplets.count; t += kCheckThreads) {
     unsound |= !is_triplet(triplets.rows + 3 * t, row_count);
     sums.add(t, sum, nullptr);
   }
-  unsound = sync_block_any(unsound);
+  unsound = __syncthreads_or(unsound);
   sum_of_block<kSums>(sum, reinterpret_cast<double*>(shared_memory()));
-  if (thread_index() != 0) return;
+  if (threadIdx.x != 0) return;
   for (int s = 0; s < kSums; ++s) total[s] = sum[s];
   *sound = !unsound;
 }
@@ -236,12 +235,12 @@ struct ListedPairs {
 };
 
 template <class Loss, class Number>
-HARDMINE_KERNEL(kTripletThreads, 4)
-list_triplet_pairs_kernel(Loss loss, TripletList triplets, TripletLossGradient<Number> gradient, const double* total,
-                          ListedPairs<Number> list) {
+__global__ void __launch_bounds__(kTripletThreads, 4)
+    list_triplet_pairs_kernel(Loss loss, TripletList triplets, TripletLossGradient<Number> gradient,
+                              const double* total, ListedPairs<Number> list) {
   const auto sums = sums_of<Number>(loss, gradient.positive, gradient.negative, triplets.count);
-  for (int64_t t = block_index() * kTripletThreads + thread_index(); t < triplets.count;
-       t += grid_size() * kTripletThreads) {
+  for (int64_t t = int64_t{blockIdx.x} * kTripletThreads + threadIdx.x; t < triplets.count;
+       t += int64_t{gridDim.x} * kTripletThreads) {
     Number d_positive, d_negative;
     sums.backward(t, total, gradient.grad_loss, &d_positive, &d_negative);
     if (gradient.grad_positive) d_positive += gradient.grad_positive[t];

@@ -31,7 +31,7 @@ struct NearestPools {
   int capacity, sorting_warps;
   int64_t shares, queries;
 
-  HARDMINE_DEVICE Ranked<Number>* at(int64_t share, int64_t query) const {
+  __device__ __forceinline__ Ranked<Number>* at(int64_t share, int64_t query) const {
     return pool + (share * queries + query) * capacity;
   }
 };
@@ -69,8 +69,8 @@ size_t nearest_shared_bytes(int capacity, int warps) {
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
 template <class Number>
-HARDMINE_DEVICE void write_neighbors(const NearestEnd<Number>& end, const Ranked<Number>* list, int size,
-                                     int64_t query) {
+__device__ __forceinline__ void write_neighbors(const NearestEnd<Number>& end, const Ranked<Number>* list, int size,
+                                                int64_t query) {
   for (int n = lane_index(); n < end.k; n += 32) {
     const bool found = n < size;
     // No zero has a sign: a packed key has lost it.
@@ -87,7 +87,7 @@ class NearestPanel {
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
 
  public:
-  HARDMINE_DEVICE NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
+  __device__ __forceinline__ NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
       : pass_(pass), row_panel_(row_panel), share_index_(share) {
     const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
     worst_key_ = reinterpret_cast<Number*>(shared_memory() +
@@ -95,44 +95,44 @@ class NearestPanel {
     size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
   }
 
-  HARDMINE_DEVICE void run() {
-    if (thread_index() < kTile) {
-      worst_key_[thread_index()] = -std::numeric_limits<Number>::infinity();
-      size_[thread_index()] = 0;
+  __device__ __forceinline__ void run() {
+    if (threadIdx.x < kTile) {
+      worst_key_[threadIdx.x] = -std::numeric_limits<Number>::infinity();
+      size_[threadIdx.x] = 0;
     }
-    sync_block();
+    __syncthreads();
     const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), shares = pass_.pools.shares;
     const int64_t last = panels * (share_index_ + 1) / shares;
     for (int64_t column = panels * share_index_ / shares; column < last; ++column) {
       make_tile(pass_.rows, pass_.columns, row_panel_, column, share_);
       const bool full = append(column * kTile);
-      if (sync_block_any(full && pass_.may_overflow)) {
+      if (__syncthreads_or(full && pass_.may_overflow)) {
         for_each_row([&](int row) {
           if (size_[row] > most()) cut(row);
         });
-        sync_block();  // before the engine uses the memory of the lists
+        __syncthreads();  // before the engine uses the memory of the lists
       }
     }
     for_each_row([&](int row) { end(row); });
-    sync_block();  // before the next panel
+    __syncthreads();  // before the next panel
   }
 
  private:
   // Candidates that a pool may hold when a tile is added to it.
-  HARDMINE_DEVICE int most() const { return pass_.pools.capacity - kTile; }
+  __device__ __forceinline__ int most() const { return pass_.pools.capacity - kTile; }
 
-  HARDMINE_DEVICE int64_t query(int row) const { return row_panel_ * kTile + row; }
+  __device__ __forceinline__ int64_t query(int row) const { return row_panel_ * kTile + row; }
 
   // Rows of the panel, a share of them each warp that sorts.
   template <class Use>
-  HARDMINE_DEVICE void for_each_row(const Use& use) {
+  __device__ __forceinline__ void for_each_row(const Use& use) {
     const int warps = pass_.pools.sorting_warps;
     if (warp_index() >= warps) return;
     for (int row = warp_index(); row < kTile && query(row) < pass_.rows.count; row += warps) use(row);
   }
 
   // Appends what beats its row's worst; true if some pool is too full for a tile more.
-  HARDMINE_DEVICE bool append(int64_t first_column) {
+  __device__ __forceinline__ bool append(int64_t first_column) {
     const Number sign = Arithmetic::kSquares ? Number(-1) : Number(1);
     const int64_t left = pass_.columns.count - first_column;
     const int columns = left < kTile ? static_cast<int>(left) : kTile;
@@ -152,7 +152,7 @@ class NearestPanel {
         better |= static_cast<uint32_t>(candidate && sign * share_.at[r][c] > worst) << c;
       }
       if (better == 0) continue;
-      const int32_t count = count_bits(better), place = atomic_add(size_ + row, count);
+      const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
       full |= place + count > most();
       Candidate* to = pass_.pools.at(share_index_, query(row)) + place;
 #pragma unroll
@@ -164,17 +164,17 @@ class NearestPanel {
   }
 
   // The warp's list, with the pool of a row, sorted.
-  HARDMINE_DEVICE const Candidate* sorted(int row) {
+  __device__ __forceinline__ const Candidate* sorted(int row) {
     const Candidate* pool = pass_.pools.at(share_index_, query(row));
     Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * pass_.pools.capacity;
-    sync_warp();  // all are done with the row before
+    __syncwarp();  // all are done with the row before
     for (int i = lane_index(); i < size_[row]; i += 32) list[i] = pool[i];
     sort_list(list, size_[row]);
     return list;
   }
 
   // Leaves a row its k best; it has more.
-  HARDMINE_DEVICE void cut(int row) {
+  __device__ __forceinline__ void cut(int row) {
     const Candidate* list = sorted(row);
     Candidate* pool = pass_.pools.at(share_index_, query(row));
     for (int i = lane_index(); i < pass_.end.k; i += 32) pool[i] = list[i];
@@ -184,7 +184,7 @@ class NearestPanel {
     }
   }
 
-  HARDMINE_DEVICE void end(int row) {
+  __device__ __forceinline__ void end(int row) {
     const Candidate* list = sorted(row);
     const int size = size_[row] < pass_.end.k ? size_[row] : pass_.end.k;
     if (pass_.pools.shares == 1) return write_neighbors(pass_.end, list, size, query(row));
@@ -201,20 +201,20 @@ class NearestPanel {
 };
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-nearest_kernel(NearestPass<Arithmetic> pass) {
+__global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<Arithmetic> pass) {
   const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = block_index(); i < panels * pass.pools.shares; i += grid_size())
+  for (int64_t i = blockIdx.x; i < panels * pass.pools.shares; i += gridDim.x)
     NearestPanel<Arithmetic>(pass, i % panels, i / panels).run();
 }
 
 // A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
 template <class Number>
-HARDMINE_KERNEL(kTileThreads, 2)
-merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int room) {
+__global__ void __launch_bounds__(kTileThreads, 2)
+    merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int room) {
   Ranked<Number>* list = reinterpret_cast<Ranked<Number>*>(shared_memory()) + warp_index() * room;
-  const int warps = block_size() / 32;
-  for (int64_t query = block_index() * warps + warp_index(); query < pools.queries; query += grid_size() * warps) {
+  const int warps = warps_per_block();
+  for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < pools.queries;
+       query += int64_t{gridDim.x} * warps) {
     int size = 0;
     for (int64_t share = 0; share < pools.shares; ++share) {
       const int more = pools.size[share * pools.queries + query];
@@ -227,7 +227,7 @@ merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int roo
     }
     sort_list(list, size);
     write_neighbors(end, list, size, query);
-    sync_warp();  // before the next query
+    __syncwarp();  // before the next query
   }
 }
 

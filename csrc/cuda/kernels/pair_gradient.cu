@@ -22,8 +22,8 @@ struct LossPairs {
 
 // The numbers of easy and hard terms, by all threads of a block.
 template <class Number>
-HARDMINE_DEVICE void count_parts(const LossGradient<Number>& loss, int64_t begin, int64_t step, double* shared,
-                                 double* easy_hard) {
+__device__ __forceinline__ void count_parts(const LossGradient<Number>& loss, int64_t begin, int64_t step,
+                                            double* shared, double* easy_hard) {
   easy_hard[0] = easy_hard[1] = 0;
   for (int64_t i = begin; i < loss.pairs.count; i += step) {
     const Part part = term_of(loss.term, loss.pairs, i).part;
@@ -34,43 +34,42 @@ HARDMINE_DEVICE void count_parts(const LossGradient<Number>& loss, int64_t begin
 }
 
 template <class Number>
-HARDMINE_KERNEL(kListThreads, 2)
-count_parts_kernel(LossGradient<Number> loss, int64_t* counted) {
-  for (int64_t part = block_index(); part < kCountParts; part += grid_size()) {
+__global__ void __launch_bounds__(kListThreads, 2) count_parts_kernel(LossGradient<Number> loss, int64_t* counted) {
+  for (int64_t part = blockIdx.x; part < kCountParts; part += gridDim.x) {
     double easy_hard[2];
-    count_parts(loss, part * block_size() + thread_index(), kCountParts * block_size(),
+    count_parts(loss, part * blockDim.x + threadIdx.x, kCountParts * blockDim.x,
                 reinterpret_cast<double*>(shared_memory()), easy_hard);
-    if (thread_index() != 0) continue;
+    if (threadIdx.x != 0) continue;
     counted[2 * part] = static_cast<int64_t>(easy_hard[0]);
     counted[2 * part + 1] = static_cast<int64_t>(easy_hard[1]);
   }
 }
 
 template <class Number>
-HARDMINE_DEVICE void list_loss_pairs(const LossPairs<Number>& list, double* shared) {
+__device__ __forceinline__ void list_loss_pairs(const LossPairs<Number>& list, double* shared) {
   const LossGradient<Number>& loss = list.loss;
   double easy_hard[2] = {0, 0};
   if (loss.grad_loss && loss.reduction == Reduction::kMean) {
     if (list.counted) {
-      for (int64_t b = thread_index(); b < kCountParts; b += block_size()) {
+      for (int64_t b = threadIdx.x; b < kCountParts; b += blockDim.x) {
         easy_hard[0] += static_cast<double>(list.counted[2 * b]);
         easy_hard[1] += static_cast<double>(list.counted[2 * b + 1]);
       }
       sum_of_block<2>(easy_hard, shared);
     } else {
-      count_parts(loss, thread_index(), block_size(), shared, easy_hard);
+      count_parts(loss, threadIdx.x, blockDim.x, shared, easy_hard);
     }
-    if (thread_index() == 0) {
+    if (threadIdx.x == 0) {
       shared[0] = easy_hard[0];
       shared[1] = easy_hard[1];
     }
-    sync_block();
+    __syncthreads();
   }
   const bool mean = loss.reduction == Reduction::kMean && loss.grad_loss;
   const PartWeights weights = part_weights(loss.term, loss.reduction, mean ? static_cast<int64_t>(shared[0]) : 0,
                                            mean ? static_cast<int64_t>(shared[1]) : 0);
-  for (int64_t i = block_index() * block_size() + thread_index(); i < loss.pairs.count;
-       i += grid_size() * block_size()) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < loss.pairs.count;
+       i += int64_t{gridDim.x} * blockDim.x) {
     Number d_positive = 0, d_negative = 0;
     if (loss.grad_loss)
       term_backward(weights, term_of(loss.term, loss.pairs, i),
@@ -82,13 +81,13 @@ HARDMINE_DEVICE void list_loss_pairs(const LossPairs<Number>& list, double* shar
     list.gradient[2 * i] = d_positive;
     list.gradient[2 * i + 1] = d_negative;
   }
-  sync_block();
+  __syncthreads();
 }
 
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kGatherThreads, 4)
-measure_pairs_kernel(MeasuredRows<Scalar, Number> rows, MeasuredRows<Scalar, Number> refs, bool has_loss,
-                     LossPairs<Number> list) {
+__global__ void __launch_bounds__(kGatherThreads, 4)
+    measure_pairs_kernel(MeasuredRows<Scalar, Number> rows, MeasuredRows<Scalar, Number> refs, bool has_loss,
+                         LossPairs<Number> list) {
   if (has_loss) list_loss_pairs(list, reinterpret_cast<double*>(shared_memory()));
   measure_rows(rows);
   measure_rows(refs);
@@ -96,9 +95,10 @@ measure_pairs_kernel(MeasuredRows<Scalar, Number> rows, MeasuredRows<Scalar, Num
 
 // Calls use(row, end) for every end that an index is to hold.
 template <class Number, class Use>
-HARDMINE_DEVICE void for_each_end(const PairEnds<Number>& ends, bool at_first, bool at_second, const Use& use) {
+__device__ __forceinline__ void for_each_end(const PairEnds<Number>& ends, bool at_first, bool at_second,
+                                             const Use& use) {
   const int64_t pairs = ends.pair_count();
-  for (int64_t p = block_index() * block_size() + thread_index(); p < pairs; p += grid_size() * block_size()) {
+  for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < pairs; p += int64_t{gridDim.x} * blockDim.x) {
     if (!ends.has(p)) continue;
     if (at_first) use(ends.first_of(p), p);
     if (at_second) use(ends.second_of(p), pairs + p);
@@ -106,18 +106,17 @@ HARDMINE_DEVICE void for_each_end(const PairEnds<Number>& ends, bool at_first, b
 }
 
 template <class Number>
-HARDMINE_KERNEL(kListThreads, 4)
-count_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, int64_t* count) {
+__global__ void __launch_bounds__(kListThreads, 4)
+    count_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, int64_t* count) {
   for_each_end(ends, at_first, at_second, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
 }
 
 // begin[r] = the sum of count[0] to count[r - 1], and count[r] = 0 again. One block.
-HARDMINE_KERNEL(kScanThreads, 1)
-begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
+__global__ void __launch_bounds__(kScanThreads, 1) begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
   auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMostWarps + 1]
   int64_t before = 0;
   for (int64_t first = 0; first <= rows; first += kScanThreads * kScanRows) {
-    const int64_t own_first = first + thread_index() * kScanRows;
+    const int64_t own_first = first + threadIdx.x * kScanRows;
     int64_t own[kScanRows], sum = 0;
 #pragma unroll
     for (int i = 0; i < kScanRows; ++i) {
@@ -127,11 +126,11 @@ begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
     int64_t up_to = sum;  // of this lane and those below
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      const int64_t other = shuffle_up(up_to, step);
+      const int64_t other = __shfl_up_sync(kFullWarp, up_to, step);
       if (lane_index() >= step) up_to += other;
     }
     if (lane_index() == 31) warp_sum[warp_index()] = up_to;
-    sync_block();
+    __syncthreads();
     int64_t place = before + up_to - sum;
     for (int w = 0; w < kScanThreads / 32; ++w) {
       if (w < warp_index()) place += warp_sum[w];
@@ -143,34 +142,33 @@ begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
       if (own_first + i < rows) count[own_first + i] = 0;
       place += own[i];
     }
-    sync_block();
+    __syncthreads();
   }
 }
 
 template <class Number>
-HARDMINE_KERNEL(kListThreads, 4)
-place_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, const int64_t* begin, int64_t* count,
-                  int64_t* end_at) {
+__global__ void __launch_bounds__(kListThreads, 4)
+    place_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, const int64_t* begin, int64_t* count,
+                      int64_t* end_at) {
   for_each_end(ends, at_first, at_second,
                [&](int64_t row, int64_t end) { end_at[begin[row] + atomic_add(count + row, 1)] = end; });
 }
 
 // One number for many: whether all are not 0.
-HARDMINE_KERNEL(kScanThreads, 1)
-all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
-                  const int32_t* sound, int32_t* all) {
+__global__ void __launch_bounds__(kScanThreads, 1)
+    all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
+                      const int32_t* sound, int32_t* all) {
   bool infinite = block_finds_infinite(finite, groups);
   infinite |= block_finds_infinite(others, other_groups);
-  if (thread_index() == 0) *all = !infinite && (!sound || *sound != 0);
+  if (threadIdx.x == 0) *all = !infinite && (!sound || *sound != 0);
 }
 
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kGatherThreads, 4)
-gather_gradient_kernel(GatherPass<Scalar, Number> pass) {
+__global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherPass<Scalar, Number> pass) {
   bool poisoned = false;
   for (int side = 0; side < 3; ++side)
     if (pass.finite[side]) poisoned |= block_finds_infinite(pass.finite[side], pass.groups[side]);
-  for (int64_t row = block_index(); row < pass.selves.count; row += grid_size())
+  for (int64_t row = blockIdx.x; row < pass.selves.count; row += gridDim.x)
     GatherRow<Scalar, Number>(pass, row).run(poisoned);
 }
 

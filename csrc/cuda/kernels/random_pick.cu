@@ -12,9 +12,9 @@ constexpr int kPickThreads = 128;
 constexpr int64_t kPickWarps = kPickThreads / 32;
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kPickThreads, 4)
-pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Arithmetic::Number upper,
-                   Ranked<typename Arithmetic::Number>* best) {
+__global__ void __launch_bounds__(kPickThreads, 4)
+    pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Arithmetic::Number upper,
+                       Ranked<typename Arithmetic::Number>* best) {
   using Number = typename Arithmetic::Number;
   constexpr Number kInfinity = std::numeric_limits<Number>::infinity();
   const PackedRows<Arithmetic>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
@@ -23,7 +23,8 @@ pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Ari
   const bool infinite = block_finds_infinite(rows.finite, row_groups(rows.count)) ||
                         block_finds_infinite(columns.finite, row_groups(columns.count));
   const bool by_order = infinite || upper < kInfinity;
-  for (int64_t row = block_index() * kPickWarps + warp_index(); row < rows.count; row += grid_size() * kPickWarps) {
+  for (int64_t row = int64_t{blockIdx.x} * kPickWarps + warp_index(); row < rows.count;
+       row += int64_t{gridDim.x} * kPickWarps) {
     const int64_t label = pass.anchors.label[row];
     // The number that a tile would have, so that the order of a pick compares with those of other candidates.
     const auto order_from = [&](int64_t first) {
@@ -35,13 +36,13 @@ pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Ari
       const int64_t column = first + lane_index();
       const bool candidate = column < columns.count && (pass.candidates.label[column] == label) == pass.same_class &&
                              !(pass.symmetric && column == row);
-      const uint32_t bits = ballot(candidate);
+      const uint32_t bits = __ballot_sync(kFullWarp, candidate);
       if (!by_order || bits == 0) return bits;
       const Number order = order_from(first);  // by all lanes
-      return ballot(candidate && order <= upper);
+      return __ballot_sync(kFullWarp, candidate && order <= upper);
     };
     Index count = 0;
-    for (int64_t first = 0; first < columns.count; first += 32) count += count_bits(candidates_from(first));
+    for (int64_t first = 0; first < columns.count; first += 32) count += __popc(candidates_from(first));
     if (count == 0) {
       if (lane_index() == 0) best[row] = Ranked<Number>::of(-kInfinity, kBelowRange);
       continue;
@@ -49,12 +50,12 @@ pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Ari
     Index rank = drawn_rank(number[row], count);
     int64_t first = 0;
     uint32_t bits = candidates_from(first);
-    for (; count_bits(bits) <= rank; bits = candidates_from(first)) {
-      rank -= count_bits(bits);
+    for (; __popc(bits) <= rank; bits = candidates_from(first)) {
+      rank -= __popc(bits);
       first += 32;
     }
     for (; rank > 0; --rank) bits &= bits - 1;
-    const int lane = count_bits((bits & (0u - bits)) - 1);
+    const int lane = __popc((bits & (0u - bits)) - 1);
     const Number order = order_from(first);
     if (lane_index() == lane) best[row] = Ranked<Number>::of(order, static_cast<Index>(first + lane));
   }

@@ -28,8 +28,8 @@ inline constexpr int kLossSums = 4;  // values and counts of the easy and of the
 inline constexpr size_t kSelectionEndSharedBytes = kLossSums * kMostWarps * sizeof(double);
 
 template <class Number>
-HARDMINE_DEVICE void write_pair(const SelectionEnd<Number>& end, const Ranked<Number>& best, bool least, int64_t* index,
-                                Number* similarity) {
+__device__ __forceinline__ void write_pair(const SelectionEnd<Number>& end, const Ranked<Number>& best, bool least,
+                                           int64_t* index, Number* similarity) {
   const bool found = is_candidate(best.index());
   *index = found ? best.index() : -1;
   *similarity = found ? similarity_from_order(end.similarity, least ? -best.key() : best.key())
@@ -39,7 +39,7 @@ HARDMINE_DEVICE void write_pair(const SelectionEnd<Number>& end, const Ranked<Nu
 // All threads of a block call it. `alone`: the block has all anchors to itself, whatever the grid; else the blocks of
 // the grid share them.
 template <class Number>
-HARDMINE_DEVICE void end_selection(const SelectionEnd<Number>& end, bool alone, char* shared) {
+__device__ __forceinline__ void end_selection(const SelectionEnd<Number>& end, bool alone, char* shared) {
   auto* exchange = reinterpret_cast<double*>(shared);
   const SelectionOut<Number>& out = end.out;
   const SelectedPairs<Number> pairs{out.positive_index, out.negative_index, out.positive_similarity,
@@ -49,9 +49,9 @@ HARDMINE_DEVICE void end_selection(const SelectionEnd<Number>& end, bool alone, 
     for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(end.finite[side], end.groups[side]);
   const Number nan = std::numeric_limits<Number>::quiet_NaN();
   double sum[kLossSums] = {};
-  const int64_t first = alone ? 0 : block_index() * block_size(),
-                step = alone ? block_size() : grid_size() * block_size();
-  for (int64_t i = first + thread_index(); i < end.count; i += step) {
+  const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,
+                step = alone ? blockDim.x : int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = first + threadIdx.x; i < end.count; i += step) {
     write_pair(end, load(end.positive + i), end.positive_is_least, out.positive_index + i, out.positive_similarity + i);
     const Ranked<Number> negative = load(end.negative + i);
     const bool falls_back = end.fallback && !is_candidate(negative.index());
@@ -70,19 +70,19 @@ HARDMINE_DEVICE void end_selection(const SelectionEnd<Number>& end, bool alone, 
   }
   if (!end.loss.loss || end.loss.reduction == Reduction::kNone) return;
   sum_of_block<kLossSums>(sum, exchange);
-  if (!alone && grid_size() > 1) {
-    if (thread_index() == 0)
-      for (int s = 0; s < kLossSums; ++s) end.partial[block_index() * kLossSums + s] = sum[s];
+  if (!alone && gridDim.x > 1) {
+    if (threadIdx.x == 0)
+      for (int s = 0; s < kLossSums; ++s) end.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];
     if (!is_last_block(end.blocks_done)) return;
-    if (thread_index() == 0) {
+    if (threadIdx.x == 0) {
 #pragma unroll
       for (int s = 0; s < kLossSums; ++s) sum[s] = 0;
-      for (int64_t b = 0; b < grid_size(); ++b)
+      for (int64_t b = 0; b < gridDim.x; ++b)
 #pragma unroll
         for (int s = 0; s < kLossSums; ++s) sum[s] += end.partial[b * kLossSums + s];
     }
   }
-  if (thread_index() != 0) return;
+  if (threadIdx.x != 0) return;
   const PartWeights weights =
       part_weights(end.loss.term, end.loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
   // A non-finite embedding makes the loss NaN: divergence is never hidden.

@@ -39,11 +39,11 @@ class SelectTile {
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
 
  public:
-  HARDMINE_DEVICE explicit SelectTile(const SelectPass<Arithmetic>& pass)
+  __device__ __forceinline__ explicit SelectTile(const SelectPass<Arithmetic>& pass)
       : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
 
   // Makes and consumes one tile. `both_sides`: its pairs serve their columns, too.
-  HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
+  __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
     first_row_ = row_panel * kTile;
     first_column_ = column_panel * kTile;
     both_sides_ = both_sides && row_panel != column_panel;
@@ -72,14 +72,15 @@ class SelectTile {
   }
 
  private:
-  static HARDMINE_DEVICE Number upper_of(const SelectRequest<Number>& request, int64_t anchor, int64_t count) {
+  static __device__ __forceinline__ Number upper_of(const SelectRequest<Number>& request, int64_t anchor,
+                                                    int64_t count) {
     if (!request.upper) return request.limit;
     return anchor < count ? request.upper[anchor] : request.limit;
   }
 
   // kSome: not every pair of the tile is a candidate. kBounded: keys have a largest admissible one.
   template <bool kPositive, bool kSome, bool kBounded>
-  HARDMINE_DEVICE void offer_all(const SelectRequest<Number>& request) {
+  __device__ __forceinline__ void offer_all(const SelectRequest<Number>& request) {
     constexpr Number kWorst = -std::numeric_limits<Number>::infinity();
     constexpr int kAtOnce = 8;  // columns: as many as registers are left for
     Number row_key[kRows], row_upper[kRows];
@@ -139,20 +140,20 @@ class SelectTile {
 #pragma unroll
     for (int i = 0; i < kRows / 4; ++i) lines()[warp_index() % 2 * kTile + Arithmetic::row(place + i)] = of_row[i];
 
-    sync_block();
-    if (thread_index() < kTile) {
-      offer_line(request, lines() + thread_index(), first_row_ + thread_index(), pass_.rows.count);
+    __syncthreads();
+    if (threadIdx.x < kTile) {
+      offer_line(request, lines() + threadIdx.x, first_row_ + threadIdx.x, pass_.rows.count);
       if (both_sides_)
-        offer_line(request, lines() + 2 * kTile + thread_index(), first_column_ + thread_index(), pass_.columns.count);
+        offer_line(request, lines() + 2 * kTile + threadIdx.x, first_column_ + threadIdx.x, pass_.columns.count);
     }
-    sync_block();  // before the exchange is used again
+    __syncthreads();  // before the exchange is used again
   }
 
   // Where the two warps of a line meet, [rows, columns][warps of a line][kTile]. The engine is done with this memory.
-  static HARDMINE_DEVICE Candidate* lines() { return reinterpret_cast<Candidate*>(shared_memory()); }
+  static __device__ __forceinline__ Candidate* lines() { return reinterpret_cast<Candidate*>(shared_memory()); }
 
-  static HARDMINE_DEVICE void offer_line(const SelectRequest<Number>& request, const Candidate* halves, int64_t anchor,
-                                         int64_t count) {
+  static __device__ __forceinline__ void offer_line(const SelectRequest<Number>& request, const Candidate* halves,
+                                                    int64_t anchor, int64_t count) {
     const Candidate best = halves[kTile].beats(halves[0]) ? halves[kTile] : halves[0];
     if (anchor < count && best.index() >= 0) offer(request.best + anchor, best);
   }

@@ -23,34 +23,33 @@ template <class Arithmetic>
 constexpr bool kAtomic = std::is_same_v<typename Arithmetic::Number, float>;
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-select_tiles_kernel(SelectPass<Arithmetic> pass, TileGrid grid, bool ends,
-                    SelectionEnd<typename Arithmetic::Number> end) {
+__global__ void __launch_bounds__(kTileThreads, 2)
+    select_tiles_kernel(SelectPass<Arithmetic> pass, TileGrid grid, bool ends,
+                        SelectionEnd<typename Arithmetic::Number> end) {
   SelectTile<Arithmetic> tile(pass);
   if constexpr (kAtomic<Arithmetic>) {
-    for (int64_t i = block_index(); i < grid.size(); i += grid_size()) {
+    for (int64_t i = blockIdx.x; i < grid.size(); i += gridDim.x) {
       const TilePlace place = grid.at(i);
       if (grid.has(place)) tile.visit(place.row, place.column, grid.symmetric);
     }
   } else {
-    for (int64_t row = block_index(); row < grid.rows; row += grid_size())
+    for (int64_t row = blockIdx.x; row < grid.rows; row += gridDim.x)
       for (int64_t column = 0; column < grid.columns; ++column) tile.visit(row, column, false);
   }
   if (ends && is_last_block(end.blocks_done)) end_selection(end, true, shared_memory());
 }
 
 template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-end_selection_kernel(SelectionEnd<Number> end) {
+__global__ void __launch_bounds__(kEndThreads, 4) end_selection_kernel(SelectionEnd<Number> end) {
   end_selection(end, false, shared_memory());
 }
 
 // Where the semi-hard negatives of every anchor start, and end.
 template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-start_semihard_kernel(SelectionRule rule, const Ranked<Number>* positive, int64_t count, Ranked<Number>* best,
-                      Number* upper) {
-  for (int64_t i = block_index() * block_size() + thread_index(); i < count; i += grid_size() * block_size()) {
+__global__ void __launch_bounds__(kEndThreads, 4)
+    start_semihard_kernel(SelectionRule rule, const Ranked<Number>* positive, int64_t count, Ranked<Number>* best,
+                          Number* upper) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const Number key = positive[i].key();
     const Number order = !is_candidate(positive[i].index())     ? std::numeric_limits<Number>::quiet_NaN()
                          : prefers_least_similar(rule.positive) ? -key

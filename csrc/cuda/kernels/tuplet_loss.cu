@@ -13,18 +13,16 @@ constexpr int64_t kEnoughBlocks = 512;  // to occupy a GPU
 constexpr int kEndThreads = 256;        // anchors that are added up at once, too
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-tuplet_levels_kernel(TupletPass<Arithmetic> pass) {
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletPass<Arithmetic> pass) {
   const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = block_index(); i < panels * pass.shares; i += grid_size())
+  for (int64_t i = blockIdx.x; i < panels * pass.shares; i += gridDim.x)
     TupletPanel<Arithmetic>(pass, i % panels, i / panels).levels();
 }
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-softplus_sums_kernel(TupletPass<Arithmetic> pass) {
+__global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPass<Arithmetic> pass) {
   const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = block_index(); i < panels * pass.shares; i += grid_size())
+  for (int64_t i = blockIdx.x; i < panels * pass.shares; i += gridDim.x)
     TupletPanel<Arithmetic>(pass, i % panels, i / panels).softplus_sums();
 }
 
@@ -47,7 +45,7 @@ struct TupletEnd {
   HARDMINE_HD int64_t chunks() const { return (count + kEndThreads - 1) / kEndThreads; }
 
   // What no later pass changes.
-  HARDMINE_DEVICE void write_level(int64_t i) const {
+  __device__ __forceinline__ void write_level(int64_t i) const {
     RunningSum<Number> level{levels.shift[i], levels.sum[i]};
     Ranked<Number> best = levels.best[i];
     for (int64_t share = 1; share < shares; ++share) {
@@ -69,7 +67,7 @@ struct TupletEnd {
   }
 
   // The anchor's term; 0 if it does not count.
-  HARDMINE_DEVICE Number write_term(int64_t i) const {
+  __device__ __forceinline__ Number write_term(int64_t i) const {
     double value = 0, slope = 0;
     int64_t positives = 0;
     if (all) {
@@ -98,7 +96,7 @@ struct TupletEnd {
     return counts ? static_cast<Number>(value) : Number(0);
   }
 
-  HARDMINE_DEVICE bool block_finds_fault() const {
+  __device__ __forceinline__ bool block_finds_fault() const {
     bool infinite = false;
     for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(finite[side], groups[side]);
     return infinite;
@@ -106,21 +104,20 @@ struct TupletEnd {
 };
 
 template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-end_levels_kernel(TupletEnd<Number> end) {
-  for (int64_t i = block_index() * kEndThreads + thread_index(); i < end.count; i += grid_size() * kEndThreads)
+__global__ void __launch_bounds__(kEndThreads, 4) end_levels_kernel(TupletEnd<Number> end) {
+  for (int64_t i = int64_t{blockIdx.x} * kEndThreads + threadIdx.x; i < end.count;
+       i += int64_t{gridDim.x} * kEndThreads)
     end.write_level(i);
 }
 
 template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-end_tuplets_kernel(TupletEnd<Number> end) {
+__global__ void __launch_bounds__(kEndThreads, 4) end_tuplets_kernel(TupletEnd<Number> end) {
   const Number nan = std::numeric_limits<Number>::quiet_NaN();
   const bool reduces = end.rule.reduction != Reduction::kNone;
   auto* exchange = reinterpret_cast<double*>(shared_memory());  // [2 * kMostWarps]
   const bool poisoned = !reduces && end.block_finds_fault();    // divergence is never hidden
-  for (int64_t chunk = block_index(); chunk < end.chunks(); chunk += grid_size()) {
-    const int64_t i = chunk * kEndThreads + thread_index();
+  for (int64_t chunk = blockIdx.x; chunk < end.chunks(); chunk += gridDim.x) {
+    const int64_t i = chunk * kEndThreads + threadIdx.x;
     double sum[2] = {0, 0};
     if (i < end.count) {
       if (!end.all) end.write_level(i);
@@ -131,21 +128,21 @@ end_tuplets_kernel(TupletEnd<Number> end) {
     }
     if (!reduces) continue;
     sum_of_block<2>(sum, exchange);
-    if (thread_index() == 0) {
+    if (threadIdx.x == 0) {
       end.partial[2 * chunk] = sum[0];
       end.partial[2 * chunk + 1] = sum[1];
     }
   }
   if (!reduces || !is_last_block(end.blocks_done)) return;
-  sync_block();
+  __syncthreads();
   double sum[2] = {0, 0};
-  for (int64_t chunk = thread_index(); chunk < end.chunks(); chunk += kEndThreads) {
+  for (int64_t chunk = threadIdx.x; chunk < end.chunks(); chunk += kEndThreads) {
     sum[0] += end.partial[2 * chunk];
     sum[1] += end.partial[2 * chunk + 1];
   }
   sum_of_block<2>(sum, exchange);
   const bool infinite = end.block_finds_fault();
-  if (thread_index() != 0) return;
+  if (threadIdx.x != 0) return;
   *end.out.loss =
       infinite ? nan : static_cast<Number>(sum[0] * tuplet_share(end.rule.reduction, static_cast<int64_t>(sum[1])));
 }

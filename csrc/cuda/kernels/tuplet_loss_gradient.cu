@@ -25,23 +25,23 @@ struct TupletStart {
   int64_t count;
   TupletSide<Number> side;
 
-  HARDMINE_DEVICE void run(double* shared) const {
+  __device__ __forceinline__ void run(double* shared) const {
     double valid[1] = {0};
     if (rule.reduction == Reduction::kMean) {
-      for (int64_t i = thread_index(); i < count; i += block_size()) valid[0] += saved.positive_count[i] > 0;
+      for (int64_t i = threadIdx.x; i < count; i += blockDim.x) valid[0] += saved.positive_count[i] > 0;
       sum_of_block<1>(valid, shared);
-      if (thread_index() == 0) shared[0] = valid[0];
-      sync_block();
+      if (threadIdx.x == 0) shared[0] = valid[0];
+      __syncthreads();
       valid[0] = shared[0];
-      sync_block();
+      __syncthreads();
     }
     const double share = tuplet_share(rule.reduction, static_cast<int64_t>(valid[0]));
-    for (int64_t i = block_index() * block_size() + thread_index(); i < count; i += grid_size() * block_size())
+    for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
       write(i, share);
   }
 
  private:
-  HARDMINE_DEVICE void write(int64_t i, double share) const {
+  __device__ __forceinline__ void write(int64_t i, double share) const {
     const int64_t positives = saved.positive_count[i];
     const bool counts = positives > 0, all = rule.positive == TupletPositive::kAll;
     const auto arriving =
@@ -58,21 +58,20 @@ struct TupletStart {
 };
 
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kStartThreads, 2)
-start_tuplet_gradient_kernel(TupletStart<Number> start, MeasuredRows<Scalar, Number> rows,
-                             MeasuredRows<Scalar, Number> refs) {
+__global__ void __launch_bounds__(kStartThreads, 2)
+    start_tuplet_gradient_kernel(TupletStart<Number> start, MeasuredRows<Scalar, Number> rows,
+                                 MeasuredRows<Scalar, Number> refs) {
   start.run(reinterpret_cast<double*>(shared_memory()));
   measure_rows(rows);
   measure_rows(refs);
 }
 
 template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-tuplet_weights_kernel(TupletWeightPass<Arithmetic> pass) {
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletWeightPass<Arithmetic> pass) {
   TupletWeightTile<Arithmetic> tile(pass);
   const int64_t columns = panels_of<Arithmetic>(pass.columns.count), first = pass.first_row / Arithmetic::kTile;
   const int64_t rows = panels_of<Arithmetic>(pass.last_row - pass.first_row);
-  for (int64_t i = block_index(); i < rows * columns; i += grid_size()) tile.visit(first + i % rows, i / rows);
+  for (int64_t i = blockIdx.x; i < rows * columns; i += gridDim.x) tile.visit(first + i % rows, i / rows);
 }
 
 // From the product of a strip to the gradient of its rows.
@@ -90,13 +89,12 @@ struct StripEnd {
 
 // A warp a row.
 template <class Scalar, class Number>
-HARDMINE_KERNEL(kFinishThreads, 4)
-end_strip_kernel(StripEnd<Scalar, Number> end) {
+__global__ void __launch_bounds__(kFinishThreads, 4) end_strip_kernel(StripEnd<Scalar, Number> end) {
   constexpr int kWarps = kFinishThreads / 32;
   bool poisoned = false;
   for (int side = 0; side < 2; ++side) poisoned |= block_finds_infinite(end.finite[side], end.groups[side]);
-  for (int64_t row = end.first_row + block_index() * kWarps + warp_index(); row < end.last_row;
-       row += grid_size() * kWarps) {
+  for (int64_t row = end.first_row + int64_t{blockIdx.x} * kWarps + warp_index(); row < end.last_row;
+       row += int64_t{gridDim.x} * kWarps) {
     const Scalar* self = end.x + row * end.depth;
     const Number* product = end.product + (row - end.first_row) * end.depth;
     const auto sum = [&](int64_t k) {

@@ -58,7 +58,7 @@ struct RunningSum {
   double sum = 0;
 
   // Adds what is relative to another shift, -infinity for nothing.
-  HARDMINE_DEVICE void add(Number other_shift, double other_sum, Number scale) {
+  __device__ __forceinline__ void add(Number other_shift, double other_sum, Number scale) {
     if (other_shift == shift) {
       sum += other_shift == -std::numeric_limits<Number>::infinity() ? 0 : other_sum;
     } else if (other_shift > shift) {
@@ -78,10 +78,10 @@ class TupletPanel {
   static constexpr Number kNothing = -std::numeric_limits<Number>::infinity();
 
  public:
-  HARDMINE_DEVICE TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
+  __device__ __forceinline__ TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
       : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes), row_panel_(row_panel), share_index_(share) {}
 
-  HARDMINE_DEVICE void levels() {
+  __device__ __forceinline__ void levels() {
     Candidate best = pass_.start;
     RunningSum<Number> running{pass_.one_shift ? Number(1) : kNothing};
     for_each_tile([&](bool same_class) {
@@ -95,7 +95,7 @@ class TupletPanel {
     pass_.levels.sum[place()] = running.sum;
   }
 
-  HARDMINE_DEVICE void softplus_sums() {
+  __device__ __forceinline__ void softplus_sums() {
     double value = 0, slope = 0;
     int64_t count = 0;
     for_each_tile([&](bool same_class) {
@@ -111,44 +111,44 @@ class TupletPanel {
 
  private:
   template <class Use>
-  HARDMINE_DEVICE void for_each_tile(const Use& use) {
+  __device__ __forceinline__ void for_each_tile(const Use& use) {
     const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), end = panels * (share_index_ + 1) / pass_.shares;
     for (column_panel_ = panels * share_index_ / pass_.shares; column_panel_ < end; ++column_panel_) {
       first_column_ = column_panel_ * kTile;
       use(labels_.read(pass_, row_panel_ * kTile, first_column_));
-      sync_block();  // before the labels, or the engine's memory, are used again
+      __syncthreads();  // before the labels, or the engine's memory, are used again
     }
   }
-  HARDMINE_DEVICE void make() { make_tile(pass_.rows, pass_.columns, row_panel_, column_panel_, share_); }
+  __device__ __forceinline__ void make() { make_tile(pass_.rows, pass_.columns, row_panel_, column_panel_, share_); }
 
   // The row whose state this thread keeps.
-  HARDMINE_DEVICE int64_t own_row() const { return row_panel_ * kTile + thread_index(); }
-  HARDMINE_DEVICE bool has_row() const { return thread_index() < kTile && own_row() < pass_.rows.count; }
-  HARDMINE_DEVICE int64_t place() const { return share_index_ * pass_.rows.count + own_row(); }
+  __device__ __forceinline__ int64_t own_row() const { return row_panel_ * kTile + threadIdx.x; }
+  __device__ __forceinline__ bool has_row() const { return threadIdx.x < kTile && own_row() < pass_.rows.count; }
+  __device__ __forceinline__ int64_t place() const { return share_index_ * pass_.rows.count + own_row(); }
 
-  HARDMINE_DEVICE bool is_self(int r, int64_t column) const {
+  __device__ __forceinline__ bool is_self(int r, int64_t column) const {
     return pass_.symmetric && row_panel_ * kTile + Arithmetic::row(r) == column;
   }
-  HARDMINE_DEVICE int64_t column(int c) const { return first_column_ + Arithmetic::column(c); }
+  __device__ __forceinline__ int64_t column(int c) const { return first_column_ + Arithmetic::column(c); }
 
   // Where the two warps of a row meet, [2][kTile] each. The engine is done with this memory.
   template <class T>
-  static HARDMINE_DEVICE T* lines(int array = 0) {
+  static __device__ __forceinline__ T* lines(int array = 0) {
     return reinterpret_cast<T*>(shared_memory()) + array * 2 * kTile;
   }
   template <class T>
-  static HARDMINE_DEVICE T& line_of(int array, int r) {
+  static __device__ __forceinline__ T& line_of(int array, int r) {
     return lines<T>(array)[warp_index() % 2 * kTile + Arithmetic::row(r)];
   }
 
   // The sum over the lanes of a row.
   template <class T>
-  static HARDMINE_DEVICE T sum_of_row(T value) {
-    value += shuffle_xor(value, 1);
-    return value + shuffle_xor(value, 2);
+  static __device__ __forceinline__ T sum_of_row(T value) {
+    value += __shfl_xor_sync(kFullWarp, value, 1);
+    return value + __shfl_xor_sync(kFullWarp, value, 2);
   }
 
-  HARDMINE_DEVICE void select(Candidate& best) {
+  __device__ __forceinline__ void select(Candidate& best) {
     int64_t row_label[kRows];
     Number row_key[kRows];
     Index row_best[kRows];
@@ -179,18 +179,18 @@ class TupletPanel {
     reduce_to_lanes<kRows, 2, 1>(of_row, &place);
 #pragma unroll
     for (int i = 0; i < kRows / 4; ++i) line_of<Candidate>(0, place + i) = of_row[i];
-    sync_block();
-    if (thread_index() < kTile) {
+    __syncthreads();
+    if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Candidate candidate = lines<Candidate>()[half * kTile + thread_index()];
+        const Candidate candidate = lines<Candidate>()[half * kTile + threadIdx.x];
         if (candidate.index() >= 0 && candidate.beats(best)) best = candidate;
       }
     }
-    sync_block();  // before the exchange is used again
+    __syncthreads();  // before the exchange is used again
   }
 
   // Leaves the similarities of negatives in the tile, and -infinity elsewhere.
-  HARDMINE_DEVICE void keep_negatives(bool same_class) {
+  __device__ __forceinline__ void keep_negatives(bool same_class) {
     const bool masks = same_class || first_column_ + kTile > pass_.columns.count;
     int64_t row_label[kRows];
 #pragma unroll
@@ -208,7 +208,7 @@ class TupletPanel {
     }
   }
 
-  HARDMINE_DEVICE void add_exponentials(bool same_class, RunningSum<Number>& running) {
+  __device__ __forceinline__ void add_exponentials(bool same_class, RunningSum<Number>& running) {
     keep_negatives(same_class);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -219,7 +219,7 @@ class TupletPanel {
           if (share_.at[r][c] > shift) shift = share_.at[r][c];
 #pragma unroll
         for (int mask = 1; mask <= 2; mask *= 2) {
-          const Number other = shuffle_xor(shift, mask);
+          const Number other = __shfl_xor_sync(kFullWarp, shift, mask);
           if (other > shift) shift = other;
         }
       }
@@ -233,16 +233,16 @@ class TupletPanel {
         line_of<Number>(1, r) = sum;
       }
     }
-    sync_block();
-    if (thread_index() < kTile) {
+    __syncthreads();
+    if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Number* line = lines<Number>() + half * kTile + thread_index();
+        const Number* line = lines<Number>() + half * kTile + threadIdx.x;
         running.add(line[0], static_cast<double>(line[2 * kTile]), pass_.scale);
       }
     }
   }
 
-  HARDMINE_DEVICE void add_softplus(double& value, double& slope, int64_t& count) {
+  __device__ __forceinline__ void add_softplus(double& value, double& slope, int64_t& count) {
     int64_t row_label[kRows];
     Number shift[kRows], log_sum[kRows], values[kRows], slopes[kRows];
     int found[kRows];
@@ -281,10 +281,10 @@ class TupletPanel {
       line_of<Number>(1, r) = slopes[r];
       line_of<Number>(2, r) = static_cast<Number>(found[r]);
     }
-    sync_block();
-    if (thread_index() < kTile) {
+    __syncthreads();
+    if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Number* line = lines<Number>() + half * kTile + thread_index();
+        const Number* line = lines<Number>() + half * kTile + threadIdx.x;
         value += static_cast<double>(line[0]);
         slope += static_cast<double>(line[2 * kTile]);
         count += static_cast<int64_t>(line[4 * kTile]);

@@ -38,7 +38,7 @@ struct TupletAnchor {
   Number negative_weight = 0, shift = std::numeric_limits<Number>::infinity(), positive_weight = 0, log_sum = 0;
   Index positive = kBelowRange;
 
-  HARDMINE_DEVICE TupletAnchor(const TupletSide<Number>& side, int64_t i, int64_t count) {
+  __device__ __forceinline__ TupletAnchor(const TupletSide<Number>& side, int64_t i, int64_t count) {
     if (!side.negative_weight || i >= count) return;
     negative_weight = side.negative_weight[i];
     shift = side.shift[i];
@@ -54,10 +54,10 @@ class TupletWeightTile {
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
 
  public:
-  HARDMINE_DEVICE explicit TupletWeightTile(const TupletWeightPass<Arithmetic>& pass)
+  __device__ __forceinline__ explicit TupletWeightTile(const TupletWeightPass<Arithmetic>& pass)
       : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
 
-  HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel) {
+  __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
     labels_.read(pass_, first_row, first_column);
     make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
@@ -87,12 +87,12 @@ class TupletWeightTile {
         line[column] = weight;
       }
     }
-    sync_block();  // before the labels are read again
+    __syncthreads();  // before the labels are read again
   }
 
  private:
-  HARDMINE_DEVICE Number of_negative(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
-                                     Number similarity) const {
+  __device__ __forceinline__ Number of_negative(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
+                                                Number similarity) const {
     if (pass_.one_shift)
       return (row.negative_weight + column.negative_weight) * std::exp2((similarity - Number(1)) * pass_.scale);
     Number weight = 0;
@@ -104,14 +104,15 @@ class TupletWeightTile {
   }
 
   // Either may have the other for its one positive.
-  static HARDMINE_DEVICE Number of_chosen(const TupletAnchor<Number>& of_row, const TupletAnchor<Number>& of_column,
-                                          int64_t row, int64_t column) {
+  static __device__ __forceinline__ Number of_chosen(const TupletAnchor<Number>& of_row,
+                                                     const TupletAnchor<Number>& of_column, int64_t row,
+                                                     int64_t column) {
     return (of_row.positive == column ? of_row.positive_weight : Number(0)) +
            (of_column.positive == row ? of_column.positive_weight : Number(0));
   }
 
-  HARDMINE_DEVICE Number of_positive(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
-                                     Number number) const {
+  __device__ __forceinline__ Number of_positive(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
+                                                Number number) const {
     if (!(order_of<Arithmetic>(number) <= pass_.limit)) return 0;
     const Number similarity = similarity_of<Arithmetic>(number);
     const auto slope = [&](const TupletAnchor<Number>& anchor) {
