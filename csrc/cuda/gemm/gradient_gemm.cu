@@ -10,7 +10,7 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int64_t kEnoughBlocks = 256;  // to occupy a GPU
-constexpr int64_t kLeastStages = 8;     // of a share of a product
+constexpr int64_t kLeastStages = 8;     // of a split of a product
 constexpr int kFinishThreads = 256;
 
 template <class Arithmetic>
@@ -130,8 +130,8 @@ struct ProductOut {
   int64_t rows, columns;    // the columns are the depth of the rows that are added up
   const int32_t* exponent;  // [rows]; null: 0
   bool adds;                // to what is there
-  Number* partial;          // [shares, rows, columns]
-  int64_t shares;
+  Number* partial;          // [num_splits, rows, columns]
+  int64_t num_splits;
 
   __device__ __forceinline__ void finish(int64_t row, int64_t column, Number sum) const {
     if (exponent) sum = std::ldexp(sum, exponent[row]);
@@ -150,14 +150,14 @@ template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2)
     strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number> out) {
   const int64_t columns = panels_of<Arithmetic>(out.columns), tiles = panels_of<Arithmetic>(out.rows) * columns;
-  Share<Arithmetic> sum;
-  for (int64_t i = blockIdx.x; i < tiles * out.shares; i += gridDim.x) {
-    const int64_t share = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
-    const int64_t begin = sides.stages * share / out.shares, end = sides.stages * (share + 1) / out.shares;
+  Fragment<Arithmetic> sum;
+  for (int64_t i = blockIdx.x; i < tiles * out.num_splits; i += gridDim.x) {
+    const int64_t split = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
+    const int64_t begin = sides.stages * split / out.num_splits, end = sides.stages * (split + 1) / out.num_splits;
     multiply_panels<Arithmetic>(sides.weights + row_panel * sides.weight_panel + begin * Arithmetic::kStageBytes,
                                 sides.rows + column_panel * sides.row_panel + begin * Arithmetic::kStageBytes,
                                 end - begin, shared_memory(), sum);
-    typename Arithmetic::Number* const partial = out.partial + share * out.rows * out.columns;
+    typename Arithmetic::Number* const partial = out.partial + split * out.rows * out.columns;
 #pragma unroll
     for (int r = 0; r < Arithmetic::kRows; ++r) {
       const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       for (int c = 0; c < Arithmetic::kColumns; ++c) {
         const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
         if (column >= out.columns) continue;
-        if (out.shares == 1) {
+        if (out.num_splits == 1) {
           out.finish(row, column, sum.at[r][c]);
         } else {
           partial[row * out.columns + column] = sum.at[r][c];
@@ -182,13 +182,13 @@ __global__ void __launch_bounds__(kFinishThreads, 4) finish_product_kernel(Produ
   for (int64_t i = int64_t{blockIdx.x} * kFinishThreads + threadIdx.x; i < size;
        i += int64_t{gridDim.x} * kFinishThreads) {
     Number sum = 0;
-    for (int64_t share = 0; share < out.shares; ++share) sum += out.partial[share * size + i];
+    for (int64_t split = 0; split < out.num_splits; ++split) sum += out.partial[split * size + i];
     out.finish(i / out.columns, i % out.columns, sum);
   }
 }
 
 template <class Arithmetic>
-int64_t shares_of(int64_t rows, int64_t columns, int64_t stages) {
+int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
   const int64_t tiles = panels_of<Arithmetic>(rows) * panels_of<Arithmetic>(columns);
   return std::max<int64_t>(1, std::min((kEnoughBlocks + tiles - 1) / tiles, stages / kLeastStages));
 }
@@ -217,12 +217,12 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
                                   weights.exponent,
                                   adds,
                                   products.partial,
-                                  shares_of<Arithmetic>(weights.count, products.depth, stages)};
+                                  splits_for<Arithmetic>(weights.count, products.depth, stages)};
   launch("strip_product", strip_product_kernel<Arithmetic>,
-         {panels_of<Arithmetic>(weights.count) * panels_of<Arithmetic>(products.depth) * target.shares, kTileThreads,
-          Arithmetic::kSharedBytes},
+         {panels_of<Arithmetic>(weights.count) * panels_of<Arithmetic>(products.depth) * target.num_splits,
+          kTileThreads, Arithmetic::kSharedBytes},
          stream, sides, target);
-  if (target.shares == 1) return;
+  if (target.num_splits == 1) return;
   launch("finish_product", finish_product_kernel<Number>,
          {(weights.count * products.depth + kFinishThreads - 1) / kFinishThreads, kFinishThreads}, stream, target);
 }
@@ -250,7 +250,7 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
          {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, panels);
   out.rows = panels;
   if (kTwoBytes<Arithmetic>) out.divisor = rows.divisor;
-  // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more shares.
+  // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more num_splits.
   int64_t most_rows = 0, weight_bytes = 0, partials = 0;
   const auto plan = [&](int64_t most, int64_t depth) {
     if (most == 0 || rows.depth == 0) return;
@@ -258,8 +258,8 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
     weight_bytes = std::max(weight_bytes, panels_of<Arithmetic>(most) * panel_bytes<Arithmetic>(depth));
     for (int64_t panels = 1; panels <= panels_of<Arithmetic>(most); ++panels) {
       const int64_t count = std::min<int64_t>(panels * Arithmetic::kTile, most);
-      const int64_t shares = shares_of<Arithmetic>(count, rows.depth, stages_of<Arithmetic>(depth));
-      if (shares > 1) partials = std::max(partials, shares * count * rows.depth);
+      const int64_t num_splits = splits_for<Arithmetic>(count, rows.depth, stages_of<Arithmetic>(depth));
+      if (num_splits > 1) partials = std::max(partials, num_splits * count * rows.depth);
     }
   };
   if (straight) plan(strip_rows, rows.count);

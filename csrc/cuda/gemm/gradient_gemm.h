@@ -27,7 +27,7 @@ struct WeightStrip {
   int64_t rows, columns;
 };
 
-// What all products of strips with the same rows share; valid as long as its workspace.
+// What all products of strips with the same rows split; valid as long as its workspace.
 template <class Arithmetic>
 struct StripProducts {
   using Number = typename Arithmetic::Number;
@@ -36,7 +36,7 @@ struct StripProducts {
   int64_t count, depth;
   char* weights;      // of one product, in panels
   int32_t* exponent;  // of the powers of two that its rows of weights are divided by; null: by nothing
-  Number* partial;    // sums of shares of it
+  Number* partial;    // sums of num_splits of it
 };
 
 // Rows of strips of which a product with its transpose begins are multiples of this.

@@ -10,7 +10,7 @@
 namespace hardmine::cuda {
 
 inline constexpr int kDifferenceThreads = 128;  // a thread has one number of
-inline constexpr int kDifferenceRows = 16;      // so many rows, and shares
+inline constexpr int kDifferenceRows = 16;      // so many rows, and num_splits
 inline constexpr int kDifferenceColumns = 32;   // their weights at a time
 
 template <class Scalar, class Number>
@@ -19,8 +19,8 @@ struct DifferenceProduct {
   const Scalar* column;  // [strip.columns, depth]
   int64_t depth;
   WeightStrip<Number> strip;
-  int64_t shares;  // of the columns
-  Number* out;     // [shares, strip.rows, depth], to be added up
+  int64_t num_splits;  // of the columns
+  Number* out;         // [num_splits, strip.rows, depth], to be added up
 };
 
 template <class Scalar, class Number>
@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(kDifferenceThreads, 4)
   Number* const weight = reinterpret_cast<Number*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
   const int64_t groups = (p.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
                 parts = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
-  for (int64_t i = blockIdx.x; i < groups * parts * p.shares; i += gridDim.x) {
+  for (int64_t i = blockIdx.x; i < groups * parts * p.num_splits; i += gridDim.x) {
     const int64_t first = i % groups * kDifferenceRows, k = i / groups % parts * kDifferenceThreads + threadIdx.x;
-    const int64_t share = i / (groups * parts), end = p.strip.columns * (share + 1) / p.shares;
+    const int64_t split = i / (groups * parts), end = p.strip.columns * (split + 1) / p.num_splits;
     const bool inside = k < p.depth;
     Number row[kDifferenceRows], sum[kDifferenceRows];
 #pragma unroll
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kDifferenceThreads, 4)
       row[r] = inside && first + r < p.strip.rows ? to_number(p.row[(first + r) * p.depth + k]) : Number(0);
       sum[r] = 0;
     }
-    for (int64_t c = p.strip.columns * share / p.shares; c < end; c += kDifferenceColumns) {
+    for (int64_t c = p.strip.columns * split / p.num_splits; c < end; c += kDifferenceColumns) {
       for (int n = threadIdx.x; n < kDifferenceRows * kDifferenceColumns; n += kDifferenceThreads) {
         const int64_t r = first + n / kDifferenceColumns, column = c + n % kDifferenceColumns;
         weight[n % kDifferenceColumns * kDifferenceRows + n / kDifferenceColumns] =
@@ -57,12 +57,12 @@ __global__ void __launch_bounds__(kDifferenceThreads, 4)
     }
 #pragma unroll
     for (int r = 0; r < kDifferenceRows; ++r)
-      if (inside && first + r < p.strip.rows) p.out[(share * p.strip.rows + first + r) * p.depth + k] = sum[r];
+      if (inside && first + r < p.strip.rows) p.out[(split * p.strip.rows + first + r) * p.depth + k] = sum[r];
   }
 }
 
 // As many as occupy a GPU, and give each some columns.
-inline int64_t difference_shares(int64_t rows, int64_t columns, int64_t depth) {
+inline int64_t difference_splits(int64_t rows, int64_t columns, int64_t depth) {
   const int64_t blocks = std::max<int64_t>(1, rows * depth / (kDifferenceRows * kDifferenceThreads));
   return std::max<int64_t>(1, std::min<int64_t>(1024 / blocks, columns / (4 * kDifferenceColumns)));
 }
@@ -71,9 +71,10 @@ template <class Scalar, class Number>
 void difference_product(const DifferenceProduct<Scalar, Number>& product, const Stream& stream) {
   const int64_t groups = (product.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
                 parts = (product.depth + kDifferenceThreads - 1) / kDifferenceThreads;
-  launch("difference_product", difference_product_kernel<Scalar, Number>,
-         {groups * parts * product.shares, kDifferenceThreads, kDifferenceRows * kDifferenceColumns * sizeof(Number)},
-         stream, product);
+  launch(
+      "difference_product", difference_product_kernel<Scalar, Number>,
+      {groups * parts * product.num_splits, kDifferenceThreads, kDifferenceRows * kDifferenceColumns * sizeof(Number)},
+      stream, product);
 }
 
 }  // namespace hardmine::cuda

@@ -17,7 +17,7 @@ namespace tile_engine {
 
 template <class Arithmetic>
 __device__ __forceinline__ void scale(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns,
-                                      int64_t first_row, int64_t first_column, Share<Arithmetic>& share) {
+                                      int64_t first_row, int64_t first_column, Fragment<Arithmetic>& fragment) {
   using Number = typename Arithmetic::Number;
   Number row_scale[Arithmetic::kRows];
 #pragma unroll
@@ -30,21 +30,22 @@ __device__ __forceinline__ void scale(const PackedRows<Arithmetic>& rows, const 
     const int64_t column = first_column + Arithmetic::column(c);
     const Number column_scale = column < columns.count ? columns.scale[column] : Number(0);
 #pragma unroll
-    for (int r = 0; r < Arithmetic::kRows; ++r) share.at[r][c] = scaled(share.at[r][c], row_scale[r], column_scale);
+    for (int r = 0; r < Arithmetic::kRows; ++r)
+      fragment.at[r][c] = scaled(fragment.at[r][c], row_scale[r], column_scale);
   }
 }
 
 }  // namespace tile_engine
 
-// Fills `share` with the numbers of a panel of rows against one of columns. All threads of the block call it, with the
-// first kSharedBytes of the block's shared memory, which nobody uses any more when it returns.
+// Fills `fragment` with the numbers of a panel of rows against one of columns. All threads of the block call it, with
+// the first kSharedBytes of the block's shared memory, which nobody uses any more when it returns.
 template <class Arithmetic>
 __device__ __forceinline__ void make_tile(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns,
-                                          int64_t row_panel, int64_t column_panel, Share<Arithmetic>& share) {
+                                          int64_t row_panel, int64_t column_panel, Fragment<Arithmetic>& fragment) {
   multiply_panels<Arithmetic>(rows.panel(row_panel), columns.panel(column_panel), stages_of<Arithmetic>(rows.depth),
-                              shared_memory(), share);
+                              shared_memory(), fragment);
   if (rows.scale)
-    tile_engine::scale(rows, columns, row_panel * Arithmetic::kTile, column_panel * Arithmetic::kTile, share);
+    tile_engine::scale(rows, columns, row_panel * Arithmetic::kTile, column_panel * Arithmetic::kTile, fragment);
 }
 
 // The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles

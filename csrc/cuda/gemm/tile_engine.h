@@ -1,4 +1,4 @@
-// The tile engine: a block of threads makes a tile of numbers in registers, each thread its share, and hands it to
+// The tile engine: a block of threads makes a tile of numbers in registers, each thread its fragment, and hands it to
 // whoever consumes it there. Each number is a sum over depth in an order that depends on neither the tile nor its place
 // in it, so equal rows give equal numbers wherever they lie.
 #pragma once
@@ -7,15 +7,15 @@
 
 namespace hardmine::cuda {
 
-// A thread's share of a tile: number (row(r), column(c)) of Arithmetic is at [r][c].
+// A thread's fragment of a tile: number (row(r), column(c)) of Arithmetic is at [r][c].
 template <class Arithmetic>
-struct Share {
+struct Fragment {
   typename Arithmetic::Number at[Arithmetic::kRows][Arithmetic::kColumns];
 };
 
 namespace tile_engine {
 
-// One stage of a panel, a share of it each thread.
+// One stage of a panel, a fragment of it each thread.
 template <class Arithmetic>
 __device__ __forceinline__ void copy_stage(const char* panel, int64_t stage, char* shared) {
   panel += stage * Arithmetic::kStageBytes;
@@ -26,11 +26,11 @@ __device__ __forceinline__ void copy_stage(const char* panel, int64_t stage, cha
 
 }  // namespace tile_engine
 
-// Fills `share`. All threads of the block call it, with kSharedBytes of shared memory, which nobody uses any more when
-// it returns.
+// Fills `fragment`. All threads of the block call it, with kSharedBytes of shared memory, which nobody uses any more
+// when it returns.
 template <class Arithmetic>
 __device__ __forceinline__ void multiply_panels(const char* rows, const char* columns, int64_t stages, char* shared,
-                                                Share<Arithmetic>& share) {
+                                                Fragment<Arithmetic>& fragment) {
   constexpr int kInFlight = Arithmetic::kStages, kBytes = Arithmetic::kStageBytes;
   const auto copy = [&](int64_t stage, int slot) {
     if (stage < stages) {
@@ -42,7 +42,7 @@ __device__ __forceinline__ void multiply_panels(const char* rows, const char* co
 #pragma unroll
   for (int r = 0; r < Arithmetic::kRows; ++r)
 #pragma unroll
-    for (int c = 0; c < Arithmetic::kColumns; ++c) share.at[r][c] = 0;
+    for (int c = 0; c < Arithmetic::kColumns; ++c) fragment.at[r][c] = 0;
 #pragma unroll
   for (int stage = 0; stage < kInFlight - 1; ++stage) copy(stage, stage);
   int slot = 0;
@@ -50,7 +50,7 @@ __device__ __forceinline__ void multiply_panels(const char* rows, const char* co
     cp_async_wait<kInFlight - 2>();  // this stage has arrived
     __syncthreads();                 // for every thread; and all are done with the stage before, whose slot is next
     copy(stage + kInFlight - 1, slot == 0 ? kInFlight - 1 : slot - 1);
-    Arithmetic::multiply_stage(shared + 2 * slot * kBytes, shared + (2 * slot + 1) * kBytes, share);
+    Arithmetic::multiply_stage(shared + 2 * slot * kBytes, shared + (2 * slot + 1) * kBytes, fragment);
     slot = slot + 1 == kInFlight ? 0 : slot + 1;
   }
   cp_async_wait<0>();

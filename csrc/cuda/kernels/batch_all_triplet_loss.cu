@@ -89,10 +89,10 @@ template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<Arithmetic> pass) {
   using Number = typename Arithmetic::Number;
   const int64_t row_panels = panels_of<Arithmetic>(pass.strip_rows), count = pass.rows.count;
-  Share<Arithmetic> share;
+  Fragment<Arithmetic> fragment;
   for (int64_t i = blockIdx.x; i < row_panels * panels_of<Arithmetic>(count); i += gridDim.x) {
     const int64_t row_panel = i % row_panels, column_panel = i / row_panels;
-    make_tile(pass.rows, pass.rows, pass.first_row / Arithmetic::kTile + row_panel, column_panel, share);
+    make_tile(pass.rows, pass.rows, pass.first_row / Arithmetic::kTile + row_panel, column_panel, fragment);
 #pragma unroll
     for (int r = 0; r < Arithmetic::kRows; ++r) {
       const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<
       for (int c = 0; c < Arithmetic::kColumns; ++c) {
         const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
         if (column >= count) continue;
-        Number v = share.at[r][c];
+        Number v = fragment.at[r][c];
         if constexpr (Arithmetic::kSquares) {
           v = Number(-0.5) * (pass.squared ? v : std::sqrt(v));
         } else {
@@ -139,7 +139,7 @@ struct BatchAllEnd {
   const int32_t* finite;              // [row_groups(count)]
   const int32_t* margins_are_finite;  // [count]; null: they are
   BatchAllOut<Number> out;
-  Number* share;  // [1]: what the gradient is to be multiplied with
+  Number* loss_weight;  // [1]: what the gradient is to be multiplied with
 };
 
 // One block.
@@ -160,9 +160,9 @@ __global__ void __launch_bounds__(kThreads, 1) end_kernel(BatchAllEnd<Number> en
   sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
   if (threadIdx.x != 0) return;
   const Number nan = std::numeric_limits<Number>::quiet_NaN();
-  const double share = batch_all_share(end.reduction, counts[0], counts[1]);
-  *end.out.loss = bad || infinite ? nan : static_cast<Number>(share * value[0]);
-  *end.share = bad || infinite ? nan : static_cast<Number>(share);
+  const double loss_weight = batch_all_share(end.reduction, counts[0], counts[1]);
+  *end.out.loss = bad || infinite ? nan : static_cast<Number>(loss_weight * value[0]);
+  *end.loss_weight = bad || infinite ? nan : static_cast<Number>(loss_weight);
   *end.out.active = infinite ? 0 : counts[0];
   *end.out.total = infinite ? 0 : counts[1];
 }
@@ -172,7 +172,7 @@ template <class Scalar, class Number>
 __global__ void __launch_bounds__(kTileThreads, 4)
     finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
   Number* const exchange = reinterpret_cast<Number*>(shared_memory());
-  const Number share = *factor;
+  const Number loss_weight = *factor;
   for (int64_t i = blockIdx.x; i < gradient.count; i += gridDim.x) {
     Number* const grad = gradient.grad + i * gradient.depth;
     const bool is_zero = gradient.divisor && !has_direction(gradient.divisor[i]);
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     Number along[1] = {0};
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       const Number x = gradient.row(i, k);
-      const Number value = share * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
+      const Number value = loss_weight * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
       along[0] += value * x;
       grad[k] = value;
     }
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       __syncthreads();  // before the exchange is used again
     }
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
-      Number value = share != share ? share : is_zero ? Number(0) : grad[k];
+      Number value = loss_weight != loss_weight ? loss_weight : is_zero ? Number(0) : grad[k];
       if (projects) value -= gradient.row(i, k) * along[0];
       if (gradient.divisor) value /= gradient.divisor[i];
       grad[k] = value;
@@ -285,7 +285,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
       launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream,
              strip, gradient);
   }
-  Number* const share = workspace.array<Number>(1);
+  Number* const loss_weight = workspace.array<Number>(1);
   const BatchAllEnd<Number> end{rule.reduction,
                                 count,
                                 anchors.value,
@@ -294,11 +294,12 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
                                 measured.finite,
                                 anchors.margins_are_finite,
                                 out,
-                                share};
+                                loss_weight};
   launch("batch_all_end", end_kernel<Number>, {1, kThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
   if (out.grad)
     launch("finish_batch_all", finish_gradient_kernel<Scalar, Number>,
-           {count, kTileThreads, kMostWarps * sizeof(Number)}, stream, gradient, static_cast<const Number*>(share));
+           {count, kTileThreads, kMostWarps * sizeof(Number)}, stream, gradient,
+           static_cast<const Number*>(loss_weight));
 }
 
 template <class Number>

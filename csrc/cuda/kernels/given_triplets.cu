@@ -44,8 +44,8 @@ struct IndexedSums {
     if (loss.reduction == Reduction::kNone) {
       for (int64_t t = threadIdx.x; poisoned && t < pairs.count; t += blockDim.x) out[t] = nan;
     } else if (threadIdx.x == 0) {
-      const PartWeights share = weights(sum);
-      *out = poisoned ? nan : static_cast<Number>(sum[0] * share.easy + sum[1] * share.hard);
+      const PartWeights loss_weight = weights(sum);
+      *out = poisoned ? nan : static_cast<Number>(sum[0] * loss_weight.easy + sum[1] * loss_weight.hard);
     }
   }
 
@@ -99,8 +99,8 @@ struct GlobalSums {
 
   __device__ __forceinline__ void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
                                            Number* d_negative) const {
-    const double share = static_cast<double>(*grad_loss) / static_cast<double>(pairs.count);
-    global_term_backward(rule, mean_of(sum[0]), mean_of(sum[1]), share, pairs.positive_similarity[t],
+    const double loss_weight = static_cast<double>(*grad_loss) / static_cast<double>(pairs.count);
+    global_term_backward(rule, mean_of(sum[0]), mean_of(sum[1]), loss_weight, pairs.positive_similarity[t],
                          pairs.negative_similarity[t], d_positive, d_negative);
   }
 };

@@ -1,6 +1,6 @@
-// A block has a panel of queries to itself, and visits tiles of them against a share of the columns. What beats the
+// A block has a panel of queries to itself, and visits tiles of them against a split of the columns. What beats the
 // k-th best of a query so far is appended to the query's pool; a pool that the next tile might overflow is sorted and
-// cut back to its k best by a warp. Where there are few panels of queries, several blocks have a share of the columns
+// cut back to its k best by a warp. Where there are few panels of queries, several blocks have a split of the columns
 // each, and their lists are merged in the end. The order of candidates is total, so the order in which threads append
 // them changes nothing.
 
@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kWarps = kTileThreads / 32;
 constexpr int64_t kEnoughBlocks = 256;     // to occupy a GPU
-constexpr int64_t kLeastColumnPanels = 2;  // of a share
+constexpr int64_t kLeastColumnPanels = 2;  // of a split
 // Of a block's shared memory, of which the GPUs that have least give 99 KiB.
 constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
 
@@ -26,13 +26,13 @@ int sorting_warps(int capacity) {
 
 template <class Number>
 struct NearestPools {
-  Ranked<Number>* pool;  // [shares, queries, capacity]
-  int32_t* size;         // [shares, queries], of the sorted lists
+  Ranked<Number>* pool;  // [num_splits, queries, capacity]
+  int32_t* size;         // [num_splits, queries], of the sorted lists
   int capacity, sorting_warps;
-  int64_t shares, queries;
+  int64_t num_splits, queries;
 
-  __device__ __forceinline__ Ranked<Number>* at(int64_t share, int64_t query) const {
-    return pool + (share * queries + query) * capacity;
+  __device__ __forceinline__ Ranked<Number>* at(int64_t split, int64_t query) const {
+    return pool + (split * queries + query) * capacity;
   }
 };
 
@@ -87,8 +87,8 @@ class NearestPanel {
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
 
  public:
-  __device__ __forceinline__ NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
-      : pass_(pass), row_panel_(row_panel), share_index_(share) {
+  __device__ __forceinline__ NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t split)
+      : pass_(pass), row_panel_(row_panel), split_(split) {
     const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
     worst_key_ = reinterpret_cast<Number*>(shared_memory() +
                                            (lists > Arithmetic::kSharedBytes ? lists : Arithmetic::kSharedBytes));
@@ -101,10 +101,10 @@ class NearestPanel {
       size_[threadIdx.x] = 0;
     }
     __syncthreads();
-    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), shares = pass_.pools.shares;
-    const int64_t last = panels * (share_index_ + 1) / shares;
-    for (int64_t column = panels * share_index_ / shares; column < last; ++column) {
-      make_tile(pass_.rows, pass_.columns, row_panel_, column, share_);
+    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), num_splits = pass_.pools.num_splits;
+    const int64_t last = panels * (split_ + 1) / num_splits;
+    for (int64_t column = panels * split_ / num_splits; column < last; ++column) {
+      make_tile(pass_.rows, pass_.columns, row_panel_, column, fragment_);
       const bool full = append(column * kTile);
       if (__syncthreads_or(full && pass_.may_overflow)) {
         for_each_row([&](int row) {
@@ -123,7 +123,7 @@ class NearestPanel {
 
   __device__ __forceinline__ int64_t query(int row) const { return row_panel_ * kTile + row; }
 
-  // Rows of the panel, a share of them each warp that sorts.
+  // Rows of the panel, a split of them each warp that sorts.
   template <class Use>
   __device__ __forceinline__ void for_each_row(const Use& use) {
     const int warps = pass_.pools.sorting_warps;
@@ -149,23 +149,23 @@ class NearestPanel {
       for (int c = 0; c < kColumns; ++c) {
         const int column = Arithmetic::column(c);
         const bool candidate = column < columns && !(has_selves && column == row);
-        better |= static_cast<uint32_t>(candidate && sign * share_.at[r][c] > worst) << c;
+        better |= static_cast<uint32_t>(candidate && sign * fragment_.at[r][c] > worst) << c;
       }
       if (better == 0) continue;
       const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
       full |= place + count > most();
-      Candidate* to = pass_.pools.at(share_index_, query(row)) + place;
+      Candidate* to = pass_.pools.at(split_, query(row)) + place;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
         if (better >> c & 1)
-          *to++ = Candidate::of(sign * share_.at[r][c], static_cast<Index>(first_column + Arithmetic::column(c)));
+          *to++ = Candidate::of(sign * fragment_.at[r][c], static_cast<Index>(first_column + Arithmetic::column(c)));
     }
     return full;
   }
 
   // The warp's list, with the pool of a row, sorted.
   __device__ __forceinline__ const Candidate* sorted(int row) {
-    const Candidate* pool = pass_.pools.at(share_index_, query(row));
+    const Candidate* pool = pass_.pools.at(split_, query(row));
     Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * pass_.pools.capacity;
     __syncwarp();  // all are done with the row before
     for (int i = lane_index(); i < size_[row]; i += 32) list[i] = pool[i];
@@ -176,7 +176,7 @@ class NearestPanel {
   // Leaves a row its k best; it has more.
   __device__ __forceinline__ void cut(int row) {
     const Candidate* list = sorted(row);
-    Candidate* pool = pass_.pools.at(share_index_, query(row));
+    Candidate* pool = pass_.pools.at(split_, query(row));
     for (int i = lane_index(); i < pass_.end.k; i += 32) pool[i] = list[i];
     if (lane_index() == 0) {  // all have read the size before they sorted
       worst_key_[row] = list[pass_.end.k - 1].key();
@@ -187,23 +187,23 @@ class NearestPanel {
   __device__ __forceinline__ void end(int row) {
     const Candidate* list = sorted(row);
     const int size = size_[row] < pass_.end.k ? size_[row] : pass_.end.k;
-    if (pass_.pools.shares == 1) return write_neighbors(pass_.end, list, size, query(row));
-    Candidate* pool = pass_.pools.at(share_index_, query(row));
+    if (pass_.pools.num_splits == 1) return write_neighbors(pass_.end, list, size, query(row));
+    Candidate* pool = pass_.pools.at(split_, query(row));
     for (int i = lane_index(); i < size; i += 32) pool[i] = list[i];
-    if (lane_index() == 0) pass_.pools.size[share_index_ * pass_.pools.queries + query(row)] = size;
+    if (lane_index() == 0) pass_.pools.size[split_ * pass_.pools.queries + query(row)] = size;
   }
 
   const NearestPass<Arithmetic>& pass_;
-  int64_t row_panel_, share_index_;
+  int64_t row_panel_, split_;
   Number* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
   int32_t* size_;      // [kTile], of the pools
-  Share<Arithmetic> share_;
+  Fragment<Arithmetic> fragment_;
 };
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<Arithmetic> pass) {
   const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = blockIdx.x; i < panels * pass.pools.shares; i += gridDim.x)
+  for (int64_t i = blockIdx.x; i < panels * pass.pools.num_splits; i += gridDim.x)
     NearestPanel<Arithmetic>(pass, i % panels, i / panels).run();
 }
 
@@ -216,13 +216,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < pools.queries;
        query += int64_t{gridDim.x} * warps) {
     int size = 0;
-    for (int64_t share = 0; share < pools.shares; ++share) {
-      const int more = pools.size[share * pools.queries + query];
+    for (int64_t split = 0; split < pools.num_splits; ++split) {
+      const int more = pools.size[split * pools.queries + query];
       if (size + more > room) {
         sort_list(list, size);
         size = end.k;  // it was more than `room` - k, so k at least
       }
-      for (int i = lane_index(); i < more; i += 32) list[size + i] = pools.at(share, query)[i];
+      for (int i = lane_index(); i < more; i += 32) list[size + i] = pools.at(split, query)[i];
       size += more;
     }
     sort_list(list, size);
@@ -250,21 +250,21 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   const int64_t column_panels = panels_of<Arithmetic>(pass.columns.count);
   NearestPools<Number>& pools = pass.pools;
   pools.queries = queries.count;
-  pools.shares =
+  pools.num_splits =
       std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels / kLeastColumnPanels));
-  // Of a share there are no more columns than this.
+  // Of a split there are no more columns than this.
   const int64_t share_columns =
-      std::min(pass.columns.count, (column_panels + pools.shares - 1) / pools.shares * Arithmetic::kTile);
+      std::min(pass.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * Arithmetic::kTile);
   pools.capacity = capacity_of(k, share_columns, Arithmetic::kTile);
   pools.sorting_warps = sorting_warps<Number>(pools.capacity);
-  pools.pool = workspace.array<Ranked<Number>>(pools.shares * pools.queries * pools.capacity);
-  pools.size = workspace.array<int32_t>(pools.shares * pools.queries);
+  pools.pool = workspace.array<Ranked<Number>>(pools.num_splits * pools.queries * pools.capacity);
+  pools.size = workspace.array<int32_t>(pools.num_splits * pools.queries);
   pass.may_overflow = share_columns > pools.capacity;
-  launch(
-      "nearest", nearest_kernel<Arithmetic>,
-      {row_panels * pools.shares, kTileThreads, nearest_shared_bytes<Arithmetic>(pools.capacity, pools.sorting_warps)},
-      stream, pass);
-  if (pools.shares == 1) return;
+  launch("nearest", nearest_kernel<Arithmetic>,
+         {row_panels * pools.num_splits, kTileThreads,
+          nearest_shared_bytes<Arithmetic>(pools.capacity, pools.sorting_warps)},
+         stream, pass);
+  if (pools.num_splits == 1) return;
   const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<Number>(room);
   launch("merge_nearest", merge_nearest_kernel<Number>,
          {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<Number>)}, stream, pools,

@@ -52,7 +52,7 @@ class SelectTile {
     const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
     const bool positives = pass_.positive.best && any_same_class;
     if (!positives && !pass_.negative.best) return;
-    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
+    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, fragment_);
     if (pass_.negative.best) {
       if (pass_.bounded) {
         offer_all<false, true, true>(pass_.negative);
@@ -109,7 +109,7 @@ class SelectTile {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const int64_t row = first_row_ + Arithmetic::row(r);
-          const Number key = request.sign * share_.at[r][c];  // NaN is above nothing
+          const Number key = request.sign * fragment_.at[r][c];  // NaN is above nothing
           bool candidate = true;
           if constexpr (kSome) {
             candidate = (label == row_label[r]) == kPositive && column < pass_.columns.count &&
@@ -162,7 +162,7 @@ class SelectTile {
   const TileLabels<Arithmetic> labels_;
   int64_t first_row_ = 0, first_column_ = 0;
   bool both_sides_ = false;
-  Share<Arithmetic> share_;
+  Fragment<Arithmetic> fragment_;
 };
 
 }  // namespace hardmine::cuda

@@ -1,5 +1,5 @@
-// Forward: one pass over all tiles, a panel of anchors against a share of the columns a block, then the shares of every
-// anchor are put together. With all positives, a second pass over the tiles that hold some.
+// Forward: one pass over all tiles, a panel of anchors against a split of the columns a block, then the num_splits of
+// every anchor are put together. With all positives, a second pass over the tiles that hold some.
 
 #include "cuda/kernels/tuplet_loss.h"
 
@@ -15,23 +15,23 @@ constexpr int kEndThreads = 256;        // anchors that are added up at once, to
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletPass<Arithmetic> pass) {
   const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = blockIdx.x; i < panels * pass.shares; i += gridDim.x)
+  for (int64_t i = blockIdx.x; i < panels * pass.num_splits; i += gridDim.x)
     TupletPanel<Arithmetic>(pass, i % panels, i / panels).levels();
 }
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPass<Arithmetic> pass) {
   const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = blockIdx.x; i < panels * pass.shares; i += gridDim.x)
+  for (int64_t i = blockIdx.x; i < panels * pass.num_splits; i += gridDim.x)
     TupletPanel<Arithmetic>(pass, i % panels, i / panels).softplus_sums();
 }
 
-// From the shares to the outputs, and to the loss.
+// From the num_splits to the outputs, and to the loss.
 template <class Number>
 struct TupletEnd {
   TupletRule rule;
   bool all, positive_is_least;
-  int64_t count, shares;
+  int64_t count, num_splits;
   Number scale;
   LevelParts<Number> levels;
   SoftplusParts softplus;
@@ -48,8 +48,8 @@ struct TupletEnd {
   __device__ __forceinline__ void write_level(int64_t i) const {
     RunningSum<Number> level{levels.shift[i], levels.sum[i]};
     Ranked<Number> best = levels.best[i];
-    for (int64_t share = 1; share < shares; ++share) {
-      const int64_t place = share * count + i;
+    for (int64_t split = 1; split < num_splits; ++split) {
+      const int64_t place = split * count + i;
       level.add(levels.shift[place], levels.sum[place], scale);
       if (levels.best[place].beats(best)) best = levels.best[place];
     }
@@ -71,8 +71,8 @@ struct TupletEnd {
     double value = 0, slope = 0;
     int64_t positives = 0;
     if (all) {
-      for (int64_t share = 0; share < shares; ++share) {
-        const int64_t place = share * count + i;
+      for (int64_t split = 0; split < num_splits; ++split) {
+        const int64_t place = split * count + i;
         value += softplus.value[place];
         slope += softplus.slope[place];
         positives += softplus.count[place];
@@ -167,8 +167,8 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   pass.symmetric = refs == nullptr;
   const int64_t row_panels = panels_of<Arithmetic>(count), column_panels = panels_of<Arithmetic>(pass.columns.count);
   if (row_panels > 0)
-    pass.shares = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
-  const int64_t parts = pass.shares * count;
+    pass.num_splits = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
+  const int64_t parts = pass.num_splits * count;
 
   const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<Number> range = positive_range<Number>(selection);
@@ -187,7 +187,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   end.all = all;
   end.positive_is_least = least;
   end.count = count;
-  end.shares = pass.shares;
+  end.num_splits = pass.num_splits;
   end.scale = pass.scale;
   end.levels = pass.levels;
   end.finite[0] = pass.rows.finite;
@@ -198,7 +198,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   end.blocks_done = start.blocks_done;
   end.out = out;
 
-  const Grid tiles{row_panels * pass.shares, kTileThreads, tuplet_shared_bytes<Arithmetic>()};
+  const Grid tiles{row_panels * pass.num_splits, kTileThreads, tuplet_shared_bytes<Arithmetic>()};
   launch("tuplet_levels", tuplet_levels_kernel<Arithmetic>, tiles, stream, pass);
   if (all) {
     end.log_sum = workspace.array<Number>(count);

@@ -35,17 +35,17 @@ struct TupletStart {
       valid[0] = shared[0];
       __syncthreads();
     }
-    const double share = tuplet_share(rule.reduction, static_cast<int64_t>(valid[0]));
+    const double loss_weight = tuplet_share(rule.reduction, static_cast<int64_t>(valid[0]));
     for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
-      write(i, share);
+      write(i, loss_weight);
   }
 
  private:
-  __device__ __forceinline__ void write(int64_t i, double share) const {
+  __device__ __forceinline__ void write(int64_t i, double loss_weight) const {
     const int64_t positives = saved.positive_count[i];
     const bool counts = positives > 0, all = rule.positive == TupletPositive::kAll;
-    const auto arriving =
-        static_cast<Number>(share * static_cast<double>(saved.grad_loss[rule.reduction == Reduction::kNone ? i : 0]));
+    const auto arriving = static_cast<Number>(
+        loss_weight * static_cast<double>(saved.grad_loss[rule.reduction == Reduction::kNone ? i : 0]));
     const double gradient = static_cast<double>(arriving) / rule.temperature;
     const double slope = static_cast<double>(saved.slope[i]), sum = static_cast<double>(saved.sum[i]);
     const double positive = all ? gradient / static_cast<double>(positives) : gradient * slope;
@@ -80,8 +80,8 @@ struct StripEnd {
   const Scalar* x;        // of all rows
   const Number* divisor;  // of normalized rows; null: they are not
   int64_t first_row, last_row, depth;
-  const Number* product;  // [shares, rows of the strip, depth]
-  int64_t shares;
+  const Number* product;  // [num_splits, rows of the strip, depth]
+  int64_t num_splits;
   const int32_t* finite[2];  // all gradients are NaN if one of these is 0
   int64_t groups[2];
   Scalar* grad;  // of all rows
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kFinishThreads, 4) end_strip_kernel(StripEnd<S
     const Number* product = end.product + (row - end.first_row) * end.depth;
     const auto sum = [&](int64_t k) {
       Number value = product[k];
-      for (int64_t share = 1; share < end.shares; ++share)
-        value += product[share * (end.last_row - end.first_row) * end.depth + k];
+      for (int64_t split = 1; split < end.num_splits; ++split)
+        value += product[split * (end.last_row - end.first_row) * end.depth + k];
       return value;
     };
     const Number divisor = end.divisor ? end.divisor[row] : Number(1);
@@ -200,7 +200,7 @@ class TupletGradient {
                                          pass.last_row,
                                          depth_,
                                          sums.out,
-                                         sums.shares,
+                                         sums.num_splits,
                                          {rows.measured.finite, columns.measured.finite},
                                          {row_groups(count), symmetric ? 0 : row_groups(others)},
                                          grad};
@@ -216,25 +216,25 @@ class TupletGradient {
   struct StripSums {
     const TupletGradient& gradient;
     const Scalar* column;
-    int64_t shares = 1;
-    Number* out;  // [shares, rows of a strip, depth]
+    int64_t num_splits = 1;
+    Number* out;  // [num_splits, rows of a strip, depth]
     std::conditional_t<Arithmetic::kSquares, std::nullptr_t, StripProducts<Arithmetic>> products{};
 
     StripSums(const TupletGradient& of, int64_t strip, const Side& columns) : gradient(of), column(columns.rows.x) {
       const int64_t others = columns.rows.count, depth = of.depth_;
       if constexpr (Arithmetic::kSquares) {
-        shares = difference_shares(strip, others, depth);
+        num_splits = difference_splits(strip, others, depth);
       } else {
         products = strip_products<Arithmetic>(
             ProductRows<Scalar, Number>{column, others, depth, columns.measured.divisor, nullptr}, strip, true, 0,
             of.workspace_, of.stream_);
       }
-      out = of.workspace_.template array<Number>(shares * strip * depth);
+      out = of.workspace_.template array<Number>(num_splits * strip * depth);
     }
 
     void add_up(const Scalar* row, const WeightStrip<Number>& strip) const {
       if constexpr (Arithmetic::kSquares) {
-        difference_product(DifferenceProduct<Scalar, Number>{row, column, gradient.depth_, strip, shares, out},
+        difference_product(DifferenceProduct<Scalar, Number>{row, column, gradient.depth_, strip, num_splits, out},
                            gradient.stream_);
       } else {
         strip_product<Arithmetic>(products, strip, out, gradient.stream_);

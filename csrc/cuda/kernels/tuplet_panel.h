@@ -1,5 +1,5 @@
 // The visitors of the tuplet losses' forward: a block has a panel of anchors to itself, and visits its tiles against a
-// share of the columns. Of every row there is one running state, kept by one thread and added to tile by tile, in the
+// split of the columns. Of every row there is one running state, kept by one thread and added to tile by tile, in the
 // order of the columns: the best positive and the sum of exponentials over negatives; or, where all positives count,
 // the sums of softplus over them in a second pass, once the levels are known.
 #pragma once
@@ -14,7 +14,7 @@
 
 namespace hardmine::cuda {
 
-// What a share of the columns gives an anchor: [shares][anchors] each.
+// What a split of the columns gives an anchor: [num_splits][anchors] each.
 template <class Number>
 struct LevelParts {
   Ranked<Number>* best;  // the positive
@@ -30,7 +30,7 @@ struct SoftplusParts {
 template <class Arithmetic>
 struct TupletPass : TileSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
-  int64_t shares;  // of the columns
+  int64_t num_splits;  // of the columns
   // Positives: the largest key, a tile's number times `sign`, within [start, upper].
   bool selects;
   Number sign, upper;
@@ -78,8 +78,8 @@ class TupletPanel {
   static constexpr Number kNothing = -std::numeric_limits<Number>::infinity();
 
  public:
-  __device__ __forceinline__ TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
-      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes), row_panel_(row_panel), share_index_(share) {}
+  __device__ __forceinline__ TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t split)
+      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes), row_panel_(row_panel), split_(split) {}
 
   __device__ __forceinline__ void levels() {
     Candidate best = pass_.start;
@@ -112,19 +112,19 @@ class TupletPanel {
  private:
   template <class Use>
   __device__ __forceinline__ void for_each_tile(const Use& use) {
-    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), end = panels * (share_index_ + 1) / pass_.shares;
-    for (column_panel_ = panels * share_index_ / pass_.shares; column_panel_ < end; ++column_panel_) {
+    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), end = panels * (split_ + 1) / pass_.num_splits;
+    for (column_panel_ = panels * split_ / pass_.num_splits; column_panel_ < end; ++column_panel_) {
       first_column_ = column_panel_ * kTile;
       use(labels_.read(pass_, row_panel_ * kTile, first_column_));
       __syncthreads();  // before the labels, or the engine's memory, are used again
     }
   }
-  __device__ __forceinline__ void make() { make_tile(pass_.rows, pass_.columns, row_panel_, column_panel_, share_); }
+  __device__ __forceinline__ void make() { make_tile(pass_.rows, pass_.columns, row_panel_, column_panel_, fragment_); }
 
   // The row whose state this thread keeps.
   __device__ __forceinline__ int64_t own_row() const { return row_panel_ * kTile + threadIdx.x; }
   __device__ __forceinline__ bool has_row() const { return threadIdx.x < kTile && own_row() < pass_.rows.count; }
-  __device__ __forceinline__ int64_t place() const { return share_index_ * pass_.rows.count + own_row(); }
+  __device__ __forceinline__ int64_t place() const { return split_ * pass_.rows.count + own_row(); }
 
   __device__ __forceinline__ bool is_self(int r, int64_t column) const {
     return pass_.symmetric && row_panel_ * kTile + Arithmetic::row(r) == column;
@@ -164,7 +164,7 @@ class TupletPanel {
       const int64_t label = labels_.column[Arithmetic::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number key = pass_.sign * share_.at[r][c];  // NaN is above nothing
+        const Number key = pass_.sign * fragment_.at[r][c];  // NaN is above nothing
         // Columns come in ascending order: of equal keys the first has the lowest index.
         if (label == row_label[r] && key > row_key[r] && key <= pass_.upper && !is_self(r, column(c))) {
           row_key[r] = key;
@@ -201,9 +201,9 @@ class TupletPanel {
       const int64_t label = labels_.column[Arithmetic::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number similarity = similarity_of<Arithmetic>(share_.at[r][c]);
+        const Number similarity = similarity_of<Arithmetic>(fragment_.at[r][c]);
         const bool negative = !masks || (inside && label != row_label[r]);
-        share_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
+        fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
       }
     }
   }
@@ -216,7 +216,7 @@ class TupletPanel {
       if (!pass_.one_shift) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c)
-          if (share_.at[r][c] > shift) shift = share_.at[r][c];
+          if (fragment_.at[r][c] > shift) shift = fragment_.at[r][c];
 #pragma unroll
         for (int mask = 1; mask <= 2; mask *= 2) {
           const Number other = __shfl_xor_sync(kFullWarp, shift, mask);
@@ -226,7 +226,7 @@ class TupletPanel {
       const Number from = shift == kNothing ? Number(0) : shift;
       Number sum = 0;
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) sum += std::exp2((share_.at[r][c] - from) * pass_.scale);
+      for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * pass_.scale);
       sum = sum_of_row(sum);
       if (lane_index() % 4 == 0) {
         line_of<Number>(0, r) = shift;
@@ -262,7 +262,7 @@ class TupletPanel {
       const int64_t label = labels_.column[Arithmetic::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number number = share_.at[r][c];
+        const Number number = fragment_.at[r][c];
         // NaN is no candidate.
         if (label != row_label[r] || !(order_of<Arithmetic>(number) <= pass_.limit) || is_self(r, column(c))) continue;
         const Number x = fma(shift[r] - similarity_of<Arithmetic>(number), pass_.inverse_temperature, log_sum[r]);
@@ -294,9 +294,9 @@ class TupletPanel {
 
   const TupletPass<Arithmetic>& pass_;
   const TileLabels<Arithmetic> labels_;
-  const int64_t row_panel_, share_index_;
+  const int64_t row_panel_, split_;
   int64_t column_panel_ = 0, first_column_ = 0;
-  Share<Arithmetic> share_;
+  Fragment<Arithmetic> fragment_;
 };
 
 }  // namespace hardmine::cuda

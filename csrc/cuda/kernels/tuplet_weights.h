@@ -60,7 +60,7 @@ class TupletWeightTile {
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
     labels_.read(pass_, first_row, first_column);
-    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
+    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, fragment_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = first_row + Arithmetic::row(r);
@@ -73,7 +73,7 @@ class TupletWeightTile {
         const int64_t column = first_column + Arithmetic::column(c);
         if (column >= pass_.columns.count) continue;
         const TupletAnchor<Number> of_column(pass_.column_side, column, pass_.columns.count);
-        const Number number = share_.at[r][c];
+        const Number number = fragment_.at[r][c];
         Number weight = 0;
         if (label != labels_.column[Arithmetic::column(c)]) {
           weight = of_negative(of_row, of_column, similarity_of<Arithmetic>(number));
@@ -126,7 +126,7 @@ class TupletWeightTile {
 
   const TupletWeightPass<Arithmetic>& pass_;
   const TileLabels<Arithmetic> labels_;
-  Share<Arithmetic> share_;
+  Fragment<Arithmetic> fragment_;
 };
 
 }  // namespace hardmine::cuda
