@@ -34,7 +34,7 @@ struct Packed {
   int64_t count, depth;
   std::vector<char> panels;
   std::vector<int32_t> finite;
-  std::vector<Number> scale;
+  std::vector<Number> inv_norm;
   bool has_scale;
 
   Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalized,
@@ -49,8 +49,8 @@ struct Packed {
     const int64_t all = panels_of<Arithmetic>(count);
     panels.assign(rows.panels, rows.panels + all * panel_bytes<Arithmetic>(depth));
     finite.assign(rows.finite, rows.finite + row_groups(count));
-    has_scale = rows.scale != nullptr;
-    if (has_scale) scale.assign(rows.scale, rows.scale + count);
+    has_scale = rows.inv_norm != nullptr;
+    if (has_scale) inv_norm.assign(rows.inv_norm, rows.inv_norm + count);
     if (all > 1) CHECK_EQ(rows.panel(1) - rows.panels, panel_bytes<Arithmetic>(depth));
   }
 
@@ -61,7 +61,7 @@ struct Packed {
   int64_t padded_count() const { return panels_of<Arithmetic>(count) * Arithmetic::kTile; }
   int64_t padded_depth() const { return stages_of<Arithmetic>(depth) * Arithmetic::kStageDepth; }
   bool same(const Packed& other) const {
-    return same_bits(panels, other.panels) && finite == other.finite && same_bits(scale, other.scale);
+    return same_bits(panels, other.panels) && finite == other.finite && same_bits(inv_norm, other.inv_norm);
   }
 };
 
@@ -172,7 +172,7 @@ TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
       double squares = 0;
       for (int64_t k = 0; k < kDepth; ++k) squares += std::pow(double(to_number(x[row * kDepth + k])), 2);
       const double norm = std::fmax(std::sqrt(squares), 1e-12);
-      if (kScales) CHECK_NEAR(double(packed.scale[row]) * norm, 1, 1e-6);
+      if (kScales) CHECK_NEAR(double(packed.inv_norm[row]) * norm, 1, 1e-6);
       for (int64_t k = 0; k < kDepth; ++k) {
         const double number = to_number(x[row * kDepth + k]);
         CHECK_NEAR(packed.at(row, k), kScales ? number : number / norm, kScales ? 0 : tolerance);

@@ -46,16 +46,16 @@ __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t
   }
 }
 
-// A divisor as m 2^e, 1/2 <= m < 1. Rows of 2 bytes are divided by 2^e, which rounds nothing, and their weights by m:
+// A norm as m 2^e, 1/2 <= m < 1. Rows of 2 bytes are divided by 2^e, which rounds nothing, and their weights by m:
 // so that neither rows nor weights differ in size for what norms do, and a row without a direction, of which the norm
 // is next to 0, takes no range from the others' weights.
-struct DivisorParts {
+struct NormParts {
   float mantissa;
   int exponent;
 };
-__device__ __forceinline__ DivisorParts parts_of(float divisor) {
-  DivisorParts parts;
-  parts.mantissa = std::frexp(divisor, &parts.exponent);
+__device__ __forceinline__ NormParts parts_of(float norm) {
+  NormParts parts;
+  parts.mantissa = std::frexp(norm, &parts.exponent);
   return parts;
 }
 
@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     Number x = to_number(rows.x[i * rows.depth + d]);
     if constexpr (kTwoBytes<Arithmetic>) {
-      if (rows.divisor) x = std::ldexp(x, -parts_of(rows.divisor[i]).exponent);
+      if (rows.norm) x = std::ldexp(x, -parts_of(rows.norm[i]).exponent);
     } else {
-      if (rows.divisor) x /= rows.divisor[i];
+      if (rows.norm) x /= rows.norm[i];
       if (rows.center) x -= rows.center[d];
     }
     return x;
@@ -81,12 +81,12 @@ struct ProductWeights {
   const Number* weight;
   int64_t count, depth;
   int64_t row_step, depth_step;  // in `weight`
-  const Number* divisor;         // [depth]; null: 1
+  const Number* norm;            // [depth]; null: 1
   int32_t* exponent;             // [count]; null: 0
 
   __device__ __forceinline__ Number at(int64_t row, int64_t k) const {
     const Number w = weight[row * row_step + k * depth_step];
-    return divisor ? w / parts_of(divisor[k]).mantissa : w;
+    return norm ? w / parts_of(norm[k]).mantissa : w;
   }
 };
 
@@ -231,7 +231,7 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
 template <class Arithmetic>
 ProductWeights<typename Arithmetic::Number> straight(const StripProducts<Arithmetic>& products,
                                                      const WeightStrip<typename Arithmetic::Number>& strip) {
-  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent};
+  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.norm, products.exponent};
 }
 
 }  // namespace
@@ -249,7 +249,7 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
   launch("pack_transposed_rows", pack_transposed_rows_kernel<Arithmetic, Scalar>,
          {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, panels);
   out.rows = panels;
-  if (kTwoBytes<Arithmetic>) out.divisor = rows.divisor;
+  if (kTwoBytes<Arithmetic>) out.norm = rows.norm;
   // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more num_splits.
   int64_t most_rows = 0, weight_bytes = 0, partials = 0;
   const auto plan = [&](int64_t most, int64_t depth) {
@@ -288,7 +288,7 @@ void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
                                   typename Arithmetic::Number* out, const Stream& stream) {
   product<Arithmetic>(products,
                       {strip.weight, strip.columns, strip.rows, 1, strip.columns,
-                       products.divisor ? products.divisor + first_row : nullptr, products.exponent},
+                       products.norm ? products.norm + first_row : nullptr, products.exponent},
                       first_row, true, out, stream);
 }
 

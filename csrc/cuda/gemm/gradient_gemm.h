@@ -12,13 +12,13 @@
 
 namespace hardmine::cuda {
 
-// The rows of a product: x[i, :] / divisor[i] - center.
+// The rows of a product: x[i, :] / norm[i] - center.
 template <class Scalar, class Number>
 struct ProductRows {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* divisor;  // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
-  const Number* center;   // [depth]; null: 0; not for numbers of 2 bytes
+  const Number* norm;    // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
+  const Number* center;  // [depth]; null: 0; not for numbers of 2 bytes
 };
 
 template <class Number>
@@ -31,8 +31,8 @@ struct WeightStrip {
 template <class Arithmetic>
 struct StripProducts {
   using Number = typename Arithmetic::Number;
-  const char* rows;       // their transpose [depth, count], in panels
-  const Number* divisor;  // of the weights, [count]; null: 1
+  const char* rows;    // their transpose [depth, count], in panels
+  const Number* norm;  // of the weights, [count]; null: 1
   int64_t count, depth;
   char* weights;      // of one product, in panels
   int32_t* exponent;  // of the powers of two that its rows of weights are divided by; null: by nothing

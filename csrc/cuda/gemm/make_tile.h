@@ -6,32 +6,33 @@
 
 namespace hardmine::cuda {
 
-// A product of two rows, scaled. The scales are multiplied first: a pair then has the same number whichever of its rows
-// is the tile's row.
+// A product of two rows, normalized_product. The scales are multiplied first: a pair then has the same number whichever
+// of its rows is the tile's row.
 template <class Number>
-__device__ __forceinline__ Number scaled(Number product, Number row_scale, Number column_scale) {
-  return product * (row_scale * column_scale);
+__device__ __forceinline__ Number normalized_product(Number product, Number row_inv_norm, Number column_inv_norm) {
+  return product * (row_inv_norm * column_inv_norm);
 }
 
 namespace tile_engine {
 
 template <class Arithmetic>
-__device__ __forceinline__ void scale(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns,
-                                      int64_t first_row, int64_t first_column, Fragment<Arithmetic>& fragment) {
+__device__ __forceinline__ void apply_inv_norms(const PackedRows<Arithmetic>& rows,
+                                                const PackedRows<Arithmetic>& columns, int64_t first_row,
+                                                int64_t first_column, Fragment<Arithmetic>& fragment) {
   using Number = typename Arithmetic::Number;
-  Number row_scale[Arithmetic::kRows];
+  Number row_inv_norm[Arithmetic::kRows];
 #pragma unroll
   for (int r = 0; r < Arithmetic::kRows; ++r) {
     const int64_t row = first_row + Arithmetic::row(r);
-    row_scale[r] = row < rows.count ? rows.scale[row] : Number(0);
+    row_inv_norm[r] = row < rows.count ? rows.inv_norm[row] : Number(0);
   }
 #pragma unroll
   for (int c = 0; c < Arithmetic::kColumns; ++c) {
     const int64_t column = first_column + Arithmetic::column(c);
-    const Number column_scale = column < columns.count ? columns.scale[column] : Number(0);
+    const Number column_inv_norm = column < columns.count ? columns.inv_norm[column] : Number(0);
 #pragma unroll
     for (int r = 0; r < Arithmetic::kRows; ++r)
-      fragment.at[r][c] = scaled(fragment.at[r][c], row_scale[r], column_scale);
+      fragment.at[r][c] = normalized_product(fragment.at[r][c], row_inv_norm[r], column_inv_norm);
   }
 }
 
@@ -44,8 +45,9 @@ __device__ __forceinline__ void make_tile(const PackedRows<Arithmetic>& rows, co
                                           int64_t row_panel, int64_t column_panel, Fragment<Arithmetic>& fragment) {
   multiply_panels<Arithmetic>(rows.panel(row_panel), columns.panel(column_panel), stages_of<Arithmetic>(rows.depth),
                               shared_memory(), fragment);
-  if (rows.scale)
-    tile_engine::scale(rows, columns, row_panel * Arithmetic::kTile, column_panel * Arithmetic::kTile, fragment);
+  if (rows.inv_norm)
+    tile_engine::apply_inv_norms(rows, columns, row_panel * Arithmetic::kTile, column_panel * Arithmetic::kTile,
+                                 fragment);
 }
 
 // The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
@@ -60,7 +62,8 @@ __device__ __forceinline__ typename Arithmetic::Number make_row(const PackedRows
       Arithmetic::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),
                           static_cast<int>(first_column % kTile), rows.depth, line);
   const int64_t column = first_column + lane_index();
-  return rows.scale && column < columns.count ? scaled(sum, rows.scale[row], columns.scale[column]) : sum;
+  return rows.inv_norm && column < columns.count ? normalized_product(sum, rows.inv_norm[row], columns.inv_norm[column])
+                                                 : sum;
 }
 
 }  // namespace hardmine::cuda

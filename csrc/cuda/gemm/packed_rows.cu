@@ -7,22 +7,21 @@ namespace {
 
 // True if rows are scaled after the multiplication.
 template <class Arithmetic>
-constexpr bool kScalesAfterwards = sizeof(typename Arithmetic::Packed) == 2;
+constexpr bool kScalesProducts = sizeof(typename Arithmetic::Packed) == 2;
 
 __device__ __forceinline__ void store(char* target, BFloat16 x) { *reinterpret_cast<BFloat16*>(target) = x; }
 __device__ __forceinline__ void store(char* target, Float16 x) { *reinterpret_cast<Float16*>(target) = x; }
 __device__ __forceinline__ void store(char* target, float x) { *reinterpret_cast<float*>(target) = x; }
 __device__ __forceinline__ void store(char* target, double x) { *reinterpret_cast<double*>(target) = x; }
 
-// What is packed of a number x that is to be divided by `divisor`.
+// What is packed of a number x that is to be divided by `norm`.
 template <class Arithmetic, class Scalar>
-__device__ __forceinline__ void store_packed(char* target, Scalar x, typename Arithmetic::Number divisor,
-                                             bool divides) {
-  if constexpr (kScalesAfterwards<Arithmetic>) {
+__device__ __forceinline__ void store_packed(char* target, Scalar x, typename Arithmetic::Number norm, bool divides) {
+  if constexpr (kScalesProducts<Arithmetic>) {
     store(target, x);
   } else {
     typename Arithmetic::Number number = to_number(x);
-    if (divides) number /= divisor;
+    if (divides) number /= norm;
     if constexpr (Arithmetic::kMatrixUnits) {
       *reinterpret_cast<uint32_t*>(target) = round_to_tf32(number);
     } else {
@@ -49,13 +48,13 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       if (first + r >= out.count) continue;
       const Number size = norm_of_row<Number>(x + (first + r) * out.depth, out.depth);
       infinite |= !is_finite(size);
-      norm[r] = divisor_of_norm(size);
+      norm[r] = clamped_norm(size);
     }
     infinite = __syncthreads_or(infinite);
     if (threadIdx.x == 0 && first < out.count) out.finite[group] = !infinite;
     if (threadIdx.x < kRowGroup && first + threadIdx.x < out.count) {
       const int64_t row = first + threadIdx.x;
-      if (out.scale) out.scale[row] = Number(1) / norm[threadIdx.x];
+      if (out.inv_norm) out.inv_norm[row] = Number(1) / norm[threadIdx.x];
 #pragma unroll
       for (int s = 0; s < SelectionStart<Number>::kMost; ++s)
         if (start.best[s]) start.best[s][row] = start.value[s];
@@ -87,7 +86,7 @@ PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, 
   out.depth = depth;
   out.panels = workspace.array<char>(panels_of<Arithmetic>(count) * panel_bytes<Arithmetic>(depth));
   out.finite = workspace.array<int32_t>(row_groups(count));
-  if (normalized && kScalesAfterwards<Arithmetic>) out.scale = workspace.array<Number>(count);
+  if (normalized && kScalesProducts<Arithmetic>) out.inv_norm = workspace.array<Number>(count);
   const int64_t blocks = panels_of<Arithmetic>(count) * (Arithmetic::kTile / kRowGroup);
   launch("pack_rows", pack_rows_kernel<Arithmetic, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(Number)}, stream,
          x, normalized, out, start);

@@ -13,9 +13,9 @@ namespace hardmine::cuda {
 template <class Arithmetic>
 struct PackedRows {
   using Number = typename Arithmetic::Number;
-  char* panels;     // [panels_of(count)][panel_bytes(depth)]
-  Number* scale;    // [count]: a number of a tile is multiplied by those of its row and column; null: by nothing
-  int32_t* finite;  // [row_groups(count)]: whether every row of the group, and its norm, is finite
+  char* panels;      // [panels_of(count)][panel_bytes(depth)]
+  Number* inv_norm;  // [count]: a number of a tile is multiplied by those of its row and column; null: by nothing
+  int32_t* finite;   // [row_groups(count)]: whether every row of the group, and its norm, is finite
   int64_t count;
   int64_t depth;
 

@@ -32,7 +32,7 @@ HARDMINE_HD bool is_finite(Number x) {
 }
 // What a row is divided by. NaN stays NaN.
 template <class Number>
-HARDMINE_HD Number divisor_of_norm(Number norm) {
+HARDMINE_HD Number clamped_norm(Number norm) {
   return norm <= Number(kSmallestNorm) ? Number(kSmallestNorm) : norm;
 }
 

@@ -9,7 +9,7 @@ template <class Scalar, class Number>
 struct MeasuredRows {
   const Scalar* x;
   int64_t count, depth;
-  Number* divisor;  // [count], null: not wanted
+  Number* norm;     // [count], null: not wanted
   int32_t* finite;  // [row_groups(count)]
   int64_t* ends;    // [count], set to 0; null: not wanted
 };
@@ -24,7 +24,7 @@ __device__ __forceinline__ void measure_rows(const MeasuredRows<Scalar, Number>&
       if (row >= rows.count) continue;
       const Number norm = norm_of_row<Number>(rows.x + row * rows.depth, rows.depth);
       infinite |= !is_finite(norm);
-      if (lane_index() == 0 && rows.divisor) rows.divisor[row] = divisor_of_norm(norm);
+      if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
       if (lane_index() == 0 && rows.ends) rows.ends[row] = 0;
     }
     infinite = __syncthreads_or(infinite);

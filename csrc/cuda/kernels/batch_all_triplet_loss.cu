@@ -29,14 +29,14 @@ template <class Scalar, class Number>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* divisor;  // [count]; null: rows are not normalized
-  const Number* center;   // [depth]; null where pairs measure inner products
-  double* weight;         // [count], W; not used without a center
-  Number* grad;           // [count, depth]
+  const Number* norm;    // [count]; null: rows are not normalized
+  const Number* center;  // [depth]; null where pairs measure inner products
+  double* weight;        // [count], W; not used without a center
+  Number* grad;          // [count, depth]
 
   __device__ __forceinline__ Number row(int64_t i, int64_t k) const {
     const Number x_k = to_number(x[i * depth + k]);
-    return divisor ? x_k / divisor[i] : x_k;
+    return norm ? x_k / norm[i] : x_k;
   }
 };
 
@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   const Number loss_weight = *factor;
   for (int64_t i = blockIdx.x; i < gradient.count; i += gridDim.x) {
     Number* const grad = gradient.grad + i * gradient.depth;
-    const bool is_zero = gradient.divisor && !has_direction(gradient.divisor[i]);
-    const bool projects = gradient.divisor && !is_zero;
+    const bool is_zero = gradient.norm && !has_direction(gradient.norm[i]);
+    const bool projects = gradient.norm && !is_zero;
     const Number weight = gradient.center ? static_cast<Number>(gradient.weight[i]) : Number(0);
     Number along[1] = {0};
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       Number value = loss_weight != loss_weight ? loss_weight : is_zero ? Number(0) : grad[k];
       if (projects) value -= gradient.row(i, k) * along[0];
-      if (gradient.divisor) value /= gradient.divisor[i];
+      if (gradient.norm) value /= gradient.norm[i];
       grad[k] = value;
     }
   }
@@ -239,10 +239,10 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   if (table.margin) anchors.margins_are_finite = workspace.array<int32_t>(count);
 
   const bool normalized = batch_all_measure(rule, true).normalized;
-  Number* const divisor = normalized ? workspace.array<Number>(count) : nullptr;
-  const MeasuredRows<Scalar, Number> measured{
-      rows.x, count, depth, divisor, workspace.array<int32_t>(row_groups(count)), nullptr};
-  BatchAllGradient<Scalar, Number> gradient{rows.x, count, depth, divisor, nullptr, anchors.weight, out.grad};
+  Number* const norm = normalized ? workspace.array<Number>(count) : nullptr;
+  const MeasuredRows<Scalar, Number> measured{rows.x, count, depth, norm, workspace.array<int32_t>(row_groups(count)),
+                                              nullptr};
+  BatchAllGradient<Scalar, Number> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
   MeasuresPass<Arithmetic> measures{};
   measures.squared = rule.squared;
   Number* const shift = Arithmetic::kSquares ? nullptr : workspace.array<Number>(count);
@@ -266,7 +266,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
       launch("center", center_kernel<Scalar, Number>, {blocks_of(depth), kThreads}, stream, gradient, center);
       gradient.center = center;
     }
-    products = strip_products<Products>(ProductRows<Scalar, Number>{rows.x, count, depth, divisor, gradient.center},
+    products = strip_products<Products>(ProductRows<Scalar, Number>{rows.x, count, depth, norm, gradient.center},
                                         strip_rows, true, count, workspace, stream);
   }
   for (int64_t first = 0; first < count; first += strip_rows) {

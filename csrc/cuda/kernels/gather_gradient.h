@@ -23,8 +23,8 @@ inline constexpr int kGatherList = 512;                               // contrib
 
 template <class Scalar, class Number>
 struct GatherSide {
-  const Scalar* x;        // [count, depth]
-  const Number* divisor;  // [count] what rows are divided by; null where they are not normalized
+  const Scalar* x;     // [count, depth]
+  const Number* norm;  // [count] what rows are divided by; null where they are not normalized
   int64_t count;
 };
 
@@ -45,7 +45,7 @@ template <class Number>
 struct GatherShared {
   double sum[kMostWarps];
   const void* other[kGatherList];
-  Number weight[kGatherList], divisor[kGatherList];
+  Number weight[kGatherList], norm[kGatherList];
   int64_t end[kGatherList];
   int warp_count[kMostWarps];
 };
@@ -58,7 +58,7 @@ class GatherRow {
         shared_(*reinterpret_cast<GatherShared<Number>*>(shared_memory())),
         row_(row),
         self_(pass.selves.x + row * pass.depth),
-        divisor_(pass.selves.divisor ? pass.selves.divisor[row] : Number(1)) {}
+        norm_(pass.selves.norm ? pass.selves.norm[row] : Number(1)) {}
 
   __device__ __forceinline__ void run(bool poisoned) {
     Scalar* grad = pass_.grad + row_ * pass_.depth;
@@ -69,7 +69,7 @@ class GatherRow {
       return;
     }
     const bool projects = pass_.measure.normalized;
-    if (projects && !has_direction(divisor_)) {
+    if (projects && !has_direction(norm_)) {
       for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads) grad[k] = from_number<Scalar>(Number(0));
       return;
     }
@@ -94,7 +94,7 @@ class GatherRow {
     if (any_) {
 #pragma unroll
       for (int i = 0; i < kGatherColumns; ++i)
-        if (depth_of(i) < pass_.depth) dot[0] += sum_[i] * (to_number(self_[depth_of(i)]) / divisor_);
+        if (depth_of(i) < pass_.depth) dot[0] += sum_[i] * (to_number(self_[depth_of(i)]) / norm_);
     }
     auto* exchange = reinterpret_cast<Number*>(shared_.sum);
     sum_of_block<1>(dot, exchange);
@@ -112,7 +112,7 @@ class GatherRow {
       if (k >= pass_.depth) continue;
       Number value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
-      if (any_ && pass_.measure.normalized) value = (value - to_number(self_[k]) / divisor_ * along) / divisor_;
+      if (any_ && pass_.measure.normalized) value = (value - to_number(self_[k]) / norm_ * along) / norm_;
       grad[k] = from_number<Scalar>(value);
     }
   }
@@ -207,7 +207,7 @@ class GatherRow {
     const int64_t other = self_is_first ? ends.second_of(pair) : ends.first_of(pair);
     const GatherSide<Scalar, Number>& others = self_is_first ? pass_.seconds : pass_.firsts;
     shared_.other[place] = others.x + other * pass_.depth;
-    shared_.divisor[place] = others.divisor ? others.divisor[other] : Number(1);
+    shared_.norm[place] = others.norm ? others.norm[other] : Number(1);
     shared_.weight[place] = ends.pairs.gradient[pair];
   }
 
@@ -217,11 +217,11 @@ class GatherRow {
     const bool inner_product = pass_.measure.quantity == PairQuantity::kInnerProduct;
     for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
       Number weight = shared_.weight[i];
-      const Number divisor = shared_.divisor[i];
+      const Number norm = shared_.norm[i];
       if (inner_product) {
-        weight /= divisor;
+        weight /= norm;
       } else if (pass_.measure.quantity == PairQuantity::kNegativeDistance) {
-        const Number distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), divisor);
+        const Number distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), norm);
         weight = distance == Number(0) ? Number(0) : weight / distance;
       } else {
         weight *= 2;
@@ -231,14 +231,14 @@ class GatherRow {
     __syncthreads();
     for (int i = 0; i < listed_; ++i) {
       const Scalar* other = static_cast<const Scalar*>(shared_.other[i]);
-      const Number weight = shared_.weight[i], divisor = shared_.divisor[i];
+      const Number weight = shared_.weight[i], norm = shared_.norm[i];
 #pragma unroll
       for (int c = 0; c < kGatherColumns; ++c) {
         const int64_t k = depth_of(c);
         if (k >= pass_.depth) continue;
         Number y = to_number(other[k]);
         if (!inner_product)
-          y = pass_.measure.normalized ? y / divisor - to_number(self_[k]) / divisor_ : y - to_number(self_[k]);
+          y = pass_.measure.normalized ? y / norm - to_number(self_[k]) / norm_ : y - to_number(self_[k]);
         // Equal rows have no direction between them, even if they are not finite.
         if (inner_product || weight != Number(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
@@ -247,11 +247,11 @@ class GatherRow {
   }
 
   // By a warp.
-  __device__ __forceinline__ Number distance_to(const Scalar* other, Number divisor) const {
+  __device__ __forceinline__ Number distance_to(const Scalar* other, Number norm) const {
     Number sum = 0;
     for (int64_t k = lane_index(); k < pass_.depth; k += 32) {
       const Number x = to_number(self_[k]), y = to_number(other[k]);
-      const Number difference = pass_.measure.normalized ? y / divisor - x / divisor_ : y - x;
+      const Number difference = pass_.measure.normalized ? y / norm - x / norm_ : y - x;
       sum = fma(difference, difference, sum);
     }
     return std::sqrt(sum_of_warp(sum));
@@ -261,7 +261,7 @@ class GatherRow {
   GatherShared<Number>& shared_;
   const int64_t row_;
   const Scalar* self_;
-  const Number divisor_;
+  const Number norm_;
   int64_t first_depth_ = 0;
   Number sum_[kGatherColumns];
   bool any_ = false;

@@ -143,9 +143,9 @@ __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, cons
   const Scalar *a = rows.x + triplet[0] * rows.depth, *p = rows.x + triplet[1] * rows.depth,
                *n = rows.x + triplet[2] * rows.depth;
   const bool normalized = measure.normalized, product = measure.quantity == PairQuantity::kInnerProduct;
-  const Number of_a = normalized ? rows.divisor[triplet[0]] : Number(1),
-               of_p = normalized ? rows.divisor[triplet[1]] : Number(1),
-               of_n = normalized ? rows.divisor[triplet[2]] : Number(1);
+  const Number of_a = normalized ? rows.norm[triplet[0]] : Number(1),
+               of_p = normalized ? rows.norm[triplet[1]] : Number(1),
+               of_n = normalized ? rows.norm[triplet[2]] : Number(1);
   Number sum_p = 0, sum_n = 0;
   for (int64_t k = lane_index(); k < rows.depth; k += 32) {
     Number x = to_number(a[k]), y = to_number(p[k]), z = to_number(n[k]);

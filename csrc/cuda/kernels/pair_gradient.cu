@@ -235,7 +235,7 @@ class PairGradient {
   void gather(const PairEnds<Number>& ends, const MeasuredRows<Scalar, Number>& selves, bool at_first, bool at_second,
               bool indexed, Scalar* grad) {
     const auto side = [](const MeasuredRows<Scalar, Number>& rows) {
-      return GatherSide<Scalar, Number>{rows.x, rows.divisor, rows.count};
+      return GatherSide<Scalar, Number>{rows.x, rows.norm, rows.count};
     };
     GatherPass<Scalar, Number> pass{};
     pass.measure = measure_;

@@ -32,7 +32,7 @@ struct TupletEnd {
   TupletRule rule;
   bool all, positive_is_least;
   int64_t count, num_splits;
-  Number scale;
+  Number log2e_over_temperature;
   LevelParts<Number> levels;
   SoftplusParts softplus;
   Number* log_sum;           // [count], with all positives
@@ -50,7 +50,7 @@ struct TupletEnd {
     Ranked<Number> best = levels.best[i];
     for (int64_t split = 1; split < num_splits; ++split) {
       const int64_t place = split * count + i;
-      level.add(levels.shift[place], levels.sum[place], scale);
+      level.add(levels.shift[place], levels.sum[place], log2e_over_temperature);
       if (levels.best[place].beats(best)) best = levels.best[place];
     }
     const Number shift = level.sum > 0 ? level.shift : Number(0);
@@ -178,7 +178,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   pass.upper = range.upper;
   pass.start = Ranked<Number>::of(range.start_key, range.start_index);
   pass.one_shift = one_shift_suffices(rule);
-  pass.scale = static_cast<Number>(kLog2E / rule.temperature);
+  pass.log2e_over_temperature = static_cast<Number>(kLog2E / rule.temperature);
   pass.levels = {workspace.array<Ranked<Number>>(parts), workspace.array<Number>(parts),
                  workspace.array<double>(parts)};
 
@@ -188,7 +188,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   end.positive_is_least = least;
   end.count = count;
   end.num_splits = pass.num_splits;
-  end.scale = pass.scale;
+  end.log2e_over_temperature = pass.log2e_over_temperature;
   end.levels = pass.levels;
   end.finite[0] = pass.rows.finite;
   end.groups[0] = row_groups(count);

@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletW
 // From the product of a strip to the gradient of its rows.
 template <class Scalar, class Number>
 struct StripEnd {
-  const Scalar* x;        // of all rows
-  const Number* divisor;  // of normalized rows; null: they are not
+  const Scalar* x;     // of all rows
+  const Number* norm;  // of normalized rows; null: they are not
   int64_t first_row, last_row, depth;
   const Number* product;  // [num_splits, rows of the strip, depth]
   int64_t num_splits;
@@ -103,16 +103,16 @@ __global__ void __launch_bounds__(kFinishThreads, 4) end_strip_kernel(StripEnd<S
         value += product[split * (end.last_row - end.first_row) * end.depth + k];
       return value;
     };
-    const Number divisor = end.divisor ? end.divisor[row] : Number(1);
+    const Number norm = end.norm ? end.norm[row] : Number(1);
     Number along = 0;
-    const bool is_zero = end.divisor && !has_direction(divisor);
-    if (end.divisor && !is_zero) {
-      for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum(k), to_number(self[k]) / divisor, along);
+    const bool is_zero = end.norm && !has_direction(norm);
+    if (end.norm && !is_zero) {
+      for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum(k), to_number(self[k]) / norm, along);
       along = sum_of_warp(along);
     }
     for (int64_t k = lane_index(); k < end.depth; k += 32) {
       Number value = is_zero ? Number(0) : sum(k);
-      if (end.divisor) value = (value - to_number(self[k]) / divisor * along) / divisor;
+      if (end.norm) value = (value - to_number(self[k]) / norm * along) / norm;
       end.grad[row * end.depth + k] = from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
     }
   }
@@ -179,7 +179,7 @@ class TupletGradient {
     pass.column_side = columns.anchors;
     pass.all = rule_.positive == TupletPositive::kAll;
     pass.one_shift = one_shift_suffices(rule_);
-    pass.scale = static_cast<Number>(kLog2E / rule_.temperature);
+    pass.log2e_over_temperature = static_cast<Number>(kLog2E / rule_.temperature);
     pass.inverse_temperature = static_cast<Number>(1 / rule_.temperature);
     pass.limit = largest_order(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
 
@@ -195,7 +195,7 @@ class TupletGradient {
              {tiles, kTileThreads, Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes}, stream_, pass);
       sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
       const StripEnd<Scalar, Number> end{rows.rows.x,
-                                         rows.measured.divisor,
+                                         rows.measured.norm,
                                          first,
                                          pass.last_row,
                                          depth_,
@@ -226,7 +226,7 @@ class TupletGradient {
         num_splits = difference_splits(strip, others, depth);
       } else {
         products = strip_products<Arithmetic>(
-            ProductRows<Scalar, Number>{column, others, depth, columns.measured.divisor, nullptr}, strip, true, 0,
+            ProductRows<Scalar, Number>{column, others, depth, columns.measured.norm, nullptr}, strip, true, 0,
             of.workspace_, of.stream_);
       }
       out = of.workspace_.template array<Number>(num_splits * strip * depth);

@@ -35,9 +35,9 @@ struct TupletPass : TileSides<Arithmetic> {
   bool selects;
   Number sign, upper;
   Ranked<Number> start;
-  // Negatives: sums of exp2((similarity - shift) scale).
+  // Negatives: sums of exp2((similarity - shift) log2e_over_temperature).
   bool one_shift;  // 1 for all; else each has the largest similarity
-  Number scale;
+  Number log2e_over_temperature;
   LevelParts<Number> levels;
   // All positives, at most this similar. Levels are shift / temperature + log_sum, [anchors] each.
   Number limit, inverse_temperature;
@@ -58,14 +58,14 @@ struct RunningSum {
   double sum = 0;
 
   // Adds what is relative to another shift, -infinity for nothing.
-  __device__ __forceinline__ void add(Number other_shift, double other_sum, Number scale) {
+  __device__ __forceinline__ void add(Number other_shift, double other_sum, Number log2e_over_temperature) {
     if (other_shift == shift) {
       sum += other_shift == -std::numeric_limits<Number>::infinity() ? 0 : other_sum;
     } else if (other_shift > shift) {
-      sum = sum * static_cast<double>(std::exp2((shift - other_shift) * scale)) + other_sum;
+      sum = sum * static_cast<double>(std::exp2((shift - other_shift) * log2e_over_temperature)) + other_sum;
       shift = other_shift;
     } else {
-      sum += other_sum * static_cast<double>(std::exp2((other_shift - shift) * scale));
+      sum += other_sum * static_cast<double>(std::exp2((other_shift - shift) * log2e_over_temperature));
     }
   }
 };
@@ -226,7 +226,7 @@ class TupletPanel {
       const Number from = shift == kNothing ? Number(0) : shift;
       Number sum = 0;
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * pass_.scale);
+      for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * pass_.log2e_over_temperature);
       sum = sum_of_row(sum);
       if (lane_index() % 4 == 0) {
         line_of<Number>(0, r) = shift;
@@ -237,7 +237,7 @@ class TupletPanel {
     if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
         const Number* line = lines<Number>() + half * kTile + threadIdx.x;
-        running.add(line[0], static_cast<double>(line[2 * kTile]), pass_.scale);
+        running.add(line[0], static_cast<double>(line[2 * kTile]), pass_.log2e_over_temperature);
       }
     }
   }

@@ -27,9 +27,9 @@ struct TupletWeightPass : TileSides<Arithmetic> {
   using Number = typename Arithmetic::Number;
   TupletSide<Number> row_side, column_side;
   bool all, one_shift;
-  Number scale, inverse_temperature, limit;  // as in TupletPass
-  int64_t first_row, last_row;               // of the strip; the first is one of a panel
-  Number* weight;                            // [last_row - first_row, columns]
+  Number log2e_over_temperature, inverse_temperature, limit;  // as in TupletPass
+  int64_t first_row, last_row;                                // of the strip; the first is one of a panel
+  Number* weight;                                             // [last_row - first_row, columns]
 };
 
 // One side of a pair.
@@ -94,12 +94,14 @@ class TupletWeightTile {
   __device__ __forceinline__ Number of_negative(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
                                                 Number similarity) const {
     if (pass_.one_shift)
-      return (row.negative_weight + column.negative_weight) * std::exp2((similarity - Number(1)) * pass_.scale);
+      return (row.negative_weight + column.negative_weight) *
+             std::exp2((similarity - Number(1)) * pass_.log2e_over_temperature);
     Number weight = 0;
     if (pass_.row_side.negative_weight)
-      weight = row.negative_weight * std::exp2((similarity - row.shift) * pass_.scale);
+      weight = row.negative_weight * std::exp2((similarity - row.shift) * pass_.log2e_over_temperature);
     if (pass_.column_side.negative_weight)
-      weight = fma(column.negative_weight, std::exp2((similarity - column.shift) * pass_.scale), weight);
+      weight =
+          fma(column.negative_weight, std::exp2((similarity - column.shift) * pass_.log2e_over_temperature), weight);
     return weight;
   }
 
