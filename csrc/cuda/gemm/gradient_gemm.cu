@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kEnoughBlocks = 256;  // to occupy a GPU
 constexpr int64_t kLeastStages = 8;     // of a split of a product
-constexpr int kFinishThreads = 256;
+constexpr int kReduceThreads = 256;
 
 template <class Arithmetic>
 constexpr bool kTwoBytes = sizeof(typename Arithmetic::Packed) == 2;
@@ -133,7 +133,7 @@ struct ProductOut {
   Number* partial;          // [num_splits, rows, columns]
   int64_t num_splits;
 
-  __device__ __forceinline__ void finish(int64_t row, int64_t column, Number sum) const {
+  __device__ __forceinline__ void store(int64_t row, int64_t column, Number sum) const {
     if (exponent) sum = std::ldexp(sum, exponent[row]);
     Number& target = out[row * columns + column];
     target = adds ? target + sum : sum;
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
         const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
         if (column >= out.columns) continue;
         if (out.num_splits == 1) {
-          out.finish(row, column, sum.at[r][c]);
+          out.store(row, column, sum.at[r][c]);
         } else {
           partial[row * out.columns + column] = sum.at[r][c];
         }
@@ -177,13 +177,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 }
 
 template <class Number>
-__global__ void __launch_bounds__(kFinishThreads, 4) finish_product_kernel(ProductOut<Number> out) {
+__global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(ProductOut<Number> out) {
   const int64_t size = out.rows * out.columns;
-  for (int64_t i = int64_t{blockIdx.x} * kFinishThreads + threadIdx.x; i < size;
-       i += int64_t{gridDim.x} * kFinishThreads) {
+  for (int64_t i = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x; i < size;
+       i += int64_t{gridDim.x} * kReduceThreads) {
     Number sum = 0;
     for (int64_t split = 0; split < out.num_splits; ++split) sum += out.partial[split * size + i];
-    out.finish(i / out.columns, i % out.columns, sum);
+    out.store(i / out.columns, i % out.columns, sum);
   }
 }
 
@@ -223,8 +223,8 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
           kTileThreads, Arithmetic::kSharedBytes},
          stream, sides, target);
   if (target.num_splits == 1) return;
-  launch("finish_product", finish_product_kernel<Number>,
-         {(weights.count * products.depth + kFinishThreads - 1) / kFinishThreads, kFinishThreads}, stream, target);
+  launch("reduce_splits", reduce_splits_kernel<Number>,
+         {(weights.count * products.depth + kReduceThreads - 1) / kReduceThreads, kReduceThreads}, stream, target);
 }
 
 // The weights of a strip as they lie.

@@ -9,9 +9,9 @@ template <class Scalar, class Number>
 struct MeasuredRows {
   const Scalar* x;
   int64_t count, depth;
-  Number* norm;     // [count], null: not wanted
-  int32_t* finite;  // [row_groups(count)]
-  int64_t* ends;    // [count], set to 0; null: not wanted
+  Number* norm;              // [count], null: not wanted
+  int32_t* finite;           // [row_groups(count)]
+  int64_t* incidence_count;  // [count], set to 0; null: not wanted
 };
 
 // By all threads of all blocks.
@@ -25,7 +25,7 @@ __device__ __forceinline__ void measure_rows(const MeasuredRows<Scalar, Number>&
       const Number norm = norm_of_row<Number>(rows.x + row * rows.depth, rows.depth);
       infinite |= !is_finite(norm);
       if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
-      if (lane_index() == 0 && rows.ends) rows.ends[row] = 0;
+      if (lane_index() == 0 && rows.incidence_count) rows.incidence_count[row] = 0;
     }
     infinite = __syncthreads_or(infinite);
     if (threadIdx.x == 0) rows.finite[group] = !infinite;

@@ -43,8 +43,8 @@ struct BatchAllGradient {
 // Also writes `shift` [count], null unless the pairs measure inner products: with s + shift of the negative and the
 // positive, v is half a squared distance of rows that are too short to be unit rows, too.
 template <class Scalar, class Number>
-__global__ void __launch_bounds__(kThreads, 4)
-    start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<Scalar, Number> gradient) {
+__global__ void __launch_bounds__(kThreads, 4) start_batch_all_kernel(MeasuredRows<Scalar, Number> rows, Number* shift,
+                                                                      BatchAllGradient<Scalar, Number> gradient) {
   measure_rows(rows);
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows.count; i += int64_t{gridDim.x} * kThreads)
     gradient.weight[i] = 0;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 template <class Number>
-struct BatchAllEnd {
+struct BatchAllEpilogue {
   BatchAllReduction reduction;
   int64_t count;
   const double* value;
@@ -144,33 +144,33 @@ struct BatchAllEnd {
 
 // One block.
 template <class Number>
-__global__ void __launch_bounds__(kThreads, 1) end_kernel(BatchAllEnd<Number> end) {
+__global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAllEpilogue<Number> epilogue) {
   double value[1] = {0};
   int64_t counts[2] = {0, 0};
   bool bad = false;
-  for (int64_t i = threadIdx.x; i < end.count; i += kThreads) {
-    value[0] += end.value[i];
-    counts[0] += end.active[i];
-    counts[1] += end.total[i];
-    if (end.margins_are_finite) bad |= end.margins_are_finite[i] == 0;
+  for (int64_t i = threadIdx.x; i < epilogue.count; i += kThreads) {
+    value[0] += epilogue.value[i];
+    counts[0] += epilogue.active[i];
+    counts[1] += epilogue.total[i];
+    if (epilogue.margins_are_finite) bad |= epilogue.margins_are_finite[i] == 0;
   }
-  const bool infinite = block_finds_infinite(end.finite, row_groups(end.count));
+  const bool infinite = block_finds_infinite(epilogue.finite, row_groups(epilogue.count));
   bad = __syncthreads_or(bad);
   sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
   sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
   if (threadIdx.x != 0) return;
   const Number nan = std::numeric_limits<Number>::quiet_NaN();
-  const double loss_weight = batch_all_share(end.reduction, counts[0], counts[1]);
-  *end.out.loss = bad || infinite ? nan : static_cast<Number>(loss_weight * value[0]);
-  *end.loss_weight = bad || infinite ? nan : static_cast<Number>(loss_weight);
-  *end.out.active = infinite ? 0 : counts[0];
-  *end.out.total = infinite ? 0 : counts[1];
+  const double loss_weight = batch_all_share(epilogue.reduction, counts[0], counts[1]);
+  *epilogue.out.loss = bad || infinite ? nan : static_cast<Number>(loss_weight * value[0]);
+  *epilogue.loss_weight = bad || infinite ? nan : static_cast<Number>(loss_weight);
+  *epilogue.out.active = infinite ? 0 : counts[0];
+  *epilogue.out.total = infinite ? 0 : counts[1];
 }
 
 // A block a row.
 template <class Scalar, class Number>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
+    finalize_batch_all_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
   Number* const exchange = reinterpret_cast<Number*>(shared_memory());
   const Number loss_weight = *factor;
   for (int64_t i = blockIdx.x; i < gradient.count; i += gridDim.x) {
@@ -250,7 +250,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
 
   int64_t strip_rows = 0;
   if (count > 0) {
-    launch("start_batch_all", start_kernel<Scalar, Number>,
+    launch("start_batch_all", start_batch_all_kernel<Scalar, Number>,
            {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
            shift, gradient);
     measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalized, {}, workspace, stream);
@@ -286,18 +286,19 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
              strip, gradient);
   }
   Number* const loss_weight = workspace.array<Number>(1);
-  const BatchAllEnd<Number> end{rule.reduction,
-                                count,
-                                anchors.value,
-                                anchors.active,
-                                anchors.total,
-                                measured.finite,
-                                anchors.margins_are_finite,
-                                out,
-                                loss_weight};
-  launch("batch_all_end", end_kernel<Number>, {1, kThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
+  const BatchAllEpilogue<Number> epilogue{rule.reduction,
+                                          count,
+                                          anchors.value,
+                                          anchors.active,
+                                          anchors.total,
+                                          measured.finite,
+                                          anchors.margins_are_finite,
+                                          out,
+                                          loss_weight};
+  launch("finalize_batch_all", finalize_batch_all_kernel<Number>, {1, kThreads, 2 * kMostWarps * sizeof(double)},
+         stream, epilogue);
   if (out.grad)
-    launch("finish_batch_all", finish_gradient_kernel<Scalar, Number>,
+    launch("finalize_batch_all_gradient", finalize_batch_all_gradient_kernel<Scalar, Number>,
            {count, kTileThreads, kMostWarps * sizeof(Number)}, stream, gradient,
            static_cast<const Number*>(loss_weight));
 }

@@ -5,8 +5,8 @@
 //   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
 //                               subgradient
 //   negative squared distance:  2 w (y - x).
-// All are symmetric in x and y, so both ends of a pair are treated alike. Where rows are normalized, x and y are x /
-// |x| and y / |y|, and the sum is projected through x / |x|.
+// All are symmetric in x and y, so both endpoints of a pair are treated alike. Where rows are normalized, x and y are x
+// / |x| and y / |y|, and the sum is projected through x / |x|.
 #pragma once
 
 #include <limits>
@@ -31,10 +31,10 @@ struct GatherSide {
 template <class Scalar, class Number>
 struct GatherPass {
   PairMeasure measure;
-  PairEnds<Number> ends;
+  PairEndpoints<Number> endpoints;
   GatherSide<Scalar, Number> selves, firsts, seconds;
-  bool at_first, at_second;  // which ends of pairs rows of `selves` are at
-  EndsByRow by_row;          // of those ends, but for firsts that are entries: they are known without
+  bool at_first, at_second;  // which endpoints of pairs rows of `selves` are at
+  RowToPairs row_to_pairs;   // of those endpoints, but for firsts that are entries: they are known without
   int64_t depth;
   const int32_t* finite[3];  // all gradients are NaN if one of these is 0; null ones are not looked at
   int64_t groups[3];
@@ -46,7 +46,7 @@ struct GatherShared {
   double sum[kMostWarps];
   const void* other[kGatherList];
   Number weight[kGatherList], norm[kGatherList];
-  int64_t end[kGatherList];
+  int64_t endpoint[kGatherList];
   int warp_count[kMostWarps];
 };
 
@@ -117,17 +117,17 @@ class GatherRow {
     }
   }
 
-  // The row's ends come from up to three ranges, in ascending order: the pairs of its own entry; then, where the row
-  // looks through all pairs, those that it is first of and those that it is second of, or else what the index has.
+  // The row's endpoints come from up to three ranges, in ascending order: the pairs of its own entry; then, where the
+  // row looks through all pairs, those that it is first of and those that it is second of, or else what the index has.
   struct Range {
     int64_t begin, end;
   };
   __device__ __forceinline__ Range range(int stage, bool sorted) const {
-    const PairEnds<Number>& ends = pass_.ends;
-    const int64_t pairs = ends.pair_count(), partners = ends.pairs.partners;
-    const bool entries = ends.pairs.first == nullptr;  // firsts are where they are
+    const PairEndpoints<Number>& endpoints = pass_.endpoints;
+    const int64_t pairs = endpoints.pair_count(), partners = endpoints.pairs.partners;
+    const bool entries = endpoints.pairs.first == nullptr;  // firsts are where they are
     if (stage == 0) {
-      if (!pass_.at_first || !entries || row_ >= ends.pairs.count) return {0, 0};
+      if (!pass_.at_first || !entries || row_ >= endpoints.pairs.count) return {0, 0};
       return {row_ * partners, (row_ + 1) * partners};
     }
     if (sorted) return {0, 0};
@@ -141,7 +141,7 @@ class GatherRow {
     for (int i = 0; i < kGatherColumns; ++i) sum_[i] = 0;
     any_ = false;
     listed_ = 0;
-    const int64_t* begin = pass_.by_row.begin;
+    const int64_t* begin = pass_.row_to_pairs.begin;
     const int64_t indexed = begin ? begin[row_ + 1] - begin[row_] : 0;
     const bool sorted = begin && indexed <= kGatherList;  // more than that are too many to sort
     bool takes_index = sorted && indexed > 0;
@@ -157,7 +157,7 @@ class GatherRow {
         }
       }
       if (stage == 3 && listed_ == 0 && takes_index) {
-        list_sorted(pass_.by_row.end_at + begin[row_], static_cast<int>(indexed));
+        list_sorted(pass_.row_to_pairs.endpoint + begin[row_], static_cast<int>(indexed));
         takes_index = false;
       }
       if (listed_ == 0) return;
@@ -165,27 +165,27 @@ class GatherRow {
     }
   }
 
-  // The ends of an index, in ascending order.
-  __device__ __forceinline__ void list_sorted(const int64_t* end_at, int count) {
-    for (int i = threadIdx.x; i < count; i += kGatherThreads) shared_.end[i] = end_at[i];
+  // The endpoints of an index, in ascending order.
+  __device__ __forceinline__ void list_sorted(const int64_t* endpoint, int count) {
+    for (int i = threadIdx.x; i < count; i += kGatherThreads) shared_.endpoint[i] = endpoint[i];
     __syncthreads();
     for (int i = threadIdx.x; i < count; i += kGatherThreads) {
-      const int64_t own = shared_.end[i];
+      const int64_t own = shared_.endpoint[i];
       int rank = 0;
-      for (int other = 0; other < count; ++other) rank += shared_.end[other] < own;
+      for (int other = 0; other < count; ++other) rank += shared_.endpoint[other] < own;
       list(rank, own);
     }
     listed_ = count;
     any_ = true;
   }
 
-  // Lists those of the next ends of a range, one a thread, that lie at this row.
+  // Lists those of the next endpoints of a range, one a thread, that lie at this row.
   __device__ __forceinline__ void list_some(const Range& range) {
-    const PairEnds<Number>& ends = pass_.ends;
-    const int64_t pairs = ends.pair_count();
+    const PairEndpoints<Number>& endpoints = pass_.endpoints;
+    const int64_t pairs = endpoints.pair_count();
     const int64_t id = range.begin + threadIdx.x, pair = id < pairs ? id : id - pairs;
-    const bool here =
-        id < range.end && (id < pairs ? ends.first_of(pair) : ends.second_of(pair)) == row_ && ends.has(pair);
+    const bool here = id < range.end && (id < pairs ? endpoints.first_of(pair) : endpoints.second_of(pair)) == row_ &&
+                      endpoints.has(pair);
     const uint32_t bits = __ballot_sync(kFullWarp, here);
     if (lane_index() == 0) shared_.warp_count[warp_index()] = __popc(bits);
     __syncthreads();
@@ -201,14 +201,14 @@ class GatherRow {
   }
 
   __device__ __forceinline__ void list(int place, int64_t id) {
-    const PairEnds<Number>& ends = pass_.ends;
-    const int64_t pairs = ends.pair_count(), pair = id < pairs ? id : id - pairs;
+    const PairEndpoints<Number>& endpoints = pass_.endpoints;
+    const int64_t pairs = endpoints.pair_count(), pair = id < pairs ? id : id - pairs;
     const bool self_is_first = id < pairs;
-    const int64_t other = self_is_first ? ends.second_of(pair) : ends.first_of(pair);
+    const int64_t other = self_is_first ? endpoints.second_of(pair) : endpoints.first_of(pair);
     const GatherSide<Scalar, Number>& others = self_is_first ? pass_.seconds : pass_.firsts;
     shared_.other[place] = others.x + other * pass_.depth;
     shared_.norm[place] = others.norm ? others.norm[other] : Number(1);
-    shared_.weight[place] = ends.pairs.gradient[pair];
+    shared_.weight[place] = endpoints.pairs.gradient[pair];
   }
 
   // Adds what is listed to the sums, in the order of the list, and clears it.

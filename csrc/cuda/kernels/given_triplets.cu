@@ -39,7 +39,7 @@ struct IndexedSums {
   }
 
   // By all threads of a block, which share `sum`.
-  __device__ __forceinline__ void finish(const double* sum, bool poisoned, char*, Number* out) const {
+  __device__ __forceinline__ void finalize(const double* sum, bool poisoned, char*, Number* out) const {
     const Number nan = std::numeric_limits<Number>::quiet_NaN();
     if (loss.reduction == Reduction::kNone) {
       for (int64_t t = threadIdx.x; poisoned && t < pairs.count; t += blockDim.x) out[t] = nan;
@@ -78,7 +78,7 @@ struct GlobalSums {
   }
 
   // From deviations, as core's moments_of. By all threads of a block, which share `sum`.
-  __device__ __forceinline__ void finish(const double* sum, bool poisoned, char* shared, Number* out) const {
+  __device__ __forceinline__ void finalize(const double* sum, bool poisoned, char* shared, Number* out) const {
     Moments p = mean_of(sum[0]), n = mean_of(sum[1]);
     double squares[2] = {0, 0};
     for (int64_t t = threadIdx.x; t < pairs.count; t += blockDim.x) {
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kTripletThreads, 4) measure_triplets_kernel(Tr
   if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
   const bool infinite = block_finds_infinite(pass.rows.finite, row_groups(pass.rows.count));
-  sums.finish(shared, infinite || shared[kSums - 1] > 0, shared_memory(), pass.out.loss);
+  sums.finalize(shared, infinite || shared[kSums - 1] > 0, shared_memory(), pass.out.loss);
 }
 
 // What a gradient needs to know of all triplets: the sums, and whether all are triplets. One block.

@@ -1,8 +1,8 @@
 // A block has a panel of queries to itself, and visits tiles of them against a split of the columns. What beats the
 // k-th best of a query so far is appended to the query's pool; a pool that the next tile might overflow is sorted and
 // cut back to its k best by a warp. Where there are few panels of queries, several blocks have a split of the columns
-// each, and their lists are merged in the end. The order of candidates is total, so the order in which threads append
-// them changes nothing.
+// each, and their lists are merged in the epilogue. The order of candidates is total, so the order in which threads
+// append them changes nothing.
 
 #include "cuda/kernels/knn.h"
 
@@ -37,7 +37,7 @@ struct NearestPools {
 };
 
 template <class Number>
-struct NearestEnd {
+struct NearestEpilogue {
   Similarity kind;
   int k;
   NearestOut<Number> out;
@@ -50,7 +50,7 @@ struct NearestPass {
   bool exclude_self;
   bool may_overflow;  // pools do not hold all columns
   NearestPools<Number> pools;
-  NearestEnd<Number> end;
+  NearestEpilogue<Number> epilogue;
 };
 
 // Room for the k best, for some more, so that a pool is not cut for every tile, and for all of a tile on top of them.
@@ -69,14 +69,15 @@ size_t nearest_shared_bytes(int capacity, int warps) {
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
 template <class Number>
-__device__ __forceinline__ void write_neighbors(const NearestEnd<Number>& end, const Ranked<Number>* list, int size,
-                                                int64_t query) {
-  for (int n = lane_index(); n < end.k; n += 32) {
+__device__ __forceinline__ void write_neighbors(const NearestEpilogue<Number>& epilogue, const Ranked<Number>* list,
+                                                int size, int64_t query) {
+  for (int n = lane_index(); n < epilogue.k; n += 32) {
     const bool found = n < size;
     // No zero has a sign: a packed key has lost it.
-    end.out.similarity[query * end.k + n] =
-        found ? similarity_from_order(end.kind, list[n].key() + Number(0)) : std::numeric_limits<Number>::quiet_NaN();
-    end.out.index[query * end.k + n] = found ? list[n].index() : -1;
+    epilogue.out.similarity[query * epilogue.k + n] =
+        found ? similarity_from_order(epilogue.kind, list[n].key() + Number(0))
+              : std::numeric_limits<Number>::quiet_NaN();
+    epilogue.out.index[query * epilogue.k + n] = found ? list[n].index() : -1;
   }
 }
 
@@ -113,7 +114,7 @@ class NearestPanel {
         __syncthreads();  // before the engine uses the memory of the lists
       }
     }
-    for_each_row([&](int row) { end(row); });
+    for_each_row([&](int row) { finalize(row); });
     __syncthreads();  // before the next panel
   }
 
@@ -177,17 +178,17 @@ class NearestPanel {
   __device__ __forceinline__ void cut(int row) {
     const Candidate* list = sorted(row);
     Candidate* pool = pass_.pools.at(split_, query(row));
-    for (int i = lane_index(); i < pass_.end.k; i += 32) pool[i] = list[i];
+    for (int i = lane_index(); i < pass_.epilogue.k; i += 32) pool[i] = list[i];
     if (lane_index() == 0) {  // all have read the size before they sorted
-      worst_key_[row] = list[pass_.end.k - 1].key();
-      size_[row] = pass_.end.k;
+      worst_key_[row] = list[pass_.epilogue.k - 1].key();
+      size_[row] = pass_.epilogue.k;
     }
   }
 
-  __device__ __forceinline__ void end(int row) {
+  __device__ __forceinline__ void finalize(int row) {
     const Candidate* list = sorted(row);
-    const int size = size_[row] < pass_.end.k ? size_[row] : pass_.end.k;
-    if (pass_.pools.num_splits == 1) return write_neighbors(pass_.end, list, size, query(row));
+    const int size = size_[row] < pass_.epilogue.k ? size_[row] : pass_.epilogue.k;
+    if (pass_.pools.num_splits == 1) return write_neighbors(pass_.epilogue, list, size, query(row));
     Candidate* pool = pass_.pools.at(split_, query(row));
     for (int i = lane_index(); i < size; i += 32) pool[i] = list[i];
     if (lane_index() == 0) pass_.pools.size[split_ * pass_.pools.queries + query(row)] = size;
@@ -210,7 +211,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<Ar
 // A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
 template <class Number>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int room) {
+    merge_nearest_kernel(NearestPools<Number> pools, NearestEpilogue<Number> epilogue, int room) {
   Ranked<Number>* list = reinterpret_cast<Ranked<Number>*>(shared_memory()) + warp_index() * room;
   const int warps = warps_per_block();
   for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < pools.queries;
@@ -220,13 +221,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       const int more = pools.size[split * pools.queries + query];
       if (size + more > room) {
         sort_list(list, size);
-        size = end.k;  // it was more than `room` - k, so k at least
+        size = epilogue.k;  // it was more than `room` - k, so k at least
       }
       for (int i = lane_index(); i < more; i += 32) list[size + i] = pools.at(split, query)[i];
       size += more;
     }
     sort_list(list, size);
-    write_neighbors(end, list, size, query);
+    write_neighbors(epilogue, list, size, query);
     __syncwarp();  // before the next query
   }
 }
@@ -244,7 +245,7 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   pass.rows = pack_rows<Arithmetic>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
   pass.columns = refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
   pass.exclude_self = !refs && exclude_self;
-  pass.end = {kind, static_cast<int>(k), out};
+  pass.epilogue = {kind, static_cast<int>(k), out};
 
   const int64_t row_panels = panels_of<Arithmetic>(queries.count);
   const int64_t column_panels = panels_of<Arithmetic>(pass.columns.count);
@@ -268,7 +269,7 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<Number>(room);
   launch("merge_nearest", merge_nearest_kernel<Number>,
          {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<Number>)}, stream, pools,
-         pass.end, room);
+         pass.epilogue, room);
 }
 
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                       \

@@ -95,24 +95,25 @@ __global__ void __launch_bounds__(kGatherThreads, 4)
 
 // Calls use(row, end) for every end that an index is to hold.
 template <class Number, class Use>
-__device__ __forceinline__ void for_each_end(const PairEnds<Number>& ends, bool at_first, bool at_second,
-                                             const Use& use) {
-  const int64_t pairs = ends.pair_count();
+__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<Number>& endpoints, bool at_first, bool at_second,
+                                                  const Use& use) {
+  const int64_t pairs = endpoints.pair_count();
   for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < pairs; p += int64_t{gridDim.x} * blockDim.x) {
-    if (!ends.has(p)) continue;
-    if (at_first) use(ends.first_of(p), p);
-    if (at_second) use(ends.second_of(p), pairs + p);
+    if (!endpoints.has(p)) continue;
+    if (at_first) use(endpoints.first_of(p), p);
+    if (at_second) use(endpoints.second_of(p), pairs + p);
   }
 }
 
 template <class Number>
 __global__ void __launch_bounds__(kListThreads, 4)
-    count_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, int64_t* count) {
-  for_each_end(ends, at_first, at_second, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
+    count_incidences_kernel(PairEndpoints<Number> endpoints, bool at_first, bool at_second, int64_t* count) {
+  for_each_endpoint(endpoints, at_first, at_second, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
 }
 
 // begin[r] = the sum of count[0] to count[r - 1], and count[r] = 0 again. One block.
-__global__ void __launch_bounds__(kScanThreads, 1) begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
+__global__ void __launch_bounds__(kScanThreads, 1)
+    scan_incidences_kernel(int64_t* count, int64_t rows, int64_t* begin) {
   auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMostWarps + 1]
   int64_t before = 0;
   for (int64_t first = 0; first <= rows; first += kScanThreads * kScanRows) {
@@ -148,10 +149,10 @@ __global__ void __launch_bounds__(kScanThreads, 1) begin_ends_kernel(int64_t* co
 
 template <class Number>
 __global__ void __launch_bounds__(kListThreads, 4)
-    place_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, const int64_t* begin, int64_t* count,
-                      int64_t* end_at) {
-  for_each_end(ends, at_first, at_second,
-               [&](int64_t row, int64_t end) { end_at[begin[row] + atomic_add(count + row, 1)] = end; });
+    fill_row_to_pairs_kernel(PairEndpoints<Number> endpoints, bool at_first, bool at_second, const int64_t* begin,
+                             int64_t* count, int64_t* endpoint) {
+  for_each_endpoint(endpoints, at_first, at_second,
+                    [&](int64_t row, int64_t id) { endpoint[begin[row] + atomic_add(count + row, 1)] = id; });
 }
 
 // One number for many: whether all are not 0.
@@ -213,9 +214,9 @@ class PairGradient {
              all);
       all_finite_ = all;
     }
-    const PairEnds<Number> ends{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
-    if (out_.x) gather(ends, x_, true, !rows_.refs, indexed, out_.x);
-    if (out_.refs && rows_.refs) gather(ends, refs_, false, true, indexed, out_.refs);
+    const PairEndpoints<Number> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
+    if (out_.x) gather(endpoints, x_, true, !rows_.refs, indexed, out_.x);
+    if (out_.refs && rows_.refs) gather(endpoints, refs_, false, true, indexed, out_.refs);
   }
 
  private:
@@ -232,14 +233,14 @@ class PairGradient {
             indexed ? workspace_.array<int64_t>(count) : nullptr};
   }
 
-  void gather(const PairEnds<Number>& ends, const MeasuredRows<Scalar, Number>& selves, bool at_first, bool at_second,
-              bool indexed, Scalar* grad) {
+  void gather(const PairEndpoints<Number>& endpoints, const MeasuredRows<Scalar, Number>& selves, bool at_first,
+              bool at_second, bool indexed, Scalar* grad) {
     const auto side = [](const MeasuredRows<Scalar, Number>& rows) {
       return GatherSide<Scalar, Number>{rows.x, rows.norm, rows.count};
     };
     GatherPass<Scalar, Number> pass{};
     pass.measure = measure_;
-    pass.ends = ends;
+    pass.endpoints = endpoints;
     pass.selves = side(selves);
     pass.firsts = side(x_);
     pass.seconds = side(rows_.refs ? refs_ : x_);
@@ -255,21 +256,22 @@ class PairGradient {
       pass.groups[0] = row_groups(x_.count);
       pass.finite[1] = refs_.finite;
       pass.groups[1] = row_groups(refs_.count);
-      pass.finite[2] = ends.pairs.sound;
+      pass.finite[2] = endpoints.pairs.sound;
       pass.groups[2] = 1;
     }
-    const bool firsts = at_first && ends.pairs.first;
+    const bool firsts = at_first && endpoints.pairs.first;
     if (indexed && (firsts || at_second)) {
-      const int64_t pairs = ends.pair_count();
+      const int64_t pairs = endpoints.pair_count();
       const Grid grid{std::min<int64_t>((pairs + kListThreads - 1) / kListThreads, 4096), kListThreads};
       auto* begin = workspace_.array<int64_t>(selves.count + 1);
-      auto* end_at = workspace_.array<int64_t>((firsts ? pairs : 0) + (at_second ? pairs : 0));
-      launch("count_ends", count_ends_kernel<Number>, grid, stream_, ends, firsts, at_second, selves.ends);
-      launch("begin_ends", begin_ends_kernel, {1, kScanThreads, (kMostWarps + 1) * sizeof(int64_t)}, stream_,
-             selves.ends, selves.count, begin);
-      launch("place_ends", place_ends_kernel<Number>, grid, stream_, ends, firsts, at_second,
-             static_cast<const int64_t*>(begin), selves.ends, end_at);
-      pass.by_row = {begin, end_at};
+      auto* endpoint = workspace_.array<int64_t>((firsts ? pairs : 0) + (at_second ? pairs : 0));
+      launch("count_incidences", count_incidences_kernel<Number>, grid, stream_, endpoints, firsts, at_second,
+             selves.incidence_count);
+      launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, (kMostWarps + 1) * sizeof(int64_t)}, stream_,
+             selves.incidence_count, selves.count, begin);
+      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<Number>, grid, stream_, endpoints, firsts, at_second,
+             static_cast<const int64_t*>(begin), selves.incidence_count, endpoint);
+      pass.row_to_pairs = {begin, endpoint};
     }
     launch("gather_gradient", gather_gradient_kernel<Scalar, Number>,
            {selves.count, kGatherThreads, sizeof(GatherShared<Number>)}, stream_, pass);

@@ -1,5 +1,5 @@
-// Which pairs a row takes part in. Every pair has two ends: end p is the first row of pair p, end P + p its second, of
-// P pairs in all. A row's ends, in ascending order, are the order in which it adds up its gradient.
+// Which pairs a row takes part in. Every pair has two endpoints: end p is the first row of pair p, end P + p its
+// second, of P pairs in all. A row's endpoints, in ascending order, are the order in which it adds up its gradient.
 #pragma once
 
 #include "cuda/device/device.h"
@@ -8,7 +8,7 @@
 namespace hardmine::cuda {
 
 template <class Number>
-struct PairEnds {
+struct PairEndpoints {
   PairList<Number> pairs;
   int64_t first_rows, second_rows;  // rows that a first and a second may be
 
@@ -25,10 +25,11 @@ struct PairEnds {
   }
 };
 
-// For every row of one matrix, the ends that lie there, in no order; null where rows look through all pairs instead.
-struct EndsByRow {
+// For every row of one matrix, the endpoints that lie there, in no order; null where rows look through all pairs
+// instead.
+struct RowToPairs {
   const int64_t* begin = nullptr;  // [rows + 1]
-  const int64_t* end_at = nullptr;
+  const int64_t* endpoint = nullptr;
 };
 
 // Lists with up to this many pairs are looked through by every row: fewer launches.

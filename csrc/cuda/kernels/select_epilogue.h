@@ -1,4 +1,4 @@
-// The end of a selection: from the best candidates of every anchor to indices and similarities, and to the loss.
+// The epilogue of a selection: from the best candidates of every anchor to indices and similarities, and to the loss.
 #pragma once
 
 #include <limits>
@@ -9,7 +9,7 @@
 namespace hardmine::cuda {
 
 template <class Number>
-struct SelectionEnd {
+struct SelectionEpilogue {
   int64_t count;
   Similarity similarity;
   const Ranked<Number>* positive;
@@ -25,42 +25,44 @@ struct SelectionEnd {
 };
 
 inline constexpr int kLossSums = 4;  // values and counts of the easy and of the hard part
-inline constexpr size_t kSelectionEndSharedBytes = kLossSums * kMostWarps * sizeof(double);
+inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMostWarps * sizeof(double);
 
 template <class Number>
-__device__ __forceinline__ void write_pair(const SelectionEnd<Number>& end, const Ranked<Number>& best, bool least,
-                                           int64_t* index, Number* similarity) {
+__device__ __forceinline__ void write_pair(const SelectionEpilogue<Number>& epilogue, const Ranked<Number>& best,
+                                           bool least, int64_t* index, Number* similarity) {
   const bool found = is_candidate(best.index());
   *index = found ? best.index() : -1;
-  *similarity = found ? similarity_from_order(end.similarity, least ? -best.key() : best.key())
+  *similarity = found ? similarity_from_order(epilogue.similarity, least ? -best.key() : best.key())
                       : std::numeric_limits<Number>::quiet_NaN();
 }
 
 // All threads of a block call it. `alone`: the block has all anchors to itself, whatever the grid; else the blocks of
 // the grid share them.
 template <class Number>
-__device__ __forceinline__ void end_selection(const SelectionEnd<Number>& end, bool alone, char* shared) {
+__device__ __forceinline__ void finalize_selection(const SelectionEpilogue<Number>& epilogue, bool alone,
+                                                   char* shared) {
   auto* exchange = reinterpret_cast<double*>(shared);
-  const SelectionOut<Number>& out = end.out;
+  const SelectionOut<Number>& out = epilogue.out;
   const SelectedPairs<Number> pairs{out.positive_index, out.negative_index, out.positive_similarity,
-                                    out.negative_similarity, end.count};
+                                    out.negative_similarity, epilogue.count};
   bool infinite = false;
-  if (end.loss.loss)
-    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(end.finite[side], end.groups[side]);
+  if (epilogue.loss.loss)
+    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(epilogue.finite[side], epilogue.groups[side]);
   const Number nan = std::numeric_limits<Number>::quiet_NaN();
   double sum[kLossSums] = {};
   const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,
                 step = alone ? blockDim.x : int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = first + threadIdx.x; i < end.count; i += step) {
-    write_pair(end, load(end.positive + i), end.positive_is_least, out.positive_index + i, out.positive_similarity + i);
-    const Ranked<Number> negative = load(end.negative + i);
-    const bool falls_back = end.fallback && !is_candidate(negative.index());
-    write_pair(end, falls_back ? load(end.fallback + i) : negative,
-               falls_back ? end.fallback_is_least : end.negative_is_least, out.negative_index + i,
+  for (int64_t i = first + threadIdx.x; i < epilogue.count; i += step) {
+    write_pair(epilogue, load(epilogue.positive + i), epilogue.positive_is_least, out.positive_index + i,
+               out.positive_similarity + i);
+    const Ranked<Number> negative = load(epilogue.negative + i);
+    const bool falls_back = epilogue.fallback && !is_candidate(negative.index());
+    write_pair(epilogue, falls_back ? load(epilogue.fallback + i) : negative,
+               falls_back ? epilogue.fallback_is_least : epilogue.negative_is_least, out.negative_index + i,
                out.negative_similarity + i);
-    if (!end.loss.loss) continue;
-    const TripletTerm<Number> term = term_of(end.loss.term, pairs, i);
-    if (end.loss.reduction == Reduction::kNone) end.loss.loss[i] = infinite ? nan : term.value;
+    if (!epilogue.loss.loss) continue;
+    const TripletTerm<Number> term = term_of(epilogue.loss.term, pairs, i);
+    if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = infinite ? nan : term.value;
     const bool hard = term.part == Part::kHard;
     const double value = static_cast<double>(term.value);
     sum[0] += hard ? 0 : value;
@@ -68,25 +70,25 @@ __device__ __forceinline__ void end_selection(const SelectionEnd<Number>& end, b
     sum[2] += term.part == Part::kEasy;
     sum[3] += hard;
   }
-  if (!end.loss.loss || end.loss.reduction == Reduction::kNone) return;
+  if (!epilogue.loss.loss || epilogue.loss.reduction == Reduction::kNone) return;
   sum_of_block<kLossSums>(sum, exchange);
   if (!alone && gridDim.x > 1) {
     if (threadIdx.x == 0)
-      for (int s = 0; s < kLossSums; ++s) end.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];
-    if (!is_last_block(end.blocks_done)) return;
+      for (int s = 0; s < kLossSums; ++s) epilogue.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];
+    if (!is_last_block(epilogue.blocks_done)) return;
     if (threadIdx.x == 0) {
 #pragma unroll
       for (int s = 0; s < kLossSums; ++s) sum[s] = 0;
       for (int64_t b = 0; b < gridDim.x; ++b)
 #pragma unroll
-        for (int s = 0; s < kLossSums; ++s) sum[s] += end.partial[b * kLossSums + s];
+        for (int s = 0; s < kLossSums; ++s) sum[s] += epilogue.partial[b * kLossSums + s];
     }
   }
   if (threadIdx.x != 0) return;
-  const PartWeights weights =
-      part_weights(end.loss.term, end.loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
+  const PartWeights weights = part_weights(epilogue.loss.term, epilogue.loss.reduction, static_cast<int64_t>(sum[2]),
+                                           static_cast<int64_t>(sum[3]));
   // A non-finite embedding makes the loss NaN: divergence is never hidden.
-  *end.loss.loss = infinite ? nan : static_cast<Number>(sum[0] * weights.easy + sum[1] * weights.hard);
+  *epilogue.loss.loss = infinite ? nan : static_cast<Number>(sum[0] * weights.easy + sum[1] * weights.hard);
 }
 
 }  // namespace hardmine::cuda

@@ -15,17 +15,17 @@
 namespace hardmine::cuda {
 namespace {
 
-// Batches up to this end within the last pass: one launch less, where launches are what takes the time.
-constexpr int64_t kEndsInPass = 2048;
-constexpr int kEndThreads = 256;
+// Batches up to this epilogue within the last pass: one launch less, where launches are what takes the time.
+constexpr int64_t kMaxFusedEpilogueRows = 2048;
+constexpr int kEpilogueThreads = 256;
 
 template <class Arithmetic>
 constexpr bool kAtomic = std::is_same_v<typename Arithmetic::Number, float>;
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    select_tiles_kernel(SelectPass<Arithmetic> pass, TileGrid grid, bool ends,
-                        SelectionEnd<typename Arithmetic::Number> end) {
+    select_tiles_kernel(SelectPass<Arithmetic> pass, TileGrid grid, bool fuses_epilogue,
+                        SelectionEpilogue<typename Arithmetic::Number> epilogue) {
   SelectTile<Arithmetic> tile(pass);
   if constexpr (kAtomic<Arithmetic>) {
     for (int64_t i = blockIdx.x; i < grid.size(); i += gridDim.x) {
@@ -36,17 +36,17 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     for (int64_t row = blockIdx.x; row < grid.rows; row += gridDim.x)
       for (int64_t column = 0; column < grid.columns; ++column) tile.visit(row, column, false);
   }
-  if (ends && is_last_block(end.blocks_done)) end_selection(end, true, shared_memory());
+  if (fuses_epilogue && is_last_block(epilogue.blocks_done)) finalize_selection(epilogue, true, shared_memory());
 }
 
 template <class Number>
-__global__ void __launch_bounds__(kEndThreads, 4) end_selection_kernel(SelectionEnd<Number> end) {
-  end_selection(end, false, shared_memory());
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_selection_kernel(SelectionEpilogue<Number> epilogue) {
+  finalize_selection(epilogue, false, shared_memory());
 }
 
-// Where the semi-hard negatives of every anchor start, and end.
+// Where the semi-hard negatives of every anchor start, and epilogue.
 template <class Number>
-__global__ void __launch_bounds__(kEndThreads, 4)
+__global__ void __launch_bounds__(kEpilogueThreads, 4)
     start_semihard_kernel(SelectionRule rule, const Ranked<Number>* positive, int64_t count, Ranked<Number>* best,
                           Number* upper) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
@@ -92,22 +92,22 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   const PackedRows<Arithmetic> columns =
       refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
 
-  SelectionEnd<Number> end{};
-  end.count = count;
-  end.similarity = rule.similarity;
-  end.positive = start.best[0];
-  end.negative = start.best[1];
-  end.fallback = start.best[2];
-  end.positive_is_least = prefers_least_similar(rule.positive);
-  end.negative_is_least = prefers_least_similar(rule.negative);
-  end.fallback_is_least = rule.semihard_fallback == Fallback::kEasiest;
-  end.finite[0] = rows.finite;
-  end.groups[0] = row_groups(count);
-  end.finite[1] = columns.finite;
-  end.groups[1] = symmetric ? 0 : row_groups(columns.count);
-  end.out = out;
-  end.loss = loss;
-  end.blocks_done = start.blocks_done;
+  SelectionEpilogue<Number> epilogue{};
+  epilogue.count = count;
+  epilogue.similarity = rule.similarity;
+  epilogue.positive = start.best[0];
+  epilogue.negative = start.best[1];
+  epilogue.fallback = start.best[2];
+  epilogue.positive_is_least = prefers_least_similar(rule.positive);
+  epilogue.negative_is_least = prefers_least_similar(rule.negative);
+  epilogue.fallback_is_least = rule.semihard_fallback == Fallback::kEasiest;
+  epilogue.finite[0] = rows.finite;
+  epilogue.groups[0] = row_groups(count);
+  epilogue.finite[1] = columns.finite;
+  epilogue.groups[1] = symmetric ? 0 : row_groups(columns.count);
+  epilogue.out = out;
+  epilogue.loss = loss;
+  epilogue.blocks_done = start.blocks_done;
 
   const TileGrid grid{panels_of<Arithmetic>(count), panels_of<Arithmetic>(columns.count), symmetric};
   // Tiles of squared differences: the smallest is the most similar.
@@ -116,24 +116,24 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   };
   const SelectRequest<Number> none{};
   const bool has_tiles = grid.size() > 0;
-  bool ended = false;
+  bool finalized = false;
   const auto run = [&](const SelectRequest<Number>& positive, const SelectRequest<Number>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
     const SelectPass<Arithmetic> pass{
         {rows, columns, anchors.label, refs ? refs->label : anchors.label, symmetric}, bounded, positive, negative};
-    ended = is_last && count <= kEndsInPass;
+    finalized = is_last && count <= kMaxFusedEpilogueRows;
     launch("select_tiles", select_tiles_kernel<Arithmetic>,
            {kAtomic<Arithmetic> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<Arithmetic>()}, stream,
-           pass, grid, ended, end);
+           pass, grid, finalized, epilogue);
   };
 
   const bool bounded_positives = positives.upper < kInfinity;
   const SelectRequest<Number> positive =
-      random_positive ? none : request(start.best[0], end.positive_is_least, positives.upper, nullptr);
+      random_positive ? none : request(start.best[0], epilogue.positive_is_least, positives.upper, nullptr);
   SelectRequest<Number> negative = none;
-  if (falls_back) negative = request(start.best[2], end.fallback_is_least, kInfinity, nullptr);
-  if (!semihard && !random_negative) negative = request(start.best[1], end.negative_is_least, kInfinity, nullptr);
+  if (falls_back) negative = request(start.best[2], epilogue.fallback_is_least, kInfinity, nullptr);
+  if (!semihard && !random_negative) negative = request(start.best[1], epilogue.negative_is_least, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
   const auto pick = [&](const double* number, bool same_class, Number upper, Ranked<Number>* best) {
     pick_random<Arithmetic>(
@@ -144,14 +144,17 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   if (random_negative && has_tiles) pick(random.negative, false, kInfinity, start.best[1]);
   if (semihard && has_tiles) {
     Number* upper = workspace.array<Number>(count);
-    launch("start_semihard", start_semihard_kernel<Number>, {(count + kEndThreads - 1) / kEndThreads, kEndThreads},
-           stream, rule, static_cast<const Ranked<Number>*>(start.best[0]), count, start.best[1], upper);
+    launch("start_semihard", start_semihard_kernel<Number>,
+           {(count + kEpilogueThreads - 1) / kEpilogueThreads, kEpilogueThreads}, stream, rule,
+           static_cast<const Ranked<Number>*>(start.best[0]), count, start.best[1], upper);
     run(none, request(start.best[1], false, kInfinity, upper), true, true);
   }
-  if (ended) return;
-  const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>((count + kEndThreads - 1) / kEndThreads, 1024));
-  end.partial = workspace.array<double>(blocks * kLossSums);
-  launch("end_selection", end_selection_kernel<Number>, {blocks, kEndThreads, kSelectionEndSharedBytes}, stream, end);
+  if (finalized) return;
+  const int64_t blocks =
+      std::max<int64_t>(1, std::min<int64_t>((count + kEpilogueThreads - 1) / kEpilogueThreads, 1024));
+  epilogue.partial = workspace.array<double>(blocks * kLossSums);
+  launch("finalize_selection", finalize_selection_kernel<Number>,
+         {blocks, kEpilogueThreads, kSelectionEpilogueSharedBytes}, stream, epilogue);
 }
 
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                   \

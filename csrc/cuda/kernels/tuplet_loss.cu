@@ -10,7 +10,7 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int64_t kEnoughBlocks = 512;  // to occupy a GPU
-constexpr int kEndThreads = 256;        // anchors that are added up at once, too
+constexpr int kEpilogueThreads = 256;   // anchors that are added up at once, too
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletPass<Arithmetic> pass) {
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPa
 
 // From the num_splits to the outputs, and to the loss.
 template <class Number>
-struct TupletEnd {
+struct TupletEpilogue {
   TupletRule rule;
   bool all, positive_is_least;
   int64_t count, num_splits;
@@ -42,7 +42,7 @@ struct TupletEnd {
   int32_t* blocks_done;  // [1], 0 at first
   TupletOut<Number> out;
 
-  HARDMINE_HD int64_t chunks() const { return (count + kEndThreads - 1) / kEndThreads; }
+  HARDMINE_HD int64_t chunks() const { return (count + kEpilogueThreads - 1) / kEpilogueThreads; }
 
   // What no later pass changes.
   __device__ __forceinline__ void write_level(int64_t i) const {
@@ -104,47 +104,48 @@ struct TupletEnd {
 };
 
 template <class Number>
-__global__ void __launch_bounds__(kEndThreads, 4) end_levels_kernel(TupletEnd<Number> end) {
-  for (int64_t i = int64_t{blockIdx.x} * kEndThreads + threadIdx.x; i < end.count;
-       i += int64_t{gridDim.x} * kEndThreads)
-    end.write_level(i);
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_levels_kernel(TupletEpilogue<Number> epilogue) {
+  for (int64_t i = int64_t{blockIdx.x} * kEpilogueThreads + threadIdx.x; i < epilogue.count;
+       i += int64_t{gridDim.x} * kEpilogueThreads)
+    epilogue.write_level(i);
 }
 
 template <class Number>
-__global__ void __launch_bounds__(kEndThreads, 4) end_tuplets_kernel(TupletEnd<Number> end) {
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(TupletEpilogue<Number> epilogue) {
   const Number nan = std::numeric_limits<Number>::quiet_NaN();
-  const bool reduces = end.rule.reduction != Reduction::kNone;
-  auto* exchange = reinterpret_cast<double*>(shared_memory());  // [2 * kMostWarps]
-  const bool poisoned = !reduces && end.block_finds_fault();    // divergence is never hidden
-  for (int64_t chunk = blockIdx.x; chunk < end.chunks(); chunk += gridDim.x) {
-    const int64_t i = chunk * kEndThreads + threadIdx.x;
+  const bool reduces = epilogue.rule.reduction != Reduction::kNone;
+  auto* exchange = reinterpret_cast<double*>(shared_memory());     // [2 * kMostWarps]
+  const bool poisoned = !reduces && epilogue.block_finds_fault();  // divergence is never hidden
+  for (int64_t chunk = blockIdx.x; chunk < epilogue.chunks(); chunk += gridDim.x) {
+    const int64_t i = chunk * kEpilogueThreads + threadIdx.x;
     double sum[2] = {0, 0};
-    if (i < end.count) {
-      if (!end.all) end.write_level(i);
-      const Number value = end.write_term(i);
-      if (!reduces) end.out.loss[i] = poisoned ? nan : value;
+    if (i < epilogue.count) {
+      if (!epilogue.all) epilogue.write_level(i);
+      const Number value = epilogue.write_term(i);
+      if (!reduces) epilogue.out.loss[i] = poisoned ? nan : value;
       sum[0] = static_cast<double>(value);
-      sum[1] = end.out.positive_count[i] > 0;
+      sum[1] = epilogue.out.positive_count[i] > 0;
     }
     if (!reduces) continue;
     sum_of_block<2>(sum, exchange);
     if (threadIdx.x == 0) {
-      end.partial[2 * chunk] = sum[0];
-      end.partial[2 * chunk + 1] = sum[1];
+      epilogue.partial[2 * chunk] = sum[0];
+      epilogue.partial[2 * chunk + 1] = sum[1];
     }
   }
-  if (!reduces || !is_last_block(end.blocks_done)) return;
+  if (!reduces || !is_last_block(epilogue.blocks_done)) return;
   __syncthreads();
   double sum[2] = {0, 0};
-  for (int64_t chunk = threadIdx.x; chunk < end.chunks(); chunk += kEndThreads) {
-    sum[0] += end.partial[2 * chunk];
-    sum[1] += end.partial[2 * chunk + 1];
+  for (int64_t chunk = threadIdx.x; chunk < epilogue.chunks(); chunk += kEpilogueThreads) {
+    sum[0] += epilogue.partial[2 * chunk];
+    sum[1] += epilogue.partial[2 * chunk + 1];
   }
   sum_of_block<2>(sum, exchange);
-  const bool infinite = end.block_finds_fault();
+  const bool infinite = epilogue.block_finds_fault();
   if (threadIdx.x != 0) return;
-  *end.out.loss =
-      infinite ? nan : static_cast<Number>(sum[0] * tuplet_share(end.rule.reduction, static_cast<int64_t>(sum[1])));
+  *epilogue.out.loss =
+      infinite ? nan
+               : static_cast<Number>(sum[0] * tuplet_share(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
 }
 
 }  // namespace
@@ -182,37 +183,38 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   pass.levels = {workspace.array<Ranked<Number>>(parts), workspace.array<Number>(parts),
                  workspace.array<double>(parts)};
 
-  TupletEnd<Number> end{};
-  end.rule = rule;
-  end.all = all;
-  end.positive_is_least = least;
-  end.count = count;
-  end.num_splits = pass.num_splits;
-  end.log2e_over_temperature = pass.log2e_over_temperature;
-  end.levels = pass.levels;
-  end.finite[0] = pass.rows.finite;
-  end.groups[0] = row_groups(count);
-  end.finite[1] = pass.columns.finite;
-  end.groups[1] = refs ? row_groups(refs->count) : 0;
-  end.partial = workspace.array<double>(2 * end.chunks());
-  end.blocks_done = start.blocks_done;
-  end.out = out;
+  TupletEpilogue<Number> epilogue{};
+  epilogue.rule = rule;
+  epilogue.all = all;
+  epilogue.positive_is_least = least;
+  epilogue.count = count;
+  epilogue.num_splits = pass.num_splits;
+  epilogue.log2e_over_temperature = pass.log2e_over_temperature;
+  epilogue.levels = pass.levels;
+  epilogue.finite[0] = pass.rows.finite;
+  epilogue.groups[0] = row_groups(count);
+  epilogue.finite[1] = pass.columns.finite;
+  epilogue.groups[1] = refs ? row_groups(refs->count) : 0;
+  epilogue.partial = workspace.array<double>(2 * epilogue.chunks());
+  epilogue.blocks_done = start.blocks_done;
+  epilogue.out = out;
 
   const Grid tiles{row_panels * pass.num_splits, kTileThreads, tuplet_shared_bytes<Arithmetic>()};
   launch("tuplet_levels", tuplet_levels_kernel<Arithmetic>, tiles, stream, pass);
   if (all) {
-    end.log_sum = workspace.array<Number>(count);
-    launch("end_levels", end_levels_kernel<Number>, {end.chunks(), kEndThreads}, stream, end);
+    epilogue.log_sum = workspace.array<Number>(count);
+    launch("finalize_levels", finalize_levels_kernel<Number>, {epilogue.chunks(), kEpilogueThreads}, stream, epilogue);
     pass.limit = largest_order(rule.similarity, static_cast<Number>(rule.duplicate_threshold));
     pass.inverse_temperature = static_cast<Number>(1 / rule.temperature);
     pass.shift = out.shift;
-    pass.log_sum = end.log_sum;
+    pass.log_sum = epilogue.log_sum;
     pass.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
-    end.softplus = pass.softplus;
+    epilogue.softplus = pass.softplus;
     launch("softplus_sums", softplus_sums_kernel<Arithmetic>, tiles, stream, pass);
   }
-  launch("end_tuplets", end_tuplets_kernel<Number>,
-         {std::max<int64_t>(1, end.chunks()), kEndThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
+  launch("finalize_tuplets", finalize_tuplets_kernel<Number>,
+         {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMostWarps * sizeof(double)}, stream,
+         epilogue);
 }
 
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \

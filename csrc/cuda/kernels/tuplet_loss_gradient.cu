@@ -14,8 +14,8 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int kStartThreads = 256, kFinishThreads = 256;
-constexpr int64_t kFinishBlocks = 2048;
+constexpr int kStartThreads = 256, kEpilogueThreads = 256;
+constexpr int64_t kMaxEpilogueBlocks = 2048;
 
 // What every anchor does to its pairs. Each block counts the anchors that count.
 template <class Number>
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletW
 
 // From the product of a strip to the gradient of its rows.
 template <class Scalar, class Number>
-struct StripEnd {
+struct StripEpilogue {
   const Scalar* x;     // of all rows
   const Number* norm;  // of normalized rows; null: they are not
   int64_t first_row, last_row, depth;
@@ -89,31 +89,32 @@ struct StripEnd {
 
 // A warp a row.
 template <class Scalar, class Number>
-__global__ void __launch_bounds__(kFinishThreads, 4) end_strip_kernel(StripEnd<Scalar, Number> end) {
-  constexpr int kWarps = kFinishThreads / 32;
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(StripEpilogue<Scalar, Number> epilogue) {
+  constexpr int kWarps = kEpilogueThreads / 32;
   bool poisoned = false;
-  for (int side = 0; side < 2; ++side) poisoned |= block_finds_infinite(end.finite[side], end.groups[side]);
-  for (int64_t row = end.first_row + int64_t{blockIdx.x} * kWarps + warp_index(); row < end.last_row;
+  for (int side = 0; side < 2; ++side) poisoned |= block_finds_infinite(epilogue.finite[side], epilogue.groups[side]);
+  for (int64_t row = epilogue.first_row + int64_t{blockIdx.x} * kWarps + warp_index(); row < epilogue.last_row;
        row += int64_t{gridDim.x} * kWarps) {
-    const Scalar* self = end.x + row * end.depth;
-    const Number* product = end.product + (row - end.first_row) * end.depth;
+    const Scalar* self = epilogue.x + row * epilogue.depth;
+    const Number* product = epilogue.product + (row - epilogue.first_row) * epilogue.depth;
     const auto sum = [&](int64_t k) {
       Number value = product[k];
-      for (int64_t split = 1; split < end.num_splits; ++split)
-        value += product[split * (end.last_row - end.first_row) * end.depth + k];
+      for (int64_t split = 1; split < epilogue.num_splits; ++split)
+        value += product[split * (epilogue.last_row - epilogue.first_row) * epilogue.depth + k];
       return value;
     };
-    const Number norm = end.norm ? end.norm[row] : Number(1);
+    const Number norm = epilogue.norm ? epilogue.norm[row] : Number(1);
     Number along = 0;
-    const bool is_zero = end.norm && !has_direction(norm);
-    if (end.norm && !is_zero) {
-      for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum(k), to_number(self[k]) / norm, along);
+    const bool is_zero = epilogue.norm && !has_direction(norm);
+    if (epilogue.norm && !is_zero) {
+      for (int64_t k = lane_index(); k < epilogue.depth; k += 32) along = fma(sum(k), to_number(self[k]) / norm, along);
       along = sum_of_warp(along);
     }
-    for (int64_t k = lane_index(); k < end.depth; k += 32) {
+    for (int64_t k = lane_index(); k < epilogue.depth; k += 32) {
       Number value = is_zero ? Number(0) : sum(k);
-      if (end.norm) value = (value - to_number(self[k]) / norm * along) / norm;
-      end.grad[row * end.depth + k] = from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
+      if (epilogue.norm) value = (value - to_number(self[k]) / norm * along) / norm;
+      epilogue.grad[row * epilogue.depth + k] =
+          from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
     }
   }
 }
@@ -194,19 +195,19 @@ class TupletGradient {
       launch("tuplet_weights", tuplet_weights_kernel<Arithmetic>,
              {tiles, kTileThreads, Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes}, stream_, pass);
       sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
-      const StripEnd<Scalar, Number> end{rows.rows.x,
-                                         rows.measured.norm,
-                                         first,
-                                         pass.last_row,
-                                         depth_,
-                                         sums.out,
-                                         sums.num_splits,
-                                         {rows.measured.finite, columns.measured.finite},
-                                         {row_groups(count), symmetric ? 0 : row_groups(others)},
-                                         grad};
-      const int64_t blocks = (pass.last_row - first + kFinishThreads / 32 - 1) / (kFinishThreads / 32);
-      launch("end_strip", end_strip_kernel<Scalar, Number>, {std::min(blocks, kFinishBlocks), kFinishThreads}, stream_,
-             end);
+      const StripEpilogue<Scalar, Number> epilogue{rows.rows.x,
+                                                   rows.measured.norm,
+                                                   first,
+                                                   pass.last_row,
+                                                   depth_,
+                                                   sums.out,
+                                                   sums.num_splits,
+                                                   {rows.measured.finite, columns.measured.finite},
+                                                   {row_groups(count), symmetric ? 0 : row_groups(others)},
+                                                   grad};
+      const int64_t blocks = (pass.last_row - first + kEpilogueThreads / 32 - 1) / (kEpilogueThreads / 32);
+      launch("finalize_strip", finalize_strip_kernel<Scalar, Number>,
+             {std::min(blocks, kMaxEpilogueBlocks), kEpilogueThreads}, stream_, epilogue);
     }
   }
 
