@@ -295,9 +295,9 @@ struct Fragments {
 };
 
 // The words of a lane hold rows g and g + 8, and depths t and t + 4 in units of words; see device.h.
-template <int kNumbers, class Number>
+template <int kNumbers, class Decode>
 void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1,
-                  const Number& number) {
+                  const Decode& decode) {
   const Fragments own{a, b0, b1};
   static_assert(sizeof own <= emulation::kExchangeBytes);
   const unsigned char* lanes = emulation::exchange(&own, sizeof own, emulation::Barrier::kMma);
@@ -313,7 +313,7 @@ void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, ui
       const Fragments row = of_lane(4 * g + half % 4), other = of_lane(4 * (2 * t + column) + half % 4);
       const uint32_t b = half < 4 ? other.b0 : other.b1;
       for (int n = 0; n < kNumbers; ++n)
-        for (int r = 0; r < 2; ++r) *d[r][column] += number(row.a.at[r + half / 4 * 2], n) * number(b, n);
+        for (int r = 0; r < 2; ++r) *d[r][column] += decode(row.a.at[r + half / 4 * 2], n) * decode(b, n);
     }
   }
 }
@@ -322,11 +322,11 @@ void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, ui
 
 void mma_m16n8k16_bf16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<2>(d0, d1, d2, d3, a, b0, b1,
-                  [](uint32_t word, int n) { return to_number(BFloat16{static_cast<uint16_t>(word >> 16 * n)}); });
+                  [](uint32_t word, int n) { return to_acc(BFloat16{static_cast<uint16_t>(word >> 16 * n)}); });
 }
 void mma_m16n8k16_f16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<2>(d0, d1, d2, d3, a, b0, b1,
-                  [](uint32_t word, int n) { return to_number(Float16{static_cast<uint16_t>(word >> 16 * n)}); });
+                  [](uint32_t word, int n) { return to_acc(Float16{static_cast<uint16_t>(word >> 16 * n)}); });
 }
 void mma_m16n8k8_tf32(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<1>(d0, d1, d2, d3, a, b0, b1, [](uint32_t word, int) {

@@ -17,7 +17,7 @@ template <class Arithmetic_, class Scalar_>
 struct Way {
   using Arithmetic = Arithmetic_;
   using Scalar = Scalar_;
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   const char* name;
 };
 
@@ -45,7 +45,7 @@ std::vector<Scalar> converted(const std::vector<double>& x) {
     if constexpr (std::is_same_v<Scalar, double>) {
       y.push_back(value);
     } else {
-      y.push_back(cuda::from_number<Scalar>(static_cast<float>(value)));
+      y.push_back(cuda::from_acc<Scalar>(static_cast<float>(value)));
     }
   }
   return y;

@@ -15,30 +15,30 @@ using namespace hardmine::test;
 
 namespace {
 
-template <class Number>
+template <class acc_t>
 struct Run {
-  Number loss = Number(kNaN);
+  acc_t loss = acc_t(kNaN);
   int64_t active = -1, total = -1;
-  std::vector<Number> grad;
+  std::vector<acc_t> grad;
 
   bool same_as(const Run& other) const {
-    return same_bits(std::vector<Number>{loss}, std::vector<Number>{other.loss}) && active == other.active &&
+    return same_bits(std::vector<acc_t>{loss}, std::vector<acc_t>{other.loss}) && active == other.active &&
            total == other.total && same_bits(grad, other.grad);
   }
 };
 
 template <class Way>
-Run<typename Way::Number> run(const BatchAllProblem<typename Way::Number>& p, const BatchAllParts& parts = {},
-                              const Running& running = kRunnings[0], bool want_gradient = true) {
+Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, const BatchAllParts& parts = {},
+                             const Running& running = kRunnings[0], bool want_gradient = true) {
   using Scalar = typename Way::Scalar;
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   const WithOrder order(running.order);
   const std::vector<Scalar> x = converted<Scalar>(std::vector<double>(p.batch.x.begin(), p.batch.x.end()));
-  const MarginTable<Number> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
-  Run<Number> out;
-  Number nothing[1];
-  if (want_gradient) out.grad.assign(x.size(), Number(kNaN));  // garbage: every element must be written
-  Number* const grad = !want_gradient ? nullptr : x.empty() ? nothing : out.grad.data();
+  const MarginTable<acc_t> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
+  Run<acc_t> out;
+  acc_t nothing[1];
+  if (want_gradient) out.grad.assign(x.size(), acc_t(kNaN));  // garbage: every element must be written
+  acc_t* const grad = !want_gradient ? nullptr : x.empty() ? nothing : out.grad.data();
   HostWorkspace workspace;
   batch_all<typename Way::Arithmetic, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
                                               table, {&out.loss, &out.active, &out.total, grad}, parts, workspace,
@@ -48,10 +48,10 @@ Run<typename Way::Number> run(const BatchAllProblem<typename Way::Number>& p, co
 
 // Rows as the type of embeddings holds them.
 template <class Way>
-void round_rows(std::vector<typename Way::Number>& x) {
+void round_rows(std::vector<typename Way::acc_t>& x) {
   using Scalar = typename Way::Scalar;
   const std::vector<Scalar> rounded = converted<Scalar>(std::vector<double>(x.begin(), x.end()));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<typename Way::Number>(to_number(rounded[i]));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<typename Way::acc_t>(to_acc(rounded[i]));
 }
 
 // What the factors of the gradient are rounded to; of TF32, rows are, too.
@@ -63,9 +63,9 @@ double rounding() {
 }
 
 template <class Way>
-BatchAllProblem<typename Way::Number> problem(const std::vector<int64_t>& sizes, int64_t depth, bool exact,
-                                              bool squared, bool cosine, uint64_t seed) {
-  using Number = typename Way::Number;
+BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, int64_t depth, bool exact, bool squared,
+                                             bool cosine, uint64_t seed) {
+  using acc_t = typename Way::acc_t;
   Random random(seed);
   const std::vector<int64_t> label = classes_of(sizes, random);
   BatchAllRule rule;
@@ -73,13 +73,13 @@ BatchAllProblem<typename Way::Number> problem(const std::vector<int64_t>& sizes,
   rule.squared = squared;
   rule.reduction = static_cast<BatchAllReduction>(seed % 3);
   rule.margin = seed % 5 == 0 ? 0 : seed % 5 == 1 ? -0.5 : seed % 5 == 2 ? 2 : 0.25;
-  BatchAllProblem<Number> p{rule,
-                            Batch<Number>(!exact   ? Values::kReals
-                                          : cosine ? Values::kExactNorms
-                                                   : Values::kIntegers,
-                                          Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random),
-                            {},
-                            {}};
+  BatchAllProblem<acc_t> p{rule,
+                           Batch<acc_t>(!exact   ? Values::kReals
+                                        : cosine ? Values::kExactNorms
+                                                 : Values::kIntegers,
+                                        Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random),
+                           {},
+                           {}};
   p.batch.label = label;
   round_rows<Way>(p.batch.x);
   if (seed % 4 == 3 && !label.empty()) p.make_table(random);
@@ -100,12 +100,12 @@ void for_rules(const Use& use) {
 }
 
 template <class Way>
-void check_problem(const std::string& what, const BatchAllProblem<typename Way::Number>& p, bool exact,
+void check_problem(const std::string& what, const BatchAllProblem<typename Way::acc_t>& p, bool exact,
                    const BatchAllParts& parts, Coverage& coverage) {
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   context = what + text_of(p.rule, p.batch.count, p.batch.depth, !p.margins.empty());
-  const Run<Number> first = run<Way>(p, parts);
-  check_batch_all(p, BatchAllFound<Number>{first.loss, first.active, first.total, first.grad}, exact, coverage,
+  const Run<acc_t> first = run<Way>(p, parts);
+  check_batch_all(p, BatchAllFound<acc_t>{first.loss, first.active, first.total, first.grad}, exact, coverage,
                   rounding<typename Way::Arithmetic>());
 }
 
@@ -242,7 +242,7 @@ TEST(what_is_not_finite_is_never_hidden) {
     using Way = decltype(way);
     for (const double bad : {kNaN, kInfinity, -kInfinity}) {
       auto p = problem<Way>({3, 4, 2}, 4, true, true, !Way::Arithmetic::kSquares, 5);
-      p.batch.x[17] = static_cast<typename Way::Number>(bad);
+      p.batch.x[17] = static_cast<typename Way::acc_t>(bad);
       context = std::string(way.name) + ", " + std::to_string(bad);
       const auto found = run<Way>(p);
       CHECK(std::isnan(found.loss));

@@ -60,7 +60,7 @@ struct AscendingAfterwards {
 
 template <class T>
 uint32_t bits_of(float x) {
-  return from_number<T>(x).bits;
+  return from_acc<T>(x).bits;
 }
 uint32_t tf32_of(float x) { return round_to_tf32(x); }
 
@@ -331,8 +331,8 @@ TEST(bfloat16) {
   CHECK_EQ(bits_of<BFloat16>(1 + 0x1p-8F + 0x1p-20F), 0x3f81u);
   CHECK_EQ(bits_of<BFloat16>(std::numeric_limits<float>::max()), 0x7f80u);
   CHECK_EQ(bits_of<BFloat16>(0x1p-133F), 0x0001u);
-  CHECK(std::isnan(to_number(from_number<BFloat16>(std::nanf("")))));
-  CHECK_EQ(to_number(BFloat16{0x4049}), 3.140625F);
+  CHECK(std::isnan(to_acc(from_acc<BFloat16>(std::nanf("")))));
+  CHECK_EQ(to_acc(BFloat16{0x4049}), 3.140625F);
 }
 
 TEST(float16) {
@@ -352,17 +352,17 @@ TEST(float16) {
   CHECK_EQ(bits_of<Float16>(0x1p-24F), 0x0001u);
   CHECK_EQ(bits_of<Float16>(0x1p-25F), 0x0000u);
   CHECK_EQ(bits_of<Float16>(3 * 0x1p-25F), 0x0002u);
-  CHECK(std::isnan(to_number(from_number<Float16>(std::nanf("")))));
-  CHECK_EQ(to_number(Float16{0x3555}), 0.333251953125F);
-  CHECK_EQ(to_number(Float16{0xfc00}), -std::numeric_limits<float>::infinity());
+  CHECK(std::isnan(to_acc(from_acc<Float16>(std::nanf("")))));
+  CHECK_EQ(to_acc(Float16{0x3555}), 0.333251953125F);
+  CHECK_EQ(to_acc(Float16{0xfc00}), -std::numeric_limits<float>::infinity());
 }
 
 TEST(every_number_of_16_bits_comes_back) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const BFloat16 b{static_cast<uint16_t>(bits)};
     const Float16 f{static_cast<uint16_t>(bits)};
-    if (!std::isnan(to_number(b))) CHECK_EQ(bits_of<BFloat16>(to_number(b)), bits);
-    if (!std::isnan(to_number(f))) CHECK_EQ(bits_of<Float16>(to_number(f)), bits);
+    if (!std::isnan(to_acc(b))) CHECK_EQ(bits_of<BFloat16>(to_acc(b)), bits);
+    if (!std::isnan(to_acc(f))) CHECK_EQ(bits_of<Float16>(to_acc(f)), bits);
   }
 }
 

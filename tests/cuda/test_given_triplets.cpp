@@ -45,7 +45,7 @@ struct Given {
       : positive(count_of(triplets), T(-7)),
         negative(positive),
         value(unreduced(loss) ? positive.size() : 1, T(-7)),
-        gradient(x.size(), from_number<Scalar>(T(-7))) {
+        gradient(x.size(), from_acc<Scalar>(T(-7))) {
     const WithOrder order(running.order);
     const Stream stream{running.most_blocks};
     const int64_t rows = static_cast<int64_t>(x.size()) / depth, count = count_of(triplets);
@@ -197,7 +197,7 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
       CHECK(same_bits(got.positive, want.positive) && same_bits(got.negative, want.negative));
       CHECK(same_bits(got.value, want.value));
       std::vector<Scalar> rounded;
-      for (const float g : want.gradient) rounded.push_back(from_number<Scalar>(g));
+      for (const float g : want.gradient) rounded.push_back(from_acc<Scalar>(g));
       CHECK(same_bits(got.gradient, rounded));
     };
     check_scalar(BFloat16{});

@@ -54,24 +54,24 @@ std::vector<float> refs_of(const Problem& p, const std::vector<float>& queries) 
 
 template <class Arithmetic, class Scalar>
 void check_nearest(const Problem& p) {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   const Similarity kind = Arithmetic::kSquares ? Similarity::kEuclidean : Similarity::kDot;
   const std::vector<float> x = numbers(p.queries, p.depth, Rows::kMixed, 1), y = refs_of(p, x);
   const auto scalars = [](const std::vector<float>& from) {
     std::vector<Scalar> to;
-    for (const typename Arithmetic::Number number : from) to.push_back(from_number<Scalar>(number));
+    for (const typename Arithmetic::acc_t number : from) to.push_back(from_acc<Scalar>(number));
     return to;
   };
   const std::vector<Scalar> queries = scalars(x), refs = scalars(y);
   const int64_t ref_count = static_cast<int64_t>(refs.size()) / p.depth;
   const Points<Scalar> gallery{refs.data(), ref_count};
-  std::vector<Number> similarity(p.queries * p.k, Number(77));
+  std::vector<acc_t> similarity(p.queries * p.k, acc_t(77));
   std::vector<int64_t> index(p.queries * p.k, 77);
   HostWorkspace workspace;
   Stream stream;
   stream.most_blocks = p.most_blocks;
   nearest<Arithmetic>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
-                      p.exclude_self, NearestOut<Number>{similarity.data(), index.data()}, workspace, stream);
+                      p.exclude_self, NearestOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
 
   for (int64_t i = 0; i < p.queries; ++i) {
     std::vector<double> order(ref_count);
@@ -87,9 +87,9 @@ void check_nearest(const Problem& p) {
     for (int64_t n = 0; n < p.k; ++n) {
       const bool found = n < static_cast<int64_t>(candidates.size());
       CHECK_EQ(index[i * p.k + n], found ? candidates[n] : -1);
-      const Number got = similarity[i * p.k + n];
+      const acc_t got = similarity[i * p.k + n];
       if (found) {
-        CHECK_EQ(got, similarity_from_order(kind, static_cast<Number>(order[candidates[n]])));
+        CHECK_EQ(got, similarity_from_order(kind, static_cast<acc_t>(order[candidates[n]])));
       } else {
         CHECK(std::isnan(got));
       }

@@ -24,21 +24,21 @@ template <class Arithmetic>
 double number_at(const char* bytes) {
   typename Arithmetic::Packed packed;
   std::memcpy(&packed, bytes, sizeof packed);
-  return static_cast<double>(to_number(packed));
+  return static_cast<double>(to_acc(packed));
 }
 
 template <class Way>
 struct Packed {
   using Arithmetic = typename Way::Arithmetic;
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   int64_t count, depth;
   std::vector<char> panels;
   std::vector<int32_t> finite;
-  std::vector<Number> inv_norm;
+  std::vector<acc_t> inv_norm;
   bool has_scale;
 
   Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalized,
-         const Running& running = kRunnings[0], const SelectionStart<Number>& start = {})
+         const Running& running = kRunnings[0], const SelectionStart<acc_t>& start = {})
       : count(count), depth(depth) {
     const WithOrder order(running.order);
     HostWorkspace workspace;
@@ -129,8 +129,7 @@ TEST(rows_lie_where_offsets_say_and_zeros_around_them) {
       CHECK(!packed.has_scale);
       for (int64_t row = 0; row < packed.padded_count(); ++row)
         for (int64_t k = 0; k < packed.padded_depth(); ++k)
-          CHECK_EQ(packed.at(row, k),
-                   row < count && k < depth ? rounded<Arithmetic>(to_number(x[row * depth + k])) : 0.0);
+          CHECK_EQ(packed.at(row, k), row < count && k < depth ? rounded<Arithmetic>(to_acc(x[row * depth + k])) : 0.0);
       CHECK(packed.finite == std::vector<int32_t>((count + 15) / 16, 1));
       for (const Running& running : kRunnings)
         CHECK(packed.same(Packed<decltype(way)>(x, count, depth, false, running)));
@@ -153,7 +152,7 @@ TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
   for_products([](auto way) {
     using Arithmetic = typename decltype(way)::Arithmetic;
     using Scalar = typename decltype(way)::Scalar;
-    using Number = typename decltype(way)::Number;
+    using acc_t = typename decltype(way)::acc_t;
     context = way.name;
     constexpr bool kScales = sizeof(Scalar) == 2;
     constexpr int64_t kCount = 45, kDepth = 37;
@@ -167,14 +166,14 @@ TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
     CHECK_EQ(packed.has_scale, kScales);
     // TF32 keeps 11 digits of a number.
     const double tolerance =
-        std::is_same_v<Arithmetic, Tf32Products> ? 0x1p-11 : 8 * double(std::numeric_limits<Number>::epsilon());
+        std::is_same_v<Arithmetic, Tf32Products> ? 0x1p-11 : 8 * double(std::numeric_limits<acc_t>::epsilon());
     for (int64_t row = 0; row < kCount; ++row) {
       double squares = 0;
-      for (int64_t k = 0; k < kDepth; ++k) squares += std::pow(double(to_number(x[row * kDepth + k])), 2);
+      for (int64_t k = 0; k < kDepth; ++k) squares += std::pow(double(to_acc(x[row * kDepth + k])), 2);
       const double norm = std::fmax(std::sqrt(squares), 1e-12);
       if (kScales) CHECK_NEAR(double(packed.inv_norm[row]) * norm, 1, 1e-6);
       for (int64_t k = 0; k < kDepth; ++k) {
-        const double number = to_number(x[row * kDepth + k]);
+        const double number = to_acc(x[row * kDepth + k]);
         CHECK_NEAR(packed.at(row, k), kScales ? number : number / norm, kScales ? 0 : tolerance);
       }
     }
@@ -209,22 +208,22 @@ TEST(groups_of_rows_with_a_number_that_is_not_finite_are_known) {
 TEST(selections_start_where_they_are_told_to) {
   for_ways([](auto way) {
     using Scalar = typename decltype(way)::Scalar;
-    using Number = typename decltype(way)::Number;
+    using acc_t = typename decltype(way)::acc_t;
     context = way.name;
     constexpr int64_t kCount = 37;
-    std::vector<Ranked<Number>> first(kCount + 1, Ranked<Number>::of(9, 9)), third = first;
+    std::vector<Ranked<acc_t>> first(kCount + 1, Ranked<acc_t>::of(9, 9)), third = first;
     int32_t blocks_done = 77;
-    SelectionStart<Number> start;
+    SelectionStart<acc_t> start;
     start.best[0] = first.data();
-    start.value[0] = Ranked<Number>::of(Number(0.5), kAtLowerBound);
+    start.value[0] = Ranked<acc_t>::of(acc_t(0.5), kAtLowerBound);
     start.best[2] = third.data();
-    start.value[2] = Ranked<Number>::of(Number(-2), kBelowRange);
+    start.value[2] = Ranked<acc_t>::of(acc_t(-2), kBelowRange);
     start.blocks_done = &blocks_done;
     const Packed<decltype(way)> packed(std::vector<Scalar>(kCount), kCount, 1, false, kRunnings[2], start);
     for (int64_t i = 0; i < kCount; ++i) {
-      CHECK_EQ(first[i].key(), Number(0.5));
+      CHECK_EQ(first[i].key(), acc_t(0.5));
       CHECK_EQ(first[i].index(), kAtLowerBound);
-      CHECK_EQ(third[i].key(), Number(-2));
+      CHECK_EQ(third[i].key(), acc_t(-2));
       CHECK_EQ(third[i].index(), kBelowRange);
     }
     CHECK_EQ(first[kCount].index(), 9);

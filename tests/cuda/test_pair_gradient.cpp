@@ -229,8 +229,8 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
     const auto check = [&](auto scalar) {
       using Scalar = decltype(scalar);
       std::vector<Scalar> rows, got(x.x.size()), rounded;
-      for (const float value : x.x) rows.push_back(from_number<Scalar>(value));
-      for (const float value : want.x) rounded.push_back(from_number<Scalar>(value));
+      for (const float value : x.x) rows.push_back(from_acc<Scalar>(value));
+      for (const float value : want.x) rounded.push_back(from_acc<Scalar>(value));
       HostWorkspace workspace;
       pair_gradient<Scalar, float>(measure, {rows.data(), 20, nullptr, 0, 9}, pairs.view(), false,
                                    {got.data(), nullptr}, workspace, Stream{3});

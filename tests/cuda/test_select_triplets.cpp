@@ -15,9 +15,9 @@ namespace {
 
 template <class Way>
 struct Selection {
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   std::vector<int64_t> positive_index, negative_index;
-  std::vector<Number> positive_similarity, negative_similarity, loss;
+  std::vector<acc_t> positive_similarity, negative_similarity, loss;
   std::vector<double> u_positive, u_negative;  // what random selections are drawn by
 
   Selection(const SelectionRule& rule, const Batch<double>& anchors, const Batch<double>* refs,
@@ -26,7 +26,7 @@ struct Selection {
         negative_index(anchors.count, -7),
         positive_similarity(anchors.count),
         negative_similarity(anchors.count),
-        loss(1, Number(-7)),
+        loss(1, acc_t(-7)),
         u_positive(anchors.count),
         u_negative(anchors.count) {
     using Scalar = typename Way::Scalar;
@@ -39,7 +39,7 @@ struct Selection {
     const std::vector<Scalar> x = converted<Scalar>(anchors.x), y = converted<Scalar>(refs ? refs->x : anchors.x);
     const LabeledRows<Scalar> rows{x.data(), anchors.label.data(), anchors.count};
     const LabeledRows<Scalar> others = refs ? LabeledRows<Scalar>{y.data(), refs->label.data(), refs->count} : rows;
-    LossOut<Number> loss_out;
+    LossOut<acc_t> loss_out;
     loss_out.term.term = Term::kHinge;
     loss_out.term.margin = 0.5;
     loss_out.loss = loss.data();

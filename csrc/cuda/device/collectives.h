@@ -8,8 +8,8 @@ namespace hardmine::cuda {
 inline constexpr int kMostWarps = 32;
 
 // Adds up `count` sums of every thread; thread 0 gets the totals. `shared`: kMostWarps * count numbers.
-template <int count, class Number>
-__device__ __forceinline__ void sum_of_block(Number* sum, Number* shared) {
+template <int count, class acc_t>
+__device__ __forceinline__ void sum_of_block(acc_t* sum, acc_t* shared) {
 #pragma unroll
   for (int s = 0; s < count; ++s) {
     sum[s] = sum_of_warp(sum[s]);

@@ -37,26 +37,26 @@ __device__ __forceinline__ uint64_t load_relaxed(const uint64_t* source) {
 
 using BFloat16 = __nv_bfloat16;
 using Float16 = __half;
-__device__ __forceinline__ float to_number(float x) { return x; }
-__device__ __forceinline__ double to_number(double x) { return x; }
-__device__ __forceinline__ float to_number(BFloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float to_number(Float16 x) { return __half2float(x); }
+__device__ __forceinline__ float to_acc(float x) { return x; }
+__device__ __forceinline__ double to_acc(double x) { return x; }
+__device__ __forceinline__ float to_acc(BFloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_acc(Float16 x) { return __half2float(x); }
 template <class Scalar>
-__device__ __forceinline__ Scalar from_number(float x);
+__device__ __forceinline__ Scalar from_acc(float x);
 template <>
-__device__ __forceinline__ float from_number<float>(float x) {
+__device__ __forceinline__ float from_acc<float>(float x) {
   return x;
 }
 template <>
-__device__ __forceinline__ BFloat16 from_number<BFloat16>(float x) {
+__device__ __forceinline__ BFloat16 from_acc<BFloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 template <>
-__device__ __forceinline__ Float16 from_number<Float16>(float x) {
+__device__ __forceinline__ Float16 from_acc<Float16>(float x) {
   return __float2half_rn(x);
 }
 template <class Scalar>
-__device__ __forceinline__ Scalar from_number(double x) {
+__device__ __forceinline__ Scalar from_acc(double x) {
   return static_cast<Scalar>(x);
 }
 

@@ -6,7 +6,7 @@
 
 namespace hardmine::cuda {
 
-template <class Number>
+template <class acc_t>
 struct Ranked;
 
 // One integer, so that the best of candidates from any number of blocks is an atomic maximum.
@@ -22,20 +22,22 @@ struct Ranked<float> {
 
 template <>
 struct Ranked<double> {
-  double number;
-  Index row;
+  double stored_key;
+  Index stored_index;
 
   static HARDMINE_HD Ranked of(double key, Index index) { return {key, index}; }
-  HARDMINE_HD double key() const { return number; }
-  HARDMINE_HD Index index() const { return row; }
-  HARDMINE_HD bool beats(const Ranked& other) const { return hardmine::beats(number, row, other.number, other.row); }
+  HARDMINE_HD double key() const { return stored_key; }
+  HARDMINE_HD Index index() const { return stored_index; }
+  HARDMINE_HD bool beats(const Ranked& other) const {
+    return hardmine::beats(stored_key, stored_index, other.stored_key, other.stored_index);
+  }
 };
 
 __device__ __forceinline__ Ranked<float> shuffle_xor(const Ranked<float>& value, int mask) {
   return {__shfl_xor_sync(kFullWarp, value.packed, mask)};
 }
 __device__ __forceinline__ Ranked<double> shuffle_xor(const Ranked<double>& value, int mask) {
-  return {__shfl_xor_sync(kFullWarp, value.number, mask), __shfl_xor_sync(kFullWarp, value.row, mask)};
+  return {__shfl_xor_sync(kFullWarp, value.stored_key, mask), __shfl_xor_sync(kFullWarp, value.stored_index, mask)};
 }
 
 // Replaces *best by a candidate that beats it: one thread a float64 entry in a launch, any number of float32.
@@ -53,13 +55,13 @@ __device__ __forceinline__ Ranked<double> load(const Ranked<double>* best) { ret
 
 // The best of each of n values over the lanes that differ in the bits `masks`, by exchanging halves: a lane ends with n
 // over 2^|masks| of them, from *first on, at the front of the array.
-template <int n, int mask, int... masks, class Number>
-__device__ __forceinline__ void reduce_to_lanes(Ranked<Number>* value, int* first) {
+template <int n, int mask, int... masks, class acc_t>
+__device__ __forceinline__ void reduce_to_lanes(Ranked<acc_t>* value, int* first) {
   const bool upper = (lane_index() & mask) != 0;
 #pragma unroll
   for (int i = 0; i < n / 2; ++i) {
-    const Ranked<Number> kept = upper ? value[i + n / 2] : value[i], sent = upper ? value[i] : value[i + n / 2];
-    const Ranked<Number> got = shuffle_xor(sent, mask);
+    const Ranked<acc_t> kept = upper ? value[i + n / 2] : value[i], sent = upper ? value[i] : value[i + n / 2];
+    const Ranked<acc_t> got = shuffle_xor(sent, mask);
     value[i] = got.beats(kept) ? got : kept;
   }
   *first += upper ? n / 2 : 0;

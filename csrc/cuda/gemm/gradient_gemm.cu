@@ -19,19 +19,19 @@ template <class Arithmetic>
 constexpr bool kShortRange = std::is_same_v<typename Arithmetic::Packed, Float16>;
 
 template <class Arithmetic>
-__device__ __forceinline__ void store_packed(char* target, typename Arithmetic::Number x) {
+__device__ __forceinline__ void store_packed(char* target, typename Arithmetic::acc_t x) {
   using Packed = typename Arithmetic::Packed;
   if constexpr (Arithmetic::kMatrixUnits && std::is_same_v<Packed, float>) {
     *reinterpret_cast<uint32_t*>(target) = round_to_tf32(x);
   } else {
-    *reinterpret_cast<Packed*>(target) = from_number<Packed>(x);
+    *reinterpret_cast<Packed*>(target) = from_acc<Packed>(x);
   }
 }
 
-// Packs rows [count, depth], a block a stage of a panel at a time. number(row, k): what is to be packed there.
+// Packs rows [count, depth], a block a stage of a panel at a time. value(row, k): what is to be packed there.
 // kDepthFirst: neighboring threads take neighboring depths, not rows, as they lie in memory.
-template <class Arithmetic, bool kDepthFirst, class GetNumber>
-__device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t depth, const GetNumber& number) {
+template <class Arithmetic, bool kDepthFirst, class GetValue>
+__device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t depth, const GetValue& value) {
   constexpr int kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
   const int64_t stages = stages_of<Arithmetic>(depth);
   for (int64_t i = blockIdx.x; i < panels_of<Arithmetic>(count) * stages; i += gridDim.x) {
@@ -41,7 +41,7 @@ __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t
       const int r = kDepthFirst ? n / kDepth : n % kTile, k = kDepthFirst ? n % kDepth : n / kTile;
       const bool inside = first_row + r < count && first_depth + k < depth;
       store_packed<Arithmetic>(stage + Arithmetic::offset(r, k),
-                               inside ? number(first_row + r, first_depth + k) : typename Arithmetic::Number(0));
+                               inside ? value(first_row + r, first_depth + k) : typename Arithmetic::acc_t(0));
     }
   }
 }
@@ -61,10 +61,10 @@ __device__ __forceinline__ NormParts parts_of(float norm) {
 
 template <class Arithmetic, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
-  using Number = typename Arithmetic::Number;
+    pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::acc_t> rows, char* panels) {
+  using acc_t = typename Arithmetic::acc_t;
   pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
-    Number x = to_number(rows.x[i * rows.depth + d]);
+    acc_t x = to_acc(rows.x[i * rows.depth + d]);
     if constexpr (kTwoBytes<Arithmetic>) {
       if (rows.norm) x = std::ldexp(x, -parts_of(rows.norm[i]).exponent);
     } else {
@@ -76,16 +76,16 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 }
 
 // The weights of a product: rows of a strip, or its columns.
-template <class Number>
+template <class acc_t>
 struct ProductWeights {
-  const Number* weight;
+  const acc_t* weight;
   int64_t count, depth;
   int64_t row_step, depth_step;  // in `weight`
-  const Number* norm;            // [depth]; null: 1
+  const acc_t* norm;             // [depth]; null: 1
   int32_t* exponent;             // [count]; null: 0
 
-  __device__ __forceinline__ Number at(int64_t row, int64_t k) const {
-    const Number w = weight[row * row_step + k * depth_step];
+  __device__ __forceinline__ acc_t at(int64_t row, int64_t k) const {
+    const acc_t w = weight[row * row_step + k * depth_step];
     return norm ? w / parts_of(norm[k]).mantissa : w;
   }
 };
@@ -94,19 +94,19 @@ struct ProductWeights {
 constexpr int kTopExponent = 15;
 
 // The exponents of the largest weights of rows: a warp a row.
-template <class Number>
-__global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(ProductWeights<Number> weights) {
+template <class acc_t>
+__global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(ProductWeights<acc_t> weights) {
   constexpr int kWarps = kTileThreads / 32;
   for (int64_t row = int64_t{blockIdx.x} * kWarps + warp_index(); row < weights.count;
        row += int64_t{gridDim.x} * kWarps) {
-    Number most = 0;
+    acc_t most = 0;
     for (int64_t k = lane_index(); k < weights.depth; k += 32) {
-      const Number size = std::fabs(weights.at(row, k));
+      const acc_t size = std::fabs(weights.at(row, k));
       if (size > most && is_finite(size)) most = size;  // what is not stays so at any scale
     }
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
-      const Number other = __shfl_xor_sync(kFullWarp, most, mask);
+      const acc_t other = __shfl_xor_sync(kFullWarp, most, mask);
       if (other > most) most = other;
     }
     int exponent = 0;
@@ -117,25 +117,25 @@ __global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(Produ
 
 template <class Arithmetic, bool kDepthFirst>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_weights_kernel(ProductWeights<typename Arithmetic::Number> weights, char* panels) {
+    pack_weights_kernel(ProductWeights<typename Arithmetic::acc_t> weights, char* panels) {
   pack_stages<Arithmetic, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
     const auto w = weights.at(row, k);
     return weights.exponent ? std::ldexp(w, -weights.exponent[row]) : w;
   });
 }
 
-template <class Number>
+template <class acc_t>
 struct ProductOut {
-  Number* out;              // [rows, columns]
+  acc_t* out;               // [rows, columns]
   int64_t rows, columns;    // the columns are the depth of the rows that are added up
   const int32_t* exponent;  // [rows]; null: 0
   bool adds;                // to what is there
-  Number* partial;          // [num_splits, rows, columns]
+  acc_t* partial;           // [num_splits, rows, columns]
   int64_t num_splits;
 
-  __device__ __forceinline__ void store(int64_t row, int64_t column, Number sum) const {
+  __device__ __forceinline__ void store(int64_t row, int64_t column, acc_t sum) const {
     if (exponent) sum = std::ldexp(sum, exponent[row]);
-    Number& target = out[row * columns + column];
+    acc_t& target = out[row * columns + column];
     target = adds ? target + sum : sum;
   }
 };
@@ -148,7 +148,7 @@ struct ProductSides {
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number> out) {
+    strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::acc_t> out) {
   const int64_t columns = panels_of<Arithmetic>(out.columns), tiles = panels_of<Arithmetic>(out.rows) * columns;
   Fragment<Arithmetic> sum;
   for (int64_t i = blockIdx.x; i < tiles * out.num_splits; i += gridDim.x) {
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     multiply_panels<Arithmetic>(sides.weights + row_panel * sides.weight_panel + begin * Arithmetic::kStageBytes,
                                 sides.rows + column_panel * sides.row_panel + begin * Arithmetic::kStageBytes,
                                 end - begin, shared_memory(), sum);
-    typename Arithmetic::Number* const partial = out.partial + split * out.rows * out.columns;
+    typename Arithmetic::acc_t* const partial = out.partial + split * out.rows * out.columns;
 #pragma unroll
     for (int r = 0; r < Arithmetic::kRows; ++r) {
       const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
@@ -176,12 +176,12 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
 }
 
-template <class Number>
-__global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(ProductOut<Number> out) {
+template <class acc_t>
+__global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(ProductOut<acc_t> out) {
   const int64_t size = out.rows * out.columns;
   for (int64_t i = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x; i < size;
        i += int64_t{gridDim.x} * kReduceThreads) {
-    Number sum = 0;
+    acc_t sum = 0;
     for (int64_t split = 0; split < out.num_splits; ++split) sum += out.partial[split * size + i];
     out.store(i / out.columns, i % out.columns, sum);
   }
@@ -194,12 +194,12 @@ int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
 }
 
 template <class Arithmetic>
-void product(const StripProducts<Arithmetic>& products, const ProductWeights<typename Arithmetic::Number>& weights,
-             int64_t first_depth, bool adds, typename Arithmetic::Number* out, const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+void product(const StripProducts<Arithmetic>& products, const ProductWeights<typename Arithmetic::acc_t>& weights,
+             int64_t first_depth, bool adds, typename Arithmetic::acc_t* out, const Stream& stream) {
+  using acc_t = typename Arithmetic::acc_t;
   if (weights.count == 0 || products.depth == 0) return;
   if (weights.exponent)
-    launch("weight_exponents", weight_exponents_kernel<Number>,
+    launch("weight_exponents", weight_exponents_kernel<acc_t>,
            {(weights.count + kTileThreads / 32 - 1) / (kTileThreads / 32), kTileThreads}, stream, weights);
   const int64_t stages = stages_of<Arithmetic>(weights.depth);
   const Grid packing{panels_of<Arithmetic>(weights.count) * stages, kTileThreads};
@@ -211,36 +211,36 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
   const ProductSides sides{products.weights,
                            products.rows + first_depth / Arithmetic::kStageDepth * Arithmetic::kStageBytes,
                            panel_bytes<Arithmetic>(weights.depth), panel_bytes<Arithmetic>(products.count), stages};
-  const ProductOut<Number> target{out,
-                                  weights.count,
-                                  products.depth,
-                                  weights.exponent,
-                                  adds,
-                                  products.partial,
-                                  splits_for<Arithmetic>(weights.count, products.depth, stages)};
+  const ProductOut<acc_t> target{out,
+                                 weights.count,
+                                 products.depth,
+                                 weights.exponent,
+                                 adds,
+                                 products.partial,
+                                 splits_for<Arithmetic>(weights.count, products.depth, stages)};
   launch("strip_product", strip_product_kernel<Arithmetic>,
          {panels_of<Arithmetic>(weights.count) * panels_of<Arithmetic>(products.depth) * target.num_splits,
           kTileThreads, Arithmetic::kSharedBytes},
          stream, sides, target);
   if (target.num_splits == 1) return;
-  launch("reduce_splits", reduce_splits_kernel<Number>,
+  launch("reduce_splits", reduce_splits_kernel<acc_t>,
          {(weights.count * products.depth + kReduceThreads - 1) / kReduceThreads, kReduceThreads}, stream, target);
 }
 
 // The weights of a strip as they lie.
 template <class Arithmetic>
-ProductWeights<typename Arithmetic::Number> straight(const StripProducts<Arithmetic>& products,
-                                                     const WeightStrip<typename Arithmetic::Number>& strip) {
+ProductWeights<typename Arithmetic::acc_t> straight(const StripProducts<Arithmetic>& products,
+                                                    const WeightStrip<typename Arithmetic::acc_t>& strip) {
   return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.norm, products.exponent};
 }
 
 }  // namespace
 
 template <class Arithmetic, class Scalar>
-StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::Number>& rows,
+StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::acc_t>& rows,
                                          int64_t strip_rows, bool straight, int64_t transposed_columns,
                                          Workspace& workspace, const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   static_assert(kStripStep % Arithmetic::kStageDepth == 0);
   StripProducts<Arithmetic> out{};
   out.count = rows.count;
@@ -265,27 +265,27 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
   if (straight) plan(strip_rows, rows.count);
   plan(transposed_columns, strip_rows);
   out.weights = workspace.array<char>(weight_bytes);
-  out.partial = workspace.array<Number>(partials);
+  out.partial = workspace.array<acc_t>(partials);
   if (kShortRange<Arithmetic>) out.exponent = workspace.array<int32_t>(most_rows);
   return out;
 }
 
 template <class Arithmetic>
-void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                   typename Arithmetic::Number* out, const Stream& stream) {
+void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
+                   typename Arithmetic::acc_t* out, const Stream& stream) {
   product<Arithmetic>(products, straight(products, strip), 0, false, out, stream);
 }
 
 template <class Arithmetic>
-void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                       typename Arithmetic::Number* out, const Stream& stream) {
+void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
+                       typename Arithmetic::acc_t* out, const Stream& stream) {
   product<Arithmetic>(products, straight(products, strip), 0, true, out, stream);
 }
 
 template <class Arithmetic>
 void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
-                                  const WeightStrip<typename Arithmetic::Number>& strip, int64_t first_row,
-                                  typename Arithmetic::Number* out, const Stream& stream) {
+                                  const WeightStrip<typename Arithmetic::acc_t>& strip, int64_t first_row,
+                                  typename Arithmetic::acc_t* out, const Stream& stream) {
   product<Arithmetic>(products,
                       {strip.weight, strip.columns, strip.rows, 1, strip.columns,
                        products.norm ? products.norm + first_row : nullptr, products.exponent},
@@ -294,7 +294,7 @@ void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
 
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                         \
   template StripProducts<Arithmetic> strip_products<Arithmetic, Scalar>( \
-      const ProductRows<Scalar, typename Arithmetic::Number>&, int64_t, bool, int64_t, Workspace&, const Stream&);
+      const ProductRows<Scalar, typename Arithmetic::acc_t>&, int64_t, bool, int64_t, Workspace&, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
 HARDMINE_INSTANTIATE(Float16Products, Float16)
 HARDMINE_INSTANTIATE(Tf32Products, float)
@@ -304,16 +304,16 @@ HARDMINE_INSTANTIATE(FloatProducts, Float16)
 HARDMINE_INSTANTIATE(DoubleProducts, double)
 #undef HARDMINE_INSTANTIATE
 
-#define HARDMINE_INSTANTIATE(Arithmetic)                                                                           \
-  template void strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                        \
-                                          const WeightStrip<typename Arithmetic::Number>&,                         \
-                                          typename Arithmetic::Number*, const Stream&);                            \
-  template void add_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                    \
-                                              const WeightStrip<typename Arithmetic::Number>&,                     \
-                                              typename Arithmetic::Number*, const Stream&);                        \
-  template void add_transposed_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                         \
-                                                         const WeightStrip<typename Arithmetic::Number>&, int64_t, \
-                                                         typename Arithmetic::Number*, const Stream&);
+#define HARDMINE_INSTANTIATE(Arithmetic)                                                                               \
+  template void strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                            \
+                                          const WeightStrip<typename Arithmetic::acc_t>&, typename Arithmetic::acc_t*, \
+                                          const Stream&);                                                              \
+  template void add_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                        \
+                                              const WeightStrip<typename Arithmetic::acc_t>&,                          \
+                                              typename Arithmetic::acc_t*, const Stream&);                             \
+  template void add_transposed_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                             \
+                                                         const WeightStrip<typename Arithmetic::acc_t>&, int64_t,      \
+                                                         typename Arithmetic::acc_t*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

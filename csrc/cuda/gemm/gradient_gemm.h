@@ -2,7 +2,7 @@
 // weights, so that no more than a strip of them is there at a time.
 //
 // Factors are rounded to what the arithmetic multiplies: of BFloat16, Float16 and TF32 the weights, of TF32 the rows,
-// too. Sums are in Arithmetic::Number, in an order that depends on the shapes only. Weights of Float16 are brought into
+// too. Sums are in Arithmetic::acc_t, in an order that depends on the shapes only. Weights of Float16 are brought into
 // its range row by row, by powers of two.
 #pragma once
 
@@ -13,30 +13,30 @@
 namespace hardmine::cuda {
 
 // The rows of a product: x[i, :] / norm[i] - center.
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 struct ProductRows {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* norm;    // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
-  const Number* center;  // [depth]; null: 0; not for numbers of 2 bytes
+  const acc_t* norm;    // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
+  const acc_t* center;  // [depth]; null: 0; not for numbers of 2 bytes
 };
 
-template <class Number>
+template <class acc_t>
 struct WeightStrip {
-  const Number* weight;  // [rows, columns]
+  const acc_t* weight;  // [rows, columns]
   int64_t rows, columns;
 };
 
 // What all products of strips with the same rows split; valid as long as its workspace.
 template <class Arithmetic>
 struct StripProducts {
-  using Number = typename Arithmetic::Number;
-  const char* rows;    // their transpose [depth, count], in panels
-  const Number* norm;  // of the weights, [count]; null: 1
+  using acc_t = typename Arithmetic::acc_t;
+  const char* rows;   // their transpose [depth, count], in panels
+  const acc_t* norm;  // of the weights, [count]; null: 1
   int64_t count, depth;
   char* weights;      // of one product, in panels
   int32_t* exponent;  // of the powers of two that its rows of weights are divided by; null: by nothing
-  Number* partial;    // sums of num_splits of it
+  acc_t* partial;     // sums of num_splits of it
 };
 
 // Rows of strips of which a product with its transpose begins are multiples of this.
@@ -46,24 +46,24 @@ inline constexpr int64_t kStripStep = 128;
 // strip_product, if `straight`, and those of add_transposed_strip_product with at most `transposed_columns` columns; 0:
 // none of these. O((strip_rows + depth) count + strip_rows transposed_columns) memory.
 template <class Arithmetic, class Scalar>
-StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::Number>& rows,
+StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::acc_t>& rows,
                                          int64_t strip_rows, bool straight, int64_t transposed_columns,
                                          Workspace& workspace, const Stream& stream);
 
 // out[r, :] = sum over c of weight[r, c] rows[c, :]; a strip of `count` columns.
 template <class Arithmetic>
-void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                   typename Arithmetic::Number* out, const Stream& stream);
+void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
+                   typename Arithmetic::acc_t* out, const Stream& stream);
 
 // Adds that to out.
 template <class Arithmetic>
-void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                       typename Arithmetic::Number* out, const Stream& stream);
+void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
+                       typename Arithmetic::acc_t* out, const Stream& stream);
 
 // out[c, :] += sum over r of weight[r, c] rows[first_row + r, :]; first_row is a multiple of kStripStep.
 template <class Arithmetic>
 void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
-                                  const WeightStrip<typename Arithmetic::Number>& strip, int64_t first_row,
-                                  typename Arithmetic::Number* out, const Stream& stream);
+                                  const WeightStrip<typename Arithmetic::acc_t>& strip, int64_t first_row,
+                                  typename Arithmetic::acc_t* out, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -13,42 +13,41 @@ inline constexpr int kDifferenceThreads = 128;  // a thread has one number of
 inline constexpr int kDifferenceRows = 16;      // so many rows, and num_splits
 inline constexpr int kDifferenceColumns = 32;   // their weights at a time
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 struct DifferenceProduct {
   const Scalar* row;     // [strip.rows, depth]
   const Scalar* column;  // [strip.columns, depth]
   int64_t depth;
-  WeightStrip<Number> strip;
+  WeightStrip<acc_t> strip;
   int64_t num_splits;  // of the columns
-  Number* out;         // [num_splits, strip.rows, depth], to be added up
+  acc_t* out;          // [num_splits, strip.rows, depth], to be added up
 };
 
-template <class Scalar, class Number>
-__global__ void __launch_bounds__(kDifferenceThreads, 4)
-    difference_product_kernel(DifferenceProduct<Scalar, Number> p) {
-  Number* const weight = reinterpret_cast<Number*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kDifferenceThreads, 4) difference_product_kernel(DifferenceProduct<Scalar, acc_t> p) {
+  acc_t* const weight = reinterpret_cast<acc_t*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
   const int64_t groups = (p.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
                 parts = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
   for (int64_t i = blockIdx.x; i < groups * parts * p.num_splits; i += gridDim.x) {
     const int64_t first = i % groups * kDifferenceRows, k = i / groups % parts * kDifferenceThreads + threadIdx.x;
     const int64_t split = i / (groups * parts), end = p.strip.columns * (split + 1) / p.num_splits;
     const bool inside = k < p.depth;
-    Number row[kDifferenceRows], sum[kDifferenceRows];
+    acc_t row[kDifferenceRows], sum[kDifferenceRows];
 #pragma unroll
     for (int r = 0; r < kDifferenceRows; ++r) {
-      row[r] = inside && first + r < p.strip.rows ? to_number(p.row[(first + r) * p.depth + k]) : Number(0);
+      row[r] = inside && first + r < p.strip.rows ? to_acc(p.row[(first + r) * p.depth + k]) : acc_t(0);
       sum[r] = 0;
     }
     for (int64_t c = p.strip.columns * split / p.num_splits; c < end; c += kDifferenceColumns) {
       for (int n = threadIdx.x; n < kDifferenceRows * kDifferenceColumns; n += kDifferenceThreads) {
         const int64_t r = first + n / kDifferenceColumns, column = c + n % kDifferenceColumns;
         weight[n % kDifferenceColumns * kDifferenceRows + n / kDifferenceColumns] =
-            r < p.strip.rows && column < end ? p.strip.weight[r * p.strip.columns + column] : Number(0);
+            r < p.strip.rows && column < end ? p.strip.weight[r * p.strip.columns + column] : acc_t(0);
       }
       __syncthreads();
       const int columns = end - c < kDifferenceColumns ? static_cast<int>(end - c) : kDifferenceColumns;
       for (int n = 0; inside && n < columns; ++n) {
-        const Number column = to_number(p.column[(c + n) * p.depth + k]);
+        const acc_t column = to_acc(p.column[(c + n) * p.depth + k]);
 #pragma unroll
         for (int r = 0; r < kDifferenceRows; ++r)
           sum[r] = fma(weight[n * kDifferenceRows + r], column - row[r], sum[r]);
@@ -67,13 +66,13 @@ inline int64_t difference_splits(int64_t rows, int64_t columns, int64_t depth) {
   return std::max<int64_t>(1, std::min<int64_t>(1024 / blocks, columns / (4 * kDifferenceColumns)));
 }
 
-template <class Scalar, class Number>
-void difference_product(const DifferenceProduct<Scalar, Number>& product, const Stream& stream) {
+template <class Scalar, class acc_t>
+void difference_product(const DifferenceProduct<Scalar, acc_t>& product, const Stream& stream) {
   const int64_t groups = (product.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
                 parts = (product.depth + kDifferenceThreads - 1) / kDifferenceThreads;
   launch(
-      "difference_product", difference_product_kernel<Scalar, Number>,
-      {groups * parts * product.num_splits, kDifferenceThreads, kDifferenceRows * kDifferenceColumns * sizeof(Number)},
+      "difference_product", difference_product_kernel<Scalar, acc_t>,
+      {groups * parts * product.num_splits, kDifferenceThreads, kDifferenceRows * kDifferenceColumns * sizeof(acc_t)},
       stream, product);
 }
 

@@ -8,8 +8,8 @@ namespace hardmine::cuda {
 
 // A product of two rows, normalized_product. The scales are multiplied first: a pair then has the same number whichever
 // of its rows is the tile's row.
-template <class Number>
-__device__ __forceinline__ Number normalized_product(Number product, Number row_inv_norm, Number column_inv_norm) {
+template <class acc_t>
+__device__ __forceinline__ acc_t normalized_product(acc_t product, acc_t row_inv_norm, acc_t column_inv_norm) {
   return product * (row_inv_norm * column_inv_norm);
 }
 
@@ -19,17 +19,17 @@ template <class Arithmetic>
 __device__ __forceinline__ void apply_inv_norms(const PackedRows<Arithmetic>& rows,
                                                 const PackedRows<Arithmetic>& columns, int64_t first_row,
                                                 int64_t first_column, Fragment<Arithmetic>& fragment) {
-  using Number = typename Arithmetic::Number;
-  Number row_inv_norm[Arithmetic::kRows];
+  using acc_t = typename Arithmetic::acc_t;
+  acc_t row_inv_norm[Arithmetic::kRows];
 #pragma unroll
   for (int r = 0; r < Arithmetic::kRows; ++r) {
     const int64_t row = first_row + Arithmetic::row(r);
-    row_inv_norm[r] = row < rows.count ? rows.inv_norm[row] : Number(0);
+    row_inv_norm[r] = row < rows.count ? rows.inv_norm[row] : acc_t(0);
   }
 #pragma unroll
   for (int c = 0; c < Arithmetic::kColumns; ++c) {
     const int64_t column = first_column + Arithmetic::column(c);
-    const Number column_inv_norm = column < columns.count ? columns.inv_norm[column] : Number(0);
+    const acc_t column_inv_norm = column < columns.count ? columns.inv_norm[column] : acc_t(0);
 #pragma unroll
     for (int r = 0; r < Arithmetic::kRows; ++r)
       fragment.at[r][c] = normalized_product(fragment.at[r][c], row_inv_norm[r], column_inv_norm);
@@ -53,10 +53,9 @@ __device__ __forceinline__ void make_tile(const PackedRows<Arithmetic>& rows, co
 // The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
 // have. All lanes of a warp call it; `line` is 32 numbers of shared memory that only they use.
 template <class Arithmetic>
-__device__ __forceinline__ typename Arithmetic::Number make_row(const PackedRows<Arithmetic>& rows,
-                                                                const PackedRows<Arithmetic>& columns, int64_t row,
-                                                                int64_t first_column,
-                                                                typename Arithmetic::Number* line) {
+__device__ __forceinline__ typename Arithmetic::acc_t make_row(const PackedRows<Arithmetic>& rows,
+                                                               const PackedRows<Arithmetic>& columns, int64_t row,
+                                                               int64_t first_column, typename Arithmetic::acc_t* line) {
   constexpr int64_t kTile = Arithmetic::kTile;
   const auto sum =
       Arithmetic::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),

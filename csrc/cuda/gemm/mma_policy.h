@@ -19,9 +19,9 @@ namespace hardmine::cuda {
 inline constexpr int kTileThreads = 128;  // four warps, two by two
 
 // A thread's share of a tile: kRows x kColumns numbers. The lanes of a warp lie eight by four.
-template <class Number_, int kRows_, int kColumns_, int kStageBytes_, int kStages_>
+template <class AccT, int kRows_, int kColumns_, int kStageBytes_, int kStages_>
 struct TileShape {
-  using Number = Number_;
+  using acc_t = AccT;
   static constexpr int kRows = kRows_, kColumns = kColumns_;
   static constexpr int kWarpRows = 8 * kRows, kWarpColumns = 4 * kColumns;
   static constexpr int kTile = 2 * kWarpRows;  // rows of a panel, and columns
@@ -31,22 +31,22 @@ struct TileShape {
   static constexpr size_t kSharedBytes = size_t{2} * kStageBytes * kStages;
 };
 
-// Products of the matrix units, summed in float32. kWordNumbers: numbers of a word of 4 bytes.
-template <class Operand, int kWordNumbers>
+// Products of the matrix units, summed in float32. kOperandsPerWord: numbers of a word of 4 bytes.
+template <class Operand, int kOperandsPerWord>
 struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
   using Packed = Operand;  // what a packed row is made of
   static constexpr bool kMatrixUnits = true, kSquares = false;
   static constexpr int kStepBytes = 32 * MatrixUnits::kTile;
   static constexpr int kSteps = MatrixUnits::kStageBytes / kStepBytes;
-  static constexpr int kStageDepth = kSteps * 8 * kWordNumbers;
+  static constexpr int kStageDepth = kSteps * 8 * kOperandsPerWord;
 
-  // Where the number of a row, [0, kTile), at a depth lies in its panel, in bytes.
+  // Where the element of a row, [0, kTile), at a depth lies in its panel, in bytes.
   static __device__ __forceinline__ int64_t offset(int row, int64_t depth) {
-    const int64_t step = depth / (8 * kWordNumbers);
-    const int number = static_cast<int>(depth % (8 * kWordNumbers)), word = number / kWordNumbers;
+    const int64_t step = depth / (8 * kOperandsPerWord);
+    const int element = static_cast<int>(depth % (8 * kOperandsPerWord)), word = element / kOperandsPerWord;
     const int g = row % 8, h = row / 8 % 2, t = word % 4, i = word / 4;
     return step * kStepBytes + row / 16 * 512 + (4 * g + t) * 16 + (h + 2 * i) * 4 +
-           number % kWordNumbers * (4 / kWordNumbers);
+           element % kOperandsPerWord * (4 / kOperandsPerWord);
   }
 
   static __device__ __forceinline__ int row(int r) {
@@ -123,16 +123,16 @@ struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
 
 // Fused multiply-adds in the type of the sums: of products, or of squared differences, which keep the digits of close
 // rows far from the origin.
-template <class Number_, bool kSquares_, int kRows, int kColumns, int kStages>
-struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
-  using Shape = TileShape<Number_, kRows, kColumns, 8 * 1024, kStages>;
-  using Number = Number_;
-  using Packed = Number_;
+template <class AccT, bool kSquares_, int kRows, int kColumns, int kStages>
+struct MultiplyAdds : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
+  using Shape = TileShape<AccT, kRows, kColumns, 8 * 1024, kStages>;
+  using acc_t = AccT;
+  using Packed = AccT;
   static constexpr bool kMatrixUnits = false, kSquares = kSquares_;
-  static constexpr int kStageDepth = Shape::kStageBytes / (Shape::kTile * sizeof(Number));
+  static constexpr int kStageDepth = Shape::kStageBytes / (Shape::kTile * sizeof(acc_t));
 
   static __device__ __forceinline__ int64_t offset(int row, int64_t depth) {
-    return (depth * Shape::kTile + row) * static_cast<int64_t>(sizeof(Number));
+    return (depth * Shape::kTile + row) * static_cast<int64_t>(sizeof(acc_t));
   }
 
   static __device__ __forceinline__ int row(int r) {
@@ -145,19 +145,18 @@ struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
   template <class Accumulator>
   static __device__ __forceinline__ void multiply_stage(const char* rows, const char* columns, Accumulator& sum) {
     struct alignas(16) Four {
-      Number at[4];
+      acc_t at[4];
     };
-    const Number* row_numbers = reinterpret_cast<const Number*>(rows) + row(0);
-    const Number* column_numbers = reinterpret_cast<const Number*>(columns) + column(0);
+    const acc_t* row_values = reinterpret_cast<const acc_t*>(rows) + row(0);
+    const acc_t* column_values = reinterpret_cast<const acc_t*>(columns) + column(0);
 #pragma unroll 4
     for (int k = 0; k < kStageDepth; ++k) {
       Four a[kRows / 4], b[kColumns / 4];
 #pragma unroll
-      for (int i = 0; i < kRows / 4; ++i)
-        a[i] = *reinterpret_cast<const Four*>(row_numbers + k * Shape::kTile + 32 * i);
+      for (int i = 0; i < kRows / 4; ++i) a[i] = *reinterpret_cast<const Four*>(row_values + k * Shape::kTile + 32 * i);
 #pragma unroll
       for (int j = 0; j < kColumns / 4; ++j)
-        b[j] = *reinterpret_cast<const Four*>(column_numbers + k * Shape::kTile + 16 * j);
+        b[j] = *reinterpret_cast<const Four*>(column_values + k * Shape::kTile + 16 * j);
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
 #pragma unroll
@@ -167,17 +166,17 @@ struct MultiplyAdds : TileShape<Number_, kRows, kColumns, 8 * 1024, kStages> {
   }
 
   // As that of MatrixUnits.
-  static __device__ __forceinline__ Number row_sum(const char* rows, int row, const char* columns, int first_column,
-                                                   int64_t depth, Number*) {
-    const Number* x = reinterpret_cast<const Number*>(rows) + row;
-    const Number* y = reinterpret_cast<const Number*>(columns) + first_column + lane_index();
-    Number sum = 0;
+  static __device__ __forceinline__ acc_t row_sum(const char* rows, int row, const char* columns, int first_column,
+                                                  int64_t depth, acc_t*) {
+    const acc_t* x = reinterpret_cast<const acc_t*>(rows) + row;
+    const acc_t* y = reinterpret_cast<const acc_t*>(columns) + first_column + lane_index();
+    acc_t sum = 0;
     for (int64_t k = 0; k < depth; ++k) sum = multiply_add(x[k * Shape::kTile], y[k * Shape::kTile], sum);
     return sum;
   }
 
  private:
-  static __device__ __forceinline__ Number multiply_add(Number x, Number y, Number sum) {
+  static __device__ __forceinline__ acc_t multiply_add(acc_t x, acc_t y, acc_t sum) {
     if constexpr (!kSquares) return fma(x, y, sum);
     return fma(x - y, x - y, sum);
   }

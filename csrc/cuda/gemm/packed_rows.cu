@@ -14,18 +14,18 @@ __device__ __forceinline__ void store(char* target, Float16 x) { *reinterpret_ca
 __device__ __forceinline__ void store(char* target, float x) { *reinterpret_cast<float*>(target) = x; }
 __device__ __forceinline__ void store(char* target, double x) { *reinterpret_cast<double*>(target) = x; }
 
-// What is packed of a number x that is to be divided by `norm`.
+// What is packed of a value x that is to be divided by `norm`.
 template <class Arithmetic, class Scalar>
-__device__ __forceinline__ void store_packed(char* target, Scalar x, typename Arithmetic::Number norm, bool divides) {
+__device__ __forceinline__ void store_packed(char* target, Scalar x, typename Arithmetic::acc_t norm, bool divides) {
   if constexpr (kScalesProducts<Arithmetic>) {
     store(target, x);
   } else {
-    typename Arithmetic::Number number = to_number(x);
-    if (divides) number /= norm;
+    typename Arithmetic::acc_t value = to_acc(x);
+    if (divides) value /= norm;
     if constexpr (Arithmetic::kMatrixUnits) {
-      *reinterpret_cast<uint32_t*>(target) = round_to_tf32(number);
+      *reinterpret_cast<uint32_t*>(target) = round_to_tf32(value);
     } else {
-      store(target, number);
+      store(target, value);
     }
   }
 }
@@ -34,10 +34,10 @@ __device__ __forceinline__ void store_packed(char* target, Scalar x, typename Ar
 template <class Arithmetic, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
     pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
-                     SelectionStart<typename Arithmetic::Number> start) {
-  using Number = typename Arithmetic::Number;
+                     SelectionStart<typename Arithmetic::acc_t> start) {
+  using acc_t = typename Arithmetic::acc_t;
   constexpr int kWarps = kTileThreads / 32;
-  Number* norm = reinterpret_cast<Number*>(shared_memory());  // [kRowGroup]
+  acc_t* norm = reinterpret_cast<acc_t*>(shared_memory());  // [kRowGroup]
   const int64_t groups = panels_of<Arithmetic>(out.count) * (Arithmetic::kTile / kRowGroup);
   const int64_t padded_depth = stages_of<Arithmetic>(out.depth) * Arithmetic::kStageDepth;
   if (start.blocks_done && blockIdx.x == 0 && threadIdx.x == 0) *start.blocks_done = 0;
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     bool infinite = false;
     for (int r = warp_index(); r < kRowGroup; r += kWarps) {
       if (first + r >= out.count) continue;
-      const Number size = norm_of_row<Number>(x + (first + r) * out.depth, out.depth);
+      const acc_t size = norm_of_row<acc_t>(x + (first + r) * out.depth, out.depth);
       infinite |= !is_finite(size);
       norm[r] = clamped_norm(size);
     }
@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     if (threadIdx.x == 0 && first < out.count) out.finite[group] = !infinite;
     if (threadIdx.x < kRowGroup && first + threadIdx.x < out.count) {
       const int64_t row = first + threadIdx.x;
-      if (out.inv_norm) out.inv_norm[row] = Number(1) / norm[threadIdx.x];
+      if (out.inv_norm) out.inv_norm[row] = acc_t(1) / norm[threadIdx.x];
 #pragma unroll
-      for (int s = 0; s < SelectionStart<Number>::kMost; ++s)
+      for (int s = 0; s < SelectionStart<acc_t>::kMost; ++s)
         if (start.best[s]) start.best[s][row] = start.value[s];
     }
     char* panel = out.panels + first / Arithmetic::kTile * panel_bytes<Arithmetic>(out.depth);
@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       const int r = static_cast<int>(Arithmetic::kMatrixUnits ? i / padded_depth : i % kRowGroup);
       const int64_t k = Arithmetic::kMatrixUnits ? i % padded_depth : i / kRowGroup;
       const bool inside = first + r < out.count && k < out.depth;
-      const Scalar number = inside ? x[(first + r) * out.depth + k] : Scalar{};
-      store_packed<Arithmetic>(panel + Arithmetic::offset(first_in_panel + r, k), number, inside ? norm[r] : Number(1),
+      const Scalar value = inside ? x[(first + r) * out.depth + k] : Scalar{};
+      store_packed<Arithmetic>(panel + Arithmetic::offset(first_in_panel + r, k), value, inside ? norm[r] : acc_t(1),
                                normalized);
     }
     __syncthreads();  // before the norms of the next group
@@ -78,24 +78,24 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 
 template <class Arithmetic, class Scalar>
 PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
-                                 const SelectionStart<typename Arithmetic::Number>& start, Workspace& workspace,
+                                 const SelectionStart<typename Arithmetic::acc_t>& start, Workspace& workspace,
                                  const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   PackedRows<Arithmetic> out{};
   out.count = count;
   out.depth = depth;
   out.panels = workspace.array<char>(panels_of<Arithmetic>(count) * panel_bytes<Arithmetic>(depth));
   out.finite = workspace.array<int32_t>(row_groups(count));
-  if (normalized && kScalesProducts<Arithmetic>) out.inv_norm = workspace.array<Number>(count);
+  if (normalized && kScalesProducts<Arithmetic>) out.inv_norm = workspace.array<acc_t>(count);
   const int64_t blocks = panels_of<Arithmetic>(count) * (Arithmetic::kTile / kRowGroup);
-  launch("pack_rows", pack_rows_kernel<Arithmetic, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(Number)}, stream,
+  launch("pack_rows", pack_rows_kernel<Arithmetic, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(acc_t)}, stream,
          x, normalized, out, start);
   return out;
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                    \
-  template PackedRows<Arithmetic> pack_rows<Arithmetic, Scalar>(const Scalar*, int64_t, int64_t, bool,              \
-                                                                const SelectionStart<typename Arithmetic::Number>&, \
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                   \
+  template PackedRows<Arithmetic> pack_rows<Arithmetic, Scalar>(const Scalar*, int64_t, int64_t, bool,             \
+                                                                const SelectionStart<typename Arithmetic::acc_t>&, \
                                                                 Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE

@@ -12,10 +12,10 @@ namespace hardmine::cuda {
 // Rows of a matrix in panels.
 template <class Arithmetic>
 struct PackedRows {
-  using Number = typename Arithmetic::Number;
-  char* panels;      // [panels_of(count)][panel_bytes(depth)]
-  Number* inv_norm;  // [count]: a number of a tile is multiplied by those of its row and column; null: by nothing
-  int32_t* finite;   // [row_groups(count)]: whether every row of the group, and its norm, is finite
+  using acc_t = typename Arithmetic::acc_t;
+  char* panels;     // [panels_of(count)][panel_bytes(depth)]
+  acc_t* inv_norm;  // [count]: a number of a tile is multiplied by those of its row and column; null: by nothing
+  int32_t* finite;  // [row_groups(count)]: whether every row of the group, and its norm, is finite
   int64_t count;
   int64_t depth;
 
@@ -26,11 +26,11 @@ inline constexpr int kRowGroup = 16;
 HARDMINE_HD int64_t row_groups(int64_t count) { return (count + kRowGroup - 1) / kRowGroup; }
 
 // What a selection starts from, filled in along with the packing: one launch less.
-template <class Number>
+template <class acc_t>
 struct SelectionStart {
   static constexpr int kMost = 3;
-  Ranked<Number>* best[kMost] = {};  // [count] each; null: none
-  Ranked<Number> value[kMost] = {};
+  Ranked<acc_t>* best[kMost] = {};  // [count] each; null: none
+  Ranked<acc_t> value[kMost] = {};
   int32_t* blocks_done = nullptr;  // [1], set to 0
 };
 
@@ -38,7 +38,7 @@ struct SelectionStart {
 // they are and scaled after the multiplication, which loses nothing; others are divided by their norms first.
 template <class Arithmetic, class Scalar>
 PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
-                                 const SelectionStart<typename Arithmetic::Number>& start, Workspace& workspace,
+                                 const SelectionStart<typename Arithmetic::acc_t>& start, Workspace& workspace,
                                  const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -5,24 +5,24 @@
 
 namespace hardmine::cuda {
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 struct MeasuredRows {
   const Scalar* x;
   int64_t count, depth;
-  Number* norm;              // [count], null: not wanted
+  acc_t* norm;               // [count], null: not wanted
   int32_t* finite;           // [row_groups(count)]
   int64_t* incidence_count;  // [count], set to 0; null: not wanted
 };
 
 // By all threads of all blocks.
-template <class Scalar, class Number>
-__device__ __forceinline__ void measure_rows(const MeasuredRows<Scalar, Number>& rows) {
+template <class Scalar, class acc_t>
+__device__ __forceinline__ void measure_rows(const MeasuredRows<Scalar, acc_t>& rows) {
   for (int64_t group = blockIdx.x; group < row_groups(rows.count); group += gridDim.x) {
     bool infinite = false;
     for (int r = warp_index(); r < kRowGroup; r += warps_per_block()) {
       const int64_t row = group * kRowGroup + r;
       if (row >= rows.count) continue;
-      const Number norm = norm_of_row<Number>(rows.x + row * rows.depth, rows.depth);
+      const acc_t norm = norm_of_row<acc_t>(rows.x + row * rows.depth, rows.depth);
       infinite |= !is_finite(norm);
       if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
       if (lane_index() == 0 && rows.incidence_count) rows.incidence_count[row] = 0;

@@ -10,7 +10,7 @@ namespace hardmine::cuda {
 // A thread's fragment of a tile: number (row(r), column(c)) of Arithmetic is at [r][c].
 template <class Arithmetic>
 struct Fragment {
-  typename Arithmetic::Number at[Arithmetic::kRows][Arithmetic::kColumns];
+  typename Arithmetic::acc_t at[Arithmetic::kRows][Arithmetic::kColumns];
 };
 
 namespace tile_engine {

@@ -26,8 +26,8 @@ struct TileGrid {
     return (symmetric ? r * (r + 1) / 2 : r * c) * kSide * kSide;
   }
 
-  HARDMINE_HD TilePlace at(int64_t number) const {
-    const int64_t square = number / (kSide * kSide), within = number % (kSide * kSide);
+  HARDMINE_HD TilePlace at(int64_t index) const {
+    const int64_t square = index / (kSide * kSide), within = index % (kSide * kSide);
     int64_t row, column;
     if (symmetric) {
       // Square c (c + 1) / 2 + r is (r, c), r <= c. The root is exact to within one.

@@ -16,15 +16,15 @@ namespace hardmine::cuda {
 
 inline constexpr int kAnchorThreads = 256;  // at most; as many as there are columns, in whole warps
 
-template <class Number>
+template <class acc_t>
 struct AnchorPass {
   const int64_t* label;            // [count]
   int64_t count, first_row, rows;  // anchors are rows first_row ... of the batch
   bool squared;
   double half_margin;
-  MarginTable<Number> table;
+  MarginTable<acc_t> table;
   int positives;     // at a time, a power of two
-  Number* pairs;     // [rows, count]: v, replaced by weights
+  acc_t* pairs;      // [rows, count]: v, replaced by weights
   int32_t* actives;  // [rows, count]: of negatives, with the positives so far; null where they never come in parts
   bool need_weights;
   // Sums of every anchor of the batch, [count]
@@ -38,28 +38,28 @@ HARDMINE_HD int anchor_threads(int64_t columns) {
   return columns < kAnchorThreads ? static_cast<int>((columns + 31) / 32 * 32) : kAnchorThreads;
 }
 
-template <class Number>
+template <class acc_t>
 struct AnchorShared {
   double exchange[2 * kMostWarps];
   int64_t counts[kMostWarps];
   int32_t warp_count[kMostWarps];
 };
 
-template <class Number>
+template <class acc_t>
 HARDMINE_HD size_t anchor_shared_bytes(int positives) {
-  return sizeof(AnchorShared<Number>) + positives * (sizeof(Ranked<Number>) + sizeof(double) + sizeof(int32_t)) +
+  return sizeof(AnchorShared<acc_t>) + positives * (sizeof(Ranked<acc_t>) + sizeof(double) + sizeof(int32_t)) +
          sizeof(double);
 }
 
-template <class Number>
+template <class acc_t>
 class Anchor {
-  using Positive = Ranked<Number>;  // its key is -v
+  using Positive = Ranked<acc_t>;  // its key is -v
 
  public:
-  __device__ __forceinline__ Anchor(const AnchorPass<Number>& pass, int64_t place)
+  __device__ __forceinline__ Anchor(const AnchorPass<acc_t>& pass, int64_t place)
       : pass_(pass),
-        shared_(*reinterpret_cast<AnchorShared<Number>*>(shared_memory())),
-        sum_before_(reinterpret_cast<double*>(shared_memory() + sizeof(AnchorShared<Number>))),
+        shared_(*reinterpret_cast<AnchorShared<acc_t>*>(shared_memory())),
+        sum_before_(reinterpret_cast<double*>(shared_memory() + sizeof(AnchorShared<acc_t>))),
         list_(reinterpret_cast<Positive*>(sum_before_ + pass.positives + 1)),
         active_(reinterpret_cast<int32_t*>(list_ + pass.positives)),
         row_(pass.first_row + place),
@@ -129,8 +129,8 @@ class Anchor {
     return pass_.table.row[i] >= 0 && pass_.table.row[i] < pass_.table.rows;
   }
   // Of a class without a row, a number that is no margin.
-  __device__ __forceinline__ Number margin(int64_t negative) const {
-    if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<Number>::quiet_NaN();
+  __device__ __forceinline__ acc_t margin(int64_t negative) const {
+    if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<acc_t>::quiet_NaN();
     return pass_.table.margin[pass_.table.row[row_] * pass_.table.rows + pass_.table.row[negative]];
   }
 
@@ -145,9 +145,9 @@ class Anchor {
   __device__ __forceinline__ void list_positives() {
     for_positives(static_cast<int32_t>(first_of_warp_), [&](int64_t column, int32_t place) {
       if (place < first_ || place >= first_ + size_) return;
-      const Number v = pairs_[column];
+      const acc_t v = pairs_[column];
       list_[place - first_] =
-          Positive::of(v == v ? -v : -std::numeric_limits<Number>::max(), static_cast<Index>(column));
+          Positive::of(v == v ? -v : -std::numeric_limits<acc_t>::max(), static_cast<Index>(column));
     });
     for (int i = threadIdx.x; i < size_; i += blockDim.x) active_[i] = 0;
     __syncthreads();
@@ -178,14 +178,14 @@ class Anchor {
   }
 
   // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
-  __device__ __forceinline__ Number weight_of(int32_t triplets, Number v) const {
-    const auto weight = static_cast<Number>(triplets);
+  __device__ __forceinline__ acc_t weight_of(int32_t triplets, acc_t v) const {
+    const auto weight = static_cast<acc_t>(triplets);
     if (pass_.squared) return weight;
-    return v < Number(0) ? weight / (Number(-4) * v) : Number(0);
+    return v < acc_t(0) ? weight / (acc_t(-4) * v) : acc_t(0);
   }
 
   // How many of the positives listed are below x; none for NaN.
-  __device__ __forceinline__ int positives_below(Number x) const {
+  __device__ __forceinline__ int positives_below(acc_t x) const {
     int begin = 0, end = size_;
     while (begin < end) {
       const int middle = (begin + end) / 2;
@@ -205,9 +205,9 @@ class Anchor {
       if (same_class(c)) continue;
       // Whether a triplet is active is decided in the type of v. What it adds is v_an - v_ap, and half the margin
       // apart: rounded to the size of v, the margin would bias every triplet alike.
-      const Number v = pairs_[c];
+      const acc_t v = pairs_[c];
       const double half_margin = pass_.table.margin ? 0.5 * static_cast<double>(margin(c)) : pass_.half_margin;
-      const int below = positives_below(v + static_cast<Number>(half_margin));
+      const int below = positives_below(v + static_cast<acc_t>(half_margin));
       if (below > 0) {
         value_ += static_cast<double>(below) * static_cast<double>(v) - sum_before_[below];
         value_ += static_cast<double>(below) * half_margin;
@@ -221,7 +221,7 @@ class Anchor {
       if (!pass_.need_weights) continue;
       const int32_t triplets = below + (first_ > 0 ? actives_[c] : 0);
       if (last) {
-        const Number weight = weight_of(triplets, v);
+        const acc_t weight = weight_of(triplets, v);
         pairs_[c] = weight;
         weight_ += static_cast<double>(weight);
       } else {
@@ -239,7 +239,7 @@ class Anchor {
         scan<int32_t>([&](int r) { return active_[size_ - 1 - r]; },
                       [&](int r, int32_t triplets) {
                         const int rank = size_ - 1 - r;
-                        const Number weight = weight_of(-triplets, -list_[rank].key());
+                        const acc_t weight = weight_of(-triplets, -list_[rank].key());
                         pairs_[list_[rank].index()] = weight;
                         weight_ += static_cast<double>(weight);
                       });
@@ -247,13 +247,13 @@ class Anchor {
     __syncthreads();  // before the list is another
   }
 
-  const AnchorPass<Number>& pass_;
-  AnchorShared<Number>& shared_;
+  const AnchorPass<acc_t>& pass_;
+  AnchorShared<acc_t>& shared_;
   double* sum_before_;  // [positives + 1]
   Positive* list_;
   int32_t* active_;  // negatives by how many of the positives listed are below them, less 1
   const int64_t row_, label_;
-  Number* pairs_;
+  acc_t* pairs_;
   int32_t* actives_;
   int64_t positives_ = 0, first_of_warp_ = 0, first_ = 0;
   int size_ = 0;

@@ -20,31 +20,31 @@ constexpr int64_t kStripEntries = int64_t{1} << 22;  // of a strip, whatever the
 template <class Arithmetic>
 using ProductsFor = std::conditional_t<
     !Arithmetic::kSquares, Arithmetic,
-    std::conditional_t<std::is_same_v<typename Arithmetic::Number, double>, DoubleProducts, FloatProducts>>;
+    std::conditional_t<std::is_same_v<typename Arithmetic::acc_t, double>, DoubleProducts, FloatProducts>>;
 
 // What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
 //   sum of w y - W x,
 // x and y less a common center. Where pairs measure inner products, -W x is left out: the projection removes it.
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* norm;    // [count]; null: rows are not normalized
-  const Number* center;  // [depth]; null where pairs measure inner products
-  double* weight;        // [count], W; not used without a center
-  Number* grad;          // [count, depth]
+  const acc_t* norm;    // [count]; null: rows are not normalized
+  const acc_t* center;  // [depth]; null where pairs measure inner products
+  double* weight;       // [count], W; not used without a center
+  acc_t* grad;          // [count, depth]
 
-  __device__ __forceinline__ Number row(int64_t i, int64_t k) const {
-    const Number x_k = to_number(x[i * depth + k]);
+  __device__ __forceinline__ acc_t row(int64_t i, int64_t k) const {
+    const acc_t x_k = to_acc(x[i * depth + k]);
     return norm ? x_k / norm[i] : x_k;
   }
 };
 
 // Also writes `shift` [count], null unless the pairs measure inner products: with s + shift of the negative and the
 // positive, v is half a squared distance of rows that are too short to be unit rows, too.
-template <class Scalar, class Number>
-__global__ void __launch_bounds__(kThreads, 4) start_batch_all_kernel(MeasuredRows<Scalar, Number> rows, Number* shift,
-                                                                      BatchAllGradient<Scalar, Number> gradient) {
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kThreads, 4)
+    start_batch_all_kernel(MeasuredRows<Scalar, acc_t> rows, acc_t* shift, BatchAllGradient<Scalar, acc_t> gradient) {
   measure_rows(rows);
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows.count; i += int64_t{gridDim.x} * kThreads)
     gradient.weight[i] = 0;
@@ -55,39 +55,38 @@ __global__ void __launch_bounds__(kThreads, 4) start_batch_all_kernel(MeasuredRo
   if (!shift) return;
   constexpr int kWarps = kThreads / 32;
   for (int64_t i = int64_t{blockIdx.x} * kWarps + warp_index(); i < rows.count; i += int64_t{gridDim.x} * kWarps) {
-    const Number norm = norm_of_row<Number>(rows.x + i * rows.depth, rows.depth);
-    const Number unit = norm / Number(kSmallestNorm);
-    if (lane_index() == 0) shift[i] = unit <= Number(1) ? (1 - unit * unit) / 2 : Number(0);
+    const acc_t norm = norm_of_row<acc_t>(rows.x + i * rows.depth, rows.depth);
+    const acc_t unit = norm / acc_t(kSmallestNorm);
+    if (lane_index() == 0) shift[i] = unit <= acc_t(1) ? (1 - unit * unit) / 2 : acc_t(0);
   }
 }
 
 // A number of some row at every depth, the median of three: near all rows where they are near each other, and
 // differences from it are as exact as those of rows.
-template <class Scalar, class Number>
-__global__ void __launch_bounds__(kThreads, 4)
-    center_kernel(BatchAllGradient<Scalar, Number> gradient, Number* center) {
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kThreads, 4) center_kernel(BatchAllGradient<Scalar, acc_t> gradient, acc_t* center) {
   for (int64_t k = int64_t{blockIdx.x} * kThreads + threadIdx.x; k < gradient.depth;
        k += int64_t{gridDim.x} * kThreads) {
-    const Number a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
-                 c = gradient.row(gradient.count - 1, k);
-    const Number low = a < b ? a : b, high = a < b ? b : a;
+    const acc_t a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
+                c = gradient.row(gradient.count - 1, k);
+    const acc_t low = a < b ? a : b, high = a < b ? b : a;
     center[k] = c < low ? low : c > high ? high : c;
   }
 }
 
 template <class Arithmetic>
 struct MeasuresPass {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   PackedRows<Arithmetic> rows;
-  const Number* shift;
+  const acc_t* shift;
   bool squared;
   int64_t first_row, strip_rows;
-  Number* pairs;  // [strip_rows, count]
+  acc_t* pairs;  // [strip_rows, count]
 };
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<Arithmetic> pass) {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   const int64_t row_panels = panels_of<Arithmetic>(pass.strip_rows), count = pass.rows.count;
   Fragment<Arithmetic> fragment;
   for (int64_t i = blockIdx.x; i < row_panels * panels_of<Arithmetic>(count); i += gridDim.x) {
@@ -101,9 +100,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<
       for (int c = 0; c < Arithmetic::kColumns; ++c) {
         const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
         if (column >= count) continue;
-        Number v = fragment.at[r][c];
+        acc_t v = fragment.at[r][c];
         if constexpr (Arithmetic::kSquares) {
-          v = Number(-0.5) * (pass.squared ? v : std::sqrt(v));
+          v = acc_t(-0.5) * (pass.squared ? v : std::sqrt(v));
         } else {
           v += pass.shift[column];
         }
@@ -113,15 +112,15 @@ __global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<
   }
 }
 
-template <class Number>
-__global__ void __launch_bounds__(kAnchorThreads, 2) anchors_kernel(AnchorPass<Number> pass) {
-  for (int64_t i = blockIdx.x; i < pass.rows; i += gridDim.x) Anchor<Number>(pass, i).run();
+template <class acc_t>
+__global__ void __launch_bounds__(kAnchorThreads, 2) anchors_kernel(AnchorPass<acc_t> pass) {
+  for (int64_t i = blockIdx.x; i < pass.rows; i += gridDim.x) Anchor<acc_t>(pass, i).run();
 }
 
 // Adds what the columns of a strip of weights add up to.
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kThreads, 4)
-    add_column_weights_kernel(WeightStrip<Number> strip, BatchAllGradient<Scalar, Number> gradient) {
+    add_column_weights_kernel(WeightStrip<acc_t> strip, BatchAllGradient<Scalar, acc_t> gradient) {
   for (int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x; c < strip.columns;
        c += int64_t{gridDim.x} * kThreads) {
     double sum = 0;
@@ -130,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-template <class Number>
+template <class acc_t>
 struct BatchAllEpilogue {
   BatchAllReduction reduction;
   int64_t count;
@@ -138,13 +137,13 @@ struct BatchAllEpilogue {
   const int64_t *active, *total;
   const int32_t* finite;              // [row_groups(count)]
   const int32_t* margins_are_finite;  // [count]; null: they are
-  BatchAllOut<Number> out;
-  Number* loss_weight;  // [1]: what the gradient is to be multiplied with
+  BatchAllOut<acc_t> out;
+  acc_t* loss_weight;  // [1]: what the gradient is to be multiplied with
 };
 
 // One block.
-template <class Number>
-__global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAllEpilogue<Number> epilogue) {
+template <class acc_t>
+__global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAllEpilogue<acc_t> epilogue) {
   double value[1] = {0};
   int64_t counts[2] = {0, 0};
   bool bad = false;
@@ -159,29 +158,29 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
   sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
   sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
   if (threadIdx.x != 0) return;
-  const Number nan = std::numeric_limits<Number>::quiet_NaN();
+  const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   const double loss_weight = batch_all_share(epilogue.reduction, counts[0], counts[1]);
-  *epilogue.out.loss = bad || infinite ? nan : static_cast<Number>(loss_weight * value[0]);
-  *epilogue.loss_weight = bad || infinite ? nan : static_cast<Number>(loss_weight);
+  *epilogue.out.loss = bad || infinite ? nan : static_cast<acc_t>(loss_weight * value[0]);
+  *epilogue.loss_weight = bad || infinite ? nan : static_cast<acc_t>(loss_weight);
   *epilogue.out.active = infinite ? 0 : counts[0];
   *epilogue.out.total = infinite ? 0 : counts[1];
 }
 
 // A block a row.
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    finalize_batch_all_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
-  Number* const exchange = reinterpret_cast<Number*>(shared_memory());
-  const Number loss_weight = *factor;
+    finalize_batch_all_gradient_kernel(BatchAllGradient<Scalar, acc_t> gradient, const acc_t* factor) {
+  acc_t* const exchange = reinterpret_cast<acc_t*>(shared_memory());
+  const acc_t loss_weight = *factor;
   for (int64_t i = blockIdx.x; i < gradient.count; i += gridDim.x) {
-    Number* const grad = gradient.grad + i * gradient.depth;
+    acc_t* const grad = gradient.grad + i * gradient.depth;
     const bool is_zero = gradient.norm && !has_direction(gradient.norm[i]);
     const bool projects = gradient.norm && !is_zero;
-    const Number weight = gradient.center ? static_cast<Number>(gradient.weight[i]) : Number(0);
-    Number along[1] = {0};
+    const acc_t weight = gradient.center ? static_cast<acc_t>(gradient.weight[i]) : acc_t(0);
+    acc_t along[1] = {0};
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
-      const Number x = gradient.row(i, k);
-      const Number value = loss_weight * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
+      const acc_t x = gradient.row(i, k);
+      const acc_t value = loss_weight * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
       along[0] += value * x;
       grad[k] = value;
     }
@@ -193,7 +192,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       __syncthreads();  // before the exchange is used again
     }
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
-      Number value = loss_weight != loss_weight ? loss_weight : is_zero ? Number(0) : grad[k];
+      acc_t value = loss_weight != loss_weight ? loss_weight : is_zero ? acc_t(0) : grad[k];
       if (projects) value -= gradient.row(i, k) * along[0];
       if (gradient.norm) value /= gradient.norm[i];
       grad[k] = value;
@@ -201,9 +200,9 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   }
 }
 
-template <class Number>
+template <class acc_t>
 __global__ void __launch_bounds__(kThreads, 4)
-    scale_gradient_kernel(const Number* grad, const Number* factor, int64_t size, Number* out) {
+    scale_gradient_kernel(const acc_t* grad, const acc_t* factor, int64_t size, acc_t* out) {
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < size; i += int64_t{gridDim.x} * kThreads)
     out[i] = *factor * grad[i];
 }
@@ -219,13 +218,12 @@ int64_t rows_of_strip(int64_t count, int64_t depth) {
 
 template <class Arithmetic, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
-               const MarginTable<typename Arithmetic::Number>& table,
-               const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
-               const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+               const MarginTable<typename Arithmetic::acc_t>& table, const BatchAllOut<typename Arithmetic::acc_t>& out,
+               const BatchAllParts& parts, Workspace& workspace, const Stream& stream) {
+  using acc_t = typename Arithmetic::acc_t;
   using Products = ProductsFor<Arithmetic>;
   const int64_t count = rows.count;
-  AnchorPass<Number> anchors{};
+  AnchorPass<acc_t> anchors{};
   anchors.label = rows.label;
   anchors.count = count;
   anchors.squared = rule.squared;
@@ -239,79 +237,78 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   if (table.margin) anchors.margins_are_finite = workspace.array<int32_t>(count);
 
   const bool normalized = batch_all_measure(rule, true).normalized;
-  Number* const norm = normalized ? workspace.array<Number>(count) : nullptr;
-  const MeasuredRows<Scalar, Number> measured{rows.x, count, depth, norm, workspace.array<int32_t>(row_groups(count)),
-                                              nullptr};
-  BatchAllGradient<Scalar, Number> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
+  acc_t* const norm = normalized ? workspace.array<acc_t>(count) : nullptr;
+  const MeasuredRows<Scalar, acc_t> measured{rows.x, count, depth, norm, workspace.array<int32_t>(row_groups(count)),
+                                             nullptr};
+  BatchAllGradient<Scalar, acc_t> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
   MeasuresPass<Arithmetic> measures{};
   measures.squared = rule.squared;
-  Number* const shift = Arithmetic::kSquares ? nullptr : workspace.array<Number>(count);
+  acc_t* const shift = Arithmetic::kSquares ? nullptr : workspace.array<acc_t>(count);
   measures.shift = shift;
 
   int64_t strip_rows = 0;
   if (count > 0) {
-    launch("start_batch_all", start_batch_all_kernel<Scalar, Number>,
+    launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
            {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
            shift, gradient);
     measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalized, {}, workspace, stream);
     strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
-    anchors.pairs = measures.pairs = workspace.array<Number>(strip_rows * count);
+    anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * count);
     anchors.positives = power_of_two_from(std::min(count, parts.positives));
     if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
   }
   StripProducts<Products> products{};
   if (count > 0 && out.grad) {
     if (Arithmetic::kSquares) {
-      Number* const center = workspace.array<Number>(depth);
-      launch("center", center_kernel<Scalar, Number>, {blocks_of(depth), kThreads}, stream, gradient, center);
+      acc_t* const center = workspace.array<acc_t>(depth);
+      launch("center", center_kernel<Scalar, acc_t>, {blocks_of(depth), kThreads}, stream, gradient, center);
       gradient.center = center;
     }
-    products = strip_products<Products>(ProductRows<Scalar, Number>{rows.x, count, depth, norm, gradient.center},
+    products = strip_products<Products>(ProductRows<Scalar, acc_t>{rows.x, count, depth, norm, gradient.center},
                                         strip_rows, true, count, workspace, stream);
   }
   for (int64_t first = 0; first < count; first += strip_rows) {
-    const WeightStrip<Number> strip{measures.pairs, std::min(strip_rows, count - first), count};
+    const WeightStrip<acc_t> strip{measures.pairs, std::min(strip_rows, count - first), count};
     measures.first_row = anchors.first_row = first;
     measures.strip_rows = anchors.rows = strip.rows;
     launch("batch_all_measures", measures_kernel<Arithmetic>,
            {panels_of<Arithmetic>(strip.rows) * panels_of<Arithmetic>(count), kTileThreads, Arithmetic::kSharedBytes},
            stream, measures);
-    launch("batch_all_anchors", anchors_kernel<Number>,
-           {strip.rows, anchor_threads(count), anchor_shared_bytes<Number>(anchors.positives)}, stream, anchors);
+    launch("batch_all_anchors", anchors_kernel<acc_t>,
+           {strip.rows, anchor_threads(count), anchor_shared_bytes<acc_t>(anchors.positives)}, stream, anchors);
     if (!out.grad) continue;
     add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
     add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
     if (Arithmetic::kSquares)
-      launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream,
+      launch("add_column_weights", add_column_weights_kernel<Scalar, acc_t>, {blocks_of(count), kThreads}, stream,
              strip, gradient);
   }
-  Number* const loss_weight = workspace.array<Number>(1);
-  const BatchAllEpilogue<Number> epilogue{rule.reduction,
-                                          count,
-                                          anchors.value,
-                                          anchors.active,
-                                          anchors.total,
-                                          measured.finite,
-                                          anchors.margins_are_finite,
-                                          out,
-                                          loss_weight};
-  launch("finalize_batch_all", finalize_batch_all_kernel<Number>, {1, kThreads, 2 * kMostWarps * sizeof(double)},
-         stream, epilogue);
+  acc_t* const loss_weight = workspace.array<acc_t>(1);
+  const BatchAllEpilogue<acc_t> epilogue{rule.reduction,
+                                         count,
+                                         anchors.value,
+                                         anchors.active,
+                                         anchors.total,
+                                         measured.finite,
+                                         anchors.margins_are_finite,
+                                         out,
+                                         loss_weight};
+  launch("finalize_batch_all", finalize_batch_all_kernel<acc_t>, {1, kThreads, 2 * kMostWarps * sizeof(double)}, stream,
+         epilogue);
   if (out.grad)
-    launch("finalize_batch_all_gradient", finalize_batch_all_gradient_kernel<Scalar, Number>,
-           {count, kTileThreads, kMostWarps * sizeof(Number)}, stream, gradient,
-           static_cast<const Number*>(loss_weight));
+    launch("finalize_batch_all_gradient", finalize_batch_all_gradient_kernel<Scalar, acc_t>,
+           {count, kTileThreads, kMostWarps * sizeof(acc_t)}, stream, gradient, static_cast<const acc_t*>(loss_weight));
 }
 
-template <class Number>
-void scale_gradient(const Number* grad, const Number* factor, int64_t size, Number* out, const Stream& stream) {
-  launch("scale_gradient", scale_gradient_kernel<Number>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
+template <class acc_t>
+void scale_gradient(const acc_t* grad, const acc_t* factor, int64_t size, acc_t* out, const Stream& stream) {
+  launch("scale_gradient", scale_gradient_kernel<acc_t>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                        \
-  template void batch_all<Arithmetic, Scalar>(                                                          \
-      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::Number>&, \
-      const BatchAllOut<Arithmetic::Number>&, const BatchAllParts&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                       \
+  template void batch_all<Arithmetic, Scalar>(                                                         \
+      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::acc_t>&, \
+      const BatchAllOut<Arithmetic::acc_t>&, const BatchAllParts&, Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 template void scale_gradient<float>(const float*, const float*, int64_t, float*, const Stream&);

@@ -8,12 +8,12 @@
 
 namespace hardmine::cuda {
 
-template <class Number>
+template <class acc_t>
 struct BatchAllOut {
-  Number* loss;     // [1]
+  acc_t* loss;      // [1]
   int64_t* active;  // [1]: triplets with a value above 0
   int64_t* total;   // [1]
-  Number* grad;     // [count, depth]: the gradient of the loss; null: not wanted
+  acc_t* grad;      // [count, depth]: the gradient of the loss; null: not wanted
 };
 
 // What is in memory at a time; other than by default in tests only.
@@ -27,12 +27,11 @@ struct BatchAllParts {
 // row, and a margin between classes of the batch that is not finite, make the loss and the gradient NaN.
 template <class Arithmetic, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
-               const MarginTable<typename Arithmetic::Number>& table,
-               const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
-               const Stream& stream);
+               const MarginTable<typename Arithmetic::acc_t>& table, const BatchAllOut<typename Arithmetic::acc_t>& out,
+               const BatchAllParts& parts, Workspace& workspace, const Stream& stream);
 
 // grad * *factor.
-template <class Number>
-void scale_gradient(const Number* grad, const Number* factor, int64_t size, Number* out, const Stream& stream);
+template <class acc_t>
+void scale_gradient(const acc_t* grad, const acc_t* factor, int64_t size, acc_t* out, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -21,18 +21,18 @@ inline constexpr int kGatherColumns = 8;                              // a threa
 inline constexpr int kGatherDepth = kGatherThreads * kGatherColumns;  // a block
 inline constexpr int kGatherList = 512;                               // contributions that are listed at once
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 struct GatherSide {
-  const Scalar* x;     // [count, depth]
-  const Number* norm;  // [count] what rows are divided by; null where they are not normalized
+  const Scalar* x;    // [count, depth]
+  const acc_t* norm;  // [count] what rows are divided by; null where they are not normalized
   int64_t count;
 };
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 struct GatherPass {
   PairMeasure measure;
-  PairEndpoints<Number> endpoints;
-  GatherSide<Scalar, Number> selves, firsts, seconds;
+  PairEndpoints<acc_t> endpoints;
+  GatherSide<Scalar, acc_t> selves, firsts, seconds;
   bool at_first, at_second;  // which endpoints of pairs rows of `selves` are at
   RowToPairs row_to_pairs;   // of those endpoints, but for firsts that are entries: they are known without
   int64_t depth;
@@ -41,41 +41,41 @@ struct GatherPass {
   Scalar* grad;  // [count, depth]
 };
 
-template <class Number>
+template <class acc_t>
 struct GatherShared {
   double sum[kMostWarps];
   const void* other[kGatherList];
-  Number weight[kGatherList], norm[kGatherList];
+  acc_t weight[kGatherList], norm[kGatherList];
   int64_t endpoint[kGatherList];
   int warp_count[kMostWarps];
 };
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 class GatherRow {
  public:
-  __device__ __forceinline__ GatherRow(const GatherPass<Scalar, Number>& pass, int64_t row)
+  __device__ __forceinline__ GatherRow(const GatherPass<Scalar, acc_t>& pass, int64_t row)
       : pass_(pass),
-        shared_(*reinterpret_cast<GatherShared<Number>*>(shared_memory())),
+        shared_(*reinterpret_cast<GatherShared<acc_t>*>(shared_memory())),
         row_(row),
         self_(pass.selves.x + row * pass.depth),
-        norm_(pass.selves.norm ? pass.selves.norm[row] : Number(1)) {}
+        norm_(pass.selves.norm ? pass.selves.norm[row] : acc_t(1)) {}
 
   __device__ __forceinline__ void run(bool poisoned) {
     Scalar* grad = pass_.grad + row_ * pass_.depth;
     const int64_t depth = pass_.depth;
     if (poisoned) {
       for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads)
-        grad[k] = from_number<Scalar>(std::numeric_limits<Number>::quiet_NaN());
+        grad[k] = from_acc<Scalar>(std::numeric_limits<acc_t>::quiet_NaN());
       return;
     }
     const bool projects = pass_.measure.normalized;
     if (projects && !has_direction(norm_)) {
-      for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads) grad[k] = from_number<Scalar>(Number(0));
+      for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads) grad[k] = from_acc<Scalar>(acc_t(0));
       return;
     }
     // The projection needs the whole sum: a depth that is not added up at once is so twice.
     const int passes = projects && depth > kGatherDepth ? 2 : 1;
-    Number along = 0;
+    acc_t along = 0;
     for (int pass = 0; pass < passes; ++pass) {
       for (first_depth_ = 0; first_depth_ < depth; first_depth_ += kGatherDepth) {
         add_up();
@@ -89,31 +89,31 @@ class GatherRow {
   __device__ __forceinline__ int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + threadIdx.x; }
 
   // The sum's inner product with the unit row, of the depths at hand.
-  __device__ __forceinline__ Number component_along_self() {
-    Number dot[1] = {0};
+  __device__ __forceinline__ acc_t component_along_self() {
+    acc_t dot[1] = {0};
     if (any_) {
 #pragma unroll
       for (int i = 0; i < kGatherColumns; ++i)
-        if (depth_of(i) < pass_.depth) dot[0] += sum_[i] * (to_number(self_[depth_of(i)]) / norm_);
+        if (depth_of(i) < pass_.depth) dot[0] += sum_[i] * (to_acc(self_[depth_of(i)]) / norm_);
     }
-    auto* exchange = reinterpret_cast<Number*>(shared_.sum);
+    auto* exchange = reinterpret_cast<acc_t*>(shared_.sum);
     sum_of_block<1>(dot, exchange);
     if (threadIdx.x == 0) exchange[0] = dot[0];
     __syncthreads();
-    const Number total = exchange[0];
+    const acc_t total = exchange[0];
     __syncthreads();
     return total;
   }
 
-  __device__ __forceinline__ void write(Scalar* grad, Number along) const {
+  __device__ __forceinline__ void write(Scalar* grad, acc_t along) const {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {
       const int64_t k = depth_of(i);
       if (k >= pass_.depth) continue;
-      Number value = sum_[i];
+      acc_t value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
-      if (any_ && pass_.measure.normalized) value = (value - to_number(self_[k]) / norm_ * along) / norm_;
-      grad[k] = from_number<Scalar>(value);
+      if (any_ && pass_.measure.normalized) value = (value - to_acc(self_[k]) / norm_ * along) / norm_;
+      grad[k] = from_acc<Scalar>(value);
     }
   }
 
@@ -123,7 +123,7 @@ class GatherRow {
     int64_t begin, end;
   };
   __device__ __forceinline__ Range range(int stage, bool sorted) const {
-    const PairEndpoints<Number>& endpoints = pass_.endpoints;
+    const PairEndpoints<acc_t>& endpoints = pass_.endpoints;
     const int64_t pairs = endpoints.pair_count(), partners = endpoints.pairs.partners;
     const bool entries = endpoints.pairs.first == nullptr;  // firsts are where they are
     if (stage == 0) {
@@ -181,7 +181,7 @@ class GatherRow {
 
   // Lists those of the next endpoints of a range, one a thread, that lie at this row.
   __device__ __forceinline__ void list_some(const Range& range) {
-    const PairEndpoints<Number>& endpoints = pass_.endpoints;
+    const PairEndpoints<acc_t>& endpoints = pass_.endpoints;
     const int64_t pairs = endpoints.pair_count();
     const int64_t id = range.begin + threadIdx.x, pair = id < pairs ? id : id - pairs;
     const bool here = id < range.end && (id < pairs ? endpoints.first_of(pair) : endpoints.second_of(pair)) == row_ &&
@@ -201,13 +201,13 @@ class GatherRow {
   }
 
   __device__ __forceinline__ void list(int place, int64_t id) {
-    const PairEndpoints<Number>& endpoints = pass_.endpoints;
+    const PairEndpoints<acc_t>& endpoints = pass_.endpoints;
     const int64_t pairs = endpoints.pair_count(), pair = id < pairs ? id : id - pairs;
     const bool self_is_first = id < pairs;
     const int64_t other = self_is_first ? endpoints.second_of(pair) : endpoints.first_of(pair);
-    const GatherSide<Scalar, Number>& others = self_is_first ? pass_.seconds : pass_.firsts;
+    const GatherSide<Scalar, acc_t>& others = self_is_first ? pass_.seconds : pass_.firsts;
     shared_.other[place] = others.x + other * pass_.depth;
-    shared_.norm[place] = others.norm ? others.norm[other] : Number(1);
+    shared_.norm[place] = others.norm ? others.norm[other] : acc_t(1);
     shared_.weight[place] = endpoints.pairs.gradient[pair];
   }
 
@@ -216,13 +216,13 @@ class GatherRow {
     __syncthreads();
     const bool inner_product = pass_.measure.quantity == PairQuantity::kInnerProduct;
     for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
-      Number weight = shared_.weight[i];
-      const Number norm = shared_.norm[i];
+      acc_t weight = shared_.weight[i];
+      const acc_t norm = shared_.norm[i];
       if (inner_product) {
         weight /= norm;
       } else if (pass_.measure.quantity == PairQuantity::kNegativeDistance) {
-        const Number distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), norm);
-        weight = distance == Number(0) ? Number(0) : weight / distance;
+        const acc_t distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), norm);
+        weight = distance == acc_t(0) ? acc_t(0) : weight / distance;
       } else {
         weight *= 2;
       }
@@ -231,39 +231,38 @@ class GatherRow {
     __syncthreads();
     for (int i = 0; i < listed_; ++i) {
       const Scalar* other = static_cast<const Scalar*>(shared_.other[i]);
-      const Number weight = shared_.weight[i], norm = shared_.norm[i];
+      const acc_t weight = shared_.weight[i], norm = shared_.norm[i];
 #pragma unroll
       for (int c = 0; c < kGatherColumns; ++c) {
         const int64_t k = depth_of(c);
         if (k >= pass_.depth) continue;
-        Number y = to_number(other[k]);
-        if (!inner_product)
-          y = pass_.measure.normalized ? y / norm - to_number(self_[k]) / norm_ : y - to_number(self_[k]);
+        acc_t y = to_acc(other[k]);
+        if (!inner_product) y = pass_.measure.normalized ? y / norm - to_acc(self_[k]) / norm_ : y - to_acc(self_[k]);
         // Equal rows have no direction between them, even if they are not finite.
-        if (inner_product || weight != Number(0)) sum_[c] = fma(weight, y, sum_[c]);
+        if (inner_product || weight != acc_t(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
     }
     listed_ = 0;  // who lists again meets the others first
   }
 
   // By a warp.
-  __device__ __forceinline__ Number distance_to(const Scalar* other, Number norm) const {
-    Number sum = 0;
+  __device__ __forceinline__ acc_t distance_to(const Scalar* other, acc_t norm) const {
+    acc_t sum = 0;
     for (int64_t k = lane_index(); k < pass_.depth; k += 32) {
-      const Number x = to_number(self_[k]), y = to_number(other[k]);
-      const Number difference = pass_.measure.normalized ? y / norm - x / norm_ : y - x;
+      const acc_t x = to_acc(self_[k]), y = to_acc(other[k]);
+      const acc_t difference = pass_.measure.normalized ? y / norm - x / norm_ : y - x;
       sum = fma(difference, difference, sum);
     }
     return std::sqrt(sum_of_warp(sum));
   }
 
-  const GatherPass<Scalar, Number>& pass_;
-  GatherShared<Number>& shared_;
+  const GatherPass<Scalar, acc_t>& pass_;
+  GatherShared<acc_t>& shared_;
   const int64_t row_;
   const Scalar* self_;
-  const Number norm_;
+  const acc_t norm_;
   int64_t first_depth_ = 0;
-  Number sum_[kGatherColumns];
+  acc_t sum_[kGatherColumns];
   bool any_ = false;
   int listed_ = 0;
 };

@@ -17,32 +17,32 @@ struct IndexedLoss {
 };
 
 // What the loss is of, one number a triplet: the measures of the pairs (a, p) and (a, n); of GlobalRule, distances.
-template <class Number>
+template <class acc_t>
 struct TripletLossOut {
-  Number* loss;      // [1], or [count] without reduction
-  Number* positive;  // [count]
-  Number* negative;  // [count]
+  acc_t* loss;      // [1], or [count] without reduction
+  acc_t* positive;  // [count]
+  acc_t* negative;  // [count]
 };
 
 // The outputs, and the gradients that arrive there.
-template <class Number>
+template <class acc_t>
 struct TripletLossGradient {
-  const Number* positive;       // [count]
-  const Number* negative;       // [count]
-  const Number* grad_loss;      // [1], or [count] without reduction
-  const Number* grad_positive;  // [count], null: none
-  const Number* grad_negative;
+  const acc_t* positive;       // [count]
+  const acc_t* negative;       // [count]
+  const acc_t* grad_loss;      // [1], or [count] without reduction
+  const acc_t* grad_positive;  // [count], null: none
+  const acc_t* grad_negative;
 };
 
 // Sums are in double, in an order that depends on the number of triplets only. O(rows + triplets) memory.
-template <class Loss, class Scalar, class Number>
+template <class Loss, class Scalar, class acc_t>
 void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
-                      const TripletList& triplets, const TripletLossOut<Number>& out, Workspace& workspace,
+                      const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream);
 
-template <class Loss, class Scalar, class Number>
+template <class Loss, class Scalar, class acc_t>
 void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
-                               const TripletList& triplets, const TripletLossGradient<Number>& gradient, Scalar* grad_x,
+                               const TripletList& triplets, const TripletLossGradient<acc_t>& gradient, Scalar* grad_x,
                                Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -19,38 +19,38 @@ constexpr int64_t kLeastColumnPanels = 2;  // of a split
 constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
 
 // Warps of a block that sort at a time, each a list with room for `capacity` candidates.
-template <class Number>
+template <class acc_t>
 int sorting_warps(int capacity) {
-  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(Ranked<Number>)), 1, kWarps));
+  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(Ranked<acc_t>)), 1, kWarps));
 }
 
-template <class Number>
+template <class acc_t>
 struct NearestPools {
-  Ranked<Number>* pool;  // [num_splits, queries, capacity]
-  int32_t* size;         // [num_splits, queries], of the sorted lists
+  Ranked<acc_t>* pool;  // [num_splits, queries, capacity]
+  int32_t* size;        // [num_splits, queries], of the sorted lists
   int capacity, sorting_warps;
   int64_t num_splits, queries;
 
-  __device__ __forceinline__ Ranked<Number>* at(int64_t split, int64_t query) const {
+  __device__ __forceinline__ Ranked<acc_t>* at(int64_t split, int64_t query) const {
     return pool + (split * queries + query) * capacity;
   }
 };
 
-template <class Number>
+template <class acc_t>
 struct NearestEpilogue {
   Similarity kind;
   int k;
-  NearestOut<Number> out;
+  NearestOut<acc_t> out;
 };
 
 template <class Arithmetic>
 struct NearestPass {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   PackedRows<Arithmetic> rows, columns;
   bool exclude_self;
   bool may_overflow;  // pools do not hold all columns
-  NearestPools<Number> pools;
-  NearestEpilogue<Number> epilogue;
+  NearestPools<acc_t> pools;
+  NearestEpilogue<acc_t> epilogue;
 };
 
 // Room for the k best, for some more, so that a pool is not cut for every tile, and for all of a tile on top of them.
@@ -61,44 +61,44 @@ int capacity_of(int64_t k, int64_t columns, int64_t tile) {
 
 template <class Arithmetic>
 size_t nearest_shared_bytes(int capacity, int warps) {
-  using Number = typename Arithmetic::Number;
-  constexpr size_t kRowBytes = Arithmetic::kTile * (sizeof(Number) + sizeof(int32_t));
+  using acc_t = typename Arithmetic::acc_t;
+  constexpr size_t kRowBytes = Arithmetic::kTile * (sizeof(acc_t) + sizeof(int32_t));
   static_assert(std::max(Arithmetic::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
-  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<Number>)) + kRowBytes;
+  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<acc_t>)) + kRowBytes;
 }
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
-template <class Number>
-__device__ __forceinline__ void write_neighbors(const NearestEpilogue<Number>& epilogue, const Ranked<Number>* list,
+template <class acc_t>
+__device__ __forceinline__ void write_neighbors(const NearestEpilogue<acc_t>& epilogue, const Ranked<acc_t>* list,
                                                 int size, int64_t query) {
   for (int n = lane_index(); n < epilogue.k; n += 32) {
     const bool found = n < size;
     // No zero has a sign: a packed key has lost it.
     epilogue.out.similarity[query * epilogue.k + n] =
-        found ? similarity_from_order(epilogue.kind, list[n].key() + Number(0))
-              : std::numeric_limits<Number>::quiet_NaN();
+        found ? similarity_from_order(epilogue.kind, list[n].key() + acc_t(0))
+              : std::numeric_limits<acc_t>::quiet_NaN();
     epilogue.out.index[query * epilogue.k + n] = found ? list[n].index() : -1;
   }
 }
 
 template <class Arithmetic>
 class NearestPanel {
-  using Number = typename Arithmetic::Number;
-  using Candidate = Ranked<Number>;
+  using acc_t = typename Arithmetic::acc_t;
+  using Candidate = Ranked<acc_t>;
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
 
  public:
   __device__ __forceinline__ NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t split)
       : pass_(pass), row_panel_(row_panel), split_(split) {
     const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
-    worst_key_ = reinterpret_cast<Number*>(shared_memory() +
-                                           (lists > Arithmetic::kSharedBytes ? lists : Arithmetic::kSharedBytes));
+    worst_key_ = reinterpret_cast<acc_t*>(shared_memory() +
+                                          (lists > Arithmetic::kSharedBytes ? lists : Arithmetic::kSharedBytes));
     size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
   }
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x < kTile) {
-      worst_key_[threadIdx.x] = -std::numeric_limits<Number>::infinity();
+      worst_key_[threadIdx.x] = -std::numeric_limits<acc_t>::infinity();
       size_[threadIdx.x] = 0;
     }
     __syncthreads();
@@ -134,7 +134,7 @@ class NearestPanel {
 
   // Appends what beats its row's worst; true if some pool is too full for a tile more.
   __device__ __forceinline__ bool append(int64_t first_column) {
-    const Number sign = Arithmetic::kSquares ? Number(-1) : Number(1);
+    const acc_t sign = Arithmetic::kSquares ? acc_t(-1) : acc_t(1);
     const int64_t left = pass_.columns.count - first_column;
     const int columns = left < kTile ? static_cast<int>(left) : kTile;
     const bool has_selves = pass_.exclude_self && first_column == row_panel_ * kTile;  // on the diagonal
@@ -144,7 +144,7 @@ class NearestPanel {
       const int row = Arithmetic::row(r);
       if (query(row) >= pass_.rows.count) continue;
       // Columns come in ascending order: at an equal key, those that are in the pool win. NaN beats nothing.
-      const Number worst = worst_key_[row];
+      const acc_t worst = worst_key_[row];
       uint32_t better = 0;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
@@ -196,8 +196,8 @@ class NearestPanel {
 
   const NearestPass<Arithmetic>& pass_;
   int64_t row_panel_, split_;
-  Number* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
-  int32_t* size_;      // [kTile], of the pools
+  acc_t* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
+  int32_t* size_;     // [kTile], of the pools
   Fragment<Arithmetic> fragment_;
 };
 
@@ -209,10 +209,10 @@ __global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<Ar
 }
 
 // A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
-template <class Number>
+template <class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    merge_nearest_kernel(NearestPools<Number> pools, NearestEpilogue<Number> epilogue, int room) {
-  Ranked<Number>* list = reinterpret_cast<Ranked<Number>*>(shared_memory()) + warp_index() * room;
+    merge_nearest_kernel(NearestPools<acc_t> pools, NearestEpilogue<acc_t> epilogue, int room) {
+  Ranked<acc_t>* list = reinterpret_cast<Ranked<acc_t>*>(shared_memory()) + warp_index() * room;
   const int warps = warps_per_block();
   for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < pools.queries;
        query += int64_t{gridDim.x} * warps) {
@@ -236,9 +236,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
 template <class Arithmetic, class Scalar>
 void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename Arithmetic::Number>& out, Workspace& workspace,
+             bool exclude_self, const NearestOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
              const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   if (queries.count == 0) return;
   const bool cosine = kind == Similarity::kCosine;
   NearestPass<Arithmetic> pass{};
@@ -249,7 +249,7 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
 
   const int64_t row_panels = panels_of<Arithmetic>(queries.count);
   const int64_t column_panels = panels_of<Arithmetic>(pass.columns.count);
-  NearestPools<Number>& pools = pass.pools;
+  NearestPools<acc_t>& pools = pass.pools;
   pools.queries = queries.count;
   pools.num_splits =
       std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels / kLeastColumnPanels));
@@ -257,8 +257,8 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   const int64_t share_columns =
       std::min(pass.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * Arithmetic::kTile);
   pools.capacity = capacity_of(k, share_columns, Arithmetic::kTile);
-  pools.sorting_warps = sorting_warps<Number>(pools.capacity);
-  pools.pool = workspace.array<Ranked<Number>>(pools.num_splits * pools.queries * pools.capacity);
+  pools.sorting_warps = sorting_warps<acc_t>(pools.capacity);
+  pools.pool = workspace.array<Ranked<acc_t>>(pools.num_splits * pools.queries * pools.capacity);
   pools.size = workspace.array<int32_t>(pools.num_splits * pools.queries);
   pass.may_overflow = share_columns > pools.capacity;
   launch("nearest", nearest_kernel<Arithmetic>,
@@ -266,15 +266,15 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
           nearest_shared_bytes<Arithmetic>(pools.capacity, pools.sorting_warps)},
          stream, pass);
   if (pools.num_splits == 1) return;
-  const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<Number>(room);
-  launch("merge_nearest", merge_nearest_kernel<Number>,
-         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<Number>)}, stream, pools,
+  const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<acc_t>(room);
+  launch("merge_nearest", merge_nearest_kernel<acc_t>,
+         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<acc_t>)}, stream, pools,
          pass.epilogue, room);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                       \
-  template void nearest<Arithmetic, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t,         \
-                                            int64_t, bool, const NearestOut<typename Arithmetic::Number>&, Workspace&, \
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                      \
+  template void nearest<Arithmetic, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t,        \
+                                            int64_t, bool, const NearestOut<typename Arithmetic::acc_t>&, Workspace&, \
                                             const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE

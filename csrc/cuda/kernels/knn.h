@@ -14,10 +14,10 @@ struct Points {
   int64_t count;
 };
 
-template <class Number>
+template <class acc_t>
 struct NearestOut {
-  Number* similarity;  // [queries, k]
-  int64_t* index;      // [queries, k]
+  acc_t* similarity;  // [queries, k]
+  int64_t* index;     // [queries, k]
 };
 
 // The k <= kMostNeighbors most similar rows of refs for each query, most similar first, ties to the lowest index; NaN
@@ -25,7 +25,7 @@ struct NearestOut {
 // not exclude_self. O(depth) memory a row, and O(k) a query.
 template <class Arithmetic, class Scalar>
 void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename Arithmetic::Number>& out, Workspace& workspace,
+             bool exclude_self, const NearestOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
              const Stream& stream);
 
 }  // namespace hardmine::cuda

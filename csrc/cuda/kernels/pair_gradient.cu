@@ -11,18 +11,18 @@ namespace {
 constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountParts = 256;
 
 // The pairs of a triplet loss as a list of one positive and one negative an anchor.
-template <class Number>
+template <class acc_t>
 struct LossPairs {
-  LossGradient<Number> loss;
+  LossGradient<acc_t> loss;
   const int64_t*
-      counted;       // [kCountParts, 2]: easy and hard terms of parts of the batch; null: each block counts itself
-  int64_t* second;   // [count, 2]
-  Number* gradient;  // [count, 2]
+      counted;      // [kCountParts, 2]: easy and hard terms of parts of the batch; null: each block counts itself
+  int64_t* second;  // [count, 2]
+  acc_t* gradient;  // [count, 2]
 };
 
 // The numbers of easy and hard terms, by all threads of a block.
-template <class Number>
-__device__ __forceinline__ void count_parts(const LossGradient<Number>& loss, int64_t begin, int64_t step,
+template <class acc_t>
+__device__ __forceinline__ void count_parts(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
                                             double* shared, double* easy_hard) {
   easy_hard[0] = easy_hard[1] = 0;
   for (int64_t i = begin; i < loss.pairs.count; i += step) {
@@ -33,8 +33,8 @@ __device__ __forceinline__ void count_parts(const LossGradient<Number>& loss, in
   sum_of_block<2>(easy_hard, shared);
 }
 
-template <class Number>
-__global__ void __launch_bounds__(kListThreads, 2) count_parts_kernel(LossGradient<Number> loss, int64_t* counted) {
+template <class acc_t>
+__global__ void __launch_bounds__(kListThreads, 2) count_parts_kernel(LossGradient<acc_t> loss, int64_t* counted) {
   for (int64_t part = blockIdx.x; part < kCountParts; part += gridDim.x) {
     double easy_hard[2];
     count_parts(loss, part * blockDim.x + threadIdx.x, kCountParts * blockDim.x,
@@ -45,9 +45,9 @@ __global__ void __launch_bounds__(kListThreads, 2) count_parts_kernel(LossGradie
   }
 }
 
-template <class Number>
-__device__ __forceinline__ void list_loss_pairs(const LossPairs<Number>& list, double* shared) {
-  const LossGradient<Number>& loss = list.loss;
+template <class acc_t>
+__device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, double* shared) {
+  const LossGradient<acc_t>& loss = list.loss;
   double easy_hard[2] = {0, 0};
   if (loss.grad_loss && loss.reduction == Reduction::kMean) {
     if (list.counted) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<Number>& list, d
                                            mean ? static_cast<int64_t>(shared[1]) : 0);
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < loss.pairs.count;
        i += int64_t{gridDim.x} * blockDim.x) {
-    Number d_positive = 0, d_negative = 0;
+    acc_t d_positive = 0, d_negative = 0;
     if (loss.grad_loss)
       term_backward(weights, term_of(loss.term, loss.pairs, i),
                     loss.grad_loss[loss.reduction == Reduction::kNone ? i : 0], &d_positive, &d_negative);
@@ -84,18 +84,18 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<Number>& list, d
   __syncthreads();
 }
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kGatherThreads, 4)
-    measure_pairs_kernel(MeasuredRows<Scalar, Number> rows, MeasuredRows<Scalar, Number> refs, bool has_loss,
-                         LossPairs<Number> list) {
+    measure_pairs_kernel(MeasuredRows<Scalar, acc_t> rows, MeasuredRows<Scalar, acc_t> refs, bool has_loss,
+                         LossPairs<acc_t> list) {
   if (has_loss) list_loss_pairs(list, reinterpret_cast<double*>(shared_memory()));
   measure_rows(rows);
   measure_rows(refs);
 }
 
 // Calls use(row, end) for every end that an index is to hold.
-template <class Number, class Use>
-__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<Number>& endpoints, bool at_first, bool at_second,
+template <class acc_t, class Use>
+__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<acc_t>& endpoints, bool at_first, bool at_second,
                                                   const Use& use) {
   const int64_t pairs = endpoints.pair_count();
   for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < pairs; p += int64_t{gridDim.x} * blockDim.x) {
@@ -105,9 +105,9 @@ __device__ __forceinline__ void for_each_endpoint(const PairEndpoints<Number>& e
   }
 }
 
-template <class Number>
+template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 4)
-    count_incidences_kernel(PairEndpoints<Number> endpoints, bool at_first, bool at_second, int64_t* count) {
+    count_incidences_kernel(PairEndpoints<acc_t> endpoints, bool at_first, bool at_second, int64_t* count) {
   for_each_endpoint(endpoints, at_first, at_second, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
 }
 
@@ -147,9 +147,9 @@ __global__ void __launch_bounds__(kScanThreads, 1)
   }
 }
 
-template <class Number>
+template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 4)
-    fill_row_to_pairs_kernel(PairEndpoints<Number> endpoints, bool at_first, bool at_second, const int64_t* begin,
+    fill_row_to_pairs_kernel(PairEndpoints<acc_t> endpoints, bool at_first, bool at_second, const int64_t* begin,
                              int64_t* count, int64_t* endpoint) {
   for_each_endpoint(endpoints, at_first, at_second,
                     [&](int64_t row, int64_t id) { endpoint[begin[row] + atomic_add(count + row, 1)] = id; });
@@ -164,16 +164,16 @@ __global__ void __launch_bounds__(kScanThreads, 1)
   if (threadIdx.x == 0) *all = !infinite && (!sound || *sound != 0);
 }
 
-template <class Scalar, class Number>
-__global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherPass<Scalar, Number> pass) {
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherPass<Scalar, acc_t> pass) {
   bool poisoned = false;
   for (int side = 0; side < 3; ++side)
     if (pass.finite[side]) poisoned |= block_finds_infinite(pass.finite[side], pass.groups[side]);
   for (int64_t row = blockIdx.x; row < pass.selves.count; row += gridDim.x)
-    GatherRow<Scalar, Number>(pass, row).run(poisoned);
+    GatherRow<Scalar, acc_t>(pass, row).run(poisoned);
 }
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 class PairGradient {
  public:
   PairGradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, bool nan_if_not_finite,
@@ -185,16 +185,16 @@ class PairGradient {
         workspace_(workspace),
         stream_(stream) {}
 
-  void run(PairList<Number> pairs, const LossGradient<Number>* loss) {
-    LossPairs<Number> list{};
+  void run(PairList<acc_t> pairs, const LossGradient<acc_t>* loss) {
+    LossPairs<acc_t> list{};
     if (loss) {
       list.loss = *loss;
       list.second = workspace_.array<int64_t>(2 * loss->pairs.count);
-      list.gradient = workspace_.array<Number>(2 * loss->pairs.count);
+      list.gradient = workspace_.array<acc_t>(2 * loss->pairs.count);
       pairs = {nullptr, list.second, list.gradient, loss->pairs.count, 2};
       if (2 * pairs.count > kLooksThrough && loss->grad_loss && loss->reduction == Reduction::kMean) {
         auto* counted = workspace_.array<int64_t>(2 * kCountParts);
-        launch("count_parts", count_parts_kernel<Number>, {kCountParts, kListThreads, kSumBytes}, stream_, *loss,
+        launch("count_parts", count_parts_kernel<acc_t>, {kCountParts, kListThreads, kSumBytes}, stream_, *loss,
                counted);
         list.counted = counted;
       }
@@ -205,7 +205,7 @@ class PairGradient {
     const int64_t blocks = std::max<int64_t>(
         1, std::max(row_groups(x_.count),
                     std::max(row_groups(refs_.count), (pairs.count + 127) / 128 * loss_blocks(loss))));
-    launch("measure_pairs", measure_pairs_kernel<Scalar, Number>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
+    launch("measure_pairs", measure_pairs_kernel<Scalar, acc_t>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
            refs_, loss != nullptr, list);
     if (poisons_ && indexed) {
       auto* all = workspace_.array<int32_t>(1);
@@ -214,7 +214,7 @@ class PairGradient {
              all);
       all_finite_ = all;
     }
-    const PairEndpoints<Number> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
+    const PairEndpoints<acc_t> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
     if (out_.x) gather(endpoints, x_, true, !rows_.refs, indexed, out_.x);
     if (out_.refs && rows_.refs) gather(endpoints, refs_, false, true, indexed, out_.refs);
   }
@@ -222,23 +222,23 @@ class PairGradient {
  private:
   static constexpr size_t kSumBytes = 2 * kMostWarps * sizeof(double);
 
-  static int64_t loss_blocks(const LossGradient<Number>* loss) { return loss ? 1 : 0; }
+  static int64_t loss_blocks(const LossGradient<acc_t>* loss) { return loss ? 1 : 0; }
 
-  MeasuredRows<Scalar, Number> measured(const Scalar* x, int64_t count, bool indexed) {
+  MeasuredRows<Scalar, acc_t> measured(const Scalar* x, int64_t count, bool indexed) {
     return {x,
             count,
             rows_.depth,
-            measure_.normalized ? workspace_.array<Number>(count) : nullptr,
+            measure_.normalized ? workspace_.array<acc_t>(count) : nullptr,
             workspace_.array<int32_t>(row_groups(count)),
             indexed ? workspace_.array<int64_t>(count) : nullptr};
   }
 
-  void gather(const PairEndpoints<Number>& endpoints, const MeasuredRows<Scalar, Number>& selves, bool at_first,
+  void gather(const PairEndpoints<acc_t>& endpoints, const MeasuredRows<Scalar, acc_t>& selves, bool at_first,
               bool at_second, bool indexed, Scalar* grad) {
-    const auto side = [](const MeasuredRows<Scalar, Number>& rows) {
-      return GatherSide<Scalar, Number>{rows.x, rows.norm, rows.count};
+    const auto side = [](const MeasuredRows<Scalar, acc_t>& rows) {
+      return GatherSide<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
-    GatherPass<Scalar, Number> pass{};
+    GatherPass<Scalar, acc_t> pass{};
     pass.measure = measure_;
     pass.endpoints = endpoints;
     pass.selves = side(selves);
@@ -265,16 +265,16 @@ class PairGradient {
       const Grid grid{std::min<int64_t>((pairs + kListThreads - 1) / kListThreads, 4096), kListThreads};
       auto* begin = workspace_.array<int64_t>(selves.count + 1);
       auto* endpoint = workspace_.array<int64_t>((firsts ? pairs : 0) + (at_second ? pairs : 0));
-      launch("count_incidences", count_incidences_kernel<Number>, grid, stream_, endpoints, firsts, at_second,
+      launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, firsts, at_second,
              selves.incidence_count);
       launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, (kMostWarps + 1) * sizeof(int64_t)}, stream_,
              selves.incidence_count, selves.count, begin);
-      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<Number>, grid, stream_, endpoints, firsts, at_second,
+      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, firsts, at_second,
              static_cast<const int64_t*>(begin), selves.incidence_count, endpoint);
       pass.row_to_pairs = {begin, endpoint};
     }
-    launch("gather_gradient", gather_gradient_kernel<Scalar, Number>,
-           {selves.count, kGatherThreads, sizeof(GatherShared<Number>)}, stream_, pass);
+    launch("gather_gradient", gather_gradient_kernel<Scalar, acc_t>,
+           {selves.count, kGatherThreads, sizeof(GatherShared<acc_t>)}, stream_, pass);
   }
 
   const PairMeasure measure_;
@@ -283,30 +283,30 @@ class PairGradient {
   const GradientOut<Scalar> out_;
   Workspace& workspace_;
   const Stream& stream_;
-  MeasuredRows<Scalar, Number> x_{}, refs_{};
+  MeasuredRows<Scalar, acc_t> x_{}, refs_{};
   const int32_t* all_finite_ = nullptr;  // [1]
 };
 
 }  // namespace
 
-template <class Scalar, class Number>
-void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<Number>& pairs,
+template <class Scalar, class acc_t>
+void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<acc_t>& pairs,
                    bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream) {
-  PairGradient<Scalar, Number>(measure, rows, nan_if_not_finite, out, workspace, stream).run(pairs, nullptr);
+  PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run(pairs, nullptr);
 }
 
-template <class Scalar, class Number>
-void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<Number>& loss,
+template <class Scalar, class acc_t>
+void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<acc_t>& loss,
                            bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace,
                            const Stream& stream) {
-  PairGradient<Scalar, Number>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);
+  PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);
 }
 
-#define HARDMINE_INSTANTIATE(Scalar, Number)                                                                      \
-  template void pair_gradient(const PairMeasure&, const PairedRows<Scalar>&, const PairList<Number>&, bool,       \
-                              const GradientOut<Scalar>&, Workspace&, const Stream&);                             \
-  template void triplet_loss_gradient(const PairMeasure&, const PairedRows<Scalar>&, const LossGradient<Number>&, \
-                                      bool, const GradientOut<Scalar>&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(Scalar, acc_t)                                                                            \
+  template void pair_gradient(const PairMeasure&, const PairedRows<Scalar>&, const PairList<acc_t>&, bool,             \
+                              const GradientOut<Scalar>&, Workspace&, const Stream&);                                  \
+  template void triplet_loss_gradient(const PairMeasure&, const PairedRows<Scalar>&, const LossGradient<acc_t>&, bool, \
+                                      const GradientOut<Scalar>&, Workspace&, const Stream&);
 HARDMINE_INSTANTIATE(BFloat16, float)
 HARDMINE_INSTANTIATE(Float16, float)
 HARDMINE_INSTANTIATE(float, float)

@@ -12,11 +12,11 @@
 namespace hardmine::cuda {
 
 // Entries of one first row and some partners of it, and the gradient that arrives at the measure of each such pair.
-template <class Number>
+template <class acc_t>
 struct PairList {
-  const int64_t* first;    // [count]; null: entry e is of row e
-  const int64_t* second;   // [count, partners]; a number that is no row: no pair
-  const Number* gradient;  // [count, partners]
+  const int64_t* first;   // [count]; null: entry e is of row e
+  const int64_t* second;  // [count, partners]; a number that is no row: no pair
+  const acc_t* gradient;  // [count, partners]
   int64_t count;
   int64_t partners;
   const int32_t* sound =
@@ -24,14 +24,14 @@ struct PairList {
 };
 
 // The selected pairs of a triplet loss, and the gradients that arrive at the loss and at the similarities.
-template <class Number>
+template <class acc_t>
 struct LossGradient {
   TermRule term;
   Reduction reduction;
-  SelectedPairs<Number> pairs;
-  const Number* grad_loss;      // [1], or [count] without reduction; null: none arrives there
-  const Number* grad_positive;  // [count], null: none
-  const Number* grad_negative;
+  SelectedPairs<acc_t> pairs;
+  const acc_t* grad_loss;      // [1], or [count] without reduction; null: none arrives there
+  const acc_t* grad_positive;  // [count], null: none
+  const acc_t* grad_negative;
 };
 
 // Gradients, in the type of the rows; null ones are not computed.
@@ -44,13 +44,13 @@ struct GradientOut {
 // Every output row gathers its contributions in a fixed order: the pairs that it is first of, in the order of the list,
 // then those that it is second of, likewise. O(rows + pairs) memory. nan_if_not_finite: all gradients are NaN where
 // some row, or its norm, is not finite.
-template <class Scalar, class Number>
-void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<Number>& pairs,
+template <class Scalar, class acc_t>
+void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<acc_t>& pairs,
                    bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream);
 
 // The same of a triplet loss: NaN where the loss is, for rows that are not finite.
-template <class Scalar, class Number>
-void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<Number>& loss,
+template <class Scalar, class acc_t>
+void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<acc_t>& loss,
                            bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace,
                            const Stream& stream);
 

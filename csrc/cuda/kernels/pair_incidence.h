@@ -7,9 +7,9 @@
 
 namespace hardmine::cuda {
 
-template <class Number>
+template <class acc_t>
 struct PairEndpoints {
-  PairList<Number> pairs;
+  PairList<acc_t> pairs;
   int64_t first_rows, second_rows;  // rows that a first and a second may be
 
   HARDMINE_HD int64_t pair_count() const { return pairs.count * pairs.partners; }
@@ -21,7 +21,7 @@ struct PairEndpoints {
   // A pair without a gradient adds nothing, not even a NaN.
   HARDMINE_HD bool has(int64_t p) const {
     const int64_t first = first_of(p), second = second_of(p);
-    return first >= 0 && first < first_rows && second >= 0 && second < second_rows && pairs.gradient[p] != Number(0);
+    return first >= 0 && first < first_rows && second >= 0 && second < second_rows && pairs.gradient[p] != acc_t(0);
   }
 };
 

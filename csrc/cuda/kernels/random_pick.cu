@@ -13,12 +13,12 @@ constexpr int64_t kPickWarps = kPickThreads / 32;
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kPickThreads, 4)
-    pick_random_kernel(PickPass<Arithmetic> pass, const double* number, typename Arithmetic::Number upper,
-                       Ranked<typename Arithmetic::Number>* best) {
-  using Number = typename Arithmetic::Number;
-  constexpr Number kInfinity = std::numeric_limits<Number>::infinity();
+    pick_random_kernel(PickPass<Arithmetic> pass, const double* uniform, typename Arithmetic::acc_t upper,
+                       Ranked<typename Arithmetic::acc_t>* best) {
+  using acc_t = typename Arithmetic::acc_t;
+  constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const PackedRows<Arithmetic>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
-  Number* line = reinterpret_cast<Number*>(shared_memory()) + 32 * warp_index();
+  acc_t* line = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
   const bool infinite = block_finds_infinite(rows.finite, row_groups(rows.count)) ||
                         block_finds_infinite(columns.finite, row_groups(columns.count));
@@ -26,9 +26,9 @@ __global__ void __launch_bounds__(kPickThreads, 4)
   for (int64_t row = int64_t{blockIdx.x} * kPickWarps + warp_index(); row < rows.count;
        row += int64_t{gridDim.x} * kPickWarps) {
     const int64_t label = pass.anchors.label[row];
-    // The number that a tile would have, so that the order of a pick compares with those of other candidates.
+    // The score that a tile would have, so that the order of a pick compares with those of other candidates.
     const auto order_from = [&](int64_t first) {
-      const Number found = make_row(rows, columns, row, first, line);
+      const acc_t found = make_row(rows, columns, row, first, line);
       return Arithmetic::kSquares ? -found : found;
     };
     // The candidates among 32 columns, as the bits of a word.
@@ -38,16 +38,16 @@ __global__ void __launch_bounds__(kPickThreads, 4)
                              !(pass.symmetric && column == row);
       const uint32_t bits = __ballot_sync(kFullWarp, candidate);
       if (!by_order || bits == 0) return bits;
-      const Number order = order_from(first);  // by all lanes
+      const acc_t order = order_from(first);  // by all lanes
       return __ballot_sync(kFullWarp, candidate && order <= upper);
     };
     Index count = 0;
     for (int64_t first = 0; first < columns.count; first += 32) count += __popc(candidates_from(first));
     if (count == 0) {
-      if (lane_index() == 0) best[row] = Ranked<Number>::of(-kInfinity, kBelowRange);
+      if (lane_index() == 0) best[row] = Ranked<acc_t>::of(-kInfinity, kBelowRange);
       continue;
     }
-    Index rank = drawn_rank(number[row], count);
+    Index rank = drawn_rank(uniform[row], count);
     int64_t first = 0;
     uint32_t bits = candidates_from(first);
     for (; __popc(bits) <= rank; bits = candidates_from(first)) {
@@ -56,25 +56,25 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     }
     for (; rank > 0; --rank) bits &= bits - 1;
     const int lane = __popc((bits & (0u - bits)) - 1);
-    const Number order = order_from(first);
-    if (lane_index() == lane) best[row] = Ranked<Number>::of(order, static_cast<Index>(first + lane));
+    const acc_t order = order_from(first);
+    if (lane_index() == lane) best[row] = Ranked<acc_t>::of(order, static_cast<Index>(first + lane));
   }
 }
 
 }  // namespace
 
 template <class Arithmetic>
-void pick_random(const PickPass<Arithmetic>& pass, const double* number, typename Arithmetic::Number upper,
-                 Ranked<typename Arithmetic::Number>* best, const Stream& stream) {
+void pick_random(const PickPass<Arithmetic>& pass, const double* uniform, typename Arithmetic::acc_t upper,
+                 Ranked<typename Arithmetic::acc_t>* best, const Stream& stream) {
   launch("pick_random", pick_random_kernel<Arithmetic>,
          {(pass.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
-          kPickThreads * sizeof(typename Arithmetic::Number)},
-         stream, pass, number, upper, best);
+          kPickThreads * sizeof(typename Arithmetic::acc_t)},
+         stream, pass, uniform, upper, best);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic)                                                                         \
-  template void pick_random<Arithmetic>(const PickPass<Arithmetic>&, const double*, typename Arithmetic::Number, \
-                                        Ranked<typename Arithmetic::Number>*, const Stream&);
+#define HARDMINE_INSTANTIATE(Arithmetic)                                                                        \
+  template void pick_random<Arithmetic>(const PickPass<Arithmetic>&, const double*, typename Arithmetic::acc_t, \
+                                        Ranked<typename Arithmetic::acc_t>*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

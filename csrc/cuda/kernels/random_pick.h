@@ -20,9 +20,9 @@ struct PickPass {
 };
 
 // Writes the pick of every anchor to best [anchors], its key being the order of the pair (core/selection.h). Candidates
-// are those whose order is at most `upper`, and a number.
+// are those whose order is at most `upper`, and not NaN.
 template <class Arithmetic>
-void pick_random(const PickPass<Arithmetic>& pass, const double* number, typename Arithmetic::Number upper,
-                 Ranked<typename Arithmetic::Number>* best, const Stream& stream);
+void pick_random(const PickPass<Arithmetic>& pass, const double* uniform, typename Arithmetic::acc_t upper,
+                 Ranked<typename Arithmetic::acc_t>* best, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -8,18 +8,18 @@
 
 namespace hardmine::cuda {
 
-template <class Number>
+template <class acc_t>
 struct SelectionEpilogue {
   int64_t count;
   Similarity similarity;
-  const Ranked<Number>* positive;
-  const Ranked<Number>* negative;
-  const Ranked<Number>* fallback;                                // for anchors without a negative; null: none
+  const Ranked<acc_t>* positive;
+  const Ranked<acc_t>* negative;
+  const Ranked<acc_t>* fallback;                                 // for anchors without a negative; null: none
   bool positive_is_least, negative_is_least, fallback_is_least;  // the least similar wins: keys are negated
   const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_rows.h)
   int64_t groups[2];
-  SelectionOut<Number> out;
-  LossOut<Number> loss;
+  SelectionOut<acc_t> out;
+  LossOut<acc_t> loss;
   double* partial;       // [blocks][kSums], the sums of every block
   int32_t* blocks_done;  // [1], 0 at first
 };
@@ -27,41 +27,40 @@ struct SelectionEpilogue {
 inline constexpr int kLossSums = 4;  // values and counts of the easy and of the hard part
 inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMostWarps * sizeof(double);
 
-template <class Number>
-__device__ __forceinline__ void write_pair(const SelectionEpilogue<Number>& epilogue, const Ranked<Number>& best,
-                                           bool least, int64_t* index, Number* similarity) {
+template <class acc_t>
+__device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilogue, const Ranked<acc_t>& best,
+                                           bool least, int64_t* index, acc_t* similarity) {
   const bool found = is_candidate(best.index());
   *index = found ? best.index() : -1;
   *similarity = found ? similarity_from_order(epilogue.similarity, least ? -best.key() : best.key())
-                      : std::numeric_limits<Number>::quiet_NaN();
+                      : std::numeric_limits<acc_t>::quiet_NaN();
 }
 
 // All threads of a block call it. `alone`: the block has all anchors to itself, whatever the grid; else the blocks of
 // the grid share them.
-template <class Number>
-__device__ __forceinline__ void finalize_selection(const SelectionEpilogue<Number>& epilogue, bool alone,
-                                                   char* shared) {
+template <class acc_t>
+__device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t>& epilogue, bool alone, char* shared) {
   auto* exchange = reinterpret_cast<double*>(shared);
-  const SelectionOut<Number>& out = epilogue.out;
-  const SelectedPairs<Number> pairs{out.positive_index, out.negative_index, out.positive_similarity,
-                                    out.negative_similarity, epilogue.count};
+  const SelectionOut<acc_t>& out = epilogue.out;
+  const SelectedPairs<acc_t> pairs{out.positive_index, out.negative_index, out.positive_similarity,
+                                   out.negative_similarity, epilogue.count};
   bool infinite = false;
   if (epilogue.loss.loss)
     for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(epilogue.finite[side], epilogue.groups[side]);
-  const Number nan = std::numeric_limits<Number>::quiet_NaN();
+  const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   double sum[kLossSums] = {};
   const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,
                 step = alone ? blockDim.x : int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = first + threadIdx.x; i < epilogue.count; i += step) {
     write_pair(epilogue, load(epilogue.positive + i), epilogue.positive_is_least, out.positive_index + i,
                out.positive_similarity + i);
-    const Ranked<Number> negative = load(epilogue.negative + i);
+    const Ranked<acc_t> negative = load(epilogue.negative + i);
     const bool falls_back = epilogue.fallback && !is_candidate(negative.index());
     write_pair(epilogue, falls_back ? load(epilogue.fallback + i) : negative,
                falls_back ? epilogue.fallback_is_least : epilogue.negative_is_least, out.negative_index + i,
                out.negative_similarity + i);
     if (!epilogue.loss.loss) continue;
-    const TripletTerm<Number> term = term_of(epilogue.loss.term, pairs, i);
+    const TripletTerm<acc_t> term = term_of(epilogue.loss.term, pairs, i);
     if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = infinite ? nan : term.value;
     const bool hard = term.part == Part::kHard;
     const double value = static_cast<double>(term.value);
@@ -88,7 +87,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<Numbe
   const PartWeights weights = part_weights(epilogue.loss.term, epilogue.loss.reduction, static_cast<int64_t>(sum[2]),
                                            static_cast<int64_t>(sum[3]));
   // A non-finite embedding makes the loss NaN: divergence is never hidden.
-  *epilogue.loss.loss = infinite ? nan : static_cast<Number>(sum[0] * weights.easy + sum[1] * weights.hard);
+  *epilogue.loss.loss = infinite ? nan : static_cast<acc_t>(sum[0] * weights.easy + sum[1] * weights.hard);
 }
 
 }  // namespace hardmine::cuda

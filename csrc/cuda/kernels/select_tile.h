@@ -11,19 +11,19 @@
 namespace hardmine::cuda {
 
 // A selection that a pass makes: the best of the candidates of every anchor.
-template <class Number>
+template <class acc_t>
 struct SelectRequest {
-  Ranked<Number>* best;  // [anchors], with what the anchor starts from; null: not requested
-  const Number* upper;   // [anchors], the largest admissible key; null: `limit` for all
-  Number limit;
-  Number sign;  // the key is the tile's number times this, 1 or -1
+  Ranked<acc_t>* best;  // [anchors], with what the anchor starts from; null: not requested
+  const acc_t* upper;   // [anchors], the largest admissible key; null: `limit` for all
+  acc_t limit;
+  acc_t sign;  // the key is the tile's number times this, 1 or -1
 };
 
 template <class Arithmetic>
 struct SelectPass : TileSides<Arithmetic> {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   bool bounded;  // some request has a largest admissible key
-  SelectRequest<Number> positive, negative;
+  SelectRequest<acc_t> positive, negative;
 };
 
 // Shared memory of a block: the engine's, which serves the exchange between warps as well, and the tile's labels.
@@ -34,8 +34,8 @@ constexpr size_t select_shared_bytes() {
 
 template <class Arithmetic>
 class SelectTile {
-  using Number = typename Arithmetic::Number;
-  using Candidate = Ranked<Number>;
+  using acc_t = typename Arithmetic::acc_t;
+  using Candidate = Ranked<acc_t>;
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
 
  public:
@@ -72,18 +72,17 @@ class SelectTile {
   }
 
  private:
-  static __device__ __forceinline__ Number upper_of(const SelectRequest<Number>& request, int64_t anchor,
-                                                    int64_t count) {
+  static __device__ __forceinline__ acc_t upper_of(const SelectRequest<acc_t>& request, int64_t anchor, int64_t count) {
     if (!request.upper) return request.limit;
     return anchor < count ? request.upper[anchor] : request.limit;
   }
 
   // kSome: not every pair of the tile is a candidate. kBounded: keys have a largest admissible one.
   template <bool kPositive, bool kSome, bool kBounded>
-  __device__ __forceinline__ void offer_all(const SelectRequest<Number>& request) {
-    constexpr Number kWorst = -std::numeric_limits<Number>::infinity();
+  __device__ __forceinline__ void offer_all(const SelectRequest<acc_t>& request) {
+    constexpr acc_t kWorst = -std::numeric_limits<acc_t>::infinity();
     constexpr int kAtOnce = 8;  // columns: as many as registers are left for
-    Number row_key[kRows], row_upper[kRows];
+    acc_t row_key[kRows], row_upper[kRows];
     Index row_best[kRows];
     int64_t row_label[kRows];
 #pragma unroll
@@ -99,17 +98,17 @@ class SelectTile {
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         const int c = first + i;
-        Number column_key = kWorst;
+        acc_t column_key = kWorst;
         Index column_best = kBelowRange;
         const int64_t column = first_column_ + Arithmetic::column(c);
         const int64_t label = kSome ? labels_.column[Arithmetic::column(c)] : 0;
-        Number column_upper = 0;
+        acc_t column_upper = 0;
         if constexpr (kBounded)  // columns are anchors in a symmetric pass only
           column_upper = pass_.symmetric ? upper_of(request, column, pass_.columns.count) : request.limit;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const int64_t row = first_row_ + Arithmetic::row(r);
-          const Number key = request.sign * fragment_.at[r][c];  // NaN is above nothing
+          const acc_t key = request.sign * fragment_.at[r][c];  // NaN is above nothing
           bool candidate = true;
           if constexpr (kSome) {
             candidate = (label == row_label[r]) == kPositive && column < pass_.columns.count &&
@@ -152,7 +151,7 @@ class SelectTile {
   // Where the two warps of a line meet, [rows, columns][warps of a line][kTile]. The engine is done with this memory.
   static __device__ __forceinline__ Candidate* lines() { return reinterpret_cast<Candidate*>(shared_memory()); }
 
-  static __device__ __forceinline__ void offer_line(const SelectRequest<Number>& request, const Candidate* halves,
+  static __device__ __forceinline__ void offer_line(const SelectRequest<acc_t>& request, const Candidate* halves,
                                                     int64_t anchor, int64_t count) {
     const Candidate best = halves[kTile].beats(halves[0]) ? halves[kTile] : halves[0];
     if (anchor < count && best.index() >= 0) offer(request.best + anchor, best);

@@ -20,12 +20,12 @@ constexpr int64_t kMaxFusedEpilogueRows = 2048;
 constexpr int kEpilogueThreads = 256;
 
 template <class Arithmetic>
-constexpr bool kAtomic = std::is_same_v<typename Arithmetic::Number, float>;
+constexpr bool kAtomic = std::is_same_v<typename Arithmetic::acc_t, float>;
 
 template <class Arithmetic>
 __global__ void __launch_bounds__(kTileThreads, 2)
     select_tiles_kernel(SelectPass<Arithmetic> pass, TileGrid grid, bool fuses_epilogue,
-                        SelectionEpilogue<typename Arithmetic::Number> epilogue) {
+                        SelectionEpilogue<typename Arithmetic::acc_t> epilogue) {
   SelectTile<Arithmetic> tile(pass);
   if constexpr (kAtomic<Arithmetic>) {
     for (int64_t i = blockIdx.x; i < grid.size(); i += gridDim.x) {
@@ -39,40 +39,40 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   if (fuses_epilogue && is_last_block(epilogue.blocks_done)) finalize_selection(epilogue, true, shared_memory());
 }
 
-template <class Number>
-__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_selection_kernel(SelectionEpilogue<Number> epilogue) {
+template <class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_selection_kernel(SelectionEpilogue<acc_t> epilogue) {
   finalize_selection(epilogue, false, shared_memory());
 }
 
 // Where the semi-hard negatives of every anchor start, and epilogue.
-template <class Number>
+template <class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)
-    start_semihard_kernel(SelectionRule rule, const Ranked<Number>* positive, int64_t count, Ranked<Number>* best,
-                          Number* upper) {
+    start_semihard_kernel(SelectionRule rule, const Ranked<acc_t>* positive, int64_t count, Ranked<acc_t>* best,
+                          acc_t* upper) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
-    const Number key = positive[i].key();
-    const Number order = !is_candidate(positive[i].index())     ? std::numeric_limits<Number>::quiet_NaN()
-                         : prefers_least_similar(rule.positive) ? -key
-                                                                : key;
-    const KeyRange<Number> range = semihard_range(rule, order);
-    best[i] = Ranked<Number>::of(range.start_key, range.start_index);
+    const acc_t key = positive[i].key();
+    const acc_t order = !is_candidate(positive[i].index())     ? std::numeric_limits<acc_t>::quiet_NaN()
+                        : prefers_least_similar(rule.positive) ? -key
+                                                               : key;
+    const KeyRange<acc_t> range = semihard_range(rule, order);
+    best[i] = Ranked<acc_t>::of(range.start_key, range.start_index);
     upper[i] = range.upper;
   }
 }
 
-template <class Number>
-Ranked<Number> start_of(const KeyRange<Number>& range) {
-  return Ranked<Number>::of(range.start_key, range.start_index);
+template <class acc_t>
+Ranked<acc_t> start_of(const KeyRange<acc_t>& range) {
+  return Ranked<acc_t>::of(range.start_key, range.start_index);
 }
 
 }  // namespace
 
 template <class Arithmetic, class Scalar>
 void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::Number>& out,
-                     const LossOut<typename Arithmetic::Number>& loss, Workspace& workspace, const Stream& stream) {
-  using Number = typename Arithmetic::Number;
-  constexpr Number kInfinity = std::numeric_limits<Number>::infinity();
+                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::acc_t>& out,
+                     const LossOut<typename Arithmetic::acc_t>& loss, Workspace& workspace, const Stream& stream) {
+  using acc_t = typename Arithmetic::acc_t;
+  constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const int64_t count = anchors.count;
   const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
@@ -80,19 +80,19 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   const bool falls_back = semihard && rule.semihard_fallback != Fallback::kNone;
 
   // best[0]: positives, [1]: negatives, [2]: what takes the place of a semi-hard negative.
-  const KeyRange<Number> positives = positive_range<Number>(rule);
-  SelectionStart<Number> start;
-  for (int s = 0; s < SelectionStart<Number>::kMost; ++s) {
+  const KeyRange<acc_t> positives = positive_range<acc_t>(rule);
+  SelectionStart<acc_t> start;
+  for (int s = 0; s < SelectionStart<acc_t>::kMost; ++s) {
     if (s == 2 && !falls_back) continue;
-    start.best[s] = workspace.array<Ranked<Number>>(count);
-    start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<Number>());
+    start.best[s] = workspace.array<Ranked<acc_t>>(count);
+    start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
   }
   start.blocks_done = workspace.array<int32_t>(1);
   const PackedRows<Arithmetic> rows = pack_rows<Arithmetic>(anchors.x, count, depth, cosine, start, workspace, stream);
   const PackedRows<Arithmetic> columns =
       refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
 
-  SelectionEpilogue<Number> epilogue{};
+  SelectionEpilogue<acc_t> epilogue{};
   epilogue.count = count;
   epilogue.similarity = rule.similarity;
   epilogue.positive = start.best[0];
@@ -111,13 +111,13 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
 
   const TileGrid grid{panels_of<Arithmetic>(count), panels_of<Arithmetic>(columns.count), symmetric};
   // Tiles of squared differences: the smallest is the most similar.
-  const auto request = [](Ranked<Number>* best, bool least_similar, Number limit, const Number* upper) {
-    return SelectRequest<Number>{best, upper, limit, Number(least_similar == Arithmetic::kSquares ? 1 : -1)};
+  const auto request = [](Ranked<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
+    return SelectRequest<acc_t>{best, upper, limit, acc_t(least_similar == Arithmetic::kSquares ? 1 : -1)};
   };
-  const SelectRequest<Number> none{};
+  const SelectRequest<acc_t> none{};
   const bool has_tiles = grid.size() > 0;
   bool finalized = false;
-  const auto run = [&](const SelectRequest<Number>& positive, const SelectRequest<Number>& negative, bool bounded,
+  const auto run = [&](const SelectRequest<acc_t>& positive, const SelectRequest<acc_t>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
     const SelectPass<Arithmetic> pass{
@@ -129,38 +129,38 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   };
 
   const bool bounded_positives = positives.upper < kInfinity;
-  const SelectRequest<Number> positive =
+  const SelectRequest<acc_t> positive =
       random_positive ? none : request(start.best[0], epilogue.positive_is_least, positives.upper, nullptr);
-  SelectRequest<Number> negative = none;
+  SelectRequest<acc_t> negative = none;
   if (falls_back) negative = request(start.best[2], epilogue.fallback_is_least, kInfinity, nullptr);
   if (!semihard && !random_negative) negative = request(start.best[1], epilogue.negative_is_least, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
-  const auto pick = [&](const double* number, bool same_class, Number upper, Ranked<Number>* best) {
+  const auto pick = [&](const double* uniform, bool same_class, acc_t upper, Ranked<acc_t>* best) {
     pick_random<Arithmetic>(
-        {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, number, upper,
+        {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, uniform, upper,
         best, stream);
   };
   if (random_positive && has_tiles) pick(random.positive, true, positives.upper, start.best[0]);
   if (random_negative && has_tiles) pick(random.negative, false, kInfinity, start.best[1]);
   if (semihard && has_tiles) {
-    Number* upper = workspace.array<Number>(count);
-    launch("start_semihard", start_semihard_kernel<Number>,
+    acc_t* upper = workspace.array<acc_t>(count);
+    launch("start_semihard", start_semihard_kernel<acc_t>,
            {(count + kEpilogueThreads - 1) / kEpilogueThreads, kEpilogueThreads}, stream, rule,
-           static_cast<const Ranked<Number>*>(start.best[0]), count, start.best[1], upper);
+           static_cast<const Ranked<acc_t>*>(start.best[0]), count, start.best[1], upper);
     run(none, request(start.best[1], false, kInfinity, upper), true, true);
   }
   if (finalized) return;
   const int64_t blocks =
       std::max<int64_t>(1, std::min<int64_t>((count + kEpilogueThreads - 1) / kEpilogueThreads, 1024));
   epilogue.partial = workspace.array<double>(blocks * kLossSums);
-  launch("finalize_selection", finalize_selection_kernel<Number>,
+  launch("finalize_selection", finalize_selection_kernel<acc_t>,
          {blocks, kEpilogueThreads, kSelectionEpilogueSharedBytes}, stream, epilogue);
 }
 
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                   \
   template void select_triplets<Arithmetic, Scalar>(                                                               \
       const SelectionRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, const RandomNumbers&, \
-      const SelectionOut<typename Arithmetic::Number>&, const LossOut<typename Arithmetic::Number>&, Workspace&,   \
+      const SelectionOut<typename Arithmetic::acc_t>&, const LossOut<typename Arithmetic::acc_t>&, Workspace&,     \
       const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE

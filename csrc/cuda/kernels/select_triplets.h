@@ -11,17 +11,17 @@
 namespace hardmine::cuda {
 
 // A loss of the selected pairs; without one (null) they are only selected.
-template <class Number>
+template <class acc_t>
 struct LossOut {
   TermRule term;
   Reduction reduction = Reduction::kMean;
-  Number* loss = nullptr;  // [1], or [anchors] without reduction
+  acc_t* loss = nullptr;  // [1], or [anchors] without reduction
 };
 
 // Selects among `refs`, or among the anchors themselves (never the anchor) where `refs` is null. O(N depth) memory.
 template <class Arithmetic, class Scalar>
 void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::Number>& out,
-                     const LossOut<typename Arithmetic::Number>& loss, Workspace& workspace, const Stream& stream);
+                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::acc_t>& out,
+                     const LossOut<typename Arithmetic::acc_t>& loss, Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

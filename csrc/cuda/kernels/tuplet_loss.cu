@@ -27,47 +27,47 @@ __global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPa
 }
 
 // From the num_splits to the outputs, and to the loss.
-template <class Number>
+template <class acc_t>
 struct TupletEpilogue {
   TupletRule rule;
   bool all, positive_is_least;
   int64_t count, num_splits;
-  Number log2e_over_temperature;
-  LevelParts<Number> levels;
+  acc_t log2e_over_temperature;
+  LevelParts<acc_t> levels;
   SoftplusParts softplus;
-  Number* log_sum;           // [count], with all positives
+  acc_t* log_sum;            // [count], with all positives
   const int32_t* finite[2];  // of rows and, where there are refs, columns
   int64_t groups[2];
   double* partial;       // [chunks of anchors][2]: values and anchors that count
   int32_t* blocks_done;  // [1], 0 at first
-  TupletOut<Number> out;
+  TupletOut<acc_t> out;
 
   HARDMINE_HD int64_t chunks() const { return (count + kEpilogueThreads - 1) / kEpilogueThreads; }
 
   // What no later pass changes.
   __device__ __forceinline__ void write_level(int64_t i) const {
-    RunningSum<Number> level{levels.shift[i], levels.sum[i]};
-    Ranked<Number> best = levels.best[i];
+    RunningSum<acc_t> level{levels.shift[i], levels.sum[i]};
+    Ranked<acc_t> best = levels.best[i];
     for (int64_t split = 1; split < num_splits; ++split) {
       const int64_t place = split * count + i;
       level.add(levels.shift[place], levels.sum[place], log2e_over_temperature);
       if (levels.best[place].beats(best)) best = levels.best[place];
     }
-    const Number shift = level.sum > 0 ? level.shift : Number(0);
+    const acc_t shift = level.sum > 0 ? level.shift : acc_t(0);
     const double log_of = log_of_sum(level.sum);
     out.shift[i] = shift;
-    out.sum[i] = static_cast<Number>(level.sum);
-    out.level[i] = static_cast<Number>(static_cast<double>(shift) / rule.temperature + log_of);
-    if (log_sum) log_sum[i] = static_cast<Number>(log_of);
+    out.sum[i] = static_cast<acc_t>(level.sum);
+    out.level[i] = static_cast<acc_t>(static_cast<double>(shift) / rule.temperature + log_of);
+    if (log_sum) log_sum[i] = static_cast<acc_t>(log_of);
     const bool found = !all && is_candidate(best.index());
     out.positive_index[i] = found ? best.index() : -1;
     out.positive_similarity[i] =
-        found ? similarity_from_order(rule.similarity, (positive_is_least ? -best.key() : best.key()) + Number(0))
-              : Number(0);
+        found ? similarity_from_order(rule.similarity, (positive_is_least ? -best.key() : best.key()) + acc_t(0))
+              : acc_t(0);
   }
 
   // The anchor's term; 0 if it does not count.
-  __device__ __forceinline__ Number write_term(int64_t i) const {
+  __device__ __forceinline__ acc_t write_term(int64_t i) const {
     double value = 0, slope = 0;
     int64_t positives = 0;
     if (all) {
@@ -91,9 +91,9 @@ struct TupletEpilogue {
       value = term.value;
       slope = term.slope;
     }
-    out.slope[i] = counts ? static_cast<Number>(slope) : Number(0);
+    out.slope[i] = counts ? static_cast<acc_t>(slope) : acc_t(0);
     out.positive_count[i] = counts ? positives : 0;
-    return counts ? static_cast<Number>(value) : Number(0);
+    return counts ? static_cast<acc_t>(value) : acc_t(0);
   }
 
   __device__ __forceinline__ bool block_finds_fault() const {
@@ -103,16 +103,16 @@ struct TupletEpilogue {
   }
 };
 
-template <class Number>
-__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_levels_kernel(TupletEpilogue<Number> epilogue) {
+template <class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_levels_kernel(TupletEpilogue<acc_t> epilogue) {
   for (int64_t i = int64_t{blockIdx.x} * kEpilogueThreads + threadIdx.x; i < epilogue.count;
        i += int64_t{gridDim.x} * kEpilogueThreads)
     epilogue.write_level(i);
 }
 
-template <class Number>
-__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(TupletEpilogue<Number> epilogue) {
-  const Number nan = std::numeric_limits<Number>::quiet_NaN();
+template <class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(TupletEpilogue<acc_t> epilogue) {
+  const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   const bool reduces = epilogue.rule.reduction != Reduction::kNone;
   auto* exchange = reinterpret_cast<double*>(shared_memory());     // [2 * kMostWarps]
   const bool poisoned = !reduces && epilogue.block_finds_fault();  // divergence is never hidden
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
     double sum[2] = {0, 0};
     if (i < epilogue.count) {
       if (!epilogue.all) epilogue.write_level(i);
-      const Number value = epilogue.write_term(i);
+      const acc_t value = epilogue.write_term(i);
       if (!reduces) epilogue.out.loss[i] = poisoned ? nan : value;
       sum[0] = static_cast<double>(value);
       sum[1] = epilogue.out.positive_count[i] > 0;
@@ -144,20 +144,19 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
   const bool infinite = epilogue.block_finds_fault();
   if (threadIdx.x != 0) return;
   *epilogue.out.loss =
-      infinite ? nan
-               : static_cast<Number>(sum[0] * tuplet_share(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
+      infinite ? nan : static_cast<acc_t>(sum[0] * tuplet_share(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
 }
 
 }  // namespace
 
 template <class Arithmetic, class Scalar>
 void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                 int64_t depth, const TupletOut<typename Arithmetic::Number>& out, Workspace& workspace,
+                 int64_t depth, const TupletOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
                  const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   const int64_t count = anchors.count;
   const bool all = rule.positive == TupletPositive::kAll, cosine = rule.similarity == Similarity::kCosine;
-  SelectionStart<Number> start;
+  SelectionStart<acc_t> start;
   start.blocks_done = workspace.array<int32_t>(1);
 
   TupletPass<Arithmetic> pass{};
@@ -172,18 +171,17 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   const int64_t parts = pass.num_splits * count;
 
   const SelectionRule selection = tuplet_selection(rule);
-  const KeyRange<Number> range = positive_range<Number>(selection);
+  const KeyRange<acc_t> range = positive_range<acc_t>(selection);
   const bool least = prefers_least_similar(selection.positive);
   pass.selects = !all;
-  pass.sign = Number(least == Arithmetic::kSquares ? 1 : -1);  // of squared differences the smallest is most similar
+  pass.sign = acc_t(least == Arithmetic::kSquares ? 1 : -1);  // of squared differences the smallest is most similar
   pass.upper = range.upper;
-  pass.start = Ranked<Number>::of(range.start_key, range.start_index);
+  pass.start = Ranked<acc_t>::of(range.start_key, range.start_index);
   pass.one_shift = one_shift_suffices(rule);
-  pass.log2e_over_temperature = static_cast<Number>(kLog2E / rule.temperature);
-  pass.levels = {workspace.array<Ranked<Number>>(parts), workspace.array<Number>(parts),
-                 workspace.array<double>(parts)};
+  pass.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule.temperature);
+  pass.levels = {workspace.array<Ranked<acc_t>>(parts), workspace.array<acc_t>(parts), workspace.array<double>(parts)};
 
-  TupletEpilogue<Number> epilogue{};
+  TupletEpilogue<acc_t> epilogue{};
   epilogue.rule = rule;
   epilogue.all = all;
   epilogue.positive_is_least = least;
@@ -202,17 +200,17 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   const Grid tiles{row_panels * pass.num_splits, kTileThreads, tuplet_shared_bytes<Arithmetic>()};
   launch("tuplet_levels", tuplet_levels_kernel<Arithmetic>, tiles, stream, pass);
   if (all) {
-    epilogue.log_sum = workspace.array<Number>(count);
-    launch("finalize_levels", finalize_levels_kernel<Number>, {epilogue.chunks(), kEpilogueThreads}, stream, epilogue);
-    pass.limit = largest_order(rule.similarity, static_cast<Number>(rule.duplicate_threshold));
-    pass.inverse_temperature = static_cast<Number>(1 / rule.temperature);
+    epilogue.log_sum = workspace.array<acc_t>(count);
+    launch("finalize_levels", finalize_levels_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream, epilogue);
+    pass.limit = largest_order(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
+    pass.inverse_temperature = static_cast<acc_t>(1 / rule.temperature);
     pass.shift = out.shift;
     pass.log_sum = epilogue.log_sum;
     pass.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
     epilogue.softplus = pass.softplus;
     launch("softplus_sums", softplus_sums_kernel<Arithmetic>, tiles, stream, pass);
   }
-  launch("finalize_tuplets", finalize_tuplets_kernel<Number>,
+  launch("finalize_tuplets", finalize_tuplets_kernel<acc_t>,
          {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMostWarps * sizeof(double)}, stream,
          epilogue);
 }
@@ -220,7 +218,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
 #define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \
   template void tuplet_loss<Arithmetic, Scalar>(                                          \
       const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
-      const TupletOut<typename Arithmetic::Number>&, Workspace&, const Stream&);
+      const TupletOut<typename Arithmetic::acc_t>&, Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 

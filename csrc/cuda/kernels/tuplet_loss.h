@@ -8,31 +8,31 @@
 namespace hardmine::cuda {
 
 // One entry an anchor, but for the loss. What backward takes is as the CPU's forward gives it.
-template <class Number>
+template <class acc_t>
 struct TupletOut {
-  Number* loss;                 // [1], or [anchors] without reduction
-  Number* level;                // log-sum-exp over the anchor's negatives; -infinity without any
-  Number* positive_similarity;  // 0: none, or all
-  Number* shift;                // level = shift / temperature + log(sum)
-  Number* sum;                  // 0 without any negative
-  Number* slope;                // d term / d level
-  int64_t* positive_index;      // -1: none, or all
-  int64_t* positive_count;      // positives that the term is the mean over; 0 for an anchor that does not count
+  acc_t* loss;                 // [1], or [anchors] without reduction
+  acc_t* level;                // log-sum-exp over the anchor's negatives; -infinity without any
+  acc_t* positive_similarity;  // 0: none, or all
+  acc_t* shift;                // level = shift / temperature + log(sum)
+  acc_t* sum;                  // 0 without any negative
+  acc_t* slope;                // d term / d level
+  int64_t* positive_index;     // -1: none, or all
+  int64_t* positive_count;     // positives that the term is the mean over; 0 for an anchor that does not count
 };
 
 // Compares with `refs`, or with the anchors themselves where `refs` is null. O(N depth) memory.
 template <class Arithmetic, class Scalar>
 void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                 int64_t depth, const TupletOut<typename Arithmetic::Number>& out, Workspace& workspace,
+                 int64_t depth, const TupletOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
                  const Stream& stream);
 
 // What forward gave, and the gradient that arrives at the loss.
-template <class Number>
+template <class acc_t>
 struct TupletSaved {
-  const Number* grad_loss;  // [1], or [anchors] without reduction
-  const Number* shift;
-  const Number* sum;
-  const Number* slope;
+  const acc_t* grad_loss;  // [1], or [anchors] without reduction
+  const acc_t* shift;
+  const acc_t* sum;
+  const acc_t* slope;
   const int64_t* positive_index;
   const int64_t* positive_count;
 };
@@ -43,7 +43,7 @@ inline constexpr int64_t kStripWeights = int64_t{1} << 23;
 // All gradients are NaN where some row, or its norm, is not finite. O(N depth) memory.
 template <class Arithmetic, class Scalar>
 void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                          int64_t depth, const TupletSaved<typename Arithmetic::Number>& saved,
+                          int64_t depth, const TupletSaved<typename Arithmetic::acc_t>& saved,
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights = kStripWeights);
 

@@ -18,12 +18,12 @@ constexpr int kStartThreads = 256, kEpilogueThreads = 256;
 constexpr int64_t kMaxEpilogueBlocks = 2048;
 
 // What every anchor does to its pairs. Each block counts the anchors that count.
-template <class Number>
+template <class acc_t>
 struct TupletStart {
   TupletRule rule;
-  TupletSaved<Number> saved;
+  TupletSaved<acc_t> saved;
   int64_t count;
-  TupletSide<Number> side;
+  TupletSide<acc_t> side;
 
   __device__ __forceinline__ void run(double* shared) const {
     double valid[1] = {0};
@@ -44,23 +44,23 @@ struct TupletStart {
   __device__ __forceinline__ void write(int64_t i, double loss_weight) const {
     const int64_t positives = saved.positive_count[i];
     const bool counts = positives > 0, all = rule.positive == TupletPositive::kAll;
-    const auto arriving = static_cast<Number>(
+    const auto arriving = static_cast<acc_t>(
         loss_weight * static_cast<double>(saved.grad_loss[rule.reduction == Reduction::kNone ? i : 0]));
     const double gradient = static_cast<double>(arriving) / rule.temperature;
     const double slope = static_cast<double>(saved.slope[i]), sum = static_cast<double>(saved.sum[i]);
     const double positive = all ? gradient / static_cast<double>(positives) : gradient * slope;
-    side.negative_weight[i] = counts ? static_cast<Number>(gradient * slope / sum) : Number(0);
-    side.positive_weight[i] = counts ? static_cast<Number>(positive) : Number(0);
-    side.shift[i] = counts ? saved.shift[i] : std::numeric_limits<Number>::infinity();
-    side.log_sum[i] = counts ? static_cast<Number>(log_of_sum(sum)) : Number(0);
+    side.negative_weight[i] = counts ? static_cast<acc_t>(gradient * slope / sum) : acc_t(0);
+    side.positive_weight[i] = counts ? static_cast<acc_t>(positive) : acc_t(0);
+    side.shift[i] = counts ? saved.shift[i] : std::numeric_limits<acc_t>::infinity();
+    side.log_sum[i] = counts ? static_cast<acc_t>(log_of_sum(sum)) : acc_t(0);
     side.positive[i] = counts && !all ? static_cast<Index>(saved.positive_index[i]) : kBelowRange;
   }
 };
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kStartThreads, 2)
-    start_tuplet_gradient_kernel(TupletStart<Number> start, MeasuredRows<Scalar, Number> rows,
-                                 MeasuredRows<Scalar, Number> refs) {
+    start_tuplet_gradient_kernel(TupletStart<acc_t> start, MeasuredRows<Scalar, acc_t> rows,
+                                 MeasuredRows<Scalar, acc_t> refs) {
   start.run(reinterpret_cast<double*>(shared_memory()));
   measure_rows(rows);
   measure_rows(refs);
@@ -75,12 +75,12 @@ __global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletW
 }
 
 // From the product of a strip to the gradient of its rows.
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 struct StripEpilogue {
-  const Scalar* x;     // of all rows
-  const Number* norm;  // of normalized rows; null: they are not
+  const Scalar* x;    // of all rows
+  const acc_t* norm;  // of normalized rows; null: they are not
   int64_t first_row, last_row, depth;
-  const Number* product;  // [num_splits, rows of the strip, depth]
+  const acc_t* product;  // [num_splits, rows of the strip, depth]
   int64_t num_splits;
   const int32_t* finite[2];  // all gradients are NaN if one of these is 0
   int64_t groups[2];
@@ -88,33 +88,33 @@ struct StripEpilogue {
 };
 
 // A warp a row.
-template <class Scalar, class Number>
-__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(StripEpilogue<Scalar, Number> epilogue) {
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(StripEpilogue<Scalar, acc_t> epilogue) {
   constexpr int kWarps = kEpilogueThreads / 32;
   bool poisoned = false;
   for (int side = 0; side < 2; ++side) poisoned |= block_finds_infinite(epilogue.finite[side], epilogue.groups[side]);
   for (int64_t row = epilogue.first_row + int64_t{blockIdx.x} * kWarps + warp_index(); row < epilogue.last_row;
        row += int64_t{gridDim.x} * kWarps) {
     const Scalar* self = epilogue.x + row * epilogue.depth;
-    const Number* product = epilogue.product + (row - epilogue.first_row) * epilogue.depth;
+    const acc_t* product = epilogue.product + (row - epilogue.first_row) * epilogue.depth;
     const auto sum = [&](int64_t k) {
-      Number value = product[k];
+      acc_t value = product[k];
       for (int64_t split = 1; split < epilogue.num_splits; ++split)
         value += product[split * (epilogue.last_row - epilogue.first_row) * epilogue.depth + k];
       return value;
     };
-    const Number norm = epilogue.norm ? epilogue.norm[row] : Number(1);
-    Number along = 0;
+    const acc_t norm = epilogue.norm ? epilogue.norm[row] : acc_t(1);
+    acc_t along = 0;
     const bool is_zero = epilogue.norm && !has_direction(norm);
     if (epilogue.norm && !is_zero) {
-      for (int64_t k = lane_index(); k < epilogue.depth; k += 32) along = fma(sum(k), to_number(self[k]) / norm, along);
+      for (int64_t k = lane_index(); k < epilogue.depth; k += 32) along = fma(sum(k), to_acc(self[k]) / norm, along);
       along = sum_of_warp(along);
     }
     for (int64_t k = lane_index(); k < epilogue.depth; k += 32) {
-      Number value = is_zero ? Number(0) : sum(k);
-      if (epilogue.norm) value = (value - to_number(self[k]) / norm * along) / norm;
+      acc_t value = is_zero ? acc_t(0) : sum(k);
+      if (epilogue.norm) value = (value - to_acc(self[k]) / norm * along) / norm;
       epilogue.grad[row * epilogue.depth + k] =
-          from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
+          from_acc<Scalar>(poisoned ? std::numeric_limits<acc_t>::quiet_NaN() : value);
     }
   }
 }
@@ -122,16 +122,16 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
 // Rows in panels, and what was measured of them.
 template <class Arithmetic, class Scalar>
 struct GradientSide {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   LabeledRows<Scalar> rows;
-  MeasuredRows<Scalar, Number> measured;
+  MeasuredRows<Scalar, acc_t> measured;
   PackedRows<Arithmetic> packed;
-  TupletSide<Number> anchors;  // none: they are refs
+  TupletSide<acc_t> anchors;  // none: they are refs
 };
 
 template <class Arithmetic, class Scalar>
 class TupletGradient {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   using Side = GradientSide<Arithmetic, Scalar>;
 
  public:
@@ -146,7 +146,7 @@ class TupletGradient {
     out.measured = {rows.x,
                     rows.count,
                     depth_,
-                    cosine ? workspace_.array<Number>(rows.count) : nullptr,
+                    cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
                     workspace_.array<int32_t>(row_groups(rows.count)),
                     nullptr};
     if (rows.count > 0) out.packed = pack_rows<Arithmetic>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
@@ -154,16 +154,15 @@ class TupletGradient {
   }
 
   // Fills in what anchors do. refs: empty, not used, where there are none.
-  void start(const TupletSaved<Number>& saved, Side& anchors, const Side& refs) {
+  void start(const TupletSaved<acc_t>& saved, Side& anchors, const Side& refs) {
     const int64_t count = anchors.rows.count;
-    anchors.anchors = {workspace_.array<Number>(count), workspace_.array<Number>(count),
-                       workspace_.array<Number>(count), workspace_.array<Number>(count),
-                       workspace_.array<Index>(count)};
+    anchors.anchors = {workspace_.array<acc_t>(count), workspace_.array<acc_t>(count), workspace_.array<acc_t>(count),
+                       workspace_.array<acc_t>(count), workspace_.array<Index>(count)};
     const int64_t blocks = std::max<int64_t>(
         {1, (count + kStartThreads - 1) / kStartThreads, row_groups(count), row_groups(refs.rows.count)});
-    launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, Number>,
+    launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, acc_t>,
            {std::min<int64_t>(blocks, 4096), kStartThreads, kMostWarps * sizeof(double)}, stream_,
-           TupletStart<Number>{rule_, saved, count, anchors.anchors}, anchors.measured, refs.measured);
+           TupletStart<acc_t>{rule_, saved, count, anchors.anchors}, anchors.measured, refs.measured);
   }
 
   // The gradient of `rows`, from all their pairs with `columns`.
@@ -180,13 +179,13 @@ class TupletGradient {
     pass.column_side = columns.anchors;
     pass.all = rule_.positive == TupletPositive::kAll;
     pass.one_shift = one_shift_suffices(rule_);
-    pass.log2e_over_temperature = static_cast<Number>(kLog2E / rule_.temperature);
-    pass.inverse_temperature = static_cast<Number>(1 / rule_.temperature);
-    pass.limit = largest_order(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
+    pass.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule_.temperature);
+    pass.inverse_temperature = static_cast<acc_t>(1 / rule_.temperature);
+    pass.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
 
     const int64_t most = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
     const int64_t strip = std::min(std::min(round_up(most), round_up(count)), count);
-    pass.weight = workspace_.array<Number>(strip * others);
+    pass.weight = workspace_.array<acc_t>(strip * others);
     StripSums sums(*this, strip, columns);
     for (int64_t first = 0; first < count; first += strip) {
       pass.first_row = first;
@@ -195,18 +194,18 @@ class TupletGradient {
       launch("tuplet_weights", tuplet_weights_kernel<Arithmetic>,
              {tiles, kTileThreads, Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes}, stream_, pass);
       sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
-      const StripEpilogue<Scalar, Number> epilogue{rows.rows.x,
-                                                   rows.measured.norm,
-                                                   first,
-                                                   pass.last_row,
-                                                   depth_,
-                                                   sums.out,
-                                                   sums.num_splits,
-                                                   {rows.measured.finite, columns.measured.finite},
-                                                   {row_groups(count), symmetric ? 0 : row_groups(others)},
-                                                   grad};
+      const StripEpilogue<Scalar, acc_t> epilogue{rows.rows.x,
+                                                  rows.measured.norm,
+                                                  first,
+                                                  pass.last_row,
+                                                  depth_,
+                                                  sums.out,
+                                                  sums.num_splits,
+                                                  {rows.measured.finite, columns.measured.finite},
+                                                  {row_groups(count), symmetric ? 0 : row_groups(others)},
+                                                  grad};
       const int64_t blocks = (pass.last_row - first + kEpilogueThreads / 32 - 1) / (kEpilogueThreads / 32);
-      launch("finalize_strip", finalize_strip_kernel<Scalar, Number>,
+      launch("finalize_strip", finalize_strip_kernel<Scalar, acc_t>,
              {std::min(blocks, kMaxEpilogueBlocks), kEpilogueThreads}, stream_, epilogue);
     }
   }
@@ -218,7 +217,7 @@ class TupletGradient {
     const TupletGradient& gradient;
     const Scalar* column;
     int64_t num_splits = 1;
-    Number* out;  // [num_splits, rows of a strip, depth]
+    acc_t* out;  // [num_splits, rows of a strip, depth]
     std::conditional_t<Arithmetic::kSquares, std::nullptr_t, StripProducts<Arithmetic>> products{};
 
     StripSums(const TupletGradient& of, int64_t strip, const Side& columns) : gradient(of), column(columns.rows.x) {
@@ -227,15 +226,15 @@ class TupletGradient {
         num_splits = difference_splits(strip, others, depth);
       } else {
         products = strip_products<Arithmetic>(
-            ProductRows<Scalar, Number>{column, others, depth, columns.measured.norm, nullptr}, strip, true, 0,
+            ProductRows<Scalar, acc_t>{column, others, depth, columns.measured.norm, nullptr}, strip, true, 0,
             of.workspace_, of.stream_);
       }
-      out = of.workspace_.template array<Number>(num_splits * strip * depth);
+      out = of.workspace_.template array<acc_t>(num_splits * strip * depth);
     }
 
-    void add_up(const Scalar* row, const WeightStrip<Number>& strip) const {
+    void add_up(const Scalar* row, const WeightStrip<acc_t>& strip) const {
       if constexpr (Arithmetic::kSquares) {
-        difference_product(DifferenceProduct<Scalar, Number>{row, column, gradient.depth_, strip, num_splits, out},
+        difference_product(DifferenceProduct<Scalar, acc_t>{row, column, gradient.depth_, strip, num_splits, out},
                            gradient.stream_);
       } else {
         strip_product<Arithmetic>(products, strip, out, gradient.stream_);
@@ -255,7 +254,7 @@ class TupletGradient {
 
 template <class Arithmetic, class Scalar>
 void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                          int64_t depth, const TupletSaved<typename Arithmetic::Number>& saved,
+                          int64_t depth, const TupletSaved<typename Arithmetic::acc_t>& saved,
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights) {
   TupletGradient<Arithmetic, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
@@ -266,11 +265,10 @@ void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anc
   if (refs && out.refs) gradient.run(y, x, false, out.refs);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                              \
-  template void tuplet_loss_gradient<Arithmetic, Scalar>(                                                     \
-      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t,                     \
-      const TupletSaved<typename Arithmetic::Number>&, const GradientOut<Scalar>&, Workspace&, const Stream&, \
-      int64_t);
+#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \
+  template void tuplet_loss_gradient<Arithmetic, Scalar>(                                 \
+      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
+      const TupletSaved<typename Arithmetic::acc_t>&, const GradientOut<Scalar>&, Workspace&, const Stream&, int64_t);
 HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 

@@ -15,10 +15,10 @@
 namespace hardmine::cuda {
 
 // What a split of the columns gives an anchor: [num_splits][anchors] each.
-template <class Number>
+template <class acc_t>
 struct LevelParts {
-  Ranked<Number>* best;  // the positive
-  Number* shift;         // -infinity without a negative
+  Ranked<acc_t>* best;  // the positive
+  acc_t* shift;         // -infinity without a negative
   double* sum;
 };
 struct SoftplusParts {
@@ -29,20 +29,20 @@ struct SoftplusParts {
 
 template <class Arithmetic>
 struct TupletPass : TileSides<Arithmetic> {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   int64_t num_splits;  // of the columns
-  // Positives: the largest key, a tile's number times `sign`, within [start, upper].
+  // Positives: the largest key, a tile's score times `sign`, within [start, upper].
   bool selects;
-  Number sign, upper;
-  Ranked<Number> start;
+  acc_t sign, upper;
+  Ranked<acc_t> start;
   // Negatives: sums of exp2((similarity - shift) log2e_over_temperature).
   bool one_shift;  // 1 for all; else each has the largest similarity
-  Number log2e_over_temperature;
-  LevelParts<Number> levels;
+  acc_t log2e_over_temperature;
+  LevelParts<acc_t> levels;
   // All positives, at most this similar. Levels are shift / temperature + log_sum, [anchors] each.
-  Number limit, inverse_temperature;
-  const Number* shift;
-  const Number* log_sum;
+  acc_t limit, inverse_temperature;
+  const acc_t* shift;
+  const acc_t* log_sum;
   SoftplusParts softplus;
 };
 
@@ -52,15 +52,15 @@ constexpr size_t tuplet_shared_bytes() {
 }
 
 // Sums of exponentials, relative to a shift.
-template <class Number>
+template <class acc_t>
 struct RunningSum {
-  Number shift;
+  acc_t shift;
   double sum = 0;
 
   // Adds what is relative to another shift, -infinity for nothing.
-  __device__ __forceinline__ void add(Number other_shift, double other_sum, Number log2e_over_temperature) {
+  __device__ __forceinline__ void add(acc_t other_shift, double other_sum, acc_t log2e_over_temperature) {
     if (other_shift == shift) {
-      sum += other_shift == -std::numeric_limits<Number>::infinity() ? 0 : other_sum;
+      sum += other_shift == -std::numeric_limits<acc_t>::infinity() ? 0 : other_sum;
     } else if (other_shift > shift) {
       sum = sum * static_cast<double>(std::exp2((shift - other_shift) * log2e_over_temperature)) + other_sum;
       shift = other_shift;
@@ -72,10 +72,10 @@ struct RunningSum {
 
 template <class Arithmetic>
 class TupletPanel {
-  using Number = typename Arithmetic::Number;
-  using Candidate = Ranked<Number>;
+  using acc_t = typename Arithmetic::acc_t;
+  using Candidate = Ranked<acc_t>;
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
-  static constexpr Number kNothing = -std::numeric_limits<Number>::infinity();
+  static constexpr acc_t kNothing = -std::numeric_limits<acc_t>::infinity();
 
  public:
   __device__ __forceinline__ TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t split)
@@ -83,7 +83,7 @@ class TupletPanel {
 
   __device__ __forceinline__ void levels() {
     Candidate best = pass_.start;
-    RunningSum<Number> running{pass_.one_shift ? Number(1) : kNothing};
+    RunningSum<acc_t> running{pass_.one_shift ? acc_t(1) : kNothing};
     for_each_tile([&](bool same_class) {
       make();
       if (pass_.selects && same_class) select(best);
@@ -150,7 +150,7 @@ class TupletPanel {
 
   __device__ __forceinline__ void select(Candidate& best) {
     int64_t row_label[kRows];
-    Number row_key[kRows];
+    acc_t row_key[kRows];
     Index row_best[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -164,7 +164,7 @@ class TupletPanel {
       const int64_t label = labels_.column[Arithmetic::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number key = pass_.sign * fragment_.at[r][c];  // NaN is above nothing
+        const acc_t key = pass_.sign * fragment_.at[r][c];  // NaN is above nothing
         // Columns come in ascending order: of equal keys the first has the lowest index.
         if (label == row_label[r] && key > row_key[r] && key <= pass_.upper && !is_self(r, column(c))) {
           row_key[r] = key;
@@ -201,42 +201,42 @@ class TupletPanel {
       const int64_t label = labels_.column[Arithmetic::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number similarity = similarity_of<Arithmetic>(fragment_.at[r][c]);
+        const acc_t similarity = similarity_of<Arithmetic>(fragment_.at[r][c]);
         const bool negative = !masks || (inside && label != row_label[r]);
         fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
       }
     }
   }
 
-  __device__ __forceinline__ void add_exponentials(bool same_class, RunningSum<Number>& running) {
+  __device__ __forceinline__ void add_exponentials(bool same_class, RunningSum<acc_t>& running) {
     keep_negatives(same_class);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      Number shift = pass_.one_shift ? Number(1) : kNothing;
+      acc_t shift = pass_.one_shift ? acc_t(1) : kNothing;
       if (!pass_.one_shift) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c)
           if (fragment_.at[r][c] > shift) shift = fragment_.at[r][c];
 #pragma unroll
         for (int mask = 1; mask <= 2; mask *= 2) {
-          const Number other = __shfl_xor_sync(kFullWarp, shift, mask);
+          const acc_t other = __shfl_xor_sync(kFullWarp, shift, mask);
           if (other > shift) shift = other;
         }
       }
-      const Number from = shift == kNothing ? Number(0) : shift;
-      Number sum = 0;
+      const acc_t from = shift == kNothing ? acc_t(0) : shift;
+      acc_t sum = 0;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * pass_.log2e_over_temperature);
       sum = sum_of_row(sum);
       if (lane_index() % 4 == 0) {
-        line_of<Number>(0, r) = shift;
-        line_of<Number>(1, r) = sum;
+        line_of<acc_t>(0, r) = shift;
+        line_of<acc_t>(1, r) = sum;
       }
     }
     __syncthreads();
     if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Number* line = lines<Number>() + half * kTile + threadIdx.x;
+        const acc_t* line = lines<acc_t>() + half * kTile + threadIdx.x;
         running.add(line[0], static_cast<double>(line[2 * kTile]), pass_.log2e_over_temperature);
       }
     }
@@ -244,15 +244,15 @@ class TupletPanel {
 
   __device__ __forceinline__ void add_softplus(double& value, double& slope, int64_t& count) {
     int64_t row_label[kRows];
-    Number shift[kRows], log_sum[kRows], values[kRows], slopes[kRows];
+    acc_t shift[kRows], log_sum[kRows], values[kRows], slopes[kRows];
     int found[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = row_panel_ * kTile + Arithmetic::row(r);
       const bool inside = row < pass_.rows.count;
       row_label[r] = labels_.row[Arithmetic::row(r)];
-      shift[r] = inside ? pass_.shift[row] : Number(0);
-      log_sum[r] = inside ? pass_.log_sum[row] : Number(0);
+      shift[r] = inside ? pass_.shift[row] : acc_t(0);
+      log_sum[r] = inside ? pass_.log_sum[row] : acc_t(0);
       values[r] = slopes[r] = 0;
       found[r] = 0;
     }
@@ -262,10 +262,10 @@ class TupletPanel {
       const int64_t label = labels_.column[Arithmetic::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number number = fragment_.at[r][c];
+        const acc_t score = fragment_.at[r][c];
         // NaN is no candidate.
-        if (label != row_label[r] || !(order_of<Arithmetic>(number) <= pass_.limit) || is_self(r, column(c))) continue;
-        const Number x = fma(shift[r] - similarity_of<Arithmetic>(number), pass_.inverse_temperature, log_sum[r]);
+        if (label != row_label[r] || !(order_of<Arithmetic>(score) <= pass_.limit) || is_self(r, column(c))) continue;
+        const acc_t x = fma(shift[r] - similarity_of<Arithmetic>(score), pass_.inverse_temperature, log_sum[r]);
         values[r] += hardmine::softplus(x);
         slopes[r] += hardmine::sigmoid(x);
         ++found[r];
@@ -277,14 +277,14 @@ class TupletPanel {
       slopes[r] = sum_of_row(slopes[r]);
       found[r] = sum_of_row(found[r]);
       if (lane_index() % 4 != 0) continue;
-      line_of<Number>(0, r) = values[r];
-      line_of<Number>(1, r) = slopes[r];
-      line_of<Number>(2, r) = static_cast<Number>(found[r]);
+      line_of<acc_t>(0, r) = values[r];
+      line_of<acc_t>(1, r) = slopes[r];
+      line_of<acc_t>(2, r) = static_cast<acc_t>(found[r]);
     }
     __syncthreads();
     if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Number* line = lines<Number>() + half * kTile + threadIdx.x;
+        const acc_t* line = lines<acc_t>() + half * kTile + threadIdx.x;
         value += static_cast<double>(line[0]);
         slope += static_cast<double>(line[2 * kTile]);
         count += static_cast<int64_t>(line[4 * kTile]);

@@ -13,32 +13,32 @@ namespace hardmine::cuda {
 
 // What an anchor does to its pairs, [anchors] each. An anchor that does not count has weights 0 and a shift of
 // infinity.
-template <class Number>
+template <class acc_t>
 struct TupletSide {
-  Number* negative_weight;  // null: the rows of this side are no anchors
-  Number* shift;
-  Number* positive_weight;
-  Number* log_sum;
+  acc_t* negative_weight;  // null: the rows of this side are no anchors
+  acc_t* shift;
+  acc_t* positive_weight;
+  acc_t* log_sum;
   Index* positive;  // the one positive, kBelowRange: none
 };
 
 template <class Arithmetic>
 struct TupletWeightPass : TileSides<Arithmetic> {
-  using Number = typename Arithmetic::Number;
-  TupletSide<Number> row_side, column_side;
+  using acc_t = typename Arithmetic::acc_t;
+  TupletSide<acc_t> row_side, column_side;
   bool all, one_shift;
-  Number log2e_over_temperature, inverse_temperature, limit;  // as in TupletPass
-  int64_t first_row, last_row;                                // of the strip; the first is one of a panel
-  Number* weight;                                             // [last_row - first_row, columns]
+  acc_t log2e_over_temperature, inverse_temperature, limit;  // as in TupletPass
+  int64_t first_row, last_row;                               // of the strip; the first is one of a panel
+  acc_t* weight;                                             // [last_row - first_row, columns]
 };
 
 // One side of a pair.
-template <class Number>
+template <class acc_t>
 struct TupletAnchor {
-  Number negative_weight = 0, shift = std::numeric_limits<Number>::infinity(), positive_weight = 0, log_sum = 0;
+  acc_t negative_weight = 0, shift = std::numeric_limits<acc_t>::infinity(), positive_weight = 0, log_sum = 0;
   Index positive = kBelowRange;
 
-  __device__ __forceinline__ TupletAnchor(const TupletSide<Number>& side, int64_t i, int64_t count) {
+  __device__ __forceinline__ TupletAnchor(const TupletSide<acc_t>& side, int64_t i, int64_t count) {
     if (!side.negative_weight || i >= count) return;
     negative_weight = side.negative_weight[i];
     shift = side.shift[i];
@@ -50,7 +50,7 @@ struct TupletAnchor {
 
 template <class Arithmetic>
 class TupletWeightTile {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename Arithmetic::acc_t;
   static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
 
  public:
@@ -65,24 +65,24 @@ class TupletWeightTile {
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = first_row + Arithmetic::row(r);
       if (row >= pass_.last_row) continue;
-      const TupletAnchor<Number> of_row(pass_.row_side, row, pass_.rows.count);
+      const TupletAnchor<acc_t> of_row(pass_.row_side, row, pass_.rows.count);
       const int64_t label = labels_.row[Arithmetic::row(r)];
-      Number* const line = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
+      acc_t* const line = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int64_t column = first_column + Arithmetic::column(c);
         if (column >= pass_.columns.count) continue;
-        const TupletAnchor<Number> of_column(pass_.column_side, column, pass_.columns.count);
-        const Number number = fragment_.at[r][c];
-        Number weight = 0;
+        const TupletAnchor<acc_t> of_column(pass_.column_side, column, pass_.columns.count);
+        const acc_t score = fragment_.at[r][c];
+        acc_t weight = 0;
         if (label != labels_.column[Arithmetic::column(c)]) {
-          weight = of_negative(of_row, of_column, similarity_of<Arithmetic>(number));
+          weight = of_negative(of_row, of_column, similarity_of<Arithmetic>(score));
         } else if (!(pass_.symmetric && row == column)) {
-          weight = -(pass_.all ? of_positive(of_row, of_column, number) : of_chosen(of_row, of_column, row, column));
+          weight = -(pass_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
         }
         if constexpr (Arithmetic::kSquares) {
           // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
-          weight = number >= std::numeric_limits<Number>::min() ? weight / std::sqrt(number) : Number(0);
+          weight = score >= std::numeric_limits<acc_t>::min() ? weight / std::sqrt(score) : acc_t(0);
         }
         line[column] = weight;
       }
@@ -91,12 +91,12 @@ class TupletWeightTile {
   }
 
  private:
-  __device__ __forceinline__ Number of_negative(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
-                                                Number similarity) const {
+  __device__ __forceinline__ acc_t of_negative(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
+                                               acc_t similarity) const {
     if (pass_.one_shift)
       return (row.negative_weight + column.negative_weight) *
-             std::exp2((similarity - Number(1)) * pass_.log2e_over_temperature);
-    Number weight = 0;
+             std::exp2((similarity - acc_t(1)) * pass_.log2e_over_temperature);
+    acc_t weight = 0;
     if (pass_.row_side.negative_weight)
       weight = row.negative_weight * std::exp2((similarity - row.shift) * pass_.log2e_over_temperature);
     if (pass_.column_side.negative_weight)
@@ -106,20 +106,19 @@ class TupletWeightTile {
   }
 
   // Either may have the other for its one positive.
-  static __device__ __forceinline__ Number of_chosen(const TupletAnchor<Number>& of_row,
-                                                     const TupletAnchor<Number>& of_column, int64_t row,
-                                                     int64_t column) {
-    return (of_row.positive == column ? of_row.positive_weight : Number(0)) +
-           (of_column.positive == row ? of_column.positive_weight : Number(0));
+  static __device__ __forceinline__ acc_t of_chosen(const TupletAnchor<acc_t>& of_row,
+                                                    const TupletAnchor<acc_t>& of_column, int64_t row, int64_t column) {
+    return (of_row.positive == column ? of_row.positive_weight : acc_t(0)) +
+           (of_column.positive == row ? of_column.positive_weight : acc_t(0));
   }
 
-  __device__ __forceinline__ Number of_positive(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
-                                                Number number) const {
-    if (!(order_of<Arithmetic>(number) <= pass_.limit)) return 0;
-    const Number similarity = similarity_of<Arithmetic>(number);
-    const auto slope = [&](const TupletAnchor<Number>& anchor) {
-      return anchor.positive_weight == Number(0)
-                 ? Number(0)
+  __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
+                                               acc_t score) const {
+    if (!(order_of<Arithmetic>(score) <= pass_.limit)) return 0;
+    const acc_t similarity = similarity_of<Arithmetic>(score);
+    const auto slope = [&](const TupletAnchor<acc_t>& anchor) {
+      return anchor.positive_weight == acc_t(0)
+                 ? acc_t(0)
                  : anchor.positive_weight *
                        sigmoid(fma(anchor.shift - similarity, pass_.inverse_temperature, anchor.log_sum));
     };

@@ -22,7 +22,7 @@ struct TripletInputs {
     count = t.size(0);
   }
   TripletList list() const { return {data<int64_t>(triplets), count}; }
-  Tensor new_numbers() const { return new_array(rows.embeddings, {count}, type); }
+  Tensor new_vector() const { return new_array(rows.embeddings, {count}, type); }
 };
 
 // -> loss, [] or [T], and the two numbers that it is of, each [T].
@@ -31,13 +31,13 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measu
                                                         const Tensor& embeddings, const Tensor& triplets,
                                                         bool unreduced) {
   const TripletInputs in(embeddings, triplets, false);
-  const Tensor positive = in.new_numbers(), negative = in.new_numbers();
-  const Tensor value = unreduced ? in.new_numbers() : new_array(in.rows.embeddings, {}, in.type);
+  const Tensor positive = in.new_vector(), negative = in.new_vector();
+  const Tensor value = unreduced ? in.new_vector() : new_array(in.rows.embeddings, {}, in.type);
   OpContext context(in.rows.embeddings);
   with_gradient(in.rows, [&](auto number, const auto& rows, const auto&) {
-    using Number = typename decltype(number)::type;
-    const TripletLossOut<Number> out{mutable_data<Number>(value), mutable_data<Number>(positive),
-                                     mutable_data<Number>(negative)};
+    using acc_t = typename decltype(number)::type;
+    const TripletLossOut<acc_t> out{mutable_data<acc_t>(value), mutable_data<acc_t>(positive),
+                                    mutable_data<acc_t>(negative)};
     loss_of_triplets(measure, loss, rows, in.list(), out, context, context.stream());
   });
   return {value, positive, negative};
@@ -65,10 +65,10 @@ Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, con
                grad_negative = given.grad_negative ? checked("grad_negative", *given.grad_negative) : grad_loss;
   OpContext context(in.rows.embeddings);
   with_gradient(in.rows, [&](auto number, const auto& rows, const auto& out) {
-    using Number = typename decltype(number)::type;
-    const TripletLossGradient<Number> gradient{data<Number>(positive), data<Number>(negative), data<Number>(grad_loss),
-                                               given.grad_positive ? data<Number>(grad_positive) : nullptr,
-                                               given.grad_negative ? data<Number>(grad_negative) : nullptr};
+    using acc_t = typename decltype(number)::type;
+    const TripletLossGradient<acc_t> gradient{data<acc_t>(positive), data<acc_t>(negative), data<acc_t>(grad_loss),
+                                              given.grad_positive ? data<acc_t>(grad_positive) : nullptr,
+                                              given.grad_negative ? data<acc_t>(grad_negative) : nullptr};
     loss_of_triplets_gradient(measure, loss, rows, in.list(), gradient, out.x, context, context.stream());
   });
   return in.rows.grad_x;

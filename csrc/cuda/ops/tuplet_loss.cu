@@ -30,15 +30,15 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
   OpContext context(inputs.embeddings);
   with_tuplets(rule, inputs, [&](auto arithmetic, const auto& anchors, const auto* refs) {
     using Arithmetic = typename decltype(arithmetic)::type;
-    using Number = typename Arithmetic::Number;
-    const TupletOut<Number> out{mutable_data<Number>(loss),
-                                mutable_data<Number>(t.level),
-                                mutable_data<Number>(t.positive_similarity),
-                                mutable_data<Number>(t.shift),
-                                mutable_data<Number>(t.sum),
-                                mutable_data<Number>(t.slope),
-                                mutable_data<int64_t>(t.positive_index),
-                                mutable_data<int64_t>(t.positive_count)};
+    using acc_t = typename Arithmetic::acc_t;
+    const TupletOut<acc_t> out{mutable_data<acc_t>(loss),
+                               mutable_data<acc_t>(t.level),
+                               mutable_data<acc_t>(t.positive_similarity),
+                               mutable_data<acc_t>(t.shift),
+                               mutable_data<acc_t>(t.sum),
+                               mutable_data<acc_t>(t.slope),
+                               mutable_data<int64_t>(t.positive_index),
+                               mutable_data<int64_t>(t.positive_count)};
     tuplet_loss<Arithmetic>(rule, anchors, refs, inputs.depth, out, context, context.stream());
   });
   return {loss, t.level, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
@@ -59,12 +59,15 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
   OpContext context(inputs.embeddings);
   with_tuplets(rule, inputs, [&](auto arithmetic, const auto& anchors, const auto* refs) {
     using Arithmetic = typename decltype(arithmetic)::type;
-    using Number = typename Arithmetic::Number;
+    using acc_t = typename Arithmetic::acc_t;
     using Scalar = std::remove_const_t<std::remove_pointer_t<decltype(anchors.x)>>;
     const auto target = [](const Tensor& t) { return t.dim() == 2 ? mutable_data<Scalar>(t) : nullptr; };
-    const TupletSaved<Number> saved{
-        data<Number>(given.gradient), data<Number>(given.shift),           data<Number>(given.sum),
-        data<Number>(given.slope),    data<int64_t>(given.positive_index), data<int64_t>(given.positive_count)};
+    const TupletSaved<acc_t> saved{data<acc_t>(given.gradient),
+                                   data<acc_t>(given.shift),
+                                   data<acc_t>(given.sum),
+                                   data<acc_t>(given.slope),
+                                   data<int64_t>(given.positive_index),
+                                   data<int64_t>(given.positive_count)};
     tuplet_loss_gradient<Arithmetic>(rule, anchors, refs, inputs.depth, saved,
                                      GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)}, context,
                                      context.stream());
