@@ -13,11 +13,11 @@
 
 namespace hardmine::test {
 
-template <class Arithmetic_, class Scalar_>
+template <class MmaPolicy_, class Scalar_>
 struct Way {
-  using Arithmetic = Arithmetic_;
+  using MmaPolicy = MmaPolicy_;
   using Scalar = Scalar_;
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   const char* name;
 };
 
@@ -31,11 +31,11 @@ void for_products(const Use& use) {
 }
 
 template <class Use>
-void for_squares(const Use& use) {
-  use(Way<cuda::FloatSquares, float>{"squares of float"});
-  use(Way<cuda::DoubleSquares, double>{"squares of double"});
-  use(Way<cuda::FloatSquares, cuda::BFloat16>{"squares of bfloat16"});
-  use(Way<cuda::FloatSquares, cuda::Float16>{"squares of float16"});
+void for_squared_differences(const Use& use) {
+  use(Way<cuda::FloatSquaredDifferences, float>{"squared differences of float"});
+  use(Way<cuda::DoubleSquaredDifferences, double>{"squared differences of double"});
+  use(Way<cuda::FloatSquaredDifferences, cuda::BFloat16>{"squared differences of bfloat16"});
+  use(Way<cuda::FloatSquaredDifferences, cuda::Float16>{"squared differences of float16"});
 }
 
 template <class Scalar>

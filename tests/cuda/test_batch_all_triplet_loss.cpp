@@ -40,9 +40,9 @@ Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, cons
   if (want_gradient) out.grad.assign(x.size(), acc_t(kNaN));  // garbage: every element must be written
   acc_t* const grad = !want_gradient ? nullptr : x.empty() ? nothing : out.grad.data();
   HostWorkspace workspace;
-  batch_all<typename Way::Arithmetic, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
-                                              table, {&out.loss, &out.active, &out.total, grad}, parts, workspace,
-                                              Stream{running.most_blocks});
+  batch_all<typename Way::MmaPolicy, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
+                                             table, {&out.loss, &out.active, &out.total, grad}, parts, workspace,
+                                             Stream{running.most_blocks});
   return out;
 }
 
@@ -55,10 +55,10 @@ void round_rows(std::vector<typename Way::acc_t>& x) {
 }
 
 // What the factors of the gradient are rounded to; of TF32, rows are, too.
-template <class Arithmetic>
+template <class MmaPolicy>
 double rounding() {
-  using Packed = typename Arithmetic::Packed;
-  if (!Arithmetic::kMatrixUnits) return 0;
+  using Packed = typename MmaPolicy::Packed;
+  if (!MmaPolicy::kTensorCores) return 0;
   return std::is_same_v<Packed, BFloat16> ? 0x1p-8 : 0x1p-9;
 }
 
@@ -86,11 +86,11 @@ BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, 
   return p;
 }
 
-// The rules that an arithmetic serves: squares of differences all but the one that inner products are for, in which
-// short rows are exact as well.
+// The rules that a policy serves: squared differences all but the one that inner products are for,
+// in which short rows are exact as well.
 template <class Way, class Use>
 void for_rules(const Use& use) {
-  if constexpr (Way::Arithmetic::kSquares) {
+  if constexpr (Way::MmaPolicy::kSquaredDifferences) {
     use(true, false);
     use(false, false);
     use(false, true);
@@ -106,18 +106,18 @@ void check_problem(const std::string& what, const BatchAllProblem<typename Way::
   context = what + text_of(p.rule, p.batch.count, p.batch.depth, !p.margins.empty());
   const Run<acc_t> first = run<Way>(p, parts);
   check_batch_all(p, BatchAllFound<acc_t>{first.loss, first.active, first.total, first.grad}, exact, coverage,
-                  rounding<typename Way::Arithmetic>());
+                  rounding<typename Way::MmaPolicy>());
 }
 
 template <class Use>
 void for_ways(const Use& use) {
   for_products(use);
-  for_squares(use);
+  for_squared_differences(use);
 }
 
 // Of rows that are rounded, only what is exact can be told.
 template <class Way>
-constexpr bool kRoundsRows = std::is_same_v<typename Way::Arithmetic, Tf32Products>;
+constexpr bool kRoundsRows = std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
 
 template <class Way>
 void check_sizes(const std::string& name, const std::vector<int64_t>& sizes, int64_t depth,
@@ -139,7 +139,7 @@ TEST(batches_without_a_triplet) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{}, {1}, {5}, {1, 1, 1}}) {
-      auto p = problem<Way>(sizes, 3, true, true, !Way::Arithmetic::kSquares, 3);
+      auto p = problem<Way>(sizes, 3, true, true, !Way::MmaPolicy::kSquaredDifferences, 3);
       context = std::string(way.name) + ", classes " + std::to_string(sizes.size());
       const auto found = run<Way>(p);
       CHECK_EQ(found.loss, 0);
@@ -162,7 +162,7 @@ TEST(classes_of_every_size) {
 // Rows 0, 1, 3 on a line, the last one of another class: 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2 of
 // anchor 0 and (margin - 3) / 2 of anchor 1.
 TEST(three_points_by_hand) {
-  using Way = Way<DoubleSquares, double>;
+  using Way = Way<DoubleSquaredDifferences, double>;
   auto p = problem<Way>({2, 1}, 1, true, true, false, 0);
   p.batch.x = {0, 1, 3};
   p.batch.label = {7, 7, -1};
@@ -185,7 +185,7 @@ TEST(three_points_by_hand) {
 TEST(strips_of_anchors_and_parts_of_their_positives) {
   // 150 rows: strips of 128 and 22; up to 80 positives, 32 at a time.
   const BatchAllParts parts{128, 32};
-  check_sizes<Way<FloatSquares, float>>("strips", {81, 2, 34, 33}, 3, parts);
+  check_sizes<Way<FloatSquaredDifferences, float>>("strips", {81, 2, 34, 33}, 3, parts);
   check_sizes<Way<FloatProducts, float>>("strips", {81, 2, 34, 33}, 3, parts);
   check_sizes<Way<DoubleProducts, double>>("strips", {81, 2, 34, 33}, 16, parts);
   check_sizes<Way<Float16Products, Float16>>("strips", {65, 2, 50, 33}, 16, parts);
@@ -207,7 +207,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
     alone.grad = first.grad;
     CHECK(alone.same_as(first));
   };
-  check(Way<FloatSquares, float>{"squares of float"}, false, true);
+  check(Way<FloatSquaredDifferences, float>{"squared differences of float"}, false, true);
   check(Way<Bfloat16Products, BFloat16>{"bfloat16"}, true, true);
   check(Way<Float16Products, Float16>{"float16"}, true, true);
 }
@@ -215,7 +215,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
 // |a - b|^2 / 2 = 1 - s is of unit rows only; the gradients of shorter ones are 0.
 TEST(rows_too_short_to_be_normalized) {
   using Products = Way<DoubleProducts, double>;
-  using Squares = Way<DoubleSquares, double>;
+  using Squares = Way<DoubleSquaredDifferences, double>;
   for (const bool squared : {true, false}) {
     auto p = problem<Products>({7, 6, 7}, 9, false, squared, true, 4);
     for (int64_t k = 0; k < 9; ++k) {
@@ -231,17 +231,17 @@ TEST(rows_too_short_to_be_normalized) {
 
 // Far from the origin sums of products would lose the digits of differences.
 TEST(rows_far_from_the_origin) {
-  auto p = problem<Way<FloatSquares, float>>({7, 6, 7}, 5, true, true, false, 4);
+  auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7}, 5, true, true, false, 4);
   for (float& x : p.batch.x) x += 1 << 20;
   Coverage coverage;
-  check_problem<Way<FloatSquares, float>>("far, ", p, true, {}, coverage);
+  check_problem<Way<FloatSquaredDifferences, float>>("far, ", p, true, {}, coverage);
 }
 
 TEST(what_is_not_finite_is_never_hidden) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const double bad : {kNaN, kInfinity, -kInfinity}) {
-      auto p = problem<Way>({3, 4, 2}, 4, true, true, !Way::Arithmetic::kSquares, 5);
+      auto p = problem<Way>({3, 4, 2}, 4, true, true, !Way::MmaPolicy::kSquaredDifferences, 5);
       p.batch.x[17] = static_cast<typename Way::acc_t>(bad);
       context = std::string(way.name) + ", " + std::to_string(bad);
       const auto found = run<Way>(p);
@@ -254,7 +254,7 @@ TEST(what_is_not_finite_is_never_hidden) {
 }
 
 TEST(bad_margins) {
-  using Way = Way<FloatSquares, float>;
+  using Way = Way<FloatSquaredDifferences, float>;
   const auto p = problem<Way>({3, 4, 1}, 4, true, true, false, 3);
   CHECK_EQ(p.table_rows, 5);
   const auto is_nan = [](const Run<float>& found) {

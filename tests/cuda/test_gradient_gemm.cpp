@@ -33,17 +33,17 @@ void for_ways(const Use& use) {
 }
 
 // Of what is rounded before it is multiplied.
-template <class Arithmetic>
+template <class MmaPolicy>
 double rounding() {
-  using Packed = typename Arithmetic::Packed;
+  using Packed = typename MmaPolicy::Packed;
   if (std::is_same_v<Packed, double>) return 1e-14;
-  if (!Arithmetic::kMatrixUnits) return 1e-6;
+  if (!MmaPolicy::kTensorCores) return 1e-6;
   return std::is_same_v<Packed, BFloat16> ? 4e-3 : std::is_same_v<Packed, Float16> ? 5e-4 : 1e-3;  // TF32: both factors
 }
 
 template <class Way>
 struct Case {
-  using Arithmetic = typename Way::Arithmetic;
+  using MmaPolicy = typename Way::MmaPolicy;
   using Scalar = typename Way::Scalar;
   using acc_t = typename Way::acc_t;
   Problem p;
@@ -61,7 +61,7 @@ struct Case {
     for (int64_t d = 0; d < p.depth; ++d) center.push_back(static_cast<acc_t>(0.125 * static_cast<double>(d % 5)));
   }
 
-  bool centered() const { return p.centered && sizeof(typename Arithmetic::Packed) > 2; }
+  bool centered() const { return p.centered && sizeof(typename MmaPolicy::Packed) > 2; }
   ProductRows<Scalar, acc_t> rows() const {
     return {x.data(), p.count, p.depth, p.divides ? divisor.data() : nullptr, centered() ? center.data() : nullptr};
   }
@@ -74,8 +74,8 @@ struct Case {
 };
 
 // Compares out with the sum over n of term(i, d, n), whose rounding errors are relative to the terms.
-template <class Arithmetic, class Term>
-void check_sums(const std::vector<typename Arithmetic::acc_t>& out, int64_t count, int64_t depth, int64_t terms,
+template <class MmaPolicy, class Term>
+void check_sums(const std::vector<typename MmaPolicy::acc_t>& out, int64_t count, int64_t depth, int64_t terms,
                 double start, const Term& term) {
   for (int64_t i = 0; i < count; ++i)
     for (int64_t d = 0; d < depth; ++d) {
@@ -84,13 +84,13 @@ void check_sums(const std::vector<typename Arithmetic::acc_t>& out, int64_t coun
         sum += term(i, d, n);
         size += std::fabs(term(i, d, n));
       }
-      CHECK_NEAR(static_cast<double>(out[i * depth + d]), sum, size * rounding<Arithmetic>() + 1e-300);
+      CHECK_NEAR(static_cast<double>(out[i * depth + d]), sum, size * rounding<MmaPolicy>() + 1e-300);
     }
 }
 
 template <class Way>
 void check_straight(const Problem& p) {
-  using Arithmetic = typename Way::Arithmetic;
+  using MmaPolicy = typename Way::MmaPolicy;
   using acc_t = typename Way::acc_t;
   const Case<Way> c(p);
   std::vector<acc_t> first;
@@ -98,13 +98,13 @@ void check_straight(const Problem& p) {
     const WithOrder order(running.order);
     const Stream stream{running.most_blocks};
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), p.rows, true, 0, workspace, stream);
+    const auto products = strip_products<MmaPolicy>(c.rows(), p.rows, true, 0, workspace, stream);
     std::vector<acc_t> out(p.rows * p.depth, std::numeric_limits<acc_t>::quiet_NaN());
-    strip_product<Arithmetic>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
+    strip_product<MmaPolicy>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
     if (first.empty()) {
       first = out;
-      check_sums<Arithmetic>(out, p.rows, p.depth, p.count, 0,
-                             [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+      check_sums<MmaPolicy>(out, p.rows, p.depth, p.count, 0,
+                            [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
     }
     CHECK(same_bits(out, first));
   }
@@ -113,7 +113,7 @@ void check_straight(const Problem& p) {
 // The strip's columns get what its rows, which are the rows from `first_row` on, are weighted with.
 template <class Way>
 void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count) {
-  using Arithmetic = typename Way::Arithmetic;
+  using MmaPolicy = typename Way::MmaPolicy;
   using acc_t = typename Way::acc_t;
   const Case<Way> weights(strip);
   Problem of_rows = strip;
@@ -125,15 +125,14 @@ void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count
     const WithOrder order(running.order);
     const Stream stream{running.most_blocks};
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), strip.rows, false, strip.count, workspace, stream);
+    const auto products = strip_products<MmaPolicy>(c.rows(), strip.rows, false, strip.count, workspace, stream);
     std::vector<acc_t> out(strip.count * strip.depth, acc_t(0.5));
-    add_transposed_strip_product<Arithmetic>(products, {weights.weight.data(), strip.rows, strip.count}, first_row,
-                                             out.data(), stream);
+    add_transposed_strip_product<MmaPolicy>(products, {weights.weight.data(), strip.rows, strip.count}, first_row,
+                                            out.data(), stream);
     if (first.empty()) {
       first = out;
-      check_sums<Arithmetic>(out, strip.count, strip.depth, strip.rows, 0.5, [&](int64_t i, int64_t d, int64_t r) {
-        return weights.w(r, i) * c.row(first_row + r, d);
-      });
+      check_sums<MmaPolicy>(out, strip.count, strip.depth, strip.rows, 0.5,
+                            [&](int64_t i, int64_t d, int64_t r) { return weights.w(r, i) * c.row(first_row + r, d); });
     }
     CHECK(same_bits(out, first));
   }
@@ -141,7 +140,7 @@ void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count
 
 }  // namespace
 
-TEST(products_of_every_arithmetic) {
+TEST(products_of_every_mma_policy) {
   for_ways([](auto way) {
     using Way = decltype(way);
     context = way.name;
@@ -187,7 +186,7 @@ TEST(weights_of_any_size) {
 TEST(rows_with_divisors_of_any_size) {
   for_ways([](auto way) {
     using Way = decltype(way);
-    using Arithmetic = typename Way::Arithmetic;
+    using MmaPolicy = typename Way::MmaPolicy;
     using acc_t = typename Way::acc_t;
     context = way.name;
     Case<Way> c({3, 20, 4, true});
@@ -201,32 +200,32 @@ TEST(rows_with_divisors_of_any_size) {
     c.divisor[7] = acc_t(1e-12);
     for (int64_t d = 0; d < 4; ++d) c.x[7 * 4 + d] = {};
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), 3, true, 0, workspace, Stream{});
+    const auto products = strip_products<MmaPolicy>(c.rows(), 3, true, 0, workspace, Stream{});
     std::vector<acc_t> out(12);
-    strip_product<Arithmetic>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
-    check_sums<Arithmetic>(out, 3, 4, 20, 0, [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+    strip_product<MmaPolicy>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
+    check_sums<MmaPolicy>(out, 3, 4, 20, 0, [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
   });
 }
 
 TEST(one_memory_serves_strips_of_any_height) {
   for_ways([](auto way) {
     using Way = decltype(way);
-    using Arithmetic = typename Way::Arithmetic;
+    using MmaPolicy = typename Way::MmaPolicy;
     using acc_t = typename Way::acc_t;
     context = way.name;
     const Problem p{260, 1030, 2};  // the lower strips are multiplied in more shares
     const Case<Way> c(p);
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), p.rows, true, p.count, workspace, Stream{});
+    const auto products = strip_products<MmaPolicy>(c.rows(), p.rows, true, p.count, workspace, Stream{});
     const int64_t bytes = workspace.bytes();
     for (const int64_t rows : {260, 3, 130}) {
       std::vector<acc_t> out(rows * p.depth), sum(p.count * p.depth, acc_t(0));
-      strip_product<Arithmetic>(products, {c.weight.data(), rows, p.count}, out.data(), Stream{});
-      add_transposed_strip_product<Arithmetic>(products, {c.weight.data(), rows, p.count}, 0, sum.data(), Stream{});
-      check_sums<Arithmetic>(out, rows, p.depth, p.count, 0,
-                             [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
-      check_sums<Arithmetic>(sum, p.count, p.depth, rows, 0,
-                             [&](int64_t i, int64_t d, int64_t r) { return c.w(r, i) * c.row(r, d); });
+      strip_product<MmaPolicy>(products, {c.weight.data(), rows, p.count}, out.data(), Stream{});
+      add_transposed_strip_product<MmaPolicy>(products, {c.weight.data(), rows, p.count}, 0, sum.data(), Stream{});
+      check_sums<MmaPolicy>(out, rows, p.depth, p.count, 0,
+                            [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+      check_sums<MmaPolicy>(sum, p.count, p.depth, rows, 0,
+                            [&](int64_t i, int64_t d, int64_t r) { return c.w(r, i) * c.row(r, d); });
     }
     CHECK_EQ(workspace.bytes(), bytes);
   });
@@ -235,7 +234,7 @@ TEST(one_memory_serves_strips_of_any_height) {
 TEST(zeros_and_what_is_not_finite) {
   for_ways([](auto way) {
     using Way = decltype(way);
-    using Arithmetic = typename Way::Arithmetic;
+    using MmaPolicy = typename Way::MmaPolicy;
     using acc_t = typename Way::acc_t;
     context = way.name;
     Case<Way> c({4, 40, 3});
@@ -243,9 +242,9 @@ TEST(zeros_and_what_is_not_finite) {
     c.weight[40 + 7] = std::numeric_limits<acc_t>::quiet_NaN();
     c.weight[80 + 39] = std::numeric_limits<acc_t>::infinity();
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), 4, true, 0, workspace, Stream{});
+    const auto products = strip_products<MmaPolicy>(c.rows(), 4, true, 0, workspace, Stream{});
     std::vector<acc_t> out(12);
-    strip_product<Arithmetic>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
+    strip_product<MmaPolicy>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
     for (int d = 0; d < 3; ++d) {
       CHECK_EQ(out[d], acc_t(0));
       CHECK(std::isnan(out[3 + d]));
@@ -253,7 +252,7 @@ TEST(zeros_and_what_is_not_finite) {
       CHECK(std::isfinite(out[9 + d]));
     }
     // Nothing to do, and nothing done.
-    strip_product<Arithmetic>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
+    strip_product<MmaPolicy>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
   });
   HostWorkspace workspace;
   const float x[1] = {1};

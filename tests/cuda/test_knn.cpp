@@ -1,5 +1,5 @@
 // Nearest neighbors against a sort of all pairs, on embeddings of small integers, whose similarities are exact in
-// every arithmetic and tie often.
+// every mma_policy and tie often.
 
 #include "cuda/kernels/knn.h"
 
@@ -52,14 +52,14 @@ std::vector<float> refs_of(const Problem& p, const std::vector<float>& queries) 
   return refs;
 }
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void check_nearest(const Problem& p) {
-  using acc_t = typename Arithmetic::acc_t;
-  const Similarity kind = Arithmetic::kSquares ? Similarity::kEuclidean : Similarity::kDot;
+  using acc_t = typename MmaPolicy::acc_t;
+  const Similarity kind = MmaPolicy::kSquaredDifferences ? Similarity::kEuclidean : Similarity::kDot;
   const std::vector<float> x = numbers(p.queries, p.depth, Rows::kMixed, 1), y = refs_of(p, x);
   const auto scalars = [](const std::vector<float>& from) {
     std::vector<Scalar> to;
-    for (const typename Arithmetic::acc_t number : from) to.push_back(from_acc<Scalar>(number));
+    for (const typename MmaPolicy::acc_t number : from) to.push_back(from_acc<Scalar>(number));
     return to;
   };
   const std::vector<Scalar> queries = scalars(x), refs = scalars(y);
@@ -70,8 +70,8 @@ void check_nearest(const Problem& p) {
   HostWorkspace workspace;
   Stream stream;
   stream.most_blocks = p.most_blocks;
-  nearest<Arithmetic>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
-                      p.exclude_self, NearestOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
+  nearest<MmaPolicy>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
+                     p.exclude_self, NearestOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
 
   for (int64_t i = 0; i < p.queries; ++i) {
     std::vector<double> order(ref_count);
@@ -79,7 +79,7 @@ void check_nearest(const Problem& p) {
     for (int64_t j = 0; j < ref_count; ++j) {
       for (int64_t d = 0; d < p.depth; ++d) {
         const double a = x[i * p.depth + d], b = y[j * p.depth + d];
-        order[j] += Arithmetic::kSquares ? -(a - b) * (a - b) : a * b;
+        order[j] += MmaPolicy::kSquaredDifferences ? -(a - b) * (a - b) : a * b;
       }
       if ((p.refs || !p.exclude_self || i != j) && j != p.nan_ref) candidates.push_back(j);
     }
@@ -97,7 +97,7 @@ void check_nearest(const Problem& p) {
   }
 }
 
-// Calls check for every arithmetic and order of threads.
+// Calls check for every mma_policy and order of threads.
 void check_all(const std::string& what, const Problem& p) {
   using emulation::Order;
   int number = 0;
@@ -105,16 +105,16 @@ void check_all(const std::string& what, const Problem& p) {
     emulation::set_order(order, 3);
     context = what + ", order of threads " + std::to_string(number++) + ": ";
     const std::string before = context;
-    const auto with = [&](const char* arithmetic) { context = before + arithmetic; };
+    const auto with = [&](const char* mma_policy) { context = before + mma_policy; };
     with("float products");
     check_nearest<FloatProducts, float>(p);
-    with("double squares");
-    check_nearest<DoubleSquares, double>(p);
+    with("double squared differences");
+    check_nearest<DoubleSquaredDifferences, double>(p);
     if (order != Order::kShuffled) continue;
-    with("float squares");
-    check_nearest<FloatSquares, float>(p);
-    with("squares of bfloat16");
-    check_nearest<FloatSquares, BFloat16>(p);
+    with("float squared differences");
+    check_nearest<FloatSquaredDifferences, float>(p);
+    with("squared differences of bfloat16");
+    check_nearest<FloatSquaredDifferences, BFloat16>(p);
     with("double products");
     check_nearest<DoubleProducts, double>(p);
     with("TF32 products");
@@ -147,7 +147,7 @@ TEST(candidates_that_get_better_or_worse_or_tie) {
 TEST(lists_of_the_largest_k) {
   context = "largest k";
   check_nearest<FloatProducts, float>({2, 1500, 2, kMostNeighbors, false});
-  check_nearest<DoubleSquares, double>({2, 1300, 2, kMostNeighbors, false});
+  check_nearest<DoubleSquaredDifferences, double>({2, 1300, 2, kMostNeighbors, false});
 }
 
 TEST(few_blocks_do_all) {
@@ -167,7 +167,7 @@ TEST(lists_of_several_queries_in_turn) {
     emulation::set_order(order);
     context = "in turn";
     check_nearest<FloatProducts, float>(p);
-    check_nearest<DoubleSquares, double>(p);
+    check_nearest<DoubleSquaredDifferences, double>(p);
   }
   emulation::set_order(emulation::Order::kAscending);
 }

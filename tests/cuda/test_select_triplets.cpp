@@ -1,4 +1,4 @@
-// The whole selection on the emulation against a double loop over all pairs: every arithmetic, rule and kind of label,
+// The whole selection on the emulation against a double loop over all pairs: every mma_policy, rule and kind of label,
 // sizes around those of tiles, in whatever order blocks and threads run.
 
 #include "cuda/kernels/select_triplets.h"
@@ -44,7 +44,7 @@ struct Selection {
     loss_out.term.margin = 0.5;
     loss_out.loss = loss.data();
     HostWorkspace workspace;
-    cuda::select_triplets<typename Way::Arithmetic, Scalar>(
+    cuda::select_triplets<typename Way::MmaPolicy, Scalar>(
         rule, rows, refs ? &others : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
         {positive_index.data(), negative_index.data(), positive_similarity.data(), negative_similarity.data()},
         loss_out, workspace, Stream{running.most_blocks});
@@ -106,7 +106,7 @@ void for_ways(const Use& use) {
     use(way, Similarity::kCosine);
     use(way, Similarity::kDot);
   });
-  for_squares([&](auto way) { use(way, Similarity::kEuclidean); });
+  for_squared_differences([&](auto way) { use(way, Similarity::kEuclidean); });
 }
 
 }  // namespace

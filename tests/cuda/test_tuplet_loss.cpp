@@ -1,4 +1,4 @@
-// The tuplet losses and their gradients against plain loops in double, in every arithmetic, and bit for bit the same
+// The tuplet losses and their gradients against plain loops in double, in every mma_policy, and bit for bit the same
 // whatever the order of threads and blocks.
 
 #include "cuda/kernels/tuplet_loss.h"
@@ -38,7 +38,7 @@ Batch<typename Way::acc_t> rounded_batch(Values values, Labels labels, int64_t c
 // What the kernels make of a problem. Everything holds garbage at first: all of it must be written.
 template <class Way>
 struct CudaRun {
-  using Arithmetic = typename Way::Arithmetic;
+  using MmaPolicy = typename Way::MmaPolicy;
   using Scalar = typename Way::Scalar;
   using acc_t = typename Way::acc_t;
   std::vector<acc_t> value, level, shift, sum, slope, positive_similarity;  // value: the loss
@@ -63,10 +63,10 @@ struct CudaRun {
     HostWorkspace workspace;
     const Stream stream{running.most_blocks};
     emulation::take_launch_count();
-    tuplet_loss<Arithmetic>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
-                            {value.data(), level.data(), positive_similarity.data(), shift.data(), sum.data(),
-                             slope.data(), positive_index.data(), positive_count.data()},
-                            workspace, stream);
+    tuplet_loss<MmaPolicy>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
+                           {value.data(), level.data(), positive_similarity.data(), shift.data(), sum.data(),
+                            slope.data(), positive_index.data(), positive_count.data()},
+                           workspace, stream);
     launches = emulation::take_launch_count();
     std::vector<Scalar> to_x(want_x ? x.size() : 0), to_refs(want_refs && p.refs ? y.size() : 0);
     for (std::vector<Scalar>* grad : {&to_x, &to_refs})
@@ -75,7 +75,7 @@ struct CudaRun {
     const auto data = [&](std::vector<Scalar>& grad, bool wanted) {
       return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
     };
-    tuplet_loss_gradient<Arithmetic>(
+    tuplet_loss_gradient<MmaPolicy>(
         p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
         {p.gradient.data(), shift.data(), sum.data(), slope.data(), positive_index.data(), positive_count.data()},
         GradientOut<Scalar>{data(to_x, want_x), data(to_refs, want_refs && p.refs)}, workspace, stream, strip_weights);
@@ -106,7 +106,7 @@ double weight_rounding() {
   using Scalar = typename Way::Scalar;
   if (std::is_same_v<Scalar, BFloat16>) return 0x1p-7;
   if (std::is_same_v<Scalar, Float16>) return 0x1p-9;
-  if (std::is_same_v<typename Way::Arithmetic, Tf32Products>) return 0x1p-9;
+  if (std::is_same_v<typename Way::MmaPolicy, Tf32Products>) return 0x1p-9;
   // Sums of many numbers of either sign, and differences from a common row.
   return 64 * static_cast<double>(std::numeric_limits<typename Way::acc_t>::epsilon());
 }
@@ -120,7 +120,7 @@ struct Case {
 template <class Way>
 void check_case(Way way, Similarity similarity, const Case& c, TupletCoverage& coverage) {
   using acc_t = typename Way::acc_t;
-  constexpr bool kTf32 = std::is_same_v<typename Way::Arithmetic, Tf32Products>;
+  constexpr bool kTf32 = std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
   const bool exact = kTf32 || c.turn % 2;
   const Values values = !exact                              ? Values::kReals
                         : similarity == Similarity::kCosine ? Values::kExactNorms
@@ -152,10 +152,10 @@ void for_similarities(const Use& use) {
     use(way, Similarity::kCosine);
     use(way, Similarity::kDot);
   });
-  for_squares([&](auto way) { use(way, Similarity::kEuclidean); });
+  for_squared_differences([&](auto way) { use(way, Similarity::kEuclidean); });
 }
 
-// A problem with some of everything, of three panels of rows or more in every arithmetic.
+// A problem with some of everything, of three panels of rows or more in every mma_policy.
 template <class Way>
 struct Mixed {
   using acc_t = typename Way::acc_t;
@@ -184,7 +184,7 @@ TEST(batches_among_themselves) {
   TupletCoverage coverage;
   int64_t turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
-    constexpr int64_t kTile = decltype(way)::Arithmetic::kTile;
+    constexpr int64_t kTile = decltype(way)::MmaPolicy::kTile;
     for (const Case& c : {Case{2, -1, 3, turn + 5}, Case{33, -1, 17, turn}, Case{kTile, -1, 5, turn + 1},
                           Case{turn % 4 ? kTile + 1 : 2 * kTile + 22, -1, 2, turn + 2}})
       check_case(way, similarity, c, coverage);
@@ -199,7 +199,7 @@ TEST(against_refs) {
   TupletCoverage coverage;
   int64_t turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
-    constexpr int64_t kTile = decltype(way)::Arithmetic::kTile;
+    constexpr int64_t kTile = decltype(way)::MmaPolicy::kTile;
     for (const Case& c : {Case{3, 1, 7, turn + 2}, Case{1, 2 * kTile + 1, 3, turn}, Case{kTile + 3, 20, 4, turn + 1}})
       check_case(way, similarity, c, coverage);
     ++turn;
@@ -213,7 +213,7 @@ TEST(nothing_depends_on_the_order_of_threads_and_blocks) {
   for_similarities([&](auto way, Similarity similarity) {
     using Way = decltype(way);
     ++turn;
-    Mixed<Way> mixed(similarity, kPositives[turn % 3], turn % 2 ? 0.02 : 0.1, Way::Arithmetic::kTile + 12, 3);
+    Mixed<Way> mixed(similarity, kPositives[turn % 3], turn % 2 ? 0.02 : 0.1, Way::MmaPolicy::kTile + 12, 3);
     const auto p = mixed.problem(turn % 4 == 0);
     const CudaRun<Way> first(p);
     for (int n = 1; n < 4; ++n) {
@@ -351,7 +351,7 @@ TEST(a_row_without_a_direction_takes_no_digits_from_other_rows_gradients) {
 }
 
 TEST(close_rows_far_from_the_origin_keep_their_gradients) {
-  using Way = Way<FloatSquares, float>;
+  using Way = Way<FloatSquaredDifferences, float>;
   Mixed<Way> near(Similarity::kEuclidean, TupletPositive::kAll, 0.5, 40);
   for (float& x : near.anchors.x) x = std::round(x * 1024) / 1024;
   auto p = near.problem(false);

@@ -13,15 +13,15 @@ constexpr int64_t kEnoughBlocks = 256;  // to occupy a GPU
 constexpr int64_t kLeastStages = 8;     // of a split of a product
 constexpr int kReduceThreads = 256;
 
-template <class Arithmetic>
-constexpr bool kTwoBytes = sizeof(typename Arithmetic::Packed) == 2;
-template <class Arithmetic>
-constexpr bool kShortRange = std::is_same_v<typename Arithmetic::Packed, Float16>;
+template <class MmaPolicy>
+constexpr bool kTwoBytes = sizeof(typename MmaPolicy::Packed) == 2;
+template <class MmaPolicy>
+constexpr bool kShortRange = std::is_same_v<typename MmaPolicy::Packed, Float16>;
 
-template <class Arithmetic>
-__device__ __forceinline__ void store_packed(char* target, typename Arithmetic::acc_t x) {
-  using Packed = typename Arithmetic::Packed;
-  if constexpr (Arithmetic::kMatrixUnits && std::is_same_v<Packed, float>) {
+template <class MmaPolicy>
+__device__ __forceinline__ void store_packed(char* target, typename MmaPolicy::acc_t x) {
+  using Packed = typename MmaPolicy::Packed;
+  if constexpr (MmaPolicy::kTensorCores && std::is_same_v<Packed, float>) {
     *reinterpret_cast<uint32_t*>(target) = round_to_tf32(x);
   } else {
     *reinterpret_cast<Packed*>(target) = from_acc<Packed>(x);
@@ -30,18 +30,18 @@ __device__ __forceinline__ void store_packed(char* target, typename Arithmetic::
 
 // Packs rows [count, depth], a block a stage of a panel at a time. value(row, k): what is to be packed there.
 // kDepthFirst: neighboring threads take neighboring depths, not rows, as they lie in memory.
-template <class Arithmetic, bool kDepthFirst, class GetValue>
+template <class MmaPolicy, bool kDepthFirst, class GetValue>
 __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t depth, const GetValue& value) {
-  constexpr int kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
-  const int64_t stages = stages_of<Arithmetic>(depth);
-  for (int64_t i = blockIdx.x; i < panels_of<Arithmetic>(count) * stages; i += gridDim.x) {
+  constexpr int kTile = MmaPolicy::kTile, kDepth = MmaPolicy::kStageDepth;
+  const int64_t stages = stages_of<MmaPolicy>(depth);
+  for (int64_t i = blockIdx.x; i < panels_of<MmaPolicy>(count) * stages; i += gridDim.x) {
     const int64_t first_row = i / stages * kTile, first_depth = i % stages * kDepth;
-    char* stage = panels + i * Arithmetic::kStageBytes;
+    char* stage = panels + i * MmaPolicy::kStageBytes;
     for (int n = threadIdx.x; n < kTile * kDepth; n += kTileThreads) {
       const int r = kDepthFirst ? n / kDepth : n % kTile, k = kDepthFirst ? n % kDepth : n / kTile;
       const bool inside = first_row + r < count && first_depth + k < depth;
-      store_packed<Arithmetic>(stage + Arithmetic::offset(r, k),
-                               inside ? value(first_row + r, first_depth + k) : typename Arithmetic::acc_t(0));
+      store_packed<MmaPolicy>(stage + MmaPolicy::offset(r, k),
+                              inside ? value(first_row + r, first_depth + k) : typename MmaPolicy::acc_t(0));
     }
   }
 }
@@ -59,13 +59,13 @@ __device__ __forceinline__ NormParts parts_of(float norm) {
   return parts;
 }
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::acc_t> rows, char* panels) {
-  using acc_t = typename Arithmetic::acc_t;
-  pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
+    pack_transposed_rows_kernel(ProductRows<Scalar, typename MmaPolicy::acc_t> rows, char* panels) {
+  using acc_t = typename MmaPolicy::acc_t;
+  pack_stages<MmaPolicy, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     acc_t x = to_acc(rows.x[i * rows.depth + d]);
-    if constexpr (kTwoBytes<Arithmetic>) {
+    if constexpr (kTwoBytes<MmaPolicy>) {
       if (rows.norm) x = std::ldexp(x, -parts_of(rows.norm[i]).exponent);
     } else {
       if (rows.norm) x /= rows.norm[i];
@@ -115,10 +115,10 @@ __global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(Produ
   }
 }
 
-template <class Arithmetic, bool kDepthFirst>
+template <class MmaPolicy, bool kDepthFirst>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_weights_kernel(ProductWeights<typename Arithmetic::acc_t> weights, char* panels) {
-  pack_stages<Arithmetic, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
+    pack_weights_kernel(ProductWeights<typename MmaPolicy::acc_t> weights, char* panels) {
+  pack_stages<MmaPolicy, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
     const auto w = weights.at(row, k);
     return weights.exponent ? std::ldexp(w, -weights.exponent[row]) : w;
   });
@@ -146,25 +146,25 @@ struct ProductSides {
   int64_t weight_panel, row_panel, stages;
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::acc_t> out) {
-  const int64_t columns = panels_of<Arithmetic>(out.columns), tiles = panels_of<Arithmetic>(out.rows) * columns;
-  Fragment<Arithmetic> sum;
+    strip_product_kernel(ProductSides sides, ProductOut<typename MmaPolicy::acc_t> out) {
+  const int64_t columns = panels_of<MmaPolicy>(out.columns), tiles = panels_of<MmaPolicy>(out.rows) * columns;
+  Fragment<MmaPolicy> sum;
   for (int64_t i = blockIdx.x; i < tiles * out.num_splits; i += gridDim.x) {
     const int64_t split = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
     const int64_t begin = sides.stages * split / out.num_splits, end = sides.stages * (split + 1) / out.num_splits;
-    multiply_panels<Arithmetic>(sides.weights + row_panel * sides.weight_panel + begin * Arithmetic::kStageBytes,
-                                sides.rows + column_panel * sides.row_panel + begin * Arithmetic::kStageBytes,
-                                end - begin, shared_memory(), sum);
-    typename Arithmetic::acc_t* const partial = out.partial + split * out.rows * out.columns;
+    multiply_panels<MmaPolicy>(sides.weights + row_panel * sides.weight_panel + begin * MmaPolicy::kStageBytes,
+                               sides.rows + column_panel * sides.row_panel + begin * MmaPolicy::kStageBytes,
+                               end - begin, shared_memory(), sum);
+    typename MmaPolicy::acc_t* const partial = out.partial + split * out.rows * out.columns;
 #pragma unroll
-    for (int r = 0; r < Arithmetic::kRows; ++r) {
-      const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
+    for (int r = 0; r < MmaPolicy::kRows; ++r) {
+      const int64_t row = row_panel * MmaPolicy::kTile + MmaPolicy::row(r);
       if (row >= out.rows) continue;
 #pragma unroll
-      for (int c = 0; c < Arithmetic::kColumns; ++c) {
-        const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
+      for (int c = 0; c < MmaPolicy::kColumns; ++c) {
+        const int64_t column = column_panel * MmaPolicy::kTile + MmaPolicy::column(c);
         if (column >= out.columns) continue;
         if (out.num_splits == 1) {
           out.store(row, column, sum.at[r][c]);
@@ -187,40 +187,40 @@ __global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(Produc
   }
 }
 
-template <class Arithmetic>
+template <class MmaPolicy>
 int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
-  const int64_t tiles = panels_of<Arithmetic>(rows) * panels_of<Arithmetic>(columns);
+  const int64_t tiles = panels_of<MmaPolicy>(rows) * panels_of<MmaPolicy>(columns);
   return std::max<int64_t>(1, std::min((kEnoughBlocks + tiles - 1) / tiles, stages / kLeastStages));
 }
 
-template <class Arithmetic>
-void product(const StripProducts<Arithmetic>& products, const ProductWeights<typename Arithmetic::acc_t>& weights,
-             int64_t first_depth, bool adds, typename Arithmetic::acc_t* out, const Stream& stream) {
-  using acc_t = typename Arithmetic::acc_t;
+template <class MmaPolicy>
+void product(const StripProducts<MmaPolicy>& products, const ProductWeights<typename MmaPolicy::acc_t>& weights,
+             int64_t first_depth, bool adds, typename MmaPolicy::acc_t* out, const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
   if (weights.count == 0 || products.depth == 0) return;
   if (weights.exponent)
     launch("weight_exponents", weight_exponents_kernel<acc_t>,
            {(weights.count + kTileThreads / 32 - 1) / (kTileThreads / 32), kTileThreads}, stream, weights);
-  const int64_t stages = stages_of<Arithmetic>(weights.depth);
-  const Grid packing{panels_of<Arithmetic>(weights.count) * stages, kTileThreads};
+  const int64_t stages = stages_of<MmaPolicy>(weights.depth);
+  const Grid packing{panels_of<MmaPolicy>(weights.count) * stages, kTileThreads};
   if (weights.depth_step == 1) {
-    launch("pack_weights", pack_weights_kernel<Arithmetic, true>, packing, stream, weights, products.weights);
+    launch("pack_weights", pack_weights_kernel<MmaPolicy, true>, packing, stream, weights, products.weights);
   } else {
-    launch("pack_weights", pack_weights_kernel<Arithmetic, false>, packing, stream, weights, products.weights);
+    launch("pack_weights", pack_weights_kernel<MmaPolicy, false>, packing, stream, weights, products.weights);
   }
   const ProductSides sides{products.weights,
-                           products.rows + first_depth / Arithmetic::kStageDepth * Arithmetic::kStageBytes,
-                           panel_bytes<Arithmetic>(weights.depth), panel_bytes<Arithmetic>(products.count), stages};
+                           products.rows + first_depth / MmaPolicy::kStageDepth * MmaPolicy::kStageBytes,
+                           panel_bytes<MmaPolicy>(weights.depth), panel_bytes<MmaPolicy>(products.count), stages};
   const ProductOut<acc_t> target{out,
                                  weights.count,
                                  products.depth,
                                  weights.exponent,
                                  adds,
                                  products.partial,
-                                 splits_for<Arithmetic>(weights.count, products.depth, stages)};
-  launch("strip_product", strip_product_kernel<Arithmetic>,
-         {panels_of<Arithmetic>(weights.count) * panels_of<Arithmetic>(products.depth) * target.num_splits,
-          kTileThreads, Arithmetic::kSharedBytes},
+                                 splits_for<MmaPolicy>(weights.count, products.depth, stages)};
+  launch("strip_product", strip_product_kernel<MmaPolicy>,
+         {panels_of<MmaPolicy>(weights.count) * panels_of<MmaPolicy>(products.depth) * target.num_splits, kTileThreads,
+          MmaPolicy::kSharedBytes},
          stream, sides, target);
   if (target.num_splits == 1) return;
   launch("reduce_splits", reduce_splits_kernel<acc_t>,
@@ -228,37 +228,37 @@ void product(const StripProducts<Arithmetic>& products, const ProductWeights<typ
 }
 
 // The weights of a strip as they lie.
-template <class Arithmetic>
-ProductWeights<typename Arithmetic::acc_t> straight(const StripProducts<Arithmetic>& products,
-                                                    const WeightStrip<typename Arithmetic::acc_t>& strip) {
+template <class MmaPolicy>
+ProductWeights<typename MmaPolicy::acc_t> straight(const StripProducts<MmaPolicy>& products,
+                                                   const WeightStrip<typename MmaPolicy::acc_t>& strip) {
   return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.norm, products.exponent};
 }
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
-StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::acc_t>& rows,
-                                         int64_t strip_rows, bool straight, int64_t transposed_columns,
-                                         Workspace& workspace, const Stream& stream) {
-  using acc_t = typename Arithmetic::acc_t;
-  static_assert(kStripStep % Arithmetic::kStageDepth == 0);
-  StripProducts<Arithmetic> out{};
+template <class MmaPolicy, class Scalar>
+StripProducts<MmaPolicy> strip_products(const ProductRows<Scalar, typename MmaPolicy::acc_t>& rows, int64_t strip_rows,
+                                        bool straight, int64_t transposed_columns, Workspace& workspace,
+                                        const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
+  static_assert(kStripStep % MmaPolicy::kStageDepth == 0);
+  StripProducts<MmaPolicy> out{};
   out.count = rows.count;
   out.depth = rows.depth;
-  char* panels = workspace.array<char>(panels_of<Arithmetic>(rows.depth) * panel_bytes<Arithmetic>(rows.count));
-  launch("pack_transposed_rows", pack_transposed_rows_kernel<Arithmetic, Scalar>,
-         {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, panels);
+  char* panels = workspace.array<char>(panels_of<MmaPolicy>(rows.depth) * panel_bytes<MmaPolicy>(rows.count));
+  launch("pack_transposed_rows", pack_transposed_rows_kernel<MmaPolicy, Scalar>,
+         {panels_of<MmaPolicy>(rows.depth) * stages_of<MmaPolicy>(rows.count), kTileThreads}, stream, rows, panels);
   out.rows = panels;
-  if (kTwoBytes<Arithmetic>) out.norm = rows.norm;
+  if (kTwoBytes<MmaPolicy>) out.norm = rows.norm;
   // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more num_splits.
   int64_t most_rows = 0, weight_bytes = 0, partials = 0;
   const auto plan = [&](int64_t most, int64_t depth) {
     if (most == 0 || rows.depth == 0) return;
     most_rows = std::max(most_rows, most);
-    weight_bytes = std::max(weight_bytes, panels_of<Arithmetic>(most) * panel_bytes<Arithmetic>(depth));
-    for (int64_t panels = 1; panels <= panels_of<Arithmetic>(most); ++panels) {
-      const int64_t count = std::min<int64_t>(panels * Arithmetic::kTile, most);
-      const int64_t num_splits = splits_for<Arithmetic>(count, rows.depth, stages_of<Arithmetic>(depth));
+    weight_bytes = std::max(weight_bytes, panels_of<MmaPolicy>(most) * panel_bytes<MmaPolicy>(depth));
+    for (int64_t panels = 1; panels <= panels_of<MmaPolicy>(most); ++panels) {
+      const int64_t count = std::min<int64_t>(panels * MmaPolicy::kTile, most);
+      const int64_t num_splits = splits_for<MmaPolicy>(count, rows.depth, stages_of<MmaPolicy>(depth));
       if (num_splits > 1) partials = std::max(partials, num_splits * count * rows.depth);
     }
   };
@@ -266,35 +266,35 @@ StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arit
   plan(transposed_columns, strip_rows);
   out.weights = workspace.array<char>(weight_bytes);
   out.partial = workspace.array<acc_t>(partials);
-  if (kShortRange<Arithmetic>) out.exponent = workspace.array<int32_t>(most_rows);
+  if (kShortRange<MmaPolicy>) out.exponent = workspace.array<int32_t>(most_rows);
   return out;
 }
 
-template <class Arithmetic>
-void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
-                   typename Arithmetic::acc_t* out, const Stream& stream) {
-  product<Arithmetic>(products, straight(products, strip), 0, false, out, stream);
+template <class MmaPolicy>
+void strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                   typename MmaPolicy::acc_t* out, const Stream& stream) {
+  product<MmaPolicy>(products, straight(products, strip), 0, false, out, stream);
 }
 
-template <class Arithmetic>
-void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
-                       typename Arithmetic::acc_t* out, const Stream& stream) {
-  product<Arithmetic>(products, straight(products, strip), 0, true, out, stream);
+template <class MmaPolicy>
+void add_strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                       typename MmaPolicy::acc_t* out, const Stream& stream) {
+  product<MmaPolicy>(products, straight(products, strip), 0, true, out, stream);
 }
 
-template <class Arithmetic>
-void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
-                                  const WeightStrip<typename Arithmetic::acc_t>& strip, int64_t first_row,
-                                  typename Arithmetic::acc_t* out, const Stream& stream) {
-  product<Arithmetic>(products,
-                      {strip.weight, strip.columns, strip.rows, 1, strip.columns,
-                       products.norm ? products.norm + first_row : nullptr, products.exponent},
-                      first_row, true, out, stream);
+template <class MmaPolicy>
+void add_transposed_strip_product(const StripProducts<MmaPolicy>& products,
+                                  const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
+                                  typename MmaPolicy::acc_t* out, const Stream& stream) {
+  product<MmaPolicy>(products,
+                     {strip.weight, strip.columns, strip.rows, 1, strip.columns,
+                      products.norm ? products.norm + first_row : nullptr, products.exponent},
+                     first_row, true, out, stream);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                         \
-  template StripProducts<Arithmetic> strip_products<Arithmetic, Scalar>( \
-      const ProductRows<Scalar, typename Arithmetic::acc_t>&, int64_t, bool, int64_t, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                        \
+  template StripProducts<MmaPolicy> strip_products<MmaPolicy, Scalar>( \
+      const ProductRows<Scalar, typename MmaPolicy::acc_t>&, int64_t, bool, int64_t, Workspace&, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
 HARDMINE_INSTANTIATE(Float16Products, Float16)
 HARDMINE_INSTANTIATE(Tf32Products, float)
@@ -304,16 +304,16 @@ HARDMINE_INSTANTIATE(FloatProducts, Float16)
 HARDMINE_INSTANTIATE(DoubleProducts, double)
 #undef HARDMINE_INSTANTIATE
 
-#define HARDMINE_INSTANTIATE(Arithmetic)                                                                               \
-  template void strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                            \
-                                          const WeightStrip<typename Arithmetic::acc_t>&, typename Arithmetic::acc_t*, \
-                                          const Stream&);                                                              \
-  template void add_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                        \
-                                              const WeightStrip<typename Arithmetic::acc_t>&,                          \
-                                              typename Arithmetic::acc_t*, const Stream&);                             \
-  template void add_transposed_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                             \
-                                                         const WeightStrip<typename Arithmetic::acc_t>&, int64_t,      \
-                                                         typename Arithmetic::acc_t*, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                             \
+  template void strip_product<MmaPolicy>(const StripProducts<MmaPolicy>&,                                           \
+                                         const WeightStrip<typename MmaPolicy::acc_t>&, typename MmaPolicy::acc_t*, \
+                                         const Stream&);                                                            \
+  template void add_strip_product<MmaPolicy>(const StripProducts<MmaPolicy>&,                                       \
+                                             const WeightStrip<typename MmaPolicy::acc_t>&,                         \
+                                             typename MmaPolicy::acc_t*, const Stream&);                            \
+  template void add_transposed_strip_product<MmaPolicy>(const StripProducts<MmaPolicy>&,                            \
+                                                        const WeightStrip<typename MmaPolicy::acc_t>&, int64_t,     \
+                                                        typename MmaPolicy::acc_t*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

@@ -1,8 +1,8 @@
 // Products of a matrix of weights with the rows of a matrix, as gradients of all pairs need them, strip by strip of the
 // weights, so that no more than a strip of them is there at a time.
 //
-// Factors are rounded to what the arithmetic multiplies: of BFloat16, Float16 and TF32 the weights, of TF32 the rows,
-// too. Sums are in Arithmetic::acc_t, in an order that depends on the shapes only. Weights of Float16 are brought into
+// Factors are rounded to what the mma_policy multiplies: of BFloat16, Float16 and TF32 the weights, of TF32 the rows,
+// too. Sums are in MmaPolicy::acc_t, in an order that depends on the shapes only. Weights of Float16 are brought into
 // its range row by row, by powers of two.
 #pragma once
 
@@ -28,9 +28,9 @@ struct WeightStrip {
 };
 
 // What all products of strips with the same rows split; valid as long as its workspace.
-template <class Arithmetic>
+template <class MmaPolicy>
 struct StripProducts {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   const char* rows;   // their transpose [depth, count], in panels
   const acc_t* norm;  // of the weights, [count]; null: 1
   int64_t count, depth;
@@ -45,25 +45,25 @@ inline constexpr int64_t kStripStep = 128;
 // Packs the rows, and takes the memory for any number of products of strips with at most `strip_rows` rows: those of
 // strip_product, if `straight`, and those of add_transposed_strip_product with at most `transposed_columns` columns; 0:
 // none of these. O((strip_rows + depth) count + strip_rows transposed_columns) memory.
-template <class Arithmetic, class Scalar>
-StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::acc_t>& rows,
-                                         int64_t strip_rows, bool straight, int64_t transposed_columns,
-                                         Workspace& workspace, const Stream& stream);
+template <class MmaPolicy, class Scalar>
+StripProducts<MmaPolicy> strip_products(const ProductRows<Scalar, typename MmaPolicy::acc_t>& rows, int64_t strip_rows,
+                                        bool straight, int64_t transposed_columns, Workspace& workspace,
+                                        const Stream& stream);
 
 // out[r, :] = sum over c of weight[r, c] rows[c, :]; a strip of `count` columns.
-template <class Arithmetic>
-void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
-                   typename Arithmetic::acc_t* out, const Stream& stream);
+template <class MmaPolicy>
+void strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                   typename MmaPolicy::acc_t* out, const Stream& stream);
 
 // Adds that to out.
-template <class Arithmetic>
-void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::acc_t>& strip,
-                       typename Arithmetic::acc_t* out, const Stream& stream);
+template <class MmaPolicy>
+void add_strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                       typename MmaPolicy::acc_t* out, const Stream& stream);
 
 // out[c, :] += sum over r of weight[r, c] rows[first_row + r, :]; first_row is a multiple of kStripStep.
-template <class Arithmetic>
-void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
-                                  const WeightStrip<typename Arithmetic::acc_t>& strip, int64_t first_row,
-                                  typename Arithmetic::acc_t* out, const Stream& stream);
+template <class MmaPolicy>
+void add_transposed_strip_product(const StripProducts<MmaPolicy>& products,
+                                  const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
+                                  typename MmaPolicy::acc_t* out, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -33,11 +33,11 @@ struct TileShape {
 
 // Products of the matrix units, summed in float32. kOperandsPerWord: numbers of a word of 4 bytes.
 template <class Operand, int kOperandsPerWord>
-struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
+struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
   using Packed = Operand;  // what a packed row is made of
-  static constexpr bool kMatrixUnits = true, kSquares = false;
-  static constexpr int kStepBytes = 32 * MatrixUnits::kTile;
-  static constexpr int kSteps = MatrixUnits::kStageBytes / kStepBytes;
+  static constexpr bool kTensorCores = true, kSquaredDifferences = false;
+  static constexpr int kStepBytes = 32 * TensorCoreMma::kTile;
+  static constexpr int kSteps = TensorCoreMma::kStageBytes / kStepBytes;
   static constexpr int kStageDepth = kSteps * 8 * kOperandsPerWord;
 
   // Where the element of a row, [0, kTile), at a depth lies in its panel, in bytes.
@@ -123,12 +123,12 @@ struct MatrixUnits : TileShape<float, 8, 16, 16 * 1024, 3> {
 
 // Fused multiply-adds in the type of the sums: of products, or of squared differences, which keep the digits of close
 // rows far from the origin.
-template <class AccT, bool kSquares_, int kRows, int kColumns, int kStages>
-struct MultiplyAdds : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
+template <class AccT, bool kSquaredDifferences_, int kRows, int kColumns, int kStages>
+struct SimtMma : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
   using Shape = TileShape<AccT, kRows, kColumns, 8 * 1024, kStages>;
   using acc_t = AccT;
   using Packed = AccT;
-  static constexpr bool kMatrixUnits = false, kSquares = kSquares_;
+  static constexpr bool kTensorCores = false, kSquaredDifferences = kSquaredDifferences_;
   static constexpr int kStageDepth = Shape::kStageBytes / (Shape::kTile * sizeof(acc_t));
 
   static __device__ __forceinline__ int64_t offset(int row, int64_t depth) {
@@ -165,7 +165,7 @@ struct MultiplyAdds : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
     }
   }
 
-  // As that of MatrixUnits.
+  // As that of TensorCoreMma.
   static __device__ __forceinline__ acc_t row_sum(const char* rows, int row, const char* columns, int first_column,
                                                   int64_t depth, acc_t*) {
     const acc_t* x = reinterpret_cast<const acc_t*>(rows) + row;
@@ -177,37 +177,38 @@ struct MultiplyAdds : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
 
  private:
   static __device__ __forceinline__ acc_t multiply_add(acc_t x, acc_t y, acc_t sum) {
-    if constexpr (!kSquares) return fma(x, y, sum);
+    if constexpr (!kSquaredDifferences) return fma(x, y, sum);
     return fma(x - y, x - y, sum);
   }
 };
 
-using Bfloat16Products = MatrixUnits<BFloat16, 2>;
-using Float16Products = MatrixUnits<Float16, 2>;
-using Tf32Products = MatrixUnits<float, 1>;
-using FloatProducts = MultiplyAdds<float, false, 8, 16, 4>;
-using FloatSquares = MultiplyAdds<float, true, 8, 16, 4>;
-using DoubleProducts = MultiplyAdds<double, false, 4, 8, 4>;
-using DoubleSquares = MultiplyAdds<double, true, 4, 8, 4>;
+using Bfloat16Products = TensorCoreMma<BFloat16, 2>;
+using Float16Products = TensorCoreMma<Float16, 2>;
+using Tf32Products = TensorCoreMma<float, 1>;
+using FloatProducts = SimtMma<float, false, 8, 16, 4>;
+using FloatSquaredDifferences = SimtMma<float, true, 8, 16, 4>;
+using DoubleProducts = SimtMma<double, false, 4, 8, 4>;
+using DoubleSquaredDifferences = SimtMma<double, true, 4, 8, 4>;
 
-// Every arithmetic that pairs are computed in, with every type of rows that it is used for.
-#define HARDMINE_FOR_EVERY_ARITHMETIC(instantiate)                                                               \
+// Every mma_policy that pairs are computed in, with every type of rows that it is used for.
+#define HARDMINE_FOR_EVERY_MMA_POLICY(instantiate)                                                               \
   instantiate(Bfloat16Products, BFloat16) instantiate(Float16Products, Float16) instantiate(Tf32Products, float) \
-      instantiate(FloatProducts, float) instantiate(FloatSquares, float) instantiate(FloatSquares, BFloat16)     \
-          instantiate(FloatSquares, Float16) instantiate(DoubleProducts, double) instantiate(DoubleSquares, double)
+      instantiate(FloatProducts, float) instantiate(FloatSquaredDifferences, float)                              \
+          instantiate(FloatSquaredDifferences, BFloat16) instantiate(FloatSquaredDifferences, Float16)           \
+              instantiate(DoubleProducts, double) instantiate(DoubleSquaredDifferences, double)
 
 // Panels that hold `count` rows, and stages that hold a depth.
-template <class Arithmetic>
+template <class MmaPolicy>
 HARDMINE_HD int64_t panels_of(int64_t count) {
-  return (count + Arithmetic::kTile - 1) / Arithmetic::kTile;
+  return (count + MmaPolicy::kTile - 1) / MmaPolicy::kTile;
 }
-template <class Arithmetic>
+template <class MmaPolicy>
 HARDMINE_HD int64_t stages_of(int64_t depth) {
-  return (depth + Arithmetic::kStageDepth - 1) / Arithmetic::kStageDepth;
+  return (depth + MmaPolicy::kStageDepth - 1) / MmaPolicy::kStageDepth;
 }
-template <class Arithmetic>
+template <class MmaPolicy>
 HARDMINE_HD int64_t panel_bytes(int64_t depth) {
-  return stages_of<Arithmetic>(depth) * Arithmetic::kStageBytes;
+  return stages_of<MmaPolicy>(depth) * MmaPolicy::kStageBytes;
 }
 
 }  // namespace hardmine::cuda

@@ -6,8 +6,8 @@ namespace hardmine::cuda {
 namespace {
 
 // True if rows are scaled after the multiplication.
-template <class Arithmetic>
-constexpr bool kScalesProducts = sizeof(typename Arithmetic::Packed) == 2;
+template <class MmaPolicy>
+constexpr bool kScalesProducts = sizeof(typename MmaPolicy::Packed) == 2;
 
 __device__ __forceinline__ void store(char* target, BFloat16 x) { *reinterpret_cast<BFloat16*>(target) = x; }
 __device__ __forceinline__ void store(char* target, Float16 x) { *reinterpret_cast<Float16*>(target) = x; }
@@ -15,14 +15,14 @@ __device__ __forceinline__ void store(char* target, float x) { *reinterpret_cast
 __device__ __forceinline__ void store(char* target, double x) { *reinterpret_cast<double*>(target) = x; }
 
 // What is packed of a value x that is to be divided by `norm`.
-template <class Arithmetic, class Scalar>
-__device__ __forceinline__ void store_packed(char* target, Scalar x, typename Arithmetic::acc_t norm, bool divides) {
-  if constexpr (kScalesProducts<Arithmetic>) {
+template <class MmaPolicy, class Scalar>
+__device__ __forceinline__ void store_packed(char* target, Scalar x, typename MmaPolicy::acc_t norm, bool divides) {
+  if constexpr (kScalesProducts<MmaPolicy>) {
     store(target, x);
   } else {
-    typename Arithmetic::acc_t value = to_acc(x);
+    typename MmaPolicy::acc_t value = to_acc(x);
     if (divides) value /= norm;
-    if constexpr (Arithmetic::kMatrixUnits) {
+    if constexpr (MmaPolicy::kTensorCores) {
       *reinterpret_cast<uint32_t*>(target) = round_to_tf32(value);
     } else {
       store(target, value);
@@ -31,15 +31,15 @@ __device__ __forceinline__ void store_packed(char* target, Scalar x, typename Ar
 }
 
 // A block packs groups of kRowGroup rows, those past the end as zeros.
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<Arithmetic> out,
-                     SelectionStart<typename Arithmetic::acc_t> start) {
-  using acc_t = typename Arithmetic::acc_t;
+    pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<MmaPolicy> out,
+                     SelectionStart<typename MmaPolicy::acc_t> start) {
+  using acc_t = typename MmaPolicy::acc_t;
   constexpr int kWarps = kTileThreads / 32;
   acc_t* norm = reinterpret_cast<acc_t*>(shared_memory());  // [kRowGroup]
-  const int64_t groups = panels_of<Arithmetic>(out.count) * (Arithmetic::kTile / kRowGroup);
-  const int64_t padded_depth = stages_of<Arithmetic>(out.depth) * Arithmetic::kStageDepth;
+  const int64_t groups = panels_of<MmaPolicy>(out.count) * (MmaPolicy::kTile / kRowGroup);
+  const int64_t padded_depth = stages_of<MmaPolicy>(out.depth) * MmaPolicy::kStageDepth;
   if (start.blocks_done && blockIdx.x == 0 && threadIdx.x == 0) *start.blocks_done = 0;
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     const int64_t first = group * kRowGroup;
@@ -59,16 +59,16 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       for (int s = 0; s < SelectionStart<acc_t>::kMost; ++s)
         if (start.best[s]) start.best[s][row] = start.value[s];
     }
-    char* panel = out.panels + first / Arithmetic::kTile * panel_bytes<Arithmetic>(out.depth);
-    const int first_in_panel = static_cast<int>(first % Arithmetic::kTile);
+    char* panel = out.panels + first / MmaPolicy::kTile * panel_bytes<MmaPolicy>(out.depth);
+    const int first_in_panel = static_cast<int>(first % MmaPolicy::kTile);
     for (int64_t i = threadIdx.x; i < kRowGroup * padded_depth; i += kTileThreads) {
       // The layouts of multiply-adds are rows of a column; neighboring threads write what lies side by side.
-      const int r = static_cast<int>(Arithmetic::kMatrixUnits ? i / padded_depth : i % kRowGroup);
-      const int64_t k = Arithmetic::kMatrixUnits ? i % padded_depth : i / kRowGroup;
+      const int r = static_cast<int>(MmaPolicy::kTensorCores ? i / padded_depth : i % kRowGroup);
+      const int64_t k = MmaPolicy::kTensorCores ? i % padded_depth : i / kRowGroup;
       const bool inside = first + r < out.count && k < out.depth;
       const Scalar value = inside ? x[(first + r) * out.depth + k] : Scalar{};
-      store_packed<Arithmetic>(panel + Arithmetic::offset(first_in_panel + r, k), value, inside ? norm[r] : acc_t(1),
-                               normalized);
+      store_packed<MmaPolicy>(panel + MmaPolicy::offset(first_in_panel + r, k), value, inside ? norm[r] : acc_t(1),
+                              normalized);
     }
     __syncthreads();  // before the norms of the next group
   }
@@ -76,28 +76,28 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
-PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
-                                 const SelectionStart<typename Arithmetic::acc_t>& start, Workspace& workspace,
-                                 const Stream& stream) {
-  using acc_t = typename Arithmetic::acc_t;
-  PackedRows<Arithmetic> out{};
+template <class MmaPolicy, class Scalar>
+PackedRows<MmaPolicy> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+                                const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,
+                                const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
+  PackedRows<MmaPolicy> out{};
   out.count = count;
   out.depth = depth;
-  out.panels = workspace.array<char>(panels_of<Arithmetic>(count) * panel_bytes<Arithmetic>(depth));
+  out.panels = workspace.array<char>(panels_of<MmaPolicy>(count) * panel_bytes<MmaPolicy>(depth));
   out.finite = workspace.array<int32_t>(row_groups(count));
-  if (normalized && kScalesProducts<Arithmetic>) out.inv_norm = workspace.array<acc_t>(count);
-  const int64_t blocks = panels_of<Arithmetic>(count) * (Arithmetic::kTile / kRowGroup);
-  launch("pack_rows", pack_rows_kernel<Arithmetic, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(acc_t)}, stream,
-         x, normalized, out, start);
+  if (normalized && kScalesProducts<MmaPolicy>) out.inv_norm = workspace.array<acc_t>(count);
+  const int64_t blocks = panels_of<MmaPolicy>(count) * (MmaPolicy::kTile / kRowGroup);
+  launch("pack_rows", pack_rows_kernel<MmaPolicy, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(acc_t)}, stream, x,
+         normalized, out, start);
   return out;
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                   \
-  template PackedRows<Arithmetic> pack_rows<Arithmetic, Scalar>(const Scalar*, int64_t, int64_t, bool,             \
-                                                                const SelectionStart<typename Arithmetic::acc_t>&, \
-                                                                Workspace&, const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                 \
+  template PackedRows<MmaPolicy> pack_rows<MmaPolicy, Scalar>(const Scalar*, int64_t, int64_t, bool,            \
+                                                              const SelectionStart<typename MmaPolicy::acc_t>&, \
+                                                              Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

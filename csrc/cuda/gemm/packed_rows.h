@@ -10,16 +10,16 @@
 namespace hardmine::cuda {
 
 // Rows of a matrix in panels.
-template <class Arithmetic>
+template <class MmaPolicy>
 struct PackedRows {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   char* panels;     // [panels_of(count)][panel_bytes(depth)]
   acc_t* inv_norm;  // [count]: a number of a tile is multiplied by those of its row and column; null: by nothing
   int32_t* finite;  // [row_groups(count)]: whether every row of the group, and its norm, is finite
   int64_t count;
   int64_t depth;
 
-  HARDMINE_HD const char* panel(int64_t i) const { return panels + i * panel_bytes<Arithmetic>(depth); }
+  HARDMINE_HD const char* panel(int64_t i) const { return panels + i * panel_bytes<MmaPolicy>(depth); }
 };
 
 inline constexpr int kRowGroup = 16;
@@ -36,9 +36,9 @@ struct SelectionStart {
 
 // Packs x [count, depth]. `normalized`: numbers of tiles are to be those of unit rows. Numbers of 2 bytes are packed as
 // they are and scaled after the multiplication, which loses nothing; others are divided by their norms first.
-template <class Arithmetic, class Scalar>
-PackedRows<Arithmetic> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
-                                 const SelectionStart<typename Arithmetic::acc_t>& start, Workspace& workspace,
-                                 const Stream& stream);
+template <class MmaPolicy, class Scalar>
+PackedRows<MmaPolicy> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+                                const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,
+                                const Stream& stream);
 
 }  // namespace hardmine::cuda

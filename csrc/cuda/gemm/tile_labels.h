@@ -6,17 +6,17 @@
 namespace hardmine::cuda {
 
 // The two sides of the tiles of a pass. `symmetric`: the columns are the rows, and a row makes no pair with itself.
-template <class Arithmetic>
+template <class MmaPolicy>
 struct TileSides {
-  PackedRows<Arithmetic> rows, columns;
+  PackedRows<MmaPolicy> rows, columns;
   const int64_t* row_label;
   const int64_t* column_label;
   bool symmetric;
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 struct TileLabels {
-  static constexpr int kTile = Arithmetic::kTile;
+  static constexpr int kTile = MmaPolicy::kTile;
   static constexpr size_t kBytes = 2 * kTile * sizeof(int64_t);
   int64_t *row, *column;  // [kTile] each; what lies past the end has label 0
 
@@ -24,7 +24,7 @@ struct TileLabels {
       : row(reinterpret_cast<int64_t*>(shared)), column(row + kTile) {}
 
   // By all threads of the block. True if some row and some column have the same label.
-  __device__ __forceinline__ bool read(const TileSides<Arithmetic>& sides, int64_t first_row,
+  __device__ __forceinline__ bool read(const TileSides<MmaPolicy>& sides, int64_t first_row,
                                        int64_t first_column) const {
     const int64_t rows = sides.rows.count, columns = sides.columns.count;
     if (threadIdx.x < kTile) {

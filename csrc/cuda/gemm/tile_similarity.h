@@ -8,15 +8,15 @@
 namespace hardmine::cuda {
 
 // In the order of similarities; of squared differences the smallest are the most similar.
-template <class Arithmetic>
-__device__ __forceinline__ typename Arithmetic::acc_t order_of(typename Arithmetic::acc_t score) {
-  return Arithmetic::kSquares ? -score : score;
+template <class MmaPolicy>
+__device__ __forceinline__ typename MmaPolicy::acc_t order_of(typename MmaPolicy::acc_t score) {
+  return MmaPolicy::kSquaredDifferences ? -score : score;
 }
 
 // The similarity that users see.
-template <class Arithmetic>
-__device__ __forceinline__ typename Arithmetic::acc_t similarity_of(typename Arithmetic::acc_t score) {
-  return Arithmetic::kSquares ? -std::sqrt(score) : score;
+template <class MmaPolicy>
+__device__ __forceinline__ typename MmaPolicy::acc_t similarity_of(typename MmaPolicy::acc_t score) {
+  return MmaPolicy::kSquaredDifferences ? -std::sqrt(score) : score;
 }
 
 }  // namespace hardmine::cuda

@@ -17,10 +17,10 @@ constexpr int kThreads = 128;
 constexpr int64_t kStripEntries = int64_t{1} << 22;  // of a strip, whatever the depth
 
 // How rows are weighted where pairs measure distances: by products, too.
-template <class Arithmetic>
+template <class MmaPolicy>
 using ProductsFor = std::conditional_t<
-    !Arithmetic::kSquares, Arithmetic,
-    std::conditional_t<std::is_same_v<typename Arithmetic::acc_t, double>, DoubleProducts, FloatProducts>>;
+    !MmaPolicy::kSquaredDifferences, MmaPolicy,
+    std::conditional_t<std::is_same_v<typename MmaPolicy::acc_t, double>, DoubleProducts, FloatProducts>>;
 
 // What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
 //   sum of w y - W x,
@@ -74,34 +74,34 @@ __global__ void __launch_bounds__(kThreads, 4) center_kernel(BatchAllGradient<Sc
   }
 }
 
-template <class Arithmetic>
+template <class MmaPolicy>
 struct MeasuresPass {
-  using acc_t = typename Arithmetic::acc_t;
-  PackedRows<Arithmetic> rows;
+  using acc_t = typename MmaPolicy::acc_t;
+  PackedRows<MmaPolicy> rows;
   const acc_t* shift;
   bool squared;
   int64_t first_row, strip_rows;
   acc_t* pairs;  // [strip_rows, count]
 };
 
-template <class Arithmetic>
-__global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<Arithmetic> pass) {
-  using acc_t = typename Arithmetic::acc_t;
-  const int64_t row_panels = panels_of<Arithmetic>(pass.strip_rows), count = pass.rows.count;
-  Fragment<Arithmetic> fragment;
-  for (int64_t i = blockIdx.x; i < row_panels * panels_of<Arithmetic>(count); i += gridDim.x) {
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<MmaPolicy> pass) {
+  using acc_t = typename MmaPolicy::acc_t;
+  const int64_t row_panels = panels_of<MmaPolicy>(pass.strip_rows), count = pass.rows.count;
+  Fragment<MmaPolicy> fragment;
+  for (int64_t i = blockIdx.x; i < row_panels * panels_of<MmaPolicy>(count); i += gridDim.x) {
     const int64_t row_panel = i % row_panels, column_panel = i / row_panels;
-    make_tile(pass.rows, pass.rows, pass.first_row / Arithmetic::kTile + row_panel, column_panel, fragment);
+    make_tile(pass.rows, pass.rows, pass.first_row / MmaPolicy::kTile + row_panel, column_panel, fragment);
 #pragma unroll
-    for (int r = 0; r < Arithmetic::kRows; ++r) {
-      const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
+    for (int r = 0; r < MmaPolicy::kRows; ++r) {
+      const int64_t row = row_panel * MmaPolicy::kTile + MmaPolicy::row(r);
       if (row >= pass.strip_rows) continue;
 #pragma unroll
-      for (int c = 0; c < Arithmetic::kColumns; ++c) {
-        const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
+      for (int c = 0; c < MmaPolicy::kColumns; ++c) {
+        const int64_t column = column_panel * MmaPolicy::kTile + MmaPolicy::column(c);
         if (column >= count) continue;
         acc_t v = fragment.at[r][c];
-        if constexpr (Arithmetic::kSquares) {
+        if constexpr (MmaPolicy::kSquaredDifferences) {
           v = acc_t(-0.5) * (pass.squared ? v : std::sqrt(v));
         } else {
           v += pass.shift[column];
@@ -216,12 +216,12 @@ int64_t rows_of_strip(int64_t count, int64_t depth) {
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
-               const MarginTable<typename Arithmetic::acc_t>& table, const BatchAllOut<typename Arithmetic::acc_t>& out,
+               const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
                const BatchAllParts& parts, Workspace& workspace, const Stream& stream) {
-  using acc_t = typename Arithmetic::acc_t;
-  using Products = ProductsFor<Arithmetic>;
+  using acc_t = typename MmaPolicy::acc_t;
+  using Products = ProductsFor<MmaPolicy>;
   const int64_t count = rows.count;
   AnchorPass<acc_t> anchors{};
   anchors.label = rows.label;
@@ -241,9 +241,9 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   const MeasuredRows<Scalar, acc_t> measured{rows.x, count, depth, norm, workspace.array<int32_t>(row_groups(count)),
                                              nullptr};
   BatchAllGradient<Scalar, acc_t> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
-  MeasuresPass<Arithmetic> measures{};
+  MeasuresPass<MmaPolicy> measures{};
   measures.squared = rule.squared;
-  acc_t* const shift = Arithmetic::kSquares ? nullptr : workspace.array<acc_t>(count);
+  acc_t* const shift = MmaPolicy::kSquaredDifferences ? nullptr : workspace.array<acc_t>(count);
   measures.shift = shift;
 
   int64_t strip_rows = 0;
@@ -251,7 +251,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
     launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
            {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
            shift, gradient);
-    measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalized, {}, workspace, stream);
+    measures.rows = pack_rows<MmaPolicy>(rows.x, count, depth, normalized, {}, workspace, stream);
     strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
     anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * count);
     anchors.positives = power_of_two_from(std::min(count, parts.positives));
@@ -259,7 +259,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   }
   StripProducts<Products> products{};
   if (count > 0 && out.grad) {
-    if (Arithmetic::kSquares) {
+    if (MmaPolicy::kSquaredDifferences) {
       acc_t* const center = workspace.array<acc_t>(depth);
       launch("center", center_kernel<Scalar, acc_t>, {blocks_of(depth), kThreads}, stream, gradient, center);
       gradient.center = center;
@@ -271,15 +271,15 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
     const WeightStrip<acc_t> strip{measures.pairs, std::min(strip_rows, count - first), count};
     measures.first_row = anchors.first_row = first;
     measures.strip_rows = anchors.rows = strip.rows;
-    launch("batch_all_measures", measures_kernel<Arithmetic>,
-           {panels_of<Arithmetic>(strip.rows) * panels_of<Arithmetic>(count), kTileThreads, Arithmetic::kSharedBytes},
+    launch("batch_all_measures", measures_kernel<MmaPolicy>,
+           {panels_of<MmaPolicy>(strip.rows) * panels_of<MmaPolicy>(count), kTileThreads, MmaPolicy::kSharedBytes},
            stream, measures);
     launch("batch_all_anchors", anchors_kernel<acc_t>,
            {strip.rows, anchor_threads(count), anchor_shared_bytes<acc_t>(anchors.positives)}, stream, anchors);
     if (!out.grad) continue;
     add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
     add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
-    if (Arithmetic::kSquares)
+    if (MmaPolicy::kSquaredDifferences)
       launch("add_column_weights", add_column_weights_kernel<Scalar, acc_t>, {blocks_of(count), kThreads}, stream,
              strip, gradient);
   }
@@ -305,11 +305,11 @@ void scale_gradient(const acc_t* grad, const acc_t* factor, int64_t size, acc_t*
   launch("scale_gradient", scale_gradient_kernel<acc_t>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                       \
-  template void batch_all<Arithmetic, Scalar>(                                                         \
-      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::acc_t>&, \
-      const BatchAllOut<Arithmetic::acc_t>&, const BatchAllParts&, Workspace&, const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                       \
+  template void batch_all<MmaPolicy, Scalar>(                                                         \
+      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<MmaPolicy::acc_t>&, \
+      const BatchAllOut<MmaPolicy::acc_t>&, const BatchAllParts&, Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 template void scale_gradient<float>(const float*, const float*, int64_t, float*, const Stream&);
 template void scale_gradient<double>(const double*, const double*, int64_t, double*, const Stream&);

@@ -25,9 +25,9 @@ struct BatchAllParts {
 // The gradient is known up to the share of a triplet when all have been seen, so there is no backward pass. O(count
 // depth) memory, or some MiB. The host does not wait for the device to look at the margins: a sample whose class has no
 // row, and a margin between classes of the batch that is not finite, make the loss and the gradient NaN.
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
-               const MarginTable<typename Arithmetic::acc_t>& table, const BatchAllOut<typename Arithmetic::acc_t>& out,
+               const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
                const BatchAllParts& parts, Workspace& workspace, const Stream& stream);
 
 // grad * *factor.

@@ -43,10 +43,10 @@ struct NearestEpilogue {
   NearestOut<acc_t> out;
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 struct NearestPass {
-  using acc_t = typename Arithmetic::acc_t;
-  PackedRows<Arithmetic> rows, columns;
+  using acc_t = typename MmaPolicy::acc_t;
+  PackedRows<MmaPolicy> rows, columns;
   bool exclude_self;
   bool may_overflow;  // pools do not hold all columns
   NearestPools<acc_t> pools;
@@ -59,12 +59,12 @@ int capacity_of(int64_t k, int64_t columns, int64_t tile) {
   return power_of_two_from(std::min(k + slack + tile, columns));
 }
 
-template <class Arithmetic>
+template <class MmaPolicy>
 size_t nearest_shared_bytes(int capacity, int warps) {
-  using acc_t = typename Arithmetic::acc_t;
-  constexpr size_t kRowBytes = Arithmetic::kTile * (sizeof(acc_t) + sizeof(int32_t));
-  static_assert(std::max(Arithmetic::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
-  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<acc_t>)) + kRowBytes;
+  using acc_t = typename MmaPolicy::acc_t;
+  constexpr size_t kRowBytes = MmaPolicy::kTile * (sizeof(acc_t) + sizeof(int32_t));
+  static_assert(std::max(MmaPolicy::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
+  return std::max(MmaPolicy::kSharedBytes, warps * capacity * sizeof(Ranked<acc_t>)) + kRowBytes;
 }
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
@@ -81,18 +81,18 @@ __device__ __forceinline__ void write_neighbors(const NearestEpilogue<acc_t>& ep
   }
 }
 
-template <class Arithmetic>
+template <class MmaPolicy>
 class NearestPanel {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   using Candidate = Ranked<acc_t>;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  __device__ __forceinline__ NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t split)
+  __device__ __forceinline__ NearestPanel(const NearestPass<MmaPolicy>& pass, int64_t row_panel, int64_t split)
       : pass_(pass), row_panel_(row_panel), split_(split) {
     const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
-    worst_key_ = reinterpret_cast<acc_t*>(shared_memory() +
-                                          (lists > Arithmetic::kSharedBytes ? lists : Arithmetic::kSharedBytes));
+    worst_key_ =
+        reinterpret_cast<acc_t*>(shared_memory() + (lists > MmaPolicy::kSharedBytes ? lists : MmaPolicy::kSharedBytes));
     size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
   }
 
@@ -102,7 +102,7 @@ class NearestPanel {
       size_[threadIdx.x] = 0;
     }
     __syncthreads();
-    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), num_splits = pass_.pools.num_splits;
+    const int64_t panels = panels_of<MmaPolicy>(pass_.columns.count), num_splits = pass_.pools.num_splits;
     const int64_t last = panels * (split_ + 1) / num_splits;
     for (int64_t column = panels * split_ / num_splits; column < last; ++column) {
       make_tile(pass_.rows, pass_.columns, row_panel_, column, fragment_);
@@ -134,21 +134,21 @@ class NearestPanel {
 
   // Appends what beats its row's worst; true if some pool is too full for a tile more.
   __device__ __forceinline__ bool append(int64_t first_column) {
-    const acc_t sign = Arithmetic::kSquares ? acc_t(-1) : acc_t(1);
+    const acc_t sign = MmaPolicy::kSquaredDifferences ? acc_t(-1) : acc_t(1);
     const int64_t left = pass_.columns.count - first_column;
     const int columns = left < kTile ? static_cast<int>(left) : kTile;
     const bool has_selves = pass_.exclude_self && first_column == row_panel_ * kTile;  // on the diagonal
     bool full = false;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int row = Arithmetic::row(r);
+      const int row = MmaPolicy::row(r);
       if (query(row) >= pass_.rows.count) continue;
       // Columns come in ascending order: at an equal key, those that are in the pool win. NaN beats nothing.
       const acc_t worst = worst_key_[row];
       uint32_t better = 0;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        const int column = Arithmetic::column(c);
+        const int column = MmaPolicy::column(c);
         const bool candidate = column < columns && !(has_selves && column == row);
         better |= static_cast<uint32_t>(candidate && sign * fragment_.at[r][c] > worst) << c;
       }
@@ -159,7 +159,7 @@ class NearestPanel {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
         if (better >> c & 1)
-          *to++ = Candidate::of(sign * fragment_.at[r][c], static_cast<Index>(first_column + Arithmetic::column(c)));
+          *to++ = Candidate::of(sign * fragment_.at[r][c], static_cast<Index>(first_column + MmaPolicy::column(c)));
     }
     return full;
   }
@@ -194,18 +194,18 @@ class NearestPanel {
     if (lane_index() == 0) pass_.pools.size[split_ * pass_.pools.queries + query(row)] = size;
   }
 
-  const NearestPass<Arithmetic>& pass_;
+  const NearestPass<MmaPolicy>& pass_;
   int64_t row_panel_, split_;
   acc_t* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
   int32_t* size_;     // [kTile], of the pools
-  Fragment<Arithmetic> fragment_;
+  Fragment<MmaPolicy> fragment_;
 };
 
-template <class Arithmetic>
-__global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<Arithmetic> pass) {
-  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<MmaPolicy> pass) {
+  const int64_t panels = panels_of<MmaPolicy>(pass.rows.count);
   for (int64_t i = blockIdx.x; i < panels * pass.pools.num_splits; i += gridDim.x)
-    NearestPanel<Arithmetic>(pass, i % panels, i / panels).run();
+    NearestPanel<MmaPolicy>(pass, i % panels, i / panels).run();
 }
 
 // A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
@@ -234,36 +234,36 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
+             bool exclude_self, const NearestOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
              const Stream& stream) {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   if (queries.count == 0) return;
   const bool cosine = kind == Similarity::kCosine;
-  NearestPass<Arithmetic> pass{};
-  pass.rows = pack_rows<Arithmetic>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
-  pass.columns = refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
+  NearestPass<MmaPolicy> pass{};
+  pass.rows = pack_rows<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
+  pass.columns = refs ? pack_rows<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
   pass.exclude_self = !refs && exclude_self;
   pass.epilogue = {kind, static_cast<int>(k), out};
 
-  const int64_t row_panels = panels_of<Arithmetic>(queries.count);
-  const int64_t column_panels = panels_of<Arithmetic>(pass.columns.count);
+  const int64_t row_panels = panels_of<MmaPolicy>(queries.count);
+  const int64_t column_panels = panels_of<MmaPolicy>(pass.columns.count);
   NearestPools<acc_t>& pools = pass.pools;
   pools.queries = queries.count;
   pools.num_splits =
       std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels / kLeastColumnPanels));
   // Of a split there are no more columns than this.
   const int64_t share_columns =
-      std::min(pass.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * Arithmetic::kTile);
-  pools.capacity = capacity_of(k, share_columns, Arithmetic::kTile);
+      std::min(pass.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * MmaPolicy::kTile);
+  pools.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
   pools.sorting_warps = sorting_warps<acc_t>(pools.capacity);
   pools.pool = workspace.array<Ranked<acc_t>>(pools.num_splits * pools.queries * pools.capacity);
   pools.size = workspace.array<int32_t>(pools.num_splits * pools.queries);
   pass.may_overflow = share_columns > pools.capacity;
-  launch("nearest", nearest_kernel<Arithmetic>,
+  launch("nearest", nearest_kernel<MmaPolicy>,
          {row_panels * pools.num_splits, kTileThreads,
-          nearest_shared_bytes<Arithmetic>(pools.capacity, pools.sorting_warps)},
+          nearest_shared_bytes<MmaPolicy>(pools.capacity, pools.sorting_warps)},
          stream, pass);
   if (pools.num_splits == 1) return;
   const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<acc_t>(room);
@@ -272,11 +272,11 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
          pass.epilogue, room);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                      \
-  template void nearest<Arithmetic, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t,        \
-                                            int64_t, bool, const NearestOut<typename Arithmetic::acc_t>&, Workspace&, \
-                                            const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                        \
+  template void nearest<MmaPolicy, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t, int64_t, \
+                                           bool, const NearestOut<typename MmaPolicy::acc_t>&, Workspace&,             \
+                                           const Stream&);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

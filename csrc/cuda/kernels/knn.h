@@ -23,9 +23,9 @@ struct NearestOut {
 // The k <= kMostNeighbors most similar rows of refs for each query, most similar first, ties to the lowest index; NaN
 // and -1 beyond the candidates. Without refs (null) the queries are compared with each other, each with itself only if
 // not exclude_self. O(depth) memory a row, and O(k) a query.
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
+             bool exclude_self, const NearestOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
              const Stream& stream);
 
 }  // namespace hardmine::cuda

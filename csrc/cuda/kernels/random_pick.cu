@@ -11,13 +11,13 @@ namespace {
 constexpr int kPickThreads = 128;
 constexpr int64_t kPickWarps = kPickThreads / 32;
 
-template <class Arithmetic>
+template <class MmaPolicy>
 __global__ void __launch_bounds__(kPickThreads, 4)
-    pick_random_kernel(PickPass<Arithmetic> pass, const double* uniform, typename Arithmetic::acc_t upper,
-                       Ranked<typename Arithmetic::acc_t>* best) {
-  using acc_t = typename Arithmetic::acc_t;
+    pick_random_kernel(PickPass<MmaPolicy> pass, const double* uniform, typename MmaPolicy::acc_t upper,
+                       Ranked<typename MmaPolicy::acc_t>* best) {
+  using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
-  const PackedRows<Arithmetic>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
+  const PackedRows<MmaPolicy>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
   acc_t* line = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
   const bool infinite = block_finds_infinite(rows.finite, row_groups(rows.count)) ||
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     // The score that a tile would have, so that the order of a pick compares with those of other candidates.
     const auto order_from = [&](int64_t first) {
       const acc_t found = make_row(rows, columns, row, first, line);
-      return Arithmetic::kSquares ? -found : found;
+      return MmaPolicy::kSquaredDifferences ? -found : found;
     };
     // The candidates among 32 columns, as the bits of a word.
     const auto candidates_from = [&](int64_t first) {
@@ -63,25 +63,25 @@ __global__ void __launch_bounds__(kPickThreads, 4)
 
 }  // namespace
 
-template <class Arithmetic>
-void pick_random(const PickPass<Arithmetic>& pass, const double* uniform, typename Arithmetic::acc_t upper,
-                 Ranked<typename Arithmetic::acc_t>* best, const Stream& stream) {
-  launch("pick_random", pick_random_kernel<Arithmetic>,
+template <class MmaPolicy>
+void pick_random(const PickPass<MmaPolicy>& pass, const double* uniform, typename MmaPolicy::acc_t upper,
+                 Ranked<typename MmaPolicy::acc_t>* best, const Stream& stream) {
+  launch("pick_random", pick_random_kernel<MmaPolicy>,
          {(pass.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
-          kPickThreads * sizeof(typename Arithmetic::acc_t)},
+          kPickThreads * sizeof(typename MmaPolicy::acc_t)},
          stream, pass, uniform, upper, best);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic)                                                                        \
-  template void pick_random<Arithmetic>(const PickPass<Arithmetic>&, const double*, typename Arithmetic::acc_t, \
-                                        Ranked<typename Arithmetic::acc_t>*, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                      \
+  template void pick_random<MmaPolicy>(const PickPass<MmaPolicy>&, const double*, typename MmaPolicy::acc_t, \
+                                       Ranked<typename MmaPolicy::acc_t>*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)
 HARDMINE_INSTANTIATE(FloatProducts)
-HARDMINE_INSTANTIATE(FloatSquares)
+HARDMINE_INSTANTIATE(FloatSquaredDifferences)
 HARDMINE_INSTANTIATE(DoubleProducts)
-HARDMINE_INSTANTIATE(DoubleSquares)
+HARDMINE_INSTANTIATE(DoubleSquaredDifferences)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

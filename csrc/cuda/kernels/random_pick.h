@@ -6,23 +6,23 @@
 
 namespace hardmine::cuda {
 
-template <class Arithmetic>
+template <class MmaPolicy>
 struct PickSide {
-  PackedRows<Arithmetic> rows;
+  PackedRows<MmaPolicy> rows;
   const int64_t* label;  // [rows.count]
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 struct PickPass {
-  PickSide<Arithmetic> anchors, candidates;
+  PickSide<MmaPolicy> anchors, candidates;
   bool symmetric;   // the candidates are the anchors: an anchor is no candidate of itself
   bool same_class;  // candidates are positives, or else negatives
 };
 
 // Writes the pick of every anchor to best [anchors], its key being the order of the pair (core/selection.h). Candidates
 // are those whose order is at most `upper`, and not NaN.
-template <class Arithmetic>
-void pick_random(const PickPass<Arithmetic>& pass, const double* uniform, typename Arithmetic::acc_t upper,
-                 Ranked<typename Arithmetic::acc_t>* best, const Stream& stream);
+template <class MmaPolicy>
+void pick_random(const PickPass<MmaPolicy>& pass, const double* uniform, typename MmaPolicy::acc_t upper,
+                 Ranked<typename MmaPolicy::acc_t>* best, const Stream& stream);
 
 }  // namespace hardmine::cuda

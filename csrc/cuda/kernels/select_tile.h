@@ -19,28 +19,28 @@ struct SelectRequest {
   acc_t sign;  // the key is the tile's number times this, 1 or -1
 };
 
-template <class Arithmetic>
-struct SelectPass : TileSides<Arithmetic> {
-  using acc_t = typename Arithmetic::acc_t;
+template <class MmaPolicy>
+struct SelectPass : TileSides<MmaPolicy> {
+  using acc_t = typename MmaPolicy::acc_t;
   bool bounded;  // some request has a largest admissible key
   SelectRequest<acc_t> positive, negative;
 };
 
 // Shared memory of a block: the engine's, which serves the exchange between warps as well, and the tile's labels.
-template <class Arithmetic>
+template <class MmaPolicy>
 constexpr size_t select_shared_bytes() {
-  return Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes;
+  return MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes;
 }
 
-template <class Arithmetic>
+template <class MmaPolicy>
 class SelectTile {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   using Candidate = Ranked<acc_t>;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  __device__ __forceinline__ explicit SelectTile(const SelectPass<Arithmetic>& pass)
-      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
+  __device__ __forceinline__ explicit SelectTile(const SelectPass<MmaPolicy>& pass)
+      : pass_(pass), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
 
   // Makes and consumes one tile. `both_sides`: its pairs serve their columns, too.
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
@@ -89,8 +89,8 @@ class SelectTile {
     for (int r = 0; r < kRows; ++r) {
       row_key[r] = kWorst;
       row_best[r] = kBelowRange;
-      if constexpr (kSome) row_label[r] = labels_.row[Arithmetic::row(r)];
-      if constexpr (kBounded) row_upper[r] = upper_of(request, first_row_ + Arithmetic::row(r), pass_.rows.count);
+      if constexpr (kSome) row_label[r] = labels_.row[MmaPolicy::row(r)];
+      if constexpr (kBounded) row_upper[r] = upper_of(request, first_row_ + MmaPolicy::row(r), pass_.rows.count);
     }
 #pragma unroll
     for (int first = 0; first < kColumns; first += kAtOnce) {
@@ -100,14 +100,14 @@ class SelectTile {
         const int c = first + i;
         acc_t column_key = kWorst;
         Index column_best = kBelowRange;
-        const int64_t column = first_column_ + Arithmetic::column(c);
-        const int64_t label = kSome ? labels_.column[Arithmetic::column(c)] : 0;
+        const int64_t column = first_column_ + MmaPolicy::column(c);
+        const int64_t label = kSome ? labels_.column[MmaPolicy::column(c)] : 0;
         acc_t column_upper = 0;
         if constexpr (kBounded)  // columns are anchors in a symmetric pass only
           column_upper = pass_.symmetric ? upper_of(request, column, pass_.columns.count) : request.limit;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const int64_t row = first_row_ + Arithmetic::row(r);
+          const int64_t row = first_row_ + MmaPolicy::row(r);
           const acc_t key = request.sign * fragment_.at[r][c];  // NaN is above nothing
           bool candidate = true;
           if constexpr (kSome) {
@@ -129,7 +129,7 @@ class SelectTile {
       if (!both_sides_) continue;
       int place = first;
       reduce_to_lanes<kAtOnce, 16, 8, 4>(of_column, &place);
-      lines()[(2 + warp_index() / 2) * kTile + Arithmetic::column(place)] = of_column[0];
+      lines()[(2 + warp_index() / 2) * kTile + MmaPolicy::column(place)] = of_column[0];
     }
     Candidate of_row[kRows];
 #pragma unroll
@@ -137,7 +137,7 @@ class SelectTile {
     int place = 0;
     reduce_to_lanes<kRows, 2, 1>(of_row, &place);
 #pragma unroll
-    for (int i = 0; i < kRows / 4; ++i) lines()[warp_index() % 2 * kTile + Arithmetic::row(place + i)] = of_row[i];
+    for (int i = 0; i < kRows / 4; ++i) lines()[warp_index() % 2 * kTile + MmaPolicy::row(place + i)] = of_row[i];
 
     __syncthreads();
     if (threadIdx.x < kTile) {
@@ -157,11 +157,11 @@ class SelectTile {
     if (anchor < count && best.index() >= 0) offer(request.best + anchor, best);
   }
 
-  const SelectPass<Arithmetic>& pass_;
-  const TileLabels<Arithmetic> labels_;
+  const SelectPass<MmaPolicy>& pass_;
+  const TileLabels<MmaPolicy> labels_;
   int64_t first_row_ = 0, first_column_ = 0;
   bool both_sides_ = false;
-  Fragment<Arithmetic> fragment_;
+  Fragment<MmaPolicy> fragment_;
 };
 
 }  // namespace hardmine::cuda

@@ -19,15 +19,15 @@ namespace {
 constexpr int64_t kMaxFusedEpilogueRows = 2048;
 constexpr int kEpilogueThreads = 256;
 
-template <class Arithmetic>
-constexpr bool kAtomic = std::is_same_v<typename Arithmetic::acc_t, float>;
+template <class MmaPolicy>
+constexpr bool kAtomic = std::is_same_v<typename MmaPolicy::acc_t, float>;
 
-template <class Arithmetic>
+template <class MmaPolicy>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    select_tiles_kernel(SelectPass<Arithmetic> pass, TileGrid grid, bool fuses_epilogue,
-                        SelectionEpilogue<typename Arithmetic::acc_t> epilogue) {
-  SelectTile<Arithmetic> tile(pass);
-  if constexpr (kAtomic<Arithmetic>) {
+    select_tiles_kernel(SelectPass<MmaPolicy> pass, TileGrid grid, bool fuses_epilogue,
+                        SelectionEpilogue<typename MmaPolicy::acc_t> epilogue) {
+  SelectTile<MmaPolicy> tile(pass);
+  if constexpr (kAtomic<MmaPolicy>) {
     for (int64_t i = blockIdx.x; i < grid.size(); i += gridDim.x) {
       const TilePlace place = grid.at(i);
       if (grid.has(place)) tile.visit(place.row, place.column, grid.symmetric);
@@ -67,11 +67,11 @@ Ranked<acc_t> start_of(const KeyRange<acc_t>& range) {
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::acc_t>& out,
-                     const LossOut<typename Arithmetic::acc_t>& loss, Workspace& workspace, const Stream& stream) {
-  using acc_t = typename Arithmetic::acc_t;
+                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename MmaPolicy::acc_t>& out,
+                     const LossOut<typename MmaPolicy::acc_t>& loss, Workspace& workspace, const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const int64_t count = anchors.count;
   const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
@@ -88,9 +88,9 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
     start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
   }
   start.blocks_done = workspace.array<int32_t>(1);
-  const PackedRows<Arithmetic> rows = pack_rows<Arithmetic>(anchors.x, count, depth, cosine, start, workspace, stream);
-  const PackedRows<Arithmetic> columns =
-      refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
+  const PackedRows<MmaPolicy> rows = pack_rows<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+  const PackedRows<MmaPolicy> columns =
+      refs ? pack_rows<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
 
   SelectionEpilogue<acc_t> epilogue{};
   epilogue.count = count;
@@ -109,10 +109,10 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   epilogue.loss = loss;
   epilogue.blocks_done = start.blocks_done;
 
-  const TileGrid grid{panels_of<Arithmetic>(count), panels_of<Arithmetic>(columns.count), symmetric};
+  const TileGrid grid{panels_of<MmaPolicy>(count), panels_of<MmaPolicy>(columns.count), symmetric};
   // Tiles of squared differences: the smallest is the most similar.
   const auto request = [](Ranked<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
-    return SelectRequest<acc_t>{best, upper, limit, acc_t(least_similar == Arithmetic::kSquares ? 1 : -1)};
+    return SelectRequest<acc_t>{best, upper, limit, acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
   };
   const SelectRequest<acc_t> none{};
   const bool has_tiles = grid.size() > 0;
@@ -120,12 +120,12 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   const auto run = [&](const SelectRequest<acc_t>& positive, const SelectRequest<acc_t>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
-    const SelectPass<Arithmetic> pass{
+    const SelectPass<MmaPolicy> pass{
         {rows, columns, anchors.label, refs ? refs->label : anchors.label, symmetric}, bounded, positive, negative};
     finalized = is_last && count <= kMaxFusedEpilogueRows;
-    launch("select_tiles", select_tiles_kernel<Arithmetic>,
-           {kAtomic<Arithmetic> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<Arithmetic>()}, stream,
-           pass, grid, finalized, epilogue);
+    launch("select_tiles", select_tiles_kernel<MmaPolicy>,
+           {kAtomic<MmaPolicy> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<MmaPolicy>()}, stream, pass,
+           grid, finalized, epilogue);
   };
 
   const bool bounded_positives = positives.upper < kInfinity;
@@ -136,7 +136,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   if (!semihard && !random_negative) negative = request(start.best[1], epilogue.negative_is_least, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
   const auto pick = [&](const double* uniform, bool same_class, acc_t upper, Ranked<acc_t>* best) {
-    pick_random<Arithmetic>(
+    pick_random<MmaPolicy>(
         {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, uniform, upper,
         best, stream);
   };
@@ -157,12 +157,12 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
          {blocks, kEpilogueThreads, kSelectionEpilogueSharedBytes}, stream, epilogue);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                   \
-  template void select_triplets<Arithmetic, Scalar>(                                                               \
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                    \
+  template void select_triplets<MmaPolicy, Scalar>(                                                                \
       const SelectionRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, const RandomNumbers&, \
-      const SelectionOut<typename Arithmetic::acc_t>&, const LossOut<typename Arithmetic::acc_t>&, Workspace&,     \
+      const SelectionOut<typename MmaPolicy::acc_t>&, const LossOut<typename MmaPolicy::acc_t>&, Workspace&,       \
       const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

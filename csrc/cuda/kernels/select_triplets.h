@@ -19,9 +19,9 @@ struct LossOut {
 };
 
 // Selects among `refs`, or among the anchors themselves (never the anchor) where `refs` is null. O(N depth) memory.
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::acc_t>& out,
-                     const LossOut<typename Arithmetic::acc_t>& loss, Workspace& workspace, const Stream& stream);
+                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename MmaPolicy::acc_t>& out,
+                     const LossOut<typename MmaPolicy::acc_t>& loss, Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -12,18 +12,18 @@ namespace {
 constexpr int64_t kEnoughBlocks = 512;  // to occupy a GPU
 constexpr int kEpilogueThreads = 256;   // anchors that are added up at once, too
 
-template <class Arithmetic>
-__global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletPass<Arithmetic> pass) {
-  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletPass<MmaPolicy> pass) {
+  const int64_t panels = panels_of<MmaPolicy>(pass.rows.count);
   for (int64_t i = blockIdx.x; i < panels * pass.num_splits; i += gridDim.x)
-    TupletPanel<Arithmetic>(pass, i % panels, i / panels).levels();
+    TupletPanel<MmaPolicy>(pass, i % panels, i / panels).levels();
 }
 
-template <class Arithmetic>
-__global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPass<Arithmetic> pass) {
-  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPass<MmaPolicy> pass) {
+  const int64_t panels = panels_of<MmaPolicy>(pass.rows.count);
   for (int64_t i = blockIdx.x; i < panels * pass.num_splits; i += gridDim.x)
-    TupletPanel<Arithmetic>(pass, i % panels, i / panels).softplus_sums();
+    TupletPanel<MmaPolicy>(pass, i % panels, i / panels).softplus_sums();
 }
 
 // From the num_splits to the outputs, and to the loss.
@@ -149,23 +149,23 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                 int64_t depth, const TupletOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
+                 int64_t depth, const TupletOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
                  const Stream& stream) {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   const int64_t count = anchors.count;
   const bool all = rule.positive == TupletPositive::kAll, cosine = rule.similarity == Similarity::kCosine;
   SelectionStart<acc_t> start;
   start.blocks_done = workspace.array<int32_t>(1);
 
-  TupletPass<Arithmetic> pass{};
-  pass.rows = pack_rows<Arithmetic>(anchors.x, count, depth, cosine, start, workspace, stream);
-  pass.columns = refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
+  TupletPass<MmaPolicy> pass{};
+  pass.rows = pack_rows<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+  pass.columns = refs ? pack_rows<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
   pass.row_label = anchors.label;
   pass.column_label = refs ? refs->label : anchors.label;
   pass.symmetric = refs == nullptr;
-  const int64_t row_panels = panels_of<Arithmetic>(count), column_panels = panels_of<Arithmetic>(pass.columns.count);
+  const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(pass.columns.count);
   if (row_panels > 0)
     pass.num_splits = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
   const int64_t parts = pass.num_splits * count;
@@ -174,7 +174,8 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   const KeyRange<acc_t> range = positive_range<acc_t>(selection);
   const bool least = prefers_least_similar(selection.positive);
   pass.selects = !all;
-  pass.sign = acc_t(least == Arithmetic::kSquares ? 1 : -1);  // of squared differences the smallest is most similar
+  pass.sign =
+      acc_t(least == MmaPolicy::kSquaredDifferences ? 1 : -1);  // of squared differences the smallest is most similar
   pass.upper = range.upper;
   pass.start = Ranked<acc_t>::of(range.start_key, range.start_index);
   pass.one_shift = one_shift_suffices(rule);
@@ -197,8 +198,8 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   epilogue.blocks_done = start.blocks_done;
   epilogue.out = out;
 
-  const Grid tiles{row_panels * pass.num_splits, kTileThreads, tuplet_shared_bytes<Arithmetic>()};
-  launch("tuplet_levels", tuplet_levels_kernel<Arithmetic>, tiles, stream, pass);
+  const Grid tiles{row_panels * pass.num_splits, kTileThreads, tuplet_shared_bytes<MmaPolicy>()};
+  launch("tuplet_levels", tuplet_levels_kernel<MmaPolicy>, tiles, stream, pass);
   if (all) {
     epilogue.log_sum = workspace.array<acc_t>(count);
     launch("finalize_levels", finalize_levels_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream, epilogue);
@@ -208,18 +209,18 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
     pass.log_sum = epilogue.log_sum;
     pass.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
     epilogue.softplus = pass.softplus;
-    launch("softplus_sums", softplus_sums_kernel<Arithmetic>, tiles, stream, pass);
+    launch("softplus_sums", softplus_sums_kernel<MmaPolicy>, tiles, stream, pass);
   }
   launch("finalize_tuplets", finalize_tuplets_kernel<acc_t>,
          {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMostWarps * sizeof(double)}, stream,
          epilogue);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \
-  template void tuplet_loss<Arithmetic, Scalar>(                                          \
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                           \
+  template void tuplet_loss<MmaPolicy, Scalar>(                                           \
       const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
-      const TupletOut<typename Arithmetic::acc_t>&, Workspace&, const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+      const TupletOut<typename MmaPolicy::acc_t>&, Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

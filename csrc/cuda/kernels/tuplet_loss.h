@@ -21,9 +21,9 @@ struct TupletOut {
 };
 
 // Compares with `refs`, or with the anchors themselves where `refs` is null. O(N depth) memory.
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                 int64_t depth, const TupletOut<typename Arithmetic::acc_t>& out, Workspace& workspace,
+                 int64_t depth, const TupletOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
                  const Stream& stream);
 
 // What forward gave, and the gradient that arrives at the loss.
@@ -41,9 +41,9 @@ struct TupletSaved {
 inline constexpr int64_t kStripWeights = int64_t{1} << 23;
 
 // All gradients are NaN where some row, or its norm, is not finite. O(N depth) memory.
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                          int64_t depth, const TupletSaved<typename Arithmetic::acc_t>& saved,
+                          int64_t depth, const TupletSaved<typename MmaPolicy::acc_t>& saved,
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights = kStripWeights);
 

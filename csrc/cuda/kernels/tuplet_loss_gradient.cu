@@ -66,11 +66,11 @@ __global__ void __launch_bounds__(kStartThreads, 2)
   measure_rows(refs);
 }
 
-template <class Arithmetic>
-__global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletWeightPass<Arithmetic> pass) {
-  TupletWeightTile<Arithmetic> tile(pass);
-  const int64_t columns = panels_of<Arithmetic>(pass.columns.count), first = pass.first_row / Arithmetic::kTile;
-  const int64_t rows = panels_of<Arithmetic>(pass.last_row - pass.first_row);
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletWeightPass<MmaPolicy> pass) {
+  TupletWeightTile<MmaPolicy> tile(pass);
+  const int64_t columns = panels_of<MmaPolicy>(pass.columns.count), first = pass.first_row / MmaPolicy::kTile;
+  const int64_t rows = panels_of<MmaPolicy>(pass.last_row - pass.first_row);
   for (int64_t i = blockIdx.x; i < rows * columns; i += gridDim.x) tile.visit(first + i % rows, i / rows);
 }
 
@@ -120,19 +120,19 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
 }
 
 // Rows in panels, and what was measured of them.
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 struct GradientSide {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   LabeledRows<Scalar> rows;
   MeasuredRows<Scalar, acc_t> measured;
-  PackedRows<Arithmetic> packed;
+  PackedRows<MmaPolicy> packed;
   TupletSide<acc_t> anchors;  // none: they are refs
 };
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 class TupletGradient {
-  using acc_t = typename Arithmetic::acc_t;
-  using Side = GradientSide<Arithmetic, Scalar>;
+  using acc_t = typename MmaPolicy::acc_t;
+  using Side = GradientSide<MmaPolicy, Scalar>;
 
  public:
   TupletGradient(const TupletRule& rule, int64_t depth, int64_t strip_weights, Workspace& workspace,
@@ -149,7 +149,7 @@ class TupletGradient {
                     cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
                     workspace_.array<int32_t>(row_groups(rows.count)),
                     nullptr};
-    if (rows.count > 0) out.packed = pack_rows<Arithmetic>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
+    if (rows.count > 0) out.packed = pack_rows<MmaPolicy>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
     return out;
   }
 
@@ -169,7 +169,7 @@ class TupletGradient {
   void run(const Side& rows, const Side& columns, bool symmetric, Scalar* grad) {
     const int64_t count = rows.rows.count, others = columns.rows.count;
     if (count == 0) return;
-    TupletWeightPass<Arithmetic> pass{};
+    TupletWeightPass<MmaPolicy> pass{};
     pass.rows = rows.packed;
     pass.columns = columns.packed;
     pass.row_label = rows.rows.label;
@@ -190,9 +190,9 @@ class TupletGradient {
     for (int64_t first = 0; first < count; first += strip) {
       pass.first_row = first;
       pass.last_row = std::min(first + strip, count);
-      const int64_t tiles = panels_of<Arithmetic>(pass.last_row - first) * panels_of<Arithmetic>(others);
-      launch("tuplet_weights", tuplet_weights_kernel<Arithmetic>,
-             {tiles, kTileThreads, Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes}, stream_, pass);
+      const int64_t tiles = panels_of<MmaPolicy>(pass.last_row - first) * panels_of<MmaPolicy>(others);
+      launch("tuplet_weights", tuplet_weights_kernel<MmaPolicy>,
+             {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, pass);
       sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
       const StripEpilogue<Scalar, acc_t> epilogue{rows.rows.x,
                                                   rows.measured.norm,
@@ -218,26 +218,26 @@ class TupletGradient {
     const Scalar* column;
     int64_t num_splits = 1;
     acc_t* out;  // [num_splits, rows of a strip, depth]
-    std::conditional_t<Arithmetic::kSquares, std::nullptr_t, StripProducts<Arithmetic>> products{};
+    std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, StripProducts<MmaPolicy>> products{};
 
     StripSums(const TupletGradient& of, int64_t strip, const Side& columns) : gradient(of), column(columns.rows.x) {
       const int64_t others = columns.rows.count, depth = of.depth_;
-      if constexpr (Arithmetic::kSquares) {
+      if constexpr (MmaPolicy::kSquaredDifferences) {
         num_splits = difference_splits(strip, others, depth);
       } else {
-        products = strip_products<Arithmetic>(
-            ProductRows<Scalar, acc_t>{column, others, depth, columns.measured.norm, nullptr}, strip, true, 0,
-            of.workspace_, of.stream_);
+        products =
+            strip_products<MmaPolicy>(ProductRows<Scalar, acc_t>{column, others, depth, columns.measured.norm, nullptr},
+                                      strip, true, 0, of.workspace_, of.stream_);
       }
       out = of.workspace_.template array<acc_t>(num_splits * strip * depth);
     }
 
     void add_up(const Scalar* row, const WeightStrip<acc_t>& strip) const {
-      if constexpr (Arithmetic::kSquares) {
+      if constexpr (MmaPolicy::kSquaredDifferences) {
         difference_product(DifferenceProduct<Scalar, acc_t>{row, column, gradient.depth_, strip, num_splits, out},
                            gradient.stream_);
       } else {
-        strip_product<Arithmetic>(products, strip, out, gradient.stream_);
+        strip_product<MmaPolicy>(products, strip, out, gradient.stream_);
       }
     }
   };
@@ -252,24 +252,24 @@ class TupletGradient {
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                          int64_t depth, const TupletSaved<typename Arithmetic::acc_t>& saved,
+                          int64_t depth, const TupletSaved<typename MmaPolicy::acc_t>& saved,
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights) {
-  TupletGradient<Arithmetic, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
+  TupletGradient<MmaPolicy, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
   auto x = gradient.side(anchors);
-  const auto y = refs ? gradient.side(*refs) : GradientSide<Arithmetic, Scalar>{};
+  const auto y = refs ? gradient.side(*refs) : GradientSide<MmaPolicy, Scalar>{};
   gradient.start(saved, x, y);
   if (out.x) gradient.run(x, refs ? y : x, !refs, out.x);
   if (refs && out.refs) gradient.run(y, x, false, out.refs);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \
-  template void tuplet_loss_gradient<Arithmetic, Scalar>(                                 \
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                           \
+  template void tuplet_loss_gradient<MmaPolicy, Scalar>(                                  \
       const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
-      const TupletSaved<typename Arithmetic::acc_t>&, const GradientOut<Scalar>&, Workspace&, const Stream&, int64_t);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+      const TupletSaved<typename MmaPolicy::acc_t>&, const GradientOut<Scalar>&, Workspace&, const Stream&, int64_t);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

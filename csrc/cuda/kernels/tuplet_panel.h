@@ -27,9 +27,9 @@ struct SoftplusParts {
   int64_t* count;
 };
 
-template <class Arithmetic>
-struct TupletPass : TileSides<Arithmetic> {
-  using acc_t = typename Arithmetic::acc_t;
+template <class MmaPolicy>
+struct TupletPass : TileSides<MmaPolicy> {
+  using acc_t = typename MmaPolicy::acc_t;
   int64_t num_splits;  // of the columns
   // Positives: the largest key, a tile's score times `sign`, within [start, upper].
   bool selects;
@@ -46,9 +46,9 @@ struct TupletPass : TileSides<Arithmetic> {
   SoftplusParts softplus;
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 constexpr size_t tuplet_shared_bytes() {
-  return Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes;
+  return MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes;
 }
 
 // Sums of exponentials, relative to a shift.
@@ -70,16 +70,16 @@ struct RunningSum {
   }
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 class TupletPanel {
-  using acc_t = typename Arithmetic::acc_t;
+  using acc_t = typename MmaPolicy::acc_t;
   using Candidate = Ranked<acc_t>;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
   static constexpr acc_t kNothing = -std::numeric_limits<acc_t>::infinity();
 
  public:
-  __device__ __forceinline__ TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t split)
-      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes), row_panel_(row_panel), split_(split) {}
+  __device__ __forceinline__ TupletPanel(const TupletPass<MmaPolicy>& pass, int64_t row_panel, int64_t split)
+      : pass_(pass), labels_(shared_memory() + MmaPolicy::kSharedBytes), row_panel_(row_panel), split_(split) {}
 
   __device__ __forceinline__ void levels() {
     Candidate best = pass_.start;
@@ -112,7 +112,7 @@ class TupletPanel {
  private:
   template <class Use>
   __device__ __forceinline__ void for_each_tile(const Use& use) {
-    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), end = panels * (split_ + 1) / pass_.num_splits;
+    const int64_t panels = panels_of<MmaPolicy>(pass_.columns.count), end = panels * (split_ + 1) / pass_.num_splits;
     for (column_panel_ = panels * split_ / pass_.num_splits; column_panel_ < end; ++column_panel_) {
       first_column_ = column_panel_ * kTile;
       use(labels_.read(pass_, row_panel_ * kTile, first_column_));
@@ -127,9 +127,9 @@ class TupletPanel {
   __device__ __forceinline__ int64_t place() const { return split_ * pass_.rows.count + own_row(); }
 
   __device__ __forceinline__ bool is_self(int r, int64_t column) const {
-    return pass_.symmetric && row_panel_ * kTile + Arithmetic::row(r) == column;
+    return pass_.symmetric && row_panel_ * kTile + MmaPolicy::row(r) == column;
   }
-  __device__ __forceinline__ int64_t column(int c) const { return first_column_ + Arithmetic::column(c); }
+  __device__ __forceinline__ int64_t column(int c) const { return first_column_ + MmaPolicy::column(c); }
 
   // Where the two warps of a row meet, [2][kTile] each. The engine is done with this memory.
   template <class T>
@@ -138,7 +138,7 @@ class TupletPanel {
   }
   template <class T>
   static __device__ __forceinline__ T& line_of(int array, int r) {
-    return lines<T>(array)[warp_index() % 2 * kTile + Arithmetic::row(r)];
+    return lines<T>(array)[warp_index() % 2 * kTile + MmaPolicy::row(r)];
   }
 
   // The sum over the lanes of a row.
@@ -154,14 +154,14 @@ class TupletPanel {
     Index row_best[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      row_label[r] = labels_.row[Arithmetic::row(r)];
+      row_label[r] = labels_.row[MmaPolicy::row(r)];
       row_key[r] = kNothing;
       row_best[r] = kBelowRange;
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       if (column(c) >= pass_.columns.count) continue;
-      const int64_t label = labels_.column[Arithmetic::column(c)];
+      const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const acc_t key = pass_.sign * fragment_.at[r][c];  // NaN is above nothing
@@ -194,14 +194,14 @@ class TupletPanel {
     const bool masks = same_class || first_column_ + kTile > pass_.columns.count;
     int64_t row_label[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) row_label[r] = labels_.row[Arithmetic::row(r)];
+    for (int r = 0; r < kRows; ++r) row_label[r] = labels_.row[MmaPolicy::row(r)];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const bool inside = column(c) < pass_.columns.count;
-      const int64_t label = labels_.column[Arithmetic::column(c)];
+      const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const acc_t similarity = similarity_of<Arithmetic>(fragment_.at[r][c]);
+        const acc_t similarity = similarity_of<MmaPolicy>(fragment_.at[r][c]);
         const bool negative = !masks || (inside && label != row_label[r]);
         fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
       }
@@ -248,9 +248,9 @@ class TupletPanel {
     int found[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int64_t row = row_panel_ * kTile + Arithmetic::row(r);
+      const int64_t row = row_panel_ * kTile + MmaPolicy::row(r);
       const bool inside = row < pass_.rows.count;
-      row_label[r] = labels_.row[Arithmetic::row(r)];
+      row_label[r] = labels_.row[MmaPolicy::row(r)];
       shift[r] = inside ? pass_.shift[row] : acc_t(0);
       log_sum[r] = inside ? pass_.log_sum[row] : acc_t(0);
       values[r] = slopes[r] = 0;
@@ -259,13 +259,13 @@ class TupletPanel {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       if (column(c) >= pass_.columns.count) continue;
-      const int64_t label = labels_.column[Arithmetic::column(c)];
+      const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const acc_t score = fragment_.at[r][c];
         // NaN is no candidate.
-        if (label != row_label[r] || !(order_of<Arithmetic>(score) <= pass_.limit) || is_self(r, column(c))) continue;
-        const acc_t x = fma(shift[r] - similarity_of<Arithmetic>(score), pass_.inverse_temperature, log_sum[r]);
+        if (label != row_label[r] || !(order_of<MmaPolicy>(score) <= pass_.limit) || is_self(r, column(c))) continue;
+        const acc_t x = fma(shift[r] - similarity_of<MmaPolicy>(score), pass_.inverse_temperature, log_sum[r]);
         values[r] += hardmine::softplus(x);
         slopes[r] += hardmine::sigmoid(x);
         ++found[r];
@@ -292,11 +292,11 @@ class TupletPanel {
     }
   }
 
-  const TupletPass<Arithmetic>& pass_;
-  const TileLabels<Arithmetic> labels_;
+  const TupletPass<MmaPolicy>& pass_;
+  const TileLabels<MmaPolicy> labels_;
   const int64_t row_panel_, split_;
   int64_t column_panel_ = 0, first_column_ = 0;
-  Fragment<Arithmetic> fragment_;
+  Fragment<MmaPolicy> fragment_;
 };
 
 }  // namespace hardmine::cuda

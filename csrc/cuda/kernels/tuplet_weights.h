@@ -22,9 +22,9 @@ struct TupletSide {
   Index* positive;  // the one positive, kBelowRange: none
 };
 
-template <class Arithmetic>
-struct TupletWeightPass : TileSides<Arithmetic> {
-  using acc_t = typename Arithmetic::acc_t;
+template <class MmaPolicy>
+struct TupletWeightPass : TileSides<MmaPolicy> {
+  using acc_t = typename MmaPolicy::acc_t;
   TupletSide<acc_t> row_side, column_side;
   bool all, one_shift;
   acc_t log2e_over_temperature, inverse_temperature, limit;  // as in TupletPass
@@ -48,14 +48,14 @@ struct TupletAnchor {
   }
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 class TupletWeightTile {
-  using acc_t = typename Arithmetic::acc_t;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+  using acc_t = typename MmaPolicy::acc_t;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  __device__ __forceinline__ explicit TupletWeightTile(const TupletWeightPass<Arithmetic>& pass)
-      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
+  __device__ __forceinline__ explicit TupletWeightTile(const TupletWeightPass<MmaPolicy>& pass)
+      : pass_(pass), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
 
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
@@ -63,24 +63,24 @@ class TupletWeightTile {
     make_tile(pass_.rows, pass_.columns, row_panel, column_panel, fragment_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int64_t row = first_row + Arithmetic::row(r);
+      const int64_t row = first_row + MmaPolicy::row(r);
       if (row >= pass_.last_row) continue;
       const TupletAnchor<acc_t> of_row(pass_.row_side, row, pass_.rows.count);
-      const int64_t label = labels_.row[Arithmetic::row(r)];
+      const int64_t label = labels_.row[MmaPolicy::row(r)];
       acc_t* const line = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        const int64_t column = first_column + Arithmetic::column(c);
+        const int64_t column = first_column + MmaPolicy::column(c);
         if (column >= pass_.columns.count) continue;
         const TupletAnchor<acc_t> of_column(pass_.column_side, column, pass_.columns.count);
         const acc_t score = fragment_.at[r][c];
         acc_t weight = 0;
-        if (label != labels_.column[Arithmetic::column(c)]) {
-          weight = of_negative(of_row, of_column, similarity_of<Arithmetic>(score));
+        if (label != labels_.column[MmaPolicy::column(c)]) {
+          weight = of_negative(of_row, of_column, similarity_of<MmaPolicy>(score));
         } else if (!(pass_.symmetric && row == column)) {
           weight = -(pass_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
         }
-        if constexpr (Arithmetic::kSquares) {
+        if constexpr (MmaPolicy::kSquaredDifferences) {
           // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
           weight = score >= std::numeric_limits<acc_t>::min() ? weight / std::sqrt(score) : acc_t(0);
         }
@@ -114,8 +114,8 @@ class TupletWeightTile {
 
   __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t score) const {
-    if (!(order_of<Arithmetic>(score) <= pass_.limit)) return 0;
-    const acc_t similarity = similarity_of<Arithmetic>(score);
+    if (!(order_of<MmaPolicy>(score) <= pass_.limit)) return 0;
+    const acc_t similarity = similarity_of<MmaPolicy>(score);
     const auto slope = [&](const TupletAnchor<acc_t>& anchor) {
       return anchor.positive_weight == acc_t(0)
                  ? acc_t(0)
@@ -125,9 +125,9 @@ class TupletWeightTile {
     return slope(row) + slope(column);
   }
 
-  const TupletWeightPass<Arithmetic>& pass_;
-  const TileLabels<Arithmetic> labels_;
-  Fragment<Arithmetic> fragment_;
+  const TupletWeightPass<MmaPolicy>& pass_;
+  const TileLabels<MmaPolicy> labels_;
+  Fragment<MmaPolicy> fragment_;
 };
 
 }  // namespace hardmine::cuda

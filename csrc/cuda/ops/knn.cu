@@ -14,14 +14,14 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
   const Tensor x = contiguous_array(queries), y = refs ? contiguous_array(*refs) : x;
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   OpContext context(x);
-  with_arithmetic(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&](auto arithmetic, auto scalar) {
-    using Arithmetic = typename decltype(arithmetic)::type;
+  with_mma_policy(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&](auto mma_policy, auto scalar) {
+    using MmaPolicy = typename decltype(mma_policy)::type;
     using Scalar = typename decltype(scalar)::type;
-    using acc_t = typename Arithmetic::acc_t;
+    using acc_t = typename MmaPolicy::acc_t;
     const Points<Scalar> gallery{data<Scalar>(y), y.size(0)};
-    nearest<Arithmetic>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
-                        NearestOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
-                        context.stream());
+    nearest<MmaPolicy>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
+                       NearestOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
+                       context.stream());
   });
   return {values, indices};
 }

@@ -52,16 +52,16 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
   if (loss)
     out.loss = loss->reduction == Reduction::kNone ? new_array(inputs.embeddings, {count}, inputs.type)
                                                    : new_array(inputs.embeddings, {}, inputs.type);
-  with_arithmetic(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
-                  [&](auto arithmetic, auto scalar) {
-                    using Arithmetic = typename decltype(arithmetic)::type;
+  with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
+                  [&](auto mma_policy, auto scalar) {
+                    using MmaPolicy = typename decltype(mma_policy)::type;
                     using Scalar = typename decltype(scalar)::type;
-                    using acc_t = typename Arithmetic::acc_t;
+                    using acc_t = typename MmaPolicy::acc_t;
                     LabeledRows<Scalar> refs{};
                     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
                     LossOut<acc_t> loss_out;
                     if (loss) loss_out = {loss->term, loss->reduction, mutable_data<acc_t>(out.loss)};
-                    select_triplets<Arithmetic>(
+                    select_triplets<MmaPolicy>(
                         rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth, numbers,
                         {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
                          mutable_data<acc_t>(out.positive_similarity), mutable_data<acc_t>(out.negative_similarity)},

@@ -65,16 +65,16 @@ void with_scalar(ScalarType type, const Body& body) {
   }
 }
 
-// Calls body(Type<Arithmetic>{}, Type<Scalar>{}): how the numbers of pairs of embeddings are computed. Squares of
+// Calls body(Type<MmaPolicy>{}, Type<Scalar>{}): how the numbers of pairs of embeddings are computed. Squares of
 // differences never go through the matrix units, whose inner products lose the digits of close rows.
 template <class Body>
-void with_arithmetic(ScalarType type, bool squares, bool allow_tf32, const Body& body) {
+void with_mma_policy(ScalarType type, bool squared_differences, bool allow_tf32, const Body& body) {
   with_scalar(type, [&](auto scalar) {
     using Scalar = typename decltype(scalar)::type;
     if constexpr (std::is_same_v<Scalar, double>) {
-      squares ? body(Type<DoubleSquares>{}, scalar) : body(Type<DoubleProducts>{}, scalar);
+      squared_differences ? body(Type<DoubleSquaredDifferences>{}, scalar) : body(Type<DoubleProducts>{}, scalar);
     } else {
-      if (squares) return body(Type<FloatSquares>{}, scalar);
+      if (squared_differences) return body(Type<FloatSquaredDifferences>{}, scalar);
       if constexpr (std::is_same_v<Scalar, float>) {
         allow_tf32 ? body(Type<Tf32Products>{}, scalar) : body(Type<FloatProducts>{}, scalar);
       } else if constexpr (std::is_same_v<Scalar, Float16>) {
