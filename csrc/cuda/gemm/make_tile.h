@@ -51,15 +51,16 @@ __device__ __forceinline__ void make_tile(const PackedRows<MmaPolicy>& rows, con
 }
 
 // The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
-// have. All lanes of a warp call it; `line` is 32 numbers of shared memory that only they use.
+// have. All lanes of a warp call it; `scratch` is 32 numbers of shared memory that only they use.
 template <class MmaPolicy>
 __device__ __forceinline__ typename MmaPolicy::acc_t make_row(const PackedRows<MmaPolicy>& rows,
                                                               const PackedRows<MmaPolicy>& columns, int64_t row,
-                                                              int64_t first_column, typename MmaPolicy::acc_t* line) {
+                                                              int64_t first_column,
+                                                              typename MmaPolicy::acc_t* scratch) {
   constexpr int64_t kTile = MmaPolicy::kTile;
   const auto sum =
       MmaPolicy::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),
-                         static_cast<int>(first_column % kTile), rows.depth, line);
+                         static_cast<int>(first_column % kTile), rows.depth, scratch);
   const int64_t column = first_column + lane_index();
   return rows.inv_norm && column < columns.count ? normalized_product(sum, rows.inv_norm[row], columns.inv_norm[column])
                                                  : sum;

@@ -78,9 +78,9 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
   }
 
   // The sums of one row and 32 columns from a multiple of 32 on, one a lane, with the bits that tiles have. All lanes
-  // of a warp call it; `line` is 32 numbers of shared memory that only they use.
+  // of a warp call it; `scratch` is 32 numbers of shared memory that only they use.
   static __device__ __forceinline__ float row_sum(const char* rows, int row, const char* columns, int first_column,
-                                                  int64_t depth, float* line) {
+                                                  int64_t depth, float* scratch) {
     float d[4][4] = {};
     rows += row / 16 * 512 + lane_index() * 16;
     columns += first_column / 16 * 512 + lane_index() * 16;
@@ -93,15 +93,15 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
         multiply_add(Operand{}, d[j][0], d[j][1], d[j][2], d[j][3], a, b.at[j % 2], b.at[j % 2 + 2]);
       }
     }
-    __syncwarp();  // before the line is used again
+    __syncwarp();  // before the scratch is used again
     if (lane_index() / 4 == row % 8) {
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) line[8 * j + lane_index() % 4 * 2 + i] = row / 8 % 2 ? d[j][2 + i] : d[j][i];
+        for (int i = 0; i < 2; ++i) scratch[8 * j + lane_index() % 4 * 2 + i] = row / 8 % 2 ? d[j][2 + i] : d[j][i];
     }
     __syncwarp();
-    return line[lane_index()];
+    return scratch[lane_index()];
   }
 
  private:

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
   using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const PackedRows<MmaPolicy>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
-  acc_t* line = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
+  acc_t* scratch = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
   const bool infinite = block_finds_infinite(rows.finite, row_groups(rows.count)) ||
                         block_finds_infinite(columns.finite, row_groups(columns.count));
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     const int64_t label = pass.anchors.label[row];
     // The score that a tile would have, so that the order of a pick compares with those of other candidates.
     const auto order_from = [&](int64_t first) {
-      const acc_t found = make_row(rows, columns, row, first, line);
+      const acc_t found = make_row(rows, columns, row, first, scratch);
       return MmaPolicy::kSquaredDifferences ? -found : found;
     };
     // The candidates among 32 columns, as the bits of a word.

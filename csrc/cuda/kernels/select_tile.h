@@ -129,7 +129,7 @@ class SelectTile {
       if (!both_sides_) continue;
       int place = first;
       reduce_to_lanes<kAtOnce, 16, 8, 4>(of_column, &place);
-      lines()[(2 + warp_index() / 2) * kTile + MmaPolicy::column(place)] = of_column[0];
+      exchange()[(2 + warp_index() / 2) * kTile + MmaPolicy::column(place)] = of_column[0];
     }
     Candidate of_row[kRows];
 #pragma unroll
@@ -137,21 +137,21 @@ class SelectTile {
     int place = 0;
     reduce_to_lanes<kRows, 2, 1>(of_row, &place);
 #pragma unroll
-    for (int i = 0; i < kRows / 4; ++i) lines()[warp_index() % 2 * kTile + MmaPolicy::row(place + i)] = of_row[i];
+    for (int i = 0; i < kRows / 4; ++i) exchange()[warp_index() % 2 * kTile + MmaPolicy::row(place + i)] = of_row[i];
 
     __syncthreads();
     if (threadIdx.x < kTile) {
-      offer_line(request, lines() + threadIdx.x, first_row_ + threadIdx.x, pass_.rows.count);
+      offer_best(request, exchange() + threadIdx.x, first_row_ + threadIdx.x, pass_.rows.count);
       if (both_sides_)
-        offer_line(request, lines() + 2 * kTile + threadIdx.x, first_column_ + threadIdx.x, pass_.columns.count);
+        offer_best(request, exchange() + 2 * kTile + threadIdx.x, first_column_ + threadIdx.x, pass_.columns.count);
     }
     __syncthreads();  // before the exchange is used again
   }
 
   // Where the two warps of a line meet, [rows, columns][warps of a line][kTile]. The engine is done with this memory.
-  static __device__ __forceinline__ Candidate* lines() { return reinterpret_cast<Candidate*>(shared_memory()); }
+  static __device__ __forceinline__ Candidate* exchange() { return reinterpret_cast<Candidate*>(shared_memory()); }
 
-  static __device__ __forceinline__ void offer_line(const SelectRequest<acc_t>& request, const Candidate* halves,
+  static __device__ __forceinline__ void offer_best(const SelectRequest<acc_t>& request, const Candidate* halves,
                                                     int64_t anchor, int64_t count) {
     const Candidate best = halves[kTile].beats(halves[0]) ? halves[kTile] : halves[0];
     if (anchor < count && best.index() >= 0) offer(request.best + anchor, best);

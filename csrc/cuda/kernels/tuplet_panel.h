@@ -133,12 +133,12 @@ class TupletPanel {
 
   // Where the two warps of a row meet, [2][kTile] each. The engine is done with this memory.
   template <class T>
-  static __device__ __forceinline__ T* lines(int array = 0) {
+  static __device__ __forceinline__ T* exchange(int array = 0) {
     return reinterpret_cast<T*>(shared_memory()) + array * 2 * kTile;
   }
   template <class T>
-  static __device__ __forceinline__ T& line_of(int array, int r) {
-    return lines<T>(array)[warp_index() % 2 * kTile + MmaPolicy::row(r)];
+  static __device__ __forceinline__ T& exchange_slot(int array, int r) {
+    return exchange<T>(array)[warp_index() % 2 * kTile + MmaPolicy::row(r)];
   }
 
   // The sum over the lanes of a row.
@@ -178,11 +178,11 @@ class TupletPanel {
     int place = 0;
     reduce_to_lanes<kRows, 2, 1>(of_row, &place);
 #pragma unroll
-    for (int i = 0; i < kRows / 4; ++i) line_of<Candidate>(0, place + i) = of_row[i];
+    for (int i = 0; i < kRows / 4; ++i) exchange_slot<Candidate>(0, place + i) = of_row[i];
     __syncthreads();
     if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Candidate candidate = lines<Candidate>()[half * kTile + threadIdx.x];
+        const Candidate candidate = exchange<Candidate>()[half * kTile + threadIdx.x];
         if (candidate.index() >= 0 && candidate.beats(best)) best = candidate;
       }
     }
@@ -229,15 +229,15 @@ class TupletPanel {
       for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * pass_.log2e_over_temperature);
       sum = sum_of_row(sum);
       if (lane_index() % 4 == 0) {
-        line_of<acc_t>(0, r) = shift;
-        line_of<acc_t>(1, r) = sum;
+        exchange_slot<acc_t>(0, r) = shift;
+        exchange_slot<acc_t>(1, r) = sum;
       }
     }
     __syncthreads();
     if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const acc_t* line = lines<acc_t>() + half * kTile + threadIdx.x;
-        running.add(line[0], static_cast<double>(line[2 * kTile]), pass_.log2e_over_temperature);
+        const acc_t* sums = exchange<acc_t>() + half * kTile + threadIdx.x;
+        running.add(sums[0], static_cast<double>(sums[2 * kTile]), pass_.log2e_over_temperature);
       }
     }
   }
@@ -277,17 +277,17 @@ class TupletPanel {
       slopes[r] = sum_of_row(slopes[r]);
       found[r] = sum_of_row(found[r]);
       if (lane_index() % 4 != 0) continue;
-      line_of<acc_t>(0, r) = values[r];
-      line_of<acc_t>(1, r) = slopes[r];
-      line_of<acc_t>(2, r) = static_cast<acc_t>(found[r]);
+      exchange_slot<acc_t>(0, r) = values[r];
+      exchange_slot<acc_t>(1, r) = slopes[r];
+      exchange_slot<acc_t>(2, r) = static_cast<acc_t>(found[r]);
     }
     __syncthreads();
     if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const acc_t* line = lines<acc_t>() + half * kTile + threadIdx.x;
-        value += static_cast<double>(line[0]);
-        slope += static_cast<double>(line[2 * kTile]);
-        count += static_cast<int64_t>(line[4 * kTile]);
+        const acc_t* sums = exchange<acc_t>() + half * kTile + threadIdx.x;
+        value += static_cast<double>(sums[0]);
+        slope += static_cast<double>(sums[2 * kTile]);
+        count += static_cast<int64_t>(sums[4 * kTile]);
       }
     }
   }

@@ -67,7 +67,7 @@ class TupletWeightTile {
       if (row >= pass_.last_row) continue;
       const TupletAnchor<acc_t> of_row(pass_.row_side, row, pass_.rows.count);
       const int64_t label = labels_.row[MmaPolicy::row(r)];
-      acc_t* const line = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
+      acc_t* const weight_row = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int64_t column = first_column + MmaPolicy::column(c);
@@ -84,7 +84,7 @@ class TupletWeightTile {
           // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
           weight = score >= std::numeric_limits<acc_t>::min() ? weight / std::sqrt(score) : acc_t(0);
         }
-        line[column] = weight;
+        weight_row[column] = weight;
       }
     }
     __syncthreads();  // before the labels are read again
