@@ -1,6 +1,6 @@
 // Layouts, and what the packing writes: numbers where kernels look for them, zeros around them, norms, finite flags.
 
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 #include <utility>
 
@@ -42,13 +42,13 @@ struct Packed {
       : count(count), depth(depth) {
     const WithOrder order(running.order);
     HostWorkspace workspace;
-    const PackedRows<MmaPolicy> rows =
-        pack_rows<MmaPolicy>(x.data(), count, depth, normalized, start, workspace, Stream{running.most_blocks});
+    const PackedMatrix<MmaPolicy> rows =
+        pack_matrix<MmaPolicy>(x.data(), count, depth, normalized, start, workspace, Stream{running.most_blocks});
     CHECK_EQ(rows.count, count);
     CHECK_EQ(rows.depth, depth);
     const int64_t all = panels_of<MmaPolicy>(count);
     panels.assign(rows.panels, rows.panels + all * panel_bytes<MmaPolicy>(depth));
-    finite.assign(rows.finite, rows.finite + row_groups(count));
+    finite.assign(rows.finite, rows.finite + finite_flag_count(count));
     has_scale = rows.inv_norm != nullptr;
     if (has_scale) inv_norm.assign(rows.inv_norm, rows.inv_norm + count);
     if (all > 1) CHECK_EQ(rows.panel(1) - rows.panels, panel_bytes<MmaPolicy>(depth));

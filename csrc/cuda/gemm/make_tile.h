@@ -1,7 +1,7 @@
 // The numbers of a tile, from the packed rows of its two sides.
 #pragma once
 
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 #include "cuda/gemm/tile_engine.h"
 
 namespace hardmine::cuda {
@@ -16,9 +16,9 @@ __device__ __forceinline__ acc_t normalized_product(acc_t product, acc_t row_inv
 namespace tile_engine {
 
 template <class MmaPolicy>
-__device__ __forceinline__ void apply_inv_norms(const PackedRows<MmaPolicy>& rows, const PackedRows<MmaPolicy>& columns,
-                                                int64_t first_row, int64_t first_column,
-                                                Fragment<MmaPolicy>& fragment) {
+__device__ __forceinline__ void apply_inv_norms(const PackedMatrix<MmaPolicy>& rows,
+                                                const PackedMatrix<MmaPolicy>& columns, int64_t first_row,
+                                                int64_t first_column, Fragment<MmaPolicy>& fragment) {
   using acc_t = typename MmaPolicy::acc_t;
   acc_t row_inv_norm[MmaPolicy::kRows];
 #pragma unroll
@@ -41,7 +41,7 @@ __device__ __forceinline__ void apply_inv_norms(const PackedRows<MmaPolicy>& row
 // Fills `fragment` with the numbers of a panel of rows against one of columns. All threads of the block call it, with
 // the first kSharedBytes of the block's shared memory, which nobody uses any more when it returns.
 template <class MmaPolicy>
-__device__ __forceinline__ void make_tile(const PackedRows<MmaPolicy>& rows, const PackedRows<MmaPolicy>& columns,
+__device__ __forceinline__ void make_tile(const PackedMatrix<MmaPolicy>& rows, const PackedMatrix<MmaPolicy>& columns,
                                           int64_t row_panel, int64_t column_panel, Fragment<MmaPolicy>& fragment) {
   multiply_panels<MmaPolicy>(rows.panel(row_panel), columns.panel(column_panel), stages_of<MmaPolicy>(rows.depth),
                              shared_memory(), fragment);
@@ -53,8 +53,8 @@ __device__ __forceinline__ void make_tile(const PackedRows<MmaPolicy>& rows, con
 // The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
 // have. All lanes of a warp call it; `scratch` is 32 numbers of shared memory that only they use.
 template <class MmaPolicy>
-__device__ __forceinline__ typename MmaPolicy::acc_t make_row(const PackedRows<MmaPolicy>& rows,
-                                                              const PackedRows<MmaPolicy>& columns, int64_t row,
+__device__ __forceinline__ typename MmaPolicy::acc_t make_row(const PackedMatrix<MmaPolicy>& rows,
+                                                              const PackedMatrix<MmaPolicy>& columns, int64_t row,
                                                               int64_t first_column,
                                                               typename MmaPolicy::acc_t* scratch) {
   constexpr int64_t kTile = MmaPolicy::kTile;

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 namespace hardmine::cuda {
 

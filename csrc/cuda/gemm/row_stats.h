@@ -6,21 +6,21 @@
 namespace hardmine::cuda {
 
 template <class Scalar, class acc_t>
-struct MeasuredRows {
+struct RowStats {
   const Scalar* x;
   int64_t count, depth;
   acc_t* norm;               // [count], null: not wanted
-  int32_t* finite;           // [row_groups(count)]
+  int32_t* finite;           // [finite_flag_count(count)]
   int64_t* incidence_count;  // [count], set to 0; null: not wanted
 };
 
 // By all threads of all blocks.
 template <class Scalar, class acc_t>
-__device__ __forceinline__ void measure_rows(const MeasuredRows<Scalar, acc_t>& rows) {
-  for (int64_t group = blockIdx.x; group < row_groups(rows.count); group += gridDim.x) {
+__device__ __forceinline__ void compute_row_stats(const RowStats<Scalar, acc_t>& rows) {
+  for (int64_t group = blockIdx.x; group < finite_flag_count(rows.count); group += gridDim.x) {
     bool infinite = false;
-    for (int r = warp_index(); r < kRowGroup; r += warps_per_block()) {
-      const int64_t row = group * kRowGroup + r;
+    for (int r = warp_index(); r < kFiniteFlagRows; r += warps_per_block()) {
+      const int64_t row = group * kFiniteFlagRows + r;
       if (row >= rows.count) continue;
       const acc_t norm = norm_of_row<acc_t>(rows.x + row * rows.depth, rows.depth);
       infinite |= !is_finite(norm);

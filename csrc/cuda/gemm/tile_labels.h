@@ -1,14 +1,14 @@
 // The labels of a tile's rows and columns, in shared memory.
 #pragma once
 
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 namespace hardmine::cuda {
 
 // The two sides of the tiles of a pass. `symmetric`: the columns are the rows, and a row makes no pair with itself.
 template <class MmaPolicy>
 struct TileSides {
-  PackedRows<MmaPolicy> rows, columns;
+  PackedMatrix<MmaPolicy> rows, columns;
   const int64_t* row_label;
   const int64_t* column_label;
   bool symmetric;

@@ -44,8 +44,8 @@ struct BatchAllGradient {
 // positive, v is half a squared distance of rows that are too short to be unit rows, too.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kThreads, 4)
-    start_batch_all_kernel(MeasuredRows<Scalar, acc_t> rows, acc_t* shift, BatchAllGradient<Scalar, acc_t> gradient) {
-  measure_rows(rows);
+    start_batch_all_kernel(RowStats<Scalar, acc_t> rows, acc_t* shift, BatchAllGradient<Scalar, acc_t> gradient) {
+  compute_row_stats(rows);
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows.count; i += int64_t{gridDim.x} * kThreads)
     gradient.weight[i] = 0;
   if (gradient.grad)
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads, 4) center_kernel(BatchAllGradient<Sc
 template <class MmaPolicy>
 struct MeasuresPass {
   using acc_t = typename MmaPolicy::acc_t;
-  PackedRows<MmaPolicy> rows;
+  PackedMatrix<MmaPolicy> rows;
   const acc_t* shift;
   bool squared;
   int64_t first_row, strip_rows;
@@ -135,7 +135,7 @@ struct BatchAllEpilogue {
   int64_t count;
   const double* value;
   const int64_t *active, *total;
-  const int32_t* finite;              // [row_groups(count)]
+  const int32_t* finite;              // [finite_flag_count(count)]
   const int32_t* margins_are_finite;  // [count]; null: they are
   BatchAllOut<acc_t> out;
   acc_t* loss_weight;  // [1]: what the gradient is to be multiplied with
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
     counts[1] += epilogue.total[i];
     if (epilogue.margins_are_finite) bad |= epilogue.margins_are_finite[i] == 0;
   }
-  const bool infinite = block_finds_infinite(epilogue.finite, row_groups(epilogue.count));
+  const bool infinite = block_finds_infinite(epilogue.finite, finite_flag_count(epilogue.count));
   bad = __syncthreads_or(bad);
   sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
   sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
@@ -238,8 +238,8 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
 
   const bool normalized = batch_all_measure(rule, true).normalized;
   acc_t* const norm = normalized ? workspace.array<acc_t>(count) : nullptr;
-  const MeasuredRows<Scalar, acc_t> measured{rows.x, count, depth, norm, workspace.array<int32_t>(row_groups(count)),
-                                             nullptr};
+  const RowStats<Scalar, acc_t> stats{rows.x, count, depth, norm, workspace.array<int32_t>(finite_flag_count(count)),
+                                      nullptr};
   BatchAllGradient<Scalar, acc_t> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
   MeasuresPass<MmaPolicy> measures{};
   measures.squared = rule.squared;
@@ -249,9 +249,9 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   int64_t strip_rows = 0;
   if (count > 0) {
     launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
-           {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
-           shift, gradient);
-    measures.rows = pack_rows<MmaPolicy>(rows.x, count, depth, normalized, {}, workspace, stream);
+           {std::max(finite_flag_count(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream,
+           stats, shift, gradient);
+    measures.rows = pack_matrix<MmaPolicy>(rows.x, count, depth, normalized, {}, workspace, stream);
     strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
     anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * count);
     anchors.positives = power_of_two_from(std::min(count, parts.positives));
@@ -289,7 +289,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
                                          anchors.value,
                                          anchors.active,
                                          anchors.total,
-                                         measured.finite,
+                                         stats.finite,
                                          anchors.margins_are_finite,
                                          out,
                                          loss_weight};

@@ -120,16 +120,16 @@ using SumsOf = decltype(sums_of(Loss{}, static_cast<const acc_t*>(nullptr), stat
 
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kTripletThreads, 4)
-    measure_rows_kernel(MeasuredRows<Scalar, acc_t> rows, int32_t* blocks_done) {
+    row_stats_kernel(RowStats<Scalar, acc_t> rows, int32_t* blocks_done) {
   if (blockIdx.x == 0 && threadIdx.x == 0) *blocks_done = 0;
-  measure_rows(rows);
+  compute_row_stats(rows);
 }
 
 template <class Loss, class Scalar, class acc_t>
 struct TripletPass {
   PairMeasure measure;
   Loss loss;
-  MeasuredRows<Scalar, acc_t> rows;
+  RowStats<Scalar, acc_t> rows;
   TripletList triplets;
   TripletLossOut<acc_t> out;
   double* partial;       // [blocks, kSums + 1], the sums of every block, and how many of its triplets are none
@@ -138,7 +138,7 @@ struct TripletPass {
 
 // The measures of the pairs (a, p) and (a, n), the same in every lane of a warp.
 template <class Scalar, class acc_t>
-__device__ __forceinline__ void measure_triplet(const PairMeasure& measure, const MeasuredRows<Scalar, acc_t>& rows,
+__device__ __forceinline__ void measure_triplet(const PairMeasure& measure, const RowStats<Scalar, acc_t>& rows,
                                                 const int64_t* triplet, acc_t* positive, acc_t* negative) {
   const Scalar *a = rows.x + triplet[0] * rows.depth, *p = rows.x + triplet[1] * rows.depth,
                *n = rows.x + triplet[2] * rows.depth;
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kTripletThreads, 4) measure_triplets_kernel(Tr
   }
   if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
-  const bool infinite = block_finds_infinite(pass.rows.finite, row_groups(pass.rows.count));
+  const bool infinite = block_finds_infinite(pass.rows.finite, finite_flag_count(pass.rows.count));
   sums.finalize(shared, infinite || shared[kSums - 1] > 0, shared_memory(), pass.out.loss);
 }
 
@@ -268,12 +268,12 @@ void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const Paired
                rows.count,
                rows.depth,
                measure.normalized ? workspace.array<acc_t>(rows.count) : nullptr,
-               workspace.array<int32_t>(row_groups(rows.count)),
+               workspace.array<int32_t>(finite_flag_count(rows.count)),
                nullptr};
   pass.partial = workspace.array<double>(blocks * (SumsOf<Loss, acc_t>::kSums + 1));
   pass.blocks_done = workspace.array<int32_t>(1);
-  launch("measure_rows", measure_rows_kernel<Scalar, acc_t>,
-         {std::max<int64_t>(1, row_groups(rows.count)), kTripletThreads}, stream, pass.rows, pass.blocks_done);
+  launch("compute_row_stats", row_stats_kernel<Scalar, acc_t>,
+         {std::max<int64_t>(1, finite_flag_count(rows.count)), kTripletThreads}, stream, pass.rows, pass.blocks_done);
   launch("measure_triplets", measure_triplets_kernel<Loss, Scalar, acc_t>, {blocks, kTripletThreads, kSharedSums},
          stream, pass);
 }

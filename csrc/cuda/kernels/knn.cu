@@ -46,7 +46,7 @@ struct NearestEpilogue {
 template <class MmaPolicy>
 struct NearestPass {
   using acc_t = typename MmaPolicy::acc_t;
-  PackedRows<MmaPolicy> rows, columns;
+  PackedMatrix<MmaPolicy> rows, columns;
   bool exclude_self;
   bool may_overflow;  // pools do not hold all columns
   NearestPools<acc_t> pools;
@@ -242,8 +242,8 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   if (queries.count == 0) return;
   const bool cosine = kind == Similarity::kCosine;
   NearestPass<MmaPolicy> pass{};
-  pass.rows = pack_rows<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
-  pass.columns = refs ? pack_rows<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
+  pass.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
+  pass.columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
   pass.exclude_self = !refs && exclude_self;
   pass.epilogue = {kind, static_cast<int>(k), out};
 

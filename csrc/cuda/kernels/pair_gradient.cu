@@ -86,11 +86,11 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
 
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kGatherThreads, 4)
-    measure_pairs_kernel(MeasuredRows<Scalar, acc_t> rows, MeasuredRows<Scalar, acc_t> refs, bool has_loss,
+    measure_pairs_kernel(RowStats<Scalar, acc_t> rows, RowStats<Scalar, acc_t> refs, bool has_loss,
                          LossPairs<acc_t> list) {
   if (has_loss) list_loss_pairs(list, reinterpret_cast<double*>(shared_memory()));
-  measure_rows(rows);
-  measure_rows(refs);
+  compute_row_stats(rows);
+  compute_row_stats(refs);
 }
 
 // Calls use(row, end) for every end that an index is to hold.
@@ -200,18 +200,18 @@ class PairGradient {
       }
     }
     const bool indexed = pairs.count * pairs.partners > kLooksThrough;
-    x_ = measured(rows_.x, rows_.count, indexed);
-    refs_ = measured(rows_.refs, rows_.refs ? rows_.ref_count : 0, indexed);
+    x_ = row_stats(rows_.x, rows_.count, indexed);
+    refs_ = row_stats(rows_.refs, rows_.refs ? rows_.ref_count : 0, indexed);
     const int64_t blocks = std::max<int64_t>(
-        1, std::max(row_groups(x_.count),
-                    std::max(row_groups(refs_.count), (pairs.count + 127) / 128 * loss_blocks(loss))));
+        1, std::max(finite_flag_count(x_.count),
+                    std::max(finite_flag_count(refs_.count), (pairs.count + 127) / 128 * loss_blocks(loss))));
     launch("measure_pairs", measure_pairs_kernel<Scalar, acc_t>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
            refs_, loss != nullptr, list);
     if (poisons_ && indexed) {
       auto* all = workspace_.array<int32_t>(1);
       launch("all_finite", all_finite_kernel, {1, kScanThreads}, stream_, static_cast<const int32_t*>(x_.finite),
-             row_groups(x_.count), static_cast<const int32_t*>(refs_.finite), row_groups(refs_.count), pairs.sound,
-             all);
+             finite_flag_count(x_.count), static_cast<const int32_t*>(refs_.finite), finite_flag_count(refs_.count),
+             pairs.sound, all);
       all_finite_ = all;
     }
     const PairEndpoints<acc_t> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
@@ -224,18 +224,18 @@ class PairGradient {
 
   static int64_t loss_blocks(const LossGradient<acc_t>* loss) { return loss ? 1 : 0; }
 
-  MeasuredRows<Scalar, acc_t> measured(const Scalar* x, int64_t count, bool indexed) {
+  RowStats<Scalar, acc_t> row_stats(const Scalar* x, int64_t count, bool indexed) {
     return {x,
             count,
             rows_.depth,
             measure_.normalized ? workspace_.array<acc_t>(count) : nullptr,
-            workspace_.array<int32_t>(row_groups(count)),
+            workspace_.array<int32_t>(finite_flag_count(count)),
             indexed ? workspace_.array<int64_t>(count) : nullptr};
   }
 
-  void gather(const PairEndpoints<acc_t>& endpoints, const MeasuredRows<Scalar, acc_t>& selves, bool at_first,
+  void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& selves, bool at_first,
               bool at_second, bool indexed, Scalar* grad) {
-    const auto side = [](const MeasuredRows<Scalar, acc_t>& rows) {
+    const auto side = [](const RowStats<Scalar, acc_t>& rows) {
       return GatherSide<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
     GatherPass<Scalar, acc_t> pass{};
@@ -253,9 +253,9 @@ class PairGradient {
       pass.groups[0] = 1;
     } else if (poisons_) {
       pass.finite[0] = x_.finite;
-      pass.groups[0] = row_groups(x_.count);
+      pass.groups[0] = finite_flag_count(x_.count);
       pass.finite[1] = refs_.finite;
-      pass.groups[1] = row_groups(refs_.count);
+      pass.groups[1] = finite_flag_count(refs_.count);
       pass.finite[2] = endpoints.pairs.sound;
       pass.groups[2] = 1;
     }
@@ -283,7 +283,7 @@ class PairGradient {
   const GradientOut<Scalar> out_;
   Workspace& workspace_;
   const Stream& stream_;
-  MeasuredRows<Scalar, acc_t> x_{}, refs_{};
+  RowStats<Scalar, acc_t> x_{}, refs_{};
   const int32_t* all_finite_ = nullptr;  // [1]
 };
 

@@ -17,11 +17,11 @@ __global__ void __launch_bounds__(kPickThreads, 4)
                        Ranked<typename MmaPolicy::acc_t>* best) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
-  const PackedRows<MmaPolicy>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
+  const PackedMatrix<MmaPolicy>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
   acc_t* scratch = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
-  const bool infinite = block_finds_infinite(rows.finite, row_groups(rows.count)) ||
-                        block_finds_infinite(columns.finite, row_groups(columns.count));
+  const bool infinite = block_finds_infinite(rows.finite, finite_flag_count(rows.count)) ||
+                        block_finds_infinite(columns.finite, finite_flag_count(columns.count));
   const bool by_order = infinite || upper < kInfinity;
   for (int64_t row = int64_t{blockIdx.x} * kPickWarps + warp_index(); row < rows.count;
        row += int64_t{gridDim.x} * kPickWarps) {

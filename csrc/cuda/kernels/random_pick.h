@@ -2,13 +2,13 @@
 #pragma once
 
 #include "core/random.h"
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 namespace hardmine::cuda {
 
 template <class MmaPolicy>
 struct PickSide {
-  PackedRows<MmaPolicy> rows;
+  PackedMatrix<MmaPolicy> rows;
   const int64_t* label;  // [rows.count]
 };
 

@@ -16,7 +16,7 @@ struct SelectionEpilogue {
   const Ranked<acc_t>* negative;
   const Ranked<acc_t>* fallback;                                 // for anchors without a negative; null: none
   bool positive_is_least, negative_is_least, fallback_is_least;  // the least similar wins: keys are negated
-  const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_rows.h)
+  const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_matrix.h)
   int64_t groups[2];
   SelectionOut<acc_t> out;
   LossOut<acc_t> loss;

@@ -88,9 +88,10 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
     start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
   }
   start.blocks_done = workspace.array<int32_t>(1);
-  const PackedRows<MmaPolicy> rows = pack_rows<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
-  const PackedRows<MmaPolicy> columns =
-      refs ? pack_rows<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
+  const PackedMatrix<MmaPolicy> rows =
+      pack_matrix<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+  const PackedMatrix<MmaPolicy> columns =
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
 
   SelectionEpilogue<acc_t> epilogue{};
   epilogue.count = count;
@@ -102,9 +103,9 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   epilogue.negative_is_least = prefers_least_similar(rule.negative);
   epilogue.fallback_is_least = rule.semihard_fallback == Fallback::kEasiest;
   epilogue.finite[0] = rows.finite;
-  epilogue.groups[0] = row_groups(count);
+  epilogue.groups[0] = finite_flag_count(count);
   epilogue.finite[1] = columns.finite;
-  epilogue.groups[1] = symmetric ? 0 : row_groups(columns.count);
+  epilogue.groups[1] = symmetric ? 0 : finite_flag_count(columns.count);
   epilogue.out = out;
   epilogue.loss = loss;
   epilogue.blocks_done = start.blocks_done;

@@ -160,8 +160,8 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   start.blocks_done = workspace.array<int32_t>(1);
 
   TupletPass<MmaPolicy> pass{};
-  pass.rows = pack_rows<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
-  pass.columns = refs ? pack_rows<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
+  pass.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+  pass.columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
   pass.row_label = anchors.label;
   pass.column_label = refs ? refs->label : anchors.label;
   pass.symmetric = refs == nullptr;
@@ -191,9 +191,9 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   epilogue.log2e_over_temperature = pass.log2e_over_temperature;
   epilogue.levels = pass.levels;
   epilogue.finite[0] = pass.rows.finite;
-  epilogue.groups[0] = row_groups(count);
+  epilogue.groups[0] = finite_flag_count(count);
   epilogue.finite[1] = pass.columns.finite;
-  epilogue.groups[1] = refs ? row_groups(refs->count) : 0;
+  epilogue.groups[1] = refs ? finite_flag_count(refs->count) : 0;
   epilogue.partial = workspace.array<double>(2 * epilogue.chunks());
   epilogue.blocks_done = start.blocks_done;
   epilogue.out = out;

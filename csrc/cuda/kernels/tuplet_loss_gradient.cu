@@ -59,11 +59,10 @@ struct TupletStart {
 
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kStartThreads, 2)
-    start_tuplet_gradient_kernel(TupletStart<acc_t> start, MeasuredRows<Scalar, acc_t> rows,
-                                 MeasuredRows<Scalar, acc_t> refs) {
+    start_tuplet_gradient_kernel(TupletStart<acc_t> start, RowStats<Scalar, acc_t> rows, RowStats<Scalar, acc_t> refs) {
   start.run(reinterpret_cast<double*>(shared_memory()));
-  measure_rows(rows);
-  measure_rows(refs);
+  compute_row_stats(rows);
+  compute_row_stats(refs);
 }
 
 template <class MmaPolicy>
@@ -119,13 +118,13 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
   }
 }
 
-// Rows in panels, and what was measured of them.
+// Rows in panels, and what was stats of them.
 template <class MmaPolicy, class Scalar>
 struct GradientSide {
   using acc_t = typename MmaPolicy::acc_t;
   LabeledRows<Scalar> rows;
-  MeasuredRows<Scalar, acc_t> measured;
-  PackedRows<MmaPolicy> packed;
+  RowStats<Scalar, acc_t> stats;
+  PackedMatrix<MmaPolicy> packed;
   TupletSide<acc_t> anchors;  // none: they are refs
 };
 
@@ -143,13 +142,14 @@ class TupletGradient {
     const bool cosine = rule_.similarity == Similarity::kCosine;
     Side out{};
     out.rows = rows;
-    out.measured = {rows.x,
-                    rows.count,
-                    depth_,
-                    cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
-                    workspace_.array<int32_t>(row_groups(rows.count)),
-                    nullptr};
-    if (rows.count > 0) out.packed = pack_rows<MmaPolicy>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
+    out.stats = {rows.x,
+                 rows.count,
+                 depth_,
+                 cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
+                 workspace_.array<int32_t>(finite_flag_count(rows.count)),
+                 nullptr};
+    if (rows.count > 0)
+      out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
     return out;
   }
 
@@ -159,10 +159,10 @@ class TupletGradient {
     anchors.anchors = {workspace_.array<acc_t>(count), workspace_.array<acc_t>(count), workspace_.array<acc_t>(count),
                        workspace_.array<acc_t>(count), workspace_.array<Index>(count)};
     const int64_t blocks = std::max<int64_t>(
-        {1, (count + kStartThreads - 1) / kStartThreads, row_groups(count), row_groups(refs.rows.count)});
+        {1, (count + kStartThreads - 1) / kStartThreads, finite_flag_count(count), finite_flag_count(refs.rows.count)});
     launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, acc_t>,
            {std::min<int64_t>(blocks, 4096), kStartThreads, kMostWarps * sizeof(double)}, stream_,
-           TupletStart<acc_t>{rule_, saved, count, anchors.anchors}, anchors.measured, refs.measured);
+           TupletStart<acc_t>{rule_, saved, count, anchors.anchors}, anchors.stats, refs.stats);
   }
 
   // The gradient of `rows`, from all their pairs with `columns`.
@@ -195,14 +195,14 @@ class TupletGradient {
              {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, pass);
       sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
       const StripEpilogue<Scalar, acc_t> epilogue{rows.rows.x,
-                                                  rows.measured.norm,
+                                                  rows.stats.norm,
                                                   first,
                                                   pass.last_row,
                                                   depth_,
                                                   sums.out,
                                                   sums.num_splits,
-                                                  {rows.measured.finite, columns.measured.finite},
-                                                  {row_groups(count), symmetric ? 0 : row_groups(others)},
+                                                  {rows.stats.finite, columns.stats.finite},
+                                                  {finite_flag_count(count), symmetric ? 0 : finite_flag_count(others)},
                                                   grad};
       const int64_t blocks = (pass.last_row - first + kEpilogueThreads / 32 - 1) / (kEpilogueThreads / 32);
       launch("finalize_strip", finalize_strip_kernel<Scalar, acc_t>,
@@ -226,7 +226,7 @@ class TupletGradient {
         num_splits = difference_splits(strip, others, depth);
       } else {
         products =
-            strip_products<MmaPolicy>(ProductRows<Scalar, acc_t>{column, others, depth, columns.measured.norm, nullptr},
+            strip_products<MmaPolicy>(ProductRows<Scalar, acc_t>{column, others, depth, columns.stats.norm, nullptr},
                                       strip, true, 0, of.workspace_, of.stream_);
       }
       out = of.workspace_.template array<acc_t>(num_splits * strip * depth);

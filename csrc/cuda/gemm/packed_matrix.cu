@@ -1,4 +1,4 @@
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 #include "cuda/gemm/row_norms.h"
 
@@ -30,21 +30,21 @@ __device__ __forceinline__ void store_packed(char* target, Scalar x, typename Mm
   }
 }
 
-// A block packs groups of kRowGroup rows, those past the end as zeros.
+// A block packs groups of kFiniteFlagRows rows, those past the end as zeros.
 template <class MmaPolicy, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_rows_kernel(const Scalar* x, bool normalized, PackedRows<MmaPolicy> out,
-                     SelectionStart<typename MmaPolicy::acc_t> start) {
+    pack_matrix_kernel(const Scalar* x, bool normalized, PackedMatrix<MmaPolicy> out,
+                       SelectionStart<typename MmaPolicy::acc_t> start) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr int kWarps = kTileThreads / 32;
-  acc_t* norm = reinterpret_cast<acc_t*>(shared_memory());  // [kRowGroup]
-  const int64_t groups = panels_of<MmaPolicy>(out.count) * (MmaPolicy::kTile / kRowGroup);
+  acc_t* norm = reinterpret_cast<acc_t*>(shared_memory());  // [kFiniteFlagRows]
+  const int64_t groups = panels_of<MmaPolicy>(out.count) * (MmaPolicy::kTile / kFiniteFlagRows);
   const int64_t padded_depth = stages_of<MmaPolicy>(out.depth) * MmaPolicy::kStageDepth;
   if (start.blocks_done && blockIdx.x == 0 && threadIdx.x == 0) *start.blocks_done = 0;
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
-    const int64_t first = group * kRowGroup;
+    const int64_t first = group * kFiniteFlagRows;
     bool infinite = false;
-    for (int r = warp_index(); r < kRowGroup; r += kWarps) {
+    for (int r = warp_index(); r < kFiniteFlagRows; r += kWarps) {
       if (first + r >= out.count) continue;
       const acc_t size = norm_of_row<acc_t>(x + (first + r) * out.depth, out.depth);
       infinite |= !is_finite(size);
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     }
     infinite = __syncthreads_or(infinite);
     if (threadIdx.x == 0 && first < out.count) out.finite[group] = !infinite;
-    if (threadIdx.x < kRowGroup && first + threadIdx.x < out.count) {
+    if (threadIdx.x < kFiniteFlagRows && first + threadIdx.x < out.count) {
       const int64_t row = first + threadIdx.x;
       if (out.inv_norm) out.inv_norm[row] = acc_t(1) / norm[threadIdx.x];
 #pragma unroll
@@ -61,10 +61,10 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     }
     char* panel = out.panels + first / MmaPolicy::kTile * panel_bytes<MmaPolicy>(out.depth);
     const int first_in_panel = static_cast<int>(first % MmaPolicy::kTile);
-    for (int64_t i = threadIdx.x; i < kRowGroup * padded_depth; i += kTileThreads) {
+    for (int64_t i = threadIdx.x; i < kFiniteFlagRows * padded_depth; i += kTileThreads) {
       // The layouts of multiply-adds are rows of a column; neighboring threads write what lies side by side.
-      const int r = static_cast<int>(MmaPolicy::kTensorCores ? i / padded_depth : i % kRowGroup);
-      const int64_t k = MmaPolicy::kTensorCores ? i % padded_depth : i / kRowGroup;
+      const int r = static_cast<int>(MmaPolicy::kTensorCores ? i / padded_depth : i % kFiniteFlagRows);
+      const int64_t k = MmaPolicy::kTensorCores ? i % padded_depth : i / kFiniteFlagRows;
       const bool inside = first + r < out.count && k < out.depth;
       const Scalar value = inside ? x[(first + r) * out.depth + k] : Scalar{};
       store_packed<MmaPolicy>(panel + MmaPolicy::offset(first_in_panel + r, k), value, inside ? norm[r] : acc_t(1),
@@ -77,26 +77,26 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-PackedRows<MmaPolicy> pack_rows(const Scalar* x, int64_t count, int64_t depth, bool normalized,
-                                const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,
-                                const Stream& stream) {
+PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+                                    const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,
+                                    const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
-  PackedRows<MmaPolicy> out{};
+  PackedMatrix<MmaPolicy> out{};
   out.count = count;
   out.depth = depth;
   out.panels = workspace.array<char>(panels_of<MmaPolicy>(count) * panel_bytes<MmaPolicy>(depth));
-  out.finite = workspace.array<int32_t>(row_groups(count));
+  out.finite = workspace.array<int32_t>(finite_flag_count(count));
   if (normalized && kScalesProducts<MmaPolicy>) out.inv_norm = workspace.array<acc_t>(count);
-  const int64_t blocks = panels_of<MmaPolicy>(count) * (MmaPolicy::kTile / kRowGroup);
-  launch("pack_rows", pack_rows_kernel<MmaPolicy, Scalar>, {blocks, kTileThreads, kRowGroup * sizeof(acc_t)}, stream, x,
-         normalized, out, start);
+  const int64_t blocks = panels_of<MmaPolicy>(count) * (MmaPolicy::kTile / kFiniteFlagRows);
+  launch("pack_matrix", pack_matrix_kernel<MmaPolicy, Scalar>, {blocks, kTileThreads, kFiniteFlagRows * sizeof(acc_t)},
+         stream, x, normalized, out, start);
   return out;
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                 \
-  template PackedRows<MmaPolicy> pack_rows<MmaPolicy, Scalar>(const Scalar*, int64_t, int64_t, bool,            \
-                                                              const SelectionStart<typename MmaPolicy::acc_t>&, \
-                                                              Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                     \
+  template PackedMatrix<MmaPolicy> pack_matrix<MmaPolicy, Scalar>(const Scalar*, int64_t, int64_t, bool,            \
+                                                                  const SelectionStart<typename MmaPolicy::acc_t>&, \
+                                                                  Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
