@@ -211,13 +211,13 @@ TEST(selections_start_where_they_are_told_to) {
     using acc_t = typename decltype(way)::acc_t;
     context = way.name;
     constexpr int64_t kCount = 37;
-    std::vector<Ranked<acc_t>> first(kCount + 1, Ranked<acc_t>::of(9, 9)), third = first;
+    std::vector<PackedCandidate<acc_t>> first(kCount + 1, PackedCandidate<acc_t>::of(9, 9)), third = first;
     int32_t blocks_done = 77;
     SelectionStart<acc_t> start;
     start.best[0] = first.data();
-    start.value[0] = Ranked<acc_t>::of(acc_t(0.5), kAtLowerBound);
+    start.value[0] = PackedCandidate<acc_t>::of(acc_t(0.5), kAtLowerBound);
     start.best[2] = third.data();
-    start.value[2] = Ranked<acc_t>::of(acc_t(-2), kBelowRange);
+    start.value[2] = PackedCandidate<acc_t>::of(acc_t(-2), kBelowRange);
     start.blocks_done = &blocks_done;
     const Packed<decltype(way)> packed(std::vector<Scalar>(kCount), kCount, 1, false, kRunnings[2], start);
     for (int64_t i = 0; i < kCount; ++i) {

@@ -7,61 +7,63 @@
 namespace hardmine::cuda {
 
 template <class acc_t>
-struct Ranked;
+struct PackedCandidate;
 
 // One integer, so that the best of candidates from any number of blocks is an atomic maximum.
 template <>
-struct Ranked<float> {
+struct PackedCandidate<float> {
   uint64_t packed;
 
-  static HARDMINE_HD Ranked of(float key, Index index) { return {packed_candidate(key, index)}; }
+  static HARDMINE_HD PackedCandidate of(float key, Index index) { return {packed_candidate(key, index)}; }
   HARDMINE_HD float key() const { return key_of_packed(packed); }
   HARDMINE_HD Index index() const { return index_of_packed(packed); }
-  HARDMINE_HD bool beats(const Ranked& other) const { return packed > other.packed; }
+  HARDMINE_HD bool beats(const PackedCandidate& other) const { return packed > other.packed; }
 };
 
 template <>
-struct Ranked<double> {
+struct PackedCandidate<double> {
   double stored_key;
   Index stored_index;
 
-  static HARDMINE_HD Ranked of(double key, Index index) { return {key, index}; }
+  static HARDMINE_HD PackedCandidate of(double key, Index index) { return {key, index}; }
   HARDMINE_HD double key() const { return stored_key; }
   HARDMINE_HD Index index() const { return stored_index; }
-  HARDMINE_HD bool beats(const Ranked& other) const {
+  HARDMINE_HD bool beats(const PackedCandidate& other) const {
     return hardmine::beats(stored_key, stored_index, other.stored_key, other.stored_index);
   }
 };
 
-__device__ __forceinline__ Ranked<float> shuffle_xor(const Ranked<float>& value, int mask) {
+__device__ __forceinline__ PackedCandidate<float> shuffle_xor(const PackedCandidate<float>& value, int mask) {
   return {__shfl_xor_sync(kFullWarp, value.packed, mask)};
 }
-__device__ __forceinline__ Ranked<double> shuffle_xor(const Ranked<double>& value, int mask) {
+__device__ __forceinline__ PackedCandidate<double> shuffle_xor(const PackedCandidate<double>& value, int mask) {
   return {__shfl_xor_sync(kFullWarp, value.stored_key, mask), __shfl_xor_sync(kFullWarp, value.stored_index, mask)};
 }
 
 // Replaces *best by a candidate that beats it: one thread a float64 entry in a launch, any number of float32.
-__device__ __forceinline__ void offer(Ranked<float>* best, const Ranked<float>& candidate) {
+__device__ __forceinline__ void offer(PackedCandidate<float>* best, const PackedCandidate<float>& candidate) {
   // Most candidates lose, and a load is cheaper than an atomic operation.
   if (load_relaxed(&best->packed) < candidate.packed) atomic_max(&best->packed, candidate.packed);
 }
-__device__ __forceinline__ void offer(Ranked<double>* best, const Ranked<double>& candidate) {
+__device__ __forceinline__ void offer(PackedCandidate<double>* best, const PackedCandidate<double>& candidate) {
   if (candidate.beats(*best)) *best = candidate;
 }
 
 // What blocks have offered so far.
-__device__ __forceinline__ Ranked<float> load(const Ranked<float>* best) { return {load_relaxed(&best->packed)}; }
-__device__ __forceinline__ Ranked<double> load(const Ranked<double>* best) { return *best; }
+__device__ __forceinline__ PackedCandidate<float> load(const PackedCandidate<float>* best) {
+  return {load_relaxed(&best->packed)};
+}
+__device__ __forceinline__ PackedCandidate<double> load(const PackedCandidate<double>* best) { return *best; }
 
 // The best of each of n values over the lanes that differ in the bits `masks`, by exchanging halves: a lane ends with n
 // over 2^|masks| of them, from *first on, at the front of the array.
 template <int n, int mask, int... masks, class acc_t>
-__device__ __forceinline__ void reduce_to_lanes(Ranked<acc_t>* value, int* first) {
+__device__ __forceinline__ void reduce_to_lanes(PackedCandidate<acc_t>* value, int* first) {
   const bool upper = (lane_index() & mask) != 0;
 #pragma unroll
   for (int i = 0; i < n / 2; ++i) {
-    const Ranked<acc_t> kept = upper ? value[i + n / 2] : value[i], sent = upper ? value[i] : value[i + n / 2];
-    const Ranked<acc_t> got = shuffle_xor(sent, mask);
+    const PackedCandidate<acc_t> kept = upper ? value[i + n / 2] : value[i], sent = upper ? value[i] : value[i + n / 2];
+    const PackedCandidate<acc_t> got = shuffle_xor(sent, mask);
     value[i] = got.beats(kept) ? got : kept;
   }
   *first += upper ? n / 2 : 0;

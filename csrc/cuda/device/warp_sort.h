@@ -9,8 +9,8 @@ namespace hardmine::cuda {
 
 // Loses to every candidate: none has a key of -infinity.
 template <class acc_t>
-__device__ __forceinline__ Ranked<acc_t> no_candidate() {
-  return Ranked<acc_t>::of(-std::numeric_limits<acc_t>::infinity(), kBelowRange);
+__device__ __forceinline__ PackedCandidate<acc_t> no_candidate() {
+  return PackedCandidate<acc_t>::of(-std::numeric_limits<acc_t>::infinity(), kBelowRange);
 }
 
 // The smallest power of two that is at least n.
@@ -23,7 +23,7 @@ HARDMINE_HD int power_of_two_from(int64_t n) {
 // Sorts list[0, size), best first, by a bitonic network; what fills it up to a power of two is no candidate. All lanes
 // of a warp call it; what they wrote to the list before is seen.
 template <class acc_t>
-__device__ __forceinline__ void sort_list(Ranked<acc_t>* list, int size) {
+__device__ __forceinline__ void warp_bitonic_sort(PackedCandidate<acc_t>* list, int size) {
   const int width = power_of_two_from(size);
   for (int i = size + lane_index(); i < width; i += 32) list[i] = no_candidate<acc_t>();
   __syncwarp();
@@ -31,7 +31,7 @@ __device__ __forceinline__ void sort_list(Ranked<acc_t>* list, int size) {
     for (int step = span / 2; step > 0; step /= 2) {
       for (int i = lane_index(); i < width / 2; i += 32) {
         const int a = 2 * i - (i & (step - 1)), b = a + step;
-        const Ranked<acc_t> at_a = list[a], at_b = list[b];
+        const PackedCandidate<acc_t> at_a = list[a], at_b = list[b];
         const bool best_first = (a & span) == 0;
         if (best_first ? at_b.beats(at_a) : at_a.beats(at_b)) {
           list[a] = at_b;

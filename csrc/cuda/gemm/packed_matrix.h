@@ -29,8 +29,8 @@ HARDMINE_HD int64_t finite_flag_count(int64_t count) { return (count + kFiniteFl
 template <class acc_t>
 struct SelectionStart {
   static constexpr int kMost = 3;
-  Ranked<acc_t>* best[kMost] = {};  // [count] each; null: none
-  Ranked<acc_t> value[kMost] = {};
+  PackedCandidate<acc_t>* best[kMost] = {};  // [count] each; null: none
+  PackedCandidate<acc_t> value[kMost] = {};
   int32_t* blocks_done = nullptr;  // [1], set to 0
 };
 

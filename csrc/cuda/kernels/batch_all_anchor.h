@@ -47,13 +47,13 @@ struct AnchorShared {
 
 template <class acc_t>
 HARDMINE_HD size_t anchor_shared_bytes(int positives) {
-  return sizeof(AnchorShared<acc_t>) + positives * (sizeof(Ranked<acc_t>) + sizeof(double) + sizeof(int32_t)) +
+  return sizeof(AnchorShared<acc_t>) + positives * (sizeof(PackedCandidate<acc_t>) + sizeof(double) + sizeof(int32_t)) +
          sizeof(double);
 }
 
 template <class acc_t>
 class Anchor {
-  using Positive = Ranked<acc_t>;  // its key is -v
+  using Positive = PackedCandidate<acc_t>;  // its key is -v
 
  public:
   __device__ __forceinline__ Anchor(const AnchorPass<acc_t>& pass, int64_t place)
@@ -152,7 +152,7 @@ class Anchor {
     for (int i = threadIdx.x; i < size_; i += blockDim.x) active_[i] = 0;
     __syncthreads();
     if (warp_index() == 0) {
-      sort_list(list_, size_);
+      warp_bitonic_sort(list_, size_);
       scan<double>([&](int r) { return static_cast<double>(-list_[r].key()); },
                    [&](int r, double sum) { sum_before_[r + 1] = sum; });
       if (lane_index() == 0) sum_before_[0] = 0;

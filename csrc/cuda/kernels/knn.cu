@@ -21,17 +21,17 @@ constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
 // Warps of a block that sort at a time, each a list with room for `capacity` candidates.
 template <class acc_t>
 int sorting_warps(int capacity) {
-  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(Ranked<acc_t>)), 1, kWarps));
+  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(PackedCandidate<acc_t>)), 1, kWarps));
 }
 
 template <class acc_t>
 struct NearestPools {
-  Ranked<acc_t>* pool;  // [num_splits, queries, capacity]
-  int32_t* size;        // [num_splits, queries], of the sorted lists
+  PackedCandidate<acc_t>* pool;  // [num_splits, queries, capacity]
+  int32_t* size;                 // [num_splits, queries], of the sorted lists
   int capacity, sorting_warps;
   int64_t num_splits, queries;
 
-  __device__ __forceinline__ Ranked<acc_t>* at(int64_t split, int64_t query) const {
+  __device__ __forceinline__ PackedCandidate<acc_t>* at(int64_t split, int64_t query) const {
     return pool + (split * queries + query) * capacity;
   }
 };
@@ -64,13 +64,13 @@ size_t nearest_shared_bytes(int capacity, int warps) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr size_t kRowBytes = MmaPolicy::kTile * (sizeof(acc_t) + sizeof(int32_t));
   static_assert(std::max(MmaPolicy::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
-  return std::max(MmaPolicy::kSharedBytes, warps * capacity * sizeof(Ranked<acc_t>)) + kRowBytes;
+  return std::max(MmaPolicy::kSharedBytes, warps * capacity * sizeof(PackedCandidate<acc_t>)) + kRowBytes;
 }
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
 template <class acc_t>
-__device__ __forceinline__ void write_neighbors(const NearestEpilogue<acc_t>& epilogue, const Ranked<acc_t>* list,
-                                                int size, int64_t query) {
+__device__ __forceinline__ void write_neighbors(const NearestEpilogue<acc_t>& epilogue,
+                                                const PackedCandidate<acc_t>* list, int size, int64_t query) {
   for (int n = lane_index(); n < epilogue.k; n += 32) {
     const bool found = n < size;
     // No zero has a sign: a packed key has lost it.
@@ -84,7 +84,7 @@ __device__ __forceinline__ void write_neighbors(const NearestEpilogue<acc_t>& ep
 template <class MmaPolicy>
 class NearestPanel {
   using acc_t = typename MmaPolicy::acc_t;
-  using Candidate = Ranked<acc_t>;
+  using Candidate = PackedCandidate<acc_t>;
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
@@ -170,7 +170,7 @@ class NearestPanel {
     Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * pass_.pools.capacity;
     __syncwarp();  // all are done with the row before
     for (int i = lane_index(); i < size_[row]; i += 32) list[i] = pool[i];
-    sort_list(list, size_[row]);
+    warp_bitonic_sort(list, size_[row]);
     return list;
   }
 
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<Mm
 template <class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 2)
     merge_nearest_kernel(NearestPools<acc_t> pools, NearestEpilogue<acc_t> epilogue, int room) {
-  Ranked<acc_t>* list = reinterpret_cast<Ranked<acc_t>*>(shared_memory()) + warp_index() * room;
+  PackedCandidate<acc_t>* list = reinterpret_cast<PackedCandidate<acc_t>*>(shared_memory()) + warp_index() * room;
   const int warps = warps_per_block();
   for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < pools.queries;
        query += int64_t{gridDim.x} * warps) {
@@ -220,13 +220,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     for (int64_t split = 0; split < pools.num_splits; ++split) {
       const int more = pools.size[split * pools.queries + query];
       if (size + more > room) {
-        sort_list(list, size);
+        warp_bitonic_sort(list, size);
         size = epilogue.k;  // it was more than `room` - k, so k at least
       }
       for (int i = lane_index(); i < more; i += 32) list[size + i] = pools.at(split, query)[i];
       size += more;
     }
-    sort_list(list, size);
+    warp_bitonic_sort(list, size);
     write_neighbors(epilogue, list, size, query);
     __syncwarp();  // before the next query
   }
@@ -258,7 +258,7 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
       std::min(pass.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * MmaPolicy::kTile);
   pools.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
   pools.sorting_warps = sorting_warps<acc_t>(pools.capacity);
-  pools.pool = workspace.array<Ranked<acc_t>>(pools.num_splits * pools.queries * pools.capacity);
+  pools.pool = workspace.array<PackedCandidate<acc_t>>(pools.num_splits * pools.queries * pools.capacity);
   pools.size = workspace.array<int32_t>(pools.num_splits * pools.queries);
   pass.may_overflow = share_columns > pools.capacity;
   launch("nearest", nearest_kernel<MmaPolicy>,
@@ -268,8 +268,8 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   if (pools.num_splits == 1) return;
   const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<acc_t>(room);
   launch("merge_nearest", merge_nearest_kernel<acc_t>,
-         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<acc_t>)}, stream, pools,
-         pass.epilogue, room);
+         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(PackedCandidate<acc_t>)}, stream,
+         pools, pass.epilogue, room);
 }
 
 #define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                        \

@@ -14,7 +14,7 @@ constexpr int64_t kPickWarps = kPickThreads / 32;
 template <class MmaPolicy>
 __global__ void __launch_bounds__(kPickThreads, 4)
     pick_random_kernel(PickPass<MmaPolicy> pass, const double* uniform, typename MmaPolicy::acc_t upper,
-                       Ranked<typename MmaPolicy::acc_t>* best) {
+                       PackedCandidate<typename MmaPolicy::acc_t>* best) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const PackedMatrix<MmaPolicy>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     Index count = 0;
     for (int64_t first = 0; first < columns.count; first += 32) count += __popc(candidates_from(first));
     if (count == 0) {
-      if (lane_index() == 0) best[row] = Ranked<acc_t>::of(-kInfinity, kBelowRange);
+      if (lane_index() == 0) best[row] = PackedCandidate<acc_t>::of(-kInfinity, kBelowRange);
       continue;
     }
     Index rank = drawn_rank(uniform[row], count);
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     for (; rank > 0; --rank) bits &= bits - 1;
     const int lane = __popc((bits & (0u - bits)) - 1);
     const acc_t order = order_from(first);
-    if (lane_index() == lane) best[row] = Ranked<acc_t>::of(order, static_cast<Index>(first + lane));
+    if (lane_index() == lane) best[row] = PackedCandidate<acc_t>::of(order, static_cast<Index>(first + lane));
   }
 }
 
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
 
 template <class MmaPolicy>
 void pick_random(const PickPass<MmaPolicy>& pass, const double* uniform, typename MmaPolicy::acc_t upper,
-                 Ranked<typename MmaPolicy::acc_t>* best, const Stream& stream) {
+                 PackedCandidate<typename MmaPolicy::acc_t>* best, const Stream& stream) {
   launch("pick_random", pick_random_kernel<MmaPolicy>,
          {(pass.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
           kPickThreads * sizeof(typename MmaPolicy::acc_t)},
@@ -74,7 +74,7 @@ void pick_random(const PickPass<MmaPolicy>& pass, const double* uniform, typenam
 
 #define HARDMINE_INSTANTIATE(MmaPolicy)                                                                      \
   template void pick_random<MmaPolicy>(const PickPass<MmaPolicy>&, const double*, typename MmaPolicy::acc_t, \
-                                       Ranked<typename MmaPolicy::acc_t>*, const Stream&);
+                                       PackedCandidate<typename MmaPolicy::acc_t>*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

@@ -23,6 +23,6 @@ struct PickPass {
 // are those whose order is at most `upper`, and not NaN.
 template <class MmaPolicy>
 void pick_random(const PickPass<MmaPolicy>& pass, const double* uniform, typename MmaPolicy::acc_t upper,
-                 Ranked<typename MmaPolicy::acc_t>* best, const Stream& stream);
+                 PackedCandidate<typename MmaPolicy::acc_t>* best, const Stream& stream);
 
 }  // namespace hardmine::cuda

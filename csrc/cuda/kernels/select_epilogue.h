@@ -12,9 +12,9 @@ template <class acc_t>
 struct SelectionEpilogue {
   int64_t count;
   Similarity similarity;
-  const Ranked<acc_t>* positive;
-  const Ranked<acc_t>* negative;
-  const Ranked<acc_t>* fallback;                                 // for anchors without a negative; null: none
+  const PackedCandidate<acc_t>* positive;
+  const PackedCandidate<acc_t>* negative;
+  const PackedCandidate<acc_t>* fallback;                        // for anchors without a negative; null: none
   bool positive_is_least, negative_is_least, fallback_is_least;  // the least similar wins: keys are negated
   const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_matrix.h)
   int64_t groups[2];
@@ -28,7 +28,7 @@ inline constexpr int kLossSums = 4;  // values and counts of the easy and of the
 inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMostWarps * sizeof(double);
 
 template <class acc_t>
-__device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilogue, const Ranked<acc_t>& best,
+__device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>& best,
                                            bool least, int64_t* index, acc_t* similarity) {
   const bool found = is_candidate(best.index());
   *index = found ? best.index() : -1;
@@ -54,7 +54,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
   for (int64_t i = first + threadIdx.x; i < epilogue.count; i += step) {
     write_pair(epilogue, load(epilogue.positive + i), epilogue.positive_is_least, out.positive_index + i,
                out.positive_similarity + i);
-    const Ranked<acc_t> negative = load(epilogue.negative + i);
+    const PackedCandidate<acc_t> negative = load(epilogue.negative + i);
     const bool falls_back = epilogue.fallback && !is_candidate(negative.index());
     write_pair(epilogue, falls_back ? load(epilogue.fallback + i) : negative,
                falls_back ? epilogue.fallback_is_least : epilogue.negative_is_least, out.negative_index + i,

@@ -13,8 +13,8 @@ namespace hardmine::cuda {
 // A selection that a pass makes: the best of the candidates of every anchor.
 template <class acc_t>
 struct SelectRequest {
-  Ranked<acc_t>* best;  // [anchors], with what the anchor starts from; null: not requested
-  const acc_t* upper;   // [anchors], the largest admissible key; null: `limit` for all
+  PackedCandidate<acc_t>* best;  // [anchors], with what the anchor starts from; null: not requested
+  const acc_t* upper;            // [anchors], the largest admissible key; null: `limit` for all
   acc_t limit;
   acc_t sign;  // the key is the tile's number times this, 1 or -1
 };
@@ -35,7 +35,7 @@ constexpr size_t select_shared_bytes() {
 template <class MmaPolicy>
 class SelectTile {
   using acc_t = typename MmaPolicy::acc_t;
-  using Candidate = Ranked<acc_t>;
+  using Candidate = PackedCandidate<acc_t>;
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:

@@ -47,22 +47,22 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_selection_kernel
 // Where the semi-hard negatives of every anchor start, and epilogue.
 template <class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)
-    start_semihard_kernel(SelectionRule rule, const Ranked<acc_t>* positive, int64_t count, Ranked<acc_t>* best,
-                          acc_t* upper) {
+    start_semihard_kernel(SelectionRule rule, const PackedCandidate<acc_t>* positive, int64_t count,
+                          PackedCandidate<acc_t>* best, acc_t* upper) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const acc_t key = positive[i].key();
     const acc_t order = !is_candidate(positive[i].index())     ? std::numeric_limits<acc_t>::quiet_NaN()
                         : prefers_least_similar(rule.positive) ? -key
                                                                : key;
     const KeyRange<acc_t> range = semihard_range(rule, order);
-    best[i] = Ranked<acc_t>::of(range.start_key, range.start_index);
+    best[i] = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
     upper[i] = range.upper;
   }
 }
 
 template <class acc_t>
-Ranked<acc_t> start_of(const KeyRange<acc_t>& range) {
-  return Ranked<acc_t>::of(range.start_key, range.start_index);
+PackedCandidate<acc_t> start_of(const KeyRange<acc_t>& range) {
+  return PackedCandidate<acc_t>::of(range.start_key, range.start_index);
 }
 
 }  // namespace
@@ -84,7 +84,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   SelectionStart<acc_t> start;
   for (int s = 0; s < SelectionStart<acc_t>::kMost; ++s) {
     if (s == 2 && !falls_back) continue;
-    start.best[s] = workspace.array<Ranked<acc_t>>(count);
+    start.best[s] = workspace.array<PackedCandidate<acc_t>>(count);
     start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
   }
   start.blocks_done = workspace.array<int32_t>(1);
@@ -112,7 +112,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
 
   const TileGrid grid{panels_of<MmaPolicy>(count), panels_of<MmaPolicy>(columns.count), symmetric};
   // Tiles of squared differences: the smallest is the most similar.
-  const auto request = [](Ranked<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
+  const auto request = [](PackedCandidate<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
     return SelectRequest<acc_t>{best, upper, limit, acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
   };
   const SelectRequest<acc_t> none{};
@@ -136,7 +136,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   if (falls_back) negative = request(start.best[2], epilogue.fallback_is_least, kInfinity, nullptr);
   if (!semihard && !random_negative) negative = request(start.best[1], epilogue.negative_is_least, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
-  const auto pick = [&](const double* uniform, bool same_class, acc_t upper, Ranked<acc_t>* best) {
+  const auto pick = [&](const double* uniform, bool same_class, acc_t upper, PackedCandidate<acc_t>* best) {
     pick_random<MmaPolicy>(
         {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, uniform, upper,
         best, stream);
@@ -147,7 +147,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
     acc_t* upper = workspace.array<acc_t>(count);
     launch("start_semihard", start_semihard_kernel<acc_t>,
            {(count + kEpilogueThreads - 1) / kEpilogueThreads, kEpilogueThreads}, stream, rule,
-           static_cast<const Ranked<acc_t>*>(start.best[0]), count, start.best[1], upper);
+           static_cast<const PackedCandidate<acc_t>*>(start.best[0]), count, start.best[1], upper);
     run(none, request(start.best[1], false, kInfinity, upper), true, true);
   }
   if (finalized) return;

@@ -47,7 +47,7 @@ struct TupletEpilogue {
   // What no later pass changes.
   __device__ __forceinline__ void write_level(int64_t i) const {
     RunningSum<acc_t> level{levels.shift[i], levels.sum[i]};
-    Ranked<acc_t> best = levels.best[i];
+    PackedCandidate<acc_t> best = levels.best[i];
     for (int64_t split = 1; split < num_splits; ++split) {
       const int64_t place = split * count + i;
       level.add(levels.shift[place], levels.sum[place], log2e_over_temperature);
@@ -177,10 +177,11 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   pass.sign =
       acc_t(least == MmaPolicy::kSquaredDifferences ? 1 : -1);  // of squared differences the smallest is most similar
   pass.upper = range.upper;
-  pass.start = Ranked<acc_t>::of(range.start_key, range.start_index);
+  pass.start = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
   pass.one_shift = one_shift_suffices(rule);
   pass.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule.temperature);
-  pass.levels = {workspace.array<Ranked<acc_t>>(parts), workspace.array<acc_t>(parts), workspace.array<double>(parts)};
+  pass.levels = {workspace.array<PackedCandidate<acc_t>>(parts), workspace.array<acc_t>(parts),
+                 workspace.array<double>(parts)};
 
   TupletEpilogue<acc_t> epilogue{};
   epilogue.rule = rule;

@@ -17,8 +17,8 @@ namespace hardmine::cuda {
 // What a split of the columns gives an anchor: [num_splits][anchors] each.
 template <class acc_t>
 struct LevelParts {
-  Ranked<acc_t>* best;  // the positive
-  acc_t* shift;         // -infinity without a negative
+  PackedCandidate<acc_t>* best;  // the positive
+  acc_t* shift;                  // -infinity without a negative
   double* sum;
 };
 struct SoftplusParts {
@@ -34,7 +34,7 @@ struct TupletPass : TileSides<MmaPolicy> {
   // Positives: the largest key, a tile's score times `sign`, within [start, upper].
   bool selects;
   acc_t sign, upper;
-  Ranked<acc_t> start;
+  PackedCandidate<acc_t> start;
   // Negatives: sums of exp2((similarity - shift) log2e_over_temperature).
   bool one_shift;  // 1 for all; else each has the largest similarity
   acc_t log2e_over_temperature;
@@ -73,7 +73,7 @@ struct RunningSum {
 template <class MmaPolicy>
 class TupletPanel {
   using acc_t = typename MmaPolicy::acc_t;
-  using Candidate = Ranked<acc_t>;
+  using Candidate = PackedCandidate<acc_t>;
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
   static constexpr acc_t kNothing = -std::numeric_limits<acc_t>::infinity();
 
