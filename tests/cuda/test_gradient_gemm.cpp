@@ -62,7 +62,7 @@ struct Case {
   }
 
   bool centered() const { return p.centered && sizeof(typename MmaPolicy::Packed) > 2; }
-  ProductRows<Scalar, acc_t> rows() const {
+  GradientGemmRows<Scalar, acc_t> rows() const {
     return {x.data(), p.count, p.depth, p.divides ? divisor.data() : nullptr, centered() ? center.data() : nullptr};
   }
   double row(int64_t i, int64_t d) const {
@@ -98,9 +98,9 @@ void check_straight(const Problem& p) {
     const WithOrder order(running.order);
     const Stream stream{running.most_blocks};
     HostWorkspace workspace;
-    const auto products = strip_products<MmaPolicy>(c.rows(), p.rows, true, 0, workspace, stream);
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), p.rows, true, 0, workspace, stream);
     std::vector<acc_t> out(p.rows * p.depth, std::numeric_limits<acc_t>::quiet_NaN());
-    strip_product<MmaPolicy>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
     if (first.empty()) {
       first = out;
       check_sums<MmaPolicy>(out, p.rows, p.depth, p.count, 0,
@@ -125,10 +125,10 @@ void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count
     const WithOrder order(running.order);
     const Stream stream{running.most_blocks};
     HostWorkspace workspace;
-    const auto products = strip_products<MmaPolicy>(c.rows(), strip.rows, false, strip.count, workspace, stream);
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), strip.rows, false, strip.count, workspace, stream);
     std::vector<acc_t> out(strip.count * strip.depth, acc_t(0.5));
-    add_transposed_strip_product<MmaPolicy>(products, {weights.weight.data(), strip.rows, strip.count}, first_row,
-                                            out.data(), stream);
+    gradient_gemm_transposed_accumulate<MmaPolicy>(products, {weights.weight.data(), strip.rows, strip.count},
+                                                   first_row, out.data(), stream);
     if (first.empty()) {
       first = out;
       check_sums<MmaPolicy>(out, strip.count, strip.depth, strip.rows, 0.5,
@@ -200,9 +200,9 @@ TEST(rows_with_divisors_of_any_size) {
     c.divisor[7] = acc_t(1e-12);
     for (int64_t d = 0; d < 4; ++d) c.x[7 * 4 + d] = {};
     HostWorkspace workspace;
-    const auto products = strip_products<MmaPolicy>(c.rows(), 3, true, 0, workspace, Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), 3, true, 0, workspace, Stream{});
     std::vector<acc_t> out(12);
-    strip_product<MmaPolicy>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
     check_sums<MmaPolicy>(out, 3, 4, 20, 0, [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
   });
 }
@@ -216,12 +216,13 @@ TEST(one_memory_serves_strips_of_any_height) {
     const Problem p{260, 1030, 2};  // the lower strips are multiplied in more shares
     const Case<Way> c(p);
     HostWorkspace workspace;
-    const auto products = strip_products<MmaPolicy>(c.rows(), p.rows, true, p.count, workspace, Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), p.rows, true, p.count, workspace, Stream{});
     const int64_t bytes = workspace.bytes();
     for (const int64_t rows : {260, 3, 130}) {
       std::vector<acc_t> out(rows * p.depth), sum(p.count * p.depth, acc_t(0));
-      strip_product<MmaPolicy>(products, {c.weight.data(), rows, p.count}, out.data(), Stream{});
-      add_transposed_strip_product<MmaPolicy>(products, {c.weight.data(), rows, p.count}, 0, sum.data(), Stream{});
+      gradient_gemm<MmaPolicy>(products, {c.weight.data(), rows, p.count}, out.data(), Stream{});
+      gradient_gemm_transposed_accumulate<MmaPolicy>(products, {c.weight.data(), rows, p.count}, 0, sum.data(),
+                                                     Stream{});
       check_sums<MmaPolicy>(out, rows, p.depth, p.count, 0,
                             [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
       check_sums<MmaPolicy>(sum, p.count, p.depth, rows, 0,
@@ -242,9 +243,9 @@ TEST(zeros_and_what_is_not_finite) {
     c.weight[40 + 7] = std::numeric_limits<acc_t>::quiet_NaN();
     c.weight[80 + 39] = std::numeric_limits<acc_t>::infinity();
     HostWorkspace workspace;
-    const auto products = strip_products<MmaPolicy>(c.rows(), 4, true, 0, workspace, Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), 4, true, 0, workspace, Stream{});
     std::vector<acc_t> out(12);
-    strip_product<MmaPolicy>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
     for (int d = 0; d < 3; ++d) {
       CHECK_EQ(out[d], acc_t(0));
       CHECK(std::isnan(out[3 + d]));
@@ -252,10 +253,11 @@ TEST(zeros_and_what_is_not_finite) {
       CHECK(std::isfinite(out[9 + d]));
     }
     // Nothing to do, and nothing done.
-    strip_product<MmaPolicy>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
   });
   HostWorkspace workspace;
   const float x[1] = {1};
-  const auto none = strip_products<FloatProducts, float>({x, 5, 0, nullptr, nullptr}, 5, true, 5, workspace, Stream{});
-  strip_product<FloatProducts>(none, {x, 5, 5}, nullptr, Stream{});
+  const auto none =
+      make_gradient_gemm<FloatProducts, float>({x, 5, 0, nullptr, nullptr}, 5, true, 5, workspace, Stream{});
+  gradient_gemm<FloatProducts>(none, {x, 5, 5}, nullptr, Stream{});
 }

@@ -61,7 +61,7 @@ __device__ __forceinline__ NormParts parts_of(float norm) {
 
 template <class MmaPolicy, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_transposed_rows_kernel(ProductRows<Scalar, typename MmaPolicy::acc_t> rows, char* panels) {
+    pack_transposed_rows_kernel(GradientGemmRows<Scalar, typename MmaPolicy::acc_t> rows, char* panels) {
   using acc_t = typename MmaPolicy::acc_t;
   pack_stages<MmaPolicy, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     acc_t x = to_acc(rows.x[i * rows.depth + d]);
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 
 // The weights of a product: rows of a strip, or its columns.
 template <class acc_t>
-struct ProductWeights {
+struct GradientGemmWeights {
   const acc_t* weight;
   int64_t count, depth;
   int64_t row_step, depth_step;  // in `weight`
@@ -95,7 +95,7 @@ constexpr int kTopExponent = 15;
 
 // The exponents of the largest weights of rows: a warp a row.
 template <class acc_t>
-__global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(ProductWeights<acc_t> weights) {
+__global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(GradientGemmWeights<acc_t> weights) {
   constexpr int kWarps = kTileThreads / 32;
   for (int64_t row = int64_t{blockIdx.x} * kWarps + warp_index(); row < weights.count;
        row += int64_t{gridDim.x} * kWarps) {
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(Produ
 
 template <class MmaPolicy, bool kDepthFirst>
 __global__ void __launch_bounds__(kTileThreads, 4)
-    pack_weights_kernel(ProductWeights<typename MmaPolicy::acc_t> weights, char* panels) {
+    pack_weights_kernel(GradientGemmWeights<typename MmaPolicy::acc_t> weights, char* panels) {
   pack_stages<MmaPolicy, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
     const auto w = weights.at(row, k);
     return weights.exponent ? std::ldexp(w, -weights.exponent[row]) : w;
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 }
 
 template <class acc_t>
-struct ProductOut {
+struct GradientGemmOut {
   acc_t* out;               // [rows, columns]
   int64_t rows, columns;    // the columns are the depth of the rows that are added up
   const int32_t* exponent;  // [rows]; null: 0
@@ -141,21 +141,22 @@ struct ProductOut {
 };
 
 // A panel of weights against one of rows. Panels hold `panel` bytes, of which the first `stages` stages are multiplied.
-struct ProductSides {
+struct GradientGemmOperands {
   const char *weights, *rows;
   int64_t weight_panel, row_panel, stages;
 };
 
 template <class MmaPolicy>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    strip_product_kernel(ProductSides sides, ProductOut<typename MmaPolicy::acc_t> out) {
+    gradient_gemm_kernel(GradientGemmOperands operands, GradientGemmOut<typename MmaPolicy::acc_t> out) {
   const int64_t columns = panels_of<MmaPolicy>(out.columns), tiles = panels_of<MmaPolicy>(out.rows) * columns;
   Fragment<MmaPolicy> sum;
   for (int64_t i = blockIdx.x; i < tiles * out.num_splits; i += gridDim.x) {
     const int64_t split = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
-    const int64_t begin = sides.stages * split / out.num_splits, end = sides.stages * (split + 1) / out.num_splits;
-    multiply_panels<MmaPolicy>(sides.weights + row_panel * sides.weight_panel + begin * MmaPolicy::kStageBytes,
-                               sides.rows + column_panel * sides.row_panel + begin * MmaPolicy::kStageBytes,
+    const int64_t begin = operands.stages * split / out.num_splits,
+                  end = operands.stages * (split + 1) / out.num_splits;
+    multiply_panels<MmaPolicy>(operands.weights + row_panel * operands.weight_panel + begin * MmaPolicy::kStageBytes,
+                               operands.rows + column_panel * operands.row_panel + begin * MmaPolicy::kStageBytes,
                                end - begin, shared_memory(), sum);
     typename MmaPolicy::acc_t* const partial = out.partial + split * out.rows * out.columns;
 #pragma unroll
@@ -177,7 +178,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 }
 
 template <class acc_t>
-__global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(ProductOut<acc_t> out) {
+__global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(GradientGemmOut<acc_t> out) {
   const int64_t size = out.rows * out.columns;
   for (int64_t i = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x; i < size;
        i += int64_t{gridDim.x} * kReduceThreads) {
@@ -194,55 +195,55 @@ int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
 }
 
 template <class MmaPolicy>
-void product(const StripProducts<MmaPolicy>& products, const ProductWeights<typename MmaPolicy::acc_t>& weights,
-             int64_t first_depth, bool adds, typename MmaPolicy::acc_t* out, const Stream& stream) {
+void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<typename MmaPolicy::acc_t>& weights,
+                 int64_t first_depth, bool adds, typename MmaPolicy::acc_t* out, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
-  if (weights.count == 0 || products.depth == 0) return;
+  if (weights.count == 0 || gemm.depth == 0) return;
   if (weights.exponent)
     launch("weight_exponents", weight_exponents_kernel<acc_t>,
            {(weights.count + kTileThreads / 32 - 1) / (kTileThreads / 32), kTileThreads}, stream, weights);
   const int64_t stages = stages_of<MmaPolicy>(weights.depth);
   const Grid packing{panels_of<MmaPolicy>(weights.count) * stages, kTileThreads};
   if (weights.depth_step == 1) {
-    launch("pack_weights", pack_weights_kernel<MmaPolicy, true>, packing, stream, weights, products.weights);
+    launch("pack_weights", pack_weights_kernel<MmaPolicy, true>, packing, stream, weights, gemm.weights);
   } else {
-    launch("pack_weights", pack_weights_kernel<MmaPolicy, false>, packing, stream, weights, products.weights);
+    launch("pack_weights", pack_weights_kernel<MmaPolicy, false>, packing, stream, weights, gemm.weights);
   }
-  const ProductSides sides{products.weights,
-                           products.rows + first_depth / MmaPolicy::kStageDepth * MmaPolicy::kStageBytes,
-                           panel_bytes<MmaPolicy>(weights.depth), panel_bytes<MmaPolicy>(products.count), stages};
-  const ProductOut<acc_t> target{out,
-                                 weights.count,
-                                 products.depth,
-                                 weights.exponent,
-                                 adds,
-                                 products.partial,
-                                 splits_for<MmaPolicy>(weights.count, products.depth, stages)};
-  launch("strip_product", strip_product_kernel<MmaPolicy>,
-         {panels_of<MmaPolicy>(weights.count) * panels_of<MmaPolicy>(products.depth) * target.num_splits, kTileThreads,
+  const GradientGemmOperands operands{
+      gemm.weights, gemm.rows + first_depth / MmaPolicy::kStageDepth * MmaPolicy::kStageBytes,
+      panel_bytes<MmaPolicy>(weights.depth), panel_bytes<MmaPolicy>(gemm.count), stages};
+  const GradientGemmOut<acc_t> target{out,
+                                      weights.count,
+                                      gemm.depth,
+                                      weights.exponent,
+                                      adds,
+                                      gemm.partial,
+                                      splits_for<MmaPolicy>(weights.count, gemm.depth, stages)};
+  launch("gradient_gemm", gradient_gemm_kernel<MmaPolicy>,
+         {panels_of<MmaPolicy>(weights.count) * panels_of<MmaPolicy>(gemm.depth) * target.num_splits, kTileThreads,
           MmaPolicy::kSharedBytes},
-         stream, sides, target);
+         stream, operands, target);
   if (target.num_splits == 1) return;
   launch("reduce_splits", reduce_splits_kernel<acc_t>,
-         {(weights.count * products.depth + kReduceThreads - 1) / kReduceThreads, kReduceThreads}, stream, target);
+         {(weights.count * gemm.depth + kReduceThreads - 1) / kReduceThreads, kReduceThreads}, stream, target);
 }
 
 // The weights of a strip as they lie.
 template <class MmaPolicy>
-ProductWeights<typename MmaPolicy::acc_t> straight(const StripProducts<MmaPolicy>& products,
-                                                   const WeightStrip<typename MmaPolicy::acc_t>& strip) {
-  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.norm, products.exponent};
+GradientGemmWeights<typename MmaPolicy::acc_t> straight(const GradientGemm<MmaPolicy>& gemm,
+                                                        const WeightStrip<typename MmaPolicy::acc_t>& strip) {
+  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, gemm.norm, gemm.exponent};
 }
 
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-StripProducts<MmaPolicy> strip_products(const ProductRows<Scalar, typename MmaPolicy::acc_t>& rows, int64_t strip_rows,
-                                        bool straight, int64_t transposed_columns, Workspace& workspace,
-                                        const Stream& stream) {
+GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>& rows,
+                                           int64_t strip_rows, bool straight, int64_t transposed_columns,
+                                           Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
-  static_assert(kStripStep % MmaPolicy::kStageDepth == 0);
-  StripProducts<MmaPolicy> out{};
+  static_assert(kStripAlignment % MmaPolicy::kStageDepth == 0);
+  GradientGemm<MmaPolicy> out{};
   out.count = rows.count;
   out.depth = rows.depth;
   char* panels = workspace.array<char>(panels_of<MmaPolicy>(rows.depth) * panel_bytes<MmaPolicy>(rows.count));
@@ -271,30 +272,30 @@ StripProducts<MmaPolicy> strip_products(const ProductRows<Scalar, typename MmaPo
 }
 
 template <class MmaPolicy>
-void strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+void gradient_gemm(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
                    typename MmaPolicy::acc_t* out, const Stream& stream) {
-  product<MmaPolicy>(products, straight(products, strip), 0, false, out, stream);
+  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, false, out, stream);
 }
 
 template <class MmaPolicy>
-void add_strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
-                       typename MmaPolicy::acc_t* out, const Stream& stream) {
-  product<MmaPolicy>(products, straight(products, strip), 0, true, out, stream);
+void gradient_gemm_accumulate(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                              typename MmaPolicy::acc_t* out, const Stream& stream) {
+  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, true, out, stream);
 }
 
 template <class MmaPolicy>
-void add_transposed_strip_product(const StripProducts<MmaPolicy>& products,
-                                  const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
-                                  typename MmaPolicy::acc_t* out, const Stream& stream) {
-  product<MmaPolicy>(products,
-                     {strip.weight, strip.columns, strip.rows, 1, strip.columns,
-                      products.norm ? products.norm + first_row : nullptr, products.exponent},
-                     first_row, true, out, stream);
+void gradient_gemm_transposed_accumulate(const GradientGemm<MmaPolicy>& gemm,
+                                         const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
+                                         typename MmaPolicy::acc_t* out, const Stream& stream) {
+  launch_gemm<MmaPolicy>(gemm,
+                         {strip.weight, strip.columns, strip.rows, 1, strip.columns,
+                          gemm.norm ? gemm.norm + first_row : nullptr, gemm.exponent},
+                         first_row, true, out, stream);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                        \
-  template StripProducts<MmaPolicy> strip_products<MmaPolicy, Scalar>( \
-      const ProductRows<Scalar, typename MmaPolicy::acc_t>&, int64_t, bool, int64_t, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                           \
+  template GradientGemm<MmaPolicy> make_gradient_gemm<MmaPolicy, Scalar>( \
+      const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>&, int64_t, bool, int64_t, Workspace&, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
 HARDMINE_INSTANTIATE(Float16Products, Float16)
 HARDMINE_INSTANTIATE(Tf32Products, float)
@@ -304,16 +305,16 @@ HARDMINE_INSTANTIATE(FloatProducts, Float16)
 HARDMINE_INSTANTIATE(DoubleProducts, double)
 #undef HARDMINE_INSTANTIATE
 
-#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                             \
-  template void strip_product<MmaPolicy>(const StripProducts<MmaPolicy>&,                                           \
-                                         const WeightStrip<typename MmaPolicy::acc_t>&, typename MmaPolicy::acc_t*, \
-                                         const Stream&);                                                            \
-  template void add_strip_product<MmaPolicy>(const StripProducts<MmaPolicy>&,                                       \
-                                             const WeightStrip<typename MmaPolicy::acc_t>&,                         \
-                                             typename MmaPolicy::acc_t*, const Stream&);                            \
-  template void add_transposed_strip_product<MmaPolicy>(const StripProducts<MmaPolicy>&,                            \
-                                                        const WeightStrip<typename MmaPolicy::acc_t>&, int64_t,     \
-                                                        typename MmaPolicy::acc_t*, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                                \
+  template void gradient_gemm<MmaPolicy>(const GradientGemm<MmaPolicy>&,                                               \
+                                         const WeightStrip<typename MmaPolicy::acc_t>&, typename MmaPolicy::acc_t*,    \
+                                         const Stream&);                                                               \
+  template void gradient_gemm_accumulate<MmaPolicy>(const GradientGemm<MmaPolicy>&,                                    \
+                                                    const WeightStrip<typename MmaPolicy::acc_t>&,                     \
+                                                    typename MmaPolicy::acc_t*, const Stream&);                        \
+  template void gradient_gemm_transposed_accumulate<MmaPolicy>(const GradientGemm<MmaPolicy>&,                         \
+                                                               const WeightStrip<typename MmaPolicy::acc_t>&, int64_t, \
+                                                               typename MmaPolicy::acc_t*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

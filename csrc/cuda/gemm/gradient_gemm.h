@@ -14,7 +14,7 @@ namespace hardmine::cuda {
 
 // The rows of a product: x[i, :] / norm[i] - center.
 template <class Scalar, class acc_t>
-struct ProductRows {
+struct GradientGemmRows {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
   const acc_t* norm;    // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
@@ -27,9 +27,9 @@ struct WeightStrip {
   int64_t rows, columns;
 };
 
-// What all products of strips with the same rows split; valid as long as its workspace.
+// What all gemm of strips with the same rows split; valid as long as its workspace.
 template <class MmaPolicy>
-struct StripProducts {
+struct GradientGemm {
   using acc_t = typename MmaPolicy::acc_t;
   const char* rows;   // their transpose [depth, count], in panels
   const acc_t* norm;  // of the weights, [count]; null: 1
@@ -40,30 +40,30 @@ struct StripProducts {
 };
 
 // Rows of strips of which a product with its transpose begins are multiples of this.
-inline constexpr int64_t kStripStep = 128;
+inline constexpr int64_t kStripAlignment = 128;
 
-// Packs the rows, and takes the memory for any number of products of strips with at most `strip_rows` rows: those of
-// strip_product, if `straight`, and those of add_transposed_strip_product with at most `transposed_columns` columns; 0:
-// none of these. O((strip_rows + depth) count + strip_rows transposed_columns) memory.
+// Packs the rows, and takes the memory for any number of gemm of strips with at most `strip_rows` rows: those of
+// gradient_gemm, if `straight`, and those of gradient_gemm_transposed_accumulate with at most `transposed_columns`
+// columns; 0: none of these. O((strip_rows + depth) count + strip_rows transposed_columns) memory.
 template <class MmaPolicy, class Scalar>
-StripProducts<MmaPolicy> strip_products(const ProductRows<Scalar, typename MmaPolicy::acc_t>& rows, int64_t strip_rows,
-                                        bool straight, int64_t transposed_columns, Workspace& workspace,
-                                        const Stream& stream);
+GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>& rows,
+                                           int64_t strip_rows, bool straight, int64_t transposed_columns,
+                                           Workspace& workspace, const Stream& stream);
 
 // out[r, :] = sum over c of weight[r, c] rows[c, :]; a strip of `count` columns.
 template <class MmaPolicy>
-void strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+void gradient_gemm(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
                    typename MmaPolicy::acc_t* out, const Stream& stream);
 
 // Adds that to out.
 template <class MmaPolicy>
-void add_strip_product(const StripProducts<MmaPolicy>& products, const WeightStrip<typename MmaPolicy::acc_t>& strip,
-                       typename MmaPolicy::acc_t* out, const Stream& stream);
+void gradient_gemm_accumulate(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                              typename MmaPolicy::acc_t* out, const Stream& stream);
 
-// out[c, :] += sum over r of weight[r, c] rows[first_row + r, :]; first_row is a multiple of kStripStep.
+// out[c, :] += sum over r of weight[r, c] rows[first_row + r, :]; first_row is a multiple of kStripAlignment.
 template <class MmaPolicy>
-void add_transposed_strip_product(const StripProducts<MmaPolicy>& products,
-                                  const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
-                                  typename MmaPolicy::acc_t* out, const Stream& stream);
+void gradient_gemm_transposed_accumulate(const GradientGemm<MmaPolicy>& gemm,
+                                         const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
+                                         typename MmaPolicy::acc_t* out, const Stream& stream);
 
 }  // namespace hardmine::cuda

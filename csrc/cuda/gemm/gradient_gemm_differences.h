@@ -14,7 +14,7 @@ inline constexpr int kDifferenceRows = 16;      // so many rows, and num_splits
 inline constexpr int kDifferenceColumns = 32;   // their weights at a time
 
 template <class Scalar, class acc_t>
-struct DifferenceProduct {
+struct GradientGemmDifferences {
   const Scalar* row;     // [strip.rows, depth]
   const Scalar* column;  // [strip.columns, depth]
   int64_t depth;
@@ -24,7 +24,8 @@ struct DifferenceProduct {
 };
 
 template <class Scalar, class acc_t>
-__global__ void __launch_bounds__(kDifferenceThreads, 4) difference_product_kernel(DifferenceProduct<Scalar, acc_t> p) {
+__global__ void __launch_bounds__(kDifferenceThreads, 4)
+    gradient_gemm_differences_kernel(GradientGemmDifferences<Scalar, acc_t> p) {
   acc_t* const weight = reinterpret_cast<acc_t*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
   const int64_t groups = (p.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
                 parts = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
@@ -67,11 +68,11 @@ inline int64_t difference_splits(int64_t rows, int64_t columns, int64_t depth) {
 }
 
 template <class Scalar, class acc_t>
-void difference_product(const DifferenceProduct<Scalar, acc_t>& product, const Stream& stream) {
+void gradient_gemm_differences(const GradientGemmDifferences<Scalar, acc_t>& product, const Stream& stream) {
   const int64_t groups = (product.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
                 parts = (product.depth + kDifferenceThreads - 1) / kDifferenceThreads;
   launch(
-      "difference_product", difference_product_kernel<Scalar, acc_t>,
+      "gradient_gemm_differences", gradient_gemm_differences_kernel<Scalar, acc_t>,
       {groups * parts * product.num_splits, kDifferenceThreads, kDifferenceRows * kDifferenceColumns * sizeof(acc_t)},
       stream, product);
 }

@@ -1,5 +1,5 @@
 // A strip of anchors at a time: a matrix of what their pairs measure, the weights of those pairs instead, and the
-// products of the weights with the rows, for the anchors and for those that they are compared with.
+// gemm of the weights with the rows, for the anchors and for those that they are compared with.
 
 #include "cuda/kernels/batch_all_triplet_loss.h"
 
@@ -16,21 +16,21 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int64_t kStripEntries = int64_t{1} << 22;  // of a strip, whatever the depth
 
-// How rows are weighted where pairs measure distances: by products, too.
+// How rows are weighted where pairs measure distances: by gemm, too.
 template <class MmaPolicy>
-using ProductsFor = std::conditional_t<
+using GradientMmaPolicy = std::conditional_t<
     !MmaPolicy::kSquaredDifferences, MmaPolicy,
     std::conditional_t<std::is_same_v<typename MmaPolicy::acc_t, double>, DoubleProducts, FloatProducts>>;
 
 // What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
 //   sum of w y - W x,
-// x and y less a common center. Where pairs measure inner products, -W x is left out: the projection removes it.
+// x and y less a common center. Where pairs measure inner gemm, -W x is left out: the projection removes it.
 template <class Scalar, class acc_t>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
   const acc_t* norm;    // [count]; null: rows are not normalized
-  const acc_t* center;  // [depth]; null where pairs measure inner products
+  const acc_t* center;  // [depth]; null where pairs measure inner gemm
   double* weight;       // [count], W; not used without a center
   acc_t* grad;          // [count, depth]
 
@@ -40,7 +40,7 @@ struct BatchAllGradient {
   }
 };
 
-// Also writes `shift` [count], null unless the pairs measure inner products: with s + shift of the negative and the
+// Also writes `shift` [count], null unless the pairs measure inner gemm: with s + shift of the negative and the
 // positive, v is half a squared distance of rows that are too short to be unit rows, too.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kThreads, 4)
@@ -211,7 +211,7 @@ int64_t blocks_of(int64_t threads) { return (threads + kThreads - 1) / kThreads;
 
 int64_t rows_of_strip(int64_t count, int64_t depth) {
   const int64_t rows = std::min(std::max({int64_t{256}, 2 * depth, kStripEntries / count}), count);
-  return (rows + kStripStep - 1) / kStripStep * kStripStep;
+  return (rows + kStripAlignment - 1) / kStripAlignment * kStripAlignment;
 }
 
 }  // namespace
@@ -221,7 +221,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
                const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
                const BatchAllParts& parts, Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
-  using Products = ProductsFor<MmaPolicy>;
+  using GemmPolicy = GradientMmaPolicy<MmaPolicy>;
   const int64_t count = rows.count;
   AnchorPass<acc_t> anchors{};
   anchors.label = rows.label;
@@ -257,15 +257,15 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
     anchors.positives = power_of_two_from(std::min(count, parts.positives));
     if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
   }
-  StripProducts<Products> products{};
+  GradientGemm<GemmPolicy> gemm{};
   if (count > 0 && out.grad) {
     if (MmaPolicy::kSquaredDifferences) {
       acc_t* const center = workspace.array<acc_t>(depth);
       launch("center", center_kernel<Scalar, acc_t>, {blocks_of(depth), kThreads}, stream, gradient, center);
       gradient.center = center;
     }
-    products = strip_products<Products>(ProductRows<Scalar, acc_t>{rows.x, count, depth, norm, gradient.center},
-                                        strip_rows, true, count, workspace, stream);
+    gemm = make_gradient_gemm<GemmPolicy>(GradientGemmRows<Scalar, acc_t>{rows.x, count, depth, norm, gradient.center},
+                                          strip_rows, true, count, workspace, stream);
   }
   for (int64_t first = 0; first < count; first += strip_rows) {
     const WeightStrip<acc_t> strip{measures.pairs, std::min(strip_rows, count - first), count};
@@ -277,8 +277,8 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
     launch("batch_all_anchors", anchors_kernel<acc_t>,
            {strip.rows, anchor_threads(count), anchor_shared_bytes<acc_t>(anchors.positives)}, stream, anchors);
     if (!out.grad) continue;
-    add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
-    add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
+    gradient_gemm_accumulate<GemmPolicy>(gemm, strip, out.grad + first * depth, stream);
+    gradient_gemm_transposed_accumulate<GemmPolicy>(gemm, strip, first, out.grad, stream);
     if (MmaPolicy::kSquaredDifferences)
       launch("add_column_weights", add_column_weights_kernel<Scalar, acc_t>, {blocks_of(count), kThreads}, stream,
              strip, gradient);

@@ -18,7 +18,7 @@ struct BatchAllOut {
 
 // What is in memory at a time; other than by default in tests only.
 struct BatchAllParts {
-  int64_t strip_rows = 0;    // anchors, a multiple of kStripStep; 0: as many as O(count depth) memory allows
+  int64_t strip_rows = 0;    // anchors, a multiple of kStripAlignment; 0: as many as O(count depth) memory allows
   int64_t positives = 1024;  // of an anchor, a power of two
 };
 

@@ -218,31 +218,32 @@ class TupletGradient {
     const Scalar* column;
     int64_t num_splits = 1;
     acc_t* out;  // [num_splits, rows of a strip, depth]
-    std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, StripProducts<MmaPolicy>> products{};
+    std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, GradientGemm<MmaPolicy>> gemm{};
 
     StripSums(const TupletGradient& of, int64_t strip, const Side& columns) : gradient(of), column(columns.rows.x) {
       const int64_t others = columns.rows.count, depth = of.depth_;
       if constexpr (MmaPolicy::kSquaredDifferences) {
         num_splits = difference_splits(strip, others, depth);
       } else {
-        products =
-            strip_products<MmaPolicy>(ProductRows<Scalar, acc_t>{column, others, depth, columns.stats.norm, nullptr},
-                                      strip, true, 0, of.workspace_, of.stream_);
+        gemm = make_gradient_gemm<MmaPolicy>(
+            GradientGemmRows<Scalar, acc_t>{column, others, depth, columns.stats.norm, nullptr}, strip, true, 0,
+            of.workspace_, of.stream_);
       }
       out = of.workspace_.template array<acc_t>(num_splits * strip * depth);
     }
 
     void add_up(const Scalar* row, const WeightStrip<acc_t>& strip) const {
       if constexpr (MmaPolicy::kSquaredDifferences) {
-        difference_product(DifferenceProduct<Scalar, acc_t>{row, column, gradient.depth_, strip, num_splits, out},
-                           gradient.stream_);
+        gradient_gemm_differences(
+            GradientGemmDifferences<Scalar, acc_t>{row, column, gradient.depth_, strip, num_splits, out},
+            gradient.stream_);
       } else {
-        strip_product<MmaPolicy>(products, strip, out, gradient.stream_);
+        gradient_gemm<MmaPolicy>(gemm, strip, out, gradient.stream_);
       }
     }
   };
 
-  static int64_t round_up(int64_t rows) { return (rows + kStripStep - 1) / kStripStep * kStripStep; }
+  static int64_t round_up(int64_t rows) { return (rows + kStripAlignment - 1) / kStripAlignment * kStripAlignment; }
 
   const TupletRule rule_;
   const int64_t depth_, strip_weights_;
