@@ -54,10 +54,10 @@ std::vector<Scalar> converted(const std::vector<double>& x) {
 // How blocks and threads may run: whatever it is, results must have the same bits.
 struct Running {
   cuda::emulation::Order order;
-  int64_t most_blocks;
+  int64_t max_blocks;
 };
-inline constexpr Running kRunnings[] = {{cuda::emulation::Order::kAscending, cuda::kMostBlocks},
-                                        {cuda::emulation::Order::kDescending, cuda::kMostBlocks},
+inline constexpr Running kRunnings[] = {{cuda::emulation::Order::kAscending, cuda::kMaxBlocks},
+                                        {cuda::emulation::Order::kDescending, cuda::kMaxBlocks},
                                         {cuda::emulation::Order::kShuffled, 3},
                                         {cuda::emulation::Order::kShuffled, 1},
                                         {cuda::emulation::Order::kDescending, 3}};

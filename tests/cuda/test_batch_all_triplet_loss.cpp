@@ -42,7 +42,7 @@ Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, cons
   HostWorkspace workspace;
   batch_all<typename Way::MmaPolicy, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
                                              table, {&out.loss, &out.active, &out.total, grad}, parts, workspace,
-                                             Stream{running.most_blocks});
+                                             Stream{running.max_blocks});
   return out;
 }
 
@@ -200,7 +200,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
     const auto first = run<Way>(p, parts);
     CHECK(first.active > 0);
     for (const Running& running : kRunnings) {
-      context = std::string(way.name) + ", most blocks " + std::to_string(running.most_blocks);
+      context = std::string(way.name) + ", most blocks " + std::to_string(running.max_blocks);
       CHECK(run<Way>(p, parts, running).same_as(first));
     }
     auto alone = run<Way>(p, parts, kRunnings[0], false);

@@ -315,7 +315,7 @@ TEST(launches_are_counted_and_of_at_most_so_many_blocks) {
     return blocks;
   };
   emulation::take_launch_count();
-  CHECK_EQ(run(7, kMostBlocks), 7);
+  CHECK_EQ(run(7, kMaxBlocks), 7);
   CHECK_EQ(run(7, 3), 3);
   CHECK_EQ(run(0, 3), 0);
   CHECK_EQ(emulation::take_launch_count(), 2);

@@ -47,7 +47,7 @@ struct Given {
         value(unreduced(loss) ? positive.size() : 1, T(-7)),
         gradient(x.size(), from_acc<Scalar>(T(-7))) {
     const WithOrder order(running.order);
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     const int64_t rows = static_cast<int64_t>(x.size()) / depth, count = count_of(triplets);
     const PairedRows<Scalar> paired{x.data(), rows, nullptr, 0, depth};
     HostWorkspace forward, backward;
@@ -217,7 +217,7 @@ TEST(the_same_bits_in_any_order_of_threads_and_blocks) {
     CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets)));
     // As many blocks: sums are in an order that depends on their number.
     for (const Running& running : kRunnings)
-      CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets, false, {running.order, kMostBlocks})));
+      CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets, false, {running.order, kMaxBlocks})));
   };
   check(indexed_losses()[0]);
   check(global_rule(0.5));

@@ -96,7 +96,7 @@ void check_straight(const Problem& p) {
   std::vector<acc_t> first;
   for (const Running& running : kRunnings) {
     const WithOrder order(running.order);
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     HostWorkspace workspace;
     const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), p.rows, true, 0, workspace, stream);
     std::vector<acc_t> out(p.rows * p.depth, std::numeric_limits<acc_t>::quiet_NaN());
@@ -123,7 +123,7 @@ void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count
   std::vector<acc_t> first;
   for (const Running& running : kRunnings) {
     const WithOrder order(running.order);
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     HostWorkspace workspace;
     const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), strip.rows, false, strip.count, workspace, stream);
     std::vector<acc_t> out(strip.count * strip.depth, acc_t(0.5));

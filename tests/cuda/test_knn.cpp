@@ -28,7 +28,7 @@ struct Problem {
   int64_t queries, refs, depth, k;  // refs 0: the queries themselves
   bool exclude_self;
   Rows rows = Rows::kMixed;
-  int64_t most_blocks = kMostBlocks;
+  int64_t max_blocks = kMaxBlocks;
   int64_t nan_ref = -1;  // the row of refs that is of no query's list
 };
 
@@ -69,7 +69,7 @@ void check_nearest(const Problem& p) {
   std::vector<int64_t> index(p.queries * p.k, 77);
   HostWorkspace workspace;
   Stream stream;
-  stream.most_blocks = p.most_blocks;
+  stream.max_blocks = p.max_blocks;
   nearest<MmaPolicy>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
                      p.exclude_self, NearestOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
 
@@ -152,7 +152,7 @@ TEST(lists_of_the_largest_k) {
 
 TEST(few_blocks_do_all) {
   Problem p{140, 600, 2, 4, false};
-  p.most_blocks = 2;
+  p.max_blocks = 2;
   context = "two blocks";
   check_nearest<FloatProducts, float>(p);
   check_nearest<DoubleProducts, double>(p);
@@ -161,7 +161,7 @@ TEST(few_blocks_do_all) {
 // Warps take query after query, whose lists of the first share end at odd places.
 TEST(lists_of_several_queries_in_turn) {
   Problem p{9, 700, 2, 300, false};
-  p.most_blocks = 1;
+  p.max_blocks = 1;
   p.nan_ref = 7;
   for (const emulation::Order order : {emulation::Order::kAscending, emulation::Order::kDescending}) {
     emulation::set_order(order);

@@ -47,7 +47,7 @@ struct Selection {
     cuda::select_triplets<typename Way::MmaPolicy, Scalar>(
         rule, rows, refs ? &others : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
         {positive_index.data(), negative_index.data(), positive_similarity.data(), negative_similarity.data()},
-        loss_out, workspace, Stream{running.most_blocks});
+        loss_out, workspace, Stream{running.max_blocks});
   }
   bool same(const Selection& other) const {
     return positive_index == other.positive_index && negative_index == other.negative_index &&
@@ -213,7 +213,7 @@ TEST(losses_of_the_selected_pairs) {
         HostWorkspace workspace;
         cuda::select_triplets<FloatProducts, float>(
             {}, rows, &others, 4, {}, {positive.data(), negative.data(), to_positive.data(), to_negative.data()}, loss,
-            workspace, Stream{separate ? kMostBlocks : 3});
+            workspace, Stream{separate ? kMaxBlocks : 3});
         reduce_loss(
             loss.term, reduction,
             SelectedPairs<float>{positive.data(), negative.data(), to_positive.data(), to_negative.data(), count},

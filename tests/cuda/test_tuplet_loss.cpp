@@ -61,7 +61,7 @@ struct CudaRun {
     const LabeledRows<Scalar> anchors{x.data(), p.anchors.label.data(), p.anchors.count},
         refs{y.data(), p.others().label.data(), p.others().count};
     HostWorkspace workspace;
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     emulation::take_launch_count();
     tuplet_loss<MmaPolicy>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
                            {value.data(), level.data(), positive_similarity.data(), shift.data(), sum.data(),
@@ -219,7 +219,7 @@ TEST(nothing_depends_on_the_order_of_threads_and_blocks) {
     for (int n = 1; n < 4; ++n) {
       const Running& running = kRunnings[n];
       context = std::string(way.name) + ", order " + std::to_string(static_cast<int>(running.order)) + ", blocks " +
-                std::to_string(running.most_blocks);
+                std::to_string(running.max_blocks);
       CHECK(first.same(CudaRun<Way>(p, running)));
     }
   });

@@ -5,22 +5,22 @@
 
 namespace hardmine::cuda {
 
-inline constexpr int kMostWarps = 32;
+inline constexpr int kMaxWarps = 32;
 
-// Adds up `count` sums of every thread; thread 0 gets the totals. `shared`: kMostWarps * count numbers.
+// Adds up `count` sums of every thread; thread 0 gets the totals. `shared`: kMaxWarps * count numbers.
 template <int count, class acc_t>
 __device__ __forceinline__ void sum_of_block(acc_t* sum, acc_t* shared) {
 #pragma unroll
   for (int s = 0; s < count; ++s) {
     sum[s] = sum_of_warp(sum[s]);
-    if (lane_index() == 0) shared[s * kMostWarps + warp_index()] = sum[s];
+    if (lane_index() == 0) shared[s * kMaxWarps + warp_index()] = sum[s];
   }
   __syncthreads();
   if (threadIdx.x == 0) {
 #pragma unroll
     for (int s = 0; s < count; ++s) {
       sum[s] = 0;
-      for (int w = 0; w < warps_per_block(); ++w) sum[s] += shared[s * kMostWarps + w];
+      for (int w = 0; w < warps_per_block(); ++w) sum[s] += shared[s * kMaxWarps + w];
     }
   }
   __syncthreads();

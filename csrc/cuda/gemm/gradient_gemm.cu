@@ -9,8 +9,8 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int64_t kEnoughBlocks = 256;  // to occupy a GPU
-constexpr int64_t kLeastStages = 8;     // of a split of a product
+constexpr int64_t kTargetBlocks = 256;  // to occupy a GPU
+constexpr int64_t kMinSplitStages = 8;  // of a split of a product
 constexpr int kReduceThreads = 256;
 
 template <class MmaPolicy>
@@ -90,8 +90,9 @@ struct GradientGemmWeights {
   }
 };
 
-// The largest weight of a row is brought just below 2^15: the range of Float16 ends at 2^16, and most of it lies below.
-constexpr int kTopExponent = 15;
+// The largest weight of a row is brought just below 2^15: the range of Float16 ends at 2^16, and max_abs of it lies
+// below.
+constexpr int kTargetExponent = 15;
 
 // The exponents of the largest weights of rows: a warp a row.
 template <class acc_t>
@@ -99,19 +100,19 @@ __global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(Gradi
   constexpr int kWarps = kTileThreads / 32;
   for (int64_t row = int64_t{blockIdx.x} * kWarps + warp_index(); row < weights.count;
        row += int64_t{gridDim.x} * kWarps) {
-    acc_t most = 0;
+    acc_t max_abs = 0;
     for (int64_t k = lane_index(); k < weights.depth; k += 32) {
       const acc_t size = std::fabs(weights.at(row, k));
-      if (size > most && is_finite(size)) most = size;  // what is not stays so at any scale
+      if (size > max_abs && is_finite(size)) max_abs = size;  // what is not stays so at any scale
     }
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
-      const acc_t other = __shfl_xor_sync(kFullWarp, most, mask);
-      if (other > most) most = other;
+      const acc_t other = __shfl_xor_sync(kFullWarp, max_abs, mask);
+      if (other > max_abs) max_abs = other;
     }
     int exponent = 0;
-    std::frexp(most, &exponent);
-    if (lane_index() == 0) weights.exponent[row] = exponent - kTopExponent;
+    std::frexp(max_abs, &exponent);
+    if (lane_index() == 0) weights.exponent[row] = exponent - kTargetExponent;
   }
 }
 
@@ -191,7 +192,7 @@ __global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(Gradie
 template <class MmaPolicy>
 int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
   const int64_t tiles = panels_of<MmaPolicy>(rows) * panels_of<MmaPolicy>(columns);
-  return std::max<int64_t>(1, std::min((kEnoughBlocks + tiles - 1) / tiles, stages / kLeastStages));
+  return std::max<int64_t>(1, std::min((kTargetBlocks + tiles - 1) / tiles, stages / kMinSplitStages));
 }
 
 template <class MmaPolicy>
@@ -252,22 +253,22 @@ GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typena
   out.rows = panels;
   if (kTwoBytes<MmaPolicy>) out.norm = rows.norm;
   // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more num_splits.
-  int64_t most_rows = 0, weight_bytes = 0, partials = 0;
-  const auto plan = [&](int64_t most, int64_t depth) {
-    if (most == 0 || rows.depth == 0) return;
-    most_rows = std::max(most_rows, most);
-    weight_bytes = std::max(weight_bytes, panels_of<MmaPolicy>(most) * panel_bytes<MmaPolicy>(depth));
-    for (int64_t panels = 1; panels <= panels_of<MmaPolicy>(most); ++panels) {
-      const int64_t count = std::min<int64_t>(panels * MmaPolicy::kTile, most);
-      const int64_t num_splits = splits_for<MmaPolicy>(count, rows.depth, stages_of<MmaPolicy>(depth));
-      if (num_splits > 1) partials = std::max(partials, num_splits * count * rows.depth);
+  int64_t max_rows = 0, weight_bytes = 0, partials = 0;
+  const auto plan = [&](int64_t count, int64_t depth) {
+    if (count == 0 || rows.depth == 0) return;
+    max_rows = std::max(max_rows, count);
+    weight_bytes = std::max(weight_bytes, panels_of<MmaPolicy>(count) * panel_bytes<MmaPolicy>(depth));
+    for (int64_t panels = 1; panels <= panels_of<MmaPolicy>(count); ++panels) {
+      const int64_t rows_of_panels = std::min<int64_t>(panels * MmaPolicy::kTile, count);
+      const int64_t num_splits = splits_for<MmaPolicy>(rows_of_panels, rows.depth, stages_of<MmaPolicy>(depth));
+      if (num_splits > 1) partials = std::max(partials, num_splits * rows_of_panels * rows.depth);
     }
   };
   if (straight) plan(strip_rows, rows.count);
   plan(transposed_columns, strip_rows);
   out.weights = workspace.array<char>(weight_bytes);
   out.partial = workspace.array<acc_t>(partials);
-  if (kShortRange<MmaPolicy>) out.exponent = workspace.array<int32_t>(most_rows);
+  if (kShortRange<MmaPolicy>) out.exponent = workspace.array<int32_t>(max_rows);
   return out;
 }
 

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       const int64_t row = first + threadIdx.x;
       if (out.inv_norm) out.inv_norm[row] = acc_t(1) / norm[threadIdx.x];
 #pragma unroll
-      for (int s = 0; s < SelectionStart<acc_t>::kMost; ++s)
+      for (int s = 0; s < SelectionStart<acc_t>::kMaxSelections; ++s)
         if (start.best[s]) start.best[s][row] = start.value[s];
     }
     char* panel = out.panels + first / MmaPolicy::kTile * panel_bytes<MmaPolicy>(out.depth);

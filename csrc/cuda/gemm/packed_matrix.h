@@ -28,9 +28,9 @@ HARDMINE_HD int64_t finite_flag_count(int64_t count) { return (count + kFiniteFl
 // What a selection starts from, filled in along with the packing: one launch less.
 template <class acc_t>
 struct SelectionStart {
-  static constexpr int kMost = 3;
-  PackedCandidate<acc_t>* best[kMost] = {};  // [count] each; null: none
-  PackedCandidate<acc_t> value[kMost] = {};
+  static constexpr int kMaxSelections = 3;
+  PackedCandidate<acc_t>* best[kMaxSelections] = {};  // [count] each; null: none
+  PackedCandidate<acc_t> value[kMaxSelections] = {};
   int32_t* blocks_done = nullptr;  // [1], set to 0
 };
 

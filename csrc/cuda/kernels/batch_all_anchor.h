@@ -40,9 +40,9 @@ HARDMINE_HD int anchor_threads(int64_t columns) {
 
 template <class acc_t>
 struct AnchorShared {
-  double exchange[2 * kMostWarps];
-  int64_t counts[kMostWarps];
-  int32_t warp_count[kMostWarps];
+  double exchange[2 * kMaxWarps];
+  int64_t counts[kMaxWarps];
+  int32_t warp_count[kMaxWarps];
 };
 
 template <class acc_t>

@@ -293,11 +293,11 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
                                          anchors.margins_are_finite,
                                          out,
                                          loss_weight};
-  launch("finalize_batch_all", finalize_batch_all_kernel<acc_t>, {1, kThreads, 2 * kMostWarps * sizeof(double)}, stream,
+  launch("finalize_batch_all", finalize_batch_all_kernel<acc_t>, {1, kThreads, 2 * kMaxWarps * sizeof(double)}, stream,
          epilogue);
   if (out.grad)
     launch("finalize_batch_all_gradient", finalize_batch_all_gradient_kernel<Scalar, acc_t>,
-           {count, kTileThreads, kMostWarps * sizeof(acc_t)}, stream, gradient, static_cast<const acc_t*>(loss_weight));
+           {count, kTileThreads, kMaxWarps * sizeof(acc_t)}, stream, gradient, static_cast<const acc_t*>(loss_weight));
 }
 
 template <class acc_t>

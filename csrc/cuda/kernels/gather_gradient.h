@@ -43,11 +43,11 @@ struct GatherPass {
 
 template <class acc_t>
 struct GatherShared {
-  double sum[kMostWarps];
+  double sum[kMaxWarps];
   const void* other[kGatherList];
   acc_t weight[kGatherList], norm[kGatherList];
   int64_t endpoint[kGatherList];
-  int warp_count[kMostWarps];
+  int warp_count[kMaxWarps];
 };
 
 template <class Scalar, class acc_t>

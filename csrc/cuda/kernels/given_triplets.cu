@@ -9,7 +9,7 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kTripletThreads = 256, kTripletWarps = kTripletThreads / 32, kCheckThreads = 1024;
-constexpr int64_t kMostTripletBlocks = 1024;
+constexpr int64_t kMaxTripletBlocks = 1024;
 
 // What the two losses add up over triplets, and what they make of it. kSums: how many sums.
 //
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
   }
 }
 
-constexpr size_t kSharedSums = 5 * kMostWarps * sizeof(double);
+constexpr size_t kSharedSums = 5 * kMaxWarps * sizeof(double);
 
 }  // namespace
 
@@ -262,7 +262,7 @@ void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const Paired
                       const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream) {
   const int64_t blocks =
-      std::clamp<int64_t>((triplets.count + kTripletWarps - 1) / kTripletWarps, 1, kMostTripletBlocks);
+      std::clamp<int64_t>((triplets.count + kTripletWarps - 1) / kTripletWarps, 1, kMaxTripletBlocks);
   TripletPass<Loss, Scalar, acc_t> pass{measure, loss, {}, triplets, out, nullptr, nullptr};
   pass.rows = {rows.x,
                rows.count,
@@ -272,7 +272,7 @@ void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const Paired
                nullptr};
   pass.partial = workspace.array<double>(blocks * (SumsOf<Loss, acc_t>::kSums + 1));
   pass.blocks_done = workspace.array<int32_t>(1);
-  launch("compute_row_stats", row_stats_kernel<Scalar, acc_t>,
+  launch("row_stats", row_stats_kernel<Scalar, acc_t>,
          {std::max<int64_t>(1, finite_flag_count(rows.count)), kTripletThreads}, stream, pass.rows, pass.blocks_done);
   launch("measure_triplets", measure_triplets_kernel<Loss, Scalar, acc_t>, {blocks, kTripletThreads, kSharedSums},
          stream, pass);

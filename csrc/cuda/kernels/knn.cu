@@ -13,15 +13,15 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kWarps = kTileThreads / 32;
-constexpr int64_t kEnoughBlocks = 256;     // to occupy a GPU
-constexpr int64_t kLeastColumnPanels = 2;  // of a split
+constexpr int64_t kTargetBlocks = 256;  // to occupy a GPU
+constexpr int64_t kMinSplitPanels = 2;  // of a split
 // Of a block's shared memory, of which the GPUs that have least give 99 KiB.
-constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
+constexpr size_t kMaxListBytes = 96 * 1024, kMaxSharedBytes = 99 * 1024;
 
 // Warps of a block that sort at a time, each a list with room for `capacity` candidates.
 template <class acc_t>
 int sorting_warps(int capacity) {
-  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(PackedCandidate<acc_t>)), 1, kWarps));
+  return static_cast<int>(std::clamp<size_t>(kMaxListBytes / (capacity * sizeof(PackedCandidate<acc_t>)), 1, kWarps));
 }
 
 template <class acc_t>
@@ -63,7 +63,7 @@ template <class MmaPolicy>
 size_t nearest_shared_bytes(int capacity, int warps) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr size_t kRowBytes = MmaPolicy::kTile * (sizeof(acc_t) + sizeof(int32_t));
-  static_assert(std::max(MmaPolicy::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
+  static_assert(std::max(MmaPolicy::kSharedBytes, kMaxListBytes) + kRowBytes <= kMaxSharedBytes);
   return std::max(MmaPolicy::kSharedBytes, warps * capacity * sizeof(PackedCandidate<acc_t>)) + kRowBytes;
 }
 
@@ -109,7 +109,7 @@ class NearestPanel {
       const bool full = append(column * kTile);
       if (__syncthreads_or(full && pass_.may_overflow)) {
         for_each_row([&](int row) {
-          if (size_[row] > most()) cut(row);
+          if (size_[row] > max_fill()) cut(row);
         });
         __syncthreads();  // before the engine uses the memory of the lists
       }
@@ -120,7 +120,7 @@ class NearestPanel {
 
  private:
   // Candidates that a pool may hold when a tile is added to it.
-  __device__ __forceinline__ int most() const { return pass_.pools.capacity - kTile; }
+  __device__ __forceinline__ int max_fill() const { return pass_.pools.capacity - kTile; }
 
   __device__ __forceinline__ int64_t query(int row) const { return row_panel_ * kTile + row; }
 
@@ -154,7 +154,7 @@ class NearestPanel {
       }
       if (better == 0) continue;
       const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
-      full |= place + count > most();
+      full |= place + count > max_fill();
       Candidate* to = pass_.pools.at(split_, query(row)) + place;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
@@ -252,7 +252,7 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   NearestPools<acc_t>& pools = pass.pools;
   pools.queries = queries.count;
   pools.num_splits =
-      std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels / kLeastColumnPanels));
+      std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels / kMinSplitPanels));
   // Of a split there are no more columns than this.
   const int64_t share_columns =
       std::min(pass.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * MmaPolicy::kTile);

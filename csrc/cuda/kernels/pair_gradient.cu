@@ -8,14 +8,14 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountParts = 256;
+constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountChunks = 256;
 
 // The pairs of a triplet loss as a list of one positive and one negative an anchor.
 template <class acc_t>
 struct LossPairs {
   LossGradient<acc_t> loss;
   const int64_t*
-      counted;      // [kCountParts, 2]: easy and hard terms of parts of the batch; null: each block counts itself
+      counted;      // [kCountChunks, 2]: easy and hard terms of parts of the batch; null: each block counts itself
   int64_t* second;  // [count, 2]
   acc_t* gradient;  // [count, 2]
 };
@@ -35,9 +35,9 @@ __device__ __forceinline__ void count_parts(const LossGradient<acc_t>& loss, int
 
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 2) count_parts_kernel(LossGradient<acc_t> loss, int64_t* counted) {
-  for (int64_t part = blockIdx.x; part < kCountParts; part += gridDim.x) {
+  for (int64_t part = blockIdx.x; part < kCountChunks; part += gridDim.x) {
     double easy_hard[2];
-    count_parts(loss, part * blockDim.x + threadIdx.x, kCountParts * blockDim.x,
+    count_parts(loss, part * blockDim.x + threadIdx.x, kCountChunks * blockDim.x,
                 reinterpret_cast<double*>(shared_memory()), easy_hard);
     if (threadIdx.x != 0) continue;
     counted[2 * part] = static_cast<int64_t>(easy_hard[0]);
@@ -51,7 +51,7 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
   double easy_hard[2] = {0, 0};
   if (loss.grad_loss && loss.reduction == Reduction::kMean) {
     if (list.counted) {
-      for (int64_t b = threadIdx.x; b < kCountParts; b += blockDim.x) {
+      for (int64_t b = threadIdx.x; b < kCountChunks; b += blockDim.x) {
         easy_hard[0] += static_cast<double>(list.counted[2 * b]);
         easy_hard[1] += static_cast<double>(list.counted[2 * b + 1]);
       }
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kListThreads, 4)
 // begin[r] = the sum of count[0] to count[r - 1], and count[r] = 0 again. One block.
 __global__ void __launch_bounds__(kScanThreads, 1)
     scan_incidences_kernel(int64_t* count, int64_t rows, int64_t* begin) {
-  auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMostWarps + 1]
+  auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMaxWarps + 1]
   int64_t before = 0;
   for (int64_t first = 0; first <= rows; first += kScanThreads * kScanRows) {
     const int64_t own_first = first + threadIdx.x * kScanRows;
@@ -192,14 +192,14 @@ class PairGradient {
       list.second = workspace_.array<int64_t>(2 * loss->pairs.count);
       list.gradient = workspace_.array<acc_t>(2 * loss->pairs.count);
       pairs = {nullptr, list.second, list.gradient, loss->pairs.count, 2};
-      if (2 * pairs.count > kLooksThrough && loss->grad_loss && loss->reduction == Reduction::kMean) {
-        auto* counted = workspace_.array<int64_t>(2 * kCountParts);
-        launch("count_parts", count_parts_kernel<acc_t>, {kCountParts, kListThreads, kSumBytes}, stream_, *loss,
+      if (2 * pairs.count > kMaxPairsScanned && loss->grad_loss && loss->reduction == Reduction::kMean) {
+        auto* counted = workspace_.array<int64_t>(2 * kCountChunks);
+        launch("count_parts", count_parts_kernel<acc_t>, {kCountChunks, kListThreads, kSumBytes}, stream_, *loss,
                counted);
         list.counted = counted;
       }
     }
-    const bool indexed = pairs.count * pairs.partners > kLooksThrough;
+    const bool indexed = pairs.count * pairs.partners > kMaxPairsScanned;
     x_ = row_stats(rows_.x, rows_.count, indexed);
     refs_ = row_stats(rows_.refs, rows_.refs ? rows_.ref_count : 0, indexed);
     const int64_t blocks = std::max<int64_t>(
@@ -220,7 +220,7 @@ class PairGradient {
   }
 
  private:
-  static constexpr size_t kSumBytes = 2 * kMostWarps * sizeof(double);
+  static constexpr size_t kSumBytes = 2 * kMaxWarps * sizeof(double);
 
   static int64_t loss_blocks(const LossGradient<acc_t>* loss) { return loss ? 1 : 0; }
 
@@ -267,7 +267,7 @@ class PairGradient {
       auto* endpoint = workspace_.array<int64_t>((firsts ? pairs : 0) + (at_second ? pairs : 0));
       launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, firsts, at_second,
              selves.incidence_count);
-      launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, (kMostWarps + 1) * sizeof(int64_t)}, stream_,
+      launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, (kMaxWarps + 1) * sizeof(int64_t)}, stream_,
              selves.incidence_count, selves.count, begin);
       launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, firsts, at_second,
              static_cast<const int64_t*>(begin), selves.incidence_count, endpoint);

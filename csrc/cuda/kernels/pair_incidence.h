@@ -33,6 +33,6 @@ struct RowToPairs {
 };
 
 // Lists with up to this many pairs are looked through by every row: fewer launches.
-inline constexpr int64_t kLooksThrough = 2048;
+inline constexpr int64_t kMaxPairsScanned = 2048;
 
 }  // namespace hardmine::cuda

@@ -14,8 +14,8 @@ struct SelectionEpilogue {
   Similarity similarity;
   const PackedCandidate<acc_t>* positive;
   const PackedCandidate<acc_t>* negative;
-  const PackedCandidate<acc_t>* fallback;                        // for anchors without a negative; null: none
-  bool positive_is_least, negative_is_least, fallback_is_least;  // the least similar wins: keys are negated
+  const PackedCandidate<acc_t>* fallback;                     // for anchors without a negative; null: none
+  bool positive_negated, negative_negated, fallback_negated;  // the negated similar wins: keys are negated
   const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_matrix.h)
   int64_t groups[2];
   SelectionOut<acc_t> out;
@@ -25,14 +25,14 @@ struct SelectionEpilogue {
 };
 
 inline constexpr int kLossSums = 4;  // values and counts of the easy and of the hard part
-inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMostWarps * sizeof(double);
+inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMaxWarps * sizeof(double);
 
 template <class acc_t>
 __device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>& best,
-                                           bool least, int64_t* index, acc_t* similarity) {
+                                           bool negated, int64_t* index, acc_t* similarity) {
   const bool found = is_candidate(best.index());
   *index = found ? best.index() : -1;
-  *similarity = found ? similarity_from_order(epilogue.similarity, least ? -best.key() : best.key())
+  *similarity = found ? similarity_from_order(epilogue.similarity, negated ? -best.key() : best.key())
                       : std::numeric_limits<acc_t>::quiet_NaN();
 }
 
@@ -52,12 +52,12 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
   const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,
                 step = alone ? blockDim.x : int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = first + threadIdx.x; i < epilogue.count; i += step) {
-    write_pair(epilogue, load(epilogue.positive + i), epilogue.positive_is_least, out.positive_index + i,
+    write_pair(epilogue, load(epilogue.positive + i), epilogue.positive_negated, out.positive_index + i,
                out.positive_similarity + i);
     const PackedCandidate<acc_t> negative = load(epilogue.negative + i);
     const bool falls_back = epilogue.fallback && !is_candidate(negative.index());
     write_pair(epilogue, falls_back ? load(epilogue.fallback + i) : negative,
-               falls_back ? epilogue.fallback_is_least : epilogue.negative_is_least, out.negative_index + i,
+               falls_back ? epilogue.fallback_negated : epilogue.negative_negated, out.negative_index + i,
                out.negative_similarity + i);
     if (!epilogue.loss.loss) continue;
     const TripletTerm<acc_t> term = term_of(epilogue.loss.term, pairs, i);

@@ -82,7 +82,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   // best[0]: positives, [1]: negatives, [2]: what takes the place of a semi-hard negative.
   const KeyRange<acc_t> positives = positive_range<acc_t>(rule);
   SelectionStart<acc_t> start;
-  for (int s = 0; s < SelectionStart<acc_t>::kMost; ++s) {
+  for (int s = 0; s < SelectionStart<acc_t>::kMaxSelections; ++s) {
     if (s == 2 && !falls_back) continue;
     start.best[s] = workspace.array<PackedCandidate<acc_t>>(count);
     start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
@@ -99,9 +99,9 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   epilogue.positive = start.best[0];
   epilogue.negative = start.best[1];
   epilogue.fallback = start.best[2];
-  epilogue.positive_is_least = prefers_least_similar(rule.positive);
-  epilogue.negative_is_least = prefers_least_similar(rule.negative);
-  epilogue.fallback_is_least = rule.semihard_fallback == Fallback::kEasiest;
+  epilogue.positive_negated = prefers_least_similar(rule.positive);
+  epilogue.negative_negated = prefers_least_similar(rule.negative);
+  epilogue.fallback_negated = rule.semihard_fallback == Fallback::kEasiest;
   epilogue.finite[0] = rows.finite;
   epilogue.groups[0] = finite_flag_count(count);
   epilogue.finite[1] = columns.finite;
@@ -131,10 +131,10 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
 
   const bool bounded_positives = positives.upper < kInfinity;
   const SelectRequest<acc_t> positive =
-      random_positive ? none : request(start.best[0], epilogue.positive_is_least, positives.upper, nullptr);
+      random_positive ? none : request(start.best[0], epilogue.positive_negated, positives.upper, nullptr);
   SelectRequest<acc_t> negative = none;
-  if (falls_back) negative = request(start.best[2], epilogue.fallback_is_least, kInfinity, nullptr);
-  if (!semihard && !random_negative) negative = request(start.best[1], epilogue.negative_is_least, kInfinity, nullptr);
+  if (falls_back) negative = request(start.best[2], epilogue.fallback_negated, kInfinity, nullptr);
+  if (!semihard && !random_negative) negative = request(start.best[1], epilogue.negative_negated, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
   const auto pick = [&](const double* uniform, bool same_class, acc_t upper, PackedCandidate<acc_t>* best) {
     pick_random<MmaPolicy>(

@@ -9,7 +9,7 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int64_t kEnoughBlocks = 512;  // to occupy a GPU
+constexpr int64_t kTargetBlocks = 512;  // to occupy a GPU
 constexpr int kEpilogueThreads = 256;   // anchors that are added up at once, too
 
 template <class MmaPolicy>
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPa
 template <class acc_t>
 struct TupletEpilogue {
   TupletRule rule;
-  bool all, positive_is_least;
+  bool all, positive_negated;
   int64_t count, num_splits;
   acc_t log2e_over_temperature;
   LevelParts<acc_t> levels;
@@ -62,7 +62,7 @@ struct TupletEpilogue {
     const bool found = !all && is_candidate(best.index());
     out.positive_index[i] = found ? best.index() : -1;
     out.positive_similarity[i] =
-        found ? similarity_from_order(rule.similarity, (positive_is_least ? -best.key() : best.key()) + acc_t(0))
+        found ? similarity_from_order(rule.similarity, (positive_negated ? -best.key() : best.key()) + acc_t(0))
               : acc_t(0);
   }
 
@@ -114,7 +114,7 @@ template <class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(TupletEpilogue<acc_t> epilogue) {
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   const bool reduces = epilogue.rule.reduction != Reduction::kNone;
-  auto* exchange = reinterpret_cast<double*>(shared_memory());     // [2 * kMostWarps]
+  auto* exchange = reinterpret_cast<double*>(shared_memory());     // [2 * kMaxWarps]
   const bool poisoned = !reduces && epilogue.block_finds_fault();  // divergence is never hidden
   for (int64_t chunk = blockIdx.x; chunk < epilogue.chunks(); chunk += gridDim.x) {
     const int64_t i = chunk * kEpilogueThreads + threadIdx.x;
@@ -167,15 +167,15 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   pass.symmetric = refs == nullptr;
   const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(pass.columns.count);
   if (row_panels > 0)
-    pass.num_splits = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
+    pass.num_splits = std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels));
   const int64_t parts = pass.num_splits * count;
 
   const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<acc_t> range = positive_range<acc_t>(selection);
-  const bool least = prefers_least_similar(selection.positive);
+  const bool negated = prefers_least_similar(selection.positive);
   pass.selects = !all;
   pass.sign =
-      acc_t(least == MmaPolicy::kSquaredDifferences ? 1 : -1);  // of squared differences the smallest is most similar
+      acc_t(negated == MmaPolicy::kSquaredDifferences ? 1 : -1);  // of squared differences the smallest is most similar
   pass.upper = range.upper;
   pass.start = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
   pass.one_shift = one_shift_suffices(rule);
@@ -186,7 +186,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   TupletEpilogue<acc_t> epilogue{};
   epilogue.rule = rule;
   epilogue.all = all;
-  epilogue.positive_is_least = least;
+  epilogue.positive_negated = negated;
   epilogue.count = count;
   epilogue.num_splits = pass.num_splits;
   epilogue.log2e_over_temperature = pass.log2e_over_temperature;
@@ -213,8 +213,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
     launch("softplus_sums", softplus_sums_kernel<MmaPolicy>, tiles, stream, pass);
   }
   launch("finalize_tuplets", finalize_tuplets_kernel<acc_t>,
-         {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMostWarps * sizeof(double)}, stream,
-         epilogue);
+         {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMaxWarps * sizeof(double)}, stream, epilogue);
 }
 
 #define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                           \

@@ -37,7 +37,7 @@ struct TupletSaved {
   const int64_t* positive_count;
 };
 
-// Derivatives by similarities that are there at a time, at least: enough to occupy a GPU. Lowered by tests only.
+// Derivatives by similarities that are there at a time, at negated: enough to occupy a GPU. Lowered by tests only.
 inline constexpr int64_t kStripWeights = int64_t{1} << 23;
 
 // All gradients are NaN where some row, or its norm, is not finite. O(N depth) memory.

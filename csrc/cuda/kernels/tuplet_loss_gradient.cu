@@ -161,7 +161,7 @@ class TupletGradient {
     const int64_t blocks = std::max<int64_t>(
         {1, (count + kStartThreads - 1) / kStartThreads, finite_flag_count(count), finite_flag_count(refs.rows.count)});
     launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, acc_t>,
-           {std::min<int64_t>(blocks, 4096), kStartThreads, kMostWarps * sizeof(double)}, stream_,
+           {std::min<int64_t>(blocks, 4096), kStartThreads, kMaxWarps * sizeof(double)}, stream_,
            TupletStart<acc_t>{rule_, saved, count, anchors.anchors}, anchors.stats, refs.stats);
   }
 
@@ -183,8 +183,8 @@ class TupletGradient {
     pass.inverse_temperature = static_cast<acc_t>(1 / rule_.temperature);
     pass.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
 
-    const int64_t most = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
-    const int64_t strip = std::min(std::min(round_up(most), round_up(count)), count);
+    const int64_t max_rows = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
+    const int64_t strip = std::min(std::min(round_up(max_rows), round_up(count)), count);
     pass.weight = workspace_.array<acc_t>(strip * others);
     StripSums sums(*this, strip, columns);
     for (int64_t first = 0; first < count; first += strip) {
