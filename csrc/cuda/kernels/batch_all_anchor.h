@@ -17,7 +17,7 @@ namespace hardmine::cuda {
 inline constexpr int kAnchorThreads = 256;  // at most; as many as there are columns, in whole warps
 
 template <class acc_t>
-struct AnchorPass {
+struct AnchorParams {
   const int64_t* label;            // [count]
   int64_t count, first_row, rows;  // anchors are rows first_row ... of the batch
   bool squared;
@@ -56,53 +56,53 @@ class Anchor {
   using Positive = PackedCandidate<acc_t>;  // its key is -v
 
  public:
-  __device__ __forceinline__ Anchor(const AnchorPass<acc_t>& pass, int64_t place)
-      : pass_(pass),
+  __device__ __forceinline__ Anchor(const AnchorParams<acc_t>& params, int64_t place)
+      : params_(params),
         shared_(*reinterpret_cast<AnchorShared<acc_t>*>(shared_memory())),
         sum_before_(reinterpret_cast<double*>(shared_memory() + sizeof(AnchorShared<acc_t>))),
-        list_(reinterpret_cast<Positive*>(sum_before_ + pass.positives + 1)),
-        active_(reinterpret_cast<int32_t*>(list_ + pass.positives)),
-        row_(pass.first_row + place),
-        label_(pass.label[row_]),
-        pairs_(pass.pairs + place * pass.count),
-        actives_(pass.actives ? pass.actives + place * pass.count : nullptr) {}
+        list_(reinterpret_cast<Positive*>(sum_before_ + params.positives + 1)),
+        active_(reinterpret_cast<int32_t*>(list_ + params.positives)),
+        row_(params.first_row + place),
+        label_(params.label[row_]),
+        pairs_(params.pairs + place * params.count),
+        actives_(params.actives ? params.actives + place * params.count : nullptr) {}
 
   __device__ __forceinline__ void run() {
     count_positives();
-    if (pass_.table.margin) check_margins();
-    const int64_t negatives = pass_.count - 1 - positives_;
+    if (params_.table.margin) check_margins();
+    const int64_t negatives = params_.count - 1 - positives_;
     if (positives_ == 0 || negatives == 0) {
-      if (pass_.need_weights)
-        for (int64_t c = threadIdx.x; c < pass_.count; c += blockDim.x) pairs_[c] = 0;
+      if (params_.need_weights)
+        for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) pairs_[c] = 0;
     } else {
       for (first_ = 0; first_ < positives_; first_ += size_) {
-        size_ = static_cast<int>(positives_ - first_ < pass_.positives ? positives_ - first_ : pass_.positives);
+        size_ = static_cast<int>(positives_ - first_ < params_.positives ? positives_ - first_ : params_.positives);
         list_positives();
         visit_negatives();
         visit_positives();
       }
-      if (pass_.need_weights && threadIdx.x == 0) pairs_[row_] = 0;
+      if (params_.need_weights && threadIdx.x == 0) pairs_[row_] = 0;
     }
     double sums[2] = {value_, weight_};
     sum_of_block<2>(sums, shared_.exchange);
     int64_t actives[1] = {active_triplets_};
     sum_of_block<1>(actives, shared_.counts);
     if (threadIdx.x != 0) return;
-    pass_.value[row_] = sums[0];
-    pass_.weight[row_] += sums[1];
-    pass_.active[row_] = actives[0];
-    pass_.total[row_] = positives_ * negatives;
+    params_.value[row_] = sums[0];
+    params_.weight[row_] += sums[1];
+    params_.active[row_] = actives[0];
+    params_.total[row_] = positives_ * negatives;
   }
 
  private:
-  __device__ __forceinline__ bool same_class(int64_t column) const { return pass_.label[column] == label_; }
+  __device__ __forceinline__ bool same_class(int64_t column) const { return params_.label[column] == label_; }
 
   // Calls use(column, place) for the positives of this warp's part of the columns, with their places among all. All
   // lanes take part in it.
   template <class Use>
   __device__ __forceinline__ int32_t for_positives(int32_t place, const Use& use) const {
-    const int64_t part = (pass_.count + blockDim.x - 1) / blockDim.x * 32;
-    const int64_t begin = warp_index() * part, end = begin + part < pass_.count ? begin + part : pass_.count;
+    const int64_t part = (params_.count + blockDim.x - 1) / blockDim.x * 32;
+    const int64_t begin = warp_index() * part, end = begin + part < params_.count ? begin + part : params_.count;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
       const bool here = column < end && column != row_ && same_class(column);
@@ -126,19 +126,19 @@ class Anchor {
   }
 
   __device__ __forceinline__ bool has_row(int64_t i) const {
-    return pass_.table.row[i] >= 0 && pass_.table.row[i] < pass_.table.rows;
+    return params_.table.row[i] >= 0 && params_.table.row[i] < params_.table.rows;
   }
   // Of a class without a row, a number that is no margin.
   __device__ __forceinline__ acc_t margin(int64_t negative) const {
     if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<acc_t>::quiet_NaN();
-    return pass_.table.margin[pass_.table.row[row_] * pass_.table.rows + pass_.table.row[negative]];
+    return params_.table.margin[params_.table.row[row_] * params_.table.rows + params_.table.row[negative]];
   }
 
   __device__ __forceinline__ void check_margins() {
     bool bad = false;
-    for (int64_t c = threadIdx.x; c < pass_.count; c += blockDim.x) bad |= !is_finite(margin(c));
+    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) bad |= !is_finite(margin(c));
     bad = __syncthreads_or(bad);
-    if (threadIdx.x == 0) pass_.margins_are_finite[row_] = !bad;
+    if (threadIdx.x == 0) params_.margins_are_finite[row_] = !bad;
   }
 
   // The positives from `first_` on, in ascending order of v, and what those before each add up to.
@@ -180,7 +180,7 @@ class Anchor {
   // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
   __device__ __forceinline__ acc_t weight_of(int32_t triplets, acc_t v) const {
     const auto weight = static_cast<acc_t>(triplets);
-    if (pass_.squared) return weight;
+    if (params_.squared) return weight;
     return v < acc_t(0) ? weight / (acc_t(-4) * v) : acc_t(0);
   }
 
@@ -201,12 +201,12 @@ class Anchor {
   __device__ __forceinline__ void visit_negatives() {
     const bool last = first_ + size_ == positives_;
     int32_t with_all = 0;  // negatives: these would all count at one place
-    for (int64_t c = threadIdx.x; c < pass_.count; c += blockDim.x) {
+    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) {
       if (same_class(c)) continue;
       // Whether a triplet is active is decided in the type of v. What it adds is v_an - v_ap, and half the margin
       // apart: rounded to the size of v, the margin would bias every triplet alike.
       const acc_t v = pairs_[c];
-      const double half_margin = pass_.table.margin ? 0.5 * static_cast<double>(margin(c)) : pass_.half_margin;
+      const double half_margin = params_.table.margin ? 0.5 * static_cast<double>(margin(c)) : params_.half_margin;
       const int below = positives_below(v + static_cast<acc_t>(half_margin));
       if (below > 0) {
         value_ += static_cast<double>(below) * static_cast<double>(v) - sum_before_[below];
@@ -218,7 +218,7 @@ class Anchor {
           atomicAdd(active_ + below - 1, 1);
         }
       }
-      if (!pass_.need_weights) continue;
+      if (!params_.need_weights) continue;
       const int32_t triplets = below + (first_ > 0 ? actives_[c] : 0);
       if (last) {
         const acc_t weight = weight_of(triplets, v);
@@ -233,7 +233,7 @@ class Anchor {
   }
 
   __device__ __forceinline__ void visit_positives() {
-    if (pass_.need_weights) {
+    if (params_.need_weights) {
       // The active triplets of a positive are those of negatives that are above it, or above a greater one.
       if (warp_index() == 0)
         scan<int32_t>([&](int r) { return active_[size_ - 1 - r]; },
@@ -247,7 +247,7 @@ class Anchor {
     __syncthreads();  // before the list is another
   }
 
-  const AnchorPass<acc_t>& pass_;
+  const AnchorParams<acc_t>& params_;
   AnchorShared<acc_t>& shared_;
   double* sum_before_;  // [positives + 1]
   Positive* list_;

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, 4) center_kernel(BatchAllGradient<Sc
 }
 
 template <class MmaPolicy>
-struct MeasuresPass {
+struct PairMeasureParams {
   using acc_t = typename MmaPolicy::acc_t;
   PackedMatrix<MmaPolicy> rows;
   const acc_t* shift;
@@ -85,36 +85,36 @@ struct MeasuresPass {
 };
 
 template <class MmaPolicy>
-__global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(MeasuresPass<MmaPolicy> pass) {
+__global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(PairMeasureParams<MmaPolicy> params) {
   using acc_t = typename MmaPolicy::acc_t;
-  const int64_t row_panels = panels_of<MmaPolicy>(pass.strip_rows), count = pass.rows.count;
+  const int64_t row_panels = panels_of<MmaPolicy>(params.strip_rows), count = params.rows.count;
   Fragment<MmaPolicy> fragment;
   for (int64_t i = blockIdx.x; i < row_panels * panels_of<MmaPolicy>(count); i += gridDim.x) {
     const int64_t row_panel = i % row_panels, column_panel = i / row_panels;
-    make_tile(pass.rows, pass.rows, pass.first_row / MmaPolicy::kTile + row_panel, column_panel, fragment);
+    make_tile(params.rows, params.rows, params.first_row / MmaPolicy::kTile + row_panel, column_panel, fragment);
 #pragma unroll
     for (int r = 0; r < MmaPolicy::kRows; ++r) {
       const int64_t row = row_panel * MmaPolicy::kTile + MmaPolicy::row(r);
-      if (row >= pass.strip_rows) continue;
+      if (row >= params.strip_rows) continue;
 #pragma unroll
       for (int c = 0; c < MmaPolicy::kColumns; ++c) {
         const int64_t column = column_panel * MmaPolicy::kTile + MmaPolicy::column(c);
         if (column >= count) continue;
         acc_t v = fragment.at[r][c];
         if constexpr (MmaPolicy::kSquaredDifferences) {
-          v = acc_t(-0.5) * (pass.squared ? v : std::sqrt(v));
+          v = acc_t(-0.5) * (params.squared ? v : std::sqrt(v));
         } else {
-          v += pass.shift[column];
+          v += params.shift[column];
         }
-        pass.pairs[row * count + column] = v;
+        params.pairs[row * count + column] = v;
       }
     }
   }
 }
 
 template <class acc_t>
-__global__ void __launch_bounds__(kAnchorThreads, 2) anchors_kernel(AnchorPass<acc_t> pass) {
-  for (int64_t i = blockIdx.x; i < pass.rows; i += gridDim.x) Anchor<acc_t>(pass, i).run();
+__global__ void __launch_bounds__(kAnchorThreads, 2) anchors_kernel(AnchorParams<acc_t> params) {
+  for (int64_t i = blockIdx.x; i < params.rows; i += gridDim.x) Anchor<acc_t>(params, i).run();
 }
 
 // Adds what the columns of a strip of weights add up to.
@@ -223,7 +223,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   using acc_t = typename MmaPolicy::acc_t;
   using GemmPolicy = GradientMmaPolicy<MmaPolicy>;
   const int64_t count = rows.count;
-  AnchorPass<acc_t> anchors{};
+  AnchorParams<acc_t> anchors{};
   anchors.label = rows.label;
   anchors.count = count;
   anchors.squared = rule.squared;
@@ -241,7 +241,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   const RowStats<Scalar, acc_t> stats{rows.x, count, depth, norm, workspace.array<int32_t>(finite_flag_count(count)),
                                       nullptr};
   BatchAllGradient<Scalar, acc_t> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
-  MeasuresPass<MmaPolicy> measures{};
+  PairMeasureParams<MmaPolicy> measures{};
   measures.squared = rule.squared;
   acc_t* const shift = MmaPolicy::kSquaredDifferences ? nullptr : workspace.array<acc_t>(count);
   measures.shift = shift;

@@ -22,7 +22,7 @@ struct BatchAllParts {
   int64_t positives = 1024;  // of an anchor, a power of two
 };
 
-// The gradient is known up to the share of a triplet when all have been seen, so there is no backward pass. O(count
+// The gradient is known up to the share of a triplet when all have been seen, so there is no backward params. O(count
 // depth) memory, or some MiB. The host does not wait for the device to look at the margins: a sample whose class has no
 // row, and a margin between classes of the batch that is not finite, make the loss and the gradient NaN.
 template <class MmaPolicy, class Scalar>

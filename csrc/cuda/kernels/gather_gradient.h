@@ -29,7 +29,7 @@ struct GatherSide {
 };
 
 template <class Scalar, class acc_t>
-struct GatherPass {
+struct GatherParams {
   PairMeasure measure;
   PairEndpoints<acc_t> endpoints;
   GatherSide<Scalar, acc_t> selves, firsts, seconds;
@@ -53,22 +53,22 @@ struct GatherShared {
 template <class Scalar, class acc_t>
 class GatherRow {
  public:
-  __device__ __forceinline__ GatherRow(const GatherPass<Scalar, acc_t>& pass, int64_t row)
-      : pass_(pass),
+  __device__ __forceinline__ GatherRow(const GatherParams<Scalar, acc_t>& params, int64_t row)
+      : params_(params),
         shared_(*reinterpret_cast<GatherShared<acc_t>*>(shared_memory())),
         row_(row),
-        self_(pass.selves.x + row * pass.depth),
-        norm_(pass.selves.norm ? pass.selves.norm[row] : acc_t(1)) {}
+        self_(params.selves.x + row * params.depth),
+        norm_(params.selves.norm ? params.selves.norm[row] : acc_t(1)) {}
 
   __device__ __forceinline__ void run(bool poisoned) {
-    Scalar* grad = pass_.grad + row_ * pass_.depth;
-    const int64_t depth = pass_.depth;
+    Scalar* grad = params_.grad + row_ * params_.depth;
+    const int64_t depth = params_.depth;
     if (poisoned) {
       for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads)
         grad[k] = from_acc<Scalar>(std::numeric_limits<acc_t>::quiet_NaN());
       return;
     }
-    const bool projects = pass_.measure.normalized;
+    const bool projects = params_.measure.normalized;
     if (projects && !has_direction(norm_)) {
       for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads) grad[k] = from_acc<Scalar>(acc_t(0));
       return;
@@ -94,7 +94,7 @@ class GatherRow {
     if (any_) {
 #pragma unroll
       for (int i = 0; i < kGatherColumns; ++i)
-        if (depth_of(i) < pass_.depth) dot[0] += sum_[i] * (to_acc(self_[depth_of(i)]) / norm_);
+        if (depth_of(i) < params_.depth) dot[0] += sum_[i] * (to_acc(self_[depth_of(i)]) / norm_);
     }
     auto* exchange = reinterpret_cast<acc_t*>(shared_.sum);
     sum_of_block<1>(dot, exchange);
@@ -109,10 +109,10 @@ class GatherRow {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {
       const int64_t k = depth_of(i);
-      if (k >= pass_.depth) continue;
+      if (k >= params_.depth) continue;
       acc_t value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
-      if (any_ && pass_.measure.normalized) value = (value - to_acc(self_[k]) / norm_ * along) / norm_;
+      if (any_ && params_.measure.normalized) value = (value - to_acc(self_[k]) / norm_ * along) / norm_;
       grad[k] = from_acc<Scalar>(value);
     }
   }
@@ -123,16 +123,16 @@ class GatherRow {
     int64_t begin, end;
   };
   __device__ __forceinline__ Range range(int stage, bool sorted) const {
-    const PairEndpoints<acc_t>& endpoints = pass_.endpoints;
+    const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count(), partners = endpoints.pairs.partners;
     const bool entries = endpoints.pairs.first == nullptr;  // firsts are where they are
     if (stage == 0) {
-      if (!pass_.at_first || !entries || row_ >= endpoints.pairs.count) return {0, 0};
+      if (!params_.at_first || !entries || row_ >= endpoints.pairs.count) return {0, 0};
       return {row_ * partners, (row_ + 1) * partners};
     }
     if (sorted) return {0, 0};
-    if (stage == 1) return pass_.at_first && !entries ? Range{0, pairs} : Range{0, 0};
-    return pass_.at_second ? Range{pairs, 2 * pairs} : Range{0, 0};
+    if (stage == 1) return params_.at_first && !entries ? Range{0, pairs} : Range{0, 0};
+    return params_.at_second ? Range{pairs, 2 * pairs} : Range{0, 0};
   }
 
   // Adds up the contributions to the depths at hand.
@@ -141,7 +141,7 @@ class GatherRow {
     for (int i = 0; i < kGatherColumns; ++i) sum_[i] = 0;
     any_ = false;
     listed_ = 0;
-    const int64_t* begin = pass_.row_to_pairs.begin;
+    const int64_t* begin = params_.row_to_pairs.begin;
     const int64_t indexed = begin ? begin[row_ + 1] - begin[row_] : 0;
     const bool sorted = begin && indexed <= kGatherList;  // more than that are too many to sort
     bool takes_index = sorted && indexed > 0;
@@ -157,7 +157,7 @@ class GatherRow {
         }
       }
       if (stage == 3 && listed_ == 0 && takes_index) {
-        list_sorted(pass_.row_to_pairs.endpoint + begin[row_], static_cast<int>(indexed));
+        list_sorted(params_.row_to_pairs.endpoint + begin[row_], static_cast<int>(indexed));
         takes_index = false;
       }
       if (listed_ == 0) return;
@@ -181,7 +181,7 @@ class GatherRow {
 
   // Lists those of the next endpoints of a range, one a thread, that lie at this row.
   __device__ __forceinline__ void list_some(const Range& range) {
-    const PairEndpoints<acc_t>& endpoints = pass_.endpoints;
+    const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count();
     const int64_t id = range.begin + threadIdx.x, pair = id < pairs ? id : id - pairs;
     const bool here = id < range.end && (id < pairs ? endpoints.first_of(pair) : endpoints.second_of(pair)) == row_ &&
@@ -201,12 +201,12 @@ class GatherRow {
   }
 
   __device__ __forceinline__ void list(int place, int64_t id) {
-    const PairEndpoints<acc_t>& endpoints = pass_.endpoints;
+    const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count(), pair = id < pairs ? id : id - pairs;
     const bool self_is_first = id < pairs;
     const int64_t other = self_is_first ? endpoints.second_of(pair) : endpoints.first_of(pair);
-    const GatherSide<Scalar, acc_t>& others = self_is_first ? pass_.seconds : pass_.firsts;
-    shared_.other[place] = others.x + other * pass_.depth;
+    const GatherSide<Scalar, acc_t>& others = self_is_first ? params_.seconds : params_.firsts;
+    shared_.other[place] = others.x + other * params_.depth;
     shared_.norm[place] = others.norm ? others.norm[other] : acc_t(1);
     shared_.weight[place] = endpoints.pairs.gradient[pair];
   }
@@ -214,13 +214,13 @@ class GatherRow {
   // Adds what is listed to the sums, in the order of the list, and clears it.
   __device__ __forceinline__ void add_listed() {
     __syncthreads();
-    const bool inner_product = pass_.measure.quantity == PairQuantity::kInnerProduct;
+    const bool inner_product = params_.measure.quantity == PairQuantity::kInnerProduct;
     for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
       acc_t weight = shared_.weight[i];
       const acc_t norm = shared_.norm[i];
       if (inner_product) {
         weight /= norm;
-      } else if (pass_.measure.quantity == PairQuantity::kNegativeDistance) {
+      } else if (params_.measure.quantity == PairQuantity::kNegativeDistance) {
         const acc_t distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), norm);
         weight = distance == acc_t(0) ? acc_t(0) : weight / distance;
       } else {
@@ -235,9 +235,9 @@ class GatherRow {
 #pragma unroll
       for (int c = 0; c < kGatherColumns; ++c) {
         const int64_t k = depth_of(c);
-        if (k >= pass_.depth) continue;
+        if (k >= params_.depth) continue;
         acc_t y = to_acc(other[k]);
-        if (!inner_product) y = pass_.measure.normalized ? y / norm - to_acc(self_[k]) / norm_ : y - to_acc(self_[k]);
+        if (!inner_product) y = params_.measure.normalized ? y / norm - to_acc(self_[k]) / norm_ : y - to_acc(self_[k]);
         // Equal rows have no direction between them, even if they are not finite.
         if (inner_product || weight != acc_t(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
@@ -248,15 +248,15 @@ class GatherRow {
   // By a warp.
   __device__ __forceinline__ acc_t distance_to(const Scalar* other, acc_t norm) const {
     acc_t sum = 0;
-    for (int64_t k = lane_index(); k < pass_.depth; k += 32) {
+    for (int64_t k = lane_index(); k < params_.depth; k += 32) {
       const acc_t x = to_acc(self_[k]), y = to_acc(other[k]);
-      const acc_t difference = pass_.measure.normalized ? y / norm - x / norm_ : y - x;
+      const acc_t difference = params_.measure.normalized ? y / norm - x / norm_ : y - x;
       sum = fma(difference, difference, sum);
     }
     return std::sqrt(sum_of_warp(sum));
   }
 
-  const GatherPass<Scalar, acc_t>& pass_;
+  const GatherParams<Scalar, acc_t>& params_;
   GatherShared<acc_t>& shared_;
   const int64_t row_;
   const Scalar* self_;

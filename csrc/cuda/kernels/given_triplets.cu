@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
 }
 
 template <class Loss, class Scalar, class acc_t>
-struct TripletPass {
+struct TripletParams {
   PairMeasure measure;
   Loss loss;
   RowStats<Scalar, acc_t> rows;
@@ -171,39 +171,40 @@ __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, cons
 
 // A warp measures a triplet; the last block makes the loss of the sums of all.
 template <class Loss, class Scalar, class acc_t>
-__global__ void __launch_bounds__(kTripletThreads, 4) measure_triplets_kernel(TripletPass<Loss, Scalar, acc_t> pass) {
+__global__ void __launch_bounds__(kTripletThreads, 4)
+    measure_triplets_kernel(TripletParams<Loss, Scalar, acc_t> params) {
   constexpr int kSums = SumsOf<Loss, acc_t>::kSums + 1;
-  const auto sums = sums_of<acc_t>(pass.loss, pass.out.positive, pass.out.negative, pass.triplets.count);
+  const auto sums = sums_of<acc_t>(params.loss, params.out.positive, params.out.negative, params.triplets.count);
   auto* shared = reinterpret_cast<double*>(shared_memory());
   double sum[kSums] = {};
-  for (int64_t t = int64_t{blockIdx.x} * kTripletWarps + warp_index(); t < pass.triplets.count;
+  for (int64_t t = int64_t{blockIdx.x} * kTripletWarps + warp_index(); t < params.triplets.count;
        t += int64_t{gridDim.x} * kTripletWarps) {
-    const int64_t* triplet = pass.triplets.rows + 3 * t;
-    const bool sound = is_triplet(triplet, pass.rows.count);
+    const int64_t* triplet = params.triplets.rows + 3 * t;
+    const bool sound = is_triplet(triplet, params.rows.count);
     acc_t positive = std::numeric_limits<acc_t>::quiet_NaN(), negative = positive;
-    if (sound) measure_triplet(pass.measure, pass.rows, triplet, &positive, &negative);
+    if (sound) measure_triplet(params.measure, params.rows, triplet, &positive, &negative);
     if (lane_index() != 0) continue;
-    pass.out.positive[t] = sums.kept(positive);
-    pass.out.negative[t] = sums.kept(negative);
-    sums.add(t, sum, pass.out.loss);
+    params.out.positive[t] = sums.kept(positive);
+    params.out.negative[t] = sums.kept(negative);
+    sums.add(t, sum, params.out.loss);
     sum[kSums - 1] += !sound;
   }
   sum_of_block<kSums>(sum, shared);
   if (gridDim.x > 1) {
     if (threadIdx.x == 0)
-      for (int s = 0; s < kSums; ++s) pass.partial[int64_t{blockIdx.x} * kSums + s] = sum[s];
-    if (!is_last_block(pass.blocks_done)) return;
+      for (int s = 0; s < kSums; ++s) params.partial[int64_t{blockIdx.x} * kSums + s] = sum[s];
+    if (!is_last_block(params.blocks_done)) return;
 #pragma unroll
     for (int s = 0; s < kSums; ++s) sum[s] = 0;
     for (int64_t b = threadIdx.x; b < gridDim.x; b += kTripletThreads)
 #pragma unroll
-      for (int s = 0; s < kSums; ++s) sum[s] += pass.partial[b * kSums + s];
+      for (int s = 0; s < kSums; ++s) sum[s] += params.partial[b * kSums + s];
     sum_of_block<kSums>(sum, shared);
   }
   if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
-  const bool infinite = block_finds_infinite(pass.rows.finite, finite_flag_count(pass.rows.count));
-  sums.finalize(shared, infinite || shared[kSums - 1] > 0, shared_memory(), pass.out.loss);
+  const bool infinite = block_finds_infinite(params.rows.finite, finite_flag_count(params.rows.count));
+  sums.finalize(shared, infinite || shared[kSums - 1] > 0, shared_memory(), params.out.loss);
 }
 
 // What a gradient needs to know of all triplets: the sums, and whether all are triplets. One block.
@@ -263,19 +264,20 @@ void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const Paired
                       const Stream& stream) {
   const int64_t blocks =
       std::clamp<int64_t>((triplets.count + kTripletWarps - 1) / kTripletWarps, 1, kMaxTripletBlocks);
-  TripletPass<Loss, Scalar, acc_t> pass{measure, loss, {}, triplets, out, nullptr, nullptr};
-  pass.rows = {rows.x,
-               rows.count,
-               rows.depth,
-               measure.normalized ? workspace.array<acc_t>(rows.count) : nullptr,
-               workspace.array<int32_t>(finite_flag_count(rows.count)),
-               nullptr};
-  pass.partial = workspace.array<double>(blocks * (SumsOf<Loss, acc_t>::kSums + 1));
-  pass.blocks_done = workspace.array<int32_t>(1);
+  TripletParams<Loss, Scalar, acc_t> params{measure, loss, {}, triplets, out, nullptr, nullptr};
+  params.rows = {rows.x,
+                 rows.count,
+                 rows.depth,
+                 measure.normalized ? workspace.array<acc_t>(rows.count) : nullptr,
+                 workspace.array<int32_t>(finite_flag_count(rows.count)),
+                 nullptr};
+  params.partial = workspace.array<double>(blocks * (SumsOf<Loss, acc_t>::kSums + 1));
+  params.blocks_done = workspace.array<int32_t>(1);
   launch("row_stats", row_stats_kernel<Scalar, acc_t>,
-         {std::max<int64_t>(1, finite_flag_count(rows.count)), kTripletThreads}, stream, pass.rows, pass.blocks_done);
+         {std::max<int64_t>(1, finite_flag_count(rows.count)), kTripletThreads}, stream, params.rows,
+         params.blocks_done);
   launch("measure_triplets", measure_triplets_kernel<Loss, Scalar, acc_t>, {blocks, kTripletThreads, kSharedSums},
-         stream, pass);
+         stream, params);
 }
 
 template <class Loss, class Scalar, class acc_t>

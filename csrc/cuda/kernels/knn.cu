@@ -44,7 +44,7 @@ struct NearestEpilogue {
 };
 
 template <class MmaPolicy>
-struct NearestPass {
+struct NearestParams {
   using acc_t = typename MmaPolicy::acc_t;
   PackedMatrix<MmaPolicy> rows, columns;
   bool exclude_self;
@@ -88,9 +88,9 @@ class NearestPanel {
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  __device__ __forceinline__ NearestPanel(const NearestPass<MmaPolicy>& pass, int64_t row_panel, int64_t split)
-      : pass_(pass), row_panel_(row_panel), split_(split) {
-    const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
+  __device__ __forceinline__ NearestPanel(const NearestParams<MmaPolicy>& params, int64_t row_panel, int64_t split)
+      : params_(params), row_panel_(row_panel), split_(split) {
+    const size_t lists = params.pools.sorting_warps * static_cast<size_t>(params.pools.capacity) * sizeof(Candidate);
     worst_key_ =
         reinterpret_cast<acc_t*>(shared_memory() + (lists > MmaPolicy::kSharedBytes ? lists : MmaPolicy::kSharedBytes));
     size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
@@ -102,12 +102,12 @@ class NearestPanel {
       size_[threadIdx.x] = 0;
     }
     __syncthreads();
-    const int64_t panels = panels_of<MmaPolicy>(pass_.columns.count), num_splits = pass_.pools.num_splits;
+    const int64_t panels = panels_of<MmaPolicy>(params_.columns.count), num_splits = params_.pools.num_splits;
     const int64_t last = panels * (split_ + 1) / num_splits;
     for (int64_t column = panels * split_ / num_splits; column < last; ++column) {
-      make_tile(pass_.rows, pass_.columns, row_panel_, column, fragment_);
+      make_tile(params_.rows, params_.columns, row_panel_, column, fragment_);
       const bool full = append(column * kTile);
-      if (__syncthreads_or(full && pass_.may_overflow)) {
+      if (__syncthreads_or(full && params_.may_overflow)) {
         for_each_row([&](int row) {
           if (size_[row] > max_fill()) cut(row);
         });
@@ -120,29 +120,29 @@ class NearestPanel {
 
  private:
   // Candidates that a pool may hold when a tile is added to it.
-  __device__ __forceinline__ int max_fill() const { return pass_.pools.capacity - kTile; }
+  __device__ __forceinline__ int max_fill() const { return params_.pools.capacity - kTile; }
 
   __device__ __forceinline__ int64_t query(int row) const { return row_panel_ * kTile + row; }
 
   // Rows of the panel, a split of them each warp that sorts.
   template <class Use>
   __device__ __forceinline__ void for_each_row(const Use& use) {
-    const int warps = pass_.pools.sorting_warps;
+    const int warps = params_.pools.sorting_warps;
     if (warp_index() >= warps) return;
-    for (int row = warp_index(); row < kTile && query(row) < pass_.rows.count; row += warps) use(row);
+    for (int row = warp_index(); row < kTile && query(row) < params_.rows.count; row += warps) use(row);
   }
 
   // Appends what beats its row's worst; true if some pool is too full for a tile more.
   __device__ __forceinline__ bool append(int64_t first_column) {
     const acc_t sign = MmaPolicy::kSquaredDifferences ? acc_t(-1) : acc_t(1);
-    const int64_t left = pass_.columns.count - first_column;
+    const int64_t left = params_.columns.count - first_column;
     const int columns = left < kTile ? static_cast<int>(left) : kTile;
-    const bool has_selves = pass_.exclude_self && first_column == row_panel_ * kTile;  // on the diagonal
+    const bool has_selves = params_.exclude_self && first_column == row_panel_ * kTile;  // on the diagonal
     bool full = false;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int row = MmaPolicy::row(r);
-      if (query(row) >= pass_.rows.count) continue;
+      if (query(row) >= params_.rows.count) continue;
       // Columns come in ascending order: at an equal key, those that are in the pool win. NaN beats nothing.
       const acc_t worst = worst_key_[row];
       uint32_t better = 0;
@@ -155,7 +155,7 @@ class NearestPanel {
       if (better == 0) continue;
       const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
       full |= place + count > max_fill();
-      Candidate* to = pass_.pools.at(split_, query(row)) + place;
+      Candidate* to = params_.pools.at(split_, query(row)) + place;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
         if (better >> c & 1)
@@ -166,8 +166,8 @@ class NearestPanel {
 
   // The warp's list, with the pool of a row, sorted.
   __device__ __forceinline__ const Candidate* sorted(int row) {
-    const Candidate* pool = pass_.pools.at(split_, query(row));
-    Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * pass_.pools.capacity;
+    const Candidate* pool = params_.pools.at(split_, query(row));
+    Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * params_.pools.capacity;
     __syncwarp();  // all are done with the row before
     for (int i = lane_index(); i < size_[row]; i += 32) list[i] = pool[i];
     warp_bitonic_sort(list, size_[row]);
@@ -177,24 +177,24 @@ class NearestPanel {
   // Leaves a row its k best; it has more.
   __device__ __forceinline__ void cut(int row) {
     const Candidate* list = sorted(row);
-    Candidate* pool = pass_.pools.at(split_, query(row));
-    for (int i = lane_index(); i < pass_.epilogue.k; i += 32) pool[i] = list[i];
+    Candidate* pool = params_.pools.at(split_, query(row));
+    for (int i = lane_index(); i < params_.epilogue.k; i += 32) pool[i] = list[i];
     if (lane_index() == 0) {  // all have read the size before they sorted
-      worst_key_[row] = list[pass_.epilogue.k - 1].key();
-      size_[row] = pass_.epilogue.k;
+      worst_key_[row] = list[params_.epilogue.k - 1].key();
+      size_[row] = params_.epilogue.k;
     }
   }
 
   __device__ __forceinline__ void finalize(int row) {
     const Candidate* list = sorted(row);
-    const int size = size_[row] < pass_.epilogue.k ? size_[row] : pass_.epilogue.k;
-    if (pass_.pools.num_splits == 1) return write_neighbors(pass_.epilogue, list, size, query(row));
-    Candidate* pool = pass_.pools.at(split_, query(row));
+    const int size = size_[row] < params_.epilogue.k ? size_[row] : params_.epilogue.k;
+    if (params_.pools.num_splits == 1) return write_neighbors(params_.epilogue, list, size, query(row));
+    Candidate* pool = params_.pools.at(split_, query(row));
     for (int i = lane_index(); i < size; i += 32) pool[i] = list[i];
-    if (lane_index() == 0) pass_.pools.size[split_ * pass_.pools.queries + query(row)] = size;
+    if (lane_index() == 0) params_.pools.size[split_ * params_.pools.queries + query(row)] = size;
   }
 
-  const NearestPass<MmaPolicy>& pass_;
+  const NearestParams<MmaPolicy>& params_;
   int64_t row_panel_, split_;
   acc_t* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
   int32_t* size_;     // [kTile], of the pools
@@ -202,10 +202,10 @@ class NearestPanel {
 };
 
 template <class MmaPolicy>
-__global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestPass<MmaPolicy> pass) {
-  const int64_t panels = panels_of<MmaPolicy>(pass.rows.count);
-  for (int64_t i = blockIdx.x; i < panels * pass.pools.num_splits; i += gridDim.x)
-    NearestPanel<MmaPolicy>(pass, i % panels, i / panels).run();
+__global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestParams<MmaPolicy> params) {
+  const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
+  for (int64_t i = blockIdx.x; i < panels * params.pools.num_splits; i += gridDim.x)
+    NearestPanel<MmaPolicy>(params, i % panels, i / panels).run();
 }
 
 // A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
@@ -241,35 +241,36 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
   using acc_t = typename MmaPolicy::acc_t;
   if (queries.count == 0) return;
   const bool cosine = kind == Similarity::kCosine;
-  NearestPass<MmaPolicy> pass{};
-  pass.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
-  pass.columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
-  pass.exclude_self = !refs && exclude_self;
-  pass.epilogue = {kind, static_cast<int>(k), out};
+  NearestParams<MmaPolicy> params{};
+  params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
+  params.columns =
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : params.rows;
+  params.exclude_self = !refs && exclude_self;
+  params.epilogue = {kind, static_cast<int>(k), out};
 
   const int64_t row_panels = panels_of<MmaPolicy>(queries.count);
-  const int64_t column_panels = panels_of<MmaPolicy>(pass.columns.count);
-  NearestPools<acc_t>& pools = pass.pools;
+  const int64_t column_panels = panels_of<MmaPolicy>(params.columns.count);
+  NearestPools<acc_t>& pools = params.pools;
   pools.queries = queries.count;
   pools.num_splits =
       std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels / kMinSplitPanels));
   // Of a split there are no more columns than this.
   const int64_t share_columns =
-      std::min(pass.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * MmaPolicy::kTile);
+      std::min(params.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * MmaPolicy::kTile);
   pools.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
   pools.sorting_warps = sorting_warps<acc_t>(pools.capacity);
   pools.pool = workspace.array<PackedCandidate<acc_t>>(pools.num_splits * pools.queries * pools.capacity);
   pools.size = workspace.array<int32_t>(pools.num_splits * pools.queries);
-  pass.may_overflow = share_columns > pools.capacity;
+  params.may_overflow = share_columns > pools.capacity;
   launch("nearest", nearest_kernel<MmaPolicy>,
          {row_panels * pools.num_splits, kTileThreads,
           nearest_shared_bytes<MmaPolicy>(pools.capacity, pools.sorting_warps)},
-         stream, pass);
+         stream, params);
   if (pools.num_splits == 1) return;
   const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<acc_t>(room);
   launch("merge_nearest", merge_nearest_kernel<acc_t>,
          {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(PackedCandidate<acc_t>)}, stream,
-         pools, pass.epilogue, room);
+         pools, params.epilogue, room);
 }
 
 #define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                        \

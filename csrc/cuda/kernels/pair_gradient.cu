@@ -165,12 +165,12 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 }
 
 template <class Scalar, class acc_t>
-__global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherPass<Scalar, acc_t> pass) {
+__global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherParams<Scalar, acc_t> params) {
   bool poisoned = false;
   for (int side = 0; side < 3; ++side)
-    if (pass.finite[side]) poisoned |= block_finds_infinite(pass.finite[side], pass.groups[side]);
-  for (int64_t row = blockIdx.x; row < pass.selves.count; row += gridDim.x)
-    GatherRow<Scalar, acc_t>(pass, row).run(poisoned);
+    if (params.finite[side]) poisoned |= block_finds_infinite(params.finite[side], params.groups[side]);
+  for (int64_t row = blockIdx.x; row < params.selves.count; row += gridDim.x)
+    GatherRow<Scalar, acc_t>(params, row).run(poisoned);
 }
 
 template <class Scalar, class acc_t>
@@ -238,26 +238,26 @@ class PairGradient {
     const auto side = [](const RowStats<Scalar, acc_t>& rows) {
       return GatherSide<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
-    GatherPass<Scalar, acc_t> pass{};
-    pass.measure = measure_;
-    pass.endpoints = endpoints;
-    pass.selves = side(selves);
-    pass.firsts = side(x_);
-    pass.seconds = side(rows_.refs ? refs_ : x_);
-    pass.at_first = at_first;
-    pass.at_second = at_second;
-    pass.depth = rows_.depth;
-    pass.grad = grad;
+    GatherParams<Scalar, acc_t> params{};
+    params.measure = measure_;
+    params.endpoints = endpoints;
+    params.selves = side(selves);
+    params.firsts = side(x_);
+    params.seconds = side(rows_.refs ? refs_ : x_);
+    params.at_first = at_first;
+    params.at_second = at_second;
+    params.depth = rows_.depth;
+    params.grad = grad;
     if (all_finite_) {
-      pass.finite[0] = all_finite_;
-      pass.groups[0] = 1;
+      params.finite[0] = all_finite_;
+      params.groups[0] = 1;
     } else if (poisons_) {
-      pass.finite[0] = x_.finite;
-      pass.groups[0] = finite_flag_count(x_.count);
-      pass.finite[1] = refs_.finite;
-      pass.groups[1] = finite_flag_count(refs_.count);
-      pass.finite[2] = endpoints.pairs.sound;
-      pass.groups[2] = 1;
+      params.finite[0] = x_.finite;
+      params.groups[0] = finite_flag_count(x_.count);
+      params.finite[1] = refs_.finite;
+      params.groups[1] = finite_flag_count(refs_.count);
+      params.finite[2] = endpoints.pairs.sound;
+      params.groups[2] = 1;
     }
     const bool firsts = at_first && endpoints.pairs.first;
     if (indexed && (firsts || at_second)) {
@@ -271,10 +271,10 @@ class PairGradient {
              selves.incidence_count, selves.count, begin);
       launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, firsts, at_second,
              static_cast<const int64_t*>(begin), selves.incidence_count, endpoint);
-      pass.row_to_pairs = {begin, endpoint};
+      params.row_to_pairs = {begin, endpoint};
     }
     launch("gather_gradient", gather_gradient_kernel<Scalar, acc_t>,
-           {selves.count, kGatherThreads, sizeof(GatherShared<acc_t>)}, stream_, pass);
+           {selves.count, kGatherThreads, sizeof(GatherShared<acc_t>)}, stream_, params);
   }
 
   const PairMeasure measure_;

@@ -13,11 +13,11 @@ constexpr int64_t kPickWarps = kPickThreads / 32;
 
 template <class MmaPolicy>
 __global__ void __launch_bounds__(kPickThreads, 4)
-    pick_random_kernel(PickPass<MmaPolicy> pass, const double* uniform, typename MmaPolicy::acc_t upper,
+    pick_random_kernel(RandomPickParams<MmaPolicy> params, const double* uniform, typename MmaPolicy::acc_t upper,
                        PackedCandidate<typename MmaPolicy::acc_t>* best) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
-  const PackedMatrix<MmaPolicy>&rows = pass.anchors.rows, &columns = pass.candidates.rows;
+  const PackedMatrix<MmaPolicy>&rows = params.anchors.rows, &columns = params.candidates.rows;
   acc_t* scratch = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
   const bool infinite = block_finds_infinite(rows.finite, finite_flag_count(rows.count)) ||
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
   const bool by_order = infinite || upper < kInfinity;
   for (int64_t row = int64_t{blockIdx.x} * kPickWarps + warp_index(); row < rows.count;
        row += int64_t{gridDim.x} * kPickWarps) {
-    const int64_t label = pass.anchors.label[row];
+    const int64_t label = params.anchors.label[row];
     // The score that a tile would have, so that the order of a pick compares with those of other candidates.
     const auto order_from = [&](int64_t first) {
       const acc_t found = make_row(rows, columns, row, first, scratch);
@@ -34,8 +34,9 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     // The candidates among 32 columns, as the bits of a word.
     const auto candidates_from = [&](int64_t first) {
       const int64_t column = first + lane_index();
-      const bool candidate = column < columns.count && (pass.candidates.label[column] == label) == pass.same_class &&
-                             !(pass.symmetric && column == row);
+      const bool candidate = column < columns.count &&
+                             (params.candidates.label[column] == label) == params.same_class &&
+                             !(params.symmetric && column == row);
       const uint32_t bits = __ballot_sync(kFullWarp, candidate);
       if (!by_order || bits == 0) return bits;
       const acc_t order = order_from(first);  // by all lanes
@@ -64,16 +65,16 @@ __global__ void __launch_bounds__(kPickThreads, 4)
 }  // namespace
 
 template <class MmaPolicy>
-void pick_random(const PickPass<MmaPolicy>& pass, const double* uniform, typename MmaPolicy::acc_t upper,
+void pick_random(const RandomPickParams<MmaPolicy>& params, const double* uniform, typename MmaPolicy::acc_t upper,
                  PackedCandidate<typename MmaPolicy::acc_t>* best, const Stream& stream) {
   launch("pick_random", pick_random_kernel<MmaPolicy>,
-         {(pass.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
+         {(params.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
           kPickThreads * sizeof(typename MmaPolicy::acc_t)},
-         stream, pass, uniform, upper, best);
+         stream, params, uniform, upper, best);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                      \
-  template void pick_random<MmaPolicy>(const PickPass<MmaPolicy>&, const double*, typename MmaPolicy::acc_t, \
+#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                              \
+  template void pick_random<MmaPolicy>(const RandomPickParams<MmaPolicy>&, const double*, typename MmaPolicy::acc_t, \
                                        PackedCandidate<typename MmaPolicy::acc_t>*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)

@@ -13,7 +13,7 @@ struct PickSide {
 };
 
 template <class MmaPolicy>
-struct PickPass {
+struct RandomPickParams {
   PickSide<MmaPolicy> anchors, candidates;
   bool symmetric;   // the candidates are the anchors: an anchor is no candidate of itself
   bool same_class;  // candidates are positives, or else negatives
@@ -22,7 +22,7 @@ struct PickPass {
 // Writes the pick of every anchor to best [anchors], its key being the order of the pair (core/selection.h). Candidates
 // are those whose order is at most `upper`, and not NaN.
 template <class MmaPolicy>
-void pick_random(const PickPass<MmaPolicy>& pass, const double* uniform, typename MmaPolicy::acc_t upper,
+void pick_random(const RandomPickParams<MmaPolicy>& params, const double* uniform, typename MmaPolicy::acc_t upper,
                  PackedCandidate<typename MmaPolicy::acc_t>* best, const Stream& stream);
 
 }  // namespace hardmine::cuda

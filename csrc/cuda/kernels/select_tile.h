@@ -12,7 +12,7 @@ namespace hardmine::cuda {
 
 // A selection that a pass makes: the best of the candidates of every anchor.
 template <class acc_t>
-struct SelectRequest {
+struct SelectionSpec {
   PackedCandidate<acc_t>* best;  // [anchors], with what the anchor starts from; null: not requested
   const acc_t* upper;            // [anchors], the largest admissible key; null: `limit` for all
   acc_t limit;
@@ -20,10 +20,10 @@ struct SelectRequest {
 };
 
 template <class MmaPolicy>
-struct SelectPass : TileSides<MmaPolicy> {
+struct SelectionParams : TileSides<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
-  bool bounded;  // some request has a largest admissible key
-  SelectRequest<acc_t> positive, negative;
+  bool bounded;  // some spec has a largest admissible key
+  SelectionSpec<acc_t> positive, negative;
 };
 
 // Shared memory of a block: the engine's, which serves the exchange between warps as well, and the tile's labels.
@@ -39,47 +39,47 @@ class SelectTile {
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  __device__ __forceinline__ explicit SelectTile(const SelectPass<MmaPolicy>& pass)
-      : pass_(pass), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
+  __device__ __forceinline__ explicit SelectTile(const SelectionParams<MmaPolicy>& params)
+      : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
 
   // Makes and consumes one tile. `both_sides`: its pairs serve their columns, too.
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
     first_row_ = row_panel * kTile;
     first_column_ = column_panel * kTile;
     both_sides_ = both_sides && row_panel != column_panel;
-    const bool any_same_class = labels_.read(pass_, first_row_, first_column_);
-    const bool whole = first_row_ + kTile <= pass_.rows.count && first_column_ + kTile <= pass_.columns.count;
+    const bool any_same_class = labels_.read(params_, first_row_, first_column_);
+    const bool whole = first_row_ + kTile <= params_.rows.count && first_column_ + kTile <= params_.columns.count;
     const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
-    const bool positives = pass_.positive.best && any_same_class;
-    if (!positives && !pass_.negative.best) return;
-    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, fragment_);
-    if (pass_.negative.best) {
-      if (pass_.bounded) {
-        offer_all<false, true, true>(pass_.negative);
+    const bool positives = params_.positive.best && any_same_class;
+    if (!positives && !params_.negative.best) return;
+    make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
+    if (params_.negative.best) {
+      if (params_.bounded) {
+        offer_all<false, true, true>(params_.negative);
       } else if (all_negatives) {
-        offer_all<false, false, false>(pass_.negative);
+        offer_all<false, false, false>(params_.negative);
       } else {
-        offer_all<false, true, false>(pass_.negative);
+        offer_all<false, true, false>(params_.negative);
       }
     }
     if (positives) {
-      if (pass_.bounded) {
-        offer_all<true, true, true>(pass_.positive);
+      if (params_.bounded) {
+        offer_all<true, true, true>(params_.positive);
       } else {
-        offer_all<true, true, false>(pass_.positive);
+        offer_all<true, true, false>(params_.positive);
       }
     }
   }
 
  private:
-  static __device__ __forceinline__ acc_t upper_of(const SelectRequest<acc_t>& request, int64_t anchor, int64_t count) {
-    if (!request.upper) return request.limit;
-    return anchor < count ? request.upper[anchor] : request.limit;
+  static __device__ __forceinline__ acc_t upper_of(const SelectionSpec<acc_t>& spec, int64_t anchor, int64_t count) {
+    if (!spec.upper) return spec.limit;
+    return anchor < count ? spec.upper[anchor] : spec.limit;
   }
 
   // kSome: not every pair of the tile is a candidate. kBounded: keys have a largest admissible one.
   template <bool kPositive, bool kSome, bool kBounded>
-  __device__ __forceinline__ void offer_all(const SelectRequest<acc_t>& request) {
+  __device__ __forceinline__ void offer_all(const SelectionSpec<acc_t>& spec) {
     constexpr acc_t kWorst = -std::numeric_limits<acc_t>::infinity();
     constexpr int kAtOnce = 8;  // columns: as many as registers are left for
     acc_t row_key[kRows], row_upper[kRows];
@@ -90,7 +90,7 @@ class SelectTile {
       row_key[r] = kWorst;
       row_best[r] = kBelowRange;
       if constexpr (kSome) row_label[r] = labels_.row[MmaPolicy::row(r)];
-      if constexpr (kBounded) row_upper[r] = upper_of(request, first_row_ + MmaPolicy::row(r), pass_.rows.count);
+      if constexpr (kBounded) row_upper[r] = upper_of(spec, first_row_ + MmaPolicy::row(r), params_.rows.count);
     }
 #pragma unroll
     for (int first = 0; first < kColumns; first += kAtOnce) {
@@ -104,15 +104,15 @@ class SelectTile {
         const int64_t label = kSome ? labels_.column[MmaPolicy::column(c)] : 0;
         acc_t column_upper = 0;
         if constexpr (kBounded)  // columns are anchors in a symmetric pass only
-          column_upper = pass_.symmetric ? upper_of(request, column, pass_.columns.count) : request.limit;
+          column_upper = params_.symmetric ? upper_of(spec, column, params_.columns.count) : spec.limit;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const int64_t row = first_row_ + MmaPolicy::row(r);
-          const acc_t key = request.sign * fragment_.at[r][c];  // NaN is above nothing
+          const acc_t key = spec.sign * fragment_.at[r][c];  // NaN is above nothing
           bool candidate = true;
           if constexpr (kSome) {
-            candidate = (label == row_label[r]) == kPositive && column < pass_.columns.count &&
-                        row < pass_.rows.count && !(pass_.symmetric && row == column);
+            candidate = (label == row_label[r]) == kPositive && column < params_.columns.count &&
+                        row < params_.rows.count && !(params_.symmetric && row == column);
           }
           // Rows and columns come in ascending order: of equal keys the first has the lowest index.
           if (candidate && key > row_key[r] && (!kBounded || key <= row_upper[r])) {
@@ -141,9 +141,9 @@ class SelectTile {
 
     __syncthreads();
     if (threadIdx.x < kTile) {
-      offer_best(request, exchange() + threadIdx.x, first_row_ + threadIdx.x, pass_.rows.count);
+      offer_best(spec, exchange() + threadIdx.x, first_row_ + threadIdx.x, params_.rows.count);
       if (both_sides_)
-        offer_best(request, exchange() + 2 * kTile + threadIdx.x, first_column_ + threadIdx.x, pass_.columns.count);
+        offer_best(spec, exchange() + 2 * kTile + threadIdx.x, first_column_ + threadIdx.x, params_.columns.count);
     }
     __syncthreads();  // before the exchange is used again
   }
@@ -151,13 +151,13 @@ class SelectTile {
   // Where the two warps of a line meet, [rows, columns][warps of a line][kTile]. The engine is done with this memory.
   static __device__ __forceinline__ Candidate* exchange() { return reinterpret_cast<Candidate*>(shared_memory()); }
 
-  static __device__ __forceinline__ void offer_best(const SelectRequest<acc_t>& request, const Candidate* halves,
+  static __device__ __forceinline__ void offer_best(const SelectionSpec<acc_t>& spec, const Candidate* halves,
                                                     int64_t anchor, int64_t count) {
     const Candidate best = halves[kTile].beats(halves[0]) ? halves[kTile] : halves[0];
-    if (anchor < count && best.index() >= 0) offer(request.best + anchor, best);
+    if (anchor < count && best.index() >= 0) offer(spec.best + anchor, best);
   }
 
-  const SelectPass<MmaPolicy>& pass_;
+  const SelectionParams<MmaPolicy>& params_;
   const TileLabels<MmaPolicy> labels_;
   int64_t first_row_ = 0, first_column_ = 0;
   bool both_sides_ = false;

@@ -24,9 +24,9 @@ constexpr bool kAtomic = std::is_same_v<typename MmaPolicy::acc_t, float>;
 
 template <class MmaPolicy>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    select_tiles_kernel(SelectPass<MmaPolicy> pass, TileGrid grid, bool fuses_epilogue,
+    select_tiles_kernel(SelectionParams<MmaPolicy> params, TileGrid grid, bool fuses_epilogue,
                         SelectionEpilogue<typename MmaPolicy::acc_t> epilogue) {
-  SelectTile<MmaPolicy> tile(pass);
+  SelectTile<MmaPolicy> tile(params);
   if constexpr (kAtomic<MmaPolicy>) {
     for (int64_t i = blockIdx.x; i < grid.size(); i += gridDim.x) {
       const TilePlace place = grid.at(i);
@@ -112,29 +112,29 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
 
   const TileGrid grid{panels_of<MmaPolicy>(count), panels_of<MmaPolicy>(columns.count), symmetric};
   // Tiles of squared differences: the smallest is the most similar.
-  const auto request = [](PackedCandidate<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
-    return SelectRequest<acc_t>{best, upper, limit, acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
+  const auto spec = [](PackedCandidate<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
+    return SelectionSpec<acc_t>{best, upper, limit, acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
   };
-  const SelectRequest<acc_t> none{};
+  const SelectionSpec<acc_t> none{};
   const bool has_tiles = grid.size() > 0;
   bool finalized = false;
-  const auto run = [&](const SelectRequest<acc_t>& positive, const SelectRequest<acc_t>& negative, bool bounded,
+  const auto run = [&](const SelectionSpec<acc_t>& positive, const SelectionSpec<acc_t>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
-    const SelectPass<MmaPolicy> pass{
+    const SelectionParams<MmaPolicy> params{
         {rows, columns, anchors.label, refs ? refs->label : anchors.label, symmetric}, bounded, positive, negative};
     finalized = is_last && count <= kMaxFusedEpilogueRows;
     launch("select_tiles", select_tiles_kernel<MmaPolicy>,
-           {kAtomic<MmaPolicy> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<MmaPolicy>()}, stream, pass,
-           grid, finalized, epilogue);
+           {kAtomic<MmaPolicy> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<MmaPolicy>()}, stream,
+           params, grid, finalized, epilogue);
   };
 
   const bool bounded_positives = positives.upper < kInfinity;
-  const SelectRequest<acc_t> positive =
-      random_positive ? none : request(start.best[0], epilogue.positive_negated, positives.upper, nullptr);
-  SelectRequest<acc_t> negative = none;
-  if (falls_back) negative = request(start.best[2], epilogue.fallback_negated, kInfinity, nullptr);
-  if (!semihard && !random_negative) negative = request(start.best[1], epilogue.negative_negated, kInfinity, nullptr);
+  const SelectionSpec<acc_t> positive =
+      random_positive ? none : spec(start.best[0], epilogue.positive_negated, positives.upper, nullptr);
+  SelectionSpec<acc_t> negative = none;
+  if (falls_back) negative = spec(start.best[2], epilogue.fallback_negated, kInfinity, nullptr);
+  if (!semihard && !random_negative) negative = spec(start.best[1], epilogue.negative_negated, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
   const auto pick = [&](const double* uniform, bool same_class, acc_t upper, PackedCandidate<acc_t>* best) {
     pick_random<MmaPolicy>(
@@ -148,7 +148,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
     launch("start_semihard", start_semihard_kernel<acc_t>,
            {(count + kEpilogueThreads - 1) / kEpilogueThreads, kEpilogueThreads}, stream, rule,
            static_cast<const PackedCandidate<acc_t>*>(start.best[0]), count, start.best[1], upper);
-    run(none, request(start.best[1], false, kInfinity, upper), true, true);
+    run(none, spec(start.best[1], false, kInfinity, upper), true, true);
   }
   if (finalized) return;
   const int64_t blocks =

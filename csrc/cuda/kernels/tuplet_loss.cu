@@ -13,17 +13,17 @@ constexpr int64_t kTargetBlocks = 512;  // to occupy a GPU
 constexpr int kEpilogueThreads = 256;   // anchors that are added up at once, too
 
 template <class MmaPolicy>
-__global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletPass<MmaPolicy> pass) {
-  const int64_t panels = panels_of<MmaPolicy>(pass.rows.count);
-  for (int64_t i = blockIdx.x; i < panels * pass.num_splits; i += gridDim.x)
-    TupletPanel<MmaPolicy>(pass, i % panels, i / panels).levels();
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletParams<MmaPolicy> params) {
+  const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
+  for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
+    TupletPanel<MmaPolicy>(params, i % panels, i / panels).levels();
 }
 
 template <class MmaPolicy>
-__global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPass<MmaPolicy> pass) {
-  const int64_t panels = panels_of<MmaPolicy>(pass.rows.count);
-  for (int64_t i = blockIdx.x; i < panels * pass.num_splits; i += gridDim.x)
-    TupletPanel<MmaPolicy>(pass, i % panels, i / panels).softplus_sums();
+__global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletParams<MmaPolicy> params) {
+  const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
+  for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
+    TupletPanel<MmaPolicy>(params, i % panels, i / panels).softplus_sums();
 }
 
 // From the num_splits to the outputs, and to the loss.
@@ -159,58 +159,59 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   SelectionStart<acc_t> start;
   start.blocks_done = workspace.array<int32_t>(1);
 
-  TupletPass<MmaPolicy> pass{};
-  pass.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
-  pass.columns = refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
-  pass.row_label = anchors.label;
-  pass.column_label = refs ? refs->label : anchors.label;
-  pass.symmetric = refs == nullptr;
-  const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(pass.columns.count);
+  TupletParams<MmaPolicy> params{};
+  params.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+  params.columns =
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : params.rows;
+  params.row_label = anchors.label;
+  params.column_label = refs ? refs->label : anchors.label;
+  params.symmetric = refs == nullptr;
+  const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(params.columns.count);
   if (row_panels > 0)
-    pass.num_splits = std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels));
-  const int64_t parts = pass.num_splits * count;
+    params.num_splits = std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels));
+  const int64_t parts = params.num_splits * count;
 
   const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<acc_t> range = positive_range<acc_t>(selection);
   const bool negated = prefers_least_similar(selection.positive);
-  pass.selects = !all;
-  pass.sign =
+  params.selects = !all;
+  params.sign =
       acc_t(negated == MmaPolicy::kSquaredDifferences ? 1 : -1);  // of squared differences the smallest is most similar
-  pass.upper = range.upper;
-  pass.start = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
-  pass.one_shift = one_shift_suffices(rule);
-  pass.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule.temperature);
-  pass.levels = {workspace.array<PackedCandidate<acc_t>>(parts), workspace.array<acc_t>(parts),
-                 workspace.array<double>(parts)};
+  params.upper = range.upper;
+  params.start = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
+  params.one_shift = one_shift_suffices(rule);
+  params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule.temperature);
+  params.levels = {workspace.array<PackedCandidate<acc_t>>(parts), workspace.array<acc_t>(parts),
+                   workspace.array<double>(parts)};
 
   TupletEpilogue<acc_t> epilogue{};
   epilogue.rule = rule;
   epilogue.all = all;
   epilogue.positive_negated = negated;
   epilogue.count = count;
-  epilogue.num_splits = pass.num_splits;
-  epilogue.log2e_over_temperature = pass.log2e_over_temperature;
-  epilogue.levels = pass.levels;
-  epilogue.finite[0] = pass.rows.finite;
+  epilogue.num_splits = params.num_splits;
+  epilogue.log2e_over_temperature = params.log2e_over_temperature;
+  epilogue.levels = params.levels;
+  epilogue.finite[0] = params.rows.finite;
   epilogue.groups[0] = finite_flag_count(count);
-  epilogue.finite[1] = pass.columns.finite;
+  epilogue.finite[1] = params.columns.finite;
   epilogue.groups[1] = refs ? finite_flag_count(refs->count) : 0;
   epilogue.partial = workspace.array<double>(2 * epilogue.chunks());
   epilogue.blocks_done = start.blocks_done;
   epilogue.out = out;
 
-  const Grid tiles{row_panels * pass.num_splits, kTileThreads, tuplet_shared_bytes<MmaPolicy>()};
-  launch("tuplet_levels", tuplet_levels_kernel<MmaPolicy>, tiles, stream, pass);
+  const Grid tiles{row_panels * params.num_splits, kTileThreads, tuplet_shared_bytes<MmaPolicy>()};
+  launch("tuplet_levels", tuplet_levels_kernel<MmaPolicy>, tiles, stream, params);
   if (all) {
     epilogue.log_sum = workspace.array<acc_t>(count);
     launch("finalize_levels", finalize_levels_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream, epilogue);
-    pass.limit = largest_order(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
-    pass.inverse_temperature = static_cast<acc_t>(1 / rule.temperature);
-    pass.shift = out.shift;
-    pass.log_sum = epilogue.log_sum;
-    pass.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
-    epilogue.softplus = pass.softplus;
-    launch("softplus_sums", softplus_sums_kernel<MmaPolicy>, tiles, stream, pass);
+    params.limit = largest_order(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
+    params.inverse_temperature = static_cast<acc_t>(1 / rule.temperature);
+    params.shift = out.shift;
+    params.log_sum = epilogue.log_sum;
+    params.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
+    epilogue.softplus = params.softplus;
+    launch("softplus_sums", softplus_sums_kernel<MmaPolicy>, tiles, stream, params);
   }
   launch("finalize_tuplets", finalize_tuplets_kernel<acc_t>,
          {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMaxWarps * sizeof(double)}, stream, epilogue);

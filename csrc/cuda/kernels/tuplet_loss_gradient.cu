@@ -66,10 +66,10 @@ __global__ void __launch_bounds__(kStartThreads, 2)
 }
 
 template <class MmaPolicy>
-__global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletWeightPass<MmaPolicy> pass) {
-  TupletWeightTile<MmaPolicy> tile(pass);
-  const int64_t columns = panels_of<MmaPolicy>(pass.columns.count), first = pass.first_row / MmaPolicy::kTile;
-  const int64_t rows = panels_of<MmaPolicy>(pass.last_row - pass.first_row);
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletWeightParams<MmaPolicy> params) {
+  TupletWeightTile<MmaPolicy> tile(params);
+  const int64_t columns = panels_of<MmaPolicy>(params.columns.count), first = params.first_row / MmaPolicy::kTile;
+  const int64_t rows = panels_of<MmaPolicy>(params.last_row - params.first_row);
   for (int64_t i = blockIdx.x; i < rows * columns; i += gridDim.x) tile.visit(first + i % rows, i / rows);
 }
 
@@ -169,42 +169,42 @@ class TupletGradient {
   void run(const Side& rows, const Side& columns, bool symmetric, Scalar* grad) {
     const int64_t count = rows.rows.count, others = columns.rows.count;
     if (count == 0) return;
-    TupletWeightPass<MmaPolicy> pass{};
-    pass.rows = rows.packed;
-    pass.columns = columns.packed;
-    pass.row_label = rows.rows.label;
-    pass.column_label = columns.rows.label;
-    pass.symmetric = symmetric;
-    pass.row_side = rows.anchors;
-    pass.column_side = columns.anchors;
-    pass.all = rule_.positive == TupletPositive::kAll;
-    pass.one_shift = one_shift_suffices(rule_);
-    pass.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule_.temperature);
-    pass.inverse_temperature = static_cast<acc_t>(1 / rule_.temperature);
-    pass.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
+    TupletWeightParams<MmaPolicy> params{};
+    params.rows = rows.packed;
+    params.columns = columns.packed;
+    params.row_label = rows.rows.label;
+    params.column_label = columns.rows.label;
+    params.symmetric = symmetric;
+    params.row_side = rows.anchors;
+    params.column_side = columns.anchors;
+    params.all = rule_.positive == TupletPositive::kAll;
+    params.one_shift = one_shift_suffices(rule_);
+    params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule_.temperature);
+    params.inverse_temperature = static_cast<acc_t>(1 / rule_.temperature);
+    params.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
 
     const int64_t max_rows = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
     const int64_t strip = std::min(std::min(round_up(max_rows), round_up(count)), count);
-    pass.weight = workspace_.array<acc_t>(strip * others);
+    params.weight = workspace_.array<acc_t>(strip * others);
     StripSums sums(*this, strip, columns);
     for (int64_t first = 0; first < count; first += strip) {
-      pass.first_row = first;
-      pass.last_row = std::min(first + strip, count);
-      const int64_t tiles = panels_of<MmaPolicy>(pass.last_row - first) * panels_of<MmaPolicy>(others);
+      params.first_row = first;
+      params.last_row = std::min(first + strip, count);
+      const int64_t tiles = panels_of<MmaPolicy>(params.last_row - first) * panels_of<MmaPolicy>(others);
       launch("tuplet_weights", tuplet_weights_kernel<MmaPolicy>,
-             {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, pass);
-      sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
+             {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, params);
+      sums.add_up(rows.rows.x + first * depth_, {params.weight, params.last_row - first, others});
       const StripEpilogue<Scalar, acc_t> epilogue{rows.rows.x,
                                                   rows.stats.norm,
                                                   first,
-                                                  pass.last_row,
+                                                  params.last_row,
                                                   depth_,
                                                   sums.out,
                                                   sums.num_splits,
                                                   {rows.stats.finite, columns.stats.finite},
                                                   {finite_flag_count(count), symmetric ? 0 : finite_flag_count(others)},
                                                   grad};
-      const int64_t blocks = (pass.last_row - first + kEpilogueThreads / 32 - 1) / (kEpilogueThreads / 32);
+      const int64_t blocks = (params.last_row - first + kEpilogueThreads / 32 - 1) / (kEpilogueThreads / 32);
       launch("finalize_strip", finalize_strip_kernel<Scalar, acc_t>,
              {std::min(blocks, kMaxEpilogueBlocks), kEpilogueThreads}, stream_, epilogue);
     }

@@ -28,7 +28,7 @@ struct SoftplusParts {
 };
 
 template <class MmaPolicy>
-struct TupletPass : TileSides<MmaPolicy> {
+struct TupletParams : TileSides<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
   int64_t num_splits;  // of the columns
   // Positives: the largest key, a tile's score times `sign`, within [start, upper].
@@ -78,21 +78,21 @@ class TupletPanel {
   static constexpr acc_t kNothing = -std::numeric_limits<acc_t>::infinity();
 
  public:
-  __device__ __forceinline__ TupletPanel(const TupletPass<MmaPolicy>& pass, int64_t row_panel, int64_t split)
-      : pass_(pass), labels_(shared_memory() + MmaPolicy::kSharedBytes), row_panel_(row_panel), split_(split) {}
+  __device__ __forceinline__ TupletPanel(const TupletParams<MmaPolicy>& params, int64_t row_panel, int64_t split)
+      : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes), row_panel_(row_panel), split_(split) {}
 
   __device__ __forceinline__ void levels() {
-    Candidate best = pass_.start;
-    RunningSum<acc_t> running{pass_.one_shift ? acc_t(1) : kNothing};
+    Candidate best = params_.start;
+    RunningSum<acc_t> running{params_.one_shift ? acc_t(1) : kNothing};
     for_each_tile([&](bool same_class) {
       make();
-      if (pass_.selects && same_class) select(best);
+      if (params_.selects && same_class) select(best);
       add_exponentials(same_class, running);
     });
     if (!has_row()) return;
-    pass_.levels.best[place()] = best;
-    pass_.levels.shift[place()] = running.shift;
-    pass_.levels.sum[place()] = running.sum;
+    params_.levels.best[place()] = best;
+    params_.levels.shift[place()] = running.shift;
+    params_.levels.sum[place()] = running.sum;
   }
 
   __device__ __forceinline__ void softplus_sums() {
@@ -104,30 +104,33 @@ class TupletPanel {
       add_softplus(value, slope, count);
     });
     if (!has_row()) return;
-    pass_.softplus.value[place()] = value;
-    pass_.softplus.slope[place()] = slope;
-    pass_.softplus.count[place()] = count;
+    params_.softplus.value[place()] = value;
+    params_.softplus.slope[place()] = slope;
+    params_.softplus.count[place()] = count;
   }
 
  private:
   template <class Use>
   __device__ __forceinline__ void for_each_tile(const Use& use) {
-    const int64_t panels = panels_of<MmaPolicy>(pass_.columns.count), end = panels * (split_ + 1) / pass_.num_splits;
-    for (column_panel_ = panels * split_ / pass_.num_splits; column_panel_ < end; ++column_panel_) {
+    const int64_t panels = panels_of<MmaPolicy>(params_.columns.count),
+                  end = panels * (split_ + 1) / params_.num_splits;
+    for (column_panel_ = panels * split_ / params_.num_splits; column_panel_ < end; ++column_panel_) {
       first_column_ = column_panel_ * kTile;
-      use(labels_.read(pass_, row_panel_ * kTile, first_column_));
+      use(labels_.read(params_, row_panel_ * kTile, first_column_));
       __syncthreads();  // before the labels, or the engine's memory, are used again
     }
   }
-  __device__ __forceinline__ void make() { make_tile(pass_.rows, pass_.columns, row_panel_, column_panel_, fragment_); }
+  __device__ __forceinline__ void make() {
+    make_tile(params_.rows, params_.columns, row_panel_, column_panel_, fragment_);
+  }
 
   // The row whose state this thread keeps.
   __device__ __forceinline__ int64_t own_row() const { return row_panel_ * kTile + threadIdx.x; }
-  __device__ __forceinline__ bool has_row() const { return threadIdx.x < kTile && own_row() < pass_.rows.count; }
-  __device__ __forceinline__ int64_t place() const { return split_ * pass_.rows.count + own_row(); }
+  __device__ __forceinline__ bool has_row() const { return threadIdx.x < kTile && own_row() < params_.rows.count; }
+  __device__ __forceinline__ int64_t place() const { return split_ * params_.rows.count + own_row(); }
 
   __device__ __forceinline__ bool is_self(int r, int64_t column) const {
-    return pass_.symmetric && row_panel_ * kTile + MmaPolicy::row(r) == column;
+    return params_.symmetric && row_panel_ * kTile + MmaPolicy::row(r) == column;
   }
   __device__ __forceinline__ int64_t column(int c) const { return first_column_ + MmaPolicy::column(c); }
 
@@ -160,13 +163,13 @@ class TupletPanel {
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      if (column(c) >= pass_.columns.count) continue;
+      if (column(c) >= params_.columns.count) continue;
       const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const acc_t key = pass_.sign * fragment_.at[r][c];  // NaN is above nothing
+        const acc_t key = params_.sign * fragment_.at[r][c];  // NaN is above nothing
         // Columns come in ascending order: of equal keys the first has the lowest index.
-        if (label == row_label[r] && key > row_key[r] && key <= pass_.upper && !is_self(r, column(c))) {
+        if (label == row_label[r] && key > row_key[r] && key <= params_.upper && !is_self(r, column(c))) {
           row_key[r] = key;
           row_best[r] = static_cast<Index>(column(c));
         }
@@ -191,13 +194,13 @@ class TupletPanel {
 
   // Leaves the similarities of negatives in the tile, and -infinity elsewhere.
   __device__ __forceinline__ void keep_negatives(bool same_class) {
-    const bool masks = same_class || first_column_ + kTile > pass_.columns.count;
+    const bool masks = same_class || first_column_ + kTile > params_.columns.count;
     int64_t row_label[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) row_label[r] = labels_.row[MmaPolicy::row(r)];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const bool inside = column(c) < pass_.columns.count;
+      const bool inside = column(c) < params_.columns.count;
       const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
@@ -212,8 +215,8 @@ class TupletPanel {
     keep_negatives(same_class);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      acc_t shift = pass_.one_shift ? acc_t(1) : kNothing;
-      if (!pass_.one_shift) {
+      acc_t shift = params_.one_shift ? acc_t(1) : kNothing;
+      if (!params_.one_shift) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c)
           if (fragment_.at[r][c] > shift) shift = fragment_.at[r][c];
@@ -226,7 +229,7 @@ class TupletPanel {
       const acc_t from = shift == kNothing ? acc_t(0) : shift;
       acc_t sum = 0;
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * pass_.log2e_over_temperature);
+      for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * params_.log2e_over_temperature);
       sum = sum_of_row(sum);
       if (lane_index() % 4 == 0) {
         exchange_slot<acc_t>(0, r) = shift;
@@ -237,7 +240,7 @@ class TupletPanel {
     if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
         const acc_t* sums = exchange<acc_t>() + half * kTile + threadIdx.x;
-        running.add(sums[0], static_cast<double>(sums[2 * kTile]), pass_.log2e_over_temperature);
+        running.add(sums[0], static_cast<double>(sums[2 * kTile]), params_.log2e_over_temperature);
       }
     }
   }
@@ -249,23 +252,23 @@ class TupletPanel {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = row_panel_ * kTile + MmaPolicy::row(r);
-      const bool inside = row < pass_.rows.count;
+      const bool inside = row < params_.rows.count;
       row_label[r] = labels_.row[MmaPolicy::row(r)];
-      shift[r] = inside ? pass_.shift[row] : acc_t(0);
-      log_sum[r] = inside ? pass_.log_sum[row] : acc_t(0);
+      shift[r] = inside ? params_.shift[row] : acc_t(0);
+      log_sum[r] = inside ? params_.log_sum[row] : acc_t(0);
       values[r] = slopes[r] = 0;
       found[r] = 0;
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      if (column(c) >= pass_.columns.count) continue;
+      if (column(c) >= params_.columns.count) continue;
       const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const acc_t score = fragment_.at[r][c];
         // NaN is no candidate.
-        if (label != row_label[r] || !(order_of<MmaPolicy>(score) <= pass_.limit) || is_self(r, column(c))) continue;
-        const acc_t x = fma(shift[r] - similarity_of<MmaPolicy>(score), pass_.inverse_temperature, log_sum[r]);
+        if (label != row_label[r] || !(order_of<MmaPolicy>(score) <= params_.limit) || is_self(r, column(c))) continue;
+        const acc_t x = fma(shift[r] - similarity_of<MmaPolicy>(score), params_.inverse_temperature, log_sum[r]);
         values[r] += hardmine::softplus(x);
         slopes[r] += hardmine::sigmoid(x);
         ++found[r];
@@ -292,7 +295,7 @@ class TupletPanel {
     }
   }
 
-  const TupletPass<MmaPolicy>& pass_;
+  const TupletParams<MmaPolicy>& params_;
   const TileLabels<MmaPolicy> labels_;
   const int64_t row_panel_, split_;
   int64_t column_panel_ = 0, first_column_ = 0;

@@ -23,11 +23,11 @@ struct TupletSide {
 };
 
 template <class MmaPolicy>
-struct TupletWeightPass : TileSides<MmaPolicy> {
+struct TupletWeightParams : TileSides<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
   TupletSide<acc_t> row_side, column_side;
   bool all, one_shift;
-  acc_t log2e_over_temperature, inverse_temperature, limit;  // as in TupletPass
+  acc_t log2e_over_temperature, inverse_temperature, limit;  // as in TupletParams
   int64_t first_row, last_row;                               // of the strip; the first is one of a panel
   acc_t* weight;                                             // [last_row - first_row, columns]
 };
@@ -54,31 +54,31 @@ class TupletWeightTile {
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  __device__ __forceinline__ explicit TupletWeightTile(const TupletWeightPass<MmaPolicy>& pass)
-      : pass_(pass), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
+  __device__ __forceinline__ explicit TupletWeightTile(const TupletWeightParams<MmaPolicy>& params)
+      : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
 
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
-    labels_.read(pass_, first_row, first_column);
-    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, fragment_);
+    labels_.read(params_, first_row, first_column);
+    make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = first_row + MmaPolicy::row(r);
-      if (row >= pass_.last_row) continue;
-      const TupletAnchor<acc_t> of_row(pass_.row_side, row, pass_.rows.count);
+      if (row >= params_.last_row) continue;
+      const TupletAnchor<acc_t> of_row(params_.row_side, row, params_.rows.count);
       const int64_t label = labels_.row[MmaPolicy::row(r)];
-      acc_t* const weight_row = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
+      acc_t* const weight_row = params_.weight + (row - params_.first_row) * params_.columns.count;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int64_t column = first_column + MmaPolicy::column(c);
-        if (column >= pass_.columns.count) continue;
-        const TupletAnchor<acc_t> of_column(pass_.column_side, column, pass_.columns.count);
+        if (column >= params_.columns.count) continue;
+        const TupletAnchor<acc_t> of_column(params_.column_side, column, params_.columns.count);
         const acc_t score = fragment_.at[r][c];
         acc_t weight = 0;
         if (label != labels_.column[MmaPolicy::column(c)]) {
           weight = of_negative(of_row, of_column, similarity_of<MmaPolicy>(score));
-        } else if (!(pass_.symmetric && row == column)) {
-          weight = -(pass_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
+        } else if (!(params_.symmetric && row == column)) {
+          weight = -(params_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
         }
         if constexpr (MmaPolicy::kSquaredDifferences) {
           // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
@@ -93,15 +93,15 @@ class TupletWeightTile {
  private:
   __device__ __forceinline__ acc_t of_negative(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t similarity) const {
-    if (pass_.one_shift)
+    if (params_.one_shift)
       return (row.negative_weight + column.negative_weight) *
-             std::exp2((similarity - acc_t(1)) * pass_.log2e_over_temperature);
+             std::exp2((similarity - acc_t(1)) * params_.log2e_over_temperature);
     acc_t weight = 0;
-    if (pass_.row_side.negative_weight)
-      weight = row.negative_weight * std::exp2((similarity - row.shift) * pass_.log2e_over_temperature);
-    if (pass_.column_side.negative_weight)
+    if (params_.row_side.negative_weight)
+      weight = row.negative_weight * std::exp2((similarity - row.shift) * params_.log2e_over_temperature);
+    if (params_.column_side.negative_weight)
       weight =
-          fma(column.negative_weight, std::exp2((similarity - column.shift) * pass_.log2e_over_temperature), weight);
+          fma(column.negative_weight, std::exp2((similarity - column.shift) * params_.log2e_over_temperature), weight);
     return weight;
   }
 
@@ -114,18 +114,18 @@ class TupletWeightTile {
 
   __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t score) const {
-    if (!(order_of<MmaPolicy>(score) <= pass_.limit)) return 0;
+    if (!(order_of<MmaPolicy>(score) <= params_.limit)) return 0;
     const acc_t similarity = similarity_of<MmaPolicy>(score);
     const auto slope = [&](const TupletAnchor<acc_t>& anchor) {
       return anchor.positive_weight == acc_t(0)
                  ? acc_t(0)
                  : anchor.positive_weight *
-                       sigmoid(fma(anchor.shift - similarity, pass_.inverse_temperature, anchor.log_sum));
+                       sigmoid(fma(anchor.shift - similarity, params_.inverse_temperature, anchor.log_sum));
     };
     return slope(row) + slope(column);
   }
 
-  const TupletWeightPass<MmaPolicy>& pass_;
+  const TupletWeightParams<MmaPolicy>& params_;
   const TileLabels<MmaPolicy> labels_;
   Fragment<MmaPolicy> fragment_;
 };
