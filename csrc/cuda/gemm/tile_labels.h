@@ -5,9 +5,9 @@
 
 namespace hardmine::cuda {
 
-// The two sides of the tiles of a pass. `symmetric`: the columns are the rows, and a row makes no pair with itself.
+// The two operands of the tiles of a pass. `symmetric`: the columns are the rows, and a row makes no pair with itself.
 template <class MmaPolicy>
-struct TileSides {
+struct PairwiseOperands {
   PackedMatrix<MmaPolicy> rows, columns;
   const int64_t* row_label;
   const int64_t* column_label;
@@ -24,13 +24,13 @@ struct TileLabels {
       : row(reinterpret_cast<int64_t*>(shared)), column(row + kTile) {}
 
   // By all threads of the block. True if some row and some column have the same label.
-  __device__ __forceinline__ bool read(const TileSides<MmaPolicy>& sides, int64_t first_row,
+  __device__ __forceinline__ bool read(const PairwiseOperands<MmaPolicy>& operands, int64_t first_row,
                                        int64_t first_column) const {
-    const int64_t rows = sides.rows.count, columns = sides.columns.count;
+    const int64_t rows = operands.rows.count, columns = operands.columns.count;
     if (threadIdx.x < kTile) {
       const int64_t r = first_row + threadIdx.x, c = first_column + threadIdx.x;
-      row[threadIdx.x] = r < rows ? sides.row_label[r] : 0;
-      column[threadIdx.x] = c < columns ? sides.column_label[c] : 0;
+      row[threadIdx.x] = r < rows ? operands.row_label[r] : 0;
+      column[threadIdx.x] = c < columns ? operands.column_label[c] : 0;
     }
     __syncthreads();
     bool same = false;

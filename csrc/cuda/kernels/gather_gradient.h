@@ -22,7 +22,7 @@ inline constexpr int kGatherDepth = kGatherThreads * kGatherColumns;  // a block
 inline constexpr int kGatherList = 512;                               // contributions that are listed at once
 
 template <class Scalar, class acc_t>
-struct GatherSide {
+struct GatherOperand {
   const Scalar* x;    // [count, depth]
   const acc_t* norm;  // [count] what rows are divided by; null where they are not normalized
   int64_t count;
@@ -32,7 +32,7 @@ template <class Scalar, class acc_t>
 struct GatherParams {
   PairMeasure measure;
   PairEndpoints<acc_t> endpoints;
-  GatherSide<Scalar, acc_t> selves, firsts, seconds;
+  GatherOperand<Scalar, acc_t> selves, firsts, seconds;
   bool at_first, at_second;  // which endpoints of pairs rows of `selves` are at
   RowToPairs row_to_pairs;   // of those endpoints, but for firsts that are entries: they are known without
   int64_t depth;
@@ -205,7 +205,7 @@ class GatherRow {
     const int64_t pairs = endpoints.pair_count(), pair = id < pairs ? id : id - pairs;
     const bool self_is_first = id < pairs;
     const int64_t other = self_is_first ? endpoints.second_of(pair) : endpoints.first_of(pair);
-    const GatherSide<Scalar, acc_t>& others = self_is_first ? params_.seconds : params_.firsts;
+    const GatherOperand<Scalar, acc_t>& others = self_is_first ? params_.seconds : params_.firsts;
     shared_.other[place] = others.x + other * params_.depth;
     shared_.norm[place] = others.norm ? others.norm[other] : acc_t(1);
     shared_.weight[place] = endpoints.pairs.gradient[pair];

@@ -236,14 +236,14 @@ class PairGradient {
   void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& selves, bool at_first,
               bool at_second, bool indexed, Scalar* grad) {
     const auto side = [](const RowStats<Scalar, acc_t>& rows) {
-      return GatherSide<Scalar, acc_t>{rows.x, rows.norm, rows.count};
+      return GatherOperand<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
     GatherParams<Scalar, acc_t> params{};
     params.measure = measure_;
     params.endpoints = endpoints;
-    params.selves = side(selves);
-    params.firsts = side(x_);
-    params.seconds = side(rows_.refs ? refs_ : x_);
+    params.selves = operand(selves);
+    params.firsts = operand(x_);
+    params.seconds = operand(rows_.refs ? refs_ : x_);
     params.at_first = at_first;
     params.at_second = at_second;
     params.depth = rows_.depth;

@@ -7,14 +7,14 @@
 namespace hardmine::cuda {
 
 template <class MmaPolicy>
-struct PickSide {
+struct LabeledOperand {
   PackedMatrix<MmaPolicy> rows;
   const int64_t* label;  // [rows.count]
 };
 
 template <class MmaPolicy>
 struct RandomPickParams {
-  PickSide<MmaPolicy> anchors, candidates;
+  LabeledOperand<MmaPolicy> anchors, candidates;
   bool symmetric;   // the candidates are the anchors: an anchor is no candidate of itself
   bool same_class;  // candidates are positives, or else negatives
 };

@@ -20,7 +20,7 @@ struct SelectionSpec {
 };
 
 template <class MmaPolicy>
-struct SelectionParams : TileSides<MmaPolicy> {
+struct SelectionParams : PairwiseOperands<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
   bool bounded;  // some spec has a largest admissible key
   SelectionSpec<acc_t> positive, negative;

@@ -23,7 +23,7 @@ struct TupletStart {
   TupletRule rule;
   TupletSaved<acc_t> saved;
   int64_t count;
-  TupletSide<acc_t> side;
+  TupletCoefficients<acc_t> side;
 
   __device__ __forceinline__ void run(double* shared) const {
     double valid[1] = {0};
@@ -49,11 +49,11 @@ struct TupletStart {
     const double gradient = static_cast<double>(arriving) / rule.temperature;
     const double slope = static_cast<double>(saved.slope[i]), sum = static_cast<double>(saved.sum[i]);
     const double positive = all ? gradient / static_cast<double>(positives) : gradient * slope;
-    side.negative_weight[i] = counts ? static_cast<acc_t>(gradient * slope / sum) : acc_t(0);
-    side.positive_weight[i] = counts ? static_cast<acc_t>(positive) : acc_t(0);
-    side.shift[i] = counts ? saved.shift[i] : std::numeric_limits<acc_t>::infinity();
-    side.log_sum[i] = counts ? static_cast<acc_t>(log_of_sum(sum)) : acc_t(0);
-    side.positive[i] = counts && !all ? static_cast<Index>(saved.positive_index[i]) : kBelowRange;
+    coefficients.negative_weight[i] = counts ? static_cast<acc_t>(gradient * slope / sum) : acc_t(0);
+    coefficients.positive_weight[i] = counts ? static_cast<acc_t>(positive) : acc_t(0);
+    coefficients.shift[i] = counts ? saved.shift[i] : std::numeric_limits<acc_t>::infinity();
+    coefficients.log_sum[i] = counts ? static_cast<acc_t>(log_of_sum(sum)) : acc_t(0);
+    coefficients.positive[i] = counts && !all ? static_cast<Index>(saved.positive_index[i]) : kBelowRange;
   }
 };
 
@@ -120,27 +120,27 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
 
 // Rows in panels, and what was stats of them.
 template <class MmaPolicy, class Scalar>
-struct GradientSide {
+struct GradientOperand {
   using acc_t = typename MmaPolicy::acc_t;
   LabeledRows<Scalar> rows;
   RowStats<Scalar, acc_t> stats;
   PackedMatrix<MmaPolicy> packed;
-  TupletSide<acc_t> anchors;  // none: they are refs
+  TupletCoefficients<acc_t> anchors;  // none: they are refs
 };
 
 template <class MmaPolicy, class Scalar>
 class TupletGradient {
   using acc_t = typename MmaPolicy::acc_t;
-  using Side = GradientSide<MmaPolicy, Scalar>;
+  using Operand = GradientOperand<MmaPolicy, Scalar>;
 
  public:
   TupletGradient(const TupletRule& rule, int64_t depth, int64_t strip_weights, Workspace& workspace,
                  const Stream& stream)
       : rule_(rule), depth_(depth), strip_weights_(strip_weights), workspace_(workspace), stream_(stream) {}
 
-  Side side(const LabeledRows<Scalar>& rows) {
+  Operand operand(const LabeledRows<Scalar>& rows) {
     const bool cosine = rule_.similarity == Similarity::kCosine;
-    Side out{};
+    Operand out{};
     out.rows = rows;
     out.stats = {rows.x,
                  rows.count,
@@ -154,7 +154,7 @@ class TupletGradient {
   }
 
   // Fills in what anchors do. refs: empty, not used, where there are none.
-  void start(const TupletSaved<acc_t>& saved, Side& anchors, const Side& refs) {
+  void start(const TupletSaved<acc_t>& saved, Operand& anchors, const Operand& refs) {
     const int64_t count = anchors.rows.count;
     anchors.anchors = {workspace_.array<acc_t>(count), workspace_.array<acc_t>(count), workspace_.array<acc_t>(count),
                        workspace_.array<acc_t>(count), workspace_.array<Index>(count)};
@@ -166,7 +166,7 @@ class TupletGradient {
   }
 
   // The gradient of `rows`, from all their pairs with `columns`.
-  void run(const Side& rows, const Side& columns, bool symmetric, Scalar* grad) {
+  void run(const Operand& rows, const Operand& columns, bool symmetric, Scalar* grad) {
     const int64_t count = rows.rows.count, others = columns.rows.count;
     if (count == 0) return;
     TupletWeightParams<MmaPolicy> params{};
@@ -175,8 +175,8 @@ class TupletGradient {
     params.row_label = rows.rows.label;
     params.column_label = columns.rows.label;
     params.symmetric = symmetric;
-    params.row_side = rows.anchors;
-    params.column_side = columns.anchors;
+    params.row_coefficients = rows.anchors;
+    params.column_coefficients = columns.anchors;
     params.all = rule_.positive == TupletPositive::kAll;
     params.one_shift = one_shift_suffices(rule_);
     params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule_.temperature);
@@ -220,7 +220,7 @@ class TupletGradient {
     acc_t* out;  // [num_splits, rows of a strip, depth]
     std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, GradientGemm<MmaPolicy>> gemm{};
 
-    StripSums(const TupletGradient& of, int64_t strip, const Side& columns) : gradient(of), column(columns.rows.x) {
+    StripSums(const TupletGradient& of, int64_t strip, const Operand& columns) : gradient(of), column(columns.rows.x) {
       const int64_t others = columns.rows.count, depth = of.depth_;
       if constexpr (MmaPolicy::kSquaredDifferences) {
         num_splits = difference_splits(strip, others, depth);
@@ -259,8 +259,8 @@ void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anc
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights) {
   TupletGradient<MmaPolicy, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
-  auto x = gradient.side(anchors);
-  const auto y = refs ? gradient.side(*refs) : GradientSide<MmaPolicy, Scalar>{};
+  auto x = gradient.operand(anchors);
+  const auto y = refs ? gradient.operand(*refs) : GradientOperand<MmaPolicy, Scalar>{};
   gradient.start(saved, x, y);
   if (out.x) gradient.run(x, refs ? y : x, !refs, out.x);
   if (refs && out.refs) gradient.run(y, x, false, out.refs);

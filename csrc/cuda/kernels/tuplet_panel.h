@@ -28,7 +28,7 @@ struct SoftplusParts {
 };
 
 template <class MmaPolicy>
-struct TupletParams : TileSides<MmaPolicy> {
+struct TupletParams : PairwiseOperands<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
   int64_t num_splits;  // of the columns
   // Positives: the largest key, a tile's score times `sign`, within [start, upper].

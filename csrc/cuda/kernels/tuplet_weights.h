@@ -14,8 +14,8 @@ namespace hardmine::cuda {
 // What an anchor does to its pairs, [anchors] each. An anchor that does not count has weights 0 and a shift of
 // infinity.
 template <class acc_t>
-struct TupletSide {
-  acc_t* negative_weight;  // null: the rows of this side are no anchors
+struct TupletCoefficients {
+  acc_t* negative_weight;  // null: the rows of this coefficients are no anchors
   acc_t* shift;
   acc_t* positive_weight;
   acc_t* log_sum;
@@ -23,28 +23,28 @@ struct TupletSide {
 };
 
 template <class MmaPolicy>
-struct TupletWeightParams : TileSides<MmaPolicy> {
+struct TupletWeightParams : PairwiseOperands<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
-  TupletSide<acc_t> row_side, column_side;
+  TupletCoefficients<acc_t> row_coefficients, column_coefficients;
   bool all, one_shift;
   acc_t log2e_over_temperature, inverse_temperature, limit;  // as in TupletParams
   int64_t first_row, last_row;                               // of the strip; the first is one of a panel
   acc_t* weight;                                             // [last_row - first_row, columns]
 };
 
-// One side of a pair.
+// One coefficients of a pair.
 template <class acc_t>
 struct TupletAnchor {
   acc_t negative_weight = 0, shift = std::numeric_limits<acc_t>::infinity(), positive_weight = 0, log_sum = 0;
   Index positive = kBelowRange;
 
-  __device__ __forceinline__ TupletAnchor(const TupletSide<acc_t>& side, int64_t i, int64_t count) {
-    if (!side.negative_weight || i >= count) return;
-    negative_weight = side.negative_weight[i];
-    shift = side.shift[i];
-    positive_weight = side.positive_weight[i];
-    log_sum = side.log_sum[i];
-    positive = side.positive[i];
+  __device__ __forceinline__ TupletAnchor(const TupletCoefficients<acc_t>& coefficients, int64_t i, int64_t count) {
+    if (!coefficients.negative_weight || i >= count) return;
+    negative_weight = coefficients.negative_weight[i];
+    shift = coefficients.shift[i];
+    positive_weight = coefficients.positive_weight[i];
+    log_sum = coefficients.log_sum[i];
+    positive = coefficients.positive[i];
   }
 };
 
@@ -65,14 +65,14 @@ class TupletWeightTile {
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = first_row + MmaPolicy::row(r);
       if (row >= params_.last_row) continue;
-      const TupletAnchor<acc_t> of_row(params_.row_side, row, params_.rows.count);
+      const TupletAnchor<acc_t> of_row(params_.row_coefficients, row, params_.rows.count);
       const int64_t label = labels_.row[MmaPolicy::row(r)];
       acc_t* const weight_row = params_.weight + (row - params_.first_row) * params_.columns.count;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int64_t column = first_column + MmaPolicy::column(c);
         if (column >= params_.columns.count) continue;
-        const TupletAnchor<acc_t> of_column(params_.column_side, column, params_.columns.count);
+        const TupletAnchor<acc_t> of_column(params_.column_coefficients, column, params_.columns.count);
         const acc_t score = fragment_.at[r][c];
         acc_t weight = 0;
         if (label != labels_.column[MmaPolicy::column(c)]) {
@@ -97,9 +97,9 @@ class TupletWeightTile {
       return (row.negative_weight + column.negative_weight) *
              std::exp2((similarity - acc_t(1)) * params_.log2e_over_temperature);
     acc_t weight = 0;
-    if (params_.row_side.negative_weight)
+    if (params_.row_coefficients.negative_weight)
       weight = row.negative_weight * std::exp2((similarity - row.shift) * params_.log2e_over_temperature);
-    if (params_.column_side.negative_weight)
+    if (params_.column_coefficients.negative_weight)
       weight =
           fma(column.negative_weight, std::exp2((similarity - column.shift) * params_.log2e_over_temperature), weight);
     return weight;
