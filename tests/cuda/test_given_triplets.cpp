@@ -230,11 +230,11 @@ TEST(triplets_that_are_none_make_the_loss_and_all_gradients_nan) {
   const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
   const Triplets bad = {0, 1, kRows, 0, -1, 2, kRows, 1, 2, 4, 4, 2, 4, 2, 4, 2, 4, 4, least, 1, 2, 1, most, 0};
   for (const int64_t count : {1, 40, 1030}) {
-    const Triplets sound = random_triplets(count, kRows, random);
+    const Triplets is_valid = random_triplets(count, kRows, random);
     for (int64_t b = 0; b < count_of(bad); ++b) {
       const int64_t place = b % 3 == 0 ? 0 : b % 3 == 1 ? count - 1 : count / 2;
       context = "bad triplet " + std::to_string(b) + " of " + std::to_string(count);
-      Triplets triplets = sound;
+      Triplets triplets = is_valid;
       std::copy_n(bad.begin() + 3 * b, 3, triplets.begin() + 3 * place);
       const auto check = [&](const auto& loss) {
         const Given<std::decay_t<decltype(loss)>, double> got(kSquaredDistance, loss, x, kDepth, triplets, b % 2,

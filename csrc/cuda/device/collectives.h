@@ -39,10 +39,10 @@ __device__ __forceinline__ bool is_last_block(int32_t* blocks_done) {
 }
 
 // True if some group of rows is not finite: all threads of the block get the same answer.
-__device__ __forceinline__ bool block_finds_infinite(const int32_t* finite, int64_t groups) {
-  bool infinite = false;
-  for (int64_t i = threadIdx.x; i < groups; i += blockDim.x) infinite |= finite[i] == 0;
-  return __syncthreads_or(infinite);
+__device__ __forceinline__ bool block_any_nonfinite(const int32_t* finite, int64_t groups) {
+  bool has_nonfinite = false;
+  for (int64_t i = threadIdx.x; i < groups; i += blockDim.x) has_nonfinite |= finite[i] == 0;
+  return __syncthreads_or(has_nonfinite);
 }
 
 }  // namespace hardmine::cuda

@@ -43,15 +43,15 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   if (start.blocks_done && blockIdx.x == 0 && threadIdx.x == 0) *start.blocks_done = 0;
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     const int64_t first = group * kFiniteFlagRows;
-    bool infinite = false;
+    bool has_nonfinite = false;
     for (int r = warp_index(); r < kFiniteFlagRows; r += kWarps) {
       if (first + r >= out.count) continue;
       const acc_t size = norm_of_row<acc_t>(x + (first + r) * out.depth, out.depth);
-      infinite |= !is_finite(size);
+      has_nonfinite |= !is_finite(size);
       norm[r] = clamped_norm(size);
     }
-    infinite = __syncthreads_or(infinite);
-    if (threadIdx.x == 0 && first < out.count) out.finite[group] = !infinite;
+    has_nonfinite = __syncthreads_or(has_nonfinite);
+    if (threadIdx.x == 0 && first < out.count) out.finite[group] = !has_nonfinite;
     if (threadIdx.x < kFiniteFlagRows && first + threadIdx.x < out.count) {
       const int64_t row = first + threadIdx.x;
       if (out.inv_norm) out.inv_norm[row] = acc_t(1) / norm[threadIdx.x];

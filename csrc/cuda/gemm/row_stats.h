@@ -18,17 +18,17 @@ struct RowStats {
 template <class Scalar, class acc_t>
 __device__ __forceinline__ void compute_row_stats(const RowStats<Scalar, acc_t>& rows) {
   for (int64_t group = blockIdx.x; group < finite_flag_count(rows.count); group += gridDim.x) {
-    bool infinite = false;
+    bool has_nonfinite = false;
     for (int r = warp_index(); r < kFiniteFlagRows; r += warps_per_block()) {
       const int64_t row = group * kFiniteFlagRows + r;
       if (row >= rows.count) continue;
       const acc_t norm = norm_of_row<acc_t>(rows.x + row * rows.depth, rows.depth);
-      infinite |= !is_finite(norm);
+      has_nonfinite |= !is_finite(norm);
       if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
       if (lane_index() == 0 && rows.incidence_count) rows.incidence_count[row] = 0;
     }
-    infinite = __syncthreads_or(infinite);
-    if (threadIdx.x == 0) rows.finite[group] = !infinite;
+    has_nonfinite = __syncthreads_or(has_nonfinite);
+    if (threadIdx.x == 0) rows.finite[group] = !has_nonfinite;
   }
 }
 

@@ -135,10 +135,10 @@ class Anchor {
   }
 
   __device__ __forceinline__ void check_margins() {
-    bool bad = false;
-    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) bad |= !is_finite(margin(c));
-    bad = __syncthreads_or(bad);
-    if (threadIdx.x == 0) params_.margins_are_finite[row_] = !bad;
+    bool has_nonfinite_margin = false;
+    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) has_nonfinite_margin |= !is_finite(margin(c));
+    has_nonfinite_margin = __syncthreads_or(has_nonfinite_margin);
+    if (threadIdx.x == 0) params_.margins_are_finite[row_] = !has_nonfinite_margin;
   }
 
   // The positives from `first_` on, in ascending order of v, and what those before each add up to.

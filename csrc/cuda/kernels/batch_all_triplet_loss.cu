@@ -146,24 +146,24 @@ template <class acc_t>
 __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAllEpilogue<acc_t> epilogue) {
   double value[1] = {0};
   int64_t counts[2] = {0, 0};
-  bool bad = false;
+  bool has_nonfinite_margin = false;
   for (int64_t i = threadIdx.x; i < epilogue.count; i += kThreads) {
     value[0] += epilogue.value[i];
     counts[0] += epilogue.active[i];
     counts[1] += epilogue.total[i];
-    if (epilogue.margins_are_finite) bad |= epilogue.margins_are_finite[i] == 0;
+    if (epilogue.margins_are_finite) has_nonfinite_margin |= epilogue.margins_are_finite[i] == 0;
   }
-  const bool infinite = block_finds_infinite(epilogue.finite, finite_flag_count(epilogue.count));
-  bad = __syncthreads_or(bad);
+  const bool has_nonfinite = block_any_nonfinite(epilogue.finite, finite_flag_count(epilogue.count));
+  has_nonfinite_margin = __syncthreads_or(has_nonfinite_margin);
   sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
   sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
   if (threadIdx.x != 0) return;
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   const double loss_weight = batch_all_share(epilogue.reduction, counts[0], counts[1]);
-  *epilogue.out.loss = bad || infinite ? nan : static_cast<acc_t>(loss_weight * value[0]);
-  *epilogue.loss_weight = bad || infinite ? nan : static_cast<acc_t>(loss_weight);
-  *epilogue.out.active = infinite ? 0 : counts[0];
-  *epilogue.out.total = infinite ? 0 : counts[1];
+  *epilogue.out.loss = has_nonfinite_margin || has_nonfinite ? nan : static_cast<acc_t>(loss_weight * value[0]);
+  *epilogue.loss_weight = has_nonfinite_margin || has_nonfinite ? nan : static_cast<acc_t>(loss_weight);
+  *epilogue.out.active = has_nonfinite ? 0 : counts[0];
+  *epilogue.out.total = has_nonfinite ? 0 : counts[1];
 }
 
 // A block a row.

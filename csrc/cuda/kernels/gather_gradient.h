@@ -60,10 +60,10 @@ class GatherRow {
         self_(params.selves.x + row * params.depth),
         norm_(params.selves.norm ? params.selves.norm[row] : acc_t(1)) {}
 
-  __device__ __forceinline__ void run(bool poisoned) {
+  __device__ __forceinline__ void run(bool propagate_nan) {
     Scalar* grad = params_.grad + row_ * params_.depth;
     const int64_t depth = params_.depth;
-    if (poisoned) {
+    if (propagate_nan) {
       for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads)
         grad[k] = from_acc<Scalar>(std::numeric_limits<acc_t>::quiet_NaN());
       return;

@@ -39,13 +39,13 @@ struct IndexedSums {
   }
 
   // By all threads of a block, which share `sum`.
-  __device__ __forceinline__ void finalize(const double* sum, bool poisoned, char*, acc_t* out) const {
+  __device__ __forceinline__ void finalize(const double* sum, bool propagate_nan, char*, acc_t* out) const {
     const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
     if (loss.reduction == Reduction::kNone) {
-      for (int64_t t = threadIdx.x; poisoned && t < pairs.count; t += blockDim.x) out[t] = nan;
+      for (int64_t t = threadIdx.x; propagate_nan && t < pairs.count; t += blockDim.x) out[t] = nan;
     } else if (threadIdx.x == 0) {
       const PartWeights loss_weight = weights(sum);
-      *out = poisoned ? nan : static_cast<acc_t>(sum[0] * loss_weight.easy + sum[1] * loss_weight.hard);
+      *out = propagate_nan ? nan : static_cast<acc_t>(sum[0] * loss_weight.easy + sum[1] * loss_weight.hard);
     }
   }
 
@@ -78,7 +78,7 @@ struct GlobalSums {
   }
 
   // From deviations, as core's moments_of. By all threads of a block, which share `sum`.
-  __device__ __forceinline__ void finalize(const double* sum, bool poisoned, char* shared, acc_t* out) const {
+  __device__ __forceinline__ void finalize(const double* sum, bool propagate_nan, char* shared, acc_t* out) const {
     Moments p = mean_of(sum[0]), n = mean_of(sum[1]);
     double squares[2] = {0, 0};
     for (int64_t t = threadIdx.x; t < pairs.count; t += blockDim.x) {
@@ -94,7 +94,7 @@ struct GlobalSums {
     p.variance = squares[0] / count;
     n.variance = squares[1] / count;
     const acc_t value = pairs.count > 0 ? static_cast<acc_t>(global_loss_of(rule, p, n)) : acc_t(0);
-    *out = poisoned ? std::numeric_limits<acc_t>::quiet_NaN() : value;
+    *out = propagate_nan ? std::numeric_limits<acc_t>::quiet_NaN() : value;
   }
 
   __device__ __forceinline__ void backward(int64_t t, const double* sum, const acc_t* grad_loss, acc_t* d_positive,
@@ -180,14 +180,14 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
   for (int64_t t = int64_t{blockIdx.x} * kTripletWarps + warp_index(); t < params.triplets.count;
        t += int64_t{gridDim.x} * kTripletWarps) {
     const int64_t* triplet = params.triplets.rows + 3 * t;
-    const bool sound = is_triplet(triplet, params.rows.count);
+    const bool is_valid = is_triplet(triplet, params.rows.count);
     acc_t positive = std::numeric_limits<acc_t>::quiet_NaN(), negative = positive;
-    if (sound) measure_triplet(params.measure, params.rows, triplet, &positive, &negative);
+    if (is_valid) measure_triplet(params.measure, params.rows, triplet, &positive, &negative);
     if (lane_index() != 0) continue;
     params.out.positive[t] = sums.kept(positive);
     params.out.negative[t] = sums.kept(negative);
     sums.add(t, sum, params.out.loss);
-    sum[kSums - 1] += !sound;
+    sum[kSums - 1] += !is_valid;
   }
   sum_of_block<kSums>(sum, shared);
   if (gridDim.x > 1) {
@@ -203,28 +203,28 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
   }
   if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
-  const bool infinite = block_finds_infinite(params.rows.finite, finite_flag_count(params.rows.count));
-  sums.finalize(shared, infinite || shared[kSums - 1] > 0, shared_memory(), params.out.loss);
+  const bool has_nonfinite = block_any_nonfinite(params.rows.finite, finite_flag_count(params.rows.count));
+  sums.finalize(shared, has_nonfinite || shared[kSums - 1] > 0, shared_memory(), params.out.loss);
 }
 
 // What a gradient needs to know of all triplets: the sums, and whether all are triplets. One block.
 template <class Loss, class acc_t>
 __global__ void __launch_bounds__(kCheckThreads, 1)
     sum_triplets_kernel(Loss loss, TripletList triplets, int64_t row_count, TripletLossGradient<acc_t> gradient,
-                        double* total, int32_t* sound) {
+                        double* total, int32_t* is_valid) {
   constexpr int kSums = SumsOf<Loss, acc_t>::kSums;
   const auto sums = sums_of<acc_t>(loss, gradient.positive, gradient.negative, triplets.count);
   double sum[kSums] = {};
-  bool unsound = false;
+  bool has_invalid = false;
   for (int64_t t = threadIdx.x; t < triplets.count; t += kCheckThreads) {
-    unsound |= !is_triplet(triplets.rows + 3 * t, row_count);
+    has_invalid |= !is_triplet(triplets.rows + 3 * t, row_count);
     sums.add(t, sum, nullptr);
   }
-  unsound = __syncthreads_or(unsound);
+  has_invalid = __syncthreads_or(has_invalid);
   sum_of_block<kSums>(sum, reinterpret_cast<double*>(shared_memory()));
   if (threadIdx.x != 0) return;
   for (int s = 0; s < kSums; ++s) total[s] = sum[s];
-  *sound = !unsound;
+  *is_valid = !has_invalid;
 }
 
 // The pairs of all triplets, and the gradients of their measures.
@@ -285,15 +285,15 @@ void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, con
                                const TripletList& triplets, const TripletLossGradient<acc_t>& gradient, Scalar* grad_x,
                                Workspace& workspace, const Stream& stream) {
   auto* total = workspace.array<double>(SumsOf<Loss, acc_t>::kSums);
-  auto* sound = workspace.array<int32_t>(1);
+  auto* is_valid = workspace.array<int32_t>(1);
   const ListedPairs<acc_t> list{workspace.array<int64_t>(triplets.count), workspace.array<int64_t>(2 * triplets.count),
                                 workspace.array<acc_t>(2 * triplets.count)};
   launch("sum_triplets", sum_triplets_kernel<Loss, acc_t>, {1, kCheckThreads, kSharedSums}, stream, loss, triplets,
-         rows.count, gradient, total, sound);
+         rows.count, gradient, total, is_valid);
   launch("list_triplet_pairs", list_triplet_pairs_kernel<Loss, acc_t>,
          {(triplets.count + kTripletThreads - 1) / kTripletThreads, kTripletThreads}, stream, loss, triplets, gradient,
          static_cast<const double*>(total), list);
-  const PairList<acc_t> pairs{list.first, list.second, list.gradient, triplets.count, 2, sound};
+  const PairList<acc_t> pairs{list.first, list.second, list.gradient, triplets.count, 2, is_valid};
   pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);
 }
 

@@ -158,19 +158,19 @@ __global__ void __launch_bounds__(kListThreads, 4)
 // One number for many: whether all are not 0.
 __global__ void __launch_bounds__(kScanThreads, 1)
     all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
-                      const int32_t* sound, int32_t* all) {
-  bool infinite = block_finds_infinite(finite, groups);
-  infinite |= block_finds_infinite(others, other_groups);
-  if (threadIdx.x == 0) *all = !infinite && (!sound || *sound != 0);
+                      const int32_t* is_valid, int32_t* all) {
+  bool has_nonfinite = block_any_nonfinite(finite, groups);
+  has_nonfinite |= block_any_nonfinite(others, other_groups);
+  if (threadIdx.x == 0) *all = !has_nonfinite && (!is_valid || *is_valid != 0);
 }
 
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherParams<Scalar, acc_t> params) {
-  bool poisoned = false;
+  bool propagate_nan = false;
   for (int side = 0; side < 3; ++side)
-    if (params.finite[side]) poisoned |= block_finds_infinite(params.finite[side], params.groups[side]);
+    if (params.finite[side]) propagate_nan |= block_any_nonfinite(params.finite[side], params.groups[side]);
   for (int64_t row = blockIdx.x; row < params.selves.count; row += gridDim.x)
-    GatherRow<Scalar, acc_t>(params, row).run(poisoned);
+    GatherRow<Scalar, acc_t>(params, row).run(propagate_nan);
 }
 
 template <class Scalar, class acc_t>
@@ -180,7 +180,7 @@ class PairGradient {
                const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream)
       : measure_(measure),
         rows_(rows),
-        poisons_(nan_if_not_finite),
+        propagates_nan_(nan_if_not_finite),
         out_(out),
         workspace_(workspace),
         stream_(stream) {}
@@ -207,11 +207,11 @@ class PairGradient {
                     std::max(finite_flag_count(refs_.count), (pairs.count + 127) / 128 * loss_blocks(loss))));
     launch("measure_pairs", measure_pairs_kernel<Scalar, acc_t>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
            refs_, loss != nullptr, list);
-    if (poisons_ && indexed) {
+    if (propagates_nan_ && indexed) {
       auto* all = workspace_.array<int32_t>(1);
       launch("all_finite", all_finite_kernel, {1, kScanThreads}, stream_, static_cast<const int32_t*>(x_.finite),
              finite_flag_count(x_.count), static_cast<const int32_t*>(refs_.finite), finite_flag_count(refs_.count),
-             pairs.sound, all);
+             pairs.is_valid, all);
       all_finite_ = all;
     }
     const PairEndpoints<acc_t> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
@@ -251,12 +251,12 @@ class PairGradient {
     if (all_finite_) {
       params.finite[0] = all_finite_;
       params.groups[0] = 1;
-    } else if (poisons_) {
+    } else if (propagates_nan_) {
       params.finite[0] = x_.finite;
       params.groups[0] = finite_flag_count(x_.count);
       params.finite[1] = refs_.finite;
       params.groups[1] = finite_flag_count(refs_.count);
-      params.finite[2] = endpoints.pairs.sound;
+      params.finite[2] = endpoints.pairs.is_valid;
       params.groups[2] = 1;
     }
     const bool firsts = at_first && endpoints.pairs.first;
@@ -279,7 +279,7 @@ class PairGradient {
 
   const PairMeasure measure_;
   const PairedRows<Scalar> rows_;
-  const bool poisons_;
+  const bool propagates_nan_;
   const GradientOut<Scalar> out_;
   Workspace& workspace_;
   const Stream& stream_;

@@ -19,7 +19,7 @@ struct PairList {
   const acc_t* gradient;  // [count, partners]
   int64_t count;
   int64_t partners;
-  const int32_t* sound =
+  const int32_t* is_valid =
       nullptr;  // [1], 0: the list is not to be trusted, and poisons as a row that is not finite does
 };
 

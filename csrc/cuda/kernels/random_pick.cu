@@ -20,9 +20,9 @@ __global__ void __launch_bounds__(kPickThreads, 4)
   const PackedMatrix<MmaPolicy>&rows = params.anchors.rows, &columns = params.candidates.rows;
   acc_t* scratch = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
-  const bool infinite = block_finds_infinite(rows.finite, finite_flag_count(rows.count)) ||
-                        block_finds_infinite(columns.finite, finite_flag_count(columns.count));
-  const bool by_order = infinite || upper < kInfinity;
+  const bool has_nonfinite = block_any_nonfinite(rows.finite, finite_flag_count(rows.count)) ||
+                             block_any_nonfinite(columns.finite, finite_flag_count(columns.count));
+  const bool by_order = has_nonfinite || upper < kInfinity;
   for (int64_t row = int64_t{blockIdx.x} * kPickWarps + warp_index(); row < rows.count;
        row += int64_t{gridDim.x} * kPickWarps) {
     const int64_t label = params.anchors.label[row];

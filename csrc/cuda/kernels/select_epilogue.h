@@ -44,9 +44,10 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
   const SelectionOut<acc_t>& out = epilogue.out;
   const SelectedPairs<acc_t> pairs{out.positive_index, out.negative_index, out.positive_similarity,
                                    out.negative_similarity, epilogue.count};
-  bool infinite = false;
+  bool has_nonfinite = false;
   if (epilogue.loss.loss)
-    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(epilogue.finite[side], epilogue.groups[side]);
+    for (int side = 0; side < 2; ++side)
+      has_nonfinite |= block_any_nonfinite(epilogue.finite[side], epilogue.groups[side]);
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   double sum[kLossSums] = {};
   const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,
@@ -61,7 +62,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
                out.negative_similarity + i);
     if (!epilogue.loss.loss) continue;
     const TripletTerm<acc_t> term = term_of(epilogue.loss.term, pairs, i);
-    if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = infinite ? nan : term.value;
+    if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = has_nonfinite ? nan : term.value;
     const bool hard = term.part == Part::kHard;
     const double value = static_cast<double>(term.value);
     sum[0] += hard ? 0 : value;
@@ -87,7 +88,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
   const PartWeights weights = part_weights(epilogue.loss.term, epilogue.loss.reduction, static_cast<int64_t>(sum[2]),
                                            static_cast<int64_t>(sum[3]));
   // A non-finite embedding makes the loss NaN: divergence is never hidden.
-  *epilogue.loss.loss = infinite ? nan : static_cast<acc_t>(sum[0] * weights.easy + sum[1] * weights.hard);
+  *epilogue.loss.loss = has_nonfinite ? nan : static_cast<acc_t>(sum[0] * weights.easy + sum[1] * weights.hard);
 }
 
 }  // namespace hardmine::cuda

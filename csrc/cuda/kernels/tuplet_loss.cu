@@ -96,10 +96,10 @@ struct TupletEpilogue {
     return counts ? static_cast<acc_t>(value) : acc_t(0);
   }
 
-  __device__ __forceinline__ bool block_finds_fault() const {
-    bool infinite = false;
-    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(finite[side], groups[side]);
-    return infinite;
+  __device__ __forceinline__ bool block_any_nonfinite_row() const {
+    bool has_nonfinite = false;
+    for (int side = 0; side < 2; ++side) has_nonfinite |= block_any_nonfinite(finite[side], groups[side]);
+    return has_nonfinite;
   }
 };
 
@@ -114,15 +114,15 @@ template <class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(TupletEpilogue<acc_t> epilogue) {
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   const bool reduces = epilogue.rule.reduction != Reduction::kNone;
-  auto* exchange = reinterpret_cast<double*>(shared_memory());     // [2 * kMaxWarps]
-  const bool poisoned = !reduces && epilogue.block_finds_fault();  // divergence is never hidden
+  auto* exchange = reinterpret_cast<double*>(shared_memory());                // [2 * kMaxWarps]
+  const bool propagate_nan = !reduces && epilogue.block_any_nonfinite_row();  // divergence is never hidden
   for (int64_t chunk = blockIdx.x; chunk < epilogue.chunks(); chunk += gridDim.x) {
     const int64_t i = chunk * kEpilogueThreads + threadIdx.x;
     double sum[2] = {0, 0};
     if (i < epilogue.count) {
       if (!epilogue.all) epilogue.write_level(i);
       const acc_t value = epilogue.write_term(i);
-      if (!reduces) epilogue.out.loss[i] = poisoned ? nan : value;
+      if (!reduces) epilogue.out.loss[i] = propagate_nan ? nan : value;
       sum[0] = static_cast<double>(value);
       sum[1] = epilogue.out.positive_count[i] > 0;
     }
@@ -141,10 +141,11 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
     sum[1] += epilogue.partial[2 * chunk + 1];
   }
   sum_of_block<2>(sum, exchange);
-  const bool infinite = epilogue.block_finds_fault();
+  const bool has_nonfinite = epilogue.block_any_nonfinite_row();
   if (threadIdx.x != 0) return;
   *epilogue.out.loss =
-      infinite ? nan : static_cast<acc_t>(sum[0] * tuplet_share(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
+      has_nonfinite ? nan
+                    : static_cast<acc_t>(sum[0] * tuplet_share(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
 }
 
 }  // namespace

@@ -90,8 +90,9 @@ struct StripEpilogue {
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(StripEpilogue<Scalar, acc_t> epilogue) {
   constexpr int kWarps = kEpilogueThreads / 32;
-  bool poisoned = false;
-  for (int side = 0; side < 2; ++side) poisoned |= block_finds_infinite(epilogue.finite[side], epilogue.groups[side]);
+  bool propagate_nan = false;
+  for (int side = 0; side < 2; ++side)
+    propagate_nan |= block_any_nonfinite(epilogue.finite[side], epilogue.groups[side]);
   for (int64_t row = epilogue.first_row + int64_t{blockIdx.x} * kWarps + warp_index(); row < epilogue.last_row;
        row += int64_t{gridDim.x} * kWarps) {
     const Scalar* self = epilogue.x + row * epilogue.depth;
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
       acc_t value = is_zero ? acc_t(0) : sum(k);
       if (epilogue.norm) value = (value - to_acc(self[k]) / norm * along) / norm;
       epilogue.grad[row * epilogue.depth + k] =
-          from_acc<Scalar>(poisoned ? std::numeric_limits<acc_t>::quiet_NaN() : value);
+          from_acc<Scalar>(propagate_nan ? std::numeric_limits<acc_t>::quiet_NaN() : value);
     }
   }
 }
