@@ -177,23 +177,23 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     const bool is_zero = gradient.norm && !has_direction(gradient.norm[i]);
     const bool projects = gradient.norm && !is_zero;
     const acc_t weight = gradient.center ? static_cast<acc_t>(gradient.weight[i]) : acc_t(0);
-    acc_t along[1] = {0};
+    acc_t radial[1] = {0};
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       const acc_t x = gradient.row(i, k);
       const acc_t value = loss_weight * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
-      along[0] += value * x;
+      radial[0] += value * x;
       grad[k] = value;
     }
     if (projects) {
-      sum_of_block<1>(along, exchange);
-      if (threadIdx.x == 0) exchange[0] = along[0];
+      sum_of_block<1>(radial, exchange);
+      if (threadIdx.x == 0) exchange[0] = radial[0];
       __syncthreads();
-      along[0] = exchange[0];
+      radial[0] = exchange[0];
       __syncthreads();  // before the exchange is used again
     }
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       acc_t value = loss_weight != loss_weight ? loss_weight : is_zero ? acc_t(0) : grad[k];
-      if (projects) value -= gradient.row(i, k) * along[0];
+      if (projects) value -= gradient.row(i, k) * radial[0];
       if (gradient.norm) value /= gradient.norm[i];
       grad[k] = value;
     }

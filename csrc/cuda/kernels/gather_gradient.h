@@ -1,6 +1,7 @@
-// A block adds up the gradient of one row after the other.
+// A block adds up the gradient of one row after the partner.
 //
-// With y the other row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row x
+// With y the partner row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row
+// x
 //   inner product:              w y
 //   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
 //                               subgradient
@@ -32,9 +33,9 @@ template <class Scalar, class acc_t>
 struct GatherParams {
   PairMeasure measure;
   PairEndpoints<acc_t> endpoints;
-  GatherOperand<Scalar, acc_t> selves, firsts, seconds;
-  bool at_first, at_second;  // which endpoints of pairs rows of `selves` are at
-  RowToPairs row_to_pairs;   // of those endpoints, but for firsts that are entries: they are known without
+  GatherOperand<Scalar, acc_t> rows, left, right;
+  bool at_left, at_right;   // which endpoints of pairs rows of `rows` are at
+  RowToPairs row_to_pairs;  // of those endpoints, but for left that are entries: they are known without
   int64_t depth;
   const int32_t* finite[3];  // all gradients are NaN if one of these is 0; null ones are not looked at
   int64_t groups[3];
@@ -44,7 +45,7 @@ struct GatherParams {
 template <class acc_t>
 struct GatherShared {
   double sum[kMaxWarps];
-  const void* other[kGatherList];
+  const void* partner[kGatherList];
   acc_t weight[kGatherList], norm[kGatherList];
   int64_t endpoint[kGatherList];
   int warp_count[kMaxWarps];
@@ -57,8 +58,8 @@ class GatherRow {
       : params_(params),
         shared_(*reinterpret_cast<GatherShared<acc_t>*>(shared_memory())),
         row_(row),
-        self_(params.selves.x + row * params.depth),
-        norm_(params.selves.norm ? params.selves.norm[row] : acc_t(1)) {}
+        self_(params.rows.x + row * params.depth),
+        norm_(params.rows.norm ? params.rows.norm[row] : acc_t(1)) {}
 
   __device__ __forceinline__ void run(bool propagate_nan) {
     Scalar* grad = params_.grad + row_ * params_.depth;
@@ -75,12 +76,12 @@ class GatherRow {
     }
     // The projection needs the whole sum: a depth that is not added up at once is so twice.
     const int passes = projects && depth > kGatherDepth ? 2 : 1;
-    acc_t along = 0;
+    acc_t radial = 0;
     for (int pass = 0; pass < passes; ++pass) {
       for (first_depth_ = 0; first_depth_ < depth; first_depth_ += kGatherDepth) {
         add_up();
-        if (projects && pass == 0) along += component_along_self();
-        if (pass == passes - 1) write(grad, along);
+        if (projects && pass == 0) radial += radial_component();
+        if (pass == passes - 1) write(grad, radial);
       }
     }
   }
@@ -89,7 +90,7 @@ class GatherRow {
   __device__ __forceinline__ int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + threadIdx.x; }
 
   // The sum's inner product with the unit row, of the depths at hand.
-  __device__ __forceinline__ acc_t component_along_self() {
+  __device__ __forceinline__ acc_t radial_component() {
     acc_t dot[1] = {0};
     if (any_) {
 #pragma unroll
@@ -105,14 +106,14 @@ class GatherRow {
     return total;
   }
 
-  __device__ __forceinline__ void write(Scalar* grad, acc_t along) const {
+  __device__ __forceinline__ void write(Scalar* grad, acc_t radial) const {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {
       const int64_t k = depth_of(i);
       if (k >= params_.depth) continue;
       acc_t value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
-      if (any_ && params_.measure.normalized) value = (value - to_acc(self_[k]) / norm_ * along) / norm_;
+      if (any_ && params_.measure.normalized) value = (value - to_acc(self_[k]) / norm_ * radial) / norm_;
       grad[k] = from_acc<Scalar>(value);
     }
   }
@@ -125,14 +126,14 @@ class GatherRow {
   __device__ __forceinline__ Range range(int stage, bool sorted) const {
     const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count(), partners = endpoints.pairs.partners;
-    const bool entries = endpoints.pairs.first == nullptr;  // firsts are where they are
+    const bool entries = endpoints.pairs.left == nullptr;  // left are where they are
     if (stage == 0) {
-      if (!params_.at_first || !entries || row_ >= endpoints.pairs.count) return {0, 0};
+      if (!params_.at_left || !entries || row_ >= endpoints.pairs.count) return {0, 0};
       return {row_ * partners, (row_ + 1) * partners};
     }
     if (sorted) return {0, 0};
-    if (stage == 1) return params_.at_first && !entries ? Range{0, pairs} : Range{0, 0};
-    return params_.at_second ? Range{pairs, 2 * pairs} : Range{0, 0};
+    if (stage == 1) return params_.at_left && !entries ? Range{0, pairs} : Range{0, 0};
+    return params_.at_right ? Range{pairs, 2 * pairs} : Range{0, 0};
   }
 
   // Adds up the contributions to the depths at hand.
@@ -172,7 +173,7 @@ class GatherRow {
     for (int i = threadIdx.x; i < count; i += kGatherThreads) {
       const int64_t own = shared_.endpoint[i];
       int rank = 0;
-      for (int other = 0; other < count; ++other) rank += shared_.endpoint[other] < own;
+      for (int partner = 0; partner < count; ++partner) rank += shared_.endpoint[partner] < own;
       list(rank, own);
     }
     listed_ = count;
@@ -184,7 +185,7 @@ class GatherRow {
     const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count();
     const int64_t id = range.begin + threadIdx.x, pair = id < pairs ? id : id - pairs;
-    const bool here = id < range.end && (id < pairs ? endpoints.first_of(pair) : endpoints.second_of(pair)) == row_ &&
+    const bool here = id < range.end && (id < pairs ? endpoints.left_of(pair) : endpoints.right_of(pair)) == row_ &&
                       endpoints.has(pair);
     const uint32_t bits = __ballot_sync(kFullWarp, here);
     if (lane_index() == 0) shared_.warp_count[warp_index()] = __popc(bits);
@@ -203,11 +204,11 @@ class GatherRow {
   __device__ __forceinline__ void list(int place, int64_t id) {
     const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count(), pair = id < pairs ? id : id - pairs;
-    const bool self_is_first = id < pairs;
-    const int64_t other = self_is_first ? endpoints.second_of(pair) : endpoints.first_of(pair);
-    const GatherOperand<Scalar, acc_t>& others = self_is_first ? params_.seconds : params_.firsts;
-    shared_.other[place] = others.x + other * params_.depth;
-    shared_.norm[place] = others.norm ? others.norm[other] : acc_t(1);
+    const bool self_is_left = id < pairs;
+    const int64_t partner = self_is_left ? endpoints.right_of(pair) : endpoints.left_of(pair);
+    const GatherOperand<Scalar, acc_t>& partners = self_is_left ? params_.right : params_.left;
+    shared_.partner[place] = partners.x + partner * params_.depth;
+    shared_.norm[place] = partners.norm ? partners.norm[partner] : acc_t(1);
     shared_.weight[place] = endpoints.pairs.gradient[pair];
   }
 
@@ -221,7 +222,7 @@ class GatherRow {
       if (inner_product) {
         weight /= norm;
       } else if (params_.measure.quantity == PairQuantity::kNegativeDistance) {
-        const acc_t distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), norm);
+        const acc_t distance = distance_to(static_cast<const Scalar*>(shared_.partner[i]), norm);
         weight = distance == acc_t(0) ? acc_t(0) : weight / distance;
       } else {
         weight *= 2;
@@ -230,26 +231,26 @@ class GatherRow {
     }
     __syncthreads();
     for (int i = 0; i < listed_; ++i) {
-      const Scalar* other = static_cast<const Scalar*>(shared_.other[i]);
+      const Scalar* partner = static_cast<const Scalar*>(shared_.partner[i]);
       const acc_t weight = shared_.weight[i], norm = shared_.norm[i];
 #pragma unroll
       for (int c = 0; c < kGatherColumns; ++c) {
         const int64_t k = depth_of(c);
         if (k >= params_.depth) continue;
-        acc_t y = to_acc(other[k]);
+        acc_t y = to_acc(partner[k]);
         if (!inner_product) y = params_.measure.normalized ? y / norm - to_acc(self_[k]) / norm_ : y - to_acc(self_[k]);
         // Equal rows have no direction between them, even if they are not finite.
         if (inner_product || weight != acc_t(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
     }
-    listed_ = 0;  // who lists again meets the others first
+    listed_ = 0;  // who lists again meets the partners first
   }
 
   // By a warp.
-  __device__ __forceinline__ acc_t distance_to(const Scalar* other, acc_t norm) const {
+  __device__ __forceinline__ acc_t distance_to(const Scalar* partner, acc_t norm) const {
     acc_t sum = 0;
     for (int64_t k = lane_index(); k < params_.depth; k += 32) {
-      const acc_t x = to_acc(self_[k]), y = to_acc(other[k]);
+      const acc_t x = to_acc(self_[k]), y = to_acc(partner[k]);
       const acc_t difference = params_.measure.normalized ? y / norm - x / norm_ : y - x;
       sum = fma(difference, difference, sum);
     }

@@ -230,8 +230,8 @@ __global__ void __launch_bounds__(kCheckThreads, 1)
 // The pairs of all triplets, and the gradients of their measures.
 template <class acc_t>
 struct ListedPairs {
-  int64_t* first;   // [count]
-  int64_t* second;  // [count, 2]
+  int64_t* left;    // [count]
+  int64_t* right;   // [count, 2]
   acc_t* gradient;  // [count, 2]
 };
 
@@ -246,9 +246,9 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
     sums.backward(t, total, gradient.grad_loss, &d_positive, &d_negative);
     if (gradient.grad_positive) d_positive += gradient.grad_positive[t];
     if (gradient.grad_negative) d_negative += gradient.grad_negative[t];
-    list.first[t] = triplets.rows[3 * t];
-    list.second[2 * t] = triplets.rows[3 * t + 1];
-    list.second[2 * t + 1] = triplets.rows[3 * t + 2];
+    list.left[t] = triplets.rows[3 * t];
+    list.right[2 * t] = triplets.rows[3 * t + 1];
+    list.right[2 * t + 1] = triplets.rows[3 * t + 2];
     list.gradient[2 * t] = sums.kept_backward(d_positive);
     list.gradient[2 * t + 1] = sums.kept_backward(d_negative);
   }
@@ -293,7 +293,7 @@ void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, con
   launch("list_triplet_pairs", list_triplet_pairs_kernel<Loss, acc_t>,
          {(triplets.count + kTripletThreads - 1) / kTripletThreads, kTripletThreads}, stream, loss, triplets, gradient,
          static_cast<const double*>(total), list);
-  const PairList<acc_t> pairs{list.first, list.second, list.gradient, triplets.count, 2, is_valid};
+  const PairList<acc_t> pairs{list.left, list.right, list.gradient, triplets.count, 2, is_valid};
   pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);
 }
 

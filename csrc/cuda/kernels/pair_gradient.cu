@@ -16,7 +16,7 @@ struct LossPairs {
   LossGradient<acc_t> loss;
   const int64_t*
       counted;      // [kCountChunks, 2]: easy and hard terms of parts of the batch; null: each block counts itself
-  int64_t* second;  // [count, 2]
+  int64_t* right;   // [count, 2]
   acc_t* gradient;  // [count, 2]
 };
 
@@ -76,8 +76,8 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
                     loss.grad_loss[loss.reduction == Reduction::kNone ? i : 0], &d_positive, &d_negative);
     if (loss.grad_positive) d_positive += loss.grad_positive[i];
     if (loss.grad_negative) d_negative += loss.grad_negative[i];
-    list.second[2 * i] = loss.pairs.positive_index[i];
-    list.second[2 * i + 1] = loss.pairs.negative_index[i];
+    list.right[2 * i] = loss.pairs.positive_index[i];
+    list.right[2 * i + 1] = loss.pairs.negative_index[i];
     list.gradient[2 * i] = d_positive;
     list.gradient[2 * i + 1] = d_negative;
   }
@@ -95,20 +95,20 @@ __global__ void __launch_bounds__(kGatherThreads, 4)
 
 // Calls use(row, end) for every end that an index is to hold.
 template <class acc_t, class Use>
-__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<acc_t>& endpoints, bool at_first, bool at_second,
+__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<acc_t>& endpoints, bool at_left, bool at_right,
                                                   const Use& use) {
   const int64_t pairs = endpoints.pair_count();
   for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < pairs; p += int64_t{gridDim.x} * blockDim.x) {
     if (!endpoints.has(p)) continue;
-    if (at_first) use(endpoints.first_of(p), p);
-    if (at_second) use(endpoints.second_of(p), pairs + p);
+    if (at_left) use(endpoints.left_of(p), p);
+    if (at_right) use(endpoints.right_of(p), pairs + p);
   }
 }
 
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 4)
-    count_incidences_kernel(PairEndpoints<acc_t> endpoints, bool at_first, bool at_second, int64_t* count) {
-  for_each_endpoint(endpoints, at_first, at_second, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
+    count_incidences_kernel(PairEndpoints<acc_t> endpoints, bool at_left, bool at_right, int64_t* count) {
+  for_each_endpoint(endpoints, at_left, at_right, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
 }
 
 // begin[r] = the sum of count[0] to count[r - 1], and count[r] = 0 again. One block.
@@ -149,9 +149,9 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 4)
-    fill_row_to_pairs_kernel(PairEndpoints<acc_t> endpoints, bool at_first, bool at_second, const int64_t* begin,
+    fill_row_to_pairs_kernel(PairEndpoints<acc_t> endpoints, bool at_left, bool at_right, const int64_t* begin,
                              int64_t* count, int64_t* endpoint) {
-  for_each_endpoint(endpoints, at_first, at_second,
+  for_each_endpoint(endpoints, at_left, at_right,
                     [&](int64_t row, int64_t id) { endpoint[begin[row] + atomic_add(count + row, 1)] = id; });
 }
 
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(Gath
   bool propagate_nan = false;
   for (int side = 0; side < 3; ++side)
     if (params.finite[side]) propagate_nan |= block_any_nonfinite(params.finite[side], params.groups[side]);
-  for (int64_t row = blockIdx.x; row < params.selves.count; row += gridDim.x)
+  for (int64_t row = blockIdx.x; row < params.rows.count; row += gridDim.x)
     GatherRow<Scalar, acc_t>(params, row).run(propagate_nan);
 }
 
@@ -189,9 +189,9 @@ class PairGradient {
     LossPairs<acc_t> list{};
     if (loss) {
       list.loss = *loss;
-      list.second = workspace_.array<int64_t>(2 * loss->pairs.count);
+      list.right = workspace_.array<int64_t>(2 * loss->pairs.count);
       list.gradient = workspace_.array<acc_t>(2 * loss->pairs.count);
-      pairs = {nullptr, list.second, list.gradient, loss->pairs.count, 2};
+      pairs = {nullptr, list.right, list.gradient, loss->pairs.count, 2};
       if (2 * pairs.count > kMaxPairsScanned && loss->grad_loss && loss->reduction == Reduction::kMean) {
         auto* counted = workspace_.array<int64_t>(2 * kCountChunks);
         launch("count_parts", count_parts_kernel<acc_t>, {kCountChunks, kListThreads, kSumBytes}, stream_, *loss,
@@ -233,19 +233,19 @@ class PairGradient {
             indexed ? workspace_.array<int64_t>(count) : nullptr};
   }
 
-  void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& selves, bool at_first,
-              bool at_second, bool indexed, Scalar* grad) {
+  void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& rows, bool at_left, bool at_right,
+              bool indexed, Scalar* grad) {
     const auto side = [](const RowStats<Scalar, acc_t>& rows) {
       return GatherOperand<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
     GatherParams<Scalar, acc_t> params{};
     params.measure = measure_;
     params.endpoints = endpoints;
-    params.selves = operand(selves);
-    params.firsts = operand(x_);
-    params.seconds = operand(rows_.refs ? refs_ : x_);
-    params.at_first = at_first;
-    params.at_second = at_second;
+    params.rows = operand(rows);
+    params.left = operand(x_);
+    params.right = operand(rows_.refs ? refs_ : x_);
+    params.at_left = at_left;
+    params.at_right = at_right;
     params.depth = rows_.depth;
     params.grad = grad;
     if (all_finite_) {
@@ -259,22 +259,22 @@ class PairGradient {
       params.finite[2] = endpoints.pairs.is_valid;
       params.groups[2] = 1;
     }
-    const bool firsts = at_first && endpoints.pairs.first;
-    if (indexed && (firsts || at_second)) {
+    const bool left = at_left && endpoints.pairs.left;
+    if (indexed && (left || at_right)) {
       const int64_t pairs = endpoints.pair_count();
       const Grid grid{std::min<int64_t>((pairs + kListThreads - 1) / kListThreads, 4096), kListThreads};
-      auto* begin = workspace_.array<int64_t>(selves.count + 1);
-      auto* endpoint = workspace_.array<int64_t>((firsts ? pairs : 0) + (at_second ? pairs : 0));
-      launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, firsts, at_second,
-             selves.incidence_count);
+      auto* begin = workspace_.array<int64_t>(rows.count + 1);
+      auto* endpoint = workspace_.array<int64_t>((left ? pairs : 0) + (at_right ? pairs : 0));
+      launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
+             rows.incidence_count);
       launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, (kMaxWarps + 1) * sizeof(int64_t)}, stream_,
-             selves.incidence_count, selves.count, begin);
-      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, firsts, at_second,
-             static_cast<const int64_t*>(begin), selves.incidence_count, endpoint);
+             rows.incidence_count, rows.count, begin);
+      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
+             static_cast<const int64_t*>(begin), rows.incidence_count, endpoint);
       params.row_to_pairs = {begin, endpoint};
     }
     launch("gather_gradient", gather_gradient_kernel<Scalar, acc_t>,
-           {selves.count, kGatherThreads, sizeof(GatherShared<acc_t>)}, stream_, params);
+           {rows.count, kGatherThreads, sizeof(GatherShared<acc_t>)}, stream_, params);
   }
 
   const PairMeasure measure_;

@@ -14,8 +14,8 @@ namespace hardmine::cuda {
 // Entries of one first row and some partners of it, and the gradient that arrives at the measure of each such pair.
 template <class acc_t>
 struct PairList {
-  const int64_t* first;   // [count]; null: entry e is of row e
-  const int64_t* second;  // [count, partners]; a number that is no row: no pair
+  const int64_t* left;    // [count]; null: entry e is of row e
+  const int64_t* right;   // [count, partners]; a number that is no row: no pair
   const acc_t* gradient;  // [count, partners]
   int64_t count;
   int64_t partners;

@@ -10,18 +10,18 @@ namespace hardmine::cuda {
 template <class acc_t>
 struct PairEndpoints {
   PairList<acc_t> pairs;
-  int64_t first_rows, second_rows;  // rows that a first and a second may be
+  int64_t left_rows, right_rows;  // rows that a first and a second may be
 
   HARDMINE_HD int64_t pair_count() const { return pairs.count * pairs.partners; }
-  HARDMINE_HD int64_t first_of(int64_t p) const {
+  HARDMINE_HD int64_t left_of(int64_t p) const {
     const int64_t entry = p / pairs.partners;
-    return pairs.first ? pairs.first[entry] : entry;
+    return pairs.left ? pairs.left[entry] : entry;
   }
-  HARDMINE_HD int64_t second_of(int64_t p) const { return pairs.second[p]; }
+  HARDMINE_HD int64_t right_of(int64_t p) const { return pairs.right[p]; }
   // A pair without a gradient adds nothing, not even a NaN.
   HARDMINE_HD bool has(int64_t p) const {
-    const int64_t first = first_of(p), second = second_of(p);
-    return first >= 0 && first < first_rows && second >= 0 && second < second_rows && pairs.gradient[p] != acc_t(0);
+    const int64_t first = left_of(p), second = right_of(p);
+    return first >= 0 && first < left_rows && second >= 0 && second < right_rows && pairs.gradient[p] != acc_t(0);
   }
 };
 

@@ -104,15 +104,15 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
       return value;
     };
     const acc_t norm = epilogue.norm ? epilogue.norm[row] : acc_t(1);
-    acc_t along = 0;
+    acc_t radial = 0;
     const bool is_zero = epilogue.norm && !has_direction(norm);
     if (epilogue.norm && !is_zero) {
-      for (int64_t k = lane_index(); k < epilogue.depth; k += 32) along = fma(sum(k), to_acc(self[k]) / norm, along);
-      along = sum_of_warp(along);
+      for (int64_t k = lane_index(); k < epilogue.depth; k += 32) radial = fma(sum(k), to_acc(self[k]) / norm, radial);
+      radial = sum_of_warp(radial);
     }
     for (int64_t k = lane_index(); k < epilogue.depth; k += 32) {
       acc_t value = is_zero ? acc_t(0) : sum(k);
-      if (epilogue.norm) value = (value - to_acc(self[k]) / norm * along) / norm;
+      if (epilogue.norm) value = (value - to_acc(self[k]) / norm * radial) / norm;
       epilogue.grad[row * epilogue.depth + k] =
           from_acc<Scalar>(propagate_nan ? std::numeric_limits<acc_t>::quiet_NaN() : value);
     }
@@ -168,7 +168,7 @@ class TupletGradient {
 
   // The gradient of `rows`, from all their pairs with `columns`.
   void run(const Operand& rows, const Operand& columns, bool symmetric, Scalar* grad) {
-    const int64_t count = rows.rows.count, others = columns.rows.count;
+    const int64_t count = rows.rows.count, column_count = columns.rows.count;
     if (count == 0) return;
     TupletWeightParams<MmaPolicy> params{};
     params.rows = rows.packed;
@@ -184,27 +184,28 @@ class TupletGradient {
     params.inverse_temperature = static_cast<acc_t>(1 / rule_.temperature);
     params.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
 
-    const int64_t max_rows = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
+    const int64_t max_rows = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(column_count, 1));
     const int64_t strip = std::min(std::min(round_up(max_rows), round_up(count)), count);
-    params.weight = workspace_.array<acc_t>(strip * others);
+    params.weight = workspace_.array<acc_t>(strip * column_count);
     StripSums sums(*this, strip, columns);
     for (int64_t first = 0; first < count; first += strip) {
       params.first_row = first;
       params.last_row = std::min(first + strip, count);
-      const int64_t tiles = panels_of<MmaPolicy>(params.last_row - first) * panels_of<MmaPolicy>(others);
+      const int64_t tiles = panels_of<MmaPolicy>(params.last_row - first) * panels_of<MmaPolicy>(column_count);
       launch("tuplet_weights", tuplet_weights_kernel<MmaPolicy>,
              {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, params);
-      sums.add_up(rows.rows.x + first * depth_, {params.weight, params.last_row - first, others});
-      const StripEpilogue<Scalar, acc_t> epilogue{rows.rows.x,
-                                                  rows.stats.norm,
-                                                  first,
-                                                  params.last_row,
-                                                  depth_,
-                                                  sums.out,
-                                                  sums.num_splits,
-                                                  {rows.stats.finite, columns.stats.finite},
-                                                  {finite_flag_count(count), symmetric ? 0 : finite_flag_count(others)},
-                                                  grad};
+      sums.add_up(rows.rows.x + first * depth_, {params.weight, params.last_row - first, column_count});
+      const StripEpilogue<Scalar, acc_t> epilogue{
+          rows.rows.x,
+          rows.stats.norm,
+          first,
+          params.last_row,
+          depth_,
+          sums.out,
+          sums.num_splits,
+          {rows.stats.finite, columns.stats.finite},
+          {finite_flag_count(count), symmetric ? 0 : finite_flag_count(column_count)},
+          grad};
       const int64_t blocks = (params.last_row - first + kEpilogueThreads / 32 - 1) / (kEpilogueThreads / 32);
       launch("finalize_strip", finalize_strip_kernel<Scalar, acc_t>,
              {std::min(blocks, kMaxEpilogueBlocks), kEpilogueThreads}, stream_, epilogue);
@@ -222,12 +223,12 @@ class TupletGradient {
     std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, GradientGemm<MmaPolicy>> gemm{};
 
     StripSums(const TupletGradient& of, int64_t strip, const Operand& columns) : gradient(of), column(columns.rows.x) {
-      const int64_t others = columns.rows.count, depth = of.depth_;
+      const int64_t column_count = columns.rows.count, depth = of.depth_;
       if constexpr (MmaPolicy::kSquaredDifferences) {
-        num_splits = difference_splits(strip, others, depth);
+        num_splits = difference_splits(strip, column_count, depth);
       } else {
         gemm = make_gradient_gemm<MmaPolicy>(
-            GradientGemmRows<Scalar, acc_t>{column, others, depth, columns.stats.norm, nullptr}, strip, true, 0,
+            GradientGemmRows<Scalar, acc_t>{column, column_count, depth, columns.stats.norm, nullptr}, strip, true, 0,
             of.workspace_, of.stream_);
       }
       out = of.workspace_.template array<acc_t>(num_splits * strip * depth);

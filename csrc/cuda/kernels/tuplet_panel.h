@@ -125,9 +125,9 @@ class TupletPanel {
   }
 
   // The row whose state this thread keeps.
-  __device__ __forceinline__ int64_t own_row() const { return row_panel_ * kTile + threadIdx.x; }
-  __device__ __forceinline__ bool has_row() const { return threadIdx.x < kTile && own_row() < params_.rows.count; }
-  __device__ __forceinline__ int64_t place() const { return split_ * params_.rows.count + own_row(); }
+  __device__ __forceinline__ int64_t thread_row() const { return row_panel_ * kTile + threadIdx.x; }
+  __device__ __forceinline__ bool has_row() const { return threadIdx.x < kTile && thread_row() < params_.rows.count; }
+  __device__ __forceinline__ int64_t place() const { return split_ * params_.rows.count + thread_row(); }
 
   __device__ __forceinline__ bool is_self(int r, int64_t column) const {
     return params_.symmetric && row_panel_ * kTile + MmaPolicy::row(r) == column;
