@@ -70,8 +70,8 @@ void check_nearest(const Problem& p) {
   HostWorkspace workspace;
   Stream stream;
   stream.max_blocks = p.max_blocks;
-  nearest<MmaPolicy>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
-                     p.exclude_self, NearestOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
+  knn<MmaPolicy>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
+                 p.exclude_self, KnnOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
 
   for (int64_t i = 0; i < p.queries; ++i) {
     std::vector<double> order(ref_count);
@@ -180,8 +180,8 @@ TEST(no_refs_and_no_queries) {
   const Points<float> gallery{none, 0};
   float similarity[2] = {};
   int64_t index[2] = {};
-  nearest<FloatProducts>(Similarity::kDot, Points<float>{query, 1}, &gallery, 2, 2, false,
-                         NearestOut<float>{similarity, index}, workspace, Stream{});
+  knn<FloatProducts>(Similarity::kDot, Points<float>{query, 1}, &gallery, 2, 2, false, KnnOut<float>{similarity, index},
+                     workspace, Stream{});
   CHECK(std::isnan(similarity[0]) && std::isnan(similarity[1]));
   CHECK(index[0] == -1 && index[1] == -1);
 }
@@ -192,10 +192,10 @@ TEST(memory_is_that_of_pools_and_not_of_all_pairs) {
   std::vector<float> similarity(40);
   std::vector<int64_t> index(40);
   HostWorkspace few, many;
-  nearest<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 1}, &gallery, 1, 1, false,
-                         NearestOut<float>{similarity.data(), index.data()}, few, Stream{});
-  nearest<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 40}, &gallery, 1, 1, false,
-                         NearestOut<float>{similarity.data(), index.data()}, many, Stream{});
+  knn<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 1}, &gallery, 1, 1, false,
+                     KnnOut<float>{similarity.data(), index.data()}, few, Stream{});
+  knn<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 40}, &gallery, 1, 1, false,
+                     KnnOut<float>{similarity.data(), index.data()}, many, Stream{});
   // For a query more, a pool of up to 256 candidates a share, of which 24 panels make 12; and marks of row groups.
   CHECK(many.bytes() - few.bytes() <= 39 * 12 * (256 * 8 + 4) + 2 * 4);
 }

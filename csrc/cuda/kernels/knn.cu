@@ -1,8 +1,8 @@
 // A block has a panel of queries to itself, and visits tiles of them against a split of the columns. What beats the
-// k-th best of a query so far is appended to the query's pool; a pool that the next tile might overflow is sorted and
-// cut back to its k best by a warp. Where there are few panels of queries, several blocks have a split of the columns
-// each, and their lists are merged in the epilogue. The order of candidates is total, so the order in which threads
-// append them changes nothing.
+// k-th best of a query so far is appended to the query's reservoir; a reservoir that the next tile might overflow is
+// sorted and cut back to its k best by a warp. Where there are few panels of queries, several blocks have a split of
+// the columns each, and their lists are merged in the epilogue. The order of candidates is total, so the order in which
+// threads append them changes nothing.
 
 #include "cuda/kernels/knn.h"
 
@@ -18,49 +18,50 @@ constexpr int64_t kMinSplitPanels = 2;  // of a split
 // Of a block's shared memory, of which the GPUs that have least give 99 KiB.
 constexpr size_t kMaxListBytes = 96 * 1024, kMaxSharedBytes = 99 * 1024;
 
-// Warps of a block that sort at a time, each a list with room for `capacity` candidates.
+// Warps of a block that sort at a time, each a list with list_capacity for `capacity` candidates.
 template <class acc_t>
 int sorting_warps(int capacity) {
   return static_cast<int>(std::clamp<size_t>(kMaxListBytes / (capacity * sizeof(PackedCandidate<acc_t>)), 1, kWarps));
 }
 
 template <class acc_t>
-struct NearestPools {
-  PackedCandidate<acc_t>* pool;  // [num_splits, queries, capacity]
-  int32_t* size;                 // [num_splits, queries], of the sorted lists
+struct KnnReservoirs {
+  PackedCandidate<acc_t>* reservoir;  // [num_splits, queries, capacity]
+  int32_t* size;                      // [num_splits, queries], of the sorted lists
   int capacity, sorting_warps;
   int64_t num_splits, queries;
 
   __device__ __forceinline__ PackedCandidate<acc_t>* at(int64_t split, int64_t query) const {
-    return pool + (split * queries + query) * capacity;
+    return reservoir + (split * queries + query) * capacity;
   }
 };
 
 template <class acc_t>
-struct NearestEpilogue {
+struct KnnEpilogue {
   Similarity kind;
   int k;
-  NearestOut<acc_t> out;
+  KnnOut<acc_t> out;
 };
 
 template <class MmaPolicy>
-struct NearestParams {
+struct KnnParams {
   using acc_t = typename MmaPolicy::acc_t;
   PackedMatrix<MmaPolicy> rows, columns;
   bool exclude_self;
-  bool may_overflow;  // pools do not hold all columns
-  NearestPools<acc_t> pools;
-  NearestEpilogue<acc_t> epilogue;
+  bool may_overflow;  // reservoirs do not hold all columns
+  KnnReservoirs<acc_t> reservoirs;
+  KnnEpilogue<acc_t> epilogue;
 };
 
-// Room for the k best, for some more, so that a pool is not cut for every tile, and for all of a tile on top of them.
+// Room for the k best, for some more, so that a reservoir is not cut for every tile, and for all of a tile on top of
+// them.
 int capacity_of(int64_t k, int64_t columns, int64_t tile) {
   const int64_t slack = std::clamp<int64_t>(k / 2, 16, tile);
   return power_of_two_from(std::min(k + slack + tile, columns));
 }
 
 template <class MmaPolicy>
-size_t nearest_shared_bytes(int capacity, int warps) {
+size_t knn_shared_bytes(int capacity, int warps) {
   using acc_t = typename MmaPolicy::acc_t;
   constexpr size_t kRowBytes = MmaPolicy::kTile * (sizeof(acc_t) + sizeof(int32_t));
   static_assert(std::max(MmaPolicy::kSharedBytes, kMaxListBytes) + kRowBytes <= kMaxSharedBytes);
@@ -69,8 +70,8 @@ size_t nearest_shared_bytes(int capacity, int warps) {
 
 // A sorted list of a query, as users see it. All lanes of a warp call it.
 template <class acc_t>
-__device__ __forceinline__ void write_neighbors(const NearestEpilogue<acc_t>& epilogue,
-                                                const PackedCandidate<acc_t>* list, int size, int64_t query) {
+__device__ __forceinline__ void write_neighbors(const KnnEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>* list,
+                                                int size, int64_t query) {
   for (int n = lane_index(); n < epilogue.k; n += 32) {
     const bool found = n < size;
     // No zero has a sign: a packed key has lost it.
@@ -82,15 +83,16 @@ __device__ __forceinline__ void write_neighbors(const NearestEpilogue<acc_t>& ep
 }
 
 template <class MmaPolicy>
-class NearestPanel {
+class KnnPanel {
   using acc_t = typename MmaPolicy::acc_t;
   using Candidate = PackedCandidate<acc_t>;
   static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  __device__ __forceinline__ NearestPanel(const NearestParams<MmaPolicy>& params, int64_t row_panel, int64_t split)
+  __device__ __forceinline__ KnnPanel(const KnnParams<MmaPolicy>& params, int64_t row_panel, int64_t split)
       : params_(params), row_panel_(row_panel), split_(split) {
-    const size_t lists = params.pools.sorting_warps * static_cast<size_t>(params.pools.capacity) * sizeof(Candidate);
+    const size_t lists =
+        params.reservoirs.sorting_warps * static_cast<size_t>(params.reservoirs.capacity) * sizeof(Candidate);
     worst_key_ =
         reinterpret_cast<acc_t*>(shared_memory() + (lists > MmaPolicy::kSharedBytes ? lists : MmaPolicy::kSharedBytes));
     size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
@@ -102,7 +104,7 @@ class NearestPanel {
       size_[threadIdx.x] = 0;
     }
     __syncthreads();
-    const int64_t panels = panels_of<MmaPolicy>(params_.columns.count), num_splits = params_.pools.num_splits;
+    const int64_t panels = panels_of<MmaPolicy>(params_.columns.count), num_splits = params_.reservoirs.num_splits;
     const int64_t last = panels * (split_ + 1) / num_splits;
     for (int64_t column = panels * split_ / num_splits; column < last; ++column) {
       make_tile(params_.rows, params_.columns, row_panel_, column, fragment_);
@@ -119,20 +121,20 @@ class NearestPanel {
   }
 
  private:
-  // Candidates that a pool may hold when a tile is added to it.
-  __device__ __forceinline__ int max_fill() const { return params_.pools.capacity - kTile; }
+  // Candidates that a reservoir may hold when a tile is added to it.
+  __device__ __forceinline__ int max_fill() const { return params_.reservoirs.capacity - kTile; }
 
   __device__ __forceinline__ int64_t query(int row) const { return row_panel_ * kTile + row; }
 
   // Rows of the panel, a split of them each warp that sorts.
   template <class Use>
   __device__ __forceinline__ void for_each_row(const Use& use) {
-    const int warps = params_.pools.sorting_warps;
+    const int warps = params_.reservoirs.sorting_warps;
     if (warp_index() >= warps) return;
     for (int row = warp_index(); row < kTile && query(row) < params_.rows.count; row += warps) use(row);
   }
 
-  // Appends what beats its row's worst; true if some pool is too full for a tile more.
+  // Appends what beats its row's worst; true if some reservoir is too full for a tile more.
   __device__ __forceinline__ bool append(int64_t first_column) {
     const acc_t sign = MmaPolicy::kSquaredDifferences ? acc_t(-1) : acc_t(1);
     const int64_t left = params_.columns.count - first_column;
@@ -143,7 +145,7 @@ class NearestPanel {
     for (int r = 0; r < kRows; ++r) {
       const int row = MmaPolicy::row(r);
       if (query(row) >= params_.rows.count) continue;
-      // Columns come in ascending order: at an equal key, those that are in the pool win. NaN beats nothing.
+      // Columns come in ascending order: at an equal key, those that are in the reservoir win. NaN beats nothing.
       const acc_t worst = worst_key_[row];
       uint32_t better = 0;
 #pragma unroll
@@ -155,7 +157,7 @@ class NearestPanel {
       if (better == 0) continue;
       const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
       full |= place + count > max_fill();
-      Candidate* to = params_.pools.at(split_, query(row)) + place;
+      Candidate* to = params_.reservoirs.at(split_, query(row)) + place;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
         if (better >> c & 1)
@@ -164,12 +166,12 @@ class NearestPanel {
     return full;
   }
 
-  // The warp's list, with the pool of a row, sorted.
+  // The warp's list, with the reservoir of a row, sorted.
   __device__ __forceinline__ const Candidate* sorted(int row) {
-    const Candidate* pool = params_.pools.at(split_, query(row));
-    Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * params_.pools.capacity;
+    const Candidate* reservoir = params_.reservoirs.at(split_, query(row));
+    Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * params_.reservoirs.capacity;
     __syncwarp();  // all are done with the row before
-    for (int i = lane_index(); i < size_[row]; i += 32) list[i] = pool[i];
+    for (int i = lane_index(); i < size_[row]; i += 32) list[i] = reservoir[i];
     warp_bitonic_sort(list, size_[row]);
     return list;
   }
@@ -177,8 +179,8 @@ class NearestPanel {
   // Leaves a row its k best; it has more.
   __device__ __forceinline__ void cut(int row) {
     const Candidate* list = sorted(row);
-    Candidate* pool = params_.pools.at(split_, query(row));
-    for (int i = lane_index(); i < params_.epilogue.k; i += 32) pool[i] = list[i];
+    Candidate* reservoir = params_.reservoirs.at(split_, query(row));
+    for (int i = lane_index(); i < params_.epilogue.k; i += 32) reservoir[i] = list[i];
     if (lane_index() == 0) {  // all have read the size before they sorted
       worst_key_[row] = list[params_.epilogue.k - 1].key();
       size_[row] = params_.epilogue.k;
@@ -188,42 +190,43 @@ class NearestPanel {
   __device__ __forceinline__ void finalize(int row) {
     const Candidate* list = sorted(row);
     const int size = size_[row] < params_.epilogue.k ? size_[row] : params_.epilogue.k;
-    if (params_.pools.num_splits == 1) return write_neighbors(params_.epilogue, list, size, query(row));
-    Candidate* pool = params_.pools.at(split_, query(row));
-    for (int i = lane_index(); i < size; i += 32) pool[i] = list[i];
-    if (lane_index() == 0) params_.pools.size[split_ * params_.pools.queries + query(row)] = size;
+    if (params_.reservoirs.num_splits == 1) return write_neighbors(params_.epilogue, list, size, query(row));
+    Candidate* reservoir = params_.reservoirs.at(split_, query(row));
+    for (int i = lane_index(); i < size; i += 32) reservoir[i] = list[i];
+    if (lane_index() == 0) params_.reservoirs.size[split_ * params_.reservoirs.queries + query(row)] = size;
   }
 
-  const NearestParams<MmaPolicy>& params_;
+  const KnnParams<MmaPolicy>& params_;
   int64_t row_panel_, split_;
   acc_t* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
-  int32_t* size_;     // [kTile], of the pools
+  int32_t* size_;     // [kTile], of the reservoirs
   Fragment<MmaPolicy> fragment_;
 };
 
 template <class MmaPolicy>
-__global__ void __launch_bounds__(kTileThreads, 2) nearest_kernel(NearestParams<MmaPolicy> params) {
+__global__ void __launch_bounds__(kTileThreads, 2) knn_kernel(KnnParams<MmaPolicy> params) {
   const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
-  for (int64_t i = blockIdx.x; i < panels * params.pools.num_splits; i += gridDim.x)
-    NearestPanel<MmaPolicy>(params, i % panels, i / panels).run();
+  for (int64_t i = blockIdx.x; i < panels * params.reservoirs.num_splits; i += gridDim.x)
+    KnnPanel<MmaPolicy>(params, i % panels, i / panels).run();
 }
 
-// A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
+// A warp merges the lists of a query, in a list of its own of `list_capacity` >= 2 k.
 template <class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    merge_nearest_kernel(NearestPools<acc_t> pools, NearestEpilogue<acc_t> epilogue, int room) {
-  PackedCandidate<acc_t>* list = reinterpret_cast<PackedCandidate<acc_t>*>(shared_memory()) + warp_index() * room;
+    merge_knn_kernel(KnnReservoirs<acc_t> reservoirs, KnnEpilogue<acc_t> epilogue, int list_capacity) {
+  PackedCandidate<acc_t>* list =
+      reinterpret_cast<PackedCandidate<acc_t>*>(shared_memory()) + warp_index() * list_capacity;
   const int warps = warps_per_block();
-  for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < pools.queries;
+  for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < reservoirs.queries;
        query += int64_t{gridDim.x} * warps) {
     int size = 0;
-    for (int64_t split = 0; split < pools.num_splits; ++split) {
-      const int more = pools.size[split * pools.queries + query];
-      if (size + more > room) {
+    for (int64_t split = 0; split < reservoirs.num_splits; ++split) {
+      const int more = reservoirs.size[split * reservoirs.queries + query];
+      if (size + more > list_capacity) {
         warp_bitonic_sort(list, size);
-        size = epilogue.k;  // it was more than `room` - k, so k at least
+        size = epilogue.k;  // it was more than `list_capacity` - k, so k at least
       }
-      for (int i = lane_index(); i < more; i += 32) list[size + i] = pools.at(split, query)[i];
+      for (int i = lane_index(); i < more; i += 32) list[size + i] = reservoirs.at(split, query)[i];
       size += more;
     }
     warp_bitonic_sort(list, size);
@@ -235,13 +238,12 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
-             const Stream& stream) {
+void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
+         bool exclude_self, const KnnOut<typename MmaPolicy::acc_t>& out, Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   if (queries.count == 0) return;
   const bool cosine = kind == Similarity::kCosine;
-  NearestParams<MmaPolicy> params{};
+  KnnParams<MmaPolicy> params{};
   params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
   params.columns =
       refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : params.rows;
@@ -250,33 +252,33 @@ void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar
 
   const int64_t row_panels = panels_of<MmaPolicy>(queries.count);
   const int64_t column_panels = panels_of<MmaPolicy>(params.columns.count);
-  NearestPools<acc_t>& pools = params.pools;
-  pools.queries = queries.count;
-  pools.num_splits =
+  KnnReservoirs<acc_t>& reservoirs = params.reservoirs;
+  reservoirs.queries = queries.count;
+  reservoirs.num_splits =
       std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels / kMinSplitPanels));
   // Of a split there are no more columns than this.
-  const int64_t share_columns =
-      std::min(params.columns.count, (column_panels + pools.num_splits - 1) / pools.num_splits * MmaPolicy::kTile);
-  pools.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
-  pools.sorting_warps = sorting_warps<acc_t>(pools.capacity);
-  pools.pool = workspace.array<PackedCandidate<acc_t>>(pools.num_splits * pools.queries * pools.capacity);
-  pools.size = workspace.array<int32_t>(pools.num_splits * pools.queries);
-  params.may_overflow = share_columns > pools.capacity;
-  launch("nearest", nearest_kernel<MmaPolicy>,
-         {row_panels * pools.num_splits, kTileThreads,
-          nearest_shared_bytes<MmaPolicy>(pools.capacity, pools.sorting_warps)},
+  const int64_t share_columns = std::min(
+      params.columns.count, (column_panels + reservoirs.num_splits - 1) / reservoirs.num_splits * MmaPolicy::kTile);
+  reservoirs.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
+  reservoirs.sorting_warps = sorting_warps<acc_t>(reservoirs.capacity);
+  reservoirs.reservoir =
+      workspace.array<PackedCandidate<acc_t>>(reservoirs.num_splits * reservoirs.queries * reservoirs.capacity);
+  reservoirs.size = workspace.array<int32_t>(reservoirs.num_splits * reservoirs.queries);
+  params.may_overflow = share_columns > reservoirs.capacity;
+  launch("knn", knn_kernel<MmaPolicy>,
+         {row_panels * reservoirs.num_splits, kTileThreads,
+          knn_shared_bytes<MmaPolicy>(reservoirs.capacity, reservoirs.sorting_warps)},
          stream, params);
-  if (pools.num_splits == 1) return;
-  const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<acc_t>(room);
-  launch("merge_nearest", merge_nearest_kernel<acc_t>,
-         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(PackedCandidate<acc_t>)}, stream,
-         pools, params.epilogue, room);
+  if (reservoirs.num_splits == 1) return;
+  const int list_capacity = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<acc_t>(list_capacity);
+  launch("merge_knn", merge_knn_kernel<acc_t>,
+         {(queries.count + warps - 1) / warps, 32 * warps, warps * list_capacity * sizeof(PackedCandidate<acc_t>)},
+         stream, reservoirs, params.epilogue, list_capacity);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                        \
-  template void nearest<MmaPolicy, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t, int64_t, \
-                                           bool, const NearestOut<typename MmaPolicy::acc_t>&, Workspace&,             \
-                                           const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                    \
+  template void knn<MmaPolicy, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t, int64_t, \
+                                       bool, const KnnOut<typename MmaPolicy::acc_t>&, Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 

@@ -1,4 +1,4 @@
-// Exact nearest neighbors, torch-free.
+// Exact knn neighbors, torch-free.
 #pragma once
 
 #include "core/selection.h"
@@ -15,7 +15,7 @@ struct Points {
 };
 
 template <class acc_t>
-struct NearestOut {
+struct KnnOut {
   acc_t* similarity;  // [queries, k]
   int64_t* index;     // [queries, k]
 };
@@ -24,8 +24,7 @@ struct NearestOut {
 // and -1 beyond the candidates. Without refs (null) the queries are compared with each other, each with itself only if
 // not exclude_self. O(depth) memory a row, and O(k) a query.
 template <class MmaPolicy, class Scalar>
-void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
-             const Stream& stream);
+void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
+         bool exclude_self, const KnnOut<typename MmaPolicy::acc_t>& out, Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -19,9 +19,9 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
     using Scalar = typename decltype(scalar)::type;
     using acc_t = typename MmaPolicy::acc_t;
     const Points<Scalar> gallery{data<Scalar>(y), y.size(0)};
-    nearest<MmaPolicy>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
-                       NearestOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
-                       context.stream());
+    knn<MmaPolicy>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
+                   KnnOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
+                   context.stream());
   });
   return {values, indices};
 }
