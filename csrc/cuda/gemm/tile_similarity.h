@@ -9,13 +9,13 @@ namespace hardmine::cuda {
 
 // In the order of similarities; of squared differences the smallest are the most similar.
 template <class MmaPolicy>
-__device__ __forceinline__ typename MmaPolicy::acc_t order_of(typename MmaPolicy::acc_t score) {
+__device__ __forceinline__ typename MmaPolicy::acc_t key_from_score(typename MmaPolicy::acc_t score) {
   return MmaPolicy::kSquaredDifferences ? -score : score;
 }
 
 // The similarity that users see.
 template <class MmaPolicy>
-__device__ __forceinline__ typename MmaPolicy::acc_t similarity_of(typename MmaPolicy::acc_t score) {
+__device__ __forceinline__ typename MmaPolicy::acc_t similarity_from_score(typename MmaPolicy::acc_t score) {
   return MmaPolicy::kSquaredDifferences ? -std::sqrt(score) : score;
 }
 

@@ -22,12 +22,12 @@ __global__ void __launch_bounds__(kPickThreads, 4)
   // Labels tell the candidates, unless orders may be NaN or beyond a bound.
   const bool has_nonfinite = block_any_nonfinite(rows.finite, finite_flag_count(rows.count)) ||
                              block_any_nonfinite(columns.finite, finite_flag_count(columns.count));
-  const bool by_order = has_nonfinite || upper < kInfinity;
+  const bool needs_keys = has_nonfinite || upper < kInfinity;
   for (int64_t row = int64_t{blockIdx.x} * kPickWarps + warp_index(); row < rows.count;
        row += int64_t{gridDim.x} * kPickWarps) {
     const int64_t label = params.anchors.label[row];
-    // The score that a tile would have, so that the order of a pick compares with those of other candidates.
-    const auto order_from = [&](int64_t first) {
+    // The score that a tile would have, so that the key of a pick compares with those of other candidates.
+    const auto keys_of_columns = [&](int64_t first) {
       const acc_t found = make_row(rows, columns, row, first, scratch);
       return MmaPolicy::kSquaredDifferences ? -found : found;
     };
@@ -38,9 +38,9 @@ __global__ void __launch_bounds__(kPickThreads, 4)
                              (params.candidates.label[column] == label) == params.same_class &&
                              !(params.symmetric && column == row);
       const uint32_t bits = __ballot_sync(kFullWarp, candidate);
-      if (!by_order || bits == 0) return bits;
-      const acc_t order = order_from(first);  // by all lanes
-      return __ballot_sync(kFullWarp, candidate && order <= upper);
+      if (!needs_keys || bits == 0) return bits;
+      const acc_t key = keys_of_columns(first);  // by all lanes
+      return __ballot_sync(kFullWarp, candidate && key <= upper);
     };
     Index count = 0;
     for (int64_t first = 0; first < columns.count; first += 32) count += __popc(candidates_from(first));
@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     }
     for (; rank > 0; --rank) bits &= bits - 1;
     const int lane = __popc((bits & (0u - bits)) - 1);
-    const acc_t order = order_from(first);
-    if (lane_index() == lane) best[row] = PackedCandidate<acc_t>::of(order, static_cast<Index>(first + lane));
+    const acc_t key = keys_of_columns(first);
+    if (lane_index() == lane) best[row] = PackedCandidate<acc_t>::of(key, static_cast<Index>(first + lane));
   }
 }
 

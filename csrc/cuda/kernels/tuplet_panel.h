@@ -204,7 +204,7 @@ class TupletPanel {
       const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const acc_t similarity = similarity_of<MmaPolicy>(fragment_.at[r][c]);
+        const acc_t similarity = similarity_from_score<MmaPolicy>(fragment_.at[r][c]);
         const bool negative = !masks || (inside && label != row_label[r]);
         fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
       }
@@ -267,8 +267,10 @@ class TupletPanel {
       for (int r = 0; r < kRows; ++r) {
         const acc_t score = fragment_.at[r][c];
         // NaN is no candidate.
-        if (label != row_label[r] || !(order_of<MmaPolicy>(score) <= params_.limit) || is_self(r, column(c))) continue;
-        const acc_t x = fma(shift[r] - similarity_of<MmaPolicy>(score), params_.inverse_temperature, log_sum[r]);
+        if (label != row_label[r] || !(key_from_score<MmaPolicy>(score) <= params_.limit) || is_self(r, column(c)))
+          continue;
+        const acc_t x =
+            fma(shift[r] - similarity_from_score<MmaPolicy>(score), params_.inverse_temperature, log_sum[r]);
         values[r] += hardmine::softplus(x);
         slopes[r] += hardmine::sigmoid(x);
         ++found[r];

@@ -76,7 +76,7 @@ class TupletWeightTile {
         const acc_t score = fragment_.at[r][c];
         acc_t weight = 0;
         if (label != labels_.column[MmaPolicy::column(c)]) {
-          weight = of_negative(of_row, of_column, similarity_of<MmaPolicy>(score));
+          weight = of_negative(of_row, of_column, similarity_from_score<MmaPolicy>(score));
         } else if (!(params_.symmetric && row == column)) {
           weight = -(params_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
         }
@@ -114,8 +114,8 @@ class TupletWeightTile {
 
   __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t score) const {
-    if (!(order_of<MmaPolicy>(score) <= params_.limit)) return 0;
-    const acc_t similarity = similarity_of<MmaPolicy>(score);
+    if (!(key_from_score<MmaPolicy>(score) <= params_.limit)) return 0;
+    const acc_t similarity = similarity_from_score<MmaPolicy>(score);
     const auto slope = [&](const TupletAnchor<acc_t>& anchor) {
       return anchor.positive_weight == acc_t(0)
                  ? acc_t(0)
