@@ -235,7 +235,7 @@ class PairGradient {
 
   void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& rows, bool at_left, bool at_right,
               bool indexed, Scalar* grad) {
-    const auto side = [](const RowStats<Scalar, acc_t>& rows) {
+    const auto operand = [](const RowStats<Scalar, acc_t>& rows) {
       return GatherOperand<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
     GatherParams<Scalar, acc_t> params{};

@@ -23,7 +23,7 @@ struct TupletStart {
   TupletRule rule;
   TupletSaved<acc_t> saved;
   int64_t count;
-  TupletCoefficients<acc_t> side;
+  TupletCoefficients<acc_t> coefficients;
 
   __device__ __forceinline__ void run(double* shared) const {
     double valid[1] = {0};

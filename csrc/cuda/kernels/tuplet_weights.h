@@ -15,7 +15,7 @@ namespace hardmine::cuda {
 // infinity.
 template <class acc_t>
 struct TupletCoefficients {
-  acc_t* negative_weight;  // null: the rows of this coefficients are no anchors
+  acc_t* negative_weight;  // null: the rows of this operand are no anchors
   acc_t* shift;
   acc_t* positive_weight;
   acc_t* log_sum;
@@ -32,7 +32,7 @@ struct TupletWeightParams : PairwiseOperands<MmaPolicy> {
   acc_t* weight;                                             // [last_row - first_row, columns]
 };
 
-// One coefficients of a pair.
+// One row of a pair.
 template <class acc_t>
 struct TupletAnchor {
   acc_t negative_weight = 0, shift = std::numeric_limits<acc_t>::infinity(), positive_weight = 0, log_sum = 0;
