@@ -13,10 +13,10 @@ constexpr int64_t kTargetBlocks = 512;  // to occupy a GPU
 constexpr int kEpilogueThreads = 256;   // anchors that are added up at once, too
 
 template <class MmaPolicy>
-__global__ void __launch_bounds__(kTileThreads, 2) tuplet_levels_kernel(TupletParams<MmaPolicy> params) {
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_logsumexp_kernel(TupletParams<MmaPolicy> params) {
   const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
   for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
-    TupletPanel<MmaPolicy>(params, i % panels, i / panels).levels();
+    TupletPanel<MmaPolicy>(params, i % panels, i / panels).logsumexp();
 }
 
 template <class MmaPolicy>
@@ -33,8 +33,8 @@ struct TupletEpilogue {
   bool all, positive_negated;
   int64_t count, num_splits;
   acc_t log2e_over_temperature;
-  LevelParts<acc_t> levels;
-  SoftplusParts softplus;
+  LogSumExpPartials<acc_t> logsumexp;
+  SoftplusPartials softplus;
   acc_t* log_sum;            // [count], with all positives
   const int32_t* finite[2];  // of rows and, where there are refs, columns
   int64_t groups[2];
@@ -45,19 +45,19 @@ struct TupletEpilogue {
   HARDMINE_HD int64_t chunks() const { return (count + kEpilogueThreads - 1) / kEpilogueThreads; }
 
   // What no later pass changes.
-  __device__ __forceinline__ void write_level(int64_t i) const {
-    RunningSum<acc_t> level{levels.shift[i], levels.sum[i]};
-    PackedCandidate<acc_t> best = levels.best[i];
+  __device__ __forceinline__ void write_logsumexp(int64_t i) const {
+    RunningSum<acc_t> logsumexp{logsumexp.shift[i], logsumexp.sum[i]};
+    PackedCandidate<acc_t> best = logsumexp.best[i];
     for (int64_t split = 1; split < num_splits; ++split) {
       const int64_t place = split * count + i;
-      level.add(levels.shift[place], levels.sum[place], log2e_over_temperature);
-      if (levels.best[place].beats(best)) best = levels.best[place];
+      logsumexp.add(logsumexp.shift[place], logsumexp.sum[place], log2e_over_temperature);
+      if (logsumexp.best[place].beats(best)) best = logsumexp.best[place];
     }
-    const acc_t shift = level.sum > 0 ? level.shift : acc_t(0);
-    const double log_of = log_of_sum(level.sum);
+    const acc_t shift = logsumexp.sum > 0 ? logsumexp.shift : acc_t(0);
+    const double log_of = log_of_sum(logsumexp.sum);
     out.shift[i] = shift;
-    out.sum[i] = static_cast<acc_t>(level.sum);
-    out.level[i] = static_cast<acc_t>(static_cast<double>(shift) / rule.temperature + log_of);
+    out.sum[i] = static_cast<acc_t>(logsumexp.sum);
+    out.logsumexp[i] = static_cast<acc_t>(static_cast<double>(shift) / rule.temperature + log_of);
     if (log_sum) log_sum[i] = static_cast<acc_t>(log_of);
     const bool found = !all && is_candidate(best.index());
     out.positive_index[i] = found ? best.index() : -1;
@@ -104,10 +104,10 @@ struct TupletEpilogue {
 };
 
 template <class acc_t>
-__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_levels_kernel(TupletEpilogue<acc_t> epilogue) {
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_logsumexp_kernel(TupletEpilogue<acc_t> epilogue) {
   for (int64_t i = int64_t{blockIdx.x} * kEpilogueThreads + threadIdx.x; i < epilogue.count;
        i += int64_t{gridDim.x} * kEpilogueThreads)
-    epilogue.write_level(i);
+    epilogue.write_logsumexp(i);
 }
 
 template <class acc_t>
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
     const int64_t i = chunk * kEpilogueThreads + threadIdx.x;
     double sum[2] = {0, 0};
     if (i < epilogue.count) {
-      if (!epilogue.all) epilogue.write_level(i);
+      if (!epilogue.all) epilogue.write_logsumexp(i);
       const acc_t value = epilogue.write_term(i);
       if (!reduces) epilogue.out.loss[i] = propagate_nan ? nan : value;
       sum[0] = static_cast<double>(value);
@@ -170,7 +170,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(params.columns.count);
   if (row_panels > 0)
     params.num_splits = std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels));
-  const int64_t parts = params.num_splits * count;
+  const int64_t num_partials = params.num_splits * count;
 
   const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<acc_t> range = positive_range<acc_t>(selection);
@@ -182,8 +182,8 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   params.start = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
   params.one_shift = one_shift_suffices(rule);
   params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule.temperature);
-  params.levels = {workspace.array<PackedCandidate<acc_t>>(parts), workspace.array<acc_t>(parts),
-                   workspace.array<double>(parts)};
+  params.logsumexp = {workspace.array<PackedCandidate<acc_t>>(num_partials), workspace.array<acc_t>(num_partials),
+                      workspace.array<double>(num_partials)};
 
   TupletEpilogue<acc_t> epilogue{};
   epilogue.rule = rule;
@@ -192,7 +192,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   epilogue.count = count;
   epilogue.num_splits = params.num_splits;
   epilogue.log2e_over_temperature = params.log2e_over_temperature;
-  epilogue.levels = params.levels;
+  epilogue.logsumexp = params.logsumexp;
   epilogue.finite[0] = params.rows.finite;
   epilogue.groups[0] = finite_flag_count(count);
   epilogue.finite[1] = params.columns.finite;
@@ -202,15 +202,17 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   epilogue.out = out;
 
   const Grid tiles{row_panels * params.num_splits, kTileThreads, tuplet_shared_bytes<MmaPolicy>()};
-  launch("tuplet_levels", tuplet_levels_kernel<MmaPolicy>, tiles, stream, params);
+  launch("tuplet_logsumexp", tuplet_logsumexp_kernel<MmaPolicy>, tiles, stream, params);
   if (all) {
     epilogue.log_sum = workspace.array<acc_t>(count);
-    launch("finalize_levels", finalize_levels_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream, epilogue);
+    launch("finalize_logsumexp", finalize_logsumexp_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream,
+           epilogue);
     params.limit = largest_order(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
     params.inverse_temperature = static_cast<acc_t>(1 / rule.temperature);
     params.shift = out.shift;
     params.log_sum = epilogue.log_sum;
-    params.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
+    params.softplus = {workspace.array<double>(num_partials), workspace.array<double>(num_partials),
+                       workspace.array<int64_t>(num_partials)};
     epilogue.softplus = params.softplus;
     launch("softplus_sums", softplus_sums_kernel<MmaPolicy>, tiles, stream, params);
   }

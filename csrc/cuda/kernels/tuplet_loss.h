@@ -11,11 +11,11 @@ namespace hardmine::cuda {
 template <class acc_t>
 struct TupletOut {
   acc_t* loss;                 // [1], or [anchors] without reduction
-  acc_t* level;                // log-sum-exp over the anchor's negatives; -infinity without any
+  acc_t* logsumexp;            // log-sum-exp over the anchor's negatives; -infinity without any
   acc_t* positive_similarity;  // 0: none, or all
-  acc_t* shift;                // level = shift / temperature + log(sum)
+  acc_t* shift;                // logsumexp = shift / temperature + log(sum)
   acc_t* sum;                  // 0 without any negative
-  acc_t* slope;                // d term / d level
+  acc_t* slope;                // d term / d logsumexp
   int64_t* positive_index;     // -1: none, or all
   int64_t* positive_count;     // positives that the term is the mean over; 0 for an anchor that does not count
 };

@@ -1,7 +1,7 @@
 // The visitors of the tuplet losses' forward: a block has a panel of anchors to itself, and visits its tiles against a
 // split of the columns. Of every row there is one running state, kept by one thread and added to tile by tile, in the
 // order of the columns: the best positive and the sum of exponentials over negatives; or, where all positives count,
-// the sums of softplus over them in a second pass, once the levels are known.
+// the sums of softplus over them in a second pass, once the logsumexp are known.
 #pragma once
 
 #include <limits>
@@ -16,12 +16,12 @@ namespace hardmine::cuda {
 
 // What a split of the columns gives an anchor: [num_splits][anchors] each.
 template <class acc_t>
-struct LevelParts {
+struct LogSumExpPartials {
   PackedCandidate<acc_t>* best;  // the positive
   acc_t* shift;                  // -infinity without a negative
   double* sum;
 };
-struct SoftplusParts {
+struct SoftplusPartials {
   double* value;
   double* slope;
   int64_t* count;
@@ -38,12 +38,12 @@ struct TupletParams : PairwiseOperands<MmaPolicy> {
   // Negatives: sums of exp2((similarity - shift) log2e_over_temperature).
   bool one_shift;  // 1 for all; else each has the largest similarity
   acc_t log2e_over_temperature;
-  LevelParts<acc_t> levels;
+  LogSumExpPartials<acc_t> logsumexp;
   // All positives, at most this similar. Levels are shift / temperature + log_sum, [anchors] each.
   acc_t limit, inverse_temperature;
   const acc_t* shift;
   const acc_t* log_sum;
-  SoftplusParts softplus;
+  SoftplusPartials softplus;
 };
 
 template <class MmaPolicy>
@@ -81,7 +81,7 @@ class TupletPanel {
   __device__ __forceinline__ TupletPanel(const TupletParams<MmaPolicy>& params, int64_t row_panel, int64_t split)
       : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes), row_panel_(row_panel), split_(split) {}
 
-  __device__ __forceinline__ void levels() {
+  __device__ __forceinline__ void logsumexp() {
     Candidate best = params_.start;
     RunningSum<acc_t> running{params_.one_shift ? acc_t(1) : kNothing};
     for_each_tile([&](bool same_class) {
@@ -90,9 +90,9 @@ class TupletPanel {
       add_exponentials(same_class, running);
     });
     if (!has_row()) return;
-    params_.levels.best[place()] = best;
-    params_.levels.shift[place()] = running.shift;
-    params_.levels.sum[place()] = running.sum;
+    params_.logsumexp.best[place()] = best;
+    params_.logsumexp.shift[place()] = running.shift;
+    params_.logsumexp.sum[place()] = running.sum;
   }
 
   __device__ __forceinline__ void softplus_sums() {
