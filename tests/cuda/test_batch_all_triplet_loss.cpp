@@ -28,7 +28,7 @@ struct Run {
 };
 
 template <class Way>
-Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, const BatchAllParts& parts = {},
+Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, const BatchAllChunks& parts = {},
                              const Running& running = kRunnings[0], bool want_gradient = true) {
   using Scalar = typename Way::Scalar;
   using acc_t = typename Way::acc_t;
@@ -101,7 +101,7 @@ void for_rules(const Use& use) {
 
 template <class Way>
 void check_problem(const std::string& what, const BatchAllProblem<typename Way::acc_t>& p, bool exact,
-                   const BatchAllParts& parts, Coverage& coverage) {
+                   const BatchAllChunks& parts, Coverage& coverage) {
   using acc_t = typename Way::acc_t;
   context = what + text_of(p.rule, p.batch.count, p.batch.depth, !p.margins.empty());
   const Run<acc_t> first = run<Way>(p, parts);
@@ -121,7 +121,7 @@ constexpr bool kRoundsRows = std::is_same_v<typename Way::MmaPolicy, Tf32Product
 
 template <class Way>
 void check_sizes(const std::string& name, const std::vector<int64_t>& sizes, int64_t depth,
-                 const BatchAllParts& parts = {}) {
+                 const BatchAllChunks& parts = {}) {
   uint64_t seed = sizes.size() + depth;
   for_rules<Way>([&](bool squared, bool cosine) {
     for (const bool exact : {true, false}) {
@@ -184,7 +184,7 @@ TEST(three_points_by_hand) {
 
 TEST(strips_of_anchors_and_parts_of_their_positives) {
   // 150 rows: strips of 128 and 22; up to 80 positives, 32 at a time.
-  const BatchAllParts parts{128, 32};
+  const BatchAllChunks parts{128, 32};
   check_sizes<Way<FloatSquaredDifferences, float>>("strips", {81, 2, 34, 33}, 3, parts);
   check_sizes<Way<FloatProducts, float>>("strips", {81, 2, 34, 33}, 3, parts);
   check_sizes<Way<DoubleProducts, double>>("strips", {81, 2, 34, 33}, 16, parts);
@@ -196,7 +196,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
   const auto check = [](auto way, bool squared, bool cosine) {
     using Way = decltype(way);
     const auto p = problem<Way>({40, 3, 30, 1, 60}, 6, false, squared, cosine, 7);
-    const BatchAllParts parts{128, 16};
+    const BatchAllChunks parts{128, 16};
     const auto first = run<Way>(p, parts);
     CHECK(first.active > 0);
     for (const Running& running : kRunnings) {

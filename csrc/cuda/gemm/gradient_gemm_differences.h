@@ -28,10 +28,11 @@ __global__ void __launch_bounds__(kDifferenceThreads, 4)
     gradient_gemm_differences_kernel(GradientGemmDifferences<Scalar, acc_t> p) {
   acc_t* const weight = reinterpret_cast<acc_t*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
   const int64_t groups = (p.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
-                parts = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
-  for (int64_t i = blockIdx.x; i < groups * parts * p.num_splits; i += gridDim.x) {
-    const int64_t first = i % groups * kDifferenceRows, k = i / groups % parts * kDifferenceThreads + threadIdx.x;
-    const int64_t split = i / (groups * parts), end = p.strip.columns * (split + 1) / p.num_splits;
+                depth_chunks = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
+  for (int64_t i = blockIdx.x; i < groups * depth_chunks * p.num_splits; i += gridDim.x) {
+    const int64_t first = i % groups * kDifferenceRows,
+                  k = i / groups % depth_chunks * kDifferenceThreads + threadIdx.x;
+    const int64_t split = i / (groups * depth_chunks), end = p.strip.columns * (split + 1) / p.num_splits;
     const bool inside = k < p.depth;
     acc_t row[kDifferenceRows], sum[kDifferenceRows];
 #pragma unroll
@@ -70,11 +71,11 @@ inline int64_t difference_splits(int64_t rows, int64_t columns, int64_t depth) {
 template <class Scalar, class acc_t>
 void gradient_gemm_differences(const GradientGemmDifferences<Scalar, acc_t>& product, const Stream& stream) {
   const int64_t groups = (product.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
-                parts = (product.depth + kDifferenceThreads - 1) / kDifferenceThreads;
-  launch(
-      "gradient_gemm_differences", gradient_gemm_differences_kernel<Scalar, acc_t>,
-      {groups * parts * product.num_splits, kDifferenceThreads, kDifferenceRows * kDifferenceColumns * sizeof(acc_t)},
-      stream, product);
+                depth_chunks = (product.depth + kDifferenceThreads - 1) / kDifferenceThreads;
+  launch("gradient_gemm_differences", gradient_gemm_differences_kernel<Scalar, acc_t>,
+         {groups * depth_chunks * product.num_splits, kDifferenceThreads,
+          kDifferenceRows * kDifferenceColumns * sizeof(acc_t)},
+         stream, product);
 }
 
 }  // namespace hardmine::cuda

@@ -97,12 +97,12 @@ class Anchor {
  private:
   __device__ __forceinline__ bool same_class(int64_t column) const { return params_.label[column] == label_; }
 
-  // Calls use(column, place) for the positives of this warp's part of the columns, with their places among all. All
-  // lanes take part in it.
+  // Calls use(column, place) for the positives of this warp's chunk of the columns, with their places among all. All
+  // lanes take chunk in it.
   template <class Use>
   __device__ __forceinline__ int32_t for_positives(int32_t place, const Use& use) const {
-    const int64_t part = (params_.count + blockDim.x - 1) / blockDim.x * 32;
-    const int64_t begin = warp_index() * part, end = begin + part < params_.count ? begin + part : params_.count;
+    const int64_t chunk = (params_.count + blockDim.x - 1) / blockDim.x * 32;
+    const int64_t begin = warp_index() * chunk, end = begin + chunk < params_.count ? begin + chunk : params_.count;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
       const bool here = column < end && column != row_ && same_class(column);
@@ -163,7 +163,8 @@ class Anchor {
   // Calls put(r, the sum of get(0) ... get(r)), in a fixed order; by a warp.
   template <class Sum, class Get, class Put>
   __device__ __forceinline__ void scan(const Get& get, const Put& put) const {
-    const int part = (size_ + 31) / 32, begin = lane_index() * part, end = begin + part < size_ ? begin + part : size_;
+    const int chunk = (size_ + 31) / 32, begin = lane_index() * chunk,
+              end = begin + chunk < size_ ? begin + chunk : size_;
     Sum own = 0;
     for (int r = begin; r < end; ++r) own += get(r);
     Sum sum = own;

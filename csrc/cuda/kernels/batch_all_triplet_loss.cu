@@ -219,7 +219,7 @@ int64_t rows_of_strip(int64_t count, int64_t depth) {
 template <class MmaPolicy, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
                const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
-               const BatchAllParts& parts, Workspace& workspace, const Stream& stream) {
+               const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   using GemmPolicy = GradientMmaPolicy<MmaPolicy>;
   const int64_t count = rows.count;
@@ -252,9 +252,9 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
            {std::max(finite_flag_count(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream,
            stats, shift, gradient);
     measures.rows = pack_matrix<MmaPolicy>(rows.x, count, depth, normalized, {}, workspace, stream);
-    strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
+    strip_rows = std::min(chunks.strip_rows ? chunks.strip_rows : rows_of_strip(count, depth), count);
     anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * count);
-    anchors.positives = power_of_two_from(std::min(count, parts.positives));
+    anchors.positives = power_of_two_from(std::min(count, chunks.positives));
     if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
   }
   GradientGemm<GemmPolicy> gemm{};
@@ -308,7 +308,7 @@ void scale_gradient(const acc_t* grad, const acc_t* factor, int64_t size, acc_t*
 #define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                       \
   template void batch_all<MmaPolicy, Scalar>(                                                         \
       const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<MmaPolicy::acc_t>&, \
-      const BatchAllOut<MmaPolicy::acc_t>&, const BatchAllParts&, Workspace&, const Stream&);
+      const BatchAllOut<MmaPolicy::acc_t>&, const BatchAllChunks&, Workspace&, const Stream&);
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 template void scale_gradient<float>(const float*, const float*, int64_t, float*, const Stream&);

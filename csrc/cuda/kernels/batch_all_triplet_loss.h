@@ -17,7 +17,7 @@ struct BatchAllOut {
 };
 
 // What is in memory at a time; other than by default in tests only.
-struct BatchAllParts {
+struct BatchAllChunks {
   int64_t strip_rows = 0;    // anchors, a multiple of kStripAlignment; 0: as many as O(count depth) memory allows
   int64_t positives = 1024;  // of an anchor, a power of two
 };
@@ -28,7 +28,7 @@ struct BatchAllParts {
 template <class MmaPolicy, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
                const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
-               const BatchAllParts& parts, Workspace& workspace, const Stream& stream);
+               const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream);
 
 // grad * *factor.
 template <class acc_t>

@@ -22,8 +22,8 @@ struct LossPairs {
 
 // The numbers of easy and hard terms, by all threads of a block.
 template <class acc_t>
-__device__ __forceinline__ void count_parts(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
-                                            double* shared, double* easy_hard) {
+__device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
+                                                   double* shared, double* easy_hard) {
   easy_hard[0] = easy_hard[1] = 0;
   for (int64_t i = begin; i < loss.pairs.count; i += step) {
     const Part part = term_of(loss.term, loss.pairs, i).part;
@@ -34,11 +34,12 @@ __device__ __forceinline__ void count_parts(const LossGradient<acc_t>& loss, int
 }
 
 template <class acc_t>
-__global__ void __launch_bounds__(kListThreads, 2) count_parts_kernel(LossGradient<acc_t> loss, int64_t* counted) {
+__global__ void __launch_bounds__(kListThreads, 2)
+    count_difficulties_kernel(LossGradient<acc_t> loss, int64_t* counted) {
   for (int64_t part = blockIdx.x; part < kCountChunks; part += gridDim.x) {
     double easy_hard[2];
-    count_parts(loss, part * blockDim.x + threadIdx.x, kCountChunks * blockDim.x,
-                reinterpret_cast<double*>(shared_memory()), easy_hard);
+    count_difficulties(loss, part * blockDim.x + threadIdx.x, kCountChunks * blockDim.x,
+                       reinterpret_cast<double*>(shared_memory()), easy_hard);
     if (threadIdx.x != 0) continue;
     counted[2 * part] = static_cast<int64_t>(easy_hard[0]);
     counted[2 * part + 1] = static_cast<int64_t>(easy_hard[1]);
@@ -57,7 +58,7 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
       }
       sum_of_block<2>(easy_hard, shared);
     } else {
-      count_parts(loss, threadIdx.x, blockDim.x, shared, easy_hard);
+      count_difficulties(loss, threadIdx.x, blockDim.x, shared, easy_hard);
     }
     if (threadIdx.x == 0) {
       shared[0] = easy_hard[0];
@@ -194,8 +195,8 @@ class PairGradient {
       pairs = {nullptr, list.right, list.gradient, loss->pairs.count, 2};
       if (2 * pairs.count > kMaxPairsScanned && loss->grad_loss && loss->reduction == Reduction::kMean) {
         auto* counted = workspace_.array<int64_t>(2 * kCountChunks);
-        launch("count_parts", count_parts_kernel<acc_t>, {kCountChunks, kListThreads, kSumBytes}, stream_, *loss,
-               counted);
+        launch("count_difficulties", count_difficulties_kernel<acc_t>, {kCountChunks, kListThreads, kSumBytes}, stream_,
+               *loss, counted);
         list.counted = counted;
       }
     }
