@@ -261,7 +261,7 @@ void cp_async_wait(int groups) {
 
 char* shared_memory() { return emulation::state.shared; }
 
-Words load_words(const void* shared) {
+Words load_shared_16(const void* shared) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) emulation::fail("a load of 16 bytes is not aligned to 16");
   Words words;
   std::memcpy(&words, shared, sizeof words);

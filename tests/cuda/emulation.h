@@ -78,7 +78,7 @@ T shuffle(unsigned mask, T value, int source) {
 }  // namespace emulation
 
 char* shared_memory();
-Words load_words(const void* shared);
+Words load_shared_16(const void* shared);
 
 void cp_async_16(void* shared, const void* global);
 void cp_async_commit();

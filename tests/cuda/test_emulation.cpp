@@ -286,7 +286,7 @@ TEST(misaligned_copies_and_loads_are_errors) {
   const std::string message = "a copy of 16 bytes is not aligned to 16";
   CHECK_EQ(error_of(32, [] { cp_async_16(shared_memory() + 8, source); }), message);
   CHECK_EQ(error_of(32, [] { cp_async_16(shared_memory(), source + 1); }), message);
-  CHECK_EQ(error_of(32, [] { load_words(shared_memory() + 4); }),
+  CHECK_EQ(error_of(32, [] { load_shared_16(shared_memory() + 4); }),
            std::string("a load of 16 bytes is not aligned to 16"));
 }
 

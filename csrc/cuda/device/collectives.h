@@ -9,10 +9,10 @@ inline constexpr int kMaxWarps = 32;
 
 // Adds up `count` sums of every thread; thread 0 gets the totals. `shared`: kMaxWarps * count numbers.
 template <int count, class acc_t>
-__device__ __forceinline__ void sum_of_block(acc_t* sum, acc_t* shared) {
+__device__ __forceinline__ void block_reduce_sum(acc_t* sum, acc_t* shared) {
 #pragma unroll
   for (int s = 0; s < count; ++s) {
-    sum[s] = sum_of_warp(sum[s]);
+    sum[s] = warp_reduce_sum(sum[s]);
     if (lane_index() == 0) shared[s * kMaxWarps + warp_index()] = sum[s];
   }
   __syncthreads();

@@ -72,7 +72,7 @@ __device__ __forceinline__ char* shared_memory() {
   extern __shared__ __align__(128) char hardmine_shared[];
   return hardmine_shared;
 }
-__device__ __forceinline__ Words load_words(const void* shared) { return *static_cast<const Words*>(shared); }
+__device__ __forceinline__ Words load_shared_16(const void* shared) { return *static_cast<const Words*>(shared); }
 
 // Asynchronous copy of 16 bytes to shared memory; both addresses are aligned to 16. cp_async_wait<n> waits until all
 // but the latest n committed groups of this thread have arrived; a barrier then shows them to the block.

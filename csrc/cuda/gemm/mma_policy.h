@@ -65,8 +65,8 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
       Words a[4], b[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        a[i] = load_words(rows + step * kStepBytes + i * 512);
-        b[i] = load_words(columns + step * kStepBytes + i * 512);
+        a[i] = load_shared_16(rows + step * kStepBytes + i * 512);
+        b[i] = load_shared_16(columns + step * kStepBytes + i * 512);
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i)
@@ -86,10 +86,10 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
     columns += first_column / 16 * 512 + lane_index() * 16;
     const int64_t steps = stages_of_depth(depth) * kSteps;
     for (int64_t step = 0; step < steps; ++step) {
-      const Words a = load_words(rows + step * kStepBytes);
+      const Words a = load_shared_16(rows + step * kStepBytes);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const Words b = load_words(columns + step * kStepBytes + j / 2 * 512);
+        const Words b = load_shared_16(columns + step * kStepBytes + j / 2 * 512);
         multiply_add(Operand{}, d[j][0], d[j][1], d[j][2], d[j][3], a, b.at[j % 2], b.at[j % 2 + 2]);
       }
     }

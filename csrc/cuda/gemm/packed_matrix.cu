@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     bool has_nonfinite = false;
     for (int r = warp_index(); r < kFiniteFlagRows; r += kWarps) {
       if (first + r >= out.count) continue;
-      const acc_t size = norm_of_row<acc_t>(x + (first + r) * out.depth, out.depth);
+      const acc_t size = warp_row_norm<acc_t>(x + (first + r) * out.depth, out.depth);
       has_nonfinite |= !is_finite(size);
       norm[r] = clamped_norm(size);
     }

@@ -9,7 +9,7 @@ namespace hardmine::cuda {
 
 // The sum over a warp, the same bits in every lane.
 template <class acc_t>
-__device__ __forceinline__ acc_t sum_of_warp(acc_t value) {
+__device__ __forceinline__ acc_t warp_reduce_sum(acc_t value) {
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(kFullWarp, value, mask);
   return value;
@@ -17,13 +17,13 @@ __device__ __forceinline__ acc_t sum_of_warp(acc_t value) {
 
 // The norm of a row, computed by a warp. Overflows where its square does.
 template <class acc_t, class Scalar>
-__device__ __forceinline__ acc_t norm_of_row(const Scalar* row, int64_t depth) {
+__device__ __forceinline__ acc_t warp_row_norm(const Scalar* row, int64_t depth) {
   acc_t sum = 0;
   for (int64_t k = lane_index(); k < depth; k += 32) {
     const acc_t x = to_acc(row[k]);
     sum = fma(x, x, sum);
   }
-  return std::sqrt(sum_of_warp(sum));
+  return std::sqrt(warp_reduce_sum(sum));
 }
 
 template <class acc_t>

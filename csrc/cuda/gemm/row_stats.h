@@ -22,7 +22,7 @@ __device__ __forceinline__ void compute_row_stats(const RowStats<Scalar, acc_t>&
     for (int r = warp_index(); r < kFiniteFlagRows; r += warps_per_block()) {
       const int64_t row = group * kFiniteFlagRows + r;
       if (row >= rows.count) continue;
-      const acc_t norm = norm_of_row<acc_t>(rows.x + row * rows.depth, rows.depth);
+      const acc_t norm = warp_row_norm<acc_t>(rows.x + row * rows.depth, rows.depth);
       has_nonfinite |= !is_finite(norm);
       if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
       if (lane_index() == 0 && rows.incidence_count) rows.incidence_count[row] = 0;

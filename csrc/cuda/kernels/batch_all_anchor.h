@@ -84,9 +84,9 @@ class Anchor {
       if (params_.need_weights && threadIdx.x == 0) pairs_[row_] = 0;
     }
     double sums[2] = {value_, weight_};
-    sum_of_block<2>(sums, shared_.exchange);
+    block_reduce_sum<2>(sums, shared_.exchange);
     int64_t actives[1] = {active_triplets_};
-    sum_of_block<1>(actives, shared_.counts);
+    block_reduce_sum<1>(actives, shared_.counts);
     if (threadIdx.x != 0) return;
     params_.value[row_] = sums[0];
     params_.weight[row_] += sums[1];

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   if (!shift) return;
   constexpr int kWarps = kThreads / 32;
   for (int64_t i = int64_t{blockIdx.x} * kWarps + warp_index(); i < rows.count; i += int64_t{gridDim.x} * kWarps) {
-    const acc_t norm = norm_of_row<acc_t>(rows.x + i * rows.depth, rows.depth);
+    const acc_t norm = warp_row_norm<acc_t>(rows.x + i * rows.depth, rows.depth);
     const acc_t unit = norm / acc_t(kSmallestNorm);
     if (lane_index() == 0) shift[i] = unit <= acc_t(1) ? (1 - unit * unit) / 2 : acc_t(0);
   }
@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
   }
   const bool has_nonfinite = block_any_nonfinite(epilogue.finite, finite_flag_count(epilogue.count));
   has_nonfinite_margin = __syncthreads_or(has_nonfinite_margin);
-  sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
-  sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
+  block_reduce_sum<1>(value, reinterpret_cast<double*>(shared_memory()));
+  block_reduce_sum<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
   if (threadIdx.x != 0) return;
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   const double loss_weight = batch_all_share(epilogue.reduction, counts[0], counts[1]);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       grad[k] = value;
     }
     if (projects) {
-      sum_of_block<1>(radial, exchange);
+      block_reduce_sum<1>(radial, exchange);
       if (threadIdx.x == 0) exchange[0] = radial[0];
       __syncthreads();
       radial[0] = exchange[0];

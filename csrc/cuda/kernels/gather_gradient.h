@@ -98,7 +98,7 @@ class GatherRow {
         if (depth_of(i) < params_.depth) dot[0] += sum_[i] * (to_acc(self_[depth_of(i)]) / norm_);
     }
     auto* exchange = reinterpret_cast<acc_t*>(shared_.sum);
-    sum_of_block<1>(dot, exchange);
+    block_reduce_sum<1>(dot, exchange);
     if (threadIdx.x == 0) exchange[0] = dot[0];
     __syncthreads();
     const acc_t total = exchange[0];
@@ -254,7 +254,7 @@ class GatherRow {
       const acc_t difference = params_.measure.normalized ? y / norm - x / norm_ : y - x;
       sum = fma(difference, difference, sum);
     }
-    return std::sqrt(sum_of_warp(sum));
+    return std::sqrt(warp_reduce_sum(sum));
   }
 
   const GatherParams<Scalar, acc_t>& params_;

@@ -88,7 +88,7 @@ struct GlobalSums {
       squares[1] += negative * negative;
     }
     __syncthreads();  // `shared` may hold `sum`
-    sum_of_block<2>(squares, reinterpret_cast<double*>(shared));
+    block_reduce_sum<2>(squares, reinterpret_cast<double*>(shared));
     if (threadIdx.x != 0) return;
     const auto count = static_cast<double>(pairs.count);
     p.variance = squares[0] / count;
@@ -162,8 +162,8 @@ __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, cons
       sum_n = fma(x - z, x - z, sum_n);
     }
   }
-  sum_p = sum_of_warp(sum_p);
-  sum_n = sum_of_warp(sum_n);
+  sum_p = warp_reduce_sum(sum_p);
+  sum_n = warp_reduce_sum(sum_n);
   const bool root = measure.quantity == PairQuantity::kNegativeDistance;
   *positive = product ? clamped_measure(measure, sum_p) : root ? -std::sqrt(sum_p) : -sum_p;
   *negative = product ? clamped_measure(measure, sum_n) : root ? -std::sqrt(sum_n) : -sum_n;
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
     sums.add(t, sum, params.out.loss);
     sum[kSums - 1] += !is_valid;
   }
-  sum_of_block<kSums>(sum, shared);
+  block_reduce_sum<kSums>(sum, shared);
   if (gridDim.x > 1) {
     if (threadIdx.x == 0)
       for (int s = 0; s < kSums; ++s) params.partial[int64_t{blockIdx.x} * kSums + s] = sum[s];
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
     for (int64_t b = threadIdx.x; b < gridDim.x; b += kTripletThreads)
 #pragma unroll
       for (int s = 0; s < kSums; ++s) sum[s] += params.partial[b * kSums + s];
-    sum_of_block<kSums>(sum, shared);
+    block_reduce_sum<kSums>(sum, shared);
   }
   if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kCheckThreads, 1)
     sums.add(t, sum, nullptr);
   }
   has_invalid = __syncthreads_or(has_invalid);
-  sum_of_block<kSums>(sum, reinterpret_cast<double*>(shared_memory()));
+  block_reduce_sum<kSums>(sum, reinterpret_cast<double*>(shared_memory()));
   if (threadIdx.x != 0) return;
   for (int s = 0; s < kSums; ++s) total[s] = sum[s];
   *is_valid = !has_invalid;

@@ -30,7 +30,7 @@ __device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& lo
     easy_hard[0] += part == Part::kEasy;
     easy_hard[1] += part == Part::kHard;
   }
-  sum_of_block<2>(easy_hard, shared);
+  block_reduce_sum<2>(easy_hard, shared);
 }
 
 template <class acc_t>
@@ -56,7 +56,7 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
         easy_hard[0] += static_cast<double>(list.counted[2 * b]);
         easy_hard[1] += static_cast<double>(list.counted[2 * b + 1]);
       }
-      sum_of_block<2>(easy_hard, shared);
+      block_reduce_sum<2>(easy_hard, shared);
     } else {
       count_difficulties(loss, threadIdx.x, blockDim.x, shared, easy_hard);
     }

@@ -71,7 +71,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
     sum[3] += hard;
   }
   if (!epilogue.loss.loss || epilogue.loss.reduction == Reduction::kNone) return;
-  sum_of_block<kLossSums>(sum, exchange);
+  block_reduce_sum<kLossSums>(sum, exchange);
   if (!alone && gridDim.x > 1) {
     if (threadIdx.x == 0)
       for (int s = 0; s < kLossSums; ++s) epilogue.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];

@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
       sum[1] = epilogue.out.positive_count[i] > 0;
     }
     if (!reduces) continue;
-    sum_of_block<2>(sum, exchange);
+    block_reduce_sum<2>(sum, exchange);
     if (threadIdx.x == 0) {
       epilogue.partial[2 * chunk] = sum[0];
       epilogue.partial[2 * chunk + 1] = sum[1];
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
     sum[0] += epilogue.partial[2 * chunk];
     sum[1] += epilogue.partial[2 * chunk + 1];
   }
-  sum_of_block<2>(sum, exchange);
+  block_reduce_sum<2>(sum, exchange);
   const bool has_nonfinite = epilogue.block_any_nonfinite_row();
   if (threadIdx.x != 0) return;
   *epilogue.out.loss =

@@ -29,7 +29,7 @@ struct TupletStart {
     double valid[1] = {0};
     if (rule.reduction == Reduction::kMean) {
       for (int64_t i = threadIdx.x; i < count; i += blockDim.x) valid[0] += saved.positive_count[i] > 0;
-      sum_of_block<1>(valid, shared);
+      block_reduce_sum<1>(valid, shared);
       if (threadIdx.x == 0) shared[0] = valid[0];
       __syncthreads();
       valid[0] = shared[0];
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
     const bool is_zero = epilogue.norm && !has_direction(norm);
     if (epilogue.norm && !is_zero) {
       for (int64_t k = lane_index(); k < epilogue.depth; k += 32) radial = fma(sum(k), to_acc(self[k]) / norm, radial);
-      radial = sum_of_warp(radial);
+      radial = warp_reduce_sum(radial);
     }
     for (int64_t k = lane_index(); k < epilogue.depth; k += 32) {
       acc_t value = is_zero ? acc_t(0) : sum(k);
