@@ -36,13 +36,13 @@ __device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& lo
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 2)
     count_difficulties_kernel(LossGradient<acc_t> loss, int64_t* counted) {
-  for (int64_t part = blockIdx.x; part < kCountChunks; part += gridDim.x) {
+  for (int64_t chunk = blockIdx.x; chunk < kCountChunks; chunk += gridDim.x) {
     double easy_hard[2];
-    count_difficulties(loss, part * blockDim.x + threadIdx.x, kCountChunks * blockDim.x,
+    count_difficulties(loss, chunk * blockDim.x + threadIdx.x, kCountChunks * blockDim.x,
                        reinterpret_cast<double*>(shared_memory()), easy_hard);
     if (threadIdx.x != 0) continue;
-    counted[2 * part] = static_cast<int64_t>(easy_hard[0]);
-    counted[2 * part + 1] = static_cast<int64_t>(easy_hard[1]);
+    counted[2 * chunk] = static_cast<int64_t>(easy_hard[0]);
+    counted[2 * chunk + 1] = static_cast<int64_t>(easy_hard[1]);
   }
 }
 
