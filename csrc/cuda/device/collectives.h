@@ -1,4 +1,4 @@
-// Sums over a block of threads, always in the same order.
+// Collective operations of a block. Sums are always added in the same order.
 #pragma once
 
 #include "cuda/gemm/row_norms.h"
@@ -7,7 +7,7 @@ namespace hardmine::cuda {
 
 inline constexpr int kMaxWarps = 32;
 
-// Adds up `count` sums of every thread; thread 0 gets the totals. `shared`: kMaxWarps * count numbers.
+// Sums `count` values per thread over the block; thread 0 gets the totals. `shared`: [kMaxWarps * count].
 template <int count, class acc_t>
 __device__ __forceinline__ void block_reduce_sum(acc_t* sum, acc_t* shared) {
 #pragma unroll
@@ -26,8 +26,7 @@ __device__ __forceinline__ void block_reduce_sum(acc_t* sum, acc_t* shared) {
   __syncthreads();
 }
 
-// True in the last block of the grid to get here, which then sees what all others wrote before. *blocks_done starts as
-// 0.
+// True in the block that arrives last, which then sees what all other blocks wrote before. *blocks_done starts at 0.
 __device__ __forceinline__ bool is_last_block(int32_t* blocks_done) {
   if (gridDim.x == 1) return true;
   __threadfence();
@@ -38,7 +37,7 @@ __device__ __forceinline__ bool is_last_block(int32_t* blocks_done) {
   return is_last;
 }
 
-// True if some group of rows is not finite: all threads of the block get the same answer.
+// True in all threads if some flag is 0, that is, if some group of rows has a non-finite row.
 __device__ __forceinline__ bool block_any_nonfinite(const int32_t* finite, int64_t groups) {
   bool has_nonfinite = false;
   for (int64_t i = threadIdx.x; i < groups; i += blockDim.x) has_nonfinite |= finite[i] == 0;

@@ -1,4 +1,4 @@
-// Starts kernels: on the GPU, or block by block in the tests' emulation.
+// Kernel launches: on the GPU, or block by block in the tests' emulation.
 #pragma once
 
 #include <algorithm>
@@ -10,16 +10,16 @@
 
 namespace hardmine::cuda {
 
-// More blocks than this are never started: kernels loop over their work in steps of the grid.
+// The largest grid. Kernels stride over their work, so a smaller grid does the same.
 inline constexpr int64_t kMaxBlocks = int64_t{1} << 30;
 
 struct Grid {
   int64_t blocks;
   int threads;
-  size_t shared = 0;  // bytes a block
+  size_t shared = 0;  // bytes per block
 };
 
-// Where kernels run: in the order of their launches. `max_blocks` is lowered by tests only.
+// Kernels run in the order of their launches. Only tests lower `max_blocks`.
 #ifdef __CUDACC__
 struct Stream {
   cudaStream_t handle = nullptr;
@@ -28,7 +28,7 @@ struct Stream {
 
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // forgets the error, which the next launch would take for its own
+  cudaGetLastError();  // clears the error, or the next launch would report it
   throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error));
 }
 

@@ -1,4 +1,4 @@
-// A candidate and its key as kernels exchange and store them.
+// A candidate and its key, as kernels exchange and store them.
 #pragma once
 
 #include "core/candidate.h"
@@ -9,7 +9,7 @@ namespace hardmine::cuda {
 template <class acc_t>
 struct PackedCandidate;
 
-// One integer, so that the best of candidates from any number of blocks is an atomic maximum.
+// One integer, so that an atomic maximum selects the best candidate of any number of blocks.
 template <>
 struct PackedCandidate<float> {
   uint64_t packed;
@@ -40,23 +40,25 @@ __device__ __forceinline__ PackedCandidate<double> shuffle_xor(const PackedCandi
   return {__shfl_xor_sync(kFullWarp, value.stored_key, mask), __shfl_xor_sync(kFullWarp, value.stored_index, mask)};
 }
 
-// Replaces *best by a candidate that beats it: one thread a float64 entry in a launch, any number of float32.
+// Replaces *best by a candidate that beats it. Float32: any number of threads per entry; float64: one per launch.
 __device__ __forceinline__ void offer(PackedCandidate<float>* best, const PackedCandidate<float>& candidate) {
-  // Most candidates lose, and a load is cheaper than an atomic operation.
+  // Most candidates lose, and a load is cheaper than an atomic.
   if (load_relaxed(&best->packed) < candidate.packed) atomic_max(&best->packed, candidate.packed);
 }
 __device__ __forceinline__ void offer(PackedCandidate<double>* best, const PackedCandidate<double>& candidate) {
   if (candidate.beats(*best)) *best = candidate;
 }
 
-// What blocks have offered so far.
+// The best candidate offered so far.
 __device__ __forceinline__ PackedCandidate<float> load(const PackedCandidate<float>* best) {
   return {load_relaxed(&best->packed)};
 }
 __device__ __forceinline__ PackedCandidate<double> load(const PackedCandidate<double>* best) { return *best; }
 
-// The best of each of n values over the lanes that differ in the bits `masks`, by exchanging halves: a lane ends with n
-// over 2^|masks| of them, from *first on, at the front of the array.
+// Reduces n values over the lanes that differ in the bits `masks`, exchanging half of the values per step. Each lane
+// keeps n / 2^
+// masks
+// results, of the values from *first on, at the front of the array.
 template <int n, int mask, int... masks, class acc_t>
 __device__ __forceinline__ void reduce_to_lanes(PackedCandidate<acc_t>* value, int* first) {
   const bool upper = (lane_index() & mask) != 0;

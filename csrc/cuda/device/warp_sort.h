@@ -1,4 +1,4 @@
-// Lists of candidates, put in order by a warp in shared memory.
+// Sorting of candidates by a warp in shared memory.
 #pragma once
 
 #include <limits>
@@ -7,21 +7,21 @@
 
 namespace hardmine::cuda {
 
-// Loses to every candidate: none has a key of -infinity.
+// Loses to every candidate: no candidate has the key -infinity.
 template <class acc_t>
 __device__ __forceinline__ PackedCandidate<acc_t> no_candidate() {
   return PackedCandidate<acc_t>::of(-std::numeric_limits<acc_t>::infinity(), kBelowRange);
 }
 
-// The smallest power of two that is at least n.
+// The smallest power of two >= n.
 HARDMINE_HD int power_of_two_from(int64_t n) {
   int power = 1;
   while (power < n) power *= 2;
   return power;
 }
 
-// Sorts list[0, size), best first, by a bitonic network; what fills it up to a power of two is no candidate. All lanes
-// of a warp call it; what they wrote to the list before is seen.
+// Sorts list[0, size), best first, with a bitonic network, padded to a power of two with sentinels. All lanes call it;
+// it starts with a barrier of the warp.
 template <class acc_t>
 __device__ __forceinline__ void warp_bitonic_sort(PackedCandidate<acc_t>* list, int size) {
   const int width = power_of_two_from(size);

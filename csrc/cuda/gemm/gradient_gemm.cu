@@ -9,8 +9,8 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int64_t kTargetBlocks = 256;  // to occupy a GPU
-constexpr int64_t kMinSplitStages = 8;  // of a split of a product
+constexpr int64_t kTargetBlocks = 256;  // enough to occupy a GPU
+constexpr int64_t kMinSplitStages = 8;  // per split
 constexpr int kReduceThreads = 256;
 
 template <class MmaPolicy>
@@ -28,8 +28,8 @@ __device__ __forceinline__ void store_packed(char* target, typename MmaPolicy::a
   }
 }
 
-// Packs rows [count, depth], a block a stage of a panel at a time. value(row, k): what is to be packed there.
-// kDepthFirst: neighboring threads take neighboring depths, not rows, as they lie in memory.
+// Packs rows [count, depth], one stage of a panel per block and iteration. value(row, k) is the element to pack.
+// kDepthFirst: neighboring threads take neighboring depths, as row-major memory lies; otherwise neighboring rows.
 template <class MmaPolicy, bool kDepthFirst, class GetValue>
 __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t depth, const GetValue& value) {
   constexpr int kTile = MmaPolicy::kTile, kDepth = MmaPolicy::kStageDepth;
@@ -46,9 +46,9 @@ __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t
   }
 }
 
-// A norm as m 2^e, 1/2 <= m < 1. Rows of 2 bytes are divided by 2^e, which rounds nothing, and their weights by m:
-// so that neither rows nor weights differ in size for what norms do, and a row without a direction, of which the norm
-// is next to 0, takes no range from the others' weights.
+// A norm as m 2^e, 1/2 <= m < 1. Rows of 2-byte types are divided by 2^e, which is exact, and their weights by m. So
+// norms change the magnitude of neither rows nor weights, and a row with a norm near 0 does not use up the Float16
+// range of the other weights.
 struct NormParts {
   float mantissa;
   int exponent;
@@ -75,12 +75,12 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   });
 }
 
-// The weights of a product: rows of a strip, or its columns.
+// The weights operand: rows or columns of a strip.
 template <class acc_t>
 struct GradientGemmWeights {
   const acc_t* weight;
   int64_t count, depth;
-  int64_t row_step, depth_step;  // in `weight`
+  int64_t row_step, depth_step;  // strides in `weight`
   const acc_t* norm;             // [depth]; null: 1
   int32_t* exponent;             // [count]; null: 0
 
@@ -90,11 +90,11 @@ struct GradientGemmWeights {
   }
 };
 
-// The largest weight of a row is brought just below 2^15: the range of Float16 ends at 2^16, and max_abs of it lies
-// below.
+// Float16 ends at 2^16. Each row of weights is scaled so that its largest lies just below 2^15, since most of the range
+// lies below.
 constexpr int kTargetExponent = 15;
 
-// The exponents of the largest weights of rows: a warp a row.
+// The exponent of each row's largest weight; one warp per row.
 template <class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(GradientGemmWeights<acc_t> weights) {
   constexpr int kWarps = kTileThreads / 32;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(Gradi
     acc_t max_abs = 0;
     for (int64_t k = lane_index(); k < weights.depth; k += 32) {
       const acc_t size = std::fabs(weights.at(row, k));
-      if (size > max_abs && is_finite(size)) max_abs = size;  // what is not stays so at any scale
+      if (size > max_abs && is_finite(size)) max_abs = size;  // non-finite weights stay so at any scale
     }
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
@@ -128,9 +128,9 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 template <class acc_t>
 struct GradientGemmOut {
   acc_t* out;               // [rows, columns]
-  int64_t rows, columns;    // the columns are the depth of the rows that are added up
+  int64_t rows, columns;    // columns: the depth of the rows that are summed
   const int32_t* exponent;  // [rows]; null: 0
-  bool adds;                // to what is there
+  bool adds;                // to what `out` holds
   acc_t* partial;           // [num_splits, rows, columns]
   int64_t num_splits;
 
@@ -141,7 +141,7 @@ struct GradientGemmOut {
   }
 };
 
-// A panel of weights against one of rows. Panels hold `panel` bytes, of which the first `stages` stages are multiplied.
+// A panel of weights against one of rows. The first `stages` stages of each panel are multiplied.
 struct GradientGemmOperands {
   const char *weights, *rows;
   int64_t weight_panel, row_panel, stages;
@@ -229,7 +229,7 @@ void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<
          {(weights.count * gemm.depth + kReduceThreads - 1) / kReduceThreads, kReduceThreads}, stream, target);
 }
 
-// The weights of a strip as they lie.
+// The weights of a strip, not transposed.
 template <class MmaPolicy>
 GradientGemmWeights<typename MmaPolicy::acc_t> straight(const GradientGemm<MmaPolicy>& gemm,
                                                         const WeightStrip<typename MmaPolicy::acc_t>& strip) {
@@ -252,7 +252,7 @@ GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typena
          {panels_of<MmaPolicy>(rows.depth) * stages_of<MmaPolicy>(rows.count), kTileThreads}, stream, rows, panels);
   out.rows = panels;
   if (kTwoBytes<MmaPolicy>) out.norm = rows.norm;
-  // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more num_splits.
+  // Sized for the larger of both kinds of product. Fewer rows, as in the last strip, may be multiplied in more splits.
   int64_t max_rows = 0, weight_bytes = 0, partials = 0;
   const auto plan = [&](int64_t count, int64_t depth) {
     if (count == 0 || rows.depth == 0) return;

@@ -1,5 +1,5 @@
 // The product of a strip of weights with differences of rows: out[r, :] = sum over c of weight[r, c] (column_c -
-// row_r). As a product with rows, minus the row times its weights, it would lose the digits of close rows.
+// row_r). Expanded to a product with rows minus row_r times its weights, it would cancel for close rows.
 #pragma once
 
 #include <algorithm>
@@ -9,9 +9,9 @@
 
 namespace hardmine::cuda {
 
-inline constexpr int kDifferenceThreads = 128;  // a thread has one number of
-inline constexpr int kDifferenceRows = 16;      // so many rows, and num_splits
-inline constexpr int kDifferenceColumns = 32;   // their weights at a time
+inline constexpr int kDifferenceThreads = 128;  // threads per block, one depth column each
+inline constexpr int kDifferenceRows = 16;      // rows per block
+inline constexpr int kDifferenceColumns = 32;   // columns whose weights are staged at a time
 
 template <class Scalar, class acc_t>
 struct GradientGemmDifferences {
@@ -19,8 +19,8 @@ struct GradientGemmDifferences {
   const Scalar* column;  // [strip.columns, depth]
   int64_t depth;
   WeightStrip<acc_t> strip;
-  int64_t num_splits;  // of the columns
-  acc_t* out;          // [num_splits, strip.rows, depth], to be added up
+  int64_t num_splits;  // splits of the columns
+  acc_t* out;          // [num_splits, strip.rows, depth], to be summed over the splits
 };
 
 template <class Scalar, class acc_t>
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kDifferenceThreads, 4)
   }
 }
 
-// As many as occupy a GPU, and give each some columns.
+// Enough splits to occupy a GPU, with a few tiles of columns each.
 inline int64_t difference_splits(int64_t rows, int64_t columns, int64_t depth) {
   const int64_t blocks = std::max<int64_t>(1, rows * depth / (kDifferenceRows * kDifferenceThreads));
   return std::max<int64_t>(1, std::min<int64_t>(1024 / blocks, columns / (4 * kDifferenceColumns)));

@@ -1,4 +1,4 @@
-// The numbers of a tile, from the packed rows of its two sides.
+// The scores of a tile, from the packed matrices of its two operands.
 #pragma once
 
 #include "cuda/gemm/packed_matrix.h"
@@ -6,8 +6,7 @@
 
 namespace hardmine::cuda {
 
-// A product of two rows, normalized_product. The scales are multiplied first: a pair then has the same number whichever
-// of its rows is the tile's row.
+// The inverse norms are multiplied first, so that scores (i, j) and (j, i) have the same bits.
 template <class acc_t>
 __device__ __forceinline__ acc_t normalized_product(acc_t product, acc_t row_inv_norm, acc_t column_inv_norm) {
   return product * (row_inv_norm * column_inv_norm);
@@ -38,8 +37,8 @@ __device__ __forceinline__ void apply_inv_norms(const PackedMatrix<MmaPolicy>& r
 
 }  // namespace tile_engine
 
-// Fills `fragment` with the numbers of a panel of rows against one of columns. All threads of the block call it, with
-// the first kSharedBytes of the block's shared memory, which nobody uses any more when it returns.
+// Computes the scores of a panel of rows against a panel of columns. All threads of the block call it. It uses the
+// first kSharedBytes of shared memory, which are free again when it returns.
 template <class MmaPolicy>
 __device__ __forceinline__ void make_tile(const PackedMatrix<MmaPolicy>& rows, const PackedMatrix<MmaPolicy>& columns,
                                           int64_t row_panel, int64_t column_panel, Fragment<MmaPolicy>& fragment) {
@@ -50,8 +49,8 @@ __device__ __forceinline__ void make_tile(const PackedMatrix<MmaPolicy>& rows, c
                                  fragment);
 }
 
-// The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
-// have. All lanes of a warp call it; `scratch` is 32 numbers of shared memory that only they use.
+// The scores of a row and 32 columns from `first_column` on, one per lane, with the same bits as in a tile.
+// first_column is a multiple of 32. All lanes of a warp call it. `scratch`: 32 elements of shared memory per warp.
 template <class MmaPolicy>
 __device__ __forceinline__ typename MmaPolicy::acc_t make_row(const PackedMatrix<MmaPolicy>& rows,
                                                               const PackedMatrix<MmaPolicy>& columns, int64_t row,

@@ -1,15 +1,14 @@
-// How the numbers of a tile are computed, and the layout of packed rows that each way reads.
+// How the scores of a tile are computed, and the layout of packed matrices that each policy reads.
 //
-// A panel holds the rows of one side of a tile, depth outermost, in stages of kStageBytes that are copied to shared
-// memory as they lie. Both sides of a tile have the same layout. Rows and depths that fill up the last panel and the
-// last stage are zeros, so that no kernel looks at bounds while it multiplies.
+// A panel holds the rows of one operand of a tile, depth outermost, in stages of kStageBytes that are copied to shared
+// memory as they are. Both operands have the same layout. The last panel and the last stage are padded with zeros, so
+// that no kernel checks bounds while it multiplies.
 //
-// Matrix units: a row group of 16 rows and a step of 32 bytes of depth lie as the fragments of one instruction: lane
-// 4 g + t finds its four words side by side, word h + 2 i being row g + 8 h, word t + 4 i of the step. The
-// second operand is the same words seen as columns, so one packed matrix serves both sides, and every load is one of 16
-// bytes a lane without bank conflicts.
+// Tensor cores: 16 rows and 32 bytes of depth form the fragments of one instruction. Lane 4 g + t finds its four words
+// side by side: word h + 2 i holds row g + 8 h, word t + 4 i of the step. The second operand is the same words seen as
+// columns, so one packed matrix serves both, and every load is 16 bytes per lane without bank conflicts.
 //
-// Multiply-adds: [depth][row], of which a thread reads four rows at a time.
+// SIMT: [depth][row], of which a thread reads four rows at a time.
 #pragma once
 
 #include "cuda/device/device.h"
@@ -18,29 +17,29 @@ namespace hardmine::cuda {
 
 inline constexpr int kTileThreads = 128;  // four warps, two by two
 
-// A thread's share of a tile: kRows x kColumns numbers. The lanes of a warp lie eight by four.
+// The shape of a thread's fragment, kRows x kColumns scores. The lanes of a warp form an 8 x 4 grid.
 template <class AccT, int kRows_, int kColumns_, int kStageBytes_, int kStages_>
 struct TileShape {
   using acc_t = AccT;
   static constexpr int kRows = kRows_, kColumns = kColumns_;
   static constexpr int kWarpRows = 8 * kRows, kWarpColumns = 4 * kColumns;
-  static constexpr int kTile = 2 * kWarpRows;  // rows of a panel, and columns
+  static constexpr int kTile = 2 * kWarpRows;  // rows or columns of a panel
   static_assert(kTile == 2 * kWarpColumns);
-  static constexpr int kStageBytes = kStageBytes_;  // of one side
+  static constexpr int kStageBytes = kStageBytes_;  // per operand
   static constexpr int kStages = kStages_;          // in flight
   static constexpr size_t kSharedBytes = size_t{2} * kStageBytes * kStages;
 };
 
-// Products of the matrix units, summed in float32. kOperandsPerWord: numbers of a word of 4 bytes.
+// Products on tensor cores with float32 sums. kOperandsPerWord: operands in a word of 4 bytes.
 template <class Operand, int kOperandsPerWord>
 struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
-  using Packed = Operand;  // what a packed row is made of
+  using Packed = Operand;  // the element type of a packed matrix
   static constexpr bool kTensorCores = true, kSquaredDifferences = false;
   static constexpr int kStepBytes = 32 * TensorCoreMma::kTile;
   static constexpr int kSteps = TensorCoreMma::kStageBytes / kStepBytes;
   static constexpr int kStageDepth = kSteps * 8 * kOperandsPerWord;
 
-  // Where the element of a row, [0, kTile), at a depth lies in its panel, in bytes.
+  // The byte offset in a panel of the element at a row, [0, kTile), and a depth.
   static __device__ __forceinline__ int64_t offset(int row, int64_t depth) {
     const int64_t step = depth / (8 * kOperandsPerWord);
     const int element = static_cast<int>(depth % (8 * kOperandsPerWord)), word = element / kOperandsPerWord;
@@ -77,8 +76,8 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
     }
   }
 
-  // The sums of one row and 32 columns from a multiple of 32 on, one a lane, with the bits that tiles have. All lanes
-  // of a warp call it; `scratch` is 32 numbers of shared memory that only they use.
+  // The sums of one row and 32 columns from a multiple of 32 on, one per lane, with the same bits as in a tile. All
+  // lanes of a warp call it. `scratch`: 32 elements of shared memory per warp.
   static __device__ __forceinline__ float row_sum(const char* rows, int row, const char* columns, int first_column,
                                                   int64_t depth, float* scratch) {
     float d[4][4] = {};
@@ -93,7 +92,7 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
         multiply_add(Operand{}, d[j][0], d[j][1], d[j][2], d[j][3], a, b.at[j % 2], b.at[j % 2 + 2]);
       }
     }
-    __syncwarp();  // before the scratch is used again
+    __syncwarp();  // before `scratch` is overwritten
     if (lane_index() / 4 == row % 8) {
 #pragma unroll
       for (int j = 0; j < 4; ++j)
@@ -121,7 +120,7 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
   }
 };
 
-// Fused multiply-adds in the type of the sums: of products, or of squared differences, which keep the digits of close
+// Fused multiply-adds in the accumulator type: of products, or of squared differences, which keep the digits of close
 // rows far from the origin.
 template <class AccT, bool kSquaredDifferences_, int kRows, int kColumns, int kStages>
 struct SimtMma : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
@@ -165,7 +164,7 @@ struct SimtMma : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
     }
   }
 
-  // As that of TensorCoreMma.
+  // As TensorCoreMma::row_sum; `scratch` is not used.
   static __device__ __forceinline__ acc_t row_sum(const char* rows, int row, const char* columns, int first_column,
                                                   int64_t depth, acc_t*) {
     const acc_t* x = reinterpret_cast<const acc_t*>(rows) + row;
@@ -190,14 +189,14 @@ using FloatSquaredDifferences = SimtMma<float, true, 8, 16, 4>;
 using DoubleProducts = SimtMma<double, false, 4, 8, 4>;
 using DoubleSquaredDifferences = SimtMma<double, true, 4, 8, 4>;
 
-// Every mma_policy that pairs are computed in, with every type of rows that it is used for.
+// Every policy that scores are computed with, with every type of rows that it is used for.
 #define HARDMINE_FOR_EVERY_MMA_POLICY(instantiate)                                                               \
   instantiate(Bfloat16Products, BFloat16) instantiate(Float16Products, Float16) instantiate(Tf32Products, float) \
       instantiate(FloatProducts, float) instantiate(FloatSquaredDifferences, float)                              \
           instantiate(FloatSquaredDifferences, BFloat16) instantiate(FloatSquaredDifferences, Float16)           \
               instantiate(DoubleProducts, double) instantiate(DoubleSquaredDifferences, double)
 
-// Panels that hold `count` rows, and stages that hold a depth.
+// Panels for `count` rows, and stages for a depth.
 template <class MmaPolicy>
 HARDMINE_HD int64_t panels_of(int64_t count) {
   return (count + MmaPolicy::kTile - 1) / MmaPolicy::kTile;

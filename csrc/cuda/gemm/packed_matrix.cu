@@ -5,7 +5,7 @@
 namespace hardmine::cuda {
 namespace {
 
-// True if rows are scaled after the multiplication.
+// True if products are multiplied by inverse norms, instead of dividing the rows by their norms.
 template <class MmaPolicy>
 constexpr bool kScalesProducts = sizeof(typename MmaPolicy::Packed) == 2;
 
@@ -14,7 +14,7 @@ __device__ __forceinline__ void store(char* target, Float16 x) { *reinterpret_ca
 __device__ __forceinline__ void store(char* target, float x) { *reinterpret_cast<float*>(target) = x; }
 __device__ __forceinline__ void store(char* target, double x) { *reinterpret_cast<double*>(target) = x; }
 
-// What is packed of a value x that is to be divided by `norm`.
+// Packs x, or x / norm if `divides`.
 template <class MmaPolicy, class Scalar>
 __device__ __forceinline__ void store_packed(char* target, Scalar x, typename MmaPolicy::acc_t norm, bool divides) {
   if constexpr (kScalesProducts<MmaPolicy>) {
@@ -30,7 +30,7 @@ __device__ __forceinline__ void store_packed(char* target, Scalar x, typename Mm
   }
 }
 
-// A block packs groups of kFiniteFlagRows rows, those past the end as zeros.
+// Each block packs groups of kFiniteFlagRows rows; rows past the end are zeros.
 template <class MmaPolicy, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
     pack_matrix_kernel(const Scalar* x, bool normalized, PackedMatrix<MmaPolicy> out,
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     char* panel = out.panels + first / MmaPolicy::kTile * panel_bytes<MmaPolicy>(out.depth);
     const int first_in_panel = static_cast<int>(first % MmaPolicy::kTile);
     for (int64_t i = threadIdx.x; i < kFiniteFlagRows * padded_depth; i += kTileThreads) {
-      // The layouts of multiply-adds are rows of a column; neighboring threads write what lies side by side.
+      // Neighboring threads write neighboring elements: of a row for tensor cores, of a column for SIMT.
       const int r = static_cast<int>(MmaPolicy::kTensorCores ? i / padded_depth : i % kFiniteFlagRows);
       const int64_t k = MmaPolicy::kTensorCores ? i % padded_depth : i / kFiniteFlagRows;
       const bool inside = first + r < out.count && k < out.depth;

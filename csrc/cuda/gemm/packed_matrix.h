@@ -1,4 +1,4 @@
-// A matrix of embeddings made ready for the tile engine.
+// A matrix of embeddings, packed for the tile engine.
 #pragma once
 
 #include "core/similarity.h"
@@ -9,13 +9,13 @@
 
 namespace hardmine::cuda {
 
-// Rows of a matrix in panels.
+// A matrix in panels.
 template <class MmaPolicy>
 struct PackedMatrix {
   using acc_t = typename MmaPolicy::acc_t;
   char* panels;     // [panels_of(count)][panel_bytes(depth)]
-  acc_t* inv_norm;  // [count]: a number of a tile is multiplied by those of its row and column; null: by nothing
-  int32_t* finite;  // [finite_flag_count(count)]: whether every row of the group, and its norm, is finite
+  acc_t* inv_norm;  // [count]: scores are multiplied by those of their row and column; null: 1
+  int32_t* finite;  // [finite_flag_count(count)]: whether all rows of the group, and their norms, are finite
   int64_t count;
   int64_t depth;
 
@@ -25,7 +25,7 @@ struct PackedMatrix {
 inline constexpr int kFiniteFlagRows = 16;
 HARDMINE_HD int64_t finite_flag_count(int64_t count) { return (count + kFiniteFlagRows - 1) / kFiniteFlagRows; }
 
-// What a selection starts from, filled in along with the packing: one launch less.
+// The initial state of a selection, written by the packing kernel to save a launch.
 template <class acc_t>
 struct SelectionStart {
   static constexpr int kMaxSelections = 3;
@@ -34,8 +34,8 @@ struct SelectionStart {
   int32_t* blocks_done = nullptr;  // [1], set to 0
 };
 
-// Packs x [count, depth]. `normalized`: numbers of tiles are to be those of unit rows. Numbers of 2 bytes are packed as
-// they are and scaled after the multiplication, which loses nothing; others are divided by their norms first.
+// Packs x [count, depth]. `normalized`: scores are those of unit rows. 2-byte rows are packed as they are, and their
+// products are multiplied by inverse norms, which loses nothing. Other rows are divided by their norms first.
 template <class MmaPolicy, class Scalar>
 PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, bool normalized,
                                     const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,

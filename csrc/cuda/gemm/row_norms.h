@@ -7,7 +7,7 @@
 
 namespace hardmine::cuda {
 
-// The sum over a warp, the same bits in every lane.
+// The sum over a warp, with the same bits in every lane.
 template <class acc_t>
 __device__ __forceinline__ acc_t warp_reduce_sum(acc_t value) {
 #pragma unroll
@@ -15,7 +15,7 @@ __device__ __forceinline__ acc_t warp_reduce_sum(acc_t value) {
   return value;
 }
 
-// The norm of a row, computed by a warp. Overflows where its square does.
+// The norm of a row, computed by a warp. Infinite where the square overflows.
 template <class acc_t, class Scalar>
 __device__ __forceinline__ acc_t warp_row_norm(const Scalar* row, int64_t depth) {
   acc_t sum = 0;
@@ -30,7 +30,7 @@ template <class acc_t>
 HARDMINE_HD bool is_finite(acc_t x) {
   return x - x == acc_t(0);
 }
-// What a row is divided by. NaN stays NaN.
+// Clamped from below, so that rows can be divided by it. NaN stays NaN.
 template <class acc_t>
 HARDMINE_HD acc_t clamped_norm(acc_t norm) {
   return norm <= acc_t(kSmallestNorm) ? acc_t(kSmallestNorm) : norm;

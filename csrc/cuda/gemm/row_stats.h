@@ -1,4 +1,4 @@
-// A matrix, and what is found out about its rows.
+// Norms, finite flags and zeroed counters of a matrix's rows.
 #pragma once
 
 #include "cuda/gemm/row_norms.h"
@@ -9,12 +9,12 @@ template <class Scalar, class acc_t>
 struct RowStats {
   const Scalar* x;
   int64_t count, depth;
-  acc_t* norm;               // [count], null: not wanted
+  acc_t* norm;               // [count], clamped from below; null: not needed
   int32_t* finite;           // [finite_flag_count(count)]
-  int64_t* incidence_count;  // [count], set to 0; null: not wanted
+  int64_t* incidence_count;  // [count], set to 0; null: not needed
 };
 
-// By all threads of all blocks.
+// Called by all threads of the grid.
 template <class Scalar, class acc_t>
 __device__ __forceinline__ void compute_row_stats(const RowStats<Scalar, acc_t>& rows) {
   for (int64_t group = blockIdx.x; group < finite_flag_count(rows.count); group += gridDim.x) {

@@ -1,13 +1,13 @@
-// The tile engine: a block of threads makes a tile of numbers in registers, each thread its fragment, and hands it to
-// whoever consumes it there. Each number is a sum over depth in an order that depends on neither the tile nor its place
-// in it, so equal rows give equal numbers wherever they lie.
+// The tile engine: a block of threads computes a tile of scores in registers, a fragment per thread, for a consumer in
+// the same kernel. The order of each sum over depth depends on neither the tile nor the place in it, so equal rows give
+// equal scores everywhere.
 #pragma once
 
 #include "cuda/gemm/mma_policy.h"
 
 namespace hardmine::cuda {
 
-// A thread's fragment of a tile: number (row(r), column(c)) of MmaPolicy is at [r][c].
+// Score (row(r), column(c)) of the MmaPolicy is at[r][c].
 template <class MmaPolicy>
 struct Fragment {
   typename MmaPolicy::acc_t at[MmaPolicy::kRows][MmaPolicy::kColumns];
@@ -15,7 +15,7 @@ struct Fragment {
 
 namespace tile_engine {
 
-// One stage of a panel, a fragment of it each thread.
+// Copies one stage of a panel; each thread copies a part.
 template <class MmaPolicy>
 __device__ __forceinline__ void copy_stage(const char* panel, int64_t stage, char* shared) {
   panel += stage * MmaPolicy::kStageBytes;
@@ -26,8 +26,8 @@ __device__ __forceinline__ void copy_stage(const char* panel, int64_t stage, cha
 
 }  // namespace tile_engine
 
-// Fills `fragment`. All threads of the block call it, with kSharedBytes of shared memory, which nobody uses any more
-// when it returns.
+// Computes `fragment`. All threads of the block call it, with kSharedBytes of shared memory, which are free again when
+// it returns.
 template <class MmaPolicy>
 __device__ __forceinline__ void multiply_panels(const char* rows, const char* columns, int64_t stages, char* shared,
                                                 Fragment<MmaPolicy>& fragment) {
@@ -37,7 +37,7 @@ __device__ __forceinline__ void multiply_panels(const char* rows, const char* co
       tile_engine::copy_stage<MmaPolicy>(rows, stage, shared + 2 * slot * kBytes);
       tile_engine::copy_stage<MmaPolicy>(columns, stage, shared + (2 * slot + 1) * kBytes);
     }
-    cp_async_commit();  // of nothing, past the end: the waits below count groups
+    cp_async_commit();  // also past the end, where the group is empty: cp_async_wait counts groups
   };
 #pragma unroll
   for (int r = 0; r < MmaPolicy::kRows; ++r)
@@ -47,8 +47,8 @@ __device__ __forceinline__ void multiply_panels(const char* rows, const char* co
   for (int stage = 0; stage < kInFlight - 1; ++stage) copy(stage, stage);
   int slot = 0;
   for (int64_t stage = 0; stage < stages; ++stage) {
-    cp_async_wait<kInFlight - 2>();  // this stage has arrived
-    __syncthreads();                 // for every thread; and all are done with the stage before, whose slot is next
+    cp_async_wait<kInFlight - 2>();  // this stage has arrived,
+    __syncthreads();                 // for every thread; all are done with the previous stage, whose slot is next
     copy(stage + kInFlight - 1, slot == 0 ? kInFlight - 1 : slot - 1);
     MmaPolicy::multiply_stage(shared + 2 * slot * kBytes, shared + (2 * slot + 1) * kBytes, fragment);
     slot = slot + 1 == kInFlight ? 0 : slot + 1;

@@ -5,7 +5,7 @@
 
 namespace hardmine::cuda {
 
-// The two operands of the tiles of a pass. `symmetric`: the columns are the rows, and a row makes no pair with itself.
+// The operands of a grid of tiles. `symmetric`: the columns are the rows, and no row is paired with itself.
 template <class MmaPolicy>
 struct PairwiseOperands {
   PackedMatrix<MmaPolicy> rows, columns;
@@ -18,12 +18,12 @@ template <class MmaPolicy>
 struct TileLabels {
   static constexpr int kTile = MmaPolicy::kTile;
   static constexpr size_t kBytes = 2 * kTile * sizeof(int64_t);
-  int64_t *row, *column;  // [kTile] each; what lies past the end has label 0
+  int64_t *row, *column;  // [kTile] each; labels past the end are 0
 
   __device__ __forceinline__ explicit TileLabels(char* shared)
       : row(reinterpret_cast<int64_t*>(shared)), column(row + kTile) {}
 
-  // By all threads of the block. True if some row and some column have the same label.
+  // All threads of the block call it. True if some row and some column have the same label.
   __device__ __forceinline__ bool read(const PairwiseOperands<MmaPolicy>& operands, int64_t first_row,
                                        int64_t first_column) const {
     const int64_t rows = operands.rows.count, columns = operands.columns.count;

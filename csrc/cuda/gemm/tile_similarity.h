@@ -1,4 +1,4 @@
-// What a tile's score says of a pair.
+// From a tile's score to a key and a similarity.
 #pragma once
 
 #include <cmath>
@@ -7,7 +7,7 @@
 
 namespace hardmine::cuda {
 
-// In the order of similarities; of squared differences the smallest are the most similar.
+// The order-preserving key: of squared differences, the smallest are the most similar.
 template <class MmaPolicy>
 __device__ __forceinline__ typename MmaPolicy::acc_t key_from_score(typename MmaPolicy::acc_t score) {
   return MmaPolicy::kSquaredDifferences ? -score : score;

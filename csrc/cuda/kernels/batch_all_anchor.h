@@ -1,9 +1,9 @@
-// A block of threads takes one anchor after the other: from what its pairs measure to its triplets' values, and to the
-// weights of its pairs in the gradient.
+// One anchor per block at a time: from the values of its pairs to those of its triplets, and to the weights of its
+// pairs in the gradient.
 //
-// A pair measures v: half its negative squared distance, or distance, up to a number that all pairs of its anchor
-// share. A triplet's value is v_an - v_ap + margin / 2. The positives are sorted, so that those that a negative forms
-// active triplets with are the first so many; as many at a time as there is shared memory for.
+// A pair's value v is half its negative squared distance, or half its negative distance, plus a constant that all pairs
+// of the anchor share. A triplet's value is v_an - v_ap + margin / 2. The positives are sorted by v, so those that form
+// active triplets with a negative come first. They are processed in chunks that fit into shared memory.
 #pragma once
 
 #include <limits>
@@ -14,24 +14,24 @@
 
 namespace hardmine::cuda {
 
-inline constexpr int kAnchorThreads = 256;  // at most; as many as there are columns, in whole warps
+inline constexpr int kAnchorThreads = 256;  // the most; otherwise one per column, in whole warps
 
 template <class acc_t>
 struct AnchorParams {
   const int64_t* label;            // [count]
-  int64_t count, first_row, rows;  // anchors are rows first_row ... of the batch
+  int64_t count, first_row, rows;  // anchor i is row first_row + i of the batch
   bool squared;
   double half_margin;
   MarginTable<acc_t> table;
-  int positives;     // at a time, a power of two
+  int positives;     // per chunk, a power of two
   acc_t* pairs;      // [rows, count]: v, replaced by weights
-  int32_t* actives;  // [rows, count]: of negatives, with the positives so far; null where they never come in parts
+  int32_t* actives;  // [rows, count]: per negative, its active triplets in earlier chunks; null with a single chunk
   bool need_weights;
-  // Sums of every anchor of the batch, [count]
+  // Sums per anchor of the batch, [count].
   double* value;
   int64_t *active, *total;
-  double* weight;               // its weights are added to what is there
-  int32_t* margins_are_finite;  // null without a table
+  double* weight;               // the sum of the anchor's pair weights is added
+  int32_t* margins_are_finite;  // [count], null without a table
 };
 
 HARDMINE_HD int anchor_threads(int64_t columns) {
@@ -53,7 +53,7 @@ HARDMINE_HD size_t anchor_shared_bytes(int positives) {
 
 template <class acc_t>
 class Anchor {
-  using Positive = PackedCandidate<acc_t>;  // its key is -v
+  using Positive = PackedCandidate<acc_t>;  // the key is -v
 
  public:
   __device__ __forceinline__ Anchor(const AnchorParams<acc_t>& params, int64_t place)
@@ -97,8 +97,8 @@ class Anchor {
  private:
   __device__ __forceinline__ bool same_class(int64_t column) const { return params_.label[column] == label_; }
 
-  // Calls use(column, place) for the positives of this warp's chunk of the columns, with their places among all. All
-  // lanes take chunk in it.
+  // Calls use(column, rank) for the positives among this warp's chunk of the columns; rank counts all positives before.
+  // All lanes of the warp call it.
   template <class Use>
   __device__ __forceinline__ int32_t for_positives(int32_t place, const Use& use) const {
     const int64_t chunk = (params_.count + blockDim.x - 1) / blockDim.x * 32;
@@ -122,13 +122,13 @@ class Anchor {
       if (w < warp_index()) first_of_warp_ += shared_.warp_count[w];
       positives_ += shared_.warp_count[w];
     }
-    __syncthreads();  // before the counts of the next anchor
+    __syncthreads();  // before the next anchor's counts
   }
 
   __device__ __forceinline__ bool has_row(int64_t i) const {
     return params_.table.row[i] >= 0 && params_.table.row[i] < params_.table.rows;
   }
-  // Of a class without a row, a number that is no margin.
+  // NaN for a class without a row in the table.
   __device__ __forceinline__ acc_t margin(int64_t negative) const {
     if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<acc_t>::quiet_NaN();
     return params_.table.margin[params_.table.row[row_] * params_.table.rows + params_.table.row[negative]];
@@ -141,7 +141,7 @@ class Anchor {
     if (threadIdx.x == 0) params_.margins_are_finite[row_] = !has_nonfinite_margin;
   }
 
-  // The positives from `first_` on, in ascending order of v, and what those before each add up to.
+  // Lists the positives from `first_` on in ascending order of v, and their prefix sums.
   __device__ __forceinline__ void list_positives() {
     for_positives(static_cast<int32_t>(first_of_warp_), [&](int64_t column, int32_t place) {
       if (place < first_ || place >= first_ + size_) return;
@@ -160,7 +160,7 @@ class Anchor {
     __syncthreads();
   }
 
-  // Calls put(r, the sum of get(0) ... get(r)), in a fixed order; by a warp.
+  // Calls put(r, get(0) + ... + get(r)), in a fixed order of addition. All lanes of a warp call it.
   template <class Sum, class Get, class Put>
   __device__ __forceinline__ void scan(const Get& get, const Put& put) const {
     const int chunk = (size_ + 31) / 32, begin = lane_index() * chunk,
@@ -178,14 +178,14 @@ class Anchor {
     for (int r = begin; r < end; ++r) put(r, before += get(r));
   }
 
-  // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
+  // With v = -d / 2: dv = (y - x) / (2 d) = (y - x) / (-4 v). At d = 0 the subgradient is 0.
   __device__ __forceinline__ acc_t weight_of(int32_t triplets, acc_t v) const {
     const auto weight = static_cast<acc_t>(triplets);
     if (params_.squared) return weight;
     return v < acc_t(0) ? weight / (acc_t(-4) * v) : acc_t(0);
   }
 
-  // How many of the positives listed are below x; none for NaN.
+  // The number of listed positives below x; 0 for NaN.
   __device__ __forceinline__ int positives_below(acc_t x) const {
     int begin = 0, end = size_;
     while (begin < end) {
@@ -201,11 +201,12 @@ class Anchor {
 
   __device__ __forceinline__ void visit_negatives() {
     const bool last = first_ + size_ == positives_;
-    int32_t with_all = 0;  // negatives: these would all count at one place
+    int32_t with_all =
+        0;  // negatives below which all positives lie, counted here because they would all add to one counter
     for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) {
       if (same_class(c)) continue;
-      // Whether a triplet is active is decided in the type of v. What it adds is v_an - v_ap, and half the margin
-      // apart: rounded to the size of v, the margin would bias every triplet alike.
+      // Whether a triplet is active is decided in acc_t. The sum takes v_an - v_ap and half the margin separately:
+      // rounded to the magnitude of v, the margin would bias every triplet alike.
       const acc_t v = pairs_[c];
       const double half_margin = params_.table.margin ? 0.5 * static_cast<double>(margin(c)) : params_.half_margin;
       const int below = positives_below(v + static_cast<acc_t>(half_margin));
@@ -235,7 +236,7 @@ class Anchor {
 
   __device__ __forceinline__ void visit_positives() {
     if (params_.need_weights) {
-      // The active triplets of a positive are those of negatives that are above it, or above a greater one.
+      // The active triplets of a positive: those of all negatives that lie above it.
       if (warp_index() == 0)
         scan<int32_t>([&](int r) { return active_[size_ - 1 - r]; },
                       [&](int r, int32_t triplets) {
@@ -245,14 +246,14 @@ class Anchor {
                         weight_ += static_cast<double>(weight);
                       });
     }
-    __syncthreads();  // before the list is another
+    __syncthreads();  // before the next chunk's list
   }
 
   const AnchorParams<acc_t>& params_;
   AnchorShared<acc_t>& shared_;
   double* sum_before_;  // [positives + 1]
   Positive* list_;
-  int32_t* active_;  // negatives by how many of the positives listed are below them, less 1
+  int32_t* active_;  // [positives]: at i, the negatives with i + 1 listed positives below them
   const int64_t row_, label_;
   acc_t* pairs_;
   int32_t* actives_;

@@ -1,5 +1,5 @@
-// A strip of anchors at a time: a matrix of what their pairs measure, the weights of those pairs instead, and the
-// gemm of the weights with the rows, for the anchors and for those that they are compared with.
+// One strip of anchors at a time: a matrix of the values of their pairs, which is overwritten by the weights of the
+// pairs. Gradient GEMMs multiply the weights with the rows, once for the anchors and once for their partners.
 
 #include "cuda/kernels/batch_all_triplet_loss.h"
 
@@ -14,24 +14,24 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int64_t kStripEntries = int64_t{1} << 22;  // of a strip, whatever the depth
+constexpr int64_t kStripEntries = int64_t{1} << 22;  // per strip, whatever the depth
 
-// How rows are weighted where pairs measure distances: by gemm, too.
+// The gradient of distances is a matrix product as well.
 template <class MmaPolicy>
 using GradientMmaPolicy = std::conditional_t<
     !MmaPolicy::kSquaredDifferences, MmaPolicy,
     std::conditional_t<std::is_same_v<typename MmaPolicy::acc_t, double>, DoubleProducts, FloatProducts>>;
 
-// What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
+// The gradient of a row from its weighted sum. With W the sum of the row's weights over all its pairs, it is
 //   sum of w y - W x,
-// x and y less a common center. Where pairs measure inner gemm, -W x is left out: the projection removes it.
+// with a common center subtracted from x and y. For inner products the term W x is skipped: the projection removes it.
 template <class Scalar, class acc_t>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
   const acc_t* norm;    // [count]; null: rows are not normalized
-  const acc_t* center;  // [depth]; null where pairs measure inner gemm
-  double* weight;       // [count], W; not used without a center
+  const acc_t* center;  // [depth]; null for inner products
+  double* weight;       // [count]: W; used only with a center
   acc_t* grad;          // [count, depth]
 
   __device__ __forceinline__ acc_t row(int64_t i, int64_t k) const {
@@ -40,8 +40,8 @@ struct BatchAllGradient {
   }
 };
 
-// Also writes `shift` [count], null unless the pairs measure inner gemm: with s + shift of the negative and the
-// positive, v is half a squared distance of rows that are too short to be unit rows, too.
+// Also writes `shift` [count], which is null except for inner products. With s + shift of the negative and of the
+// positive, v is half a squared distance even for rows that are too short to be unit rows.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kThreads, 4)
     start_batch_all_kernel(RowStats<Scalar, acc_t> rows, acc_t* shift, BatchAllGradient<Scalar, acc_t> gradient) {
@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// A number of some row at every depth, the median of three: near all rows where they are near each other, and
-// differences from it are as exact as those of rows.
+// The median of three rows at each depth. It is close to all rows if they are close to each other, so differences from
+// it are as exact as differences between rows.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kThreads, 4) center_kernel(BatchAllGradient<Scalar, acc_t> gradient, acc_t* center) {
   for (int64_t k = int64_t{blockIdx.x} * kThreads + threadIdx.x; k < gradient.depth;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kAnchorThreads, 2) anchors_kernel(AnchorParams
   for (int64_t i = blockIdx.x; i < params.rows; i += gridDim.x) Anchor<acc_t>(params, i).run();
 }
 
-// Adds what the columns of a strip of weights add up to.
+// Adds the column sums of a strip of weights.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kThreads, 4)
     add_column_weights_kernel(WeightStrip<acc_t> strip, BatchAllGradient<Scalar, acc_t> gradient) {
@@ -136,12 +136,12 @@ struct BatchAllEpilogue {
   const double* value;
   const int64_t *active, *total;
   const int32_t* finite;              // [finite_flag_count(count)]
-  const int32_t* margins_are_finite;  // [count]; null: they are
+  const int32_t* margins_are_finite;  // [count]; null without a table
   BatchAllOut<acc_t> out;
-  acc_t* loss_weight;  // [1]: what the gradient is to be multiplied with
+  acc_t* loss_weight;  // [1]: the factor of the gradient
 };
 
-// One block.
+// Launched with one block.
 template <class acc_t>
 __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAllEpilogue<acc_t> epilogue) {
   double value[1] = {0};
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
   *epilogue.out.total = has_nonfinite ? 0 : counts[1];
 }
 
-// A block a row.
+// One row per block.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 4)
     finalize_batch_all_gradient_kernel(BatchAllGradient<Scalar, acc_t> gradient, const acc_t* factor) {
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       if (threadIdx.x == 0) exchange[0] = radial[0];
       __syncthreads();
       radial[0] = exchange[0];
-      __syncthreads();  // before the exchange is used again
+      __syncthreads();  // before the exchange is reused
     }
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       acc_t value = loss_weight != loss_weight ? loss_weight : is_zero ? acc_t(0) : grad[k];

@@ -1,13 +1,19 @@
-// A block adds up the gradient of one row after the partner.
+// Each block gathers the gradient of one row at a time.
 //
-// With y the partner row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row
+// A pair of rows x, y with gradient w at its measure adds to the gradient of x:
+//   inner product: w y
+//   negative distance: (w / d) (y - x), d =
+// y - x
+// ; nothing at d = 0, where PyTorch's norm has the subgradient 0
+//   negative squared distance: 2 w (y - x)
+// All are symmetric in x and y, so both endpoints of a pair are treated alike. For normalized rows, x and y stand for x
+// /
 // x
-//   inner product:              w y
-//   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
-//                               subgradient
-//   negative squared distance:  2 w (y - x).
-// All are symmetric in x and y, so both endpoints of a pair are treated alike. Where rows are normalized, x and y are x
-// / |x| and y / |y|, and the sum is projected through x / |x|.
+// and y /
+// y
+// , and the sum is projected through x /
+// x
+// .
 #pragma once
 
 #include <limits>
@@ -18,14 +24,14 @@
 namespace hardmine::cuda {
 
 inline constexpr int kGatherThreads = 128;
-inline constexpr int kGatherColumns = 8;                              // a thread adds up at once
-inline constexpr int kGatherDepth = kGatherThreads * kGatherColumns;  // a block
-inline constexpr int kGatherList = 512;                               // contributions that are listed at once
+inline constexpr int kGatherColumns = 8;                              // per thread
+inline constexpr int kGatherDepth = kGatherThreads * kGatherColumns;  // per block
+inline constexpr int kGatherList = 512;                               // contributions that are listed at a time
 
 template <class Scalar, class acc_t>
 struct GatherOperand {
   const Scalar* x;    // [count, depth]
-  const acc_t* norm;  // [count] what rows are divided by; null where they are not normalized
+  const acc_t* norm;  // [count], clamped from below; null: not normalized
   int64_t count;
 };
 
@@ -34,10 +40,10 @@ struct GatherParams {
   PairMeasure measure;
   PairEndpoints<acc_t> endpoints;
   GatherOperand<Scalar, acc_t> rows, left, right;
-  bool at_left, at_right;   // which endpoints of pairs rows of `rows` are at
-  RowToPairs row_to_pairs;  // of those endpoints, but for left that are entries: they are known without
+  bool at_left, at_right;   // whether `rows` are left, right rows of pairs
+  RowToPairs row_to_pairs;  // without the left endpoints of implicit entries, which are known
   int64_t depth;
-  const int32_t* finite[3];  // all gradients are NaN if one of these is 0; null ones are not looked at
+  const int32_t* finite[3];  // flags; all gradients are NaN if one is 0; null: not used
   int64_t groups[3];
   Scalar* grad;  // [count, depth]
 };
@@ -74,7 +80,8 @@ class GatherRow {
       for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads) grad[k] = from_acc<Scalar>(acc_t(0));
       return;
     }
-    // The projection needs the whole sum: a depth that is not added up at once is so twice.
+    // The projection needs the complete row sum, so rows deeper than kGatherDepth are summed twice: once for the radial
+    // component, once to write.
     const int passes = projects && depth > kGatherDepth ? 2 : 1;
     acc_t radial = 0;
     for (int pass = 0; pass < passes; ++pass) {
@@ -89,7 +96,7 @@ class GatherRow {
  private:
   __device__ __forceinline__ int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + threadIdx.x; }
 
-  // The sum's inner product with the unit row, of the depths at hand.
+  // The inner product of the unit row with the sum, over the current depths.
   __device__ __forceinline__ acc_t radial_component() {
     acc_t dot[1] = {0};
     if (any_) {
@@ -118,15 +125,15 @@ class GatherRow {
     }
   }
 
-  // The row's endpoints come from up to three ranges, in ascending order: the pairs of its own entry; then, where the
-  // row looks through all pairs, those that it is first of and those that it is second of, or else what the index has.
+  // A row's endpoints come from up to three ranges, in ascending order: its own entry's pairs; then the left and the
+  // right rows of all pairs, if the row scans all pairs, or else its segment of row_to_pairs.
   struct Range {
     int64_t begin, end;
   };
   __device__ __forceinline__ Range range(int stage, bool sorted) const {
     const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count(), partners = endpoints.pairs.partners;
-    const bool entries = endpoints.pairs.left == nullptr;  // left are where they are
+    const bool entries = endpoints.pairs.left == nullptr;  // entry e belongs to row e
     if (stage == 0) {
       if (!params_.at_left || !entries || row_ >= endpoints.pairs.count) return {0, 0};
       return {row_ * partners, (row_ + 1) * partners};
@@ -136,7 +143,7 @@ class GatherRow {
     return params_.at_right ? Range{pairs, 2 * pairs} : Range{0, 0};
   }
 
-  // Adds up the contributions to the depths at hand.
+  // Sums the contributions to the current depths.
   __device__ __forceinline__ void add_up() {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) sum_[i] = 0;
@@ -144,7 +151,7 @@ class GatherRow {
     listed_ = 0;
     const int64_t* begin = params_.row_to_pairs.begin;
     const int64_t indexed = begin ? begin[row_ + 1] - begin[row_] : 0;
-    const bool sorted = begin && indexed <= kGatherList;  // more than that are too many to sort
+    const bool sorted = begin && indexed <= kGatherList;  // longer segments are too long to sort
     bool takes_index = sorted && indexed > 0;
     int stage = 0;
     Range now = range(0, sorted);
@@ -166,7 +173,7 @@ class GatherRow {
     }
   }
 
-  // The endpoints of an index, in ascending order.
+  // Lists a segment of row_to_pairs in ascending order.
   __device__ __forceinline__ void list_sorted(const int64_t* endpoint, int count) {
     for (int i = threadIdx.x; i < count; i += kGatherThreads) shared_.endpoint[i] = endpoint[i];
     __syncthreads();
@@ -180,7 +187,7 @@ class GatherRow {
     any_ = true;
   }
 
-  // Lists those of the next endpoints of a range, one a thread, that lie at this row.
+  // Lists those of the next endpoints of a range, one per thread, that belong to this row.
   __device__ __forceinline__ void list_some(const Range& range) {
     const PairEndpoints<acc_t>& endpoints = params_.endpoints;
     const int64_t pairs = endpoints.pair_count();
@@ -212,7 +219,7 @@ class GatherRow {
     shared_.weight[place] = endpoints.pairs.gradient[pair];
   }
 
-  // Adds what is listed to the sums, in the order of the list, and clears it.
+  // Adds the listed contributions in order, and clears the list.
   __device__ __forceinline__ void add_listed() {
     __syncthreads();
     const bool inner_product = params_.measure.quantity == PairQuantity::kInnerProduct;
@@ -243,10 +250,10 @@ class GatherRow {
         if (inner_product || weight != acc_t(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
     }
-    listed_ = 0;  // who lists again meets the partners first
+    listed_ = 0;  // safe without a barrier: list_some() and list_sorted() synchronize before they write
   }
 
-  // By a warp.
+  // Called by all lanes of a warp.
   __device__ __forceinline__ acc_t distance_to(const Scalar* partner, acc_t norm) const {
     acc_t sum = 0;
     for (int64_t k = lane_index(); k < params_.depth; k += 32) {

@@ -11,9 +11,9 @@ namespace {
 constexpr int kTripletThreads = 256, kTripletWarps = kTripletThreads / 32, kCheckThreads = 1024;
 constexpr int64_t kMaxTripletBlocks = 1024;
 
-// What the two losses add up over triplets, and what they make of it. kSums: how many sums.
+// What each loss sums over triplets, and computes from the sums. kSums is the number of sums.
 //
-// Terms: the values of the easy and of the hard part, and their counts.
+// IndexedLoss: the values of easy and of hard terms, and their counts.
 template <class acc_t>
 struct IndexedSums {
   static constexpr int kSums = 4;
@@ -38,7 +38,7 @@ struct IndexedSums {
     return part_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
   }
 
-  // By all threads of a block, which share `sum`.
+  // All threads of a block call it, with the same `sum`.
   __device__ __forceinline__ void finalize(const double* sum, bool propagate_nan, char*, acc_t* out) const {
     const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
     if (loss.reduction == Reduction::kNone) {
@@ -56,12 +56,12 @@ struct IndexedSums {
   }
 };
 
-// Distances: those of the positives and of the negatives.
+// GlobalRule: the distances of the positives and of the negatives.
 template <class acc_t>
 struct GlobalSums {
   static constexpr int kSums = 2;
   const GlobalRule& rule;
-  SelectedPairs<acc_t> pairs;  // of distances
+  SelectedPairs<acc_t> pairs;  // distances
 
   static __device__ __forceinline__ acc_t kept(acc_t measure) { return global_distance(measure); }
   static __device__ __forceinline__ acc_t kept_backward(acc_t gradient) { return global_distance_backward(gradient); }
@@ -77,7 +77,8 @@ struct GlobalSums {
     return moments;
   }
 
-  // From deviations, as core's moments_of. By all threads of a block, which share `sum`.
+  // Variances are computed from deviations, as in core's moments_of. All threads of a block call it, with the same
+  // `sum`.
   __device__ __forceinline__ void finalize(const double* sum, bool propagate_nan, char* shared, acc_t* out) const {
     Moments p = mean_of(sum[0]), n = mean_of(sum[1]);
     double squares[2] = {0, 0};
@@ -87,7 +88,7 @@ struct GlobalSums {
       squares[0] += positive * positive;
       squares[1] += negative * negative;
     }
-    __syncthreads();  // `shared` may hold `sum`
+    __syncthreads();  // `sum` may be in `shared`
     block_reduce_sum<2>(squares, reinterpret_cast<double*>(shared));
     if (threadIdx.x != 0) return;
     const auto count = static_cast<double>(pairs.count);
@@ -132,11 +133,11 @@ struct TripletParams {
   RowStats<Scalar, acc_t> rows;
   TripletList triplets;
   TripletLossOut<acc_t> out;
-  double* partial;       // [blocks, kSums + 1], the sums of every block, and how many of its triplets are none
-  int32_t* blocks_done;  // [1], 0 at first
+  double* partial;       // [blocks, kSums + 1]: the block's sums, and the number of its invalid triplets
+  int32_t* blocks_done;  // [1], starts at 0
 };
 
-// The measures of the pairs (a, p) and (a, n), the same in every lane of a warp.
+// The measures of the pairs (a, p) and (a, n), the same in every lane of the warp.
 template <class Scalar, class acc_t>
 __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, const RowStats<Scalar, acc_t>& rows,
                                                 const int64_t* triplet, acc_t* positive, acc_t* negative) {
@@ -169,7 +170,7 @@ __device__ __forceinline__ void measure_triplet(const PairMeasure& measure, cons
   *negative = product ? clamped_measure(measure, sum_n) : root ? -std::sqrt(sum_n) : -sum_n;
 }
 
-// A warp measures a triplet; the last block makes the loss of the sums of all.
+// One triplet per warp. The last block computes the loss from all sums.
 template <class Loss, class Scalar, class acc_t>
 __global__ void __launch_bounds__(kTripletThreads, 4)
     measure_triplets_kernel(TripletParams<Loss, Scalar, acc_t> params) {
@@ -207,7 +208,7 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
   sums.finalize(shared, has_nonfinite || shared[kSums - 1] > 0, shared_memory(), params.out.loss);
 }
 
-// What a gradient needs to know of all triplets: the sums, and whether all are triplets. One block.
+// Sums over all triplets that the gradient needs, and whether all triplets are valid. Launched with one block.
 template <class Loss, class acc_t>
 __global__ void __launch_bounds__(kCheckThreads, 1)
     sum_triplets_kernel(Loss loss, TripletList triplets, int64_t row_count, TripletLossGradient<acc_t> gradient,
@@ -227,7 +228,7 @@ __global__ void __launch_bounds__(kCheckThreads, 1)
   *is_valid = !has_invalid;
 }
 
-// The pairs of all triplets, and the gradients of their measures.
+// The pairs of all triplets, and the gradients that arrive at their measures.
 template <class acc_t>
 struct ListedPairs {
   int64_t* left;    // [count]

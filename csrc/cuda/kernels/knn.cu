@@ -1,8 +1,8 @@
-// A block has a panel of queries to itself, and visits tiles of them against a split of the columns. What beats the
-// k-th best of a query so far is appended to the query's reservoir; a reservoir that the next tile might overflow is
-// sorted and cut back to its k best by a warp. Where there are few panels of queries, several blocks have a split of
-// the columns each, and their lists are merged in the epilogue. The order of candidates is total, so the order in which
-// threads append them changes nothing.
+// A block owns a panel of queries, and visits its tiles against a split of the columns. A score that beats the query's
+// k-th best so far is appended to the query's reservoir. A warp sorts a reservoir that the next tile might overflow,
+// and keeps the k best. If there are few panels of queries, each split of the columns has its own block, and the
+// splits' lists are merged at the end. The order of candidates is total, so the order in which threads append them does
+// not matter.
 
 #include "cuda/kernels/knn.h"
 
@@ -13,12 +13,12 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kWarps = kTileThreads / 32;
-constexpr int64_t kTargetBlocks = 256;  // to occupy a GPU
-constexpr int64_t kMinSplitPanels = 2;  // of a split
-// Of a block's shared memory, of which the GPUs that have least give 99 KiB.
+constexpr int64_t kTargetBlocks = 256;  // enough to occupy a GPU
+constexpr int64_t kMinSplitPanels = 2;  // per split
+// The smallest GPUs have 99 KiB of shared memory per block.
 constexpr size_t kMaxListBytes = 96 * 1024, kMaxSharedBytes = 99 * 1024;
 
-// Warps of a block that sort at a time, each a list with list_capacity for `capacity` candidates.
+// The number of warps of a block that sort at the same time, each a list of `capacity` candidates.
 template <class acc_t>
 int sorting_warps(int capacity) {
   return static_cast<int>(std::clamp<size_t>(kMaxListBytes / (capacity * sizeof(PackedCandidate<acc_t>)), 1, kWarps));
@@ -27,7 +27,7 @@ int sorting_warps(int capacity) {
 template <class acc_t>
 struct KnnReservoirs {
   PackedCandidate<acc_t>* reservoir;  // [num_splits, queries, capacity]
-  int32_t* size;                      // [num_splits, queries], of the sorted lists
+  int32_t* size;                      // [num_splits, queries], of the reservoirs
   int capacity, sorting_warps;
   int64_t num_splits, queries;
 
@@ -48,13 +48,12 @@ struct KnnParams {
   using acc_t = typename MmaPolicy::acc_t;
   PackedMatrix<MmaPolicy> rows, columns;
   bool exclude_self;
-  bool may_overflow;  // reservoirs do not hold all columns
+  bool may_overflow;  // a reservoir cannot hold all columns of its split
   KnnReservoirs<acc_t> reservoirs;
   KnnEpilogue<acc_t> epilogue;
 };
 
-// Room for the k best, for some more, so that a reservoir is not cut for every tile, and for all of a tile on top of
-// them.
+// Room for the k best, for some slack so that not every tile causes a sort, and for all columns of one more tile.
 int capacity_of(int64_t k, int64_t columns, int64_t tile) {
   const int64_t slack = std::clamp<int64_t>(k / 2, 16, tile);
   return power_of_two_from(std::min(k + slack + tile, columns));
@@ -68,13 +67,13 @@ size_t knn_shared_bytes(int capacity, int warps) {
   return std::max(MmaPolicy::kSharedBytes, warps * capacity * sizeof(PackedCandidate<acc_t>)) + kRowBytes;
 }
 
-// A sorted list of a query, as users see it. All lanes of a warp call it.
+// Writes a query's sorted list to the outputs. All lanes of a warp call it.
 template <class acc_t>
 __device__ __forceinline__ void write_neighbors(const KnnEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>* list,
                                                 int size, int64_t query) {
   for (int n = lane_index(); n < epilogue.k; n += 32) {
     const bool found = n < size;
-    // No zero has a sign: a packed key has lost it.
+    // Adds 0 so that no zero has a sign: packed keys have lost it.
     epilogue.out.similarity[query * epilogue.k + n] =
         found ? similarity_from_order(epilogue.kind, list[n].key() + acc_t(0))
               : std::numeric_limits<acc_t>::quiet_NaN();
@@ -113,7 +112,7 @@ class KnnPanel {
         for_each_row([&](int row) {
           if (size_[row] > max_fill()) cut(row);
         });
-        __syncthreads();  // before the engine uses the memory of the lists
+        __syncthreads();  // before the engine overwrites the lists
       }
     }
     for_each_row([&](int row) { finalize(row); });
@@ -121,12 +120,12 @@ class KnnPanel {
   }
 
  private:
-  // Candidates that a reservoir may hold when a tile is added to it.
+  // The most candidates that a reservoir may hold before a tile is added.
   __device__ __forceinline__ int max_fill() const { return params_.reservoirs.capacity - kTile; }
 
   __device__ __forceinline__ int64_t query(int row) const { return row_panel_ * kTile + row; }
 
-  // Rows of the panel, a split of them each warp that sorts.
+  // Distributes the panel's rows over the warps that sort.
   template <class Use>
   __device__ __forceinline__ void for_each_row(const Use& use) {
     const int warps = params_.reservoirs.sorting_warps;
@@ -134,18 +133,18 @@ class KnnPanel {
     for (int row = warp_index(); row < kTile && query(row) < params_.rows.count; row += warps) use(row);
   }
 
-  // Appends what beats its row's worst; true if some reservoir is too full for a tile more.
+  // Appends the scores that beat their row's worst. True if some reservoir may overflow with the next tile.
   __device__ __forceinline__ bool append(int64_t first_column) {
     const acc_t sign = MmaPolicy::kSquaredDifferences ? acc_t(-1) : acc_t(1);
     const int64_t left = params_.columns.count - first_column;
     const int columns = left < kTile ? static_cast<int>(left) : kTile;
-    const bool has_selves = params_.exclude_self && first_column == row_panel_ * kTile;  // on the diagonal
+    const bool has_selves = params_.exclude_self && first_column == row_panel_ * kTile;  // a tile on the diagonal
     bool full = false;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int row = MmaPolicy::row(r);
       if (query(row) >= params_.rows.count) continue;
-      // Columns come in ascending order: at an equal key, those that are in the reservoir win. NaN beats nothing.
+      // Columns come in ascending order: at an equal key, those in the reservoir win. NaN beats nothing.
       const acc_t worst = worst_key_[row];
       uint32_t better = 0;
 #pragma unroll
@@ -166,22 +165,22 @@ class KnnPanel {
     return full;
   }
 
-  // The warp's list, with the reservoir of a row, sorted.
+  // Sorts a row's reservoir in the warp's list.
   __device__ __forceinline__ const Candidate* sorted(int row) {
     const Candidate* reservoir = params_.reservoirs.at(split_, query(row));
     Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * params_.reservoirs.capacity;
-    __syncwarp();  // all are done with the row before
+    __syncwarp();  // before the previous row's list is overwritten
     for (int i = lane_index(); i < size_[row]; i += 32) list[i] = reservoir[i];
     warp_bitonic_sort(list, size_[row]);
     return list;
   }
 
-  // Leaves a row its k best; it has more.
+  // Keeps the k best of a row that has more.
   __device__ __forceinline__ void cut(int row) {
     const Candidate* list = sorted(row);
     Candidate* reservoir = params_.reservoirs.at(split_, query(row));
     for (int i = lane_index(); i < params_.epilogue.k; i += 32) reservoir[i] = list[i];
-    if (lane_index() == 0) {  // all have read the size before they sorted
+    if (lane_index() == 0) {  // all lanes have read the size before they sorted
       worst_key_[row] = list[params_.epilogue.k - 1].key();
       size_[row] = params_.epilogue.k;
     }
@@ -198,7 +197,7 @@ class KnnPanel {
 
   const KnnParams<MmaPolicy>& params_;
   int64_t row_panel_, split_;
-  acc_t* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
+  acc_t* worst_key_;  // [kTile]: the k-th best key, once there are k candidates
   int32_t* size_;     // [kTile], of the reservoirs
   Fragment<MmaPolicy> fragment_;
 };
@@ -210,7 +209,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) knn_kernel(KnnParams<MmaPolic
     KnnPanel<MmaPolicy>(params, i % panels, i / panels).run();
 }
 
-// A warp merges the lists of a query, in a list of its own of `list_capacity` >= 2 k.
+// Merges the splits' lists of a query, one query per warp, in a list of `list_capacity` >= 2 k candidates.
 template <class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 2)
     merge_knn_kernel(KnnReservoirs<acc_t> reservoirs, KnnEpilogue<acc_t> epilogue, int list_capacity) {
@@ -224,7 +223,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       const int more = reservoirs.size[split * reservoirs.queries + query];
       if (size + more > list_capacity) {
         warp_bitonic_sort(list, size);
-        size = epilogue.k;  // it was more than `list_capacity` - k, so k at least
+        size = epilogue.k;  // the size was above list_capacity - k >= k
       }
       for (int i = lane_index(); i < more; i += 32) list[size + i] = reservoirs.at(split, query)[i];
       size += more;
@@ -256,7 +255,7 @@ void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* r
   reservoirs.queries = queries.count;
   reservoirs.num_splits =
       std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels / kMinSplitPanels));
-  // Of a split there are no more columns than this.
+  // The largest number of columns of a split.
   const int64_t share_columns = std::min(
       params.columns.count, (column_panels + reservoirs.num_splits - 1) / reservoirs.num_splits * MmaPolicy::kTile);
   reservoirs.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);

@@ -10,17 +10,16 @@ namespace {
 
 constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountChunks = 256;
 
-// The pairs of a triplet loss as a list of one positive and one negative an anchor.
+// The pairs of a triplet loss, as a list with one positive and one negative per anchor.
 template <class acc_t>
 struct LossPairs {
   LossGradient<acc_t> loss;
-  const int64_t*
-      counted;      // [kCountChunks, 2]: easy and hard terms of parts of the batch; null: each block counts itself
-  int64_t* right;   // [count, 2]
-  acc_t* gradient;  // [count, 2]
+  const int64_t* counted;  // [kCountChunks, 2]: easy and hard terms per chunk; null: each block counts all
+  int64_t* right;          // [count, 2]
+  acc_t* gradient;         // [count, 2]
 };
 
-// The numbers of easy and hard terms, by all threads of a block.
+// Counts easy and hard terms. All threads of a block call it.
 template <class acc_t>
 __device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
                                                    double* shared, double* easy_hard) {
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(kGatherThreads, 4)
   compute_row_stats(refs);
 }
 
-// Calls use(row, end) for every end that an index is to hold.
+// Calls use(row, endpoint) for every endpoint of row_to_pairs.
 template <class acc_t, class Use>
 __device__ __forceinline__ void for_each_endpoint(const PairEndpoints<acc_t>& endpoints, bool at_left, bool at_right,
                                                   const Use& use) {
@@ -112,7 +111,7 @@ __global__ void __launch_bounds__(kListThreads, 4)
   for_each_endpoint(endpoints, at_left, at_right, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
 }
 
-// begin[r] = the sum of count[0] to count[r - 1], and count[r] = 0 again. One block.
+// begin[r] = count[0] + ... + count[r - 1], and count[r] = 0. Launched with one block.
 __global__ void __launch_bounds__(kScanThreads, 1)
     scan_incidences_kernel(int64_t* count, int64_t rows, int64_t* begin) {
   auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMaxWarps + 1]
@@ -156,7 +155,7 @@ __global__ void __launch_bounds__(kListThreads, 4)
                     [&](int64_t row, int64_t id) { endpoint[begin[row] + atomic_add(count + row, 1)] = id; });
 }
 
-// One number for many: whether all are not 0.
+// Reduces all flags to one.
 __global__ void __launch_bounds__(kScanThreads, 1)
     all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
                       const int32_t* is_valid, int32_t* all) {

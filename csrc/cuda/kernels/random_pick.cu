@@ -19,19 +19,19 @@ __global__ void __launch_bounds__(kPickThreads, 4)
   constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const PackedMatrix<MmaPolicy>&rows = params.anchors.rows, &columns = params.candidates.rows;
   acc_t* scratch = reinterpret_cast<acc_t*>(shared_memory()) + 32 * warp_index();
-  // Labels tell the candidates, unless orders may be NaN or beyond a bound.
+  // Labels decide, except if keys may be NaN or above the bound.
   const bool has_nonfinite = block_any_nonfinite(rows.finite, finite_flag_count(rows.count)) ||
                              block_any_nonfinite(columns.finite, finite_flag_count(columns.count));
   const bool needs_keys = has_nonfinite || upper < kInfinity;
   for (int64_t row = int64_t{blockIdx.x} * kPickWarps + warp_index(); row < rows.count;
        row += int64_t{gridDim.x} * kPickWarps) {
     const int64_t label = params.anchors.label[row];
-    // The score that a tile would have, so that the key of a pick compares with those of other candidates.
+    // With the bits of a tile's score, so that the key of a pick compares with those of other candidates.
     const auto keys_of_columns = [&](int64_t first) {
       const acc_t found = make_row(rows, columns, row, first, scratch);
       return MmaPolicy::kSquaredDifferences ? -found : found;
     };
-    // The candidates among 32 columns, as the bits of a word.
+    // The candidates among 32 columns, as a bit mask.
     const auto candidates_from = [&](int64_t first) {
       const int64_t column = first + lane_index();
       const bool candidate = column < columns.count &&
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
                              !(params.symmetric && column == row);
       const uint32_t bits = __ballot_sync(kFullWarp, candidate);
       if (!needs_keys || bits == 0) return bits;
-      const acc_t key = keys_of_columns(first);  // by all lanes
+      const acc_t key = keys_of_columns(first);  // on all lanes
       return __ballot_sync(kFullWarp, candidate && key <= upper);
     };
     Index count = 0;

@@ -1,4 +1,4 @@
-// Random selections (core/random.h): a warp an anchor counts its candidates, and picks one of them.
+// Random selections (core/random.h): one warp per anchor counts the candidates, and picks one.
 #pragma once
 
 #include "core/random.h"
@@ -15,12 +15,12 @@ struct LabeledOperand {
 template <class MmaPolicy>
 struct RandomPickParams {
   LabeledOperand<MmaPolicy> anchors, candidates;
-  bool symmetric;   // the candidates are the anchors: an anchor is no candidate of itself
-  bool same_class;  // candidates are positives, or else negatives
+  bool symmetric;   // the candidates are the anchors, and no anchor is its own candidate
+  bool same_class;  // candidates are positives, otherwise negatives
 };
 
-// Writes the pick of every anchor to best [anchors], its key being the order of the pair (core/selection.h). Candidates
-// are those whose order is at most `upper`, and not NaN.
+// Writes each anchor's pick to best [anchors], with the pair's key (core/selection.h). Candidates have a key <= upper
+// that is not NaN.
 template <class MmaPolicy>
 void pick_random(const RandomPickParams<MmaPolicy>& params, const double* uniform, typename MmaPolicy::acc_t upper,
                  PackedCandidate<typename MmaPolicy::acc_t>* best, const Stream& stream);

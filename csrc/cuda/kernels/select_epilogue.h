@@ -1,4 +1,4 @@
-// The epilogue of a selection: from the best candidates of every anchor to indices and similarities, and to the loss.
+// The epilogue of a selection: from the best candidates of every anchor to indices, similarities and the loss.
 #pragma once
 
 #include <limits>
@@ -15,16 +15,16 @@ struct SelectionEpilogue {
   const PackedCandidate<acc_t>* positive;
   const PackedCandidate<acc_t>* negative;
   const PackedCandidate<acc_t>* fallback;                     // for anchors without a negative; null: none
-  bool positive_negated, negative_negated, fallback_negated;  // the negated similar wins: keys are negated
-  const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_matrix.h)
+  bool positive_negated, negative_negated, fallback_negated;  // keys are negated, as the least similar wins
+  const int32_t* finite[2];  // of the rows and, with refs, of the columns (packed_matrix.h)
   int64_t groups[2];
   SelectionOut<acc_t> out;
   LossOut<acc_t> loss;
-  double* partial;       // [blocks][kSums], the sums of every block
-  int32_t* blocks_done;  // [1], 0 at first
+  double* partial;       // [blocks][kLossSums]: the sums of every block
+  int32_t* blocks_done;  // [1], starts at 0
 };
 
-inline constexpr int kLossSums = 4;  // values and counts of the easy and of the hard part
+inline constexpr int kLossSums = 4;  // values and counts of easy and of hard terms
 inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMaxWarps * sizeof(double);
 
 template <class acc_t>
@@ -36,8 +36,8 @@ __device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilo
                       : std::numeric_limits<acc_t>::quiet_NaN();
 }
 
-// All threads of a block call it. `alone`: the block has all anchors to itself, whatever the grid; else the blocks of
-// the grid share them.
+// All threads of a block call it. `alone`: this block processes all anchors; otherwise the blocks of the grid divide
+// them.
 template <class acc_t>
 __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t>& epilogue, bool alone, char* shared) {
   auto* exchange = reinterpret_cast<double*>(shared);

@@ -1,4 +1,4 @@
-// The visitor of selections: offers the best candidates of a tile to its rows and, where the batch is its own
+// The consumer of selections: offers a tile's best candidates to its rows and, if the batch is its own set of
 // candidates, to its columns.
 #pragma once
 
@@ -10,13 +10,13 @@
 
 namespace hardmine::cuda {
 
-// A selection that a pass makes: the best of the candidates of every anchor.
+// One selection of a pass: the best candidate per anchor.
 template <class acc_t>
 struct SelectionSpec {
-  PackedCandidate<acc_t>* best;  // [anchors], with what the anchor starts from; null: not requested
+  PackedCandidate<acc_t>* best;  // [anchors], initialized; null: nothing is selected
   const acc_t* upper;            // [anchors], the largest admissible key; null: `limit` for all
   acc_t limit;
-  acc_t sign;  // the key is the tile's number times this, 1 or -1
+  acc_t sign;  // 1 or -1: the key is sign * score
 };
 
 template <class MmaPolicy>
@@ -26,7 +26,7 @@ struct SelectionParams : PairwiseOperands<MmaPolicy> {
   SelectionSpec<acc_t> positive, negative;
 };
 
-// Shared memory of a block: the engine's, which serves the exchange between warps as well, and the tile's labels.
+// The engine's shared memory, which the exchange between warps reuses, and the tile's labels.
 template <class MmaPolicy>
 constexpr size_t select_shared_bytes() {
   return MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes;
@@ -42,14 +42,14 @@ class SelectTile {
   __device__ __forceinline__ explicit SelectTile(const SelectionParams<MmaPolicy>& params)
       : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
 
-  // Makes and consumes one tile. `both_sides`: its pairs serve their columns, too.
+  // Computes and consumes one tile. `both_sides`: its pairs are offered to their columns as well.
   __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
     first_row_ = row_panel * kTile;
     first_column_ = column_panel * kTile;
     both_sides_ = both_sides && row_panel != column_panel;
     const bool any_same_class = labels_.read(params_, first_row_, first_column_);
     const bool whole = first_row_ + kTile <= params_.rows.count && first_column_ + kTile <= params_.columns.count;
-    const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
+    const bool all_negatives = whole && !any_same_class;  // and so the tile does not touch the diagonal
     const bool positives = params_.positive.best && any_same_class;
     if (!positives && !params_.negative.best) return;
     make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
@@ -77,11 +77,11 @@ class SelectTile {
     return anchor < count ? spec.upper[anchor] : spec.limit;
   }
 
-  // kSome: not every pair of the tile is a candidate. kBounded: keys have a largest admissible one.
+  // kSome: some pairs of the tile are no candidates. kBounded: keys have a largest admissible value.
   template <bool kPositive, bool kSome, bool kBounded>
   __device__ __forceinline__ void offer_all(const SelectionSpec<acc_t>& spec) {
     constexpr acc_t kWorst = -std::numeric_limits<acc_t>::infinity();
-    constexpr int kAtOnce = 8;  // columns: as many as registers are left for
+    constexpr int kAtOnce = 8;  // columns: as many as the registers allow
     acc_t row_key[kRows], row_upper[kRows];
     Index row_best[kRows];
     int64_t row_label[kRows];
@@ -103,7 +103,7 @@ class SelectTile {
         const int64_t column = first_column_ + MmaPolicy::column(c);
         const int64_t label = kSome ? labels_.column[MmaPolicy::column(c)] : 0;
         acc_t column_upper = 0;
-        if constexpr (kBounded)  // columns are anchors in a symmetric pass only
+        if constexpr (kBounded)  // only in a symmetric pass are columns anchors
           column_upper = params_.symmetric ? upper_of(spec, column, params_.columns.count) : spec.limit;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
@@ -145,10 +145,10 @@ class SelectTile {
       if (both_sides_)
         offer_best(spec, exchange() + 2 * kTile + threadIdx.x, first_column_ + threadIdx.x, params_.columns.count);
     }
-    __syncthreads();  // before the exchange is used again
+    __syncthreads();  // before the exchange is reused
   }
 
-  // Where the two warps of a line meet, [rows, columns][warps of a line][kTile]. The engine is done with this memory.
+  // Where two warps meet that share rows or columns: [rows, columns][2 warps][kTile]. The engine's memory is free here.
   static __device__ __forceinline__ Candidate* exchange() { return reinterpret_cast<Candidate*>(shared_memory()); }
 
   static __device__ __forceinline__ void offer_best(const SelectionSpec<acc_t>& spec, const Candidate* halves,

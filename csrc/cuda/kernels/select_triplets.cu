@@ -1,7 +1,7 @@
-// A selection is one pass over the tiles, or two where a semi-hard negative is bounded by its anchor's positive: then
-// positives come first, along with what an anchor without a semi-hard negative falls back to. In float32 every
-// unordered pair of panels is visited once, and the blocks' candidates meet in an atomic maximum; in float64, for which
-// there is none, a block has rows to itself and visits all their tiles.
+// A selection is one pass over the tiles, or two if an anchor's positive bounds its semi-hard negative. The first pass
+// then selects positives, and the fallbacks of anchors without a semi-hard negative. In float32 every unordered pair of
+// panels is visited once, and blocks meet in an atomic maximum. Float64 has no such atomic: each block owns rows and
+// visits all their tiles.
 
 #include "cuda/kernels/select_triplets.h"
 
@@ -15,7 +15,7 @@
 namespace hardmine::cuda {
 namespace {
 
-// Batches up to this epilogue within the last pass: one launch less, where launches are what takes the time.
+// Up to this many anchors, the last block of the last pass runs the epilogue: one launch less, where launches dominate.
 constexpr int64_t kMaxFusedEpilogueRows = 2048;
 constexpr int kEpilogueThreads = 256;
 
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_selection_kernel
   finalize_selection(epilogue, false, shared_memory());
 }
 
-// Where the semi-hard negatives of every anchor start, and epilogue.
+// The initial state and the upper bound of every anchor's semi-hard negative.
 template <class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4)
     start_semihard_kernel(SelectionRule rule, const PackedCandidate<acc_t>* positive, int64_t count,
@@ -79,7 +79,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   const bool semihard = rule.negative == Negative::kSemihard;
   const bool falls_back = semihard && rule.semihard_fallback != Fallback::kNone;
 
-  // best[0]: positives, [1]: negatives, [2]: what takes the place of a semi-hard negative.
+  // best[0]: positives, [1]: negatives, [2]: fallbacks of semi-hard negatives.
   const KeyRange<acc_t> positives = positive_range<acc_t>(rule);
   SelectionStart<acc_t> start;
   for (int s = 0; s < SelectionStart<acc_t>::kMaxSelections; ++s) {
@@ -111,7 +111,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   epilogue.blocks_done = start.blocks_done;
 
   const TileGrid grid{panels_of<MmaPolicy>(count), panels_of<MmaPolicy>(columns.count), symmetric};
-  // Tiles of squared differences: the smallest is the most similar.
+  // The smallest squared difference is the most similar.
   const auto spec = [](PackedCandidate<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
     return SelectionSpec<acc_t>{best, upper, limit, acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
   };

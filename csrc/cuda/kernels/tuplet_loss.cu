@@ -1,5 +1,5 @@
-// Forward: one pass over all tiles, a panel of anchors against a split of the columns a block, then the num_splits of
-// every anchor are put together. With all positives, a second pass over the tiles that hold some.
+// Forward: one pass over all tiles. A block owns a panel of anchors and visits a split of the columns; then the splits
+// are merged per anchor. If all positives count, a second pass visits the tiles that have positives.
 
 #include "cuda/kernels/tuplet_loss.h"
 
@@ -9,8 +9,8 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int64_t kTargetBlocks = 512;  // to occupy a GPU
-constexpr int kEpilogueThreads = 256;   // anchors that are added up at once, too
+constexpr int64_t kTargetBlocks = 512;  // enough to occupy a GPU
+constexpr int kEpilogueThreads = 256;   // and anchors per chunk
 
 template <class MmaPolicy>
 __global__ void __launch_bounds__(kTileThreads, 2) tuplet_logsumexp_kernel(TupletParams<MmaPolicy> params) {
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletPa
     TupletPanel<MmaPolicy>(params, i % panels, i / panels).softplus_sums();
 }
 
-// From the num_splits to the outputs, and to the loss.
+// Merges the splits, and computes the outputs and the loss.
 template <class acc_t>
 struct TupletEpilogue {
   TupletRule rule;
@@ -35,28 +35,28 @@ struct TupletEpilogue {
   acc_t log2e_over_temperature;
   LogSumExpPartials<acc_t> logsumexp;
   SoftplusPartials softplus;
-  acc_t* log_sum;            // [count], with all positives
-  const int32_t* finite[2];  // of rows and, where there are refs, columns
+  acc_t* log_sum;            // [count]; only if all positives count
+  const int32_t* finite[2];  // of the rows and, with refs, of the columns
   int64_t groups[2];
-  double* partial;       // [chunks of anchors][2]: values and anchors that count
-  int32_t* blocks_done;  // [1], 0 at first
+  double* partial;       // [chunks, 2]: the values and the number of valid anchors
+  int32_t* blocks_done;  // [1], starts at 0
   TupletOut<acc_t> out;
 
   HARDMINE_HD int64_t chunks() const { return (count + kEpilogueThreads - 1) / kEpilogueThreads; }
 
-  // What no later pass changes.
+  // The outputs that depend on the first pass only.
   __device__ __forceinline__ void write_logsumexp(int64_t i) const {
-    RunningSum<acc_t> logsumexp{logsumexp.shift[i], logsumexp.sum[i]};
+    RunningSum<acc_t> running{logsumexp.shift[i], logsumexp.sum[i]};
     PackedCandidate<acc_t> best = logsumexp.best[i];
     for (int64_t split = 1; split < num_splits; ++split) {
       const int64_t place = split * count + i;
-      logsumexp.add(logsumexp.shift[place], logsumexp.sum[place], log2e_over_temperature);
+      running.add(logsumexp.shift[place], logsumexp.sum[place], log2e_over_temperature);
       if (logsumexp.best[place].beats(best)) best = logsumexp.best[place];
     }
-    const acc_t shift = logsumexp.sum > 0 ? logsumexp.shift : acc_t(0);
-    const double log_of = log_of_sum(logsumexp.sum);
+    const acc_t shift = running.sum > 0 ? running.shift : acc_t(0);
+    const double log_of = log_of_sum(running.sum);
     out.shift[i] = shift;
-    out.sum[i] = static_cast<acc_t>(logsumexp.sum);
+    out.sum[i] = static_cast<acc_t>(running.sum);
     out.logsumexp[i] = static_cast<acc_t>(static_cast<double>(shift) / rule.temperature + log_of);
     if (log_sum) log_sum[i] = static_cast<acc_t>(log_of);
     const bool found = !all && is_candidate(best.index());
@@ -66,7 +66,7 @@ struct TupletEpilogue {
               : acc_t(0);
   }
 
-  // The anchor's term; 0 if it does not count.
+  // Writes the anchor's slope and count, and returns its term; 0 for an invalid anchor.
   __device__ __forceinline__ acc_t write_term(int64_t i) const {
     double value = 0, slope = 0;
     int64_t positives = 0;
@@ -177,7 +177,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   const bool negated = prefers_least_similar(selection.positive);
   params.selects = !all;
   params.sign =
-      acc_t(negated == MmaPolicy::kSquaredDifferences ? 1 : -1);  // of squared differences the smallest is most similar
+      acc_t(negated == MmaPolicy::kSquaredDifferences ? 1 : -1);  // the smallest squared difference is the most similar
   params.upper = range.upper;
   params.start = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
   params.one_shift = one_shift_suffices(rule);

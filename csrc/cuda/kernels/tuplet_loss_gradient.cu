@@ -1,6 +1,6 @@
-// Backward, strip by strip of rows: the similarities again, and from them the derivatives of the loss by every
-// similarity of the strip, whose product with all columns is the gradient of the strip's rows. Where the batch is its
-// own candidates a derivative is of both its anchors; with refs, those get a pass of their own.
+// Backward, one strip of rows at a time: the scores again, from them the derivatives of the loss by all similarities of
+// the strip, and the product of those weights with all columns. If the batch is its own set of candidates, a weight
+// sums the derivatives of both its anchors. Refs get a pass of their own.
 
 #include <type_traits>
 
@@ -17,7 +17,7 @@ namespace {
 constexpr int kStartThreads = 256, kEpilogueThreads = 256;
 constexpr int64_t kMaxEpilogueBlocks = 2048;
 
-// What every anchor does to its pairs. Each block counts the anchors that count.
+// Computes the coefficients of every anchor. Each block counts the valid anchors.
 template <class acc_t>
 struct TupletStart {
   TupletRule rule;
@@ -76,17 +76,17 @@ __global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletW
 // From the product of a strip to the gradient of its rows.
 template <class Scalar, class acc_t>
 struct StripEpilogue {
-  const Scalar* x;    // of all rows
-  const acc_t* norm;  // of normalized rows; null: they are not
+  const Scalar* x;    // [all rows, depth]
+  const acc_t* norm;  // [all rows], clamped from below; null: not normalized
   int64_t first_row, last_row, depth;
-  const acc_t* product;  // [num_splits, rows of the strip, depth]
+  const acc_t* product;  // [num_splits, strip rows, depth]
   int64_t num_splits;
-  const int32_t* finite[2];  // all gradients are NaN if one of these is 0
+  const int32_t* finite[2];  // all gradients are NaN if a flag is 0
   int64_t groups[2];
-  Scalar* grad;  // of all rows
+  Scalar* grad;  // [all rows, depth]
 };
 
-// A warp a row.
+// One row per warp.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(StripEpilogue<Scalar, acc_t> epilogue) {
   constexpr int kWarps = kEpilogueThreads / 32;
@@ -119,14 +119,14 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
   }
 }
 
-// Rows in panels, and what was stats of them.
+// A packed matrix, its row statistics and, for anchors, their coefficients.
 template <class MmaPolicy, class Scalar>
 struct GradientOperand {
   using acc_t = typename MmaPolicy::acc_t;
   LabeledRows<Scalar> rows;
   RowStats<Scalar, acc_t> stats;
   PackedMatrix<MmaPolicy> packed;
-  TupletCoefficients<acc_t> anchors;  // none: they are refs
+  TupletCoefficients<acc_t> anchors;  // null for refs
 };
 
 template <class MmaPolicy, class Scalar>
@@ -154,7 +154,7 @@ class TupletGradient {
     return out;
   }
 
-  // Fills in what anchors do. refs: empty, not used, where there are none.
+  // Writes the anchors' coefficients. `refs` is empty without refs.
   void start(const TupletSaved<acc_t>& saved, Operand& anchors, const Operand& refs) {
     const int64_t count = anchors.rows.count;
     anchors.anchors = {workspace_.array<acc_t>(count), workspace_.array<acc_t>(count), workspace_.array<acc_t>(count),
@@ -213,13 +213,12 @@ class TupletGradient {
   }
 
  private:
-  // The weighted sums of what the similarities of a strip's rows have for derivatives: the other rows, or, of
-  // distances, differences from them.
+  // Weighted sums over the columns, per row of a strip: of the columns themselves, or of differences for distances.
   struct StripSums {
     const TupletGradient& gradient;
     const Scalar* column;
     int64_t num_splits = 1;
-    acc_t* out;  // [num_splits, rows of a strip, depth]
+    acc_t* out;  // [num_splits, strip rows, depth]
     std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, GradientGemm<MmaPolicy>> gemm{};
 
     StripSums(const TupletGradient& of, int64_t strip, const Operand& columns) : gradient(of), column(columns.rows.x) {

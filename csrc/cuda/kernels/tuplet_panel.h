@@ -1,7 +1,7 @@
-// The visitors of the tuplet losses' forward: a block has a panel of anchors to itself, and visits its tiles against a
-// split of the columns. Of every row there is one running state, kept by one thread and added to tile by tile, in the
-// order of the columns: the best positive and the sum of exponentials over negatives; or, where all positives count,
-// the sums of softplus over them in a second pass, once the logsumexp are known.
+// The consumers of the tuplet losses' forward passes. A block owns a panel of anchors, and visits a split of the
+// columns. One thread per row keeps the running state, and adds tile by tile in the order of the columns: the best
+// positive and the sum of exponentials over negatives. If all positives count, a second pass sums softplus over them,
+// once the log-sum-exps are known.
 #pragma once
 
 #include <limits>
@@ -14,10 +14,10 @@
 
 namespace hardmine::cuda {
 
-// What a split of the columns gives an anchor: [num_splits][anchors] each.
+// The result of one split per anchor, [num_splits, anchors] each.
 template <class acc_t>
 struct LogSumExpPartials {
-  PackedCandidate<acc_t>* best;  // the positive
+  PackedCandidate<acc_t>* best;  // the best positive
   acc_t* shift;                  // -infinity without a negative
   double* sum;
 };
@@ -30,16 +30,17 @@ struct SoftplusPartials {
 template <class MmaPolicy>
 struct TupletParams : PairwiseOperands<MmaPolicy> {
   using acc_t = typename MmaPolicy::acc_t;
-  int64_t num_splits;  // of the columns
-  // Positives: the largest key, a tile's score times `sign`, within [start, upper].
+  int64_t num_splits;  // splits of the columns
+  // Positives: the largest key, sign * score, within [start, upper].
   bool selects;
   acc_t sign, upper;
   PackedCandidate<acc_t> start;
-  // Negatives: sums of exp2((similarity - shift) log2e_over_temperature).
-  bool one_shift;  // 1 for all; else each has the largest similarity
+  // Negatives: the sum of exp2((similarity - shift) log2e_over_temperature).
+  bool one_shift;  // the shift is 1 for all; otherwise the largest similarity
   acc_t log2e_over_temperature;
   LogSumExpPartials<acc_t> logsumexp;
-  // All positives, at most this similar. Levels are shift / temperature + log_sum, [anchors] each.
+  // All positives: those with a key of at most `limit`. The log-sum-exp is shift / temperature + log_sum, [anchors]
+  // each.
   acc_t limit, inverse_temperature;
   const acc_t* shift;
   const acc_t* log_sum;
@@ -51,13 +52,13 @@ constexpr size_t tuplet_shared_bytes() {
   return MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes;
 }
 
-// Sums of exponentials, relative to a shift.
+// A sum of exponentials relative to a shift.
 template <class acc_t>
 struct RunningSum {
   acc_t shift;
   double sum = 0;
 
-  // Adds what is relative to another shift, -infinity for nothing.
+  // Adds a sum that is relative to another shift; -infinity: an empty sum.
   __device__ __forceinline__ void add(acc_t other_shift, double other_sum, acc_t log2e_over_temperature) {
     if (other_shift == shift) {
       sum += other_shift == -std::numeric_limits<acc_t>::infinity() ? 0 : other_sum;
@@ -117,7 +118,7 @@ class TupletPanel {
     for (column_panel_ = panels * split_ / params_.num_splits; column_panel_ < end; ++column_panel_) {
       first_column_ = column_panel_ * kTile;
       use(labels_.read(params_, row_panel_ * kTile, first_column_));
-      __syncthreads();  // before the labels, or the engine's memory, are used again
+      __syncthreads();  // before the labels and the engine's memory are reused
     }
   }
   __device__ __forceinline__ void make() {
@@ -134,7 +135,7 @@ class TupletPanel {
   }
   __device__ __forceinline__ int64_t column(int c) const { return first_column_ + MmaPolicy::column(c); }
 
-  // Where the two warps of a row meet, [2][kTile] each. The engine is done with this memory.
+  // Where the two warps of a row meet, [2][kTile] per array. The engine's memory is free here.
   template <class T>
   static __device__ __forceinline__ T* exchange(int array = 0) {
     return reinterpret_cast<T*>(shared_memory()) + array * 2 * kTile;
@@ -144,7 +145,7 @@ class TupletPanel {
     return exchange<T>(array)[warp_index() % 2 * kTile + MmaPolicy::row(r)];
   }
 
-  // The sum over the lanes of a row.
+  // The sum over the four lanes of a row.
   template <class T>
   static __device__ __forceinline__ T sum_of_row(T value) {
     value += __shfl_xor_sync(kFullWarp, value, 1);
@@ -189,10 +190,10 @@ class TupletPanel {
         if (candidate.index() >= 0 && candidate.beats(best)) best = candidate;
       }
     }
-    __syncthreads();  // before the exchange is used again
+    __syncthreads();  // before the exchange is reused
   }
 
-  // Leaves the similarities of negatives in the tile, and -infinity elsewhere.
+  // Replaces the scores by the similarities of negatives, and by -infinity elsewhere.
   __device__ __forceinline__ void keep_negatives(bool same_class) {
     const bool masks = same_class || first_column_ + kTile > params_.columns.count;
     int64_t row_label[kRows];
@@ -206,7 +207,7 @@ class TupletPanel {
       for (int r = 0; r < kRows; ++r) {
         const acc_t similarity = similarity_from_score<MmaPolicy>(fragment_.at[r][c]);
         const bool negative = !masks || (inside && label != row_label[r]);
-        fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
+        fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // also for NaN
       }
     }
   }
@@ -266,7 +267,7 @@ class TupletPanel {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const acc_t score = fragment_.at[r][c];
-        // NaN is no candidate.
+        // NaN is never selected.
         if (label != row_label[r] || !(key_from_score<MmaPolicy>(score) <= params_.limit) || is_self(r, column(c)))
           continue;
         const acc_t x =

@@ -1,5 +1,5 @@
-// The visitor of the tuplet losses' backward: turns a tile into the derivatives of the loss by its similarities, and
-// writes them to a strip of rows.
+// The consumer of the tuplet losses' backward pass: replaces the scores of a strip by the derivatives of the loss by
+// their similarities.
 #pragma once
 
 #include <limits>
@@ -11,15 +11,14 @@
 
 namespace hardmine::cuda {
 
-// What an anchor does to its pairs, [anchors] each. An anchor that does not count has weights 0 and a shift of
-// infinity.
+// An anchor's factors in the derivatives, [anchors] each. An invalid anchor has weights 0 and shift infinity.
 template <class acc_t>
 struct TupletCoefficients {
-  acc_t* negative_weight;  // null: the rows of this operand are no anchors
+  acc_t* negative_weight;  // null: the rows of this operand are not anchors
   acc_t* shift;
   acc_t* positive_weight;
   acc_t* log_sum;
-  Index* positive;  // the one positive, kBelowRange: none
+  Index* positive;  // the anchor's one positive; kBelowRange: none
 };
 
 template <class MmaPolicy>
@@ -28,11 +27,11 @@ struct TupletWeightParams : PairwiseOperands<MmaPolicy> {
   TupletCoefficients<acc_t> row_coefficients, column_coefficients;
   bool all, one_shift;
   acc_t log2e_over_temperature, inverse_temperature, limit;  // as in TupletParams
-  int64_t first_row, last_row;                               // of the strip; the first is one of a panel
-  acc_t* weight;                                             // [last_row - first_row, columns]
+  int64_t first_row, last_row;                               // rows of the strip; first_row begins a panel
+  acc_t* weight;                                             // [last_row - first_row, columns]: the output
 };
 
-// One row of a pair.
+// The coefficients of one row of a pair; those of a ref are neutral.
 template <class acc_t>
 struct TupletAnchor {
   acc_t negative_weight = 0, shift = std::numeric_limits<acc_t>::infinity(), positive_weight = 0, log_sum = 0;
@@ -81,13 +80,13 @@ class TupletWeightTile {
           weight = -(params_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
         }
         if constexpr (MmaPolicy::kSquaredDifferences) {
-          // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
+          // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as in PyTorch's norm.
           weight = score >= std::numeric_limits<acc_t>::min() ? weight / std::sqrt(score) : acc_t(0);
         }
         weight_row[column] = weight;
       }
     }
-    __syncthreads();  // before the labels are read again
+    __syncthreads();  // before the next tile's labels
   }
 
  private:
@@ -105,7 +104,7 @@ class TupletWeightTile {
     return weight;
   }
 
-  // Either may have the other for its one positive.
+  // Each row may be the other's one positive.
   static __device__ __forceinline__ acc_t of_chosen(const TupletAnchor<acc_t>& of_row,
                                                     const TupletAnchor<acc_t>& of_column, int64_t row, int64_t column) {
     return (of_row.positive == column ? of_row.positive_weight : acc_t(0)) +
