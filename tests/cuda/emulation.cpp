@@ -35,11 +35,11 @@ struct Fiber {
   Context context;
   std::unique_ptr<char[]> stack{new char[kStack]};
   bool done = false;
-  bool waits = false;  // at a barrier of the block or of the warp
+  bool waits = false;  // at a barrier of the block or the warp
   bool waits_for_block = false;
   Barrier kind = Barrier::kBlock;
-  std::vector<Copy> open;                // copies of the group that is not closed
-  std::deque<std::vector<Copy>> groups;  // closed, not arrived
+  std::vector<Copy> open;                // copies that are not committed
+  std::deque<std::vector<Copy>> groups;  // committed, not arrived
   int64_t exchanges = 0;
   void* fake_stack = nullptr;
 };
@@ -50,7 +50,7 @@ struct State {
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
   std::vector<std::unique_ptr<Fiber>> fibers;
-  std::vector<std::unique_ptr<unsigned char[]>> lanes;  // two buffers a warp
+  std::vector<std::unique_ptr<unsigned char[]>> lanes;  // two buffers per warp
   const std::function<void()>* kernel = nullptr;
   char* shared = nullptr;
   Fiber* running = nullptr;
@@ -107,7 +107,7 @@ std::vector<int64_t> turns(int64_t count) {
   return turn;
 }
 
-// Lets go those of [begin, end) who wait for each other, if all of them do.
+// Releases the threads [begin, end) if all of them wait at the same barrier.
 bool release(int begin, int end, bool block) {
   bool all = true;
   for (int t = begin; t < end; ++t) {
@@ -127,13 +127,13 @@ void prepare(Fiber& fiber) {
   fiber.done = fiber.waits = false;
   fiber.exchanges = 0;
 #ifdef HARDMINE_FIBERS_OF_ASAN
-  // What ran there before never returned, and left the guards of its frames.
+  // The fiber that ran on this stack never returned, and left the guards of its frames.
   __asan_unpoison_memory_region(fiber.stack.get(), kStack);
 #endif
   prepare_context(fiber.context, fiber.stack.get(), kStack, fiber_main);
 }
 
-// Gives each of the threads [begin, end) a turn; true if some thread took it.
+// Resumes each runnable thread of [begin, end) once. True if some thread ran.
 bool take_turns(int begin, int end) {
   bool ran = false;
   for (const int64_t turn : turns(end - begin)) {
@@ -160,7 +160,7 @@ void run_block(int threads) {
       ran = take_turns(0, threads);
       if (release_warps(0, threads)) ran = true;
     } else {
-      // A warp goes as far as it can before the next one starts: it may be ahead by all that no barrier forbids.
+      // A warp runs as far as it can before the next one starts, ahead of others by all that barriers allow.
       for (const int64_t turn : turns((threads + kWarp - 1) / kWarp)) {
         const int first = static_cast<int>(turn) * kWarp;
         while (state.failure.empty() && (take_turns(first, first + kWarp) | release_warps(first, first + kWarp)))
@@ -209,7 +209,7 @@ void run(const char* name, int64_t blocks, int threads, size_t shared, const std
     state.lanes.emplace_back(new unsigned char[2 * kWarp * kExchangeBytes]);
   state.kernel = &kernel;
   for (const int64_t block : turns(blocks)) {
-    // Its own allocation, so that AddressSanitizer guards both ends.
+    // A separate allocation, so that AddressSanitizer guards both ends.
     void* memory = nullptr;
     if (posix_memalign(&memory, 128, shared) != 0) throw std::bad_alloc();
     const std::unique_ptr<void, void (*)(void*)> owner(memory, std::free);
@@ -242,7 +242,7 @@ bool wait_for_block_or(bool condition) {
 const unsigned char* exchange(const void* data, size_t size, Barrier kind) {
   Fiber& self = *state.running;
   const int warp = warp_index(), lane = lane_index();
-  // Two buffers in turn: who writes to one again has met all others in between, who then have read it.
+  // Two alternating buffers: before a lane writes to one again, all lanes have met in between, and so have read it.
   unsigned char* buffer = state.lanes[warp].get() + (self.exchanges++ % 2) * kWarp * kExchangeBytes;
   std::memcpy(buffer + lane * kExchangeBytes, data, size);
   wait_for_warp(kind);
@@ -284,7 +284,7 @@ uint32_t round_to_tf32(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   if (!std::isfinite(x)) return bits;
-  return (bits + 0x1000) & ~0x1fffu;  // to nearest, ties away from zero, as cvt.rna does
+  return (bits + 0x1000) & ~0x1fffu;  // to nearest, ties away from zero, as cvt.rna
 }
 
 namespace {
@@ -294,7 +294,7 @@ struct Fragments {
   uint32_t b0, b1;
 };
 
-// The words of a lane hold rows g and g + 8, and depths t and t + 4 in units of words; see device.h.
+// A lane's words hold rows g and g + 8, and depths t and t + 4 in words; see device.h.
 template <int kNumbers, class Decode>
 void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1,
                   const Decode& decode) {
@@ -330,7 +330,7 @@ void mma_m16n8k16_f16(float& d0, float& d1, float& d2, float& d3, const Words& a
 }
 void mma_m16n8k8_tf32(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<1>(d0, d1, d2, d3, a, b0, b1, [](uint32_t word, int) {
-    const uint32_t bits = word & ~0x1fffu;  // the units read no more of it
+    const uint32_t bits = word & ~0x1fffu;  // tensor cores ignore the low bits
     float value;
     std::memcpy(&value, &bits, sizeof value);
     return value;

@@ -1,4 +1,4 @@
-// Every way in which tiles are computed, with every type of rows that it takes.
+// Every MmaPolicy, with every type of rows that it is used for.
 #pragma once
 
 #include <cstring>
@@ -51,7 +51,7 @@ std::vector<Scalar> converted(const std::vector<double>& x) {
   return y;
 }
 
-// How blocks and threads may run: whatever it is, results must have the same bits.
+// Orders of blocks and threads. Results must have the same bits for all of them.
 struct Running {
   cuda::emulation::Order order;
   int64_t max_blocks;
@@ -62,7 +62,7 @@ inline constexpr Running kRunnings[] = {{cuda::emulation::Order::kAscending, cud
                                         {cuda::emulation::Order::kShuffled, 1},
                                         {cuda::emulation::Order::kDescending, 3}};
 
-// Sets the order of threads while it lives.
+// Sets the order of threads for its lifetime.
 class WithOrder {
  public:
   explicit WithOrder(cuda::emulation::Order order) { cuda::emulation::set_order(order, 5); }

@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(
   return {out.loss, out.gradient, out.active, out.total};
 }
 
-// The embeddings are only there for autograd, which is to know that a second derivative is asked for.
+// The embeddings are an argument so that autograd notices when a second derivative is requested.
 Tensor batch_all_triplet_loss_backward_cuda(Tensor grad_loss, Tensor grad_embeddings, Tensor) {
   const ScalarType type = grad_embeddings.scalar_type();
   check_scaled_gradient(grad_loss, grad_embeddings);

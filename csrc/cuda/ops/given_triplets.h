@@ -1,4 +1,4 @@
-// What the ops on given triplets share: their tensors as arrays for loss_of_triplets.
+// The tensors of the ops on given triplets, as arrays for loss_of_triplets.
 #pragma once
 
 #include "cuda/kernels/given_triplets.h"
@@ -6,7 +6,7 @@
 
 namespace hardmine::cuda {
 
-// Triplets are not looked at here: that would make the host wait (triplet_list.h).
+// The triplets' values are not checked here, since the host would have to wait for the device.
 struct TripletInputs {
   GradientTensors rows;
   Tensor triplets;  // contiguous
@@ -25,7 +25,7 @@ struct TripletInputs {
   Tensor new_vector() const { return new_array(rows.embeddings, {count}, type); }
 };
 
-// -> loss, [] or [T], and the two numbers that it is of, each [T].
+// Returns the loss, [] or [T], and the two measures that it is a function of, each [T].
 template <class Loss>
 std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measure, const Loss& loss,
                                                         const Tensor& embeddings, const Tensor& triplets,
@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measu
   return {value, positive, negative};
 }
 
-// What arrives at the outputs of such an op, and the two that the loss is of, with the names of its schema.
+// The gradients that arrive at the op's outputs, and the saved measures, with their names in the schema.
 struct TripletLossGradients {
   const Tensor& grad_loss;
   const std::optional<Tensor>&grad_positive, &grad_negative;
@@ -51,7 +51,7 @@ struct TripletLossGradients {
   const Tensor &positive, &negative;
 };
 
-// -> the gradient of the embeddings.
+// Returns the gradient of the embeddings.
 template <class Loss>
 Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, const Tensor& embeddings,
                                const Tensor& triplets, const TripletLossGradients& given, bool unreduced) {

@@ -6,7 +6,7 @@
 
 namespace hardmine::cuda {
 
-// The indices of a selection and one number each: similarities, or gradients of them.
+// The indices of a selection, and per pair its similarity or the gradient of that.
 struct SelectedTensors {
   Tensor positive_index, negative_index, positive, negative;
 
@@ -25,7 +25,7 @@ struct SelectedTensors {
   }
 };
 
-// Calls body(Type<acc_t>{}, rows, out) with the arrays that pair_gradient takes.
+// Calls body(Type<acc_t>{}, rows, out) with the arrays for pair_gradient.
 template <class Body>
 void with_gradient(const GradientTensors& tensors, const Body& body) {
   with_scalar(tensors.embeddings.scalar_type(), [&](auto scalar) {

@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
   OpContext context(tensors.embeddings);
   with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
     using acc_t = typename decltype(number)::type;
-    // The similarities themselves have no part in their own gradients, nor has a loss.
+    // No loss, and the gradients of the similarities do not depend on the similarities.
     LossGradient<acc_t> loss{};
     loss.pairs = selected.pairs<acc_t>();
     loss.pairs.positive_similarity = loss.pairs.negative_similarity = nullptr;

@@ -7,7 +7,7 @@ namespace {
 
 using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Calls body(Type<MmaPolicy>{}, anchors, refs), refs a pointer, null where there are none.
+// Calls body(Type<MmaPolicy>{}, anchors, refs); refs is a pointer, null without refs.
 template <class Body>
 void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Body& body) {
   with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
