@@ -1,7 +1,10 @@
 // A candidate and its key, as kernels exchange and store them.
 #pragma once
 
+#include <limits>
+
 #include "core/candidate.h"
+#include "core/selection.h"
 #include "cuda/device/device.h"
 
 namespace hardmine::cuda {
@@ -32,6 +35,17 @@ struct PackedCandidate<double> {
     return hardmine::beats(stored_key, stored_index, other.stored_key, other.stored_index);
   }
 };
+
+// Loses to every candidate: no candidate has the key -infinity.
+template <class acc_t>
+HARDMINE_HD PackedCandidate<acc_t> no_candidate() {
+  return PackedCandidate<acc_t>::of(-std::numeric_limits<acc_t>::infinity(), kBelowRange);
+}
+// What the running best of an admissible range of keys starts from.
+template <class acc_t>
+HARDMINE_HD PackedCandidate<acc_t> start_candidate(const KeyRange<acc_t>& range) {
+  return PackedCandidate<acc_t>::of(range.start_key, range.start_index);
+}
 
 __device__ __forceinline__ PackedCandidate<float> shuffle_xor(const PackedCandidate<float>& value, int mask) {
   return {__shfl_xor_sync(kFullWarp, value.packed, mask)};

@@ -3,28 +3,16 @@
 
 #include <limits>
 
+#include "core/int_math.h"
 #include "cuda/device/packed_candidate.h"
 
 namespace hardmine::cuda {
-
-// Loses to every candidate: no candidate has the key -infinity.
-template <class acc_t>
-__device__ __forceinline__ PackedCandidate<acc_t> no_candidate() {
-  return PackedCandidate<acc_t>::of(-std::numeric_limits<acc_t>::infinity(), kBelowRange);
-}
-
-// The smallest power of two >= n.
-HARDMINE_HD int power_of_two_from(int64_t n) {
-  int power = 1;
-  while (power < n) power *= 2;
-  return power;
-}
 
 // Sorts list[0, size), best first, with a bitonic network, padded to a power of two with sentinels. All lanes call it;
 // it starts with a barrier of the warp.
 template <class acc_t>
 __device__ __forceinline__ void warp_bitonic_sort(PackedCandidate<acc_t>* list, int size) {
-  const int width = power_of_two_from(size);
+  const int width = next_power_of_two(size);
   for (int i = size + lane_index(); i < width; i += 32) list[i] = no_candidate<acc_t>();
   __syncwarp();
   for (int span = 2; span <= width; span *= 2) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/gemm/row_norms.h"
 #include "cuda/gemm/tile_engine.h"
 
@@ -192,7 +193,7 @@ __global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(Gradie
 template <class MmaPolicy>
 int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
   const int64_t tiles = panels_of<MmaPolicy>(rows) * panels_of<MmaPolicy>(columns);
-  return std::max<int64_t>(1, std::min((kTargetBlocks + tiles - 1) / tiles, stages / kMinSplitStages));
+  return std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, tiles), stages / kMinSplitStages));
 }
 
 template <class MmaPolicy>
@@ -202,7 +203,7 @@ void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<
   if (weights.count == 0 || gemm.depth == 0) return;
   if (weights.exponent)
     launch("weight_exponents", weight_exponents_kernel<acc_t>,
-           {(weights.count + kTileThreads / 32 - 1) / (kTileThreads / 32), kTileThreads}, stream, weights);
+           {ceil_div(weights.count, kTileThreads / 32), kTileThreads}, stream, weights);
   const int64_t stages = stages_of<MmaPolicy>(weights.depth);
   const Grid packing{panels_of<MmaPolicy>(weights.count) * stages, kTileThreads};
   if (weights.depth_step == 1) {
@@ -226,7 +227,7 @@ void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<
          stream, operands, target);
   if (target.num_splits == 1) return;
   launch("reduce_splits", reduce_splits_kernel<acc_t>,
-         {(weights.count * gemm.depth + kReduceThreads - 1) / kReduceThreads, kReduceThreads}, stream, target);
+         {ceil_div(weights.count * gemm.depth, kReduceThreads), kReduceThreads}, stream, target);
 }
 
 // The weights of a strip, not transposed.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/int_math.h"
 #include "cuda/device/launch.h"
 #include "cuda/gemm/gradient_gemm.h"
 
@@ -27,8 +28,7 @@ template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kDifferenceThreads, 4)
     gradient_gemm_differences_kernel(GradientGemmDifferences<Scalar, acc_t> p) {
   acc_t* const weight = reinterpret_cast<acc_t*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
-  const int64_t groups = (p.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
-                depth_chunks = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
+  const int64_t groups = ceil_div(p.strip.rows, kDifferenceRows), depth_chunks = ceil_div(p.depth, kDifferenceThreads);
   for (int64_t i = blockIdx.x; i < groups * depth_chunks * p.num_splits; i += gridDim.x) {
     const int64_t first = i % groups * kDifferenceRows,
                   k = i / groups % depth_chunks * kDifferenceThreads + threadIdx.x;
@@ -70,8 +70,8 @@ inline int64_t difference_splits(int64_t rows, int64_t columns, int64_t depth) {
 
 template <class Scalar, class acc_t>
 void gradient_gemm_differences(const GradientGemmDifferences<Scalar, acc_t>& product, const Stream& stream) {
-  const int64_t groups = (product.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
-                depth_chunks = (product.depth + kDifferenceThreads - 1) / kDifferenceThreads;
+  const int64_t groups = ceil_div(product.strip.rows, kDifferenceRows),
+                depth_chunks = ceil_div(product.depth, kDifferenceThreads);
   launch("gradient_gemm_differences", gradient_gemm_differences_kernel<Scalar, acc_t>,
          {groups * depth_chunks * product.num_splits, kDifferenceThreads,
           kDifferenceRows * kDifferenceColumns * sizeof(acc_t)},

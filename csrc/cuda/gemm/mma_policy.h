@@ -11,6 +11,7 @@
 // SIMT: [depth][row], of which a thread reads four rows at a time.
 #pragma once
 
+#include "core/int_math.h"
 #include "cuda/device/device.h"
 
 namespace hardmine::cuda {
@@ -104,7 +105,7 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
   }
 
  private:
-  static HARDMINE_HD int64_t stages_of_depth(int64_t depth) { return (depth + kStageDepth - 1) / kStageDepth; }
+  static HARDMINE_HD int64_t stages_of_depth(int64_t depth) { return ceil_div(depth, kStageDepth); }
 
   static __device__ __forceinline__ void multiply_add(BFloat16, float& d0, float& d1, float& d2, float& d3,
                                                       const Words& a, uint32_t b0, uint32_t b1) {
@@ -199,11 +200,11 @@ using DoubleSquaredDifferences = SimtMma<double, true, 4, 8, 4>;
 // Panels for `count` rows, and stages for a depth.
 template <class MmaPolicy>
 HARDMINE_HD int64_t panels_of(int64_t count) {
-  return (count + MmaPolicy::kTile - 1) / MmaPolicy::kTile;
+  return ceil_div(count, MmaPolicy::kTile);
 }
 template <class MmaPolicy>
 HARDMINE_HD int64_t stages_of(int64_t depth) {
-  return (depth + MmaPolicy::kStageDepth - 1) / MmaPolicy::kStageDepth;
+  return ceil_div(depth, MmaPolicy::kStageDepth);
 }
 template <class MmaPolicy>
 HARDMINE_HD int64_t panel_bytes(int64_t depth) {

@@ -1,6 +1,7 @@
 // A matrix of embeddings, packed for the tile engine.
 #pragma once
 
+#include "core/int_math.h"
 #include "core/similarity.h"
 #include "cuda/device/launch.h"
 #include "cuda/device/packed_candidate.h"
@@ -23,7 +24,7 @@ struct PackedMatrix {
 };
 
 inline constexpr int kFiniteFlagRows = 16;
-HARDMINE_HD int64_t finite_flag_count(int64_t count) { return (count + kFiniteFlagRows - 1) / kFiniteFlagRows; }
+HARDMINE_HD int64_t finite_flag_count(int64_t count) { return ceil_div(count, kFiniteFlagRows); }
 
 // The initial state of a selection, written by the packing kernel to save a launch.
 template <class acc_t>

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "core/int_math.h"
 
 namespace hardmine::cuda {
 
@@ -19,7 +20,7 @@ struct TileGrid {
   int64_t rows, columns;
   bool symmetric;
 
-  static HARDMINE_HD int64_t squares(int64_t panels) { return (panels + kSide - 1) / kSide; }
+  static HARDMINE_HD int64_t squares(int64_t panels) { return ceil_div(panels, kSide); }
 
   HARDMINE_HD int64_t size() const {
     const int64_t r = squares(rows), c = squares(columns);

@@ -8,6 +8,7 @@
 
 #include <limits>
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/device/warp_sort.h"
 #include "cuda/kernels/batch_all_triplet_loss.h"
@@ -35,7 +36,7 @@ struct AnchorParams {
 };
 
 HARDMINE_HD int anchor_threads(int64_t columns) {
-  return columns < kAnchorThreads ? static_cast<int>((columns + 31) / 32 * 32) : kAnchorThreads;
+  return columns < kAnchorThreads ? static_cast<int>(round_up(columns, 32)) : kAnchorThreads;
 }
 
 template <class acc_t>
@@ -101,7 +102,7 @@ class Anchor {
   // All lanes of the warp call it.
   template <class Use>
   __device__ __forceinline__ int32_t for_positives(int32_t place, const Use& use) const {
-    const int64_t chunk = (params_.count + blockDim.x - 1) / blockDim.x * 32;
+    const int64_t chunk = ceil_div(params_.count, blockDim.x) * 32;
     const int64_t begin = warp_index() * chunk, end = begin + chunk < params_.count ? begin + chunk : params_.count;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
@@ -163,7 +164,7 @@ class Anchor {
   // Calls put(r, get(0) + ... + get(r)), in a fixed order of addition. All lanes of a warp call it.
   template <class Sum, class Get, class Put>
   __device__ __forceinline__ void scan(const Get& get, const Put& put) const {
-    const int chunk = (size_ + 31) / 32, begin = lane_index() * chunk,
+    const int chunk = ceil_div(size_, 32), begin = lane_index() * chunk,
               end = begin + chunk < size_ ? begin + chunk : size_;
     Sum own = 0;
     for (int r = begin; r < end; ++r) own += get(r);

@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/gemm/gradient_gemm.h"
 #include "cuda/gemm/make_tile.h"
 #include "cuda/gemm/row_stats.h"
@@ -207,11 +208,11 @@ __global__ void __launch_bounds__(kThreads, 4)
     out[i] = *factor * grad[i];
 }
 
-int64_t blocks_of(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
+int64_t blocks_of(int64_t threads) { return ceil_div(threads, kThreads); }
 
 int64_t rows_of_strip(int64_t count, int64_t depth) {
   const int64_t rows = std::min(std::max({int64_t{256}, 2 * depth, kStripEntries / count}), count);
-  return (rows + kStripAlignment - 1) / kStripAlignment * kStripAlignment;
+  return round_up(rows, kStripAlignment);
 }
 
 }  // namespace
@@ -254,7 +255,7 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
     measures.rows = pack_matrix<MmaPolicy>(rows.x, count, depth, normalized, {}, workspace, stream);
     strip_rows = std::min(chunks.strip_rows ? chunks.strip_rows : rows_of_strip(count, depth), count);
     anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * count);
-    anchors.positives = power_of_two_from(std::min(count, chunks.positives));
+    anchors.positives = static_cast<int>(next_power_of_two(std::min(count, chunks.positives)));
     if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
   }
   GradientGemm<GemmPolicy> gemm{};

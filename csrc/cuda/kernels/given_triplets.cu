@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/gemm/row_stats.h"
 
@@ -263,8 +264,7 @@ template <class Loss, class Scalar, class acc_t>
 void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
                       const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream) {
-  const int64_t blocks =
-      std::clamp<int64_t>((triplets.count + kTripletWarps - 1) / kTripletWarps, 1, kMaxTripletBlocks);
+  const int64_t blocks = std::clamp<int64_t>(ceil_div(triplets.count, kTripletWarps), 1, kMaxTripletBlocks);
   TripletParams<Loss, Scalar, acc_t> params{measure, loss, {}, triplets, out, nullptr, nullptr};
   params.rows = {rows.x,
                  rows.count,
@@ -292,7 +292,7 @@ void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, con
   launch("sum_triplets", sum_triplets_kernel<Loss, acc_t>, {1, kCheckThreads, kSharedSums}, stream, loss, triplets,
          rows.count, gradient, total, is_valid);
   launch("list_triplet_pairs", list_triplet_pairs_kernel<Loss, acc_t>,
-         {(triplets.count + kTripletThreads - 1) / kTripletThreads, kTripletThreads}, stream, loss, triplets, gradient,
+         {ceil_div(triplets.count, kTripletThreads), kTripletThreads}, stream, loss, triplets, gradient,
          static_cast<const double*>(total), list);
   const PairList<acc_t> pairs{list.left, list.right, list.gradient, triplets.count, 2, is_valid};
   pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);

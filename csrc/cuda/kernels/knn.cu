@@ -6,6 +6,7 @@
 
 #include "cuda/kernels/knn.h"
 
+#include "core/int_math.h"
 #include "cuda/device/warp_sort.h"
 #include "cuda/gemm/make_tile.h"
 
@@ -56,7 +57,7 @@ struct KnnParams {
 // Room for the k best, for some slack so that not every tile causes a sort, and for all columns of one more tile.
 int capacity_of(int64_t k, int64_t columns, int64_t tile) {
   const int64_t slack = std::clamp<int64_t>(k / 2, 16, tile);
-  return power_of_two_from(std::min(k + slack + tile, columns));
+  return static_cast<int>(next_power_of_two(std::min(k + slack + tile, columns)));
 }
 
 template <class MmaPolicy>
@@ -254,10 +255,10 @@ void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* r
   KnnReservoirs<acc_t>& reservoirs = params.reservoirs;
   reservoirs.queries = queries.count;
   reservoirs.num_splits =
-      std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels / kMinSplitPanels));
+      std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, row_panels), column_panels / kMinSplitPanels));
   // The largest number of columns of a split.
-  const int64_t share_columns = std::min(
-      params.columns.count, (column_panels + reservoirs.num_splits - 1) / reservoirs.num_splits * MmaPolicy::kTile);
+  const int64_t share_columns =
+      std::min(params.columns.count, ceil_div(column_panels, reservoirs.num_splits) * MmaPolicy::kTile);
   reservoirs.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
   reservoirs.sorting_warps = sorting_warps<acc_t>(reservoirs.capacity);
   reservoirs.reservoir =
@@ -269,10 +270,11 @@ void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* r
           knn_shared_bytes<MmaPolicy>(reservoirs.capacity, reservoirs.sorting_warps)},
          stream, params);
   if (reservoirs.num_splits == 1) return;
-  const int list_capacity = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<acc_t>(list_capacity);
+  const int list_capacity = static_cast<int>(std::max<int64_t>(2 * next_power_of_two(k), 64)),
+            warps = sorting_warps<acc_t>(list_capacity);
   launch("merge_knn", merge_knn_kernel<acc_t>,
-         {(queries.count + warps - 1) / warps, 32 * warps, warps * list_capacity * sizeof(PackedCandidate<acc_t>)},
-         stream, reservoirs, params.epilogue, list_capacity);
+         {ceil_div(queries.count, warps), 32 * warps, warps * list_capacity * sizeof(PackedCandidate<acc_t>)}, stream,
+         reservoirs, params.epilogue, list_capacity);
 }
 
 #define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                    \

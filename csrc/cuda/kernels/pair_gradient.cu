@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "core/int_math.h"
 #include "cuda/gemm/row_stats.h"
 #include "cuda/kernels/gather_gradient.h"
 
@@ -204,7 +205,7 @@ class PairGradient {
     refs_ = row_stats(rows_.refs, rows_.refs ? rows_.ref_count : 0, indexed);
     const int64_t blocks = std::max<int64_t>(
         1, std::max(finite_flag_count(x_.count),
-                    std::max(finite_flag_count(refs_.count), (pairs.count + 127) / 128 * loss_blocks(loss))));
+                    std::max(finite_flag_count(refs_.count), ceil_div(pairs.count, 128) * loss_blocks(loss))));
     launch("measure_pairs", measure_pairs_kernel<Scalar, acc_t>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
            refs_, loss != nullptr, list);
     if (propagates_nan_ && indexed) {
@@ -262,7 +263,7 @@ class PairGradient {
     const bool left = at_left && endpoints.pairs.left;
     if (indexed && (left || at_right)) {
       const int64_t pairs = endpoints.pair_count();
-      const Grid grid{std::min<int64_t>((pairs + kListThreads - 1) / kListThreads, 4096), kListThreads};
+      const Grid grid{std::min<int64_t>(ceil_div(pairs, kListThreads), 4096), kListThreads};
       auto* begin = workspace_.array<int64_t>(rows.count + 1);
       auto* endpoint = workspace_.array<int64_t>((left ? pairs : 0) + (at_right ? pairs : 0));
       launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, left, at_right,

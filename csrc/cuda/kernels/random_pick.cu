@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/gemm/make_tile.h"
 
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(kPickThreads, 4)
     Index count = 0;
     for (int64_t first = 0; first < columns.count; first += 32) count += __popc(candidates_from(first));
     if (count == 0) {
-      if (lane_index() == 0) best[row] = PackedCandidate<acc_t>::of(-kInfinity, kBelowRange);
+      if (lane_index() == 0) best[row] = no_candidate<acc_t>();
       continue;
     }
     Index rank = drawn_rank(uniform[row], count);
@@ -67,10 +68,10 @@ __global__ void __launch_bounds__(kPickThreads, 4)
 template <class MmaPolicy>
 void pick_random(const RandomPickParams<MmaPolicy>& params, const double* uniform, typename MmaPolicy::acc_t upper,
                  PackedCandidate<typename MmaPolicy::acc_t>* best, const Stream& stream) {
-  launch("pick_random", pick_random_kernel<MmaPolicy>,
-         {(params.anchors.rows.count + kPickWarps - 1) / kPickWarps, kPickThreads,
-          kPickThreads * sizeof(typename MmaPolicy::acc_t)},
-         stream, params, uniform, upper, best);
+  launch(
+      "pick_random", pick_random_kernel<MmaPolicy>,
+      {ceil_div(params.anchors.rows.count, kPickWarps), kPickThreads, kPickThreads * sizeof(typename MmaPolicy::acc_t)},
+      stream, params, uniform, upper, best);
 }
 
 #define HARDMINE_INSTANTIATE(MmaPolicy)                                                                              \

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/gemm/tile_grid.h"
 #include "cuda/kernels/random_pick.h"
 #include "cuda/kernels/select_epilogue.h"
@@ -55,14 +56,9 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
                         : prefers_least_similar(rule.positive) ? -key
                                                                : key;
     const KeyRange<acc_t> range = semihard_range(rule, order);
-    best[i] = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
+    best[i] = start_candidate(range);
     upper[i] = range.upper;
   }
-}
-
-template <class acc_t>
-PackedCandidate<acc_t> start_of(const KeyRange<acc_t>& range) {
-  return PackedCandidate<acc_t>::of(range.start_key, range.start_index);
 }
 
 }  // namespace
@@ -85,7 +81,7 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   for (int s = 0; s < SelectionStart<acc_t>::kMaxSelections; ++s) {
     if (s == 2 && !falls_back) continue;
     start.best[s] = workspace.array<PackedCandidate<acc_t>>(count);
-    start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
+    start.value[s] = start_candidate(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
   }
   start.blocks_done = workspace.array<int32_t>(1);
   const PackedMatrix<MmaPolicy> rows =
@@ -145,14 +141,12 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   if (random_negative && has_tiles) pick(random.negative, false, kInfinity, start.best[1]);
   if (semihard && has_tiles) {
     acc_t* upper = workspace.array<acc_t>(count);
-    launch("start_semihard", start_semihard_kernel<acc_t>,
-           {(count + kEpilogueThreads - 1) / kEpilogueThreads, kEpilogueThreads}, stream, rule,
-           static_cast<const PackedCandidate<acc_t>*>(start.best[0]), count, start.best[1], upper);
+    launch("start_semihard", start_semihard_kernel<acc_t>, {ceil_div(count, kEpilogueThreads), kEpilogueThreads},
+           stream, rule, static_cast<const PackedCandidate<acc_t>*>(start.best[0]), count, start.best[1], upper);
     run(none, spec(start.best[1], false, kInfinity, upper), true, true);
   }
   if (finalized) return;
-  const int64_t blocks =
-      std::max<int64_t>(1, std::min<int64_t>((count + kEpilogueThreads - 1) / kEpilogueThreads, 1024));
+  const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(ceil_div(count, kEpilogueThreads), 1024));
   epilogue.partial = workspace.array<double>(blocks * kLossSums);
   launch("finalize_selection", finalize_selection_kernel<acc_t>,
          {blocks, kEpilogueThreads, kSelectionEpilogueSharedBytes}, stream, epilogue);

@@ -3,6 +3,7 @@
 
 #include "cuda/kernels/tuplet_loss.h"
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/kernels/tuplet_panel.h"
 
@@ -42,7 +43,7 @@ struct TupletEpilogue {
   int32_t* blocks_done;  // [1], starts at 0
   TupletOut<acc_t> out;
 
-  HARDMINE_HD int64_t chunks() const { return (count + kEpilogueThreads - 1) / kEpilogueThreads; }
+  HARDMINE_HD int64_t chunks() const { return ceil_div(count, kEpilogueThreads); }
 
   // The outputs that depend on the first pass only.
   __device__ __forceinline__ void write_logsumexp(int64_t i) const {
@@ -169,7 +170,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   params.symmetric = refs == nullptr;
   const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(params.columns.count);
   if (row_panels > 0)
-    params.num_splits = std::max<int64_t>(1, std::min((kTargetBlocks + row_panels - 1) / row_panels, column_panels));
+    params.num_splits = std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, row_panels), column_panels));
   const int64_t num_partials = params.num_splits * count;
 
   const SelectionRule selection = tuplet_selection(rule);
@@ -179,7 +180,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   params.sign =
       acc_t(negated == MmaPolicy::kSquaredDifferences ? 1 : -1);  // the smallest squared difference is the most similar
   params.upper = range.upper;
-  params.start = PackedCandidate<acc_t>::of(range.start_key, range.start_index);
+  params.start = start_candidate(range);
   params.one_shift = one_shift_suffices(rule);
   params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule.temperature);
   params.logsumexp = {workspace.array<PackedCandidate<acc_t>>(num_partials), workspace.array<acc_t>(num_partials),

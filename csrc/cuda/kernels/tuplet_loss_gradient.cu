@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/gemm/gradient_gemm.h"
 #include "cuda/gemm/gradient_gemm_differences.h"
@@ -160,7 +161,7 @@ class TupletGradient {
     anchors.anchors = {workspace_.array<acc_t>(count), workspace_.array<acc_t>(count), workspace_.array<acc_t>(count),
                        workspace_.array<acc_t>(count), workspace_.array<Index>(count)};
     const int64_t blocks = std::max<int64_t>(
-        {1, (count + kStartThreads - 1) / kStartThreads, finite_flag_count(count), finite_flag_count(refs.rows.count)});
+        {1, ceil_div(count, kStartThreads), finite_flag_count(count), finite_flag_count(refs.rows.count)});
     launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, acc_t>,
            {std::min<int64_t>(blocks, 4096), kStartThreads, kMaxWarps * sizeof(double)}, stream_,
            TupletStart<acc_t>{rule_, saved, count, anchors.anchors}, anchors.stats, refs.stats);
@@ -185,7 +186,8 @@ class TupletGradient {
     params.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
 
     const int64_t max_rows = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(column_count, 1));
-    const int64_t strip = std::min(std::min(round_up(max_rows), round_up(count)), count);
+    const int64_t strip =
+        std::min(std::min(round_up(max_rows, kStripAlignment), round_up(count, kStripAlignment)), count);
     params.weight = workspace_.array<acc_t>(strip * column_count);
     StripSums sums(*this, strip, columns);
     for (int64_t first = 0; first < count; first += strip) {
@@ -206,7 +208,7 @@ class TupletGradient {
           {rows.stats.finite, columns.stats.finite},
           {finite_flag_count(count), symmetric ? 0 : finite_flag_count(column_count)},
           grad};
-      const int64_t blocks = (params.last_row - first + kEpilogueThreads / 32 - 1) / (kEpilogueThreads / 32);
+      const int64_t blocks = ceil_div(params.last_row - first, kEpilogueThreads / 32);
       launch("finalize_strip", finalize_strip_kernel<Scalar, acc_t>,
              {std::min(blocks, kMaxEpilogueBlocks), kEpilogueThreads}, stream_, epilogue);
     }
@@ -243,8 +245,6 @@ class TupletGradient {
       }
     }
   };
-
-  static int64_t round_up(int64_t rows) { return (rows + kStripAlignment - 1) / kStripAlignment * kStripAlignment; }
 
   const TupletRule rule_;
   const int64_t depth_, strip_weights_;
