@@ -103,7 +103,7 @@ def test_includes_of_every_folder_follow_its_rules():
         ("cpu/simd/kernels.cpp", '"cpu/engine/knn.h"'),
         ("cpu/engine/knn.cpp", '"cpu/ops/torch_bridge.h"'),
         ("cpu/engine/knn.cpp", '"fanng/index.h"'),
-        ("cuda/gemm/packed_rows.h", '"cuda/kernels/knn.h"'),
+        ("cuda/gemm/packed_matrix.h", '"cuda/kernels/knn.h"'),
         ("cuda/device/launch.h", '"cuda/gemm/mma_policy.h"'),
         ("cuda/kernels/knn.cu", '"cpu/engine/knn.h"'),
         ("cpu/ops/knn.cpp", '"cuda/kernels/knn.h"'),

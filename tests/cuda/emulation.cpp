@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/device/device.h"
 #include "stack_switch.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -34,11 +35,11 @@ struct Fiber {
   Context context;
   std::unique_ptr<char[]> stack{new char[kStack]};
   bool done = false;
-  bool waits = false;  // at a barrier of the block or of the warp
+  bool waits = false;  // at a barrier of the block or the warp
   bool waits_for_block = false;
   Barrier kind = Barrier::kBlock;
-  std::vector<Copy> open;                // copies of the group that is not closed
-  std::deque<std::vector<Copy>> groups;  // closed, not arrived
+  std::vector<Copy> open;                // copies that are not committed
+  std::deque<std::vector<Copy>> groups;  // committed, not arrived
   int64_t exchanges = 0;
   void* fake_stack = nullptr;
 };
@@ -49,9 +50,9 @@ struct State {
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
   std::vector<std::unique_ptr<Fiber>> fibers;
-  std::vector<std::unique_ptr<unsigned char[]>> lanes;  // two buffers a warp
+  std::vector<std::unique_ptr<unsigned char[]>> lanes;  // two buffers per warp
   const std::function<void()>* kernel = nullptr;
-  Place here;
+  char* shared = nullptr;
   Fiber* running = nullptr;
   bool any = false, any_of_last = false;
   std::string failure;
@@ -88,7 +89,7 @@ void fiber_main() {
 void resume(int thread) {
   Fiber& fiber = *state.fibers[thread];
   state.running = &fiber;
-  state.here.thread = thread;
+  thread_index.x = static_cast<unsigned>(thread);
 #ifdef HARDMINE_FIBERS_OF_ASAN
   __sanitizer_start_switch_fiber(&state.scheduler_fake_stack, fiber.stack.get(), kStack);
 #endif
@@ -106,7 +107,7 @@ std::vector<int64_t> turns(int64_t count) {
   return turn;
 }
 
-// Lets go those of [begin, end) who wait for each other, if all of them do.
+// Releases the threads [begin, end) if all of them wait at the same barrier.
 bool release(int begin, int end, bool block) {
   bool all = true;
   for (int t = begin; t < end; ++t) {
@@ -126,13 +127,13 @@ void prepare(Fiber& fiber) {
   fiber.done = fiber.waits = false;
   fiber.exchanges = 0;
 #ifdef HARDMINE_FIBERS_OF_ASAN
-  // What ran there before never returned, and left the guards of its frames.
+  // The fiber that ran on this stack never returned, and left the guards of its frames.
   __asan_unpoison_memory_region(fiber.stack.get(), kStack);
 #endif
   prepare_context(fiber.context, fiber.stack.get(), kStack, fiber_main);
 }
 
-// Gives each of the threads [begin, end) a turn; true if some thread took it.
+// Resumes each runnable thread of [begin, end) once. True if some thread ran.
 bool take_turns(int begin, int end) {
   bool ran = false;
   for (const int64_t turn : turns(end - begin)) {
@@ -159,7 +160,7 @@ void run_block(int threads) {
       ran = take_turns(0, threads);
       if (release_warps(0, threads)) ran = true;
     } else {
-      // A warp goes as far as it can before the next one starts: it may be ahead by all that no barrier forbids.
+      // A warp runs as far as it can before the next one starts, ahead of others by all that barriers allow.
       for (const int64_t turn : turns((threads + kWarp - 1) / kWarp)) {
         const int first = static_cast<int>(turn) * kWarp;
         while (state.failure.empty() && (take_turns(first, first + kWarp) | release_warps(first, first + kWarp)))
@@ -184,14 +185,14 @@ void wait(Barrier kind, bool block) {
 
 }  // namespace
 
+Extent thread_index, block_index, block_size, grid_size;
+
 void set_order(Order order, uint64_t seed) {
   state.order = order;
   state.random.seed(seed);
 }
 
 int64_t take_launch_count() { return std::exchange(state.launches, 0); }
-
-const Place& place() { return state.here; }
 
 void fail(const char* what) {
   state.failure = what;
@@ -208,12 +209,16 @@ void run(const char* name, int64_t blocks, int threads, size_t shared, const std
     state.lanes.emplace_back(new unsigned char[2 * kWarp * kExchangeBytes]);
   state.kernel = &kernel;
   for (const int64_t block : turns(blocks)) {
-    // Its own allocation, so that AddressSanitizer guards both ends.
+    // A separate allocation, so that AddressSanitizer guards both ends.
     void* memory = nullptr;
     if (posix_memalign(&memory, 128, shared) != 0) throw std::bad_alloc();
     const std::unique_ptr<void, void (*)(void*)> owner(memory, std::free);
     std::memset(memory, 0xff, shared);
-    state.here = {0, threads, block, blocks, static_cast<char*>(memory)};
+    thread_index = {};
+    block_size.x = static_cast<unsigned>(threads);
+    block_index.x = static_cast<unsigned>(block);
+    grid_size.x = static_cast<unsigned>(blocks);
+    state.shared = static_cast<char*>(memory);
     state.failure.clear();
     run_block(threads);
     if (state.failure.empty()) continue;
@@ -228,34 +233,23 @@ void run(const char* name, int64_t blocks, int threads, size_t shared, const std
 void wait_for_block(Barrier kind) { wait(kind, true); }
 void wait_for_warp(Barrier kind) { wait(kind, false); }
 
-bool wait_for_block_any(bool condition) {
+bool wait_for_block_or(bool condition) {
   state.any |= condition;
-  wait(Barrier::kBlockAny, true);
+  wait(Barrier::kBlockOr, true);
   return state.any_of_last;
 }
 
 const unsigned char* exchange(const void* data, size_t size, Barrier kind) {
   Fiber& self = *state.running;
-  const int warp = state.here.thread / kWarp, lane = state.here.thread % kWarp;
-  // Two buffers in turn: who writes to one again has met all others in between, who then have read it.
+  const int warp = warp_index(), lane = lane_index();
+  // Two alternating buffers: before a lane writes to one again, all lanes have met in between, and so have read it.
   unsigned char* buffer = state.lanes[warp].get() + (self.exchanges++ % 2) * kWarp * kExchangeBytes;
   std::memcpy(buffer + lane * kExchangeBytes, data, size);
   wait_for_warp(kind);
   return buffer;
 }
 
-void copy_async(void* shared, const void* global) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0)
-    fail("a copy of 16 bytes is not aligned to 16");
-  state.running->open.push_back({shared, global});
-}
-
-void close_copy_group() {
-  state.running->groups.push_back(std::move(state.running->open));
-  state.running->open.clear();
-}
-
-void wait_for_copies(int groups) {
+void cp_async_wait(int groups) {
   auto& pending = state.running->groups;
   while (static_cast<int>(pending.size()) > groups) {
     for (const Copy& copy : pending.front()) std::memcpy(copy.to, copy.from, 16);
@@ -265,48 +259,32 @@ void wait_for_copies(int groups) {
 
 }  // namespace emulation
 
-float to_number(BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+char* shared_memory() { return emulation::state.shared; }
+
+Words load_shared_16(const void* shared) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) emulation::fail("a load of 16 bytes is not aligned to 16");
+  Words words;
+  std::memcpy(&words, shared, sizeof words);
+  return words;
 }
 
-float to_number(Float16 x) {
-  const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
-  const float sign = x.bits & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31)
-    return fraction ? std::numeric_limits<float>::quiet_NaN() : sign * std::numeric_limits<float>::infinity();
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -24);
-  return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+void cp_async_16(void* shared, const void* global) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0)
+    emulation::fail("a copy of 16 bytes is not aligned to 16");
+  emulation::state.running->open.push_back({shared, global});
 }
 
-template <>
-BFloat16 from_number<BFloat16>(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  if (std::isnan(x)) return {0x7fff};
-  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-
-template <>
-Float16 from_number<Float16>(float x) {
-  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
-  if (std::isnan(x)) return {0x7fff};
-  const float size = std::fabs(x);
-  if (size >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
-  if (size < 0x1p-14f)  // subnormal: a multiple of 2^-24
-    return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24))))};
-  const int exponent = std::ilogb(size);
-  const auto fraction = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 1024 to 2048
-  return {static_cast<uint16_t>(sign | (((exponent + 14) << 10) + fraction))};
+void cp_async_commit() {
+  auto& fiber = *emulation::state.running;
+  fiber.groups.push_back(std::move(fiber.open));
+  fiber.open.clear();
 }
 
 uint32_t round_to_tf32(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   if (!std::isfinite(x)) return bits;
-  return (bits + 0x1000) & ~0x1fffu;  // to nearest, ties away from zero, as cvt.rna does
+  return (bits + 0x1000) & ~0x1fffu;  // to nearest, ties away from zero, as cvt.rna
 }
 
 namespace {
@@ -316,13 +294,13 @@ struct Fragments {
   uint32_t b0, b1;
 };
 
-// The words of a lane hold rows g and g + 8, and depths t and t + 4 in units of words; see device.h.
-template <int kNumbers, class Number>
+// A lane's words hold rows g and g + 8, and depths t and t + 4 in words; see device.h.
+template <int kNumbers, class Decode>
 void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1,
-                  const Number& number) {
+                  const Decode& decode) {
   const Fragments own{a, b0, b1};
   static_assert(sizeof own <= emulation::kExchangeBytes);
-  const unsigned char* lanes = emulation::exchange(&own, sizeof own, emulation::Barrier::kMultiply);
+  const unsigned char* lanes = emulation::exchange(&own, sizeof own, emulation::Barrier::kMma);
   const auto of_lane = [&](int lane) {
     Fragments f;
     std::memcpy(&f, lanes + lane * emulation::kExchangeBytes, sizeof f);
@@ -335,24 +313,24 @@ void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, ui
       const Fragments row = of_lane(4 * g + half % 4), other = of_lane(4 * (2 * t + column) + half % 4);
       const uint32_t b = half < 4 ? other.b0 : other.b1;
       for (int n = 0; n < kNumbers; ++n)
-        for (int r = 0; r < 2; ++r) *d[r][column] += number(row.a.at[r + half / 4 * 2], n) * number(b, n);
+        for (int r = 0; r < 2; ++r) *d[r][column] += decode(row.a.at[r + half / 4 * 2], n) * decode(b, n);
     }
   }
 }
 
 }  // namespace
 
-void multiply_add_bfloat16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
+void mma_m16n8k16_bf16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<2>(d0, d1, d2, d3, a, b0, b1,
-                  [](uint32_t word, int n) { return to_number(BFloat16{static_cast<uint16_t>(word >> 16 * n)}); });
+                  [](uint32_t word, int n) { return to_acc(BFloat16{static_cast<uint16_t>(word >> 16 * n)}); });
 }
-void multiply_add_float16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
+void mma_m16n8k16_f16(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<2>(d0, d1, d2, d3, a, b0, b1,
-                  [](uint32_t word, int n) { return to_number(Float16{static_cast<uint16_t>(word >> 16 * n)}); });
+                  [](uint32_t word, int n) { return to_acc(Float16{static_cast<uint16_t>(word >> 16 * n)}); });
 }
-void multiply_add_tf32(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
+void mma_m16n8k8_tf32(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1) {
   multiply_add<1>(d0, d1, d2, d3, a, b0, b1, [](uint32_t word, int) {
-    const uint32_t bits = word & ~0x1fffu;  // the units read no more of it
+    const uint32_t bits = word & ~0x1fffu;  // tensor cores ignore the low bits
     float value;
     std::memcpy(&value, &bits, sizeof value);
     return value;
@@ -360,3 +338,38 @@ void multiply_add_tf32(float& d0, float& d1, float& d2, float& d3, const Words& 
 }
 
 }  // namespace hardmine::cuda
+
+float __bfloat162float(__nv_bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+float __half2float(__half x) {
+  const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
+  const float sign = x.bits & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31)
+    return fraction ? std::numeric_limits<float>::quiet_NaN() : sign * std::numeric_limits<float>::infinity();
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -24);
+  return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+}
+
+__nv_bfloat16 __float2bfloat16_rn(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (std::isnan(x)) return {0x7fff};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+__half __float2half_rn(float x) {
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  if (std::isnan(x)) return {0x7fff};
+  const float size = std::fabs(x);
+  if (size >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
+  if (size < 0x1p-14f)  // subnormal: a multiple of 2^-24
+    return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24))))};
+  const int exponent = std::ilogb(size);
+  const auto fraction = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 1024 to 2048
+  return {static_cast<uint16_t>(sign | (((exponent + 14) << 10) + fraction))};
+}

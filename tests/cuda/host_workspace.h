@@ -1,4 +1,4 @@
-// Device memory of the emulation.
+// The emulation's device memory.
 #pragma once
 
 #include <cstdlib>
@@ -11,11 +11,11 @@
 
 namespace hardmine::cuda {
 
-// Fresh memory holds NaNs, so that what nobody wrote is noticed.
+// Fresh memory holds NaNs, so that reads of unwritten memory are noticed.
 class HostWorkspace : public Workspace {
  public:
   void* allocate(int64_t bytes) override {
-    // Exactly as much as was asked for, so that AddressSanitizer guards both ends.
+    // Exactly the requested size, so that AddressSanitizer guards both ends.
     void* memory = nullptr;
     if (posix_memalign(&memory, 256, static_cast<size_t>(bytes)) != 0) throw std::bad_alloc();
     blocks_.emplace_back(memory, std::free);

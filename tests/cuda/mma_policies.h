@@ -1,4 +1,4 @@
-// Every way in which tiles are computed, with every type of rows that it takes.
+// Every MmaPolicy, with every type of rows that it is used for.
 #pragma once
 
 #include <cstring>
@@ -13,11 +13,11 @@
 
 namespace hardmine::test {
 
-template <class Arithmetic_, class Scalar_>
+template <class MmaPolicy_, class Scalar_>
 struct Way {
-  using Arithmetic = Arithmetic_;
+  using MmaPolicy = MmaPolicy_;
   using Scalar = Scalar_;
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename MmaPolicy::acc_t;
   const char* name;
 };
 
@@ -31,11 +31,11 @@ void for_products(const Use& use) {
 }
 
 template <class Use>
-void for_squares(const Use& use) {
-  use(Way<cuda::FloatSquares, float>{"squares of float"});
-  use(Way<cuda::DoubleSquares, double>{"squares of double"});
-  use(Way<cuda::FloatSquares, cuda::BFloat16>{"squares of bfloat16"});
-  use(Way<cuda::FloatSquares, cuda::Float16>{"squares of float16"});
+void for_squared_differences(const Use& use) {
+  use(Way<cuda::FloatSquaredDifferences, float>{"squared differences of float"});
+  use(Way<cuda::DoubleSquaredDifferences, double>{"squared differences of double"});
+  use(Way<cuda::FloatSquaredDifferences, cuda::BFloat16>{"squared differences of bfloat16"});
+  use(Way<cuda::FloatSquaredDifferences, cuda::Float16>{"squared differences of float16"});
 }
 
 template <class Scalar>
@@ -45,24 +45,24 @@ std::vector<Scalar> converted(const std::vector<double>& x) {
     if constexpr (std::is_same_v<Scalar, double>) {
       y.push_back(value);
     } else {
-      y.push_back(cuda::from_number<Scalar>(static_cast<float>(value)));
+      y.push_back(cuda::from_acc<Scalar>(static_cast<float>(value)));
     }
   }
   return y;
 }
 
-// How blocks and threads may run: whatever it is, results must have the same bits.
+// Orders of blocks and threads. Results must have the same bits for all of them.
 struct Running {
   cuda::emulation::Order order;
-  int64_t most_blocks;
+  int64_t max_blocks;
 };
-inline constexpr Running kRunnings[] = {{cuda::emulation::Order::kAscending, cuda::kMostBlocks},
-                                        {cuda::emulation::Order::kDescending, cuda::kMostBlocks},
+inline constexpr Running kRunnings[] = {{cuda::emulation::Order::kAscending, cuda::kMaxBlocks},
+                                        {cuda::emulation::Order::kDescending, cuda::kMaxBlocks},
                                         {cuda::emulation::Order::kShuffled, 3},
                                         {cuda::emulation::Order::kShuffled, 1},
                                         {cuda::emulation::Order::kDescending, 3}};
 
-// Sets the order of threads while it lives.
+// Sets the order of threads for its lifetime.
 class WithOrder {
  public:
   explicit WithOrder(cuda::emulation::Order order) { cuda::emulation::set_order(order, 5); }

@@ -1,7 +1,7 @@
-// Stacks that a thread goes on with in turn.
+// Stack switching for fibers.
 //
 // On x86-64 by hand: swapcontext asks the kernel for the signal mask each time, and AddressSanitizer's version of it
-// marks the whole stack as usable. Between them they took five sixths of the time of these tests.
+// marks the whole stack as usable. Together they took five sixths of these tests' time.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 #ifdef __x86_64__
 
-// Puts what a call must keep on the stack, leaves where that is in *from, and goes on where `to` was left.
+// Pushes the callee-saved registers, stores the stack pointer in *from, and resumes at `to`.
 extern "C" void hardmine_switch_stack(void** from, void* to);
 asm(R"(
   .text
@@ -39,10 +39,10 @@ struct Context {
   void* top = nullptr;
 };
 
-// `context` is to start `entry`, which must not return, on a stack of `size` bytes.
+// Prepares `context` to start `entry`, which must not return, on a stack of `size` bytes.
 inline void prepare_context(Context& context, char* stack, size_t size, void (*entry)()) {
   auto* top = reinterpret_cast<uintptr_t*>((reinterpret_cast<uintptr_t>(stack) + size) & ~uintptr_t{15});
-  *--top = 0;  // the return address of `entry`: where the stack is aligned as a call leaves it
+  *--top = 0;  // return address of `entry`, for the alignment that a call leaves
   *--top = reinterpret_cast<uintptr_t>(entry);
   for (int kept = 0; kept < 6; ++kept) *--top = 0;
   context.top = top;

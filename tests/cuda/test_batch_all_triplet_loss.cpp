@@ -15,57 +15,57 @@ using namespace hardmine::test;
 
 namespace {
 
-template <class Number>
+template <class acc_t>
 struct Run {
-  Number loss = Number(kNaN);
+  acc_t loss = acc_t(kNaN);
   int64_t active = -1, total = -1;
-  std::vector<Number> grad;
+  std::vector<acc_t> grad;
 
   bool same_as(const Run& other) const {
-    return same_bits(std::vector<Number>{loss}, std::vector<Number>{other.loss}) && active == other.active &&
+    return same_bits(std::vector<acc_t>{loss}, std::vector<acc_t>{other.loss}) && active == other.active &&
            total == other.total && same_bits(grad, other.grad);
   }
 };
 
 template <class Way>
-Run<typename Way::Number> run(const BatchAllProblem<typename Way::Number>& p, const BatchAllParts& parts = {},
-                              const Running& running = kRunnings[0], bool want_gradient = true) {
+Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, const BatchAllChunks& parts = {},
+                             const Running& running = kRunnings[0], bool want_gradient = true) {
   using Scalar = typename Way::Scalar;
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   const WithOrder order(running.order);
   const std::vector<Scalar> x = converted<Scalar>(std::vector<double>(p.batch.x.begin(), p.batch.x.end()));
-  const MarginTable<Number> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
-  Run<Number> out;
-  Number nothing[1];
-  if (want_gradient) out.grad.assign(x.size(), Number(kNaN));  // garbage: every element must be written
-  Number* const grad = !want_gradient ? nullptr : x.empty() ? nothing : out.grad.data();
+  const MarginTable<acc_t> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
+  Run<acc_t> out;
+  acc_t nothing[1];
+  if (want_gradient) out.grad.assign(x.size(), acc_t(kNaN));  // garbage: every element must be written
+  acc_t* const grad = !want_gradient ? nullptr : x.empty() ? nothing : out.grad.data();
   HostWorkspace workspace;
-  batch_all<typename Way::Arithmetic, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
-                                              table, {&out.loss, &out.active, &out.total, grad}, parts, workspace,
-                                              Stream{running.most_blocks});
+  batch_all<typename Way::MmaPolicy, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
+                                             table, {&out.loss, &out.active, &out.total, grad}, parts, workspace,
+                                             Stream{running.max_blocks});
   return out;
 }
 
 // Rows as the type of embeddings holds them.
 template <class Way>
-void round_rows(std::vector<typename Way::Number>& x) {
+void round_rows(std::vector<typename Way::acc_t>& x) {
   using Scalar = typename Way::Scalar;
   const std::vector<Scalar> rounded = converted<Scalar>(std::vector<double>(x.begin(), x.end()));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<typename Way::Number>(to_number(rounded[i]));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<typename Way::acc_t>(to_acc(rounded[i]));
 }
 
 // What the factors of the gradient are rounded to; of TF32, rows are, too.
-template <class Arithmetic>
+template <class MmaPolicy>
 double rounding() {
-  using Packed = typename Arithmetic::Packed;
-  if (!Arithmetic::kMatrixUnits) return 0;
+  using Packed = typename MmaPolicy::Packed;
+  if (!MmaPolicy::kTensorCores) return 0;
   return std::is_same_v<Packed, BFloat16> ? 0x1p-8 : 0x1p-9;
 }
 
 template <class Way>
-BatchAllProblem<typename Way::Number> problem(const std::vector<int64_t>& sizes, int64_t depth, bool exact,
-                                              bool squared, bool cosine, uint64_t seed) {
-  using Number = typename Way::Number;
+BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, int64_t depth, bool exact, bool squared,
+                                             bool cosine, uint64_t seed) {
+  using acc_t = typename Way::acc_t;
   Random random(seed);
   const std::vector<int64_t> label = classes_of(sizes, random);
   BatchAllRule rule;
@@ -73,24 +73,24 @@ BatchAllProblem<typename Way::Number> problem(const std::vector<int64_t>& sizes,
   rule.squared = squared;
   rule.reduction = static_cast<BatchAllReduction>(seed % 3);
   rule.margin = seed % 5 == 0 ? 0 : seed % 5 == 1 ? -0.5 : seed % 5 == 2 ? 2 : 0.25;
-  BatchAllProblem<Number> p{rule,
-                            Batch<Number>(!exact   ? Values::kReals
-                                          : cosine ? Values::kExactNorms
-                                                   : Values::kIntegers,
-                                          Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random),
-                            {},
-                            {}};
+  BatchAllProblem<acc_t> p{rule,
+                           Batch<acc_t>(!exact   ? Values::kReals
+                                        : cosine ? Values::kExactNorms
+                                                 : Values::kIntegers,
+                                        Labels::kOneClass, static_cast<int64_t>(label.size()), depth, random),
+                           {},
+                           {}};
   p.batch.label = label;
   round_rows<Way>(p.batch.x);
   if (seed % 4 == 3 && !label.empty()) p.make_table(random);
   return p;
 }
 
-// The rules that an arithmetic serves: squares of differences all but the one that inner products are for, in which
-// short rows are exact as well.
+// The rules that a policy serves: squared differences all but the one that inner products are for,
+// in which short rows are exact as well.
 template <class Way, class Use>
 void for_rules(const Use& use) {
-  if constexpr (Way::Arithmetic::kSquares) {
+  if constexpr (Way::MmaPolicy::kSquaredDifferences) {
     use(true, false);
     use(false, false);
     use(false, true);
@@ -100,28 +100,28 @@ void for_rules(const Use& use) {
 }
 
 template <class Way>
-void check_problem(const std::string& what, const BatchAllProblem<typename Way::Number>& p, bool exact,
-                   const BatchAllParts& parts, Coverage& coverage) {
-  using Number = typename Way::Number;
+void check_problem(const std::string& what, const BatchAllProblem<typename Way::acc_t>& p, bool exact,
+                   const BatchAllChunks& parts, Coverage& coverage) {
+  using acc_t = typename Way::acc_t;
   context = what + text_of(p.rule, p.batch.count, p.batch.depth, !p.margins.empty());
-  const Run<Number> first = run<Way>(p, parts);
-  check_batch_all(p, BatchAllFound<Number>{first.loss, first.active, first.total, first.grad}, exact, coverage,
-                  rounding<typename Way::Arithmetic>());
+  const Run<acc_t> first = run<Way>(p, parts);
+  check_batch_all(p, BatchAllFound<acc_t>{first.loss, first.active, first.total, first.grad}, exact, coverage,
+                  rounding<typename Way::MmaPolicy>());
 }
 
 template <class Use>
 void for_ways(const Use& use) {
   for_products(use);
-  for_squares(use);
+  for_squared_differences(use);
 }
 
 // Of rows that are rounded, only what is exact can be told.
 template <class Way>
-constexpr bool kRoundsRows = std::is_same_v<typename Way::Arithmetic, Tf32Products>;
+constexpr bool kRoundsRows = std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
 
 template <class Way>
 void check_sizes(const std::string& name, const std::vector<int64_t>& sizes, int64_t depth,
-                 const BatchAllParts& parts = {}) {
+                 const BatchAllChunks& parts = {}) {
   uint64_t seed = sizes.size() + depth;
   for_rules<Way>([&](bool squared, bool cosine) {
     for (const bool exact : {true, false}) {
@@ -139,7 +139,7 @@ TEST(batches_without_a_triplet) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{}, {1}, {5}, {1, 1, 1}}) {
-      auto p = problem<Way>(sizes, 3, true, true, !Way::Arithmetic::kSquares, 3);
+      auto p = problem<Way>(sizes, 3, true, true, !Way::MmaPolicy::kSquaredDifferences, 3);
       context = std::string(way.name) + ", classes " + std::to_string(sizes.size());
       const auto found = run<Way>(p);
       CHECK_EQ(found.loss, 0);
@@ -162,7 +162,7 @@ TEST(classes_of_every_size) {
 // Rows 0, 1, 3 on a line, the last one of another class: 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2 of
 // anchor 0 and (margin - 3) / 2 of anchor 1.
 TEST(three_points_by_hand) {
-  using Way = Way<DoubleSquares, double>;
+  using Way = Way<DoubleSquaredDifferences, double>;
   auto p = problem<Way>({2, 1}, 1, true, true, false, 0);
   p.batch.x = {0, 1, 3};
   p.batch.label = {7, 7, -1};
@@ -184,8 +184,8 @@ TEST(three_points_by_hand) {
 
 TEST(strips_of_anchors_and_parts_of_their_positives) {
   // 150 rows: strips of 128 and 22; up to 80 positives, 32 at a time.
-  const BatchAllParts parts{128, 32};
-  check_sizes<Way<FloatSquares, float>>("strips", {81, 2, 34, 33}, 3, parts);
+  const BatchAllChunks parts{128, 32};
+  check_sizes<Way<FloatSquaredDifferences, float>>("strips", {81, 2, 34, 33}, 3, parts);
   check_sizes<Way<FloatProducts, float>>("strips", {81, 2, 34, 33}, 3, parts);
   check_sizes<Way<DoubleProducts, double>>("strips", {81, 2, 34, 33}, 16, parts);
   check_sizes<Way<Float16Products, Float16>>("strips", {65, 2, 50, 33}, 16, parts);
@@ -196,18 +196,18 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
   const auto check = [](auto way, bool squared, bool cosine) {
     using Way = decltype(way);
     const auto p = problem<Way>({40, 3, 30, 1, 60}, 6, false, squared, cosine, 7);
-    const BatchAllParts parts{128, 16};
+    const BatchAllChunks parts{128, 16};
     const auto first = run<Way>(p, parts);
     CHECK(first.active > 0);
     for (const Running& running : kRunnings) {
-      context = std::string(way.name) + ", most blocks " + std::to_string(running.most_blocks);
+      context = std::string(way.name) + ", most blocks " + std::to_string(running.max_blocks);
       CHECK(run<Way>(p, parts, running).same_as(first));
     }
     auto alone = run<Way>(p, parts, kRunnings[0], false);
     alone.grad = first.grad;
     CHECK(alone.same_as(first));
   };
-  check(Way<FloatSquares, float>{"squares of float"}, false, true);
+  check(Way<FloatSquaredDifferences, float>{"squared differences of float"}, false, true);
   check(Way<Bfloat16Products, BFloat16>{"bfloat16"}, true, true);
   check(Way<Float16Products, Float16>{"float16"}, true, true);
 }
@@ -215,7 +215,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
 // |a - b|^2 / 2 = 1 - s is of unit rows only; the gradients of shorter ones are 0.
 TEST(rows_too_short_to_be_normalized) {
   using Products = Way<DoubleProducts, double>;
-  using Squares = Way<DoubleSquares, double>;
+  using Squares = Way<DoubleSquaredDifferences, double>;
   for (const bool squared : {true, false}) {
     auto p = problem<Products>({7, 6, 7}, 9, false, squared, true, 4);
     for (int64_t k = 0; k < 9; ++k) {
@@ -231,18 +231,18 @@ TEST(rows_too_short_to_be_normalized) {
 
 // Far from the origin sums of products would lose the digits of differences.
 TEST(rows_far_from_the_origin) {
-  auto p = problem<Way<FloatSquares, float>>({7, 6, 7}, 5, true, true, false, 4);
+  auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7}, 5, true, true, false, 4);
   for (float& x : p.batch.x) x += 1 << 20;
   Coverage coverage;
-  check_problem<Way<FloatSquares, float>>("far, ", p, true, {}, coverage);
+  check_problem<Way<FloatSquaredDifferences, float>>("far, ", p, true, {}, coverage);
 }
 
 TEST(what_is_not_finite_is_never_hidden) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const double bad : {kNaN, kInfinity, -kInfinity}) {
-      auto p = problem<Way>({3, 4, 2}, 4, true, true, !Way::Arithmetic::kSquares, 5);
-      p.batch.x[17] = static_cast<typename Way::Number>(bad);
+      auto p = problem<Way>({3, 4, 2}, 4, true, true, !Way::MmaPolicy::kSquaredDifferences, 5);
+      p.batch.x[17] = static_cast<typename Way::acc_t>(bad);
       context = std::string(way.name) + ", " + std::to_string(bad);
       const auto found = run<Way>(p);
       CHECK(std::isnan(found.loss));
@@ -254,7 +254,7 @@ TEST(what_is_not_finite_is_never_hidden) {
 }
 
 TEST(bad_margins) {
-  using Way = Way<FloatSquares, float>;
+  using Way = Way<FloatSquaredDifferences, float>;
   const auto p = problem<Way>({3, 4, 1}, 4, true, true, false, 3);
   CHECK_EQ(p.table_rows, 5);
   const auto is_nan = [](const Run<float>& found) {

@@ -45,10 +45,10 @@ std::vector<int> read_neighbors(bool waits) {
   emulation::run("neighbors", 1, 96, 96 * sizeof(int), [&] {
     auto* shared = reinterpret_cast<int*>(shared_memory());
     for (int round = 0; round < 3; ++round) {
-      shared[thread_index()] = 10 * round + thread_index();
-      if (waits) sync_block();
-      read[thread_index()] += shared[(thread_index() + 95) % 96];
-      if (waits) sync_block();
+      shared[threadIdx.x] = 10 * round + threadIdx.x;
+      if (waits) __syncthreads();
+      read[threadIdx.x] += shared[(threadIdx.x + 95) % 96];
+      if (waits) __syncthreads();
     }
   });
   return read;
@@ -60,7 +60,7 @@ struct AscendingAfterwards {
 
 template <class T>
 uint32_t bits_of(float x) {
-  return from_number<T>(x).bits;
+  return from_acc<T>(x).bits;
 }
 uint32_t tf32_of(float x) { return round_to_tf32(x); }
 
@@ -69,10 +69,11 @@ uint32_t tf32_of(float x) { return round_to_tf32(x); }
 TEST(threads_know_where_they_are) {
   std::vector<int> visits(5 * 64);
   emulation::run("places", 5, 64, 0, [&] {
-    CHECK_EQ(block_size(), 64);
-    CHECK_EQ(grid_size(), 5);
-    CHECK_EQ(lane_index() + 32 * warp_index(), thread_index());
-    ++visits[block_index() * 64 + thread_index()];
+    CHECK_EQ(blockDim.x, 64u);
+    CHECK_EQ(gridDim.x, 5u);
+    CHECK_EQ(lane_index() + 32 * warp_index(), static_cast<int>(threadIdx.x));
+    CHECK_EQ(warps_per_block(), 2);
+    ++visits[blockIdx.x * 64 + threadIdx.x];
   });
   CHECK(visits == std::vector<int>(5 * 64, 1));
 }
@@ -102,10 +103,10 @@ TEST(orders_are_what_they_are_called) {
     std::vector<int64_t> turn;
     if (blocks) {
       emulation::run("turns", 64, 32, 0, [&] {
-        if (thread_index() == 0) turn.push_back(block_index());
+        if (threadIdx.x == 0) turn.push_back(int64_t{blockIdx.x});
       });
     } else {
-      emulation::run("turns", 1, 64, 0, [&] { turn.push_back(thread_index()); });
+      emulation::run("turns", 1, 64, 0, [&] { turn.push_back(threadIdx.x); });
     }
     return turn;
   };
@@ -133,9 +134,9 @@ TEST(a_warp_gets_ahead_as_far_as_barriers_let_it) {
       for (int round = 0; round < 4; ++round) {
         if (lane_index() == 0) warps.push_back(warp_index());
         if (round == 1) {
-          sync_block();
+          __syncthreads();
         } else {
-          sync_warp();
+          __syncwarp();
         }
       }
     });
@@ -146,30 +147,30 @@ TEST(a_warp_gets_ahead_as_far_as_barriers_let_it) {
 
 TEST(divergence_is_an_error) {
   const auto some_end = [] {
-    if (thread_index() != 40) sync_block();
+    if (threadIdx.x != 40) __syncthreads();
   };
   const auto other_barrier = [] {
     if (warp_index() == 0) {
-      sync_block();
+      __syncthreads();
     } else {
-      sync_block_any(false);
+      __syncthreads_or(false);
     }
   };
   const auto half_a_warp = [] {
-    if (lane_index() < 16) shuffle_xor(1, 1);
+    if (lane_index() < 16) __shfl_xor_sync(kFullWarp, 1, 1);
   };
   const auto other_exchange = [] {
     if (lane_index() < 16) {
-      shuffle_xor(1, 1);
+      __shfl_xor_sync(kFullWarp, 1, 1);
     } else {
-      ballot(true);
+      __ballot_sync(kFullWarp, true);
     }
   };
   const auto block_or_warp = [] {
     if (lane_index() < 16) {
-      shuffle_xor(1, 1);
+      __shfl_xor_sync(kFullWarp, 1, 1);
     } else {
-      sync_block();
+      __syncthreads();
     }
   };
   CHECK_EQ(error_of(64, some_end), kWaits);
@@ -180,10 +181,18 @@ TEST(divergence_is_an_error) {
   // A warp may exchange what others do not, and the emulation goes on after an error.
   CHECK_EQ(error_of(64,
                     [] {
-                      if (warp_index() == 1) CHECK_EQ(shuffle_xor(lane_index(), 3), lane_index() ^ 3);
-                      sync_block();
+                      if (warp_index() == 1) CHECK_EQ(__shfl_xor_sync(kFullWarp, lane_index(), 3), lane_index() ^ 3);
+                      __syncthreads();
                     }),
            std::string("no error"));
+}
+
+TEST(warp_operations_without_all_lanes_are_errors) {
+  const std::string message = "a warp exchange without all 32 lanes";
+  CHECK_EQ(error_of(32, [] { __shfl_xor_sync(0xffff, 1, 1); }), message);
+  CHECK_EQ(error_of(32, [] { __shfl_up_sync(0x7fffffff, 1, 1); }), message);
+  CHECK_EQ(error_of(32, [] { __ballot_sync(0, true); }), message);
+  CHECK_EQ(error_of(32, [] { __syncwarp(1); }), message);
 }
 
 TEST(blocks_have_whole_warps) {
@@ -195,7 +204,7 @@ TEST(blocks_have_whole_warps) {
       CHECK_EQ(std::string(error.what()), std::string("odd: a block must have 32 to 1024 threads, a multiple of 32"));
     }
   }
-  CHECK_EQ(error_of(1024, [] { sync_block(); }), std::string("no error"));
+  CHECK_EQ(error_of(1024, [] { __syncthreads(); }), std::string("no error"));
 }
 
 TEST(exchanges_of_a_warp) {
@@ -205,12 +214,12 @@ TEST(exchanges_of_a_warp) {
     emulation::run("exchanges", 1, 64, 0, [] {
       const int lane = lane_index(), own = 100 * warp_index() + lane;
       for (int mask = 1; mask < 32; ++mask) {  // many in a row: what one writes, the next must not overwrite
-        CHECK_EQ(shuffle_xor(own + mask, mask), 100 * warp_index() + (lane ^ mask) + mask);
-        CHECK_EQ(shuffle_up(1.5 * own, mask), 1.5 * (lane >= mask ? own - mask : own));
+        CHECK_EQ(__shfl_xor_sync(kFullWarp, own + mask, mask), 100 * warp_index() + (lane ^ mask) + mask);
+        CHECK_EQ(__shfl_up_sync(kFullWarp, 1.5 * own, mask), 1.5 * (lane >= mask ? own - mask : own));
       }
-      CHECK_EQ(ballot(lane % 3 == 0), 0x49249249u);
-      CHECK_EQ(ballot(lane == 31 && warp_index() == 1), warp_index() == 1 ? 0x80000000u : 0u);
-      CHECK_EQ(count_bits(0x49249249u), 11);
+      CHECK_EQ(__ballot_sync(kFullWarp, lane % 3 == 0), 0x49249249u);
+      CHECK_EQ(__ballot_sync(kFullWarp, lane == 31 && warp_index() == 1), warp_index() == 1 ? 0x80000000u : 0u);
+      CHECK_EQ(__popc(0x49249249u), 11);
     });
   }
 }
@@ -220,9 +229,9 @@ TEST(a_barrier_tells_whether_a_condition_holds_for_any) {
   for (const Order order : kOrders) {
     emulation::set_order(order, 3);
     emulation::run("any", 1, 64, 0, [] {
-      for (int round = 0; round < 64; ++round) {
-        CHECK(sync_block_any(thread_index() == round));
-        CHECK(!sync_block_any(false));
+      for (unsigned round = 0; round < 64; ++round) {
+        CHECK(__syncthreads_or(threadIdx.x == round));
+        CHECK(!__syncthreads_or(false));
       }
     });
   }
@@ -232,20 +241,20 @@ TEST(copies_arrive_when_they_are_waited_for_and_no_sooner) {
   alignas(16) static const int source[8] = {1, 2, 3, 4, 5, 6, 7, 8};
   emulation::run("copies", 1, 32, 32, [] {
     const auto* shared = reinterpret_cast<const int*>(shared_memory());
-    if (thread_index() == 0) {
-      copy_async(shared_memory(), source);
-      close_copy_group();
-      copy_async(shared_memory() + 16, source + 4);
+    if (threadIdx.x == 0) {
+      cp_async_16(shared_memory(), source);
+      cp_async_commit();
+      cp_async_16(shared_memory() + 16, source + 4);
       CHECK_EQ(shared[0], -1);  // what shared memory starts as
-      wait_for_copies<1>();     // one group is closed: none must have arrived
+      cp_async_wait<1>();       // one group is closed: none must have arrived
       CHECK_EQ(shared[0], -1);
-      close_copy_group();
-      wait_for_copies<2>();
+      cp_async_commit();
+      cp_async_wait<2>();
       CHECK_EQ(shared[0], -1);
-      wait_for_copies<1>();
+      cp_async_wait<1>();
       for (int i = 0; i < 4; ++i) CHECK_EQ(shared[i], source[i]);
       CHECK_EQ(shared[4], -1);
-      wait_for_copies<0>();
+      cp_async_wait<0>();
       for (int i = 4; i < 8; ++i) CHECK_EQ(shared[i], source[i]);
     }
   });
@@ -254,20 +263,20 @@ TEST(copies_arrive_when_they_are_waited_for_and_no_sooner) {
 TEST(copies_that_nobody_waits_for_are_an_error) {
   alignas(16) static const int source[8] = {};
   const std::string message = "a thread ended before its copies arrived";
-  CHECK_EQ(error_of(32, [] { copy_async(shared_memory() + 16 * thread_index(), source); }), message);
+  CHECK_EQ(error_of(32, [] { cp_async_16(shared_memory() + 16 * threadIdx.x, source); }), message);
   CHECK_EQ(error_of(32,
                     [] {
-                      copy_async(shared_memory() + 16 * thread_index(), source);
-                      close_copy_group();
-                      close_copy_group();
-                      wait_for_copies<2>();
+                      cp_async_16(shared_memory() + 16 * threadIdx.x, source);
+                      cp_async_commit();
+                      cp_async_commit();
+                      cp_async_wait<2>();
                     }),
            message);
   CHECK_EQ(error_of(32,
                     [] {
-                      copy_async(shared_memory() + 16 * thread_index(), source);
-                      close_copy_group();
-                      wait_for_copies<0>();
+                      cp_async_16(shared_memory() + 16 * threadIdx.x, source);
+                      cp_async_commit();
+                      cp_async_wait<0>();
                     }),
            std::string("no error"));
 }
@@ -275,9 +284,9 @@ TEST(copies_that_nobody_waits_for_are_an_error) {
 TEST(misaligned_copies_and_loads_are_errors) {
   alignas(16) static const int source[12] = {};
   const std::string message = "a copy of 16 bytes is not aligned to 16";
-  CHECK_EQ(error_of(32, [] { copy_async(shared_memory() + 8, source); }), message);
-  CHECK_EQ(error_of(32, [] { copy_async(shared_memory(), source + 1); }), message);
-  CHECK_EQ(error_of(32, [] { load_words(shared_memory() + 4); }),
+  CHECK_EQ(error_of(32, [] { cp_async_16(shared_memory() + 8, source); }), message);
+  CHECK_EQ(error_of(32, [] { cp_async_16(shared_memory(), source + 1); }), message);
+  CHECK_EQ(error_of(32, [] { load_shared_16(shared_memory() + 4); }),
            std::string("a load of 16 bytes is not aligned to 16"));
 }
 
@@ -285,8 +294,8 @@ TEST(shared_memory_is_of_the_exact_size_and_of_nans) {
   for (const size_t size : {size_t{8}, size_t{40}, size_t{128}, size_t{50000}}) {
     emulation::run("shared", 3, 32, size, [size] {
       for (size_t i = 0; i < size; ++i) CHECK_EQ(shared_memory()[i], '\xff');
-      sync_block();
-      if (thread_index() == 0) std::memset(shared_memory(), 0, size);  // the next block sees NaNs again
+      __syncthreads();
+      if (threadIdx.x == 0) std::memset(shared_memory(), 0, size);  // the next block sees NaNs again
 #if defined(__SANITIZE_ADDRESS__)
       CHECK(!__asan_address_is_poisoned(shared_memory() + size - 1));
       CHECK(__asan_address_is_poisoned(shared_memory() + size));
@@ -301,12 +310,12 @@ TEST(launches_are_counted_and_of_at_most_so_many_blocks) {
   const auto run = [](int64_t asked, int64_t most) {
     blocks = 0;
     launch(
-        "grid", +[](int64_t threads) { blocks += thread_index() == 0 && block_size() == threads; }, {asked, 32},
+        "grid", +[](int64_t threads) { blocks += threadIdx.x == 0 && blockDim.x == threads; }, {asked, 32},
         Stream{most}, int64_t{32});
     return blocks;
   };
   emulation::take_launch_count();
-  CHECK_EQ(run(7, kMostBlocks), 7);
+  CHECK_EQ(run(7, kMaxBlocks), 7);
   CHECK_EQ(run(7, 3), 3);
   CHECK_EQ(run(0, 3), 0);
   CHECK_EQ(emulation::take_launch_count(), 2);
@@ -322,8 +331,8 @@ TEST(bfloat16) {
   CHECK_EQ(bits_of<BFloat16>(1 + 0x1p-8F + 0x1p-20F), 0x3f81u);
   CHECK_EQ(bits_of<BFloat16>(std::numeric_limits<float>::max()), 0x7f80u);
   CHECK_EQ(bits_of<BFloat16>(0x1p-133F), 0x0001u);
-  CHECK(std::isnan(to_number(from_number<BFloat16>(std::nanf("")))));
-  CHECK_EQ(to_number(BFloat16{0x4049}), 3.140625F);
+  CHECK(std::isnan(to_acc(from_acc<BFloat16>(std::nanf("")))));
+  CHECK_EQ(to_acc(BFloat16{0x4049}), 3.140625F);
 }
 
 TEST(float16) {
@@ -343,17 +352,17 @@ TEST(float16) {
   CHECK_EQ(bits_of<Float16>(0x1p-24F), 0x0001u);
   CHECK_EQ(bits_of<Float16>(0x1p-25F), 0x0000u);
   CHECK_EQ(bits_of<Float16>(3 * 0x1p-25F), 0x0002u);
-  CHECK(std::isnan(to_number(from_number<Float16>(std::nanf("")))));
-  CHECK_EQ(to_number(Float16{0x3555}), 0.333251953125F);
-  CHECK_EQ(to_number(Float16{0xfc00}), -std::numeric_limits<float>::infinity());
+  CHECK(std::isnan(to_acc(from_acc<Float16>(std::nanf("")))));
+  CHECK_EQ(to_acc(Float16{0x3555}), 0.333251953125F);
+  CHECK_EQ(to_acc(Float16{0xfc00}), -std::numeric_limits<float>::infinity());
 }
 
 TEST(every_number_of_16_bits_comes_back) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const BFloat16 b{static_cast<uint16_t>(bits)};
     const Float16 f{static_cast<uint16_t>(bits)};
-    if (!std::isnan(to_number(b))) CHECK_EQ(bits_of<BFloat16>(to_number(b)), bits);
-    if (!std::isnan(to_number(f))) CHECK_EQ(bits_of<Float16>(to_number(f)), bits);
+    if (!std::isnan(to_acc(b))) CHECK_EQ(bits_of<BFloat16>(to_acc(b)), bits);
+    if (!std::isnan(to_acc(f))) CHECK_EQ(bits_of<Float16>(to_acc(f)), bits);
   }
 }
 
@@ -408,8 +417,8 @@ void check_product(const Encode& encode, const Multiply& multiply) {
 }  // namespace
 
 TEST(matrix_units_multiply) {
-  check_product<2>([](float x) { return bits_of<BFloat16>(x); }, multiply_add_bfloat16);
-  check_product<2>([](float x) { return bits_of<Float16>(x); }, multiply_add_float16);
+  check_product<2>([](float x) { return bits_of<BFloat16>(x); }, mma_m16n8k16_bf16);
+  check_product<2>([](float x) { return bits_of<Float16>(x); }, mma_m16n8k16_f16);
   // What lies below the ten digits that the units read changes nothing.
-  check_product<1>([](float x) { return tf32_of(x) | 0x1fff; }, multiply_add_tf32);
+  check_product<1>([](float x) { return tf32_of(x) | 0x1fff; }, mma_m16n8k8_tf32);
 }

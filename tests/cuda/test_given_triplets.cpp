@@ -45,9 +45,9 @@ struct Given {
       : positive(count_of(triplets), T(-7)),
         negative(positive),
         value(unreduced(loss) ? positive.size() : 1, T(-7)),
-        gradient(x.size(), from_number<Scalar>(T(-7))) {
+        gradient(x.size(), from_acc<Scalar>(T(-7))) {
     const WithOrder order(running.order);
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     const int64_t rows = static_cast<int64_t>(x.size()) / depth, count = count_of(triplets);
     const PairedRows<Scalar> paired{x.data(), rows, nullptr, 0, depth};
     HostWorkspace forward, backward;
@@ -197,7 +197,7 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
       CHECK(same_bits(got.positive, want.positive) && same_bits(got.negative, want.negative));
       CHECK(same_bits(got.value, want.value));
       std::vector<Scalar> rounded;
-      for (const float g : want.gradient) rounded.push_back(from_number<Scalar>(g));
+      for (const float g : want.gradient) rounded.push_back(from_acc<Scalar>(g));
       CHECK(same_bits(got.gradient, rounded));
     };
     check_scalar(BFloat16{});
@@ -217,7 +217,7 @@ TEST(the_same_bits_in_any_order_of_threads_and_blocks) {
     CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets)));
     // As many blocks: sums are in an order that depends on their number.
     for (const Running& running : kRunnings)
-      CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets, false, {running.order, kMostBlocks})));
+      CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets, false, {running.order, kMaxBlocks})));
   };
   check(indexed_losses()[0]);
   check(global_rule(0.5));
@@ -230,11 +230,11 @@ TEST(triplets_that_are_none_make_the_loss_and_all_gradients_nan) {
   const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
   const Triplets bad = {0, 1, kRows, 0, -1, 2, kRows, 1, 2, 4, 4, 2, 4, 2, 4, 2, 4, 4, least, 1, 2, 1, most, 0};
   for (const int64_t count : {1, 40, 1030}) {
-    const Triplets sound = random_triplets(count, kRows, random);
+    const Triplets is_valid = random_triplets(count, kRows, random);
     for (int64_t b = 0; b < count_of(bad); ++b) {
       const int64_t place = b % 3 == 0 ? 0 : b % 3 == 1 ? count - 1 : count / 2;
       context = "bad triplet " + std::to_string(b) + " of " + std::to_string(count);
-      Triplets triplets = sound;
+      Triplets triplets = is_valid;
       std::copy_n(bad.begin() + 3 * b, 3, triplets.begin() + 3 * place);
       const auto check = [&](const auto& loss) {
         const Given<std::decay_t<decltype(loss)>, double> got(kSquaredDistance, loss, x, kDepth, triplets, b % 2,

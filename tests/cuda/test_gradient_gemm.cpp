@@ -33,40 +33,40 @@ void for_ways(const Use& use) {
 }
 
 // Of what is rounded before it is multiplied.
-template <class Arithmetic>
+template <class MmaPolicy>
 double rounding() {
-  using Packed = typename Arithmetic::Packed;
+  using Packed = typename MmaPolicy::Packed;
   if (std::is_same_v<Packed, double>) return 1e-14;
-  if (!Arithmetic::kMatrixUnits) return 1e-6;
+  if (!MmaPolicy::kTensorCores) return 1e-6;
   return std::is_same_v<Packed, BFloat16> ? 4e-3 : std::is_same_v<Packed, Float16> ? 5e-4 : 1e-3;  // TF32: both factors
 }
 
 template <class Way>
 struct Case {
-  using Arithmetic = typename Way::Arithmetic;
+  using MmaPolicy = typename Way::MmaPolicy;
   using Scalar = typename Way::Scalar;
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   Problem p;
   std::vector<Scalar> x;
-  std::vector<Number> weight, divisor, center;
+  std::vector<acc_t> weight, divisor, center;
 
   explicit Case(const Problem& p) : p(p), x(converted<Scalar>(numbers(p.count * p.depth, 1))) {
     // Rows and columns of very different sizes; the sizes of rows are powers of two, as those of weights are.
     const std::vector<double> sizes = numbers(p.rows * p.count, 2);
     for (int64_t r = 0; r < p.rows; ++r)
       for (int64_t c = 0; c < p.count; ++c)
-        weight.push_back(static_cast<Number>(sizes[r * p.count + c] * std::ldexp(p.weight_size, r % 5 * 3)));
+        weight.push_back(static_cast<acc_t>(sizes[r * p.count + c] * std::ldexp(p.weight_size, r % 5 * 3)));
     for (int64_t c = 0; c < p.count; ++c)
-      divisor.push_back(static_cast<Number>(0.5 + 0.25 * static_cast<double>(c % 7)));
-    for (int64_t d = 0; d < p.depth; ++d) center.push_back(static_cast<Number>(0.125 * static_cast<double>(d % 5)));
+      divisor.push_back(static_cast<acc_t>(0.5 + 0.25 * static_cast<double>(c % 7)));
+    for (int64_t d = 0; d < p.depth; ++d) center.push_back(static_cast<acc_t>(0.125 * static_cast<double>(d % 5)));
   }
 
-  bool centered() const { return p.centered && sizeof(typename Arithmetic::Packed) > 2; }
-  ProductRows<Scalar, Number> rows() const {
+  bool centered() const { return p.centered && sizeof(typename MmaPolicy::Packed) > 2; }
+  GradientGemmRows<Scalar, acc_t> rows() const {
     return {x.data(), p.count, p.depth, p.divides ? divisor.data() : nullptr, centered() ? center.data() : nullptr};
   }
   double row(int64_t i, int64_t d) const {
-    double value = static_cast<double>(to_number(x[i * p.depth + d]));
+    double value = static_cast<double>(to_acc(x[i * p.depth + d]));
     if (p.divides) value /= static_cast<double>(divisor[i]);
     return centered() ? value - static_cast<double>(center[d]) : value;
   }
@@ -74,8 +74,8 @@ struct Case {
 };
 
 // Compares out with the sum over n of term(i, d, n), whose rounding errors are relative to the terms.
-template <class Arithmetic, class Term>
-void check_sums(const std::vector<typename Arithmetic::Number>& out, int64_t count, int64_t depth, int64_t terms,
+template <class MmaPolicy, class Term>
+void check_sums(const std::vector<typename MmaPolicy::acc_t>& out, int64_t count, int64_t depth, int64_t terms,
                 double start, const Term& term) {
   for (int64_t i = 0; i < count; ++i)
     for (int64_t d = 0; d < depth; ++d) {
@@ -84,27 +84,27 @@ void check_sums(const std::vector<typename Arithmetic::Number>& out, int64_t cou
         sum += term(i, d, n);
         size += std::fabs(term(i, d, n));
       }
-      CHECK_NEAR(static_cast<double>(out[i * depth + d]), sum, size * rounding<Arithmetic>() + 1e-300);
+      CHECK_NEAR(static_cast<double>(out[i * depth + d]), sum, size * rounding<MmaPolicy>() + 1e-300);
     }
 }
 
 template <class Way>
 void check_straight(const Problem& p) {
-  using Arithmetic = typename Way::Arithmetic;
-  using Number = typename Way::Number;
+  using MmaPolicy = typename Way::MmaPolicy;
+  using acc_t = typename Way::acc_t;
   const Case<Way> c(p);
-  std::vector<Number> first;
+  std::vector<acc_t> first;
   for (const Running& running : kRunnings) {
     const WithOrder order(running.order);
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), p.rows, true, 0, workspace, stream);
-    std::vector<Number> out(p.rows * p.depth, std::numeric_limits<Number>::quiet_NaN());
-    strip_product<Arithmetic>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), p.rows, true, 0, workspace, stream);
+    std::vector<acc_t> out(p.rows * p.depth, std::numeric_limits<acc_t>::quiet_NaN());
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), p.rows, p.count}, out.data(), stream);
     if (first.empty()) {
       first = out;
-      check_sums<Arithmetic>(out, p.rows, p.depth, p.count, 0,
-                             [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+      check_sums<MmaPolicy>(out, p.rows, p.depth, p.count, 0,
+                            [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
     }
     CHECK(same_bits(out, first));
   }
@@ -113,27 +113,26 @@ void check_straight(const Problem& p) {
 // The strip's columns get what its rows, which are the rows from `first_row` on, are weighted with.
 template <class Way>
 void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count) {
-  using Arithmetic = typename Way::Arithmetic;
-  using Number = typename Way::Number;
+  using MmaPolicy = typename Way::MmaPolicy;
+  using acc_t = typename Way::acc_t;
   const Case<Way> weights(strip);
   Problem of_rows = strip;
   of_rows.rows = 0;
   of_rows.count = row_count;
   const Case<Way> c(of_rows);
-  std::vector<Number> first;
+  std::vector<acc_t> first;
   for (const Running& running : kRunnings) {
     const WithOrder order(running.order);
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), strip.rows, false, strip.count, workspace, stream);
-    std::vector<Number> out(strip.count * strip.depth, Number(0.5));
-    add_transposed_strip_product<Arithmetic>(products, {weights.weight.data(), strip.rows, strip.count}, first_row,
-                                             out.data(), stream);
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), strip.rows, false, strip.count, workspace, stream);
+    std::vector<acc_t> out(strip.count * strip.depth, acc_t(0.5));
+    gradient_gemm_transposed_accumulate<MmaPolicy>(products, {weights.weight.data(), strip.rows, strip.count},
+                                                   first_row, out.data(), stream);
     if (first.empty()) {
       first = out;
-      check_sums<Arithmetic>(out, strip.count, strip.depth, strip.rows, 0.5, [&](int64_t i, int64_t d, int64_t r) {
-        return weights.w(r, i) * c.row(first_row + r, d);
-      });
+      check_sums<MmaPolicy>(out, strip.count, strip.depth, strip.rows, 0.5,
+                            [&](int64_t i, int64_t d, int64_t r) { return weights.w(r, i) * c.row(first_row + r, d); });
     }
     CHECK(same_bits(out, first));
   }
@@ -141,7 +140,7 @@ void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count
 
 }  // namespace
 
-TEST(products_of_every_arithmetic) {
+TEST(products_of_every_mma_policy) {
   for_ways([](auto way) {
     using Way = decltype(way);
     context = way.name;
@@ -187,46 +186,47 @@ TEST(weights_of_any_size) {
 TEST(rows_with_divisors_of_any_size) {
   for_ways([](auto way) {
     using Way = decltype(way);
-    using Arithmetic = typename Way::Arithmetic;
-    using Number = typename Way::Number;
+    using MmaPolicy = typename Way::MmaPolicy;
+    using acc_t = typename Way::acc_t;
     context = way.name;
     Case<Way> c({3, 20, 4, true});
     for (int64_t i = 0; i < 20; ++i) {
       const int exponent = i % 3 == 0 ? -12 : i % 3 == 1 ? 0 : 8;
-      c.divisor[i] = static_cast<Number>(std::ldexp(0.8, exponent));
+      c.divisor[i] = static_cast<acc_t>(std::ldexp(0.8, exponent));
       for (int64_t d = 0; d < 4; ++d)
-        c.x[i * 4 + d] = from_number<typename Way::Scalar>(
-            static_cast<Number>(std::ldexp(static_cast<double>(to_number(c.x[i * 4 + d])), exponent)));
+        c.x[i * 4 + d] = from_acc<typename Way::Scalar>(
+            static_cast<acc_t>(std::ldexp(static_cast<double>(to_acc(c.x[i * 4 + d])), exponent)));
     }
-    c.divisor[7] = Number(1e-12);
+    c.divisor[7] = acc_t(1e-12);
     for (int64_t d = 0; d < 4; ++d) c.x[7 * 4 + d] = {};
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), 3, true, 0, workspace, Stream{});
-    std::vector<Number> out(12);
-    strip_product<Arithmetic>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
-    check_sums<Arithmetic>(out, 3, 4, 20, 0, [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), 3, true, 0, workspace, Stream{});
+    std::vector<acc_t> out(12);
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), 3, 20}, out.data(), Stream{});
+    check_sums<MmaPolicy>(out, 3, 4, 20, 0, [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
   });
 }
 
 TEST(one_memory_serves_strips_of_any_height) {
   for_ways([](auto way) {
     using Way = decltype(way);
-    using Arithmetic = typename Way::Arithmetic;
-    using Number = typename Way::Number;
+    using MmaPolicy = typename Way::MmaPolicy;
+    using acc_t = typename Way::acc_t;
     context = way.name;
     const Problem p{260, 1030, 2};  // the lower strips are multiplied in more shares
     const Case<Way> c(p);
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), p.rows, true, p.count, workspace, Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), p.rows, true, p.count, workspace, Stream{});
     const int64_t bytes = workspace.bytes();
     for (const int64_t rows : {260, 3, 130}) {
-      std::vector<Number> out(rows * p.depth), sum(p.count * p.depth, Number(0));
-      strip_product<Arithmetic>(products, {c.weight.data(), rows, p.count}, out.data(), Stream{});
-      add_transposed_strip_product<Arithmetic>(products, {c.weight.data(), rows, p.count}, 0, sum.data(), Stream{});
-      check_sums<Arithmetic>(out, rows, p.depth, p.count, 0,
-                             [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
-      check_sums<Arithmetic>(sum, p.count, p.depth, rows, 0,
-                             [&](int64_t i, int64_t d, int64_t r) { return c.w(r, i) * c.row(r, d); });
+      std::vector<acc_t> out(rows * p.depth), sum(p.count * p.depth, acc_t(0));
+      gradient_gemm<MmaPolicy>(products, {c.weight.data(), rows, p.count}, out.data(), Stream{});
+      gradient_gemm_transposed_accumulate<MmaPolicy>(products, {c.weight.data(), rows, p.count}, 0, sum.data(),
+                                                     Stream{});
+      check_sums<MmaPolicy>(out, rows, p.depth, p.count, 0,
+                            [&](int64_t r, int64_t d, int64_t n) { return c.w(r, n) * c.row(n, d); });
+      check_sums<MmaPolicy>(sum, p.count, p.depth, rows, 0,
+                            [&](int64_t i, int64_t d, int64_t r) { return c.w(r, i) * c.row(r, d); });
     }
     CHECK_EQ(workspace.bytes(), bytes);
   });
@@ -235,28 +235,29 @@ TEST(one_memory_serves_strips_of_any_height) {
 TEST(zeros_and_what_is_not_finite) {
   for_ways([](auto way) {
     using Way = decltype(way);
-    using Arithmetic = typename Way::Arithmetic;
-    using Number = typename Way::Number;
+    using MmaPolicy = typename Way::MmaPolicy;
+    using acc_t = typename Way::acc_t;
     context = way.name;
     Case<Way> c({4, 40, 3});
-    std::fill_n(c.weight.begin(), 40, Number(0));
-    c.weight[40 + 7] = std::numeric_limits<Number>::quiet_NaN();
-    c.weight[80 + 39] = std::numeric_limits<Number>::infinity();
+    std::fill_n(c.weight.begin(), 40, acc_t(0));
+    c.weight[40 + 7] = std::numeric_limits<acc_t>::quiet_NaN();
+    c.weight[80 + 39] = std::numeric_limits<acc_t>::infinity();
     HostWorkspace workspace;
-    const auto products = strip_products<Arithmetic>(c.rows(), 4, true, 0, workspace, Stream{});
-    std::vector<Number> out(12);
-    strip_product<Arithmetic>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
+    const auto products = make_gradient_gemm<MmaPolicy>(c.rows(), 4, true, 0, workspace, Stream{});
+    std::vector<acc_t> out(12);
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), 4, 40}, out.data(), Stream{});
     for (int d = 0; d < 3; ++d) {
-      CHECK_EQ(out[d], Number(0));
+      CHECK_EQ(out[d], acc_t(0));
       CHECK(std::isnan(out[3 + d]));
       CHECK(!std::isfinite(out[6 + d]));
       CHECK(std::isfinite(out[9 + d]));
     }
     // Nothing to do, and nothing done.
-    strip_product<Arithmetic>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
+    gradient_gemm<MmaPolicy>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
   });
   HostWorkspace workspace;
   const float x[1] = {1};
-  const auto none = strip_products<FloatProducts, float>({x, 5, 0, nullptr, nullptr}, 5, true, 5, workspace, Stream{});
-  strip_product<FloatProducts>(none, {x, 5, 5}, nullptr, Stream{});
+  const auto none =
+      make_gradient_gemm<FloatProducts, float>({x, 5, 0, nullptr, nullptr}, 5, true, 5, workspace, Stream{});
+  gradient_gemm<FloatProducts>(none, {x, 5, 5}, nullptr, Stream{});
 }

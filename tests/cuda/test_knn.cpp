@@ -1,5 +1,5 @@
 // Nearest neighbors against a sort of all pairs, on embeddings of small integers, whose similarities are exact in
-// every arithmetic and tie often.
+// every mma_policy and tie often.
 
 #include "cuda/kernels/knn.h"
 
@@ -28,7 +28,7 @@ struct Problem {
   int64_t queries, refs, depth, k;  // refs 0: the queries themselves
   bool exclude_self;
   Rows rows = Rows::kMixed;
-  int64_t most_blocks = kMostBlocks;
+  int64_t max_blocks = kMaxBlocks;
   int64_t nan_ref = -1;  // the row of refs that is of no query's list
 };
 
@@ -52,26 +52,26 @@ std::vector<float> refs_of(const Problem& p, const std::vector<float>& queries) 
   return refs;
 }
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void check_nearest(const Problem& p) {
-  using Number = typename Arithmetic::Number;
-  const Similarity kind = Arithmetic::kSquares ? Similarity::kEuclidean : Similarity::kDot;
+  using acc_t = typename MmaPolicy::acc_t;
+  const Similarity kind = MmaPolicy::kSquaredDifferences ? Similarity::kEuclidean : Similarity::kDot;
   const std::vector<float> x = numbers(p.queries, p.depth, Rows::kMixed, 1), y = refs_of(p, x);
   const auto scalars = [](const std::vector<float>& from) {
     std::vector<Scalar> to;
-    for (const typename Arithmetic::Number number : from) to.push_back(from_number<Scalar>(number));
+    for (const typename MmaPolicy::acc_t number : from) to.push_back(from_acc<Scalar>(number));
     return to;
   };
   const std::vector<Scalar> queries = scalars(x), refs = scalars(y);
   const int64_t ref_count = static_cast<int64_t>(refs.size()) / p.depth;
   const Points<Scalar> gallery{refs.data(), ref_count};
-  std::vector<Number> similarity(p.queries * p.k, Number(77));
+  std::vector<acc_t> similarity(p.queries * p.k, acc_t(77));
   std::vector<int64_t> index(p.queries * p.k, 77);
   HostWorkspace workspace;
   Stream stream;
-  stream.most_blocks = p.most_blocks;
-  nearest<Arithmetic>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
-                      p.exclude_self, NearestOut<Number>{similarity.data(), index.data()}, workspace, stream);
+  stream.max_blocks = p.max_blocks;
+  knn<MmaPolicy>(kind, Points<Scalar>{queries.data(), p.queries}, p.refs ? &gallery : nullptr, p.depth, p.k,
+                 p.exclude_self, KnnOut<acc_t>{similarity.data(), index.data()}, workspace, stream);
 
   for (int64_t i = 0; i < p.queries; ++i) {
     std::vector<double> order(ref_count);
@@ -79,7 +79,7 @@ void check_nearest(const Problem& p) {
     for (int64_t j = 0; j < ref_count; ++j) {
       for (int64_t d = 0; d < p.depth; ++d) {
         const double a = x[i * p.depth + d], b = y[j * p.depth + d];
-        order[j] += Arithmetic::kSquares ? -(a - b) * (a - b) : a * b;
+        order[j] += MmaPolicy::kSquaredDifferences ? -(a - b) * (a - b) : a * b;
       }
       if ((p.refs || !p.exclude_self || i != j) && j != p.nan_ref) candidates.push_back(j);
     }
@@ -87,9 +87,9 @@ void check_nearest(const Problem& p) {
     for (int64_t n = 0; n < p.k; ++n) {
       const bool found = n < static_cast<int64_t>(candidates.size());
       CHECK_EQ(index[i * p.k + n], found ? candidates[n] : -1);
-      const Number got = similarity[i * p.k + n];
+      const acc_t got = similarity[i * p.k + n];
       if (found) {
-        CHECK_EQ(got, similarity_from_order(kind, static_cast<Number>(order[candidates[n]])));
+        CHECK_EQ(got, similarity_from_order(kind, static_cast<acc_t>(order[candidates[n]])));
       } else {
         CHECK(std::isnan(got));
       }
@@ -97,7 +97,7 @@ void check_nearest(const Problem& p) {
   }
 }
 
-// Calls check for every arithmetic and order of threads.
+// Calls check for every mma_policy and order of threads.
 void check_all(const std::string& what, const Problem& p) {
   using emulation::Order;
   int number = 0;
@@ -105,16 +105,16 @@ void check_all(const std::string& what, const Problem& p) {
     emulation::set_order(order, 3);
     context = what + ", order of threads " + std::to_string(number++) + ": ";
     const std::string before = context;
-    const auto with = [&](const char* arithmetic) { context = before + arithmetic; };
+    const auto with = [&](const char* mma_policy) { context = before + mma_policy; };
     with("float products");
     check_nearest<FloatProducts, float>(p);
-    with("double squares");
-    check_nearest<DoubleSquares, double>(p);
+    with("double squared differences");
+    check_nearest<DoubleSquaredDifferences, double>(p);
     if (order != Order::kShuffled) continue;
-    with("float squares");
-    check_nearest<FloatSquares, float>(p);
-    with("squares of bfloat16");
-    check_nearest<FloatSquares, BFloat16>(p);
+    with("float squared differences");
+    check_nearest<FloatSquaredDifferences, float>(p);
+    with("squared differences of bfloat16");
+    check_nearest<FloatSquaredDifferences, BFloat16>(p);
     with("double products");
     check_nearest<DoubleProducts, double>(p);
     with("TF32 products");
@@ -147,12 +147,12 @@ TEST(candidates_that_get_better_or_worse_or_tie) {
 TEST(lists_of_the_largest_k) {
   context = "largest k";
   check_nearest<FloatProducts, float>({2, 1500, 2, kMostNeighbors, false});
-  check_nearest<DoubleSquares, double>({2, 1300, 2, kMostNeighbors, false});
+  check_nearest<DoubleSquaredDifferences, double>({2, 1300, 2, kMostNeighbors, false});
 }
 
 TEST(few_blocks_do_all) {
   Problem p{140, 600, 2, 4, false};
-  p.most_blocks = 2;
+  p.max_blocks = 2;
   context = "two blocks";
   check_nearest<FloatProducts, float>(p);
   check_nearest<DoubleProducts, double>(p);
@@ -161,13 +161,13 @@ TEST(few_blocks_do_all) {
 // Warps take query after query, whose lists of the first share end at odd places.
 TEST(lists_of_several_queries_in_turn) {
   Problem p{9, 700, 2, 300, false};
-  p.most_blocks = 1;
+  p.max_blocks = 1;
   p.nan_ref = 7;
   for (const emulation::Order order : {emulation::Order::kAscending, emulation::Order::kDescending}) {
     emulation::set_order(order);
     context = "in turn";
     check_nearest<FloatProducts, float>(p);
-    check_nearest<DoubleSquares, double>(p);
+    check_nearest<DoubleSquaredDifferences, double>(p);
   }
   emulation::set_order(emulation::Order::kAscending);
 }
@@ -180,8 +180,8 @@ TEST(no_refs_and_no_queries) {
   const Points<float> gallery{none, 0};
   float similarity[2] = {};
   int64_t index[2] = {};
-  nearest<FloatProducts>(Similarity::kDot, Points<float>{query, 1}, &gallery, 2, 2, false,
-                         NearestOut<float>{similarity, index}, workspace, Stream{});
+  knn<FloatProducts>(Similarity::kDot, Points<float>{query, 1}, &gallery, 2, 2, false, KnnOut<float>{similarity, index},
+                     workspace, Stream{});
   CHECK(std::isnan(similarity[0]) && std::isnan(similarity[1]));
   CHECK(index[0] == -1 && index[1] == -1);
 }
@@ -192,10 +192,10 @@ TEST(memory_is_that_of_pools_and_not_of_all_pairs) {
   std::vector<float> similarity(40);
   std::vector<int64_t> index(40);
   HostWorkspace few, many;
-  nearest<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 1}, &gallery, 1, 1, false,
-                         NearestOut<float>{similarity.data(), index.data()}, few, Stream{});
-  nearest<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 40}, &gallery, 1, 1, false,
-                         NearestOut<float>{similarity.data(), index.data()}, many, Stream{});
+  knn<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 1}, &gallery, 1, 1, false,
+                     KnnOut<float>{similarity.data(), index.data()}, few, Stream{});
+  knn<FloatProducts>(Similarity::kDot, Points<float>{x.data(), 40}, &gallery, 1, 1, false,
+                     KnnOut<float>{similarity.data(), index.data()}, many, Stream{});
   // For a query more, a pool of up to 256 candidates a share, of which 24 panels make 12; and marks of row groups.
   CHECK(many.bytes() - few.bytes() <= 39 * 12 * (256 * 8 + 4) + 2 * 4);
 }

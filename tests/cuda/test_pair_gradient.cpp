@@ -64,7 +64,7 @@ struct Gradient {
     const PairedRows<T> paired{rows.x.data(), rows.count, others ? others->x.data() : nullptr,
                                others ? others->count : 0, rows.depth};
     pair_gradient<T, T>(measure, paired, pairs.view(), nan_if_not_finite, {x.data(), others ? refs.data() : nullptr},
-                        workspace, Stream{running.most_blocks});
+                        workspace, Stream{running.max_blocks});
   }
   bool same(const Gradient& other) const { return same_bits(x, other.x) && same_bits(refs, other.refs); }
 };
@@ -115,8 +115,8 @@ TEST(rows_that_look_through_all_pairs) {
 }
 
 TEST(rows_with_an_index_of_their_pairs) {
-  check_all<double>(40, kLooksThrough + 1, 1, 3, -1);
-  check_all<float>(30, kLooksThrough / 4 + 1, 4, 3, -1);
+  check_all<double>(40, kMaxPairsScanned + 1, 1, 3, -1);
+  check_all<float>(30, kMaxPairsScanned / 4 + 1, 4, 3, -1);
 }
 
 // An index begins at sums over 8192 rows at a time. Small integers: sums are exact in any order.
@@ -124,7 +124,7 @@ TEST(rows_beyond_what_an_index_adds_up_at_once) {
   constexpr int64_t kRows = 8200;
   Random random(9);
   const Batch<double> x(Values::kIntegers, Labels::kRandom, kRows, 1, random);
-  const Pairs<double> pairs = make_pairs<double>(kRows, kRows, kLooksThrough + 1, 1, true, kRows - 2, random);
+  const Pairs<double> pairs = make_pairs<double>(kRows, kRows, kMaxPairsScanned + 1, 1, true, kRows - 2, random);
   std::vector<double> want(kRows);
   for (int64_t p = 0; p < pairs.count; ++p) {
     const int64_t i = pairs.first[p], j = pairs.second[p];
@@ -165,7 +165,7 @@ TEST(the_same_bits_in_any_order_and_however_pairs_are_found) {
   const Pairs<float> few = make_pairs<float>(kRows, kRows, kCount, 2, true, 4, random);
   // The same pairs, and more that are none: then there is an index.
   Pairs<float> many = few;
-  many.count = kLooksThrough;
+  many.count = kMaxPairsScanned;
   many.first.resize(many.count, 0);
   many.second.resize(2 * many.count, -1);
   many.gradient.resize(2 * many.count, 1);
@@ -180,7 +180,7 @@ TEST(the_same_bits_in_any_order_and_however_pairs_are_found) {
 }
 
 TEST(rows_that_are_not_numbers_poison_all_or_their_partners) {
-  for (const int64_t count : {int64_t{40}, kLooksThrough + 1}) {
+  for (const int64_t count : {int64_t{40}, kMaxPairsScanned + 1}) {
     Random random(5);
     Batch<double> x(Values::kReals, Labels::kRandom, 20, 3, random);
     x.row(18)[1] = std::numeric_limits<double>::quiet_NaN();
@@ -229,8 +229,8 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
     const auto check = [&](auto scalar) {
       using Scalar = decltype(scalar);
       std::vector<Scalar> rows, got(x.x.size()), rounded;
-      for (const float value : x.x) rows.push_back(from_number<Scalar>(value));
-      for (const float value : want.x) rounded.push_back(from_number<Scalar>(value));
+      for (const float value : x.x) rows.push_back(from_acc<Scalar>(value));
+      for (const float value : want.x) rounded.push_back(from_acc<Scalar>(value));
       HostWorkspace workspace;
       pair_gradient<Scalar, float>(measure, {rows.data(), 20, nullptr, 0, 9}, pairs.view(), false,
                                    {got.data(), nullptr}, workspace, Stream{3});
@@ -244,7 +244,7 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
 // Its gradient is that of the pairs that core's loops weigh. Anchors enough that blocks count the terms in a launch of
 // their own, and few enough that none is needed.
 TEST(a_triplet_loss_weighs_the_pairs_of_its_anchors) {
-  for (const int64_t count : {int64_t{21}, kLooksThrough / 2 + 1}) {
+  for (const int64_t count : {int64_t{21}, kMaxPairsScanned / 2 + 1}) {
     Random random(8);
     const Batch<double> x(Values::kReals, Labels::kRandom, count, 2, random);
     const Batch<double> refs(Values::kReals, Labels::kRandom, 30, 2, random);
@@ -287,7 +287,7 @@ TEST(a_triplet_loss_weighs_the_pairs_of_its_anchors) {
       HostWorkspace workspace;
       triplet_loss_gradient<double, double>(
           measure, {x.x.data(), count, others ? refs.x.data() : nullptr, refs.count, 2}, loss, false,
-          {to_x.data(), others ? to_refs.data() : nullptr}, workspace, Stream{running.most_blocks});
+          {to_x.data(), others ? to_refs.data() : nullptr}, workspace, Stream{running.max_blocks});
       context = "anchors " + std::to_string(count) + ", turn " + std::to_string(turn);
       CHECK(same_bits(to_x, want.x));
       if (others) CHECK(same_bits(to_refs, want.refs));

@@ -1,4 +1,4 @@
-// The whole selection on the emulation against a double loop over all pairs: every arithmetic, rule and kind of label,
+// The whole selection on the emulation against a double loop over all pairs: every mma_policy, rule and kind of label,
 // sizes around those of tiles, in whatever order blocks and threads run.
 
 #include "cuda/kernels/select_triplets.h"
@@ -15,9 +15,9 @@ namespace {
 
 template <class Way>
 struct Selection {
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   std::vector<int64_t> positive_index, negative_index;
-  std::vector<Number> positive_similarity, negative_similarity, loss;
+  std::vector<acc_t> positive_similarity, negative_similarity, loss;
   std::vector<double> u_positive, u_negative;  // what random selections are drawn by
 
   Selection(const SelectionRule& rule, const Batch<double>& anchors, const Batch<double>* refs,
@@ -26,7 +26,7 @@ struct Selection {
         negative_index(anchors.count, -7),
         positive_similarity(anchors.count),
         negative_similarity(anchors.count),
-        loss(1, Number(-7)),
+        loss(1, acc_t(-7)),
         u_positive(anchors.count),
         u_negative(anchors.count) {
     using Scalar = typename Way::Scalar;
@@ -39,15 +39,15 @@ struct Selection {
     const std::vector<Scalar> x = converted<Scalar>(anchors.x), y = converted<Scalar>(refs ? refs->x : anchors.x);
     const LabeledRows<Scalar> rows{x.data(), anchors.label.data(), anchors.count};
     const LabeledRows<Scalar> others = refs ? LabeledRows<Scalar>{y.data(), refs->label.data(), refs->count} : rows;
-    LossOut<Number> loss_out;
+    LossOut<acc_t> loss_out;
     loss_out.term.term = Term::kHinge;
     loss_out.term.margin = 0.5;
     loss_out.loss = loss.data();
     HostWorkspace workspace;
-    cuda::select_triplets<typename Way::Arithmetic, Scalar>(
+    cuda::select_triplets<typename Way::MmaPolicy, Scalar>(
         rule, rows, refs ? &others : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
         {positive_index.data(), negative_index.data(), positive_similarity.data(), negative_similarity.data()},
-        loss_out, workspace, Stream{running.most_blocks});
+        loss_out, workspace, Stream{running.max_blocks});
   }
   bool same(const Selection& other) const {
     return positive_index == other.positive_index && negative_index == other.negative_index &&
@@ -106,7 +106,7 @@ void for_ways(const Use& use) {
     use(way, Similarity::kCosine);
     use(way, Similarity::kDot);
   });
-  for_squares([&](auto way) { use(way, Similarity::kEuclidean); });
+  for_squared_differences([&](auto way) { use(way, Similarity::kEuclidean); });
 }
 
 }  // namespace
@@ -213,7 +213,7 @@ TEST(losses_of_the_selected_pairs) {
         HostWorkspace workspace;
         cuda::select_triplets<FloatProducts, float>(
             {}, rows, &others, 4, {}, {positive.data(), negative.data(), to_positive.data(), to_negative.data()}, loss,
-            workspace, Stream{separate ? kMostBlocks : 3});
+            workspace, Stream{separate ? kMaxBlocks : 3});
         reduce_loss(
             loss.term, reduction,
             SelectedPairs<float>{positive.data(), negative.data(), to_positive.data(), to_negative.data(), count},

@@ -1,4 +1,4 @@
-// The tuplet losses and their gradients against plain loops in double, in every arithmetic, and bit for bit the same
+// The tuplet losses and their gradients against plain loops in double, in every mma_policy, and bit for bit the same
 // whatever the order of threads and blocks.
 
 #include "cuda/kernels/tuplet_loss.h"
@@ -25,34 +25,34 @@ constexpr double kTemperatures[] = {0.1, 0.02, 1, 0.045, 0.0451};
 
 // A batch whose numbers are those of a scalar type.
 template <class Way>
-Batch<typename Way::Number> rounded_batch(Values values, Labels labels, int64_t count, int64_t depth, Random& random) {
-  using Number = typename Way::Number;
-  Batch<Number> batch(values, labels, count, depth, random);
-  for (Number& x : batch.x) x = to_number(from_number<typename Way::Scalar>(x));
+Batch<typename Way::acc_t> rounded_batch(Values values, Labels labels, int64_t count, int64_t depth, Random& random) {
+  using acc_t = typename Way::acc_t;
+  Batch<acc_t> batch(values, labels, count, depth, random);
+  for (acc_t& x : batch.x) x = to_acc(from_acc<typename Way::Scalar>(x));
   // The gradients of rows without a direction are larger than numbers of Float16.
   for (int64_t i = 0; i < count && std::is_same_v<typename Way::Scalar, Float16>; ++i)
-    if (std::all_of(batch.row(i), batch.row(i) + depth, [](Number x) { return x == 0; })) *batch.row(i) = 1;
+    if (std::all_of(batch.row(i), batch.row(i) + depth, [](acc_t x) { return x == 0; })) *batch.row(i) = 1;
   return batch;
 }
 
 // What the kernels make of a problem. Everything holds garbage at first: all of it must be written.
 template <class Way>
 struct CudaRun {
-  using Arithmetic = typename Way::Arithmetic;
+  using MmaPolicy = typename Way::MmaPolicy;
   using Scalar = typename Way::Scalar;
-  using Number = typename Way::Number;
-  std::vector<Number> value, level, shift, sum, slope, positive_similarity;  // value: the loss
+  using acc_t = typename Way::acc_t;
+  std::vector<acc_t> value, level, shift, sum, slope, positive_similarity;  // value: the loss
   std::vector<int64_t> positive_index, positive_count;
-  std::vector<Number> grad_x, grad_refs;
+  std::vector<acc_t> grad_x, grad_refs;
   int64_t bytes = 0, launches = 0;
 
   // With a reduction the gradient that arrives is the first of the problem's.
-  explicit CudaRun(const TupletProblem<Number>& p, const Running& running = kRunnings[0], bool want_x = true,
+  explicit CudaRun(const TupletProblem<acc_t>& p, const Running& running = kRunnings[0], bool want_x = true,
                    bool want_refs = true, int64_t strip_weights = kStripWeights) {
     const WithOrder order(running.order);
     const size_t count = p.anchors.count;
-    const Number garbage = Number(77);
-    for (std::vector<Number>* numbers : {&level, &shift, &sum, &slope, &positive_similarity})
+    const acc_t garbage = acc_t(77);
+    for (std::vector<acc_t>* numbers : {&level, &shift, &sum, &slope, &positive_similarity})
       numbers->assign(count, garbage);
     value.assign(p.rule.reduction == Reduction::kNone ? count : 1, garbage);
     positive_index.assign(count, 77);
@@ -61,27 +61,27 @@ struct CudaRun {
     const LabeledRows<Scalar> anchors{x.data(), p.anchors.label.data(), p.anchors.count},
         refs{y.data(), p.others().label.data(), p.others().count};
     HostWorkspace workspace;
-    const Stream stream{running.most_blocks};
+    const Stream stream{running.max_blocks};
     emulation::take_launch_count();
-    tuplet_loss<Arithmetic>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
-                            {value.data(), level.data(), positive_similarity.data(), shift.data(), sum.data(),
-                             slope.data(), positive_index.data(), positive_count.data()},
-                            workspace, stream);
+    tuplet_loss<MmaPolicy>(p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
+                           {value.data(), level.data(), positive_similarity.data(), shift.data(), sum.data(),
+                            slope.data(), positive_index.data(), positive_count.data()},
+                           workspace, stream);
     launches = emulation::take_launch_count();
     std::vector<Scalar> to_x(want_x ? x.size() : 0), to_refs(want_refs && p.refs ? y.size() : 0);
     for (std::vector<Scalar>* grad : {&to_x, &to_refs})
-      std::fill(grad->begin(), grad->end(), from_number<Scalar>(garbage));
+      std::fill(grad->begin(), grad->end(), from_acc<Scalar>(garbage));
     Scalar nothing[1];
     const auto data = [&](std::vector<Scalar>& grad, bool wanted) {
       return !wanted ? nullptr : grad.empty() ? nothing : grad.data();
     };
-    tuplet_loss_gradient<Arithmetic>(
+    tuplet_loss_gradient<MmaPolicy>(
         p.rule, anchors, p.refs ? &refs : nullptr, p.anchors.depth,
         {p.gradient.data(), shift.data(), sum.data(), slope.data(), positive_index.data(), positive_count.data()},
         GradientOut<Scalar>{data(to_x, want_x), data(to_refs, want_refs && p.refs)}, workspace, stream, strip_weights);
     bytes = workspace.bytes();
-    for (const Scalar g : to_x) grad_x.push_back(to_number(g));
-    for (const Scalar g : to_refs) grad_refs.push_back(to_number(g));
+    for (const Scalar g : to_x) grad_x.push_back(to_acc(g));
+    for (const Scalar g : to_refs) grad_refs.push_back(to_acc(g));
   }
 
   bool same(const CudaRun& other) const {
@@ -93,9 +93,9 @@ struct CudaRun {
   }
 
  private:
-  static std::vector<Scalar> scalars(const std::vector<Number>& from) {
+  static std::vector<Scalar> scalars(const std::vector<acc_t>& from) {
     std::vector<Scalar> to;
-    for (const Number number : from) to.push_back(from_number<Scalar>(number));
+    for (const acc_t number : from) to.push_back(from_acc<Scalar>(number));
     return to;
   }
 };
@@ -106,9 +106,9 @@ double weight_rounding() {
   using Scalar = typename Way::Scalar;
   if (std::is_same_v<Scalar, BFloat16>) return 0x1p-7;
   if (std::is_same_v<Scalar, Float16>) return 0x1p-9;
-  if (std::is_same_v<typename Way::Arithmetic, Tf32Products>) return 0x1p-9;
+  if (std::is_same_v<typename Way::MmaPolicy, Tf32Products>) return 0x1p-9;
   // Sums of many numbers of either sign, and differences from a common row.
-  return 64 * static_cast<double>(std::numeric_limits<typename Way::Number>::epsilon());
+  return 64 * static_cast<double>(std::numeric_limits<typename Way::acc_t>::epsilon());
 }
 
 // Everything that changes from one case to the next, so that few cases go through all of it.
@@ -119,8 +119,8 @@ struct Case {
 
 template <class Way>
 void check_case(Way way, Similarity similarity, const Case& c, TupletCoverage& coverage) {
-  using Number = typename Way::Number;
-  constexpr bool kTf32 = std::is_same_v<typename Way::Arithmetic, Tf32Products>;
+  using acc_t = typename Way::acc_t;
+  constexpr bool kTf32 = std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
   const bool exact = kTf32 || c.turn % 2;
   const Values values = !exact                              ? Values::kReals
                         : similarity == Similarity::kCosine ? Values::kExactNorms
@@ -136,9 +136,9 @@ void check_case(Way way, Similarity similarity, const Case& c, TupletCoverage& c
   rule.temperature = kTemperatures[c.turn % 5] * (similarity == Similarity::kCosine ? 1 : 4);
   if (c.turn % 4 == 1)
     rule.duplicate_threshold = similarity == Similarity::kCosine ? 0.5 : similarity == Similarity::kDot ? 2 : -1;
-  std::vector<Number> gradient(c.rows);
-  for (Number& g : gradient) g = random.below(8) ? Number(16 * random.unit() - 8) : Number(0);
-  const TupletProblem<Number> p{rule, anchors, c.refs < 0 ? nullptr : &others, gradient};
+  std::vector<acc_t> gradient(c.rows);
+  for (acc_t& g : gradient) g = random.below(8) ? acc_t(16 * random.unit() - 8) : acc_t(0);
+  const TupletProblem<acc_t> p{rule, anchors, c.refs < 0 ? nullptr : &others, gradient};
   context = std::string(way.name) + " " + name_of(similarity) + ", " + std::to_string(c.rows) + " rows, " +
             std::to_string(c.refs) + " refs, depth " + std::to_string(c.depth) + ", turn " + std::to_string(c.turn);
   const CudaRun<Way> run(p);
@@ -152,15 +152,15 @@ void for_similarities(const Use& use) {
     use(way, Similarity::kCosine);
     use(way, Similarity::kDot);
   });
-  for_squares([&](auto way) { use(way, Similarity::kEuclidean); });
+  for_squared_differences([&](auto way) { use(way, Similarity::kEuclidean); });
 }
 
-// A problem with some of everything, of three panels of rows or more in every arithmetic.
+// A problem with some of everything, of three panels of rows or more in every mma_policy.
 template <class Way>
 struct Mixed {
-  using Number = typename Way::Number;
+  using acc_t = typename Way::acc_t;
   Random random{8};
-  Batch<Number> anchors, refs;
+  Batch<acc_t> anchors, refs;
   TupletRule rule;
 
   Mixed(Similarity similarity, TupletPositive positive, double temperature, int64_t count = 150, int64_t depth = 9)
@@ -171,9 +171,9 @@ struct Mixed {
     rule.temperature = temperature;
     rule.reduction = Reduction::kNone;
   }
-  TupletProblem<Number> problem(bool with_refs) {
-    std::vector<Number> gradient;
-    for (int64_t i = 0; i < anchors.count; ++i) gradient.push_back(Number(2 * random.unit() - 1));
+  TupletProblem<acc_t> problem(bool with_refs) {
+    std::vector<acc_t> gradient;
+    for (int64_t i = 0; i < anchors.count; ++i) gradient.push_back(acc_t(2 * random.unit() - 1));
     return {rule, anchors, with_refs ? &refs : nullptr, gradient};
   }
 };
@@ -184,7 +184,7 @@ TEST(batches_among_themselves) {
   TupletCoverage coverage;
   int64_t turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
-    constexpr int64_t kTile = decltype(way)::Arithmetic::kTile;
+    constexpr int64_t kTile = decltype(way)::MmaPolicy::kTile;
     for (const Case& c : {Case{2, -1, 3, turn + 5}, Case{33, -1, 17, turn}, Case{kTile, -1, 5, turn + 1},
                           Case{turn % 4 ? kTile + 1 : 2 * kTile + 22, -1, 2, turn + 2}})
       check_case(way, similarity, c, coverage);
@@ -199,7 +199,7 @@ TEST(against_refs) {
   TupletCoverage coverage;
   int64_t turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
-    constexpr int64_t kTile = decltype(way)::Arithmetic::kTile;
+    constexpr int64_t kTile = decltype(way)::MmaPolicy::kTile;
     for (const Case& c : {Case{3, 1, 7, turn + 2}, Case{1, 2 * kTile + 1, 3, turn}, Case{kTile + 3, 20, 4, turn + 1}})
       check_case(way, similarity, c, coverage);
     ++turn;
@@ -213,13 +213,13 @@ TEST(nothing_depends_on_the_order_of_threads_and_blocks) {
   for_similarities([&](auto way, Similarity similarity) {
     using Way = decltype(way);
     ++turn;
-    Mixed<Way> mixed(similarity, kPositives[turn % 3], turn % 2 ? 0.02 : 0.1, Way::Arithmetic::kTile + 12, 3);
+    Mixed<Way> mixed(similarity, kPositives[turn % 3], turn % 2 ? 0.02 : 0.1, Way::MmaPolicy::kTile + 12, 3);
     const auto p = mixed.problem(turn % 4 == 0);
     const CudaRun<Way> first(p);
     for (int n = 1; n < 4; ++n) {
       const Running& running = kRunnings[n];
       context = std::string(way.name) + ", order " + std::to_string(static_cast<int>(running.order)) + ", blocks " +
-                std::to_string(running.most_blocks);
+                std::to_string(running.max_blocks);
       CHECK(first.same(CudaRun<Way>(p, running)));
     }
   });
@@ -249,15 +249,15 @@ TEST(a_gradient_that_nobody_wants_changes_nothing) {
 TEST(reductions_are_of_the_terms) {
   for_similarities([](auto way, Similarity similarity) {
     using Way = decltype(way);
-    using Number = typename Way::Number;
+    using acc_t = typename Way::acc_t;
     context = way.name;
     Mixed<Way> mixed(similarity, TupletPositive::kEasiest, 0.3, 40);
     mixed.anchors.label[5] = 1000;  // one without a positive
     auto p = mixed.problem(false);
-    const Number arriving = p.gradient[0] = Number(0.75);
+    const acc_t arriving = p.gradient[0] = acc_t(0.75);
     const CudaRun<Way> each(p);
     double sum = 0, valid = 0;
-    for (const Number value : each.value) sum += static_cast<double>(value);
+    for (const acc_t value : each.value) sum += static_cast<double>(value);
     for (const int64_t count : each.positive_count) valid += count > 0;
     CHECK(valid < 40 && valid > 20);
     for (const Reduction reduction : {Reduction::kMean, Reduction::kSum}) {
@@ -269,7 +269,7 @@ TEST(reductions_are_of_the_terms) {
       // The gradient is that of terms which as much arrives at.
       auto terms = p;
       terms.rule.reduction = Reduction::kNone;
-      std::fill(terms.gradient.begin(), terms.gradient.end(), static_cast<Number>(share * double(arriving)));
+      std::fill(terms.gradient.begin(), terms.gradient.end(), static_cast<acc_t>(share * double(arriving)));
       CHECK(same_bits(run.grad_x, CudaRun<Way>(terms).grad_x));
     }
   });
@@ -284,7 +284,7 @@ TEST(without_rows_or_refs_the_loss_is_zero) {
         Random random(1);
         const auto x = rounded_batch<Way>(Values::kReals, Labels::kOneClass, rows, 4, random);
         const auto y = rounded_batch<Way>(Values::kReals, Labels::kOneClass, std::max(refs, 0), 4, random);
-        TupletProblem<typename Way::Number> p{{}, x, refs < 0 ? nullptr : &y, {1, 1, 1}};
+        TupletProblem<typename Way::acc_t> p{{}, x, refs < 0 ? nullptr : &y, {1, 1, 1}};
         p.rule.similarity = similarity;
         p.rule.positive = kPositives[++turn % 3];
         p.rule.reduction = reduction;
@@ -303,7 +303,7 @@ TEST(without_rows_or_refs_the_loss_is_zero) {
 TEST(a_row_that_is_not_finite_poisons_the_loss_and_no_other_anchor_s_terms) {
   for_similarities([](auto way, Similarity similarity) {
     using Way = decltype(way);
-    using Number = typename Way::Number;
+    using acc_t = typename Way::acc_t;
     for (const Reduction reduction : {Reduction::kMean, Reduction::kNone}) {
       for (const bool in_refs : {false, true}) {
         context = std::string(way.name) + (in_refs ? ", in refs" : "");
@@ -311,7 +311,7 @@ TEST(a_row_that_is_not_finite_poisons_the_loss_and_no_other_anchor_s_terms) {
         mixed.rule.reduction = reduction;
         auto p = mixed.problem(in_refs);
         const CudaRun<Way> sound(p);
-        (in_refs ? mixed.refs : p.anchors).x[7 * 9 + 2] = std::numeric_limits<Number>::quiet_NaN();
+        (in_refs ? mixed.refs : p.anchors).x[7 * 9 + 2] = std::numeric_limits<acc_t>::quiet_NaN();
         const CudaRun<Way> run(p);
         for (const auto& numbers : {run.value, run.grad_x, run.grad_refs})
           CHECK(std::all_of(numbers.begin(), numbers.end(), [](auto v) { return std::isnan(v); }));
@@ -351,7 +351,7 @@ TEST(a_row_without_a_direction_takes_no_digits_from_other_rows_gradients) {
 }
 
 TEST(close_rows_far_from_the_origin_keep_their_gradients) {
-  using Way = Way<FloatSquares, float>;
+  using Way = Way<FloatSquaredDifferences, float>;
   Mixed<Way> near(Similarity::kEuclidean, TupletPositive::kAll, 0.5, 40);
   for (float& x : near.anchors.x) x = std::round(x * 1024) / 1024;
   auto p = near.problem(false);

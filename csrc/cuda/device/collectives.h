@@ -1,48 +1,47 @@
-// Sums over a block of threads, always in the same order.
+// Collective operations of a block. Sums are always added in the same order.
 #pragma once
 
 #include "cuda/gemm/row_norms.h"
 
 namespace hardmine::cuda {
 
-inline constexpr int kMostWarps = 32;
+inline constexpr int kMaxWarps = 32;
 
-// Adds up `count` sums of every thread; thread 0 gets the totals. `shared`: kMostWarps * count numbers.
-template <int count, class Number>
-HARDMINE_DEVICE void sum_of_block(Number* sum, Number* shared) {
+// Sums `count` values per thread over the block; thread 0 gets the totals. `shared`: [kMaxWarps * count].
+template <int count, class acc_t>
+__device__ __forceinline__ void block_reduce_sum(acc_t* sum, acc_t* shared) {
 #pragma unroll
   for (int s = 0; s < count; ++s) {
-    sum[s] = sum_of_warp(sum[s]);
-    if (lane_index() == 0) shared[s * kMostWarps + warp_index()] = sum[s];
+    sum[s] = warp_reduce_sum(sum[s]);
+    if (lane_index() == 0) shared[s * kMaxWarps + warp_index()] = sum[s];
   }
-  sync_block();
-  if (thread_index() == 0) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
 #pragma unroll
     for (int s = 0; s < count; ++s) {
       sum[s] = 0;
-      for (int w = 0; w < block_size() / 32; ++w) sum[s] += shared[s * kMostWarps + w];
+      for (int w = 0; w < warps_per_block(); ++w) sum[s] += shared[s * kMaxWarps + w];
     }
   }
-  sync_block();
+  __syncthreads();
 }
 
-// True in the last block of the grid to get here, which then sees what all others wrote before. *blocks_done starts as
-// 0.
-HARDMINE_DEVICE bool is_last_block(int32_t* blocks_done) {
-  if (grid_size() == 1) return true;
-  fence();
-  sync_block();
-  const bool last = thread_index() == 0 && atomic_add(blocks_done, 1) == static_cast<int32_t>(grid_size() - 1);
-  const bool is_last = sync_block_any(last);
-  fence();
+// True in the block that arrives last, which then sees what all other blocks wrote before. *blocks_done starts at 0.
+__device__ __forceinline__ bool is_last_block(int32_t* blocks_done) {
+  if (gridDim.x == 1) return true;
+  __threadfence();
+  __syncthreads();
+  const bool last = threadIdx.x == 0 && atomicAdd(blocks_done, 1) == static_cast<int32_t>(gridDim.x - 1);
+  const bool is_last = __syncthreads_or(last);
+  __threadfence();
   return is_last;
 }
 
-// True if some group of rows is not finite: all threads of the block get the same answer.
-HARDMINE_DEVICE bool block_finds_infinite(const int32_t* finite, int64_t groups) {
-  bool infinite = false;
-  for (int64_t i = thread_index(); i < groups; i += block_size()) infinite |= finite[i] == 0;
-  return sync_block_any(infinite);
+// True in all threads if some flag is 0, that is, if some group of rows has a non-finite row.
+__device__ __forceinline__ bool block_any_nonfinite(const int32_t* finite, int64_t groups) {
+  bool has_nonfinite = false;
+  for (int64_t i = threadIdx.x; i < groups; i += blockDim.x) has_nonfinite |= finite[i] == 0;
+  return __syncthreads_or(has_nonfinite);
 }
 
 }  // namespace hardmine::cuda

@@ -1,4 +1,4 @@
-// Starts kernels: on the GPU, or block by block in the tests' emulation.
+// Kernel launches: on the GPU, or block by block in the tests' emulation.
 #pragma once
 
 #include <algorithm>
@@ -10,25 +10,25 @@
 
 namespace hardmine::cuda {
 
-// More blocks than this are never started: kernels loop over their work in steps of the grid.
-inline constexpr int64_t kMostBlocks = int64_t{1} << 30;
+// The largest grid. Kernels stride over their work, so a smaller grid does the same.
+inline constexpr int64_t kMaxBlocks = int64_t{1} << 30;
 
 struct Grid {
   int64_t blocks;
   int threads;
-  size_t shared = 0;  // bytes a block
+  size_t shared = 0;  // bytes per block
 };
 
-// Where kernels run: in the order of their launches. `most_blocks` is lowered by tests only.
+// Kernels run in the order of their launches. Only tests lower `max_blocks`.
 #ifdef __CUDACC__
 struct Stream {
   cudaStream_t handle = nullptr;
-  int64_t most_blocks = kMostBlocks;
+  int64_t max_blocks = kMaxBlocks;
 };
 
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // forgets the error, which the next launch would take for its own
+  cudaGetLastError();  // clears the error, or the next launch would report it
   throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error));
 }
 
@@ -39,20 +39,20 @@ void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, c
   if (grid.shared > 48 * 1024)
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared)),
                name);
-  const auto blocks = static_cast<unsigned>(std::min(grid.blocks, stream.most_blocks));
+  const auto blocks = static_cast<unsigned>(std::min(grid.blocks, stream.max_blocks));
   kernel<<<blocks, grid.threads, grid.shared, stream.handle>>>(arguments...);
   check_cuda(cudaGetLastError(), name);
 }
 #else
 struct Stream {
-  int64_t most_blocks = kMostBlocks;
+  int64_t max_blocks = kMaxBlocks;
 };
 
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, const Stream& stream,
             Arguments... arguments) {
   if (grid.blocks <= 0) return;
-  emulation::run(name, std::min(grid.blocks, stream.most_blocks), grid.threads, grid.shared,
+  emulation::run(name, std::min(grid.blocks, stream.max_blocks), grid.threads, grid.shared,
                  [&] { kernel(arguments...); });
 }
 #endif

@@ -1,65 +1,85 @@
-// A candidate and its key as kernels exchange and store them.
+// A candidate and its key, as kernels exchange and store them.
 #pragma once
 
+#include <limits>
+
 #include "core/candidate.h"
+#include "core/selection.h"
 #include "cuda/device/device.h"
 
 namespace hardmine::cuda {
 
-template <class Number>
-struct Ranked;
+template <class acc_t>
+struct PackedCandidate;
 
-// One integer, so that the best of candidates from any number of blocks is an atomic maximum.
+// One integer, so that an atomic maximum selects the best candidate of any number of blocks.
 template <>
-struct Ranked<float> {
+struct PackedCandidate<float> {
   uint64_t packed;
 
-  static HARDMINE_HD Ranked of(float key, Index index) { return {packed_candidate(key, index)}; }
+  static HARDMINE_HD PackedCandidate of(float key, Index index) { return {packed_candidate(key, index)}; }
   HARDMINE_HD float key() const { return key_of_packed(packed); }
   HARDMINE_HD Index index() const { return index_of_packed(packed); }
-  HARDMINE_HD bool beats(const Ranked& other) const { return packed > other.packed; }
+  HARDMINE_HD bool beats(const PackedCandidate& other) const { return packed > other.packed; }
 };
 
 template <>
-struct Ranked<double> {
-  double number;
-  Index row;
+struct PackedCandidate<double> {
+  double stored_key;
+  Index stored_index;
 
-  static HARDMINE_HD Ranked of(double key, Index index) { return {key, index}; }
-  HARDMINE_HD double key() const { return number; }
-  HARDMINE_HD Index index() const { return row; }
-  HARDMINE_HD bool beats(const Ranked& other) const { return hardmine::beats(number, row, other.number, other.row); }
+  static HARDMINE_HD PackedCandidate of(double key, Index index) { return {key, index}; }
+  HARDMINE_HD double key() const { return stored_key; }
+  HARDMINE_HD Index index() const { return stored_index; }
+  HARDMINE_HD bool beats(const PackedCandidate& other) const {
+    return hardmine::beats(stored_key, stored_index, other.stored_key, other.stored_index);
+  }
 };
 
-HARDMINE_DEVICE Ranked<float> shuffle_xor(const Ranked<float>& value, int mask) {
-  return {shuffle_xor(value.packed, mask)};
+// Loses to every candidate: no candidate has the key -infinity.
+template <class acc_t>
+HARDMINE_HD PackedCandidate<acc_t> no_candidate() {
+  return PackedCandidate<acc_t>::of(-std::numeric_limits<acc_t>::infinity(), kBelowRange);
 }
-HARDMINE_DEVICE Ranked<double> shuffle_xor(const Ranked<double>& value, int mask) {
-  return {shuffle_xor(value.number, mask), shuffle_xor(value.row, mask)};
+// What the running best of an admissible range of keys starts from.
+template <class acc_t>
+HARDMINE_HD PackedCandidate<acc_t> start_candidate(const KeyRange<acc_t>& range) {
+  return PackedCandidate<acc_t>::of(range.start_key, range.start_index);
 }
 
-// Replaces *best by a candidate that beats it: one thread a float64 entry in a launch, any number of float32.
-HARDMINE_DEVICE void offer(Ranked<float>* best, const Ranked<float>& candidate) {
-  // Most candidates lose, and a load is cheaper than an atomic operation.
-  if (load_shared_by_blocks(&best->packed) < candidate.packed) atomic_max(&best->packed, candidate.packed);
+__device__ __forceinline__ PackedCandidate<float> shuffle_xor(const PackedCandidate<float>& value, int mask) {
+  return {__shfl_xor_sync(kFullWarp, value.packed, mask)};
 }
-HARDMINE_DEVICE void offer(Ranked<double>* best, const Ranked<double>& candidate) {
+__device__ __forceinline__ PackedCandidate<double> shuffle_xor(const PackedCandidate<double>& value, int mask) {
+  return {__shfl_xor_sync(kFullWarp, value.stored_key, mask), __shfl_xor_sync(kFullWarp, value.stored_index, mask)};
+}
+
+// Replaces *best by a candidate that beats it. Float32: any number of threads per entry; float64: one per launch.
+__device__ __forceinline__ void offer(PackedCandidate<float>* best, const PackedCandidate<float>& candidate) {
+  // Most candidates lose, and a load is cheaper than an atomic.
+  if (load_relaxed(&best->packed) < candidate.packed) atomic_max(&best->packed, candidate.packed);
+}
+__device__ __forceinline__ void offer(PackedCandidate<double>* best, const PackedCandidate<double>& candidate) {
   if (candidate.beats(*best)) *best = candidate;
 }
 
-// What blocks have offered so far.
-HARDMINE_DEVICE Ranked<float> load(const Ranked<float>* best) { return {load_shared_by_blocks(&best->packed)}; }
-HARDMINE_DEVICE Ranked<double> load(const Ranked<double>* best) { return *best; }
+// The best candidate offered so far.
+__device__ __forceinline__ PackedCandidate<float> load(const PackedCandidate<float>* best) {
+  return {load_relaxed(&best->packed)};
+}
+__device__ __forceinline__ PackedCandidate<double> load(const PackedCandidate<double>* best) { return *best; }
 
-// The best of each of n values over the lanes that differ in the bits `masks`, by exchanging halves: a lane ends with n
-// over 2^|masks| of them, from *first on, at the front of the array.
-template <int n, int mask, int... masks, class Number>
-HARDMINE_DEVICE void reduce_to_lanes(Ranked<Number>* value, int* first) {
+// Reduces n values over the lanes that differ in the bits `masks`, exchanging half of the values per step. Each lane
+// keeps n / 2^
+// masks
+// results, of the values from *first on, at the front of the array.
+template <int n, int mask, int... masks, class acc_t>
+__device__ __forceinline__ void reduce_to_lanes(PackedCandidate<acc_t>* value, int* first) {
   const bool upper = (lane_index() & mask) != 0;
 #pragma unroll
   for (int i = 0; i < n / 2; ++i) {
-    const Ranked<Number> kept = upper ? value[i + n / 2] : value[i], sent = upper ? value[i] : value[i + n / 2];
-    const Ranked<Number> got = shuffle_xor(sent, mask);
+    const PackedCandidate<acc_t> kept = upper ? value[i + n / 2] : value[i], sent = upper ? value[i] : value[i + n / 2];
+    const PackedCandidate<acc_t> got = shuffle_xor(sent, mask);
     value[i] = got.beats(kept) ? got : kept;
   }
   *first += upper ? n / 2 : 0;

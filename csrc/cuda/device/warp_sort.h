@@ -1,44 +1,32 @@
-// Lists of candidates, put in order by a warp in shared memory.
+// Sorting of candidates by a warp in shared memory.
 #pragma once
 
 #include <limits>
 
+#include "core/int_math.h"
 #include "cuda/device/packed_candidate.h"
 
 namespace hardmine::cuda {
 
-// Loses to every candidate: none has a key of -infinity.
-template <class Number>
-HARDMINE_DEVICE Ranked<Number> no_candidate() {
-  return Ranked<Number>::of(-std::numeric_limits<Number>::infinity(), kBelowRange);
-}
-
-// The smallest power of two that is at least n.
-HARDMINE_HD int power_of_two_from(int64_t n) {
-  int power = 1;
-  while (power < n) power *= 2;
-  return power;
-}
-
-// Sorts list[0, size), best first, by a bitonic network; what fills it up to a power of two is no candidate. All lanes
-// of a warp call it; what they wrote to the list before is seen.
-template <class Number>
-HARDMINE_DEVICE void sort_list(Ranked<Number>* list, int size) {
-  const int width = power_of_two_from(size);
-  for (int i = size + lane_index(); i < width; i += 32) list[i] = no_candidate<Number>();
-  sync_warp();
+// Sorts list[0, size), best first, with a bitonic network, padded to a power of two with sentinels. All lanes call it;
+// it starts with a barrier of the warp.
+template <class acc_t>
+__device__ __forceinline__ void warp_bitonic_sort(PackedCandidate<acc_t>* list, int size) {
+  const int width = next_power_of_two(size);
+  for (int i = size + lane_index(); i < width; i += 32) list[i] = no_candidate<acc_t>();
+  __syncwarp();
   for (int span = 2; span <= width; span *= 2) {
     for (int step = span / 2; step > 0; step /= 2) {
       for (int i = lane_index(); i < width / 2; i += 32) {
         const int a = 2 * i - (i & (step - 1)), b = a + step;
-        const Ranked<Number> at_a = list[a], at_b = list[b];
+        const PackedCandidate<acc_t> at_a = list[a], at_b = list[b];
         const bool best_first = (a & span) == 0;
         if (best_first ? at_b.beats(at_a) : at_a.beats(at_b)) {
           list[a] = at_b;
           list[b] = at_a;
         }
       }
-      sync_warp();
+      __syncwarp();
     }
   }
 }

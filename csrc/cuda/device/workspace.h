@@ -1,5 +1,4 @@
-// Memory of an op beside its inputs and outputs. Whoever provides it keeps it until what runs on the op's stream is
-// done.
+// An op's temporary memory. The provider keeps it until the work on the op's stream is done.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +9,7 @@ namespace hardmine::cuda {
 class Workspace {
  public:
   virtual ~Workspace() = default;
-  // Bytes on the device, aligned to 256; not initialized.
+  // Device memory aligned to 256 bytes, not initialized.
   virtual void* allocate(int64_t bytes) = 0;
 
   template <class T>

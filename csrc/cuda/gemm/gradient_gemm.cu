@@ -3,171 +3,174 @@
 #include <cmath>
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/gemm/row_norms.h"
 #include "cuda/gemm/tile_engine.h"
 
 namespace hardmine::cuda {
 namespace {
 
-constexpr int64_t kEnoughBlocks = 256;  // to occupy a GPU
-constexpr int64_t kLeastStages = 8;     // of a share of a product
-constexpr int kFinishThreads = 256;
+constexpr int64_t kTargetBlocks = 256;  // enough to occupy a GPU
+constexpr int64_t kMinSplitStages = 8;  // per split
+constexpr int kReduceThreads = 256;
 
-template <class Arithmetic>
-constexpr bool kTwoBytes = sizeof(typename Arithmetic::Packed) == 2;
-template <class Arithmetic>
-constexpr bool kShortRange = std::is_same_v<typename Arithmetic::Packed, Float16>;
+template <class MmaPolicy>
+constexpr bool kTwoBytes = sizeof(typename MmaPolicy::Packed) == 2;
+template <class MmaPolicy>
+constexpr bool kShortRange = std::is_same_v<typename MmaPolicy::Packed, Float16>;
 
-template <class Arithmetic>
-HARDMINE_DEVICE void store_packed(char* target, typename Arithmetic::Number x) {
-  using Packed = typename Arithmetic::Packed;
-  if constexpr (Arithmetic::kMatrixUnits && std::is_same_v<Packed, float>) {
+template <class MmaPolicy>
+__device__ __forceinline__ void store_packed(char* target, typename MmaPolicy::acc_t x) {
+  using Packed = typename MmaPolicy::Packed;
+  if constexpr (MmaPolicy::kTensorCores && std::is_same_v<Packed, float>) {
     *reinterpret_cast<uint32_t*>(target) = round_to_tf32(x);
   } else {
-    *reinterpret_cast<Packed*>(target) = from_number<Packed>(x);
+    *reinterpret_cast<Packed*>(target) = from_acc<Packed>(x);
   }
 }
 
-// Packs rows [count, depth], a block a stage of a panel at a time. number(row, k): what is to be packed there.
-// kDepthFirst: neighboring threads take neighboring depths, not rows, as they lie in memory.
-template <class Arithmetic, bool kDepthFirst, class GetNumber>
-HARDMINE_DEVICE void pack_stages(char* panels, int64_t count, int64_t depth, const GetNumber& number) {
-  constexpr int kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
-  const int64_t stages = stages_of<Arithmetic>(depth);
-  for (int64_t i = block_index(); i < panels_of<Arithmetic>(count) * stages; i += grid_size()) {
+// Packs rows [count, depth], one stage of a panel per block and iteration. value(row, k) is the element to pack.
+// kDepthFirst: neighboring threads take neighboring depths, as row-major memory lies; otherwise neighboring rows.
+template <class MmaPolicy, bool kDepthFirst, class GetValue>
+__device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t depth, const GetValue& value) {
+  constexpr int kTile = MmaPolicy::kTile, kDepth = MmaPolicy::kStageDepth;
+  const int64_t stages = stages_of<MmaPolicy>(depth);
+  for (int64_t i = blockIdx.x; i < panels_of<MmaPolicy>(count) * stages; i += gridDim.x) {
     const int64_t first_row = i / stages * kTile, first_depth = i % stages * kDepth;
-    char* stage = panels + i * Arithmetic::kStageBytes;
-    for (int n = thread_index(); n < kTile * kDepth; n += kTileThreads) {
+    char* stage = panels + i * MmaPolicy::kStageBytes;
+    for (int n = threadIdx.x; n < kTile * kDepth; n += kTileThreads) {
       const int r = kDepthFirst ? n / kDepth : n % kTile, k = kDepthFirst ? n % kDepth : n / kTile;
       const bool inside = first_row + r < count && first_depth + k < depth;
-      store_packed<Arithmetic>(stage + Arithmetic::offset(r, k),
-                               inside ? number(first_row + r, first_depth + k) : typename Arithmetic::Number(0));
+      store_packed<MmaPolicy>(stage + MmaPolicy::offset(r, k),
+                              inside ? value(first_row + r, first_depth + k) : typename MmaPolicy::acc_t(0));
     }
   }
 }
 
-// A divisor as m 2^e, 1/2 <= m < 1. Rows of 2 bytes are divided by 2^e, which rounds nothing, and their weights by m:
-// so that neither rows nor weights differ in size for what norms do, and a row without a direction, of which the norm
-// is next to 0, takes no range from the others' weights.
-struct DivisorParts {
+// A norm as m 2^e, 1/2 <= m < 1. Rows of 2-byte types are divided by 2^e, which is exact, and their weights by m. So
+// norms change the magnitude of neither rows nor weights, and a row with a norm near 0 does not use up the Float16
+// range of the other weights.
+struct NormParts {
   float mantissa;
   int exponent;
 };
-HARDMINE_DEVICE DivisorParts parts_of(float divisor) {
-  DivisorParts parts;
-  parts.mantissa = std::frexp(divisor, &parts.exponent);
+__device__ __forceinline__ NormParts parts_of(float norm) {
+  NormParts parts;
+  parts.mantissa = std::frexp(norm, &parts.exponent);
   return parts;
 }
 
-template <class Arithmetic, class Scalar>
-HARDMINE_KERNEL(kTileThreads, 4)
-pack_transposed_rows_kernel(ProductRows<Scalar, typename Arithmetic::Number> rows, char* panels) {
-  using Number = typename Arithmetic::Number;
-  pack_stages<Arithmetic, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
-    Number x = to_number(rows.x[i * rows.depth + d]);
-    if constexpr (kTwoBytes<Arithmetic>) {
-      if (rows.divisor) x = std::ldexp(x, -parts_of(rows.divisor[i]).exponent);
+template <class MmaPolicy, class Scalar>
+__global__ void __launch_bounds__(kTileThreads, 4)
+    pack_transposed_rows_kernel(GradientGemmRows<Scalar, typename MmaPolicy::acc_t> rows, char* panels) {
+  using acc_t = typename MmaPolicy::acc_t;
+  pack_stages<MmaPolicy, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
+    acc_t x = to_acc(rows.x[i * rows.depth + d]);
+    if constexpr (kTwoBytes<MmaPolicy>) {
+      if (rows.norm) x = std::ldexp(x, -parts_of(rows.norm[i]).exponent);
     } else {
-      if (rows.divisor) x /= rows.divisor[i];
+      if (rows.norm) x /= rows.norm[i];
       if (rows.center) x -= rows.center[d];
     }
     return x;
   });
 }
 
-// The weights of a product: rows of a strip, or its columns.
-template <class Number>
-struct ProductWeights {
-  const Number* weight;
+// The weights operand: rows or columns of a strip.
+template <class acc_t>
+struct GradientGemmWeights {
+  const acc_t* weight;
   int64_t count, depth;
-  int64_t row_step, depth_step;  // in `weight`
-  const Number* divisor;         // [depth]; null: 1
+  int64_t row_step, depth_step;  // strides in `weight`
+  const acc_t* norm;             // [depth]; null: 1
   int32_t* exponent;             // [count]; null: 0
 
-  HARDMINE_DEVICE Number at(int64_t row, int64_t k) const {
-    const Number w = weight[row * row_step + k * depth_step];
-    return divisor ? w / parts_of(divisor[k]).mantissa : w;
+  __device__ __forceinline__ acc_t at(int64_t row, int64_t k) const {
+    const acc_t w = weight[row * row_step + k * depth_step];
+    return norm ? w / parts_of(norm[k]).mantissa : w;
   }
 };
 
-// The largest weight of a row is brought just below 2^15: the range of Float16 ends at 2^16, and most of it lies below.
-constexpr int kTopExponent = 15;
+// Float16 ends at 2^16. Each row of weights is scaled so that its largest lies just below 2^15, since most of the range
+// lies below.
+constexpr int kTargetExponent = 15;
 
-// The exponents of the largest weights of rows: a warp a row.
-template <class Number>
-HARDMINE_KERNEL(kTileThreads, 4)
-weight_exponents_kernel(ProductWeights<Number> weights) {
+// The exponent of each row's largest weight; one warp per row.
+template <class acc_t>
+__global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(GradientGemmWeights<acc_t> weights) {
   constexpr int kWarps = kTileThreads / 32;
-  for (int64_t row = block_index() * kWarps + warp_index(); row < weights.count; row += grid_size() * kWarps) {
-    Number most = 0;
+  for (int64_t row = int64_t{blockIdx.x} * kWarps + warp_index(); row < weights.count;
+       row += int64_t{gridDim.x} * kWarps) {
+    acc_t max_abs = 0;
     for (int64_t k = lane_index(); k < weights.depth; k += 32) {
-      const Number size = std::fabs(weights.at(row, k));
-      if (size > most && is_finite(size)) most = size;  // what is not stays so at any scale
+      const acc_t size = std::fabs(weights.at(row, k));
+      if (size > max_abs && is_finite(size)) max_abs = size;  // non-finite weights stay so at any scale
     }
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
-      const Number other = shuffle_xor(most, mask);
-      if (other > most) most = other;
+      const acc_t other = __shfl_xor_sync(kFullWarp, max_abs, mask);
+      if (other > max_abs) max_abs = other;
     }
     int exponent = 0;
-    std::frexp(most, &exponent);
-    if (lane_index() == 0) weights.exponent[row] = exponent - kTopExponent;
+    std::frexp(max_abs, &exponent);
+    if (lane_index() == 0) weights.exponent[row] = exponent - kTargetExponent;
   }
 }
 
-template <class Arithmetic, bool kDepthFirst>
-HARDMINE_KERNEL(kTileThreads, 4)
-pack_weights_kernel(ProductWeights<typename Arithmetic::Number> weights, char* panels) {
-  pack_stages<Arithmetic, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
+template <class MmaPolicy, bool kDepthFirst>
+__global__ void __launch_bounds__(kTileThreads, 4)
+    pack_weights_kernel(GradientGemmWeights<typename MmaPolicy::acc_t> weights, char* panels) {
+  pack_stages<MmaPolicy, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
     const auto w = weights.at(row, k);
     return weights.exponent ? std::ldexp(w, -weights.exponent[row]) : w;
   });
 }
 
-template <class Number>
-struct ProductOut {
-  Number* out;              // [rows, columns]
-  int64_t rows, columns;    // the columns are the depth of the rows that are added up
+template <class acc_t>
+struct GradientGemmOut {
+  acc_t* out;               // [rows, columns]
+  int64_t rows, columns;    // columns: the depth of the rows that are summed
   const int32_t* exponent;  // [rows]; null: 0
-  bool adds;                // to what is there
-  Number* partial;          // [shares, rows, columns]
-  int64_t shares;
+  bool adds;                // to what `out` holds
+  acc_t* partial;           // [num_splits, rows, columns]
+  int64_t num_splits;
 
-  HARDMINE_DEVICE void finish(int64_t row, int64_t column, Number sum) const {
+  __device__ __forceinline__ void store(int64_t row, int64_t column, acc_t sum) const {
     if (exponent) sum = std::ldexp(sum, exponent[row]);
-    Number& target = out[row * columns + column];
+    acc_t& target = out[row * columns + column];
     target = adds ? target + sum : sum;
   }
 };
 
-// A panel of weights against one of rows. Panels hold `panel` bytes, of which the first `stages` stages are multiplied.
-struct ProductSides {
+// A panel of weights against one of rows. The first `stages` stages of each panel are multiplied.
+struct GradientGemmOperands {
   const char *weights, *rows;
   int64_t weight_panel, row_panel, stages;
 };
 
-template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number> out) {
-  const int64_t columns = panels_of<Arithmetic>(out.columns), tiles = panels_of<Arithmetic>(out.rows) * columns;
-  Share<Arithmetic> sum;
-  for (int64_t i = block_index(); i < tiles * out.shares; i += grid_size()) {
-    const int64_t share = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
-    const int64_t begin = sides.stages * share / out.shares, end = sides.stages * (share + 1) / out.shares;
-    multiply_panels<Arithmetic>(sides.weights + row_panel * sides.weight_panel + begin * Arithmetic::kStageBytes,
-                                sides.rows + column_panel * sides.row_panel + begin * Arithmetic::kStageBytes,
-                                end - begin, shared_memory(), sum);
-    typename Arithmetic::Number* const partial = out.partial + share * out.rows * out.columns;
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    gradient_gemm_kernel(GradientGemmOperands operands, GradientGemmOut<typename MmaPolicy::acc_t> out) {
+  const int64_t columns = panels_of<MmaPolicy>(out.columns), tiles = panels_of<MmaPolicy>(out.rows) * columns;
+  Fragment<MmaPolicy> sum;
+  for (int64_t i = blockIdx.x; i < tiles * out.num_splits; i += gridDim.x) {
+    const int64_t split = i / tiles, row_panel = i % tiles / columns, column_panel = i % columns;
+    const int64_t begin = operands.stages * split / out.num_splits,
+                  end = operands.stages * (split + 1) / out.num_splits;
+    multiply_panels<MmaPolicy>(operands.weights + row_panel * operands.weight_panel + begin * MmaPolicy::kStageBytes,
+                               operands.rows + column_panel * operands.row_panel + begin * MmaPolicy::kStageBytes,
+                               end - begin, shared_memory(), sum);
+    typename MmaPolicy::acc_t* const partial = out.partial + split * out.rows * out.columns;
 #pragma unroll
-    for (int r = 0; r < Arithmetic::kRows; ++r) {
-      const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
+    for (int r = 0; r < MmaPolicy::kRows; ++r) {
+      const int64_t row = row_panel * MmaPolicy::kTile + MmaPolicy::row(r);
       if (row >= out.rows) continue;
 #pragma unroll
-      for (int c = 0; c < Arithmetic::kColumns; ++c) {
-        const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
+      for (int c = 0; c < MmaPolicy::kColumns; ++c) {
+        const int64_t column = column_panel * MmaPolicy::kTile + MmaPolicy::column(c);
         if (column >= out.columns) continue;
-        if (out.shares == 1) {
-          out.finish(row, column, sum.at[r][c]);
+        if (out.num_splits == 1) {
+          out.store(row, column, sum.at[r][c]);
         } else {
           partial[row * out.columns + column] = sum.at[r][c];
         }
@@ -176,125 +179,125 @@ strip_product_kernel(ProductSides sides, ProductOut<typename Arithmetic::Number>
   }
 }
 
-template <class Number>
-HARDMINE_KERNEL(kFinishThreads, 4)
-finish_product_kernel(ProductOut<Number> out) {
+template <class acc_t>
+__global__ void __launch_bounds__(kReduceThreads, 4) reduce_splits_kernel(GradientGemmOut<acc_t> out) {
   const int64_t size = out.rows * out.columns;
-  for (int64_t i = block_index() * kFinishThreads + thread_index(); i < size; i += grid_size() * kFinishThreads) {
-    Number sum = 0;
-    for (int64_t share = 0; share < out.shares; ++share) sum += out.partial[share * size + i];
-    out.finish(i / out.columns, i % out.columns, sum);
+  for (int64_t i = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x; i < size;
+       i += int64_t{gridDim.x} * kReduceThreads) {
+    acc_t sum = 0;
+    for (int64_t split = 0; split < out.num_splits; ++split) sum += out.partial[split * size + i];
+    out.store(i / out.columns, i % out.columns, sum);
   }
 }
 
-template <class Arithmetic>
-int64_t shares_of(int64_t rows, int64_t columns, int64_t stages) {
-  const int64_t tiles = panels_of<Arithmetic>(rows) * panels_of<Arithmetic>(columns);
-  return std::max<int64_t>(1, std::min((kEnoughBlocks + tiles - 1) / tiles, stages / kLeastStages));
+template <class MmaPolicy>
+int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
+  const int64_t tiles = panels_of<MmaPolicy>(rows) * panels_of<MmaPolicy>(columns);
+  return std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, tiles), stages / kMinSplitStages));
 }
 
-template <class Arithmetic>
-void product(const StripProducts<Arithmetic>& products, const ProductWeights<typename Arithmetic::Number>& weights,
-             int64_t first_depth, bool adds, typename Arithmetic::Number* out, const Stream& stream) {
-  using Number = typename Arithmetic::Number;
-  if (weights.count == 0 || products.depth == 0) return;
+template <class MmaPolicy>
+void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<typename MmaPolicy::acc_t>& weights,
+                 int64_t first_depth, bool adds, typename MmaPolicy::acc_t* out, const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
+  if (weights.count == 0 || gemm.depth == 0) return;
   if (weights.exponent)
-    launch("weight_exponents", weight_exponents_kernel<Number>,
-           {(weights.count + kTileThreads / 32 - 1) / (kTileThreads / 32), kTileThreads}, stream, weights);
-  const int64_t stages = stages_of<Arithmetic>(weights.depth);
-  const Grid packing{panels_of<Arithmetic>(weights.count) * stages, kTileThreads};
+    launch("weight_exponents", weight_exponents_kernel<acc_t>,
+           {ceil_div(weights.count, kTileThreads / 32), kTileThreads}, stream, weights);
+  const int64_t stages = stages_of<MmaPolicy>(weights.depth);
+  const Grid packing{panels_of<MmaPolicy>(weights.count) * stages, kTileThreads};
   if (weights.depth_step == 1) {
-    launch("pack_weights", pack_weights_kernel<Arithmetic, true>, packing, stream, weights, products.weights);
+    launch("pack_weights", pack_weights_kernel<MmaPolicy, true>, packing, stream, weights, gemm.weights);
   } else {
-    launch("pack_weights", pack_weights_kernel<Arithmetic, false>, packing, stream, weights, products.weights);
+    launch("pack_weights", pack_weights_kernel<MmaPolicy, false>, packing, stream, weights, gemm.weights);
   }
-  const ProductSides sides{products.weights,
-                           products.rows + first_depth / Arithmetic::kStageDepth * Arithmetic::kStageBytes,
-                           panel_bytes<Arithmetic>(weights.depth), panel_bytes<Arithmetic>(products.count), stages};
-  const ProductOut<Number> target{out,
-                                  weights.count,
-                                  products.depth,
-                                  weights.exponent,
-                                  adds,
-                                  products.partial,
-                                  shares_of<Arithmetic>(weights.count, products.depth, stages)};
-  launch("strip_product", strip_product_kernel<Arithmetic>,
-         {panels_of<Arithmetic>(weights.count) * panels_of<Arithmetic>(products.depth) * target.shares, kTileThreads,
-          Arithmetic::kSharedBytes},
-         stream, sides, target);
-  if (target.shares == 1) return;
-  launch("finish_product", finish_product_kernel<Number>,
-         {(weights.count * products.depth + kFinishThreads - 1) / kFinishThreads, kFinishThreads}, stream, target);
+  const GradientGemmOperands operands{
+      gemm.weights, gemm.rows + first_depth / MmaPolicy::kStageDepth * MmaPolicy::kStageBytes,
+      panel_bytes<MmaPolicy>(weights.depth), panel_bytes<MmaPolicy>(gemm.count), stages};
+  const GradientGemmOut<acc_t> target{out,
+                                      weights.count,
+                                      gemm.depth,
+                                      weights.exponent,
+                                      adds,
+                                      gemm.partial,
+                                      splits_for<MmaPolicy>(weights.count, gemm.depth, stages)};
+  launch("gradient_gemm", gradient_gemm_kernel<MmaPolicy>,
+         {panels_of<MmaPolicy>(weights.count) * panels_of<MmaPolicy>(gemm.depth) * target.num_splits, kTileThreads,
+          MmaPolicy::kSharedBytes},
+         stream, operands, target);
+  if (target.num_splits == 1) return;
+  launch("reduce_splits", reduce_splits_kernel<acc_t>,
+         {ceil_div(weights.count * gemm.depth, kReduceThreads), kReduceThreads}, stream, target);
 }
 
-// The weights of a strip as they lie.
-template <class Arithmetic>
-ProductWeights<typename Arithmetic::Number> straight(const StripProducts<Arithmetic>& products,
-                                                     const WeightStrip<typename Arithmetic::Number>& strip) {
-  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, products.divisor, products.exponent};
+// The weights of a strip, not transposed.
+template <class MmaPolicy>
+GradientGemmWeights<typename MmaPolicy::acc_t> straight(const GradientGemm<MmaPolicy>& gemm,
+                                                        const WeightStrip<typename MmaPolicy::acc_t>& strip) {
+  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, gemm.norm, gemm.exponent};
 }
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
-StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::Number>& rows,
-                                         int64_t strip_rows, bool straight, int64_t transposed_columns,
-                                         Workspace& workspace, const Stream& stream) {
-  using Number = typename Arithmetic::Number;
-  static_assert(kStripStep % Arithmetic::kStageDepth == 0);
-  StripProducts<Arithmetic> out{};
+template <class MmaPolicy, class Scalar>
+GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>& rows,
+                                           int64_t strip_rows, bool straight, int64_t transposed_columns,
+                                           Workspace& workspace, const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
+  static_assert(kStripAlignment % MmaPolicy::kStageDepth == 0);
+  GradientGemm<MmaPolicy> out{};
   out.count = rows.count;
   out.depth = rows.depth;
-  char* panels = workspace.array<char>(panels_of<Arithmetic>(rows.depth) * panel_bytes<Arithmetic>(rows.count));
-  launch("pack_transposed_rows", pack_transposed_rows_kernel<Arithmetic, Scalar>,
-         {panels_of<Arithmetic>(rows.depth) * stages_of<Arithmetic>(rows.count), kTileThreads}, stream, rows, panels);
+  char* panels = workspace.array<char>(panels_of<MmaPolicy>(rows.depth) * panel_bytes<MmaPolicy>(rows.count));
+  launch("pack_transposed_rows", pack_transposed_rows_kernel<MmaPolicy, Scalar>,
+         {panels_of<MmaPolicy>(rows.depth) * stages_of<MmaPolicy>(rows.count), kTileThreads}, stream, rows, panels);
   out.rows = panels;
-  if (kTwoBytes<Arithmetic>) out.divisor = rows.divisor;
-  // As much as either kind of product needs. Fewer rows, as of the last strip, may be multiplied in more shares.
-  int64_t most_rows = 0, weight_bytes = 0, partials = 0;
-  const auto plan = [&](int64_t most, int64_t depth) {
-    if (most == 0 || rows.depth == 0) return;
-    most_rows = std::max(most_rows, most);
-    weight_bytes = std::max(weight_bytes, panels_of<Arithmetic>(most) * panel_bytes<Arithmetic>(depth));
-    for (int64_t panels = 1; panels <= panels_of<Arithmetic>(most); ++panels) {
-      const int64_t count = std::min<int64_t>(panels * Arithmetic::kTile, most);
-      const int64_t shares = shares_of<Arithmetic>(count, rows.depth, stages_of<Arithmetic>(depth));
-      if (shares > 1) partials = std::max(partials, shares * count * rows.depth);
+  if (kTwoBytes<MmaPolicy>) out.norm = rows.norm;
+  // Sized for the larger of both kinds of product. Fewer rows, as in the last strip, may be multiplied in more splits.
+  int64_t max_rows = 0, weight_bytes = 0, partials = 0;
+  const auto plan = [&](int64_t count, int64_t depth) {
+    if (count == 0 || rows.depth == 0) return;
+    max_rows = std::max(max_rows, count);
+    weight_bytes = std::max(weight_bytes, panels_of<MmaPolicy>(count) * panel_bytes<MmaPolicy>(depth));
+    for (int64_t panels = 1; panels <= panels_of<MmaPolicy>(count); ++panels) {
+      const int64_t rows_of_panels = std::min<int64_t>(panels * MmaPolicy::kTile, count);
+      const int64_t num_splits = splits_for<MmaPolicy>(rows_of_panels, rows.depth, stages_of<MmaPolicy>(depth));
+      if (num_splits > 1) partials = std::max(partials, num_splits * rows_of_panels * rows.depth);
     }
   };
   if (straight) plan(strip_rows, rows.count);
   plan(transposed_columns, strip_rows);
   out.weights = workspace.array<char>(weight_bytes);
-  out.partial = workspace.array<Number>(partials);
-  if (kShortRange<Arithmetic>) out.exponent = workspace.array<int32_t>(most_rows);
+  out.partial = workspace.array<acc_t>(partials);
+  if (kShortRange<MmaPolicy>) out.exponent = workspace.array<int32_t>(max_rows);
   return out;
 }
 
-template <class Arithmetic>
-void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                   typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products, straight(products, strip), 0, false, out, stream);
+template <class MmaPolicy>
+void gradient_gemm(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                   typename MmaPolicy::acc_t* out, const Stream& stream) {
+  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, false, out, stream);
 }
 
-template <class Arithmetic>
-void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                       typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products, straight(products, strip), 0, true, out, stream);
+template <class MmaPolicy>
+void gradient_gemm_accumulate(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                              typename MmaPolicy::acc_t* out, const Stream& stream) {
+  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, true, out, stream);
 }
 
-template <class Arithmetic>
-void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
-                                  const WeightStrip<typename Arithmetic::Number>& strip, int64_t first_row,
-                                  typename Arithmetic::Number* out, const Stream& stream) {
-  product<Arithmetic>(products,
-                      {strip.weight, strip.columns, strip.rows, 1, strip.columns,
-                       products.divisor ? products.divisor + first_row : nullptr, products.exponent},
-                      first_row, true, out, stream);
+template <class MmaPolicy>
+void gradient_gemm_transposed_accumulate(const GradientGemm<MmaPolicy>& gemm,
+                                         const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
+                                         typename MmaPolicy::acc_t* out, const Stream& stream) {
+  launch_gemm<MmaPolicy>(gemm,
+                         {strip.weight, strip.columns, strip.rows, 1, strip.columns,
+                          gemm.norm ? gemm.norm + first_row : nullptr, gemm.exponent},
+                         first_row, true, out, stream);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                         \
-  template StripProducts<Arithmetic> strip_products<Arithmetic, Scalar>( \
-      const ProductRows<Scalar, typename Arithmetic::Number>&, int64_t, bool, int64_t, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                           \
+  template GradientGemm<MmaPolicy> make_gradient_gemm<MmaPolicy, Scalar>( \
+      const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>&, int64_t, bool, int64_t, Workspace&, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
 HARDMINE_INSTANTIATE(Float16Products, Float16)
 HARDMINE_INSTANTIATE(Tf32Products, float)
@@ -304,16 +307,16 @@ HARDMINE_INSTANTIATE(FloatProducts, Float16)
 HARDMINE_INSTANTIATE(DoubleProducts, double)
 #undef HARDMINE_INSTANTIATE
 
-#define HARDMINE_INSTANTIATE(Arithmetic)                                                                           \
-  template void strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                        \
-                                          const WeightStrip<typename Arithmetic::Number>&,                         \
-                                          typename Arithmetic::Number*, const Stream&);                            \
-  template void add_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                                    \
-                                              const WeightStrip<typename Arithmetic::Number>&,                     \
-                                              typename Arithmetic::Number*, const Stream&);                        \
-  template void add_transposed_strip_product<Arithmetic>(const StripProducts<Arithmetic>&,                         \
-                                                         const WeightStrip<typename Arithmetic::Number>&, int64_t, \
-                                                         typename Arithmetic::Number*, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                                \
+  template void gradient_gemm<MmaPolicy>(const GradientGemm<MmaPolicy>&,                                               \
+                                         const WeightStrip<typename MmaPolicy::acc_t>&, typename MmaPolicy::acc_t*,    \
+                                         const Stream&);                                                               \
+  template void gradient_gemm_accumulate<MmaPolicy>(const GradientGemm<MmaPolicy>&,                                    \
+                                                    const WeightStrip<typename MmaPolicy::acc_t>&,                     \
+                                                    typename MmaPolicy::acc_t*, const Stream&);                        \
+  template void gradient_gemm_transposed_accumulate<MmaPolicy>(const GradientGemm<MmaPolicy>&,                         \
+                                                               const WeightStrip<typename MmaPolicy::acc_t>&, int64_t, \
+                                                               typename MmaPolicy::acc_t*, const Stream&);
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

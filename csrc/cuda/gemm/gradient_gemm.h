@@ -1,9 +1,9 @@
-// Products of a matrix of weights with the rows of a matrix, as gradients of all pairs need them, strip by strip of the
-// weights, so that no more than a strip of them is there at a time.
+// The matrix product of gradients: weights [rows, count] times rows [count, depth]. Weights come in strips of rows, so
+// that only one strip is in memory at a time.
 //
-// Factors are rounded to what the arithmetic multiplies: of BFloat16, Float16 and TF32 the weights, of TF32 the rows,
-// too. Sums are in Arithmetic::Number, in an order that depends on the shapes only. Weights of Float16 are brought into
-// its range row by row, by powers of two.
+// Operands are rounded to what the MmaPolicy multiplies: the weights to BFloat16, Float16 or TF32, the rows to TF32.
+// Sums are in MmaPolicy::acc_t, in an order that depends on the shapes only. Each row of Float16 weights is scaled into
+// range by a power of two.
 #pragma once
 
 #include "cuda/device/launch.h"
@@ -12,58 +12,58 @@
 
 namespace hardmine::cuda {
 
-// The rows of a product: x[i, :] / divisor[i] - center.
-template <class Scalar, class Number>
-struct ProductRows {
+// The rows operand: x[i, :] / norm[i] - center.
+template <class Scalar, class acc_t>
+struct GradientGemmRows {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* divisor;  // [count]; null: 1. Of numbers of 2 bytes the weights are divided, up to a power of two
-  const Number* center;   // [depth]; null: 0; not for numbers of 2 bytes
+  const acc_t* norm;    // [count]; null: 1. Of 2-byte rows the weights are divided instead, up to a power of two
+  const acc_t* center;  // [depth]; null: 0; not for 2-byte rows
 };
 
-template <class Number>
+template <class acc_t>
 struct WeightStrip {
-  const Number* weight;  // [rows, columns]
+  const acc_t* weight;  // [rows, columns]
   int64_t rows, columns;
 };
 
-// What all products of strips with the same rows share; valid as long as its workspace.
-template <class Arithmetic>
-struct StripProducts {
-  using Number = typename Arithmetic::Number;
-  const char* rows;       // their transpose [depth, count], in panels
-  const Number* divisor;  // of the weights, [count]; null: 1
+// State shared by all products with the same rows. Valid as long as its workspace.
+template <class MmaPolicy>
+struct GradientGemm {
+  using acc_t = typename MmaPolicy::acc_t;
+  const char* rows;   // the transpose [depth, count], in panels
+  const acc_t* norm;  // divides the weights, [count]; null: 1
   int64_t count, depth;
   char* weights;      // of one product, in panels
-  int32_t* exponent;  // of the powers of two that its rows of weights are divided by; null: by nothing
-  Number* partial;    // sums of shares of it
+  int32_t* exponent;  // per row of weights: it is divided by 2^exponent; null: 0
+  acc_t* partial;     // one sum per split
 };
 
-// Rows of strips of which a product with its transpose begins are multiples of this.
-inline constexpr int64_t kStripStep = 128;
+// A strip that is multiplied transposed begins at a multiple of this row.
+inline constexpr int64_t kStripAlignment = 128;
 
-// Packs the rows, and takes the memory for any number of products of strips with at most `strip_rows` rows: those of
-// strip_product, if `straight`, and those of add_transposed_strip_product with at most `transposed_columns` columns; 0:
-// none of these. O((strip_rows + depth) count + strip_rows transposed_columns) memory.
-template <class Arithmetic, class Scalar>
-StripProducts<Arithmetic> strip_products(const ProductRows<Scalar, typename Arithmetic::Number>& rows,
-                                         int64_t strip_rows, bool straight, int64_t transposed_columns,
-                                         Workspace& workspace, const Stream& stream);
+// Packs the rows, and allocates for products of strips with at most `strip_rows` rows. `straight`: gradient_gemm will
+// be called. `transposed_columns`: the most columns for gradient_gemm_transposed_accumulate; 0: it will not be called.
+// O((strip_rows + depth) count + strip_rows transposed_columns) memory.
+template <class MmaPolicy, class Scalar>
+GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>& rows,
+                                           int64_t strip_rows, bool straight, int64_t transposed_columns,
+                                           Workspace& workspace, const Stream& stream);
 
-// out[r, :] = sum over c of weight[r, c] rows[c, :]; a strip of `count` columns.
-template <class Arithmetic>
-void strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                   typename Arithmetic::Number* out, const Stream& stream);
+// out[r, :] = sum over c of weight[r, c] rows[c, :], for a strip of `count` columns.
+template <class MmaPolicy>
+void gradient_gemm(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                   typename MmaPolicy::acc_t* out, const Stream& stream);
 
-// Adds that to out.
-template <class Arithmetic>
-void add_strip_product(const StripProducts<Arithmetic>& products, const WeightStrip<typename Arithmetic::Number>& strip,
-                       typename Arithmetic::Number* out, const Stream& stream);
+// out[r, :] += the same sum.
+template <class MmaPolicy>
+void gradient_gemm_accumulate(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
+                              typename MmaPolicy::acc_t* out, const Stream& stream);
 
-// out[c, :] += sum over r of weight[r, c] rows[first_row + r, :]; first_row is a multiple of kStripStep.
-template <class Arithmetic>
-void add_transposed_strip_product(const StripProducts<Arithmetic>& products,
-                                  const WeightStrip<typename Arithmetic::Number>& strip, int64_t first_row,
-                                  typename Arithmetic::Number* out, const Stream& stream);
+// out[c, :] += sum over r of weight[r, c] rows[first_row + r, :]. first_row is a multiple of kStripAlignment.
+template <class MmaPolicy>
+void gradient_gemm_transposed_accumulate(const GradientGemm<MmaPolicy>& gemm,
+                                         const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
+                                         typename MmaPolicy::acc_t* out, const Stream& stream);
 
 }  // namespace hardmine::cuda

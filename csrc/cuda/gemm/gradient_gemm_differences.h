@@ -1,78 +1,80 @@
 // The product of a strip of weights with differences of rows: out[r, :] = sum over c of weight[r, c] (column_c -
-// row_r). As a product with rows, minus the row times its weights, it would lose the digits of close rows.
+// row_r). Expanded to a product with rows minus row_r times its weights, it would cancel for close rows.
 #pragma once
 
 #include <algorithm>
 
+#include "core/int_math.h"
 #include "cuda/device/launch.h"
 #include "cuda/gemm/gradient_gemm.h"
 
 namespace hardmine::cuda {
 
-inline constexpr int kDifferenceThreads = 128;  // a thread has one number of
-inline constexpr int kDifferenceRows = 16;      // so many rows, and shares
-inline constexpr int kDifferenceColumns = 32;   // their weights at a time
+inline constexpr int kDifferenceThreads = 128;  // threads per block, one depth column each
+inline constexpr int kDifferenceRows = 16;      // rows per block
+inline constexpr int kDifferenceColumns = 32;   // columns whose weights are staged at a time
 
-template <class Scalar, class Number>
-struct DifferenceProduct {
+template <class Scalar, class acc_t>
+struct GradientGemmDifferences {
   const Scalar* row;     // [strip.rows, depth]
   const Scalar* column;  // [strip.columns, depth]
   int64_t depth;
-  WeightStrip<Number> strip;
-  int64_t shares;  // of the columns
-  Number* out;     // [shares, strip.rows, depth], to be added up
+  WeightStrip<acc_t> strip;
+  int64_t num_splits;  // splits of the columns
+  acc_t* out;          // [num_splits, strip.rows, depth], to be summed over the splits
 };
 
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kDifferenceThreads, 4)
-difference_product_kernel(DifferenceProduct<Scalar, Number> p) {
-  Number* const weight = reinterpret_cast<Number*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
-  const int64_t groups = (p.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
-                parts = (p.depth + kDifferenceThreads - 1) / kDifferenceThreads;
-  for (int64_t i = block_index(); i < groups * parts * p.shares; i += grid_size()) {
-    const int64_t first = i % groups * kDifferenceRows, k = i / groups % parts * kDifferenceThreads + thread_index();
-    const int64_t share = i / (groups * parts), end = p.strip.columns * (share + 1) / p.shares;
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kDifferenceThreads, 4)
+    gradient_gemm_differences_kernel(GradientGemmDifferences<Scalar, acc_t> p) {
+  acc_t* const weight = reinterpret_cast<acc_t*>(shared_memory());  // [kDifferenceColumns][kDifferenceRows]
+  const int64_t groups = ceil_div(p.strip.rows, kDifferenceRows), depth_chunks = ceil_div(p.depth, kDifferenceThreads);
+  for (int64_t i = blockIdx.x; i < groups * depth_chunks * p.num_splits; i += gridDim.x) {
+    const int64_t first = i % groups * kDifferenceRows,
+                  k = i / groups % depth_chunks * kDifferenceThreads + threadIdx.x;
+    const int64_t split = i / (groups * depth_chunks), end = p.strip.columns * (split + 1) / p.num_splits;
     const bool inside = k < p.depth;
-    Number row[kDifferenceRows], sum[kDifferenceRows];
+    acc_t row[kDifferenceRows], sum[kDifferenceRows];
 #pragma unroll
     for (int r = 0; r < kDifferenceRows; ++r) {
-      row[r] = inside && first + r < p.strip.rows ? to_number(p.row[(first + r) * p.depth + k]) : Number(0);
+      row[r] = inside && first + r < p.strip.rows ? to_acc(p.row[(first + r) * p.depth + k]) : acc_t(0);
       sum[r] = 0;
     }
-    for (int64_t c = p.strip.columns * share / p.shares; c < end; c += kDifferenceColumns) {
-      for (int n = thread_index(); n < kDifferenceRows * kDifferenceColumns; n += kDifferenceThreads) {
+    for (int64_t c = p.strip.columns * split / p.num_splits; c < end; c += kDifferenceColumns) {
+      for (int n = threadIdx.x; n < kDifferenceRows * kDifferenceColumns; n += kDifferenceThreads) {
         const int64_t r = first + n / kDifferenceColumns, column = c + n % kDifferenceColumns;
         weight[n % kDifferenceColumns * kDifferenceRows + n / kDifferenceColumns] =
-            r < p.strip.rows && column < end ? p.strip.weight[r * p.strip.columns + column] : Number(0);
+            r < p.strip.rows && column < end ? p.strip.weight[r * p.strip.columns + column] : acc_t(0);
       }
-      sync_block();
+      __syncthreads();
       const int columns = end - c < kDifferenceColumns ? static_cast<int>(end - c) : kDifferenceColumns;
       for (int n = 0; inside && n < columns; ++n) {
-        const Number column = to_number(p.column[(c + n) * p.depth + k]);
+        const acc_t column = to_acc(p.column[(c + n) * p.depth + k]);
 #pragma unroll
         for (int r = 0; r < kDifferenceRows; ++r)
           sum[r] = fma(weight[n * kDifferenceRows + r], column - row[r], sum[r]);
       }
-      sync_block();  // before the weights are replaced
+      __syncthreads();  // before the weights are replaced
     }
 #pragma unroll
     for (int r = 0; r < kDifferenceRows; ++r)
-      if (inside && first + r < p.strip.rows) p.out[(share * p.strip.rows + first + r) * p.depth + k] = sum[r];
+      if (inside && first + r < p.strip.rows) p.out[(split * p.strip.rows + first + r) * p.depth + k] = sum[r];
   }
 }
 
-// As many as occupy a GPU, and give each some columns.
-inline int64_t difference_shares(int64_t rows, int64_t columns, int64_t depth) {
+// Enough splits to occupy a GPU, with a few tiles of columns each.
+inline int64_t difference_splits(int64_t rows, int64_t columns, int64_t depth) {
   const int64_t blocks = std::max<int64_t>(1, rows * depth / (kDifferenceRows * kDifferenceThreads));
   return std::max<int64_t>(1, std::min<int64_t>(1024 / blocks, columns / (4 * kDifferenceColumns)));
 }
 
-template <class Scalar, class Number>
-void difference_product(const DifferenceProduct<Scalar, Number>& product, const Stream& stream) {
-  const int64_t groups = (product.strip.rows + kDifferenceRows - 1) / kDifferenceRows,
-                parts = (product.depth + kDifferenceThreads - 1) / kDifferenceThreads;
-  launch("difference_product", difference_product_kernel<Scalar, Number>,
-         {groups * parts * product.shares, kDifferenceThreads, kDifferenceRows * kDifferenceColumns * sizeof(Number)},
+template <class Scalar, class acc_t>
+void gradient_gemm_differences(const GradientGemmDifferences<Scalar, acc_t>& product, const Stream& stream) {
+  const int64_t groups = ceil_div(product.strip.rows, kDifferenceRows),
+                depth_chunks = ceil_div(product.depth, kDifferenceThreads);
+  launch("gradient_gemm_differences", gradient_gemm_differences_kernel<Scalar, acc_t>,
+         {groups * depth_chunks * product.num_splits, kDifferenceThreads,
+          kDifferenceRows * kDifferenceColumns * sizeof(acc_t)},
          stream, product);
 }
 

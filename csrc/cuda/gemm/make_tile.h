@@ -1,64 +1,68 @@
-// The numbers of a tile, from the packed rows of its two sides.
+// The scores of a tile, from the packed matrices of its two operands.
 #pragma once
 
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 #include "cuda/gemm/tile_engine.h"
 
 namespace hardmine::cuda {
 
-// A product of two rows, scaled. The scales are multiplied first: a pair then has the same number whichever of its rows
-// is the tile's row.
-template <class Number>
-HARDMINE_DEVICE Number scaled(Number product, Number row_scale, Number column_scale) {
-  return product * (row_scale * column_scale);
+// The inverse norms are multiplied first, so that scores (i, j) and (j, i) have the same bits.
+template <class acc_t>
+__device__ __forceinline__ acc_t normalized_product(acc_t product, acc_t row_inv_norm, acc_t column_inv_norm) {
+  return product * (row_inv_norm * column_inv_norm);
 }
 
 namespace tile_engine {
 
-template <class Arithmetic>
-HARDMINE_DEVICE void scale(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns, int64_t first_row,
-                           int64_t first_column, Share<Arithmetic>& share) {
-  using Number = typename Arithmetic::Number;
-  Number row_scale[Arithmetic::kRows];
+template <class MmaPolicy>
+__device__ __forceinline__ void apply_inv_norms(const PackedMatrix<MmaPolicy>& rows,
+                                                const PackedMatrix<MmaPolicy>& columns, int64_t first_row,
+                                                int64_t first_column, Fragment<MmaPolicy>& fragment) {
+  using acc_t = typename MmaPolicy::acc_t;
+  acc_t row_inv_norm[MmaPolicy::kRows];
 #pragma unroll
-  for (int r = 0; r < Arithmetic::kRows; ++r) {
-    const int64_t row = first_row + Arithmetic::row(r);
-    row_scale[r] = row < rows.count ? rows.scale[row] : Number(0);
+  for (int r = 0; r < MmaPolicy::kRows; ++r) {
+    const int64_t row = first_row + MmaPolicy::row(r);
+    row_inv_norm[r] = row < rows.count ? rows.inv_norm[row] : acc_t(0);
   }
 #pragma unroll
-  for (int c = 0; c < Arithmetic::kColumns; ++c) {
-    const int64_t column = first_column + Arithmetic::column(c);
-    const Number column_scale = column < columns.count ? columns.scale[column] : Number(0);
+  for (int c = 0; c < MmaPolicy::kColumns; ++c) {
+    const int64_t column = first_column + MmaPolicy::column(c);
+    const acc_t column_inv_norm = column < columns.count ? columns.inv_norm[column] : acc_t(0);
 #pragma unroll
-    for (int r = 0; r < Arithmetic::kRows; ++r) share.at[r][c] = scaled(share.at[r][c], row_scale[r], column_scale);
+    for (int r = 0; r < MmaPolicy::kRows; ++r)
+      fragment.at[r][c] = normalized_product(fragment.at[r][c], row_inv_norm[r], column_inv_norm);
   }
 }
 
 }  // namespace tile_engine
 
-// Fills `share` with the numbers of a panel of rows against one of columns. All threads of the block call it, with the
-// first kSharedBytes of the block's shared memory, which nobody uses any more when it returns.
-template <class Arithmetic>
-HARDMINE_DEVICE void make_tile(const PackedRows<Arithmetic>& rows, const PackedRows<Arithmetic>& columns,
-                               int64_t row_panel, int64_t column_panel, Share<Arithmetic>& share) {
-  multiply_panels<Arithmetic>(rows.panel(row_panel), columns.panel(column_panel), stages_of<Arithmetic>(rows.depth),
-                              shared_memory(), share);
-  if (rows.scale)
-    tile_engine::scale(rows, columns, row_panel * Arithmetic::kTile, column_panel * Arithmetic::kTile, share);
+// Computes the scores of a panel of rows against a panel of columns. All threads of the block call it. It uses the
+// first kSharedBytes of shared memory, which are free again when it returns.
+template <class MmaPolicy>
+__device__ __forceinline__ void make_tile(const PackedMatrix<MmaPolicy>& rows, const PackedMatrix<MmaPolicy>& columns,
+                                          int64_t row_panel, int64_t column_panel, Fragment<MmaPolicy>& fragment) {
+  multiply_panels<MmaPolicy>(rows.panel(row_panel), columns.panel(column_panel), stages_of<MmaPolicy>(rows.depth),
+                             shared_memory(), fragment);
+  if (rows.inv_norm)
+    tile_engine::apply_inv_norms(rows, columns, row_panel * MmaPolicy::kTile, column_panel * MmaPolicy::kTile,
+                                 fragment);
 }
 
-// The numbers of a row and 32 columns from `first_column`, a multiple of 32, on: one a lane, with the bits that tiles
-// have. All lanes of a warp call it; `line` is 32 numbers of shared memory that only they use.
-template <class Arithmetic>
-HARDMINE_DEVICE typename Arithmetic::Number make_row(const PackedRows<Arithmetic>& rows,
-                                                     const PackedRows<Arithmetic>& columns, int64_t row,
-                                                     int64_t first_column, typename Arithmetic::Number* line) {
-  constexpr int64_t kTile = Arithmetic::kTile;
+// The scores of a row and 32 columns from `first_column` on, one per lane, with the same bits as in a tile.
+// first_column is a multiple of 32. All lanes of a warp call it. `scratch`: 32 elements of shared memory per warp.
+template <class MmaPolicy>
+__device__ __forceinline__ typename MmaPolicy::acc_t make_row(const PackedMatrix<MmaPolicy>& rows,
+                                                              const PackedMatrix<MmaPolicy>& columns, int64_t row,
+                                                              int64_t first_column,
+                                                              typename MmaPolicy::acc_t* scratch) {
+  constexpr int64_t kTile = MmaPolicy::kTile;
   const auto sum =
-      Arithmetic::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),
-                          static_cast<int>(first_column % kTile), rows.depth, line);
+      MmaPolicy::row_sum(rows.panel(row / kTile), static_cast<int>(row % kTile), columns.panel(first_column / kTile),
+                         static_cast<int>(first_column % kTile), rows.depth, scratch);
   const int64_t column = first_column + lane_index();
-  return rows.scale && column < columns.count ? scaled(sum, rows.scale[row], columns.scale[column]) : sum;
+  return rows.inv_norm && column < columns.count ? normalized_product(sum, rows.inv_norm[row], columns.inv_norm[column])
+                                                 : sum;
 }
 
 }  // namespace hardmine::cuda

@@ -1,34 +1,34 @@
-// A matrix, and what is found out about its rows.
+// Norms, finite flags and zeroed counters of a matrix's rows.
 #pragma once
 
 #include "cuda/gemm/row_norms.h"
 
 namespace hardmine::cuda {
 
-template <class Scalar, class Number>
-struct MeasuredRows {
+template <class Scalar, class acc_t>
+struct RowStats {
   const Scalar* x;
   int64_t count, depth;
-  Number* divisor;  // [count], null: not wanted
-  int32_t* finite;  // [row_groups(count)]
-  int64_t* ends;    // [count], set to 0; null: not wanted
+  acc_t* norm;               // [count], clamped from below; null: not needed
+  int32_t* finite;           // [finite_flag_count(count)]
+  int64_t* incidence_count;  // [count], set to 0; null: not needed
 };
 
-// By all threads of all blocks.
-template <class Scalar, class Number>
-HARDMINE_DEVICE void measure_rows(const MeasuredRows<Scalar, Number>& rows) {
-  for (int64_t group = block_index(); group < row_groups(rows.count); group += grid_size()) {
-    bool infinite = false;
-    for (int r = warp_index(); r < kRowGroup; r += block_size() / 32) {
-      const int64_t row = group * kRowGroup + r;
+// Called by all threads of the grid.
+template <class Scalar, class acc_t>
+__device__ __forceinline__ void compute_row_stats(const RowStats<Scalar, acc_t>& rows) {
+  for (int64_t group = blockIdx.x; group < finite_flag_count(rows.count); group += gridDim.x) {
+    bool has_nonfinite = false;
+    for (int r = warp_index(); r < kFiniteFlagRows; r += warps_per_block()) {
+      const int64_t row = group * kFiniteFlagRows + r;
       if (row >= rows.count) continue;
-      const Number norm = norm_of_row<Number>(rows.x + row * rows.depth, rows.depth);
-      infinite |= !is_finite(norm);
-      if (lane_index() == 0 && rows.divisor) rows.divisor[row] = divisor_of_norm(norm);
-      if (lane_index() == 0 && rows.ends) rows.ends[row] = 0;
+      const acc_t norm = warp_row_norm<acc_t>(rows.x + row * rows.depth, rows.depth);
+      has_nonfinite |= !is_finite(norm);
+      if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
+      if (lane_index() == 0 && rows.incidence_count) rows.incidence_count[row] = 0;
     }
-    infinite = sync_block_any(infinite);
-    if (thread_index() == 0) rows.finite[group] = !infinite;
+    has_nonfinite = __syncthreads_or(has_nonfinite);
+    if (threadIdx.x == 0) rows.finite[group] = !has_nonfinite;
   }
 }
 

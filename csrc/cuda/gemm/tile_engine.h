@@ -1,60 +1,60 @@
-// The tile engine: a block of threads makes a tile of numbers in registers, each thread its share, and hands it to
-// whoever consumes it there. Each number is a sum over depth in an order that depends on neither the tile nor its place
-// in it, so equal rows give equal numbers wherever they lie.
+// The tile engine: a block of threads computes a tile of scores in registers, a fragment per thread, for a consumer in
+// the same kernel. The order of each sum over depth depends on neither the tile nor the place in it, so equal rows give
+// equal scores everywhere.
 #pragma once
 
 #include "cuda/gemm/mma_policy.h"
 
 namespace hardmine::cuda {
 
-// A thread's share of a tile: number (row(r), column(c)) of Arithmetic is at [r][c].
-template <class Arithmetic>
-struct Share {
-  typename Arithmetic::Number at[Arithmetic::kRows][Arithmetic::kColumns];
+// Score (row(r), column(c)) of the MmaPolicy is at[r][c].
+template <class MmaPolicy>
+struct Fragment {
+  typename MmaPolicy::acc_t at[MmaPolicy::kRows][MmaPolicy::kColumns];
 };
 
 namespace tile_engine {
 
-// One stage of a panel, a share of it each thread.
-template <class Arithmetic>
-HARDMINE_DEVICE void copy_stage(const char* panel, int64_t stage, char* shared) {
-  panel += stage * Arithmetic::kStageBytes;
+// Copies one stage of a panel; each thread copies a part.
+template <class MmaPolicy>
+__device__ __forceinline__ void copy_stage(const char* panel, int64_t stage, char* shared) {
+  panel += stage * MmaPolicy::kStageBytes;
 #pragma unroll
-  for (int byte = 0; byte < Arithmetic::kStageBytes; byte += 16 * kTileThreads)
-    copy_async(shared + byte + thread_index() * 16, panel + byte + thread_index() * 16);
+  for (int byte = 0; byte < MmaPolicy::kStageBytes; byte += 16 * kTileThreads)
+    cp_async_16(shared + byte + threadIdx.x * 16, panel + byte + threadIdx.x * 16);
 }
 
 }  // namespace tile_engine
 
-// Fills `share`. All threads of the block call it, with kSharedBytes of shared memory, which nobody uses any more when
+// Computes `fragment`. All threads of the block call it, with kSharedBytes of shared memory, which are free again when
 // it returns.
-template <class Arithmetic>
-HARDMINE_DEVICE void multiply_panels(const char* rows, const char* columns, int64_t stages, char* shared,
-                                     Share<Arithmetic>& share) {
-  constexpr int kInFlight = Arithmetic::kStages, kBytes = Arithmetic::kStageBytes;
+template <class MmaPolicy>
+__device__ __forceinline__ void multiply_panels(const char* rows, const char* columns, int64_t stages, char* shared,
+                                                Fragment<MmaPolicy>& fragment) {
+  constexpr int kInFlight = MmaPolicy::kStages, kBytes = MmaPolicy::kStageBytes;
   const auto copy = [&](int64_t stage, int slot) {
     if (stage < stages) {
-      tile_engine::copy_stage<Arithmetic>(rows, stage, shared + 2 * slot * kBytes);
-      tile_engine::copy_stage<Arithmetic>(columns, stage, shared + (2 * slot + 1) * kBytes);
+      tile_engine::copy_stage<MmaPolicy>(rows, stage, shared + 2 * slot * kBytes);
+      tile_engine::copy_stage<MmaPolicy>(columns, stage, shared + (2 * slot + 1) * kBytes);
     }
-    close_copy_group();  // of nothing, past the end: the waits below count groups
+    cp_async_commit();  // also past the end, where the group is empty: cp_async_wait counts groups
   };
 #pragma unroll
-  for (int r = 0; r < Arithmetic::kRows; ++r)
+  for (int r = 0; r < MmaPolicy::kRows; ++r)
 #pragma unroll
-    for (int c = 0; c < Arithmetic::kColumns; ++c) share.at[r][c] = 0;
+    for (int c = 0; c < MmaPolicy::kColumns; ++c) fragment.at[r][c] = 0;
 #pragma unroll
   for (int stage = 0; stage < kInFlight - 1; ++stage) copy(stage, stage);
   int slot = 0;
   for (int64_t stage = 0; stage < stages; ++stage) {
-    wait_for_copies<kInFlight - 2>();  // this stage has arrived
-    sync_block();                      // for every thread; and all are done with the stage before, whose slot is next
+    cp_async_wait<kInFlight - 2>();  // this stage has arrived,
+    __syncthreads();                 // for every thread; all are done with the previous stage, whose slot is next
     copy(stage + kInFlight - 1, slot == 0 ? kInFlight - 1 : slot - 1);
-    Arithmetic::multiply_stage(shared + 2 * slot * kBytes, shared + (2 * slot + 1) * kBytes, share);
+    MmaPolicy::multiply_stage(shared + 2 * slot * kBytes, shared + (2 * slot + 1) * kBytes, fragment);
     slot = slot + 1 == kInFlight ? 0 : slot + 1;
   }
-  wait_for_copies<0>();
-  sync_block();
+  cp_async_wait<0>();
+  __syncthreads();
 }
 
 }  // namespace hardmine::cuda

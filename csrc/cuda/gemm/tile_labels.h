@@ -1,43 +1,45 @@
 // The labels of a tile's rows and columns, in shared memory.
 #pragma once
 
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 namespace hardmine::cuda {
 
-// The two sides of the tiles of a pass. `symmetric`: the columns are the rows, and a row makes no pair with itself.
-template <class Arithmetic>
-struct TileSides {
-  PackedRows<Arithmetic> rows, columns;
+// The operands of a grid of tiles. `symmetric`: the columns are the rows, and no row is paired with itself.
+template <class MmaPolicy>
+struct PairwiseOperands {
+  PackedMatrix<MmaPolicy> rows, columns;
   const int64_t* row_label;
   const int64_t* column_label;
   bool symmetric;
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 struct TileLabels {
-  static constexpr int kTile = Arithmetic::kTile;
+  static constexpr int kTile = MmaPolicy::kTile;
   static constexpr size_t kBytes = 2 * kTile * sizeof(int64_t);
-  int64_t *row, *column;  // [kTile] each; what lies past the end has label 0
+  int64_t *row, *column;  // [kTile] each; labels past the end are 0
 
-  HARDMINE_DEVICE explicit TileLabels(char* shared) : row(reinterpret_cast<int64_t*>(shared)), column(row + kTile) {}
+  __device__ __forceinline__ explicit TileLabels(char* shared)
+      : row(reinterpret_cast<int64_t*>(shared)), column(row + kTile) {}
 
-  // By all threads of the block. True if some row and some column have the same label.
-  HARDMINE_DEVICE bool read(const TileSides<Arithmetic>& sides, int64_t first_row, int64_t first_column) const {
-    const int64_t rows = sides.rows.count, columns = sides.columns.count;
-    if (thread_index() < kTile) {
-      const int64_t r = first_row + thread_index(), c = first_column + thread_index();
-      row[thread_index()] = r < rows ? sides.row_label[r] : 0;
-      column[thread_index()] = c < columns ? sides.column_label[c] : 0;
+  // All threads of the block call it. True if some row and some column have the same label.
+  __device__ __forceinline__ bool read(const PairwiseOperands<MmaPolicy>& operands, int64_t first_row,
+                                       int64_t first_column) const {
+    const int64_t rows = operands.rows.count, columns = operands.columns.count;
+    if (threadIdx.x < kTile) {
+      const int64_t r = first_row + threadIdx.x, c = first_column + threadIdx.x;
+      row[threadIdx.x] = r < rows ? operands.row_label[r] : 0;
+      column[threadIdx.x] = c < columns ? operands.column_label[c] : 0;
     }
-    sync_block();
+    __syncthreads();
     bool same = false;
-    if (thread_index() < kTile && first_row + thread_index() < rows) {
-      const int64_t own = row[thread_index()], left = columns - first_column;
+    if (threadIdx.x < kTile && first_row + threadIdx.x < rows) {
+      const int64_t own = row[threadIdx.x], left = columns - first_column;
       const int there = left < kTile ? static_cast<int>(left) : kTile;
       for (int c = 0; c < there; ++c) same |= column[c] == own;
     }
-    return sync_block_any(same);
+    return __syncthreads_or(same);
   }
 };
 

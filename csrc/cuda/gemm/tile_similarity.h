@@ -1,4 +1,4 @@
-// What a tile's number says of a pair.
+// From a tile's score to a key and a similarity.
 #pragma once
 
 #include <cmath>
@@ -7,16 +7,16 @@
 
 namespace hardmine::cuda {
 
-// In the order of similarities; of squared differences the smallest are the most similar.
-template <class Arithmetic>
-HARDMINE_DEVICE typename Arithmetic::Number order_of(typename Arithmetic::Number number) {
-  return Arithmetic::kSquares ? -number : number;
+// The order-preserving key: of squared differences, the smallest are the most similar.
+template <class MmaPolicy>
+__device__ __forceinline__ typename MmaPolicy::acc_t key_from_score(typename MmaPolicy::acc_t score) {
+  return MmaPolicy::kSquaredDifferences ? -score : score;
 }
 
 // The similarity that users see.
-template <class Arithmetic>
-HARDMINE_DEVICE typename Arithmetic::Number similarity_of(typename Arithmetic::Number number) {
-  return Arithmetic::kSquares ? -std::sqrt(number) : number;
+template <class MmaPolicy>
+__device__ __forceinline__ typename MmaPolicy::acc_t similarity_from_score(typename MmaPolicy::acc_t score) {
+  return MmaPolicy::kSquaredDifferences ? -std::sqrt(score) : score;
 }
 
 }  // namespace hardmine::cuda

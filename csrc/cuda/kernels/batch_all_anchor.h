@@ -1,191 +1,193 @@
-// A block of threads takes one anchor after the other: from what its pairs measure to its triplets' values, and to the
-// weights of its pairs in the gradient.
+// One anchor per block at a time: from the values of its pairs to those of its triplets, and to the weights of its
+// pairs in the gradient.
 //
-// A pair measures v: half its negative squared distance, or distance, up to a number that all pairs of its anchor
-// share. A triplet's value is v_an - v_ap + margin / 2. The positives are sorted, so that those that a negative forms
-// active triplets with are the first so many; as many at a time as there is shared memory for.
+// A pair's value v is half its negative squared distance, or half its negative distance, plus a constant that all pairs
+// of the anchor share. A triplet's value is v_an - v_ap + margin / 2. The positives are sorted by v, so those that form
+// active triplets with a negative come first. They are processed in chunks that fit into shared memory.
 #pragma once
 
 #include <limits>
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/device/warp_sort.h"
 #include "cuda/kernels/batch_all_triplet_loss.h"
 
 namespace hardmine::cuda {
 
-inline constexpr int kAnchorThreads = 256;  // at most; as many as there are columns, in whole warps
+inline constexpr int kAnchorThreads = 256;  // the most; otherwise one per column, in whole warps
 
-template <class Number>
-struct AnchorPass {
+template <class acc_t>
+struct AnchorParams {
   const int64_t* label;            // [count]
-  int64_t count, first_row, rows;  // anchors are rows first_row ... of the batch
+  int64_t count, first_row, rows;  // anchor i is row first_row + i of the batch
   bool squared;
   double half_margin;
-  MarginTable<Number> table;
-  int positives;     // at a time, a power of two
-  Number* pairs;     // [rows, count]: v, replaced by weights
-  int32_t* actives;  // [rows, count]: of negatives, with the positives so far; null where they never come in parts
+  MarginTable<acc_t> table;
+  int positives;     // per chunk, a power of two
+  acc_t* pairs;      // [rows, count]: v, replaced by weights
+  int32_t* actives;  // [rows, count]: per negative, its active triplets in earlier chunks; null with a single chunk
   bool need_weights;
-  // Sums of every anchor of the batch, [count]
+  // Sums per anchor of the batch, [count].
   double* value;
   int64_t *active, *total;
-  double* weight;               // its weights are added to what is there
-  int32_t* margins_are_finite;  // null without a table
+  double* weight;               // the sum of the anchor's pair weights is added
+  int32_t* margins_are_finite;  // [count], null without a table
 };
 
 HARDMINE_HD int anchor_threads(int64_t columns) {
-  return columns < kAnchorThreads ? static_cast<int>((columns + 31) / 32 * 32) : kAnchorThreads;
+  return columns < kAnchorThreads ? static_cast<int>(round_up(columns, 32)) : kAnchorThreads;
 }
 
-template <class Number>
+template <class acc_t>
 struct AnchorShared {
-  double exchange[2 * kMostWarps];
-  int64_t counts[kMostWarps];
-  int32_t warp_count[kMostWarps];
+  double exchange[2 * kMaxWarps];
+  int64_t counts[kMaxWarps];
+  int32_t warp_count[kMaxWarps];
 };
 
-template <class Number>
+template <class acc_t>
 HARDMINE_HD size_t anchor_shared_bytes(int positives) {
-  return sizeof(AnchorShared<Number>) + positives * (sizeof(Ranked<Number>) + sizeof(double) + sizeof(int32_t)) +
+  return sizeof(AnchorShared<acc_t>) + positives * (sizeof(PackedCandidate<acc_t>) + sizeof(double) + sizeof(int32_t)) +
          sizeof(double);
 }
 
-template <class Number>
+template <class acc_t>
 class Anchor {
-  using Positive = Ranked<Number>;  // its key is -v
+  using Positive = PackedCandidate<acc_t>;  // the key is -v
 
  public:
-  HARDMINE_DEVICE Anchor(const AnchorPass<Number>& pass, int64_t place)
-      : pass_(pass),
-        shared_(*reinterpret_cast<AnchorShared<Number>*>(shared_memory())),
-        sum_before_(reinterpret_cast<double*>(shared_memory() + sizeof(AnchorShared<Number>))),
-        list_(reinterpret_cast<Positive*>(sum_before_ + pass.positives + 1)),
-        active_(reinterpret_cast<int32_t*>(list_ + pass.positives)),
-        row_(pass.first_row + place),
-        label_(pass.label[row_]),
-        pairs_(pass.pairs + place * pass.count),
-        actives_(pass.actives ? pass.actives + place * pass.count : nullptr) {}
+  __device__ __forceinline__ Anchor(const AnchorParams<acc_t>& params, int64_t place)
+      : params_(params),
+        shared_(*reinterpret_cast<AnchorShared<acc_t>*>(shared_memory())),
+        sum_before_(reinterpret_cast<double*>(shared_memory() + sizeof(AnchorShared<acc_t>))),
+        list_(reinterpret_cast<Positive*>(sum_before_ + params.positives + 1)),
+        active_(reinterpret_cast<int32_t*>(list_ + params.positives)),
+        row_(params.first_row + place),
+        label_(params.label[row_]),
+        pairs_(params.pairs + place * params.count),
+        actives_(params.actives ? params.actives + place * params.count : nullptr) {}
 
-  HARDMINE_DEVICE void run() {
+  __device__ __forceinline__ void run() {
     count_positives();
-    if (pass_.table.margin) check_margins();
-    const int64_t negatives = pass_.count - 1 - positives_;
+    if (params_.table.margin) check_margins();
+    const int64_t negatives = params_.count - 1 - positives_;
     if (positives_ == 0 || negatives == 0) {
-      if (pass_.need_weights)
-        for (int64_t c = thread_index(); c < pass_.count; c += block_size()) pairs_[c] = 0;
+      if (params_.need_weights)
+        for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) pairs_[c] = 0;
     } else {
       for (first_ = 0; first_ < positives_; first_ += size_) {
-        size_ = static_cast<int>(positives_ - first_ < pass_.positives ? positives_ - first_ : pass_.positives);
+        size_ = static_cast<int>(positives_ - first_ < params_.positives ? positives_ - first_ : params_.positives);
         list_positives();
         visit_negatives();
         visit_positives();
       }
-      if (pass_.need_weights && thread_index() == 0) pairs_[row_] = 0;
+      if (params_.need_weights && threadIdx.x == 0) pairs_[row_] = 0;
     }
     double sums[2] = {value_, weight_};
-    sum_of_block<2>(sums, shared_.exchange);
+    block_reduce_sum<2>(sums, shared_.exchange);
     int64_t actives[1] = {active_triplets_};
-    sum_of_block<1>(actives, shared_.counts);
-    if (thread_index() != 0) return;
-    pass_.value[row_] = sums[0];
-    pass_.weight[row_] += sums[1];
-    pass_.active[row_] = actives[0];
-    pass_.total[row_] = positives_ * negatives;
+    block_reduce_sum<1>(actives, shared_.counts);
+    if (threadIdx.x != 0) return;
+    params_.value[row_] = sums[0];
+    params_.weight[row_] += sums[1];
+    params_.active[row_] = actives[0];
+    params_.total[row_] = positives_ * negatives;
   }
 
  private:
-  HARDMINE_DEVICE bool same_class(int64_t column) const { return pass_.label[column] == label_; }
+  __device__ __forceinline__ bool same_class(int64_t column) const { return params_.label[column] == label_; }
 
-  // Calls use(column, place) for the positives of this warp's part of the columns, with their places among all. All
-  // lanes take part in it.
+  // Calls use(column, rank) for the positives among this warp's chunk of the columns; rank counts all positives before.
+  // All lanes of the warp call it.
   template <class Use>
-  HARDMINE_DEVICE int32_t for_positives(int32_t place, const Use& use) const {
-    const int64_t part = (pass_.count + block_size() - 1) / block_size() * 32;
-    const int64_t begin = warp_index() * part, end = begin + part < pass_.count ? begin + part : pass_.count;
+  __device__ __forceinline__ int32_t for_positives(int32_t place, const Use& use) const {
+    const int64_t chunk = ceil_div(params_.count, blockDim.x) * 32;
+    const int64_t begin = warp_index() * chunk, end = begin + chunk < params_.count ? begin + chunk : params_.count;
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
       const bool here = column < end && column != row_ && same_class(column);
-      const uint32_t bits = ballot(here);
-      if (here) use(column, place + count_bits(bits & ((1u << lane_index()) - 1)));
-      place += count_bits(bits);
+      const uint32_t bits = __ballot_sync(kFullWarp, here);
+      if (here) use(column, place + __popc(bits & ((1u << lane_index()) - 1)));
+      place += __popc(bits);
     }
     return place;
   }
 
-  HARDMINE_DEVICE void count_positives() {
+  __device__ __forceinline__ void count_positives() {
     const int32_t found = for_positives(0, [](int64_t, int32_t) {});
     if (lane_index() == 0) shared_.warp_count[warp_index()] = found;
-    sync_block();
+    __syncthreads();
     positives_ = first_of_warp_ = 0;
-    for (int w = 0; w < block_size() / 32; ++w) {
+    for (int w = 0; w < warps_per_block(); ++w) {
       if (w < warp_index()) first_of_warp_ += shared_.warp_count[w];
       positives_ += shared_.warp_count[w];
     }
-    sync_block();  // before the counts of the next anchor
+    __syncthreads();  // before the next anchor's counts
   }
 
-  HARDMINE_DEVICE bool has_row(int64_t i) const {
-    return pass_.table.row[i] >= 0 && pass_.table.row[i] < pass_.table.rows;
+  __device__ __forceinline__ bool has_row(int64_t i) const {
+    return params_.table.row[i] >= 0 && params_.table.row[i] < params_.table.rows;
   }
-  // Of a class without a row, a number that is no margin.
-  HARDMINE_DEVICE Number margin(int64_t negative) const {
-    if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<Number>::quiet_NaN();
-    return pass_.table.margin[pass_.table.row[row_] * pass_.table.rows + pass_.table.row[negative]];
-  }
-
-  HARDMINE_DEVICE void check_margins() {
-    bool bad = false;
-    for (int64_t c = thread_index(); c < pass_.count; c += block_size()) bad |= !is_finite(margin(c));
-    bad = sync_block_any(bad);
-    if (thread_index() == 0) pass_.margins_are_finite[row_] = !bad;
+  // NaN for a class without a row in the table.
+  __device__ __forceinline__ acc_t margin(int64_t negative) const {
+    if (!has_row(row_) || !has_row(negative)) return std::numeric_limits<acc_t>::quiet_NaN();
+    return params_.table.margin[params_.table.row[row_] * params_.table.rows + params_.table.row[negative]];
   }
 
-  // The positives from `first_` on, in ascending order of v, and what those before each add up to.
-  HARDMINE_DEVICE void list_positives() {
+  __device__ __forceinline__ void check_margins() {
+    bool has_nonfinite_margin = false;
+    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) has_nonfinite_margin |= !is_finite(margin(c));
+    has_nonfinite_margin = __syncthreads_or(has_nonfinite_margin);
+    if (threadIdx.x == 0) params_.margins_are_finite[row_] = !has_nonfinite_margin;
+  }
+
+  // Lists the positives from `first_` on in ascending order of v, and their prefix sums.
+  __device__ __forceinline__ void list_positives() {
     for_positives(static_cast<int32_t>(first_of_warp_), [&](int64_t column, int32_t place) {
       if (place < first_ || place >= first_ + size_) return;
-      const Number v = pairs_[column];
+      const acc_t v = pairs_[column];
       list_[place - first_] =
-          Positive::of(v == v ? -v : -std::numeric_limits<Number>::max(), static_cast<Index>(column));
+          Positive::of(v == v ? -v : -std::numeric_limits<acc_t>::max(), static_cast<Index>(column));
     });
-    for (int i = thread_index(); i < size_; i += block_size()) active_[i] = 0;
-    sync_block();
+    for (int i = threadIdx.x; i < size_; i += blockDim.x) active_[i] = 0;
+    __syncthreads();
     if (warp_index() == 0) {
-      sort_list(list_, size_);
+      warp_bitonic_sort(list_, size_);
       scan<double>([&](int r) { return static_cast<double>(-list_[r].key()); },
                    [&](int r, double sum) { sum_before_[r + 1] = sum; });
       if (lane_index() == 0) sum_before_[0] = 0;
     }
-    sync_block();
+    __syncthreads();
   }
 
-  // Calls put(r, the sum of get(0) ... get(r)), in a fixed order; by a warp.
+  // Calls put(r, get(0) + ... + get(r)), in a fixed order of addition. All lanes of a warp call it.
   template <class Sum, class Get, class Put>
-  HARDMINE_DEVICE void scan(const Get& get, const Put& put) const {
-    const int part = (size_ + 31) / 32, begin = lane_index() * part, end = begin + part < size_ ? begin + part : size_;
+  __device__ __forceinline__ void scan(const Get& get, const Put& put) const {
+    const int chunk = ceil_div(size_, 32), begin = lane_index() * chunk,
+              end = begin + chunk < size_ ? begin + chunk : size_;
     Sum own = 0;
     for (int r = begin; r < end; ++r) own += get(r);
     Sum sum = own;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      const Sum below = shuffle_up(sum, step);
+      const Sum below = __shfl_up_sync(kFullWarp, sum, step);
       if (lane_index() >= step) sum += below;
     }
-    Sum before = shuffle_up(sum, 1);
+    Sum before = __shfl_up_sync(kFullWarp, sum, 1);
     if (lane_index() == 0) before = 0;
     for (int r = begin; r < end; ++r) put(r, before += get(r));
   }
 
-  // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
-  HARDMINE_DEVICE Number weight_of(int32_t triplets, Number v) const {
-    const auto weight = static_cast<Number>(triplets);
-    if (pass_.squared) return weight;
-    return v < Number(0) ? weight / (Number(-4) * v) : Number(0);
+  // With v = -d / 2: dv = (y - x) / (2 d) = (y - x) / (-4 v). At d = 0 the subgradient is 0.
+  __device__ __forceinline__ acc_t weight_of(int32_t triplets, acc_t v) const {
+    const auto weight = static_cast<acc_t>(triplets);
+    if (params_.squared) return weight;
+    return v < acc_t(0) ? weight / (acc_t(-4) * v) : acc_t(0);
   }
 
-  // How many of the positives listed are below x; none for NaN.
-  HARDMINE_DEVICE int positives_below(Number x) const {
+  // The number of listed positives below x; 0 for NaN.
+  __device__ __forceinline__ int positives_below(acc_t x) const {
     int begin = 0, end = size_;
     while (begin < end) {
       const int middle = (begin + end) / 2;
@@ -198,16 +200,17 @@ class Anchor {
     return begin;
   }
 
-  HARDMINE_DEVICE void visit_negatives() {
+  __device__ __forceinline__ void visit_negatives() {
     const bool last = first_ + size_ == positives_;
-    int32_t with_all = 0;  // negatives: these would all count at one place
-    for (int64_t c = thread_index(); c < pass_.count; c += block_size()) {
+    int32_t with_all =
+        0;  // negatives below which all positives lie, counted here because they would all add to one counter
+    for (int64_t c = threadIdx.x; c < params_.count; c += blockDim.x) {
       if (same_class(c)) continue;
-      // Whether a triplet is active is decided in the type of v. What it adds is v_an - v_ap, and half the margin
-      // apart: rounded to the size of v, the margin would bias every triplet alike.
-      const Number v = pairs_[c];
-      const double half_margin = pass_.table.margin ? 0.5 * static_cast<double>(margin(c)) : pass_.half_margin;
-      const int below = positives_below(v + static_cast<Number>(half_margin));
+      // Whether a triplet is active is decided in acc_t. The sum takes v_an - v_ap and half the margin separately:
+      // rounded to the magnitude of v, the margin would bias every triplet alike.
+      const acc_t v = pairs_[c];
+      const double half_margin = params_.table.margin ? 0.5 * static_cast<double>(margin(c)) : params_.half_margin;
+      const int below = positives_below(v + static_cast<acc_t>(half_margin));
       if (below > 0) {
         value_ += static_cast<double>(below) * static_cast<double>(v) - sum_before_[below];
         value_ += static_cast<double>(below) * half_margin;
@@ -215,45 +218,45 @@ class Anchor {
         if (below == size_) {
           ++with_all;
         } else {
-          atomic_add(active_ + below - 1, 1);
+          atomicAdd(active_ + below - 1, 1);
         }
       }
-      if (!pass_.need_weights) continue;
+      if (!params_.need_weights) continue;
       const int32_t triplets = below + (first_ > 0 ? actives_[c] : 0);
       if (last) {
-        const Number weight = weight_of(triplets, v);
+        const acc_t weight = weight_of(triplets, v);
         pairs_[c] = weight;
         weight_ += static_cast<double>(weight);
       } else {
         actives_[c] = triplets;
       }
     }
-    if (with_all > 0) atomic_add(active_ + size_ - 1, with_all);
-    sync_block();
+    if (with_all > 0) atomicAdd(active_ + size_ - 1, with_all);
+    __syncthreads();
   }
 
-  HARDMINE_DEVICE void visit_positives() {
-    if (pass_.need_weights) {
-      // The active triplets of a positive are those of negatives that are above it, or above a greater one.
+  __device__ __forceinline__ void visit_positives() {
+    if (params_.need_weights) {
+      // The active triplets of a positive: those of all negatives that lie above it.
       if (warp_index() == 0)
         scan<int32_t>([&](int r) { return active_[size_ - 1 - r]; },
                       [&](int r, int32_t triplets) {
                         const int rank = size_ - 1 - r;
-                        const Number weight = weight_of(-triplets, -list_[rank].key());
+                        const acc_t weight = weight_of(-triplets, -list_[rank].key());
                         pairs_[list_[rank].index()] = weight;
                         weight_ += static_cast<double>(weight);
                       });
     }
-    sync_block();  // before the list is another
+    __syncthreads();  // before the next chunk's list
   }
 
-  const AnchorPass<Number>& pass_;
-  AnchorShared<Number>& shared_;
+  const AnchorParams<acc_t>& params_;
+  AnchorShared<acc_t>& shared_;
   double* sum_before_;  // [positives + 1]
   Positive* list_;
-  int32_t* active_;  // negatives by how many of the positives listed are below them, less 1
+  int32_t* active_;  // [positives]: at i, the negatives with i + 1 listed positives below them
   const int64_t row_, label_;
-  Number* pairs_;
+  acc_t* pairs_;
   int32_t* actives_;
   int64_t positives_ = 0, first_of_warp_ = 0, first_ = 0;
   int size_ = 0;

@@ -1,10 +1,11 @@
-// A strip of anchors at a time: a matrix of what their pairs measure, the weights of those pairs instead, and the
-// products of the weights with the rows, for the anchors and for those that they are compared with.
+// One strip of anchors at a time: a matrix of the values of their pairs, which is overwritten by the weights of the
+// pairs. Gradient GEMMs multiply the weights with the rows, once for the anchors and once for their partners.
 
 #include "cuda/kernels/batch_all_triplet_loss.h"
 
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/gemm/gradient_gemm.h"
 #include "cuda/gemm/make_tile.h"
 #include "cuda/gemm/row_stats.h"
@@ -14,219 +15,216 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int64_t kStripEntries = int64_t{1} << 22;  // of a strip, whatever the depth
+constexpr int64_t kStripEntries = int64_t{1} << 22;  // per strip, whatever the depth
 
-// How rows are weighted where pairs measure distances: by products, too.
-template <class Arithmetic>
-using ProductsFor = std::conditional_t<
-    !Arithmetic::kSquares, Arithmetic,
-    std::conditional_t<std::is_same_v<typename Arithmetic::Number, double>, DoubleProducts, FloatProducts>>;
+// The gradient of distances is a matrix product as well.
+template <class MmaPolicy>
+using GradientMmaPolicy = std::conditional_t<
+    !MmaPolicy::kSquaredDifferences, MmaPolicy,
+    std::conditional_t<std::is_same_v<typename MmaPolicy::acc_t, double>, DoubleProducts, FloatProducts>>;
 
-// What becomes of the sums of weighted rows: with W the sum of a row's weights over all its pairs, its gradient is
+// The gradient of a row from its weighted sum. With W the sum of the row's weights over all its pairs, it is
 //   sum of w y - W x,
-// x and y less a common center. Where pairs measure inner products, -W x is left out: the projection removes it.
-template <class Scalar, class Number>
+// with a common center subtracted from x and y. For inner products the term W x is skipped: the projection removes it.
+template <class Scalar, class acc_t>
 struct BatchAllGradient {
   const Scalar* x;  // [count, depth]
   int64_t count, depth;
-  const Number* divisor;  // [count]; null: rows are not normalized
-  const Number* center;   // [depth]; null where pairs measure inner products
-  double* weight;         // [count], W; not used without a center
-  Number* grad;           // [count, depth]
+  const acc_t* norm;    // [count]; null: rows are not normalized
+  const acc_t* center;  // [depth]; null for inner products
+  double* weight;       // [count]: W; used only with a center
+  acc_t* grad;          // [count, depth]
 
-  HARDMINE_DEVICE Number row(int64_t i, int64_t k) const {
-    const Number x_k = to_number(x[i * depth + k]);
-    return divisor ? x_k / divisor[i] : x_k;
+  __device__ __forceinline__ acc_t row(int64_t i, int64_t k) const {
+    const acc_t x_k = to_acc(x[i * depth + k]);
+    return norm ? x_k / norm[i] : x_k;
   }
 };
 
-// Also writes `shift` [count], null unless the pairs measure inner products: with s + shift of the negative and the
-// positive, v is half a squared distance of rows that are too short to be unit rows, too.
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kThreads, 4)
-start_kernel(MeasuredRows<Scalar, Number> rows, Number* shift, BatchAllGradient<Scalar, Number> gradient) {
-  measure_rows(rows);
-  for (int64_t i = block_index() * kThreads + thread_index(); i < rows.count; i += grid_size() * kThreads)
+// Also writes `shift` [count], which is null except for inner products. With s + shift of the negative and of the
+// positive, v is half a squared distance even for rows that are too short to be unit rows.
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kThreads, 4)
+    start_batch_all_kernel(RowStats<Scalar, acc_t> rows, acc_t* shift, BatchAllGradient<Scalar, acc_t> gradient) {
+  compute_row_stats(rows);
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows.count; i += int64_t{gridDim.x} * kThreads)
     gradient.weight[i] = 0;
   if (gradient.grad)
-    for (int64_t i = block_index() * kThreads + thread_index(); i < rows.count * rows.depth;
-         i += grid_size() * kThreads)
+    for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows.count * rows.depth;
+         i += int64_t{gridDim.x} * kThreads)
       gradient.grad[i] = 0;
   if (!shift) return;
   constexpr int kWarps = kThreads / 32;
-  for (int64_t i = block_index() * kWarps + warp_index(); i < rows.count; i += grid_size() * kWarps) {
-    const Number norm = norm_of_row<Number>(rows.x + i * rows.depth, rows.depth);
-    const Number unit = norm / Number(kSmallestNorm);
-    if (lane_index() == 0) shift[i] = unit <= Number(1) ? (1 - unit * unit) / 2 : Number(0);
+  for (int64_t i = int64_t{blockIdx.x} * kWarps + warp_index(); i < rows.count; i += int64_t{gridDim.x} * kWarps) {
+    const acc_t norm = warp_row_norm<acc_t>(rows.x + i * rows.depth, rows.depth);
+    const acc_t unit = norm / acc_t(kSmallestNorm);
+    if (lane_index() == 0) shift[i] = unit <= acc_t(1) ? (1 - unit * unit) / 2 : acc_t(0);
   }
 }
 
-// A number of some row at every depth, the median of three: near all rows where they are near each other, and
-// differences from it are as exact as those of rows.
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kThreads, 4)
-center_kernel(BatchAllGradient<Scalar, Number> gradient, Number* center) {
-  for (int64_t k = block_index() * kThreads + thread_index(); k < gradient.depth; k += grid_size() * kThreads) {
-    const Number a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
-                 c = gradient.row(gradient.count - 1, k);
-    const Number low = a < b ? a : b, high = a < b ? b : a;
+// The median of three rows at each depth. It is close to all rows if they are close to each other, so differences from
+// it are as exact as differences between rows.
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kThreads, 4) center_kernel(BatchAllGradient<Scalar, acc_t> gradient, acc_t* center) {
+  for (int64_t k = int64_t{blockIdx.x} * kThreads + threadIdx.x; k < gradient.depth;
+       k += int64_t{gridDim.x} * kThreads) {
+    const acc_t a = gradient.row(0, k), b = gradient.row(gradient.count / 2, k),
+                c = gradient.row(gradient.count - 1, k);
+    const acc_t low = a < b ? a : b, high = a < b ? b : a;
     center[k] = c < low ? low : c > high ? high : c;
   }
 }
 
-template <class Arithmetic>
-struct MeasuresPass {
-  using Number = typename Arithmetic::Number;
-  PackedRows<Arithmetic> rows;
-  const Number* shift;
+template <class MmaPolicy>
+struct PairMeasureParams {
+  using acc_t = typename MmaPolicy::acc_t;
+  PackedMatrix<MmaPolicy> rows;
+  const acc_t* shift;
   bool squared;
   int64_t first_row, strip_rows;
-  Number* pairs;  // [strip_rows, count]
+  acc_t* pairs;  // [strip_rows, count]
 };
 
-template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-measures_kernel(MeasuresPass<Arithmetic> pass) {
-  using Number = typename Arithmetic::Number;
-  const int64_t row_panels = panels_of<Arithmetic>(pass.strip_rows), count = pass.rows.count;
-  Share<Arithmetic> share;
-  for (int64_t i = block_index(); i < row_panels * panels_of<Arithmetic>(count); i += grid_size()) {
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) measures_kernel(PairMeasureParams<MmaPolicy> params) {
+  using acc_t = typename MmaPolicy::acc_t;
+  const int64_t row_panels = panels_of<MmaPolicy>(params.strip_rows), count = params.rows.count;
+  Fragment<MmaPolicy> fragment;
+  for (int64_t i = blockIdx.x; i < row_panels * panels_of<MmaPolicy>(count); i += gridDim.x) {
     const int64_t row_panel = i % row_panels, column_panel = i / row_panels;
-    make_tile(pass.rows, pass.rows, pass.first_row / Arithmetic::kTile + row_panel, column_panel, share);
+    make_tile(params.rows, params.rows, params.first_row / MmaPolicy::kTile + row_panel, column_panel, fragment);
 #pragma unroll
-    for (int r = 0; r < Arithmetic::kRows; ++r) {
-      const int64_t row = row_panel * Arithmetic::kTile + Arithmetic::row(r);
-      if (row >= pass.strip_rows) continue;
+    for (int r = 0; r < MmaPolicy::kRows; ++r) {
+      const int64_t row = row_panel * MmaPolicy::kTile + MmaPolicy::row(r);
+      if (row >= params.strip_rows) continue;
 #pragma unroll
-      for (int c = 0; c < Arithmetic::kColumns; ++c) {
-        const int64_t column = column_panel * Arithmetic::kTile + Arithmetic::column(c);
+      for (int c = 0; c < MmaPolicy::kColumns; ++c) {
+        const int64_t column = column_panel * MmaPolicy::kTile + MmaPolicy::column(c);
         if (column >= count) continue;
-        Number v = share.at[r][c];
-        if constexpr (Arithmetic::kSquares) {
-          v = Number(-0.5) * (pass.squared ? v : std::sqrt(v));
+        acc_t v = fragment.at[r][c];
+        if constexpr (MmaPolicy::kSquaredDifferences) {
+          v = acc_t(-0.5) * (params.squared ? v : std::sqrt(v));
         } else {
-          v += pass.shift[column];
+          v += params.shift[column];
         }
-        pass.pairs[row * count + column] = v;
+        params.pairs[row * count + column] = v;
       }
     }
   }
 }
 
-template <class Number>
-HARDMINE_KERNEL(kAnchorThreads, 2)
-anchors_kernel(AnchorPass<Number> pass) {
-  for (int64_t i = block_index(); i < pass.rows; i += grid_size()) Anchor<Number>(pass, i).run();
+template <class acc_t>
+__global__ void __launch_bounds__(kAnchorThreads, 2) anchors_kernel(AnchorParams<acc_t> params) {
+  for (int64_t i = blockIdx.x; i < params.rows; i += gridDim.x) Anchor<acc_t>(params, i).run();
 }
 
-// Adds what the columns of a strip of weights add up to.
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kThreads, 4)
-add_column_weights_kernel(WeightStrip<Number> strip, BatchAllGradient<Scalar, Number> gradient) {
-  for (int64_t c = block_index() * kThreads + thread_index(); c < strip.columns; c += grid_size() * kThreads) {
+// Adds the column sums of a strip of weights.
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kThreads, 4)
+    add_column_weights_kernel(WeightStrip<acc_t> strip, BatchAllGradient<Scalar, acc_t> gradient) {
+  for (int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x; c < strip.columns;
+       c += int64_t{gridDim.x} * kThreads) {
     double sum = 0;
     for (int64_t r = 0; r < strip.rows; ++r) sum += static_cast<double>(strip.weight[r * strip.columns + c]);
     gradient.weight[c] += sum;
   }
 }
 
-template <class Number>
-struct BatchAllEnd {
+template <class acc_t>
+struct BatchAllEpilogue {
   BatchAllReduction reduction;
   int64_t count;
   const double* value;
   const int64_t *active, *total;
-  const int32_t* finite;              // [row_groups(count)]
-  const int32_t* margins_are_finite;  // [count]; null: they are
-  BatchAllOut<Number> out;
-  Number* share;  // [1]: what the gradient is to be multiplied with
+  const int32_t* finite;              // [finite_flag_count(count)]
+  const int32_t* margins_are_finite;  // [count]; null without a table
+  BatchAllOut<acc_t> out;
+  acc_t* loss_weight;  // [1]: the factor of the gradient
 };
 
-// One block.
-template <class Number>
-HARDMINE_KERNEL(kThreads, 1)
-end_kernel(BatchAllEnd<Number> end) {
+// Launched with one block.
+template <class acc_t>
+__global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAllEpilogue<acc_t> epilogue) {
   double value[1] = {0};
   int64_t counts[2] = {0, 0};
-  bool bad = false;
-  for (int64_t i = thread_index(); i < end.count; i += kThreads) {
-    value[0] += end.value[i];
-    counts[0] += end.active[i];
-    counts[1] += end.total[i];
-    if (end.margins_are_finite) bad |= end.margins_are_finite[i] == 0;
+  bool has_nonfinite_margin = false;
+  for (int64_t i = threadIdx.x; i < epilogue.count; i += kThreads) {
+    value[0] += epilogue.value[i];
+    counts[0] += epilogue.active[i];
+    counts[1] += epilogue.total[i];
+    if (epilogue.margins_are_finite) has_nonfinite_margin |= epilogue.margins_are_finite[i] == 0;
   }
-  const bool infinite = block_finds_infinite(end.finite, row_groups(end.count));
-  bad = sync_block_any(bad);
-  sum_of_block<1>(value, reinterpret_cast<double*>(shared_memory()));
-  sum_of_block<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
-  if (thread_index() != 0) return;
-  const Number nan = std::numeric_limits<Number>::quiet_NaN();
-  const double share = batch_all_share(end.reduction, counts[0], counts[1]);
-  *end.out.loss = bad || infinite ? nan : static_cast<Number>(share * value[0]);
-  *end.share = bad || infinite ? nan : static_cast<Number>(share);
-  *end.out.active = infinite ? 0 : counts[0];
-  *end.out.total = infinite ? 0 : counts[1];
+  const bool has_nonfinite = block_any_nonfinite(epilogue.finite, finite_flag_count(epilogue.count));
+  has_nonfinite_margin = __syncthreads_or(has_nonfinite_margin);
+  block_reduce_sum<1>(value, reinterpret_cast<double*>(shared_memory()));
+  block_reduce_sum<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
+  if (threadIdx.x != 0) return;
+  const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
+  const double loss_weight = batch_all_share(epilogue.reduction, counts[0], counts[1]);
+  *epilogue.out.loss = has_nonfinite_margin || has_nonfinite ? nan : static_cast<acc_t>(loss_weight * value[0]);
+  *epilogue.loss_weight = has_nonfinite_margin || has_nonfinite ? nan : static_cast<acc_t>(loss_weight);
+  *epilogue.out.active = has_nonfinite ? 0 : counts[0];
+  *epilogue.out.total = has_nonfinite ? 0 : counts[1];
 }
 
-// A block a row.
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kTileThreads, 4)
-finish_gradient_kernel(BatchAllGradient<Scalar, Number> gradient, const Number* factor) {
-  Number* const exchange = reinterpret_cast<Number*>(shared_memory());
-  const Number share = *factor;
-  for (int64_t i = block_index(); i < gradient.count; i += grid_size()) {
-    Number* const grad = gradient.grad + i * gradient.depth;
-    const bool is_zero = gradient.divisor && !has_direction(gradient.divisor[i]);
-    const bool projects = gradient.divisor && !is_zero;
-    const Number weight = gradient.center ? static_cast<Number>(gradient.weight[i]) : Number(0);
-    Number along[1] = {0};
-    for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
-      const Number x = gradient.row(i, k);
-      const Number value = share * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
-      along[0] += value * x;
+// One row per block.
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kTileThreads, 4)
+    finalize_batch_all_gradient_kernel(BatchAllGradient<Scalar, acc_t> gradient, const acc_t* factor) {
+  acc_t* const exchange = reinterpret_cast<acc_t*>(shared_memory());
+  const acc_t loss_weight = *factor;
+  for (int64_t i = blockIdx.x; i < gradient.count; i += gridDim.x) {
+    acc_t* const grad = gradient.grad + i * gradient.depth;
+    const bool is_zero = gradient.norm && !has_direction(gradient.norm[i]);
+    const bool projects = gradient.norm && !is_zero;
+    const acc_t weight = gradient.center ? static_cast<acc_t>(gradient.weight[i]) : acc_t(0);
+    acc_t radial[1] = {0};
+    for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
+      const acc_t x = gradient.row(i, k);
+      const acc_t value = loss_weight * (grad[k] - weight * (gradient.center ? x - gradient.center[k] : x));
+      radial[0] += value * x;
       grad[k] = value;
     }
     if (projects) {
-      sum_of_block<1>(along, exchange);
-      if (thread_index() == 0) exchange[0] = along[0];
-      sync_block();
-      along[0] = exchange[0];
-      sync_block();  // before the exchange is used again
+      block_reduce_sum<1>(radial, exchange);
+      if (threadIdx.x == 0) exchange[0] = radial[0];
+      __syncthreads();
+      radial[0] = exchange[0];
+      __syncthreads();  // before the exchange is reused
     }
-    for (int64_t k = thread_index(); k < gradient.depth; k += kTileThreads) {
-      Number value = share != share ? share : is_zero ? Number(0) : grad[k];
-      if (projects) value -= gradient.row(i, k) * along[0];
-      if (gradient.divisor) value /= gradient.divisor[i];
+    for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
+      acc_t value = loss_weight != loss_weight ? loss_weight : is_zero ? acc_t(0) : grad[k];
+      if (projects) value -= gradient.row(i, k) * radial[0];
+      if (gradient.norm) value /= gradient.norm[i];
       grad[k] = value;
     }
   }
 }
 
-template <class Number>
-HARDMINE_KERNEL(kThreads, 4)
-scale_gradient_kernel(const Number* grad, const Number* factor, int64_t size, Number* out) {
-  for (int64_t i = block_index() * kThreads + thread_index(); i < size; i += grid_size() * kThreads)
+template <class acc_t>
+__global__ void __launch_bounds__(kThreads, 4)
+    scale_gradient_kernel(const acc_t* grad, const acc_t* factor, int64_t size, acc_t* out) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < size; i += int64_t{gridDim.x} * kThreads)
     out[i] = *factor * grad[i];
 }
 
-int64_t blocks_of(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
+int64_t blocks_of(int64_t threads) { return ceil_div(threads, kThreads); }
 
 int64_t rows_of_strip(int64_t count, int64_t depth) {
   const int64_t rows = std::min(std::max({int64_t{256}, 2 * depth, kStripEntries / count}), count);
-  return (rows + kStripStep - 1) / kStripStep * kStripStep;
+  return round_up(rows, kStripAlignment);
 }
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
-               const MarginTable<typename Arithmetic::Number>& table,
-               const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
-               const Stream& stream) {
-  using Number = typename Arithmetic::Number;
-  using Products = ProductsFor<Arithmetic>;
+               const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
+               const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
+  using GemmPolicy = GradientMmaPolicy<MmaPolicy>;
   const int64_t count = rows.count;
-  AnchorPass<Number> anchors{};
+  AnchorParams<acc_t> anchors{};
   anchors.label = rows.label;
   anchors.count = count;
   anchors.squared = rule.squared;
@@ -240,78 +238,79 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
   if (table.margin) anchors.margins_are_finite = workspace.array<int32_t>(count);
 
   const bool normalized = batch_all_measure(rule, true).normalized;
-  Number* const divisor = normalized ? workspace.array<Number>(count) : nullptr;
-  const MeasuredRows<Scalar, Number> measured{
-      rows.x, count, depth, divisor, workspace.array<int32_t>(row_groups(count)), nullptr};
-  BatchAllGradient<Scalar, Number> gradient{rows.x, count, depth, divisor, nullptr, anchors.weight, out.grad};
-  MeasuresPass<Arithmetic> measures{};
+  acc_t* const norm = normalized ? workspace.array<acc_t>(count) : nullptr;
+  const RowStats<Scalar, acc_t> stats{rows.x, count, depth, norm, workspace.array<int32_t>(finite_flag_count(count)),
+                                      nullptr};
+  BatchAllGradient<Scalar, acc_t> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
+  PairMeasureParams<MmaPolicy> measures{};
   measures.squared = rule.squared;
-  Number* const shift = Arithmetic::kSquares ? nullptr : workspace.array<Number>(count);
+  acc_t* const shift = MmaPolicy::kSquaredDifferences ? nullptr : workspace.array<acc_t>(count);
   measures.shift = shift;
 
   int64_t strip_rows = 0;
   if (count > 0) {
-    launch("start_batch_all", start_kernel<Scalar, Number>,
-           {std::max(row_groups(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream, measured,
-           shift, gradient);
-    measures.rows = pack_rows<Arithmetic>(rows.x, count, depth, normalized, {}, workspace, stream);
-    strip_rows = std::min(parts.strip_rows ? parts.strip_rows : rows_of_strip(count, depth), count);
-    anchors.pairs = measures.pairs = workspace.array<Number>(strip_rows * count);
-    anchors.positives = power_of_two_from(std::min(count, parts.positives));
+    launch("start_batch_all", start_batch_all_kernel<Scalar, acc_t>,
+           {std::max(finite_flag_count(count), blocks_of(out.grad ? count * depth / 16 : count)), kThreads}, stream,
+           stats, shift, gradient);
+    measures.rows = pack_matrix<MmaPolicy>(rows.x, count, depth, normalized, {}, workspace, stream);
+    strip_rows = std::min(chunks.strip_rows ? chunks.strip_rows : rows_of_strip(count, depth), count);
+    anchors.pairs = measures.pairs = workspace.array<acc_t>(strip_rows * count);
+    anchors.positives = static_cast<int>(next_power_of_two(std::min(count, chunks.positives)));
     if (count > anchors.positives) anchors.actives = workspace.array<int32_t>(strip_rows * count);
   }
-  StripProducts<Products> products{};
+  GradientGemm<GemmPolicy> gemm{};
   if (count > 0 && out.grad) {
-    if (Arithmetic::kSquares) {
-      Number* const center = workspace.array<Number>(depth);
-      launch("center", center_kernel<Scalar, Number>, {blocks_of(depth), kThreads}, stream, gradient, center);
+    if (MmaPolicy::kSquaredDifferences) {
+      acc_t* const center = workspace.array<acc_t>(depth);
+      launch("center", center_kernel<Scalar, acc_t>, {blocks_of(depth), kThreads}, stream, gradient, center);
       gradient.center = center;
     }
-    products = strip_products<Products>(ProductRows<Scalar, Number>{rows.x, count, depth, divisor, gradient.center},
-                                        strip_rows, true, count, workspace, stream);
+    gemm = make_gradient_gemm<GemmPolicy>(GradientGemmRows<Scalar, acc_t>{rows.x, count, depth, norm, gradient.center},
+                                          strip_rows, true, count, workspace, stream);
   }
   for (int64_t first = 0; first < count; first += strip_rows) {
-    const WeightStrip<Number> strip{measures.pairs, std::min(strip_rows, count - first), count};
+    const WeightStrip<acc_t> strip{measures.pairs, std::min(strip_rows, count - first), count};
     measures.first_row = anchors.first_row = first;
     measures.strip_rows = anchors.rows = strip.rows;
-    launch("batch_all_measures", measures_kernel<Arithmetic>,
-           {panels_of<Arithmetic>(strip.rows) * panels_of<Arithmetic>(count), kTileThreads, Arithmetic::kSharedBytes},
+    launch("batch_all_measures", measures_kernel<MmaPolicy>,
+           {panels_of<MmaPolicy>(strip.rows) * panels_of<MmaPolicy>(count), kTileThreads, MmaPolicy::kSharedBytes},
            stream, measures);
-    launch("batch_all_anchors", anchors_kernel<Number>,
-           {strip.rows, anchor_threads(count), anchor_shared_bytes<Number>(anchors.positives)}, stream, anchors);
+    launch("batch_all_anchors", anchors_kernel<acc_t>,
+           {strip.rows, anchor_threads(count), anchor_shared_bytes<acc_t>(anchors.positives)}, stream, anchors);
     if (!out.grad) continue;
-    add_strip_product<Products>(products, strip, out.grad + first * depth, stream);
-    add_transposed_strip_product<Products>(products, strip, first, out.grad, stream);
-    if (Arithmetic::kSquares)
-      launch("add_column_weights", add_column_weights_kernel<Scalar, Number>, {blocks_of(count), kThreads}, stream,
+    gradient_gemm_accumulate<GemmPolicy>(gemm, strip, out.grad + first * depth, stream);
+    gradient_gemm_transposed_accumulate<GemmPolicy>(gemm, strip, first, out.grad, stream);
+    if (MmaPolicy::kSquaredDifferences)
+      launch("add_column_weights", add_column_weights_kernel<Scalar, acc_t>, {blocks_of(count), kThreads}, stream,
              strip, gradient);
   }
-  Number* const share = workspace.array<Number>(1);
-  const BatchAllEnd<Number> end{rule.reduction,
-                                count,
-                                anchors.value,
-                                anchors.active,
-                                anchors.total,
-                                measured.finite,
-                                anchors.margins_are_finite,
-                                out,
-                                share};
-  launch("batch_all_end", end_kernel<Number>, {1, kThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
+  acc_t* const loss_weight = workspace.array<acc_t>(1);
+  const BatchAllEpilogue<acc_t> epilogue{rule.reduction,
+                                         count,
+                                         anchors.value,
+                                         anchors.active,
+                                         anchors.total,
+                                         stats.finite,
+                                         anchors.margins_are_finite,
+                                         out,
+                                         loss_weight};
+  launch("finalize_batch_all", finalize_batch_all_kernel<acc_t>, {1, kThreads, 2 * kMaxWarps * sizeof(double)}, stream,
+         epilogue);
   if (out.grad)
-    launch("finish_batch_all", finish_gradient_kernel<Scalar, Number>,
-           {count, kTileThreads, kMostWarps * sizeof(Number)}, stream, gradient, static_cast<const Number*>(share));
+    launch("finalize_batch_all_gradient", finalize_batch_all_gradient_kernel<Scalar, acc_t>,
+           {count, kTileThreads, kMaxWarps * sizeof(acc_t)}, stream, gradient, static_cast<const acc_t*>(loss_weight));
 }
 
-template <class Number>
-void scale_gradient(const Number* grad, const Number* factor, int64_t size, Number* out, const Stream& stream) {
-  launch("scale_gradient", scale_gradient_kernel<Number>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
+template <class acc_t>
+void scale_gradient(const acc_t* grad, const acc_t* factor, int64_t size, acc_t* out, const Stream& stream) {
+  launch("scale_gradient", scale_gradient_kernel<acc_t>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                        \
-  template void batch_all<Arithmetic, Scalar>(                                                          \
-      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<Arithmetic::Number>&, \
-      const BatchAllOut<Arithmetic::Number>&, const BatchAllParts&, Workspace&, const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                       \
+  template void batch_all<MmaPolicy, Scalar>(                                                         \
+      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<MmaPolicy::acc_t>&, \
+      const BatchAllOut<MmaPolicy::acc_t>&, const BatchAllChunks&, Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 template void scale_gradient<float>(const float*, const float*, int64_t, float*, const Stream&);
 template void scale_gradient<double>(const double*, const double*, int64_t, double*, const Stream&);

@@ -8,31 +8,31 @@
 
 namespace hardmine::cuda {
 
-template <class Number>
+template <class acc_t>
 struct BatchAllOut {
-  Number* loss;     // [1]
-  int64_t* active;  // [1]: triplets with a value above 0
+  acc_t* loss;      // [1]
+  int64_t* active;  // [1]: triplets with a value > 0
   int64_t* total;   // [1]
-  Number* grad;     // [count, depth]: the gradient of the loss; null: not wanted
+  acc_t* grad;      // [count, depth]: the gradient of the loss; null: not needed
 };
 
-// What is in memory at a time; other than by default in tests only.
-struct BatchAllParts {
-  int64_t strip_rows = 0;    // anchors, a multiple of kStripStep; 0: as many as O(count depth) memory allows
-  int64_t positives = 1024;  // of an anchor, a power of two
+// Chunk sizes. Only tests override the defaults.
+struct BatchAllChunks {
+  int64_t strip_rows =
+      0;  // anchors per strip, a multiple of kStripAlignment; 0: as many as O(count depth) memory allows
+  int64_t positives = 1024;  // of an anchor per chunk, a power of two
 };
 
-// The gradient is known up to the share of a triplet when all have been seen, so there is no backward pass. O(count
-// depth) memory, or some MiB. The host does not wait for the device to look at the margins: a sample whose class has no
-// row, and a margin between classes of the batch that is not finite, make the loss and the gradient NaN.
-template <class Arithmetic, class Scalar>
+// The forward pass computes the gradient as well: up to the loss's weight it is known when all triplets were seen.
+// O(count depth) memory, or a few MiB. The host does not wait for the device to check the margins. A sample whose class
+// has no row, or a non-finite margin between classes of the batch, makes the loss and the gradient NaN.
+template <class MmaPolicy, class Scalar>
 void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
-               const MarginTable<typename Arithmetic::Number>& table,
-               const BatchAllOut<typename Arithmetic::Number>& out, const BatchAllParts& parts, Workspace& workspace,
-               const Stream& stream);
+               const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
+               const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream);
 
-// grad * *factor.
-template <class Number>
-void scale_gradient(const Number* grad, const Number* factor, int64_t size, Number* out, const Stream& stream);
+// out = grad * *factor.
+template <class acc_t>
+void scale_gradient(const acc_t* grad, const acc_t* factor, int64_t size, acc_t* out, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -1,12 +1,19 @@
-// A block adds up the gradient of one row after the other.
+// Each block gathers the gradient of one row at a time.
 //
-// With y the other row of a pair and w the gradient that arrives at its measure, the pair adds to the gradient of row x
-//   inner product:              w y
-//   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
-//                               subgradient
-//   negative squared distance:  2 w (y - x).
-// All are symmetric in x and y, so both ends of a pair are treated alike. Where rows are normalized, x and y are x /
-// |x| and y / |y|, and the sum is projected through x / |x|.
+// A pair of rows x, y with gradient w at its measure adds to the gradient of x:
+//   inner product: w y
+//   negative distance: (w / d) (y - x), d =
+// y - x
+// ; nothing at d = 0, where PyTorch's norm has the subgradient 0
+//   negative squared distance: 2 w (y - x)
+// All are symmetric in x and y, so both endpoints of a pair are treated alike. For normalized rows, x and y stand for x
+// /
+// x
+// and y /
+// y
+// , and the sum is projected through x /
+// x
+// .
 #pragma once
 
 #include <limits>
@@ -17,133 +24,134 @@
 namespace hardmine::cuda {
 
 inline constexpr int kGatherThreads = 128;
-inline constexpr int kGatherColumns = 8;                              // a thread adds up at once
-inline constexpr int kGatherDepth = kGatherThreads * kGatherColumns;  // a block
-inline constexpr int kGatherList = 512;                               // contributions that are listed at once
+inline constexpr int kGatherColumns = 8;                              // per thread
+inline constexpr int kGatherDepth = kGatherThreads * kGatherColumns;  // per block
+inline constexpr int kGatherList = 512;                               // contributions that are listed at a time
 
-template <class Scalar, class Number>
-struct GatherSide {
-  const Scalar* x;        // [count, depth]
-  const Number* divisor;  // [count] what rows are divided by; null where they are not normalized
+template <class Scalar, class acc_t>
+struct GatherOperand {
+  const Scalar* x;    // [count, depth]
+  const acc_t* norm;  // [count], clamped from below; null: not normalized
   int64_t count;
 };
 
-template <class Scalar, class Number>
-struct GatherPass {
+template <class Scalar, class acc_t>
+struct GatherParams {
   PairMeasure measure;
-  PairEnds<Number> ends;
-  GatherSide<Scalar, Number> selves, firsts, seconds;
-  bool at_first, at_second;  // which ends of pairs rows of `selves` are at
-  EndsByRow by_row;          // of those ends, but for firsts that are entries: they are known without
+  PairEndpoints<acc_t> endpoints;
+  GatherOperand<Scalar, acc_t> rows, left, right;
+  bool at_left, at_right;   // whether `rows` are left, right rows of pairs
+  RowToPairs row_to_pairs;  // without the left endpoints of implicit entries, which are known
   int64_t depth;
-  const int32_t* finite[3];  // all gradients are NaN if one of these is 0; null ones are not looked at
+  const int32_t* finite[3];  // flags; all gradients are NaN if one is 0; null: not used
   int64_t groups[3];
   Scalar* grad;  // [count, depth]
 };
 
-template <class Number>
+template <class acc_t>
 struct GatherShared {
-  double sum[kMostWarps];
-  const void* other[kGatherList];
-  Number weight[kGatherList], divisor[kGatherList];
-  int64_t end[kGatherList];
-  int warp_count[kMostWarps];
+  double sum[kMaxWarps];
+  const void* partner[kGatherList];
+  acc_t weight[kGatherList], norm[kGatherList];
+  int64_t endpoint[kGatherList];
+  int warp_count[kMaxWarps];
 };
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 class GatherRow {
  public:
-  HARDMINE_DEVICE GatherRow(const GatherPass<Scalar, Number>& pass, int64_t row)
-      : pass_(pass),
-        shared_(*reinterpret_cast<GatherShared<Number>*>(shared_memory())),
+  __device__ __forceinline__ GatherRow(const GatherParams<Scalar, acc_t>& params, int64_t row)
+      : params_(params),
+        shared_(*reinterpret_cast<GatherShared<acc_t>*>(shared_memory())),
         row_(row),
-        self_(pass.selves.x + row * pass.depth),
-        divisor_(pass.selves.divisor ? pass.selves.divisor[row] : Number(1)) {}
+        self_(params.rows.x + row * params.depth),
+        norm_(params.rows.norm ? params.rows.norm[row] : acc_t(1)) {}
 
-  HARDMINE_DEVICE void run(bool poisoned) {
-    Scalar* grad = pass_.grad + row_ * pass_.depth;
-    const int64_t depth = pass_.depth;
-    if (poisoned) {
-      for (int64_t k = thread_index(); k < depth; k += kGatherThreads)
-        grad[k] = from_number<Scalar>(std::numeric_limits<Number>::quiet_NaN());
+  __device__ __forceinline__ void run(bool propagate_nan) {
+    Scalar* grad = params_.grad + row_ * params_.depth;
+    const int64_t depth = params_.depth;
+    if (propagate_nan) {
+      for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads)
+        grad[k] = from_acc<Scalar>(std::numeric_limits<acc_t>::quiet_NaN());
       return;
     }
-    const bool projects = pass_.measure.normalized;
-    if (projects && !has_direction(divisor_)) {
-      for (int64_t k = thread_index(); k < depth; k += kGatherThreads) grad[k] = from_number<Scalar>(Number(0));
+    const bool projects = params_.measure.normalized;
+    if (projects && !has_direction(norm_)) {
+      for (int64_t k = threadIdx.x; k < depth; k += kGatherThreads) grad[k] = from_acc<Scalar>(acc_t(0));
       return;
     }
-    // The projection needs the whole sum: a depth that is not added up at once is so twice.
+    // The projection needs the complete row sum, so rows deeper than kGatherDepth are summed twice: once for the radial
+    // component, once to write.
     const int passes = projects && depth > kGatherDepth ? 2 : 1;
-    Number along = 0;
+    acc_t radial = 0;
     for (int pass = 0; pass < passes; ++pass) {
       for (first_depth_ = 0; first_depth_ < depth; first_depth_ += kGatherDepth) {
         add_up();
-        if (projects && pass == 0) along += component_along_self();
-        if (pass == passes - 1) write(grad, along);
+        if (projects && pass == 0) radial += radial_component();
+        if (pass == passes - 1) write(grad, radial);
       }
     }
   }
 
  private:
-  HARDMINE_DEVICE int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + thread_index(); }
+  __device__ __forceinline__ int64_t depth_of(int i) const { return first_depth_ + i * kGatherThreads + threadIdx.x; }
 
-  // The sum's inner product with the unit row, of the depths at hand.
-  HARDMINE_DEVICE Number component_along_self() {
-    Number dot[1] = {0};
+  // The inner product of the unit row with the sum, over the current depths.
+  __device__ __forceinline__ acc_t radial_component() {
+    acc_t dot[1] = {0};
     if (any_) {
 #pragma unroll
       for (int i = 0; i < kGatherColumns; ++i)
-        if (depth_of(i) < pass_.depth) dot[0] += sum_[i] * (to_number(self_[depth_of(i)]) / divisor_);
+        if (depth_of(i) < params_.depth) dot[0] += sum_[i] * (to_acc(self_[depth_of(i)]) / norm_);
     }
-    auto* exchange = reinterpret_cast<Number*>(shared_.sum);
-    sum_of_block<1>(dot, exchange);
-    if (thread_index() == 0) exchange[0] = dot[0];
-    sync_block();
-    const Number total = exchange[0];
-    sync_block();
+    auto* exchange = reinterpret_cast<acc_t*>(shared_.sum);
+    block_reduce_sum<1>(dot, exchange);
+    if (threadIdx.x == 0) exchange[0] = dot[0];
+    __syncthreads();
+    const acc_t total = exchange[0];
+    __syncthreads();
     return total;
   }
 
-  HARDMINE_DEVICE void write(Scalar* grad, Number along) const {
+  __device__ __forceinline__ void write(Scalar* grad, acc_t radial) const {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {
       const int64_t k = depth_of(i);
-      if (k >= pass_.depth) continue;
-      Number value = sum_[i];
+      if (k >= params_.depth) continue;
+      acc_t value = sum_[i];
       // A row without pairs has gradient 0, even if it is not finite.
-      if (any_ && pass_.measure.normalized) value = (value - to_number(self_[k]) / divisor_ * along) / divisor_;
-      grad[k] = from_number<Scalar>(value);
+      if (any_ && params_.measure.normalized) value = (value - to_acc(self_[k]) / norm_ * radial) / norm_;
+      grad[k] = from_acc<Scalar>(value);
     }
   }
 
-  // The row's ends come from up to three ranges, in ascending order: the pairs of its own entry; then, where the row
-  // looks through all pairs, those that it is first of and those that it is second of, or else what the index has.
+  // A row's endpoints come from up to three ranges, in ascending order: its own entry's pairs; then the left and the
+  // right rows of all pairs, if the row scans all pairs, or else its segment of row_to_pairs.
   struct Range {
     int64_t begin, end;
   };
-  HARDMINE_DEVICE Range range(int stage, bool sorted) const {
-    const PairEnds<Number>& ends = pass_.ends;
-    const int64_t pairs = ends.pair_count(), partners = ends.pairs.partners;
-    const bool entries = ends.pairs.first == nullptr;  // firsts are where they are
+  __device__ __forceinline__ Range range(int stage, bool sorted) const {
+    const PairEndpoints<acc_t>& endpoints = params_.endpoints;
+    const int64_t pairs = endpoints.pair_count(), partners = endpoints.pairs.partners;
+    const bool entries = endpoints.pairs.left == nullptr;  // entry e belongs to row e
     if (stage == 0) {
-      if (!pass_.at_first || !entries || row_ >= ends.pairs.count) return {0, 0};
+      if (!params_.at_left || !entries || row_ >= endpoints.pairs.count) return {0, 0};
       return {row_ * partners, (row_ + 1) * partners};
     }
     if (sorted) return {0, 0};
-    if (stage == 1) return pass_.at_first && !entries ? Range{0, pairs} : Range{0, 0};
-    return pass_.at_second ? Range{pairs, 2 * pairs} : Range{0, 0};
+    if (stage == 1) return params_.at_left && !entries ? Range{0, pairs} : Range{0, 0};
+    return params_.at_right ? Range{pairs, 2 * pairs} : Range{0, 0};
   }
 
-  // Adds up the contributions to the depths at hand.
-  HARDMINE_DEVICE void add_up() {
+  // Sums the contributions to the current depths.
+  __device__ __forceinline__ void add_up() {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) sum_[i] = 0;
     any_ = false;
     listed_ = 0;
-    const int64_t* begin = pass_.by_row.begin;
+    const int64_t* begin = params_.row_to_pairs.begin;
     const int64_t indexed = begin ? begin[row_ + 1] - begin[row_] : 0;
-    const bool sorted = begin && indexed <= kGatherList;  // more than that are too many to sort
+    const bool sorted = begin && indexed <= kGatherList;  // longer segments are too long to sort
     bool takes_index = sorted && indexed > 0;
     int stage = 0;
     Range now = range(0, sorted);
@@ -157,7 +165,7 @@ class GatherRow {
         }
       }
       if (stage == 3 && listed_ == 0 && takes_index) {
-        list_sorted(pass_.by_row.end_at + begin[row_], static_cast<int>(indexed));
+        list_sorted(params_.row_to_pairs.endpoint + begin[row_], static_cast<int>(indexed));
         takes_index = false;
       }
       if (listed_ == 0) return;
@@ -165,31 +173,31 @@ class GatherRow {
     }
   }
 
-  // The ends of an index, in ascending order.
-  HARDMINE_DEVICE void list_sorted(const int64_t* end_at, int count) {
-    for (int i = thread_index(); i < count; i += kGatherThreads) shared_.end[i] = end_at[i];
-    sync_block();
-    for (int i = thread_index(); i < count; i += kGatherThreads) {
-      const int64_t own = shared_.end[i];
+  // Lists a segment of row_to_pairs in ascending order.
+  __device__ __forceinline__ void list_sorted(const int64_t* endpoint, int count) {
+    for (int i = threadIdx.x; i < count; i += kGatherThreads) shared_.endpoint[i] = endpoint[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < count; i += kGatherThreads) {
+      const int64_t own = shared_.endpoint[i];
       int rank = 0;
-      for (int other = 0; other < count; ++other) rank += shared_.end[other] < own;
+      for (int partner = 0; partner < count; ++partner) rank += shared_.endpoint[partner] < own;
       list(rank, own);
     }
     listed_ = count;
     any_ = true;
   }
 
-  // Lists those of the next ends of a range, one a thread, that lie at this row.
-  HARDMINE_DEVICE void list_some(const Range& range) {
-    const PairEnds<Number>& ends = pass_.ends;
-    const int64_t pairs = ends.pair_count();
-    const int64_t id = range.begin + thread_index(), pair = id < pairs ? id : id - pairs;
-    const bool here =
-        id < range.end && (id < pairs ? ends.first_of(pair) : ends.second_of(pair)) == row_ && ends.has(pair);
-    const uint32_t bits = ballot(here);
-    if (lane_index() == 0) shared_.warp_count[warp_index()] = count_bits(bits);
-    sync_block();
-    int place = listed_ + count_bits(bits & ((1u << lane_index()) - 1)), found = 0;
+  // Lists those of the next endpoints of a range, one per thread, that belong to this row.
+  __device__ __forceinline__ void list_some(const Range& range) {
+    const PairEndpoints<acc_t>& endpoints = params_.endpoints;
+    const int64_t pairs = endpoints.pair_count();
+    const int64_t id = range.begin + threadIdx.x, pair = id < pairs ? id : id - pairs;
+    const bool here = id < range.end && (id < pairs ? endpoints.left_of(pair) : endpoints.right_of(pair)) == row_ &&
+                      endpoints.has(pair);
+    const uint32_t bits = __ballot_sync(kFullWarp, here);
+    if (lane_index() == 0) shared_.warp_count[warp_index()] = __popc(bits);
+    __syncthreads();
+    int place = listed_ + __popc(bits & ((1u << lane_index()) - 1)), found = 0;
     for (int w = 0; w < kGatherThreads / 32; ++w) {
       if (w < warp_index()) place += shared_.warp_count[w];
       found += shared_.warp_count[w];
@@ -197,73 +205,72 @@ class GatherRow {
     if (here) list(place, id);
     listed_ += found;
     any_ |= found > 0;
-    sync_block();
+    __syncthreads();
   }
 
-  HARDMINE_DEVICE void list(int place, int64_t id) {
-    const PairEnds<Number>& ends = pass_.ends;
-    const int64_t pairs = ends.pair_count(), pair = id < pairs ? id : id - pairs;
-    const bool self_is_first = id < pairs;
-    const int64_t other = self_is_first ? ends.second_of(pair) : ends.first_of(pair);
-    const GatherSide<Scalar, Number>& others = self_is_first ? pass_.seconds : pass_.firsts;
-    shared_.other[place] = others.x + other * pass_.depth;
-    shared_.divisor[place] = others.divisor ? others.divisor[other] : Number(1);
-    shared_.weight[place] = ends.pairs.gradient[pair];
+  __device__ __forceinline__ void list(int place, int64_t id) {
+    const PairEndpoints<acc_t>& endpoints = params_.endpoints;
+    const int64_t pairs = endpoints.pair_count(), pair = id < pairs ? id : id - pairs;
+    const bool self_is_left = id < pairs;
+    const int64_t partner = self_is_left ? endpoints.right_of(pair) : endpoints.left_of(pair);
+    const GatherOperand<Scalar, acc_t>& partners = self_is_left ? params_.right : params_.left;
+    shared_.partner[place] = partners.x + partner * params_.depth;
+    shared_.norm[place] = partners.norm ? partners.norm[partner] : acc_t(1);
+    shared_.weight[place] = endpoints.pairs.gradient[pair];
   }
 
-  // Adds what is listed to the sums, in the order of the list, and clears it.
-  HARDMINE_DEVICE void add_listed() {
-    sync_block();
-    const bool inner_product = pass_.measure.quantity == PairQuantity::kInnerProduct;
+  // Adds the listed contributions in order, and clears the list.
+  __device__ __forceinline__ void add_listed() {
+    __syncthreads();
+    const bool inner_product = params_.measure.quantity == PairQuantity::kInnerProduct;
     for (int i = warp_index(); i < listed_; i += kGatherThreads / 32) {
-      Number weight = shared_.weight[i];
-      const Number divisor = shared_.divisor[i];
+      acc_t weight = shared_.weight[i];
+      const acc_t norm = shared_.norm[i];
       if (inner_product) {
-        weight /= divisor;
-      } else if (pass_.measure.quantity == PairQuantity::kNegativeDistance) {
-        const Number distance = distance_to(static_cast<const Scalar*>(shared_.other[i]), divisor);
-        weight = distance == Number(0) ? Number(0) : weight / distance;
+        weight /= norm;
+      } else if (params_.measure.quantity == PairQuantity::kNegativeDistance) {
+        const acc_t distance = distance_to(static_cast<const Scalar*>(shared_.partner[i]), norm);
+        weight = distance == acc_t(0) ? acc_t(0) : weight / distance;
       } else {
         weight *= 2;
       }
       if (lane_index() == 0) shared_.weight[i] = weight;
     }
-    sync_block();
+    __syncthreads();
     for (int i = 0; i < listed_; ++i) {
-      const Scalar* other = static_cast<const Scalar*>(shared_.other[i]);
-      const Number weight = shared_.weight[i], divisor = shared_.divisor[i];
+      const Scalar* partner = static_cast<const Scalar*>(shared_.partner[i]);
+      const acc_t weight = shared_.weight[i], norm = shared_.norm[i];
 #pragma unroll
       for (int c = 0; c < kGatherColumns; ++c) {
         const int64_t k = depth_of(c);
-        if (k >= pass_.depth) continue;
-        Number y = to_number(other[k]);
-        if (!inner_product)
-          y = pass_.measure.normalized ? y / divisor - to_number(self_[k]) / divisor_ : y - to_number(self_[k]);
+        if (k >= params_.depth) continue;
+        acc_t y = to_acc(partner[k]);
+        if (!inner_product) y = params_.measure.normalized ? y / norm - to_acc(self_[k]) / norm_ : y - to_acc(self_[k]);
         // Equal rows have no direction between them, even if they are not finite.
-        if (inner_product || weight != Number(0)) sum_[c] = fma(weight, y, sum_[c]);
+        if (inner_product || weight != acc_t(0)) sum_[c] = fma(weight, y, sum_[c]);
       }
     }
-    listed_ = 0;  // who lists again meets the others first
+    listed_ = 0;  // safe without a barrier: list_some() and list_sorted() synchronize before they write
   }
 
-  // By a warp.
-  HARDMINE_DEVICE Number distance_to(const Scalar* other, Number divisor) const {
-    Number sum = 0;
-    for (int64_t k = lane_index(); k < pass_.depth; k += 32) {
-      const Number x = to_number(self_[k]), y = to_number(other[k]);
-      const Number difference = pass_.measure.normalized ? y / divisor - x / divisor_ : y - x;
+  // Called by all lanes of a warp.
+  __device__ __forceinline__ acc_t distance_to(const Scalar* partner, acc_t norm) const {
+    acc_t sum = 0;
+    for (int64_t k = lane_index(); k < params_.depth; k += 32) {
+      const acc_t x = to_acc(self_[k]), y = to_acc(partner[k]);
+      const acc_t difference = params_.measure.normalized ? y / norm - x / norm_ : y - x;
       sum = fma(difference, difference, sum);
     }
-    return std::sqrt(sum_of_warp(sum));
+    return std::sqrt(warp_reduce_sum(sum));
   }
 
-  const GatherPass<Scalar, Number>& pass_;
-  GatherShared<Number>& shared_;
+  const GatherParams<Scalar, acc_t>& params_;
+  GatherShared<acc_t>& shared_;
   const int64_t row_;
   const Scalar* self_;
-  const Number divisor_;
+  const acc_t norm_;
   int64_t first_depth_ = 0;
-  Number sum_[kGatherColumns];
+  acc_t sum_[kGatherColumns];
   bool any_ = false;
   int listed_ = 0;
 };

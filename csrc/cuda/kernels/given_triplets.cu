@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/gemm/row_stats.h"
 
@@ -9,22 +10,22 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kTripletThreads = 256, kTripletWarps = kTripletThreads / 32, kCheckThreads = 1024;
-constexpr int64_t kMostTripletBlocks = 1024;
+constexpr int64_t kMaxTripletBlocks = 1024;
 
-// What the two losses add up over triplets, and what they make of it. kSums: how many sums.
+// What each loss sums over triplets, and computes from the sums. kSums is the number of sums.
 //
-// Terms: the values of the easy and of the hard part, and their counts.
-template <class Number>
+// IndexedLoss: the values of easy and of hard terms, and their counts.
+template <class acc_t>
 struct IndexedSums {
   static constexpr int kSums = 4;
   const IndexedLoss& loss;
-  SelectedPairs<Number> pairs;
+  SelectedPairs<acc_t> pairs;
 
-  static HARDMINE_DEVICE Number kept(Number measure) { return measure; }
-  static HARDMINE_DEVICE Number kept_backward(Number gradient) { return gradient; }
+  static __device__ __forceinline__ acc_t kept(acc_t measure) { return measure; }
+  static __device__ __forceinline__ acc_t kept_backward(acc_t gradient) { return gradient; }
 
-  HARDMINE_DEVICE void add(int64_t t, double* sum, Number* unreduced) const {
-    const TripletTerm<Number> term = term_of(loss.term, pairs, t);
+  __device__ __forceinline__ void add(int64_t t, double* sum, acc_t* unreduced) const {
+    const TripletTerm<acc_t> term = term_of(loss.term, pairs, t);
     const bool hard = term.part == Part::kHard;
     const auto value = static_cast<double>(term.value);
     if (unreduced && loss.reduction == Reduction::kNone) unreduced[t] = term.value;
@@ -34,121 +35,122 @@ struct IndexedSums {
     sum[3] += hard;
   }
 
-  HARDMINE_DEVICE PartWeights weights(const double* sum) const {
+  __device__ __forceinline__ PartWeights weights(const double* sum) const {
     return part_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
   }
 
-  // By all threads of a block, which share `sum`.
-  HARDMINE_DEVICE void finish(const double* sum, bool poisoned, char*, Number* out) const {
-    const Number nan = std::numeric_limits<Number>::quiet_NaN();
+  // All threads of a block call it, with the same `sum`.
+  __device__ __forceinline__ void finalize(const double* sum, bool propagate_nan, char*, acc_t* out) const {
+    const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
     if (loss.reduction == Reduction::kNone) {
-      for (int64_t t = thread_index(); poisoned && t < pairs.count; t += block_size()) out[t] = nan;
-    } else if (thread_index() == 0) {
-      const PartWeights share = weights(sum);
-      *out = poisoned ? nan : static_cast<Number>(sum[0] * share.easy + sum[1] * share.hard);
+      for (int64_t t = threadIdx.x; propagate_nan && t < pairs.count; t += blockDim.x) out[t] = nan;
+    } else if (threadIdx.x == 0) {
+      const PartWeights loss_weight = weights(sum);
+      *out = propagate_nan ? nan : static_cast<acc_t>(sum[0] * loss_weight.easy + sum[1] * loss_weight.hard);
     }
   }
 
-  HARDMINE_DEVICE void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
-                                Number* d_negative) const {
+  __device__ __forceinline__ void backward(int64_t t, const double* sum, const acc_t* grad_loss, acc_t* d_positive,
+                                           acc_t* d_negative) const {
     term_backward(weights(sum), term_of(loss.term, pairs, t), grad_loss[loss.reduction == Reduction::kNone ? t : 0],
                   d_positive, d_negative);
   }
 };
 
-// Distances: those of the positives and of the negatives.
-template <class Number>
+// GlobalRule: the distances of the positives and of the negatives.
+template <class acc_t>
 struct GlobalSums {
   static constexpr int kSums = 2;
   const GlobalRule& rule;
-  SelectedPairs<Number> pairs;  // of distances
+  SelectedPairs<acc_t> pairs;  // distances
 
-  static HARDMINE_DEVICE Number kept(Number measure) { return global_distance(measure); }
-  static HARDMINE_DEVICE Number kept_backward(Number gradient) { return global_distance_backward(gradient); }
+  static __device__ __forceinline__ acc_t kept(acc_t measure) { return global_distance(measure); }
+  static __device__ __forceinline__ acc_t kept_backward(acc_t gradient) { return global_distance_backward(gradient); }
 
-  HARDMINE_DEVICE void add(int64_t t, double* sum, Number*) const {
+  __device__ __forceinline__ void add(int64_t t, double* sum, acc_t*) const {
     sum[0] += static_cast<double>(pairs.positive_similarity[t]);
     sum[1] += static_cast<double>(pairs.negative_similarity[t]);
   }
 
-  HARDMINE_DEVICE Moments mean_of(double sum) const {
+  __device__ __forceinline__ Moments mean_of(double sum) const {
     Moments moments;
     if (pairs.count > 0) moments.mean = sum / static_cast<double>(pairs.count);
     return moments;
   }
 
-  // From deviations, as core's moments_of. By all threads of a block, which share `sum`.
-  HARDMINE_DEVICE void finish(const double* sum, bool poisoned, char* shared, Number* out) const {
+  // Variances are computed from deviations, as in core's moments_of. All threads of a block call it, with the same
+  // `sum`.
+  __device__ __forceinline__ void finalize(const double* sum, bool propagate_nan, char* shared, acc_t* out) const {
     Moments p = mean_of(sum[0]), n = mean_of(sum[1]);
     double squares[2] = {0, 0};
-    for (int64_t t = thread_index(); t < pairs.count; t += block_size()) {
+    for (int64_t t = threadIdx.x; t < pairs.count; t += blockDim.x) {
       const double positive = static_cast<double>(pairs.positive_similarity[t]) - p.mean;
       const double negative = static_cast<double>(pairs.negative_similarity[t]) - n.mean;
       squares[0] += positive * positive;
       squares[1] += negative * negative;
     }
-    sync_block();  // `shared` may hold `sum`
-    sum_of_block<2>(squares, reinterpret_cast<double*>(shared));
-    if (thread_index() != 0) return;
+    __syncthreads();  // `sum` may be in `shared`
+    block_reduce_sum<2>(squares, reinterpret_cast<double*>(shared));
+    if (threadIdx.x != 0) return;
     const auto count = static_cast<double>(pairs.count);
     p.variance = squares[0] / count;
     n.variance = squares[1] / count;
-    const Number value = pairs.count > 0 ? static_cast<Number>(global_loss_of(rule, p, n)) : Number(0);
-    *out = poisoned ? std::numeric_limits<Number>::quiet_NaN() : value;
+    const acc_t value = pairs.count > 0 ? static_cast<acc_t>(global_loss_of(rule, p, n)) : acc_t(0);
+    *out = propagate_nan ? std::numeric_limits<acc_t>::quiet_NaN() : value;
   }
 
-  HARDMINE_DEVICE void backward(int64_t t, const double* sum, const Number* grad_loss, Number* d_positive,
-                                Number* d_negative) const {
-    const double share = static_cast<double>(*grad_loss) / static_cast<double>(pairs.count);
-    global_term_backward(rule, mean_of(sum[0]), mean_of(sum[1]), share, pairs.positive_similarity[t],
+  __device__ __forceinline__ void backward(int64_t t, const double* sum, const acc_t* grad_loss, acc_t* d_positive,
+                                           acc_t* d_negative) const {
+    const double loss_weight = static_cast<double>(*grad_loss) / static_cast<double>(pairs.count);
+    global_term_backward(rule, mean_of(sum[0]), mean_of(sum[1]), loss_weight, pairs.positive_similarity[t],
                          pairs.negative_similarity[t], d_positive, d_negative);
   }
 };
 
-template <class Number>
-HARDMINE_DEVICE IndexedSums<Number> sums_of(const IndexedLoss& loss, const Number* positive, const Number* negative,
-                                            int64_t count) {
+template <class acc_t>
+__device__ __forceinline__ IndexedSums<acc_t> sums_of(const IndexedLoss& loss, const acc_t* positive,
+                                                      const acc_t* negative, int64_t count) {
   return {loss, {nullptr, nullptr, positive, negative, count}};
 }
-template <class Number>
-HARDMINE_DEVICE GlobalSums<Number> sums_of(const GlobalRule& rule, const Number* positive, const Number* negative,
-                                           int64_t count) {
+template <class acc_t>
+__device__ __forceinline__ GlobalSums<acc_t> sums_of(const GlobalRule& rule, const acc_t* positive,
+                                                     const acc_t* negative, int64_t count) {
   return {rule, {nullptr, nullptr, positive, negative, count}};
 }
-template <class Loss, class Number>
-using SumsOf = decltype(sums_of(Loss{}, static_cast<const Number*>(nullptr), static_cast<const Number*>(nullptr), 0));
+template <class Loss, class acc_t>
+using SumsOf = decltype(sums_of(Loss{}, static_cast<const acc_t*>(nullptr), static_cast<const acc_t*>(nullptr), 0));
 
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kTripletThreads, 4)
-measure_rows_kernel(MeasuredRows<Scalar, Number> rows, int32_t* blocks_done) {
-  if (block_index() == 0 && thread_index() == 0) *blocks_done = 0;
-  measure_rows(rows);
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kTripletThreads, 4)
+    row_stats_kernel(RowStats<Scalar, acc_t> rows, int32_t* blocks_done) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) *blocks_done = 0;
+  compute_row_stats(rows);
 }
 
-template <class Loss, class Scalar, class Number>
-struct TripletPass {
+template <class Loss, class Scalar, class acc_t>
+struct TripletParams {
   PairMeasure measure;
   Loss loss;
-  MeasuredRows<Scalar, Number> rows;
+  RowStats<Scalar, acc_t> rows;
   TripletList triplets;
-  TripletLossOut<Number> out;
-  double* partial;       // [blocks, kSums + 1], the sums of every block, and how many of its triplets are none
-  int32_t* blocks_done;  // [1], 0 at first
+  TripletLossOut<acc_t> out;
+  double* partial;       // [blocks, kSums + 1]: the block's sums, and the number of its invalid triplets
+  int32_t* blocks_done;  // [1], starts at 0
 };
 
-// The measures of the pairs (a, p) and (a, n), the same in every lane of a warp.
-template <class Scalar, class Number>
-HARDMINE_DEVICE void measure_triplet(const PairMeasure& measure, const MeasuredRows<Scalar, Number>& rows,
-                                     const int64_t* triplet, Number* positive, Number* negative) {
+// The measures of the pairs (a, p) and (a, n), the same in every lane of the warp.
+template <class Scalar, class acc_t>
+__device__ __forceinline__ void measure_triplet(const PairMeasure& measure, const RowStats<Scalar, acc_t>& rows,
+                                                const int64_t* triplet, acc_t* positive, acc_t* negative) {
   const Scalar *a = rows.x + triplet[0] * rows.depth, *p = rows.x + triplet[1] * rows.depth,
                *n = rows.x + triplet[2] * rows.depth;
   const bool normalized = measure.normalized, product = measure.quantity == PairQuantity::kInnerProduct;
-  const Number of_a = normalized ? rows.divisor[triplet[0]] : Number(1),
-               of_p = normalized ? rows.divisor[triplet[1]] : Number(1),
-               of_n = normalized ? rows.divisor[triplet[2]] : Number(1);
-  Number sum_p = 0, sum_n = 0;
+  const acc_t of_a = normalized ? rows.norm[triplet[0]] : acc_t(1),
+              of_p = normalized ? rows.norm[triplet[1]] : acc_t(1),
+              of_n = normalized ? rows.norm[triplet[2]] : acc_t(1);
+  acc_t sum_p = 0, sum_n = 0;
   for (int64_t k = lane_index(); k < rows.depth; k += 32) {
-    Number x = to_number(a[k]), y = to_number(p[k]), z = to_number(n[k]);
+    acc_t x = to_acc(a[k]), y = to_acc(p[k]), z = to_acc(n[k]);
     if (normalized) {
       x /= of_a;
       y /= of_p;
@@ -162,145 +164,145 @@ HARDMINE_DEVICE void measure_triplet(const PairMeasure& measure, const MeasuredR
       sum_n = fma(x - z, x - z, sum_n);
     }
   }
-  sum_p = sum_of_warp(sum_p);
-  sum_n = sum_of_warp(sum_n);
+  sum_p = warp_reduce_sum(sum_p);
+  sum_n = warp_reduce_sum(sum_n);
   const bool root = measure.quantity == PairQuantity::kNegativeDistance;
   *positive = product ? clamped_measure(measure, sum_p) : root ? -std::sqrt(sum_p) : -sum_p;
   *negative = product ? clamped_measure(measure, sum_n) : root ? -std::sqrt(sum_n) : -sum_n;
 }
 
-// A warp measures a triplet; the last block makes the loss of the sums of all.
-template <class Loss, class Scalar, class Number>
-HARDMINE_KERNEL(kTripletThreads, 4)
-measure_triplets_kernel(TripletPass<Loss, Scalar, Number> pass) {
-  constexpr int kSums = SumsOf<Loss, Number>::kSums + 1;
-  const auto sums = sums_of<Number>(pass.loss, pass.out.positive, pass.out.negative, pass.triplets.count);
+// One triplet per warp. The last block computes the loss from all sums.
+template <class Loss, class Scalar, class acc_t>
+__global__ void __launch_bounds__(kTripletThreads, 4)
+    measure_triplets_kernel(TripletParams<Loss, Scalar, acc_t> params) {
+  constexpr int kSums = SumsOf<Loss, acc_t>::kSums + 1;
+  const auto sums = sums_of<acc_t>(params.loss, params.out.positive, params.out.negative, params.triplets.count);
   auto* shared = reinterpret_cast<double*>(shared_memory());
   double sum[kSums] = {};
-  for (int64_t t = block_index() * kTripletWarps + warp_index(); t < pass.triplets.count;
-       t += grid_size() * kTripletWarps) {
-    const int64_t* triplet = pass.triplets.rows + 3 * t;
-    const bool sound = is_triplet(triplet, pass.rows.count);
-    Number positive = std::numeric_limits<Number>::quiet_NaN(), negative = positive;
-    if (sound) measure_triplet(pass.measure, pass.rows, triplet, &positive, &negative);
+  for (int64_t t = int64_t{blockIdx.x} * kTripletWarps + warp_index(); t < params.triplets.count;
+       t += int64_t{gridDim.x} * kTripletWarps) {
+    const int64_t* triplet = params.triplets.rows + 3 * t;
+    const bool is_valid = is_triplet(triplet, params.rows.count);
+    acc_t positive = std::numeric_limits<acc_t>::quiet_NaN(), negative = positive;
+    if (is_valid) measure_triplet(params.measure, params.rows, triplet, &positive, &negative);
     if (lane_index() != 0) continue;
-    pass.out.positive[t] = sums.kept(positive);
-    pass.out.negative[t] = sums.kept(negative);
-    sums.add(t, sum, pass.out.loss);
-    sum[kSums - 1] += !sound;
+    params.out.positive[t] = sums.kept(positive);
+    params.out.negative[t] = sums.kept(negative);
+    sums.add(t, sum, params.out.loss);
+    sum[kSums - 1] += !is_valid;
   }
-  sum_of_block<kSums>(sum, shared);
-  if (grid_size() > 1) {
-    if (thread_index() == 0)
-      for (int s = 0; s < kSums; ++s) pass.partial[block_index() * kSums + s] = sum[s];
-    if (!is_last_block(pass.blocks_done)) return;
+  block_reduce_sum<kSums>(sum, shared);
+  if (gridDim.x > 1) {
+    if (threadIdx.x == 0)
+      for (int s = 0; s < kSums; ++s) params.partial[int64_t{blockIdx.x} * kSums + s] = sum[s];
+    if (!is_last_block(params.blocks_done)) return;
 #pragma unroll
     for (int s = 0; s < kSums; ++s) sum[s] = 0;
-    for (int64_t b = thread_index(); b < grid_size(); b += kTripletThreads)
+    for (int64_t b = threadIdx.x; b < gridDim.x; b += kTripletThreads)
 #pragma unroll
-      for (int s = 0; s < kSums; ++s) sum[s] += pass.partial[b * kSums + s];
-    sum_of_block<kSums>(sum, shared);
+      for (int s = 0; s < kSums; ++s) sum[s] += params.partial[b * kSums + s];
+    block_reduce_sum<kSums>(sum, shared);
   }
-  if (thread_index() == 0)
+  if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];
-  const bool infinite = block_finds_infinite(pass.rows.finite, row_groups(pass.rows.count));
-  sums.finish(shared, infinite || shared[kSums - 1] > 0, shared_memory(), pass.out.loss);
+  const bool has_nonfinite = block_any_nonfinite(params.rows.finite, finite_flag_count(params.rows.count));
+  sums.finalize(shared, has_nonfinite || shared[kSums - 1] > 0, shared_memory(), params.out.loss);
 }
 
-// What a gradient needs to know of all triplets: the sums, and whether all are triplets. One block.
-template <class Loss, class Number>
-HARDMINE_KERNEL(kCheckThreads, 1)
-sum_triplets_kernel(Loss loss, TripletList triplets, int64_t row_count, TripletLossGradient<Number> gradient,
-                    double* total, int32_t* sound) {
-  constexpr int kSums = SumsOf<Loss, Number>::kSums;
-  const auto sums = sums_of<Number>(loss, gradient.positive, gradient.negative, triplets.count);
+// Sums over all triplets that the gradient needs, and whether all triplets are valid. Launched with one block.
+template <class Loss, class acc_t>
+__global__ void __launch_bounds__(kCheckThreads, 1)
+    sum_triplets_kernel(Loss loss, TripletList triplets, int64_t row_count, TripletLossGradient<acc_t> gradient,
+                        double* total, int32_t* is_valid) {
+  constexpr int kSums = SumsOf<Loss, acc_t>::kSums;
+  const auto sums = sums_of<acc_t>(loss, gradient.positive, gradient.negative, triplets.count);
   double sum[kSums] = {};
-  bool unsound = false;
-  for (int64_t t = thread_index(); t < triplets.count; t += kCheckThreads) {
-    unsound |= !is_triplet(triplets.rows + 3 * t, row_count);
+  bool has_invalid = false;
+  for (int64_t t = threadIdx.x; t < triplets.count; t += kCheckThreads) {
+    has_invalid |= !is_triplet(triplets.rows + 3 * t, row_count);
     sums.add(t, sum, nullptr);
   }
-  unsound = sync_block_any(unsound);
-  sum_of_block<kSums>(sum, reinterpret_cast<double*>(shared_memory()));
-  if (thread_index() != 0) return;
+  has_invalid = __syncthreads_or(has_invalid);
+  block_reduce_sum<kSums>(sum, reinterpret_cast<double*>(shared_memory()));
+  if (threadIdx.x != 0) return;
   for (int s = 0; s < kSums; ++s) total[s] = sum[s];
-  *sound = !unsound;
+  *is_valid = !has_invalid;
 }
 
-// The pairs of all triplets, and the gradients of their measures.
-template <class Number>
+// The pairs of all triplets, and the gradients that arrive at their measures.
+template <class acc_t>
 struct ListedPairs {
-  int64_t* first;    // [count]
-  int64_t* second;   // [count, 2]
-  Number* gradient;  // [count, 2]
+  int64_t* left;    // [count]
+  int64_t* right;   // [count, 2]
+  acc_t* gradient;  // [count, 2]
 };
 
-template <class Loss, class Number>
-HARDMINE_KERNEL(kTripletThreads, 4)
-list_triplet_pairs_kernel(Loss loss, TripletList triplets, TripletLossGradient<Number> gradient, const double* total,
-                          ListedPairs<Number> list) {
-  const auto sums = sums_of<Number>(loss, gradient.positive, gradient.negative, triplets.count);
-  for (int64_t t = block_index() * kTripletThreads + thread_index(); t < triplets.count;
-       t += grid_size() * kTripletThreads) {
-    Number d_positive, d_negative;
+template <class Loss, class acc_t>
+__global__ void __launch_bounds__(kTripletThreads, 4)
+    list_triplet_pairs_kernel(Loss loss, TripletList triplets, TripletLossGradient<acc_t> gradient, const double* total,
+                              ListedPairs<acc_t> list) {
+  const auto sums = sums_of<acc_t>(loss, gradient.positive, gradient.negative, triplets.count);
+  for (int64_t t = int64_t{blockIdx.x} * kTripletThreads + threadIdx.x; t < triplets.count;
+       t += int64_t{gridDim.x} * kTripletThreads) {
+    acc_t d_positive, d_negative;
     sums.backward(t, total, gradient.grad_loss, &d_positive, &d_negative);
     if (gradient.grad_positive) d_positive += gradient.grad_positive[t];
     if (gradient.grad_negative) d_negative += gradient.grad_negative[t];
-    list.first[t] = triplets.rows[3 * t];
-    list.second[2 * t] = triplets.rows[3 * t + 1];
-    list.second[2 * t + 1] = triplets.rows[3 * t + 2];
+    list.left[t] = triplets.rows[3 * t];
+    list.right[2 * t] = triplets.rows[3 * t + 1];
+    list.right[2 * t + 1] = triplets.rows[3 * t + 2];
     list.gradient[2 * t] = sums.kept_backward(d_positive);
     list.gradient[2 * t + 1] = sums.kept_backward(d_negative);
   }
 }
 
-constexpr size_t kSharedSums = 5 * kMostWarps * sizeof(double);
+constexpr size_t kSharedSums = 5 * kMaxWarps * sizeof(double);
 
 }  // namespace
 
-template <class Loss, class Scalar, class Number>
+template <class Loss, class Scalar, class acc_t>
 void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
-                      const TripletList& triplets, const TripletLossOut<Number>& out, Workspace& workspace,
+                      const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream) {
-  const int64_t blocks =
-      std::clamp<int64_t>((triplets.count + kTripletWarps - 1) / kTripletWarps, 1, kMostTripletBlocks);
-  TripletPass<Loss, Scalar, Number> pass{measure, loss, {}, triplets, out, nullptr, nullptr};
-  pass.rows = {rows.x,
-               rows.count,
-               rows.depth,
-               measure.normalized ? workspace.array<Number>(rows.count) : nullptr,
-               workspace.array<int32_t>(row_groups(rows.count)),
-               nullptr};
-  pass.partial = workspace.array<double>(blocks * (SumsOf<Loss, Number>::kSums + 1));
-  pass.blocks_done = workspace.array<int32_t>(1);
-  launch("measure_rows", measure_rows_kernel<Scalar, Number>,
-         {std::max<int64_t>(1, row_groups(rows.count)), kTripletThreads}, stream, pass.rows, pass.blocks_done);
-  launch("measure_triplets", measure_triplets_kernel<Loss, Scalar, Number>, {blocks, kTripletThreads, kSharedSums},
-         stream, pass);
+  const int64_t blocks = std::clamp<int64_t>(ceil_div(triplets.count, kTripletWarps), 1, kMaxTripletBlocks);
+  TripletParams<Loss, Scalar, acc_t> params{measure, loss, {}, triplets, out, nullptr, nullptr};
+  params.rows = {rows.x,
+                 rows.count,
+                 rows.depth,
+                 measure.normalized ? workspace.array<acc_t>(rows.count) : nullptr,
+                 workspace.array<int32_t>(finite_flag_count(rows.count)),
+                 nullptr};
+  params.partial = workspace.array<double>(blocks * (SumsOf<Loss, acc_t>::kSums + 1));
+  params.blocks_done = workspace.array<int32_t>(1);
+  launch("row_stats", row_stats_kernel<Scalar, acc_t>,
+         {std::max<int64_t>(1, finite_flag_count(rows.count)), kTripletThreads}, stream, params.rows,
+         params.blocks_done);
+  launch("measure_triplets", measure_triplets_kernel<Loss, Scalar, acc_t>, {blocks, kTripletThreads, kSharedSums},
+         stream, params);
 }
 
-template <class Loss, class Scalar, class Number>
+template <class Loss, class Scalar, class acc_t>
 void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
-                               const TripletList& triplets, const TripletLossGradient<Number>& gradient, Scalar* grad_x,
+                               const TripletList& triplets, const TripletLossGradient<acc_t>& gradient, Scalar* grad_x,
                                Workspace& workspace, const Stream& stream) {
-  auto* total = workspace.array<double>(SumsOf<Loss, Number>::kSums);
-  auto* sound = workspace.array<int32_t>(1);
-  const ListedPairs<Number> list{workspace.array<int64_t>(triplets.count), workspace.array<int64_t>(2 * triplets.count),
-                                 workspace.array<Number>(2 * triplets.count)};
-  launch("sum_triplets", sum_triplets_kernel<Loss, Number>, {1, kCheckThreads, kSharedSums}, stream, loss, triplets,
-         rows.count, gradient, total, sound);
-  launch("list_triplet_pairs", list_triplet_pairs_kernel<Loss, Number>,
-         {(triplets.count + kTripletThreads - 1) / kTripletThreads, kTripletThreads}, stream, loss, triplets, gradient,
+  auto* total = workspace.array<double>(SumsOf<Loss, acc_t>::kSums);
+  auto* is_valid = workspace.array<int32_t>(1);
+  const ListedPairs<acc_t> list{workspace.array<int64_t>(triplets.count), workspace.array<int64_t>(2 * triplets.count),
+                                workspace.array<acc_t>(2 * triplets.count)};
+  launch("sum_triplets", sum_triplets_kernel<Loss, acc_t>, {1, kCheckThreads, kSharedSums}, stream, loss, triplets,
+         rows.count, gradient, total, is_valid);
+  launch("list_triplet_pairs", list_triplet_pairs_kernel<Loss, acc_t>,
+         {ceil_div(triplets.count, kTripletThreads), kTripletThreads}, stream, loss, triplets, gradient,
          static_cast<const double*>(total), list);
-  const PairList<Number> pairs{list.first, list.second, list.gradient, triplets.count, 2, sound};
+  const PairList<acc_t> pairs{list.left, list.right, list.gradient, triplets.count, 2, is_valid};
   pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);
 }
 
-#define HARDMINE_INSTANTIATE(Loss, Scalar, Number)                                                                     \
-  template void loss_of_triplets(const PairMeasure&, const Loss&, const PairedRows<Scalar>&, const TripletList&,       \
-                                 const TripletLossOut<Number>&, Workspace&, const Stream&);                            \
-  template void loss_of_triplets_gradient(const PairMeasure&, const Loss&, const PairedRows<Scalar>&,                  \
-                                          const TripletList&, const TripletLossGradient<Number>&, Scalar*, Workspace&, \
+#define HARDMINE_INSTANTIATE(Loss, Scalar, acc_t)                                                                     \
+  template void loss_of_triplets(const PairMeasure&, const Loss&, const PairedRows<Scalar>&, const TripletList&,      \
+                                 const TripletLossOut<acc_t>&, Workspace&, const Stream&);                            \
+  template void loss_of_triplets_gradient(const PairMeasure&, const Loss&, const PairedRows<Scalar>&,                 \
+                                          const TripletList&, const TripletLossGradient<acc_t>&, Scalar*, Workspace&, \
                                           const Stream&);
 HARDMINE_INSTANTIATE(IndexedLoss, BFloat16, float)
 HARDMINE_INSTANTIATE(IndexedLoss, Float16, float)

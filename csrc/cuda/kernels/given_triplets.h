@@ -1,7 +1,7 @@
 // Losses of triplets that the user gives as rows (a, p, n) of the embeddings, torch-free.
 //
-// The host does not wait for the device to look at the triplets. One that is none (is_triplet in core/views.h) is not
-// read, and makes the loss and all gradients NaN, as a row that is not finite does.
+// The host does not wait for the device to check the triplets. An invalid triplet (is_triplet in core/views.h) is not
+// read, and makes the loss and all gradients NaN, as a non-finite row does.
 #pragma once
 
 #include "core/losses/global_loss.h"
@@ -10,39 +10,39 @@
 
 namespace hardmine::cuda {
 
-// The losses: a term of every triplet, or GlobalRule, which is of the distances of all.
+// One term per triplet. The other loss is GlobalRule, a function of the distances of all triplets.
 struct IndexedLoss {
   TermRule term;
   Reduction reduction;
 };
 
-// What the loss is of, one number a triplet: the measures of the pairs (a, p) and (a, n); of GlobalRule, distances.
-template <class Number>
+// The loss, and per triplet the measures of its pairs (a, p) and (a, n); for GlobalRule, their distances.
+template <class acc_t>
 struct TripletLossOut {
-  Number* loss;      // [1], or [count] without reduction
-  Number* positive;  // [count]
-  Number* negative;  // [count]
+  acc_t* loss;      // [1], or [count] without reduction
+  acc_t* positive;  // [count]
+  acc_t* negative;  // [count]
 };
 
-// The outputs, and the gradients that arrive there.
-template <class Number>
+// The outputs of the forward pass, and the gradients that arrive at them.
+template <class acc_t>
 struct TripletLossGradient {
-  const Number* positive;       // [count]
-  const Number* negative;       // [count]
-  const Number* grad_loss;      // [1], or [count] without reduction
-  const Number* grad_positive;  // [count], null: none
-  const Number* grad_negative;
+  const acc_t* positive;       // [count]
+  const acc_t* negative;       // [count]
+  const acc_t* grad_loss;      // [1], or [count] without reduction
+  const acc_t* grad_positive;  // [count]; null: none
+  const acc_t* grad_negative;
 };
 
-// Sums are in double, in an order that depends on the number of triplets only. O(rows + triplets) memory.
-template <class Loss, class Scalar, class Number>
+// Sums are in double, in an order that depends only on the number of triplets. O(rows + triplets) memory.
+template <class Loss, class Scalar, class acc_t>
 void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
-                      const TripletList& triplets, const TripletLossOut<Number>& out, Workspace& workspace,
+                      const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream);
 
-template <class Loss, class Scalar, class Number>
+template <class Loss, class Scalar, class acc_t>
 void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
-                               const TripletList& triplets, const TripletLossGradient<Number>& gradient, Scalar* grad_x,
+                               const TripletList& triplets, const TripletLossGradient<acc_t>& gradient, Scalar* grad_x,
                                Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -1,11 +1,12 @@
-// A block has a panel of queries to itself, and visits tiles of them against a share of the columns. What beats the
-// k-th best of a query so far is appended to the query's pool; a pool that the next tile might overflow is sorted and
-// cut back to its k best by a warp. Where there are few panels of queries, several blocks have a share of the columns
-// each, and their lists are merged in the end. The order of candidates is total, so the order in which threads append
-// them changes nothing.
+// A block owns a panel of queries, and visits its tiles against a split of the columns. A score that beats the query's
+// k-th best so far is appended to the query's reservoir. A warp sorts a reservoir that the next tile might overflow,
+// and keeps the k best. If there are few panels of queries, each split of the columns has its own block, and the
+// splits' lists are merged at the end. The order of candidates is total, so the order in which threads append them does
+// not matter.
 
 #include "cuda/kernels/knn.h"
 
+#include "core/int_math.h"
 #include "cuda/device/warp_sort.h"
 #include "cuda/gemm/make_tile.h"
 
@@ -13,269 +14,273 @@ namespace hardmine::cuda {
 namespace {
 
 constexpr int kWarps = kTileThreads / 32;
-constexpr int64_t kEnoughBlocks = 256;     // to occupy a GPU
-constexpr int64_t kLeastColumnPanels = 2;  // of a share
-// Of a block's shared memory, of which the GPUs that have least give 99 KiB.
-constexpr size_t kMostListBytes = 96 * 1024, kMostSharedBytes = 99 * 1024;
+constexpr int64_t kTargetBlocks = 256;  // enough to occupy a GPU
+constexpr int64_t kMinSplitPanels = 2;  // per split
+// The smallest GPUs have 99 KiB of shared memory per block.
+constexpr size_t kMaxListBytes = 96 * 1024, kMaxSharedBytes = 99 * 1024;
 
-// Warps of a block that sort at a time, each a list with room for `capacity` candidates.
-template <class Number>
+// The number of warps of a block that sort at the same time, each a list of `capacity` candidates.
+template <class acc_t>
 int sorting_warps(int capacity) {
-  return static_cast<int>(std::clamp<size_t>(kMostListBytes / (capacity * sizeof(Ranked<Number>)), 1, kWarps));
+  return static_cast<int>(std::clamp<size_t>(kMaxListBytes / (capacity * sizeof(PackedCandidate<acc_t>)), 1, kWarps));
 }
 
-template <class Number>
-struct NearestPools {
-  Ranked<Number>* pool;  // [shares, queries, capacity]
-  int32_t* size;         // [shares, queries], of the sorted lists
+template <class acc_t>
+struct KnnReservoirs {
+  PackedCandidate<acc_t>* reservoir;  // [num_splits, queries, capacity]
+  int32_t* size;                      // [num_splits, queries], of the reservoirs
   int capacity, sorting_warps;
-  int64_t shares, queries;
+  int64_t num_splits, queries;
 
-  HARDMINE_DEVICE Ranked<Number>* at(int64_t share, int64_t query) const {
-    return pool + (share * queries + query) * capacity;
+  __device__ __forceinline__ PackedCandidate<acc_t>* at(int64_t split, int64_t query) const {
+    return reservoir + (split * queries + query) * capacity;
   }
 };
 
-template <class Number>
-struct NearestEnd {
+template <class acc_t>
+struct KnnEpilogue {
   Similarity kind;
   int k;
-  NearestOut<Number> out;
+  KnnOut<acc_t> out;
 };
 
-template <class Arithmetic>
-struct NearestPass {
-  using Number = typename Arithmetic::Number;
-  PackedRows<Arithmetic> rows, columns;
+template <class MmaPolicy>
+struct KnnParams {
+  using acc_t = typename MmaPolicy::acc_t;
+  PackedMatrix<MmaPolicy> rows, columns;
   bool exclude_self;
-  bool may_overflow;  // pools do not hold all columns
-  NearestPools<Number> pools;
-  NearestEnd<Number> end;
+  bool may_overflow;  // a reservoir cannot hold all columns of its split
+  KnnReservoirs<acc_t> reservoirs;
+  KnnEpilogue<acc_t> epilogue;
 };
 
-// Room for the k best, for some more, so that a pool is not cut for every tile, and for all of a tile on top of them.
+// Room for the k best, for some slack so that not every tile causes a sort, and for all columns of one more tile.
 int capacity_of(int64_t k, int64_t columns, int64_t tile) {
   const int64_t slack = std::clamp<int64_t>(k / 2, 16, tile);
-  return power_of_two_from(std::min(k + slack + tile, columns));
+  return static_cast<int>(next_power_of_two(std::min(k + slack + tile, columns)));
 }
 
-template <class Arithmetic>
-size_t nearest_shared_bytes(int capacity, int warps) {
-  using Number = typename Arithmetic::Number;
-  constexpr size_t kRowBytes = Arithmetic::kTile * (sizeof(Number) + sizeof(int32_t));
-  static_assert(std::max(Arithmetic::kSharedBytes, kMostListBytes) + kRowBytes <= kMostSharedBytes);
-  return std::max(Arithmetic::kSharedBytes, warps * capacity * sizeof(Ranked<Number>)) + kRowBytes;
+template <class MmaPolicy>
+size_t knn_shared_bytes(int capacity, int warps) {
+  using acc_t = typename MmaPolicy::acc_t;
+  constexpr size_t kRowBytes = MmaPolicy::kTile * (sizeof(acc_t) + sizeof(int32_t));
+  static_assert(std::max(MmaPolicy::kSharedBytes, kMaxListBytes) + kRowBytes <= kMaxSharedBytes);
+  return std::max(MmaPolicy::kSharedBytes, warps * capacity * sizeof(PackedCandidate<acc_t>)) + kRowBytes;
 }
 
-// A sorted list of a query, as users see it. All lanes of a warp call it.
-template <class Number>
-HARDMINE_DEVICE void write_neighbors(const NearestEnd<Number>& end, const Ranked<Number>* list, int size,
-                                     int64_t query) {
-  for (int n = lane_index(); n < end.k; n += 32) {
+// Writes a query's sorted list to the outputs. All lanes of a warp call it.
+template <class acc_t>
+__device__ __forceinline__ void write_neighbors(const KnnEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>* list,
+                                                int size, int64_t query) {
+  for (int n = lane_index(); n < epilogue.k; n += 32) {
     const bool found = n < size;
-    // No zero has a sign: a packed key has lost it.
-    end.out.similarity[query * end.k + n] =
-        found ? similarity_from_order(end.kind, list[n].key() + Number(0)) : std::numeric_limits<Number>::quiet_NaN();
-    end.out.index[query * end.k + n] = found ? list[n].index() : -1;
+    // Adds 0 so that no zero has a sign: packed keys have lost it.
+    epilogue.out.similarity[query * epilogue.k + n] =
+        found ? similarity_from_order(epilogue.kind, list[n].key() + acc_t(0))
+              : std::numeric_limits<acc_t>::quiet_NaN();
+    epilogue.out.index[query * epilogue.k + n] = found ? list[n].index() : -1;
   }
 }
 
-template <class Arithmetic>
-class NearestPanel {
-  using Number = typename Arithmetic::Number;
-  using Candidate = Ranked<Number>;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+template <class MmaPolicy>
+class KnnPanel {
+  using acc_t = typename MmaPolicy::acc_t;
+  using Candidate = PackedCandidate<acc_t>;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  HARDMINE_DEVICE NearestPanel(const NearestPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
-      : pass_(pass), row_panel_(row_panel), share_index_(share) {
-    const size_t lists = pass.pools.sorting_warps * static_cast<size_t>(pass.pools.capacity) * sizeof(Candidate);
-    worst_key_ = reinterpret_cast<Number*>(shared_memory() +
-                                           (lists > Arithmetic::kSharedBytes ? lists : Arithmetic::kSharedBytes));
+  __device__ __forceinline__ KnnPanel(const KnnParams<MmaPolicy>& params, int64_t row_panel, int64_t split)
+      : params_(params), row_panel_(row_panel), split_(split) {
+    const size_t lists =
+        params.reservoirs.sorting_warps * static_cast<size_t>(params.reservoirs.capacity) * sizeof(Candidate);
+    worst_key_ =
+        reinterpret_cast<acc_t*>(shared_memory() + (lists > MmaPolicy::kSharedBytes ? lists : MmaPolicy::kSharedBytes));
     size_ = reinterpret_cast<int32_t*>(worst_key_ + kTile);
   }
 
-  HARDMINE_DEVICE void run() {
-    if (thread_index() < kTile) {
-      worst_key_[thread_index()] = -std::numeric_limits<Number>::infinity();
-      size_[thread_index()] = 0;
+  __device__ __forceinline__ void run() {
+    if (threadIdx.x < kTile) {
+      worst_key_[threadIdx.x] = -std::numeric_limits<acc_t>::infinity();
+      size_[threadIdx.x] = 0;
     }
-    sync_block();
-    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), shares = pass_.pools.shares;
-    const int64_t last = panels * (share_index_ + 1) / shares;
-    for (int64_t column = panels * share_index_ / shares; column < last; ++column) {
-      make_tile(pass_.rows, pass_.columns, row_panel_, column, share_);
+    __syncthreads();
+    const int64_t panels = panels_of<MmaPolicy>(params_.columns.count), num_splits = params_.reservoirs.num_splits;
+    const int64_t last = panels * (split_ + 1) / num_splits;
+    for (int64_t column = panels * split_ / num_splits; column < last; ++column) {
+      make_tile(params_.rows, params_.columns, row_panel_, column, fragment_);
       const bool full = append(column * kTile);
-      if (sync_block_any(full && pass_.may_overflow)) {
+      if (__syncthreads_or(full && params_.may_overflow)) {
         for_each_row([&](int row) {
-          if (size_[row] > most()) cut(row);
+          if (size_[row] > max_fill()) cut(row);
         });
-        sync_block();  // before the engine uses the memory of the lists
+        __syncthreads();  // before the engine overwrites the lists
       }
     }
-    for_each_row([&](int row) { end(row); });
-    sync_block();  // before the next panel
+    for_each_row([&](int row) { finalize(row); });
+    __syncthreads();  // before the next panel
   }
 
  private:
-  // Candidates that a pool may hold when a tile is added to it.
-  HARDMINE_DEVICE int most() const { return pass_.pools.capacity - kTile; }
+  // The most candidates that a reservoir may hold before a tile is added.
+  __device__ __forceinline__ int max_fill() const { return params_.reservoirs.capacity - kTile; }
 
-  HARDMINE_DEVICE int64_t query(int row) const { return row_panel_ * kTile + row; }
+  __device__ __forceinline__ int64_t query(int row) const { return row_panel_ * kTile + row; }
 
-  // Rows of the panel, a share of them each warp that sorts.
+  // Distributes the panel's rows over the warps that sort.
   template <class Use>
-  HARDMINE_DEVICE void for_each_row(const Use& use) {
-    const int warps = pass_.pools.sorting_warps;
+  __device__ __forceinline__ void for_each_row(const Use& use) {
+    const int warps = params_.reservoirs.sorting_warps;
     if (warp_index() >= warps) return;
-    for (int row = warp_index(); row < kTile && query(row) < pass_.rows.count; row += warps) use(row);
+    for (int row = warp_index(); row < kTile && query(row) < params_.rows.count; row += warps) use(row);
   }
 
-  // Appends what beats its row's worst; true if some pool is too full for a tile more.
-  HARDMINE_DEVICE bool append(int64_t first_column) {
-    const Number sign = Arithmetic::kSquares ? Number(-1) : Number(1);
-    const int64_t left = pass_.columns.count - first_column;
+  // Appends the scores that beat their row's worst. True if some reservoir may overflow with the next tile.
+  __device__ __forceinline__ bool append(int64_t first_column) {
+    const acc_t sign = MmaPolicy::kSquaredDifferences ? acc_t(-1) : acc_t(1);
+    const int64_t left = params_.columns.count - first_column;
     const int columns = left < kTile ? static_cast<int>(left) : kTile;
-    const bool has_selves = pass_.exclude_self && first_column == row_panel_ * kTile;  // on the diagonal
+    const bool has_selves = params_.exclude_self && first_column == row_panel_ * kTile;  // a tile on the diagonal
     bool full = false;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int row = Arithmetic::row(r);
-      if (query(row) >= pass_.rows.count) continue;
-      // Columns come in ascending order: at an equal key, those that are in the pool win. NaN beats nothing.
-      const Number worst = worst_key_[row];
+      const int row = MmaPolicy::row(r);
+      if (query(row) >= params_.rows.count) continue;
+      // Columns come in ascending order: at an equal key, those in the reservoir win. NaN beats nothing.
+      const acc_t worst = worst_key_[row];
       uint32_t better = 0;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        const int column = Arithmetic::column(c);
+        const int column = MmaPolicy::column(c);
         const bool candidate = column < columns && !(has_selves && column == row);
-        better |= static_cast<uint32_t>(candidate && sign * share_.at[r][c] > worst) << c;
+        better |= static_cast<uint32_t>(candidate && sign * fragment_.at[r][c] > worst) << c;
       }
       if (better == 0) continue;
-      const int32_t count = count_bits(better), place = atomic_add(size_ + row, count);
-      full |= place + count > most();
-      Candidate* to = pass_.pools.at(share_index_, query(row)) + place;
+      const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
+      full |= place + count > max_fill();
+      Candidate* to = params_.reservoirs.at(split_, query(row)) + place;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
         if (better >> c & 1)
-          *to++ = Candidate::of(sign * share_.at[r][c], static_cast<Index>(first_column + Arithmetic::column(c)));
+          *to++ = Candidate::of(sign * fragment_.at[r][c], static_cast<Index>(first_column + MmaPolicy::column(c)));
     }
     return full;
   }
 
-  // The warp's list, with the pool of a row, sorted.
-  HARDMINE_DEVICE const Candidate* sorted(int row) {
-    const Candidate* pool = pass_.pools.at(share_index_, query(row));
-    Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * pass_.pools.capacity;
-    sync_warp();  // all are done with the row before
-    for (int i = lane_index(); i < size_[row]; i += 32) list[i] = pool[i];
-    sort_list(list, size_[row]);
+  // Sorts a row's reservoir in the warp's list.
+  __device__ __forceinline__ const Candidate* sorted(int row) {
+    const Candidate* reservoir = params_.reservoirs.at(split_, query(row));
+    Candidate* list = reinterpret_cast<Candidate*>(shared_memory()) + warp_index() * params_.reservoirs.capacity;
+    __syncwarp();  // before the previous row's list is overwritten
+    for (int i = lane_index(); i < size_[row]; i += 32) list[i] = reservoir[i];
+    warp_bitonic_sort(list, size_[row]);
     return list;
   }
 
-  // Leaves a row its k best; it has more.
-  HARDMINE_DEVICE void cut(int row) {
+  // Keeps the k best of a row that has more.
+  __device__ __forceinline__ void cut(int row) {
     const Candidate* list = sorted(row);
-    Candidate* pool = pass_.pools.at(share_index_, query(row));
-    for (int i = lane_index(); i < pass_.end.k; i += 32) pool[i] = list[i];
-    if (lane_index() == 0) {  // all have read the size before they sorted
-      worst_key_[row] = list[pass_.end.k - 1].key();
-      size_[row] = pass_.end.k;
+    Candidate* reservoir = params_.reservoirs.at(split_, query(row));
+    for (int i = lane_index(); i < params_.epilogue.k; i += 32) reservoir[i] = list[i];
+    if (lane_index() == 0) {  // all lanes have read the size before they sorted
+      worst_key_[row] = list[params_.epilogue.k - 1].key();
+      size_[row] = params_.epilogue.k;
     }
   }
 
-  HARDMINE_DEVICE void end(int row) {
+  __device__ __forceinline__ void finalize(int row) {
     const Candidate* list = sorted(row);
-    const int size = size_[row] < pass_.end.k ? size_[row] : pass_.end.k;
-    if (pass_.pools.shares == 1) return write_neighbors(pass_.end, list, size, query(row));
-    Candidate* pool = pass_.pools.at(share_index_, query(row));
-    for (int i = lane_index(); i < size; i += 32) pool[i] = list[i];
-    if (lane_index() == 0) pass_.pools.size[share_index_ * pass_.pools.queries + query(row)] = size;
+    const int size = size_[row] < params_.epilogue.k ? size_[row] : params_.epilogue.k;
+    if (params_.reservoirs.num_splits == 1) return write_neighbors(params_.epilogue, list, size, query(row));
+    Candidate* reservoir = params_.reservoirs.at(split_, query(row));
+    for (int i = lane_index(); i < size; i += 32) reservoir[i] = list[i];
+    if (lane_index() == 0) params_.reservoirs.size[split_ * params_.reservoirs.queries + query(row)] = size;
   }
 
-  const NearestPass<Arithmetic>& pass_;
-  int64_t row_panel_, share_index_;
-  Number* worst_key_;  // [kTile], of the k best so far, once there were that many: more similar ones are candidates
-  int32_t* size_;      // [kTile], of the pools
-  Share<Arithmetic> share_;
+  const KnnParams<MmaPolicy>& params_;
+  int64_t row_panel_, split_;
+  acc_t* worst_key_;  // [kTile]: the k-th best key, once there are k candidates
+  int32_t* size_;     // [kTile], of the reservoirs
+  Fragment<MmaPolicy> fragment_;
 };
 
-template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-nearest_kernel(NearestPass<Arithmetic> pass) {
-  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = block_index(); i < panels * pass.pools.shares; i += grid_size())
-    NearestPanel<Arithmetic>(pass, i % panels, i / panels).run();
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) knn_kernel(KnnParams<MmaPolicy> params) {
+  const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
+  for (int64_t i = blockIdx.x; i < panels * params.reservoirs.num_splits; i += gridDim.x)
+    KnnPanel<MmaPolicy>(params, i % panels, i / panels).run();
 }
 
-// A warp merges the lists of a query, in a list of its own of `room` >= 2 k.
-template <class Number>
-HARDMINE_KERNEL(kTileThreads, 2)
-merge_nearest_kernel(NearestPools<Number> pools, NearestEnd<Number> end, int room) {
-  Ranked<Number>* list = reinterpret_cast<Ranked<Number>*>(shared_memory()) + warp_index() * room;
-  const int warps = block_size() / 32;
-  for (int64_t query = block_index() * warps + warp_index(); query < pools.queries; query += grid_size() * warps) {
+// Merges the splits' lists of a query, one query per warp, in a list of `list_capacity` >= 2 k candidates.
+template <class acc_t>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    merge_knn_kernel(KnnReservoirs<acc_t> reservoirs, KnnEpilogue<acc_t> epilogue, int list_capacity) {
+  PackedCandidate<acc_t>* list =
+      reinterpret_cast<PackedCandidate<acc_t>*>(shared_memory()) + warp_index() * list_capacity;
+  const int warps = warps_per_block();
+  for (int64_t query = int64_t{blockIdx.x} * warps + warp_index(); query < reservoirs.queries;
+       query += int64_t{gridDim.x} * warps) {
     int size = 0;
-    for (int64_t share = 0; share < pools.shares; ++share) {
-      const int more = pools.size[share * pools.queries + query];
-      if (size + more > room) {
-        sort_list(list, size);
-        size = end.k;  // it was more than `room` - k, so k at least
+    for (int64_t split = 0; split < reservoirs.num_splits; ++split) {
+      const int more = reservoirs.size[split * reservoirs.queries + query];
+      if (size + more > list_capacity) {
+        warp_bitonic_sort(list, size);
+        size = epilogue.k;  // the size was above list_capacity - k >= k
       }
-      for (int i = lane_index(); i < more; i += 32) list[size + i] = pools.at(share, query)[i];
+      for (int i = lane_index(); i < more; i += 32) list[size + i] = reservoirs.at(split, query)[i];
       size += more;
     }
-    sort_list(list, size);
-    write_neighbors(end, list, size, query);
-    sync_warp();  // before the next query
+    warp_bitonic_sort(list, size);
+    write_neighbors(epilogue, list, size, query);
+    __syncwarp();  // before the next query
   }
 }
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
-void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename Arithmetic::Number>& out, Workspace& workspace,
-             const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+template <class MmaPolicy, class Scalar>
+void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
+         bool exclude_self, const KnnOut<typename MmaPolicy::acc_t>& out, Workspace& workspace, const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
   if (queries.count == 0) return;
   const bool cosine = kind == Similarity::kCosine;
-  NearestPass<Arithmetic> pass{};
-  pass.rows = pack_rows<Arithmetic>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
-  pass.columns = refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
-  pass.exclude_self = !refs && exclude_self;
-  pass.end = {kind, static_cast<int>(k), out};
+  KnnParams<MmaPolicy> params{};
+  params.rows = pack_matrix<MmaPolicy>(queries.x, queries.count, depth, cosine, {}, workspace, stream);
+  params.columns =
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : params.rows;
+  params.exclude_self = !refs && exclude_self;
+  params.epilogue = {kind, static_cast<int>(k), out};
 
-  const int64_t row_panels = panels_of<Arithmetic>(queries.count);
-  const int64_t column_panels = panels_of<Arithmetic>(pass.columns.count);
-  NearestPools<Number>& pools = pass.pools;
-  pools.queries = queries.count;
-  pools.shares =
-      std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels / kLeastColumnPanels));
-  // Of a share there are no more columns than this.
+  const int64_t row_panels = panels_of<MmaPolicy>(queries.count);
+  const int64_t column_panels = panels_of<MmaPolicy>(params.columns.count);
+  KnnReservoirs<acc_t>& reservoirs = params.reservoirs;
+  reservoirs.queries = queries.count;
+  reservoirs.num_splits =
+      std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, row_panels), column_panels / kMinSplitPanels));
+  // The largest number of columns of a split.
   const int64_t share_columns =
-      std::min(pass.columns.count, (column_panels + pools.shares - 1) / pools.shares * Arithmetic::kTile);
-  pools.capacity = capacity_of(k, share_columns, Arithmetic::kTile);
-  pools.sorting_warps = sorting_warps<Number>(pools.capacity);
-  pools.pool = workspace.array<Ranked<Number>>(pools.shares * pools.queries * pools.capacity);
-  pools.size = workspace.array<int32_t>(pools.shares * pools.queries);
-  pass.may_overflow = share_columns > pools.capacity;
-  launch(
-      "nearest", nearest_kernel<Arithmetic>,
-      {row_panels * pools.shares, kTileThreads, nearest_shared_bytes<Arithmetic>(pools.capacity, pools.sorting_warps)},
-      stream, pass);
-  if (pools.shares == 1) return;
-  const int room = std::max(2 * power_of_two_from(k), 64), warps = sorting_warps<Number>(room);
-  launch("merge_nearest", merge_nearest_kernel<Number>,
-         {(queries.count + warps - 1) / warps, 32 * warps, warps * room * sizeof(Ranked<Number>)}, stream, pools,
-         pass.end, room);
+      std::min(params.columns.count, ceil_div(column_panels, reservoirs.num_splits) * MmaPolicy::kTile);
+  reservoirs.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
+  reservoirs.sorting_warps = sorting_warps<acc_t>(reservoirs.capacity);
+  reservoirs.reservoir =
+      workspace.array<PackedCandidate<acc_t>>(reservoirs.num_splits * reservoirs.queries * reservoirs.capacity);
+  reservoirs.size = workspace.array<int32_t>(reservoirs.num_splits * reservoirs.queries);
+  params.may_overflow = share_columns > reservoirs.capacity;
+  launch("knn", knn_kernel<MmaPolicy>,
+         {row_panels * reservoirs.num_splits, kTileThreads,
+          knn_shared_bytes<MmaPolicy>(reservoirs.capacity, reservoirs.sorting_warps)},
+         stream, params);
+  if (reservoirs.num_splits == 1) return;
+  const int list_capacity = static_cast<int>(std::max<int64_t>(2 * next_power_of_two(k), 64)),
+            warps = sorting_warps<acc_t>(list_capacity);
+  launch("merge_knn", merge_knn_kernel<acc_t>,
+         {ceil_div(queries.count, warps), 32 * warps, warps * list_capacity * sizeof(PackedCandidate<acc_t>)}, stream,
+         reservoirs, params.epilogue, list_capacity);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                       \
-  template void nearest<Arithmetic, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t,         \
-                                            int64_t, bool, const NearestOut<typename Arithmetic::Number>&, Workspace&, \
-                                            const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                    \
+  template void knn<MmaPolicy, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t, int64_t, \
+                                       bool, const KnnOut<typename MmaPolicy::acc_t>&, Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

@@ -7,25 +7,24 @@
 
 namespace hardmine::cuda {
 
-// Rows to find, or to find among.
+// Queries, or rows to search.
 template <class Scalar>
 struct Points {
   const Scalar* x;  // [count, depth]
   int64_t count;
 };
 
-template <class Number>
-struct NearestOut {
-  Number* similarity;  // [queries, k]
-  int64_t* index;      // [queries, k]
+template <class acc_t>
+struct KnnOut {
+  acc_t* similarity;  // [queries, k]
+  int64_t* index;     // [queries, k]
 };
 
-// The k <= kMostNeighbors most similar rows of refs for each query, most similar first, ties to the lowest index; NaN
-// and -1 beyond the candidates. Without refs (null) the queries are compared with each other, each with itself only if
-// not exclude_self. O(depth) memory a row, and O(k) a query.
-template <class Arithmetic, class Scalar>
-void nearest(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const NearestOut<typename Arithmetic::Number>& out, Workspace& workspace,
-             const Stream& stream);
+// The k <= kMostNeighbors most similar rows of `refs` per query, most similar first, ties to the lowest index; NaN and
+// -1 beyond the candidates. Without `refs` (null) the queries are compared with each other, and with themselves unless
+// exclude_self. O(depth) memory per row and O(k) per query.
+template <class MmaPolicy, class Scalar>
+void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* refs, int64_t depth, int64_t k,
+         bool exclude_self, const KnnOut<typename MmaPolicy::acc_t>& out, Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

@@ -2,122 +2,123 @@
 
 #include <optional>
 
+#include "core/int_math.h"
 #include "cuda/gemm/row_stats.h"
 #include "cuda/kernels/gather_gradient.h"
 
 namespace hardmine::cuda {
 namespace {
 
-constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountParts = 256;
+constexpr int kListThreads = 256, kScanThreads = 1024, kScanRows = 8, kCountChunks = 256;
 
-// The pairs of a triplet loss as a list of one positive and one negative an anchor.
-template <class Number>
+// The pairs of a triplet loss, as a list with one positive and one negative per anchor.
+template <class acc_t>
 struct LossPairs {
-  LossGradient<Number> loss;
-  const int64_t*
-      counted;       // [kCountParts, 2]: easy and hard terms of parts of the batch; null: each block counts itself
-  int64_t* second;   // [count, 2]
-  Number* gradient;  // [count, 2]
+  LossGradient<acc_t> loss;
+  const int64_t* counted;  // [kCountChunks, 2]: easy and hard terms per chunk; null: each block counts all
+  int64_t* right;          // [count, 2]
+  acc_t* gradient;         // [count, 2]
 };
 
-// The numbers of easy and hard terms, by all threads of a block.
-template <class Number>
-HARDMINE_DEVICE void count_parts(const LossGradient<Number>& loss, int64_t begin, int64_t step, double* shared,
-                                 double* easy_hard) {
+// Counts easy and hard terms. All threads of a block call it.
+template <class acc_t>
+__device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
+                                                   double* shared, double* easy_hard) {
   easy_hard[0] = easy_hard[1] = 0;
   for (int64_t i = begin; i < loss.pairs.count; i += step) {
     const Part part = term_of(loss.term, loss.pairs, i).part;
     easy_hard[0] += part == Part::kEasy;
     easy_hard[1] += part == Part::kHard;
   }
-  sum_of_block<2>(easy_hard, shared);
+  block_reduce_sum<2>(easy_hard, shared);
 }
 
-template <class Number>
-HARDMINE_KERNEL(kListThreads, 2)
-count_parts_kernel(LossGradient<Number> loss, int64_t* counted) {
-  for (int64_t part = block_index(); part < kCountParts; part += grid_size()) {
+template <class acc_t>
+__global__ void __launch_bounds__(kListThreads, 2)
+    count_difficulties_kernel(LossGradient<acc_t> loss, int64_t* counted) {
+  for (int64_t chunk = blockIdx.x; chunk < kCountChunks; chunk += gridDim.x) {
     double easy_hard[2];
-    count_parts(loss, part * block_size() + thread_index(), kCountParts * block_size(),
-                reinterpret_cast<double*>(shared_memory()), easy_hard);
-    if (thread_index() != 0) continue;
-    counted[2 * part] = static_cast<int64_t>(easy_hard[0]);
-    counted[2 * part + 1] = static_cast<int64_t>(easy_hard[1]);
+    count_difficulties(loss, chunk * blockDim.x + threadIdx.x, kCountChunks * blockDim.x,
+                       reinterpret_cast<double*>(shared_memory()), easy_hard);
+    if (threadIdx.x != 0) continue;
+    counted[2 * chunk] = static_cast<int64_t>(easy_hard[0]);
+    counted[2 * chunk + 1] = static_cast<int64_t>(easy_hard[1]);
   }
 }
 
-template <class Number>
-HARDMINE_DEVICE void list_loss_pairs(const LossPairs<Number>& list, double* shared) {
-  const LossGradient<Number>& loss = list.loss;
+template <class acc_t>
+__device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, double* shared) {
+  const LossGradient<acc_t>& loss = list.loss;
   double easy_hard[2] = {0, 0};
   if (loss.grad_loss && loss.reduction == Reduction::kMean) {
     if (list.counted) {
-      for (int64_t b = thread_index(); b < kCountParts; b += block_size()) {
+      for (int64_t b = threadIdx.x; b < kCountChunks; b += blockDim.x) {
         easy_hard[0] += static_cast<double>(list.counted[2 * b]);
         easy_hard[1] += static_cast<double>(list.counted[2 * b + 1]);
       }
-      sum_of_block<2>(easy_hard, shared);
+      block_reduce_sum<2>(easy_hard, shared);
     } else {
-      count_parts(loss, thread_index(), block_size(), shared, easy_hard);
+      count_difficulties(loss, threadIdx.x, blockDim.x, shared, easy_hard);
     }
-    if (thread_index() == 0) {
+    if (threadIdx.x == 0) {
       shared[0] = easy_hard[0];
       shared[1] = easy_hard[1];
     }
-    sync_block();
+    __syncthreads();
   }
   const bool mean = loss.reduction == Reduction::kMean && loss.grad_loss;
   const PartWeights weights = part_weights(loss.term, loss.reduction, mean ? static_cast<int64_t>(shared[0]) : 0,
                                            mean ? static_cast<int64_t>(shared[1]) : 0);
-  for (int64_t i = block_index() * block_size() + thread_index(); i < loss.pairs.count;
-       i += grid_size() * block_size()) {
-    Number d_positive = 0, d_negative = 0;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < loss.pairs.count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    acc_t d_positive = 0, d_negative = 0;
     if (loss.grad_loss)
       term_backward(weights, term_of(loss.term, loss.pairs, i),
                     loss.grad_loss[loss.reduction == Reduction::kNone ? i : 0], &d_positive, &d_negative);
     if (loss.grad_positive) d_positive += loss.grad_positive[i];
     if (loss.grad_negative) d_negative += loss.grad_negative[i];
-    list.second[2 * i] = loss.pairs.positive_index[i];
-    list.second[2 * i + 1] = loss.pairs.negative_index[i];
+    list.right[2 * i] = loss.pairs.positive_index[i];
+    list.right[2 * i + 1] = loss.pairs.negative_index[i];
     list.gradient[2 * i] = d_positive;
     list.gradient[2 * i + 1] = d_negative;
   }
-  sync_block();
+  __syncthreads();
 }
 
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kGatherThreads, 4)
-measure_pairs_kernel(MeasuredRows<Scalar, Number> rows, MeasuredRows<Scalar, Number> refs, bool has_loss,
-                     LossPairs<Number> list) {
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kGatherThreads, 4)
+    measure_pairs_kernel(RowStats<Scalar, acc_t> rows, RowStats<Scalar, acc_t> refs, bool has_loss,
+                         LossPairs<acc_t> list) {
   if (has_loss) list_loss_pairs(list, reinterpret_cast<double*>(shared_memory()));
-  measure_rows(rows);
-  measure_rows(refs);
+  compute_row_stats(rows);
+  compute_row_stats(refs);
 }
 
-// Calls use(row, end) for every end that an index is to hold.
-template <class Number, class Use>
-HARDMINE_DEVICE void for_each_end(const PairEnds<Number>& ends, bool at_first, bool at_second, const Use& use) {
-  const int64_t pairs = ends.pair_count();
-  for (int64_t p = block_index() * block_size() + thread_index(); p < pairs; p += grid_size() * block_size()) {
-    if (!ends.has(p)) continue;
-    if (at_first) use(ends.first_of(p), p);
-    if (at_second) use(ends.second_of(p), pairs + p);
+// Calls use(row, endpoint) for every endpoint of row_to_pairs.
+template <class acc_t, class Use>
+__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<acc_t>& endpoints, bool at_left, bool at_right,
+                                                  const Use& use) {
+  const int64_t pairs = endpoints.pair_count();
+  for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < pairs; p += int64_t{gridDim.x} * blockDim.x) {
+    if (!endpoints.has(p)) continue;
+    if (at_left) use(endpoints.left_of(p), p);
+    if (at_right) use(endpoints.right_of(p), pairs + p);
   }
 }
 
-template <class Number>
-HARDMINE_KERNEL(kListThreads, 4)
-count_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, int64_t* count) {
-  for_each_end(ends, at_first, at_second, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
+template <class acc_t>
+__global__ void __launch_bounds__(kListThreads, 4)
+    count_incidences_kernel(PairEndpoints<acc_t> endpoints, bool at_left, bool at_right, int64_t* count) {
+  for_each_endpoint(endpoints, at_left, at_right, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
 }
 
-// begin[r] = the sum of count[0] to count[r - 1], and count[r] = 0 again. One block.
-HARDMINE_KERNEL(kScanThreads, 1)
-begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
-  auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMostWarps + 1]
+// begin[r] = count[0] + ... + count[r - 1], and count[r] = 0. Launched with one block.
+__global__ void __launch_bounds__(kScanThreads, 1)
+    scan_incidences_kernel(int64_t* count, int64_t rows, int64_t* begin) {
+  auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMaxWarps + 1]
   int64_t before = 0;
   for (int64_t first = 0; first <= rows; first += kScanThreads * kScanRows) {
-    const int64_t own_first = first + thread_index() * kScanRows;
+    const int64_t own_first = first + threadIdx.x * kScanRows;
     int64_t own[kScanRows], sum = 0;
 #pragma unroll
     for (int i = 0; i < kScanRows; ++i) {
@@ -127,11 +128,11 @@ begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
     int64_t up_to = sum;  // of this lane and those below
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      const int64_t other = shuffle_up(up_to, step);
+      const int64_t other = __shfl_up_sync(kFullWarp, up_to, step);
       if (lane_index() >= step) up_to += other;
     }
     if (lane_index() == 31) warp_sum[warp_index()] = up_to;
-    sync_block();
+    __syncthreads();
     int64_t place = before + up_to - sum;
     for (int w = 0; w < kScanThreads / 32; ++w) {
       if (w < warp_index()) place += warp_sum[w];
@@ -143,170 +144,170 @@ begin_ends_kernel(int64_t* count, int64_t rows, int64_t* begin) {
       if (own_first + i < rows) count[own_first + i] = 0;
       place += own[i];
     }
-    sync_block();
+    __syncthreads();
   }
 }
 
-template <class Number>
-HARDMINE_KERNEL(kListThreads, 4)
-place_ends_kernel(PairEnds<Number> ends, bool at_first, bool at_second, const int64_t* begin, int64_t* count,
-                  int64_t* end_at) {
-  for_each_end(ends, at_first, at_second,
-               [&](int64_t row, int64_t end) { end_at[begin[row] + atomic_add(count + row, 1)] = end; });
+template <class acc_t>
+__global__ void __launch_bounds__(kListThreads, 4)
+    fill_row_to_pairs_kernel(PairEndpoints<acc_t> endpoints, bool at_left, bool at_right, const int64_t* begin,
+                             int64_t* count, int64_t* endpoint) {
+  for_each_endpoint(endpoints, at_left, at_right,
+                    [&](int64_t row, int64_t id) { endpoint[begin[row] + atomic_add(count + row, 1)] = id; });
 }
 
-// One number for many: whether all are not 0.
-HARDMINE_KERNEL(kScanThreads, 1)
-all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
-                  const int32_t* sound, int32_t* all) {
-  bool infinite = block_finds_infinite(finite, groups);
-  infinite |= block_finds_infinite(others, other_groups);
-  if (thread_index() == 0) *all = !infinite && (!sound || *sound != 0);
+// Reduces all flags to one.
+__global__ void __launch_bounds__(kScanThreads, 1)
+    all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
+                      const int32_t* is_valid, int32_t* all) {
+  bool has_nonfinite = block_any_nonfinite(finite, groups);
+  has_nonfinite |= block_any_nonfinite(others, other_groups);
+  if (threadIdx.x == 0) *all = !has_nonfinite && (!is_valid || *is_valid != 0);
 }
 
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kGatherThreads, 4)
-gather_gradient_kernel(GatherPass<Scalar, Number> pass) {
-  bool poisoned = false;
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherParams<Scalar, acc_t> params) {
+  bool propagate_nan = false;
   for (int side = 0; side < 3; ++side)
-    if (pass.finite[side]) poisoned |= block_finds_infinite(pass.finite[side], pass.groups[side]);
-  for (int64_t row = block_index(); row < pass.selves.count; row += grid_size())
-    GatherRow<Scalar, Number>(pass, row).run(poisoned);
+    if (params.finite[side]) propagate_nan |= block_any_nonfinite(params.finite[side], params.groups[side]);
+  for (int64_t row = blockIdx.x; row < params.rows.count; row += gridDim.x)
+    GatherRow<Scalar, acc_t>(params, row).run(propagate_nan);
 }
 
-template <class Scalar, class Number>
+template <class Scalar, class acc_t>
 class PairGradient {
  public:
   PairGradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, bool nan_if_not_finite,
                const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream)
       : measure_(measure),
         rows_(rows),
-        poisons_(nan_if_not_finite),
+        propagates_nan_(nan_if_not_finite),
         out_(out),
         workspace_(workspace),
         stream_(stream) {}
 
-  void run(PairList<Number> pairs, const LossGradient<Number>* loss) {
-    LossPairs<Number> list{};
+  void run(PairList<acc_t> pairs, const LossGradient<acc_t>* loss) {
+    LossPairs<acc_t> list{};
     if (loss) {
       list.loss = *loss;
-      list.second = workspace_.array<int64_t>(2 * loss->pairs.count);
-      list.gradient = workspace_.array<Number>(2 * loss->pairs.count);
-      pairs = {nullptr, list.second, list.gradient, loss->pairs.count, 2};
-      if (2 * pairs.count > kLooksThrough && loss->grad_loss && loss->reduction == Reduction::kMean) {
-        auto* counted = workspace_.array<int64_t>(2 * kCountParts);
-        launch("count_parts", count_parts_kernel<Number>, {kCountParts, kListThreads, kSumBytes}, stream_, *loss,
-               counted);
+      list.right = workspace_.array<int64_t>(2 * loss->pairs.count);
+      list.gradient = workspace_.array<acc_t>(2 * loss->pairs.count);
+      pairs = {nullptr, list.right, list.gradient, loss->pairs.count, 2};
+      if (2 * pairs.count > kMaxPairsScanned && loss->grad_loss && loss->reduction == Reduction::kMean) {
+        auto* counted = workspace_.array<int64_t>(2 * kCountChunks);
+        launch("count_difficulties", count_difficulties_kernel<acc_t>, {kCountChunks, kListThreads, kSumBytes}, stream_,
+               *loss, counted);
         list.counted = counted;
       }
     }
-    const bool indexed = pairs.count * pairs.partners > kLooksThrough;
-    x_ = measured(rows_.x, rows_.count, indexed);
-    refs_ = measured(rows_.refs, rows_.refs ? rows_.ref_count : 0, indexed);
+    const bool indexed = pairs.count * pairs.partners > kMaxPairsScanned;
+    x_ = row_stats(rows_.x, rows_.count, indexed);
+    refs_ = row_stats(rows_.refs, rows_.refs ? rows_.ref_count : 0, indexed);
     const int64_t blocks = std::max<int64_t>(
-        1, std::max(row_groups(x_.count),
-                    std::max(row_groups(refs_.count), (pairs.count + 127) / 128 * loss_blocks(loss))));
-    launch("measure_pairs", measure_pairs_kernel<Scalar, Number>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
+        1, std::max(finite_flag_count(x_.count),
+                    std::max(finite_flag_count(refs_.count), ceil_div(pairs.count, 128) * loss_blocks(loss))));
+    launch("measure_pairs", measure_pairs_kernel<Scalar, acc_t>, {blocks, kGatherThreads, kSumBytes}, stream_, x_,
            refs_, loss != nullptr, list);
-    if (poisons_ && indexed) {
+    if (propagates_nan_ && indexed) {
       auto* all = workspace_.array<int32_t>(1);
       launch("all_finite", all_finite_kernel, {1, kScanThreads}, stream_, static_cast<const int32_t*>(x_.finite),
-             row_groups(x_.count), static_cast<const int32_t*>(refs_.finite), row_groups(refs_.count), pairs.sound,
-             all);
+             finite_flag_count(x_.count), static_cast<const int32_t*>(refs_.finite), finite_flag_count(refs_.count),
+             pairs.is_valid, all);
       all_finite_ = all;
     }
-    const PairEnds<Number> ends{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
-    if (out_.x) gather(ends, x_, true, !rows_.refs, indexed, out_.x);
-    if (out_.refs && rows_.refs) gather(ends, refs_, false, true, indexed, out_.refs);
+    const PairEndpoints<acc_t> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
+    if (out_.x) gather(endpoints, x_, true, !rows_.refs, indexed, out_.x);
+    if (out_.refs && rows_.refs) gather(endpoints, refs_, false, true, indexed, out_.refs);
   }
 
  private:
-  static constexpr size_t kSumBytes = 2 * kMostWarps * sizeof(double);
+  static constexpr size_t kSumBytes = 2 * kMaxWarps * sizeof(double);
 
-  static int64_t loss_blocks(const LossGradient<Number>* loss) { return loss ? 1 : 0; }
+  static int64_t loss_blocks(const LossGradient<acc_t>* loss) { return loss ? 1 : 0; }
 
-  MeasuredRows<Scalar, Number> measured(const Scalar* x, int64_t count, bool indexed) {
+  RowStats<Scalar, acc_t> row_stats(const Scalar* x, int64_t count, bool indexed) {
     return {x,
             count,
             rows_.depth,
-            measure_.normalized ? workspace_.array<Number>(count) : nullptr,
-            workspace_.array<int32_t>(row_groups(count)),
+            measure_.normalized ? workspace_.array<acc_t>(count) : nullptr,
+            workspace_.array<int32_t>(finite_flag_count(count)),
             indexed ? workspace_.array<int64_t>(count) : nullptr};
   }
 
-  void gather(const PairEnds<Number>& ends, const MeasuredRows<Scalar, Number>& selves, bool at_first, bool at_second,
+  void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& rows, bool at_left, bool at_right,
               bool indexed, Scalar* grad) {
-    const auto side = [](const MeasuredRows<Scalar, Number>& rows) {
-      return GatherSide<Scalar, Number>{rows.x, rows.divisor, rows.count};
+    const auto operand = [](const RowStats<Scalar, acc_t>& rows) {
+      return GatherOperand<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
-    GatherPass<Scalar, Number> pass{};
-    pass.measure = measure_;
-    pass.ends = ends;
-    pass.selves = side(selves);
-    pass.firsts = side(x_);
-    pass.seconds = side(rows_.refs ? refs_ : x_);
-    pass.at_first = at_first;
-    pass.at_second = at_second;
-    pass.depth = rows_.depth;
-    pass.grad = grad;
+    GatherParams<Scalar, acc_t> params{};
+    params.measure = measure_;
+    params.endpoints = endpoints;
+    params.rows = operand(rows);
+    params.left = operand(x_);
+    params.right = operand(rows_.refs ? refs_ : x_);
+    params.at_left = at_left;
+    params.at_right = at_right;
+    params.depth = rows_.depth;
+    params.grad = grad;
     if (all_finite_) {
-      pass.finite[0] = all_finite_;
-      pass.groups[0] = 1;
-    } else if (poisons_) {
-      pass.finite[0] = x_.finite;
-      pass.groups[0] = row_groups(x_.count);
-      pass.finite[1] = refs_.finite;
-      pass.groups[1] = row_groups(refs_.count);
-      pass.finite[2] = ends.pairs.sound;
-      pass.groups[2] = 1;
+      params.finite[0] = all_finite_;
+      params.groups[0] = 1;
+    } else if (propagates_nan_) {
+      params.finite[0] = x_.finite;
+      params.groups[0] = finite_flag_count(x_.count);
+      params.finite[1] = refs_.finite;
+      params.groups[1] = finite_flag_count(refs_.count);
+      params.finite[2] = endpoints.pairs.is_valid;
+      params.groups[2] = 1;
     }
-    const bool firsts = at_first && ends.pairs.first;
-    if (indexed && (firsts || at_second)) {
-      const int64_t pairs = ends.pair_count();
-      const Grid grid{std::min<int64_t>((pairs + kListThreads - 1) / kListThreads, 4096), kListThreads};
-      auto* begin = workspace_.array<int64_t>(selves.count + 1);
-      auto* end_at = workspace_.array<int64_t>((firsts ? pairs : 0) + (at_second ? pairs : 0));
-      launch("count_ends", count_ends_kernel<Number>, grid, stream_, ends, firsts, at_second, selves.ends);
-      launch("begin_ends", begin_ends_kernel, {1, kScanThreads, (kMostWarps + 1) * sizeof(int64_t)}, stream_,
-             selves.ends, selves.count, begin);
-      launch("place_ends", place_ends_kernel<Number>, grid, stream_, ends, firsts, at_second,
-             static_cast<const int64_t*>(begin), selves.ends, end_at);
-      pass.by_row = {begin, end_at};
+    const bool left = at_left && endpoints.pairs.left;
+    if (indexed && (left || at_right)) {
+      const int64_t pairs = endpoints.pair_count();
+      const Grid grid{std::min<int64_t>(ceil_div(pairs, kListThreads), 4096), kListThreads};
+      auto* begin = workspace_.array<int64_t>(rows.count + 1);
+      auto* endpoint = workspace_.array<int64_t>((left ? pairs : 0) + (at_right ? pairs : 0));
+      launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
+             rows.incidence_count);
+      launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, (kMaxWarps + 1) * sizeof(int64_t)}, stream_,
+             rows.incidence_count, rows.count, begin);
+      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
+             static_cast<const int64_t*>(begin), rows.incidence_count, endpoint);
+      params.row_to_pairs = {begin, endpoint};
     }
-    launch("gather_gradient", gather_gradient_kernel<Scalar, Number>,
-           {selves.count, kGatherThreads, sizeof(GatherShared<Number>)}, stream_, pass);
+    launch("gather_gradient", gather_gradient_kernel<Scalar, acc_t>,
+           {rows.count, kGatherThreads, sizeof(GatherShared<acc_t>)}, stream_, params);
   }
 
   const PairMeasure measure_;
   const PairedRows<Scalar> rows_;
-  const bool poisons_;
+  const bool propagates_nan_;
   const GradientOut<Scalar> out_;
   Workspace& workspace_;
   const Stream& stream_;
-  MeasuredRows<Scalar, Number> x_{}, refs_{};
+  RowStats<Scalar, acc_t> x_{}, refs_{};
   const int32_t* all_finite_ = nullptr;  // [1]
 };
 
 }  // namespace
 
-template <class Scalar, class Number>
-void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<Number>& pairs,
+template <class Scalar, class acc_t>
+void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<acc_t>& pairs,
                    bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream) {
-  PairGradient<Scalar, Number>(measure, rows, nan_if_not_finite, out, workspace, stream).run(pairs, nullptr);
+  PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run(pairs, nullptr);
 }
 
-template <class Scalar, class Number>
-void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<Number>& loss,
+template <class Scalar, class acc_t>
+void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<acc_t>& loss,
                            bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace,
                            const Stream& stream) {
-  PairGradient<Scalar, Number>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);
+  PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);
 }
 
-#define HARDMINE_INSTANTIATE(Scalar, Number)                                                                      \
-  template void pair_gradient(const PairMeasure&, const PairedRows<Scalar>&, const PairList<Number>&, bool,       \
-                              const GradientOut<Scalar>&, Workspace&, const Stream&);                             \
-  template void triplet_loss_gradient(const PairMeasure&, const PairedRows<Scalar>&, const LossGradient<Number>&, \
-                                      bool, const GradientOut<Scalar>&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(Scalar, acc_t)                                                                            \
+  template void pair_gradient(const PairMeasure&, const PairedRows<Scalar>&, const PairList<acc_t>&, bool,             \
+                              const GradientOut<Scalar>&, Workspace&, const Stream&);                                  \
+  template void triplet_loss_gradient(const PairMeasure&, const PairedRows<Scalar>&, const LossGradient<acc_t>&, bool, \
+                                      const GradientOut<Scalar>&, Workspace&, const Stream&);
 HARDMINE_INSTANTIATE(BFloat16, float)
 HARDMINE_INSTANTIATE(Float16, float)
 HARDMINE_INSTANTIATE(float, float)

@@ -1,5 +1,5 @@
-// Which pairs a row takes part in. Every pair has two ends: end p is the first row of pair p, end P + p its second, of
-// P pairs in all. A row's ends, in ascending order, are the order in which it adds up its gradient.
+// The pairs of each row. Endpoint p is the left row of pair p, and endpoint P + p its right row, of P pairs. A row sums
+// its gradient over its endpoints in ascending order.
 #pragma once
 
 #include "cuda/device/device.h"
@@ -7,31 +7,31 @@
 
 namespace hardmine::cuda {
 
-template <class Number>
-struct PairEnds {
-  PairList<Number> pairs;
-  int64_t first_rows, second_rows;  // rows that a first and a second may be
+template <class acc_t>
+struct PairEndpoints {
+  PairList<acc_t> pairs;
+  int64_t left_rows, right_rows;  // valid rows are [0, left_rows), [0, right_rows)
 
   HARDMINE_HD int64_t pair_count() const { return pairs.count * pairs.partners; }
-  HARDMINE_HD int64_t first_of(int64_t p) const {
+  HARDMINE_HD int64_t left_of(int64_t p) const {
     const int64_t entry = p / pairs.partners;
-    return pairs.first ? pairs.first[entry] : entry;
+    return pairs.left ? pairs.left[entry] : entry;
   }
-  HARDMINE_HD int64_t second_of(int64_t p) const { return pairs.second[p]; }
-  // A pair without a gradient adds nothing, not even a NaN.
+  HARDMINE_HD int64_t right_of(int64_t p) const { return pairs.right[p]; }
+  // A pair with gradient 0 is skipped, so it adds not even a NaN.
   HARDMINE_HD bool has(int64_t p) const {
-    const int64_t first = first_of(p), second = second_of(p);
-    return first >= 0 && first < first_rows && second >= 0 && second < second_rows && pairs.gradient[p] != Number(0);
+    const int64_t first = left_of(p), second = right_of(p);
+    return first >= 0 && first < left_rows && second >= 0 && second < right_rows && pairs.gradient[p] != acc_t(0);
   }
 };
 
-// For every row of one matrix, the ends that lie there, in no order; null where rows look through all pairs instead.
-struct EndsByRow {
+// Per row of a matrix, its endpoints in no particular order (CSR). Null if rows scan all pairs instead.
+struct RowToPairs {
   const int64_t* begin = nullptr;  // [rows + 1]
-  const int64_t* end_at = nullptr;
+  const int64_t* endpoint = nullptr;
 };
 
-// Lists with up to this many pairs are looked through by every row: fewer launches.
-inline constexpr int64_t kLooksThrough = 2048;
+// Up to this many pairs, every row scans all pairs, which saves launches.
+inline constexpr int64_t kMaxPairsScanned = 2048;
 
 }  // namespace hardmine::cuda

@@ -1,28 +1,28 @@
-// Random selections (core/random.h): a warp an anchor counts its candidates, and picks one of them.
+// Random selections (core/random.h): one warp per anchor counts the candidates, and picks one.
 #pragma once
 
 #include "core/random.h"
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 namespace hardmine::cuda {
 
-template <class Arithmetic>
-struct PickSide {
-  PackedRows<Arithmetic> rows;
+template <class MmaPolicy>
+struct LabeledOperand {
+  PackedMatrix<MmaPolicy> rows;
   const int64_t* label;  // [rows.count]
 };
 
-template <class Arithmetic>
-struct PickPass {
-  PickSide<Arithmetic> anchors, candidates;
-  bool symmetric;   // the candidates are the anchors: an anchor is no candidate of itself
-  bool same_class;  // candidates are positives, or else negatives
+template <class MmaPolicy>
+struct RandomPickParams {
+  LabeledOperand<MmaPolicy> anchors, candidates;
+  bool symmetric;   // the candidates are the anchors, and no anchor is its own candidate
+  bool same_class;  // candidates are positives, otherwise negatives
 };
 
-// Writes the pick of every anchor to best [anchors], its key being the order of the pair (core/selection.h). Candidates
-// are those whose order is at most `upper`, and a number.
-template <class Arithmetic>
-void pick_random(const PickPass<Arithmetic>& pass, const double* number, typename Arithmetic::Number upper,
-                 Ranked<typename Arithmetic::Number>* best, const Stream& stream);
+// Writes each anchor's pick to best [anchors], with the pair's key (core/selection.h). Candidates have a key <= upper
+// that is not NaN.
+template <class MmaPolicy>
+void pick_random(const RandomPickParams<MmaPolicy>& params, const double* uniform, typename MmaPolicy::acc_t upper,
+                 PackedCandidate<typename MmaPolicy::acc_t>* best, const Stream& stream);
 
 }  // namespace hardmine::cuda

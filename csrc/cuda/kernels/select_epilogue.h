@@ -1,4 +1,4 @@
-// The end of a selection: from the best candidates of every anchor to indices and similarities, and to the loss.
+// The epilogue of a selection: from the best candidates of every anchor to indices, similarities and the loss.
 #pragma once
 
 #include <limits>
@@ -8,59 +8,61 @@
 
 namespace hardmine::cuda {
 
-template <class Number>
-struct SelectionEnd {
+template <class acc_t>
+struct SelectionEpilogue {
   int64_t count;
   Similarity similarity;
-  const Ranked<Number>* positive;
-  const Ranked<Number>* negative;
-  const Ranked<Number>* fallback;                                // for anchors without a negative; null: none
-  bool positive_is_least, negative_is_least, fallback_is_least;  // the least similar wins: keys are negated
-  const int32_t* finite[2];  // of rows and, where there are refs, columns (packed_rows.h)
+  const PackedCandidate<acc_t>* positive;
+  const PackedCandidate<acc_t>* negative;
+  const PackedCandidate<acc_t>* fallback;                     // for anchors without a negative; null: none
+  bool positive_negated, negative_negated, fallback_negated;  // keys are negated, as the least similar wins
+  const int32_t* finite[2];  // of the rows and, with refs, of the columns (packed_matrix.h)
   int64_t groups[2];
-  SelectionOut<Number> out;
-  LossOut<Number> loss;
-  double* partial;       // [blocks][kSums], the sums of every block
-  int32_t* blocks_done;  // [1], 0 at first
+  SelectionOut<acc_t> out;
+  LossOut<acc_t> loss;
+  double* partial;       // [blocks][kLossSums]: the sums of every block
+  int32_t* blocks_done;  // [1], starts at 0
 };
 
-inline constexpr int kLossSums = 4;  // values and counts of the easy and of the hard part
-inline constexpr size_t kSelectionEndSharedBytes = kLossSums * kMostWarps * sizeof(double);
+inline constexpr int kLossSums = 4;  // values and counts of easy and of hard terms
+inline constexpr size_t kSelectionEpilogueSharedBytes = kLossSums * kMaxWarps * sizeof(double);
 
-template <class Number>
-HARDMINE_DEVICE void write_pair(const SelectionEnd<Number>& end, const Ranked<Number>& best, bool least, int64_t* index,
-                                Number* similarity) {
+template <class acc_t>
+__device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilogue, const PackedCandidate<acc_t>& best,
+                                           bool negated, int64_t* index, acc_t* similarity) {
   const bool found = is_candidate(best.index());
   *index = found ? best.index() : -1;
-  *similarity = found ? similarity_from_order(end.similarity, least ? -best.key() : best.key())
-                      : std::numeric_limits<Number>::quiet_NaN();
+  *similarity = found ? similarity_from_order(epilogue.similarity, negated ? -best.key() : best.key())
+                      : std::numeric_limits<acc_t>::quiet_NaN();
 }
 
-// All threads of a block call it. `alone`: the block has all anchors to itself, whatever the grid; else the blocks of
-// the grid share them.
-template <class Number>
-HARDMINE_DEVICE void end_selection(const SelectionEnd<Number>& end, bool alone, char* shared) {
+// All threads of a block call it. `alone`: this block processes all anchors; otherwise the blocks of the grid divide
+// them.
+template <class acc_t>
+__device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t>& epilogue, bool alone, char* shared) {
   auto* exchange = reinterpret_cast<double*>(shared);
-  const SelectionOut<Number>& out = end.out;
-  const SelectedPairs<Number> pairs{out.positive_index, out.negative_index, out.positive_similarity,
-                                    out.negative_similarity, end.count};
-  bool infinite = false;
-  if (end.loss.loss)
-    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(end.finite[side], end.groups[side]);
-  const Number nan = std::numeric_limits<Number>::quiet_NaN();
+  const SelectionOut<acc_t>& out = epilogue.out;
+  const SelectedPairs<acc_t> pairs{out.positive_index, out.negative_index, out.positive_similarity,
+                                   out.negative_similarity, epilogue.count};
+  bool has_nonfinite = false;
+  if (epilogue.loss.loss)
+    for (int side = 0; side < 2; ++side)
+      has_nonfinite |= block_any_nonfinite(epilogue.finite[side], epilogue.groups[side]);
+  const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   double sum[kLossSums] = {};
-  const int64_t first = alone ? 0 : block_index() * block_size(),
-                step = alone ? block_size() : grid_size() * block_size();
-  for (int64_t i = first + thread_index(); i < end.count; i += step) {
-    write_pair(end, load(end.positive + i), end.positive_is_least, out.positive_index + i, out.positive_similarity + i);
-    const Ranked<Number> negative = load(end.negative + i);
-    const bool falls_back = end.fallback && !is_candidate(negative.index());
-    write_pair(end, falls_back ? load(end.fallback + i) : negative,
-               falls_back ? end.fallback_is_least : end.negative_is_least, out.negative_index + i,
+  const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,
+                step = alone ? blockDim.x : int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = first + threadIdx.x; i < epilogue.count; i += step) {
+    write_pair(epilogue, load(epilogue.positive + i), epilogue.positive_negated, out.positive_index + i,
+               out.positive_similarity + i);
+    const PackedCandidate<acc_t> negative = load(epilogue.negative + i);
+    const bool falls_back = epilogue.fallback && !is_candidate(negative.index());
+    write_pair(epilogue, falls_back ? load(epilogue.fallback + i) : negative,
+               falls_back ? epilogue.fallback_negated : epilogue.negative_negated, out.negative_index + i,
                out.negative_similarity + i);
-    if (!end.loss.loss) continue;
-    const TripletTerm<Number> term = term_of(end.loss.term, pairs, i);
-    if (end.loss.reduction == Reduction::kNone) end.loss.loss[i] = infinite ? nan : term.value;
+    if (!epilogue.loss.loss) continue;
+    const TripletTerm<acc_t> term = term_of(epilogue.loss.term, pairs, i);
+    if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = has_nonfinite ? nan : term.value;
     const bool hard = term.part == Part::kHard;
     const double value = static_cast<double>(term.value);
     sum[0] += hard ? 0 : value;
@@ -68,25 +70,25 @@ HARDMINE_DEVICE void end_selection(const SelectionEnd<Number>& end, bool alone, 
     sum[2] += term.part == Part::kEasy;
     sum[3] += hard;
   }
-  if (!end.loss.loss || end.loss.reduction == Reduction::kNone) return;
-  sum_of_block<kLossSums>(sum, exchange);
-  if (!alone && grid_size() > 1) {
-    if (thread_index() == 0)
-      for (int s = 0; s < kLossSums; ++s) end.partial[block_index() * kLossSums + s] = sum[s];
-    if (!is_last_block(end.blocks_done)) return;
-    if (thread_index() == 0) {
+  if (!epilogue.loss.loss || epilogue.loss.reduction == Reduction::kNone) return;
+  block_reduce_sum<kLossSums>(sum, exchange);
+  if (!alone && gridDim.x > 1) {
+    if (threadIdx.x == 0)
+      for (int s = 0; s < kLossSums; ++s) epilogue.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];
+    if (!is_last_block(epilogue.blocks_done)) return;
+    if (threadIdx.x == 0) {
 #pragma unroll
       for (int s = 0; s < kLossSums; ++s) sum[s] = 0;
-      for (int64_t b = 0; b < grid_size(); ++b)
+      for (int64_t b = 0; b < gridDim.x; ++b)
 #pragma unroll
-        for (int s = 0; s < kLossSums; ++s) sum[s] += end.partial[b * kLossSums + s];
+        for (int s = 0; s < kLossSums; ++s) sum[s] += epilogue.partial[b * kLossSums + s];
     }
   }
-  if (thread_index() != 0) return;
-  const PartWeights weights =
-      part_weights(end.loss.term, end.loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
+  if (threadIdx.x != 0) return;
+  const PartWeights weights = part_weights(epilogue.loss.term, epilogue.loss.reduction, static_cast<int64_t>(sum[2]),
+                                           static_cast<int64_t>(sum[3]));
   // A non-finite embedding makes the loss NaN: divergence is never hidden.
-  *end.loss.loss = infinite ? nan : static_cast<Number>(sum[0] * weights.easy + sum[1] * weights.hard);
+  *epilogue.loss.loss = has_nonfinite ? nan : static_cast<acc_t>(sum[0] * weights.easy + sum[1] * weights.hard);
 }
 
 }  // namespace hardmine::cuda

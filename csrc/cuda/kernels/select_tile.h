@@ -1,4 +1,4 @@
-// The visitor of selections: offers the best candidates of a tile to its rows and, where the batch is its own
+// The consumer of selections: offers a tile's best candidates to its rows and, if the batch is its own set of
 // candidates, to its columns.
 #pragma once
 
@@ -10,87 +10,87 @@
 
 namespace hardmine::cuda {
 
-// A selection that a pass makes: the best of the candidates of every anchor.
-template <class Number>
-struct SelectRequest {
-  Ranked<Number>* best;  // [anchors], with what the anchor starts from; null: not requested
-  const Number* upper;   // [anchors], the largest admissible key; null: `limit` for all
-  Number limit;
-  Number sign;  // the key is the tile's number times this, 1 or -1
+// One selection of a pass: the best candidate per anchor.
+template <class acc_t>
+struct SelectionSpec {
+  PackedCandidate<acc_t>* best;  // [anchors], initialized; null: nothing is selected
+  const acc_t* upper;            // [anchors], the largest admissible key; null: `limit` for all
+  acc_t limit;
+  acc_t sign;  // 1 or -1: the key is sign * score
 };
 
-template <class Arithmetic>
-struct SelectPass : TileSides<Arithmetic> {
-  using Number = typename Arithmetic::Number;
-  bool bounded;  // some request has a largest admissible key
-  SelectRequest<Number> positive, negative;
+template <class MmaPolicy>
+struct SelectionParams : PairwiseOperands<MmaPolicy> {
+  using acc_t = typename MmaPolicy::acc_t;
+  bool bounded;  // some spec has a largest admissible key
+  SelectionSpec<acc_t> positive, negative;
 };
 
-// Shared memory of a block: the engine's, which serves the exchange between warps as well, and the tile's labels.
-template <class Arithmetic>
+// The engine's shared memory, which the exchange between warps reuses, and the tile's labels.
+template <class MmaPolicy>
 constexpr size_t select_shared_bytes() {
-  return Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes;
+  return MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes;
 }
 
-template <class Arithmetic>
+template <class MmaPolicy>
 class SelectTile {
-  using Number = typename Arithmetic::Number;
-  using Candidate = Ranked<Number>;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+  using acc_t = typename MmaPolicy::acc_t;
+  using Candidate = PackedCandidate<acc_t>;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  HARDMINE_DEVICE explicit SelectTile(const SelectPass<Arithmetic>& pass)
-      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
+  __device__ __forceinline__ explicit SelectTile(const SelectionParams<MmaPolicy>& params)
+      : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
 
-  // Makes and consumes one tile. `both_sides`: its pairs serve their columns, too.
-  HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
+  // Computes and consumes one tile. `both_sides`: its pairs are offered to their columns as well.
+  __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel, bool both_sides) {
     first_row_ = row_panel * kTile;
     first_column_ = column_panel * kTile;
     both_sides_ = both_sides && row_panel != column_panel;
-    const bool any_same_class = labels_.read(pass_, first_row_, first_column_);
-    const bool whole = first_row_ + kTile <= pass_.rows.count && first_column_ + kTile <= pass_.columns.count;
-    const bool all_negatives = whole && !any_same_class;  // so it holds no pair of a row with itself
-    const bool positives = pass_.positive.best && any_same_class;
-    if (!positives && !pass_.negative.best) return;
-    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
-    if (pass_.negative.best) {
-      if (pass_.bounded) {
-        offer_all<false, true, true>(pass_.negative);
+    const bool any_same_class = labels_.read(params_, first_row_, first_column_);
+    const bool whole = first_row_ + kTile <= params_.rows.count && first_column_ + kTile <= params_.columns.count;
+    const bool all_negatives = whole && !any_same_class;  // and so the tile does not touch the diagonal
+    const bool positives = params_.positive.best && any_same_class;
+    if (!positives && !params_.negative.best) return;
+    make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
+    if (params_.negative.best) {
+      if (params_.bounded) {
+        offer_all<false, true, true>(params_.negative);
       } else if (all_negatives) {
-        offer_all<false, false, false>(pass_.negative);
+        offer_all<false, false, false>(params_.negative);
       } else {
-        offer_all<false, true, false>(pass_.negative);
+        offer_all<false, true, false>(params_.negative);
       }
     }
     if (positives) {
-      if (pass_.bounded) {
-        offer_all<true, true, true>(pass_.positive);
+      if (params_.bounded) {
+        offer_all<true, true, true>(params_.positive);
       } else {
-        offer_all<true, true, false>(pass_.positive);
+        offer_all<true, true, false>(params_.positive);
       }
     }
   }
 
  private:
-  static HARDMINE_DEVICE Number upper_of(const SelectRequest<Number>& request, int64_t anchor, int64_t count) {
-    if (!request.upper) return request.limit;
-    return anchor < count ? request.upper[anchor] : request.limit;
+  static __device__ __forceinline__ acc_t upper_of(const SelectionSpec<acc_t>& spec, int64_t anchor, int64_t count) {
+    if (!spec.upper) return spec.limit;
+    return anchor < count ? spec.upper[anchor] : spec.limit;
   }
 
-  // kSome: not every pair of the tile is a candidate. kBounded: keys have a largest admissible one.
+  // kSome: some pairs of the tile are no candidates. kBounded: keys have a largest admissible value.
   template <bool kPositive, bool kSome, bool kBounded>
-  HARDMINE_DEVICE void offer_all(const SelectRequest<Number>& request) {
-    constexpr Number kWorst = -std::numeric_limits<Number>::infinity();
-    constexpr int kAtOnce = 8;  // columns: as many as registers are left for
-    Number row_key[kRows], row_upper[kRows];
+  __device__ __forceinline__ void offer_all(const SelectionSpec<acc_t>& spec) {
+    constexpr acc_t kWorst = -std::numeric_limits<acc_t>::infinity();
+    constexpr int kAtOnce = 8;  // columns: as many as the registers allow
+    acc_t row_key[kRows], row_upper[kRows];
     Index row_best[kRows];
     int64_t row_label[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       row_key[r] = kWorst;
       row_best[r] = kBelowRange;
-      if constexpr (kSome) row_label[r] = labels_.row[Arithmetic::row(r)];
-      if constexpr (kBounded) row_upper[r] = upper_of(request, first_row_ + Arithmetic::row(r), pass_.rows.count);
+      if constexpr (kSome) row_label[r] = labels_.row[MmaPolicy::row(r)];
+      if constexpr (kBounded) row_upper[r] = upper_of(spec, first_row_ + MmaPolicy::row(r), params_.rows.count);
     }
 #pragma unroll
     for (int first = 0; first < kColumns; first += kAtOnce) {
@@ -98,21 +98,21 @@ class SelectTile {
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         const int c = first + i;
-        Number column_key = kWorst;
+        acc_t column_key = kWorst;
         Index column_best = kBelowRange;
-        const int64_t column = first_column_ + Arithmetic::column(c);
-        const int64_t label = kSome ? labels_.column[Arithmetic::column(c)] : 0;
-        Number column_upper = 0;
-        if constexpr (kBounded)  // columns are anchors in a symmetric pass only
-          column_upper = pass_.symmetric ? upper_of(request, column, pass_.columns.count) : request.limit;
+        const int64_t column = first_column_ + MmaPolicy::column(c);
+        const int64_t label = kSome ? labels_.column[MmaPolicy::column(c)] : 0;
+        acc_t column_upper = 0;
+        if constexpr (kBounded)  // only in a symmetric pass are columns anchors
+          column_upper = params_.symmetric ? upper_of(spec, column, params_.columns.count) : spec.limit;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const int64_t row = first_row_ + Arithmetic::row(r);
-          const Number key = request.sign * share_.at[r][c];  // NaN is above nothing
+          const int64_t row = first_row_ + MmaPolicy::row(r);
+          const acc_t key = spec.sign * fragment_.at[r][c];  // NaN is above nothing
           bool candidate = true;
           if constexpr (kSome) {
-            candidate = (label == row_label[r]) == kPositive && column < pass_.columns.count &&
-                        row < pass_.rows.count && !(pass_.symmetric && row == column);
+            candidate = (label == row_label[r]) == kPositive && column < params_.columns.count &&
+                        row < params_.rows.count && !(params_.symmetric && row == column);
           }
           // Rows and columns come in ascending order: of equal keys the first has the lowest index.
           if (candidate && key > row_key[r] && (!kBounded || key <= row_upper[r])) {
@@ -129,7 +129,7 @@ class SelectTile {
       if (!both_sides_) continue;
       int place = first;
       reduce_to_lanes<kAtOnce, 16, 8, 4>(of_column, &place);
-      lines()[(2 + warp_index() / 2) * kTile + Arithmetic::column(place)] = of_column[0];
+      exchange()[(2 + warp_index() / 2) * kTile + MmaPolicy::column(place)] = of_column[0];
     }
     Candidate of_row[kRows];
 #pragma unroll
@@ -137,31 +137,31 @@ class SelectTile {
     int place = 0;
     reduce_to_lanes<kRows, 2, 1>(of_row, &place);
 #pragma unroll
-    for (int i = 0; i < kRows / 4; ++i) lines()[warp_index() % 2 * kTile + Arithmetic::row(place + i)] = of_row[i];
+    for (int i = 0; i < kRows / 4; ++i) exchange()[warp_index() % 2 * kTile + MmaPolicy::row(place + i)] = of_row[i];
 
-    sync_block();
-    if (thread_index() < kTile) {
-      offer_line(request, lines() + thread_index(), first_row_ + thread_index(), pass_.rows.count);
+    __syncthreads();
+    if (threadIdx.x < kTile) {
+      offer_best(spec, exchange() + threadIdx.x, first_row_ + threadIdx.x, params_.rows.count);
       if (both_sides_)
-        offer_line(request, lines() + 2 * kTile + thread_index(), first_column_ + thread_index(), pass_.columns.count);
+        offer_best(spec, exchange() + 2 * kTile + threadIdx.x, first_column_ + threadIdx.x, params_.columns.count);
     }
-    sync_block();  // before the exchange is used again
+    __syncthreads();  // before the exchange is reused
   }
 
-  // Where the two warps of a line meet, [rows, columns][warps of a line][kTile]. The engine is done with this memory.
-  static HARDMINE_DEVICE Candidate* lines() { return reinterpret_cast<Candidate*>(shared_memory()); }
+  // Where two warps meet that share rows or columns: [rows, columns][2 warps][kTile]. The engine's memory is free here.
+  static __device__ __forceinline__ Candidate* exchange() { return reinterpret_cast<Candidate*>(shared_memory()); }
 
-  static HARDMINE_DEVICE void offer_line(const SelectRequest<Number>& request, const Candidate* halves, int64_t anchor,
-                                         int64_t count) {
+  static __device__ __forceinline__ void offer_best(const SelectionSpec<acc_t>& spec, const Candidate* halves,
+                                                    int64_t anchor, int64_t count) {
     const Candidate best = halves[kTile].beats(halves[0]) ? halves[kTile] : halves[0];
-    if (anchor < count && best.index() >= 0) offer(request.best + anchor, best);
+    if (anchor < count && best.index() >= 0) offer(spec.best + anchor, best);
   }
 
-  const SelectPass<Arithmetic>& pass_;
-  const TileLabels<Arithmetic> labels_;
+  const SelectionParams<MmaPolicy>& params_;
+  const TileLabels<MmaPolicy> labels_;
   int64_t first_row_ = 0, first_column_ = 0;
   bool both_sides_ = false;
-  Share<Arithmetic> share_;
+  Fragment<MmaPolicy> fragment_;
 };
 
 }  // namespace hardmine::cuda

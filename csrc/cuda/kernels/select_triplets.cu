@@ -1,12 +1,13 @@
-// A selection is one pass over the tiles, or two where a semi-hard negative is bounded by its anchor's positive: then
-// positives come first, along with what an anchor without a semi-hard negative falls back to. In float32 every
-// unordered pair of panels is visited once, and the blocks' candidates meet in an atomic maximum; in float64, for which
-// there is none, a block has rows to itself and visits all their tiles.
+// A selection is one pass over the tiles, or two if an anchor's positive bounds its semi-hard negative. The first pass
+// then selects positives, and the fallbacks of anchors without a semi-hard negative. In float32 every unordered pair of
+// panels is visited once, and blocks meet in an atomic maximum. Float64 has no such atomic: each block owns rows and
+// visits all their tiles.
 
 #include "cuda/kernels/select_triplets.h"
 
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/gemm/tile_grid.h"
 #include "cuda/kernels/random_pick.h"
 #include "cuda/kernels/select_epilogue.h"
@@ -15,152 +16,148 @@
 namespace hardmine::cuda {
 namespace {
 
-// Batches up to this end within the last pass: one launch less, where launches are what takes the time.
-constexpr int64_t kEndsInPass = 2048;
-constexpr int kEndThreads = 256;
+// Up to this many anchors, the last block of the last pass runs the epilogue: one launch less, where launches dominate.
+constexpr int64_t kMaxFusedEpilogueRows = 2048;
+constexpr int kEpilogueThreads = 256;
 
-template <class Arithmetic>
-constexpr bool kAtomic = std::is_same_v<typename Arithmetic::Number, float>;
+template <class MmaPolicy>
+constexpr bool kAtomic = std::is_same_v<typename MmaPolicy::acc_t, float>;
 
-template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-select_tiles_kernel(SelectPass<Arithmetic> pass, TileGrid grid, bool ends,
-                    SelectionEnd<typename Arithmetic::Number> end) {
-  SelectTile<Arithmetic> tile(pass);
-  if constexpr (kAtomic<Arithmetic>) {
-    for (int64_t i = block_index(); i < grid.size(); i += grid_size()) {
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    select_tiles_kernel(SelectionParams<MmaPolicy> params, TileGrid grid, bool fuses_epilogue,
+                        SelectionEpilogue<typename MmaPolicy::acc_t> epilogue) {
+  SelectTile<MmaPolicy> tile(params);
+  if constexpr (kAtomic<MmaPolicy>) {
+    for (int64_t i = blockIdx.x; i < grid.size(); i += gridDim.x) {
       const TilePlace place = grid.at(i);
       if (grid.has(place)) tile.visit(place.row, place.column, grid.symmetric);
     }
   } else {
-    for (int64_t row = block_index(); row < grid.rows; row += grid_size())
+    for (int64_t row = blockIdx.x; row < grid.rows; row += gridDim.x)
       for (int64_t column = 0; column < grid.columns; ++column) tile.visit(row, column, false);
   }
-  if (ends && is_last_block(end.blocks_done)) end_selection(end, true, shared_memory());
+  if (fuses_epilogue && is_last_block(epilogue.blocks_done)) finalize_selection(epilogue, true, shared_memory());
 }
 
-template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-end_selection_kernel(SelectionEnd<Number> end) {
-  end_selection(end, false, shared_memory());
+template <class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_selection_kernel(SelectionEpilogue<acc_t> epilogue) {
+  finalize_selection(epilogue, false, shared_memory());
 }
 
-// Where the semi-hard negatives of every anchor start, and end.
-template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-start_semihard_kernel(SelectionRule rule, const Ranked<Number>* positive, int64_t count, Ranked<Number>* best,
-                      Number* upper) {
-  for (int64_t i = block_index() * block_size() + thread_index(); i < count; i += grid_size() * block_size()) {
-    const Number key = positive[i].key();
-    const Number order = !is_candidate(positive[i].index())     ? std::numeric_limits<Number>::quiet_NaN()
-                         : prefers_least_similar(rule.positive) ? -key
-                                                                : key;
-    const KeyRange<Number> range = semihard_range(rule, order);
-    best[i] = Ranked<Number>::of(range.start_key, range.start_index);
+// The initial state and the upper bound of every anchor's semi-hard negative.
+template <class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4)
+    start_semihard_kernel(SelectionRule rule, const PackedCandidate<acc_t>* positive, int64_t count,
+                          PackedCandidate<acc_t>* best, acc_t* upper) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+    const acc_t key = positive[i].key();
+    const acc_t order = !is_candidate(positive[i].index())     ? std::numeric_limits<acc_t>::quiet_NaN()
+                        : prefers_least_similar(rule.positive) ? -key
+                                                               : key;
+    const KeyRange<acc_t> range = semihard_range(rule, order);
+    best[i] = start_candidate(range);
     upper[i] = range.upper;
   }
 }
 
-template <class Number>
-Ranked<Number> start_of(const KeyRange<Number>& range) {
-  return Ranked<Number>::of(range.start_key, range.start_index);
-}
-
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::Number>& out,
-                     const LossOut<typename Arithmetic::Number>& loss, Workspace& workspace, const Stream& stream) {
-  using Number = typename Arithmetic::Number;
-  constexpr Number kInfinity = std::numeric_limits<Number>::infinity();
+                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename MmaPolicy::acc_t>& out,
+                     const LossOut<typename MmaPolicy::acc_t>& loss, Workspace& workspace, const Stream& stream) {
+  using acc_t = typename MmaPolicy::acc_t;
+  constexpr acc_t kInfinity = std::numeric_limits<acc_t>::infinity();
   const int64_t count = anchors.count;
   const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const bool semihard = rule.negative == Negative::kSemihard;
   const bool falls_back = semihard && rule.semihard_fallback != Fallback::kNone;
 
-  // best[0]: positives, [1]: negatives, [2]: what takes the place of a semi-hard negative.
-  const KeyRange<Number> positives = positive_range<Number>(rule);
-  SelectionStart<Number> start;
-  for (int s = 0; s < SelectionStart<Number>::kMost; ++s) {
+  // best[0]: positives, [1]: negatives, [2]: fallbacks of semi-hard negatives.
+  const KeyRange<acc_t> positives = positive_range<acc_t>(rule);
+  SelectionStart<acc_t> start;
+  for (int s = 0; s < SelectionStart<acc_t>::kMaxSelections; ++s) {
     if (s == 2 && !falls_back) continue;
-    start.best[s] = workspace.array<Ranked<Number>>(count);
-    start.value[s] = start_of(s == 0 && !random_positive ? positives : unlimited_range<Number>());
+    start.best[s] = workspace.array<PackedCandidate<acc_t>>(count);
+    start.value[s] = start_candidate(s == 0 && !random_positive ? positives : unlimited_range<acc_t>());
   }
   start.blocks_done = workspace.array<int32_t>(1);
-  const PackedRows<Arithmetic> rows = pack_rows<Arithmetic>(anchors.x, count, depth, cosine, start, workspace, stream);
-  const PackedRows<Arithmetic> columns =
-      refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
+  const PackedMatrix<MmaPolicy> rows =
+      pack_matrix<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+  const PackedMatrix<MmaPolicy> columns =
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
 
-  SelectionEnd<Number> end{};
-  end.count = count;
-  end.similarity = rule.similarity;
-  end.positive = start.best[0];
-  end.negative = start.best[1];
-  end.fallback = start.best[2];
-  end.positive_is_least = prefers_least_similar(rule.positive);
-  end.negative_is_least = prefers_least_similar(rule.negative);
-  end.fallback_is_least = rule.semihard_fallback == Fallback::kEasiest;
-  end.finite[0] = rows.finite;
-  end.groups[0] = row_groups(count);
-  end.finite[1] = columns.finite;
-  end.groups[1] = symmetric ? 0 : row_groups(columns.count);
-  end.out = out;
-  end.loss = loss;
-  end.blocks_done = start.blocks_done;
+  SelectionEpilogue<acc_t> epilogue{};
+  epilogue.count = count;
+  epilogue.similarity = rule.similarity;
+  epilogue.positive = start.best[0];
+  epilogue.negative = start.best[1];
+  epilogue.fallback = start.best[2];
+  epilogue.positive_negated = prefers_least_similar(rule.positive);
+  epilogue.negative_negated = prefers_least_similar(rule.negative);
+  epilogue.fallback_negated = rule.semihard_fallback == Fallback::kEasiest;
+  epilogue.finite[0] = rows.finite;
+  epilogue.groups[0] = finite_flag_count(count);
+  epilogue.finite[1] = columns.finite;
+  epilogue.groups[1] = symmetric ? 0 : finite_flag_count(columns.count);
+  epilogue.out = out;
+  epilogue.loss = loss;
+  epilogue.blocks_done = start.blocks_done;
 
-  const TileGrid grid{panels_of<Arithmetic>(count), panels_of<Arithmetic>(columns.count), symmetric};
-  // Tiles of squared differences: the smallest is the most similar.
-  const auto request = [](Ranked<Number>* best, bool least_similar, Number limit, const Number* upper) {
-    return SelectRequest<Number>{best, upper, limit, Number(least_similar == Arithmetic::kSquares ? 1 : -1)};
+  const TileGrid grid{panels_of<MmaPolicy>(count), panels_of<MmaPolicy>(columns.count), symmetric};
+  // The smallest squared difference is the most similar.
+  const auto spec = [](PackedCandidate<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
+    return SelectionSpec<acc_t>{best, upper, limit, acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
   };
-  const SelectRequest<Number> none{};
+  const SelectionSpec<acc_t> none{};
   const bool has_tiles = grid.size() > 0;
-  bool ended = false;
-  const auto run = [&](const SelectRequest<Number>& positive, const SelectRequest<Number>& negative, bool bounded,
+  bool finalized = false;
+  const auto run = [&](const SelectionSpec<acc_t>& positive, const SelectionSpec<acc_t>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
-    const SelectPass<Arithmetic> pass{
+    const SelectionParams<MmaPolicy> params{
         {rows, columns, anchors.label, refs ? refs->label : anchors.label, symmetric}, bounded, positive, negative};
-    ended = is_last && count <= kEndsInPass;
-    launch("select_tiles", select_tiles_kernel<Arithmetic>,
-           {kAtomic<Arithmetic> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<Arithmetic>()}, stream,
-           pass, grid, ended, end);
+    finalized = is_last && count <= kMaxFusedEpilogueRows;
+    launch("select_tiles", select_tiles_kernel<MmaPolicy>,
+           {kAtomic<MmaPolicy> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<MmaPolicy>()}, stream,
+           params, grid, finalized, epilogue);
   };
 
   const bool bounded_positives = positives.upper < kInfinity;
-  const SelectRequest<Number> positive =
-      random_positive ? none : request(start.best[0], end.positive_is_least, positives.upper, nullptr);
-  SelectRequest<Number> negative = none;
-  if (falls_back) negative = request(start.best[2], end.fallback_is_least, kInfinity, nullptr);
-  if (!semihard && !random_negative) negative = request(start.best[1], end.negative_is_least, kInfinity, nullptr);
+  const SelectionSpec<acc_t> positive =
+      random_positive ? none : spec(start.best[0], epilogue.positive_negated, positives.upper, nullptr);
+  SelectionSpec<acc_t> negative = none;
+  if (falls_back) negative = spec(start.best[2], epilogue.fallback_negated, kInfinity, nullptr);
+  if (!semihard && !random_negative) negative = spec(start.best[1], epilogue.negative_negated, kInfinity, nullptr);
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
-  const auto pick = [&](const double* number, bool same_class, Number upper, Ranked<Number>* best) {
-    pick_random<Arithmetic>(
-        {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, number, upper,
+  const auto pick = [&](const double* uniform, bool same_class, acc_t upper, PackedCandidate<acc_t>* best) {
+    pick_random<MmaPolicy>(
+        {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, uniform, upper,
         best, stream);
   };
   if (random_positive && has_tiles) pick(random.positive, true, positives.upper, start.best[0]);
   if (random_negative && has_tiles) pick(random.negative, false, kInfinity, start.best[1]);
   if (semihard && has_tiles) {
-    Number* upper = workspace.array<Number>(count);
-    launch("start_semihard", start_semihard_kernel<Number>, {(count + kEndThreads - 1) / kEndThreads, kEndThreads},
-           stream, rule, static_cast<const Ranked<Number>*>(start.best[0]), count, start.best[1], upper);
-    run(none, request(start.best[1], false, kInfinity, upper), true, true);
+    acc_t* upper = workspace.array<acc_t>(count);
+    launch("start_semihard", start_semihard_kernel<acc_t>, {ceil_div(count, kEpilogueThreads), kEpilogueThreads},
+           stream, rule, static_cast<const PackedCandidate<acc_t>*>(start.best[0]), count, start.best[1], upper);
+    run(none, spec(start.best[1], false, kInfinity, upper), true, true);
   }
-  if (ended) return;
-  const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>((count + kEndThreads - 1) / kEndThreads, 1024));
-  end.partial = workspace.array<double>(blocks * kLossSums);
-  launch("end_selection", end_selection_kernel<Number>, {blocks, kEndThreads, kSelectionEndSharedBytes}, stream, end);
+  if (finalized) return;
+  const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(ceil_div(count, kEpilogueThreads), 1024));
+  epilogue.partial = workspace.array<double>(blocks * kLossSums);
+  launch("finalize_selection", finalize_selection_kernel<acc_t>,
+         {blocks, kEpilogueThreads, kSelectionEpilogueSharedBytes}, stream, epilogue);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                                   \
-  template void select_triplets<Arithmetic, Scalar>(                                                               \
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                    \
+  template void select_triplets<MmaPolicy, Scalar>(                                                                \
       const SelectionRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, const RandomNumbers&, \
-      const SelectionOut<typename Arithmetic::Number>&, const LossOut<typename Arithmetic::Number>&, Workspace&,   \
+      const SelectionOut<typename MmaPolicy::acc_t>&, const LossOut<typename MmaPolicy::acc_t>&, Workspace&,       \
       const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

@@ -1,4 +1,4 @@
-// Selection of a positive and a negative for every anchor, and the triplet losses of them, torch-free.
+// Selects a positive and a negative per anchor, and computes their triplet loss, torch-free.
 #pragma once
 
 #include "core/losses/loss_reduction.h"
@@ -10,18 +10,18 @@
 
 namespace hardmine::cuda {
 
-// A loss of the selected pairs; without one (null) they are only selected.
-template <class Number>
+// The loss of the selected pairs. Null loss: pairs are only selected.
+template <class acc_t>
 struct LossOut {
   TermRule term;
   Reduction reduction = Reduction::kMean;
-  Number* loss = nullptr;  // [1], or [anchors] without reduction
+  acc_t* loss = nullptr;  // [1], or [anchors] without reduction
 };
 
-// Selects among `refs`, or among the anchors themselves (never the anchor) where `refs` is null. O(N depth) memory.
-template <class Arithmetic, class Scalar>
+// Selects among `refs`; if null, among the anchors themselves, but never the anchor. O(N depth) memory.
+template <class MmaPolicy, class Scalar>
 void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename Arithmetic::Number>& out,
-                     const LossOut<typename Arithmetic::Number>& loss, Workspace& workspace, const Stream& stream);
+                     int64_t depth, const RandomNumbers& random, const SelectionOut<typename MmaPolicy::acc_t>& out,
+                     const LossOut<typename MmaPolicy::acc_t>& loss, Workspace& workspace, const Stream& stream);
 
 }  // namespace hardmine::cuda

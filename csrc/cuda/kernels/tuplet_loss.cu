@@ -1,80 +1,79 @@
-// Forward: one pass over all tiles, a panel of anchors against a share of the columns a block, then the shares of every
-// anchor are put together. With all positives, a second pass over the tiles that hold some.
+// Forward: one pass over all tiles. A block owns a panel of anchors and visits a split of the columns; then the splits
+// are merged per anchor. If all positives count, a second pass visits the tiles that have positives.
 
 #include "cuda/kernels/tuplet_loss.h"
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/kernels/tuplet_panel.h"
 
 namespace hardmine::cuda {
 namespace {
 
-constexpr int64_t kEnoughBlocks = 512;  // to occupy a GPU
-constexpr int kEndThreads = 256;        // anchors that are added up at once, too
+constexpr int64_t kTargetBlocks = 512;  // enough to occupy a GPU
+constexpr int kEpilogueThreads = 256;   // and anchors per chunk
 
-template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-tuplet_levels_kernel(TupletPass<Arithmetic> pass) {
-  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = block_index(); i < panels * pass.shares; i += grid_size())
-    TupletPanel<Arithmetic>(pass, i % panels, i / panels).levels();
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_logsumexp_kernel(TupletParams<MmaPolicy> params) {
+  const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
+  for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
+    TupletPanel<MmaPolicy>(params, i % panels, i / panels).logsumexp();
 }
 
-template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-softplus_sums_kernel(TupletPass<Arithmetic> pass) {
-  const int64_t panels = panels_of<Arithmetic>(pass.rows.count);
-  for (int64_t i = block_index(); i < panels * pass.shares; i += grid_size())
-    TupletPanel<Arithmetic>(pass, i % panels, i / panels).softplus_sums();
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) softplus_sums_kernel(TupletParams<MmaPolicy> params) {
+  const int64_t panels = panels_of<MmaPolicy>(params.rows.count);
+  for (int64_t i = blockIdx.x; i < panels * params.num_splits; i += gridDim.x)
+    TupletPanel<MmaPolicy>(params, i % panels, i / panels).softplus_sums();
 }
 
-// From the shares to the outputs, and to the loss.
-template <class Number>
-struct TupletEnd {
+// Merges the splits, and computes the outputs and the loss.
+template <class acc_t>
+struct TupletEpilogue {
   TupletRule rule;
-  bool all, positive_is_least;
-  int64_t count, shares;
-  Number scale;
-  LevelParts<Number> levels;
-  SoftplusParts softplus;
-  Number* log_sum;           // [count], with all positives
-  const int32_t* finite[2];  // of rows and, where there are refs, columns
+  bool all, positive_negated;
+  int64_t count, num_splits;
+  acc_t log2e_over_temperature;
+  LogSumExpPartials<acc_t> logsumexp;
+  SoftplusPartials softplus;
+  acc_t* log_sum;            // [count]; only if all positives count
+  const int32_t* finite[2];  // of the rows and, with refs, of the columns
   int64_t groups[2];
-  double* partial;       // [chunks of anchors][2]: values and anchors that count
-  int32_t* blocks_done;  // [1], 0 at first
-  TupletOut<Number> out;
+  double* partial;       // [chunks, 2]: the values and the number of valid anchors
+  int32_t* blocks_done;  // [1], starts at 0
+  TupletOut<acc_t> out;
 
-  HARDMINE_HD int64_t chunks() const { return (count + kEndThreads - 1) / kEndThreads; }
+  HARDMINE_HD int64_t chunks() const { return ceil_div(count, kEpilogueThreads); }
 
-  // What no later pass changes.
-  HARDMINE_DEVICE void write_level(int64_t i) const {
-    RunningSum<Number> level{levels.shift[i], levels.sum[i]};
-    Ranked<Number> best = levels.best[i];
-    for (int64_t share = 1; share < shares; ++share) {
-      const int64_t place = share * count + i;
-      level.add(levels.shift[place], levels.sum[place], scale);
-      if (levels.best[place].beats(best)) best = levels.best[place];
+  // The outputs that depend on the first pass only.
+  __device__ __forceinline__ void write_logsumexp(int64_t i) const {
+    RunningSum<acc_t> running{logsumexp.shift[i], logsumexp.sum[i]};
+    PackedCandidate<acc_t> best = logsumexp.best[i];
+    for (int64_t split = 1; split < num_splits; ++split) {
+      const int64_t place = split * count + i;
+      running.add(logsumexp.shift[place], logsumexp.sum[place], log2e_over_temperature);
+      if (logsumexp.best[place].beats(best)) best = logsumexp.best[place];
     }
-    const Number shift = level.sum > 0 ? level.shift : Number(0);
-    const double log_of = log_of_sum(level.sum);
+    const acc_t shift = running.sum > 0 ? running.shift : acc_t(0);
+    const double log_of = log_of_sum(running.sum);
     out.shift[i] = shift;
-    out.sum[i] = static_cast<Number>(level.sum);
-    out.level[i] = static_cast<Number>(static_cast<double>(shift) / rule.temperature + log_of);
-    if (log_sum) log_sum[i] = static_cast<Number>(log_of);
+    out.sum[i] = static_cast<acc_t>(running.sum);
+    out.logsumexp[i] = static_cast<acc_t>(static_cast<double>(shift) / rule.temperature + log_of);
+    if (log_sum) log_sum[i] = static_cast<acc_t>(log_of);
     const bool found = !all && is_candidate(best.index());
     out.positive_index[i] = found ? best.index() : -1;
     out.positive_similarity[i] =
-        found ? similarity_from_order(rule.similarity, (positive_is_least ? -best.key() : best.key()) + Number(0))
-              : Number(0);
+        found ? similarity_from_order(rule.similarity, (positive_negated ? -best.key() : best.key()) + acc_t(0))
+              : acc_t(0);
   }
 
-  // The anchor's term; 0 if it does not count.
-  HARDMINE_DEVICE Number write_term(int64_t i) const {
+  // Writes the anchor's slope and count, and returns its term; 0 for an invalid anchor.
+  __device__ __forceinline__ acc_t write_term(int64_t i) const {
     double value = 0, slope = 0;
     int64_t positives = 0;
     if (all) {
-      for (int64_t share = 0; share < shares; ++share) {
-        const int64_t place = share * count + i;
+      for (int64_t split = 0; split < num_splits; ++split) {
+        const int64_t place = split * count + i;
         value += softplus.value[place];
         slope += softplus.slope[place];
         positives += softplus.count[place];
@@ -93,136 +92,140 @@ struct TupletEnd {
       value = term.value;
       slope = term.slope;
     }
-    out.slope[i] = counts ? static_cast<Number>(slope) : Number(0);
+    out.slope[i] = counts ? static_cast<acc_t>(slope) : acc_t(0);
     out.positive_count[i] = counts ? positives : 0;
-    return counts ? static_cast<Number>(value) : Number(0);
+    return counts ? static_cast<acc_t>(value) : acc_t(0);
   }
 
-  HARDMINE_DEVICE bool block_finds_fault() const {
-    bool infinite = false;
-    for (int side = 0; side < 2; ++side) infinite |= block_finds_infinite(finite[side], groups[side]);
-    return infinite;
+  __device__ __forceinline__ bool block_any_nonfinite_row() const {
+    bool has_nonfinite = false;
+    for (int side = 0; side < 2; ++side) has_nonfinite |= block_any_nonfinite(finite[side], groups[side]);
+    return has_nonfinite;
   }
 };
 
-template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-end_levels_kernel(TupletEnd<Number> end) {
-  for (int64_t i = block_index() * kEndThreads + thread_index(); i < end.count; i += grid_size() * kEndThreads)
-    end.write_level(i);
+template <class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_logsumexp_kernel(TupletEpilogue<acc_t> epilogue) {
+  for (int64_t i = int64_t{blockIdx.x} * kEpilogueThreads + threadIdx.x; i < epilogue.count;
+       i += int64_t{gridDim.x} * kEpilogueThreads)
+    epilogue.write_logsumexp(i);
 }
 
-template <class Number>
-HARDMINE_KERNEL(kEndThreads, 4)
-end_tuplets_kernel(TupletEnd<Number> end) {
-  const Number nan = std::numeric_limits<Number>::quiet_NaN();
-  const bool reduces = end.rule.reduction != Reduction::kNone;
-  auto* exchange = reinterpret_cast<double*>(shared_memory());  // [2 * kMostWarps]
-  const bool poisoned = !reduces && end.block_finds_fault();    // divergence is never hidden
-  for (int64_t chunk = block_index(); chunk < end.chunks(); chunk += grid_size()) {
-    const int64_t i = chunk * kEndThreads + thread_index();
+template <class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(TupletEpilogue<acc_t> epilogue) {
+  const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
+  const bool reduces = epilogue.rule.reduction != Reduction::kNone;
+  auto* exchange = reinterpret_cast<double*>(shared_memory());                // [2 * kMaxWarps]
+  const bool propagate_nan = !reduces && epilogue.block_any_nonfinite_row();  // divergence is never hidden
+  for (int64_t chunk = blockIdx.x; chunk < epilogue.chunks(); chunk += gridDim.x) {
+    const int64_t i = chunk * kEpilogueThreads + threadIdx.x;
     double sum[2] = {0, 0};
-    if (i < end.count) {
-      if (!end.all) end.write_level(i);
-      const Number value = end.write_term(i);
-      if (!reduces) end.out.loss[i] = poisoned ? nan : value;
+    if (i < epilogue.count) {
+      if (!epilogue.all) epilogue.write_logsumexp(i);
+      const acc_t value = epilogue.write_term(i);
+      if (!reduces) epilogue.out.loss[i] = propagate_nan ? nan : value;
       sum[0] = static_cast<double>(value);
-      sum[1] = end.out.positive_count[i] > 0;
+      sum[1] = epilogue.out.positive_count[i] > 0;
     }
     if (!reduces) continue;
-    sum_of_block<2>(sum, exchange);
-    if (thread_index() == 0) {
-      end.partial[2 * chunk] = sum[0];
-      end.partial[2 * chunk + 1] = sum[1];
+    block_reduce_sum<2>(sum, exchange);
+    if (threadIdx.x == 0) {
+      epilogue.partial[2 * chunk] = sum[0];
+      epilogue.partial[2 * chunk + 1] = sum[1];
     }
   }
-  if (!reduces || !is_last_block(end.blocks_done)) return;
-  sync_block();
+  if (!reduces || !is_last_block(epilogue.blocks_done)) return;
+  __syncthreads();
   double sum[2] = {0, 0};
-  for (int64_t chunk = thread_index(); chunk < end.chunks(); chunk += kEndThreads) {
-    sum[0] += end.partial[2 * chunk];
-    sum[1] += end.partial[2 * chunk + 1];
+  for (int64_t chunk = threadIdx.x; chunk < epilogue.chunks(); chunk += kEpilogueThreads) {
+    sum[0] += epilogue.partial[2 * chunk];
+    sum[1] += epilogue.partial[2 * chunk + 1];
   }
-  sum_of_block<2>(sum, exchange);
-  const bool infinite = end.block_finds_fault();
-  if (thread_index() != 0) return;
-  *end.out.loss =
-      infinite ? nan : static_cast<Number>(sum[0] * tuplet_share(end.rule.reduction, static_cast<int64_t>(sum[1])));
+  block_reduce_sum<2>(sum, exchange);
+  const bool has_nonfinite = epilogue.block_any_nonfinite_row();
+  if (threadIdx.x != 0) return;
+  *epilogue.out.loss =
+      has_nonfinite ? nan
+                    : static_cast<acc_t>(sum[0] * tuplet_share(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
 }
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                 int64_t depth, const TupletOut<typename Arithmetic::Number>& out, Workspace& workspace,
+                 int64_t depth, const TupletOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
                  const Stream& stream) {
-  using Number = typename Arithmetic::Number;
+  using acc_t = typename MmaPolicy::acc_t;
   const int64_t count = anchors.count;
   const bool all = rule.positive == TupletPositive::kAll, cosine = rule.similarity == Similarity::kCosine;
-  SelectionStart<Number> start;
+  SelectionStart<acc_t> start;
   start.blocks_done = workspace.array<int32_t>(1);
 
-  TupletPass<Arithmetic> pass{};
-  pass.rows = pack_rows<Arithmetic>(anchors.x, count, depth, cosine, start, workspace, stream);
-  pass.columns = refs ? pack_rows<Arithmetic>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : pass.rows;
-  pass.row_label = anchors.label;
-  pass.column_label = refs ? refs->label : anchors.label;
-  pass.symmetric = refs == nullptr;
-  const int64_t row_panels = panels_of<Arithmetic>(count), column_panels = panels_of<Arithmetic>(pass.columns.count);
+  TupletParams<MmaPolicy> params{};
+  params.rows = pack_matrix<MmaPolicy>(anchors.x, count, depth, cosine, start, workspace, stream);
+  params.columns =
+      refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : params.rows;
+  params.row_label = anchors.label;
+  params.column_label = refs ? refs->label : anchors.label;
+  params.symmetric = refs == nullptr;
+  const int64_t row_panels = panels_of<MmaPolicy>(count), column_panels = panels_of<MmaPolicy>(params.columns.count);
   if (row_panels > 0)
-    pass.shares = std::max<int64_t>(1, std::min((kEnoughBlocks + row_panels - 1) / row_panels, column_panels));
-  const int64_t parts = pass.shares * count;
+    params.num_splits = std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, row_panels), column_panels));
+  const int64_t num_partials = params.num_splits * count;
 
   const SelectionRule selection = tuplet_selection(rule);
-  const KeyRange<Number> range = positive_range<Number>(selection);
-  const bool least = prefers_least_similar(selection.positive);
-  pass.selects = !all;
-  pass.sign = Number(least == Arithmetic::kSquares ? 1 : -1);  // of squared differences the smallest is most similar
-  pass.upper = range.upper;
-  pass.start = Ranked<Number>::of(range.start_key, range.start_index);
-  pass.one_shift = one_shift_suffices(rule);
-  pass.scale = static_cast<Number>(kLog2E / rule.temperature);
-  pass.levels = {workspace.array<Ranked<Number>>(parts), workspace.array<Number>(parts),
-                 workspace.array<double>(parts)};
+  const KeyRange<acc_t> range = positive_range<acc_t>(selection);
+  const bool negated = prefers_least_similar(selection.positive);
+  params.selects = !all;
+  params.sign =
+      acc_t(negated == MmaPolicy::kSquaredDifferences ? 1 : -1);  // the smallest squared difference is the most similar
+  params.upper = range.upper;
+  params.start = start_candidate(range);
+  params.one_shift = one_shift_suffices(rule);
+  params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule.temperature);
+  params.logsumexp = {workspace.array<PackedCandidate<acc_t>>(num_partials), workspace.array<acc_t>(num_partials),
+                      workspace.array<double>(num_partials)};
 
-  TupletEnd<Number> end{};
-  end.rule = rule;
-  end.all = all;
-  end.positive_is_least = least;
-  end.count = count;
-  end.shares = pass.shares;
-  end.scale = pass.scale;
-  end.levels = pass.levels;
-  end.finite[0] = pass.rows.finite;
-  end.groups[0] = row_groups(count);
-  end.finite[1] = pass.columns.finite;
-  end.groups[1] = refs ? row_groups(refs->count) : 0;
-  end.partial = workspace.array<double>(2 * end.chunks());
-  end.blocks_done = start.blocks_done;
-  end.out = out;
+  TupletEpilogue<acc_t> epilogue{};
+  epilogue.rule = rule;
+  epilogue.all = all;
+  epilogue.positive_negated = negated;
+  epilogue.count = count;
+  epilogue.num_splits = params.num_splits;
+  epilogue.log2e_over_temperature = params.log2e_over_temperature;
+  epilogue.logsumexp = params.logsumexp;
+  epilogue.finite[0] = params.rows.finite;
+  epilogue.groups[0] = finite_flag_count(count);
+  epilogue.finite[1] = params.columns.finite;
+  epilogue.groups[1] = refs ? finite_flag_count(refs->count) : 0;
+  epilogue.partial = workspace.array<double>(2 * epilogue.chunks());
+  epilogue.blocks_done = start.blocks_done;
+  epilogue.out = out;
 
-  const Grid tiles{row_panels * pass.shares, kTileThreads, tuplet_shared_bytes<Arithmetic>()};
-  launch("tuplet_levels", tuplet_levels_kernel<Arithmetic>, tiles, stream, pass);
+  const Grid tiles{row_panels * params.num_splits, kTileThreads, tuplet_shared_bytes<MmaPolicy>()};
+  launch("tuplet_logsumexp", tuplet_logsumexp_kernel<MmaPolicy>, tiles, stream, params);
   if (all) {
-    end.log_sum = workspace.array<Number>(count);
-    launch("end_levels", end_levels_kernel<Number>, {end.chunks(), kEndThreads}, stream, end);
-    pass.limit = largest_order(rule.similarity, static_cast<Number>(rule.duplicate_threshold));
-    pass.inverse_temperature = static_cast<Number>(1 / rule.temperature);
-    pass.shift = out.shift;
-    pass.log_sum = end.log_sum;
-    pass.softplus = {workspace.array<double>(parts), workspace.array<double>(parts), workspace.array<int64_t>(parts)};
-    end.softplus = pass.softplus;
-    launch("softplus_sums", softplus_sums_kernel<Arithmetic>, tiles, stream, pass);
+    epilogue.log_sum = workspace.array<acc_t>(count);
+    launch("finalize_logsumexp", finalize_logsumexp_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream,
+           epilogue);
+    params.limit = largest_order(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
+    params.inverse_temperature = static_cast<acc_t>(1 / rule.temperature);
+    params.shift = out.shift;
+    params.log_sum = epilogue.log_sum;
+    params.softplus = {workspace.array<double>(num_partials), workspace.array<double>(num_partials),
+                       workspace.array<int64_t>(num_partials)};
+    epilogue.softplus = params.softplus;
+    launch("softplus_sums", softplus_sums_kernel<MmaPolicy>, tiles, stream, params);
   }
-  launch("end_tuplets", end_tuplets_kernel<Number>,
-         {std::max<int64_t>(1, end.chunks()), kEndThreads, 2 * kMostWarps * sizeof(double)}, stream, end);
+  launch("finalize_tuplets", finalize_tuplets_kernel<acc_t>,
+         {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMaxWarps * sizeof(double)}, stream, epilogue);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                          \
-  template void tuplet_loss<Arithmetic, Scalar>(                                          \
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                           \
+  template void tuplet_loss<MmaPolicy, Scalar>(                                           \
       const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
-      const TupletOut<typename Arithmetic::Number>&, Workspace&, const Stream&);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+      const TupletOut<typename MmaPolicy::acc_t>&, Workspace&, const Stream&);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

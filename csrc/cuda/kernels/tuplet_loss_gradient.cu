@@ -1,9 +1,10 @@
-// Backward, strip by strip of rows: the similarities again, and from them the derivatives of the loss by every
-// similarity of the strip, whose product with all columns is the gradient of the strip's rows. Where the batch is its
-// own candidates a derivative is of both its anchors; with refs, those get a pass of their own.
+// Backward, one strip of rows at a time: the scores again, from them the derivatives of the loss by all similarities of
+// the strip, and the product of those weights with all columns. If the batch is its own set of candidates, a weight
+// sums the derivatives of both its anchors. Refs get a pass of their own.
 
 #include <type_traits>
 
+#include "core/int_math.h"
 #include "cuda/device/collectives.h"
 #include "cuda/gemm/gradient_gemm.h"
 #include "cuda/gemm/gradient_gemm_differences.h"
@@ -14,237 +15,236 @@
 namespace hardmine::cuda {
 namespace {
 
-constexpr int kStartThreads = 256, kFinishThreads = 256;
-constexpr int64_t kFinishBlocks = 2048;
+constexpr int kStartThreads = 256, kEpilogueThreads = 256;
+constexpr int64_t kMaxEpilogueBlocks = 2048;
 
-// What every anchor does to its pairs. Each block counts the anchors that count.
-template <class Number>
+// Computes the coefficients of every anchor. Each block counts the valid anchors.
+template <class acc_t>
 struct TupletStart {
   TupletRule rule;
-  TupletSaved<Number> saved;
+  TupletSaved<acc_t> saved;
   int64_t count;
-  TupletSide<Number> side;
+  TupletCoefficients<acc_t> coefficients;
 
-  HARDMINE_DEVICE void run(double* shared) const {
+  __device__ __forceinline__ void run(double* shared) const {
     double valid[1] = {0};
     if (rule.reduction == Reduction::kMean) {
-      for (int64_t i = thread_index(); i < count; i += block_size()) valid[0] += saved.positive_count[i] > 0;
-      sum_of_block<1>(valid, shared);
-      if (thread_index() == 0) shared[0] = valid[0];
-      sync_block();
+      for (int64_t i = threadIdx.x; i < count; i += blockDim.x) valid[0] += saved.positive_count[i] > 0;
+      block_reduce_sum<1>(valid, shared);
+      if (threadIdx.x == 0) shared[0] = valid[0];
+      __syncthreads();
       valid[0] = shared[0];
-      sync_block();
+      __syncthreads();
     }
-    const double share = tuplet_share(rule.reduction, static_cast<int64_t>(valid[0]));
-    for (int64_t i = block_index() * block_size() + thread_index(); i < count; i += grid_size() * block_size())
-      write(i, share);
+    const double loss_weight = tuplet_share(rule.reduction, static_cast<int64_t>(valid[0]));
+    for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
+      write(i, loss_weight);
   }
 
  private:
-  HARDMINE_DEVICE void write(int64_t i, double share) const {
+  __device__ __forceinline__ void write(int64_t i, double loss_weight) const {
     const int64_t positives = saved.positive_count[i];
     const bool counts = positives > 0, all = rule.positive == TupletPositive::kAll;
-    const auto arriving =
-        static_cast<Number>(share * static_cast<double>(saved.grad_loss[rule.reduction == Reduction::kNone ? i : 0]));
+    const auto arriving = static_cast<acc_t>(
+        loss_weight * static_cast<double>(saved.grad_loss[rule.reduction == Reduction::kNone ? i : 0]));
     const double gradient = static_cast<double>(arriving) / rule.temperature;
     const double slope = static_cast<double>(saved.slope[i]), sum = static_cast<double>(saved.sum[i]);
     const double positive = all ? gradient / static_cast<double>(positives) : gradient * slope;
-    side.negative_weight[i] = counts ? static_cast<Number>(gradient * slope / sum) : Number(0);
-    side.positive_weight[i] = counts ? static_cast<Number>(positive) : Number(0);
-    side.shift[i] = counts ? saved.shift[i] : std::numeric_limits<Number>::infinity();
-    side.log_sum[i] = counts ? static_cast<Number>(log_of_sum(sum)) : Number(0);
-    side.positive[i] = counts && !all ? static_cast<Index>(saved.positive_index[i]) : kBelowRange;
+    coefficients.negative_weight[i] = counts ? static_cast<acc_t>(gradient * slope / sum) : acc_t(0);
+    coefficients.positive_weight[i] = counts ? static_cast<acc_t>(positive) : acc_t(0);
+    coefficients.shift[i] = counts ? saved.shift[i] : std::numeric_limits<acc_t>::infinity();
+    coefficients.log_sum[i] = counts ? static_cast<acc_t>(log_of_sum(sum)) : acc_t(0);
+    coefficients.positive[i] = counts && !all ? static_cast<Index>(saved.positive_index[i]) : kBelowRange;
   }
 };
 
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kStartThreads, 2)
-start_tuplet_gradient_kernel(TupletStart<Number> start, MeasuredRows<Scalar, Number> rows,
-                             MeasuredRows<Scalar, Number> refs) {
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kStartThreads, 2)
+    start_tuplet_gradient_kernel(TupletStart<acc_t> start, RowStats<Scalar, acc_t> rows, RowStats<Scalar, acc_t> refs) {
   start.run(reinterpret_cast<double*>(shared_memory()));
-  measure_rows(rows);
-  measure_rows(refs);
+  compute_row_stats(rows);
+  compute_row_stats(refs);
 }
 
-template <class Arithmetic>
-HARDMINE_KERNEL(kTileThreads, 2)
-tuplet_weights_kernel(TupletWeightPass<Arithmetic> pass) {
-  TupletWeightTile<Arithmetic> tile(pass);
-  const int64_t columns = panels_of<Arithmetic>(pass.columns.count), first = pass.first_row / Arithmetic::kTile;
-  const int64_t rows = panels_of<Arithmetic>(pass.last_row - pass.first_row);
-  for (int64_t i = block_index(); i < rows * columns; i += grid_size()) tile.visit(first + i % rows, i / rows);
+template <class MmaPolicy>
+__global__ void __launch_bounds__(kTileThreads, 2) tuplet_weights_kernel(TupletWeightParams<MmaPolicy> params) {
+  TupletWeightTile<MmaPolicy> tile(params);
+  const int64_t columns = panels_of<MmaPolicy>(params.columns.count), first = params.first_row / MmaPolicy::kTile;
+  const int64_t rows = panels_of<MmaPolicy>(params.last_row - params.first_row);
+  for (int64_t i = blockIdx.x; i < rows * columns; i += gridDim.x) tile.visit(first + i % rows, i / rows);
 }
 
 // From the product of a strip to the gradient of its rows.
-template <class Scalar, class Number>
-struct StripEnd {
-  const Scalar* x;        // of all rows
-  const Number* divisor;  // of normalized rows; null: they are not
+template <class Scalar, class acc_t>
+struct StripEpilogue {
+  const Scalar* x;    // [all rows, depth]
+  const acc_t* norm;  // [all rows], clamped from below; null: not normalized
   int64_t first_row, last_row, depth;
-  const Number* product;  // [shares, rows of the strip, depth]
-  int64_t shares;
-  const int32_t* finite[2];  // all gradients are NaN if one of these is 0
+  const acc_t* product;  // [num_splits, strip rows, depth]
+  int64_t num_splits;
+  const int32_t* finite[2];  // all gradients are NaN if a flag is 0
   int64_t groups[2];
-  Scalar* grad;  // of all rows
+  Scalar* grad;  // [all rows, depth]
 };
 
-// A warp a row.
-template <class Scalar, class Number>
-HARDMINE_KERNEL(kFinishThreads, 4)
-end_strip_kernel(StripEnd<Scalar, Number> end) {
-  constexpr int kWarps = kFinishThreads / 32;
-  bool poisoned = false;
-  for (int side = 0; side < 2; ++side) poisoned |= block_finds_infinite(end.finite[side], end.groups[side]);
-  for (int64_t row = end.first_row + block_index() * kWarps + warp_index(); row < end.last_row;
-       row += grid_size() * kWarps) {
-    const Scalar* self = end.x + row * end.depth;
-    const Number* product = end.product + (row - end.first_row) * end.depth;
+// One row per warp.
+template <class Scalar, class acc_t>
+__global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(StripEpilogue<Scalar, acc_t> epilogue) {
+  constexpr int kWarps = kEpilogueThreads / 32;
+  bool propagate_nan = false;
+  for (int side = 0; side < 2; ++side)
+    propagate_nan |= block_any_nonfinite(epilogue.finite[side], epilogue.groups[side]);
+  for (int64_t row = epilogue.first_row + int64_t{blockIdx.x} * kWarps + warp_index(); row < epilogue.last_row;
+       row += int64_t{gridDim.x} * kWarps) {
+    const Scalar* self = epilogue.x + row * epilogue.depth;
+    const acc_t* product = epilogue.product + (row - epilogue.first_row) * epilogue.depth;
     const auto sum = [&](int64_t k) {
-      Number value = product[k];
-      for (int64_t share = 1; share < end.shares; ++share)
-        value += product[share * (end.last_row - end.first_row) * end.depth + k];
+      acc_t value = product[k];
+      for (int64_t split = 1; split < epilogue.num_splits; ++split)
+        value += product[split * (epilogue.last_row - epilogue.first_row) * epilogue.depth + k];
       return value;
     };
-    const Number divisor = end.divisor ? end.divisor[row] : Number(1);
-    Number along = 0;
-    const bool is_zero = end.divisor && !has_direction(divisor);
-    if (end.divisor && !is_zero) {
-      for (int64_t k = lane_index(); k < end.depth; k += 32) along = fma(sum(k), to_number(self[k]) / divisor, along);
-      along = sum_of_warp(along);
+    const acc_t norm = epilogue.norm ? epilogue.norm[row] : acc_t(1);
+    acc_t radial = 0;
+    const bool is_zero = epilogue.norm && !has_direction(norm);
+    if (epilogue.norm && !is_zero) {
+      for (int64_t k = lane_index(); k < epilogue.depth; k += 32) radial = fma(sum(k), to_acc(self[k]) / norm, radial);
+      radial = warp_reduce_sum(radial);
     }
-    for (int64_t k = lane_index(); k < end.depth; k += 32) {
-      Number value = is_zero ? Number(0) : sum(k);
-      if (end.divisor) value = (value - to_number(self[k]) / divisor * along) / divisor;
-      end.grad[row * end.depth + k] = from_number<Scalar>(poisoned ? std::numeric_limits<Number>::quiet_NaN() : value);
+    for (int64_t k = lane_index(); k < epilogue.depth; k += 32) {
+      acc_t value = is_zero ? acc_t(0) : sum(k);
+      if (epilogue.norm) value = (value - to_acc(self[k]) / norm * radial) / norm;
+      epilogue.grad[row * epilogue.depth + k] =
+          from_acc<Scalar>(propagate_nan ? std::numeric_limits<acc_t>::quiet_NaN() : value);
     }
   }
 }
 
-// Rows in panels, and what was measured of them.
-template <class Arithmetic, class Scalar>
-struct GradientSide {
-  using Number = typename Arithmetic::Number;
+// A packed matrix, its row statistics and, for anchors, their coefficients.
+template <class MmaPolicy, class Scalar>
+struct GradientOperand {
+  using acc_t = typename MmaPolicy::acc_t;
   LabeledRows<Scalar> rows;
-  MeasuredRows<Scalar, Number> measured;
-  PackedRows<Arithmetic> packed;
-  TupletSide<Number> anchors;  // none: they are refs
+  RowStats<Scalar, acc_t> stats;
+  PackedMatrix<MmaPolicy> packed;
+  TupletCoefficients<acc_t> anchors;  // null for refs
 };
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 class TupletGradient {
-  using Number = typename Arithmetic::Number;
-  using Side = GradientSide<Arithmetic, Scalar>;
+  using acc_t = typename MmaPolicy::acc_t;
+  using Operand = GradientOperand<MmaPolicy, Scalar>;
 
  public:
   TupletGradient(const TupletRule& rule, int64_t depth, int64_t strip_weights, Workspace& workspace,
                  const Stream& stream)
       : rule_(rule), depth_(depth), strip_weights_(strip_weights), workspace_(workspace), stream_(stream) {}
 
-  Side side(const LabeledRows<Scalar>& rows) {
+  Operand operand(const LabeledRows<Scalar>& rows) {
     const bool cosine = rule_.similarity == Similarity::kCosine;
-    Side out{};
+    Operand out{};
     out.rows = rows;
-    out.measured = {rows.x,
-                    rows.count,
-                    depth_,
-                    cosine ? workspace_.array<Number>(rows.count) : nullptr,
-                    workspace_.array<int32_t>(row_groups(rows.count)),
-                    nullptr};
-    if (rows.count > 0) out.packed = pack_rows<Arithmetic>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
+    out.stats = {rows.x,
+                 rows.count,
+                 depth_,
+                 cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
+                 workspace_.array<int32_t>(finite_flag_count(rows.count)),
+                 nullptr};
+    if (rows.count > 0)
+      out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
     return out;
   }
 
-  // Fills in what anchors do. refs: empty, not used, where there are none.
-  void start(const TupletSaved<Number>& saved, Side& anchors, const Side& refs) {
+  // Writes the anchors' coefficients. `refs` is empty without refs.
+  void start(const TupletSaved<acc_t>& saved, Operand& anchors, const Operand& refs) {
     const int64_t count = anchors.rows.count;
-    anchors.anchors = {workspace_.array<Number>(count), workspace_.array<Number>(count),
-                       workspace_.array<Number>(count), workspace_.array<Number>(count),
-                       workspace_.array<Index>(count)};
+    anchors.anchors = {workspace_.array<acc_t>(count), workspace_.array<acc_t>(count), workspace_.array<acc_t>(count),
+                       workspace_.array<acc_t>(count), workspace_.array<Index>(count)};
     const int64_t blocks = std::max<int64_t>(
-        {1, (count + kStartThreads - 1) / kStartThreads, row_groups(count), row_groups(refs.rows.count)});
-    launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, Number>,
-           {std::min<int64_t>(blocks, 4096), kStartThreads, kMostWarps * sizeof(double)}, stream_,
-           TupletStart<Number>{rule_, saved, count, anchors.anchors}, anchors.measured, refs.measured);
+        {1, ceil_div(count, kStartThreads), finite_flag_count(count), finite_flag_count(refs.rows.count)});
+    launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, acc_t>,
+           {std::min<int64_t>(blocks, 4096), kStartThreads, kMaxWarps * sizeof(double)}, stream_,
+           TupletStart<acc_t>{rule_, saved, count, anchors.anchors}, anchors.stats, refs.stats);
   }
 
   // The gradient of `rows`, from all their pairs with `columns`.
-  void run(const Side& rows, const Side& columns, bool symmetric, Scalar* grad) {
-    const int64_t count = rows.rows.count, others = columns.rows.count;
+  void run(const Operand& rows, const Operand& columns, bool symmetric, Scalar* grad) {
+    const int64_t count = rows.rows.count, column_count = columns.rows.count;
     if (count == 0) return;
-    TupletWeightPass<Arithmetic> pass{};
-    pass.rows = rows.packed;
-    pass.columns = columns.packed;
-    pass.row_label = rows.rows.label;
-    pass.column_label = columns.rows.label;
-    pass.symmetric = symmetric;
-    pass.row_side = rows.anchors;
-    pass.column_side = columns.anchors;
-    pass.all = rule_.positive == TupletPositive::kAll;
-    pass.one_shift = one_shift_suffices(rule_);
-    pass.scale = static_cast<Number>(kLog2E / rule_.temperature);
-    pass.inverse_temperature = static_cast<Number>(1 / rule_.temperature);
-    pass.limit = largest_order(rule_.similarity, static_cast<Number>(rule_.duplicate_threshold));
+    TupletWeightParams<MmaPolicy> params{};
+    params.rows = rows.packed;
+    params.columns = columns.packed;
+    params.row_label = rows.rows.label;
+    params.column_label = columns.rows.label;
+    params.symmetric = symmetric;
+    params.row_coefficients = rows.anchors;
+    params.column_coefficients = columns.anchors;
+    params.all = rule_.positive == TupletPositive::kAll;
+    params.one_shift = one_shift_suffices(rule_);
+    params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule_.temperature);
+    params.inverse_temperature = static_cast<acc_t>(1 / rule_.temperature);
+    params.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
 
-    const int64_t most = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(others, 1));
-    const int64_t strip = std::min(std::min(round_up(most), round_up(count)), count);
-    pass.weight = workspace_.array<Number>(strip * others);
+    const int64_t max_rows = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(column_count, 1));
+    const int64_t strip =
+        std::min(std::min(round_up(max_rows, kStripAlignment), round_up(count, kStripAlignment)), count);
+    params.weight = workspace_.array<acc_t>(strip * column_count);
     StripSums sums(*this, strip, columns);
     for (int64_t first = 0; first < count; first += strip) {
-      pass.first_row = first;
-      pass.last_row = std::min(first + strip, count);
-      const int64_t tiles = panels_of<Arithmetic>(pass.last_row - first) * panels_of<Arithmetic>(others);
-      launch("tuplet_weights", tuplet_weights_kernel<Arithmetic>,
-             {tiles, kTileThreads, Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes}, stream_, pass);
-      sums.add_up(rows.rows.x + first * depth_, {pass.weight, pass.last_row - first, others});
-      const StripEnd<Scalar, Number> end{rows.rows.x,
-                                         rows.measured.divisor,
-                                         first,
-                                         pass.last_row,
-                                         depth_,
-                                         sums.out,
-                                         sums.shares,
-                                         {rows.measured.finite, columns.measured.finite},
-                                         {row_groups(count), symmetric ? 0 : row_groups(others)},
-                                         grad};
-      const int64_t blocks = (pass.last_row - first + kFinishThreads / 32 - 1) / (kFinishThreads / 32);
-      launch("end_strip", end_strip_kernel<Scalar, Number>, {std::min(blocks, kFinishBlocks), kFinishThreads}, stream_,
-             end);
+      params.first_row = first;
+      params.last_row = std::min(first + strip, count);
+      const int64_t tiles = panels_of<MmaPolicy>(params.last_row - first) * panels_of<MmaPolicy>(column_count);
+      launch("tuplet_weights", tuplet_weights_kernel<MmaPolicy>,
+             {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, params);
+      sums.add_up(rows.rows.x + first * depth_, {params.weight, params.last_row - first, column_count});
+      const StripEpilogue<Scalar, acc_t> epilogue{
+          rows.rows.x,
+          rows.stats.norm,
+          first,
+          params.last_row,
+          depth_,
+          sums.out,
+          sums.num_splits,
+          {rows.stats.finite, columns.stats.finite},
+          {finite_flag_count(count), symmetric ? 0 : finite_flag_count(column_count)},
+          grad};
+      const int64_t blocks = ceil_div(params.last_row - first, kEpilogueThreads / 32);
+      launch("finalize_strip", finalize_strip_kernel<Scalar, acc_t>,
+             {std::min(blocks, kMaxEpilogueBlocks), kEpilogueThreads}, stream_, epilogue);
     }
   }
 
  private:
-  // The weighted sums of what the similarities of a strip's rows have for derivatives: the other rows, or, of
-  // distances, differences from them.
+  // Weighted sums over the columns, per row of a strip: of the columns themselves, or of differences for distances.
   struct StripSums {
     const TupletGradient& gradient;
     const Scalar* column;
-    int64_t shares = 1;
-    Number* out;  // [shares, rows of a strip, depth]
-    std::conditional_t<Arithmetic::kSquares, std::nullptr_t, StripProducts<Arithmetic>> products{};
+    int64_t num_splits = 1;
+    acc_t* out;  // [num_splits, strip rows, depth]
+    std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, GradientGemm<MmaPolicy>> gemm{};
 
-    StripSums(const TupletGradient& of, int64_t strip, const Side& columns) : gradient(of), column(columns.rows.x) {
-      const int64_t others = columns.rows.count, depth = of.depth_;
-      if constexpr (Arithmetic::kSquares) {
-        shares = difference_shares(strip, others, depth);
+    StripSums(const TupletGradient& of, int64_t strip, const Operand& columns) : gradient(of), column(columns.rows.x) {
+      const int64_t column_count = columns.rows.count, depth = of.depth_;
+      if constexpr (MmaPolicy::kSquaredDifferences) {
+        num_splits = difference_splits(strip, column_count, depth);
       } else {
-        products = strip_products<Arithmetic>(
-            ProductRows<Scalar, Number>{column, others, depth, columns.measured.divisor, nullptr}, strip, true, 0,
+        gemm = make_gradient_gemm<MmaPolicy>(
+            GradientGemmRows<Scalar, acc_t>{column, column_count, depth, columns.stats.norm, nullptr}, strip, true, 0,
             of.workspace_, of.stream_);
       }
-      out = of.workspace_.template array<Number>(shares * strip * depth);
+      out = of.workspace_.template array<acc_t>(num_splits * strip * depth);
     }
 
-    void add_up(const Scalar* row, const WeightStrip<Number>& strip) const {
-      if constexpr (Arithmetic::kSquares) {
-        difference_product(DifferenceProduct<Scalar, Number>{row, column, gradient.depth_, strip, shares, out},
-                           gradient.stream_);
+    void add_up(const Scalar* row, const WeightStrip<acc_t>& strip) const {
+      if constexpr (MmaPolicy::kSquaredDifferences) {
+        gradient_gemm_differences(
+            GradientGemmDifferences<Scalar, acc_t>{row, column, gradient.depth_, strip, num_splits, out},
+            gradient.stream_);
       } else {
-        strip_product<Arithmetic>(products, strip, out, gradient.stream_);
+        gradient_gemm<MmaPolicy>(gemm, strip, out, gradient.stream_);
       }
     }
   };
-
-  static int64_t round_up(int64_t rows) { return (rows + kStripStep - 1) / kStripStep * kStripStep; }
 
   const TupletRule rule_;
   const int64_t depth_, strip_weights_;
@@ -254,25 +254,24 @@ class TupletGradient {
 
 }  // namespace
 
-template <class Arithmetic, class Scalar>
+template <class MmaPolicy, class Scalar>
 void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                          int64_t depth, const TupletSaved<typename Arithmetic::Number>& saved,
+                          int64_t depth, const TupletSaved<typename MmaPolicy::acc_t>& saved,
                           const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
                           int64_t strip_weights) {
-  TupletGradient<Arithmetic, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
-  auto x = gradient.side(anchors);
-  const auto y = refs ? gradient.side(*refs) : GradientSide<Arithmetic, Scalar>{};
+  TupletGradient<MmaPolicy, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
+  auto x = gradient.operand(anchors);
+  const auto y = refs ? gradient.operand(*refs) : GradientOperand<MmaPolicy, Scalar>{};
   gradient.start(saved, x, y);
   if (out.x) gradient.run(x, refs ? y : x, !refs, out.x);
   if (refs && out.refs) gradient.run(y, x, false, out.refs);
 }
 
-#define HARDMINE_INSTANTIATE(Arithmetic, Scalar)                                                              \
-  template void tuplet_loss_gradient<Arithmetic, Scalar>(                                                     \
-      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t,                     \
-      const TupletSaved<typename Arithmetic::Number>&, const GradientOut<Scalar>&, Workspace&, const Stream&, \
-      int64_t);
-HARDMINE_FOR_EVERY_ARITHMETIC(HARDMINE_INSTANTIATE)
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                           \
+  template void tuplet_loss_gradient<MmaPolicy, Scalar>(                                  \
+      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
+      const TupletSaved<typename MmaPolicy::acc_t>&, const GradientOut<Scalar>&, Workspace&, const Stream&, int64_t);
+HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
 }  // namespace hardmine::cuda

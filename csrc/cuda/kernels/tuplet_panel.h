@@ -1,7 +1,7 @@
-// The visitors of the tuplet losses' forward: a block has a panel of anchors to itself, and visits its tiles against a
-// share of the columns. Of every row there is one running state, kept by one thread and added to tile by tile, in the
-// order of the columns: the best positive and the sum of exponentials over negatives; or, where all positives count,
-// the sums of softplus over them in a second pass, once the levels are known.
+// The consumers of the tuplet losses' forward passes. A block owns a panel of anchors, and visits a split of the
+// columns. One thread per row keeps the running state, and adds tile by tile in the order of the columns: the best
+// positive and the sum of exponentials over negatives. If all positives count, a second pass sums softplus over them,
+// once the log-sum-exps are known.
 #pragma once
 
 #include <limits>
@@ -14,88 +14,89 @@
 
 namespace hardmine::cuda {
 
-// What a share of the columns gives an anchor: [shares][anchors] each.
-template <class Number>
-struct LevelParts {
-  Ranked<Number>* best;  // the positive
-  Number* shift;         // -infinity without a negative
+// The result of one split per anchor, [num_splits, anchors] each.
+template <class acc_t>
+struct LogSumExpPartials {
+  PackedCandidate<acc_t>* best;  // the best positive
+  acc_t* shift;                  // -infinity without a negative
   double* sum;
 };
-struct SoftplusParts {
+struct SoftplusPartials {
   double* value;
   double* slope;
   int64_t* count;
 };
 
-template <class Arithmetic>
-struct TupletPass : TileSides<Arithmetic> {
-  using Number = typename Arithmetic::Number;
-  int64_t shares;  // of the columns
-  // Positives: the largest key, a tile's number times `sign`, within [start, upper].
+template <class MmaPolicy>
+struct TupletParams : PairwiseOperands<MmaPolicy> {
+  using acc_t = typename MmaPolicy::acc_t;
+  int64_t num_splits;  // splits of the columns
+  // Positives: the largest key, sign * score, within [start, upper].
   bool selects;
-  Number sign, upper;
-  Ranked<Number> start;
-  // Negatives: sums of exp2((similarity - shift) scale).
-  bool one_shift;  // 1 for all; else each has the largest similarity
-  Number scale;
-  LevelParts<Number> levels;
-  // All positives, at most this similar. Levels are shift / temperature + log_sum, [anchors] each.
-  Number limit, inverse_temperature;
-  const Number* shift;
-  const Number* log_sum;
-  SoftplusParts softplus;
+  acc_t sign, upper;
+  PackedCandidate<acc_t> start;
+  // Negatives: the sum of exp2((similarity - shift) log2e_over_temperature).
+  bool one_shift;  // the shift is 1 for all; otherwise the largest similarity
+  acc_t log2e_over_temperature;
+  LogSumExpPartials<acc_t> logsumexp;
+  // All positives: those with a key of at most `limit`. The log-sum-exp is shift / temperature + log_sum, [anchors]
+  // each.
+  acc_t limit, inverse_temperature;
+  const acc_t* shift;
+  const acc_t* log_sum;
+  SoftplusPartials softplus;
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 constexpr size_t tuplet_shared_bytes() {
-  return Arithmetic::kSharedBytes + TileLabels<Arithmetic>::kBytes;
+  return MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes;
 }
 
-// Sums of exponentials, relative to a shift.
-template <class Number>
+// A sum of exponentials relative to a shift.
+template <class acc_t>
 struct RunningSum {
-  Number shift;
+  acc_t shift;
   double sum = 0;
 
-  // Adds what is relative to another shift, -infinity for nothing.
-  HARDMINE_DEVICE void add(Number other_shift, double other_sum, Number scale) {
+  // Adds a sum that is relative to another shift; -infinity: an empty sum.
+  __device__ __forceinline__ void add(acc_t other_shift, double other_sum, acc_t log2e_over_temperature) {
     if (other_shift == shift) {
-      sum += other_shift == -std::numeric_limits<Number>::infinity() ? 0 : other_sum;
+      sum += other_shift == -std::numeric_limits<acc_t>::infinity() ? 0 : other_sum;
     } else if (other_shift > shift) {
-      sum = sum * static_cast<double>(std::exp2((shift - other_shift) * scale)) + other_sum;
+      sum = sum * static_cast<double>(std::exp2((shift - other_shift) * log2e_over_temperature)) + other_sum;
       shift = other_shift;
     } else {
-      sum += other_sum * static_cast<double>(std::exp2((other_shift - shift) * scale));
+      sum += other_sum * static_cast<double>(std::exp2((other_shift - shift) * log2e_over_temperature));
     }
   }
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 class TupletPanel {
-  using Number = typename Arithmetic::Number;
-  using Candidate = Ranked<Number>;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
-  static constexpr Number kNothing = -std::numeric_limits<Number>::infinity();
+  using acc_t = typename MmaPolicy::acc_t;
+  using Candidate = PackedCandidate<acc_t>;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
+  static constexpr acc_t kNothing = -std::numeric_limits<acc_t>::infinity();
 
  public:
-  HARDMINE_DEVICE TupletPanel(const TupletPass<Arithmetic>& pass, int64_t row_panel, int64_t share)
-      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes), row_panel_(row_panel), share_index_(share) {}
+  __device__ __forceinline__ TupletPanel(const TupletParams<MmaPolicy>& params, int64_t row_panel, int64_t split)
+      : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes), row_panel_(row_panel), split_(split) {}
 
-  HARDMINE_DEVICE void levels() {
-    Candidate best = pass_.start;
-    RunningSum<Number> running{pass_.one_shift ? Number(1) : kNothing};
+  __device__ __forceinline__ void logsumexp() {
+    Candidate best = params_.start;
+    RunningSum<acc_t> running{params_.one_shift ? acc_t(1) : kNothing};
     for_each_tile([&](bool same_class) {
       make();
-      if (pass_.selects && same_class) select(best);
+      if (params_.selects && same_class) select(best);
       add_exponentials(same_class, running);
     });
     if (!has_row()) return;
-    pass_.levels.best[place()] = best;
-    pass_.levels.shift[place()] = running.shift;
-    pass_.levels.sum[place()] = running.sum;
+    params_.logsumexp.best[place()] = best;
+    params_.logsumexp.shift[place()] = running.shift;
+    params_.logsumexp.sum[place()] = running.sum;
   }
 
-  HARDMINE_DEVICE void softplus_sums() {
+  __device__ __forceinline__ void softplus_sums() {
     double value = 0, slope = 0;
     int64_t count = 0;
     for_each_tile([&](bool same_class) {
@@ -104,69 +105,72 @@ class TupletPanel {
       add_softplus(value, slope, count);
     });
     if (!has_row()) return;
-    pass_.softplus.value[place()] = value;
-    pass_.softplus.slope[place()] = slope;
-    pass_.softplus.count[place()] = count;
+    params_.softplus.value[place()] = value;
+    params_.softplus.slope[place()] = slope;
+    params_.softplus.count[place()] = count;
   }
 
  private:
   template <class Use>
-  HARDMINE_DEVICE void for_each_tile(const Use& use) {
-    const int64_t panels = panels_of<Arithmetic>(pass_.columns.count), end = panels * (share_index_ + 1) / pass_.shares;
-    for (column_panel_ = panels * share_index_ / pass_.shares; column_panel_ < end; ++column_panel_) {
+  __device__ __forceinline__ void for_each_tile(const Use& use) {
+    const int64_t panels = panels_of<MmaPolicy>(params_.columns.count),
+                  end = panels * (split_ + 1) / params_.num_splits;
+    for (column_panel_ = panels * split_ / params_.num_splits; column_panel_ < end; ++column_panel_) {
       first_column_ = column_panel_ * kTile;
-      use(labels_.read(pass_, row_panel_ * kTile, first_column_));
-      sync_block();  // before the labels, or the engine's memory, are used again
+      use(labels_.read(params_, row_panel_ * kTile, first_column_));
+      __syncthreads();  // before the labels and the engine's memory are reused
     }
   }
-  HARDMINE_DEVICE void make() { make_tile(pass_.rows, pass_.columns, row_panel_, column_panel_, share_); }
+  __device__ __forceinline__ void make() {
+    make_tile(params_.rows, params_.columns, row_panel_, column_panel_, fragment_);
+  }
 
   // The row whose state this thread keeps.
-  HARDMINE_DEVICE int64_t own_row() const { return row_panel_ * kTile + thread_index(); }
-  HARDMINE_DEVICE bool has_row() const { return thread_index() < kTile && own_row() < pass_.rows.count; }
-  HARDMINE_DEVICE int64_t place() const { return share_index_ * pass_.rows.count + own_row(); }
+  __device__ __forceinline__ int64_t thread_row() const { return row_panel_ * kTile + threadIdx.x; }
+  __device__ __forceinline__ bool has_row() const { return threadIdx.x < kTile && thread_row() < params_.rows.count; }
+  __device__ __forceinline__ int64_t place() const { return split_ * params_.rows.count + thread_row(); }
 
-  HARDMINE_DEVICE bool is_self(int r, int64_t column) const {
-    return pass_.symmetric && row_panel_ * kTile + Arithmetic::row(r) == column;
+  __device__ __forceinline__ bool is_self(int r, int64_t column) const {
+    return params_.symmetric && row_panel_ * kTile + MmaPolicy::row(r) == column;
   }
-  HARDMINE_DEVICE int64_t column(int c) const { return first_column_ + Arithmetic::column(c); }
+  __device__ __forceinline__ int64_t column(int c) const { return first_column_ + MmaPolicy::column(c); }
 
-  // Where the two warps of a row meet, [2][kTile] each. The engine is done with this memory.
+  // Where the two warps of a row meet, [2][kTile] per array. The engine's memory is free here.
   template <class T>
-  static HARDMINE_DEVICE T* lines(int array = 0) {
+  static __device__ __forceinline__ T* exchange(int array = 0) {
     return reinterpret_cast<T*>(shared_memory()) + array * 2 * kTile;
   }
   template <class T>
-  static HARDMINE_DEVICE T& line_of(int array, int r) {
-    return lines<T>(array)[warp_index() % 2 * kTile + Arithmetic::row(r)];
+  static __device__ __forceinline__ T& exchange_slot(int array, int r) {
+    return exchange<T>(array)[warp_index() % 2 * kTile + MmaPolicy::row(r)];
   }
 
-  // The sum over the lanes of a row.
+  // The sum over the four lanes of a row.
   template <class T>
-  static HARDMINE_DEVICE T sum_of_row(T value) {
-    value += shuffle_xor(value, 1);
-    return value + shuffle_xor(value, 2);
+  static __device__ __forceinline__ T sum_of_row(T value) {
+    value += __shfl_xor_sync(kFullWarp, value, 1);
+    return value + __shfl_xor_sync(kFullWarp, value, 2);
   }
 
-  HARDMINE_DEVICE void select(Candidate& best) {
+  __device__ __forceinline__ void select(Candidate& best) {
     int64_t row_label[kRows];
-    Number row_key[kRows];
+    acc_t row_key[kRows];
     Index row_best[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      row_label[r] = labels_.row[Arithmetic::row(r)];
+      row_label[r] = labels_.row[MmaPolicy::row(r)];
       row_key[r] = kNothing;
       row_best[r] = kBelowRange;
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      if (column(c) >= pass_.columns.count) continue;
-      const int64_t label = labels_.column[Arithmetic::column(c)];
+      if (column(c) >= params_.columns.count) continue;
+      const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number key = pass_.sign * share_.at[r][c];  // NaN is above nothing
+        const acc_t key = params_.sign * fragment_.at[r][c];  // NaN is above nothing
         // Columns come in ascending order: of equal keys the first has the lowest index.
-        if (label == row_label[r] && key > row_key[r] && key <= pass_.upper && !is_self(r, column(c))) {
+        if (label == row_label[r] && key > row_key[r] && key <= params_.upper && !is_self(r, column(c))) {
           row_key[r] = key;
           row_best[r] = static_cast<Index>(column(c));
         }
@@ -178,94 +182,96 @@ class TupletPanel {
     int place = 0;
     reduce_to_lanes<kRows, 2, 1>(of_row, &place);
 #pragma unroll
-    for (int i = 0; i < kRows / 4; ++i) line_of<Candidate>(0, place + i) = of_row[i];
-    sync_block();
-    if (thread_index() < kTile) {
+    for (int i = 0; i < kRows / 4; ++i) exchange_slot<Candidate>(0, place + i) = of_row[i];
+    __syncthreads();
+    if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Candidate candidate = lines<Candidate>()[half * kTile + thread_index()];
+        const Candidate candidate = exchange<Candidate>()[half * kTile + threadIdx.x];
         if (candidate.index() >= 0 && candidate.beats(best)) best = candidate;
       }
     }
-    sync_block();  // before the exchange is used again
+    __syncthreads();  // before the exchange is reused
   }
 
-  // Leaves the similarities of negatives in the tile, and -infinity elsewhere.
-  HARDMINE_DEVICE void keep_negatives(bool same_class) {
-    const bool masks = same_class || first_column_ + kTile > pass_.columns.count;
+  // Replaces the scores by the similarities of negatives, and by -infinity elsewhere.
+  __device__ __forceinline__ void keep_negatives(bool same_class) {
+    const bool masks = same_class || first_column_ + kTile > params_.columns.count;
     int64_t row_label[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) row_label[r] = labels_.row[Arithmetic::row(r)];
+    for (int r = 0; r < kRows; ++r) row_label[r] = labels_.row[MmaPolicy::row(r)];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const bool inside = column(c) < pass_.columns.count;
-      const int64_t label = labels_.column[Arithmetic::column(c)];
+      const bool inside = column(c) < params_.columns.count;
+      const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number similarity = similarity_of<Arithmetic>(share_.at[r][c]);
+        const acc_t similarity = similarity_from_score<MmaPolicy>(fragment_.at[r][c]);
         const bool negative = !masks || (inside && label != row_label[r]);
-        share_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // NaN is none
+        fragment_.at[r][c] = negative && similarity > kNothing ? similarity : kNothing;  // also for NaN
       }
     }
   }
 
-  HARDMINE_DEVICE void add_exponentials(bool same_class, RunningSum<Number>& running) {
+  __device__ __forceinline__ void add_exponentials(bool same_class, RunningSum<acc_t>& running) {
     keep_negatives(same_class);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      Number shift = pass_.one_shift ? Number(1) : kNothing;
-      if (!pass_.one_shift) {
+      acc_t shift = params_.one_shift ? acc_t(1) : kNothing;
+      if (!params_.one_shift) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c)
-          if (share_.at[r][c] > shift) shift = share_.at[r][c];
+          if (fragment_.at[r][c] > shift) shift = fragment_.at[r][c];
 #pragma unroll
         for (int mask = 1; mask <= 2; mask *= 2) {
-          const Number other = shuffle_xor(shift, mask);
+          const acc_t other = __shfl_xor_sync(kFullWarp, shift, mask);
           if (other > shift) shift = other;
         }
       }
-      const Number from = shift == kNothing ? Number(0) : shift;
-      Number sum = 0;
+      const acc_t from = shift == kNothing ? acc_t(0) : shift;
+      acc_t sum = 0;
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) sum += std::exp2((share_.at[r][c] - from) * pass_.scale);
+      for (int c = 0; c < kColumns; ++c) sum += std::exp2((fragment_.at[r][c] - from) * params_.log2e_over_temperature);
       sum = sum_of_row(sum);
       if (lane_index() % 4 == 0) {
-        line_of<Number>(0, r) = shift;
-        line_of<Number>(1, r) = sum;
+        exchange_slot<acc_t>(0, r) = shift;
+        exchange_slot<acc_t>(1, r) = sum;
       }
     }
-    sync_block();
-    if (thread_index() < kTile) {
+    __syncthreads();
+    if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Number* line = lines<Number>() + half * kTile + thread_index();
-        running.add(line[0], static_cast<double>(line[2 * kTile]), pass_.scale);
+        const acc_t* sums = exchange<acc_t>() + half * kTile + threadIdx.x;
+        running.add(sums[0], static_cast<double>(sums[2 * kTile]), params_.log2e_over_temperature);
       }
     }
   }
 
-  HARDMINE_DEVICE void add_softplus(double& value, double& slope, int64_t& count) {
+  __device__ __forceinline__ void add_softplus(double& value, double& slope, int64_t& count) {
     int64_t row_label[kRows];
-    Number shift[kRows], log_sum[kRows], values[kRows], slopes[kRows];
+    acc_t shift[kRows], log_sum[kRows], values[kRows], slopes[kRows];
     int found[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int64_t row = row_panel_ * kTile + Arithmetic::row(r);
-      const bool inside = row < pass_.rows.count;
-      row_label[r] = labels_.row[Arithmetic::row(r)];
-      shift[r] = inside ? pass_.shift[row] : Number(0);
-      log_sum[r] = inside ? pass_.log_sum[row] : Number(0);
+      const int64_t row = row_panel_ * kTile + MmaPolicy::row(r);
+      const bool inside = row < params_.rows.count;
+      row_label[r] = labels_.row[MmaPolicy::row(r)];
+      shift[r] = inside ? params_.shift[row] : acc_t(0);
+      log_sum[r] = inside ? params_.log_sum[row] : acc_t(0);
       values[r] = slopes[r] = 0;
       found[r] = 0;
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      if (column(c) >= pass_.columns.count) continue;
-      const int64_t label = labels_.column[Arithmetic::column(c)];
+      if (column(c) >= params_.columns.count) continue;
+      const int64_t label = labels_.column[MmaPolicy::column(c)];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Number number = share_.at[r][c];
-        // NaN is no candidate.
-        if (label != row_label[r] || !(order_of<Arithmetic>(number) <= pass_.limit) || is_self(r, column(c))) continue;
-        const Number x = fma(shift[r] - similarity_of<Arithmetic>(number), pass_.inverse_temperature, log_sum[r]);
+        const acc_t score = fragment_.at[r][c];
+        // NaN is never selected.
+        if (label != row_label[r] || !(key_from_score<MmaPolicy>(score) <= params_.limit) || is_self(r, column(c)))
+          continue;
+        const acc_t x =
+            fma(shift[r] - similarity_from_score<MmaPolicy>(score), params_.inverse_temperature, log_sum[r]);
         values[r] += hardmine::softplus(x);
         slopes[r] += hardmine::sigmoid(x);
         ++found[r];
@@ -277,26 +283,26 @@ class TupletPanel {
       slopes[r] = sum_of_row(slopes[r]);
       found[r] = sum_of_row(found[r]);
       if (lane_index() % 4 != 0) continue;
-      line_of<Number>(0, r) = values[r];
-      line_of<Number>(1, r) = slopes[r];
-      line_of<Number>(2, r) = static_cast<Number>(found[r]);
+      exchange_slot<acc_t>(0, r) = values[r];
+      exchange_slot<acc_t>(1, r) = slopes[r];
+      exchange_slot<acc_t>(2, r) = static_cast<acc_t>(found[r]);
     }
-    sync_block();
-    if (thread_index() < kTile) {
+    __syncthreads();
+    if (threadIdx.x < kTile) {
       for (int half = 0; half < 2; ++half) {
-        const Number* line = lines<Number>() + half * kTile + thread_index();
-        value += static_cast<double>(line[0]);
-        slope += static_cast<double>(line[2 * kTile]);
-        count += static_cast<int64_t>(line[4 * kTile]);
+        const acc_t* sums = exchange<acc_t>() + half * kTile + threadIdx.x;
+        value += static_cast<double>(sums[0]);
+        slope += static_cast<double>(sums[2 * kTile]);
+        count += static_cast<int64_t>(sums[4 * kTile]);
       }
     }
   }
 
-  const TupletPass<Arithmetic>& pass_;
-  const TileLabels<Arithmetic> labels_;
-  const int64_t row_panel_, share_index_;
+  const TupletParams<MmaPolicy>& params_;
+  const TileLabels<MmaPolicy> labels_;
+  const int64_t row_panel_, split_;
   int64_t column_panel_ = 0, first_column_ = 0;
-  Share<Arithmetic> share_;
+  Fragment<MmaPolicy> fragment_;
 };
 
 }  // namespace hardmine::cuda

@@ -1,5 +1,5 @@
-// The visitor of the tuplet losses' backward: turns a tile into the derivatives of the loss by its similarities, and
-// writes them to a strip of rows.
+// The consumer of the tuplet losses' backward pass: replaces the scores of a strip by the derivatives of the loss by
+// their similarities.
 #pragma once
 
 #include <limits>
@@ -11,121 +11,122 @@
 
 namespace hardmine::cuda {
 
-// What an anchor does to its pairs, [anchors] each. An anchor that does not count has weights 0 and a shift of
-// infinity.
-template <class Number>
-struct TupletSide {
-  Number* negative_weight;  // null: the rows of this side are no anchors
-  Number* shift;
-  Number* positive_weight;
-  Number* log_sum;
-  Index* positive;  // the one positive, kBelowRange: none
+// An anchor's factors in the derivatives, [anchors] each. An invalid anchor has weights 0 and shift infinity.
+template <class acc_t>
+struct TupletCoefficients {
+  acc_t* negative_weight;  // null: the rows of this operand are not anchors
+  acc_t* shift;
+  acc_t* positive_weight;
+  acc_t* log_sum;
+  Index* positive;  // the anchor's one positive; kBelowRange: none
 };
 
-template <class Arithmetic>
-struct TupletWeightPass : TileSides<Arithmetic> {
-  using Number = typename Arithmetic::Number;
-  TupletSide<Number> row_side, column_side;
+template <class MmaPolicy>
+struct TupletWeightParams : PairwiseOperands<MmaPolicy> {
+  using acc_t = typename MmaPolicy::acc_t;
+  TupletCoefficients<acc_t> row_coefficients, column_coefficients;
   bool all, one_shift;
-  Number scale, inverse_temperature, limit;  // as in TupletPass
-  int64_t first_row, last_row;               // of the strip; the first is one of a panel
-  Number* weight;                            // [last_row - first_row, columns]
+  acc_t log2e_over_temperature, inverse_temperature, limit;  // as in TupletParams
+  int64_t first_row, last_row;                               // rows of the strip; first_row begins a panel
+  acc_t* weight;                                             // [last_row - first_row, columns]: the output
 };
 
-// One side of a pair.
-template <class Number>
+// The coefficients of one row of a pair; those of a ref are neutral.
+template <class acc_t>
 struct TupletAnchor {
-  Number negative_weight = 0, shift = std::numeric_limits<Number>::infinity(), positive_weight = 0, log_sum = 0;
+  acc_t negative_weight = 0, shift = std::numeric_limits<acc_t>::infinity(), positive_weight = 0, log_sum = 0;
   Index positive = kBelowRange;
 
-  HARDMINE_DEVICE TupletAnchor(const TupletSide<Number>& side, int64_t i, int64_t count) {
-    if (!side.negative_weight || i >= count) return;
-    negative_weight = side.negative_weight[i];
-    shift = side.shift[i];
-    positive_weight = side.positive_weight[i];
-    log_sum = side.log_sum[i];
-    positive = side.positive[i];
+  __device__ __forceinline__ TupletAnchor(const TupletCoefficients<acc_t>& coefficients, int64_t i, int64_t count) {
+    if (!coefficients.negative_weight || i >= count) return;
+    negative_weight = coefficients.negative_weight[i];
+    shift = coefficients.shift[i];
+    positive_weight = coefficients.positive_weight[i];
+    log_sum = coefficients.log_sum[i];
+    positive = coefficients.positive[i];
   }
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 class TupletWeightTile {
-  using Number = typename Arithmetic::Number;
-  static constexpr int kTile = Arithmetic::kTile, kRows = Arithmetic::kRows, kColumns = Arithmetic::kColumns;
+  using acc_t = typename MmaPolicy::acc_t;
+  static constexpr int kTile = MmaPolicy::kTile, kRows = MmaPolicy::kRows, kColumns = MmaPolicy::kColumns;
 
  public:
-  HARDMINE_DEVICE explicit TupletWeightTile(const TupletWeightPass<Arithmetic>& pass)
-      : pass_(pass), labels_(shared_memory() + Arithmetic::kSharedBytes) {}
+  __device__ __forceinline__ explicit TupletWeightTile(const TupletWeightParams<MmaPolicy>& params)
+      : params_(params), labels_(shared_memory() + MmaPolicy::kSharedBytes) {}
 
-  HARDMINE_DEVICE void visit(int64_t row_panel, int64_t column_panel) {
+  __device__ __forceinline__ void visit(int64_t row_panel, int64_t column_panel) {
     const int64_t first_row = row_panel * kTile, first_column = column_panel * kTile;
-    labels_.read(pass_, first_row, first_column);
-    make_tile(pass_.rows, pass_.columns, row_panel, column_panel, share_);
+    labels_.read(params_, first_row, first_column);
+    make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int64_t row = first_row + Arithmetic::row(r);
-      if (row >= pass_.last_row) continue;
-      const TupletAnchor<Number> of_row(pass_.row_side, row, pass_.rows.count);
-      const int64_t label = labels_.row[Arithmetic::row(r)];
-      Number* const line = pass_.weight + (row - pass_.first_row) * pass_.columns.count;
+      const int64_t row = first_row + MmaPolicy::row(r);
+      if (row >= params_.last_row) continue;
+      const TupletAnchor<acc_t> of_row(params_.row_coefficients, row, params_.rows.count);
+      const int64_t label = labels_.row[MmaPolicy::row(r)];
+      acc_t* const weight_row = params_.weight + (row - params_.first_row) * params_.columns.count;
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        const int64_t column = first_column + Arithmetic::column(c);
-        if (column >= pass_.columns.count) continue;
-        const TupletAnchor<Number> of_column(pass_.column_side, column, pass_.columns.count);
-        const Number number = share_.at[r][c];
-        Number weight = 0;
-        if (label != labels_.column[Arithmetic::column(c)]) {
-          weight = of_negative(of_row, of_column, similarity_of<Arithmetic>(number));
-        } else if (!(pass_.symmetric && row == column)) {
-          weight = -(pass_.all ? of_positive(of_row, of_column, number) : of_chosen(of_row, of_column, row, column));
+        const int64_t column = first_column + MmaPolicy::column(c);
+        if (column >= params_.columns.count) continue;
+        const TupletAnchor<acc_t> of_column(params_.column_coefficients, column, params_.columns.count);
+        const acc_t score = fragment_.at[r][c];
+        acc_t weight = 0;
+        if (label != labels_.column[MmaPolicy::column(c)]) {
+          weight = of_negative(of_row, of_column, similarity_from_score<MmaPolicy>(score));
+        } else if (!(params_.symmetric && row == column)) {
+          weight = -(params_.all ? of_positive(of_row, of_column, score) : of_chosen(of_row, of_column, row, column));
         }
-        if constexpr (Arithmetic::kSquares) {
-          // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
-          weight = number >= std::numeric_limits<Number>::min() ? weight / std::sqrt(number) : Number(0);
+        if constexpr (MmaPolicy::kSquaredDifferences) {
+          // s = -d, so ds / dx = (y - x) / d. At d = 0 the subgradient is 0, as in PyTorch's norm.
+          weight = score >= std::numeric_limits<acc_t>::min() ? weight / std::sqrt(score) : acc_t(0);
         }
-        line[column] = weight;
+        weight_row[column] = weight;
       }
     }
-    sync_block();  // before the labels are read again
+    __syncthreads();  // before the next tile's labels
   }
 
  private:
-  HARDMINE_DEVICE Number of_negative(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
-                                     Number similarity) const {
-    if (pass_.one_shift)
-      return (row.negative_weight + column.negative_weight) * std::exp2((similarity - Number(1)) * pass_.scale);
-    Number weight = 0;
-    if (pass_.row_side.negative_weight)
-      weight = row.negative_weight * std::exp2((similarity - row.shift) * pass_.scale);
-    if (pass_.column_side.negative_weight)
-      weight = fma(column.negative_weight, std::exp2((similarity - column.shift) * pass_.scale), weight);
+  __device__ __forceinline__ acc_t of_negative(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
+                                               acc_t similarity) const {
+    if (params_.one_shift)
+      return (row.negative_weight + column.negative_weight) *
+             std::exp2((similarity - acc_t(1)) * params_.log2e_over_temperature);
+    acc_t weight = 0;
+    if (params_.row_coefficients.negative_weight)
+      weight = row.negative_weight * std::exp2((similarity - row.shift) * params_.log2e_over_temperature);
+    if (params_.column_coefficients.negative_weight)
+      weight =
+          fma(column.negative_weight, std::exp2((similarity - column.shift) * params_.log2e_over_temperature), weight);
     return weight;
   }
 
-  // Either may have the other for its one positive.
-  static HARDMINE_DEVICE Number of_chosen(const TupletAnchor<Number>& of_row, const TupletAnchor<Number>& of_column,
-                                          int64_t row, int64_t column) {
-    return (of_row.positive == column ? of_row.positive_weight : Number(0)) +
-           (of_column.positive == row ? of_column.positive_weight : Number(0));
+  // Each row may be the other's one positive.
+  static __device__ __forceinline__ acc_t of_chosen(const TupletAnchor<acc_t>& of_row,
+                                                    const TupletAnchor<acc_t>& of_column, int64_t row, int64_t column) {
+    return (of_row.positive == column ? of_row.positive_weight : acc_t(0)) +
+           (of_column.positive == row ? of_column.positive_weight : acc_t(0));
   }
 
-  HARDMINE_DEVICE Number of_positive(const TupletAnchor<Number>& row, const TupletAnchor<Number>& column,
-                                     Number number) const {
-    if (!(order_of<Arithmetic>(number) <= pass_.limit)) return 0;
-    const Number similarity = similarity_of<Arithmetic>(number);
-    const auto slope = [&](const TupletAnchor<Number>& anchor) {
-      return anchor.positive_weight == Number(0)
-                 ? Number(0)
+  __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
+                                               acc_t score) const {
+    if (!(key_from_score<MmaPolicy>(score) <= params_.limit)) return 0;
+    const acc_t similarity = similarity_from_score<MmaPolicy>(score);
+    const auto slope = [&](const TupletAnchor<acc_t>& anchor) {
+      return anchor.positive_weight == acc_t(0)
+                 ? acc_t(0)
                  : anchor.positive_weight *
-                       sigmoid(fma(anchor.shift - similarity, pass_.inverse_temperature, anchor.log_sum));
+                       sigmoid(fma(anchor.shift - similarity, params_.inverse_temperature, anchor.log_sum));
     };
     return slope(row) + slope(column);
   }
 
-  const TupletWeightPass<Arithmetic>& pass_;
-  const TileLabels<Arithmetic> labels_;
-  Share<Arithmetic> share_;
+  const TupletWeightParams<MmaPolicy>& params_;
+  const TileLabels<MmaPolicy> labels_;
+  Fragment<MmaPolicy> fragment_;
 };
 
 }  // namespace hardmine::cuda

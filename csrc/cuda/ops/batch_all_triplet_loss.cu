@@ -15,23 +15,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(
   const MarginTensors margins(margin_table, table_row, inputs.embeddings, inputs.type);
   OpContext context(inputs.embeddings);
   const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);
-  const bool squares = batch_all_measure(rule, true).quantity != PairQuantity::kInnerProduct;
-  with_arithmetic(inputs.embeddings.scalar_type(), squares, rule.allow_tf32, [&](auto arithmetic, auto scalar) {
-    using Arithmetic = typename decltype(arithmetic)::type;
-    using Scalar = typename decltype(scalar)::type;
-    using Number = typename Arithmetic::Number;
-    const auto margin = static_cast<Number>(rule.margin);
-    if (!margin_table && !(std::fabs(margin) <= std::numeric_limits<Number>::max()))
-      check(false, "margin must be finite, got " + std::to_string(margin));
-    batch_all<Arithmetic>(rule, inputs.anchors<Scalar>(), inputs.depth, margins.table<Number>(),
-                          {mutable_data<Number>(out.loss), mutable_data<int64_t>(out.active),
-                           mutable_data<int64_t>(out.total), need_grad ? mutable_data<Number>(out.gradient) : nullptr},
-                          {}, context, context.stream());
-  });
+  const bool squared_differences = batch_all_measure(rule, true).quantity != PairQuantity::kInnerProduct;
+  with_mma_policy(inputs.embeddings.scalar_type(), squared_differences, rule.allow_tf32,
+                  [&](auto mma_policy, auto scalar) {
+                    using MmaPolicy = typename decltype(mma_policy)::type;
+                    using Scalar = typename decltype(scalar)::type;
+                    using acc_t = typename MmaPolicy::acc_t;
+                    const auto margin = static_cast<acc_t>(rule.margin);
+                    if (!margin_table && !(std::fabs(margin) <= std::numeric_limits<acc_t>::max()))
+                      check(false, "margin must be finite, got " + std::to_string(margin));
+                    batch_all<MmaPolicy>(
+                        rule, inputs.anchors<Scalar>(), inputs.depth, margins.table<acc_t>(),
+                        {mutable_data<acc_t>(out.loss), mutable_data<int64_t>(out.active),
+                         mutable_data<int64_t>(out.total), need_grad ? mutable_data<acc_t>(out.gradient) : nullptr},
+                        {}, context, context.stream());
+                  });
   return {out.loss, out.gradient, out.active, out.total};
 }
 
-// The embeddings are only there for autograd, which is to know that a second derivative is asked for.
+// The embeddings are an argument so that autograd notices when a second derivative is requested.
 Tensor batch_all_triplet_loss_backward_cuda(Tensor grad_loss, Tensor grad_embeddings, Tensor) {
   const ScalarType type = grad_embeddings.scalar_type();
   check_scaled_gradient(grad_loss, grad_embeddings);
@@ -39,9 +41,9 @@ Tensor batch_all_triplet_loss_backward_cuda(Tensor grad_loss, Tensor grad_embedd
   OpContext context(grad);
   const Tensor out = new_array(grad, {grad.size(0), grad.size(1)}, type);
   const auto scale = [&](auto zero) {
-    using Number = decltype(zero);
-    scale_gradient<Number>(data<Number>(grad), data<Number>(grad_loss), grad.numel(), mutable_data<Number>(out),
-                           context.stream());
+    using acc_t = decltype(zero);
+    scale_gradient<acc_t>(data<acc_t>(grad), data<acc_t>(grad_loss), grad.numel(), mutable_data<acc_t>(out),
+                          context.stream());
   };
   type == ScalarType::Double ? scale(0.0) : scale(0.0f);
   return out;

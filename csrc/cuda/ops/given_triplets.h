@@ -1,4 +1,4 @@
-// What the ops on given triplets share: their tensors as arrays for loss_of_triplets.
+// The tensors of the ops on given triplets, as arrays for loss_of_triplets.
 #pragma once
 
 #include "cuda/kernels/given_triplets.h"
@@ -6,7 +6,7 @@
 
 namespace hardmine::cuda {
 
-// Triplets are not looked at here: that would make the host wait (triplet_list.h).
+// The triplets' values are not checked here, since the host would have to wait for the device.
 struct TripletInputs {
   GradientTensors rows;
   Tensor triplets;  // contiguous
@@ -22,28 +22,28 @@ struct TripletInputs {
     count = t.size(0);
   }
   TripletList list() const { return {data<int64_t>(triplets), count}; }
-  Tensor new_numbers() const { return new_array(rows.embeddings, {count}, type); }
+  Tensor new_vector() const { return new_array(rows.embeddings, {count}, type); }
 };
 
-// -> loss, [] or [T], and the two numbers that it is of, each [T].
+// Returns the loss, [] or [T], and the two measures that it is a function of, each [T].
 template <class Loss>
 std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measure, const Loss& loss,
                                                         const Tensor& embeddings, const Tensor& triplets,
                                                         bool unreduced) {
   const TripletInputs in(embeddings, triplets, false);
-  const Tensor positive = in.new_numbers(), negative = in.new_numbers();
-  const Tensor value = unreduced ? in.new_numbers() : new_array(in.rows.embeddings, {}, in.type);
+  const Tensor positive = in.new_vector(), negative = in.new_vector();
+  const Tensor value = unreduced ? in.new_vector() : new_array(in.rows.embeddings, {}, in.type);
   OpContext context(in.rows.embeddings);
   with_gradient(in.rows, [&](auto number, const auto& rows, const auto&) {
-    using Number = typename decltype(number)::type;
-    const TripletLossOut<Number> out{mutable_data<Number>(value), mutable_data<Number>(positive),
-                                     mutable_data<Number>(negative)};
+    using acc_t = typename decltype(number)::type;
+    const TripletLossOut<acc_t> out{mutable_data<acc_t>(value), mutable_data<acc_t>(positive),
+                                    mutable_data<acc_t>(negative)};
     loss_of_triplets(measure, loss, rows, in.list(), out, context, context.stream());
   });
   return {value, positive, negative};
 }
 
-// What arrives at the outputs of such an op, and the two that the loss is of, with the names of its schema.
+// The gradients that arrive at the op's outputs, and the saved measures, with their names in the schema.
 struct TripletLossGradients {
   const Tensor& grad_loss;
   const std::optional<Tensor>&grad_positive, &grad_negative;
@@ -51,7 +51,7 @@ struct TripletLossGradients {
   const Tensor &positive, &negative;
 };
 
-// -> the gradient of the embeddings.
+// Returns the gradient of the embeddings.
 template <class Loss>
 Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, const Tensor& embeddings,
                                const Tensor& triplets, const TripletLossGradients& given, bool unreduced) {
@@ -65,10 +65,10 @@ Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, con
                grad_negative = given.grad_negative ? checked("grad_negative", *given.grad_negative) : grad_loss;
   OpContext context(in.rows.embeddings);
   with_gradient(in.rows, [&](auto number, const auto& rows, const auto& out) {
-    using Number = typename decltype(number)::type;
-    const TripletLossGradient<Number> gradient{data<Number>(positive), data<Number>(negative), data<Number>(grad_loss),
-                                               given.grad_positive ? data<Number>(grad_positive) : nullptr,
-                                               given.grad_negative ? data<Number>(grad_negative) : nullptr};
+    using acc_t = typename decltype(number)::type;
+    const TripletLossGradient<acc_t> gradient{data<acc_t>(positive), data<acc_t>(negative), data<acc_t>(grad_loss),
+                                              given.grad_positive ? data<acc_t>(grad_positive) : nullptr,
+                                              given.grad_negative ? data<acc_t>(grad_negative) : nullptr};
     loss_of_triplets_gradient(measure, loss, rows, in.list(), gradient, out.x, context, context.stream());
   });
   return in.rows.grad_x;

@@ -14,14 +14,14 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
   const Tensor x = contiguous_array(queries), y = refs ? contiguous_array(*refs) : x;
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   OpContext context(x);
-  with_arithmetic(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&](auto arithmetic, auto scalar) {
-    using Arithmetic = typename decltype(arithmetic)::type;
+  with_mma_policy(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&](auto mma_policy, auto scalar) {
+    using MmaPolicy = typename decltype(mma_policy)::type;
     using Scalar = typename decltype(scalar)::type;
-    using Number = typename Arithmetic::Number;
+    using acc_t = typename MmaPolicy::acc_t;
     const Points<Scalar> gallery{data<Scalar>(y), y.size(0)};
-    nearest<Arithmetic>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
-                        NearestOut<Number>{mutable_data<Number>(values), mutable_data<int64_t>(indices)}, context,
-                        context.stream());
+    knn<MmaPolicy>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
+                   KnnOut<acc_t>{mutable_data<acc_t>(values), mutable_data<int64_t>(indices)}, context,
+                   context.stream());
   });
   return {values, indices};
 }
@@ -40,8 +40,8 @@ std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor inde
   const Tensor second = contiguous_array(index), gradient = contiguous_array(grad_similarity);
   OpContext context(tensors.embeddings);
   with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
-    using Number = typename decltype(number)::type;
-    const PairList<Number> pairs{nullptr, data<int64_t>(second), data<Number>(gradient), count, second.size(1)};
+    using acc_t = typename decltype(number)::type;
+    const PairList<acc_t> pairs{nullptr, data<int64_t>(second), data<acc_t>(gradient), count, second.size(1)};
     pair_gradient(measure, rows, pairs, false, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};

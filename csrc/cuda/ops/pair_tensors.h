@@ -6,7 +6,7 @@
 
 namespace hardmine::cuda {
 
-// The indices of a selection and one number each: similarities, or gradients of them.
+// The indices of a selection, and per pair its similarity or the gradient of that.
 struct SelectedTensors {
   Tensor positive_index, negative_index, positive, negative;
 
@@ -18,24 +18,24 @@ struct SelectedTensors {
     negative = checked_vector("numbers of negatives", n, like, type);
   }
 
-  template <class Number>
-  SelectedPairs<Number> pairs() const {
-    return {data<int64_t>(positive_index), data<int64_t>(negative_index), data<Number>(positive),
-            data<Number>(negative), positive_index.size(0)};
+  template <class acc_t>
+  SelectedPairs<acc_t> pairs() const {
+    return {data<int64_t>(positive_index), data<int64_t>(negative_index), data<acc_t>(positive), data<acc_t>(negative),
+            positive_index.size(0)};
   }
 };
 
-// Calls body(Type<Number>{}, rows, out) with the arrays that pair_gradient takes.
+// Calls body(Type<acc_t>{}, rows, out) with the arrays for pair_gradient.
 template <class Body>
 void with_gradient(const GradientTensors& tensors, const Body& body) {
   with_scalar(tensors.embeddings.scalar_type(), [&](auto scalar) {
     using Scalar = typename decltype(scalar)::type;
-    using Number = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
+    using acc_t = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
     const auto target = [](const Tensor& grad) { return grad.dim() == 2 ? mutable_data<Scalar>(grad) : nullptr; };
     const PairedRows<Scalar> rows{data<Scalar>(tensors.embeddings), tensors.count(),
                                   tensors.has_refs ? data<Scalar>(tensors.ref_embeddings) : nullptr,
                                   tensors.has_refs ? tensors.ref_embeddings.size(0) : 0, tensors.embeddings.size(1)};
-    body(Type<Number>{}, rows, GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)});
+    body(Type<acc_t>{}, rows, GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)});
   });
 }
 

@@ -52,19 +52,19 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
   if (loss)
     out.loss = loss->reduction == Reduction::kNone ? new_array(inputs.embeddings, {count}, inputs.type)
                                                    : new_array(inputs.embeddings, {}, inputs.type);
-  with_arithmetic(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
-                  [&](auto arithmetic, auto scalar) {
-                    using Arithmetic = typename decltype(arithmetic)::type;
+  with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
+                  [&](auto mma_policy, auto scalar) {
+                    using MmaPolicy = typename decltype(mma_policy)::type;
                     using Scalar = typename decltype(scalar)::type;
-                    using Number = typename Arithmetic::Number;
+                    using acc_t = typename MmaPolicy::acc_t;
                     LabeledRows<Scalar> refs{};
                     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
-                    LossOut<Number> loss_out;
-                    if (loss) loss_out = {loss->term, loss->reduction, mutable_data<Number>(out.loss)};
-                    select_triplets<Arithmetic>(
+                    LossOut<acc_t> loss_out;
+                    if (loss) loss_out = {loss->term, loss->reduction, mutable_data<acc_t>(out.loss)};
+                    select_triplets<MmaPolicy>(
                         rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth, numbers,
                         {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
-                         mutable_data<Number>(out.positive_similarity), mutable_data<Number>(out.negative_similarity)},
+                         mutable_data<acc_t>(out.positive_similarity), mutable_data<acc_t>(out.negative_similarity)},
                         loss_out, context, context.stream());
                   });
   return out;
@@ -93,13 +93,13 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
   const SelectedTensors selected(positive_index, negative_index, grad_positive, grad_negative, tensors.embeddings);
   OpContext context(tensors.embeddings);
   with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
-    using Number = typename decltype(number)::type;
-    // The similarities themselves have no part in their own gradients, nor has a loss.
-    LossGradient<Number> loss{};
-    loss.pairs = selected.pairs<Number>();
+    using acc_t = typename decltype(number)::type;
+    // No loss, and the gradients of the similarities do not depend on the similarities.
+    LossGradient<acc_t> loss{};
+    loss.pairs = selected.pairs<acc_t>();
     loss.pairs.positive_similarity = loss.pairs.negative_similarity = nullptr;
-    loss.grad_positive = data<Number>(selected.positive);
-    loss.grad_negative = data<Number>(selected.negative);
+    loss.grad_positive = data<acc_t>(selected.positive);
+    loss.grad_negative = data<acc_t>(selected.negative);
     triplet_loss_gradient(measure, rows, loss, false, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};

@@ -1,4 +1,4 @@
-// What every CUDA op's wrapper needs: torch's stream and device, memory from torch's allocator, and an op's inputs as
+// Shared by the wrappers of all CUDA ops: torch's stream and device, memory from torch's allocator, and inputs as
 // arrays.
 #pragma once
 
@@ -15,8 +15,8 @@
 
 namespace hardmine::cuda {
 
-// The device and the current stream of a tensor, while an op runs, and memory there that torch's allocator takes back
-// when the op returns: it hands it out again to later work of the same stream only.
+// Selects a tensor's device and current stream while an op runs, and allocates memory there. torch's allocator takes
+// the memory back when the op returns, and reuses it for later work on the same stream only.
 class OpContext : public Workspace {
  public:
 #ifdef __CUDACC__
@@ -44,13 +44,13 @@ class OpContext : public Workspace {
   std::vector<Tensor> memory_;
 };
 
-// What a kernel is compiled for, as the type of an argument.
+// A type as a function argument.
 template <class T>
 struct Type {
   using type = T;
 };
 
-// Calls body(Type<Scalar>{}) with the C++ type of embeddings.
+// Calls body(Type<Scalar>{}) with the C++ type of the embeddings.
 template <class Body>
 void with_scalar(ScalarType type, const Body& body) {
   switch (type) {
@@ -65,16 +65,16 @@ void with_scalar(ScalarType type, const Body& body) {
   }
 }
 
-// Calls body(Type<Arithmetic>{}, Type<Scalar>{}): how the numbers of pairs of embeddings are computed. Squares of
-// differences never go through the matrix units, whose inner products lose the digits of close rows.
+// Calls body(Type<MmaPolicy>{}, Type<Scalar>{}). Squared differences never use tensor cores, whose inner products lose
+// the digits of close rows.
 template <class Body>
-void with_arithmetic(ScalarType type, bool squares, bool allow_tf32, const Body& body) {
+void with_mma_policy(ScalarType type, bool squared_differences, bool allow_tf32, const Body& body) {
   with_scalar(type, [&](auto scalar) {
     using Scalar = typename decltype(scalar)::type;
     if constexpr (std::is_same_v<Scalar, double>) {
-      squares ? body(Type<DoubleSquares>{}, scalar) : body(Type<DoubleProducts>{}, scalar);
+      squared_differences ? body(Type<DoubleSquaredDifferences>{}, scalar) : body(Type<DoubleProducts>{}, scalar);
     } else {
-      if (squares) return body(Type<FloatSquares>{}, scalar);
+      if (squared_differences) return body(Type<FloatSquaredDifferences>{}, scalar);
       if constexpr (std::is_same_v<Scalar, float>) {
         allow_tf32 ? body(Type<Tf32Products>{}, scalar) : body(Type<FloatProducts>{}, scalar);
       } else if constexpr (std::is_same_v<Scalar, Float16>) {
@@ -106,17 +106,17 @@ struct LabeledInputs {
   }
 };
 
-// A selection's outputs, and, with a rule, the loss of what is selected.
+// The outputs of a selection, and the loss if there is a rule.
 struct SelectionTensors {
   Tensor positive_index, negative_index, positive_similarity, negative_similarity;
   Tensor loss;
 };
-// `random`: as csrc/library.cpp says.
+// `random`: see csrc/library.cpp.
 SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,
                                          const std::optional<Tensor>& random, OpContext& context);
 
-// The embeddings and refs of a backward op, checked, and the gradients that it is to fill, of the same types; one that
-// is not needed is empty.
+// The checked inputs of a backward op, and its output gradients in the same type. A gradient that is not needed is
+// empty.
 struct GradientTensors {
   Tensor embeddings, ref_embeddings;
   bool has_refs;

@@ -45,13 +45,13 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
   const Tensor d_positive = extra("grad_positive", grad_positive), d_negative = extra("grad_negative", grad_negative);
   OpContext context(tensors.embeddings);
   with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
-    using Number = typename decltype(number)::type;
-    const LossGradient<Number> loss{rule.term,
-                                    rule.reduction,
-                                    selected.pairs<Number>(),
-                                    data<Number>(grad),
-                                    grad_positive ? data<Number>(d_positive) : nullptr,
-                                    grad_negative ? data<Number>(d_negative) : nullptr};
+    using acc_t = typename decltype(number)::type;
+    const LossGradient<acc_t> loss{rule.term,
+                                   rule.reduction,
+                                   selected.pairs<acc_t>(),
+                                   data<acc_t>(grad),
+                                   grad_positive ? data<acc_t>(d_positive) : nullptr,
+                                   grad_negative ? data<acc_t>(d_negative) : nullptr};
     triplet_loss_gradient(measure, rows, loss, true, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};

@@ -7,15 +7,15 @@ namespace {
 
 using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Calls body(Type<Arithmetic>{}, anchors, refs), refs a pointer, null where there are none.
+// Calls body(Type<MmaPolicy>{}, anchors, refs); refs is a pointer, null without refs.
 template <class Body>
 void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Body& body) {
-  with_arithmetic(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
-                  [&](auto arithmetic, auto scalar) {
+  with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
+                  [&](auto mma_policy, auto scalar) {
                     using Scalar = typename decltype(scalar)::type;
                     LabeledRows<Scalar> refs{};
                     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
-                    body(arithmetic, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
+                    body(mma_policy, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
                   });
 }
 
@@ -28,18 +28,18 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
                                                          : new_array(inputs.embeddings, {}, inputs.type);
   const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
   OpContext context(inputs.embeddings);
-  with_tuplets(rule, inputs, [&](auto arithmetic, const auto& anchors, const auto* refs) {
-    using Arithmetic = typename decltype(arithmetic)::type;
-    using Number = typename Arithmetic::Number;
-    const TupletOut<Number> out{mutable_data<Number>(loss),
-                                mutable_data<Number>(t.level),
-                                mutable_data<Number>(t.positive_similarity),
-                                mutable_data<Number>(t.shift),
-                                mutable_data<Number>(t.sum),
-                                mutable_data<Number>(t.slope),
-                                mutable_data<int64_t>(t.positive_index),
-                                mutable_data<int64_t>(t.positive_count)};
-    tuplet_loss<Arithmetic>(rule, anchors, refs, inputs.depth, out, context, context.stream());
+  with_tuplets(rule, inputs, [&](auto mma_policy, const auto& anchors, const auto* refs) {
+    using MmaPolicy = typename decltype(mma_policy)::type;
+    using acc_t = typename MmaPolicy::acc_t;
+    const TupletOut<acc_t> out{mutable_data<acc_t>(loss),
+                               mutable_data<acc_t>(t.level),
+                               mutable_data<acc_t>(t.positive_similarity),
+                               mutable_data<acc_t>(t.shift),
+                               mutable_data<acc_t>(t.sum),
+                               mutable_data<acc_t>(t.slope),
+                               mutable_data<int64_t>(t.positive_index),
+                               mutable_data<int64_t>(t.positive_count)};
+    tuplet_loss<MmaPolicy>(rule, anchors, refs, inputs.depth, out, context, context.stream());
   });
   return {loss, t.level, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
 }
@@ -57,17 +57,20 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
                                  positive_count);
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
   OpContext context(inputs.embeddings);
-  with_tuplets(rule, inputs, [&](auto arithmetic, const auto& anchors, const auto* refs) {
-    using Arithmetic = typename decltype(arithmetic)::type;
-    using Number = typename Arithmetic::Number;
+  with_tuplets(rule, inputs, [&](auto mma_policy, const auto& anchors, const auto* refs) {
+    using MmaPolicy = typename decltype(mma_policy)::type;
+    using acc_t = typename MmaPolicy::acc_t;
     using Scalar = std::remove_const_t<std::remove_pointer_t<decltype(anchors.x)>>;
     const auto target = [](const Tensor& t) { return t.dim() == 2 ? mutable_data<Scalar>(t) : nullptr; };
-    const TupletSaved<Number> saved{
-        data<Number>(given.gradient), data<Number>(given.shift),           data<Number>(given.sum),
-        data<Number>(given.slope),    data<int64_t>(given.positive_index), data<int64_t>(given.positive_count)};
-    tuplet_loss_gradient<Arithmetic>(rule, anchors, refs, inputs.depth, saved,
-                                     GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)}, context,
-                                     context.stream());
+    const TupletSaved<acc_t> saved{data<acc_t>(given.gradient),
+                                   data<acc_t>(given.shift),
+                                   data<acc_t>(given.sum),
+                                   data<acc_t>(given.slope),
+                                   data<int64_t>(given.positive_index),
+                                   data<int64_t>(given.positive_count)};
+    tuplet_loss_gradient<MmaPolicy>(rule, anchors, refs, inputs.depth, saved,
+                                    GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)}, context,
+                                    context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};
 }

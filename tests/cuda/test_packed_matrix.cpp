@@ -1,6 +1,6 @@
 // Layouts, and what the packing writes: numbers where kernels look for them, zeros around them, norms, finite flags.
 
-#include "cuda/gemm/packed_rows.h"
+#include "cuda/gemm/packed_matrix.h"
 
 #include <utility>
 
@@ -16,58 +16,58 @@ namespace {
 template <class Use>
 void for_ways(const Use& use) {
   for_products(use);
-  for_squares(use);
+  for_squared_differences(use);
 }
 
 // The number that a panel holds.
-template <class Arithmetic>
+template <class MmaPolicy>
 double number_at(const char* bytes) {
-  typename Arithmetic::Packed packed;
+  typename MmaPolicy::Packed packed;
   std::memcpy(&packed, bytes, sizeof packed);
-  return static_cast<double>(to_number(packed));
+  return static_cast<double>(to_acc(packed));
 }
 
 template <class Way>
 struct Packed {
-  using Arithmetic = typename Way::Arithmetic;
-  using Number = typename Way::Number;
+  using MmaPolicy = typename Way::MmaPolicy;
+  using acc_t = typename Way::acc_t;
   int64_t count, depth;
   std::vector<char> panels;
   std::vector<int32_t> finite;
-  std::vector<Number> scale;
+  std::vector<acc_t> inv_norm;
   bool has_scale;
 
   Packed(const std::vector<typename Way::Scalar>& x, int64_t count, int64_t depth, bool normalized,
-         const Running& running = kRunnings[0], const SelectionStart<Number>& start = {})
+         const Running& running = kRunnings[0], const SelectionStart<acc_t>& start = {})
       : count(count), depth(depth) {
     const WithOrder order(running.order);
     HostWorkspace workspace;
-    const PackedRows<Arithmetic> rows =
-        pack_rows<Arithmetic>(x.data(), count, depth, normalized, start, workspace, Stream{running.most_blocks});
+    const PackedMatrix<MmaPolicy> rows =
+        pack_matrix<MmaPolicy>(x.data(), count, depth, normalized, start, workspace, Stream{running.max_blocks});
     CHECK_EQ(rows.count, count);
     CHECK_EQ(rows.depth, depth);
-    const int64_t all = panels_of<Arithmetic>(count);
-    panels.assign(rows.panels, rows.panels + all * panel_bytes<Arithmetic>(depth));
-    finite.assign(rows.finite, rows.finite + row_groups(count));
-    has_scale = rows.scale != nullptr;
-    if (has_scale) scale.assign(rows.scale, rows.scale + count);
-    if (all > 1) CHECK_EQ(rows.panel(1) - rows.panels, panel_bytes<Arithmetic>(depth));
+    const int64_t all = panels_of<MmaPolicy>(count);
+    panels.assign(rows.panels, rows.panels + all * panel_bytes<MmaPolicy>(depth));
+    finite.assign(rows.finite, rows.finite + finite_flag_count(count));
+    has_scale = rows.inv_norm != nullptr;
+    if (has_scale) inv_norm.assign(rows.inv_norm, rows.inv_norm + count);
+    if (all > 1) CHECK_EQ(rows.panel(1) - rows.panels, panel_bytes<MmaPolicy>(depth));
   }
 
   double at(int64_t row, int64_t k) const {
-    return number_at<Arithmetic>(panels.data() + row / Arithmetic::kTile * panel_bytes<Arithmetic>(depth) +
-                                 Arithmetic::offset(static_cast<int>(row % Arithmetic::kTile), k));
+    return number_at<MmaPolicy>(panels.data() + row / MmaPolicy::kTile * panel_bytes<MmaPolicy>(depth) +
+                                MmaPolicy::offset(static_cast<int>(row % MmaPolicy::kTile), k));
   }
-  int64_t padded_count() const { return panels_of<Arithmetic>(count) * Arithmetic::kTile; }
-  int64_t padded_depth() const { return stages_of<Arithmetic>(depth) * Arithmetic::kStageDepth; }
+  int64_t padded_count() const { return panels_of<MmaPolicy>(count) * MmaPolicy::kTile; }
+  int64_t padded_depth() const { return stages_of<MmaPolicy>(depth) * MmaPolicy::kStageDepth; }
   bool same(const Packed& other) const {
-    return same_bits(panels, other.panels) && finite == other.finite && same_bits(scale, other.scale);
+    return same_bits(panels, other.panels) && finite == other.finite && same_bits(inv_norm, other.inv_norm);
   }
 };
 
-template <class Arithmetic>
+template <class MmaPolicy>
 double rounded(double x) {  // as it is packed
-  if constexpr (std::is_same_v<Arithmetic, Tf32Products>) {
+  if constexpr (std::is_same_v<MmaPolicy, Tf32Products>) {
     const uint32_t bits = round_to_tf32(static_cast<float>(x));
     float value;
     std::memcpy(&value, &bits, sizeof value);
@@ -80,15 +80,15 @@ double rounded(double x) {  // as it is packed
 
 TEST(every_number_of_a_panel_has_a_place_of_its_own) {
   for_ways([](auto way) {
-    using Arithmetic = typename decltype(way)::Arithmetic;
+    using MmaPolicy = typename decltype(way)::MmaPolicy;
     context = way.name;
-    constexpr int64_t kSize = sizeof(typename Arithmetic::Packed), kStages = 3;
-    std::vector<int> used(kStages * Arithmetic::kStageBytes / kSize);
-    for (int64_t k = 0; k < kStages * Arithmetic::kStageDepth; ++k) {
-      for (int row = 0; row < Arithmetic::kTile; ++row) {
-        const int64_t offset = Arithmetic::offset(row, k);
+    constexpr int64_t kSize = sizeof(typename MmaPolicy::Packed), kStages = 3;
+    std::vector<int> used(kStages * MmaPolicy::kStageBytes / kSize);
+    for (int64_t k = 0; k < kStages * MmaPolicy::kStageDepth; ++k) {
+      for (int row = 0; row < MmaPolicy::kTile; ++row) {
+        const int64_t offset = MmaPolicy::offset(row, k);
         CHECK_EQ(offset % kSize, 0);
-        CHECK_EQ(offset / Arithmetic::kStageBytes, k / Arithmetic::kStageDepth);  // so that a stage is a whole
+        CHECK_EQ(offset / MmaPolicy::kStageBytes, k / MmaPolicy::kStageDepth);  // so that a stage is a whole
         ++used.at(offset / kSize);
       }
     }
@@ -98,15 +98,15 @@ TEST(every_number_of_a_panel_has_a_place_of_its_own) {
 
 TEST(every_number_of_a_tile_belongs_to_one_thread) {
   for_ways([](auto way) {
-    using Arithmetic = typename decltype(way)::Arithmetic;
+    using MmaPolicy = typename decltype(way)::MmaPolicy;
     context = way.name;
-    std::vector<int> owners(Arithmetic::kTile * Arithmetic::kTile);
+    std::vector<int> owners(MmaPolicy::kTile * MmaPolicy::kTile);
     emulation::run("owners", 1, kTileThreads, 0, [&] {
-      for (int r = 0; r < Arithmetic::kRows; ++r) {
-        if (r > 0) CHECK(Arithmetic::row(r) > Arithmetic::row(r - 1));  // ties rely on it
-        for (int c = 0; c < Arithmetic::kColumns; ++c) {
-          if (c > 0) CHECK(Arithmetic::column(c) > Arithmetic::column(c - 1));
-          ++owners.at(Arithmetic::row(r) * Arithmetic::kTile + Arithmetic::column(c));
+      for (int r = 0; r < MmaPolicy::kRows; ++r) {
+        if (r > 0) CHECK(MmaPolicy::row(r) > MmaPolicy::row(r - 1));  // ties rely on it
+        for (int c = 0; c < MmaPolicy::kColumns; ++c) {
+          if (c > 0) CHECK(MmaPolicy::column(c) > MmaPolicy::column(c - 1));
+          ++owners.at(MmaPolicy::row(r) * MmaPolicy::kTile + MmaPolicy::column(c));
         }
       }
     });
@@ -116,9 +116,9 @@ TEST(every_number_of_a_tile_belongs_to_one_thread) {
 
 TEST(rows_lie_where_offsets_say_and_zeros_around_them) {
   for_ways([](auto way) {
-    using Arithmetic = typename decltype(way)::Arithmetic;
+    using MmaPolicy = typename decltype(way)::MmaPolicy;
     using Scalar = typename decltype(way)::Scalar;
-    constexpr int64_t kTile = Arithmetic::kTile, kDepth = Arithmetic::kStageDepth;
+    constexpr int64_t kTile = MmaPolicy::kTile, kDepth = MmaPolicy::kStageDepth;
     const int64_t counts[] = {1, 16, 17, kTile - 1, kTile + 1}, depths[] = {1, kDepth, kDepth + 1, 7, 2 * kDepth - 1};
     for (int i = 0; i < 5; ++i) {
       const int64_t count = counts[i], depth = depths[i];
@@ -129,8 +129,7 @@ TEST(rows_lie_where_offsets_say_and_zeros_around_them) {
       CHECK(!packed.has_scale);
       for (int64_t row = 0; row < packed.padded_count(); ++row)
         for (int64_t k = 0; k < packed.padded_depth(); ++k)
-          CHECK_EQ(packed.at(row, k),
-                   row < count && k < depth ? rounded<Arithmetic>(to_number(x[row * depth + k])) : 0.0);
+          CHECK_EQ(packed.at(row, k), row < count && k < depth ? rounded<MmaPolicy>(to_acc(x[row * depth + k])) : 0.0);
       CHECK(packed.finite == std::vector<int32_t>((count + 15) / 16, 1));
       for (const Running& running : kRunnings)
         CHECK(packed.same(Packed<decltype(way)>(x, count, depth, false, running)));
@@ -151,9 +150,9 @@ TEST(nothing_is_packed_of_no_rows_or_of_no_depth) {
 
 TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
   for_products([](auto way) {
-    using Arithmetic = typename decltype(way)::Arithmetic;
+    using MmaPolicy = typename decltype(way)::MmaPolicy;
     using Scalar = typename decltype(way)::Scalar;
-    using Number = typename decltype(way)::Number;
+    using acc_t = typename decltype(way)::acc_t;
     context = way.name;
     constexpr bool kScales = sizeof(Scalar) == 2;
     constexpr int64_t kCount = 45, kDepth = 37;
@@ -167,14 +166,14 @@ TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
     CHECK_EQ(packed.has_scale, kScales);
     // TF32 keeps 11 digits of a number.
     const double tolerance =
-        std::is_same_v<Arithmetic, Tf32Products> ? 0x1p-11 : 8 * double(std::numeric_limits<Number>::epsilon());
+        std::is_same_v<MmaPolicy, Tf32Products> ? 0x1p-11 : 8 * double(std::numeric_limits<acc_t>::epsilon());
     for (int64_t row = 0; row < kCount; ++row) {
       double squares = 0;
-      for (int64_t k = 0; k < kDepth; ++k) squares += std::pow(double(to_number(x[row * kDepth + k])), 2);
+      for (int64_t k = 0; k < kDepth; ++k) squares += std::pow(double(to_acc(x[row * kDepth + k])), 2);
       const double norm = std::fmax(std::sqrt(squares), 1e-12);
-      if (kScales) CHECK_NEAR(double(packed.scale[row]) * norm, 1, 1e-6);
+      if (kScales) CHECK_NEAR(double(packed.inv_norm[row]) * norm, 1, 1e-6);
       for (int64_t k = 0; k < kDepth; ++k) {
-        const double number = to_number(x[row * kDepth + k]);
+        const double number = to_acc(x[row * kDepth + k]);
         CHECK_NEAR(packed.at(row, k), kScales ? number : number / norm, kScales ? 0 : tolerance);
       }
     }
@@ -209,22 +208,22 @@ TEST(groups_of_rows_with_a_number_that_is_not_finite_are_known) {
 TEST(selections_start_where_they_are_told_to) {
   for_ways([](auto way) {
     using Scalar = typename decltype(way)::Scalar;
-    using Number = typename decltype(way)::Number;
+    using acc_t = typename decltype(way)::acc_t;
     context = way.name;
     constexpr int64_t kCount = 37;
-    std::vector<Ranked<Number>> first(kCount + 1, Ranked<Number>::of(9, 9)), third = first;
+    std::vector<PackedCandidate<acc_t>> first(kCount + 1, PackedCandidate<acc_t>::of(9, 9)), third = first;
     int32_t blocks_done = 77;
-    SelectionStart<Number> start;
+    SelectionStart<acc_t> start;
     start.best[0] = first.data();
-    start.value[0] = Ranked<Number>::of(Number(0.5), kAtLowerBound);
+    start.value[0] = PackedCandidate<acc_t>::of(acc_t(0.5), kAtLowerBound);
     start.best[2] = third.data();
-    start.value[2] = Ranked<Number>::of(Number(-2), kBelowRange);
+    start.value[2] = PackedCandidate<acc_t>::of(acc_t(-2), kBelowRange);
     start.blocks_done = &blocks_done;
     const Packed<decltype(way)> packed(std::vector<Scalar>(kCount), kCount, 1, false, kRunnings[2], start);
     for (int64_t i = 0; i < kCount; ++i) {
-      CHECK_EQ(first[i].key(), Number(0.5));
+      CHECK_EQ(first[i].key(), acc_t(0.5));
       CHECK_EQ(first[i].index(), kAtLowerBound);
-      CHECK_EQ(third[i].key(), Number(-2));
+      CHECK_EQ(third[i].key(), acc_t(-2));
       CHECK_EQ(third[i].index(), kBelowRange);
     }
     CHECK_EQ(first[kCount].index(), 9);

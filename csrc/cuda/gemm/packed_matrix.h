@@ -1,0 +1,45 @@
+// A matrix of embeddings, packed for the tile engine.
+#pragma once
+
+#include "core/int_math.h"
+#include "core/similarity.h"
+#include "cuda/device/launch.h"
+#include "cuda/device/packed_candidate.h"
+#include "cuda/device/workspace.h"
+#include "cuda/gemm/mma_policy.h"
+
+namespace hardmine::cuda {
+
+// A matrix in panels.
+template <class MmaPolicy>
+struct PackedMatrix {
+  using acc_t = typename MmaPolicy::acc_t;
+  char* panels;     // [panels_of(count)][panel_bytes(depth)]
+  acc_t* inv_norm;  // [count]: scores are multiplied by those of their row and column; null: 1
+  int32_t* finite;  // [finite_flag_count(count)]: whether all rows of the group, and their norms, are finite
+  int64_t count;
+  int64_t depth;
+
+  HARDMINE_HD const char* panel(int64_t i) const { return panels + i * panel_bytes<MmaPolicy>(depth); }
+};
+
+inline constexpr int kFiniteFlagRows = 16;
+HARDMINE_HD int64_t finite_flag_count(int64_t count) { return ceil_div(count, kFiniteFlagRows); }
+
+// The initial state of a selection, written by the packing kernel to save a launch.
+template <class acc_t>
+struct SelectionStart {
+  static constexpr int kMaxSelections = 3;
+  PackedCandidate<acc_t>* best[kMaxSelections] = {};  // [count] each; null: none
+  PackedCandidate<acc_t> value[kMaxSelections] = {};
+  int32_t* blocks_done = nullptr;  // [1], set to 0
+};
+
+// Packs x [count, depth]. `normalized`: scores are those of unit rows. 2-byte rows are packed as they are, and their
+// products are multiplied by inverse norms, which loses nothing. Other rows are divided by their norms first.
+template <class MmaPolicy, class Scalar>
+PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t depth, bool normalized,
+                                    const SelectionStart<typename MmaPolicy::acc_t>& start, Workspace& workspace,
+                                    const Stream& stream);
+
+}  // namespace hardmine::cuda
