@@ -48,10 +48,12 @@ def check_number(
 
     ``like`` are the embeddings that the number is used with. The limits then hold in the dtype that the ops compute in,
     where a finite ``value`` must be finite too: in float32, 1e-50 is 0 and 1e50 is infinite.
+
+    A compiled graph holds a number that changed between calls as a symbol, on which ``math.isinf`` breaks the graph.
     """
     number = _as_float(name, value)
     computed = number if like is None or like.dtype == torch.float64 else _in_float32(number)
-    overflows = math.isinf(computed) and not math.isinf(number)
+    overflows = abs(computed) == math.inf and abs(number) != math.inf
     if overflows or not (computed > above or above == -math.inf) or not computed >= at_least:
         limit = f" > {above:g}" if above > -math.inf else f" >= {at_least:g}" if at_least > -math.inf else ""
         where = "" if computed == number or math.isnan(number) else f", which is {computed:g} in float32"
@@ -63,7 +65,9 @@ def _in_float32(number: float) -> float:
     """``number``, or 0 or infinity where float32 rounds to that."""
     if abs(number) <= 2.0**-150:
         return 0.0
-    return math.copysign(math.inf, number) if abs(number) >= 2.0**128 - 2.0**103 else number
+    if abs(number) < 2.0**128 - 2.0**103:
+        return number
+    return math.inf if number > 0 else -math.inf
 
 
 def _as_float(name: str, value: Any) -> float:

@@ -86,6 +86,16 @@ def test_temperature_in_range_gives_finite_loss(name, value):
     assert not leaf.grad.isnan().any()
 
 
+@pytest.mark.thinned(6)
+@pytest.mark.parametrize("name", [*NUMBERS, *TEMPERATURES])
+def test_option_changed_between_compiled_calls_has_no_graph_break(name):
+    loss_of = (NUMBERS | TEMPERATURES)[name]
+    torch.compiler.reset()
+    compiled = torch.compile(loss_of, fullgraph=True, backend="eager")
+    for value in (0.1, 0.3, 0.6):  # from the second value on, the graph holds the number as a symbol
+        assert torch.equal(compiled(ROWS, value), loss_of(ROWS, value))
+
+
 MADE_IN_INFERENCE_MODE = {
     "select_triplets": lambda x, y, t: ops.select_triplets(x, y, x.detach(), y).positive_similarity.sum(),
     "triplet_loss": lambda x, y, t: ops.triplet_loss(x, y),
