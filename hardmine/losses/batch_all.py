@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, shape_of
+from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_tensor, shape_of
 from hardmine.types import BatchAllReduction, DistanceSimilarity, TripletCounts
 
 
@@ -118,7 +118,7 @@ class BatchAllTripletLoss(Loss):
                 limit = torch.finfo(self.margin.dtype).max
                 if abs(margin) > limit:
                     raise ValueError(f"margin must be a number in the range of {self.margin.dtype}, got {margin}")
-                self.margin.fill_(margin)
+                self.margin.fill_(float(margin))
 
     @overload
     def forward(self, embeddings: Tensor, labels: Tensor, *, return_counts: Literal[False] = False) -> Tensor: ...
@@ -187,6 +187,7 @@ class BatchAllTripletLoss(Loss):
     ) -> None:
         table = state_dict.get(f"{prefix}margin")
         if isinstance(table, Tensor):  # torch itself reports other types and shapes
+            check_tensor(f"{prefix}margin", table)
             if table.dtype not in FLOAT_DTYPES:
                 raise TypeError(
                     f"{prefix}margin must be float32, float64, float16 or bfloat16, got {table.dtype} in state_dict"

@@ -5,6 +5,7 @@ import io
 import math
 import pickle
 import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -53,9 +54,9 @@ def test_margin_number_has_empty_state():
 def test_set_margin_replaces_table_in_place():
     module = BatchAllTripletLoss(margin=TABLE, margin_labels=LABELS.flip(0), reduction="sum")
     buffer, state = module.margin, module.state_dict()
-    for margin in (TABLE * 3, TABLE.double().T, 0.3):
+    for margin in (TABLE * 3, TABLE.double().T, 0.3, Fraction(1, 3)):
         module.set_margin(margin)
-        expected = margin if isinstance(margin, torch.Tensor) else torch.full((2, 2), margin)
+        expected = margin if isinstance(margin, torch.Tensor) else torch.full((2, 2), float(margin))
         labels = {"margin_labels": LABELS.flip(0)}
         assert_bitwise_equal(
             module(*BATCH), ops.batch_all_triplet_loss(*BATCH, margin=expected.float(), **labels, reduction="sum")
@@ -179,6 +180,7 @@ WRONG_STATES = [
     ({"loss.margin": TABLE * math.nan}, ValueError, "loss.margin must be finite, got nan at [0, 0]"),
     ({"loss.margin": TABLE / 0}, ValueError, "loss.margin must be finite, got nan at [0, 0]"),
     ({"loss.margin": TABLE.int()}, TypeError, "loss.margin must be float32, float64, float16 or bfloat16, got"),
+    ({"loss.margin": TABLE.to_sparse()}, TypeError, "loss.margin must be a dense tensor, got layout torch.sparse_coo"),
     ({"loss.margin": TABLE > 0}, TypeError, "loss.margin must be float32, float64, float16 or bfloat16, got"),
     *(
         ({"loss.margin": TABLE, "loss.margin_labels": labels}, ValueError, f"loss.margin_labels must be {words}")
