@@ -53,9 +53,14 @@ DEPENDENCES: dict[str, tuple[Dependence, ...]] = {
 }
 
 
+def _is_one_of(value: Any, choices: tuple[Any, ...]) -> bool:
+    """Whether ``value`` is one of ``choices``. An array, which Python would compare by element, is none."""
+    return (value is None or isinstance(value, type(choices[-1]))) and value in choices
+
+
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> int:
     """``value`` is one of ``choices``; its position is returned."""
-    if value not in choices:
+    if not _is_one_of(value, choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return choices.index(value)
 
@@ -69,7 +74,7 @@ def resolve_options(op: str, options: dict[str, Any]) -> dict[str, Any]:
     resolved = dict(options)
     for dependence in DEPENDENCES.get(op, ()):
         given = options.get(dependence.option)
-        if any(options[decider] in dependence.values for decider in dependence.deciders):
+        if any(_is_one_of(options[decider], dependence.values) for decider in dependence.deciders):
             if given is None:
                 resolved[dependence.option] = dependence.default
         elif given is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hardmine._extras import require
-from hardmine.ops._arguments import check_integer, check_rows, shape_of
+from hardmine.ops._arguments import check_flag, check_integer, check_rows, shape_of
 
 
 def default_effort(k: int) -> int:
@@ -68,12 +68,10 @@ def check_start(start: Any, queries: int, rows: int) -> Any:
 @contextmanager
 def build_progress(progress: Any, success_rate: float) -> Iterator[Callable[[float, int], object] | None]:
     """The progress function that the build calls; its bar is full when the success rate reaches the target."""
-    if progress is None or progress is False:
-        yield None
-    elif callable(progress):
+    if callable(progress):
         yield progress
-    elif progress is not True:
-        raise TypeError(f"progress must be True, False, None or a function, got {progress!r}")
+    elif progress is None or not check_flag("progress", progress, "True, False, None or a function"):
+        yield None
     else:
         with require("tqdm").tqdm(total=round(100 * success_rate), desc="graph", unit="%") as bar:
 

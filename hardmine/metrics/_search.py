@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hardmine import ops
 from hardmine._extras import require
+from hardmine.ops._arguments import check_flag
 from hardmine.ops.knn import MAX_NEIGHBORS
 from hardmine.types import Neighbors
 
@@ -61,13 +62,13 @@ def _drop_self(found: Neighbors, start: int) -> Neighbors:
 
 def check_progress(progress: bool | None) -> None:
     """``progress`` is True, False or None. None shows a bar if the work is long."""
-    if progress is not None and not isinstance(progress, bool):
-        raise TypeError(f"progress must be None, True or False, got {progress!r}")
+    if progress is not None:
+        check_flag("progress", progress, "None, True or False")
 
 
 def progress_bar(total: int, progress: bool | None, title: str, unit: str, *, long: bool) -> Any:
     """A context manager that yields a tqdm bar or None."""
-    if progress is False or (progress is None and not long):
+    if not (long if progress is None else progress):
         return nullcontext()
     try:
         tqdm = require("tqdm")

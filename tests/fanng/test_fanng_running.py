@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 
+import numpy
 import pytest
 import torch
 
@@ -247,7 +248,7 @@ def test_build_progress_function_gets_reports():
     assert all(type(rate) is float and 0 <= rate <= 1 and type(traversals) is int for rate, traversals in reports)
     assert [traversals for _, traversals in reports] == sorted({traversals for _, traversals in reports})
     assert reports[-1] == (index.stats()["build_success_rate"], index.stats()["traversals"])
-    for progress in (None, False):
+    for progress in (None, False, numpy.False_):
         assert_same_index(Index.build(x, progress=progress), index)
 
 

@@ -184,7 +184,7 @@ def test_distributions_keep_no_gradient():
 def test_distributions_progress_shows_bar_only_when_true(capsys):
     pytest.importorskip("tqdm")
     x, labels = random_inputs(100)[:2]
-    for progress in (None, False):
+    for progress in (None, False, numpy.False_):
         within_class_similarities(x, labels, progress=progress)
         nearest_train_similarities(x, x, progress=progress)
     assert capsys.readouterr().err == ""

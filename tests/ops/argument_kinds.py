@@ -81,6 +81,8 @@ class Choice(Kind):
     def _invalid(self) -> Iterator[Wrong]:
         for value in ("", self.names[0].upper(), f"{self.names[0]} ", True, 0, 0.5, list(self.names), math.nan):
             yield self._refused(value)
+        for value in (numpy.array(self.names), numpy.array(self.names[:1]), torch.zeros(2)):
+            yield self._refused(value)
 
     def _wrong_none(self) -> Wrong:
         return self._refused(None)
