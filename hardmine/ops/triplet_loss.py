@@ -209,11 +209,11 @@ def _counts(selection: Selection, options: dict[str, Any]) -> Tensor:
     """Whether each anchor counts in the mean, bool [B], as triplet_term in csrc/core/losses/triplet_terms.h has it."""
     counts = selection.valid
     s_ap, s_an = selection.positive_similarity, selection.negative_similarity
-    floor = options["min_similarity"]
-    if floor is not None and floor > -math.inf:
+    floor = -math.inf if options["min_similarity"] is None else float(options["min_similarity"])
+    if floor > -math.inf:
         counts = counts & (s_ap > floor) & (s_an > floor)
     if options.get("hard_rule") == "above_or_cutoff":  # ties are neither hard nor easy
-        cutoff = options["hard_cutoff"]
+        cutoff = float(options["hard_cutoff"])
         counts = counts & ((s_an > s_ap) | (s_an > cutoff) | ((s_an < s_ap) & (s_an < cutoff)))
     return counts
 

@@ -31,7 +31,7 @@ def knn(
     """
     s = similarity_matrix(queries, queries if refs is None else refs, similarity)
     key = s.detach().masked_fill(s.isnan(), -math.inf)
-    if refs is None and exclude_self is not False:
+    if refs is None and (exclude_self is None or exclude_self):
         key = key.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -math.inf)
     key, index = key.sort(dim=1, descending=True, stable=True)
     key, index = key[:, :k], index[:, :k]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +37,13 @@ class AtValue(torch.autograd.Function):
         return grad.to(ctx.dtype), None
 
 
+def _as_plain(option: Any) -> Any:
+    """NumPy's scalars and fractions as Python's own types: tensors take those, and so does ``torch.load``."""
+    if getattr(option, "ndim", None) == 0:
+        option = option.item()
+    return float(option) if isinstance(option, Real) and not isinstance(option, int) else option
+
+
 class OpComparison:
     """One comparison of a fused op with its reference. Each kind of op has a subclass.
 
@@ -59,7 +67,7 @@ class OpComparison:
         self.reference = importlib.import_module(f"hardmine.reference.{name}")
         self.select = importlib.import_module("hardmine.reference.select_triplets")
         self.arguments: dict[str, Any] = {
-            key: a.detach().clone() if isinstance(a, Tensor) else a for key, a in arguments.items()
+            key: a.detach().clone() if isinstance(a, Tensor) else _as_plain(a) for key, a in arguments.items()
         }
         for labels in ("labels", "ref_labels"):
             if self.arguments.get(labels) is not None:

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     is drawn. To check a random selection, a copy of the op's generator draws the op's numbers again. A check costs the
     reference's time and B x M memory; for ``batch_all_triplet_loss``, B times the number of pairs of a class.
 
-    Ops captured by ``torch.compile`` are not checked, as the report's number of checks shows.
+    Ops inside ``torch.compile`` or ``torch.vmap`` are not checked, as the report's number of checks shows.
 
     Args:
         every: Check one in ``every`` calls of each op; at least 1.
@@ -146,7 +146,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     def __init__(
         self, every: int = 100, save_dir: str | os.PathLike[str] = "hardmine-verify", tolerance: float | None = None
     ) -> None:
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        if not isinstance(every, Integral) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be an integer >= 1, got {every!r}")
         if tolerance is not None:
             if not isinstance(tolerance, Real) or isinstance(tolerance, bool):
@@ -187,8 +187,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
         record = self.report.ops.setdefault(name, OpReport())
         due = record.calls % self.every == 0
         record.calls += 1
-        rows = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-        if not due or rows.is_meta or isinstance(rows, FakeTensor):  # these have no values to compare
+        if not due or not all(map(_has_values, (*args, *kwargs.values()))):
             return
         bound = inspect.signature(op).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -225,6 +224,14 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
             arguments["generator"] = None
         torch.save(saved, path)
         return path
+
+
+def _has_values(argument: Any) -> bool:
+    """Whether an argument can be compared; tensors inside ``torch.vmap`` cannot."""
+    if not isinstance(argument, torch.Tensor):
+        return True
+    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor(argument)
+    return not (argument.is_meta or isinstance(argument, FakeTensor) or is_wrapped)
 
 
 def _generator_before(op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Generator | None:

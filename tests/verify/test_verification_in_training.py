@@ -2,6 +2,7 @@
 
 import re
 
+import numpy
 import pytest
 import torch
 
@@ -102,7 +103,7 @@ def test_verify_under_autocast_checks_without_it(dtype, save_dir):
 # Counting, and the report
 
 
-@pytest.mark.parametrize(("every", "checks"), [(1, 7), (2, 4), (3, 3), (7, 1), (100, 1)])
+@pytest.mark.parametrize(("every", "checks"), [(1, 7), (2, 4), (numpy.int64(2), 4), (3, 3), (7, 1), (100, 1)])
 def test_verify_every_checks_first_and_every_nth_call(every, checks, save_dir):
     inputs = random_inputs()
     with hardmine.verify(every=every, save_dir=save_dir) as report:
