@@ -43,7 +43,8 @@ class BatchAllTripletLoss(Loss):
         The module's state is the table, if there is one, and the labels of its rows, which ``load_state_dict``
         compares with the module's labels. A number never becomes a table, and a table keeps its shape and storage, so
         ``state_dict``, ``AveragedModel``, DDP and compiled graphs always see the same buffer. ``margin_labels`` is not
-        a buffer, because averaging integers would round.
+        a buffer, because averaging integers would round. So ``broadcast_from_rank0`` of
+        ``torch.distributed.checkpoint`` does not send the labels, and needs ``strict=False``.
 
     Example:
         >>> import torch
