@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from hardmine import ops
 from hardmine.losses._base import Loss
-from hardmine.ops._arguments import FLOAT_DTYPES, INTEGER_DTYPES, check_tensor, shape_of
+from hardmine.ops._arguments import (
+    FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    check_has_values,
+    check_tensor,
+    is_without_values,
+    shape_of,
+)
 from hardmine.types import BatchAllReduction, DistanceSimilarity, TripletCounts
 
 
@@ -210,7 +216,7 @@ class BatchAllTripletLoss(Loss):
         if not isinstance(labels, Tensor) or labels.dtype not in INTEGER_DTYPES or labels.shape != expected.shape:
             got = f"{labels.dtype} {shape_of(labels)}" if isinstance(labels, Tensor) else type(labels).__name__
             raise ValueError(f"{name} must be integers [C] = {shape_of(expected)}, got {got} in state_dict")
-        if _is_without_values(labels) or _is_without_values(expected):
+        if is_without_values(labels) or is_without_values(expected):
             return
         differ = (labels.long().cpu() != expected.long().cpu()).nonzero()
         if len(differ):
@@ -226,21 +232,9 @@ class BatchAllTripletLoss(Loss):
         return {"margin": margin, "margin_labels": labels, **self.options}
 
 
-def _is_without_values(tensor: Tensor) -> bool:
-    return tensor.is_meta or isinstance(tensor, FakeTensor)
-
-
-def check_has_values(name: str, tensor: Tensor) -> Tensor:
-    """``tensor`` is neither on the meta device nor a FakeTensor; returned as it is."""
-    if _is_without_values(tensor):
-        kind = "a FakeTensor" if isinstance(tensor, FakeTensor) else "a tensor on the meta device"
-        raise ValueError(f"{name} must be a tensor with values, got {kind}")
-    return tensor
-
-
 def check_finite_table(name: str, table: Tensor) -> None:
     """All entries are finite. The op reads only the entries for a batch's classes and would find others late."""
-    if _is_without_values(table) or torch.compiler.is_compiling():
+    if is_without_values(table) or torch.compiler.is_compiling():
         return
     if not table.isfinite().all():
         position = (~table.isfinite()).nonzero()[0].tolist()

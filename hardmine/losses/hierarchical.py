@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hardmine.losses.batch_all import BatchAllTripletLoss, check_has_values
-from hardmine.ops._arguments import INTEGER_DTYPES, check_finite, check_int64, check_integer, shape_of
+from hardmine.losses.batch_all import BatchAllTripletLoss
+from hardmine.ops._arguments import (
+    INTEGER_DTYPES,
+    check_finite,
+    check_has_values,
+    check_int64,
+    check_integer,
+    check_tensor,
+    shape_of,
+)
 from hardmine.types import BatchAllReduction
 
 if TYPE_CHECKING:
@@ -134,6 +142,7 @@ def _distinct(classes: Tensor | Sequence[int]) -> Tensor:
         labels = classes if isinstance(classes, Tensor) else torch.as_tensor(classes, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"classes must be a number or integers [C], got {classes!r}") from error
+    check_tensor("classes", labels)
     if labels.dtype not in INTEGER_DTYPES or labels.dim() != 1 or len(labels) == 0:
         raise ValueError(f"classes must be a number or integers [C], got {labels.dtype} {shape_of(labels)}")
     return check_int64("classes", check_has_values("classes", labels)).to("cpu", torch.int64).unique()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardmine.ops._arguments import INTEGER_DTYPES, check_int64, shape_of
+from hardmine.ops._arguments import INTEGER_DTYPES, check_has_values, check_int64, check_tensor, shape_of
 
 
 def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor:
@@ -19,9 +19,8 @@ def check_labels(labels: Tensor | Sequence[int], name: str = "labels") -> Tensor
             labels = torch.as_tensor(labels, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(f"{name} must be integers [N], a tensor or a sequence, got {_describe(labels)}") from error
-    if labels.layout != torch.strided or labels.is_nested or labels.is_meta:
-        problem = "nested" if labels.is_nested else "on meta" if labels.is_meta else f"of layout {labels.layout}"
-        raise ValueError(f"{name} must be a dense tensor that holds values, got one that is {problem}")
+    check_tensor(name, labels)
+    check_has_values(name, labels)
     if labels.ndim != 1 or labels.dtype not in INTEGER_DTYPES:
         raise ValueError(f"{name} must be integers [N], got {labels.dtype} {shape_of(labels)}")
     return check_int64(name, labels).to("cpu", torch.int64, copy=True)

@@ -128,6 +128,19 @@ def optional_number(name: str, value: Any, default: float, **limits: Any) -> flo
     return default if value is None else check_number(name, value, **limits)
 
 
+def is_without_values(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is on the meta device or a FakeTensor."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def check_has_values(name: str, tensor: Tensor) -> Tensor:
+    """``tensor`` is neither on the meta device nor a FakeTensor; returned as it is."""
+    if is_without_values(tensor):
+        kind = "a FakeTensor" if isinstance(tensor, FakeTensor) else "a tensor on the meta device"
+        raise ValueError(f"{name} must be a tensor with values, got {kind}")
+    return tensor
+
+
 def has_values(tensor: Tensor) -> bool:
     """Whether a check may read the values of ``tensor``: they exist, and reading them synchronizes no device."""
     if not tensor.is_cpu or torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):

@@ -265,6 +265,8 @@ def test_module_meta_tensors_have_repr_or_raise():
         BatchAllTripletLoss(margin=TABLE.to("meta"), margin_labels=LABELS.to("meta"))
     with pytest.raises(ValueError, match=f"^classes {words}$"):
         HierarchicalTripletLoss(classes=LABELS.to("meta"))
+    with pytest.raises(TypeError, match=r"^classes must be a dense tensor, got layout torch.sparse_coo$"):
+        HierarchicalTripletLoss(classes=LABELS.to_sparse())
     with pytest.raises(ValueError, match=r"^classes must be a tensor with values, got a FakeTensor$"):
         HierarchicalTripletLoss(classes=FakeTensorMode().from_tensor(LABELS))
     with pytest.raises(ValueError, match=f"^margin {words}$"):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bad_values import FLAG, THREADS, each_refused, integer, number
 from hardmine import mining
@@ -118,15 +119,20 @@ def test_mining_non_integer_labels_raise_by_name(call, labels, got):
 
 
 @pytest.mark.parametrize(
-    ("labels", "got"),
+    ("labels", "error", "words"),
     [
-        (GIVEN.labels.to("meta"), "on meta"),
-        (GIVEN.labels.to_sparse(), "of layout torch.sparse_coo"),
-        (torch.nested.nested_tensor([torch.tensor([1]), torch.tensor([1, 2])]), "nested"),
+        (GIVEN.labels.to("meta"), ValueError, "a tensor with values, got a tensor on the meta device"),
+        (FakeTensorMode().from_tensor(GIVEN.labels), ValueError, "a tensor with values, got a FakeTensor"),
+        (GIVEN.labels.to_sparse(), TypeError, "a dense tensor, got layout torch.sparse_coo"),
+        (
+            torch.nested.nested_tensor([torch.tensor([1]), torch.tensor([1, 2])]),
+            TypeError,
+            "a dense tensor, got nested tensor of layout torch.strided",
+        ),
     ],
 )
-def test_sampler_labels_without_values_raise(labels, got):
-    with pytest.raises(ValueError, match=f"^labels must be a dense tensor that holds values, got one that is {got}$"):
+def test_sampler_labels_without_values_raise(labels, error, words):
+    with pytest.raises(error, match=f"^labels must be {words}$"):
         mining.ClassBalancedSampler(labels, 1)
 
 
