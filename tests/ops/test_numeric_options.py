@@ -86,7 +86,7 @@ def test_temperature_in_range_gives_finite_loss(name, value):
     assert not leaf.grad.isnan().any()
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", [*NUMBERS, *TEMPERATURES])
 def test_option_changed_between_compiled_calls_has_no_graph_break(name):
     loss_of = (NUMBERS | TEMPERATURES)[name]
