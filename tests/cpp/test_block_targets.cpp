@@ -17,94 +17,6 @@ bool is_wanted(const cpu::PairPass<T>& pass, cpu::PairKind kind, int64_t row, in
   return kind == cpu::PairKind::kAny || same == (kind == cpu::PairKind::kSameClass);
 }
 
-template <class T>
-void check_fill() {
-  for_each_case<T>([](Case<T>& c) {
-    for (const cpu::PairKind kind : {cpu::PairKind::kSameClass, cpu::PairKind::kOtherClass, cpu::PairKind::kAny}) {
-      for (const cpu::Block& block : c.blocks) {
-        const std::vector<T> want = filled(c, c.scalar, kind, block);
-        CHECK(same_bits(filled(c, c.simd, kind, block), want));
-        bool right = true;
-        for (int64_t i = 0; i < block.rows(); ++i)
-          for (int64_t k = 0; k < round_up_to(block.columns(), kLine); ++k)
-            right &= std::isnan(want[i * cpu::kMaxBlockColumns + k]) !=
-                     is_wanted(c.scalar_pass, kind, block.row_begin + i, block.column_begin + k);
-        CHECK(right);
-      }
-    }
-  });
-}
-
-template <class T>
-void check_exponential_sums() {
-  for_each_case<T>([](Case<T>& c) {
-    for (int flags = c.half; flags < 4; flags += 2) {
-      const bool one_shift = (flags & 1) == (flags >> 1), for_columns = flags & 2;
-      const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1),
-                           column_shift = c.numbers(c.columns(), kLine, -1, 1);
-      const auto sums_of = [&](const cpu::Kernels<T>& kernel) {
-        std::vector<double> row(c.rows(), 0.5), column(c.columns(), 0.25);
-        const cpu::ExponentialSums<T> sums{T(14.4),
-                                           T(1),
-                                           one_shift ? nullptr : row_shift.data(),
-                                           one_shift ? nullptr : column_shift.data(),
-                                           row.data(),
-                                           for_columns ? column.data() : nullptr};
-        for (const cpu::Block& block : c.blocks)
-          kernel.exponential_sums(c.pass_of(kernel), block,
-                                  filled(c, c.scalar, cpu::PairKind::kOtherClass, block).data(), sums);
-        row.insert(row.end(), column.begin(), column.end());
-        return row;
-      };
-      CHECK(same_bits(sums_of(c.simd), sums_of(c.scalar)));
-    }
-  });
-}
-
-template <class T>
-void check_softplus_sums() {
-  int64_t counted = 0;
-  for_each_case<T>([&](Case<T>& c) {
-    for (const bool for_columns : {false, true}) {
-      const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1), column_shift = c.numbers(c.columns(), 16, -1, 1),
-                           row_log = c.numbers(c.rows(), 1, -9, 9), column_log = c.numbers(c.columns(), 16, -9, 9);
-      const auto sums_of = [&](const cpu::Kernels<T>& kernel, std::vector<int64_t>& count) {
-        std::vector<double> sum(c.rows(), 0.5), slope(c.rows(), 0.0), column_sum(c.columns(), 0.25),
-            column_slope(c.columns(), 0.0);
-        count.assign(c.rows(), 0);
-        std::vector<int64_t> column_count(c.columns(), 0);
-        cpu::SoftplusSums<T> sums{};
-        sums.inverse_temperature = T(10);
-        sums.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
-        sums.row_shift = row_shift.data();
-        sums.row_log_sum = row_log.data();
-        sums.row_sum = sum.data();
-        sums.row_slope = slope.data();
-        sums.row_count = count.data();
-        if (for_columns) {
-          sums.column_shift = column_shift.data();
-          sums.column_log_sum = column_log.data();
-          sums.column_sum = column_sum.data();
-          sums.column_slope = column_slope.data();
-          sums.column_count = column_count.data();
-        }
-        for (const cpu::Block& block : c.blocks)
-          kernel.softplus_sums(c.pass_of(kernel), block, filled(c, c.scalar, cpu::PairKind::kSameClass, block).data(),
-                               sums);
-        for (const std::vector<double>* more : {&slope, &column_sum, &column_slope})
-          sum.insert(sum.end(), more->begin(), more->end());
-        count.insert(count.end(), column_count.begin(), column_count.end());
-        return sum;
-      };
-      std::vector<int64_t> got_count, want_count;
-      CHECK(same_bits(sums_of(c.simd, got_count), sums_of(c.scalar, want_count)));
-      CHECK(got_count == want_count);
-      counted += std::accumulate(want_count.begin(), want_count.end(), int64_t{0});
-    }
-  });
-  CHECK(counted > 1000);
-}
-
 // The weights of a block, and zeros where `accumulate` reads on.
 template <class T>
 std::vector<T> inside(const cpu::Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
@@ -122,45 +34,6 @@ std::vector<T> inside(const cpu::Kernels<T>& kernel, const cpu::Block& block, co
   }
   CHECK(zeros);
   return cells;
-}
-
-template <class T>
-void check_tuplet_weights() {
-  for_each_case<T>([](Case<T>& c) {
-    const bool symmetric = c.scalar_pass.symmetric;
-    for (int flags = c.half; flags < 4; flags += 2) {
-      const bool one_shift = (flags & 1) == (flags >> 1), all = flags & 2;
-      // Rows are read one by one, columns in whole lines; only where they are the rows are they anchors.
-      const int64_t step = symmetric ? kLine : 1;
-      const std::vector<T> negative_weight = c.numbers(c.rows(), step, -1, 1), shift = c.numbers(c.rows(), step, 0, 1),
-                           positive_weight = c.numbers(c.rows(), step, -1, 1),
-                           log_sum = c.numbers(c.rows(), step, -9, 9);
-      std::vector<Index> positive(c.rows());
-      for (Index& index : positive) index = static_cast<Index>(c.random.below(c.columns()));
-      cpu::TupletWeights<T> weights{};
-      weights.scale = T(14.4);
-      weights.inverse_temperature = T(10);
-      weights.shift = T(1);
-      weights.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
-      weights.one_shift = one_shift;
-      weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
-                      all ? nullptr : positive.data()};
-      if (symmetric) weights.columns = weights.rows;
-      const auto weigh = [&](const cpu::Kernels<T>& kernel) {
-        std::vector<T> all_cells;
-        for (const cpu::Block& block : c.blocks) {
-          std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
-          kernel.tuplet_weights(c.pass_of(kernel), block, weights, numbers.data());
-          const std::vector<T> cells = inside(kernel, block, numbers);
-          all_cells.insert(all_cells.end(), cells.begin(), cells.end());
-        }
-        return all_cells;
-      };
-      const std::vector<T> want = weigh(c.scalar);
-      CHECK(same_bits(weigh(c.simd), want));
-      CHECK(std::none_of(want.begin(), want.end(), [](T weight) { return std::isnan(weight); }));
-    }
-  });
 }
 
 // Some state of the batch-all pass: positives of all classes, which need not be the similarities of anything.
@@ -232,8 +105,8 @@ void check_batch_all(bool negatives) {
   int64_t active = 0, weighed = 0, rows_of_long_lists = 0;
   for_each_case<T>([&](Case<T>& c) {
     if (!c.scalar_pass.symmetric) return;
-    for (int flags = c.half; flags < 4; flags += 2) {
-      const bool squared = (flags & 1) == (flags >> 1), table = flags & 2;
+    for (const bool table : {false, true}) {
+      const bool squared = table == c.second_half;
       if (table && !negatives) continue;
       const auto weigh = [&](const cpu::Kernels<T>& kernel, AnyBatchAll<T>& any) {
         std::vector<T> all_cells;
@@ -269,18 +142,157 @@ void check_batch_all(bool negatives) {
   CHECK(active > 1000 && weighed > 1000 && rows_of_long_lists > 100);
 }
 
-// Weights times rows of the other side, from packing to sum; also against a plain loop.
 template <class T>
-void check_accumulate() {
+void compact(const cpu::NeighborPools<T>& pools, int64_t row) {
+  cpu::Neighbor<T>* pool = pools.pool + row * pools.capacity;
+  std::sort(pool, pool + pools.size[row],
+            [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); });
+  if (pools.size[row] < pools.k) return;
+  pools.size[row] = static_cast<int32_t>(pools.k);
+  pools.worst_key[row] = pool[pools.k - 1].key;
+  pools.worst_index[row] = pool[pools.k - 1].index;
+}
+
+}  // namespace
+
+TYPED_TEST(filled_blocks_agree, T) {
+  for_each_case<T>([](Case<T>& c) {
+    for (const cpu::PairKind kind : {cpu::PairKind::kSameClass, cpu::PairKind::kOtherClass, cpu::PairKind::kAny}) {
+      for (const cpu::Block& block : c.blocks) {
+        const std::vector<T> want = filled(c, c.scalar, kind, block);
+        CHECK(same_bits(filled(c, c.simd, kind, block), want));
+        bool right = true;
+        for (int64_t i = 0; i < block.rows(); ++i)
+          for (int64_t k = 0; k < round_up_to(block.columns(), kLine); ++k)
+            right &= std::isnan(want[i * cpu::kMaxBlockColumns + k]) !=
+                     is_wanted(c.scalar_pass, kind, block.row_begin + i, block.column_begin + k);
+        CHECK(right);
+      }
+    }
+  });
+}
+
+TYPED_TEST(exponential_sums_agree, T) {
+  for_each_case<T>([](Case<T>& c) {
+    for (const bool for_columns : {false, true}) {
+      const bool one_shift = for_columns == c.second_half;
+      const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1),
+                           column_shift = c.numbers(c.columns(), kLine, -1, 1);
+      const auto sums_of = [&](const cpu::Kernels<T>& kernel) {
+        std::vector<double> row(c.rows(), 0.5), column(c.columns(), 0.25);
+        const cpu::ExponentialSums<T> sums{T(14.4),
+                                           T(1),
+                                           one_shift ? nullptr : row_shift.data(),
+                                           one_shift ? nullptr : column_shift.data(),
+                                           row.data(),
+                                           for_columns ? column.data() : nullptr};
+        for (const cpu::Block& block : c.blocks)
+          kernel.exponential_sums(c.pass_of(kernel), block,
+                                  filled(c, c.scalar, cpu::PairKind::kOtherClass, block).data(), sums);
+        row.insert(row.end(), column.begin(), column.end());
+        return row;
+      };
+      CHECK(same_bits(sums_of(c.simd), sums_of(c.scalar)));
+    }
+  });
+}
+
+TYPED_TEST(softplus_sums_agree, T) {
+  int64_t counted = 0;
+  for_each_case<T>([&](Case<T>& c) {
+    for (const bool for_columns : {false, true}) {
+      const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1), column_shift = c.numbers(c.columns(), 16, -1, 1),
+                           row_log = c.numbers(c.rows(), 1, -9, 9), column_log = c.numbers(c.columns(), 16, -9, 9);
+      const auto sums_of = [&](const cpu::Kernels<T>& kernel, std::vector<int64_t>& count) {
+        std::vector<double> sum(c.rows(), 0.5), slope(c.rows(), 0.0), column_sum(c.columns(), 0.25),
+            column_slope(c.columns(), 0.0);
+        count.assign(c.rows(), 0);
+        std::vector<int64_t> column_count(c.columns(), 0);
+        cpu::SoftplusSums<T> sums{};
+        sums.inverse_temperature = T(10);
+        sums.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
+        sums.row_shift = row_shift.data();
+        sums.row_log_sum = row_log.data();
+        sums.row_sum = sum.data();
+        sums.row_slope = slope.data();
+        sums.row_count = count.data();
+        if (for_columns) {
+          sums.column_shift = column_shift.data();
+          sums.column_log_sum = column_log.data();
+          sums.column_sum = column_sum.data();
+          sums.column_slope = column_slope.data();
+          sums.column_count = column_count.data();
+        }
+        for (const cpu::Block& block : c.blocks)
+          kernel.softplus_sums(c.pass_of(kernel), block, filled(c, c.scalar, cpu::PairKind::kSameClass, block).data(),
+                               sums);
+        for (const std::vector<double>* more : {&slope, &column_sum, &column_slope})
+          sum.insert(sum.end(), more->begin(), more->end());
+        count.insert(count.end(), column_count.begin(), column_count.end());
+        return sum;
+      };
+      std::vector<int64_t> got_count, want_count;
+      CHECK(same_bits(sums_of(c.simd, got_count), sums_of(c.scalar, want_count)));
+      CHECK(got_count == want_count);
+      counted += std::accumulate(want_count.begin(), want_count.end(), int64_t{0});
+    }
+  });
+  CHECK(counted > 1000);
+}
+
+TYPED_TEST(tuplet_weights_agree, T) {
+  for_each_case<T>([](Case<T>& c) {
+    const bool symmetric = c.scalar_pass.symmetric;
+    for (const bool all : {false, true}) {
+      const bool one_shift = all == c.second_half;
+      // Rows are read one by one, columns in whole lines; only where they are the rows are they anchors.
+      const int64_t step = symmetric ? kLine : 1;
+      const std::vector<T> negative_weight = c.numbers(c.rows(), step, -1, 1), shift = c.numbers(c.rows(), step, 0, 1),
+                           positive_weight = c.numbers(c.rows(), step, -1, 1),
+                           log_sum = c.numbers(c.rows(), step, -9, 9);
+      std::vector<Index> positive(c.rows());
+      for (Index& index : positive) index = static_cast<Index>(c.random.below(c.columns()));
+      cpu::TupletWeights<T> weights{};
+      weights.scale = T(14.4);
+      weights.inverse_temperature = T(10);
+      weights.shift = T(1);
+      weights.limit = T(c.scalar_pass.euclidean ? -0.5 : 0.5);
+      weights.one_shift = one_shift;
+      weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
+                      all ? nullptr : positive.data()};
+      if (symmetric) weights.columns = weights.rows;
+      const auto weigh = [&](const cpu::Kernels<T>& kernel) {
+        std::vector<T> all_cells;
+        for (const cpu::Block& block : c.blocks) {
+          std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
+          kernel.tuplet_weights(c.pass_of(kernel), block, weights, numbers.data());
+          const std::vector<T> cells = inside(kernel, block, numbers);
+          all_cells.insert(all_cells.end(), cells.begin(), cells.end());
+        }
+        return all_cells;
+      };
+      const std::vector<T> want = weigh(c.scalar);
+      CHECK(same_bits(weigh(c.simd), want));
+      CHECK(std::none_of(want.begin(), want.end(), [](T weight) { return std::isnan(weight); }));
+    }
+  });
+}
+
+TYPED_TEST(batch_all_negatives_agree, T) { check_batch_all<T>(true); }
+
+TYPED_TEST(batch_all_positives_agree, T) { check_batch_all<T>(false); }
+
+// Weights times rows of the other side, from packing to sum; also against a plain loop.
+TYPED_TEST(accumulated_gradients_agree, T) {
   for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     for (const int64_t depth : {1, 7, 16, 33, 65}) {
       for (const cpu::Block& block : {cpu::Block{0, 1, 0, 1}, cpu::Block{0, 96, 0, 192}, cpu::Block{96, 127, 192, 289},
                                       cpu::Block{0, 95, 96, 97}}) {
-        for (int flags = 0; flags < 8; ++flags) {
-          const bool transposed = flags & 1, scaled = flags & 2, differences = flags & 4;
+        for (const auto& [transposed, scaled, differences] : all_flags<3>()) {
           context = level.name + ", depth " + std::to_string(depth) + ", rows to " + std::to_string(block.row_end) +
-                    ", columns to " + std::to_string(block.column_end) + ", flags " + std::to_string(flags);
-          Random random(depth + flags);
+                    ", columns to " + std::to_string(block.column_end) +
+                    text_of({{"transposed", transposed}, {"scaled", scaled}, {"differences", differences}});
+          Random random(depth + transposed + 2 * scaled + 4 * differences);
           const int64_t from = transposed ? block.row_end : block.column_end;
           const int64_t to = transposed ? block.column_end : block.row_end;
           const int64_t from_begin = transposed ? block.row_begin : block.column_begin;
@@ -345,19 +357,7 @@ void check_accumulate() {
   });
 }
 
-template <class T>
-void compact(const cpu::NeighborPools<T>& pools, int64_t row) {
-  cpu::Neighbor<T>* pool = pools.pool + row * pools.capacity;
-  std::sort(pool, pool + pools.size[row],
-            [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); });
-  if (pools.size[row] < pools.k) return;
-  pools.size[row] = static_cast<int32_t>(pools.k);
-  pools.worst_key[row] = pool[pools.k - 1].key;
-  pools.worst_index[row] = pool[pools.k - 1].index;
-}
-
-template <class T>
-void check_knn() {
+TYPED_TEST(neighbors_agree, T) {
   for_each_case<T>([](Case<T>& c) {
     for (const int64_t k : {1, 6}) {
       // Levels see the candidates in different orders, so their best are compared.
@@ -387,46 +387,4 @@ void check_knn() {
       CHECK_EQ(static_cast<int64_t>(want.size()), c.rows() * std::min(k, candidates));
     }
   });
-}
-
-}  // namespace
-
-TEST(filled_blocks_agree) {
-  check_fill<float>();
-  check_fill<double>();
-}
-
-TEST(exponential_sums_agree) {
-  check_exponential_sums<float>();
-  check_exponential_sums<double>();
-}
-
-TEST(softplus_sums_agree) {
-  check_softplus_sums<float>();
-  check_softplus_sums<double>();
-}
-
-TEST(tuplet_weights_agree) {
-  check_tuplet_weights<float>();
-  check_tuplet_weights<double>();
-}
-
-TEST(batch_all_negatives_agree) {
-  check_batch_all<float>(true);
-  check_batch_all<double>(true);
-}
-
-TEST(batch_all_positives_agree) {
-  check_batch_all<float>(false);
-  check_batch_all<double>(false);
-}
-
-TEST(accumulated_gradients_agree) {
-  check_accumulate<float>();
-  check_accumulate<double>();
-}
-
-TEST(neighbors_agree) {
-  check_knn<float>();
-  check_knn<double>();
 }

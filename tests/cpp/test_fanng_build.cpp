@@ -240,8 +240,8 @@ TEST(a_warm_start_needs_as_many_rows) {
   Random random(3);
   const Index before = built(real_cloud(Metric::kCosine, 10, 3, random));
   const Cloud other = real_cloud(Metric::kCosine, 11, 3, random);
-  CHECK_EQ(error_of([&] { built(other, {}, Seeding::kNothing, &before); }),
-           std::string("init must be an index of as many rows, 11, got one of 10"));
+  const auto build = [&] { built(other, {}, Seeding::kNothing, &before); };
+  CHECK_THROWS(build(), std::invalid_argument, "init must be an index of as many rows, 11, got one of 10");
   // The depth and the metric may be others.
   check_edges(built(real_cloud(Metric::kEuclidean, 10, 5, random), {}, Seeding::kNothing, &before), 30);
 }
@@ -279,7 +279,7 @@ TEST(what_progress_throws_ends_the_build) {
       Index(cloud.x.data(), cloud.count, cloud.depth, cloud.metric, {.success_rate = 1}, Seeding::kNothing, nullptr,
             fanng::Threads(threads, never), report);
     };
-    CHECK_EQ(error_of(build), std::string("enough"));
+    CHECK_THROWS(build(), Stop, "enough");
     CHECK_EQ(reports, 2);
   }
 }
@@ -295,7 +295,7 @@ TEST(what_the_poll_throws_ends_the_work) {
       });
     };
     context = std::to_string(threads) + " threads";
-    CHECK_EQ(error_of(work), std::string("stopped"));
+    CHECK_THROWS(work(), Stop, "stopped");
     CHECK(workers.cancelled());
     CHECK(pieces < 9000);  // of 10,000, which take seconds
   }
@@ -323,7 +323,7 @@ TEST(what_a_worker_throws_ends_the_work) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     });
   };
-  CHECK(contains(error_of(work), "bad_alloc"));
+  CHECK_THROWS(work(), std::bad_alloc, "bad_alloc");
   CHECK(pieces < 90'000);
 }
 
@@ -347,7 +347,7 @@ TEST(every_build_can_be_stopped) {
                 [&](double, int64_t count) { traversals = count; });
         };
         context = std::to_string(threads) + " threads, seeding " + std::to_string(static_cast<int>(seeding));
-        CHECK_EQ(error_of(build), std::string("stopped"));
+        CHECK_THROWS(build(), Stop, "stopped");
         CHECK_EQ(polls, int64_t{1});
         CHECK(traversals < 200'000);
       }

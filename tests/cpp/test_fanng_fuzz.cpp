@@ -72,6 +72,17 @@ void damage(Graph& graph, Random& random) {
   }
 }
 
+// What the call throws, or an empty text.
+template <class Call>
+std::string error_of(const Call& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
 void check_searches(const Index& index, Random& random) {
   const int64_t rows = index.points().rows();
   const Cloud queries = exact_cloud(index.points().metric(), 3, index.points().depth(), random);
@@ -110,7 +121,7 @@ TEST(any_integers_are_a_graph_or_an_exception) {
       check_searches(next, random);
     } catch (const std::invalid_argument& error) {
       CHECK(!good);
-      CHECK(contains(error.what(), "graph: "));
+      CHECK(std::string(error.what()).find("graph: ") != std::string::npos);
       ++refused;
     }
   }
@@ -127,6 +138,6 @@ TEST(rows_that_are_not_finite_are_refused_with_any_graph) {
     const std::string rows = error_of([&] { cloud.points(); });
     const std::string index = error_of([&] { Index(cloud.x.data(), count, 2, cloud.metric, graph, {}); });
     // Whichever is wrong, the rows are looked at first.
-    if (rows != "nothing was thrown") CHECK_EQ(index, rows);
+    if (!rows.empty()) CHECK_EQ(index, rows);
   }
 }

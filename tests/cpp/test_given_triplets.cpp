@@ -2,8 +2,6 @@
 
 #include "cpu/engine/given_triplets.h"
 
-#include <cstring>
-
 #include "support/check.h"
 #include "support/samples.h"
 #include "support/simd_targets.h"
@@ -60,8 +58,31 @@ double dense(const PairMeasure& measure, const auto* x, const auto* y, int64_t d
   return static_cast<double>(measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(squares) : -squares);
 }
 
-template <class T>
-void check_measures() {
+std::string fault(std::vector<int64_t> triplets, int64_t rows) {
+  return cpu::fault_of({triplets.data(), static_cast<int64_t>(triplets.size()) / 3}, rows);
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TEST(faults_name_the_value_and_where_it_is) {
+  CHECK_EQ(fault({}, 0), std::string());
+  CHECK_EQ(fault({0, 1, 2, 9, 4, 0}, 10), std::string());
+  CHECK_EQ(fault({0, 1, 2, 3, 10, 2}, 10), std::string("triplets must lie in [0, B) = [0, 10), got 10 at [1, 1]"));
+  CHECK_EQ(fault({0, 1, -1}, 10), std::string("triplets must lie in [0, B) = [0, 10), got -1 at [0, 2]"));
+  const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
+  CHECK(fault({least, 1, 2}, 10).ends_with("got -9223372036854775808 at [0, 0]"));
+  CHECK(fault({0, 1, most}, 10).ends_with("got 9223372036854775807 at [0, 2]"));
+  CHECK_EQ(fault({0, 1, 2}, 0), std::string("triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"));
+  for (const std::vector<int64_t>& same : {std::vector<int64_t>{4, 4, 2}, {4, 2, 4}, {2, 4, 4}, {4, 4, 4}}) {
+    std::string want = "triplets must be of three different rows each, got [";
+    for (size_t k = 0; k < 3; ++k) want += std::to_string(same[k]) + (k < 2 ? ", " : "] at [0]");
+    CHECK_EQ(fault(same, 10), want);
+  }
+}
+
+TYPED_TEST(every_measure_matches_a_dense_one, T) {
   for (const int64_t depth : kDepths) {
     for (const bool normalized : {false, true}) {
       for (const PairQuantity quantity : kQuantities) {
@@ -89,8 +110,7 @@ void check_measures() {
   }
 }
 
-template <class T>
-void check_workers() {
+TYPED_TEST(any_workers_give_the_same_bits, T) {
   Random random(5);
   const int64_t depth = 257;
   const std::vector<T> x = make_rows<T>(Values::kReals, 300, depth, random);
@@ -101,45 +121,11 @@ void check_workers() {
       for (const auto& pool : parallel_pools()) {
         context = std::to_string(pool->count()) + " workers";
         const Measures<T> parallel = engine({quantity, normalized}, x, depth, triplets, *pool);
-        CHECK(std::memcmp(parallel.positive.data(), serial.positive.data(), 700 * sizeof(T)) == 0);
-        CHECK(std::memcmp(parallel.negative.data(), serial.negative.data(), 700 * sizeof(T)) == 0);
+        CHECK(same_bits(parallel.positive, serial.positive));
+        CHECK(same_bits(parallel.negative, serial.negative));
       }
     }
   }
-}
-
-std::string fault(std::vector<int64_t> triplets, int64_t rows) {
-  return cpu::fault_of({triplets.data(), static_cast<int64_t>(triplets.size()) / 3}, rows);
-}
-
-}  // namespace
-
-TEST(runs_at_the_forced_level) { check_forced_level(); }
-
-TEST(faults_name_the_value_and_where_it_is) {
-  CHECK_EQ(fault({}, 0), std::string());
-  CHECK_EQ(fault({0, 1, 2, 9, 4, 0}, 10), std::string());
-  CHECK_EQ(fault({0, 1, 2, 3, 10, 2}, 10), std::string("triplets must lie in [0, B) = [0, 10), got 10 at [1, 1]"));
-  CHECK_EQ(fault({0, 1, -1}, 10), std::string("triplets must lie in [0, B) = [0, 10), got -1 at [0, 2]"));
-  const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
-  CHECK(fault({least, 1, 2}, 10).ends_with("got -9223372036854775808 at [0, 0]"));
-  CHECK(fault({0, 1, most}, 10).ends_with("got 9223372036854775807 at [0, 2]"));
-  CHECK_EQ(fault({0, 1, 2}, 0), std::string("triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"));
-  for (const std::vector<int64_t>& same : {std::vector<int64_t>{4, 4, 2}, {4, 2, 4}, {2, 4, 4}, {4, 4, 4}}) {
-    std::string want = "triplets must be of three different rows each, got [";
-    for (size_t k = 0; k < 3; ++k) want += std::to_string(same[k]) + (k < 2 ? ", " : "] at [0]");
-    CHECK_EQ(fault(same, 10), want);
-  }
-}
-
-TEST(every_measure_matches_a_dense_one) {
-  check_measures<float>();
-  check_measures<double>();
-}
-
-TEST(any_workers_give_the_same_bits) {
-  check_workers<float>();
-  check_workers<double>();
 }
 
 TEST(a_row_that_is_not_finite_is_noticed_wherever_it_is) {

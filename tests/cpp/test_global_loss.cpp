@@ -39,8 +39,9 @@ Slopes slopes_of(const GlobalRule& rule, const std::vector<double>& p, const std
   return slopes;
 }
 
-template <class T>
-void check_hand_worked() {
+}  // namespace
+
+TYPED_TEST(hand_worked_values, T) {
   // 0.0625 of variances, and lam (0.5 - 0.25 + t).
   CHECK_EQ(loss_of<T>(rule_of(0.5, 0.25), kPositive, kNegative), 0.0625 + 0.5 * 0.5);
   CHECK_EQ(loss_of<T>(rule_of(0, 0.25), kPositive, kNegative), 0.0625);
@@ -48,13 +49,6 @@ void check_hand_worked() {
   CHECK_EQ(loss_of<T>(rule_of(0.5, 0.125), kNegative, kPositive), 0.0625);
   CHECK_EQ(loss_of<T>(rule_of(2, 0), {0.75}, {0.25}), 1);  // one triplet has no variance
   CHECK_EQ(loss_of<T>(rule_of(2, 1), {}, {}), 0);
-}
-
-}  // namespace
-
-TEST(hand_worked_values) {
-  check_hand_worked<float>();
-  check_hand_worked<double>();
 }
 
 TEST(hand_worked_slopes) {

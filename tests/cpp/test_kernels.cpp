@@ -10,9 +10,120 @@ using namespace hardmine::test;
 
 namespace {
 
-// Integers are exact, so a kernel must agree with a plain loop to the last bit.
+// Element (row r, depth k) of groups of g is at [r / g][k][r % g]; rows that fill up the last group are zero.
 template <class T>
-void check_row_kernels() {
+void check_pack(int64_t group, int64_t count, int64_t depth, bool scaled) {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  Random random(count + depth);
+  const int64_t sources = count + 3;
+  const std::vector<T> x = make_rows<T>(Values::kReals, sources, depth, random);
+  std::vector<Index> order(sources);
+  std::iota(order.begin(), order.end(), 0);
+  random.shuffle(order);
+  order.resize(count);
+  std::vector<T> scale(sources);
+  for (T& s : scale) s = T(0.5 + random.unit());  // a quotient rounds once, everywhere alike
+
+  const int64_t padded = round_up_to(count, group);
+  std::vector<T> packed(padded * depth, T(99));
+  // In two parts, as two threads would; the first must leave the second's memory alone.
+  const int64_t middle = padded / group / 2 * group;
+  const T* norm = scaled ? scale.data() : nullptr;
+  kernel.pack(x.data(), depth, order.data(), norm, count, 0, middle, group, packed.data());
+  for (int64_t e = middle * depth; e < padded * depth; ++e) CHECK_EQ(packed[e], T(99));
+  kernel.pack(x.data(), depth, order.data(), norm, count, middle, count, group, packed.data());
+  for (int64_t r = 0; r < padded; ++r) {
+    for (int64_t k = 0; k < depth; ++k) {
+      const T want = r < count ? x[order[r] * depth + k] / (scaled ? scale[order[r]] : T(1)) : T(0);
+      CHECK_EQ(packed[(r / group * depth + k) * group + r % group], want);
+    }
+  }
+}
+
+// How many rows got a candidate from a pass, and how many did not.
+struct PassCoverage {
+  int64_t with_candidate = 0, without = 0;
+};
+
+// One pass of select_block against a double loop, with every combination of its flags.
+template <class T>
+void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T>& column_batch, bool symmetric,
+                bool euclidean, int64_t row_block, int64_t column_panels, size_t turn) {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const PackedBatch<T> rows(kernel, row_batch), columns(kernel, column_batch);
+  const std::vector<double> s =
+      similarity_matrix(euclidean ? Similarity::kEuclidean : Similarity::kDot, row_batch, column_batch);
+  const T inf = std::numeric_limits<T>::infinity();
+  const KeyRange<T> ranges[] = {{-inf, kBelowRange, inf}, {T(0), kAtLowerBound, T(2)}, {T(-6), kBelowRange, T(-1)}};
+  const auto number = [](auto value) { return std::to_string(value); };
+  for (const auto& [same_class, largest_wins, bounded] : all_flags<3>()) {
+    const KeyRange<T>& range = ranges[bounded ? 1 + turn++ % 2 : turn++ % 3];
+    context = "rows " + number(row_batch.count) + ", columns " + number(column_batch.count) + ", depth " +
+              number(row_batch.depth) + ", start " + number(range.start_key) +
+              text_of({{"symmetric", symmetric},
+                       {"euclidean", euclidean},
+                       {"same class", same_class},
+                       {"largest wins", largest_wins},
+                       {"bounded", bounded}});
+    const cpu::PairPass<T> pass{rows.view(), columns.view(), row_batch.depth, symmetric, euclidean};
+    const PassResult<T> got =
+        run_pass(kernel, pass, same_class, largest_wins, range, bounded, row_block, column_panels);
+    for (int64_t r = 0; r < rows.count; ++r) {
+      const Index i = rows.id[r];
+      T key = range.start_key;
+      Index index = range.start_index;
+      for (Index j = 0; j < column_batch.count; ++j) {
+        if ((row_batch.label[i] == column_batch.label[j]) != same_class || (symmetric && i == j)) continue;
+        const double similarity = s[i * column_batch.count + j];
+        const T tile = T(euclidean ? std::round(similarity * similarity) : similarity);
+        const T candidate = largest_wins ? tile : -tile;
+        if (bounded && candidate > range.upper) continue;
+        if (candidate > key || (candidate == key && j < index)) {
+          key = candidate;
+          index = j;
+        }
+      }
+      CHECK_EQ(got.key[r], key);
+      CHECK_EQ(got.index[r], index);
+      ++(index == range.start_index ? coverage.without : coverage.with_candidate);
+    }
+  }
+}
+
+// tile_number against the numbers of tiles, bit for bit, on rows that do round. A pass whose only same-class column is
+// j leaves the tile's number of (i, j) as the best key of row i.
+template <class T>
+void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
+  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  context = "depth " + std::to_string(depth) + text_of({{"euclidean", euclidean}, {"scaled", scaled}});
+  Random random(depth);
+  const Batch<T> row_batch(Values::kReals, Labels::kOneClass, 13, depth, random);
+  Batch<T> column_batch(Values::kReals, Labels::kOneClass, 37, depth, random);
+  std::vector<T> row_norm(row_batch.count), column_norm(column_batch.count);
+  kernel.row_norms(row_batch.x.data(), row_batch.count, depth, row_norm.data());
+  kernel.row_norms(column_batch.x.data(), column_batch.count, depth, column_norm.data());
+  const PackedBatch<T> rows(kernel, row_batch, scaled ? row_norm.data() : nullptr);
+  for (int64_t j = 0; j < column_batch.count; j += 4) {
+    for (int64_t c = 0; c < column_batch.count; ++c) column_batch.label[c] = row_batch.label[0] + c - j;
+    const PackedBatch<T> columns(kernel, column_batch, scaled ? column_norm.data() : nullptr);
+    const cpu::PairPass<T> pass{rows.view(), columns.view(), depth, false, euclidean};
+    const PassResult<T> tile = run_pass(kernel, pass, true, true, unlimited_range<T>(), false, 24, 1);
+    for (int64_t i = 0; i < row_batch.count; ++i) {
+      const T number = kernel.tile_number(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
+                                          scaled ? row_norm.data() + i : nullptr,
+                                          scaled ? column_norm.data() + j : nullptr, depth, euclidean);
+      CHECK_EQ(tile.index[i], j);
+      CHECK_EQ(number, tile.key[i]);
+    }
+  }
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+// Integers are exact, so a kernel must agree with a plain loop to the last bit.
+TYPED_TEST(row_kernels_are_exact_on_integers, T) {
   const cpu::Kernels<T>& kernel = cpu::kernels<T>();
   for (const int64_t depth : kDepths) {
     context = "depth " + std::to_string(depth);
@@ -45,8 +156,7 @@ void check_row_kernels() {
   }
 }
 
-template <class T>
-void check_finiteness() {
+TYPED_TEST(row_norms_finds_every_non_finite_element, T) {
   const cpu::Kernels<T>& kernel = cpu::kernels<T>();
   const T huge = std::numeric_limits<T>::max(), inf = std::numeric_limits<T>::infinity();
   for (const int64_t depth : {1, 16, 17, 33}) {
@@ -66,38 +176,7 @@ void check_finiteness() {
   CHECK(kernel.row_norms(nullptr, 0, 4, nullptr));
 }
 
-// Element (row r, depth k) of groups of g is at [r / g][k][r % g]; rows that fill up the last group are zero.
-template <class T>
-void check_pack(int64_t group, int64_t count, int64_t depth, bool scaled) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
-  Random random(count + depth);
-  const int64_t sources = count + 3;
-  const std::vector<T> x = make_rows<T>(Values::kReals, sources, depth, random);
-  std::vector<Index> order(sources);
-  std::iota(order.begin(), order.end(), 0);
-  random.shuffle(order);
-  order.resize(count);
-  std::vector<T> scale(sources);
-  for (T& s : scale) s = T(0.5 + random.unit());  // a quotient rounds once, everywhere alike
-
-  const int64_t padded = round_up_to(count, group);
-  std::vector<T> packed(padded * depth, T(99));
-  // In two parts, as two threads would; the first must leave the second's memory alone.
-  const int64_t middle = padded / group / 2 * group;
-  const T* norm = scaled ? scale.data() : nullptr;
-  kernel.pack(x.data(), depth, order.data(), norm, count, 0, middle, group, packed.data());
-  for (int64_t e = middle * depth; e < padded * depth; ++e) CHECK_EQ(packed[e], T(99));
-  kernel.pack(x.data(), depth, order.data(), norm, count, middle, count, group, packed.data());
-  for (int64_t r = 0; r < padded; ++r) {
-    for (int64_t k = 0; k < depth; ++k) {
-      const T want = r < count ? x[order[r] * depth + k] / (scaled ? scale[order[r]] : T(1)) : T(0);
-      CHECK_EQ(packed[(r / group * depth + k) * group + r % group], want);
-    }
-  }
-}
-
-template <class T>
-void check_packing() {
+TYPED_TEST(pack_interleaves_scales_and_pads, T) {
   const cpu::Kernels<T>& kernel = cpu::kernels<T>();
   for (const int64_t group : {kernel.row_group, kernel.column_panel}) {
     for (const int64_t count : {1, 5, 6, 7, 12, 13, 31, 32, 33, 97}) {
@@ -112,62 +191,17 @@ void check_packing() {
   }
 }
 
-int64_t improved = 0, left = 0;  // rows whose best a pass changed, and did not
-
-// One pass of select_block against a double loop; all its flags.
-template <class T>
-void check_pass(const Batch<T>& row_batch, const Batch<T>& column_batch, bool symmetric, bool euclidean,
-                int64_t row_block, int64_t column_panels, size_t turn) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
-  const PackedBatch<T> rows(kernel, row_batch), columns(kernel, column_batch);
-  const std::vector<double> s =
-      similarity_matrix(euclidean ? Similarity::kEuclidean : Similarity::kDot, row_batch, column_batch);
-  const T inf = std::numeric_limits<T>::infinity();
-  const KeyRange<T> ranges[] = {{-inf, kBelowRange, inf}, {T(0), kAtLowerBound, T(2)}, {T(-6), kBelowRange, T(-1)}};
-  const auto number = [](auto value) { return std::to_string(value); };
-  for (int flags = 0; flags < 8; ++flags) {
-    const bool same_class = flags & 1, largest_wins = flags & 2, bounded = flags & 4;
-    const KeyRange<T>& range = ranges[bounded ? 1 + turn++ % 2 : turn++ % 3];
-    context = "rows " + number(row_batch.count) + ", columns " + number(column_batch.count) + ", depth " +
-              number(row_batch.depth) + ", symmetric " + number(symmetric) + ", euclidean " + number(euclidean) +
-              ", same class " + number(same_class) + ", largest wins " + number(largest_wins) + ", bounded " +
-              number(bounded) + ", start " + number(range.start_key);
-    const cpu::PairPass<T> pass{rows.view(), columns.view(), row_batch.depth, symmetric, euclidean};
-    const PassResult<T> got =
-        run_pass(kernel, pass, same_class, largest_wins, range, bounded, row_block, column_panels);
-    for (int64_t r = 0; r < rows.count; ++r) {
-      const Index i = rows.id[r];
-      T key = range.start_key;
-      Index index = range.start_index;
-      for (Index j = 0; j < column_batch.count; ++j) {
-        if ((row_batch.label[i] == column_batch.label[j]) != same_class || (symmetric && i == j)) continue;
-        const double similarity = s[i * column_batch.count + j];
-        const T tile = T(euclidean ? std::round(similarity * similarity) : similarity);
-        const T candidate = largest_wins ? tile : -tile;
-        if (bounded && candidate > range.upper) continue;
-        if (candidate > key || (candidate == key && j < index)) {
-          key = candidate;
-          index = j;
-        }
-      }
-      CHECK_EQ(got.key[r], key);
-      CHECK_EQ(got.index[r], index);
-      ++(index == range.start_index ? left : improved);
-    }
-  }
-}
-
-template <class T>
-void check_passes() {
+TYPED_TEST(select_block_visits_every_candidate_once, T) {
+  PassCoverage coverage;
   size_t turn = 0;
   for (const int64_t count : kCounts) {
     Random random(count);
     const bool euclidean = turn % 2;
     const Batch<T> rows(Values::kIntegers, static_cast<Labels>(turn % kLabelKinds), count, 3, random);
-    check_pass(rows, rows, true, euclidean, turn % 3 ? 24 : cpu::kMaxBlockRows, 1 + turn % 3, turn);
+    check_pass(coverage, rows, rows, true, euclidean, turn % 3 ? 24 : cpu::kMaxBlockRows, 1 + turn % 3, turn);
     for (const int64_t column_count : {int64_t{1}, int64_t{13}, int64_t{33}, count + 1}) {
       const Batch<T> columns(Values::kIntegers, static_cast<Labels>(turn % kLabelKinds), column_count, 3, random);
-      check_pass(rows, columns, false, !euclidean, turn % 2 ? 24 : cpu::kMaxBlockRows, 1 + turn % 4, turn);
+      check_pass(coverage, rows, columns, false, !euclidean, turn % 2 ? 24 : cpu::kMaxBlockRows, 1 + turn % 4, turn);
     }
     ++turn;
   }
@@ -175,71 +209,14 @@ void check_passes() {
     for (const bool euclidean : {false, true}) {
       Random random(depth);
       const Batch<T> rows(Values::kIntegers, Labels::kRandom, 35, depth, random);
-      check_pass(rows, rows, true, euclidean, 24, 1, turn++);
+      check_pass(coverage, rows, rows, true, euclidean, 24, 1, turn++);
     }
   }
+  CHECK(coverage.with_candidate > 5000);
+  CHECK(coverage.without > 5000);
 }
 
-// tile_number against the numbers of tiles, bit for bit, on rows that do round. A pass whose only same-class column is
-// j leaves the tile's number of (i, j) as the best key of row i.
-template <class T>
-void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
-  context = "depth " + std::to_string(depth) + ", euclidean " + std::to_string(euclidean) + ", scaled " +
-            std::to_string(scaled);
-  Random random(depth);
-  const Batch<T> row_batch(Values::kReals, Labels::kOneClass, 13, depth, random);
-  Batch<T> column_batch(Values::kReals, Labels::kOneClass, 37, depth, random);
-  std::vector<T> row_norm(row_batch.count), column_norm(column_batch.count);
-  kernel.row_norms(row_batch.x.data(), row_batch.count, depth, row_norm.data());
-  kernel.row_norms(column_batch.x.data(), column_batch.count, depth, column_norm.data());
-  const PackedBatch<T> rows(kernel, row_batch, scaled ? row_norm.data() : nullptr);
-  for (int64_t j = 0; j < column_batch.count; j += 4) {
-    for (int64_t c = 0; c < column_batch.count; ++c) column_batch.label[c] = row_batch.label[0] + c - j;
-    const PackedBatch<T> columns(kernel, column_batch, scaled ? column_norm.data() : nullptr);
-    const cpu::PairPass<T> pass{rows.view(), columns.view(), depth, false, euclidean};
-    const PassResult<T> tile = run_pass(kernel, pass, true, true, unlimited_range<T>(), false, 24, 1);
-    for (int64_t i = 0; i < row_batch.count; ++i) {
-      const T number = kernel.tile_number(row_batch.x.data() + i * depth, column_batch.x.data() + j * depth,
-                                          scaled ? row_norm.data() + i : nullptr,
-                                          scaled ? column_norm.data() + j : nullptr, depth, euclidean);
-      CHECK_EQ(tile.index[i], j);
-      CHECK_EQ(number, tile.key[i]);
-    }
-  }
-}
-
-}  // namespace
-
-TEST(runs_at_the_forced_level) { check_forced_level(); }
-
-TEST(row_kernels_are_exact_on_integers) {
-  check_row_kernels<float>();
-  check_row_kernels<double>();
-}
-
-TEST(row_norms_finds_every_non_finite_element) {
-  check_finiteness<float>();
-  check_finiteness<double>();
-}
-
-TEST(pack_interleaves_scales_and_pads) {
-  check_packing<float>();
-  check_packing<double>();
-}
-
-TEST(select_block_visits_every_candidate_once) {
-  check_passes<float>();
-  check_passes<double>();
-  CHECK(improved > 10000);
-  CHECK(left > 10000);
-}
-
-TEST(tile_number_is_that_of_a_tile) {
-  for (const int64_t depth : {1, 2, 15, 16, 17, 31, 255, 256, 257, 272, 513, 600}) {
-    for (int flags = 0; flags < 4; ++flags) {
-      check_tile_number<float>(depth, flags & 1, flags & 2);
-      check_tile_number<double>(depth, flags & 1, flags & 2);
-    }
-  }
+TYPED_TEST(tile_number_is_that_of_a_tile, T) {
+  for (const int64_t depth : {1, 2, 15, 16, 17, 31, 255, 256, 257, 272, 513, 600})
+    for (const auto& [euclidean, scaled] : all_flags<2>()) check_tile_number<T>(depth, euclidean, scaled);
 }

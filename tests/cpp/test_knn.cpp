@@ -34,9 +34,7 @@ struct Neighbors {
     cpu::nearest<T>(kind, points, refs ? &others : nullptr, queries.depth, k, self == Self::kExcluded, workers,
                     similarity.data(), index.data());
   }
-  bool same_bits(const Neighbors& other) const {
-    return index == other.index && hardmine::test::same_bits(similarity, other.similarity);
-  }
+  bool same(const Neighbors& other) const { return index == other.index && same_bits(similarity, other.similarity); }
 };
 
 // Candidates of a query by (similarity, index), as the contract orders them.
@@ -94,8 +92,31 @@ void check_case(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int6
   check_neighbors(got, similarity_matrix(kind, queries, columns), rows, columns.count, k, self == Self::kExcluded, 0);
 }
 
+// Enough work for three workers or more; ties everywhere.
 template <class T>
-void check_counts() {
+void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int64_t k, Self self) {
+  Random random(5);
+  const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, depth, random);
+  const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), depth, random);
+  const Batch<T>* columns = refs < 0 ? nullptr : &others;
+  const Neighbors<T> serial(kind, queries, columns, k, self, SerialWorkers());
+  const std::string what = std::to_string(rows) + " queries, " + std::to_string(refs) + " refs, k " + std::to_string(k);
+  context = what;
+  check_neighbors(serial, similarity_matrix(kind, queries, columns ? others : queries), rows, columns ? refs : rows, k,
+                  self == Self::kExcluded, 0);
+  for (const int64_t threads : {2, 7}) {
+    context = what + ", " + std::to_string(threads) + " workers";
+    CHECK(serial.same(Neighbors<T>(kind, queries, columns, k, self, ThreadWorkers(threads))));
+  }
+  context = what + ", reverse workers";
+  CHECK(serial.same(Neighbors<T>(kind, queries, columns, k, self, ReverseWorkers())));
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TYPED_TEST(every_count_and_k, T) {
   int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
   constexpr int64_t depths[] = {3, 17, 1, 16, 33};
   const auto next_k = [&](int64_t candidates) {
@@ -116,8 +137,7 @@ void check_counts() {
   check_case<T>(Similarity::kEuclidean, 500, -1, 5, 20, Self::kExcluded);
 }
 
-template <class T>
-void check_reals() {
+TYPED_TEST(real_numbers_within_rounding, T) {
   for (const Similarity kind : kSimilarities) {
     for (const int64_t depth : {1, 64, 257}) {
       for (const bool with_refs : {false, true}) {
@@ -136,8 +156,7 @@ void check_reals() {
   }
 }
 
-template <class T>
-void check_non_finite() {
+TYPED_TEST(nan_and_minus_infinity_are_no_candidates, T) {
   const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
   for (const Similarity kind : kSimilarities) {
     Random random(11);
@@ -162,8 +181,7 @@ void check_non_finite() {
 }
 
 // Candidates that come in ascending, descending and equal similarity: every one is offered, or none after the first k.
-template <class T>
-void check_arrivals() {
+TYPED_TEST(any_order_of_arrival, T) {
   Random random(2);
   for (const int64_t k : {1, 7, 16, 20, 300}) {
     for (const int slope : {1, -1, 0}) {
@@ -182,50 +200,6 @@ void check_arrivals() {
       }
     }
   }
-}
-
-// Enough work for three workers or more; ties everywhere.
-template <class T>
-void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, int64_t k, Self self) {
-  Random random(5);
-  const Batch<T> queries(exact_values(kind), Labels::kOneClass, rows, depth, random);
-  const Batch<T> others(exact_values(kind), Labels::kOneClass, std::max<int64_t>(refs, 0), depth, random);
-  const Batch<T>* columns = refs < 0 ? nullptr : &others;
-  const Neighbors<T> serial(kind, queries, columns, k, self, SerialWorkers());
-  const std::string what = std::to_string(rows) + " queries, " + std::to_string(refs) + " refs, k " + std::to_string(k);
-  context = what;
-  check_neighbors(serial, similarity_matrix(kind, queries, columns ? others : queries), rows, columns ? refs : rows, k,
-                  self == Self::kExcluded, 0);
-  for (const int64_t threads : {2, 7}) {
-    context = what + ", " + std::to_string(threads) + " workers";
-    CHECK(serial.same_bits(Neighbors<T>(kind, queries, columns, k, self, ThreadWorkers(threads))));
-  }
-  context = what + ", reverse workers";
-  CHECK(serial.same_bits(Neighbors<T>(kind, queries, columns, k, self, ReverseWorkers())));
-}
-
-}  // namespace
-
-TEST(runs_at_the_forced_level) { check_forced_level(); }
-
-TEST(every_count_and_k) {
-  check_counts<float>();
-  check_counts<double>();
-}
-
-TEST(real_numbers_within_rounding) {
-  check_reals<float>();
-  check_reals<double>();
-}
-
-TEST(nan_and_minus_infinity_are_no_candidates) {
-  check_non_finite<float>();
-  check_non_finite<double>();
-}
-
-TEST(any_order_of_arrival) {
-  check_arrivals<float>();
-  check_arrivals<double>();
 }
 
 TEST(any_workers_give_the_same_bits) {

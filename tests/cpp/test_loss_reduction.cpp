@@ -58,8 +58,9 @@ double loss_of(const TermRule& rule, Reduction reduction, const Pairs<T>& pairs)
 
 const double kEasy1 = std::log(2.0), kEasy2 = std::log1p(std::exp(-2.5));  // the two easy anchors, tau = 0.1
 
-template <class T>
-void check_values() {
+}  // namespace
+
+TYPED_TEST(mean_sum_and_none_by_hand, T) {
   const Pairs<T> pairs = mixed_pairs<T>();
   const double tolerance = sizeof(T) == 4 ? 1e-6 : 1e-14;
   const double easy = kEasy1 + kEasy2, hard = 0.5 * (0.75 + 0.5 + 0.25);
@@ -71,13 +72,6 @@ void check_values() {
   reduce_loss(sct(), Reduction::kNone, pairs.view(), each.data());
   const double want[] = {0.375, kEasy1, 0, 0.25, 0, 0.125, kEasy2};
   for (int64_t i = 0; i < 7; ++i) CHECK_NEAR(each[i], want[i], tolerance);
-}
-
-}  // namespace
-
-TEST(mean_sum_and_none_by_hand) {
-  check_values<float>();
-  check_values<double>();
 }
 
 TEST(ties_in_neither_part_leave_the_mean) {

@@ -165,8 +165,23 @@ void check_against_scatter(const PairMeasure& measure, const Problem<T>& p) {
   for (size_t e = 0; e < refs.size(); ++e) CHECK_NEAR(got.refs[e], refs[e], eps * refs_size[e]);
 }
 
+// One row that every anchor selected, as positive and as negative, itself included.
 template <class T>
-void check_shapes() {
+Problem<T> hub(int64_t count, int64_t depth, Values values) {
+  Random random(count);
+  Problem<T> p(values, count, -1, depth, random);
+  for (int64_t pair = 0; pair < p.pairs(); ++pair) {
+    p.second[pair] = count / 2;
+    if (std::isnan(p.gradient[pair])) p.gradient[pair] = T(1);
+  }
+  return p;
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TYPED_TEST(every_shape_matches_a_dense_scatter, T) {
   for (const int64_t count : {0, 1, 2, 3, 17, 97, 257}) {
     for (const int64_t ref_count : {-1, 0, 1, 5, 98, 257}) {
       for (const int64_t depth : kDepths) {
@@ -186,8 +201,7 @@ void check_shapes() {
   }
 }
 
-template <class T>
-void check_listings() {
+TYPED_TEST(entries_of_any_rows_with_any_number_of_partners, T) {
   for (const Listing& listing : {Listing{true, 0, 0}, Listing{true, 0, 1}, Listing{true, 0, 7}, Listing{false, 0, 2},
                                  Listing{false, 1, 1}, Listing{false, 9, 3}, Listing{false, 200, 2}}) {
     for (const int64_t ref_count : {-1, 0, 13}) {
@@ -199,118 +213,6 @@ void check_listings() {
       }
     }
   }
-}
-
-// One row that every anchor selected, as positive and as negative, itself included.
-template <class T>
-Problem<T> hub(int64_t count, int64_t depth, Values values) {
-  Random random(count);
-  Problem<T> p(values, count, -1, depth, random);
-  for (int64_t pair = 0; pair < p.pairs(); ++pair) {
-    p.second[pair] = count / 2;
-    if (std::isnan(p.gradient[pair])) p.gradient[pair] = T(1);
-  }
-  return p;
-}
-
-// Zero rows, coinciding rows, and one shorter than the smallest norm, whose gradient is 0.
-template <class T>
-void check_zeros() {
-  Random random(1);
-  const int64_t depth = 9;
-  Problem<T> p(Values::kReals, 7, -1, depth, random);
-  for (int64_t k = 0; k < depth; ++k) {
-    p.x[0 * depth + k] = p.x[5 * depth + k] = T(0);
-    p.x[2 * depth + k] = p.x[1 * depth + k];
-    p.x[6 * depth + k] = T(2e-13);
-  }
-  p.second = {1, 5, 2, 3, 1, 0, 6, 3, 4, -1, 0, 4, 3, 4};
-  p.gradient = {1, 1, 2, T(-0.5), -1, 2, T(0.5), 1, 3, 1, 1, 1, 2, -1};
-  for (const PairMeasure& measure : kMeasures) {
-    context = "zeros, " + text_of(measure);
-    check_against_scatter(measure, p);
-  }
-}
-
-// A non-finite row matters to nobody unless a gradient reaches its pairs.
-template <class T>
-void check_unused_rows() {
-  Random random(2);
-  Problem<T> p(Values::kReals, 5, -1, 17, random);
-  for (int64_t k = 0; k < 17; ++k) p.x[3 * 17 + k] = T(kNaN);
-  p.second = {1, 2, 0, 4, 3, 1, 2, -1, -1, 0};
-  p.gradient = {1, 1, 1, 1, 0, 1, 0, T(kNaN), T(kNaN), 1};
-  for (const PairMeasure& measure : kMeasures) {
-    context = "unused, " + text_of(measure);
-    const Gradients<T> got = engine(measure, p, SerialWorkers());
-    for (int64_t i = 0; i < 5; ++i)
-      for (int64_t k = 0; k < 17; ++k) CHECK(i == 3 ? got.x[i * 17 + k] == T(0) : std::isfinite(got.x[i * 17 + k]));
-    Problem<T> used = p;
-    used.gradient[2 * 2] = T(1);
-    const Gradients<T> poisoned = engine(measure, used, SerialWorkers());
-    CHECK(std::isnan(poisoned.x[2 * 17]) && std::isfinite(poisoned.x[0]));
-    // What an inner product passes to the row itself is only its partner, which is finite.
-    const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalized;
-    CHECK_EQ(std::isnan(poisoned.x[3 * 17]), !dot);
-  }
-}
-
-template <class T>
-void check_workers() {
-  const int64_t count = 300, depth = 257;  // enough for eight workers
-  Random random(7);
-  const Problem<T> problems[] = {
-      Problem<T>(Values::kReals, count, -1, depth, random), Problem<T>(Values::kReals, count, 251, depth, random),
-      Problem<T>(Values::kReals, count, -1, depth, random, Listing{false, 500, 2}),
-      Problem<T>(Values::kReals, count, 251, depth, random, Listing{true, 0, 9}), hub<T>(count, depth, Values::kReals)};
-  for (const Problem<T>& p : problems) {
-    for (const PairMeasure& measure : kMeasures) {
-      const Gradients<T> serial = engine(measure, p, SerialWorkers());
-      for (const auto& pool : parallel_pools()) {
-        context = std::to_string(pool->count()) + " workers, refs " + std::to_string(p.ref_count);
-        const Gradients<T> parallel = engine(measure, p, *pool);
-        CHECK(same_bits(parallel.x, serial.x));
-        CHECK(same_bits(parallel.refs, serial.refs));
-        CHECK(cpu::all_finite(p.x.data(), count, depth, *pool));
-      }
-    }
-  }
-}
-
-template <class T>
-void check_all_finite() {
-  const SerialWorkers serial;
-  const ThreadWorkers threads(3);
-  const int64_t count = 200, depth = 257;
-  std::vector<T> x(count * depth, T(1));
-  for (const int64_t at : {int64_t{0}, int64_t{256}, int64_t{257 * 99 + 16}, count * depth - 1}) {
-    for (const cpu::Workers* workers :
-         {static_cast<const cpu::Workers*>(&serial), static_cast<const cpu::Workers*>(&threads)}) {
-      context = "element " + std::to_string(at);
-      for (const double bad : {kNaN, double(INFINITY), -double(INFINITY)}) {
-        x[at] = T(bad);
-        CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
-      }
-      x[at] = std::numeric_limits<T>::max();  // its square, and so the norm, overflows
-      CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
-      x[at] = T(1);
-    }
-  }
-  CHECK(cpu::all_finite(static_cast<const T*>(nullptr), 0, 5, serial));
-}
-
-}  // namespace
-
-TEST(runs_at_the_forced_level) { check_forced_level(); }
-
-TEST(every_shape_matches_a_dense_scatter) {
-  check_shapes<float>();
-  check_shapes<double>();
-}
-
-TEST(entries_of_any_rows_with_any_number_of_partners) {
-  check_listings<float>();
-  check_listings<double>();
 }
 
 TEST(rows_behind_the_last_entry_are_first_of_no_pair) {
@@ -391,14 +293,44 @@ TEST(hubs_gather_from_everybody) {
   }
 }
 
-TEST(zero_rows_and_zero_distances) {
-  check_zeros<float>();
-  check_zeros<double>();
+// Zero rows, coinciding rows, and one shorter than the smallest norm, whose gradient is 0.
+TYPED_TEST(zero_rows_and_zero_distances, T) {
+  Random random(1);
+  const int64_t depth = 9;
+  Problem<T> p(Values::kReals, 7, -1, depth, random);
+  for (int64_t k = 0; k < depth; ++k) {
+    p.x[0 * depth + k] = p.x[5 * depth + k] = T(0);
+    p.x[2 * depth + k] = p.x[1 * depth + k];
+    p.x[6 * depth + k] = T(2e-13);
+  }
+  p.second = {1, 5, 2, 3, 1, 0, 6, 3, 4, -1, 0, 4, 3, 4};
+  p.gradient = {1, 1, 2, T(-0.5), -1, 2, T(0.5), 1, 3, 1, 1, 1, 2, -1};
+  for (const PairMeasure& measure : kMeasures) {
+    context = "zeros, " + text_of(measure);
+    check_against_scatter(measure, p);
+  }
 }
 
-TEST(rows_that_no_gradient_reaches_stay_zero) {
-  check_unused_rows<float>();
-  check_unused_rows<double>();
+// A non-finite row matters to nobody unless a gradient reaches its pairs.
+TYPED_TEST(rows_that_no_gradient_reaches_stay_zero, T) {
+  Random random(2);
+  Problem<T> p(Values::kReals, 5, -1, 17, random);
+  for (int64_t k = 0; k < 17; ++k) p.x[3 * 17 + k] = T(kNaN);
+  p.second = {1, 2, 0, 4, 3, 1, 2, -1, -1, 0};
+  p.gradient = {1, 1, 1, 1, 0, 1, 0, T(kNaN), T(kNaN), 1};
+  for (const PairMeasure& measure : kMeasures) {
+    context = "unused, " + text_of(measure);
+    const Gradients<T> got = engine(measure, p, SerialWorkers());
+    for (int64_t i = 0; i < 5; ++i)
+      for (int64_t k = 0; k < 17; ++k) CHECK(i == 3 ? got.x[i * 17 + k] == T(0) : std::isfinite(got.x[i * 17 + k]));
+    Problem<T> used = p;
+    used.gradient[2 * 2] = T(1);
+    const Gradients<T> poisoned = engine(measure, used, SerialWorkers());
+    CHECK(std::isnan(poisoned.x[2 * 17]) && std::isfinite(poisoned.x[0]));
+    // What an inner product passes to the row itself is only its partner, which is finite.
+    const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalized;
+    CHECK_EQ(std::isnan(poisoned.x[3 * 17]), !dot);
+  }
 }
 
 TEST(null_outputs_are_not_computed_and_change_nothing) {
@@ -414,12 +346,44 @@ TEST(null_outputs_are_not_computed_and_change_nothing) {
   }
 }
 
-TEST(any_workers_give_the_same_bits) {
-  check_workers<float>();
-  check_workers<double>();
+TYPED_TEST(any_workers_give_the_same_bits, T) {
+  const int64_t count = 300, depth = 257;  // enough for eight workers
+  Random random(7);
+  const Problem<T> problems[] = {
+      Problem<T>(Values::kReals, count, -1, depth, random), Problem<T>(Values::kReals, count, 251, depth, random),
+      Problem<T>(Values::kReals, count, -1, depth, random, Listing{false, 500, 2}),
+      Problem<T>(Values::kReals, count, 251, depth, random, Listing{true, 0, 9}), hub<T>(count, depth, Values::kReals)};
+  for (const Problem<T>& p : problems) {
+    for (const PairMeasure& measure : kMeasures) {
+      const Gradients<T> serial = engine(measure, p, SerialWorkers());
+      for (const auto& pool : parallel_pools()) {
+        context = std::to_string(pool->count()) + " workers, refs " + std::to_string(p.ref_count);
+        const Gradients<T> parallel = engine(measure, p, *pool);
+        CHECK(same_bits(parallel.x, serial.x));
+        CHECK(same_bits(parallel.refs, serial.refs));
+        CHECK(cpu::all_finite(p.x.data(), count, depth, *pool));
+      }
+    }
+  }
 }
 
-TEST(all_finite_finds_every_non_finite_element) {
-  check_all_finite<float>();
-  check_all_finite<double>();
+TYPED_TEST(all_finite_finds_every_non_finite_element, T) {
+  const SerialWorkers serial;
+  const ThreadWorkers threads(3);
+  const int64_t count = 200, depth = 257;
+  std::vector<T> x(count * depth, T(1));
+  for (const int64_t at : {int64_t{0}, int64_t{256}, int64_t{257 * 99 + 16}, count * depth - 1}) {
+    for (const cpu::Workers* workers :
+         {static_cast<const cpu::Workers*>(&serial), static_cast<const cpu::Workers*>(&threads)}) {
+      context = "element " + std::to_string(at);
+      for (const double bad : {kNaN, double(INFINITY), -double(INFINITY)}) {
+        x[at] = T(bad);
+        CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
+      }
+      x[at] = std::numeric_limits<T>::max();  // its square, and so the norm, overflows
+      CHECK(!cpu::all_finite(x.data(), count, depth, *workers));
+      x[at] = T(1);
+    }
+  }
+  CHECK(cpu::all_finite(static_cast<const T*>(nullptr), 0, 5, serial));
 }

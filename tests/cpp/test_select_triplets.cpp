@@ -2,8 +2,6 @@
 
 #include "cpu/engine/select_triplets.h"
 
-#include <cstring>
-
 #include "support/check.h"
 #include "support/check_selection.h"
 #include "support/simd_targets.h"
@@ -41,16 +39,14 @@ struct Selection {
         workers,
         {positive_index.data(), negative_index.data(), positive_similarity.data(), negative_similarity.data()});
   }
-  bool same_bits(const Selection& other) const {
-    const auto same = [](const std::vector<T>& a, const std::vector<T>& b) {
-      return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-    };
+  bool same(const Selection& other) const {
     return positive_index == other.positive_index && negative_index == other.negative_index && finite == other.finite &&
-           same(positive_similarity, other.positive_similarity) && same(negative_similarity, other.negative_similarity);
+           same_bits(positive_similarity, other.positive_similarity) &&
+           same_bits(negative_similarity, other.negative_similarity);
   }
 };
 
-SelectionCoverage coverage;
+SelectionCoverage coverage;  // of the current test
 
 std::string describe(const SelectionRule& rule, int64_t rows, int64_t columns, int64_t depth, Labels labels) {
   return "rows " + std::to_string(rows) + ", columns " + std::to_string(columns) + ", depth " + std::to_string(depth) +
@@ -77,8 +73,37 @@ void check_symmetric(Similarity similarity, Labels labels, int64_t count, int64_
   }
 }
 
+// Enough work for eight workers in either pass, and ties between them.
 template <class T>
-void check_counts() {
+void check_workers(Values values, Labels labels) {
+  Random random(5);
+  const int64_t count = 257, depth = 257;
+  const Batch<T> anchors(values, labels, count, depth, random), refs(values, labels, count, depth, random);
+  const SelectionRule easy_hard;
+  const SelectionRule all_random{Similarity::kCosine, Positive::kRandom, Negative::kRandom};
+  SelectionRule random_among_marked = all_random;
+  random_among_marked.duplicate_threshold = 0.5;
+  const SelectionRule hard_semihard{Similarity::kCosine, Positive::kHardest, Negative::kSemihard, Fallback::kHardest};
+  for (const Similarity similarity : kSimilarities) {
+    for (SelectionRule rule : {easy_hard, hard_semihard, all_random, random_among_marked}) {
+      rule.similarity = similarity;
+      for (const Batch<T>* others : {static_cast<const Batch<T>*>(nullptr), &refs}) {
+        const Selection<T> serial(rule, anchors, others, SerialWorkers());
+        for (const auto& pool : parallel_pools()) {
+          context = std::to_string(pool->count()) + " workers, " + describe(rule, count, count, depth, labels);
+          CHECK(serial.same(Selection<T>(rule, anchors, others, *pool)));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST(runs_at_the_forced_level) { check_forced_level(); }
+
+TYPED_TEST(every_count_rule_and_kind_of_label, T) {
+  coverage = {};
   size_t turn = 0;
   for (const int64_t count : kCounts) {
     for (int64_t labels = 0; labels < kLabelKinds; ++labels) {
@@ -87,10 +112,13 @@ void check_counts() {
         check_symmetric<T>(similarity, static_cast<Labels>(labels), count, 5, turn++, count < 40 ? 1 : 19);
     }
   }
+  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
+  CHECK(coverage.negatives > coverage.anchors / 4 && coverage.negatives < coverage.anchors);
+  CHECK(coverage.semihard > coverage.anchors / 10);
+  CHECK(coverage.no_semihard > coverage.anchors / 10);
 }
 
-template <class T>
-void check_depths() {
+TYPED_TEST(every_depth, T) {
   size_t turn = 0;
   for (const int64_t depth : kDepths)
     for (const int64_t count : {5, 17, 97})
@@ -99,8 +127,8 @@ void check_depths() {
             ++turn;
 }
 
-template <class T>
-void check_refs() {
+TYPED_TEST(every_pair_of_anchor_and_reference_counts, T) {
+  coverage = {};
   size_t turn = 0;
   for (const int64_t rows : kCounts) {
     for (const int64_t columns : kCounts) {
@@ -119,11 +147,12 @@ void check_refs() {
       ++turn;
     }
   }
+  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
+  CHECK(coverage.semihard > 500 && coverage.no_semihard > 500);
 }
 
 // NaN and infinite rows: the oracle's similarities to them follow from IEEE arithmetic, as the engine's do.
-template <class T>
-void check_non_finite() {
+TYPED_TEST(nan_similarities_are_no_candidates, T) {
   const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
   for (const Similarity similarity : kSimilarities) {
     Random random(11);
@@ -152,8 +181,7 @@ void check_non_finite() {
 }
 
 // Among equal rows every similarity ties: the lowest admissible index wins, wherever it lies among the tiles.
-template <class T>
-void check_all_equal() {
+TYPED_TEST(ties_go_to_the_lowest_index, T) {
   Random random(3);
   for (const int64_t count : {2, 33, 97, 300}) {
     Batch<T> anchors(Values::kIntegers, Labels::kRandom, count, 4, random);
@@ -185,8 +213,7 @@ void check_all_equal() {
 }
 
 // Real numbers: what is chosen must be as good as the best, up to rounding, and be reported as it is.
-template <class T>
-void check_reals() {
+TYPED_TEST(real_numbers_within_rounding, T) {
   for (const Similarity similarity : kSimilarities) {
     for (const int64_t depth : {1, 64, 257}) {
       Random random(depth);
@@ -216,73 +243,6 @@ void check_reals() {
       }
     }
   }
-}
-
-// Enough work for eight workers in either pass, and ties between them.
-template <class T>
-void check_workers(Values values, Labels labels) {
-  Random random(5);
-  const int64_t count = 257, depth = 257;
-  const Batch<T> anchors(values, labels, count, depth, random), refs(values, labels, count, depth, random);
-  const SelectionRule easy_hard;
-  const SelectionRule all_random{Similarity::kCosine, Positive::kRandom, Negative::kRandom};
-  SelectionRule random_among_marked = all_random;
-  random_among_marked.duplicate_threshold = 0.5;
-  const SelectionRule hard_semihard{Similarity::kCosine, Positive::kHardest, Negative::kSemihard, Fallback::kHardest};
-  for (const Similarity similarity : kSimilarities) {
-    for (SelectionRule rule : {easy_hard, hard_semihard, all_random, random_among_marked}) {
-      rule.similarity = similarity;
-      for (const Batch<T>* others : {static_cast<const Batch<T>*>(nullptr), &refs}) {
-        const Selection<T> serial(rule, anchors, others, SerialWorkers());
-        for (const auto& pool : parallel_pools()) {
-          context = std::to_string(pool->count()) + " workers, " + describe(rule, count, count, depth, labels);
-          CHECK(serial.same_bits(Selection<T>(rule, anchors, others, *pool)));
-        }
-      }
-    }
-  }
-}
-
-}  // namespace
-
-TEST(runs_at_the_forced_level) { check_forced_level(); }
-
-TEST(every_count_rule_and_kind_of_label) {
-  coverage = {};
-  check_counts<float>();
-  check_counts<double>();
-  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
-  CHECK(coverage.negatives > coverage.anchors / 4 && coverage.negatives < coverage.anchors);
-  CHECK(coverage.semihard > coverage.anchors / 10);
-  CHECK(coverage.no_semihard > coverage.anchors / 10);
-}
-
-TEST(every_depth) {
-  check_depths<float>();
-  check_depths<double>();
-}
-
-TEST(every_pair_of_anchor_and_reference_counts) {
-  coverage = {};
-  check_refs<float>();
-  check_refs<double>();
-  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
-  CHECK(coverage.semihard > 1000 && coverage.no_semihard > 1000);
-}
-
-TEST(nan_similarities_are_no_candidates) {
-  check_non_finite<float>();
-  check_non_finite<double>();
-}
-
-TEST(ties_go_to_the_lowest_index) {
-  check_all_equal<float>();
-  check_all_equal<double>();
-}
-
-TEST(real_numbers_within_rounding) {
-  check_reals<float>();
-  check_reals<double>();
 }
 
 TEST(any_workers_give_the_same_bits) {

@@ -27,53 +27,9 @@ std::vector<T> similarities(Similarity kind) {
   return s;
 }
 
-template <class T>
-void check_positive_range() {
-  for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
-    for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
-      for (const double threshold : {-3.0, -0.25, 0.0, 0.75, 1e9, double(kInf<double>)}) {
-        SelectionRule rule;
-        rule.similarity = kind;
-        rule.positive = positive;
-        rule.duplicate_threshold = threshold;
-        const KeyRange<T> range = positive_range<T>(rule);
-        for (const T s : similarities<T>(kind)) {
-          const T order = order_from_similarity(kind, s);
-          CHECK_EQ(admits(range, prefers_least_similar(positive) ? -order : order), s <= T(threshold));
-        }
-        CHECK(!admits(range, kNan<T>));
-      }
-    }
-  }
-}
+}  // namespace
 
-template <class T>
-void check_semihard_range() {
-  for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
-    for (const bool keeps_ties : {false, true}) {
-      for (const double margin : {-1.0, 0.0, 0.25, 2.0, double(kInf<double>)}) {
-        SelectionRule rule;
-        rule.similarity = kind;
-        rule.negative = Negative::kSemihard;
-        rule.semihard_keeps_ties = keeps_ties;
-        rule.semihard_margin = margin;
-        for (const T s_ap : similarities<T>(kind)) {
-          const KeyRange<T> range = semihard_range(rule, order_from_similarity(kind, s_ap));
-          for (const T s_an : similarities<T>(kind)) {
-            const bool want = (keeps_ties ? s_an <= s_ap : s_an < s_ap) && s_an > s_ap - T(margin);
-            CHECK_EQ(admits(range, order_from_similarity(kind, s_an)), want);
-          }
-        }
-        // Without a positive nothing is semi-hard.
-        const KeyRange<T> none = semihard_range(rule, kNan<T>);
-        for (const T s_an : similarities<T>(kind)) CHECK(!admits(none, order_from_similarity(kind, s_an)));
-      }
-    }
-  }
-}
-
-template <class T>
-void check_below() {
+TYPED_TEST(below_is_the_next_smaller_number, T) {
   const T eps = std::numeric_limits<T>::epsilon(), smallest = std::numeric_limits<T>::min();
   const T tiny = std::numeric_limits<T>::denorm_min();
   CHECK_EQ(below(T(1)), T(1) - eps / 2);
@@ -92,8 +48,7 @@ void check_below() {
     for (const T key : {below(below(x)), below(x), x, std::nextafter(x, kInf<T>)}) CHECK_EQ(key <= below(x), key < x);
 }
 
-template <class T>
-void check_orders() {
+TYPED_TEST(orders_follow_similarities_and_back, T) {
   for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
     const std::vector<T> all = similarities<T>(kind);
     for (size_t i = 0; i < all.size(); ++i) {
@@ -113,9 +68,15 @@ void check_orders() {
   CHECK_EQ(similarity_from_order(Similarity::kDot, T(-9)), T(-9));
 }
 
+TEST(unlimited_range_admits_every_finite_key) {
+  const KeyRange<float> range = unlimited_range<float>();
+  for (const float key : {-3e38F, -1.0F, 0.0F, 3e38F, kInf<float>}) CHECK(admits(range, key));
+  CHECK(!admits(range, -kInf<float>));
+  CHECK(!admits(range, kNan<float>));
+}
+
 // The sums of products of unit rows, as tiles hold them, may lie beyond 1 and -1.
-template <class T>
-void check_cosines_around_one() {
+TYPED_TEST(bounds_on_cosines_before_they_are_clamped_admit_what_they_admit_after, T) {
   std::vector<T> sums, bounds;
   for (const T one : {T(-1), T(1)}) {
     for (const T s : {below(below(one)), below(one), one, -below(-one), -below(below(-one))}) sums.push_back(s);
@@ -148,33 +109,26 @@ void check_cosines_around_one() {
   }
 }
 
-}  // namespace
-
-TEST(below_is_the_next_smaller_number) {
-  check_below<float>();
-  check_below<double>();
+TYPED_TEST(positives_above_the_duplicate_threshold_are_dropped, T) {
+  for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
+    for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
+      for (const double threshold : {-3.0, -0.25, 0.0, 0.75, 1e9, double(kInf<double>)}) {
+        SelectionRule rule;
+        rule.similarity = kind;
+        rule.positive = positive;
+        rule.duplicate_threshold = threshold;
+        const KeyRange<T> range = positive_range<T>(rule);
+        for (const T s : similarities<T>(kind)) {
+          const T order = order_from_similarity(kind, s);
+          CHECK_EQ(admits(range, prefers_least_similar(positive) ? -order : order), s <= T(threshold));
+        }
+        CHECK(!admits(range, kNan<T>));
+      }
+    }
+  }
 }
 
-TEST(orders_follow_similarities_and_back) {
-  check_orders<float>();
-  check_orders<double>();
-}
-
-TEST(unlimited_range_admits_every_finite_key) {
-  const KeyRange<float> range = unlimited_range<float>();
-  for (const float key : {-3e38F, -1.0F, 0.0F, 3e38F, kInf<float>}) CHECK(admits(range, key));
-  CHECK(!admits(range, -kInf<float>));
-  CHECK(!admits(range, kNan<float>));
-}
-
-TEST(bounds_on_cosines_before_they_are_clamped_admit_what_they_admit_after) {
-  check_cosines_around_one<float>();
-  check_cosines_around_one<double>();
-}
-
-TEST(positives_above_the_duplicate_threshold_are_dropped) {
-  check_positive_range<float>();
-  check_positive_range<double>();
+TEST(duplicate_threshold_is_rounded_to_the_type) {
   // The threshold is rounded to the type it is compared in: a similarity equal to it stays.
   SelectionRule rule;
   rule.duplicate_threshold = 0.9999;
@@ -185,9 +139,28 @@ TEST(positives_above_the_duplicate_threshold_are_dropped) {
   CHECK(admits(positive_range<float>(rule), 1.0F));
 }
 
-TEST(semihard_negatives_lie_between_margin_and_positive) {
-  check_semihard_range<float>();
-  check_semihard_range<double>();
+TYPED_TEST(semihard_negatives_lie_between_margin_and_positive, T) {
+  for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
+    for (const bool keeps_ties : {false, true}) {
+      for (const double margin : {-1.0, 0.0, 0.25, 2.0, double(kInf<double>)}) {
+        SelectionRule rule;
+        rule.similarity = kind;
+        rule.negative = Negative::kSemihard;
+        rule.semihard_keeps_ties = keeps_ties;
+        rule.semihard_margin = margin;
+        for (const T s_ap : similarities<T>(kind)) {
+          const KeyRange<T> range = semihard_range(rule, order_from_similarity(kind, s_ap));
+          for (const T s_an : similarities<T>(kind)) {
+            const bool want = (keeps_ties ? s_an <= s_ap : s_an < s_ap) && s_an > s_ap - T(margin);
+            CHECK_EQ(admits(range, order_from_similarity(kind, s_an)), want);
+          }
+        }
+        // Without a positive nothing is semi-hard.
+        const KeyRange<T> none = semihard_range(rule, kNan<T>);
+        for (const T s_an : similarities<T>(kind)) CHECK(!admits(none, order_from_similarity(kind, s_an)));
+      }
+    }
+  }
 }
 
 TEST(least_similar_wins_for_hardest_positive_and_easiest_negative) {

@@ -9,10 +9,34 @@
 using namespace hardmine;
 using namespace hardmine::test;
 
-namespace {
+TEST(levels_of_this_cpu) {
+  for (const BuiltLevel& level : built_levels()) {
+    std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
+    // The tile engine's block and strip sizes ask for this.
+    for (const int64_t row_group : {level.for_float.row_group, level.for_double.row_group}) {
+      CHECK_EQ(cpu::kMaxBlockRows % row_group, 0);
+      CHECK_EQ(24 % row_group, 0);
+    }
+  }
+}
 
-template <class T>
-void check_row_kernels() {
+TEST(unknown_level_is_an_error_and_the_best_one_is_the_default) {
+  // The level is decided by the first call that succeeds, so the failing one comes first.
+  setenv("HARDMINE_SIMD", "mmx", 1);
+  CHECK_THROWS(cpu::simd_level(), std::runtime_error, "HARDMINE_SIMD must be one of 'scalar'");
+  CHECK_THROWS(cpu::simd_level(), std::runtime_error, "got 'mmx'");
+  unsetenv("HARDMINE_SIMD");
+  std::string best;
+  for (const BuiltLevel& level : built_levels())
+    if (level.available) best = level.name;
+  CHECK_EQ(std::string(cpu::simd_level_name()), best);
+  for (const BuiltLevel& level : built_levels()) {
+    CHECK_EQ(&cpu::kernels<float>() == &level.for_float, level.name == best);
+    CHECK_EQ(&cpu::kernels<double>() == &level.for_double, level.name == best);
+  }
+}
+
+TYPED_TEST(row_kernels_agree, T) {
   for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const bool special : {false, true}) {
@@ -46,8 +70,7 @@ void check_row_kernels() {
   });
 }
 
-template <class T>
-void check_pack() {
+TYPED_TEST(packing_agrees, T) {
   for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const int64_t count : {1, 13, 33}) {
@@ -73,8 +96,7 @@ void check_pack() {
 }
 
 // Levels tile the pairs differently, so whole passes are compared.
-template <class T>
-void check_select_block() {
+TYPED_TEST(selection_agrees, T) {
   const T inf = std::numeric_limits<T>::infinity();
   for_each_level<T>([&](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     int64_t selected = 0;
@@ -86,19 +108,21 @@ void check_select_block() {
         rows.x = rough_rows<T>(count, depth, depth < 20, random);
         const PackedBatch<T> scalar_rows(scalar, rows), simd_rows(simd, rows);
         const PackedBatch<T> scalar_columns(scalar, columns), simd_columns(simd, columns);
-        for (int flags = 0; flags < 32; ++flags) {
-          const bool symmetric = flags & 1, same_class = flags & 2, euclidean = flags & 4, largest = flags & 8,
-                     bounded = flags & 16;
-          context = level.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count) + ", flags " +
-                    std::to_string(flags);
+        for (const auto& [symmetric, same_class, euclidean, largest_wins, bounded] : all_flags<5>()) {
+          context = level.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count) +
+                    text_of({{"symmetric", symmetric},
+                             {"same class", same_class},
+                             {"euclidean", euclidean},
+                             {"largest wins", largest_wins},
+                             {"bounded", bounded}});
           const auto pass = [&](const PackedBatch<T>& r, const PackedBatch<T>& c) {
             return cpu::PairPass<T>{r.view(), symmetric ? r.view() : c.view(), depth, symmetric, euclidean};
           };
           const KeyRange<T> range{-inf, kBelowRange, bounded ? T(euclidean ? -0.5 : 0.5) : inf};
           const PassResult<T> got =
-              run_pass(simd, pass(simd_rows, simd_columns), same_class, largest, range, bounded, 24, 2);
+              run_pass(simd, pass(simd_rows, simd_columns), same_class, largest_wins, range, bounded, 24, 2);
           const PassResult<T> want =
-              run_pass(scalar, pass(scalar_rows, scalar_columns), same_class, largest, range, bounded, 96, 3);
+              run_pass(scalar, pass(scalar_rows, scalar_columns), same_class, largest_wins, range, bounded, 96, 3);
           CHECK(got.index == want.index);
           CHECK(same_bits(got.key, want.key));
           for (const Index index : got.index) selected += is_candidate(index);
@@ -107,54 +131,4 @@ void check_select_block() {
     }
     CHECK(selected > 1000);
   });
-}
-
-}  // namespace
-
-TEST(levels_of_this_cpu) {
-  for (const BuiltLevel& level : built_levels()) {
-    std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
-    // The tile engine's block and strip sizes ask for this.
-    for (const int64_t row_group : {level.for_float.row_group, level.for_double.row_group}) {
-      CHECK_EQ(cpu::kMaxBlockRows % row_group, 0);
-      CHECK_EQ(24 % row_group, 0);
-    }
-  }
-}
-
-TEST(unknown_level_is_an_error_and_the_best_one_is_the_default) {
-  // The level is decided by the first call that succeeds, so the failing one comes first.
-  setenv("HARDMINE_SIMD", "mmx", 1);
-  std::string message;
-  try {
-    cpu::simd_level();
-  } catch (const std::runtime_error& error) {
-    message = error.what();
-  }
-  CHECK(message.starts_with("HARDMINE_SIMD must be one of 'scalar'"));
-  CHECK(message.ends_with("got 'mmx'"));
-  unsetenv("HARDMINE_SIMD");
-  std::string best;
-  for (const BuiltLevel& level : built_levels())
-    if (level.available) best = level.name;
-  CHECK_EQ(std::string(cpu::simd_level_name()), best);
-  for (const BuiltLevel& level : built_levels()) {
-    CHECK_EQ(&cpu::kernels<float>() == &level.for_float, level.name == best);
-    CHECK_EQ(&cpu::kernels<double>() == &level.for_double, level.name == best);
-  }
-}
-
-TEST(row_kernels_agree) {
-  check_row_kernels<float>();
-  check_row_kernels<double>();
-}
-
-TEST(packing_agrees) {
-  check_pack<float>();
-  check_pack<double>();
-}
-
-TEST(selection_agrees) {
-  check_select_block<float>();
-  check_select_block<double>();
 }

@@ -9,7 +9,6 @@ using namespace hardmine;
 namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kLn2 = 0.6931471805599453;
 
 TermRule rule_of(Term term, HardRule hard_rule = HardRule::kAbove, double cutoff = 0) {
   TermRule rule;
@@ -34,8 +33,9 @@ void check_term(const TermRule& rule, double positive, double negative, double v
   CHECK(term.part == part);
 }
 
-template <class T>
-void check_hand_worked() {
+}  // namespace
+
+TYPED_TEST(hand_worked_values, T) {
   const Part easy = Part::kEasy, hard = Part::kHard;
   // ln(1 + e^x), slope 1 / (1 + e^-x), both over tau = 0.1, x = 10 (s_an - s_ap).
   const double softplus_m1 = 0.31326168751822286, sigmoid_m1 = 0.2689414213699951;
@@ -84,13 +84,6 @@ void check_hand_worked() {
   check_term<T>(kCode2021, 0.9, 0.9, 0.9, 0, 1, hard);        // a tie above the cutoff
 }
 
-}  // namespace
-
-TEST(hand_worked_values) {
-  check_hand_worked<float>();
-  check_hand_worked<double>();
-}
-
 TEST(derivatives_match_finite_differences) {
   const double step = 1e-6;
   int64_t hard = 0, easy = 0;
@@ -117,28 +110,6 @@ TEST(derivatives_match_finite_differences) {
   CHECK(easy > 100);
 }
 
-template <class T>
-void check_extremes() {
-  for (const TermRule& rule : {kNca, kHinge, kSoftMargin, kPaper, kCode2020, kCode2021}) {
-    for (const T positive : {T(-1e4), T(-100), T(0), T(100), T(1e4)}) {
-      for (const T negative : {T(-1e4), T(-100), T(0), T(100), T(1e4)}) {
-        const TripletTerm<T> term = triplet_term(rule, positive, negative);
-        CHECK(std::isfinite(term.value) && std::isfinite(term.d_positive) && std::isfinite(term.d_negative));
-        CHECK(term.d_negative >= T(0) && term.d_positive <= T(0));
-        CHECK(std::fabs(term.d_negative) <= T(1 / rule.temperature) * T(1.000001));
-      }
-    }
-  }
-  // Far from the diagonal the softplus is a ramp: all or nothing.
-  CHECK_NEAR(triplet_term(kNca, T(-1e4), T(1e4)).value, 2e5, 0.1);
-  CHECK_NEAR(triplet_term(kNca, T(-1e4), T(1e4)).d_negative, 10, 1e-5);
-  CHECK_EQ(triplet_term(kNca, T(1e4), T(-1e4)).value, T(0));
-  CHECK_EQ(triplet_term(kNca, T(1e4), T(-1e4)).d_negative, T(0));
-  // And its small values keep their relative precision: e^-40 is far below the rounding error of 1.
-  CHECK_NEAR(softplus(T(-40)) / std::exp(T(-40)), 1, 1e-6);
-  CHECK_NEAR(sigmoid(T(-40)) / std::exp(T(-40)), 1, 1e-6);
-}
-
 TEST(derivatives_of_the_ratio_match_finite_differences) {
   const double step = 1e-6;
   int64_t active = 0, flat = 0;
@@ -160,9 +131,25 @@ TEST(derivatives_of_the_ratio_match_finite_differences) {
   CHECK(flat > 100);
 }
 
-TEST(extreme_inputs_neither_overflow_nor_give_nan) {
-  check_extremes<float>();
-  check_extremes<double>();
+TYPED_TEST(extreme_inputs_neither_overflow_nor_give_nan, T) {
+  for (const TermRule& rule : {kNca, kHinge, kSoftMargin, kPaper, kCode2020, kCode2021}) {
+    for (const T positive : {T(-1e4), T(-100), T(0), T(100), T(1e4)}) {
+      for (const T negative : {T(-1e4), T(-100), T(0), T(100), T(1e4)}) {
+        const TripletTerm<T> term = triplet_term(rule, positive, negative);
+        CHECK(std::isfinite(term.value) && std::isfinite(term.d_positive) && std::isfinite(term.d_negative));
+        CHECK(term.d_negative >= T(0) && term.d_positive <= T(0));
+        CHECK(std::fabs(term.d_negative) <= T(1 / rule.temperature) * T(1.000001));
+      }
+    }
+  }
+  // Far from the diagonal the softplus is a ramp: all or nothing.
+  CHECK_NEAR(triplet_term(kNca, T(-1e4), T(1e4)).value, 2e5, 0.1);
+  CHECK_NEAR(triplet_term(kNca, T(-1e4), T(1e4)).d_negative, 10, 1e-5);
+  CHECK_EQ(triplet_term(kNca, T(1e4), T(-1e4)).value, T(0));
+  CHECK_EQ(triplet_term(kNca, T(1e4), T(-1e4)).d_negative, T(0));
+  // And its small values keep their relative precision: e^-40 is far below the rounding error of 1.
+  CHECK_NEAR(softplus(T(-40)) / std::exp(T(-40)), 1, 1e-6);
+  CHECK_NEAR(sigmoid(T(-40)) / std::exp(T(-40)), 1, 1e-6);
 }
 
 TEST(nan_similarities_give_nan) {

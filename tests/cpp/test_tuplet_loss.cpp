@@ -78,28 +78,6 @@ void check_case(const Choice& choice, int64_t rows, int64_t refs, TupletCoverage
 }
 
 template <class T>
-void check_counts() {
-  TupletCoverage coverage;
-  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 7;
-  for (const int64_t rows : kEdges)
-    for (int64_t n = 0; n < (rows > 40 ? 9 : 30); ++n) check_case<T>(Choice(turn++), rows, -1, coverage);
-  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
-  CHECK(coverage.many_positives > coverage.anchors / 8);
-  CHECK(coverage.dropped > 1000);
-}
-
-template <class T>
-void check_refs() {
-  TupletCoverage coverage;
-  int64_t turn = sizeof(T) == sizeof(float) ? 3 : 11;
-  for (const int64_t rows : kEdges)
-    for (const int64_t refs : kEdges)
-      if (rows * refs < 10000 || (rows + refs) % 2) check_case<T>(Choice(turn++), rows, refs, coverage);
-  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
-  CHECK(coverage.many_positives > coverage.anchors / 8);
-}
-
-template <class T>
 bool same_run(const TupletRun<T>& a, const TupletRun<T>& b) {
   return same_bits(a.value, b.value) && same_bits(a.level, b.level) && same_bits(a.shift, b.shift) &&
          same_bits(a.sum, b.sum) && same_bits(a.slope, b.slope) &&
@@ -145,14 +123,24 @@ double loss_of(const TupletProblem<double>& p) {
 
 TEST(runs_at_the_forced_level) { check_forced_level(); }
 
-TEST(every_count_among_themselves) {
-  check_counts<float>();
-  check_counts<double>();
+TYPED_TEST(every_count_among_themselves, T) {
+  TupletCoverage coverage;
+  int64_t turn = sizeof(T) == sizeof(float) ? 0 : 7;
+  for (const int64_t rows : kEdges)
+    for (int64_t n = 0; n < (rows > 40 ? 9 : 30); ++n) check_case<T>(Choice(turn++), rows, -1, coverage);
+  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
+  CHECK(coverage.many_positives > coverage.anchors / 8);
+  CHECK(coverage.dropped > 1000);
 }
 
-TEST(every_pair_of_anchor_and_reference_counts) {
-  check_refs<float>();
-  check_refs<double>();
+TYPED_TEST(every_pair_of_anchor_and_reference_counts, T) {
+  TupletCoverage coverage;
+  int64_t turn = sizeof(T) == sizeof(float) ? 3 : 11;
+  for (const int64_t rows : kEdges)
+    for (const int64_t refs : kEdges)
+      if (rows * refs < 10000 || (rows + refs) % 2) check_case<T>(Choice(turn++), rows, refs, coverage);
+  CHECK(coverage.valid > coverage.anchors / 4 && coverage.valid < coverage.anchors);
+  CHECK(coverage.many_positives > coverage.anchors / 8);
 }
 
 // From 6145 rows on, blocks are two steps wide.

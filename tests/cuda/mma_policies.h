@@ -1,7 +1,6 @@
 // Every MmaPolicy, with every type of rows that it is used for.
 #pragma once
 
-#include <cstring>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -70,10 +69,5 @@ class WithOrder {
   WithOrder(const WithOrder&) = delete;
   WithOrder& operator=(const WithOrder&) = delete;
 };
-
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
 
 }  // namespace hardmine::test

@@ -155,9 +155,10 @@ GlobalRule global_rule(double threshold) {
 
 constexpr PairMeasure kSquaredDistance{PairQuantity::kNegativeSquaredDistance, false};
 
+}  // namespace
+
 // Loops of a warp a triplet, of a block and of the one that sums all: 8 triplets a block, 1024 threads.
-template <class T>
-void check_all() {
+TYPED_TEST(measures_losses_and_gradients, T) {
   size_t turn = 0;
   for (const auto& [count, depth] : {std::pair{0, 3}, {1, 1}, {9, 31}, {40, 64}, {1100, 3}}) {
     Random random(count + depth);
@@ -175,13 +176,6 @@ void check_all() {
         check_given<T>({PairQuantity::kNegativeSquaredDistance, normalized}, global_rule(threshold), x, triplets,
                        normalized, kRunnings[2 + ++turn % 3]);
   }
-}
-
-}  // namespace
-
-TEST(measures_losses_and_gradients) {
-  check_all<float>();
-  check_all<double>();
 }
 
 TEST(numbers_of_16_bits_are_those_of_float_rounded) {

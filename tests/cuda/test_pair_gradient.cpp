@@ -241,15 +241,34 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
   }
 }
 
-// Its gradient is that of the pairs that core's loops weigh. Anchors enough that blocks count the terms in a launch of
-// their own, and few enough that none is needed.
+struct LossCase {
+  const char* name;
+  PairMeasure measure;
+  Term term;
+  Reduction reduction;
+  bool separate_means, has_refs, has_loss, has_positive, has_negative;  // has_*: this gradient arrives
+};
+constexpr LossCase kLossCases[] = {
+    {"sct", kMeasures[0], Term::kSct, Reduction::kMean, true, false, true, false, false},
+    {"hinge and positive", kMeasures[1], Term::kHinge, Reduction::kMean, true, true, true, true, false},
+    {"nca and negative", kMeasures[2], Term::kNca, Reduction::kMean, true, false, true, false, true},
+    {"sct with refs", kMeasures[3], Term::kSct, Reduction::kMean, true, true, true, false, false},
+    {"sum of hinges", kMeasures[4], Term::kHinge, Reduction::kSum, true, false, true, false, false},
+    {"sum of nca", kMeasures[5], Term::kNca, Reduction::kSum, true, true, true, false, false},
+    {"sct with one mean", kMeasures[0], Term::kSct, Reduction::kMean, false, false, true, false, false},
+    {"similarities alone", kMeasures[1], Term::kHinge, Reduction::kMean, true, true, false, true, true},
+    {"nca without reduction", kMeasures[2], Term::kNca, Reduction::kNone, true, false, true, false, false}};
+
+// The gradient is that of the pairs that core's loops weigh. With many anchors a launch of its own counts the terms;
+// with few anchors no such launch is needed.
 TEST(a_triplet_loss_weighs_the_pairs_of_its_anchors) {
   for (const int64_t count : {int64_t{21}, kMaxPairsScanned / 2 + 1}) {
     Random random(8);
     const Batch<double> x(Values::kReals, Labels::kRandom, count, 2, random);
     const Batch<double> refs(Values::kReals, Labels::kRandom, 30, 2, random);
-    for (int turn = 0; turn < 9; ++turn) {
-      const Batch<double>* others = turn % 2 ? &refs : nullptr;
+    size_t turn = 0;
+    for (const LossCase& c : kLossCases) {
+      const Batch<double>* others = c.has_refs ? &refs : nullptr;
       std::vector<int64_t> positive, negative;
       std::vector<double> to_positive, to_negative, arriving[3];
       for (int64_t i = 0; i < count; ++i) {
@@ -261,14 +280,13 @@ TEST(a_triplet_loss_weighs_the_pairs_of_its_anchors) {
         for (auto& gradient : arriving) gradient.push_back(2 * random.unit() - 1);
       }
       LossGradient<double> loss;
-      loss.term.term = turn % 3 == 0 ? Term::kSct : turn % 3 == 1 ? Term::kHinge : Term::kNca;
-      loss.term.separate_means = turn != 6;
-      loss.reduction = turn < 4 ? Reduction::kMean : turn < 6 ? Reduction::kSum : Reduction::kNone;
-      if (turn >= 6 && turn < 8) loss.reduction = Reduction::kMean;
+      loss.term.term = c.term;
+      loss.term.separate_means = c.separate_means;
+      loss.reduction = c.reduction;
       loss.pairs = {positive.data(), negative.data(), to_positive.data(), to_negative.data(), count};
-      loss.grad_loss = turn == 7 ? nullptr : arriving[0].data();
-      loss.grad_positive = turn == 1 || turn == 7 ? arriving[1].data() : nullptr;
-      loss.grad_negative = turn == 2 || turn == 7 ? arriving[2].data() : nullptr;
+      loss.grad_loss = c.has_loss ? arriving[0].data() : nullptr;
+      loss.grad_positive = c.has_positive ? arriving[1].data() : nullptr;
+      loss.grad_negative = c.has_negative ? arriving[2].data() : nullptr;
       std::vector<double> d_positive(count), d_negative(count);
       if (loss.grad_loss)
         reduce_loss_backward(loss.term, loss.reduction, loss.pairs, loss.grad_loss, d_positive.data(),
@@ -279,16 +297,15 @@ TEST(a_triplet_loss_weighs_the_pairs_of_its_anchors) {
         pairs.gradient.push_back(d_positive[i] + (loss.grad_positive ? loss.grad_positive[i] : 0));
         pairs.gradient.push_back(d_negative[i] + (loss.grad_negative ? loss.grad_negative[i] : 0));
       }
-      const PairMeasure& measure = kMeasures[turn % 6];
-      const Gradient<double> want(measure, x, others, pairs);
-      const Running& running = kRunnings[turn % 5];
+      const Gradient<double> want(c.measure, x, others, pairs);
+      const Running& running = kRunnings[turn++ % 5];
       const WithOrder order(running.order);
       std::vector<double> to_x(x.x.size(), -7), to_refs(refs.x.size(), -7);
       HostWorkspace workspace;
       triplet_loss_gradient<double, double>(
-          measure, {x.x.data(), count, others ? refs.x.data() : nullptr, refs.count, 2}, loss, false,
+          c.measure, {x.x.data(), count, others ? refs.x.data() : nullptr, refs.count, 2}, loss, false,
           {to_x.data(), others ? to_refs.data() : nullptr}, workspace, Stream{running.max_blocks});
-      context = "anchors " + std::to_string(count) + ", turn " + std::to_string(turn);
+      context = std::string(c.name) + ", anchors " + std::to_string(count);
       CHECK(same_bits(to_x, want.x));
       if (others) CHECK(same_bits(to_refs, want.refs));
     }

@@ -40,7 +40,7 @@ struct Case {
   const cpu::PairPass<T>&scalar_pass, &simd_pass;
   std::vector<cpu::Block> blocks;  // that may hold pairs
   Random random;
-  int64_t half;  // 0 or 1: of the variants of a check, the half to look at
+  bool second_half;  // alternates from case to case; a check with four variants runs two of them per case
 
   const cpu::PairPass<T>& pass_of(const cpu::Kernels<T>& kernel) const {
     return &kernel == &scalar ? scalar_pass : simd_pass;
@@ -62,19 +62,18 @@ void for_each_case(const std::function<void(Case<T>&)>& body) {
     for (const int64_t depth : {3, 257}) {
       for (const int64_t count : {1, 31, 97, 193}) {
         for (const Labels labels : {Labels::kRandom, Labels::kOneClass, Labels::kAllDistinct}) {
-          for (int flags = 0; flags < 4; ++flags) {
+          for (const auto& [symmetric, euclidean] : all_flags<2>()) {
             if (depth > 200 && (count != 97 || labels != Labels::kRandom)) continue;
-            const bool symmetric = flags & 1, euclidean = flags & 2;
             if (count > 100 && labels == (symmetric ? Labels::kAllDistinct : Labels::kOneClass)) continue;
             context = level.name + ", count " + std::to_string(count) + ", depth " + std::to_string(depth) +
-                      ", labels " + std::to_string(static_cast<int>(labels)) + (symmetric ? ", symmetric" : "") +
-                      (euclidean ? ", euclidean" : "");
+                      ", labels " + std::to_string(static_cast<int>(labels)) +
+                      text_of({{"symmetric", symmetric}, {"euclidean", euclidean}});
             Random random(depth + count);
             const Batch<T> rows(Values::kReals, labels, count, depth, random);
             const Batch<T> columns(Values::kReals, labels, count + 16, depth, random);
             const LevelPass<T> a(scalar, rows, symmetric ? nullptr : &columns, euclidean);
             const LevelPass<T> b(simd, rows, symmetric ? nullptr : &columns, euclidean);
-            Case<T> one{scalar, simd, a.pass, b.pass, {}, random, (turn + turn / 4) % 2};
+            Case<T> one{scalar, simd, a.pass, b.pass, {}, random, (turn + turn / 4) % 2 == 1};
             ++turn;
             for (int64_t row = 0; row < one.rows(); row += cpu::kMaxBlockRows)
               for (int64_t column = 0; column < one.columns(); column += cpu::kMaxBlockColumns)

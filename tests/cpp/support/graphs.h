@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <exception>
 #include <string>
 #include <vector>
 
@@ -115,18 +114,6 @@ inline std::vector<Vertex> targets_of(const Graph& graph, Vertex v) { return {gr
 
 inline bool same_graph(const Graph& a, const Graph& b) { return a.first_edge == b.first_edge && a.target == b.target; }
 
-// What `body` throws, or "nothing was thrown".
-template <class Body>
-std::string error_of(const Body& body) {
-  try {
-    body();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 // Results of searches, and the plain way to them.
 struct Found {
   int64_t k;
@@ -136,10 +123,7 @@ struct Found {
   Found(int64_t queries, int64_t k) : k(k), distance(queries * k, 5.0F), index(queries * k, 77) {}
   fanng::Results view() { return {k, distance.data(), index.data()}; }
   std::vector<int64_t> row(int64_t query) const { return {index.begin() + query * k, index.begin() + (query + 1) * k}; }
-  bool same(const Found& other) const {
-    return index == other.index && std::equal(distance.begin(), distance.end(), other.distance.begin(),
-                                              [](float a, float b) { return a == b || (a != a && b != b); });
-  }
+  bool same(const Found& other) const { return index == other.index && same_bits(distance, other.distance); }
 };
 
 inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t most,

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/engine/select_triplets.h"
@@ -38,6 +41,22 @@ class Random {
  private:
   uint64_t state_;
 };
+
+// Every combination of N flags: for (const auto& [symmetric, bounded] : all_flags<2>()). The first changes fastest.
+template <size_t N>
+std::array<std::array<bool, N>, size_t{1} << N> all_flags() {
+  std::array<std::array<bool, N>, size_t{1} << N> all;
+  for (size_t code = 0; code < all.size(); ++code)
+    for (size_t n = 0; n < N; ++n) all[code][n] = code >> n & 1;
+  return all;
+}
+// ", symmetric, bounded": the names of the flags that are set, to end a context with.
+inline std::string text_of(std::initializer_list<std::pair<const char*, bool>> flags) {
+  std::string text;
+  for (const auto& [name, is_set] : flags)
+    if (is_set) text += std::string(", ") + name;
+  return text;
+}
 
 enum class Values {
   kIntegers,    // -2 .. 2: inner products and squared distances are exact, and ties are everywhere

@@ -1,11 +1,8 @@
 // The SIMD levels of this build, whether or not this CPU has them.
 #pragma once
 
-#include <algorithm>
-#include <bit>
 #include <cstdlib>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "cpu/simd/simd.h"
@@ -57,18 +54,6 @@ inline std::vector<BuiltLevel> built_levels() {
       {"neon", true, cpu::kFloatKernels_neon, cpu::kDoubleKernels_neon},
 #endif
   };
-}
-
-// Equal bits; any NaN equals any other, since no rule says which of two operands' NaNs a sum keeps.
-template <class T>
-bool same_bits(T a, T b) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  return std::bit_cast<Bits>(a) == std::bit_cast<Bits>(b) || (a != a && b != b);
-}
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() &&
-         std::equal(a.begin(), a.end(), b.begin(), [](const T& x, const T& y) { return same_bits(x, y); });
 }
 
 // Calls body(level, scalar kernels, the level's kernels) for each level above scalar that this CPU has.
