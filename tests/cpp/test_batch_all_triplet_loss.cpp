@@ -122,11 +122,11 @@ void check_workers(const std::vector<int64_t>& sizes, int64_t depth, const Batch
 
 }  // namespace
 
-TEST(runs_at_the_forced_level) { check_forced_level(); }
+TEST(batch_all_with_forced_target_runs_on_it) { check_forced_level(); }
 
 // Rows 0, 1, 3 on a line, the last one of another class: 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2 of
 // anchor 0 and (margin - 3) / 2 of anchor 1.
-TEST(three_points_by_hand) {
+TEST(batch_all_three_points_matches_hand_worked_values) {
   for (const bool sorted : {true, false}) {
     Random random(1);
     BatchAllProblem<double> p{BatchAllRule{Similarity::kEuclidean, BatchAllReduction::kSum, true, 2},
@@ -156,7 +156,7 @@ TEST(three_points_by_hand) {
 }
 
 // |a - b|^2 / 2 = 1 - s is of unit rows only: here 1/2 (1 - 0 + 0.2) of anchor 0 and 1/2 (1 - 1 + 0.2) of anchor 1.
-TEST(zero_rows_are_rows_of_length_zero) {
+TEST(batch_all_zero_rows_have_length_zero) {
   Random random(1);
   BatchAllProblem<float> p{BatchAllRule{}, Batch<float>(Values::kIntegers, Labels::kOneClass, 3, 2, random), {}, {}};
   p.rule.reduction = BatchAllReduction::kSum;
@@ -166,7 +166,7 @@ TEST(zero_rows_are_rows_of_length_zero) {
 }
 
 // Nor are rows below the smallest norm, the gradients of which are 0.
-TEST(rows_too_short_to_be_normalized) {
+TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
   for (const bool squared : {false, true}) {
     Random random(2);
     BatchAllProblem<double> p{BatchAllRule{}, Batch<double>(Values::kReals, Labels::kRandom, 20, 9, random), {}, {}};
@@ -179,7 +179,7 @@ TEST(rows_too_short_to_be_normalized) {
   }
 }
 
-TYPED_TEST(every_count_rule_and_kind_of_label, T) {
+TYPED_TEST(batch_all_any_count_rule_and_labels_matches_triple_loop, T) {
   Coverage coverage;
   constexpr int64_t depths[] = {17, 3, 1, 16, 33, 2, 15};
   int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
@@ -190,23 +190,23 @@ TYPED_TEST(every_count_rule_and_kind_of_label, T) {
   CHECK(coverage.ties > 1000);
 }
 
-TEST(lists_about_the_length_from_which_they_are_sorted) {
+TEST(batch_all_positives_around_sorting_threshold_match_triple_loop) {
   check_classes<float>({32, 1, 33, 31, 7, 2, 40}, 17, 6);
   check_classes<double>({32, 1, 33, 31, 7, 2, 40}, 16, 6);
 }
 
-TEST(classes_too_large_for_all_lists_at_once) {
+TEST(batch_all_classes_in_several_chunks_match_triple_loop) {
   check_classes<float>({230, 220}, 2, 3);
   check_classes<double>({210, 240}, 4, 4);
   check_classes<float>({1, 550, 20, 3}, 3, 2);
 }
 
-TEST(large_depths) {
+TEST(batch_all_large_depths_match_triple_loop) {
   check_classes<float>({20, 9, 4}, 257, 4);
   check_classes<double>({20, 9, 4}, 513, 4);
 }
 
-TEST(finite_differences) {
+TEST(batch_all_gradient_matches_finite_differences) {
   for (const Similarity similarity : {Similarity::kCosine, Similarity::kEuclidean}) {
     for (const bool squared : {false, true}) {
       for (const BatchAllReduction reduction : {BatchAllReduction::kMean, BatchAllReduction::kMeanActive}) {
@@ -235,7 +235,7 @@ TEST(finite_differences) {
   }
 }
 
-TEST(rows_that_are_not_finite_are_told) {
+TEST(batch_all_nonfinite_rows_are_reported) {
   Random random(3);
   BatchAllProblem<float> p{BatchAllRule{}, Batch<float>(Values::kReals, Labels::kRandom, 33, 17, random), {}, {}};
   CHECK(Run<float>(p, SerialWorkers()).result.finite);
@@ -245,7 +245,7 @@ TEST(rows_that_are_not_finite_are_told) {
   }
 }
 
-TEST(any_workers_give_the_same_bits) {
+TEST(batch_all_any_threads_give_same_bits) {
   const std::vector<int64_t> small(70, 4), large = {230, 220};
   for (const bool squared : {true, false}) {
     const BatchAllRule cosine{Similarity::kCosine, BatchAllReduction::kMean, squared, 0.2};

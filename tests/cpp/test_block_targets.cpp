@@ -155,7 +155,7 @@ void compact(const cpu::NeighborPools<T>& pools, int64_t row) {
 
 }  // namespace
 
-TYPED_TEST(filled_blocks_agree, T) {
+TYPED_TEST(fill_block_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
     for (const cpu::PairKind kind : {cpu::PairKind::kSameClass, cpu::PairKind::kOtherClass, cpu::PairKind::kAny}) {
       for (const cpu::Block& block : c.blocks) {
@@ -172,7 +172,7 @@ TYPED_TEST(filled_blocks_agree, T) {
   });
 }
 
-TYPED_TEST(exponential_sums_agree, T) {
+TYPED_TEST(exponential_sums_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
     for (const bool for_columns : {false, true}) {
       const bool one_shift = for_columns == c.second_half;
@@ -197,7 +197,7 @@ TYPED_TEST(exponential_sums_agree, T) {
   });
 }
 
-TYPED_TEST(softplus_sums_agree, T) {
+TYPED_TEST(softplus_sums_any_target_gives_same_bits, T) {
   int64_t counted = 0;
   for_each_case<T>([&](Case<T>& c) {
     for (const bool for_columns : {false, true}) {
@@ -240,7 +240,7 @@ TYPED_TEST(softplus_sums_agree, T) {
   CHECK(counted > 1000);
 }
 
-TYPED_TEST(tuplet_weights_agree, T) {
+TYPED_TEST(tuplet_weights_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
     const bool symmetric = c.scalar_pass.symmetric;
     for (const bool all : {false, true}) {
@@ -278,12 +278,12 @@ TYPED_TEST(tuplet_weights_agree, T) {
   });
 }
 
-TYPED_TEST(batch_all_negatives_agree, T) { check_batch_all<T>(true); }
+TYPED_TEST(batch_all_negatives_any_target_gives_same_bits, T) { check_batch_all<T>(true); }
 
-TYPED_TEST(batch_all_positives_agree, T) { check_batch_all<T>(false); }
+TYPED_TEST(batch_all_positives_any_target_gives_same_bits, T) { check_batch_all<T>(false); }
 
 // Weights times rows of the other side, from packing to sum; also against a plain loop.
-TYPED_TEST(accumulated_gradients_agree, T) {
+TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
   for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     for (const int64_t depth : {1, 7, 16, 33, 65}) {
       for (const cpu::Block& block : {cpu::Block{0, 1, 0, 1}, cpu::Block{0, 96, 0, 192}, cpu::Block{96, 127, 192, 289},
@@ -357,7 +357,7 @@ TYPED_TEST(accumulated_gradients_agree, T) {
   });
 }
 
-TYPED_TEST(neighbors_agree, T) {
+TYPED_TEST(knn_block_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
     for (const int64_t k : {1, 6}) {
       // Levels see the candidates in different orders, so their best are compared.

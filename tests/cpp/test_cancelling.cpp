@@ -82,7 +82,7 @@ Numbers selected(const SelectionRule& rule, const Sample& s, const Sample* refs,
 
 }  // namespace
 
-TEST(selections) {
+TEST(select_triplets_cancelled_anywhere_throws_or_is_complete) {
   const Sample sample(40), refs(40);
   for (const Negative negative : {Negative::kHardest, Negative::kSemihard, Negative::kRandom}) {
     for (const Sample* others : {static_cast<const Sample*>(nullptr), &refs}) {
@@ -99,7 +99,7 @@ TEST(selections) {
   }
 }
 
-TEST(tuplet_losses) {
+TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
   const Sample sample(40);
   for (const TupletPositive positive : {TupletPositive::kEasiest, TupletPositive::kAll}) {
     TupletRule rule;
@@ -128,7 +128,7 @@ TEST(tuplet_losses) {
   }
 }
 
-TEST(batch_all_losses) {
+TEST(batch_all_cancelled_anywhere_throws_or_is_complete) {
   for (const int64_t classes : {2, 40}) {  // long lists of positives, and short ones
     const Sample sample(classes);
     check_cancelling("batch all of " + std::to_string(classes), [&](const cpu::Workers& workers) {
@@ -142,7 +142,7 @@ TEST(batch_all_losses) {
   }
 }
 
-TEST(neighbors) {
+TEST(knn_cancelled_anywhere_throws_or_is_complete) {
   const Sample sample(1);
   const cpu::Points<float> points{sample.x.data(), kCount};
   for (const bool symmetric : {true, false}) {
@@ -159,7 +159,7 @@ TEST(neighbors) {
   }
 }
 
-TEST(pairs_and_triplets) {
+TEST(given_triplets_cancelled_anywhere_throws_or_is_complete) {
   const Sample sample(1);
   Random random(4);
   std::vector<int64_t> second(20 * kCount), triplets;

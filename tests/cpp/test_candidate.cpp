@@ -29,7 +29,7 @@ std::vector<Candidate> all_candidates() {
 
 }  // namespace
 
-TEST(larger_key_wins_and_lower_index_wins_a_tie) {
+TEST(beats_equal_keys_prefers_lower_index) {
   CHECK(beats(1.0, 9, 0.5, 0));
   CHECK(!beats(0.5, 0, 1.0, 9));
   CHECK(beats(1.0, 3, 1.0, 4));
@@ -39,7 +39,7 @@ TEST(larger_key_wins_and_lower_index_wins_a_tie) {
   CHECK(beats(1.0F, 3, 1.0F, 4));
 }
 
-TEST(order_is_total_over_distinct_indices) {
+TEST(beats_distinct_indices_is_a_total_order) {
   const std::vector<Candidate> all = all_candidates();
   for (const Candidate& a : all) {
     for (const Candidate& b : all) {
@@ -50,13 +50,13 @@ TEST(order_is_total_over_distinct_indices) {
   }
 }
 
-TEST(nan_never_wins) {
+TEST(beats_nan_key_never_wins) {
   for (const Candidate& b : all_candidates()) CHECK(!beats(kNan, 0, b.key, b.index));
   CHECK(!beats(kNan, 0, -kInf, kAtLowerBound));
   CHECK(!beats(kNan, 0, -kInf, kBelowRange));
 }
 
-TEST(starting_marks_are_no_candidates) {
+TEST(beats_sentinels_are_not_candidates) {
   CHECK(!is_candidate(kAtLowerBound));
   CHECK(!is_candidate(kBelowRange));
   CHECK(is_candidate(0));
@@ -71,7 +71,7 @@ TEST(starting_marks_are_no_candidates) {
   }
 }
 
-TEST(maximum_of_any_split_in_any_order_is_the_same) {
+TEST(beats_any_split_and_order_gives_same_maximum) {
   // A permutation of eight candidates with ties, cut in two, each part reduced and the two merged.
   const std::vector<double> key = {0, 1, 1, -1, 1, 0, -kInf, kNan};
   std::vector<Index> order = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -87,7 +87,7 @@ TEST(maximum_of_any_split_in_any_order_is_the_same) {
   } while (std::next_permutation(order.begin(), order.end()));
 }
 
-TEST(packed_candidates_are_ordered_as_candidates_are) {
+TEST(packed_candidate_any_two_compare_as_unpacked) {
   std::vector<float> keys = {0.0F,
                              1.0F,
                              1.5F,
@@ -109,9 +109,9 @@ TEST(packed_candidates_are_ordered_as_candidates_are) {
   }
 }
 
-TEST(packed_zeros_tie) { CHECK_EQ(packed_candidate(-0.0F, 3), packed_candidate(0.0F, 3)); }
+TEST(packed_candidate_zeros_of_both_signs_tie) { CHECK_EQ(packed_candidate(-0.0F, 3), packed_candidate(0.0F, 3)); }
 
-TEST(packed_starting_marks_keep_their_places) {
+TEST(packed_candidate_sentinels_keep_their_order) {
   for (const float key : {-std::numeric_limits<float>::infinity(), -1.0F, 0.0F, 2.0F}) {
     const uint64_t start = packed_candidate(key, kBelowRange), bound = packed_candidate(key, kAtLowerBound);
     CHECK_EQ(index_of_packed(start), kBelowRange);

@@ -72,7 +72,7 @@ double arriving(const Index& index, int64_t walks) {
 
 }  // namespace
 
-TEST(any_workers_build_the_same_graph) {
+TEST(build_any_threads_give_same_graph) {
   for (const Metric metric : kMetrics) {
     for (const bool exact : {true, false}) {
       Random random(3);
@@ -97,7 +97,7 @@ TEST(any_workers_build_the_same_graph) {
   }
 }
 
-TEST(walks_arrive_as_often_as_asked_for) {
+TEST(build_any_success_rate_is_reached) {
   for (const Metric metric : kMetrics) {
     Random random(3);
     const Cloud cloud = real_cloud(metric, 500, 6, random);
@@ -116,7 +116,7 @@ TEST(walks_arrive_as_often_as_asked_for) {
   }
 }
 
-TEST(more_is_not_traversed_than_allowed) {
+TEST(build_max_traversals_is_not_exceeded) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kCosine, 800, 20, random);
   for (const int64_t most : {1, 63, 64, 65, 100, 999, 1001, 2500}) {
@@ -131,7 +131,7 @@ TEST(more_is_not_traversed_than_allowed) {
   CHECK(built(small, {.success_rate = 1}).stats().traversals <= 50 * 120);
 }
 
-TEST(sets_of_a_few_points) {
+TEST(build_few_points_reach_each_other) {
   for (const Metric metric : kMetrics) {
     for (const Seeding seeding : kSeedings) {
       for (const int64_t count : {0, 1, 2, 3, 5}) {
@@ -155,7 +155,7 @@ TEST(sets_of_a_few_points) {
   }
 }
 
-TEST(copies_alone_are_one_vertex_without_edges) {
+TEST(build_only_duplicates_has_one_vertex) {
   for (const Metric metric : kMetrics) {
     const Index index = built({50, 2, metric, std::vector<float>(100, 0.5F)});
     CHECK_EQ(index.graph().vertices(), int64_t{1});
@@ -164,7 +164,7 @@ TEST(copies_alone_are_one_vertex_without_edges) {
   }
 }
 
-TEST(a_success_rate_of_0_adds_nothing) {
+TEST(build_success_rate_0_adds_no_edges) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kEuclidean, 300, 6, random);
   const Index none = built(cloud, {.success_rate = 0});
@@ -175,7 +175,7 @@ TEST(a_success_rate_of_0_adds_nothing) {
                    before.graph()));
 }
 
-TEST(refinement_finds_more_for_the_same_effort) {
+TEST(build_refinements_improve_recall) {
   for (const Metric metric : kMetrics) {
     Random random(3);
     const Cloud cloud = real_cloud(metric, 1000, 12, random);
@@ -199,7 +199,7 @@ TEST(refinement_finds_more_for_the_same_effort) {
   }
 }
 
-TEST(seeds_differ_and_repeat) {
+TEST(build_seed_determines_graph) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kEuclidean, 300, 10, random);
   const auto with_seed = [&](uint64_t seed) { return built(cloud, {.seed = seed}); };
@@ -209,7 +209,7 @@ TEST(seeds_differ_and_repeat) {
     CHECK(!same_graph(first.graph(), with_seed(seed).graph()));
 }
 
-TEST(degrees_are_cut_to_the_shortest_edges) {
+TEST(build_max_degree_keeps_shortest_edges) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kEuclidean, 200, 8, random);
   const Index whole = naive_index(cloud);
@@ -224,7 +224,7 @@ TEST(degrees_are_cut_to_the_shortest_edges) {
   }
 }
 
-TEST(a_warm_start_after_a_small_move_is_short) {
+TEST(warm_start_after_small_move_needs_few_traversals) {
   for (const Metric metric : kMetrics) {
     Random random(3);
     const Cloud cloud = real_cloud(metric, 600, 8, random), next = moved(cloud, 0.01F, random);
@@ -236,7 +236,7 @@ TEST(a_warm_start_after_a_small_move_is_short) {
   }
 }
 
-TEST(a_warm_start_needs_as_many_rows) {
+TEST(warm_start_other_row_count_is_an_error) {
   Random random(3);
   const Index before = built(real_cloud(Metric::kCosine, 10, 3, random));
   const Cloud other = real_cloud(Metric::kCosine, 11, 3, random);
@@ -248,7 +248,7 @@ TEST(a_warm_start_needs_as_many_rows) {
 
 // Progress and stopping
 
-TEST(progress_is_reported_on_the_calling_thread) {
+TEST(progress_is_reported_on_calling_thread) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kCosine, 500, 8, random);
   const std::thread::id caller = std::this_thread::get_id();
@@ -267,7 +267,7 @@ TEST(progress_is_reported_on_the_calling_thread) {
   CHECK_EQ(reports.back().second, index.stats().traversals);
 }
 
-TEST(what_progress_throws_ends_the_build) {
+TEST(progress_that_throws_stops_build) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kCosine, 500, 8, random);
   for (const int64_t threads : {1, 3}) {
@@ -284,7 +284,7 @@ TEST(what_progress_throws_ends_the_build) {
   }
 }
 
-TEST(what_the_poll_throws_ends_the_work) {
+TEST(poll_that_throws_stops_work) {
   for (const int64_t threads : {1, 4}) {
     std::atomic<int64_t> pieces{0};
     const fanng::Threads workers(threads, [] { throw Stop("stopped"); });
@@ -301,7 +301,7 @@ TEST(what_the_poll_throws_ends_the_work) {
   }
 }
 
-TEST(short_work_is_polled_between) {
+TEST(poll_between_short_calls_is_called) {
   for (const int64_t threads : {1, 3}) {
     int64_t polls = 0;
     const fanng::Threads workers(threads, [&] { ++polls; });
@@ -313,7 +313,7 @@ TEST(short_work_is_polled_between) {
   }
 }
 
-TEST(what_a_worker_throws_ends_the_work) {
+TEST(thread_that_throws_stops_work) {
   std::atomic<int64_t> pieces{0};
   const fanng::Threads workers(3, never);
   const auto work = [&] {
@@ -328,7 +328,7 @@ TEST(what_a_worker_throws_ends_the_work) {
 }
 
 // Every kind of build runs for longer than until the first poll, and stops at it.
-TEST(every_build_can_be_stopped) {
+TEST(poll_that_throws_stops_every_kind_of_build) {
   Random random(3);
   const Cloud cloud = real_cloud(Metric::kCosine, 4000, 64, random);
   const Index before = built(cloud, {.max_traversals = 2000});

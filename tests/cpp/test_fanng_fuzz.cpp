@@ -98,7 +98,7 @@ void check_searches(const Index& index, Random& random) {
 
 }  // namespace
 
-TEST(any_integers_are_a_graph_or_an_exception) {
+TEST(index_random_integers_are_a_graph_or_an_error) {
   Random random(12);
   int64_t graphs = 0, refused = 0;
   for (int64_t n = 0; n < 6000; ++n) {
@@ -129,7 +129,7 @@ TEST(any_integers_are_a_graph_or_an_exception) {
   CHECK(refused > 1500);
 }
 
-TEST(rows_that_are_not_finite_are_refused_with_any_graph) {
+TEST(index_nonfinite_rows_are_reported_before_graph) {
   Random random(3);
   for (int64_t n = 0; n < 500; ++n) {
     const int64_t count = 1 + random.below(10);

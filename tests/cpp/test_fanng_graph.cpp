@@ -64,7 +64,7 @@ DraftGraph naive_draft(const PointSet& points, const cpu::Workers& workers = Ser
 
 }  // namespace
 
-TEST(distances_of_stored_rows) {
+TEST(distances_between_stored_rows_are_exact) {
   for_exact_clouds([](const Cloud& cloud, Random& random) {
     const PointSet points = cloud.points();
     const Distances distances(points);
@@ -76,7 +76,7 @@ TEST(distances_of_stored_rows) {
   });
 }
 
-TEST(assigned_edges_are_those_that_none_before_them_hides) {
+TEST(assign_any_candidates_keeps_edges_that_none_occludes) {
   int64_t dropped = 0;
   for_exact_clouds([&](const Cloud& cloud, Random& random) {
     const PointSet points = cloud.points();
@@ -101,7 +101,7 @@ TEST(assigned_edges_are_those_that_none_before_them_hides) {
   CHECK(dropped > 1000);
 }
 
-TEST(an_added_edge_displaces_those_that_it_hides) {
+TEST(add_edge_removes_edges_that_it_occludes) {
   int64_t refused = 0, displaced = 0, out_of_room = 0;
   for_exact_clouds([&](const Cloud& cloud, Random& random) {
     const PointSet points = cloud.points();
@@ -133,7 +133,7 @@ TEST(an_added_edge_displaces_those_that_it_hides) {
   CHECK(out_of_room > 100);
 }
 
-TEST(an_edge_that_is_said_to_be_hidden_by_none_is_added) {
+TEST(add_edge_without_occlusion_check_is_kept) {
   const std::vector<float> x = {0, 1, 2};
   const PointSet points(x.data(), 3, 1, Metric::kEuclidean);
   const Distances distances(points);
@@ -145,7 +145,7 @@ TEST(an_edge_that_is_said_to_be_hidden_by_none_is_added) {
   CHECK((edges_of(graph, 0) == Edges{ranked(1, 1), ranked(4, 2)}));
 }
 
-TEST(vertices_at_distance_0_hide_nothing) {
+TEST(add_edge_at_distance_0_occludes_nothing) {
   // Squares of such numbers are 0, one and three times the smallest float.
   const std::vector<float> x = {0, 2e-23F, 6e-23F};
   const PointSet points(x.data(), 3, 1, Metric::kEuclidean);
@@ -166,7 +166,7 @@ TEST(vertices_at_distance_0_hide_nothing) {
   }
 }
 
-TEST(a_truncated_graph_has_the_shortest_edges) {
+TEST(truncated_graph_keeps_shortest_edges) {
   Random random(5);
   const Cloud cloud = exact_cloud(Metric::kEuclidean, 50, 3, random);
   const PointSet points = cloud.points();
@@ -189,7 +189,7 @@ TEST(a_truncated_graph_has_the_shortest_edges) {
   CHECK_EQ(DraftGraph(0, 1).truncated(3).vertices(), int64_t{0});
 }
 
-TEST(the_naive_build_is_the_rule_applied_to_all_pairs) {
+TEST(add_all_edges_applies_occlusion_to_all_pairs) {
   for_exact_clouds([](const Cloud& cloud, Random&) {
     const PointSet points = cloud.points();
     const std::vector<Edges> want = naive_edges(points);
@@ -198,7 +198,7 @@ TEST(the_naive_build_is_the_rule_applied_to_all_pairs) {
   });
 }
 
-TEST(every_walk_over_the_naive_graph_arrives) {
+TEST(add_all_edges_lets_every_walk_arrive) {
   for_exact_clouds([](const Cloud& cloud, Random&) {
     const PointSet points = cloud.points();
     const Graph graph = naive_draft(points).truncated(points.vertices());
@@ -209,7 +209,7 @@ TEST(every_walk_over_the_naive_graph_arrives) {
   });
 }
 
-TEST(traversals_of_the_naive_graph_add_nothing) {
+TEST(traverse_add_on_complete_graph_adds_nothing) {
   for_exact_clouds([](const Cloud& cloud, Random&) {
     const PointSet points = cloud.points();
     DraftGraph graph = naive_draft(points);
@@ -221,7 +221,7 @@ TEST(traversals_of_the_naive_graph_add_nothing) {
   });
 }
 
-TEST(edges_among_the_nearest_and_their_reverses) {
+TEST(add_edges_to_nearest_adds_both_directions) {
   for_exact_clouds([](const Cloud& cloud, Random&) {
     const PointSet points = cloud.points();
     const int64_t count = points.vertices();
@@ -249,7 +249,7 @@ TEST(edges_among_the_nearest_and_their_reverses) {
   });
 }
 
-TEST(edges_of_another_graph_are_measured_and_pruned_anew) {
+TEST(add_edges_of_moved_points_measures_and_prunes_again) {
   int64_t changed = 0;
   for_exact_clouds([&](const Cloud& cloud, Random& random) {
     Cloud moved = cloud;
@@ -291,7 +291,7 @@ TEST(edges_of_another_graph_are_measured_and_pruned_anew) {
   CHECK(changed > 5);
 }
 
-TEST(edges_of_the_same_points_are_the_same) {
+TEST(add_edges_of_same_points_copies_graph) {
   for_exact_clouds([](const Cloud& cloud, Random&) {
     const PointSet points = cloud.points();
     const DraftGraph naive = naive_draft(points);
@@ -302,7 +302,7 @@ TEST(edges_of_the_same_points_are_the_same) {
   });
 }
 
-TEST(edges_among_the_found_and_their_reverses) {
+TEST(add_edges_to_found_adds_both_directions) {
   int64_t changed = 0;
   for_exact_clouds([&](const Cloud& cloud, Random& random) {
     const PointSet points = cloud.points();
@@ -342,7 +342,7 @@ TEST(edges_among_the_found_and_their_reverses) {
   CHECK(changed > 100);
 }
 
-TEST(nearby_order_is_an_order_of_all_vertices) {
+TEST(nearby_order_is_a_permutation) {
   for_exact_clouds([](const Cloud& cloud, Random& random) {
     const PointSet points = cloud.points();
     DraftGraph draft(points.vertices(), 2);

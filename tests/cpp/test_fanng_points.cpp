@@ -47,7 +47,7 @@ void check_copies(const Cloud& cloud) {
 
 }  // namespace
 
-TEST(copies_are_one_vertex_in_the_order_of_first_appearance) {
+TEST(point_set_duplicates_share_a_vertex) {
   for (const Metric metric : kMetrics) {
     for (const int64_t count : {0, 1, 2, 3, 17, 200}) {
       for (const int64_t depth : {1, 2, 3, 16, 17}) {
@@ -62,7 +62,7 @@ TEST(copies_are_one_vertex_in_the_order_of_first_appearance) {
   CHECK_EQ(points.vertices(), 25);  // 5 x 5: the test above saw many copies
 }
 
-TEST(rows_of_one_direction_are_copies_under_cosine_alone) {
+TEST(point_set_same_direction_is_duplicate_only_for_cosine) {
   const std::vector<float> x = {3, 4, 6, 8, -3, -4, 0.75F, 1, 3, 4.5F};
   const PointSet cosine(x.data(), 5, 2, Metric::kCosine);
   CHECK_EQ(cosine.vertices(), 3);
@@ -71,7 +71,7 @@ TEST(rows_of_one_direction_are_copies_under_cosine_alone) {
   CHECK_EQ(PointSet(x.data(), 5, 2, Metric::kEuclidean).vertices(), 5);
 }
 
-TEST(rows_are_padded_with_zeros) {
+TEST(point_set_rows_are_padded_with_zeros) {
   for (const Metric metric : kMetrics) {
     for (const int64_t depth : {1, 15, 16, 17, 64}) {
       Random random(static_cast<uint64_t>(depth));
@@ -89,7 +89,7 @@ TEST(rows_are_padded_with_zeros) {
   }
 }
 
-TEST(a_zero_row_is_at_cosine_distance_1_from_all_others) {
+TEST(point_set_zero_row_is_at_cosine_distance_1) {
   for (const int64_t depth : {2, 15, 16, 31, 32}) {
     Random random(3);
     Cloud cloud = real_cloud(Metric::kCosine, 12, depth, random);
@@ -107,7 +107,7 @@ TEST(a_zero_row_is_at_cosine_distance_1_from_all_others) {
   CHECK_EQ(PointSet(zeros, 2, 2, Metric::kEuclidean).stride(), 16);
 }
 
-TEST(minus_zero_is_zero) {
+TEST(point_set_negative_zero_equals_zero) {
   for (const Metric metric : kMetrics) {
     const std::vector<float> x = {0.0F, 1, -0.0F, 1, 0.0F, 0.0F, -0.0F, 0.0F};
     const PointSet points(x.data(), 4, 2, metric);
@@ -122,7 +122,7 @@ TEST(minus_zero_is_zero) {
   }
 }
 
-TEST(distinct_rows_of_one_hash_are_distinct) {
+TEST(point_set_hash_collisions_stay_distinct) {
   // The hash of csrc/fanng/point_set.cpp mixes in 64 bits at a time. For any first words of two rows there are second
   // words after which their hashes agree; most of these are finite floats.
   constexpr uint64_t kStart = 0x9E3779B97F4A7C15, kFactor = 0xFF51AFD7ED558CCD;
@@ -157,7 +157,7 @@ TEST(distinct_rows_of_one_hash_are_distinct) {
   check_copies({static_cast<int64_t>(x.size()) / 4, 4, Metric::kEuclidean, x});
 }
 
-TEST(rows_that_are_not_finite_are_named) {
+TEST(point_set_nonfinite_rows_are_errors) {
   for (const Metric metric : kMetrics) {
     context = name_of(metric);
     std::vector<float> x(6 * 3, 1.0F);
@@ -170,7 +170,7 @@ TEST(rows_that_are_not_finite_are_named) {
   }
 }
 
-TEST(rows_whose_distances_overflow_are_refused_where_lengths_count) {
+TEST(point_set_overflowing_norms_are_errors_for_euclidean) {
   const std::vector<float> x = {1, 0, 0, 1e19F, 3, 4};
   CHECK_THROWS(points_of(x, 2, Metric::kEuclidean), std::invalid_argument, "vectors must have norms up to 9.2e18");
   CHECK_THROWS(points_of(x, 2, Metric::kEuclidean), std::invalid_argument, "in row 1");
@@ -181,7 +181,7 @@ TEST(rows_whose_distances_overflow_are_refused_where_lengths_count) {
   CHECK(std::isfinite(fanng::Distances(points).between(0, 1)));
 }
 
-TEST(tiny_and_huge_rows_have_a_direction) {
+TEST(point_set_tiny_and_huge_rows_keep_direction) {
   constexpr float kTiny = std::numeric_limits<float>::denorm_min(), kHuge = std::numeric_limits<float>::max();
   const std::vector<float> x = {kTiny, 0, kHuge, 0, 0, kHuge, -kTiny, 0, kHuge, kHuge, kTiny, kTiny};
   const PointSet points(x.data(), 6, 2, Metric::kCosine);
@@ -192,7 +192,7 @@ TEST(tiny_and_huge_rows_have_a_direction) {
   CHECK_NEAR(exact_sq_dist(points, points.vertex_of(0), points.vertex_of(3)), 4, 1e-6);
 }
 
-TEST(queries_are_checked_like_rows) {
+TEST(prepare_query_checks_and_normalizes) {
   const float x[2] = {1, 2};
   float form[16];
   for (const Metric metric : kMetrics) {
@@ -212,13 +212,13 @@ TEST(queries_are_checked_like_rows) {
   }
 }
 
-TEST(users_are_told_distances_of_their_metric) {
+TEST(reported_distance_follows_metric) {
   const float x[1] = {1};
   CHECK_EQ(PointSet(x, 1, 1, Metric::kEuclidean).reported(9), 3.0F);
   CHECK_EQ(PointSet(x, 1, 1, Metric::kCosine).reported(3), 1.5F);
 }
 
-TEST(more_rows_than_an_index_may_have) {
+TEST(point_set_too_many_rows_are_an_error) {
   for (const Metric metric : kMetrics) {
     CHECK_THROWS(PointSet(nullptr, int64_t{1} << 31, 1, metric), std::invalid_argument,
                  "vectors must have at most 2147483647 rows, got 2147483648");

@@ -83,7 +83,7 @@ std::vector<float> stored_form(const PointSet& points, const float* query) {
 
 }  // namespace
 
-TEST(a_frontier_gives_the_nearest_whatever_came_before) {
+TEST(frontier_any_pushes_pops_nearest) {
   Random random(5);
   for (const int64_t pushes : {3, 64, 65, 70, 200, 1000}) {
     for (const int64_t pops_in_ten : {0, 1, 4, 9}) {
@@ -111,7 +111,7 @@ TEST(a_frontier_gives_the_nearest_whatever_came_before) {
   }
 }
 
-TEST(with_enough_effort_neighbors_are_exact) {
+TEST(search_with_unlimited_effort_is_exact) {
   for (const Metric metric : kMetrics) {
     for (const int64_t count : {1, 2, 3, 40, 150}) {
       for (const int64_t depth : {1, 3, 20}) {
@@ -138,7 +138,7 @@ TEST(with_enough_effort_neighbors_are_exact) {
   }
 }
 
-TEST(equally_near_rows_come_in_the_order_of_their_numbers) {
+TEST(search_ties_are_ordered_by_index) {
   for (const Metric metric : kMetrics) {
     for (const int64_t depth : {2, 4, 12}) {  // with many copies, with some, with hardly any
       Random random(8);
@@ -168,7 +168,7 @@ TEST(equally_near_rows_come_in_the_order_of_their_numbers) {
   }
 }
 
-TEST(no_more_is_measured_than_the_effort) {
+TEST(search_effort_limits_measured_vertices) {
   for (const Metric metric : kMetrics) {
     Random random(4);
     const Cloud cloud = real_cloud(metric, 300, 6, random);
@@ -191,7 +191,7 @@ TEST(no_more_is_measured_than_the_effort) {
   }
 }
 
-TEST(a_search_measures_what_the_papers_rule_says) {
+TEST(search_any_effort_measures_as_paper_does) {
   int64_t partial = 0;
   for (const Metric metric : kMetrics) {
     for (const bool exact : {true, false}) {
@@ -230,7 +230,7 @@ TEST(a_search_measures_what_the_papers_rule_says) {
   CHECK(partial > 100);
 }
 
-TEST(a_search_of_one_distance_finds_its_start) {
+TEST(search_effort_1_returns_start) {
   Random random(2);
   const Cloud cloud = real_cloud(Metric::kEuclidean, 50, 4, random);
   const Index index = built(cloud);
@@ -245,7 +245,7 @@ TEST(a_search_of_one_distance_finds_its_start) {
   CHECK_EQ(searched(index, cloud.x, 2, 1).index[0], exact_order(index.points(), mean.data(), -1)[0].second);
 }
 
-TEST(copies_are_reported_all_and_the_own_row_is_not) {
+TEST(search_reports_duplicates_but_not_own_row) {
   std::vector<float> x;
   for (int64_t i = 0; i < 40; ++i) x.insert(x.end(), {static_cast<float>(i % 4), 1});
   for (const Metric metric : kMetrics) {
@@ -268,7 +268,7 @@ TEST(copies_are_reported_all_and_the_own_row_is_not) {
   }
 }
 
-TEST(a_query_without_direction_is_at_distance_1_from_all) {
+TEST(search_zero_query_is_at_cosine_distance_1) {
   Random random(2);
   for (const bool zero_row : {false, true}) {
     Cloud cloud = real_cloud(Metric::kCosine, 20, 4, random);
@@ -281,7 +281,7 @@ TEST(a_query_without_direction_is_at_distance_1_from_all) {
   }
 }
 
-TEST(empty_indices_and_no_queries) {
+TEST(search_empty_index_returns_sentinels) {
   for (const Metric metric : kMetrics) {
     const Index empty = built({0, 3, metric, {}});
     CHECK_EQ(empty.points().vertices(), int64_t{0});
@@ -295,7 +295,7 @@ TEST(empty_indices_and_no_queries) {
   }
 }
 
-TEST(bad_queries_and_starts_are_named) {
+TEST(search_invalid_query_or_start_is_an_error) {
   for (const Metric metric : kMetrics) {
     Random random(2);
     const Index index = built(real_cloud(metric, 9, 2, random));
@@ -318,7 +318,7 @@ TEST(bad_queries_and_starts_are_named) {
   }
 }
 
-TEST(any_workers_find_the_same) {
+TEST(search_any_threads_give_same_result) {
   for (const Metric metric : kMetrics) {
     Random random(2);
     const Cloud cloud = real_cloud(metric, 700, 5, random);
@@ -331,7 +331,7 @@ TEST(any_workers_find_the_same) {
   }
 }
 
-TEST(searches_at_the_same_time_do_not_disturb_each_other) {
+TEST(search_concurrent_calls_give_same_result) {
   Random random(2);
   const Cloud cloud = real_cloud(Metric::kEuclidean, 400, 5, random);
   const Index index = built(cloud);
@@ -348,7 +348,7 @@ TEST(searches_at_the_same_time_do_not_disturb_each_other) {
   for (const int count : same) CHECK_EQ(count, 5);
 }
 
-TEST(part_of_the_rows_can_be_asked_for) {
+TEST(neighbors_row_range_equals_part_of_all) {
   Random random(2);
   const Index index = built(real_cloud(Metric::kCosine, 100, 5, random));
   const Found all = listed(index, 4, 60);

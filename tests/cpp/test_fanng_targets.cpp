@@ -76,14 +76,14 @@ std::map<std::string, uint64_t> hashes_at(const std::string& level) {
 
 }  // namespace
 
-TEST(prints_if_asked) {
+TEST(hashes_if_requested_are_printed) {
   if (!std::getenv("HARDMINE_PRINT_HASHES")) return;
   for (const auto& [name, hash] : build_hashes()) std::printf("%s %" PRIx64 "\n", name.c_str(), hash);
   std::fflush(stdout);
   std::_Exit(0);
 }
 
-TEST(kernels_of_many_distances_agree_with_that_of_one) {
+TEST(squared_distances_any_target_equal_single_distances) {
   for (const BuiltLevel& level : built_levels()) {
     if (!level.available) continue;
     for (const int64_t stride : {16, 32, 48, 128, 144, 1024}) {
@@ -104,7 +104,7 @@ TEST(kernels_of_many_distances_agree_with_that_of_one) {
   }
 }
 
-TEST(every_level_builds_the_same_graphs) {
+TEST(build_any_target_gives_same_graph) {
   const std::map<std::string, uint64_t> scalar = hashes_at("scalar");
   CHECK_EQ(scalar.size(), size_t{64});
   int64_t compared = 0;

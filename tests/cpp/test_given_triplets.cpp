@@ -64,9 +64,9 @@ std::string fault(std::vector<int64_t> triplets, int64_t rows) {
 
 }  // namespace
 
-TEST(runs_at_the_forced_level) { check_forced_level(); }
+TEST(given_triplets_with_forced_target_runs_on_it) { check_forced_level(); }
 
-TEST(faults_name_the_value_and_where_it_is) {
+TEST(given_triplets_invalid_index_is_named_with_its_position) {
   CHECK_EQ(fault({}, 0), std::string());
   CHECK_EQ(fault({0, 1, 2, 9, 4, 0}, 10), std::string());
   CHECK_EQ(fault({0, 1, 2, 3, 10, 2}, 10), std::string("triplets must lie in [0, B) = [0, 10), got 10 at [1, 1]"));
@@ -82,7 +82,7 @@ TEST(faults_name_the_value_and_where_it_is) {
   }
 }
 
-TYPED_TEST(every_measure_matches_a_dense_one, T) {
+TYPED_TEST(given_triplets_any_measure_matches_dense_one, T) {
   for (const int64_t depth : kDepths) {
     for (const bool normalized : {false, true}) {
       for (const PairQuantity quantity : kQuantities) {
@@ -110,7 +110,7 @@ TYPED_TEST(every_measure_matches_a_dense_one, T) {
   }
 }
 
-TYPED_TEST(any_workers_give_the_same_bits, T) {
+TYPED_TEST(given_triplets_any_threads_give_same_bits, T) {
   Random random(5);
   const int64_t depth = 257;
   const std::vector<T> x = make_rows<T>(Values::kReals, 300, depth, random);
@@ -128,7 +128,7 @@ TYPED_TEST(any_workers_give_the_same_bits, T) {
   }
 }
 
-TEST(a_row_that_is_not_finite_is_noticed_wherever_it_is) {
+TEST(given_triplets_nonfinite_row_is_reported) {
   Random random(6);
   for (const bool normalized : {false, true}) {
     for (const PairQuantity quantity : kQuantities) {

@@ -41,7 +41,7 @@ Slopes slopes_of(const GlobalRule& rule, const std::vector<double>& p, const std
 
 }  // namespace
 
-TYPED_TEST(hand_worked_values, T) {
+TYPED_TEST(global_loss_matches_hand_worked_values, T) {
   // 0.0625 of variances, and lam (0.5 - 0.25 + t).
   CHECK_EQ(loss_of<T>(rule_of(0.5, 0.25), kPositive, kNegative), 0.0625 + 0.5 * 0.5);
   CHECK_EQ(loss_of<T>(rule_of(0, 0.25), kPositive, kNegative), 0.0625);
@@ -51,7 +51,7 @@ TYPED_TEST(hand_worked_values, T) {
   CHECK_EQ(loss_of<T>(rule_of(2, 1), {}, {}), 0);
 }
 
-TEST(hand_worked_slopes) {
+TEST(global_loss_gradient_matches_hand_worked_values) {
   // 2 (d - mu) / 4 +- lam / 4, lam = 0.5.
   const Slopes active = slopes_of(rule_of(0.5, 0.25), kPositive, kNegative);
   const std::vector<double> want_positive = {0, 0.25, 0.125, 0.125}, want_negative = {-0.25, 0, -0.125, -0.125};
@@ -69,7 +69,7 @@ TEST(hand_worked_slopes) {
   }
 }
 
-TEST(slopes_match_finite_differences) {
+TEST(global_loss_gradient_matches_finite_differences) {
   const double step = 1e-6;
   const std::vector<double> p = {0.31, 0.12, 0.95, 0.4, 0.77}, n = {0.2, 0.61, 0.05, 0.33, 0.5};
   for (const GlobalRule& rule : {rule_of(0.8, 0.01), rule_of(0.8, -0.5)}) {
@@ -88,19 +88,19 @@ TEST(slopes_match_finite_differences) {
   }
 }
 
-TEST(the_variance_of_close_distances_keeps_its_digits) {
+TEST(global_loss_close_distances_keep_variance_digits) {
   // Deviations of 2^-20: |d|^2 - mu^2 would lose them all in float, and half of them in double.
   const double deviation = 0x1p-20;
   const double loss = loss_of<float>(rule_of(0, 0), {0.5 - deviation, 0.5 + deviation}, {0.25, 0.25});
   CHECK_NEAR(loss / (deviation * deviation), 1, 1e-6);
 }
 
-TEST(nan_distances_give_nan) {
+TEST(global_loss_nan_distances_give_nan) {
   CHECK(std::isnan(loss_of<double>(rule_of(0.8, 0.01), {std::nan(""), 0.5}, {0.25, 0.25})));
   CHECK(std::isnan(loss_of<double>(rule_of(0.8, 0.01), {0.5, 0.5}, {INFINITY, 0.25})));
 }
 
-TEST(distances_are_a_quarter_of_the_squares) {
+TEST(global_distance_is_a_quarter_of_squared_distance) {
   CHECK_EQ(global_distance(-4.0), 1.0);
   CHECK_EQ(global_distance_backward(1.0), -0.25);
 }

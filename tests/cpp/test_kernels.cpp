@@ -120,10 +120,10 @@ void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
 
 }  // namespace
 
-TEST(runs_at_the_forced_level) { check_forced_level(); }
+TEST(kernels_with_forced_target_are_used) { check_forced_level(); }
 
 // Integers are exact, so a kernel must agree with a plain loop to the last bit.
-TYPED_TEST(row_kernels_are_exact_on_integers, T) {
+TYPED_TEST(row_kernels_integers_are_exact, T) {
   const cpu::Kernels<T>& kernel = cpu::kernels<T>();
   for (const int64_t depth : kDepths) {
     context = "depth " + std::to_string(depth);
@@ -156,7 +156,7 @@ TYPED_TEST(row_kernels_are_exact_on_integers, T) {
   }
 }
 
-TYPED_TEST(row_norms_finds_every_non_finite_element, T) {
+TYPED_TEST(row_norms_nonfinite_element_is_reported, T) {
   const cpu::Kernels<T>& kernel = cpu::kernels<T>();
   const T huge = std::numeric_limits<T>::max(), inf = std::numeric_limits<T>::infinity();
   for (const int64_t depth : {1, 16, 17, 33}) {
@@ -191,7 +191,7 @@ TYPED_TEST(pack_interleaves_scales_and_pads, T) {
   }
 }
 
-TYPED_TEST(select_block_visits_every_candidate_once, T) {
+TYPED_TEST(select_block_any_shape_matches_double_loop, T) {
   PassCoverage coverage;
   size_t turn = 0;
   for (const int64_t count : kCounts) {
@@ -216,7 +216,7 @@ TYPED_TEST(select_block_visits_every_candidate_once, T) {
   CHECK(coverage.without > 5000);
 }
 
-TYPED_TEST(tile_number_is_that_of_a_tile, T) {
+TYPED_TEST(tile_score_equals_score_of_tile, T) {
   for (const int64_t depth : {1, 2, 15, 16, 17, 31, 255, 256, 257, 272, 513, 600})
     for (const auto& [euclidean, scaled] : all_flags<2>()) check_tile_number<T>(depth, euclidean, scaled);
 }

@@ -114,9 +114,9 @@ void check_workers(Similarity kind, int64_t rows, int64_t refs, int64_t depth, i
 
 }  // namespace
 
-TEST(runs_at_the_forced_level) { check_forced_level(); }
+TEST(knn_with_forced_target_runs_on_it) { check_forced_level(); }
 
-TYPED_TEST(every_count_and_k, T) {
+TYPED_TEST(knn_any_count_and_k_matches_sort, T) {
   int64_t turn = sizeof(T) == sizeof(float) ? 0 : 5;
   constexpr int64_t depths[] = {3, 17, 1, 16, 33};
   const auto next_k = [&](int64_t candidates) {
@@ -137,7 +137,7 @@ TYPED_TEST(every_count_and_k, T) {
   check_case<T>(Similarity::kEuclidean, 500, -1, 5, 20, Self::kExcluded);
 }
 
-TYPED_TEST(real_numbers_within_rounding, T) {
+TYPED_TEST(knn_real_numbers_match_within_rounding, T) {
   for (const Similarity kind : kSimilarities) {
     for (const int64_t depth : {1, 64, 257}) {
       for (const bool with_refs : {false, true}) {
@@ -156,7 +156,7 @@ TYPED_TEST(real_numbers_within_rounding, T) {
   }
 }
 
-TYPED_TEST(nan_and_minus_infinity_are_no_candidates, T) {
+TYPED_TEST(knn_nan_and_minus_infinity_are_not_candidates, T) {
   const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
   for (const Similarity kind : kSimilarities) {
     Random random(11);
@@ -181,7 +181,7 @@ TYPED_TEST(nan_and_minus_infinity_are_no_candidates, T) {
 }
 
 // Candidates that come in ascending, descending and equal similarity: every one is offered, or none after the first k.
-TYPED_TEST(any_order_of_arrival, T) {
+TYPED_TEST(knn_any_order_of_arrival_matches_sort, T) {
   Random random(2);
   for (const int64_t k : {1, 7, 16, 20, 300}) {
     for (const int slope : {1, -1, 0}) {
@@ -202,7 +202,7 @@ TYPED_TEST(any_order_of_arrival, T) {
   }
 }
 
-TEST(any_workers_give_the_same_bits) {
+TEST(knn_any_threads_give_same_bits) {
   check_workers<float>(Similarity::kCosine, 289, -1, 200, 10, Self::kExcluded);
   check_workers<double>(Similarity::kEuclidean, 289, -1, 90, 33, Self::kAllowed);
   // Few queries against many refs, in shares; the last has fewer candidates in a share than neighbors.

@@ -60,7 +60,7 @@ const double kEasy1 = std::log(2.0), kEasy2 = std::log1p(std::exp(-2.5));  // th
 
 }  // namespace
 
-TYPED_TEST(mean_sum_and_none_by_hand, T) {
+TYPED_TEST(reduce_loss_matches_hand_worked_values, T) {
   const Pairs<T> pairs = mixed_pairs<T>();
   const double tolerance = sizeof(T) == 4 ? 1e-6 : 1e-14;
   const double easy = kEasy1 + kEasy2, hard = 0.5 * (0.75 + 0.5 + 0.25);
@@ -74,7 +74,7 @@ TYPED_TEST(mean_sum_and_none_by_hand, T) {
   for (int64_t i = 0; i < 7; ++i) CHECK_NEAR(each[i], want[i], tolerance);
 }
 
-TEST(ties_in_neither_part_leave_the_mean) {
+TEST(reduce_loss_excluded_ties_are_not_in_mean) {
   TermRule rule = sct();
   rule.hard_rule = HardRule::kAboveOrCutoff;
   rule.hard_cutoff = 0.8;
@@ -82,7 +82,7 @@ TEST(ties_in_neither_part_leave_the_mean) {
   CHECK_NEAR(loss_of(rule, Reduction::kMean, pairs), (kEasy2 + 0.75) / 4, 1e-14);
 }
 
-TEST(an_empty_part_adds_nothing_to_separate_means) {
+TEST(reduce_loss_empty_part_adds_nothing_to_separate_means) {
   Pairs<double> easy, hard;
   easy.add(0, 1, 0.75, 0.5);
   easy.add(0, 1, 0.5, 0.5);
@@ -91,7 +91,7 @@ TEST(an_empty_part_adds_nothing_to_separate_means) {
   CHECK_NEAR(loss_of(sct(true), Reduction::kMean, hard), 0.25, 1e-14);
 }
 
-TEST(without_valid_anchors_loss_and_gradient_are_zero) {
+TEST(reduce_loss_no_valid_anchor_gives_zero) {
   Pairs<double> empty, none;
   none.add(-1, 2, kNan, 0.5);
   none.add(1, -1, 0.5, kNan);
@@ -112,7 +112,7 @@ TEST(without_valid_anchors_loss_and_gradient_are_zero) {
   }
 }
 
-TEST(left_out_anchors_pass_no_gradient_even_if_it_is_nan) {
+TEST(reduce_loss_excluded_anchors_pass_no_gradient) {
   const Pairs<double> pairs = mixed_pairs<double>();
   std::vector<double> grad(7, 2), d_positive(7), d_negative(7);
   grad[2] = grad[4] = kNan;
@@ -123,7 +123,7 @@ TEST(left_out_anchors_pass_no_gradient_even_if_it_is_nan) {
   }
 }
 
-TEST(backward_matches_finite_differences) {
+TEST(reduce_loss_gradient_matches_finite_differences) {
   const double step = 1e-6;
   Pairs<double> pairs = mixed_pairs<double>();
   pairs.negative[1] = 0.4375;  // off the tie, where eq. 13 jumps
@@ -157,7 +157,7 @@ TEST(backward_matches_finite_differences) {
   CHECK(non_zero >= 30);
 }
 
-TEST(without_indices_every_pair_is_there) {
+TEST(reduce_loss_without_indices_uses_every_pair) {
   Pairs<double> pairs = mixed_pairs<double>(), complete;
   for (const size_t i : {0, 1, 3, 5, 6}) complete.add(0, 0, pairs.positive[i], pairs.negative[i]);
   const SelectedPairs<double> listed{nullptr, nullptr, complete.positive.data(), complete.negative.data(), 5};

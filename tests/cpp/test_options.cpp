@@ -6,7 +6,7 @@
 
 using namespace hardmine;
 
-TEST(codes_give_selection_rules) {
+TEST(selection_rule_codes_give_enumerators) {
   const SelectionRule first = selection_rule(0, 0, 0, 0, 0, 0.5, 0.25, false);
   CHECK(first.similarity == Similarity::kCosine);
   CHECK(first.positive == Positive::kEasiest);
@@ -25,7 +25,7 @@ TEST(codes_give_selection_rules) {
   CHECK(last.allow_tf32);
 }
 
-TEST(codes_give_loss_rules) {
+TEST(loss_rule_codes_give_enumerators) {
   const LossRule first = loss_rule(0, 0, false, 1, 2, 3, 4, 5, 0);
   CHECK(first.term.term == Term::kNca);
   CHECK(first.term.hard_rule == HardRule::kAbove);
@@ -43,7 +43,7 @@ TEST(codes_give_loss_rules) {
   CHECK(last.reduction == Reduction::kNone);
 }
 
-TEST(codes_give_rules_of_given_triplets) {
+TEST(indexed_loss_rule_codes_give_enumerators) {
   const IndexedLossRule first = indexed_loss_rule(0, 0, 1, 2, 3, 0);
   CHECK(first.term.term == Term::kNca);
   CHECK(first.reduction == Reduction::kMean);
@@ -69,7 +69,7 @@ TEST(codes_give_rules_of_given_triplets) {
   CHECK(plain_global.measure.quantity == PairQuantity::kNegativeSquaredDistance && !plain_global.measure.normalized);
 }
 
-TEST(codes_give_rules_of_all_negatives) {
+TEST(tuplet_rule_codes_give_enumerators) {
   const TupletRule first = tuplet_rule(0, 0, 0.25, 0.5, 0, false);
   CHECK(first.similarity == Similarity::kCosine);
   CHECK(first.positive == TupletPositive::kEasiest);
@@ -87,7 +87,7 @@ TEST(codes_give_rules_of_all_negatives) {
   CHECK(last.reduction == Reduction::kNone);
 }
 
-TEST(codes_give_rules_of_all_triplets) {
+TEST(batch_all_rule_codes_give_enumerators) {
   const BatchAllRule first = batch_all_rule(0, false, 0.25, 0, false), last = batch_all_rule(2, true, -1, 2, true);
   CHECK(first.similarity == Similarity::kCosine);
   CHECK(first.reduction == BatchAllReduction::kMean);
@@ -101,7 +101,7 @@ TEST(codes_give_rules_of_all_triplets) {
   CHECK(batch_all_rule(0, false, 0, 1, false).reduction == BatchAllReduction::kMeanActive);
 }
 
-TEST(unknown_codes_are_errors_that_say_what_came) {
+TEST(options_unknown_code_is_an_error_with_its_value) {
   const auto is_no_code = [](const char* name, int64_t last, int64_t code) {
     return std::string(name) + " must be a code from 0 to " + std::to_string(last) + ", got " + std::to_string(code);
   };
@@ -142,7 +142,7 @@ TEST(unknown_codes_are_errors_that_say_what_came) {
   }
 }
 
-TEST(options_that_a_loss_cannot_compute_with_are_errors) {
+TEST(options_invalid_for_loss_are_errors) {
   CHECK_THROWS(indexed_loss_rule(1, 4, 1, 1, 1, 0), std::invalid_argument,
                "similarity must not be dot with term ratio");
   CHECK_THROWS(indexed_loss_rule(0, 4, 1, 0, 1, 0), std::invalid_argument, "margin must be > 0 with term ratio");

@@ -179,9 +179,9 @@ Problem<T> hub(int64_t count, int64_t depth, Values values) {
 
 }  // namespace
 
-TEST(runs_at_the_forced_level) { check_forced_level(); }
+TEST(pair_gradient_with_forced_target_runs_on_it) { check_forced_level(); }
 
-TYPED_TEST(every_shape_matches_a_dense_scatter, T) {
+TYPED_TEST(pair_gradient_any_shape_matches_dense_scatter, T) {
   for (const int64_t count : {0, 1, 2, 3, 17, 97, 257}) {
     for (const int64_t ref_count : {-1, 0, 1, 5, 98, 257}) {
       for (const int64_t depth : kDepths) {
@@ -201,7 +201,7 @@ TYPED_TEST(every_shape_matches_a_dense_scatter, T) {
   }
 }
 
-TYPED_TEST(entries_of_any_rows_with_any_number_of_partners, T) {
+TYPED_TEST(pair_gradient_any_listing_matches_dense_scatter, T) {
   for (const Listing& listing : {Listing{true, 0, 0}, Listing{true, 0, 1}, Listing{true, 0, 7}, Listing{false, 0, 2},
                                  Listing{false, 1, 1}, Listing{false, 9, 3}, Listing{false, 200, 2}}) {
     for (const int64_t ref_count : {-1, 0, 13}) {
@@ -215,7 +215,7 @@ TYPED_TEST(entries_of_any_rows_with_any_number_of_partners, T) {
   }
 }
 
-TEST(rows_behind_the_last_entry_are_first_of_no_pair) {
+TEST(pair_gradient_fewer_entries_than_rows_match_dense_scatter) {
   Random random(3);
   Problem<double> p(Values::kReals, 23, -1, 17, random);
   for (const int64_t entries : {22, 5, 0}) {
@@ -225,7 +225,7 @@ TEST(rows_behind_the_last_entry_are_first_of_no_pair) {
   }
 }
 
-TEST(inner_products_of_integers_are_exact) {
+TEST(pair_gradient_integer_inner_products_are_exact) {
   Random random(9);
   const Problem<float> p(Values::kIntegers, 97, 31, 33, random);
   std::vector<float> x(p.x.size(), 0), refs(p.refs.size(), 0);
@@ -241,7 +241,7 @@ TEST(inner_products_of_integers_are_exact) {
   for (size_t e = 0; e < refs.size(); ++e) CHECK_EQ(got.refs[e], refs[e]);
 }
 
-TEST(finite_differences_of_the_weighted_similarities) {
+TEST(pair_gradient_matches_finite_differences) {
   const auto value = [](const PairMeasure& measure, const Problem<double>& p) {
     double sum = 0;
     for (int64_t pair = 0; pair < p.pairs(); ++pair) {
@@ -285,7 +285,7 @@ TEST(finite_differences_of_the_weighted_similarities) {
   }
 }
 
-TEST(hubs_gather_from_everybody) {
+TEST(pair_gradient_hub_gathers_from_all_rows) {
   for (const PairMeasure& measure : kMeasures) {
     context = text_of(measure);
     check_against_scatter(measure, hub<float>(257, 17, Values::kReals));
@@ -294,7 +294,7 @@ TEST(hubs_gather_from_everybody) {
 }
 
 // Zero rows, coinciding rows, and one shorter than the smallest norm, whose gradient is 0.
-TYPED_TEST(zero_rows_and_zero_distances, T) {
+TYPED_TEST(pair_gradient_zero_rows_and_distances_match_dense_scatter, T) {
   Random random(1);
   const int64_t depth = 9;
   Problem<T> p(Values::kReals, 7, -1, depth, random);
@@ -312,7 +312,7 @@ TYPED_TEST(zero_rows_and_zero_distances, T) {
 }
 
 // A non-finite row matters to nobody unless a gradient reaches its pairs.
-TYPED_TEST(rows_that_no_gradient_reaches_stay_zero, T) {
+TYPED_TEST(pair_gradient_unused_nonfinite_row_stays_zero, T) {
   Random random(2);
   Problem<T> p(Values::kReals, 5, -1, 17, random);
   for (int64_t k = 0; k < 17; ++k) p.x[3 * 17 + k] = T(kNaN);
@@ -333,7 +333,7 @@ TYPED_TEST(rows_that_no_gradient_reaches_stay_zero, T) {
   }
 }
 
-TEST(null_outputs_are_not_computed_and_change_nothing) {
+TEST(pair_gradient_null_output_changes_nothing) {
   Random random(4);
   const Problem<float> p(Values::kReals, 33, 20, 17, random), without_refs(Values::kReals, 33, -1, 17, random);
   for (const PairMeasure& measure : kMeasures) {
@@ -346,7 +346,7 @@ TEST(null_outputs_are_not_computed_and_change_nothing) {
   }
 }
 
-TYPED_TEST(any_workers_give_the_same_bits, T) {
+TYPED_TEST(pair_gradient_any_threads_give_same_bits, T) {
   const int64_t count = 300, depth = 257;  // enough for eight workers
   Random random(7);
   const Problem<T> problems[] = {
@@ -367,7 +367,7 @@ TYPED_TEST(any_workers_give_the_same_bits, T) {
   }
 }
 
-TYPED_TEST(all_finite_finds_every_non_finite_element, T) {
+TYPED_TEST(all_finite_nonfinite_element_is_found, T) {
   const SerialWorkers serial;
   const ThreadWorkers threads(3);
   const int64_t count = 200, depth = 257;

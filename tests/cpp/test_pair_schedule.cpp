@@ -131,11 +131,11 @@ void check_schedules(bool symmetric) {
 
 }  // namespace
 
-TEST(groups_of_rows_against_groups_of_columns) { check_schedules(false); }
-TEST(groups_of_rows_against_each_other) { check_schedules(true); }
+TEST(pair_schedule_rectangular_visits_every_pair_once) { check_schedules(false); }
+TEST(pair_schedule_symmetric_visits_every_pair_once) { check_schedules(true); }
 
 // A tournament: in each round every group plays at most once, and as many pairs play as can.
-TEST(rounds_keep_all_groups_busy) {
+TEST(pair_schedule_rounds_keep_all_groups_busy) {
   for (const bool symmetric : {false, true}) {
     for (const int64_t rows : {1, 2, 3, 8, 9, 64}) {
       for (const int64_t columns : {1, 2, 3, 8, 9, 64}) {
@@ -165,7 +165,7 @@ TEST(rounds_keep_all_groups_busy) {
 }
 
 // Each waits a while for the others within a block, so that on any machine they meet if the schedule lets them.
-TEST(pairs_without_a_common_group_are_visited_at_the_same_time) {
+TEST(pair_schedule_disjoint_pairs_run_concurrently) {
   for (const bool symmetric : {false, true}) {
     context = symmetric ? "symmetric" : "rows and columns";
     const int64_t threads = 4, count = 8 * kStep;

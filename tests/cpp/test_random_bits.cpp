@@ -7,14 +7,14 @@
 
 using namespace hardmine;
 
-TEST(it_is_splitmix64) {
+TEST(random_bits_seed_0_is_splitmix64) {
   // With seed 0, the published sequence of its first numbers.
   CHECK_EQ(random_bits(0, 0), 0xE220A8397B1DCDAFu);
   CHECK_EQ(random_bits(0, 1), 0x6E789E6AA1B965F4u);
   CHECK_EQ(random_bits(0, 2), 0x06C45D188009454Fu);
 }
 
-TEST(every_bit_is_set_half_of_the_time_and_numbers_differ) {
+TEST(random_bits_every_bit_is_set_half_of_the_time) {
   constexpr int kNumbers = 4096;
   for (const uint64_t seed : {0ull, 1ull, 2ull, 1ull << 63, ~0ull}) {
     int set[64] = {};
@@ -30,13 +30,13 @@ TEST(every_bit_is_set_half_of_the_time_and_numbers_differ) {
   }
 }
 
-TEST(neighboring_seeds_share_no_bits) {
+TEST(random_bits_adjacent_seeds_are_independent) {
   int set = 0;
   for (uint64_t seed = 0; seed < 1000; ++seed) set += std::popcount(random_bits(seed, 7) ^ random_bits(seed + 1, 7));
   CHECK_NEAR(set, 32000, 5 * 127);
 }
 
-TEST(units_are_below_1) {
+TEST(random_unit_is_uniform_below_1) {
   double sum = 0, least = 1, most = 0;
   for (uint64_t i = 0; i < 10000; ++i) {
     const double u = random_unit(3, i);

@@ -7,7 +7,7 @@
 
 using namespace hardmine;
 
-TEST(every_candidate_has_an_equal_share_of_the_numbers) {
+TEST(drawn_rank_candidates_are_equally_likely) {
   for (const Index count : {1, 2, 3, 7, 10, 64}) {
     constexpr int kPerCandidate = 32;
     std::vector<int> picked(count);
@@ -24,7 +24,7 @@ TEST(every_candidate_has_an_equal_share_of_the_numbers) {
   CHECK_EQ(drawn_rank(0.25, 4), 1);
 }
 
-TEST(no_number_picks_beyond_the_candidates) {
+TEST(drawn_rank_out_of_range_number_is_clamped) {
   const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
   for (const Index count : {1, 2, 1000, INT32_MAX - 1}) {
     for (const double u : {1.0, 1.5, 1e300, inf, 1 - 0x1p-53}) CHECK_EQ(drawn_rank(u, count), count - 1);
@@ -32,7 +32,7 @@ TEST(no_number_picks_beyond_the_candidates) {
   }
 }
 
-TEST(positives_are_the_run_without_the_anchor) {
+TEST(ranked_positive_skips_the_anchor) {
   CHECK_EQ(ranked_positive(3, 0, -1), 3);
   CHECK_EQ(ranked_positive(3, 2, -1), 5);
   const std::vector<int64_t> run = {3, 4, 5, 6};
@@ -43,7 +43,7 @@ TEST(positives_are_the_run_without_the_anchor) {
   }
 }
 
-TEST(negatives_are_all_but_the_class) {
+TEST(ranked_negative_skips_the_class) {
   // Every class among 9 indices.
   for (int members = 0; members < 1 << 9; ++members) {
     std::vector<Index> own, others;

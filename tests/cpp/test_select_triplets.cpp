@@ -100,9 +100,9 @@ void check_workers(Values values, Labels labels) {
 
 }  // namespace
 
-TEST(runs_at_the_forced_level) { check_forced_level(); }
+TEST(select_triplets_with_forced_target_runs_on_it) { check_forced_level(); }
 
-TYPED_TEST(every_count_rule_and_kind_of_label, T) {
+TYPED_TEST(select_triplets_any_count_rule_and_labels_matches_double_loop, T) {
   coverage = {};
   size_t turn = 0;
   for (const int64_t count : kCounts) {
@@ -118,7 +118,7 @@ TYPED_TEST(every_count_rule_and_kind_of_label, T) {
   CHECK(coverage.no_semihard > coverage.anchors / 10);
 }
 
-TYPED_TEST(every_depth, T) {
+TYPED_TEST(select_triplets_any_depth_matches_double_loop, T) {
   size_t turn = 0;
   for (const int64_t depth : kDepths)
     for (const int64_t count : {5, 17, 97})
@@ -127,7 +127,7 @@ TYPED_TEST(every_depth, T) {
             ++turn;
 }
 
-TYPED_TEST(every_pair_of_anchor_and_reference_counts, T) {
+TYPED_TEST(select_triplets_any_ref_count_matches_double_loop, T) {
   coverage = {};
   size_t turn = 0;
   for (const int64_t rows : kCounts) {
@@ -152,7 +152,7 @@ TYPED_TEST(every_pair_of_anchor_and_reference_counts, T) {
 }
 
 // NaN and infinite rows: the oracle's similarities to them follow from IEEE arithmetic, as the engine's do.
-TYPED_TEST(nan_similarities_are_no_candidates, T) {
+TYPED_TEST(select_triplets_nan_similarities_are_not_candidates, T) {
   const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
   for (const Similarity similarity : kSimilarities) {
     Random random(11);
@@ -181,7 +181,7 @@ TYPED_TEST(nan_similarities_are_no_candidates, T) {
 }
 
 // Among equal rows every similarity ties: the lowest admissible index wins, wherever it lies among the tiles.
-TYPED_TEST(ties_go_to_the_lowest_index, T) {
+TYPED_TEST(select_triplets_ties_go_to_lowest_index, T) {
   Random random(3);
   for (const int64_t count : {2, 33, 97, 300}) {
     Batch<T> anchors(Values::kIntegers, Labels::kRandom, count, 4, random);
@@ -213,7 +213,7 @@ TYPED_TEST(ties_go_to_the_lowest_index, T) {
 }
 
 // Real numbers: what is chosen must be as good as the best, up to rounding, and be reported as it is.
-TYPED_TEST(real_numbers_within_rounding, T) {
+TYPED_TEST(select_triplets_real_numbers_match_within_rounding, T) {
   for (const Similarity similarity : kSimilarities) {
     for (const int64_t depth : {1, 64, 257}) {
       Random random(depth);
@@ -245,7 +245,7 @@ TYPED_TEST(real_numbers_within_rounding, T) {
   }
 }
 
-TEST(any_workers_give_the_same_bits) {
+TEST(select_triplets_any_threads_give_same_bits) {
   check_workers<float>(Values::kIntegers, Labels::kOneClass);
   check_workers<float>(Values::kIntegers, Labels::kRandom);
   check_workers<double>(Values::kReals, Labels::kDescending);

@@ -29,7 +29,7 @@ std::vector<T> similarities(Similarity kind) {
 
 }  // namespace
 
-TYPED_TEST(below_is_the_next_smaller_number, T) {
+TYPED_TEST(below_is_next_smaller_number, T) {
   const T eps = std::numeric_limits<T>::epsilon(), smallest = std::numeric_limits<T>::min();
   const T tiny = std::numeric_limits<T>::denorm_min();
   CHECK_EQ(below(T(1)), T(1) - eps / 2);
@@ -48,7 +48,7 @@ TYPED_TEST(below_is_the_next_smaller_number, T) {
     for (const T key : {below(below(x)), below(x), x, std::nextafter(x, kInf<T>)}) CHECK_EQ(key <= below(x), key < x);
 }
 
-TYPED_TEST(orders_follow_similarities_and_back, T) {
+TYPED_TEST(key_order_follows_similarity, T) {
   for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
     const std::vector<T> all = similarities<T>(kind);
     for (size_t i = 0; i < all.size(); ++i) {
@@ -76,7 +76,7 @@ TEST(unlimited_range_admits_every_finite_key) {
 }
 
 // The sums of products of unit rows, as tiles hold them, may lie beyond 1 and -1.
-TYPED_TEST(bounds_on_cosines_before_they_are_clamped_admit_what_they_admit_after, T) {
+TYPED_TEST(key_range_around_cosine_1_equals_clamped_bounds, T) {
   std::vector<T> sums, bounds;
   for (const T one : {T(-1), T(1)}) {
     for (const T s : {below(below(one)), below(one), one, -below(-one), -below(below(-one))}) sums.push_back(s);
@@ -109,7 +109,7 @@ TYPED_TEST(bounds_on_cosines_before_they_are_clamped_admit_what_they_admit_after
   }
 }
 
-TYPED_TEST(positives_above_the_duplicate_threshold_are_dropped, T) {
+TYPED_TEST(positive_range_excludes_similarities_above_threshold, T) {
   for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
     for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
       for (const double threshold : {-3.0, -0.25, 0.0, 0.75, 1e9, double(kInf<double>)}) {
@@ -128,7 +128,7 @@ TYPED_TEST(positives_above_the_duplicate_threshold_are_dropped, T) {
   }
 }
 
-TEST(duplicate_threshold_is_rounded_to_the_type) {
+TEST(positive_range_threshold_is_rounded_to_type) {
   // The threshold is rounded to the type it is compared in: a similarity equal to it stays.
   SelectionRule rule;
   rule.duplicate_threshold = 0.9999;
@@ -139,7 +139,7 @@ TEST(duplicate_threshold_is_rounded_to_the_type) {
   CHECK(admits(positive_range<float>(rule), 1.0F));
 }
 
-TYPED_TEST(semihard_negatives_lie_between_margin_and_positive, T) {
+TYPED_TEST(semihard_range_lies_between_margin_and_positive, T) {
   for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
     for (const bool keeps_ties : {false, true}) {
       for (const double margin : {-1.0, 0.0, 0.25, 2.0, double(kInf<double>)}) {
@@ -163,7 +163,7 @@ TYPED_TEST(semihard_negatives_lie_between_margin_and_positive, T) {
   }
 }
 
-TEST(least_similar_wins_for_hardest_positive_and_easiest_negative) {
+TEST(prefers_least_similar_hardest_positive_and_easiest_negative) {
   CHECK(prefers_least_similar(Positive::kHardest));
   CHECK(!prefers_least_similar(Positive::kEasiest));
   CHECK(!prefers_least_similar(Positive::kRandom));

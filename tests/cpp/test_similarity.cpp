@@ -15,13 +15,13 @@ bool is(const PairMeasure& measure, PairQuantity quantity, bool normalized) {
 
 }  // namespace
 
-TEST(similarities_that_users_see) {
+TEST(measure_of_similarity_gives_quantity) {
   CHECK(is(measure_of(Similarity::kCosine), PairQuantity::kInnerProduct, true));
   CHECK(is(measure_of(Similarity::kDot), PairQuantity::kInnerProduct, false));
   CHECK(is(measure_of(Similarity::kEuclidean), PairQuantity::kNegativeDistance, false));
 }
 
-TEST(inner_products_replace_squared_distances_of_unit_rows_alone) {
+TEST(batch_all_measure_unit_rows_use_inner_products) {
   const auto measure = [](Similarity similarity, bool squared, bool unit_rows) {
     BatchAllRule rule;
     rule.similarity = similarity;
@@ -37,7 +37,7 @@ TEST(inner_products_replace_squared_distances_of_unit_rows_alone) {
   }
 }
 
-TEST(share_of_a_triplet) {
+TEST(batch_all_share_follows_reduction) {
   CHECK_EQ(batch_all_share(BatchAllReduction::kMean, 2, 8), 0.125);
   CHECK_EQ(batch_all_share(BatchAllReduction::kMeanActive, 2, 8), 0.5);
   CHECK_EQ(batch_all_share(BatchAllReduction::kSum, 2, 8), 1);

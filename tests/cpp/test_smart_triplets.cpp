@@ -61,7 +61,7 @@ Lists<double> first_list(std::vector<int64_t> label, std::vector<int64_t> index,
 
 }  // namespace
 
-TEST(classes_know_their_members) {
+TEST(classes_list_their_members) {
   const std::vector<int64_t> label = {5, -3, 5, INT64_MAX, 5, -3};
   const Classes classes(label.data(), 6);
   CHECK_EQ(classes.anchors(), 5);
@@ -78,7 +78,7 @@ TEST(classes_know_their_members) {
   CHECK_EQ(Classes(std::vector<int64_t>{1, 2, 3}.data(), 3).anchors(), 0);
 }
 
-TEST(a_list_by_hand) {
+TEST(smart_triplets_one_list_matches_hand_worked_values) {
   // n1 p2 (n3 p4: inside the bound) n5 p6 n7
   const Lists lists = first_list({0, 1, 0, 1, 0, 1, 0, 1}, {1, 2, 3, 4, 5, 6, 7}, {1, 2, 3, 3.5, 4, 5, 6});
   const Mined mined = lists.mine({2.0, 3, 9});
@@ -89,13 +89,13 @@ TEST(a_list_by_hand) {
   CHECK(mined.mined[0] && mined.mined_positive[0] && mined.mined[1] && !mined.mined_positive[1] && !mined.mined[2]);
 }
 
-TEST(the_whole_class_in_pos) {
+TEST(smart_triplets_whole_class_as_positives_is_mined) {
   const Mined mined = first_list({0, 0, 0, 1, 1}, {1, 2, 4}, {1, 2, 3}).mine({1.0, 1, 0});
   CHECK(std::equal(mined.triplet.begin(), mined.triplet.begin() + 3, std::vector<int64_t>{0, 2, 4}.begin()));
   CHECK(mined.mined_positive[0]);
 }
 
-TEST(no_worker_changes_anything) {
+TEST(smart_triplets_any_threads_give_same_result) {
   Lists<float> lists;
   constexpr int64_t kCount = 500, kLength = 12;
   for (int64_t i = 0; i < kCount; ++i) lists.label.push_back(i * i % 7);
@@ -112,7 +112,7 @@ TEST(no_worker_changes_anything) {
   for (const auto& pool : hardmine::test::parallel_pools()) CHECK(lists.mine(options, *pool) == serial);
 }
 
-TEST(the_first_fault_is_named_even_if_it_is_found_last) {
+TEST(smart_triplets_first_invalid_row_is_reported) {
   // Lists are handed out 64 at a time: row 64 is reached long before row 63, behind many triplets.
   Lists<float> lists;
   for (int64_t i = 0; i < 200; ++i) {
@@ -124,7 +124,7 @@ TEST(the_first_fault_is_named_even_if_it_is_found_last) {
   for (const auto& pool : hardmine::test::parallel_pools()) CHECK_EQ(lists.fault(*pool, 1000), lists.fault());
 }
 
-TEST(faults_are_named_and_nothing_beyond_the_samples_is_read) {
+TEST(smart_triplets_invalid_lists_are_errors) {
   const auto fault = [](std::vector<int64_t> index, std::vector<double> distance) {
     return first_list({0, 0, 1}, std::move(index), std::move(distance)).fault();
   };
@@ -138,7 +138,7 @@ TEST(faults_are_named_and_nothing_beyond_the_samples_is_read) {
   CHECK(fault({1, 2}, {2, 1}).ends_with("got 1 after 2 at [0, 1]"));
 }
 
-TEST(no_samples_and_no_lists) {
+TEST(smart_triplets_empty_inputs_give_no_mined_triplets) {
   CHECK(Lists<float>{}.mine({1.0, 1, 0}).triplet.empty());
   CHECK_EQ(first_list({0, 0, 1}, {}, {}).mine({1.0, 1, 0}).triplet.size(), size_t{2 * 3});
 }

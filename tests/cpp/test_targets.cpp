@@ -9,7 +9,7 @@
 using namespace hardmine;
 using namespace hardmine::test;
 
-TEST(levels_of_this_cpu) {
+TEST(targets_tile_sizes_divide_blocks) {
   for (const BuiltLevel& level : built_levels()) {
     std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
     // The tile engine's block and strip sizes ask for this.
@@ -20,7 +20,7 @@ TEST(levels_of_this_cpu) {
   }
 }
 
-TEST(unknown_level_is_an_error_and_the_best_one_is_the_default) {
+TEST(target_unknown_name_is_an_error_and_default_is_best) {
   // The level is decided by the first call that succeeds, so the failing one comes first.
   setenv("HARDMINE_SIMD", "mmx", 1);
   CHECK_THROWS(cpu::simd_level(), std::runtime_error, "HARDMINE_SIMD must be one of 'scalar'");
@@ -36,7 +36,7 @@ TEST(unknown_level_is_an_error_and_the_best_one_is_the_default) {
   }
 }
 
-TYPED_TEST(row_kernels_agree, T) {
+TYPED_TEST(row_kernels_any_target_gives_same_bits, T) {
   for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const bool special : {false, true}) {
@@ -70,7 +70,7 @@ TYPED_TEST(row_kernels_agree, T) {
   });
 }
 
-TYPED_TEST(packing_agrees, T) {
+TYPED_TEST(pack_any_target_gives_same_bits, T) {
   for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const int64_t count : {1, 13, 33}) {
@@ -96,7 +96,7 @@ TYPED_TEST(packing_agrees, T) {
 }
 
 // Levels tile the pairs differently, so whole passes are compared.
-TYPED_TEST(selection_agrees, T) {
+TYPED_TEST(select_block_any_target_gives_same_bits, T) {
   const T inf = std::numeric_limits<T>::infinity();
   for_each_level<T>([&](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
     int64_t selected = 0;

@@ -9,7 +9,7 @@
 using namespace hardmine;
 using namespace hardmine::test;
 
-TEST(parallel_range_covers_every_number_once_on_step_boundaries) {
+TEST(parallel_range_covers_every_number_once) {
   std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialWorkers>());
   for (const auto& pool : pools) {
@@ -29,7 +29,7 @@ TEST(parallel_range_covers_every_number_once_on_step_boundaries) {
   }
 }
 
-TEST(parallel_tasks_hands_out_every_task_once) {
+TEST(parallel_tasks_runs_every_task_once) {
   for (const auto& pool : parallel_pools()) {
     for (const int64_t tasks : {0, 1, 7, 100}) {
       std::vector<std::atomic<int>> visits(tasks);
@@ -44,7 +44,7 @@ TEST(parallel_tasks_hands_out_every_task_once) {
   }
 }
 
-TEST(small_jobs_get_one_worker_and_none_gets_more_than_there_are) {
+TEST(thread_count_follows_work_and_pool) {
   const ThreadWorkers eight(8);
   CHECK_EQ(cpu::workers_for(eight, 0, 100), 1);
   CHECK_EQ(cpu::workers_for(eight, 199, 100), 1);
@@ -52,7 +52,7 @@ TEST(small_jobs_get_one_worker_and_none_gets_more_than_there_are) {
   CHECK_EQ(cpu::workers_for(eight, 1e15, 100), 8);
 }
 
-TEST(cancelled_work_ends_and_is_told_from_work_that_is_done) {
+TEST(parallel_work_cancelled_throws) {
   std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialWorkers>());
   for (const auto& pool : pools) {

@@ -35,7 +35,7 @@ void check_term(const TermRule& rule, double positive, double negative, double v
 
 }  // namespace
 
-TYPED_TEST(hand_worked_values, T) {
+TYPED_TEST(triplet_term_matches_hand_worked_values, T) {
   const Part easy = Part::kEasy, hard = Part::kHard;
   // ln(1 + e^x), slope 1 / (1 + e^-x), both over tau = 0.1, x = 10 (s_an - s_ap).
   const double softplus_m1 = 0.31326168751822286, sigmoid_m1 = 0.2689414213699951;
@@ -84,7 +84,7 @@ TYPED_TEST(hand_worked_values, T) {
   check_term<T>(kCode2021, 0.9, 0.9, 0.9, 0, 1, hard);        // a tie above the cutoff
 }
 
-TEST(derivatives_match_finite_differences) {
+TEST(triplet_term_derivatives_match_finite_differences) {
   const double step = 1e-6;
   int64_t hard = 0, easy = 0;
   std::vector<TermRule> rules = {kNca, kHinge, kSoftMargin, kPaper, kCode2020, kCode2021};
@@ -110,7 +110,7 @@ TEST(derivatives_match_finite_differences) {
   CHECK(easy > 100);
 }
 
-TEST(derivatives_of_the_ratio_match_finite_differences) {
+TEST(ratio_term_derivatives_match_finite_differences) {
   const double step = 1e-6;
   int64_t active = 0, flat = 0;
   for (double positive = -1.97; positive < 0; positive += 0.1) {
@@ -131,7 +131,7 @@ TEST(derivatives_of_the_ratio_match_finite_differences) {
   CHECK(flat > 100);
 }
 
-TYPED_TEST(extreme_inputs_neither_overflow_nor_give_nan, T) {
+TYPED_TEST(triplet_term_extreme_inputs_stay_finite, T) {
   for (const TermRule& rule : {kNca, kHinge, kSoftMargin, kPaper, kCode2020, kCode2021}) {
     for (const T positive : {T(-1e4), T(-100), T(0), T(100), T(1e4)}) {
       for (const T negative : {T(-1e4), T(-100), T(0), T(100), T(1e4)}) {
@@ -152,7 +152,7 @@ TYPED_TEST(extreme_inputs_neither_overflow_nor_give_nan, T) {
   CHECK_NEAR(sigmoid(T(-40)) / std::exp(T(-40)), 1, 1e-6);
 }
 
-TEST(nan_similarities_give_nan) {
+TEST(triplet_term_nan_similarities_give_nan) {
   // Divergence is never hidden, except where a rule leaves the anchor out.
   for (const TermRule& rule : {kNca, kSoftMargin, kPaper, kHinge, kRatio}) {
     CHECK(std::isnan(triplet_term(rule, std::nan(""), 0.5).value));
@@ -160,7 +160,7 @@ TEST(nan_similarities_give_nan) {
   }
 }
 
-TEST(anchors_at_or_below_the_floor_are_left_out) {
+TEST(triplet_term_below_min_similarity_is_excluded) {
   TermRule rule = kNca;
   rule.min_similarity = 0;
   CHECK(triplet_term(rule, 0.5, 0.25).part == Part::kEasy);

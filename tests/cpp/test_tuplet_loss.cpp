@@ -121,9 +121,9 @@ double loss_of(const TupletProblem<double>& p) {
 
 }  // namespace
 
-TEST(runs_at_the_forced_level) { check_forced_level(); }
+TEST(tuplet_loss_with_forced_target_runs_on_it) { check_forced_level(); }
 
-TYPED_TEST(every_count_among_themselves, T) {
+TYPED_TEST(tuplet_loss_any_count_matches_double_loop, T) {
   TupletCoverage coverage;
   int64_t turn = sizeof(T) == sizeof(float) ? 0 : 7;
   for (const int64_t rows : kEdges)
@@ -133,7 +133,7 @@ TYPED_TEST(every_count_among_themselves, T) {
   CHECK(coverage.dropped > 1000);
 }
 
-TYPED_TEST(every_pair_of_anchor_and_reference_counts, T) {
+TYPED_TEST(tuplet_loss_any_ref_count_matches_double_loop, T) {
   TupletCoverage coverage;
   int64_t turn = sizeof(T) == sizeof(float) ? 3 : 11;
   for (const int64_t rows : kEdges)
@@ -144,7 +144,7 @@ TYPED_TEST(every_pair_of_anchor_and_reference_counts, T) {
 }
 
 // From 6145 rows on, blocks are two steps wide.
-TEST(more_references_than_narrow_blocks_hold) {
+TEST(tuplet_loss_wide_blocks_match_double_loop) {
   TupletCoverage coverage;
   for (int64_t turn = 0; turn < 9; turn += 4) {
     Choice choice(turn);
@@ -155,7 +155,7 @@ TEST(more_references_than_narrow_blocks_hold) {
   CHECK(coverage.valid > 30);
 }
 
-TEST(large_depths) {
+TEST(tuplet_loss_large_depths_match_double_loop) {
   TupletCoverage coverage;
   for (const int64_t depth : {255, 257, 513}) {
     for (int64_t turn = 0; turn < 9; ++turn) {
@@ -171,7 +171,7 @@ TEST(large_depths) {
 }
 
 // Worked by hand: s_ap = 1 and two negatives with s_an = 0.
-TEST(one_anchor_by_hand) {
+TEST(tuplet_loss_one_anchor_matches_hand_worked_values) {
   Random random(1);
   Batch<double> batch(Values::kIntegers, Labels::kOneClass, 4, 3, random);
   batch.x = {1, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4};
@@ -195,7 +195,7 @@ TEST(one_anchor_by_hand) {
   }
 }
 
-TEST(finite_differences) {
+TEST(tuplet_loss_gradient_matches_finite_differences) {
   for (const bool with_refs : {false, true}) {
     for (const Similarity similarity : kSimilarities) {
       for (const TupletPositive positive : kPositives) {
@@ -232,7 +232,7 @@ TEST(finite_differences) {
 }
 
 // Similarities the exponentials of which no type holds; where they are exact, so is all but the last digits.
-TEST(large_similarities_lose_no_digits) {
+TEST(tuplet_loss_large_similarities_keep_digits) {
   for (const TupletPositive positive : kPositives) {
     for (const bool with_refs : {false, true}) {
       for (const bool exact : {false, true}) {
@@ -261,7 +261,7 @@ TEST(large_similarities_lose_no_digits) {
 }
 
 // Rows below the smallest norm are divided by that: they are no unit rows, and their gradients are 0.
-TEST(rows_too_short_to_be_normalized) {
+TEST(tuplet_loss_rows_below_minimum_norm_match_double_loop) {
   for (const TupletPositive positive : kPositives) {
     for (const bool with_refs : {false, true}) {
       Random random(6);
@@ -282,7 +282,7 @@ TEST(rows_too_short_to_be_normalized) {
 }
 
 // Neither distances nor gradients depend on the origin, to the bit: the offset is exact.
-TEST(euclidean_gradients_far_from_the_origin) {
+TEST(tuplet_loss_rows_far_from_origin_give_same_bits) {
   for (const bool with_refs : {false, true}) {
     Random random(9);
     Batch<float> near(Values::kReals, Labels::kRandom, 50, 16, random), far = near;
@@ -307,7 +307,7 @@ TEST(euclidean_gradients_far_from_the_origin) {
   }
 }
 
-TEST(rows_that_are_not_finite_are_told) {
+TEST(tuplet_loss_nonfinite_rows_are_reported) {
   for (const bool in_refs : {false, true}) {
     Random random(3);
     Batch<double> anchors(Values::kReals, Labels::kRandom, 33, 17, random), refs = anchors;
@@ -325,7 +325,7 @@ TEST(rows_that_are_not_finite_are_told) {
   }
 }
 
-TEST(null_outputs_are_not_computed_and_change_nothing) {
+TEST(tuplet_loss_null_output_changes_nothing) {
   Random random(4);
   const Batch<float> anchors(Values::kReals, Labels::kRandom, 97, 17, random);
   const Batch<float> refs(Values::kReals, Labels::kRandom, 33, 17, random);
@@ -339,7 +339,7 @@ TEST(null_outputs_are_not_computed_and_change_nothing) {
   }
 }
 
-TEST(any_workers_give_the_same_bits) {
+TEST(tuplet_loss_any_threads_give_same_bits) {
   check_workers<float>(Similarity::kCosine, TupletPositive::kEasiest, 0.1, -1);
   check_workers<double>(Similarity::kCosine, TupletPositive::kAll, 0.01, -1);
   check_workers<float>(Similarity::kEuclidean, TupletPositive::kAll, 0.1, -1);

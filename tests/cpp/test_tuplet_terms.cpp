@@ -13,7 +13,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 }  // namespace
 
 // -log(exp(s_ap / t) / (exp(s_ap / t) + sum of exp(s_an / t))), as the paper writes it.
-TEST(terms_are_the_papers) {
+TEST(tuplet_term_matches_paper) {
   for (const double t : {0.1, 1.0, 3.0}) {
     for (const double s_ap : {-0.9, 0.0, 0.7}) {
       const double s_an[] = {0.3, -0.4, 0.65};
@@ -31,7 +31,7 @@ TEST(terms_are_the_papers) {
   }
 }
 
-TEST(large_similarities_lose_no_digits) {
+TEST(tuplet_term_large_similarities_keep_digits) {
   // Shift and positive differ by one unit of temperature, where s / t itself has no digit left of it.
   const TupletTerm term = tuplet_term(1e9 + 0.5, 0, 1e9, 0.5);
   CHECK_NEAR(term.value, std::log1p(std::exp(1.0)), 1e-12);
@@ -39,7 +39,7 @@ TEST(large_similarities_lose_no_digits) {
   CHECK_EQ(tuplet_term(-1e9, 0, 1e9, 1e-3).value, 0);
 }
 
-TEST(anchors_count_with_a_positive_and_a_negative) {
+TEST(tuplet_is_valid_with_positive_and_negative) {
   CHECK(is_valid_tuplet(1, 1e-30));
   CHECK(!is_valid_tuplet(0, 1));
   CHECK(!is_valid_tuplet(3, 0));
@@ -47,7 +47,7 @@ TEST(anchors_count_with_a_positive_and_a_negative) {
   CHECK_EQ(log_of_sum(1), 0);
 }
 
-TEST(one_shift_where_exponentials_of_unit_rows_stay_in_range) {
+TEST(one_shift_suffices_for_cosine_above_minimum_temperature) {
   TupletRule rule;
   for (const double temperature : {0.0451, 0.1, 1.0, 100.0}) {
     rule.temperature = temperature;
@@ -64,7 +64,7 @@ TEST(one_shift_where_exponentials_of_unit_rows_stay_in_range) {
   CHECK(!one_shift_suffices(rule));
 }
 
-TEST(reductions_and_their_gradients) {
+TEST(reduce_tuplets_matches_hand_worked_values) {
   const float value[] = {1, 0, 2, 4};
   const int64_t counts[] = {1, 0, 3, 1}, none[] = {0, 0, 0, 0};
   CHECK_EQ(reduce_tuplets(Reduction::kMean, value, counts, 4), 7.0F / 3);

@@ -98,7 +98,7 @@ void check_errors(const char* name, typename VecMath<T>::Map map, const std::vec
 
 }  // namespace
 
-TYPED_TEST(errors_are_a_few_units_of_the_last_place, T) {
+TYPED_TEST(vec_math_errors_are_a_few_ulps, T) {
   using L = long double;
   const VecMath<T>& math = math_of<T>("scalar");
   const auto exact_decay = [](L x) { return std::exp(-std::fabs(x)); };
@@ -117,7 +117,7 @@ TYPED_TEST(errors_are_a_few_units_of_the_last_place, T) {
       "sigmoid", math.sigmoid, x, [&](L v) { return (v < 0 ? exact_decay(v) : 1) / (1 + exact_decay(v)); }, below_zero);
 }
 
-TYPED_TEST(limits, T) {
+TYPED_TEST(vec_math_limits_are_exact, T) {
   const VecMath<T>& math = math_of<T>("scalar");
   const T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
   const auto value = [](typename VecMath<T>::Map map, T x) { return values_of<T>(map, {x})[0]; };
@@ -143,7 +143,7 @@ TYPED_TEST(limits, T) {
   CHECK_EQ(value(math.decay, nan), T(0));
 }
 
-TYPED_TEST(levels_agree, T) {
+TYPED_TEST(vec_math_any_target_gives_same_bits, T) {
   const T infinity = std::numeric_limits<T>::infinity();
   const VecMath<T>& scalar = math_of<T>("scalar");
   std::vector<T> x = powers<T>(), t = ratios<T>();

@@ -135,7 +135,7 @@ void check_sizes(const std::string& name, const std::vector<int64_t>& sizes, int
 
 }  // namespace
 
-TEST(batches_without_a_triplet) {
+TEST(batch_all_without_triplets_is_zero) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{}, {1}, {5}, {1, 1, 1}}) {
@@ -150,7 +150,7 @@ TEST(batches_without_a_triplet) {
   });
 }
 
-TEST(classes_of_every_size) {
+TEST(batch_all_any_class_sizes_match_triple_loop) {
   for_ways([](auto way) {
     using Way = decltype(way);
     check_sizes<Way>(way.name, {1, 2}, 1);
@@ -161,7 +161,7 @@ TEST(classes_of_every_size) {
 
 // Rows 0, 1, 3 on a line, the last one of another class: 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2 of
 // anchor 0 and (margin - 3) / 2 of anchor 1.
-TEST(three_points_by_hand) {
+TEST(batch_all_three_points_matches_hand_worked_values) {
   using Way = Way<DoubleSquaredDifferences, double>;
   auto p = problem<Way>({2, 1}, 1, true, true, false, 0);
   p.batch.x = {0, 1, 3};
@@ -182,7 +182,7 @@ TEST(three_points_by_hand) {
   CHECK_EQ(one.active, 1);
 }
 
-TEST(strips_of_anchors_and_parts_of_their_positives) {
+TEST(batch_all_several_chunks_match_triple_loop) {
   // 150 rows: strips of 128 and 22; up to 80 positives, 32 at a time.
   const BatchAllChunks parts{128, 32};
   check_sizes<Way<FloatSquaredDifferences, float>>("strips", {81, 2, 34, 33}, 3, parts);
@@ -192,7 +192,7 @@ TEST(strips_of_anchors_and_parts_of_their_positives) {
   check_sizes<Way<Bfloat16Products, BFloat16>>("strips", {65, 2, 50, 33}, 16, parts);
 }
 
-TEST(the_same_bits_in_any_order_and_without_a_gradient) {
+TEST(batch_all_any_order_gives_same_bits) {
   const auto check = [](auto way, bool squared, bool cosine) {
     using Way = decltype(way);
     const auto p = problem<Way>({40, 3, 30, 1, 60}, 6, false, squared, cosine, 7);
@@ -213,7 +213,7 @@ TEST(the_same_bits_in_any_order_and_without_a_gradient) {
 }
 
 // |a - b|^2 / 2 = 1 - s is of unit rows only; the gradients of shorter ones are 0.
-TEST(rows_too_short_to_be_normalized) {
+TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
   using Products = Way<DoubleProducts, double>;
   using Squares = Way<DoubleSquaredDifferences, double>;
   for (const bool squared : {true, false}) {
@@ -230,14 +230,14 @@ TEST(rows_too_short_to_be_normalized) {
 }
 
 // Far from the origin sums of products would lose the digits of differences.
-TEST(rows_far_from_the_origin) {
+TEST(batch_all_rows_far_from_origin_keep_digits) {
   auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7}, 5, true, true, false, 4);
   for (float& x : p.batch.x) x += 1 << 20;
   Coverage coverage;
   check_problem<Way<FloatSquaredDifferences, float>>("far, ", p, true, {}, coverage);
 }
 
-TEST(what_is_not_finite_is_never_hidden) {
+TEST(batch_all_nonfinite_row_gives_nan) {
   for_ways([](auto way) {
     using Way = decltype(way);
     for (const double bad : {kNaN, kInfinity, -kInfinity}) {
@@ -253,7 +253,7 @@ TEST(what_is_not_finite_is_never_hidden) {
   });
 }
 
-TEST(bad_margins) {
+TEST(batch_all_invalid_margins_give_nan) {
   using Way = Way<FloatSquaredDifferences, float>;
   const auto p = problem<Way>({3, 4, 1}, 4, true, true, false, 3);
   CHECK_EQ(p.table_rows, 5);
@@ -280,7 +280,7 @@ TEST(bad_margins) {
   }
 }
 
-TEST(a_gradient_is_scaled) {
+TEST(scale_gradient_multiplies_by_factor) {
   const float grad[] = {1, -2, 0, 4}, factor = -0.5f;
   float out[4];
   scale_gradient<float>(grad, &factor, 4, out, Stream{});

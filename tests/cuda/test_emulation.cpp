@@ -59,7 +59,7 @@ uint32_t tf32_of(float x) { return round_to_tf32(x); }
 
 }  // namespace
 
-TEST(threads_know_where_they_are) {
+TEST(emulation_threads_know_their_indices) {
   std::vector<int> visits(5 * 64);
   emulation::run("places", 5, 64, 0, [&] {
     CHECK_EQ(blockDim.x, 64u);
@@ -71,7 +71,7 @@ TEST(threads_know_where_they_are) {
   CHECK(visits == std::vector<int>(5 * 64, 1));
 }
 
-TEST(a_barrier_shows_what_others_wrote) {
+TEST(barrier_makes_writes_visible) {
   const AscendingAfterwards afterwards;
   std::vector<int> want(96);
   for (int t = 0; t < 96; ++t) want[t] = 30 + 3 * ((t + 95) % 96);
@@ -81,7 +81,7 @@ TEST(a_barrier_shows_what_others_wrote) {
   }
 }
 
-TEST(a_missing_barrier_shows_as_a_result_that_depends_on_the_order) {
+TEST(barrier_missing_makes_result_depend_on_order) {
   const AscendingAfterwards afterwards;
   const std::vector<int> ascending = read_neighbors(false);
   CHECK(read_neighbors(false) == ascending);
@@ -89,7 +89,7 @@ TEST(a_missing_barrier_shows_as_a_result_that_depends_on_the_order) {
   CHECK(read_neighbors(false) != ascending);
 }
 
-TEST(orders_are_what_they_are_called) {
+TEST(emulation_order_is_followed) {
   const AscendingAfterwards afterwards;
   const auto turns = [](Order order, uint64_t seed, bool blocks) {
     emulation::set_order(order, seed);
@@ -118,7 +118,7 @@ TEST(orders_are_what_they_are_called) {
   }
 }
 
-TEST(a_warp_gets_ahead_as_far_as_barriers_let_it) {
+TEST(emulation_warp_runs_until_barrier) {
   const AscendingAfterwards ascending;
   for (const Order order : {Order::kAscending, Order::kDescending}) {
     emulation::set_order(order);
@@ -138,7 +138,7 @@ TEST(a_warp_gets_ahead_as_far_as_barriers_let_it) {
   }
 }
 
-TEST(divergence_is_an_error) {
+TEST(barrier_divergence_is_an_error) {
   const auto some_end = [] {
     if (threadIdx.x != 40) __syncthreads();
   };
@@ -178,7 +178,7 @@ TEST(divergence_is_an_error) {
   });
 }
 
-TEST(warp_operations_without_all_lanes_are_errors) {
+TEST(warp_operations_without_all_lanes_are_an_error) {
   const std::string message = "kernel: a warp exchange without all 32 lanes";
   CHECK_THROWS(run_block(32, [] { __shfl_xor_sync(0xffff, 1, 1); }), std::runtime_error, message);
   CHECK_THROWS(run_block(32, [] { __shfl_up_sync(0x7fffffff, 1, 1); }), std::runtime_error, message);
@@ -186,14 +186,14 @@ TEST(warp_operations_without_all_lanes_are_errors) {
   CHECK_THROWS(run_block(32, [] { __syncwarp(1); }), std::runtime_error, message);
 }
 
-TEST(blocks_have_whole_warps) {
+TEST(launch_partial_warp_is_an_error) {
   for (const int threads : {0, 31, 33, 1056})
     CHECK_THROWS(run_block(threads, [] {}), std::runtime_error,
                  "kernel: a block must have 32 to 1024 threads, a multiple of 32");
   run_block(1024, [] { __syncthreads(); });
 }
 
-TEST(exchanges_of_a_warp) {
+TEST(warp_shuffles_exchange_values) {
   const AscendingAfterwards afterwards;
   for (const Order order : kOrders) {
     emulation::set_order(order, 2);
@@ -210,7 +210,7 @@ TEST(exchanges_of_a_warp) {
   }
 }
 
-TEST(a_barrier_tells_whether_a_condition_holds_for_any) {
+TEST(barrier_reports_whether_any_thread_holds) {
   const AscendingAfterwards afterwards;
   for (const Order order : kOrders) {
     emulation::set_order(order, 3);
@@ -223,7 +223,7 @@ TEST(a_barrier_tells_whether_a_condition_holds_for_any) {
   }
 }
 
-TEST(copies_arrive_when_they_are_waited_for_and_no_sooner) {
+TEST(async_copy_arrives_when_waited_for) {
   alignas(16) static const int source[8] = {1, 2, 3, 4, 5, 6, 7, 8};
   emulation::run("copies", 1, 32, 32, [] {
     const auto* shared = reinterpret_cast<const int*>(shared_memory());
@@ -246,7 +246,7 @@ TEST(copies_arrive_when_they_are_waited_for_and_no_sooner) {
   });
 }
 
-TEST(copies_that_nobody_waits_for_are_an_error) {
+TEST(async_copy_not_waited_for_is_an_error) {
   alignas(16) static const int source[8] = {};
   const std::string message = "kernel: a thread ended before its copies arrived";
   const auto no_group = [] { cp_async_16(shared_memory() + 16 * threadIdx.x, source); };
@@ -265,7 +265,7 @@ TEST(copies_that_nobody_waits_for_are_an_error) {
   });
 }
 
-TEST(misaligned_copies_and_loads_are_errors) {
+TEST(async_copy_misaligned_is_an_error) {
   alignas(16) static const int source[12] = {};
   const std::string message = "kernel: a copy of 16 bytes is not aligned to 16";
   CHECK_THROWS(run_block(32, [] { cp_async_16(shared_memory() + 8, source); }), std::runtime_error, message);
@@ -274,7 +274,7 @@ TEST(misaligned_copies_and_loads_are_errors) {
                "kernel: a load of 16 bytes is not aligned to 16");
 }
 
-TEST(shared_memory_is_of_the_exact_size_and_of_nans) {
+TEST(shared_memory_has_exact_size_and_starts_as_nan) {
   for (const size_t size : {size_t{8}, size_t{40}, size_t{128}, size_t{50000}}) {
     emulation::run("shared", 3, 32, size, [size] {
       for (size_t i = 0; i < size; ++i) CHECK_EQ(shared_memory()[i], '\xff');
@@ -289,7 +289,7 @@ TEST(shared_memory_is_of_the_exact_size_and_of_nans) {
   }
 }
 
-TEST(launches_are_counted_and_of_at_most_so_many_blocks) {
+TEST(launch_is_counted_and_limits_blocks) {
   static int64_t blocks;
   const auto run = [](int64_t asked, int64_t most) {
     blocks = 0;
@@ -306,7 +306,7 @@ TEST(launches_are_counted_and_of_at_most_so_many_blocks) {
   CHECK_EQ(emulation::take_launch_count(), 0);
 }
 
-TEST(bfloat16) {
+TEST(bfloat16_conversion_rounds_to_nearest_even) {
   CHECK_EQ(bits_of<BFloat16>(1), 0x3f80u);
   CHECK_EQ(bits_of<BFloat16>(-2), 0xc000u);
   CHECK_EQ(bits_of<BFloat16>(-0.0F), 0x8000u);
@@ -319,7 +319,7 @@ TEST(bfloat16) {
   CHECK_EQ(to_acc(BFloat16{0x4049}), 3.140625F);
 }
 
-TEST(float16) {
+TEST(float16_conversion_rounds_to_nearest_even) {
   CHECK_EQ(bits_of<Float16>(1), 0x3c00u);
   CHECK_EQ(bits_of<Float16>(-2), 0xc000u);
   CHECK_EQ(bits_of<Float16>(-0.0F), 0x8000u);
@@ -341,7 +341,7 @@ TEST(float16) {
   CHECK_EQ(to_acc(Float16{0xfc00}), -std::numeric_limits<float>::infinity());
 }
 
-TEST(every_number_of_16_bits_comes_back) {
+TEST(half_types_round_trip_every_value) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const BFloat16 b{static_cast<uint16_t>(bits)};
     const Float16 f{static_cast<uint16_t>(bits)};
@@ -350,7 +350,7 @@ TEST(every_number_of_16_bits_comes_back) {
   }
 }
 
-TEST(tf32) {
+TEST(tf32_conversion_rounds_ties_away_from_zero) {
   CHECK_EQ(tf32_of(1), 0x3f800000u);
   CHECK_EQ(tf32_of(1 + 0x1p-10F), 0x3f802000u);
   CHECK_EQ(tf32_of(1 + 0x1p-11F), 0x3f802000u);  // a tie goes away from zero
@@ -400,7 +400,7 @@ void check_product(const Encode& encode, const Multiply& multiply) {
 
 }  // namespace
 
-TEST(matrix_units_multiply) {
+TEST(tensor_core_mma_multiplies) {
   check_product<2>([](float x) { return bits_of<BFloat16>(x); }, mma_m16n8k16_bf16);
   check_product<2>([](float x) { return bits_of<Float16>(x); }, mma_m16n8k16_f16);
   // What lies below the ten digits that the units read changes nothing.

@@ -158,7 +158,7 @@ constexpr PairMeasure kSquaredDistance{PairQuantity::kNegativeSquaredDistance, f
 }  // namespace
 
 // Loops of a warp a triplet, of a block and of the one that sums all: 8 triplets a block, 1024 threads.
-TYPED_TEST(measures_losses_and_gradients, T) {
+TYPED_TEST(given_triplets_loss_and_gradient_match_dense_ones, T) {
   size_t turn = 0;
   for (const auto& [count, depth] : {std::pair{0, 3}, {1, 1}, {9, 31}, {40, 64}, {1100, 3}}) {
     Random random(count + depth);
@@ -178,7 +178,7 @@ TYPED_TEST(measures_losses_and_gradients, T) {
   }
 }
 
-TEST(numbers_of_16_bits_are_those_of_float_rounded) {
+TEST(given_triplets_half_types_equal_rounded_float) {
   Random random(2);
   const std::vector<double> numbers = make_rows<double>(Values::kIntegers, 30, 20, random);
   const Triplets triplets = random_triplets(50, 30, random);
@@ -201,7 +201,7 @@ TEST(numbers_of_16_bits_are_those_of_float_rounded) {
   check(global_rule(0.5), kSquaredDistance);
 }
 
-TEST(the_same_bits_in_any_order_of_threads_and_blocks) {
+TEST(given_triplets_any_order_gives_same_bits) {
   Random random(3);
   const std::vector<float> x = make_rows<float>(Values::kReals, 40, 9, random);
   const Triplets triplets = random_triplets(300, 40, random);
@@ -217,7 +217,7 @@ TEST(the_same_bits_in_any_order_of_threads_and_blocks) {
   check(global_rule(0.5));
 }
 
-TEST(triplets_that_are_none_make_the_loss_and_all_gradients_nan) {
+TEST(given_triplets_invalid_triplet_gives_nan) {
   Random random(4);
   constexpr int64_t kRows = 12, kDepth = 4;
   const std::vector<double> x = make_rows<double>(Values::kReals, kRows, kDepth, random);
@@ -246,7 +246,7 @@ TEST(triplets_that_are_none_make_the_loss_and_all_gradients_nan) {
   }
 }
 
-TEST(a_row_that_is_not_finite_makes_the_loss_and_all_gradients_nan) {
+TEST(given_triplets_nonfinite_row_gives_nan) {
   Random random(5);
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
   for (const int64_t count : {2, 1030}) {  // few and many triplets find their rows in two ways
@@ -268,7 +268,7 @@ TEST(a_row_that_is_not_finite_makes_the_loss_and_all_gradients_nan) {
 }
 
 // The variance of distances around 10^8 that differ by hundreds: a mean of squares would have lost it.
-TEST(variances_are_of_deviations) {
+TEST(global_loss_large_distances_keep_variance_digits) {
   std::vector<float> x = {0};
   Triplets triplets;
   for (int64_t t = 0; t < 300; ++t) {

@@ -140,7 +140,7 @@ void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count
 
 }  // namespace
 
-TEST(products_of_every_mma_policy) {
+TEST(gradient_gemm_any_policy_matches_double_sum) {
   for_ways([](auto way) {
     using Way = decltype(way);
     context = way.name;
@@ -152,7 +152,7 @@ TEST(products_of_every_mma_policy) {
   });
 }
 
-TEST(products_in_shares) {
+TEST(gradient_gemm_splits_match_double_sum) {
   // 16 stages or more, of 64 columns at most: several shares, the last one not full.
   for_ways([](auto way) {
     context = way.name;
@@ -160,7 +160,7 @@ TEST(products_in_shares) {
   });
 }
 
-TEST(transposed_products_are_added) {
+TEST(gradient_gemm_transposed_is_added) {
   for_ways([](auto way) {
     using Way = decltype(way);
     context = way.name;
@@ -171,7 +171,7 @@ TEST(transposed_products_are_added) {
   });
 }
 
-TEST(weights_of_any_size) {
+TEST(gradient_gemm_any_weight_magnitude_keeps_digits) {
   // Float16 alone would hold none of these.
   for (const double size : {1e-30, 1e-9, 1e9, 1e30}) {
     context = "size " + std::to_string(size);
@@ -183,7 +183,7 @@ TEST(weights_of_any_size) {
 }
 
 // Of two bytes, what is divided by the smallest norm must not push other weights out of their range.
-TEST(rows_with_divisors_of_any_size) {
+TEST(gradient_gemm_any_norm_keeps_digits) {
   for_ways([](auto way) {
     using Way = decltype(way);
     using MmaPolicy = typename Way::MmaPolicy;
@@ -207,7 +207,7 @@ TEST(rows_with_divisors_of_any_size) {
   });
 }
 
-TEST(one_memory_serves_strips_of_any_height) {
+TEST(gradient_gemm_workspace_serves_any_strip_height) {
   for_ways([](auto way) {
     using Way = decltype(way);
     using MmaPolicy = typename Way::MmaPolicy;
@@ -232,7 +232,7 @@ TEST(one_memory_serves_strips_of_any_height) {
   });
 }
 
-TEST(zeros_and_what_is_not_finite) {
+TEST(gradient_gemm_nonfinite_weights_reach_their_rows_only) {
   for_ways([](auto way) {
     using Way = decltype(way);
     using MmaPolicy = typename Way::MmaPolicy;

@@ -129,28 +129,28 @@ void check_all(const std::string& what, const Problem& p) {
 
 }  // namespace
 
-TEST(sizes_beside_those_of_panels) {
+TEST(knn_counts_around_panel_size_match_sort) {
   for (const int64_t rows : {1, 2, 127, 129}) check_all("rows " + std::to_string(rows), {rows, 0, 3, 5, true});
   check_all("with itself", {70, 0, 3, 71, false});
 }
 
-TEST(pools_overflow_and_shares_are_merged) {
+TEST(knn_reservoir_overflow_and_splits_match_sort) {
   // 700 refs: 2 shares of 3 panels of 128, 5 of 2 or 3 of 64.
   for (const int64_t k : {1, 20, 130}) check_all("k " + std::to_string(k), {3, 700, 2, k, false});
 }
 
-TEST(candidates_that_get_better_or_worse_or_tie) {
+TEST(knn_any_order_of_arrival_matches_sort) {
   for (const Rows rows : {Rows::kEqual, Rows::kAscending, Rows::kDescending})
     check_all("rows " + std::to_string(static_cast<int>(rows)), {6, 650, 2, 9, false, rows});  // two rows a warp
 }
 
-TEST(lists_of_the_largest_k) {
+TEST(knn_largest_k_matches_sort) {
   context = "largest k";
   check_nearest<FloatProducts, float>({2, 1500, 2, kMostNeighbors, false});
   check_nearest<DoubleSquaredDifferences, double>({2, 1300, 2, kMostNeighbors, false});
 }
 
-TEST(few_blocks_do_all) {
+TEST(knn_few_blocks_match_sort) {
   Problem p{140, 600, 2, 4, false};
   p.max_blocks = 2;
   context = "two blocks";
@@ -159,7 +159,7 @@ TEST(few_blocks_do_all) {
 }
 
 // Warps take query after query, whose lists of the first share end at odd places.
-TEST(lists_of_several_queries_in_turn) {
+TEST(knn_several_queries_per_warp_match_sort) {
   Problem p{9, 700, 2, 300, false};
   p.max_blocks = 1;
   p.nan_ref = 7;
@@ -172,7 +172,7 @@ TEST(lists_of_several_queries_in_turn) {
   emulation::set_order(emulation::Order::kAscending);
 }
 
-TEST(no_refs_and_no_queries) {
+TEST(knn_empty_inputs_give_sentinels) {
   context = "none";
   check_nearest<FloatProducts, float>({0, 4, 2, 3, false});
   HostWorkspace workspace;
@@ -186,7 +186,7 @@ TEST(no_refs_and_no_queries) {
   CHECK(index[0] == -1 && index[1] == -1);
 }
 
-TEST(memory_is_that_of_pools_and_not_of_all_pairs) {
+TEST(knn_memory_grows_with_reservoirs_not_pairs) {
   std::vector<float> x = numbers(40, 1, Rows::kMixed, 5), y = numbers(3000, 1, Rows::kMixed, 6);
   const Points<float> gallery{y.data(), 3000};
   std::vector<float> similarity(40);

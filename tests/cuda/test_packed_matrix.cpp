@@ -78,7 +78,7 @@ double rounded(double x) {  // as it is packed
 
 }  // namespace
 
-TEST(every_number_of_a_panel_has_a_place_of_its_own) {
+TEST(panel_layout_is_one_to_one) {
   for_ways([](auto way) {
     using MmaPolicy = typename decltype(way)::MmaPolicy;
     context = way.name;
@@ -96,7 +96,7 @@ TEST(every_number_of_a_panel_has_a_place_of_its_own) {
   });
 }
 
-TEST(every_number_of_a_tile_belongs_to_one_thread) {
+TEST(tile_layout_gives_each_score_one_thread) {
   for_ways([](auto way) {
     using MmaPolicy = typename decltype(way)::MmaPolicy;
     context = way.name;
@@ -114,7 +114,7 @@ TEST(every_number_of_a_tile_belongs_to_one_thread) {
   });
 }
 
-TEST(rows_lie_where_offsets_say_and_zeros_around_them) {
+TEST(pack_matrix_follow_layout_and_pad_with_zeros) {
   for_ways([](auto way) {
     using MmaPolicy = typename decltype(way)::MmaPolicy;
     using Scalar = typename decltype(way)::Scalar;
@@ -137,7 +137,7 @@ TEST(rows_lie_where_offsets_say_and_zeros_around_them) {
   });
 }
 
-TEST(nothing_is_packed_of_no_rows_or_of_no_depth) {
+TEST(pack_matrix_empty_input_packs_nothing) {
   for_ways([](auto way) {
     context = way.name;
     using Scalar = typename decltype(way)::Scalar;
@@ -148,7 +148,7 @@ TEST(nothing_is_packed_of_no_rows_or_of_no_depth) {
   });
 }
 
-TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
+TEST(pack_matrix_normalized_divides_or_keeps_inverse_norm) {
   for_products([](auto way) {
     using MmaPolicy = typename decltype(way)::MmaPolicy;
     using Scalar = typename decltype(way)::Scalar;
@@ -182,7 +182,7 @@ TEST(unit_rows_are_divided_by_their_norms_or_scaled_afterwards) {
   });
 }
 
-TEST(groups_of_rows_with_a_number_that_is_not_finite_are_known) {
+TEST(pack_matrix_nonfinite_row_clears_group_flag) {
   for_ways([](auto way) {
     using Scalar = typename decltype(way)::Scalar;
     context = way.name;
@@ -205,7 +205,7 @@ TEST(groups_of_rows_with_a_number_that_is_not_finite_are_known) {
   });
 }
 
-TEST(selections_start_where_they_are_told_to) {
+TEST(pack_matrix_initializes_selection_state) {
   for_ways([](auto way) {
     using Scalar = typename decltype(way)::Scalar;
     using acc_t = typename decltype(way)::acc_t;

@@ -109,18 +109,18 @@ void check_all(int64_t rows, int64_t count, int64_t partners, int64_t depth, int
 
 }  // namespace
 
-TEST(rows_that_look_through_all_pairs) {
+TEST(pair_gradient_few_pairs_scanned_match_double_sum) {
   check_all<double>(20, 31, 3, 5, -1);
   check_all<float>(33, 70, 2, 9, -1);
 }
 
-TEST(rows_with_an_index_of_their_pairs) {
+TEST(pair_gradient_many_pairs_indexed_match_double_sum) {
   check_all<double>(40, kMaxPairsScanned + 1, 1, 3, -1);
   check_all<float>(30, kMaxPairsScanned / 4 + 1, 4, 3, -1);
 }
 
 // An index begins at sums over 8192 rows at a time. Small integers: sums are exact in any order.
-TEST(rows_beyond_what_an_index_adds_up_at_once) {
+TEST(pair_gradient_index_of_many_rows_is_exact) {
   constexpr int64_t kRows = 8200;
   Random random(9);
   const Batch<double> x(Values::kIntegers, Labels::kRandom, kRows, 1, random);
@@ -136,17 +136,17 @@ TEST(rows_beyond_what_an_index_adds_up_at_once) {
   CHECK(Gradient<double>(kMeasures[0], x, nullptr, pairs, false, running).x == want);
 }
 
-TEST(hubs_have_more_contributions_than_are_listed_at_once) {
+TEST(pair_gradient_hub_matches_double_sum) {
   check_all<double>(12, 1000, 2, 2, 5);
   check_all<double>(12, 1500, 2, 2, 11);
 }
 
-TEST(depths_beyond_what_a_block_adds_up_at_once) {
+TEST(pair_gradient_large_depth_matches_double_sum) {
   check_all<double>(5, 9, 2, kGatherDepth + 1, -1);
   check_all<float>(5, 9, 2, 2 * kGatherDepth, -1);
 }
 
-TEST(no_rows_no_pairs_and_no_depth) {
+TEST(pair_gradient_empty_input_is_zero) {
   for (const auto& [rows, depth] : {std::pair{0, 3}, {4, 0}, {1, 1}, {3, 2}}) {
     Random random(1);
     const Batch<double> x(Values::kReals, Labels::kRandom, rows, depth, random);
@@ -157,7 +157,7 @@ TEST(no_rows_no_pairs_and_no_depth) {
   }
 }
 
-TEST(the_same_bits_in_any_order_and_however_pairs_are_found) {
+TEST(pair_gradient_any_order_gives_same_bits) {
   Random random(3);
   constexpr int64_t kRows = 25, kCount = 1000;
   const Batch<float> x(Values::kReals, Labels::kRandom, kRows, 7, random);
@@ -179,7 +179,7 @@ TEST(the_same_bits_in_any_order_and_however_pairs_are_found) {
   }
 }
 
-TEST(rows_that_are_not_numbers_poison_all_or_their_partners) {
+TEST(pair_gradient_nan_row_reaches_all_or_its_partners) {
   for (const int64_t count : {int64_t{40}, kMaxPairsScanned + 1}) {
     Random random(5);
     Batch<double> x(Values::kReals, Labels::kRandom, 20, 3, random);
@@ -212,7 +212,7 @@ TEST(rows_that_are_not_numbers_poison_all_or_their_partners) {
   }
 }
 
-TEST(equal_rows_have_no_direction_between_them) {
+TEST(pair_gradient_equal_rows_is_zero) {
   Random random(6);
   Batch<double> x(Values::kReals, Labels::kRandom, 2, 4, random);
   for (int64_t k = 0; k < 4; ++k) x.row(1)[k] = x.row(0)[k];
@@ -220,7 +220,7 @@ TEST(equal_rows_have_no_direction_between_them) {
   for (const double g : got.x) CHECK_EQ(g, 0.0);
 }
 
-TEST(numbers_of_16_bits_are_those_of_float_rounded) {
+TEST(pair_gradient_half_types_equal_rounded_float) {
   Random random(7);
   const Batch<float> x(Values::kIntegers, Labels::kRandom, 20, 9, random);
   const Pairs<float> pairs = make_pairs<float>(20, 20, 60, 2, true, 4, random);
@@ -261,7 +261,7 @@ constexpr LossCase kLossCases[] = {
 
 // The gradient is that of the pairs that core's loops weigh. With many anchors a launch of its own counts the terms;
 // with few anchors no such launch is needed.
-TEST(a_triplet_loss_weighs_the_pairs_of_its_anchors) {
+TEST(triplet_loss_gradient_equals_pair_gradient) {
   for (const int64_t count : {int64_t{21}, kMaxPairsScanned / 2 + 1}) {
     Random random(8);
     const Batch<double> x(Values::kReals, Labels::kRandom, count, 2, random);

@@ -56,7 +56,7 @@ struct Selection {
   }
 };
 
-SelectionCoverage coverage;
+SelectionCoverage coverage;  // of the current test
 
 std::string describe(const char* way, const SelectionRule& rule, int64_t rows, const Batch<double>& columns) {
   return std::string(way) + ": rows " + std::to_string(rows) + ", columns " + std::to_string(columns.count) +
@@ -112,15 +112,20 @@ void for_ways(const Use& use) {
 }  // namespace
 
 // A tile takes the emulation some 50 ms, so that rules take turns: over the ways to multiply, all of them come.
-TEST(every_rule_in_a_small_batch) {
+TEST(select_triplets_any_rule_matches_double_loop) {
+  coverage = {};
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
     check_rules(way, similarity, Labels::kRandom, 24, -1, 5, ++turn, 15);
     check_rules(way, similarity, Labels::kRandom, 17, 29, 5, ++turn + 7, 15);
   });
+  CHECK(coverage.anchors > 3000);
+  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
+  CHECK(coverage.negatives > coverage.anchors / 4 && coverage.negatives < coverage.anchors);
+  CHECK(coverage.semihard > 100 && coverage.no_semihard > 100);
 }
 
-TEST(sizes_around_those_of_tiles) {
+TEST(select_triplets_counts_around_tile_size_match_double_loop) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
     for (const int64_t count : {0, 1, 2, 63, 65, 127, 128, 129, 257})
@@ -130,7 +135,7 @@ TEST(sizes_around_those_of_tiles) {
   });
 }
 
-TEST(depths_around_those_of_stages) {
+TEST(select_triplets_depths_around_stage_depth_match_double_loop) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
     for (const int64_t depth : {1, 31, 64, 65, 130, 300})
@@ -138,7 +143,7 @@ TEST(depths_around_those_of_stages) {
   });
 }
 
-TEST(every_kind_of_label) {
+TEST(select_triplets_any_labels_match_double_loop) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
     for (const Labels labels : {Labels::kOneClass, Labels::kAllDistinct, Labels::kExtreme})
@@ -146,7 +151,7 @@ TEST(every_kind_of_label) {
   });
 }
 
-TEST(the_same_bits_in_any_order_of_threads_and_blocks) {
+TEST(select_triplets_any_order_gives_same_bits) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
     Random random(8);
@@ -163,7 +168,7 @@ TEST(the_same_bits_in_any_order_of_threads_and_blocks) {
   });
 }
 
-TEST(rows_that_are_not_numbers_are_no_candidates) {
+TEST(select_triplets_nan_rows_are_not_candidates) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
     Random random(9);
@@ -179,7 +184,7 @@ TEST(rows_that_are_not_numbers_are_no_candidates) {
   });
 }
 
-TEST(large_batches_end_in_a_pass_of_their_own) {
+TEST(select_triplets_large_batch_matches_double_loop) {
   Random random(10);
   const Batch<double> anchors(Values::kIntegers, Labels::kRandom, 2049, 1, random);
   const Batch<double> refs(Values::kIntegers, Labels::kRandom, 30, 1, random);
@@ -192,7 +197,7 @@ TEST(large_batches_end_in_a_pass_of_their_own) {
 
 // Without reduction, and with means of the easy and of the hard part: by one block, by blocks that share the anchors,
 // and after passes that end by themselves.
-TEST(losses_of_the_selected_pairs) {
+TEST(select_triplets_loss_matches_core) {
   for (const int64_t count : {1, 40, 2049}) {
     Random random(count);
     const Batch<double> anchors(Values::kExactNorms, Labels::kRandom, count, 4, random);
@@ -224,11 +229,4 @@ TEST(losses_of_the_selected_pairs) {
       }
     }
   }
-}
-
-TEST(both_sides_of_the_rules_were_tried) {
-  CHECK(coverage.anchors > 10000);
-  CHECK(coverage.positives > coverage.anchors / 4 && coverage.positives < coverage.anchors);
-  CHECK(coverage.negatives > coverage.anchors / 4 && coverage.negatives < coverage.anchors);
-  CHECK(coverage.semihard > 1000 && coverage.no_semihard > 1000);
 }

@@ -35,7 +35,7 @@ void check_grid(const TileGrid& grid) {
 
 }  // namespace
 
-TEST(every_pair_of_panels_is_there_once) {
+TEST(tile_grid_visits_every_tile_once) {
   for (const int64_t rows : kPanels) {
     context = "symmetric, panels " + std::to_string(rows);
     check_grid({rows, rows, true});
@@ -46,7 +46,7 @@ TEST(every_pair_of_panels_is_there_once) {
   }
 }
 
-TEST(tiles_in_flight_together_share_rows_and_columns) {
+TEST(tile_grid_adjacent_tiles_share_rows_and_columns) {
   const TileGrid grid{20, 20, false};
   for (int64_t i = 0; i < grid.size(); ++i) {
     const TilePlace first = grid.at(i / 64 * 64), place = grid.at(i);
@@ -55,7 +55,7 @@ TEST(tiles_in_flight_together_share_rows_and_columns) {
   }
 }
 
-TEST(squares_of_the_largest_batches_are_found) {
+TEST(tile_grid_largest_batch_is_exact) {
   // 2^31 rows are 2^24 panels, 2^21 squares a side: the root of such numbers is not exact.
   const TileGrid grid{int64_t{1} << 24, int64_t{1} << 24, true};
   for (const int64_t column : {int64_t{1} << 20, (int64_t{1} << 21) - 2, (int64_t{1} << 21) - 1}) {

@@ -180,7 +180,7 @@ struct Mixed {
 
 }  // namespace
 
-TEST(batches_among_themselves) {
+TEST(tuplet_loss_any_count_matches_double_loop) {
   TupletCoverage coverage;
   int64_t turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
@@ -195,7 +195,7 @@ TEST(batches_among_themselves) {
   CHECK(coverage.dropped > 1000);
 }
 
-TEST(against_refs) {
+TEST(tuplet_loss_any_ref_count_matches_double_loop) {
   TupletCoverage coverage;
   int64_t turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
@@ -208,7 +208,7 @@ TEST(against_refs) {
   CHECK(coverage.many_positives > coverage.anchors / 8);
 }
 
-TEST(nothing_depends_on_the_order_of_threads_and_blocks) {
+TEST(tuplet_loss_any_order_gives_same_bits) {
   int turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
     using Way = decltype(way);
@@ -225,7 +225,7 @@ TEST(nothing_depends_on_the_order_of_threads_and_blocks) {
   });
 }
 
-TEST(strips_of_rows_put_together_are_the_gradient) {
+TEST(tuplet_loss_gradient_in_strips_gives_same_bits) {
   for_similarities([](auto way, Similarity similarity) {
     using Way = decltype(way);
     context = way.name;
@@ -237,7 +237,7 @@ TEST(strips_of_rows_put_together_are_the_gradient) {
   });
 }
 
-TEST(a_gradient_that_nobody_wants_changes_nothing) {
+TEST(tuplet_loss_null_output_changes_nothing) {
   using Way = Way<FloatProducts, float>;
   Mixed<Way> mixed(Similarity::kCosine, TupletPositive::kAll, 0.1, 40);
   const auto p = mixed.problem(true);
@@ -246,7 +246,7 @@ TEST(a_gradient_that_nobody_wants_changes_nothing) {
   CHECK(same_bits(refs.grad_refs, both.grad_refs) && refs.grad_x.empty());
 }
 
-TEST(reductions_are_of_the_terms) {
+TEST(tuplet_loss_reductions_equal_sums_of_terms) {
   for_similarities([](auto way, Similarity similarity) {
     using Way = decltype(way);
     using acc_t = typename Way::acc_t;
@@ -275,7 +275,7 @@ TEST(reductions_are_of_the_terms) {
   });
 }
 
-TEST(without_rows_or_refs_the_loss_is_zero) {
+TEST(tuplet_loss_empty_input_is_zero) {
   int turn = 0;
   for_similarities([&](auto way, Similarity similarity) {
     using Way = decltype(way);
@@ -300,7 +300,7 @@ TEST(without_rows_or_refs_the_loss_is_zero) {
   });
 }
 
-TEST(a_row_that_is_not_finite_poisons_the_loss_and_no_other_anchor_s_terms) {
+TEST(tuplet_loss_nonfinite_row_gives_nan) {
   for_similarities([](auto way, Similarity similarity) {
     using Way = decltype(way);
     using acc_t = typename Way::acc_t;
@@ -322,7 +322,7 @@ TEST(a_row_that_is_not_finite_poisons_the_loss_and_no_other_anchor_s_terms) {
   });
 }
 
-TEST(a_row_without_a_direction_takes_no_digits_from_other_rows_gradients) {
+TEST(tuplet_loss_zero_row_keeps_digits_of_other_gradients) {
   for_products([](auto way) {
     using Way = decltype(way);
     context = way.name;
@@ -350,7 +350,7 @@ TEST(a_row_without_a_direction_takes_no_digits_from_other_rows_gradients) {
   });
 }
 
-TEST(close_rows_far_from_the_origin_keep_their_gradients) {
+TEST(tuplet_loss_rows_far_from_origin_give_same_bits) {
   using Way = Way<FloatSquaredDifferences, float>;
   Mixed<Way> near(Similarity::kEuclidean, TupletPositive::kAll, 0.5, 40);
   for (float& x : near.anchors.x) x = std::round(x * 1024) / 1024;
@@ -363,7 +363,7 @@ TEST(close_rows_far_from_the_origin_keep_their_gradients) {
 }
 
 // Temperatures at which exponentials of similarities would overflow, or vanish, without their shifts.
-TEST(extreme_temperatures) {
+TEST(tuplet_loss_extreme_temperatures_stay_finite) {
   int turn = 0;
   for (const double temperature : {1e-30, 1e-5, 1e5}) {
     for_similarities([&](auto way, Similarity similarity) {
@@ -382,7 +382,7 @@ TEST(extreme_temperatures) {
   }
 }
 
-TEST(a_step_of_a_small_batch_takes_few_launches) {
+TEST(tuplet_loss_small_batch_takes_three_launches) {
   using Way = Way<FloatProducts, float>;
   Mixed<Way> small(Similarity::kCosine, TupletPositive::kEasiest, 0.1, 128);
   CHECK_EQ(CudaRun<Way>(small.problem(false)).launches, 3);
