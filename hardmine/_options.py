@@ -53,14 +53,10 @@ DEPENDENCES: dict[str, tuple[Dependence, ...]] = {
 }
 
 
-def _is_one_of(value: Any, choices: tuple[Any, ...]) -> bool:
-    """Whether ``value`` is one of ``choices``. An array, which Python would compare by element, is none."""
-    return (value is None or isinstance(value, type(choices[-1]))) and value in choices
-
-
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> int:
     """``value`` is one of ``choices``; its position is returned."""
-    if not _is_one_of(value, choices):
+    # The type first: `in` would compare an array by element.
+    if not (value is None or isinstance(value, type(choices[-1]))) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return choices.index(value)
 
@@ -73,12 +69,15 @@ def resolve_options(op: str, options: dict[str, Any]) -> dict[str, Any]:
     """
     resolved = dict(options)
     for dependence in DEPENDENCES.get(op, ()):
-        given = options.get(dependence.option)
-        if any(_is_one_of(options[decider], dependence.values) for decider in dependence.deciders):
-            if given is None:
-                resolved[dependence.option] = dependence.default
-        elif given is not None:
-            raise ValueError(_does_nothing(dependence, options))
+        option, deciders, values, default = dependence
+        for decider in deciders:
+            if isinstance(options[decider], str) and options[decider] in values:  # `in` compares arrays by element
+                if options.get(option) is None:
+                    resolved[option] = default
+                break
+        else:
+            if options.get(option) is not None:
+                raise ValueError(_does_nothing(dependence, options))
     return resolved
 
 
