@@ -146,7 +146,7 @@ class verify:  # noqa: N801 (used as a function: `with hardmine.verify(every=100
     def __init__(
         self, every: int = 100, save_dir: str | os.PathLike[str] = "hardmine-verify", tolerance: float | None = None
     ) -> None:
-        if not isinstance(every, Integral) or isinstance(every, bool) or every < 1:
+        if not isinstance(every, (int, Integral)) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every must be an integer >= 1, got {every!r}")
         if tolerance is not None:
             if not isinstance(tolerance, Real) or isinstance(tolerance, bool):
