@@ -44,8 +44,6 @@ OTHER_INCLUDES = {'"emulation.h"': "emulation", "HARDMINE_VEC_HEADER": "cpu/simd
 # Headers of types, of constants, and of C functions that no object defines. Others have templates and inline functions,
 # such as std::min, which could leave an out-of-line copy that uses the instructions of one SIMD target.
 ALLOWED_IN_SIMD = {"cmath", "cstddef", "cstdint", "cstring", "limits", "type_traits"}
-# Includes that still go up.
-KNOWN_VIOLATIONS = {("cuda/device/collectives.h", '"cuda/gemm/row_norms.h"')}
 
 
 def sources(*suffixes: str) -> list[str]:
@@ -89,7 +87,7 @@ def test_includes_of_every_folder_follow_its_rules():
     files = sources(".h", ".cpp", ".cu")
     assert {folder_of(file) for file in files} == set(MAY_INCLUDE)
     pairs = [(file, include) for file in files for include in includes_of(file)]
-    assert not list(filter(None, (problem_of(*pair) for pair in pairs if pair not in KNOWN_VIOLATIONS)))
+    assert not list(filter(None, (problem_of(*pair) for pair in pairs)))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "core/int_math.h"
-#include "cuda/gemm/row_norms.h"
+#include "cuda/gemm/row_stats.h"
 #include "cuda/gemm/tile_engine.h"
 
 namespace hardmine::cuda {

@@ -1,6 +1,6 @@
 #include "cuda/gemm/packed_matrix.h"
 
-#include "cuda/gemm/row_norms.h"
+#include "cuda/gemm/row_stats.h"
 
 namespace hardmine::cuda {
 namespace {
@@ -43,14 +43,8 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   if (start.blocks_done && blockIdx.x == 0 && threadIdx.x == 0) *start.blocks_done = 0;
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     const int64_t first = group * kFiniteFlagRows;
-    bool has_nonfinite = false;
-    for (int r = warp_index(); r < kFiniteFlagRows; r += kWarps) {
-      if (first + r >= out.count) continue;
-      const acc_t size = warp_row_norm<acc_t>(x + (first + r) * out.depth, out.depth);
-      has_nonfinite |= !is_finite(size);
-      norm[r] = clamped_norm(size);
-    }
-    has_nonfinite = __syncthreads_or(has_nonfinite);
+    const bool has_nonfinite = block_group_norms<acc_t>(
+        x, group, out.count, out.depth, kWarps, [&](int r, acc_t unclamped) { norm[r] = clamped_norm(unclamped); });
     if (threadIdx.x == 0 && first < out.count) out.finite[group] = !has_nonfinite;
     if (threadIdx.x < kFiniteFlagRows && first + threadIdx.x < out.count) {
       const int64_t row = first + threadIdx.x;

@@ -2,11 +2,11 @@
 #pragma once
 
 #include "core/int_math.h"
-#include "core/similarity.h"
 #include "cuda/device/launch.h"
 #include "cuda/device/packed_candidate.h"
 #include "cuda/device/workspace.h"
 #include "cuda/gemm/mma_policy.h"
+#include "cuda/gemm/row_stats.h"
 
 namespace hardmine::cuda {
 
@@ -22,9 +22,6 @@ struct PackedMatrix {
 
   HARDMINE_HD const char* panel(int64_t i) const { return panels + i * panel_bytes<MmaPolicy>(depth); }
 };
-
-inline constexpr int kFiniteFlagRows = 16;
-HARDMINE_HD int64_t finite_flag_count(int64_t count) { return ceil_div(count, kFiniteFlagRows); }
 
 // The initial state of a selection, written by the packing kernel to save a launch.
 template <class acc_t>

@@ -1,33 +1,75 @@
-// Norms, finite flags and zeroed counters of a matrix's rows.
+// Norms of a matrix's rows, and whether they are finite.
 #pragma once
 
-#include "cuda/gemm/row_norms.h"
+#include <cmath>
+
+#include "core/int_math.h"
+#include "core/similarity.h"
+#include "cuda/device/collectives.h"
 
 namespace hardmine::cuda {
 
+// Rows that share a flag.
+inline constexpr int kFiniteFlagRows = 16;
+HARDMINE_HD int64_t finite_flag_count(int64_t count) { return ceil_div(count, kFiniteFlagRows); }
+
+// The norm of a row, computed by a warp. Infinite where the square overflows.
+template <class acc_t, class Scalar>
+__device__ __forceinline__ acc_t warp_row_norm(const Scalar* row, int64_t depth) {
+  acc_t sum = 0;
+  for (int64_t k = lane_index(); k < depth; k += 32) {
+    const acc_t x = to_acc(row[k]);
+    sum = fma(x, x, sum);
+  }
+  return std::sqrt(warp_reduce_sum(sum));
+}
+
+template <class acc_t>
+HARDMINE_HD bool is_finite(acc_t x) {
+  return x - x == acc_t(0);
+}
+// Clamped from below, so that rows can be divided by it. NaN stays NaN.
+template <class acc_t>
+HARDMINE_HD acc_t clamped_norm(acc_t norm) {
+  return norm <= acc_t(kSmallestNorm) ? acc_t(kSmallestNorm) : norm;
+}
+
+// Calls use(r, norm) for the rows of a group that are below `count`, by all lanes of a warp; r is the row's place in
+// the group. True in all threads of the block if some norm is not finite.
+template <class acc_t, class Scalar, class Use>
+__device__ __forceinline__ bool block_group_norms(const Scalar* x, int64_t group, int64_t count, int64_t depth,
+                                                  int warps, const Use& use) {
+  bool has_nonfinite = false;
+  for (int r = warp_index(); r < kFiniteFlagRows; r += warps) {
+    const int64_t row = group * kFiniteFlagRows + r;
+    if (row >= count) continue;
+    const acc_t norm = warp_row_norm<acc_t>(x + row * depth, depth);
+    has_nonfinite |= !is_finite(norm);
+    use(r, norm);
+  }
+  return __syncthreads_or(has_nonfinite);
+}
+
+// A matrix, and what compute_row_stats() writes about its rows.
 template <class Scalar, class acc_t>
 struct RowStats {
-  const Scalar* x;
+  const Scalar* x;  // [count, depth]
   int64_t count, depth;
   acc_t* norm;               // [count], clamped from below; null: not needed
-  int32_t* finite;           // [finite_flag_count(count)]
+  int32_t* finite;           // [finite_flag_count(count)]: whether the rows of a group, and their norms, are finite
   int64_t* incidence_count;  // [count], set to 0; null: not needed
 };
 
-// Called by all threads of the grid.
+// All threads of the grid call it.
 template <class Scalar, class acc_t>
 __device__ __forceinline__ void compute_row_stats(const RowStats<Scalar, acc_t>& rows) {
   for (int64_t group = blockIdx.x; group < finite_flag_count(rows.count); group += gridDim.x) {
-    bool has_nonfinite = false;
-    for (int r = warp_index(); r < kFiniteFlagRows; r += warps_per_block()) {
-      const int64_t row = group * kFiniteFlagRows + r;
-      if (row >= rows.count) continue;
-      const acc_t norm = warp_row_norm<acc_t>(rows.x + row * rows.depth, rows.depth);
-      has_nonfinite |= !is_finite(norm);
-      if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
-      if (lane_index() == 0 && rows.incidence_count) rows.incidence_count[row] = 0;
-    }
-    has_nonfinite = __syncthreads_or(has_nonfinite);
+    const bool has_nonfinite =
+        block_group_norms<acc_t>(rows.x, group, rows.count, rows.depth, warps_per_block(), [&](int r, acc_t norm) {
+          const int64_t row = group * kFiniteFlagRows + r;
+          if (lane_index() == 0 && rows.norm) rows.norm[row] = clamped_norm(norm);
+          if (lane_index() == 0 && rows.incidence_count) rows.incidence_count[row] = 0;
+        });
     if (threadIdx.x == 0) rows.finite[group] = !has_nonfinite;
   }
 }

@@ -92,7 +92,7 @@ class Anchor {
     params_.value[row_] = sums[0];
     params_.weight[row_] += sums[1];
     params_.active[row_] = actives[0];
-    params_.total[row_] = positives_ * negatives;
+    params_.total[row_] = int64_t{positives_} * negatives;
   }
 
  private:
@@ -107,22 +107,17 @@ class Anchor {
     for (int64_t first = begin; first < end; first += 32) {
       const int64_t column = first + lane_index();
       const bool here = column < end && column != row_ && same_class(column);
-      const uint32_t bits = __ballot_sync(kFullWarp, here);
-      if (here) use(column, place + __popc(bits & ((1u << lane_index()) - 1)));
-      place += __popc(bits);
+      int found;
+      const int rank = warp_compact(here, &found);
+      if (here) use(column, place + rank);
+      place += found;
     }
     return place;
   }
 
   __device__ __forceinline__ void count_positives() {
     const int32_t found = for_positives(0, [](int64_t, int32_t) {});
-    if (lane_index() == 0) shared_.warp_count[warp_index()] = found;
-    __syncthreads();
-    positives_ = first_of_warp_ = 0;
-    for (int w = 0; w < warps_per_block(); ++w) {
-      if (w < warp_index()) first_of_warp_ += shared_.warp_count[w];
-      positives_ += shared_.warp_count[w];
-    }
+    first_of_warp_ = block_exclusive_sum_of_warps(found, 0, warps_per_block(), shared_.warp_count, &positives_);
     __syncthreads();  // before the next anchor's counts
   }
 
@@ -144,7 +139,7 @@ class Anchor {
 
   // Lists the positives from `first_` on in ascending order of v, and their prefix sums.
   __device__ __forceinline__ void list_positives() {
-    for_positives(static_cast<int32_t>(first_of_warp_), [&](int64_t column, int32_t place) {
+    for_positives(first_of_warp_, [&](int64_t column, int32_t place) {
       if (place < first_ || place >= first_ + size_) return;
       const acc_t v = pairs_[column];
       list_[place - first_] =
@@ -168,13 +163,7 @@ class Anchor {
               end = begin + chunk < size_ ? begin + chunk : size_;
     Sum own = 0;
     for (int r = begin; r < end; ++r) own += get(r);
-    Sum sum = own;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const Sum below = __shfl_up_sync(kFullWarp, sum, step);
-      if (lane_index() >= step) sum += below;
-    }
-    Sum before = __shfl_up_sync(kFullWarp, sum, 1);
+    Sum before = __shfl_up_sync(kFullWarp, warp_inclusive_sum(own), 1);
     if (lane_index() == 0) before = 0;
     for (int r = begin; r < end; ++r) put(r, before += get(r));
   }
@@ -258,7 +247,8 @@ class Anchor {
   const int64_t row_, label_;
   acc_t* pairs_;
   int32_t* actives_;
-  int64_t positives_ = 0, first_of_warp_ = 0, first_ = 0;
+  int32_t positives_ = 0, first_of_warp_ = 0;
+  int64_t first_ = 0;
   int size_ = 0;
   double value_ = 0, weight_ = 0;
   int64_t active_triplets_ = 0;

@@ -185,13 +185,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
       radial[0] += value * x;
       grad[k] = value;
     }
-    if (projects) {
-      block_reduce_sum<1>(radial, exchange);
-      if (threadIdx.x == 0) exchange[0] = radial[0];
-      __syncthreads();
-      radial[0] = exchange[0];
-      __syncthreads();  // before the exchange is reused
-    }
+    if (projects) block_all_reduce_sum<1>(radial, exchange);
     for (int64_t k = threadIdx.x; k < gradient.depth; k += kTileThreads) {
       acc_t value = loss_weight != loss_weight ? loss_weight : is_zero ? acc_t(0) : grad[k];
       if (projects) value -= gradient.row(i, k) * radial[0];

@@ -104,13 +104,8 @@ class GatherRow {
       for (int i = 0; i < kGatherColumns; ++i)
         if (depth_of(i) < params_.depth) dot[0] += sum_[i] * (to_acc(self_[depth_of(i)]) / norm_);
     }
-    auto* exchange = reinterpret_cast<acc_t*>(shared_.sum);
-    block_reduce_sum<1>(dot, exchange);
-    if (threadIdx.x == 0) exchange[0] = dot[0];
-    __syncthreads();
-    const acc_t total = exchange[0];
-    __syncthreads();
-    return total;
+    block_all_reduce_sum<1>(dot, reinterpret_cast<acc_t*>(shared_.sum));
+    return dot[0];
   }
 
   __device__ __forceinline__ void write(Scalar* grad, acc_t radial) const {
@@ -194,15 +189,9 @@ class GatherRow {
     const int64_t id = range.begin + threadIdx.x, pair = id < pairs ? id : id - pairs;
     const bool here = id < range.end && (id < pairs ? endpoints.left_of(pair) : endpoints.right_of(pair)) == row_ &&
                       endpoints.has(pair);
-    const uint32_t bits = __ballot_sync(kFullWarp, here);
-    if (lane_index() == 0) shared_.warp_count[warp_index()] = __popc(bits);
-    __syncthreads();
-    int place = listed_ + __popc(bits & ((1u << lane_index()) - 1)), found = 0;
-    for (int w = 0; w < kGatherThreads / 32; ++w) {
-      if (w < warp_index()) place += shared_.warp_count[w];
-      found += shared_.warp_count[w];
-    }
-    if (here) list(place, id);
+    int found;
+    const int rank = block_compact(here, kGatherThreads / 32, shared_.warp_count, &found);
+    if (here) list(listed_ + rank, id);
     listed_ += found;
     any_ |= found > 0;
     __syncthreads();

@@ -195,13 +195,8 @@ __global__ void __launch_bounds__(kTripletThreads, 4)
   if (gridDim.x > 1) {
     if (threadIdx.x == 0)
       for (int s = 0; s < kSums; ++s) params.partial[int64_t{blockIdx.x} * kSums + s] = sum[s];
-    if (!is_last_block(params.blocks_done)) return;
-#pragma unroll
-    for (int s = 0; s < kSums; ++s) sum[s] = 0;
-    for (int64_t b = threadIdx.x; b < gridDim.x; b += kTripletThreads)
-#pragma unroll
-      for (int s = 0; s < kSums; ++s) sum[s] += params.partial[b * kSums + s];
-    block_reduce_sum<kSums>(sum, shared);
+    if (!grid_is_last_block(params.blocks_done)) return;
+    block_reduce_partials<kSums>(params.partial, gridDim.x, sum, shared);
   }
   if (threadIdx.x == 0)
     for (int s = 0; s < kSums; ++s) shared[s] = sum[s];

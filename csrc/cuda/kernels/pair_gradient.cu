@@ -20,26 +20,24 @@ struct LossPairs {
   acc_t* gradient;         // [count, 2]
 };
 
-// Counts easy and hard terms. All threads of a block call it.
+// This thread's count of easy and of hard terms.
 template <class acc_t>
 __device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
-                                                   double* shared, double* easy_hard) {
-  easy_hard[0] = easy_hard[1] = 0;
+                                                   double* easy_hard) {
   for (int64_t i = begin; i < loss.pairs.count; i += step) {
     const Part part = term_of(loss.term, loss.pairs, i).part;
     easy_hard[0] += part == Part::kEasy;
     easy_hard[1] += part == Part::kHard;
   }
-  block_reduce_sum<2>(easy_hard, shared);
 }
 
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 2)
     count_difficulties_kernel(LossGradient<acc_t> loss, int64_t* counted) {
   for (int64_t chunk = blockIdx.x; chunk < kCountChunks; chunk += gridDim.x) {
-    double easy_hard[2];
-    count_difficulties(loss, chunk * blockDim.x + threadIdx.x, kCountChunks * blockDim.x,
-                       reinterpret_cast<double*>(shared_memory()), easy_hard);
+    double easy_hard[2] = {0, 0};
+    count_difficulties(loss, chunk * blockDim.x + threadIdx.x, kCountChunks * blockDim.x, easy_hard);
+    block_reduce_sum<2>(easy_hard, reinterpret_cast<double*>(shared_memory()));
     if (threadIdx.x != 0) continue;
     counted[2 * chunk] = static_cast<int64_t>(easy_hard[0]);
     counted[2 * chunk + 1] = static_cast<int64_t>(easy_hard[1]);
@@ -52,23 +50,15 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
   double easy_hard[2] = {0, 0};
   if (loss.grad_loss && loss.reduction == Reduction::kMean) {
     if (list.counted) {
-      for (int64_t b = threadIdx.x; b < kCountChunks; b += blockDim.x) {
-        easy_hard[0] += static_cast<double>(list.counted[2 * b]);
-        easy_hard[1] += static_cast<double>(list.counted[2 * b + 1]);
-      }
-      block_reduce_sum<2>(easy_hard, shared);
+      for (int64_t chunk = threadIdx.x; chunk < kCountChunks; chunk += blockDim.x)
+        for (int s = 0; s < 2; ++s) easy_hard[s] += static_cast<double>(list.counted[2 * chunk + s]);
     } else {
-      count_difficulties(loss, threadIdx.x, blockDim.x, shared, easy_hard);
+      count_difficulties(loss, threadIdx.x, blockDim.x, easy_hard);
     }
-    if (threadIdx.x == 0) {
-      shared[0] = easy_hard[0];
-      shared[1] = easy_hard[1];
-    }
-    __syncthreads();
+    block_all_reduce_sum<2>(easy_hard, shared);
   }
-  const bool mean = loss.reduction == Reduction::kMean && loss.grad_loss;
-  const PartWeights weights = part_weights(loss.term, loss.reduction, mean ? static_cast<int64_t>(shared[0]) : 0,
-                                           mean ? static_cast<int64_t>(shared[1]) : 0);
+  const PartWeights weights =
+      part_weights(loss.term, loss.reduction, static_cast<int64_t>(easy_hard[0]), static_cast<int64_t>(easy_hard[1]));
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < loss.pairs.count;
        i += int64_t{gridDim.x} * blockDim.x) {
     acc_t d_positive = 0, d_negative = 0;
@@ -82,7 +72,6 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
     list.gradient[2 * i] = d_positive;
     list.gradient[2 * i + 1] = d_negative;
   }
-  __syncthreads();
 }
 
 template <class Scalar, class acc_t>
@@ -115,7 +104,7 @@ __global__ void __launch_bounds__(kListThreads, 4)
 // begin[r] = count[0] + ... + count[r - 1], and count[r] = 0. Launched with one block.
 __global__ void __launch_bounds__(kScanThreads, 1)
     scan_incidences_kernel(int64_t* count, int64_t rows, int64_t* begin) {
-  auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMaxWarps + 1]
+  auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMaxWarps]
   int64_t before = 0;
   for (int64_t first = 0; first <= rows; first += kScanThreads * kScanRows) {
     const int64_t own_first = first + threadIdx.x * kScanRows;
@@ -125,19 +114,9 @@ __global__ void __launch_bounds__(kScanThreads, 1)
       own[i] = own_first + i < rows ? count[own_first + i] : 0;
       sum += own[i];
     }
-    int64_t up_to = sum;  // of this lane and those below
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int64_t other = __shfl_up_sync(kFullWarp, up_to, step);
-      if (lane_index() >= step) up_to += other;
-    }
-    if (lane_index() == 31) warp_sum[warp_index()] = up_to;
-    __syncthreads();
-    int64_t place = before + up_to - sum;
-    for (int w = 0; w < kScanThreads / 32; ++w) {
-      if (w < warp_index()) place += warp_sum[w];
-      before += warp_sum[w];
-    }
+    int64_t total;
+    int64_t place = before + block_exclusive_sum(sum, kScanThreads / 32, warp_sum, &total);
+    before += total;
 #pragma unroll
     for (int i = 0; i < kScanRows; ++i) {
       if (own_first + i <= rows) begin[own_first + i] = place;
@@ -268,7 +247,7 @@ class PairGradient {
       auto* endpoint = workspace_.array<int64_t>((left ? pairs : 0) + (at_right ? pairs : 0));
       launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
              rows.incidence_count);
-      launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, (kMaxWarps + 1) * sizeof(int64_t)}, stream_,
+      launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, kMaxWarps * sizeof(int64_t)}, stream_,
              rows.incidence_count, rows.count, begin);
       launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
              static_cast<const int64_t*>(begin), rows.incidence_count, endpoint);

@@ -75,7 +75,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
   if (!alone && gridDim.x > 1) {
     if (threadIdx.x == 0)
       for (int s = 0; s < kLossSums; ++s) epilogue.partial[int64_t{blockIdx.x} * kLossSums + s] = sum[s];
-    if (!is_last_block(epilogue.blocks_done)) return;
+    if (!grid_is_last_block(epilogue.blocks_done)) return;
     if (threadIdx.x == 0) {
 #pragma unroll
       for (int s = 0; s < kLossSums; ++s) sum[s] = 0;

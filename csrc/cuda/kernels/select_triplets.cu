@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     for (int64_t row = blockIdx.x; row < grid.rows; row += gridDim.x)
       for (int64_t column = 0; column < grid.columns; ++column) tile.visit(row, column, false);
   }
-  if (fuses_epilogue && is_last_block(epilogue.blocks_done)) finalize_selection(epilogue, true, shared_memory());
+  if (fuses_epilogue && grid_is_last_block(epilogue.blocks_done)) finalize_selection(epilogue, true, shared_memory());
 }
 
 template <class acc_t>

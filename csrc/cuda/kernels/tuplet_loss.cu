@@ -134,14 +134,10 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
       epilogue.partial[2 * chunk + 1] = sum[1];
     }
   }
-  if (!reduces || !is_last_block(epilogue.blocks_done)) return;
+  if (!reduces || !grid_is_last_block(epilogue.blocks_done)) return;
   __syncthreads();
-  double sum[2] = {0, 0};
-  for (int64_t chunk = threadIdx.x; chunk < epilogue.chunks(); chunk += kEpilogueThreads) {
-    sum[0] += epilogue.partial[2 * chunk];
-    sum[1] += epilogue.partial[2 * chunk + 1];
-  }
-  block_reduce_sum<2>(sum, exchange);
+  double sum[2];
+  block_reduce_partials<2>(epilogue.partial, epilogue.chunks(), sum, exchange);
   const bool has_nonfinite = epilogue.block_any_nonfinite_row();
   if (threadIdx.x != 0) return;
   *epilogue.out.loss =

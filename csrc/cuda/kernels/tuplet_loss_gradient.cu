@@ -30,11 +30,7 @@ struct TupletStart {
     double valid[1] = {0};
     if (rule.reduction == Reduction::kMean) {
       for (int64_t i = threadIdx.x; i < count; i += blockDim.x) valid[0] += saved.positive_count[i] > 0;
-      block_reduce_sum<1>(valid, shared);
-      if (threadIdx.x == 0) shared[0] = valid[0];
-      __syncthreads();
-      valid[0] = shared[0];
-      __syncthreads();
+      block_all_reduce_sum<1>(valid, shared);
     }
     const double loss_weight = tuplet_share(rule.reduction, static_cast<int64_t>(valid[0]));
     for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
