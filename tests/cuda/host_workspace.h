@@ -7,7 +7,7 @@
 #include <new>
 #include <vector>
 
-#include "cuda/device/workspace.h"
+#include "cuda/device/launch.h"
 
 namespace hardmine::cuda {
 

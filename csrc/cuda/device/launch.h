@@ -1,7 +1,8 @@
-// Kernel launches: on the GPU, or block by block in the tests' emulation.
+// What kernels run with: launches, on the GPU or in the tests' emulation, and temporary memory.
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -56,5 +57,18 @@ void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, c
                  [&] { kernel(arguments...); });
 }
 #endif
+
+// An op's temporary memory. The provider keeps it until the work on the op's stream is done.
+class Workspace {
+ public:
+  virtual ~Workspace() = default;
+  // Device memory aligned to 256 bytes, not initialized.
+  virtual void* allocate(int64_t bytes) = 0;
+
+  template <class T>
+  T* array(int64_t count) {
+    return static_cast<T*>(allocate(count * static_cast<int64_t>(sizeof(T))));
+  }
+};
 
 }  // namespace hardmine::cuda

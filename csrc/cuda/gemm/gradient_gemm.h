@@ -7,7 +7,6 @@
 #pragma once
 
 #include "cuda/device/launch.h"
-#include "cuda/device/workspace.h"
 #include "cuda/gemm/mma_policy.h"
 
 namespace hardmine::cuda {

@@ -11,6 +11,8 @@
 // SIMT: [depth][row], of which a thread reads four rows at a time.
 #pragma once
 
+#include <cmath>
+
 #include "core/int_math.h"
 #include "cuda/device/device.h"
 
@@ -209,6 +211,18 @@ HARDMINE_HD int64_t stages_of(int64_t depth) {
 template <class MmaPolicy>
 HARDMINE_HD int64_t panel_bytes(int64_t depth) {
   return stages_of<MmaPolicy>(depth) * MmaPolicy::kStageBytes;
+}
+
+// The order-preserving key: of squared differences, the smallest are the most similar.
+template <class MmaPolicy>
+__device__ __forceinline__ typename MmaPolicy::acc_t key_from_score(typename MmaPolicy::acc_t score) {
+  return MmaPolicy::kSquaredDifferences ? -score : score;
+}
+
+// The similarity that users see.
+template <class MmaPolicy>
+__device__ __forceinline__ typename MmaPolicy::acc_t similarity_from_score(typename MmaPolicy::acc_t score) {
+  return MmaPolicy::kSquaredDifferences ? -std::sqrt(score) : score;
 }
 
 }  // namespace hardmine::cuda

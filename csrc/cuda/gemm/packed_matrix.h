@@ -4,7 +4,6 @@
 #include "core/int_math.h"
 #include "cuda/device/launch.h"
 #include "cuda/device/packed_candidate.h"
-#include "cuda/device/workspace.h"
 #include "cuda/gemm/mma_policy.h"
 #include "cuda/gemm/row_stats.h"
 

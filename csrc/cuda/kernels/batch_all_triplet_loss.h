@@ -3,7 +3,6 @@
 
 #include "core/losses/batch_all.h"
 #include "cuda/device/launch.h"
-#include "cuda/device/workspace.h"
 #include "cuda/kernels/select_triplets.h"
 
 namespace hardmine::cuda {

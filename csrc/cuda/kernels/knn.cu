@@ -136,7 +136,6 @@ class KnnPanel {
 
   // Appends the scores that beat their row's worst. True if some reservoir may overflow with the next tile.
   __device__ __forceinline__ bool append(int64_t first_column) {
-    const acc_t sign = MmaPolicy::kSquaredDifferences ? acc_t(-1) : acc_t(1);
     const int64_t left = params_.columns.count - first_column;
     const int columns = left < kTile ? static_cast<int>(left) : kTile;
     const bool has_selves = params_.exclude_self && first_column == row_panel_ * kTile;  // a tile on the diagonal
@@ -152,7 +151,7 @@ class KnnPanel {
       for (int c = 0; c < kColumns; ++c) {
         const int column = MmaPolicy::column(c);
         const bool candidate = column < columns && !(has_selves && column == row);
-        better |= static_cast<uint32_t>(candidate && sign * fragment_.at[r][c] > worst) << c;
+        better |= static_cast<uint32_t>(candidate && key_from_score<MmaPolicy>(fragment_.at[r][c]) > worst) << c;
       }
       if (better == 0) continue;
       const int32_t count = __popc(better), place = atomicAdd(size_ + row, count);
@@ -161,7 +160,8 @@ class KnnPanel {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c)
         if (better >> c & 1)
-          *to++ = Candidate::of(sign * fragment_.at[r][c], static_cast<Index>(first_column + MmaPolicy::column(c)));
+          *to++ = Candidate::of(key_from_score<MmaPolicy>(fragment_.at[r][c]),
+                                static_cast<Index>(first_column + MmaPolicy::column(c)));
     }
     return full;
   }

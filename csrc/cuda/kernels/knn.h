@@ -3,7 +3,6 @@
 
 #include "core/selection.h"
 #include "cuda/device/launch.h"
-#include "cuda/device/workspace.h"
 
 namespace hardmine::cuda {
 

@@ -7,7 +7,6 @@
 #include "core/similarity.h"
 #include "core/views.h"
 #include "cuda/device/launch.h"
-#include "cuda/device/workspace.h"
 
 namespace hardmine::cuda {
 

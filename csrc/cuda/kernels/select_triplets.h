@@ -6,7 +6,6 @@
 #include "core/selection.h"
 #include "core/views.h"
 #include "cuda/device/launch.h"
-#include "cuda/device/workspace.h"
 
 namespace hardmine::cuda {
 

@@ -10,7 +10,6 @@
 #include "cuda/device/packed_candidate.h"
 #include "cuda/gemm/make_tile.h"
 #include "cuda/gemm/tile_labels.h"
-#include "cuda/gemm/tile_similarity.h"
 
 namespace hardmine::cuda {
 

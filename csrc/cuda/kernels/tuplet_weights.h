@@ -7,7 +7,6 @@
 #include "core/losses/tuplet_terms.h"
 #include "cuda/gemm/make_tile.h"
 #include "cuda/gemm/tile_labels.h"
-#include "cuda/gemm/tile_similarity.h"
 
 namespace hardmine::cuda {
 

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "cuda/device/launch.h"
-#include "cuda/device/workspace.h"
 #include "cuda/gemm/mma_policy.h"
 #include "cuda/kernels/select_triplets.h"
 #include "op_arguments.h"
