@@ -2,7 +2,7 @@
 #include <limits>
 
 #include "cuda/kernels/batch_all_triplet_loss.h"
-#include "cuda/ops/torch_bridge.h"
+#include "cuda/ops/pair_tensors.h"
 
 namespace hardmine::cuda {
 namespace {

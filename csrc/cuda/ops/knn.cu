@@ -1,6 +1,5 @@
 #include "cuda/kernels/knn.h"
 #include "cuda/ops/pair_tensors.h"
-#include "cuda/ops/torch_bridge.h"
 
 namespace hardmine::cuda {
 namespace {

@@ -1,10 +1,51 @@
-// Tensors of pairs and of their gradients, as arrays for pair_gradient.
+// The tensors that several ops share, as arrays: labeled inputs, selections, pairs and gradients.
 #pragma once
 
 #include "cuda/kernels/pair_gradient.h"
+#include "cuda/kernels/select_triplets.h"
 #include "cuda/ops/torch_bridge.h"
 
 namespace hardmine::cuda {
+
+// Rows and labels of an op's inputs, as arrays that live as long as this object.
+struct LabeledInputs {
+  Tensor embeddings, labels;
+  std::optional<Tensor> ref_embeddings, ref_labels;
+  ScalarType type;  // of similarities and losses
+  int64_t count, depth;
+
+  LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                const std::optional<Tensor>& ref_y);
+
+  template <class Scalar>
+  LabeledRows<Scalar> anchors() const {
+    return {data<Scalar>(embeddings), data<int64_t>(labels), count};
+  }
+  template <class Scalar>
+  LabeledRows<Scalar> refs() const {
+    return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
+  }
+};
+
+// The outputs of a selection, and the loss if there is a rule.
+struct SelectionTensors {
+  Tensor positive_index, negative_index, positive_similarity, negative_similarity;
+  Tensor loss;
+};
+// `random`: see csrc/library.cpp.
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,
+                                         const std::optional<Tensor>& random, OpContext& context);
+
+// The checked inputs of a backward op, and its output gradients in the same type. A gradient that is not needed is
+// empty.
+struct GradientTensors {
+  Tensor embeddings, ref_embeddings;
+  bool has_refs;
+  Tensor grad_x, grad_refs;
+
+  GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, bool need_embeddings, bool need_ref_embeddings);
+  int64_t count() const { return embeddings.size(0); }
+};
 
 // The indices of a selection, and per pair its similarity or the gradient of that.
 struct SelectedTensors {

@@ -9,7 +9,6 @@
 
 #include "cuda/device/launch.h"
 #include "cuda/gemm/mma_policy.h"
-#include "cuda/kernels/select_triplets.h"
 #include "op_arguments.h"
 
 namespace hardmine::cuda {
@@ -84,45 +83,5 @@ void with_mma_policy(ScalarType type, bool squared_differences, bool allow_tf32,
     }
   });
 }
-
-// Rows and labels of an op's inputs, as arrays that live as long as this object.
-struct LabeledInputs {
-  Tensor embeddings, labels;
-  std::optional<Tensor> ref_embeddings, ref_labels;
-  ScalarType type;  // of similarities and losses
-  int64_t count, depth;
-
-  LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
-                const std::optional<Tensor>& ref_y);
-
-  template <class Scalar>
-  LabeledRows<Scalar> anchors() const {
-    return {data<Scalar>(embeddings), data<int64_t>(labels), count};
-  }
-  template <class Scalar>
-  LabeledRows<Scalar> refs() const {
-    return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
-  }
-};
-
-// The outputs of a selection, and the loss if there is a rule.
-struct SelectionTensors {
-  Tensor positive_index, negative_index, positive_similarity, negative_similarity;
-  Tensor loss;
-};
-// `random`: see csrc/library.cpp.
-SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,
-                                         const std::optional<Tensor>& random, OpContext& context);
-
-// The checked inputs of a backward op, and its output gradients in the same type. A gradient that is not needed is
-// empty.
-struct GradientTensors {
-  Tensor embeddings, ref_embeddings;
-  bool has_refs;
-  Tensor grad_x, grad_refs;
-
-  GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, bool need_embeddings, bool need_ref_embeddings);
-  int64_t count() const { return embeddings.size(0); }
-};
 
 }  // namespace hardmine::cuda

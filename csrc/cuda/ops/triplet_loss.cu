@@ -1,5 +1,4 @@
 #include "cuda/ops/pair_tensors.h"
-#include "cuda/ops/torch_bridge.h"
 
 namespace hardmine::cuda {
 namespace {

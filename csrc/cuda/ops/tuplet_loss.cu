@@ -1,6 +1,6 @@
 #include "cuda/kernels/tuplet_loss.h"
 
-#include "cuda/ops/torch_bridge.h"
+#include "cuda/ops/pair_tensors.h"
 
 namespace hardmine::cuda {
 namespace {

@@ -1,0 +1,70 @@
+#include "cuda/ops/pair_tensors.h"
+
+namespace hardmine::cuda {
+
+LabeledInputs::LabeledInputs(const Tensor& x, const Tensor& y, const std::optional<Tensor>& ref_x,
+                             const std::optional<Tensor>& ref_y)
+    : type(compute_type(x)) {
+  check_labeled(x, y, ref_x, ref_y);
+  embeddings = contiguous_array(x);
+  labels = contiguous_array(y);
+  count = x.size(0);
+  depth = x.size(1);
+  if (!ref_x) return;
+  ref_embeddings = contiguous_array(*ref_x);
+  ref_labels = contiguous_array(*ref_y);
+}
+
+GradientTensors::GradientTensors(const Tensor& x, const std::optional<Tensor>& refs, bool need_embeddings,
+                                 bool need_ref_embeddings)
+    : has_refs(refs.has_value()) {
+  compute_type(x);
+  check_matrix("embeddings", x, -1);
+  embeddings = contiguous_array(x);
+  ref_embeddings = embeddings;
+  if (refs) {
+    check_refs("ref_embeddings", *refs, "embeddings", x);
+    ref_embeddings = contiguous_array(*refs);
+  }
+  const auto gradient = [&](bool need, const Tensor& rows) {
+    return need ? new_array(rows, {rows.size(0), rows.size(1)}, x.scalar_type())
+                : new_array(rows, {0}, x.scalar_type());
+  };
+  grad_x = gradient(need_embeddings, embeddings);
+  grad_refs = gradient(need_ref_embeddings && has_refs, ref_embeddings);
+}
+
+SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRule* loss, const LabeledInputs& inputs,
+                                         const std::optional<Tensor>& random, OpContext& context) {
+  const int64_t count = inputs.count;
+  const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
+  const Tensor drawn = checked_random(random, random_positive + random_negative, count, inputs.labels);
+  RandomNumbers numbers;
+  if (random_positive) numbers.positive = data<double>(drawn);
+  if (random_negative) numbers.negative = data<double>(drawn) + (random_positive ? count : 0);
+  SelectionTensors out{new_array(inputs.labels, {count}, ScalarType::Long),
+                       new_array(inputs.labels, {count}, ScalarType::Long),
+                       new_array(inputs.embeddings, {count}, inputs.type),
+                       new_array(inputs.embeddings, {count}, inputs.type), inputs.embeddings};
+  if (loss)
+    out.loss = loss->reduction == Reduction::kNone ? new_array(inputs.embeddings, {count}, inputs.type)
+                                                   : new_array(inputs.embeddings, {}, inputs.type);
+  with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
+                  [&](auto mma_policy, auto scalar) {
+                    using MmaPolicy = typename decltype(mma_policy)::type;
+                    using Scalar = typename decltype(scalar)::type;
+                    using acc_t = typename MmaPolicy::acc_t;
+                    LabeledRows<Scalar> refs{};
+                    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
+                    LossOut<acc_t> loss_out;
+                    if (loss) loss_out = {loss->term, loss->reduction, mutable_data<acc_t>(out.loss)};
+                    select_triplets<MmaPolicy>(
+                        rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth, numbers,
+                        {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
+                         mutable_data<acc_t>(out.positive_similarity), mutable_data<acc_t>(out.negative_similarity)},
+                        loss_out, context, context.stream());
+                  });
+  return out;
+}
+
+}  // namespace hardmine::cuda
