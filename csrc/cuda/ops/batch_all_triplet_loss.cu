@@ -17,9 +17,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(
   const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);
   const bool squared_differences = batch_all_measure(rule, true).quantity != PairQuantity::kInnerProduct;
   with_mma_policy(inputs.embeddings.scalar_type(), squared_differences, rule.allow_tf32,
-                  [&](auto mma_policy, auto scalar) {
-                    using MmaPolicy = typename decltype(mma_policy)::type;
-                    using Scalar = typename decltype(scalar)::type;
+                  [&]<class MmaPolicy, class Scalar>() {
                     using acc_t = typename MmaPolicy::acc_t;
                     const auto margin = static_cast<acc_t>(rule.margin);
                     if (!margin_table && !(std::fabs(margin) <= std::numeric_limits<acc_t>::max()))
@@ -40,12 +38,11 @@ Tensor batch_all_triplet_loss_backward_cuda(Tensor grad_loss, Tensor grad_embedd
   const Tensor grad = contiguous_array(grad_embeddings);
   OpContext context(grad);
   const Tensor out = new_array(grad, {grad.size(0), grad.size(1)}, type);
-  const auto scale = [&](auto zero) {
-    using acc_t = decltype(zero);
+  const auto scale = [&]<class acc_t>() {
     scale_gradient<acc_t>(data<acc_t>(grad), data<acc_t>(grad_loss), grad.numel(), mutable_data<acc_t>(out),
                           context.stream());
   };
-  type == ScalarType::Double ? scale(0.0) : scale(0.0f);
+  type == ScalarType::Double ? scale.operator()<double>() : scale.operator()<float>();
   return out;
 }
 

@@ -34,8 +34,7 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measu
   const Tensor positive = in.new_vector(), negative = in.new_vector();
   const Tensor value = unreduced ? in.new_vector() : new_array(in.rows.embeddings, {}, in.type);
   OpContext context(in.rows.embeddings);
-  with_gradient(in.rows, [&](auto number, const auto& rows, const auto&) {
-    using acc_t = typename decltype(number)::type;
+  with_gradient(in.rows, [&]<class acc_t>(const auto& rows, const auto&) {
     const TripletLossOut<acc_t> out{mutable_data<acc_t>(value), mutable_data<acc_t>(positive),
                                     mutable_data<acc_t>(negative)};
     loss_of_triplets(measure, loss, rows, in.list(), out, context, context.stream());
@@ -64,8 +63,7 @@ Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, con
   const Tensor grad_positive = given.grad_positive ? checked("grad_positive", *given.grad_positive) : grad_loss,
                grad_negative = given.grad_negative ? checked("grad_negative", *given.grad_negative) : grad_loss;
   OpContext context(in.rows.embeddings);
-  with_gradient(in.rows, [&](auto number, const auto& rows, const auto& out) {
-    using acc_t = typename decltype(number)::type;
+  with_gradient(in.rows, [&]<class acc_t>(const auto& rows, const auto& out) {
     const TripletLossGradient<acc_t> gradient{data<acc_t>(positive), data<acc_t>(negative), data<acc_t>(grad_loss),
                                               given.grad_positive ? data<acc_t>(grad_positive) : nullptr,
                                               given.grad_negative ? data<acc_t>(grad_negative) : nullptr};

@@ -13,9 +13,7 @@ std::tuple<Tensor, Tensor> knn_cuda(Tensor queries, std::optional<Tensor> refs, 
   const Tensor x = contiguous_array(queries), y = refs ? contiguous_array(*refs) : x;
   const Tensor values = new_array(x, {count, k}, type), indices = new_array(x, {count, k}, ScalarType::Long);
   OpContext context(x);
-  with_mma_policy(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&](auto mma_policy, auto scalar) {
-    using MmaPolicy = typename decltype(mma_policy)::type;
-    using Scalar = typename decltype(scalar)::type;
+  with_mma_policy(x.scalar_type(), kind == Similarity::kEuclidean, allow_tf32, [&]<class MmaPolicy, class Scalar>() {
     using acc_t = typename MmaPolicy::acc_t;
     const Points<Scalar> gallery{data<Scalar>(y), y.size(0)};
     knn<MmaPolicy>(kind, Points<Scalar>{data<Scalar>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self,
@@ -38,8 +36,7 @@ std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor inde
   check(grad_similarity.size(1) == index.size(1), "grad_similarity must have the shape of index");
   const Tensor second = contiguous_array(index), gradient = contiguous_array(grad_similarity);
   OpContext context(tensors.embeddings);
-  with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
-    using acc_t = typename decltype(number)::type;
+  with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
     const PairList<acc_t> pairs{nullptr, data<int64_t>(second), data<acc_t>(gradient), count, second.size(1)};
     pair_gradient(measure, rows, pairs, false, out, context, context.stream());
   });

@@ -50,9 +50,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
     out.loss = loss->reduction == Reduction::kNone ? new_array(inputs.embeddings, {count}, inputs.type)
                                                    : new_array(inputs.embeddings, {}, inputs.type);
   with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
-                  [&](auto mma_policy, auto scalar) {
-                    using MmaPolicy = typename decltype(mma_policy)::type;
-                    using Scalar = typename decltype(scalar)::type;
+                  [&]<class MmaPolicy, class Scalar>() {
                     using acc_t = typename MmaPolicy::acc_t;
                     LabeledRows<Scalar> refs{};
                     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();

@@ -66,17 +66,16 @@ struct SelectedTensors {
   }
 };
 
-// Calls body(Type<acc_t>{}, rows, out) with the arrays for pair_gradient.
+// Calls body<acc_t>(rows, out) with the arrays for pair_gradient.
 template <class Body>
 void with_gradient(const GradientTensors& tensors, const Body& body) {
-  with_scalar(tensors.embeddings.scalar_type(), [&](auto scalar) {
-    using Scalar = typename decltype(scalar)::type;
+  with_scalar(tensors.embeddings.scalar_type(), [&]<class Scalar>() {
     using acc_t = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
     const auto target = [](const Tensor& grad) { return grad.dim() == 2 ? mutable_data<Scalar>(grad) : nullptr; };
     const PairedRows<Scalar> rows{data<Scalar>(tensors.embeddings), tensors.count(),
                                   tensors.has_refs ? data<Scalar>(tensors.ref_embeddings) : nullptr,
                                   tensors.has_refs ? tensors.ref_embeddings.size(0) : 0, tensors.embeddings.size(1)};
-    body(Type<acc_t>{}, rows, GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)});
+    body.template operator()<acc_t>(rows, GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)});
   });
 }
 

@@ -23,8 +23,7 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
   const SelectedTensors selected(positive_index, negative_index, grad_positive, grad_negative, tensors.embeddings);
   OpContext context(tensors.embeddings);
-  with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
-    using acc_t = typename decltype(number)::type;
+  with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
     // No loss, and the gradients of the similarities do not depend on the similarities.
     LossGradient<acc_t> loss{};
     loss.pairs = selected.pairs<acc_t>();

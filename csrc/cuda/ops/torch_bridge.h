@@ -42,43 +42,38 @@ class OpContext : public Workspace {
   std::vector<Tensor> memory_;
 };
 
-// A type as a function argument.
-template <class T>
-struct Type {
-  using type = T;
-};
-
-// Calls body(Type<Scalar>{}) with the C++ type of the embeddings.
+// Calls body.template operator()<Scalar>() with the C++ type of the embeddings.
 template <class Body>
 void with_scalar(ScalarType type, const Body& body) {
   switch (type) {
     case ScalarType::Double:
-      return body(Type<double>{});
+      return body.template operator()<double>();
     case ScalarType::Float:
-      return body(Type<float>{});
+      return body.template operator()<float>();
     case ScalarType::Half:
-      return body(Type<Float16>{});
+      return body.template operator()<Float16>();
     default:
-      return body(Type<BFloat16>{});
+      return body.template operator()<BFloat16>();
   }
 }
 
-// Calls body(Type<MmaPolicy>{}, Type<Scalar>{}). Squared differences never use tensor cores, whose inner products lose
+// Calls body<MmaPolicy, Scalar>(). Squared differences never use tensor cores, whose inner products lose
 // the digits of close rows.
 template <class Body>
 void with_mma_policy(ScalarType type, bool squared_differences, bool allow_tf32, const Body& body) {
-  with_scalar(type, [&](auto scalar) {
-    using Scalar = typename decltype(scalar)::type;
+  with_scalar(type, [&]<class Scalar>() {
     if constexpr (std::is_same_v<Scalar, double>) {
-      squared_differences ? body(Type<DoubleSquaredDifferences>{}, scalar) : body(Type<DoubleProducts>{}, scalar);
+      squared_differences ? body.template operator()<DoubleSquaredDifferences, Scalar>()
+                          : body.template operator()<DoubleProducts, Scalar>();
     } else {
-      if (squared_differences) return body(Type<FloatSquaredDifferences>{}, scalar);
+      if (squared_differences) return body.template operator()<FloatSquaredDifferences, Scalar>();
       if constexpr (std::is_same_v<Scalar, float>) {
-        allow_tf32 ? body(Type<Tf32Products>{}, scalar) : body(Type<FloatProducts>{}, scalar);
+        allow_tf32 ? body.template operator()<Tf32Products, Scalar>()
+                   : body.template operator()<FloatProducts, Scalar>();
       } else if constexpr (std::is_same_v<Scalar, Float16>) {
-        body(Type<Float16Products>{}, scalar);
+        body.template operator()<Float16Products, Scalar>();
       } else {
-        body(Type<Bfloat16Products>{}, scalar);
+        body.template operator()<Bfloat16Products, Scalar>();
       }
     }
   });

@@ -43,8 +43,7 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
   };
   const Tensor d_positive = extra("grad_positive", grad_positive), d_negative = extra("grad_negative", grad_negative);
   OpContext context(tensors.embeddings);
-  with_gradient(tensors, [&](auto number, const auto& rows, const auto& out) {
-    using acc_t = typename decltype(number)::type;
+  with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
     const LossGradient<acc_t> loss{rule.term,
                                    rule.reduction,
                                    selected.pairs<acc_t>(),

@@ -7,15 +7,15 @@ namespace {
 
 using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Calls body(Type<MmaPolicy>{}, anchors, refs); refs is a pointer, null without refs.
+// Calls body<MmaPolicy, Scalar>(anchors, refs); refs is a pointer, null without refs.
 template <class Body>
 void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Body& body) {
   with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
-                  [&](auto mma_policy, auto scalar) {
-                    using Scalar = typename decltype(scalar)::type;
+                  [&]<class MmaPolicy, class Scalar>() {
                     LabeledRows<Scalar> refs{};
                     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
-                    body(mma_policy, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
+                    body.template operator()<MmaPolicy, Scalar>(inputs.anchors<Scalar>(),
+                                                                inputs.ref_embeddings ? &refs : nullptr);
                   });
 }
 
@@ -28,8 +28,7 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
                                                          : new_array(inputs.embeddings, {}, inputs.type);
   const TupletTensors t(inputs.embeddings, inputs.labels, inputs.type);
   OpContext context(inputs.embeddings);
-  with_tuplets(rule, inputs, [&](auto mma_policy, const auto& anchors, const auto* refs) {
-    using MmaPolicy = typename decltype(mma_policy)::type;
+  with_tuplets(rule, inputs, [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;
     const TupletOut<acc_t> out{mutable_data<acc_t>(loss),
                                mutable_data<acc_t>(t.level),
@@ -57,10 +56,8 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
                                  positive_count);
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
   OpContext context(inputs.embeddings);
-  with_tuplets(rule, inputs, [&](auto mma_policy, const auto& anchors, const auto* refs) {
-    using MmaPolicy = typename decltype(mma_policy)::type;
+  with_tuplets(rule, inputs, [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;
-    using Scalar = std::remove_const_t<std::remove_pointer_t<decltype(anchors.x)>>;
     const auto target = [](const Tensor& t) { return t.dim() == 2 ? mutable_data<Scalar>(t) : nullptr; };
     const TupletSaved<acc_t> saved{data<acc_t>(given.gradient),
                                    data<acc_t>(given.shift),
