@@ -29,9 +29,11 @@ __device__ __forceinline__ void store_packed(char* target, typename MmaPolicy::a
   }
 }
 
+// Whether neighboring threads pack neighboring rows or neighboring depths: as they lie in memory.
+enum class ThreadOrder { kRowFirst, kDepthFirst };
+
 // Packs rows [count, depth], one stage of a panel per block and iteration. value(row, k) is the element to pack.
-// kDepthFirst: neighboring threads take neighboring depths, as row-major memory lies; otherwise neighboring rows.
-template <class MmaPolicy, bool kDepthFirst, class GetValue>
+template <class MmaPolicy, ThreadOrder kOrder, class GetValue>
 __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t depth, const GetValue& value) {
   constexpr int kTile = MmaPolicy::kTile, kDepth = MmaPolicy::kStageDepth;
   const int64_t stages = stages_of<MmaPolicy>(depth);
@@ -39,6 +41,7 @@ __device__ __forceinline__ void pack_stages(char* panels, int64_t count, int64_t
     const int64_t first_row = i / stages * kTile, first_depth = i % stages * kDepth;
     char* stage = panels + i * MmaPolicy::kStageBytes;
     for (int n = threadIdx.x; n < kTile * kDepth; n += kTileThreads) {
+      constexpr bool kDepthFirst = kOrder == ThreadOrder::kDepthFirst;
       const int r = kDepthFirst ? n / kDepth : n % kTile, k = kDepthFirst ? n % kDepth : n / kTile;
       const bool inside = first_row + r < count && first_depth + k < depth;
       store_packed<MmaPolicy>(stage + MmaPolicy::offset(r, k),
@@ -64,7 +67,7 @@ template <class MmaPolicy, class Scalar>
 __global__ void __launch_bounds__(kTileThreads, 4)
     pack_transposed_rows_kernel(GradientGemmRows<Scalar, typename MmaPolicy::acc_t> rows, char* panels) {
   using acc_t = typename MmaPolicy::acc_t;
-  pack_stages<MmaPolicy, false>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
+  pack_stages<MmaPolicy, ThreadOrder::kRowFirst>(panels, rows.depth, rows.count, [&](int64_t d, int64_t i) {
     acc_t x = to_acc(rows.x[i * rows.depth + d]);
     if constexpr (kTwoBytes<MmaPolicy>) {
       if (rows.norm) x = std::ldexp(x, -parts_of(rows.norm[i]).exponent);
@@ -117,10 +120,10 @@ __global__ void __launch_bounds__(kTileThreads, 4) weight_exponents_kernel(Gradi
   }
 }
 
-template <class MmaPolicy, bool kDepthFirst>
+template <class MmaPolicy, ThreadOrder kOrder>
 __global__ void __launch_bounds__(kTileThreads, 4)
     pack_weights_kernel(GradientGemmWeights<typename MmaPolicy::acc_t> weights, char* panels) {
-  pack_stages<MmaPolicy, kDepthFirst>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
+  pack_stages<MmaPolicy, kOrder>(panels, weights.count, weights.depth, [&](int64_t row, int64_t k) {
     const auto w = weights.at(row, k);
     return weights.exponent ? std::ldexp(w, -weights.exponent[row]) : w;
   });
@@ -196,9 +199,11 @@ int64_t splits_for(int64_t rows, int64_t columns, int64_t stages) {
   return std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, tiles), stages / kMinSplitStages));
 }
 
+enum class Update { kOverwrite, kAccumulate };
+
 template <class MmaPolicy>
 void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<typename MmaPolicy::acc_t>& weights,
-                 int64_t first_depth, bool adds, typename MmaPolicy::acc_t* out, const Stream& stream) {
+                 int64_t first_depth, Update update, typename MmaPolicy::acc_t* out, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   if (weights.count == 0 || gemm.depth == 0) return;
   if (weights.exponent)
@@ -206,21 +211,25 @@ void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<
            {ceil_div(weights.count, kTileThreads / 32), kTileThreads}, stream, weights);
   const int64_t stages = stages_of<MmaPolicy>(weights.depth);
   const Grid packing{panels_of<MmaPolicy>(weights.count) * stages, kTileThreads};
-  if (weights.depth_step == 1) {
-    launch("pack_weights", pack_weights_kernel<MmaPolicy, true>, packing, stream, weights, gemm.weights);
-  } else {
-    launch("pack_weights", pack_weights_kernel<MmaPolicy, false>, packing, stream, weights, gemm.weights);
-  }
+  const auto pack_kernel = weights.depth_step == 1 ? pack_weights_kernel<MmaPolicy, ThreadOrder::kDepthFirst>
+                                                   : pack_weights_kernel<MmaPolicy, ThreadOrder::kRowFirst>;
+  launch("pack_weights", pack_kernel, packing, stream, weights, gemm.weights);
   const GradientGemmOperands operands{
-      gemm.weights, gemm.rows + first_depth / MmaPolicy::kStageDepth * MmaPolicy::kStageBytes,
-      panel_bytes<MmaPolicy>(weights.depth), panel_bytes<MmaPolicy>(gemm.count), stages};
-  const GradientGemmOut<acc_t> target{out,
-                                      weights.count,
-                                      gemm.depth,
-                                      weights.exponent,
-                                      adds,
-                                      gemm.partial,
-                                      splits_for<MmaPolicy>(weights.count, gemm.depth, stages)};
+      .weights = gemm.weights,
+      .rows = gemm.rows + first_depth / MmaPolicy::kStageDepth * MmaPolicy::kStageBytes,
+      .weight_panel = panel_bytes<MmaPolicy>(weights.depth),
+      .row_panel = panel_bytes<MmaPolicy>(gemm.count),
+      .stages = stages,
+  };
+  const GradientGemmOut<acc_t> target{
+      .out = out,
+      .rows = weights.count,
+      .columns = gemm.depth,
+      .exponent = weights.exponent,
+      .adds = update == Update::kAccumulate,
+      .partial = gemm.partial,
+      .num_splits = splits_for<MmaPolicy>(weights.count, gemm.depth, stages),
+  };
   launch("gradient_gemm", gradient_gemm_kernel<MmaPolicy>,
          {panels_of<MmaPolicy>(weights.count) * panels_of<MmaPolicy>(gemm.depth) * target.num_splits, kTileThreads,
           MmaPolicy::kSharedBytes},
@@ -234,7 +243,15 @@ void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<
 template <class MmaPolicy>
 GradientGemmWeights<typename MmaPolicy::acc_t> straight(const GradientGemm<MmaPolicy>& gemm,
                                                         const WeightStrip<typename MmaPolicy::acc_t>& strip) {
-  return {strip.weight, strip.rows, strip.columns, strip.columns, 1, gemm.norm, gemm.exponent};
+  return {
+      .weight = strip.weight,
+      .count = strip.rows,
+      .depth = strip.columns,
+      .row_step = strip.columns,
+      .depth_step = 1,
+      .norm = gemm.norm,
+      .exponent = gemm.exponent,
+  };
 }
 
 }  // namespace
@@ -276,13 +293,13 @@ GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typena
 template <class MmaPolicy>
 void gradient_gemm(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
                    typename MmaPolicy::acc_t* out, const Stream& stream) {
-  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, false, out, stream);
+  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, Update::kOverwrite, out, stream);
 }
 
 template <class MmaPolicy>
 void gradient_gemm_accumulate(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
                               typename MmaPolicy::acc_t* out, const Stream& stream) {
-  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, true, out, stream);
+  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, Update::kAccumulate, out, stream);
 }
 
 template <class MmaPolicy>
@@ -290,9 +307,16 @@ void gradient_gemm_transposed_accumulate(const GradientGemm<MmaPolicy>& gemm,
                                          const WeightStrip<typename MmaPolicy::acc_t>& strip, int64_t first_row,
                                          typename MmaPolicy::acc_t* out, const Stream& stream) {
   launch_gemm<MmaPolicy>(gemm,
-                         {strip.weight, strip.columns, strip.rows, 1, strip.columns,
-                          gemm.norm ? gemm.norm + first_row : nullptr, gemm.exponent},
-                         first_row, true, out, stream);
+                         {
+                             .weight = strip.weight,
+                             .count = strip.columns,
+                             .depth = strip.rows,
+                             .row_step = 1,
+                             .depth_step = strip.columns,
+                             .norm = gemm.norm ? gemm.norm + first_row : nullptr,
+                             .exponent = gemm.exponent,
+                         },
+                         first_row, Update::kAccumulate, out, stream);
 }
 
 #define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                           \

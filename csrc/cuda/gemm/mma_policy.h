@@ -123,14 +123,17 @@ struct TensorCoreMma : TileShape<float, 8, 16, 16 * 1024, 3> {
   }
 };
 
+// What a score sums over the depths of its two rows.
+enum class PairSum { kProducts, kSquaredDifferences };
+
 // Fused multiply-adds in the accumulator type: of products, or of squared differences, which keep the digits of close
 // rows far from the origin.
-template <class AccT, bool kSquaredDifferences_, int kRows, int kColumns, int kStages>
+template <class AccT, PairSum kSum, int kRows, int kColumns, int kStages>
 struct SimtMma : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
   using Shape = TileShape<AccT, kRows, kColumns, 8 * 1024, kStages>;
   using acc_t = AccT;
   using Packed = AccT;
-  static constexpr bool kTensorCores = false, kSquaredDifferences = kSquaredDifferences_;
+  static constexpr bool kTensorCores = false, kSquaredDifferences = kSum == PairSum::kSquaredDifferences;
   static constexpr int kStageDepth = Shape::kStageBytes / (Shape::kTile * sizeof(acc_t));
 
   static __device__ __forceinline__ int64_t offset(int row, int64_t depth) {
@@ -187,10 +190,10 @@ struct SimtMma : TileShape<AccT, kRows, kColumns, 8 * 1024, kStages> {
 using Bfloat16Products = TensorCoreMma<BFloat16, 2>;
 using Float16Products = TensorCoreMma<Float16, 2>;
 using Tf32Products = TensorCoreMma<float, 1>;
-using FloatProducts = SimtMma<float, false, 8, 16, 4>;
-using FloatSquaredDifferences = SimtMma<float, true, 8, 16, 4>;
-using DoubleProducts = SimtMma<double, false, 4, 8, 4>;
-using DoubleSquaredDifferences = SimtMma<double, true, 4, 8, 4>;
+using FloatProducts = SimtMma<float, PairSum::kProducts, 8, 16, 4>;
+using FloatSquaredDifferences = SimtMma<float, PairSum::kSquaredDifferences, 8, 16, 4>;
+using DoubleProducts = SimtMma<double, PairSum::kProducts, 4, 8, 4>;
+using DoubleSquaredDifferences = SimtMma<double, PairSum::kSquaredDifferences, 4, 8, 4>;
 
 // Every policy that scores are computed with, with every type of rows that it is used for.
 #define HARDMINE_FOR_EVERY_MMA_POLICY(instantiate)                                                               \

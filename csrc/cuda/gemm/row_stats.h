@@ -13,6 +13,21 @@ namespace hardmine::cuda {
 inline constexpr int kFiniteFlagRows = 16;
 HARDMINE_HD int64_t finite_flag_count(int64_t count) { return ceil_div(count, kFiniteFlagRows); }
 
+// The flags of some matrices; a null pointer stands for finite rows.
+template <int kMatrices>
+struct FiniteFlags {
+  const int32_t* flags[kMatrices];
+  int64_t count[kMatrices];
+
+  // All threads of a block call it, and get the same answer.
+  __device__ __forceinline__ bool block_any_nonfinite() const {
+    bool has_nonfinite = false;
+    for (int m = 0; m < kMatrices; ++m)
+      if (flags[m]) has_nonfinite |= cuda::block_any_nonfinite(flags[m], count[m]);
+    return has_nonfinite;
+  }
+};
+
 // The norm of a row, computed by a warp. Infinite where the square overflows.
 template <class acc_t, class Scalar>
 __device__ __forceinline__ acc_t warp_row_norm(const Scalar* row, int64_t depth) {

@@ -233,9 +233,23 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
 
   const bool normalized = batch_all_measure(rule, true).normalized;
   acc_t* const norm = normalized ? workspace.array<acc_t>(count) : nullptr;
-  const RowStats<Scalar, acc_t> stats{rows.x, count, depth, norm, workspace.array<int32_t>(finite_flag_count(count)),
-                                      nullptr};
-  BatchAllGradient<Scalar, acc_t> gradient{rows.x, count, depth, norm, nullptr, anchors.weight, out.grad};
+  const RowStats<Scalar, acc_t> stats{
+      .x = rows.x,
+      .count = count,
+      .depth = depth,
+      .norm = norm,
+      .finite = workspace.array<int32_t>(finite_flag_count(count)),
+      .incidence_count = nullptr,
+  };
+  BatchAllGradient<Scalar, acc_t> gradient{
+      .x = rows.x,
+      .count = count,
+      .depth = depth,
+      .norm = norm,
+      .center = nullptr,
+      .weight = anchors.weight,
+      .grad = out.grad,
+  };
   PairMeasureParams<MmaPolicy> measures{};
   measures.squared = rule.squared;
   acc_t* const shift = MmaPolicy::kSquaredDifferences ? nullptr : workspace.array<acc_t>(count);
@@ -279,15 +293,17 @@ void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_
              strip, gradient);
   }
   acc_t* const loss_weight = workspace.array<acc_t>(1);
-  const BatchAllEpilogue<acc_t> epilogue{rule.reduction,
-                                         count,
-                                         anchors.value,
-                                         anchors.active,
-                                         anchors.total,
-                                         stats.finite,
-                                         anchors.margins_are_finite,
-                                         out,
-                                         loss_weight};
+  const BatchAllEpilogue<acc_t> epilogue{
+      .reduction = rule.reduction,
+      .count = count,
+      .value = anchors.value,
+      .active = anchors.active,
+      .total = anchors.total,
+      .finite = stats.finite,
+      .margins_are_finite = anchors.margins_are_finite,
+      .out = out,
+      .loss_weight = loss_weight,
+  };
   launch("finalize_batch_all", finalize_batch_all_kernel<acc_t>, {1, kThreads, 2 * kMaxWarps * sizeof(double)}, stream,
          epilogue);
   if (out.grad)

@@ -18,7 +18,7 @@
 
 #include <limits>
 
-#include "cuda/device/collectives.h"
+#include "cuda/gemm/row_stats.h"
 #include "cuda/kernels/pair_incidence.h"
 
 namespace hardmine::cuda {
@@ -40,12 +40,11 @@ struct GatherParams {
   PairMeasure measure;
   PairEndpoints<acc_t> endpoints;
   GatherOperand<Scalar, acc_t> rows, left, right;
-  bool at_left, at_right;   // whether `rows` are left, right rows of pairs
+  PairRoles roles;          // of `rows`
   RowToPairs row_to_pairs;  // without the left endpoints of implicit entries, which are known
   int64_t depth;
-  const int32_t* finite[3];  // flags; all gradients are NaN if one is 0; null: not used
-  int64_t groups[3];
-  Scalar* grad;  // [count, depth]
+  FiniteFlags<3> finite;  // all gradients are NaN if a flag is 0
+  Scalar* grad;           // [count, depth]
 };
 
 template <class acc_t>
@@ -130,12 +129,12 @@ class GatherRow {
     const int64_t pairs = endpoints.pair_count(), partners = endpoints.pairs.partners;
     const bool entries = endpoints.pairs.left == nullptr;  // entry e belongs to row e
     if (stage == 0) {
-      if (!params_.at_left || !entries || row_ >= endpoints.pairs.count) return {0, 0};
+      if (!params_.roles.left || !entries || row_ >= endpoints.pairs.count) return {0, 0};
       return {row_ * partners, (row_ + 1) * partners};
     }
     if (sorted) return {0, 0};
-    if (stage == 1) return params_.at_left && !entries ? Range{0, pairs} : Range{0, 0};
-    return params_.at_right ? Range{pairs, 2 * pairs} : Range{0, 0};
+    if (stage == 1) return params_.roles.left && !entries ? Range{0, pairs} : Range{0, 0};
+    return params_.roles.right ? Range{pairs, 2 * pairs} : Range{0, 0};
   }
 
   // Sums the contributions to the current depths.

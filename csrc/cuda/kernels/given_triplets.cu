@@ -260,15 +260,23 @@ void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const Paired
                       const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream) {
   const int64_t blocks = std::clamp<int64_t>(ceil_div(triplets.count, kTripletWarps), 1, kMaxTripletBlocks);
-  TripletParams<Loss, Scalar, acc_t> params{measure, loss, {}, triplets, out, nullptr, nullptr};
-  params.rows = {rows.x,
-                 rows.count,
-                 rows.depth,
-                 measure.normalized ? workspace.array<acc_t>(rows.count) : nullptr,
-                 workspace.array<int32_t>(finite_flag_count(rows.count)),
-                 nullptr};
-  params.partial = workspace.array<double>(blocks * (SumsOf<Loss, acc_t>::kSums + 1));
-  params.blocks_done = workspace.array<int32_t>(1);
+  const TripletParams<Loss, Scalar, acc_t> params{
+      .measure = measure,
+      .loss = loss,
+      .rows =
+          {
+              .x = rows.x,
+              .count = rows.count,
+              .depth = rows.depth,
+              .norm = measure.normalized ? workspace.array<acc_t>(rows.count) : nullptr,
+              .finite = workspace.array<int32_t>(finite_flag_count(rows.count)),
+              .incidence_count = nullptr,
+          },
+      .triplets = triplets,
+      .out = out,
+      .partial = workspace.array<double>(blocks * (SumsOf<Loss, acc_t>::kSums + 1)),
+      .blocks_done = workspace.array<int32_t>(1),
+  };
   launch("row_stats", row_stats_kernel<Scalar, acc_t>,
          {std::max<int64_t>(1, finite_flag_count(rows.count)), kTripletThreads}, stream, params.rows,
          params.blocks_done);
@@ -289,7 +297,14 @@ void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, con
   launch("list_triplet_pairs", list_triplet_pairs_kernel<Loss, acc_t>,
          {ceil_div(triplets.count, kTripletThreads), kTripletThreads}, stream, loss, triplets, gradient,
          static_cast<const double*>(total), list);
-  const PairList<acc_t> pairs{list.left, list.right, list.gradient, triplets.count, 2, is_valid};
+  const PairList<acc_t> pairs{
+      .left = list.left,
+      .right = list.right,
+      .gradient = list.gradient,
+      .count = triplets.count,
+      .partners = 2,
+      .is_valid = is_valid,
+  };
   pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);
 }
 

@@ -85,20 +85,20 @@ __global__ void __launch_bounds__(kGatherThreads, 4)
 
 // Calls use(row, endpoint) for every endpoint of row_to_pairs.
 template <class acc_t, class Use>
-__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<acc_t>& endpoints, bool at_left, bool at_right,
+__device__ __forceinline__ void for_each_endpoint(const PairEndpoints<acc_t>& endpoints, PairRoles roles,
                                                   const Use& use) {
   const int64_t pairs = endpoints.pair_count();
   for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < pairs; p += int64_t{gridDim.x} * blockDim.x) {
     if (!endpoints.has(p)) continue;
-    if (at_left) use(endpoints.left_of(p), p);
-    if (at_right) use(endpoints.right_of(p), pairs + p);
+    if (roles.left) use(endpoints.left_of(p), p);
+    if (roles.right) use(endpoints.right_of(p), pairs + p);
   }
 }
 
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 4)
-    count_incidences_kernel(PairEndpoints<acc_t> endpoints, bool at_left, bool at_right, int64_t* count) {
-  for_each_endpoint(endpoints, at_left, at_right, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
+    count_incidences_kernel(PairEndpoints<acc_t> endpoints, PairRoles roles, int64_t* count) {
+  for_each_endpoint(endpoints, roles, [&](int64_t row, int64_t) { atomic_add(count + row, 1); });
 }
 
 // begin[r] = count[0] + ... + count[r - 1], and count[r] = 0. Launched with one block.
@@ -129,9 +129,9 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 
 template <class acc_t>
 __global__ void __launch_bounds__(kListThreads, 4)
-    fill_row_to_pairs_kernel(PairEndpoints<acc_t> endpoints, bool at_left, bool at_right, const int64_t* begin,
-                             int64_t* count, int64_t* endpoint) {
-  for_each_endpoint(endpoints, at_left, at_right,
+    fill_row_to_pairs_kernel(PairEndpoints<acc_t> endpoints, PairRoles roles, const int64_t* begin, int64_t* count,
+                             int64_t* endpoint) {
+  for_each_endpoint(endpoints, roles,
                     [&](int64_t row, int64_t id) { endpoint[begin[row] + atomic_add(count + row, 1)] = id; });
 }
 
@@ -146,9 +146,7 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(GatherParams<Scalar, acc_t> params) {
-  bool propagate_nan = false;
-  for (int side = 0; side < 3; ++side)
-    if (params.finite[side]) propagate_nan |= block_any_nonfinite(params.finite[side], params.groups[side]);
+  const bool propagate_nan = params.finite.block_any_nonfinite();
   for (int64_t row = blockIdx.x; row < params.rows.count; row += gridDim.x)
     GatherRow<Scalar, acc_t>(params, row).run(propagate_nan);
 }
@@ -195,8 +193,8 @@ class PairGradient {
       all_finite_ = all;
     }
     const PairEndpoints<acc_t> endpoints{pairs, rows_.count, rows_.refs ? rows_.ref_count : rows_.count};
-    if (out_.x) gather(endpoints, x_, true, !rows_.refs, indexed, out_.x);
-    if (out_.refs && rows_.refs) gather(endpoints, refs_, false, true, indexed, out_.refs);
+    if (out_.x) gather(endpoints, x_, {.left = true, .right = !rows_.refs}, indexed, out_.x);
+    if (out_.refs && rows_.refs) gather(endpoints, refs_, {.left = false, .right = true}, indexed, out_.refs);
   }
 
  private:
@@ -205,51 +203,51 @@ class PairGradient {
   static int64_t loss_blocks(const LossGradient<acc_t>* loss) { return loss ? 1 : 0; }
 
   RowStats<Scalar, acc_t> row_stats(const Scalar* x, int64_t count, bool indexed) {
-    return {x,
-            count,
-            rows_.depth,
-            measure_.normalized ? workspace_.array<acc_t>(count) : nullptr,
-            workspace_.array<int32_t>(finite_flag_count(count)),
-            indexed ? workspace_.array<int64_t>(count) : nullptr};
+    return {
+        .x = x,
+        .count = count,
+        .depth = rows_.depth,
+        .norm = measure_.normalized ? workspace_.array<acc_t>(count) : nullptr,
+        .finite = workspace_.array<int32_t>(finite_flag_count(count)),
+        .incidence_count = indexed ? workspace_.array<int64_t>(count) : nullptr,
+    };
   }
 
-  void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& rows, bool at_left, bool at_right,
-              bool indexed, Scalar* grad) {
+  void gather(const PairEndpoints<acc_t>& endpoints, const RowStats<Scalar, acc_t>& rows, PairRoles roles, bool indexed,
+              Scalar* grad) {
     const auto operand = [](const RowStats<Scalar, acc_t>& rows) {
       return GatherOperand<Scalar, acc_t>{rows.x, rows.norm, rows.count};
     };
-    GatherParams<Scalar, acc_t> params{};
-    params.measure = measure_;
-    params.endpoints = endpoints;
-    params.rows = operand(rows);
-    params.left = operand(x_);
-    params.right = operand(rows_.refs ? refs_ : x_);
-    params.at_left = at_left;
-    params.at_right = at_right;
-    params.depth = rows_.depth;
-    params.grad = grad;
+    GatherParams<Scalar, acc_t> params{
+        .measure = measure_,
+        .endpoints = endpoints,
+        .rows = operand(rows),
+        .left = operand(x_),
+        .right = operand(rows_.refs ? refs_ : x_),
+        .roles = roles,
+        .row_to_pairs = {},
+        .depth = rows_.depth,
+        .finite = {},
+        .grad = grad,
+    };
     if (all_finite_) {
-      params.finite[0] = all_finite_;
-      params.groups[0] = 1;
+      params.finite = {{all_finite_}, {1}};
     } else if (propagates_nan_) {
-      params.finite[0] = x_.finite;
-      params.groups[0] = finite_flag_count(x_.count);
-      params.finite[1] = refs_.finite;
-      params.groups[1] = finite_flag_count(refs_.count);
-      params.finite[2] = endpoints.pairs.is_valid;
-      params.groups[2] = 1;
+      params.finite = {{x_.finite, refs_.finite, endpoints.pairs.is_valid},
+                       {finite_flag_count(x_.count), finite_flag_count(refs_.count), 1}};
     }
-    const bool left = at_left && endpoints.pairs.left;
-    if (indexed && (left || at_right)) {
+    const PairRoles listed{.left = roles.left && endpoints.pairs.left,
+                           .right = roles.right};  // implicit entries are not
+    if (indexed && (listed.left || listed.right)) {
       const int64_t pairs = endpoints.pair_count();
       const Grid grid{std::min<int64_t>(ceil_div(pairs, kListThreads), 4096), kListThreads};
       auto* begin = workspace_.array<int64_t>(rows.count + 1);
-      auto* endpoint = workspace_.array<int64_t>((left ? pairs : 0) + (at_right ? pairs : 0));
-      launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
+      auto* endpoint = workspace_.array<int64_t>((listed.left + listed.right) * pairs);
+      launch("count_incidences", count_incidences_kernel<acc_t>, grid, stream_, endpoints, listed,
              rows.incidence_count);
       launch("scan_incidences", scan_incidences_kernel, {1, kScanThreads, kMaxWarps * sizeof(int64_t)}, stream_,
              rows.incidence_count, rows.count, begin);
-      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, left, at_right,
+      launch("fill_row_to_pairs", fill_row_to_pairs_kernel<acc_t>, grid, stream_, endpoints, listed,
              static_cast<const int64_t*>(begin), rows.incidence_count, endpoint);
       params.row_to_pairs = {begin, endpoint};
     }

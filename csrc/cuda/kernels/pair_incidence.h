@@ -25,6 +25,11 @@ struct PairEndpoints {
   }
 };
 
+// Which endpoints of pairs rows may be.
+struct PairRoles {
+  bool left, right;
+};
+
 // Per row of a matrix, its endpoints in no particular order (CSR). Null if rows scan all pairs instead.
 struct RowToPairs {
   const int64_t* begin = nullptr;  // [rows + 1]

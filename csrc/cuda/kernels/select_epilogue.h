@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "cuda/device/collectives.h"
+#include "cuda/gemm/row_stats.h"
 #include "cuda/kernels/select_triplets.h"
 
 namespace hardmine::cuda {
@@ -16,8 +16,7 @@ struct SelectionEpilogue {
   const PackedCandidate<acc_t>* negative;
   const PackedCandidate<acc_t>* fallback;                     // for anchors without a negative; null: none
   bool positive_negated, negative_negated, fallback_negated;  // keys are negated, as the least similar wins
-  const int32_t* finite[2];  // of the rows and, with refs, of the columns (packed_matrix.h)
-  int64_t groups[2];
+  FiniteFlags<2> finite;                                      // of the rows and, with refs, of the columns
   SelectionOut<acc_t> out;
   LossOut<acc_t> loss;
   double* partial;       // [blocks][kLossSums]: the sums of every block
@@ -44,10 +43,7 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
   const SelectionOut<acc_t>& out = epilogue.out;
   const SelectedPairs<acc_t> pairs{out.positive_index, out.negative_index, out.positive_similarity,
                                    out.negative_similarity, epilogue.count};
-  bool has_nonfinite = false;
-  if (epilogue.loss.loss)
-    for (int side = 0; side < 2; ++side)
-      has_nonfinite |= block_any_nonfinite(epilogue.finite[side], epilogue.groups[side]);
+  const bool has_nonfinite = epilogue.loss.loss && epilogue.finite.block_any_nonfinite();
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   double sum[kLossSums] = {};
   const int64_t first = alone ? 0 : int64_t{blockIdx.x} * blockDim.x,

@@ -55,31 +55,36 @@ class SelectTile {
     make_tile(params_.rows, params_.columns, row_panel, column_panel, fragment_);
     if (params_.negative.best) {
       if (params_.bounded) {
-        offer_all<false, true, true>(params_.negative);
+        offer_all<Pairs::kNegatives, Mask::kSome, Bound::kUpper>(params_.negative);
       } else if (all_negatives) {
-        offer_all<false, false, false>(params_.negative);
+        offer_all<Pairs::kNegatives, Mask::kNone, Bound::kNone>(params_.negative);
       } else {
-        offer_all<false, true, false>(params_.negative);
+        offer_all<Pairs::kNegatives, Mask::kSome, Bound::kNone>(params_.negative);
       }
     }
     if (positives) {
       if (params_.bounded) {
-        offer_all<true, true, true>(params_.positive);
+        offer_all<Pairs::kPositives, Mask::kSome, Bound::kUpper>(params_.positive);
       } else {
-        offer_all<true, true, false>(params_.positive);
+        offer_all<Pairs::kPositives, Mask::kSome, Bound::kNone>(params_.positive);
       }
     }
   }
 
  private:
+  enum class Pairs { kPositives, kNegatives };
+  enum class Mask { kNone, kSome };    // whether some pairs of the tile are no candidates
+  enum class Bound { kNone, kUpper };  // whether keys have a largest admissible value
+
   static __device__ __forceinline__ acc_t upper_of(const SelectionSpec<acc_t>& spec, int64_t anchor, int64_t count) {
     if (!spec.upper) return spec.limit;
     return anchor < count ? spec.upper[anchor] : spec.limit;
   }
 
-  // kSome: some pairs of the tile are no candidates. kBounded: keys have a largest admissible value.
-  template <bool kPositive, bool kSome, bool kBounded>
+  template <Pairs kPairs, Mask kMask, Bound kBound>
   __device__ __forceinline__ void offer_all(const SelectionSpec<acc_t>& spec) {
+    constexpr bool kPositive = kPairs == Pairs::kPositives, kSome = kMask == Mask::kSome,
+                   kBounded = kBound == Bound::kUpper;
     constexpr acc_t kWorst = -std::numeric_limits<acc_t>::infinity();
     constexpr int kAtOnce = 8;  // columns: as many as the registers allow
     acc_t row_key[kRows], row_upper[kRows];

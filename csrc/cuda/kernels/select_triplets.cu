@@ -89,36 +89,46 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   const PackedMatrix<MmaPolicy> columns =
       refs ? pack_matrix<MmaPolicy>(refs->x, refs->count, depth, cosine, {}, workspace, stream) : rows;
 
-  SelectionEpilogue<acc_t> epilogue{};
-  epilogue.count = count;
-  epilogue.similarity = rule.similarity;
-  epilogue.positive = start.best[0];
-  epilogue.negative = start.best[1];
-  epilogue.fallback = start.best[2];
-  epilogue.positive_negated = prefers_least_similar(rule.positive);
-  epilogue.negative_negated = prefers_least_similar(rule.negative);
-  epilogue.fallback_negated = rule.semihard_fallback == Fallback::kEasiest;
-  epilogue.finite[0] = rows.finite;
-  epilogue.groups[0] = finite_flag_count(count);
-  epilogue.finite[1] = columns.finite;
-  epilogue.groups[1] = symmetric ? 0 : finite_flag_count(columns.count);
-  epilogue.out = out;
-  epilogue.loss = loss;
-  epilogue.blocks_done = start.blocks_done;
+  SelectionEpilogue<acc_t> epilogue{
+      .count = count,
+      .similarity = rule.similarity,
+      .positive = start.best[0],
+      .negative = start.best[1],
+      .fallback = start.best[2],
+      .positive_negated = prefers_least_similar(rule.positive),
+      .negative_negated = prefers_least_similar(rule.negative),
+      .fallback_negated = rule.semihard_fallback == Fallback::kEasiest,
+      .finite = {{rows.finite, columns.finite},
+                 {finite_flag_count(count), symmetric ? 0 : finite_flag_count(columns.count)}},
+      .out = out,
+      .loss = loss,
+      .partial = nullptr,
+      .blocks_done = start.blocks_done,
+  };
 
   const TileGrid grid{panels_of<MmaPolicy>(count), panels_of<MmaPolicy>(columns.count), symmetric};
   // The smallest squared difference is the most similar.
   const auto spec = [](PackedCandidate<acc_t>* best, bool least_similar, acc_t limit, const acc_t* upper) {
-    return SelectionSpec<acc_t>{best, upper, limit, acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
+    return SelectionSpec<acc_t>{.best = best,
+                                .upper = upper,
+                                .limit = limit,
+                                .sign = acc_t(least_similar == MmaPolicy::kSquaredDifferences ? 1 : -1)};
   };
   const SelectionSpec<acc_t> none{};
+  const int64_t* const column_label = refs ? refs->label : anchors.label;
   const bool has_tiles = grid.size() > 0;
   bool finalized = false;
   const auto run = [&](const SelectionSpec<acc_t>& positive, const SelectionSpec<acc_t>& negative, bool bounded,
                        bool is_last) {
     if (!has_tiles || (!positive.best && !negative.best)) return;
-    const SelectionParams<MmaPolicy> params{
-        {rows, columns, anchors.label, refs ? refs->label : anchors.label, symmetric}, bounded, positive, negative};
+    const SelectionParams<MmaPolicy> params{{.rows = rows,
+                                             .columns = columns,
+                                             .row_label = anchors.label,
+                                             .column_label = column_label,
+                                             .symmetric = symmetric},
+                                            bounded,
+                                            positive,
+                                            negative};
     finalized = is_last && count <= kMaxFusedEpilogueRows;
     launch("select_tiles", select_tiles_kernel<MmaPolicy>,
            {kAtomic<MmaPolicy> ? grid.size() : grid.rows, kTileThreads, select_shared_bytes<MmaPolicy>()}, stream,
@@ -134,8 +144,13 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
   run(positive, negative, !random_positive && bounded_positives, !semihard && !random_positive && !random_negative);
   const auto pick = [&](const double* uniform, bool same_class, acc_t upper, PackedCandidate<acc_t>* best) {
     pick_random<MmaPolicy>(
-        {{rows, anchors.label}, {columns, refs ? refs->label : anchors.label}, symmetric, same_class}, uniform, upper,
-        best, stream);
+        {
+            .anchors = {rows, anchors.label},
+            .candidates = {columns, column_label},
+            .symmetric = symmetric,
+            .same_class = same_class,
+        },
+        uniform, upper, best, stream);
   };
   if (random_positive && has_tiles) pick(random.positive, true, positives.upper, start.best[0]);
   if (random_negative && has_tiles) pick(random.negative, false, kInfinity, start.best[1]);

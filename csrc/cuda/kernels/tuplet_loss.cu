@@ -36,11 +36,10 @@ struct TupletEpilogue {
   acc_t log2e_over_temperature;
   LogSumExpPartials<acc_t> logsumexp;
   SoftplusPartials softplus;
-  acc_t* log_sum;            // [count]; only if all positives count
-  const int32_t* finite[2];  // of the rows and, with refs, of the columns
-  int64_t groups[2];
-  double* partial;       // [chunks, 2]: the values and the number of valid anchors
-  int32_t* blocks_done;  // [1], starts at 0
+  acc_t* log_sum;         // [count]; only if all positives count
+  FiniteFlags<2> finite;  // of the rows and, with refs, of the columns
+  double* partial;        // [chunks, 2]: the values and the number of valid anchors
+  int32_t* blocks_done;   // [1], starts at 0
   TupletOut<acc_t> out;
 
   HARDMINE_HD int64_t chunks() const { return ceil_div(count, kEpilogueThreads); }
@@ -96,12 +95,6 @@ struct TupletEpilogue {
     out.positive_count[i] = counts ? positives : 0;
     return counts ? static_cast<acc_t>(value) : acc_t(0);
   }
-
-  __device__ __forceinline__ bool block_any_nonfinite_row() const {
-    bool has_nonfinite = false;
-    for (int side = 0; side < 2; ++side) has_nonfinite |= block_any_nonfinite(finite[side], groups[side]);
-    return has_nonfinite;
-  }
 };
 
 template <class acc_t>
@@ -115,8 +108,8 @@ template <class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(TupletEpilogue<acc_t> epilogue) {
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
   const bool reduces = epilogue.rule.reduction != Reduction::kNone;
-  auto* exchange = reinterpret_cast<double*>(shared_memory());                // [2 * kMaxWarps]
-  const bool propagate_nan = !reduces && epilogue.block_any_nonfinite_row();  // divergence is never hidden
+  auto* exchange = reinterpret_cast<double*>(shared_memory());                   // [2 * kMaxWarps]
+  const bool propagate_nan = !reduces && epilogue.finite.block_any_nonfinite();  // divergence is never hidden
   for (int64_t chunk = blockIdx.x; chunk < epilogue.chunks(); chunk += gridDim.x) {
     const int64_t i = chunk * kEpilogueThreads + threadIdx.x;
     double sum[2] = {0, 0};
@@ -138,7 +131,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
   __syncthreads();
   double sum[2];
   block_reduce_partials<2>(epilogue.partial, epilogue.chunks(), sum, exchange);
-  const bool has_nonfinite = epilogue.block_any_nonfinite_row();
+  const bool has_nonfinite = epilogue.finite.block_any_nonfinite();
   if (threadIdx.x != 0) return;
   *epilogue.out.loss =
       has_nonfinite ? nan
@@ -190,10 +183,8 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
   epilogue.num_splits = params.num_splits;
   epilogue.log2e_over_temperature = params.log2e_over_temperature;
   epilogue.logsumexp = params.logsumexp;
-  epilogue.finite[0] = params.rows.finite;
-  epilogue.groups[0] = finite_flag_count(count);
-  epilogue.finite[1] = params.columns.finite;
-  epilogue.groups[1] = refs ? finite_flag_count(refs->count) : 0;
+  epilogue.finite = {{params.rows.finite, params.columns.finite},
+                     {finite_flag_count(count), refs ? finite_flag_count(refs->count) : 0}};
   epilogue.partial = workspace.array<double>(2 * epilogue.chunks());
   epilogue.blocks_done = start.blocks_done;
   epilogue.out = out;

@@ -78,18 +78,15 @@ struct StripEpilogue {
   int64_t first_row, last_row, depth;
   const acc_t* product;  // [num_splits, strip rows, depth]
   int64_t num_splits;
-  const int32_t* finite[2];  // all gradients are NaN if a flag is 0
-  int64_t groups[2];
-  Scalar* grad;  // [all rows, depth]
+  FiniteFlags<2> finite;  // all gradients are NaN if some row is not finite
+  Scalar* grad;           // [all rows, depth]
 };
 
 // One row per warp.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(StripEpilogue<Scalar, acc_t> epilogue) {
   constexpr int kWarps = kEpilogueThreads / 32;
-  bool propagate_nan = false;
-  for (int side = 0; side < 2; ++side)
-    propagate_nan |= block_any_nonfinite(epilogue.finite[side], epilogue.groups[side]);
+  const bool propagate_nan = epilogue.finite.block_any_nonfinite();
   for (int64_t row = epilogue.first_row + int64_t{blockIdx.x} * kWarps + warp_index(); row < epilogue.last_row;
        row += int64_t{gridDim.x} * kWarps) {
     const Scalar* self = epilogue.x + row * epilogue.depth;
@@ -140,12 +137,14 @@ class TupletGradient {
     const bool cosine = rule_.similarity == Similarity::kCosine;
     Operand out{};
     out.rows = rows;
-    out.stats = {rows.x,
-                 rows.count,
-                 depth_,
-                 cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
-                 workspace_.array<int32_t>(finite_flag_count(rows.count)),
-                 nullptr};
+    out.stats = {
+        .x = rows.x,
+        .count = rows.count,
+        .depth = depth_,
+        .norm = cosine ? workspace_.array<acc_t>(rows.count) : nullptr,
+        .finite = workspace_.array<int32_t>(finite_flag_count(rows.count)),
+        .incidence_count = nullptr,
+    };
     if (rows.count > 0)
       out.packed = pack_matrix<MmaPolicy>(rows.x, rows.count, depth_, cosine, {}, workspace_, stream_);
     return out;
@@ -154,8 +153,13 @@ class TupletGradient {
   // Writes the anchors' coefficients. `refs` is empty without refs.
   void start(const TupletSaved<acc_t>& saved, Operand& anchors, const Operand& refs) {
     const int64_t count = anchors.rows.count;
-    anchors.anchors = {workspace_.array<acc_t>(count), workspace_.array<acc_t>(count), workspace_.array<acc_t>(count),
-                       workspace_.array<acc_t>(count), workspace_.array<Index>(count)};
+    anchors.anchors = {
+        .negative_weight = workspace_.array<acc_t>(count),
+        .shift = workspace_.array<acc_t>(count),
+        .positive_weight = workspace_.array<acc_t>(count),
+        .log_sum = workspace_.array<acc_t>(count),
+        .positive = workspace_.array<Index>(count),
+    };
     const int64_t blocks = std::max<int64_t>(
         {1, ceil_div(count, kStartThreads), finite_flag_count(count), finite_flag_count(refs.rows.count)});
     launch("start_tuplet_gradient", start_tuplet_gradient_kernel<Scalar, acc_t>,
@@ -194,16 +198,17 @@ class TupletGradient {
              {tiles, kTileThreads, MmaPolicy::kSharedBytes + TileLabels<MmaPolicy>::kBytes}, stream_, params);
       sums.add_up(rows.rows.x + first * depth_, {params.weight, params.last_row - first, column_count});
       const StripEpilogue<Scalar, acc_t> epilogue{
-          rows.rows.x,
-          rows.stats.norm,
-          first,
-          params.last_row,
-          depth_,
-          sums.out,
-          sums.num_splits,
-          {rows.stats.finite, columns.stats.finite},
-          {finite_flag_count(count), symmetric ? 0 : finite_flag_count(column_count)},
-          grad};
+          .x = rows.rows.x,
+          .norm = rows.stats.norm,
+          .first_row = first,
+          .last_row = params.last_row,
+          .depth = depth_,
+          .product = sums.out,
+          .num_splits = sums.num_splits,
+          .finite = {{rows.stats.finite, columns.stats.finite},
+                     {finite_flag_count(count), symmetric ? 0 : finite_flag_count(column_count)}},
+          .grad = grad,
+      };
       const int64_t blocks = ceil_div(params.last_row - first, kEpilogueThreads / 32);
       launch("finalize_strip", finalize_strip_kernel<Scalar, acc_t>,
              {std::min(blocks, kMaxEpilogueBlocks), kEpilogueThreads}, stream_, epilogue);
