@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
   *epilogue.out.total = has_nonfinite ? 0 : counts[1];
 }
 
-// One row per block.
+// One row per block. With u = x / |x| and the sum g: the gradient is (g - (g u) u) / |x|.
 template <class Scalar, class acc_t>
 __global__ void __launch_bounds__(kTileThreads, 4)
     finalize_batch_all_gradient_kernel(BatchAllGradient<Scalar, acc_t> gradient, const acc_t* factor) {

@@ -107,6 +107,7 @@ class GatherRow {
     return dot[0];
   }
 
+  // With u = x / |x|, the sum g and radial = g u: the gradient is (g - radial u) / |x|.
   __device__ __forceinline__ void write(Scalar* grad, acc_t radial) const {
 #pragma unroll
     for (int i = 0; i < kGatherColumns; ++i) {

@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
       return value;
     };
     const acc_t norm = epilogue.norm ? epilogue.norm[row] : acc_t(1);
+    // With u = x / |x| and the sum g: the gradient is (g - (g u) u) / |x|.
     acc_t radial = 0;
     const bool is_zero = epilogue.norm && !has_direction(norm);
     if (epilogue.norm && !is_zero) {

@@ -89,6 +89,7 @@ class TupletWeightTile {
   }
 
  private:
+  // d loss / d s = negative_weight exp((s - shift) / t) per anchor, with negative_weight = gradient slope / (t sum).
   __device__ __forceinline__ acc_t of_negative(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t similarity) const {
     if (params_.one_shift)
@@ -103,13 +104,14 @@ class TupletWeightTile {
     return weight;
   }
 
-  // Each row may be the other's one positive.
+  // -d loss / d s = positive_weight for the anchor's one positive. Each row may be the other's.
   static __device__ __forceinline__ acc_t of_chosen(const TupletAnchor<acc_t>& of_row,
                                                     const TupletAnchor<acc_t>& of_column, int64_t row, int64_t column) {
     return (of_row.positive == column ? of_row.positive_weight : acc_t(0)) +
            (of_column.positive == row ? of_column.positive_weight : acc_t(0));
   }
 
+  // -d loss / d s = positive_weight sigmoid((shift - s) / t + log_sum) per anchor, if all positives count.
   __device__ __forceinline__ acc_t of_positive(const TupletAnchor<acc_t>& row, const TupletAnchor<acc_t>& column,
                                                acc_t score) const {
     if (!(key_from_score<MmaPolicy>(score) <= params_.limit)) return 0;
