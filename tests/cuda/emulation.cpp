@@ -298,9 +298,9 @@ struct Fragments {
 template <int kNumbers, class Decode>
 void multiply_add(float& d0, float& d1, float& d2, float& d3, const Words& a, uint32_t b0, uint32_t b1,
                   const Decode& decode) {
-  const Fragments own{a, b0, b1};
-  static_assert(sizeof own <= emulation::kExchangeBytes);
-  const unsigned char* lanes = emulation::exchange(&own, sizeof own, emulation::Barrier::kMma);
+  const Fragments fragments{a, b0, b1};
+  static_assert(sizeof fragments <= emulation::kExchangeBytes);
+  const unsigned char* lanes = emulation::exchange(&fragments, sizeof fragments, emulation::Barrier::kMma);
   const auto of_lane = [&](int lane) {
     Fragments f;
     std::memcpy(&f, lanes + lane * emulation::kExchangeBytes, sizeof f);

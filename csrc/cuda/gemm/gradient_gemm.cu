@@ -241,8 +241,8 @@ void launch_gemm(const GradientGemm<MmaPolicy>& gemm, const GradientGemmWeights<
 
 // The weights of a strip, not transposed.
 template <class MmaPolicy>
-GradientGemmWeights<typename MmaPolicy::acc_t> straight(const GradientGemm<MmaPolicy>& gemm,
-                                                        const WeightStrip<typename MmaPolicy::acc_t>& strip) {
+GradientGemmWeights<typename MmaPolicy::acc_t> untransposed(const GradientGemm<MmaPolicy>& gemm,
+                                                            const WeightStrip<typename MmaPolicy::acc_t>& strip) {
   return {
       .weight = strip.weight,
       .count = strip.rows,
@@ -258,7 +258,7 @@ GradientGemmWeights<typename MmaPolicy::acc_t> straight(const GradientGemm<MmaPo
 
 template <class MmaPolicy, class Scalar>
 GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>& rows,
-                                           int64_t strip_rows, bool straight, int64_t transposed_columns,
+                                           int64_t strip_rows, bool untransposed, int64_t transposed_columns,
                                            Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;
   static_assert(kStripAlignment % MmaPolicy::kStageDepth == 0);
@@ -282,7 +282,7 @@ GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typena
       if (num_splits > 1) partials = std::max(partials, num_splits * rows_of_panels * rows.depth);
     }
   };
-  if (straight) plan(strip_rows, rows.count);
+  if (untransposed) plan(strip_rows, rows.count);
   plan(transposed_columns, strip_rows);
   out.weights = workspace.array<char>(weight_bytes);
   out.partial = workspace.array<acc_t>(partials);
@@ -293,13 +293,13 @@ GradientGemm<MmaPolicy> make_gradient_gemm(const GradientGemmRows<Scalar, typena
 template <class MmaPolicy>
 void gradient_gemm(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
                    typename MmaPolicy::acc_t* out, const Stream& stream) {
-  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, Update::kOverwrite, out, stream);
+  launch_gemm<MmaPolicy>(gemm, untransposed(gemm, strip), 0, Update::kOverwrite, out, stream);
 }
 
 template <class MmaPolicy>
 void gradient_gemm_accumulate(const GradientGemm<MmaPolicy>& gemm, const WeightStrip<typename MmaPolicy::acc_t>& strip,
                               typename MmaPolicy::acc_t* out, const Stream& stream) {
-  launch_gemm<MmaPolicy>(gemm, straight(gemm, strip), 0, Update::kAccumulate, out, stream);
+  launch_gemm<MmaPolicy>(gemm, untransposed(gemm, strip), 0, Update::kAccumulate, out, stream);
 }
 
 template <class MmaPolicy>

@@ -35,9 +35,9 @@ struct TileLabels {
     __syncthreads();
     bool same = false;
     if (threadIdx.x < kTile && first_row + threadIdx.x < rows) {
-      const int64_t own = row[threadIdx.x], left = columns - first_column;
-      const int there = left < kTile ? static_cast<int>(left) : kTile;
-      for (int c = 0; c < there; ++c) same |= column[c] == own;
+      const int64_t label = row[threadIdx.x], left = columns - first_column;
+      const int columns_inside = left < kTile ? static_cast<int>(left) : kTile;
+      for (int c = 0; c < columns_inside; ++c) same |= column[c] == label;
     }
     return __syncthreads_or(same);
   }

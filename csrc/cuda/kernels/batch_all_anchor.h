@@ -161,9 +161,9 @@ class Anchor {
   __device__ __forceinline__ void scan(const Get& get, const Put& put) const {
     const int chunk = ceil_div(size_, 32), begin = lane_index() * chunk,
               end = begin + chunk < size_ ? begin + chunk : size_;
-    Sum own = 0;
-    for (int r = begin; r < end; ++r) own += get(r);
-    Sum before = __shfl_up_sync(kFullWarp, warp_inclusive_sum(own), 1);
+    Sum chunk_sum = 0;
+    for (int r = begin; r < end; ++r) chunk_sum += get(r);
+    Sum before = __shfl_up_sync(kFullWarp, warp_inclusive_sum(chunk_sum), 1);
     if (lane_index() == 0) before = 0;
     for (int r = begin; r < end; ++r) put(r, before += get(r));
   }

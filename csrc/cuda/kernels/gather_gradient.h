@@ -120,8 +120,8 @@ class GatherRow {
     }
   }
 
-  // A row's endpoints come from up to three ranges, in ascending order: its own entry's pairs; then the left and the
-  // right rows of all pairs, if the row scans all pairs, or else its segment of row_to_pairs.
+  // A row's endpoints come from up to three ranges, in ascending order: the pairs of its own entry; then the left
+  // and the right rows of all pairs, if the row scans all pairs, or else its segment of row_to_pairs.
   struct Range {
     int64_t begin, end;
   };
@@ -173,10 +173,10 @@ class GatherRow {
     for (int i = threadIdx.x; i < count; i += kGatherThreads) shared_.endpoint[i] = endpoint[i];
     __syncthreads();
     for (int i = threadIdx.x; i < count; i += kGatherThreads) {
-      const int64_t own = shared_.endpoint[i];
+      const int64_t endpoint_id = shared_.endpoint[i];
       int rank = 0;
-      for (int partner = 0; partner < count; ++partner) rank += shared_.endpoint[partner] < own;
-      list(rank, own);
+      for (int partner = 0; partner < count; ++partner) rank += shared_.endpoint[partner] < endpoint_id;
+      list(rank, endpoint_id);
     }
     listed_ = count;
     any_ = true;

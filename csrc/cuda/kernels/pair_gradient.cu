@@ -107,21 +107,21 @@ __global__ void __launch_bounds__(kScanThreads, 1)
   auto* warp_sum = reinterpret_cast<int64_t*>(shared_memory());  // [kMaxWarps]
   int64_t before = 0;
   for (int64_t first = 0; first <= rows; first += kScanThreads * kScanRows) {
-    const int64_t own_first = first + threadIdx.x * kScanRows;
-    int64_t own[kScanRows], sum = 0;
+    const int64_t thread_first = first + threadIdx.x * kScanRows;
+    int64_t counts[kScanRows], sum = 0;
 #pragma unroll
     for (int i = 0; i < kScanRows; ++i) {
-      own[i] = own_first + i < rows ? count[own_first + i] : 0;
-      sum += own[i];
+      counts[i] = thread_first + i < rows ? count[thread_first + i] : 0;
+      sum += counts[i];
     }
     int64_t total;
     int64_t place = before + block_exclusive_sum(sum, kScanThreads / 32, warp_sum, &total);
     before += total;
 #pragma unroll
     for (int i = 0; i < kScanRows; ++i) {
-      if (own_first + i <= rows) begin[own_first + i] = place;
-      if (own_first + i < rows) count[own_first + i] = 0;
-      place += own[i];
+      if (thread_first + i <= rows) begin[thread_first + i] = place;
+      if (thread_first + i < rows) count[thread_first + i] = 0;
+      place += counts[i];
     }
     __syncthreads();
   }
@@ -137,10 +137,10 @@ __global__ void __launch_bounds__(kListThreads, 4)
 
 // Reduces all flags to one.
 __global__ void __launch_bounds__(kScanThreads, 1)
-    all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* others, int64_t other_groups,
+    all_finite_kernel(const int32_t* finite, int64_t groups, const int32_t* ref_finite, int64_t ref_groups,
                       const int32_t* is_valid, int32_t* all) {
   bool has_nonfinite = block_any_nonfinite(finite, groups);
-  has_nonfinite |= block_any_nonfinite(others, other_groups);
+  has_nonfinite |= block_any_nonfinite(ref_finite, ref_groups);
   if (threadIdx.x == 0) *all = !has_nonfinite && (!is_valid || *is_valid != 0);
 }
 

@@ -39,9 +39,9 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
   const int64_t count = inputs.count;
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const Tensor drawn = checked_random(random, random_positive + random_negative, count, inputs.labels);
-  RandomNumbers numbers;
-  if (random_positive) numbers.positive = data<double>(drawn);
-  if (random_negative) numbers.negative = data<double>(drawn) + (random_positive ? count : 0);
+  RandomNumbers uniforms;
+  if (random_positive) uniforms.positive = data<double>(drawn);
+  if (random_negative) uniforms.negative = data<double>(drawn) + (random_positive ? count : 0);
   SelectionTensors out{new_array(inputs.labels, {count}, ScalarType::Long),
                        new_array(inputs.labels, {count}, ScalarType::Long),
                        new_array(inputs.embeddings, {count}, inputs.type),
@@ -57,7 +57,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
                     LossOut<acc_t> loss_out;
                     if (loss) loss_out = {loss->term, loss->reduction, mutable_data<acc_t>(out.loss)};
                     select_triplets<MmaPolicy>(
-                        rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth, numbers,
+                        rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth, uniforms,
                         {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
                          mutable_data<acc_t>(out.positive_similarity), mutable_data<acc_t>(out.negative_similarity)},
                         loss_out, context, context.stream());
