@@ -16,18 +16,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cuda(
   OpContext context(inputs.embeddings);
   const BatchAllTensors out(inputs.embeddings, inputs.labels, inputs.type, need_grad);
   const bool squared_differences = batch_all_measure(rule, true).quantity != PairQuantity::kInnerProduct;
-  with_mma_policy(inputs.embeddings.scalar_type(), squared_differences, rule.allow_tf32,
-                  [&]<class MmaPolicy, class Scalar>() {
-                    using acc_t = typename MmaPolicy::acc_t;
-                    const auto margin = static_cast<acc_t>(rule.margin);
-                    if (!margin_table && !(std::fabs(margin) <= std::numeric_limits<acc_t>::max()))
-                      check(false, "margin must be finite, got " + std::to_string(margin));
-                    batch_all<MmaPolicy>(
-                        rule, inputs.anchors<Scalar>(), inputs.depth, margins.table<acc_t>(),
-                        {mutable_data<acc_t>(out.loss), mutable_data<int64_t>(out.active),
-                         mutable_data<int64_t>(out.total), need_grad ? mutable_data<acc_t>(out.gradient) : nullptr},
-                        {}, context, context.stream());
-                  });
+  const ScalarType dtype = inputs.embeddings.scalar_type();
+  with_mma_policy(dtype, squared_differences, rule.allow_tf32, [&]<class MmaPolicy, class Scalar>() {
+    using acc_t = typename MmaPolicy::acc_t;
+    const auto margin = static_cast<acc_t>(rule.margin);
+    if (!margin_table && !(std::fabs(margin) <= std::numeric_limits<acc_t>::max()))
+      check(false, "margin must be finite, got " + std::to_string(margin));
+    batch_all<MmaPolicy>(rule, inputs.anchors<Scalar>(), inputs.depth, margins.table<acc_t>(),
+                         {
+                             .loss = mutable_data<acc_t>(out.loss),
+                             .active = mutable_data<int64_t>(out.active),
+                             .total = mutable_data<int64_t>(out.total),
+                             .grad = need_grad ? mutable_data<acc_t>(out.gradient) : nullptr,
+                         },
+                         {}, context, context.stream());
+  });
   return {out.loss, out.gradient, out.active, out.total};
 }
 

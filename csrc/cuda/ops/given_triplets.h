@@ -35,8 +35,11 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_tensors(const PairMeasure& measu
   const Tensor value = unreduced ? in.new_vector() : new_array(in.rows.embeddings, {}, in.type);
   OpContext context(in.rows.embeddings);
   with_gradient(in.rows, [&]<class acc_t>(const auto& rows, const auto&) {
-    const TripletLossOut<acc_t> out{mutable_data<acc_t>(value), mutable_data<acc_t>(positive),
-                                    mutable_data<acc_t>(negative)};
+    const TripletLossOut<acc_t> out{
+        .loss = mutable_data<acc_t>(value),
+        .positive = mutable_data<acc_t>(positive),
+        .negative = mutable_data<acc_t>(negative),
+    };
     loss_of_triplets(measure, loss, rows, in.list(), out, context, context.stream());
   });
   return {value, positive, negative};
@@ -64,9 +67,13 @@ Tensor triplet_gradient_tensor(const PairMeasure& measure, const Loss& loss, con
                grad_negative = given.grad_negative ? checked("grad_negative", *given.grad_negative) : grad_loss;
   OpContext context(in.rows.embeddings);
   with_gradient(in.rows, [&]<class acc_t>(const auto& rows, const auto& out) {
-    const TripletLossGradient<acc_t> gradient{data<acc_t>(positive), data<acc_t>(negative), data<acc_t>(grad_loss),
-                                              given.grad_positive ? data<acc_t>(grad_positive) : nullptr,
-                                              given.grad_negative ? data<acc_t>(grad_negative) : nullptr};
+    const TripletLossGradient<acc_t> gradient{
+        .positive = data<acc_t>(positive),
+        .negative = data<acc_t>(negative),
+        .grad_loss = data<acc_t>(grad_loss),
+        .grad_positive = given.grad_positive ? data<acc_t>(grad_positive) : nullptr,
+        .grad_negative = given.grad_negative ? data<acc_t>(grad_negative) : nullptr,
+    };
     loss_of_triplets_gradient(measure, loss, rows, in.list(), gradient, out.x, context, context.stream());
   });
   return in.rows.grad_x;

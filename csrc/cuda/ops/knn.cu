@@ -34,10 +34,16 @@ std::tuple<Tensor, Tensor> knn_backward_cuda(Tensor grad_similarity, Tensor inde
   check_same_device("index", index, tensors.embeddings);
   check_same_device("grad_similarity", grad_similarity, tensors.embeddings);
   check(grad_similarity.size(1) == index.size(1), "grad_similarity must have the shape of index");
-  const Tensor second = contiguous_array(index), gradient = contiguous_array(grad_similarity);
+  const Tensor right = contiguous_array(index), gradient = contiguous_array(grad_similarity);
   OpContext context(tensors.embeddings);
   with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
-    const PairList<acc_t> pairs{nullptr, data<int64_t>(second), data<acc_t>(gradient), count, second.size(1)};
+    const PairList<acc_t> pairs{
+        .left = nullptr,
+        .right = data<int64_t>(right),
+        .gradient = data<acc_t>(gradient),
+        .count = count,
+        .partners = right.size(1),
+    };
     pair_gradient(measure, rows, pairs, false, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};

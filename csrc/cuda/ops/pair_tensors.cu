@@ -49,19 +49,23 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
   if (loss)
     out.loss = loss->reduction == Reduction::kNone ? new_array(inputs.embeddings, {count}, inputs.type)
                                                    : new_array(inputs.embeddings, {}, inputs.type);
-  with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
-                  [&]<class MmaPolicy, class Scalar>() {
-                    using acc_t = typename MmaPolicy::acc_t;
-                    LabeledRows<Scalar> refs{};
-                    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
-                    LossOut<acc_t> loss_out;
-                    if (loss) loss_out = {loss->term, loss->reduction, mutable_data<acc_t>(out.loss)};
-                    select_triplets<MmaPolicy>(
-                        rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth, uniforms,
-                        {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
-                         mutable_data<acc_t>(out.positive_similarity), mutable_data<acc_t>(out.negative_similarity)},
-                        loss_out, context, context.stream());
-                  });
+  const ScalarType dtype = inputs.embeddings.scalar_type();
+  const bool squared_differences = rule.similarity == Similarity::kEuclidean;
+  with_mma_policy(dtype, squared_differences, rule.allow_tf32, [&]<class MmaPolicy, class Scalar>() {
+    using acc_t = typename MmaPolicy::acc_t;
+    LabeledRows<Scalar> refs{};
+    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
+    LossOut<acc_t> loss_out;
+    if (loss) loss_out = {.term = loss->term, .reduction = loss->reduction, .loss = mutable_data<acc_t>(out.loss)};
+    const SelectionOut<acc_t> selection{
+        .positive_index = mutable_data<int64_t>(out.positive_index),
+        .negative_index = mutable_data<int64_t>(out.negative_index),
+        .positive_similarity = mutable_data<acc_t>(out.positive_similarity),
+        .negative_similarity = mutable_data<acc_t>(out.negative_similarity),
+    };
+    select_triplets<MmaPolicy>(rule, inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr, inputs.depth,
+                               uniforms, selection, loss_out, context, context.stream());
+  });
   return out;
 }
 

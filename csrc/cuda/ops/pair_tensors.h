@@ -51,18 +51,25 @@ struct GradientTensors {
 struct SelectedTensors {
   Tensor positive_index, negative_index, positive, negative;
 
-  SelectedTensors(const Tensor& p_index, const Tensor& n_index, const Tensor& p, const Tensor& n, const Tensor& like) {
+  // The names are those of the op's arguments `p` and `n`.
+  SelectedTensors(const Tensor& p_index, const Tensor& n_index, const char* p_name, const Tensor& p, const char* n_name,
+                  const Tensor& n, const Tensor& like) {
     const ScalarType type = compute_type(like);
     positive_index = checked_vector("positive_index", p_index, like, ScalarType::Long);
     negative_index = checked_vector("negative_index", n_index, like, ScalarType::Long);
-    positive = checked_vector("numbers of positives", p, like, type);
-    negative = checked_vector("numbers of negatives", n, like, type);
+    positive = checked_vector(p_name, p, like, type);
+    negative = checked_vector(n_name, n, like, type);
   }
 
   template <class acc_t>
   SelectedPairs<acc_t> pairs() const {
-    return {data<int64_t>(positive_index), data<int64_t>(negative_index), data<acc_t>(positive), data<acc_t>(negative),
-            positive_index.size(0)};
+    return {
+        .positive_index = data<int64_t>(positive_index),
+        .negative_index = data<int64_t>(negative_index),
+        .positive_similarity = data<acc_t>(positive),
+        .negative_similarity = data<acc_t>(negative),
+        .count = positive_index.size(0),
+    };
   }
 };
 
@@ -72,10 +79,15 @@ void with_gradient(const GradientTensors& tensors, const Body& body) {
   with_scalar(tensors.embeddings.scalar_type(), [&]<class Scalar>() {
     using acc_t = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
     const auto target = [](const Tensor& grad) { return grad.dim() == 2 ? mutable_data<Scalar>(grad) : nullptr; };
-    const PairedRows<Scalar> rows{data<Scalar>(tensors.embeddings), tensors.count(),
-                                  tensors.has_refs ? data<Scalar>(tensors.ref_embeddings) : nullptr,
-                                  tensors.has_refs ? tensors.ref_embeddings.size(0) : 0, tensors.embeddings.size(1)};
-    body.template operator()<acc_t>(rows, GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)});
+    const PairedRows<Scalar> rows{
+        .x = data<Scalar>(tensors.embeddings),
+        .count = tensors.count(),
+        .refs = tensors.has_refs ? data<Scalar>(tensors.ref_embeddings) : nullptr,
+        .ref_count = tensors.has_refs ? tensors.ref_embeddings.size(0) : 0,
+        .depth = tensors.embeddings.size(1),
+    };
+    const GradientOut<Scalar> out{.x = target(tensors.grad_x), .refs = target(tensors.grad_refs)};
+    body.template operator()<acc_t>(rows, out);
   });
 }
 

@@ -21,7 +21,8 @@ std::tuple<Tensor, Tensor> select_triplets_backward_cuda(Tensor grad_positive, T
                                                          bool need_embeddings, bool need_ref_embeddings) {
   const PairMeasure measure = measure_of(similarity_from_code(similarity));
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
-  const SelectedTensors selected(positive_index, negative_index, grad_positive, grad_negative, tensors.embeddings);
+  const SelectedTensors selected(positive_index, negative_index, "grad_positive", grad_positive, "grad_negative",
+                                 grad_negative, tensors.embeddings);
   OpContext context(tensors.embeddings);
   with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
     // No loss, and the gradients of the similarities do not depend on the similarities.

@@ -29,27 +29,25 @@ std::tuple<Tensor, Tensor> triplet_loss_backward_cuda(
       loss_rule(term, hard_rule, separate_means, temperature, margin, lam, hard_cutoff, min_similarity, reduction);
   const PairMeasure measure = measure_of(similarity_from_code(similarity));
   const GradientTensors tensors(embeddings, ref_embeddings, need_embeddings, need_ref_embeddings);
-  const SelectedTensors selected(positive_index, negative_index, positive_similarity, negative_similarity,
-                                 tensors.embeddings);
+  const SelectedTensors selected(positive_index, negative_index, "positive_similarity", positive_similarity,
+                                 "negative_similarity", negative_similarity, tensors.embeddings);
   const ScalarType type = compute_type(tensors.embeddings);
-  const int64_t count = tensors.count();
-  check_loss_gradient(grad_loss, tensors.embeddings, type, rule.reduction == Reduction::kNone ? count : 1);
+  check_loss_gradient(grad_loss, tensors.embeddings, type, rule.reduction == Reduction::kNone ? tensors.count() : 1);
   const Tensor grad = contiguous_array(grad_loss);
   const auto extra = [&](const char* name, const std::optional<Tensor>& t) {
-    if (!t) return grad;
-    check_vector(name, *t, count, type);
-    check_same_device(name, *t, tensors.embeddings);
-    return contiguous_array(*t);
+    return t ? checked_vector(name, *t, tensors.embeddings, type) : grad;
   };
   const Tensor d_positive = extra("grad_positive", grad_positive), d_negative = extra("grad_negative", grad_negative);
   OpContext context(tensors.embeddings);
   with_gradient(tensors, [&]<class acc_t>(const auto& rows, const auto& out) {
-    const LossGradient<acc_t> loss{rule.term,
-                                   rule.reduction,
-                                   selected.pairs<acc_t>(),
-                                   data<acc_t>(grad),
-                                   grad_positive ? data<acc_t>(d_positive) : nullptr,
-                                   grad_negative ? data<acc_t>(d_negative) : nullptr};
+    const LossGradient<acc_t> loss{
+        .term = rule.term,
+        .reduction = rule.reduction,
+        .pairs = selected.pairs<acc_t>(),
+        .grad_loss = data<acc_t>(grad),
+        .grad_positive = grad_positive ? data<acc_t>(d_positive) : nullptr,
+        .grad_negative = grad_negative ? data<acc_t>(d_negative) : nullptr,
+    };
     triplet_loss_gradient(measure, rows, loss, true, out, context, context.stream());
   });
   return {tensors.grad_x, tensors.grad_refs};

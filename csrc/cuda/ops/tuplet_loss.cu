@@ -10,13 +10,13 @@ using TupletOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
 // Calls body<MmaPolicy, Scalar>(anchors, refs); refs is a pointer, null without refs.
 template <class Body>
 void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Body& body) {
-  with_mma_policy(inputs.embeddings.scalar_type(), rule.similarity == Similarity::kEuclidean, rule.allow_tf32,
-                  [&]<class MmaPolicy, class Scalar>() {
-                    LabeledRows<Scalar> refs{};
-                    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
-                    body.template operator()<MmaPolicy, Scalar>(inputs.anchors<Scalar>(),
-                                                                inputs.ref_embeddings ? &refs : nullptr);
-                  });
+  const ScalarType dtype = inputs.embeddings.scalar_type();
+  const bool squared_differences = rule.similarity == Similarity::kEuclidean;
+  with_mma_policy(dtype, squared_differences, rule.allow_tf32, [&]<class MmaPolicy, class Scalar>() {
+    LabeledRows<Scalar> refs{};
+    if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
+    body.template operator()<MmaPolicy, Scalar>(inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
+  });
 }
 
 TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
@@ -30,14 +30,16 @@ TupletOutputs tuplet_loss_cuda(Tensor embeddings, Tensor labels, std::optional<T
   OpContext context(inputs.embeddings);
   with_tuplets(rule, inputs, [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;
-    const TupletOut<acc_t> out{mutable_data<acc_t>(loss),
-                               mutable_data<acc_t>(t.level),
-                               mutable_data<acc_t>(t.positive_similarity),
-                               mutable_data<acc_t>(t.shift),
-                               mutable_data<acc_t>(t.sum),
-                               mutable_data<acc_t>(t.slope),
-                               mutable_data<int64_t>(t.positive_index),
-                               mutable_data<int64_t>(t.positive_count)};
+    const TupletOut<acc_t> out{
+        .loss = mutable_data<acc_t>(loss),
+        .logsumexp = mutable_data<acc_t>(t.level),
+        .positive_similarity = mutable_data<acc_t>(t.positive_similarity),
+        .shift = mutable_data<acc_t>(t.shift),
+        .sum = mutable_data<acc_t>(t.sum),
+        .slope = mutable_data<acc_t>(t.slope),
+        .positive_index = mutable_data<int64_t>(t.positive_index),
+        .positive_count = mutable_data<int64_t>(t.positive_count),
+    };
     tuplet_loss<MmaPolicy>(rule, anchors, refs, inputs.depth, out, context, context.stream());
   });
   return {loss, t.level, t.positive_similarity, t.shift, t.sum, t.slope, t.positive_index, t.positive_count};
@@ -59,12 +61,14 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cuda(Tensor grad_loss, Tensor em
   with_tuplets(rule, inputs, [&]<class MmaPolicy, class Scalar>(const auto& anchors, const auto* refs) {
     using acc_t = typename MmaPolicy::acc_t;
     const auto target = [](const Tensor& t) { return t.dim() == 2 ? mutable_data<Scalar>(t) : nullptr; };
-    const TupletSaved<acc_t> saved{data<acc_t>(given.gradient),
-                                   data<acc_t>(given.shift),
-                                   data<acc_t>(given.sum),
-                                   data<acc_t>(given.slope),
-                                   data<int64_t>(given.positive_index),
-                                   data<int64_t>(given.positive_count)};
+    const TupletSaved<acc_t> saved{
+        .grad_loss = data<acc_t>(given.gradient),
+        .shift = data<acc_t>(given.shift),
+        .sum = data<acc_t>(given.sum),
+        .slope = data<acc_t>(given.slope),
+        .positive_index = data<int64_t>(given.positive_index),
+        .positive_count = data<int64_t>(given.positive_count),
+    };
     tuplet_loss_gradient<MmaPolicy>(rule, anchors, refs, inputs.depth, saved,
                                     GradientOut<Scalar>{target(tensors.grad_x), target(tensors.grad_refs)}, context,
                                     context.stream());
