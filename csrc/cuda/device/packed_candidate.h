@@ -69,10 +69,8 @@ __device__ __forceinline__ PackedCandidate<float> load(const PackedCandidate<flo
 }
 __device__ __forceinline__ PackedCandidate<double> load(const PackedCandidate<double>* best) { return *best; }
 
-// Reduces n values over the lanes that differ in the bits `masks`, exchanging half of the values per step. Each lane
-// keeps n / 2^
-// masks
-// results, of the values from *first on, at the front of the array.
+// Reduces n values over the lanes that differ in the bits `masks`. Each mask halves the number of values per lane: a
+// lane ends with the results of the values from *first on, at the front of the array.
 template <int n, int mask, int... masks, class acc_t>
 __device__ __forceinline__ void reduce_to_lanes(PackedCandidate<acc_t>* value, int* first) {
   const bool upper = (lane_index() & mask) != 0;

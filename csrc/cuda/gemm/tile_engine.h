@@ -37,7 +37,7 @@ __device__ __forceinline__ void multiply_panels(const char* rows, const char* co
       tile_engine::copy_stage<MmaPolicy>(rows, stage, shared + 2 * slot * kBytes);
       tile_engine::copy_stage<MmaPolicy>(columns, stage, shared + (2 * slot + 1) * kBytes);
     }
-    cp_async_commit();  // also past the end, where the group is empty: cp_async_wait counts groups
+    cp_async_commit();  // past the end the group is empty: cp_async_wait counts groups
   };
 #pragma unroll
   for (int r = 0; r < MmaPolicy::kRows; ++r)
@@ -47,8 +47,9 @@ __device__ __forceinline__ void multiply_panels(const char* rows, const char* co
   for (int stage = 0; stage < kInFlight - 1; ++stage) copy(stage, stage);
   int slot = 0;
   for (int64_t stage = 0; stage < stages; ++stage) {
-    cp_async_wait<kInFlight - 2>();  // this stage has arrived,
-    __syncthreads();                 // for every thread; all are done with the previous stage, whose slot is next
+    // This stage has arrived for every thread, and all threads are done with the previous stage, whose slot is next.
+    cp_async_wait<kInFlight - 2>();
+    __syncthreads();
     copy(stage + kInFlight - 1, slot == 0 ? kInFlight - 1 : slot - 1);
     MmaPolicy::multiply_stage(shared + 2 * slot * kBytes, shared + (2 * slot + 1) * kBytes, fragment);
     slot = slot + 1 == kInFlight ? 0 : slot + 1;

@@ -2,18 +2,10 @@
 //
 // A pair of rows x, y with gradient w at its measure adds to the gradient of x:
 //   inner product: w y
-//   negative distance: (w / d) (y - x), d =
-// y - x
-// ; nothing at d = 0, where PyTorch's norm has the subgradient 0
+//   negative distance: (w / d) (y - x), d = |y - x|; nothing at d = 0, where PyTorch's norm has the subgradient 0
 //   negative squared distance: 2 w (y - x)
-// All are symmetric in x and y, so both endpoints of a pair are treated alike. For normalized rows, x and y stand for x
-// /
-// x
-// and y /
-// y
-// , and the sum is projected through x /
-// x
-// .
+// All are symmetric in x and y, so both endpoints of a pair are treated alike. For normalized rows, x and y stand for
+// x / |x| and y / |y|, and the sum is projected through x / |x|.
 #pragma once
 
 #include <limits>
