@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
 // The weights operand: rows or columns of a strip.
 template <class acc_t>
 struct GradientGemmWeights {
-  const acc_t* weight;
+  const acc_t* weight;  // rows and columns at row_step and depth_step
   int64_t count, depth;
   int64_t row_step, depth_step;  // strides in `weight`
   const acc_t* norm;             // [depth]; null: 1
@@ -147,7 +147,7 @@ struct GradientGemmOut {
 
 // A panel of weights against one of rows. The first `stages` stages of each panel are multiplied.
 struct GradientGemmOperands {
-  const char *weights, *rows;
+  const char *weights, *rows;  // panels
   int64_t weight_panel, row_panel, stages;
 };
 

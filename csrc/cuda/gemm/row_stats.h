@@ -16,7 +16,7 @@ HARDMINE_HD int64_t finite_flag_count(int64_t count) { return ceil_div(count, kF
 // The flags of some matrices; a null pointer stands for finite rows.
 template <int kMatrices>
 struct FiniteFlags {
-  const int32_t* flags[kMatrices];
+  const int32_t* flags[kMatrices];  // [count] each
   int64_t count[kMatrices];
 
   // All threads of a block call it, and get the same answer.

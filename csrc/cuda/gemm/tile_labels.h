@@ -9,8 +9,8 @@ namespace hardmine::cuda {
 template <class MmaPolicy>
 struct PairwiseOperands {
   PackedMatrix<MmaPolicy> rows, columns;
-  const int64_t* row_label;
-  const int64_t* column_label;
+  const int64_t* row_label;     // [rows.count]
+  const int64_t* column_label;  // [columns.count]
   bool symmetric;
 };
 

@@ -245,8 +245,8 @@ class Anchor {
   Positive* list_;
   int32_t* active_;  // [positives]: at i, the negatives with i + 1 listed positives below them
   const int64_t row_, label_;
-  acc_t* pairs_;
-  int32_t* actives_;
+  acc_t* pairs_;      // [count]
+  int32_t* actives_;  // [count]; null with a single chunk
   int32_t positives_ = 0, first_of_warp_ = 0;
   int64_t first_ = 0;
   int size_ = 0;

@@ -79,7 +79,7 @@ template <class MmaPolicy>
 struct PairMeasureParams {
   using acc_t = typename MmaPolicy::acc_t;
   PackedMatrix<MmaPolicy> rows;
-  const acc_t* shift;
+  const acc_t* shift;  // [count]
   bool squared;
   int64_t first_row, strip_rows;
   acc_t* pairs;  // [strip_rows, count]
@@ -134,8 +134,8 @@ template <class acc_t>
 struct BatchAllEpilogue {
   BatchAllReduction reduction;
   int64_t count;
-  const double* value;
-  const int64_t *active, *total;
+  const double* value;                // [count]
+  const int64_t *active, *total;      // [count]
   const int32_t* finite;              // [finite_flag_count(count)]
   const int32_t* margins_are_finite;  // [count]; null without a table
   BatchAllOut<acc_t> out;

@@ -248,7 +248,7 @@ class GatherRow {
   const GatherParams<Scalar, acc_t>& params_;
   GatherShared<acc_t>& shared_;
   const int64_t row_;
-  const Scalar* self_;
+  const Scalar* self_;  // [depth]
   const acc_t norm_;
   int64_t first_depth_ = 0;
   acc_t sum_[kGatherColumns];

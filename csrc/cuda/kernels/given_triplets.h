@@ -31,7 +31,7 @@ struct TripletLossGradient {
   const acc_t* negative;       // [count]
   const acc_t* grad_loss;      // [1], or [count] without reduction
   const acc_t* grad_positive;  // [count]; null: none
-  const acc_t* grad_negative;
+  const acc_t* grad_negative;  // [count]; null: none
 };
 
 // Sums are in double, in an order that depends only on the number of triplets. O(rows + triplets) memory.

@@ -29,7 +29,7 @@ struct LossGradient {
   SelectedPairs<acc_t> pairs;
   const acc_t* grad_loss;      // [1], or [count] without reduction; null: none
   const acc_t* grad_positive;  // [count]; null: none
-  const acc_t* grad_negative;
+  const acc_t* grad_negative;  // [count]; null: none
 };
 
 // Gradients in the type of the rows. Null: not computed.

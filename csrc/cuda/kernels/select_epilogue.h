@@ -12,9 +12,9 @@ template <class acc_t>
 struct SelectionEpilogue {
   int64_t count;
   Similarity similarity;
-  const PackedCandidate<acc_t>* positive;
-  const PackedCandidate<acc_t>* negative;
-  const PackedCandidate<acc_t>* fallback;                     // for anchors without a negative; null: none
+  const PackedCandidate<acc_t>* positive;                     // [count]
+  const PackedCandidate<acc_t>* negative;                     // [count]
+  const PackedCandidate<acc_t>* fallback;                     // [count]: for anchors without a negative; null: none
   bool positive_negated, negative_negated, fallback_negated;  // keys are negated, as the least similar wins
   FiniteFlags<2> finite;                                      // of the rows and, with refs, of the columns
   SelectionOut<acc_t> out;

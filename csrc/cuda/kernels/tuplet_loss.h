@@ -7,7 +7,7 @@
 
 namespace hardmine::cuda {
 
-// One entry per anchor, except for the loss. Backward reads the same values as on the CPU.
+// [anchors] each, except for the loss. Backward reads the same values as on the CPU.
 template <class acc_t>
 struct TupletOut {
   acc_t* loss;                 // [1], or [anchors] without reduction
@@ -29,12 +29,12 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
 // What the forward pass saved, and the gradient that arrives at the loss.
 template <class acc_t>
 struct TupletSaved {
-  const acc_t* grad_loss;  // [1], or [anchors] without reduction
-  const acc_t* shift;
-  const acc_t* sum;
-  const acc_t* slope;
-  const int64_t* positive_index;
-  const int64_t* positive_count;
+  const acc_t* grad_loss;         // [1], or [anchors] without reduction
+  const acc_t* shift;             // [anchors]
+  const acc_t* sum;               // [anchors]
+  const acc_t* slope;             // [anchors]
+  const int64_t* positive_index;  // [anchors]
+  const int64_t* positive_count;  // [anchors]
 };
 
 // The smallest size of a strip of weights: enough to occupy a GPU. Only tests lower it.

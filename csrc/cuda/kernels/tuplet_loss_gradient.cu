@@ -220,7 +220,7 @@ class TupletGradient {
   // Weighted sums over the columns, per row of a strip: of the columns themselves, or of differences for distances.
   struct StripSums {
     const TupletGradient& gradient;
-    const Scalar* column;
+    const Scalar* column;  // [columns, depth]
     int64_t num_splits = 1;
     acc_t* out;  // [num_splits, strip rows, depth]
     std::conditional_t<MmaPolicy::kSquaredDifferences, std::nullptr_t, GradientGemm<MmaPolicy>> gemm{};
