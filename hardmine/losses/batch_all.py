@@ -213,8 +213,9 @@ class BatchAllTripletLoss(Loss):
     def _check_labels(self, name: str, labels: Any) -> None:
         """The labels of a state are those of the module, in the same order."""
         expected = self._labels_of_rows()
-        if not isinstance(labels, Tensor) or labels.dtype not in INTEGER_DTYPES or labels.shape != expected.shape:
-            got = f"{labels.dtype} {shape_of(labels)}" if isinstance(labels, Tensor) else type(labels).__name__
+        check_tensor(name, labels)
+        if labels.dtype not in INTEGER_DTYPES or labels.shape != expected.shape:
+            got = f"{labels.dtype} {shape_of(labels)}"
             raise ValueError(f"{name} must be integers [C] = {shape_of(expected)}, got {got} in state_dict")
         if is_without_values(labels) or is_without_values(expected):
             return

@@ -189,7 +189,13 @@ WRONG_STATES = [
             (torch.tensor([1002, 7]), "7 at [0], as when the module was made, got 1002 in state_dict"),
             (torch.tensor([7]), "integers [C] = [2], got torch.int64 [1] in state_dict"),
             (torch.tensor([7.0, 1002.0]), "integers [C] = [2], got torch.float32 [2] in state_dict"),
-            ([7, 1002], "integers [C] = [2], got list in state_dict"),
+        )
+    ),
+    *(
+        ({"loss.margin": TABLE, "loss.margin_labels": labels}, TypeError, f"loss.margin_labels must be a {words}")
+        for labels, words in (
+            ([7, 1002], "torch.Tensor, got list"),
+            (torch.tensor([7, 1002]).to_sparse(), "dense tensor, got layout torch.sparse_coo"),
         )
     ),
 ]
