@@ -1,4 +1,4 @@
-// What csrc/cpu defines beside its ops.
+// Replaces csrc/cpu/ops/simd_level.cpp.
 #include <torch/csrc/stable/library.h>
 
 #include <string>

@@ -1,4 +1,4 @@
-// The batch-all triplet loss and its gradient against the triple loop.
+// The batch-all triplet loss and its gradient compared with the triple loop.
 
 #include "cuda/kernels/batch_all_triplet_loss.h"
 
@@ -37,7 +37,7 @@ Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, cons
   const MarginTable<acc_t> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};
   Run<acc_t> out;
   acc_t nothing[1];
-  if (want_gradient) out.grad.assign(x.size(), acc_t(kNaN));  // garbage: every element must be written
+  if (want_gradient) out.grad.assign(x.size(), acc_t(kNaN));  // NaN shows an element that is not written
   acc_t* const grad = !want_gradient ? nullptr : x.empty() ? nothing : out.grad.data();
   HostWorkspace workspace;
   batch_all<typename Way::MmaPolicy, Scalar>(p.rule, {x.data(), p.batch.label.data(), p.batch.count}, p.batch.depth,
@@ -46,7 +46,7 @@ Run<typename Way::acc_t> run(const BatchAllProblem<typename Way::acc_t>& p, cons
   return out;
 }
 
-// Rows as the type of embeddings holds them.
+// Rows rounded to the type of the embeddings.
 template <class Way>
 void round_rows(std::vector<typename Way::acc_t>& x) {
   using Scalar = typename Way::Scalar;
@@ -54,7 +54,7 @@ void round_rows(std::vector<typename Way::acc_t>& x) {
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<typename Way::acc_t>(to_acc(rounded[i]));
 }
 
-// What the factors of the gradient are rounded to; of TF32, rows are, too.
+// The rounding error of the gradient's factors. With TF32, rows are rounded too.
 template <class MmaPolicy>
 double rounding() {
   using Packed = typename MmaPolicy::Packed;
@@ -86,8 +86,8 @@ BatchAllProblem<typename Way::acc_t> problem(const std::vector<int64_t>& sizes, 
   return p;
 }
 
-// The rules that a policy serves: squared differences all but the one that inner products are for,
-// in which short rows are exact as well.
+// The rules of a policy. Inner products serve squared distances of unit rows. Squared differences serve the rest; for
+// them short rows are exact as well.
 template <class Way, class Use>
 void for_rules(const Use& use) {
   if constexpr (Way::MmaPolicy::kSquaredDifferences) {
@@ -115,7 +115,7 @@ void for_ways(const Use& use) {
   for_squared_differences(use);
 }
 
-// Of rows that are rounded, only what is exact can be told.
+// If rows are rounded, only exact inputs can be checked.
 template <class Way>
 constexpr bool kRoundsRows = std::is_same_v<typename Way::MmaPolicy, Tf32Products>;
 
@@ -159,8 +159,8 @@ TEST(batch_all_any_class_sizes_match_triple_loop) {
   });
 }
 
-// Rows 0, 1, 3 on a line, the last one of another class: 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2 of
-// anchor 0 and (margin - 3) / 2 of anchor 1.
+// Points 0, 1 and 3 on a line; the last one has another class. 1/2 (|a - p|^2 - |a - n|^2 + margin) is (margin - 8) / 2
+// for anchor 0 and (margin - 3) / 2 for anchor 1.
 TEST(batch_all_three_points_matches_hand_worked_values) {
   using Way = Way<DoubleSquaredDifferences, double>;
   auto p = problem<Way>({2, 1}, 1, true, true, false, 0);
@@ -212,7 +212,7 @@ TEST(batch_all_any_order_gives_same_bits) {
   check(Way<Float16Products, Float16>{"float16"}, true, true);
 }
 
-// |a - b|^2 / 2 = 1 - s is of unit rows only; the gradients of shorter ones are 0.
+// |a - b|^2 / 2 = 1 - s holds only for unit rows. The gradients of shorter rows are 0.
 TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
   using Products = Way<DoubleProducts, double>;
   using Squares = Way<DoubleSquaredDifferences, double>;
@@ -229,7 +229,7 @@ TEST(batch_all_rows_below_minimum_norm_match_triple_loop) {
   }
 }
 
-// Far from the origin sums of products would lose the digits of differences.
+// Far from the origin, sums of products would lose the digits of differences.
 TEST(batch_all_rows_far_from_origin_keep_digits) {
   auto p = problem<Way<FloatSquaredDifferences, float>>({7, 6, 7}, 5, true, true, false, 4);
   for (float& x : p.batch.x) x += 1 << 20;
@@ -265,7 +265,7 @@ TEST(batch_all_invalid_margins_give_nan) {
   CHECK(!is_nan(run<Way>(p)));
   for (int64_t a = 0; a < 5; ++a)
     for (int64_t n = 0; n < 5; ++n) {
-      // Only what is between classes of the batch is looked at: the diagonal as well, and anchors without a positive.
+      // Only margins between classes of the batch are read, including the diagonal and anchors without a positive.
       const auto in_use = [&](int64_t row) { return std::find(p.rows.begin(), p.rows.end(), row) != p.rows.end(); };
       auto q = p;
       q.margins[a * 5 + n] = (a + n) % 2 ? std::numeric_limits<float>::infinity() : static_cast<float>(kNaN);

@@ -1,4 +1,4 @@
-// The emulation itself: what a kernel may rely on works, and what it must not do is found.
+// The emulation itself: what kernels may rely on works, and what they must not do is an error.
 
 #include "emulation.h"
 
@@ -32,7 +32,7 @@ void run_block(int threads, const Kernel& kernel, size_t shared = 1024) {
 
 const std::string kWaits = "kernel: threads wait for others that ended, or that wait elsewhere";
 
-// The sums that threads make of what their neighbors wrote; `waits`: as they must.
+// The sums of what the neighboring threads wrote. `waits`: with the barriers that this needs.
 std::vector<int> read_neighbors(bool waits) {
   std::vector<int> read(96);
   emulation::run("neighbors", 1, 96, 96 * sizeof(int), [&] {
@@ -171,7 +171,7 @@ TEST(barrier_divergence_is_an_error) {
   CHECK_THROWS(run_block(64, half_a_warp), std::runtime_error, kWaits);
   CHECK_THROWS(run_block(64, other_exchange), std::runtime_error, kWaits);
   CHECK_THROWS(run_block(64, block_or_warp), std::runtime_error, kWaits);
-  // A warp may exchange what others do not, and the emulation goes on after an error.
+  // One warp may exchange values while others do not. The emulation works on after an error.
   run_block(64, [] {
     if (warp_index() == 1) CHECK_EQ(__shfl_xor_sync(kFullWarp, lane_index(), 3), lane_index() ^ 3);
     __syncthreads();
@@ -199,7 +199,7 @@ TEST(warp_shuffles_exchange_values) {
     emulation::set_order(order, 2);
     emulation::run("exchanges", 1, 64, 0, [] {
       const int lane = lane_index(), own = 100 * warp_index() + lane;
-      for (int mask = 1; mask < 32; ++mask) {  // many in a row: what one writes, the next must not overwrite
+      for (int mask = 1; mask < 32; ++mask) {  // back to back: an exchange must not overwrite the previous one
         CHECK_EQ(__shfl_xor_sync(kFullWarp, own + mask, mask), 100 * warp_index() + (lane ^ mask) + mask);
         CHECK_EQ(__shfl_up_sync(kFullWarp, 1.5 * own, mask), 1.5 * (lane >= mask ? own - mask : own));
       }
@@ -231,8 +231,8 @@ TEST(async_copy_arrives_when_waited_for) {
       cp_async_16(shared_memory(), source);
       cp_async_commit();
       cp_async_16(shared_memory() + 16, source + 4);
-      CHECK_EQ(shared[0], -1);  // what shared memory starts as
-      cp_async_wait<1>();       // one group is closed: none must have arrived
+      CHECK_EQ(shared[0], -1);  // the initial value of shared memory
+      cp_async_wait<1>();       // one group may be pending, so none need have arrived
       CHECK_EQ(shared[0], -1);
       cp_async_commit();
       cp_async_wait<2>();
@@ -310,7 +310,7 @@ TEST(bfloat16_conversion_rounds_to_nearest_even) {
   CHECK_EQ(bits_of<BFloat16>(1), 0x3f80u);
   CHECK_EQ(bits_of<BFloat16>(-2), 0xc000u);
   CHECK_EQ(bits_of<BFloat16>(-0.0F), 0x8000u);
-  CHECK_EQ(bits_of<BFloat16>(1 + 0x1p-8F), 0x3f80u);  // a tie goes to the even
+  CHECK_EQ(bits_of<BFloat16>(1 + 0x1p-8F), 0x3f80u);  // ties to even
   CHECK_EQ(bits_of<BFloat16>(1 + 3 * 0x1p-8F), 0x3f82u);
   CHECK_EQ(bits_of<BFloat16>(1 + 0x1p-8F + 0x1p-20F), 0x3f81u);
   CHECK_EQ(bits_of<BFloat16>(std::numeric_limits<float>::max()), 0x7f80u);
@@ -323,7 +323,7 @@ TEST(float16_conversion_rounds_to_nearest_even) {
   CHECK_EQ(bits_of<Float16>(1), 0x3c00u);
   CHECK_EQ(bits_of<Float16>(-2), 0xc000u);
   CHECK_EQ(bits_of<Float16>(-0.0F), 0x8000u);
-  CHECK_EQ(bits_of<Float16>(1 + 0x1p-11F), 0x3c00u);  // a tie goes to the even
+  CHECK_EQ(bits_of<Float16>(1 + 0x1p-11F), 0x3c00u);  // ties to even
   CHECK_EQ(bits_of<Float16>(1 + 3 * 0x1p-11F), 0x3c02u);
   CHECK_EQ(bits_of<Float16>(2 - 0x1p-11F), 0x4000u);
   CHECK_EQ(bits_of<Float16>(65504), 0x7bffu);
@@ -353,7 +353,7 @@ TEST(half_types_round_trip_every_value) {
 TEST(tf32_conversion_rounds_ties_away_from_zero) {
   CHECK_EQ(tf32_of(1), 0x3f800000u);
   CHECK_EQ(tf32_of(1 + 0x1p-10F), 0x3f802000u);
-  CHECK_EQ(tf32_of(1 + 0x1p-11F), 0x3f802000u);  // a tie goes away from zero
+  CHECK_EQ(tf32_of(1 + 0x1p-11F), 0x3f802000u);  // ties away from zero
   CHECK_EQ(tf32_of(-1 - 0x1p-11F), 0xbf802000u);
   CHECK_EQ(tf32_of(1 + 3 * 0x1p-11F), 0x3f804000u);
   CHECK_EQ(tf32_of(1 + 0x1p-11F - 0x1p-23F), 0x3f800000u);
@@ -363,7 +363,7 @@ TEST(tf32_conversion_rounds_ties_away_from_zero) {
 
 namespace {
 
-// One instruction of a warp, with fragments as device.h describes them, against the product.
+// One mma instruction, with fragments as device.h describes them, compared with the product.
 template <int kNumbers, class Encode, class Multiply>
 void check_product(const Encode& encode, const Multiply& multiply) {
   constexpr int kDepth = 8 * kNumbers;
@@ -378,7 +378,7 @@ void check_product(const Encode& encode, const Multiply& multiply) {
       d[i][j] = want[i][j] = static_cast<float>(random.below(100));
       for (int k = 0; k < kDepth; ++k) want[i][j] += a[i][k] * b[k][j];
     }
-  // The numbers of a word of depth lie from its lowest bits on.
+  // The first number of a word is in its lowest bits.
   const auto word = [&](const auto& at, int w) {
     uint32_t bits = 0;
     for (int n = 0; n < kNumbers; ++n) bits |= encode(at(w * kNumbers + n)) << (32 / kNumbers * n);
@@ -403,6 +403,6 @@ void check_product(const Encode& encode, const Multiply& multiply) {
 TEST(tensor_core_mma_multiplies) {
   check_product<2>([](float x) { return bits_of<BFloat16>(x); }, mma_m16n8k16_bf16);
   check_product<2>([](float x) { return bits_of<Float16>(x); }, mma_m16n8k16_f16);
-  // What lies below the ten digits that the units read changes nothing.
+  // Bits below the ten that the tensor cores read have no effect.
   check_product<1>([](float x) { return tf32_of(x) | 0x1fff; }, mma_m16n8k8_tf32);
 }

@@ -1,5 +1,5 @@
-// Losses of given triplets on the emulation: measures and gradients against plain sums in double, losses against core's
-// loops over the measures, and triplets that are none.
+// Losses of given triplets on the emulation: measures and gradients compared with plain sums in double, losses compared
+// with the loops in core, and invalid triplets.
 
 #include "cuda/kernels/given_triplets.h"
 
@@ -39,7 +39,8 @@ struct Given {
   std::vector<T> positive, negative, value;
   std::vector<Scalar> gradient;
 
-  // What arrives at the loss: a number a term or, reduced, the first of them. `at_measures`: more of it arrives there.
+  // The incoming gradient of the loss: one number per term or, if reduced, only the first. `at_measures`: gradients
+  // also arrive at the measures.
   Given(const PairMeasure& measure, const Loss& loss, const std::vector<Scalar>& x, int64_t depth,
         const Triplets& triplets, bool at_measures = false, const Running& running = kRunnings[0])
       : positive(count_of(triplets), T(-7)),
@@ -115,7 +116,7 @@ void check_given(const PairMeasure& measure, const Loss& loss, const Batch<T>& x
   std::vector<T> want(got.value.size());
   core_loss(loss, pairs, want.data());
   for (size_t i = 0; i < want.size(); ++i)
-    CHECK_NEAR(got.value[i], want[i], (2 * epsilon + 1e-13) * (1 + std::fabs(want[i])));  // of sums in another order
+    CHECK_NEAR(got.value[i], want[i], (2 * epsilon + 1e-13) * (1 + std::fabs(want[i])));  // sums have another order
 
   const std::vector<T> arriving = Given<Loss, T>::arriving_at(count + 1);
   std::vector<T> d_positive(count), d_negative(count);
@@ -157,7 +158,7 @@ constexpr PairMeasure kSquaredDistance{PairQuantity::kNegativeSquaredDistance, f
 
 }  // namespace
 
-// Loops of a warp a triplet, of a block and of the one that sums all: 8 triplets a block, 1024 threads.
+// Around 8 triplets per block, one per warp, and 1024 threads of the block that sums all.
 TYPED_TEST(given_triplets_loss_and_gradient_match_dense_ones, T) {
   size_t turn = 0;
   for (const auto& [count, depth] : {std::pair{0, 3}, {1, 1}, {9, 31}, {40, 64}, {1100, 3}}) {
@@ -209,7 +210,7 @@ TEST(given_triplets_any_order_gives_same_bits) {
     using GivenLoss = Given<std::decay_t<decltype(loss)>, float>;
     const GivenLoss first(kSquaredDistance, loss, x, 9, triplets);
     CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets)));
-    // As many blocks: sums are in an order that depends on their number.
+    // The number of blocks stays the same, because it determines the order of sums.
     for (const Running& running : kRunnings)
       CHECK(first.same(GivenLoss(kSquaredDistance, loss, x, 9, triplets, false, {running.order, kMaxBlocks})));
   };
@@ -249,12 +250,12 @@ TEST(given_triplets_invalid_triplet_gives_nan) {
 TEST(given_triplets_nonfinite_row_gives_nan) {
   Random random(5);
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
-  for (const int64_t count : {2, 1030}) {  // few and many triplets find their rows in two ways
+  for (const int64_t count : {2, 1030}) {  // few and many triplets use different kernels
     const Triplets triplets = random_triplets(count, 17, random);
     int turn = 0;
     for (const double bad : {nan, infinity, -infinity, 1e200}) {  // the square of the last one overflows
       std::vector<double> x = make_rows<double>(Values::kReals, 18, 3, random);
-      x[17 * 3 + 1] = bad;  // of no triplet
+      x[17 * 3 + 1] = bad;  // in no triplet
       const auto check = [&](const auto& loss) {
         const Given<std::decay_t<decltype(loss)>, double> got(kSquaredDistance, loss, x, 3, triplets);
         for (const double value : got.value) CHECK(std::isnan(value));
@@ -267,7 +268,7 @@ TEST(given_triplets_nonfinite_row_gives_nan) {
   }
 }
 
-// The variance of distances around 10^8 that differ by hundreds: a mean of squares would have lost it.
+// Distances around 10^8 that differ by hundreds: the mean of squares would lose their variance.
 TEST(global_loss_large_distances_keep_variance_digits) {
   std::vector<float> x = {0};
   Triplets triplets;

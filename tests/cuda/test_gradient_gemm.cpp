@@ -1,4 +1,4 @@
-// Products of strips against plain sums in double.
+// Products of strips compared with plain sums in double.
 
 #include "cuda/gemm/gradient_gemm.h"
 
@@ -32,7 +32,7 @@ void for_ways(const Use& use) {
   use(Way<FloatProducts, Float16>{"float of float16"});
 }
 
-// Of what is rounded before it is multiplied.
+// The rounding error of the factors.
 template <class MmaPolicy>
 double rounding() {
   using Packed = typename MmaPolicy::Packed;
@@ -51,7 +51,7 @@ struct Case {
   std::vector<acc_t> weight, divisor, center;
 
   explicit Case(const Problem& p) : p(p), x(converted<Scalar>(numbers(p.count * p.depth, 1))) {
-    // Rows and columns of very different sizes; the sizes of rows are powers of two, as those of weights are.
+    // Rows and columns of very different magnitudes. The magnitudes of rows are powers of two, as those of weights are.
     const std::vector<double> sizes = numbers(p.rows * p.count, 2);
     for (int64_t r = 0; r < p.rows; ++r)
       for (int64_t c = 0; c < p.count; ++c)
@@ -73,7 +73,7 @@ struct Case {
   double w(int64_t r, int64_t c) const { return static_cast<double>(weight[r * p.count + c]); }
 };
 
-// Compares out with the sum over n of term(i, d, n), whose rounding errors are relative to the terms.
+// Compares `out` with the sum over n of term(i, d, n). Rounding errors are relative to the terms.
 template <class MmaPolicy, class Term>
 void check_sums(const std::vector<typename MmaPolicy::acc_t>& out, int64_t count, int64_t depth, int64_t terms,
                 double start, const Term& term) {
@@ -110,7 +110,7 @@ void check_straight(const Problem& p) {
   }
 }
 
-// The strip's columns get what its rows, which are the rows from `first_row` on, are weighted with.
+// Each column of the strip gets the weighted sum of the strip's rows, which start at `first_row`.
 template <class Way>
 void check_transposed(const Problem& strip, int64_t first_row, int64_t row_count) {
   using MmaPolicy = typename Way::MmaPolicy;
@@ -172,7 +172,7 @@ TEST(gradient_gemm_transposed_is_added) {
 }
 
 TEST(gradient_gemm_any_weight_magnitude_keeps_digits) {
-  // Float16 alone would hold none of these.
+  // Without scaling, Float16 could represent none of these.
   for (const double size : {1e-30, 1e-9, 1e9, 1e30}) {
     context = "size " + std::to_string(size);
     check_straight<Way<Float16Products, Float16>>({6, 30, 3, true, false, size});
@@ -182,7 +182,7 @@ TEST(gradient_gemm_any_weight_magnitude_keeps_digits) {
   }
 }
 
-// Of two bytes, what is divided by the smallest norm must not push other weights out of their range.
+// In two-byte types, a row at the minimum norm must not push other weights out of range.
 TEST(gradient_gemm_any_norm_keeps_digits) {
   for_ways([](auto way) {
     using Way = decltype(way);
@@ -252,7 +252,7 @@ TEST(gradient_gemm_nonfinite_weights_reach_their_rows_only) {
       CHECK(!std::isfinite(out[6 + d]));
       CHECK(std::isfinite(out[9 + d]));
     }
-    // Nothing to do, and nothing done.
+    // An empty product does nothing.
     gradient_gemm<MmaPolicy>(products, {c.weight.data(), 0, 40}, out.data(), Stream{});
   });
   HostWorkspace workspace;

@@ -1,5 +1,5 @@
-// Nearest neighbors against a sort of all pairs, on embeddings of small integers, whose similarities are exact in
-// every mma_policy and tie often.
+// k nearest neighbors compared with a sort of all pairs. Embeddings are small integers: similarities are exact under
+// every MmaPolicy and tie often.
 
 #include "cuda/kernels/knn.h"
 
@@ -29,7 +29,7 @@ struct Problem {
   bool exclude_self;
   Rows rows = Rows::kMixed;
   int64_t max_blocks = kMaxBlocks;
-  int64_t nan_ref = -1;  // the row of refs that is of no query's list
+  int64_t nan_ref = -1;  // a row of refs that no query may get
 };
 
 std::vector<float> numbers(int64_t count, int64_t depth, Rows rows, uint64_t seed) {
@@ -97,7 +97,7 @@ void check_nearest(const Problem& p) {
   }
 }
 
-// Calls check for every mma_policy and order of threads.
+// Checks every MmaPolicy and order of threads.
 void check_all(const std::string& what, const Problem& p) {
   using emulation::Order;
   int number = 0;
@@ -141,7 +141,7 @@ TEST(knn_reservoir_overflow_and_splits_match_sort) {
 
 TEST(knn_any_order_of_arrival_matches_sort) {
   for (const Rows rows : {Rows::kEqual, Rows::kAscending, Rows::kDescending})
-    check_all("rows " + std::to_string(static_cast<int>(rows)), {6, 650, 2, 9, false, rows});  // two rows a warp
+    check_all("rows " + std::to_string(static_cast<int>(rows)), {6, 650, 2, 9, false, rows});  // two rows per warp
 }
 
 TEST(knn_largest_k_matches_sort) {
@@ -158,7 +158,7 @@ TEST(knn_few_blocks_match_sort) {
   check_nearest<DoubleProducts, double>(p);
 }
 
-// Warps take query after query, whose lists of the first share end at odd places.
+// Each warp takes several queries. The candidates of the first split end at odd offsets.
 TEST(knn_several_queries_per_warp_match_sort) {
   Problem p{9, 700, 2, 300, false};
   p.max_blocks = 1;

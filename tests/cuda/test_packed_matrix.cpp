@@ -1,4 +1,4 @@
-// Layouts, and what the packing writes: numbers where kernels look for them, zeros around them, norms, finite flags.
+// Layouts, and what packing writes: numbers where kernels read them, zeros around them, norms, finite flags.
 
 #include "cuda/gemm/packed_matrix.h"
 
@@ -19,7 +19,7 @@ void for_ways(const Use& use) {
   for_squared_differences(use);
 }
 
-// The number that a panel holds.
+// The number stored in a panel.
 template <class MmaPolicy>
 double number_at(const char* bytes) {
   typename MmaPolicy::Packed packed;
@@ -66,7 +66,7 @@ struct Packed {
 };
 
 template <class MmaPolicy>
-double rounded(double x) {  // as it is packed
+double rounded(double x) {  // as packed
   if constexpr (std::is_same_v<MmaPolicy, Tf32Products>) {
     const uint32_t bits = round_to_tf32(static_cast<float>(x));
     float value;
@@ -88,7 +88,7 @@ TEST(panel_layout_is_one_to_one) {
       for (int row = 0; row < MmaPolicy::kTile; ++row) {
         const int64_t offset = MmaPolicy::offset(row, k);
         CHECK_EQ(offset % kSize, 0);
-        CHECK_EQ(offset / MmaPolicy::kStageBytes, k / MmaPolicy::kStageDepth);  // so that a stage is a whole
+        CHECK_EQ(offset / MmaPolicy::kStageBytes, k / MmaPolicy::kStageDepth);  // a stage is contiguous
         ++used.at(offset / kSize);
       }
     }
@@ -158,13 +158,13 @@ TEST(pack_matrix_normalized_divides_or_keeps_inverse_norm) {
     constexpr int64_t kCount = 45, kDepth = 37;
     Random random(3);
     std::vector<double> numbers = make_rows<double>(Values::kReals, kCount, kDepth, random);
-    for (int64_t k = 0; k < kDepth; ++k) numbers[5 * kDepth + k] = 0;                  // of no direction
+    for (int64_t k = 0; k < kDepth; ++k) numbers[5 * kDepth + k] = 0;                  // no direction
     for (int64_t k = 0; k < kDepth; ++k) numbers[6 * kDepth + k] = k == 7 ? 3e-6 : 0;  // small, and above 1e-12
     numbers[7 * kDepth] = -1000;
     const std::vector<Scalar> x = converted<Scalar>(numbers);
     const Packed<decltype(way)> packed(x, kCount, kDepth, true);
     CHECK_EQ(packed.has_scale, kScales);
-    // TF32 keeps 11 digits of a number.
+    // TF32 keeps 11 significant bits.
     const double tolerance =
         std::is_same_v<MmaPolicy, Tf32Products> ? 0x1p-11 : 8 * double(std::numeric_limits<acc_t>::epsilon());
     for (int64_t row = 0; row < kCount; ++row) {
@@ -188,7 +188,7 @@ TEST(pack_matrix_nonfinite_row_clears_group_flag) {
     context = way.name;
     constexpr int64_t kCount = 150, kDepth = 40;
     constexpr double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
-    // A row of each kind of trouble, the last group's last row among them; a norm that overflows is no number either.
+    // One row of each kind, including the last row of the last group. A norm that overflows counts too.
     const double large = std::is_same_v<Scalar, double> ? 1e200 : std::is_same_v<Scalar, Float16> ? 1e30 : 1e25;
     const std::pair<int64_t, double> troubles[] = {{0, nan}, {31, infinity}, {64, -infinity}, {95, large}, {149, nan}};
     Random random(4);

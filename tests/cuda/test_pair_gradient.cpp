@@ -1,5 +1,5 @@
-// Gradients of pairs on the emulation against plain sums in double: both ways of finding a row's pairs, hubs, large
-// depths, bad indices, and whatever order blocks and threads run in.
+// Pair gradients on the emulation compared with plain sums in double: both ways to find the pairs of a row, hubs, large
+// depths, invalid indices, and any order of blocks and threads.
 
 #include "cuda/kernels/pair_gradient.h"
 
@@ -33,7 +33,7 @@ struct Pairs {
   int64_t first_of(int64_t p) const { return first.empty() ? p / partners : first[p / partners]; }
 };
 
-// `hub`: a third of all pairs meet in this row; -1: in none. Some pairs are none.
+// A third of all pairs contain row `hub`, unless it is -1. Some pairs are invalid.
 template <class T>
 Pairs<T> make_pairs(int64_t rows, int64_t others, int64_t count, int64_t partners, bool has_first, int64_t hub,
                     Random& random) {
@@ -81,7 +81,7 @@ void check_gradient(const PairMeasure& measure, const Batch<T>& rows, const Batc
     const int64_t i = pairs.first_of(p), j = pairs.second[p];
     if (i < 0 || i >= rows.count || j < 0 || j >= columns.count) continue;
     weight[i * columns.count + j] += pairs.gradient[p];
-    // Repeated pairs may cancel, but not their roundings.
+    // Repeated pairs may cancel, but their rounding errors do not.
     error[i * columns.count + j] += 8 * std::numeric_limits<T>::epsilon() * std::fabs(pairs.gradient[p]);
   }
   const MeasuredSide<T> a(measure, rows), b(measure, columns);
@@ -90,7 +90,7 @@ void check_gradient(const PairMeasure& measure, const Batch<T>& rows, const Batc
   want.check(got.x, got.refs);
 }
 
-// Of one type: with and without lists of first rows and refs, in as many pairs as asked for.
+// One type: with and without refs and lists of first rows.
 template <class T>
 void check_all(int64_t rows, int64_t count, int64_t partners, int64_t depth, int64_t hub) {
   Random random(rows + count + depth);
@@ -119,7 +119,7 @@ TEST(pair_gradient_many_pairs_indexed_match_double_sum) {
   check_all<float>(30, kMaxPairsScanned / 4 + 1, 4, 3, -1);
 }
 
-// An index begins at sums over 8192 rows at a time. Small integers: sums are exact in any order.
+// The index sums over 8,192 rows at a time. Sums of small integers are exact in any order.
 TEST(pair_gradient_index_of_many_rows_is_exact) {
   constexpr int64_t kRows = 8200;
   Random random(9);
@@ -163,7 +163,7 @@ TEST(pair_gradient_any_order_gives_same_bits) {
   const Batch<float> x(Values::kReals, Labels::kRandom, kRows, 7, random);
   const Batch<float> refs(Values::kReals, Labels::kRandom, kRows, 7, random);
   const Pairs<float> few = make_pairs<float>(kRows, kRows, kCount, 2, true, 4, random);
-  // The same pairs, and more that are none: then there is an index.
+  // The same pairs plus invalid ones: there are enough pairs for an index.
   Pairs<float> many = few;
   many.count = kMaxPairsScanned;
   many.first.resize(many.count, 0);

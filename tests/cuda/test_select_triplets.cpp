@@ -1,5 +1,5 @@
-// The whole selection on the emulation against a double loop over all pairs: every mma_policy, rule and kind of label,
-// sizes around those of tiles, in whatever order blocks and threads run.
+// Selections on the emulation compared with a double loop over all pairs: every MmaPolicy, rule and kind of label,
+// sizes around those of tiles, and any order of blocks and threads.
 
 #include "cuda/kernels/select_triplets.h"
 
@@ -18,7 +18,7 @@ struct Selection {
   using acc_t = typename Way::acc_t;
   std::vector<int64_t> positive_index, negative_index;
   std::vector<acc_t> positive_similarity, negative_similarity, loss;
-  std::vector<double> u_positive, u_negative;  // what random selections are drawn by
+  std::vector<double> u_positive, u_negative;  // the random numbers of random selections
 
   Selection(const SelectionRule& rule, const Batch<double>& anchors, const Batch<double>* refs,
             const Running& running = kRunnings[0])
@@ -86,7 +86,7 @@ void check_selection(const Way& way, const SelectionRule& rule, const Batch<doub
   }
 }
 
-// Rules in turn: number `first`, and every `stride`-th after it.
+// Every `stride`-th rule from number `first` on.
 template <class Way>
 void check_rules(const Way& way, Similarity similarity, Labels labels, int64_t rows, int64_t columns, int64_t depth,
                  size_t first, size_t stride) {
@@ -99,7 +99,7 @@ void check_rules(const Way& way, Similarity similarity, Labels labels, int64_t r
     check_selection(way, rules[r], anchors, columns < 0 ? nullptr : &refs, s, kRunnings[(r + first) % 5]);
 }
 
-// Calls use(way, similarity) for each pair of them that there is.
+// Calls use(way, similarity) for each valid combination.
 template <class Use>
 void for_ways(const Use& use) {
   for_products([&](auto way) {
@@ -111,7 +111,7 @@ void for_ways(const Use& use) {
 
 }  // namespace
 
-// A tile takes the emulation some 50 ms, so that rules take turns: over the ways to multiply, all of them come.
+// A tile takes the emulation about 50 ms, so each MmaPolicy gets some of the rules. Together they get all.
 TEST(select_triplets_any_rule_matches_double_loop) {
   coverage = {};
   size_t turn = 0;
@@ -155,7 +155,7 @@ TEST(select_triplets_any_order_gives_same_bits) {
   size_t turn = 0;
   for_ways([&](auto way, Similarity similarity) {
     Random random(8);
-    // Reals, whose sums depend on their order; labels of many anchors in a class, so that all tiles have both kinds.
+    // Sums of reals depend on their order. Classes are large, so all tiles hold pairs of both kinds.
     const Batch<double> anchors(Values::kReals, Labels::kRandom, 140, 9, random);
     SelectionRule rule;
     rule.similarity = similarity;
@@ -178,7 +178,7 @@ TEST(select_triplets_nan_rows_are_not_candidates) {
     const std::vector<double> s = similarity_matrix(similarity, anchors, anchors);
     const std::vector<SelectionRule> rules = all_rules(similarity);
     for (size_t r = ++turn % 30; r < rules.size(); r += 30) check_selection(way, rules[r], anchors, nullptr, s);
-    // A loss is NaN even if only a row of refs is.
+    // The loss is NaN even if only a row of refs is.
     const Batch<double> finite(exact_values(similarity), Labels::kRandom, 20, 5, random);
     check_selection(way, rules[turn], finite, &anchors, similarity_matrix(similarity, finite, anchors), kRunnings[2]);
   });
@@ -195,8 +195,8 @@ TEST(select_triplets_large_batch_matches_double_loop) {
   for (const Running& running : {kRunnings[0], kRunnings[2]}) check_selection(way, rule, anchors, &refs, s, running);
 }
 
-// Without reduction, and with means of the easy and of the hard part: by one block, by blocks that share the anchors,
-// and after passes that end by themselves.
+// Without reduction, and with separate means of easy and hard triplets: in one block, in several blocks, and in an
+// epilogue of its own.
 TEST(select_triplets_loss_matches_core) {
   for (const int64_t count : {1, 40, 2049}) {
     Random random(count);

@@ -1,4 +1,4 @@
-// Every tile of a pass is there once, by whatever numbers.
+// A grid visits every tile once.
 
 #include "cuda/gemm/tile_grid.h"
 
@@ -30,7 +30,7 @@ void check_grid(const TileGrid& grid) {
       CHECK_EQ(found == visits.end() ? 0 : found->second, 1);
     }
   }
-  CHECK_EQ(static_cast<int64_t>(visits.size()), wanted);  // and no others
+  CHECK_EQ(static_cast<int64_t>(visits.size()), wanted);  // no other tiles
 }
 
 }  // namespace
@@ -56,7 +56,7 @@ TEST(tile_grid_adjacent_tiles_share_rows_and_columns) {
 }
 
 TEST(tile_grid_largest_batch_is_exact) {
-  // 2^31 rows are 2^24 panels, 2^21 squares a side: the root of such numbers is not exact.
+  // 2^31 rows are 2^24 panels, 2^21 squares per side. The square root of such numbers is not exact.
   const TileGrid grid{int64_t{1} << 24, int64_t{1} << 24, true};
   for (const int64_t column : {int64_t{1} << 20, (int64_t{1} << 21) - 2, (int64_t{1} << 21) - 1}) {
     const int64_t first = column * (column + 1) / 2;  // the number of square (0, column)

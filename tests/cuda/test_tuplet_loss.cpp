@@ -1,5 +1,5 @@
-// The tuplet losses and their gradients against plain loops in double, in every mma_policy, and bit for bit the same
-// whatever the order of threads and blocks.
+// Tuplet losses and their gradients compared with plain loops in double, under every MmaPolicy, with the same bits for
+// any order of threads and blocks.
 
 #include "cuda/kernels/tuplet_loss.h"
 
@@ -20,22 +20,22 @@ using namespace hardmine::test;
 namespace {
 
 constexpr TupletPositive kPositives[] = {TupletPositive::kEasiest, TupletPositive::kHardest, TupletPositive::kAll};
-// Below 0.04508 one shift does not suffice for all anchors.
+// Below 0.04508 one shift is not enough for all anchors.
 constexpr double kTemperatures[] = {0.1, 0.02, 1, 0.045, 0.0451};
 
-// A batch whose numbers are those of a scalar type.
+// A batch rounded to the scalar type.
 template <class Way>
 Batch<typename Way::acc_t> rounded_batch(Values values, Labels labels, int64_t count, int64_t depth, Random& random) {
   using acc_t = typename Way::acc_t;
   Batch<acc_t> batch(values, labels, count, depth, random);
   for (acc_t& x : batch.x) x = to_acc(from_acc<typename Way::Scalar>(x));
-  // The gradients of rows without a direction are larger than numbers of Float16.
+  // Gradients of rows without direction would overflow Float16.
   for (int64_t i = 0; i < count && std::is_same_v<typename Way::Scalar, Float16>; ++i)
     if (std::all_of(batch.row(i), batch.row(i) + depth, [](acc_t x) { return x == 0; })) *batch.row(i) = 1;
   return batch;
 }
 
-// What the kernels make of a problem. Everything holds garbage at first: all of it must be written.
+// The result of the kernels. Outputs start as garbage, because everything must be written.
 template <class Way>
 struct CudaRun {
   using MmaPolicy = typename Way::MmaPolicy;
@@ -46,7 +46,7 @@ struct CudaRun {
   std::vector<acc_t> grad_x, grad_refs;
   int64_t bytes = 0, launches = 0;
 
-  // With a reduction the gradient that arrives is the first of the problem's.
+  // With a reduction, the incoming gradient is the first of the problem.
   explicit CudaRun(const TupletProblem<acc_t>& p, const Running& running = kRunnings[0], bool want_x = true,
                    bool want_refs = true, int64_t strip_weights = kStripWeights) {
     const WithOrder order(running.order);
@@ -100,18 +100,19 @@ struct CudaRun {
   }
 };
 
-// What the derivatives by similarities lose: rounded as factors of products, and as gradients in the type of the rows.
+// The relative error of the derivatives with respect to similarities: from rounding factors of products, and gradients
+// to the type of the rows.
 template <class Way>
 double weight_rounding() {
   using Scalar = typename Way::Scalar;
   if (std::is_same_v<Scalar, BFloat16>) return 0x1p-7;
   if (std::is_same_v<Scalar, Float16>) return 0x1p-9;
   if (std::is_same_v<typename Way::MmaPolicy, Tf32Products>) return 0x1p-9;
-  // Sums of many numbers of either sign, and differences from a common row.
+  // Sums of many numbers of either sign, and differences from a common row, lose digits.
   return 64 * static_cast<double>(std::numeric_limits<typename Way::acc_t>::epsilon());
 }
 
-// Everything that changes from one case to the next, so that few cases go through all of it.
+// What varies from case to case, so that few cases cover all values.
 struct Case {
   int64_t rows, refs, depth;  // refs < 0: none
   int64_t turn;
@@ -142,7 +143,7 @@ void check_case(Way way, Similarity similarity, const Case& c, TupletCoverage& c
   context = std::string(way.name) + " " + name_of(similarity) + ", " + std::to_string(c.rows) + " rows, " +
             std::to_string(c.refs) + " refs, depth " + std::to_string(c.depth) + ", turn " + std::to_string(c.turn);
   const CudaRun<Way> run(p);
-  const double least = std::is_same_v<typename Way::Scalar, Float16> ? 1e-6 : 0;  // its subnormal numbers
+  const double least = std::is_same_v<typename Way::Scalar, Float16> ? 1e-6 : 0;  // error of subnormal numbers
   check_tuplets(p, run, exact, coverage, weight_rounding<Way>(), least);
 }
 
@@ -155,7 +156,7 @@ void for_similarities(const Use& use) {
   for_squared_differences([&](auto way) { use(way, Similarity::kEuclidean); });
 }
 
-// A problem with some of everything, of three panels of rows or more in every mma_policy.
+// A mixed problem with at least three panels of rows under every MmaPolicy.
 template <class Way>
 struct Mixed {
   using acc_t = typename Way::acc_t;
@@ -252,7 +253,7 @@ TEST(tuplet_loss_reductions_equal_sums_of_terms) {
     using acc_t = typename Way::acc_t;
     context = way.name;
     Mixed<Way> mixed(similarity, TupletPositive::kEasiest, 0.3, 40);
-    mixed.anchors.label[5] = 1000;  // one without a positive
+    mixed.anchors.label[5] = 1000;  // an anchor without a positive
     auto p = mixed.problem(false);
     const acc_t arriving = p.gradient[0] = acc_t(0.75);
     const CudaRun<Way> each(p);
@@ -266,7 +267,7 @@ TEST(tuplet_loss_reductions_equal_sums_of_terms) {
       const CudaRun<Way> run(p);
       CHECK_EQ(run.value.size(), 1u);
       CHECK_NEAR(run.value[0], sum * share, sum * share * 1e-7);
-      // The gradient is that of terms which as much arrives at.
+      // The gradient equals that of unreduced terms with this incoming gradient.
       auto terms = p;
       terms.rule.reduction = Reduction::kNone;
       std::fill(terms.gradient.begin(), terms.gradient.end(), static_cast<acc_t>(share * double(arriving)));
@@ -329,7 +330,8 @@ TEST(tuplet_loss_zero_row_keeps_digits_of_other_gradients) {
     Mixed<Way> mixed(Similarity::kCosine, TupletPositive::kAll, 0.1, 40);
     auto p = mixed.problem(false);
     std::fill(p.anchors.row(3), p.anchors.row(4), 0);
-    // Gradients of pairs with it are 0 in the others, whatever it weighs; so are they with a row across all of them.
+    // Pairs with the zero row add nothing to the gradients of other rows. The same holds for a row orthogonal to all
+    // others, which replaces it here.
     const CudaRun<Way> got(p);
     auto wide = p;
     const int64_t depth = p.anchors.depth + 1;
@@ -356,13 +358,13 @@ TEST(tuplet_loss_rows_far_from_origin_give_same_bits) {
   for (float& x : near.anchors.x) x = std::round(x * 1024) / 1024;
   auto p = near.problem(false);
   const CudaRun<Way> want(p);
-  for (float& x : p.anchors.x) x += 4096;  // exactly
+  for (float& x : p.anchors.x) x += 4096;  // exact
   const CudaRun<Way> got(p);
   CHECK(same_bits(got.value, want.value));
   CHECK(same_bits(got.grad_x, want.grad_x));
 }
 
-// Temperatures at which exponentials of similarities would overflow, or vanish, without their shifts.
+// Without their shifts, exponentials would overflow or vanish at these temperatures.
 TEST(tuplet_loss_extreme_temperatures_stay_finite) {
   int turn = 0;
   for (const double temperature : {1e-30, 1e-5, 1e5}) {
@@ -375,7 +377,7 @@ TEST(tuplet_loss_extreme_temperatures_stay_finite) {
       CHECK(std::all_of(run.sum.begin(), run.sum.end(), [](auto sum) { return sum > 1e-20; }));
       CHECK(std::none_of(run.level.begin(), run.level.end(), [](auto v) { return std::isnan(v); }));
       CHECK(std::none_of(run.value.begin(), run.value.end(), [](auto v) { return std::isnan(v); }));
-      // Derivatives are of the size of 1 / temperature.
+      // Derivatives have magnitude 1 / temperature.
       if (temperature > (std::is_same_v<typename Way::Scalar, Float16> ? 1 : 1e-10))
         CHECK(std::all_of(run.grad_x.begin(), run.grad_x.end(), [](auto v) { return std::isfinite(v); }));
     });
