@@ -141,6 +141,25 @@ class ClassDistances(NamedTuple):
     sq_dist: Tensor
 
 
+class GatheredRows(NamedTuple):
+    """The rows of all ranks, rank 0's first, as :func:`hardmine.distributed.all_gather_rows` returns them.
+
+    Attributes:
+        embeddings: [N, D], on the device and in the dtype of this rank's. Differentiable.
+        labels: int64 [N].
+        ids: int64 [N], or None if no rank has ids.
+        offset: int64 [], on the CPU: the number of the first row of this rank. Its rows are
+            ``embeddings[offset : offset + B]``.
+        counts: int64 [ranks], on the CPU: the number of rows of every rank.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    ids: Tensor | None
+    offset: Tensor
+    counts: Tensor
+
+
 class HotelRecall(NamedTuple):
     """Recall@K on Hotels-50K: one dictionary from K to recall per kind."""
 
