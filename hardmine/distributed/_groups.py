@@ -57,8 +57,9 @@ def group_of(name: str) -> dist.ProcessGroup:
 
 
 def devices_of(group: dist.ProcessGroup) -> dict[str, str]:
-    """The backend per type of device, as ``{"cpu": "gloo", "cuda": "nccl"}``."""
-    return dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
+    """The backend per type of device, as ``{"cpu": "gloo", "cuda": "nccl"}``. Gloo has no all-to-all on GPUs."""
+    backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
+    return {device: backend for device, backend in backends.items() if device == "cpu" or backend != "gloo"}
 
 
 def exchange_headers(group: dist.ProcessGroup, header: Header, failure: Exception | None = None) -> list[Header]:

@@ -93,8 +93,9 @@ def _check_arguments(total: Any, count: Any, gradient_reduction: Any) -> None:
 
 def _send_nan(total: Any, group: dist.ProcessGroup) -> None:
     """Takes part in the collective, for which the other ranks wait, although this rank has no loss."""
-    default = "cuda" if devices_of(group).get("cuda", "gloo") != "gloo" else "cpu"
-    device = total.device if isinstance(total, Tensor) and total.device.type in devices_of(group) else default
+    devices = devices_of(group)
+    known = isinstance(total, Tensor) and total.device.type in devices
+    device = total.device if known else torch.device("cuda" if "cuda" in devices else "cpu")
     part = torch.full((2,), math.nan, dtype=torch.float64, device=device)
     all_gather(part.new_empty(2 * group.size()), part, group)
 

@@ -33,7 +33,7 @@ INVALID = [
     (
         {name: tensor.to("meta") for name, tensor in GOOD.items()},
         ValueError,
-        "embeddings must be on a device of the group, cpu, cuda, got meta",
+        "embeddings must be on a device of the group, cpu, got meta",
     ),
     ({"labels": None}, TypeError, "labels must be a torch.Tensor, got NoneType"),
     ({"labels": LABELS.float()}, TypeError, "labels must have an integer dtype, got torch.float32"),
