@@ -57,9 +57,9 @@ def all_gather_rows(
         RuntimeError: ``group`` is not initialized.
 
     Note:
-        If a rank's arguments are invalid, every rank raises the error of the lowest such rank, and none waits for
-        another. Only errors that concern ``group`` itself are raised by this rank alone. A rank that fails elsewhere,
-        before it calls this, leaves the others waiting until it exits or the group's timeout ends.
+        If a rank's arguments are invalid, every rank raises the error of the lowest such rank in ``group``, and none
+        waits for another. Only errors that concern ``group`` itself are raised by this rank alone. A rank that fails
+        elsewhere, before it calls this, leaves the others waiting until it exits or the group's timeout ends.
 
         A call has three collectives: one of 56 bytes per rank for the numbers of rows and the checks, and one each for
         the embeddings and for the int64 labels and ids, which overlap. The backward pass has one, an all-to-all that

@@ -47,7 +47,7 @@ def all_reduce_loss(
         RuntimeError: ``group`` is not initialized.
 
     Note:
-        One collective of 16 bytes per rank, forward only. The sum is in float64, in the order of the ranks. A GPU does
+        One collective of 16 bytes per rank, forward only. The sum is in float64. A GPU does
         not synchronize, so errors are not agreed on: a rank with an invalid argument sends NaN before it raises its
         error, and the others get a loss of NaN. They also do if some ranks have a count and some have none. It works
         under ``torch.compile(fullgraph=True)``.
@@ -108,13 +108,12 @@ def _reduce(total: Tensor, count: Tensor | None, scale: float, group_name: str) 
     parts = local.new_empty(2 * group.size())
     all_gather(parts, local, group)
     totals, counts = parts.view(-1, 2).unbind(1)
-    # cumsum adds in the order of the ranks.
-    loss = totals.cumsum(0)[-1]
+    loss = totals.sum()
     if count is None:
         loss = torch.where(counts.isnan().all(), loss, math.nan)
         divisor = torch.ones_like(loss)
     else:
-        divisor = counts.cumsum(0)[-1]
+        divisor = counts.sum()
         divisor = torch.where(divisor == 0, 1.0, divisor)
     # Not scale / divisor, which torch computes as scale times a rounded reciprocal.
     return (loss / divisor).to(total.dtype), torch.full_like(divisor, scale) / divisor

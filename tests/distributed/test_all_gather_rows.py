@@ -319,8 +319,10 @@ def test_all_gather_rows_gradients_of_two_groups_are_independent():
     def gradient(rank):
         own = torch.ones(2, DEPTH, requires_grad=True)
         groups = [dist.group.WORLD, *(dist.new_group([r]) for r in range(2))]
-        for group in (groups[0], groups[1 + rank]):
-            (all_gather_rows(own, torch.arange(2), group=group).embeddings * (1 + 10 * rank)).sum().backward()
+        for group, offset in ((groups[0], 2 * rank), (groups[1 + rank], 0)):
+            gathered = all_gather_rows(own, torch.arange(2), group=group)
+            assert gathered.offset == offset
+            (gathered.embeddings * (1 + 10 * rank)).sum().backward()
         return own.grad
 
     for rank, grad in enumerate(run_ranks(2, gradient)):

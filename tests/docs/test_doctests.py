@@ -12,7 +12,7 @@ import hardmine
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = ["hardmine", *(found.name for found in pkgutil.walk_packages(hardmine.__path__, "hardmine."))]
-PUBLIC = ["hardmine", "ops", "losses", "mining", "fanng", "metrics", "reference"]
+PUBLIC = ["hardmine", "ops", "losses", "mining", "distributed", "fanng", "metrics", "reference"]
 
 
 def examples_of(name):
