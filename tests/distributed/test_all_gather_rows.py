@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 import hardmine
-from hardmine.distributed import all_gather_rows
+from hardmine.distributed import all_gather_rows, all_reduce_loss
 from support.comparisons import assert_bitwise_equal
 from support.inputs import seeded
 from support.ranks import COUNTS, run_ranks
@@ -103,6 +103,21 @@ def test_all_gather_rows_non_contiguous_rows_and_labels():
         assert_bitwise_equal(gathered.embeddings, embeddings)
         assert_bitwise_equal(gathered.labels, labels)
         assert_bitwise_equal(gathered.ids, ids)
+
+
+def test_all_gather_rows_default_device_changes_nothing():
+    def gather(rank):
+        own = torch.full((2 + rank, DEPTH), float(rank), requires_grad=True)
+        labels = torch.arange(2 + rank)
+        with torch.device("meta"):
+            gathered = all_gather_rows(own, labels)
+            with pytest.raises(ValueError, match=r"^on rank 1: labels must be \[B\] = \[3\], got \[2\]$"):
+                all_gather_rows(own, labels[:2])
+            loss = all_reduce_loss(gathered.embeddings.sum(), labels.sum())
+            loss.backward()
+        return gathered.labels.tolist(), gathered.counts.tolist(), loss.item(), own.grad[0, 0].item()
+
+    assert run_ranks(2, gather) == [([0, 1, 0, 1, 2], [2, 3], 2 * 3 * DEPTH / 4, 2 * 2 / 4)] * 2
 
 
 # Gradients
