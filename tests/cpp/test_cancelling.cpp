@@ -1,4 +1,4 @@
-// Cancels each part of the engine at its first, second, ... poll. Either it throws, or its result is complete.
+// Cancels every part of the engine at one question after the other: it throws, or its result is the whole one.
 
 #include <functional>
 #include <limits>
@@ -40,7 +40,7 @@ void append(Numbers& numbers, const std::vector<T>& more) {
   for (const T number : more) numbers.push_back(number == number ? static_cast<double>(number) : -77.0);
 }
 
-// `work` returns everything that it computes.
+// `work` gives all that it computes.
 void check_cancelling(const std::string& name, const std::function<Numbers(const cpu::Workers&)>& work) {
   const Numbers want = work(SerialWorkers());
   std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
@@ -129,7 +129,7 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
 }
 
 TEST(batch_all_cancelled_anywhere_throws_or_is_complete) {
-  for (const int64_t classes : {2, 40}) {  // many and few positives per anchor
+  for (const int64_t classes : {2, 40}) {  // long lists of positives, and short ones
     const Sample sample(classes);
     check_cancelling("batch all of " + std::to_string(classes), [&](const cpu::Workers& workers) {
       std::vector<float> grad(kCount * kDepth);

@@ -1,4 +1,4 @@
-// Every SIMD target of this CPU compared with the scalar one, bit for bit, on numbers that round.
+// Every SIMD level that this CPU has against the scalar one, bit for bit, on numbers that do round.
 
 #include <stdexcept>
 
@@ -12,7 +12,7 @@ using namespace hardmine::test;
 TEST(targets_tile_sizes_divide_blocks) {
   for (const BuiltLevel& level : built_levels()) {
     std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
-    // The block sizes of the tile engine require this.
+    // The tile engine's block and strip sizes ask for this.
     for (const int64_t row_group : {level.for_float.row_group, level.for_double.row_group}) {
       CHECK_EQ(cpu::kMaxBlockRows % row_group, 0);
       CHECK_EQ(24 % row_group, 0);
@@ -21,7 +21,7 @@ TEST(targets_tile_sizes_divide_blocks) {
 }
 
 TEST(target_unknown_name_is_an_error_and_default_is_best) {
-  // The first successful call chooses the target, so the failing call comes first.
+  // The level is decided by the first call that succeeds, so the failing one comes first.
   setenv("HARDMINE_SIMD", "mmx", 1);
   CHECK_THROWS(cpu::simd_level(), std::runtime_error, "HARDMINE_SIMD must be one of 'scalar'");
   CHECK_THROWS(cpu::simd_level(), std::runtime_error, "got 'mmx'");
@@ -95,7 +95,7 @@ TYPED_TEST(pack_any_target_gives_same_bits, T) {
   });
 }
 
-// Targets have tiles of different sizes, so whole passes are compared.
+// Levels tile the pairs differently, so whole passes are compared.
 TYPED_TEST(select_block_any_target_gives_same_bits, T) {
   const T inf = std::numeric_limits<T>::infinity();
   for_each_level<T>([&](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {

@@ -1,4 +1,4 @@
-// The tuplet loss of one anchor, and reductions of [B] terms with their gradients.
+// The tuplet losses of one anchor, and from [B] terms to the loss and back.
 
 #include "core/losses/tuplet_terms.h"
 
@@ -12,7 +12,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-// -log(exp(s_ap / t) / (exp(s_ap / t) + sum of exp(s_an / t))), as in the paper.
+// -log(exp(s_ap / t) / (exp(s_ap / t) + sum of exp(s_an / t))), as the paper writes it.
 TEST(tuplet_term_matches_paper) {
   for (const double t : {0.1, 1.0, 3.0}) {
     for (const double s_ap : {-0.9, 0.0, 0.7}) {
@@ -32,7 +32,7 @@ TEST(tuplet_term_matches_paper) {
 }
 
 TEST(tuplet_term_large_similarities_keep_digits) {
-  // Shift and positive differ by one temperature. s / t alone could not represent this difference.
+  // Shift and positive differ by one unit of temperature, where s / t itself has no digit left of it.
   const TupletTerm term = tuplet_term(1e9 + 0.5, 0, 1e9, 0.5);
   CHECK_NEAR(term.value, std::log1p(std::exp(1.0)), 1e-12);
   CHECK_EQ(tuplet_term(1e9, 0, -1e9, 1e-3).value, 2e12);
