@@ -319,9 +319,8 @@ void gradient_gemm_transposed_accumulate(const GradientGemm<MmaPolicy>& gemm,
                          first_row, Update::kAccumulate, out, stream);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                           \
-  template GradientGemm<MmaPolicy> make_gradient_gemm<MmaPolicy, Scalar>( \
-      const GradientGemmRows<Scalar, typename MmaPolicy::acc_t>&, int64_t, bool, int64_t, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar) \
+  template decltype(make_gradient_gemm<MmaPolicy, Scalar>) make_gradient_gemm<MmaPolicy, Scalar>;
 HARDMINE_INSTANTIATE(Bfloat16Products, BFloat16)
 HARDMINE_INSTANTIATE(Float16Products, Float16)
 HARDMINE_INSTANTIATE(Tf32Products, float)
@@ -331,16 +330,10 @@ HARDMINE_INSTANTIATE(FloatProducts, Float16)
 HARDMINE_INSTANTIATE(DoubleProducts, double)
 #undef HARDMINE_INSTANTIATE
 
-#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                                \
-  template void gradient_gemm<MmaPolicy>(const GradientGemm<MmaPolicy>&,                                               \
-                                         const WeightStrip<typename MmaPolicy::acc_t>&, typename MmaPolicy::acc_t*,    \
-                                         const Stream&);                                                               \
-  template void gradient_gemm_accumulate<MmaPolicy>(const GradientGemm<MmaPolicy>&,                                    \
-                                                    const WeightStrip<typename MmaPolicy::acc_t>&,                     \
-                                                    typename MmaPolicy::acc_t*, const Stream&);                        \
-  template void gradient_gemm_transposed_accumulate<MmaPolicy>(const GradientGemm<MmaPolicy>&,                         \
-                                                               const WeightStrip<typename MmaPolicy::acc_t>&, int64_t, \
-                                                               typename MmaPolicy::acc_t*, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy)                                                       \
+  template decltype(gradient_gemm<MmaPolicy>) gradient_gemm<MmaPolicy>;                       \
+  template decltype(gradient_gemm_accumulate<MmaPolicy>) gradient_gemm_accumulate<MmaPolicy>; \
+  template decltype(gradient_gemm_transposed_accumulate<MmaPolicy>) gradient_gemm_transposed_accumulate<MmaPolicy>;
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

@@ -87,10 +87,8 @@ PackedMatrix<MmaPolicy> pack_matrix(const Scalar* x, int64_t count, int64_t dept
   return out;
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                     \
-  template PackedMatrix<MmaPolicy> pack_matrix<MmaPolicy, Scalar>(const Scalar*, int64_t, int64_t, bool,            \
-                                                                  const SelectionStart<typename MmaPolicy::acc_t>&, \
-                                                                  Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar) \
+  template decltype(pack_matrix<MmaPolicy, Scalar>) pack_matrix<MmaPolicy, Scalar>;
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 

@@ -316,13 +316,11 @@ void scale_gradient(const acc_t* grad, const acc_t* factor, int64_t size, acc_t*
   launch("scale_gradient", scale_gradient_kernel<acc_t>, {blocks_of(size), kThreads}, stream, grad, factor, size, out);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                       \
-  template void batch_all<MmaPolicy, Scalar>(                                                         \
-      const BatchAllRule&, const LabeledRows<Scalar>&, int64_t, const MarginTable<MmaPolicy::acc_t>&, \
-      const BatchAllOut<MmaPolicy::acc_t>&, const BatchAllChunks&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar) \
+  template decltype(batch_all<MmaPolicy, Scalar>) batch_all<MmaPolicy, Scalar>;
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
-template void scale_gradient<float>(const float*, const float*, int64_t, float*, const Stream&);
-template void scale_gradient<double>(const double*, const double*, int64_t, double*, const Stream&);
+template decltype(scale_gradient<float>) scale_gradient<float>;
+template decltype(scale_gradient<double>) scale_gradient<double>;
 
 }  // namespace hardmine::cuda

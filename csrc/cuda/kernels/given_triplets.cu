@@ -308,12 +308,9 @@ void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, con
   pair_gradient(measure, rows, pairs, true, {grad_x, nullptr}, workspace, stream);
 }
 
-#define HARDMINE_INSTANTIATE(Loss, Scalar, acc_t)                                                                     \
-  template void loss_of_triplets(const PairMeasure&, const Loss&, const PairedRows<Scalar>&, const TripletList&,      \
-                                 const TripletLossOut<acc_t>&, Workspace&, const Stream&);                            \
-  template void loss_of_triplets_gradient(const PairMeasure&, const Loss&, const PairedRows<Scalar>&,                 \
-                                          const TripletList&, const TripletLossGradient<acc_t>&, Scalar*, Workspace&, \
-                                          const Stream&);
+#define HARDMINE_INSTANTIATE(Loss, Scalar, acc_t)                                                 \
+  template decltype(loss_of_triplets<Loss, Scalar, acc_t>) loss_of_triplets<Loss, Scalar, acc_t>; \
+  template decltype(loss_of_triplets_gradient<Loss, Scalar, acc_t>) loss_of_triplets_gradient<Loss, Scalar, acc_t>;
 HARDMINE_INSTANTIATE(IndexedLoss, BFloat16, float)
 HARDMINE_INSTANTIATE(IndexedLoss, Float16, float)
 HARDMINE_INSTANTIATE(IndexedLoss, float, float)

@@ -27,13 +27,13 @@ int sorting_warps(int capacity) {
 
 template <class acc_t>
 struct KnnReservoirs {
-  PackedCandidate<acc_t>* reservoir;  // [num_splits, queries, capacity]
-  int32_t* size;                      // [num_splits, queries], of the reservoirs
+  PackedCandidate<acc_t>* candidates;  // [num_splits, queries, capacity]
+  int32_t* size;                       // [num_splits, queries], of the reservoirs
   int capacity, sorting_warps;
   int64_t num_splits, queries;
 
   __device__ __forceinline__ PackedCandidate<acc_t>* at(int64_t split, int64_t query) const {
-    return reservoir + (split * queries + query) * capacity;
+    return candidates + (split * queries + query) * capacity;
   }
 };
 
@@ -221,13 +221,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
        query += int64_t{gridDim.x} * warps) {
     int size = 0;
     for (int64_t split = 0; split < reservoirs.num_splits; ++split) {
-      const int more = reservoirs.size[split * reservoirs.queries + query];
-      if (size + more > list_capacity) {
+      const int split_size = reservoirs.size[split * reservoirs.queries + query];
+      if (size + split_size > list_capacity) {
         warp_bitonic_sort(list, size);
         size = epilogue.k;  // the size was above list_capacity - k >= k
       }
-      for (int i = lane_index(); i < more; i += 32) list[size + i] = reservoirs.at(split, query)[i];
-      size += more;
+      for (int i = lane_index(); i < split_size; i += 32) list[size + i] = reservoirs.at(split, query)[i];
+      size += split_size;
     }
     warp_bitonic_sort(list, size);
     write_neighbors(epilogue, list, size, query);
@@ -257,14 +257,14 @@ void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* r
   reservoirs.num_splits =
       std::max<int64_t>(1, std::min(ceil_div(kTargetBlocks, row_panels), column_panels / kMinSplitPanels));
   // The largest number of columns of a split.
-  const int64_t share_columns =
+  const int64_t split_columns =
       std::min(params.columns.count, ceil_div(column_panels, reservoirs.num_splits) * MmaPolicy::kTile);
-  reservoirs.capacity = capacity_of(k, share_columns, MmaPolicy::kTile);
+  reservoirs.capacity = capacity_of(k, split_columns, MmaPolicy::kTile);
   reservoirs.sorting_warps = sorting_warps<acc_t>(reservoirs.capacity);
-  reservoirs.reservoir =
+  reservoirs.candidates =
       workspace.array<PackedCandidate<acc_t>>(reservoirs.num_splits * reservoirs.queries * reservoirs.capacity);
   reservoirs.size = workspace.array<int32_t>(reservoirs.num_splits * reservoirs.queries);
-  params.may_overflow = share_columns > reservoirs.capacity;
+  params.may_overflow = split_columns > reservoirs.capacity;
   launch("knn", knn_kernel<MmaPolicy>,
          {row_panels * reservoirs.num_splits, kTileThreads,
           knn_shared_bytes<MmaPolicy>(reservoirs.capacity, reservoirs.sorting_warps)},
@@ -277,9 +277,7 @@ void knn(Similarity kind, const Points<Scalar>& queries, const Points<Scalar>* r
          reservoirs, params.epilogue, list_capacity);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                    \
-  template void knn<MmaPolicy, Scalar>(Similarity, const Points<Scalar>&, const Points<Scalar>*, int64_t, int64_t, \
-                                       bool, const KnnOut<typename MmaPolicy::acc_t>&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar) template decltype(knn<MmaPolicy, Scalar>) knn<MmaPolicy, Scalar>;
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 

@@ -280,11 +280,9 @@ void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>&
   PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);
 }
 
-#define HARDMINE_INSTANTIATE(Scalar, acc_t)                                                                            \
-  template void pair_gradient(const PairMeasure&, const PairedRows<Scalar>&, const PairList<acc_t>&, bool,             \
-                              const GradientOut<Scalar>&, Workspace&, const Stream&);                                  \
-  template void triplet_loss_gradient(const PairMeasure&, const PairedRows<Scalar>&, const LossGradient<acc_t>&, bool, \
-                                      const GradientOut<Scalar>&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(Scalar, acc_t)                                     \
+  template decltype(pair_gradient<Scalar, acc_t>) pair_gradient<Scalar, acc_t>; \
+  template decltype(triplet_loss_gradient<Scalar, acc_t>) triplet_loss_gradient<Scalar, acc_t>;
 HARDMINE_INSTANTIATE(BFloat16, float)
 HARDMINE_INSTANTIATE(Float16, float)
 HARDMINE_INSTANTIATE(float, float)

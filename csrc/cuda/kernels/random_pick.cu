@@ -73,9 +73,7 @@ void pick_random(const RandomPickParams<MmaPolicy>& params, const double* unifor
       stream, params, uniform, upper, best);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy)                                                                              \
-  template void pick_random<MmaPolicy>(const RandomPickParams<MmaPolicy>&, const double*, typename MmaPolicy::acc_t, \
-                                       PackedCandidate<typename MmaPolicy::acc_t>*, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy) template decltype(pick_random<MmaPolicy>) pick_random<MmaPolicy>;
 HARDMINE_INSTANTIATE(Bfloat16Products)
 HARDMINE_INSTANTIATE(Float16Products)
 HARDMINE_INSTANTIATE(Tf32Products)

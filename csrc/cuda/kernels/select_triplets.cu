@@ -167,11 +167,8 @@ void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& ancho
          {blocks, kEpilogueThreads, kSelectionEpilogueSharedBytes}, stream, epilogue);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                                                    \
-  template void select_triplets<MmaPolicy, Scalar>(                                                                \
-      const SelectionRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, const RandomNumbers&, \
-      const SelectionOut<typename MmaPolicy::acc_t>&, const LossOut<typename MmaPolicy::acc_t>&, Workspace&,       \
-      const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar) \
+  template decltype(select_triplets<MmaPolicy, Scalar>) select_triplets<MmaPolicy, Scalar>;
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 

@@ -208,10 +208,8 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
          {std::max<int64_t>(1, epilogue.chunks()), kEpilogueThreads, 2 * kMaxWarps * sizeof(double)}, stream, epilogue);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                           \
-  template void tuplet_loss<MmaPolicy, Scalar>(                                           \
-      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
-      const TupletOut<typename MmaPolicy::acc_t>&, Workspace&, const Stream&);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar) \
+  template decltype(tuplet_loss<MmaPolicy, Scalar>) tuplet_loss<MmaPolicy, Scalar>;
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 

@@ -269,10 +269,8 @@ void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anc
   if (refs && out.refs) gradient.run(y, x, false, out.refs);
 }
 
-#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar)                                           \
-  template void tuplet_loss_gradient<MmaPolicy, Scalar>(                                  \
-      const TupletRule&, const LabeledRows<Scalar>&, const LabeledRows<Scalar>*, int64_t, \
-      const TupletSaved<typename MmaPolicy::acc_t>&, const GradientOut<Scalar>&, Workspace&, const Stream&, int64_t);
+#define HARDMINE_INSTANTIATE(MmaPolicy, Scalar) \
+  template decltype(tuplet_loss_gradient<MmaPolicy, Scalar>) tuplet_loss_gradient<MmaPolicy, Scalar>;
 HARDMINE_FOR_EVERY_MMA_POLICY(HARDMINE_INSTANTIATE)
 #undef HARDMINE_INSTANTIATE
 
