@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/simd/simd.h"
+#include "cpu/engine/target.h"
+#include "cpu/simd/row_kernels_table.h"
 #include "fanng/graph.h"
 
 namespace hardmine::fanng {
@@ -13,7 +14,7 @@ namespace hardmine::fanng {
 // Distances between the vertices of a set.
 class Distances {
  public:
-  explicit Distances(const PointSet& points) : points_(points), kernel_(cpu::kernels<float>()) {}
+  explicit Distances(const PointSet& points) : points_(points), kernel_(cpu::kernels<cpu::RowKernels<float>>()) {}
 
   float between(Vertex a, Vertex b) const { return to(points_.vector(a), b); }
   float to(const float* query, Vertex v) const {
@@ -25,7 +26,7 @@ class Distances {
 
  private:
   const PointSet& points_;
-  const cpu::Kernels<float>& kernel_;
+  const cpu::RowKernels<float>& kernel_;
 };
 
 // Edges ascending by (squared distance, target), at most `capacity` a vertex.

@@ -19,7 +19,7 @@ bool is_wanted(const cpu::PairPass<T>& pass, cpu::PairKind kind, int64_t row, in
 
 // The weights of a block, and zeros where `accumulate` reads on.
 template <class T>
-std::vector<T> inside(const cpu::Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
+std::vector<T> inside(const Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
   std::vector<T> cells;
   bool zeros = true;
   for (int64_t i = 0; i < round_up_to(block.rows(), kernel.row_group); ++i) {
@@ -108,7 +108,7 @@ void check_batch_all(bool negatives) {
     for (const bool table : {false, true}) {
       const bool squared = table == c.second_half;
       if (table && !negatives) continue;
-      const auto weigh = [&](const cpu::Kernels<T>& kernel, AnyBatchAll<T>& any) {
+      const auto weigh = [&](const Kernels<T>& kernel, AnyBatchAll<T>& any) {
         std::vector<T> all_cells;
         for (const cpu::Block& block : c.blocks) {
           const cpu::PairKind kind = negatives ? cpu::PairKind::kOtherClass : cpu::PairKind::kSameClass;
@@ -178,7 +178,7 @@ TYPED_TEST(exponential_sums_any_target_gives_same_bits, T) {
       const bool one_shift = for_columns == c.second_half;
       const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1),
                            column_shift = c.numbers(c.columns(), kLine, -1, 1);
-      const auto sums_of = [&](const cpu::Kernels<T>& kernel) {
+      const auto sums_of = [&](const Kernels<T>& kernel) {
         std::vector<double> row(c.rows(), 0.5), column(c.columns(), 0.25);
         const cpu::ExponentialSums<T> sums{T(14.4),
                                            T(1),
@@ -203,7 +203,7 @@ TYPED_TEST(softplus_sums_any_target_gives_same_bits, T) {
     for (const bool for_columns : {false, true}) {
       const std::vector<T> row_shift = c.numbers(c.rows(), 1, -1, 1), column_shift = c.numbers(c.columns(), 16, -1, 1),
                            row_log = c.numbers(c.rows(), 1, -9, 9), column_log = c.numbers(c.columns(), 16, -9, 9);
-      const auto sums_of = [&](const cpu::Kernels<T>& kernel, std::vector<int64_t>& count) {
+      const auto sums_of = [&](const Kernels<T>& kernel, std::vector<int64_t>& count) {
         std::vector<double> sum(c.rows(), 0.5), slope(c.rows(), 0.0), column_sum(c.columns(), 0.25),
             column_slope(c.columns(), 0.0);
         count.assign(c.rows(), 0);
@@ -261,7 +261,7 @@ TYPED_TEST(tuplet_weights_any_target_gives_same_bits, T) {
       weights.rows = {negative_weight.data(), shift.data(), positive_weight.data(), log_sum.data(),
                       all ? nullptr : positive.data()};
       if (symmetric) weights.columns = weights.rows;
-      const auto weigh = [&](const cpu::Kernels<T>& kernel) {
+      const auto weigh = [&](const Kernels<T>& kernel) {
         std::vector<T> all_cells;
         for (const cpu::Block& block : c.blocks) {
           std::vector<T> numbers = filled_for_weights(c, kernel, cpu::PairKind::kAny, block);
@@ -284,7 +284,7 @@ TYPED_TEST(batch_all_positives_any_target_gives_same_bits, T) { check_batch_all<
 
 // Weights times rows of the other side, from packing to sum; also against a plain loop.
 TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
-  for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+  for_each_level<T>([](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
     for (const int64_t depth : {1, 7, 16, 33, 65}) {
       for (const cpu::Block& block : {cpu::Block{0, 1, 0, 1}, cpu::Block{0, 96, 0, 192}, cpu::Block{96, 127, 192, 289},
                                       cpu::Block{0, 95, 96, 97}}) {
@@ -307,7 +307,7 @@ TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
           std::vector<T> cells(block.rows() * block.columns());
           for (T& weight : cells) weight = random.below(3) ? T(2 * random.unit() - 1) : T(0);
 
-          const auto sums = [&](const cpu::Kernels<T>& kernel) {
+          const auto sums = [&](const Kernels<T>& kernel) {
             const int64_t panel = kernel.column_panel, panels = round_up_to(depth, panel) / panel;
             const int64_t group = kernel.row_group, to_padded = round_up_to(to, group);
             std::vector<T> value(panels * from * panel, T(7)), grad(panels * to_padded * panel, T(0.5));
@@ -361,7 +361,7 @@ TYPED_TEST(knn_block_any_target_gives_same_bits, T) {
   for_each_case<T>([](Case<T>& c) {
     for (const int64_t k : {1, 6}) {
       // Levels see the candidates in different orders, so their best are compared.
-      const auto best = [&](const cpu::Kernels<T>& kernel, std::vector<Index>& indices) {
+      const auto best = [&](const Kernels<T>& kernel, std::vector<Index>& indices) {
         const int64_t capacity = k + 3;
         std::vector<cpu::Neighbor<T>> pool(c.rows() * capacity);
         std::vector<int32_t> size(c.rows(), 0);

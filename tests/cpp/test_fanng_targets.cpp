@@ -96,7 +96,7 @@ TEST(squared_distances_any_target_equal_single_distances) {
         std::vector<float> got(count + 1, 7.0F), want(count + 1, 7.0F);
         level.for_float.squared_distances(query.data(), x.data(), stride, rows.data(), count, got.data());
         for (int64_t i = 0; i < count; ++i)
-          want[i] = cpu::kFloatKernels_scalar.squared_distance(query.data(), x.data() + rows[i] * stride, stride);
+          want[i] = scalar_kernels<float>().squared_distance(query.data(), x.data() + rows[i] * stride, stride);
         context = level.name + ", stride " + std::to_string(stride) + ", " + std::to_string(count) + " rows";
         CHECK(same_bits(got, want));
       }

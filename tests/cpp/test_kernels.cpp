@@ -13,7 +13,7 @@ namespace {
 // Element (row r, depth k) of groups of g is at [r / g][k][r % g]; rows that fill up the last group are zero.
 template <class T>
 void check_pack(int64_t group, int64_t count, int64_t depth, bool scaled) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const Kernels<T>& kernel = active_kernels<T>();
   Random random(count + depth);
   const int64_t sources = count + 3;
   const std::vector<T> x = make_rows<T>(Values::kReals, sources, depth, random);
@@ -49,7 +49,7 @@ struct PassCoverage {
 template <class T>
 void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T>& column_batch, bool symmetric,
                 bool euclidean, int64_t row_block, int64_t column_panels, size_t turn) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const Kernels<T>& kernel = active_kernels<T>();
   const PackedBatch<T> rows(kernel, row_batch), columns(kernel, column_batch);
   const std::vector<double> s =
       similarity_matrix(euclidean ? Similarity::kEuclidean : Similarity::kDot, row_batch, column_batch);
@@ -94,7 +94,7 @@ void check_pass(PassCoverage& coverage, const Batch<T>& row_batch, const Batch<T
 // j leaves the tile's number of (i, j) as the best key of row i.
 template <class T>
 void check_tile_number(int64_t depth, bool euclidean, bool scaled) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const Kernels<T>& kernel = active_kernels<T>();
   context = "depth " + std::to_string(depth) + text_of({{"euclidean", euclidean}, {"scaled", scaled}});
   Random random(depth);
   const Batch<T> row_batch(Values::kReals, Labels::kOneClass, 13, depth, random);
@@ -124,7 +124,7 @@ TEST(kernels_with_forced_target_are_used) { check_forced_level(); }
 
 // Integers are exact, so a kernel must agree with a plain loop to the last bit.
 TYPED_TEST(row_kernels_integers_are_exact, T) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const Kernels<T>& kernel = active_kernels<T>();
   for (const int64_t depth : kDepths) {
     context = "depth " + std::to_string(depth);
     Random random(depth);
@@ -157,7 +157,7 @@ TYPED_TEST(row_kernels_integers_are_exact, T) {
 }
 
 TYPED_TEST(row_norms_nonfinite_element_is_reported, T) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const Kernels<T>& kernel = active_kernels<T>();
   const T huge = std::numeric_limits<T>::max(), inf = std::numeric_limits<T>::infinity();
   for (const int64_t depth : {1, 16, 17, 33}) {
     std::vector<T> norm(3), x(3 * depth, T(1));
@@ -177,7 +177,7 @@ TYPED_TEST(row_norms_nonfinite_element_is_reported, T) {
 }
 
 TYPED_TEST(pack_interleaves_scales_and_pads, T) {
-  const cpu::Kernels<T>& kernel = cpu::kernels<T>();
+  const Kernels<T>& kernel = active_kernels<T>();
   for (const int64_t group : {kernel.row_group, kernel.column_panel}) {
     for (const int64_t count : {1, 5, 6, 7, 12, 13, 31, 32, 33, 97}) {
       for (const int64_t depth : {1, 2, 15, 16, 17, 33}) {

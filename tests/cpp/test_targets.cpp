@@ -23,21 +23,21 @@ TEST(targets_tile_sizes_divide_blocks) {
 TEST(target_unknown_name_is_an_error_and_default_is_best) {
   // The level is decided by the first call that succeeds, so the failing one comes first.
   setenv("HARDMINE_SIMD", "mmx", 1);
-  CHECK_THROWS(cpu::simd_level(), std::runtime_error, "HARDMINE_SIMD must be one of 'scalar'");
-  CHECK_THROWS(cpu::simd_level(), std::runtime_error, "got 'mmx'");
+  CHECK_THROWS(cpu::simd_target_index(), std::runtime_error, "HARDMINE_SIMD must be one of 'scalar'");
+  CHECK_THROWS(cpu::simd_target_index(), std::runtime_error, "got 'mmx'");
   unsetenv("HARDMINE_SIMD");
   std::string best;
   for (const BuiltLevel& level : built_levels())
     if (level.available) best = level.name;
-  CHECK_EQ(std::string(cpu::simd_level_name()), best);
+  CHECK_EQ(std::string(cpu::simd_target_name()), best);
   for (const BuiltLevel& level : built_levels()) {
-    CHECK_EQ(&cpu::kernels<float>() == &level.for_float, level.name == best);
-    CHECK_EQ(&cpu::kernels<double>() == &level.for_double, level.name == best);
+    CHECK_EQ(cpu::kernels<cpu::RowKernels<float>>().dot == level.for_float.dot, level.name == best);
+    CHECK_EQ(cpu::kernels<cpu::RowKernels<double>>().dot == level.for_double.dot, level.name == best);
   }
 }
 
 TYPED_TEST(row_kernels_any_target_gives_same_bits, T) {
-  for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+  for_each_level<T>([](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const bool special : {false, true}) {
         context = level.name + ", depth " + std::to_string(depth) + (special ? ", specials" : "");
@@ -61,9 +61,9 @@ TYPED_TEST(row_kernels_any_target_gives_same_bits, T) {
             CHECK(same_bits(with_simd, with_scalar));
             CHECK(!same_bits(with_simd, acc));
           };
-          both([&](const cpu::Kernels<T>& k, T* out) { k.add_scaled(out, weight, b, depth); });
-          both([&](const cpu::Kernels<T>& k, T* out) { k.add_scaled_difference(out, weight, b, a, depth); });
-          both([&](const cpu::Kernels<T>& k, T* out) { k.project(out, a, norm, weight, depth); });
+          both([&](const Kernels<T>& k, T* out) { k.add_scaled(out, weight, b, depth); });
+          both([&](const Kernels<T>& k, T* out) { k.add_scaled_difference(out, weight, b, a, depth); });
+          both([&](const Kernels<T>& k, T* out) { k.project(out, a, norm, weight, depth); });
         }
       }
     }
@@ -71,7 +71,7 @@ TYPED_TEST(row_kernels_any_target_gives_same_bits, T) {
 }
 
 TYPED_TEST(pack_any_target_gives_same_bits, T) {
-  for_each_level<T>([](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+  for_each_level<T>([](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
     for (const int64_t depth : kDepths) {
       for (const int64_t count : {1, 13, 33}) {
         Random random(depth + count);
@@ -98,7 +98,7 @@ TYPED_TEST(pack_any_target_gives_same_bits, T) {
 // Levels tile the pairs differently, so whole passes are compared.
 TYPED_TEST(select_block_any_target_gives_same_bits, T) {
   const T inf = std::numeric_limits<T>::infinity();
-  for_each_level<T>([&](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+  for_each_level<T>([&](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
     int64_t selected = 0;
     for (const int64_t depth : kDepths) {
       for (const int64_t count : {7, 50}) {

@@ -10,6 +10,7 @@
 
 #include "cpu/engine/block_gradient.h"
 #include "cpu/engine/block_pass.h"
+#include "cpu/simd/batch_all_block_table.h"
 
 namespace hardmine::cpu {
 namespace {
@@ -76,7 +77,7 @@ class AnchorLists {
  private:
   void fill(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
             const WorkspaceVector<int64_t>& class_end, const Workers& workers) {
-    const Kernels<T>& kernel = kernels<T>();
+    const TileKernels<T>& kernel = kernels<TileKernels<T>>();
     PairPass<T> pass = sides.pass();
     pass.symmetric = false;  // every anchor its own list
     const int64_t first_block = begin_ / kMaxBlockRows, blocks = ceil_div(end_, kMaxBlockRows) - first_block;
@@ -138,7 +139,7 @@ class AnchorLists {
 template <class T>
 BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samples, int64_t depth,
                             const MarginTable<T>& table, const Workers& workers, T* grad) {
-  const Kernels<T>& kernel = kernels<T>();
+  const BatchAllKernels<T>& kernel = kernels<BatchAllKernels<T>>();
   const auto make_sides = [&](bool unit_rows) {
     return std::make_unique<LabeledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, workers);
   };

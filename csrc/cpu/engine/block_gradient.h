@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/engine/pairwise_operands.h"
+#include "cpu/simd/gradient_gemm_table.h"
 
 namespace hardmine::cpu {
 
@@ -14,8 +15,12 @@ template <class T>
 class BlockGradient {
  public:
   BlockGradient(const LabeledSides<T>& sides, bool need_rows, bool need_columns, const Workers& workers)
-      : sides_(sides), kernel_(kernels<T>()), workers_(workers) {
-    panels_ = ceil_div(sides.depth(), kernel_.column_panel);
+      : sides_(sides),
+        rows_kernel_(kernels<RowKernels<T>>()),
+        kernel_(kernels<GradientKernels<T>>()),
+        panel_(kernels<TileKernels<T>>().column_panel),
+        workers_(workers) {
+    panels_ = ceil_div(sides.depth(), panel_);
     const bool euclidean = sides.pass().euclidean;
     rows_.padded = round_up(sides.rows().count(), kBlockStep);
     if (need_rows || sides.symmetric()) rows_.grad = zeros(rows_.padded);
@@ -50,10 +55,9 @@ class BlockGradient {
 
   void accumulate(const Block& block, const T* weights, bool transposed, const Side& from, int64_t from_row,
                   const Side& to, int64_t to_row) const {
-    const int64_t panel = kernel_.column_panel;
-    kernel_.accumulate(block, weights, transposed, sides_.depth(), from.value.get() + from_row * panel, from.padded,
-                       sides_.pass().euclidean ? to.value.get() + to_row * panel : nullptr,
-                       to.grad.get() + to_row * panel, to.padded);
+    kernel_.accumulate(block, weights, transposed, sides_.depth(), from.value.get() + from_row * panel_, from.padded,
+                       sides_.pass().euclidean ? to.value.get() + to_row * panel_ : nullptr,
+                       to.grad.get() + to_row * panel_, to.padded);
   }
 
   int64_t threads_for(int64_t count) const {
@@ -70,7 +74,7 @@ class BlockGradient {
   }
 
   Buffer<T> zeros(int64_t padded) const {
-    const int64_t size = padded * panels_ * kernel_.column_panel;
+    const int64_t size = padded * panels_ * panel_;
     Buffer<T> out(size);
     constexpr int64_t kNumbersAPiece = 1 << 20;
     parallel_range(
@@ -80,7 +84,7 @@ class BlockGradient {
   }
 
   void unpack(const SortedRows<T>& rows, const T* x, const T* scale, const Side& side, T factor, T* grad) const {
-    const int64_t depth = sides_.depth(), panel = kernel_.column_panel;
+    const int64_t depth = sides_.depth(), panel = panel_;
     parallel_range(workers_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         const int64_t source = rows.order()[r];
@@ -93,7 +97,7 @@ class BlockGradient {
         const T* self = x + source * depth;
         const T norm = scale[source];
         if (has_direction(norm)) {
-          kernel_.project(out, self, norm, kernel_.dot(out, self, depth) / norm, depth);
+          rows_kernel_.project(out, self, norm, rows_kernel_.dot(out, self, depth) / norm, depth);
         } else {
           std::fill_n(out, depth, T(0));
         }
@@ -102,7 +106,9 @@ class BlockGradient {
   }
 
   const LabeledSides<T>& sides_;
-  const Kernels<T>& kernel_;
+  const RowKernels<T>& rows_kernel_;
+  const GradientKernels<T>& kernel_;
+  const int64_t panel_;
   const Workers& workers_;
   int64_t panels_;
   Side rows_, columns_;

@@ -14,7 +14,7 @@ namespace hardmine::cpu {
 template <class T, class Wanted, class Visit>
 void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, const Workers& workers,
                     const Wanted& wanted, const Visit& visit) {
-  const Kernels<T>& kernel = kernels<T>();
+  const TileKernels<T>& kernel = kernels<TileKernels<T>>();
   const PairPass<T>& pass = sides.pass();
   const int64_t rows = sides.rows().count(), columns = sides.columns().count();
   const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(sides.depth());

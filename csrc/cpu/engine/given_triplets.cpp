@@ -7,7 +7,7 @@ namespace hardmine::cpu {
 namespace {
 
 template <class T>
-T measure_pair(const Kernels<T>& kernel, const PairMeasure& measure, const T* x, const T* y, int64_t depth) {
+T measure_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const T* x, const T* y, int64_t depth) {
   if (measure.quantity == PairQuantity::kInnerProduct) return clamped_measure(measure, kernel.dot(x, y, depth));
   return measure.quantity == PairQuantity::kNegativeDistance ? -kernel.distance(x, y, depth)
                                                              : -kernel.squared_distance(x, y, depth);
@@ -33,7 +33,7 @@ std::string fault_of(const TripletList& triplets, int64_t row_count) {
 template <class T>
 bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count, int64_t depth,
                       const TripletList& triplets, const Workers& workers, T* positive, T* negative) {
-  const Kernels<T>& kernel = kernels<T>();
+  const RowKernels<T>& kernel = kernels<RowKernels<T>>();
   const MeasuredRows<T> rows(measure, x, row_count, depth, true, workers);
   const double work = 2.0 * static_cast<double>(triplets.count) * static_cast<double>(depth);
   parallel_range(workers, workers_for(workers, work, kElementGrain), triplets.count, 1,

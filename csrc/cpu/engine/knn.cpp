@@ -12,6 +12,7 @@
 #include "cpu/engine/pair_schedule.h"
 #include "cpu/engine/pairwise_operands.h"
 #include "cpu/engine/quickselect.h"
+#include "cpu/simd/knn_block_table.h"
 
 namespace hardmine::cpu {
 namespace {
@@ -104,7 +105,7 @@ class Pools {
 template <class T>
 void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
              bool exclude_self, const Workers& workers, T* similarity, int64_t* index) {
-  const Kernels<T>& kernel = kernels<T>();
+  const KnnKernels<T>& kernel = kernels<KnnKernels<T>>();
   const int64_t count = queries.count;
   std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
   std::fill_n(index, count * k, int64_t{-1});

@@ -77,7 +77,7 @@ class PairsByRow {
 
 // acc += the gradient that a pair gives to the row `self`, before its projection.
 template <class T>
-void add_pair(const Kernels<T>& kernel, const PairMeasure& measure, const MeasuredRows<T>& rows, int64_t self,
+void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const MeasuredRows<T>& rows, int64_t self,
               const MeasuredRows<T>& others, int64_t other, T weight, int64_t depth, T* acc) {
   const T *x = rows.row(self), *y = others.row(other);
   switch (measure.quantity) {
@@ -106,7 +106,7 @@ template <class T>
 void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
                    const Workers& workers, T* grad_x, T* grad_refs) {
   if (!grad_x && !grad_refs) return;
-  const Kernels<T>& kernel = kernels<T>();
+  const RowKernels<T>& kernel = kernels<RowKernels<T>>();
   const int64_t depth = rows.depth;
   const bool want_unit = measure.quantity != PairQuantity::kInnerProduct;
   const MeasuredRows<T> x(measure, rows.x, rows.count, depth, want_unit, workers);

@@ -16,7 +16,7 @@
 
 #include "core/int_math.h"
 #include "cpu/engine/thread_pool.h"
-#include "cpu/simd/simd.h"
+#include "cpu/simd/operands.h"
 
 namespace hardmine::cpu {
 

@@ -41,7 +41,7 @@ class Picker {
     if (count == 0) return;
     const int64_t anchor = rows_.sorted.order()[row];
     const int64_t other = candidate(drawn_rank(pick_.number[anchor], count));
-    const T number = kernels<T>().tile_number(
+    const T number = kernels<TileKernels<T>>().tile_number(
         rows_.x + anchor * pick_.depth, columns_.x + other * pick_.depth, rows_.norm ? rows_.norm + anchor : nullptr,
         columns_.norm ? columns_.norm + other : nullptr, pick_.depth, pick_.euclidean);
     out_.index[row] = static_cast<Index>(other);
@@ -80,7 +80,8 @@ class Picker {
     for (int64_t column = blocks.begin; column < blocks.end; column += kMaxBlockColumns) {
       if (workers.cancelled()) return;
       const Block block{begin, end, column, std::min(column + kMaxBlockColumns, blocks.end)};
-      kernels<T>().fill_block(pass, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass, block, numbers);
+      kernels<TileKernels<T>>().fill_block(pass, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass, block,
+                                           numbers);
       mark(block, numbers, bits, words);
     }
     for (int64_t i = begin; i < end; ++i) {

@@ -10,7 +10,9 @@
 #include "core/similarity.h"
 #include "cpu/engine/buffer.h"
 #include "cpu/engine/select_triplets.h"
-#include "cpu/simd/simd.h"
+#include "cpu/engine/target.h"
+#include "cpu/simd/block_table.h"
+#include "cpu/simd/row_kernels_table.h"
 
 namespace hardmine::cpu {
 
@@ -26,7 +28,8 @@ struct Norms {
   bool clamped = false;  // some norm is kSmallestNorm: x_i / norm is no unit row then
 
   Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
-    const Kernels<T>& kernel = kernels<T>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
+    const RowKernels<T>& kernel =
+        kernels<RowKernels<T>>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
     std::atomic<bool> all_finite{true}, any_clamped{false};
     const int64_t threads =
         workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
@@ -50,7 +53,7 @@ class SortedRows {
   SortedRows(const LabeledRows<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
              bool as_rows, bool as_columns, const Workers& workers)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
-    const Kernels<T>& kernel = kernels<T>();
+    const TileKernels<T>& kernel = kernels<TileKernels<T>>();
     const int64_t padded = round_up(count_, std::max(kernel.row_group, kernel.column_panel));
     order_ = subset ? *subset : sorted_order(rows);
     order_.resize(padded, order_.empty() ? 0 : order_.back());
@@ -88,7 +91,7 @@ class SortedRows {
     return order;
   }
 
-  Buffer<T> packed(const Kernels<T>& kernel, const T* x, int64_t depth, const T* norm, int64_t group,
+  Buffer<T> packed(const TileKernels<T>& kernel, const T* x, int64_t depth, const T* norm, int64_t group,
                    const Workers& workers) const {
     Buffer<T> out(round_up(count_, group) * depth);
     const int64_t threads =

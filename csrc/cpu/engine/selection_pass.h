@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/engine/rows.h"
+#include "cpu/simd/select_block_table.h"
 
 namespace hardmine::cpu {
 
@@ -59,7 +60,7 @@ void start(const Request<T>& request, const SortedRows<T>& rows, T* key, Index* 
 template <class T>
 std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairPass<T> pass,
                                  const std::vector<Request<T>>& requests, const Workers& workers) {
-  const Kernels<T>& kernel = kernels<T>();
+  const SelectKernels<T>& kernel = kernels<SelectKernels<T>>();
   pass.rows = rows.view();
   pass.columns = columns.view();
   const double same = same_class_pairs(rows, columns);
@@ -74,7 +75,7 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
       workers_for(workers, pairs * static_cast<double>(pass.depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
 
   // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
-  const int64_t column_block = round_up(256, kernel.column_panel);
+  const int64_t column_block = round_up(256, kernels<TileKernels<T>>().column_panel);
   const int64_t column_blocks = ceil_div(columns.count(), column_block);
   int64_t row_block = kMaxBlockRows;
   while (row_block > 24 && ceil_div(rows.count(), row_block) * column_blocks < 64 * threads) row_block /= 2;

@@ -10,6 +10,7 @@
 #include "cpu/engine/block_gradient.h"
 #include "cpu/engine/block_pass.h"
 #include "cpu/engine/selection_pass.h"
+#include "cpu/simd/tuplet_block_table.h"
 
 namespace hardmine::cpu {
 namespace {
@@ -25,7 +26,7 @@ WorkspaceVector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
 template <class T>
 bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
                     const Workers& workers, const TupletOut<T>& out) {
-  const Kernels<T>& kernel = kernels<T>();
+  const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const T infinity = std::numeric_limits<T>::infinity();
   std::fill_n(out.value, anchors.count, T(0));
   std::fill_n(out.level, anchors.count, -infinity);
@@ -129,7 +130,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
 template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
                      const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs) {
-  const Kernels<T>& kernel = kernels<T>();
+  const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
   if (!sides.finite()) return false;
   if (sides.empty()) {

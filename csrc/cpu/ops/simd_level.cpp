@@ -2,12 +2,12 @@
 
 #include <string>
 
-#include "cpu/simd/simd.h"
+#include "cpu/engine/target.h"
 
 namespace hardmine::cpu {
 namespace {
 
-std::string simd_level_op() { return simd_level_name(); }
+std::string simd_level_op() { return simd_target_name(); }
 
 }  // namespace
 

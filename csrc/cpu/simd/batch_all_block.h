@@ -2,9 +2,11 @@
 // positives.
 #pragma once
 
+#include "cpu/simd/batch_all_block_table.h"
 #include "cpu/simd/block.h"
 #include "cpu/simd/block_reductions.h"
 #include "cpu/simd/gradient_gemm.h"
+#include "cpu/simd/kernel_table.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
 
@@ -170,5 +172,8 @@ void batch_all_positives(const PairPass<T>& pass, const Block& block, const Batc
   }
   pad_weights(block, numbers);
 }
+
+HARDMINE_PROVIDE_KERNELS(BatchAllKernels, .batch_all_negatives = batch_all_negatives<T>,
+                         .batch_all_positives = batch_all_positives<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -2,6 +2,10 @@
 // cache, kMaxBlockColumns numbers a row.
 #pragma once
 
+#include "core/int_math.h"
+#include "cpu/simd/block_table.h"
+#include "cpu/simd/kernel_table.h"
+#include "cpu/simd/pack.h"
 #include "cpu/simd/tile_engine.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
@@ -78,5 +82,8 @@ inline ClassRun class_run(const PairPass<T>& pass, const Block& block, int64_t r
   for (end = begin; end < columns && first[end] == label;) ++end;
   return {begin, end};
 }
+
+HARDMINE_PROVIDE_KERNELS(TileKernels, .row_group = kRowGroup, .column_panel = kPanel<T>, .pack = pack<T>,
+                         .fill_block = fill_block<T>, .tile_number = tile_number<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -7,6 +7,10 @@
 
 #include <cstdint>
 
+#include "core/int_math.h"
+#include "cpu/simd/gradient_gemm_table.h"
+#include "cpu/simd/kernel_table.h"
+#include "cpu/simd/pack.h"
 #include "cpu/simd/tile_engine.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
@@ -80,5 +84,7 @@ inline void pad_weights(const Block& block, T* weights) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t c = i < block.rows() ? block.columns() : 0; c < columns; ++c) weights[i * kMaxBlockColumns + c] = T(0);
 }
+
+HARDMINE_PROVIDE_KERNELS(GradientKernels, .pack_depth = pack_depth<T>, .accumulate = accumulate<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -1,6 +1,8 @@
 // The visitor of nearest neighbors: offers every candidate that may be among the k best of its row or of its column.
 #pragma once
 
+#include "cpu/simd/kernel_table.h"
+#include "cpu/simd/knn_block_table.h"
 #include "cpu/simd/tile_engine.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
@@ -89,5 +91,7 @@ void knn_block(const PairPass<T>& pass, const Block& block, const NeighborPools<
     visit_block<false>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
   }
 }
+
+HARDMINE_PROVIDE_KERNELS(KnnKernels, .knn_block = knn_block<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

@@ -1,6 +1,8 @@
 // The visitor of selection: keeps the best candidate of every row, and of every column where the pass is symmetric.
 #pragma once
 
+#include "cpu/simd/kernel_table.h"
+#include "cpu/simd/select_block_table.h"
 #include "cpu/simd/tile_engine.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
@@ -90,6 +92,7 @@ void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64
        {visit_select<T, false, true, false>, visit_select<T, false, true, true>}},
       {{visit_select<T, true, false, false>, visit_select<T, true, false, true>},
        {visit_select<T, true, true, false>, visit_select<T, true, true, true>}}};
+  static_assert(kMaxSelections <= kMaxVisitors);
   SelectState<T> states[kMaxSelections];
   TileVisitor<T> visitors[kMaxSelections];
   for (int64_t v = 0; v < selection_count; ++v) {
@@ -104,5 +107,7 @@ void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64
     visit_block<false>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);
   }
 }
+
+HARDMINE_PROVIDE_KERNELS(SelectKernels, .select_block = select_block<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

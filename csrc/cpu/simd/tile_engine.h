@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cpu/simd/simd.h"
+#include "cpu/simd/operands.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
 
@@ -153,6 +153,8 @@ struct TileVisitor {
   const void* self;
 };
 
+inline constexpr int64_t kMaxVisitors = 2;
+
 // Streams the block's tiles through the visitors.
 template <bool kEuclidean, class T>
 inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors, int64_t visitor_count,
@@ -160,7 +162,7 @@ inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors,
   constexpr int64_t kTile = kRowGroup * kPanel<T>;
   alignas(64) T strip[kMaxBlockRows * kPanel<T>];
   alignas(64) T candidates[kTile];
-  TileKind kinds[kMaxBlockRows / kRowGroup][kMaxSelections];
+  TileKind kinds[kMaxBlockRows / kRowGroup][kMaxVisitors];
   bool needed[kMaxBlockRows / kRowGroup];
   const auto group_end = [&](int64_t row) { return row + kRowGroup < row_end ? row + kRowGroup : row_end; };
   for (int64_t column = column_begin; column < column_end; column += kPanel<T>) {

@@ -4,6 +4,8 @@
 #include "cpu/simd/block.h"
 #include "cpu/simd/block_reductions.h"
 #include "cpu/simd/gradient_gemm.h"
+#include "cpu/simd/kernel_table.h"
+#include "cpu/simd/tuplet_block_table.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
 
@@ -189,5 +191,8 @@ void tuplet_weights(const PairPass<T>& pass, const Block& block, const TupletWei
        {tuplet_weights_of<true, true, false, T>, tuplet_weights_of<true, true, true, T>}}};
   kFunctions[pass.euclidean][weights.one_shift][pass.symmetric](pass, block, weights, numbers);
 }
+
+HARDMINE_PROVIDE_KERNELS(TupletKernels, .exponential_sums = exponential_sums<T>, .softplus_sums = softplus_sums<T>,
+                         .tuplet_weights = tuplet_weights<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_LEVEL

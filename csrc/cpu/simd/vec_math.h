@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "core/elementary.h"
-#include "cpu/simd/simd.h"
 
 namespace hardmine::cpu::HARDMINE_LEVEL {
 

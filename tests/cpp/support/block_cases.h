@@ -20,13 +20,13 @@ struct LevelPass {
   PackedBatch<T> rows, columns;
   cpu::PairPass<T> pass;
 
-  LevelPass(const cpu::Kernels<T>& kernel, const Batch<T>& row_batch, const Batch<T>* column_batch, bool euclidean)
+  LevelPass(const Kernels<T>& kernel, const Batch<T>& row_batch, const Batch<T>* column_batch, bool euclidean)
       : rows(kernel, row_batch, euclidean ? nullptr : norms(kernel, row_batch).data()),
         columns(kernel, column_batch ? *column_batch : row_batch,
                 euclidean ? nullptr : norms(kernel, column_batch ? *column_batch : row_batch).data()) {
     pass = {rows.view(), column_batch ? columns.view() : rows.view(), row_batch.depth, !column_batch, euclidean};
   }
-  static std::vector<T> norms(const cpu::Kernels<T>& kernel, const Batch<T>& batch) {
+  static std::vector<T> norms(const Kernels<T>& kernel, const Batch<T>& batch) {
     std::vector<T> norm(batch.count);
     kernel.row_norms(batch.x.data(), batch.count, batch.depth, norm.data());
     return norm;
@@ -36,13 +36,13 @@ struct LevelPass {
 // What one comparison is about.
 template <class T>
 struct Case {
-  const cpu::Kernels<T>&scalar, &simd;
+  const Kernels<T>&scalar, &simd;
   const cpu::PairPass<T>&scalar_pass, &simd_pass;
   std::vector<cpu::Block> blocks;  // that may hold pairs
   Random random;
   bool second_half;  // alternates from case to case; a check with four variants runs two of them per case
 
-  const cpu::PairPass<T>& pass_of(const cpu::Kernels<T>& kernel) const {
+  const cpu::PairPass<T>& pass_of(const Kernels<T>& kernel) const {
     return &kernel == &scalar ? scalar_pass : simd_pass;
   }
   int64_t rows() const { return scalar_pass.rows.count; }
@@ -57,7 +57,7 @@ struct Case {
 
 template <class T>
 void for_each_case(const std::function<void(Case<T>&)>& body) {
-  for_each_level<T>([&](const BuiltLevel& level, const cpu::Kernels<T>& scalar, const cpu::Kernels<T>& simd) {
+  for_each_level<T>([&](const BuiltLevel& level, const Kernels<T>& scalar, const Kernels<T>& simd) {
     int64_t turn = 0;
     for (const int64_t depth : {3, 257}) {
       for (const int64_t count : {1, 31, 97, 193}) {
@@ -89,7 +89,7 @@ void for_each_case(const std::function<void(Case<T>&)>& body) {
 
 // A filled block: lines are kMaxBlockColumns apart, and the buffer ends with the last one.
 template <class T>
-std::vector<T> filled(const Case<T>& c, const cpu::Kernels<T>& kernel, cpu::PairKind kind, const cpu::Block& block) {
+std::vector<T> filled(const Case<T>& c, const Kernels<T>& kernel, cpu::PairKind kind, const cpu::Block& block) {
   std::vector<T> numbers((block.rows() - 1) * cpu::kMaxBlockColumns + round_up_to(block.columns(), kLine), T(7));
   kernel.fill_block(c.pass_of(kernel), kind, block, numbers.data());
   return numbers;
@@ -97,7 +97,7 @@ std::vector<T> filled(const Case<T>& c, const cpu::Kernels<T>& kernel, cpu::Pair
 
 // As the scalar level fills it, with room for the weights that `kernel` makes of it, in whole groups of rows.
 template <class T>
-std::vector<T> filled_for_weights(const Case<T>& c, const cpu::Kernels<T>& kernel, cpu::PairKind kind,
+std::vector<T> filled_for_weights(const Case<T>& c, const Kernels<T>& kernel, cpu::PairKind kind,
                                   const cpu::Block& block) {
   std::vector<T> numbers = filled(c, c.scalar, kind, block);
   const int64_t lines = round_up_to(block.rows(), kernel.row_group);

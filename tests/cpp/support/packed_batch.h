@@ -6,8 +6,8 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/simd/simd.h"
 #include "support/samples.h"
+#include "support/simd_targets.h"
 
 namespace hardmine::test {
 
@@ -21,7 +21,7 @@ struct PackedBatch {
   std::vector<int64_t> label;
   std::vector<T> groups, panels;
 
-  PackedBatch(const cpu::Kernels<T>& kernel, const Batch<T>& batch, const T* norm = nullptr)
+  PackedBatch(const Kernels<T>& kernel, const Batch<T>& batch, const T* norm = nullptr)
       : count(batch.count), padded(round_up_to(count, std::max(kernel.row_group, kernel.column_panel))), id(count) {
     std::iota(id.begin(), id.end(), 0);
     std::stable_sort(id.begin(), id.end(), [&](Index a, Index b) { return batch.label[a] < batch.label[b]; });
@@ -46,7 +46,7 @@ struct PassResult {
 };
 
 template <class T>
-PassResult<T> run_pass(const cpu::Kernels<T>& kernel, const cpu::PairPass<T>& pass, bool same_class, bool largest_wins,
+PassResult<T> run_pass(const Kernels<T>& kernel, const cpu::PairPass<T>& pass, bool same_class, bool largest_wins,
                        const KeyRange<T>& range, bool bounded, int64_t row_block, int64_t column_panels) {
   const int64_t padded = round_up_to(pass.rows.count, std::max(kernel.row_group, kernel.column_panel));
   PassResult<T> best{std::vector<T>(padded, range.start_key), std::vector<Index>(padded, range.start_index)};

@@ -5,35 +5,59 @@
 #include <string>
 #include <vector>
 
-#include "cpu/simd/simd.h"
+#include "cpu/engine/target.h"
+#include "cpu/simd/batch_all_block_table.h"
+#include "cpu/simd/block_table.h"
+#include "cpu/simd/gradient_gemm_table.h"
+#include "cpu/simd/knn_block_table.h"
+#include "cpu/simd/row_kernels_table.h"
+#include "cpu/simd/select_block_table.h"
+#include "cpu/simd/tuplet_block_table.h"
 #include "support/check.h"
 
-namespace hardmine::cpu {
-
-#define HARDMINE_DECLARE_LEVEL(level)                \
-  extern const Kernels<float> kFloatKernels_##level; \
-  extern const Kernels<double> kDoubleKernels_##level;
-HARDMINE_DECLARE_LEVEL(scalar)
-#if defined(__x86_64__)
-HARDMINE_DECLARE_LEVEL(avx2)
-HARDMINE_DECLARE_LEVEL(avx512)
-#elif defined(__aarch64__)
-HARDMINE_DECLARE_LEVEL(neon)
-#endif
-#undef HARDMINE_DECLARE_LEVEL
-
-}  // namespace hardmine::cpu
-
 namespace hardmine::test {
+
+// All kernels of one target.
+template <class T>
+struct Kernels : cpu::RowKernels<T>,
+                 cpu::TileKernels<T>,
+                 cpu::GradientKernels<T>,
+                 cpu::SelectKernels<T>,
+                 cpu::KnnKernels<T>,
+                 cpu::TupletKernels<T>,
+                 cpu::BatchAllKernels<T> {};
+
+// get(table) of the kernels' own types.
+#define HARDMINE_ALL_KERNELS(get)                                                             \
+  {get<cpu::RowKernels<T>>(),     get<cpu::TileKernels<T>>(), get<cpu::GradientKernels<T>>(), \
+   get<cpu::SelectKernels<T>>(),  get<cpu::KnnKernels<T>>(),  get<cpu::TupletKernels<T>>(),   \
+   get<cpu::BatchAllKernels<T>>()}
+
+// Those of the target in force.
+template <class T>
+const Kernels<T>& active_kernels() {
+  static const Kernels<T> all = HARDMINE_ALL_KERNELS(cpu::kernels);
+  return all;
+}
+
+#define HARDMINE_TARGET_KERNELS(target)                                            \
+  template <class T>                                                               \
+  const Kernels<T>& target##_kernels() {                                           \
+    static const Kernels<T> all = HARDMINE_ALL_KERNELS(cpu::target::kernel_table); \
+    return all;                                                                    \
+  }
+HARDMINE_FOR_EACH_TARGET(HARDMINE_TARGET_KERNELS)
+#undef HARDMINE_TARGET_KERNELS
+#undef HARDMINE_ALL_KERNELS
 
 struct BuiltLevel {
   std::string name;
   bool available;  // on this CPU
-  const cpu::Kernels<float>& for_float;
-  const cpu::Kernels<double>& for_double;
+  const Kernels<float>& for_float;
+  const Kernels<double>& for_double;
 
   template <class T>
-  const cpu::Kernels<T>& table() const {
+  const Kernels<T>& table() const {
     if constexpr (sizeof(T) == sizeof(float)) {
       return for_float;
     } else {
@@ -45,13 +69,13 @@ struct BuiltLevel {
 // Ascending, scalar first.
 inline std::vector<BuiltLevel> built_levels() {
   return {
-      {"scalar", true, cpu::kFloatKernels_scalar, cpu::kDoubleKernels_scalar},
+      {"scalar", true, scalar_kernels<float>(), scalar_kernels<double>()},
 #if defined(__x86_64__)
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), cpu::kFloatKernels_avx2,
-       cpu::kDoubleKernels_avx2},
-      {"avx512", __builtin_cpu_supports("avx512f") != 0, cpu::kFloatKernels_avx512, cpu::kDoubleKernels_avx512},
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels<float>(),
+       avx2_kernels<double>()},
+      {"avx512", __builtin_cpu_supports("avx512f") != 0, avx512_kernels<float>(), avx512_kernels<double>()},
 #elif defined(__aarch64__)
-      {"neon", true, cpu::kFloatKernels_neon, cpu::kDoubleKernels_neon},
+      {"neon", true, neon_kernels<float>(), neon_kernels<double>()},
 #endif
   };
 }
@@ -71,7 +95,7 @@ inline void check_forced_level() {
   if (!forced) return;
   for (const BuiltLevel& level : built_levels())
     if (level.name == forced && !level.available) throw Skip{"this CPU lacks " + level.name};
-  CHECK_EQ(std::string(cpu::simd_level_name()), std::string(forced));
+  CHECK_EQ(std::string(cpu::simd_target_name()), std::string(forced));
 }
 
 }  // namespace hardmine::test

@@ -1,0 +1,27 @@
+// Tiles as the engine sees them: the shape of a micro-tile, packing for it, and blocks of tiles.
+#pragma once
+
+#include "cpu/simd/operands.h"
+
+namespace hardmine::cpu {
+
+template <class T>
+struct TileKernels {
+  int64_t row_group;     // rows of a micro-tile
+  int64_t column_panel;  // columns of a micro-tile
+
+  // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedRows); row r is x[order[r]] /
+  // scale[order[r]], or x[order[r]] where `scale` is null.
+  void (*pack)(const T* x, int64_t depth, const Index* order, const T* scale, int64_t count, int64_t begin, int64_t end,
+               int64_t group, T* out);
+
+  // numbers [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
+  // others, up to a width that is the next multiple of 32.
+  void (*fill_block)(const PairPass<T>& pass, PairKind kind, const Block& block, T* numbers);
+
+  // The number that tiles hold for the pair of rows a and b, to the bit. Their norms: null where tiles are made of the
+  // rows as they are.
+  T (*tile_number)(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean);
+};
+
+}  // namespace hardmine::cpu

@@ -1,0 +1,28 @@
+// Whole rows: norms, distances, and the sums of the backward pass.
+#pragma once
+
+#include <cstdint>
+
+namespace hardmine::cpu {
+
+template <class T>
+struct RowKernels {
+  // out[i] = |x_i|_2 (x is [count, depth], contiguous). Returns false if one is not finite.
+  bool (*row_norms)(const T* x, int64_t count, int64_t depth, T* out);
+
+  // acc += weight * y, acc += weight * (y - x), |y - x|, its square, and x . y, over `depth` elements.
+  void (*add_scaled)(T* acc, T weight, const T* y, int64_t depth);
+  void (*add_scaled_difference)(T* acc, T weight, const T* y, const T* x, int64_t depth);
+  T (*distance)(const T* x, const T* y, int64_t depth);
+  T (*squared_distance)(const T* x, const T* y, int64_t depth);
+  T (*dot)(const T* x, const T* y, int64_t depth);
+
+  // out[i] = the squared distance between the query and row rows[i] of x, whose rows have `stride` elements, a multiple
+  // of 16.
+  void (*squared_distances)(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out);
+
+  // acc[k] = (acc[k] - x[k] / norm * along) / norm: the gradient through x / |x|, `along` = acc . x / norm.
+  void (*project)(T* acc, const T* x, T norm, T along, int64_t depth);
+};
+
+}  // namespace hardmine::cpu
