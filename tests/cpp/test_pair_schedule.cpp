@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -179,5 +180,24 @@ TEST(pair_schedule_disjoint_pairs_run_concurrently) {
       --inside;
     });
     CHECK_EQ(together.load(), threads);
+  }
+}
+
+// The visits that wait for the groups of the one that throws go on, and end.
+TEST(an_exception_of_a_visit_ends_the_schedule_and_reaches_the_caller) {
+  for (const bool symmetric : {false, true}) {
+    for (const auto& pool : parallel_pools()) {
+      context = (symmetric ? "symmetric, " : "rows and columns, ") + std::to_string(pool->count()) + " workers";
+      std::string message = "nothing was thrown";
+      try {
+        cpu::PairSchedule(8 * kStep, 8 * kStep, symmetric)
+            .run(*pool, pool->count(), [](int64_t, const cpu::Block& block) {
+              if (block.row_begin == 0) throw std::runtime_error("visit");
+            });
+      } catch (const std::runtime_error& error) {
+        message = error.what();
+      }
+      CHECK_EQ(message, "visit");
+    }
   }
 }

@@ -1,6 +1,8 @@
 #include "cpu/engine/thread_pool.h"
 
 #include <atomic>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "support/check.h"
@@ -72,5 +74,33 @@ TEST(parallel_work_cancelled_throws) {
       CHECK(tasks <= questions);
       CHECK(rows <= questions * cpu::kRowsAPiece);
     }
+  }
+}
+
+TEST(an_exception_of_a_body_ends_the_loop_and_reaches_the_caller) {
+  std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
+  pools.push_back(std::make_unique<SerialWorkers>());
+  const auto message_of = [](const auto& loop) {
+    try {
+      loop();
+    } catch (const std::runtime_error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  for (const auto& pool : pools) {
+    context = std::to_string(pool->count()) + " workers";
+    CHECK_EQ(message_of([&] {
+               cpu::parallel_tasks(*pool, pool->count(), 100, [](int64_t, int64_t task) {
+                 if (task % 10 == 7) throw std::runtime_error("task");
+               });
+             }),
+             "task");
+    CHECK_EQ(message_of([&] {
+               cpu::parallel_range(*pool, pool->count(), 10'000, 1, [](int64_t begin, int64_t end) {
+                 if (begin <= 7000 && 7000 < end) throw std::runtime_error("range");
+               });
+             }),
+             "range");
   }
 }

@@ -133,6 +133,47 @@ def test_op_signal_handler_error_is_raised():
     assert output_of(run_python("-c", PREAMBLE + HANDLED)).split() == ["True", "True"]
 
 
+QUEUE_IS_FULL = """
+import ctypes
+x = torch.randn(60_000, 256)
+ops.knn(x[:9], k=1)
+add_pending_call = ctypes.pythonapi.Py_AddPendingCall
+nothing = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda _: 0)
+enough = KeyboardInterrupt("of this")
+
+def handle(number, frame):
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise enough
+
+signal.signal(signal.SIGTERM, handle)
+signal.signal(signal.SIGINT, handle)
+
+# Pending calls run on the main thread, which is in the op, so the queue stays full.
+def fill_queue_and_signal():
+    time.sleep(BEFORE_SIGNAL)
+    while add_pending_call(nothing, None) == 0:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+before = sys.getrefcount(enough)
+filler = threading.Thread(target=fill_queue_and_signal)
+filler.start()
+try:
+    ops.knn(x, k=10)
+    print("was not interrupted")
+except KeyboardInterrupt as error:
+    print(error is not enough)
+filler.join()
+enough.__traceback__ = None
+print(sys.getrefcount(enough) == before)
+"""
+
+
+def test_an_exception_that_cannot_be_queued_is_released():
+    assert output_of(run_python("-c", PREAMBLE + QUEUE_IS_FULL)).split() == ["True", "True"]
+
+
 NOT_ENDED = """
 x = torch.randn(20_000, 256)
 y = torch.arange(len(x)) // 10

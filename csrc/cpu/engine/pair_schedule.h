@@ -59,7 +59,7 @@ class PairSchedule {
   }
 
   // body(worker, block) for every block of every pair of groups, `threads` pairs at a time, until the work is
-  // cancelled. Throws Cancelled.
+  // cancelled. Throws Cancelled, and what `body` throws.
   template <class Body>
   void run(const Workers& workers, int64_t threads, const Body& body) const {
     const auto row_done = std::make_unique<std::atomic<int64_t>[]>(row_groups_);
@@ -77,10 +77,16 @@ class PairSchedule {
       const Pair& pair = pairs_[task];
       wait(row_done[pair.row], pair.row_turn);
       wait(column_done[pair.column], pair.column_turn);
+      // Even if `body` throws, the visit counts as over: others wait for it.
+      struct Over {
+        std::atomic<int64_t>&row, &column;
+        const Pair& pair;
+        ~Over() {
+          row.store(pair.row_turn + 1, std::memory_order_release);
+          if (&column != &row) column.store(pair.column_turn + 1, std::memory_order_release);
+        }
+      } over{row_done[pair.row], column_done[pair.column], pair};
       visit_blocks(pair, workers, [&](const Block& block) { body(worker, block); });
-      row_done[pair.row].store(pair.row_turn + 1, std::memory_order_release);
-      if (!symmetric_ || pair.row != pair.column)
-        column_done[pair.column].store(pair.column_turn + 1, std::memory_order_release);
     });
   }
 

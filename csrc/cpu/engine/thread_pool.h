@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <thread>
 
@@ -37,8 +38,30 @@ inline int64_t workers_for(const Workers& workers, double work, double grain) {
   return std::clamp<int64_t>(static_cast<int64_t>(work / grain), 1, workers.count());
 }
 
+// What the workers of one loop throw: the first exception ends the loop and is rethrown on the calling thread.
+class FirstException {
+ public:
+  template <class Work>
+  void run(const Workers& workers, int64_t threads, const Work& work) {
+    if (threads <= 1) return work(0);
+    workers.run(threads, [&](int64_t worker) {
+      try {
+        work(worker);
+      } catch (...) {
+        if (!thrown_.exchange(true)) exception_ = std::current_exception();
+      }
+    });
+    if (exception_) std::rethrow_exception(exception_);
+  }
+  bool thrown() const { return thrown_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> thrown_{false};
+  std::exception_ptr exception_;
+};
+
 // body(begin, end) over [0, count) in equal shares, on boundaries that are multiples of `step`; a share in pieces of
-// about `piece`, between which cancelled work ends. Throws Cancelled.
+// about `piece`, between which cancelled work ends. Throws Cancelled, and what `body` throws.
 inline void parallel_range(const Workers& workers, int64_t threads, int64_t count, int64_t step,
                            const std::function<void(int64_t begin, int64_t end)>& body, int64_t piece = kRowsAPiece) {
   if (count <= 0) return;
@@ -46,30 +69,31 @@ inline void parallel_range(const Workers& workers, int64_t threads, int64_t coun
   if (threads <= 1 && count <= piece) return body(0, count);
   piece = std::max(piece / step, int64_t{1}) * step;
   const int64_t steps = ceil_div(count, step);
-  const auto work = [&](int64_t worker) {
+  FirstException exception;
+  exception.run(workers, threads, [&](int64_t worker) {
     const int64_t end = std::min(count, steps * (worker + 1) / threads * step);
-    for (int64_t begin = steps * worker / threads * step; begin < end && !workers.cancelled(); begin += piece)
+    int64_t begin = steps * worker / threads * step;
+    for (; begin < end && !exception.thrown() && !workers.cancelled(); begin += piece)
       body(begin, std::min(begin + piece, end));
-  };
-  threads <= 1 ? work(0) : workers.run(threads, work);
+  });
   throw_if_cancelled(workers);
 }
 
 // body(worker, task) for every task in [0, tasks), handed out one by one to whichever worker is free, until the work is
-// cancelled. Throws Cancelled.
+// cancelled. Throws Cancelled, and what `body` throws.
 template <class Body>
 void parallel_tasks(const Workers& workers, int64_t threads, int64_t tasks, const Body& body) {
   std::atomic<int64_t> next{0}, done{0};
-  const auto work = [&](int64_t worker) {
-    for (int64_t task; !workers.cancelled() && (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+  FirstException exception;
+  const auto is_over = [&] { return exception.thrown() || workers.cancelled(); };
+  exception.run(workers, threads, [&](int64_t worker) {
+    for (int64_t task; !is_over() && (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
       body(worker, task);
       done.fetch_add(1, std::memory_order_relaxed);
     }
-    // Whichever is the calling thread goes on asking while others work. Tasks that are handed out are being done.
-    while (worker == 0 && done.load(std::memory_order_relaxed) < tasks && !workers.cancelled())
-      std::this_thread::yield();
-  };
-  threads <= 1 ? work(0) : workers.run(threads, work);
+    // Worker 0 may be on the calling thread, the only one that looks for signals: it asks while others work.
+    while (worker == 0 && done.load(std::memory_order_relaxed) < tasks && !is_over()) std::this_thread::yield();
+  });
   throw_if_cancelled(workers);
 }
 

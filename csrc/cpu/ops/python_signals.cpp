@@ -8,6 +8,8 @@
 #include <sys/syscall.h>
 #endif
 
+#include <memory>
+
 namespace hardmine::cpu {
 namespace {
 
@@ -20,6 +22,7 @@ struct Python {
   int (*check_signals)();
   void (*fetch_error)(Object**, Object**, Object**);
   void (*restore_error)(Object*, Object*, Object*);
+  void (*release)(Object*);  // ignores null
   int (*add_pending_call)(int (*)(void*), void*);
   void (*set_interrupt)();
   bool found = true;
@@ -31,6 +34,7 @@ struct Python {
     find("PyErr_CheckSignals", check_signals);
     find("PyErr_Fetch", fetch_error);
     find("PyErr_Restore", restore_error);
+    find("Py_DecRef", release);
     find("Py_AddPendingCall", add_pending_call);
     find("PyErr_SetInterrupt", set_interrupt);
   }
@@ -75,11 +79,16 @@ bool python_signal_raised() {
   const int gil = python().ensure_gil();
   const bool raised = python().check_signals() != 0;
   if (raised) {
-    auto* exception = new Raised;
+    auto exception = std::make_unique<Raised>();
     python().fetch_error(&exception->type, &exception->value, &exception->traceback);
     // An error must not be set while the op returns. Pending calls run on the main thread, before the first step of the
-    // program that called the op. Should their queue be full, the next best is the KeyboardInterrupt of a new Ctrl-C.
-    if (python().add_pending_call(raise, exception) != 0) python().set_interrupt();
+    // program that called the op. If their queue is full, a new Ctrl-C replaces the exception.
+    if (python().add_pending_call(raise, exception.get()) == 0) {
+      (void)exception.release();  // now owned by the pending call
+    } else {
+      for (Object* reference : {exception->type, exception->value, exception->traceback}) python().release(reference);
+      python().set_interrupt();
+    }
   }
   python().release_gil(gil);
   return raised;
