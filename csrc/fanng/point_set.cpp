@@ -13,7 +13,7 @@
 namespace hardmine::fanng {
 namespace {
 
-constexpr int64_t kStrideStep = 16;  // distances are summed in 16 partial sums at every SIMD level
+constexpr int64_t kStrideStep = 16;  // distances are summed in 16 partial sums at every SIMD target
 constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
 
 // Squared distances of two such rows are at most the largest float.

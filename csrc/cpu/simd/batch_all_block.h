@@ -8,7 +8,7 @@
 #include "cpu/simd/gradient_gemm.h"
 #include "cpu/simd/kernel_table.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 // v of a tile's number; see BatchAllState.
 template <class T>
@@ -176,4 +176,4 @@ void batch_all_positives(const PairPass<T>& pass, const Block& block, const Batc
 HARDMINE_PROVIDE_KERNELS(BatchAllKernels, .batch_all_negatives = batch_all_negatives<T>,
                          .batch_all_positives = batch_all_positives<T>)
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -8,7 +8,7 @@
 #include "cpu/simd/pack.h"
 #include "cpu/simd/tile_engine.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 // Lines of a block are padded to a multiple of this: the most columns that a loop over a line takes at once.
 inline constexpr int64_t kLineStep = 32;
@@ -86,4 +86,4 @@ inline ClassRun class_run(const PairPass<T>& pass, const Block& block, int64_t r
 HARDMINE_PROVIDE_KERNELS(TileKernels, .row_group = kRowGroup, .column_panel = kPanel<T>, .pack = pack<T>,
                          .fill_block = fill_block<T>, .tile_number = tile_number<T>)
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

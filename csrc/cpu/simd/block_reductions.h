@@ -5,10 +5,10 @@
 #include "cpu/simd/row_kernels.h"
 #include "cpu/simd/vec_math.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 // Sums along lines are kept in kPartials lanes and added up in one order, sums along columns in one number a column, so
-// that all levels agree. They are short, and are then added to sums in double.
+// that all targets agree. They are short, and are then added to sums in double.
 template <class T>
 struct ColumnSums {
   alignas(64) T part[kMaxBlockColumns] = {};
@@ -31,4 +31,4 @@ inline T line_sum(int64_t width, const Value& value) {
   return partials.total(no_tail);
 }
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

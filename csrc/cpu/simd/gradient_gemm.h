@@ -2,7 +2,7 @@
 //
 // Values and gradients lie in panels of depth, so that a panel's share of a block stays in the first-level cache while
 // all row groups pass over it. Each block's sum starts from zero and is added to the gradient in the end, which keeps
-// the rounding error of long sums small. A sum runs over the block's columns (or rows) in order, at every SIMD level.
+// the rounding error of long sums small. A sum runs over the block's columns (or rows) in order, at every SIMD target.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include "cpu/simd/pack.h"
 #include "cpu/simd/tile_engine.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 // out[r] += sum over k of weight(r, k) value[k], or weight(r, k) (value[k] - own[r]), for one group of rows and one
 // panel of depth; weight(r, k) is at weights[r * row_step + k * term_step].
@@ -87,4 +87,4 @@ inline void pad_weights(const Block& block, T* weights) {
 
 HARDMINE_PROVIDE_KERNELS(GradientKernels, .pack_depth = pack_depth<T>, .accumulate = accumulate<T>)
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -1,4 +1,4 @@
-// The kernels of one SIMD target: compiled once per target, with HARDMINE_LEVEL naming the target and its namespace.
+// The kernels of one SIMD target: compiled once per target, with HARDMINE_TARGET naming the target and its namespace.
 //
 // Nothing of the standard library that could leave an out-of-line copy may be used under this file: the linker would be
 // free to call that copy, made for this target, on CPUs that lack it. tests/build/test_build.py looks for such copies.

@@ -5,7 +5,7 @@
 #include "cpu/simd/knn_block_table.h"
 #include "cpu/simd/tile_engine.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <class T, bool kLargestWins, bool kSymmetric>
 struct KnnVisitor {
@@ -94,4 +94,4 @@ void knn_block(const PairPass<T>& pass, const Block& block, const NeighborPools<
 
 HARDMINE_PROVIDE_KERNELS(KnnKernels, .knn_block = knn_block<T>)
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -5,7 +5,7 @@
 
 #include "core/candidate.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 // Rows are scaled into a small block first, where they are read along depth, and interleaved from there.
 template <class T>
@@ -57,4 +57,4 @@ void pack_depth(const T* x, int64_t depth, const Index* order, const T* scale, i
   }
 }
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

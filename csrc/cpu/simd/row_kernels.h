@@ -7,9 +7,9 @@
 #include "cpu/simd/kernel_table.h"
 #include "cpu/simd/row_kernels_table.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
-// Reductions keep this many partial sums at every SIMD level, and add them up in one fixed order, so that all levels
+// Reductions keep this many partial sums at every SIMD target, and add them up in one fixed order, so that all levels
 // agree.
 inline constexpr int64_t kPartials = 16;
 
@@ -145,4 +145,4 @@ HARDMINE_PROVIDE_KERNELS(RowKernels, .row_norms = row_norms<T>, .add_scaled = ad
                          .squared_distance = squared_distance<T>, .dot = dot<T>,
                          .squared_distances = squared_distances<T>, .project = project<T>)
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

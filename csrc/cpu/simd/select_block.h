@@ -5,7 +5,7 @@
 #include "cpu/simd/select_block_table.h"
 #include "cpu/simd/tile_engine.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
 struct SelectVisitor {
@@ -110,4 +110,4 @@ void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64
 
 HARDMINE_PROVIDE_KERNELS(SelectKernels, .select_block = select_block<T>)
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -5,8 +5,8 @@
 // sorted by label, so two comparisons tell whether all of a tile's pairs are candidates, none is, or some are; only the
 // last kind looks at each pair, and it merely overwrites the others with NaN, which no visitor takes for a candidate.
 //
-// Each number of a tile is a sum over depth in the same order at every SIMD level: fused multiply-adds over chunks of
-// kDepthChunk, the chunks' sums added in turn. So all levels agree bit for bit, and equal rows give equal similarities
+// Each number of a tile is a sum over depth in the same order at every SIMD target: fused multiply-adds over chunks of
+// kDepthChunk, the chunks' sums added in turn. So all targets agree bit for bit, and equal rows give equal similarities
 // wherever they lie.
 #pragma once
 
@@ -16,7 +16,7 @@
 
 #include "cpu/simd/operands.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 // Depth of one run of the micro-kernel: a panel's and a row group's share of it stay in the first-level cache (16 KiB +
 // 6 KiB with AVX2), and a sum over a large depth is made of short sums, which keeps its rounding error small.
@@ -197,4 +197,4 @@ inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors,
   }
 }
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -7,7 +7,7 @@
 #include "cpu/simd/kernel_table.h"
 #include "cpu/simd/tuplet_block_table.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <bool kEuclidean, bool kOneShift, bool kColumns, class T>
 void exponential_sums_of(const Block& block, const T* numbers, const ExponentialSums<T>& sums) {
@@ -195,4 +195,4 @@ void tuplet_weights(const PairPass<T>& pass, const Block& block, const TupletWei
 HARDMINE_PROVIDE_KERNELS(TupletKernels, .exponential_sums = exponential_sums<T>, .softplus_sums = softplus_sums<T>,
                          .tuplet_weights = tuplet_weights<T>)
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

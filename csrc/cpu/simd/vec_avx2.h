@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <class T>
 struct Vec;
@@ -81,4 +81,4 @@ struct Vec<double> {
 inline constexpr int64_t kRowGroup = 6;
 inline constexpr int64_t kColumnVecs = 2;
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

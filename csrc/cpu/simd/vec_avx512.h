@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 // The zero-masking forms of some intrinsics are the plain ones, without GCC 12's false warning that they read an
 // uninitialized register.
@@ -89,4 +89,4 @@ struct Vec<double> {
 inline constexpr int64_t kRowGroup = 12;
 inline constexpr int64_t kColumnVecs = 2;
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

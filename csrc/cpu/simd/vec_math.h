@@ -1,4 +1,4 @@
-// Elementary functions of vectors, from the operations of Vec alone, so that every SIMD level computes the same bits.
+// Elementary functions of vectors, from the operations of Vec alone, so that every SIMD target computes the same bits.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 #include "core/elementary.h"
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <class T>
 inline Vec<T> constant(double value) {
@@ -81,4 +81,4 @@ inline Vec<T> sigmoid(Vec<T> x, Vec<T> e) {
   return V::select(at_least(x, V::zero()), one, e) / (one + e);
 }
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <class T>
 struct Vec;
@@ -79,4 +79,4 @@ struct Vec<double> {
 inline constexpr int64_t kRowGroup = 6;
 inline constexpr int64_t kColumnVecs = 4;
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -1,10 +1,10 @@
-// One lane: the plain C++ that every other level must agree with, bit for bit.
+// One lane: the plain C++ that every other target must agree with, bit for bit.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-namespace hardmine::cpu::HARDMINE_LEVEL {
+namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <class T>
 struct Vec {
@@ -46,4 +46,4 @@ struct Vec {
 inline constexpr int64_t kRowGroup = 4;
 inline constexpr int64_t kColumnVecs = 4;
 
-}  // namespace hardmine::cpu::HARDMINE_LEVEL
+}  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -10,7 +10,7 @@
 namespace hardmine::test {
 namespace {
 
-using namespace cpu::HARDMINE_LEVEL;
+using namespace cpu::HARDMINE_TARGET;
 
 template <class T>
 using V = Vec<T>;
@@ -37,7 +37,7 @@ constexpr VecMath<T> kTable = {map<T, exp2<T>>, map<T, log1p<T>>, map<T, decay<T
 
 #define HARDMINE_CONCAT_(a, b) a##b
 #define HARDMINE_CONCAT(a, b) HARDMINE_CONCAT_(a, b)
-const VecMath<float> HARDMINE_CONCAT(kFloatMath_, HARDMINE_LEVEL) = kTable<float>;
-const VecMath<double> HARDMINE_CONCAT(kDoubleMath_, HARDMINE_LEVEL) = kTable<double>;
+const VecMath<float> HARDMINE_CONCAT(kFloatMath_, HARDMINE_TARGET) = kTable<float>;
+const VecMath<double> HARDMINE_CONCAT(kDoubleMath_, HARDMINE_TARGET) = kTable<double>;
 
 }  // namespace hardmine::test
