@@ -143,7 +143,7 @@ void check_batch_all(bool negatives) {
 }
 
 template <class T>
-void compact(const cpu::NeighborPools<T>& pools, int64_t row) {
+void compact(const cpu::Reservoirs<T>& pools, int64_t row) {
   cpu::Neighbor<T>* pool = pools.pool + row * pools.capacity;
   std::sort(pool, pool + pools.size[row],
             [](const auto& a, const auto& b) { return beats(a.key, a.index, b.key, b.index); });
@@ -368,7 +368,7 @@ TYPED_TEST(knn_block_any_target_gives_same_bits, T) {
         const int64_t padded = c.scalar_pass.symmetric ? round_up_to(c.rows(), kernel.column_panel) : c.rows();
         std::vector<T> worst_key(padded, -std::numeric_limits<T>::infinity()), keys;
         std::vector<Index> worst_index(c.rows(), kBelowRange);
-        const cpu::NeighborPools<T> pools{
+        const cpu::Reservoirs<T> pools{
             k, capacity, pool.data(), size.data(), worst_key.data(), worst_index.data(), compact<T>};
         for (const cpu::Block& block : c.blocks) kernel.knn_block(c.pass_of(kernel), block, pools);
         for (int64_t i = 0; i < c.rows(); ++i) {

@@ -1,7 +1,7 @@
 // All against all, the pairs of row groups are visited as PairSchedule lists them, each unordered pair once, and each
-// row has one pool of candidates. Queries against refs, every task has a group of queries and a share of the refs;
-// where there are fewer groups than threads there are several shares, each with its own pools, which are then merged.
-// The order of candidates is total, so which pool saw which candidate, and when, changes nothing.
+// row has one reservoir of candidates. Queries against refs, every task has a group of queries and a split of the refs;
+// where there are fewer groups than threads there are several num_splits, each with its own reservoirs, which are then
+// merged. The order of candidates is total, so which reservoir saw which candidate, and when, changes nothing.
 
 #include "cpu/engine/knn.h"
 
@@ -34,46 +34,46 @@ inline Neighbor<float> candidate_of(uint64_t rank) {
   return {std::bit_cast<float>(bits), static_cast<Index>(~static_cast<uint32_t>(rank))};
 }
 
-constexpr int64_t kMostSlack = 256;  // room in a pool beyond its k best
+constexpr int64_t kMaxSlack = 256;  // room in a reservoir beyond its k best
 
-void select_best(Neighbor<float>* pool, int64_t size, int64_t k) {
-  uint64_t rank[kMostNeighbors + kMostSlack], smaller[kMostNeighbors + kMostSlack];
-  std::transform(pool, pool + size, rank, rank_of);
+void select_best(Neighbor<float>* reservoir, int64_t size, int64_t k) {
+  uint64_t rank[kMostNeighbors + kMaxSlack], smaller[kMostNeighbors + kMaxSlack];
+  std::transform(reservoir, reservoir + size, rank, rank_of);
   select_largest(rank, smaller, size, k);
-  std::transform(rank, rank + k, pool, candidate_of);
+  std::transform(rank, rank + k, reservoir, candidate_of);
 }
-void select_best(Neighbor<double>* pool, int64_t size, int64_t k) {
-  std::nth_element(pool, pool + k - 1, pool + size, is_better<double>);
+void select_best(Neighbor<double>* reservoir, int64_t size, int64_t k) {
+  std::nth_element(reservoir, reservoir + k - 1, reservoir + size, is_better<double>);
 }
 
 template <class T>
-void compact(const NeighborPools<T>& pools, int64_t row) {
-  Neighbor<T>* pool = pools.pool + row * pools.capacity;
-  select_best(pool, pools.size[row], pools.k);
-  pools.size[row] = static_cast<int32_t>(pools.k);
-  pools.worst_key[row] = pool[pools.k - 1].key;
-  pools.worst_index[row] = pool[pools.k - 1].index;
+void compact(const Reservoirs<T>& reservoirs, int64_t row) {
+  Neighbor<T>* reservoir = reservoirs.reservoir + row * reservoirs.capacity;
+  select_best(reservoir, reservoirs.size[row], reservoirs.k);
+  reservoirs.size[row] = static_cast<int32_t>(reservoirs.k);
+  reservoirs.worst_key[row] = reservoir[reservoirs.k - 1].key;
+  reservoirs.worst_index[row] = reservoir[reservoirs.k - 1].index;
 }
 
-// `shares` pools a row; share s of row i is pool s * padded + i.
+// `num_splits` reservoirs a row; split s of row i is reservoir s * padded + i.
 template <class T>
-class Pools {
+class ReservoirSet {
  public:
-  Pools(int64_t k, int64_t padded, int64_t shares)
+  ReservoirSet(int64_t k, int64_t padded, int64_t num_splits)
       : k_(k),
-        capacity_(k + std::clamp<int64_t>(k, 16, kMostSlack)),
+        capacity_(k + std::clamp<int64_t>(k, 16, kMaxSlack)),
         padded_(padded),
-        pool_(shares * padded * capacity_),
-        size_(shares * padded, 0),
-        worst_key_(shares * padded, -std::numeric_limits<T>::infinity()),
+        reservoir_(num_splits * padded * capacity_),
+        size_(num_splits * padded, 0),
+        worst_key_(num_splits * padded, -std::numeric_limits<T>::infinity()),
         // Nothing beats an index of -1 at an equal key: a similarity of -infinity is no candidate.
-        worst_index_(shares * padded, kBelowRange) {}
+        worst_index_(num_splits * padded, kBelowRange) {}
 
-  NeighborPools<T> view(int64_t share) {
-    const int64_t first = share * padded_;
+  Reservoirs<T> view(int64_t split) {
+    const int64_t first = split * padded_;
     return {k_,
             capacity_,
-            pool_.get() + first * capacity_,
+            reservoir_.get() + first * capacity_,
             size_.data() + first,
             worst_key_.data() + first,
             worst_index_.data() + first,
@@ -81,11 +81,11 @@ class Pools {
   }
 
   // The k best of row i, sorted, into `best`.
-  void gather(int64_t row, int64_t shares, std::vector<Neighbor<T>>& best) const {
+  void gather(int64_t row, int64_t num_splits, std::vector<Neighbor<T>>& best) const {
     best.clear();
-    for (int64_t s = 0; s < shares; ++s) {
-      const Neighbor<T>* pool = pool_.get() + (s * padded_ + row) * capacity_;
-      best.insert(best.end(), pool, pool + size_[s * padded_ + row]);
+    for (int64_t s = 0; s < num_splits; ++s) {
+      const Neighbor<T>* reservoir = reservoir_.get() + (s * padded_ + row) * capacity_;
+      best.insert(best.end(), reservoir, reservoir + size_[s * padded_ + row]);
     }
     const auto middle = best.begin() + std::min<int64_t>(k_, static_cast<int64_t>(best.size()));
     std::partial_sort(best.begin(), middle, best.end(), is_better<T>);
@@ -94,7 +94,7 @@ class Pools {
 
  private:
   int64_t k_, capacity_, padded_;
-  Buffer<Neighbor<T>> pool_;
+  Buffer<Neighbor<T>> reservoir_;
   WorkspaceVector<int32_t> size_;
   WorkspaceVector<T> worst_key_;
   WorkspaceVector<Index> worst_index_;
@@ -125,18 +125,18 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
 
   const int64_t row_blocks = ceil_div(count, kMaxBlockRows);
   const int64_t column_blocks = ceil_div(ref_count, kMaxBlockColumns);
-  const int64_t shares = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
-  Pools<T> pools(k, round_up(count, kBlockStep), shares);
+  const int64_t num_splits = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
+  ReservoirSet<T> reservoirs(k, round_up(count, kBlockStep), num_splits);
   if (pass.symmetric) {
-    const NeighborPools<T> view = pools.view(0);
+    const Reservoirs<T> view = reservoirs.view(0);
     const PairSchedule schedule(count, count, true);
     schedule.run(workers, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
   } else {
-    parallel_tasks(workers, threads, row_blocks * shares, [&](int64_t, int64_t task) {
-      const int64_t row = task / shares * kMaxBlockRows, share = task % shares;
-      const NeighborPools<T> view = pools.view(share);
-      for (int64_t b = column_blocks * share / shares; b < column_blocks * (share + 1) / shares && !workers.cancelled();
-           ++b) {
+    parallel_tasks(workers, threads, row_blocks * num_splits, [&](int64_t, int64_t task) {
+      const int64_t row = task / num_splits * kMaxBlockRows, split = task % num_splits;
+      const Reservoirs<T> view = reservoirs.view(split);
+      for (int64_t b = column_blocks * split / num_splits;
+           b < column_blocks * (split + 1) / num_splits && !workers.cancelled(); ++b) {
         kernel.knn_block(pass,
                          {row, std::min(row + kMaxBlockRows, count), b * kMaxBlockColumns,
                           std::min((b + 1) * kMaxBlockColumns, ref_count)},
@@ -148,7 +148,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
     std::vector<Neighbor<T>> best;
     for (int64_t i = begin; i < end; ++i) {
-      pools.gather(i, shares, best);
+      reservoirs.gather(i, num_splits, best);
       for (size_t n = 0; n < best.size(); ++n) {
         // A key that has been a rank has lost the sign of its zero: no zero has one.
         similarity[i * k + n] = similarity_from_order(kind, best[n].key + T(0));

@@ -11,14 +11,14 @@ template <class T, bool kLargestWins, bool kSymmetric>
 struct KnnVisitor {
   using V = Vec<T>;
   const PairPass<T>& pass;
-  const NeighborPools<T>& pools;
+  const Reservoirs<T>& reservoirs;
 
   void offer(int64_t owner, T key, Index index) const {
     // The k-th best may have changed since the line was compared with it.
-    if (!beats(key, index, pools.worst_key[owner], pools.worst_index[owner])) return;
-    Neighbor<T>* pool = pools.pool + owner * pools.capacity;
-    pool[pools.size[owner]++] = {key, index};
-    if (pools.size[owner] == pools.capacity) pools.compact(pools, owner);
+    if (!beats(key, index, reservoirs.worst_key[owner], reservoirs.worst_index[owner])) return;
+    Neighbor<T>* reservoir = reservoirs.reservoir + owner * reservoirs.capacity;
+    reservoir[reservoirs.size[owner]++] = {key, index};
+    if (reservoirs.size[owner] == reservoirs.capacity) reservoirs.compact(reservoirs, owner);
   }
 
   __attribute__((noinline)) void offer_line(const T* line, int64_t row, int64_t column, uint64_t row_hits,
@@ -39,7 +39,7 @@ struct KnnVisitor {
   void operator()(const T* tile, int64_t row, int64_t row_end, int64_t column) const {
     for (int64_t i = row; i < row_end; ++i) {
       const T* line = tile + (i - row) * kPanel<T>;
-      const V row_worst = V::broadcast(pools.worst_key + i);
+      const V row_worst = V::broadcast(reservoirs.worst_key + i);
       typename V::Mask row_hit[kColumnVecs], column_hit[kColumnVecs];
       typename V::Mask any{};
 #pragma GCC unroll 16
@@ -49,7 +49,7 @@ struct KnnVisitor {
         row_hit[v] = at_least(key, row_worst);
         any = v ? V::either(any, row_hit[v]) : row_hit[v];
         if constexpr (kSymmetric) {
-          column_hit[v] = at_least(key, V::load(pools.worst_key + column + v * V::kLanes));
+          column_hit[v] = at_least(key, V::load(reservoirs.worst_key + column + v * V::kLanes));
           any = V::either(any, column_hit[v]);
         }
       }
@@ -68,22 +68,22 @@ struct KnnVisitor {
 template <class T>
 struct KnnState {
   const PairPass<T>* pass;
-  const NeighborPools<T>* pools;
+  const Reservoirs<T>* reservoirs;
 };
 
 template <class T, bool kLargestWins, bool kSymmetric>
 void visit_knn(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column) {
   const KnnState<T>& state = *static_cast<const KnnState<T>*>(self);
-  KnnVisitor<T, kLargestWins, kSymmetric>{*state.pass, *state.pools}(tile, row, row_end, column);
+  KnnVisitor<T, kLargestWins, kSymmetric>{*state.pass, *state.reservoirs}(tile, row, row_end, column);
 }
 
 template <class T>
-void knn_block(const PairPass<T>& pass, const Block& block, const NeighborPools<T>& pools) {
+void knn_block(const PairPass<T>& pass, const Block& block, const Reservoirs<T>& reservoirs) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
   // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
   static constexpr Visit kVisits[2][2] = {{visit_knn<T, true, false>, visit_knn<T, true, true>},
                                           {visit_knn<T, false, false>, visit_knn<T, false, true>}};
-  const KnnState<T> state{&pass, &pools};
+  const KnnState<T> state{&pass, &reservoirs};
   const TileVisitor<T> visitor{PairKind::kAny, kVisits[pass.euclidean][pass.symmetric], &state};
   if (pass.euclidean) {
     visit_block<true>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
