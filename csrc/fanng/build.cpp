@@ -93,11 +93,11 @@ int64_t assign_pruned(Vertex p, std::vector<Ranked>& candidates, const Distances
 // Makes of every vertex those its edges that survive occlusion among `collect(worker, vertex, candidates)`, which
 // returns how many distances it computed.
 template <class Collect>
-void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu::Workers& workers, DraftGraph& graph,
+void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu::ThreadPool& pool, DraftGraph& graph,
              BuildStats& stats, const Collect& collect) {
   const Distances distances(points);
   std::atomic<int64_t> computed{0};
-  parallel_pieces(workers, static_cast<int64_t>(order.size()), kVerticesAPiece,
+  parallel_pieces(pool, static_cast<int64_t>(order.size()), kVerticesAPiece,
                   [&](int64_t worker, int64_t begin, int64_t end) {
                     std::vector<Ranked> candidates;
                     int64_t own = 0;
@@ -119,7 +119,7 @@ std::vector<Vertex> in_order(int64_t count) {
 
 }  // namespace
 
-void add_reverse_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats) {
+void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats) {
   const std::vector<Vertex> order = in_order(graph.vertices());
   std::vector<int64_t> first_reverse(order.size() + 1, 0);
   for (const Vertex p : order)
@@ -130,19 +130,19 @@ void add_reverse_edges(const PointSet& points, const cpu::Workers& workers, Draf
   for (const Vertex p : order)
     for (const Ranked* edge = graph.begin(p); edge != graph.end(p); ++edge)
       reverse[next[vertex_of(*edge)]++] = ranked(sq_dist_of(*edge), p);
-  connect(points, order, workers, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
+  connect(points, order, pool, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
     candidates.assign(graph.begin(p), graph.end(p));
     candidates.insert(candidates.end(), reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
     return int64_t{0};
   });
 }
 
-void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats) {
+void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats) {
   const Distances distances(points);
   const int64_t count = points.vertices();
-  std::vector<std::vector<Ranked>> others(workers.count());
+  std::vector<std::vector<Ranked>> others(pool.count());
   std::atomic<int64_t> computed{0};
-  parallel_pieces(workers, count, 1, [&](int64_t worker, int64_t p, int64_t) {
+  parallel_pieces(pool, count, 1, [&](int64_t worker, int64_t p, int64_t) {
     std::vector<Ranked>& candidates = others[worker];
     candidates.clear();
     for (int64_t q = 0; q < count; ++q) {
@@ -155,7 +155,7 @@ void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGra
   stats.distance_computations += computed;
 }
 
-void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers& workers, DraftGraph& graph,
+void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPool& pool, DraftGraph& graph,
                           BuildStats& stats) {
   const Distances distances(points);
   const int64_t count = points.vertices();
@@ -167,14 +167,14 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers&
     // Stored rows are unit rows under the cosine metric: their inner products order as their distances do.
     const Similarity kind = points.metric() == Metric::kCosine ? Similarity::kDot : Similarity::kEuclidean;
     const auto find = [&](int64_t) {
-      cpu::nearest<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, workers, similarity.data(),
+      cpu::nearest<float>(kind, {points.data(), count}, nullptr, points.stride(), k, true, pool, similarity.data(),
                           index.data());
     };
     // One worker alone would run on the calling thread, which is to look whether it should stop.
-    workers.count() == 1 ? workers.run(1, find) : find(0);
+    pool.count() == 1 ? pool.run(1, find) : find(0);
   }
   stats.distance_computations += count * (count - 1) / 2;
-  connect(points, in_order(count), workers, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
+  connect(points, in_order(count), pool, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
     for (int64_t n = 0; n < k; ++n) {
       const int64_t q = index[p * k + n];
       if (q < 0) break;
@@ -182,14 +182,14 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers&
     }
     return static_cast<int64_t>(candidates.size());
   });
-  add_reverse_edges(points, workers, graph, stats);
+  add_reverse_edges(points, pool, graph, stats);
 }
 
-void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::Workers& workers,
+void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::ThreadPool& pool,
                         DraftGraph& graph, BuildStats& stats) {
   const Graph before = graph.truncated(graph.capacity());
-  std::vector<std::unique_ptr<SearchSpace>> spaces(workers.count());
-  connect(points, nearby_order(before), workers, graph, stats,
+  std::vector<std::unique_ptr<SearchSpace>> spaces(pool.count());
+  connect(points, nearby_order(before), pool, graph, stats,
           [&](int64_t worker, Vertex p, std::vector<Ranked>& candidates) {
             if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(before.vertices());
             std::vector<Ranked>& found = spaces[worker]->search(before, points, points.vector(p), p, effort);
@@ -203,15 +203,15 @@ void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const
             candidates.insert(candidates.end(), found.begin(), found.end());
             return computed;
           });
-  add_reverse_edges(points, workers, graph, stats);
+  add_reverse_edges(points, pool, graph, stats);
 }
 
-void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::Workers& workers,
+void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::ThreadPool& pool,
                   DraftGraph& graph, BuildStats& stats) {
   const Distances distances(points);
   const int64_t count = points.vertices();
   std::atomic<int64_t> computed{0};
-  parallel_pieces(workers, count, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_pieces(pool, count, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<Vertex> targets;
     std::vector<Ranked> candidates;
     int64_t own = 0;
@@ -244,7 +244,7 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
   stats.distance_computations += computed;
 }
 
-void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::Workers& workers,
+void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::ThreadPool& pool,
                   const BuildProgress& progress, DraftGraph& graph, BuildStats& stats) {
   const Distances distances(points);
   const int64_t count = points.vertices();
@@ -267,7 +267,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
   while (stats.traversals < most) {
     const int64_t first = stats.traversals, size = std::min(round_size, most - first);
     outcome.resize(size);
-    parallel_pieces(workers, size, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+    parallel_pieces(pool, size, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
       Walker walker(graph, points);
       for (int64_t t = begin; t < end; ++t) {
         const Ends ends(options.seed, first + t, count);
@@ -285,7 +285,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     for (int64_t i = 1; i <= missed; ++i)
       if (i == missed || outcome[i].from != outcome[i - 1].from) group.push_back(i);
     if (missed == 0) group.clear();
-    parallel_pieces(workers, std::max<int64_t>(static_cast<int64_t>(group.size()) - 1, 0), kVerticesAPiece,
+    parallel_pieces(pool, std::max<int64_t>(static_cast<int64_t>(group.size()) - 1, 0), kVerticesAPiece,
                     [&](int64_t, int64_t begin, int64_t end) {
                       int64_t own = 0;
                       for (int64_t g = begin; g < end; ++g) {
@@ -313,13 +313,13 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
   stats.distance_computations += computed;
 }
 
-double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::Workers& workers) {
+double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::ThreadPool& pool) {
   const int64_t count = points.vertices();
   if (count < 2) return 1;
   constexpr uint64_t kFirstDraw = uint64_t{1} << 62;  // no build gets that far
   const int64_t traversals = std::clamp<int64_t>(count / 4, 1000, 4000);
   std::atomic<int64_t> arrived{0};
-  parallel_pieces(workers, traversals, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_pieces(pool, traversals, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
     Walker walker(graph, points);
     int64_t own = 0;
     for (int64_t t = begin; t < end; ++t) {

@@ -37,25 +37,25 @@ using BuildProgress = std::function<void(double success_rate, int64_t traversals
 
 // The edges of the naive build: for every vertex all others by ascending distance, each added unless occluded.
 // O(n^2 log n) time and O(n) memory a worker.
-void add_all_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats);
+void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats);
 
 // Of every edge the reverse joins the edges of its end, as far as none occludes it. Nearness is not mutual, and neither
 // is what traversals find: to some vertices few edges lead.
-void add_reverse_edges(const PointSet& points, const cpu::Workers& workers, DraftGraph& graph, BuildStats& stats);
+void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats);
 
 // The edges that survive occlusion among every vertex's `k` nearest, found exactly, and among their reverses.
-void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::Workers& workers, DraftGraph& graph,
+void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPool& pool, DraftGraph& graph,
                           BuildStats& stats);
 
 // Refines a graph: of every vertex the `k` nearest that a backtrack search begun there finds with `effort` distance
 // computations, and their reverses, join its edges as far as none occludes them. Traversals add edges only where one
 // ends short of its target; near vertices that they reach over a detour have no edge, which costs a search among
 // neighbors more than it costs them.
-void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::Workers& workers,
+void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const cpu::ThreadPool& pool,
                         DraftGraph& graph, BuildStats& stats);
 
 // The edges of another graph, over another set of points: row i of one is row i of the other. Measured and pruned anew.
-void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::Workers& workers,
+void add_edges_of(const Graph& other, const PointSet& other_points, const PointSet& points, const cpu::ThreadPool& pool,
                   DraftGraph& graph, BuildStats& stats);
 
 // Traversals between random vertices, adding an edge where one ends short of its target, until the wanted share of the
@@ -63,10 +63,10 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
 //
 // Traversals run in rounds, each over the graph as the round found it, so that the result does not depend on the
 // number of workers; what they add is added by start vertex, in the order of the traversals.
-void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::Workers& workers,
+void traverse_add(const PointSet& points, const BuildOptions& options, const cpu::ThreadPool& pool,
                   const BuildProgress& progress, DraftGraph& graph, BuildStats& stats);
 
 // The share of some traversals, of other draws than those of traverse_add, that arrive.
-double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::Workers& workers);
+double measured_success_rate(const Graph& graph, const PointSet& points, uint64_t seed, const cpu::ThreadPool& pool);
 
 }  // namespace hardmine::fanng

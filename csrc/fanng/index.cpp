@@ -19,18 +19,18 @@ constexpr int64_t kEffortACandidate = 5;  // distances computed to find one
 constexpr int64_t kDraftRoom = 2;         // edges of a draft, for every edge that is kept in the end
 
 Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
-            const cpu::Workers& workers, const BuildProgress& progress, BuildStats& stats) {
+            const cpu::ThreadPool& pool, const BuildProgress& progress, BuildStats& stats) {
   const int64_t count = points.vertices();
   const int64_t room = seeding == Seeding::kAllEdges ? count : std::min(kDraftRoom * options.max_degree, count);
   const int64_t candidates = kCandidatesAnEdge * options.max_degree;
   DraftGraph draft(count, std::max<int64_t>(room, 1));
   if (warm) {
-    add_edges_of(warm->graph(), warm->points(), points, workers, draft, stats);
-    if (options.success_rate > 0) add_reverse_edges(points, workers, draft, stats);
+    add_edges_of(warm->graph(), warm->points(), points, pool, draft, stats);
+    if (options.success_rate > 0) add_reverse_edges(points, pool, draft, stats);
   } else if (seeding == Seeding::kNearest) {
-    add_edges_to_nearest(points, std::min(candidates, kMostNeighbors), workers, draft, stats);
+    add_edges_to_nearest(points, std::min(candidates, kMostNeighbors), pool, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
-    add_all_edges(points, workers, draft, stats);
+    add_all_edges(points, pool, draft, stats);
   }
   // What the points let a graph reach, the last one has shown: traversals only have to make good what the move spoilt.
   BuildOptions aim = options;
@@ -38,17 +38,17 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
     stats.reachable = warm->stats().reachable;
     aim.success_rate = std::min(options.success_rate, stats.reachable);
   }
-  traverse_add(points, aim, workers, progress, draft, stats);
+  traverse_add(points, aim, pool, progress, draft, stats);
   if (stats.build_success_rate < aim.success_rate && stats.traversals >= kDefaultTraversals * count)
     stats.reachable = stats.build_success_rate;
   // Reverse edges occlude others, over which some traversals arrive: they are left out where enough do. Where the limit
   // ended the build, they find more of the neighbors for the same effort.
   if (stats.traversals > 0 && stats.build_success_rate < options.success_rate)
-    add_reverse_edges(points, workers, draft, stats);
+    add_reverse_edges(points, pool, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
-    add_edges_to_found(points, candidates, kEffortACandidate * candidates, workers, draft, stats);
+    add_edges_to_found(points, candidates, kEffortACandidate * candidates, pool, draft, stats);
   Graph graph = draft.truncated(options.max_degree);
-  stats.success_rate = measured_success_rate(graph, points, options.seed, workers);
+  stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
   return graph;
 }
 
@@ -81,12 +81,12 @@ void check_graph(const Graph& graph, int64_t vertices) {
 }  // namespace
 
 Index::Index(const float* vectors, int64_t count, int64_t depth, Metric metric, const BuildOptions& options,
-             Seeding seeding, const Index* warm, const cpu::Workers& workers, const BuildProgress& progress)
+             Seeding seeding, const Index* warm, const cpu::ThreadPool& pool, const BuildProgress& progress)
     : points_(vectors, count, depth, metric) {
   if (warm && warm->points().rows() != count)
     throw std::invalid_argument("init must be an index of as many rows, " + std::to_string(count) + ", got one of " +
                                 std::to_string(warm->points().rows()));
-  graph_ = build(points_, options, seeding, warm, workers, progress, stats_);
+  graph_ = build(points_, options, seeding, warm, pool, progress, stats_);
   central_ = central_vertex();
 }
 
@@ -112,8 +112,8 @@ Vertex Index::central_vertex() const {
 }
 
 template <class Body>
-void Index::with_spaces(const cpu::Workers& workers, int64_t count, const Body& body) const {
-  parallel_pieces(workers, count, kQueriesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+void Index::with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const {
+  parallel_pieces(pool, count, kQueriesAPiece, [&](int64_t, int64_t begin, int64_t end) {
     std::unique_ptr<SearchSpace> space;
     {
       const std::lock_guard lock(spaces_mutex_);
@@ -162,7 +162,7 @@ void Index::report(std::vector<Ranked>& measured, int64_t own, float offset, int
   std::fill(index + n, index + k, int64_t{-1});
 }
 
-void Index::search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::Workers& workers,
+void Index::search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::ThreadPool& pool,
                    const Results& results) const {
   const int64_t depth = points_.depth(), stride = points_.stride();
   cpu::Buffer<float> prepared(count * stride);
@@ -174,7 +174,7 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
       throw std::invalid_argument("start must be rows of the index, 0 to " + std::to_string(points_.rows() - 1) +
                                   ", got " + std::to_string(start[i]));
   }
-  with_spaces(workers, count, [&](SearchSpace& space, int64_t i) {
+  with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
     const float* query = prepared.get() + i * stride;
     std::vector<Ranked> none;
     std::vector<Ranked>* measured = &none;
@@ -189,14 +189,14 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
   });
 }
 
-void Index::neighbors(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers,
+void Index::neighbors(int64_t first, int64_t last, int64_t most, const cpu::ThreadPool& pool,
                       const Results& results) const {
   std::vector<int64_t> rows;
   rows.reserve(last - first);
   for (const Vertex v : nearby_order(graph_))
     std::copy_if(points_.copies_begin(v), points_.copies_end(v), std::back_inserter(rows),
                  [&](int64_t row) { return row >= first && row < last; });
-  with_spaces(workers, last - first, [&](SearchSpace& space, int64_t i) {
+  with_spaces(pool, last - first, [&](SearchSpace& space, int64_t i) {
     const int64_t row = rows[i];
     const Vertex v = points_.vertex_of(row);
     report(space.search(graph_, points_, points_.vector(v), v, most), row, 0.0F, row - first, results);

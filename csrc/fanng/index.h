@@ -34,7 +34,7 @@ class Index {
   // Builds the graph over vectors [count, depth]. `warm`, an index over as many rows, or null, seeds it in place of
   // `seeding`.
   Index(const float* vectors, int64_t count, int64_t depth, Metric metric, const BuildOptions& options, Seeding seeding,
-        const Index* warm, const cpu::Workers& workers, const BuildProgress& progress);
+        const Index* warm, const cpu::ThreadPool& pool, const BuildProgress& progress);
 
   // An index that was taken apart into vectors and graph. Throws std::invalid_argument where they don't fit together.
   Index(const float* vectors, int64_t count, int64_t depth, Metric metric, Graph graph, const BuildStats& stats);
@@ -45,17 +45,17 @@ class Index {
 
   // The rows nearest to each of `count` queries [count, depth]: `most` distance computations each, beginning at row
   // start[i], or where `start` is null at the row nearest to the mean.
-  void search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::Workers& workers,
+  void search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::ThreadPool& pool,
               const Results& results) const;
 
   // The nearest other rows of rows [first, last), each search begun at its own row.
-  void neighbors(int64_t first, int64_t last, int64_t most, const cpu::Workers& workers, const Results& results) const;
+  void neighbors(int64_t first, int64_t last, int64_t most, const cpu::ThreadPool& pool, const Results& results) const;
 
  private:
   // Fills row `query` of results from what a search measured; `own`: the row to leave out, -1 for none.
   void report(std::vector<Ranked>& measured, int64_t own, float offset, int64_t query, const Results& results) const;
   template <class Body>
-  void with_spaces(const cpu::Workers& workers, int64_t count, const Body& body) const;
+  void with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const;
   Vertex central_vertex() const;
 
   PointSet points_;

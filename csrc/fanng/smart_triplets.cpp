@@ -214,10 +214,10 @@ void Miner<T>::mine(int64_t anchor) {
 
 template <class T>
 void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const MiningOptions& options,
-                    const cpu::Workers& workers, const MinedTriplets& out) {
-  std::vector<Miner<T>> miners(workers.count(), Miner<T>(lists, classes, options, out));
+                    const cpu::ThreadPool& pool, const MinedTriplets& out) {
+  std::vector<Miner<T>> miners(pool.count(), Miner<T>(lists, classes, options, out));
   std::atomic<int64_t> first_fault{lists.count};
-  parallel_pieces(workers, lists.count, kListsAPiece, [&](int64_t worker, int64_t begin, int64_t end) {
+  parallel_pieces(pool, lists.count, kListsAPiece, [&](int64_t worker, int64_t begin, int64_t end) {
     Miner<T>& miner = miners[worker];
     for (int64_t row = begin; row < end; ++row) {
       if (miner.is_valid(row)) {
@@ -234,9 +234,9 @@ void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const
   if (first_fault < lists.count) throw std::invalid_argument(miners[0].describe(first_fault));
 }
 
-template void smart_triplets(const NeighborLists<float>&, const Classes&, const MiningOptions&, const cpu::Workers&,
+template void smart_triplets(const NeighborLists<float>&, const Classes&, const MiningOptions&, const cpu::ThreadPool&,
                              const MinedTriplets&);
-template void smart_triplets(const NeighborLists<double>&, const Classes&, const MiningOptions&, const cpu::Workers&,
+template void smart_triplets(const NeighborLists<double>&, const Classes&, const MiningOptions&, const cpu::ThreadPool&,
                              const MinedTriplets&);
 
 }  // namespace hardmine::fanng

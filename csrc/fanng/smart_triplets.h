@@ -61,6 +61,6 @@ struct MinedTriplets {
 
 template <class T>
 void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const MiningOptions& options,
-                    const cpu::Workers& workers, const MinedTriplets& out);
+                    const cpu::ThreadPool& pool, const MinedTriplets& out);
 
 }  // namespace hardmine::fanng

@@ -18,7 +18,7 @@
 
 namespace hardmine::fanng {
 
-class Threads final : public cpu::Workers {
+class Threads final : public cpu::ThreadPool {
  public:
   // `poll` runs on the calling thread, a few times a second, however short the single runs are; what it throws stops
   // the work and is thrown by run.
@@ -99,12 +99,12 @@ class Threads final : public cpu::Workers {
 // body(worker, begin, end) over [0, count) in pieces of `step`, until the work is cancelled. A single worker is run,
 // too, so that somebody polls while it works.
 template <class Body>
-void parallel_pieces(const cpu::Workers& workers, int64_t count, int64_t step, const Body& body) {
+void parallel_pieces(const cpu::ThreadPool& pool, int64_t count, int64_t step, const Body& body) {
   const int64_t pieces = ceil_div(count, step);
   if (pieces < 1) return;
   std::atomic<int64_t> next{0};
-  workers.run(std::min(workers.count(), pieces), [&](int64_t worker) {
-    for (int64_t piece; !workers.cancelled() && (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;)
+  pool.run(std::min(pool.count(), pieces), [&](int64_t worker) {
+    for (int64_t piece; !pool.cancelled() && (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;)
       body(worker, piece * step, std::min(count, (piece + 1) * step));
   });
 }

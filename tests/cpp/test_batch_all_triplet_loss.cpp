@@ -19,7 +19,7 @@ struct Run {
   cpu::BatchAllResult<T> result;
   std::vector<T> grad;
 
-  Run(const BatchAllProblem<T>& p, const cpu::Workers& workers, bool want_gradient = true) {
+  Run(const BatchAllProblem<T>& p, const cpu::ThreadPool& workers, bool want_gradient = true) {
     if (want_gradient) grad.assign(p.batch.x.size(), T(kNaN));  // garbage: every element must be written
     T nothing[1];
     const MarginTable<T> table{p.margins.empty() ? nullptr : p.margins.data(), p.rows.data(), p.table_rows};

@@ -41,9 +41,9 @@ void append(Numbers& numbers, const std::vector<T>& more) {
 }
 
 // `work` gives all that it computes.
-void check_cancelling(const std::string& name, const std::function<Numbers(const cpu::Workers&)>& work) {
+void check_cancelling(const std::string& name, const std::function<Numbers(const cpu::ThreadPool&)>& work) {
   const Numbers want = work(SerialWorkers());
-  std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
+  std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialWorkers>());
   for (const auto& pool : pools) {
     context = name + ", " + std::to_string(pool->count()) + " workers";
@@ -63,7 +63,7 @@ void check_cancelling(const std::string& name, const std::function<Numbers(const
   }
 }
 
-Numbers selected(const SelectionRule& rule, const Sample& s, const Sample* refs, const cpu::Workers& workers) {
+Numbers selected(const SelectionRule& rule, const Sample& s, const Sample* refs, const cpu::ThreadPool& workers) {
   std::vector<int64_t> positive(kCount), negative(kCount);
   std::vector<float> s_ap(kCount), s_an(kCount);
   std::vector<double> random(kCount, 0.3);
@@ -94,7 +94,7 @@ TEST(select_triplets_cancelled_anywhere_throws_or_is_complete) {
         rule.duplicate_threshold = 0.9;
       }
       check_cancelling("selection " + std::to_string(static_cast<int>(negative)),
-                       [&](const cpu::Workers& workers) { return selected(rule, sample, others, workers); });
+                       [&](const cpu::ThreadPool& workers) { return selected(rule, sample, others, workers); });
     }
   }
 }
@@ -106,7 +106,7 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
     rule.positive = positive;
     std::vector<float> level(kCount), shift(kCount), sum(kCount), slope(kCount), value(kCount), s_ap(kCount);
     std::vector<int64_t> index(kCount), count(kCount);
-    check_cancelling("tuplet forward", [&](const cpu::Workers& workers) {
+    check_cancelling("tuplet forward", [&](const cpu::ThreadPool& workers) {
       cpu::tuplet_forward<float>(rule, sample.view(), nullptr, kDepth, workers,
                                  {value.data(), level.data(), shift.data(), sum.data(), slope.data(), s_ap.data(),
                                   index.data(), count.data()});
@@ -116,7 +116,7 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
       return out;
     });
     const std::vector<float> gradient(kCount, 1.0F);
-    check_cancelling("tuplet backward", [&](const cpu::Workers& workers) {
+    check_cancelling("tuplet backward", [&](const cpu::ThreadPool& workers) {
       std::vector<float> grad(kCount * kDepth);
       cpu::tuplet_backward<float>(rule, sample.view(), nullptr, kDepth,
                                   {gradient.data(), shift.data(), sum.data(), slope.data(), index.data(), count.data()},
@@ -131,7 +131,7 @@ TEST(tuplet_loss_cancelled_anywhere_throws_or_is_complete) {
 TEST(batch_all_cancelled_anywhere_throws_or_is_complete) {
   for (const int64_t classes : {2, 40}) {  // long lists of positives, and short ones
     const Sample sample(classes);
-    check_cancelling("batch all of " + std::to_string(classes), [&](const cpu::Workers& workers) {
+    check_cancelling("batch all of " + std::to_string(classes), [&](const cpu::ThreadPool& workers) {
       std::vector<float> grad(kCount * kDepth);
       const cpu::BatchAllResult<float> result =
           cpu::batch_all<float>({}, sample.view(), kDepth, {}, workers, grad.data());
@@ -146,7 +146,7 @@ TEST(knn_cancelled_anywhere_throws_or_is_complete) {
   const Sample sample(1);
   const cpu::Points<float> points{sample.x.data(), kCount};
   for (const bool symmetric : {true, false}) {
-    check_cancelling("nearest", [&](const cpu::Workers& workers) {
+    check_cancelling("nearest", [&](const cpu::ThreadPool& workers) {
       std::vector<float> similarity(kCount * 5);
       std::vector<int64_t> index(kCount * 5);
       cpu::nearest<float>(Similarity::kCosine, points, symmetric ? nullptr : &points, kDepth, 5, symmetric, workers,
@@ -165,7 +165,7 @@ TEST(given_triplets_cancelled_anywhere_throws_or_is_complete) {
   std::vector<int64_t> second(20 * kCount), triplets;
   for (int64_t& s : second) s = random.below(kCount);
   const std::vector<float> gradient(second.size(), 0.5F);
-  check_cancelling("pair gradient", [&](const cpu::Workers& workers) {
+  check_cancelling("pair gradient", [&](const cpu::ThreadPool& workers) {
     std::vector<float> grad(kCount * kDepth);
     cpu::pair_gradient<float>(measure_of(Similarity::kCosine), {sample.x.data(), kCount, nullptr, 0, kDepth},
                               {nullptr, second.data(), gradient.data(), kCount, 20}, workers, grad.data(), nullptr);
@@ -174,7 +174,7 @@ TEST(given_triplets_cancelled_anywhere_throws_or_is_complete) {
     return out;
   });
   for (int64_t t = 0; t < 1000; ++t) triplets.insert(triplets.end(), {t % kCount, (t + 1) % kCount, (t + 9) % kCount});
-  check_cancelling("triplets", [&](const cpu::Workers& workers) {
+  check_cancelling("triplets", [&](const cpu::ThreadPool& workers) {
     std::vector<float> positive(1000), negative(1000);
     cpu::measure_triplets<float>(measure_of(Similarity::kEuclidean), sample.x.data(), kCount, kDepth,
                                  {triplets.data(), 1000}, workers, positive.data(), negative.data());

@@ -55,7 +55,7 @@ std::vector<Edges> naive_edges(const PointSet& points) {
   return edges;
 }
 
-DraftGraph naive_draft(const PointSet& points, const cpu::Workers& workers = SerialWorkers()) {
+DraftGraph naive_draft(const PointSet& points, const cpu::ThreadPool& workers = SerialWorkers()) {
   DraftGraph graph(points.vertices(), std::max<int64_t>(points.vertices(), 1));
   BuildStats stats;
   add_all_edges(points, workers, graph, stats);

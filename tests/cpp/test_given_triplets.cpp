@@ -34,7 +34,7 @@ struct Measures {
 
 template <class T>
 Measures<T> engine(const PairMeasure& measure, const std::vector<T>& x, int64_t depth,
-                   const std::vector<int64_t>& triplets, const cpu::Workers& workers = SerialWorkers()) {
+                   const std::vector<int64_t>& triplets, const cpu::ThreadPool& workers = SerialWorkers()) {
   const int64_t count = static_cast<int64_t>(triplets.size()) / 3;
   Measures<T> out{std::vector<T>(count, T(7)), std::vector<T>(count, T(7)), false};
   out.finite = cpu::measure_triplets<T>(measure, x.data(), static_cast<int64_t>(x.size()) / depth, depth,

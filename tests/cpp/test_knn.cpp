@@ -27,7 +27,7 @@ struct Neighbors {
   std::vector<int64_t> index;
 
   Neighbors(Similarity kind, const Batch<T>& queries, const Batch<T>* refs, int64_t k, Self self,
-            const cpu::Workers& workers)
+            const cpu::ThreadPool& workers)
       : similarity(queries.count * k, T(5)), index(queries.count * k, 77) {
     const cpu::Points<T> points{queries.x.data(), queries.count};
     const cpu::Points<T> others{refs ? refs->x.data() : nullptr, refs ? refs->count : 0};

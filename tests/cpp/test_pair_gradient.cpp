@@ -77,7 +77,7 @@ struct Gradients {
 };
 
 template <class T>
-Gradients<T> engine(const PairMeasure& measure, const Problem<T>& p, const cpu::Workers& workers, bool want_x = true,
+Gradients<T> engine(const PairMeasure& measure, const Problem<T>& p, const cpu::ThreadPool& workers, bool want_x = true,
                     bool want_refs = true) {
   // Outputs hold garbage at first: every element must be written.
   Gradients<T> grad{std::vector<T>(want_x ? p.x.size() : 0, T(kNaN)),
@@ -373,8 +373,8 @@ TYPED_TEST(all_finite_nonfinite_element_is_found, T) {
   const int64_t count = 200, depth = 257;
   std::vector<T> x(count * depth, T(1));
   for (const int64_t at : {int64_t{0}, int64_t{256}, int64_t{257 * 99 + 16}, count * depth - 1}) {
-    for (const cpu::Workers* workers :
-         {static_cast<const cpu::Workers*>(&serial), static_cast<const cpu::Workers*>(&threads)}) {
+    for (const cpu::ThreadPool* workers :
+         {static_cast<const cpu::ThreadPool*>(&serial), static_cast<const cpu::ThreadPool*>(&threads)}) {
       context = "element " + std::to_string(at);
       for (const double bad : {kNaN, double(INFINITY), -double(INFINITY)}) {
         x[at] = T(bad);

@@ -44,7 +44,7 @@ bool is_sound(const cpu::Block& block, int64_t rows, int64_t columns, bool symme
          !(symmetric && block.column_end - 1 <= block.row_begin);
 }
 
-Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::Workers& workers, int64_t threads) {
+Course run(int64_t rows, int64_t columns, bool symmetric, const cpu::ThreadPool& workers, int64_t threads) {
   const cpu::PairSchedule schedule(rows, columns, symmetric);
   std::vector<std::atomic<int>> visits(cells(rows) * cells(columns));
   Course course{{},

@@ -21,7 +21,7 @@ struct Selection {
   std::vector<double> u_positive, u_negative;  // what random selections are drawn by
   bool finite;
 
-  Selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs, const cpu::Workers& workers)
+  Selection(const SelectionRule& rule, const Batch<T>& anchors, const Batch<T>* refs, const cpu::ThreadPool& workers)
       : positive_index(anchors.count, -7),
         negative_index(anchors.count, -7),
         positive_similarity(anchors.count),

@@ -27,7 +27,7 @@ struct Lists {
   std::vector<int64_t> label, index;
   std::vector<T> distance;
 
-  Mined mine(const MiningOptions& options, const cpu::Workers& workers = SerialWorkers()) const {
+  Mined mine(const MiningOptions& options, const cpu::ThreadPool& workers = SerialWorkers()) const {
     const auto count = static_cast<int64_t>(label.size());
     const int64_t length = count ? static_cast<int64_t>(index.size()) / count : 0;
     const Classes classes(label.data(), count);
@@ -41,7 +41,7 @@ struct Lists {
     return out;
   }
 
-  std::string fault(const cpu::Workers& workers = SerialWorkers(), int64_t per_anchor = 1) const {
+  std::string fault(const cpu::ThreadPool& workers = SerialWorkers(), int64_t per_anchor = 1) const {
     try {
       mine({1.0, per_anchor, 0}, workers);
     } catch (const std::invalid_argument& error) {

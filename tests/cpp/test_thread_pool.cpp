@@ -12,7 +12,7 @@ using namespace hardmine;
 using namespace hardmine::test;
 
 TEST(parallel_range_covers_every_number_once) {
-  std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
+  std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialWorkers>());
   for (const auto& pool : pools) {
     for (const int64_t count : {0, 1, 5, 6, 7, 12, 97, 1000}) {
@@ -48,14 +48,14 @@ TEST(parallel_tasks_runs_every_task_once) {
 
 TEST(thread_count_follows_work_and_pool) {
   const ThreadWorkers eight(8);
-  CHECK_EQ(cpu::workers_for(eight, 0, 100), 1);
-  CHECK_EQ(cpu::workers_for(eight, 199, 100), 1);
-  CHECK_EQ(cpu::workers_for(eight, 300, 100), 3);
-  CHECK_EQ(cpu::workers_for(eight, 1e15, 100), 8);
+  CHECK_EQ(cpu::thread_count_for(eight, 0, 100), 1);
+  CHECK_EQ(cpu::thread_count_for(eight, 199, 100), 1);
+  CHECK_EQ(cpu::thread_count_for(eight, 300, 100), 3);
+  CHECK_EQ(cpu::thread_count_for(eight, 1e15, 100), 8);
 }
 
 TEST(parallel_work_cancelled_throws) {
-  std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
+  std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialWorkers>());
   for (const auto& pool : pools) {
     for (const int64_t questions : {0, 1, 20}) {
@@ -78,7 +78,7 @@ TEST(parallel_work_cancelled_throws) {
 }
 
 TEST(an_exception_of_a_body_ends_the_loop_and_reaches_the_caller) {
-  std::vector<std::unique_ptr<cpu::Workers>> pools = parallel_pools();
+  std::vector<std::unique_ptr<cpu::ThreadPool>> pools = parallel_pools();
   pools.push_back(std::make_unique<SerialWorkers>());
   const auto message_of = [](const auto& loop) {
     try {

@@ -20,7 +20,7 @@ template <class T>
 class AnchorLists {
  public:
   AnchorLists(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
-              const WorkspaceVector<int64_t>& class_end, int64_t begin, int64_t end, const Workers& workers)
+              const WorkspaceVector<int64_t>& class_end, int64_t begin, int64_t end, const ThreadPool& pool)
       : begin_(begin),
         end_(end),
         first_(class_begin.size(), 0),
@@ -42,7 +42,7 @@ class AnchorLists {
       ascending_.resize(entries);
       sum_before_.resize(entries);
     }
-    fill(sides, squared, class_begin, class_end, workers);
+    fill(sides, squared, class_begin, class_end, pool);
   }
 
   bool is_anchor(int64_t row) const { return size_[row] > 0; }
@@ -76,20 +76,20 @@ class AnchorLists {
 
  private:
   void fill(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
-            const WorkspaceVector<int64_t>& class_end, const Workers& workers) {
+            const WorkspaceVector<int64_t>& class_end, const ThreadPool& pool) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
     PairPass<T> pass = sides.pass();
     pass.symmetric = false;  // every anchor its own list
     const int64_t first_block = begin_ / kMaxBlockRows, blocks = ceil_div(end_, kMaxBlockRows) - first_block;
     const double work = static_cast<double>(positive_.size()) * static_cast<double>(sides.depth());
-    const int64_t threads = workers_for(workers, work, kMultiplyAddGrain / 16);
+    const int64_t threads = thread_count_for(pool, work, kMultiplyAddGrain / 16);
     std::vector<Buffer<T>> numbers;
     for (int64_t t = 0; t < threads; ++t) numbers.emplace_back(kMaxBlockRows * kMaxBlockColumns);
-    parallel_tasks(workers, threads, blocks, [&](int64_t worker, int64_t task) {
+    parallel_tasks(pool, threads, blocks, [&](int64_t worker, int64_t task) {
       const int64_t row_begin = (first_block + task) * kMaxBlockRows;
       const int64_t row_end = std::min(row_begin + kMaxBlockRows, sides.rows().count());
       const int64_t column_end = class_end[row_end - 1];
-      for (int64_t column = round_down(class_begin[row_begin], kBlockStep); column < column_end && !workers.cancelled();
+      for (int64_t column = round_down(class_begin[row_begin], kBlockStep); column < column_end && !pool.cancelled();
            column += kMaxBlockColumns) {
         const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
         kernel.fill_block(pass, PairKind::kSameClass, block, numbers[worker].get());
@@ -105,7 +105,7 @@ class AnchorLists {
           }
         }
       }
-      for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_) && !workers.cancelled(); ++i)
+      for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_) && !pool.cancelled(); ++i)
         if (size_[i] > kShortList) sort(i);
     });
   }
@@ -138,10 +138,10 @@ class AnchorLists {
 
 template <class T>
 BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samples, int64_t depth,
-                            const MarginTable<T>& table, const Workers& workers, T* grad) {
+                            const MarginTable<T>& table, const ThreadPool& pool, T* grad) {
   const BatchAllKernels<T>& kernel = kernels<BatchAllKernels<T>>();
   const auto make_sides = [&](bool unit_rows) {
-    return std::make_unique<LabeledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, workers);
+    return std::make_unique<LabeledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, pool);
   };
   std::unique_ptr<LabeledSides<T>> made = make_sides(true);
   if (made->clamped() && !made->pass().euclidean) made = make_sides(false);
@@ -177,11 +177,11 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
   state.value = value.data();
   std::unique_ptr<BlockGradient<T>> gradient;
   if (grad) {
-    gradient = std::make_unique<BlockGradient<T>>(sides, true, false, workers);
+    gradient = std::make_unique<BlockGradient<T>>(sides, true, false, pool);
     state.need_weights = true;
   }
   std::vector<Buffer<T>> scratch;
-  for (int64_t t = 0; t < workers.count(); ++t) scratch.emplace_back(kMaxBlockColumns * kMaxBlockRows);
+  for (int64_t t = 0; t < pool.count(); ++t) scratch.emplace_back(kMaxBlockColumns * kMaxBlockRows);
 
   // Entries of the lists that are held at a time: O(depth) a row, and no fewer than the rows of a block need, lest
   // blocks be visited many times.
@@ -191,19 +191,19 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
     for (end = begin; end < count && (end == begin || entries + class_end[end] - class_begin[end] <= most_entries);
          ++end)
       entries += class_end[end] - class_begin[end];
-    AnchorLists<T> lists(sides, rule.squared, class_begin, class_end, begin, end, workers);
+    AnchorLists<T> lists(sides, rule.squared, class_begin, class_end, begin, end, pool);
     lists.describe(state);
     const auto has_anchors = [&](const Block& block) {
       return (block.row_begin < end && block.row_end > begin) || (block.column_begin < end && block.column_end > begin);
     };
-    for_each_block(sides, PairKind::kOtherClass, grad ? 3 : 1, workers, has_anchors,
+    for_each_block(sides, PairKind::kOtherClass, grad ? 3 : 1, pool, has_anchors,
                    [&](int64_t worker, const Block& block, T* numbers) {
                      if (kernel.batch_all_negatives(sides.pass(), block, state, numbers, scratch[worker].get()))
                        gradient->add(block, numbers);
                    });
     result.active += lists.finish_counts();
     if (!grad) continue;
-    for_each_block(sides, PairKind::kSameClass, 1, workers, has_anchors, [&](int64_t, const Block& block, T* numbers) {
+    for_each_block(sides, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* numbers) {
       kernel.batch_all_positives(sides.pass(), block, state, numbers);
       gradient->add(block, numbers);
     });
@@ -215,8 +215,8 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
 }
 
 template BatchAllResult<float> batch_all(const BatchAllRule&, const LabeledRows<float>&, int64_t,
-                                         const MarginTable<float>&, const Workers&, float*);
+                                         const MarginTable<float>&, const ThreadPool&, float*);
 template BatchAllResult<double> batch_all(const BatchAllRule&, const LabeledRows<double>&, int64_t,
-                                          const MarginTable<double>&, const Workers&, double*);
+                                          const MarginTable<double>&, const ThreadPool&, double*);
 
 }  // namespace hardmine::cpu

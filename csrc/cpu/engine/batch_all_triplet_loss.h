@@ -17,6 +17,6 @@ struct BatchAllResult {
 // been seen, so there is no backward pass. O(count depth) memory.
 template <class T>
 BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& rows, int64_t depth,
-                            const MarginTable<T>& table, const Workers& workers, T* grad);
+                            const MarginTable<T>& table, const ThreadPool& pool, T* grad);
 
 }  // namespace hardmine::cpu

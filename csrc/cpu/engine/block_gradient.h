@@ -14,12 +14,12 @@ namespace hardmine::cpu {
 template <class T>
 class BlockGradient {
  public:
-  BlockGradient(const LabeledSides<T>& sides, bool need_rows, bool need_columns, const Workers& workers)
+  BlockGradient(const LabeledSides<T>& sides, bool need_rows, bool need_columns, const ThreadPool& pool)
       : sides_(sides),
         rows_kernel_(kernels<RowKernels<T>>()),
         kernel_(kernels<GradientKernels<T>>()),
         panel_(kernels<TileKernels<T>>().column_panel),
-        workers_(workers) {
+        pool_(pool) {
     panels_ = ceil_div(sides.depth(), panel_);
     const bool euclidean = sides.pass().euclidean;
     rows_.padded = round_up(sides.rows().count(), kBlockStep);
@@ -61,13 +61,13 @@ class BlockGradient {
   }
 
   int64_t threads_for(int64_t count) const {
-    return workers_for(workers_, static_cast<double>(count) * static_cast<double>(sides_.depth()), kElementGrain);
+    return thread_count_for(pool_, static_cast<double>(count) * static_cast<double>(sides_.depth()), kElementGrain);
   }
 
   // Rows that fill up the last row group are read along, and must be numbers.
   Buffer<T> packed(const T* x, const T* scale, const SortedRows<T>& rows, int64_t padded) const {
     Buffer<T> out = zeros(padded);
-    parallel_range(workers_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
+    parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
       kernel_.pack_depth(x, sides_.depth(), rows.order().data(), scale, padded, begin, end, out.get());
     });
     return out;
@@ -78,14 +78,14 @@ class BlockGradient {
     Buffer<T> out(size);
     constexpr int64_t kNumbersAPiece = 1 << 20;
     parallel_range(
-        workers_, threads_for(padded), size, 1,
+        pool_, threads_for(padded), size, 1,
         [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); }, kNumbersAPiece);
     return out;
   }
 
   void unpack(const SortedRows<T>& rows, const T* x, const T* scale, const Side& side, T factor, T* grad) const {
     const int64_t depth = sides_.depth(), panel = panel_;
-    parallel_range(workers_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
+    parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         const int64_t source = rows.order()[r];
         T* out = grad + source * depth;
@@ -109,7 +109,7 @@ class BlockGradient {
   const RowKernels<T>& rows_kernel_;
   const GradientKernels<T>& kernel_;
   const int64_t panel_;
-  const Workers& workers_;
+  const ThreadPool& pool_;
   int64_t panels_;
   Side rows_, columns_;
 };

@@ -32,25 +32,24 @@ std::string fault_of(const TripletList& triplets, int64_t row_count) {
 
 template <class T>
 bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count, int64_t depth,
-                      const TripletList& triplets, const Workers& workers, T* positive, T* negative) {
+                      const TripletList& triplets, const ThreadPool& pool, T* positive, T* negative) {
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
-  const MeasuredRows<T> rows(measure, x, row_count, depth, true, workers);
+  const MeasuredRows<T> rows(measure, x, row_count, depth, true, pool);
   const double work = 2.0 * static_cast<double>(triplets.count) * static_cast<double>(depth);
-  parallel_range(workers, workers_for(workers, work, kElementGrain), triplets.count, 1,
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t t = begin; t < end; ++t) {
-                     const int64_t* triplet = triplets.rows + 3 * t;
-                     const T* anchor = rows.row(triplet[0]);
-                     positive[t] = measure_pair(kernel, measure, anchor, rows.row(triplet[1]), depth);
-                     negative[t] = measure_pair(kernel, measure, anchor, rows.row(triplet[2]), depth);
-                   }
-                 });
-  return measure.normalized ? rows.finite() : all_finite(x, row_count, depth, workers);
+  parallel_range(pool, thread_count_for(pool, work, kElementGrain), triplets.count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t* triplet = triplets.rows + 3 * t;
+      const T* anchor = rows.row(triplet[0]);
+      positive[t] = measure_pair(kernel, measure, anchor, rows.row(triplet[1]), depth);
+      negative[t] = measure_pair(kernel, measure, anchor, rows.row(triplet[2]), depth);
+    }
+  });
+  return measure.normalized ? rows.finite() : all_finite(x, row_count, depth, pool);
 }
 
-template bool measure_triplets(const PairMeasure&, const float*, int64_t, int64_t, const TripletList&, const Workers&,
-                               float*, float*);
-template bool measure_triplets(const PairMeasure&, const double*, int64_t, int64_t, const TripletList&, const Workers&,
-                               double*, double*);
+template bool measure_triplets(const PairMeasure&, const float*, int64_t, int64_t, const TripletList&,
+                               const ThreadPool&, float*, float*);
+template bool measure_triplets(const PairMeasure&, const double*, int64_t, int64_t, const TripletList&,
+                               const ThreadPool&, double*, double*);
 
 }  // namespace hardmine::cpu

@@ -18,6 +18,6 @@ std::string fault_of(const TripletList& triplets, int64_t row_count);
 // every row of x, in a triplet or not, and its norm are finite.
 template <class T>
 bool measure_triplets(const PairMeasure& measure, const T* x, int64_t row_count, int64_t depth,
-                      const TripletList& triplets, const Workers& workers, T* positive, T* negative);
+                      const TripletList& triplets, const ThreadPool& pool, T* positive, T* negative);
 
 }  // namespace hardmine::cpu

@@ -104,7 +104,7 @@ class ReservoirSet {
 
 template <class T>
 void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const Workers& workers, T* similarity, int64_t* index) {
+             bool exclude_self, const ThreadPool& pool, T* similarity, int64_t* index) {
   const KnnKernels<T>& kernel = kernels<KnnKernels<T>>();
   const int64_t count = queries.count;
   std::fill_n(similarity, count * k, std::numeric_limits<T>::quiet_NaN());
@@ -116,12 +116,12 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
   const LabeledRows<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
   const LabeledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
-                              workers);
+                              pool);
   if (sides.empty()) return;
   const PairPass<T>& pass = sides.pass();
   const double pairs = static_cast<double>(count) * static_cast<double>(sides.columns().count());
   const int64_t threads =
-      workers_for(workers, pairs * static_cast<double>(depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+      thread_count_for(pool, pairs * static_cast<double>(depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
 
   const int64_t row_blocks = ceil_div(count, kMaxBlockRows);
   const int64_t column_blocks = ceil_div(ref_count, kMaxBlockColumns);
@@ -130,13 +130,13 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   if (pass.symmetric) {
     const Reservoirs<T> view = reservoirs.view(0);
     const PairSchedule schedule(count, count, true);
-    schedule.run(workers, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
+    schedule.run(pool, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
   } else {
-    parallel_tasks(workers, threads, row_blocks * num_splits, [&](int64_t, int64_t task) {
+    parallel_tasks(pool, threads, row_blocks * num_splits, [&](int64_t, int64_t task) {
       const int64_t row = task / num_splits * kMaxBlockRows, split = task % num_splits;
       const Reservoirs<T> view = reservoirs.view(split);
       for (int64_t b = column_blocks * split / num_splits;
-           b < column_blocks * (split + 1) / num_splits && !workers.cancelled(); ++b) {
+           b < column_blocks * (split + 1) / num_splits && !pool.cancelled(); ++b) {
         kernel.knn_block(pass,
                          {row, std::min(row + kMaxBlockRows, count), b * kMaxBlockColumns,
                           std::min((b + 1) * kMaxBlockColumns, ref_count)},
@@ -145,7 +145,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
     });
   }
 
-  parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+  parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) {
     std::vector<Neighbor<T>> best;
     for (int64_t i = begin; i < end; ++i) {
       reservoirs.gather(i, num_splits, best);
@@ -158,9 +158,9 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   });
 }
 
-template void nearest(Similarity, const Points<float>&, const Points<float>*, int64_t, int64_t, bool, const Workers&,
+template void nearest(Similarity, const Points<float>&, const Points<float>*, int64_t, int64_t, bool, const ThreadPool&,
                       float*, int64_t*);
-template void nearest(Similarity, const Points<double>&, const Points<double>*, int64_t, int64_t, bool, const Workers&,
-                      double*, int64_t*);
+template void nearest(Similarity, const Points<double>&, const Points<double>*, int64_t, int64_t, bool,
+                      const ThreadPool&, double*, int64_t*);
 
 }  // namespace hardmine::cpu

@@ -21,6 +21,6 @@ struct Points {
 // number of workers.
 template <class T>
 void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, int64_t depth, int64_t k,
-             bool exclude_self, const Workers& workers, T* similarity, int64_t* index);
+             bool exclude_self, const ThreadPool& pool, T* similarity, int64_t* index);
 
 }  // namespace hardmine::cpu

@@ -14,15 +14,15 @@ class MeasuredRows {
  public:
   // want_unit: make the normalized rows themselves, and not only the norms, where the measure normalizes.
   MeasuredRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, bool want_unit,
-               const Workers& workers)
+               const ThreadPool& pool)
       : x_(x), depth_(depth) {
     if (!measure.normalized) return;
-    norms_ = std::make_unique<Norms<T>>(x, count, depth, workers);
+    norms_ = std::make_unique<Norms<T>>(x, count, depth, pool);
     if (!want_unit) return;
     unit_ = Buffer<T>(count * depth);
     const int64_t threads =
-        workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
-    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+        thread_count_for(pool, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
+    parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
         for (int64_t k = i * depth; k < (i + 1) * depth; ++k) unit_[k] = x[k] / norm(i);
     });

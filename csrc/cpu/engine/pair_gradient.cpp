@@ -25,16 +25,16 @@ enum class End { kFirst, kSecond };
 template <class T>
 class PairsByRow {
  public:
-  PairsByRow(End end, const PairList<T>& pairs, int64_t rows, const Workers& workers)
+  PairsByRow(End end, const PairList<T>& pairs, int64_t rows, const ThreadPool& pool)
       : pairs_(pairs), sorted_(end == End::kSecond || pairs.first) {
     if (!sorted_) return;
     const auto row_of = [end](int64_t first, int64_t second) { return end == End::kFirst ? first : second; };
     begin_.resize(rows + 1, 0);
-    for_each_listed(workers, [&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
+    for_each_listed(pool, [&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
     for (int64_t r = 0; r < rows; ++r) begin_[r + 1] += begin_[r];
     pair_ = Buffer<Pair>(begin_[rows]);
     WorkspaceVector<int64_t> next(begin_.begin(), begin_.end() - 1);
-    for_each_listed(workers, [&](int64_t first, int64_t second, T gradient) {
+    for_each_listed(pool, [&](int64_t first, int64_t second, T gradient) {
       pair_[next[row_of(first, second)]++] = {static_cast<Index>(row_of(second, first)), gradient};
     });
   }
@@ -62,9 +62,9 @@ class PairsByRow {
       if (pairs_.second[p] >= 0 && pairs_.gradient[p] != T(0)) use(first, pairs_.second[p], pairs_.gradient[p]);
   }
   template <class Use>
-  void for_each_listed(const Workers& workers, const Use& use) const {
+  void for_each_listed(const ThreadPool& pool, const Use& use) const {
     for (int64_t e = 0; e < pairs_.count; ++e) {
-      if ((e + 1) % kEntriesAPiece == 0) throw_if_cancelled(workers);
+      if ((e + 1) % kEntriesAPiece == 0) throw_if_cancelled(pool);
       for_each_of_entry(e, use);
     }
   }
@@ -98,20 +98,20 @@ void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const Mea
 }  // namespace
 
 template <class T>
-bool all_finite(const T* x, int64_t count, int64_t depth, const Workers& workers) {
-  return Norms<T>(x, count, depth, workers).finite;
+bool all_finite(const T* x, int64_t count, int64_t depth, const ThreadPool& pool) {
+  return Norms<T>(x, count, depth, pool).finite;
 }
 
 template <class T>
 void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
-                   const Workers& workers, T* grad_x, T* grad_refs) {
+                   const ThreadPool& pool, T* grad_x, T* grad_refs) {
   if (!grad_x && !grad_refs) return;
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
   const int64_t depth = rows.depth;
   const bool want_unit = measure.quantity != PairQuantity::kInnerProduct;
-  const MeasuredRows<T> x(measure, rows.x, rows.count, depth, want_unit, workers);
+  const MeasuredRows<T> x(measure, rows.x, rows.count, depth, want_unit, pool);
   std::optional<MeasuredRows<T>> refs;
-  if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, workers);
+  if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, pool);
   const MeasuredRows<T>& seconds = refs ? *refs : x;
 
   // `own`: the pairs that a row is first of; `incoming`: those that it is second of.
@@ -119,7 +119,7 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
                           const PairsByRow<T>* incoming, T* grad) {
     // As if each pair had one end here: the shares need not be exact.
     const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
-    const int64_t threads = workers_for(workers, ends * static_cast<double>(depth), kElementGrain);
+    const int64_t threads = thread_count_for(pool, ends * static_cast<double>(depth), kElementGrain);
     const auto gather_rows = [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         T* acc = grad + r * depth;
@@ -140,29 +140,29 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
         kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);
       }
     };
-    parallel_range(workers, threads, count, 1, gather_rows, kGatheredRowsAPiece);
+    parallel_range(pool, threads, count, 1, gather_rows, kGatheredRowsAPiece);
   };
 
   if (grad_x) {
-    const PairsByRow<T> own(End::kFirst, pairs, rows.count, workers);
+    const PairsByRow<T> own(End::kFirst, pairs, rows.count, pool);
     if (refs) {
       gather(x, rows.count, &own, nullptr, grad_x);
     } else {
-      const PairsByRow<T> incoming(End::kSecond, pairs, rows.count, workers);
+      const PairsByRow<T> incoming(End::kSecond, pairs, rows.count, pool);
       gather(x, rows.count, &own, &incoming, grad_x);
     }
   }
   if (grad_refs && refs) {
-    const PairsByRow<T> incoming(End::kSecond, pairs, rows.ref_count, workers);
+    const PairsByRow<T> incoming(End::kSecond, pairs, rows.ref_count, pool);
     gather(*refs, rows.ref_count, nullptr, &incoming, grad_refs);
   }
 }
 
-template bool all_finite(const float*, int64_t, int64_t, const Workers&);
-template bool all_finite(const double*, int64_t, int64_t, const Workers&);
-template void pair_gradient(const PairMeasure&, const PairedRows<float>&, const PairList<float>&, const Workers&,
+template bool all_finite(const float*, int64_t, int64_t, const ThreadPool&);
+template bool all_finite(const double*, int64_t, int64_t, const ThreadPool&);
+template void pair_gradient(const PairMeasure&, const PairedRows<float>&, const PairList<float>&, const ThreadPool&,
                             float*, float*);
-template void pair_gradient(const PairMeasure&, const PairedRows<double>&, const PairList<double>&, const Workers&,
+template void pair_gradient(const PairMeasure&, const PairedRows<double>&, const PairList<double>&, const ThreadPool&,
                             double*, double*);
 
 }  // namespace hardmine::cpu

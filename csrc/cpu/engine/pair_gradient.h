@@ -23,10 +23,10 @@ struct PairList {
 // O(rows depth + pairs) memory.
 template <class T>
 void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
-                   const Workers& workers, T* grad_x, T* grad_refs);
+                   const ThreadPool& pool, T* grad_x, T* grad_refs);
 
 // True if every row of x [count, depth], and its norm, is finite.
 template <class T>
-bool all_finite(const T* x, int64_t count, int64_t depth, const Workers& workers);
+bool all_finite(const T* x, int64_t count, int64_t depth, const ThreadPool& pool);
 
 }  // namespace hardmine::cpu

@@ -61,19 +61,19 @@ class PairSchedule {
   // body(worker, block) for every block of every pair of groups, `threads` pairs at a time, until the work is
   // cancelled. Throws Cancelled, and what `body` throws.
   template <class Body>
-  void run(const Workers& workers, int64_t threads, const Body& body) const {
+  void run(const ThreadPool& pool, int64_t threads, const Body& body) const {
     const auto row_done = std::make_unique<std::atomic<int64_t>[]>(row_groups_);
     const auto other_done = symmetric_ ? nullptr : std::make_unique<std::atomic<int64_t>[]>(column_groups_);
     std::atomic<int64_t>* column_done = symmetric_ ? row_done.get() : other_done.get();
     // Tasks are handed out in order, so the pairs that one waits for are done or being visited, if only to be left at
     // the next block: no deadlock. A thread that waits may be the one that has to ask whether to stop.
-    const auto wait = [&workers](const std::atomic<int64_t>& done, int64_t turn) {
+    const auto wait = [&pool](const std::atomic<int64_t>& done, int64_t turn) {
       while (done.load(std::memory_order_acquire) != turn) {
         std::this_thread::yield();
-        (void)workers.cancelled();
+        (void)pool.cancelled();
       }
     };
-    parallel_tasks(workers, threads, static_cast<int64_t>(pairs_.size()), [&](int64_t worker, int64_t task) {
+    parallel_tasks(pool, threads, static_cast<int64_t>(pairs_.size()), [&](int64_t worker, int64_t task) {
       const Pair& pair = pairs_[task];
       wait(row_done[pair.row], pair.row_turn);
       wait(column_done[pair.column], pair.column_turn);
@@ -86,7 +86,7 @@ class PairSchedule {
           if (&column != &row) column.store(pair.column_turn + 1, std::memory_order_release);
         }
       } over{row_done[pair.row], column_done[pair.column], pair};
-      visit_blocks(pair, workers, [&](const Block& block) { body(worker, block); });
+      visit_blocks(pair, pool, [&](const Block& block) { body(worker, block); });
     });
   }
 
@@ -107,7 +107,7 @@ class PairSchedule {
   }
 
   template <class Visit>
-  void visit_blocks(const Pair& pair, const Workers& workers, const Visit& visit) const {
+  void visit_blocks(const Pair& pair, const ThreadPool& pool, const Visit& visit) const {
     const int64_t row_end = std::min((pair.row + 1) * row_step_, row_count_);
     const int64_t column_end = std::min((pair.column + 1) * column_step_, column_count_);
     for (int64_t row = pair.row * row_step_; row < row_end; row += kMaxBlockRows) {
@@ -115,7 +115,7 @@ class PairSchedule {
         const Block block{row, std::min(row + kMaxBlockRows, row_end), column,
                           std::min(column + kMaxBlockColumns, column_end)};
         if (symmetric_ && block.column_end - 1 <= row) continue;  // visited from the other side
-        if (workers.cancelled()) return;
+        if (pool.cancelled()) return;
         visit(block);
       }
     }

@@ -13,16 +13,16 @@ class LabeledSides {
  public:
   // refs: null for the anchors themselves.
   LabeledSides(const PairMeasure& measure, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-               const Workers& workers)
+               const ThreadPool& pool)
       : anchors_(anchors), refs_(refs ? *refs : anchors), symmetric_(refs == nullptr), depth_(depth) {
-    row_norms_ = std::make_unique<Norms<T>>(anchors.x, anchors.count, depth, workers);
-    if (refs) column_norms_ = std::make_unique<Norms<T>>(refs->x, refs->count, depth, workers);
+    row_norms_ = std::make_unique<Norms<T>>(anchors.x, anchors.count, depth, pool);
+    if (refs) column_norms_ = std::make_unique<Norms<T>>(refs->x, refs->count, depth, pool);
     finite_ = row_norms_->finite && (!refs || column_norms_->finite);
     row_scale_ = measure.normalized ? row_norms_->norm.get() : nullptr;
     column_scale_ = measure.normalized ? (refs ? column_norms_ : row_norms_)->norm.get() : nullptr;
     if (empty()) return;
-    rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_scale_, nullptr, true, !refs, workers);
-    if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_scale_, nullptr, false, true, workers);
+    rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_scale_, nullptr, true, !refs, pool);
+    if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_scale_, nullptr, false, true, pool);
     pass_.rows = rows().view();
     pass_.columns = columns().view();
     pass_.depth = depth;

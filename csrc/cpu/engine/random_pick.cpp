@@ -68,7 +68,7 @@ class Picker {
 
   // Rows [begin, end), those of a block of the tile engine: the candidates of each, among all columns, are marked in
   // `bits`, [end - begin, words], from the `numbers` of one block after the other.
-  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, const Workers& workers, T* numbers,
+  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, const ThreadPool& pool, T* numbers,
                      uint64_t* bits, int64_t words) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run blocks{0, columns.count()};
@@ -78,7 +78,7 @@ class Picker {
     }
     std::fill_n(bits, (end - begin) * words, 0);
     for (int64_t column = blocks.begin; column < blocks.end; column += kMaxBlockColumns) {
-      if (workers.cancelled()) return;
+      if (pool.cancelled()) return;
       const Block block{begin, end, column, std::min(column + kMaxBlockColumns, blocks.end)};
       kernels<TileKernels<T>>().fill_block(pass, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass, block,
                                            numbers);
@@ -115,7 +115,7 @@ class Picker {
 
 template <class T>
 Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const PairSide<T>& columns,
-                       const Workers& workers) {
+                       const ThreadPool& pool) {
   const int64_t count = rows.sorted.count(), column_count = columns.sorted.count();
   const double depth = static_cast<double>(pick.depth);
   Winners<T> out{Buffer<T>(count), Buffer<Index>(count)};
@@ -123,8 +123,8 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const
   if (!pick.by_similarity) {
     // The number of a pair is a chain of sums, each of which waits for the one before: it costs several elements of a
     // loop that streams.
-    const int64_t threads = workers_for(workers, 2 * static_cast<double>(count) * depth, kElementGrain);
-    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) { picker.by_label(begin, end); });
+    const int64_t threads = thread_count_for(pool, 2 * static_cast<double>(count) * depth, kElementGrain);
+    parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) { picker.by_label(begin, end); });
     return out;
   }
   PairPass<T> pass{};  // not symmetric: every row sees all its candidates at once
@@ -134,21 +134,21 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const
   pass.euclidean = pick.euclidean;
   const double same = same_class_pairs(rows.sorted, columns.sorted);
   const double pairs = pick.same_class ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;
-  const int64_t threads = workers_for(workers, pairs * depth, kMultiplyAddGrain);
+  const int64_t threads = thread_count_for(pool, pairs * depth, kMultiplyAddGrain);
   const int64_t words = ceil_div(column_count, 64);
   const Buffer<T> numbers(threads * kMaxBlockRows * kMaxBlockColumns);
   const Buffer<uint64_t> bits(threads * kMaxBlockRows * words);
-  parallel_tasks(workers, threads, ceil_div(count, kMaxBlockRows), [&](int64_t worker, int64_t block) {
+  parallel_tasks(pool, threads, ceil_div(count, kMaxBlockRows), [&](int64_t worker, int64_t block) {
     const int64_t begin = block * kMaxBlockRows, end = std::min(begin + kMaxBlockRows, count);
-    picker.by_similarity(pass, begin, end, workers, numbers.get() + worker * kMaxBlockRows * kMaxBlockColumns,
+    picker.by_similarity(pass, begin, end, pool, numbers.get() + worker * kMaxBlockRows * kMaxBlockColumns,
                          bits.get() + worker * kMaxBlockRows * words, words);
   });
   return out;
 }
 
 template Winners<float> pick_random(const RandomPick<float>&, const PairSide<float>&, const PairSide<float>&,
-                                    const Workers&);
+                                    const ThreadPool&);
 template Winners<double> pick_random(const RandomPick<double>&, const PairSide<double>&, const PairSide<double>&,
-                                     const Workers&);
+                                     const ThreadPool&);
 
 }  // namespace hardmine::cpu

@@ -33,6 +33,6 @@ struct RandomPick {
 // tile. Where similarities decide, the tiles that may hold candidates are computed.
 template <class T>
 Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const PairSide<T>& columns,
-                       const Workers& workers);
+                       const ThreadPool& pool);
 
 }  // namespace hardmine::cpu

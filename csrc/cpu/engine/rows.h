@@ -27,13 +27,13 @@ struct Norms {
   bool finite = true;
   bool clamped = false;  // some norm is kSmallestNorm: x_i / norm is no unit row then
 
-  Norms(const T* x, int64_t count, int64_t depth, const Workers& workers) : norm(count) {
+  Norms(const T* x, int64_t count, int64_t depth, const ThreadPool& pool) : norm(count) {
     const RowKernels<T>& kernel =
         kernels<RowKernels<T>>();  // before the threads start: it throws if HARDMINE_SIMD is of no use
     std::atomic<bool> all_finite{true}, any_clamped{false};
     const int64_t threads =
-        workers_for(workers, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
-    parallel_range(workers, threads, count, 1, [&](int64_t begin, int64_t end) {
+        thread_count_for(pool, static_cast<double>(count) * static_cast<double>(depth), kElementGrain);
+    parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) {
       if (!kernel.row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
       for (int64_t i = begin; i < end; ++i) {
         if (!(norm[i] <= T(kSmallestNorm))) continue;  // NaN stays NaN
@@ -51,7 +51,7 @@ class SortedRows {
  public:
   // `subset`: the rows to take, ascending by (label, number); null for all of them, which are then sorted here.
   SortedRows(const LabeledRows<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
-             bool as_rows, bool as_columns, const Workers& workers)
+             bool as_rows, bool as_columns, const ThreadPool& pool)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
     const int64_t padded = round_up(count_, std::max(kernel.row_group, kernel.column_panel));
@@ -59,8 +59,8 @@ class SortedRows {
     order_.resize(padded, order_.empty() ? 0 : order_.back());
     label_.resize(padded);
     for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[order_[i]];
-    if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.row_group, workers);
-    if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.column_panel, workers);
+    if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.row_group, pool);
+    if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.column_panel, pool);
   }
 
   PackedRows<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
@@ -92,11 +92,11 @@ class SortedRows {
   }
 
   Buffer<T> packed(const TileKernels<T>& kernel, const T* x, int64_t depth, const T* norm, int64_t group,
-                   const Workers& workers) const {
+                   const ThreadPool& pool) const {
     Buffer<T> out(round_up(count_, group) * depth);
     const int64_t threads =
-        workers_for(workers, static_cast<double>(count_) * static_cast<double>(depth), kElementGrain);
-    parallel_range(workers, threads, count_, group, [&](int64_t begin, int64_t end) {
+        thread_count_for(pool, static_cast<double>(count_) * static_cast<double>(depth), kElementGrain);
+    parallel_range(pool, threads, count_, group, [&](int64_t begin, int64_t end) {
       kernel.pack(x, depth, order_.data(), norm, count_, begin, end, group, out.get());
     });
     return out;

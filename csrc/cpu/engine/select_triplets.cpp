@@ -16,7 +16,7 @@ namespace hardmine::cpu {
 
 template <class T>
 bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs,
-                     int64_t depth, const RandomNumbers& random, const Workers& workers, const SelectionOut<T>& out) {
+                     int64_t depth, const RandomNumbers& random, const ThreadPool& pool, const SelectionOut<T>& out) {
   const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
   const bool euclidean = rule.similarity == Similarity::kEuclidean;
   const T nan = std::numeric_limits<T>::quiet_NaN();
@@ -25,9 +25,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
     out.positive_similarity[i] = out.negative_similarity[i] = nan;
   }
 
-  const Norms<T> norms(anchors.x, anchors.count, depth, workers);
+  const Norms<T> norms(anchors.x, anchors.count, depth, pool);
   const std::unique_ptr<Norms<T>> ref_norms =
-      refs ? std::make_unique<Norms<T>>(refs->x, refs->count, depth, workers) : nullptr;
+      refs ? std::make_unique<Norms<T>>(refs->x, refs->count, depth, pool) : nullptr;
   const bool finite = norms.finite && (!refs || ref_norms->finite);
   if (anchors.count == 0 || (refs && refs->count == 0)) return finite;
 
@@ -40,9 +40,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
 
   const T* scale = cosine ? norms.norm.get() : nullptr;
   const T* ref_scale = cosine && refs ? ref_norms->norm.get() : nullptr;
-  const SortedRows<T> rows(anchors, depth, scale, nullptr, needs_tiles, needs_tiles && symmetric, workers);
+  const SortedRows<T> rows(anchors, depth, scale, nullptr, needs_tiles, needs_tiles && symmetric, pool);
   const std::unique_ptr<SortedRows<T>> ref_rows =
-      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_scale, nullptr, false, needs_tiles, workers) : nullptr;
+      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_scale, nullptr, false, needs_tiles, pool) : nullptr;
   const SortedRows<T>& columns = refs ? *ref_rows : rows;
 
   PairPass<T> pass{};
@@ -63,7 +63,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
     const PairSide<T> row_side{anchors.x, scale, rows};
     const PairSide<T> column_side = refs ? PairSide<T>{refs->x, ref_scale, columns} : row_side;
     return pick_random<T>({number, same_class, symmetric, euclidean, by_similarity, upper, depth}, row_side,
-                          column_side, workers);
+                          column_side, pool);
   };
 
   // One pass for what can be had in one: of `winners`, the positives come first, then the negatives.
@@ -72,7 +72,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
     requests.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
   if (!random_negative && !semihard) requests.push_back(any_negative(easiest_negative));
   std::vector<Winners<T>> winners;
-  if (!requests.empty()) winners = run_pass(rows, columns, pass, requests, workers);
+  if (!requests.empty()) winners = run_pass(rows, columns, pass, requests, pool);
   if (random_positive)
     winners.insert(winners.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
   if (random_negative) winners.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
@@ -88,7 +88,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
 
   if (semihard) {
     const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_order[i]); };
-    winners.push_back(std::move(run_pass(rows, columns, pass, {{false, false, true, range}}, workers).front()));
+    winners.push_back(std::move(run_pass(rows, columns, pass, {{false, false, true, range}}, pool).front()));
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -103,9 +103,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
   // Usually few anchors lack a semi-hard negative: a pass of their own is cheaper than tracking a fallback for all.
   if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
-    const SortedRows<T> rest(anchors, depth, scale, &without, true, false, workers);
+    const SortedRows<T> rest(anchors, depth, scale, &without, true, false, pool);
     pass.symmetric = false;
-    const Winners<T> fallback = std::move(run_pass(rest, columns, pass, {any_negative(easiest)}, workers).front());
+    const Winners<T> fallback = std::move(run_pass(rest, columns, pass, {any_negative(easiest)}, pool).front());
     for (int64_t i = 0; i < rest.count(); ++i) {
       if (!is_candidate(fallback.index[i])) continue;
       write(rest.order()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index, out.negative_similarity);
@@ -115,8 +115,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
 }
 
 template bool select_triplets(const SelectionRule&, const LabeledRows<float>&, const LabeledRows<float>*, int64_t,
-                              const RandomNumbers&, const Workers&, const SelectionOut<float>&);
+                              const RandomNumbers&, const ThreadPool&, const SelectionOut<float>&);
 template bool select_triplets(const SelectionRule&, const LabeledRows<double>&, const LabeledRows<double>*, int64_t,
-                              const RandomNumbers&, const Workers&, const SelectionOut<double>&);
+                              const RandomNumbers&, const ThreadPool&, const SelectionOut<double>&);
 
 }  // namespace hardmine::cpu

@@ -13,6 +13,6 @@ namespace hardmine::cpu {
 // std::bad_alloc.
 template <class T>
 bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs,
-                     int64_t depth, const RandomNumbers& random, const Workers& workers, const SelectionOut<T>& out);
+                     int64_t depth, const RandomNumbers& random, const ThreadPool& pool, const SelectionOut<T>& out);
 
 }  // namespace hardmine::cpu

@@ -59,7 +59,7 @@ void start(const Request<T>& request, const SortedRows<T>& rows, T* key, Index* 
 // Makes 1 or 2 selections in one pass.
 template <class T>
 std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairPass<T> pass,
-                                 const std::vector<Request<T>>& requests, const Workers& workers) {
+                                 const std::vector<Request<T>>& requests, const ThreadPool& pool) {
   const SelectKernels<T>& kernel = kernels<SelectKernels<T>>();
   pass.rows = rows.view();
   pass.columns = columns.view();
@@ -72,7 +72,7 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
     only_same_class &= request.same_class;
   }
   const int64_t threads =
-      workers_for(workers, pairs * static_cast<double>(pass.depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+      thread_count_for(pool, pairs * static_cast<double>(pass.depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
 
   // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
   const int64_t column_block = round_up(256, kernels<TileKernels<T>>().column_panel);
@@ -102,7 +102,7 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
     }
   }
 
-  parallel_tasks(workers, threads, row_blocks * column_blocks, [&](int64_t worker, int64_t task) {
+  parallel_tasks(pool, threads, row_blocks * column_blocks, [&](int64_t worker, int64_t task) {
     const int64_t row = task / column_blocks * row_block, column = task % column_blocks * column_block;
     const int64_t row_end = std::min(row + row_block, rows.count());
     const int64_t column_end = std::min(column + column_block, columns.count());

@@ -14,37 +14,37 @@
 
 namespace hardmine::cpu {
 
-class Workers {
+class ThreadPool {
  public:
-  virtual ~Workers() = default;
+  virtual ~ThreadPool() = default;
   virtual int64_t count() const = 0;
-  // Calls body(worker) once for every worker in [0, workers), in parallel as far as there are threads. `body` must not
+  // Calls body(worker) once for every worker in [0, pool), in parallel as far as there are threads. `body` must not
   // throw.
   virtual void run(int64_t workers, const std::function<void(int64_t worker)>& body) const = 0;
-  // Nobody wants the result any more: tasks may end without having done their work. Workers ask between tasks; on the
-  // calling thread the answer may take a while, since the question whether to stop is put there.
+  // Nobody wants the result any more: tasks may end without having done their work. Workers ask between tasks; on
+  // the calling thread the answer may take a while, since the question whether to stop is put there.
   virtual bool cancelled() const { return false; }
 };
 
-inline void throw_if_cancelled(const Workers& workers) {
-  if (workers.cancelled()) throw Cancelled();
+inline void throw_if_cancelled(const ThreadPool& pool) {
+  if (pool.cancelled()) throw Cancelled();
 }
 
 // Rows that a worker takes between two questions whether to stop: milliseconds, whatever is done with a row.
 inline constexpr int64_t kRowsAPiece = 128;
 
 // How many workers a job of `work` units is worth: starting a thread costs about as much as `grain` units.
-inline int64_t workers_for(const Workers& workers, double work, double grain) {
-  return std::clamp<int64_t>(static_cast<int64_t>(work / grain), 1, workers.count());
+inline int64_t thread_count_for(const ThreadPool& pool, double work, double grain) {
+  return std::clamp<int64_t>(static_cast<int64_t>(work / grain), 1, pool.count());
 }
 
 // What the workers of one loop throw: the first exception ends the loop and is rethrown on the calling thread.
 class FirstException {
  public:
   template <class Work>
-  void run(const Workers& workers, int64_t threads, const Work& work) {
+  void run(const ThreadPool& pool, int64_t threads, const Work& work) {
     if (threads <= 1) return work(0);
-    workers.run(threads, [&](int64_t worker) {
+    pool.run(threads, [&](int64_t worker) {
       try {
         work(worker);
       } catch (...) {
@@ -62,7 +62,7 @@ class FirstException {
 
 // body(begin, end) over [0, count) in equal shares, on boundaries that are multiples of `step`; a share in pieces of
 // about `piece`, between which cancelled work ends. Throws Cancelled, and what `body` throws.
-inline void parallel_range(const Workers& workers, int64_t threads, int64_t count, int64_t step,
+inline void parallel_range(const ThreadPool& pool, int64_t threads, int64_t count, int64_t step,
                            const std::function<void(int64_t begin, int64_t end)>& body, int64_t piece = kRowsAPiece) {
   if (count <= 0) return;
   if (count <= step) threads = 1;
@@ -70,23 +70,23 @@ inline void parallel_range(const Workers& workers, int64_t threads, int64_t coun
   piece = std::max(piece / step, int64_t{1}) * step;
   const int64_t steps = ceil_div(count, step);
   FirstException exception;
-  exception.run(workers, threads, [&](int64_t worker) {
+  exception.run(pool, threads, [&](int64_t worker) {
     const int64_t end = std::min(count, steps * (worker + 1) / threads * step);
     int64_t begin = steps * worker / threads * step;
-    for (; begin < end && !exception.thrown() && !workers.cancelled(); begin += piece)
+    for (; begin < end && !exception.thrown() && !pool.cancelled(); begin += piece)
       body(begin, std::min(begin + piece, end));
   });
-  throw_if_cancelled(workers);
+  throw_if_cancelled(pool);
 }
 
 // body(worker, task) for every task in [0, tasks), handed out one by one to whichever worker is free, until the work is
 // cancelled. Throws Cancelled, and what `body` throws.
 template <class Body>
-void parallel_tasks(const Workers& workers, int64_t threads, int64_t tasks, const Body& body) {
+void parallel_tasks(const ThreadPool& pool, int64_t threads, int64_t tasks, const Body& body) {
   std::atomic<int64_t> next{0}, done{0};
   FirstException exception;
-  const auto is_over = [&] { return exception.thrown() || workers.cancelled(); };
-  exception.run(workers, threads, [&](int64_t worker) {
+  const auto is_over = [&] { return exception.thrown() || pool.cancelled(); };
+  exception.run(pool, threads, [&](int64_t worker) {
     for (int64_t task; !is_over() && (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
       body(worker, task);
       done.fetch_add(1, std::memory_order_relaxed);
@@ -94,7 +94,7 @@ void parallel_tasks(const Workers& workers, int64_t threads, int64_t tasks, cons
     // Worker 0 may be on the calling thread, the only one that looks for signals: it asks while others work.
     while (worker == 0 && done.load(std::memory_order_relaxed) < tasks && !is_over()) std::this_thread::yield();
   });
-  throw_if_cancelled(workers);
+  throw_if_cancelled(pool);
 }
 
 }  // namespace hardmine::cpu

@@ -25,7 +25,7 @@ WorkspaceVector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
 
 template <class T>
 bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                    const Workers& workers, const TupletOut<T>& out) {
+                    const ThreadPool& pool, const TupletOut<T>& out) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const T infinity = std::numeric_limits<T>::infinity();
   std::fill_n(out.value, anchors.count, T(0));
@@ -36,7 +36,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   std::fill_n(out.positive_similarity, anchors.count, T(0));
   std::fill_n(out.positive_index, anchors.count, int64_t{-1});
   std::fill_n(out.positive_count, anchors.count, int64_t{0});
-  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
+  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, pool);
   if (sides.empty()) return sides.finite();
 
   const SortedRows<T>& rows = sides.rows();
@@ -49,7 +49,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   if (!all) requests.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
   if (!one_shift) requests.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
   std::vector<Winners<T>> winners;
-  if (!requests.empty()) winners = run_pass(rows, sides.columns(), pass, requests, workers);
+  if (!requests.empty()) winners = run_pass(rows, sides.columns(), pass, requests, pool);
   if (!all) {
     for (int64_t i = 0; i < rows.count(); ++i) {
       if (!is_candidate(winners[0].index[i])) continue;
@@ -74,7 +74,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   WorkspaceVector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
   exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
-  for_each_block(sides, PairKind::kOtherClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
+  for_each_block(sides, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* numbers) {
     kernel.exponential_sums(pass, block, numbers, exponentials);
   });
   WorkspaceVector<T> log_sum = one_a_row(sides, -infinity);
@@ -114,7 +114,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
     softplus.column_slope = slope.data();
     softplus.column_count = count.data();
   }
-  for_each_block(sides, PairKind::kSameClass, 1, workers, [&](int64_t, const Block& block, const T* numbers) {
+  for_each_block(sides, PairKind::kSameClass, 1, pool, [&](int64_t, const Block& block, const T* numbers) {
     kernel.softplus_sums(pass, block, numbers, softplus);
   });
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -129,9 +129,9 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
 
 template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                     const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs) {
+                     const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
-  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, workers);
+  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, pool);
   if (!sides.finite()) return false;
   if (sides.empty()) {
     if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
@@ -169,8 +169,8 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
                   all ? nullptr : positive.data()};
   weights.columns = weights.rows;
 
-  BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, workers);
-  for_each_block(sides, PairKind::kAny, 3, workers, [&](int64_t, const Block& block, T* numbers) {
+  BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, pool);
+  for_each_block(sides, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* numbers) {
     kernel.tuplet_weights(pass, block, weights, numbers);
     gradient.add(block, numbers);
   });
@@ -180,9 +180,9 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
 
 #define HARDMINE_INSTANTIATE(T)                                                                           \
   template bool tuplet_forward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t,  \
-                               const Workers&, const TupletOut<T>&);                                      \
+                               const ThreadPool&, const TupletOut<T>&);                                   \
   template bool tuplet_backward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t, \
-                                const TupletSaved<T>&, const Workers&, T*, T*);
+                                const TupletSaved<T>&, const ThreadPool&, T*, T*);
 HARDMINE_INSTANTIATE(float)
 HARDMINE_INSTANTIATE(double)
 #undef HARDMINE_INSTANTIATE

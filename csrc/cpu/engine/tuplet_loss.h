@@ -22,7 +22,7 @@ struct TupletOut {
 // Returns true if every row and its norm are finite.
 template <class T>
 bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                    const Workers& workers, const TupletOut<T>& out);
+                    const ThreadPool& pool, const TupletOut<T>& out);
 
 // What forward gave, and the gradient that arrives at each anchor's term.
 template <class T>
@@ -39,6 +39,6 @@ struct TupletSaved {
 // or its norm is not finite.
 template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                     const TupletSaved<T>& saved, const Workers& workers, T* grad_x, T* grad_refs);
+                     const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs);
 
 }  // namespace hardmine::cpu

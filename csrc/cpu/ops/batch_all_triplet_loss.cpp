@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_all_triplet_loss_cpu(
     const T nan = std::numeric_limits<T>::quiet_NaN();
     const MarginTable<T> table = margins.table<T>();
     check_margins(rule, table, rows);
-    BatchAllResult<T> result = batch_all<T>(rule, inputs.anchors<T>(), depth, table, TorchWorkers(),
+    BatchAllResult<T> result = batch_all<T>(rule, inputs.anchors<T>(), depth, table, TorchThreadPool(),
                                             need_grad ? mutable_data<T>(out.gradient) : nullptr);
     if (!result.finite) {  // divergence is never hidden
       result.loss = nan;

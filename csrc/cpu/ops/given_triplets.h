@@ -29,7 +29,7 @@ struct TripletInputs {
 // positive, negative: [T] arrays of the compute type, to be filled. Returns whether every row is finite.
 template <class T>
 bool measure_triplets(const PairMeasure& measure, const TripletInputs& in, T* positive, T* negative) {
-  return measure_triplets<T>(measure, data<T>(in.embeddings), in.rows, in.depth, in.list(), TorchWorkers(), positive,
+  return measure_triplets<T>(measure, data<T>(in.embeddings), in.rows, in.depth, in.list(), TorchThreadPool(), positive,
                              negative);
 }
 

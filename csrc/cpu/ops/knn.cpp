@@ -15,7 +15,7 @@ std::tuple<Tensor, Tensor> knn_cpu(Tensor queries, std::optional<Tensor> refs, i
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
     const Points<T> gallery{data<T>(y), y.size(0)};
-    nearest<T>(kind, {data<T>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self, TorchWorkers(),
+    nearest<T>(kind, {data<T>(x), count}, refs ? &gallery : nullptr, depth, k, exclude_self, TorchThreadPool(),
                mutable_data<T>(values), mutable_data<int64_t>(indices));
   });
   return {values, indices};

@@ -30,7 +30,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
     const LabeledRows<T> anchors = inputs.anchors<T>();
     const LabeledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledRows<T>{};
     out.finite =
-        select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, numbers, TorchWorkers(),
+        select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, numbers, TorchThreadPool(),
                            {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
                             mutable_data<T>(out.positive_similarity), mutable_data<T>(out.negative_similarity)});
   });
@@ -64,10 +64,10 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
   const Tensor grad_x = new_gradient(need_embeddings, count), grad_refs = new_gradient(need_ref_embeddings, ref_count);
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    const TorchWorkers workers;
+    const TorchThreadPool pool;
     const bool poisoned =
-        nan_if_not_finite && !(all_finite(data<T>(x), count, depth, workers) &&
-                               (!ref_embeddings || all_finite(data<T>(refs), ref_count, depth, workers)));
+        nan_if_not_finite && !(all_finite(data<T>(x), count, depth, pool) &&
+                               (!ref_embeddings || all_finite(data<T>(refs), ref_count, depth, pool)));
     if (poisoned) {
       for (const Tensor& grad : {grad_x, grad_refs}) {
         Tensor target = grad;
@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
     pair_gradient<T>(
         measure, {data<T>(x), count, ref_embeddings ? data<T>(refs) : nullptr, ref_count, depth},
         {first ? data<int64_t>(*first) : nullptr, data<int64_t>(second), data<T>(gradient), entries, second.size(1)},
-        workers, need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+        pool, need_embeddings ? mutable_data<T>(grad_x) : nullptr,
         need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
   });
   return {as_array(grad_x, embeddings.scalar_type()), as_array(grad_refs, embeddings.scalar_type())};

@@ -1,4 +1,4 @@
-// What every CPU op's wrapper needs: torch's threads as Workers, and an op's inputs as arrays.
+// What every CPU op's wrapper needs: torch's threads as a ThreadPool, and an op's inputs as arrays.
 #pragma once
 
 #include <chrono>
@@ -11,7 +11,7 @@
 namespace hardmine::cpu {
 
 // One op's call of the engine. Ctrl-C cancels it: the calling thread looks for signals a few times per second.
-class TorchWorkers : public Workers {
+class TorchThreadPool : public ThreadPool {
  public:
   bool cancelled() const override {
     if (cancelled_.load(std::memory_order_relaxed)) return true;

@@ -21,7 +21,7 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
     using T = decltype(zero);
     const LabeledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledRows<T>{};
     const bool finite =
-        tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchWorkers(),
+        tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchThreadPool(),
                           {mutable_data<T>(value), mutable_data<T>(t.level), mutable_data<T>(t.shift),
                            mutable_data<T>(t.sum), mutable_data<T>(t.slope), mutable_data<T>(t.positive_similarity),
                            mutable_data<int64_t>(t.positive_index), mutable_data<int64_t>(t.positive_count)});
@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
         tuplet_backward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth,
                            {gradient.data(), data<T>(given.shift), data<T>(given.sum), data<T>(given.slope),
                             data<int64_t>(given.positive_index), data<int64_t>(given.positive_count)},
-                           TorchWorkers(), need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+                           TorchThreadPool(), need_embeddings ? mutable_data<T>(grad_x) : nullptr,
                            need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
     if (finite) return;
     for (const Tensor& target : {grad_x, grad_refs})

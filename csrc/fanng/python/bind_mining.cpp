@@ -28,8 +28,8 @@ Mined mine(const Dense<int64_t>& neighbor_lists, const Dense<T>& distances, cons
   py::array_t<bool> mined(triplets), mined_positive(triplets);
   const MinedTriplets out{triplet.mutable_data(), mined.mutable_data(), mined_positive.mutable_data()};
   const double work = static_cast<double>(lists.count) * static_cast<double>(lists.length + per_anchor);
-  on_threads(threads, work, [&](const cpu::Workers& workers) {
-    smart_triplets(lists, classes, {kappa, per_anchor, seed}, workers, out);
+  on_threads(threads, work, [&](const cpu::ThreadPool& pool) {
+    smart_triplets(lists, classes, {kappa, per_anchor, seed}, pool, out);
   });
   return {std::move(triplet), std::move(mined), std::move(mined_positive)};
 }

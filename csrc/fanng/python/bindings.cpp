@@ -25,7 +25,7 @@ Found search_into(int64_t queries, int64_t k, int64_t most, int64_t threads, con
   py::array_t<int64_t> index({queries, k});
   const Results results{k, distance.mutable_data(), index.mutable_data()};
   on_threads(threads, static_cast<double>(queries) * static_cast<double>(most),
-             [&](const cpu::Workers& workers) { search(workers, results); });
+             [&](const cpu::ThreadPool& pool) { search(pool, results); });
   return {std::move(distance), std::move(index)};
 }
 
@@ -90,8 +90,8 @@ PYBIND11_MODULE(_fanng, module) {
           [](const Index& self, const Array<float>& queries, int64_t k, int64_t most,
              const std::optional<Array<int64_t>>& start, int64_t threads) {
             const int64_t count = queries.shape(0);
-            return search_into(count, k, most, threads, [&](const cpu::Workers& workers, const Results& results) {
-              self.search(queries.data(), count, start ? start->data() : nullptr, most, workers, results);
+            return search_into(count, k, most, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
+              self.search(queries.data(), count, start ? start->data() : nullptr, most, pool, results);
             });
           },
           py::arg("queries"), py::arg("k"), py::arg("most"), py::arg("start").none(true), py::arg("threads"))
@@ -99,8 +99,8 @@ PYBIND11_MODULE(_fanng, module) {
           "neighbors",
           [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t most, int64_t threads) {
             return search_into(last - first, k, most, threads,
-                               [&](const cpu::Workers& workers, const Results& results) {
-                                 self.neighbors(first, last, most, workers, results);
+                               [&](const cpu::ThreadPool& pool, const Results& results) {
+                                 self.neighbors(first, last, most, pool, results);
                                });
           },
           py::arg("first"), py::arg("last"), py::arg("k"), py::arg("most"), py::arg("threads"));

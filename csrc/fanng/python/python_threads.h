@@ -17,7 +17,7 @@ inline void poll_signals() {
 }
 
 // Runs on the calling thread where there is little to do: starting a thread would cost more.
-class CallingThread final : public cpu::Workers {
+class CallingThread final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 1; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
@@ -26,7 +26,7 @@ class CallingThread final : public cpu::Workers {
 };
 constexpr int64_t kLittle = 1 << 16;  // distances
 
-// body(workers), without the GIL. `work` is counted in distances.
+// body(pool), without the GIL. `work` is counted in distances.
 template <class Body>
 void on_threads(int64_t threads, double work, const Body& body) {
   const pybind11::gil_scoped_release nogil;

@@ -48,7 +48,7 @@ inline Cloud real_cloud(Metric metric, int64_t count, int64_t depth, Random& ran
 
 inline fanng::Index built(const Cloud& cloud, const fanng::BuildOptions& options = {},
                           fanng::Seeding seeding = fanng::Seeding::kNothing, const fanng::Index* warm = nullptr,
-                          const cpu::Workers& workers = SerialWorkers()) {
+                          const cpu::ThreadPool& workers = SerialWorkers()) {
   return {cloud.x.data(), cloud.count, cloud.depth, cloud.metric, options, seeding, warm, workers, kNobodyAsks};
 }
 
@@ -127,13 +127,14 @@ struct Found {
 };
 
 inline Found searched(const fanng::Index& index, const std::vector<float>& queries, int64_t k, int64_t most,
-                      const std::vector<int64_t>* start = nullptr, const cpu::Workers& workers = SerialWorkers()) {
+                      const std::vector<int64_t>* start = nullptr, const cpu::ThreadPool& workers = SerialWorkers()) {
   const auto count = static_cast<int64_t>(queries.size()) / index.points().depth();
   Found found(count, k);
   index.search(queries.data(), count, start ? start->data() : nullptr, most, workers, found.view());
   return found;
 }
-inline Found listed(const fanng::Index& index, int64_t k, int64_t most, const cpu::Workers& workers = SerialWorkers()) {
+inline Found listed(const fanng::Index& index, int64_t k, int64_t most,
+                    const cpu::ThreadPool& workers = SerialWorkers()) {
   Found found(index.points().rows(), k);
   index.neighbors(0, index.points().rows(), most, workers, found.view());
   return found;

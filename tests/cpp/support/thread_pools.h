@@ -1,4 +1,4 @@
-// Workers of every temper, for tests that a result depends on none of them.
+// ThreadPool of every temper, for tests that a result depends on none of them.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@
 
 namespace hardmine::test {
 
-class SerialWorkers final : public cpu::Workers {
+class SerialWorkers final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 1; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
@@ -20,7 +20,7 @@ class SerialWorkers final : public cpu::Workers {
 };
 
 // Claims many workers and runs them one after the other, the last one first.
-class ReverseWorkers final : public cpu::Workers {
+class ReverseWorkers final : public cpu::ThreadPool {
  public:
   int64_t count() const override { return 64; }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override {
@@ -29,7 +29,7 @@ class ReverseWorkers final : public cpu::Workers {
 };
 
 // Real threads, which all start at once, so that even short tasks are spread over them.
-class ThreadWorkers final : public cpu::Workers {
+class ThreadWorkers final : public cpu::ThreadPool {
  public:
   explicit ThreadWorkers(int64_t count) : count_(count) {}
   int64_t count() const override { return count_; }
@@ -50,23 +50,23 @@ class ThreadWorkers final : public cpu::Workers {
 };
 
 // Runs as another pool does, until it was asked so many times whether the work is cancelled.
-class CancelledWorkers final : public cpu::Workers {
+class CancelledWorkers final : public cpu::ThreadPool {
  public:
-  CancelledWorkers(const cpu::Workers& pool, int64_t questions) : pool_(pool), questions_(questions) {}
+  CancelledWorkers(const cpu::ThreadPool& pool, int64_t questions) : pool_(pool), questions_(questions) {}
   int64_t count() const override { return pool_.count(); }
   void run(int64_t workers, const std::function<void(int64_t)>& body) const override { pool_.run(workers, body); }
   bool cancelled() const override { return asked_.fetch_add(1) >= questions_; }
   int64_t asked() const { return asked_; }
 
  private:
-  const cpu::Workers& pool_;
+  const cpu::ThreadPool& pool_;
   int64_t questions_;
   mutable std::atomic<int64_t> asked_{0};
 };
 
 // All but the serial one.
-inline std::vector<std::unique_ptr<cpu::Workers>> parallel_pools() {
-  std::vector<std::unique_ptr<cpu::Workers>> pools;
+inline std::vector<std::unique_ptr<cpu::ThreadPool>> parallel_pools() {
+  std::vector<std::unique_ptr<cpu::ThreadPool>> pools;
   for (const int64_t threads : {2, 3, 8}) pools.push_back(std::make_unique<ThreadWorkers>(threads));
   pools.push_back(std::make_unique<ReverseWorkers>());
   return pools;

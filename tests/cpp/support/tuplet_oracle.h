@@ -31,7 +31,7 @@ struct TupletRun {
   std::vector<int64_t> positive_index, positive_count;
   std::vector<T> grad_x, grad_refs;
 
-  TupletRun(const TupletProblem<T>& p, const cpu::Workers& workers, bool want_x = true, bool want_refs = true) {
+  TupletRun(const TupletProblem<T>& p, const cpu::ThreadPool& workers, bool want_x = true, bool want_refs = true) {
     const size_t count = p.anchors.count;
     for (std::vector<T>* numbers : {&value, &level, &shift, &sum, &slope, &positive_similarity})
       numbers->assign(count, T(kNaN));
