@@ -63,7 +63,7 @@ class SortedRows {
     if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.column_panel, pool);
   }
 
-  PackedRows<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
+  PackedMatrix<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
   int64_t count() const { return count_; }
   int64_t padded() const { return static_cast<int64_t>(order_.size()); }
   const WorkspaceVector<Index>& order() const { return order_; }

@@ -10,7 +10,7 @@ struct TileKernels {
   int64_t row_group;     // rows of a micro-tile
   int64_t column_panel;  // columns of a micro-tile
 
-  // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedRows); row r is x[order[r]] /
+  // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedMatrix); row r is x[order[r]] /
   // scale[order[r]], or x[order[r]] where `scale` is null.
   void (*pack)(const T* x, int64_t depth, const Index* order, const T* scale, int64_t count, int64_t begin, int64_t end,
                int64_t group, T* out);

@@ -11,7 +11,7 @@ namespace hardmine::cpu {
 // Rows of a matrix, sorted by label, in the two layouts that the micro-kernel reads: element (row r, depth k) of a
 // layout with groups of g rows is at [r / g][k][r % g]. Rows that fill up the last group are zero.
 template <class T>
-struct PackedRows {
+struct PackedMatrix {
   const T* groups;       // groups of TileKernels<T>::row_group rows; null if this matrix is only ever the columns
   const T* panels;       // groups of TileKernels<T>::column_panel rows; null if this matrix is only ever the rows
   const int64_t* label;  // ascending; padded with copies of the last label to a whole panel
@@ -22,8 +22,8 @@ struct PackedRows {
 // The pairs (row, column) of a pass over the tiles, and what a tile holds.
 template <class T>
 struct PairPass {
-  PackedRows<T> rows;
-  PackedRows<T> columns;
+  PackedMatrix<T> rows;
+  PackedMatrix<T> columns;
   int64_t depth;
   bool symmetric;  // columns are the rows: each unordered pair is visited once and serves both its ends
   bool euclidean;  // tiles hold squared distances instead of inner products

@@ -13,7 +13,7 @@ namespace hardmine::test {
 
 inline int64_t round_up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// A batch sorted by label and packed both ways, exactly as long as the contract of PackedRows asks for.
+// A batch sorted by label and packed both ways, exactly as long as the contract of PackedMatrix asks for.
 template <class T>
 struct PackedBatch {
   int64_t count, padded;
@@ -35,7 +35,7 @@ struct PackedBatch {
     groups = packed(kernel.row_group);
     panels = packed(kernel.column_panel);
   }
-  cpu::PackedRows<T> view() const { return {groups.data(), panels.data(), label.data(), id.data(), count}; }
+  cpu::PackedMatrix<T> view() const { return {groups.data(), panels.data(), label.data(), id.data(), count}; }
 };
 
 // The best candidate of every row after a whole pass; `start` and `upper` are the same for all rows.
