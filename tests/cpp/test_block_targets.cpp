@@ -22,8 +22,8 @@ template <class T>
 std::vector<T> inside(const Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
   std::vector<T> cells;
   bool zeros = true;
-  for (int64_t i = 0; i < round_up_to(block.rows(), kernel.row_group); ++i) {
-    for (int64_t k = 0; k < round_up_to(block.columns(), kernel.row_group); ++k) {
+  for (int64_t i = 0; i < round_up_to(block.rows(), kernel.micro_tile_rows); ++i) {
+    for (int64_t k = 0; k < round_up_to(block.columns(), kernel.micro_tile_rows); ++k) {
       const T weight = numbers[i * cpu::kMaxBlockColumns + k];
       if (i < block.rows() && k < block.columns()) {
         cells.push_back(weight);
@@ -308,8 +308,8 @@ TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
           for (T& weight : cells) weight = random.below(3) ? T(2 * random.unit() - 1) : T(0);
 
           const auto sums = [&](const Kernels<T>& kernel) {
-            const int64_t panel = kernel.column_panel, panels = round_up_to(depth, panel) / panel;
-            const int64_t group = kernel.row_group, to_padded = round_up_to(to, group);
+            const int64_t panel = kernel.panel_columns, panels = round_up_to(depth, panel) / panel;
+            const int64_t group = kernel.micro_tile_rows, to_padded = round_up_to(to, group);
             std::vector<T> value(panels * from * panel, T(7)), grad(panels * to_padded * panel, T(0.5));
             for (const auto& [begin, end] : {std::pair{int64_t{0}, from / 2}, {from / 2, from}})
               kernel.pack_depth(x.data(), depth, order.data(), scaled ? norm.data() : nullptr, from, begin, end,
@@ -365,7 +365,7 @@ TYPED_TEST(knn_block_any_target_gives_same_bits, T) {
         const int64_t capacity = k + 3;
         std::vector<cpu::Neighbor<T>> pool(c.rows() * capacity);
         std::vector<int32_t> size(c.rows(), 0);
-        const int64_t padded = c.scalar_pass.symmetric ? round_up_to(c.rows(), kernel.column_panel) : c.rows();
+        const int64_t padded = c.scalar_pass.symmetric ? round_up_to(c.rows(), kernel.panel_columns) : c.rows();
         std::vector<T> worst_key(padded, -std::numeric_limits<T>::infinity()), keys;
         std::vector<Index> worst_index(c.rows(), kBelowRange);
         const cpu::Reservoirs<T> pools{

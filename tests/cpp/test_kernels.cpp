@@ -178,7 +178,7 @@ TYPED_TEST(row_norms_nonfinite_element_is_reported, T) {
 
 TYPED_TEST(pack_interleaves_scales_and_pads, T) {
   const Kernels<T>& kernel = active_kernels<T>();
-  for (const int64_t group : {kernel.row_group, kernel.column_panel}) {
+  for (const int64_t group : {kernel.micro_tile_rows, kernel.panel_columns}) {
     for (const int64_t count : {1, 5, 6, 7, 12, 13, 31, 32, 33, 97}) {
       for (const int64_t depth : {1, 2, 15, 16, 17, 33}) {
         for (const bool scaled : {false, true}) {

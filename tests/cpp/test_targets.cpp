@@ -13,9 +13,9 @@ TEST(targets_tile_sizes_divide_blocks) {
   for (const BuiltLevel& level : built_levels()) {
     std::cout << level.name << (level.available ? ": compared" : ": NOT compared, this CPU lacks it") << std::endl;
     // The tile engine's block and strip sizes ask for this.
-    for (const int64_t row_group : {level.for_float.row_group, level.for_double.row_group}) {
-      CHECK_EQ(cpu::kMaxBlockRows % row_group, 0);
-      CHECK_EQ(24 % row_group, 0);
+    for (const int64_t micro_tile_rows : {level.for_float.micro_tile_rows, level.for_double.micro_tile_rows}) {
+      CHECK_EQ(cpu::kMaxBlockRows % micro_tile_rows, 0);
+      CHECK_EQ(24 % micro_tile_rows, 0);
     }
   }
 }
@@ -81,7 +81,7 @@ TYPED_TEST(pack_any_target_gives_same_bits, T) {
         std::vector<Index> order(count);
         std::iota(order.begin(), order.end(), 0);
         random.shuffle(order);
-        for (const int64_t group : {scalar.row_group, simd.row_group, simd.column_panel}) {
+        for (const int64_t group : {scalar.micro_tile_rows, simd.micro_tile_rows, simd.panel_columns}) {
           for (const T* scale : {static_cast<const T*>(nullptr), static_cast<const T*>(norm.data())}) {
             context = level.name + ", depth " + std::to_string(depth) + ", count " + std::to_string(count);
             std::vector<T> a(round_up_to(count, group) * depth, T(7)), b = a;

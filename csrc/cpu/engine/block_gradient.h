@@ -18,7 +18,7 @@ class BlockGradient {
       : sides_(sides),
         rows_kernel_(kernels<RowKernels<T>>()),
         kernel_(kernels<GradientKernels<T>>()),
-        panel_(kernels<TileKernels<T>>().column_panel),
+        panel_(kernels<TileKernels<T>>().panel_columns),
         pool_(pool) {
     panels_ = ceil_div(sides.depth(), panel_);
     const bool euclidean = sides.pass().euclidean;

@@ -23,7 +23,7 @@ namespace hardmine::cpu {
 class PairSchedule {
  public:
   // Groups of rows against groups of columns. Symmetric: the columns are the rows, each unordered pair of groups is
-  // visited once, with row_group <= column_group, and a group with itself.
+  // visited once, with row group <= column group, and a group with itself.
   PairSchedule(int64_t rows, int64_t columns, bool symmetric)
       : symmetric_(symmetric),
         row_count_(rows),

@@ -54,13 +54,13 @@ class SortedRows {
              bool as_rows, bool as_columns, const ThreadPool& pool)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
-    const int64_t padded = round_up(count_, std::max(kernel.row_group, kernel.column_panel));
+    const int64_t padded = round_up(count_, std::max(kernel.micro_tile_rows, kernel.panel_columns));
     order_ = subset ? *subset : sorted_order(rows);
     order_.resize(padded, order_.empty() ? 0 : order_.back());
     label_.resize(padded);
     for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[order_[i]];
-    if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.row_group, pool);
-    if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.column_panel, pool);
+    if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.micro_tile_rows, pool);
+    if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.panel_columns, pool);
   }
 
   PackedMatrix<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }

@@ -75,7 +75,7 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
       thread_count_for(pool, pairs * static_cast<double>(pass.depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
 
   // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
-  const int64_t column_block = round_up(256, kernels<TileKernels<T>>().column_panel);
+  const int64_t column_block = round_up(256, kernels<TileKernels<T>>().panel_columns);
   const int64_t column_blocks = ceil_div(columns.count(), column_block);
   int64_t row_block = kMaxBlockRows;
   while (row_block > 24 && ceil_div(rows.count(), row_block) * column_blocks < 64 * threads) row_block /= 2;

@@ -83,7 +83,7 @@ inline ClassRun class_run(const PairPass<T>& pass, const Block& block, int64_t r
   return {begin, end};
 }
 
-HARDMINE_PROVIDE_KERNELS(TileKernels, .row_group = kRowGroup, .column_panel = kPanel<T>, .pack = pack<T>,
+HARDMINE_PROVIDE_KERNELS(TileKernels, .micro_tile_rows = kMicroTileRows, .panel_columns = kPanel<T>, .pack = pack<T>,
                          .fill_block = fill_block<T>, .tile_number = tile_number<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -7,8 +7,8 @@ namespace hardmine::cpu {
 
 template <class T>
 struct TileKernels {
-  int64_t row_group;     // rows of a micro-tile
-  int64_t column_panel;  // columns of a micro-tile
+  int64_t micro_tile_rows;  // rows of a micro-tile
+  int64_t panel_columns;    // columns of a micro-tile
 
   // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedMatrix); row r is x[order[r]] /
   // scale[order[r]], or x[order[r]] where `scale` is null.

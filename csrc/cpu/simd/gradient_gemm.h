@@ -21,9 +21,9 @@ template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
 inline __attribute__((always_inline)) void accumulate_group(const T* weights, const T* value, int64_t terms,
                                                             const T* own, T* out) {
   using V = Vec<T>;
-  V acc[kRowGroup][kColumnVecs];
+  V acc[kMicroTileRows][kColumnVecs];
 #pragma GCC unroll 16
-  for (int64_t r = 0; r < kRowGroup; ++r)
+  for (int64_t r = 0; r < kMicroTileRows; ++r)
 #pragma GCC unroll 16
     for (int64_t v = 0; v < kColumnVecs; ++v) acc[r][v] = V::zero();
   for (int64_t k = 0; k < terms; ++k) {
@@ -31,7 +31,7 @@ inline __attribute__((always_inline)) void accumulate_group(const T* weights, co
 #pragma GCC unroll 16
     for (int64_t v = 0; v < kColumnVecs; ++v) column[v] = V::load(value + k * kPanel<T> + v * V::kLanes);
 #pragma GCC unroll 16
-    for (int64_t r = 0; r < kRowGroup; ++r) {
+    for (int64_t r = 0; r < kMicroTileRows; ++r) {
       const V weight = V::broadcast(weights + r * kRowStep + k * kTermStep);
 #pragma GCC unroll 16
       for (int64_t v = 0; v < kColumnVecs; ++v) {
@@ -44,7 +44,7 @@ inline __attribute__((always_inline)) void accumulate_group(const T* weights, co
     }
   }
 #pragma GCC unroll 16
-  for (int64_t r = 0; r < kRowGroup; ++r)
+  for (int64_t r = 0; r < kMicroTileRows; ++r)
 #pragma GCC unroll 16
     for (int64_t v = 0; v < kColumnVecs; ++v) {
       T* sum = out + r * kPanel<T> + v * V::kLanes;
@@ -56,7 +56,7 @@ template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
 void accumulate_panels(const T* weights, int64_t rows, int64_t terms, int64_t depth, const T* value,
                        int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
   for (int64_t k = 0; k < depth; k += kPanel<T>) {
-    for (int64_t r = 0; r < rows; r += kRowGroup)
+    for (int64_t r = 0; r < rows; r += kMicroTileRows)
       accumulate_group<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms, own + r * kPanel<T>,
                                                          grad + r * kPanel<T>);
     value += value_padded * kPanel<T>;
@@ -80,7 +80,7 @@ void accumulate(const Block& block, const T* weights, bool transposed, int64_t d
 // A block's weights are read in whole row groups, along either side: zeros beyond its last row and column.
 template <class T>
 inline void pad_weights(const Block& block, T* weights) {
-  const int64_t rows = round_up(block.rows(), kRowGroup), columns = round_up(block.columns(), kRowGroup);
+  const int64_t rows = round_up(block.rows(), kMicroTileRows), columns = round_up(block.columns(), kMicroTileRows);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t c = i < block.rows() ? block.columns() : 0; c < columns; ++c) weights[i * kMaxBlockColumns + c] = T(0);
 }

@@ -8,7 +8,7 @@ namespace hardmine::cpu {
 template <class T>
 struct GradientKernels {
   // Packs sorted rows [begin, end), scaled as by `pack`, into panels of depth: element (row r, depth k) is at out[k /
-  // column_panel][r][k % column_panel], with `padded` rows a panel.
+  // panel_columns][r][k % panel_columns], with `padded` rows a panel.
   void (*pack_depth)(const T* x, int64_t depth, const Index* order, const T* scale, int64_t padded, int64_t begin,
                      int64_t end, T* out);
 

@@ -12,8 +12,8 @@ namespace hardmine::cpu {
 // layout with groups of g rows is at [r / g][k][r % g]. Rows that fill up the last group are zero.
 template <class T>
 struct PackedMatrix {
-  const T* groups;       // groups of TileKernels<T>::row_group rows; null if this matrix is only ever the columns
-  const T* panels;       // groups of TileKernels<T>::column_panel rows; null if this matrix is only ever the rows
+  const T* groups;       // groups of TileKernels<T>::micro_tile_rows rows; null if this matrix is only ever the columns
+  const T* panels;       // groups of TileKernels<T>::panel_columns rows; null if this matrix is only ever the rows
   const int64_t* label;  // ascending; padded with copies of the last label to a whole panel
   const Index* id;       // number of the row in the user's tensor; padded likewise
   int64_t count;

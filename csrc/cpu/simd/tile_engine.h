@@ -32,9 +32,9 @@ template <bool kEuclidean, class T>
 inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* columns, int64_t depth, bool accumulate,
                                                         T* tile) {
   using V = Vec<T>;
-  V acc[kRowGroup][kColumnVecs];
+  V acc[kMicroTileRows][kColumnVecs];
 #pragma GCC unroll 16
-  for (int64_t r = 0; r < kRowGroup; ++r)
+  for (int64_t r = 0; r < kMicroTileRows; ++r)
 #pragma GCC unroll 16
     for (int64_t v = 0; v < kColumnVecs; ++v) acc[r][v] = V::zero();
   for (int64_t k = 0; k < depth; ++k) {
@@ -42,8 +42,8 @@ inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* 
 #pragma GCC unroll 16
     for (int64_t v = 0; v < kColumnVecs; ++v) column[v] = V::load(columns + k * kPanel<T> + v * V::kLanes);
 #pragma GCC unroll 16
-    for (int64_t r = 0; r < kRowGroup; ++r) {
-      const V row = V::broadcast(rows + k * kRowGroup + r);
+    for (int64_t r = 0; r < kMicroTileRows; ++r) {
+      const V row = V::broadcast(rows + k * kMicroTileRows + r);
 #pragma GCC unroll 16
       for (int64_t v = 0; v < kColumnVecs; ++v) {
         if constexpr (kEuclidean) {
@@ -56,7 +56,7 @@ inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* 
     }
   }
 #pragma GCC unroll 16
-  for (int64_t r = 0; r < kRowGroup; ++r)
+  for (int64_t r = 0; r < kMicroTileRows; ++r)
 #pragma GCC unroll 16
     for (int64_t v = 0; v < kColumnVecs; ++v) {
       T* out = tile + r * kPanel<T> + v * V::kLanes;
@@ -159,14 +159,14 @@ inline constexpr int64_t kMaxVisitors = 2;
 template <bool kEuclidean, class T>
 inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors, int64_t visitor_count,
                         int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
-  constexpr int64_t kTile = kRowGroup * kPanel<T>;
+  constexpr int64_t kTile = kMicroTileRows * kPanel<T>;
   alignas(64) T strip[kMaxBlockRows * kPanel<T>];
   alignas(64) T candidates[kTile];
-  TileKind kinds[kMaxBlockRows / kRowGroup][kMaxVisitors];
-  bool needed[kMaxBlockRows / kRowGroup];
-  const auto group_end = [&](int64_t row) { return row + kRowGroup < row_end ? row + kRowGroup : row_end; };
+  TileKind kinds[kMaxBlockRows / kMicroTileRows][kMaxVisitors];
+  bool needed[kMaxBlockRows / kMicroTileRows];
+  const auto group_end = [&](int64_t row) { return row + kMicroTileRows < row_end ? row + kMicroTileRows : row_end; };
   for (int64_t column = column_begin; column < column_end; column += kPanel<T>) {
-    for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+    for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
       needed[g] = false;
       for (int64_t v = 0; v < visitor_count; ++v) {
         kinds[g][v] = classify(pass, visitors[v].kind, row, group_end(row), column);
@@ -176,13 +176,13 @@ inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors,
     const T* panel = pass.columns.panels + column * pass.depth;
     for (int64_t k = 0; k < pass.depth; k += kDepthChunk) {
       const int64_t chunk = pass.depth - k < kDepthChunk ? pass.depth - k : kDepthChunk;
-      for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+      for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
         if (!needed[g]) continue;
-        micro_kernel<kEuclidean>(pass.rows.groups + row * pass.depth + k * kRowGroup, panel + k * kPanel<T>, chunk,
+        micro_kernel<kEuclidean>(pass.rows.groups + row * pass.depth + k * kMicroTileRows, panel + k * kPanel<T>, chunk,
                                  k > 0, strip + g * kTile);
       }
     }
-    for (int64_t row = row_begin, g = 0; row < row_end; row += kRowGroup, ++g) {
+    for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
       for (int64_t v = 0; v < visitor_count; ++v) {
         const TileVisitor<T>& visitor = visitors[v];
         const T* tile = strip + g * kTile;

@@ -78,7 +78,7 @@ struct Vec<double> {
   static uint32_t bits(Mask mask) { return static_cast<uint32_t>(_mm256_movemask_pd(mask)); }
 };
 
-inline constexpr int64_t kRowGroup = 6;
+inline constexpr int64_t kMicroTileRows = 6;
 inline constexpr int64_t kColumnVecs = 2;
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

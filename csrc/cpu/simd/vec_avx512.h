@@ -86,7 +86,7 @@ struct Vec<double> {
   static uint32_t bits(Mask mask) { return mask; }
 };
 
-inline constexpr int64_t kRowGroup = 12;
+inline constexpr int64_t kMicroTileRows = 12;
 inline constexpr int64_t kColumnVecs = 2;
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

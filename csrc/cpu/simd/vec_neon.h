@@ -76,7 +76,7 @@ struct Vec<double> {
   }
 };
 
-inline constexpr int64_t kRowGroup = 6;
+inline constexpr int64_t kMicroTileRows = 6;
 inline constexpr int64_t kColumnVecs = 4;
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

@@ -43,7 +43,7 @@ struct Vec {
   static uint32_t bits(Mask mask) { return mask; }  // one bit a lane
 };
 
-inline constexpr int64_t kRowGroup = 4;
+inline constexpr int64_t kMicroTileRows = 4;
 inline constexpr int64_t kColumnVecs = 4;
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

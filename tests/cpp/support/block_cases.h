@@ -100,8 +100,9 @@ template <class T>
 std::vector<T> filled_for_weights(const Case<T>& c, const Kernels<T>& kernel, cpu::PairKind kind,
                                   const cpu::Block& block) {
   std::vector<T> numbers = filled(c, c.scalar, kind, block);
-  const int64_t lines = round_up_to(block.rows(), kernel.row_group);
-  const int64_t width = std::max(round_up_to(block.columns(), kLine), round_up_to(block.columns(), kernel.row_group));
+  const int64_t lines = round_up_to(block.rows(), kernel.micro_tile_rows);
+  const int64_t width =
+      std::max(round_up_to(block.columns(), kLine), round_up_to(block.columns(), kernel.micro_tile_rows));
   numbers.resize((lines - 1) * cpu::kMaxBlockColumns + width, T(7));
   numbers.shrink_to_fit();
   return numbers;

@@ -22,7 +22,9 @@ struct PackedBatch {
   std::vector<T> groups, panels;
 
   PackedBatch(const Kernels<T>& kernel, const Batch<T>& batch, const T* norm = nullptr)
-      : count(batch.count), padded(round_up_to(count, std::max(kernel.row_group, kernel.column_panel))), id(count) {
+      : count(batch.count),
+        padded(round_up_to(count, std::max(kernel.micro_tile_rows, kernel.panel_columns))),
+        id(count) {
     std::iota(id.begin(), id.end(), 0);
     std::stable_sort(id.begin(), id.end(), [&](Index a, Index b) { return batch.label[a] < batch.label[b]; });
     if (count) id.resize(padded, id.back());
@@ -32,8 +34,8 @@ struct PackedBatch {
       kernel.pack(batch.x.data(), batch.depth, id.data(), norm, count, 0, count, group, out.data());
       return out;
     };
-    groups = packed(kernel.row_group);
-    panels = packed(kernel.column_panel);
+    groups = packed(kernel.micro_tile_rows);
+    panels = packed(kernel.panel_columns);
   }
   cpu::PackedMatrix<T> view() const { return {groups.data(), panels.data(), label.data(), id.data(), count}; }
 };
@@ -48,12 +50,12 @@ struct PassResult {
 template <class T>
 PassResult<T> run_pass(const Kernels<T>& kernel, const cpu::PairPass<T>& pass, bool same_class, bool largest_wins,
                        const KeyRange<T>& range, bool bounded, int64_t row_block, int64_t column_panels) {
-  const int64_t padded = round_up_to(pass.rows.count, std::max(kernel.row_group, kernel.column_panel));
+  const int64_t padded = round_up_to(pass.rows.count, std::max(kernel.micro_tile_rows, kernel.panel_columns));
   PassResult<T> best{std::vector<T>(padded, range.start_key), std::vector<Index>(padded, range.start_index)};
   const std::vector<T> upper(padded, range.upper);
   const cpu::Selecting<T> selecting{
       same_class, largest_wins, {best.key.data(), best.index.data(), bounded ? upper.data() : nullptr}};
-  const int64_t column_block = column_panels * kernel.column_panel;
+  const int64_t column_block = column_panels * kernel.panel_columns;
   for (int64_t row = 0; row < pass.rows.count; row += row_block) {
     for (int64_t column = 0; column < pass.columns.count; column += column_block) {
       kernel.select_block(pass, &selecting, 1, row, std::min(row + row_block, pass.rows.count), column,
