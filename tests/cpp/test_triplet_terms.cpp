@@ -24,19 +24,19 @@ const TermRule kPaper = rule_of(Term::kSct), kCode2020 = rule_of(Term::kSct, Har
 
 template <class T>
 void check_term(const TermRule& rule, double positive, double negative, double value, double d_positive,
-                double d_negative, Part part) {
+                double d_negative, Difficulty part) {
   const TripletTerm<T> term = triplet_term(rule, T(positive), T(negative));
   const double tolerance = sizeof(T) == 4 ? 4e-6 : 1e-14;
   CHECK_NEAR(term.value, value, tolerance * std::fmax(1, std::fabs(value)));
   CHECK_NEAR(term.d_positive, d_positive, tolerance * std::fmax(1, std::fabs(d_positive)));
   CHECK_NEAR(term.d_negative, d_negative, tolerance * std::fmax(1, std::fabs(d_negative)));
-  CHECK(term.part == part);
+  CHECK(term.difficulty == part);
 }
 
 }  // namespace
 
 TYPED_TEST(triplet_term_matches_hand_worked_values, T) {
-  const Part easy = Part::kEasy, hard = Part::kHard;
+  const Difficulty easy = Difficulty::kEasy, hard = Difficulty::kHard;
   // ln(1 + e^x), slope 1 / (1 + e^-x), both over tau = 0.1, x = 10 (s_an - s_ap).
   const double softplus_m1 = 0.31326168751822286, sigmoid_m1 = 0.2689414213699951;
   const double softplus_3 = 3.0485873515737421, sigmoid_3 = 0.95257412682243322;
@@ -79,9 +79,9 @@ TYPED_TEST(triplet_term_matches_hand_worked_values, T) {
   check_term<T>(kCode2021, 0.25, 0.375, 0.375, 0, 1, hard);
   check_term<T>(kCode2021, 0.95, 0.9, 0.9, 0, 1, hard);
   check_term<T>(kCode2021, 0.75, 0.65, softplus_m1, -10 * sigmoid_m1, 10 * sigmoid_m1, easy);
-  check_term<T>(kCode2021, 0.5, 0.5, 0, 0, 0, Part::kNone);
-  check_term<T>(kCode2021, 0.95, 0.8, 0, 0, 0, Part::kNone);  // at the cutoff
-  check_term<T>(kCode2021, 0.9, 0.9, 0.9, 0, 1, hard);        // a tie above the cutoff
+  check_term<T>(kCode2021, 0.5, 0.5, 0, 0, 0, Difficulty::kNone);
+  check_term<T>(kCode2021, 0.95, 0.8, 0, 0, 0, Difficulty::kNone);  // at the cutoff
+  check_term<T>(kCode2021, 0.9, 0.9, 0.9, 0, 1, hard);              // a tie above the cutoff
 }
 
 TEST(triplet_term_derivatives_match_finite_differences) {
@@ -101,8 +101,8 @@ TEST(triplet_term_derivatives_match_finite_differences) {
                    tolerance);
         CHECK_NEAR(term.d_negative, (value(positive, negative + step) - value(positive, negative - step)) / (2 * step),
                    tolerance);
-        hard += term.part == Part::kHard;
-        easy += term.part == Part::kEasy;
+        hard += term.difficulty == Difficulty::kHard;
+        easy += term.difficulty == Difficulty::kEasy;
       }
     }
   }
@@ -163,13 +163,13 @@ TEST(triplet_term_nan_similarities_give_nan) {
 TEST(triplet_term_below_min_similarity_is_excluded) {
   TermRule rule = kNca;
   rule.min_similarity = 0;
-  CHECK(triplet_term(rule, 0.5, 0.25).part == Part::kEasy);
-  CHECK(triplet_term(rule, 0.5, 0.0).part == Part::kNone);
-  CHECK(triplet_term(rule, 0.0, 0.5).part == Part::kNone);
-  CHECK(triplet_term(rule, -0.5, 0.5).part == Part::kNone);
-  CHECK(triplet_term(rule, 0.5, -0.5).part == Part::kNone);
+  CHECK(triplet_term(rule, 0.5, 0.25).difficulty == Difficulty::kEasy);
+  CHECK(triplet_term(rule, 0.5, 0.0).difficulty == Difficulty::kNone);
+  CHECK(triplet_term(rule, 0.0, 0.5).difficulty == Difficulty::kNone);
+  CHECK(triplet_term(rule, -0.5, 0.5).difficulty == Difficulty::kNone);
+  CHECK(triplet_term(rule, 0.5, -0.5).difficulty == Difficulty::kNone);
   CHECK_EQ(triplet_term(rule, 0.5, -0.5).value, 0);
   CHECK_EQ(triplet_term(rule, 0.5, -0.5).d_negative, 0);
   rule.min_similarity = -kInf;
-  CHECK(triplet_term(rule, -0.5, -0.5).part == Part::kEasy);
+  CHECK(triplet_term(rule, -0.5, -0.5).difficulty == Difficulty::kEasy);
 }

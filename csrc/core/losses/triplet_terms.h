@@ -34,15 +34,15 @@ struct TermRule {
       -std::numeric_limits<double>::infinity();  // anchors count only if s_ap and s_an both exceed it
 };
 
-// The part of the batch that an anchor's term belongs to; a mean may count the parts apart.
-enum class Part { kNone, kEasy, kHard };
+// The difficulty of the batch that an anchor's term belongs to; a mean may count the parts apart.
+enum class Difficulty { kNone, kEasy, kHard };
 
 template <class T>
 struct TripletTerm {
   T value;
   T d_positive;  // d value / d s_ap
   T d_negative;  // d value / d s_an
-  Part part;
+  Difficulty difficulty;
 };
 
 // softplus(x / scale) of x = s_an - s_ap. Its slope in s_an is sigmoid(x / scale) / scale, in s_ap the negative of
@@ -51,7 +51,7 @@ template <class T>
 HARDMINE_HD TripletTerm<T> softplus_term(T positive, T negative, T scale) {
   const T x = (negative - positive) / scale;
   const T slope = sigmoid(x) / scale;
-  return {softplus(x), -slope, slope, Part::kEasy};
+  return {softplus(x), -slope, slope, Difficulty::kEasy};
 }
 
 // 1 - d_an / (d_ap + margin), where that is above 0, of distances d = -s. With r = d_ap + margin, its slope in s_an is
@@ -60,29 +60,29 @@ template <class T>
 HARDMINE_HD TripletTerm<T> ratio_term(T positive, T negative, T margin) {
   const T r = margin - positive, quotient = -negative / r;
   const T value = T(1) - quotient;
-  if (value <= T(0)) return {T(0), T(0), T(0), Part::kEasy};  // NaN goes on
-  return {value, -quotient / r, T(1) / r, Part::kEasy};
+  if (value <= T(0)) return {T(0), T(0), T(0), Difficulty::kEasy};  // NaN goes on
+  return {value, -quotient / r, T(1) / r, Difficulty::kEasy};
 }
 
 template <class T>
-HARDMINE_HD Part sct_part(const TermRule& rule, T positive, T negative) {
+HARDMINE_HD Difficulty sct_difficulty(const TermRule& rule, T positive, T negative) {
   const T cutoff = T(rule.hard_cutoff);
   switch (rule.hard_rule) {
     case HardRule::kAbove:
-      return negative > positive ? Part::kHard : Part::kEasy;
+      return negative > positive ? Difficulty::kHard : Difficulty::kEasy;
     case HardRule::kAboveAndCutoff:
-      return negative > positive && negative > cutoff ? Part::kHard : Part::kEasy;
+      return negative > positive && negative > cutoff ? Difficulty::kHard : Difficulty::kEasy;
     case HardRule::kAboveOrCutoff:
-      if (negative > positive || negative > cutoff) return Part::kHard;
-      return negative < positive && negative < cutoff ? Part::kEasy : Part::kNone;
+      if (negative > positive || negative > cutoff) return Difficulty::kHard;
+      return negative < positive && negative < cutoff ? Difficulty::kEasy : Difficulty::kNone;
   }
-  return Part::kNone;
+  return Difficulty::kNone;
 }
 
 // The term of an anchor that has both a positive and a negative. s_ap = `positive`, s_an = `negative`.
 template <class T>
 HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T negative) {
-  const TripletTerm<T> nothing{T(0), T(0), T(0), Part::kNone};
+  const TripletTerm<T> nothing{T(0), T(0), T(0), Difficulty::kNone};
   const T floor = T(rule.min_similarity);
   if (!(positive > floor && negative > floor) && rule.min_similarity > -std::numeric_limits<double>::infinity())
     return nothing;
@@ -93,14 +93,14 @@ HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T nega
       return softplus_term(positive, negative, T(1));
     case Term::kHinge: {
       const T x = negative - positive + T(rule.margin);
-      if (x <= T(0)) return {T(0), T(0), T(0), Part::kEasy};  // NaN goes on
-      return {x, T(-1), T(1), Part::kEasy};
+      if (x <= T(0)) return {T(0), T(0), T(0), Difficulty::kEasy};  // NaN goes on
+      return {x, T(-1), T(1), Difficulty::kEasy};
     }
     case Term::kSct: {
-      const Part part = sct_part(rule, positive, negative);
-      if (part == Part::kNone) return nothing;
+      const Difficulty difficulty = sct_difficulty(rule, positive, negative);
+      if (difficulty == Difficulty::kNone) return nothing;
       // Hard: lam * s_an, and no gradient reaches the positive pair.
-      if (part == Part::kHard) return {T(rule.lam) * negative, T(0), T(rule.lam), part};
+      if (difficulty == Difficulty::kHard) return {T(rule.lam) * negative, T(0), T(rule.lam), difficulty};
       return softplus_term(positive, negative, T(rule.temperature));
     }
     case Term::kRatio:

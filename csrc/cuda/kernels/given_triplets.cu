@@ -26,17 +26,17 @@ struct IndexedSums {
 
   __device__ __forceinline__ void add(int64_t t, double* sum, acc_t* unreduced) const {
     const TripletTerm<acc_t> term = term_of(loss.term, pairs, t);
-    const bool hard = term.part == Part::kHard;
+    const bool hard = term.difficulty == Difficulty::kHard;
     const auto value = static_cast<double>(term.value);
     if (unreduced && loss.reduction == Reduction::kNone) unreduced[t] = term.value;
     sum[0] += hard ? 0 : value;
     sum[1] += hard ? value : 0;
-    sum[2] += term.part == Part::kEasy;
+    sum[2] += term.difficulty == Difficulty::kEasy;
     sum[3] += hard;
   }
 
-  __device__ __forceinline__ PartWeights weights(const double* sum) const {
-    return part_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
+  __device__ __forceinline__ DifficultyWeights weights(const double* sum) const {
+    return difficulty_weights(loss.term, loss.reduction, static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
   }
 
   // All threads of a block call it, with the same `sum`.
@@ -45,7 +45,7 @@ struct IndexedSums {
     if (loss.reduction == Reduction::kNone) {
       for (int64_t t = threadIdx.x; propagate_nan && t < pairs.count; t += blockDim.x) out[t] = nan;
     } else if (threadIdx.x == 0) {
-      const PartWeights loss_weight = weights(sum);
+      const DifficultyWeights loss_weight = weights(sum);
       *out = propagate_nan ? nan : static_cast<acc_t>(sum[0] * loss_weight.easy + sum[1] * loss_weight.hard);
     }
   }

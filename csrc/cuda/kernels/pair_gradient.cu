@@ -25,9 +25,9 @@ template <class acc_t>
 __device__ __forceinline__ void count_difficulties(const LossGradient<acc_t>& loss, int64_t begin, int64_t step,
                                                    double* easy_hard) {
   for (int64_t i = begin; i < loss.pairs.count; i += step) {
-    const Part part = term_of(loss.term, loss.pairs, i).part;
-    easy_hard[0] += part == Part::kEasy;
-    easy_hard[1] += part == Part::kHard;
+    const Difficulty part = term_of(loss.term, loss.pairs, i).difficulty;
+    easy_hard[0] += part == Difficulty::kEasy;
+    easy_hard[1] += part == Difficulty::kHard;
   }
 }
 
@@ -57,8 +57,8 @@ __device__ __forceinline__ void list_loss_pairs(const LossPairs<acc_t>& list, do
     }
     block_all_reduce_sum<2>(easy_hard, shared);
   }
-  const PartWeights weights =
-      part_weights(loss.term, loss.reduction, static_cast<int64_t>(easy_hard[0]), static_cast<int64_t>(easy_hard[1]));
+  const DifficultyWeights weights = difficulty_weights(loss.term, loss.reduction, static_cast<int64_t>(easy_hard[0]),
+                                                       static_cast<int64_t>(easy_hard[1]));
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < loss.pairs.count;
        i += int64_t{gridDim.x} * blockDim.x) {
     acc_t d_positive = 0, d_negative = 0;

@@ -59,11 +59,11 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
     if (!epilogue.loss.loss) continue;
     const TripletTerm<acc_t> term = term_of(epilogue.loss.term, pairs, i);
     if (epilogue.loss.reduction == Reduction::kNone) epilogue.loss.loss[i] = has_nonfinite ? nan : term.value;
-    const bool hard = term.part == Part::kHard;
+    const bool hard = term.difficulty == Difficulty::kHard;
     const double value = static_cast<double>(term.value);
     sum[0] += hard ? 0 : value;
     sum[1] += hard ? value : 0;
-    sum[2] += term.part == Part::kEasy;
+    sum[2] += term.difficulty == Difficulty::kEasy;
     sum[3] += hard;
   }
   if (!epilogue.loss.loss || epilogue.loss.reduction == Reduction::kNone) return;
@@ -81,8 +81,8 @@ __device__ __forceinline__ void finalize_selection(const SelectionEpilogue<acc_t
     }
   }
   if (threadIdx.x != 0) return;
-  const PartWeights weights = part_weights(epilogue.loss.term, epilogue.loss.reduction, static_cast<int64_t>(sum[2]),
-                                           static_cast<int64_t>(sum[3]));
+  const DifficultyWeights weights = difficulty_weights(epilogue.loss.term, epilogue.loss.reduction,
+                                                       static_cast<int64_t>(sum[2]), static_cast<int64_t>(sum[3]));
   // A non-finite embedding makes the loss NaN: divergence is never hidden.
   *epilogue.loss.loss = has_nonfinite ? nan : static_cast<acc_t>(sum[0] * weights.easy + sum[1] * weights.hard);
 }
