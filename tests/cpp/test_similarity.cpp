@@ -38,9 +38,9 @@ TEST(batch_all_measure_unit_rows_use_inner_products) {
 }
 
 TEST(batch_all_share_follows_reduction) {
-  CHECK_EQ(batch_all_share(BatchAllReduction::kMean, 2, 8), 0.125);
-  CHECK_EQ(batch_all_share(BatchAllReduction::kMeanActive, 2, 8), 0.5);
-  CHECK_EQ(batch_all_share(BatchAllReduction::kSum, 2, 8), 1);
-  CHECK_EQ(batch_all_share(BatchAllReduction::kMeanActive, 0, 8), 0);
-  CHECK_EQ(batch_all_share(BatchAllReduction::kMean, 0, 0), 0);
+  CHECK_EQ(batch_all_loss_weight(BatchAllReduction::kMean, 2, 8), 0.125);
+  CHECK_EQ(batch_all_loss_weight(BatchAllReduction::kMeanActive, 2, 8), 0.5);
+  CHECK_EQ(batch_all_loss_weight(BatchAllReduction::kSum, 2, 8), 1);
+  CHECK_EQ(batch_all_loss_weight(BatchAllReduction::kMeanActive, 0, 8), 0);
+  CHECK_EQ(batch_all_loss_weight(BatchAllReduction::kMean, 0, 0), 0);
 }

@@ -38,7 +38,7 @@ HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule, bool unit_ro
 }
 
 // What the sum of all triplets' values is multiplied with.
-HARDMINE_HD double batch_all_share(BatchAllReduction reduction, int64_t active, int64_t total) {
+HARDMINE_HD double batch_all_loss_weight(BatchAllReduction reduction, int64_t active, int64_t total) {
   const int64_t count = reduction == BatchAllReduction::kMean ? total : active;
   if (reduction == BatchAllReduction::kSum) return 1;
   return count ? 1 / static_cast<double>(count) : 0;

@@ -65,14 +65,14 @@ T global_loss(const GlobalRule& rule, const T* positive, const T* negative, int6
 }
 
 // d loss / d d+_i = (2 (d+_i - mu+) + lam [gap > 0]) / N: what the mean inside the variance adds, -2 (mean of the
-// deviations) / N, is 0. d loss / d d-_i likewise, with -lam. share: grad_loss / N; of the moments only the means
+// deviations) / N, is 0. d loss / d d-_i likewise, with -lam. loss_weight: grad_loss / N; of the moments only the means
 // count.
 template <class T>
-HARDMINE_HD void global_term_backward(const GlobalRule& rule, const Moments& p, const Moments& n, double share,
+HARDMINE_HD void global_term_backward(const GlobalRule& rule, const Moments& p, const Moments& n, double loss_weight,
                                       T positive, T negative, T* d_positive, T* d_negative) {
   const double slope = global_gap(rule, p, n) > 0 ? rule.lam : 0;
-  *d_positive = T(share * (2 * (static_cast<double>(positive) - p.mean) + slope));
-  *d_negative = T(share * (2 * (static_cast<double>(negative) - n.mean) - slope));
+  *d_positive = T(loss_weight * (2 * (static_cast<double>(positive) - p.mean) + slope));
+  *d_negative = T(loss_weight * (2 * (static_cast<double>(negative) - n.mean) - slope));
 }
 
 // The same of all triplets.
@@ -80,9 +80,9 @@ template <class T>
 void global_loss_backward(const GlobalRule& rule, const T* positive, const T* negative, int64_t count, T grad_loss,
                           T* d_positive, T* d_negative) {
   const Moments p = moments_of(positive, count), n = moments_of(negative, count);
-  const double share = count ? static_cast<double>(grad_loss) / static_cast<double>(count) : 0;
+  const double loss_weight = count ? static_cast<double>(grad_loss) / static_cast<double>(count) : 0;
   for (int64_t i = 0; i < count; ++i)
-    global_term_backward(rule, p, n, share, positive[i], negative[i], d_positive + i, d_negative + i);
+    global_term_backward(rule, p, n, loss_weight, positive[i], negative[i], d_positive + i, d_negative + i);
 }
 
 }  // namespace hardmine

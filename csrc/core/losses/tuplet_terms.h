@@ -66,15 +66,15 @@ HARDMINE_HD TupletTerm tuplet_term(double shift, double log_sum, double positive
 // An anchor counts if it has a positive and a negative.
 HARDMINE_HD bool is_valid_tuplet(int64_t positives, double sum) { return positives > 0 && sum > 0; }
 
-// The share of an anchor's term in the loss: the mean is over the anchors that count.
-HARDMINE_HD double tuplet_share(Reduction reduction, int64_t valid) {
+// The loss_weight of an anchor's term in the loss: the mean is over the anchors that count.
+HARDMINE_HD double tuplet_loss_weight(Reduction reduction, int64_t valid) {
   return reduction != Reduction::kMean ? 1.0 : valid > 0 ? 1.0 / static_cast<double>(valid) : 0.0;
 }
-inline double tuplet_share(Reduction reduction, const int64_t* positive_count, int64_t anchors) {
+inline double tuplet_loss_weight(Reduction reduction, const int64_t* positive_count, int64_t anchors) {
   if (reduction != Reduction::kMean) return 1;
   int64_t valid = 0;
   for (int64_t i = 0; i < anchors; ++i) valid += positive_count[i] > 0;
-  return tuplet_share(reduction, valid);
+  return tuplet_loss_weight(reduction, valid);
 }
 
 // The loss, of kMean or kSum. Summed in double, in the order of the anchors.
@@ -82,17 +82,17 @@ template <class T>
 T reduce_tuplets(Reduction reduction, const T* value, const int64_t* positive_count, int64_t anchors) {
   double sum = 0;
   for (int64_t i = 0; i < anchors; ++i) sum += static_cast<double>(value[i]);
-  return static_cast<T>(sum * tuplet_share(reduction, positive_count, anchors));
+  return static_cast<T>(sum * tuplet_loss_weight(reduction, positive_count, anchors));
 }
 
 // The gradient that arrives at each anchor's term, from that of the loss: one number, or [anchors] without reduction.
 template <class T>
 std::vector<T> tuplet_gradients(Reduction reduction, const T* grad_loss, const int64_t* positive_count,
                                 int64_t anchors) {
-  const double share = tuplet_share(reduction, positive_count, anchors);
+  const double loss_weight = tuplet_loss_weight(reduction, positive_count, anchors);
   std::vector<T> gradient(anchors);
   for (int64_t i = 0; i < anchors; ++i)
-    gradient[i] = static_cast<T>(share * static_cast<double>(grad_loss[reduction == Reduction::kNone ? i : 0]));
+    gradient[i] = static_cast<T>(loss_weight * static_cast<double>(grad_loss[reduction == Reduction::kNone ? i : 0]));
   return gradient;
 }
 

@@ -208,9 +208,9 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
       gradient->add(block, numbers);
     });
   }
-  const double share = batch_all_share(rule.reduction, result.active, result.total);
-  result.loss = static_cast<T>(share * std::accumulate(value.begin(), value.end(), 0.0));
-  if (grad) gradient->finish(static_cast<T>(share), grad, nullptr);
+  const double loss_weight = batch_all_loss_weight(rule.reduction, result.active, result.total);
+  result.loss = static_cast<T>(loss_weight * std::accumulate(value.begin(), value.end(), 0.0));
+  if (grad) gradient->finish(static_cast<T>(loss_weight), grad, nullptr);
   return result;
 }
 

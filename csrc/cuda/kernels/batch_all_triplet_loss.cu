@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kThreads, 1) finalize_batch_all_kernel(BatchAl
   block_reduce_sum<2>(counts, reinterpret_cast<int64_t*>(shared_memory()));
   if (threadIdx.x != 0) return;
   const acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
-  const double loss_weight = batch_all_share(epilogue.reduction, counts[0], counts[1]);
+  const double loss_weight = batch_all_loss_weight(epilogue.reduction, counts[0], counts[1]);
   *epilogue.out.loss = has_nonfinite_margin || has_nonfinite ? nan : static_cast<acc_t>(loss_weight * value[0]);
   *epilogue.loss_weight = has_nonfinite_margin || has_nonfinite ? nan : static_cast<acc_t>(loss_weight);
   *epilogue.out.active = has_nonfinite ? 0 : counts[0];

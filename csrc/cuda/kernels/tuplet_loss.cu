@@ -134,8 +134,9 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
   const bool has_nonfinite = epilogue.finite.block_any_nonfinite();
   if (threadIdx.x != 0) return;
   *epilogue.out.loss =
-      has_nonfinite ? nan
-                    : static_cast<acc_t>(sum[0] * tuplet_share(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
+      has_nonfinite
+          ? nan
+          : static_cast<acc_t>(sum[0] * tuplet_loss_weight(epilogue.rule.reduction, static_cast<int64_t>(sum[1])));
 }
 
 }  // namespace

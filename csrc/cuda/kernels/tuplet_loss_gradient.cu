@@ -32,7 +32,7 @@ struct TupletStart {
       for (int64_t i = threadIdx.x; i < count; i += blockDim.x) valid[0] += saved.positive_count[i] > 0;
       block_all_reduce_sum<1>(valid, shared);
     }
-    const double loss_weight = tuplet_share(rule.reduction, static_cast<int64_t>(valid[0]));
+    const double loss_weight = tuplet_loss_weight(rule.reduction, static_cast<int64_t>(valid[0]));
     for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x)
       write(i, loss_weight);
   }
