@@ -49,13 +49,13 @@ HARDMINE_HD bool prefers_least_similar(Negative negative) { return negative == N
 
 // The order-preserving number in which pairs are compared, from the similarity that users see, and back.
 template <class T>
-HARDMINE_HD T order_from_similarity(Similarity kind, T similarity) {
+HARDMINE_HD T key_from_similarity(Similarity kind, T similarity) {
   if (kind != Similarity::kEuclidean) return similarity;
   return similarity > T(0) ? similarity : -(similarity * similarity);
 }
 template <class T>
-HARDMINE_HD T unclamped_similarity(Similarity kind, T order) {
-  return kind == Similarity::kEuclidean ? -std::sqrt(-order) : order;
+HARDMINE_HD T unclamped_similarity(Similarity kind, T key) {
+  return kind == Similarity::kEuclidean ? -std::sqrt(-key) : key;
 }
 
 // A cosine similarity lies in [-1, 1], though its rounded sum of products may not. NaN stays NaN.
@@ -64,8 +64,8 @@ HARDMINE_HD T clamped_cosine(T similarity) {
   return similarity > T(1) ? T(1) : similarity < T(-1) ? T(-1) : similarity;
 }
 template <class T>
-HARDMINE_HD T similarity_from_order(Similarity kind, T order) {
-  return kind == Similarity::kCosine ? clamped_cosine(order) : unclamped_similarity(kind, order);
+HARDMINE_HD T similarity_from_key(Similarity kind, T key) {
+  return kind == Similarity::kCosine ? clamped_cosine(key) : unclamped_similarity(kind, key);
 }
 
 // Tiles hold cosine similarities before they are clamped. The bound on those that admits exactly what `bound`, in the
@@ -79,8 +79,8 @@ HARDMINE_HD T unclamped_bound(Similarity kind, T bound) {
 
 // The largest order of a pair whose similarity is at most `bound`.
 template <class T>
-HARDMINE_HD T largest_order(Similarity kind, T bound) {
-  return unclamped_bound(kind, order_from_similarity(kind, bound));
+HARDMINE_HD T max_key(Similarity kind, T bound) {
+  return unclamped_bound(kind, key_from_similarity(kind, bound));
 }
 
 // The largest number below `x`, so that "key < x" can be asked as "key <= below(x)". Subnormal numbers are stepped
@@ -109,7 +109,7 @@ HARDMINE_HD KeyRange<T> unlimited_range() {
 template <class T>
 HARDMINE_HD KeyRange<T> positive_range(const SelectionRule& rule) {
   KeyRange<T> range = unlimited_range<T>();
-  const T limit = largest_order(rule.similarity, T(rule.duplicate_threshold));
+  const T limit = max_key(rule.similarity, T(rule.duplicate_threshold));
   if (!(limit < range.upper)) return range;
   if (prefers_least_similar(rule.positive)) {
     range.start_key = -limit;
@@ -120,16 +120,16 @@ HARDMINE_HD KeyRange<T> positive_range(const SelectionRule& rule) {
   return range;
 }
 
-// Semi-hard negatives of an anchor: s_ap - margin < s_an < s_ap (or <= with ties kept). `positive_order` is NaN for an
+// Semi-hard negatives of an anchor: s_ap - margin < s_an < s_ap (or <= with ties kept). `positive_key` is NaN for an
 // anchor without a positive; nothing is at most NaN, so such an anchor has no semi-hard negative either.
 template <class T>
-HARDMINE_HD KeyRange<T> semihard_range(const SelectionRule& rule, T positive_order) {
+HARDMINE_HD KeyRange<T> semihard_range(const SelectionRule& rule, T positive_key) {
   KeyRange<T> range = unlimited_range<T>();
-  if (rule.similarity == Similarity::kCosine) positive_order = clamped_cosine(positive_order);
-  range.upper = unclamped_bound(rule.similarity, rule.semihard_keeps_ties ? positive_order : below(positive_order));
+  if (rule.similarity == Similarity::kCosine) positive_key = clamped_cosine(positive_key);
+  range.upper = unclamped_bound(rule.similarity, rule.semihard_keeps_ties ? positive_key : below(positive_key));
   if (rule.semihard_margin < std::numeric_limits<double>::infinity()) {
-    const T positive_similarity = similarity_from_order(rule.similarity, positive_order);
-    range.start_key = largest_order(rule.similarity, positive_similarity - T(rule.semihard_margin));
+    const T positive_similarity = similarity_from_key(rule.similarity, positive_key);
+    range.start_key = max_key(rule.similarity, positive_similarity - T(rule.semihard_margin));
     range.start_index = kBelowRange;
   }
   return range;

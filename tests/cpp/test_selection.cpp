@@ -52,20 +52,20 @@ TYPED_TEST(key_order_follows_similarity, T) {
   for (const Similarity kind : {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean}) {
     const std::vector<T> all = similarities<T>(kind);
     for (size_t i = 0; i < all.size(); ++i) {
-      CHECK_EQ(similarity_from_order(kind, order_from_similarity(kind, all[i])), all[i]);
-      if (i) CHECK(order_from_similarity(kind, all[i - 1]) < order_from_similarity(kind, all[i]));
+      CHECK_EQ(similarity_from_key(kind, key_from_similarity(kind, all[i])), all[i]);
+      if (i) CHECK(key_from_similarity(kind, all[i - 1]) < key_from_similarity(kind, all[i]));
     }
-    CHECK_EQ(order_from_similarity(kind, -kInf<T>), -kInf<T>);
-    CHECK_EQ(order_from_similarity(kind, kInf<T>), kInf<T>);
-    CHECK(std::isnan(similarity_from_order(kind, kNan<T>)));
+    CHECK_EQ(key_from_similarity(kind, -kInf<T>), -kInf<T>);
+    CHECK_EQ(key_from_similarity(kind, kInf<T>), kInf<T>);
+    CHECK(std::isnan(similarity_from_key(kind, kNan<T>)));
   }
   // -|a - b| = -3 is ordered by -|a - b|^2 = -9; a positive bound, which no distance reaches, stays above all of them.
-  CHECK_EQ(order_from_similarity(Similarity::kEuclidean, T(-3)), T(-9));
-  CHECK_EQ(order_from_similarity(Similarity::kEuclidean, T(0)), T(0));
-  CHECK_EQ(order_from_similarity(Similarity::kEuclidean, T(2)), T(2));
-  CHECK_EQ(similarity_from_order(Similarity::kEuclidean, T(-9)), T(-3));
-  CHECK_EQ(order_from_similarity(Similarity::kCosine, T(-0.5)), T(-0.5));
-  CHECK_EQ(similarity_from_order(Similarity::kDot, T(-9)), T(-9));
+  CHECK_EQ(key_from_similarity(Similarity::kEuclidean, T(-3)), T(-9));
+  CHECK_EQ(key_from_similarity(Similarity::kEuclidean, T(0)), T(0));
+  CHECK_EQ(key_from_similarity(Similarity::kEuclidean, T(2)), T(2));
+  CHECK_EQ(similarity_from_key(Similarity::kEuclidean, T(-9)), T(-3));
+  CHECK_EQ(key_from_similarity(Similarity::kCosine, T(-0.5)), T(-0.5));
+  CHECK_EQ(similarity_from_key(Similarity::kDot, T(-9)), T(-9));
 }
 
 TEST(unlimited_range_admits_every_finite_key) {
@@ -82,11 +82,11 @@ TYPED_TEST(key_range_around_cosine_1_equals_clamped_bounds, T) {
     for (const T s : {below(below(one)), below(one), one, -below(-one), -below(below(-one))}) sums.push_back(s);
     bounds.insert(bounds.end(), {below(one), one, -below(-one)});
   }
-  const auto clamped = [](T s) { return similarity_from_order(Similarity::kCosine, s); };
+  const auto clamped = [](T s) { return similarity_from_key(Similarity::kCosine, s); };
   CHECK(std::isnan(clamped(kNan<T>)));
   for (const T s : sums) {
     CHECK_EQ(clamped(s), std::fmax(T(-1), std::fmin(T(1), s)));
-    CHECK_EQ(similarity_from_order(Similarity::kDot, s), s);
+    CHECK_EQ(similarity_from_key(Similarity::kDot, s), s);
     for (const T bound : bounds) {
       for (const Positive positive : {Positive::kEasiest, Positive::kHardest}) {
         SelectionRule rule;
@@ -119,7 +119,7 @@ TYPED_TEST(positive_range_excludes_similarities_above_threshold, T) {
         rule.duplicate_threshold = threshold;
         const KeyRange<T> range = positive_range<T>(rule);
         for (const T s : similarities<T>(kind)) {
-          const T order = order_from_similarity(kind, s);
+          const T order = key_from_similarity(kind, s);
           CHECK_EQ(admits(range, prefers_least_similar(positive) ? -order : order), s <= T(threshold));
         }
         CHECK(!admits(range, kNan<T>));
@@ -149,15 +149,15 @@ TYPED_TEST(semihard_range_lies_between_margin_and_positive, T) {
         rule.semihard_keeps_ties = keeps_ties;
         rule.semihard_margin = margin;
         for (const T s_ap : similarities<T>(kind)) {
-          const KeyRange<T> range = semihard_range(rule, order_from_similarity(kind, s_ap));
+          const KeyRange<T> range = semihard_range(rule, key_from_similarity(kind, s_ap));
           for (const T s_an : similarities<T>(kind)) {
             const bool want = (keeps_ties ? s_an <= s_ap : s_an < s_ap) && s_an > s_ap - T(margin);
-            CHECK_EQ(admits(range, order_from_similarity(kind, s_an)), want);
+            CHECK_EQ(admits(range, key_from_similarity(kind, s_an)), want);
           }
         }
         // Without a positive nothing is semi-hard.
         const KeyRange<T> none = semihard_range(rule, kNan<T>);
-        for (const T s_an : similarities<T>(kind)) CHECK(!admits(none, order_from_similarity(kind, s_an)));
+        for (const T s_an : similarities<T>(kind)) CHECK(!admits(none, key_from_similarity(kind, s_an)));
       }
     }
   }

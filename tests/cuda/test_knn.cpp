@@ -89,7 +89,7 @@ void check_nearest(const Problem& p) {
       CHECK_EQ(index[i * p.k + n], found ? candidates[n] : -1);
       const acc_t got = similarity[i * p.k + n];
       if (found) {
-        CHECK_EQ(got, similarity_from_order(kind, static_cast<acc_t>(order[candidates[n]])));
+        CHECK_EQ(got, similarity_from_key(kind, static_cast<acc_t>(order[candidates[n]])));
       } else {
         CHECK(std::isnan(got));
       }

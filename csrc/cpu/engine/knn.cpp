@@ -151,7 +151,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
       reservoirs.gather(i, num_splits, best);
       for (size_t n = 0; n < best.size(); ++n) {
         // A key that has been a rank has lost the sign of its zero: no zero has one.
-        similarity[i * k + n] = similarity_from_order(kind, best[n].key + T(0));
+        similarity[i * k + n] = similarity_from_key(kind, best[n].key + T(0));
         index[i * k + n] = best[n].index;
       }
     }

@@ -51,7 +51,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
   pass.euclidean = euclidean;
   const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities) {
     indices[anchor] = index;
-    similarities[anchor] = similarity_from_order(rule.similarity, least_similar ? -key : key);
+    similarities[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
   };
 
   const bool hardest_positive = prefers_least_similar(rule.positive);
@@ -77,17 +77,17 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
     winners.insert(winners.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
   if (random_negative) winners.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
 
-  Buffer<T> positive_order(rows.count());
+  Buffer<T> positive_key(rows.count());
   for (int64_t i = 0; i < rows.count(); ++i) {
     const T key = winners[0].key[i];
     const Index index = winners[0].index[i];
-    positive_order[i] = !is_candidate(index) ? nan : hardest_positive ? -key : key;
+    positive_key[i] = !is_candidate(index) ? nan : hardest_positive ? -key : key;
     if (!is_candidate(index)) continue;
     write(rows.order()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity);
   }
 
   if (semihard) {
-    const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_order[i]); };
+    const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_key[i]); };
     winners.push_back(std::move(run_pass(rows, columns, pass, {{false, false, true, range}}, pool).front()));
   }
   WorkspaceVector<Index> without;

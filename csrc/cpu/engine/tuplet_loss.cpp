@@ -56,7 +56,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
       const Index anchor = rows.order()[i];
       const T key = winners[0].key[i];
       out.positive_index[anchor] = winners[0].index[i];
-      out.positive_similarity[anchor] = similarity_from_order(rule.similarity, least_similar ? -key : key);
+      out.positive_similarity[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
     }
   }
 
@@ -101,7 +101,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   WorkspaceVector<int64_t> count(rows.count(), 0);
   SoftplusSums<T> softplus{};
   softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
-  softplus.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  softplus.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   softplus.row_shift = shift.data();
   softplus.row_log_sum = log_sum.data();
   softplus.row_sum = value.data();
@@ -146,7 +146,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
   weights.scale = static_cast<T>(kLog2E / rule.temperature);
   weights.inverse_temperature = static_cast<T>(1 / rule.temperature);
   weights.shift = T(1);
-  weights.limit = largest_order(rule.similarity, static_cast<T>(rule.duplicate_threshold));
+  weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
   // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
   WorkspaceVector<T> negative_weight = one_a_row(sides, T(0)),

@@ -76,8 +76,7 @@ __device__ __forceinline__ void write_neighbors(const KnnEpilogue<acc_t>& epilog
     const bool found = n < size;
     // Adds 0 so that no zero has a sign: packed keys have lost it.
     epilogue.out.similarity[query * epilogue.k + n] =
-        found ? similarity_from_order(epilogue.kind, list[n].key() + acc_t(0))
-              : std::numeric_limits<acc_t>::quiet_NaN();
+        found ? similarity_from_key(epilogue.kind, list[n].key() + acc_t(0)) : std::numeric_limits<acc_t>::quiet_NaN();
     epilogue.out.index[query * epilogue.k + n] = found ? list[n].index() : -1;
   }
 }

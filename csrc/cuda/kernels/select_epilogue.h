@@ -31,7 +31,7 @@ __device__ __forceinline__ void write_pair(const SelectionEpilogue<acc_t>& epilo
                                            bool negated, int64_t* index, acc_t* similarity) {
   const bool found = is_candidate(best.index());
   *index = found ? best.index() : -1;
-  *similarity = found ? similarity_from_order(epilogue.similarity, negated ? -best.key() : best.key())
+  *similarity = found ? similarity_from_key(epilogue.similarity, negated ? -best.key() : best.key())
                       : std::numeric_limits<acc_t>::quiet_NaN();
 }
 

@@ -62,7 +62,7 @@ struct TupletEpilogue {
     const bool found = !all && is_candidate(best.index());
     out.positive_index[i] = found ? best.index() : -1;
     out.positive_similarity[i] =
-        found ? similarity_from_order(rule.similarity, (positive_negated ? -best.key() : best.key()) + acc_t(0))
+        found ? similarity_from_key(rule.similarity, (positive_negated ? -best.key() : best.key()) + acc_t(0))
               : acc_t(0);
   }
 
@@ -196,7 +196,7 @@ void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, con
     epilogue.log_sum = workspace.array<acc_t>(count);
     launch("finalize_logsumexp", finalize_logsumexp_kernel<acc_t>, {epilogue.chunks(), kEpilogueThreads}, stream,
            epilogue);
-    params.limit = largest_order(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
+    params.limit = max_key(rule.similarity, static_cast<acc_t>(rule.duplicate_threshold));
     params.inverse_temperature = static_cast<acc_t>(1 / rule.temperature);
     params.shift = out.shift;
     params.log_sum = epilogue.log_sum;

@@ -184,7 +184,7 @@ class TupletGradient {
     params.one_shift = one_shift_suffices(rule_);
     params.log2e_over_temperature = static_cast<acc_t>(kLog2E / rule_.temperature);
     params.inverse_temperature = static_cast<acc_t>(1 / rule_.temperature);
-    params.limit = largest_order(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
+    params.limit = max_key(rule_.similarity, static_cast<acc_t>(rule_.duplicate_threshold));
 
     const int64_t max_rows = std::max(2 * depth_, strip_weights_ / std::max<int64_t>(column_count, 1));
     const int64_t strip =
