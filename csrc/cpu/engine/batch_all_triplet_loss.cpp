@@ -168,7 +168,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
   state.half_margin = static_cast<T>(state.exact_half_margin);
   WorkspaceVector<int32_t> table_row;
   if (table.margin) {
-    for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(table.row[rows.order()[i]]));
+    for (int64_t i = 0; i < count; ++i) table_row.push_back(static_cast<int32_t>(table.row[rows.permutation()[i]]));
     state.margin_table = table.margin;
     state.table_row = table_row.data();
     state.table_rows = table.rows;

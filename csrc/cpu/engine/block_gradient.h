@@ -68,7 +68,7 @@ class BlockGradient {
   Buffer<T> packed(const T* x, const T* scale, const SortedRows<T>& rows, int64_t padded) const {
     Buffer<T> out = zeros(padded);
     parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
-      kernel_.pack_depth(x, sides_.depth(), rows.order().data(), scale, padded, begin, end, out.get());
+      kernel_.pack_depth(x, sides_.depth(), rows.permutation().data(), scale, padded, begin, end, out.get());
     });
     return out;
   }
@@ -87,7 +87,7 @@ class BlockGradient {
     const int64_t depth = sides_.depth(), panel = panel_;
     parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        const int64_t source = rows.order()[r];
+        const int64_t source = rows.permutation()[r];
         T* out = grad + source * depth;
         for (int64_t k = 0; k < depth; k += panel)
           std::copy_n(side.grad.get() + k * side.padded + r * panel, std::min(panel, depth - k), out + k);

@@ -39,7 +39,7 @@ class Picker {
   void choose(int64_t row, Index count, const Candidate& candidate) const {
     out_.index[row] = kBelowRange;
     if (count == 0) return;
-    const int64_t anchor = rows_.sorted.order()[row];
+    const int64_t anchor = rows_.sorted.permutation()[row];
     const int64_t other = candidate(drawn_rank(pick_.number[anchor], count));
     const T number = kernels<TileKernels<T>>().tile_number(
         rows_.x + anchor * pick_.depth, columns_.x + other * pick_.depth, rows_.norm ? rows_.norm + anchor : nullptr,
@@ -55,13 +55,13 @@ class Picker {
     for (int64_t i = begin; i < end; ++i) {
       if (i == begin || rows.label()[i] != rows.label()[i - 1]) own = run_of(rows.label()[i], columns);
       const Index size = static_cast<Index>(own.end - own.begin);
-      const Index* order = columns.order().data();
+      const Index* permutation = columns.permutation().data();
       if (pick_.same_class) {
         choose(i, size - (pick_.symmetric ? 1 : 0),
-               [&](Index rank) { return order[ranked_positive(own.begin, rank, pick_.symmetric ? i : -1)]; });
+               [&](Index rank) { return permutation[ranked_positive(own.begin, rank, pick_.symmetric ? i : -1)]; });
       } else {
         choose(i, static_cast<Index>(columns.count()) - size,
-               [&](Index rank) { return ranked_negative(order + own.begin, size, rank); });
+               [&](Index rank) { return ranked_negative(permutation + own.begin, size, rank); });
       }
     }
   }
@@ -86,7 +86,7 @@ class Picker {
     }
     for (int64_t i = begin; i < end; ++i) {
       uint64_t* marked = bits + (i - begin) * words;
-      const Index self = rows.order()[i];
+      const Index self = rows.permutation()[i];
       if (pick_.symmetric) marked[self / 64] &= ~(uint64_t{1} << (self % 64));
       Index count = 0;
       for (int64_t w = 0; w < words; ++w) count += std::popcount(marked[w]);
@@ -96,7 +96,7 @@ class Picker {
 
  private:
   void mark(const Block& block, const T* numbers, uint64_t* bits, int64_t words) const {
-    const Index* id = columns_.sorted.order().data() + block.column_begin;
+    const Index* id = columns_.sorted.permutation().data() + block.column_begin;
     for (int64_t r = 0; r < block.rows(); ++r) {
       for (int64_t c = 0; c < block.columns(); ++c) {
         const T number = numbers[r * kMaxBlockColumns + c];

@@ -55,28 +55,28 @@ class SortedRows {
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
     const int64_t padded = round_up(count_, std::max(kernel.micro_tile_rows, kernel.panel_columns));
-    order_ = subset ? *subset : sorted_order(rows);
-    order_.resize(padded, order_.empty() ? 0 : order_.back());
+    permutation_ = subset ? *subset : sorted_permutation(rows);
+    permutation_.resize(padded, permutation_.empty() ? 0 : permutation_.back());
     label_.resize(padded);
-    for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[order_[i]];
+    for (int64_t i = 0; i < padded; ++i) label_[i] = rows.label[permutation_[i]];
     if (as_rows) groups_ = packed(kernel, rows.x, depth, norm, kernel.micro_tile_rows, pool);
     if (as_columns) panels_ = packed(kernel, rows.x, depth, norm, kernel.panel_columns, pool);
   }
 
-  PackedMatrix<T> view() const { return {groups_.get(), panels_.get(), label_.data(), order_.data(), count_}; }
+  PackedMatrix<T> view() const { return {groups_.get(), panels_.get(), label_.data(), permutation_.data(), count_}; }
   int64_t count() const { return count_; }
-  int64_t padded() const { return static_cast<int64_t>(order_.size()); }
-  const WorkspaceVector<Index>& order() const { return order_; }
+  int64_t padded() const { return static_cast<int64_t>(permutation_.size()); }
+  const WorkspaceVector<Index>& permutation() const { return permutation_; }
   const WorkspaceVector<int64_t>& label() const { return label_; }
 
  private:
   // The rows by (label, number).
-  static WorkspaceVector<Index> sorted_order(const LabeledRows<T>& rows) {
-    WorkspaceVector<Index> order(rows.count);
-    std::iota(order.begin(), order.end(), 0);
+  static WorkspaceVector<Index> sorted_permutation(const LabeledRows<T>& rows) {
+    WorkspaceVector<Index> permutation(rows.count);
+    std::iota(permutation.begin(), permutation.end(), 0);
     const int64_t* end = rows.label + rows.count;
     // Batches of class-balanced samplers often come sorted.
-    if (std::is_sorted(rows.label, end)) return order;
+    if (std::is_sorted(rows.label, end)) return permutation;
     // Labels usually number the classes: then counting them sorts, stably. The range of wild labels may overflow int64.
     const auto [low, high] = std::minmax_element(rows.label, end);
     const uint64_t range = static_cast<uint64_t>(*high) - static_cast<uint64_t>(*low);
@@ -84,11 +84,12 @@ class SortedRows {
       WorkspaceVector<Index> next(range + 2, 0);
       for (int64_t i = 0; i < rows.count; ++i) ++next[rows.label[i] - *low + 1];
       std::partial_sum(next.begin(), next.end(), next.begin());
-      for (int64_t i = 0; i < rows.count; ++i) order[next[rows.label[i] - *low]++] = static_cast<Index>(i);
+      for (int64_t i = 0; i < rows.count; ++i) permutation[next[rows.label[i] - *low]++] = static_cast<Index>(i);
     } else {
-      std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return rows.label[a] < rows.label[b]; });
+      std::stable_sort(permutation.begin(), permutation.end(),
+                       [&](Index a, Index b) { return rows.label[a] < rows.label[b]; });
     }
-    return order;
+    return permutation;
   }
 
   Buffer<T> packed(const TileKernels<T>& kernel, const T* x, int64_t depth, const T* norm, int64_t group,
@@ -97,14 +98,14 @@ class SortedRows {
     const int64_t threads =
         thread_count_for(pool, static_cast<double>(count_) * static_cast<double>(depth), kElementGrain);
     parallel_range(pool, threads, count_, group, [&](int64_t begin, int64_t end) {
-      kernel.pack(x, depth, order_.data(), norm, count_, begin, end, group, out.get());
+      kernel.pack(x, depth, permutation_.data(), norm, count_, begin, end, group, out.get());
     });
     return out;
   }
 
   int64_t count_;
-  WorkspaceVector<Index> order_;    // [padded]: the user's row at each sorted position
-  WorkspaceVector<int64_t> label_;  // [padded]
+  WorkspaceVector<Index> permutation_;  // [padded]: the user's row at each sorted position
+  WorkspaceVector<int64_t> label_;      // [padded]
   Buffer<T> groups_, panels_;
 };
 

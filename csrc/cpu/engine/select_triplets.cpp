@@ -83,7 +83,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
     const Index index = winners[0].index[i];
     positive_key[i] = !is_candidate(index) ? nan : hardest_positive ? -key : key;
     if (!is_candidate(index)) continue;
-    write(rows.order()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity);
+    write(rows.permutation()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity);
   }
 
   if (semihard) {
@@ -92,7 +92,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const Index anchor = rows.order()[i], index = winners[1].index[i];
+    const Index anchor = rows.permutation()[i], index = winners[1].index[i];
     if (is_candidate(index)) {
       write(anchor, easiest_negative, winners[1].key[i], index, out.negative_index, out.negative_similarity);
     } else {
@@ -108,7 +108,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
     const Winners<T> fallback = std::move(run_pass(rest, columns, pass, {any_negative(easiest)}, pool).front());
     for (int64_t i = 0; i < rest.count(); ++i) {
       if (!is_candidate(fallback.index[i])) continue;
-      write(rest.order()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index, out.negative_similarity);
+      write(rest.permutation()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index,
+            out.negative_similarity);
     }
   }
   return finite;

@@ -53,7 +53,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   if (!all) {
     for (int64_t i = 0; i < rows.count(); ++i) {
       if (!is_candidate(winners[0].index[i])) continue;
-      const Index anchor = rows.order()[i];
+      const Index anchor = rows.permutation()[i];
       const T key = winners[0].key[i];
       out.positive_index[anchor] = winners[0].index[i];
       out.positive_similarity[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
@@ -79,7 +79,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   });
   WorkspaceVector<T> log_sum = one_a_row(sides, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const Index anchor = rows.order()[i];
+    const Index anchor = rows.permutation()[i];
     log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
     out.shift[anchor] = shift[i];
     out.sum[anchor] = static_cast<T>(sum[i]);
@@ -119,7 +119,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   });
   for (int64_t i = 0; i < rows.count(); ++i) {
     if (!is_valid_tuplet(count[i], sum[i])) continue;
-    const Index anchor = rows.order()[i];
+    const Index anchor = rows.permutation()[i];
     out.value[anchor] = static_cast<T>(value[i] / static_cast<double>(count[i]));
     out.slope[anchor] = static_cast<T>(slope[i] / static_cast<double>(count[i]));
     out.positive_count[anchor] = count[i];
@@ -154,7 +154,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
   WorkspaceVector<T> positive_weight = one_a_row(sides, T(0)), log_sum = one_a_row(sides, T(0));
   WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const Index anchor = rows.order()[i];
+    const Index anchor = rows.permutation()[i];
     const int64_t count = saved.positive_count[anchor];
     if (count == 0) continue;
     const double gradient = static_cast<double>(saved.gradient[anchor]) / rule.temperature;

@@ -10,10 +10,10 @@ struct TileKernels {
   int64_t micro_tile_rows;  // rows of a micro-tile
   int64_t panel_columns;    // columns of a micro-tile
 
-  // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedMatrix); row r is x[order[r]] /
-  // scale[order[r]], or x[order[r]] where `scale` is null.
-  void (*pack)(const T* x, int64_t depth, const Index* order, const T* scale, int64_t count, int64_t begin, int64_t end,
-               int64_t group, T* out);
+  // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedMatrix); row r is
+  // x[permutation[r]] / scale[permutation[r]], or x[permutation[r]] where `scale` is null.
+  void (*pack)(const T* x, int64_t depth, const Index* permutation, const T* scale, int64_t count, int64_t begin,
+               int64_t end, int64_t group, T* out);
 
   // numbers [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
   // others, up to a width that is the next multiple of 32.

@@ -9,8 +9,8 @@ namespace hardmine::cpu::HARDMINE_TARGET {
 
 // Rows are scaled into a small block first, where they are read along depth, and interleaved from there.
 template <class T>
-void pack(const T* x, int64_t depth, const Index* order, const T* scale, int64_t count, int64_t begin, int64_t end,
-          int64_t group, T* out) {
+void pack(const T* x, int64_t depth, const Index* permutation, const T* scale, int64_t count, int64_t begin,
+          int64_t end, int64_t group, T* out) {
   using V = Vec<T>;
   constexpr int64_t kBlock = 16, kMaxGroup = 32;
   alignas(64) T block[kMaxGroup][kBlock];
@@ -20,7 +20,7 @@ void pack(const T* x, int64_t depth, const Index* order, const T* scale, int64_t
     for (int64_t k = 0; k < depth; k += kBlock) {
       const int64_t width = depth - k < kBlock ? depth - k : kBlock;
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t source = order[first + r];
+        const int64_t source = permutation[first + r];
         const T* row = x + source * depth + k;
         if (!scale) {
           for (int64_t c = 0; c < width; ++c) block[r][c] = row[c];
@@ -40,11 +40,11 @@ void pack(const T* x, int64_t depth, const Index* order, const T* scale, int64_t
 }
 
 template <class T>
-void pack_depth(const T* x, int64_t depth, const Index* order, const T* scale, int64_t padded, int64_t begin,
+void pack_depth(const T* x, int64_t depth, const Index* permutation, const T* scale, int64_t padded, int64_t begin,
                 int64_t end, T* out) {
   const int64_t width = kColumnVecs * Vec<T>::kLanes;
   for (int64_t r = begin; r < end; ++r) {
-    const int64_t source = order[r];
+    const int64_t source = permutation[r];
     const T* row = x + source * depth;
     for (int64_t k = 0; k < depth; k += width) {
       T* packed = out + k * padded + r * width;
