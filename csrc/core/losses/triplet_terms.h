@@ -45,12 +45,12 @@ struct TripletTerm {
   Difficulty difficulty;
 };
 
-// softplus(x / scale) of x = s_an - s_ap. Its slope in s_an is sigmoid(x / scale) / scale, in s_ap the negative of
-// that.
+// softplus(x / temperature) of x = s_an - s_ap. Its slope in s_an is sigmoid(x / temperature) / temperature, in s_ap
+// the negative of that.
 template <class T>
-HARDMINE_HD TripletTerm<T> softplus_term(T positive, T negative, T scale) {
-  const T x = (negative - positive) / scale;
-  const T slope = sigmoid(x) / scale;
+HARDMINE_HD TripletTerm<T> softplus_term(T positive, T negative, T temperature) {
+  const T x = (negative - positive) / temperature;
+  const T slope = sigmoid(x) / temperature;
   return {softplus(x), -slope, slope, Difficulty::kEasy};
 }
 

@@ -57,7 +57,7 @@ class AnchorLists {
     state.active = active_.data();
   }
 
-  // After all negatives: turns the counts of long lists into those of their entries. Returns the number of active
+  // After all negatives: turns the counts of long lists into those of their entries. Returns the score of active
   // triplets.
   int64_t finish_counts() {
     int64_t active = 0;
@@ -83,8 +83,8 @@ class AnchorLists {
     const int64_t first_block = begin_ / kMaxBlockRows, blocks = ceil_div(end_, kMaxBlockRows) - first_block;
     const double work = static_cast<double>(positive_.size()) * static_cast<double>(sides.depth());
     const int64_t threads = thread_count_for(pool, work, kMultiplyAddGrain / 16);
-    std::vector<Buffer<T>> numbers;
-    for (int64_t t = 0; t < threads; ++t) numbers.emplace_back(kMaxBlockRows * kMaxBlockColumns);
+    std::vector<Buffer<T>> scores;
+    for (int64_t t = 0; t < threads; ++t) scores.emplace_back(kMaxBlockRows * kMaxBlockColumns);
     parallel_tasks(pool, threads, blocks, [&](int64_t worker, int64_t task) {
       const int64_t row_begin = (first_block + task) * kMaxBlockRows;
       const int64_t row_end = std::min(row_begin + kMaxBlockRows, sides.rows().count());
@@ -92,14 +92,14 @@ class AnchorLists {
       for (int64_t column = round_down(class_begin[row_begin], kBlockStep); column < column_end && !pool.cancelled();
            column += kMaxBlockColumns) {
         const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
-        kernel.fill_block(pass, PairKind::kSameClass, block, numbers[worker].get());
+        kernel.fill_block(pass, PairKind::kSameClass, block, scores[worker].get());
         for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i) {
           if (!is_anchor(i)) continue;
-          const T* line = numbers[worker].get() + (i - row_begin) * kMaxBlockColumns;
+          const T* row_scores = scores[worker].get() + (i - row_begin) * kMaxBlockColumns;
           for (int64_t c = std::max(class_begin[i], column); c < std::min(class_end[i], block.column_end); ++c) {
-            const T number = line[c - column];
-            if (c == i || !(number == number)) continue;
-            const T v = !pass.euclidean ? number : T(-0.5) * (squared ? number : std::sqrt(number));
+            const T score = row_scores[c - column];
+            if (c == i || !(score == score)) continue;
+            const T v = !pass.euclidean ? score : T(-0.5) * (squared ? score : std::sqrt(score));
             positive_[first_[i] + c - class_begin[i]] = v;
             least_[i] = std::min(least_[i], v);
           }
@@ -197,15 +197,15 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
       return (block.row_begin < end && block.row_end > begin) || (block.column_begin < end && block.column_end > begin);
     };
     for_each_block(sides, PairKind::kOtherClass, grad ? 3 : 1, pool, has_anchors,
-                   [&](int64_t worker, const Block& block, T* numbers) {
-                     if (kernel.batch_all_negatives(sides.pass(), block, state, numbers, scratch[worker].get()))
-                       gradient->add(block, numbers);
+                   [&](int64_t worker, const Block& block, T* scores) {
+                     if (kernel.batch_all_negatives(sides.pass(), block, state, scores, scratch[worker].get()))
+                       gradient->add(block, scores);
                    });
     result.active += lists.finish_counts();
     if (!grad) continue;
-    for_each_block(sides, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* numbers) {
-      kernel.batch_all_positives(sides.pass(), block, state, numbers);
-      gradient->add(block, numbers);
+    for_each_block(sides, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* scores) {
+      kernel.batch_all_positives(sides.pass(), block, state, scores);
+      gradient->add(block, scores);
     });
   }
   const double loss_weight = batch_all_loss_weight(rule.reduction, result.active, result.total);

@@ -25,12 +25,12 @@ class BlockGradient {
     rows_.padded = round_up(sides.rows().count(), kBlockStep);
     if (need_rows || sides.symmetric()) rows_.grad = zeros(rows_.padded);
     if (need_columns || euclidean || sides.symmetric())
-      rows_.value = packed(sides.anchors().x, sides.row_scale(), sides.rows(), rows_.padded);
+      rows_.value = packed(sides.anchors().x, sides.row_norm(), sides.rows(), rows_.padded);
     if (sides.symmetric()) return;
     columns_.padded = round_up(sides.columns().count(), kBlockStep);
     if (need_columns) columns_.grad = zeros(columns_.padded);
     if (need_rows || euclidean)
-      columns_.value = packed(sides.refs().x, sides.column_scale(), sides.columns(), columns_.padded);
+      columns_.value = packed(sides.refs().x, sides.column_norm(), sides.columns(), columns_.padded);
   }
 
   // Adds a block. Blocks may come in parallel as PairSchedule runs them.
@@ -42,8 +42,8 @@ class BlockGradient {
 
   // Writes the gradients [count, depth], times `factor`, of those sides that are not null.
   void finish(T factor, T* grad_rows, T* grad_columns) const {
-    if (grad_rows) unpack(sides_.rows(), sides_.anchors().x, sides_.row_scale(), rows_, factor, grad_rows);
-    if (grad_columns) unpack(sides_.columns(), sides_.refs().x, sides_.column_scale(), columns_, factor, grad_columns);
+    if (grad_rows) unpack(sides_.rows(), sides_.anchors().x, sides_.row_norm(), rows_, factor, grad_rows);
+    if (grad_columns) unpack(sides_.columns(), sides_.refs().x, sides_.column_norm(), columns_, factor, grad_columns);
   }
 
  private:
@@ -64,11 +64,11 @@ class BlockGradient {
     return thread_count_for(pool_, static_cast<double>(count) * static_cast<double>(sides_.depth()), kElementGrain);
   }
 
-  // Rows that fill up the last row group are read along, and must be numbers.
-  Buffer<T> packed(const T* x, const T* scale, const SortedRows<T>& rows, int64_t padded) const {
+  // Rows that fill up the last row group are read along, and must be scores.
+  Buffer<T> packed(const T* x, const T* norm, const SortedRows<T>& rows, int64_t padded) const {
     Buffer<T> out = zeros(padded);
     parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
-      kernel_.pack_depth(x, sides_.depth(), rows.permutation().data(), scale, padded, begin, end, out.get());
+      kernel_.pack_depth(x, sides_.depth(), rows.permutation().data(), norm, padded, begin, end, out.get());
     });
     return out;
   }
@@ -83,7 +83,7 @@ class BlockGradient {
     return out;
   }
 
-  void unpack(const SortedRows<T>& rows, const T* x, const T* scale, const Side& side, T factor, T* grad) const {
+  void unpack(const SortedRows<T>& rows, const T* x, const T* norm, const Side& side, T factor, T* grad) const {
     const int64_t depth = sides_.depth(), panel = panel_;
     parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -93,11 +93,11 @@ class BlockGradient {
           std::copy_n(side.grad.get() + k * side.padded + r * panel, std::min(panel, depth - k), out + k);
         if (factor != T(1))
           for (int64_t k = 0; k < depth; ++k) out[k] *= factor;
-        if (!scale) continue;
+        if (!norm) continue;
         const T* self = x + source * depth;
-        const T norm = scale[source];
-        if (has_direction(norm)) {
-          rows_kernel_.project(out, self, norm, rows_kernel_.dot(out, self, depth) / norm, depth);
+        const T self_norm = norm[source];
+        if (has_direction(self_norm)) {
+          rows_kernel_.project(out, self, self_norm, rows_kernel_.dot(out, self, depth) / self_norm, depth);
         } else {
           std::fill_n(out, depth, T(0));
         }

@@ -8,7 +8,7 @@
 
 namespace hardmine::cpu {
 
-// Calls visit(worker, block, numbers) for every wanted block of the pass that may hold pairs of that kind, as
+// Calls visit(worker, block, scores) for every wanted block of the pass that may hold pairs of that kind, as
 // PairSchedule orders them. `cost`: arithmetic of a visit and the block's similarities together, relative to the
 // latter.
 template <class T, class Wanted, class Visit>
@@ -19,8 +19,8 @@ void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, co
   const int64_t rows = sides.rows().count(), columns = sides.columns().count();
   const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(sides.depth());
   const int64_t threads = thread_count_for(pool, cost * work / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
-  std::vector<Buffer<T>> numbers;
-  for (int64_t t = 0; t < threads; ++t) numbers.emplace_back(kMaxBlockRows * kMaxBlockColumns);
+  std::vector<Buffer<T>> scores;
+  for (int64_t t = 0; t < threads; ++t) scores.emplace_back(kMaxBlockRows * kMaxBlockColumns);
   const PairSchedule schedule(rows, columns, pass.symmetric);
   const auto &row_label = sides.rows().label(), &column_label = sides.columns().label();
   schedule.run(pool, threads, [&](int64_t worker, const Block& block) {
@@ -30,8 +30,8 @@ void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, co
     const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
     if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return;
     if (!wanted(block)) return;
-    kernel.fill_block(pass, kind, block, numbers[worker].get());
-    visit(worker, block, numbers[worker].get());
+    kernel.fill_block(pass, kind, block, scores[worker].get());
+    visit(worker, block, scores[worker].get());
   });
 }
 

@@ -48,7 +48,7 @@ struct WorkspaceAllocator {
   bool operator==(const WorkspaceAllocator&) const = default;
 };
 
-// A vector of more than a few numbers a row.
+// A vector of more than a few scores a row.
 template <class T>
 using WorkspaceVector = std::vector<T, WorkspaceAllocator<T>>;
 

@@ -18,11 +18,11 @@ class LabeledSides {
     row_norms_ = std::make_unique<Norms<T>>(anchors.x, anchors.count, depth, pool);
     if (refs) column_norms_ = std::make_unique<Norms<T>>(refs->x, refs->count, depth, pool);
     finite_ = row_norms_->finite && (!refs || column_norms_->finite);
-    row_scale_ = measure.normalized ? row_norms_->norm.get() : nullptr;
-    column_scale_ = measure.normalized ? (refs ? column_norms_ : row_norms_)->norm.get() : nullptr;
+    row_norm_ = measure.normalized ? row_norms_->norm.get() : nullptr;
+    column_norm_ = measure.normalized ? (refs ? column_norms_ : row_norms_)->norm.get() : nullptr;
     if (empty()) return;
-    rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_scale_, nullptr, true, !refs, pool);
-    if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_scale_, nullptr, false, true, pool);
+    rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_norm_, nullptr, true, !refs, pool);
+    if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_norm_, nullptr, false, true, pool);
     pass_.rows = rows().view();
     pass_.columns = columns().view();
     pass_.depth = depth;
@@ -37,8 +37,8 @@ class LabeledSides {
   int64_t depth() const { return depth_; }
   const LabeledRows<T>& anchors() const { return anchors_; }
   const LabeledRows<T>& refs() const { return refs_; }
-  const T* row_scale() const { return row_scale_; }  // norms, if rows are normalized, else null
-  const T* column_scale() const { return column_scale_; }
+  const T* row_norm() const { return row_norm_; }  // norms, if rows are normalized, else null
+  const T* column_norm() const { return column_norm_; }
   // The rest is there unless a side is empty.
   const SortedRows<T>& rows() const { return *rows_; }
   const SortedRows<T>& columns() const { return symmetric_ ? *rows_ : *columns_; }
@@ -49,7 +49,7 @@ class LabeledSides {
   bool symmetric_, finite_;
   int64_t depth_;
   std::unique_ptr<Norms<T>> row_norms_, column_norms_;
-  const T *row_scale_, *column_scale_;
+  const T *row_norm_, *column_norm_;
   std::unique_ptr<SortedRows<T>> rows_, columns_;
   PairPass<T> pass_{};
 };

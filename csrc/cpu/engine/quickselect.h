@@ -6,12 +6,12 @@
 
 namespace hardmine::cpu {
 
-// Moves the k largest to the front, the k-th to place k - 1: quickselect. Which side of a pivot a number belongs to is
-// anybody's guess, and a wrong guess of the CPU costs more than the comparison: so each number is written to both
+// Moves the k largest to the front, the k-th to place k - 1: quickselect. Which side of a pivot a value belongs to is
+// anybody's guess, and a wrong guess of the CPU costs more than the comparison: so each value is written to both
 // sides, and only the ends move. Three to four times as fast as std::nth_element.
-inline void select_largest(uint64_t* __restrict numbers, uint64_t* __restrict smaller, int64_t count, int64_t k) {
+inline void select_largest(uint64_t* __restrict values, uint64_t* __restrict smaller, int64_t count, int64_t k) {
   for (int64_t begin = 0, end = count; end - begin > 1;) {
-    uint64_t &first = numbers[begin], &middle = numbers[begin + (end - begin) / 2], &last = numbers[end - 1];
+    uint64_t &first = values[begin], &middle = values[begin + (end - begin) / 2], &last = values[end - 1];
     if (end - begin == 2) {
       if (first < last) std::swap(first, last);
       return;
@@ -23,13 +23,13 @@ inline void select_largest(uint64_t* __restrict numbers, uint64_t* __restrict sm
     last = pivot;
     int64_t larger_end = begin, smaller_end = 0;
     for (int64_t i = begin; i < end - 1; ++i) {
-      const uint64_t number = numbers[i];
-      numbers[larger_end] = smaller[smaller_end] = number;
-      larger_end += number > pivot;
-      smaller_end += number < pivot;
+      const uint64_t value = values[i];
+      values[larger_end] = smaller[smaller_end] = value;
+      larger_end += value > pivot;
+      smaller_end += value < pivot;
     }
-    numbers[larger_end] = pivot;
-    std::copy_n(smaller, smaller_end, numbers + larger_end + 1);
+    values[larger_end] = pivot;
+    std::copy_n(smaller, smaller_end, values + larger_end + 1);
     if (larger_end == k - 1) return;
     if (larger_end < k - 1) {
       begin = larger_end + 1;

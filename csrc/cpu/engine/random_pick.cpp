@@ -40,12 +40,12 @@ class Picker {
     out_.index[row] = kBelowRange;
     if (count == 0) return;
     const int64_t anchor = rows_.sorted.permutation()[row];
-    const int64_t other = candidate(drawn_rank(pick_.number[anchor], count));
-    const T number = kernels<TileKernels<T>>().tile_number(
+    const int64_t other = candidate(drawn_rank(pick_.uniform[anchor], count));
+    const T score = kernels<TileKernels<T>>().pair_score(
         rows_.x + anchor * pick_.depth, columns_.x + other * pick_.depth, rows_.norm ? rows_.norm + anchor : nullptr,
         columns_.norm ? columns_.norm + other : nullptr, pick_.depth, pick_.euclidean);
     out_.index[row] = static_cast<Index>(other);
-    out_.key[row] = pick_.euclidean ? -number : number;
+    out_.key[row] = pick_.euclidean ? -score : score;
   }
 
   // Rows [begin, end), whose candidates follow from the labels.
@@ -67,8 +67,8 @@ class Picker {
   }
 
   // Rows [begin, end), those of a block of the tile engine: the candidates of each, among all columns, are marked in
-  // `bits`, [end - begin, words], from the `numbers` of one block after the other.
-  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, const ThreadPool& pool, T* numbers,
+  // `bits`, [end - begin, words], from the `scores` of one block after the other.
+  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, const ThreadPool& pool, T* scores,
                      uint64_t* bits, int64_t words) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run blocks{0, columns.count()};
@@ -81,8 +81,8 @@ class Picker {
       if (pool.cancelled()) return;
       const Block block{begin, end, column, std::min(column + kMaxBlockColumns, blocks.end)};
       kernels<TileKernels<T>>().fill_block(pass, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass, block,
-                                           numbers);
-      mark(block, numbers, bits, words);
+                                           scores);
+      mark(block, scores, bits, words);
     }
     for (int64_t i = begin; i < end; ++i) {
       uint64_t* marked = bits + (i - begin) * words;
@@ -95,12 +95,12 @@ class Picker {
   }
 
  private:
-  void mark(const Block& block, const T* numbers, uint64_t* bits, int64_t words) const {
+  void mark(const Block& block, const T* scores, uint64_t* bits, int64_t words) const {
     const Index* id = columns_.sorted.permutation().data() + block.column_begin;
     for (int64_t r = 0; r < block.rows(); ++r) {
       for (int64_t c = 0; c < block.columns(); ++c) {
-        const T number = numbers[r * kMaxBlockColumns + c];
-        if ((pick_.euclidean ? -number : number) <= pick_.upper)  // NaN is at most nothing
+        const T score = scores[r * kMaxBlockColumns + c];
+        if ((pick_.euclidean ? -score : score) <= pick_.upper)  // NaN is at most nothing
           bits[r * words + id[c] / 64] |= uint64_t{1} << (id[c] % 64);
       }
     }
@@ -121,7 +121,7 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const
   Winners<T> out{Buffer<T>(count), Buffer<Index>(count)};
   const Picker<T> picker(pick, rows, columns, out);
   if (!pick.by_similarity) {
-    // The number of a pair is a chain of sums, each of which waits for the one before: it costs several elements of a
+    // The score of a pair is a chain of sums, each of which waits for the one before: it costs several elements of a
     // loop that streams.
     const int64_t threads = thread_count_for(pool, 2 * static_cast<double>(count) * depth, kElementGrain);
     parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) { picker.by_label(begin, end); });
@@ -136,11 +136,11 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const
   const double pairs = pick.same_class ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;
   const int64_t threads = thread_count_for(pool, pairs * depth, kMultiplyAddGrain);
   const int64_t words = ceil_div(column_count, 64);
-  const Buffer<T> numbers(threads * kMaxBlockRows * kMaxBlockColumns);
+  const Buffer<T> scores(threads * kMaxBlockRows * kMaxBlockColumns);
   const Buffer<uint64_t> bits(threads * kMaxBlockRows * words);
   parallel_tasks(pool, threads, ceil_div(count, kMaxBlockRows), [&](int64_t worker, int64_t block) {
     const int64_t begin = block * kMaxBlockRows, end = std::min(begin + kMaxBlockRows, count);
-    picker.by_similarity(pass, begin, end, pool, numbers.get() + worker * kMaxBlockRows * kMaxBlockColumns,
+    picker.by_similarity(pass, begin, end, pool, scores.get() + worker * kMaxBlockRows * kMaxBlockColumns,
                          bits.get() + worker * kMaxBlockRows * words, words);
   });
   return out;

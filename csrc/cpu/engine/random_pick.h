@@ -1,4 +1,4 @@
-// Random selection: one of every anchor's candidates, uniformly, by given numbers (core/random.h).
+// Random selection: one of every anchor's candidates, uniformly, by given scores (core/random.h).
 #pragma once
 
 #include "cpu/engine/selection_pass.h"
@@ -15,9 +15,9 @@ struct PairSide {
 
 template <class T>
 struct RandomPick {
-  const double* number;  // [anchors], in the user's order
-  bool same_class;       // candidates have the anchor's label, or another
-  bool symmetric;        // columns are the rows, and no row is its own candidate
+  const double* uniform;  // [anchors], in the user's order
+  bool same_class;        // candidates have the anchor's label, or another
+  bool symmetric;         // columns are the rows, and no row is its own candidate
   bool euclidean;
   // Labels alone do not tell the candidates: those with a key above `upper`, or of NaN, are none. Both sides are
   // packed.

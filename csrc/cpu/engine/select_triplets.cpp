@@ -38,11 +38,11 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
   // Labels tell the candidates of a random selection, unless similarities may be NaN or beyond a bound.
   const bool needs_tiles = !random_positive || !random_negative || bounded_positives || !finite;
 
-  const T* scale = cosine ? norms.norm.get() : nullptr;
-  const T* ref_scale = cosine && refs ? ref_norms->norm.get() : nullptr;
-  const SortedRows<T> rows(anchors, depth, scale, nullptr, needs_tiles, needs_tiles && symmetric, pool);
+  const T* norm = cosine ? norms.norm.get() : nullptr;
+  const T* ref_norm = cosine && refs ? ref_norms->norm.get() : nullptr;
+  const SortedRows<T> rows(anchors, depth, norm, nullptr, needs_tiles, needs_tiles && symmetric, pool);
   const std::unique_ptr<SortedRows<T>> ref_rows =
-      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_scale, nullptr, false, needs_tiles, pool) : nullptr;
+      refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_norm, nullptr, false, needs_tiles, pool) : nullptr;
   const SortedRows<T>& columns = refs ? *ref_rows : rows;
 
   PairPass<T> pass{};
@@ -59,10 +59,10 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
   const auto any_negative = [](bool least_similar) {
     return Request<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
   };
-  const auto picked = [&](const double* number, bool same_class, bool by_similarity, T upper) {
-    const PairSide<T> row_side{anchors.x, scale, rows};
-    const PairSide<T> column_side = refs ? PairSide<T>{refs->x, ref_scale, columns} : row_side;
-    return pick_random<T>({number, same_class, symmetric, euclidean, by_similarity, upper, depth}, row_side,
+  const auto picked = [&](const double* uniform, bool same_class, bool by_similarity, T upper) {
+    const PairSide<T> row_side{anchors.x, norm, rows};
+    const PairSide<T> column_side = refs ? PairSide<T>{refs->x, ref_norm, columns} : row_side;
+    return pick_random<T>({uniform, same_class, symmetric, euclidean, by_similarity, upper, depth}, row_side,
                           column_side, pool);
   };
 
@@ -103,7 +103,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
   // Usually few anchors lack a semi-hard negative: a pass of their own is cheaper than tracking a fallback for all.
   if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
-    const SortedRows<T> rest(anchors, depth, scale, &without, true, false, pool);
+    const SortedRows<T> rest(anchors, depth, norm, &without, true, false, pool);
     pass.symmetric = false;
     const Winners<T> fallback = std::move(run_pass(rest, columns, pass, {any_negative(easiest)}, pool).front());
     for (int64_t i = 0; i < rest.count(); ++i) {

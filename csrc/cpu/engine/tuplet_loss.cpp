@@ -61,7 +61,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   }
 
   ExponentialSums<T> exponentials{};
-  exponentials.scale = static_cast<T>(kLog2E / rule.temperature);
+  exponentials.log2e_over_temperature = static_cast<T>(kLog2E / rule.temperature);
   exponentials.shift = T(1);
   WorkspaceVector<T> shift = one_a_row(sides, exponentials.shift);
   if (!one_shift) {
@@ -74,8 +74,8 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   WorkspaceVector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
   exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
-  for_each_block(sides, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* numbers) {
-    kernel.exponential_sums(pass, block, numbers, exponentials);
+  for_each_block(sides, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
+    kernel.exponential_sums(pass, block, scores, exponentials);
   });
   WorkspaceVector<T> log_sum = one_a_row(sides, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -100,7 +100,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
   WorkspaceVector<double> value(rows.count(), 0.0), slope(rows.count(), 0.0);
   WorkspaceVector<int64_t> count(rows.count(), 0);
   SoftplusSums<T> softplus{};
-  softplus.inverse_temperature = static_cast<T>(1 / rule.temperature);
+  softplus.inv_temperature = static_cast<T>(1 / rule.temperature);
   softplus.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   softplus.row_shift = shift.data();
   softplus.row_log_sum = log_sum.data();
@@ -114,8 +114,8 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
     softplus.column_slope = slope.data();
     softplus.column_count = count.data();
   }
-  for_each_block(sides, PairKind::kSameClass, 1, pool, [&](int64_t, const Block& block, const T* numbers) {
-    kernel.softplus_sums(pass, block, numbers, softplus);
+  for_each_block(sides, PairKind::kSameClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
+    kernel.softplus_sums(pass, block, scores, softplus);
   });
   for (int64_t i = 0; i < rows.count(); ++i) {
     if (!is_valid_tuplet(count[i], sum[i])) continue;
@@ -143,8 +143,8 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
   const bool all = rule.positive == TupletPositive::kAll;
 
   TupletWeights<T> weights{};
-  weights.scale = static_cast<T>(kLog2E / rule.temperature);
-  weights.inverse_temperature = static_cast<T>(1 / rule.temperature);
+  weights.log2e_over_temperature = static_cast<T>(kLog2E / rule.temperature);
+  weights.inv_temperature = static_cast<T>(1 / rule.temperature);
   weights.shift = T(1);
   weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
@@ -170,9 +170,9 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
   weights.columns = weights.rows;
 
   BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, pool);
-  for_each_block(sides, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* numbers) {
-    kernel.tuplet_weights(pass, block, weights, numbers);
-    gradient.add(block, numbers);
+  for_each_block(sides, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* scores) {
+    kernel.tuplet_weights(pass, block, weights, scores);
+    gradient.add(block, scores);
   });
   gradient.finish(T(1), grad_x, grad_refs);
   return true;

@@ -19,9 +19,9 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
   const int64_t count = inputs.embeddings.size(0), depth = inputs.embeddings.size(1);
   const bool random_positive = rule.positive == Positive::kRandom, random_negative = rule.negative == Negative::kRandom;
   const Tensor contiguous_random = checked_random(random, random_positive + random_negative, count, inputs.labels);
-  RandomNumbers numbers;
-  if (random_positive) numbers.positive = data<double>(contiguous_random);
-  if (random_negative) numbers.negative = data<double>(contiguous_random) + (random_positive ? count : 0);
+  RandomNumbers uniforms;
+  if (random_positive) uniforms.positive = data<double>(contiguous_random);
+  if (random_negative) uniforms.negative = data<double>(contiguous_random) + (random_positive ? count : 0);
   SelectionTensors out{
       new_array(inputs.labels, {count}, ScalarType::Long), new_array(inputs.labels, {count}, ScalarType::Long),
       new_array(inputs.embeddings, {count}, inputs.type), new_array(inputs.embeddings, {count}, inputs.type), true};
@@ -30,7 +30,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
     const LabeledRows<T> anchors = inputs.anchors<T>();
     const LabeledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledRows<T>{};
     out.finite =
-        select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, numbers, TorchThreadPool(),
+        select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, uniforms, TorchThreadPool(),
                            {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),
                             mutable_data<T>(out.positive_similarity), mutable_data<T>(out.negative_similarity)});
   });

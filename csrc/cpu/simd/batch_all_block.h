@@ -10,14 +10,14 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// v of a tile's number; see BatchAllState.
+// v of a tile's score; see BatchAllState.
 template <class T>
-inline T value_of(bool euclidean, bool squared, T number) {
-  if (!euclidean) return number;
-  return T(-0.5) * (squared ? number : std::sqrt(number));
+inline T value_of(bool euclidean, bool squared, T score) {
+  if (!euclidean) return score;
+  return T(-0.5) * (squared ? score : std::sqrt(score));
 }
 
-// x of a line: v + margin / 2 of one anchor and `width` negatives, from sorted row `other` on. NaN stays NaN.
+// x of a row_scores: v + margin / 2 of one anchor and `width` negatives, from sorted row `other` on. NaN stays NaN.
 template <class T>
 inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count, int64_t width,
                         const T* v, T* x) {
@@ -32,9 +32,9 @@ inline void add_margins(const BatchAllState<T>& state, int64_t anchor, int64_t o
   for (int64_t c = count; c < width; ++c) x[c] = std::numeric_limits<T>::quiet_NaN();
 }
 
-// One anchor with few positives: each against the whole line. weight[c] += active triplets of negative c. Whether a
-// triplet is active is decided by x. What it adds is v_an - v_ap, and half the margin later: rounded to the size of v,
-// the margin would bias every triplet alike.
+// One anchor with few positives: each against the whole row_scores. weight[c] += active triplets of negative c. Whether
+// a triplet is active is decided by x. What it adds is v_an - v_ap, and half the margin later: rounded to the size of
+// v, the margin would bias every triplet alike.
 template <class T>
 inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t width, const T* v, const T* x,
                          T* weight) {
@@ -45,7 +45,7 @@ inline double short_list(const BatchAllState<T>& state, int64_t anchor, int64_t 
   for (int32_t p = 0; p < state.size[anchor]; ++p) {
     const V positive = V::broadcast(state.positive + first + p);
     int32_t active = 0;
-    const T total = line_sum<T>(width, [&](int64_t c) {
+    const T total = sum_of_row<T>(width, [&](int64_t c) {
       const auto is_active = greater(V::load(x + c), positive);  // false for NaN
       active += __builtin_popcount(V::bits(is_active));
       (V::load(weight + c) + V::select(is_active, one, V::zero())).store(weight + c);
@@ -75,7 +75,7 @@ inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t w
   return value;
 }
 
-// Half the margin of every active triplet of a line.
+// Half the margin of every active triplet of a row_scores.
 template <class T>
 inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int64_t other, int64_t count,
                              const T* weight) {
@@ -89,71 +89,71 @@ inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int6
   return table ? margins : active * state.exact_half_margin;
 }
 
-// Replaces the v of an anchor's line by weights; returns false if all are 0. `count` of the `width` are real.
+// Replaces the v of an anchor's row_scores by weights; returns false if all are 0. `count` of the `width` are real.
 template <class T>
 inline bool visit_anchor(const PairPass<T>& pass, const BatchAllState<T>& state, int64_t anchor, int64_t other,
-                         int64_t count, int64_t width, T* line) {
+                         int64_t count, int64_t width, T* row_scores) {
   using V = Vec<T>;
   alignas(64) T x[kMaxBlockColumns], weight[kMaxBlockColumns] = {};
   bool any = false;
   if (state.size[anchor] > 0) {
-    add_margins(state, anchor, other, count, width, line, x);
+    add_margins(state, anchor, other, count, width, row_scores, x);
     const V least = V::broadcast(state.least + anchor);
     typename V::Mask active{};
     for (int64_t c = 0; c < width; c += V::kLanes) active = V::either(active, greater(V::load(x + c), least));
     any = V::bits(active) != 0;
   }
   if (any) {
-    state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, line, x, weight)
-                                                            : long_list(state, anchor, width, line, x, weight);
+    state.value[anchor] += state.size[anchor] <= kShortList ? short_list(state, anchor, width, row_scores, x, weight)
+                                                            : long_list(state, anchor, width, row_scores, x, weight);
     state.value[anchor] += active_margins(state, anchor, other, count, weight);
     // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
     if (pass.euclidean && !state.squared)
-      for (int64_t c = 0; c < count; ++c) weight[c] = line[c] < T(0) ? weight[c] / (T(-4) * line[c]) : T(0);
+      for (int64_t c = 0; c < count; ++c) weight[c] = row_scores[c] < T(0) ? weight[c] / (T(-4) * row_scores[c]) : T(0);
   }
-  for (int64_t c = 0; c < width; c += V::kLanes) V::load(weight + c).store(line + c);
+  for (int64_t c = 0; c < width; c += V::kLanes) V::load(weight + c).store(row_scores + c);
   return any;
 }
 
 template <class T>
-bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers,
+bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores,
                          T* scratch) {
-  const int64_t rows = block.rows(), columns = block.columns(), width = line_width(block);
-  const int64_t height = round_up(rows, kLineStep);
+  const int64_t rows = block.rows(), columns = block.columns(), width = buffer_width(block);
+  const int64_t height = round_up(rows, kBufferStep);
   for (int64_t i = 0; i < rows; ++i) {
-    T* line = numbers + i * kMaxBlockColumns;
-    for (int64_t c = 0; c < width; ++c) line[c] = value_of(pass.euclidean, state.squared, line[c]);
+    T* row_scores = scores + i * kMaxBlockColumns;
+    for (int64_t c = 0; c < width; ++c) row_scores[c] = value_of(pass.euclidean, state.squared, row_scores[c]);
   }
   // The other way round: the block's columns as anchors, its rows as negatives.
   for (int64_t c = 0; c < columns; ++c) {
-    T* line = scratch + c * kMaxBlockRows;
-    for (int64_t i = 0; i < rows; ++i) line[i] = numbers[i * kMaxBlockColumns + c];
-    for (int64_t i = rows; i < height; ++i) line[i] = std::numeric_limits<T>::quiet_NaN();
+    T* row_scores = scratch + c * kMaxBlockRows;
+    for (int64_t i = 0; i < rows; ++i) row_scores[i] = scores[i * kMaxBlockColumns + c];
+    for (int64_t i = rows; i < height; ++i) row_scores[i] = std::numeric_limits<T>::quiet_NaN();
   }
   bool any_row = false, any_column = false;
   for (int64_t i = 0; i < rows; ++i)
     any_row |= visit_anchor(pass, state, block.row_begin + i, block.column_begin, columns, width,
-                            numbers + i * kMaxBlockColumns);
+                            scores + i * kMaxBlockColumns);
   for (int64_t c = 0; c < columns; ++c)
     any_column |=
         visit_anchor(pass, state, block.column_begin + c, block.row_begin, rows, height, scratch + c * kMaxBlockRows);
   if (!state.need_weights || !(any_row || any_column)) return false;
   if (any_column)
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t c = 0; c < columns; ++c) numbers[i * kMaxBlockColumns + c] += scratch[c * kMaxBlockRows + i];
-  pad_weights(block, numbers);
+      for (int64_t c = 0; c < columns; ++c) scores[i * kMaxBlockColumns + c] += scratch[c * kMaxBlockRows + i];
+  pad_weights(block, scores);
   return true;
 }
 
 template <class T>
-void batch_all_positives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers) {
-  const int64_t width = line_width(block);
+void batch_all_positives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores) {
+  const int64_t width = buffer_width(block);
   for (int64_t i = 0; i < block.rows(); ++i) {
     const int64_t row = block.row_begin + i;
-    T* line = numbers + i * kMaxBlockColumns;
+    T* row_scores = scores + i * kMaxBlockColumns;
     for (int64_t c = 0; c < width; ++c) {
-      if (!(line[c] == line[c])) {  // no pair of a class, or its other end has it
-        line[c] = T(0);
+      if (!(row_scores[c] == row_scores[c])) {  // no pair of a class, or its other end has it
+        row_scores[c] = T(0);
         continue;
       }
       // The class begins where its rows' entries do: position p of a row is the p-th row of its class.
@@ -164,13 +164,13 @@ void batch_all_positives(const PairPass<T>& pass, const Block& block, const Batc
       if (state.size[column]) active += state.active[state.first[column] + row - class_begin];
       T weight = -static_cast<T>(active);
       if (pass.euclidean && !state.squared) {
-        const T distance = std::sqrt(line[c]);
+        const T distance = std::sqrt(row_scores[c]);
         weight = distance > T(0) ? weight / (T(2) * distance) : T(0);
       }
-      line[c] = weight;
+      row_scores[c] = weight;
     }
   }
-  pad_weights(block, numbers);
+  pad_weights(block, scores);
 }
 
 HARDMINE_PROVIDE_KERNELS(BatchAllKernels, .batch_all_negatives = batch_all_negatives<T>,

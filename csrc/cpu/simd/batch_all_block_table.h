@@ -36,12 +36,12 @@ inline constexpr int32_t kShortList = 32;
 
 template <class T>
 struct BatchAllKernels {
-  // Replaces the numbers of a block of other-class pairs by the weights of the gradient of all triplets' sum (see
-  // block_gradient.h); returns false if all are 0. `scratch` has room for [kMaxBlockColumns][kMaxBlockRows] numbers.
-  bool (*batch_all_negatives)(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers,
+  // Replaces the scores of a block of other-class pairs by the weights of the gradient of all triplets' sum (see
+  // block_gradient.h); returns false if all are 0. `scratch` has room for [kMaxBlockColumns][kMaxBlockRows] scores.
+  bool (*batch_all_negatives)(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores,
                               T* scratch);
-  // Likewise those of a block of same-class pairs, from the numbers of active triplets of each.
-  void (*batch_all_positives)(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* numbers);
+  // Likewise those of a block of same-class pairs, from the scores of active triplets of each.
+  void (*batch_all_positives)(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores);
 };
 
 }  // namespace hardmine::cpu

@@ -1,5 +1,5 @@
 // Blocks: where a visitor wants many pairs at once, the engine's tiles are gathered into a buffer in the second-level
-// cache, kMaxBlockColumns numbers a row.
+// cache, kMaxBlockColumns scores a row.
 #pragma once
 
 #include "core/int_math.h"
@@ -10,15 +10,15 @@
 
 namespace hardmine::cpu::HARDMINE_TARGET {
 
-// Lines of a block are padded to a multiple of this: the most columns that a loop over a line takes at once.
-inline constexpr int64_t kLineStep = 32;
+// Lines of a block are padded to a multiple of this: the most columns that a loop over a row_scores takes at once.
+inline constexpr int64_t kBufferStep = 32;
 
-inline int64_t line_width(const Block& block) { return round_up(block.columns(), kLineStep); }
+inline int64_t buffer_width(const Block& block) { return round_up(block.columns(), kBufferStep); }
 
 template <class T>
 struct FillState {
   const Block* block;
-  T* numbers;
+  T* scores;
 };
 
 template <class T>
@@ -27,16 +27,16 @@ void visit_fill(const void* self, const T* tile, int64_t row, int64_t row_end, i
   const FillState<T>& state = *static_cast<const FillState<T>*>(self);
   const int64_t first = column - state.block->column_begin;
   for (int64_t i = row; i < row_end; ++i) {
-    const T* line = tile + (i - row) * kPanel<T>;
-    T* out = state.numbers + (i - state.block->row_begin) * kMaxBlockColumns + first;
-    for (int64_t c = 0; c < kPanel<T>; c += V::kLanes) V::load(line + c).store(out + c);
+    const T* row_scores = tile + (i - row) * kPanel<T>;
+    T* out = state.scores + (i - state.block->row_begin) * kMaxBlockColumns + first;
+    for (int64_t c = 0; c < kPanel<T>; c += V::kLanes) V::load(row_scores + c).store(out + c);
   }
 }
 
-// True if every pair of the block is of that kind, so that every number of it will be written.
+// True if every pair of the block is of that kind, so that every score of it will be written.
 template <class T>
 inline bool is_whole(const PairPass<T>& pass, PairKind kind, const Block& block) {
-  if (block.columns() % kLineStep || (pass.symmetric && block.column_begin < block.row_end)) return false;
+  if (block.columns() % kBufferStep || (pass.symmetric && block.column_begin < block.row_end)) return false;
   if (kind == PairKind::kAny) return true;
   const int64_t *row = pass.rows.label, *column = pass.columns.label;
   if (kind == PairKind::kSameClass)
@@ -45,13 +45,13 @@ inline bool is_whole(const PairPass<T>& pass, PairKind kind, const Block& block)
 }
 
 template <class T>
-void fill_block(const PairPass<T>& pass, PairKind kind, const Block& block, T* numbers) {
+void fill_block(const PairPass<T>& pass, PairKind kind, const Block& block, T* scores) {
   if (!is_whole(pass, kind, block)) {
-    const int64_t width = line_width(block);
+    const int64_t width = buffer_width(block);
     for (int64_t i = 0; i < block.rows(); ++i)
-      for (int64_t c = 0; c < width; ++c) numbers[i * kMaxBlockColumns + c] = std::numeric_limits<T>::quiet_NaN();
+      for (int64_t c = 0; c < width; ++c) scores[i * kMaxBlockColumns + c] = std::numeric_limits<T>::quiet_NaN();
   }
-  const FillState<T> state{&block, numbers};
+  const FillState<T> state{&block, scores};
   const TileVisitor<T> visitor{kind, visit_fill<T>, &state};
   if (pass.euclidean) {
     visit_block<true>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
@@ -60,14 +60,14 @@ void fill_block(const PairPass<T>& pass, PairKind kind, const Block& block, T* n
   }
 }
 
-// The similarity of a tile's number.
+// The similarity of a tile's score.
 template <bool kEuclidean, class T>
-inline Vec<T> similarity_of(Vec<T> number) {
-  if constexpr (kEuclidean) return number.root().negated();
-  return number;
+inline Vec<T> similarity_of(Vec<T> score) {
+  if constexpr (kEuclidean) return score.root().negated();
+  return score;
 }
 
-// The columns [begin, end) of a block's line that have the label of row i. Labels ascend along the columns.
+// The columns [begin, end) of a block's row_scores that have the label of row i. Labels ascend along the columns.
 struct ClassRun {
   int64_t begin, end;
 };
@@ -84,6 +84,6 @@ inline ClassRun class_run(const PairPass<T>& pass, const Block& block, int64_t r
 }
 
 HARDMINE_PROVIDE_KERNELS(TileKernels, .micro_tile_rows = kMicroTileRows, .panel_columns = kPanel<T>, .pack = pack<T>,
-                         .fill_block = fill_block<T>, .tile_number = tile_number<T>)
+                         .fill_block = fill_block<T>, .pair_score = pair_score<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

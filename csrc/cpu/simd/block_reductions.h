@@ -21,7 +21,7 @@ struct ColumnSums {
 
 // The sum of value(c) over a line, where value(c) gives the vector at column c and is asked for in ascending order.
 template <class T, class Value>
-inline T line_sum(int64_t width, const Value& value) {
+inline T sum_of_row(int64_t width, const Value& value) {
   using V = Vec<T>;
   const T no_tail[kPartials] = {};
   Partials<T> partials;

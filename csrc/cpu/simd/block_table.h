@@ -11,17 +11,17 @@ struct TileKernels {
   int64_t panel_columns;    // columns of a micro-tile
 
   // Packs sorted rows [begin, end), begin a multiple of `group`, into groups (see PackedMatrix); row r is
-  // x[permutation[r]] / scale[permutation[r]], or x[permutation[r]] where `scale` is null.
-  void (*pack)(const T* x, int64_t depth, const Index* permutation, const T* scale, int64_t count, int64_t begin,
+  // x[permutation[r]] / norm[permutation[r]], or x[permutation[r]] where `norm` is null.
+  void (*pack)(const T* x, int64_t depth, const Index* permutation, const T* norm, int64_t count, int64_t begin,
                int64_t end, int64_t group, T* out);
 
-  // numbers [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
+  // scores [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
   // others, up to a width that is the next multiple of 32.
-  void (*fill_block)(const PairPass<T>& pass, PairKind kind, const Block& block, T* numbers);
+  void (*fill_block)(const PairPass<T>& pass, PairKind kind, const Block& block, T* scores);
 
   // The number that tiles hold for the pair of rows a and b, to the bit. Their norms: null where tiles are made of the
   // rows as they are.
-  T (*tile_number)(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean);
+  T (*pair_score)(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean);
 };
 
 }  // namespace hardmine::cpu

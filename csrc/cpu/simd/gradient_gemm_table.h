@@ -9,7 +9,7 @@ template <class T>
 struct GradientKernels {
   // Packs sorted rows [begin, end), scaled as by `pack`, into panels of depth: element (row r, depth k) is at out[k /
   // panel_columns][r][k % panel_columns], with `padded` rows a panel.
-  void (*pack_depth)(const T* x, int64_t depth, const Index* permutation, const T* scale, int64_t padded, int64_t begin,
+  void (*pack_depth)(const T* x, int64_t depth, const Index* permutation, const T* norm, int64_t padded, int64_t begin,
                      int64_t end, T* out);
 
   // grad[row] += sum over columns of weights[row][column] value[column], or with `transposed` grad[column] += sum over

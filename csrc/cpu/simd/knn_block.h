@@ -14,37 +14,38 @@ struct KnnVisitor {
   const Reservoirs<T>& reservoirs;
 
   void offer(int64_t owner, T key, Index index) const {
-    // The k-th best may have changed since the line was compared with it.
+    // The k-th best may have changed since the tile_row was compared with it.
     if (!beats(key, index, reservoirs.worst_key[owner], reservoirs.worst_index[owner])) return;
     Neighbor<T>* reservoir = reservoirs.reservoir + owner * reservoirs.capacity;
     reservoir[reservoirs.size[owner]++] = {key, index};
     if (reservoirs.size[owner] == reservoirs.capacity) reservoirs.compact(reservoirs, owner);
   }
 
-  __attribute__((noinline)) void offer_line(const T* line, int64_t row, int64_t column, uint64_t row_hits,
+  __attribute__((noinline)) void offer_hits(const T* tile_row, int64_t row, int64_t column, uint64_t row_hits,
                                             uint64_t column_hits) const {
     for (; row_hits; row_hits &= row_hits - 1) {
       const int c = __builtin_ctzll(row_hits);
-      offer(row, kLargestWins ? line[c] : -line[c], pass.columns.id[column + c]);
+      offer(row, kLargestWins ? tile_row[c] : -tile_row[c], pass.columns.id[column + c]);
     }
     if constexpr (kSymmetric) {
       for (; column_hits; column_hits &= column_hits - 1) {
         const int c = __builtin_ctzll(column_hits);
-        offer(column + c, kLargestWins ? line[c] : -line[c], pass.rows.id[row]);
+        offer(column + c, kLargestWins ? tile_row[c] : -tile_row[c], pass.rows.id[row]);
       }
     }
   }
 
-  // As in SelectVisitor: most numbers are worse than the k-th best, so the loop only asks whether any of a line is not.
+  // As in SelectVisitor: most scores are worse than the k-th best, so the loop only asks whether any of a tile_row is
+  // not.
   void operator()(const T* tile, int64_t row, int64_t row_end, int64_t column) const {
     for (int64_t i = row; i < row_end; ++i) {
-      const T* line = tile + (i - row) * kPanel<T>;
+      const T* tile_row = tile + (i - row) * kPanel<T>;
       const V row_worst = V::broadcast(reservoirs.worst_key + i);
       typename V::Mask row_hit[kColumnVecs], column_hit[kColumnVecs];
       typename V::Mask any{};
 #pragma GCC unroll 16
       for (int64_t v = 0; v < kColumnVecs; ++v) {
-        V key = V::load(line + v * V::kLanes);
+        V key = V::load(tile_row + v * V::kLanes);
         if constexpr (!kLargestWins) key = key.negated();
         row_hit[v] = at_least(key, row_worst);
         any = v ? V::either(any, row_hit[v]) : row_hit[v];
@@ -60,7 +61,7 @@ struct KnnVisitor {
         row_hits |= static_cast<uint64_t>(V::bits(row_hit[v])) << (v * V::kLanes);
         if constexpr (kSymmetric) column_hits |= static_cast<uint64_t>(V::bits(column_hit[v])) << (v * V::kLanes);
       }
-      offer_line(line, i, column, row_hits, column_hits);
+      offer_hits(tile_row, i, column, row_hits, column_hits);
     }
   }
 };

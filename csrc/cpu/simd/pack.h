@@ -9,8 +9,8 @@ namespace hardmine::cpu::HARDMINE_TARGET {
 
 // Rows are scaled into a small block first, where they are read along depth, and interleaved from there.
 template <class T>
-void pack(const T* x, int64_t depth, const Index* permutation, const T* scale, int64_t count, int64_t begin,
-          int64_t end, int64_t group, T* out) {
+void pack(const T* x, int64_t depth, const Index* permutation, const T* norm, int64_t count, int64_t begin, int64_t end,
+          int64_t group, T* out) {
   using V = Vec<T>;
   constexpr int64_t kBlock = 16, kMaxGroup = 32;
   alignas(64) T block[kMaxGroup][kBlock];
@@ -22,13 +22,13 @@ void pack(const T* x, int64_t depth, const Index* permutation, const T* scale, i
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t source = permutation[first + r];
         const T* row = x + source * depth + k;
-        if (!scale) {
+        if (!norm) {
           for (int64_t c = 0; c < width; ++c) block[r][c] = row[c];
         } else if (width == kBlock) {
-          const V norm = V::broadcast(scale + source);
-          for (int64_t c = 0; c < kBlock; c += V::kLanes) (V::load(row + c) / norm).store(block[r] + c);
+          const V divisor = V::broadcast(norm + source);
+          for (int64_t c = 0; c < kBlock; c += V::kLanes) (V::load(row + c) / divisor).store(block[r] + c);
         } else {
-          for (int64_t c = 0; c < width; ++c) block[r][c] = row[c] / scale[source];
+          for (int64_t c = 0; c < width; ++c) block[r][c] = row[c] / norm[source];
         }
       }
       for (int64_t r = rows; r < group; ++r)
@@ -40,7 +40,7 @@ void pack(const T* x, int64_t depth, const Index* permutation, const T* scale, i
 }
 
 template <class T>
-void pack_depth(const T* x, int64_t depth, const Index* permutation, const T* scale, int64_t padded, int64_t begin,
+void pack_depth(const T* x, int64_t depth, const Index* permutation, const T* norm, int64_t padded, int64_t begin,
                 int64_t end, T* out) {
   const int64_t width = kColumnVecs * Vec<T>::kLanes;
   for (int64_t r = begin; r < end; ++r) {
@@ -50,8 +50,8 @@ void pack_depth(const T* x, int64_t depth, const Index* permutation, const T* sc
       T* packed = out + k * padded + r * width;
       const int64_t count = depth - k < width ? depth - k : width;
       for (int64_t c = 0; c < count; ++c) packed[c] = row[k + c];
-      if (scale)
-        for (int64_t c = 0; c < count; ++c) packed[c] /= scale[source];
+      if (norm)
+        for (int64_t c = 0; c < count; ++c) packed[c] /= norm[source];
       for (int64_t c = count; c < width; ++c) packed[c] = T(0);
     }
   }

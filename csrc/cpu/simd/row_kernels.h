@@ -71,12 +71,12 @@ T squared_distance(const T* x, const T* y, int64_t depth) {
 template <class T>
 void squared_distances(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out) {
   using V = Vec<T>;
-  constexpr int64_t kAhead = 3, kLine = 64 / sizeof(T), kMostLines = 8;
-  const int64_t lines = stride / kLine < kMostLines ? stride / kLine : kMostLines;
+  constexpr int64_t kAhead = 3, kCacheLine = 64 / sizeof(T), kMaxLines = 8;
+  const int64_t lines = stride / kCacheLine < kMaxLines ? stride / kCacheLine : kMaxLines;
   for (int64_t i = 0; i < count; ++i) {
     // Rows lie anywhere in memory: fetching them early is most of the speed.
     if (i + kAhead < count)
-      for (int64_t l = 0; l < lines; ++l) __builtin_prefetch(x + rows[i + kAhead] * stride + l * kLine);
+      for (int64_t l = 0; l < lines; ++l) __builtin_prefetch(x + rows[i + kAhead] * stride + l * kCacheLine);
     const T* row = x + rows[i] * stride;
     Partials<T> partials;
     for (int64_t k = 0; k < stride; k += kPartials)

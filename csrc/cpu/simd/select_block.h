@@ -20,34 +20,34 @@ struct SelectVisitor {
     best.index[owner] = index;
   }
 
-  // The rare path: some candidate of this line may improve on its row's or its column's best. Kept out of the loop
+  // The rare path: some candidate of this tile_row may improve on its row's or its column's best. Kept out of the loop
   // below, whose registers it would take.
-  __attribute__((noinline)) void offer_line(const T* line, int64_t row, int64_t column, uint64_t row_hits,
+  __attribute__((noinline)) void offer_hits(const T* tile_row, int64_t row, int64_t column, uint64_t row_hits,
                                             uint64_t column_hits) const {
     for (; row_hits; row_hits &= row_hits - 1) {
       const int c = __builtin_ctzll(row_hits);
-      offer(row, kLargestWins ? line[c] : -line[c], pass.columns.id[column + c]);
+      offer(row, kLargestWins ? tile_row[c] : -tile_row[c], pass.columns.id[column + c]);
     }
     if constexpr (kSymmetric) {
       for (; column_hits; column_hits &= column_hits - 1) {
         const int c = __builtin_ctzll(column_hits);
-        offer(column + c, kLargestWins ? line[c] : -line[c], pass.rows.id[row]);
+        offer(column + c, kLargestWins ? tile_row[c] : -tile_row[c], pass.rows.id[row]);
       }
     }
   }
 
-  // Most numbers improve nothing, so the loop only asks whether any of a line does. It asks with >=, which lets ties
+  // Most scores improve nothing, so the loop only asks whether any of a tile_row does. It asks with >=, which lets ties
   // through to `beats`. Comparisons with NaN are false.
   void operator()(const T* tile, int64_t row, int64_t row_end, int64_t column) const {
     for (int64_t i = row; i < row_end; ++i) {
-      const T* line = tile + (i - row) * kPanel<T>;
+      const T* tile_row = tile + (i - row) * kPanel<T>;
       const V row_key = V::broadcast(best.key + i);
       typename V::Mask row_hit[kColumnVecs], column_hit[kColumnVecs];
       typename V::Mask any{};
 #pragma GCC unroll 16
       for (int64_t v = 0; v < kColumnVecs; ++v) {
         const int64_t j = column + v * V::kLanes;
-        V key = V::load(line + v * V::kLanes);
+        V key = V::load(tile_row + v * V::kLanes);
         if constexpr (!kLargestWins) key = key.negated();
         row_hit[v] = at_least(key, row_key);
         if constexpr (kBounded) row_hit[v] = V::both(row_hit[v], at_most(key, V::broadcast(best.upper + i)));
@@ -65,7 +65,7 @@ struct SelectVisitor {
         row_hits |= static_cast<uint64_t>(V::bits(row_hit[v])) << (v * V::kLanes);
         if constexpr (kSymmetric) column_hits |= static_cast<uint64_t>(V::bits(column_hit[v])) << (v * V::kLanes);
       }
-      offer_line(line, i, column, row_hits, column_hits);
+      offer_hits(tile_row, i, column, row_hits, column_hits);
     }
   }
 };

@@ -1,6 +1,6 @@
 // The tile engine: streams the similarities of row blocks and column blocks through a visitor, a tile at a time.
 //
-// For each panel of columns the micro-kernel fills a strip of the block, rows x kPanel numbers that stay in the
+// For each panel of columns the micro-kernel fills a strip of the block, rows x kPanel scores that stay in the
 // first-level cache, and the visitor consumes it there. A tile is one row group x one panel of it. Rows and columns are
 // sorted by label, so two comparisons tell whether all of a tile's pairs are candidates, none is, or some are; only the
 // last kind looks at each pair, and it merely overwrites the others with NaN, which no visitor takes for a candidate.
@@ -66,7 +66,7 @@ inline __attribute__((always_inline)) void micro_kernel(const T* rows, const T* 
 
 // One number of a tile, from the rows as they are given: what packing and micro-kernel do to it, and in their order.
 template <bool kEuclidean, class T>
-inline T number_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth) {
+inline T score_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth) {
   constexpr int64_t kBlock = 16;
   static_assert(kDepthChunk % kBlock == 0);
   alignas(64) T x[kBlock], y[kBlock];
@@ -94,9 +94,9 @@ inline T number_of_pair(const T* a, const T* b, const T* a_norm, const T* b_norm
 }
 
 template <class T>
-T tile_number(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean) {
-  return euclidean ? number_of_pair<true>(a, b, a_norm, b_norm, depth)
-                   : number_of_pair<false>(a, b, a_norm, b_norm, depth);
+T pair_score(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t depth, bool euclidean) {
+  return euclidean ? score_of_pair<true>(a, b, a_norm, b_norm, depth)
+                   : score_of_pair<false>(a, b, a_norm, b_norm, depth);
 }
 
 // Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.
@@ -134,12 +134,12 @@ inline void copy_candidates(const PairPass<T>& pass, PairKind kind, int64_t row,
     const int32_t first = !pass.symmetric || behind < 0 ? 0
                           : behind < kColumns           ? static_cast<int32_t>(behind)
                                                         : kColumns;
-    const T* line = tile + (i - row) * kPanel<T>;
-    T* out_line = out + (i - row) * kPanel<T>;
+    const T* tile_row = tile + (i - row) * kPanel<T>;
+    T* out_row = out + (i - row) * kPanel<T>;
     for (int32_t c = 0; c < kColumns; ++c) {
       const bool in_class = (c >= class_begin) & (c < class_end);
       const bool candidate = (c >= first) & (c < end) & (any | (in_class == same_class));
-      out_line[c] = candidate ? line[c] : std::numeric_limits<T>::quiet_NaN();
+      out_row[c] = candidate ? tile_row[c] : std::numeric_limits<T>::quiet_NaN();
     }
   }
 }

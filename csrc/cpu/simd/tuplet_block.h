@@ -10,20 +10,21 @@
 namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <bool kEuclidean, bool kOneShift, bool kColumns, class T>
-void exponential_sums_of(const Block& block, const T* numbers, const ExponentialSums<T>& sums) {
+void exponential_sums_of(const Block& block, const T* scores, const ExponentialSums<T>& sums) {
   using V = Vec<T>;
-  const int64_t width = line_width(block);
-  const V scale = V::broadcast(&sums.scale);
+  const int64_t width = buffer_width(block);
+  const V log2e_over_temperature = V::broadcast(&sums.log2e_over_temperature);
   ColumnSums<T> column_sums;
   for (int64_t i = 0; i < block.rows(); ++i) {
-    const T* line = numbers + i * kMaxBlockColumns;
+    const T* row_scores = scores + i * kMaxBlockColumns;
     const V shift = V::broadcast(kOneShift ? &sums.shift : sums.row_shift + block.row_begin + i);
-    const T total = line_sum<T>(width, [&](int64_t c) {
-      const V s = similarity_of<kEuclidean>(V::load(line + c));
-      const V of_row = exp2((s - shift) * scale);
+    const T total = sum_of_row<T>(width, [&](int64_t c) {
+      const V s = similarity_of<kEuclidean>(V::load(row_scores + c));
+      const V of_row = exp2((s - shift) * log2e_over_temperature);
       if constexpr (kColumns) {
-        column_sums.add(c,
-                        kOneShift ? of_row : exp2((s - V::load(sums.column_shift + block.column_begin + c)) * scale));
+        column_sums.add(
+            c, kOneShift ? of_row
+                         : exp2((s - V::load(sums.column_shift + block.column_begin + c)) * log2e_over_temperature));
       }
       return of_row;
     });
@@ -33,57 +34,58 @@ void exponential_sums_of(const Block& block, const T* numbers, const Exponential
 }
 
 template <class T>
-void exponential_sums(const PairPass<T>& pass, const Block& block, const T* numbers, const ExponentialSums<T>& sums) {
+void exponential_sums(const PairPass<T>& pass, const Block& block, const T* scores, const ExponentialSums<T>& sums) {
   using Function = void (*)(const Block&, const T*, const ExponentialSums<T>&);
   static constexpr Function kFunctions[2][2][2] = {
       {{exponential_sums_of<false, false, false, T>, exponential_sums_of<false, false, true, T>},
        {exponential_sums_of<false, true, false, T>, exponential_sums_of<false, true, true, T>}},
       {{exponential_sums_of<true, false, false, T>, exponential_sums_of<true, false, true, T>},
        {exponential_sums_of<true, true, false, T>, exponential_sums_of<true, true, true, T>}}};
-  kFunctions[pass.euclidean][sums.row_shift == nullptr][sums.column_sum != nullptr](block, numbers, sums);
+  kFunctions[pass.euclidean][sums.row_shift == nullptr][sums.column_sum != nullptr](block, scores, sums);
 }
 
 // Only the columns of the row's own class, and what fills up their vectors, are looked at.
 template <bool kEuclidean, bool kColumns, class T>
-void softplus_sums_of(const PairPass<T>& pass, const Block& block, const T* numbers, const SoftplusSums<T>& sums) {
+void softplus_sums_of(const PairPass<T>& pass, const Block& block, const T* scores, const SoftplusSums<T>& sums) {
   using V = Vec<T>;
-  const V scale = V::broadcast(&sums.inverse_temperature);
+  const V inv_temperature = V::broadcast(&sums.inv_temperature);
   ColumnSums<T> column_sums, column_slopes;
   for (int64_t i = 0; i < block.rows(); ++i) {
     const int64_t row = block.row_begin + i;
     const ClassRun run = class_run(pass, block, row);
     if (run.begin == run.end) continue;
-    const T* line = numbers + i * kMaxBlockColumns;
+    const T* row_scores = scores + i * kMaxBlockColumns;
     alignas(64) T kept[kMaxBlockColumns];
     const int64_t first = round_down(run.begin, kPartials);
     const int64_t width = round_up(run.end - first, kPartials);
     int64_t count = 0;
     for (int64_t c = first; c < first + width; ++c) {
-      const bool keep = c >= run.begin && c < run.end && (kEuclidean ? -line[c] : line[c]) <= sums.limit;
-      kept[c] = keep ? line[c] : std::numeric_limits<T>::quiet_NaN();
+      const bool keep = c >= run.begin && c < run.end && (kEuclidean ? -row_scores[c] : row_scores[c]) <= sums.limit;
+      kept[c] = keep ? row_scores[c] : std::numeric_limits<T>::quiet_NaN();
       count += keep;
       if (kColumns && keep) ++sums.column_count[block.column_begin + c];
     }
     sums.row_count[row] += count;
     const V shift = V::broadcast(sums.row_shift + row), log_sum = V::broadcast(sums.row_log_sum + row);
     alignas(64) T slopes[kMaxBlockColumns];
-    const T total = line_sum<T>(width, [&](int64_t offset) {
+    const T total = sum_of_row<T>(width, [&](int64_t offset) {
       const int64_t c = first + offset;
       const V s = similarity_of<kEuclidean>(V::load(kept + c));
       const auto known = at_least(s, s);
       if constexpr (kColumns) {
         const int64_t column = block.column_begin + c;
-        const V x = fma(V::load(sums.column_shift + column) - s, scale, V::load(sums.column_log_sum + column));
+        const V x =
+            fma(V::load(sums.column_shift + column) - s, inv_temperature, V::load(sums.column_log_sum + column));
         const V e = decay(x);
         column_sums.add(c, V::select(known, softplus(x, e), V::zero()));
         column_slopes.add(c, V::select(known, sigmoid(x, e), V::zero()));
       }
-      const V x = fma(shift - s, scale, log_sum), e = decay(x);
+      const V x = fma(shift - s, inv_temperature, log_sum), e = decay(x);
       V::select(known, sigmoid(x, e), V::zero()).store(slopes + offset);
       return V::select(known, softplus(x, e), V::zero());
     });
     sums.row_sum[row] += static_cast<double>(total);
-    sums.row_slope[row] += static_cast<double>(line_sum<T>(width, [&](int64_t c) { return V::load(slopes + c); }));
+    sums.row_slope[row] += static_cast<double>(sum_of_row<T>(width, [&](int64_t c) { return V::load(slopes + c); }));
   }
   if constexpr (kColumns) {
     column_sums.flush(block, sums.column_sum);
@@ -92,37 +94,38 @@ void softplus_sums_of(const PairPass<T>& pass, const Block& block, const T* numb
 }
 
 template <class T>
-void softplus_sums(const PairPass<T>& pass, const Block& block, const T* numbers, const SoftplusSums<T>& sums) {
+void softplus_sums(const PairPass<T>& pass, const Block& block, const T* scores, const SoftplusSums<T>& sums) {
   using Function = void (*)(const PairPass<T>&, const Block&, const T*, const SoftplusSums<T>&);
   static constexpr Function kFunctions[2][2] = {{softplus_sums_of<false, false, T>, softplus_sums_of<false, true, T>},
                                                 {softplus_sums_of<true, false, T>, softplus_sums_of<true, true, T>}};
-  kFunctions[pass.euclidean][sums.column_sum != nullptr](pass, block, numbers, sums);
+  kFunctions[pass.euclidean][sums.column_sum != nullptr](pass, block, scores, sums);
 }
 
-// The derivatives along a line, where its other sides are negatives.
+// The derivatives along a row_scores, where its other sides are negatives.
 template <bool kEuclidean, bool kOneShift, bool kSymmetric, class T>
-inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t column, int64_t width, T* line) {
+inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t column, int64_t width, T* row_scores) {
   using V = Vec<T>;
-  const V scale = V::broadcast(&w.scale);
+  const V log2e_over_temperature = V::broadcast(&w.log2e_over_temperature);
   const V row_shift = V::broadcast(kOneShift ? &w.shift : w.rows.shift + row);
   const V row_weight = V::broadcast(w.rows.negative_weight + row);
   for (int64_t c = 0; c < width; c += V::kLanes) {
-    const V s = similarity_of<kEuclidean>(V::load(line + c));
-    const V of_row = exp2((s - row_shift) * scale);
+    const V s = similarity_of<kEuclidean>(V::load(row_scores + c));
+    const V of_row = exp2((s - row_shift) * log2e_over_temperature);
     V weight = row_weight * of_row;
     if constexpr (kSymmetric) {
-      const V of_column = kOneShift ? of_row : exp2((s - V::load(w.columns.shift + column + c)) * scale);
+      const V of_column =
+          kOneShift ? of_row : exp2((s - V::load(w.columns.shift + column + c)) * log2e_over_temperature);
       weight = fma(V::load(w.columns.negative_weight + column + c), of_column, weight);
     }
-    weight.store(line + c);
+    weight.store(row_scores + c);
   }
 }
 
-// The derivatives where the other sides are positives: columns [run.begin, run.end) of the line, from their numbers
-// in `original`.
+// The derivatives where the other sides are positives: columns [run.begin, run.end) of the row_scores, from their
+// scores in `original`.
 template <bool kEuclidean, bool kSymmetric, class T>
 inline void positive_weights(const PairPass<T>& pass, const TupletWeights<T>& w, int64_t row, int64_t column,
-                             const ClassRun& run, const T* original, T* line) {
+                             const ClassRun& run, const T* original, T* row_scores) {
   using V = Vec<T>;
   if (w.rows.positive) {
     for (int64_t c = run.begin; c < run.end; ++c) {
@@ -131,65 +134,65 @@ inline void positive_weights(const PairPass<T>& pass, const TupletWeights<T>& w,
       if (candidate && pass.columns.id[column + c] == w.rows.positive[row]) weight -= w.rows.positive_weight[row];
       if (kSymmetric && candidate && pass.rows.id[row] == w.columns.positive[column + c])
         weight -= w.columns.positive_weight[column + c];
-      line[c] = weight;
+      row_scores[c] = weight;
     }
     return;
   }
   alignas(64) T weights[kMaxBlockColumns];
-  const V scale = V::broadcast(&w.inverse_temperature);
+  const V inv_temperature = V::broadcast(&w.inv_temperature);
   const V shift = V::broadcast(w.rows.shift + row), log_sum = V::broadcast(w.rows.log_sum + row);
   const V row_weight = V::broadcast(w.rows.positive_weight + row);
   const V limit = V::broadcast(&w.limit);
   for (int64_t c = round_down(run.begin, V::kLanes); c < run.end; c += V::kLanes) {
-    const V number = V::load(original + c);
-    const V s = similarity_of<kEuclidean>(number), of_row = fma(shift - s, scale, log_sum);
+    const V score = V::load(original + c);
+    const V s = similarity_of<kEuclidean>(score), of_row = fma(shift - s, inv_temperature, log_sum);
     V weight = row_weight * sigmoid(of_row, decay(of_row));
     if constexpr (kSymmetric) {
       const V of_column =
-          fma(V::load(w.columns.shift + column + c) - s, scale, V::load(w.columns.log_sum + column + c));
+          fma(V::load(w.columns.shift + column + c) - s, inv_temperature, V::load(w.columns.log_sum + column + c));
       weight = fma(V::load(w.columns.positive_weight + column + c), sigmoid(of_column, decay(of_column)), weight);
     }
-    const auto counts = at_most(kEuclidean ? number.negated() : number, limit);  // false for NaN
+    const auto counts = at_most(kEuclidean ? score.negated() : score, limit);  // false for NaN
     V::select(counts, weight.negated(), V::zero()).store(weights + c);
   }
-  for (int64_t c = run.begin; c < run.end; ++c) line[c] = weights[c];
+  for (int64_t c = run.begin; c < run.end; ++c) row_scores[c] = weights[c];
 }
 
 template <bool kEuclidean, bool kOneShift, bool kSymmetric, class T>
-void tuplet_weights_of(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& w, T* numbers) {
+void tuplet_weights_of(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& w, T* scores) {
   using V = Vec<T>;
-  const int64_t width = line_width(block);
+  const int64_t width = buffer_width(block);
   for (int64_t i = 0; i < block.rows(); ++i) {
-    T* line = numbers + i * kMaxBlockColumns;
+    T* row_scores = scores + i * kMaxBlockColumns;
     const int64_t row = block.row_begin + i;
     const ClassRun run = class_run(pass, block, row);
     alignas(64) T original[kMaxBlockColumns];
     if (kEuclidean || run.begin < run.end)
-      for (int64_t c = 0; c < width; ++c) original[c] = line[c];
-    negative_weights<kEuclidean, kOneShift, kSymmetric>(w, row, block.column_begin, width, line);
+      for (int64_t c = 0; c < width; ++c) original[c] = row_scores[c];
+    negative_weights<kEuclidean, kOneShift, kSymmetric>(w, row, block.column_begin, width, row_scores);
     if (run.begin < run.end)
-      positive_weights<kEuclidean, kSymmetric>(pass, w, row, block.column_begin, run, original, line);
+      positive_weights<kEuclidean, kSymmetric>(pass, w, row, block.column_begin, run, original, row_scores);
     if constexpr (kEuclidean) {
       // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
       const V least = constant<T>(std::numeric_limits<T>::min());
       for (int64_t c = 0; c < width; c += V::kLanes) {
         const V square = V::load(original + c);
-        V::select(at_least(square, least), V::load(line + c) / square.root(), V::zero()).store(line + c);
+        V::select(at_least(square, least), V::load(row_scores + c) / square.root(), V::zero()).store(row_scores + c);
       }
     }
   }
-  pad_weights(block, numbers);
+  pad_weights(block, scores);
 }
 
 template <class T>
-void tuplet_weights(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& weights, T* numbers) {
+void tuplet_weights(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& weights, T* scores) {
   using Function = void (*)(const PairPass<T>&, const Block&, const TupletWeights<T>&, T*);
   static constexpr Function kFunctions[2][2][2] = {
       {{tuplet_weights_of<false, false, false, T>, tuplet_weights_of<false, false, true, T>},
        {tuplet_weights_of<false, true, false, T>, tuplet_weights_of<false, true, true, T>}},
       {{tuplet_weights_of<true, false, false, T>, tuplet_weights_of<true, false, true, T>},
        {tuplet_weights_of<true, true, false, T>, tuplet_weights_of<true, true, true, T>}}};
-  kFunctions[pass.euclidean][weights.one_shift][pass.symmetric](pass, block, weights, numbers);
+  kFunctions[pass.euclidean][weights.one_shift][pass.symmetric](pass, block, weights, scores);
 }
 
 HARDMINE_PROVIDE_KERNELS(TupletKernels, .exponential_sums = exponential_sums<T>, .softplus_sums = softplus_sums<T>,

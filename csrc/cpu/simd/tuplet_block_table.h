@@ -5,11 +5,11 @@
 
 namespace hardmine::cpu {
 
-// The sums that a log-sum-exp over the pairs of a pass needs: exp2((s - shift) scale) of every pair, added up for its
-// row and, where column_sum is not null, for its column. s is the similarity, `scale` log2(e) / temperature.
+// The sums that a log-sum-exp over the pairs of a pass needs: exp2((s - shift) log2e_over_temperature) of every pair, added up for its
+// row and, where column_sum is not null, for its column. s is the similarity, and log2(e) / temperature the factor.
 template <class T>
 struct ExponentialSums {
-  T scale;
+  T log2e_over_temperature;
   T shift;                // of all rows and columns, if row_shift is null
   const T* row_shift;     // one a row
   const T* column_shift;  // one a column
@@ -21,7 +21,7 @@ struct ExponentialSums {
 // likewise, with its slope sigmoid(x), and the number of pairs.
 template <class T>
 struct SoftplusSums {
-  T inverse_temperature;
+  T inv_temperature;
   T limit;  // largest admissible number in the order of similarities (core/selection.h)
   const T* row_shift;
   const T* column_shift;
@@ -39,7 +39,7 @@ struct SoftplusSums {
 // the pair's similarity s, if it is the anchor.
 template <class T>
 struct TupletAnchors {
-  // If the other side is a negative: negative_weight exp2((s - shift) scale).
+  // If the other side is a negative: negative_weight exp2((s - shift) log2e_over_temperature).
   const T* negative_weight;
   const T* shift;
   // If it is a positive: -positive_weight sigmoid((shift - s) / temperature + log_sum) with all positives, else
@@ -51,8 +51,8 @@ struct TupletAnchors {
 
 template <class T>
 struct TupletWeights {
-  T scale;
-  T inverse_temperature;
+  T log2e_over_temperature;
+  T inv_temperature;
   bool one_shift;  // all shifts are this one
   T shift;
   T limit;
@@ -64,12 +64,12 @@ struct TupletWeights {
 // turn.
 template <class T>
 struct TupletKernels {
-  void (*exponential_sums)(const PairPass<T>& pass, const Block& block, const T* numbers,
+  void (*exponential_sums)(const PairPass<T>& pass, const Block& block, const T* scores,
                            const ExponentialSums<T>& sums);
-  void (*softplus_sums)(const PairPass<T>& pass, const Block& block, const T* numbers, const SoftplusSums<T>& sums);
+  void (*softplus_sums)(const PairPass<T>& pass, const Block& block, const T* scores, const SoftplusSums<T>& sums);
   // Replaces each number by the derivative of the loss with respect to the pair's similarity - divided by the distance
   // where the pass is Euclidean - and fills up with zeros what `accumulate` reads.
-  void (*tuplet_weights)(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& weights, T* numbers);
+  void (*tuplet_weights)(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& weights, T* scores);
 };
 
 }  // namespace hardmine::cpu

@@ -10,8 +10,8 @@ namespace hardmine::cpu::HARDMINE_TARGET {
 
 template <class T>
 inline Vec<T> constant(double value) {
-  const T number = static_cast<T>(value);
-  return Vec<T>::broadcast(&number);
+  const T rounded = static_cast<T>(value);
+  return Vec<T>::broadcast(&rounded);
 }
 
 // Taylor coefficients of 2^f = sum of (f ln 2)^n / n!. With |f| <= 1/2 the first term left out is below 2^-26 (float)
