@@ -10,11 +10,11 @@
 namespace hardmine::cpu {
 
 template <class T>
-class MeasuredRows {
+class NormalizedRows {
  public:
   // want_unit: make the normalized rows themselves, and not only the norms, where the measure normalizes.
-  MeasuredRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, bool want_unit,
-               const ThreadPool& pool)
+  NormalizedRows(const PairMeasure& measure, const T* x, int64_t count, int64_t depth, bool want_unit,
+                 const ThreadPool& pool)
       : x_(x), depth_(depth) {
     if (!measure.normalized) return;
     norms_ = std::make_unique<Norms<T>>(x, count, depth, pool);

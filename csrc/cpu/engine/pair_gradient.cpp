@@ -77,8 +77,8 @@ class PairsByRow {
 
 // acc += the gradient that a pair gives to the row `self`, before its projection.
 template <class T>
-void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const MeasuredRows<T>& rows, int64_t self,
-              const MeasuredRows<T>& others, int64_t other, T weight, int64_t depth, T* acc) {
+void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const NormalizedRows<T>& rows, int64_t self,
+              const NormalizedRows<T>& others, int64_t other, T weight, int64_t depth, T* acc) {
   const T *x = rows.row(self), *y = others.row(other);
   switch (measure.quantity) {
     case PairQuantity::kInnerProduct:
@@ -109,13 +109,13 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
   const int64_t depth = rows.depth;
   const bool want_unit = measure.quantity != PairQuantity::kInnerProduct;
-  const MeasuredRows<T> x(measure, rows.x, rows.count, depth, want_unit, pool);
-  std::optional<MeasuredRows<T>> refs;
+  const NormalizedRows<T> x(measure, rows.x, rows.count, depth, want_unit, pool);
+  std::optional<NormalizedRows<T>> refs;
   if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, pool);
-  const MeasuredRows<T>& seconds = refs ? *refs : x;
+  const NormalizedRows<T>& seconds = refs ? *refs : x;
 
   // `own`: the pairs that a row is first of; `incoming`: those that it is second of.
-  const auto gather = [&](const MeasuredRows<T>& selves, int64_t count, const PairsByRow<T>* own,
+  const auto gather = [&](const NormalizedRows<T>& selves, int64_t count, const PairsByRow<T>* own,
                           const PairsByRow<T>* incoming, T* grad) {
     // As if each pair had one end here: the shares need not be exact.
     const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
@@ -126,7 +126,7 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
         std::fill_n(acc, depth, T(0));
         if (measure.normalized && !has_direction(selves.norm(r))) continue;
         bool any = false;
-        const auto add_from = [&](const MeasuredRows<T>& others) {
+        const auto add_from = [&](const NormalizedRows<T>& others) {
           return [&](int64_t other, T gradient) {
             any = true;
             add_pair(kernel, measure, selves, r, others, other, gradient, depth, acc);
