@@ -8,7 +8,7 @@
 namespace hardmine {
 
 template <class Scalar>
-struct LabeledRows {
+struct LabeledMatrix {
   const Scalar* x;       // [count, depth]
   const int64_t* label;  // [count]
   int64_t count;
@@ -17,7 +17,7 @@ struct LabeledRows {
 // The matrices that pairs are made of. The first row of a pair is one of x, the second one of refs or, where those are
 // null, of x as well.
 template <class Scalar>
-struct PairedRows {
+struct MatrixPair {
   const Scalar* x;  // [count, depth]
   int64_t count;
   const Scalar* refs;  // [ref_count, depth]

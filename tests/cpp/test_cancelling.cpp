@@ -30,7 +30,7 @@ struct Sample {
     x = make_rows<float>(Values::kReals, kCount, kDepth, random);
     for (int64_t& l : label) l = random.below(classes);
   }
-  LabeledRows<float> view() const { return {x.data(), label.data(), kCount}; }
+  LabeledMatrix<float> view() const { return {x.data(), label.data(), kCount}; }
 };
 
 using Numbers = std::vector<double>;
@@ -67,7 +67,7 @@ Numbers selected(const SelectionRule& rule, const Sample& s, const Sample* refs,
   std::vector<int64_t> positive(kCount), negative(kCount);
   std::vector<float> s_ap(kCount), s_an(kCount);
   std::vector<double> random(kCount, 0.3);
-  const LabeledRows<float> others = (refs ? *refs : s).view();
+  const LabeledMatrix<float> others = (refs ? *refs : s).view();
   cpu::select_triplets<float>(rule, s.view(), refs ? &others : nullptr, kDepth,
                               {rule.positive == Positive::kRandom ? random.data() : nullptr,
                                rule.negative == Negative::kRandom ? random.data() : nullptr},

@@ -33,7 +33,7 @@ struct Selection {
       u_positive[i] = random.unit();
       u_negative[i] = random.unit();
     }
-    const LabeledRows<T> ref_view = refs ? refs->view() : LabeledRows<T>{};
+    const LabeledMatrix<T> ref_view = refs ? refs->view() : LabeledMatrix<T>{};
     finite = cpu::select_triplets<T>(
         rule, anchors.view(), refs ? &ref_view : nullptr, anchors.depth, {u_positive.data(), u_negative.data()},
         workers,

@@ -110,7 +110,7 @@ double loss_of(const TupletProblem<double>& p) {
   std::vector<double> value(p.anchors.count), other[5];
   std::vector<int64_t> index(p.anchors.count), counts(p.anchors.count);
   for (std::vector<double>& numbers : other) numbers.resize(p.anchors.count);
-  const LabeledRows<double> refs = p.others().view();
+  const LabeledMatrix<double> refs = p.others().view();
   cpu::tuplet_forward<double>(p.rule, p.anchors.view(), p.refs ? &refs : nullptr, p.anchors.depth, SerialWorkers(),
                               {value.data(), other[0].data(), other[1].data(), other[2].data(), other[3].data(),
                                other[4].data(), index.data(), counts.data()});

@@ -50,7 +50,7 @@ struct Given {
     const WithOrder order(running.order);
     const Stream stream{running.max_blocks};
     const int64_t rows = static_cast<int64_t>(x.size()) / depth, count = count_of(triplets);
-    const PairedRows<Scalar> paired{x.data(), rows, nullptr, 0, depth};
+    const MatrixPair<Scalar> paired{x.data(), rows, nullptr, 0, depth};
     HostWorkspace forward, backward;
     loss_of_triplets<Loss, Scalar, T>(measure, loss, paired, {triplets.data(), count},
                                       {value.data(), positive.data(), negative.data()}, forward, stream);

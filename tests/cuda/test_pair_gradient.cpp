@@ -61,7 +61,7 @@ struct Gradient {
       : x(rows.x.size(), T(-7)), refs(others ? others->x.size() : 0, T(-7)) {
     const WithOrder order(running.order);
     HostWorkspace workspace;
-    const PairedRows<T> paired{rows.x.data(), rows.count, others ? others->x.data() : nullptr,
+    const MatrixPair<T> paired{rows.x.data(), rows.count, others ? others->x.data() : nullptr,
                                others ? others->count : 0, rows.depth};
     pair_gradient<T, T>(measure, paired, pairs.view(), nan_if_not_finite, {x.data(), others ? refs.data() : nullptr},
                         workspace, Stream{running.max_blocks});

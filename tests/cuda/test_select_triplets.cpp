@@ -37,8 +37,8 @@ struct Selection {
     }
     const WithOrder order(running.order);
     const std::vector<Scalar> x = converted<Scalar>(anchors.x), y = converted<Scalar>(refs ? refs->x : anchors.x);
-    const LabeledRows<Scalar> rows{x.data(), anchors.label.data(), anchors.count};
-    const LabeledRows<Scalar> others = refs ? LabeledRows<Scalar>{y.data(), refs->label.data(), refs->count} : rows;
+    const LabeledMatrix<Scalar> rows{x.data(), anchors.label.data(), anchors.count};
+    const LabeledMatrix<Scalar> others = refs ? LabeledMatrix<Scalar>{y.data(), refs->label.data(), refs->count} : rows;
     LossOut<acc_t> loss_out;
     loss_out.term.term = Term::kHinge;
     loss_out.term.margin = 0.5;
@@ -203,7 +203,7 @@ TEST(select_triplets_loss_matches_core) {
     const Batch<double> anchors(Values::kExactNorms, Labels::kRandom, count, 4, random);
     const Batch<double> refs(Values::kExactNorms, Labels::kRandom, 50, 4, random);
     const std::vector<float> x = converted<float>(anchors.x), y = converted<float>(refs.x);
-    const LabeledRows<float> rows{x.data(), anchors.label.data(), count}, others{y.data(), refs.label.data(), 50};
+    const LabeledMatrix<float> rows{x.data(), anchors.label.data(), count}, others{y.data(), refs.label.data(), 50};
     for (const bool separate : {false, true}) {
       for (const Reduction reduction : {Reduction::kMean, Reduction::kSum, Reduction::kNone}) {
         std::vector<int64_t> positive(count), negative(count);

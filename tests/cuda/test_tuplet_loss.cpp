@@ -58,7 +58,7 @@ struct CudaRun {
     positive_index.assign(count, 77);
     positive_count.assign(count, 77);
     const std::vector<Scalar> x = scalars(p.anchors.x), y = scalars(p.others().x);
-    const LabeledRows<Scalar> anchors{x.data(), p.anchors.label.data(), p.anchors.count},
+    const LabeledMatrix<Scalar> anchors{x.data(), p.anchors.label.data(), p.anchors.count},
         refs{y.data(), p.others().label.data(), p.others().count};
     HostWorkspace workspace;
     const Stream stream{running.max_blocks};

@@ -137,7 +137,7 @@ class AnchorLists {
 }  // namespace
 
 template <class T>
-BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samples, int64_t depth,
+BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& samples, int64_t depth,
                             const MarginTable<T>& table, const ThreadPool& pool, T* grad) {
   const BatchAllKernels<T>& kernel = kernels<BatchAllKernels<T>>();
   const auto make_sides = [&](bool unit_rows) {
@@ -214,9 +214,9 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& samp
   return result;
 }
 
-template BatchAllResult<float> batch_all(const BatchAllRule&, const LabeledRows<float>&, int64_t,
+template BatchAllResult<float> batch_all(const BatchAllRule&, const LabeledMatrix<float>&, int64_t,
                                          const MarginTable<float>&, const ThreadPool&, float*);
-template BatchAllResult<double> batch_all(const BatchAllRule&, const LabeledRows<double>&, int64_t,
+template BatchAllResult<double> batch_all(const BatchAllRule&, const LabeledMatrix<double>&, int64_t,
                                           const MarginTable<double>&, const ThreadPool&, double*);
 
 }  // namespace hardmine::cpu

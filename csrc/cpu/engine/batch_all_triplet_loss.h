@@ -16,7 +16,7 @@ struct BatchAllResult {
 // Also writes the loss's gradient [count, depth], unless null: it is known up to the share of a triplet when all have
 // been seen, so there is no backward pass. O(count depth) memory.
 template <class T>
-BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledRows<T>& rows, int64_t depth,
+BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& rows, int64_t depth,
                             const MarginTable<T>& table, const ThreadPool& pool, T* grad);
 
 }  // namespace hardmine::cpu

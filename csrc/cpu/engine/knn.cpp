@@ -114,7 +114,7 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   const int64_t ref_count = refs ? refs->count : count;
   // Neighbors have no classes; with one label for all, the engine keeps the rows' order.
   const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
-  const LabeledRows<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
+  const LabeledMatrix<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
   const LabeledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
                               pool);
   if (sides.empty()) return;

@@ -103,7 +103,7 @@ bool all_finite(const T* x, int64_t count, int64_t depth, const ThreadPool& pool
 }
 
 template <class T>
-void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
+void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const PairList<T>& pairs,
                    const ThreadPool& pool, T* grad_x, T* grad_refs) {
   if (!grad_x && !grad_refs) return;
   const RowKernels<T>& kernel = kernels<RowKernels<T>>();
@@ -160,9 +160,9 @@ void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const 
 
 template bool all_finite(const float*, int64_t, int64_t, const ThreadPool&);
 template bool all_finite(const double*, int64_t, int64_t, const ThreadPool&);
-template void pair_gradient(const PairMeasure&, const PairedRows<float>&, const PairList<float>&, const ThreadPool&,
+template void pair_gradient(const PairMeasure&, const MatrixPair<float>&, const PairList<float>&, const ThreadPool&,
                             float*, float*);
-template void pair_gradient(const PairMeasure&, const PairedRows<double>&, const PairList<double>&, const ThreadPool&,
+template void pair_gradient(const PairMeasure&, const MatrixPair<double>&, const PairList<double>&, const ThreadPool&,
                             double*, double*);
 
 }  // namespace hardmine::cpu

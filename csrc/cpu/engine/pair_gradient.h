@@ -22,7 +22,7 @@ struct PairList {
 // then those that it is second of, likewise), so that the result does not depend on the number of workers.
 // O(rows depth + pairs) memory.
 template <class T>
-void pair_gradient(const PairMeasure& measure, const PairedRows<T>& rows, const PairList<T>& pairs,
+void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const PairList<T>& pairs,
                    const ThreadPool& pool, T* grad_x, T* grad_refs);
 
 // True if every row of x [count, depth], and its norm, is finite.

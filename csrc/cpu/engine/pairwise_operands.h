@@ -12,7 +12,7 @@ template <class T>
 class LabeledSides {
  public:
   // refs: null for the anchors themselves.
-  LabeledSides(const PairMeasure& measure, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
+  LabeledSides(const PairMeasure& measure, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs, int64_t depth,
                const ThreadPool& pool)
       : anchors_(anchors), refs_(refs ? *refs : anchors), symmetric_(refs == nullptr), depth_(depth) {
     row_norms_ = std::make_unique<Norms<T>>(anchors.x, anchors.count, depth, pool);
@@ -35,8 +35,8 @@ class LabeledSides {
   bool clamped() const { return row_norms_->clamped || (column_norms_ && column_norms_->clamped); }  // see Norms
   bool symmetric() const { return symmetric_; }
   int64_t depth() const { return depth_; }
-  const LabeledRows<T>& anchors() const { return anchors_; }
-  const LabeledRows<T>& refs() const { return refs_; }
+  const LabeledMatrix<T>& anchors() const { return anchors_; }
+  const LabeledMatrix<T>& refs() const { return refs_; }
   const T* row_norm() const { return row_norm_; }  // norms, if rows are normalized, else null
   const T* column_norm() const { return column_norm_; }
   // The rest is there unless a side is empty.
@@ -45,7 +45,7 @@ class LabeledSides {
   const PairPass<T>& pass() const { return pass_; }
 
  private:
-  LabeledRows<T> anchors_, refs_;
+  LabeledMatrix<T> anchors_, refs_;
   bool symmetric_, finite_;
   int64_t depth_;
   std::unique_ptr<Norms<T>> row_norms_, column_norms_;

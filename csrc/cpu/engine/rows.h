@@ -50,7 +50,7 @@ template <class T>
 class SortedRows {
  public:
   // `subset`: the rows to take, ascending by (label, number); null for all of them, which are then sorted here.
-  SortedRows(const LabeledRows<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
+  SortedRows(const LabeledMatrix<T>& rows, int64_t depth, const T* norm, const WorkspaceVector<Index>* subset,
              bool as_rows, bool as_columns, const ThreadPool& pool)
       : count_(subset ? static_cast<int64_t>(subset->size()) : rows.count) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
@@ -71,7 +71,7 @@ class SortedRows {
 
  private:
   // The rows by (label, number).
-  static WorkspaceVector<Index> sorted_permutation(const LabeledRows<T>& rows) {
+  static WorkspaceVector<Index> sorted_permutation(const LabeledMatrix<T>& rows) {
     WorkspaceVector<Index> permutation(rows.count);
     std::iota(permutation.begin(), permutation.end(), 0);
     const int64_t* end = rows.label + rows.count;

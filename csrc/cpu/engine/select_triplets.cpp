@@ -15,7 +15,7 @@
 namespace hardmine::cpu {
 
 template <class T>
-bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs,
+bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                      int64_t depth, const RandomNumbers& random, const ThreadPool& pool, const SelectionOut<T>& out) {
   const bool symmetric = refs == nullptr, cosine = rule.similarity == Similarity::kCosine;
   const bool euclidean = rule.similarity == Similarity::kEuclidean;
@@ -115,9 +115,9 @@ bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, c
   return finite;
 }
 
-template bool select_triplets(const SelectionRule&, const LabeledRows<float>&, const LabeledRows<float>*, int64_t,
+template bool select_triplets(const SelectionRule&, const LabeledMatrix<float>&, const LabeledMatrix<float>*, int64_t,
                               const RandomNumbers&, const ThreadPool&, const SelectionOut<float>&);
-template bool select_triplets(const SelectionRule&, const LabeledRows<double>&, const LabeledRows<double>*, int64_t,
+template bool select_triplets(const SelectionRule&, const LabeledMatrix<double>&, const LabeledMatrix<double>*, int64_t,
                               const RandomNumbers&, const ThreadPool&, const SelectionOut<double>&);
 
 }  // namespace hardmine::cpu

@@ -12,7 +12,7 @@ namespace hardmine::cpu {
 // row and its norm are finite. O(N depth) memory; the result does not depend on the number of workers. Throws
 // std::bad_alloc.
 template <class T>
-bool select_triplets(const SelectionRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs,
+bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                      int64_t depth, const RandomNumbers& random, const ThreadPool& pool, const SelectionOut<T>& out);
 
 }  // namespace hardmine::cpu

@@ -24,8 +24,8 @@ WorkspaceVector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
 }  // namespace
 
 template <class T>
-bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                    const ThreadPool& pool, const TupletOut<T>& out) {
+bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                    int64_t depth, const ThreadPool& pool, const TupletOut<T>& out) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const T infinity = std::numeric_limits<T>::infinity();
   std::fill_n(out.value, anchors.count, T(0));
@@ -128,8 +128,8 @@ bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const
 }
 
 template <class T>
-bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                     const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs) {
+bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                     int64_t depth, const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
   const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, pool);
   if (!sides.finite()) return false;
@@ -178,10 +178,10 @@ bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, cons
   return true;
 }
 
-#define HARDMINE_INSTANTIATE(T)                                                                           \
-  template bool tuplet_forward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t,  \
-                               const ThreadPool&, const TupletOut<T>&);                                   \
-  template bool tuplet_backward(const TupletRule&, const LabeledRows<T>&, const LabeledRows<T>*, int64_t, \
+#define HARDMINE_INSTANTIATE(T)                                                                               \
+  template bool tuplet_forward(const TupletRule&, const LabeledMatrix<T>&, const LabeledMatrix<T>*, int64_t,  \
+                               const ThreadPool&, const TupletOut<T>&);                                       \
+  template bool tuplet_backward(const TupletRule&, const LabeledMatrix<T>&, const LabeledMatrix<T>*, int64_t, \
                                 const TupletSaved<T>&, const ThreadPool&, T*, T*);
 HARDMINE_INSTANTIATE(float)
 HARDMINE_INSTANTIATE(double)

@@ -21,8 +21,8 @@ struct TupletOut {
 
 // Returns true if every row and its norm are finite.
 template <class T>
-bool tuplet_forward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                    const ThreadPool& pool, const TupletOut<T>& out);
+bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                    int64_t depth, const ThreadPool& pool, const TupletOut<T>& out);
 
 // What forward gave, and the gradient that arrives at each anchor's term.
 template <class T>
@@ -38,7 +38,7 @@ struct TupletSaved {
 // Writes grad_x [count, depth] and grad_refs, where not null. Returns false, and leaves them as they are, if some row
 // or its norm is not finite.
 template <class T>
-bool tuplet_backward(const TupletRule& rule, const LabeledRows<T>& anchors, const LabeledRows<T>* refs, int64_t depth,
-                     const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs);
+bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                     int64_t depth, const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs);
 
 }  // namespace hardmine::cpu

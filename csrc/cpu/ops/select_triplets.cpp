@@ -27,8 +27,8 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
       new_array(inputs.embeddings, {count}, inputs.type), new_array(inputs.embeddings, {count}, inputs.type), true};
   dispatch(inputs.type, [&](auto zero) {
     using T = decltype(zero);
-    const LabeledRows<T> anchors = inputs.anchors<T>();
-    const LabeledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledRows<T>{};
+    const LabeledMatrix<T> anchors = inputs.anchors<T>();
+    const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     out.finite =
         select_triplets<T>(rule, anchors, inputs.ref_embeddings ? &refs : nullptr, depth, uniforms, TorchThreadPool(),
                            {mutable_data<int64_t>(out.positive_index), mutable_data<int64_t>(out.negative_index),

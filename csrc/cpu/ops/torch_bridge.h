@@ -69,11 +69,11 @@ struct SelectionInputs {
                   const std::optional<Tensor>& ref_y);
 
   template <class T>
-  LabeledRows<T> anchors() const {
+  LabeledMatrix<T> anchors() const {
     return {data<T>(embeddings), data<int64_t>(labels), embeddings.size(0)};
   }
   template <class T>
-  LabeledRows<T> refs() const {
+  LabeledMatrix<T> refs() const {
     return {data<T>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
   }
 };

@@ -19,7 +19,7 @@ TupletOutputs tuplet_loss_cpu(Tensor embeddings, Tensor labels, std::optional<Te
   const Tensor loss = reduced ? new_array(inputs.embeddings, {}, inputs.type) : value;
   dispatch(inputs.type, [&](auto zero) {
     using T = decltype(zero);
-    const LabeledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledRows<T>{};
+    const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     const bool finite =
         tuplet_forward<T>(rule, inputs.anchors<T>(), inputs.ref_embeddings ? &refs : nullptr, depth, TorchThreadPool(),
                           {mutable_data<T>(value), mutable_data<T>(t.level), mutable_data<T>(t.shift),
@@ -55,7 +55,7 @@ std::tuple<Tensor, Tensor> tuplet_loss_backward_cpu(Tensor grad_loss, Tensor emb
                grad_refs = new_gradient(need_ref_embeddings, ref_embeddings ? ref_embeddings->size(0) : 0);
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
-    const LabeledRows<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledRows<T>{};
+    const LabeledMatrix<T> refs = inputs.ref_embeddings ? inputs.refs<T>() : LabeledMatrix<T>{};
     const std::vector<T> gradient =
         tuplet_gradients(rule.reduction, data<T>(given.gradient), data<int64_t>(given.positive_count), count);
     const bool finite =

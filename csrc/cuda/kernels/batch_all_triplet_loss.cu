@@ -212,7 +212,7 @@ int64_t rows_of_strip(int64_t count, int64_t depth) {
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
+void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, int64_t depth,
                const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
                const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;

@@ -26,7 +26,7 @@ struct BatchAllChunks {
 // O(count depth) memory, or a few MiB. The host does not wait for the device to check the margins. A sample whose class
 // has no row, or a non-finite margin between classes of the batch, makes the loss and the gradient NaN.
 template <class MmaPolicy, class Scalar>
-void batch_all(const BatchAllRule& rule, const LabeledRows<Scalar>& rows, int64_t depth,
+void batch_all(const BatchAllRule& rule, const LabeledMatrix<Scalar>& rows, int64_t depth,
                const MarginTable<typename MmaPolicy::acc_t>& table, const BatchAllOut<typename MmaPolicy::acc_t>& out,
                const BatchAllChunks& chunks, Workspace& workspace, const Stream& stream);
 

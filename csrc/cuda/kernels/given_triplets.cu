@@ -256,7 +256,7 @@ constexpr size_t kSharedSums = 5 * kMaxWarps * sizeof(double);
 }  // namespace
 
 template <class Loss, class Scalar, class acc_t>
-void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const MatrixPair<Scalar>& rows,
                       const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream) {
   const int64_t blocks = std::clamp<int64_t>(ceil_div(triplets.count, kTripletWarps), 1, kMaxTripletBlocks);
@@ -285,7 +285,7 @@ void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const Paired
 }
 
 template <class Loss, class Scalar, class acc_t>
-void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const MatrixPair<Scalar>& rows,
                                const TripletList& triplets, const TripletLossGradient<acc_t>& gradient, Scalar* grad_x,
                                Workspace& workspace, const Stream& stream) {
   auto* total = workspace.array<double>(SumsOf<Loss, acc_t>::kSums);

@@ -36,12 +36,12 @@ struct TripletLossGradient {
 
 // Sums are in double, in an order that depends only on the number of triplets. O(rows + triplets) memory.
 template <class Loss, class Scalar, class acc_t>
-void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+void loss_of_triplets(const PairMeasure& measure, const Loss& loss, const MatrixPair<Scalar>& rows,
                       const TripletList& triplets, const TripletLossOut<acc_t>& out, Workspace& workspace,
                       const Stream& stream);
 
 template <class Loss, class Scalar, class acc_t>
-void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const PairedRows<Scalar>& rows,
+void loss_of_triplets_gradient(const PairMeasure& measure, const Loss& loss, const MatrixPair<Scalar>& rows,
                                const TripletList& triplets, const TripletLossGradient<acc_t>& gradient, Scalar* grad_x,
                                Workspace& workspace, const Stream& stream);
 

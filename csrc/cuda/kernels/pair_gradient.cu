@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kGatherThreads, 4) gather_gradient_kernel(Gath
 template <class Scalar, class acc_t>
 class PairGradient {
  public:
-  PairGradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, bool nan_if_not_finite,
+  PairGradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, bool nan_if_not_finite,
                const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream)
       : measure_(measure),
         rows_(rows),
@@ -256,7 +256,7 @@ class PairGradient {
   }
 
   const PairMeasure measure_;
-  const PairedRows<Scalar> rows_;
+  const MatrixPair<Scalar> rows_;
   const bool propagates_nan_;
   const GradientOut<Scalar> out_;
   Workspace& workspace_;
@@ -268,13 +268,13 @@ class PairGradient {
 }  // namespace
 
 template <class Scalar, class acc_t>
-void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<acc_t>& pairs,
+void pair_gradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, const PairList<acc_t>& pairs,
                    bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream) {
   PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run(pairs, nullptr);
 }
 
 template <class Scalar, class acc_t>
-void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<acc_t>& loss,
+void triplet_loss_gradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, const LossGradient<acc_t>& loss,
                            bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace,
                            const Stream& stream) {
   PairGradient<Scalar, acc_t>(measure, rows, nan_if_not_finite, out, workspace, stream).run({}, &loss);

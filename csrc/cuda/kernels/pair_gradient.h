@@ -43,12 +43,12 @@ struct GradientOut {
 // then those with it as the right row. O(rows + pairs) memory. nan_if_not_finite: all gradients are NaN if some row, or
 // its norm, is not finite.
 template <class Scalar, class acc_t>
-void pair_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const PairList<acc_t>& pairs,
+void pair_gradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, const PairList<acc_t>& pairs,
                    bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream);
 
 // The same for a triplet loss. With grad_loss the gradients are NaN if some row is not finite, as the loss is.
 template <class Scalar, class acc_t>
-void triplet_loss_gradient(const PairMeasure& measure, const PairedRows<Scalar>& rows, const LossGradient<acc_t>& loss,
+void triplet_loss_gradient(const PairMeasure& measure, const MatrixPair<Scalar>& rows, const LossGradient<acc_t>& loss,
                            bool nan_if_not_finite, const GradientOut<Scalar>& out, Workspace& workspace,
                            const Stream& stream);
 

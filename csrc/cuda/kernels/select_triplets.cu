@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4)
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
+void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anchors, const LabeledMatrix<Scalar>* refs,
                      int64_t depth, const RandomNumbers& random, const SelectionOut<typename MmaPolicy::acc_t>& out,
                      const LossOut<typename MmaPolicy::acc_t>& loss, Workspace& workspace, const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;

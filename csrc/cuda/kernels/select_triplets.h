@@ -19,7 +19,7 @@ struct LossOut {
 
 // Selects among `refs`; if null, among the anchors themselves, but never the anchor. O(N depth) memory.
 template <class MmaPolicy, class Scalar>
-void select_triplets(const SelectionRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
+void select_triplets(const SelectionRule& rule, const LabeledMatrix<Scalar>& anchors, const LabeledMatrix<Scalar>* refs,
                      int64_t depth, const RandomNumbers& random, const SelectionOut<typename MmaPolicy::acc_t>& out,
                      const LossOut<typename MmaPolicy::acc_t>& loss, Workspace& workspace, const Stream& stream);
 

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_tuplets_kernel(T
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
+void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, const LabeledMatrix<Scalar>* refs,
                  int64_t depth, const TupletOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
                  const Stream& stream) {
   using acc_t = typename MmaPolicy::acc_t;

@@ -22,7 +22,7 @@ struct TupletOut {
 
 // Compares with `refs`; if null, with the anchors themselves. O(N depth) memory.
 template <class MmaPolicy, class Scalar>
-void tuplet_loss(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
+void tuplet_loss(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors, const LabeledMatrix<Scalar>* refs,
                  int64_t depth, const TupletOut<typename MmaPolicy::acc_t>& out, Workspace& workspace,
                  const Stream& stream);
 
@@ -42,9 +42,9 @@ inline constexpr int64_t kStripWeights = int64_t{1} << 23;
 
 // All gradients are NaN if some row, or its norm, is not finite. O(N depth) memory.
 template <class MmaPolicy, class Scalar>
-void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                          int64_t depth, const TupletSaved<typename MmaPolicy::acc_t>& saved,
-                          const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
-                          int64_t strip_weights = kStripWeights);
+void tuplet_loss_gradient(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors,
+                          const LabeledMatrix<Scalar>* refs, int64_t depth,
+                          const TupletSaved<typename MmaPolicy::acc_t>& saved, const GradientOut<Scalar>& out,
+                          Workspace& workspace, const Stream& stream, int64_t strip_weights = kStripWeights);
 
 }  // namespace hardmine::cuda

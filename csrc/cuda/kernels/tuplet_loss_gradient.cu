@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kEpilogueThreads, 4) finalize_strip_kernel(Str
 template <class MmaPolicy, class Scalar>
 struct GradientOperand {
   using acc_t = typename MmaPolicy::acc_t;
-  LabeledRows<Scalar> rows;
+  LabeledMatrix<Scalar> rows;
   RowStats<Scalar, acc_t> stats;
   PackedMatrix<MmaPolicy> packed;
   TupletCoefficients<acc_t> anchors;  // null for refs
@@ -134,7 +134,7 @@ class TupletGradient {
                  const Stream& stream)
       : rule_(rule), depth_(depth), strip_weights_(strip_weights), workspace_(workspace), stream_(stream) {}
 
-  Operand operand(const LabeledRows<Scalar>& rows) {
+  Operand operand(const LabeledMatrix<Scalar>& rows) {
     const bool cosine = rule_.similarity == Similarity::kCosine;
     Operand out{};
     out.rows = rows;
@@ -257,10 +257,10 @@ class TupletGradient {
 }  // namespace
 
 template <class MmaPolicy, class Scalar>
-void tuplet_loss_gradient(const TupletRule& rule, const LabeledRows<Scalar>& anchors, const LabeledRows<Scalar>* refs,
-                          int64_t depth, const TupletSaved<typename MmaPolicy::acc_t>& saved,
-                          const GradientOut<Scalar>& out, Workspace& workspace, const Stream& stream,
-                          int64_t strip_weights) {
+void tuplet_loss_gradient(const TupletRule& rule, const LabeledMatrix<Scalar>& anchors,
+                          const LabeledMatrix<Scalar>* refs, int64_t depth,
+                          const TupletSaved<typename MmaPolicy::acc_t>& saved, const GradientOut<Scalar>& out,
+                          Workspace& workspace, const Stream& stream, int64_t strip_weights) {
   TupletGradient<MmaPolicy, Scalar> gradient(rule, depth, strip_weights, workspace, stream);
   auto x = gradient.operand(anchors);
   const auto y = refs ? gradient.operand(*refs) : GradientOperand<MmaPolicy, Scalar>{};

@@ -53,7 +53,7 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const LossRu
   const bool squared_differences = rule.similarity == Similarity::kEuclidean;
   with_mma_policy(dtype, squared_differences, rule.allow_tf32, [&]<class MmaPolicy, class Scalar>() {
     using acc_t = typename MmaPolicy::acc_t;
-    LabeledRows<Scalar> refs{};
+    LabeledMatrix<Scalar> refs{};
     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
     LossOut<acc_t> loss_out;
     if (loss) loss_out = {.term = loss->term, .reduction = loss->reduction, .loss = mutable_data<acc_t>(out.loss)};

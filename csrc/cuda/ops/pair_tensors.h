@@ -18,11 +18,11 @@ struct LabeledInputs {
                 const std::optional<Tensor>& ref_y);
 
   template <class Scalar>
-  LabeledRows<Scalar> anchors() const {
+  LabeledMatrix<Scalar> anchors() const {
     return {data<Scalar>(embeddings), data<int64_t>(labels), count};
   }
   template <class Scalar>
-  LabeledRows<Scalar> refs() const {
+  LabeledMatrix<Scalar> refs() const {
     return {data<Scalar>(*ref_embeddings), data<int64_t>(*ref_labels), ref_embeddings->size(0)};
   }
 };
@@ -79,7 +79,7 @@ void with_gradient(const GradientTensors& tensors, const Body& body) {
   with_scalar(tensors.embeddings.scalar_type(), [&]<class Scalar>() {
     using acc_t = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
     const auto target = [](const Tensor& grad) { return grad.dim() == 2 ? mutable_data<Scalar>(grad) : nullptr; };
-    const PairedRows<Scalar> rows{
+    const MatrixPair<Scalar> rows{
         .x = data<Scalar>(tensors.embeddings),
         .count = tensors.count(),
         .refs = tensors.has_refs ? data<Scalar>(tensors.ref_embeddings) : nullptr,

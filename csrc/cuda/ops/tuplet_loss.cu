@@ -13,7 +13,7 @@ void with_tuplets(const TupletRule& rule, const LabeledInputs& inputs, const Bod
   const ScalarType dtype = inputs.embeddings.scalar_type();
   const bool squared_differences = rule.similarity == Similarity::kEuclidean;
   with_mma_policy(dtype, squared_differences, rule.allow_tf32, [&]<class MmaPolicy, class Scalar>() {
-    LabeledRows<Scalar> refs{};
+    LabeledMatrix<Scalar> refs{};
     if (inputs.ref_embeddings) refs = inputs.refs<Scalar>();
     body.template operator()<MmaPolicy, Scalar>(inputs.anchors<Scalar>(), inputs.ref_embeddings ? &refs : nullptr);
   });

@@ -147,7 +147,7 @@ struct Batch {
         depth(depth),
         x(make_rows<T>(values, count, depth, random)),
         label(make_labels(labels, count, random)) {}
-  LabeledRows<T> view() const { return {x.data(), label.data(), count}; }
+  LabeledMatrix<T> view() const { return {x.data(), label.data(), count}; }
   T* row(int64_t i) { return x.data() + i * depth; }
 };
 

@@ -37,8 +37,8 @@ struct TupletRun {
       numbers->assign(count, T(kNaN));
     positive_index.assign(count, 77);
     positive_count.assign(count, 77);
-    const LabeledRows<T> refs = p.others().view();
-    const LabeledRows<T>* others = p.refs ? &refs : nullptr;
+    const LabeledMatrix<T> refs = p.others().view();
+    const LabeledMatrix<T>* others = p.refs ? &refs : nullptr;
     finite = cpu::tuplet_forward<T>(p.rule, p.anchors.view(), others, p.anchors.depth, workers,
                                     {value.data(), level.data(), shift.data(), sum.data(), slope.data(),
                                      positive_similarity.data(), positive_index.data(), positive_count.data()});
