@@ -19,7 +19,7 @@ namespace {
 template <class T>
 class AnchorLists {
  public:
-  AnchorLists(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
+  AnchorLists(const PairwiseOperands<T>& operands, bool squared, const WorkspaceVector<int64_t>& class_begin,
               const WorkspaceVector<int64_t>& class_end, int64_t begin, int64_t end, const ThreadPool& pool)
       : begin_(begin),
         end_(end),
@@ -29,7 +29,7 @@ class AnchorLists {
     int64_t entries = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t size = class_end[i] - class_begin[i];
-      if (size < 2 || size == sides.rows().count()) continue;  // no positive, or no negative
+      if (size < 2 || size == operands.rows().count()) continue;  // no positive, or no negative
       first_[i] = entries;
       size_[i] = static_cast<int32_t>(size);
       has_long_ |= size_[i] > kShortList;
@@ -42,7 +42,7 @@ class AnchorLists {
       ascending_.resize(entries);
       sum_before_.resize(entries);
     }
-    fill(sides, squared, class_begin, class_end, pool);
+    fill(operands, squared, class_begin, class_end, pool);
   }
 
   bool is_anchor(int64_t row) const { return size_[row] > 0; }
@@ -75,19 +75,19 @@ class AnchorLists {
   }
 
  private:
-  void fill(const LabeledSides<T>& sides, bool squared, const WorkspaceVector<int64_t>& class_begin,
+  void fill(const PairwiseOperands<T>& operands, bool squared, const WorkspaceVector<int64_t>& class_begin,
             const WorkspaceVector<int64_t>& class_end, const ThreadPool& pool) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
-    PairPass<T> pass = sides.pass();
+    PairPass<T> pass = operands.pass();
     pass.symmetric = false;  // every anchor its own list
     const int64_t first_block = begin_ / kMaxBlockRows, blocks = ceil_div(end_, kMaxBlockRows) - first_block;
-    const double work = static_cast<double>(positive_.size()) * static_cast<double>(sides.depth());
+    const double work = static_cast<double>(positive_.size()) * static_cast<double>(operands.depth());
     const int64_t threads = thread_count_for(pool, work, kMultiplyAddGrain / 16);
     std::vector<Buffer<T>> scores;
     for (int64_t t = 0; t < threads; ++t) scores.emplace_back(kMaxBlockRows * kMaxBlockColumns);
     parallel_tasks(pool, threads, blocks, [&](int64_t worker, int64_t task) {
       const int64_t row_begin = (first_block + task) * kMaxBlockRows;
-      const int64_t row_end = std::min(row_begin + kMaxBlockRows, sides.rows().count());
+      const int64_t row_end = std::min(row_begin + kMaxBlockRows, operands.rows().count());
       const int64_t column_end = class_end[row_end - 1];
       for (int64_t column = round_down(class_begin[row_begin], kBlockStep); column < column_end && !pool.cancelled();
            column += kMaxBlockColumns) {
@@ -140,16 +140,16 @@ template <class T>
 BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& samples, int64_t depth,
                             const MarginTable<T>& table, const ThreadPool& pool, T* grad) {
   const BatchAllKernels<T>& kernel = kernels<BatchAllKernels<T>>();
-  const auto make_sides = [&](bool unit_rows) {
-    return std::make_unique<LabeledSides<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, pool);
+  const auto make_operands = [&](bool unit_rows) {
+    return std::make_unique<PairwiseOperands<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, pool);
   };
-  std::unique_ptr<LabeledSides<T>> made = make_sides(true);
-  if (made->clamped() && !made->pass().euclidean) made = make_sides(false);
-  const LabeledSides<T>& sides = *made;
-  BatchAllResult<T> result{T(0), 0, 0, sides.finite()};
+  std::unique_ptr<PairwiseOperands<T>> made = make_operands(true);
+  if (made->clamped() && !made->pass().euclidean) made = make_operands(false);
+  const PairwiseOperands<T>& operands = *made;
+  BatchAllResult<T> result{T(0), 0, 0, operands.finite()};
   if (grad) std::fill_n(grad, samples.count * depth, T(0));
-  if (!result.finite || sides.empty()) return result;
-  const SortedRows<T>& rows = sides.rows();
+  if (!result.finite || operands.empty()) return result;
+  const SortedRows<T>& rows = operands.rows();
   const int64_t count = rows.count(), padded = round_up(count, kBlockStep);
 
   WorkspaceVector<int64_t> class_begin(count), class_end(count);
@@ -177,7 +177,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
   state.value = value.data();
   std::unique_ptr<BlockGradient<T>> gradient;
   if (grad) {
-    gradient = std::make_unique<BlockGradient<T>>(sides, true, false, pool);
+    gradient = std::make_unique<BlockGradient<T>>(operands, true, false, pool);
     state.need_weights = true;
   }
   std::vector<Buffer<T>> scratch;
@@ -191,20 +191,20 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
     for (end = begin; end < count && (end == begin || entries + class_end[end] - class_begin[end] <= most_entries);
          ++end)
       entries += class_end[end] - class_begin[end];
-    AnchorLists<T> lists(sides, rule.squared, class_begin, class_end, begin, end, pool);
+    AnchorLists<T> lists(operands, rule.squared, class_begin, class_end, begin, end, pool);
     lists.describe(state);
     const auto has_anchors = [&](const Block& block) {
       return (block.row_begin < end && block.row_end > begin) || (block.column_begin < end && block.column_end > begin);
     };
-    for_each_block(sides, PairKind::kOtherClass, grad ? 3 : 1, pool, has_anchors,
+    for_each_block(operands, PairKind::kOtherClass, grad ? 3 : 1, pool, has_anchors,
                    [&](int64_t worker, const Block& block, T* scores) {
-                     if (kernel.batch_all_negatives(sides.pass(), block, state, scores, scratch[worker].get()))
+                     if (kernel.batch_all_negatives(operands.pass(), block, state, scores, scratch[worker].get()))
                        gradient->add(block, scores);
                    });
     result.active += lists.finish_counts();
     if (!grad) continue;
-    for_each_block(sides, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* scores) {
-      kernel.batch_all_positives(sides.pass(), block, state, scores);
+    for_each_block(operands, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* scores) {
+      kernel.batch_all_positives(operands.pass(), block, state, scores);
       gradient->add(block, scores);
     });
   }

@@ -14,61 +14,62 @@ namespace hardmine::cpu {
 template <class T>
 class BlockGradient {
  public:
-  BlockGradient(const LabeledSides<T>& sides, bool need_rows, bool need_columns, const ThreadPool& pool)
-      : sides_(sides),
+  BlockGradient(const PairwiseOperands<T>& operands, bool need_rows, bool need_columns, const ThreadPool& pool)
+      : operands_(operands),
         rows_kernel_(kernels<RowKernels<T>>()),
         kernel_(kernels<GradientKernels<T>>()),
         panel_(kernels<TileKernels<T>>().panel_columns),
         pool_(pool) {
-    panels_ = ceil_div(sides.depth(), panel_);
-    const bool euclidean = sides.pass().euclidean;
-    rows_.padded = round_up(sides.rows().count(), kBlockStep);
-    if (need_rows || sides.symmetric()) rows_.grad = zeros(rows_.padded);
-    if (need_columns || euclidean || sides.symmetric())
-      rows_.value = packed(sides.anchors().x, sides.row_norm(), sides.rows(), rows_.padded);
-    if (sides.symmetric()) return;
-    columns_.padded = round_up(sides.columns().count(), kBlockStep);
+    panels_ = ceil_div(operands.depth(), panel_);
+    const bool euclidean = operands.pass().euclidean;
+    rows_.padded = round_up(operands.rows().count(), kBlockStep);
+    if (need_rows || operands.symmetric()) rows_.grad = zeros(rows_.padded);
+    if (need_columns || euclidean || operands.symmetric())
+      rows_.value = packed(operands.anchors().x, operands.row_norm(), operands.rows(), rows_.padded);
+    if (operands.symmetric()) return;
+    columns_.padded = round_up(operands.columns().count(), kBlockStep);
     if (need_columns) columns_.grad = zeros(columns_.padded);
     if (need_rows || euclidean)
-      columns_.value = packed(sides.refs().x, sides.column_norm(), sides.columns(), columns_.padded);
+      columns_.value = packed(operands.refs().x, operands.column_norm(), operands.columns(), columns_.padded);
   }
 
   // Adds a block. Blocks may come in parallel as PairSchedule runs them.
   void add(const Block& block, const T* weights) {
-    const Side& other = sides_.symmetric() ? rows_ : columns_;
+    const Operand& other = operands_.symmetric() ? rows_ : columns_;
     if (rows_.grad.get()) accumulate(block, weights, false, other, block.column_begin, rows_, block.row_begin);
     if (other.grad.get()) accumulate(block, weights, true, rows_, block.row_begin, other, block.column_begin);
   }
 
-  // Writes the gradients [count, depth], times `factor`, of those sides that are not null.
+  // Writes the gradients [count, depth], times `factor`, of those operands that are not null.
   void finish(T factor, T* grad_rows, T* grad_columns) const {
-    if (grad_rows) unpack(sides_.rows(), sides_.anchors().x, sides_.row_norm(), rows_, factor, grad_rows);
-    if (grad_columns) unpack(sides_.columns(), sides_.refs().x, sides_.column_norm(), columns_, factor, grad_columns);
+    if (grad_rows) unpack(operands_.rows(), operands_.anchors().x, operands_.row_norm(), rows_, factor, grad_rows);
+    if (grad_columns)
+      unpack(operands_.columns(), operands_.refs().x, operands_.column_norm(), columns_, factor, grad_columns);
   }
 
  private:
   // Rows and their gradients in panels of depth; what nobody needs is null.
-  struct Side {
+  struct Operand {
     int64_t padded = 0;
     Buffer<T> value, grad;
   };
 
-  void accumulate(const Block& block, const T* weights, bool transposed, const Side& from, int64_t from_row,
-                  const Side& to, int64_t to_row) const {
-    kernel_.accumulate(block, weights, transposed, sides_.depth(), from.value.get() + from_row * panel_, from.padded,
-                       sides_.pass().euclidean ? to.value.get() + to_row * panel_ : nullptr,
+  void accumulate(const Block& block, const T* weights, bool transposed, const Operand& from, int64_t from_row,
+                  const Operand& to, int64_t to_row) const {
+    kernel_.accumulate(block, weights, transposed, operands_.depth(), from.value.get() + from_row * panel_, from.padded,
+                       operands_.pass().euclidean ? to.value.get() + to_row * panel_ : nullptr,
                        to.grad.get() + to_row * panel_, to.padded);
   }
 
   int64_t threads_for(int64_t count) const {
-    return thread_count_for(pool_, static_cast<double>(count) * static_cast<double>(sides_.depth()), kElementGrain);
+    return thread_count_for(pool_, static_cast<double>(count) * static_cast<double>(operands_.depth()), kElementGrain);
   }
 
   // Rows that fill up the last row group are read along, and must be scores.
   Buffer<T> packed(const T* x, const T* norm, const SortedRows<T>& rows, int64_t padded) const {
     Buffer<T> out = zeros(padded);
     parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
-      kernel_.pack_depth(x, sides_.depth(), rows.permutation().data(), norm, padded, begin, end, out.get());
+      kernel_.pack_depth(x, operands_.depth(), rows.permutation().data(), norm, padded, begin, end, out.get());
     });
     return out;
   }
@@ -83,8 +84,8 @@ class BlockGradient {
     return out;
   }
 
-  void unpack(const SortedRows<T>& rows, const T* x, const T* norm, const Side& side, T factor, T* grad) const {
-    const int64_t depth = sides_.depth(), panel = panel_;
+  void unpack(const SortedRows<T>& rows, const T* x, const T* norm, const Operand& side, T factor, T* grad) const {
+    const int64_t depth = operands_.depth(), panel = panel_;
     parallel_range(pool_, threads_for(rows.count()), rows.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         const int64_t source = rows.permutation()[r];
@@ -105,13 +106,13 @@ class BlockGradient {
     });
   }
 
-  const LabeledSides<T>& sides_;
+  const PairwiseOperands<T>& operands_;
   const RowKernels<T>& rows_kernel_;
   const GradientKernels<T>& kernel_;
   const int64_t panel_;
   const ThreadPool& pool_;
   int64_t panels_;
-  Side rows_, columns_;
+  Operand rows_, columns_;
 };
 
 }  // namespace hardmine::cpu

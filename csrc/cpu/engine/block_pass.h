@@ -12,17 +12,17 @@ namespace hardmine::cpu {
 // PairSchedule orders them. `cost`: arithmetic of a visit and the block's similarities together, relative to the
 // latter.
 template <class T, class Wanted, class Visit>
-void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, const ThreadPool& pool,
+void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
                     const Wanted& wanted, const Visit& visit) {
   const TileKernels<T>& kernel = kernels<TileKernels<T>>();
-  const PairPass<T>& pass = sides.pass();
-  const int64_t rows = sides.rows().count(), columns = sides.columns().count();
-  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(sides.depth());
+  const PairPass<T>& pass = operands.pass();
+  const int64_t rows = operands.rows().count(), columns = operands.columns().count();
+  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(operands.depth());
   const int64_t threads = thread_count_for(pool, cost * work / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
   std::vector<Buffer<T>> scores;
   for (int64_t t = 0; t < threads; ++t) scores.emplace_back(kMaxBlockRows * kMaxBlockColumns);
   const PairSchedule schedule(rows, columns, pass.symmetric);
-  const auto &row_label = sides.rows().label(), &column_label = sides.columns().label();
+  const auto &row_label = operands.rows().label(), &column_label = operands.columns().label();
   schedule.run(pool, threads, [&](int64_t worker, const Block& block) {
     const int64_t row_low = row_label[block.row_begin], row_high = row_label[block.row_end - 1];
     const int64_t column_low = column_label[block.column_begin], column_high = column_label[block.column_end - 1];
@@ -36,9 +36,9 @@ void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, co
 }
 
 template <class T, class Visit>
-void for_each_block(const LabeledSides<T>& sides, PairKind kind, double cost, const ThreadPool& pool,
+void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
                     const Visit& visit) {
-  for_each_block(sides, kind, cost, pool, [](const Block&) { return true; }, visit);
+  for_each_block(operands, kind, cost, pool, [](const Block&) { return true; }, visit);
 }
 
 }  // namespace hardmine::cpu

@@ -115,11 +115,11 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   // Neighbors have no classes; with one label for all, the engine keeps the rows' order.
   const WorkspaceVector<int64_t> label(std::max(count, ref_count), 0);
   const LabeledMatrix<T> columns{refs ? refs->x : nullptr, label.data(), ref_count};
-  const LabeledSides<T> sides(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr, depth,
-                              pool);
-  if (sides.empty()) return;
-  const PairPass<T>& pass = sides.pass();
-  const double pairs = static_cast<double>(count) * static_cast<double>(sides.columns().count());
+  const PairwiseOperands<T> operands(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr,
+                                     depth, pool);
+  if (operands.empty()) return;
+  const PairPass<T>& pass = operands.pass();
+  const double pairs = static_cast<double>(count) * static_cast<double>(operands.columns().count());
   const int64_t threads =
       thread_count_for(pool, pairs * static_cast<double>(depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
 

@@ -1,4 +1,4 @@
-// The two sides of an op's pairs, anchors and what they are compared with, made ready for the tile engine.
+// The two operands of an op's pairs, anchors and what they are compared with, made ready for the tile engine.
 #pragma once
 
 #include <memory>
@@ -9,11 +9,11 @@
 namespace hardmine::cpu {
 
 template <class T>
-class LabeledSides {
+class PairwiseOperands {
  public:
   // refs: null for the anchors themselves.
-  LabeledSides(const PairMeasure& measure, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs, int64_t depth,
-               const ThreadPool& pool)
+  PairwiseOperands(const PairMeasure& measure, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
+                   int64_t depth, const ThreadPool& pool)
       : anchors_(anchors), refs_(refs ? *refs : anchors), symmetric_(refs == nullptr), depth_(depth) {
     row_norms_ = std::make_unique<Norms<T>>(anchors.x, anchors.count, depth, pool);
     if (refs) column_norms_ = std::make_unique<Norms<T>>(refs->x, refs->count, depth, pool);

@@ -31,7 +31,7 @@ Index ranked_bit(const uint64_t* words, Index rank) {
 template <class T>
 class Picker {
  public:
-  Picker(const RandomPick<T>& pick, const PairSide<T>& rows, const PairSide<T>& columns, const Winners<T>& out)
+  Picker(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns, const Winners<T>& out)
       : pick_(pick), rows_(rows), columns_(columns), out_(out) {}
 
   // Picks for a row one of `count` candidates; candidate(rank) is the rank-th of their indices, ascending.
@@ -107,14 +107,14 @@ class Picker {
   }
 
   const RandomPick<T>& pick_;
-  const PairSide<T>&rows_, &columns_;
+  const PickOperand<T>&rows_, &columns_;
   const Winners<T>& out_;
 };
 
 }  // namespace
 
 template <class T>
-Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const PairSide<T>& columns,
+Winners<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
                        const ThreadPool& pool) {
   const int64_t count = rows.sorted.count(), column_count = columns.sorted.count();
   const double depth = static_cast<double>(pick.depth);
@@ -146,9 +146,9 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const
   return out;
 }
 
-template Winners<float> pick_random(const RandomPick<float>&, const PairSide<float>&, const PairSide<float>&,
+template Winners<float> pick_random(const RandomPick<float>&, const PickOperand<float>&, const PickOperand<float>&,
                                     const ThreadPool&);
-template Winners<double> pick_random(const RandomPick<double>&, const PairSide<double>&, const PairSide<double>&,
+template Winners<double> pick_random(const RandomPick<double>&, const PickOperand<double>&, const PickOperand<double>&,
                                      const ThreadPool&);
 
 }  // namespace hardmine::cpu

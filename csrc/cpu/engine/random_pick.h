@@ -7,7 +7,7 @@ namespace hardmine::cpu {
 
 // One side of the pairs: its rows as the user gave them, and sorted.
 template <class T>
-struct PairSide {
+struct PickOperand {
   const T* x;     // [count, depth]
   const T* norm;  // [count]; null unless rows are divided by their norms
   const SortedRows<T>& sorted;
@@ -19,7 +19,7 @@ struct RandomPick {
   bool same_class;        // candidates have the anchor's label, or another
   bool symmetric;         // columns are the rows, and no row is its own candidate
   bool euclidean;
-  // Labels alone do not tell the candidates: those with a key above `upper`, or of NaN, are none. Both sides are
+  // Labels alone do not tell the candidates: those with a key above `upper`, or of NaN, are none. Both operands are
   // packed.
   bool by_similarity;
   T upper;
@@ -32,7 +32,7 @@ struct RandomPick {
 // Where labels tell the candidates, a pick costs a bisection and the similarity of one pair, to the same bits as in a
 // tile. Where similarities decide, the tiles that may hold candidates are computed.
 template <class T>
-Winners<T> pick_random(const RandomPick<T>& pick, const PairSide<T>& rows, const PairSide<T>& columns,
+Winners<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
                        const ThreadPool& pool);
 
 }  // namespace hardmine::cpu

@@ -60,8 +60,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
     return Request<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
   };
   const auto picked = [&](const double* uniform, bool same_class, bool by_similarity, T upper) {
-    const PairSide<T> row_side{anchors.x, norm, rows};
-    const PairSide<T> column_side = refs ? PairSide<T>{refs->x, ref_norm, columns} : row_side;
+    const PickOperand<T> row_side{anchors.x, norm, rows};
+    const PickOperand<T> column_side = refs ? PickOperand<T>{refs->x, ref_norm, columns} : row_side;
     return pick_random<T>({uniform, same_class, symmetric, euclidean, by_similarity, upper, depth}, row_side,
                           column_side, pool);
   };

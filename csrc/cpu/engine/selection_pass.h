@@ -17,7 +17,7 @@ struct Winners {
   Buffer<Index> index;
 };
 
-// Pairs (row, column) of equal labels; both sides are sorted.
+// Pairs (row, column) of equal labels; both operands are sorted.
 template <class T>
 double same_class_pairs(const SortedRows<T>& rows, const SortedRows<T>& columns) {
   double pairs = 0;

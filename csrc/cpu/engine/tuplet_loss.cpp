@@ -17,8 +17,8 @@ namespace {
 
 // One number a sorted row, as far as blocks read.
 template <class T>
-WorkspaceVector<T> one_a_row(const LabeledSides<T>& sides, T fill) {
-  return WorkspaceVector<T>(round_up(sides.rows().count(), kBlockStep), fill);
+WorkspaceVector<T> one_a_row(const PairwiseOperands<T>& operands, T fill) {
+  return WorkspaceVector<T>(round_up(operands.rows().count(), kBlockStep), fill);
 }
 
 }  // namespace
@@ -36,11 +36,11 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   std::fill_n(out.positive_similarity, anchors.count, T(0));
   std::fill_n(out.positive_index, anchors.count, int64_t{-1});
   std::fill_n(out.positive_count, anchors.count, int64_t{0});
-  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, pool);
-  if (sides.empty()) return sides.finite();
+  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
+  if (operands.empty()) return operands.finite();
 
-  const SortedRows<T>& rows = sides.rows();
-  const PairPass<T>& pass = sides.pass();
+  const SortedRows<T>& rows = operands.rows();
+  const PairPass<T>& pass = operands.pass();
   const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
   const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<T> admissible = positive_range<T>(selection);
@@ -49,7 +49,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   if (!all) requests.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
   if (!one_shift) requests.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
   std::vector<Winners<T>> winners;
-  if (!requests.empty()) winners = run_pass(rows, sides.columns(), pass, requests, pool);
+  if (!requests.empty()) winners = run_pass(rows, operands.columns(), pass, requests, pool);
   if (!all) {
     for (int64_t i = 0; i < rows.count(); ++i) {
       if (!is_candidate(winners[0].index[i])) continue;
@@ -63,7 +63,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   ExponentialSums<T> exponentials{};
   exponentials.log2e_over_temperature = static_cast<T>(kLog2E / rule.temperature);
   exponentials.shift = T(1);
-  WorkspaceVector<T> shift = one_a_row(sides, exponentials.shift);
+  WorkspaceVector<T> shift = one_a_row(operands, exponentials.shift);
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
       if (is_candidate(winners.back().index[i]))
@@ -74,10 +74,10 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   WorkspaceVector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
   exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
-  for_each_block(sides, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
+  for_each_block(operands, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
     kernel.exponential_sums(pass, block, scores, exponentials);
   });
-  WorkspaceVector<T> log_sum = one_a_row(sides, -infinity);
+  WorkspaceVector<T> log_sum = one_a_row(operands, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.permutation()[i];
     log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
@@ -95,7 +95,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
       out.slope[i] = static_cast<T>(term.slope);
       out.positive_count[i] = 1;
     }
-    return sides.finite();
+    return operands.finite();
   }
   WorkspaceVector<double> value(rows.count(), 0.0), slope(rows.count(), 0.0);
   WorkspaceVector<int64_t> count(rows.count(), 0);
@@ -114,7 +114,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
     softplus.column_slope = slope.data();
     softplus.column_count = count.data();
   }
-  for_each_block(sides, PairKind::kSameClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
+  for_each_block(operands, PairKind::kSameClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
     kernel.softplus_sums(pass, block, scores, softplus);
   });
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -124,22 +124,22 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
     out.slope[anchor] = static_cast<T>(slope[i] / static_cast<double>(count[i]));
     out.positive_count[anchor] = count[i];
   }
-  return sides.finite();
+  return operands.finite();
 }
 
 template <class T>
 bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, const LabeledMatrix<T>* refs,
                      int64_t depth, const TupletSaved<T>& saved, const ThreadPool& pool, T* grad_x, T* grad_refs) {
   const TupletKernels<T>& kernel = kernels<TupletKernels<T>>();
-  const LabeledSides<T> sides(measure_of(rule.similarity), anchors, refs, depth, pool);
-  if (!sides.finite()) return false;
-  if (sides.empty()) {
+  const PairwiseOperands<T> operands(measure_of(rule.similarity), anchors, refs, depth, pool);
+  if (!operands.finite()) return false;
+  if (operands.empty()) {
     if (grad_x) std::fill_n(grad_x, anchors.count * depth, T(0));
     if (grad_refs) std::fill_n(grad_refs, refs->count * depth, T(0));
     return true;
   }
-  const SortedRows<T>& rows = sides.rows();
-  const PairPass<T>& pass = sides.pass();
+  const SortedRows<T>& rows = operands.rows();
+  const PairPass<T>& pass = operands.pass();
   const bool all = rule.positive == TupletPositive::kAll;
 
   TupletWeights<T> weights{};
@@ -149,9 +149,9 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
   weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
   // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
-  WorkspaceVector<T> negative_weight = one_a_row(sides, T(0)),
-                     shift = one_a_row(sides, std::numeric_limits<T>::infinity());
-  WorkspaceVector<T> positive_weight = one_a_row(sides, T(0)), log_sum = one_a_row(sides, T(0));
+  WorkspaceVector<T> negative_weight = one_a_row(operands, T(0)),
+                     shift = one_a_row(operands, std::numeric_limits<T>::infinity());
+  WorkspaceVector<T> positive_weight = one_a_row(operands, T(0)), log_sum = one_a_row(operands, T(0));
   WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.permutation()[i];
@@ -169,8 +169,8 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
                   all ? nullptr : positive.data()};
   weights.columns = weights.rows;
 
-  BlockGradient<T> gradient(sides, grad_x != nullptr, grad_refs != nullptr, pool);
-  for_each_block(sides, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* scores) {
+  BlockGradient<T> gradient(operands, grad_x != nullptr, grad_refs != nullptr, pool);
+  for_each_block(operands, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* scores) {
     kernel.tuplet_weights(pass, block, weights, scores);
     gradient.add(block, scores);
   });

@@ -101,7 +101,7 @@ void softplus_sums(const PairPass<T>& pass, const Block& block, const T* scores,
   kFunctions[pass.euclidean][sums.column_sum != nullptr](pass, block, scores, sums);
 }
 
-// The derivatives along a row_scores, where its other sides are negatives.
+// The derivatives along a row_scores, where its other operands are negatives.
 template <bool kEuclidean, bool kOneShift, bool kSymmetric, class T>
 inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t column, int64_t width, T* row_scores) {
   using V = Vec<T>;
@@ -121,7 +121,7 @@ inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t col
   }
 }
 
-// The derivatives where the other sides are positives: columns [run.begin, run.end) of the row_scores, from their
+// The derivatives where the other operands are positives: columns [run.begin, run.end) of the row_scores, from their
 // scores in `original`.
 template <bool kEuclidean, bool kSymmetric, class T>
 inline void positive_weights(const PairPass<T>& pass, const TupletWeights<T>& w, int64_t row, int64_t column,
