@@ -11,7 +11,7 @@ using namespace hardmine::test;
 namespace {
 
 template <class T>
-bool is_wanted(const cpu::PairPass<T>& pass, cpu::PairKind kind, int64_t row, int64_t column) {
+bool is_wanted(const cpu::PairwiseParams<T>& pass, cpu::PairKind kind, int64_t row, int64_t column) {
   if (column >= pass.columns.count || (pass.symmetric && column <= row)) return false;
   const bool same = pass.rows.label[row] == pass.columns.label[column];
   return kind == cpu::PairKind::kAny || same == (kind == cpu::PairKind::kSameClass);
@@ -46,7 +46,7 @@ struct AnyBatchAll {
   cpu::BatchAllState<T> state{};
 
   // `counted`: as after the negatives.
-  AnyBatchAll(const cpu::PairPass<T>& pass, bool squared, bool table, bool counted, uint64_t seed)
+  AnyBatchAll(const cpu::PairwiseParams<T>& pass, bool squared, bool table, bool counted, uint64_t seed)
       : first(pass.rows.count), class_begin(pass.rows.count), size(pass.rows.count), least(pass.rows.count) {
     Random random(seed);
     const int64_t count = pass.rows.count;

@@ -78,8 +78,8 @@ class AnchorLists {
   void fill(const PairwiseOperands<T>& operands, bool squared, const WorkspaceVector<int64_t>& class_begin,
             const WorkspaceVector<int64_t>& class_end, const ThreadPool& pool) {
     const TileKernels<T>& kernel = kernels<TileKernels<T>>();
-    PairPass<T> pass = operands.pass();
-    pass.symmetric = false;  // every anchor its own list
+    PairwiseParams<T> params = operands.params();
+    params.symmetric = false;  // every anchor its own list
     const int64_t first_block = begin_ / kMaxBlockRows, blocks = ceil_div(end_, kMaxBlockRows) - first_block;
     const double work = static_cast<double>(positive_.size()) * static_cast<double>(operands.depth());
     const int64_t threads = thread_count_for(pool, work, kMultiplyAddGrain / 16);
@@ -92,14 +92,14 @@ class AnchorLists {
       for (int64_t column = round_down(class_begin[row_begin], kBlockStep); column < column_end && !pool.cancelled();
            column += kMaxBlockColumns) {
         const Block block{row_begin, row_end, column, std::min(column + kMaxBlockColumns, column_end)};
-        kernel.fill_block(pass, PairKind::kSameClass, block, scores[worker].get());
+        kernel.fill_block(params, PairKind::kSameClass, block, scores[worker].get());
         for (int64_t i = std::max(row_begin, begin_); i < std::min(row_end, end_); ++i) {
           if (!is_anchor(i)) continue;
           const T* row_scores = scores[worker].get() + (i - row_begin) * kMaxBlockColumns;
           for (int64_t c = std::max(class_begin[i], column); c < std::min(class_end[i], block.column_end); ++c) {
             const T score = row_scores[c - column];
             if (c == i || !(score == score)) continue;
-            const T v = !pass.euclidean ? score : T(-0.5) * (squared ? score : std::sqrt(score));
+            const T v = !params.euclidean ? score : T(-0.5) * (squared ? score : std::sqrt(score));
             positive_[first_[i] + c - class_begin[i]] = v;
             least_[i] = std::min(least_[i], v);
           }
@@ -144,7 +144,7 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
     return std::make_unique<PairwiseOperands<T>>(batch_all_measure(rule, unit_rows), samples, nullptr, depth, pool);
   };
   std::unique_ptr<PairwiseOperands<T>> made = make_operands(true);
-  if (made->clamped() && !made->pass().euclidean) made = make_operands(false);
+  if (made->clamped() && !made->params().euclidean) made = make_operands(false);
   const PairwiseOperands<T>& operands = *made;
   BatchAllResult<T> result{T(0), 0, 0, operands.finite()};
   if (grad) std::fill_n(grad, samples.count * depth, T(0));
@@ -198,13 +198,13 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
     };
     for_each_block(operands, PairKind::kOtherClass, grad ? 3 : 1, pool, has_anchors,
                    [&](int64_t worker, const Block& block, T* scores) {
-                     if (kernel.batch_all_negatives(operands.pass(), block, state, scores, scratch[worker].get()))
+                     if (kernel.batch_all_negatives(operands.params(), block, state, scores, scratch[worker].get()))
                        gradient->add(block, scores);
                    });
     result.active += lists.finish_counts();
     if (!grad) continue;
     for_each_block(operands, PairKind::kSameClass, 1, pool, has_anchors, [&](int64_t, const Block& block, T* scores) {
-      kernel.batch_all_positives(operands.pass(), block, state, scores);
+      kernel.batch_all_positives(operands.params(), block, state, scores);
       gradient->add(block, scores);
     });
   }

@@ -21,7 +21,7 @@ class BlockGradient {
         panel_(kernels<TileKernels<T>>().panel_columns),
         pool_(pool) {
     panels_ = ceil_div(operands.depth(), panel_);
-    const bool euclidean = operands.pass().euclidean;
+    const bool euclidean = operands.params().euclidean;
     rows_.padded = round_up(operands.rows().count(), kBlockStep);
     if (need_rows || operands.symmetric()) rows_.grad = zeros(rows_.padded);
     if (need_columns || euclidean || operands.symmetric())
@@ -57,7 +57,7 @@ class BlockGradient {
   void accumulate(const Block& block, const T* weights, bool transposed, const Operand& from, int64_t from_row,
                   const Operand& to, int64_t to_row) const {
     kernel_.accumulate(block, weights, transposed, operands_.depth(), from.value.get() + from_row * panel_, from.padded,
-                       operands_.pass().euclidean ? to.value.get() + to_row * panel_ : nullptr,
+                       operands_.params().euclidean ? to.value.get() + to_row * panel_ : nullptr,
                        to.grad.get() + to_row * panel_, to.padded);
   }
 

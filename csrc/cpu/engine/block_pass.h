@@ -15,13 +15,13 @@ template <class T, class Wanted, class Visit>
 void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double cost, const ThreadPool& pool,
                     const Wanted& wanted, const Visit& visit) {
   const TileKernels<T>& kernel = kernels<TileKernels<T>>();
-  const PairPass<T>& pass = operands.pass();
+  const PairwiseParams<T>& params = operands.params();
   const int64_t rows = operands.rows().count(), columns = operands.columns().count();
   const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(operands.depth());
-  const int64_t threads = thread_count_for(pool, cost * work / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+  const int64_t threads = thread_count_for(pool, cost * work / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
   std::vector<Buffer<T>> scores;
   for (int64_t t = 0; t < threads; ++t) scores.emplace_back(kMaxBlockRows * kMaxBlockColumns);
-  const PairSchedule schedule(rows, columns, pass.symmetric);
+  const PairSchedule schedule(rows, columns, params.symmetric);
   const auto &row_label = operands.rows().label(), &column_label = operands.columns().label();
   schedule.run(pool, threads, [&](int64_t worker, const Block& block) {
     const int64_t row_low = row_label[block.row_begin], row_high = row_label[block.row_end - 1];
@@ -30,7 +30,7 @@ void for_each_block(const PairwiseOperands<T>& operands, PairKind kind, double c
     const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
     if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return;
     if (!wanted(block)) return;
-    kernel.fill_block(pass, kind, block, scores[worker].get());
+    kernel.fill_block(params, kind, block, scores[worker].get());
     visit(worker, block, scores[worker].get());
   });
 }

@@ -118,26 +118,26 @@ void nearest(Similarity kind, const Points<T>& queries, const Points<T>* refs, i
   const PairwiseOperands<T> operands(measure_of(kind), {queries.x, label.data(), count}, refs ? &columns : nullptr,
                                      depth, pool);
   if (operands.empty()) return;
-  const PairPass<T>& pass = operands.pass();
+  const PairwiseParams<T>& params = operands.params();
   const double pairs = static_cast<double>(count) * static_cast<double>(operands.columns().count());
   const int64_t threads =
-      thread_count_for(pool, pairs * static_cast<double>(depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+      thread_count_for(pool, pairs * static_cast<double>(depth) / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
 
   const int64_t row_blocks = ceil_div(count, kMaxBlockRows);
   const int64_t column_blocks = ceil_div(ref_count, kMaxBlockColumns);
   const int64_t num_splits = refs ? std::clamp<int64_t>(2 * threads / row_blocks, 1, column_blocks) : 1;
   ReservoirSet<T> reservoirs(k, round_up(count, kBlockStep), num_splits);
-  if (pass.symmetric) {
+  if (params.symmetric) {
     const Reservoirs<T> view = reservoirs.view(0);
     const PairSchedule schedule(count, count, true);
-    schedule.run(pool, threads, [&](int64_t, const Block& block) { kernel.knn_block(pass, block, view); });
+    schedule.run(pool, threads, [&](int64_t, const Block& block) { kernel.knn_block(params, block, view); });
   } else {
     parallel_tasks(pool, threads, row_blocks * num_splits, [&](int64_t, int64_t task) {
       const int64_t row = task / num_splits * kMaxBlockRows, split = task % num_splits;
       const Reservoirs<T> view = reservoirs.view(split);
       for (int64_t b = column_blocks * split / num_splits;
            b < column_blocks * (split + 1) / num_splits && !pool.cancelled(); ++b) {
-        kernel.knn_block(pass,
+        kernel.knn_block(params,
                          {row, std::min(row + kMaxBlockRows, count), b * kMaxBlockColumns,
                           std::min((b + 1) * kMaxBlockColumns, ref_count)},
                          view);

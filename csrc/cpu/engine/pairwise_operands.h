@@ -23,11 +23,11 @@ class PairwiseOperands {
     if (empty()) return;
     rows_ = std::make_unique<SortedRows<T>>(anchors, depth, row_norm_, nullptr, true, !refs, pool);
     if (refs) columns_ = std::make_unique<SortedRows<T>>(*refs, depth, column_norm_, nullptr, false, true, pool);
-    pass_.rows = rows().view();
-    pass_.columns = columns().view();
-    pass_.depth = depth;
-    pass_.symmetric = symmetric_;
-    pass_.euclidean = measure.quantity != PairQuantity::kInnerProduct;
+    params_.rows = rows().view();
+    params_.columns = columns().view();
+    params_.depth = depth;
+    params_.symmetric = symmetric_;
+    params_.euclidean = measure.quantity != PairQuantity::kInnerProduct;
   }
 
   bool empty() const { return anchors_.count == 0 || refs_.count == 0; }
@@ -42,7 +42,7 @@ class PairwiseOperands {
   // The rest is there unless a side is empty.
   const SortedRows<T>& rows() const { return *rows_; }
   const SortedRows<T>& columns() const { return symmetric_ ? *rows_ : *columns_; }
-  const PairPass<T>& pass() const { return pass_; }
+  const PairwiseParams<T>& params() const { return params_; }
 
  private:
   LabeledMatrix<T> anchors_, refs_;
@@ -51,7 +51,7 @@ class PairwiseOperands {
   std::unique_ptr<Norms<T>> row_norms_, column_norms_;
   const T *row_norm_, *column_norm_;
   std::unique_ptr<SortedRows<T>> rows_, columns_;
-  PairPass<T> pass_{};
+  PairwiseParams<T> params_{};
 };
 
 }  // namespace hardmine::cpu

@@ -68,7 +68,7 @@ class Picker {
 
   // Rows [begin, end), those of a block of the tile engine: the candidates of each, among all columns, are marked in
   // `bits`, [end - begin, words], from the `scores` of one block after the other.
-  void by_similarity(const PairPass<T>& pass, int64_t begin, int64_t end, const ThreadPool& pool, T* scores,
+  void by_similarity(const PairwiseParams<T>& params, int64_t begin, int64_t end, const ThreadPool& pool, T* scores,
                      uint64_t* bits, int64_t words) const {
     const SortedRows<T>&rows = rows_.sorted, &columns = columns_.sorted;
     Run blocks{0, columns.count()};
@@ -80,8 +80,8 @@ class Picker {
     for (int64_t column = blocks.begin; column < blocks.end; column += kMaxBlockColumns) {
       if (pool.cancelled()) return;
       const Block block{begin, end, column, std::min(column + kMaxBlockColumns, blocks.end)};
-      kernels<TileKernels<T>>().fill_block(pass, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass, block,
-                                           scores);
+      kernels<TileKernels<T>>().fill_block(params, pick_.same_class ? PairKind::kSameClass : PairKind::kOtherClass,
+                                           block, scores);
       mark(block, scores, bits, words);
     }
     for (int64_t i = begin; i < end; ++i) {
@@ -127,11 +127,11 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, co
     parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) { picker.by_label(begin, end); });
     return out;
   }
-  PairPass<T> pass{};  // not symmetric: every row sees all its candidates at once
-  pass.rows = rows.sorted.view();
-  pass.columns = columns.sorted.view();
-  pass.depth = pick.depth;
-  pass.euclidean = pick.euclidean;
+  PairwiseParams<T> params{};  // not symmetric: every row sees all its candidates at once
+  params.rows = rows.sorted.view();
+  params.columns = columns.sorted.view();
+  params.depth = pick.depth;
+  params.euclidean = pick.euclidean;
   const double same = same_class_pairs(rows.sorted, columns.sorted);
   const double pairs = pick.same_class ? same : static_cast<double>(count) * static_cast<double>(column_count) - same;
   const int64_t threads = thread_count_for(pool, pairs * depth, kMultiplyAddGrain);
@@ -140,7 +140,7 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, co
   const Buffer<uint64_t> bits(threads * kMaxBlockRows * words);
   parallel_tasks(pool, threads, ceil_div(count, kMaxBlockRows), [&](int64_t worker, int64_t block) {
     const int64_t begin = block * kMaxBlockRows, end = std::min(begin + kMaxBlockRows, count);
-    picker.by_similarity(pass, begin, end, pool, scores.get() + worker * kMaxBlockRows * kMaxBlockColumns,
+    picker.by_similarity(params, begin, end, pool, scores.get() + worker * kMaxBlockRows * kMaxBlockColumns,
                          bits.get() + worker * kMaxBlockRows * words, words);
   });
   return out;

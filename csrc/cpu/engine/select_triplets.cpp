@@ -45,10 +45,10 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
       refs ? std::make_unique<SortedRows<T>>(*refs, depth, ref_norm, nullptr, false, needs_tiles, pool) : nullptr;
   const SortedRows<T>& columns = refs ? *ref_rows : rows;
 
-  PairPass<T> pass{};
-  pass.depth = depth;
-  pass.symmetric = symmetric;
-  pass.euclidean = euclidean;
+  PairwiseParams<T> params{};
+  params.depth = depth;
+  params.symmetric = symmetric;
+  params.euclidean = euclidean;
   const auto write = [&](Index anchor, bool least_similar, T key, Index index, int64_t* indices, T* similarities) {
     indices[anchor] = index;
     similarities[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
@@ -72,7 +72,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
     requests.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
   if (!random_negative && !semihard) requests.push_back(any_negative(easiest_negative));
   std::vector<Winners<T>> winners;
-  if (!requests.empty()) winners = run_pass(rows, columns, pass, requests, pool);
+  if (!requests.empty()) winners = run_pass(rows, columns, params, requests, pool);
   if (random_positive)
     winners.insert(winners.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
   if (random_negative) winners.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
@@ -88,7 +88,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   if (semihard) {
     const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_key[i]); };
-    winners.push_back(std::move(run_pass(rows, columns, pass, {{false, false, true, range}}, pool).front()));
+    winners.push_back(std::move(run_pass(rows, columns, params, {{false, false, true, range}}, pool).front()));
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -104,8 +104,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   if (semihard && rule.semihard_fallback != Fallback::kNone && !without.empty()) {
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
     const SortedRows<T> rest(anchors, depth, norm, &without, true, false, pool);
-    pass.symmetric = false;
-    const Winners<T> fallback = std::move(run_pass(rest, columns, pass, {any_negative(easiest)}, pool).front());
+    params.symmetric = false;
+    const Winners<T> fallback = std::move(run_pass(rest, columns, params, {any_negative(easiest)}, pool).front());
     for (int64_t i = 0; i < rest.count(); ++i) {
       if (!is_candidate(fallback.index[i])) continue;
       write(rest.permutation()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index,

@@ -58,11 +58,11 @@ void start(const Request<T>& request, const SortedRows<T>& rows, T* key, Index* 
 
 // Makes 1 or 2 selections in one pass.
 template <class T>
-std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairPass<T> pass,
+std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairwiseParams<T> params,
                                  const std::vector<Request<T>>& requests, const ThreadPool& pool) {
   const SelectKernels<T>& kernel = kernels<SelectKernels<T>>();
-  pass.rows = rows.view();
-  pass.columns = columns.view();
+  params.rows = rows.view();
+  params.columns = columns.view();
   const double same = same_class_pairs(rows, columns);
   const double different = static_cast<double>(rows.count()) * static_cast<double>(columns.count()) - same;
   double pairs = 0;
@@ -72,7 +72,7 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
     only_same_class &= request.same_class;
   }
   const int64_t threads =
-      thread_count_for(pool, pairs * static_cast<double>(pass.depth) / (pass.symmetric ? 2 : 1), kMultiplyAddGrain);
+      thread_count_for(pool, pairs * static_cast<double>(params.depth) / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
 
   // Small blocks where there are few, so that no thread waits long for the last; at most the tile buffer.
   const int64_t column_block = round_up(256, kernels<TileKernels<T>>().panel_columns);
@@ -98,7 +98,7 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
         std::copy_n(winners[r].index.get(), rows.padded(), best.index);
       }
       // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
-      selecting[t].push_back({request.same_class, request.least_similar == pass.euclidean, best});
+      selecting[t].push_back({request.same_class, request.least_similar == params.euclidean, best});
     }
   }
 
@@ -106,13 +106,13 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
     const int64_t row = task / column_blocks * row_block, column = task % column_blocks * column_block;
     const int64_t row_end = std::min(row + row_block, rows.count());
     const int64_t column_end = std::min(column + column_block, columns.count());
-    if (pass.symmetric && column_end - 1 <= row) return;
+    if (params.symmetric && column_end - 1 <= row) return;
     const auto &row_label = rows.label(), &column_label = columns.label();
     if (only_same_class &&
         (row_label[row_end - 1] < column_label[column] || column_label[column_end - 1] < row_label[row])) {
       return;
     }
-    kernel.select_block(pass, selecting[worker].data(), static_cast<int64_t>(requests.size()), row, row_end, column,
+    kernel.select_block(params, selecting[worker].data(), static_cast<int64_t>(requests.size()), row, row_end, column,
                         column_end);
   });
 

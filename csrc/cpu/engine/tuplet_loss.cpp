@@ -40,7 +40,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   if (operands.empty()) return operands.finite();
 
   const SortedRows<T>& rows = operands.rows();
-  const PairPass<T>& pass = operands.pass();
+  const PairwiseParams<T>& params = operands.params();
   const bool all = rule.positive == TupletPositive::kAll, one_shift = one_shift_suffices(rule);
   const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<T> admissible = positive_range<T>(selection);
@@ -49,7 +49,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   if (!all) requests.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
   if (!one_shift) requests.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
   std::vector<Winners<T>> winners;
-  if (!requests.empty()) winners = run_pass(rows, operands.columns(), pass, requests, pool);
+  if (!requests.empty()) winners = run_pass(rows, operands.columns(), params, requests, pool);
   if (!all) {
     for (int64_t i = 0; i < rows.count(); ++i) {
       if (!is_candidate(winners[0].index[i])) continue;
@@ -73,9 +73,9 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   }
   WorkspaceVector<double> sum(rows.count(), 0.0);
   exponentials.row_sum = sum.data();
-  exponentials.column_sum = pass.symmetric ? sum.data() : nullptr;
+  exponentials.column_sum = params.symmetric ? sum.data() : nullptr;
   for_each_block(operands, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
-    kernel.exponential_sums(pass, block, scores, exponentials);
+    kernel.exponential_sums(params, block, scores, exponentials);
   });
   WorkspaceVector<T> log_sum = one_a_row(operands, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -107,7 +107,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   softplus.row_sum = value.data();
   softplus.row_slope = slope.data();
   softplus.row_count = count.data();
-  if (pass.symmetric) {
+  if (params.symmetric) {
     softplus.column_shift = shift.data();
     softplus.column_log_sum = log_sum.data();
     softplus.column_sum = value.data();
@@ -115,7 +115,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
     softplus.column_count = count.data();
   }
   for_each_block(operands, PairKind::kSameClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
-    kernel.softplus_sums(pass, block, scores, softplus);
+    kernel.softplus_sums(params, block, scores, softplus);
   });
   for (int64_t i = 0; i < rows.count(); ++i) {
     if (!is_valid_tuplet(count[i], sum[i])) continue;
@@ -139,7 +139,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
     return true;
   }
   const SortedRows<T>& rows = operands.rows();
-  const PairPass<T>& pass = operands.pass();
+  const PairwiseParams<T>& params = operands.params();
   const bool all = rule.positive == TupletPositive::kAll;
 
   TupletWeights<T> weights{};
@@ -171,7 +171,7 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
 
   BlockGradient<T> gradient(operands, grad_x != nullptr, grad_refs != nullptr, pool);
   for_each_block(operands, PairKind::kAny, 3, pool, [&](int64_t, const Block& block, T* scores) {
-    kernel.tuplet_weights(pass, block, weights, scores);
+    kernel.tuplet_weights(params, block, weights, scores);
     gradient.add(block, scores);
   });
   gradient.finish(T(1), grad_x, grad_refs);

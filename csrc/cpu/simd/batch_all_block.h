@@ -91,7 +91,7 @@ inline double active_margins(const BatchAllState<T>& state, int64_t anchor, int6
 
 // Replaces the v of an anchor's row_scores by weights; returns false if all are 0. `count` of the `width` are real.
 template <class T>
-inline bool visit_anchor(const PairPass<T>& pass, const BatchAllState<T>& state, int64_t anchor, int64_t other,
+inline bool visit_anchor(const PairwiseParams<T>& params, const BatchAllState<T>& state, int64_t anchor, int64_t other,
                          int64_t count, int64_t width, T* row_scores) {
   using V = Vec<T>;
   alignas(64) T x[kMaxBlockColumns], weight[kMaxBlockColumns] = {};
@@ -108,7 +108,7 @@ inline bool visit_anchor(const PairPass<T>& pass, const BatchAllState<T>& state,
                                                             : long_list(state, anchor, width, row_scores, x, weight);
     state.value[anchor] += active_margins(state, anchor, other, count, weight);
     // With v = -d / 2, dv = (y - x) / (2 d) = (y - x) / (-4 v); at d = 0 the subgradient is 0.
-    if (pass.euclidean && !state.squared)
+    if (params.euclidean && !state.squared)
       for (int64_t c = 0; c < count; ++c) weight[c] = row_scores[c] < T(0) ? weight[c] / (T(-4) * row_scores[c]) : T(0);
   }
   for (int64_t c = 0; c < width; c += V::kLanes) V::load(weight + c).store(row_scores + c);
@@ -116,13 +116,13 @@ inline bool visit_anchor(const PairPass<T>& pass, const BatchAllState<T>& state,
 }
 
 template <class T>
-bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores,
+bool batch_all_negatives(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state, T* scores,
                          T* scratch) {
   const int64_t rows = block.rows(), columns = block.columns(), width = buffer_width(block);
   const int64_t height = round_up(rows, kBufferStep);
   for (int64_t i = 0; i < rows; ++i) {
     T* row_scores = scores + i * kMaxBlockColumns;
-    for (int64_t c = 0; c < width; ++c) row_scores[c] = value_of(pass.euclidean, state.squared, row_scores[c]);
+    for (int64_t c = 0; c < width; ++c) row_scores[c] = value_of(params.euclidean, state.squared, row_scores[c]);
   }
   // The other way round: the block's columns as anchors, its rows as negatives.
   for (int64_t c = 0; c < columns; ++c) {
@@ -132,11 +132,11 @@ bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const Batc
   }
   bool any_row = false, any_column = false;
   for (int64_t i = 0; i < rows; ++i)
-    any_row |= visit_anchor(pass, state, block.row_begin + i, block.column_begin, columns, width,
+    any_row |= visit_anchor(params, state, block.row_begin + i, block.column_begin, columns, width,
                             scores + i * kMaxBlockColumns);
   for (int64_t c = 0; c < columns; ++c)
     any_column |=
-        visit_anchor(pass, state, block.column_begin + c, block.row_begin, rows, height, scratch + c * kMaxBlockRows);
+        visit_anchor(params, state, block.column_begin + c, block.row_begin, rows, height, scratch + c * kMaxBlockRows);
   if (!state.need_weights || !(any_row || any_column)) return false;
   if (any_column)
     for (int64_t i = 0; i < rows; ++i)
@@ -146,7 +146,8 @@ bool batch_all_negatives(const PairPass<T>& pass, const Block& block, const Batc
 }
 
 template <class T>
-void batch_all_positives(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores) {
+void batch_all_positives(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
+                         T* scores) {
   const int64_t width = buffer_width(block);
   for (int64_t i = 0; i < block.rows(); ++i) {
     const int64_t row = block.row_begin + i;
@@ -163,7 +164,7 @@ void batch_all_positives(const PairPass<T>& pass, const Block& block, const Batc
       if (state.size[row]) active += state.active[state.first[row] + column - class_begin];
       if (state.size[column]) active += state.active[state.first[column] + row - class_begin];
       T weight = -static_cast<T>(active);
-      if (pass.euclidean && !state.squared) {
+      if (params.euclidean && !state.squared) {
         const T distance = std::sqrt(row_scores[c]);
         weight = distance > T(0) ? weight / (T(2) * distance) : T(0);
       }

@@ -38,10 +38,11 @@ template <class T>
 struct BatchAllKernels {
   // Replaces the scores of a block of other-class pairs by the weights of the gradient of all triplets' sum (see
   // block_gradient.h); returns false if all are 0. `scratch` has room for [kMaxBlockColumns][kMaxBlockRows] scores.
-  bool (*batch_all_negatives)(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores,
-                              T* scratch);
+  bool (*batch_all_negatives)(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
+                              T* scores, T* scratch);
   // Likewise those of a block of same-class pairs, from the scores of active triplets of each.
-  void (*batch_all_positives)(const PairPass<T>& pass, const Block& block, const BatchAllState<T>& state, T* scores);
+  void (*batch_all_positives)(const PairwiseParams<T>& params, const Block& block, const BatchAllState<T>& state,
+                              T* scores);
 };
 
 }  // namespace hardmine::cpu

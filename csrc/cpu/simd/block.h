@@ -35,28 +35,28 @@ void visit_fill(const void* self, const T* tile, int64_t row, int64_t row_end, i
 
 // True if every pair of the block is of that kind, so that every score of it will be written.
 template <class T>
-inline bool is_whole(const PairPass<T>& pass, PairKind kind, const Block& block) {
-  if (block.columns() % kBufferStep || (pass.symmetric && block.column_begin < block.row_end)) return false;
+inline bool is_whole(const PairwiseParams<T>& params, PairKind kind, const Block& block) {
+  if (block.columns() % kBufferStep || (params.symmetric && block.column_begin < block.row_end)) return false;
   if (kind == PairKind::kAny) return true;
-  const int64_t *row = pass.rows.label, *column = pass.columns.label;
+  const int64_t *row = params.rows.label, *column = params.columns.label;
   if (kind == PairKind::kSameClass)
     return row[block.row_begin] == column[block.column_end - 1] && row[block.row_end - 1] == column[block.column_begin];
   return row[block.row_end - 1] < column[block.column_begin] || column[block.column_end - 1] < row[block.row_begin];
 }
 
 template <class T>
-void fill_block(const PairPass<T>& pass, PairKind kind, const Block& block, T* scores) {
-  if (!is_whole(pass, kind, block)) {
+void fill_block(const PairwiseParams<T>& params, PairKind kind, const Block& block, T* scores) {
+  if (!is_whole(params, kind, block)) {
     const int64_t width = buffer_width(block);
     for (int64_t i = 0; i < block.rows(); ++i)
       for (int64_t c = 0; c < width; ++c) scores[i * kMaxBlockColumns + c] = std::numeric_limits<T>::quiet_NaN();
   }
   const FillState<T> state{&block, scores};
   const TileVisitor<T> visitor{kind, visit_fill<T>, &state};
-  if (pass.euclidean) {
-    visit_block<true>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+  if (params.euclidean) {
+    visit_block<true>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
   } else {
-    visit_block<false>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+    visit_block<false>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
   }
 }
 
@@ -72,9 +72,9 @@ struct ClassRun {
   int64_t begin, end;
 };
 template <class T>
-inline ClassRun class_run(const PairPass<T>& pass, const Block& block, int64_t row) {
-  const int64_t label = pass.rows.label[row];
-  const int64_t* first = pass.columns.label + block.column_begin;
+inline ClassRun class_run(const PairwiseParams<T>& params, const Block& block, int64_t row) {
+  const int64_t label = params.rows.label[row];
+  const int64_t* first = params.columns.label + block.column_begin;
   const int64_t columns = block.columns();
   if (first[columns - 1] < label || label < first[0]) return {0, 0};
   const int64_t begin = partition_point(int64_t{0}, columns, [&](int64_t c) { return first[c] < label; });

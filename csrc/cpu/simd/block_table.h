@@ -17,7 +17,7 @@ struct TileKernels {
 
   // scores [rows][kMaxBlockColumns]: the tile's number of every pair of the block that is of that kind, NaN for the
   // others, up to a width that is the next multiple of 32.
-  void (*fill_block)(const PairPass<T>& pass, PairKind kind, const Block& block, T* scores);
+  void (*fill_block)(const PairwiseParams<T>& params, PairKind kind, const Block& block, T* scores);
 
   // The number that tiles hold for the pair of rows a and b, to the bit. Their norms: null where tiles are made of the
   // rows as they are.

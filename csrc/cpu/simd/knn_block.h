@@ -10,7 +10,7 @@ namespace hardmine::cpu::HARDMINE_TARGET {
 template <class T, bool kLargestWins, bool kSymmetric>
 struct KnnVisitor {
   using V = Vec<T>;
-  const PairPass<T>& pass;
+  const PairwiseParams<T>& params;
   const Reservoirs<T>& reservoirs;
 
   void offer(int64_t owner, T key, Index index) const {
@@ -25,12 +25,12 @@ struct KnnVisitor {
                                             uint64_t column_hits) const {
     for (; row_hits; row_hits &= row_hits - 1) {
       const int c = __builtin_ctzll(row_hits);
-      offer(row, kLargestWins ? tile_row[c] : -tile_row[c], pass.columns.id[column + c]);
+      offer(row, kLargestWins ? tile_row[c] : -tile_row[c], params.columns.id[column + c]);
     }
     if constexpr (kSymmetric) {
       for (; column_hits; column_hits &= column_hits - 1) {
         const int c = __builtin_ctzll(column_hits);
-        offer(column + c, kLargestWins ? tile_row[c] : -tile_row[c], pass.rows.id[row]);
+        offer(column + c, kLargestWins ? tile_row[c] : -tile_row[c], params.rows.id[row]);
       }
     }
   }
@@ -68,28 +68,28 @@ struct KnnVisitor {
 
 template <class T>
 struct KnnState {
-  const PairPass<T>* pass;
+  const PairwiseParams<T>* params;
   const Reservoirs<T>* reservoirs;
 };
 
 template <class T, bool kLargestWins, bool kSymmetric>
 void visit_knn(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column) {
   const KnnState<T>& state = *static_cast<const KnnState<T>*>(self);
-  KnnVisitor<T, kLargestWins, kSymmetric>{*state.pass, *state.reservoirs}(tile, row, row_end, column);
+  KnnVisitor<T, kLargestWins, kSymmetric>{*state.params, *state.reservoirs}(tile, row, row_end, column);
 }
 
 template <class T>
-void knn_block(const PairPass<T>& pass, const Block& block, const Reservoirs<T>& reservoirs) {
+void knn_block(const PairwiseParams<T>& params, const Block& block, const Reservoirs<T>& reservoirs) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
   // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
   static constexpr Visit kVisits[2][2] = {{visit_knn<T, true, false>, visit_knn<T, true, true>},
                                           {visit_knn<T, false, false>, visit_knn<T, false, true>}};
-  const KnnState<T> state{&pass, &reservoirs};
-  const TileVisitor<T> visitor{PairKind::kAny, kVisits[pass.euclidean][pass.symmetric], &state};
-  if (pass.euclidean) {
-    visit_block<true>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+  const KnnState<T> state{&params, &reservoirs};
+  const TileVisitor<T> visitor{PairKind::kAny, kVisits[params.euclidean][params.symmetric], &state};
+  if (params.euclidean) {
+    visit_block<true>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
   } else {
-    visit_block<false>(pass, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
+    visit_block<false>(params, &visitor, 1, block.row_begin, block.row_end, block.column_begin, block.column_end);
   }
 }
 

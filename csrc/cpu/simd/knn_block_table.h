@@ -27,7 +27,7 @@ struct Reservoirs {
 template <class T>
 struct KnnKernels {
   // Offers the block's pairs to their rows and, where the pass is symmetric, to their columns.
-  void (*knn_block)(const PairPass<T>& pass, const Block& block, const Reservoirs<T>& reservoirs);
+  void (*knn_block)(const PairwiseParams<T>& params, const Block& block, const Reservoirs<T>& reservoirs);
 };
 
 }  // namespace hardmine::cpu

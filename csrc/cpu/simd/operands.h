@@ -21,7 +21,7 @@ struct PackedMatrix {
 
 // The pairs (row, column) of a pass over the tiles, and what a tile holds.
 template <class T>
-struct PairPass {
+struct PairwiseParams {
   PackedMatrix<T> rows;
   PackedMatrix<T> columns;
   int64_t depth;

@@ -10,7 +10,7 @@ namespace hardmine::cpu::HARDMINE_TARGET {
 template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
 struct SelectVisitor {
   using V = Vec<T>;
-  const PairPass<T>& pass;
+  const PairwiseParams<T>& params;
   const BestPairs<T>& best;
 
   void offer(int64_t owner, T key, Index index) const {
@@ -26,12 +26,12 @@ struct SelectVisitor {
                                             uint64_t column_hits) const {
     for (; row_hits; row_hits &= row_hits - 1) {
       const int c = __builtin_ctzll(row_hits);
-      offer(row, kLargestWins ? tile_row[c] : -tile_row[c], pass.columns.id[column + c]);
+      offer(row, kLargestWins ? tile_row[c] : -tile_row[c], params.columns.id[column + c]);
     }
     if constexpr (kSymmetric) {
       for (; column_hits; column_hits &= column_hits - 1) {
         const int c = __builtin_ctzll(column_hits);
-        offer(column + c, kLargestWins ? tile_row[c] : -tile_row[c], pass.rows.id[row]);
+        offer(column + c, kLargestWins ? tile_row[c] : -tile_row[c], params.rows.id[row]);
       }
     }
   }
@@ -73,19 +73,19 @@ struct SelectVisitor {
 // What a SelectVisitor works on.
 template <class T>
 struct SelectState {
-  const PairPass<T>* pass;
+  const PairwiseParams<T>* params;
   const BestPairs<T>* best;
 };
 
 template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
 void visit_select(const void* self, const T* tile, int64_t row, int64_t row_end, int64_t column) {
   const SelectState<T>& state = *static_cast<const SelectState<T>*>(self);
-  SelectVisitor<T, kLargestWins, kBounded, kSymmetric>{*state.pass, *state.best}(tile, row, row_end, column);
+  SelectVisitor<T, kLargestWins, kBounded, kSymmetric>{*state.params, *state.best}(tile, row, row_end, column);
 }
 
 template <class T>
-void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64_t selection_count, int64_t row_begin,
-                  int64_t row_end, int64_t column_begin, int64_t column_end) {
+void select_block(const PairwiseParams<T>& params, const Selecting<T>* selections, int64_t selection_count,
+                  int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
   static constexpr Visit kVisits[2][2][2] = {
       {{visit_select<T, false, false, false>, visit_select<T, false, false, true>},
@@ -97,14 +97,14 @@ void select_block(const PairPass<T>& pass, const Selecting<T>* selections, int64
   TileVisitor<T> visitors[kMaxSelections];
   for (int64_t v = 0; v < selection_count; ++v) {
     const Selecting<T>& selection = selections[v];
-    states[v] = {&pass, &selection.best};
-    const Visit visit = kVisits[selection.largest_wins][selection.best.upper != nullptr][pass.symmetric];
+    states[v] = {&params, &selection.best};
+    const Visit visit = kVisits[selection.largest_wins][selection.best.upper != nullptr][params.symmetric];
     visitors[v] = {selection.same_class ? PairKind::kSameClass : PairKind::kOtherClass, visit, &states[v]};
   }
-  if (pass.euclidean) {
-    visit_block<true>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);
+  if (params.euclidean) {
+    visit_block<true>(params, visitors, selection_count, row_begin, row_end, column_begin, column_end);
   } else {
-    visit_block<false>(pass, visitors, selection_count, row_begin, row_end, column_begin, column_end);
+    visit_block<false>(params, visitors, selection_count, row_begin, row_end, column_begin, column_end);
   }
 }
 

@@ -28,7 +28,7 @@ struct SelectKernels {
   // Visits the pairs of rows [row_begin, row_end) and columns [column_begin, column_end), both beginning on group
   // boundaries, and updates the best of every row, and of every column where the pass is symmetric, in each of 1 to
   // kMaxSelections selections.
-  void (*select_block)(const PairPass<T>& pass, const Selecting<T>* selections, int64_t selection_count,
+  void (*select_block)(const PairwiseParams<T>& params, const Selecting<T>* selections, int64_t selection_count,
                        int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end);
 };
 

@@ -101,15 +101,16 @@ T pair_score(const T* a, const T* b, const T* a_norm, const T* b_norm, int64_t d
 
 // Which of a tile's pairs are candidates, from its corners: labels ascend along rows and columns.
 template <class T>
-inline TileKind classify(const PairPass<T>& pass, PairKind kind, int64_t row, int64_t row_end, int64_t column) {
+inline TileKind classify(const PairwiseParams<T>& params, PairKind kind, int64_t row, int64_t row_end, int64_t column) {
   const int64_t column_end = column + kPanel<T>;
-  if (pass.symmetric && column_end - 1 <= row) return TileKind::kSkip;  // every pair is (i, i) or was visited as (j, i)
-  const int64_t row_low = pass.rows.label[row], row_high = pass.rows.label[row_end - 1];
-  const int64_t column_low = pass.columns.label[column], column_high = pass.columns.label[column_end - 1];
+  if (params.symmetric && column_end - 1 <= row)
+    return TileKind::kSkip;  // every pair is (i, i) or was visited as (j, i)
+  const int64_t row_low = params.rows.label[row], row_high = params.rows.label[row_end - 1];
+  const int64_t column_low = params.columns.label[column], column_high = params.columns.label[column_end - 1];
   const bool disjoint = row_high < column_low || column_high < row_low;
   const bool single = row_low == row_high && column_low == column_high && row_low == column_low;
   if (kind == PairKind::kSameClass ? disjoint : kind == PairKind::kOtherClass && single) return TileKind::kSkip;
-  const bool whole = column_end <= pass.columns.count && !(pass.symmetric && column < row_end);
+  const bool whole = column_end <= params.columns.count && !(params.symmetric && column < row_end);
   const bool uniform = kind == PairKind::kAny || (kind == PairKind::kSameClass ? single : disjoint);
   return whole && uniform ? TileKind::kAll : TileKind::kSome;
 }
@@ -117,23 +118,23 @@ inline TileKind classify(const PairPass<T>& pass, PairKind kind, int64_t row, in
 // Copies a tile, with NaN for the pairs that are no candidates. Labels ascend, so a row's own class is a run of
 // columns, which only moves forward from row to row.
 template <class T>
-inline void copy_candidates(const PairPass<T>& pass, PairKind kind, int64_t row, int64_t row_end, int64_t column,
-                            const T* tile, T* out) {
+inline void copy_candidates(const PairwiseParams<T>& params, PairKind kind, int64_t row, int64_t row_end,
+                            int64_t column, const T* tile, T* out) {
   constexpr int32_t kColumns = kPanel<T>;
   const bool any = kind == PairKind::kAny, same_class = kind == PairKind::kSameClass;
-  const int64_t* label = pass.columns.label + column;
-  const int64_t left = pass.columns.count - column;
+  const int64_t* label = params.columns.label + column;
+  const int64_t left = params.columns.count - column;
   const int32_t end = left < kColumns ? static_cast<int32_t>(left) : kColumns;
   int32_t class_begin = 0, class_end = 0;
   for (int64_t i = row; i < row_end; ++i) {
-    while (class_begin < end && label[class_begin] < pass.rows.label[i]) ++class_begin;
+    while (class_begin < end && label[class_begin] < params.rows.label[i]) ++class_begin;
     if (class_end < class_begin) class_end = class_begin;
-    while (class_end < end && label[class_end] == pass.rows.label[i]) ++class_end;
+    while (class_end < end && label[class_end] == params.rows.label[i]) ++class_end;
     // Each unordered pair once, and never (i, i).
     const int64_t behind = i + 1 - column;
-    const int32_t first = !pass.symmetric || behind < 0 ? 0
-                          : behind < kColumns           ? static_cast<int32_t>(behind)
-                                                        : kColumns;
+    const int32_t first = !params.symmetric || behind < 0 ? 0
+                          : behind < kColumns             ? static_cast<int32_t>(behind)
+                                                          : kColumns;
     const T* tile_row = tile + (i - row) * kPanel<T>;
     T* out_row = out + (i - row) * kPanel<T>;
     for (int32_t c = 0; c < kColumns; ++c) {
@@ -157,7 +158,7 @@ inline constexpr int64_t kMaxVisitors = 2;
 
 // Streams the block's tiles through the visitors.
 template <bool kEuclidean, class T>
-inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors, int64_t visitor_count,
+inline void visit_block(const PairwiseParams<T>& params, const TileVisitor<T>* visitors, int64_t visitor_count,
                         int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
   constexpr int64_t kTile = kMicroTileRows * kPanel<T>;
   alignas(64) T strip[kMaxBlockRows * kPanel<T>];
@@ -169,17 +170,17 @@ inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors,
     for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
       needed[g] = false;
       for (int64_t v = 0; v < visitor_count; ++v) {
-        kinds[g][v] = classify(pass, visitors[v].kind, row, group_end(row), column);
+        kinds[g][v] = classify(params, visitors[v].kind, row, group_end(row), column);
         needed[g] |= kinds[g][v] != TileKind::kSkip;
       }
     }
-    const T* panel = pass.columns.panels + column * pass.depth;
-    for (int64_t k = 0; k < pass.depth; k += kDepthChunk) {
-      const int64_t chunk = pass.depth - k < kDepthChunk ? pass.depth - k : kDepthChunk;
+    const T* panel = params.columns.panels + column * params.depth;
+    for (int64_t k = 0; k < params.depth; k += kDepthChunk) {
+      const int64_t chunk = params.depth - k < kDepthChunk ? params.depth - k : kDepthChunk;
       for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
         if (!needed[g]) continue;
-        micro_kernel<kEuclidean>(pass.rows.groups + row * pass.depth + k * kMicroTileRows, panel + k * kPanel<T>, chunk,
-                                 k > 0, strip + g * kTile);
+        micro_kernel<kEuclidean>(params.rows.groups + row * params.depth + k * kMicroTileRows, panel + k * kPanel<T>,
+                                 chunk, k > 0, strip + g * kTile);
       }
     }
     for (int64_t row = row_begin, g = 0; row < row_end; row += kMicroTileRows, ++g) {
@@ -188,7 +189,7 @@ inline void visit_block(const PairPass<T>& pass, const TileVisitor<T>* visitors,
         const T* tile = strip + g * kTile;
         if (kinds[g][v] == TileKind::kSkip) continue;
         if (kinds[g][v] == TileKind::kSome) {
-          copy_candidates(pass, visitor.kind, row, group_end(row), column, tile, candidates);
+          copy_candidates(params, visitor.kind, row, group_end(row), column, tile, candidates);
           tile = candidates;
         }
         visitor.visit(visitor.self, tile, row, group_end(row), column);

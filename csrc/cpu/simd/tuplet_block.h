@@ -34,25 +34,27 @@ void exponential_sums_of(const Block& block, const T* scores, const ExponentialS
 }
 
 template <class T>
-void exponential_sums(const PairPass<T>& pass, const Block& block, const T* scores, const ExponentialSums<T>& sums) {
+void exponential_sums(const PairwiseParams<T>& params, const Block& block, const T* scores,
+                      const ExponentialSums<T>& sums) {
   using Function = void (*)(const Block&, const T*, const ExponentialSums<T>&);
   static constexpr Function kFunctions[2][2][2] = {
       {{exponential_sums_of<false, false, false, T>, exponential_sums_of<false, false, true, T>},
        {exponential_sums_of<false, true, false, T>, exponential_sums_of<false, true, true, T>}},
       {{exponential_sums_of<true, false, false, T>, exponential_sums_of<true, false, true, T>},
        {exponential_sums_of<true, true, false, T>, exponential_sums_of<true, true, true, T>}}};
-  kFunctions[pass.euclidean][sums.row_shift == nullptr][sums.column_sum != nullptr](block, scores, sums);
+  kFunctions[params.euclidean][sums.row_shift == nullptr][sums.column_sum != nullptr](block, scores, sums);
 }
 
 // Only the columns of the row's own class, and what fills up their vectors, are looked at.
 template <bool kEuclidean, bool kColumns, class T>
-void softplus_sums_of(const PairPass<T>& pass, const Block& block, const T* scores, const SoftplusSums<T>& sums) {
+void softplus_sums_of(const PairwiseParams<T>& params, const Block& block, const T* scores,
+                      const SoftplusSums<T>& sums) {
   using V = Vec<T>;
   const V inv_temperature = V::broadcast(&sums.inv_temperature);
   ColumnSums<T> column_sums, column_slopes;
   for (int64_t i = 0; i < block.rows(); ++i) {
     const int64_t row = block.row_begin + i;
-    const ClassRun run = class_run(pass, block, row);
+    const ClassRun run = class_run(params, block, row);
     if (run.begin == run.end) continue;
     const T* row_scores = scores + i * kMaxBlockColumns;
     alignas(64) T kept[kMaxBlockColumns];
@@ -94,11 +96,11 @@ void softplus_sums_of(const PairPass<T>& pass, const Block& block, const T* scor
 }
 
 template <class T>
-void softplus_sums(const PairPass<T>& pass, const Block& block, const T* scores, const SoftplusSums<T>& sums) {
-  using Function = void (*)(const PairPass<T>&, const Block&, const T*, const SoftplusSums<T>&);
+void softplus_sums(const PairwiseParams<T>& params, const Block& block, const T* scores, const SoftplusSums<T>& sums) {
+  using Function = void (*)(const PairwiseParams<T>&, const Block&, const T*, const SoftplusSums<T>&);
   static constexpr Function kFunctions[2][2] = {{softplus_sums_of<false, false, T>, softplus_sums_of<false, true, T>},
                                                 {softplus_sums_of<true, false, T>, softplus_sums_of<true, true, T>}};
-  kFunctions[pass.euclidean][sums.column_sum != nullptr](pass, block, scores, sums);
+  kFunctions[params.euclidean][sums.column_sum != nullptr](params, block, scores, sums);
 }
 
 // The derivatives along a row_scores, where its other operands are negatives.
@@ -124,15 +126,15 @@ inline void negative_weights(const TupletWeights<T>& w, int64_t row, int64_t col
 // The derivatives where the other operands are positives: columns [run.begin, run.end) of the row_scores, from their
 // scores in `original`.
 template <bool kEuclidean, bool kSymmetric, class T>
-inline void positive_weights(const PairPass<T>& pass, const TupletWeights<T>& w, int64_t row, int64_t column,
+inline void positive_weights(const PairwiseParams<T>& params, const TupletWeights<T>& w, int64_t row, int64_t column,
                              const ClassRun& run, const T* original, T* row_scores) {
   using V = Vec<T>;
   if (w.rows.positive) {
     for (int64_t c = run.begin; c < run.end; ++c) {
       const bool candidate = original[c] == original[c];  // neither (i, i) nor visited as (j, i)
       T weight = T(0);
-      if (candidate && pass.columns.id[column + c] == w.rows.positive[row]) weight -= w.rows.positive_weight[row];
-      if (kSymmetric && candidate && pass.rows.id[row] == w.columns.positive[column + c])
+      if (candidate && params.columns.id[column + c] == w.rows.positive[row]) weight -= w.rows.positive_weight[row];
+      if (kSymmetric && candidate && params.rows.id[row] == w.columns.positive[column + c])
         weight -= w.columns.positive_weight[column + c];
       row_scores[c] = weight;
     }
@@ -159,19 +161,19 @@ inline void positive_weights(const PairPass<T>& pass, const TupletWeights<T>& w,
 }
 
 template <bool kEuclidean, bool kOneShift, bool kSymmetric, class T>
-void tuplet_weights_of(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& w, T* scores) {
+void tuplet_weights_of(const PairwiseParams<T>& params, const Block& block, const TupletWeights<T>& w, T* scores) {
   using V = Vec<T>;
   const int64_t width = buffer_width(block);
   for (int64_t i = 0; i < block.rows(); ++i) {
     T* row_scores = scores + i * kMaxBlockColumns;
     const int64_t row = block.row_begin + i;
-    const ClassRun run = class_run(pass, block, row);
+    const ClassRun run = class_run(params, block, row);
     alignas(64) T original[kMaxBlockColumns];
     if (kEuclidean || run.begin < run.end)
       for (int64_t c = 0; c < width; ++c) original[c] = row_scores[c];
     negative_weights<kEuclidean, kOneShift, kSymmetric>(w, row, block.column_begin, width, row_scores);
     if (run.begin < run.end)
-      positive_weights<kEuclidean, kSymmetric>(pass, w, row, block.column_begin, run, original, row_scores);
+      positive_weights<kEuclidean, kSymmetric>(params, w, row, block.column_begin, run, original, row_scores);
     if constexpr (kEuclidean) {
       // s = -d, so ds / dx = (y - x) / d; at d = 0 the subgradient is 0, as for PyTorch's norm.
       const V least = constant<T>(std::numeric_limits<T>::min());
@@ -185,14 +187,14 @@ void tuplet_weights_of(const PairPass<T>& pass, const Block& block, const Tuplet
 }
 
 template <class T>
-void tuplet_weights(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& weights, T* scores) {
-  using Function = void (*)(const PairPass<T>&, const Block&, const TupletWeights<T>&, T*);
+void tuplet_weights(const PairwiseParams<T>& params, const Block& block, const TupletWeights<T>& weights, T* scores) {
+  using Function = void (*)(const PairwiseParams<T>&, const Block&, const TupletWeights<T>&, T*);
   static constexpr Function kFunctions[2][2][2] = {
       {{tuplet_weights_of<false, false, false, T>, tuplet_weights_of<false, false, true, T>},
        {tuplet_weights_of<false, true, false, T>, tuplet_weights_of<false, true, true, T>}},
       {{tuplet_weights_of<true, false, false, T>, tuplet_weights_of<true, false, true, T>},
        {tuplet_weights_of<true, true, false, T>, tuplet_weights_of<true, true, true, T>}}};
-  kFunctions[pass.euclidean][weights.one_shift][pass.symmetric](pass, block, weights, scores);
+  kFunctions[params.euclidean][weights.one_shift][params.symmetric](params, block, weights, scores);
 }
 
 HARDMINE_PROVIDE_KERNELS(TupletKernels, .exponential_sums = exponential_sums<T>, .softplus_sums = softplus_sums<T>,

@@ -5,8 +5,9 @@
 
 namespace hardmine::cpu {
 
-// The sums that a log-sum-exp over the pairs of a pass needs: exp2((s - shift) log2e_over_temperature) of every pair, added up for its
-// row and, where column_sum is not null, for its column. s is the similarity, and log2(e) / temperature the factor.
+// The sums that a log-sum-exp over the pairs of a pass needs: exp2((s - shift) log2e_over_temperature) of every pair,
+// added up for its row and, where column_sum is not null, for its column. s is the similarity, and log2(e) /
+// temperature the factor.
 template <class T>
 struct ExponentialSums {
   T log2e_over_temperature;
@@ -64,12 +65,14 @@ struct TupletWeights {
 // turn.
 template <class T>
 struct TupletKernels {
-  void (*exponential_sums)(const PairPass<T>& pass, const Block& block, const T* scores,
+  void (*exponential_sums)(const PairwiseParams<T>& params, const Block& block, const T* scores,
                            const ExponentialSums<T>& sums);
-  void (*softplus_sums)(const PairPass<T>& pass, const Block& block, const T* scores, const SoftplusSums<T>& sums);
+  void (*softplus_sums)(const PairwiseParams<T>& params, const Block& block, const T* scores,
+                        const SoftplusSums<T>& sums);
   // Replaces each number by the derivative of the loss with respect to the pair's similarity - divided by the distance
   // where the pass is Euclidean - and fills up with zeros what `accumulate` reads.
-  void (*tuplet_weights)(const PairPass<T>& pass, const Block& block, const TupletWeights<T>& weights, T* scores);
+  void (*tuplet_weights)(const PairwiseParams<T>& params, const Block& block, const TupletWeights<T>& weights,
+                         T* scores);
 };
 
 }  // namespace hardmine::cpu

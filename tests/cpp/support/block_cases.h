@@ -18,7 +18,7 @@ inline constexpr int64_t kLine = 32;  // lines of a filled block are whole multi
 template <class T>
 struct LevelPass {
   PackedBatch<T> rows, columns;
-  cpu::PairPass<T> pass;
+  cpu::PairwiseParams<T> pass;
 
   LevelPass(const Kernels<T>& kernel, const Batch<T>& row_batch, const Batch<T>* column_batch, bool euclidean)
       : rows(kernel, row_batch, euclidean ? nullptr : norms(kernel, row_batch).data()),
@@ -37,12 +37,12 @@ struct LevelPass {
 template <class T>
 struct Case {
   const Kernels<T>&scalar, &simd;
-  const cpu::PairPass<T>&scalar_pass, &simd_pass;
+  const cpu::PairwiseParams<T>&scalar_pass, &simd_pass;
   std::vector<cpu::Block> blocks;  // that may hold pairs
   Random random;
   bool second_half;  // alternates from case to case; a check with four variants runs two of them per case
 
-  const cpu::PairPass<T>& pass_of(const Kernels<T>& kernel) const {
+  const cpu::PairwiseParams<T>& pass_of(const Kernels<T>& kernel) const {
     return &kernel == &scalar ? scalar_pass : simd_pass;
   }
   int64_t rows() const { return scalar_pass.rows.count; }

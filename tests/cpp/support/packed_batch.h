@@ -48,7 +48,7 @@ struct PassResult {
 };
 
 template <class T>
-PassResult<T> run_pass(const Kernels<T>& kernel, const cpu::PairPass<T>& pass, bool same_class, bool largest_wins,
+PassResult<T> run_pass(const Kernels<T>& kernel, const cpu::PairwiseParams<T>& pass, bool same_class, bool largest_wins,
                        const KeyRange<T>& range, bool bounded, int64_t row_block, int64_t column_panels) {
   const int64_t padded = round_up_to(pass.rows.count, std::max(kernel.micro_tile_rows, kernel.panel_columns));
   PassResult<T> best{std::vector<T>(padded, range.start_key), std::vector<Index>(padded, range.start_index)};
