@@ -31,7 +31,8 @@ Index ranked_bit(const uint64_t* words, Index rank) {
 template <class T>
 class Picker {
  public:
-  Picker(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns, const Winners<T>& out)
+  Picker(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
+         const SelectionResult<T>& out)
       : pick_(pick), rows_(rows), columns_(columns), out_(out) {}
 
   // Picks for a row one of `count` candidates; candidate(rank) is the rank-th of their indices, ascending.
@@ -108,17 +109,17 @@ class Picker {
 
   const RandomPick<T>& pick_;
   const PickOperand<T>&rows_, &columns_;
-  const Winners<T>& out_;
+  const SelectionResult<T>& out_;
 };
 
 }  // namespace
 
 template <class T>
-Winners<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
-                       const ThreadPool& pool) {
+SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
+                               const ThreadPool& pool) {
   const int64_t count = rows.sorted.count(), column_count = columns.sorted.count();
   const double depth = static_cast<double>(pick.depth);
-  Winners<T> out{Buffer<T>(count), Buffer<Index>(count)};
+  SelectionResult<T> out{Buffer<T>(count), Buffer<Index>(count)};
   const Picker<T> picker(pick, rows, columns, out);
   if (!pick.by_similarity) {
     // The score of a pair is a chain of sums, each of which waits for the one before: it costs several elements of a
@@ -146,9 +147,9 @@ Winners<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, co
   return out;
 }
 
-template Winners<float> pick_random(const RandomPick<float>&, const PickOperand<float>&, const PickOperand<float>&,
-                                    const ThreadPool&);
-template Winners<double> pick_random(const RandomPick<double>&, const PickOperand<double>&, const PickOperand<double>&,
-                                     const ThreadPool&);
+template SelectionResult<float> pick_random(const RandomPick<float>&, const PickOperand<float>&,
+                                            const PickOperand<float>&, const ThreadPool&);
+template SelectionResult<double> pick_random(const RandomPick<double>&, const PickOperand<double>&,
+                                             const PickOperand<double>&, const ThreadPool&);
 
 }  // namespace hardmine::cpu

@@ -32,7 +32,7 @@ struct RandomPick {
 // Where labels tell the candidates, a pick costs a bisection and the similarity of one pair, to the same bits as in a
 // tile. Where similarities decide, the tiles that may hold candidates are computed.
 template <class T>
-Winners<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
-                       const ThreadPool& pool);
+SelectionResult<T> pick_random(const RandomPick<T>& pick, const PickOperand<T>& rows, const PickOperand<T>& columns,
+                               const ThreadPool& pool);
 
 }  // namespace hardmine::cpu

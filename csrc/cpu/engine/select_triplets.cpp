@@ -57,7 +57,7 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
   const bool hardest_positive = prefers_least_similar(rule.positive);
   const bool easiest_negative = prefers_least_similar(rule.negative);
   const auto any_negative = [](bool least_similar) {
-    return Request<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
+    return SelectionSpec<T>{false, least_similar, false, [](int64_t) { return unlimited_range<T>(); }};
   };
   const auto picked = [&](const double* uniform, bool same_class, bool by_similarity, T upper) {
     const PickOperand<T> row_side{anchors.x, norm, rows};
@@ -66,21 +66,21 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
                           column_side, pool);
   };
 
-  // One pass for what can be had in one: of `winners`, the positives come first, then the negatives.
-  std::vector<Request<T>> requests;
+  // One pass for what can be had in one: of `results`, the positives come first, then the negatives.
+  std::vector<SelectionSpec<T>> specs;
   if (!random_positive)
-    requests.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
-  if (!random_negative && !semihard) requests.push_back(any_negative(easiest_negative));
-  std::vector<Winners<T>> winners;
-  if (!requests.empty()) winners = run_pass(rows, columns, params, requests, pool);
+    specs.push_back({true, hardest_positive, bounded_positives, [&](int64_t) { return positives; }});
+  if (!random_negative && !semihard) specs.push_back(any_negative(easiest_negative));
+  std::vector<SelectionResult<T>> results;
+  if (!specs.empty()) results = run_pass(rows, columns, params, specs, pool);
   if (random_positive)
-    winners.insert(winners.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
-  if (random_negative) winners.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
+    results.insert(results.begin(), picked(random.positive, true, bounded_positives || !finite, positives.upper));
+  if (random_negative) results.push_back(picked(random.negative, false, !finite, std::numeric_limits<T>::infinity()));
 
   Buffer<T> positive_key(rows.count());
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const T key = winners[0].key[i];
-    const Index index = winners[0].index[i];
+    const T key = results[0].key[i];
+    const Index index = results[0].index[i];
     positive_key[i] = !is_candidate(index) ? nan : hardest_positive ? -key : key;
     if (!is_candidate(index)) continue;
     write(rows.permutation()[i], hardest_positive, key, index, out.positive_index, out.positive_similarity);
@@ -88,13 +88,13 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
 
   if (semihard) {
     const auto range = [&](int64_t i) { return semihard_range<T>(rule, positive_key[i]); };
-    winners.push_back(std::move(run_pass(rows, columns, params, {{false, false, true, range}}, pool).front()));
+    results.push_back(std::move(run_pass(rows, columns, params, {{false, false, true, range}}, pool).front()));
   }
   WorkspaceVector<Index> without;
   for (int64_t i = 0; i < rows.count(); ++i) {
-    const Index anchor = rows.permutation()[i], index = winners[1].index[i];
+    const Index anchor = rows.permutation()[i], index = results[1].index[i];
     if (is_candidate(index)) {
-      write(anchor, easiest_negative, winners[1].key[i], index, out.negative_index, out.negative_similarity);
+      write(anchor, easiest_negative, results[1].key[i], index, out.negative_index, out.negative_similarity);
     } else {
       without.push_back(anchor);
     }
@@ -105,7 +105,8 @@ bool select_triplets(const SelectionRule& rule, const LabeledMatrix<T>& anchors,
     const bool easiest = rule.semihard_fallback == Fallback::kEasiest;
     const SortedRows<T> rest(anchors, depth, norm, &without, true, false, pool);
     params.symmetric = false;
-    const Winners<T> fallback = std::move(run_pass(rest, columns, params, {any_negative(easiest)}, pool).front());
+    const SelectionResult<T> fallback =
+        std::move(run_pass(rest, columns, params, {any_negative(easiest)}, pool).front());
     for (int64_t i = 0; i < rest.count(); ++i) {
       if (!is_candidate(fallback.index[i])) continue;
       write(rest.permutation()[i], easiest, fallback.key[i], fallback.index[i], out.negative_index,

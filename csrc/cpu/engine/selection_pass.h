@@ -12,7 +12,7 @@ namespace hardmine::cpu {
 
 // The outcome of a pass: the best candidate of every sorted row.
 template <class T>
-struct Winners {
+struct SelectionResult {
   Buffer<T> key;
   Buffer<Index> index;
 };
@@ -37,7 +37,7 @@ double same_class_pairs(const SortedRows<T>& rows, const SortedRows<T>& columns)
 
 // A selection that a pass is to make. range(row) is the KeyRange that a sorted row starts from.
 template <class T>
-struct Request {
+struct SelectionSpec {
   bool same_class;
   bool least_similar;
   bool bounded;  // some range has an upper bound
@@ -47,9 +47,9 @@ struct Request {
 // What a worker starts from: all rows at the beginning of their ranges. Rows that fill up the last panel are never
 // candidates' owners, but are read along with it.
 template <class T>
-void start(const Request<T>& request, const SortedRows<T>& rows, T* key, Index* index, T* upper) {
+void start(const SelectionSpec<T>& spec, const SortedRows<T>& rows, T* key, Index* index, T* upper) {
   for (int64_t i = 0; i < rows.padded(); ++i) {
-    const KeyRange<T> range = request.range(std::min(i, rows.count() - 1));
+    const KeyRange<T> range = spec.range(std::min(i, rows.count() - 1));
     key[i] = range.start_key;
     index[i] = range.start_index;
     if (upper) upper[i] = range.upper;
@@ -58,8 +58,9 @@ void start(const Request<T>& request, const SortedRows<T>& rows, T* key, Index* 
 
 // Makes 1 or 2 selections in one pass.
 template <class T>
-std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns, PairwiseParams<T> params,
-                                 const std::vector<Request<T>>& requests, const ThreadPool& pool) {
+std::vector<SelectionResult<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>& columns,
+                                         PairwiseParams<T> params, const std::vector<SelectionSpec<T>>& specs,
+                                         const ThreadPool& pool) {
   const SelectKernels<T>& kernel = kernels<SelectKernels<T>>();
   params.rows = rows.view();
   params.columns = columns.view();
@@ -67,9 +68,9 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
   const double different = static_cast<double>(rows.count()) * static_cast<double>(columns.count()) - same;
   double pairs = 0;
   bool only_same_class = true;
-  for (const Request<T>& request : requests) {
-    pairs += request.same_class ? same : different;
-    only_same_class &= request.same_class;
+  for (const SelectionSpec<T>& spec : specs) {
+    pairs += spec.same_class ? same : different;
+    only_same_class &= spec.same_class;
   }
   const int64_t threads =
       thread_count_for(pool, pairs * static_cast<double>(params.depth) / (params.symmetric ? 2 : 1), kMultiplyAddGrain);
@@ -81,24 +82,25 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
   while (row_block > 24 && ceil_div(rows.count(), row_block) * column_blocks < 64 * threads) row_block /= 2;
   const int64_t row_blocks = ceil_div(rows.count(), row_block);
 
-  // Every worker keeps winners of its own; the order of candidates is total, so how they are merged changes nothing.
+  // Every worker keeps results of its own; the order of candidates is total, so how they are merged changes nothing.
   const int64_t stride = round_up(rows.padded(), 16);
-  std::vector<Winners<T>> winners(requests.size());
-  std::vector<Buffer<T>> upper(requests.size());
-  std::vector<std::vector<Selecting<T>>> selecting(threads);
-  for (size_t r = 0; r < requests.size(); ++r) {
-    const Request<T>& request = requests[r];
-    winners[r] = {Buffer<T>(threads * stride), Buffer<Index>(threads * stride)};
-    if (request.bounded) upper[r] = Buffer<T>(stride);
-    start(request, rows, winners[r].key.get(), winners[r].index.get(), upper[r].get());
+  std::vector<SelectionResult<T>> results(specs.size());
+  std::vector<Buffer<T>> upper(specs.size());
+  std::vector<std::vector<BlockSelection<T>>> block_selections(threads);
+  for (size_t r = 0; r < specs.size(); ++r) {
+    const SelectionSpec<T>& spec = specs[r];
+    results[r] = {Buffer<T>(threads * stride), Buffer<Index>(threads * stride)};
+    if (spec.bounded) upper[r] = Buffer<T>(stride);
+    start(spec, rows, results[r].key.get(), results[r].index.get(), upper[r].get());
     for (int64_t t = 0; t < threads; ++t) {
-      const BestPairs<T> best{winners[r].key.get() + t * stride, winners[r].index.get() + t * stride, upper[r].get()};
+      const SelectionState<T> best{results[r].key.get() + t * stride, results[r].index.get() + t * stride,
+                                   upper[r].get()};
       if (t > 0) {
-        std::copy_n(winners[r].key.get(), rows.padded(), best.key);
-        std::copy_n(winners[r].index.get(), rows.padded(), best.index);
+        std::copy_n(results[r].key.get(), rows.padded(), best.key);
+        std::copy_n(results[r].index.get(), rows.padded(), best.index);
       }
       // Tiles of the Euclidean similarity hold squared distances, of which the smallest is the most similar.
-      selecting[t].push_back({request.same_class, request.least_similar == params.euclidean, best});
+      block_selections[t].push_back({spec.same_class, spec.least_similar == params.euclidean, best});
     }
   }
 
@@ -112,11 +114,11 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
         (row_label[row_end - 1] < column_label[column] || column_label[column_end - 1] < row_label[row])) {
       return;
     }
-    kernel.select_block(params, selecting[worker].data(), static_cast<int64_t>(requests.size()), row, row_end, column,
-                        column_end);
+    kernel.select_block(params, block_selections[worker].data(), static_cast<int64_t>(specs.size()), row, row_end,
+                        column, column_end);
   });
 
-  for (const Winners<T>& all : winners) {
+  for (const SelectionResult<T>& all : results) {
     for (int64_t t = 1; t < threads; ++t) {
       for (int64_t i = 0; i < rows.count(); ++i) {
         const int64_t other = t * stride + i;
@@ -126,7 +128,7 @@ std::vector<Winners<T>> run_pass(const SortedRows<T>& rows, const SortedRows<T>&
       }
     }
   }
-  return winners;
+  return results;
 }
 
 }  // namespace hardmine::cpu

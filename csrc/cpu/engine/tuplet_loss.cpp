@@ -45,17 +45,17 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   const SelectionRule selection = tuplet_selection(rule);
   const KeyRange<T> admissible = positive_range<T>(selection);
   const bool least_similar = prefers_least_similar(selection.positive);
-  std::vector<Request<T>> requests;
-  if (!all) requests.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
-  if (!one_shift) requests.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
-  std::vector<Winners<T>> winners;
-  if (!requests.empty()) winners = run_pass(rows, operands.columns(), params, requests, pool);
+  std::vector<SelectionSpec<T>> specs;
+  if (!all) specs.push_back({true, least_similar, admissible.upper < infinity, [&](int64_t) { return admissible; }});
+  if (!one_shift) specs.push_back({false, false, false, [](int64_t) { return unlimited_range<T>(); }});
+  std::vector<SelectionResult<T>> results;
+  if (!specs.empty()) results = run_pass(rows, operands.columns(), params, specs, pool);
   if (!all) {
     for (int64_t i = 0; i < rows.count(); ++i) {
-      if (!is_candidate(winners[0].index[i])) continue;
+      if (!is_candidate(results[0].index[i])) continue;
       const Index anchor = rows.permutation()[i];
-      const T key = winners[0].key[i];
-      out.positive_index[anchor] = winners[0].index[i];
+      const T key = results[0].key[i];
+      out.positive_index[anchor] = results[0].index[i];
       out.positive_similarity[anchor] = similarity_from_key(rule.similarity, least_similar ? -key : key);
     }
   }
@@ -66,8 +66,8 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   WorkspaceVector<T> shift = one_a_row(operands, exponentials.shift);
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
-      if (is_candidate(winners.back().index[i]))
-        shift[i] = unclamped_similarity(rule.similarity, winners.back().key[i]);  // no pair exceeds it
+      if (is_candidate(results.back().index[i]))
+        shift[i] = unclamped_similarity(rule.similarity, results.back().key[i]);  // no pair exceeds it
     exponentials.row_shift = shift.data();
     exponentials.column_shift = shift.data();  // used where the pass is symmetric
   }

@@ -11,7 +11,7 @@ template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
 struct SelectVisitor {
   using V = Vec<T>;
   const PairwiseParams<T>& params;
-  const BestPairs<T>& best;
+  const SelectionState<T>& best;
 
   void offer(int64_t owner, T key, Index index) const {
     if (kBounded && !(key <= best.upper[owner])) return;
@@ -74,7 +74,7 @@ struct SelectVisitor {
 template <class T>
 struct SelectState {
   const PairwiseParams<T>* params;
-  const BestPairs<T>* best;
+  const SelectionState<T>* best;
 };
 
 template <class T, bool kLargestWins, bool kBounded, bool kSymmetric>
@@ -84,7 +84,7 @@ void visit_select(const void* self, const T* tile, int64_t row, int64_t row_end,
 }
 
 template <class T>
-void select_block(const PairwiseParams<T>& params, const Selecting<T>* selections, int64_t selection_count,
+void select_block(const PairwiseParams<T>& params, const BlockSelection<T>* selections, int64_t selection_count,
                   int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end) {
   using Visit = void (*)(const void*, const T*, int64_t, int64_t, int64_t);
   static constexpr Visit kVisits[2][2][2] = {
@@ -96,7 +96,7 @@ void select_block(const PairwiseParams<T>& params, const Selecting<T>* selection
   SelectState<T> states[kMaxSelections];
   TileVisitor<T> visitors[kMaxSelections];
   for (int64_t v = 0; v < selection_count; ++v) {
-    const Selecting<T>& selection = selections[v];
+    const BlockSelection<T>& selection = selections[v];
     states[v] = {&params, &selection.best};
     const Visit visit = kVisits[selection.largest_wins][selection.best.upper != nullptr][params.symmetric];
     visitors[v] = {selection.same_class ? PairKind::kSameClass : PairKind::kOtherClass, visit, &states[v]};
