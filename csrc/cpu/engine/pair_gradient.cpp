@@ -3,7 +3,7 @@
 //   negative distance:          (w / d) (y - x), d = |y - x|, and nothing at d = 0, where PyTorch's norm takes 0 as its
 //                               subgradient
 //   negative squared distance:  2 w (y - x).
-// All are symmetric in x and y, so the pairs that a row is first of and those that it is second of are summed alike.
+// All are symmetric in x and y, so the pairs that a row is left of and those that it is right of are summed alike.
 // Where rows are normalized, x and y are x / |x| and y / |y|, and the sum is projected through x / |x| (see `project`).
 
 #include "cpu/engine/pair_gradient.h"
@@ -19,23 +19,23 @@ namespace {
 // Between two questions whether to stop. Each can have a thousand pairs.
 constexpr int64_t kEntriesAPiece = 1024, kGatheredRowsAPiece = 16;
 
-enum class End { kFirst, kSecond };
+enum class Endpoint { kLeft, kRight };
 
 // For every row, the pairs that it is at one end of, in the order of the list.
 template <class T>
-class PairsByRow {
+class RowToPairs {
  public:
-  PairsByRow(End end, const PairList<T>& pairs, int64_t rows, const ThreadPool& pool)
-      : pairs_(pairs), sorted_(end == End::kSecond || pairs.first) {
+  RowToPairs(Endpoint endpoint, const PairList<T>& pairs, int64_t rows, const ThreadPool& pool)
+      : pairs_(pairs), sorted_(endpoint == Endpoint::kRight || pairs.left) {
     if (!sorted_) return;
-    const auto row_of = [end](int64_t first, int64_t second) { return end == End::kFirst ? first : second; };
+    const auto row_of = [endpoint](int64_t left, int64_t right) { return endpoint == Endpoint::kLeft ? left : right; };
     begin_.resize(rows + 1, 0);
-    for_each_listed(pool, [&](int64_t first, int64_t second, T) { ++begin_[row_of(first, second) + 1]; });
+    for_each_listed(pool, [&](int64_t left, int64_t right, T) { ++begin_[row_of(left, right) + 1]; });
     for (int64_t r = 0; r < rows; ++r) begin_[r + 1] += begin_[r];
     pair_ = Buffer<Pair>(begin_[rows]);
     WorkspaceVector<int64_t> next(begin_.begin(), begin_.end() - 1);
-    for_each_listed(pool, [&](int64_t first, int64_t second, T gradient) {
-      pair_[next[row_of(first, second)]++] = {static_cast<Index>(row_of(second, first)), gradient};
+    for_each_listed(pool, [&](int64_t left, int64_t right, T gradient) {
+      pair_[next[row_of(left, right)]++] = {static_cast<Index>(row_of(right, left)), gradient};
     });
   }
 
@@ -45,7 +45,7 @@ class PairsByRow {
     if (sorted_) {
       for (int64_t p = begin_[row]; p < begin_[row + 1]; ++p) use(pair_[p].other, pair_[p].gradient);
     } else if (row < pairs_.count) {
-      for_each_of_entry(row, [&](int64_t, int64_t second, T gradient) { use(second, gradient); });
+      for_each_of_entry(row, [&](int64_t, int64_t right, T gradient) { use(right, gradient); });
     }
   }
 
@@ -57,9 +57,9 @@ class PairsByRow {
 
   template <class Use>
   void for_each_of_entry(int64_t e, const Use& use) const {
-    const int64_t first = pairs_.first ? pairs_.first[e] : e;
+    const int64_t left = pairs_.left ? pairs_.left[e] : e;
     for (int64_t p = e * pairs_.partners; p < (e + 1) * pairs_.partners; ++p)
-      if (pairs_.second[p] >= 0 && pairs_.gradient[p] != T(0)) use(first, pairs_.second[p], pairs_.gradient[p]);
+      if (pairs_.right[p] >= 0 && pairs_.gradient[p] != T(0)) use(left, pairs_.right[p], pairs_.gradient[p]);
   }
   template <class Use>
   void for_each_listed(const ThreadPool& pool, const Use& use) const {
@@ -78,11 +78,11 @@ class PairsByRow {
 // acc += the gradient that a pair gives to the row `self`, before its projection.
 template <class T>
 void add_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const NormalizedRows<T>& rows, int64_t self,
-              const NormalizedRows<T>& others, int64_t other, T weight, int64_t depth, T* acc) {
-  const T *x = rows.row(self), *y = others.row(other);
+              const NormalizedRows<T>& partners, int64_t other, T weight, int64_t depth, T* acc) {
+  const T *x = rows.row(self), *y = partners.row(other);
   switch (measure.quantity) {
     case PairQuantity::kInnerProduct:
-      kernel.add_scaled(acc, measure.normalized ? weight / others.norm(other) : weight, others.raw(other), depth);
+      kernel.add_scaled(acc, measure.normalized ? weight / partners.norm(other) : weight, partners.raw(other), depth);
       return;
     case PairQuantity::kNegativeDistance: {
       const T d = kernel.distance(x, y, depth);
@@ -112,11 +112,11 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   const NormalizedRows<T> x(measure, rows.x, rows.count, depth, want_unit, pool);
   std::optional<NormalizedRows<T>> refs;
   if (rows.refs) refs.emplace(measure, rows.refs, rows.ref_count, depth, want_unit, pool);
-  const NormalizedRows<T>& seconds = refs ? *refs : x;
+  const NormalizedRows<T>& right_rows = refs ? *refs : x;
 
-  // `own`: the pairs that a row is first of; `incoming`: those that it is second of.
-  const auto gather = [&](const NormalizedRows<T>& selves, int64_t count, const PairsByRow<T>* own,
-                          const PairsByRow<T>* incoming, T* grad) {
+  // `as_left`: the pairs that a row is left of; `as_right`: those that it is right of.
+  const auto gather = [&](const NormalizedRows<T>& rows_here, int64_t count, const RowToPairs<T>* as_left,
+                          const RowToPairs<T>* as_right, T* grad) {
     // As if each pair had one end here: the shares need not be exact.
     const double ends = static_cast<double>(count) + static_cast<double>(pairs.count * pairs.partners);
     const int64_t threads = thread_count_for(pool, ends * static_cast<double>(depth), kElementGrain);
@@ -124,19 +124,19 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
       for (int64_t r = begin; r < end; ++r) {
         T* acc = grad + r * depth;
         std::fill_n(acc, depth, T(0));
-        if (measure.normalized && !has_direction(selves.norm(r))) continue;
+        if (measure.normalized && !has_direction(rows_here.norm(r))) continue;
         bool any = false;
-        const auto add_from = [&](const NormalizedRows<T>& others) {
+        const auto add_from = [&](const NormalizedRows<T>& partners) {
           return [&](int64_t other, T gradient) {
             any = true;
-            add_pair(kernel, measure, selves, r, others, other, gradient, depth, acc);
+            add_pair(kernel, measure, rows_here, r, partners, other, gradient, depth, acc);
           };
         };
-        if (own) own->for_each(r, add_from(seconds));
-        if (incoming) incoming->for_each(r, add_from(x));
+        if (as_left) as_left->for_each(r, add_from(right_rows));
+        if (as_right) as_right->for_each(r, add_from(x));
         // A row without pairs has gradient 0, even if it is not finite.
         if (!measure.normalized || !any) continue;
-        const T norm = selves.norm(r), *self = selves.raw(r);
+        const T norm = rows_here.norm(r), *self = rows_here.raw(r);
         kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);
       }
     };
@@ -144,17 +144,17 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
   };
 
   if (grad_x) {
-    const PairsByRow<T> own(End::kFirst, pairs, rows.count, pool);
+    const RowToPairs<T> as_left(Endpoint::kLeft, pairs, rows.count, pool);
     if (refs) {
-      gather(x, rows.count, &own, nullptr, grad_x);
+      gather(x, rows.count, &as_left, nullptr, grad_x);
     } else {
-      const PairsByRow<T> incoming(End::kSecond, pairs, rows.count, pool);
-      gather(x, rows.count, &own, &incoming, grad_x);
+      const RowToPairs<T> as_right(Endpoint::kRight, pairs, rows.count, pool);
+      gather(x, rows.count, &as_left, &as_right, grad_x);
     }
   }
   if (grad_refs && refs) {
-    const PairsByRow<T> incoming(End::kSecond, pairs, rows.ref_count, pool);
-    gather(*refs, rows.ref_count, nullptr, &incoming, grad_refs);
+    const RowToPairs<T> as_right(Endpoint::kRight, pairs, rows.ref_count, pool);
+    gather(*refs, rows.ref_count, nullptr, &as_right, grad_refs);
   }
 }
 

@@ -10,9 +10,9 @@ namespace hardmine::cpu {
 // Entries of one first row and some partners of it, and the gradient that arrives at the measure of each such pair.
 template <class T>
 struct PairList {
-  const int64_t* first;   // [count]; null: entry e is of row e
-  const int64_t* second;  // [count, partners], -1: no pair
-  const T* gradient;      // [count, partners]
+  const int64_t* left;   // [count]; null: entry e is of row e
+  const int64_t* right;  // [count, partners], -1: no pair
+  const T* gradient;     // [count, partners]
   int64_t count;
   int64_t partners;
 };

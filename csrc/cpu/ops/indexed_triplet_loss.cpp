@@ -8,15 +8,15 @@ Tensor triplet_gradient_tensor(const PairMeasure& measure, const TripletInputs& 
                     new_array(in.triplets, {in.count, 2}, ScalarType::Long),
                     new_array(d_positive, {in.count, 2}, in.type)};
   const int64_t* triplet = data<int64_t>(in.triplets);
-  int64_t *first = mutable_data<int64_t>(*pairs.first), *second = mutable_data<int64_t>(pairs.second);
+  int64_t *left = mutable_data<int64_t>(*pairs.left), *right = mutable_data<int64_t>(pairs.right);
   dispatch(in.type, [&](auto zero) {
     using T = decltype(zero);
     const T *from_positive = data<T>(d_positive), *from_negative = data<T>(d_negative);
     T* gradient = mutable_data<T>(pairs.gradient);
     for (int64_t t = 0; t < in.count; ++t) {
-      first[t] = triplet[3 * t];
-      second[2 * t] = triplet[3 * t + 1];
-      second[2 * t + 1] = triplet[3 * t + 2];
+      left[t] = triplet[3 * t];
+      right[2 * t] = triplet[3 * t + 1];
+      right[2 * t + 1] = triplet[3 * t + 2];
       gradient[2 * t] = from_positive[t];
       gradient[2 * t + 1] = from_negative[t];
     }

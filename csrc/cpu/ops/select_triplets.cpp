@@ -46,13 +46,13 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
   if (ref_embeddings) check_matrix("ref_embeddings", *ref_embeddings, depth);
   const int64_t ref_count = ref_embeddings ? ref_embeddings->size(0) : 0;
   const ScalarType type = compute_type(embeddings);
-  const int64_t entries = pairs.first ? pairs.first->numel() : count;
-  check_pairs("the indices of pairs", pairs.second, entries, ScalarType::Long);
+  const int64_t entries = pairs.left ? pairs.left->numel() : count;
+  check_pairs("the indices of pairs", pairs.right, entries, ScalarType::Long);
   check_pairs("the gradients of pairs", pairs.gradient, entries, type);
-  check(pairs.gradient.size(1) == pairs.second.size(1), "pairs must have as many gradients as indices");
-  const Tensor second = checked_indices("the indices of pairs", pairs.second, -1, ref_embeddings ? ref_count : count);
-  std::optional<Tensor> first;
-  if (pairs.first) first = checked_indices("the anchors of pairs", *pairs.first, 0, count);
+  check(pairs.gradient.size(1) == pairs.right.size(1), "pairs must have as many gradients as indices");
+  const Tensor right = checked_indices("the indices of pairs", pairs.right, -1, ref_embeddings ? ref_count : count);
+  std::optional<Tensor> left;
+  if (pairs.left) left = checked_indices("the anchors of pairs", *pairs.left, 0, count);
   need_ref_embeddings &= ref_embeddings.has_value();
 
   const Tensor x = as_array(embeddings, type);
@@ -77,8 +77,8 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
     }
     pair_gradient<T>(
         measure, {data<T>(x), count, ref_embeddings ? data<T>(refs) : nullptr, ref_count, depth},
-        {first ? data<int64_t>(*first) : nullptr, data<int64_t>(second), data<T>(gradient), entries, second.size(1)},
-        pool, need_embeddings ? mutable_data<T>(grad_x) : nullptr,
+        {left ? data<int64_t>(*left) : nullptr, data<int64_t>(right), data<T>(gradient), entries, right.size(1)}, pool,
+        need_embeddings ? mutable_data<T>(grad_x) : nullptr,
         need_ref_embeddings ? mutable_data<T>(grad_refs) : nullptr);
   });
   return {as_array(grad_x, embeddings.scalar_type()), as_array(grad_refs, embeddings.scalar_type())};

@@ -89,9 +89,9 @@ SelectionTensors select_triplets_tensors(const SelectionRule& rule, const Select
 
 // The pairs that gradients arrive at, as a PairList takes them.
 struct PairTensors {
-  std::optional<Tensor> first;  // [entries] int64; none: one entry for every row of embeddings, in their order
-  Tensor second;                // [entries, partners] int64, -1: no pair
-  Tensor gradient;              // [entries, partners], compute type
+  std::optional<Tensor> left;  // [entries] int64; none: one entry for every row of embeddings, in their order
+  Tensor right;                // [entries, partners] int64, -1: no pair
+  Tensor gradient;             // [entries, partners], compute type
 };
 
 // Gradients of the embeddings and refs, in their own types; one that is not needed is empty.

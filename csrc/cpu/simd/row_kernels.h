@@ -131,13 +131,13 @@ void add_scaled_difference(T* acc, T weight, const T* y, const T* x, int64_t dep
 
 // With u = x / |x|, d(u) = (I - u u^T) d(x) / |x|, so a gradient g on u becomes (g - u (u . g)) / |x| on x.
 template <class T>
-void project(T* acc, const T* x, T norm, T along, int64_t depth) {
+void project(T* acc, const T* x, T norm, T radial, int64_t depth) {
   using V = Vec<T>;
-  const T unit_along = -along / norm;
-  const V w = V::broadcast(&unit_along), n = V::broadcast(&norm);
+  const T unit_radial = -radial / norm;
+  const V w = V::broadcast(&unit_radial), n = V::broadcast(&norm);
   const int64_t whole = depth - depth % V::kLanes;
   for (int64_t k = 0; k < whole; k += V::kLanes) (fma(w, V::load(x + k), V::load(acc + k)) / n).store(acc + k);
-  for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(unit_along, x[k], acc[k]) / norm;
+  for (int64_t k = whole; k < depth; ++k) acc[k] = std::fma(unit_radial, x[k], acc[k]) / norm;
 }
 
 HARDMINE_PROVIDE_KERNELS(RowKernels, .row_norms = row_norms<T>, .add_scaled = add_scaled<T>,

@@ -21,8 +21,8 @@ struct RowKernels {
   // of 16.
   void (*squared_distances)(const T* query, const T* x, int64_t stride, const uint32_t* rows, int64_t count, T* out);
 
-  // acc[k] = (acc[k] - x[k] / norm * along) / norm: the gradient through x / |x|, `along` = acc . x / norm.
-  void (*project)(T* acc, const T* x, T norm, T along, int64_t depth);
+  // acc[k] = (acc[k] - x[k] / norm * radial) / norm: the gradient through x / |x|, `radial` = acc . x / norm.
+  void (*project)(T* acc, const T* x, T norm, T radial, int64_t depth);
 };
 
 }  // namespace hardmine::cpu
