@@ -17,7 +17,7 @@ bool is_wanted(const cpu::PairwiseParams<T>& pass, cpu::PairKind kind, int64_t r
   return kind == cpu::PairKind::kAny || same == (kind == cpu::PairKind::kSameClass);
 }
 
-// The weights of a block, and zeros where `accumulate` reads on.
+// The weights of a block, and zeros where `gradient_gemm` reads on.
 template <class T>
 std::vector<T> inside(const Kernels<T>& kernel, const cpu::Block& block, const std::vector<T>& numbers) {
   std::vector<T> cells;
@@ -326,9 +326,9 @@ TYPED_TEST(gradient_gemm_any_target_gives_same_bits, T) {
             for (int64_t i = 0; i < block.rows(); ++i)
               for (int64_t k = 0; k < block.columns(); ++k)
                 weights[i * cpu::kMaxBlockColumns + k] = cells[i * block.columns() + k];
-            kernel.accumulate(block, weights.data(), transposed, depth, value.data() + from_begin * panel, from,
-                              differences ? own_value.data() + to_begin * panel : nullptr,
-                              grad.data() + to_begin * panel, to_padded);
+            kernel.gradient_gemm(block, weights.data(), transposed, depth, value.data() + from_begin * panel, from,
+                                 differences ? own_value.data() + to_begin * panel : nullptr,
+                                 grad.data() + to_begin * panel, to_padded);
             std::vector<T> out(to * depth);
             for (int64_t r = 0; r < to; ++r)
               for (int64_t k = 0; k < depth; ++k)

@@ -1,5 +1,5 @@
 // The gradient of a function of all similarities, as sums over blocks of weights, d function / d similarity; see
-// `accumulate`. With y the other row of a pair and w its weight, the pair adds to the gradient of row x
+// `gradient_gemm`. With y the other row of a pair and w its weight, the pair adds to the gradient of row x
 //   dot:        w y
 //   cosine:     w y / |y|, before the projection through x / |x| (see `project`)
 //   euclidean:  w (y - x), where the weight includes 1 / d or what else the function of the distance gives. With
@@ -36,8 +36,8 @@ class BlockGradient {
   // Adds a block. Blocks may come in parallel as PairSchedule runs them.
   void add(const Block& block, const T* weights) {
     const Operand& other = operands_.symmetric() ? rows_ : columns_;
-    if (rows_.grad.get()) accumulate(block, weights, false, other, block.column_begin, rows_, block.row_begin);
-    if (other.grad.get()) accumulate(block, weights, true, rows_, block.row_begin, other, block.column_begin);
+    if (rows_.grad.get()) gradient_gemm(block, weights, false, other, block.column_begin, rows_, block.row_begin);
+    if (other.grad.get()) gradient_gemm(block, weights, true, rows_, block.row_begin, other, block.column_begin);
   }
 
   // Writes the gradients [count, depth], times `factor`, of those operands that are not null.
@@ -54,11 +54,11 @@ class BlockGradient {
     Buffer<T> value, grad;
   };
 
-  void accumulate(const Block& block, const T* weights, bool transposed, const Operand& from, int64_t from_row,
-                  const Operand& to, int64_t to_row) const {
-    kernel_.accumulate(block, weights, transposed, operands_.depth(), from.value.get() + from_row * panel_, from.padded,
-                       operands_.params().euclidean ? to.value.get() + to_row * panel_ : nullptr,
-                       to.grad.get() + to_row * panel_, to.padded);
+  void gradient_gemm(const Block& block, const T* weights, bool transposed, const Operand& from, int64_t from_row,
+                     const Operand& to, int64_t to_row) const {
+    kernel_.gradient_gemm(block, weights, transposed, operands_.depth(), from.value.get() + from_row * panel_,
+                          from.padded, operands_.params().euclidean ? to.value.get() + to_row * panel_ : nullptr,
+                          to.grad.get() + to_row * panel_, to.padded);
   }
 
   int64_t threads_for(int64_t count) const {

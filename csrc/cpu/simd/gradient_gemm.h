@@ -18,8 +18,8 @@ namespace hardmine::cpu::HARDMINE_TARGET {
 // out[r] += sum over k of weight(r, k) value[k], or weight(r, k) (value[k] - own[r]), for one group of rows and one
 // panel of depth; weight(r, k) is at weights[r * row_step + k * term_step].
 template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
-inline __attribute__((always_inline)) void accumulate_group(const T* weights, const T* value, int64_t terms,
-                                                            const T* own, T* out) {
+inline __attribute__((always_inline)) void gradient_gemm_tile(const T* weights, const T* value, int64_t terms,
+                                                              const T* own, T* out) {
   using V = Vec<T>;
   V acc[kMicroTileRows][kColumnVecs];
 #pragma GCC unroll 16
@@ -53,12 +53,12 @@ inline __attribute__((always_inline)) void accumulate_group(const T* weights, co
 }
 
 template <int64_t kRowStep, int64_t kTermStep, bool kDifference, class T>
-void accumulate_panels(const T* weights, int64_t rows, int64_t terms, int64_t depth, const T* value,
-                       int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
+void gradient_gemm_panels(const T* weights, int64_t rows, int64_t terms, int64_t depth, const T* value,
+                          int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
   for (int64_t k = 0; k < depth; k += kPanel<T>) {
     for (int64_t r = 0; r < rows; r += kMicroTileRows)
-      accumulate_group<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms, own + r * kPanel<T>,
-                                                         grad + r * kPanel<T>);
+      gradient_gemm_tile<kRowStep, kTermStep, kDifference>(weights + r * kRowStep, value, terms, own + r * kPanel<T>,
+                                                           grad + r * kPanel<T>);
     value += value_padded * kPanel<T>;
     grad += grad_padded * kPanel<T>;
     if constexpr (kDifference) own += grad_padded * kPanel<T>;
@@ -66,12 +66,12 @@ void accumulate_panels(const T* weights, int64_t rows, int64_t terms, int64_t de
 }
 
 template <class T>
-void accumulate(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
-                int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
+void gradient_gemm(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
+                   int64_t value_padded, const T* own, T* grad, int64_t grad_padded) {
   using Function = void (*)(const T*, int64_t, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t);
   static constexpr Function kFunctions[2][2] = {
-      {accumulate_panels<kMaxBlockColumns, 1, false, T>, accumulate_panels<kMaxBlockColumns, 1, true, T>},
-      {accumulate_panels<1, kMaxBlockColumns, false, T>, accumulate_panels<1, kMaxBlockColumns, true, T>}};
+      {gradient_gemm_panels<kMaxBlockColumns, 1, false, T>, gradient_gemm_panels<kMaxBlockColumns, 1, true, T>},
+      {gradient_gemm_panels<1, kMaxBlockColumns, false, T>, gradient_gemm_panels<1, kMaxBlockColumns, true, T>}};
   const int64_t rows = transposed ? block.columns() : block.rows(), terms = transposed ? block.rows() : block.columns();
   kFunctions[transposed][own != nullptr](weights, rows, terms, depth, value, value_padded, own ? own : value, grad,
                                          grad_padded);
@@ -85,6 +85,6 @@ inline void pad_weights(const Block& block, T* weights) {
     for (int64_t c = i < block.rows() ? block.columns() : 0; c < columns; ++c) weights[i * kMaxBlockColumns + c] = T(0);
 }
 
-HARDMINE_PROVIDE_KERNELS(GradientKernels, .pack_depth = pack_depth<T>, .accumulate = accumulate<T>)
+HARDMINE_PROVIDE_KERNELS(GradientKernels, .pack_depth = pack_depth<T>, .gradient_gemm = gradient_gemm<T>)
 
 }  // namespace hardmine::cpu::HARDMINE_TARGET

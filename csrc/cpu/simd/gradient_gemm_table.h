@@ -15,8 +15,8 @@ struct GradientKernels {
   // grad[row] += sum over columns of weights[row][column] value[column], or with `transposed` grad[column] += sum over
   // rows of weights[row][column] value[row]; with `own`, of differences to that instead, value[column] - own[row]. All
   // are in panels of depth, and point at the block's first row; `own` is laid out as grad.
-  void (*accumulate)(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
-                     int64_t value_padded, const T* own, T* grad, int64_t grad_padded);
+  void (*gradient_gemm)(const Block& block, const T* weights, bool transposed, int64_t depth, const T* value,
+                        int64_t value_padded, const T* own, T* grad, int64_t grad_padded);
 };
 
 }  // namespace hardmine::cpu

@@ -70,7 +70,7 @@ struct TupletKernels {
   void (*softplus_sums)(const PairwiseParams<T>& params, const Block& block, const T* scores,
                         const SoftplusSums<T>& sums);
   // Replaces each number by the derivative of the loss with respect to the pair's similarity - divided by the distance
-  // where the pass is Euclidean - and fills up with zeros what `accumulate` reads.
+  // where the pass is Euclidean - and fills up with zeros what `gradient_gemm` reads.
   void (*tuplet_weights)(const PairwiseParams<T>& params, const Block& block, const TupletWeights<T>& weights,
                          T* scores);
 };
