@@ -41,8 +41,8 @@ inline void check_neighbors(const Tensor& queries, const std::optional<Tensor>& 
     check_refs("refs", *refs, "queries", queries);
     check(!exclude_self, "exclude_self must be false with refs");
   }
-  if (k < 1 || k > kMostNeighbors)
-    check(false, "k must be from 1 to " + std::to_string(kMostNeighbors) + ", got " + std::to_string(k));
+  if (k < 1 || k > kMaxNeighbors)
+    check(false, "k must be from 1 to " + std::to_string(kMaxNeighbors) + ", got " + std::to_string(k));
 }
 
 // A number for each row of `rows`, contiguous.

@@ -17,7 +17,7 @@ inline constexpr Index kAtLowerBound = INT32_MAX;
 inline constexpr Index kBelowRange = -1;
 
 // The longest list of candidates that is kept for a row.
-inline constexpr int64_t kMostNeighbors = 1024;
+inline constexpr int64_t kMaxNeighbors = 1024;
 
 // True for the index of a real candidate.
 HARDMINE_HD bool is_candidate(Index index) { return index != kAtLowerBound && index >= 0; }

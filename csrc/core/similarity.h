@@ -27,13 +27,13 @@ HARDMINE_HD T clamped_measure(const PairMeasure& measure, T value) {
 }
 
 // Rows are divided by at least this norm, as in torch.nn.functional.normalize.
-inline constexpr double kSmallestNorm = 1e-12;
+inline constexpr double kMinNorm = 1e-12;
 
-// False for a row that is divided by kSmallestNorm: it has no direction, and its gradient through normalization is 0.
+// False for a row that is divided by kMinNorm: it has no direction, and its gradient through normalization is 0.
 // `norm`: as it is divided by.
 template <class T>
 HARDMINE_HD bool has_direction(T norm) {
-  return norm != T(kSmallestNorm);
+  return norm != T(kMinNorm);
 }
 
 }  // namespace hardmine

@@ -253,7 +253,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     return;
   }
   if (options.success_rate <= 0) return;
-  const int64_t most =
+  const int64_t max_traversals =
       options.max_traversals > 0 ? options.max_traversals : std::max<int64_t>(kDefaultTraversals * count, 4000);
   const int64_t round_size = std::max<int64_t>(64, count / 8);
   const int64_t window = std::max<int64_t>(1000, count / 4);
@@ -264,8 +264,8 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
   Round total{0, 0};  // of the recent rounds
   std::vector<MissedTarget> outcome;
   std::atomic<int64_t> computed{0};
-  while (stats.traversals < most) {
-    const int64_t first = stats.traversals, size = std::min(round_size, most - first);
+  while (stats.traversals < max_traversals) {
+    const int64_t first = stats.traversals, size = std::min(round_size, max_traversals - first);
     outcome.resize(size);
     parallel_pieces(pool, size, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
       Walker walker(graph, points);
@@ -308,7 +308,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     }
     stats.build_success_rate = 1 - static_cast<double>(total.missed) / static_cast<double>(total.traversals);
     progress(stats.build_success_rate, stats.traversals);
-    if (total.traversals >= std::min(window, most) && stats.build_success_rate >= options.success_rate) break;
+    if (total.traversals >= std::min(window, max_traversals) && stats.build_success_rate >= options.success_rate) break;
   }
   stats.distance_computations += computed;
 }

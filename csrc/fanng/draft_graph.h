@@ -79,11 +79,11 @@ class DraftGraph {
     return computed;
   }
 
-  // The nearest `most` edges of every vertex.
-  Graph truncated(int64_t most) const {
+  // The nearest `max_degree` edges of every vertex.
+  Graph truncated(int64_t max_degree) const {
     Graph graph;
     for (Vertex v = 0; v < static_cast<Vertex>(vertices()); ++v) {
-      const Ranked* const last = std::min(end(v), begin(v) + most);
+      const Ranked* const last = std::min(end(v), begin(v) + max_degree);
       std::transform(begin(v), last, std::back_inserter(graph.target), vertex_of);
       graph.first_edge.push_back(static_cast<int64_t>(graph.target.size()));
     }

@@ -28,7 +28,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
     add_edges_of(warm->graph(), warm->points(), points, pool, draft, stats);
     if (options.success_rate > 0) add_reverse_edges(points, pool, draft, stats);
   } else if (seeding == Seeding::kNearest) {
-    add_edges_to_nearest(points, std::min(candidates, kMostNeighbors), pool, draft, stats);
+    add_edges_to_nearest(points, std::min(candidates, kMaxNeighbors), pool, draft, stats);
   } else if (seeding == Seeding::kAllEdges) {
     add_all_edges(points, pool, draft, stats);
   }
@@ -162,8 +162,8 @@ void Index::report(std::vector<Ranked>& measured, int64_t own, float offset, int
   std::fill(index + n, index + k, int64_t{-1});
 }
 
-void Index::search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::ThreadPool& pool,
-                   const Results& results) const {
+void Index::search(const float* queries, int64_t count, const int64_t* start, int64_t max_computations,
+                   const cpu::ThreadPool& pool, const Results& results) const {
   const int64_t depth = points_.depth(), stride = points_.stride();
   cpu::Buffer<float> prepared(count * stride);
   for (int64_t i = 0; i < count; ++i) {
@@ -180,7 +180,7 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
     std::vector<Ranked>* measured = &none;
     if (points_.rows() > 0) {
       const Vertex first = start ? points_.vertex_of(start[i]) : central_;
-      measured = &space.search(graph_, points_, query, first, most);
+      measured = &space.search(graph_, points_, query, first, max_computations);
     }
     // A zero query is at squared distance 1 of every unit row, though like a stored zero row it should be at 2.
     const bool directionless =
@@ -189,7 +189,7 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
   });
 }
 
-void Index::neighbors(int64_t first, int64_t last, int64_t most, const cpu::ThreadPool& pool,
+void Index::neighbors(int64_t first, int64_t last, int64_t max_computations, const cpu::ThreadPool& pool,
                       const Results& results) const {
   std::vector<int64_t> rows;
   rows.reserve(last - first);
@@ -199,7 +199,7 @@ void Index::neighbors(int64_t first, int64_t last, int64_t most, const cpu::Thre
   with_spaces(pool, last - first, [&](SearchSpace& space, int64_t i) {
     const int64_t row = rows[i];
     const Vertex v = points_.vertex_of(row);
-    report(space.search(graph_, points_, points_.vector(v), v, most), row, 0.0F, row - first, results);
+    report(space.search(graph_, points_, points_.vector(v), v, max_computations), row, 0.0F, row - first, results);
   });
 }
 

@@ -43,13 +43,14 @@ class Index {
   const Graph& graph() const { return graph_; }
   const BuildStats& stats() const { return stats_; }
 
-  // The rows nearest to each of `count` queries [count, depth]: `most` distance computations each, beginning at row
-  // start[i], or where `start` is null at the row nearest to the mean.
-  void search(const float* queries, int64_t count, const int64_t* start, int64_t most, const cpu::ThreadPool& pool,
-              const Results& results) const;
+  // The rows nearest to each of `count` queries [count, depth]: `max_computations` distance computations each,
+  // beginning at row start[i], or where `start` is null at the row nearest to the mean.
+  void search(const float* queries, int64_t count, const int64_t* start, int64_t max_computations,
+              const cpu::ThreadPool& pool, const Results& results) const;
 
   // The nearest other rows of rows [first, last), each search begun at its own row.
-  void neighbors(int64_t first, int64_t last, int64_t most, const cpu::ThreadPool& pool, const Results& results) const;
+  void neighbors(int64_t first, int64_t last, int64_t max_computations, const cpu::ThreadPool& pool,
+                 const Results& results) const;
 
  private:
   // Fills row `query` of results from what a search measured; `own`: the row to leave out, -1 for none.

@@ -14,10 +14,10 @@ namespace hardmine::fanng {
 namespace {
 
 constexpr int64_t kStrideStep = 16;  // distances are summed in 16 partial sums at every SIMD target
-constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();
 
 // Squared distances of two such rows are at most the largest float.
-const double kLargestNorm = std::sqrt(static_cast<double>(std::numeric_limits<float>::max())) / 2;
+const double kMaxNorm = std::sqrt(static_cast<double>(std::numeric_limits<float>::max())) / 2;
 
 double norm_of(const float* x, int64_t depth) {
   double sum = 0;
@@ -41,8 +41,8 @@ uint64_t hash_of(const float* x, int64_t count) {
 }  // namespace
 
 PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric metric) : metric_(metric), depth_(depth) {
-  if (count > kMostRows)
-    throw std::invalid_argument("vectors must have at most " + std::to_string(kMostRows) + " rows, got " +
+  if (count > kMaxRows)
+    throw std::invalid_argument("vectors must have at most " + std::to_string(kMaxRows) + " rows, got " +
                                 std::to_string(count));
   bool any_zero = false;
   for (int64_t i = 0; i < count; ++i) {
@@ -53,7 +53,7 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
         const int64_t k = std::find_if(x, x + depth, [](float value) { return !std::isfinite(value); }) - x;
         return std::to_string(x[k]) + " in row " + std::to_string(i) + ", column " + std::to_string(k);
       }());
-    if (metric == Metric::kEuclidean && norm > kLargestNorm)
+    if (metric == Metric::kEuclidean && norm > kMaxNorm)
       throw std::invalid_argument("vectors must have norms up to 9.2e18, so that squared distances are finite, got " +
                                   std::to_string(norm) + " in row " + std::to_string(i));
     any_zero |= norm == 0;
@@ -112,7 +112,7 @@ PointSet::PointSet(const float* vectors, int64_t count, int64_t depth, Metric me
 
 bool PointSet::prepare(const float* query, float* out) const {
   const double norm = norm_of(query, depth_);
-  if (!std::isfinite(norm) || (metric_ == Metric::kEuclidean && norm > kLargestNorm)) return false;
+  if (!std::isfinite(norm) || (metric_ == Metric::kEuclidean && norm > kMaxNorm)) return false;
   const double scale = metric_ == Metric::kCosine && norm > 0 ? 1 / norm : 1;
   // + 0: there is one zero, so that equal rows have equal bits.
   for (int64_t k = 0; k < depth_; ++k) out[k] = static_cast<float>(static_cast<double>(query[k]) * scale) + 0.0F;

@@ -22,15 +22,15 @@ void Frontier::refill() {
 }
 
 std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
-                                         int64_t most) {
+                                         int64_t max_computations) {
   if (++search_ == 0) {  // after 2^32 searches the numbers begin again
     std::fill(seen_.begin(), seen_.end(), 0);
     search_ = 1;
   }
   const Distances distances(points);
   frontier_.clear();
-  most = std::min(most, graph.vertices());
-  measured_.resize(most);
+  max_computations = std::min(max_computations, graph.vertices());
+  measured_.resize(max_computations);
   int64_t found = 0;
   const auto measure = [&](int64_t count) {
     distances.to(query, batch_.data(), count, sq_dist_.data());
@@ -45,7 +45,7 @@ std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& poi
   batch_[0] = start;
   seen_[start] = search_;
   measure(1);
-  while (found < most && !frontier_.empty()) {
+  while (found < max_computations && !frontier_.empty()) {
     const Vertex nearest = frontier_.pop();
     const int64_t degree = graph.end(nearest) - graph.begin(nearest);
     if (degree > static_cast<int64_t>(batch_.size())) {
@@ -59,7 +59,7 @@ std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& poi
       fresh += seen_[*edge] != search_;
       seen_[*edge] = search_;
     }
-    measure(std::min(fresh, most - found));
+    measure(std::min(fresh, max_computations - found));
   }
   measured_.resize(found);
   return measured_;

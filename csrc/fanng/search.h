@@ -17,8 +17,8 @@ namespace hardmine::fanng {
 // The vertices that were measured and not taken out, the nearest of which is taken out next.
 //
 // A search takes out a small share of what it measures, nearly always among the nearest. So those are kept in order,
-// and the others, all of them further, in none: most vertices cost one comparison, and the nearest is at hand. With a
-// heap of all, its upkeep took most of the time of a search.
+// and the others, all of them further, in none: max_computations vertices cost one comparison, and the nearest is at
+// hand. With a heap of all, its upkeep took max_computations of the time of a search.
 class Frontier {
  public:
   void clear();
@@ -63,10 +63,10 @@ class SearchSpace {
  public:
   explicit SearchSpace(int64_t vertices) : seen_(static_cast<size_t>(vertices), 0) {}
 
-  // Measures up to `most` vertices, beginning with `start`, unless there are no more to reach. Returns them, in no
-  // order; valid until the next search.
+  // Measures up to `max_computations` vertices, beginning with `start`, unless there are no more to reach. Returns
+  // them, in no order; valid until the next search.
   std::vector<Ranked>& search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
-                              int64_t most);
+                              int64_t max_computations);
 
  private:
   std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex

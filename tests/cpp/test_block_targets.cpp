@@ -90,7 +90,7 @@ struct AnyBatchAll {
     state.size = size.data();
     state.class_begin = class_begin.data();
     state.positive = positive.data();
-    state.least = least.data();
+    state.min_positive = least.data();
     state.ascending = ascending.data();
     state.sum_before = sum_before.data();
     state.active = active.data();

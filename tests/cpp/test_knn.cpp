@@ -17,7 +17,7 @@ namespace {
 constexpr Similarity kSimilarities[] = {Similarity::kCosine, Similarity::kDot, Similarity::kEuclidean};
 constexpr int64_t kEdges[] = {0, 1, 2, 3, 31, 32, 33, 95, 96, 97, 191, 192, 193};
 // A pool holds k + 16 up to k = 16, then 2 k, then k + 256.
-constexpr int64_t kKs[] = {1, 2, 5, 16, 17, 100, 255, 257, kMostNeighbors};
+constexpr int64_t kKs[] = {1, 2, 5, 16, 17, 100, 255, 257, kMaxNeighbors};
 
 enum class Self { kAllowed, kExcluded };
 

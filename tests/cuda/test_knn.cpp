@@ -146,8 +146,8 @@ TEST(knn_any_order_of_arrival_matches_sort) {
 
 TEST(knn_largest_k_matches_sort) {
   context = "largest k";
-  check_nearest<FloatProducts, float>({2, 1500, 2, kMostNeighbors, false});
-  check_nearest<DoubleSquaredDifferences, double>({2, 1300, 2, kMostNeighbors, false});
+  check_nearest<FloatProducts, float>({2, 1500, 2, kMaxNeighbors, false});
+  check_nearest<DoubleSquaredDifferences, double>({2, 1300, 2, kMaxNeighbors, false});
 }
 
 TEST(knn_few_blocks_match_sort) {

@@ -25,7 +25,7 @@ class AnchorLists {
         end_(end),
         first_(class_begin.size(), 0),
         size_(class_begin.size(), 0),
-        least_(class_begin.size(), std::numeric_limits<T>::infinity()) {
+        min_positive_(class_begin.size(), std::numeric_limits<T>::infinity()) {
     int64_t entries = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t size = class_end[i] - class_begin[i];
@@ -51,7 +51,7 @@ class AnchorLists {
     state.first = first_.data();
     state.size = size_.data();
     state.positive = positive_.data();
-    state.least = least_.data();
+    state.min_positive = min_positive_.data();
     state.ascending = ascending_.data();
     state.sum_before = sum_before_.data();
     state.active = active_.data();
@@ -101,7 +101,7 @@ class AnchorLists {
             if (c == i || !(score == score)) continue;
             const T v = !params.euclidean ? score : T(-0.5) * (squared ? score : std::sqrt(score));
             positive_[first_[i] + c - class_begin[i]] = v;
-            least_[i] = std::min(least_[i], v);
+            min_positive_[i] = std::min(min_positive_[i], v);
           }
         }
       }
@@ -127,7 +127,7 @@ class AnchorLists {
   bool has_long_ = false;
   WorkspaceVector<int64_t> first_;
   WorkspaceVector<int32_t> size_;
-  WorkspaceVector<T> least_;
+  WorkspaceVector<T> min_positive_;
   WorkspaceVector<T> positive_, ascending_;
   WorkspaceVector<double> sum_before_;
   WorkspaceVector<int32_t> rank_;  // position of every rank
@@ -185,10 +185,10 @@ BatchAllResult<T> batch_all(const BatchAllRule& rule, const LabeledMatrix<T>& sa
 
   // Entries of the lists that are held at a time: O(depth) a row, and no fewer than the rows of a block need, lest
   // blocks be visited many times.
-  const int64_t most_entries = count * std::max(depth, kMaxBlockColumns);
+  const int64_t max_entries = count * std::max(depth, kMaxBlockColumns);
   for (int64_t begin = 0, end; begin < count; begin = end) {
     int64_t entries = 0;
-    for (end = begin; end < count && (end == begin || entries + class_end[end] - class_begin[end] <= most_entries);
+    for (end = begin; end < count && (end == begin || entries + class_end[end] - class_begin[end] <= max_entries);
          ++end)
       entries += class_end[end] - class_begin[end];
     AnchorLists<T> lists(operands, rule.squared, class_begin, class_end, begin, end, pool);

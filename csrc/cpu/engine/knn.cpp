@@ -37,7 +37,7 @@ inline Neighbor<float> candidate_of(uint64_t rank) {
 constexpr int64_t kMaxSlack = 256;  // room in a reservoir beyond its k best
 
 void select_best(Neighbor<float>* reservoir, int64_t size, int64_t k) {
-  uint64_t rank[kMostNeighbors + kMaxSlack], smaller[kMostNeighbors + kMaxSlack];
+  uint64_t rank[kMaxNeighbors + kMaxSlack], smaller[kMaxNeighbors + kMaxSlack];
   std::transform(reservoir, reservoir + size, rank, rank_of);
   select_largest(rank, smaller, size, k);
   std::transform(rank, rank + k, reservoir, candidate_of);

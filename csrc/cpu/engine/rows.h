@@ -20,12 +20,12 @@ namespace hardmine::cpu {
 inline constexpr double kMultiplyAddGrain = 1 << 20;
 inline constexpr double kElementGrain = 1 << 15;
 
-// |x_i|, at least kSmallestNorm.
+// |x_i|, at least kMinNorm.
 template <class T>
 struct Norms {
   Buffer<T> norm;  // [count]
   bool finite = true;
-  bool clamped = false;  // some norm is kSmallestNorm: x_i / norm is no unit row then
+  bool clamped = false;  // some norm is kMinNorm: x_i / norm is no unit row then
 
   Norms(const T* x, int64_t count, int64_t depth, const ThreadPool& pool) : norm(count) {
     const RowKernels<T>& kernel =
@@ -36,8 +36,8 @@ struct Norms {
     parallel_range(pool, threads, count, 1, [&](int64_t begin, int64_t end) {
       if (!kernel.row_norms(x + begin * depth, end - begin, depth, norm.get() + begin)) all_finite = false;
       for (int64_t i = begin; i < end; ++i) {
-        if (!(norm[i] <= T(kSmallestNorm))) continue;  // NaN stays NaN
-        norm[i] = T(kSmallestNorm);
+        if (!(norm[i] <= T(kMinNorm))) continue;  // NaN stays NaN
+        norm[i] = T(kMinNorm);
         any_clamped = true;
       }
     });

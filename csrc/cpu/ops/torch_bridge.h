@@ -39,16 +39,16 @@ class TorchThreadPool : public ThreadPool {
   mutable std::atomic<bool> cancelled_{false};
 };
 
-// A contiguous copy of an int64 tensor with all its numbers in [least, rows).
-inline Tensor checked_indices(const char* name, const Tensor& t, int64_t least, int64_t rows) {
+// A contiguous copy of an int64 tensor with all its numbers in [min, rows).
+inline Tensor checked_indices(const char* name, const Tensor& t, int64_t min, int64_t rows) {
   check(t.is_cpu() && t.scalar_type() == ScalarType::Long, std::string(name) + " must be an int64 CPU tensor");
   const Tensor indices = contiguous_array(t);
   const int64_t* index = data<int64_t>(indices);
   const int64_t count = indices.numel();
   for (int64_t i = 0; i < count; ++i) {
-    if (index[i] >= least && index[i] < rows) continue;
-    check(false, std::string(name) + " must lie in [" + std::to_string(least) + ", " + std::to_string(rows) +
-                     "), got " + std::to_string(index[i]));
+    if (index[i] >= min && index[i] < rows) continue;
+    check(false, std::string(name) + " must lie in [" + std::to_string(min) + ", " + std::to_string(rows) + "), got " +
+                     std::to_string(index[i]));
   }
   return indices;
 }

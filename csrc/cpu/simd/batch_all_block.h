@@ -65,7 +65,7 @@ inline double long_list(const BatchAllState<T>& state, int64_t anchor, int64_t w
   const T* ascending = state.ascending + first;
   double value = 0;
   for (int64_t c = 0; c < width; ++c) {
-    if (!(x[c] > state.least[anchor])) continue;
+    if (!(x[c] > state.min_positive[anchor])) continue;
     const int32_t active =
         partition_point(int32_t{0}, state.size[anchor], [&](int32_t p) { return ascending[p] < x[c]; });
     value += static_cast<double>(active) * static_cast<double>(v[c]) - state.sum_before[first + active];
@@ -98,9 +98,9 @@ inline bool visit_anchor(const PairwiseParams<T>& params, const BatchAllState<T>
   bool any = false;
   if (state.size[anchor] > 0) {
     add_margins(state, anchor, other, count, width, row_scores, x);
-    const V least = V::broadcast(state.least + anchor);
+    const V min_positive = V::broadcast(state.min_positive + anchor);
     typename V::Mask active{};
-    for (int64_t c = 0; c < width; c += V::kLanes) active = V::either(active, greater(V::load(x + c), least));
+    for (int64_t c = 0; c < width; c += V::kLanes) active = V::either(active, greater(V::load(x + c), min_positive));
     any = V::bits(active) != 0;
   }
   if (any) {

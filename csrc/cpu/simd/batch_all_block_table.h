@@ -15,7 +15,7 @@ struct BatchAllState {
   const int32_t* size;
   const int64_t* class_begin;  // the first sorted row of every row's class
   const T* positive;
-  const T* least;  // the smallest v of every row's positives
+  const T* min_positive;  // the smallest v of every row's positives
   // Of rows with more than kShortList entries also ascending, with the sums of all before.
   const T* ascending;
   const double* sum_before;

@@ -46,7 +46,7 @@ HARDMINE_HD bool is_finite(acc_t x) {
 // Clamped from below, so that rows can be divided by it. NaN stays NaN.
 template <class acc_t>
 HARDMINE_HD acc_t clamped_norm(acc_t norm) {
-  return norm <= acc_t(kSmallestNorm) ? acc_t(kSmallestNorm) : norm;
+  return norm <= acc_t(kMinNorm) ? acc_t(kMinNorm) : norm;
 }
 
 // Calls use(r, norm) for the rows of a group that are below `count`, by all lanes of a warp; r is the row's place in

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   constexpr int kWarps = kThreads / 32;
   for (int64_t i = int64_t{blockIdx.x} * kWarps + warp_index(); i < rows.count; i += int64_t{gridDim.x} * kWarps) {
     const acc_t norm = warp_row_norm<acc_t>(rows.x + i * rows.depth, rows.depth);
-    const acc_t unit = norm / acc_t(kSmallestNorm);
+    const acc_t unit = norm / acc_t(kMinNorm);
     if (lane_index() == 0) shift[i] = unit <= acc_t(1) ? (1 - unit * unit) / 2 : acc_t(0);
   }
 }

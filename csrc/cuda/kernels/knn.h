@@ -19,7 +19,7 @@ struct KnnOut {
   int64_t* index;     // [queries, k]
 };
 
-// The k <= kMostNeighbors most similar rows of `refs` per query, most similar first, ties to the lowest index; NaN and
+// The k <= kMaxNeighbors most similar rows of `refs` per query, most similar first, ties to the lowest index; NaN and
 // -1 beyond the candidates. Without `refs` (null) the queries are compared with each other, and with themselves unless
 // exclude_self. O(depth) memory per row and O(k) per query.
 template <class MmaPolicy, class Scalar>

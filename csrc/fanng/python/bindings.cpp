@@ -20,11 +20,11 @@ namespace {
 using Found = std::tuple<py::array_t<float>, py::array_t<int64_t>>;
 
 template <class Search>
-Found search_into(int64_t queries, int64_t k, int64_t most, int64_t threads, const Search& search) {
+Found search_into(int64_t queries, int64_t k, int64_t max_computations, int64_t threads, const Search& search) {
   py::array_t<float> distance({queries, k});
   py::array_t<int64_t> index({queries, k});
   const Results results{k, distance.mutable_data(), index.mutable_data()};
-  on_threads(threads, static_cast<double>(queries) * static_cast<double>(most),
+  on_threads(threads, static_cast<double>(queries) * static_cast<double>(max_computations),
              [&](const cpu::ThreadPool& pool) { search(pool, results); });
   return {std::move(distance), std::move(index)};
 }
@@ -87,20 +87,21 @@ PYBIND11_MODULE(_fanng, module) {
                              })
       .def(
           "search",
-          [](const Index& self, const Array<float>& queries, int64_t k, int64_t most,
+          [](const Index& self, const Array<float>& queries, int64_t k, int64_t max_computations,
              const std::optional<Array<int64_t>>& start, int64_t threads) {
             const int64_t count = queries.shape(0);
-            return search_into(count, k, most, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
-              self.search(queries.data(), count, start ? start->data() : nullptr, most, pool, results);
-            });
+            return search_into(
+                count, k, max_computations, threads, [&](const cpu::ThreadPool& pool, const Results& results) {
+                  self.search(queries.data(), count, start ? start->data() : nullptr, max_computations, pool, results);
+                });
           },
           py::arg("queries"), py::arg("k"), py::arg("most"), py::arg("start").none(true), py::arg("threads"))
       .def(
           "neighbors",
-          [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t most, int64_t threads) {
-            return search_into(last - first, k, most, threads,
+          [](const Index& self, int64_t first, int64_t last, int64_t k, int64_t max_computations, int64_t threads) {
+            return search_into(last - first, k, max_computations, threads,
                                [&](const cpu::ThreadPool& pool, const Results& results) {
-                                 self.neighbors(first, last, most, pool, results);
+                                 self.neighbors(first, last, max_computations, pool, results);
                                });
           },
           py::arg("first"), py::arg("last"), py::arg("k"), py::arg("most"), py::arg("threads"));
