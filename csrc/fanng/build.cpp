@@ -15,8 +15,8 @@
 namespace hardmine::fanng {
 namespace {
 
-constexpr int64_t kVerticesAPiece = 64;
-constexpr int64_t kCopies = 64;  // of a vertex of the graph before, that a warm start looks at
+constexpr int64_t kVerticesPerChunk = 64;
+constexpr int64_t kMaxCopies = 64;  // of a vertex of the graph before, that a warm start looks at
 
 // A number in [0, count): the upper half of a 32 x 32-bit product.
 Vertex random_below(uint64_t bits, uint64_t count) { return static_cast<Vertex>((bits >> 32) * count >> 32); }
@@ -97,7 +97,7 @@ void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu
              BuildStats& stats, const Collect& collect) {
   const Distances distances(points);
   std::atomic<int64_t> computed{0};
-  parallel_pieces(pool, static_cast<int64_t>(order.size()), kVerticesAPiece,
+  parallel_chunks(pool, static_cast<int64_t>(order.size()), kVerticesPerChunk,
                   [&](int64_t worker, int64_t begin, int64_t end) {
                     std::vector<Ranked> candidates;
                     int64_t own = 0;
@@ -142,7 +142,7 @@ void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGra
   const int64_t count = points.vertices();
   std::vector<std::vector<Ranked>> others(pool.count());
   std::atomic<int64_t> computed{0};
-  parallel_pieces(pool, count, 1, [&](int64_t worker, int64_t p, int64_t) {
+  parallel_chunks(pool, count, 1, [&](int64_t worker, int64_t p, int64_t) {
     std::vector<Ranked>& candidates = others[worker];
     candidates.clear();
     for (int64_t q = 0; q < count; ++q) {
@@ -211,7 +211,7 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
   const Distances distances(points);
   const int64_t count = points.vertices();
   std::atomic<int64_t> computed{0};
-  parallel_pieces(pool, count, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<Vertex> targets;
     std::vector<Ranked> candidates;
     int64_t own = 0;
@@ -220,8 +220,8 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
     const auto add_copies = [&](const PointSet& before, Vertex v, int64_t row) {
       const int64_t* const last = before.copies_end(v);
       const int64_t* copy = before.copies_begin(v);
-      if (last - copy > kCopies) copy = std::lower_bound(copy, last, row);
-      for (const int64_t* end = last - copy > kCopies ? copy + kCopies : last; copy != end; ++copy)
+      if (last - copy > kMaxCopies) copy = std::lower_bound(copy, last, row);
+      for (const int64_t* end = last - copy > kMaxCopies ? copy + kMaxCopies : last; copy != end; ++copy)
         targets.push_back(points.vertex_of(*copy));
     };
     for (auto p = static_cast<Vertex>(begin); p < static_cast<Vertex>(end); ++p) {
@@ -267,7 +267,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
   while (stats.traversals < max_traversals) {
     const int64_t first = stats.traversals, size = std::min(round_size, max_traversals - first);
     outcome.resize(size);
-    parallel_pieces(pool, size, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+    parallel_chunks(pool, size, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
       Walker walker(graph, points);
       for (int64_t t = begin; t < end; ++t) {
         const Ends ends(options.seed, first + t, count);
@@ -285,7 +285,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
     for (int64_t i = 1; i <= missed; ++i)
       if (i == missed || outcome[i].from != outcome[i - 1].from) group.push_back(i);
     if (missed == 0) group.clear();
-    parallel_pieces(pool, std::max<int64_t>(static_cast<int64_t>(group.size()) - 1, 0), kVerticesAPiece,
+    parallel_chunks(pool, std::max<int64_t>(static_cast<int64_t>(group.size()) - 1, 0), kVerticesPerChunk,
                     [&](int64_t, int64_t begin, int64_t end) {
                       int64_t own = 0;
                       for (int64_t g = begin; g < end; ++g) {
@@ -319,7 +319,7 @@ double measured_success_rate(const Graph& graph, const PointSet& points, uint64_
   constexpr uint64_t kFirstDraw = uint64_t{1} << 62;  // no build gets that far
   const int64_t traversals = std::clamp<int64_t>(count / 4, 1000, 4000);
   std::atomic<int64_t> arrived{0};
-  parallel_pieces(pool, traversals, kVerticesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_chunks(pool, traversals, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
     Walker walker(graph, points);
     int64_t own = 0;
     for (int64_t t = begin; t < end; ++t) {

@@ -13,16 +13,16 @@
 namespace hardmine::fanng {
 namespace {
 
-constexpr int64_t kQueriesAPiece = 32;
-constexpr int64_t kCandidatesAnEdge = 2;  // exact neighbors to choose from, for every edge that may be left
-constexpr int64_t kEffortACandidate = 5;  // distances computed to find one
-constexpr int64_t kDraftRoom = 2;         // edges of a draft, for every edge that is kept in the end
+constexpr int64_t kQueriesPerChunk = 32;
+constexpr int64_t kCandidatesPerEdge = 2;   // exact neighbors to choose from, for every edge that may be left
+constexpr int64_t kEffortPerCandidate = 5;  // distances computed to find one
+constexpr int64_t kDraftEdgesPerEdge = 2;   // edges of a draft, for every edge that is kept in the end
 
 Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding, const Index* warm,
             const cpu::ThreadPool& pool, const BuildProgress& progress, BuildStats& stats) {
   const int64_t count = points.vertices();
-  const int64_t room = seeding == Seeding::kAllEdges ? count : std::min(kDraftRoom * options.max_degree, count);
-  const int64_t candidates = kCandidatesAnEdge * options.max_degree;
+  const int64_t room = seeding == Seeding::kAllEdges ? count : std::min(kDraftEdgesPerEdge * options.max_degree, count);
+  const int64_t candidates = kCandidatesPerEdge * options.max_degree;
   DraftGraph draft(count, std::max<int64_t>(room, 1));
   if (warm) {
     add_edges_of(warm->graph(), warm->points(), points, pool, draft, stats);
@@ -46,7 +46,7 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
   if (stats.traversals > 0 && stats.build_success_rate < options.success_rate)
     add_reverse_edges(points, pool, draft, stats);
   for (int64_t i = 0; i < options.refinements; ++i)
-    add_edges_to_found(points, candidates, kEffortACandidate * candidates, pool, draft, stats);
+    add_edges_to_found(points, candidates, kEffortPerCandidate * candidates, pool, draft, stats);
   Graph graph = draft.truncated(options.max_degree);
   stats.success_rate = measured_success_rate(graph, points, options.seed, pool);
   return graph;
@@ -113,7 +113,7 @@ Vertex Index::central_vertex() const {
 
 template <class Body>
 void Index::with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const {
-  parallel_pieces(pool, count, kQueriesAPiece, [&](int64_t, int64_t begin, int64_t end) {
+  parallel_chunks(pool, count, kQueriesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
     std::unique_ptr<SearchSpace> space;
     {
       const std::lock_guard lock(spaces_mutex_);

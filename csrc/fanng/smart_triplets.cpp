@@ -33,7 +33,7 @@ bool Classes::is_anchor(int64_t sample) const {
 
 namespace {
 
-constexpr int64_t kListsAPiece = 64;
+constexpr int64_t kListsPerChunk = 64;
 
 template <class T>
 class Miner {
@@ -217,7 +217,7 @@ void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const
                     const cpu::ThreadPool& pool, const MinedTriplets& out) {
   std::vector<Miner<T>> miners(pool.count(), Miner<T>(lists, classes, options, out));
   std::atomic<int64_t> first_fault{lists.count};
-  parallel_pieces(pool, lists.count, kListsAPiece, [&](int64_t worker, int64_t begin, int64_t end) {
+  parallel_chunks(pool, lists.count, kListsPerChunk, [&](int64_t worker, int64_t begin, int64_t end) {
     Miner<T>& miner = miners[worker];
     for (int64_t row = begin; row < end; ++row) {
       if (miner.is_valid(row)) {

@@ -96,16 +96,16 @@ class Threads final : public cpu::ThreadPool {
   mutable std::atomic<bool> cancelled_{false};
 };
 
-// body(worker, begin, end) over [0, count) in pieces of `step`, until the work is cancelled. A single worker is run,
+// body(worker, begin, end) over [0, count) in chunks of `step`, until the work is cancelled. A single worker is run,
 // too, so that somebody polls while it works.
 template <class Body>
-void parallel_pieces(const cpu::ThreadPool& pool, int64_t count, int64_t step, const Body& body) {
-  const int64_t pieces = ceil_div(count, step);
-  if (pieces < 1) return;
+void parallel_chunks(const cpu::ThreadPool& pool, int64_t count, int64_t step, const Body& body) {
+  const int64_t chunks = ceil_div(count, step);
+  if (chunks < 1) return;
   std::atomic<int64_t> next{0};
-  pool.run(std::min(pool.count(), pieces), [&](int64_t worker) {
-    for (int64_t piece; !pool.cancelled() && (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;)
-      body(worker, piece * step, std::min(count, (piece + 1) * step));
+  pool.run(std::min(pool.count(), chunks), [&](int64_t worker) {
+    for (int64_t chunk; !pool.cancelled() && (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;)
+      body(worker, chunk * step, std::min(count, (chunk + 1) * step));
   });
 }
 

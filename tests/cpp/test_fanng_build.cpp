@@ -289,7 +289,7 @@ TEST(poll_that_throws_stops_work) {
     std::atomic<int64_t> pieces{0};
     const fanng::Threads workers(threads, [] { throw Stop("stopped"); });
     const auto work = [&] {
-      fanng::parallel_pieces(workers, 100'000, 10, [&](int64_t, int64_t, int64_t) {
+      fanng::parallel_chunks(workers, 100'000, 10, [&](int64_t, int64_t, int64_t) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
         ++pieces;
       });
@@ -307,7 +307,7 @@ TEST(poll_between_short_calls_is_called) {
     const fanng::Threads workers(threads, [&] { ++polls; });
     const auto begin = std::chrono::steady_clock::now();
     while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(550))
-      fanng::parallel_pieces(
+      fanng::parallel_chunks(
           workers, 6, 1, [](int64_t, int64_t, int64_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
     CHECK(polls >= 1 && polls <= 6);
   }
@@ -317,7 +317,7 @@ TEST(thread_that_throws_stops_work) {
   std::atomic<int64_t> pieces{0};
   const fanng::Threads workers(3, never);
   const auto work = [&] {
-    fanng::parallel_pieces(workers, 100'000, 1, [&](int64_t, int64_t begin, int64_t) {
+    fanng::parallel_chunks(workers, 100'000, 1, [&](int64_t, int64_t begin, int64_t) {
       if (begin == 50) throw std::bad_alloc();
       ++pieces;
       std::this_thread::sleep_for(std::chrono::microseconds(50));

@@ -21,7 +21,7 @@ TEST(parallel_range_covers_every_number_once) {
         std::atomic<bool> aligned{true};
         cpu::parallel_range(*pool, pool->count(), count, step, [&](int64_t begin, int64_t end) {
           if (begin % step != 0 || (end % step != 0 && end != count) || begin >= end) aligned = false;
-          if (end - begin > cpu::kRowsAPiece) aligned = false;
+          if (end - begin > cpu::kRowsPerChunk) aligned = false;
           for (int64_t i = begin; i < end; ++i) ++visits[i];
         });
         CHECK(aligned);
@@ -72,7 +72,7 @@ TEST(parallel_work_cancelled_throws) {
       CHECK_THROWS(run_tasks(), Cancelled, "");
       CHECK_THROWS(run_range(), Cancelled, "");
       CHECK(tasks <= questions);
-      CHECK(rows <= questions * cpu::kRowsAPiece);
+      CHECK(rows <= questions * cpu::kRowsPerChunk);
     }
   }
 }

@@ -77,10 +77,10 @@ class BlockGradient {
   Buffer<T> zeros(int64_t padded) const {
     const int64_t size = padded * panels_ * panel_;
     Buffer<T> out(size);
-    constexpr int64_t kNumbersAPiece = 1 << 20;
+    constexpr int64_t kElementsPerChunk = 1 << 20;
     parallel_range(
         pool_, threads_for(padded), size, 1,
-        [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); }, kNumbersAPiece);
+        [&](int64_t begin, int64_t end) { std::fill(out.get() + begin, out.get() + end, T(0)); }, kElementsPerChunk);
     return out;
   }
 

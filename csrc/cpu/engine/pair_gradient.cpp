@@ -17,7 +17,7 @@ namespace hardmine::cpu {
 namespace {
 
 // Between two questions whether to stop. Each can have a thousand pairs.
-constexpr int64_t kEntriesAPiece = 1024, kGatheredRowsAPiece = 16;
+constexpr int64_t kEntriesPerChunk = 1024, kGatheredRowsPerChunk = 16;
 
 enum class Endpoint { kLeft, kRight };
 
@@ -64,7 +64,7 @@ class RowToPairs {
   template <class Use>
   void for_each_listed(const ThreadPool& pool, const Use& use) const {
     for (int64_t e = 0; e < pairs_.count; ++e) {
-      if ((e + 1) % kEntriesAPiece == 0) throw_if_cancelled(pool);
+      if ((e + 1) % kEntriesPerChunk == 0) throw_if_cancelled(pool);
       for_each_of_entry(e, use);
     }
   }
@@ -140,7 +140,7 @@ void pair_gradient(const PairMeasure& measure, const MatrixPair<T>& rows, const 
         kernel.project(acc, self, norm, kernel.dot(acc, self, depth) / norm, depth);
       }
     };
-    parallel_range(pool, threads, count, 1, gather_rows, kGatheredRowsAPiece);
+    parallel_range(pool, threads, count, 1, gather_rows, kGatheredRowsPerChunk);
   };
 
   if (grad_x) {

@@ -31,7 +31,7 @@ inline void throw_if_cancelled(const ThreadPool& pool) {
 }
 
 // Rows that a worker takes between two questions whether to stop: milliseconds, whatever is done with a row.
-inline constexpr int64_t kRowsAPiece = 128;
+inline constexpr int64_t kRowsPerChunk = 128;
 
 // How many workers a job of `work` units is worth: starting a thread costs about as much as `grain` units.
 inline int64_t thread_count_for(const ThreadPool& pool, double work, double grain) {
@@ -60,21 +60,21 @@ class FirstException {
   std::exception_ptr exception_;
 };
 
-// body(begin, end) over [0, count) in equal shares, on boundaries that are multiples of `step`; a share in pieces of
-// about `piece`, between which cancelled work ends. Throws Cancelled, and what `body` throws.
+// body(begin, end) over [0, count) in equal shares, on boundaries that are multiples of `step`; a share in chunks of
+// about `chunk`, between which cancelled work ends. Throws Cancelled, and what `body` throws.
 inline void parallel_range(const ThreadPool& pool, int64_t threads, int64_t count, int64_t step,
-                           const std::function<void(int64_t begin, int64_t end)>& body, int64_t piece = kRowsAPiece) {
+                           const std::function<void(int64_t begin, int64_t end)>& body, int64_t chunk = kRowsPerChunk) {
   if (count <= 0) return;
   if (count <= step) threads = 1;
-  if (threads <= 1 && count <= piece) return body(0, count);
-  piece = std::max(piece / step, int64_t{1}) * step;
+  if (threads <= 1 && count <= chunk) return body(0, count);
+  chunk = std::max(chunk / step, int64_t{1}) * step;
   const int64_t steps = ceil_div(count, step);
   FirstException exception;
   exception.run(pool, threads, [&](int64_t worker) {
     const int64_t end = std::min(count, steps * (worker + 1) / threads * step);
     int64_t begin = steps * worker / threads * step;
-    for (; begin < end && !exception.thrown() && !pool.cancelled(); begin += piece)
-      body(begin, std::min(begin + piece, end));
+    for (; begin < end && !exception.thrown() && !pool.cancelled(); begin += chunk)
+      body(begin, std::min(begin + chunk, end));
   });
   throw_if_cancelled(pool);
 }

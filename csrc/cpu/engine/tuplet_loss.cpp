@@ -17,7 +17,7 @@ namespace {
 
 // One number a sorted row, as far as blocks read.
 template <class T>
-WorkspaceVector<T> one_a_row(const PairwiseOperands<T>& operands, T fill) {
+WorkspaceVector<T> per_row(const PairwiseOperands<T>& operands, T fill) {
   return WorkspaceVector<T>(round_up(operands.rows().count(), kBlockStep), fill);
 }
 
@@ -63,7 +63,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   ExponentialSums<T> exponentials{};
   exponentials.log2e_over_temperature = static_cast<T>(kLog2E / rule.temperature);
   exponentials.shift = T(1);
-  WorkspaceVector<T> shift = one_a_row(operands, exponentials.shift);
+  WorkspaceVector<T> shift = per_row(operands, exponentials.shift);
   if (!one_shift) {
     for (int64_t i = 0; i < rows.count(); ++i)
       if (is_candidate(results.back().index[i]))
@@ -77,7 +77,7 @@ bool tuplet_forward(const TupletRule& rule, const LabeledMatrix<T>& anchors, con
   for_each_block(operands, PairKind::kOtherClass, 1, pool, [&](int64_t, const Block& block, const T* scores) {
     kernel.exponential_sums(params, block, scores, exponentials);
   });
-  WorkspaceVector<T> log_sum = one_a_row(operands, -infinity);
+  WorkspaceVector<T> log_sum = per_row(operands, -infinity);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.permutation()[i];
     log_sum[i] = static_cast<T>(log_of_sum(sum[i]));
@@ -149,9 +149,9 @@ bool tuplet_backward(const TupletRule& rule, const LabeledMatrix<T>& anchors, co
   weights.limit = max_key(rule.similarity, static_cast<T>(rule.duplicate_threshold));
   weights.one_shift = one_shift_suffices(rule);
   // An anchor that does not count has weights 0, and a shift that makes no NaN of them.
-  WorkspaceVector<T> negative_weight = one_a_row(operands, T(0)),
-                     shift = one_a_row(operands, std::numeric_limits<T>::infinity());
-  WorkspaceVector<T> positive_weight = one_a_row(operands, T(0)), log_sum = one_a_row(operands, T(0));
+  WorkspaceVector<T> negative_weight = per_row(operands, T(0)),
+                     shift = per_row(operands, std::numeric_limits<T>::infinity());
+  WorkspaceVector<T> positive_weight = per_row(operands, T(0)), log_sum = per_row(operands, T(0));
   WorkspaceVector<Index> positive(negative_weight.size(), kBelowRange);
   for (int64_t i = 0; i < rows.count(); ++i) {
     const Index anchor = rows.permutation()[i];
