@@ -42,7 +42,7 @@ class Miner {
       : lists_(lists), classes_(classes), options_(options), out_(out), last_list_(lists.count, -1) {}
 
   // Whether the list is one. It must be called before mine, once a list.
-  bool is_valid(int64_t row) { return find_fault(row).kind == kNone; }
+  bool is_valid(int64_t row) { return find_error(row).kind == kNone; }
 
   // What is wrong with the list of a row whose list is not valid.
   std::string describe(int64_t row);
@@ -50,9 +50,9 @@ class Miner {
   void mine(int64_t anchor);
 
  private:
-  enum FaultKind { kNone, kOutOfRange, kAfterEnd, kRepeated, kDistance, kOrder };
-  struct Fault {
-    FaultKind kind = kNone;
+  enum ListErrorKind { kNone, kOutOfRange, kAfterEnd, kRepeated, kDistance, kOrder };
+  struct ListError {
+    ListErrorKind kind = kNone;
     int64_t column = 0;
   };
   struct Positive {
@@ -60,7 +60,7 @@ class Miner {
     Index valid_negatives;  // those before it in the list: the first so many
   };
 
-  Fault find_fault(int64_t row);
+  ListError find_error(int64_t row);
   void split(int64_t anchor);
   Index draw_positive(int64_t anchor, std::span<const Index> excluded, uint64_t number) const;
   Index draw_negative(int64_t anchor, uint64_t number) const;
@@ -79,7 +79,7 @@ class Miner {
 };
 
 template <class T>
-typename Miner<T>::Fault Miner<T>::find_fault(int64_t row) {
+typename Miner<T>::ListError Miner<T>::find_error(int64_t row) {
   const int64_t* index = list(row);
   const T* distance = distances(row);
   bool ended = false;
@@ -101,12 +101,12 @@ typename Miner<T>::Fault Miner<T>::find_fault(int64_t row) {
 template <class T>
 std::string Miner<T>::describe(int64_t row) {
   std::fill(last_list_.begin(), last_list_.end(), -1);
-  const Fault fault = find_fault(row);
-  const int64_t column = fault.column, index = list(row)[column];
+  const ListError error = find_error(row);
+  const int64_t column = error.column, index = list(row)[column];
   const T* distance = distances(row) + column;
   std::ostringstream text;
   text.precision(9);
-  switch (fault.kind) {
+  switch (error.kind) {
     case kOutOfRange:
       text << "neighbor_lists must be from 0 to N - 1 = " << lists_.count - 1 << ", or -1 where a list ends, got "
            << index;
@@ -216,7 +216,7 @@ template <class T>
 void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const MiningOptions& options,
                     const cpu::ThreadPool& pool, const MinedTriplets& out) {
   std::vector<Miner<T>> miners(pool.count(), Miner<T>(lists, classes, options, out));
-  std::atomic<int64_t> first_fault{lists.count};
+  std::atomic<int64_t> first_error{lists.count};
   parallel_chunks(pool, lists.count, kListsPerChunk, [&](int64_t worker, int64_t begin, int64_t end) {
     Miner<T>& miner = miners[worker];
     for (int64_t row = begin; row < end; ++row) {
@@ -225,13 +225,13 @@ void smart_triplets(const NeighborLists<T>& lists, const Classes& classes, const
         continue;
       }
       // The first of all faults, whichever thread comes upon one first.
-      int64_t first = first_fault.load();
-      while (row < first && !first_fault.compare_exchange_weak(first, row)) {
+      int64_t first = first_error.load();
+      while (row < first && !first_error.compare_exchange_weak(first, row)) {
       }
       return;
     }
   });
-  if (first_fault < lists.count) throw std::invalid_argument(miners[0].describe(first_fault));
+  if (first_error < lists.count) throw std::invalid_argument(miners[0].describe(first_error));
 }
 
 template void smart_triplets(const NeighborLists<float>&, const Classes&, const MiningOptions&, const cpu::ThreadPool&,

@@ -58,8 +58,8 @@ double dense(const PairMeasure& measure, const auto* x, const auto* y, int64_t d
   return static_cast<double>(measure.quantity == PairQuantity::kNegativeDistance ? -std::sqrt(squares) : -squares);
 }
 
-std::string fault(std::vector<int64_t> triplets, int64_t rows) {
-  return cpu::fault_of({triplets.data(), static_cast<int64_t>(triplets.size()) / 3}, rows);
+std::string error(std::vector<int64_t> triplets, int64_t rows) {
+  return cpu::first_invalid_triplet({triplets.data(), static_cast<int64_t>(triplets.size()) / 3}, rows);
 }
 
 }  // namespace
@@ -67,18 +67,18 @@ std::string fault(std::vector<int64_t> triplets, int64_t rows) {
 TEST(given_triplets_with_forced_target_runs_on_it) { check_forced_level(); }
 
 TEST(given_triplets_invalid_index_is_named_with_its_position) {
-  CHECK_EQ(fault({}, 0), std::string());
-  CHECK_EQ(fault({0, 1, 2, 9, 4, 0}, 10), std::string());
-  CHECK_EQ(fault({0, 1, 2, 3, 10, 2}, 10), std::string("triplets must lie in [0, B) = [0, 10), got 10 at [1, 1]"));
-  CHECK_EQ(fault({0, 1, -1}, 10), std::string("triplets must lie in [0, B) = [0, 10), got -1 at [0, 2]"));
+  CHECK_EQ(error({}, 0), std::string());
+  CHECK_EQ(error({0, 1, 2, 9, 4, 0}, 10), std::string());
+  CHECK_EQ(error({0, 1, 2, 3, 10, 2}, 10), std::string("triplets must lie in [0, B) = [0, 10), got 10 at [1, 1]"));
+  CHECK_EQ(error({0, 1, -1}, 10), std::string("triplets must lie in [0, B) = [0, 10), got -1 at [0, 2]"));
   const int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
-  CHECK(fault({least, 1, 2}, 10).ends_with("got -9223372036854775808 at [0, 0]"));
-  CHECK(fault({0, 1, most}, 10).ends_with("got 9223372036854775807 at [0, 2]"));
-  CHECK_EQ(fault({0, 1, 2}, 0), std::string("triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"));
+  CHECK(error({least, 1, 2}, 10).ends_with("got -9223372036854775808 at [0, 0]"));
+  CHECK(error({0, 1, most}, 10).ends_with("got 9223372036854775807 at [0, 2]"));
+  CHECK_EQ(error({0, 1, 2}, 0), std::string("triplets must lie in [0, B) = [0, 0), got 0 at [0, 0]"));
   for (const std::vector<int64_t>& same : {std::vector<int64_t>{4, 4, 2}, {4, 2, 4}, {2, 4, 4}, {4, 4, 4}}) {
     std::string want = "triplets must be of three different rows each, got [";
     for (size_t k = 0; k < 3; ++k) want += std::to_string(same[k]) + (k < 2 ? ", " : "] at [0]");
-    CHECK_EQ(fault(same, 10), want);
+    CHECK_EQ(error(same, 10), want);
   }
 }
 

@@ -325,11 +325,11 @@ TYPED_TEST(pair_gradient_unused_nonfinite_row_stays_zero, T) {
       for (int64_t k = 0; k < 17; ++k) CHECK(i == 3 ? got.x[i * 17 + k] == T(0) : std::isfinite(got.x[i * 17 + k]));
     Problem<T> used = p;
     used.gradient[2 * 2] = T(1);
-    const Gradients<T> poisoned = engine(measure, used, SerialWorkers());
-    CHECK(std::isnan(poisoned.x[2 * 17]) && std::isfinite(poisoned.x[0]));
+    const Gradients<T> propagate_nan = engine(measure, used, SerialWorkers());
+    CHECK(std::isnan(propagate_nan.x[2 * 17]) && std::isfinite(propagate_nan.x[0]));
     // What an inner product passes to the row itself is only its partner, which is finite.
     const bool dot = measure.quantity == PairQuantity::kInnerProduct && !measure.normalized;
-    CHECK_EQ(std::isnan(poisoned.x[3 * 17]), !dot);
+    CHECK_EQ(std::isnan(propagate_nan.x[3 * 17]), !dot);
   }
 }
 

@@ -41,7 +41,7 @@ struct Lists {
     return out;
   }
 
-  std::string fault(const cpu::ThreadPool& workers = SerialWorkers(), int64_t per_anchor = 1) const {
+  std::string error(const cpu::ThreadPool& workers = SerialWorkers(), int64_t per_anchor = 1) const {
     try {
       mine({1.0, per_anchor, 0}, workers);
     } catch (const std::invalid_argument& error) {
@@ -120,22 +120,22 @@ TEST(smart_triplets_first_invalid_row_is_reported) {
     lists.index.push_back(i == 63 || i == 64 ? 200 : -1);
     lists.distance.push_back(0);
   }
-  CHECK(lists.fault().ends_with("got 200 at [63, 0]"));
-  for (const auto& pool : hardmine::test::parallel_pools()) CHECK_EQ(lists.fault(*pool, 1000), lists.fault());
+  CHECK(lists.error().ends_with("got 200 at [63, 0]"));
+  for (const auto& pool : hardmine::test::parallel_pools()) CHECK_EQ(lists.error(*pool, 1000), lists.error());
 }
 
 TEST(smart_triplets_invalid_lists_are_errors) {
-  const auto fault = [](std::vector<int64_t> index, std::vector<double> distance) {
-    return first_list({0, 0, 1}, std::move(index), std::move(distance)).fault();
+  const auto error = [](std::vector<int64_t> index, std::vector<double> distance) {
+    return first_list({0, 0, 1}, std::move(index), std::move(distance)).error();
   };
-  CHECK_EQ(fault({1, 2, -1}, {1, 2, kNan}), "");
+  CHECK_EQ(error({1, 2, -1}, {1, 2, kNan}), "");
   for (const int64_t wrong : {int64_t{3}, int64_t{-2}, INT64_MAX, INT64_MIN, int64_t{1} << 32})
-    CHECK(fault({1, wrong}, {1, 2}).ends_with("got " + std::to_string(wrong) + " at [0, 1]"));
-  CHECK(fault({1, -1, 2}, {1, 2, 3}).ends_with("got 2 after -1 at [0, 2]"));
-  CHECK(fault({1, 2, 1}, {1, 2, 3}).ends_with("got 1 again at [0, 2]"));
+    CHECK(error({1, wrong}, {1, 2}).ends_with("got " + std::to_string(wrong) + " at [0, 1]"));
+  CHECK(error({1, -1, 2}, {1, 2, 3}).ends_with("got 2 after -1 at [0, 2]"));
+  CHECK(error({1, 2, 1}, {1, 2, 3}).ends_with("got 1 again at [0, 2]"));
   for (const double wrong : {kNan, kInf, -kInf, -1.0})
-    CHECK(fault({1}, {wrong}).starts_with("distances must be finite"));
-  CHECK(fault({1, 2}, {2, 1}).ends_with("got 1 after 2 at [0, 1]"));
+    CHECK(error({1}, {wrong}).starts_with("distances must be finite"));
+  CHECK(error({1, 2}, {2, 1}).ends_with("got 1 after 2 at [0, 1]"));
 }
 
 TEST(smart_triplets_empty_inputs_give_no_mined_triplets) {

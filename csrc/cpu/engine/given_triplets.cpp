@@ -15,7 +15,7 @@ T measure_pair(const RowKernels<T>& kernel, const PairMeasure& measure, const T*
 
 }  // namespace
 
-std::string fault_of(const TripletList& triplets, int64_t row_count) {
+std::string first_invalid_triplet(const TripletList& triplets, int64_t row_count) {
   for (int64_t t = 0; t < triplets.count; ++t) {
     const int64_t* row = triplets.rows + 3 * t;
     if (is_triplet(row, row_count)) continue;

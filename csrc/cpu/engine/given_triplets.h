@@ -12,7 +12,7 @@ namespace hardmine::cpu {
 
 // What is wrong with the first bad triplet, or nothing: indices must lie in [0, row_count), and be three different
 // ones.
-std::string fault_of(const TripletList& triplets, int64_t row_count);
+std::string first_invalid_triplet(const TripletList& triplets, int64_t row_count);
 
 // The measures of the pairs (a, p) and (a, n) of faultless triplets of rows of x [row_count, depth]. Returns true if
 // every row of x, in a triplet or not, and its norm are finite.

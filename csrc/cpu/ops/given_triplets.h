@@ -20,8 +20,8 @@ struct TripletInputs {
     rows = x.size(0);
     depth = x.size(1);
     count = t.size(0);
-    const std::string fault = fault_of(list(), rows);
-    check(fault.empty(), fault);
+    const std::string error = first_invalid_triplet(list(), rows);
+    check(error.empty(), error);
   }
   TripletList list() const { return {data<int64_t>(triplets), count}; }
 };

@@ -65,10 +65,10 @@ std::tuple<Tensor, Tensor> pair_gradient_tensors(const PairMeasure& measure, con
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
     const TorchThreadPool pool;
-    const bool poisoned =
+    const bool propagate_nan =
         nan_if_not_finite && !(all_finite(data<T>(x), count, depth, pool) &&
                                (!ref_embeddings || all_finite(data<T>(refs), ref_count, depth, pool)));
-    if (poisoned) {
+    if (propagate_nan) {
       for (const Tensor& grad : {grad_x, grad_refs}) {
         Tensor target = grad;
         torch::stable::fill_(target, std::numeric_limits<double>::quiet_NaN());
