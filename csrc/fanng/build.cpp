@@ -47,9 +47,9 @@ class Walker {
   Walker(const Walked& graph, const PointSet& points) : graph_(graph), points_(points), distances_(points) {}
 
   // FANNG's Alg. 2: from `start` to the neighbor nearest the target while that is nearer than where one is.
-  Ranked downhill(Vertex start, Vertex target) {
+  PackedNeighbor downhill(Vertex start, Vertex target) {
     const float* const query = points_.vector(target);
-    Ranked here = ranked(distances_.to(query, start), start);
+    PackedNeighbor here = pack_neighbor(distances_.to(query, start), start);
     ++computed;
     while (vertex_of(here) != target) {
       const Vertex v = vertex_of(here);
@@ -58,8 +58,8 @@ class Walker {
       sq_dist_.resize(std::max<size_t>(sq_dist_.size(), degree));
       distances_.to(query, neighbor, degree, sq_dist_.data());
       computed += degree;
-      Ranked nearest = here;
-      for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, ranked(sq_dist_[e], neighbor[e]));
+      PackedNeighbor nearest = here;
+      for (int64_t e = 0; e < degree; ++e) nearest = std::min(nearest, pack_neighbor(sq_dist_[e], neighbor[e]));
       // Strictly nearer: equal distances would let it walk in circles.
       if (!(sq_dist_of(nearest) < sq_dist_of(here))) break;
       here = nearest;
@@ -84,7 +84,8 @@ struct MissedTarget {
 };
 
 // Sorts, drops duplicates, and makes the survivors the edges of p.
-int64_t assign_pruned(Vertex p, std::vector<Ranked>& candidates, const Distances& distances, DraftGraph& graph) {
+int64_t assign_pruned(Vertex p, std::vector<PackedNeighbor>& candidates, const Distances& distances,
+                      DraftGraph& graph) {
   std::sort(candidates.begin(), candidates.end());
   candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
   return graph.assign(p, candidates, distances);
@@ -99,7 +100,7 @@ void connect(const PointSet& points, const std::vector<Vertex>& order, const cpu
   std::atomic<int64_t> computed{0};
   parallel_chunks(pool, static_cast<int64_t>(order.size()), kVerticesPerChunk,
                   [&](int64_t worker, int64_t begin, int64_t end) {
-                    std::vector<Ranked> candidates;
+                    std::vector<PackedNeighbor> candidates;
                     int64_t own = 0;
                     for (int64_t i = begin; i < end; ++i) {
                       candidates.clear();
@@ -123,14 +124,15 @@ void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, Draf
   const std::vector<Vertex> order = in_order(graph.vertices());
   std::vector<int64_t> first_reverse(order.size() + 1, 0);
   for (const Vertex p : order)
-    for (const Ranked* edge = graph.begin(p); edge != graph.end(p); ++edge) ++first_reverse[vertex_of(*edge) + 1];
+    for (const PackedNeighbor* edge = graph.begin(p); edge != graph.end(p); ++edge)
+      ++first_reverse[vertex_of(*edge) + 1];
   std::partial_sum(first_reverse.begin(), first_reverse.end(), first_reverse.begin());
-  std::vector<Ranked> reverse(first_reverse.back());
+  std::vector<PackedNeighbor> reverse(first_reverse.back());
   std::vector<int64_t> next(first_reverse.begin(), first_reverse.end() - 1);
   for (const Vertex p : order)
-    for (const Ranked* edge = graph.begin(p); edge != graph.end(p); ++edge)
-      reverse[next[vertex_of(*edge)]++] = ranked(sq_dist_of(*edge), p);
-  connect(points, order, pool, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
+    for (const PackedNeighbor* edge = graph.begin(p); edge != graph.end(p); ++edge)
+      reverse[next[vertex_of(*edge)]++] = pack_neighbor(sq_dist_of(*edge), p);
+  connect(points, order, pool, graph, stats, [&](int64_t, Vertex p, std::vector<PackedNeighbor>& candidates) {
     candidates.assign(graph.begin(p), graph.end(p));
     candidates.insert(candidates.end(), reverse.begin() + first_reverse[p], reverse.begin() + first_reverse[p + 1]);
     return int64_t{0};
@@ -140,15 +142,15 @@ void add_reverse_edges(const PointSet& points, const cpu::ThreadPool& pool, Draf
 void add_all_edges(const PointSet& points, const cpu::ThreadPool& pool, DraftGraph& graph, BuildStats& stats) {
   const Distances distances(points);
   const int64_t count = points.vertices();
-  std::vector<std::vector<Ranked>> others(pool.count());
+  std::vector<std::vector<PackedNeighbor>> others(pool.count());
   std::atomic<int64_t> computed{0};
   parallel_chunks(pool, count, 1, [&](int64_t worker, int64_t p, int64_t) {
-    std::vector<Ranked>& candidates = others[worker];
+    std::vector<PackedNeighbor>& candidates = others[worker];
     candidates.clear();
     for (int64_t q = 0; q < count; ++q) {
       if (q == p) continue;
       const auto v = static_cast<Vertex>(q);
-      candidates.push_back(ranked(distances.between(static_cast<Vertex>(p), v), v));
+      candidates.push_back(pack_neighbor(distances.between(static_cast<Vertex>(p), v), v));
     }
     computed += count - 1 + assign_pruned(static_cast<Vertex>(p), candidates, distances, graph);
   });
@@ -174,11 +176,11 @@ void add_edges_to_nearest(const PointSet& points, int64_t k, const cpu::ThreadPo
     pool.count() == 1 ? pool.run(1, find) : find(0);
   }
   stats.distance_computations += count * (count - 1) / 2;
-  connect(points, in_order(count), pool, graph, stats, [&](int64_t, Vertex p, std::vector<Ranked>& candidates) {
+  connect(points, in_order(count), pool, graph, stats, [&](int64_t, Vertex p, std::vector<PackedNeighbor>& candidates) {
     for (int64_t n = 0; n < k; ++n) {
       const int64_t q = index[p * k + n];
       if (q < 0) break;
-      candidates.push_back(ranked(distances.between(p, static_cast<Vertex>(q)), static_cast<Vertex>(q)));
+      candidates.push_back(pack_neighbor(distances.between(p, static_cast<Vertex>(q)), static_cast<Vertex>(q)));
     }
     return static_cast<int64_t>(candidates.size());
   });
@@ -190,11 +192,11 @@ void add_edges_to_found(const PointSet& points, int64_t k, int64_t effort, const
   const Graph before = graph.truncated(graph.capacity());
   std::vector<std::unique_ptr<SearchSpace>> spaces(pool.count());
   connect(points, nearby_order(before), pool, graph, stats,
-          [&](int64_t worker, Vertex p, std::vector<Ranked>& candidates) {
+          [&](int64_t worker, Vertex p, std::vector<PackedNeighbor>& candidates) {
             if (!spaces[worker]) spaces[worker] = std::make_unique<SearchSpace>(before.vertices());
-            std::vector<Ranked>& found = spaces[worker]->search(before, points, points.vector(p), p, effort);
+            std::vector<PackedNeighbor>& found = spaces[worker]->search(before, points, points.vector(p), p, effort);
             const auto computed = static_cast<int64_t>(found.size());
-            std::erase_if(found, [&](Ranked other) { return vertex_of(other) == p; });
+            std::erase_if(found, [&](PackedNeighbor other) { return vertex_of(other) == p; });
             if (static_cast<int64_t>(found.size()) > k) {
               std::nth_element(found.begin(), found.begin() + k, found.end());
               found.resize(k);
@@ -213,7 +215,7 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
   std::atomic<int64_t> computed{0};
   parallel_chunks(pool, count, kVerticesPerChunk, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<Vertex> targets;
-    std::vector<Ranked> candidates;
+    std::vector<PackedNeighbor> candidates;
     int64_t own = 0;
     // The copies of v, or if there are many some, from `row` on. All of them would take quadratic time after a
     // collapse, when all rows were copies.
@@ -236,7 +238,7 @@ void add_edges_of(const Graph& other, const PointSet& other_points, const PointS
       targets.erase(std::unique(targets.begin(), targets.end()), targets.end());
       candidates.clear();
       for (const Vertex q : targets)
-        if (q != p) candidates.push_back(ranked(distances.between(p, q), q));
+        if (q != p) candidates.push_back(pack_neighbor(distances.between(p, q), q));
       own += static_cast<int64_t>(candidates.size()) + assign_pruned(p, candidates, distances, graph);
     }
     computed += own;
@@ -271,7 +273,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
       Walker walker(graph, points);
       for (int64_t t = begin; t < end; ++t) {
         const Ends ends(options.seed, first + t, count);
-        const Ranked last = walker.downhill(ends.start, ends.target);
+        const PackedNeighbor last = walker.downhill(ends.start, ends.target);
         outcome[t] = {vertex_of(last), ends.target, sq_dist_of(last)};
       }
       computed += walker.computed;
@@ -293,7 +295,7 @@ void traverse_add(const PointSet& points, const BuildOptions& options, const cpu
                           const MissedTarget& add = outcome[i];
                           // The traversal ended at a local minimum, so no edge occludes the new one - but those that
                           // were added since may.
-                          own += graph.add(add.from, ranked(add.sq_dist, add.target), i > group[g], distances);
+                          own += graph.add(add.from, pack_neighbor(add.sq_dist, add.target), i > group[g], distances);
                         }
                       }
                       computed += own;

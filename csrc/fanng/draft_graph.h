@@ -40,16 +40,16 @@ class DraftGraph {
   int64_t vertices() const { return static_cast<int64_t>(edges_.size()); }
   int64_t capacity() const { return capacity_; }
   int64_t degree(Vertex v) const { return static_cast<int64_t>(edges_[v].size()); }
-  const Ranked* begin(Vertex v) const { return edges_[v].data(); }
-  const Ranked* end(Vertex v) const { return begin(v) + degree(v); }
+  const PackedNeighbor* begin(Vertex v) const { return edges_[v].data(); }
+  const PackedNeighbor* end(Vertex v) const { return begin(v) + degree(v); }
 
   // Replaces the edges of p by those of `candidates` that none before them occludes. `candidates` ascend, without
   // duplicates and without p. Returns how many distances were computed.
-  int64_t assign(Vertex p, const std::vector<Ranked>& candidates, const Distances& distances) {
-    std::vector<Ranked>& edges = edges_[p];
+  int64_t assign(Vertex p, const std::vector<PackedNeighbor>& candidates, const Distances& distances) {
+    std::vector<PackedNeighbor>& edges = edges_[p];
     edges.clear();
     int64_t computed = 0;
-    for (const Ranked candidate : candidates) {
+    for (const PackedNeighbor candidate : candidates) {
       if (degree(p) == capacity_) break;
       if (!occluded(candidate, begin(p), end(p), distances, computed)) edges.push_back(candidate);
     }
@@ -58,8 +58,8 @@ class DraftGraph {
 
   // Adds p -> q and drops the longer edges that q occludes. If p has no room, its longest edge makes it. `fresh`: no
   // edge of p is known not to occlude the new one, so that this is to be seen first.
-  int64_t add(Vertex p, Ranked q, bool fresh, const Distances& distances) {
-    std::vector<Ranked>& edges = edges_[p];
+  int64_t add(Vertex p, PackedNeighbor q, bool fresh, const Distances& distances) {
+    std::vector<PackedNeighbor>& edges = edges_[p];
     const int64_t count = degree(p), place = std::lower_bound(edges.begin(), edges.end(), q) - edges.begin();
     int64_t computed = 0;
     if (place < count && edges[place] == q) return computed;
@@ -67,9 +67,9 @@ class DraftGraph {
     edges.push_back(0);
     // Longer edges move up by one, over those that q occludes.
     int64_t out = place;
-    Ranked moving = q;
+    PackedNeighbor moving = q;
     for (int64_t i = place; i < count; ++i) {
-      const Ranked longer = edges[i];
+      const PackedNeighbor longer = edges[i];
       if (occludes(q, longer, distances, computed)) continue;
       edges[out++] = moving;
       moving = longer;
@@ -83,7 +83,7 @@ class DraftGraph {
   Graph truncated(int64_t max_degree) const {
     Graph graph;
     for (Vertex v = 0; v < static_cast<Vertex>(vertices()); ++v) {
-      const Ranked* const last = std::min(end(v), begin(v) + max_degree);
+      const PackedNeighbor* const last = std::min(end(v), begin(v) + max_degree);
       std::transform(begin(v), last, std::back_inserter(graph.target), vertex_of);
       graph.first_edge.push_back(static_cast<int64_t>(graph.target.size()));
     }
@@ -92,19 +92,19 @@ class DraftGraph {
 
  private:
   // Whether r, an edge of some p, occludes q, a vertex at a distance from p.
-  static bool occludes(Ranked r, Ranked q, const Distances& distances, int64_t& computed) {
+  static bool occludes(PackedNeighbor r, PackedNeighbor q, const Distances& distances, int64_t& computed) {
     const float far = sq_dist_of(q);
     if (!(sq_dist_of(r) < far) || sq_dist_of(r) == 0) return false;
     ++computed;
     return distances.between(vertex_of(r), vertex_of(q)) < far;
   }
-  static bool occluded(Ranked q, const Ranked* begin, const Ranked* end, const Distances& distances,
-                       int64_t& computed) {
-    return std::any_of(begin, end, [&](Ranked r) { return occludes(r, q, distances, computed); });
+  static bool occluded(PackedNeighbor q, const PackedNeighbor* begin, const PackedNeighbor* end,
+                       const Distances& distances, int64_t& computed) {
+    return std::any_of(begin, end, [&](PackedNeighbor r) { return occludes(r, q, distances, computed); });
   }
 
   int64_t capacity_;
-  std::vector<std::vector<Ranked>> edges_;
+  std::vector<std::vector<PackedNeighbor>> edges_;
 };
 
 }  // namespace hardmine::fanng

@@ -11,10 +11,12 @@ namespace hardmine::fanng {
 
 // A vertex at a squared distance from some point, as an integer that orders by distance and then by vertex: the bits
 // of floats that are not negative ascend with them.
-using Ranked = uint64_t;
-inline Ranked ranked(float sq_dist, Vertex v) { return uint64_t{std::bit_cast<uint32_t>(sq_dist)} << 32 | v; }
-inline float sq_dist_of(Ranked r) { return std::bit_cast<float>(static_cast<uint32_t>(r >> 32)); }
-inline Vertex vertex_of(Ranked r) { return static_cast<Vertex>(r); }
+using PackedNeighbor = uint64_t;
+inline PackedNeighbor pack_neighbor(float sq_dist, Vertex v) {
+  return uint64_t{std::bit_cast<uint32_t>(sq_dist)} << 32 | v;
+}
+inline float sq_dist_of(PackedNeighbor r) { return std::bit_cast<float>(static_cast<uint32_t>(r >> 32)); }
+inline Vertex vertex_of(PackedNeighbor r) { return static_cast<Vertex>(r); }
 
 struct Graph {
   std::vector<int64_t> first_edge = {0};  // [vertices + 1]

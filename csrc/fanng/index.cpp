@@ -53,14 +53,14 @@ Graph build(const PointSet& points, const BuildOptions& options, Seeding seeding
 }
 
 // Leaves the `wanted` nearest, in ascending order.
-void select_nearest(std::vector<Ranked>& measured, int64_t wanted) {
+void select_nearest(std::vector<PackedNeighbor>& measured, int64_t wanted) {
   const auto count = static_cast<int64_t>(measured.size());
   if (wanted < count) {
-    std::vector<Ranked> room(count);
-    for (Ranked& vertex : measured) vertex = ~vertex;
+    std::vector<PackedNeighbor> room(count);
+    for (PackedNeighbor& vertex : measured) vertex = ~vertex;
     cpu::select_largest(measured.data(), room.data(), count, wanted);
     measured.resize(wanted);
-    for (Ranked& vertex : measured) vertex = ~vertex;
+    for (PackedNeighbor& vertex : measured) vertex = ~vertex;
   }
   std::sort(measured.begin(), measured.end());
 }
@@ -105,9 +105,9 @@ Vertex Index::central_vertex() const {
   std::vector<float> mean(stride);
   for (int64_t k = 0; k < stride; ++k) mean[k] = static_cast<float>(sum[k] / static_cast<double>(count));
   const Distances distances(points_);
-  Ranked nearest = ranked(distances.to(mean.data(), 0), 0);
+  PackedNeighbor nearest = pack_neighbor(distances.to(mean.data(), 0), 0);
   for (Vertex v = 1; v < static_cast<Vertex>(count); ++v)
-    nearest = std::min(nearest, ranked(distances.to(mean.data(), v), v));
+    nearest = std::min(nearest, pack_neighbor(distances.to(mean.data(), v), v));
   return vertex_of(nearest);
 }
 
@@ -129,7 +129,7 @@ void Index::with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& 
   });
 }
 
-void Index::report(std::vector<Ranked>& measured, int64_t own, float offset, int64_t query,
+void Index::report(std::vector<PackedNeighbor>& measured, int64_t own, float offset, int64_t query,
                    const Results& results) const {
   const int64_t k = results.k;
   // A vertex stands for one row at least; `own` takes one place more. Vertices are numbered by their first rows, so
@@ -137,14 +137,14 @@ void Index::report(std::vector<Ranked>& measured, int64_t own, float offset, int
   const auto wanted = std::min(static_cast<int64_t>(measured.size()), k + (own >= 0));
   select_nearest(measured, wanted);
   if (points_.vertices() < points_.rows()) {
-    std::vector<Ranked> rows;
+    std::vector<PackedNeighbor> rows;
     for (int64_t i = 0; i < wanted; ++i) {
       const bool tie = i > 0 && sq_dist_of(measured[i]) == sq_dist_of(measured[i - 1]);
       if (static_cast<int64_t>(rows.size()) > k && !tie) break;
       const int64_t* const first = points_.copies_begin(vertex_of(measured[i]));
       const int64_t* const last = std::min(points_.copies_end(vertex_of(measured[i])), first + k + 1);
       for (const int64_t* row = first; row != last; ++row)
-        rows.push_back(ranked(sq_dist_of(measured[i]), static_cast<uint32_t>(*row)));
+        rows.push_back(pack_neighbor(sq_dist_of(measured[i]), static_cast<uint32_t>(*row)));
     }
     std::sort(rows.begin(), rows.end());
     measured.swap(rows);
@@ -176,8 +176,8 @@ void Index::search(const float* queries, int64_t count, const int64_t* start, in
   }
   with_spaces(pool, count, [&](SearchSpace& space, int64_t i) {
     const float* query = prepared.get() + i * stride;
-    std::vector<Ranked> none;
-    std::vector<Ranked>* measured = &none;
+    std::vector<PackedNeighbor> none;
+    std::vector<PackedNeighbor>* measured = &none;
     if (points_.rows() > 0) {
       const Vertex first = start ? points_.vertex_of(start[i]) : central_;
       measured = &space.search(graph_, points_, query, first, max_computations);

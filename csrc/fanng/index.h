@@ -54,7 +54,8 @@ class Index {
 
  private:
   // Fills row `query` of results from what a search measured; `own`: the row to leave out, -1 for none.
-  void report(std::vector<Ranked>& measured, int64_t own, float offset, int64_t query, const Results& results) const;
+  void report(std::vector<PackedNeighbor>& measured, int64_t own, float offset, int64_t query,
+              const Results& results) const;
   template <class Body>
   void with_spaces(const cpu::ThreadPool& pool, int64_t count, const Body& body) const;
   Vertex central_vertex() const;

@@ -6,7 +6,7 @@ namespace hardmine::fanng {
 
 void Frontier::clear() {
   size_ = 0;
-  limit_ = ~Ranked{0};
+  limit_ = ~PackedNeighbor{0};
   far_.clear();
 }
 
@@ -18,11 +18,11 @@ void Frontier::refill() {
   std::sort(near_, near_ + count, std::greater<>());
   far_.erase(far_.begin(), far_.begin() + count);
   size_ = count;
-  limit_ = far_.empty() ? ~Ranked{0} : near_[0];
+  limit_ = far_.empty() ? ~PackedNeighbor{0} : near_[0];
 }
 
-std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
-                                         int64_t max_computations) {
+std::vector<PackedNeighbor>& SearchSpace::search(const Graph& graph, const PointSet& points, const float* query,
+                                                 Vertex start, int64_t max_computations) {
   if (++search_ == 0) {  // after 2^32 searches the numbers begin again
     std::fill(seen_.begin(), seen_.end(), 0);
     search_ = 1;
@@ -35,7 +35,7 @@ std::vector<Ranked>& SearchSpace::search(const Graph& graph, const PointSet& poi
   const auto measure = [&](int64_t count) {
     distances.to(query, batch_.data(), count, sq_dist_.data());
     for (int64_t i = 0; i < count; ++i) {
-      const Ranked vertex = ranked(sq_dist_[i], batch_[i]);
+      const PackedNeighbor vertex = pack_neighbor(sq_dist_[i], batch_[i]);
       measured_[found++] = vertex;
       frontier_.push(vertex);
     }

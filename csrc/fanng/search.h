@@ -22,7 +22,7 @@ namespace hardmine::fanng {
 class Frontier {
  public:
   void clear();
-  void push(Ranked vertex) {
+  void push(PackedNeighbor vertex) {
     if (size_ == kNear) limit_ = near_[0];  // that one or the new one will be far
     if (vertex > limit_) {
       far_.push_back(vertex);
@@ -30,14 +30,14 @@ class Frontier {
     }
     if (size_ == kNear) {  // the furthest of the near makes room
       far_.push_back(near_[0]);
-      Ranked* const place = std::lower_bound(near_ + 1, near_ + kNear, vertex, std::greater<>());
+      PackedNeighbor* const place = std::lower_bound(near_ + 1, near_ + kNear, vertex, std::greater<>());
       std::copy(near_ + 1, place, near_);
       place[-1] = vertex;
       limit_ = near_[0];
       return;
     }
-    Ranked* const last = near_ + size_++;
-    Ranked* const place = std::lower_bound(near_, last, vertex, std::greater<>());
+    PackedNeighbor* const last = near_ + size_++;
+    PackedNeighbor* const place = std::lower_bound(near_, last, vertex, std::greater<>());
     std::copy_backward(place, last, last + 1);
     *place = vertex;
   }
@@ -52,10 +52,10 @@ class Frontier {
 
   void refill();
 
-  Ranked near_[kNear];  // descending
+  PackedNeighbor near_[kNear];  // descending
   int64_t size_ = 0;
-  Ranked limit_ = ~Ranked{0};  // none of far_ is nearer
-  std::vector<Ranked> far_;
+  PackedNeighbor limit_ = ~PackedNeighbor{0};  // none of far_ is nearer
+  std::vector<PackedNeighbor> far_;
 };
 
 // What one search at a time needs, for any number of searches after each other.
@@ -65,8 +65,8 @@ class SearchSpace {
 
   // Measures up to `max_computations` vertices, beginning with `start`, unless there are no more to reach. Returns
   // them, in no order; valid until the next search.
-  std::vector<Ranked>& search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
-                              int64_t max_computations);
+  std::vector<PackedNeighbor>& search(const Graph& graph, const PointSet& points, const float* query, Vertex start,
+                                      int64_t max_computations);
 
  private:
   std::vector<uint32_t> seen_;  // the number of the last search that saw the vertex
@@ -74,7 +74,7 @@ class SearchSpace {
   Frontier frontier_;
   std::vector<Vertex> batch_;
   std::vector<float> sq_dist_;
-  std::vector<Ranked> measured_;
+  std::vector<PackedNeighbor> measured_;
 };
 
 }  // namespace hardmine::fanng

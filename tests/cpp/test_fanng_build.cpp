@@ -44,7 +44,7 @@ void check_edges(const Index& index, int64_t most) {
     const fanng::Distances distances(points);
     for (const Vertex q : targets_of(index.graph(), p)) {
       CHECK(q < points.vertices() && q != p);
-      edges.push_back(ranked(distances.between(p, q), q));
+      edges.push_back(pack_neighbor(distances.between(p, q), q));
     }
     CHECK(static_cast<int64_t>(edges.size()) <= most);
     for (size_t e = 0; e < edges.size(); ++e) {

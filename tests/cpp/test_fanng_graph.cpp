@@ -22,10 +22,10 @@ Edges random_candidates(const PointSet& points, Vertex p, Random& random) {
 }
 
 // Draft edges after q was offered to p.
-Edges with_edge(const PointSet& points, Vertex p, Edges edges, Ranked q, bool fresh, int64_t room) {
+Edges with_edge(const PointSet& points, Vertex p, Edges edges, PackedNeighbor q, bool fresh, int64_t room) {
   if (std::find(edges.begin(), edges.end(), q) != edges.end()) return edges;
   if (fresh && hidden(points, p, edges, q)) return edges;
-  std::erase_if(edges, [&](Ranked longer) { return hides(points, p, vertex_of(q), vertex_of(longer)); });
+  std::erase_if(edges, [&](PackedNeighbor longer) { return hides(points, p, vertex_of(q), vertex_of(longer)); });
   edges.insert(std::lower_bound(edges.begin(), edges.end(), q), q);
   if (static_cast<int64_t>(edges.size()) > room) edges.pop_back();
   return edges;
@@ -113,7 +113,7 @@ TEST(add_edge_removes_edges_that_it_occludes) {
         const auto p = static_cast<Vertex>(random.below(points.vertices()));
         const auto other = static_cast<Vertex>(random.below(points.vertices()));
         if (p == other) continue;
-        const Ranked q = edge_between(points, p, other);
+        const PackedNeighbor q = edge_between(points, p, other);
         // It need not be looked whether an edge hides the new one where none does.
         const bool fresh = hidden(points, p, want[p], q) || random.below(2);
         const Edges before = want[p];
@@ -138,11 +138,11 @@ TEST(add_edge_without_occlusion_check_is_kept) {
   const PointSet points(x.data(), 3, 1, Metric::kEuclidean);
   const Distances distances(points);
   DraftGraph graph(3, 2);
-  graph.add(0, ranked(1, 1), true, distances);
-  graph.add(0, ranked(4, 2), true, distances);
-  CHECK((edges_of(graph, 0) == Edges{ranked(1, 1)}));
-  graph.add(0, ranked(4, 2), false, distances);
-  CHECK((edges_of(graph, 0) == Edges{ranked(1, 1), ranked(4, 2)}));
+  graph.add(0, pack_neighbor(1, 1), true, distances);
+  graph.add(0, pack_neighbor(4, 2), true, distances);
+  CHECK((edges_of(graph, 0) == Edges{pack_neighbor(1, 1)}));
+  graph.add(0, pack_neighbor(4, 2), false, distances);
+  CHECK((edges_of(graph, 0) == Edges{pack_neighbor(1, 1), pack_neighbor(4, 2)}));
 }
 
 TEST(add_edge_at_distance_0_occludes_nothing) {
@@ -153,7 +153,7 @@ TEST(add_edge_at_distance_0_occludes_nothing) {
   CHECK_EQ(points.vertices(), 3);
   CHECK_EQ(distances.between(0, 1), 0.0F);
   CHECK(distances.between(1, 2) < distances.between(0, 2));
-  const Edges both = {ranked(0, 1), ranked(distances.between(0, 2), 2)};
+  const Edges both = {pack_neighbor(0, 1), pack_neighbor(distances.between(0, 2), 2)};
   CHECK(edges_of(naive_draft(points), 0) == both);
   DraftGraph graph(3, 2);
   graph.assign(0, both, distances);
@@ -179,7 +179,7 @@ TEST(truncated_graph_keeps_shortest_edges) {
     for (Vertex v = 0; v < points.vertices(); ++v) {
       const Edges edges = edges_of(draft, v);
       std::vector<Vertex> want;
-      for (const Ranked edge : edges)
+      for (const PackedNeighbor edge : edges)
         if (static_cast<int64_t>(want.size()) < most) want.push_back(vertex_of(edge));
       CHECK(targets_of(graph, v) == want);
       cut += want.size() < edges.size();
@@ -237,7 +237,7 @@ TEST(add_edges_to_nearest_adds_both_directions) {
         }
         std::vector<Edges> both = want;
         for (Vertex p = 0; p < count; ++p)
-          for (const Ranked q : want[p]) both[vertex_of(q)].push_back(ranked(sq_dist_of(q), p));
+          for (const PackedNeighbor q : want[p]) both[vertex_of(q)].push_back(pack_neighbor(sq_dist_of(q), p));
         for (Vertex p = 0; p < count; ++p) both[p] = pruned(points, p, both[p], room);
         DraftGraph graph(count, room);
         BuildStats stats;
@@ -317,7 +317,7 @@ TEST(add_edges_to_found_adds_both_directions) {
         std::vector<Edges> want(count), both;
         for (Vertex p = 0; p < count; ++p) {
           Edges found = space.search(index.graph(), points, points.vector(p), p, effort);
-          std::erase_if(found, [&](Ranked q) { return vertex_of(q) == p; });
+          std::erase_if(found, [&](PackedNeighbor q) { return vertex_of(q) == p; });
           std::sort(found.begin(), found.end());
           if (static_cast<int64_t>(found.size()) > k) found.resize(k);
           const Edges before = edges_of(sparse, p);
@@ -326,7 +326,7 @@ TEST(add_edges_to_found_adds_both_directions) {
         }
         both = want;
         for (Vertex p = 0; p < count; ++p)
-          for (const Ranked q : want[p]) both[vertex_of(q)].push_back(ranked(sq_dist_of(q), p));
+          for (const PackedNeighbor q : want[p]) both[vertex_of(q)].push_back(pack_neighbor(sq_dist_of(q), p));
         for (Vertex p = 0; p < count; ++p) both[p] = pruned(points, p, both[p], 3);
         for (const auto& workers : parallel_pools()) {
           DraftGraph graph = sparse;

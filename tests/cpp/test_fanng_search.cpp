@@ -57,13 +57,13 @@ void check_exact(const Index& index, const Found& found, int64_t query, const fl
 Edges measured_plainly(const Index& index, const float* query, Vertex start, int64_t most) {
   const PointSet& points = index.points();
   const fanng::Distances distances(points);
-  std::priority_queue<Ranked, Edges, std::greater<>> queue;
+  std::priority_queue<PackedNeighbor, Edges, std::greater<>> queue;
   std::vector<bool> visited(points.vertices(), false);
   Edges measured;
   const auto visit = [&](Vertex v) {
     if (visited[v] || static_cast<int64_t>(measured.size()) == most) return;
     visited[v] = true;
-    measured.push_back(ranked(distances.to(query, v), v));
+    measured.push_back(pack_neighbor(distances.to(query, v), v));
     queue.push(measured.back());
   };
   for (visit(start); !queue.empty();) {
@@ -89,7 +89,7 @@ TEST(frontier_any_pushes_pops_nearest) {
     for (const int64_t pops_in_ten : {0, 1, 4, 9}) {
       context = std::to_string(pushes) + " pushes, " + std::to_string(pops_in_ten) + " pops in ten";
       fanng::Frontier frontier;
-      std::priority_queue<Ranked, std::vector<Ranked>, std::greater<>> plain;
+      std::priority_queue<PackedNeighbor, std::vector<PackedNeighbor>, std::greater<>> plain;
       const auto pop = [&] {
         CHECK_EQ(frontier.pop(), vertex_of(plain.top()));
         plain.pop();
@@ -100,8 +100,8 @@ TEST(frontier_any_pushes_pops_nearest) {
         for (int64_t i = 0; i < pushes; ++i) {
           // Ascending at first: each is further than all that are near.
           const auto distance = static_cast<float>(i < 100 ? static_cast<double>(i) : 100 * random.unit());
-          frontier.push(fanng::ranked(distance, static_cast<Vertex>(i)));
-          plain.push(fanng::ranked(distance, static_cast<Vertex>(i)));
+          frontier.push(fanng::pack_neighbor(distance, static_cast<Vertex>(i)));
+          plain.push(fanng::pack_neighbor(distance, static_cast<Vertex>(i)));
           if (10 * random.unit() < static_cast<double>(pops_in_ten) && !frontier.empty()) pop();
         }
         while (!frontier.empty()) pop();
@@ -212,7 +212,7 @@ TEST(search_any_effort_measures_as_paper_does) {
           const float offset = zero && metric == Metric::kCosine ? 1.0F : 0.0F;  // of a query without direction
           const Edges want = measured_plainly(index, form.data(), points.vertex_of(start[i]), most);
           std::vector<std::pair<float, int64_t>> rows, got;
-          for (const Ranked vertex : want)
+          for (const PackedNeighbor vertex : want)
             for (const int64_t* row = points.copies_begin(vertex_of(vertex));
                  row != points.copies_end(vertex_of(vertex)); ++row)
               rows.emplace_back(points.reported(sq_dist_of(vertex) + offset), *row);

@@ -15,9 +15,9 @@ namespace hardmine::test {
 using fanng::DraftGraph;
 using fanng::Graph;
 using fanng::Metric;
+using fanng::pack_neighbor;
+using fanng::PackedNeighbor;
 using fanng::PointSet;
-using fanng::Ranked;
-using fanng::ranked;
 using fanng::sq_dist_of;
 using fanng::Vertex;
 using fanng::vertex_of;
@@ -66,11 +66,11 @@ inline double exact_sq_dist(const PointSet& points, Vertex a, Vertex b) {
   }
   return sum;
 }
-inline Ranked edge_between(const PointSet& points, Vertex from, Vertex to) {
-  return ranked(static_cast<float>(exact_sq_dist(points, from, to)), to);
+inline PackedNeighbor edge_between(const PointSet& points, Vertex from, Vertex to) {
+  return pack_neighbor(static_cast<float>(exact_sq_dist(points, from, to)), to);
 }
 
-using Edges = std::vector<Ranked>;
+using Edges = std::vector<PackedNeighbor>;
 inline Edges edges_of(const DraftGraph& graph, Vertex v) { return {graph.begin(v), graph.end(v)}; }
 
 // The definition: r, an edge of p, hides q from it.
@@ -78,9 +78,9 @@ inline bool hides(const PointSet& points, Vertex p, Vertex r, Vertex q) {
   const double far = exact_sq_dist(points, p, q), near = exact_sq_dist(points, p, r);
   return near > 0 && near < far && exact_sq_dist(points, r, q) < far;
 }
-inline bool hidden(const PointSet& points, Vertex p, const Edges& edges, Ranked q) {
+inline bool hidden(const PointSet& points, Vertex p, const Edges& edges, PackedNeighbor q) {
   return std::any_of(edges.begin(), edges.end(),
-                     [&](Ranked r) { return hides(points, p, vertex_of(r), vertex_of(q)); });
+                     [&](PackedNeighbor r) { return hides(points, p, vertex_of(r), vertex_of(q)); });
 }
 
 // The candidates, nearest first, each kept unless one that was kept hides it; at most `room`.
@@ -88,7 +88,7 @@ inline Edges pruned(const PointSet& points, Vertex p, Edges candidates, int64_t 
   std::sort(candidates.begin(), candidates.end());
   candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
   Edges kept;
-  for (const Ranked q : candidates)
+  for (const PackedNeighbor q : candidates)
     if (static_cast<int64_t>(kept.size()) < room && vertex_of(q) != p && !hidden(points, p, kept, q)) kept.push_back(q);
   return kept;
 }
