@@ -1,4 +1,4 @@
-// A candidate pair as one anchor sees it, and the one total order of candidates that every backend uses.
+// A candidate of an anchor, and the total order of candidates that every backend uses.
 #pragma once
 
 #include <cstdint>
@@ -8,35 +8,35 @@
 
 namespace hardmine {
 
-// Row numbers are 32 bits wide inside the engine: 2^31 rows of even one float are more than an N^2 op can ever serve.
+// The index of a row. 32 bits suffice: no op of N^2 pairs can serve 2^31 rows.
 using Index = int32_t;
 
-// What a running best starts from, besides a key: neither is a candidate. At an equal key, every real index beats the
-// first, so that its key itself may be selected; none beats the second.
+// Sentinel indices that a running best starts from, with a key that bounds the selection. At an equal key every real
+// index beats kAtLowerBound, so the bound itself may be selected. None beats kBelowRange, so the bound is excluded.
 inline constexpr Index kAtLowerBound = INT32_MAX;
 inline constexpr Index kBelowRange = -1;
 
-// The longest list of candidates that is kept for a row.
+// The largest k of a k-nearest-neighbors op.
 inline constexpr int64_t kMaxNeighbors = 1024;
 
-// True for the index of a real candidate.
+// False for the sentinels above.
 HARDMINE_HD bool is_candidate(Index index) { return index != kAtLowerBound && index >= 0; }
 
-// The total order: the larger key wins, the lower index wins a tie. A NaN key never wins. The order is total over
-// distinct indices, so that a maximum over any split of the candidates, merged in any order, is the same one.
+// The larger key wins, and the lower index wins a tie. A NaN key never wins. The order is total over distinct indices,
+// so the maximum does not depend on how the candidates are split or merged.
 template <class T>
 HARDMINE_HD bool beats(T key, Index index, T best_key, Index best_index) {
   return key > best_key || (key == best_key && index < best_index);
 }
 
-// A candidate of a float key as one integer, larger where the candidate beats, so that the best of many is an integer
-// maximum, which any number of threads may take in any order. The sign of a zero key is lost; a NaN key has no place in
-// the order.
+// Packs a float key and an index into one integer that is larger where the candidate beats. The best of many candidates
+// is then an integer maximum, which threads may take in any order. The sign of a zero key is lost. NaN keys are not
+// supported.
 HARDMINE_HD uint64_t packed_candidate(float key, Index index) {
   key += 0.0f;  // -0 becomes 0
   uint32_t bits;
   memcpy(&bits, &key, sizeof bits);
-  // Floats of equal sign are ordered as their bits are, or, if negative, the other way round.
+  // The bits of positive floats ascend with their values, those of negative floats descend.
   const uint32_t rank = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return static_cast<uint64_t>(rank) << 32 | (static_cast<uint32_t>(INT32_MAX) - static_cast<uint32_t>(index));
 }

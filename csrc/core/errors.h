@@ -1,4 +1,4 @@
-// What ends an op early. The ops' wrapper (torch_bridge.h) tells Python.
+// Exceptions that end an op early. torch_bridge.h translates them for Python.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace hardmine {
 
-// Nobody wants the result any more.
+// The caller no longer wants the result.
 class Cancelled : public std::exception {
  public:
   const char* what() const noexcept override { return "cancelled"; }

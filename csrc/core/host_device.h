@@ -1,4 +1,4 @@
-// One spelling for "this formula runs on the host and on the device".
+// HARDMINE_HD marks a function that runs on the host and on the device.
 #pragma once
 
 #if defined(__CUDACC__)

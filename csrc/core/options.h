@@ -1,7 +1,7 @@
-// Options as they arrive in an op's schema: enums as their codes, the positions of their names in hardmine/types.py.
+// Rules of the losses from the arguments of the ops' schemas. An enum arrives as a code, the position of its name in
+// hardmine/types.py.
 //
-// Codes, since the stable ABI's conversion of a string argument (torch 2.11 to 2.13) leaks a std::string per call,
-// which a training loop would feel.
+// Strings are avoided: in torch 2.11 to 2.13 the stable ABI leaks a std::string per string argument and call.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +45,7 @@ inline SelectionRule selection_rule(int64_t similarity, int64_t positive, int64_
   return rule;
 }
 
-// How a loss is made of the selected similarities.
+// The loss of selected similarities.
 struct LossRule {
   TermRule term;
   Reduction reduction;
@@ -73,14 +73,14 @@ inline TupletRule tuplet_rule(int64_t similarity, int64_t positive, double tempe
   rule.positive = enum_from_code("positive", positive, TupletPositive::kAll);
   rule.reduction = enum_from_code("reduction", reduction, Reduction::kNone);
   rule.temperature = temperature;
-  // 1 / temperature is a factor of similarities, and must be a number in float.
+  // 1 / temperature must be finite in float.
   if (!(rule.temperature >= 1e-30)) throw std::invalid_argument("temperature must be at least 1e-30");
   rule.duplicate_threshold = duplicate_threshold;
   rule.allow_tf32 = allow_tf32;
   return rule;
 }
 
-// The losses of distances know no inner product.
+// Losses of distances do not support inner products.
 inline Similarity distance_similarity(int64_t code, const char* loss) {
   const Similarity similarity = similarity_from_code(code);
   if (similarity == Similarity::kDot)

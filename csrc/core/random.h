@@ -25,31 +25,30 @@ HARDMINE_HD double random_unit(uint64_t seed, uint64_t i) {
 // A uniform number u in [0, 1) selects, of `count` candidates in ascending order of index, the floor(u count)-th. One
 // number per anchor thus fixes a random selection, whatever the backend and the number of threads.
 
-// The uniform numbers in [0, 1), one per anchor, that a random selection picks by; null for one that is not random.
+// Uniform numbers in [0, 1) for random selections, one per anchor; null where the selection is not random.
 struct RandomNumbers {
   const double* positive = nullptr;
   const double* negative = nullptr;
 };
 
-// floor(u count), within [0, count) for any `u`: u = 1, which rounding may produce, picks the last of the candidates.
+// floor(u count), clamped to [0, count): rounding may produce u = 1.
 HARDMINE_HD Index drawn_rank(double u, Index count) {
   const double rank = u * static_cast<double>(count);
   if (!(rank > 0)) return 0;  // NaN too
   return rank < static_cast<double>(count - 1) ? static_cast<Index>(rank) : count - 1;
 }
 
-// Where the rank-th positive lies among rows sorted by (label, index), in which its class begins at `begin`. `self` is
-// where the anchor lies, which is never its own positive; -1 if it is not among the rows.
+// The position of the rank-th positive among rows sorted by (label, index). The class begins at `begin`. `self` is the
+// anchor's members position, which is skipped, or -1 if the anchor is not among the rows.
 HARDMINE_HD int64_t ranked_positive(int64_t begin, Index rank, int64_t self) {
   const int64_t place = begin + rank;
   return self >= 0 && place >= self ? place + 1 : place;
 }
 
-// The rank-th index that is not in `own`: the `count` ascending indices of the anchor's class. Below own[j] lie
-// own[j] - j indices of other classes, which never decreases in j, so the own indices below the answer are found by
-// bisection.
-HARDMINE_HD Index ranked_negative(const Index* own, Index count, Index rank) {
-  return rank + partition_point(Index{0}, count, [&](Index j) { return own[j] - j <= rank; });
+// The rank-th index that is not in `members`, the `count` ascending indices of the anchor's class. members[j] - j
+// indices of other classes lie below members[j]. That count never decreases in j, so a bisection finds the answer.
+HARDMINE_HD Index ranked_negative(const Index* members, Index count, Index rank) {
+  return rank + partition_point(Index{0}, count, [&](Index j) { return members[j] - j <= rank; });
 }
 
 }  // namespace hardmine

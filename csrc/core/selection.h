@@ -1,12 +1,12 @@
-// Which pair may be an anchor's positive or negative, and which one wins: rules as data.
+// The rules of selection: which pairs are candidates for an anchor's positive and negative, and which one wins.
 //
 // Sources: Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, section 3 (easiest and
 // hardest positive, hardest and semi-hard negative); Schroff et al., "FaceNet", CVPR 2015, section 3.2 (semi-hard
 // within the margin).
 //
-// Every rule but the random ones (random_pick.h) is "the largest key within [lower, upper]". A key is a similarity, or
-// its negative where the least similar wins; for the Euclidean similarity -|a - b| the key is -|a - b|^2, which orders
-// pairs alike and needs no square root.
+// Every rule except the random ones (random.h) selects the largest key within [lower, upper]. The key is the
+// similarity, or for the Euclidean similarity -|a - b| its square -|a - b|^2: both order pairs alike, and the square
+// needs no root. Where the least similar candidate wins, keys are negated.
 #pragma once
 
 #include <cmath>
@@ -20,8 +20,8 @@ namespace hardmine {
 enum class Similarity { kCosine, kDot, kEuclidean };
 enum class Positive { kEasiest, kHardest, kRandom };
 enum class Negative { kHardest, kEasiest, kSemihard, kRandom };
-enum class Fallback { kNone, kHardest, kEasiest };  // when an anchor has no semi-hard negative
-enum class Tie { kExclude, kInclude };              // is a negative as similar as the positive semi-hard?
+enum class Fallback { kNone, kHardest, kEasiest };  // for an anchor without a semi-hard negative
+enum class Tie { kExclude, kInclude };              // whether s_an == s_ap is semi-hard
 
 struct SelectionRule {
   Similarity similarity = Similarity::kCosine;
@@ -34,7 +34,7 @@ struct SelectionRule {
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
-// One entry an anchor; index -1 and similarity NaN where there is no candidate.
+// One entry per anchor; index -1 and similarity NaN without a candidate.
 template <class T>
 struct SelectionOut {
   int64_t* positive_index;
@@ -43,11 +43,11 @@ struct SelectionOut {
   T* negative_similarity;
 };
 
-// True if the least similar candidate wins, so that keys are negated.
+// True if the least similar candidate wins.
 HARDMINE_HD bool prefers_least_similar(Positive positive) { return positive == Positive::kHardest; }
 HARDMINE_HD bool prefers_least_similar(Negative negative) { return negative == Negative::kEasiest; }
 
-// The order-preserving number in which pairs are compared, from the similarity that users see, and back.
+// The key of a similarity, and the similarity of a key before it is clamped.
 template <class T>
 HARDMINE_HD T key_from_similarity(Similarity kind, T similarity) {
   if (kind != Similarity::kEuclidean) return similarity;
@@ -58,7 +58,7 @@ HARDMINE_HD T unclamped_similarity(Similarity kind, T key) {
   return kind == Similarity::kEuclidean ? -std::sqrt(-key) : key;
 }
 
-// A cosine similarity lies in [-1, 1], though its rounded sum of products may not. NaN stays NaN.
+// Clamps to [-1, 1], which the rounded sum of products of two unit rows may exceed. NaN stays NaN.
 template <class T>
 HARDMINE_HD T clamped_cosine(T similarity) {
   return similarity > T(1) ? T(1) : similarity < T(-1) ? T(-1) : similarity;
@@ -68,8 +68,8 @@ HARDMINE_HD T similarity_from_key(Similarity kind, T key) {
   return kind == Similarity::kCosine ? clamped_cosine(key) : unclamped_similarity(kind, key);
 }
 
-// Tiles hold cosine similarities before they are clamped. The bound on those that admits exactly what `bound`, in the
-// same order, admits of clamped ones.
+// Tiles hold unclamped cosine similarities. Returns the bound on unclamped keys that admits the same pairs as `bound`
+// admits by their clamped keys.
 template <class T>
 HARDMINE_HD T unclamped_bound(Similarity kind, T bound) {
   if (kind != Similarity::kCosine) return bound;
@@ -77,14 +77,14 @@ HARDMINE_HD T unclamped_bound(Similarity kind, T bound) {
   return bound >= T(1) ? infinity : bound < T(-1) ? -infinity : bound;
 }
 
-// The largest order of a pair whose similarity is at most `bound`.
+// The largest unclamped key of a pair whose similarity is at most `bound`.
 template <class T>
 HARDMINE_HD T max_key(Similarity kind, T bound) {
   return unclamped_bound(kind, key_from_similarity(kind, bound));
 }
 
-// The largest number below `x`, so that "key < x" can be asked as "key <= below(x)". Subnormal numbers are stepped
-// over: where the CPU is told to flush them, they compare equal to 0, and 0 would pass for a number below 0.
+// The largest number below `x`: "key < x" is then "key <= below(x)". Subnormal numbers are skipped, because a CPU that
+// flushes them compares them equal to 0.
 template <class T>
 HARDMINE_HD T below(T x) {
   const T next = std::nextafter(x, -std::numeric_limits<T>::infinity());
@@ -92,7 +92,7 @@ HARDMINE_HD T below(T x) {
   return x > T(0) ? T(0) : -std::numeric_limits<T>::min();
 }
 
-// An anchor's admissible keys: what the running best starts from, and the largest key allowed.
+// The admissible keys of an anchor: where the running best starts, and the largest key allowed.
 template <class T>
 struct KeyRange {
   T start_key;
@@ -105,7 +105,7 @@ HARDMINE_HD KeyRange<T> unlimited_range() {
   return {-std::numeric_limits<T>::infinity(), kBelowRange, std::numeric_limits<T>::infinity()};
 }
 
-// Positives: s_ap <= duplicate_threshold. Negated keys (hardest positive) turn the upper bound into a lower one.
+// Positives: s_ap <= duplicate_threshold. For the hardest positive keys are negated, so the threshold is a lower bound.
 template <class T>
 HARDMINE_HD KeyRange<T> positive_range(const SelectionRule& rule) {
   KeyRange<T> range = unlimited_range<T>();
@@ -120,8 +120,8 @@ HARDMINE_HD KeyRange<T> positive_range(const SelectionRule& rule) {
   return range;
 }
 
-// Semi-hard negatives of an anchor: s_ap - margin < s_an < s_ap (or <= with ties kept). `positive_key` is NaN for an
-// anchor without a positive; nothing is at most NaN, so such an anchor has no semi-hard negative either.
+// Semi-hard negatives: s_ap - margin < s_an < s_ap, or <= s_ap with ties. An anchor without a positive passes NaN as
+// `positive_key`. No key is <= NaN, so it gets no semi-hard negative either.
 template <class T>
 HARDMINE_HD KeyRange<T> semihard_range(const SelectionRule& rule, T positive_key) {
   KeyRange<T> range = unlimited_range<T>();

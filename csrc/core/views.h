@@ -1,4 +1,4 @@
-// What an op is given: matrices of embeddings, and triplets of their rows.
+// Views of an op's inputs: matrices of embeddings, and triplets of their rows.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ struct LabeledMatrix {
   int64_t count;
 };
 
-// The matrices that pairs are made of. The first row of a pair is one of x, the second one of refs or, where those are
-// null, of x as well.
+// The two matrices of a list of pairs. The left row of a pair is a row of x. The right row is a row of refs, or of x if
+// refs is null.
 template <class Scalar>
 struct MatrixPair {
   const Scalar* x;  // [count, depth]
@@ -25,13 +25,13 @@ struct MatrixPair {
   int64_t depth;
 };
 
-// Triplets that the user gives as rows (anchor, positive, negative) of the embeddings.
+// Triplets given by the user: the rows of anchor, positive and negative in the embeddings.
 struct TripletList {
   const int64_t* rows;  // [count, 3]
   int64_t count;
 };
 
-// True if `row` [3] is a triplet: three different ones of `row_count` rows.
+// True if `row` [3] holds three different indices in [0, row_count).
 HARDMINE_HD bool is_triplet(const int64_t* row, int64_t row_count) {
   for (int k = 0; k < 3; ++k)
     if (row[k] < 0 || row[k] >= row_count) return false;

@@ -1,4 +1,4 @@
-// The triplet loss over every (anchor, positive, negative) of a batch.
+// The triplet loss over all triplets (anchor, positive, negative) of a batch.
 //
 // Source: Ge et al., "Deep Metric Learning with Hierarchical Triplet Loss", ECCV 2018, sections 3 and 4.2:
 //   1/2 [ |x_a - x_p|^2 - |x_a - x_n|^2 + margin ]_+, where the margin may depend on the classes of a and n.
@@ -21,23 +21,23 @@ struct BatchAllRule {
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
-// Margins by classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
+// Margins per pair of classes: alpha(y_a, y_n) = margin[row[a] * rows + row[n]].
 template <class T>
 struct MarginTable {
   const T* margin;     // [rows, rows]; null: BatchAllRule::margin for all
-  const int64_t* row;  // [count]: the row of every sample's class
+  const int64_t* row;  // [count]: the table row of each sample's class
   int64_t rows;
 };
 
-// What the tiles hold. |a - b|^2 / 2 = 1 - s for unit rows, so squared distances of those need only inner products.
-// Rows too short to be normalized are no unit rows.
+// The measure that tiles hold. For unit rows |a - b|^2 / 2 = 1 - s, so inner products suffice for squared distances.
+// Rows shorter than kMinNorm do not become unit rows.
 HARDMINE_HD PairMeasure batch_all_measure(const BatchAllRule& rule, bool unit_rows) {
   const bool normalized = rule.similarity == Similarity::kCosine;
   const PairQuantity distance = rule.squared ? PairQuantity::kNegativeSquaredDistance : PairQuantity::kNegativeDistance;
   return {normalized && rule.squared && unit_rows ? PairQuantity::kInnerProduct : distance, normalized};
 }
 
-// What the sum of all triplets' values is multiplied with.
+// The factor of the sum over all triplets.
 HARDMINE_HD double batch_all_loss_weight(BatchAllReduction reduction, int64_t active, int64_t total) {
   const int64_t count = reduction == BatchAllReduction::kMean ? total : active;
   if (reduction == BatchAllReduction::kSum) return 1;

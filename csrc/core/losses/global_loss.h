@@ -16,7 +16,7 @@ struct GlobalRule {
   double threshold = 0.01;  // t
 };
 
-// d from the measure -|f_a - f_x|^2, and the gradient of that measure from the gradient of d.
+// d from the measure -|f_a - f_x|^2, and the gradient of the measure from the gradient of d.
 template <class T>
 HARDMINE_HD T global_distance(T negative_squared_distance) {
   return negative_squared_distance / T(-4);
@@ -31,7 +31,7 @@ struct Moments {
   double variance = 0;  // of the population: over N
 };
 
-// In double, and the variance from deviations: |d|^2 - mu^2 would cancel.
+// Sums are in double, and the variance is the mean squared deviation: mean(d^2) - mu^2 would cancel.
 template <class T>
 Moments moments_of(const T* d, int64_t count) {
   Moments moments;
@@ -46,7 +46,7 @@ Moments moments_of(const T* d, int64_t count) {
   return moments;
 }
 
-// What max(0, .) is taken of. Where it is not above 0, its derivative is 0.
+// The argument of max(0, .), whose derivative is 0 unless the argument is positive.
 HARDMINE_HD double global_gap(const GlobalRule& rule, const Moments& positive, const Moments& negative) {
   return positive.mean - negative.mean + rule.threshold;
 }
@@ -64,9 +64,9 @@ T global_loss(const GlobalRule& rule, const T* positive, const T* negative, int6
   return T(global_loss_of(rule, p, n));
 }
 
-// d loss / d d+_i = (2 (d+_i - mu+) + lam [gap > 0]) / N: what the mean inside the variance adds, -2 (mean of the
-// deviations) / N, is 0. d loss / d d-_i likewise, with -lam. loss_weight: grad_loss / N; of the moments only the means
-// count.
+// d loss / d d+_i = (2 (d+_i - mu+) + lam [gap > 0]) / N. The derivative through mu+ inside the variance is 0, since
+// deviations sum to 0. d loss / d d-_i has -lam instead. `loss_weight` is grad_loss / N. Only the means of the moments
+// are read.
 template <class T>
 HARDMINE_HD void global_term_backward(const GlobalRule& rule, const Moments& p, const Moments& n, double loss_weight,
                                       T positive, T negative, T* d_positive, T* d_negative) {
@@ -75,7 +75,7 @@ HARDMINE_HD void global_term_backward(const GlobalRule& rule, const Moments& p, 
   *d_negative = T(loss_weight * (2 * (static_cast<double>(negative) - n.mean) - slope));
 }
 
-// The same of all triplets.
+// The derivatives of all triplets.
 template <class T>
 void global_loss_backward(const GlobalRule& rule, const T* positive, const T* negative, int64_t count, T grad_loss,
                           T* d_positive, T* d_negative) {

@@ -1,8 +1,7 @@
-// From one term an anchor to the loss, and back: who counts, and with which weight. Runs over [B] numbers only.
+// The reduction of per-anchor terms to the loss, and its derivatives.
 //
-// Contract: an anchor without a positive or a negative is left out of the loss and of its mean; without any valid
-// anchor the loss is 0. The presets of SCT differ in the mean: over all valid anchors, or over each difficulty's own
-// count.
+// An anchor without a positive or a negative is excluded from the loss and from its mean. Without any valid anchor the
+// loss is 0. The SCT presets differ in the mean: over all valid anchors, or over easy and hard anchors separately.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +12,7 @@ namespace hardmine {
 
 enum class Reduction { kMean, kSum, kNone };
 
-// The pairs of [B] anchors; without indices (null) all are there.
+// The selected pairs of all anchors. If the indices are null, every anchor has both pairs.
 template <class T>
 struct SelectedPairs {
   const int64_t* positive_index;  // [B], -1: none
@@ -31,7 +30,7 @@ HARDMINE_HD TripletTerm<T> term_of(const TermRule& rule, const SelectedPairs<T>&
   return triplet_term(rule, pairs.positive_similarity[i], pairs.negative_similarity[i]);
 }
 
-// The weight of an anchor's term in the loss, by its difficulty.
+// The weight of a term in the loss, per difficulty.
 struct DifficultyWeights {
   double easy = 1;
   double hard = 1;
@@ -40,7 +39,7 @@ struct DifficultyWeights {
   }
 };
 
-// From the numbers of terms in each difficulty.
+// `easy` and `hard` count the terms of each difficulty.
 HARDMINE_HD DifficultyWeights difficulty_weights(const TermRule& rule, Reduction reduction, int64_t easy,
                                                  int64_t hard) {
   if (reduction != Reduction::kMean) return {};
@@ -60,7 +59,7 @@ DifficultyWeights difficulty_weights(const TermRule& rule, Reduction reduction, 
   return difficulty_weights(rule, reduction, easy, hard);
 }
 
-// loss: one number, or [B] without reduction. Summed in double, in the order of the anchors.
+// loss: [1], or [count] without reduction. The sum is in double, in the order of the anchors.
 template <class T>
 void reduce_loss(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, T* loss) {
   if (reduction == Reduction::kNone) {
@@ -76,8 +75,7 @@ void reduce_loss(const TermRule& rule, Reduction reduction, const SelectedPairs<
   *loss = T(easy * weights.easy + hard * weights.hard);
 }
 
-// The derivatives of the loss by s_ap and s_an of one anchor, of which grad_term is the gradient that arrives at the
-// loss.
+// The derivatives of the loss by s_ap and s_an of one anchor, times grad_term, the gradient of the loss.
 template <class T>
 HARDMINE_HD void term_backward(const DifficultyWeights& weights, const TripletTerm<T>& term, T grad_term, T* d_positive,
                                T* d_negative) {
@@ -86,8 +84,8 @@ HARDMINE_HD void term_backward(const DifficultyWeights& weights, const TripletTe
   *d_negative = weight * term.d_negative;
 }
 
-// d_positive[i] = d loss / d s_ap of anchor i, times grad_loss: one number, or [B] without reduction. Likewise
-// d_negative.
+// d_positive[i] = grad_loss d loss / d s_ap of anchor i, and d_negative[i] the same for s_an. grad_loss: [1], or
+// [count] without reduction.
 template <class T>
 void reduce_loss_backward(const TermRule& rule, Reduction reduction, const SelectedPairs<T>& pairs, const T* grad_loss,
                           T* d_positive, T* d_negative) {

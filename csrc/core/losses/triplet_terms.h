@@ -1,4 +1,4 @@
-// The loss of one anchor with one positive and one negative, f(s_ap, s_an), and both its derivatives.
+// The loss term of one anchor with one positive and one negative, f(s_ap, s_an), and its two derivatives.
 //
 // Sources: nca, Xuan et al., WACV 2020, section 4, and ECCV 2020 ("Hard negative examples are hard, but useful"), eq.
 // 1; hinge, WACV 2020, section 2.1; soft margin, Hermans et al., arXiv:1703.07737; sct, ECCV 2020, eq. 13; ratio,
@@ -14,12 +14,11 @@ namespace hardmine {
 // The order of the enumerators is that of the names in hardmine/types.py.
 enum class Term { kNca, kHinge, kSoftMargin, kSct, kRatio };
 
-// When an SCT triplet counts as hard. kAbove is the paper; the other two are the authors' published code of 2020 and
-// 2021.
+// When an SCT triplet is hard: kAbove in the paper, the other two in the authors' published code of 2020 and 2021.
 enum class HardRule {
   kAbove,           // s_an > s_ap
   kAboveAndCutoff,  // s_an > s_ap and s_an > cutoff; every other triplet is easy
-  kAboveOrCutoff,   // s_an > s_ap or s_an > cutoff; easy if s_an < s_ap and s_an < cutoff; ties belong to neither
+  kAboveOrCutoff,   // s_an > s_ap or s_an > cutoff; easy if s_an < s_ap and s_an < cutoff; ties are neither
 };
 
 struct TermRule {
@@ -34,7 +33,7 @@ struct TermRule {
       -std::numeric_limits<double>::infinity();  // anchors count only if s_ap and s_an both exceed it
 };
 
-// The difficulty of the batch that an anchor's term belongs to; a mean may count the parts apart.
+// kNone: the anchor has no term. A mean may be over easy and hard terms separately.
 enum class Difficulty { kNone, kEasy, kHard };
 
 template <class T>
@@ -45,8 +44,7 @@ struct TripletTerm {
   Difficulty difficulty;
 };
 
-// softplus(x / temperature) of x = s_an - s_ap. Its slope in s_an is sigmoid(x / temperature) / temperature, in s_ap
-// the negative of that.
+// softplus(x / t), x = s_an - s_ap. d / d s_an = sigmoid(x / t) / t, and d / d s_ap is its negative.
 template <class T>
 HARDMINE_HD TripletTerm<T> softplus_term(T positive, T negative, T temperature) {
   const T x = (negative - positive) / temperature;
@@ -54,13 +52,12 @@ HARDMINE_HD TripletTerm<T> softplus_term(T positive, T negative, T temperature) 
   return {softplus(x), -slope, slope, Difficulty::kEasy};
 }
 
-// 1 - d_an / (d_ap + margin), where that is above 0, of distances d = -s. With r = d_ap + margin, its slope in s_an is
-// 1 / r, and in s_ap -d_an / r^2; r > 0, since the margin is.
+// max(0, 1 - d_an / r), r = d_ap + margin > 0, of distances d = -s. d / d s_an = 1 / r, d / d s_ap = -d_an / r^2.
 template <class T>
 HARDMINE_HD TripletTerm<T> ratio_term(T positive, T negative, T margin) {
   const T r = margin - positive, quotient = -negative / r;
   const T value = T(1) - quotient;
-  if (value <= T(0)) return {T(0), T(0), T(0), Difficulty::kEasy};  // NaN goes on
+  if (value <= T(0)) return {T(0), T(0), T(0), Difficulty::kEasy};  // false for NaN
   return {value, -quotient / r, T(1) / r, Difficulty::kEasy};
 }
 
@@ -79,7 +76,7 @@ HARDMINE_HD Difficulty sct_difficulty(const TermRule& rule, T positive, T negati
   return Difficulty::kNone;
 }
 
-// The term of an anchor that has both a positive and a negative. s_ap = `positive`, s_an = `negative`.
+// The term of an anchor with s_ap = `positive` and s_an = `negative`.
 template <class T>
 HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T negative) {
   const TripletTerm<T> nothing{T(0), T(0), T(0), Difficulty::kNone};
@@ -93,13 +90,13 @@ HARDMINE_HD TripletTerm<T> triplet_term(const TermRule& rule, T positive, T nega
       return softplus_term(positive, negative, T(1));
     case Term::kHinge: {
       const T x = negative - positive + T(rule.margin);
-      if (x <= T(0)) return {T(0), T(0), T(0), Difficulty::kEasy};  // NaN goes on
+      if (x <= T(0)) return {T(0), T(0), T(0), Difficulty::kEasy};  // false for NaN
       return {x, T(-1), T(1), Difficulty::kEasy};
     }
     case Term::kSct: {
       const Difficulty difficulty = sct_difficulty(rule, positive, negative);
       if (difficulty == Difficulty::kNone) return nothing;
-      // Hard: lam * s_an, and no gradient reaches the positive pair.
+      // Hard: lam s_an, without a gradient for the positive pair.
       if (difficulty == Difficulty::kHard) return {T(rule.lam) * negative, T(0), T(rule.lam), difficulty};
       return softplus_term(positive, negative, T(rule.temperature));
     }

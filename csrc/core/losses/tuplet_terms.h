@@ -1,4 +1,4 @@
-// The tuplet losses of one anchor: its positives against all its negatives at once.
+// The tuplet losses: an anchor's positives against all its negatives at once.
 //
 // Source: Xuan et al., "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020, sections 2.2 and 4:
 //   -log( exp(s_ap / t) / (exp(s_ap / t) + sum_n exp(s_an / t)) ) = softplus(L - s_ap / t),
@@ -28,7 +28,7 @@ struct TupletRule {
   bool allow_tf32 = false;  // float32 factors of products may be rounded to TF32; only CUDA does
 };
 
-// The rule by which its one positive is selected.
+// The rule that selects the one positive of an anchor.
 inline SelectionRule tuplet_selection(const TupletRule& rule) {
   SelectionRule selection;
   selection.similarity = rule.similarity;
@@ -37,36 +37,34 @@ inline SelectionRule tuplet_selection(const TupletRule& rule) {
   return selection;
 }
 
-// Similarities span at most 2 where rows have unit length. If the exponentials of such a span stay within 2^64, one
-// shift for all anchors keeps every sum of them well inside the range of a float, and a pair needs one exponential, not
-// two.
+// Similarities of unit rows span at most 2. If exp(2 / t) <= 2^64, one shift for all anchors keeps every sum within the
+// range of a float, and a pair needs one exponential instead of two.
 HARDMINE_HD bool one_shift_suffices(const TupletRule& rule) {
   return rule.similarity == Similarity::kCosine && 2 * kLog2E / rule.temperature <= 64;
 }
 
-// L is kept as a shift, which is a similarity, and the logarithm of the sum of exp((s_an - shift) / t): the difference
-// of L and a similarity is (shift - s) / t + log_sum, which loses no digits where s / t is large. Without a negative
-// the sum is 0 and its logarithm -infinity.
+// L is stored as a shift, which is a similarity, and log_sum = log(sum_n exp((s_an - shift) / t)). Then
+// L - s / t = (shift - s) / t + log_sum loses no digits for large s / t. Without a negative log_sum is -infinity.
 HARDMINE_HD double log_of_sum(double sum) { return sum > 0 ? std::log(sum) : -std::numeric_limits<double>::infinity(); }
 
-// An anchor's term and its slope d value / d L. The rest follows by the chain rule:
+// An anchor's term and its slope d value / d L. By the chain rule
 //   d value / d s_an = slope / t exp(s_an / t - L),
-//   d value / d s_ap = -slope / t, or with all of P positives -sigmoid(L - s_ap / t) / (t P).
+//   d value / d s_ap = -slope / t, or -sigmoid(L - s_ap / t) / (t P) for each of P positives.
 struct TupletTerm {
   double value = 0;
   double slope = 0;
 };
 
-// With one positive.
+// The term of an anchor with one positive.
 HARDMINE_HD TupletTerm tuplet_term(double shift, double log_sum, double positive_similarity, double temperature) {
   const double x = (shift - positive_similarity) / temperature + log_sum;
   return {softplus(x), sigmoid(x)};
 }
 
-// An anchor counts if it has a positive and a negative.
+// An anchor is valid if it has a positive and a negative.
 HARDMINE_HD bool is_valid_tuplet(int64_t positives, double sum) { return positives > 0 && sum > 0; }
 
-// The loss_weight of an anchor's term in the loss: the mean is over the anchors that count.
+// The weight of an anchor's term in the loss. The mean is over the valid anchors.
 HARDMINE_HD double tuplet_loss_weight(Reduction reduction, int64_t valid) {
   return reduction != Reduction::kMean ? 1.0 : valid > 0 ? 1.0 / static_cast<double>(valid) : 0.0;
 }
@@ -77,7 +75,7 @@ inline double tuplet_loss_weight(Reduction reduction, const int64_t* positive_co
   return tuplet_loss_weight(reduction, valid);
 }
 
-// The loss, of kMean or kSum. Summed in double, in the order of the anchors.
+// The loss for kMean and kSum. The sum is in double, in the order of the anchors.
 template <class T>
 T reduce_tuplets(Reduction reduction, const T* value, const int64_t* positive_count, int64_t anchors) {
   double sum = 0;
@@ -85,7 +83,7 @@ T reduce_tuplets(Reduction reduction, const T* value, const int64_t* positive_co
   return static_cast<T>(sum * tuplet_loss_weight(reduction, positive_count, anchors));
 }
 
-// The gradient that arrives at each anchor's term, from that of the loss: one number, or [anchors] without reduction.
+// The gradient of each anchor's term from grad_loss: [1], or [anchors] without reduction.
 template <class T>
 std::vector<T> tuplet_gradients(Reduction reduction, const T* grad_loss, const int64_t* positive_count,
                                 int64_t anchors) {
